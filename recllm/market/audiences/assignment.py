@@ -1,15 +1,13 @@
 """Several campaigns compete for the same people: who gets which?
 
     maximise    sum of x[u, c] * gain[u, c],    gain = probability * value
-    subject to  sum over people of cost[c] * x[u, c] <= budget[c]     every campaign
-                sum over people of x[u, c] <= cap[c]                  every campaign
-                sum over campaigns of x[u, c] <= contacts[u]          every person
+    subject to  sum over people of x[u, c] <= limit[c]            every campaign: its size, and what its budget pays
+                sum over campaigns of x[u, c] <= contacts[u]      every person
                 0 <= x <= 1
 
-With one cost per campaign a budget is a cap of floor(budget / cost) people, and the constraints are those of a
-transportation problem: its matrix is totally unimodular (Hoffman and Kruskal 1956), so the program has an integer
-optimum. HiGHS (Huangfu and Hall 2018) solves it; where there are very many pairs, over those that pay best at prices of
-the campaigns from a sample of the people. For any prices >= 0
+This is a transportation problem, whose matrix is totally unimodular (Hoffman and Kruskal 1956), so there is an integer
+optimum. HiGHS solves it; where there are very many pairs, over those that pay best at prices of the campaigns from a
+sample of the people. For any prices >= 0
 
     bound = sum over c of price[c] * limit[c] + sum over u of the contacts[u] largest max(gain[u, c] - price[c], 0)
 
@@ -129,10 +127,10 @@ def assign(
     columns, prices = gain > 0, np.zeros(gain.shape[1])
     if columns.sum() > MOST_PAIRS:
         prices = dual_prices(gain, limits, per_person)
-        columns &= _largest(np.where(columns, gain - prices, -np.inf), int(per_person.max(initial=0)) + EXTRA_PAIRS)
+        columns &= largest(np.where(columns, gain - prices, -np.inf), int(per_person.max(initial=0)) + EXTRA_PAIRS)
     bound, solution = upper_bound(gain, limits, per_person, prices), _solve(gain, columns, limits, per_person, seconds)
     if solution is None:
-        pairs = _greedy(gain, gain - prices, limits, per_person)
+        pairs = greedy(gain, gain - prices, limits, per_person)
     else:
         pairs, bound = solution.pairs, min(bound, upper_bound(gain, limits, per_person, solution.prices))
     total = float(gain[pairs[0], pairs[1]].sum())
@@ -193,7 +191,7 @@ def _solve(
     return _Solution(np.stack([person[used], campaign[used]]), np.maximum(-program.ineqlin.marginals[n:], 0))
 
 
-def _largest(table: Table, k: int) -> Mask:
+def largest(table: Table, k: int) -> Mask:
     """The k largest entries of each row."""
     if k >= table.shape[1]:
         return np.ones(table.shape, bool)
@@ -202,7 +200,7 @@ def _largest(table: Table, k: int) -> Mask:
     return mask
 
 
-def _greedy(gain: Table, reduced: Table, limits: NDArray[np.integer], contacts: NDArray[np.integer]) -> Pairs:
+def greedy(gain: Table, reduced: Table, limits: NDArray[np.integer], contacts: NDArray[np.integer]) -> Pairs:
     """An answer without a program: the pair of largest reduced gain that still fits, one after another."""
     free_contacts, free_places, pairs = contacts.tolist(), limits.tolist(), []
     order = np.argsort(-reduced, axis=None, kind="stable")

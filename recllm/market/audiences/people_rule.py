@@ -6,9 +6,8 @@
         {"not": {"condition": "reached", "days": 14}}
     ]}
 
-A rule says yes or no of every person. "Never" is the not of a condition: what is unknown counts as not done, so `not`
-also holds for people of whom nothing is known. `recllm.market.audiences.people_match` finds the people, and
-`recllm.market.audiences.rule_words` says a rule in words.
+A rule says yes or no of every person. What is unknown counts as not done, so `not` also holds for people of whom
+nothing is known. `people_match` finds the people, and `rule_words` says a rule in words.
 """
 
 from __future__ import annotations

@@ -1,24 +1,22 @@
 """How likely each person is to buy at least one of some items within the model's horizon.
 
-One item is scored for everybody, a few for everybody as well; of many items, each person gets those that the model's
-own candidate sources propose of them, as in a slate. Of several items
+A few items are scored for everybody; of many items, each person gets those that the model's own candidate sources
+propose of them, as in a slate. Of several items
 
     P(at least one) = 1 - product over items of (1 - p_item) = 1 - exp(-h),    h = - sum over items of log(1 - p_item)
 
-which takes the items as independent given the person. That expects too many buyers of a set: people who come at all buy
-several, and what suits one need is bought instead of another. So the same question is asked as of one horizon ago, when
-the answer is known, and a line is fitted through it by maximum likelihood with a normal prior around no change,
+takes the items as independent given the person, which expects too many buyers of a set. So the same question is asked
+as of one horizon ago, when the answer is known, and a line is fitted through it by maximum likelihood,
 
     P = 1 - exp(-h'),  log h' = a + b log h,    a ~ N(0, 1),  log b ~ N(0, 1/2) and at most 0
 
-The order of people stays what it is. The model has learned from that window, and separates its buyers better than
-those of the future: a line steeper than no change would be that, and is not believed.
+The order of people stays what it is. The model has learned from that window, so a line steeper than no change is not
+believed.
 
-People may also be ordered by how alike they are to a list of seeds. With few seeds, likeness is the cosine of a
-person's vector with the mean of the seeds' vectors. With `MIN_SEEDS` of them, a logistic regression separates seeds
-from others by the vector and by how active a person is. Others include people who would be seeds if the shop knew
-(positive and unlabelled data, Elkan and Noto 2008): the order means something, the level does not, so a likeness is
-never given as a probability of buying.
+People may also be ordered by how alike they are to a list of seeds: with few seeds by the cosine of a person's vector
+with the mean of theirs, with `MIN_SEEDS` of them by a logistic regression of seeds and others on the vector and on how
+active a person is. Others include people who would be seeds if the shop knew (positive and unlabelled data, Elkan and
+Noto 2008), so a likeness is never given as a probability of buying.
 """
 
 from __future__ import annotations
@@ -228,9 +226,6 @@ def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer
     return replace(population, **tables)
 
 
-# --- the calibration of a set ----------------------------------------------------------------------------------------
-
-
 def calibration_line(recommender: Recommender, items: NDArray[np.integer]) -> Line:
     """(a, b) from the window before the present; no change where the log does not reach back so far."""
     data, actions = recommender.dataset, recommender.population.settings.target
@@ -263,9 +258,6 @@ def fit_line(rate: NDArray[np.float64], bought: NDArray[np.bool_]) -> Line:
 def calibrated_rate(rate: NDArray[np.float64], line: Line) -> NDArray[np.float64]:
     """exp(a) * rate ^ b; 0 stays 0."""
     return np.asarray(np.exp(line[0]) * rate ** line[1])
-
-
-# --- likeness --------------------------------------------------------------------------------------------------------
 
 
 def likeness(

@@ -1,8 +1,8 @@
 """One offer for each of many people, so that a campaign spreads over the catalogue, and what that costs.
 
 People choose one after another, best first. The worth of an item that was offered n times so far is divided by
-(1 + n) ^ spread: its odds, or by lift or margin what it is expected to bring. At 0 everybody gets
-what is best for them. Greedy: the total is not the best there is, but no person's offer depends on who comes later.
+(1 + n) ^ spread: its odds, or by lift or margin what it is expected to bring. Greedy: the total is not the best there
+is, but no person's offer depends on who comes later.
 """
 
 from __future__ import annotations

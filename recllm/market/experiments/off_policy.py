@@ -1,20 +1,17 @@
 """What another model would have earned, from logged slates that explored, before any customer sees its slates.
 
 For each logged slate the model makes its own of the same length, from what was known of the customer at that moment and
-of all customers at the start of the log that is used. Each logged row is one item at one position. With the weight
-w = 1 / propensity for an item of the model's slate, and 0 for another item, the value is sum(w * reward) / sum(w), the
-self-normalised estimate (SNIPS; Swaminathan and Joachims 2015): the reward per item shown. Its bias vanishes as the log
-grows. An item's reward is taken to depend on the customer alone, not on its position and the other items of the slate.
-Items that the log could not show are left out and reported.
+of all customers at the start of the log that is used. With the weight w = 1 / propensity for an item of the model's
+slate, and 0 for another item, the value is sum(w * reward) / sum(w), the self-normalised estimate (SNIPS; Swaminathan
+and Joachims 2015): the reward per item shown. An item's reward is taken to depend on the customer alone, not on its
+position and the other items of the slate. Items that the log could not show are left out and reported.
 
 Requests before the end of the model's training are left out: the model learned from their answers. The filters of a
-request (a condition, a cart, items not to show) were not logged, so a filtered request counts as if it had none.
+request were not logged, so a filtered request counts as if it had none.
 
-Intervals are those of empirical likelihood over customers (Owen 1988; Karampatziakis et al. 2020 for such logs), with
-the F distribution for few customers. Where a few heavy rows carry the value, it may be that none of them was rewarded
-yet. So each end is computed with a further row of the mean weight under the target, without reward for the lower end
-and with it for the upper one (as Fay and Feuer 1997 do for weighted counts). Student's t misses the truth too often
-from below (`eval/LOG.md`).
+Intervals are those of empirical likelihood over customers (Owen 1988; Karampatziakis et al. 2020 for such logs). None
+of a few heavy rows may have been rewarded yet, so each end is computed with a further row of the mean weight, without
+reward for the lower end and with it for the upper one (as Fay and Feuer 1997 do for weighted counts).
 """
 
 from __future__ import annotations

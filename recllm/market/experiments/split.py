@@ -108,8 +108,6 @@ def in_global_holdout(pseudonym: str, share: float, salt: str) -> bool:
     return bool(globally_held_out([pseudonym], share, salt)[0])
 
 
-# --- the sample ratio ------------------------------------------------------------------------------------------------
-
 CONCENTRATION = 1_000.0
 """Of the Dirichlet: with two equal variants shares of .5 +- .016 are expected when something is wrong."""
 

@@ -1,8 +1,8 @@
 """The occasions of a day: one rule for each, over events, prices and stock before that day.
 
-Each rule gives people with an item and the figures behind it. How likely such a person is to buy the item within the
-next `HORIZON_DAYS` days is measured on the past: by the same rule as of the weeks before, and the purchases after it;
-for replenishment it is the model's probability. Win-back and welcome are about buying anything at all.
+Each rule gives people with an item and the figures behind it. Their chance is measured on the past: by the same rule as
+of the weeks before, and the purchases of the item (for win-back and welcome of anything) in the next `HORIZON_DAYS`
+days; for replenishment it is the model's probability.
 """
 
 from __future__ import annotations

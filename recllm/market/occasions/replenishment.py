@@ -1,8 +1,7 @@
 """Who buys which item again within the next week: boosted trees on the features of `occasions.repurchase`.
 
 For each of the latest weeks of the log the pairs of a person and an item as of its start are examples, and the label is
-whether the person bought the item in that week. The reference of the field is Amazon's Buy It Again (Bhagat et al.
-2018), a repeat rate with a gamma prior; it is one of the features here.
+whether the person bought the item in that week.
 """
 
 from __future__ import annotations

@@ -1,16 +1,14 @@
 """What is known of a person and an item that they bought on several days: when, how often, on how many of their trips.
 
 A purchase day is (person, item, day): lines of one day count once. Days are counted back from the time asked about, so
-a day is any 24 hours before it. Features come in groups:
+a day is any 24 hours before it. Features are of
 
-pair       the days on which this person bought this item, and the gaps between them
-hazard     of everybody's gaps, and spells that still last, longer than this one: the share that ended within the next
-           `HORIZON_DAYS` days, for the item, its name, its type and its category (Kaplan and Meier 1958), and for the
-           person's own gaps, which the item's rate is mixed into
-trips      on how many of the person's shopping days the item was bought, and how many have passed without it
-person     how often the person shops, and how much of what they buy repeatedly they bought lately
-item       how much everybody buys it lately, and at which price against the usual one
-name, type, category   the person's purchases among items of the same name, type and category: what was bought instead
+pair     the days on which this person bought this item, the gaps between them, and the person's shopping days since
+hazard   of everybody's gaps, and spells that still last, longer than this one: the share that ended within the next
+         `HORIZON_DAYS` days, for the item, its name, type and category (Kaplan and Meier 1958), and for the person
+person   how often the person shops, and how much of what they buy repeatedly they bought lately
+item     how much everybody buys it lately, and at which price against the usual one
+kinds    the person's purchases among items of the same name, type and category: what was bought instead
 """
 
 from __future__ import annotations
@@ -83,30 +81,32 @@ def repurchase_pairs(dataset: Dataset, as_of: int) -> RepurchasePairs:
     once = days.group_by(PAIR).agg(days=pl.len(), since=age.min(), tenure=age.max())
     repeated = once.filter(pl.col("days") >= MIN_DAYS)
     pairs = days.join(repeated, on=PAIR, how="semi", maintain_order="left")
-    pairs = pairs.group_by(PAIR, maintain_order=True).agg(**_of_pair())
+    pairs = pairs.group_by(PAIR, maintain_order=True).agg(**figures_of_pair())
     pairs = pairs.with_columns(
-        since_over_mean=pl.col("since") / _at_least("gap_mean", 1),
-        since_over_median=pl.col("since") / _at_least("gap_median", 1),
-        per_28=pl.col("days") * 28 / _at_least("tenure", 28),
+        since_over_mean=pl.col("since") / at_least("gap_mean", 1),
+        since_over_median=pl.col("since") / at_least("gap_median", 1),
+        per_28=pl.col("days") * 28 / at_least("tenure", 28),
         last_units_over_mean=pl.col("last_units") * pl.col("days") / pl.col("units"),
         # days that the last purchase lasts, at the units that the person used a day until then
         since_over_lasting=pl.col("since")
         / pl.max_horizontal(
             pl.col("last_units") * pl.col("tenure") / (pl.col("units") - pl.col("last_units")).clip(1e-9), 0.5
         ),
-        trips_since_over_mean=pl.col("trips_since") / _at_least("trip_gap_mean", 1),
+        trips_since_over_mean=pl.col("trips_since") / at_least("trip_gap_mean", 1),
     )
-    pairs = pairs.join(_of_person(days, repeated), on="user", maintain_order="left")
-    pairs = pairs.join(_of_item(days, once), on="item", maintain_order="left")
+    pairs = pairs.join(figures_of_person(days, repeated), on="user", maintain_order="left")
+    pairs = pairs.join(figures_of_item(days, once), on="item", maintain_order="left")
     pairs = pairs.with_columns(
-        trip_share_91=pl.col("days_91") / _at_least("trips_91", 1),
-        trip_share_28=pl.col("days_28") / _at_least("trips_28", 1),
+        trip_share_91=pl.col("days_91") / at_least("trips_91", 1),
+        trip_share_28=pl.col("days_28") / at_least("trips_28", 1),
         last_price=pl.col("last_price") / pl.col("usual_price"),
     )
     codes = (name_codes(dataset.items), category_codes(dataset.items, -1), category_codes(dataset.items, 1))
     kinds = dict(zip(("name", "type", "category"), codes, strict=True))
-    pairs = pairs.with_columns(_hazards(days, once, pairs, {"item": np.arange(dataset.n_items), **kinds}))
-    pairs = pairs.with_columns(column for name, code in kinds.items() for column in _among(days, pairs, code, name))
+    pairs = pairs.with_columns(hazards_of(days, once, pairs, {"item": np.arange(dataset.n_items), **kinds}))
+    pairs = pairs.with_columns(
+        column for name, code in kinds.items() for column in figures_among(days, pairs, code, name)
+    )
     pairs = pairs.with_columns(
         # the pair's own gaps, as if three of them had been seen at the item's rate
         own_hazard=(pl.col("ended") + 3 * pl.col("item_hazard")) / (pl.col("longer") + 1 + 3),
@@ -159,15 +159,15 @@ def name_codes(items: pl.DataFrame) -> Ints:
 # --- features --------------------------------------------------------------------------------------------------------
 
 
-def _at_least(column: str, value: float) -> pl.Expr:
+def at_least(column: str, value: float) -> pl.Expr:
     return pl.max_horizontal(pl.col(column), pl.lit(value))
 
 
-def _within(days: int) -> pl.Expr:
+def within_days(days: int) -> pl.Expr:
     return (pl.col("age") < days).sum()
 
 
-def _of_pair() -> dict[str, pl.Expr]:
+def figures_of_pair() -> dict[str, pl.Expr]:
     """The days of one pair, oldest first, and the gaps between them, in days and in shopping days."""
     age, gap, later, since = pl.col("age"), pl.col("gap"), pl.col("later"), pl.col("age").min()
     trip_gap = later.shift(1) - later
@@ -180,7 +180,7 @@ def _of_pair() -> dict[str, pl.Expr]:
         "gap_std": gap.std(ddof=0),
         "gap_last": gap.last(),
         "gaps_outlasted": (gap <= since).mean(),
-        **{f"days_{window}": _within(window) for window in WINDOWS},
+        **{f"days_{window}": within_days(window) for window in WINDOWS},
         **{f"decayed_{half}": (-age / half * np.log(2)).exp().sum() for half in (10, 28, 91, 182)},
         "units": pl.col("quantity").sum(),
         "last_units": pl.col("quantity").last(),
@@ -197,19 +197,19 @@ def _of_pair() -> dict[str, pl.Expr]:
     }
 
 
-def _repeated_lately(pairs: pl.DataFrame, by: str) -> pl.DataFrame:
+def repeated_lately(pairs: pl.DataFrame, by: str) -> pl.DataFrame:
     """Of pairs with a gap, by user or item: how many there are (repeated), and how many were bought within the last
     days (repeated_7 and so on)."""
     counts = {f"repeated_{window}": (pl.col("since") < window).sum() for window in (7, 14, 28)}
     return pairs.group_by(by).agg(repeated=pl.len(), **counts)
 
 
-def _of_person(days: pl.DataFrame, repeated: pl.DataFrame) -> pl.DataFrame:
+def figures_of_person(days: pl.DataFrame, repeated: pl.DataFrame) -> pl.DataFrame:
     """How often a person shops, and how much of what they buy repeatedly they bought lately."""
     age, lines, week = pl.col("age"), pl.col("lines"), (pl.col("age") // 7).filter(pl.col("age") < 77).unique()
     people = days.group_by("user", "age").agg(lines=pl.len()).group_by("user")
     table = people.agg(
-        **{f"trips_{window}": _within(window) for window in (7, 14, 28, 91)},
+        **{f"trips_{window}": within_days(window) for window in (7, 14, 28, 91)},
         days_since_trip=age.min(),
         trip_gap=(age.max() - age.min()) / pl.max_horizontal(pl.len() - 1, pl.lit(1)),
         lines_per_trip=lines.mean(),
@@ -217,18 +217,18 @@ def _of_person(days: pl.DataFrame, repeated: pl.DataFrame) -> pl.DataFrame:
         weeks=week.len(),
         weeks_decayed=(week * np.log(0.7)).exp().sum(),
     )
-    table = table.join(_repeated_lately(repeated, "user"), on="user", how="left")
-    shares = {f"repeated_lately_{n}": pl.col(f"repeated_{n}") / _at_least("repeated", 1) for n in (7, 14, 28)}
+    table = table.join(repeated_lately(repeated, "user"), on="user", how="left")
+    shares = {f"repeated_lately_{n}": pl.col(f"repeated_{n}") / at_least("repeated", 1) for n in (7, 14, 28)}
     table = table.with_columns(repeated_items=pl.col("repeated"), **shares)
     return table.drop("repeated", "repeated_7", "repeated_14", "repeated_28")
 
 
-def _of_item(days: pl.DataFrame, once: pl.DataFrame) -> pl.DataFrame:
+def figures_of_item(days: pl.DataFrame, once: pl.DataFrame) -> pl.DataFrame:
     """How much everybody buys an item lately and repeatedly, and at which price against the usual one."""
     age, price = pl.col("age"), pl.col("price")
     prices = {"3": age < 3, "7": age < 7, "14": (age >= 7) & (age < 14), "28": age < 28}
     table = days.group_by("item").agg(
-        **{f"n_{window}": _within(window) for window in (2, 3, 7, 28, 91)},
+        **{f"n_{window}": within_days(window) for window in (2, 3, 7, 28, 91)},
         usual_price=price.median(),
         **{f"price_{name}": price.filter(mask).median() / price.median() for name, mask in prices.items()},
     )
@@ -239,7 +239,7 @@ def _of_item(days: pl.DataFrame, once: pl.DataFrame) -> pl.DataFrame:
     bought = once.group_by("item").agg(
         buyers=pl.len(), again=pl.col("days").sum() - pl.len(), gap_days=(pl.col("tenure") - pl.col("since")).sum()
     )
-    table = table.join(bought, on="item").join(_repeated_lately(repeated, "item"), on="item", how="left")
+    table = table.join(bought, on="item").join(repeated_lately(repeated, "item"), on="item", how="left")
     table = table.with_columns(pl.col("^repeated.*$").fill_null(0))
     return table.select(
         "item",
@@ -258,7 +258,9 @@ def _of_item(days: pl.DataFrame, once: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _hazards(days: pl.DataFrame, once: pl.DataFrame, pairs: pl.DataFrame, codes: Mapping[str, Ints]) -> list[pl.Series]:
+def hazards_of(
+    days: pl.DataFrame, once: pl.DataFrame, pairs: pl.DataFrame, codes: Mapping[str, Ints]
+) -> list[pl.Series]:
     """Of all gaps and open spells longer than each pair's, the share that ends within the horizon: of everything, and
     of the items of the same code, as if ten of them had been seen at the rate of everything. codes: by name for each
     item, (n_items,), -1 for none. once: also the pairs without a gap."""
@@ -283,7 +285,7 @@ def _hazards(days: pl.DataFrame, once: pl.DataFrame, pairs: pl.DataFrame, codes:
     return columns
 
 
-def _among(days: pl.DataFrame, pairs: pl.DataFrame, code: Ints, name: str) -> list[pl.Series]:
+def figures_among(days: pl.DataFrame, pairs: pl.DataFrame, code: Ints, name: str) -> list[pl.Series]:
     """The person's purchases among the items of the same code as the pair's; NaN without a code."""
     user, item, age = (days[column].to_numpy() for column in (*PAIR, "age"))
     of_row, of_pair, width = code[item], code[pairs["item"].to_numpy()], int(code.max(initial=0)) + 1

@@ -5,15 +5,14 @@
     redemptions   user_id, campaign_id, timestamp
     uses          user_id, timestamp, and where known amount: coupons used at the till, of any origin; may be left out
 
-Times are aware datetimes, or epoch seconds. The tables hold ids; rows of people who are not in a dataset, because they
-did not agree to its purpose or are unknown, are dropped when the tables meet the dataset.
+Times are aware datetimes, ISO texts or epoch seconds. Rows of people who are not in a dataset, because they did not
+agree to its purpose or are unknown, are dropped when the tables meet the dataset.
 
 Features: what a person did with coupons, and with a campaign's products, before the campaign reached them.
 
 coupons    campaigns mailed and redeemed before, in all and of the same kind; coupons used at the till.
 affinity   purchases of the campaign's own items, and in their categories; how many of its coupons they could use.
-campaign   its kind, where known. Counts of its items and of who got it are left out: with a dozen campaigns to learn
-           from they tell the campaigns apart and nothing else.
+campaign   its kind. Counts of its items and of its people would tell a dozen campaigns apart and nothing else.
 """
 
 from __future__ import annotations
@@ -157,9 +156,6 @@ def _seconds(name: str, column: pl.Series) -> pl.Series:
             "dt.replace_time_zone('UTC'), ISO texts or epoch seconds"
         )
     return column.dt.epoch("s")
-
-
-# --- features --------------------------------------------------------------------------------------------------------
 
 
 def coupon_features(dataset: Dataset, coupons: Coupons, campaign: str, at: int) -> FeatureTable:

@@ -2,19 +2,16 @@
 
 score of an arm   mu + 1[arm] / e · (outcome - mu): its mean over people is the arm's mean outcome if everybody had it,
                   whatever mu is, as long as e, the probability of the arm, is right (Robins et al. 1994); mu is a model
-                  of the arm's outcome, learned on other people, and takes out what is known beforehand. Means over
-                  people are means of scores.
-effect            of a person, by an X-learner (Künzel et al. 2019) for each arm. The outcome models say what people of
-                  the arm would have done without it, and what the control would have done with it. The differences from
-                  what they did are learned among both; the two answers are joined by the share of the arm.
+                  of the arm's outcome, learned on other people.
+effect            of a person, by an X-learner (Künzel et al. 2019) for each arm: outcome models say what people would
+                  have done in the other arm, the differences are learned in both arms, and the two answers are joined
+                  by the share of the arm.
 
-The X-learner is learned on random halves of all people, outcome models and all, one group of trees each. How much the
-groups' answers differ is the standard error of their mean: halves vary as much around the whole as the whole around the
-truth. `error_scale` compares it with how much two learners of different people differ, and `shrinkage_bias` is what a
-learner draws effects towards their mean.
+The X-learner is learned on random halves of all people, one group of trees each. How much the groups' answers differ is
+the standard error of their mean. `error_scale` compares it with how much two learners of different people differ, and
+`shrinkage_bias` is what a learner draws effects towards their mean.
 
-effects/NAME/effects.json    kept effects: the trees, the columns that they read, what errors are scaled by, and where
-                             the effects come from; no row of any person
+effects/NAME/effects.json holds the trees, their columns, scales and where the effects come from; no row of any person.
 """
 
 from __future__ import annotations
@@ -64,9 +61,6 @@ def mean_interval(values: Values) -> ConfidenceInterval:
     return ConfidenceInterval(mean, mean - half, mean + half)
 
 
-# --- scores ----------------------------------------------------------------------------------------------------------
-
-
 def arm_means(trial: Trial, settings: UpliftSettings) -> Values:
     """Each person's mean outcome in each arm by models of other people, (n, arms)."""
     means = np.empty(trial.probability.shape)
@@ -104,9 +98,6 @@ def arm_scores(means: Values, arm: NDArray[np.integer], outcome: Values, probabi
     arm, (n, arms) or (arms,); arm: which one each person had."""
     is_arm = arm[:, None] == np.arange(means.shape[1])
     return np.asarray(means + np.where(is_arm, (outcome[:, None] - means) / probability, 0.0))
-
-
-# --- effects ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,9 +222,6 @@ def within_folds(values: Values, folds: Masks) -> Values:
     for inside in folds:
         centred[inside] -= values[inside].mean()
     return centred
-
-
-# --- effects that are kept -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

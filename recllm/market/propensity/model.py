@@ -2,10 +2,9 @@
 
     logit = a * trees + b * linear + c,   a, b >= 0
 
-trees: gradient-boosted (Friedman 2001; `recllm.learn.models.trees`), which take unknown values as they are. linear:
-logistic regression with an L2 penalty on normal scores (each column's rank as a quantile of the normal distribution,
-unknown = 0). a, b and c are fitted to rows that neither had seen (stacking, Wolpert 1992; with one model it would be
-Platt's scaling), so the result is calibrated on them: every row once, in folds of people.
+trees: gradient-boosted (Friedman 2001), which take unknown values as they are. linear: logistic regression with an L2
+penalty on normal scores (each column's rank as a quantile of the normal distribution, unknown = 0). a, b and c are
+fitted to rows that neither had seen, every row once, in folds of people (stacking, Wolpert 1992), which calibrates.
 
 `backtest` says how good that is: the same fit to all windows but the latest, asked about the latest.
 """

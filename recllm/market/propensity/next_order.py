@@ -3,11 +3,10 @@
     hazard(k) = P(the next order falls into interval k | none before it, the person)
     S(t) = product of (1 - hazard) over the intervals before t, with a constant rate inside of an interval
 
-Each past window gives a person one row per interval until the next order or the horizon's end, so people who did not
-order are used as what they are: censored. The date is the median of the person's distribution; beyond the horizon there
-is none. The interval lies between two percentiles as far below it as above it: so far that between their dates lay 80 %
-of the orders of people who were not learned from (split conformal, Vovk et al. 2005), because a person's distribution
-is wider than what people do.
+A past window gives a person one row per interval until the next order or the horizon's end, so people without an order
+are censored. The date is the median of the person's distribution, none beyond the horizon. The interval lies between
+two percentiles as far below it as above it, so far that between their dates lay 80 % of the orders of people who were
+not learned from (split conformal, Vovk et al. 2005).
 """
 
 from __future__ import annotations

@@ -1,21 +1,19 @@
 """Every kind of prediction: past windows are examples, a model gives the probability, and the latest window checks it.
 
 buy      at least one purchase (of some items) with as_of <= time < as_of + horizon; asked of everybody with any event.
-leave    no purchase at all in that time, asked of active people: those who bought within `active_days` before. A person
-         who has already stayed away longer is not asked about.
+leave    no purchase at all in that time, asked of active people: those who bought within `active_days` before.
 next-order, value   the probability of buy, with the date of the next order or the money spent.
 redeem   at least one of a campaign's coupons, asked of who was mailed it. There is one example per (campaign, person
          mailed): features as of the midnight before the mailing, label 1 when a coupon is redeemed within the horizon,
-         or until the campaign's end when that comes first. It is learned as of the predicted campaign's own mailing:
-         only campaigns whose horizon was over by then, and not the campaign itself.
+         or until the campaign's end when that comes first. Only campaigns that were over before the mailing count.
 
 Why a person's probability is what it is: what the served score would be without each group of facts.
 
     delta(group) = score(person) - mean over some others of score(person, but with the other's values of the group)
 
 which is the group's interventional worth (Janzing et al. 2020) with one group left out at a time. The others are drawn
-once from the people learned from. It is measured on the model that is served; nothing is attributed that was not tried.
-Groups with the same information can replace each other, and then each is worth less than both together.
+once from the people learned from. Groups with the same information can replace each other, and then each is worth less
+than both together.
 """
 
 from __future__ import annotations

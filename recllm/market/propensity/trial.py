@@ -1,17 +1,14 @@
 """Trials, from which effects are learned: people drawn into arms, their features beforehand, and their outcomes.
 
-An effect of a treatment can be read off data only when who is treated does not depend on what is to come: drawn at
-random (a trial), or chosen by known chances (propensities). Nothing here guesses propensities. Campaigns that a shop
-mailed to whom it liked, as those of Complete Journey, say who redeems, not whom the mailing moved; they are refused.
+An effect can be read off data only when who is treated does not depend on what is to come: drawn at random (a trial),
+or by known chances (propensities). Nothing here guesses propensities: campaigns that a shop mailed to whom it liked, as
+those of Complete Journey, are refused.
 
 A trial is a table of the workspace's people (user_id, treated and outcome, both 0 or 1, and with known probabilities
-propensity), or one with columns of its own, several arms, and a yes or no or an amount as outcome. What is known of
-people before the treatment may be numbers or texts. A text is a category: each one that is frequent enough becomes a
-column of 0 and 1, the others together make one more. Only frequent categories tell anything about an effect, and no
-text makes the table wide.
+propensity), or one with columns of its own, several arms, and a yes or no or an amount as outcome. A feature is a
+number or a text; each frequent text becomes a column of 0 and 1, the others together make one more.
 
-Arms that were drawn at random have alike people. A classifier looks whether features say who got which arm
-(`check_assignment`). Arms that differ beforehand make the difference of the outcomes worthless, so they are refused.
+A classifier looks whether features say who got which arm (`check_assignment`); arms that differ beforehand are refused.
 """
 
 from __future__ import annotations
@@ -209,7 +206,7 @@ def check_assignment(features: FeatureTable, treated: NDArray[np.bool_], propens
     """
     settings = PropensitySettings(rounds=60, leaves=6, folds=3, seed=seed)
     score = cross_fitted(features, treated.astype(np.float64), np.arange(len(treated)), settings).mean(axis=1)
-    measured, rng = auc(score, treated), np.random.default_rng(seed)
+    measured, rng = auc(score, treated), np.random.default_rng([seed, len(treated)])
     drawn = np.array([auc(score, rng.random(len(treated)) < propensity) for _ in range(200)])
     expected = float(np.nanmean(drawn))
     if measured - expected > max(0.02, 4 * float(np.nanstd(drawn))):
@@ -321,9 +318,6 @@ def _check_arms(arms: Sequence[str], arm: NDArray[np.int64], outcome: Values, co
                 f"arm {name!r} of {columns.arm}: {columns.outcome} is {usual:g} in {common:,} of {len(inside):,} rows; "
                 f"fewer than {MIN_OUTCOMES} others tell nothing. Take a more frequent outcome, or run the trial longer"
             )
-
-
-# --- features --------------------------------------------------------------------------------------------------------
 
 
 def _columns_of(column: pl.Series, name: str) -> dict[str, NDArray[np.float32]]:

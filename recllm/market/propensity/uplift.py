@@ -1,28 +1,20 @@
 """What a trial says: everybody's uplift, and of several arms whether people differ, and whom to give which arm.
 
 A trial of the workspace's people is learned on their past as of its start, and everybody's effect is predicted as of
-now. A table with columns of its own is judged by itself:
+now. A table with columns of its own is judged by itself, each person by models of other people (five folds). The
+outcome models behind the scores cross these folds: with arms drawn at random a score is right on average whatever its
+outcome model says.
 
-Everything is predicted of a person by models of other people (five folds): effects, intervals, the arm that a person is
-given and the arm that is best for all. Only the outcome models behind the scores cross these folds. That is no leak:
-with arms drawn at random a score is right on average whatever its outcome model says, so a model that saw a person's
-outcome cannot lead the others' scores towards it.
-
-differ    the scores of an arm on the effects that other people's models expect of it. Where people do not differ,
-          expectations are noise, and the slope is 0 on average (Chernozhukov et al. 2018). One-sided, at 5 % over all
-          arms (Bonferroni). Two people of different folds are met twice, each in the other's expectation, and both
-          times say the same where the model weighs people alike in both directions; the slope's variance is then
-          twice what rows taken for independent give, and that is what the test takes. `eval/uplift_real.py` counts
-          its false alarms.
+differ    the scores of an arm on the effects that other people's models expect of it: 0 on average where people do not
+          differ (Chernozhukov et al. 2018). One-sided, at 5 % over all arms (Bonferroni). Two people of different folds
+          are met twice, so the slope's variance is twice what independent rows give; `eval/uplift_real.py` counts the
+          false alarms.
 policy    for each person the arm with the highest expected effect, none where no arm is expected to help. Its value is
           the mean score of the arms that it gives (doubly robust; Dudík et al. 2011), and differences from giving
           nothing, or everybody the best arm, are means of people's differences. Intervals are at 95 %.
 
 Where people do not differ, or choosing for each is not shown to be better than the best single arm, the advice is one
 arm for everybody, or none.
-
-interval  of a person's effect: the forest's standard error, scaled to how much two forests of different halves of the
-          people differ, and what forests draw effects towards their mean. At 95 % for a person drawn at random.
 """
 
 from __future__ import annotations

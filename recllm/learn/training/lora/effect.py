@@ -3,13 +3,12 @@
     tuned = tune_effect(pairs, "sentence-transformers/all-MiniLM-L6-v2", "effect", EffectSettings())
     model = load_effect(tuned.folder)
 
-A pair's label is the probability, by its counts alone, that the first text has the higher rate, so a pair that says
-little pulls little. A step takes whole tests and encodes each of their texts once, however many pairs it is in.
+A pair's label is the probability, by its counts alone, that the first text has the higher rate. A step takes whole
+tests and encodes each of their texts once, however many pairs it is in.
 
-Cross-fitting: the tests are dealt to folds, and each of `members` models learns without one fold, which judges it; so
-every test is judged by a model that never saw it, and these judgements give the accuracy and what a difference of
-scores is worth. The members start from one state, so the mean of their weights is a model as well (Wortsman et al.
-2022, "model soups"), of one model's cost and less chance; it is the result, and it is judged through the members.
+Cross-fitting: the tests are dealt to folds, and each of `members` models learns without one fold, which judges it.
+These judgements give the accuracy and what a difference of scores is worth. The members start from one state, so the
+mean of their weights is a model as well (Wortsman et al. 2022, "model soups"); it is the result.
 """
 
 from __future__ import annotations
