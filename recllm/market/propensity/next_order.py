@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.base.stats.probabilities import sigmoid
 from recllm.market.propensity.examples import Cohort, Examples
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.model import PropensityModel, Values, fit_propensity
@@ -75,9 +76,12 @@ class OrderDates:
     def survival(self, features: FeatureTable) -> Values:
         """S at each bound, (n, len(bounds)); the first column is 1."""
         survival = np.ones((len(features), len(self.bounds)))
-        for k in range(len(self.bounds) - 1):
-            hazard = self.propensity.probability(_with_interval(features, self.bounds, k))
-            survival[:, k + 1] = survival[:, k] * (1 - hazard)
+        table, person = self.propensity.inputs(_with_interval(features, self.bounds, 0)), features.rows(np.arange(1))
+        inputs, is_interval = table.values.copy(), np.array([group == INTERVAL for group in table.groups])
+        for k in range(len(self.bounds) - 1):  # from one interval to the next these columns alone differ
+            of_interval = self.propensity.inputs(_with_interval(person, self.bounds, k))
+            inputs[:, is_interval] = of_interval.values[0, is_interval]
+            survival[:, k + 1] = survival[:, k] * (1 - sigmoid(self.propensity.logit(inputs)))
         return survival
 
     def days(self, survival: Values) -> list[Values]:
