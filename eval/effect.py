@@ -45,7 +45,6 @@ from recllm.learn.models.effect import (
     accuracy,
     accuracy_interval,
     load_effect,
-    within_interval,
 )
 from recllm.learn.training.arguments import EffectArguments
 from recllm.learn.training.lora import effect as effect_training
@@ -82,7 +81,7 @@ def main() -> None:
     rng = np.random.default_rng(args.seed)
     learned_from, judged = PairTable.of(learn), PairTable.of(judge)
     encoder = load_encoder(DEFAULT_ENCODER, max_tokens=effect_training.MAX_TOKENS, cache_dir=args.cache, progress=False)
-    by_system = simple_systems(learned_from, judged, encoder) | {"recllm": parts_of(model, judged)[0]}
+    by_system = simple_systems(learned_from, judged, encoder) | {"recllm": expected_by(model, judged)}
     by_system = {name: by_system[name] for name in ("recllm", "frozen", "tfidf", "longer")}
     record = {
         "protocol": "upworthy: pairs of one test and picture with |z| > 1.96; held out: a fifth of the tests by hash, "
@@ -200,10 +199,10 @@ def tfidf(learn: PairTable, texts: Sequence[str]) -> Values:
     return np.asarray(vectoriser.transform(texts) @ model.coef_[0])
 
 
-def parts_of(model: EffectModel, pairs: PairTable) -> tuple[Values, Values]:
-    """(n,) expected difference of each pair, and its variance by the score's own uncertainty."""
-    scores, rows = model.scores(pairs.texts)
-    return scores[pairs.a] - scores[pairs.b], ((rows[pairs.a] - rows[pairs.b]) ** 2).sum(axis=1)
+def expected_by(model: EffectModel, pairs: PairTable) -> Values:
+    """(n,) expected difference of each pair."""
+    scores = model.scores(pairs.texts)
+    return np.asarray(scores[pairs.a] - scores[pairs.b])
 
 
 def cross_validation(
@@ -255,17 +254,12 @@ def difference(ours: Values, other: Values, pairs: PairTable, rng: np.random.Gen
 
 def coverage(model: EffectModel, pairs: PairTable) -> dict[str, float]:
     """Of the intervals in the tests held out."""
-    expected, unsure = parts_of(model, pairs)
-    parts = np.stack([expected / max(model.calibration.slope, 1e-12), np.zeros(len(pairs))], axis=1)
-    unsure = unsure / max(model.calibration.slope, 1e-12) ** 2
-    inside = within_interval(model.calibration, parts, unsure, pairs)
-    variance = 2 * model.calibration.spread**2 + model.calibration.slope**2 * unsure
+    inside = model.calibration.within_interval(expected_by(model, pairs), pairs)
     bare = np.abs(pairs.difference) <= 1.96 * np.sqrt(pairs.variance)
     return {
         "pairs": float(inside.mean()),
         "pairs if texts did not differ": float(bare.mean()),
-        "half_width_of_a_difference": float(1.96 * np.sqrt(variance).mean()),
-        "share_of_w_in_the_variance": float((1 - 2 * model.calibration.spread**2 / variance).mean()),
+        "half_width_of_a_difference": float(1.96 * np.sqrt(2) * model.calibration.spread),
     }
 
 
@@ -314,7 +308,7 @@ def bandit(
     best = {name: max(values, key=lambda s, v=values: float(share(v[s]))) for name, values in tried.items()}  # type: ignore[misc]
     ours = []
     for arms in held_out:
-        scores, _ = model.scores(arms.headlines)
+        scores = model.scores(arms.headlines)
         ours.append(scores - scores.mean())
     flat = [np.zeros(len(arms.headlines)) for arms in held_out]
     gains = {

@@ -36,9 +36,8 @@ from scipy.special import stdtrit
 
 from recllm.market.experiments.bandit import VariantCounts, choice_probabilities
 from recllm.market.experiments.effect import Moments, Verdict, estimate_effect
-from recllm.market.experiments.off_policy import LoggedChoices, estimate_value
-from recllm.market.experiments.sample_ratio import RatioVerdict, check_sample_ratio
-from recllm.market.experiments.split import Experiment, Variant, variant_of
+from recllm.market.experiments.off_policy import estimate_value
+from recllm.market.experiments.split import Experiment, RatioVerdict, Variant, check_sample_ratio, variant_of
 from recllm.recommend.recommender.exploration import explore, stratum
 
 Values = NDArray[np.float64]
@@ -225,18 +224,17 @@ class SlateWorld:
         """Clicks per showing of the other ranking."""
         return float(np.take_along_axis(self.click_rates, self.target, axis=1).mean())
 
-    def log(self, rng: np.random.Generator) -> LoggedChoices:
-        """What is logged when `explore` shows the slates."""
+    def log(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """What is logged when `explore` shows the slates, as `estimate_value` takes it."""
         n = len(self.person)
         slates = [explore(np.arange(RANKS), K, SHARE, POOL, rng) for _ in range(n)]
         shown = np.stack([rows for rows, _ in slates])
-        return LoggedChoices(
-            rewards=(rng.random((n, K)) < np.take_along_axis(self.click_rates, shown, axis=1)).astype(float).ravel(),
-            propensities=np.stack([propensities for _, propensities in slates]).ravel(),
-            target_probabilities=(shown == self.target).astype(float).ravel(),
-            people=np.repeat(self.person, K),
-            outside_support=np.zeros(shown.size),
-        )
+        return {
+            "rewards": (rng.random((n, K)) < np.take_along_axis(self.click_rates, shown, axis=1)).astype(float).ravel(),
+            "propensities": np.stack([propensities for _, propensities in slates]).ravel(),
+            "target_probabilities": (shown == self.target).astype(float).ravel(),
+            "people": np.repeat(self.person, K),
+        }
 
 
 def off_policy(runs: int, seed: int) -> dict[str, Any]:
@@ -248,7 +246,7 @@ def off_policy(runs: int, seed: int) -> dict[str, Any]:
         for run in range(runs):
             rng = np.random.default_rng([seed, run, people])
             choices = SlateWorld.draw(rng, people).log(rng)
-            answer = estimate_value(choices)
+            answer = estimate_value(**choices)
             if answer.interval is None:
                 raise SystemExit(f"off-policy: no interval in run {run} of {people} people")
             low, high = student_interval(choices)
@@ -264,10 +262,10 @@ def off_policy(runs: int, seed: int) -> dict[str, Any]:
     return figures
 
 
-def student_interval(choices: LoggedChoices) -> tuple[float, float]:
+def student_interval(choices: dict[str, NDArray[Any]]) -> tuple[float, float]:
     """Student's interval over people of the same estimate, by the delta method."""
-    weights, person = choices.target_probabilities / choices.propensities, choices.people
-    tops, bottoms = np.bincount(person, weights * choices.rewards), np.bincount(person, weights)
+    weights, person = choices["target_probabilities"] / choices["propensities"], choices["people"]
+    tops, bottoms = np.bincount(person, weights * choices["rewards"]), np.bincount(person, weights)
     value, n = tops.sum() / bottoms.sum(), len(tops)
     error = np.std(tops - value * bottoms, ddof=1) / np.sqrt(n) / bottoms.mean()
     half = float(stdtrit(n - 1, 0.975)) * error
@@ -364,14 +362,9 @@ def cut(log: pl.DataFrame, own: pl.DataFrame) -> dict[str, Any]:
         )
         joined = log.join(shares, on=["item_id", "position"], how="left", maintain_order="left")
         probabilities = joined["share"].fill_null(0.0).to_numpy()
-    choices = LoggedChoices(
-        rewards=log["click"].to_numpy().astype(np.float64),
-        propensities=log["propensity_score"].to_numpy(),
-        target_probabilities=probabilities,
-        people=np.arange(log.height),
-        outside_support=np.zeros(log.height),
-    )
-    answer, rate = estimate_value(choices), float(own["click"].mean())
+    clicks, propensities = log["click"].to_numpy().astype(np.float64), log["propensity_score"].to_numpy()
+    answer = estimate_value(clicks, propensities, probabilities, np.arange(log.height))
+    rate = float(own["click"].mean())
     if answer.interval is None:
         raise SystemExit("Open Bandit: too few clicks for an interval; is this the wheel of obp 0.4.1?")
     return {

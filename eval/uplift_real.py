@@ -44,7 +44,7 @@ from recllm.market.propensity.model import Values, varying
 from recllm.market.propensity.parameters import UpliftSettings
 from recllm.market.propensity.quality import SHARES
 from recllm.market.propensity.trial import Trial, TrialColumns, read_trial_table
-from recllm.market.propensity.trial_effects import TrialEstimate, estimate_trial
+from recllm.market.propensity.uplift import TrialEstimate, estimate_trial
 from recllm.recommend.evaluation.report import versions
 
 COLUMNS = TrialColumns(

@@ -5,7 +5,7 @@
 
 A line of the pairs: {"test", "a", "b", "wins_a", "shown_a", "wins_b", "shown_b"}, and where known "reason", "channel",
 "fold". The TOML file holds the section [effect] of `settings.Settings`. The folder gets the adapter, the score
-and a card with what was measured. A run that was interrupted goes on after its last member.
+and a card with what was measured.
 """
 
 from __future__ import annotations

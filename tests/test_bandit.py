@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +13,6 @@ from recllm.market.experiments.bandit import (
     VariantCounts,
     breaks_guard,
     choice_probabilities,
-    choose,
     probabilities_of_best,
 )
 
@@ -84,20 +81,6 @@ def test_nobody_is_out_before_there_are_counts() -> None:
     for limit in (1e-4, 0.01, 0.5, 0.99):
         assert not breaks_guard(VariantCounts(showings=0, successes=0), limit)
         assert not breaks_guard(VariantCounts(showings=1, successes=0, guard_events=1), limit) or limit < 0.001
-
-
-def test_what_is_chosen_has_the_logged_propensity() -> None:
-    counts = {
-        "plain": VariantCounts(showings=400, successes=40),
-        "warm": VariantCounts(showings=400, successes=52),
-        "short": VariantCounts(showings=30, successes=1),
-    }
-    shares, rng = choice_probabilities(counts, baseline="plain"), np.random.default_rng(2)
-    choices = [choose(shares, rng) for _ in range(20_000)]
-    frequencies = Counter(choice.variant for choice in choices)
-    for name, share in shares.items():
-        assert abs(frequencies[name] / 20_000 - share) < 4.5 * np.sqrt(share * (1 - share) / 20_000)
-    assert {(choice.variant, choice.propensity) for choice in choices} == set(shares.items())
 
 
 def test_values_that_cannot_be_are_refused() -> None:

@@ -22,8 +22,15 @@ from recllm.market.propensity.coupons import Coupons, coupon_features
 from recllm.market.propensity.examples import Cohort, Examples, cuts, past_examples
 from recllm.market.propensity.features import Basics, FeatureTable, person_features, target_features
 from recllm.market.propensity.model import calibrate, fit_propensity, normal_scores, people_folds
-from recllm.market.propensity.next_order import covered, day_of, edges, interval_reach
-from recllm.market.propensity.predict import mailings, predict, redeem_examples
+from recllm.market.propensity.next_order import OrderDates, covered, day_of, edges
+from recllm.market.propensity.predict import (
+    BACKGROUND_PEOPLE,
+    background,
+    group_deltas,
+    mailings,
+    predict,
+    redeem_examples,
+)
 from recllm.market.propensity.prediction import (
     Prediction,
     PredictionKind,
@@ -32,7 +39,6 @@ from recllm.market.propensity.prediction import (
     write_prediction_csv,
 )
 from recllm.market.propensity.quality import gain, lift, quality, reliability
-from recllm.market.propensity.task import BACKGROUND_PEOPLE, background, group_deltas
 from recllm.shop.data.dataset import DAY, Dataset
 
 CUT = START + 120 * DAY
@@ -241,7 +247,7 @@ def test_the_next_order_comes_sooner_to_who_orders_often(answers: dict[Predictio
     assert figures["mae_days"] < 3.5 and 0.6 < figures["within_80"] <= 1
 
 
-def test_the_value_is_chance_times_spend(answers: dict[PredictionKind, Prediction]) -> None:
+def test_the_value_is_what_people_spend(answers: dict[PredictionKind, Prediction]) -> None:
     found = answers[PredictionKind.VALUE]
     often = [one.value for one in found.people if not odd(one.user_id) and one.value is not None]
     assert np.mean(often) == pytest.approx(5 * 28 / 3, rel=0.15)
@@ -310,8 +316,8 @@ def test_a_sensitive_basic_is_never_named(data: Dataset, monkeypatch: pytest.Mon
         pl.Series("age", ["pregnancy" if odd(n) else "none" for n in data.users["user_id"]])
     )
     told = replace(data, users=users)
-    monkeypatch.setattr("recllm.market.propensity.task.MAX_REASONS", 20)
-    monkeypatch.setattr("recllm.market.propensity.task.MIN_EFFECT", 0.0)
+    monkeypatch.setattr("recllm.market.propensity.predict.MAX_REASONS", 20)
+    monkeypatch.setattr("recllm.market.propensity.predict.MIN_EFFECT", 0.0)
     found = ask(PredictionKind.BUY, told, basics=True)
     said = [(r.evidence_id, r.text) for one in found.people for r in one.reasons]
     assert not any("pregnancy" in text.lower() for _, text in said)
@@ -364,11 +370,12 @@ def test_the_interval_holds_four_fifths_of_the_orders() -> None:
     features = FeatureTable.of({"none": {"none": np.zeros(n)}}, n)
     people = Examples(features, label, rows, np.zeros(n, np.int64), cut, cut + 28 * DAY)
     # the true distribution, and one that is too wide: the interval is mended, whatever the percentiles are called
-    reaches = []
+    reaches, dates = [], OrderDates(None, bounds)  # type: ignore[arg-type]
     for foretold in (survival, survival**0.5):
-        reaches.append(interval_reach(foretold[:2000], bounds, people.rows(rows[:2000])))
-        first, last = (day_of(foretold[2000:], bounds, 0.5 + sign * reaches[-1]) for sign in (-1, 1))
-        assert covered(first, last, people.rows(rows[2000:])).mean() == pytest.approx(0.8, abs=0.03)
+        calibrated = dates.calibrated(foretold[:2000], people.rows(rows[:2000]))
+        reaches.append(calibrated.reach)
+        days_of_others = calibrated.days(foretold[2000:])
+        assert covered(days_of_others, people.rows(rows[2000:])).mean() == pytest.approx(0.8, abs=0.03)
     assert 0.25 < reaches[0] < 0.45 and reaches[0] != reaches[1]
 
 
@@ -419,8 +426,9 @@ def test_coupon_tables_are_checked() -> None:
     products = pl.DataFrame({"campaign_id": ["c"], "item_id": ["i"]})
     with pytest.raises(DataError, match="missing column timestamp"):
         Coupons.construct(good.drop("timestamp"), products, good)
-    with pytest.raises(DataError, match="neither"):
-        Coupons.construct(good.with_columns(timestamp=pl.lit("soon")), products, good)
+    for timestamp, words in ((pl.lit("soon"), "no time such as"), (pl.lit(1.5), "no time with a zone")):
+        with pytest.raises(DataError, match=words):
+            Coupons.construct(good.with_columns(timestamp=timestamp), products, good)
     with pytest.raises(DataError, match="empty"):
         Coupons.construct(good.head(0), products, good)
 

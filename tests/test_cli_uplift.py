@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from behaviour_world import DAYS, START, shop
 
-from recllm.market.propensity.saved_effects import saved_effects
+from recllm.market.propensity.effects import saved_effects
 from recllm.shop.data.dataset import DAY
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace

@@ -38,7 +38,7 @@ from recllm.learn.models.effect import (
     rank_texts,
 )
 from recllm.learn.training.arguments import EffectArguments
-from recllm.learn.training.lora.effect import TunedEffect, fit_score, tune_effect
+from recllm.learn.training.lora.effect import TunedEffect, tune_effect
 from recllm.market.adcopy.record import replay, write_recorded
 from recllm.market.adcopy.request import CopyRequest
 from recllm.market.adcopy.write import write_copy
@@ -114,23 +114,6 @@ def test_the_word_that_wins_is_learned_and_told(tuned: TunedEffect) -> None:
 def test_the_same_seed_gives_the_same_model(base: Path, tuned: TunedEffect, tmp_path: Path) -> None:
     again = tune_effect(pairs_of_world(np.random.default_rng(1)), base, tmp_path / "again", QUICK)
     assert load_effect(again.folder).fingerprint == load_effect(tuned.folder).fingerprint
-
-
-def test_an_interrupted_run_goes_on_and_is_the_run_that_was_not(base: Path, tuned: TunedEffect, tmp_path: Path) -> None:
-    def stop(line: str) -> None:
-        if line.startswith("member 2"):
-            raise KeyboardInterrupt
-
-    pairs, out = pairs_of_world(np.random.default_rng(1)), tmp_path / "stopped"
-    with pytest.raises(KeyboardInterrupt):
-        tune_effect(pairs, base, out, QUICK, progress=stop)
-    assert not (out / "card.json").exists()
-    with pytest.raises(ModelError, match="another run"):
-        tune_effect(pairs[3:], base, out, QUICK)
-    lines: list[str] = []
-    tune_effect(pairs, base, out, QUICK, progress=lines.append)
-    assert not any(line.startswith("member 1") for line in lines)
-    assert load_effect(out).fingerprint == load_effect(tuned.folder).fingerprint
 
 
 def test_minutes_end_a_run_after_an_epoch_of_each_member(base: Path, tmp_path: Path) -> None:
@@ -266,7 +249,6 @@ def made_model(weight: np.ndarray[Any, Any], spread: float = 0.2, slope: float =
     return EffectModel(
         encoder=encoder,
         weight=weight,
-        covariance=np.zeros((encoder.dim, encoder.dim)),
         word_weight=np.zeros(WORD_COLUMNS),
         calibration=Calibration(slope=slope, word_slope=0.0, spread=spread),
         card={},
@@ -296,7 +278,7 @@ def test_an_interval_holds_the_true_difference_as_often_as_it_says() -> None:
         table = PairTable.of(pairs)
         of_text = np.array([score[tuple(map(int, text.split()))] for text in table.texts])
         predicted = np.stack([of_text[table.a] - of_text[table.b], rng.normal(0, 1, len(table))], axis=1)
-        calibration = Calibration.of(predicted, np.zeros(len(table)), table)
+        calibration = Calibration.of(predicted, table)
         slopes.append(calibration.slope)
         spreads.append(calibration.spread)
         new = rng.normal(0, 1, 5)
@@ -314,19 +296,8 @@ def test_an_interval_holds_the_true_difference_as_often_as_it_says() -> None:
 def test_without_any_effect_the_slope_is_next_to_nothing() -> None:
     rng = np.random.default_rng(12)
     table = PairTable.of(pairs_of_world(rng, 200, worth=0.0))
-    calibration = Calibration.of(rng.normal(0, 1, (len(table), 2)), np.zeros(len(table)), table)
+    calibration = Calibration.of(rng.normal(0, 1, (len(table), 2)), table)
     assert max(calibration.slope, calibration.word_slope) < 0.05 and calibration.spread < 0.1
-
-
-def test_the_laplace_part_widens_what_few_pairs_say() -> None:
-    from recllm.learn.training.lora.effect import covariance
-
-    rng = np.random.default_rng(13)
-    table = PairTable.of(pairs_of_world(rng, 80))
-    vectors = ToyEncoder().encode(table.texts).astype(float)
-    few = table.rows(np.flatnonzero(table.test < 10))
-    widths = [np.trace(covariance(fit_score(vectors, some, 3.0), vectors, some, 3.0)) for some in (few, table)]
-    assert widths[0] > widths[1]
 
 
 def test_accuracy_counts_clear_pairs_and_its_interval_draws_tests() -> None:
@@ -483,7 +454,7 @@ def test_a_workspace_orders_its_texts_by_its_own_model(tuned: TunedEffect, run: 
     by_model = texts("--with", f"effect={tuned.folder}")
     shutil.copytree(tuned.folder, shop / "effect")
     assert [text["text"] for text in texts()] == [text["text"] for text in by_model]
-    scores, _ = load_effect(tuned.folder).scores(
+    scores = load_effect(tuned.folder).scores(
         [in_context(text["text"], "general", text["channel"]) for text in by_model if text["verified"]]
     )
     assert len(scores) > 1 and list(scores) == sorted(scores, reverse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,15 @@ from recllm.market.propensity.effects import (
     EARLIER_TREES,
     RECORD,
     LearnedEffects,
+    effect_names,
+    effects_folder,
     fit_effects,
     load_effects,
     save_effects,
+    saved_effects,
 )
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.parameters import UpliftSettings
-from recllm.market.propensity.saved_effects import effect_names, effects_folder, saved_effects
 from recllm.market.propensity.trial import Trial
 from recllm.shop.workspace.workspace import Workspace
 
@@ -51,10 +53,11 @@ def test_intervals_are_as_wide_as_the_learners_errors_say(model: LearnedEffects)
     """Also where values are not known."""
     features = people(200, seed=9)
     effect, error = model.trees.predict(features.values[:, [0, 1, 3]])
-    answer, low, high = model.predict(features)
-    assert np.array_equal(answer, np.clip(effect, -1, 1))
+    answer = model.predict(features)
+    assert np.array_equal(answer.effect, np.clip(effect, -1, 1))
     reach = 1.959964 * np.hypot(model.scale * error, model.bias)
-    assert np.allclose(high, np.clip(effect + reach, -1, 1)) and np.allclose(low, np.clip(effect - reach, -1, 1))
+    assert np.allclose(answer.high, np.clip(effect + reach, -1, 1))
+    assert np.allclose(answer.low, np.clip(effect - reach, -1, 1))
     assert 0 < model.scale < 2 and len(model.trees.groups) == QUICK.forest_groups
 
 
@@ -63,12 +66,11 @@ def test_what_is_saved_comes_back(model: LearnedEffects, tmp_path: Path) -> None
     (tmp_path / "x" / EARLIER_TREES).write_bytes(b"of an earlier version")
     save_effects(model, tmp_path / "x")
     again = load_effects(tmp_path / "x")
-    assert all(
-        np.array_equal(a, b) for a, b in zip(model.predict(people(50, 5)), again.predict(people(50, 5)), strict=True)
-    )
+    first, second = (astuple(of.predict(people(50, 5))) for of in (model, again))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert again.source == model.source and [file.name for file in (tmp_path / "x").iterdir()] == [RECORD]
-    moved = np.mean(again.predict(people())[0][np.nan_to_num(people().values[:, 0]) > 0.5])
-    assert moved > np.mean(again.predict(people())[0][np.nan_to_num(people().values[:, 0]) < -0.5])
+    moved = np.mean(again.predict(people()).effect[np.nan_to_num(people().values[:, 0]) > 0.5])
+    assert moved > np.mean(again.predict(people()).effect[np.nan_to_num(people().values[:, 0]) < -0.5])
 
 
 def test_effects_of_other_features_are_refused(model: LearnedEffects) -> None:

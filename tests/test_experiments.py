@@ -28,8 +28,16 @@ from recllm.market.experiments.effect import (
     analyse,
     estimate_effect,
 )
-from recllm.market.experiments.sample_ratio import ALPHA, CONCENTRATION, RatioVerdict, check_sample_ratio
-from recllm.market.experiments.split import Experiment, Variant, in_global_holdout, variant_of
+from recllm.market.experiments.split import (
+    ALPHA,
+    CONCENTRATION,
+    Experiment,
+    RatioVerdict,
+    Variant,
+    check_sample_ratio,
+    in_global_holdout,
+    variant_of,
+)
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 PEOPLE = [f"person-{i}" for i in range(20_000)]

@@ -18,8 +18,7 @@ from recllm.base.policy import Policy
 from recllm.base.schema import Occasion
 from recllm.base.settings import OccasionSettings
 from recllm.learn.models.trees import BoostedTrees, grow_trees
-from recllm.market.occasions.choose import one_for_each
-from recllm.market.occasions.day import EARLIER_MODEL_FILE, MODEL_FILE, find_occasions
+from recllm.market.occasions.day import EARLIER_MODEL_FILE, MODEL_FILE, find_occasions, one_for_each
 from recllm.market.occasions.detect import (
     DUE_PROBABILITY,
     DUE_SHARE,
@@ -356,7 +355,10 @@ def test_a_shop_without_categories_and_prices_learns_too() -> None:
     bare = Dataset.construct(events, as_of=NOW)
     model = learn_replenishment(bare, SMALL, weeks=4)
     assert model.record["latest_week"]["auc"] > 0.8
-    assert not any(name.startswith(("type_", "category_", "price_")) for name in model.trees.names)
+    features = repurchase_pairs(bare, NOW).features
+    unknown = np.array([name.startswith(("type_", "category_", "price_")) for name in features.names])
+    other = replace(features, values=np.where(unknown, np.float32(1), features.values))
+    assert unknown.any() and np.array_equal(model.probability(features), model.probability(other))
     assert len(model.probability(repurchase_pairs(bare, NOW).features)) > 100
 
 

@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.stats import f as fisher
 
 from recllm.base.errors import DataError, UsageError
-from recllm.market.experiments.off_policy import LoggedChoices, estimate_value, likelihood_interval
+from recllm.market.experiments.off_policy import ValueEstimate, estimate_value, likelihood_interval
 from recllm.recommend.recommender.exploration import explore, stratum
 
 FOUR = {
@@ -23,21 +23,18 @@ FOUR = {
     "propensities": np.array([0.5, 0.25, 0.8, 0.2]),
     "target_probabilities": np.array([1.0, 1.0, 0.0, 1.0]),
     "people": np.arange(4),
-    "outside_support": np.array([0.0, 0.5, 0.0, 0.0]),
 }
 
 
-def choices_of(people: object = None, **columns: Any) -> LoggedChoices:
-    """Each row of another person, and all of it within the log's reach, unless said otherwise."""
-    n = len(columns["rewards"])
-    common = {"people": np.arange(n) if people is None else people, "outside_support": np.zeros(n)}
-    return LoggedChoices(**common | columns)  # type: ignore[arg-type]
+def estimate_of(people: object = None, **columns: Any) -> ValueEstimate:
+    """Each row of another person unless said otherwise."""
+    return estimate_value(people=np.arange(len(columns["rewards"])) if people is None else people, **columns)  # type: ignore[arg-type]
 
 
 def test_the_estimate_by_hand() -> None:
     """Weights 2, 4, 0, 5."""
-    answer = estimate_value(LoggedChoices(**FOUR))
-    assert answer.value == pytest.approx(2 / 11) and answer.outside_support == pytest.approx(0.5 / 4)
+    answer = estimate_value(**FOUR, outside_support=0.125)
+    assert answer.value == pytest.approx(2 / 11) and answer.outside_support == 0.125
     assert answer.effective_sample_size == pytest.approx(11**2 / (4 + 16 + 25))
     assert (answer.rows, answer.people) == (4, 4)
 
@@ -45,7 +42,7 @@ def test_the_estimate_by_hand() -> None:
 def test_a_log_of_the_target_itself_is_a_plain_mean() -> None:
     rng = np.random.default_rng(0)
     rewards, draws = (rng.random(500) < 0.2).astype(float), np.full(500, 0.3)
-    answer = estimate_value(choices_of(rewards=rewards, propensities=draws, target_probabilities=draws))
+    answer = estimate_of(rewards=rewards, propensities=draws, target_probabilities=draws)
     assert answer.value == pytest.approx(rewards.mean())
     assert answer.effective_sample_size == pytest.approx(500) and answer.outside_support == 0.0
     assert answer.interval is not None and answer.interval.holds(answer.value)
@@ -60,9 +57,9 @@ def test_rows_of_one_person_are_one_draw() -> None:
         "target_probabilities": rng.integers(0, 2, 300).astype(float),
     }
     four_times = {name: np.repeat(column, 4) for name, column in once.items()}
-    single = estimate_value(choices_of(**once))
-    by_person = estimate_value(choices_of(np.repeat(np.arange(300) * 7, 4), **four_times))
-    by_row = estimate_value(choices_of(**four_times))
+    single = estimate_of(**once)
+    by_person = estimate_of(np.repeat(np.arange(300) * 7, 4), **four_times)
+    by_row = estimate_of(**four_times)
     assert single.interval and by_person.interval and by_row.interval
     assert by_person.people == 300 and by_person.value == pytest.approx(single.value)
     assert by_person.interval.low == pytest.approx(single.interval.low, rel=0.02)
@@ -100,29 +97,23 @@ def test_the_interval_moves_with_scale_and_shift(seed: int, scale: float, shift:
 def test_nothing_that_varies_has_no_interval() -> None:
     assert likelihood_interval(np.full(30, 0.4), np.ones(30)) is None
     assert likelihood_interval(np.array([1.0]), np.array([2.0])) is None
-    assert estimate_value(LoggedChoices(**(FOUR | {"rewards": np.zeros(4)}))).interval is None
-    assert estimate_value(LoggedChoices(**(FOUR | {"people": np.zeros(4, int)}))).interval is None
+    assert estimate_value(**FOUR | {"rewards": np.zeros(4)}).interval is None
+    assert estimate_value(**FOUR | {"people": np.zeros(4, int)}).interval is None
 
 
 def test_a_log_whose_heavy_rows_earned_nothing_yet_does_not_rule_them_out() -> None:
     """20 rows of weight 10 without a reward, 200 of weight 1 with 20: the heavy ones may earn as much, unseen."""
-    choices = choices_of(
-        rewards=(np.arange(220) >= 200).astype(float),
-        propensities=np.where(np.arange(220) < 20, 0.1, 1.0),
-        target_probabilities=np.ones(220),
-    )
-    answer = estimate_value(choices)
-    weights = np.where(np.arange(220) < 20, 10.0, 1.0)
-    plain = likelihood_interval(weights * choices.rewards, weights)
+    rewards, weights = (np.arange(220) >= 200).astype(float), np.where(np.arange(220) < 20, 10.0, 1.0)
+    answer = estimate_of(rewards=rewards, propensities=1 / weights, target_probabilities=np.ones(220))
+    plain = likelihood_interval(weights * rewards, weights)
     assert answer.interval and plain
     assert answer.value == pytest.approx(20 / 400) and plain.high < 0.1 < answer.interval.high
     assert answer.interval.low < answer.value
-    unrewarded = choices_of(
+    nothing = estimate_of(
         rewards=np.array([0.0] * 50 + [1.0]),
         propensities=np.full(51, 0.5),
         target_probabilities=np.array([1.0] * 50 + [0.0]),
     )
-    nothing = estimate_value(unrewarded)
     assert nothing.value == 0.0 and nothing.interval
     assert nothing.interval.low == 0.0 and 0.02 < nothing.interval.high < 0.2
 
@@ -148,14 +139,13 @@ def logged_slates(
             columns["propensities"].append(propensity)
             columns["target_probabilities"].append(float(row == target[position]))
             columns["people"].append(person)
-            columns["outside_support"].append(0.0)
     return {name: np.array(column) for name, column in columns.items()}, float(appeal[target].mean())
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """At 95 %; the full count stands in eval/results/experiments.json."""
     logs = [logged_slates(seed, 150) for seed in range(120)]
-    answers = [(estimate_value(LoggedChoices(**columns)), truth) for columns, truth in logs]
+    answers = [(estimate_value(**columns), truth) for columns, truth in logs]
     holds = [answer.interval is not None and answer.interval.holds(truth) for answer, truth in answers]
     errors = [answer.value - truth for answer, truth in answers]
     assert np.mean(holds) >= 0.89
@@ -172,19 +162,18 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         {"propensities": np.array([0.5, 0.5, 0.8])},
         {"rewards": np.array([1.0, np.inf, 0.0, 0.0])},
         {"target_probabilities": np.array([0.0, 2.0, 0.0, 0.0])},
-        {"outside_support": np.array([0.0, -1.0, 0.0, 0.0])},
         {"people": np.array([1, 2])},
         {name: np.array([]) for name in FOUR},
     ],
 )
 def test_logs_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="logged choices"):
-        LoggedChoices(**(FOUR | wrong))
+        estimate_value(**FOUR | wrong)
 
 
 def test_a_log_without_anything_of_the_target_is_refused() -> None:
     with pytest.raises(DataError, match="nothing"):
-        estimate_value(LoggedChoices(**(FOUR | {"target_probabilities": np.zeros(4)})))
+        estimate_value(**FOUR | {"target_probabilities": np.zeros(4)})
 
 
 # --- slates that explore ---------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from recllm.market.audiences.probabilities import OfferTable, independent_probab
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
 from recllm.market.audiences.spread import spread_offers
 from recllm.market.audiences.targets import audience_target
-from recllm.market.propensity.saved_effects import PersonEffects
-from recllm.recommend.recommender.ranking import PairValue, fitting_items, shops_weekly
+from recllm.market.propensity.effects import PersonEffects
+from recllm.recommend.recommender.ranking import fitting_items, shops_weekly
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.text.encoder.toy import ToyEncoder
@@ -360,8 +360,8 @@ def offers(n: int, m: int, seed: int, objective: Objective = Objective.LIFT) -> 
     order = np.argsort(-value, axis=1)
     item = np.take_along_axis(np.tile(np.arange(m), (n, 1)), order, 1)
     probability, offset = (np.take_along_axis(part, order, 1) for part in (probability, offset))
-    logit = np.log(probability / (1 - probability))
-    return OfferTable(objective, item, logit, probability, PairValue(np.ones_like(offset), offset))
+    worth = probability / (1 - probability) if objective is Objective.PROBABILITY else probability - offset
+    return OfferTable(item, worth, probability)
 
 
 @settings(max_examples=30, deadline=None)
@@ -385,13 +385,8 @@ def test_spreading_wins_items_and_says_what_it_costs(n: int, m: int, seed: int, 
 
 
 def test_each_further_offer_of_an_item_costs_a_little() -> None:
-    table = OfferTable(
-        Objective.PROBABILITY,
-        np.tile([7, 9], (4, 1)),
-        np.tile([1.0, 0.5], (4, 1)).astype(np.float32),
-        np.tile([0.73, 0.62], (4, 1)).astype(np.float32),
-        PairValue(np.ones((4, 2), np.float32), np.zeros((4, 2), np.float32)),
-    )
+    probability = np.tile([0.73, 0.62], (4, 1)).astype(np.float32)
+    table = OfferTable(np.tile([7, 9], (4, 1)), np.exp(np.tile([1.0, 0.5], (4, 1))).astype(np.float32), probability)
     # 1 - log(1 + n) falls below .5 - log(1 + m) where n is 1 and m is 0; at 2 and 1 it is above again
     assert spread_offers(table, np.arange(4), 1.0)[0].tolist() == [7, 9, 7, 7]
     assert spread_offers(table, np.arange(4), 0.1)[0].tolist() == [7, 7, 7, 7]

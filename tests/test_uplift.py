@@ -39,7 +39,8 @@ def curve(uplift: np.ndarray, trial: Trial) -> QiniCurve:
 @pytest.mark.parametrize(("share", "tilt"), [(0.5, 0.0), (0.5, 0.3), (0.2, 0.0)])
 def test_it_finds_whom_it_moves(share: float, tilt: float) -> None:
     (learn, _), (judge, truth) = world(0, share=share, tilt=tilt), world(1, share=share, tilt=tilt)
-    uplift, low, high = fit_effects(learn, QUICK)[0].predict(judge.features)
+    found = fit_effects(learn, QUICK)[0].predict(judge.features)
+    uplift, low, high = found.effect, found.low, found.high
     assert true_qini(uplift, truth).qini > 0.75 * true_qini(truth, truth).qini
     up, down = uplift[truth > 0.1].mean(), uplift[truth < -0.1].mean()
     assert up > 0.05 and down < -0.05 and np.abs(uplift).max() <= 1
@@ -84,7 +85,7 @@ def test_held_out_uplift_is_of_other_people() -> None:
     treated, outcome = rng.random(2_000) < 0.5, (rng.random(2_000) < 0.4).astype(float)
     trial = Trial.of_treatment(FeatureTable(names, names, x), treated, outcome, randomised=True)
     model, held_out = fit_effects(trial, QUICK)
-    own = curve(model.predict(trial.features)[0], trial).qini
+    own = curve(model.predict(trial.features).effect, trial).qini
     other = curve(held_out.expected, trial).qini
     assert own > 0.03 and abs(other) < 0.02
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from recllm.base.schema import Slate
     from recllm.base.stats.intervals import ConfidenceInterval
     from recllm.market.audiences.audience import Audience
-    from recllm.market.occasions.choose import OccasionList
+    from recllm.market.occasions.day import OccasionList
     from recllm.market.propensity.uplift import UpliftEstimate
 
 COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
@@ -489,7 +489,7 @@ def _uplift_of_table(
 ) -> None:
     from recllm.market.propensity.answers import uplift_of_table
     from recllm.market.propensity.trial import TrialColumns
-    from recllm.market.propensity.trial_effects import trial_document, trial_lines, write_trial_csv
+    from recllm.market.propensity.uplift import trial_document, trial_lines, write_trial_csv
 
     names = tuple(name.strip() for name in columns["features"].split(",") if name.strip())
     meaning = TrialColumns(**{**columns, "features": names})  # type: ignore[arg-type]

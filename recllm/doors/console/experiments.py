@@ -33,7 +33,6 @@ from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.experiments.effect import MIN_PEOPLE, Effect, VariantComparison
 from recllm.market.experiments.effect import Verdict as EffectVerdict
 from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, feedback_report, reported_outcomes
-from recllm.market.experiments.sample_ratio import RatioVerdict
 from recllm.market.experiments.slates import (
     ExperimentOutcome,
     Metric,
@@ -46,7 +45,7 @@ from recllm.market.experiments.slates import (
     start_experiment,
     stop_experiment,
 )
-from recllm.market.experiments.split import Experiment, Variant
+from recllm.market.experiments.split import Experiment, RatioVerdict, Variant
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import present

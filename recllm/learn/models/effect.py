@@ -5,7 +5,7 @@
 
 Two scores are learned, each as a Bradley-Terry strength: P(a has the higher rate) = sigma(score_a - score_b). One is
 w . e, where e is the text's unit vector by an encoder whose adapter was trained with the score; the other is v . f,
-where f are the text's words and pairs of words, hashed. The tests that a model did not learn from tell what differences
+where f are the text's words and pairs of words, hashed. The tests that a model did not learn from say what differences
 of these scores are worth, in log odds of an answer (a click):
 
     log odds_a - log odds_b = slope w . (e_a - e_b) + word_slope v . (f_a - f_b) + u_a - u_b,    u ~ N(0, spread^2)
@@ -21,7 +21,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,12 +222,11 @@ class Calibration:
     """Standard deviation of what a text's own effect has beyond its score, in log odds."""
 
     @classmethod
-    def of(cls, predicted: Values, unsure: Values, pairs: PairTable) -> Calibration:
+    def of(cls, predicted: Values, pairs: PairTable) -> Calibration:
         """By maximum likelihood from pairs that the scores were not learned from.
 
-        predicted: (n, 2) difference of each pair's scores, the encoder's and the words'; unsure: (n,) variance of the
-        former by `EffectModel.covariance`. Pairs of a test share texts, so each test counts as often as it has texts,
-        however many pairs they make.
+        predicted: (n, 2) difference of each pair's scores, the encoder's and the words'. Pairs of a test share texts,
+        so each test counts as often as it has texts, however many pairs they make.
         """
         from scipy.optimize import minimize
 
@@ -236,7 +235,7 @@ class Calibration:
         weight = (n_texts - 1)[of_test] / n_pairs[of_test]
 
         def loss(theta: Values) -> float:
-            variance = pairs.variance + 2 * np.exp(2 * theta[2]) + theta[0] ** 2 * unsure
+            variance = pairs.variance + 2 * np.exp(2 * theta[2])
             error = pairs.difference - predicted @ theta[:2]
             return float((weight * (np.log(variance) + error**2 / variance)).sum() / weight.sum())
 
@@ -249,12 +248,11 @@ class Calibration:
         """(n,) log odds of scores, or of their differences, (n, 2)."""
         return np.asarray(predicted @ np.array([self.slope, self.word_slope]))
 
-
-def within_interval(calibration: Calibration, predicted: Values, unsure: Values, pairs: PairTable) -> NDArray[np.bool_]:
-    """(n,) whether a pair's counted difference lies in the interval of its predicted one, which is widened by the
-    chance of the counting: in `LEVEL` of the cases where the interval is honest."""
-    variance = pairs.variance + 2 * calibration.spread**2 + calibration.slope**2 * unsure
-    return np.asarray(np.abs(pairs.difference - calibration.expected(predicted)) <= WIDTH * np.sqrt(variance))
+    def within_interval(self, expected: Values, pairs: PairTable) -> NDArray[np.bool_]:
+        """(n,) whether a pair's counted difference lies in the interval of its expected one, which is widened by the
+        chance of the counting: in 95 % of the cases where the interval is honest. expected: (n,)."""
+        reach = WIDTH * np.sqrt(pairs.variance + 2 * self.spread**2)
+        return np.asarray(np.abs(pairs.difference - expected) <= reach)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,9 +277,6 @@ class EffectModel:
     """With the adapter merged."""
     weight: Values
     """(dim,) w of the score."""
-    covariance: Values
-    """(dim, dim) of w, by a Laplace approximation around its best value: the encoder's and the words' own errors are
-    not in it, but in `Calibration.spread`."""
     word_weight: Values
     """(`WORD_COLUMNS`,) v of the words' score."""
     calibration: Calibration
@@ -294,22 +289,15 @@ class EffectModel:
     def name(self) -> str:
         return f"effect-{self.fingerprint[:12]}"
 
-    @cached_property
-    def _root(self) -> Values:
-        """(dim, dim) L with L L' = covariance."""
-        values, vectors = np.linalg.eigh(self.covariance)
-        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
-
-    def scores(self, texts: Sequence[str]) -> tuple[Values, Values]:
-        """Of texts with their context: (n,) score in log odds, and (n, dim) rows whose squared difference is the
-        variance of a difference of scores by the uncertainty of w."""
+    def scores(self, texts: Sequence[str]) -> Values:
+        """Of texts with their context, (n,) in log odds."""
         vectors = self.encoder.encode(texts).astype(np.float64)
-        parts = np.stack([vectors @ self.weight, word_features(texts) @ self.word_weight], axis=1)
-        return self.calibration.expected(parts), self.calibration.slope * (vectors @ self._root)
+        both = vectors @ self.weight, word_features(texts) @ self.word_weight
+        return self.calibration.expected(np.stack(both, axis=1))
 
     def order(self, texts: Sequence[str], reason: str | None = None, channel: str | None = None) -> list[int]:
         """Positions of the texts, best first; equal ones as they came."""
-        scores, _ = self.scores([in_context(text, reason, channel) for text in texts])
+        scores = self.scores([in_context(text, reason, channel) for text in texts])
         return [int(position) for position in np.argsort(-scores, kind="stable")]
 
 
@@ -320,36 +308,24 @@ def rank_texts(model: EffectModel, texts: Sequence[str], groups: Sequence[str] |
     both have the same score and rank; a text alone in its group differs from nothing: 0, from 0 to 0.
 
     The interval is of the true difference of log odds, and not of what a test with few showings would count. It covers
-    the error of w, and what texts like those of the tests have beyond their score, whatever makes it. It does not
-    cover texts unlike those of the tests (another language, another kind of product) further than w's own uncertainty
-    knows of them, and no drift of what people answer.
+    what texts like those of the tests have beyond their score. It does not cover texts unlike those of the tests
+    (another language, another kind of product), and no drift of what people answer.
     """
     if not texts:
         return []
-    scores, rows = model.scores(texts)
+    scores = model.scores(texts)
     _, group_of = distinct(list(groups) if groups is not None else [""] * len(texts))
-    spread = model.calibration.spread
     ranked: dict[int, RankedText] = {}
     for group in range(int(group_of.max()) + 1):
         members = np.flatnonzero(group_of == group)
         once = list({texts[int(i)]: int(i) for i in members}.values())
-        mean, middle = scores[once].mean(), rows[once].mean(axis=0)
+        half = WIDTH * model.calibration.spread * math.sqrt(1 - 1 / len(once))
         order = np.sort(-scores[members])
         for i in members:
-            variance = spread**2 * (1 - 1 / len(once)) + ((rows[i] - middle) ** 2).sum() * (len(once) > 1)
-            score, half = float(scores[i] - mean), WIDTH * math.sqrt(variance)
+            score = float(scores[i] - scores[once].mean())
             rank = 1 + int(np.searchsorted(order, -scores[i]))
             ranked[int(i)] = RankedText(score=score, rank=rank, low=score - half, high=score + half)
     return [ranked[i] for i in range(len(texts))]
-
-
-def save_head(folder: Path, weight: Values, covariance: Values, word_weight: Values) -> None:
-    from safetensors.numpy import save
-
-    from recllm.base.files import write_whole
-
-    tensors = {"weight": weight, "covariance": covariance, "word_weight": word_weight}
-    write_whole(folder / HEAD, save({name: np.ascontiguousarray(a, np.float32) for name, a in tensors.items()}))
 
 
 def load_effect(folder: str | Path, *, cache_dir: Path | None = None, threads: int | None = None) -> EffectModel:
@@ -367,10 +343,7 @@ def load_effect(folder: str | Path, *, cache_dir: Path | None = None, threads: i
     try:
         card = json_value((folder / CARD).read_text(encoding="utf-8"))
         head = (folder / HEAD).read_bytes()
-        tensors = load(head)
-        weight, covariance, word_weight = (
-            tensors[name].astype(np.float64) for name in ("weight", "covariance", "word_weight")
-        )
+        weight, word_weight = (load(head)[name].astype(np.float64) for name in ("weight", "word_weight"))
         names = [field.name for field in fields(Calibration)]
         calibration = Calibration(**{name: float(card["calibration"][name]) for name in names})
         name, max_tokens = str(card["encoder"]), int(card["settings"]["max_tokens"])
@@ -383,7 +356,7 @@ def load_effect(folder: str | Path, *, cache_dir: Path | None = None, threads: i
         raise ModelError(f"{folder}: no effect model that recllm wrote ({type(error).__name__}: {error})") from error
     if card.get("word_forms") != WORD_FORMS:
         logger.warning("%s: the effect model counts some plurals as other words; learn it again", folder)
-    if not all(np.isfinite(a).all() for a in (weight, covariance, word_weight, astuple(calibration))):
+    if not all(np.isfinite(a).all() for a in (weight, word_weight, astuple(calibration))):
         raise ModelError(f"{folder}: its score is not finite; learn it again")
     fingerprint = hashlib.sha256(head + adapter_hash(folder / ADAPTER).encode()).hexdigest()
     encoder = load_encoder(
@@ -394,18 +367,11 @@ def load_effect(folder: str | Path, *, cache_dir: Path | None = None, threads: i
         threads=threads,
         progress=False,
     )
-    if [a.shape for a in (weight, covariance, word_weight)] != [
-        (encoder.dim,),
-        (encoder.dim, encoder.dim),
-        (WORD_COLUMNS,),
-    ]:
-        raise ModelError(
-            f"{folder}: its score is for vectors of {weight.shape[0]} numbers, the encoder's have {encoder.dim}"
-        )
+    if (weight.shape, word_weight.shape) != ((encoder.dim,), (WORD_COLUMNS,)):
+        raise ModelError(f"{folder}: its score has the shape {weight.shape}, the encoder's vectors have {encoder.dim}")
     return EffectModel(
         encoder=encoder,
         weight=weight,
-        covariance=covariance,
         word_weight=word_weight,
         calibration=calibration,
         card=card,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,28 +29,20 @@ KINDS = (0, 2, 4, 6, 8, 10)
 """Of comparisons with a threshold: where unknown values go, and what counts as one."""
 
 
-class GrowthSettings(Protocol):
-    """How trees are grown."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoostingSettings:
+    """How boosted trees are grown; small and strongly held, as outcomes are noisy."""
 
-    @property
-    def rounds(self) -> int:
-        """Trees."""
-
-    @property
-    def learning_rate(self) -> float: ...
-
-    @property
-    def leaves(self) -> int: ...
-
-    @property
-    def min_leaf_rows(self) -> int:
-        """At most; a twentieth of the rows where that is less."""
-
-    @property
-    def l2(self) -> float: ...
-
-    @property
-    def seed(self) -> int: ...
+    rounds: int = 150
+    """Trees."""
+    learning_rate: float = 0.04
+    leaves: int = 8
+    """Of a tree at most."""
+    min_leaf_rows: int = 60
+    """At most; a twentieth of the rows where that is less."""
+    l2: float = 5.0
+    """Penalty on the values of the leaves."""
+    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +55,7 @@ class BoostedTrees:
     """A `lightgbm.Booster`."""
 
     def score(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """values: (n, n_features), NaN where unknown. (n,): a logit, a log or a mean, as the objective has it."""
+        """values: (n, n_features), NaN where unknown. (n,): what the objective of `grow_trees` says."""
         return np.asarray(self.booster.predict(values, raw_score=True, num_threads=default_threads()), np.float64)
 
     def text(self) -> str:
@@ -100,7 +92,7 @@ class BoostedTrees:
 def grow_trees(
     values: NDArray[np.floating[Any]],
     target: NDArray[np.float64],
-    settings: GrowthSettings,
+    settings: BoostingSettings,
     *,
     names: Sequence[str] = (),
     objective: str = "binary",
@@ -110,9 +102,9 @@ def grow_trees(
 ) -> BoostedTrees:
     """Trees of rows, (n, n_features), NaN where unknown; the same for the same seed.
 
-    objective: LightGBM's binary (the score is a logit), gamma (a log) or regression (a mean). column_share: that a
-    split may choose from. directions: of each column 1 where the score may only rise with it, -1 where it may only
-    fall, else 0.
+    Columns that do not vary are never asked. objective: LightGBM's binary (the score is a logit), tweedie (a log) or
+    regression (a mean). column_share: that a split may choose from. directions: of each column 1 where the score may
+    only rise with it, -1 where it may only fall, else 0.
     """
     from lightgbm import Dataset, train
 

@@ -1,16 +1,13 @@
 """Several campaigns compete for the same people: who gets which?
 
     maximise    sum of x[u, c] * gain[u, c],    gain = probability * value
-    subject to  sum over people of cost[c] * x[u, c] <= budget[c]     every campaign
-                sum over people of x[u, c] <= cap[c]                  every campaign
-                sum over campaigns of x[u, c] <= contacts[u]          every person
+    subject to  sum over people of x[u, c] <= limit[c]            every campaign: its size, and what its budget pays
+                sum over campaigns of x[u, c] <= contacts[u]      every person
                 0 <= x <= 1
 
-With one cost per campaign a budget is a cap of floor(budget / cost) people, and the constraints are those of a
-transportation problem: its matrix is totally unimodular (Hoffman and Kruskal 1956), so the program has an integer
-optimum. HiGHS (Huangfu and Hall 2018) solves it over few pairs at a time: prices of the campaigns, from a sample of the
-people, choose the first pairs, and the duals of each solution say which others would still pay (column generation). For
-any prices >= 0
+This is a transportation problem, whose matrix is totally unimodular (Hoffman and Kruskal 1956), so there is an integer
+optimum. HiGHS solves it; where there are very many pairs, over those that pay best at prices of the campaigns from a
+sample of the people. For any prices >= 0
 
     bound = sum over c of price[c] * limit[c] + sum over u of the contacts[u] largest max(gain[u, c] - price[c], 0)
 
@@ -19,7 +16,6 @@ is at least the optimum over all pairs, so the reported gap is to the full probl
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,11 +36,11 @@ Pairs = NDArray[np.int64]
 SAMPLE_USERS = 1_000
 """People over whom the first prices are found."""
 
-EXTRA_PAIRS = 3
-"""Pairs of a person in the first program beyond their contacts."""
+MOST_PAIRS = 150_000
+"""Pairs of a program, from which on it has the best of each person only."""
 
-MAX_GAP = 5e-4
-"""Relative gap at which no further pairs are looked for."""
+EXTRA_PAIRS = 6
+"""Pairs of a person in such a program beyond their contacts."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,17 +55,11 @@ class Assignment:
     """Sum over the pairs."""
     bound: float
     """No assignment can gain more."""
-    gap: float
-    """(bound - gain) / bound, 0 where nothing can be gained."""
-    reached: NDArray[np.int64]
-    """People of each campaign."""
-    spent: Table
-    """Money of each campaign."""
-    pairs: int
-    """In the last program."""
-    rounds: int
-    """Programs that were solved after the first answer."""
-    seconds: float
+
+    @property
+    def gap(self) -> float:
+        """(bound - gain) / bound, 0 where nothing can be gained."""
+        return max(0.0, 1 - self.gain / self.bound) if self.bound > 0 else 0.0
 
 
 def select_jointly(
@@ -122,58 +112,29 @@ def assign(
     seconds: time limit, after which the best known answer is returned with its gap. Raises `UsageError` for shapes or
     numbers that do not fit.
     """
-    started = time.perf_counter()
-    gain = _gains(probability, campaigns, eligible)
+    p = np.asarray(probability, np.float64)
+    if p.ndim != 2 or p.shape[1] != len(campaigns) or (eligible is not None and eligible.shape != p.shape):
+        raise UsageError(f"probability has the shape {p.shape}; give (people, {len(campaigns)} campaigns), as eligible")
+    if not ((p >= 0) & (p <= 1)).all():
+        raise UsageError("a probability lies outside of [0, 1]")
+    gain = p * np.array([1.0 if campaign.margin is None else campaign.margin for campaign in campaigns])
+    gain = gain if eligible is None else np.where(eligible, gain, 0.0)
     limits = np.array([campaign.reachable(len(gain)) for campaign in campaigns], np.int64)
     per_person = np.broadcast_to(np.asarray(contacts, np.int64), len(gain))
     if (per_person < 0).any():
         raise UsageError("contacts is a number of campaigns per person, 0 or more")
     per_person = np.minimum(per_person, gain.shape[1])
-    prices = dual_prices(gain, limits, per_person)
-    bound = upper_bound(gain, limits, per_person, prices)
-    best, rounds = _greedy(gain, gain - prices, limits, per_person), 0
-    # the first program: of each person the pairs of largest reduced gain, and those of the first answer
-    reduced = np.where(gain > 0, gain - prices, -np.inf)
-    columns = _largest(reduced, int(per_person.max(initial=0)) + EXTRA_PAIRS) & (gain > 0)
-    columns[best[0], best[1]] = True
-    while _total(gain, best) < bound * (1 - MAX_GAP):
-        remaining = started + seconds - time.perf_counter()
-        solution = _solve(gain, columns, limits, per_person, remaining) if remaining > 0 else None
-        if solution is None:
-            break
-        rounds += 1
-        best = max(best, solution.pairs, key=lambda pairs: _total(gain, pairs))
-        bound = min(bound, upper_bound(gain, limits, per_person, solution.prices))
-        paying = _still_paying(gain, solution, columns, limits)
-        if not paying.any():
-            break
-        columns |= paying
-    total = _total(gain, best)
-    reached = np.bincount(best[1], minlength=len(campaigns))
-    return Assignment(
-        person=best[0],
-        campaign=best[1],
-        gain=total,
-        bound=max(bound, total),
-        gap=max(0.0, 1 - total / bound) if bound > 0 else 0.0,
-        reached=reached,
-        spent=reached * np.array([campaign.cost or 0.0 for campaign in campaigns]),
-        pairs=int(columns.sum()),
-        rounds=rounds,
-        seconds=time.perf_counter() - started,
-    )
-
-
-def _gains(probability: NDArray[np.floating[Any]], campaigns: Sequence[AudienceLimits], eligible: Mask | None) -> Table:
-    p = np.asarray(probability, np.float64)
-    if p.ndim != 2 or p.shape[1] != len(campaigns):
-        raise UsageError(f"probability has the shape {p.shape}; give (people, {len(campaigns)} campaigns)")
-    if eligible is not None and eligible.shape != p.shape:
-        raise UsageError(f"eligible has the shape {eligible.shape}, probability {p.shape}; give one for each pair")
-    if not ((p >= 0) & (p <= 1)).all():
-        raise UsageError("a probability lies outside of [0, 1]")
-    gain = p * np.array([1.0 if campaign.margin is None else campaign.margin for campaign in campaigns])
-    return gain if eligible is None else np.where(eligible, gain, 0.0)
+    columns, prices = gain > 0, np.zeros(gain.shape[1])
+    if columns.sum() > MOST_PAIRS:
+        prices = dual_prices(gain, limits, per_person)
+        columns &= largest(np.where(columns, gain - prices, -np.inf), int(per_person.max(initial=0)) + EXTRA_PAIRS)
+    bound, solution = upper_bound(gain, limits, per_person, prices), _solve(gain, columns, limits, per_person, seconds)
+    if solution is None:
+        pairs = greedy(gain, gain - prices, limits, per_person)
+    else:
+        pairs, bound = solution.pairs, min(bound, upper_bound(gain, limits, per_person, solution.prices))
+    total = float(gain[pairs[0], pairs[1]].sum())
+    return Assignment(person=pairs[0], campaign=pairs[1], gain=total, bound=max(bound, total))
 
 
 def upper_bound(gain: Table, limits: NDArray[np.integer], contacts: NDArray[np.integer], prices: Table) -> float:
@@ -201,8 +162,6 @@ class _Solution:
     pairs: Pairs
     prices: Table
     """(n_campaigns,), the duals of the limits."""
-    rents: Table
-    """(n_people,), the duals of the contacts."""
 
 
 def _solve(
@@ -213,7 +172,7 @@ def _solve(
     from scipy.sparse import csr_matrix
 
     person, campaign = np.nonzero(columns)
-    if not len(person):
+    if not len(person) or seconds <= 0:
         return None
     n, variable = len(gain), np.arange(len(person))
     entries = (np.ones(2 * len(person)), (np.concatenate([person, n + campaign]), np.tile(variable, 2)))
@@ -228,25 +187,11 @@ def _solve(
     )
     if program.status != 0:  # out of time: a program of limits alone always has a solution
         return None
-    duals = np.maximum(-program.ineqlin.marginals, 0)
     used = program.x > 0.5
-    return _Solution(np.stack([person[used], campaign[used]]), duals[n:], duals[:n])
+    return _Solution(np.stack([person[used], campaign[used]]), np.maximum(-program.ineqlin.marginals[n:], 0))
 
 
-def _still_paying(gain: Table, solution: _Solution, columns: Mask, limits: NDArray[np.integer]) -> Mask:
-    """Pairs of positive reduced gain: each person's two best, and as many of each campaign as it can reach."""
-    reduced = gain - solution.prices - solution.rents[:, None]
-    reduced[columns | (gain <= 0)] = -np.inf
-    paying = _largest(reduced, 2) if gain.shape[1] > 2 else np.zeros(gain.shape, bool)
-    for column, limit in enumerate(limits.tolist()):
-        if 0 < limit < len(gain):
-            paying[np.argpartition(-reduced[:, column], limit - 1)[:limit], column] = True
-        elif limit:
-            paying[:, column] = True
-    return paying & (reduced > 1e-9)
-
-
-def _largest(table: Table, k: int) -> Mask:
+def largest(table: Table, k: int) -> Mask:
     """The k largest entries of each row."""
     if k >= table.shape[1]:
         return np.ones(table.shape, bool)
@@ -255,8 +200,8 @@ def _largest(table: Table, k: int) -> Mask:
     return mask
 
 
-def _greedy(gain: Table, reduced: Table, limits: NDArray[np.integer], contacts: NDArray[np.integer]) -> Pairs:
-    """An answer to begin with: the pair of largest reduced gain that still fits, one after another."""
+def greedy(gain: Table, reduced: Table, limits: NDArray[np.integer], contacts: NDArray[np.integer]) -> Pairs:
+    """An answer without a program: the pair of largest reduced gain that still fits, one after another."""
     free_contacts, free_places, pairs = contacts.tolist(), limits.tolist(), []
     order = np.argsort(-reduced, axis=None, kind="stable")
     for person, campaign in zip(*(rows.tolist() for rows in np.divmod(order, max(gain.shape[1], 1))), strict=True):
@@ -265,7 +210,3 @@ def _greedy(gain: Table, reduced: Table, limits: NDArray[np.integer], contacts: 
             free_places[campaign] -= 1
             pairs.append((person, campaign))
     return np.array(pairs, np.int64).reshape(-1, 2).T
-
-
-def _total(gain: Table, pairs: Pairs) -> float:
-    return float(gain[pairs[0], pairs[1]].sum())

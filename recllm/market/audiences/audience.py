@@ -23,7 +23,7 @@ from recllm.market.audiences.request import AudienceRequest, Exclusions, OfferCh
 from recllm.market.audiences.rule_words import rule_words
 from recllm.market.audiences.selection import Selection, check_floor, select
 from recllm.market.audiences.targets import AudienceTarget, audience_target
-from recllm.market.propensity.saved_effects import EffectsOf
+from recllm.market.propensity.effects import EffectsOf
 from recllm.shop.data.dataset import USER_COLUMN, utc
 from recllm.text.templates import Prompts
 
@@ -353,14 +353,13 @@ def _as_reported(
     question: object,
 ) -> Audience:
     """The same with the figures that the caller gets."""
-    n_chosen = len(selection.addressed) + len(selection.holdout) + len(selection.unprofitable_rows)
     counts = {
         **dict.fromkeys(ExclusionReason, 0),  # which reasons are missing would say which groups are empty
         "addressed": len(selection.addressed),
         "held out": len(selection.holdout),
         **pool.excluded,
-        ExclusionReason.UNPROFITABLE.value: len(selection.unprofitable_rows),
-        ExclusionReason.BEYOND_LIMIT.value: len(pool.user_rows) - n_chosen,
+        ExclusionReason.UNPROFITABLE.value: selection.unprofitable,
+        ExclusionReason.BEYOND_LIMIT.value: selection.beyond_limit,
     }
     counts[ExclusionReason.NO_CONSENT] += figures.unconsented(recommender.dataset.users[USER_COLUMN])
     sizes = figures.sizes(question, counts, disjoint=True)

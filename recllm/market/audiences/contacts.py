@@ -32,7 +32,7 @@ def find_audience(
     None for the owner of the machine. Raises `UsageError` for a channel without consent records.
     """
     from recllm.market.audiences import audience
-    from recllm.market.propensity.saved_effects import effects_of
+    from recllm.market.propensity.effects import effects_of
 
     gate, name = workspace.gate(), request.choice.effects
     return audience.find_audience(

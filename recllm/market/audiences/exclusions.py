@@ -125,8 +125,6 @@ def _listed(recommender: Recommender, ids: Collection[str]) -> Mask:
     return np.bincount(rows[rows >= 0], minlength=recommender.dataset.n_users) > 0
 
 
-# --- ages ------------------------------------------------------------------------------------------------------------
-
 _AGE = re.compile(r"(^|[^a-z])(age|ages|aged)([^a-z]|$)|年龄|岁")
 _BORN = re.compile(r"birth|(^|[^a-z])born([^a-z]|$)|出生|生日")
 _BELOW = re.compile(r"^\s*(<|under|below|up to|younger|bis|小于|不满)|以下")

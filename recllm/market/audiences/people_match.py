@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -31,7 +30,7 @@ from recllm.market.audiences.people_rule import (
     PeopleRule,
     ReachedRule,
     SpentRule,
-    checked_rule,
+    check_size,
     conditions_of,
 )
 from recllm.market.propensity.features import money
@@ -105,7 +104,8 @@ def match_people(
                     masks[node] = facts.mask(node)
         return masks[node]
 
-    mask(checked_rule(rule))
+    check_size(rule)
+    mask(rule)
     return RuleMatch(rule, masks)
 
 
@@ -144,8 +144,6 @@ class _PeopleFacts:
                 return self._reached(rule)
         raise UsageError(f"{type(rule).__name__} is no rule over people; see recllm.market.audiences.people_rule")
 
-    # --- what was done ----------------------------------------------------------------------------------------------
-
     def deeds_of(self, action: Action, rule: DeedRule | SpentRule | None, days: float | None) -> Events:
         """The events of an action on the rule's items, all without a rule, within the last days."""
         if action not in self._deeds:
@@ -167,8 +165,6 @@ class _PeopleFacts:
         days = np.full(self.dataset.n_users, np.nan)
         days[orders.user[edge]] = (self.dataset.as_of - orders.at[edge]) / DAY
         return days
-
-    # --- with which items -------------------------------------------------------------------------------------------
 
     def _item_mask(self, item: str | None, category: str | None, brand: str | None) -> Mask | None:
         """Which items are meant, (n_items,), those of a sensitive category left out; None for all.
@@ -196,19 +192,11 @@ class _PeopleFacts:
             self._items[key] = mask
         return self._items[key]
 
-    @cached_property
-    def _paths(self) -> tuple[pl.DataFrame, NDArray[np.int64]]:
-        """The distinct categories as a table of items, and the row there of each item, (n_items,)."""
-        texts = self.dataset.items["category"].list.join(CATEGORY_SEPARATOR).fill_null("")
-        codes = texts.rank("dense").to_numpy().astype(np.int64) - 1
-        _, first = np.unique(codes, return_index=True)
-        return self.dataset.items[first.tolist()], codes
-
     def _of_category(self, category: str) -> Mask:
-        table, codes = self._paths
-        mask = in_category(table, category)[codes]
+        mask = in_category(self.dataset.items, category)
         if not mask.any():
-            paths = [path for path in table["category"].to_list() if path and not self.policy.is_sensitive(path)]
+            every = self.dataset.items["category"].unique().to_list()
+            paths = [path for path in every if path and not self.policy.is_sensitive(path)]
             names = dict.fromkeys(name for path in paths for name in path)
             full_paths = (CATEGORY_SEPARATOR.join(path) for path in paths)
             candidates = full_paths if CATEGORY_SEPARATOR.strip() in category else names
@@ -221,8 +209,6 @@ class _PeopleFacts:
         if not mask.any():
             raise UsageError(f"no item is of the brand {brand!r}; {_near(brand, brands.drop_nulls().unique())}")
         return np.array(mask)
-
-    # --- what people said of themselves -----------------------------------------------------------------------------
 
     def _basic(self, rule: BasicRule) -> Mask:
         basics = {name.casefold(): name for name in self.dataset.users.columns if name != USER_COLUMN}
@@ -241,8 +227,6 @@ class _PeopleFacts:
         bands = column.filter(numbers.is_null() & column.is_not_null()).unique()
         within = [value for value in bands if (band := band_of(value)) and low <= band[0] and band[1] <= high]
         return np.array((plain | column.is_in(within).fill_null(False)).to_numpy())
-
-    # --- contacts ---------------------------------------------------------------------------------------------------
 
     @property
     def _contact_records(self) -> ContactRecords:

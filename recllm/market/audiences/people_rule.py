@@ -6,9 +6,8 @@
         {"not": {"condition": "reached", "days": 14}}
     ]}
 
-A rule says yes or no of every person. "Never" is the not of a condition: what is unknown counts as not done, so `not`
-also holds for people of whom nothing is known. `recllm.market.audiences.people_match` finds the people, and
-`recllm.market.audiences.rule_words` says a rule in words.
+A rule says yes or no of every person. What is unknown counts as not done, so `not` also holds for people of whom
+nothing is known. `people_match` finds the people, and `rule_words` says a rule in words.
 """
 
 from __future__ import annotations
@@ -257,7 +256,7 @@ def _check_bounds(low: float | None, high: float | None, name: str) -> None:
 
 def parse_rule(value: object) -> PeopleRule:
     """A rule from what a TOML or JSON document holds. Raises `UsageError` that says where in it what is wrong."""
-    _check_size(value)
+    check_size(value)
     try:
         rule: PeopleRule = _adapter().validate_python(value)
     except ValidationError as error:
@@ -310,31 +309,11 @@ RuleField: TypeAlias = Annotated[PeopleRule, BeforeValidator(_validated)]
 """A field of a model: errors name the place in the rule."""
 
 
-def checked_rule(rule: PeopleRule) -> PeopleRule:
-    """A rule that was built in Python. Raises `UsageError` where it is too deep or too large."""
-    _check_size(rule)
-    return rule
-
-
-def _children(value: object) -> list[object]:
-    if isinstance(value, AllRule | AnyRule | NotRule):
-        return list(children(value))
-    if not isinstance(value, Mapping):
-        return []
-    name = _tag(value)
-    if name not in GROUPS:
-        return []
-    inner = value[name]
-    if name == "not":
-        return [inner]
-    return list(inner) if isinstance(inner, list | tuple) else []
-
-
-def _check_size(value: object) -> None:
-    """Before anything descends into it. Raises `UsageError`."""
-    level, n_conditions = [value], 0
+def check_size(rule: object) -> None:
+    """Of a rule or its document, before anything descends into it. Raises `UsageError` where it is too large."""
+    level, n_conditions = [rule], 0
     for _ in range(MAX_DEPTH + 1):
-        below = [_children(node) for node in level]
+        below = [children(node) for node in level]
         n_conditions += sum(not inner for inner in below)
         level = [node for inner in below for node in inner]
         # every node of a level holds one condition or several
@@ -412,8 +391,8 @@ def _path(location: tuple[int | str, ...]) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
 
 
-def children(rule: PeopleRule) -> tuple[PeopleRule, ...]:
-    """What a group holds; nothing of a condition."""
+def children(rule: Any) -> tuple[Any, ...]:
+    """What a group holds, of a rule or of its document; nothing of a condition."""
     match rule:
         case AllRule():
             return rule.all
@@ -421,6 +400,10 @@ def children(rule: PeopleRule) -> tuple[PeopleRule, ...]:
             return rule.any
         case NotRule():
             return (rule.negated,)
+        case {"all": [*inner]} | {"any": [*inner]}:
+            return tuple(inner)
+        case {"not": inner} if not rule.keys() & {"all", "any"}:
+            return (inner,)
         case _:
             return ()
 

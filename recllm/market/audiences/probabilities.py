@@ -1,24 +1,22 @@
 """How likely each person is to buy at least one of some items within the model's horizon.
 
-One item is scored for everybody, a few for everybody as well; of many items, each person gets those that the model's
-own candidate sources propose of them, as in a slate. Of several items
+A few items are scored for everybody; of many items, each person gets those that the model's own candidate sources
+propose of them, as in a slate. Of several items
 
     P(at least one) = 1 - product over items of (1 - p_item) = 1 - exp(-h),    h = - sum over items of log(1 - p_item)
 
-which takes the items as independent given the person. That expects too many buyers of a set: people who come at all buy
-several, and what suits one need is bought instead of another. So the same question is asked as of one horizon ago, when
-the answer is known, and a line is fitted through it by maximum likelihood with a normal prior around no change,
+takes the items as independent given the person, which expects too many buyers of a set. So the same question is asked
+as of one horizon ago, when the answer is known, and a line is fitted through it by maximum likelihood,
 
     P = 1 - exp(-h'),  log h' = a + b log h,    a ~ N(0, 1),  log b ~ N(0, 1/2) and at most 0
 
-The order of people stays what it is. The model has learned from that window, and separates its buyers better than
-those of the future: a line steeper than no change would be that, and is not believed.
+The order of people stays what it is. The model has learned from that window, so a line steeper than no change is not
+believed.
 
-People may also be ordered by how alike they are to a list of seeds. With few seeds, likeness is the cosine of a
-person's vector with the mean of the seeds' vectors. With `MIN_SEEDS` of them, a logistic regression separates seeds
-from others by the vector and by how active a person is. Others include people who would be seeds if the shop knew
-(positive and unlabelled data, Elkan and Noto 2008): the order means something, the level does not, so a likeness is
-never given as a probability of buying.
+People may also be ordered by how alike they are to a list of seeds: with few seeds by the cosine of a person's vector
+with the mean of theirs, with `MIN_SEEDS` of them by a logistic regression of seeds and others on the vector and on how
+active a person is. Others include people who would be seeds if the shop knew (positive and unlabelled data, Elkan and
+Noto 2008), so a likeness is never given as a probability of buying.
 """
 
 from __future__ import annotations
@@ -35,8 +33,7 @@ from recllm.base.schema import Action, Intent, Objective
 from recllm.learn.features.candidates import candidates, explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
-from recllm.market.propensity.saved_effects import PersonEffects
-from recllm.recommend.recommender.ranking import PairValue
+from recllm.market.propensity.effects import PersonEffects
 from recllm.shop.data.dataset import DAY, Events
 from recllm.shop.data.interactions import Floats, of_actions, user_vectors, visits
 from recllm.text.encoder.hardware import map_blocks
@@ -79,28 +76,15 @@ UNCHANGED: Line = (0.0, 1.0)
 class OfferTable:
     """The best items of n people by an objective, best first, (n, m) each; an item of -1, at the end, is none."""
 
-    objective: Objective
     item: NDArray[np.int64]
-    logit: Floats
+    offer_value: Floats
+    """By the objective: of the chance its odds, p / (1 - p); of the others what a contact is expected to bring."""
     probability: Floats
     """Calibrated, in [0, 1]."""
-    pair_value: PairValue
-    """(n, m) each."""
-
-    def value(self, person: int, penalty: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What a person's first m' items are worth once each has lost `penalty`, (m',), of its logit; by another
-        objective than the chance, of the log of its worth (and what is worth less than nothing is worth less still)."""
-        listed = slice(len(penalty))
-        if self.objective not in (Objective.LIFT, Objective.MARGIN):
-            return np.asarray(self.logit[person, listed] - penalty)
-        pair_value = PairValue(self.pair_value.factor[person, listed], self.pair_value.offset[person, listed])
-        value = pair_value.of(self.probability[person, listed]).astype(np.float64)
-        return np.asarray(value * np.exp(-np.sign(value) * penalty))
 
     def rows(self, people: NDArray[np.integer]) -> OfferTable:
         """Of these people."""
-        pair_value = PairValue(*(column[people] for column in self.pair_value))
-        return OfferTable(self.objective, self.item[people], self.logit[people], self.probability[people], pair_value)
+        return OfferTable(self.item[people], self.offer_value[people], self.probability[people])
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,8 +173,7 @@ def independent_probabilities(
         allowed &= np.isfinite(margins)
     fitting = recommender.fitting(intent, data.events.rows(user_rows))
     shape = (len(user_rows), min(LISTED_OFFERS, max(int(allowed.sum()), 1)))
-    item_of = np.full(shape, -1)
-    logit, chance, factor, offset = (np.zeros(shape, np.float32) for _ in range(4))
+    listed = OfferTable(np.full(shape, -1), np.full(shape, -np.inf, np.float32), np.zeros(shape, np.float32))
 
     def score(block: slice) -> None:
         rows = user_rows[block]
@@ -207,24 +190,22 @@ def independent_probabilities(
         pair_value = ranker.value(batch, pairs, objective, margins, discover=intent is Intent.DISCOVER)
         misses = np.log1p(-np.minimum(scored.probability.astype(np.float64), 1 - 1e-7))
         rate[block] = -np.bincount(pairs.user, misses, len(rows))
-        value = scored.logit if objective is Objective.PROBABILITY else pair_value.of(scored.probability)
-        order = np.lexsort((pairs.item, -value, pairs.user))
+        offer_value = np.exp(scored.logit) if objective is Objective.PROBABILITY else pair_value.of(scored.probability)
+        order = np.lexsort((pairs.item, -offer_value, pairs.user))
         position = np.arange(len(order)) - pairs.indptr[pairs.user]
         first = position < shape[1]
         best, at = order[first], (block.start + pairs.user[first], position[first])
-        item_of[at], logit[at], chance[at] = pairs.item[best], scored.logit[best], scored.probability[best]
-        factor[at], offset[at] = pair_value.factor[best], pair_value.offset[best]
+        listed.item[at], listed.offer_value[at], listed.probability[at] = (
+            pairs.item[best],
+            offer_value[best],
+            scored.probability[best],
+        )
 
     map_blocks(score, len(user_rows), USERS_PER_BLOCK)
-    best_item, listed = item_of[:, 0].copy(), OfferTable(objective, item_of, logit, chance, PairValue(factor, offset))
     if intent is not Intent.MIXED:
         rate = -np.log1p(-np.minimum(listed.probability[:, 0].astype(np.float64), 1 - 1e-7))
-    if objective is Objective.PROBABILITY:
-        value_of_best = rate
-    else:
-        best_value = PairValue(listed.pair_value.factor[:, 0], listed.pair_value.offset[:, 0])
-        value_of_best = np.where(best_item >= 0, best_value.of(listed.probability[:, 0]), -np.inf).astype(np.float64)
-    return UserScores(value_of_best, best_item, np.asarray(-np.expm1(-rate), np.float32), listed)
+    by_value = rate if objective is Objective.PROBABILITY else listed.offer_value[:, 0].astype(np.float64)
+    return UserScores(by_value, listed.item[:, 0].copy(), np.asarray(-np.expm1(-rate), np.float32), listed)
 
 
 def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer]) -> CollaborativeStatistics:
@@ -243,9 +224,6 @@ def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer
 
     tables = {name: restricted(getattr(population, name)) for name in ("recent", "decayed", "item_item")}
     return replace(population, **tables)
-
-
-# --- the calibration of a set ----------------------------------------------------------------------------------------
 
 
 def calibration_line(recommender: Recommender, items: NDArray[np.integer]) -> Line:
@@ -280,9 +258,6 @@ def fit_line(rate: NDArray[np.float64], bought: NDArray[np.bool_]) -> Line:
 def calibrated_rate(rate: NDArray[np.float64], line: Line) -> NDArray[np.float64]:
     """exp(a) * rate ^ b; 0 stays 0."""
     return np.asarray(np.exp(line[0]) * rate ** line[1])
-
-
-# --- likeness --------------------------------------------------------------------------------------------------------
 
 
 def likeness(

@@ -1,16 +1,15 @@
 """Why each person of an audience: leave-one-out on the served score, many people in one pass.
 
-The same evidence, deltas and sentences as `Recommender.reasons` with a spread of 1, with one economy: basics are tried
-only for a person with fewer lines than are tried for an item, because each leaves another text to encode.
+The same evidence, deltas and sentences as `Recommender.reasons` with a spread of 1; basics are tried only for a person
+with fewer lines than are tried for an item, because each leaves another text to encode.
 
 What sets a group apart from other people: shares of basics and of categories bought, as ratios with intervals.
 
     lift = share in the group / share among the others
 
-Its interval is that of the log ratio of two shares (Katz et al. 1978, with half a person added to every cell), at a
-level divided by the number of traits compared (Bonferroni), so that all hold at once. Small groups are never named: a
-trait is left out when fewer people than the policy's group floor have it at all, or fewer than `MIN_PEOPLE` in the
-group have it or lack it, unless all have it. Sensitive categories are never named either.
+Its interval (Katz et al. 1978) is at a level divided by the number of traits compared (Bonferroni), so that all hold at
+once. A trait is left out when fewer people than the policy's group floor have it at all, or fewer than `MIN_PEOPLE` in
+the group have it or lack it, unless all have it. Sensitive categories are never named.
 """
 
 from __future__ import annotations
@@ -114,9 +113,6 @@ def _units(recommender: Recommender, person: UserHistory, item: int) -> list[Evi
     types = recommender.population.facets.type
     nearest = choose(units, np.array([item]), recommender.item_vectors, types, limit)
     return [unit for unit, is_near in zip(units, nearest[:, 0], strict=True) if is_near]
-
-
-# --- what sets the group apart ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from recllm.base.documents import Question
 from recllm.base.errors import UsageError
 from recllm.base.questions import Ids
 from recllm.base.schema import Intent, Objective
-from recllm.market.audiences.people_rule import PeopleRule, RuleField, checked_rule
+from recllm.market.audiences.people_rule import PeopleRule, RuleField, check_size
 
 Money = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Days = Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)]
@@ -92,8 +92,7 @@ class Exclusions(LeftOut):
 
     @model_validator(mode="after")
     def _rule_is_small(self) -> Self:
-        if self.people is not None:
-            checked_rule(self.people)
+        check_size(self.people)
         return self
 
 

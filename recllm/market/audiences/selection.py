@@ -1,15 +1,14 @@
 """From everybody's score to the people who are addressed: order, limits, holdout, group floor.
 
 The list is walked from the highest score down. A hash of the campaign and the id says who is held out; the others are
-addressed until the size or the budget is reached. So people held out are as likely as those addressed, and who they are
-changes neither with the day nor with the size.
+addressed until the size or the budget is reached. So who is held out changes neither with the day nor with the size.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,12 +27,10 @@ class Selection:
 
     addressed: NDArray[np.int64]
     holdout: NDArray[np.int64]
-    unprofitable: int = 0
-    """People whose expected margin does not pay the contact."""
     beyond_limit: int = 0
     """People who come after the last that size, budget or the competing campaigns allow."""
-    unprofitable_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Positions of those whose expected margin does not pay the contact."""
+    unprofitable: int = 0
+    """People whose expected margin does not pay the contact."""
 
 
 def select(scores: UserScores, user_ids: Sequence[str], campaign: str, limits: AudienceLimits) -> Selection:
@@ -42,11 +39,9 @@ def select(scores: UserScores, user_ids: Sequence[str], campaign: str, limits: A
     Raises `UsageError` for a margin without probabilities.
     """
     order = ranked(scores, user_ids, campaign, limits.salt)
-    profitable, unprofitable_rows = order, order[:0]
+    profitable = order
     if limits.margin is not None:
-        margins = scores.gains() * limits.margin
-        is_profitable = (margins - (limits.cost or 0.0) > 0)[order]
-        profitable, unprofitable_rows = order[is_profitable], order[~is_profitable]
+        profitable = order[(scores.gains() * limits.margin > (limits.cost or 0.0))[order]]
     holdout = draws(user_ids, campaign, limits.salt)[profitable] < limits.holdout
     end, limit = len(profitable), limits.max_contacts
     if limit is not None:
@@ -55,9 +50,8 @@ def select(scores: UserScores, user_ids: Sequence[str], campaign: str, limits: A
     return Selection(
         reached[~holdout],
         reached[holdout],
-        unprofitable=len(unprofitable_rows),
         beyond_limit=len(profitable) - end,
-        unprofitable_rows=unprofitable_rows,
+        unprofitable=len(order) - len(profitable),
     )
 
 

@@ -1,8 +1,8 @@
 """One offer for each of many people, so that a campaign spreads over the catalogue, and what that costs.
 
-People choose one after another, best first. An item that was offered n times so far loses spread * log(1 + n) of its
-logit, so a spread of 1 divides its odds by 1 + n; by lift or margin its worth is divided instead. At 0 everybody gets
-what is best for them. Greedy: the total is not the best there is, but no person's offer depends on who comes later.
+People choose one after another, best first. The worth of an item that was offered n times so far is divided by
+(1 + n) ^ spread: its odds, or by lift or margin what it is expected to bring. Greedy: the total is not the best there
+is, but no person's offer depends on who comes later.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ def spread_offers(
         n_listed = int((listed >= 0).sum())
         if not n_listed:
             continue
-        penalty = spread * np.log1p(n_offered[listed[:n_listed]])
-        column[person] = int(np.argmax(offers.value(person, penalty)))
+        value, penalty = offers.offer_value[person, :n_listed], spread * np.log1p(n_offered[listed[:n_listed]])
+        # what is worth less than nothing is worth less still
+        column[person] = int(np.argmax(value * np.exp(-np.sign(value) * penalty)))
         n_offered[listed[column[person]]] += 1
     with_offer = order[column[order] >= 0]
     if not len(with_offer):

@@ -18,9 +18,9 @@ from recllm.base.schema import Intent, Purpose
 from recllm.market.experiments.slates import list_experiments
 from recllm.market.experiments.split import variant_of
 from recllm.market.occasions.day import EARLIER_MODEL_FILE, MODEL_FILE
+from recllm.market.propensity.effects import FOLDER as EFFECTS
+from recllm.market.propensity.effects import effect_names, effects_of
 from recllm.market.propensity.prediction import prediction_document
-from recllm.market.propensity.saved_effects import FOLDER as EFFECTS
-from recllm.market.propensity.saved_effects import effect_names, effects_of
 from recllm.recommend.recommender.person import person_profile
 from recllm.recommend.recommender.registry import mark_tainted, remove_tainted, taints, versions_since
 from recllm.recommend.recommender.shop_recommender import open_recommender, tainted_until

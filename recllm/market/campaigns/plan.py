@@ -46,9 +46,8 @@ from recllm.market.campaigns.open_campaign import auto_approvals
 from recllm.market.campaigns.target_text import MOST_ITEMS, fitting_items
 from recllm.market.campaigns.texts import TextKey, catalogue_at, text_keys, write_texts
 from recllm.market.campaigns.wordings import variant_shares, wording_counts
-from recllm.market.occasions.choose import lacking
-from recllm.market.occasions.day import cases_of, shop_of_people
-from recllm.market.propensity.saved_effects import effects_of, saved_effects
+from recllm.market.occasions.day import cases_of, lacking, shop_of_people
+from recllm.market.propensity.effects import effects_of, saved_effects
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.catalogue import in_category, on_offer

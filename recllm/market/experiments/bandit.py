@@ -1,15 +1,14 @@
 """Which variant of a text to show next: Thompson sampling with a guard, a floor, and each choice's exact propensity.
 
-Successes (clicks, orders) of a variant are Beta-distributed given its counts. Thompson sampling shows a variant as
-often as it is the best one by these posteriors. That probability is computed here by quadrature and then drawn from,
-instead of drawing from the posteriors: the choices are the same, and the logged propensity is exact.
+Successes (clicks, orders) of a variant are Beta-distributed given its counts, and a variant is shown as often as it is
+the best one by these posteriors. That probability is computed by quadrature, so the logged propensity is exact.
 
 A variant whose guard rate (dismissals, unsubscriptions) lies above the limit with a posterior probability of more than
-.95 is out; the baseline stays whatever happens. Every variant that is in keeps a floor of traffic, so that a variant
-with bad luck at first gets another chance and logs stay usable for `recllm.market.experiments.off_policy`.
+.95 is out; the baseline stays. Every variant that is in keeps a floor of traffic, so that bad luck at first is mended
+and logs stay usable for `recllm.market.experiments.off_policy`.
 
-What is simplified: rates do not change over time, and people are alike. The guard is asked again at every choice, so
-over months a variant at the limit will be out by chance.
+Rates are taken not to change over time, and people to be alike. The guard is asked again at every choice, so over
+months a variant at the limit will be out by chance.
 """
 
 from __future__ import annotations
@@ -56,14 +55,6 @@ class VariantCounts:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class BanditChoice:
-    """What to show, and the probability with which it was drawn."""
-
-    variant: str
-    propensity: float
-
-
 def choice_probabilities(
     counts: Mapping[str, VariantCounts], *, baseline: str, guard_limit: float | None = None, floor: float = FLOOR
 ) -> dict[str, float]:
@@ -89,13 +80,6 @@ def choice_probabilities(
     best = probabilities_of_best(successes + 1, showings - successes + 1)  # the prior is uniform
     shares = dict(zip(names, floor + (1 - floor * len(names)) * best, strict=True))
     return {name: float(shares.get(name, 0.0)) for name in counts}
-
-
-def choose(probabilities: Mapping[str, float], rng: np.random.Generator) -> BanditChoice:
-    """One variant, drawn by its probability."""
-    names = list(probabilities)
-    position = int(rng.choice(len(names), p=np.array([probabilities[name] for name in names])))
-    return BanditChoice(names[position], probabilities[names[position]])
 
 
 def breaks_guard(counts: VariantCounts, guard_limit: float) -> bool:

@@ -1,20 +1,17 @@
 """The difference of two variants, with an interval that holds at every look.
 
-The unit is the person, since people are what was drawn: each person gives one numerator (clicks, orders, revenue) and
-one denominator (showings; 1 for a mean per person). A variant's value is sum of numerators / sum of denominators, and
-its variance that of the linearised (numerator - value * denominator) / mean denominator over people (delta method; Deng
-et al. 2018), so that many showings of one person are not taken for many people.
-
-Two intervals of the difference:
+The unit is the person, since people are what was drawn: each gives one numerator (clicks, orders, revenue) and one
+denominator (showings; 1 for a mean per person). A variant's value is sum of numerators / sum of denominators, and its
+variance that of the linearised (numerator - value * denominator) / mean denominator (delta method; Deng et al. 2018).
 
 fixed          Welch's t. Right at one look that was chosen in advance; looked at daily it finds differences that are
                not there in a fifth to a half of all experiments.
 always valid   the normal mixture as an asymptotic confidence sequence (Robbins 1970; Johari et al. 2022; Waudby-Smith
                et al. 2024, theorem 2.2). Holds the truth at all looks together, so a test may be ended at any of them.
 
-The sequence counts time in people. A person's numerator also grows after they joined, which that clock does not see;
-what keeps the promise is that the multiplier never falls below 3.03 standard errors at 95 %: that alone is enough while
-the information in the log grows up to sixtyfold. `eval/experiments.py` measures it on people who come back.
+The sequence counts time in people. A person's numerator also grows after they joined; the multiplier never falls below
+3.03 standard errors at 95 %, which is enough while the information in the log grows up to sixtyfold
+(`eval/experiments.py`).
 
 A covariate from before the experiment, such as what each person spent in the month before, takes out what it explains
 (CUPED; Deng et al. 2013) and narrows both intervals.
@@ -32,8 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from recllm.base.errors import DataError
 from recllm.base.stats.intervals import Interval
-from recllm.market.experiments.sample_ratio import RatioVerdict, SampleRatio, check_sample_ratio
-from recllm.market.experiments.split import Experiment
+from recllm.market.experiments.split import Experiment, RatioVerdict, SampleRatio, check_sample_ratio
 
 Values = NDArray[np.float64]
 

@@ -2,9 +2,8 @@
 
 A served slate is events: one `shown` per position, with the request's id, the model's version, how likely the showing
 was and what it was for. A later action of the same person on the same item belongs to one showing: to the one whose
-`request_id` it carries, or without an id to the latest one within `window_days` before it. So a purchase counts once,
-in however many slates the item stood. That is attribution, not effect: what people would have bought anyway is counted
-too; an experiment measures an effect.
+`request_id` it carries, or without an id to the latest one within `window_days` before it. That is attribution: what
+people would have bought anyway is counted too.
 """
 
 from __future__ import annotations

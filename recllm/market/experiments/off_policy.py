@@ -1,33 +1,30 @@
 """What another model would have earned, from logged slates that explored, before any customer sees its slates.
 
 For each logged slate the model makes its own of the same length, from what was known of the customer at that moment and
-of all customers at the start of the log that is used. Each logged row is one item at one position. With the weight
-w = 1 / propensity for an item of the model's slate, and 0 for another item, the value is sum(w * reward) / sum(w), the
-self-normalised estimate (SNIPS; Swaminathan and Joachims 2015): the reward per item shown. Its bias vanishes as the log
-grows. An item's reward is taken to depend on the customer alone, not on its position and the other items of the slate.
-Items that the log could not show are left out and reported.
+of all customers at the start of the log that is used. With the weight w = 1 / propensity for an item of the model's
+slate, and 0 for another item, the value is sum(w * reward) / sum(w), the self-normalised estimate (SNIPS; Swaminathan
+and Joachims 2015): the reward per item shown. An item's reward is taken to depend on the customer alone, not on its
+position and the other items of the slate. Items that the log could not show are left out and reported.
 
 Requests before the end of the model's training are left out: the model learned from their answers. The filters of a
-request (a condition, a cart, items not to show) were not logged, so a filtered request counts as if it had none.
+request were not logged, so a filtered request counts as if it had none.
 
-Intervals are those of empirical likelihood over customers (Owen 1988; Karampatziakis et al. 2020 for such logs), with
-the F distribution for few customers. Where a few heavy rows carry the value, it may be that none of them was rewarded
-yet. So each end is computed with a further row of the mean weight under the target, without reward for the lower end
-and with it for the upper one (as Fay and Feuer 1997 do for weighted counts). Student's t misses the truth too often
-from below (`eval/LOG.md`).
+Intervals are those of empirical likelihood over customers (Owen 1988; Karampatziakis et al. 2020 for such logs). None
+of a few heavy rows may have been rewarded yet, so each end is computed with a further row of the mean weight, without
+reward for the lower end and with it for the upper one (as Fay and Feuer 1997 do for weighted counts).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from datetime import datetime
 from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from recllm.base.errors import DataError, NothingToDo, UsageError
 from recllm.base.questions import RecommendRequest
@@ -49,38 +46,6 @@ IMPOSSIBLE = 1e12
 """Stands for the -2 log likelihood ratio of a value that no weights reach."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class LoggedChoices:
-    """n shown items. Raises `DataError` for propensities that are missing, 0 or below, or above 1, and for other values
-    that cannot be."""
-
-    rewards: Values
-    """(n,), any finite number, such as 1 for a click and 0 for none."""
-    propensities: Values
-    """(n,), in (0, 1]: the probability with which the log's ranking showed this item at this position."""
-    target_probabilities: Values
-    """(n,), in [0, 1]: that of the other ranking; 0 or 1 where it does not draw."""
-    people: NDArray[np.int64]
-    """(n,), who saw it, any numbering: rows of one person depend on each other."""
-    outside_support: Values
-    """(n,), in [0, 1]: the target's probability of items that the log could not show at this position."""
-
-    def __post_init__(self) -> None:
-        n = np.size(self.rewards)
-        for field in fields(self):
-            column = np.asarray(getattr(self, field.name), np.int64 if field.name == "people" else np.float64)
-            if column.shape != (n,) or not np.isfinite(column).all():
-                raise DataError(f"logged choices: {field.name} must be {n} finite numbers, one for each row")
-            object.__setattr__(self, field.name, column)
-        if not n:
-            raise DataError("logged choices: there are no rows; log slates with their propensities first")
-        if not ((self.propensities > 0) & (self.propensities <= 1)).all():
-            raise DataError("logged choices: propensities must be above 0 and at most 1; leave out slates without them")
-        for name in ("target_probabilities", "outside_support"):
-            if not ((getattr(self, name) >= 0) & (getattr(self, name) <= 1)).all():
-                raise DataError(f"logged choices: {name} must be in [0, 1]")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueEstimate:
     """The reward per shown item under the target."""
@@ -96,28 +61,51 @@ class ValueEstimate:
     """Share of the target's choices that the log could not show."""
 
 
-def estimate_value(choices: LoggedChoices) -> ValueEstimate:
-    """Raises `DataError` when the log holds nothing that the target would show."""
-    weights = choices.target_probabilities / choices.propensities
+def estimate_value(
+    rewards: ArrayLike,
+    propensities: ArrayLike,
+    target_probabilities: ArrayLike,
+    people: ArrayLike,
+    *,
+    outside_support: float = 0.0,
+) -> ValueEstimate:
+    """From n shown items, (n,) each.
+
+    rewards: any finite number, such as 1 for a click. propensities: the probability with which the log's ranking showed
+    this item at this position. target_probabilities: that of the other ranking, 0 or 1 where it does not draw. people:
+    any numbering; rows of one person depend on each other. outside_support: as in `ValueEstimate`.
+
+    Raises `DataError` for numbers that cannot be, and when the log holds nothing that the target would show.
+    """
+    try:
+        reward, chance, target, person = np.stack([rewards, propensities, target_probabilities, people]).astype(float)
+    except ValueError:
+        raise DataError("logged choices: give one reward, propensity, probability and person for each row") from None
+    if not (np.isfinite(reward) & (chance > 0) & (chance <= 1) & (target >= 0) & (target <= 1)).all():
+        raise DataError(
+            "logged choices: rewards are finite, propensities above 0 and at most 1, probabilities in [0, 1]; leave "
+            "out slates without propensities"
+        )
+    weights = target / chance
     if not weights.any():
-        raise DataError("off-policy: the log holds nothing that the target would show; explore before asking")
-    person = np.unique(choices.people, return_inverse=True)[1]
-    sums, sizes = np.bincount(person, weights * choices.rewards), np.bincount(person, weights)
-    value = float(sums.sum() / sizes.sum())
+        raise DataError("logged choices: nothing of the log would be shown by the target; explore before asking")
+    person = np.unique(person, return_inverse=True)[1]
+    tops, bottoms = np.bincount(person, weights * reward), np.bincount(person, weights)
+    value = float(tops.sum() / bottoms.sum())
     # with a further row, whose reward may be the lowest or the highest: the next heavy row may earn what none did yet
-    interval, rewards = None, (float(choices.rewards.min()), float(choices.rewards.max()))
-    if rewards[0] < rewards[1] and len(sums) > 1:
+    interval, extremes = None, (float(reward.min()), float(reward.max()))
+    if extremes[0] < extremes[1] and len(tops) > 1:
         weight = float((weights**2).sum() / weights.sum())
-        limits = [likelihood_interval(np.append(sums, weight * r), np.append(sizes, weight)) for r in rewards]
+        limits = [likelihood_interval(np.append(tops, weight * r), np.append(bottoms, weight)) for r in extremes]
         # without a single reward of positive weight, zeros alone are left at the lower end
         interval = Interval(limits[0].low if limits[0] else value, limits[1].high if limits[1] else value)
     return ValueEstimate(
         value=value,
         interval=interval,
         rows=len(weights),
-        people=len(sums),
+        people=len(tops),
         effective_sample_size=float(weights.sum() ** 2 / (weights**2).sum()),
-        outside_support=float(choices.outside_support.mean()),
+        outside_support=outside_support,
     )
 
 
@@ -232,23 +220,17 @@ def estimate_model(
         if progress:
             progress(n)
     is_target, is_greedy, is_outside = np.array(rows, np.float64).T
-    candidate = LoggedChoices(
-        rewards=usable[ANSWER_COLUMNS[metric]].to_numpy().astype(np.float64),
-        propensities=usable["propensity"].to_numpy(),
-        target_probabilities=is_target,
-        people=usable["user_id"].rank("dense").to_numpy(),
-        outside_support=is_outside,
-    )
-    greedy = replace(candidate, target_probabilities=is_greedy, outside_support=np.zeros(len(rows)))
-    gaps = (is_target - is_greedy) * candidate.rewards / candidate.propensities
-    _, person, sizes = np.unique(candidate.people, return_inverse=True, return_counts=True)
+    rewards = usable[ANSWER_COLUMNS[metric]].to_numpy().astype(np.float64)
+    propensities, people = usable["propensity"].to_numpy(), usable["user_id"].rank("dense").to_numpy()
+    gaps = (is_target - is_greedy) * rewards / propensities
+    _, person, sizes = np.unique(people, return_inverse=True, return_counts=True)
     return OffPolicyReport(
         model_version=model.version or "",
         metric=metric,
         requests=len(request_ids),
         too_early=too_early,
-        candidate=estimate_value(candidate),
-        serving=estimate_value(greedy),
+        candidate=estimate_value(rewards, propensities, is_target, people, outside_support=float(is_outside.mean())),
+        serving=estimate_value(rewards, propensities, is_greedy, people),
         difference=float(gaps.mean()),
         difference_interval=likelihood_interval(np.bincount(person, gaps).astype(np.float64), sizes.astype(np.float64)),
     )

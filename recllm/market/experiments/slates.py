@@ -1,11 +1,10 @@
 """Experiments on the slates of a workspace: the treatment of each customer, and the results.
 
-One experiment runs at a time, because a slate is made by one treatment. A hash of the pseudonym decides the variant;
-nothing about people is stored for it. People without a history, or without consent to personalisation, get the same
-slate in any variant and are in none.
+One experiment runs at a time, because a slate is made by one treatment. A hash of the pseudonym decides the variant.
+People without a history, or without consent to personalisation, get the same slate in any variant and are in none.
 
-Apart from it there is the global holdout (`experiments.holdout_share`): people who get nothing personal, for as long as
-the share stays. The difference between their purchases and those of the others is what personalisation is worth.
+People of the global holdout (`experiments.holdout_share`) get nothing personal. The difference between their purchases
+and those of the others is what personalisation is worth.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The occasions of a day: one rule for each, over events, prices and stock before that day.
 
-Each rule gives people with an item and the figures behind it. How likely such a person is to buy the item within the
-next `HORIZON_DAYS` days is measured on the past: by the same rule as of the weeks before, and the purchases after it;
-for replenishment it is the model's probability. Win-back and welcome are about buying anything at all.
+Each rule gives people with an item and the figures behind it. Their chance is measured on the past: by the same rule as
+of the weeks before, and the purchases of the item (for win-back and welcome of anything) in the next `HORIZON_DAYS`
+days; for replenishment it is the model's probability.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from recllm.base.policy import Policy
 from recllm.base.schema import ACTION_CODE, Action, Occasion
 from recllm.learn.features.together import bought_together
 from recllm.market.occasions.replenishment import ReplenishmentModel
-from recllm.market.occasions.repurchase import HORIZON_DAYS, Column, Ints, PurchaseDays, name_codes, repurchase_pairs
-from recllm.market.propensity.features import category_codes, count
+from recllm.market.occasions.repurchase import HORIZON_DAYS, Column, Ints, name_codes, purchase_days, repurchase_pairs
+from recllm.market.propensity.features import category_codes
 from recllm.shop.data.catalogue import sensitive_items
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.data.rhythm import ShoppingDays
@@ -88,49 +88,40 @@ class Cases:
 class ItemStates:
     """What items cost and whether they were for sale, by load of the catalogue; see `StoreReader.item_states`."""
 
-    item: Ints
-    """(n,), rows of a dataset's items, ascending; in runs of one item, oldest first."""
-    at: Column
-    """(n,), epoch seconds, with fractions, from which the state holds."""
-    price: Column
-    """NaN where unknown."""
-    available: NDArray[np.bool_]
+    frame: pl.DataFrame
+    """item (row of a dataset's items), at (epoch seconds, with fractions, from which the state holds), price (null
+    where unknown) and available; by item, oldest first."""
 
     @classmethod
     def of(cls, frame: pl.DataFrame, dataset: Dataset) -> ItemStates:
         """frame: item_id, at, price (decimal text), available, in the order of time."""
-        rows = dataset.item_rows(frame["item_id"])
-        at = frame["at"].dt.epoch("us").to_numpy() / 1e6
-        price = frame["price"].cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
-        order = np.flatnonzero(rows >= 0)
-        order = order[np.lexsort((order, rows[order]))]
-        return cls(rows[order], at[order], price[order], frame["available"].to_numpy()[order])
+        states = frame.select(
+            item=pl.Series(dataset.item_rows(frame["item_id"])),
+            at=pl.col("at").dt.epoch("us") / 1e6,
+            price=pl.col("price").cast(pl.Float64, strict=False),
+            available="available",
+        )
+        return cls(states.filter(pl.col("item") >= 0).sort("item", maintain_order=True))
 
     def until(self, as_of: int) -> ItemStates:
         """Those that held in the second `as_of` or before."""
-        return self._select(self.at < as_of + 1)
-
-    def _select(self, mask: NDArray[np.bool_]) -> ItemStates:
-        return ItemStates(self.item[mask], self.at[mask], self.price[mask], self.available[mask])
+        return ItemStates(self.frame.filter(pl.col("at") < as_of + 1))
 
     @property
     def is_history(self) -> bool:
         """Whether any item has a second state, or one from after the first load."""
-        return len(self.at) > 0 and bool((self.at > self.at.min()).any())
+        return self.frame["at"].n_unique() > 1
 
-    def latest_changes(self) -> tuple[ItemStates, ItemStates]:
-        """The latest state of each item that had another one, and the one before it."""
-        changed = np.flatnonzero(np.diff(self.item) == 0) + 1
-        last = changed[np.append(np.diff(self.item[changed]) != 0, True)] if len(changed) else changed
-        mask, earlier = (np.zeros(len(self.item), bool) for _ in range(2))
-        mask[last], earlier[last - 1] = True, True
-        return self._select(mask), self._select(earlier)
+    def latest_changes(self) -> pl.DataFrame:
+        """The latest state of each item that had another one, with before and was_available, the one before it."""
+        earlier = {"before": pl.col("price").shift(1), "was_available": pl.col("available").shift(1)}
+        changed = self.frame.with_columns(**{name: column.over("item") for name, column in earlier.items()})
+        return changed.group_by("item", maintain_order=True).last().drop_nulls("was_available")
 
-    def arrivals(self) -> ItemStates:
+    def arrivals(self) -> pl.DataFrame:
         """The first state of each item that was not among the first ones of all."""
-        first = np.ones(len(self.item), bool)
-        first[1:] = np.diff(self.item) != 0
-        return self._select(first & (self.at > self.at.min())) if len(self.at) else self
+        first = self.frame.group_by("item", maintain_order=True).first()
+        return first.filter(pl.col("at") > self.frame["at"].min())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -201,26 +192,19 @@ def abandoned(shop: Shop) -> Cases:
 
 def price_drop(shop: Shop) -> Cases:
     """Something of interest to the person whose price fell by `price_drop` at least; the largest fall comes first."""
-    now, before = shop.states.latest_changes()
-    fell = 1 - now.price / before.price
-    with np.errstate(invalid="ignore"):
-        is_drop = (fell >= shop.price_drop) & (now.at >= shop.now - CHANGE_DAYS * DAY)
-    return _of_interest(
-        shop,
-        Occasion.PRICE_DROP,
-        now.item[is_drop],
-        fell[is_drop],
-        price=now.price[is_drop],
-        before=before.price[is_drop],
-    )
+    fell = 1 - pl.col("price") / pl.col("before")
+    drops = shop.states.latest_changes().with_columns(fell=fell)
+    drops = drops.filter(pl.col("fell") >= shop.price_drop, pl.col("at") >= shop.now - CHANGE_DAYS * DAY)
+    item, fell_by, price, before = (drops[name].to_numpy() for name in ("item", "fell", "price", "before"))
+    return _of_interest(shop, Occasion.PRICE_DROP, item, fell_by, price=price, before=before)
 
 
 def back_in_stock(shop: Shop) -> Cases:
     """Something of interest to the person that is for sale again."""
-    now, before = shop.states.latest_changes()
-    is_back = now.available & ~before.available & (now.at >= shop.now - CHANGE_DAYS * DAY)
-    days = (shop.now - now.at[is_back]) / DAY
-    return _of_interest(shop, Occasion.BACK_IN_STOCK, now.item[is_back], -days, days=days)
+    is_back = pl.col("available") & ~pl.col("was_available") & (pl.col("at") >= shop.now - CHANGE_DAYS * DAY)
+    back = shop.states.latest_changes().filter(is_back)
+    days = (shop.now - back["at"].to_numpy()) / DAY
+    return _of_interest(shop, Occasion.BACK_IN_STOCK, back["item"].to_numpy(), -days, days=days)
 
 
 def _of_interest(shop: Shop, occasion: Occasion, item: Ints, strength: Column, **facts: Column) -> Cases:
@@ -246,8 +230,8 @@ def _of_interest(shop: Shop, occasion: Occasion, item: Ints, strength: Column, *
 
 def new_arrival(shop: Shop) -> Cases:
     """A new item of a type that the person bought `ARRIVAL_PURCHASES` times; the type bought most comes first."""
-    arrived = shop.states.arrivals()
-    item = np.unique(arrived.item[arrived.at >= shop.now - CHANGE_DAYS * DAY])
+    arrived = shop.states.arrivals().filter(pl.col("at") >= shop.now - CHANGE_DAYS * DAY)
+    item = arrived["item"].to_numpy()
     item = item[shop.offered[item]]
     code = category_codes(shop.dataset.items, -1)
     item = item[code[item] >= 0]
@@ -299,10 +283,10 @@ def _favourites(shop: Shop, people: NDArray[np.bool_]) -> Ints:
     none. (n_users,)."""
     data, favourite = shop.dataset, np.full(shop.dataset.n_users, -1, np.int64)
     of_people = replace(data, events=data.events.select(people[data.events.user] & shop.offered[data.events.item]))
-    days = PurchaseDays.of(of_people, shop.now)
-    decayed_days = count(np.repeat(np.arange(days.n_pairs), days.n_days), days.n_pairs, np.exp2(-days.age / 91))
-    order = np.lexsort((days.pair_item, decayed_days))  # the best is written last
-    favourite[days.pair_user[order]] = days.pair_item[order]
+    decayed = (-pl.col("age") / 91 * np.log(2)).exp().sum()
+    pairs = purchase_days(of_people, shop.now).group_by("user", "item").agg(decayed=decayed)
+    pairs = pairs.sort("decayed", "item")  # the best is written last
+    favourite[pairs["user"].to_numpy()] = pairs["item"].to_numpy()
     return favourite
 
 

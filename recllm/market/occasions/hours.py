@@ -2,8 +2,7 @@
 
 share(person, hour) = (smoothed(person, hour) + PRIOR_DAYS * share(everybody, hour)) / (days + PRIOR_DAYS)
 
-Each day on which a person did something at an hour counts once for it. A neighbouring hour counts half: a visit at
-five to six could have been at five past. A person with few such days is taken to be like everybody.
+Each day on which a person did something at an hour counts once for it, and half for the neighbouring hours.
 """
 
 from __future__ import annotations

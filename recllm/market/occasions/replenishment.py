@@ -1,8 +1,7 @@
 """Who buys which item again within the next week: boosted trees on the features of `occasions.repurchase`.
 
 For each of the latest weeks of the log the pairs of a person and an item as of its start are examples, and the label is
-whether the person bought the item in that week. The reference of the field is Amazon's Buy It Again (Bhagat et al.
-2018), a repeat rate with a gamma prior; it is one of the features here.
+whether the person bought the item in that week.
 """
 
 from __future__ import annotations
@@ -19,11 +18,9 @@ from numpy.typing import NDArray
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, ModelError
 from recllm.base.stats.probabilities import auc, calibration_error, sigmoid
-from recllm.learn.models.trees import BoostedTrees, grow_trees
+from recllm.learn.models.trees import BoostedTrees, BoostingSettings, grow_trees
 from recllm.market.occasions.repurchase import HORIZON_DAYS, bought_again, repurchase_pairs
 from recllm.market.propensity.features import FeatureTable
-from recllm.market.propensity.model import varying
-from recllm.market.propensity.parameters import BoostingSettings
 from recllm.shop.data.dataset import DAY, Dataset, utc
 
 TREES = BoostingSettings(rounds=150, learning_rate=0.06, leaves=40, min_leaf_rows=200, l2=10.0)
@@ -100,12 +97,14 @@ def learn_replenishment(
             f"in the last {len(starts)} weeks {n_positive:,} items were bought again after purchases on two days; "
             f"at least {MIN_REPURCHASES} are needed to learn when something is due"
         )
+
+    def grown(windows: slice) -> BoostedTrees:
+        table, label = FeatureTable.stacked(tables[windows]), np.concatenate(labels[windows])
+        return grow_trees(table.values, label, trees, names=table.names, column_share=COLUMN_SHARE)
+
     tell("checking on the latest week")
-    earlier = fit_trees(FeatureTable.stacked(tables[1:]), np.concatenate(labels[1:]), trees)
-    checked = ReplenishmentModel(trees=earlier, as_of=starts[0], record={})
+    checked = ReplenishmentModel(trees=grown(slice(1, None)), as_of=starts[0], record={})
     figures = ranking_figures(checked.probability(tables[0]), labels[0])
-    tell("learning from all weeks")
-    grown = fit_trees(FeatureTable.stacked(tables), np.concatenate(labels), trees)
     end = int(dataset.events.at.max()) + 1
     record = {
         "as_of": end,
@@ -116,8 +115,9 @@ def learn_replenishment(
         "settings": plain(trees),
         "latest_week": figures,
     }
+    tell("learning from all weeks")
     logger.info("replenishment: %d pairs of %d weeks, %s", record["pairs"], len(starts), figures)
-    return ReplenishmentModel(trees=grown, as_of=end, record=record)
+    return ReplenishmentModel(trees=grown(slice(None)), as_of=end, record=record)
 
 
 def past_weeks(dataset: Dataset, n: int) -> list[int]:
@@ -132,13 +132,6 @@ def past_weeks(dataset: Dataset, n: int) -> list[int]:
     if len(starts) < 2:
         raise DataError(f"the log spans {(end - first) / DAY:.0f} days; to learn when something is due takes six weeks")
     return starts
-
-
-def fit_trees(features: FeatureTable, label: Floats, trees: BoostingSettings) -> BoostedTrees:
-    """On the columns that vary: what a shop does not know, such as categories, is none."""
-    columns = varying(features.values)
-    names = [features.names[column] for column in columns]
-    return grow_trees(features.values[:, columns], label, trees, names=names, column_share=COLUMN_SHARE)
 
 
 def ranking_figures(probability: Floats, label: Floats, first: int = 10_000) -> dict[str, float]:

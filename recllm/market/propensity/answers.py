@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from recllm.market.propensity.prediction import Prediction, PredictionRequest
     from recllm.market.propensity.trial import TrialColumns
-    from recllm.market.propensity.trial_effects import TrialEstimate
-    from recllm.market.propensity.uplift import UpliftEstimate
+    from recllm.market.propensity.uplift import TrialEstimate, UpliftEstimate
     from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -61,12 +60,7 @@ def predict_workspace(
             "or make the workspace with --consent-default granted"
         )
     request = request.model_copy(update={"locale": workspace.locale(request.locale)})
-    prediction = predict(
-        request,
-        learn,
-        ask,
-        policy=workspace.policy,
-    )
+    prediction = predict(request, learn, ask, policy=workspace.policy)
     with workspace.store().read() as reader:
         refused = reader.counts()["users"] - ask.n_users
     if refused <= 0 or request.kind is PredictionKind.REDEEM:
@@ -110,8 +104,7 @@ def uplift_workspace(
     which the effects are saved in the workspace; those of the same name are replaced.
     Raises what `recllm.market.propensity.uplift` raises, and `UsageError` for a name that cannot be.
     """
-    from recllm.market.propensity.effects import save_effects
-    from recllm.market.propensity.saved_effects import effects_folder
+    from recllm.market.propensity.effects import effects_folder, save_effects
     from recllm.market.propensity.trial import read_trial
     from recllm.market.propensity.uplift import estimate_uplift
     from recllm.recommend.recommender.registry import clear_taint
@@ -135,7 +128,7 @@ def uplift_of_table(file: Path, columns: TrialColumns, *, randomised: bool, seed
     import numpy as np
 
     from recllm.market.propensity.trial import Trial, read_trial_table
-    from recllm.market.propensity.trial_effects import estimate_trial
+    from recllm.market.propensity.uplift import estimate_trial
 
     trial = Trial.of_table(read_trial_table(file), columns, randomised=randomised, seed=seed)
     return estimate_trial(trial, rng=np.random.default_rng(seed))

@@ -5,15 +5,14 @@
     redemptions   user_id, campaign_id, timestamp
     uses          user_id, timestamp, and where known amount: coupons used at the till, of any origin; may be left out
 
-Times are aware datetimes, or epoch seconds. The tables hold ids; rows of people who are not in a dataset, because they
-did not agree to its purpose or are unknown, are dropped when the tables meet the dataset.
+Times are aware datetimes, ISO texts or epoch seconds. Rows of people who are not in a dataset, because they did not
+agree to its purpose or are unknown, are dropped when the tables meet the dataset.
 
 Features: what a person did with coupons, and with a campaign's products, before the campaign reached them.
 
 coupons    campaigns mailed and redeemed before, in all and of the same kind; coupons used at the till.
 affinity   purchases of the campaign's own items, and in their categories; how many of its coupons they could use.
-campaign   its kind, where known. Counts of its items and of who got it are left out: with a dozen campaigns to learn
-           from they tell the campaigns apart and nothing else.
+campaign   its kind. Counts of its items and of its people would tell a dozen campaigns apart and nothing else.
 """
 
 from __future__ import annotations
@@ -89,14 +88,20 @@ class Coupons:
         frames: dict[str, pl.DataFrame] = {}
         for name in NEEDED:
             file = folder / f"{name}.csv"
-            if file.is_file():
-                frames[name] = _read(file, pseudonyms)
-            elif name != "uses":
-                raise UsageError(
-                    f"no coupon table {file}; redeem needs a folder with mailings.csv (user_id, campaign_id, "
-                    "timestamp), products.csv (campaign_id, item_id) and redemptions.csv (user_id, campaign_id, "
-                    "timestamp)"
-                )
+            if not file.is_file():
+                if name == "uses":
+                    continue
+                tables = "; ".join(f"{table}.csv ({', '.join(NEEDED[table])})" for table in list(NEEDED)[:3])
+                raise UsageError(f"no coupon table {file}; redeem needs a folder with {tables}")
+            try:
+                frame = pl.read_csv(file, infer_schema=False, encoding="utf8")
+            except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+                raise DataError(f"{file}: cannot be read as CSV in UTF-8: {error}") from error
+            if pseudonyms is not None and "user_id" in frame.columns:
+                shop_ids = frame["user_id"].drop_nulls().unique().to_list()
+                names = dict(zip(shop_ids, pseudonyms(shop_ids), strict=True))
+                frame = frame.with_columns(pl.col("user_id").replace_strict(names, default=None))
+            frames[name] = frame
         return cls.construct(**frames)
 
     def starts(self) -> dict[str, int]:
@@ -130,44 +135,27 @@ def _checked(name: str, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _seconds(name: str, column: pl.Series) -> pl.Series:
-    if isinstance(column.dtype, pl.Datetime):
-        if column.dtype.time_zone is None:
-            raise DataError(
-                f"{name}.{column.name}: times without a zone; give each one, e.g. dt.replace_time_zone('UTC')"
-            )
-        return column.dt.epoch("s")
+    """Epoch seconds of aware times, of whole numbers as they are, and of ISO dates and times as text: a zone in the
+    text counts, none means UTC."""
     if column.dtype.is_integer():
         return column.cast(pl.Int64)
-    raise DataError(f"{name}.{column.name}: {column.dtype} is neither an aware datetime nor integer epoch seconds")
-
-
-def _read(file: Path, pseudonyms: Callable[[Sequence[str]], list[str]] | None) -> pl.DataFrame:
-    try:
-        frame = pl.read_csv(file, infer_schema=False, encoding="utf8")
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as CSV in UTF-8: {error}") from error
-    frame = frame.with_columns(_utc(file, frame[name]) for name in ("timestamp", "end") if name in frame.columns)
-    if pseudonyms is None or "user_id" not in frame.columns:
-        return frame
-    shop_ids = frame["user_id"].drop_nulls().unique().to_list()
-    names = dict(zip(shop_ids, pseudonyms(shop_ids), strict=True))
-    return frame.with_columns(pl.col("user_id").replace_strict(names, default=None))
-
-
-def _utc(file: Path, column: pl.Series) -> pl.Series:
-    """ISO dates and times to UTC; a zone in the text counts, none means UTC."""
-    text = column.str.strip_chars().str.replace("Z$", "+00:00").str.replace(" ", "T")
-    has_zone, has_time = text.str.contains(r"T.*[+-]\d\d:?\d\d$"), text.str.contains("T")
-    with_zone = pl.when(has_zone).then(text).when(has_time).then(text + "+00:00").otherwise(text + "T00:00:00+00:00")
-    complete = pl.select(with_zone.alias(column.name))[column.name]
-    times = complete.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", strict=False, time_zone="UTC")
-    wrong = times.is_null() & column.is_not_null() & (text != "")
-    if wrong.any():
-        raise DataError(f"{file}: {column.name} {column.filter(wrong)[0]!r} is no time such as 2024-05-01T10:00:00Z")
-    return times
-
-
-# --- features --------------------------------------------------------------------------------------------------------
+    if column.dtype == pl.String:
+        text = column.str.strip_chars().str.replace("Z$", "+00:00").str.replace(" ", "T")
+        has_zone, has_time = text.str.contains(r"T.*[+-]\d\d:?\d\d$"), text.str.contains("T")
+        zoned = pl.when(has_zone).then(text).when(has_time).then(text + "+00:00").otherwise(text + "T00:00:00+00:00")
+        times = pl.select(zoned.alias(column.name))[column.name].str.to_datetime(
+            "%Y-%m-%dT%H:%M:%S%.f%:z", strict=False, time_zone="UTC"
+        )
+        wrong = column.filter(times.is_null() & column.is_not_null() & (text != ""))
+        if len(wrong):
+            raise DataError(f"{name}.{column.name}: {wrong[0]!r} is no time such as 2024-05-01T10:00:00Z")
+        return times.dt.epoch("s")
+    if not isinstance(column.dtype, pl.Datetime) or column.dtype.time_zone is None:
+        raise DataError(
+            f"{name}.{column.name}: {column.dtype} is no time with a zone; give aware datetimes, e.g. "
+            "dt.replace_time_zone('UTC'), ISO texts or epoch seconds"
+        )
+    return column.dt.epoch("s")
 
 
 def coupon_features(dataset: Dataset, coupons: Coupons, campaign: str, at: int) -> FeatureTable:

@@ -1,26 +1,25 @@
-"""Effects of the arms of a trial on each person, with intervals; and effects that are kept.
+"""Effects of the arms of a trial on each person, with intervals; and effects that a workspace keeps by name.
 
 score of an arm   mu + 1[arm] / e · (outcome - mu): its mean over people is the arm's mean outcome if everybody had it,
                   whatever mu is, as long as e, the probability of the arm, is right (Robins et al. 1994); mu is a model
-                  of the arm's outcome, learned on other people, and takes out what is known beforehand. Means over
-                  people are means of scores.
-effect            of a person, by an X-learner (Künzel et al. 2019) for each arm. The outcome models say what people of
-                  the arm would have done without it, and what the control would have done with it. The differences from
-                  what they did are learned among both; the two answers are joined by the share of the arm.
+                  of the arm's outcome, learned on other people.
+effect            of a person, by an X-learner (Künzel et al. 2019) for each arm: outcome models say what people would
+                  have done in the other arm, the differences are learned in both arms, and the two answers are joined
+                  by the share of the arm.
 
-The X-learner is learned on random halves of all people, outcome models and all, one group of trees each. How much the
-groups' answers differ is the standard error of their mean: halves vary as much around the whole as the whole around the
-truth. `error_scale` compares it with how much two learners of different people differ, and `shrinkage_bias` is what a
-learner draws effects towards their mean.
+The X-learner is learned on random halves of all people, one group of trees each. How much the groups' answers differ is
+the standard error of their mean. `error_scale` compares it with how much two learners of different people differ, and
+`shrinkage_bias` is what a learner draws effects towards their mean.
 
-effects/NAME/effects.json    kept effects: the trees, the columns that they read, what errors are scaled by, and where
-                             the effects come from; no row of any person
+effects/NAME/effects.json holds the trees, their columns, scales and where the effects come from; no row of any person.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -28,16 +27,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.base.documents import plain
-from recllm.base.errors import DataError, ModelError
-from recllm.base.files import PRIVATE, write_whole
+from recllm.base.errors import DataError, ModelError, UsageError
+from recllm.base.files import PRIVATE, safe_id, write_whole
 from recllm.base.stats.intervals import ConfidenceInterval, normal_quantile
 from recllm.base.stats.probabilities import sigmoid
 from recllm.learn.models.trees import BoostedTrees, grow_trees
+from recllm.market.propensity.examples import Cohort
 from recllm.market.propensity.features import FeatureTable, Floats
 from recllm.market.propensity.model import Values, people_folds, varying
 from recllm.market.propensity.parameters import UpliftSettings
 from recllm.market.propensity.trial import Trial
+from recllm.shop.data.dataset import Dataset
+from recllm.shop.workspace.workspace import Workspace
 
+FOLDER = "effects"
 RECORD = "effects.json"
 FORMAT = 2
 EARLIER_TREES = "effects.safetensors"
@@ -58,9 +61,6 @@ def mean_interval(values: Values) -> ConfidenceInterval:
     return ConfidenceInterval(mean, mean - half, mean + half)
 
 
-# --- scores ----------------------------------------------------------------------------------------------------------
-
-
 def arm_means(trial: Trial, settings: UpliftSettings) -> Values:
     """Each person's mean outcome in each arm by models of other people, (n, arms)."""
     means = np.empty(trial.probability.shape)
@@ -76,24 +76,21 @@ def arm_means(trial: Trial, settings: UpliftSettings) -> Values:
 class OutcomeModel:
     """The mean outcome of people like the ones learned from."""
 
-    columns: NDArray[np.int64]
     trees: BoostedTrees
     binary: bool
 
     def of(self, values: Floats) -> Values:
         """(n,), of rows of the table's values; a probability where the outcome is 0 or 1."""
-        score = self.trees.score(values[:, self.columns])
+        score = self.trees.score(values)
         return sigmoid(score) if self.binary else score
 
 
 def fit_outcome(people: Trial, number: int, settings: UpliftSettings, *, binary: bool) -> OutcomeModel:
     """Of people of one arm, each counted in proportion to 1 / the probability of it. binary: see `Trial.binary`."""
-    columns = varying(people.features.values)
     weights = 1 / people.probability[:, number]
-    objective = "binary" if binary else "regression"
-    values = people.features.values[:, columns]
+    objective, values = "binary" if binary else "regression", people.features.values
     trees = grow_trees(values, people.outcome, settings, objective=objective, weights=weights / weights.mean())
-    return OutcomeModel(columns, trees, binary)
+    return OutcomeModel(trees, binary)
 
 
 def arm_scores(means: Values, arm: NDArray[np.integer], outcome: Values, probability: Values) -> Values:
@@ -101,9 +98,6 @@ def arm_scores(means: Values, arm: NDArray[np.integer], outcome: Values, probabi
     arm, (n, arms) or (arms,); arm: which one each person had."""
     is_arm = arm[:, None] == np.arange(means.shape[1])
     return np.asarray(means + np.where(is_arm, (outcome[:, None] - means) / probability, 0.0))
-
-
-# --- effects ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,9 +224,6 @@ def within_folds(values: Values, folds: Masks) -> Values:
     return centred
 
 
-# --- effects that are kept -------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EffectSource:
     """Where effects come from."""
@@ -252,6 +243,30 @@ class EffectSource:
 
 
 @dataclass(frozen=True, eq=False)
+class PersonEffects:
+    """How much a treatment moves each of n people, by a trial, (n,) each; low and high hold it at 95 %."""
+
+    effect: Values
+    low: Values
+    high: Values
+
+    @classmethod
+    def of(cls, effect: Values, error: Values, *, binary: bool) -> PersonEffects:
+        """error: standard errors, (n,). binary: see `Trial.binary`."""
+        half = normal_quantile() * error
+        limit = 1.0 if binary else np.inf
+        return cls(*(np.clip(column, -limit, limit) for column in (effect, effect - half, effect + half)))
+
+    def rows(self, people: NDArray[np.integer]) -> PersonEffects:
+        """Of these people."""
+        return PersonEffects(*(getattr(self, column.name)[people] for column in fields(self)))
+
+
+EffectsOf = Callable[[NDArray[np.integer]], PersonEffects]
+"""The effects of people, by their rows in the recommender's dataset."""
+
+
+@dataclass(frozen=True, eq=False)
 class LearnedEffects:
     """Effects of one treatment, for anyone with the same features."""
 
@@ -266,9 +281,8 @@ class LearnedEffects:
     """Root mean square of what the trees draw effects towards their mean."""
     source: EffectSource
 
-    def predict(self, features: FeatureTable) -> tuple[Values, Values, Values]:
-        """Each person's effect with the limits that hold it at 95 %, (n,) each. Raises `DataError` for other features
-        than the trial's people had."""
+    def predict(self, features: FeatureTable) -> PersonEffects:
+        """Raises `DataError` for other features than the trial's people had."""
         if features.names != self.names:
             different = sorted(set(features.names) ^ set(self.names))
             raise DataError(
@@ -276,11 +290,7 @@ class LearnedEffects:
                 "learn them again with recllm uplift --save"
             )
         effect, error = self.trees.predict(np.ascontiguousarray(features.values[:, self.columns]))
-        half = normal_quantile() * np.hypot(self.scale * error, self.bias)
-        low, high = effect - half, effect + half
-        if self.source.binary:
-            effect, low, high = (np.clip(limit, -1.0, 1.0) for limit in (effect, low, high))
-        return effect, low, high
+        return PersonEffects.of(effect, np.hypot(self.scale * error, self.bias), binary=self.source.binary)
 
 
 def fit_effects(
@@ -346,3 +356,44 @@ def load_effects(folder: Path) -> LearnedEffects:
         raise ModelError(
             f"{folder}: no effects of this version ({error}); save them again with recllm uplift"
         ) from error
+
+
+def effects_folder(workspace: Workspace, name: str) -> Path:
+    """Raises `UsageError` for a name that is no file name."""
+    return workspace.root / FOLDER / safe_id(name, "the name of effects")
+
+
+def effect_names(workspace: Workspace) -> list[str]:
+    """Of all effects that were saved, sorted."""
+    return sorted(file.parent.name for file in (workspace.root / FOLDER).glob("*/effects.json"))
+
+
+def saved_effects(workspace: Workspace, name: str) -> LearnedEffects:
+    """Raises `UsageError` for a name under which nothing was saved, `ModelError` for damaged files, and for what was
+    learned from people who were erased, once its time is over."""
+    from recllm.recommend.recommender.registry import taints
+
+    folder, names = effects_folder(workspace, name), effect_names(workspace)
+    if name not in names:
+        listed = f"there are: {', '.join(names)}" if names else "there are none yet"
+        raise UsageError(
+            f"no effects {name!r} in this workspace; {listed}. Learn some: recllm uplift TRIAL --save NAME"
+        )
+    taint = taints(workspace.root / FOLDER).get(name)
+    if taint is not None and taint.has_ended(datetime.now(UTC)):
+        raise ModelError(
+            f"the effects {name!r} were learned from people who were erased since, and their use ended on "
+            f"{taint.use_until[:10]}; learn them again: recllm uplift TRIAL --save {name}"
+        )
+    return load_effects(folder)
+
+
+def effects_of(workspace: Workspace, name: str, dataset: Dataset) -> EffectsOf:
+    """The effects of people of a dataset, as of its time. Raises as `saved_effects` does."""
+    model = saved_effects(workspace, name)
+
+    def effects(user_rows: NDArray[np.integer]) -> PersonEffects:
+        features = Cohort(dataset).features(dataset.as_of).rows(user_rows)
+        return model.predict(features)
+
+    return effects

@@ -1,12 +1,10 @@
 """The people of a dataset as a prediction sees them, and past windows of the log as examples.
 
-Features are as of a cut, and the label is what happened in the days after it:
-
     |--- history ---|cut ---- horizon ----|                  features of the cut, label of the horizon
                                     |cut ---- horizon ----|  as_of
 
-The latest cut lies one horizon before the end of the log, the others further back. A label counts only when all of its
-window is known: `Examples.check` refuses a table that holds a label from after the time at which it is learned.
+The latest cut lies one horizon before the end of the log, the others further back. `Examples.check` refuses a table
+that holds a label from after the time at which it is learned.
 """
 
 from __future__ import annotations

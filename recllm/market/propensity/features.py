@@ -1,14 +1,12 @@
 """What is known of a person's shopping as of a time, as numbers that a model can learn from.
 
-Definitions
     trip        all purchases of a person at one instant; day and gap: see `recllm.shop.data.rhythm`.
     window of d days     as_of - d days <= time < as_of.
     trend       log((1 + last 28 days) / (1 + the 28 days before)).
-    saved       1 - price / the item's usual price, which is the median unit price paid for it before `as_of`, at least
-                0: the discounts of a log without a column for them.
+    saved       1 - price / the item's usual price, the median unit price paid for it before `as_of`, at least 0.
 
-Nothing at or after `as_of` is read: the first thing that happens is that later events are dropped. Counts of a thing
-that never happened are 0; times since it, and means over it, are NaN.
+Nothing at or after `as_of` is read. Counts of a thing that never happened are 0; times since it, and means over it, are
+NaN.
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 
     logit = a * trees + b * linear + c,   a, b >= 0
 
-trees: gradient-boosted (Friedman 2001; `recllm.learn.models.trees`), which take unknown values as they are. linear:
-logistic regression with an L2 penalty on normal scores (each column's rank as a quantile of the normal distribution,
-unknown = 0). a, b and c are fitted to rows that neither had seen (stacking, Wolpert 1992; with one model it would be
-Platt's scaling), so the result is calibrated on them: every row once, in folds of people.
+trees: gradient-boosted (Friedman 2001), which take unknown values as they are. linear: logistic regression with an L2
+penalty on normal scores (each column's rank as a quantile of the normal distribution, unknown = 0). a, b and c are
+fitted to rows that neither had seen, every row once, in folds of people (stacking, Wolpert 1992), which calibrates.
 
 `backtest` says how good that is: the same fit to all windows but the latest, asked about the latest.
 """
@@ -93,40 +92,33 @@ def fit_propensity(examples: Examples, as_of: int, settings: PropensitySettings 
     return PropensityModel(base, weights, examples.features.names, examples.features.groups)
 
 
-def backtest(
-    examples: Examples, as_of: int, settings: PropensitySettings
-) -> tuple[Values, Values, NDArray[np.int64] | None]:
-    """Probability, label and cut of rows that were predicted without having been learned from.
+@dataclass(frozen=True, eq=False)
+class Backtest:
+    """How the model did on rows that it was not learned from."""
 
-    The latest window by a model of the earlier ones; where these are too few, people by other people, without cuts.
-    Raises what `fit_propensity` raises.
+    inside: NDArray[np.bool_]
+    """These, among all rows."""
+    probability: Values
+    label: Values
+    cut: NDArray[np.int64] | None
+    """Of each of these rows, the latest window's; None where they are people of all windows."""
+
+
+def backtest(examples: Examples, as_of: int, settings: PropensitySettings) -> Backtest:
+    """The latest window by a model of the earlier ones; where these are too few, a third of the people by the others.
+
+    Raises what `fit_propensity` raises, and `DataError` when the other two thirds are too few as well.
     """
     examples.check(as_of).check_classes("this prediction")
-    label, latest = examples.label, examples.window == 0
-    if not examples.rows(~latest).shortage(""):
-        model = fit_propensity(examples.rows(~latest), as_of, settings)
-        return model.probability(examples.features.rows(latest)), label[latest], examples.cut[latest]
-    logits = cross_fitted(examples.features, label, examples.person, settings)
-    probability = np.empty(len(label))
-    for inside in people_folds(examples.person, 5, settings.seed):
-        weights = calibrate(logits[~inside], label[~inside])
-        probability[inside] = sigmoid(logits[inside] @ weights[:2] + weights[2])
-    return probability, label, None
-
-
-def validation_rows(examples: Examples) -> tuple[NDArray[np.bool_], bool]:
-    """The rows of the latest window, and True; where the others are too few to learn from, a third of the people.
-
-    Raises `DataError` when the other two thirds are too few as well.
-    """
-    latest = examples.window == 0
-    if not examples.rows(~latest).shortage(""):
-        return latest, True
-    third = people_folds(examples.person, 3)[0]
-    if examples.rows(~third).shortage(""):
-        people = len(np.unique(examples.person))
-        raise DataError(f"{people} people are too few to learn from two thirds of them and check on the others")
-    return third, False
+    inside, is_latest = examples.window == 0, True
+    if examples.rows(~inside).shortage(""):
+        inside, is_latest = people_folds(examples.person, 3)[0], False
+        if examples.rows(~inside).shortage(""):
+            people = len(np.unique(examples.person))
+            raise DataError(f"{people} people are too few to learn from two thirds of them and check on the others")
+    model = fit_propensity(examples.rows(~inside), as_of, settings)
+    probability = model.probability(examples.features.rows(inside))
+    return Backtest(inside, probability, examples.label[inside], examples.cut[inside] if is_latest else None)
 
 
 def cross_fitted(

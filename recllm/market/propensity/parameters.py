@@ -4,20 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BoostingSettings:
-    """How boosted trees are grown; see `recllm.learn.models.trees.grow_trees`."""
-
-    rounds: int = 150
-    """Trees."""
-    learning_rate: float = 0.04
-    leaves: int = 8
-    """Of a tree at most."""
-    min_leaf_rows: int = 60
-    l2: float = 5.0
-    """Penalty on the values of the leaves."""
-    seed: int = 0
+from recllm.learn.models.trees import BoostingSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

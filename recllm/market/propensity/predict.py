@@ -1,21 +1,29 @@
-"""One door to every kind of prediction; and who buys, leaves or redeems within a horizon.
+"""Every kind of prediction: past windows are examples, a model gives the probability, and the latest window checks it.
 
 buy      at least one purchase (of some items) with as_of <= time < as_of + horizon; asked of everybody with any event.
-leave    no purchase at all in that time, asked of active people: those who bought within `active_days` before. A person
-         who has already stayed away longer is not asked about.
+leave    no purchase at all in that time, asked of active people: those who bought within `active_days` before.
+next-order, value   the probability of buy, with the date of the next order or the money spent.
 redeem   at least one of a campaign's coupons, asked of who was mailed it. There is one example per (campaign, person
          mailed): features as of the midnight before the mailing, label 1 when a coupon is redeemed within the horizon,
-         or until the campaign's end when that comes first. It is learned as of the predicted campaign's own mailing:
-         only campaigns whose horizon was over by then, and not the campaign itself.
+         or until the campaign's end when that comes first. Only campaigns that were over before the mailing count.
+
+Why a person's probability is what it is: what the served score would be without each group of facts.
+
+    delta(group) = score(person) - mean over some others of score(person, but with the other's values of the group)
+
+which is the group's interventional worth (Janzing et al. 2020) with one group left out at a time. The others are drawn
+once from the people learned from. Groups with the same information can replace each other, and then each is worth less
+than both together.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,17 +31,45 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import DataError, NothingToDo, UsageError
 from recllm.base.policy import Policy
+from recllm.base.schema import Reason
 from recllm.market.propensity.coupons import DECREASING, INCREASING, Coupons, coupon_features
-from recllm.market.propensity.examples import Cohort, Eligible, Examples, Outcome, active_within
-from recllm.market.propensity.features import Basics, FeatureTable
-from recllm.market.propensity.model import backtest, fit_propensity
-from recllm.market.propensity.next_order import learn_next_order
+from recllm.market.propensity.examples import (
+    Cohort,
+    Eligible,
+    Examples,
+    Mask,
+    Outcome,
+    active_within,
+    cuts,
+    past_examples,
+)
+from recllm.market.propensity.features import Basics, FeatureTable, Floats
+from recllm.market.propensity.model import Backtest, backtest, fit_propensity
+from recllm.market.propensity.next_order import OrderDates, days_until
 from recllm.market.propensity.parameters import PropensitySettings
-from recllm.market.propensity.prediction import Prediction, PredictionRequest
+from recllm.market.propensity.prediction import Prediction, PredictionRequest, UserPrediction
+from recllm.market.propensity.quality import quality
 from recllm.market.propensity.question import PredictionKind
-from recllm.market.propensity.task import Answer, PredictionTask
-from recllm.market.propensity.value import learn_value
+from recllm.market.propensity.value import MIN_SPEND, SpendModel, spent
 from recllm.shop.data.dataset import DAY, Dataset, utc
+from recllm.text.templates import Prompts
+
+Score = Callable[[Floats], NDArray[np.float64]]
+"""A score, (n,), of rows of the table's values, on a scale where differences mean something: logit or log."""
+
+GENERAL, WITHHELD = "general", "withheld"
+BASICS = "basics:"
+
+MAX_REASONS = 3
+"""Of a person."""
+MIN_EFFECT = 0.1
+"""Smaller changes of the logit are nothing clear."""
+BACKGROUND_PEOPLE = 8
+"""People whose values are put in place of the person's own."""
+
+_ROWS = 60_000
+"""Rows scored at once."""
+
 
 VALIDATION_SHARE = 0.25
 """The latest campaigns that hold this share of all mailings are the window on which the model is checked."""
@@ -63,6 +99,122 @@ def predict(
     return prediction
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PredictionTask:
+    """Who is learned from and who is predicted."""
+
+    request: PredictionRequest
+    learn: Cohort
+    ask: Cohort
+    """As of its dataset's own time."""
+    policy: Policy = field(default_factory=Policy)
+    settings: PropensitySettings = field(default_factory=PropensitySettings)
+
+    @property
+    def now(self) -> int:
+        """Of the people who are predicted, epoch seconds."""
+        return self.ask.dataset.as_of
+
+    def with_past(self, eligible: Mask) -> tuple[FeatureTable, NDArray[np.int64], dict[str, int]]:
+        """Who is predicted: their features and rows, and how many are left out because nothing of them counts.
+
+        Raises `NothingToDo` without any.
+        """
+        rows = np.flatnonzero(eligible)
+        if not len(rows):
+            people = f"of {self.ask.dataset.n_users:,} people none has a past that counts"
+            raise NothingToDo(f"no one to predict: {people}")
+        missing = len(eligible) - len(rows)
+        return self.ask.features(self.now).rows(rows), rows, {"no_past": missing} if missing else {}
+
+    def reasons(
+        self,
+        score: Score,
+        inputs: Callable[[FeatureTable], FeatureTable],
+        learned: FeatureTable,
+        table: FeatureTable,
+        outcome: str = "chance",
+    ) -> list[tuple[Reason, ...]]:
+        """The reasons of each row of `table`; nothing without `explain`.
+
+        inputs: a table to what `score` is given the values of. learned: the people that others are drawn from. outcome:
+        what rises or falls, a key of the templates: chance or spend.
+        """
+        if not self.request.explain or not len(table):
+            return [()] * len(table)
+        others = inputs(background(learned)).values
+        groups, deltas = group_deltas(score, inputs(table), others)
+        # what is asked about in words, e.g. a category; None for everything, or several items
+        target = self.request.category
+        if target is None and len(self.request.items) == 1:
+            row = int(self.ask.dataset.item_rows(self.request.items)[0])
+            target = str(self.ask.dataset.items["title"][row] or self.request.items[0])
+
+        def render(template: str, /, **facts: object) -> str:
+            return Prompts.load().render(f"behaviour.{template}", self.request.locale, **facts)
+
+        def of_one(deltas: NDArray[np.float64], features: Mapping[str, float]) -> tuple[Reason, ...]:
+            """The largest deltas of one person, largest first; at least one entry. features: the person's, by name."""
+            reasons: dict[str, Reason] = {}
+            order = [n for n in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[n]) >= MIN_EFFECT]
+            for number in order[:MAX_REASONS]:
+                template, facts = group_facts(groups[number], features, target)
+                sensitive = self.policy.is_sensitive([value for value in facts.values() if isinstance(value, str)])
+                fact = render(WITHHELD) if sensitive else render(template, **facts)
+                delta, evidence_id = float(deltas[number]), WITHHELD if sensitive else groups[number]
+                text = render("reason", fact=fact, up=delta > 0, what=outcome)
+                reasons.setdefault(evidence_id, Reason(evidence_id=evidence_id, delta=delta, text=text))
+            return tuple(reasons.values()) or (Reason(evidence_id=GENERAL, delta=0.0, text=render(GENERAL)),)
+
+        return [
+            of_one(delta, dict(zip(table.names, map(float, row), strict=True)))
+            for delta, row in zip(deltas, table.values, strict=True)
+        ]
+
+    def people(
+        self,
+        rows: NDArray[np.int64],
+        rank_by: NDArray[np.floating],
+        reasons: Sequence[tuple[Reason, ...]],
+        **columns: Sequence[Any],
+    ) -> tuple[UserPrediction, ...]:
+        """`rows` of those who are asked about, highest `rank_by` first. columns: fields of `UserPrediction`."""
+        ids = self.ask.user_ids(rows)
+        return tuple(
+            UserPrediction(user_id=ids[n], reasons=reasons[n], **{name: column[n] for name, column in columns.items()})
+            for n in self.ask.descending(rows, rank_by)
+        )
+
+    def prediction(
+        self,
+        people: tuple[UserPrediction, ...],
+        check: Backtest,
+        *,
+        as_of: int | None = None,
+        active_days: int = 0,
+        n_campaigns: int = 0,
+        **fields: Any,
+    ) -> Prediction:
+        """The answer. as_of: epoch seconds, now when None. active_days, n_campaigns: for the words about the
+        prediction. fields: further ones of `Prediction`."""
+        kind, horizon, locale = self.request.kind, self.request.horizon_days, self.request.locale
+        prompts, day = Prompts.load(), None if check.cut is None else f"{utc(int(check.cut.min())):%Y-%m-%d}"
+        return Prediction(
+            kind=kind,
+            horizon_days=horizon,
+            as_of=utc(self.now if as_of is None else as_of),
+            meaning=prompts.render("behaviour.meaning", locale, kind=str(kind), active=active_days),
+            people=people,
+            quality=quality(check.probability, check.label),
+            checked=prompts.render("behaviour.checked", locale, days=horizon, day=day, campaigns=n_campaigns),
+            **fields,
+        )
+
+
+Answer = Callable[[PredictionTask], Prediction]
+"""Of what was learned for a task, about the people that another one asks about."""
+
+
 @dataclass(frozen=True, eq=False)
 class Predictor:
     """What was learned for one request; it can be asked about many people, some at a time."""
@@ -75,21 +227,10 @@ class Predictor:
         """Arguments and errors as of `predict`."""
         policy = policy or Policy()
         cohort = Cohort.of(learn, request, policy, Basics.of(learn.users) if request.basics else None)
-        task = PredictionTask(
-            request=request,
-            learn=cohort,
-            ask=cohort,
-            policy=policy,
-            settings=PropensitySettings(seed=request.seed),
-        )
-        kinds = {
-            PredictionKind.BUY: learn_outcome,
-            PredictionKind.LEAVE: learn_outcome,
-            PredictionKind.REDEEM: lambda _: predict_redeem,  # what it learns from hangs on who is asked about
-            PredictionKind.NEXT_ORDER: learn_next_order,
-            PredictionKind.VALUE: learn_value,
-        }
-        return cls(task, kinds[request.kind](task))
+        settings = PropensitySettings(seed=request.seed)
+        task = PredictionTask(request=request, learn=cohort, ask=cohort, policy=policy, settings=settings)
+        # what redeeming is learned from hangs on who is asked about
+        return cls(task, predict_redeem if request.kind is PredictionKind.REDEEM else learn_outcome(task))
 
     def predict(self, ask: Dataset) -> Prediction:
         """ask: people, as of its own time. Raises `NothingToDo` where nothing of any of them counts."""
@@ -98,30 +239,62 @@ class Predictor:
 
 
 def learn_outcome(task: PredictionTask) -> Answer:
-    """Who buys, and who leaves."""
+    """Of every kind but redeem. Raises `DataError` also for the value of a log without prices."""
 
     def left(cohort: Cohort, start: int, end: int) -> NDArray[np.float64]:
         return 1 - cohort.bought(start, end)
 
-    outcome: Outcome = Cohort.bought
-    eligible: Eligible = Cohort.with_history
-    days = 0
-    if task.request.kind is PredictionKind.LEAVE:
-        days = task.request.active_days or ACTIVE_DAYS
-        outcome, eligible = left, active_within(days)
-    examples, as_of = task.examples(outcome, eligible), task.learn.dataset.as_of
-    past_probability, label, cut = backtest(examples, as_of, task.settings)
-    model = fit_propensity(examples, as_of, task.settings)
+    request, data = task.request, task.learn.dataset
+    if request.kind is PredictionKind.VALUE and not np.isfinite(data.events.price).any():
+        raise DataError("the log has no prices, so spend cannot be predicted; load events with a price column")
+    outcomes: dict[PredictionKind, Outcome] = {
+        PredictionKind.LEAVE: left,
+        PredictionKind.NEXT_ORDER: days_until,
+        PredictionKind.VALUE: spent,
+    }
+    days = (request.active_days or ACTIVE_DAYS) if request.kind is PredictionKind.LEAVE else 0
+    eligible: Eligible = active_within(days) if days else Cohort.with_history
+    outcome, horizon = outcomes.get(request.kind, Cohort.bought), request.horizon_days
+    examples = past_examples(task.learn, cuts(data, horizon), horizon, outcome, eligible)
+    binary = examples
+    if request.kind is PredictionKind.NEXT_ORDER:
+        binary = examples.with_label(np.isfinite(examples.label))
+    elif request.kind is PredictionKind.VALUE:
+        binary = examples.with_label(examples.label > MIN_SPEND)
+    check = backtest(binary, data.as_of, task.settings)
+    model = fit_propensity(binary, data.as_of, task.settings)
+    earlier, validation = examples.rows(~check.inside), examples.rows(check.inside)
+    figures: dict[str, float] = {}
+    dates: OrderDates | None = None
+    spend: SpendModel | None = None
+    if request.kind is PredictionKind.NEXT_ORDER:
+        earlier_dates = OrderDates.fit(earlier, horizon, data.as_of, task.settings)
+        survival = earlier_dates.survival(validation.features)
+        figures = earlier_dates.figures(survival, validation)
+        reach = earlier_dates.calibrated(survival, validation).reach
+        dates = replace(OrderDates.fit(examples, horizon, data.as_of, task.settings), reach=reach)
+    elif request.kind is PredictionKind.VALUE:
+        figures = SpendModel.fit(earlier, request.seed).figures(validation)
+        spend = SpendModel.fit(examples, request.seed)
 
     def answer(query: PredictionTask) -> Prediction:
         table, rows, left_out = query.with_past(eligible(query.ask, query.now))
         probability = model.probability(table)
-        reasons = query.reasons(model.logit, model.inputs, examples.features, table)
+        rank_by: NDArray[np.float64] = probability
+        columns: dict[str, list[Any]] = {"probability": probability.tolist()}
+        if dates is not None:
+            rank_by, by_field = dates.answers(table, query.now)
+            columns |= by_field
+        if spend is not None:
+            rank_by = spend.value(table)
+            columns["value"] = rank_by.tolist()
+            reasons = query.reasons(spend.log_value, lambda people: people, examples.features, table, "spend")
+        else:
+            reasons = query.reasons(model.logit, model.inputs, examples.features, table)
         return query.prediction(
-            query.people(rows, probability, reasons, probability=probability.tolist()),
-            past_probability,
-            label,
-            cut,
+            query.people(rows, rank_by, reasons, **columns),
+            check,
+            figures=figures,
             left_out=left_out,
             active_days=days,
         )
@@ -221,8 +394,7 @@ def predict_redeem(task: PredictionTask) -> Prediction:
     if not past:
         raise DataError(f"no campaign was over before {utc(as_of):%Y-%m-%d}, so there is nothing to learn from")
     settings, examples = redeem_settings(task.settings), redeem_examples(task.learn, coupons, past)
-    past_probability, label, cut = backtest(examples, as_of, settings)
-    model = fit_propensity(examples, as_of, settings)
+    check, model = backtest(examples, as_of, settings), fit_propensity(examples, as_of, settings)
     rows = task.ask.user_rows(list(user_ids))
     if not len(rows):
         raise NothingToDo("no one to predict: none of the people mailed is known and has agreed to personalisation")
@@ -232,11 +404,9 @@ def predict_redeem(task: PredictionTask) -> Prediction:
     unknown = len(set(user_ids)) - len(rows)
     return task.prediction(
         task.people(rows, probability, reasons, probability=probability.tolist()),
-        past_probability,
-        label,
-        cut,
+        check,
         as_of=as_of,
-        n_campaigns=0 if cut is None else len(np.unique(cut)),
+        n_campaigns=0 if check.cut is None else len(np.unique(check.cut)),
         left_out={"not_known": unknown} if unknown else {},
         notes=(f"campaign {campaign}; learned from {len(past)} earlier mailings",),
     )
@@ -247,3 +417,60 @@ def usable(cohort: Cohort, past: Sequence[Mailing]) -> list[Mailing]:
     events = cohort.dataset.events
     first = int(events.at.min()) if len(events) else 0
     return [mailing for mailing in past if mailing.at > first]
+
+
+# --- reasons ---------------------------------------------------------------------------------------------------------
+
+
+def background(features: FeatureTable) -> FeatureTable:
+    """The others, drawn among the people learned from."""
+    rows = np.random.default_rng(0).choice(len(features), min(BACKGROUND_PEOPLE, len(features)), replace=False)
+    return features.rows(np.sort(rows))
+
+
+def group_deltas(score: Score, features: FeatureTable, others: Floats) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """The groups that a reason can name, and what each is worth to each person: (n, n_groups)."""
+    groups = tuple(group for group in dict.fromkeys(features.groups) if group in _FACTS or group.startswith(BASICS))
+    scores, deltas = score(features.values), np.empty((len(features), len(groups)))
+    size = max(1, _ROWS // max(len(others), 1))
+    for number, group in enumerate(groups):
+        columns = np.array([g == group for g in features.groups])
+        for start in range(0, len(features), size):
+            values = features.values[start : start + size]
+            # each row once per other person, with that person's values of the group
+            replaced = np.repeat(values, len(others), axis=0)
+            replaced[:, columns] = np.tile(others[:, columns], (len(values), 1))
+            mean = score(replaced).reshape(len(values), len(others)).mean(axis=1)
+            deltas[start : start + size, number] = scores[start : start + size] - mean
+    return groups, deltas
+
+
+def group_facts(group: str, features: Mapping[str, float], target: str | None) -> tuple[str, dict[str, object]]:
+    """The template of a group and its variables, from one person's features by name; NaN becomes None."""
+    if group.startswith(BASICS):
+        name = group.removeprefix(BASICS)
+        answers = [key.split("=", 1)[1] for key, v in features.items() if key.startswith(f"{name}=") and v == 1]
+        return "basics", {"name": name.replace("_", " "), "value": answers[0] if answers else None}
+    values = {name: features.get(feature, np.nan) for name, feature in _FACTS[group].items()}
+    facts: dict[str, object] = {name: None if np.isnan(value) else float(value) for name, value in values.items()}
+    return group, facts | ({"target": target} if group == "target" else {})
+
+
+_FACTS: Mapping[str, Mapping[str, str]] = {
+    "recency": {"days": "days_since"},
+    "frequency": {"trips": "trips_28"},
+    "spend": {"spent": "spend_91", "per_trip": "spend_per_trip"},
+    "tenure": {"days": "tenure"},
+    "rhythm": {"gap": "gap_median", "days": "days_since"},
+    "calendar": {"weekend": "weekend_share"},
+    "trend": {"change": "trend_trips", "trips": "trips_28"},
+    "breadth": {"categories": "categories_91", "items": "items_91"},
+    "discount": {"saved": "saved_91"},
+    "returns": {"returned": "returned_91"},
+    "browsing": {"seen": "browsed_28", "carts": "carts_28"},
+    "target": {"trips": "target_trips", "days": "target_days_since"},
+    "coupons": {"redeemed": "redeemed_campaigns", "mailed": "mailed_before", "used": "coupon_trips_91"},
+    "affinity": {"lines": "own_lines"},
+    "campaign": {},
+}
+"""Variables of each group's template, and the feature that each is read from."""

@@ -3,21 +3,17 @@
 reliability     mean probability and share of outcomes in bins of equal mass, with a 95 % interval (Wilson 1927).
 lift@q          share of outcomes among the fraction q with the highest probabilities, over the share among all.
 gain(q)         share of all outcomes that are among that fraction (cumulative gains).
-auc             probability that one with the outcome ranks before one without (Mann and Whitney 1947), ties count half.
 
 Equal probabilities are taken as they are spread over the tie: no order inside of a tie helps or harms.
 
-How well uplifts order people: Qini and uplift curves (Radcliffe 2007; Gutierrez and Gérardy 2017).
-
-People are ordered by their uplift, highest first. Among the first share q of them, with outcomes weighted by
-1 / (probability of the own arm),
+How well uplifts order people: Qini and uplift curves (Radcliffe 2007; Gutierrez and Gérardy 2017). Among the first
+share q of people by uplift, with outcomes weighted by 1 / (probability of the own arm),
 
     curve(q)   (mean outcome of the treated - mean outcome of the others) · q       extra outcomes per person of all
-    random(q)  curve(1) · q
     auuc       area under the curve
-    qini       area between the curve and random; 0 is no better than chance
+    qini       area between the curve and curve(1) · q; 0 is no better than chance
 
-The same area with everybody's true uplift instead of outcomes needs a simulated log: `true_qini`. A tie is one step.
+The same area with everybody's true uplift instead of outcomes needs a simulated log: `true_qini`.
 """
 
 from __future__ import annotations
@@ -114,9 +110,6 @@ def cumulative(score: Values, weight: NDArray[np.generic], fractions: Values) ->
     sums = np.bincount(level, weight, minlength=len(levels))
     reached = np.concatenate([[0], np.cumsum(counts)]) / max(len(score), 1)
     return np.asarray(np.interp(fractions, reached, np.concatenate([[0.0], np.cumsum(sums)])))
-
-
-# --- uplifts ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

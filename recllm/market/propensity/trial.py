@@ -1,19 +1,14 @@
 """Trials, from which effects are learned: people drawn into arms, their features beforehand, and their outcomes.
 
-An effect of a treatment can be read off data only when who is treated does not depend on what is to come: drawn at
-random (a trial), or chosen by known chances (propensities). Nothing here guesses propensities. Campaigns that a shop
-mailed to whom it liked, as those of Complete Journey, say who redeems, not whom the mailing moved; they are refused.
+An effect can be read off data only when who is treated does not depend on what is to come: drawn at random (a trial),
+or by known chances (propensities). Nothing here guesses propensities: campaigns that a shop mailed to whom it liked, as
+those of Complete Journey, are refused.
 
 A trial is a table of the workspace's people (user_id, treated and outcome, both 0 or 1, and with known probabilities
-propensity), or one with columns of its own, several arms, and a yes or no or an amount as outcome. What is known of
-people before the treatment may be numbers or texts. A text is a category: each one that is frequent enough becomes a
-column of 0 and 1, the others together make one more. Only frequent categories tell anything about an effect, and no
-text makes the table wide.
+propensity), or one with columns of its own, several arms, and a yes or no or an amount as outcome. A feature is a
+number or a text; each frequent text becomes a column of 0 and 1, the others together make one more.
 
-Arms that were drawn at random have alike people. Each feature is compared across the arms (numbers by Kruskal and
-Wallis's ranks, categories and missing values by chi-square), and a classifier looks for what only features together
-tell (`check_assignment`). Arms that differ beforehand make the difference of the outcomes worthless, so they are
-refused.
+A classifier looks whether features say who got which arm (`check_assignment`); arms that differ beforehand are refused.
 """
 
 from __future__ import annotations
@@ -29,7 +24,7 @@ from numpy.typing import NDArray
 from recllm.base.errors import DataError, PolicyError, UsageError
 from recllm.base.stats.probabilities import auc
 from recllm.market.propensity.features import FeatureTable
-from recllm.market.propensity.model import Values, cross_fitted
+from recllm.market.propensity.model import Values, cross_fitted, fit_base_models
 from recllm.market.propensity.parameters import PropensitySettings
 
 NEEDED = ("user_id", "treated", "outcome")
@@ -44,9 +39,6 @@ MAX_CATEGORIES = 30
 MIN_CATEGORY_ROWS = 50
 MAX_TEXTS = 1_000
 """Different texts of a feature: with more it is an id or a comment, and no category."""
-
-IMBALANCE_P = 0.001
-"""Of all features together (Bonferroni): one true trial in a thousand is refused."""
 
 NOT_RANDOMISED = (
     "uplift needs a trial: who was treated must have been drawn at random (declare randomised) or by known chances "
@@ -123,21 +115,18 @@ class Trial:
         allow; `DataError` for arms or outcomes too few, or values that cannot be.
         """
         arm, result = np.asarray(treated, bool).astype(np.int64), np.asarray(outcome, np.float64)
-        if not randomised and propensity is None:
-            raise PolicyError(NOT_RANDOMISED)
-        n = len(arm)
+        n, arms = len(arm), (TREATMENT.control, TREATMENT.arm)
         if not len(features) == n == len(result):
             raise DataError(f"a trial of {len(features)} people has {n} treatments and {len(result)} outcomes")
         if not np.isin(result, (0, 1)).all():
             raise DataError("a trial's outcome is 0 or 1 for each person")
-        arms = (TREATMENT.control, TREATMENT.arm)
-        _check_arms(arms, arm, result, TREATMENT)
-        chance = np.full(n, arm.mean()) if propensity is None else np.asarray(propensity, np.float64)
-        if chance.shape != arm.shape or not ((chance >= MIN_PROPENSITY) & (chance <= 1 - MIN_PROPENSITY)).all():
-            raise DataError(f"propensities: one for each of {n} people, from {MIN_PROPENSITY} to {1 - MIN_PROPENSITY}")
-        check_assignment(features, arm > 0, chance, seed=seed)
-        probability = np.stack([1 - chance, chance], axis=1)
-        return cls(features=features, arms=arms, arm=arm, outcome=result, probability=probability)
+        chance = None if propensity is None else np.asarray(propensity, np.float64)
+        if chance is not None:
+            if chance.shape != arm.shape or not (np.abs(chance - 0.5) <= 0.5 - MIN_PROPENSITY).all():
+                limits = f"from {MIN_PROPENSITY} to {1 - MIN_PROPENSITY}"
+                raise DataError(f"propensities: one for each of {n} people, {limits}")
+            chance = np.stack([1 - chance, chance], axis=1)
+        return cls._checked(TREATMENT, features, arms, arm, result, chance, randomised, seed)
 
     @classmethod
     def of_table(cls, table: pl.DataFrame, columns: TrialColumns, *, randomised: bool, seed: int = 0) -> Trial:
@@ -147,17 +136,31 @@ class Trial:
         Raises `PolicyError` without it, or when the features tell who got which arm; `UsageError` for columns that are
         not there; `DataError` for values from which no effect can be read.
         """
-        if not randomised:
-            raise PolicyError(NOT_RANDOMISED)
         columns.check(table)
         outcome = _read_outcome(table, columns.outcome)
         arms, arm = _read_arms(table, columns)
+        features = FeatureTable.of({name: _columns_of(table[name], name) for name in columns.features}, table.height)
+        return cls._checked(columns, features, arms, arm, outcome, None, randomised, seed)
+
+    @classmethod
+    def _checked(
+        cls,
+        columns: TrialColumns,
+        features: FeatureTable,
+        arms: tuple[str, ...],
+        arm: NDArray[np.int64],
+        outcome: Values,
+        probability: Values | None,
+        randomised: bool,
+        seed: int,
+    ) -> Trial:
+        """probability: as the field; None where all had the same."""
+        if not randomised and probability is None:
+            raise PolicyError(NOT_RANDOMISED)
         _check_arms(arms, arm, outcome, columns)
-        groups = {name: _columns_of(table[name], name) for name in columns.features}
-        features = FeatureTable.of(groups, table.height)
-        probability = np.tile(np.bincount(arm, minlength=len(arms)) / len(arm), (len(arm), 1))
+        if probability is None:
+            probability = np.tile(np.bincount(arm, minlength=len(arms)) / len(arm), (len(arm), 1))
         trial = cls(columns=columns, features=features, arms=arms, arm=arm, outcome=outcome, probability=probability)
-        _check_balance(table, trial)
         for number in range(1, len(arms)):
             pair = trial.pair(number)
             check_assignment(pair.features, pair.arm > 0, pair.probability[:, 1], seed=seed)
@@ -198,17 +201,21 @@ def check_assignment(features: FeatureTable, treated: NDArray[np.bool_], propens
 
     A classifier (`propensity.model`) is cross-fitted on the arms; its scores are compared with those for arms
     drawn again by the propensities. Raises `PolicyError` when the true arms are separated by more than chance: more
-    than four standard errors, and at least .02, above what the propensities alone would give.
+    than four standard errors, and at least .02, above what the propensities alone would give. The error names the
+    feature that the classifier's trees gain most by.
     """
     settings = PropensitySettings(rounds=60, leaves=6, folds=3, seed=seed)
     score = cross_fitted(features, treated.astype(np.float64), np.arange(len(treated)), settings).mean(axis=1)
-    measured, rng = auc(score, treated), np.random.default_rng(seed)
+    measured, rng = auc(score, treated), np.random.default_rng([seed, len(treated)])
     drawn = np.array([auc(score, rng.random(len(treated)) < propensity) for _ in range(200)])
     expected = float(np.nanmean(drawn))
     if measured - expected > max(0.02, 4 * float(np.nanstd(drawn))):
+        base = fit_base_models(features, treated.astype(np.float64), settings)
+        clearest = features.groups[base.columns[int(np.argmax(base.trees.booster.feature_importance("gain")))]]
         raise PolicyError(
-            f"treatment was not drawn as declared: what is known of people beforehand predicts who was treated "
-            f"(AUC {measured:.3f}, {expected:.3f} by the declared chances). {NOT_RANDOMISED}"
+            "treatment was not drawn as declared: what is known of people beforehand predicts who was treated, most "
+            f"of all {clearest} (AUC {measured:.3f}, {expected:.3f} by the declared chances). A column that was "
+            f"measured after the treatment is no feature: leave it out. {NOT_RANDOMISED}"
         )
     return measured
 
@@ -219,30 +226,30 @@ def read_trial(file: Path, pseudonyms: Callable[[Sequence[str]], list[str]] | No
     Raises `UsageError` for a file that cannot be read, `DataError` for a missing column, a person twice, or a value
     that is no number.
     """
-    try:
-        frame = pl.read_csv(file, infer_schema=False, encoding="utf8")
-    except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: cannot be read as a CSV of {', '.join(NEEDED)}: {error}") from error
+    frame = read_trial_table(file, as_text=True)
     missing = [name for name in NEEDED if name not in frame.columns]
     if missing:
         raise DataError(f"{file}: missing column {', '.join(missing)}; found {', '.join(frame.columns)}")
     numbers = [name for name in ("treated", "outcome", "propensity") if name in frame.columns]
-    table = frame.with_columns(pl.col(numbers).str.strip_chars().cast(pl.Float64, strict=False))
+    table = frame.with_columns(pl.col(numbers).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False))
     if table.select(pl.any_horizontal(pl.col(numbers).is_null())).to_series().any():
         raise DataError(f"{file}: {', '.join(numbers)} must be numbers in every row")
     if not table["treated"].is_in([0.0, 1.0]).all() or table["user_id"].n_unique() != table.height:
         raise DataError(f"{file}: treated is 0 or 1, and each person stands in it once")
-    ids = table["user_id"].to_list()
+    ids = table["user_id"].cast(pl.String).to_list()
     return table.with_columns(user_id=pl.Series(pseudonyms(ids) if pseudonyms else ids, dtype=pl.String))
 
 
-def read_trial_table(file: Path) -> pl.DataFrame:
-    """A CSV in UTF-8 or a Parquet file. Raises `UsageError` when it cannot be read, `DataError` when it is empty."""
+def read_trial_table(file: Path, *, as_text: bool = False) -> pl.DataFrame:
+    """A CSV in UTF-8, its columns as text where asked for, or a Parquet file.
+
+    Raises `UsageError` when it cannot be read, `DataError` when it is empty.
+    """
     try:
         if file.suffix.lower() in (".parquet", ".pq"):
             table = pl.read_parquet(file)
         else:
-            table = pl.read_csv(file, infer_schema_length=None, encoding="utf8")
+            table = pl.read_csv(file, infer_schema=not as_text, infer_schema_length=None, encoding="utf8")
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError) as error:
         reason = str(error).split("\n", 1)[0]
         raise UsageError(
@@ -313,9 +320,6 @@ def _check_arms(arms: Sequence[str], arm: NDArray[np.int64], outcome: Values, co
             )
 
 
-# --- features --------------------------------------------------------------------------------------------------------
-
-
 def _columns_of(column: pl.Series, name: str) -> dict[str, NDArray[np.float32]]:
     """A number as it is, NaN where unknown; a text as one column for each frequent category."""
     if column.n_unique() < 2:
@@ -326,7 +330,7 @@ def _columns_of(column: pl.Series, name: str) -> dict[str, NDArray[np.float32]]:
         return {name: numbers}
     if column.dtype not in (pl.String, pl.Categorical, pl.Enum):
         raise DataError(f"feature {name}: {column.dtype} is neither number nor text; give days, say, instead of a date")
-    texts = _texts(column)
+    texts = column.cast(pl.String).fill_null("").str.strip_chars()
     counts = texts.value_counts(sort=True, name="n")
     if counts.height > MAX_TEXTS:
         raise DataError(
@@ -341,65 +345,6 @@ def _columns_of(column: pl.Series, name: str) -> dict[str, NDArray[np.float32]]:
     return columns
 
 
-def _texts(column: pl.Series) -> pl.Series:
-    return column.cast(pl.String).fill_null("").str.strip_chars()
-
-
 def _example(column: pl.Series) -> str:
     values = column.drop_nulls()
     return repr(values[0]) if len(values) else "empty"
-
-
-# --- balance ---------------------------------------------------------------------------------------------------------
-
-
-def _check_balance(table: pl.DataFrame, trial: Trial) -> None:
-    """Raises `PolicyError` that names each feature by which the arms differ beforehand."""
-    names = trial.columns.features
-    p_values = {name: balance_p_value(table[name], trial.arm) for name in names}
-    unequal = sorted((name for name in names if p_values[name] * len(names) < IMBALANCE_P), key=p_values.__getitem__)
-    if unequal:
-        listed = "; ".join(f"{name} ({_by_arm(table[name], trial)}; p = {p_values[name]:.1g})" for name in unequal)
-        raise PolicyError(
-            f"{trial.columns.arm} was not drawn at random: its arms differ before the treatment in {listed}. A column "
-            "that was measured after the treatment is no feature: leave it out. Otherwise find out how people were "
-            "chosen; the outcomes of these arms cannot be compared"
-        )
-
-
-def balance_p_value(column: pl.Series, arm: NDArray[np.integer]) -> float:
-    """How likely arms drawn at random differ this much in a column; of missing and known values the smaller, twice."""
-    from scipy.stats import chi2_contingency, kruskal
-
-    if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
-        table = np.stack([(column_ > 0) for column_ in _columns_of(column, column.name).values()], axis=1)
-        return float(chi2_contingency(_counts(table.argmax(axis=1), arm)).pvalue)
-    numbers = column.cast(pl.Float64).to_numpy()
-    is_known, p_values = np.isfinite(numbers), []
-    if not is_known.all():
-        p_values.append(float(chi2_contingency(_counts(is_known.astype(np.int64), arm)).pvalue))
-    samples = [numbers[is_known & (arm == number)] for number in np.unique(arm)]
-    if all(map(len, samples)) and np.ptp(numbers[is_known]) > 0:
-        p_values.append(float(kruskal(*samples).pvalue))
-    return min(1.0, min(p_values, default=1.0) * len(p_values))
-
-
-def _counts(category: NDArray[np.integer], arm: NDArray[np.integer]) -> NDArray[np.int64]:
-    """(categories, arms)."""
-    table = np.zeros((int(category.max()) + 1, int(arm.max()) + 1), np.int64)
-    np.add.at(table, (category, arm), 1)
-    return np.asarray(table[table.sum(axis=1) > 0])
-
-
-def _by_arm(column: pl.Series, trial: Trial) -> str:
-    if column.dtype.is_numeric() or column.dtype == pl.Boolean:
-        numbers, what = column.cast(pl.Float64).to_numpy(), "mean"
-    else:
-        texts = _texts(column)
-        common = str(texts.mode().sort()[0])
-        numbers, what = (texts == common).to_numpy().astype(np.float64), f"share of {common or '(none)'!r}"
-    means = []
-    for number, name in enumerate(trial.arms):
-        values = numbers[(trial.arm == number) & np.isfinite(numbers)]
-        means.append(f"{values.mean():.4g} in {name!r}" if len(values) else f"never known in {name!r}")
-    return f"{what} {', '.join(means)}"

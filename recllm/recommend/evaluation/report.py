@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.base.files import write_whole
 from recllm.base.documents import html_table
+from recllm.base.files import write_whole
 from recllm.base.stats import probabilities, ranking
 from recllm.base.stats.intervals import paired_bootstraps
 from recllm.base.stats.ranking import Rankings, Truth, Values

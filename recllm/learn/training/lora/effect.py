@@ -3,13 +3,12 @@
     tuned = tune_effect(pairs, "sentence-transformers/all-MiniLM-L6-v2", "effect", EffectSettings())
     model = load_effect(tuned.folder)
 
-A pair's label is the probability, by its counts alone, that the first text has the higher rate, so a pair that says
-little pulls little. A step takes whole tests and encodes each of their texts once, however many pairs it is in.
+A pair's label is the probability, by its counts alone, that the first text has the higher rate. A step takes whole
+tests and encodes each of their texts once, however many pairs it is in.
 
-Cross-fitting: the tests are dealt to folds, and each of `members` models learns without one fold, which judges it; so
-every test is judged by a model that never saw it, and these judgements give the accuracy and what a difference of
-scores is worth. The members start from one state, so the mean of their weights is a model as well (Wortsman et al.
-2022, "model soups"), of one model's cost and less chance; it is the result, and it is judged through the members.
+Cross-fitting: the tests are dealt to folds, and each of `members` models learns without one fold, which judges it.
+These judgements give the accuracy and what a difference of scores is worth. The members start from one state, so the
+mean of their weights is a model as well (Wortsman et al. 2022, "model soups"); it is the result.
 """
 
 from __future__ import annotations
@@ -19,20 +18,16 @@ import json
 import logging
 import math
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from recllm.base.documents import json_text, plain
@@ -45,6 +40,7 @@ from recllm.learn.models.effect import (
     ADAPTER,
     CARD,
     CLEAR,
+    HEAD,
     WORD_FORMS,
     Calibration,
     PairTable,
@@ -54,20 +50,14 @@ from recllm.learn.models.effect import (
     accuracy,
     accuracy_interval,
     fold_of_test,
-    save_head,
-    within_interval,
     word_features,
 )
 from recllm.learn.training.arguments import EffectArguments
-from recllm.learn.training.lora.run_folder import CHECKPOINTS, RUN, same_run, write_belongs
 from recllm.learn.training.lora.tower import Tower
 from recllm.learn.training.lora.tune import trainable, usable_device
 from recllm.text.encoder.adapters import save_adapter
 from recllm.text.encoder.huggingface import HuggingFaceEncoder
 from recllm.text.encoder.loading import load_encoder
-
-if TYPE_CHECKING:
-    pass
 
 MAX_TOKENS = 40  # of a text, its context included; it is cut there
 MIN_TESTS = 40  # below which a run is refused
@@ -83,8 +73,8 @@ State = dict[str, Tensor]
 
 VALIDATION = "validation.safetensors"
 """`expected`, (n_pairs,): the difference in log odds that was expected of each pair by what did not see its test."""
-HEAD_KEY, WORDS_KEY = "head", "words"
-"""Of the two linear scores among a member's tensors."""
+HEAD_KEY, WORDS_KEY, SCORES_KEY = "head", "words", "scores"
+"""Of the two linear scores among a member's tensors, and of what they make of each text, (n_texts, 2)."""
 
 logger = logging.getLogger(__name__)
 
@@ -115,63 +105,32 @@ def tune_effect(
 ) -> TunedEffect:
     """Learns a model from pairs and writes it to the folder `destination`: adapter, score and card.
 
-    A run that was interrupted goes on after its last whole member, in the same folder. Raises `DataError` for too few
-    tests, a test in two folds, or a loss that is not finite; `ModelError` for an encoder that takes no adapter, a
-    checkpoint in `destination` of other data or settings, or a folder that cannot be written.
+    Raises `DataError` for too few tests, a test in two folds, or a loss that is not finite; `ModelError` for an encoder
+    that takes no adapter, or a folder that cannot be written.
     """
     args, destination, tell = EffectArguments.layered(args), Path(destination), progress or logger.info
     started = time.monotonic()
     table, fold = PairTable.of(pairs), folds(pairs, args)
     base = trainable(load_encoder(encoder, progress=False))
-    belongs = {
+    run = EffectRun(base, table, args, tell)
+    members, n_members = list[State](), int(fold.max()) + 1
+    tell(f"{len(table):,} pairs of {len(set(table.test)):,} tests, {len(table.texts):,} texts, {n_members} folds")
+    for number in range(n_members):
+        spent = time.monotonic() - started
+        seconds = math.inf if args.max_minutes is None else 60 * args.max_minutes - spent
+        members.append(run.member(table.rows(fold != number), number, seconds / (n_members - number)))
+        judged = table.rows(fold == number)
+        by_encoder, by_words = (accuracy(side, judged) for side in predicted_of(members[-1], judged).T)
+        right = f"{by_encoder:.1%} by the encoder, {by_words:.1%} by words"
+        tell(f"member {number + 1} of {n_members}: of the clear pairs of its fold {right} are right")
+    about = {
+        "encoder": str(Path(encoder).resolve() if Path(encoder).is_dir() else encoder),
         "data_hash": data_hash(pairs),
         "base_hash": base.base_hash,
         "word_forms": WORD_FORMS,
         "settings": plain(args.model_copy(update={"max_minutes": None, "device": None})) | {"max_tokens": MAX_TOKENS},
     }
-    run = EffectRun(base, table, args, tell)
-    members, n_members = saved_members(destination, belongs), int(fold.max()) + 1
-    n_tests, n_texts = len(set(table.test)), len(table.texts)
-    tell(f"{len(table):,} pairs of {n_tests:,} tests, {n_texts:,} distinct texts, {n_members} folds")
-    for number in range(len(members), n_members):
-        spent = time.monotonic() - started
-        seconds = math.inf if args.max_minutes is None else 60 * args.max_minutes - spent
-        member = run.member(table.rows(fold != number), number, seconds / (n_members - number))
-        members.append(member)
-        judged = table.rows(fold == number)
-        by_encoder, by_words = (accuracy(side, judged) for side in predicted_of(member, judged)[0].T)
-        right = f"{by_encoder:.1%} by the encoder, {by_words:.1%} by words"
-        tell(f"member {number + 1} of {n_members}: of the clear pairs of its fold {right} are right")
-        with writing(destination):
-            write_belongs(destination, belongs)
-            write_whole(destination / CHECKPOINTS / f"member-{number}.safetensors", save(member))
-    name = str(Path(encoder).resolve() if Path(encoder).is_dir() else encoder)
-    return _finish(run, members, fold, belongs, name, destination, started)
-
-
-def saved_members(destination: Path, belongs: Mapping[str, Any]) -> list[State]:
-    """The members that an interrupted run left. Raises `ModelError` for those of another run, and for damaged ones."""
-    folder, members = destination / CHECKPOINTS, list[State]()
-    if not (folder / RUN).is_file():
-        return members
-    same_run(json.loads((folder / RUN).read_text(encoding="utf-8")), belongs, destination)
-    while (file := folder / f"member-{len(members)}.safetensors").is_file():
-        try:
-            members.append(load_file(file))
-        except SafetensorError as error:
-            raise ModelError(f"{file} is damaged ({error}); delete it, and run this again to go on") from error
-    return members
-
-
-@contextmanager
-def writing(destination: Path) -> Iterator[None]:
-    """Raises `ModelError` where a file cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise ModelError(
-            f"{destination} cannot be written ({error.strerror}); make room, and run this again to go on"
-        ) from error
+    return _finish(run, members, fold, about, destination, started)
 
 
 def folds(pairs: Sequence[TextPair], args: EffectArguments) -> Rows:
@@ -225,13 +184,9 @@ class EffectRun:
         self.tower = Tower(self.encoder, table.texts, rank=args.rank, top_layers=None, seed=args.seed)
         self.dropouts = [module for module in self.tower.model.modules() if isinstance(module, nn.Dropout)]
         self.first_state = self.tower.state()
-        self.words = word_features(table.texts)
-
-    @cached_property
-    def frozen(self) -> Values:
+        self.frozen = self.vectors()
         """Unit rows of the untuned encoder, (n_texts, dim)."""
-        self.set_state(self.first_state)
-        return self.vectors()
+        self.words = word_features(table.texts)
 
     def vectors(self) -> Values:
         """Unit rows of all texts by the present weights, (n_texts, dim)."""
@@ -243,8 +198,7 @@ class EffectRun:
         set_peft_model_state_dict(self.tower.model, {n: t for n, t in state.items() if n in self.first_state})
 
     def member(self, pairs: PairTable, number: int, seconds: float) -> State:
-        """Adapter and scores, learned from `pairs` within about `seconds`; what they make of all texts, (n_texts, 2);
-        and rows whose squared difference is the variance of the encoder's score, (n_texts, dim)."""
+        """Adapter and scores, learned from `pairs` within about `seconds`, and what they make of all texts."""
         args, began = self.args, time.process_time()
         pairs = pairs.rows(np.abs(pairs.z) > MIN_Z)
         first = fit_score(self.frozen, pairs, HEAD_PENALTY)  # the encoder need not bend to make up for a bad one
@@ -256,15 +210,13 @@ class EffectRun:
         for module in self.dropouts:
             module.p = 0.0
         vectors = self.vectors() if n_epochs else self.frozen
-        weight = head.detach().cpu().double().numpy()
         word_weight = fit_score(self.words, pairs, WORD_PENALTY)
-        root = np.linalg.cholesky(covariance(weight, vectors, pairs, HEAD_PENALTY))
+        scores = np.stack([vectors @ head.detach().cpu().double().numpy(), self.words @ word_weight], axis=1)
         return {
             **self.tower.state(),
             HEAD_KEY: head.detach().cpu().clone(),
             WORDS_KEY: torch.from_numpy(word_weight),
-            "scores": torch.from_numpy(np.stack([vectors @ weight, self.words @ word_weight], axis=1)),
-            "roots": torch.from_numpy(vectors @ root).float(),
+            SCORES_KEY: torch.from_numpy(scores),
             "epochs": torch.tensor(float(n_epochs)),
             "processor_seconds": torch.tensor(time.process_time() - began),
         }
@@ -353,47 +305,30 @@ def fit_score(rows: Any, pairs: PairTable, penalty: float) -> Values:
     return np.asarray(minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options=options).x)
 
 
-def covariance(weight: Values, vectors: Values, pairs: PairTable, penalty: float) -> Values:
-    """(dim, dim) of w by a Laplace approximation: the inverse of the loss's curvature there."""
-    x = vectors[pairs.a] - vectors[pairs.b]
-    chance = sigmoid(x @ weight)
-    curvature = (x * (chance * (1 - chance))[:, None]).T @ x + 2 * penalty * np.eye(x.shape[1])
-    return np.asarray(np.linalg.inv(curvature))
-
-
-def predicted_of(member: Mapping[str, Tensor], pairs: PairTable) -> tuple[Values, Values]:
-    """(n, 2) difference of each pair's scores, and (n,) variance of the encoder's by the uncertainty of w alone."""
-    scores, roots = member["scores"].double().numpy(), member["roots"].double().numpy()
-    return scores[pairs.a] - scores[pairs.b], ((roots[pairs.a] - roots[pairs.b]) ** 2).sum(axis=1)
+def predicted_of(member: Mapping[str, Tensor], pairs: PairTable) -> Values:
+    """(n, 2) difference of each pair's scores, the encoder's and the words'."""
+    scores = member[SCORES_KEY].numpy()
+    return np.asarray(scores[pairs.a] - scores[pairs.b])
 
 
 def _finish(
-    run: EffectRun,
-    members: Sequence[State],
-    fold: Rows,
-    belongs: Mapping[str, Any],
-    encoder: str,
-    destination: Path,
-    started: float,
+    run: EffectRun, members: Sequence[State], fold: Rows, about: Mapping[str, Any], destination: Path, started: float
 ) -> TunedEffect:
     """The mean of the members, what their folds say of it, and the card, which is written last."""
     table, args = run.table, run.args
-    predicted, unsure = np.zeros((len(table), 2)), np.zeros(len(table))
+    predicted, expected, inside = np.zeros((len(table), 2)), np.zeros(len(table)), np.zeros(len(table), bool)
     for number, member in enumerate(members):
-        of_fold = fold == number
-        predicted[of_fold], unsure[of_fold] = predicted_of(member, table.rows(of_fold))
-    expected, inside = np.zeros(len(table)), np.zeros(len(table), bool)
+        judged = fold == number
+        predicted[judged] = predicted_of(member, table.rows(judged))
     for number in range(len(members)):
-        learned_from, judged = fold != number, fold == number
-        apart = Calibration.of(predicted[learned_from], unsure[learned_from], table.rows(learned_from))
+        judged = fold == number
+        apart = Calibration.of(predicted[~judged], table.rows(~judged))
         expected[judged] = apart.expected(predicted[judged])
-        inside[judged] = within_interval(apart, predicted[judged], unsure[judged], table.rows(judged))
-    calibration = Calibration.of(predicted, unsure, table)
+        inside[judged] = apart.within_interval(expected[judged], table.rows(judged))
+    calibration = Calibration.of(predicted, table)
     interval = accuracy_interval(expected, table, np.random.default_rng(args.seed))
     names = (*run.first_state, HEAD_KEY, WORDS_KEY)
     soup = {name: torch.stack([member[name] for member in members]).mean(dim=0) for name in names}
-    run.set_state(soup)
-    weight, learned = soup[HEAD_KEY].double().numpy(), table.rows(np.abs(table.z) > MIN_Z)
     tuned = TunedEffect(
         folder=destination,
         accuracy=accuracy(expected, table),
@@ -407,12 +342,11 @@ def _finish(
     )
     clear = np.abs(table.z) > CLEAR
     card = {
-        "encoder": encoder,
-        **belongs,
+        **about,
         "counts": {
             "tests": tuned.n_tests,
             "pairs": tuned.n_pairs,
-            "learned_pairs": len(learned),
+            "learned_pairs": int((np.abs(table.z) > MIN_Z).sum()),
             "texts": len(table.texts),
         },
         "validation": {
@@ -432,12 +366,13 @@ def _finish(
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    with writing(destination):
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
         (destination / CARD).unlink(missing_ok=True)  # a folder with a card is complete
         save_adapter({name: soup[name] for name in run.first_state}, run.tower.spec, destination / ADAPTER)
-        unsure_of_weight = covariance(weight, run.vectors(), learned, HEAD_PENALTY)
         write_whole(destination / VALIDATION, save({"expected": torch.from_numpy(expected)}))
-        save_head(destination, weight, unsure_of_weight, soup[WORDS_KEY].numpy())
+        write_whole(destination / HEAD, save({"weight": soup[HEAD_KEY], "word_weight": soup[WORDS_KEY].float()}))
         write_whole(destination / CARD, json_text(card, indent=1))
-    shutil.rmtree(destination / CHECKPOINTS, ignore_errors=True)
+    except OSError as error:
+        raise ModelError(f"{destination} cannot be written ({error.strerror}); make room, and learn again") from error
     return tuned
