@@ -13,7 +13,7 @@ from recllm.base.errors import NothingToDo, UnknownIdError
 from recllm.doors.privacy.certificate import ErasureCertificate
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
-from recllm.doors.service.callers import ERRORS, MayErase, MaySend, answered
+from recllm.doors.service.callers import ERRORS, MayErase, MaySend, operation
 from recllm.doors.service.marketing_requests import RestrictionRequest, SessionJoinRequest
 from recllm.doors.service.requests import Id, JsonRoute, PersonRequest
 from recllm.doors.service.visitor_sessions import SessionJoin, join_session, remove_item
@@ -38,8 +38,7 @@ class AuditLog:
 router = APIRouter(responses=ERRORS, route_class=JsonRoute)
 
 
-@router.post("/v1/sessions/join", response_model=None, responses={200: {"model": SessionJoin}}, tags=["events"])
-@answered()
+@operation(router, "POST", "/v1/sessions/join", "events", answer=SessionJoin)
 def session_join(body: SessionJoinRequest, caller: MaySend) -> SessionJoin:
     """An anonymous session's events become those of a person, whose next answer knows them.
 
@@ -49,8 +48,7 @@ def session_join(body: SessionJoinRequest, caller: MaySend) -> SessionJoin:
     return join_session(caller.shop.workspace, body.session_id, body.user_id)
 
 
-@router.post("/v1/users/erase", response_model=None, responses={200: {"model": ErasureCertificate}}, tags=["privacy"])
-@answered(marketing=True)
+@operation(router, "POST", "/v1/users/erase", "privacy", answer=ErasureCertificate, marketing=True)
 def user_erase(body: PersonRequest, caller: MayErase) -> ErasureCertificate:
     """Everything about a person goes, from rows to campaigns and refused rows, and a tombstone keeps them out: nothing
     that is sent about them later is kept. An unknown person is a 404, with a tombstone all the same.
@@ -66,8 +64,7 @@ def user_erase(body: PersonRequest, caller: MayErase) -> ErasureCertificate:
     return certificate
 
 
-@router.post("/v1/users/export", response_model=None, tags=["privacy"])
-@answered(marketing=True)
+@operation(router, "POST", "/v1/users/export", "privacy", marketing=True)
 def user_export(body: PersonRequest, caller: MayErase) -> dict[str, Any]:
     """Everything of one person, given and inferred: basics, decisions, events, messages, campaigns, profile,
     recommendations with reasons, predictions that are in memory, models that learned from them, for what and how long
@@ -79,8 +76,7 @@ def user_export(body: PersonRequest, caller: MayErase) -> dict[str, Any]:
     return document
 
 
-@router.post("/v1/users/restrict", response_model=None, responses={200: {"model": Restriction}}, tags=["privacy"])
-@answered(marketing=True)
+@operation(router, "POST", "/v1/users/restrict", "privacy", answer=Restriction, marketing=True)
 def user_restrict(body: RestrictionRequest, caller: MayErase) -> Restriction:
     """A person's data are kept and used for nothing, whatever they agreed to; or used again, as they agreed."""
     workspace = caller.shop.workspace
@@ -93,8 +89,7 @@ def user_restrict(body: RestrictionRequest, caller: MayErase) -> Restriction:
     return Restriction(restricted_since=workspace.store().restricted_since([name]).get(name))
 
 
-@router.get("/v1/audit", response_model=None, responses={200: {"model": AuditLog}}, tags=["privacy"])
-@answered(marketing=True)
+@operation(router, "GET", "/v1/audit", "privacy", answer=AuditLog, marketing=True)
 def audit_log(
     caller: MayErase,
     after: Annotated[int, Query(ge=0, le=2**53, description="Entries behind this number.")] = 0,
@@ -105,8 +100,7 @@ def audit_log(
     return AuditLog(check=verify_audit(workspace), entries=tuple(read_audit(workspace, after=after)[:limit]))
 
 
-@router.delete("/v1/items/{item_id:path}", response_model=None, status_code=204, tags=["events"])
-@answered(status=204)
+@operation(router, "DELETE", "/v1/items/{item_id:path}", "events", status=204)
 def item_remove(item_id: Id, caller: MaySend) -> Response:
     """An item leaves the catalogue: it is never recommended, found or explained again, until it is sent once more.
 
