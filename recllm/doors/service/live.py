@@ -19,7 +19,7 @@ import logging
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date
@@ -35,7 +35,6 @@ from recllm.base.schema import RecommendRequest, Slate, SlateStatus, Table
 from recllm.doors.service.everybody import Everybody, ShopMarks
 from recllm.doors.service.finder import Finder
 from recllm.doors.service.requests import SlateRequest
-from recllm.doors.service.visitor_sessions import session_pseudonyms
 from recllm.market.adcopy.ads import EFFECT
 from recllm.market.experiments.slates import (
     SlateExperiment,
@@ -66,11 +65,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-
 NEVER = -1
 """No load of consent: of a recommender that is older than the store's consent may be."""
-
-
 EffectMark = tuple[int, int]
 """Time of the last change and inode of an effect model's card, which is written last and removed first."""
 
@@ -156,8 +152,15 @@ class LiveShop:
         """The recommender that knows a visitor, and the id to ask it with; "" for one without an id."""
         recommender = self.recommender()
         if session_id is not None:
-            return recommender.for_ids(lambda ids: session_pseudonyms(self.workspace, ids)), session_id
+            return recommender.for_ids(self._session_pseudonyms), session_id
         return (recommender, user_id) if user_id is not None else (recommender.for_nobody(), "")
+
+    def _session_pseudonyms(self, session_ids: Sequence[str]) -> list[str]:
+        """Of sessions, or of the people to whom they were joined."""
+        names = self.workspace.session_pseudonymiser().many(session_ids)
+        with self.workspace.store().read() as reader:
+            person = reader.joined_sessions(names)
+        return [person.get(name, name) for name in names]
 
     def slate(self, body: SlateRequest) -> Slate:
         """The answer to a request, by the treatment of the customer's variant; recorded as shown where asked."""

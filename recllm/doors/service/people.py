@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -10,15 +11,17 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from recllm.base.errors import NothingToDo, UnknownIdError
+from recllm.base.schema import Purpose, Table
 from recllm.doors.privacy.certificate import ErasureCertificate
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
 from recllm.doors.service.callers import ERRORS, MayErase, MaySend, operation
 from recllm.doors.service.marketing_requests import RestrictionRequest, SessionJoinRequest
 from recllm.doors.service.requests import Id, JsonRoute, PersonRequest
-from recllm.doors.service.visitor_sessions import SessionJoin, join_session, remove_item
 from recllm.recommend.recommender.shop_states import forget_in_states
+from recllm.shop.ingest.workspace_load import add_consent
 from recllm.shop.workspace.audit import AuditAction, AuditCheck, AuditEntry, read_audit, verify_audit
+from recllm.shop.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +33,39 @@ class Restriction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionJoin:
+    joined: bool
+    """False if the person refused personalisation, which then holds for the session too, or was erased."""
+    events: int
+    """Events moved to the person by this call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditLog:
     check: AuditCheck
     entries: tuple[AuditEntry, ...]
 
 
 router = APIRouter(responses=ERRORS, route_class=JsonRoute)
+
+
+def join_session(workspace: Workspace, session_id: str, user_id: str) -> SessionJoin:
+    """Makes the present and later events of an anonymous session those of a person; may be repeated.
+
+    Raises `ConflictError` for a session that belongs to another person.
+    """
+    session, person = workspace.session_pseudonymiser().one(session_id), workspace.pseudonymiser().one(user_id)
+    if workspace.store().tombstones([session, person]):
+        return SessionJoin(joined=False, events=0)
+    with workspace.store().read() as reader:
+        owner = reader.joined_sessions([session]).get(session)
+    if owner is None and not workspace.gate().permits(person, Purpose.PERSONALISATION):
+        refusal = (session, Purpose.PERSONALISATION, False, None)
+        add_consent(workspace, [refusal], source="session", by_pseudonym=True)
+        return SessionJoin(joined=False, events=0)
+    with workspace.store().load(Table.EVENTS, load_id=uuid.uuid4().hex, source="session") as load:
+        n_events = load.join_session(session, person)
+    return SessionJoin(joined=True, events=n_events)
 
 
 @operation(router, "POST", "/v1/sessions/join", "events", answer=SessionJoin)
@@ -106,6 +136,8 @@ def item_remove(item_id: Id, caller: MaySend) -> Response:
 
     Events about it stay readable.
     """
-    remove_item(caller.shop.workspace, item_id)
+    store = caller.shop.workspace.store()
+    with store.load(Table.ITEMS, load_id=uuid.uuid4().hex, source="removal") as load:
+        load.remove_item(item_id)
     caller.shop.update()
     return Response()
