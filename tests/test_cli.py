@@ -116,7 +116,6 @@ def test_looking_is_not_recording(run: Run, shop: Path) -> None:
         ("copy", "-u", "nobody123", "--channel", "push"),
         ("copy", "--user", f"@{ids}", "--channel", "email"),
         ("describe", "nobody123"),
-        ("describe", "nobody123", "--evolution", "auto"),
         ("audience", "--item", "tea", "--with", f"suppressed=@{ids}"),
         ("audience", "--with", f"seeds=@{ids}"),
         ("predict", "buy", "--ids", str(ids)),

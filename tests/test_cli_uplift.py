@@ -90,13 +90,6 @@ def test_what_is_refused(run: Run, trial: str, flag: tuple[str, ...], code: int,
     assert found == code and words in said and out == "" and said.count("\n") == 1
 
 
-def test_the_qini_picture(run: Run, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    code, out, err = run("lot.csv", "--randomised", "--learner", "t", "--plot", str(tmp_path / "q.png"))
-    assert code == 0 and "mean effect +0." in out and "--learner is not needed any more" in err
-    assert (tmp_path / "q.png").read_bytes().startswith(b"\x89PNG")
-
-
 def test_effects_are_kept_with_their_intervals(run: Run, place: Path, tmp_path: Path) -> None:
     file = str(tmp_path / "x.csv")
     code, out, _ = run("lot.csv", "--randomised", "--save", "lot", "--csv", file)

@@ -233,7 +233,7 @@ def test_no_model_and_no_tables_are_loaded() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_command_line_says_that_a_text_is_held(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_that_a_text_is_held() -> None:
     copy = AdCopy(
         text="Tea!",
         channel="push",
@@ -247,6 +247,5 @@ def test_the_command_line_says_that_a_text_is_held(capsys: pytest.CaptureFixture
         verdict=CopyVerdict.PERSON,
     )
     for words, told in (((), "held for a person\n"), (("crispy",), "held for a person, nothing grounds: crispy\n")):
-        adtext._answer([replace(copy, ungrounded=words)], json=False)
-        said = capsys.readouterr()
-        assert told in said.out + said.err and "all checks passed" not in said.out + said.err
+        *_, line = adtext.texts_answer([replace(copy, ungrounded=words)]).lines
+        assert f"{line}\n".endswith(told) and "all checks passed" not in line

@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
 from recllm.base.charts import AreaChart, svg
 from recllm.base.errors import UsageError
 from recllm.base.policy import Policy
-from recllm.doors.cli.main import app
-from recllm.doors.report.people import evolution_chart, evolution_page, evolution_rows, write_evolution_png
+from recllm.doors.report.people import evolution_chart, evolution_rows
 from recllm.learn.profiles.evolution import WITHHELD, evolve
 from recllm.shop.data.dataset import DAY, Dataset
 
@@ -125,7 +122,6 @@ def test_nobody_and_a_browser() -> None:
     assert found.drift is None and found.novelty is None
     nobody = evolve(shop, 0, vectors(shop), as_of=JANUARY)
     assert nobody.periods == () and nobody.interests == ()
-    assert "nothing to show" in evolution_page(nobody, name="x")
 
 
 def test_without_categories_items_are_clustered() -> None:
@@ -141,8 +137,8 @@ def test_sensitive_categories_are_never_named() -> None:
     found = evolve(shop, 0, vectors(shop), policy=policy)
     assert set(found.interests) == {"tea", WITHHELD}
     for locale, word in (("en", "not shown"), ("zh", "不显示")):
-        page = evolution_page(found, name="x", locale=locale)
-        assert "coffee" not in page and word in page
+        shown = svg(evolution_chart(found, locale)) + str(evolution_rows(found, locale))
+        assert "coffee" not in shown and word in shown
 
 
 def test_wrong_use(shop: Dataset) -> None:
@@ -178,11 +174,9 @@ def test_bands_are_whole_and_the_rest_is_one_band() -> None:
 
 
 def test_the_picture_escapes_and_names_what_it_shows(shop: Dataset) -> None:
-    found = evolve(shop, 0, vectors(shop))
-    page = evolution_page(found, name="<b>& co", locale="zh")
-    assert "&lt;b&gt;&amp; co" in page and "<b>& co" not in page and "<script" not in page
+    drawn = svg(evolution_chart(evolve(shop, 0, vectors(shop)), "zh"))
     for word in ("coffee 100%", "漂移", "2024-07", "随机水平"):
-        assert word in page
+        assert word in drawn
     hostile = AreaChart(
         title='"><script>', axis="<u>", columns=["a", "b"], bands=[("<i>", [1, 1])], others="r", line_name="l",
         line=[None, 0.1], dashed_name="d", dashed=[None, None],
@@ -200,39 +194,7 @@ def test_labels_do_not_touch(shop: Dataset) -> None:
     assert len(heights) == 9 and all(a - b >= 12 for a, b in pairwise(sorted(heights, reverse=True)))
 
 
-def test_png_and_the_remark_about_fonts(shop: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = evolve(shop, 0, vectors(shop))
-    write_evolution_png(found, tmp_path / "a.png", name="u0")
-    assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [])
-    assert "--html" in (write_evolution_png(found, tmp_path / "b.png", name="u0", locale="zh") or "")
-
-
-def test_rows_for_a_terminal(shop: Dataset) -> None:
+def test_rows_of_a_table(shop: Dataset) -> None:
     header, rows = evolution_rows(evolve(shop, 0, vectors(shop)), "en")
     assert header[0] == "period" and len(rows) == 12 and all(len(r) == len(header) for r in rows)
     assert rows[6][-2:] == ["coffee", "tea"]
-
-
-def test_the_command(tmp_path: Path) -> None:
-    run = CliRunner().invoke
-    rows = [("4711", i, datetime.fromtimestamp(JANUARY + d * DAY, UTC).isoformat()) for i, d in MOVER]
-    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
-    events.write_csv(tmp_path / "events.csv")
-    items().with_columns(pl.col("category").list.join(" > ")).write_csv(tmp_path / "items.csv")
-    shop = str(tmp_path / "shop")
-    assert (
-        run(
-            app, ["init", "-w", shop, "--consent-default", "granted", "--encoder", "toy", "--timezone", "UTC"]
-        ).exit_code
-        == 0
-    )
-    for table in ("items", "events"):
-        done = run(app, ["ingest", str(tmp_path / f"{table}.csv"), "--table", table, "-w", shop])
-        assert done.exit_code == 0, done.output
-    page = tmp_path / "moves.html"
-    done = run(app, ["describe", "4711", "--evolution", "auto", "-w", shop, "--html", str(page)])
-    assert done.exit_code == 0, done.output
-    assert "coffee" in done.output and "drift" in done.output and "<svg" in page.read_text()
-    assert isinstance(run(app, ["describe", "4711", "-w", shop, "--html", str(page)]).exception, UsageError)
-    assert isinstance(run(app, ["describe", "nobody", "--evolution", "auto", "-w", shop]).exception, UsageError)

@@ -19,7 +19,7 @@ from waiting import until
 from recllm.base.errors import ModelError, UsageError
 from recllm.base.questions import SearchRequest
 from recllm.base.schema import Slate
-from recllm.doors.service.live import RETRY_SECONDS, Finder, VectorState
+from recllm.doors.service.finder import RETRY_SECONDS, Finder, VectorState
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.search import VECTORS_WEIGHT, search
 from recllm.shop.data.dataset import Dataset
@@ -218,7 +218,7 @@ def test_a_failed_load_of_the_encoder_is_tried_again_after_a_pause(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr("recllm.doors.service.live.time", clock)
+    monkeypatch.setattr("recllm.doors.service.finder.time", clock)
     finder, encoder = Finder(), FailingEncoder()
     monkeypatch.setattr(FailingEncoder, "errors", [error, error])
 

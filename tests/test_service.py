@@ -24,7 +24,8 @@ from recllm.base.errors import PolicyError, StoreError, UsageError
 from recllm.base.schema import Objective
 from recllm.base.service_settings import ServiceSettings
 from recllm.doors.cli.main import app as command_line
-from recllm.doors.service.capacity import Capacity, OverloadError
+from recllm.doors.service.callers import Capacity
+from recllm.doors.service.refusals import OverloadError
 from recllm.recommend.recommender import shop_recommender
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import open_recommender

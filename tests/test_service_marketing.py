@@ -25,7 +25,7 @@ from recllm.base.files import write_whole
 from recllm.base.policy import Policy
 from recllm.base.schema import SESSION_PREFIX, Purpose
 from recllm.base.settings import ServiceSettings
-from recllm.doors.service.capacity import Background, JobState
+from recllm.doors.service.jobs import Background, JobState
 from recllm.doors.service.live import LiveShop
 from recllm.learn.models.effect import CARD
 from recllm.market.adcopy.ads import EFFECT

@@ -15,9 +15,8 @@ from postgres_server import PostgresServer
 from service_world import build_shop, server_process
 from waiting import until
 
-from recllm.doors.service.live import LiveShop
+from recllm.doors.service.live import LiveShop, SlateProcesses
 from recllm.doors.service.requests import SlateRequest
-from recllm.doors.service.slates import SlateProcesses
 from recllm.recommend.recommender.registry import current
 from recllm.shop.workspace.keys import create_key, revoke_key
 from recllm.shop.workspace.workspace import Workspace
@@ -97,7 +96,7 @@ def test_slates_in_processes_of_their_own(shop_folder: Path) -> None:
 def test_a_process_that_cannot_open_the_model_is_not_asked(
     shop_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recllm.doors.service.slates.RESTART_SECONDS", 0.0)
+    monkeypatch.setattr("recllm.doors.service.live.RESTART_SECONDS", 0.0)
     version = str(current(shop_folder / "models"))
     scorer = shop_folder / "models" / "versions" / version / "scorer.safetensors"
     slates, body = SlateProcesses({"shop": shop_folder}, 1), SlateRequest(user_id="u00", k=5)

@@ -10,7 +10,6 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx2
 import pytest
 import uvicorn
@@ -36,7 +35,7 @@ from recllm.doors.service import api
 from recllm.doors.service.app import create_app
 from recllm.doors.service.callers import ANSWER_HEADERS
 from recllm.doors.service.live import LiveShop
-from recllm.doors.service.transport import ServerCertificate
+from recllm.doors.service.transport import tls_context
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
 
@@ -153,7 +152,7 @@ def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
 
 
 def test_only_tls_1_2_and_newer_is_spoken(tmp_path: Path) -> None:
-    context = ServerCertificate(*make_certificate(tmp_path)).context
+    context = tls_context(*make_certificate(tmp_path))
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         client = ssl.create_default_context()
         client.minimum_version = client.maximum_version = version
@@ -176,39 +175,18 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         ((tmp_path / "gone.crt", key), r"gone\.crt cannot be read \(No such file"),
         ((certificate, tmp_path / "gone.key"), r"gone\.key cannot be read \(No such file"),
         ((certificate, tmp_path), r"cannot be read \(Is a directory"),
-        ((certificate, other_key), r"another\.key is not the private key of .*own\.crt; give the two"),
-        ((text, key), r"are not a certificate and a private key in PEM"),
-        ((certificate, text), r"are not a certificate and a private key in PEM"),
-        ((certificate, None), r"are not a certificate and a private key in PEM"),
-        ((certificate, locked_key), r"locked\.key has a passphrase"),
+        ((certificate, other_key), r"another\.key are not a certificate and its private key"),
+        ((text, key), r"are not a certificate and its private key, in PEM"),
+        ((certificate, text), r"are not a certificate and its private key, in PEM"),
+        ((certificate, None), r"are not a certificate and its private key, in PEM"),
+        ((certificate, locked_key), r"locked\.key are not .* without a passphrase"),
     ):
         with pytest.raises(UsageError, match=message) as caught:
-            ServerCertificate(*files)
+            tls_context(*files)
         assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
     both = tmp_path / "both.pem"
     both.write_bytes(certificate.read_bytes() + key.read_bytes())
-    assert ServerCertificate(both, None).context.minimum_version == ssl.TLSVersion.TLSv1_2
-
-
-def test_another_certificate_counts_without_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    files = make_certificate(tmp_path)
-    shown = ServerCertificate(*files)
-
-    def name() -> str:
-        asking = handshake(shown.context, ssl.create_default_context())
-        certificate = x509.load_der_x509_certificate(asking.getpeercert(binary_form=True) or b"")
-        return str(certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
-
-    newer = make_certificate(tmp_path, "newer")
-    newer[0].replace(files[0])  # of the two, one is there first
-    anyio.run(shown.renew)
-    assert name() == "own" and "the old certificate stays in use" in caplog.text
-    newer[1].replace(files[1])
-    anyio.run(shown.renew)
-    assert name() == "newer"
-    files[1].unlink()
-    anyio.run(shown.renew)
-    assert name() == "newer"
+    assert tls_context(both, None).minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
-"""Charts as data, drawn by matplotlib as SVG for pages or as PNG.
+"""Charts as data, drawn by matplotlib as SVG for pages.
 
     svg(BarChart(title="share", bars=[Bar("tea", 0.4), Bar("coffee", 0.6, strong=True)]))
-    write_png([chart, other_chart], Path("charts.png"))
 
 An SVG stands inside a page: its text stays text in any script, it refers to nothing outside, says in words what it
 shows, and is the same for equal data. Space for text is counted from its characters and not measured, so that a host
@@ -17,10 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape, unescape
 from io import StringIO
-from pathlib import Path
 from typing import Any
-
-from recllm.base.errors import UsageError
 
 COLOURS = ("#1769aa", "#e08a1e", "#2e8b57", "#b5467a", "#7a5fb5", "#4aa3b5", "#a0703c", "#8a9a2b")
 INK, SOFT, GRID = "#1c2430", "#5b6675", "#dfe4ea"
@@ -30,21 +26,6 @@ OTHERS, COMPARED, ALARM = "#d5dbe2", "#9aa5b1", "#b3261e"
 FONT_SIZE = 12
 CHARACTER = 6.6
 """Width of a narrow character, in units of the SVG; a Chinese one takes two."""
-PNG_SCALE = 2
-"""Dots of a PNG per unit of the SVG."""
-
-CJK_FONTS = (
-    "notosanscjk",
-    "notosanssc",
-    "sourcehansans",
-    "msyh",
-    "pingfang",
-    "wqy",
-    "simhei",
-    "droidsansfallback",
-    "cjk",
-)
-"""Parts of file names of fonts with Chinese characters, looked for in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +118,11 @@ def svg(chart: Chart) -> str:
         return ""
     from matplotlib.figure import Figure
 
-    height = _height(chart, titled=False)
-    with _style([]), warnings.catch_warnings():
+    height = _height(chart)
+    with _style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's browser has them
         figure = Figure(figsize=(chart.width / 72, height / 72), dpi=72)
-        _draw(chart, figure, height, titled=False)
+        _draw(chart, figure, height)
         drawn = StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _as_element(drawn.getvalue(), _in_words(chart))
@@ -158,62 +139,32 @@ def without_styles(element: str) -> str:
     return re.sub(r' style="([^"]*)"', attributes, element)
 
 
-def write_png(charts: Sequence[Chart], path: Path) -> str | None:
-    """Curves side by side, other charts one below the other; a remark when no installed font has all characters.
-
-    Raises `UsageError` when there is nothing to draw.
-    """
-    charts = [chart for chart in charts if not isinstance(chart, BarChart) or chart.bars]
-    if not charts:
-        raise UsageError("there is nothing to draw")
-    from matplotlib.figure import Figure
-
-    in_row = all(isinstance(chart, LineChart) for chart in charts)
-    heights = [_height(chart, titled=True) for chart in charts]
-    width = sum(c.width for c in charts) if in_row else max(c.width for c in charts)
-    height = max(heights) if in_row else sum(heights)
-    fonts, remark = _fonts_for("".join(_in_words(chart) for chart in charts))
-    with _style(fonts), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the remark says so
-        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-        shape = {"nrows": 1, "ncols": len(charts)} if in_row else {"nrows": len(charts), "height_ratios": heights}
-        parts = figure.subfigures(**shape, squeeze=False).ravel()
-        for chart, panel, part_height in zip(charts, parts, heights, strict=True):
-            _draw(chart, panel, height if in_row else part_height, titled=True)
-        figure.savefig(path, format="png", dpi=72 * PNG_SCALE, metadata={"Software": None})
-    return remark
-
-
-# --- drawing ---------------------------------------------------------------------------------------------------------
-
 _ROW, _TITLE, _CURVE_HEIGHT, _LEGEND_ROW = 28, 30, 280, 18
 _AREA_RIGHT, _AREA_HEIGHT, _LINE_HEIGHT, _FOOT = 250, 280, 96, 26
 
 
-def _height(chart: Chart, *, titled: bool) -> int:
+def _height(chart: Chart) -> int:
     if isinstance(chart, BarChart):
-        return _ROW * len(chart.bars) + 4 + titled * _TITLE
+        return _ROW * len(chart.bars) + 4
     if isinstance(chart, LineChart):
         return _CURVE_HEIGHT + _TITLE + _LEGEND_ROW * len(chart.lines) + 12
-    return _AREA_HEIGHT + 34 + _LINE_HEIGHT + _FOOT + 10 + titled * _TITLE
+    return _AREA_HEIGHT + 34 + _LINE_HEIGHT + _FOOT + 10
 
 
-def _draw(chart: Chart, figure: Any, height: float, *, titled: bool) -> None:
+def _draw(chart: Chart, figure: Any, height: float) -> None:
     if isinstance(chart, BarChart):
-        _draw_bars(chart, figure, height, titled)
+        _draw_bars(chart, figure, height)
     elif isinstance(chart, LineChart):
         _draw_lines(chart, figure, height)
     else:
-        _draw_areas(chart, figure, height, titled)
+        _draw_areas(chart, figure, height)
 
 
-def _draw_bars(chart: BarChart, figure: Any, height: float, titled: bool) -> None:
+def _draw_bars(chart: BarChart, figure: Any, height: float) -> None:
     texts = [bar.text or f"{bar.value:.3f}" for bar in chart.bars]
     left = chart.label_width or min(max(_width(bar.label) for bar in chart.bars) + 16, chart.width / 2)
-    left, right = left + 8 * titled, max(map(_width, texts)) + 14
-    axes = _axes(figure, chart.width, height, (left, titled * _TITLE, right, 0))
-    if titled:
-        axes.set_title(chart.title, loc="left", fontweight="bold", x=(8 - left) / (chart.width - left - right))
+    right = max(map(_width, texts)) + 14
+    axes = _axes(figure, chart.width, height, (left, 0, right, 0))
     limits = [v for bar in chart.bars for v in (0.0, bar.value, bar.low, bar.high) if v is not None]
     low, high = min(limits), max(limits)
     rows = range(len(chart.bars))
@@ -268,12 +219,12 @@ def _draw_lines(chart: LineChart, figure: Any, height: float) -> None:
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, below), borderaxespad=0)
 
 
-def _draw_areas(chart: AreaChart, figure: Any, height: float, titled: bool) -> None:
+def _draw_areas(chart: AreaChart, figure: Any, height: float) -> None:
     if len(chart.columns) == 1:  # a single time has no width of its own: it fills the chart
         bands = [(name, [*shares, *shares]) for name, shares in chart.bands]
         line, dashed = [*chart.line, *chart.line], [*chart.dashed, *chart.dashed]
         chart = replace(chart, columns=[*chart.columns, ""], bands=bands, line=line, dashed=dashed)
-    left, top = 62, 10 + titled * _TITLE
+    left, top = 62, 10
     upper = _axes(figure, chart.width, height, (left, top, _AREA_RIGHT, height - top - _AREA_HEIGHT))
     lower = _axes(figure, chart.width, height, (left, height - _FOOT - _LINE_HEIGHT, _AREA_RIGHT, _FOOT))
     xs = list(range(len(chart.columns)))
@@ -285,8 +236,6 @@ def _draw_areas(chart: AreaChart, figure: Any, height: float, titled: bool) -> N
     upper.legend(areas[::-1], labels[::-1], **at_side)
     upper.set(ylim=(0, 1), ylabel=chart.axis, xticks=[])
     upper.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    if titled:
-        upper.set_title(chart.title, loc="left", fontweight="bold")
     for values, name, look in (
         (chart.line, chart.line_name, {"color": ALARM, "marker": "o", "markersize": 4}),
         (chart.dashed, chart.dashed_name, {"color": COMPARED, "linestyle": "--"}),
@@ -314,12 +263,12 @@ def _axes(figure: Any, width: float, height: float, margins: tuple[float, float,
     return axes
 
 
-def _style(fonts: Sequence[str]) -> Any:
+def _style() -> Any:
     import matplotlib
 
     return matplotlib.rc_context(
         {
-            "font.family": [*fonts, "DejaVu Sans"],
+            "font.family": "DejaVu Sans",
             "font.size": FONT_SIZE,
             "text.parse_math": False,  # a dollar sign is money
             "text.color": INK,
@@ -371,22 +320,3 @@ def _as_element(document: str, words: str) -> str:
     width, height = size.split()
     head = f'<svg viewBox="0 0 {size}" width="{width}" height="{height}" role="img" aria-label="{escape(words)}">'
     return head + re.sub(r">\s+<", "><", inside).strip() + "</svg>"
-
-
-def _fonts_for(words: str) -> tuple[list[str], str | None]:
-    """An installed font that has all the words' characters where the usual one does not, or a remark."""
-    from matplotlib import font_manager
-
-    characters = {ord(character) for character in words if not character.isascii()}
-    usual = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
-    if all(map(usual.get_char_index, characters)):
-        return [], None
-    paths = font_manager.findSystemFonts()  # matplotlib's own list may be older than the fonts
-    for hint in CJK_FONTS:
-        fitting = [path for path in paths if hint in Path(path).name.lower()]
-        for path in sorted(fitting, key=lambda path: ("regular" not in path.lower(), path)):
-            font = font_manager.get_font(path)
-            if all(map(font.get_char_index, characters)):
-                font_manager.fontManager.addfont(path)
-                return [font.family_name], None
-    return [], "no installed font has all the characters, so some are boxes in the PNG; use --html instead"

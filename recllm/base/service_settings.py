@@ -53,8 +53,7 @@ class ServiceSettings(FrozenModel):
 
     # --- the connection
     certificate: Annotated[Text | None, Field(json_schema_extra={"expected": "a PEM file"})] = None
-    """File of the certificate with its intermediates, in PEM: the service then speaks TLS itself. Changed files count
-    within half a minute."""
+    """File of the certificate with its intermediates, in PEM: the service then speaks TLS itself."""
     certificate_key: Annotated[Text | None, Field(json_schema_extra={"expected": "a PEM file"})] = None
     """File of the certificate's private key, without a passphrase; None where it is in the same file."""
     trusted_proxies: tuple[Text, ...] = ("127.0.0.1", "::1")

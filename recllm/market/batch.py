@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -127,7 +127,8 @@ class BatchRun:
             "seed": seed,
             "workspace": workspace.pseudonymiser().fingerprint(),
         }
-        KINDS[task].check(options)
+        check, _ = KINDS[task]
+        check(options)
         begun = _read_plan(folder)
         if begun is not None and begun != begun | request and not any(folder.glob("shard-*.parquet")):
             begun = None  # nothing was done yet of what was asked first
@@ -209,9 +210,6 @@ class BatchResult:
     quality: Quality | None = None
     """As `ShardOutcome.quality`, of the shards that were done now."""
     failed: tuple[ShardOutcome, ...] = ()
-
-
-# --- who is in which shard -------------------------------------------------------------------------------------------
 
 
 def shard_numbers(pseudonyms: Sequence[str], shards: int) -> NDArray[np.int64]:
@@ -333,7 +331,8 @@ def work_on(run: BatchRun, shard: int) -> ShardOutcome:
     An error of the shard stands in the outcome. An error of the request (`UsageError`, `PolicyError`) is raised, as it
     is wrong for every shard."""
     try:
-        content, outcome = KINDS[run.task].answer(_worker(run), shard)
+        _, answer = KINDS[run.task]
+        content, outcome = answer(_worker(run), shard)
         write_whole(run.file(shard), content, mode=PRIVATE)
         return outcome
     except (UsageError, PolicyError):
@@ -345,8 +344,6 @@ def work_on(run: BatchRun, shard: int) -> ShardOutcome:
     except OSError as error:
         return ShardOutcome(shard=shard, error=f"{run.file(shard)} cannot be written: {error.strerror or error}")
 
-
-# --- what is done for a shard ----------------------------------------------------------------------------------------
 
 SLATE_SCHEMA: Mapping[str, Any] = {
     "user_id": pl.String,
@@ -553,25 +550,18 @@ def encode_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]:
     return content, ShardOutcome(shard=shard, texts=n_texts)
 
 
-class AnswerKind(NamedTuple):
-    """How a task is answered."""
+Check = Callable[[Mapping[str, Any]], object]
+"""Raises `UsageError` for options that cannot be, before anything is written."""
+ShardAnswer = Callable[[ShardWorker, int], tuple[bytes, ShardOutcome]]
+"""The content of a shard's file."""
 
-    check: Callable[[Mapping[str, Any]], object]
-    """Raises `UsageError` for options that cannot be, before anything is written."""
-    answer: Callable[[ShardWorker, int], tuple[bytes, ShardOutcome]]
-    """The content of a shard's file."""
-
-
-KINDS: Mapping[BatchTask, AnswerKind] = {
-    BatchTask.RECOMMEND: AnswerKind(slates_request, recommend_shard),
-    BatchTask.AUDIENCE: AnswerKind(audience_request, audience_shard),
-    BatchTask.COPY: AnswerKind(copy_question, copy_shard),
-    BatchTask.PREDICT: AnswerKind(prediction_request, predict_shard),
-    BatchTask.ENCODE: AnswerKind(EncodingOptions.of, encode_shard),
+KINDS: Mapping[BatchTask, tuple[Check, ShardAnswer]] = {
+    BatchTask.RECOMMEND: (slates_request, recommend_shard),
+    BatchTask.AUDIENCE: (audience_request, audience_shard),
+    BatchTask.COPY: (copy_question, copy_shard),
+    BatchTask.PREDICT: (prediction_request, predict_shard),
+    BatchTask.ENCODE: (EncodingOptions.of, encode_shard),
 }
-
-
-# --- running it ------------------------------------------------------------------------------------------------------
 
 
 def run_batch(

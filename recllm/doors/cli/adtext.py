@@ -12,28 +12,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import Field
 
-from recllm.base.documents import count_text, plain
+from recllm.base.documents import count_text
 from recllm.base.errors import NothingToDo, UsageError
 from recllm.base.questions import AdQuestion
 from recllm.base.schema import CopyVerdict
 from recllm.doors.cli import batch
 from recllm.doors.cli.options import (
     DEFAULT_WORKSPACE,
+    Answer,
     Answering,
     Batching,
     Everybody,
-    Json,
     Options,
     Out,
+    Shop,
     Users,
     WorkspaceDir,
     batch_options,
-    emit_json,
+    fields_table,
     note,
     open_shop,
     read_user_ids,
-    say,
-    show,
     table,
 )
 
@@ -83,27 +82,25 @@ def copy(
         str | None,
         typer.Option(metavar="ID", help="Make the text of this record again, byte for byte, or say what changed."),
     ],
-    json: Json,
-) -> None:
+) -> Answer | None:
     """One ad text per person, whose claims all passed their checks. Each is kept with its inputs: `recllm copy --replay
     ID` makes it again, or ends with 1 and names the changed weights, prompts, word lists or rule packs."""
     if context.invoked_subcommand:
-        return
+        return None
     from recllm.market.adcopy.packs import pack_names
 
     if batch.is_batch(everybody, folder, user, question.item_id, pack, record, replay):
         options = {"channel": question.channel} | batch_options(question)
-        batch.answer("copy", options, question, folder, workspace, json)
-        return
+        with open_shop(workspace) as shop:
+            return batch.answer(shop, "copy", options, question, folder)
     if replay is not None:
         packs = _packs([name for name in pack or () if name not in pack_names()])
-        _answer([replayed(question, replay, workspace, packs, record)], json)
-        return
+        return texts_answer([replayed(question, replay, workspace, packs, record)])
     texts = written_texts(question, read_user_ids(user), workspace, pack, record)
-    _answer(texts, json)
     failures = [c.message for text in texts for _, faults in text.rejected for c in faults if c.guarantee == "G16"]
     if failures:  # of the generator, one for each text
         note(f"{len(failures)} of {count_text(len(texts), 'text')} had to do without the generator: {failures[0]}")
+    return texts_answer(texts)
 
 
 def replayed(
@@ -149,20 +146,17 @@ def written_texts(
         )
 
 
-def _answer(texts: Sequence[AdCopy], json: bool) -> None:
-    if json:
-        emit_json(texts if len(texts) != 1 else texts[0])
-        return
+def texts_answer(texts: Sequence[AdCopy]) -> Answer:
+    """Texts, each with its channel, its author, its verdict and its record."""
+    lines = []
     for text in texts:
-        say("", text.text)
         failed = [c.guarantee for c in text.checks if not c.passed]
         verdict = "held for a person" if text.verdict is CopyVerdict.PERSON else ""
         verdict += f", nothing grounds: {', '.join(text.ungrounded)}" if text.ungrounded else ""
-        note(
-            f"  {text.channel}, words by {text.generator}; "
-            + (f"failed: {', '.join(failed)}" if failed else verdict or "all checks passed")
-            + (f"; record {text.record_id}" if text.record_id else "")
-        )
+        verdict = f"failed: {', '.join(failed)}" if failed else verdict or "all checks passed"
+        record = f"; record {text.record_id}" if text.record_id else ""
+        lines += ["", text.text, f"  {text.channel}, words by {text.generator}; {verdict}{record}"]
+    return Answer(texts if len(texts) != 1 else texts[0], lines)
 
 
 def check(
@@ -176,8 +170,7 @@ def check(
         bool, typer.Option("--rank", help="Instead: rank the texts by what A/B tests taught; fields: group, reason.")
     ] = False,
     model: Annotated[Path | None, typer.Option(help="Folder of the model of --rank; the workspace's effect/ else.")],
-    json: Json,
-) -> None:
+) -> Answer:
     """Check ad texts of any author: each passes, is held for a person, or is blocked. A workspace adds its approved
     words. Ends with 2 when a text does not pass or a line cannot be read, with 3 when there is nothing to check.
 
@@ -186,8 +179,7 @@ def check(
     if rank:
         from recllm.market.adcopy.ads import EFFECT
 
-        rank_texts_of_file(file, model or workspace / EFFECT, json)
-        return
+        return rank_texts_of_file(file, model or workspace / EFFECT)
     from recllm.market.adcopy.request import load_voice
     from recllm.market.adcopy.submissions import Submission, UnreadableLine, judge, read_submissions, reviews_document
     from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
@@ -225,19 +217,15 @@ def check(
         raise NothingToDo(f"{file} has no text to check; give one JSON object a line")
     document = reviews_document(reviews, unreadable)
     passed = document["passed"]
-    show(document, itertools.chain.from_iterable(itertools.starmap(_lines, reviews)), json=json)
-    if not json:
-        counts = f"{document['held']} held for a person, {document['blocked']} blocked"
-        note(
-            f"{passed} of {count_text(len(reviews), 'text')} pass; {counts}, "
-            f"{count_text(len(unreadable), 'line')} unreadable"
-        )
-    if passed < len(entries):
-        raise typer.Exit(2)
+    counts = f"{document['held']} held for a person, {document['blocked']} blocked"
+    of_texts = f"{passed} of {count_text(len(reviews), 'text')} pass"
+    summary = f"{of_texts}; {counts}, {count_text(len(unreadable), 'line')} unreadable"
+    lines = itertools.chain.from_iterable(itertools.starmap(_lines, reviews))
+    return Answer(document, lines, [summary], typer.Exit(2) if passed < len(entries) else None)
 
 
-def rank_texts_of_file(file: Path, model: Path, json: bool) -> None:
-    """Shows texts by the expected difference from the mean of their group, best first; equal texts share a rank."""
+def rank_texts_of_file(file: Path, model: Path) -> Answer:
+    """Texts by the expected difference from the mean of their group, best first; equal texts share a rank."""
     from recllm.learn.models.effect import load_effect, rank_texts
     from recllm.market.adcopy.submissions import TextToRank, UnreadableLine, ranking_document, read_texts_to_rank
 
@@ -258,9 +246,8 @@ def rank_texts_of_file(file: Path, model: Path, json: bool) -> None:
         )
         rows.append((text.group or "", ranked_text.rank, text.id, *percent, text.text))
     header = ["group", "rank", "id", "answers", "from", "to", "text"]
-    show(ranking_document(effect.name, texts, ranked, unreadable), table(rows, header) if rows else [], json=json)
-    if unreadable:
-        raise typer.Exit(2)
+    document = ranking_document(effect.name, texts, ranked, unreadable)
+    return Answer(document, table(rows, header), problem=typer.Exit(2) if unreadable else None)
 
 
 def vocabulary(
@@ -269,66 +256,45 @@ def vocabulary(
         Path | None, typer.Option(help="Approved texts, one JSON object a line: list their phrases.")
     ] = None,
     by: Annotated[str | None, typer.Option(help="Name of the person who approves the words.")] = None,
-    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
     min_texts: Annotated[int, typer.Option("--least", min=1, help="Only phrases of this many texts or more.")] = 1,
-    json: Json = False,
-) -> None:
+    *,
+    shop: Shop,
+) -> Answer:
     """Approved words beyond the facts, which hold no text. Lists them with their approvals; or approves WORD..., or the
     phrases of --learn: each word there with its neighbour, such as "soft inside"."""
+    from recllm.market.adcopy.vocabulary import add_words, read_vocabulary, vocabulary_file
+
     if learn is not None:
-        learn_vocabulary(learn, by, workspace, json, min_texts)
-    elif words and by is None:
-        raise UsageError("words are approved by a person: give --by NAME")
-    elif words:
-        add_vocabulary(words, by or "", workspace, json)
-    else:
-        list_vocabulary(workspace, json)
-
-
-def add_vocabulary(words: list[str], by: str, workspace: Path, json: bool) -> None:
-    """Approves words, and says which were new."""
-    from recllm.market.adcopy.vocabulary import add_words, vocabulary_file
-
-    with open_shop(workspace) as shop:
+        return learn_vocabulary(shop, learn, by, min_texts)
+    if words:
+        if by is None:
+            raise UsageError("words are approved by a person: give --by NAME")
         addition = add_words(vocabulary_file(shop.root), words, by=by, at=datetime.now(UTC))
-    version = addition.vocabulary.version
-    show({"version": version, "added": addition.words}, [f"version {version}: {', '.join(addition.words)}"], json=json)
-    if repeated := len(words) - len(addition.words):
-        note(f"{repeated} of {len(words)} words were approved before")
+        version, repeated = addition.vocabulary.version, len(words) - len(addition.words)
+        notes = [f"{repeated} of {len(words)} words were approved before"] if repeated else []
+        document = {"version": version, "added": addition.words}
+        return Answer(document, [f"version {version}: {', '.join(addition.words)}"], notes)
+    vocabulary = read_vocabulary(vocabulary_file(shop.root))
+    rows = [(word.word, word.by, word.at.isoformat(timespec="minutes"), word.version) for word in vocabulary.words]
+    summary = f"{len(rows)} words, version {vocabulary.version}"
+    return Answer(vocabulary, table(rows, ["word", "by", "at", "version"]), [summary])
 
 
-def learn_vocabulary(file: Path, by: str | None, workspace: Path, json: bool, min_texts: int) -> None:
-    """Lists the phrases of approved texts; with `by` they are approved."""
+def learn_vocabulary(shop: Shop, file: Path, by: str | None, min_texts: int) -> Answer:
+    """The phrases of approved texts; with `by` they are approved."""
     from recllm.market.adcopy.submissions import Submission, phrases_of_approved, read_submissions
     from recllm.market.adcopy.vocabulary import add_words, approved_words, vocabulary_file
     from recllm.text.domains import domain_of
 
-    now = datetime.now(UTC)
-    with open_shop(workspace) as shop:
-        words = vocabulary_file(shop.root)
-        domain = domain_of(shop.locale())
-        entries = list(read_submissions(file, now=now, vocabulary=approved_words(words), domain=domain))
-        phrases = phrases_of_approved(entry for entry in entries if isinstance(entry, Submission))
-        phrases = tuple(phrase for phrase in phrases if phrase.texts >= min_texts)
-        if not phrases:
-            raise NothingToDo(f"the texts of {file} hold no phrase that is not grounded or approved already")
-        added = add_words(words, [p.phrase for p in phrases], by=by, at=now).words if by else ()
-    rows = [(phrase.phrase, str(phrase.texts)) for phrase in phrases]
-    show({"phrases": plain(phrases), "added": added}, table(rows, ["phrase", "texts"]), json=json)
-    if not json:
-        note(f"{len(added)} approved" if by else "listed only; approve them with --by NAME")
-
-
-def list_vocabulary(workspace: Path, json: bool) -> None:
-    """Shows the approved words with who approved them and when."""
-    from recllm.market.adcopy.vocabulary import read_vocabulary, vocabulary_file
-
-    with open_shop(workspace) as shop:
-        vocabulary = read_vocabulary(vocabulary_file(shop.root))
-    rows = [(word.word, word.by, word.at.isoformat(timespec="minutes"), word.version) for word in vocabulary.words]
-    show(plain(vocabulary), table(rows, ["word", "by", "at", "version"]) if rows else [], json=json)
-    if not json:
-        note(f"{len(rows)} words, version {vocabulary.version}")
+    now, words, domain = datetime.now(UTC), vocabulary_file(shop.root), domain_of(shop.locale())
+    entries = list(read_submissions(file, now=now, vocabulary=approved_words(words), domain=domain))
+    phrases = phrases_of_approved(entry for entry in entries if isinstance(entry, Submission))
+    phrases = tuple(phrase for phrase in phrases if phrase.texts >= min_texts)
+    if not phrases:
+        raise NothingToDo(f"the texts of {file} hold no phrase that is not grounded or approved already")
+    added = add_words(words, [p.phrase for p in phrases], by=by, at=now).words if by else ()
+    summary = f"{len(added)} approved" if by else "listed only; approve them with --by NAME"
+    return Answer({"phrases": phrases, "added": added}, fields_table(phrases, "phrase texts"), [summary])
 
 
 def _packs(names: list[str] | None) -> tuple[Pack, ...]:

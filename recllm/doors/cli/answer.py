@@ -18,6 +18,7 @@ from recllm.base.questions import RecommendRequest, ReportBy, SearchRequest
 from recllm.base.schema import NoteKind
 from recllm.doors.cli import batch
 from recllm.doors.cli.options import (
+    Answer,
     Answering,
     Batching,
     Csv,
@@ -30,16 +31,17 @@ from recllm.doors.cli.options import (
     Out,
     ReasonLocale,
     Seed,
+    Shop,
     User,
     Users,
     WorkspaceDir,
     batch_options,
+    fields_table,
     ids_by_pseudonym,
     note,
     open_shop,
     read_pairs,
     read_user_ids,
-    show,
     table,
     write_audit,
 )
@@ -49,9 +51,7 @@ from recllm.market.propensity.question import PredictionKind, PredictionQuestion
 if TYPE_CHECKING:
     from recllm.base.schema import Slate
     from recllm.base.stats.intervals import ConfidenceInterval
-    from recllm.market.audiences.audience import Audience
     from recllm.market.occasions.day import OccasionList
-    from recllm.market.propensity.uplift import UpliftEstimate
 
 COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
 
@@ -71,34 +71,30 @@ def recommend(
     user: Users,
     everybody: Everybody,
     folder: Out,
-    workspace: WorkspaceDir,
+    shop: Shop,
     record: Annotated[bool, typer.Option(help="Record the items as shown, for feedback and reports.")] = False,
-    json: Json,
-) -> None:
+) -> Answer:
     """The best items for customers, with the reasons that moved the score."""
     from recllm.market.experiments.slates import list_experiments, recommend_in_experiments
     from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.ingest.workspace_load import record_shown
 
     if batch.is_batch(everybody, folder, user, record):
-        options = {"explain": False} | batch_options(question)
-        batch.answer("recommend", options, question, folder, workspace, json)
-        return
+        return batch.answer(shop, "recommend", {"explain": False} | batch_options(question), question, folder)
     request = question.part(RecommendRequest, users=tuple(read_user_ids(user)))
-    with open_shop(workspace) as shop:
-        if question.model is None:
-            opening = partial(open_recommender, shop, locale=question.locale)
-            slates = recommend_in_experiments(shop, request, list_experiments(shop), lambda v: opening(version=v))
-        else:  # a model that is named answers, whatever experiment runs
-            recommender = open_recommender(shop, version=question.model, locale=question.locale)
-            slates = recommender.recommend(request)
-        is_known = shop.gate().knows_each(shop.pseudonymiser().many(request.users))
-        unknown = [user_id for user_id, yes in zip(request.users, is_known, strict=True) if not yes]
-        if record:
-            record_shown(shop, slates)
-    show(slates, itertools.chain.from_iterable(map(_slate_lines, slates)), json=json)
+    if question.model is None:
+        opening = partial(open_recommender, shop, locale=question.locale)
+        slates = recommend_in_experiments(shop, request, list_experiments(shop), lambda v: opening(version=v))
+    else:  # a model that is named answers, whatever experiment runs
+        recommender = open_recommender(shop, version=question.model, locale=question.locale)
+        slates = recommender.recommend(request)
+    is_known = shop.gate().knows_each(shop.pseudonymiser().many(request.users))
+    unknown = [user_id for user_id, yes in zip(request.users, is_known, strict=True) if not yes]
+    if record:
+        record_shown(shop, slates)
     for user_id in unknown[:MAX_PRINTED]:
         note(f"{user_id}: not known, so the items are what is popular now; check the id")
+    return Answer(slates, itertools.chain.from_iterable(map(_slate_lines, slates)))
 
 
 def _slate_lines(slate: Slate) -> Iterator[str]:
@@ -122,16 +118,14 @@ def search(
     question: Annotated[SearchOptions, Options(("user", "k", "where"))],
     *,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.")],
-    workspace: WorkspaceDir,
-    json: Json,
-) -> None:
+    shop: Shop,
+) -> Answer:
     """Items for a query: by words, by meaning, and in a person's own order."""
     from recllm.recommend.recommender.search import search_workspace
 
-    with open_shop(workspace) as shop:
-        request = question.part(SearchRequest, query=query)
-        slate = search_workspace(shop, request, version=question.model, locale=question.locale)
-    show(slate, _slate_lines(slate), json=json)
+    request = question.part(SearchRequest, query=query)
+    slate = search_workspace(shop, request, version=question.model, locale=question.locale)
+    return Answer(slate, _slate_lines(slate))
 
 
 class ExplainOptions(Answering):
@@ -146,24 +140,22 @@ def explain(
     *,
     user: User,
     item: Annotated[str, typer.Option("--item", "-i", help="The item's id.")],
-    workspace: WorkspaceDir,
+    shop: Shop,
     html: Annotated[Path | None, typer.Option(help="Also write the picture to this page.")],
-    json: Json,
-) -> None:
+) -> Answer:
     """One item for one customer: what each piece of evidence adds, and without which it would not be shown."""
     from recllm.recommend.recommender.explanation import write_page
     from recllm.recommend.recommender.shop_recommender import open_recommender
 
-    with open_shop(workspace) as shop:
-        recommender = open_recommender(shop, version=question.model, locale=question.locale)
-        explanation = recommender.explain(user, item, k=question.k)
+    recommender = open_recommender(shop, version=question.model, locale=question.locale)
+    explanation = recommender.explain(user, item, k=question.k)
     if html:
         write_page(explanation, html)
     rank = f"number {explanation.rank}" if explanation.rank else f"not among the first {question.k}"
     lines = [f"{explanation.title}: {rank}", *(f"  {c.delta:+.2f}  {c.text}" for c in explanation.contributions)]
     lines += [f"  {explanation.withheld:+.2f}  (not named)"] if explanation.withheld else []
     lines += [explanation.counterfactual] if explanation.counterfactual else []
-    show(explanation, lines, json=json)
+    return Answer(explanation, lines)
 
 
 def feedback_add(
@@ -175,31 +167,26 @@ def feedback_add(
     value: Annotated[float | None, typer.Option(help="Stars of a rating.")],
     quantity: Annotated[float, typer.Option(help="Units bought.")] = 1.0,
     price: Annotated[float | None, typer.Option(help="Price per unit.")],
-    workspace: WorkspaceDir,
-    json: Json,
-) -> None:
+    shop: Shop,
+) -> Answer:
     """Record one event of a customer; the next recommendation uses it, without training."""
     from recllm.shop.ingest.workspace_load import add_feedback
 
-    with open_shop(workspace) as shop:
-        done = add_feedback(shop, user, item, event, request_id=request, value=value, quantity=quantity, price=price)
-    show(done, [f"kept: {done.accepted}, already known: {done.duplicates}"], json=json)
+    done = add_feedback(shop, user, item, event, request_id=request, value=value, quantity=quantity, price=price)
+    return Answer(done, [f"kept: {done.accepted}, already known: {done.duplicates}"])
 
 
 def report(
-    workspace: WorkspaceDir,
+    shop: Shop,
     by: Annotated[ReportBy, typer.Option(help="How showings are grouped.")] = ReportBy.MODEL,
     days: Annotated[
         float, typer.Option(min=0, help="Days in which an event without a request answers a showing.")
     ] = 7.0,
-    *,
-    json: Json,
-) -> None:
+) -> Answer:
     """Shown, clicked, bought, revenue, returned, covered: by model, campaign, variant, template or day."""
     from recllm.market.experiments.feedback import feedback_report
 
-    with open_shop(workspace) as shop:
-        outcomes = feedback_report(shop, by=by, window_days=days)
+    outcomes = feedback_report(shop, by=by, window_days=days)
     rows = [
         (
             *(o.name, o.showings, o.people, o.clicked, o.bought, o.dismissed),
@@ -209,7 +196,7 @@ def report(
         for o in outcomes
     ]
     heads = ("shown", "people", "clicked", "bought", "dismissed", "CTR", "conversion", "revenue", "returned", "items")
-    show({"by": by.value, "window_days": days, "groups": outcomes}, table(rows, [by.value, *heads]), json=json)
+    return Answer({"by": by.value, "window_days": days, "groups": outcomes}, table(rows, [by.value, *heads]))
 
 
 def _percent(interval: ConfidenceInterval) -> str:
@@ -243,59 +230,44 @@ def audience(
     csv: Csv,
     ids: Ids,
     json: Json,
-) -> None:
+) -> Answer:
     """Whom to reach for an item, a category or a text, why, who is left out, and what to expect.
 
     A rule over people (conditions under all, any and not) is JSON, or a file of TOML or JSON."""
     from recllm.market.audiences.audience import audience_document, write_audience_csv
     from recllm.market.audiences.contacts import find_audience
-    from recllm.recommend.recommender.shop_recommender import open_recommender
-    from recllm.shop.workspace.audit import AuditAction
-    from recllm.shop.workspace.figures import LISTS_TELL
-
-    if batch.is_batch(everybody, folder):
-        options = {name: value for name, value in batch_options(question).items() if name != "explain"}
-        options |= {"campaign": campaign} if campaign else {}
-        batch.audience(options, question, folder, workspace, csv, ids, json)
-        return
-    if campaign is not None and campaign.endswith(".toml"):
-        if batch_options(question).keys() - {"explain"}:
-            raise UsageError(f"{campaign} says whom the campaign is for; leave out the options that say it again")
-        members, names = _audience_of_campaign(Path(campaign), workspace, question, ids)
-    else:
-        first = None if json or csv else MAX_PRINTED
-        request = question.request(campaign=campaign, explain=question.explain, explain_first=first)
-        with open_shop(workspace) as shop:
-            names = ids_by_pseudonym(shop, ids)
-            recommender = open_recommender(shop, version=question.model, locale=question.locale, everybody=True)
-            members = find_audience(shop, recommender, request)
-            write_audit(shop, AuditAction.PEOPLE_LISTED, what="audience", people=len(members.people))
-    document = audience_document(members, names)
-    show(document, _audience_lines(document), json=json)
-    _note_unlisted(members.size, json)
-    if not members.people:
-        excluded = _counts(members.excluded) or "no one"
-        raise NothingToDo(f"no one is left to address: {excluded}; held out: {len(members.holdout)}")
-    if csv:
-        write_audience_csv(members, csv, names)
-        note(LISTS_TELL)
-
-
-def _audience_of_campaign(
-    file: Path, workspace: Path, question: AudienceOptions, ids: Path | None
-) -> tuple[Audience, dict[str, str]]:
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.plan import audience_of
     from recllm.recommend.recommender.shop_recommender import open_recommender
-    from recllm.shop.workspace.audit import AuditAction
+    from recllm.shop.workspace.figures import LISTS_TELL
 
-    campaign = read_campaign(file)
+    stated = {name: value for name, value in batch_options(question).items() if name != "explain"}
+    if batch.is_batch(everybody, folder):
+        with open_shop(workspace) as shop:
+            options = stated | ({"campaign": campaign} if campaign else {})
+            return batch.audience(shop, options, question, folder, csv, ids)
+    if campaign is not None and campaign.endswith(".toml"):
+        if stated:
+            raise UsageError(f"{campaign} says whom the campaign is for; leave out the options that say it again")
+        members_of = partial(audience_of, file=read_campaign(Path(campaign)), explain=question.explain)
+    else:
+        first = None if json or csv else MAX_PRINTED
+        request = question.request(campaign=campaign, explain=question.explain, explain_first=first)
+        members_of = partial(find_audience, request=request)
     with open_shop(workspace) as shop:
         names = ids_by_pseudonym(shop, ids)
         recommender = open_recommender(shop, version=question.model, locale=question.locale, everybody=True)
-        members = audience_of(shop, recommender, campaign, explain=question.explain)
-        write_audit(shop, AuditAction.PEOPLE_LISTED, what="audience", people=len(members.people))
-        return members, names
+        members = members_of(shop, recommender)
+        write_audit(shop, "people_listed", what="audience", people=len(members.people))
+    problem = None
+    if not members.people:
+        excluded = _counts(members.excluded) or "no one"
+        problem = NothingToDo(f"no one is left to address: {excluded}; held out: {len(members.holdout)}")
+    elif csv:
+        write_audience_csv(members, csv, names)
+        note(LISTS_TELL)
+    document = audience_document(members, names)
+    return Answer(document, _audience_lines(document), _unlisted(members.size), problem)
 
 
 def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
@@ -311,9 +283,9 @@ def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
     yield from (f"  note: {line}" for line in document["notes"])
     for count in document["rule"]:
         yield f"    {'few' if count['people'] is None else format(count['people'], ',')}: {count['words']}"
-    traits = [(t["name"], t["share"], t["share_of_rest"], t["lift"], t["low"], t["high"]) for t in document["group"]]
-    if traits:
-        yield from ("", *table(traits, ["what sets them apart", "share", "of the rest", "lift", "low", "high"]))
+    if document["group"]:
+        header = ["what sets them apart", "share", "of the rest", "lift", "low", "high"]
+        yield from ("", *fields_table(document["group"], "name share share_of_rest lift low high", header))
     yield ""
     for person in document["people"][:MAX_PRINTED]:
         probability = "" if person["probability"] is None else f"  {100 * person['probability']:.1f} %"
@@ -340,36 +312,28 @@ def predict(
     workspace: WorkspaceDir,
     csv: Csv,
     html: Annotated[Path | None, typer.Option(help="Also write a page with reliability, lift and gain.")],
-    plot: Annotated[Path | None, typer.Option(help="Also draw these to this PNG.")],
     ids: Ids,
-    json: Json,
-) -> None:
+) -> Answer:
     """What each customer will do within a horizon: a calibrated chance, a date or an amount, and why."""
-    from recllm.doors.report.people import prediction_page, write_prediction_png
+    from recllm.doors.report.people import prediction_page
     from recllm.market.propensity.answers import predict_workspace
     from recllm.market.propensity.prediction import PredictionRequest, prediction_document, write_prediction_csv
-    from recllm.shop.workspace.audit import AuditAction
 
-    if batch.is_batch(everybody, folder, coupons, csv, html, plot, ids):
+    if batch.is_batch(everybody, folder, coupons, csv, html, ids):
         options = {"explain": False} | batch_options(question) | {"kind": kind, "seed": question.seed}
-        batch.answer("predict", options, question, folder, workspace, json)
-        return
+        with open_shop(workspace) as shop:
+            return batch.answer(shop, "predict", options, question, folder)
     request = question.part(PredictionRequest, kind=kind, coupons=coupons, locale="en")
     with open_shop(workspace) as shop:
-        names = ids_by_pseudonym(shop, ids)
-        language = question.locale or shop.settings.locale
+        names, language = ids_by_pseudonym(shop, ids), question.locale or shop.settings.locale
         prediction = predict_workspace(shop, request.model_copy(update={"locale": language}))
-        n_people = len(prediction.people)
-        write_audit(shop, AuditAction.PEOPLE_LISTED, what="prediction", kind=request.kind, people=n_people)
+        write_audit(shop, "people_listed", what="prediction", kind=request.kind, people=len(prediction.people))
     if csv:
         write_prediction_csv(prediction, csv, names)
     if html:
         html.write_text(prediction_page(prediction, names, locale=language), encoding="utf-8")
-    if plot and (remark := write_prediction_png(prediction, plot, locale=language)):
-        note(remark)
     document = prediction_document(prediction, names)
-    show(document, _prediction_lines(document), json=json)
-    _note_unlisted(len(document["people"]), json)
+    return Answer(document, _prediction_lines(document), _unlisted(len(prediction.people)))
 
 
 def _prediction_lines(document: dict[str, Any]) -> Iterator[str]:
@@ -396,9 +360,8 @@ def _counts(left_out: Mapping[str, int | None]) -> str:
     return counts_in_words(left_out)
 
 
-def _note_unlisted(people: int, json: bool) -> None:
-    if people > MAX_PRINTED and not json:
-        note(f"... and {people - MAX_PRINTED:,} more; --csv FILE or --json gives all")
+def _unlisted(people: int) -> list[str]:
+    return [f"... and {people - MAX_PRINTED:,} more; --csv FILE or --json gives all"] if people > MAX_PRINTED else []
 
 
 OWN_COLUMNS = {"features", "arm", "control", "outcome"}
@@ -431,13 +394,10 @@ def uplift(
     ],
     workspace: WorkspaceDir,
     randomised: Annotated[bool, typer.Option("--randomised", help="The treated were drawn at random.")] = False,
-    learner: Annotated[str | None, typer.Option(hidden=True)],
     csv: Csv,
-    plot: Annotated[Path | None, typer.Option(help="Also draw the Qini curve to this PNG.")],
     ids: Ids,
     seed: Seed,
-    json: Json,
-) -> None:
+) -> Answer:
     """How much a treatment changes each customer's outcome, learned from a trial; a file that is no trial is refused.
 
     Either customers of the workspace (--start), or a table with its own columns (--columns).
@@ -445,48 +405,55 @@ def uplift(
     names = read_pairs(columns, "--columns")
     if (trial is None) == (campaign is None):
         raise UsageError("give a trial's table, or --campaign with the file of a campaign that went out")
-    if learner is not None:
-        note("--learner is not needed any more: there is one learner, and it has intervals")
     if campaign is not None and (start or names):
         raise UsageError("a campaign says itself when it began and what came of it; leave out the trial's options")
     if trial is not None and names:
         if names.keys() != OWN_COLUMNS:
             raise UsageError(f"--columns {', '.join(sorted(names))}: give all of {', '.join(sorted(OWN_COLUMNS))}")
-        if start or plot or ids or save:
+        if start or ids or save:
             raise UsageError(
-                "--start, --plot, --ids and --save belong to trials of the workspace's people; leave them out, or "
+                "--start, --ids and --save belong to trials of the workspace's people; leave them out, or "
                 "leave out --columns"
             )
-        _uplift_of_table(trial, names, randomised, csv, seed, json)
-        return
+        return _uplift_of_table(trial, names, randomised, csv, seed)
     if campaign is None and start is None:
         raise UsageError(
             "give --start DATE for a trial of the workspace's people, or --columns for a table with its own columns"
         )
+    from recllm.market.campaigns.file import read_campaign
+    from recllm.market.campaigns.open_campaign import open_campaign
+    from recllm.market.campaigns.outcome import campaign_trial
     from recllm.market.propensity.answers import uplift_workspace
+    from recllm.market.propensity.uplift import uplift_document, write_uplift_csv
 
     table_of_trial: Any = trial
     source = ""
     with open_shop(workspace) as shop:
         pseudonyms = ids_by_pseudonym(shop, ids)
         if campaign is not None:
-            from recllm.market.campaigns.file import read_campaign
-            from recllm.market.campaigns.open_campaign import open_campaign
-            from recllm.market.campaigns.outcome import campaign_trial
-
             opened_campaign = open_campaign(shop, read_campaign(campaign), recheck=False)
             start, table_of_trial = campaign_trial(opened_campaign)
             randomised, source = True, opened_campaign.plan.campaign_id
         assert start is not None  # noqa: S101 - a trial of people has it, and a campaign says it
         how: dict[str, Any] = {"start": start, "randomised": randomised, "seed": seed}
         estimate = uplift_workspace(shop, table_of_trial, **how, source=source, save=save)
-        locale = shop.settings.locale
-    _show_uplift(estimate, pseudonyms, locale, save, csv, plot, json)
+    if csv:
+        write_uplift_csv(estimate, csv, pseudonyms)
+    document = uplift_document(estimate, pseudonyms)
+    of_trial = document["trial"]
+    lines = [
+        *([f"kept as {save}: recllm audience --with objective=uplift --with effects={save}"] if save else []),
+        f"{count_text(of_trial['people'], 'person', 'people')} in the trial, {of_trial['treated']:,} treated; "
+        f"mean effect {of_trial['effect']:+.4f}",
+        f"Qini {document['qini']:.4f}, area under the uplift curve {document['auuc']:.4f}, "
+        "each person by a model of others",
+        "",
+        *fields_table(document["people"][:MAX_PRINTED], "user_id uplift low high"),
+    ]
+    return Answer(document, lines, _unlisted(len(document["people"])))
 
 
-def _uplift_of_table(
-    file: Path, columns: Mapping[str, str], randomised: bool, csv: Path | None, seed: int, json: bool
-) -> None:
+def _uplift_of_table(file: Path, columns: Mapping[str, str], randomised: bool, csv: Path | None, seed: int) -> Answer:
     from recllm.market.propensity.answers import uplift_of_table
     from recllm.market.propensity.trial import TrialColumns
     from recllm.market.propensity.uplift import trial_document, trial_lines, write_trial_csv
@@ -501,43 +468,8 @@ def _uplift_of_table(
         for row, number in enumerate(estimate.advised[:MAX_PRINTED].tolist())
     ]
     lines = [*trial_lines(estimate), "", *table(rows, ["row", "advised", *(arm.arm for arm in estimate.effects)])]
-    show(trial_document(estimate) if json else None, lines, json=json)
-    _note_unlisted(len(estimate.trial), json)
+    return Answer(trial_document(estimate), lines, _unlisted(len(estimate.trial)))
 
-
-def _show_uplift(
-    estimate: UpliftEstimate,
-    pseudonyms: Mapping[str, str],
-    locale: str,
-    save: str | None,
-    csv: Path | None,
-    plot: Path | None,
-    json: bool,
-) -> None:
-    from recllm.base.charts import write_png
-    from recllm.doors.report.people import qini_chart
-    from recllm.market.propensity.uplift import uplift_document, write_uplift_csv
-
-    if csv:
-        write_uplift_csv(estimate, csv, pseudonyms)
-    if plot and (remark := write_png([qini_chart({"uplift": estimate.curve}, locale)], plot)):
-        note(remark)
-    document = uplift_document(estimate, pseudonyms)
-    of_trial, columns = document["trial"], ["user_id", "uplift", "low", "high"]
-    rows = [[person[name] for name in columns] for person in document["people"][:MAX_PRINTED]]
-    lines = [
-        *([f"kept as {save}: recllm audience --with objective=uplift --with effects={save}"] if save else []),
-        f"{count_text(of_trial['people'], 'person', 'people')} in the trial, {of_trial['treated']:,} treated; "
-        f"mean effect {of_trial['effect']:+.4f}",
-        f"Qini {document['qini']:.4f}, area under the uplift curve {document['auuc']:.4f}, "
-        "each person by a model of others",
-        "",
-        *table(rows, columns),
-    ]
-    show(document, lines, json=json)
-
-
-# --- the occasions of a day -------------------------------------------------------------------------------------------
 
 MAX_OF_OCCASION = 5
 """People of each occasion on a screen; --json and --csv hold all."""
@@ -548,36 +480,32 @@ CSV_COLUMNS = ("user_id", "occasion", "item_id", "title", "probability", "best_h
 def occasions(
     *,
     on: Annotated[str | None, typer.Option(metavar="DATE", help="The day, such as 2026-03-01; today when left out.")],
-    workspace: WorkspaceDir,
+    shop: Shop,
     size: Annotated[int | None, typer.Option(min=0, help="People at most.")],
     explain: Explain,
     csv: Csv,
     ids: Ids,
     locale: ReasonLocale,
-    json: Json,
-) -> None:
+) -> Answer:
     """Whom to write to on a day, and about what: due again, left in the cart, cheaper, back, new, long away, just
     come."""
     from recllm.base.documents import plain
     from recllm.market.occasions.day import find_occasions
-    from recllm.shop.workspace.audit import AuditAction
 
     try:
         day = None if on is None else datetime.strptime(on, "%Y-%m-%d").date()
     except ValueError:
         raise UsageError(f"--on takes a day such as 2026-03-01, not {on!r}") from None
-    with open_shop(workspace) as shop:
-        names = ids_by_pseudonym(shop, ids)
-        listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note)
-        write_audit(shop, AuditAction.PEOPLE_LISTED, what="occasions", people=len(listed.people))
+    names = ids_by_pseudonym(shop, ids)
+    listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note)
+    write_audit(shop, "people_listed", what="occasions", people=len(listed.people))
     document = plain(listed)
     for person in document["people"]:
         person["user_id"] = names.get(person["user_id"], person["user_id"])
-    show(document, _occasion_lines(listed, names), json=json)
     if csv:
         write_occasions(listed, csv, names)
-    if not listed.people:
-        raise NothingToDo(f"no one has an occasion on {listed.date}; {'; '.join(listed.notes) or 'nothing is due'}")
+    nothing = f"no one has an occasion on {listed.date}; {'; '.join(listed.notes) or 'nothing is due'}"
+    return Answer(document, _occasion_lines(listed, names), problem=None if listed.people else NothingToDo(nothing))
 
 
 def write_occasions(listed: OccasionList, file: Path, names: dict[str, str]) -> None:

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from recllm.base.documents import count_text
 from recllm.base.errors import RecllmError, UsageError
-from recllm.doors.cli.options import Answering, Batching, ids_by_pseudonym, note, open_shop, show, write_audit
+from recllm.doors.cli.options import (
+    Answer,
+    Answering,
+    Batching,
+    Shop,
+    ids_by_pseudonym,
+    note,
+    write_audit,
+)
 
 if TYPE_CHECKING:
     from recllm.market.batch import BatchResult, BatchRun, ShardOutcome
-    from recllm.shop.workspace.workspace import Workspace
 
 
 def is_batch(everybody: bool, folder: Path | None, *of_named_people: object) -> bool:
@@ -24,38 +31,33 @@ def is_batch(everybody: bool, folder: Path | None, *of_named_people: object) -> 
     return everybody
 
 
-def answer(
-    task: str, options: Mapping[str, Any], batching: Batching, folder: Path | None, workspace: Path, json: bool
-) -> None:
+def answer(shop: Shop, task: str, options: Mapping[str, Any], batching: Batching, folder: Path | None) -> Answer:
     """A Parquet file for each shard."""
-    with open_shop(workspace) as shop:
-        run, document, lines = _run(shop, task, options, batching, folder)
-        if task == "copy":
-            lines += generator_failures(run, document)
+    run, document, lines = _run(shop, task, options, batching, folder)
+    if task == "copy":
+        lines += generator_failures(run, document)
     if quality := document["quality"]:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in quality.items())
         lines.append(f"on people it had not learned from: {figures}")
-    _show(document, lines, json)
+    return _with_remarks(document, lines)
 
 
 def audience(
+    shop: Shop,
     options: Mapping[str, Any],
     batching: Batching,
     folder: Path | None,
-    workspace: Path,
     csv: Path | None,
     ids: Path | None,
-    json: bool,
-) -> None:
+) -> Answer:
     """The people of recllm audience, counted shard by shard; without reasons."""
     from recllm.base.documents import guarded, write_csv
     from recllm.market.batch import choose_audience
     from recllm.shop.workspace.figures import FigureGate
 
-    with open_shop(workspace) as shop:
-        run, document, lines = _run(shop, "audience", options, batching, folder)
-        members, n_held_out = choose_audience(run, FigureGate(shop).floor)
-        names = ids_by_pseudonym(shop, ids)
+    run, document, lines = _run(shop, "audience", options, batching, folder)
+    members, n_held_out = choose_audience(run, FigureGate(shop).floor)
+    names = ids_by_pseudonym(shop, ids)
     if csv:
         rows = (
             (guarded(names.get(user, user)), f"{probability:.6f}", guarded(item_id or ""))
@@ -66,7 +68,7 @@ def audience(
     document |= {"size": len(members), "holdout": n_held_out, "expected_conversions": expected}
     people = count_text(len(members), "person", "people")
     lines.append(f"{people}, {n_held_out:,} held out; {expected:.1f} conversions expected")
-    _show(document, lines, json)
+    return _with_remarks(document, lines)
 
 
 def generator_failures(run: BatchRun, document: dict[str, Any]) -> list[str]:
@@ -81,66 +83,59 @@ def generator_failures(run: BatchRun, document: dict[str, Any]) -> list[str]:
     return [f"{of_texts} had to do without the generator: {failures.drop_nulls()[0]}"]
 
 
-def encode(folder: Path, batching: Batching, workspace: Path, version: str | None, *, base: bool, json: bool) -> None:
+def encode(shop: Shop, folder: Path, batching: Batching, version: str | None, *, base: bool) -> Answer:
     """The vectors of the catalogue's texts, into files and the workspace's cache. base: without the model's adapter."""
     from recllm.market.batch import BatchRun, BatchTask, keep_vectors
     from recllm.recommend.recommender.catalogue_vectors import encoding_options
 
-    with open_shop(workspace) as shop:
-        options, cache = encoding_options(shop, version, base=base), shop.cache_dir / "vectors"
-        run = BatchRun.plan(shop, folder, BatchTask.ENCODE, options, shards=batching.shards)
+    options, cache = encoding_options(shop, version, base=base), shop.cache_dir / "vectors"
+    run = BatchRun.plan(shop, folder, BatchTask.ENCODE, options, shards=batching.shards)
     result = _worked(run, batching)
     _check(result)
     fill = keep_vectors(run)
-    done = f"{result.shards} shards in {result.folder}, {result.resumed} of them from before"
     if fill is None:
         state = f"the encoder {options['encoder']} has no cache that they could be put into"
     else:
         state = f"{fill.vectors:,} vectors lie in {cache}, {fill.added:,} of them new there"
-    document = {
-        "folder": str(result.folder),
-        "shards": result.shards,
-        "resumed": result.resumed,
+    document = _document(result) | {
         "texts": result.texts,
-        "seconds": round(result.seconds, 1),
-        "encoder": options["encoder"],
-        "fingerprint": options["fingerprint"],
-        "precision": options["precision"],
+        **{name: options[name] for name in ("encoder", "fingerprint", "precision")},
         "vectors": None if fill is None else fill.vectors,
         "added": None if fill is None else fill.added,
     }
-    show(
-        document,
-        [f"{done}; {count_text(result.texts, 'text')} encoded in {result.seconds:.1f} s", state],
-        json=json,
-    )
+    encoded = f"{count_text(result.texts, 'text')} encoded in {result.seconds:.1f} s"
+    return Answer(document, [f"{_done(result)}; {encoded}", state])
 
 
 def _run(
-    shop: Workspace, task: str, options: Mapping[str, Any], batching: Batching, folder: Path | None
+    shop: Shop, task: str, options: Mapping[str, Any], batching: Batching, folder: Path | None
 ) -> tuple[BatchRun, dict[str, Any], list[str]]:
     """The run, the document about it, and the same in lines."""
     from recllm.market.batch import BatchRun, BatchTask
-    from recllm.shop.workspace.audit import AuditAction
 
     version = batching.model if isinstance(batching, Answering) else None
     task_folder, how = Path(folder or "."), {"shards": batching.shards, "seed": batching.seed}
     run = BatchRun.plan(shop, task_folder, BatchTask(task), options, version=version, **how)
     result = _worked(run, batching)
-    write_audit(shop, AuditAction.PEOPLE_LISTED, what=f"batch {task}", people=result.people)
+    write_audit(shop, "people_listed", what=f"batch {task}", people=result.people)
     _check(result)
-    done = f"{result.shards} shards in {result.folder}, {result.resumed} of them from before"
-    document = {
-        "folder": str(result.folder),
-        "shards": result.shards,
-        "resumed": result.resumed,
+    document = _document(result) | {
         "people": result.people,
-        "seconds": round(result.seconds, 1),
         "model_version": run.version,
         "as_of": run.as_of,
         "quality": result.quality,
     }
-    return run, document, [f"{done}; {count_text(result.people, 'person', 'people')} in {result.seconds:.1f} s"]
+    people = count_text(result.people, "person", "people")
+    return run, document, [f"{_done(result)}; {people} in {result.seconds:.1f} s"]
+
+
+def _document(result: BatchResult) -> dict[str, Any]:
+    counts = {"shards": result.shards, "resumed": result.resumed, "seconds": round(result.seconds, 1)}
+    return {"folder": str(result.folder), **counts}
+
+
+def _done(result: BatchResult) -> str:
+    return f"{result.shards} shards in {result.folder}, {result.resumed} of them from before"
 
 
 def _worked(run: BatchRun, batching: Batching) -> BatchResult:
@@ -162,18 +157,17 @@ def _worked(run: BatchRun, batching: Batching) -> BatchResult:
 
 
 def _check(result: BatchResult) -> None:
-    if not result.failed:
-        return
-    first = "; ".join(f"shard {outcome.shard}: {outcome.error}" for outcome in result.failed[:3])
-    raise RecllmError(
-        f"{len(result.failed)} of {result.shards} shards failed, the others are kept; run the same command again to "
-        f"try these: {first}"
-    )
+    if result.failed:
+        first = "; ".join(f"shard {outcome.shard}: {outcome.error}" for outcome in result.failed[:3])
+        raise RecllmError(
+            f"{len(result.failed)} of {result.shards} shards failed, the others are kept; run the same command again "
+            f"to try these: {first}"
+        )
 
 
-def _show(document: dict[str, Any], lines: list[str], json: bool) -> None:
+def _with_remarks(document: dict[str, Any], lines: list[str]) -> Answer:
     from recllm.shop.workspace.figures import LISTS_TELL
 
-    show(document, lines, json=json)
     note(LISTS_TELL)
     note(f"{document['folder']} lies outside of the workspace: recllm privacy erase does not reach it")
+    return Answer(document, lines)

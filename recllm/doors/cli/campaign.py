@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recllm.base.documents import count_text, plain
+from recllm.base.documents import count_text
 from recllm.base.errors import UsageError
 from recllm.base.files import write_whole
 from recllm.doors.cli.options import (
+    Answer,
     Ids,
-    Json,
-    WorkspaceDir,
+    Shop,
+    fields_table,
     ids_by_pseudonym,
     note,
-    open_shop,
-    show,
     table,
     write_audit,
 )
@@ -30,12 +29,10 @@ if TYPE_CHECKING:
     from recllm.base.stats.intervals import Interval
     from recllm.market.campaigns.folder import CampaignPlan
     from recllm.market.campaigns.open_campaign import OpenCampaign
-    from recllm.shop.workspace.workspace import Workspace
 
 Files = Annotated[list[Path], typer.Argument(help="Campaigns as TOML; several compete for the same people.")]
 OneFile = Annotated[Path, typer.Argument(help="The campaign as TOML.")]
 Page = Annotated[Path | None, typer.Option("-o", "--output", help="The page; ID-preview.html or ID-report.html.")]
-Picture = Annotated[Path | None, typer.Option(help="Also draw its charts to this PNG.")]
 
 PSEUDONYMS_TELL_NOBODY = (
     "people are named by pseudonyms, which no service can send to; --ids FILE, your ids one a line, names them instead"
@@ -44,100 +41,85 @@ PSEUDONYMS_TELL_NOBODY = (
 
 def plan(
     files: Files,
-    workspace: WorkspaceDir,
+    shop: Shop,
     contacts: Annotated[int, typer.Option(min=1, help="Maximum number of these campaigns for one customer.")] = 1,
     replace: Annotated[bool, typer.Option(help="Plan again; refused once anything was exported.")] = False,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Choose the customers, one item each, and write the texts; all is kept in the workspace."""
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.plan import plan_campaigns
-    from recllm.shop.workspace.audit import AuditAction
 
     campaigns = [read_campaign(file) for file in files]
     progress = note if sys.stderr.isatty() else None
-    with open_shop(workspace) as shop:
-        plans = plan_campaigns(shop, campaigns, contacts=contacts, replace=replace, progress=progress)
-        for planned in plans:
-            write_audit(shop, AuditAction.CAMPAIGN_PLANNED, campaign=planned.campaign_id, people=len(planned.people))
+    plans = plan_campaigns(shop, campaigns, contacts=contacts, replace=replace, progress=progress)
     documents = []
     for planned in plans:
+        write_audit(shop, "campaign_planned", campaign=planned.campaign_id, people=len(planned.people))
         people = [{k: v for k, v in _fields(p).items() if k != "held_out"} for p in planned.addressed]
         counts = {"size": len(people), "holdout_share": planned.holdout, "holdout": len(planned.held_out)}
         documents.append({**_fields(planned), **counts, "people": people})
     lines = itertools.chain.from_iterable(map(_plan_lines, plans))
-    show(documents if len(documents) != 1 else documents[0], lines, json=json)
+    return Answer(documents if len(documents) != 1 else documents[0], lines)
 
 
-def preview(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, json: Json) -> None:
+def preview(file: OneFile, shop: Shop, output: Page) -> Answer:
     """A page with the audience, its reasons, customers left out, and every text with its checks."""
-    from recllm.doors.report.campaign import preview_page, preview_png
+    from recllm.doors.report.campaign import preview_page
     from recllm.market.campaigns.open_campaign import preview_document
 
-    with open_shop(workspace) as shop:
-        document = preview_document(_open_campaign(shop, file))
+    document = preview_document(_open_campaign(shop, file))
     page = output or Path(f"{document['campaign_id']}-preview.html")
     write_whole(page, preview_page(document))
-    if png and (remark := preview_png(document, png)):
-        note(remark)
-    show(document, [str(page)], json=json)
+    return Answer(document, [str(page)])
 
 
 def approve(
     *,
     file: OneFile,
-    workspace: WorkspaceDir,
+    shop: Shop,
     by: Annotated[str, typer.Option(help="Name of the person who decides.")] = "",
     text: Annotated[list[str] | None, typer.Option("--text", "-t", help="A text's id; may be repeated.")],
     all_clear: Annotated[bool, typer.Option("--all", help="Approve every text that passes all checks.")] = False,
     reject: Annotated[bool, typer.Option(help="Reject the texts instead.")] = False,
     edit: Annotated[str | None, typer.Option(help="Another wording for one text; it is checked at once.")],
     why: Annotated[str, typer.Option(help="Reason of a rejection.")] = "",
-    json: Json,
-) -> None:
+) -> Answer:
     """Decide about texts; without a decision, list them with their state."""
     from recllm.market.campaigns.open_campaign import text_documents
-    from recllm.shop.workspace.audit import AuditAction
 
     text_ids = text or []
     if edit is not None and (len(text_ids) != 1 or all_clear or reject):
         raise UsageError("--edit is a wording for one text: give one --text")
     if reject and not text_ids and not all_clear:
         raise UsageError("say which text: --text ID")
-    with open_shop(workspace) as shop:
-        campaign = _open_campaign(shop, file)
-        if all_clear or text_ids:
-            _decide(campaign, text_ids, by=by, all_clear=all_clear, reject=reject, edit=edit, why=why)
-            name = campaign.plan.campaign_id
-            write_audit(shop, AuditAction.CAMPAIGN_DECIDED, campaign=name, texts=len(text_ids) or "all")
-        texts = text_documents(campaign)
+    campaign = _open_campaign(shop, file)
+    if all_clear or text_ids:
+        _decide(campaign, text_ids, by=by, all_clear=all_clear, reject=reject, edit=edit, why=why)
+        write_audit(shop, "campaign_decided", campaign=campaign.plan.campaign_id, texts=len(text_ids) or "all")
+    texts = text_documents(campaign)
     counts = dict(Counter(document["status"] for document in texts))
     lines = []
     for t in texts:
         head = f"{t['id']}  {t['status']}  {t['verdict']}  {t['channel']} {t['locale']}  {_people(t['people'])}"
         lines += ["", head, t["text"]]
         lines += [f"  {d['rule']}: {d['message']}" for d in (*t["failures"], *t["warnings"])]
-    show({"campaign_id": campaign.plan.campaign_id, "counts": counts, "texts": texts}, lines, json=json)
-    if not json:
-        note(", ".join(f"{n} {status}" for status, n in counts.items()))
+    summary = ", ".join(f"{n} {status}" for status, n in counts.items())
+    return Answer({"campaign_id": campaign.plan.campaign_id, "counts": counts, "texts": texts}, lines, [summary])
 
 
 def export(
     file: OneFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder for ID-CHANNEL.csv.")],
-    workspace: WorkspaceDir,
+    shop: Shop,
     ids: Ids,
-    json: Json,
-) -> None:
+) -> Answer:
     """Write the approved texts for customers who agree now. Two lists show who is on only one of them."""
     from recllm.market.audiences.audience import counts_in_words
     from recllm.market.campaigns.export import export_campaign
-    from recllm.shop.workspace.audit import AuditAction
     from recllm.shop.workspace.figures import LISTS_TELL
 
-    with open_shop(workspace) as shop:
-        done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, ids))
-        write_audit(shop, AuditAction.CAMPAIGN_EXPORTED, campaign=done.campaign_id, reached=done.reached)
+    done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, ids))
+    write_audit(shop, "campaign_exported", campaign=done.campaign_id, reached=done.reached)
     document = {"held" if name == "held_out" else name: value for name, value in _fields(done).items()}
     del document["people"]
     lines = [
@@ -147,37 +129,33 @@ def export(
         *([f"note: {PSEUDONYMS_TELL_NOBODY}"] if done.reached and ids is None else []),
         *([f"note: {LISTS_TELL}"] if done.files else []),
     ]
-    show(document, lines, json=json)
+    return Answer(document, lines)
 
 
-def report(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, json: Json) -> None:
+def report(file: OneFile, shop: Shop, output: Page) -> Answer:
     """Results: reached, converted, revenue, unsubscribed, and the difference to the control group."""
-    from recllm.doors.report.campaign import report_page, report_png
+    from recllm.doors.report.campaign import report_page
     from recllm.market.campaigns.outcome import campaign_outcome
 
-    with open_shop(workspace) as shop:
-        outcome = campaign_outcome(_open_campaign(shop, file, recheck=False))
-        settings = shop.settings
+    outcome = campaign_outcome(_open_campaign(shop, file, recheck=False))
+    settings = shop.settings
     page = output or Path(f"{outcome.campaign_id}-report.html")
     write_whole(page, report_page(outcome, currency=settings.currency or "", locale=settings.locale))
-    if png and (remark := report_png(outcome, png, locale=settings.locale)):
-        note(remark)
-    lines = []
-    sent = outcome.sent if outcome.not_delivered else None
-    groups = (
-        ("reached", outcome.reached),
-        ("sent", sent),
-        ("held out", outcome.held_out),
-        ("the rest", outcome.other_people),
-    )
-    for name, figures in groups:
-        if figures is not None:
-            rate = f"{100 * figures.rate.value:.1f} %"
-            lines.append(f"{name}: {_people(figures.people)}, {figures.converted:,} converted ({rate})")
-    show(plain(outcome), [*lines, *outcome.words, str(page)], json=json)
+    groups = {
+        "reached": outcome.reached,
+        "sent": outcome.sent if outcome.not_delivered else None,
+        "held out": outcome.held_out,
+        "the rest": outcome.other_people,
+    }
+    lines = [
+        f"{name}: {_people(group.people)}, {group.converted:,} converted ({100 * group.rate.value:.1f} %)"
+        for name, group in groups.items()
+        if group is not None
+    ]
+    return Answer(outcome, [*lines, *outcome.words, str(page)])
 
 
-def _open_campaign(shop: Workspace, file: Path, *, recheck: bool = True) -> OpenCampaign:
+def _open_campaign(shop: Shop, file: Path, *, recheck: bool = True) -> OpenCampaign:
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.open_campaign import open_campaign
 
@@ -219,7 +197,7 @@ def _plan_lines(planned: CampaignPlan) -> list[str]:
     left_out = counts_in_words(planned.excluded) or "no one"
     n_blocked = sum(bool(t.failures) for t in planned.texts)
     n_held = sum(bool(t.warnings) and not t.failures for t in planned.texts)
-    rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"]) for d in planned.group]
+    header = ["what sets them apart", "share", "of the rest", "lift"]
     return [
         f"{planned.campaign_id}: {_people(len(planned.addressed))}, {len(planned.held_out):,} held out; "
         f"{planned.expected_conversions:.1f} expected to {aim(planned.converts)} within {planned.horizon_days} days",
@@ -227,11 +205,9 @@ def _plan_lines(planned: CampaignPlan) -> list[str]:
         f"  {count_text(len(planned.texts), 'text')}, {n_held} held for a person, {n_blocked} blocked; "
         "see recllm campaign preview",
         *(f"  note: {line}" for line in planned.notes),
-        *(["", *table(rows, ["what sets them apart", "share", "of the rest", "lift"])] if rows else []),
+        *(["", *fields_table(planned.group, "name share share_of_rest lift", header)] if planned.group else []),
     ]
 
-
-# --- experiments ------------------------------------------------------------------------------------------------------
 
 Name = Annotated[str, typer.Argument(help="The experiment's name.")]
 
@@ -249,13 +225,11 @@ def start_experiment(
     metric: Annotated[str, typer.Option(help="clicks, conversions, dismissals, purchases or revenue.")] = "clicks",
     guard: Annotated[str, typer.Option(help="Guard metric that no variant may raise, or none.")] = "dismissals",
     *,
-    workspace: WorkspaceDir,
-    json: Json,
-) -> None:
+    shop: Shop,
+) -> Answer:
     """Split customers at random between ways to make their recommendations, from now on."""
     from recllm.market.experiments.slates import Metric
     from recllm.market.experiments.slates import start_experiment as start
-    from recllm.shop.workspace.audit import AuditAction
 
     try:
         compared_on, guarded = Metric(metric), None if guard == "none" else Metric(guard)
@@ -264,12 +238,10 @@ def start_experiment(
     variants = dict(_variant(text) for text in variant)
     if len(variants) < len(variant):
         raise UsageError("two variants have one name; give each its own")
-    with open_shop(workspace) as shop:
-        stored = start(shop, name, variants, metric=compared_on, guard=guarded)
-        write_audit(shop, AuditAction.EXPERIMENT_STARTED, experiment=name)
-    document = stored.document()
+    document = start(shop, name, variants, metric=compared_on, guard=guarded).document()
+    write_audit(shop, "experiment_started", experiment=name)
     lines = [f"{name} runs since {document['started_at']}: {', '.join(v['name'] for v in document['variants'])}"]
-    show(document, lines, json=json)
+    return Answer(document, lines)
 
 
 def _variant(text: str) -> tuple[str, tuple[float, Any]]:
@@ -288,12 +260,11 @@ def _variant(text: str) -> tuple[str, tuple[float, Any]]:
         raise UsageError(f"--variant {text!r}: give NAME:WEIGHT or NAME:WEIGHT:setting=value, e.g. new:0.5") from None
 
 
-def list_experiments(workspace: Path, json: bool) -> None:
-    """Shows all experiments with their variants."""
+def list_experiments(shop: Shop) -> Answer:
+    """All experiments with their variants."""
     from recllm.market.experiments import slates
 
-    with open_shop(workspace) as shop:
-        documents = [stored.document() for stored in slates.list_experiments(shop)]
+    documents = [stored.document() for stored in slates.list_experiments(shop)]
     rows = [
         (
             *(document["name"], ", ".join(f"{v['name']} {v['weight']:g}" for v in document["variants"])),
@@ -302,7 +273,7 @@ def list_experiments(workspace: Path, json: bool) -> None:
         )
         for document in documents
     ]
-    show({"experiments": documents}, table(rows, ["name", "variants", "metric", "guard", "start", "end"]), json=json)
+    return Answer({"experiments": documents}, table(rows, ["name", "variants", "metric", "guard", "start", "end"]))
 
 
 def report_experiment(
@@ -313,61 +284,51 @@ def report_experiment(
         typer.Option(help="Instead: what this version would have brought, from explored positions."),
     ],
     metric: Annotated[str, typer.Option(help="Of --model: clicks, conversions or dismissals.")] = "clicks",
-    workspace: WorkspaceDir,
-    json: Json,
-) -> None:
+    shop: Shop,
+) -> Answer:
     """Variants compared with the control, with intervals that hold at every look."""
     from recllm.market.experiments.slates import experiment_outcome
 
     if model is not None:
-        estimate(model, metric, workspace, json)
-        return
+        return estimate(shop, model, metric)
     if name is None:
-        list_experiments(workspace, json)
-        return
-    with open_shop(workspace) as shop:
-        outcome = experiment_outcome(shop, name)
+        return list_experiments(shop)
+    outcome = experiment_outcome(shop, name)
     people = ", ".join(f"{variant} {n:,}" for variant, n in outcome.people.items())
     lines = [f"{name}: {outcome.days:.1f} days; people: {people}"]
     if outcome.report is None:
-        lines.append("nothing was shown in it yet")
-    else:
-        lines.append(f"people by variant: {outcome.report.sample_ratio.verdict.value}")
-        rows = []
-        for comparison in outcome.report.comparisons:
-            effects = {"metric": comparison.metric, "guard": comparison.guard}
-            for role, effect in effects.items():
-                if effect is not None:
-                    interval = effect.always_valid_interval
-                    rows.append(
-                        (
-                            *(comparison.variant, outcome.experiment[role], f"{effect.control:.4g}"),
-                            *(f"{effect.treatment:.4g}", f"{effect.difference:+.4g}"),
-                            *(f"{interval.low:+.4g} to {interval.high:+.4g}", effect.verdict.value),
-                        )
-                    )
-        heads = ["variant", "metric", "control", "variant's", "difference", "always valid", "verdict"]
-        lines += table(rows, heads)
-    show(outcome, lines, json=json)
+        return Answer(outcome, [*lines, "nothing was shown in it yet"])
+    lines.append(f"people by variant: {outcome.report.sample_ratio.verdict.value}")
+    rows = [
+        (
+            *(comparison.variant, outcome.experiment[role], f"{effect.control:.4g}"),
+            *(f"{effect.treatment:.4g}", f"{effect.difference:+.4g}"),
+            f"{effect.always_valid_interval.low:+.4g} to {effect.always_valid_interval.high:+.4g}",
+            effect.verdict.value,
+        )
+        for comparison in outcome.report.comparisons
+        for role, effect in (("metric", comparison.metric), ("guard", comparison.guard))
+        if effect is not None
+    ]
+    heads = ["variant", "metric", "control", "variant's", "difference", "always valid", "verdict"]
+    return Answer(outcome, [*lines, *table(rows, heads)])
 
 
-def stop_experiment(name: Name, *, workspace: WorkspaceDir, json: Json) -> None:
+def stop_experiment(name: Name, *, shop: Shop) -> Answer:
     """End an experiment: all customers get the active model again."""
     from recllm.market.experiments.slates import stop_experiment as stop
-    from recllm.shop.workspace.audit import AuditAction
 
-    with open_shop(workspace) as shop:
-        stored = stop(shop, name)
-        write_audit(shop, AuditAction.EXPERIMENT_STOPPED, experiment=name)
-    show(stored.document(), [f"{name} ended"], json=json)
+    stored = stop(shop, name)
+    write_audit(shop, "experiment_stopped", experiment=name)
+    return Answer(stored.document(), [f"{name} ended"])
 
 
 MAX_REQUESTS = 2_000
 """Logged slates that an estimate uses at most: more take minutes, and narrow its interval little."""
 
 
-def estimate(model: str, metric: str, workspace: Path, json: bool) -> None:
-    """Shows what a model would have brought, from slates that explored."""
+def estimate(shop: Shop, model: str, metric: str) -> Answer:
+    """What a model would have brought, from slates that explored."""
     import numpy as np
     from tqdm import tqdm
 
@@ -378,8 +339,7 @@ def estimate(model: str, metric: str, workspace: Path, json: bool) -> None:
 
     if metric not in set(Metric):
         raise UsageError(f"--metric is one of {', '.join(Metric)}, not {metric!r}")
-    bar = tqdm(unit=" slates", disable=None)
-    with open_shop(workspace) as shop, bar:
+    with tqdm(unit=" slates", disable=None) as bar:
         estimated = load_model(shop.models_dir, model)
         outcome = estimate_model(
             shop,
@@ -395,10 +355,8 @@ def estimate(model: str, metric: str, workspace: Path, json: bool) -> None:
         for name, value in (("this model", outcome.candidate), ("shown until now", outcome.serving))
     ]
     lines = table(rows, ["estimate", f"{metric} per item", "95 %", "outside of the log"])
-    lines.append(
-        f"difference {outcome.difference:+.5f} ({_ends(outcome.difference_interval)}), {outcome.requests} slates"
-    )
-    show(outcome, lines, json=json)
+    of_difference = f"difference {outcome.difference:+.5f} ({_ends(outcome.difference_interval)})"
+    return Answer(outcome, [*lines, f"{of_difference}, {outcome.requests} slates"])
 
 
 def _ends(interval: Interval | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import sys
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,18 +14,16 @@ from recllm.base.documents import guarded, plain
 from recllm.base.errors import IngestError, NothingToDo, UsageError
 from recllm.base.settings import sections
 from recllm.doors.cli.options import (
+    Answer,
     ConsentDefault,
     ConsentFrom,
-    Json,
+    Shop,
     ShopSettings,
     WorkspaceDir,
-    emit_json,
-    note,
+    fields_table,
     open_shop,
     read_ids,
     read_pairs,
-    show,
-    table,
     write_audit,
 )
 
@@ -47,16 +45,14 @@ Read = Annotated[
 ]
 
 
-def init(
-    settings: ShopSettings, *, workspace: WorkspaceDir, consent_default: ConsentDefault = "denied", json: Json
-) -> None:
+def init(settings: ShopSettings, *, workspace: WorkspaceDir, consent_default: ConsentDefault = "denied") -> Answer:
     """Make a workspace: settings, an empty store and the key of the pseudonyms."""
     from recllm.shop.workspace.workspace import Workspace
 
     shop = Workspace.create(workspace, consent_default=consent_default == "granted", **settings.explicit())
     settings_of_shop = {name: value for name, value in plain(shop.settings).items() if name not in sections()}
     document = {"workspace": str(shop.root), "settings": settings_of_shop | {"policy": {}} | shop.settings.table()}
-    show(document, [f"made {shop.root}; consent without a decision counts as {consent_default}"], json=json)
+    return Answer(document, [f"made {shop.root}; consent without a decision counts as {consent_default}"])
 
 
 def ingest(
@@ -64,14 +60,13 @@ def ingest(
     workspace: WorkspaceDir,
     map: Map,
     read: Read,
-    json: Json,
     table: TableName = None,
     consent_from: ConsentFrom = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file, and keep nothing of it.")] = False,
     suggest: Annotated[
         bool, typer.Option("--suggest", help="Propose a column map, written to --map, and read nothing.")
     ] = False,
-) -> None:
+) -> Answer:
     """Read a file into the store: every row accepted, counted as a duplicate, or quarantined with its reason.
 
     Without --table the file says itself what it is, by its columns: an export of Shopify, for example."""
@@ -79,58 +74,46 @@ def ingest(
 
     reading = read_options(read_pairs(read, "--read"))
     if suggest:
-        show_suggestion(file, reading, table, None if map is None else Path(map), workspace, json)
-    else:
-        _load(file, table, reading, workspace, map, json, consent_from or (), dry_run=dry_run)
-
-
-def _load(
-    file: Path,
-    table: str | None,
-    reading: Mapping[str, str],
-    workspace: Path,
-    map: str | None,
-    json: bool,
-    consent_from: Sequence[str],
-    *,
-    dry_run: bool,
-) -> None:
-    from tqdm import tqdm
-
-    from recllm.shop.ingest.workspace_load import load_export, load_file
-    from recllm.shop.workspace.audit import AuditAction
-
+        return suggestion_for(file, reading, table, None if map is None else Path(map), workspace)
     if map is not None and table is None:
         raise UsageError("--map says how columns are called; say with --table which table the file is")
     if table is not None and consent_from:
         raise UsageError("--consent-from is for exports of known shop systems; leave --table out")
+    with open_shop(workspace) as shop:
+        return load(shop, file, table, map, consent_from or (), dry_run=dry_run, **reading)
+
+
+def load(
+    shop: Shop, file: Path, table: str | None, map: str | None, consent_from: Sequence[str], **reading: Any
+) -> Answer:
+    """Reads a file, and says what was kept of it. reading: `dry_run`, and how the file is written."""
+    from tqdm import tqdm
+
+    from recllm.shop.ingest.workspace_load import load_export, load_file
+
     lines: list[str] = []
-    with open_shop(workspace) as shop, tqdm(unit=" rows", desc=file.name, disable=None) as bar:
-        how: dict[str, Any] = {"dry_run": dry_run, **reading}
-        how["progress"] = lambda rows: bar.update(rows - bar.n) and None
+    with tqdm(unit=" rows", desc=file.name, disable=None) as bar:
+        reading["progress"] = lambda rows: bar.update(rows - bar.n) and None
         if table is not None:
-            reports = [load_file(shop, file, table, mapping=map, **how)]
+            reports = [load_file(shop, file, table, mapping=map, **reading)]
             document: Any = reports[0]
         else:
-            recognised, reports = load_export(shop, file, consent_from=consent_from, **how)
+            recognised, reports = load_export(shop, file, consent_from=consent_from, **reading)
             source, locale = recognised.source, shop.settings.locale
             kind_words = source.words(locale)
             signature = ", ".join(names[0] for names in source.signature[:5])
             lines += [f"{file.name} is {kind_words.title}: it has {signature} ..."]
             if recognised.encoding is not None:
                 lines.append(f"  it is not UTF-8 and was read as {recognised.encoding}")
-            lines += [
-                f"  it could also be {alternative.words(locale).title}" for alternative in recognised.alternatives
-            ]
+            lines += [f"  it could also be {kind.words(locale).title}" for kind in recognised.alternatives]
             lines += [f"  {caveat}" for caveat in kind_words.caveats]
             if source.agreements and not consent_from:
                 options = " ".join(f'--consent-from "{column}"' for column in source.agreements)
                 lines.append(f"  refusals are always taken in; for agreements, too: {options}")
             document = {"source": source.name, "caveats": kind_words.caveats, "reports": reports}
-        for report in reports:
-            if report.committed:
-                write_audit(shop, AuditAction.LOADED, table=report.table, load=report.load_id, rows=report.accepted)
     for report in reports:
+        if report.committed:
+            write_audit(shop, "loaded", table=report.table, load=report.load_id, rows=report.accepted)
         verb = "kept" if report.committed else "would be kept"
         of_table = file.name if table is not None else f"{report.table}"
         lines += [
@@ -142,12 +125,10 @@ def _load(
         ]
         if report.ignored_columns and table is not None:
             lines.append(f"  columns not used: {', '.join(report.ignored_columns)}")
-    show(document, lines, json=json)
-    for report in reports:
-        if report.quarantine_file and not json:
-            note(f"quarantined rows: {report.quarantine_file}")
-    if not any(report.read for report in reports):
-        raise NothingToDo(f"{file.name} has a header and no rows")
+    notes = [f"quarantined rows: {report.quarantine_file}" for report in reports if report.quarantine_file]
+    is_empty = not any(report.read for report in reports)
+    problem = NothingToDo(f"{file.name} has a header and no rows") if is_empty else None
+    return Answer(document, lines, notes, problem)
 
 
 STEP_LINE = (
@@ -159,17 +140,10 @@ STEP_LINE = (
 def describe(
     *,
     user: Annotated[str | None, typer.Argument(help="A person's id; the whole workspace when left out.")],
-    workspace: WorkspaceDir,
+    shop: Shop,
     ids: Annotated[Path | None, typer.Option(help="A file of your ids: prints the pseudonym of each, for a join.")],
     locale: Annotated[str | None, typer.Option(help="en or zh.")],
-    evolution: Annotated[
-        str | None,
-        typer.Option(metavar="PERIODS", help="How interests moved over time: auto, month, quarter or mass."),
-    ],
-    plot: Annotated[Path | None, typer.Option(help="Also draw --evolution to this PNG.")],
-    html: Annotated[Path | None, typer.Option(help="Also write --evolution to this page.")],
-    json: Json,
-) -> None:
+) -> Answer:
     """What the workspace holds, in counts; or a person: User = (I, B, H), as numbers and as the text that models read.
 
     --ids prints two columns, id and pseudonym. An id that a spreadsheet would take for a formula has a quote before it;
@@ -177,20 +151,12 @@ def describe(
     """
     from recllm.shop.ingest.workspace_load import describe_workspace
 
-    if (plot or html) and evolution is None:
-        raise UsageError("--plot and --html draw the picture of --evolution; add it")
-    if user is not None and evolution is not None:
-        describe_evolution(user, evolution, workspace, locale, plot, html, json)
-    elif user is not None:
-        describe_person(user, workspace, locale, json)
-    elif evolution is not None:
-        raise UsageError("--evolution is of one person: give an id")
-    elif ids is not None:
-        describe_ids(ids, workspace, json)
-    else:
-        with open_shop(workspace) as shop:
-            description = describe_workspace(shop)
-        show(description, _tree(plain(description)), json=json)
+    if user is not None:
+        return describe_person(shop, user, locale or shop.settings.locale)
+    if ids is not None:
+        return describe_ids(shop, read_ids(ids))
+    description = describe_workspace(shop)
+    return Answer(description, _tree(plain(description)))
 
 
 def _tree(value: dict[str, Any], indent: str = "") -> Iterator[str]:
@@ -203,65 +169,37 @@ def _tree(value: dict[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{indent}{name}: {text:,}" if isinstance(text, int) else f"{indent}{name}: {text}"
 
 
-def describe_ids(ids: Path, workspace: Path, json: bool) -> None:
-    """Prints each id of a file with its pseudonym."""
-    raw = read_ids(ids)
-    names = open_shop(workspace).pseudonymiser().many(raw)
-    if json:
-        emit_json([{"user_id": r, "pseudonym": n} for r, n in zip(raw, names, strict=True)])
-        return
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+def describe_ids(shop: Shop, user_ids: Sequence[str]) -> Answer:
+    """Each id with its pseudonym."""
+    names = shop.pseudonymiser().many(user_ids)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["user_id", "pseudonym"])
-    writer.writerows((guarded(r), n) for r, n in zip(raw, names, strict=True))
+    writer.writerows((guarded(user_id), name) for user_id, name in zip(user_ids, names, strict=True))
+    document = [{"user_id": user_id, "pseudonym": name} for user_id, name in zip(user_ids, names, strict=True)]
+    return Answer(document, [text.getvalue().removesuffix("\n")])
 
 
-def describe_person(user: str, workspace: Path, locale: str | None, json: bool) -> None:
-    """Shows a person as numbers and as texts."""
+def describe_person(shop: Shop, user: str, locale: str) -> Answer:
+    """A person as numbers and as texts."""
     from recllm.recommend.recommender.person import person_profile
-    from recllm.shop.workspace.audit import AuditAction
 
-    with open_shop(workspace) as shop:
-        person, texts = person_profile(shop, user, locale or shop.settings.locale)
-        write_audit(shop, AuditAction.PERSON_SHOWN, subject=shop.pseudonymiser().one(user))
+    person, texts = person_profile(shop, user, locale)
+    write_audit(shop, "person_shown", subject=shop.pseudonymiser().one(user))
     lines = []
     for name, text in (("I", texts.basics), ("B", texts.purchases), ("H", texts.browsing)):
         lines += [f"{name}:", *(f"  {line}" for line in (text or "nothing known").splitlines())]
-    show({**plain(person), "user_id": user, "texts": plain(texts)}, lines, json=json)
+    return Answer({**plain(person), "user_id": user, "texts": plain(texts)}, lines)
 
-
-def describe_evolution(
-    user: str, periods: str, workspace: Path, locale: str | None, plot: Path | None, html: Path | None, json: bool
-) -> None:
-    """Shows how a person's interests moved over time."""
-    from recllm.doors.report.people import evolution_page, evolution_rows, write_evolution_png
-    from recllm.learn.profiles.evolution import check_by
-    from recllm.recommend.recommender.person import person_evolution
-    from recllm.recommend.recommender.shop_recommender import workspace_encoder
-    from recllm.shop.workspace.audit import AuditAction
-
-    kind = check_by(periods)
-    with open_shop(workspace) as shop:
-        moves = person_evolution(shop, user, encoder=workspace_encoder(shop), by=kind)
-        write_audit(shop, AuditAction.PERSON_SHOWN, subject=shop.pseudonymiser().one(user))
-        language = locale or shop.settings.locale
-    if html:
-        html.write_text(evolution_page(moves, name=user, locale=language), encoding="utf-8")
-    if plot and (remark := write_evolution_png(moves, plot, name=user, locale=language)):
-        note(remark)
-    header, rows = evolution_rows(moves, language)
-    show({**plain(moves), "user_id": user}, table(rows, header), json=json)
-
-
-# --- a map for a file of no known kind --------------------------------------------------------------------------------
 
 CELL_CHARS = 24
 """Characters of a cell that are shown."""
 
 
-def show_suggestion(
-    file: Path, reading: Mapping[str, str], table: str | None, write: Path | None, workspace: Path, json: bool
-) -> None:
-    """Propose a map for a file of no known kind: which table it is and which column fills which field, and why.
+def suggestion_for(
+    file: Path, reading: Mapping[str, str], table: str | None, write: Path | None, workspace: Path
+) -> Answer:
+    """A map for a file of no known kind: which table it is and which column fills which field, and why.
 
     write: the file of the map, which must not be there yet. workspace: its domain names the events, where it is there.
     """
@@ -287,8 +225,7 @@ def show_suggestion(
                 raise
         else:
             lines = [f"{file.name} is {source.title}; recllm ingest {file.name} takes it without a map"]
-            show({"source": source.name}, lines, json=json)
-            return
+            return Answer({"source": source.name}, lines)
     suggestion = suggest_map(file, options, table=None if table is None else Table(table))
     first_rows = mapped_rows(file, options, suggestion)
     text = suggestion.toml()
@@ -303,7 +240,9 @@ def show_suggestion(
     lines += [f"  basics: {name} = {column}, because it is called so" for name, column in suggestion.basics.items()]
     lines += [f"  {remark}" for remark in suggestion.notes]
     lines += ["", f"its first {len(first_rows.rows)} rows as the store would take them, people by your ids:"]
-    lines += _row_table(first_rows.rows)
+    rows = [{name: _cell(value) for name, value in row.items()} for row in first_rows.rows]
+    names = " ".join(name for name in (rows[0] if rows else ()) if any(row[name] not in ("", "{}") for row in rows))
+    lines += [f"  {line}" for line in fields_table(rows, names)]
     lines += [f"  {problem}" for problem in first_rows.problems]
     if write is None:
         lines += ["", text.rstrip()]
@@ -317,19 +256,10 @@ def show_suggestion(
         "problems": first_rows.problems,
         "map": text,
     }
-    show(document, lines, json=json)
-    if write is not None:
-        note(f"wrote {write}; load with: recllm ingest {file.name} --table {suggestion.table} --map {write}")
+    remark = f"wrote {write}; load with: recllm ingest {file.name} --table {suggestion.table} --map {write}"
+    return Answer(document, lines, [] if write is None else [remark])
 
 
-def _row_table(rows: Any) -> list[str]:
-    """Fields that are empty in all rows are left out."""
-    names = [name for name in (rows[0] if rows else ()) if any(row[name] not in (None, "{}") for row in rows)]
-
-    def cell(value: Any) -> str:
-        text = "" if value is None else " > ".join(value) if isinstance(value, list) else f"{value}"
-        return text if len(text) <= CELL_CHARS else f"{text[: CELL_CHARS - 1]}…"
-
-    return (
-        [f"  {line}" for line in table([[cell(row[name]) for name in names] for row in rows], names)] if names else []
-    )
+def _cell(value: Any) -> str:
+    text = "" if value is None else " > ".join(value) if isinstance(value, list) else f"{value}"
+    return text if len(text) <= CELL_CHARS else f"{text[: CELL_CHARS - 1]}…"

@@ -65,27 +65,22 @@ def version_of(package: str) -> str | None:
 
 def check_extras() -> Iterator[InstallationCheck]:
     """Each extra of the package with its requirements, by the package's own metadata."""
-    required: dict[str, list[Requirement]] = {}
     try:
-        requirements = map(Requirement, metadata.requires("recllm") or ())
+        requirements = [Requirement(line) for line in metadata.requires("recllm") or ()]
     except metadata.PackageNotFoundError:
         why = "recllm is not installed, and runs from a folder: what its extras need is not known; pip install -e ."
         yield InstallationCheck("extras", MISSING, why)
         return
-    extras = metadata.metadata("recllm").get_all("Provides-Extra") or []
-    for requirement in requirements:
-        for extra in extras:
-            marker = requirement.marker
-            if marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
-                required.setdefault(extra, []).append(requirement)
-    for extra in sorted(set(extras) - {ALL_EXTRAS}):
-        lacking = []
-        for requirement in required.get(extra, []):
-            version = version_of(requirement.name)
+    for extra in sorted({*(metadata.metadata("recllm").get_all("Provides-Extra") or ())} - {ALL_EXTRAS}):
+        lacking = set()
+        for requirement in requirements:
+            marker, version = requirement.marker, version_of(requirement.name)
+            if marker is None or not marker.evaluate({"extra": extra}) or marker.evaluate({"extra": ""}):
+                continue
             if version is None:
-                lacking.append(requirement.name)
+                lacking.add(requirement.name)
             elif not requirement.specifier.contains(version, prereleases=True):
-                lacking.append(f"{requirement.name} {requirement.specifier} (found {version})")
+                lacking.add(f"{requirement.name} {requirement.specifier} (found {version})")
         what = f"lacks {', '.join(sorted(lacking))}; pip install 'recllm[{extra}]'" if lacking else "installed"
         yield InstallationCheck(f"extra {extra}", MISSING if lacking else GOOD, what)
 

@@ -15,22 +15,19 @@ from recllm.base.documents import plain
 from recllm.base.errors import NothingToDo, UsageError
 from recllm.doors.cli.batch import encode
 from recllm.doors.cli.options import (
+    Answer,
     AnyWorkspace,
     Batching,
-    Json,
     Options,
     Seed,
-    WorkspaceDir,
+    Shop,
     note,
-    open_shop,
-    show,
     table,
     write_audit,
 )
 from recllm.text.log_lines import LogFormatter
 
 if TYPE_CHECKING:
-    from recllm.learn.training.advise import Advice
     from recllm.recommend.evaluation.retrain import RetrainReport
 
 
@@ -57,19 +54,14 @@ def advise(
     workspace: AnyWorkspace = None,
     data: Annotated[Path | None, typer.Option(help="Advice for a folder of parquet tables.")] = None,
     encoder: Annotated[str | None, typer.Option(help="An encoder that is decided on.")] = None,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """What to train on this log and machine, why, and the order of time; `train` without settings follows it."""
     from recllm.recommend.evaluation.shop_evaluation import advise_data
 
     advice = advise_data(workspace=workspace, data=data, encoder=encoder)
-    show(advice, _advice_lines(advice), json=json)
-
-
-def _advice_lines(advice: Advice) -> list[str]:
     survey = advice.survey
     rows = [[c.name, ", ".join(c.value) if isinstance(c.value, list) else str(c.value), c.rule] for c in advice.choices]
-    return [
+    lines = [
         f"{advice.mode}: {advice.time}",
         f"  {survey.people:,} people, {survey.items:,} items, {survey.events:,} events over {survey.span_days:.0f} "
         f"days; {survey.distinct_texts:,} distinct texts",
@@ -77,10 +69,11 @@ def _advice_lines(advice: Advice) -> list[str]:
         *table(rows, ("setting", "value", "because")),
         *(f"note: {line}" for line in advice.notes),
     ]
+    return Answer(advice, lines)
 
 
 def train(
-    workspace: WorkspaceDir,
+    shop: Shop,
     lora: Annotated[
         bool,
         typer.Option("--lora", help="Fine-tune the text encoder first; settings: lora."),
@@ -90,48 +83,45 @@ def train(
         typer.Option("--private/--no-private", help="Under user-level differential privacy; as privacy.required says."),
     ] = None,
     seed: Seed = 0,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Train the scorer on the purchases of customers with consent, and publish it as the current model. Settings that
     are not set follow `recllm advise`."""
     from recllm.learn.training.arguments import LoraArguments
     from recllm.recommend.recommender.train import train_workspace
-    from recllm.shop.workspace.audit import AuditAction
 
     arguments: dict[str, Any] = {}
     if lora:
         arguments = {"progress": note, "lora": LoraArguments.model_validate({"seed": seed})}
-    with open_shop(workspace) as shop, progress_lines():
+    with progress_lines():
         done = train_workspace(shop, seed=seed, private=private, **arguments)
-        write_audit(shop, AuditAction.MODEL_TRAINED, version=done.model_version)
+    write_audit(shop, "model_trained", version=done.model_version)
     lines = [f"model {done.model_version}: {done.rows:,} rows, {done.seconds:.0f} s"]
     lines += [f"  {name} {value:.4f}" for name, value in done.metrics.items()]
-    lines += [f"  note: {line}" for line in done.notes]
-    show(done, lines, json=json)
+    return Answer(done, [*lines, *(f"  note: {line}" for line in done.notes)])
 
 
 def retrain(
-    workspace: WorkspaceDir,
+    shop: Shop,
     if_due: Annotated[
         bool, typer.Option("--if-due", help="Only when drift, calibration or age ask for it; exit code 3 otherwise.")
     ] = False,
     seed: Seed = 0,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Train a challenger with the active model's recipe, and activate it if it is not worse on the latest window."""
     from recllm.market.experiments.slates import treatment_models
     from recllm.recommend.evaluation.retrain import RetrainOutcome
     from recllm.recommend.evaluation.retrain import retrain as retrain_workspace
 
-    with open_shop(workspace) as shop, progress_lines():
+    with progress_lines():
         progress, needed = note if sys.stderr.isatty() else None, treatment_models(shop)
         report = retrain_workspace(shop, if_due=if_due, seed=seed, needed=needed, progress=progress)
-    show(report, _retrain_lines(report), json=json)
+    problem = None
     if report.challenger is None:
         why = "no check asks for a retraining"
         if report.outcome is RetrainOutcome.TOO_EARLY:
             why = "the log grew too little since the last training (retraining.min_days)"
-        raise NothingToDo(f"{why}: model {report.parent} stays active; without --if-due it is trained anyway")
+        problem = NothingToDo(f"{why}: model {report.parent} stays active; without --if-due it is trained anyway")
+    return Answer(report, _retrain_lines(report), problem=problem)
 
 
 def _retrain_lines(report: RetrainReport) -> list[str]:
@@ -184,8 +174,7 @@ def evaluate(
     ] = None,
     seed: Seed = 0,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON report here.")] = None,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Rank the whole catalogue for the buyers of a held-out window, and compare with baselines, with intervals.
 
     \b
@@ -224,15 +213,14 @@ def evaluate(
         )
     if output:
         report.write(output)
-    show(report.document(), [report.table()], json=json)
+    return Answer(report.document(), [report.table()])
 
 
-def list_models(workspace: WorkspaceDir, json: Json) -> None:
+def list_models(shop: Shop) -> Answer:
     """Published versions, oldest first, with origin and the verdict of the gate."""
     from recllm.recommend.evaluation.retrain import model_history
 
-    with open_shop(workspace) as shop:
-        history = model_history(shop)
+    history = model_history(shop)
     cells = []
     for record in history.versions:
         lineage = record.lineage
@@ -244,30 +232,25 @@ def list_models(workspace: WorkspaceDir, json: Json) -> None:
         named = (record.version, record.created_at[:19], record.megabytes)
         cells.append((*named, origin, state, reasons, privacy, until))
     heads = ("version", "published", "MB", "origin", "", "gate", "privacy", "usable until")
-    lines = table(cells, heads) if cells else []
-    show(history, lines, json=json)
-    if not cells:
-        raise NothingToDo(f"no model was published; train one with: recllm train -w {workspace}")
+    missing = f"no model was published; train one with: recllm train -w {shop.root}"
+    return Answer(history, table(cells, heads), problem=None if cells else NothingToDo(missing))
 
 
 def promote(
-    workspace: WorkspaceDir,
+    shop: Shop,
     version: Annotated[
         str | None, typer.Argument(help="As `recllm models list` names it; the one before the serving one otherwise.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also a version that the gate refused.")] = False,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Verify and activate a version; without VERSION the one before the active one. It skips refused versions."""
     from recllm.recommend.recommender.registry import promote as serve_version
     from recllm.recommend.recommender.registry import rollback
-    from recllm.shop.workspace.audit import AuditAction
 
-    with open_shop(workspace) as shop:
-        folder = shop.models_dir
-        serving = rollback(folder) if version is None else serve_version(folder, version, force=force)
-        write_audit(shop, AuditAction.MODEL_PROMOTED, version=serving)
-    show({"serving": serving}, [f"model {serving} serves"], json=json)
+    folder = shop.models_dir
+    serving = rollback(folder) if version is None else serve_version(folder, version, force=force)
+    write_audit(shop, "model_promoted", version=serving)
+    return Answer({"serving": serving}, [f"model {serving} serves"])
 
 
 class RefreshOptions(Batching):
@@ -287,33 +270,23 @@ def refresh(
         Path | None,
         typer.Option(metavar="DIR", help="Instead: encode the catalogue, shard by shard, into this folder."),
     ],
-    workspace: WorkspaceDir,
-    json: Json,
-) -> None:
+    shop: Shop,
+) -> Answer:
     """Bring all counts of the current model up to the present, without training. --index is for catalogues too large to
     compare every item."""
+    from recllm.recommend.recommender.shop_index import build_index
     from recllm.recommend.recommender.shop_recommender import refresh as refresh_model
     from recllm.shop.data.engines import Engine, open_workers, spread_over
     from recllm.shop.data.event_files import in_turn
 
     if vectors is not None:
-        encode(vectors, question, workspace, question.model, base=question.base, json=json)
-        return
-    if index:
-        make_index(workspace, json)
-        return
-    with open_shop(workspace) as shop, open_workers(question.engine, question.workers) as workers:
-        spread = in_turn if question.engine is Engine.HERE else spread_over(workers)
-        version = refresh_model(shop, spread=spread, progress=note)
-    show({"serving": version}, [f"model {version} serves"], json=json)
-
-
-def make_index(workspace: Path, json: bool) -> None:
-    """Builds the index of item vectors, and shows its recall and speed."""
-    from recllm.recommend.recommender.shop_index import build_index
-
-    with open_shop(workspace) as shop:
-        report = build_index(shop, progress=note)
+        return encode(shop, vectors, question, question.model, base=question.base)
+    if not index:
+        with open_workers(question.engine, question.workers) as workers:
+            spread = in_turn if question.engine is Engine.HERE else spread_over(workers)
+            version = refresh_model(shop, spread=spread, progress=note)
+        return Answer({"serving": version}, [f"model {version} serves"])
+    report = build_index(shop, progress=note)
     lines = [
         f"{report.kind} index of model {report.model_version}: {report.items:,} items, {report.mib:.0f} MiB, "
         f"{report.seconds:.0f} s",
@@ -321,7 +294,7 @@ def make_index(workspace: Path, json: bool) -> None:
         f"{report.exact_ms:.1f} ms",
         f'  it is in use while workspace.toml says so: kind = "{report.kind}" below [item_index]',
     ]
-    show(report, lines, json=json)
+    return Answer(report, lines)
 
 
 def export(
@@ -329,8 +302,7 @@ def export(
     workspace: AnyWorkspace = None,
     model: Annotated[str | None, typer.Option("--encoder", help="Hub id or folder; the default encoder else.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter to merge first.")] = None,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Write an encoder for onnxruntime (extra onnx): three to four times as fast on a CPU, and without torch."""
     from recllm.recommend.recommender.train import export_encoder
 
@@ -340,4 +312,4 @@ def export(
     for precision, parity in plain(exported.parity).items():
         size = f"{exported.bytes[precision] / 1e6:.0f} MB" if precision in exported.bytes else "left out: too far off"
         lines.append(f"  {precision}: cosine {parity['lowest']:.5f} at least over {parity['texts']} texts, {size}")
-    show(exported, lines, json=json)
+    return Answer(exported, lines)

@@ -25,7 +25,7 @@ from recllm.doors.cli import (
     service,
     show,
 )
-from recllm.doors.cli.options import add_command, as_command
+from recllm.doors.cli.options import Answer, add_command, as_command
 from recllm.text.log_lines import log_to_stderr, warn_in_this_form
 
 COMMANDS = (
@@ -38,7 +38,7 @@ COMMANDS = (
     *(service.serve, service.keys),
     *(rights.backup, rights.restore),
 )
-GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
+GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., Answer | None]]]] = {
     "encoder": ("Encoders on disk.", {"export": learn.export}),
     "feedback": (
         "Events that answer recommendations.",
@@ -118,8 +118,8 @@ for name, (words, commands) in GROUPS.items():
     if name == "copy":  # it is a command as well
         group = typer.Typer(invoke_without_command=True)
         group.callback()(as_command(adtext.copy))
-    for command, function in commands.items():
-        add_command(group, function, command)
+    for command_name, command in commands.items():
+        add_command(group, command, command_name)
     app.add_typer(group, name=name)
 
 

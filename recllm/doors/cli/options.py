@@ -1,4 +1,4 @@
-"""Options and output that commands share, and how a Python function becomes a command."""
+"""Options that commands share, what a command answers, and how a Python function becomes a command."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,11 +23,14 @@ from recllm.base.errors import UsageError
 from recllm.base.settings import Settings, merged, sections
 from recllm.shop.data.engines import Engine
 
+WorkspaceDir = Annotated[Path, typer.Option("-w", "--workspace", help="The workspace folder.")]
 if TYPE_CHECKING:
-    from recllm.shop.workspace.audit import AuditAction
     from recllm.shop.workspace.workspace import Workspace
 
-WorkspaceDir = Annotated[Path, typer.Option("-w", "--workspace", help="The workspace folder.")]
+    Shop = Workspace
+else:
+    Shop = WorkspaceDir
+    """The opened workspace of the option -w."""
 AnyWorkspace = Annotated[Path | None, typer.Option("-w", "--workspace", help="The workspace folder, if there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
@@ -82,7 +86,7 @@ class Batching(Question):
     engine: Engine = Engine.HERE
     """here, processes, or ray, where RAY_ADDRESS says which cluster."""
     workers: Annotated[int, Field(ge=1)] = 1
-    """Processes, or actors of Ray."""
+    """Processes, or tasks of Ray at once."""
     seed: int = 0
     """Random seed."""
 
@@ -103,11 +107,11 @@ def open_shop(workspace: Path) -> Workspace:
     return Workspace.open(workspace)
 
 
-def write_audit(shop: Workspace, action: AuditAction, /, *, subject: str | None = None, **details: Any) -> None:
-    """Notes in the workspace's audit log what the user of this command line did."""
-    from recllm.shop.workspace.audit import audit, command_line_actor
+def write_audit(shop: Workspace, action: str, /, *, subject: str | None = None, **details: Any) -> None:
+    """Notes in the workspace's audit log what the user of this command line did. action: an `AuditAction`."""
+    from recllm.shop.workspace.audit import AuditAction, audit, command_line_actor
 
-    audit(shop, command_line_actor(), action, subject=subject, **details)
+    audit(shop, command_line_actor(), AuditAction(action), subject=subject, **details)
 
 
 def read_ids(file: Path | None) -> list[str]:
@@ -172,8 +176,23 @@ def add_command(app: typer.Typer, function: Callable[..., Any], name: str | None
     app.command(name)(as_command(function))
 
 
-def as_command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function as typer sees it: fields of `Options` as options, `DEFAULTS`, and --set for workspaces."""
+@dataclass(frozen=True)
+class Answer:
+    """What a command answers."""
+
+    document: Any
+    """With --json, as one JSON document."""
+    lines: Iterable[str] = ()
+    """Without --json, for people."""
+    notes: Iterable[str] = ()
+    """Behind the lines, on standard error."""
+    problem: Exception | None = None
+    """How the command ends after all, behind its answer."""
+
+
+def as_command(function: Callable[..., Answer | None]) -> Callable[..., None]:
+    """A function as typer sees it: fields of `Options` as options, `DEFAULTS`, an opened workspace for `shop`, and
+    --set for workspaces. What returns an `Answer` has --json."""
     signature = inspect.signature(function, eval_str=True)
     parameters: list[inspect.Parameter] = []
     questions: dict[str, tuple[type[BaseModel], Options]] = {}
@@ -183,29 +202,36 @@ def as_command(function: Callable[..., Any]) -> Callable[..., Any]:
             questions[parameter.name] = parameter.annotation.__origin__, metadata[0]
             parameters += question_options(*questions[parameter.name], signature.parameters.keys())
         else:
-            parameters.append(parameter)
-    takes_set = "workspace" in signature.parameters and "options" not in signature.parameters
+            parameters.append(parameter.replace(name="workspace") if parameter.name == "shop" else parameter)
+    takes_set = "workspace" in {p.name for p in parameters} and "options" not in signature.parameters
     if takes_set:
         parameters.append(inspect.Parameter("options", _KEYWORD, annotation=SetOptions))
+    answers = "Answer" in str(signature.return_annotation)
+    if answers and "json" not in signature.parameters:
+        parameters.append(inspect.Parameter("json", _KEYWORD, annotation=Json))
 
     @functools.wraps(function)
-    def command(**values: Any) -> Any:
+    def command(**values: Any) -> None:
+        json = bool(values["json"] if "json" in signature.parameters else values.pop("json", False))
         for question_name, (question, fields) in questions.items():
             given_options = {name: values.pop(name) for name in fields.names}
             stated = {name: value for name, value in given_options.items() if value not in (None, [])}
             for name, text in read_pairs(values.pop("others", None), "--with").items():
                 stated[name] = field_value(question, name, text, signature.parameters.keys())
             values[question_name] = question(**stated)
-        options = values.pop("options") if takes_set else None
-        if not options:
-            return function(**values)
-        from recllm.shop.workspace.workspace import overridden
+        with ExitStack() as stack:
+            if takes_set and (options := values.pop("options")):
+                from recllm.shop.workspace.workspace import overridden
 
-        with overridden(read_settings(options)):
-            return function(**values)
+                stack.enter_context(overridden(read_settings(options)))
+            if "shop" in signature.parameters:
+                values["shop"] = stack.enter_context(open_shop(values.pop("workspace")))
+            answer = function(**values)
+        if answer is not None:
+            show(answer, json=json)
 
     keyword_only = [_with_default(parameter).replace(kind=_KEYWORD) for parameter in parameters]
-    command.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
+    command.__signature__ = signature.replace(parameters=keyword_only, return_annotation=None)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in keyword_only}
     return command
 
@@ -307,20 +333,19 @@ def _read_one(kind: str, text: str) -> Any:
     return text if is_text and not isinstance(value, str | list) else value
 
 
-# --- output -----------------------------------------------------------------------------------------------------------
+def show(answer: Answer, *, json: bool) -> None:
+    """Prints an answer: one JSON document on standard output, or lines for people there and notes on standard error.
 
-
-def emit_json(document: Any) -> None:
-    """Exactly one JSON document on standard output."""
-    sys.stdout.write(json_text(document))
-
-
-def show(document: Any, lines: Iterable[str], *, json: bool) -> None:
-    """A command's answer: one JSON document with --json, else lines for people."""
+    Raises its problem afterwards.
+    """
     if json:
-        emit_json(document)
+        sys.stdout.write(json_text(answer.document))
     else:
-        say(*lines)
+        say(*answer.lines)
+        for line in answer.notes:
+            note(line)
+    if answer.problem is not None:
+        raise answer.problem
 
 
 def say(*lines: str) -> None:
@@ -333,17 +358,27 @@ def note(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> list[str]:
-    """Aligned text columns; numbers to the right."""
-    cells = [[_cell(v) for v in row] for row in rows]
+def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> list[str]:
+    """Aligned text columns; numbers to the right. No line where there are no rows."""
+    entries = list(rows)
+    if not entries:
+        return []
+    cells = [[_cell(v) for v in row] for row in entries]
     columns = range(len(header))
     widths = [max(len(line[column]) for line in (header, *cells)) for column in columns]
-    right = [all(isinstance(row[column], int | float) for row in rows) for column in columns]
+    right = [all(isinstance(row[column], int | float) for row in entries) for column in columns]
     lines = []
     for line in (header, *cells):
         parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
         lines.append("  ".join(parts).rstrip())
     return lines
+
+
+def fields_table(entries: Iterable[Any], names: str, header: Sequence[str] = ()) -> list[str]:
+    """A table of some fields, named with blanks, of objects or of dicts. header: other words for them."""
+    columns = names.split()
+    rows = ([e[name] if isinstance(e, dict) else getattr(e, name) for name in columns] for e in entries)
+    return table(rows, header or columns)
 
 
 def _cell(value: object) -> str:

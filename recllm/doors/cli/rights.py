@@ -12,12 +12,12 @@ import typer
 from recllm.base.documents import count_text
 from recllm.base.errors import DataError, UnknownIdError, UsageError
 from recllm.doors.cli.options import (
-    Json,
+    Answer,
+    Shop,
     User,
     Users,
     WorkspaceDir,
     note,
-    open_shop,
     read_user_ids,
     show,
     table,
@@ -39,7 +39,7 @@ PassphraseFile = Annotated[
 
 def export(
     user: User,
-    workspace: WorkspaceDir,
+    shop: Shop,
     by_pseudonym: Pseudonyms = False,
     sessions: Sessions = False,
     predictions: Annotated[
@@ -51,17 +51,15 @@ def export(
 
     from recllm.doors.privacy.export import export_person
     from recllm.market.propensity.answers import EVERYDAY, everyday_predictions
-    from recllm.shop.workspace.audit import AuditAction, audit, command_line_actor
 
-    with open_shop(workspace) as shop:
-        predicted: Iterable[Prediction] = ()
-        if predictions:
-            predicted = tqdm(everyday_predictions(shop), total=len(EVERYDAY), desc="predictions", disable=None)
-        if sessions:
-            user, by_pseudonym = shop.session_pseudonymiser().one(user), True
-        document = export_person(shop, user, by_pseudonym=by_pseudonym, predictions=predicted)
-        audit(shop, command_line_actor(), AuditAction.PERSON_EXPORTED, subject=document["pseudonym"])
-    show(document, [], json=True)
+    predicted: Iterable[Prediction] = ()
+    if predictions:
+        predicted = tqdm(everyday_predictions(shop), total=len(EVERYDAY), desc="predictions", disable=None)
+    if sessions:
+        user, by_pseudonym = shop.session_pseudonymiser().one(user), True
+    document = export_person(shop, user, by_pseudonym=by_pseudonym, predictions=predicted)
+    write_audit(shop, "person_exported", subject=document["pseudonym"])
+    show(Answer(document), json=True)
 
 
 def erase(
@@ -73,9 +71,8 @@ def erase(
     ] = False,
     by_pseudonym: Pseudonyms = False,
     sessions: Sessions = False,
-    workspace: WorkspaceDir,
-    json: Json,
-) -> None:
+    shop: Shop,
+) -> Answer:
     """Erase people: rows, files, serving states; mark models that learned from them; set tombstones that keep them out.
     With --lift new data about them are kept again; nothing old comes back."""
     from recllm.doors.privacy.erasure import erase_people
@@ -87,30 +84,19 @@ def erase(
             if lift
             else "nothing brings an erased person back; say --yes"
         )
+    names = read_user_ids(user)
     if lift:
-        readmit(read_user_ids(user), by_pseudonym, workspace, json)
-        return
-    with open_shop(workspace) as shop:
-        names = read_user_ids(user)
-        if sessions:
-            names, by_pseudonym = shop.session_pseudonymiser().many(names), True
-        certificate = erase_people(shop, names, actor=command_line_actor(), by_pseudonym=by_pseudonym)
-    show(certificate, certificate_lines(certificate), json=json)
-
-
-def readmit(names: list[str], by_pseudonym: bool, workspace: Path, json: bool) -> None:
-    """Lifts tombstones, so that what is sent from now on is kept again."""
-    from recllm.shop.workspace.audit import AuditAction
-
-    with open_shop(workspace) as shop:
-        pseudonyms = names if by_pseudonym else shop.pseudonymiser().many(names)
-        store = shop.store()
+        pseudonyms, store = names if by_pseudonym else shop.pseudonymiser().many(names), shop.store()
         lifted = [pseudonym for pseudonym in pseudonyms if store.lift_tombstone(pseudonym)]
         for pseudonym in lifted:
-            write_audit(shop, AuditAction.READMITTED, subject=pseudonym)
-    if not lifted:
-        raise UnknownIdError("no tombstone for this id; there is nothing to lift")
-    show({"pseudonyms": lifted}, ["what is sent from now on is kept again"], json=json)
+            write_audit(shop, "readmitted", subject=pseudonym)
+        if not lifted:
+            raise UnknownIdError("no tombstone for this id; there is nothing to lift")
+        return Answer({"pseudonyms": lifted}, ["what is sent from now on is kept again"])
+    if sessions:
+        names, by_pseudonym = shop.session_pseudonymiser().many(names), True
+    certificate = erase_people(shop, names, actor=command_line_actor(), by_pseudonym=by_pseudonym)
+    return Answer(certificate, certificate_lines(certificate))
 
 
 def certificate_lines(certificate: ErasureCertificate) -> list[str]:
@@ -136,29 +122,25 @@ def certificate_lines(certificate: ErasureCertificate) -> list[str]:
 
 def restrict(
     user: User,
-    workspace: WorkspaceDir,
+    shop: Shop,
     lift: Annotated[bool, typer.Option("--lift", help="Use the data again, as consented.")] = False,
     by_pseudonym: Pseudonyms = False,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Keep a person's data without using them, whatever the consent."""
     from recllm.recommend.recommender.shop_states import forget_in_states
-    from recllm.shop.workspace.audit import AuditAction, audit, command_line_actor
 
-    with open_shop(workspace) as shop:
-        name = user if by_pseudonym else shop.pseudonymiser().one(user)
-        changed = shop.store().restrict(name, None if lift else datetime.now(UTC))
-        if changed:
-            forget_in_states(shop)
-            action = AuditAction.RESTRICTION_LIFTED if lift else AuditAction.RESTRICTED
-            audit(shop, command_line_actor(), action, subject=name)
-        since = shop.store().restricted_since([name]).get(name)
+    name = user if by_pseudonym else shop.pseudonymiser().one(user)
+    changed = shop.store().restrict(name, None if lift else datetime.now(UTC))
+    if changed:
+        forget_in_states(shop)
+        write_audit(shop, "restriction_lifted" if lift else "restricted", subject=name)
+    since = shop.store().restricted_since([name]).get(name)
     line = "not restricted" if since is None else f"restricted since {since:%Y-%m-%d %H:%M} UTC: used for nothing"
-    show({"pseudonym": name, "restricted_since": since, "changed": changed}, [line], json=json)
+    return Answer({"pseudonym": name, "restricted_since": since, "changed": changed}, [line])
 
 
 def audit_log(
-    workspace: WorkspaceDir,
+    shop: Shop,
     user: Annotated[str | None, typer.Option("--user", "-u", help="Only entries about this person.")] = None,
     last: Annotated[int, typer.Option(min=0, help="Number of the latest entries; 0 for all.")] = 20,
     copy: Annotated[
@@ -167,24 +149,23 @@ def audit_log(
     certificate: Annotated[
         Path | None, typer.Option(help="Check this certificate of an erasure instead, and print what it says.")
     ] = None,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Who did what to whose data; the whole log is checked first."""
+    from recllm.doors.privacy.certificate import read_certificate
     from recllm.shop.workspace.audit import read_audit, verify_audit, verify_copy
 
     if certificate is not None:
-        verify_certificate(certificate, workspace, json)
-        return
-    with open_shop(workspace) as shop:
-        check = verify_audit(shop)
-        if copy is not None and check.problem is None:
-            try:
-                collected = copy.read_text(encoding="utf-8", errors="replace").splitlines()
-            except OSError as error:
-                raise UsageError(f"{copy}: cannot be read as a copy of the log: {error.strerror}") from error
-            check = replace(verify_copy(shop, collected), entries=check.entries)
-        names = None if user is None else frozenset(shop.pseudonymiser().each(user))
-        entries = read_audit(shop, subjects=names)[-last:]
+        signed = read_certificate(shop, certificate)
+        return Answer(signed, [f"signed by this workspace, {signed.at}", *certificate_lines(signed)])
+    check = verify_audit(shop)
+    if copy is not None and check.problem is None:
+        try:
+            collected = copy.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError as error:
+            raise UsageError(f"{copy}: cannot be read as a copy of the log: {error.strerror}") from error
+        check = replace(verify_copy(shop, collected), entries=check.entries)
+    names = None if user is None else frozenset(shop.pseudonymiser().each(user))
+    entries = read_audit(shop, subjects=names)[-last:]
     rows = [(e.number, f"{e.at:%Y-%m-%d %H:%M:%S}", e.actor, e.action.value, e.subject or "") for e in entries]
     state = f"{check.entries:,} entries, each as it was written" if check.problem is None else "the log was changed"
     if check.n_unsigned:
@@ -192,49 +173,37 @@ def audit_log(
             f"; the first {check.n_unsigned:,} were signed with a key that was lost, and only their order is checked"
         )
     lines = [*table(rows, ["entry", "at (UTC)", "who", "what", "whose"]), state]
-    show({"check": check, "entries": entries}, lines, json=json)
-    if check.problem is not None:
-        raise DataError(f"the audit log is not as it was written: {check.problem}; compare it with a backup")
-
-
-def verify_certificate(file: Path, workspace: Path, json: bool) -> None:
-    """Shows a certificate, if this workspace signed it as it is."""
-    from recllm.doors.privacy.certificate import read_certificate
-
-    with open_shop(workspace) as shop:
-        certificate = read_certificate(shop, file)
-    show(certificate, [f"signed by this workspace, {certificate.at}", *certificate_lines(certificate)], json=json)
+    changed = f"the audit log is not as it was written: {check.problem}; compare it with a backup"
+    problem = None if check.problem is None else DataError(changed)
+    return Answer({"check": check, "entries": entries}, lines, problem=problem)
 
 
 def retention(
-    workspace: WorkspaceDir,
+    shop: Shop,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only.")] = False,
     trust_clock: Annotated[
         bool, typer.Option("--trust-clock", help="Confirm that nothing was loaded for months.")
     ] = False,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Delete data older than the settings in [retention], and finish interrupted erasures; run it daily."""
     from recllm.doors.privacy.retention import apply_retention
     from recllm.shop.workspace.audit import command_line_actor
 
-    with open_shop(workspace) as shop:
-        report = apply_retention(shop, actor=command_line_actor(), dry_run=dry_run, trust_clock=trust_clock)
+    report = apply_retention(shop, actor=command_line_actor(), dry_run=dry_run, trust_clock=trust_clock)
     counts = {**report.rows, **report.files}
     lines = [f"{name.replace('_', ' ')}: {n:,}" for name, n in counts.items() if n] or ["nothing is over its time"]
     if report.finished_erasures:
         lines.append(f"erasures that had been stopped: {report.finished_erasures} finished")
     lines += [f"{file}: not read; put back the file from a backup, or remove it" for file in report.unread]
-    show(report, lines, json=json)
+    return Answer(report, lines)
 
 
 def rotate_key(
-    workspace: WorkspaceDir,
+    shop: Shop,
     lost: Annotated[bool, typer.Option("--lost", help="The old key is lost; needs --yes.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --lost: confirm that no backup of the key exists.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also while an experiment runs.")] = False,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Rename all pseudonyms under a new key; restart services afterwards, and back up the key file."""
     from recllm.doors.privacy.rotation import LOST_WITH_THE_KEY
     from recllm.doors.privacy.rotation import rotate_key as rotate
@@ -242,34 +211,28 @@ def rotate_key(
 
     if lost and not yes:
         raise UsageError(f"look for a backup of the key first; without it {LOST_WITH_THE_KEY}. To go on, say --yes")
-    with open_shop(workspace) as shop:
-        rotation = rotate(shop, actor=command_line_actor(), lost=lost, force=force)
-    lines = [f"{rotation.pseudonyms:,} pseudonyms renamed; {rotation.generation} keys are in force: keep them all"]
-    show(rotation, lines, json=json)
+    rotation = rotate(shop, actor=command_line_actor(), lost=lost, force=force)
+    line = f"{rotation.pseudonyms:,} pseudonyms renamed; {rotation.generation} keys are in force: keep them all"
+    return Answer(rotation, [line])
 
 
 def backup(
     file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
-    workspace: WorkspaceDir,
+    shop: Shop,
     passphrase_file: PassphraseFile = None,
     with_key: Annotated[bool, typer.Option("--with-key", help="Include the key and the webhooks' secrets.")] = False,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Write the workspace to one file while it is in use, read it back and check it."""
     from recllm.doors.privacy.backup import back_up
     from recllm.shop.workspace.audit import command_line_actor
 
-    with open_shop(workspace) as shop:
-        passphrase = _passphrase(passphrase_file)
-        done = back_up(shop, file, actor=command_line_actor(), passphrase=passphrase, with_key=with_key)
-    lines = [
-        f"{done.file}: {count_text(done.people, 'person', 'people')}, {count_text(done.members, 'file')}, "
-        f"{done.bytes / 1e6:,.1f} MB, read back"
-    ]
+    passphrase = _passphrase(passphrase_file)
+    done = back_up(shop, file, actor=command_line_actor(), passphrase=passphrase, with_key=with_key)
+    counts = f"{count_text(done.people, 'person', 'people')}, {count_text(done.members, 'file')}"
+    lines = [f"{done.file}: {counts}, {done.bytes / 1e6:,.1f} MB, read back"]
     lines += [f"{file}: not in the backup, as it is no file of recllm" for file in done.unknown_files]
-    show(done, lines, json=json)
-    if not done.has_key and not json:
-        note("the key is not in it: keep it apart: without it no one in the backup can be found by their id")
+    remark = "the key is not in it: keep it apart: without it no one in the backup can be found by their id"
+    return Answer(done, lines, [] if done.has_key else [remark])
 
 
 def restore(
@@ -282,8 +245,7 @@ def restore(
     ] = None,
     key_file: Annotated[Path | None, typer.Option(help="The key, where neither backup nor workspace has it.")] = None,
     store: Annotated[str | None, typer.Option(help="URL of an empty PostgreSQL schema for the rows.")] = None,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Make a workspace of a backup; people erased since are erased again, and later refusals stay in force."""
     from recllm.doors.privacy.backup import restore as restore_backup
     from recllm.shop.workspace.audit import command_line_actor
@@ -301,12 +263,12 @@ def restore(
     lines = [f"{done.workspace}: as of {done.created_at}; people erased again: {done.erased_again:,}"]
     if done.before is not None:
         lines.append(f"what was in its place lies in {done.before}, with all customers in it: delete it soon")
-    show(done, lines, json=json)
     if not done.taken_over:
         note(
             "refusals, restrictions and erasures since the backup are not known here: give --certificate for each "
             "erasure, and load the consent table again before anyone is written to"
         )
+    return Answer(done, lines)
 
 
 def _passphrase(file: Path | None) -> str | None:

@@ -13,7 +13,16 @@ import typer
 
 from recllm.base.documents import plain
 from recllm.base.errors import MissingExtraError, NothingToDo, PolicyError, UsageError
-from recllm.doors.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir, note, open_shop, show, table, write_audit
+from recllm.doors.cli.options import (
+    DEFAULT_WORKSPACE,
+    Answer,
+    Shop,
+    fields_table,
+    note,
+    open_shop,
+    table,
+    write_audit,
+)
 from recllm.text.log_lines import log_to_stderr
 
 if TYPE_CHECKING:
@@ -42,15 +51,14 @@ def serve(
 
         from recllm.doors.console.app import mount_console
         from recllm.doors.service.app import create_app
-        from recllm.doors.service.transport import BoundedRequests, ServerCertificate
+        from recllm.doors.service.transport import BoundedRequests, tls_context
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("recllm"):
             raise
         raise MissingExtraError(error.name or "fastapi", "serve") from error
     from threadpoolctl import threadpool_limits
 
-    from recllm.doors.service.live import LiveShop
-    from recllm.doors.service.slates import SlateProcesses, default_processes
+    from recllm.doors.service.live import LiveShop, SlateProcesses, default_processes
     from recllm.shop.workspace.keys import list_keys
 
     folders = workspace or [DEFAULT_WORKSPACE]
@@ -75,7 +83,7 @@ def serve(
     certificate = None
     if settings.certificate is not None:
         key = None if settings.certificate_key is None else Path(settings.certificate_key)
-        certificate = ServerCertificate(Path(settings.certificate), key)
+        certificate = tls_context(Path(settings.certificate), key)
     elif settings.certificate_key is not None:
         raise UsageError("setting service.certificate_key is set and service.certificate is not; set both, or neither")
     if is_loopback:
@@ -120,11 +128,10 @@ def serve(
         forwarded_allow_ips=list(settings.trusted_proxies),
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.certificate_key,
-        callback_notify=None if certificate is None else certificate.renew,
     )
     config.load()
     if certificate is not None:
-        config.ssl = certificate.context
+        config.ssl = certificate  # uvicorn's own takes older ciphers
     server = uvicorn.Server(config)
     # an answer takes one core, and leaves the others to other answers
     with threadpool_limits(1, user_api="blas"), suppress(KeyboardInterrupt):
@@ -143,38 +150,29 @@ def keys(
         typer.Option(help="recommend, events, marketing, people, privacy, metrics, console or admin; may be repeated."),
     ],
     revoke: Annotated[str | None, typer.Option(metavar="KEY", help="Refuse this key from now on; its id in the list.")],
-    workspace: WorkspaceDir,
-    json: Json,
-) -> None:
+    shop: Shop,
+) -> Answer:
     """API keys of the service with their scopes: list them, make one, revoke one."""
-    from recllm.shop.workspace.audit import AuditAction
     from recllm.shop.workspace.keys import create_key, list_keys, revoke_key
 
     if (create is None) != (not scope) or (create is not None and revoke is not None):
         raise UsageError("--create NAME needs --scope SCOPE; --revoke KEY stands alone")
-    with open_shop(workspace) as shop:
-        if create is not None:
-            key, text = create_key(shop, create, scope or [])
-            write_audit(shop, AuditAction.KEY_MADE, key=key.key_id, scopes=sorted(key.scopes))
-            document = {"key_id": key.key_id, "name": key.name, "scopes": sorted(key.scopes), "key": text}
-            show(document, [text], json=json)
-            if not json:
-                note("send it as X-API-Key; it cannot be shown again")
-            return
-        if revoke is not None:
-            revoke_key(shop, revoke)
-            write_audit(shop, AuditAction.KEY_REVOKED, key=revoke)
-            show({"key_id": revoke, "revoked": True}, [f"{revoke} is refused from now on"], json=json)
-            return
-        entries = list_keys(shop)
+    if create is not None:
+        key, text = create_key(shop, create, scope or [])
+        scopes = sorted(key.scopes)
+        write_audit(shop, "key_made", key=key.key_id, scopes=scopes)
+        document = {"key_id": key.key_id, "name": key.name, "scopes": scopes, "key": text}
+        return Answer(document, [text], ["send it as X-API-Key; it cannot be shown again"])
+    if revoke is not None:
+        revoke_key(shop, revoke)
+        write_audit(shop, "key_revoked", key=revoke)
+        return Answer({"key_id": revoke, "revoked": True}, [f"{revoke} is refused from now on"])
+    entries = list_keys(shop)
     rows = [
         (key.key_id, key.name, " ".join(sorted(key.scopes)), key.created_at.date().isoformat(), key.revoked_at or "")
         for key in entries
     ]
-    show({"keys": entries}, table(rows, ["key", "name", "scopes", "made", "revoked"]), json=json)
-
-
-# --- webhooks ---------------------------------------------------------------------------------------------------------
+    return Answer({"keys": entries}, table(rows, ["key", "name", "scopes", "made", "revoked"]))
 
 
 def add_webhook(
@@ -188,101 +186,76 @@ def add_webhook(
         Path | None,
         typer.Option(help="A file with its secret (whsec_...), or SendGrid's public key; - reads standard input."),
     ],
-    workspace: WorkspaceDir,
-    json: Json,
-) -> None:
+    shop: Shop,
+) -> Answer:
     """Accept reports of a mail or message service (--provider), or announce exports to your system (--url). The same
     name again adds a second secret: both are then valid."""
-    from recllm.shop.workspace.webhooks import WebhookScheme, add_source
+    from recllm.shop.workspace.webhooks import WebhookScheme, add_source, add_target
 
     if (provider is None) == (url is None):
         raise UsageError("give --provider for a service that reports, or --url for a system that gets announcements")
+    entry: WebhookSource | WebhookTarget
     if url is not None:
-        add_target(name, url, workspace, json)
-        return
-    try:
-        scheme = WebhookScheme(provider or "")
-    except ValueError:
-        raise UsageError(f"--provider is one of {', '.join(WebhookScheme)}, not {provider!r}") from None
-    text = None if secret_file is None else _read_secret(secret_file)
-    with open_shop(workspace) as shop:
-        source, secret = add_source(shop, name, scheme, text)
-    path = f"/webhooks/{workspace.resolve().name}/{name}"
-    document = {"name": name, "provider": scheme, "path": path, "secret_id": secret.fingerprint}
-    document |= {"secret": secret.text} if text is None else {}
-    show(document, [secret.text if text is None else path], json=json)
-    if not json:
-        note(f"let it post to {path}")
-        _note_rotation(name, [earlier.fingerprint for earlier in source.secrets[:-1]])
-
-
-def add_target(name: str, url: str, workspace: Path, json: bool) -> None:
-    """Adds a system that exports are announced to, and shows its secret."""
-    from recllm.shop.workspace import webhooks as hooks
-
-    with open_shop(workspace) as shop:
-        entry, secret = hooks.add_target(shop, name, url)
-    show({"name": name, "url": url, "secret_id": secret.fingerprint, "secret": secret.text}, [secret.text], json=json)
-    if not json:
-        note("its secret, by which it can check the signature of Standard Webhooks")
-        _note_rotation(name, [earlier.fingerprint for earlier in entry.secrets[:-1]])
+        entry, secret = add_target(shop, name, url)
+        document = {"name": name, "url": url, "secret_id": secret.fingerprint, "secret": secret.text}
+        line, remark = secret.text, "its secret, by which it can check the signature of Standard Webhooks"
+    else:
+        if provider not in set(WebhookScheme):
+            raise UsageError(f"--provider is one of {', '.join(WebhookScheme)}, not {provider!r}")
+        text = None if secret_file is None else _read_secret(secret_file)
+        entry, secret = add_source(shop, name, WebhookScheme(provider), text)
+        path = f"/webhooks/{shop.root.resolve().name}/{name}"
+        document = {"name": name, "provider": provider, "path": path, "secret_id": secret.fingerprint}
+        document |= {"secret": secret.text} if text is None else {}
+        line, remark = secret.text if text is None else path, f"let it post to {path}"
+    rotations = (
+        "an earlier secret is in force too; end it with: "
+        f"recllm webhooks list --remove {name} --secret {earlier.fingerprint}"
+        for earlier in entry.secrets[:-1]
+    )
+    return Answer(document, [line], [remark, *rotations])
 
 
 def webhooks(
-    workspace: WorkspaceDir,
+    *,
     send: Annotated[
         bool,
         typer.Option("--send", help="Instead: send what is due, once; recllm serve does so by itself."),
     ] = False,
-    remove: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Instead: end this provider or target, at once.")
-    ] = None,
-    secret: Annotated[str | None, typer.Option(help="With --remove: end only this secret, by its id.")] = None,
-    json: Json = False,
-) -> None:
+    remove: Annotated[str | None, typer.Option(metavar="NAME", help="Instead: end this provider or target, at once.")],
+    secret: Annotated[str | None, typer.Option(help="With --remove: end only this secret, by its id.")],
+    shop: Shop,
+) -> Answer:
     """Providers, targets and announcements with their state; no secrets."""
+    from recllm.shop.workspace.announce import send_due
     from recllm.shop.workspace.webhooks import read_webhooks, remove_webhook
 
     if secret is not None and remove is None:
         raise UsageError("--secret says what --remove NAME ends; add it")
     if remove is not None:
-        with open_shop(workspace) as shop:
-            remove_webhook(shop, remove, secret)
+        remove_webhook(shop, remove, secret)
         document = {"name": remove, "secret_id": secret, "removed": True}
-        show(document, [f"{remove} {secret or ''} is removed"], json=json)
-        return
+        return Answer(document, [f"{remove} {secret or ''} is removed"])
     if send:
-        send_now(workspace, json)
-        return
-    with open_shop(workspace) as shop:
-        hooks = read_webhooks(shop)
-        announcements = shop.store().announcements()
+        account = send_due(shop)
+        if not (account.delivered or account.postponed or account.failed):
+            raise NothingToDo("nothing is due; see recllm webhooks list")
+        line = f"{account.delivered} delivered, {account.postponed} to be tried again, {account.failed} given up"
+        return Answer(account, [line])
+    hooks = read_webhooks(shop)
     sources: list[dict[str, Any]] = [
         {"name": entry.name, "provider": entry.scheme, "secrets": _secrets(entry)} for entry in hooks.sources.values()
     ]
     targets = [{"name": entry.name, "url": entry.url, "secrets": _secrets(entry)} for entry in hooks.targets.values()]
+    announcements = shop.store().announcements()
     sent = [{name: value for name, value in plain(entry).items() if name != "body"} for entry in announcements]
     rows = [
         (entry["name"], entry.get("provider") or entry.get("url"), " ".join(s["secret_id"] for s in entry["secrets"]))
         for entry in sources + targets
     ]
     lines = table(rows, ["name", "provider or address", "secrets"])
-    if sent:
-        columns = ["created_at", "target", "type", "status", "attempts", "next_at", "outcome"]
-        lines += ["", *table([[entry[column] for column in columns] for entry in sent], columns)]
-    show({"providers": sources, "targets": targets, "announcements": sent}, lines, json=json)
-
-
-def send_now(workspace: Path, json: bool) -> None:
-    """Sends the announcements that are due."""
-    from recllm.shop.workspace.announce import send_due
-
-    with open_shop(workspace) as shop:
-        account = send_due(shop)
-    if not (account.delivered or account.postponed or account.failed):
-        raise NothingToDo("nothing is due; see recllm webhooks list")
-    line = f"{account.delivered} delivered, {account.postponed} to be tried again, {account.failed} given up"
-    show(account, [line], json=json)
+    lines += ["", *fields_table(sent, "created_at target type status attempts next_at outcome")] if sent else []
+    return Answer({"providers": sources, "targets": targets, "announcements": sent}, lines)
 
 
 def _read_secret(file: Path) -> str:
@@ -296,9 +269,3 @@ def _read_secret(file: Path) -> str:
 
 def _secrets(entry: WebhookSource | WebhookTarget) -> list[dict[str, str]]:
     return [{"secret_id": secret.fingerprint, "created_at": plain(secret.created_at)} for secret in entry.secrets]
-
-
-def _note_rotation(name: str, earlier: list[str]) -> None:
-    for fingerprint in earlier:
-        remedy = f"recllm webhooks list --remove {name} --secret {fingerprint}"
-        note(f"an earlier secret is in force too; end it with: {remedy}")

@@ -13,16 +13,15 @@ from recllm.base.errors import RecllmError, UsageError
 from recllm.base.settings import Settings, sections
 from recllm.doors.cli.options import (
     DEFAULT_WORKSPACE,
+    Answer,
     AnyWorkspace,
     ConsentDefault,
     ConsentFrom,
-    Json,
     Options,
     Seed,
     SetOptions,
     open_shop,
     read_settings,
-    show,
     table,
 )
 
@@ -33,14 +32,12 @@ def settings(
     options: SetOptions = None,
     advice: Annotated[bool, typer.Option(help="Also read the log for what `recllm advise` would set.")] = False,
     prompts: Annotated[bool, typer.Option("--prompts", help="Instead: the templates in use, with versions.")] = False,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """All settings: value, default, range and source (default, advice, file, option, variable)."""
     from recllm.doors.report.setting_rows import setting_rows, setting_text
 
     if prompts:
-        list_prompts(workspace, json)
-        return
+        return list_prompts(workspace)
     if section is not None and section not in sections():
         raise UsageError(unknown_name(section, section, filter(None, sections())))
     if workspace is None and (DEFAULT_WORKSPACE / "workspace.toml").is_file():
@@ -54,11 +51,11 @@ def settings(
         for row in rows_of_section:
             source = "" if row["from"] == "default" else f"  ({row['from']}; default {setting_text(row['default'])})"
             lines += [f"{row['name']} = {setting_text(row['value'])}{source}", f"    {row['doc']}  [{row['range']}]"]
-    show({"workspace": None if workspace is None else str(workspace), "settings": rows}, lines, json=json)
+    return Answer({"workspace": None if workspace is None else str(workspace), "settings": rows}, lines)
 
 
-def list_prompts(workspace: Path | None, json: bool) -> None:
-    """Shows the templates in use."""
+def list_prompts(workspace: Path | None) -> Answer:
+    """The templates in use."""
     from recllm.text.templates import Prompts
 
     shipped, domain = Prompts.load(), "shop"
@@ -70,22 +67,18 @@ def list_prompts(workspace: Path | None, json: bool) -> None:
         for t in sorted(shipped.of_domain(domain).values(), key=lambda t: (t.name, t.locale))
     ]
     lines = [shipped.folder, *(f"  {r['version']}: {', '.join(r['variables'])}" for r in rows)]
-    show({"folder": shipped.folder, "prompts": rows}, lines, json=json)
+    return Answer({"folder": shipped.folder, "prompts": rows}, lines)
 
 
-def doctor(
-    workspace: AnyWorkspace = None,
-    json: Json = False,
-) -> None:
+def doctor(workspace: AnyWorkspace = None) -> Answer:
     """State of this installation: versions, extras, machine, weights, a workspace."""
     from recllm.doors.cli.doctor import CheckState, check_installation
 
     checks = list(check_installation(workspace))
     rows = [(check.name, check.state.value, check.what) for check in checks]
-    show({"checks": checks}, table(rows, ["check", "", ""]), json=json)
     wrong = [check.name for check in checks if check.state is CheckState.WRONG]
-    if wrong:
-        raise RecllmError(f"not well: {', '.join(wrong)}")
+    problem = RecllmError(f"not well: {', '.join(wrong)}") if wrong else None
+    return Answer({"checks": checks}, table(rows, ["check", "", ""]), problem=problem)
 
 
 def start(
@@ -102,18 +95,19 @@ def start(
     consent_from: ConsentFrom,
     generator: Annotated[str, typer.Option(help="Text generator of ads: auto, template, smollm2, ...")] = "auto",
     seed: Seed,
-    json: Json,
-) -> None:
+) -> Answer:
     """From a shop's exports to a page, in one command: what was read, customers, recommendations, ad texts, quality
     compared with simple systems, next steps; leaves report.html."""
-    from recllm.doors.start.page import terminal_lines
-    from recllm.doors.start.shop import run_start
-
     if demo == bool(files):
         raise UsageError("give the files of your shop, or --demo for the demonstration")
     if not files:
-        start_demo(workspace or Path("demo"), generator, seed, json)
-        return
+        from recllm.doors.start.demo import run_demo
+
+        record = run_demo(workspace or Path("demo"), generator=generator, seed=seed)
+        return Answer(record, [f"{record['seconds']:.0f} s; open {record['report']}"])
+    from recllm.doors.start.page import terminal_lines
+    from recllm.doors.start.shop import run_start
+
     record = run_start(
         workspace or DEFAULT_WORKSPACE,
         files,
@@ -123,12 +117,4 @@ def start(
         seed=seed,
         **settings.explicit(),
     )
-    show(record, terminal_lines(record), json=json)
-
-
-def start_demo(workspace: Path, generator: str, seed: int, json: bool) -> None:
-    """The whole way on the Complete Journey log; leaves report.html."""
-    from recllm.doors.start.demo import run_demo
-
-    record = run_demo(workspace, generator=generator, seed=seed)
-    show(record, [f"{record['seconds']:.0f} s; open {record['report']}"], json=json)
+    return Answer(record, terminal_lines(record))

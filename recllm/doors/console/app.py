@@ -55,8 +55,8 @@ from recllm.doors.console.session import (
     set_cookie,
 )
 from recllm.doors.console.sign_in import connect_providers, go_to_be_confirmed
-from recllm.doors.service.callers import DISK_REFUSALS, STATUS, UNKNOWN, Service
-from recllm.doors.service.capacity import OverloadError, RateLimit
+from recllm.doors.service.callers import RateLimit, Service
+from recllm.doors.service.refusals import DISK_REFUSALS, STATUS, UNKNOWN, OverloadError
 from recllm.shop.workspace.console_sessions import end_outdated_sessions
 from recllm.shop.workspace.keys import Scope
 

@@ -62,7 +62,7 @@ from recllm.doors.console.pages import (
 )
 from recllm.doors.console.rule_fields import CONDITION_KINDS, ENTRIES, changed_rule, node_of, rule_of_text
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
-from recllm.doors.service.capacity import ENDED, Job
+from recllm.doors.service.jobs import ENDED, Job
 from recllm.doors.service.marketing import order_plan
 from recllm.market.adcopy.channels import channel_named
 from recllm.market.audiences.audience import aim

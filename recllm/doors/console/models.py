@@ -19,7 +19,7 @@ from recllm.base.errors import ModelError, UnknownIdError
 from recllm.base.stats.intervals import ConfidenceInterval, Interval
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, history, text_of
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
-from recllm.doors.service.capacity import ENDED, Job, JobState, Progress
+from recllm.doors.service.jobs import ENDED, Job, JobState, Progress
 from recllm.market.experiments.off_policy import OffPolicyReport, ValueEstimate, estimate_model
 from recllm.market.experiments.slates import ANSWER_COLUMNS, Metric
 from recllm.recommend.recommender.lineage import Lineage

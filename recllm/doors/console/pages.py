@@ -55,8 +55,7 @@ from recllm.doors.console.tables import (
     declared_tables,
     tables_of,
 )
-from recllm.doors.service.callers import Service
-from recllm.doors.service.capacity import RateLimit
+from recllm.doors.service.callers import RateLimit, Service
 from recllm.doors.service.live import LiveShop
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.audit import AuditAction, audit

@@ -15,8 +15,8 @@ from recllm.base.errors import RecllmError
 from recllm.base.schema import Purpose
 from recllm.doors.console.pages import Visit
 from recllm.doors.console.tables import ConsoleTable
-from recllm.doors.service.capacity import ENDED, Job, JobState, Progress
 from recllm.doors.service.everybody import LearnedPrediction
+from recllm.doors.service.jobs import ENDED, Job, JobState, Progress
 from recllm.market.propensity.prediction import PredictionRequest, UserPrediction
 from recllm.market.propensity.quality import CalibrationBin, PredictionQuality
 from recllm.market.propensity.question import PredictionKind

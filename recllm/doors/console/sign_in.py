@@ -40,8 +40,8 @@ from recllm.doors.console.session import (
     sign_in,
 )
 from recllm.doors.console.staff import StaffIdentity, StaffMember, groups_in_use, staff_identity, staff_member
-from recllm.doors.service.capacity import OverloadError
 from recllm.doors.service.live import LiveShop
+from recllm.doors.service.refusals import OverloadError
 from recllm.shop.workspace.audit import AuditAction, audit
 from recllm.shop.workspace.console_sessions import ConsoleSession, begin_session, end_session, find_session
 from recllm.shop.workspace.keys import ApiKey, Scope

@@ -410,9 +410,6 @@ def _take_over(replaced: Workspace, restored: Workspace) -> None:
             write_whole(target, path.read_bytes(), mode=PRIVATE)
 
 
-# --- encryption ------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _sealed(target: IO[bytes], passphrase: str | None, scratch: Path) -> Iterator[IO[bytes]]:
     """A stream whose bytes go to `target`, encrypted with a passphrase. scratch: a folder with room for all of them."""

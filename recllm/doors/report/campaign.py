@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from recllm.base.charts import Bar, BarChart, svg, write_png
+from recllm.base.charts import Bar, BarChart, svg
 from recllm.base.stats.intervals import ConfidenceInterval
 from recllm.base.words.sentences import section
 from recllm.doors.report.page import picture, render
@@ -49,20 +48,8 @@ def report_page(outcome: CampaignOutcome, *, currency: str = "", locale: str = "
         groups=_groups(outcome, labels),
         groups_chart=picture(svg(_groups_chart(outcome, labels))),
         segments=segments,
-        effect_chart=picture(svg(_effect_chart(outcome, labels, labels["effect"]))),
+        effect_chart=picture(svg(_effect_chart(outcome, labels))),
     )
-
-
-def preview_png(document: Mapping[str, Any], path: Path) -> str | None:
-    """What sets the audience apart from the rest, as a PNG; a remark where a character has no font."""
-    return write_png([_group_chart(document["group"], section("page.campaign", document["locale"]))], path)
-
-
-def report_png(outcome: CampaignOutcome, path: Path, *, locale: str = "en") -> str | None:
-    """Who converted among those reached, held out and the rest, the effect, and the segments, as a PNG."""
-    labels = section("page.campaign", locale)
-    charts = [_groups_chart(outcome, labels), _effect_chart(outcome, labels, labels["effect_png"])]
-    return write_png([*charts, *(chart for _, _, chart in _segments(outcome, labels))], path)
 
 
 def _labels(locale: str) -> Mapping[str, str]:
@@ -108,13 +95,13 @@ def _segments(
         yield by, rows, BarChart(title=f"{labels.get(by, by)}: {converted}", bars=bars, width=WIDTH)
 
 
-def _effect_chart(outcome: CampaignOutcome, labels: Mapping[str, str], title: str) -> BarChart:
+def _effect_chart(outcome: CampaignOutcome, labels: Mapping[str, str]) -> BarChart:
     bars = [_bar(labels["all"], outcome.effect, POINTS, strong=True)] if outcome.effect else []
     for segment in outcome.segments:
         if segment.effect:
             name = f"{labels.get(segment.by, segment.by)}: {_segment_name(segment, labels)}"
             bars.append(_bar(name, segment.effect, POINTS))
-    return BarChart(title=title, bars=bars[: MOST_ROWS * 2], width=WIDTH)
+    return BarChart(title=labels["effect"], bars=bars[: MOST_ROWS * 2], width=WIDTH)
 
 
 def _bar(name: str, interval: ConfidenceInterval, form: str, *, strong: bool = False) -> Bar:

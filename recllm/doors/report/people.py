@@ -1,21 +1,19 @@
 """Pages and pictures about people: how good a prediction is and for whom, and how a person's interests moved.
 
-A prediction's charts are reliability, lift and gain of people who were held out; for an uplift, the Qini curve.
+A prediction's charts are reliability, lift and gain of people who were held out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from recllm.base.charts import AreaChart, Line, LineChart, svg, write_png
-from recllm.base.errors import UsageError
+from recllm.base.charts import AreaChart, Line, LineChart, svg
 from recllm.base.words.sentences import section
 from recllm.doors.report.page import picture, render
 from recllm.learn.profiles.evolution import UNKNOWN, WITHHELD, Evolution, Period
 from recllm.market.propensity.prediction import Prediction, prediction_document
-from recllm.market.propensity.quality import PredictionQuality, QiniCurve
+from recllm.market.propensity.quality import PredictionQuality
 
 LISTED = 100
 """People on the page of a prediction."""
@@ -40,11 +38,6 @@ def prediction_page(prediction: Prediction, ids: Mapping[str, str] | None = None
         pictures=[picture(svg(chart)) for chart in quality_charts(prediction.quality, locale)],
         cell=_cell,
     )
-
-
-def write_prediction_png(prediction: Prediction, path: Path, *, locale: str = "en") -> str | None:
-    """Reliability, lift and gain as a PNG; a remark when a character has no font."""
-    return write_png(quality_charts(prediction.quality, locale), path)
 
 
 def quality_charts(quality: PredictionQuality, locale: str = "en") -> tuple[LineChart, ...]:
@@ -75,17 +68,6 @@ def quality_charts(quality: PredictionQuality, locale: str = "en") -> tuple[Line
     )
 
 
-def qini_chart(curves: Mapping[str, QiniCurve], locale: str = "en") -> LineChart:
-    """One line per name, and one for random treatment. Raises `UsageError` for no curve."""
-    if not curves:
-        raise UsageError("a Qini chart needs at least one curve")
-    labels = section("page.charts", locale)
-    effect = next(iter(curves.values())).effect
-    lines = [Line(name=labels["chance"], points=[(0, 0), (1, effect)], dashed=True)]
-    lines += [Line(name=n, points=list(zip(c.shares, c.gains, strict=True))) for n, c in curves.items()]
-    return LineChart(title=labels["qini"], x=labels["treated"], y=labels["extra"], lines=tuple(lines), percent="x")
-
-
 def _cell(name: str, value: Any) -> str:
     if value is None:
         return "–"
@@ -94,11 +76,8 @@ def _cell(name: str, value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def evolution_chart(evolution: Evolution, locale: str = "en", *, name: str = "") -> AreaChart:
-    """The heaviest interests of the periods as bands, largest at the bottom, the others together on top.
-
-    name: what the person is called in the title.
-    """
+def evolution_chart(evolution: Evolution, locale: str = "en") -> AreaChart:
+    """The heaviest interests of the periods as bands, largest at the bottom, the others together on top."""
     labels, periods = section("page.evolution", locale), evolution.periods
     weight = {n: sum(p.shares.get(n, 0.0) for p in periods) for n in evolution.interests}
     interests = [n for n in sorted(weight, key=lambda n: -weight[n]) if weight[n] > 0]
@@ -108,7 +87,7 @@ def evolution_chart(evolution: Evolution, locale: str = "en", *, name: str = "")
         small = interests[len(top) :]
         bands.append((labels["others"], [sum(p.shares.get(n, 0.0) for n in small) for p in periods]))
     return AreaChart(
-        title=f"{labels['title']}: {name}" if name else labels["title"],
+        title=labels["title"],
         axis=f"{labels[evolution.what]}, {labels[evolution.by]}",
         columns=[period_name(p, evolution.by) for p in periods],
         bands=bands,
@@ -127,23 +106,8 @@ def period_name(period: Period, by: str) -> str:
     return f"{start:%Y-%m}" if by == "month" else f"{start:%Y-%m-%d}"
 
 
-def evolution_page(evolution: Evolution, *, name: str, locale: str = "en") -> str:
-    """A self-contained page; `name` is what the person is called on it."""
-    labels = section("page.evolution", locale)
-    return render(
-        "evolution.html.j2",
-        evolution=evolution,
-        name=name,
-        labels=labels,
-        locale=locale,
-        interest=lambda n: _interest(n, labels),
-        period_name=period_name,
-        chart=picture(svg(evolution_chart(evolution, locale))) if evolution.periods else "",
-    )
-
-
 def evolution_rows(evolution: Evolution, locale: str = "en") -> tuple[list[str], list[list[object]]]:
-    """Header and one row per period, for a terminal."""
+    """Header and one row per period."""
     labels = section("page.evolution", locale)
     columns = ("period", "count", "drift", "chance", "novelty", evolution.what, "entered", "left")
     rows: list[list[object]] = []
@@ -153,16 +117,6 @@ def evolution_rows(evolution: Evolution, locale: str = "en") -> tuple[list[str],
         largest = ", ".join(f"{_interest(n, labels)} {share:.0%}" for n, share in list(p.shares.items())[:3])
         rows.append([period_name(p, evolution.by), p.purchases, *numbers, largest, *names])
     return [labels[column] for column in columns], rows
-
-
-def write_evolution_png(evolution: Evolution, path: Path, *, name: str, locale: str = "en") -> str | None:
-    """Draws to a PNG file; a remark when no installed font has the picture's characters.
-
-    Raises `UsageError` when there is nothing to draw.
-    """
-    if not evolution.periods:
-        raise UsageError("there are no purchases and nothing was browsed, so there is nothing to draw")
-    return write_png([evolution_chart(evolution, locale, name=name)], path)
 
 
 def _interest(name: str, labels: Mapping[str, str]) -> str:

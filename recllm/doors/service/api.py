@@ -26,11 +26,11 @@ from recllm.doors.service.callers import (
     MayMeasure,
     MaySend,
     TheService,
-    answered,
     document_answer,
+    operation,
     require,
 )
-from recllm.doors.service.capacity import OverloadError
+from recllm.doors.service.refusals import OverloadError
 from recllm.doors.service.requests import (
     ConsentRequest,
     CopyTextRequest,
@@ -100,15 +100,13 @@ async def recommend(body: SlateRequest, caller: MayAsk, service: TheService) -> 
     return document_answer(document)
 
 
-@router.post("/v1/explain", response_model=None, responses={200: {"model": Explanation}}, tags=["recommend"])
-@answered()
+@operation(router, "POST", "/v1/explain", "recommend", answer=Explanation)
 def explain(body: ExplanationRequest, caller: MayAsk) -> Explanation:
     """One item for one person: what each piece of evidence adds, and without what it would not be shown."""
     return caller.shop.recommender().explain(body.user_id, body.item_id, k=body.k)
 
 
-@router.get("/v1/items/{item_id:path}/similar", response_model=SimilarItems, tags=["recommend"])
-@answered()
+@operation(router, "GET", "/v1/items/{item_id:path}/similar", "recommend", answer=SimilarItems)
 def similar(item_id: Id, caller: MayAsk, k: Annotated[int, Query(ge=1, le=100)] = 10) -> dict[str, Any]:
     """Items on offer whose texts are nearest to an item's; cosine in [-1, 1]."""
     neighbours = similar_items(caller.shop.recommender(), item_id, k)
@@ -116,16 +114,15 @@ def similar(item_id: Id, caller: MayAsk, k: Annotated[int, Query(ge=1, le=100)] 
     return {"item_id": item_id, "items": listed}
 
 
-@router.post("/v1/events", response_model=EventsAnswer, tags=["events"])
-@answered()
-def events(body: EventsRequest, caller: MaySend, service: TheService) -> dict[str, Any]:
+@operation(router, "POST", "/v1/events", "events", answer=EventsAnswer)
+def events(body: EventsRequest, caller: MaySend) -> dict[str, Any]:
     """Records events. They are durable when answered, and count in the next slate.
 
     A known event is a duplicate; one whose `event_id` is known with another content is a conflict and changes nothing;
     one that lies ahead of the clock or before 1990, or is of an erased person, is rejected. The lists hold positions in
     the request, from 0.
     """
-    shop, metrics = caller.shop, service.metrics[caller.shop.name].events
+    shop, metrics = caller.shop, caller.service.metrics[caller.shop.name].events
     if len(body.events) > MAX_EVENTS:
         raise UsageError(f"{len(body.events)} events; send at most {MAX_EVENTS:,} in one request")
     fits = _plausible([event.timestamp for event in body.events])
@@ -150,8 +147,7 @@ def _plausible(times: Sequence[datetime | None]) -> list[bool]:
     return [at is None or (at.year > 1 and earliest <= at <= latest) for at in times]
 
 
-@router.post("/v1/items", response_model=LoadAnswer, tags=["events"])
-@answered()
+@operation(router, "POST", "/v1/items", "events", answer=LoadAnswer)
 def items(body: ItemsRequest, caller: MaySend) -> dict[str, int]:
     """New or changed items: all of the request or none. They are in force when answered: the next slate knows them."""
     _check_size(body.items)
@@ -160,8 +156,7 @@ def items(body: ItemsRequest, caller: MaySend) -> dict[str, int]:
     return _account(done)
 
 
-@router.post("/v1/users", response_model=LoadAnswer, tags=["events"])
-@answered()
+@operation(router, "POST", "/v1/users", "events", answer=LoadAnswer)
 def users(body: UsersRequest, caller: MaySend) -> dict[str, int]:
     """Basics that people stated; they count in the next answer."""
     _check_size(body.users)
@@ -169,8 +164,7 @@ def users(body: UsersRequest, caller: MaySend) -> dict[str, int]:
     return _account(add_users(caller.shop.workspace, basics, source="service"))
 
 
-@router.post("/v1/consent", response_model=LoadAnswer, tags=["events"])
-@answered()
+@operation(router, "POST", "/v1/consent", "events", answer=LoadAnswer)
 def consent(body: ConsentRequest, caller: MaySend) -> dict[str, int]:
     """Decisions about consent; they count in the next answer of any kind."""
     for position, is_plausible in enumerate(_plausible([decision.timestamp for decision in body.consent])):
@@ -195,8 +189,7 @@ def _account(done: Any) -> dict[str, int]:
     return {"accepted": done.accepted, "duplicates": done.duplicates, "erased": len(done.erased)}
 
 
-@router.post("/v1/users/profile", response_model=None, tags=["recommend"])
-@answered()
+@operation(router, "POST", "/v1/users/profile", "recommend")
 def profile(body: ProfileRequest, caller: MayAsk) -> dict[str, Any]:
     """What is known of a person: User = (I, B, H), as figures and as the texts that models read."""
     workspace = caller.shop.workspace
@@ -205,8 +198,7 @@ def profile(body: ProfileRequest, caller: MayAsk) -> dict[str, Any]:
     return {**plain(person), "user_id": body.user_id, "texts": plain(texts)}
 
 
-@router.post("/v1/copy", response_model=None, responses={200: {"model": AdCopy}}, tags=["marketing"])
-@answered()
+@operation(router, "POST", "/v1/copy", "marketing", answer=AdCopy)
 def copy(body: CopyTextRequest, caller: MayMarket) -> AdCopy:
     """A checked ad text for a person: for an item, or for the best one for them. Needs the scope `people` too: it says
     what suits one customer, and why."""
@@ -219,16 +211,15 @@ def copy(body: CopyTextRequest, caller: MayMarket) -> AdCopy:
     return written
 
 
-@router.post("/v1/copy/check", response_model=None, tags=["marketing"])
-@answered()
-def check(body: TextsRequest, caller: MayMarket, service: TheService) -> dict[str, Any]:
+@operation(router, "POST", "/v1/copy/check", "marketing")
+def check(body: TextsRequest, caller: MayMarket) -> dict[str, Any]:
     """What the guarantees, rule packs and the shop's approved vocabulary say of ad texts that anyone wrote: a verdict
     for each (pass, person or blocked), why, and the words that nothing grounds."""
     from recllm.market.adcopy.submissions import judge, reviews_document, submission_of
     from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
 
     # checked between two texts: the lengths of a text and its item are bounded, so one takes 50 ms or so at most
-    deadline = time.monotonic() + service.settings.deadline_seconds
+    deadline = time.monotonic() + caller.service.settings.deadline_seconds
     now, workspace = body.at or datetime.now(UTC), caller.shop.workspace
     vocabulary, domain = approved_words(vocabulary_file(workspace.root)), domain_of(workspace.locale())
     submissions = [submission_of(line, now=now, vocabulary=vocabulary, domain=domain) for line in body.texts]
@@ -240,11 +231,7 @@ def check(body: TextsRequest, caller: MayMarket, service: TheService) -> dict[st
     return reviews_document(answers)
 
 
-# --- answers to what was shown, and experiments -----------------------------------------------------------------------
-
-
-@router.get("/v1/report", response_model=None, tags=["loop"])
-@answered()
+@operation(router, "GET", "/v1/report", "loop")
 def report(
     caller: MayMarket,
     by: ReportBy = ReportBy.MODEL,
@@ -265,15 +252,13 @@ def report(
     return {"by": by, "window_days": window, "groups": groups}
 
 
-@router.get("/v1/experiments", response_model=None, tags=["loop"])
-@answered()
+@operation(router, "GET", "/v1/experiments", "loop")
 def experiments(caller: MayMarket) -> dict[str, Any]:
     """All experiments, the running one too."""
     return {"experiments": [stored.document() for stored in list_experiments(caller.shop.workspace)]}
 
 
-@router.post("/v1/experiments", response_model=None, tags=["loop"])
-@answered()
+@operation(router, "POST", "/v1/experiments", "loop")
 def start(body: ExperimentRequest, caller: MayMarket) -> dict[str, Any]:
     """Start an experiment on slates: people are split at random, from now on. The first variant is the control."""
     variants = {v.name: (v.weight, Treatment.model_validate(v.treatment)) for v in body.variants}
@@ -285,8 +270,7 @@ def start(body: ExperimentRequest, caller: MayMarket) -> dict[str, Any]:
     return stored.document()
 
 
-@router.get("/v1/experiments/{name}", response_model=None, tags=["loop"])
-@answered()
+@operation(router, "GET", "/v1/experiments/{name}", "loop")
 def outcome(name: Id, caller: MayMarket) -> ExperimentOutcome:
     """What may be said of an experiment now: intervals hold at every look."""
     figures, workspace = caller.figures, caller.shop.workspace
@@ -296,17 +280,13 @@ def outcome(name: Id, caller: MayMarket) -> ExperimentOutcome:
     )
 
 
-@router.post("/v1/experiments/{name}/stop", response_model=None, tags=["loop"])
-@answered()
+@operation(router, "POST", "/v1/experiments/{name}/stop", "loop")
 def stop(name: Id, body: StopRequest, caller: MayMarket) -> dict[str, Any]:
     """End an experiment: all people get the serving model again. 409 where it was changed since `revision`."""
     stored = stop_experiment(caller.shop.workspace, name, revision=body.revision)
     caller.audit(AuditAction.EXPERIMENT_STOPPED, experiment=name)
     caller.shop.update()
     return stored.document()
-
-
-# --- the service ------------------------------------------------------------------------------------------------------
 
 
 @router.get("/livez", tags=["service"])

@@ -8,11 +8,15 @@ service of several shops needs. An error is `{"error": {"type", "message", "requ
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from http import HTTPStatus
+from threading import Event, Thread
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -20,10 +24,20 @@ import recllm
 from recllm.base.errors import RecllmError
 from recllm.base.service_settings import ServiceSettings
 from recllm.doors.service import api, marketing, people, webhooks
-from recllm.doors.service.callers import RequestMiddleware, Service, ShopMetrics, disk_refused, failed, refused
-from recllm.doors.service.capacity import Background, Capacity, RateLimit
-from recllm.doors.service.live import LiveShop
-from recllm.doors.service.slates import SlateProcesses
+from recllm.doors.service.callers import (
+    Capacity,
+    RateLimit,
+    RequestMiddleware,
+    Service,
+    ShopMetrics,
+    answer_headers,
+)
+from recllm.doors.service.jobs import Background
+from recllm.doors.service.live import LiveShop, SlateProcesses
+from recllm.doors.service.refusals import disk_refused, error_answer, refused
+from recllm.shop.workspace.announce import TIMEOUT_SECONDS
+
+logger = logging.getLogger(__name__)
 
 MARKETING_WAITING = 8
 """Questions about all users, and plans, that may wait for the one worker they have."""
@@ -59,7 +73,8 @@ def create_app(
         is_private=loopback_only,
     )
 
-    senders = [webhooks.AnnouncementSender(shop) for shop in shops]
+    closing = Event()
+    senders = [Thread(target=webhooks.send_announcements, args=(shop, closing), daemon=True) for shop in shops]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -70,8 +85,9 @@ def create_app(
         yield
         service.background.close()
         service.slates.close()  # first: a shop's last update would wait for them
+        closing.set()
         for shop, sender in zip(shops, senders, strict=True):
-            sender.close()
+            sender.join(TIMEOUT_SECONDS)  # an attempt that hangs is left: another process makes it again
             shop.close()
 
     app = FastAPI(
@@ -94,3 +110,13 @@ def create_app(
     app.add_exception_handler(OSError, disk_refused)
     app.add_exception_handler(Exception, failed)
     return app
+
+
+async def failed(request: Request, error: Exception) -> Response:
+    """Answers 500 to what is a bug."""
+    request_id = getattr(request.state, "request_id", "")
+    logger.error("a request failed", exc_info=error, extra={"request_id": request_id})
+    message = "something failed here; the log has more"
+    # this answer passes no middleware
+    headers = answer_headers(request.scope["scheme"])
+    return error_answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message, headers)

@@ -1,24 +1,22 @@
-"""Who asks the service, for which shop, and what all operations share: metrics, scopes, answers and errors."""
+"""Who asks the service, for which shop, and what all operations share: capacity, metrics, scopes and answers."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-import re
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from errno import EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOSPC, EPERM, EROFS
 from functools import partial, wraps
 from http import HTTPStatus
-from threading import Lock
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
+import anyio
 import anyio.to_thread
-from fastapi import Depends, Header, Request, Security
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from anyio import CapacityLimiter
+from fastapi import APIRouter, Depends, Header, Request, Security
+from fastapi.responses import Response
 from fastapi.security import APIKeyHeader
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from starlette.datastructures import Headers, MutableHeaders
@@ -28,26 +26,76 @@ from starlette.types import Scope as AsgiScope
 
 from recllm.base.documents import json_text
 from recllm.base.errors import (
-    ConflictError,
-    DataError,
-    GenerationError,
-    NothingToDo,
-    PolicyError,
     RecllmError,
     StoreError,
-    UnknownIdError,
-    UsageError,
 )
 from recllm.base.service_settings import ServiceSettings
-from recllm.doors.service.capacity import Background, Capacity, OverloadError, RateLimit
-from recllm.doors.service.live import LiveShop
+from recllm.doors.service.jobs import Background
+from recllm.doors.service.live import LiveShop, SlateProcesses
+from recllm.doors.service.refusals import REFUSALS, UNKNOWN, OverloadError, RefusalLog, refused
 from recllm.doors.service.requests import ErrorAnswer
-from recllm.doors.service.slates import SlateProcesses
 from recllm.shop.workspace.audit import AuditAction, audit, audit_each
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, list_keys
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Capacity:
+    """Workers that compute answers, and the queue before them; for one event loop."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._settings = settings
+        self._workers = CapacityLimiter(settings.workers)
+        self.n_waiting = 0
+        """Requests that have no worker yet."""
+
+    async def run(self, answer: Callable[[], T]) -> T:
+        """The answer, computed in a thread. Raises `OverloadError` when too many wait, or it waited too long."""
+        settings = self._settings
+        if self.n_waiting >= settings.waiting and self._workers.available_tokens <= 0:
+            raise OverloadError("too many requests are waiting; try again in a second", status=429, retry_seconds=1)
+        self.n_waiting += 1
+        try:
+            with anyio.fail_after(settings.deadline_seconds):
+                await self._workers.acquire_on_behalf_of(answer)
+        except TimeoutError:
+            raise OverloadError(
+                f"no worker was free within {settings.deadline_seconds:g} s; try again later",
+                status=503,
+                retry_seconds=max(1, round(settings.deadline_seconds)),
+            ) from None
+        finally:
+            self.n_waiting -= 1
+        try:
+            return await anyio.to_thread.run_sync(answer)
+        finally:
+            self._workers.release_on_behalf_of(answer)
+
+
+class RateLimit:
+    """A limit of requests a minute for each caller, over a moving window."""
+
+    def __init__(self, requests_per_minute: int | None) -> None:
+        self._limit = None
+        if requests_per_minute is not None:
+            from limits import RateLimitItemPerMinute
+            from limits.storage import MemoryStorage
+            from limits.strategies import SlidingWindowCounterRateLimiter
+
+            self._limit = RateLimitItemPerMinute(requests_per_minute)
+            self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    def count(self, caller: str) -> None:
+        """One more request of a caller. Raises `OverloadError` when it is one too many."""
+        if self._limit is not None and not self._limiter.hit(self._limit, caller):
+            raise OverloadError(
+                f"more than {self._limit.amount} requests in a minute; wait, or raise service.requests_per_minute",
+                status=429,
+                retry_seconds=60,
+            )
 
 
 class ShopMetrics:
@@ -98,8 +146,9 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and of which shop."""
+    """Who asks, of which service and shop."""
 
+    service: Service
     shop: LiveShop
     key: ApiKey | None
     """None where the shop has no keys."""
@@ -154,7 +203,7 @@ def identify(service: Service, key_text: str | None, shop_name: str | None) -> C
                 is_open = is_open and shop.workspace.settings.oidc.issuer is None and not list_keys(shop.workspace)
             elif shop.name in named and (key := authenticate(shop.workspace, key_text)):
                 service.rate.count(key.key_id)
-                return Caller(shop, key)
+                return Caller(service, shop, key)
         except StoreError as error:  # one shop's trouble is no other's
             if key_text is None or shop.name in named:
                 unreadable = error
@@ -169,7 +218,7 @@ def identify(service: Service, key_text: str | None, shop_name: str | None) -> C
         raise HTTPException(HTTPStatus.NOT_FOUND, f"no such shop; X-Shop is one of {', '.join(service.shops)}")
     if len(named) > 1:
         raise HTTPException(HTTPStatus.BAD_REQUEST, f"name the shop in X-Shop: {', '.join(service.shops)}")
-    return Caller(next(iter(named.values())), None)
+    return Caller(service, next(iter(named.values())), None)
 
 
 class Allowed:
@@ -219,27 +268,28 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 Operation = Callable[..., Any]
 
 
-def answered(*, marketing: bool = False, status: int = 200) -> Callable[[Operation], Operation]:
-    """Makes an operation of a function that a worker runs; its result is answered as JSON."""
+def operation(
+    router: APIRouter, verb: str, path: str, tag: str, *, answer: Any = None, marketing: bool = False, status: int = 200
+) -> Callable[[Operation], Operation]:
+    """Makes an operation of a function that a worker runs; its result is answered as JSON. answer: its type.
+
+    marketing: a worker of those that answer questions about all people. status: of its success.
+    """
 
     def decorated(function: Operation) -> Operation:
-        signature = inspect.signature(function, eval_str=True)
-        has_service = "service" in signature.parameters
-        parameters = list(signature.parameters.values())
-        if not has_service:
-            parameters.append(inspect.Parameter("service", inspect.Parameter.KEYWORD_ONLY, annotation=TheService))
-
         @wraps(function)
-        async def operation(*, service: Service, **values: Any) -> Response:
-            values |= {"service": service} if has_service else {}
-            answer = await (service.marketing if marketing else service.capacity).run(partial(function, **values))
-            response = answer if isinstance(answer, Response) else document_answer(json_text(answer))
+        async def run(*, caller: Caller, **values: Any) -> Response:
+            workers = caller.service.marketing if marketing else caller.service.capacity
+            result = await workers.run(partial(function, caller=caller, **values))
+            response = result if isinstance(result, Response) else document_answer(json_text(result))
             response.status_code = status
             return response
 
-        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-        operation.__signature__ = signature.replace(parameters=keyword_only, return_annotation=Response)  # type: ignore[attr-defined]
-        return operation
+        run.__signature__ = inspect.signature(function, eval_str=True).replace(return_annotation=Response)  # type: ignore[attr-defined]
+        responses: dict[int | str, Any] = {} if answer is None else {status: {"model": answer}}
+        how: dict[str, Any] = {"response_model": None, "status_code": status, "responses": responses, "tags": [tag]}
+        router.add_api_route(path, run, methods=[verb], **how)
+        return function
 
     return decorated
 
@@ -248,25 +298,6 @@ def document_answer(document: str) -> Response:
     """A result that is JSON already."""
     return Response(document.encode(errors="backslashreplace"), media_type="application/json")
 
-
-# --- refusals -----------------------------------------------------------------------------------------------------
-
-STATUS: Sequence[tuple[type[RecllmError], HTTPStatus]] = (
-    (PolicyError, HTTPStatus.FORBIDDEN),
-    (NothingToDo, HTTPStatus.NOT_FOUND),
-    (UnknownIdError, HTTPStatus.NOT_FOUND),
-    (ConflictError, HTTPStatus.CONFLICT),
-    (UsageError, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (DataError, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (GenerationError, HTTPStatus.BAD_GATEWAY),
-    (RecllmError, HTTPStatus.SERVICE_UNAVAILABLE),
-)
-"""Status of a kind of error, the first that fits: the store, the model and what is being opened may be back."""
-
-MAX_FAULTS = 20
-"""Faults of a request that one message names."""
-MAX_NAME = 80
-"""Signs of a field's name in a message; a caller may have chosen it."""
 
 ANSWER_HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
@@ -278,11 +309,6 @@ HTTPS_ONLY = "max-age=31536000; includeSubDomains"
 """A year."""
 ANYHOW = ("/livez", "/readyz")
 """Paths for the operator, which are answered by http in any case."""
-
-DISK_REFUSALS = frozenset((EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOSPC, EPERM, EROFS))
-"""Errors of this machine that may be over later, such as a full disk; any other `OSError` is a bug."""
-
-CANNOT_ANSWER = "the shop cannot answer now; the log says why"
 
 
 class RequestMiddleware:
@@ -349,109 +375,3 @@ class RequestMiddleware:
 def answer_headers(scheme: str) -> dict[str, str]:
     """What every answer bears. scheme: by which the caller came, to this service or to a proxy that it trusts."""
     return {**ANSWER_HEADERS, **({"Strict-Transport-Security": HTTPS_ONLY} if scheme == "https" else {})}
-
-
-def _error(request: Request, status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    request_id = getattr(request.state, "request_id", "")
-    body = {"error": {"type": kind, "message": message, "request_id": request_id}}
-    return JSONResponse(body, status, headers)
-
-
-async def refused(request: Request, error: Exception) -> Response:
-    """The reason of a refusal, in one line."""
-    if isinstance(error, OverloadError):
-        return _error(request, error.status, "overload", str(error), {"Retry-After": str(error.retry_seconds)})
-    if isinstance(error, RecllmError):
-        status = next(status for kind, status in STATUS if isinstance(error, kind))
-        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            return _error(request, status, type(error).__name__, str(error))
-        # the message may name files of this machine
-        logger.warning("refused: %s", error, extra={"request_id": request.state.request_id})
-        return _error(request, status, type(error).__name__, CANNOT_ANSWER)
-    if isinstance(error, RequestValidationError):
-        # what was sent is not repeated: it may hold a customer's id
-        faults = error.errors()
-        messages = [
-            f"{'.'.join(str(step)[:MAX_NAME] for step in fault['loc'][1:])}: {fault['msg']}"
-            for fault in faults[:MAX_FAULTS]
-        ]
-        if len(faults) > MAX_FAULTS:
-            messages.append(f"and {len(faults) - MAX_FAULTS} more")
-        return _error(request, HTTPStatus.UNPROCESSABLE_ENTITY, "validation", "; ".join(messages))
-    assert isinstance(error, HTTPException)  # noqa: S101 - the handlers are registered for these four alone
-    return _error(request, error.status_code, "http", str(error.detail), dict(error.headers or {}))
-
-
-async def disk_refused(request: Request, error: Exception) -> Response:
-    """Answers 503 to what this machine may allow later."""
-    if not isinstance(error, OSError) or error.errno not in DISK_REFUSALS:
-        raise error
-    logger.error("this machine refused what a request needs", exc_info=error)
-    return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "StoreError", CANNOT_ANSWER)
-
-
-async def failed(request: Request, error: Exception) -> Response:
-    request_id = getattr(request.state, "request_id", "")
-    logger.error("a request failed", exc_info=error, extra={"request_id": request_id})
-    message = "something failed here; the log has more"
-    # this answer passes no middleware
-    headers = answer_headers(request.scope["scheme"])
-    return _error(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message, headers)
-
-
-# --- the log of refusals ----------------------------------------------------------------------------------------------
-
-REFUSALS = frozenset(
-    {
-        HTTPStatus.BAD_REQUEST,
-        HTTPStatus.UNAUTHORIZED,
-        HTTPStatus.FORBIDDEN,
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        HTTPStatus.TOO_MANY_REQUESTS,
-    }
-)
-"""What a check or a limit answers with."""
-SECONDS = 60.0
-"""Between two lines of one kind."""
-UNKNOWN = "nobody"
-"""Name of an unknown caller in the log."""
-MAX_KINDS = 1_000
-"""Kinds whose last line is remembered; beyond them no new kind is logged until some are over."""
-
-_KEY_ID = re.compile(r"rk_([0-9a-f]{12})_")
-
-
-class RefusalLog:
-    """Logs each kind of refusal (caller, operation, status) at once, and then once a minute at most.
-
-    A line's `unlogged` says how many of its kind there were since the last one. The metrics count all of them.
-    """
-
-    def __init__(self) -> None:
-        self._lines: dict[tuple[str, str, str, int], tuple[float, int]] = {}
-        """Kind -> when its last line was written, and the refusals since."""
-        self._lock = Lock()
-
-    def add(self, actor: str, shop: str, operation: str, status: int, request_id: str, key_text: str | None) -> None:
-        """One more refusal. actor: "key:ID", "service:this machine", "console:this machine", "session:ID" for a person
-        of the company's directory, or `UNKNOWN`. key_text: sent as a key; the log has only the id in it."""
-        kind, now = (actor, shop, operation, status), time.monotonic()
-        with self._lock:
-            at, unlogged = self._lines.get(kind, (now - SECONDS, 0))
-            if now - at < SECONDS:
-                self._lines[kind] = (at, unlogged + 1)
-                return
-            if len(self._lines) >= MAX_KINDS:
-                self._lines = {kind: line for kind, line in self._lines.items() if now - line[0] < SECONDS}
-                if len(self._lines) >= MAX_KINDS:
-                    return
-            self._lines[kind] = (now, 0)
-        fields: dict[str, object] = {"actor": actor, "operation": operation, "status": status, "request_id": request_id}
-        if shop:
-            fields["shop"] = shop
-        if actor == UNKNOWN and (claim := _KEY_ID.match(key_text or "")):
-            fields["claimed_key"] = claim[1]
-        if unlogged:
-            fields["unlogged"] = unlogged
-        logger.warning("refused", extra=fields)

@@ -4,26 +4,38 @@ A person's events, consent and the present are read from the store for each answ
 the serving model, the items, neighbours who withdrew. It opens a new recommender and exchanges the two; one of them
 computes an answer from its beginning to its end. When the new one cannot be opened, the old one stays, and
 `LiveShop.problem` says why.
+
+Python computes one answer at a time in a process, and a service has several cores: slates are computed in processes of
+their own. The first one owns the HTTP interface, what is written and the jobs. Each of the others opens the same
+workspaces, reads histories from the store by key, and answers one request after the other. It opens what is new when
+the first one says so, which waits for it: an acknowledged change is in force in all of them. A process that dies is
+started again, and its request is answered by the first one.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import multiprocessing
+import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
-from enum import StrEnum
-from functools import lru_cache
+from pathlib import Path
+from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from recllm.base import errors
+from recllm.base.documents import json_text
 from recllm.base.errors import ModelError, RecllmError, StoreError
 from recllm.base.questions import RecommendRequest
-from recllm.base.schema import Slate, Table
+from recllm.base.schema import Slate, SlateStatus, Table
 from recllm.doors.service.everybody import Everybody, ShopMarks
+from recllm.doors.service.finder import Finder
 from recllm.doors.service.requests import SlateRequest
-from recllm.doors.service.visitor_sessions import session_pseudonyms
 from recllm.market.adcopy.ads import EFFECT
 from recllm.market.experiments.slates import (
     SlateExperiment,
@@ -37,26 +49,25 @@ from recllm.recommend.recommender.shop_states import newest_state
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import record_shown
 from recllm.shop.workspace.figures import FigureGate
-from recllm.shop.workspace.workspace import Workspace, present
-from recllm.text.encoder.cache import CachedEncoder
-from recllm.text.word_index import WordIndex
+from recllm.shop.workspace.workspace import Workspace, call_overrides, overridden, present
+from recllm.text.encoder.hardware import usable_cores
+from recllm.text.log_lines import log_to_stderr
 
 if TYPE_CHECKING:
-    import polars as pl
+    from multiprocessing.connection import Connection
 
-    from recllm.base.schema import Encoder, FloatArray
     from recllm.learn.models.effect import EffectModel
     from recllm.recommend.recommender.recommender import Recommender
+
+    Opened = tuple[ShopMarks, Recommender]
+    """A recommender, and what it was opened from."""
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-
 NEVER = -1
 """No load of consent: of a recommender that is older than the store's consent may be."""
-
-
 EffectMark = tuple[int, int]
 """Time of the last change and inode of an effect model's card, which is written last and removed first."""
 
@@ -82,9 +93,9 @@ class LiveShop:
         self._effect: tuple[EffectMark | None, EffectModel | None] = None, None
         self._followers = followers
         self._lock = Lock()
-        self._opened: tuple[ShopMarks, Recommender] | None = None
+        self._opened: Opened | None = None
         self._experiments: list[SlateExperiment] = []
-        self._treatments: dict[str, tuple[ShopMarks, Recommender]] = {}
+        self._treatments: dict[str, Opened] = {}
         """Of the versions that the running experiment shows besides the serving one."""
         self._figures: dict[tuple[object, ...], tuple[date, Any]] = {}
         """Question -> the day of its answer, and the answer."""
@@ -142,8 +153,15 @@ class LiveShop:
         """The recommender that knows a visitor, and the id to ask it with; "" for one without an id."""
         recommender = self.recommender()
         if session_id is not None:
-            return recommender.for_ids(lambda ids: session_pseudonyms(self.workspace, ids)), session_id
+            return recommender.for_ids(self._session_pseudonyms), session_id
         return (recommender, user_id) if user_id is not None else (recommender.for_nobody(), "")
+
+    def _session_pseudonyms(self, session_ids: Sequence[str]) -> list[str]:
+        """Of sessions, or of the people to whom they were joined."""
+        names = self.workspace.session_pseudonymiser().many(session_ids)
+        with self.workspace.store().read() as reader:
+            person = reader.joined_sessions(names)
+        return [person.get(name, name) for name in names]
 
     def slate(self, body: SlateRequest) -> Slate:
         """The answer to a request, by the treatment of the customer's variant; recorded as shown where asked."""
@@ -202,8 +220,7 @@ class LiveShop:
             if new is not None:
                 self.n_swaps += old is not None
                 self._opened = new
-            problem = self._update_treatments(load_no) or problem
-            self.problem = problem
+            self.problem = self._update_treatments(load_no) or problem
             if self._followers is not None:
                 self._followers(self.name)
             return new is not None
@@ -212,7 +229,7 @@ class LiveShop:
         """Opens what the running experiment shows besides the serving model; in one line what cannot be opened."""
         experiments = list_experiments(self.workspace)
         running = running_experiment(experiments, utc(present(self.workspace)))
-        treatments: dict[str, tuple[ShopMarks, Recommender]] = {}
+        treatments: dict[str, Opened] = {}
         problem = None
         for treatment in () if running is None else running.treatments.values():
             version = treatment.model
@@ -227,9 +244,7 @@ class LiveShop:
         self._treatments, self._experiments = treatments, experiments
         return problem
 
-    def _open(
-        self, version: str | None, load_no: Mapping[Table, int], before: tuple[ShopMarks, Recommender] | None
-    ) -> tuple[ShopMarks, Recommender] | None:
+    def _open(self, version: str | None, load_no: Mapping[Table, int], before: Opened | None) -> Opened | None:
         """A recommender with this model; None when the one before was made from the same."""
         events = 0 if version is not None else load_no.get(Table.EVENTS, 0)
         loads = (load_no.get(Table.ITEMS, 0), load_no.get(Table.CONSENT, 0), events)
@@ -244,17 +259,14 @@ class LiveShop:
             recommender.for_nobody().recommend(visitor)
         return marks, recommender
 
-    def _with_current_offer(
-        self, before: tuple[ShopMarks, Recommender], load_no: Mapping[Table, int]
-    ) -> tuple[ShopMarks, Recommender] | None:
+    def _with_current_offer(self, before: Opened, load_no: Mapping[Table, int]) -> Opened | None:
         """The recommender in memory with the current items, under marks of its own; None when they are the same."""
         marks = replace(before[0], items=load_no.get(Table.ITEMS, 0), consent=NEVER)
         return None if marks == before[0] else (marks, with_current_offer(self.workspace, before[1]))
 
     def _watch(self) -> None:
-        loads_encoder = self.workspace.settings.service.load_encoder
-        if loads_encoder is None:
-            loads_encoder = self._followers is not None
+        stated = self.workspace.settings.service.load_encoder
+        loads_encoder = self._followers is not None if stated is None else stated
         while not self._closing.is_set():
             before = self.problem
             try:
@@ -283,81 +295,205 @@ def _effect_mark(workspace: Workspace) -> EffectMark | None:
     return status.st_mtime_ns, status.st_ino
 
 
-# --- search -----------------------------------------------------------------------------------------------------------
-
-MAX_QUERIES = 1_000
-"""Vectors of queries that are kept, in memory alone."""
-
-RETRY_SECONDS, MAX_RETRY_SECONDS = 30.0, 3_600.0
-"""Pause after the first failed load of an encoder; each failure doubles it, up to the maximum."""
-
-
-class VectorState(StrEnum):
-    """Whether queries are encoded."""
-
-    COLD = "cold"
-    """Before the first search."""
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"
-    """The log says why. Queries go by words until a later try succeeds."""
+ANSWER_SECONDS = 60.0
+"""A process that takes longer for one answer is ended."""
+UPDATE_SECONDS = 600.0
+"""One that takes longer to open what is new is ended."""
+MAX_PROCESSES = 4
+"""Where the settings say no number."""
+CURRENT = b"current"
+"""Answer of a process after a complete update."""
+RESTART_SECONDS = 5.0
+"""Pause between two starts of one process."""
 
 
-class Finder:
-    """The word index of the newest catalogue, and the encoder's vectors of queries. No query is written to disk."""
+def default_processes() -> int:
+    """One for each core, four at most; none where there is one core."""
+    cores = usable_cores()
+    return 0 if cores == 1 else min(cores, MAX_PROCESSES)
 
-    def __init__(self) -> None:
-        self.vectors = VectorState.COLD
-        self._index: WordIndex | None = None
-        self._items: pl.DataFrame | None = None
-        self._fingerprint: str | None = None
-        self._pause, self._next_try = RETRY_SECONDS, 0.0
-        self._lock, self._encoding = Lock(), Lock()
-        self._encode: Any = None
 
-    def index(self, items: pl.DataFrame) -> WordIndex:
-        """Of these items; built once, and grown by what is new in them."""
+class SlateProcesses:
+    """Processes that compute slates, started by the first `update`. folders: workspaces by shop."""
+
+    def __init__(self, folders: Mapping[str, Path], n: int) -> None:
+        self._folders = {name: str(folder) for name, folder in folders.items()}
+        self._overrides = call_overrides()
+        self._processes: list[_SlateProcess | None] = [None] * n
+        self._free: SimpleQueue[_SlateProcess] = SimpleQueue()
+        self._lock = Lock()
+        self._closed = False
+
+    @property
+    def n_processes(self) -> int:
+        """Slates that are computed at once."""
+        return len(self._processes)
+
+    @property
+    def n_ready(self) -> int:
+        """Processes that answer for every shop, with what is in force."""
+        return sum(
+            process is not None and process.is_ready and process.is_alive and process.shops >= self._folders.keys()
+            for process in self._processes
+        )
+
+    def answer(self, shop: LiveShop, body: SlateRequest) -> tuple[SlateStatus, str]:
+        """Status and JSON of a slate, computed here where no process is free. Raises as `LiveShop.slate` does."""
+        process = self._free_process()
+        if process is not None:
+            try:
+                if shop.name in process.shops:
+                    header, document = process.ask({"shop": shop.name, "slate": body.model_dump(mode="json")})
+                    if "error" in header:
+                        raise _error(header)
+                    return SlateStatus(header["status"]), document
+            except (OSError, EOFError):  # the next update starts it again
+                process.end()
+                logger.warning("a process of slates ended; its request is answered by this one")
+            finally:
+                if process.is_alive:
+                    self._free.put(process)
+        slate = shop.slate(body)
+        return slate.status, json_text(slate)
+
+    def _free_process(self) -> _SlateProcess | None:
+        with suppress(Empty):
+            while True:
+                if (process := self._free.get_nowait()).is_alive:
+                    return process
+        return None
+
+    def update(self, shop: str) -> None:
+        """Let every process open what is new of a shop, and wait for them; start those that are missing."""
         with self._lock:
-            if self._index is None or self._items is not items:
-                self._index = (self._index or WordIndex.of(items[:0])).grown(items)
-                self._items = items
-            return self._index
+            _update_all([process for process in self._processes if process and process.is_ready], shop)
+            for position, before in enumerate(self._processes):
+                if before is not None and before.is_alive:
+                    continue
+                if self._closed or (before is not None and time.monotonic() - before.started < RESTART_SECONDS):
+                    continue
+                new = self._processes[position] = _SlateProcess(self._folders, self._overrides)
+                Thread(target=self._open, args=(new,), name="open slates", daemon=True).start()
 
-    def vector(self, encoder: Encoder, query: str) -> FloatArray | None:
-        """Unit (dim,); None as long as the encoder is not loaded, which the first query sets off."""
-        self.warm(encoder)
-        if self.vectors is not VectorState.READY or self._fingerprint != encoder.fingerprint:
-            return None
-        with self._encoding:
-            vector: FloatArray = self._encode(query)
-        return vector
+    def close(self) -> None:
+        """End all; what they are asked meanwhile is answered here."""
+        self._closed = True
+        for process in self._processes:
+            if process is not None:
+                process.end()
 
-    def warm(self, encoder: Encoder) -> None:
-        """Load the encoder in the background, unless it is loaded; most encoders load torch with it."""
+    def _open(self, process: _SlateProcess) -> None:
+        for shop in self._folders:  # takes seconds, in which updates go on
+            _update_all([process], shop)
         with self._lock:
-            if self._fingerprint != encoder.fingerprint:
-                self._pause = RETRY_SECONDS
-            elif self.vectors is not VectorState.FAILED or time.monotonic() < self._next_try:
-                return
-            self._fingerprint, self.vectors = encoder.fingerprint, VectorState.LOADING
-        Thread(target=self._load, args=(encoder,), name="load encoder", daemon=True).start()
+            for shop in self._folders:  # what changed since is seen before the first answer
+                _update_all([process], shop)
+            if process.is_alive:
+                process.is_ready = True
+                self._free.put(process)
 
-    def _load(self, encoder: Encoder) -> None:
-        bare = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
 
-        @lru_cache(maxsize=MAX_QUERIES)
-        def encode(query: str) -> Any:
-            return bare.encode([query], kind="query")[0]
+class _SlateProcess:
+    """One process with one caller at a time; `tell_update` and `await_update` may run during an answer."""
 
+    def __init__(self, folders: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
+        self.started = time.monotonic()
+        self.is_ready = False
+        self.shops = frozenset[str]()
+        """Those that it answers for: it opened them, and what was new at the last update."""
+        context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
+        self._answers, its_answers = context.Pipe()
+        self._updates, its_updates = context.Pipe()
+        arguments = (dict(folders), dict(overrides), its_answers, its_updates)
+        self._process = context.Process(target=_serve, args=arguments, name="recllm slates", daemon=True)
+        self._process.start()
+        its_answers.close()
+        its_updates.close()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def ask(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """Raises `EOFError` or `OSError` when it died or takes too long."""
+        self._answers.send_bytes(json.dumps(request).encode())
+        if not self._answers.poll(ANSWER_SECONDS):
+            raise EOFError
+        header, _, document = self._answers.recv_bytes().partition(b"\n")
+        return json.loads(header), document.decode()
+
+    def tell_update(self, shop: str) -> None:
+        with suppress(OSError):
+            self._updates.send_bytes(shop.encode())
+
+    def await_update(self, shop: str) -> None:
         try:
-            with self._encoding:
-                encode("warm")
-            state = VectorState.READY
-        except Exception as error:  # whatever a library raises, queries go by words
-            logger.warning("the text encoder cannot be loaded: %s", error, exc_info=not isinstance(error, RecllmError))
-            state = VectorState.FAILED
-        with self._lock:
-            if self._fingerprint == encoder.fingerprint:
-                self._encode, self.vectors = encode, state
-                self._next_try = time.monotonic() + self._pause
-                self._pause = min(2 * self._pause, MAX_RETRY_SECONDS)
+            if self._updates.poll(UPDATE_SECONDS):
+                is_current = self._updates.recv_bytes() == CURRENT
+                self.shops = self.shops | {shop} if is_current else self.shops - {shop}
+                return
+        except (OSError, EOFError):
+            pass
+        self.end()
+
+    def end(self) -> None:
+        """At once: it owns nothing that could be lost."""
+        self._process.kill()
+        self._process.join()
+
+
+def _update_all(processes: list[_SlateProcess], shop: str) -> None:
+    """At the same time."""
+    for process in processes:
+        process.tell_update(shop)
+    for process in processes:
+        process.await_update(shop)
+
+
+def _error(header: Mapping[str, str]) -> Exception:
+    kind = getattr(errors, header["error"], None)
+    if isinstance(kind, type) and issubclass(kind, RecllmError):
+        error = kind.__new__(kind)
+        Exception.__init__(error, header["message"])
+        return error
+    return RuntimeError(header["message"])
+
+
+def _serve(folders: Mapping[str, str], overrides: Mapping[str, Any], answers: Connection, updates: Connection) -> None:
+    """Answers until the other side closes or is gone."""
+    from threadpoolctl import threadpool_limits
+
+    log_to_stderr()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which the other process answers by ending this one
+    with overridden(overrides):
+        shops = {name: LiveShop(Workspace.open(folder), name) for name, folder in folders.items()}
+    Thread(target=_update, args=(shops, updates), daemon=True).start()
+    with threadpool_limits(1, user_api="blas"), suppress(EOFError, OSError):
+        while True:
+            request = json.loads(answers.recv_bytes())
+            answers.send_bytes(_answer(shops[request["shop"]], request["slate"]))
+
+
+def _answer(shop: LiveShop, body: Mapping[str, Any]) -> bytes:
+    try:
+        slate = shop.slate(SlateRequest.model_validate(body))
+    except RecllmError as error:
+        return json.dumps({"error": type(error).__name__, "message": str(error)}).encode()
+    except Exception:
+        logger.exception("a slate failed", extra={"shop": shop.name})
+        return json.dumps({"error": "", "message": "a slate failed in its process; the log has more"}).encode()
+    return json.dumps({"status": slate.status}).encode() + b"\n" + json_text(slate).encode(errors="backslashreplace")
+
+
+def _update(shops: Mapping[str, LiveShop], updates: Connection) -> None:
+    with suppress(EOFError, OSError):
+        while True:
+            shop, answer = shops[updates.recv_bytes().decode()], b""
+            try:
+                shop.update()
+                answer = CURRENT
+            except RecllmError as error:  # the other process has the same trouble, and logs it
+                logger.info("not opened: %s", error, extra={"shop": shop.name})
+            except Exception:
+                logger.exception("not opened", extra={"shop": shop.name})
+            updates.send_bytes(answer)

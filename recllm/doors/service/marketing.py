@@ -27,11 +27,11 @@ from recllm.doors.service.callers import (
     MayMarket,
     Service,
     TheService,
-    answered,
     document_answer,
+    operation,
     require,
 )
-from recllm.doors.service.capacity import Job
+from recllm.doors.service.jobs import Job
 from recllm.doors.service.live import LiveShop
 from recllm.doors.service.marketing_requests import (
     AudienceQuery,
@@ -88,8 +88,7 @@ OCCASIONS = "occasions"
 OneCampaign = Annotated[CampaignId, PathParameter(description="The campaign's id.")]
 
 
-@router.post("/v1/search", response_model=None, responses={200: {"model": Slate}}, tags=["recommend"])
-@answered()
+@operation(router, "POST", "/v1/search", "recommend", answer=Slate)
 def search(body: SearchQuery, caller: MayAsk) -> Slate:
     """Items for a query: by words, by the meaning of the query, and in the person's own order.
 
@@ -106,8 +105,7 @@ def search(body: SearchQuery, caller: MayAsk) -> Slate:
     return best_items(recommender, index, request, vector)
 
 
-@router.post("/v1/audience", response_model=None, tags=["marketing"])
-@answered(marketing=True)
+@operation(router, "POST", "/v1/audience", "marketing", marketing=True)
 def audience(body: AudienceQuery, caller: MayMarket) -> dict[str, Any]:
     """Whom to reach, why them, who is left out for which reason, and what to expect.
 
@@ -143,8 +141,7 @@ def _shops_ids(shop: LiveShop, ids: Sequence[str]) -> dict[str, str]:
     return dict(zip(shop.workspace.pseudonymiser().many(ids), ids, strict=True))
 
 
-@router.post("/v1/predict", response_model=None, tags=["marketing"])
-@answered(marketing=True)
+@operation(router, "POST", "/v1/predict", "marketing", marketing=True)
 def predict(body: PredictionQuery, caller: MayMarket) -> dict[str, Any]:
     """What people will do within a horizon: a calibrated chance, a date or an amount, with reasons and how good it is.
 
@@ -167,9 +164,8 @@ def predict(body: PredictionQuery, caller: MayMarket) -> dict[str, Any]:
     return prediction_document(listed, _shops_ids(shop, body.ids)) | {"size": len(prediction.people)}
 
 
-@router.post("/v1/occasions", response_model=None, status_code=202, responses={202: {"model": Job}}, tags=["marketing"])
-@answered(marketing=True, status=202)
-def occasions(body: OccasionsQuery, caller: MayMarket, service: TheService) -> Job:
+@operation(router, "POST", "/v1/occasions", "marketing", answer=Job, marketing=True, status=202)
+def occasions(body: OccasionsQuery, caller: MayMarket) -> Job:
     """Who should hear what on a day, why, on which channel and at which hour, in the background: see
     `GET /v1/jobs/{job_id}`, whose `result` is the list. Needs the scope `people` too."""
     require(caller, Scope.PEOPLE)
@@ -189,7 +185,7 @@ def occasions(body: OccasionsQuery, caller: MayMarket, service: TheService) -> J
         caller.audit(AuditAction.PEOPLE_LISTED, what="occasions", people=len(document["people"]))
         return document
 
-    return service.background.submit(shop.name, OCCASIONS, listed)
+    return caller.service.background.submit(shop.name, OCCASIONS, listed)
 
 
 def _coupons(shop: LiveShop, body: CouponsIn) -> Coupons:
@@ -209,40 +205,31 @@ def _coupons(shop: LiveShop, body: CouponsIn) -> Coupons:
     )
 
 
-# --- campaigns -------------------------------------------------------------------------------------------------------
-
-
-@router.get("/v1/campaigns", response_model=CampaignList, tags=["campaigns"])
-@answered(marketing=True)
+@operation(router, "GET", "/v1/campaigns", "campaigns", answer=CampaignList, marketing=True)
 def campaigns(caller: MayMarket) -> dict[str, Any]:
     """All campaigns of the shop with their stage; those planned by the command line have no revision."""
     return {"campaigns": list_campaigns(caller.shop.workspace)}
 
 
-@router.post("/v1/campaigns", response_model=CampaignRevision, status_code=201, tags=["campaigns"])
-@answered(marketing=True, status=201)
+@operation(router, "POST", "/v1/campaigns", "campaigns", answer=CampaignRevision, marketing=True, status=201)
 def campaign_create(body: NewCampaign, caller: MayMarket) -> dict[str, str]:
     """Keep a new campaign as a draft."""
     workspace = caller.shop.workspace
     return _revised(caller.shop, create_campaign(workspace, body.campaign, by=caller.name, at=datetime.now(UTC)))
 
 
-@router.put("/v1/campaigns/{campaign_id}", response_model=CampaignRevision, tags=["campaigns"])
-@answered(marketing=True)
-def campaign_change(
-    campaign_id: OneCampaign, body: ChangedCampaign, caller: MayMarket, service: TheService
-) -> dict[str, str]:
+@operation(router, "PUT", "/v1/campaigns/{campaign_id}", "campaigns", answer=CampaignRevision, marketing=True)
+def campaign_change(campaign_id: OneCampaign, body: ChangedCampaign, caller: MayMarket) -> dict[str, str]:
     """Put other fields in the place of a campaign's, before it was exported; it then has to be planned again."""
     shop = caller.shop
-    _no_open_job(service.background.open_job(shop.name, campaign_id))
+    _no_open_job(caller.service.background.open_job(shop.name, campaign_id))
     change_campaign(
         shop.workspace, campaign_id, body.campaign, revision=body.revision, by=caller.name, at=datetime.now(UTC)
     )
     return _revised(shop, campaign_id)
 
 
-@router.get("/v1/campaigns/{campaign_id}", response_model=None, tags=["campaigns"])
-@answered(marketing=True)
+@operation(router, "GET", "/v1/campaigns/{campaign_id}", "campaigns", marketing=True)
 def campaign(campaign_id: OneCampaign, caller: MayMarket) -> dict[str, Any]:
     """A campaign as it is now: stage and revision, people and who is left out, texts with their checks, its history.
 
@@ -288,20 +275,14 @@ def _campaign(caller: Caller, campaign_id: str) -> dict[str, Any]:
     }
 
 
-@router.post(
-    "/v1/campaigns/{campaign_id}/plan",
-    response_model=None,
-    status_code=202,
-    responses={202: {"model": Job}},
-    tags=["campaigns"],
-)
-@answered(marketing=True, status=202)
-def campaign_plan(campaign_id: OneCampaign, body: PlanOrder, caller: MayMarket, service: TheService) -> Job:
+@operation(router, "POST", "/v1/campaigns/{campaign_id}/plan", "campaigns", answer=Job, marketing=True, status=202)
+def campaign_plan(campaign_id: OneCampaign, body: PlanOrder, caller: MayMarket) -> Job:
     """Choose the people, one item each, and write the texts, in the background: see `GET /v1/jobs/{job_id}`. Needs the
     scope `people` too."""
     require(caller, Scope.PEOPLE)
     caller.audit(AuditAction.CAMPAIGN_PLANNED, campaign=campaign_id)
-    return order_plan(service, caller.shop, campaign_id, by=caller.name, revision=body.revision, replace=body.replace)
+    service, shop = caller.service, caller.shop
+    return order_plan(service, shop, campaign_id, by=caller.name, revision=body.revision, replace=body.replace)
 
 
 def order_plan(
@@ -327,8 +308,7 @@ def order_plan(
     return service.background.submit(shop.name, campaign_id, planned)
 
 
-@router.post("/v1/campaigns/{campaign_id}/decisions", response_model=None, tags=["campaigns"])
-@answered(marketing=True)
+@operation(router, "POST", "/v1/campaigns/{campaign_id}/decisions", "campaigns", marketing=True)
 def campaign_decide(campaign_id: OneCampaign, body: TextDecision, caller: MayMarket) -> dict[str, Any]:
     """Approve, edit or reject texts; answers with the campaign as it is then. All of the texts or none."""
     from recllm.market.campaigns.open_campaign import approve_texts, enter_edit, reject_texts
@@ -345,8 +325,7 @@ def campaign_decide(campaign_id: OneCampaign, body: TextDecision, caller: MayMar
     return _campaign(caller, campaign_id)
 
 
-@router.post("/v1/campaigns/{campaign_id}/export", response_model=None, tags=["campaigns"])
-@answered(marketing=True)
+@operation(router, "POST", "/v1/campaigns/{campaign_id}/export", "campaigns", marketing=True)
 def campaign_export(campaign_id: OneCampaign, body: ExportOrder, caller: MayMarket) -> dict[str, Any]:
     """What leaves: approved texts, for people who agree at this moment, as one CSV per channel; logged as sent.
 
@@ -368,8 +347,7 @@ def campaign_export(campaign_id: OneCampaign, body: ExportOrder, caller: MayMark
     return {**_revised(shop, campaign_id), **counts, **sending, "files": files}
 
 
-@router.get("/v1/campaigns/{campaign_id}/report", response_model=None, tags=["campaigns"])
-@answered(marketing=True)
+@operation(router, "GET", "/v1/campaigns/{campaign_id}/report", "campaigns", marketing=True)
 def campaign_report(campaign_id: OneCampaign, caller: MayMarket) -> Any:
     """What an exported campaign brought: reached, converted, revenue, unsubscribed, and the difference to those held
     out."""

@@ -253,9 +253,6 @@ class RestrictionRequest(PersonRequest, json_schema_extra={"examples": [{"user_i
     restricted: bool
 
 
-# --- answers ---------------------------------------------------------------------------------------------------------
-
-
 class CampaignList(BaseModel):
     """All campaigns of the shop."""
 

@@ -107,8 +107,6 @@ class JsonRoute(APIRoute):
         return handle
 
 
-# --- fields -----------------------------------------------------------------------------------------------------------
-
 Body = TypeVar("Body", bound=BaseModel)
 
 MAX_ID_BYTES = 256
@@ -429,9 +427,6 @@ class StopRequest(ServiceRequest, json_schema_extra={"examples": [{"revision": 1
 
     revision: int | None = None
     """The state that the caller saw; None ends it in any state."""
-
-
-# --- answers that are no result of the library -----------------------------------------------------------------------
 
 
 class ErrorDetail(BaseModel):

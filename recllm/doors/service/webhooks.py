@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import anyio.to_thread
@@ -28,7 +28,7 @@ from recllm.base.messages import MessageEvent, MessageEventKind
 from recllm.doors.service.callers import ERRORS, TheService, document_answer
 from recllm.doors.service.live import LiveShop
 from recllm.market.campaigns.reports import ReportAccount, record_reports
-from recllm.shop.workspace.announce import TIMEOUT_SECONDS, send_due
+from recllm.shop.workspace.announce import send_due
 from recllm.shop.workspace.webhooks import SignedCall, WebhookScheme, WebhookSource, read_webhooks, verify
 
 SEND_SECONDS = 2.0  # pause between two looks for announcements that are due
@@ -192,34 +192,16 @@ def _moment(value: Any) -> datetime | None:
         return None
 
 
-# --- announcements of a shop ------------------------------------------------------------------------------------------
-
-
-class AnnouncementSender:
-    """Sends the announcements of one shop that are due, from `start` to `close`."""
-
-    def __init__(self, shop: LiveShop) -> None:
-        self._shop = shop
-        self._closing = Event()
-        self._thread = Thread(target=self._send, name=f"send {shop.name}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the thread after its attempt; one that hangs is left: another process makes it again."""
-        self._closing.set()
-        self._thread.join(TIMEOUT_SECONDS)
-
-    def _send(self) -> None:
-        problem = ""
-        while not self._closing.wait(SEND_SECONDS):
-            try:
-                send_due(self._shop.workspace)
-                problem = ""
-            except RecllmError as error:
-                if str(error) != problem:  # once, and not at every look
-                    logger.warning("announcements cannot be sent: %s", error, extra={"shop": self._shop.name})
-                problem = str(error)
-            except Exception:  # whatever it is, the next round tries again
-                logger.exception("announcements were not sent", extra={"shop": self._shop.name})
+def send_announcements(shop: LiveShop, closing: Event) -> None:
+    """Sends the announcements of a shop that are due, again and again until `closing` is set."""
+    problem = ""
+    while not closing.wait(SEND_SECONDS):
+        try:
+            send_due(shop.workspace)
+            problem = ""
+        except RecllmError as error:
+            if str(error) != problem:  # once, and not at every look
+                logger.warning("announcements cannot be sent: %s", error, extra={"shop": shop.name})
+            problem = str(error)
+        except Exception:  # whatever it is, the next round tries again
+            logger.exception("announcements were not sent", extra={"shop": shop.name})

@@ -1,6 +1,6 @@
-"""One function for many shards: in this process, in a pool of processes, or in Ray's actors on many machines.
+"""One function for many shards: in this process, in a pool of processes, or in Ray on many machines.
 
-Ray's core actors over shards and not Ray Data: blocks of its own would hold several times the memory of a shard.
+Ray's core tasks over shards and not Ray Data: blocks of its own would hold several times the memory of a shard.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
@@ -52,7 +52,7 @@ class Workers(Protocol):
 
 @contextmanager
 def open_workers(engine: Engine, workers: int) -> Iterator[Workers]:
-    """Processes or actors of Ray, which end with the block.
+    """Processes, or a connection to Ray, which end with the block.
 
     Raises `MissingExtraError` for Ray without its extra, `UsageError` for no worker or no cluster.
     """
@@ -72,11 +72,9 @@ def open_workers(engine: Engine, workers: int) -> Iterator[Workers]:
             started_here = not ray.is_initialized()
             if started_here:
                 connect(ray, workers)
-            actors = _RayActors(ray, workers)
             try:
-                yield actors
+                yield _Ray(ray, workers)
             finally:
-                actors.close()
                 if started_here:
                     ray.shutdown()
 
@@ -127,28 +125,24 @@ class _Processes:
     def outcomes(
         self, work: Callable[[int], Outcome], shards: Sequence[int], lost: Callable[[int, str], Outcome]
     ) -> Iterator[Outcome]:
-        suspects: list[int] = []
-        yield from self._worked(work, shards, self._workers, suspects)
+        suspects = yield from self._worked(work, shards, self._workers)
         for shard in sorted(suspects):  # alone, so that no other shard is blamed for it
-            dead: list[int] = []
-            yield from self._worked(work, [shard], 1, dead)
-            if dead:
+            if (yield from self._worked(work, [shard], 1)):
                 yield lost(shard, _killed(shard, "of this machine"))
 
     def _worked(
-        self, work: Callable[[int], Outcome], shards: Sequence[int], at_once: int, suspects: list[int]
-    ) -> Iterator[Outcome]:
-        """Outcomes; the shards that were in work when a process died become suspects."""
+        self, work: Callable[[int], Outcome], shards: Sequence[int], at_once: int
+    ) -> Generator[Outcome, None, list[int]]:
+        """Yields outcomes; returns the shards that were in work when a process died."""
         from concurrent.futures import FIRST_COMPLETED, wait
         from concurrent.futures.process import BrokenProcessPool
 
-        waiting = list(shards)[::-1]
+        waiting, suspects = list(shards)[::-1], list[int]()
         running: dict[Future[Outcome], int] = {}
         while waiting or running:
-            pool = self._open()
             try:
                 while waiting and len(running) < at_once:
-                    running[pool.submit(work, waiting[-1])] = waiting[-1]
+                    running[self._open().submit(work, waiting[-1])] = waiting[-1]
                     waiting.pop()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield future.result()
@@ -158,18 +152,15 @@ class _Processes:
                 suspects += running.values()
                 running.clear()
                 self.close()
+        return suspects
 
     def _open(self) -> ProcessPoolExecutor:
         import multiprocessing
         from concurrent.futures import ProcessPoolExecutor
 
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self._workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_share_cores,
-                initargs=(self._workers,),
-            )
+            spawn, initargs = multiprocessing.get_context("spawn"), (self._workers,)
+            self._pool = ProcessPoolExecutor(self._workers, spawn, initializer=_share_cores, initargs=initargs)
         return self._pool
 
     def close(self) -> None:
@@ -186,64 +177,31 @@ def _share_cores(workers: int) -> None:
         os.environ.setdefault(name, threads)
 
 
-class _Actor:
-    """What Ray makes an actor of: a process that keeps what `work` has opened. It has one core, and one thread."""
-
-    def is_ready(self) -> bool:
-        return True
-
-    def work(self, work: Callable[[int], Any], shard: int) -> Any:
-        return work(shard)
-
-
-class _RayActors:
-    """Actors, one made in the place of each that is lost."""
+class _Ray:
+    """Tasks of Ray. The process of one is used for the next ones; where it is lost Ray starts another."""
 
     def __init__(self, ray: ModuleType, workers: int) -> None:
-        self._ray = ray
-        self._remote = ray.remote(num_cpus=1, max_restarts=0)(_Actor)
-        self._actors = [self._remote.remote() for _ in range(workers)]
-        try:
-            ray.get([actor.is_ready.remote() for actor in self._actors])
-        except ray.exceptions.RayError as error:  # recllm is not installed there, or another version of it
-            self.close()
-            raise UsageError(f"Ray's actors cannot start: {str(error).strip().splitlines()[-1][:300]}") from error
+        self._ray, self._workers = ray, workers
+        self._remote = ray.remote(num_cpus=1, max_retries=DEATHS - 1)(_with_number)
 
     def outcomes(
         self, work: Callable[[int], Outcome], shards: Sequence[int], lost: Callable[[int, str], Outcome]
     ) -> Iterator[Outcome]:
         ray, of_all = self._ray, self._ray.put(work)
-        waiting, idle, deaths = list(shards)[::-1], list(self._actors), dict.fromkeys(shards, 0)
-        running: dict[Any, tuple[int, Any]] = {}
+        waiting, running = list(shards)[::-1], dict[Any, int]()
         while waiting or running:
-            while waiting and idle:
-                shard, actor = waiting.pop(), idle.pop()
-                running[actor.work.remote(of_all, shard)] = shard, actor
-            (reference, *_), _ = ray.wait(list(running), num_returns=1)
-            shard, actor = running.pop(reference)
+            while waiting and len(running) < self._workers:
+                shard = waiting.pop()
+                running[self._remote.remote(of_all, shard)] = shard
+            (reference, *_), _ = ray.wait(list(running))
+            shard = running.pop(reference)
             try:
-                outcome = ray.get(reference)
+                _, outcome = ray.get(reference)
             except ray.exceptions.RayTaskError as error:  # `work` itself raised
                 raise error.cause from error
             except ray.exceptions.RayError as error:  # its process or its machine is gone
-                reason = type(error).__name__
-                logger.warning("an actor was lost while it worked on shard %d: %s", shard, reason)
-                self._actors.remove(actor)
-                ray.kill(actor)
-                self._actors.append(self._remote.remote())
-                idle.append(self._actors[-1])
-                deaths[shard] += 1
-                if deaths[shard] < DEATHS:
-                    waiting.insert(0, shard)
-                else:
-                    yield lost(shard, _killed(shard, reason))
-            else:
-                idle.append(actor)
-                yield outcome
-
-    def close(self) -> None:
-        for actor in self._actors:
-            self._ray.kill(actor)
+                outcome = lost(shard, _killed(shard, type(error).__name__))
+            yield outcome
 
 
 def import_ray() -> ModuleType:
