@@ -48,8 +48,8 @@ class Case:
     text: str
     facts: FactSheet
     request: CopyRequest
-    prompt: str = ""
-    """What the model was given, without the item's facts: none of it may come back."""
+    said: tuple[str, ...] = ()
+    """What is known of the customer, the occasion, the offer and the shop, as texts say it."""
 
     @cached_property
     def reading(self) -> Reading:
@@ -96,6 +96,15 @@ class Case:
         if not (price and former and offer and offer.value) or offer.type is not OfferType.PERCENT:
             return False
         return abs(former * (100 - offer.value) / 100 - price) < Decimal("0.01")
+
+    @cached_property
+    def said_quantities(self) -> tuple[Quantity, ...]:
+        return tuple(q for text in self.said for q in quantities(text))
+
+    @cached_property
+    def said_folded(self) -> str:
+        """What is known besides the item, folded for matching, one a line."""
+        return "\n".join(read(text).squashed for text in self.said)
 
     @cached_property
     def evidence_quantities(self) -> tuple[Quantity, ...]:
@@ -169,7 +178,8 @@ class Case:
     @cached_property
     def own_words(self) -> str:
         """The text without the item's own texts: what its writer chose to say about it."""
-        texts = {t for t in (*self.item_texts, *self.facts.spellings) if len(t) > 1 or not t.isascii()}
+        known = (*self.item_texts, *self.facts.spellings, *(text for text in self.said if len(text) > 2))
+        texts = {t for t in known if len(t) > 1 or not t.isascii()}
         if not texts:
             return self.text
         longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))

@@ -12,6 +12,7 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
 
+from recllm.market.adcopy.frames import frame_words
 from recllm.market.adcopy.deadlines import WEEKDAYS, day_in_words, last_day
 from recllm.market.adcopy.lexicon import (
     HAN,
@@ -208,6 +209,8 @@ def _offer_in_words(case: Case) -> str:
 def is_fact(quantity: Quantity, case: Case) -> bool:
     """True when the facts of the item or its running offer state the quantity."""
     kind, offer, facts = quantity.kind, case.offer, case.facts
+    if any((q.kind, q.value, q.unit) == (kind, quantity.value, quantity.unit) for q in case.said_quantities):
+        return kind is not QuantityKind.MONEY or quantity.role != "list" or facts.list_price == quantity.value
     if kind in (QuantityKind.NUMBER, QuantityKind.PERCENT, QuantityKind.CODE) and quantity in facts.quantities:
         return True
     if kind is QuantityKind.CODE and any(
@@ -531,7 +534,10 @@ def foreign_names(case: Case) -> Iterator[Violation]:
     yield from _foreign_brands(case)
     yield from _misspelt_brands(case)
     proven = {word for text in case.request.evidence.values() for word in words(text)}
-    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words), *stems(proven)}
+    said = {word for text in case.said for word in words(text)}
+    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words), *stems(proven), *stems(said)}
+    if case.request.limits.slots[0].each_line:  # lines of a search ad are in title case
+        allowed |= stems(neutral_words() | frame_words())
     if case.language == "en":
         tokens = _inner_capitals(case.own_words)
     else:  # capitalised Latin words in a Chinese text, but for short ones such as T in T恤

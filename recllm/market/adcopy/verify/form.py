@@ -90,7 +90,6 @@ def personal_data(case: Case) -> Iterator[Violation]:
         ("people.email", "is an e-mail address"),
         ("people.ip_address", "is an IP address"),
         ("people.pseudonym", "is a person's pseudonym"),
-        ("people.observed", "shows the customer what the shop has seen of them"),
     ):
         yield from violations(matches(pattern(name), text), remark)
     numbers = matches(pattern("people.phone"), text)
@@ -105,7 +104,13 @@ def personal_data(case: Case) -> Iterator[Violation]:
             yield Violation("holds a bank account number", match[0])
     for phrase in _personal_phrases(case, _OF_PEOPLE):
         yield Violation("holds what identifies or locates a person", phrase)
-    yield from _phrases("G8", case)
+    observed = [*matches(pattern("people.observed"), text)]
+    watching = next(family for family in families("language.toml") if family.id == "watching")
+    for phrase in dict.fromkeys((*observed, *watching.find(case.reading))):
+        person = case.request.person
+        if not (person.viewed if pattern("people.looked").search(phrase) else person.is_customer):
+            yield Violation(f"{phrase!r} {watching.message}", phrase)
+    yield from (v for v in _phrases("G8", case) if not v.message.endswith(watching.message))
 
 
 _OF_PEOPLE = frozenset(PersonalDataKind) - {PersonalDataKind.HANDLE}
@@ -153,21 +158,12 @@ def leaks(case: Case) -> Iterator[Violation]:
         ("reading.role_token", "belongs to a prompt"),
         ("people.contact", "is an address, a handle or a contact"),
     ):
-        yield from violations(matches(pattern(name), case.reading.folded), remark)
+        links = fold(case.request.link)
+        yield from violations((m for m in matches(pattern(name), case.reading.folded) if m not in links), remark)
     for phrase in _personal_phrases(case, frozenset({PersonalDataKind.HANDLE})):
         yield Violation("is an address, a handle or a contact", phrase)
     yield from violations(matches(pattern("reading.placeholder"), case.own_words), "was never filled in, or is mark-up")
     yield from _phrases("G10", case)
-    if case.prompt:
-        size = limit("prompt_words")[case.language]
-        prompted = grams(words(case.prompt), size)
-        repeated = next((gram for gram in grams(words(case.own_words), size) if gram in prompted), None)
-        if repeated:
-            yield Violation("repeats the prompt", (" " if case.language == "en" else "").join(repeated))
-
-
-def grams(tokens: tuple[str, ...], size: int) -> set[tuple[str, ...]]:
-    return {tokens[i : i + size] for i in range(len(tokens) - size + 1)}
 
 
 def _phrases(guarantee: str, case: Case) -> Iterator[Violation]:

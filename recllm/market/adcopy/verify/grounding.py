@@ -31,7 +31,7 @@ from recllm.market.adcopy.lexicon import (
     word_class,
     words,
 )
-from recllm.market.adcopy.opening_line import occasion_words, reason_words
+from recllm.market.adcopy.frames import frame_words
 from recllm.market.adcopy.request import FactSheet
 from recllm.market.adcopy.verify.case import Case, denials, words_of_scenes, words_of_uses
 from recllm.market.adcopy.verify.claims import is_around, is_fact, says_saving, synonyms
@@ -236,9 +236,7 @@ class _Grounds:
             frozenset(word for word in words_of_scenes(facts) if not _is_phrase(word)),
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required)),
             frozenset(word for word in request.free_words if not _is_phrase(word)),
-            frozenset(
-                (reason_words(request.line_kind, request.locale), occasion_words(request.line_occasion, request.locale))
-            ),
+            frozenset(case.said),
             frozenset(_sizes(facts)),
             frozenset(_counts_in_han(facts)),
         )
@@ -314,7 +312,7 @@ def _pieces_of(run: str) -> set[str]:
 @cache
 def _neutral() -> _Grounds:
     """The neutral words of both languages: a Chinese text may hold an English one."""
-    listed = neutral_words()
+    listed = neutral_words() | frame_words()
     latin = frozenset(w for w in listed if w.isascii())
     return _Grounds(latin, frozenset(b for w in latin for b in bases(w)), frozenset(), frozenset(listed - latin))
 

@@ -18,6 +18,7 @@ from itertools import chain, combinations, pairwise
 from recllm.base.schema import Check, CopyVerdict
 from recllm.market.adcopy.lexicon import fold, limit, read, words
 from recllm.market.adcopy.request import CopyRequest, FactSheet
+from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify import claims, form
 from recllm.market.adcopy.verify.case import Case, Violation
 from recllm.market.adcopy.verify.grounding import UngroundedWord, reads_as_foreign, ungrounded
@@ -84,16 +85,17 @@ class Review:
         return self.verdict is CopyVerdict.PASS
 
 
-def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, prompt: str = "") -> Review:
-    """Checks one text against the facts of the request's item, and by its rule packs.
+def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None) -> Review:
+    """Checks one text against the facts of the request, and by its rule packs.
 
-    facts: the item's, where they are no longer those of the catalogue. prompt: what a model got besides the facts,
-    none of which may come back.
+    facts: the item's, where they are no longer those of the catalogue.
     """
     if len(text) > limit("max_text"):
         message = f"the text has {len(text)} characters; no channel takes more than {limit('max_text')}"
         return Review((Check(guarantee="G6", passed=False, message=message),))
-    case = Case(text=text, facts=facts or request.facts(), request=request, prompt=prompt)
+    facts = facts or request.facts()
+    said = tuple(dict.fromkeys(situation_of(request, facts).slots.values()))
+    case = Case(text=text, facts=facts, request=request, said=said)
     forbidden: dict[str, list[Violation]] = defaultdict(list)
     warnings: list[RuleWarning] = []
     for name, rule in ((f"{pack.name}/{rule.id}", rule) for pack in request.packs for rule in pack.rules):
