@@ -214,8 +214,7 @@ def copy(body: CopyTextRequest, caller: MayMarket) -> AdCopy:
 
     fields = {name: getattr(body, name) for name in ("item_id", "intent", "objective", "channel", "locale")}
     shop = caller.shop
-    (written,) = write_ads(shop.workspace, shop.recommender(), [body.user_id], effect=shop.effect(), **fields)
-    return written
+    return write_ads(shop.workspace, shop.recommender(), [body.user_id], effect=shop.effect(), **fields).texts[0]
 
 
 @router.post("/v1/copy/check", response_model=None, tags=["marketing"])

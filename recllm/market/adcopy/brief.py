@@ -1,5 +1,5 @@
-"""What a text model is asked: the facts as frames have them, the idea of a frame, and texts of the copybook; and how its
-answer is read."""
+"""What a text model is asked: the facts as frames have them, the idea of a frame, and texts of the copybook. And how
+its answer is read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,27 @@ from recllm.market.adcopy.request import CopyRequest
 from recllm.text.templates import Prompts
 
 _EXAMPLES = 3
-_SAID = ("item", "short", "category", "brand", "price", "pack", "words", "rhythm", "last", "with_item", "first_item", "lapsed", "offer.line", "offer", "until", "occasion", "day", "old_price", "shop")
+_SAID = (
+    "item",
+    "short",
+    "category",
+    "brand",
+    "price",
+    "pack",
+    "words",
+    "rhythm",
+    "last",
+    "with_item",
+    "first_item",
+    "lapsed",
+    "offer.line",
+    "offer",
+    "until",
+    "occasion",
+    "day",
+    "old_price",
+    "shop",
+)
 _LINE = re.compile(r"^\W*(?P<name>[a-z_ ]{3,20}?)\W*[:：]\s*(?P<text>.+)$", re.IGNORECASE)
 
 
@@ -44,7 +64,8 @@ def brief(request: CopyRequest, situation: Situation, frame: Frame) -> str:
 def second_brief(first: str, text: str, faults: Sequence[Check], *, locale: str) -> str:
     """`first` with a text that was refused and why, and the request for another one."""
     messages = list(dict.fromkeys(check.message for check in faults))[:5]
-    return f"{first}\n{Prompts.load().render('ad_brief.again', locale, text=text.replace(chr(10), ' / '), faults=messages)}"
+    again = Prompts.load().render("ad_brief.again", locale, text=text.replace("\n", " / "), faults=messages)
+    return f"{first}\n{again}"
 
 
 def examples(language: str, channel: str, frame: Frame) -> list[list[list[str]]]:
@@ -54,7 +75,9 @@ def examples(language: str, channel: str, frame: Frame) -> list[list[list[str]]]
         return (entry["occasion"] not in frame.occasions) + (entry["reason"] != frame.reason)
 
     usable = [entry for entry in _copybook(language) if entry["channel"] == channel]
-    return [[[name, text] for name, text in entry["text"].items()] for entry in sorted(usable, key=distance)[:_EXAMPLES]]
+    return [
+        [[name, text] for name, text in entry["text"].items()] for entry in sorted(usable, key=distance)[:_EXAMPLES]
+    ]
 
 
 @cache
@@ -73,7 +96,9 @@ def parts_of_answer(answer: str, channel: Channel) -> Parts | None:
         except ValueError:
             values = None
         if isinstance(values, dict):
-            named = {str(k).strip().lower(): str(v).strip() for k, v in values.items() if isinstance(v, str) and v.strip()}
+            named = {
+                str(k).strip().lower(): str(v).strip() for k, v in values.items() if isinstance(v, str) and v.strip()
+            }
     if not named:
         for line in answer.splitlines():
             if match := _LINE.match(line.strip()):

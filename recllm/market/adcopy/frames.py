@@ -17,7 +17,7 @@ from typing import Any
 
 from recllm.base.errors import PromptError
 from recllm.base.words.sentences import LANGUAGES
-from recllm.market.adcopy.channels import Channel
+from recllm.market.adcopy.channels import Channel, is_gsm7
 from recllm.market.adcopy.lexicon import HAN, fold, word_class
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts
@@ -26,7 +26,12 @@ ANY = "any"
 _SLOT = re.compile(r"\{([^{}]+)\}")
 _LINK = re.compile(r"(?:(?<=[.?!]) [^.?!{}]*)?:? ?\{link\}")
 """A link in a template, with the words that only lead to it."""
-_PARTS_OF_EMAIL = {"subject": ("push", "title"), "headline": ("push", "title"), "preheader": ("push", "body"), "body": ("wechat", "digest")}
+_PARTS_OF_EMAIL = {
+    "subject": ("push", "title"),
+    "headline": ("push", "title"),
+    "preheader": ("push", "body"),
+    "body": ("wechat", "digest"),
+}
 """What an e-mail takes from other channels where a frame has no words of its own for it."""
 _KEYS = {"id", "occasion", "reason", "good", "not_for", "only", "number", "when", "offer", "rank", "voice"}
 _WORD = re.compile("[a-z]{4,}")
@@ -85,13 +90,16 @@ class Situation:
     """The kind of offer; "" for none."""
     conditions: frozenset[str]
     slots: Mapping[str, str]
+    language: str = "en"
     voice: str = ""
     """Of the shop: plain, warm, playful or premium; "" for any."""
 
     def holds(self, condition: str) -> bool:
-        kind, colon, kinds = condition.partition(":")
-        if colon and kind == "kind":
-            return not self.goods.isdisjoint(kinds.split("|"))
+        prefix, _, rest = condition.rpartition(":")
+        if prefix == "not":
+            return not self.holds(rest)
+        if prefix == "kind":
+            return not self.goods.isdisjoint(rest.split("|"))
         return condition in self.conditions or condition in self.slots
 
     def allows(self, frame: Frame, restricted: frozenset[str]) -> bool:
@@ -104,7 +112,11 @@ class Situation:
             and (not own or bool(own & frame.only))
             and (not frame.only or bool(own))
             and (not frame.numbers or self.number in frame.numbers)
-            and (self.offer in frame.offers or (bool(self.offer) and ANY in frame.offers) if frame.offers else not self.offer)
+            and (
+                self.offer in frame.offers or (bool(self.offer) and ANY in frame.offers)
+                if frame.offers
+                else not self.offer
+            )
             and (not self.voice or self.voice in frame.voices)
             and all(map(self.holds, frame.when))
         )
@@ -125,7 +137,11 @@ def frame_file(language: str) -> FrameFile:
 
 
 def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
-    channels = {name: {part: tuple(dict.fromkeys(v)) for part, v in parts.items()} for name, parts in entry.items() if isinstance(parts, dict)}
+    channels = {
+        name: {part: tuple(dict.fromkeys(v)) for part, v in parts.items()}
+        for name, parts in entry.items()
+        if isinstance(parts, dict)
+    }
     if unknown := entry.keys() - channels.keys() - _KEYS:
         raise ValueError(f"the frame {entry['id']} has no key {min(unknown)!r}")
     if "email" in channels or ("push" in channels and "wechat" in channels):
@@ -186,9 +202,13 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
     parts = {name: _filled(variants, situation, frame) for name, variants in frame.channels[channel.name].items()}
     tags = parts.pop("tags", None)
     limits = {slot.name: slot for slot in channel.slots}
-    fitting = {
-        name: [text for text in texts if name not in limits or limits[name].fits(text)] for name, texts in parts.items()
-    }
+
+    def fits(name: str, text: str) -> bool:
+        slot = limits.get(name)
+        is_plain = slot is None or slot.counter != "sms" or situation.language != "en" or is_gsm7(text)
+        return slot is None or (slot.fits(text) and is_plain)
+
+    fitting = {name: [text for text in texts if fits(name, text)] for name, texts in parts.items()}
     if not all(fitting.values()) or (tags is not None and len(tags) < 2):
         return
     if "headlines" in fitting:  # a search ad shows its lines in any order, and takes all that there are
@@ -240,15 +260,17 @@ def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> list
         names = _SLOT.findall(variant)
         values = [slots.get(f"{name}@{voice}") or slots.get(name) for name in names]
         if all(values) and not _tautological(names, slots):
-            by_name = dict(zip(names, values, strict=True))
-            texts.append(_SLOT.sub(lambda match: str(by_name[match[1]]), variant).strip())
+            remaining = iter(values)
+            texts.append(_SLOT.sub(lambda _, remaining=remaining: next(remaining), variant).strip())
     return list(dict.fromkeys(texts))
 
 
 def _tautological(names: Sequence[str], slots: Mapping[str, str]) -> bool:
     """True where a variant would say one thing twice: the category of an item that is called by it."""
     things = {name.partition(".")[0] for name in names}
-    values = [fold(slots[thing]) for thing in ("item", "category", "with_item", "brand") if thing in things and thing in slots]
+    values = [
+        fold(slots[thing]) for thing in ("item", "category", "with_item", "brand") if thing in things and thing in slots
+    ]
     if len(set(values)) < len(values):
         return True
     return {"item", "with_item"} <= things and fold(slots["with_item"]) in fold(slots["item"])

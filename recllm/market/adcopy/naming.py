@@ -26,7 +26,12 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’&-][^\W\d_]+)*")
 _VARIANT = re.compile(r"\s[–—-]\s+(?P<variant>[^–—]{1,24})$|,\s*(?P<size>[^,]{1,12})$")
 _CODES = re.compile(r"^[A-Z]{2,4}(?=[\u4e00-\u9fff])|^[A-Z]{2,4}-\s*|W/O\s*")
 _BRACKETS = re.compile(r"[【\[（(][^】\]）)]*[】\]）)]")
+_LATIN_SIZE = re.compile(r"\d+(?:\.\d+)?\s?(?:kg|g|ml|l|cm|mm|m|w|gb|tb|mah)(?:[×*x]\d+[包瓶盒袋罐]?)?$", re.IGNORECASE)
 _HAN_NAME = re.compile(f"[{HAN}]")
+
+
+_SORTING = ("needs", "products", "supplies", "additives", "sundries", "items")
+_DANGLING = ("on", "in", "of", "with", "and", "for", "non")
 
 
 class Level(StrEnum):
@@ -77,7 +82,9 @@ def category_name(categories: tuple[str, ...], language: str) -> str:
             if _HAN_NAME.search(name) and len(name) <= _SHORT_CHARS["zh"] and name not in _never_said():
                 return name
             continue
-        name = _small(name, known_only=False)
+        words = [word for word in _small(name, known_only=False).split() if fold(word) not in _jargon()]
+        name = " ".join(words)
+        name = table("names.toml")["till"]["say"].get(name, name)
         if len(name) <= _SHORT_CHARS["en"] and _is_sayable(name) and fold(name) not in _never_said():
             return name
     return ""
@@ -95,7 +102,7 @@ def _english(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
         return _of_till(name, size)
     if variant := _VARIANT.search(name):
         last = fold(variant["variant"] or variant["size"]).split()
-        if set(last) & set(word_class("clothing_sizes")) or variant["variant"] and len(last) == 1:
+        if set(last) & set(word_class("clothing_sizes")) or (variant["variant"] and len(last) == 1):
             name = name[: variant.start()].rstrip(" ,-–—")
     small = _small(name, known_only=True)
     if len(small) > _NAME_CHARS["en"]:
@@ -105,16 +112,31 @@ def _english(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
 
 
 def _of_till(name: str, size: str) -> Naming:
-    words = [word for word in written_out(name).split() if fold(word) not in _jargon()]
+    words = [word for word in written_out(name).lower().split(" with ")[0].split() if word not in _jargon()]
+    if len(words) > 1 and words[-1] in ("dry", "frozen", "fresh", "canned", "raw", "whole"):  # noodles dry
+        words = [words[-1], *words[:-1]]
     name = " ".join(words).strip(" &-/.,")
+    name = table("names.toml")["till"]["say"].get(name, name)
     if not name or not _is_sayable(name) or fold(name) in _never_said() or len(name) > _NAME_CHARS["en"]:
         return Naming(name="", short="")
-    return Naming(name=name, short=_short(name, None), number=_number(name), level=Level.TILL, size=size)
+    return Naming(
+        name=_proper(name), short=_proper(_short(name, None)), number=_number(name), level=Level.TILL, size=size
+    )
+
+
+def _proper(name: str) -> str:
+    """With the capitals of kinds that are named after something: Granny Smith apples."""
+    for words in table("names.toml")["till"]["proper"]:
+        name = name.replace(words.lower(), words)
+    return name
 
 
 def _is_sayable(name: str) -> bool:
     """True where people know every word of a name in small letters."""
     words = _WORD.findall(name)
+    is_cut = name.endswith((" and", " &")) or (words and words[0].lower() in _DANGLING)
+    if is_cut or any(c in "-/." or c.isdigit() for c in name) or (words and words[-1].lower() in _SORTING):
+        return False
     return bool(words) and all(
         _is_known(part) for word in words for part in re.split(r"['’&-]", word.lower()) if part not in ("", "s")
     )
@@ -152,7 +174,9 @@ def _small(name: str, *, known_only: bool) -> str:
     """A name in title case as it stands inside a sentence: common words in small letters, "Fjellgard" and "Z5" not."""
     words = name.split(" ")
     return " ".join(
-        word.lower() if word[:1].isupper() and word[1:].islower() and (not known_only or _is_known(word.lower())) else word
+        word.lower()
+        if word[:1].isupper() and word[1:].islower() and (not known_only or _is_known(word.lower()))
+        else word
         for word in words
     )
 
@@ -165,7 +189,8 @@ def _short(name: str, brand: str | None) -> str:
     words = bare.split(" ")
     for n in (len(words), 3, 2, 1):
         short = " ".join(words[-n:])
-        if n <= max(2, len(words)) and len(short) <= _SHORT_CHARS["en"] and (n <= 3) and short[:1].isalpha():
+        is_cut = short.startswith(("and ", "& ", "or ", "of "))
+        if n <= 3 and len(short) <= _SHORT_CHARS["en"] and short[:1].isalpha() and not is_cut:
             return short
     return ""
 
@@ -199,6 +224,8 @@ def _mass() -> frozenset[str]:
 @lru_cache(maxsize=1 << 14)
 def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Naming:
     name, size = name_and_size(_BRACKETS.sub("", _CODES.sub("", title)).strip())
+    if not size and (match := _LATIN_SIZE.search(name)) and match.start():
+        name, size = name[: match.start()], re.sub(r"(?<=\d)l", "L", match[0].lower().replace("*", "×"))
     name = re.sub(r"20\d\d(?:年)?(?:新款|春季|夏季|秋季|冬季)?", "", name)
     for word in table("names.toml")["till"]["praise_zh"]:
         name = name.replace(word, "")
@@ -251,7 +278,17 @@ def goods_of(names: Iterable[str]) -> frozenset[str]:
     for kind, words in table("goods.toml")["words"].items():
         if any((stem(w) in tokens if " " not in w else w in reading) if w.isascii() else w in reading for w in words):
             kinds.add(kind)
-            if kind in ("food", "snacks", "tea", "coffee", "pet_food", "litter", "household", "paper_goods"):
+            if kind in (
+                "food",
+                "baby_care",
+                "snacks",
+                "tea",
+                "coffee",
+                "pet_food",
+                "litter",
+                "household",
+                "paper_goods",
+            ):
                 kinds |= {"consumable"}
                 kinds -= {"durable", "apparel"}
     return frozenset(kinds)

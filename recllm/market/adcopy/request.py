@@ -126,7 +126,9 @@ class Voice:
     """您 or 你 in Chinese texts: the other one is not used. None for either."""
     emoji: Flag = True
     exclamation: Flag = True
-    tone: Annotated[Literal["plain", "warm", "playful", "premium"] | None, Field(description="plain, warm, playful or premium")] = None
+    tone: Annotated[
+        Literal["plain", "warm", "playful", "premium"] | None, Field(description="plain, warm, playful or premium")
+    ] = None
     """Only frames of this voice; None for all."""
 
 
@@ -159,7 +161,36 @@ class Ago(NamedTuple):
         return self._replace(days=edge, on=self.on.replace(day=third))
 
 
-EDGES = (2, 3, 4, 5, 6, 9, 10, 12, 13, 18, 25, 36, 37, 38, 50, 51, 60.5, 76, 106, 120.5, 136, 151, 166, 201, 211, 300.5, 330, 401)
+EDGES = (
+    2,
+    3,
+    4,
+    5,
+    6,
+    9,
+    10,
+    12,
+    13,
+    18,
+    25,
+    36,
+    37,
+    38,
+    50,
+    51,
+    60.5,
+    76,
+    106,
+    120.5,
+    136,
+    151,
+    166,
+    201,
+    211,
+    300.5,
+    330,
+    401,
+)
 """Days at which the words for a time change, in one of the languages."""
 
 
@@ -274,6 +305,8 @@ class CopyRequest:
     offer: Offer | None = None
     list_price: Decimal | None = None
     """The former price, any number of at least 0."""
+    said: tuple[str, ...] = ()
+    """More facts, in the words of the shop: "free delivery from £50", "order by 12 March for Mother's Day"."""
     evidence: Mapping[str, str] = field(default_factory=dict)
     """Proofs that the shop has, by the key of the claim in data/claims.toml or of the rule that asks for them, for
     instance {"certification": "EU 2018/848, no. 123"}."""
@@ -400,6 +433,7 @@ class FactSheet:
     """Shorter spellings of the title that a text may hold."""
     has_title: bool = True
     """False where the title may not be shown, and a category or a general name stands for it."""
+
     @classmethod
     def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:
         """The sheet of an item: texts made harmless, at most six attributes, in the order of the catalogue.

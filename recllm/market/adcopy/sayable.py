@@ -68,7 +68,9 @@ def _with_thing(title: str, categories: Sequence[str]) -> str:
 
 def without_title(facts: FactSheet) -> FactSheet:
     """The sheet under its narrowest category, without attributes."""
-    return replace(facts, title=facts.category[-1] if facts.category else "", attributes={}, spellings=(), has_title=False)
+    return replace(
+        facts, title=facts.category[-1] if facts.category else "", attributes={}, spellings=(), has_title=False
+    )
 
 
 def _cleaned(name: str, facts: FactSheet, request: CopyRequest) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -23,6 +23,7 @@ from recllm.market.adcopy.lexicon import fold
 from recllm.market.adcopy.naming import Level, Naming, category_name, goods_of, is_silent, measures_zh, naming
 from recllm.market.adcopy.quantities import currency_of, format_money, quantities, rounded
 from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType, ThingFacts
+from recllm.text.templates import quoted
 
 STEADY = 3
 """Purchases from which on a rhythm is known."""
@@ -64,9 +65,9 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
         brand=facts.brand,
         titles=request.domain.titles,
     )
-    goods = goods_of((request.item.title, *request.item.category)) if request.domain.titles == "goods" else frozenset({"one_off"})
-    if name.number == "title":
-        goods |= {"one_off"}
+    goods = goods_of((request.item.title, *request.item.category))
+    if request.domain.titles != "goods":
+        goods = frozenset({"one_off", "works"})
     slots = dict(_english(request, facts, name) if request.language == "en" else _chinese(request, facts, name))
     conditions = frozenset(_conditions(request, facts, name, goods))
     reasons = () if is_silent(goods) or name.level is Level.NONE else tuple(_reasons(request))
@@ -78,9 +79,15 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
         number=name.number,
         offer=_OFFER_KIND[offer.type] if offer is not None else "",
         conditions=conditions,
-        slots={key: value for key, value in slots.items() if value},
+        language=request.language,
+        slots={key: value for key, value in (slots | _of_domain(request)).items() if value},
         voice=request.voice.tone or "",
     )
+
+
+def _of_domain(request: CopyRequest) -> dict[str, str]:
+    words = request.domain.words[request.language]
+    return {"do": words["buy"], "done": words["bought"], "noun": words.get("product", "")}
 
 
 # --- what holds ------------------------------------------------------------------------------------------------------
@@ -223,9 +230,13 @@ def _english(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[t
     yield "link", request.link
     yield "basket", "cart" if request.region == "US" else "basket"
     if name.level in (Level.CLEAN, Level.TILL):
-        yield from _thing("item", name)
+        yield from _thing("item", name, request.domain.words["en"]["name_quotes"])
     if category := category_name(facts.category, "en"):
-        yield from (("category", category), ("category.Cap", _capital(category)), ("category.headline", category.title()))
+        yield from (
+            ("category", category),
+            ("category.Cap", _capital(category)),
+            ("category.headline", category.title()),
+        )
         yield "category.is", "are" if category.endswith("s") or " and " in category or " & " in category else "is"
     if facts.brand and fold(facts.brand) not in ("private", "national"):
         yield "brand", facts.brand
@@ -245,7 +256,7 @@ def _english(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[t
         yield from _last_english("lapsed", person.away, tables)
     for key, thing in (("with_item", person.with_item), ("first_item", person.first_order)):
         if thing is not None and (named := _named(thing, request)).name:
-            yield from _thing(key, named)
+            yield from _thing(key, named, request.domain.words["en"]["name_quotes"])
             if key == "with_item":
                 for slot, value in _last_english("with_item", person.with_last, tables):
                     if "." in slot:
@@ -255,8 +266,8 @@ def _english(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[t
         yield "category_bought", person.favourite_category
     old_price = _old_price(request, facts)
     if old_price is not None and facts.price is not None and facts.currency:
-        yield "old_price", format_money(old_price, facts.currency, "en")
-        yield "saving", format_money(old_price - facts.price, facts.currency, "en")
+        yield "old_price", _round_money(old_price, facts.currency)
+        yield "saving", _round_money(old_price - facts.price, facts.currency)
     yield from _offer_english(request, facts, name, tables)
     if request.day is not None:
         yield from (("occasion", request.day.names["en"]), ("calendar", request.day.names["en"]))
@@ -264,24 +275,40 @@ def _english(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[t
         if request.order_by is not None:
             yield "order_by", f"by {_date(request.order_by, request, 'dMMMM')}"
         if person.bought_last_year:
-            yield from (("season_last", f"last {_month(request.day.date)}"), ("season_last.Cap", f"Last {_month(request.day.date)}"))
+            yield from (
+                ("season_last", f"last {_month(request.day.date)}"),
+                ("season_last.Cap", f"Last {_month(request.day.date)}"),
+            )
 
 
-def _thing(key: str, name: Naming) -> Iterator[tuple[str, str]]:
+def _thing(key: str, name: Naming, quotes: str = "") -> Iterator[tuple[str, str]]:
+    if quotes:
+        name = replace(name, name=quoted(name.name, quotes), short=quoted(name.short, quotes))
     short, is_plural = name.short or name.name, name.number == "plural"
-    is_title = name.number == "title"
+    is_title = name.number == "title" or name.level is not Level.CLEAN  # a kind of goods has no article either
     article = "an" if _VOWEL_SOUND.match(name.name) else "a"
     yield key, name.name
     yield f"{key}.Cap", _capital(name.name)
     yield from ((f"{key}.short", short), (f"{key}.Short", _capital(short)), (f"{key}.headline", _capital(short)))
-    yield from ((f"{key}.the", name.name if is_title else f"the {name.name}"), (f"{key}.The", name.name if is_title else f"The {name.name}"))
-    indefinite = name.name if name.number != "singular" else f"{article} {name.name}"
+    yield from (
+        (f"{key}.the", name.name if is_title else f"the {name.name}"),
+        (f"{key}.The", name.name if is_title else f"The {name.name}"),
+    )
+    indefinite = name.name if name.number != "singular" or is_title else f"{article} {name.name}"
     yield from ((f"{key}.a", indefinite), (f"{key}.A", _capital(indefinite)))
-    yours = f"copy of {name.name}" if is_title else short
+    yours = f"copy of {name.name}" if name.number == "title" else short
     yield from ((f"{key}.your", f"your {yours}"), (f"{key}.Your", f"Your {yours}"))
-    yield from ((f"{key}.is", "are" if is_plural else "is"), (f"{key}.was", "were" if is_plural else "was"), (f"{key}.has", "have" if is_plural else "has"))
+    yield from (
+        (f"{key}.is", "are" if is_plural else "is"),
+        (f"{key}.was", "were" if is_plural else "was"),
+        (f"{key}.has", "have" if is_plural else "has"),
+    )
     yield from ((f"{key}.s", "" if is_plural else "s"), (f"{key}.es", "" if is_plural else "es"))
-    yield from ((f"{key}.it", "they" if is_plural else "it"), (f"{key}.It", "They" if is_plural else "It"), (f"{key}.them", "them" if is_plural else "it"))
+    yield from (
+        (f"{key}.it", "they" if is_plural else "it"),
+        (f"{key}.It", "They" if is_plural else "It"),
+        (f"{key}.them", "them" if is_plural else "it"),
+    )
 
 
 def _last_english(key: str, ago: Ago | None, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -296,7 +323,11 @@ def _last_english(key: str, ago: Ago | None, tables: Mapping[str, Any]) -> Itera
         yield from ((key, f"last {month}"), (f"{key}.in", f"last {month}"))
     else:
         third = "" if days > _MONTH_DAYS else "early " if day.day <= 10 else "mid-" if day.day <= 20 else "late "
-        yield from ((key, f"in {third}{month}"), (f"{key}.in", f"in {third}{month}"), (f"{key}.since", f"since {third}{month}"))
+        yield from (
+            (key, f"in {third}{month}"),
+            (f"{key}.in", f"in {third}{month}"),
+            (f"{key}.since", f"since {third}{month}"),
+        )
     if row := _row(tables["span"], days):
         yield from ((f"{key}_span", row["span"]), (f"{key}.span", row["span"]), (f"{key}.ago", f"{row['span']} ago"))
 
@@ -319,16 +350,17 @@ def _offer_english(
         is_us = request.region == "US"
         until = f"{'through' if is_us else 'until'} {_date(last_day(offer.end), request, 'dMMMM')}"
         short_until = f"{'through' if is_us else 'until'} {_date(last_day(offer.end), request, 'dMMM')}"
-    scope = offer.scope or ("" if offer.type in _ON_ORDER else name.name and f"the {name.name}")
-    if name.number == "title" and not offer.scope:
-        scope = name.name
+    is_named_alone = name.number == "title" or name.level is not Level.CLEAN
+    scope = offer.scope or ("" if offer.type in _ON_ORDER else name.name if is_named_alone else f"the {name.name}")
     gift = offer.gift or ""
     known = {
         "value": value,
         "scope": scope,
         "until": until,
         "code": offer.code or "",
-        "min_spend": "" if offer.min_spend is None or not facts.currency else _round_money(offer.min_spend, facts.currency),
+        "min_spend": ""
+        if offer.min_spend is None or not facts.currency
+        else _round_money(offer.min_spend, facts.currency),
         "excluded": offer.excluded or "",
         "gift": gift,
         "gift.free": f"a free {gift}" if gift else "",
@@ -346,7 +378,12 @@ def _offer_english(
     yield from (("offer.terms", _capital(terms)), ("offer.terms.low", terms))
     if len(short_terms) <= 38:
         yield from (("offer.short_terms", short_terms), ("offer.Short_terms", _capital(short_terms)))
-    yield from (("until", until), ("Until", _capital(until)), ("code", known["code"]), ("min_spend", known["min_spend"]))
+    yield from (
+        ("until", until),
+        ("Until", _capital(until)),
+        ("code", known["code"]),
+        ("min_spend", known["min_spend"]),
+    )
     yield from (("gift", gift), ("gift.free", known["gift.free"]))
     if offer.type is OfferType.BOGO:
         yield "single_price", _money(facts.price, facts)
@@ -377,28 +414,43 @@ def _chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[t
     yield "link", request.link
     if name.level in (Level.CLEAN, Level.TILL) and name.short:
         size = name.size.replace(" ", "")
-        yield "item", name.name + size if len(name.name + size) <= 16 else name.name
-        yield from (("short", name.short), ("mw", next((m for n, m in measures_zh().items() if name.short.endswith(n)), "")))
+        marks = request.domain.words["zh"]["name_quotes"]
+        called = name.name + size if len(name.name + size) <= 16 else name.name
+        yield "item", quoted(called, marks) if marks else called
+        yield from (
+            ("short", name.short),
+            ("mw", next((m for n, m in measures_zh().items() if name.short.endswith(n)), "")),
+        )
         yield "spec", size
     yield "category", category_name(facts.category, "zh")
     yield "brand", facts.brand or ""
     yield "price", _yuan(facts.price, facts)
-    described = [value for value in facts.attributes.values() if not value.isascii() and len(value) <= 10 and value not in facts.title]
+    described = [
+        value
+        for value in facts.attributes.values()
+        if not value.isascii() and len(value) <= 10 and value not in facts.title
+    ]
     yield from (("desc", described[0] if described else ""), ("desc2", described[1] if len(described) > 1 else ""))
     if person.times_bought:
         yield "n", str(person.times_bought) if STEADY <= person.times_bought <= 9 else ""
+        yield "times", f"{person.times_bought}次"
         yield "rhythm", _row(tables["rhythm"], person.every_days).get("say", "") if person.every_days else ""
         yield from _last_chinese(person.last, tables, ("last", "since", "last_date"))
     if person.away is not None:
         yield from _last_chinese(person.away, tables, ("", "away", "last_date"))
     for key, thing in (("with_item", person.with_item), ("first_item", person.first_order)):
         if thing is not None and (short := _named(thing, request).short):
-            yield key, short
+            marks = request.domain.words["zh"]["name_quotes"]
+            yield key, quoted(short, marks) if marks else short
     if person.with_last is not None and person.with_last.days <= 60:
         yield from _last_chinese(person.with_last, tables, ("with_last", "", ""))
     old_price = _old_price(request, facts)
     if old_price is not None and facts.price is not None:
-        yield from (("was", _yuan(old_price, facts)), ("list", _yuan(old_price, facts)), ("cut", _yuan(old_price - facts.price, facts)))
+        yield from (
+            ("was", _yuan(old_price, facts)),
+            ("list", _yuan(old_price, facts)),
+            ("cut", _yuan(old_price - facts.price, facts)),
+        )
     yield from _offer_chinese(request, facts, tables)
     if request.day is not None:
         yield from (("festival", request.day.names["zh"]), ("festival_date", _date_zh(request.day.date)))
@@ -407,9 +459,7 @@ def _chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[t
             yield "ship_promise", "y"
 
 
-def _last_chinese(
-    ago: Ago | None, tables: Mapping[str, Any], keys: tuple[str, str, str]
-) -> Iterator[tuple[str, str]]:
+def _last_chinese(ago: Ago | None, tables: Mapping[str, Any], keys: tuple[str, str, str]) -> Iterator[tuple[str, str]]:
     """Slots for how long ago, for the span, and for the third of the month."""
     if ago is None or ago.days >= LONG_AGO_DAYS:
         return
@@ -487,7 +537,7 @@ def _attribute(facts: FactSheet, *names: str) -> str:
 
 
 def _words(facts: FactSheet, separator: str) -> str:
-    """What the catalogue says of the item in a few words, but for sizes and colours: those are the customer's choice."""
+    """What the catalogue says of the item in a few words, without sizes and colours, which the customer chooses."""
     skipped = ("size", "colour", "color", "pack", "pack size", "author", "series", "尺码", "颜色", "规格")
     values = [v for name, v in facts.attributes.items() if fold(name) not in skipped and len(v) <= 24 and v.isascii()]
     text = separator.join(values[:3])
@@ -507,10 +557,10 @@ def _money(amount: Decimal | None, facts: FactSheet) -> str:
     """As an English text shows it; "" where the amount or its currency is not known."""
     if amount is None or facts.currency is None or currency_of(facts.currency) is None:
         return ""
-    return format_money(amount, facts.currency, "en")
+    return _round_money(amount, facts.currency)
 
 
 def _round_money(amount: Decimal, currency: str) -> str:
-    """£10 and £7.50: an offer's amount without cents where it has none."""
+    """£10 and £7.50: without cents where there are none."""
     text = format_money(amount, currency, "en")
     return text.removesuffix(".00")

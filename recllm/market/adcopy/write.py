@@ -89,15 +89,18 @@ def write_copy(
     return tuple(replace(copy, rejected=tuple(rejected[:_EFFECT_CHOICE])) for copy in copies[: request.variants])
 
 
-def _candidates(
-    frames: Sequence[Frame], situation: Situation, request: CopyRequest
-) -> Iterator[tuple[Frame, Parts]]:
+def _candidates(frames: Sequence[Frame], situation: Situation, request: CopyRequest) -> Iterator[tuple[Frame, Parts]]:
     """Texts of the strongest frames first, one of each in turn; where each begins is drawn by the request's seed."""
-    draw = int.from_bytes(sha256(f"{request.seed}:{request.item.item_id}:{request.channel}".encode()).digest()[:4], "big")
+    draw = int.from_bytes(
+        sha256(f"{request.seed}:{request.item.item_id}:{request.channel}".encode()).digest()[:4], "big"
+    )
     for _, group in groupby(frames, key=lambda frame: (frame.reason, frame.rank)):
         of_group = list(group)
         start = draw % len(of_group)
-        sources = [(f, texts_of(f, situation, request.limits, draw // len(of_group))) for f in (*of_group[start:], *of_group[:start])]
+        sources = [
+            (f, texts_of(f, situation, request.limits, draw // len(of_group)))
+            for f in (*of_group[start:], *of_group[:start])
+        ]
         while sources:
             still = []
             for frame, texts in sources:
@@ -132,7 +135,7 @@ def _failures(copy: AdCopy) -> tuple[Check, ...]:
     return tuple(check for check in copy.checks if not check.passed)
 
 
-# --- texts of a model --------------------------------------------------------------------------------------------------
+# --- texts of a model ------------------------------------------------------------------------------------------------
 
 
 def _may_be_modelled(facts: FactSheet, request: CopyRequest) -> bool:
@@ -182,6 +185,9 @@ def _judged(
             copies.append(copy)
         else:
             fault = Check(guarantee="G2", passed=False, message="the text does not state the offer")
-            ungrounded = [Check(guarantee="G5", passed=False, message=f"no fact speaks of {word!r}", span=word) for word in copy.ungrounded]
+            ungrounded = [
+                Check(guarantee="G5", passed=False, message=f"no fact speaks of {word!r}", span=word)
+                for word in copy.ungrounded
+            ]
             rejected.append((copy.text, (*_failures(copy), *ungrounded) if is_offered else (fault,)))
     return copies, rejected

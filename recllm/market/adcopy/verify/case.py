@@ -31,6 +31,8 @@ from recllm.text.plurals import stem
 from recllm.text.templates import Prompts, natural
 
 _CLAUSE = re.compile(r"[.,!?:;()…–—，。！？：；、（）\n]+")
+_AFTER_MONTH = re.compile("|".join(rf"(?<={month}\.) " for month in word_class("months")))
+"""Ends a sentence: "in late September. 20% off" is no date."""
 _HAN = re.compile(f"[{HAN}]")
 _LATIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 _IT = {"en": "it", "zh": "它"}
@@ -51,6 +53,9 @@ class Case:
     said: tuple[str, ...] = ()
     """What is known of the customer, the occasion, the offer and the shop, as texts say it."""
 
+    names: tuple[str, ...] = ()
+    """How a text calls the item."""
+
     @cached_property
     def reading(self) -> Reading:
         """Without a "lowest price in 30 days" that the proof shows to be true."""
@@ -62,7 +67,7 @@ class Case:
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
         """Each once, line by line: a line's last number and the next line's first are two."""
-        lines = self.text.split("\n")
+        lines = _AFTER_MONTH.sub("\n", self.text).split("\n")
         if self.is_lowest_price:
             lines = [pattern("claims.lowest_30d").sub(" ", fold(line)) for line in lines]
         return tuple(dict.fromkeys(q for line in lines for q in quantities(line)))
@@ -73,14 +78,19 @@ class Case:
         return tuple((f.kind, self.text[f.start : f.end]) for f in find_personal_data(self.text))
 
     @cached_property
-    def is_lowest_price(self) -> bool:
-        """True when the proof of the lowest price of 30 days is an amount, and the price is not above it."""
+    def lowest_price(self) -> Decimal | None:
+        """The lowest price of the past 30 days, where the proof of it is an amount."""
         stated = quantities(self.request.evidence.get("lowest_30d", ""))
         amounts = [
             q.value for q in stated if q.kind in (QuantityKind.MONEY, QuantityKind.NUMBER) and q.value is not None
         ]
+        return amounts[0] if len(amounts) == 1 else None
+
+    @property
+    def is_lowest_price(self) -> bool:
+        """True when the price is not above the lowest one of 30 days."""
         price = self.facts.price
-        return price is not None and len(amounts) == 1 and price <= amounts[0]
+        return price is not None and self.lowest_price is not None and price <= self.lowest_price
 
     @property
     def saving(self) -> Decimal | None:

@@ -206,10 +206,12 @@ def well_formed(case: Case) -> Iterator[Violation]:
     repeats = (("form.repeated_character", text), ("form.repeated_piece", case.text), ("form.blanks", case.text))
     if run := next(filter(None, (pattern(name).search(searched) for name, searched in repeats)), None):
         yield Violation("repeats characters", run[0][:20], holds=True)
-    tokens = words(text)
-    trigrams = Counter(tokens[i : i + 3] for i in range(len(tokens) - 2)).most_common(1)
-    if trigrams and trigrams[0][1] > limit("max_repeats"):
-        yield Violation("repeats itself", " ".join(trigrams[0][0]), holds=True)
+    for line in text.split("\n"):  # the parts of a text may say one thing in turn
+        tokens = words(line)
+        trigrams = Counter(tokens[i : i + 3] for i in range(len(tokens) - 2)).most_common(1)
+        if trigrams and trigrams[0][1] > limit("max_repeats"):
+            yield Violation("repeats itself", " ".join(trigrams[0][0]), holds=True)
+            break
     for repeated in matches(pattern("form.repeated_word"), case.text):
         if fold(repeated) not in case.facts.folded:
             yield Violation("repeats a word", repeated[:40], holds=True)

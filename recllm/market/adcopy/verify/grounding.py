@@ -16,6 +16,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
+from recllm.market.adcopy.frames import frame_words
 from recllm.market.adcopy.lexicon import (
     HAN,
     Letters,
@@ -31,7 +32,6 @@ from recllm.market.adcopy.lexicon import (
     word_class,
     words,
 )
-from recllm.market.adcopy.frames import frame_words
 from recllm.market.adcopy.request import FactSheet
 from recllm.market.adcopy.verify.case import Case, denials, words_of_scenes, words_of_uses
 from recllm.market.adcopy.verify.claims import is_around, is_fact, says_saving, synonyms

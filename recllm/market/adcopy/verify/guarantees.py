@@ -94,8 +94,10 @@ def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None) -
         message = f"the text has {len(text)} characters; no channel takes more than {limit('max_text')}"
         return Review((Check(guarantee="G6", passed=False, message=message),))
     facts = facts or request.facts()
-    said = tuple(dict.fromkeys(situation_of(request, facts).slots.values()))
-    case = Case(text=text, facts=facts, request=request, said=said)
+    slots = situation_of(request, facts).slots
+    said = tuple(dict.fromkeys((*slots.values(), *request.said)))
+    names = tuple(slots[name] for name in ("item.short", "item", "short", "category") if name in slots)
+    case = Case(text=text, facts=facts, request=request, said=said, names=names)
     forbidden: dict[str, list[Violation]] = defaultdict(list)
     warnings: list[RuleWarning] = []
     for name, rule in ((f"{pack.name}/{rule.id}", rule) for pack in request.packs for rule in pack.rules):
