@@ -80,7 +80,7 @@ def write(item: Item = OAT, *, generator: ScriptedGenerator | None = None, **val
 
 
 def test_frames_name_known_slots_channels_and_parts() -> None:
-    day = FestiveDay(key="christmas", names={"en": "Christmas", "zh": "圣诞"}, date=TODAY, days_left=5)
+    day = FestiveDay(key="christmas", names={"en": "Christmas", "zh": "圣诞"}, on=TODAY, days_left=5)
     person = PersonFacts(
         **{**{n: getattr(DUE, n) for n in ("times_bought", "every_days", "last", "waited")}},
         with_item=ThingFacts("酱油 Soap"),

@@ -37,6 +37,10 @@ _KEYS = {"id", "occasion", "reason", "good", "not_for", "only", "number", "when"
 _WORD = re.compile("[a-z]{4,}")
 _HAN_RUN = re.compile(f"[{HAN}]+")
 
+ORDINARY = frozenset({"consumable", "durable", "apparel", "one_off", "gift"})
+KINDS = ORDINARY | {"refill", "fuel", "gas", "chemical", "alcohol", "works"}
+"""What goods are by their use."""
+
 Parts = Mapping[str, str]
 """Part of a channel -> its text."""
 
@@ -102,12 +106,16 @@ class Situation:
             return not self.goods.isdisjoint(rest.split("|"))
         return condition in self.conditions or condition in self.slots
 
+    def _suits(self, goods: frozenset[str]) -> bool:
+        """Whether goods of these kinds are meant; where the item's kind is not known, all kinds have to be."""
+        return not self.goods.isdisjoint(goods) or (self.goods.isdisjoint(KINDS) and goods >= ORDINARY)
+
     def allows(self, frame: Frame, restricted: frozenset[str]) -> bool:
         own = self.goods & restricted
         return (
             (ANY in frame.occasions or not self.occasions.isdisjoint(frame.occasions))
             and frame.reason in self.reasons
-            and (not frame.goods or not self.goods.isdisjoint(frame.goods))
+            and (not frame.goods or self._suits(frame.goods))
             and self.goods.isdisjoint(frame.not_for)
             and (not own or bool(own & frame.only))
             and (not frame.only or bool(own))
@@ -229,7 +237,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
         key = "\n".join(text.values())
-        if key not in seen and not _repeats(text):
+        if key not in seen and not _repeats(text, situation.language):
             seen.add(key)
             yield text
 
@@ -276,18 +284,14 @@ def _tautological(names: Sequence[str], slots: Mapping[str, str]) -> bool:
     return {"item", "with_item"} <= things and fold(slots["with_item"]) in fold(slots["item"])
 
 
-def _repeats(text: Parts) -> bool:
-    """True where a headline says what the subject says, or a part says the same as another."""
+def _repeats(text: Parts, language: str) -> bool:
+    """True where two parts are the same, or an English headline has two words of the subject."""
     if len(set(map(fold, text.values()))) < len(text):
         return True
     first, second = text.get("subject", text.get("title", "")), text.get("headline", "")
-    if not second:
-        return False
-    return len(_content(first) & _content(second)) >= 2
+    return language == "en" and len(_content(first) & _content(second)) >= 2
 
 
 def _content(text: str) -> set[str]:
-    """Stems of English words, and triples of Chinese characters."""
-    folded = fold(text)
-    triples = {run[i : i + 3] for run in _HAN_RUN.findall(folded) for i in range(len(run) - 2)}
-    return triples | {stem(w) for w in _WORD.findall(folded) if w not in word_class("function")}
+    """Stems of the English words that say something."""
+    return {stem(word) for word in _WORD.findall(fold(text)) if word not in word_class("function")}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, lru_cache
 
-from recllm.market.adcopy.lexicon import HAN, bases, fold, neutral_words, table, word_class
+from recllm.market.adcopy.lexicon import HAN, bases, fold, neutral_words, pattern, table, word_class
 from recllm.market.adcopy.names import name_and_size, shelf, written_out
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts
@@ -23,10 +23,6 @@ from recllm.text.templates import Prompts
 _SHORT_CHARS = {"en": 22, "zh": 7}
 _NAME_CHARS = {"en": 40, "zh": 14}
 _WORD = re.compile(r"[^\W\d_]+(?:['’&-][^\W\d_]+)*")
-_VARIANT = re.compile(r"\s[–—-]\s+(?P<variant>[^–—]{1,24})$|,\s*(?P<size>[^,]{1,12})$")
-_CODES = re.compile(r"^[A-Z]{2,4}(?=[\u4e00-\u9fff])|^[A-Z]{2,4}-\s*|W/O\s*")
-_BRACKETS = re.compile(r"[【\[（(][^】\]）)]*[】\]）)]")
-_LATIN_SIZE = re.compile(r"\d+(?:\.\d+)?\s?(?:kg|g|ml|l|cm|mm|m|w|gb|tb|mah)(?:[×*x]\d+[包瓶盒袋罐]?)?$", re.IGNORECASE)
 _HAN_NAME = re.compile(f"[{HAN}]")
 
 
@@ -100,7 +96,7 @@ def _english(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
         return _of_till(name, size)
     if title == written_out(title).lower() and not brand and _of_till(name, size).name:
         return _of_till(name, size)
-    if variant := _VARIANT.search(name):
+    if variant := pattern("naming.variant").search(name):
         last = fold(variant["variant"] or variant["size"]).split()
         if set(last) & set(word_class("clothing_sizes")) or (variant["variant"] and len(last) == 1):
             name = name[: variant.start()].rstrip(" ,-–—")
@@ -185,7 +181,7 @@ def _short(name: str, brand: str | None) -> str:
     bare = name
     if brand and fold(bare).startswith(fold(brand) + " "):
         bare = bare[len(brand) :].strip()
-    bare = re.split(r",| with | for | in ", bare)[0].strip() or bare
+    bare = pattern("naming.thing_end").split(bare)[0].strip() or bare
     words = bare.split(" ")
     for n in (len(words), 3, 2, 1):
         short = " ".join(words[-n:])
@@ -196,7 +192,7 @@ def _short(name: str, brand: str | None) -> str:
 
 
 def _within(name: str, longest: int) -> str:
-    first = re.split(r",| - | – |\(|/", name)[0].strip()
+    first = pattern("naming.cut").split(name)[0].strip()
     if len(first) <= longest:
         return first
     cut = first[: longest + 1].rsplit(" ", 1)[0]
@@ -223,10 +219,10 @@ def _mass() -> frozenset[str]:
 
 @lru_cache(maxsize=1 << 14)
 def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Naming:
-    name, size = name_and_size(_BRACKETS.sub("", _CODES.sub("", title)).strip())
-    if not size and (match := _LATIN_SIZE.search(name)) and match.start():
-        name, size = name[: match.start()], re.sub(r"(?<=\d)l", "L", match[0].lower().replace("*", "×"))
-    name = re.sub(r"20\d\d(?:年)?(?:新款|春季|夏季|秋季|冬季)?", "", name)
+    name, size = name_and_size(pattern("naming.brackets").sub("", pattern("naming.codes").sub("", title)).strip())
+    if not size and (match := pattern("naming.latin_size").search(name)) and match.start():
+        name, size = name[: match.start()], pattern("naming.litre").sub("L", match[0].lower().replace("*", "×"))
+    name = pattern("naming.season").sub("", name)
     for word in table("names.toml")["till"]["praise_zh"]:
         name = name.replace(word, "")
     name = name.strip(" -_/|·,，")

@@ -267,7 +267,7 @@ class FestiveDay:
     """As frames name it: christmas, double_11, ..."""
     names: Mapping[str, str]
     """Language -> name."""
-    date: date
+    on: date
     days_left: int
     is_season_good: bool = False
     """The item sold more around the day in earlier years."""
@@ -320,8 +320,6 @@ class CopyRequest:
     """Most texts that differ."""
     vocabulary: frozenset[str] = frozenset()
     """Words beyond the facts that the shop's people approved; see `recllm.market.adcopy.vocabulary`."""
-    unattended: bool = False
-    """True where no person looks at a text before it leaves: one that passes is preferred to one that is held."""
 
     def __post_init__(self) -> None:
         channel_named(self.channel)

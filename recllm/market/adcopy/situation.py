@@ -19,10 +19,11 @@ from babel.dates import format_skeleton, get_month_names
 from recllm.base.schema import Occasion
 from recllm.market.adcopy.deadlines import last_day
 from recllm.market.adcopy.frames import Situation, frame_file
-from recllm.market.adcopy.lexicon import fold
+from recllm.market.adcopy.lexicon import fold, pattern
 from recllm.market.adcopy.naming import Level, Naming, category_name, goods_of, is_silent, measures_zh, naming
 from recllm.market.adcopy.quantities import currency_of, format_money, quantities, rounded
 from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType, ThingFacts
+from recllm.text.domains import SHOP
 from recllm.text.templates import quoted
 
 STEADY = 3
@@ -53,7 +54,6 @@ _FRAME_OCCASION = {
 }
 _ON_ORDER = (OfferType.FREE_SHIPPING, OfferType.GIFT, OfferType.COUPON)
 """Offers on a whole order."""
-_VOWEL_SOUND = re.compile(r"(?:[aeio]|u(?!ni|s[ei]|k))", re.IGNORECASE)
 
 
 def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
@@ -66,7 +66,7 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
         titles=request.domain.titles,
     )
     goods = goods_of((request.item.title, *request.item.category))
-    if request.domain.titles != "goods":
+    if request.domain.name != SHOP:
         goods = frozenset({"one_off", "works"})
     slots = dict(_english(request, facts, name) if request.language == "en" else _chinese(request, facts, name))
     conditions = frozenset(_conditions(request, facts, name, goods))
@@ -271,13 +271,13 @@ def _english(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[t
     yield from _offer_english(request, facts, name, tables)
     if request.day is not None:
         yield from (("occasion", request.day.names["en"]), ("calendar", request.day.names["en"]))
-        yield "day", _date(request.day.date, request, "EEEEdMMMM")
+        yield "day", _date(request.day.on, request, "EEEEdMMMM")
         if request.order_by is not None:
             yield "order_by", f"by {_date(request.order_by, request, 'dMMMM')}"
         if person.bought_last_year:
             yield from (
-                ("season_last", f"last {_month(request.day.date)}"),
-                ("season_last.Cap", f"Last {_month(request.day.date)}"),
+                ("season_last", f"last {_month(request.day.on)}"),
+                ("season_last.Cap", f"Last {_month(request.day.on)}"),
             )
 
 
@@ -286,7 +286,7 @@ def _thing(key: str, name: Naming, quotes: str = "") -> Iterator[tuple[str, str]
         name = replace(name, name=quoted(name.name, quotes), short=quoted(name.short, quotes))
     short, is_plural = name.short or name.name, name.number == "plural"
     is_title = name.number == "title" or name.level is not Level.CLEAN  # a kind of goods has no article either
-    article = "an" if _VOWEL_SOUND.match(name.name) else "a"
+    article = "an" if pattern("naming.vowel_sound").match(name.name) else "a"
     yield key, name.name
     yield f"{key}.Cap", _capital(name.name)
     yield from ((f"{key}.short", short), (f"{key}.Short", _capital(short)), (f"{key}.headline", _capital(short)))
@@ -453,7 +453,7 @@ def _chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[t
         )
     yield from _offer_chinese(request, facts, tables)
     if request.day is not None:
-        yield from (("festival", request.day.names["zh"]), ("festival_date", _date_zh(request.day.date)))
+        yield from (("festival", request.day.names["zh"]), ("festival_date", _date_zh(request.day.on)))
         if request.order_by is not None:
             yield "ship", f"{_date_zh(request.order_by)}前下单，节前送到"
             yield "ship_promise", "y"
@@ -540,6 +540,7 @@ def _words(facts: FactSheet, separator: str) -> str:
     """What the catalogue says of the item in a few words, without sizes and colours, which the customer chooses."""
     skipped = ("size", "colour", "color", "pack", "pack size", "author", "series", "尺码", "颜色", "规格")
     values = [v for name, v in facts.attributes.items() if fold(name) not in skipped and len(v) <= 24 and v.isascii()]
+    values = [value for value in values if " " in value or any(c.isdigit() for c in value)]
     text = separator.join(values[:3])
     return text if 0 < len(text) <= 44 else separator.join(values[:1])
 

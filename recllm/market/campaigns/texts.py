@@ -102,7 +102,6 @@ def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | Campa
         voice=file.words.voice or Voice(),
         variants=file.words.variants,
         vocabulary=catalogue.vocabulary,
-        unattended=file.words.auto,
     )
 
 

@@ -24,14 +24,14 @@ from recllm.market.adcopy.lexicon import (
     words,
 )
 from recllm.market.adcopy.names import OTHER_SHELF, name_and_size, shelf, written_out
-from recllm.market.adcopy.quantities import Quantity, QuantityKind, quantities
+from recllm.market.adcopy.quantities import Quantity, QuantityKind, currency_of, format_money, quantities
 from recllm.market.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.text.personal_data import PersonalDataKind, find_personal_data
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts, natural
 
 _CLAUSE = re.compile(r"[.,!?:;()…–—，。！？：；、（）\n]+")
-_AFTER_MONTH = re.compile("|".join(rf"(?<={month}\.) " for month in word_class("months")))
+_AFTER_MONTH = pattern("quantities.after_month", MONTHS="|".join(rf"(?<={month}\.) " for month in word_class("months")))
 """Ends a sentence: "in late September. 20% off" is no date."""
 _HAN = re.compile(f"[{HAN}]")
 _LATIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
@@ -112,9 +112,20 @@ class Case:
         return tuple(q for text in self.said for q in quantities(text))
 
     @cached_property
+    def stated_money(self) -> tuple[Quantity, ...]:
+        """Amounts that the shop states besides prices: the least value of an order."""
+        offer, currency = self.offer, self.facts.currency
+        least = offer.min_spend if offer is not None and currency and currency_of(currency) else None
+        texts = [*self.request.said, *([] if least is None else [format_money(least, currency or "", self.language)])]
+        amounts = [quantity for text in texts for quantity in quantities(text)]
+        return tuple(quantity for quantity in amounts if quantity.kind is QuantityKind.MONEY)
+
+    @cached_property
     def said_folded(self) -> str:
-        """What is known besides the item, folded for matching, one a line."""
-        return "\n".join(read(text).squashed for text in self.said)
+        """What the shop states besides the item, folded, one a line; the name of an item claims nothing."""
+        offer = self.offer
+        terms = (offer.gift, offer.scope, offer.excluded) if offer is not None else ()
+        return "\n".join(read(text).squashed for text in (*self.request.said, *filter(None, terms)))
 
     @cached_property
     def evidence_quantities(self) -> tuple[Quantity, ...]:
@@ -188,7 +199,9 @@ class Case:
     @cached_property
     def own_words(self) -> str:
         """The text without the item's own texts: what its writer chose to say about it."""
-        known = (*self.item_texts, *self.facts.spellings, *(text for text in self.said if len(text) > 2))
+        is_name = re.compile("[^a-z]").search  # and no word such as basket
+        names = (text for text in self.said if len(text) > 2 and is_name(text))
+        known = (*self.item_texts, *self.facts.spellings, *names)
         texts = {t for t in known if len(t) > 1 or not t.isascii()}
         if not texts:
             return self.text

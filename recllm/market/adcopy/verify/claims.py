@@ -209,8 +209,10 @@ def _offer_in_words(case: Case) -> str:
 def is_fact(quantity: Quantity, case: Case) -> bool:
     """True when the facts of the item or its running offer state the quantity."""
     kind, offer, facts = quantity.kind, case.offer, case.facts
-    is_said = any((q.kind, q.value, q.unit) == (kind, quantity.value, quantity.unit) for q in case.said_quantities)
-    if is_said and (quantity.role != "list" or quantity.value in (facts.list_price, case.lowest_price)):
+    stated = case.stated_money if kind is QuantityKind.MONEY else case.said_quantities
+    if any((q.kind, q.value, q.unit) == (kind, quantity.value, quantity.unit) for q in stated):
+        return True
+    if quantity.role == "list" and quantity.value is not None and quantity.value == case.lowest_price:
         return True
     if kind in (QuantityKind.NUMBER, QuantityKind.PERCENT, QuantityKind.CODE) and quantity in facts.quantities:
         return True
@@ -573,7 +575,8 @@ def foreign_names(case: Case) -> Iterator[Violation]:
         if not (fold(token) in allowed or stem(fold(token)) in allowed or parts <= allowed or token.isupper()):
             yield Violation(f"{token!r} is a name that the facts do not hold", token, holds=True)
     for match in pattern("naming.work").finditer(case.reading.folded):
-        if match["name"].replace("〈", "《").replace("〉", "》") not in case.facts.folded:
+        title = match["name"].replace("〈", "《").replace("〉", "》")
+        if title not in case.facts.folded and not any(title in fold(text) for text in case.said):
             yield Violation(f"{match[0]!r} is a title that the facts do not hold", match[0], holds=True)
     # Chinese writes names without capitals; what follows 来自 or 搭载 names a place, a maker or a part. The facts hold
     # it when they hold its first two characters.
