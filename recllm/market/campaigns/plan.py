@@ -42,7 +42,7 @@ from recllm.market.audiences.selection import Selection, draws, select
 from recllm.market.audiences.spread import SpreadFigures, spread_offers
 from recllm.market.audiences.targets import AudienceTarget, audience_target
 from recllm.market.campaigns.file import SERVER, CampaignFile
-from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish
+from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, CampaignText, PlannedPerson, publish
 from recllm.market.campaigns.open_campaign import auto_approvals
 from recllm.market.campaigns.target_text import MOST_ITEMS, fitting_items
 from recllm.market.campaigns.texts import TextKey, catalogue_at, public_keys, write_texts
@@ -226,6 +226,9 @@ def _plan(
         encoder=group.recommender.encoder,
         effect=effect_model(workspace),
     )
+    if file.offer is not None and (note := _lacking_proof(texts)) is not None:
+        title, fault = note
+        raise DataError(f"{file.source}: the offer cannot be told of {title!r}: {fault}; give the proof, or change it")
     people = []
     counts = wording_counts(workspace, file.words.learn_from)
     shares = {
@@ -270,6 +273,15 @@ def _plan(
         people=tuple(people),
         spread=group.spread,
     )
+
+
+def _lacking_proof(texts: Mapping[TextKey, Sequence[CampaignText]]) -> tuple[str, str] | None:
+    """(title, what a law asks for) of the first text that a law blocks for want of a proof."""
+    for text in (text for variants in texts.values() for text in variants):
+        for note in text.failures:
+            if "; needs " in note.message:
+                return text.facts.title, note.message
+    return None
 
 
 def spread_note(figures: SpreadFigures) -> str:

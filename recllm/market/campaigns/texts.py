@@ -7,9 +7,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
+
+import polars as pl
 
 from recllm.base.schema import CopyVerdict, Encoder, Generator, Item, ReasonKind, count_text
 from recllm.market.adcopy.ads import item_of
@@ -38,6 +40,8 @@ class Catalogue:
 
     items: Mapping[str, Item]
     """Those of the campaign that the shop still has."""
+    lowest: Mapping[str, Decimal]
+    """Lowest price of the 30 days before, of the items whose prices are known for so long."""
     brands: frozenset[str]
     """All of the shop's, and those that the campaign names."""
     vocabulary: frozenset[str] = frozenset()
@@ -50,11 +54,29 @@ def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[st
     """As the store has it now, on offer at `moment`."""
     ids = set(item_ids)
     with workspace.store().read() as reader:  # by key: a catalogue has many more items than a campaign
-        rows, brands = reader.items(sorted(ids)), reader.brands()
+        rows, brands, states = reader.items(sorted(ids)), reader.brands(), reader.item_states()
     rows = rows.with_columns(available=on_offer(rows, int(moment.timestamp())))
     items = {row["item_id"]: item_of(row) for row in rows.to_dicts()}
     vocabulary = approved_words(vocabulary_file(workspace.root))
-    return Catalogue(items, frozenset(brands) | set(file.words.known_brands), vocabulary, domain_of(workspace.locale()))
+    lowest = lowest_prices(states.filter(pl.col("item_id").is_in(sorted(ids))), moment)
+    return Catalogue(
+        items, lowest, frozenset(brands) | set(file.words.known_brands), vocabulary, domain_of(workspace.locale())
+    )
+
+
+def lowest_prices(states: pl.DataFrame, moment: datetime) -> dict[str, Decimal]:
+    """The lowest price that held within `PRICE_DAYS` days before a moment; of items that had a price by then alone.
+
+    states: as `StoreReader.item_states`, in the order of time.
+    """
+    start = moment - timedelta(days=PRICE_DAYS)
+    lowest = {}
+    for (item_id,), of_item in states.filter(pl.col("price").is_not_null(), pl.col("at") <= moment).group_by("item_id"):
+        before = of_item.filter(pl.col("at") <= start)
+        if before.height:
+            within = [before["price"][-1], *of_item.filter(pl.col("at") > start)["price"]]
+            lowest[str(item_id)] = min(map(Decimal, within))
+    return lowest
 
 
 def facts_of(item: Item | None, file: CampaignFile) -> TextFacts:
@@ -97,7 +119,7 @@ def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | Campa
         link=file.words.link or "",
         offer=file.offer,
         list_price=file.list_prices.get(text.item_id),
-        evidence=file.evidence_for(text.item_id),
+        evidence=_proofs(file, catalogue, text.item_id),
         packs=file.words.packs,
         voice=file.words.voice or Voice(),
         variants=file.words.variants,
@@ -105,6 +127,14 @@ def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | Campa
     )
 
 
+def _proofs(file: CampaignFile, catalogue: Catalogue, item_id: str) -> dict[str, str]:
+    """Those of the file, and the lowest price of 30 days by the store's history."""
+    lowest = catalogue.lowest.get(item_id)
+    return ({} if lowest is None else {"lowest_30d": f"{lowest}"}) | dict(file.evidence_for(item_id))
+
+
+PRICE_DAYS = 30
+"""Days before a reduction whose lowest price it is compared with: Directive 98/6/EC, Article 6a."""
 MOST_VARIANTS = 8
 """Wordings of one text, for customers of whom the same may be said."""
 GROUNDING = "grounding"

@@ -11,12 +11,12 @@ The word lists, patterns and limits are data, in `adcopy/data/`. They help a rev
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, combinations, pairwise
+from itertools import chain
 
 from recllm.base.schema import Check, CopyVerdict
-from recllm.market.adcopy.lexicon import fold, limit, read, words
+from recllm.market.adcopy.lexicon import fold, limit, read
 from recllm.market.adcopy.request import CopyRequest, FactSheet
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify import claims, form
@@ -39,7 +39,7 @@ GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
     "G14": form.in_voice,
     "G17": claims.currency_format,
 }
-"""Those on the words of one text. G13 is `variants_differ`; G15 and G18 stand in `recllm.market.adcopy.record`, G16 in
+"""Those on the words of one text. G13, that variants differ, holds by construction (`recllm.market.adcopy.write`); G15 and G18 stand in `recllm.market.adcopy.record`, G16 in
 `recllm.market.adcopy.write`."""
 
 
@@ -133,29 +133,3 @@ def _is_of_full_title(span: str, case: Case) -> bool:
         return False
     titles = {read(title).folded for title in (case.facts.title, case.title_written_out) if title}
     return any(fold(span) in title and title in case.reading.folded for title in titles)
-
-
-# --- several texts -------------------------------------------------------------------------------------------------
-
-
-def variants_differ(texts: Sequence[str]) -> Iterator[Violation]:
-    """G13: no two variants share too many of their trigrams, and all together do not say the same words."""
-    for first, second in combinations(texts, 2):
-        alike = likeness(first, second)
-        if alike > limit("max_likeness"):
-            yield Violation(f"is {100 * alike:.0f} % the same as another variant", second)
-    if len(texts) > 1 and (share := distinct_pairs(texts)) < limit("min_distinct_pairs"):
-        yield Violation(f"the variants repeat each other: only {100 * share:.0f} % of their word pairs differ")
-
-
-def likeness(first: str, second: str) -> float:
-    """Jaccard likeness of the folded texts' character trigrams, in [0, 1]; 1 for two texts too short to have any."""
-    folded = (fold(first), fold(second))
-    a, b = ({text[i : i + 3] for i in range(len(text) - 2)} for text in folded)
-    return len(a & b) / len(a | b) if a or b else 1.0
-
-
-def distinct_pairs(texts: Sequence[str]) -> float:
-    """Different word pairs (Chinese: pairs of characters) over all word pairs, in [0, 1]; 1 when there are none."""
-    pairs = [pair for text in texts for pair in pairwise(words(text))]
-    return len(set(pairs)) / len(pairs) if pairs else 1.0
