@@ -76,7 +76,7 @@ def write(item: Item = OAT, *, generator: ScriptedGenerator | None = None, **val
     return write_copy(request_for(item, **values), generator=generator)
 
 
-# --- frames as data ----------------------------------------------------------------------------------------------------
+# --- frames as data ---------------------------------------------------------------------------------------------------
 
 
 def test_frames_name_known_slots_channels_and_parts() -> None:
@@ -367,7 +367,7 @@ def test_a_model_is_asked_in_its_languages_only_and_never_for_titles() -> None:
     assert generator.prompts == []
 
 
-# --- reasons and hostile titles ----------------------------------------------------------------------------------------
+# --- reasons and hostile titles ---------------------------------------------------------------------------------------
 
 
 def bought(item_id: str) -> Reason:
@@ -427,7 +427,7 @@ def test_a_title_cannot_open_a_turn_of_its_own() -> None:
             assert roles == ["system", *["user", "assistant"] * 3, "user"], title
 
 
-# --- pieces ------------------------------------------------------------------------------------------------------------
+# --- pieces -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

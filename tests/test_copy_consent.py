@@ -18,7 +18,10 @@ from recllm.shop.workspace.workspace import Workspace
 from recllm.text.generator.http import HttpGenerator
 from recllm.text.generator.process import ProcessGenerator
 
-ITEMS = "item_id,title,category,brand,price,currency\nmug,Green tea,food > tea,Clay,7.00,USD\nhook,Coat hook,home > hall,,9.00,USD\n"
+ITEMS = """item_id,title,category,brand,price,currency
+mug,Green tea,food > tea,Clay,7.00,USD
+hook,Coat hook,home > hall,,9.00,USD
+"""
 EVENTS = (
     "user_id,item_id,event,timestamp,quantity,price\n"
     + "".join(

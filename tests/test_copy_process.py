@@ -79,18 +79,6 @@ def test_a_sender_without_an_address_is_told() -> None:
 # --- G13, G14 ------------------------------------------------------------------------------------------------------
 
 
-def test_variants_that_are_alike_are_told() -> None:
-    one, near, far = "Soft buns for a slow lunch.", "Soft buns for a slow lunch!", "Toast a bun and call it breakfast."
-    assert next(f.span for f in variants_differ([one, near])) == near
-    assert list(variants_differ([one, far])) == []
-    assert list(variants_differ([one])) == []
-
-
-def test_variants_that_share_their_words_are_told() -> None:
-    texts = [f"Sandwich buns for lunch at home, {word}." for word in ("Anna", "Bert", "Carl", "Dora")]
-    assert any("repeat each other" in f.message for f in variants_differ(texts))
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -59,9 +59,8 @@ def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[st
     items = {row["item_id"]: item_of(row) for row in rows.to_dicts()}
     vocabulary = approved_words(vocabulary_file(workspace.root))
     lowest = lowest_prices(states.filter(pl.col("item_id").is_in(sorted(ids))), moment)
-    return Catalogue(
-        items, lowest, frozenset(brands) | set(file.words.known_brands), vocabulary, domain_of(workspace.locale())
-    )
+    known_brands = frozenset(brands) | set(file.words.known_brands)
+    return Catalogue(items, lowest, known_brands, vocabulary, domain_of(workspace.locale()))
 
 
 def lowest_prices(states: pl.DataFrame, moment: datetime) -> dict[str, Decimal]:

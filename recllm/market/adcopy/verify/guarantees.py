@@ -39,8 +39,8 @@ GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
     "G14": form.in_voice,
     "G17": claims.currency_format,
 }
-"""Those on the words of one text. G13, that variants differ, holds by construction (`recllm.market.adcopy.write`); G15 and G18 stand in `recllm.market.adcopy.record`, G16 in
-`recllm.market.adcopy.write`."""
+"""Those on the words of one text. G13, that variants differ, holds by how `recllm.market.adcopy.write` makes them; G15
+and G18 stand in `recllm.market.adcopy.record`, G16 in `recllm.market.adcopy.write`."""
 
 
 _OF_CLAIMS = ("G1", "G2", "G3", "G4")
