@@ -86,6 +86,7 @@ def test_frames_name_known_slots_channels_and_parts() -> None:
         with_item=ThingFacts("酱油 Soap"),
         with_last=Ago.of(20, TODAY),
         first_order=ThingFacts("酱油 Soap"),
+        because=ThingFacts("酱油 Soap"),
         away=Ago.of(90, TODAY),
         category_bought=3,
         favourite_category="tea",

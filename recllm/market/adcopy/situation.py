@@ -31,7 +31,7 @@ STEADY = 3
 FREQUENT = 3
 """Purchases of a category or brand within a year that make it a favourite."""
 LONG_AGO_DAYS = 400
-_RECENT_DAYS = 10
+_RECENT_DAYS, _JUST_DAYS = 10, 9
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"\{([\w.]+)\}")
@@ -125,6 +125,8 @@ def _reasons(request: CopyRequest) -> Iterator[str]:
             yield "viewed"
         if person.with_item is not None:
             yield from ("goes_with", "people_also_buy")
+        if person.because is not None:
+            yield "because"
         if request.occasion is Occasion.NEW_ARRIVAL and person.category_bought:
             yield from ("new_in_category", *(("new_in_brand",) if person.brand_bought else ()))
         if person.category_bought >= FREQUENT:
@@ -158,7 +160,9 @@ def _conditions(request: CopyRequest, facts: FactSheet, name: Naming, goods: fro
             yield "due_now"
         elif 1.25 < ratio <= 2:
             yield "due_late"
-    elif person.times_bought == 2:
+    if person.last is not None and person.last.days < _JUST_DAYS:
+        yield "just_bought"
+    if person.waited is None and person.times_bought == 2:
         yield "bought_twice"
     if 3 <= person.times_bought <= 9:
         yield "count_3_to_9"
@@ -254,7 +258,11 @@ def _english(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[t
         yield from _last_english("last", person.last, tables)
     if person.away is not None:
         yield from _last_english("lapsed", person.away, tables)
-    for key, thing in (("with_item", person.with_item), ("first_item", person.first_order)):
+    for key, thing in (
+        ("with_item", person.with_item),
+        ("first_item", person.first_order),
+        ("because", person.because),
+    ):
         if thing is not None and (named := _named(thing, request)).name:
             yield from _thing(key, named, request.domain.words["en"]["name_quotes"])
             if key == "with_item":
@@ -438,7 +446,11 @@ def _chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[t
         yield from _last_chinese(person.last, tables, ("last", "since", "last_date"))
     if person.away is not None:
         yield from _last_chinese(person.away, tables, ("", "away", "last_date"))
-    for key, thing in (("with_item", person.with_item), ("first_item", person.first_order)):
+    for key, thing in (
+        ("with_item", person.with_item),
+        ("first_item", person.first_order),
+        ("because", person.because),
+    ):
         if thing is not None and (short := _named(thing, request).short):
             marks = request.domain.words["zh"]["name_quotes"]
             yield key, quoted(short, marks) if marks else short

@@ -153,7 +153,7 @@ def _generated(
     if languages is not None and request.language not in languages:
         message = f"{generator.name} writes {', '.join(sorted(languages))} only"
         return [], [("", (Check(guarantee="G11", passed=False, message=message),))]
-    prompt = brief(request, situation, frame)
+    prompt = brief(request, situation, frame, tuned=getattr(generator, "tuned", False))
     try:
         answers = generator.generate(prompt, n=request.n_candidates, max_tokens=400, seed=request.seed)
     except GenerationError as error:
