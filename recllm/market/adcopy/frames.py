@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from recllm.base.errors import PromptError
-from recllm.base.words.sentences import LANGUAGES
 from recllm.market.adcopy.channels import Channel, is_gsm7
 from recllm.market.adcopy.lexicon import HAN, fold, word_class
 from recllm.text.plurals import stem
@@ -35,6 +34,7 @@ _PARTS_OF_EMAIL = {
 """What an e-mail takes from other channels where a frame has no words of its own for it."""
 _KEYS = {"id", "occasion", "reason", "good", "not_for", "only", "number", "when", "offer", "rank", "voice"}
 _WORD = re.compile("[a-z]{4,}")
+_LEAST_HAN = 2
 _HAN_RUN = re.compile(f"[{HAN}]+")
 
 ORDINARY = frozenset({"consumable", "durable", "apparel", "one_off", "gift"})
@@ -180,19 +180,17 @@ def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
 
 
 @cache
-def frame_words() -> frozenset[str]:
-    """The words of all frames, folded: Latin words, and Chinese in pieces of two to four characters."""
-    words: set[str] = set()
-    for language in LANGUAGES:
-        for frame in frame_file(language).frames:
-            for text in (t for parts in frame.channels.values() for variants in parts.values() for t in variants):
-                for piece in _SLOT.sub("\n", text).split("\n"):
-                    folded = fold(piece)
-                    words.update(re.findall("[a-z]+(?:'[a-z]+)?", folded))
-                    for run in _HAN_RUN.findall(folded):
-                        words.update(run[i : i + n] for n in (2, 3, 4) for i in range(len(run) - n + 1))
-                        words.update(run if len(run) == 1 else ())
-    return frozenset(words)
+def frame_phrases(language: str) -> tuple[str, ...]:
+    """What the frames of a language say between their slots, folded: pieces of two words or three Chinese characters
+    at least, the longest first."""
+    pieces: set[str] = set()
+    for frame in frame_file(language).frames:
+        for text in (t for parts in frame.channels.values() for variants in parts.values() for t in variants):
+            for sentence in re.split(r"[\n.!?:;,，。：；！？、]", _SLOT.sub("\n", text)):
+                piece = fold(sentence).strip()
+                if len(piece.split()) > 1 or len(_HAN_RUN.findall(piece)[:1] and piece) > _LEAST_HAN:
+                    pieces.add(piece)
+    return tuple(sorted(pieces, key=len, reverse=True))
 
 
 def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]:

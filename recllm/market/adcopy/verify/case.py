@@ -24,7 +24,7 @@ from recllm.market.adcopy.lexicon import (
     words,
 )
 from recllm.market.adcopy.names import OTHER_SHELF, name_and_size, shelf, written_out
-from recllm.market.adcopy.quantities import Quantity, QuantityKind, currency_of, format_money, quantities
+from recllm.market.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.market.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.text.personal_data import PersonalDataKind, find_personal_data
 from recllm.text.plurals import stem
@@ -112,13 +112,11 @@ class Case:
         return tuple(q for text in self.said for q in quantities(text))
 
     @cached_property
-    def stated_money(self) -> tuple[Quantity, ...]:
-        """Amounts that the shop states besides prices: the least value of an order."""
-        offer, currency = self.offer, self.facts.currency
-        least = offer.min_spend if offer is not None and currency and currency_of(currency) else None
-        texts = [*self.request.said, *([] if least is None else [format_money(least, currency or "", self.language)])]
-        amounts = [quantity for text in texts for quantity in quantities(text)]
-        return tuple(quantity for quantity in amounts if quantity.kind is QuantityKind.MONEY)
+    def stated_amounts(self) -> frozenset[Decimal]:
+        """Amounts that the shop states besides prices: the least value of an order, and those of `said`."""
+        amounts = [q.value for text in self.request.said for q in quantities(text) if q.kind is QuantityKind.MONEY]
+        offer = self.offer
+        return frozenset(value for value in (*amounts, offer and offer.min_spend) if value is not None)
 
     @cached_property
     def said_folded(self) -> str:

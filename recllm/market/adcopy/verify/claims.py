@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import lru_cache
 
 from recllm.market.adcopy.deadlines import WEEKDAYS, day_in_words, last_day
-from recllm.market.adcopy.frames import frame_words
+from recllm.market.adcopy.frames import frame_phrases
 from recllm.market.adcopy.lexicon import (
     HAN,
     families,
@@ -209,8 +209,8 @@ def _offer_in_words(case: Case) -> str:
 def is_fact(quantity: Quantity, case: Case) -> bool:
     """True when the facts of the item or its running offer state the quantity."""
     kind, offer, facts = quantity.kind, case.offer, case.facts
-    stated = case.stated_money if kind is QuantityKind.MONEY else case.said_quantities
-    if any((q.kind, q.value, q.unit) == (kind, quantity.value, quantity.unit) for q in stated):
+    said = [(q.kind, q.value, q.unit) for q in case.said_quantities]
+    if kind is not QuantityKind.MONEY and (kind, quantity.value, quantity.unit) in said:
         return True
     if quantity.role == "list" and quantity.value is not None and quantity.value == case.lowest_price:
         return True
@@ -288,6 +288,8 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
         sign = "元"  # 到手36
     if sign not in {fold(s) for s in (facts.currency, *signs)} and not (currency and sign in currency.words):
         return False
+    if value in case.stated_amounts:
+        return True
     offered = offer.value if offer and offer.type in (OfferType.AMOUNT, OfferType.COUPON) else None
     is_plain = quantity.role == "" or quantity.role.startswith("per ")
     amount = facts.price if is_plain else {"list": facts.list_price, "off": offered}.get(quantity.role)
@@ -389,7 +391,8 @@ def offers(case: Case) -> Iterator[Violation]:
         yield from violations(talk, "speaks of a price and states none: state it, or leave this out", holds=True)
     state = "none runs" if running is None else _offer_in_words(case)
     for family in families("offers.toml"):
-        if running is None or running.type not in family.offers:
+        has_code = running is not None and running.code and OfferType.COUPON in family.offers
+        if running is None or not (running.type in family.offers or has_code):
             remark = f"promises an offer ({family.id}), and {state}"
             phrases = (p for p in family.find(case.reading) if p not in case.said_folded)
             promised = (p for p in phrases if not (p in family.goods and p in case.facts.folded))
@@ -563,7 +566,7 @@ def foreign_names(case: Case) -> Iterator[Violation]:
     said = {word for text in case.said for word in words(text)}
     allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words), *stems(proven), *stems(said)}
     if case.request.limits.slots[0].each_line:  # lines of a search ad are in title case
-        allowed |= stems(neutral_words() | frame_words())
+        allowed |= stems(neutral_words() | {word for phrase in frame_phrases("en") for word in phrase.split()})
     if case.language == "en":
         tokens = _inner_capitals(case.own_words)
     else:  # capitalised Latin words in a Chinese text, but for short ones such as T in T恤

@@ -16,7 +16,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from recllm.market.adcopy.frames import frame_words
+from recllm.market.adcopy.frames import frame_phrases
 from recllm.market.adcopy.lexicon import (
     HAN,
     Letters,
@@ -122,6 +122,7 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
         yield from (match[0] for match in unstated.finditer(case.reading.folded))
     if case.offer is not None and case.offer.end is not None:
         yield from (match[0] for match in pattern("quantities.end_of_day").finditer(case.reading.folded))
+    yield from (phrase for phrase in frame_phrases(case.language) if phrase in case.reading.folded)
     yield from _questions(case)
     yield from _measures_that_hold(case)
     yield from denials(case.facts)
@@ -312,7 +313,7 @@ def _pieces_of(run: str) -> set[str]:
 @cache
 def _neutral() -> _Grounds:
     """The neutral words of both languages: a Chinese text may hold an English one."""
-    listed = neutral_words() | frame_words()
+    listed = neutral_words()
     latin = frozenset(w for w in listed if w.isascii())
     return _Grounds(latin, frozenset(b for w in latin for b in bases(w)), frozenset(), frozenset(listed - latin))
 
