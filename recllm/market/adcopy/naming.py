@@ -55,13 +55,21 @@ class Naming:
 
 
 def naming(
-    title: str, categories: tuple[str, ...], language: str, *, brand: str | None = None, titles: str = "goods"
+    title: str,
+    categories: tuple[str, ...],
+    language: str,
+    *,
+    brand: str | None = None,
+    titles: str = "goods",
+    is_till: bool = False,
 ) -> Naming:
     """title: as it may be shown (`recllm.market.adcopy.facts.sayable`); "" where it may not. categories: from wide to
-    narrow. titles: as `Domain.titles`."""
+    narrow. titles: as `Domain.titles`. is_till: the title was written in capitals, as tills do."""
     if titles != "goods":
         return Naming(name=title, short=title, number="title", level=Level.CLEAN if title else Level.NONE)
-    named = _chinese(title, categories, brand) if language == "zh" else _english(title, categories, brand)
+    named = (
+        _chinese(title, categories, brand) if language == "zh" else _english(title, brand, is_till or is_shouted(title))
+    )
     if named.name or not categories:
         return named
     category = category_name(categories, language)
@@ -86,15 +94,18 @@ def category_name(categories: tuple[str, ...], language: str) -> str:
     return ""
 
 
+def is_shouted(title: str) -> bool:
+    """True for a title in capitals."""
+    return any(c.isupper() for c in title) and not any(c.islower() for c in title)
+
+
 # --- English ---------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1 << 14)
-def _english(title: str, categories: tuple[str, ...], brand: str | None) -> Naming:
+def _english(title: str, brand: str | None, is_till: bool) -> Naming:
     name, size = name_and_size(title)
-    if name != written_out(name) or not any(c.islower() for c in name):  # a till's
-        return _of_till(name, size)
-    if title == written_out(title).lower() and not brand and _of_till(name, size).name:
+    if is_till:
         return _of_till(name, size)
     if variant := pattern("naming.variant").search(name):
         last = fold(variant["variant"] or variant["size"]).split()

@@ -20,7 +20,16 @@ from recllm.base.schema import Occasion
 from recllm.market.adcopy.deadlines import last_day
 from recllm.market.adcopy.frames import Situation, frame_file
 from recllm.market.adcopy.lexicon import fold, pattern
-from recllm.market.adcopy.naming import Level, Naming, category_name, goods_of, is_silent, measures_zh, naming
+from recllm.market.adcopy.naming import (
+    Level,
+    Naming,
+    category_name,
+    goods_of,
+    is_shouted,
+    is_silent,
+    measures_zh,
+    naming,
+)
 from recllm.market.adcopy.quantities import currency_of, format_money, quantities, rounded
 from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType, ThingFacts
 from recllm.text.domains import SHOP
@@ -64,6 +73,7 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
         request.language,
         brand=facts.brand,
         titles=request.domain.titles,
+        is_till=is_shouted(request.item.title),
     )
     goods = goods_of((request.item.title, *request.item.category))
     if request.domain.name != SHOP:
@@ -162,6 +172,8 @@ def _conditions(request: CopyRequest, facts: FactSheet, name: Naming, goods: fro
             yield "due_late"
     if person.last is not None and person.last.days < _JUST_DAYS:
         yield "just_bought"
+    elif person.last is not None and person.last.days <= _MONTH_DAYS:
+        yield "lately"
     if person.waited is None and person.times_bought == 2:
         yield "bought_twice"
     if 3 <= person.times_bought <= 9:
@@ -300,7 +312,7 @@ def _thing(key: str, name: Naming, quotes: str = "") -> Iterator[tuple[str, str]
     yield from ((f"{key}.short", short), (f"{key}.Short", _capital(short)), (f"{key}.headline", _capital(short)))
     yield from (
         (f"{key}.the", name.name if is_title else f"the {name.name}"),
-        (f"{key}.The", name.name if is_title else f"The {name.name}"),
+        (f"{key}.The", _capital(name.name) if is_title else f"The {name.name}"),
     )
     indefinite = name.name if name.number != "singular" or is_title else f"{article} {name.name}"
     yield from ((f"{key}.a", indefinite), (f"{key}.A", _capital(indefinite)))
