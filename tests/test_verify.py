@@ -22,10 +22,9 @@ from recllm.market.adcopy.channels import Slot, channel_named, channels, septets
 from recllm.market.adcopy.lexicon import bases, families, read, table
 from recllm.market.adcopy.quantities import quantities
 from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, Offer, OfferType, PersonFacts, Voice
-from recllm.market.adcopy.verify import guarantees
 from recllm.market.adcopy.verify.case import stated_by_facts, used_with
 from recllm.market.adcopy.verify.form import is_card, is_chinese_id, is_emoji, is_foreign, is_iban
-from recllm.market.adcopy.verify.guarantees import GUARANTEES, Review, review, variants_differ
+from recllm.market.adcopy.verify.guarantees import GUARANTEES, Review, review
 from recllm.market.adcopy.write import write_copy
 from recllm.text.plurals import stem
 
@@ -304,14 +303,6 @@ def test_every_channel_says_where_its_limits_come_from() -> None:
             judged("buns", **values)
 
 
-def test_variants_differ_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    for alike, share, faults in ((0.7, 0.6, 0), (0.71, 0.6, 1), (0.7, 0.59, 1)):
-        monkeypatch.setattr(guarantees, "likeness", lambda *_, alike=alike: alike)
-        monkeypatch.setattr(guarantees, "distinct_pairs", lambda *_, share=share: share)
-        assert len(list(variants_differ(["a", "b"]))) == faults
-    assert list(variants_differ(["a"])) == []
-
-
 # --- offers and facts ------------------------------------------------------------------------------------------------
 
 
@@ -410,7 +401,7 @@ def test_the_shops_own_texts_pass(locale: str) -> None:
     for title, brand, category, price, currency in TITLES[locale]:
         amount = Decimal(price) if price else None
         item = Item(item_id=title, title=title, brand=brand, category=category, price=amount, currency=currency)
-        people = (PersonFacts(), PersonFacts(times_bought=3, last=Ago(20, NOW.date())), PersonFacts(in_cart=True))
+        people = (PersonFacts(), PersonFacts(times_bought=3, last=Ago.of(20, NOW.date())), PersonFacts(in_cart=True))
         for (person, channel), offer in zip(product(people, ("email", "push", "sms_gsm")), OFFERS * 9, strict=False):
             request = request_for(item, channel=channel, locale=locale, person=person, offer=offer, variants=4)
             for copy in write_copy(request):

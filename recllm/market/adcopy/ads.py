@@ -110,10 +110,10 @@ def write_ads(
         texts: list[AdCopy] = []
         left_out: dict[str, str] = {}
         for n, (slate, modelled) in enumerate(zip(slates, permitted, strict=True)):
-            shown = [item.item_id for item in slate.items[:AD_CHOICE]]
-            rows = shop.item_rows(shown).tolist()
+            choices = [item.item_id for item in slate.items[:AD_CHOICE]]
+            rows = shop.item_rows(choices).tolist()
             if -1 in rows:
-                raise DataError(f"no item {shown[rows.index(-1)]!r} in the catalogue")
+                raise DataError(f"no item {choices[rows.index(-1)]!r} in the catalogue")
             facts = customer_facts(
                 histories.rows(np.full(len(rows), n)),
                 shop.items,

@@ -65,15 +65,15 @@ def brief(request: CopyRequest, situation: Situation, frame: Frame | None, *, tu
 def second_brief(first: str, text: str, faults: Sequence[Check], *, locale: str) -> str:
     """`first` with a text that was refused and why, and the request for another one."""
     messages = list(dict.fromkeys(check.message for check in faults))[:5]
-    again = Prompts.load().render("ad_brief.again", locale, text=text.replace("\n", " / "), faults=messages)
-    return f"{first}\n{again}"
+    correction = Prompts.load().render("ad_brief.again", locale, text=text.replace("\n", " / "), faults=messages)
+    return f"{first}\n{correction}"
 
 
 def examples(language: str, channel: str, frame: Frame) -> list[list[list[str]]]:
     """The parts of the texts of the copybook nearest to a frame: of its occasion and reason before others."""
 
     def distance(entry: Mapping[str, Any]) -> int:
-        return (entry["occasion"] not in frame.occasions) + (entry["reason"] != frame.reason)
+        return int(entry["occasion"] not in frame.occasions) + int(entry["reason"] != frame.reason)
 
     usable = [entry for entry in _copybook(language) if entry["channel"] == channel]
     return [

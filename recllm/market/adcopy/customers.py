@@ -100,7 +100,7 @@ def _facts(
     bought_items, at = history.item, history.at
     is_purchase = history.action == ACTION_CODE[Action.PURCHASE]
     in_cart = history.action == ACTION_CODE[Action.CART]
-    own, when = bought_items[is_purchase], at[is_purchase]
+    purchases, when = bought_items[is_purchase], at[is_purchase]
     today = utc(now).date()
 
     def ago(seconds: int) -> Ago:
@@ -109,7 +109,7 @@ def _facts(
     facts: dict[str, object] = {}
     days = np.unique(when // DAY)
     if occasion is Occasion.WELCOME and len(days) == 1 and now - when.max() <= FIRST_ORDER_DAYS * DAY:
-        first = int(own[-1])
+        first = int(purchases[-1])
         if not _is_sensitive(things.frame, first, policy):
             facts["first_order"] = _thing(things.frame, first)
     elif occasion is Occasion.WIN_BACK and len(days) > 1:
@@ -118,24 +118,26 @@ def _facts(
             facts["away"] = ago(int(when.max()))
     if item < 0:
         return PersonFacts(**facts).coarse()  # type: ignore[arg-type]
-    same = when[things.name[own] == things.name[item]]
+    same = when[things.name[purchases] == things.name[item]]
     if len(same):
-        facts |= _rhythm(same, now) | {"last": ago(int(same.max()))}
-    recent = own[when >= now - YEAR_DAYS * DAY]
+        facts |= {**_rhythm(same, now), "last": ago(int(same.max()))}
+    recent = purchases[when >= now - YEAR_DAYS * DAY]
     recent_days = when[when >= now - YEAR_DAYS * DAY] // DAY
     for name, codes in (("category_bought", things.category), ("brand_bought", things.brand)):
         facts[name] = len(np.unique(recent_days[codes[recent] == codes[item]])) if codes[item] > 0 else 0
     carted = at[in_cart & (bought_items == item)]
     if len(carted) and now - carted.max() <= CART_DAYS * DAY and not (len(same) and same.max() > carted.max()):
         facts["in_cart"] = True
-    if (companion := _companion(things.frame, item, own, reasons, together)) >= 0 and not _is_sensitive(
+    if (companion := _companion(things.frame, item, purchases, reasons, together)) >= 0 and not _is_sensitive(
         things.frame, companion, policy
     ):
         facts["with_item"] = _thing(things.frame, companion)
-        facts["with_last"] = ago(int(when[own == companion].max()))
-    if (named := _named(things.frame, item, own, reasons)) >= 0 and not _is_sensitive(things.frame, named, policy):
+        facts["with_last"] = ago(int(when[purchases == companion].max()))
+    if (named := _named(things.frame, item, purchases, reasons)) >= 0 and not _is_sensitive(
+        things.frame, named, policy
+    ):
         facts["because"] = _thing(things.frame, named)
-    same_day = when[(things.name[own] == things.name[item]) & (np.abs((now - when) / DAY - YEAR_DAYS) <= 30)]
+    same_day = when[(things.name[purchases] == things.name[item]) & (np.abs((now - when) / DAY - YEAR_DAYS) <= 30)]
     facts["bought_last_year"] = bool(len(same_day))
     return PersonFacts(**facts).coarse()  # type: ignore[arg-type]
 
@@ -154,14 +156,18 @@ def _rhythm(at: NDArray[np.int64], now: int) -> Mapping[str, object]:
 
 
 def _companion(
-    catalogue: pl.DataFrame, item: int, own: NDArray[np.integer], reasons: Sequence[Reason], together: csc_matrix | None
+    catalogue: pl.DataFrame,
+    item: int,
+    purchases: NDArray[np.integer],
+    reasons: Sequence[Reason],
+    together: csc_matrix | None,
 ) -> int:
     """The purchase that goes best with an item, one that a reason names before others; -1 for none."""
-    if together is None or not len(own):
+    if together is None or not len(purchases):
         return -1
     column = slice(*together.indptr[item : item + 2])
     strength = dict(zip(together.indices[column].tolist(), together.data[column].tolist(), strict=True))
-    usable = [row for row in np.unique(own).tolist() if row in strength and row != item]
+    usable = [row for row in np.unique(purchases).tolist() if row in strength and row != item]
     if not usable:
         return -1
     named = {reason.evidence_id.partition(":")[2] for reason in reasons if reason.evidence_id.startswith("B:")}
@@ -169,12 +175,12 @@ def _companion(
     return int(max(usable, key=lambda row: (ids[row] in named, strength[row])))
 
 
-def _named(catalogue: pl.DataFrame, item: int, own: NDArray[np.integer], reasons: Sequence[Reason]) -> int:
+def _named(catalogue: pl.DataFrame, item: int, purchases: NDArray[np.integer], reasons: Sequence[Reason]) -> int:
     """The purchase of another item that a reason names, the clearest first; -1 for none."""
     ids = catalogue["item_id"]
     for reason in reasons:
         source, _, evidence = reason.evidence_id.partition(":")
-        rows = [row for row in np.unique(own).tolist() if source == "B" and ids[row] == evidence and row != item]
+        rows = [row for row in np.unique(purchases).tolist() if source == "B" and ids[row] == evidence and row != item]
         if rows and reason.delta >= CLEAR_DELTA:
             return int(rows[0])
     return -1

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,11 @@ class Situation:
     """Of the shop: plain, warm, playful or premium; "" for any."""
 
     def holds(self, condition: str) -> bool:
-        prefix, _, rest = condition.rpartition(":")
+        prefix, _, value = condition.rpartition(":")
         if prefix == "not":
-            return not self.holds(rest)
+            return not self.holds(value)
         if prefix == "kind":
-            return not self.goods.isdisjoint(rest.split("|"))
+            return not self.goods.isdisjoint(value.split("|"))
         return condition in self.conditions or condition in self.slots
 
     def _suits(self, goods: frozenset[str]) -> bool:
@@ -111,14 +112,14 @@ class Situation:
         return not self.goods.isdisjoint(goods) or (self.goods.isdisjoint(KINDS) and goods >= ORDINARY)
 
     def allows(self, frame: Frame, restricted: frozenset[str]) -> bool:
-        own = self.goods & restricted
+        reserved = self.goods & restricted
         return (
             (ANY in frame.occasions or not self.occasions.isdisjoint(frame.occasions))
             and frame.reason in self.reasons
             and (not frame.goods or self._suits(frame.goods))
             and self.goods.isdisjoint(frame.not_for)
-            and (not own or bool(own & frame.only))
-            and (not frame.only or bool(own))
+            and (not reserved or bool(reserved & frame.only))
+            and (not frame.only or bool(reserved))
             and (not frame.numbers or self.number in frame.numbers)
             and (
                 self.offer in frame.offers or (bool(self.offer) and ANY in frame.offers)
@@ -226,17 +227,17 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
     for size in sizes:
         total *= size
     step = _coprime(total)
-    seen: set[str] = set()
+    yielded: set[str] = set()
     for n in range(total):
-        rest, text = (draw + n * step) % total, {}
+        combination, text = (draw + n * step) % total, {}
         for name, texts in fitting.items():
-            rest, position = divmod(rest, len(texts))
+            combination, position = divmod(combination, len(texts))
             text[name] = texts[position]
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
         key = "\n".join(text.values())
-        if key not in seen and not _repeats(text, situation.language):
-            seen.add(key)
+        if key not in yielded and not _repeats(text, situation.language):
+            yielded.add(key)
             yield text
 
 
@@ -264,10 +265,10 @@ def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> list
         if "link" not in slots:
             variant = _LINK.sub("", variant)
         names = _SLOT.findall(variant)
-        values = [slots.get(f"{name}@{voice}") or slots.get(name) for name in names]
+        values = [slots.get(f"{name}@{voice}") or slots.get(name, "") for name in names]
         if all(values) and not _tautological(names, slots):
-            remaining = iter(values)
-            texts.append(_SLOT.sub(lambda _, remaining=remaining: next(remaining), variant).strip())
+            between = _SLOT.split(variant)[::2]
+            texts.append("".join(chain.from_iterable(zip_longest(between, values, fillvalue=""))).strip())
     return list(dict.fromkeys(texts))
 
 

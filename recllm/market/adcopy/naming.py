@@ -88,7 +88,7 @@ def category_name(categories: tuple[str, ...], language: str) -> str:
             continue
         words = [word for word in _small(name, known_only=False).split() if fold(word) not in _jargon()]
         name = " ".join(words)
-        name = table("names.toml")["till"]["say"].get(name, name)
+        name = str(table("names.toml")["till"]["say"].get(name, name))
         if len(name) <= _SHORT_CHARS["en"] and _is_sayable(name) and fold(name) not in _never_said():
             return name
     return ""

@@ -307,7 +307,7 @@ class CopyRequest:
     offer: Offer | None = None
     list_price: Decimal | None = None
     """The former price, any number of at least 0."""
-    said: tuple[str, ...] = ()
+    statements: tuple[str, ...] = ()
     """More facts, in the words of the shop: "free delivery from £50", "order by 12 March for Mother's Day"."""
     evidence: Mapping[str, str] = field(default_factory=dict)
     """Proofs that the shop has, by the key of the claim in data/claims.toml or of the rule that asks for them, for

@@ -337,8 +337,8 @@ def _last_english(key: str, ago: Ago | None, tables: Mapping[str, Any]) -> Itera
     days, day = ago
     month = _month(day)
     if days < _RECENT_DAYS:
-        spoken = "last week" if days >= 4 else "this week"
-        yield from ((key, spoken), (f"{key}.in", spoken))
+        week = "last week" if days >= 4 else "this week"
+        yield from ((key, week), (f"{key}.in", week))
     elif days >= _YEAR_DAYS:
         yield from ((key, f"last {month}"), (f"{key}.in", f"last {month}"))
     else:
@@ -373,7 +373,7 @@ def _offer_english(
     is_named_alone = name.number == "title" or name.level is not Level.CLEAN
     scope = offer.scope or ("" if offer.type in _ON_ORDER else name.name if is_named_alone else f"the {name.name}")
     gift = offer.gift or ""
-    known = {
+    offer_slots = {
         "value": value,
         "scope": scope,
         "until": until,
@@ -386,14 +386,19 @@ def _offer_english(
         "gift.free": f"a free {gift}" if gift else "",
     }
     forms = tables["offer"][_OFFER_KIND[offer.type]]
-    short = {**known, "until": short_until}
-    on, line = _told(forms["on"], known), _told(forms["line"], known)
-    terms = _told("[{until}][, code {code}][, on orders from {min_spend}][; {excluded} excluded]", known).lstrip(",; ")
+    short = {**offer_slots, "until": short_until}
+    on, line = _told(forms["on"], offer_slots), _told(forms["line"], offer_slots)
+    terms = _told("[{until}][, code {code}][, on orders from {min_spend}][; {excluded} excluded]", offer_slots).lstrip(
+        ",; "
+    )
     short_terms = _told("[{until}][, code {code}][, from {min_spend}]", short).lstrip(", ")
     sms = _told(forms["line"].replace("on orders from", "from"), short)
     yield "offer", on
-    yield from (("offer.short", _told(forms["short"], known)), ("offer.Short", _capital(_told(forms["short"], known))))
-    yield from (("offer.on", on), ("offer.On", _capital(on)), ("offer.with", _told(forms["with"], known)))
+    yield from (
+        ("offer.short", _told(forms["short"], offer_slots)),
+        ("offer.Short", _capital(_told(forms["short"], offer_slots))),
+    )
+    yield from (("offer.on", on), ("offer.On", _capital(on)), ("offer.with", _told(forms["with"], offer_slots)))
     yield from (("offer.line", _capital(line)), ("offer.line.low", line), ("offer.sms", _capital(sms)))
     yield from (("offer.terms", _capital(terms)), ("offer.terms.low", terms))
     if len(short_terms) <= 38:
@@ -401,25 +406,25 @@ def _offer_english(
     yield from (
         ("until", until),
         ("Until", _capital(until)),
-        ("code", known["code"]),
-        ("min_spend", known["min_spend"]),
+        ("code", offer_slots["code"]),
+        ("min_spend", offer_slots["min_spend"]),
     )
-    yield from (("gift", gift), ("gift.free", known["gift.free"]))
+    yield from (("gift", gift), ("gift.free", offer_slots["gift.free"]))
     if offer.type is OfferType.BOGO:
         yield "single_price", _money(facts.price, facts)
     yield "pays", _money(_pays(request, facts), facts)
 
 
-def _told(form: str, known: Mapping[str, str]) -> str:
+def _told(form: str, offer_slots: Mapping[str, str]) -> str:
     """The words of an offer without those whose fact is missing; "" where a fact outside of brackets is."""
 
     def optional(match: re.Match[str]) -> str:
-        return match[1] if all(known.get(name) for name in _PLACE.findall(match[1])) else ""
+        return match[1] if all(offer_slots.get(name) for name in _PLACE.findall(match[1])) else ""
 
     form = _BRACKET.sub(optional, form)
-    if not all(known.get(name) for name in _PLACE.findall(form)):
+    if not all(offer_slots.get(name) for name in _PLACE.findall(form)):
         return ""
-    return _PLACE.sub(lambda match: known[match[1]], form)
+    return _PLACE.sub(lambda match: offer_slots[match[1]], form)
 
 
 # --- Chinese ---------------------------------------------------------------------------------------------------------
@@ -502,7 +507,7 @@ def _offer_chinese(request: CopyRequest, facts: FactSheet, tables: Mapping[str, 
     if offer is None:
         return
     value = "" if offer.value is None else f"{offer.value.normalize():f}"
-    known = {
+    offer_slots = {
         "zhe": f"{((100 - offer.value) / 10).normalize():f}" if offer.type is OfferType.PERCENT and offer.value else "",
         "off": value if offer.type in (OfferType.AMOUNT, OfferType.COUPON) else "",
         "min": "" if offer.min_spend is None else f"{offer.min_spend.normalize():f}",
@@ -513,9 +518,9 @@ def _offer_chinese(request: CopyRequest, facts: FactSheet, tables: Mapping[str, 
         "pay": _yuan(_pays(request, facts), facts),
     }
     kind = _OFFER_KIND[offer.type]
-    form = tables["offer"].get(f"{kind}_min" if known["min"] and f"{kind}_min" in tables["offer"] else kind, "")
-    yield from known.items()
-    yield "offer", _told(form, known) or ("买一送一" if offer.type is OfferType.BOGO else "")
+    form = tables["offer"].get(f"{kind}_min" if offer_slots["min"] and f"{kind}_min" in tables["offer"] else kind, "")
+    yield from offer_slots.items()
+    yield "offer", _told(form, offer_slots) or ("买一送一" if offer.type is OfferType.BOGO else "")
 
 
 def _pays(request: CopyRequest, facts: FactSheet) -> Decimal | None:

@@ -66,13 +66,13 @@ def write_copy(
     if generator is not None and _may_be_modelled(facts, request):
         copies, rejected = _generated(request, facts, situation, frames[0], generator)
     waiting: list[AdCopy] = []
-    wanted = max(request.variants, _EFFECT_CHOICE if effect is not None else 0)
+    n_texts = max(request.variants, _EFFECT_CHOICE if effect is not None else 0)
     n_tried = 0
     for frame, parts in _candidates(frames, situation, request):
-        if len(copies) >= wanted or n_tried >= _MOST_TRIED + wanted:
+        if len(copies) >= n_texts or n_tried >= _MOST_TRIED + n_texts:
             break
         copy = _checked(request.limits.joined(parts), frame, facts, request)
-        if any(copy.text == other.text for other in copies):
+        if any(copy.text == written.text for written in copies):
             continue
         n_tried += 1
         if copy.verified:
@@ -161,10 +161,10 @@ def _generated(
     copies, rejected = _judged(answers, request, facts, situation, generator.name)
     if not copies and rejected:
         with suppress(GenerationError):  # the first answers are there
-            again = second_brief(prompt, *rejected[0], locale=request.locale)
-            answers = generator.generate(again, n=1, max_tokens=400, seed=request.seed)
-            copies, more = _judged(answers, request, facts, situation, generator.name)
-            rejected += more
+            second_prompt = second_brief(prompt, *rejected[0], locale=request.locale)
+            answers = generator.generate(second_prompt, n=1, max_tokens=400, seed=request.seed)
+            copies, refused = _judged(answers, request, facts, situation, generator.name)
+            rejected += refused
     return copies, rejected
 
 

@@ -50,7 +50,7 @@ class Case:
     text: str
     facts: FactSheet
     request: CopyRequest
-    said: tuple[str, ...] = ()
+    statements: tuple[str, ...] = ()
     """What is known of the customer, the occasion, the offer and the shop, as texts say it."""
 
     names: tuple[str, ...] = ()
@@ -108,22 +108,24 @@ class Case:
         return abs(former * (100 - offer.value) / 100 - price) < Decimal("0.01")
 
     @cached_property
-    def said_quantities(self) -> tuple[Quantity, ...]:
-        return tuple(q for text in self.said for q in quantities(text))
+    def stated_quantities(self) -> tuple[Quantity, ...]:
+        return tuple(q for text in self.statements for q in quantities(text))
 
     @cached_property
     def stated_amounts(self) -> frozenset[Decimal]:
-        """Amounts that the shop states besides prices: the least value of an order, and those of `said`."""
-        amounts = [q.value for text in self.request.said for q in quantities(text) if q.kind is QuantityKind.MONEY]
+        """Amounts that the shop states besides prices: the least value of an order, and those of `statements`."""
+        amounts = [
+            q.value for text in self.request.statements for q in quantities(text) if q.kind is QuantityKind.MONEY
+        ]
         offer = self.offer
-        return frozenset(value for value in (*amounts, offer and offer.min_spend) if value is not None)
+        return frozenset(value for value in (*amounts, offer.min_spend if offer else None) if value is not None)
 
     @cached_property
-    def said_folded(self) -> str:
+    def statements_folded(self) -> str:
         """What the shop states besides the item, folded, one a line; the name of an item claims nothing."""
         offer = self.offer
         terms = (offer.gift, offer.scope, offer.excluded) if offer is not None else ()
-        return "\n".join(read(text).squashed for text in (*self.request.said, *filter(None, terms)))
+        return "\n".join(read(text).squashed for text in (*self.request.statements, *filter(None, terms)))
 
     @cached_property
     def evidence_quantities(self) -> tuple[Quantity, ...]:
@@ -198,9 +200,9 @@ class Case:
     def own_words(self) -> str:
         """The text without the item's own texts: what its writer chose to say about it."""
         is_name = re.compile("[^a-z]").search  # and no word such as basket
-        names = (text for text in self.said if len(text) > 2 and is_name(text))
-        known = (*self.item_texts, *self.facts.spellings, *names)
-        texts = {t for t in known if len(t) > 1 or not t.isascii()}
+        names = (text for text in self.statements if len(text) > 2 and is_name(text))
+        names_and_facts = (*self.item_texts, *self.facts.spellings, *names)
+        texts = {t for t in names_and_facts if len(t) > 1 or not t.isascii()}
         if not texts:
             return self.text
         longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))

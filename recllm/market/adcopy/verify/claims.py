@@ -209,8 +209,8 @@ def _offer_in_words(case: Case) -> str:
 def is_fact(quantity: Quantity, case: Case) -> bool:
     """True when the facts of the item or its running offer state the quantity."""
     kind, offer, facts = quantity.kind, case.offer, case.facts
-    said = [(q.kind, q.value, q.unit) for q in case.said_quantities]
-    if kind is not QuantityKind.MONEY and (kind, quantity.value, quantity.unit) in said:
+    stated = [(q.kind, q.value, q.unit) for q in case.stated_quantities]
+    if kind is not QuantityKind.MONEY and (kind, quantity.value, quantity.unit) in stated:
         return True
     if quantity.role == "list" and quantity.value is not None and quantity.value == case.lowest_price:
         return True
@@ -394,7 +394,7 @@ def offers(case: Case) -> Iterator[Violation]:
         has_code = running is not None and running.code and OfferType.COUPON in family.offers
         if running is None or not (running.type in family.offers or has_code):
             remark = f"promises an offer ({family.id}), and {state}"
-            phrases = (p for p in family.find(case.reading) if p not in case.said_folded)
+            phrases = (p for p in family.find(case.reading) if p not in case.statements_folded)
             promised = (p for p in phrases if not (p in family.goods and p in case.facts.folded))
             yield from violations((p for p in promised if not (case.tells_saving and says_saving(p))), remark)
     if running is None:
@@ -460,7 +460,7 @@ def proofs(case: Case) -> Iterator[Violation]:
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
                 if (family.id == "composition" and phrase in case.apart) or _is_plain_superlative(phrase, case):
                     continue
-                if phrase in case.said_folded:
+                if phrase in case.statements_folded:
                     continue
                 if not (family.from_facts and (stated_by_facts(phrase, case.facts) or used_with(phrase, case.facts))):
                     of_facts = ", or the words among the item's facts" if family.from_facts else ""
@@ -510,9 +510,9 @@ def _deeds(case: Case) -> Iterator[Violation]:
             yield from violations(deeds, "speaks of what the product does: needs performance", holds=True)
     for shape, subject, proof in shapes:
         if not case.request.evidence.get(proof):
-            known = (case.facts.folded, case.said_folded, *(f"order by {day}" for day in WEEKDAYS if dates))
+            granted = (case.facts.folded, case.statements_folded, *(f"order by {day}" for day in WEEKDAYS if dates))
             phrases = (
-                p for p in matches(shape, text) if not (any(p in k for k in known) or _holds_words(p, case.facts))
+                p for p in matches(shape, text) if not (any(p in k for k in granted) or _holds_words(p, case.facts))
             )
             yield from violations(phrases, f"speaks of {subject}: needs {proof}", holds=True)
 
@@ -522,7 +522,7 @@ def _is_stated(following: str, verb: str, case: Case) -> bool:
     if verb == "last" and following.split()[:1] and following.split()[0].strip(".,;:") in word_class("after_last"):
         return True
     clause = re.split(r"[.,;:!?\n]", following)[0]
-    return bool(clause.strip()) and (_holds_words(clause, case.facts) or clause.strip() in case.said_folded)
+    return bool(clause.strip()) and (_holds_words(clause, case.facts) or clause.strip() in case.statements_folded)
 
 
 def _holds_words(phrase: str, facts: FactSheet) -> bool:
@@ -563,8 +563,8 @@ def foreign_names(case: Case) -> Iterator[Violation]:
     yield from _foreign_brands(case)
     yield from _misspelt_brands(case)
     proven = {word for text in case.request.evidence.values() for word in words(text)}
-    said = {word for text in case.said for word in words(text)}
-    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words), *stems(proven), *stems(said)}
+    stated = {word for text in case.statements for word in words(text)}
+    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words), *stems(proven), *stems(stated)}
     if case.request.limits.slots[0].each_line:  # lines of a search ad are in title case
         allowed |= stems(neutral_words() | {word for phrase in frame_phrases("en") for word in phrase.split()})
     if case.language == "en":
@@ -579,7 +579,7 @@ def foreign_names(case: Case) -> Iterator[Violation]:
             yield Violation(f"{token!r} is a name that the facts do not hold", token, holds=True)
     for match in pattern("naming.work").finditer(case.reading.folded):
         title = match["name"].replace("〈", "《").replace("〉", "》")
-        if title not in case.facts.folded and not any(title in fold(text) for text in case.said):
+        if title not in case.facts.folded and not any(title in fold(text) for text in case.statements):
             yield Violation(f"{match[0]!r} is a title that the facts do not hold", match[0], holds=True)
     # Chinese writes names without capitals; what follows 来自 or 搭载 names a place, a maker or a part. The facts hold
     # it when they hold its first two characters.

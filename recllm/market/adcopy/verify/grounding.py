@@ -237,7 +237,7 @@ class _Grounds:
             frozenset(word for word in words_of_scenes(facts) if not _is_phrase(word)),
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required)),
             frozenset(word for word in request.free_words if not _is_phrase(word)),
-            frozenset(case.said),
+            frozenset(case.statements),
             frozenset(_sizes(facts)),
             frozenset(_counts_in_han(facts)),
         )

@@ -95,9 +95,9 @@ def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None) -
         return Review((Check(guarantee="G6", passed=False, message=message),))
     facts = facts or request.facts()
     slots = situation_of(request, facts).slots
-    said = tuple(dict.fromkeys((*slots.values(), *request.said)))
+    statements = tuple(dict.fromkeys((*slots.values(), *request.statements)))
     names = tuple(slots[name] for name in ("item.short", "item", "short", "category") if name in slots)
-    case = Case(text=text, facts=facts, request=request, said=said, names=names)
+    case = Case(text=text, facts=facts, request=request, statements=statements, names=names)
     forbidden: dict[str, list[Violation]] = defaultdict(list)
     warnings: list[RuleWarning] = []
     for name, rule in ((f"{pack.name}/{rule.id}", rule) for pack in request.packs for rule in pack.rules):
