@@ -26,20 +26,13 @@ python eval/uplift_real.py -o "$results/uplift-real.json"
 pip download -q obp==0.4.1 --no-deps -d "${wheels:=$(mktemp -d)}"
 python eval/experiments.py --open-bandit "$wheels"/obp-0.4.1-*.whl -o "$results/experiments.json"
 python eval/explanations.py -o "$results/explanations.json"
-python eval/copy_pairs.py --out "${tuned:=$(mktemp -d)}/pairs"
-for language in en zh; do
-  accelerate launch finetune/copywriter.py finetune/copywriter.toml --pairs "$tuned/pairs/$language.jsonl" \
-    --out "$tuned/$language"
-done
-python eval/copy_models.py --tuned "$tuned" --texts 30 --zh-texts 9
 python eval/effect.py -o "$results/effect.json"
 python eval/copy_guarantees.py -o "$results/copy-guarantees.json"
 python eval/onnx_speed.py -o "$results/onnx-speed.json"
-nice python eval/learning_curve.py --parts "$tuned/learning-curve" -o "$results/learning-curve.json"
+nice python eval/learning_curve.py --parts "${tuned:=$(mktemp -d)}/learning-curve" -o "$results/learning-curve.json"
 python eval/speed.py -o "$results/speed.json"
 python eval/attack.py -o "$results/attack.json"
 recllm start --demo -w "$tuned/demo"
-python eval/copy_wording.py -w "$tuned/demo" -o "$results/copy-wording.json"
 python eval/serve.py -w "$tuned/demo" -o "$results/serve.json"
 python eval/scale_index.py -o "$results/scale-index.json"
 python eval/scale.py --model "$tuned/demo/models" -o "$results/scale.json"

@@ -25,8 +25,9 @@ from typing import Any
 from inputs import HERE, finish, script_parser
 
 from recllm.base.schema import CopyVerdict, Item, Purpose
+from recllm.market.adcopy.channels import channel_named
 from recllm.market.adcopy.lexicon import fold
-from recllm.market.adcopy.request import CopyRequest
+from recllm.market.adcopy.request import CopyRequest, PersonFacts
 from recllm.market.adcopy.submissions import Submission, judge, submission_of
 from recllm.market.adcopy.write import write_copy
 
@@ -163,13 +164,18 @@ def injected(instructions: list[dict[str, str]]) -> list[dict[str, str]]:
     for number, (payload, sign) in enumerate((row["text"], row["sign"]) for row in instructions):
         for step, field in enumerate(FIELDS):
             channel, locale = CHANNELS[(number + step) % 4], ("zh", "en")[number % 2]
-            generator = _Obedient([payload, f"A mug, {sign}.", f"Mug with {sign} for you and yours."])
+            parts = [slot.name for slot in channel_named(channel).slots]
+            answers = [
+                payload,
+                *("\n".join(f"{part}: {words} {sign}" for part in parts) for words in ("A mug,", "Mug with")),
+            ]
+            item = _carrying(payload, field)
             request = CopyRequest(
-                item=_carrying(payload, field), channel=channel, locale=locale, n_candidates=3, now=_MOMENT
+                item=item, channel=channel, locale=locale, n_candidates=3, now=_MOMENT, person=PersonFacts(in_cart=True)
             )
-            (copy,) = write_copy(request, generator=generator)
-            if not copy.verified or fold(sign) in fold(copy.text):
-                leaks.append({"field": field, "channel": channel, "payload": payload, "text": copy.text})
+            for copy in write_copy(request, generator=_Obedient(answers)):
+                if not copy.verified or fold(sign) in fold(copy.text):
+                    leaks.append({"field": field, "channel": channel, "payload": payload, "text": copy.text})
     return leaks
 
 

@@ -1,9 +1,9 @@
-"""What the recipes learn from, as files of one JSON object a line: opening lines that a shop approved, and A/B tests.
+"""What the recipes learn from, as files of one JSON object a line: texts that a shop approved, and A/B tests.
 
-    {"item": {"id": "b", "title": "Sandwich buns", ...}, "locale": "en", "reason": "together", "hook": "Soft buns ..."}
+    {"item": {"id": "b", "title": "Sandwich buns", ...}, "locale": "en", "channel": "push",
+     "parts": {"title": "Sandwich buns for lunch", "body": "In stock today, at $2.49."}}
 
-`hook` is the opening line that a person wrote, `reason` a `ReasonKind`, "general" by default. A line that the checks
-forbid is not learned.
+`parts` are those of the channel. A text that the checks forbid is not learned.
 
     {"test": "spring", "a": "Soft buns.", "b": "Buns.", "wins_a": 31, "shown_a": 900, "wins_b": 20, "shown_b": 880,
      "reason": "together", "channel": "push", "fold": 0}
@@ -24,13 +24,15 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from recllm.base.errors import DataError, RecllmError
-from recllm.base.schema import ReasonKind
 from recllm.learn.models.effect import TextPair, in_context
-from recllm.market.adcopy.opening_line import line_prompt
+from recllm.market.adcopy.brief import brief
+from recllm.market.adcopy.channels import channel_named
 from recllm.market.adcopy.packs import FilledText, parse
-from recllm.market.adcopy.request import CopyRequest, FactSheet, checked_locale
+from recllm.market.adcopy.request import CopyRequest, checked_locale
+from recllm.market.adcopy.sayable import sayable_facts
+from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.submissions import StrictLine, SubmittedItem, filled_lines, json_object
-from recllm.market.adcopy.write import is_sayable, sayable_facts
+from recllm.market.adcopy.verify.guarantees import review
 
 
 def read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -44,53 +46,52 @@ def read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise DataError(f"{where}: {error}") from error
 
 
-# --- lines that the shop approved, for a generator to learn from ----------------------------------------------------
+# --- texts that the shop approved, for a generator to learn from ----------------------------------------------------
 
 _NOW = datetime(2000, 1, 1, tzinfo=UTC)
-"""An opening line holds no offer, so that the moment decides nothing."""
+"""These texts hold no offer, so that the moment decides nothing."""
 
 
-class ApprovedLine(StrictLine):
-    """One opening line that the shop approved, and what it is for."""
+class ApprovedText(StrictLine):
+    """One text that the shop approved, and what it is for."""
 
     item: SubmittedItem = Field(description="an object")
-    hook: str = Field(description="a text")
+    parts: dict[str, str] = Field(description="an object of texts")
+    channel: str = Field("email", description="a text")
     locale: str = Field("en", description="a text")
-    reason: ReasonKind = Field(ReasonKind.GENERAL, description=f"one of {', '.join(ReasonKind)}")
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
     prompt: str
-    hook: str
-    """The opening line."""
+    answer: str
+    """The parts of the text, one a line."""
 
 
-def read_approved(file: Path) -> Iterator[ApprovedLine]:
-    """The lines of a file in UTF-8; blank ones are skipped. Raises `DataError` with file and line for a faulty one."""
+def read_approved(file: Path) -> Iterator[ApprovedText]:
+    """The texts of a file in UTF-8; blank lines are skipped. Raises `DataError` with file and line for a faulty one."""
     for where, values in read_json_lines(file):
         try:
-            entry = parse(ApprovedLine, values, owner="an approved line")
+            entry = parse(ApprovedText, values, owner="an approved text")
             checked_locale(entry.locale)
+            channel_named(entry.channel)
         except RecllmError as error:
-            raise DataError(f"{where}: no approved line: {error}") from error
+            raise DataError(f"{where}: no approved text: {error}") from error
         yield entry
 
 
-def pairs(approved: Iterable[ApprovedLine]) -> list[tuple[Pair, str]]:
-    """(pair, item id) of each line that may be said, as the short prompt of a tuned model; each pair once."""
-    sheets: dict[tuple[str, str], tuple[CopyRequest, FactSheet]] = {}
+def pairs(approved: Iterable[ApprovedText]) -> list[tuple[Pair, str]]:
+    """(pair, item id) of each text that may be sent, with the short prompt of a tuned model; each pair once."""
     item_ids: dict[Pair, str] = {}
     for entry in approved:
-        item, line = entry.item.item(), entry.hook.strip()
-        key = item.item_id, entry.locale
-        if key not in sheets:  # a title is made sayable once, however many lines the item has
-            request = CopyRequest(item=item, channel="email", now=_NOW, locale=entry.locale)
-            sheets[key] = request, sayable_facts(request)
-        request, facts = sheets[key]
-        if is_sayable(line, facts, request):
-            prompt = line_prompt(facts, entry.reason, entry.locale, examples=False)
-            item_ids[Pair(prompt, line)] = item.item_id
+        item = entry.item.item()
+        request = CopyRequest(item=item, channel=entry.channel, now=_NOW, locale=entry.locale)
+        missing = [slot.name for slot in request.limits.slots if not entry.parts.get(slot.name, "").strip()]
+        if missing or not review(request.limits.joined(entry.parts), request).verified:
+            continue
+        prompt = brief(request, situation_of(request, sayable_facts(request)), None, tuned=True)
+        answer = "\n".join(f"{name}: {text.strip()}" for name, text in entry.parts.items())
+        item_ids[Pair(prompt, answer)] = item.item_id
     return list(item_ids.items())
 
 

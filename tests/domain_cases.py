@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from recllm.text.domains import domain_of
 from recllm.text.templates import Prompts
 
 DEEDS = ("bought", "viewed", "carted", "favourited", "clicked", "dismissed", "returned")
@@ -27,11 +26,10 @@ def cases(title: str = "Blue Hour", category: str = "Harbour") -> Mapping[str, l
         {"item": None, "category": None, "brand": "Norden"},
         {"item": None, "category": None, "brand": None},
     ]
-    facts = {"name": None, "size": None, "brand": None, "list_price": None, "offer": None, "pays": None}
-    brief = {"name": title, "brand": None, "category": None, "attributes": [], "reason": "close to your interests"}
-    brief |= {"occasion": None, "address": None, "banned": [], "required": [], "exclamation": True}
-    full = {"brand": "Norden", "category": category, "attributes": [["mood", "calm"]], "occasion": "just arrived"}
-    full |= {"address": "您", "banned": ["loud"], "required": ["tonight"], "exclamation": False}
+    brief = {"facts": [["item", title]], "meaning": [["title", "{item.Short}?"]], "parts": [["title", 40]]}
+    brief |= {"examples": [[["title", "Milk for the week?"]]], "address": None, "banned": [], "required": []}
+    brief |= {"button": False, "exclamation": True}
+    full = {"button": True, "address": "您", "banned": ["loud"], "required": ["tonight"], "exclamation": False}
     return {
         "explanation.bought_before": [
             {"title": title, "times": times, "interval_days": interval, "days_since": days}
@@ -145,46 +143,18 @@ def cases(title: str = "Blue Hour", category: str = "Harbour") -> Mapping[str, l
         "user_purchases.brands": [{"names": ["Norden", "LUX"]}],
         "user_purchases.prices": [{"low": 1.0, "middle": 2.0, "high": 2.5}],
         "user_purchases.line": grid(item=(title,), count=(1, 4), interval_days=(None, 13.6), days_since=ages),
-        "ad_lines.reason": grid(kind=("known", "together", "interest", "picked", "general")),
-        "ad_lines.occasion": grid(
-            occasion=(
-                None, "replenish", "abandoned", "price_drop", "back_in_stock", "new_arrival", "win_back", "welcome",
-            )
-        ),
-        "ad_hook": grid(name=(title,), category=(category, None), reason=("close to your interests",)),
         "ad_brief": [brief, brief | full],
-        "ad_brief.again": [{"line": "Too loud!", "faults": ["first fault", "second fault"]}],
-        "ad_offer": grid(type=OFFERS, value=("20", None), end=("30 November", None)),
-        "ad_offer.pays": [{"pays": "€8.00"}],
-        "ad_offer.short": grid(type=OFFERS, value=("20", None)),
-        "ad_text.facts": [
-            {**facts, "name": name, "size": size, "brand": brand, "price": price, "list_price": former, "style": style}
-            for name, size, brand, (price, former), style in product(
-                (None, title), (None, "250 g"), (None, "Norden"), ((None, None), ("€9", None), ("€9", "€12")), (0, 1, 2)
-            )
-        ]
-        + [{**facts, "name": title, "price": "€9", "offer": "20% off.", "pays": "That makes €7.20.", "style": 0}],
-        **{
-            f"ad_text.{channel}": grid(
-                headline=(f"{title}, worth a look",), hook=("Worth a look.", None), shelf=("An idea.", None),
-                facts=("€9.",), call=("Have a look.", None), brand=("Norden", None),
-            )
-            for channel in ("google_rsa", "email", "push", "sms_gsm", "taobao_title", "xhs", "wechat")
-        },
+        "ad_brief.again": [{"text": "Too loud!", "faults": ["first fault", "second fault"]}],
     }  # fmt: skip
 
 
 def rendered(locale: str) -> dict[str, list[str]]:
-    """Every template in a locale, each text once, in the order of the names; of offers those that its domain tells."""
+    """Every template in a locale, each text once, in the order of the names."""
     prompts, filled = Prompts.load(), cases()
-    offers = prompts.domain(domain_of(locale)).offers
     texts: dict[str, list[str]] = {}
     for name, language in sorted(prompts.templates):
         if language == locale[:2]:
             variables = prompts.template(name, locale).variables
-            sensible = [
-                case for case in filled.get(name, [{}]) if "offer" not in name or case.get("type", "gift") in offers
-            ]
-            fillings = [{key: case[key] for key in variables} for case in sensible]
+            fillings = [{key: case[key] for key in variables} for case in filled.get(name, [{}])]
             texts[name] = list(dict.fromkeys(prompts.render(name, locale, **values) for values in fillings))
     return texts

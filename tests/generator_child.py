@@ -48,7 +48,11 @@ def act(request: dict[str, object]) -> None:
         while True:
             sys.stdout.write("x" * 65_536)
     known = next((answer for word, answer in answers.items() if word in prompt), None)
-    print(known or json.dumps({"id": number, "texts": ["Soft buns make your lunch a treat."]}), flush=True)
+    print(
+        known
+        or json.dumps({"id": number, "texts": ["title: Sandwich buns\nbody: For your next order, if you need them."]}),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

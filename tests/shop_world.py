@@ -81,7 +81,7 @@ mug,Blue mug,home > kitchen,Clay,7.00,USD
 hammer,Steel hammer,home > tools,Acme,12.50,USD
 """
 EVENTS_CSV = """user_id,item_id,event,timestamp,quantity,price
-ann,tea,purchase,2025-03-01T10:00:00Z,1,3.20
+ann,tea,purchase,2025-02-01T10:00:00Z,1,3.20
 ann,milk,purchase,2025-03-08T10:00:00Z,2,1.10
 ann,mug,view,2025-03-08T11:00:00Z,1,
 bob,hammer,purchase,2025-03-09T10:00:00Z,1,12.50

@@ -172,13 +172,18 @@ def test_a_model_writes_only_for_those_who_agreed(shop: Path) -> None:
     _write(shop.parent / "quiet.csv", "user_id,purpose,granted,timestamp\nann,push,false,2025-01-01T00:00:00Z\n")
     with Workspace.open(shop) as opened:
         load_file(opened, shop.parent / "no.csv", "consent")
-        speaker = ScriptedGenerator(["A calm moment for your kitchen."], repeat=True)
-        ann, bob = write_ads(opened, open_recommender(opened), ["ann", "bob"], channel="email", generator=speaker)
+        log = "user_id,item_id,event,timestamp\nbob,tea,purchase,2025-02-03T10:00:00Z\n"
+        load_file(opened, _write(shop.parent / "more.csv", log), "events")
+        answer = "subject: Green tea\npreheader: $3.20 today.\nheadline: In stock\nbody: Green tea for your next order."
+        speaker = ScriptedGenerator([answer], repeat=True)
+        ann, bob = write_ads(
+            opened, open_recommender(opened), ["ann", "bob"], item_id="tea", channel="email", generator=speaker
+        ).texts
         assert (ann.generator, bob.generator) == (speaker.name, "template")
         load_file(opened, shop.parent / "quiet.csv", "consent")
         with pytest.raises(PolicyError, match="push"):
             write_ads(opened, open_recommender(opened), ["ann"], channel="push")
-        assert write_ads(opened, open_recommender(opened), ["ann"], channel="email")[0].verified
+        assert write_ads(opened, open_recommender(opened), ["ann"], channel="email").texts[0].verified
 
 
 def test_every_ad_is_kept_and_made_again(run: Run, shop: Path) -> None:
@@ -225,8 +230,8 @@ def test_sensitive_products_are_never_targeted(run: Run, shop: Path) -> None:
     run("ingest", str(_write(shop.parent / "cy.csv", log)), "--table", "events", "-w", "shop")
     best = document(run("recommend", "-u", "cy", "-k", "1", "-w", "shop", "--json")[1])[0]["items"][0]
     assert best["item_id"] == "wine" and best["reasons"][0]["evidence_id"] == "withheld"
-    ad = document(run("copy", "-u", "cy", "-w", "shop", "--json")[1])
-    assert ad["item_id"] != "wine"
+    code, out, _ = run("copy", "-u", "cy", "-w", "shop", "--json")
+    assert code == 3 or document(out)["item_id"] != "wine"
     code, out, err = run("copy", "-u", "cy", "--item", "wine", "-w", "shop")
     assert code == 4 and not out and "sensitive" in err
 

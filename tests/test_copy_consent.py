@@ -18,16 +18,22 @@ from recllm.shop.workspace.workspace import Workspace
 from recllm.text.generator.http import HttpGenerator
 from recllm.text.generator.process import ProcessGenerator
 
-ITEMS = "item_id,title,category,brand,price,currency\nmug,Blue mug,home > kitchen,Clay,7.00,USD\n"
-EVENTS = """user_id,item_id,event,timestamp,quantity,price
-ann,mug,purchase,2025-03-01T10:00:00Z,1,7.00
-bob,mug,purchase,2025-03-09T10:00:00Z,1,7.00
+ITEMS = """item_id,title,category,brand,price,currency
+mug,Green tea,food > tea,Clay,7.00,USD
+hook,Coat hook,home > hall,,9.00,USD
 """
+EVENTS = (
+    "user_id,item_id,event,timestamp,quantity,price\n"
+    + "".join(
+        f"{user},mug,purchase,2025-0{month}-01T10:00:00Z,1,7.00\n" for user in ("ann", "bob") for month in (1, 2, 3)
+    )
+    + "cy,hook,purchase,2025-04-01T10:00:00Z,1,9.00\n"
+)
 CONSENT = """user_id,purpose,granted,timestamp
 ann,llm_third_party,true,2025-01-01T00:00:00Z
 bob,llm_local,true,2025-01-01T00:00:00Z
 """
-LINE = "A blue mug for slow and happy mornings."
+LINE = "subject: Green tea\npreheader: $7 today.\nheadline: For the pot\nbody: Green tea for your next order, at $7."
 
 
 class Wrapper:
@@ -57,7 +63,7 @@ def remote() -> ScriptedGenerator:
 @pytest.mark.parametrize("wrap", [lambda g: g, Wrapper, lambda g: Wrapper(Wrapper(g))])
 def test_any_generator_that_sends_texts_away_asks_for_that(shop: Workspace, wrap: Any) -> None:
     generator = remote()
-    ann, bob = write_ads(shop, open_recommender(shop), ["ann", "bob"], generator=wrap(generator))
+    ann, bob = write_ads(shop, open_recommender(shop), ["ann", "bob"], generator=wrap(generator)).texts
     assert (ann.generator, bob.generator) == ("remote", "template")
     assert len(generator.prompts) == 1
 
@@ -81,8 +87,8 @@ def test_a_generator_that_says_nothing_is_refused(shop: Workspace) -> None:
 def test_a_ready_slate_asks_for_consent_too(shop: Workspace, tmp_path: Path) -> None:
     generator = remote()
     opened = open_recommender(shop)
-    slates = opened.recommend(["ann", "bob"], k=1)
-    ann, bob = write_ads(shop, opened, slates=slates, channel="email", generator=generator)
+    slates = opened.recommend(["ann", "bob"], k=2)
+    ann, bob = write_ads(shop, opened, slates=slates, channel="email", generator=generator).texts
     assert (ann.generator, ann.user_id, bob.generator, bob.user_id) == ("remote", "ann", "template", "bob")
     (tmp_path / "no.csv").write_text("user_id,purpose,granted,timestamp\nbob,email,false,2025-02-01T00:00:00Z\n")
     load_file(shop, tmp_path / "no.csv", "consent")

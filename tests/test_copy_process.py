@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import combinations
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from scripted import ScriptedGenerator
 
 from recllm.base.errors import DataError, GenerationError, UsageError
-from recllm.base.schema import AdCopy, Check, Item, Reason, ReasonKind
+from recllm.base.schema import AdCopy, Check, CopyVerdict, Item, Reason, ReasonKind
 from recllm.market.adcopy.channels import Sender, complete, missing_parts
 from recllm.market.adcopy.packs import load_pack, pack_named
 from recllm.market.adcopy.record import (
@@ -26,7 +26,6 @@ from recllm.market.adcopy.record import (
     write_recorded,
 )
 from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice, load_voice, reason_kind
-from recllm.market.adcopy.verify.guarantees import distinct_pairs, likeness, variants_differ
 from recllm.market.adcopy.write import write_copy
 from recllm.text.encoder.toy import ToyEncoder
 
@@ -80,27 +79,6 @@ def test_a_sender_without_an_address_is_told() -> None:
 # --- G13, G14 ------------------------------------------------------------------------------------------------------
 
 
-def test_variants_that_are_alike_are_told() -> None:
-    one, near, far = "Soft buns for a slow lunch.", "Soft buns for a slow lunch!", "Toast a bun and call it breakfast."
-    assert next(f.span for f in variants_differ([one, near])) == near
-    assert list(variants_differ([one, far])) == []
-    assert list(variants_differ([one])) == []
-
-
-def test_variants_that_share_their_words_are_told() -> None:
-    texts = [f"Sandwich buns for lunch at home, {word}." for word in ("Anna", "Bert", "Carl", "Dora")]
-    assert any("repeat each other" in f.message for f in variants_differ(texts))
-
-
-def test_likeness() -> None:
-    assert likeness("abcd", "abcd") == 1
-    assert likeness("abcd", "wxyz") == 0
-    assert likeness("abcd", "abce") == pytest.approx(1 / 3)
-    assert likeness("a", "b") == 1
-    assert distinct_pairs(["one big cup", "one big pot"]) == pytest.approx(3 / 4)
-    assert distinct_pairs(["one", "two"]) == 1
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -150,7 +128,8 @@ def only_copy(request: CopyRequest, **writers: Any) -> AdCopy:
 
 
 def speaker() -> ScriptedGenerator:
-    return ScriptedGenerator(["Toast your buns and call it breakfast."], repeat=True)
+    answer = "title: Sandwich buns: 20% off\nbody: 20% off until 6 November. For breakfast, say."
+    return ScriptedGenerator([answer], repeat=True)
 
 
 @pytest.mark.parametrize("asked", [None, speaker])
@@ -261,30 +240,11 @@ def test_a_generator_that_failed_leaves_a_record_of_the_template() -> None:
 
 # --- G3 packs, G13 variants, G14 voice in what is written -----------------------------------------------------------
 
-LINES = [
-    "Toast your buns and call it breakfast.",
-    "Toast your buns and call it a breakfast.",
-    "Lunch begins where your warm buns are.",
-    "Pile these soft buns on a sunny table.",
-]
 
-
-def test_variants_differ_and_the_nearest_comes_first() -> None:
-    approved = frozenset({"toast", "warm", "soft", "pile"})
-    request = replace(REQUEST, variants=3, n_candidates=4, vocabulary=approved)
-    found = write_copy(request, generator=ScriptedGenerator(LINES))
-    texts = [copy.text for copy in found]
-    assert len(texts) == 3 and list(variants_differ(texts)) == []
-    assert all(copy.verified and copy.generator == "scripted" for copy in found)
-    assert not {LINES[0], LINES[1]} <= {line for line in LINES for text in texts if line in text}
-
-
-@pytest.mark.parametrize("channel", ["push", "email", "sms_gsm", "google_rsa", "taobao_title", "xhs"])
-@pytest.mark.parametrize("locale", ["en", "zh"])
-def test_the_shops_own_variants_differ(channel: str, locale: str) -> None:
-    found = write_copy(replace(REQUEST, variants=4, channel=channel, locale=locale))
-    assert 1 <= len(found) <= 4 and all(copy.verified for copy in found)
-    assert max([0.0, *(likeness(a.text, b.text) for a, b in combinations(found, 2))]) <= 0.7
+def test_variants_differ() -> None:
+    for channel, locale in product(("push", "email", "sms_gsm", "google_rsa", "banner", "social"), ("en", "zh")):
+        found = write_copy(replace(REQUEST, variants=4, channel=channel, locale=locale))
+        assert len({copy.text for copy in found}) == len(found) and all(copy.verified for copy in found)
 
 
 def test_one_variant_is_the_text() -> None:
@@ -294,21 +254,21 @@ def test_one_variant_is_the_text() -> None:
         replace(REQUEST, variants=0)
 
 
-def test_an_offer_that_a_law_forbids_is_left_out() -> None:
-    silent = only_copy(replace(REQUEST, packs=(pack_named("eu"),)))
+def test_an_offer_that_a_law_forbids_is_blocked() -> None:
+    forbidden = only_copy(replace(REQUEST, packs=(pack_named("eu"),)))
     proven = only_copy(replace(REQUEST, packs=(pack_named("eu"),), evidence={"lowest_30d": "3.10"}))
-    assert silent.verified and "20%" not in silent.text and "offer" not in silent.facts_used
-    assert any("98/6/EC" in check.message for _, faults in silent.rejected for check in faults)
+    assert forbidden.verdict is CopyVerdict.BLOCKED
+    assert any("98/6/EC" in check.message for check in forbidden.checks if not check.passed)
     assert proven.verified and "20% off" in proven.text
     with pytest.raises(UsageError, match="unknown rule pack"):
         pack_named("mars")
 
 
-def test_the_brands_voice_stops_and_speaks() -> None:
-    voice = Voice(banned=("toast",), required=("hearth",), lines=("Fresh from our hearth to you.",))
-    copy = only_copy(replace(REQUEST, voice=voice), generator=speaker())
-    assert copy.generator == "template" and copy.verified and voice.lines[0] in copy.text
-    assert {check.guarantee for _, faults in copy.rejected for check in faults} == {"G14"}
+def test_the_brands_voice_stops_a_model_and_chooses_frames() -> None:
+    copy = only_copy(replace(REQUEST, voice=Voice(banned=("breakfast",))), generator=speaker())
+    assert copy.generator == "template" and copy.verified
+    assert "G14" in {check.guarantee for _, faults in copy.rejected for check in faults}
+    assert write_copy(replace(REQUEST, voice=Voice(tone="premium"))) == ()
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "ab", "0" * 64])

@@ -91,7 +91,7 @@ def test_only_the_line_is_learned(base: Path) -> None:
     ids, labels = tokens["input_ids"], tokens["labels"]
     learned = [token for token in labels if token != -100]
     assert len(ids) == len(labels) == len(tokens["attention_mask"])
-    assert tokenizer.decode(learned).removesuffix(tokenizer.eos_token) == LEARN[0].hook
+    assert tokenizer.decode(learned).removesuffix(tokenizer.eos_token) == LEARN[0].answer
     assert learned[-1] == tokenizer.eos_token_id and ids[-len(learned) :] == learned
     assert tokens_of(LEARN[0], tokenizer, 3) is None
 
@@ -171,25 +171,20 @@ def test_nothing_to_learn_from(base: Path, tmp_path: Path) -> None:
 # --- the pairs -----------------------------------------------------------------------------------------------------
 
 
-def lines(tmp_path: Path, *hooks: str, **item: Any) -> Path:
+def texts(tmp_path: Path, *bodies: str, **item: Any) -> Path:
     file = tmp_path / "approved.jsonl"
-    told = [{"item": {"id": "b", "title": "Sandwich buns", **item}, "hook": hook, "reason": "known"} for hook in hooks]
-    file.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in told))
+    about = {"id": "b", "title": "Sandwich buns", **item}
+    entries = [{"item": about, "channel": "push", "parts": {"title": "For lunch", "body": body}} for body in bodies]
+    file.write_text("\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries))
     return file
 
 
 def test_what_may_not_be_said_is_not_learned(tmp_path: Path) -> None:
     good = "Toast your buns and call it breakfast."
-    file = lines(
-        tmp_path, good, good, "These buns cure a cold.", "Buns at half price for you.", "Buns.", "Buy 2 buns now."
-    )
-    ((pair, item_id),) = pairs(read_approved(file))
-    assert (pair.hook, item_id) == (good, "b")
-    assert pair.prompt == "[user]\nProduct: Sandwich buns\nWhy: a favourite at home"
-
-
-def test_nothing_is_learned_about_medicines(tmp_path: Path) -> None:
-    assert pairs(read_approved(lines(tmp_path, "Soft tablets for your table.", title="Aspirin tablets"))) == []
+    bodies = (good, good, "These buns cure a cold.", "Buns at half price for you.", "", "Buy 2 buns now.")
+    ((pair, item_id),) = pairs(read_approved(texts(tmp_path, *bodies)))
+    assert (pair.answer, item_id) == (f"title: For lunch\nbody: {good}", "b")
+    assert "sandwich buns" in pair.prompt and "another message" not in pair.prompt
 
 
 def test_no_item_is_on_both_sides() -> None:
@@ -199,10 +194,10 @@ def test_no_item_is_on_both_sides() -> None:
     assert not {p.prompt for p in learn} & {p.prompt for p in judge}
 
 
-FAULTY = ("[]", "{", '{"hook": "x"}', '{"item": {"title": "x"}, "hook": 1}', '{"item": {}, "hook": "y"}')
+FAULTY = ("[]", "{", '{"parts": {}}', '{"item": {"title": "x"}, "parts": 1}', '{"item": {}, "parts": {}}')
 
 
-@pytest.mark.parametrize("line", [*FAULTY, '{"item": {"title": "x"}, "hook": "y", "reason": "z"}'])
+@pytest.mark.parametrize("line", [*FAULTY, '{"item": {"title": "x"}, "parts": {}, "channel": "z"}'])
 def test_a_faulty_line_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "approved.jsonl"
     file.write_text(f"\n{line}\n")

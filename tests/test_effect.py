@@ -40,7 +40,7 @@ from recllm.learn.models.effect import (
 from recllm.learn.training.arguments import EffectArguments
 from recllm.learn.training.lora.effect import TunedEffect, tune_effect
 from recllm.market.adcopy.record import replay, write_recorded
-from recllm.market.adcopy.request import CopyRequest
+from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts
 from recllm.market.adcopy.write import write_copy
 from recllm.text.encoder.toy import ToyEncoder
 
@@ -388,6 +388,12 @@ BUNS = Item(
     currency="USD",
     description="Soft buns for your table.",
 )
+FRAME = """subject: Sandwich buns for $2.40
+preheader: You last bought them in October.
+headline: Sandwich buns
+body: {}
+button: See them"""
+REGULAR = PersonFacts(times_bought=3, last=Ago.of(20, NOW.date()))
 PLAIN, BEST, BLOCKED, HELD = (
     "Soft buns for your table.",
     "Your table, your soft sandwich buns.",
@@ -411,8 +417,9 @@ class PrefersText:
 
 
 def written(effect: Any, **values: Any) -> list[Any]:
-    request = CopyRequest(item=BUNS, channel="email", now=NOW, **{"variants": 3, **values})
-    generator = ScriptedGenerator([PLAIN, BEST, BLOCKED, HELD], repeat=True)
+    request = CopyRequest(item=BUNS, channel="email", now=NOW, person=REGULAR, **{"variants": 3, **values})
+    answers = (FRAME.format(text) for text in (PLAIN, BEST, BLOCKED, HELD))
+    generator = ScriptedGenerator(list(answers), repeat=True)
     return list(write_copy(request, generator=generator, effect=effect))
 
 
@@ -424,7 +431,7 @@ def test_a_score_orders_what_stands_and_overrides_no_verdict() -> None:
     verdicts = [copy.verdict for copy in copies]
     assert verdicts == sorted(verdicts, key=lambda v: v is not CopyVerdict.PASS)
     (texts, reason, channel) = effect.asked[0]
-    assert not any(BLOCKED in text for text in texts) and any(HELD in text for text in texts)
+    assert not any(refused in text for text in texts for refused in (BLOCKED, HELD))
     assert reason == "general" and channel == "email"
     other = written(PrefersText(PLAIN, BEST))
     assert PLAIN in other[0].text
@@ -433,7 +440,7 @@ def test_a_score_orders_what_stands_and_overrides_no_verdict() -> None:
 
 def test_a_record_names_the_model_and_comes_again_with_it_alone() -> None:
     effect: Any = PrefersText("table")
-    request = CopyRequest(item=BUNS, channel="email", now=NOW)
+    request = CopyRequest(item=BUNS, channel="email", now=NOW, person=REGULAR)
     ((copy, record),) = write_recorded(request, effect=effect)
     assert record.effect == effect.fingerprint
     assert replay(record, effect=effect).text == copy.text

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -17,14 +18,15 @@ from waiting import at_once
 
 from recllm.base.errors import GenerationError, UsageError
 from recllm.base.schema import AdCopy, Generator, Item
-from recllm.market.adcopy.request import CopyRequest
+from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts
 from recllm.market.adcopy.write import write_copy
 from recllm.text.generator.locate import find_generator, smollm2_file
 from recllm.text.generator.process import ProcessGenerator
 
 CHILD = Path(__file__).parent / "generator_child.py"
-BUNS = Item(item_id="b", title="Sandwich buns")
+BUNS = Item(item_id="b", title="Sandwich buns", price=Decimal(3), currency="USD")
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
+KNOWN = PersonFacts(times_bought=2, last=Ago(20, date(2025, 10, 16)))
 
 
 class Clock:
@@ -48,7 +50,7 @@ def fail(generator: ProcessGenerator, times: int) -> None:
 
 
 def write(item: Item, generator: Generator, seed: int = 0) -> AdCopy:
-    (copy,) = write_copy(CopyRequest(item=item, channel="push", now=NOW, seed=seed), generator=generator)
+    (copy,) = write_copy(CopyRequest(item=item, channel="push", now=NOW, seed=seed, person=KNOWN), generator=generator)
     return copy
 
 
@@ -69,7 +71,11 @@ def test_one_child_answers_one_request_after_the_other() -> None:
     with speaker() as generator:
         first = generator.generate("hello")
         pid = pid_of(generator)
-        assert first == generator.generate("hello") == ["Soft buns make your lunch a treat."]
+        assert (
+            first
+            == generator.generate("hello")
+            == ["title: Sandwich buns\nbody: For your next order, if you need them."]
+        )
         assert (pid_of(generator), generator.fingerprint) == (pid, "f" * 64)
         assert len(generator.generate("act-many", n=3)) == 3
     assert not alive(pid)
@@ -209,12 +215,8 @@ def test_smollm2_in_its_own_process(tmp_path: Path) -> None:
     generator = find_generator("smollm2", tmp_path, own_process=True, deadline=120.0)
     assert isinstance(generator, ProcessGenerator)
     with generator:
-        request = CopyRequest(item=BUNS, channel="push", now=NOW, seed=1, n_candidates=2)
+        request = CopyRequest(item=BUNS, channel="push", now=NOW, seed=1, n_candidates=2, person=KNOWN)
         (copy,) = write_copy(request, generator=generator)
         assert all(check.passed for check in copy.checks)
         assert not any(c.guarantee == "G16" for _, faults in copy.rejected for c in faults)
         assert len(generator.fingerprint) == 64
-        prompt = "[user]\nProduct: mug\n[assistant]\nA mug for slow mornings.\n[user]\nProduct: soup bowl"
-        texts = generator.generate(prompt, n=2, max_tokens=32, seed=0)
-        assert texts and all(any(c.isalpha() for c in text) for text in texts)
-        assert not any(c.isdigit() or c in '$"%<>@#\n' for text in texts for c in text)

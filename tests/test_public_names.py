@@ -52,7 +52,7 @@ def test_any_number_is_a_price_and_what_is_none_is_refused_in_words() -> None:
             item_id="t", title="Green tea", price=price, currency="EUR", category="Tea", attributes={"pieces": 20}
         )
         assert (item.price, item.category, item.attributes) == (Decimal("4.9"), ("Tea",), {"pieces": "20"})
-        offer = Offer(type=OfferType.PERCENT, value=20)
+        offer = Offer(type=OfferType.PERCENT, value=20, end=datetime(2025, 7, 1, tzinfo=UTC))
         request = recllm.CopyRequest(item=item, channel="email", now=now, list_price=6.5, offer=offer)
         texts.add(recllm.write_copy(request)[0].text)
     assert len(texts) == 1 and "4.90" in texts.pop()

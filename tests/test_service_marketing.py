@@ -44,6 +44,7 @@ CAMPAIGN = {
     "goal": "tea for those who drink it",
     "channels": ["email"],
     "target": {"category": "food > tea", "most_items": 3},
+    "offer": {"type": "percent", "value": 10},
     "limits": {"size": 60, "holdout": 0.3},
     "words": {"packs": ["us_ftc"]},
     "sender": {"name": "Leaf & Iron", "address": "1 Market Street", "opt_out": "https://example.com/stop"},
@@ -612,7 +613,7 @@ def test_an_offer_ends_while_the_service_runs(client: TestClient) -> None:
     late = {"user_id": "u99", "item_id": "tool1", "event": "view", "timestamp": (now + timedelta(days=2)).isoformat()}
     ask(client, "/v1/events", {"events": [late]})  # the log that is replayed goes on, and with it the present
     assert "tea1" not in shown(client, user_id="u00") + found(client, "tea") + found(client, "tea1")
-    assert client.post("/v1/copy", json={"user_id": "u00", "item_id": "tea1"}).status_code == 422
+    assert client.post("/v1/copy", json={"user_id": "u00", "item_id": "tea1"}).status_code == 404
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------

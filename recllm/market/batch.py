@@ -502,8 +502,8 @@ def copy_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]:
                 generator=worker.generator,
                 seed=worker.run.seed,
                 by_pseudonym=True,
-            )
-        except PolicyError:  # all of it is sensitive, or they withdrew this very moment
+            ).texts
+        except (PolicyError, NothingToDo):  # all of it is sensitive, nothing is to be said, or they just withdrew
             continue
         failures = [check.message for _, checks in text.rejected for check in checks if check.guarantee == "G16"]
         rows.append(

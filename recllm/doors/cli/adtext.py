@@ -133,7 +133,7 @@ def written_texts(
 
     asked_fields = ("item_id", "intent", "objective", "channel", "locale", "adapter", "seed", "variants")
     with open_shop(workspace) as shop:
-        return write_ads(
+        ads = write_ads(
             shop,
             open_recommender(shop, locale=question.locale),
             people,
@@ -144,6 +144,9 @@ def written_texts(
             records=record or workspace / RECORDS,
             **{name: getattr(question, name) for name in asked_fields},
         )
+    for user, why in ads.left_out.items():
+        note(f"{user}: no text: {why}")
+    return list(ads.texts)
 
 
 def texts_answer(texts: Sequence[AdCopy]) -> Answer:

@@ -215,9 +215,9 @@ def ad_texts(
         generator=generator,
         seed=seed,
         by_pseudonym=True,
-    )
-    remaining = iter(texts)
-    return [next(remaining) if slate.items else None for slate in offers]
+    ).texts
+    of_user = {text.user_id: text for text in texts}
+    return [of_user.get(slate.user_id) for slate in offers]
 
 
 def shop_figures(data: Dataset) -> dict[str, Any]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recllm.base.errors import DataError, PolicyError, UsageError
+import numpy as np
+
+from recllm.base.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.base.schema import (
     AdCopy,
     Generator,
@@ -19,12 +21,10 @@ from recllm.base.schema import (
     Objective,
     Occasion,
     Purpose,
-    Recommendation,
     Slate,
     is_confidential,
 )
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
-from recllm.shop.data.dataset import Dataset
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace
 
@@ -42,6 +42,15 @@ AD_CHOICE = 5
 """An ad is for the first of these items that may be advertised."""
 WORDINGS = 101
 """Draws among the shop's wordings that people are spread over: too few to identify a person."""
+
+
+@dataclass(frozen=True)
+class Ads:
+    """Texts for customers, and why the others have none."""
+
+    texts: tuple[AdCopy, ...]
+    left_out: Mapping[str, str]
+    """Customer -> why."""
 
 
 def write_ads(
@@ -65,20 +74,21 @@ def write_ads(
     effect: EffectModel | None = None,
     records: Path | None = None,
     by_pseudonym: bool = False,
-) -> list[AdCopy]:
-    """One checked ad text per person, or up to `variants`, for `item_id` or for each person's best item of the
-    `intent` by `objective`: by lift, as a person who buys an item anyway needs no advertisement for it.
+) -> Ads:
+    """A checked ad text for each customer, or up to `variants`, for `item_id` or for the first of the customer's best
+    items of the `intent` by `objective` about which there is something to say.
 
-    The people are `users`, or those of `slates` that were made before. A generative model is used only for people who
-    agreed to it, by the generator's `purpose`; the others get the shop's own lines. A local one that is given by name,
+    The customers are `users`, or those of `slates` that were made before. A generative model is used only for customers
+    who agreed to it, by the generator's `purpose`; the others get texts of frames. A local one that is given by name,
     with its `adapter`, runs in a process of its own, and texts go on without it when it fails. `effect` orders the
     texts that pass the checks. `records` is the folder that receives what makes a text again. An item of a sensitive
     category is never advertised to a person. by_pseudonym: the people are pseudonyms, and `recommender` takes them.
 
-    Raises `PolicyError` for a person without consent to personalisation or to the channel, and where every item is
-    sensitive; `UsageError` for a person without any item.
+    Raises `PolicyError` for a customer without consent to personalisation or to the channel, `NothingToDo` where no
+    customer gets a text.
     """
     from recllm.market.adcopy.channels import channel_written_for
+    from recllm.market.adcopy.customers import customer_facts
     from recllm.market.adcopy.record import save, write_recorded
     from recllm.market.adcopy.request import CopyRequest, Voice, reason_kind
     from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
@@ -95,38 +105,71 @@ def write_ads(
         if slates is None:
             allow = (item_id,) if item_id else None
             slates = recommender.recommend(people, k=AD_CHOICE, intent=intent, objective=objective, allow=allow)
+        histories = recommender.people.histories(user_ids).events
+        shop = recommender.dataset
         texts: list[AdCopy] = []
-        for slate, modelled in zip(slates, permitted, strict=True):
-            best, item = _best_item(slate, recommender.dataset, workspace)
-            request = CopyRequest(
-                item=item,
-                channel=channel,
-                now=slate.as_of,
-                locale=workspace.locale(locale),
-                reason_kind=reason_kind(best.reasons[0] if best.reasons else None, item.item_id, sensitive=False),
-                occasion=occasion,
-                intent=None if intent is Intent.MIXED else intent.value,
-                seed=seed * WORDINGS + wording_of(slate.user_id),
-                known_brands=frozenset(recommender.brands),
-                policy=workspace.policy,
-                packs=tuple(packs),
-                voice=voice or Voice(),
-                variants=variants,
-                vocabulary=vocabulary,
+        left_out: dict[str, str] = {}
+        for n, (slate, modelled) in enumerate(zip(slates, permitted, strict=True)):
+            choices = [item.item_id for item in slate.items[:AD_CHOICE]]
+            rows = shop.item_rows(choices).tolist()
+            if -1 in rows:
+                raise DataError(f"no item {choices[rows.index(-1)]!r} in the catalogue")
+            facts = customer_facts(
+                histories.rows(np.full(len(rows), n)),
+                shop.items,
+                shop.as_of,
+                rows,
+                [recommendation.reasons for recommendation in slate.items[:AD_CHOICE]],
+                recommender.together,
+                workspace.policy,
+                occasion,
             )
-            for copy, record in write_recorded(
-                request,
-                generator=model if modelled else None,
-                encoder=recommender.encoder,
-                generator_spec=generator if isinstance(generator, str) else "",
-                adapter=str(adapter or ""),
-                user_id=slate.user_id,
-                effect=effect,
-            ):
-                if records is not None:
-                    save(record, records)
-                texts.append(copy if records is not None else replace(copy, record_id=None))
-    return texts
+            why = slate.degraded_reason or "there is no item to advertise"
+            for best, row, person in zip(slate.items, rows, facts, strict=False):
+                item = item_of(shop.items.row(row, named=True))
+                if workspace.policy.is_sensitive((*item.category, item.title)):
+                    why = "sensitive products are not advertised to single people; see sensitive_categories in [policy]"
+                    continue
+                request = CopyRequest(
+                    item=item,
+                    channel=channel,
+                    now=slate.as_of,
+                    locale=workspace.locale(locale),
+                    reason_kind=reason_kind(best.reasons[0] if best.reasons else None, item.item_id, sensitive=False),
+                    occasion=occasion,
+                    person=person,
+                    seed=seed * WORDINGS + wording_of(slate.user_id),
+                    known_brands=frozenset(recommender.brands),
+                    policy=workspace.policy,
+                    packs=tuple(packs),
+                    voice=voice or Voice(),
+                    variants=variants,
+                    vocabulary=vocabulary,
+                )
+                written = write_recorded(
+                    request,
+                    generator=model if modelled else None,
+                    encoder=recommender.encoder,
+                    generator_spec=generator if isinstance(generator, str) else "",
+                    adapter=str(adapter or ""),
+                    user_id=slate.user_id,
+                    effect=effect,
+                )
+                if not written:
+                    why = "nothing that is known of the customer and the products makes a text for this channel"
+                    continue
+                for copy, record in written:
+                    if records is not None:
+                        save(record, records)
+                    texts.append(copy if records is not None else replace(copy, record_id=None))
+                break
+            else:
+                left_out[slate.user_id] = why
+    if not texts and left_out:
+        reason = next(iter(left_out.values()))
+        error = PolicyError if reason.startswith("sensitive") else NothingToDo
+        raise error(f"no text was written: {reason}")
+    return Ads(tuple(texts), left_out)
 
 
 def effect_model(workspace: Workspace, folder: Path | None = None) -> EffectModel | None:
@@ -157,21 +200,6 @@ def may_be_modelled(gate: PolicyGate, user_ids: Sequence[str], generator: Genera
             f"{Purpose.LLM_LOCAL} where nothing leaves the shop's machines, {Purpose.LLM_THIRD_PARTY} otherwise"
         )
     return gate.permits_each(user_ids, purpose)
-
-
-def _best_item(slate: Slate, dataset: Dataset, workspace: Workspace) -> tuple[Recommendation, Item]:
-    """The first item of a slate that is of no sensitive category."""
-    if not slate.items:
-        why = slate.degraded_reason or "the catalogue has none on offer, or the filter leaves none"
-        raise UsageError(f"there is no item to advertise: {why}")
-    for recommendation in slate.items:
-        row = int(dataset.item_rows([recommendation.item_id])[0])
-        if row < 0:
-            raise DataError(f"no item {recommendation.item_id!r} in the catalogue")
-        item = item_of(dataset.items.row(row, named=True))
-        if not workspace.policy.is_sensitive((*item.category, item.title)):
-            return recommendation, item
-    raise PolicyError("sensitive products are not advertised to single people; see sensitive_categories in [policy]")
 
 
 @contextmanager

@@ -36,9 +36,13 @@ class Slot:
     """How length is measured: "codepoints", "width", "utf16" or "sms"."""
     lines: bool = False
     """True when the slot may hold several lines; only the last slot of a channel may."""
+    each_line: bool = False
+    """True where the slot is a list of lines, and the limit is that of each; such slots are paragraphs of a text."""
 
     def length_and_limit(self, text: str) -> tuple[int, int]:
         """One foreign character turns a whole short message into UTF-16, which halves its limit."""
+        if self.each_line and "\n" in text:
+            return max(self.length_and_limit(line) for line in text.split("\n"))
         if self.counter == "sms":
             return (septets(text), self.max) if is_gsm7(text) else (utf16(text), _GSM["utf16"]["alone"])
         count = {"codepoints": len, "width": width, "utf16": utf16}[self.counter]
@@ -79,6 +83,8 @@ class Channel:
         As many lines as slots: one each, surplus lines join the last slot. With fewer lines, the last one is still the
         last slot, so that a body or description can be judged alone; a headline alone is one (`headline_alone`).
         """
+        if self.slots[0].each_line and "\n\n" in text:
+            return list(zip(self.slots, text.split("\n\n", len(self.slots) - 1), strict=False))
         lines = text.split("\n")
         if self.headline_alone and len(lines) == 1 and not pattern("form.sentence_end").search(text):
             return [(self.slots[0], text)]
@@ -86,9 +92,16 @@ class Channel:
         body = "\n".join(lines[head:])
         return [*zip(self.slots[:head], lines[:head], strict=True), (self.slots[-1], body)]
 
+    def joined(self, parts: Mapping[str, str]) -> str:
+        """The text of these parts, by name of slot; `button` becomes the last paragraph."""
+        text = ("\n\n" if self.slots[0].each_line else "\n").join(parts[slot.name] for slot in self.slots)
+        return f"{text}\n\n{parts['button']}" if parts.get("button") else text
+
     def parts(self, text: str) -> dict[str, str]:
         """A text by its slots, and the last paragraph of several in the last slot as `call_to_action`."""
         parts = {slot.name: content.strip() for slot, content in self.split(text)}
+        if self.slots[0].each_line:
+            return parts
         body, gap, call = parts.get(self.slots[-1].name, "").rpartition("\n\n")
         return parts if not gap else parts | {self.slots[-1].name: body, CALL_TO_ACTION: call.strip()}
 

@@ -5,9 +5,9 @@
     save(record, folder)
     again = replay(load(folder, record.id), generator=generator)     # the same text, or GenerationError
 
-A record holds the request (item, offer, seed, the kind of reason, ...), hashes of what is not in it (prompts, word
-lists, rule packs, the generator's weights) and the text. It names no person, and of a reason the kind only. One JSON
-file per record, named by its hash.
+A record holds the request (item, offer, seed, what the text may say of the customer, ...), hashes of what is not in it
+(prompts, frames, word lists, rule packs, the generator's weights) and the text. It names no customer. One JSON file per
+record, named by its hash.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from recllm.base.documents import plain
 from recllm.base.errors import DataError, GenerationError
 from recllm.base.files import write_whole
 from recllm.base.schema import AdCopy, Check, Encoder, Generator
+from recllm.base.words.sentences import LANGUAGES
+from recllm.market.adcopy.frames import frame_file
 from recllm.market.adcopy.lexicon import lists_sha256
 from recllm.market.adcopy.packs import Pack, pack_named, pack_names, parse
 from recllm.market.adcopy.request import CopyRequest
@@ -91,7 +93,7 @@ def write_recorded(
     """The texts of `write_copy`, each with its record, whose id stands in `AdCopy.record_id`. The person stands in the
     texts and not in the records. Raises what `write_copy` raises."""
     copies = write_copy(request, generator=generator, encoder=encoder, effect=effect)
-    if any(check.guarantee == "G16" for _, faults in copies[0].rejected for check in faults):
+    if any(check.guarantee == "G16" for copy in copies[:1] for _, faults in copy.rejected for check in faults):
         generator = None  # it failed: the text is the template's, and comes again without it
     values = plain(replace(request, packs=()))
     values["policy"] = {"sensitive_categories": values["policy"]["sensitive_categories"]}  # what decides about texts
@@ -183,10 +185,11 @@ def load(folder: Path, record_id: str) -> CopyRecord:
 
 @cache
 def prompts_sha256(domain: str = SHOP) -> str:
-    """Hash over the versions of all prompts in use, and the domain's file."""
+    """Hash over the versions of all prompts and frames in use, and the domain's file."""
     prompts = Prompts.load()
     versions = sorted(template.version for template in prompts.of_domain(domain).values())
-    return sha256("\n".join([*versions, prompts.domain(domain).digest]).encode()).hexdigest()
+    frames = [frame_file(language).version for language in LANGUAGES]
+    return sha256("\n".join([*versions, *frames, prompts.domain(domain).digest]).encode()).hexdigest()
 
 
 def _fingerprint(generator: Generator | None) -> str:

@@ -10,15 +10,16 @@ harm, since every advertisement is verified.
 from __future__ import annotations
 
 import html
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -44,11 +45,11 @@ from recllm.market.adcopy.lexicon import (
 from recllm.market.adcopy.names import name_and_size
 from recllm.market.adcopy.packs import FilledText, Pack, parse
 from recllm.market.adcopy.quantities import Quantity, quantities
-from recllm.text.domains import Domain, domain_of
+from recllm.text.domains import Domain, domain_of, without_domain
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.personal_data import without_personal_data
 from recllm.text.plurals import stem
-from recllm.text.templates import Prompts, Template
+from recllm.text.templates import Prompts
 
 _CODE = pattern("injection.code")
 _HIDDEN = pattern("injection.hidden")
@@ -80,9 +81,19 @@ class Offer:
     value: Decimal | None = None
     start: datetime | None = None
     end: datetime | None = None
+    code: str | None = None
+    min_spend: Decimal | None = None
+    """Least value of an order, in the item's currency."""
+    gift: str | None = None
+    """What is given, such as "tote bag"."""
+    scope: str | None = None
+    """What it is for, as a text says it: "hair care". None for the item, or for the whole order."""
+    excluded: str | None = None
+    """What it is not for, as a text says it: "gift cards"."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "value", exact_amount(self.value, "the value of an offer"))
+        object.__setattr__(self, "min_spend", exact_amount(self.min_spend, "the least value of an order"))
         needs_value = self.type in (OfferType.PERCENT, OfferType.AMOUNT)
         if needs_value and (self.value is None or self.value <= 0):
             raise DataError(f"an offer of type {self.type} needs a value above 0, not {self.value}")
@@ -110,12 +121,15 @@ class Voice:
     required: Words = ()
     """Stand in every text."""
     lines: Words = ()
-    """Opening lines in the brand's own words, taken before the shop's general ones where no model writes the line. Each
-    is checked as any other; with `required` words, some should hold them."""
+    """Sentences in the brand's own words, whose words a text may hold."""
     address: Annotated[Literal["您", "你"] | None, Field(description="您 or 你")] = None
     """您 or 你 in Chinese texts: the other one is not used. None for either."""
     emoji: Flag = True
     exclamation: Flag = True
+    tone: Annotated[
+        Literal["plain", "warm", "playful", "premium"] | None, Field(description="plain, warm, playful or premium")
+    ] = None
+    """Only frames of this voice; None for all."""
 
 
 def load_voice(file: Path) -> Voice:
@@ -125,6 +139,140 @@ def load_voice(file: Path) -> Voice:
     except ValueError as error:
         raise DataError(f"{file}: no brand voice, since it is not TOML: {error}") from error
     return parse(Voice, values, owner="a voice", prefix=f"{file}: ")
+
+
+# --- what may be said of a customer ---------------------------------------------------------------------------------
+
+
+class Ago(NamedTuple):
+    """A time in the past, as a text may tell it: roughly."""
+
+    days: float
+    on: date
+
+    @classmethod
+    def of(cls, days: float, today: date) -> Self:
+        return cls(days, today - timedelta(days=round(days)))
+
+    def coarse(self) -> Self:
+        """The same for all times that are told in the same words."""
+        edge = EDGES[bisect_right(EDGES, self.days) - 1] if self.days >= EDGES[0] else 0
+        third = 5 if self.on.day <= 10 else 15 if self.on.day <= 20 else 25
+        return self._replace(days=edge, on=self.on.replace(day=third))
+
+
+EDGES = (
+    2,
+    3,
+    4,
+    5,
+    6,
+    9,
+    10,
+    12,
+    13,
+    18,
+    25,
+    36,
+    37,
+    38,
+    50,
+    51,
+    60.5,
+    76,
+    106,
+    120.5,
+    136,
+    151,
+    166,
+    201,
+    211,
+    300.5,
+    330,
+    401,
+)
+"""Days at which the words for a time change, in one of the languages."""
+
+
+class ThingFacts(NamedTuple):
+    """Another item that a text names."""
+
+    title: str
+    category: tuple[str, ...] = ()
+    brand: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonFacts:
+    """What a text may say of the customer and the item; the defaults say nothing."""
+
+    times_bought: int = 0
+    every_days: float | None = None
+    """Median days between purchases, of a steady buyer alone: at least three, the middle half of the gaps within a
+    third of the median."""
+    last: Ago | None = None
+    """The last purchase of the item."""
+    waited: float | None = None
+    """Days since then over `every_days`."""
+    in_cart: bool = False
+    asked_alert: bool = False
+    """Asked to be told when the item is back."""
+    viewed: bool = False
+    """Looked at the item, where the shop says so aloud."""
+    with_item: ThingFacts | None = None
+    """Something the customer bought that is bought together with the item more often than chance."""
+    with_last: Ago | None = None
+    because: ThingFacts | None = None
+    """The purchase that a recommendation's reason names."""
+    category_bought: int = 0
+    """Purchases in the item's category within a year."""
+    brand_bought: int = 0
+    favourite_category: str | None = None
+    """Where the customer buys, if it is another category than the item's."""
+    away: Ago | None = None
+    """The last purchase of a customer who has stayed away."""
+    first_order: ThingFacts | None = None
+    """What the customer bought, if it was the first and only order, lately."""
+    bought_last_year: bool = False
+    """Around the same day of last year."""
+
+    @property
+    def is_customer(self) -> bool:
+        """Whether a purchase of the customer is known, or something in the cart."""
+        bought = self.times_bought or self.category_bought or self.brand_bought or self.bought_last_year
+        return bool(bought or self.in_cart or self.with_item or self.because or self.away or self.first_order)
+
+    def coarse(self) -> PersonFacts:
+        """The same for all customers who read the same words."""
+        edges = (0.75, 0.85, 0.95, 1.25, 1.4, 2.0, 3.0)
+        waited = self.waited
+        if waited is not None:
+            waited = (0.5, 0.8, 0.9, 1.0, 1.3, 1.7, 2.5, 4.0)[bisect_right(edges, waited)]
+        return replace(
+            self,
+            times_bought=min(self.times_bought, 10),
+            every_days=self.every_days and Ago(self.every_days, date.max).coarse().days,
+            last=self.last and self.last.coarse(),
+            waited=waited,
+            with_last=self.with_last and self.with_last.coarse(),
+            category_bought=min(self.category_bought, 3),
+            brand_bought=min(self.brand_bought, 3),
+            away=self.away and self.away.coarse(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FestiveDay:
+    """A day of the calendar that a text is for."""
+
+    key: str
+    """As frames name it: christmas, double_11, ..."""
+    names: Mapping[str, str]
+    """Language -> name."""
+    on: date
+    days_left: int
+    is_season_good: bool = False
+    """The item sold more around the day in earlier years."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,17 +289,26 @@ class CopyRequest:
     reason_kind: ReasonKind = ReasonKind.GENERAL
     """Shown as a neutral kind ("goes with what you like"), never as what the person did."""
     occasion: Occasion | None = None
-    """Why the text comes now; the shop's own lines for it come before those for the kind of reason."""
-    intent: str | None = None
-    """What the text is to do: remind, discover, cross_sell or win_back. Any other has no lines of its own."""
-    n_candidates: int = 8
-    """Opening lines that a generator is asked for."""
+    """Why the text comes now."""
+    person: PersonFacts = PersonFacts()
+    """What may be said of the customer."""
+    day: FestiveDay | None = None
+    order_by: date | None = None
+    """The last day to order for `day`."""
+    shop: str = ""
+    """The shop's name."""
+    link: str = ""
+    """Where the text leads to, as short as a text shows it: "shop.example/oat"."""
+    n_candidates: int = 3
+    """Texts that a generator is asked for."""
     seed: int = 0
     known_brands: frozenset[str] = frozenset()
     """The catalogue's brands: none but the item's own may be named."""
     offer: Offer | None = None
     list_price: Decimal | None = None
     """The former price, any number of at least 0."""
+    statements: tuple[str, ...] = ()
+    """More facts, in the words of the shop: "free delivery from £50", "order by 12 March for Mother's Day"."""
     evidence: Mapping[str, str] = field(default_factory=dict)
     """Proofs that the shop has, by the key of the claim in data/claims.toml or of the rule that asks for them, for
     instance {"certification": "EU 2018/848, no. 123"}."""
@@ -165,8 +322,6 @@ class CopyRequest:
     """Most texts that differ."""
     vocabulary: frozenset[str] = frozenset()
     """Words beyond the facts that the shop's people approved; see `recllm.market.adcopy.vocabulary`."""
-    unattended: bool = False
-    """True where no person looks at a text before it leaves: one that passes is preferred to one that is held."""
 
     def __post_init__(self) -> None:
         channel_named(self.channel)
@@ -189,6 +344,11 @@ class CopyRequest:
         return language(self.locale)
 
     @property
+    def region(self) -> str:
+        """ "US" for dates and words as they are written there; else "GB"."""
+        return "US" if without_domain(self.locale).replace("_", "-").endswith("-US") else "GB"
+
+    @property
     def domain(self) -> Domain:
         """What people do with the item, which decides the words."""
         return Prompts.load().domain(domain_of(self.locale))
@@ -208,23 +368,14 @@ class CopyRequest:
         return channel_named(self.channel)
 
     @property
-    def template(self) -> Template:
-        """Of the channel's texts."""
-        return Prompts.load().template(f"ad_text.{self.channel}", self.locale)
-
-    @property
     def is_sensitive(self) -> bool:
         return self.policy.is_sensitive((*self.item.category, self.item.title))
 
     @property
-    def line_kind(self) -> ReasonKind:
-        """The kind of reason that an opening line may tell."""
-        return ReasonKind.GENERAL if self.is_sensitive else self.reason_kind
-
-    @property
-    def line_occasion(self) -> Occasion | None:
-        """The occasion that an opening line may tell."""
-        return None if self.is_sensitive else self.occasion
+    def running_offer(self) -> Offer | None:
+        """The offer while it runs, of a kind that the domain has."""
+        offer = self.offer
+        return offer if offer and offer.runs(self.now) and offer.type in self.domain.offers else None
 
     @property
     def is_hostile(self) -> bool:
@@ -279,17 +430,9 @@ class FactSheet:
     description: str = ""
     """Grounds words; no claim is proven by it."""
     spellings: tuple[str, ...] = ()
-    """Shorter spellings of the title that code may write."""
-    price_text: str | None = None
-    """The price as a text shows it; None where it does not. This and `offer_text` are there once the facts are made
-    sayable."""
-    offer_text: str | None = None
-    pays_text: str | None = None
-    """The price after the offer as a text shows it."""
-    offer_headline: str | None = None
-    """The offer as a headline shows it: without its end."""
-    list_price_text: str | None = None
-    """The former price as a text shows it, where it is above the price."""
+    """Shorter spellings of the title that a text may hold."""
+    has_title: bool = True
+    """False where the title may not be shown, and a category or a general name stands for it."""
 
     @classmethod
     def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:

@@ -220,6 +220,15 @@ class OfferSection(_Section):
     """Per cent, or money in the item's currency."""
     start: Moment | None = None
     end: Moment | None = None
+    code: Text | None = None
+    min_spend: Amount | None = None
+    """Least value of an order."""
+    gift: Text | None = None
+    """What is given, such as "tote bag"."""
+    scope: Text | None = None
+    """What it is for, as a text says it, such as "hair care"; when None the item, or the whole order."""
+    excluded: Text | None = None
+    """What it is not for, as a text says it, such as "gift cards"."""
     list_prices: Mapping[str, Amount] = {}
     """Item -> the price that the offer is compared with."""
 
@@ -235,7 +244,8 @@ class OfferSection(_Section):
 
     @cached_property
     def offer(self) -> Offer:
-        return Offer(type=OfferType(self.type), value=self.value, start=self.start, end=self.end)
+        of_offer = ("value", "start", "end", "code", "min_spend", "gift", "scope", "excluded")
+        return Offer(type=OfferType(self.type), **{name: getattr(self, name) for name in of_offer})
 
 
 class LimitsSection(AudienceCut, LeftOut, _Section):
@@ -307,6 +317,8 @@ class WordsSection(_Section):
     """Rule packs by name, or files in the folder of this one; all shipped ones by default."""
     voice: InstanceOf[Voice] | None = None
     """From a file in the folder of this one."""
+    link: Text | None = None
+    """Where messages lead to, as short as a text message shows it: shop.example/tents."""
     known_brands: Texts = ()
     evidence: Mapping[str, Annotated[str | Mapping[str, str], BeforeValidator(_proof)]] = {}
     """Key -> proof, or key -> item -> proof."""

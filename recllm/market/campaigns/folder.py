@@ -18,7 +18,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from hashlib import sha256
@@ -30,6 +30,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from recllm.base.documents import json_value, plain
 from recllm.base.errors import ConflictError, DataError, PolicyError, StoreError, UsageError
 from recllm.base.files import lock_file, safe_id, sweep_drafts, write_whole
+from recllm.market.adcopy.request import PersonFacts
 from recllm.market.audiences.spread import SpreadFigures
 
 COPIES = "copies"
@@ -69,7 +70,7 @@ class CheckNote:
 @_file_form
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignText:
-    """One text for everybody of one item, kind of reason, channel and locale."""
+    """One text for customers with one item of whom the same may be said, on a channel and in a locale."""
 
     id: str
     item_id: str
@@ -90,6 +91,8 @@ class CampaignText:
     facts: TextFacts
     people: int
     """Who would get it; 0 on a channel that is for everybody."""
+    person: PersonFacts = field(default_factory=PersonFacts)
+    """What the text may say of these customers."""
 
 
 @_file_form

@@ -21,7 +21,8 @@ from recllm.base.schema import Generator, Objective, Occasion
 from recllm.base.words.sentences import language
 from recllm.learn.features.item_vectors import basics_of
 from recllm.market.adcopy.ads import effect_model, may_be_modelled, open_generator
-from recllm.market.adcopy.request import reason_kind
+from recllm.market.adcopy.customers import customer_facts
+from recllm.market.adcopy.request import PersonFacts, reason_kind
 from recllm.market.audiences.assignment import select_jointly
 from recllm.market.audiences.audience import (
     Audience,
@@ -41,10 +42,10 @@ from recllm.market.audiences.selection import Selection, draws, select
 from recllm.market.audiences.spread import SpreadFigures, spread_offers
 from recllm.market.audiences.targets import AudienceTarget, audience_target
 from recllm.market.campaigns.file import SERVER, CampaignFile
-from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish
+from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, CampaignText, PlannedPerson, publish
 from recllm.market.campaigns.open_campaign import auto_approvals
 from recllm.market.campaigns.target_text import MOST_ITEMS, fitting_items
-from recllm.market.campaigns.texts import TextKey, catalogue_at, text_keys, write_texts
+from recllm.market.campaigns.texts import TextKey, catalogue_at, public_keys, write_texts
 from recllm.market.campaigns.wordings import variant_shares, wording_counts
 from recllm.market.occasions.day import cases_of, lacking, shop_of_people
 from recllm.market.propensity.effects import effects_of, saved_effects
@@ -206,8 +207,15 @@ def _plan(
     file, audience = campaign.file, group.audience
     names = [p.user_id for p in group.people]
     modelled = dict(zip(names, may_be_modelled(workspace.gate(), names, speaker), strict=True))
+    keys = {
+        p.user_id: TextKey.of(p, modelled[p.user_id], facts) for p, facts in zip(group.people, group.facts, strict=True)
+    }
+    counts_of_keys: Counter[TextKey] = Counter()
+    for p in group.people:
+        counts_of_keys[keys[p.user_id]] += not p.held_out
+    counts_of_keys.update(dict.fromkeys(public_keys((p.item_id for p in group.people), file), 0))
     texts, remarks = write_texts(
-        text_keys(group.people, modelled, file),
+        counts_of_keys,
         workspace,
         file,
         catalogue_at(workspace, file, {p.item_id for p in group.people}, campaign.send),
@@ -217,15 +225,27 @@ def _plan(
         encoder=group.recommender.encoder,
         effect=effect_model(workspace),
     )
+    if file.offer is not None and (note := _lacking_proof(texts)) is not None:
+        title, fault = note
+        raise DataError(f"{file.source}: the offer cannot be told of {title!r}: {fault}; give the proof, or change it")
     people = []
     counts = wording_counts(workspace, file.words.learn_from)
-    shares = {key: variant_shares(variants, counts, file.words.guard_limit) for key, variants in texts.items()}
+    shares = {
+        key: variant_shares(variants, counts, file.words.guard_limit) for key, variants in texts.items() if variants
+    }
     # each person's variant is drawn by a hash of campaign and pseudonym, so that variants can be compared
     for person, draw in zip(group.people, draws(names, file.id, "variant"), strict=True):
-        key = TextKey.of(person, modelled)
+        key = keys[person.user_id]
+        if not texts[key]:
+            continue
         position = min(int(np.searchsorted(np.cumsum(shares[key]), draw, side="right")), len(shares[key]) - 1)
         text, propensity = texts[key][position], shares[key][position]
         people.append(replace(person, variant=text.variant, text_id=text.id, propensity=propensity))
+    if not any(not p.held_out for p in people):
+        raise NothingToDo(
+            f"{file.source}: nothing can be said to these customers about these products; name an offer, an occasion, "
+            "or products that they have a reason to buy"
+        )
     readers = Counter(p.text_id for p in people if not p.held_out)
     cost = file.limits.cost
     return CampaignPlan(
@@ -254,6 +274,15 @@ def _plan(
     )
 
 
+def _lacking_proof(texts: Mapping[TextKey, Sequence[CampaignText]]) -> tuple[str, str] | None:
+    """(title, what a law asks for) of the first text that a law blocks for want of a proof."""
+    for text in (text for variants in texts.values() for text in variants):
+        for note in text.failures:
+            if "; needs " in note.message:
+                return text.facts.title, note.message
+    return None
+
+
 def spread_note(figures: SpreadFigures) -> str:
     """The price and the gain of spreading, in words."""
     return (
@@ -275,6 +304,8 @@ class Recipients:
     audience: Audience
     people: tuple[PlannedPerson, ...]
     """Best first, those held out among them; without texts so far."""
+    facts: tuple[PersonFacts, ...] = ()
+    """What may be said of each of `people`."""
     spread: SpreadFigures | None = None
     """As `CampaignPlan.spread`."""
 
@@ -479,7 +510,18 @@ def _planned(
     channels = first_channels(gate, names, file.personal_channels)
     basics = basics_of(recommender.dataset.users[rows.tolist()])
     people, probability = [], scores.probabilities().astype(np.float64)
-    for n, (name, item, reasons) in enumerate(zip(names, best, reasons_for(recommender, rows, best), strict=True)):
+    reasons_of_people = reasons_for(recommender, rows, best)
+    facts = customer_facts(
+        recommender.dataset.events.rows(rows),
+        recommender.dataset.items,
+        recommender.dataset.as_of,
+        best.tolist(),
+        reasons_of_people,
+        recommender.together,
+        recommender.policy,
+        file.target.occasion,
+    )
+    for n, (name, item, reasons) in enumerate(zip(names, best, reasons_of_people, strict=True)):
         item_id = recommender.dataset.items["item_id"][int(item)]
         # the first of the campaign's locales in a language that the person named; the first one without a name
         languages = {language(value) for basic, value in basics[n].items() if basic.casefold() in LANGUAGE_BASICS}
@@ -495,4 +537,4 @@ def _planned(
             text_id="",
         )
         people.append(person)
-    return Recipients(recommender, audience, tuple(people), spread)
+    return Recipients(recommender, audience, tuple(people), tuple(facts), spread)

@@ -1,26 +1,28 @@
-"""The distinct texts of a campaign: one per item, kind of reason, channel, locale and variant, each written once.
-
-No text is written for a person, so none can say what a person did, and there are as many as a person can read.
+"""The distinct texts of a campaign: one per item, what may be said of the customer, channel, locale and variant, each
+written once. What is said of customers is coarse, so that several share a text.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
+
+import polars as pl
 
 from recllm.base.documents import count_text
 from recllm.base.schema import CopyVerdict, Encoder, Generator, Item, ReasonKind
 from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.channels import channel_named, complete
 from recllm.market.adcopy.record import save, write_recorded
-from recllm.market.adcopy.request import CopyRequest, Voice
+from recllm.market.adcopy.request import CopyRequest, PersonFacts, Voice
+from recllm.market.adcopy.sayable import sayable_facts
 from recllm.market.adcopy.verify.guarantees import review
 from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
-from recllm.market.adcopy.write import TEMPLATE, sayable_facts
+from recllm.market.adcopy.write import TEMPLATE
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPerson, TextFacts
 from recllm.shop.data.catalogue import on_offer
@@ -39,6 +41,8 @@ class Catalogue:
 
     items: Mapping[str, Item]
     """Those of the campaign that the shop still has."""
+    lowest: Mapping[str, Decimal]
+    """Lowest price of the 30 days before, of the items whose prices are known for so long."""
     brands: frozenset[str]
     """All of the shop's, and those that the campaign names."""
     vocabulary: frozenset[str] = frozenset()
@@ -51,11 +55,28 @@ def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[st
     """As the store has it now, on offer at `moment`."""
     ids = set(item_ids)
     with workspace.store().read() as reader:  # by key: a catalogue has many more items than a campaign
-        rows, brands = reader.items(sorted(ids)), reader.brands()
+        rows, brands, states = reader.items(sorted(ids)), reader.brands(), reader.item_states()
     rows = rows.with_columns(available=on_offer(rows, int(moment.timestamp())))
     items = {row["item_id"]: item_of(row) for row in rows.to_dicts()}
     vocabulary = approved_words(vocabulary_file(workspace.root))
-    return Catalogue(items, frozenset(brands) | set(file.words.known_brands), vocabulary, domain_of(workspace.locale()))
+    lowest = lowest_prices(states.filter(pl.col("item_id").is_in(sorted(ids))), moment)
+    known_brands = frozenset(brands) | set(file.words.known_brands)
+    return Catalogue(items, lowest, known_brands, vocabulary, domain_of(workspace.locale()))
+
+
+def lowest_prices(states: pl.DataFrame, moment: datetime) -> dict[str, Decimal]:
+    """The lowest price that held within `PRICE_DAYS` days before a moment; of items that had a price by then alone.
+
+    states: as `StoreReader.item_states`, in the order of time.
+    """
+    start = moment - timedelta(days=PRICE_DAYS)
+    lowest = {}
+    for (item_id,), of_item in states.filter(pl.col("price").is_not_null(), pl.col("at") <= moment).group_by("item_id"):
+        before = of_item.filter(pl.col("at") <= start)
+        if before.height:
+            within = [before["price"][-1], *of_item.filter(pl.col("at") > start)["price"]]
+            lowest[str(item_id)] = min(map(Decimal, within))
+    return lowest
 
 
 def facts_of(item: Item | None, file: CampaignFile) -> TextFacts:
@@ -93,17 +114,29 @@ def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | Campa
         seed=file.words.seed,
         known_brands=catalogue.brands,
         occasion=file.target.occasion,
+        person=text.person,
+        shop=file.sender.name,
+        link=file.words.link or "",
         offer=file.offer,
         list_price=file.list_prices.get(text.item_id),
-        evidence=file.evidence_for(text.item_id),
+        evidence=_proofs(file, catalogue, text.item_id),
         packs=file.words.packs,
         voice=file.words.voice or Voice(),
         variants=file.words.variants,
         vocabulary=catalogue.vocabulary,
-        unattended=file.words.auto,
     )
 
 
+def _proofs(file: CampaignFile, catalogue: Catalogue, item_id: str) -> dict[str, str]:
+    """Those of the file, and the lowest price of 30 days by the store's history."""
+    lowest = catalogue.lowest.get(item_id)
+    return ({} if lowest is None else {"lowest_30d": f"{lowest}"}) | dict(file.evidence_for(item_id))
+
+
+PRICE_DAYS = 30
+"""Days before a reduction whose lowest price it is compared with: Directive 98/6/EC, Article 6a."""
+MOST_VARIANTS = 8
+"""Wordings of one text, for customers of whom the same may be said."""
 GROUNDING = "grounding"
 """The rule of a word that nothing grounds, where findings name their rules."""
 
@@ -157,24 +190,19 @@ class TextKey(NamedTuple):
     locale: str
     modelled: bool
     """Whether a generative model may be asked for it."""
+    person: PersonFacts = PersonFacts()
 
     @classmethod
-    def of(cls, person: PlannedPerson, modelled: Mapping[str, bool]) -> TextKey:
-        """modelled: of each person, whether a generative model may be asked for a text that they get."""
-        return cls(person.item_id, person.kind, person.channel, person.locale, modelled[person.user_id])
+    def of(cls, person: PlannedPerson, modelled: bool, facts: PersonFacts) -> TextKey:
+        """modelled: whether a generative model may be asked for a text that the customer gets."""
+        return cls(person.item_id, person.kind, person.channel, person.locale, modelled, facts)
 
 
-def text_keys(people: Iterable[PlannedPerson], modelled: Mapping[str, bool], file: CampaignFile) -> Counter[TextKey]:
-    """How many addressed people get each text; 0 for texts on public channels."""
-    keys: Counter[TextKey] = Counter()
-    items = set()
-    for person in people:
-        keys[TextKey.of(person, modelled)] += not person.held_out
-        items.add(person.item_id)
-    for item in sorted(items):
+def public_keys(items: Iterable[str], file: CampaignFile) -> Iterator[TextKey]:
+    """The texts of public channels, which say nothing of a customer."""
+    for item in sorted(set(items)):
         for channel in file.public_channels:
-            keys.update({TextKey(item, ReasonKind.GENERAL, channel, locale, False): 0 for locale in file.locales})
-    return keys
+            yield from (TextKey(item, ReasonKind.GENERAL, channel, locale, False) for locale in file.locales)
 
 
 def write_texts(
@@ -191,17 +219,20 @@ def write_texts(
 ) -> tuple[dict[TextKey, list[CampaignText]], list[str]]:
     """The variants of each key, the widest read first, and remarks. People of a key are shared out later.
 
-    A key has up to as many variants as the campaign wants and as differ; where no text passes, the one that fails.
+    A key has one variant for every two of its customers, so that a mailing does not repeat itself, at least as many as
+    the campaign compares, and at most `MOST_VARIANTS`; where no text passes, the one that fails; none where there is
+    nothing to say.
+
     send: when texts go out. generator_name: what finds the generator again. effect: orders the texts that stand.
     """
     texts: dict[TextKey, list[CampaignText]] = {}
     number, n_failed = 0, 0
-    silent: list[str] = []  # of each text without the offer, the fault of the one with it
-    for key in sorted(keys, key=lambda k: (-keys[k], k)):
+    for key in sorted(keys, key=lambda k: (-keys[k], str(k))):
         texts[key] = []
         request = copy_request(file, catalogue, key, send)
+        n_variants = max(file.words.variants, min(MOST_VARIANTS, (keys[key] + 1) // 2))
         for copy, record in write_recorded(
-            replace(request, reason_kind=ReasonKind(key.kind), policy=workspace.policy),
+            replace(request, reason_kind=ReasonKind(key.kind), policy=workspace.policy, variants=n_variants),
             generator=generator if key.modelled else None,
             encoder=encoder,
             generator_spec=generator_name,
@@ -211,10 +242,6 @@ def write_texts(
             number += 1
             save(record, workspace.root / COPIES)
             n_failed += any(check.guarantee == "G16" for _, checks in copy.rejected for check in checks)
-            if file.offer is not None and "offer" not in copy.facts_used and not request.limits.title_only:
-                offer_text = sayable_facts(request).offer_text or ""
-                checks = (check for text, failed in copy.rejected if offer_text in text for check in failed)
-                silent.append(next((check.message for check in checks if not check.passed), "it does not fit"))
             failures, warnings = check_notes(copy.text, request, file, copy.generator)
             text = CampaignText(
                 **key._asdict(),
@@ -230,15 +257,8 @@ def write_texts(
             )
             texts[key].append(text)
     remarks = []
-    variants = file.words.variants
-    if short := sum(len(written) < variants for written in texts.values()):
-        remarks.append(
-            f"of {short} of {count_text(len(texts), 'text')} there are fewer than {variants} variants that differ"
-        )
-    if silent:
-        remarks.append(f"{len(silent)} of {count_text(number, 'text')} do not tell the offer: {silent[0]}")
+    if n_silent := sum(n for key, n in keys.items() if not texts[key]):
+        remarks.append(f"{count_text(n_silent, 'customer')}: there is nothing to say to them, and they get no message")
     if n_failed:
-        remarks.append(
-            f"the generator failed at {n_failed} of {count_text(number, 'text')}; these are the shop's own lines"
-        )
+        remarks.append(f"the generator failed at {n_failed} of {count_text(number, 'text')}; these are the shop's own")
     return texts, remarks

@@ -66,7 +66,7 @@ class CopyExample(Protocol):
     def prompt(self) -> str: ...
 
     @property
-    def hook(self) -> str: ...
+    def answer(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def tune_generator(
     """
     args, base, destination = CopywriterArguments.layered(args), Path(base), Path(destination)
     started = time.monotonic()
-    texts = [[(example.prompt, example.hook) for example in side] for side in (learn, validation)]
+    texts = [[(example.prompt, example.answer) for example in side] for side in (learn, validation)]
     belongs: dict[str, Any] = {
         "data": sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest(),
         "base": base_hash(base),
@@ -263,7 +263,7 @@ def _tokenised(
 def tokens_of(example: CopyExample, tokenizer: Any, max_tokens: int) -> dict[str, list[int]] | None:
     """input_ids, attention_mask and labels: the line and its end are learned, the prompt is not; None if too long."""
     prompt = tokenizer(render(messages(example.prompt), tokenizer), add_special_tokens=False)["input_ids"]
-    line = [*tokenizer(example.hook, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    line = [*tokenizer(example.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     if len(prompt) + len(line) > max_tokens:
         return None
     ids, labels = [*prompt, *line], [*[NOT_LEARNED] * len(prompt), *line]

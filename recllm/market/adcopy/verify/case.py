@@ -31,6 +31,8 @@ from recllm.text.plurals import stem
 from recllm.text.templates import Prompts, natural
 
 _CLAUSE = re.compile(r"[.,!?:;()…–—，。！？：；、（）\n]+")
+_AFTER_MONTH = pattern("quantities.after_month", MONTHS="|".join(rf"(?<={month}\.) " for month in word_class("months")))
+"""Ends a sentence: "in late September. 20% off" is no date."""
 _HAN = re.compile(f"[{HAN}]")
 _LATIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 _IT = {"en": "it", "zh": "它"}
@@ -48,8 +50,11 @@ class Case:
     text: str
     facts: FactSheet
     request: CopyRequest
-    prompt: str = ""
-    """What the model was given, without the item's facts: none of it may come back."""
+    statements: tuple[str, ...] = ()
+    """What is known of the customer, the occasion, the offer and the shop, as texts say it."""
+
+    names: tuple[str, ...] = ()
+    """How a text calls the item."""
 
     @cached_property
     def reading(self) -> Reading:
@@ -62,7 +67,7 @@ class Case:
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
         """Each once, line by line: a line's last number and the next line's first are two."""
-        lines = self.text.split("\n")
+        lines = _AFTER_MONTH.sub("\n", self.text).split("\n")
         if self.is_lowest_price:
             lines = [pattern("claims.lowest_30d").sub(" ", fold(line)) for line in lines]
         return tuple(dict.fromkeys(q for line in lines for q in quantities(line)))
@@ -73,14 +78,19 @@ class Case:
         return tuple((f.kind, self.text[f.start : f.end]) for f in find_personal_data(self.text))
 
     @cached_property
-    def is_lowest_price(self) -> bool:
-        """True when the proof of the lowest price of 30 days is an amount, and the price is not above it."""
+    def lowest_price(self) -> Decimal | None:
+        """The lowest price of the past 30 days, where the proof of it is an amount."""
         stated = quantities(self.request.evidence.get("lowest_30d", ""))
         amounts = [
             q.value for q in stated if q.kind in (QuantityKind.MONEY, QuantityKind.NUMBER) and q.value is not None
         ]
+        return amounts[0] if len(amounts) == 1 else None
+
+    @property
+    def is_lowest_price(self) -> bool:
+        """True when the price is not above the lowest one of 30 days."""
         price = self.facts.price
-        return price is not None and len(amounts) == 1 and price <= amounts[0]
+        return price is not None and self.lowest_price is not None and price <= self.lowest_price
 
     @property
     def saving(self) -> Decimal | None:
@@ -96,6 +106,26 @@ class Case:
         if not (price and former and offer and offer.value) or offer.type is not OfferType.PERCENT:
             return False
         return abs(former * (100 - offer.value) / 100 - price) < Decimal("0.01")
+
+    @cached_property
+    def stated_quantities(self) -> tuple[Quantity, ...]:
+        return tuple(q for text in self.statements for q in quantities(text))
+
+    @cached_property
+    def stated_amounts(self) -> frozenset[Decimal]:
+        """Amounts that the shop states besides prices: the least value of an order, and those of `statements`."""
+        amounts = [
+            q.value for text in self.request.statements for q in quantities(text) if q.kind is QuantityKind.MONEY
+        ]
+        offer = self.offer
+        return frozenset(value for value in (*amounts, offer.min_spend if offer else None) if value is not None)
+
+    @cached_property
+    def statements_folded(self) -> str:
+        """What the shop states besides the item, folded, one a line; the name of an item claims nothing."""
+        offer = self.offer
+        terms = (offer.gift, offer.scope, offer.excluded) if offer is not None else ()
+        return "\n".join(read(text).squashed for text in (*self.request.statements, *filter(None, terms)))
 
     @cached_property
     def evidence_quantities(self) -> tuple[Quantity, ...]:
@@ -169,7 +199,10 @@ class Case:
     @cached_property
     def own_words(self) -> str:
         """The text without the item's own texts: what its writer chose to say about it."""
-        texts = {t for t in (*self.item_texts, *self.facts.spellings) if len(t) > 1 or not t.isascii()}
+        is_name = re.compile("[^a-z]").search  # and no word such as basket
+        names = (text for text in self.statements if len(text) > 2 and is_name(text))
+        names_and_facts = (*self.item_texts, *self.facts.spellings, *names)
+        texts = {t for t in names_and_facts if len(t) > 1 or not t.isascii()}
         if not texts:
             return self.text
         longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))

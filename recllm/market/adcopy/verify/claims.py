@@ -13,6 +13,7 @@ from decimal import Decimal
 from functools import lru_cache
 
 from recllm.market.adcopy.deadlines import WEEKDAYS, day_in_words, last_day
+from recllm.market.adcopy.frames import frame_phrases
 from recllm.market.adcopy.lexicon import (
     HAN,
     families,
@@ -208,6 +209,11 @@ def _offer_in_words(case: Case) -> str:
 def is_fact(quantity: Quantity, case: Case) -> bool:
     """True when the facts of the item or its running offer state the quantity."""
     kind, offer, facts = quantity.kind, case.offer, case.facts
+    stated = [(q.kind, q.value, q.unit) for q in case.stated_quantities]
+    if kind is not QuantityKind.MONEY and (kind, quantity.value, quantity.unit) in stated:
+        return True
+    if quantity.role == "list" and quantity.value is not None and quantity.value == case.lowest_price:
+        return True
     if kind in (QuantityKind.NUMBER, QuantityKind.PERCENT, QuantityKind.CODE) and quantity in facts.quantities:
         return True
     if kind is QuantityKind.CODE and any(
@@ -282,6 +288,8 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
         sign = "元"  # 到手36
     if sign not in {fold(s) for s in (facts.currency, *signs)} and not (currency and sign in currency.words):
         return False
+    if value in case.stated_amounts:
+        return True
     offered = offer.value if offer and offer.type in (OfferType.AMOUNT, OfferType.COUPON) else None
     is_plain = quantity.role == "" or quantity.role.startswith("per ")
     amount = facts.price if is_plain else {"list": facts.list_price, "off": offered}.get(quantity.role)
@@ -383,9 +391,11 @@ def offers(case: Case) -> Iterator[Violation]:
         yield from violations(talk, "speaks of a price and states none: state it, or leave this out", holds=True)
     state = "none runs" if running is None else _offer_in_words(case)
     for family in families("offers.toml"):
-        if running is None or running.type not in family.offers:
+        has_code = running is not None and running.code and OfferType.COUPON in family.offers
+        if running is None or not (running.type in family.offers or has_code):
             remark = f"promises an offer ({family.id}), and {state}"
-            promised = (p for p in family.find(case.reading) if not (p in family.goods and p in case.facts.folded))
+            phrases = (p for p in family.find(case.reading) if p not in case.statements_folded)
+            promised = (p for p in phrases if not (p in family.goods and p in case.facts.folded))
             yield from violations((p for p in promised if not (case.tells_saving and says_saving(p))), remark)
     if running is None:
         for quantity in case.quantities:
@@ -404,10 +414,13 @@ def _deadlines(case: Case) -> Iterator[Violation]:
     """Deadlines given by their distance, such as "today only", against the end of the running offer."""
     running, now = case.offer, case.request.now
     end = running.end if running is not None else None
-    tells_end = case.tells_end or any(q.kind is QuantityKind.DATE and is_fact(q, case) for q in case.quantities)
+    dates = [q.span.strip() for q in case.quantities if q.kind is QuantityKind.DATE and is_fact(q, case)]
+    tells_end = case.tells_end or bool(dates)
     for phrase in case.deadlines:
         if end is not None and phrase.ends_on(end, now):
             continue
+        if phrase.day in WEEKDAYS and any(f"{phrase.span} {d}" in case.reading.squashed for d in dates):
+            continue  # "until Sunday 7 September": the date decides
         if tells_end and (not phrase.strong or phrase.span in word_class("bare_last_day")):
             continue  # "until Sunday. What's for dinner tonight?", 9月30日最后一天
         if not (phrase.strong or _speaks_of_an_offer(case)):  # "for this weekend", where nothing is on offer
@@ -447,6 +460,8 @@ def proofs(case: Case) -> Iterator[Violation]:
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
                 if (family.id == "composition" and phrase in case.apart) or _is_plain_superlative(phrase, case):
                     continue
+                if phrase in case.statements_folded:
+                    continue
                 if not (family.from_facts and (stated_by_facts(phrase, case.facts) or used_with(phrase, case.facts))):
                     of_facts = ", or the words among the item's facts" if family.from_facts else ""
                     never = family.evidence == "never"
@@ -475,6 +490,7 @@ def _deeds(case: Case) -> Iterator[Violation]:
     unread = case.own_words if case.language == "zh" else case.text
     text = "\n".join(read(line).squashed for line in unread.split("\n"))  # no claim runs over a line's end
     shapes = [(pattern(name), subject, proof) for name, subject, proof in _SHAPES_OF_CLAIMS]
+    dates = [q for q in case.quantities if q.kind is QuantityKind.DATE and is_fact(q, case)]
     if case.language == "en":
         that_does = pattern("claims.that_does", VERBS="|".join(word_class("claim_verbs")))
         shapes.append((that_does, "what the product does", "performance"))
@@ -484,13 +500,29 @@ def _deeds(case: Case) -> Iterator[Violation]:
             names = stems(read(case.facts.title).words)  # "wooden blocks" of building blocks is their name
             acts = [m for m in does.finditer(text) if stem(m["subject"]) in of_item and stem(m["verb"]) not in names]
             measured = _measured(case) if acts else None
-            deeds = (m[0] for m in acts if not (measured and measured.match(text, m.start("verb"))))
+            deeds = (
+                m[0]
+                for m in acts
+                if not (measured and measured.match(text, m.start("verb")))
+                and not _is_stated(text[m.end("verb") :], m["verb"], case)
+            )
             deeds = (deed for deed in deeds if deed not in case.facts.folded)
             yield from violations(deeds, "speaks of what the product does: needs performance", holds=True)
     for shape, subject, proof in shapes:
         if not case.request.evidence.get(proof):
-            phrases = (p for p in matches(shape, text) if not (p in case.facts.folded or _holds_words(p, case.facts)))
+            granted = (case.facts.folded, case.statements_folded, *(f"order by {day}" for day in WEEKDAYS if dates))
+            phrases = (
+                p for p in matches(shape, text) if not (any(p in k for k in granted) or _holds_words(p, case.facts))
+            )
             yield from violations(phrases, f"speaks of {subject}: needs {proof}", holds=True)
+
+
+def _is_stated(following: str, verb: str, case: Case) -> bool:
+    """True where the facts hold what follows a verb: "holds one camera and two lenses"; and for "buns last Easter"."""
+    if verb == "last" and following.split()[:1] and following.split()[0].strip(".,;:") in word_class("after_last"):
+        return True
+    clause = re.split(r"[.,;:!?\n]", following)[0]
+    return bool(clause.strip()) and (_holds_words(clause, case.facts) or clause.strip() in case.statements_folded)
 
 
 def _holds_words(phrase: str, facts: FactSheet) -> bool:
@@ -531,7 +563,10 @@ def foreign_names(case: Case) -> Iterator[Violation]:
     yield from _foreign_brands(case)
     yield from _misspelt_brands(case)
     proven = {word for text in case.request.evidence.values() for word in words(text)}
-    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words), *stems(proven)}
+    stated = {word for text in case.statements for word in words(text)}
+    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words), *stems(proven), *stems(stated)}
+    if case.request.limits.slots[0].each_line:  # lines of a search ad are in title case
+        allowed |= stems(neutral_words() | {word for phrase in frame_phrases("en") for word in phrase.split()})
     if case.language == "en":
         tokens = _inner_capitals(case.own_words)
     else:  # capitalised Latin words in a Chinese text, but for short ones such as T in T恤
@@ -543,7 +578,8 @@ def foreign_names(case: Case) -> Iterator[Violation]:
         if not (fold(token) in allowed or stem(fold(token)) in allowed or parts <= allowed or token.isupper()):
             yield Violation(f"{token!r} is a name that the facts do not hold", token, holds=True)
     for match in pattern("naming.work").finditer(case.reading.folded):
-        if match["name"].replace("〈", "《").replace("〉", "》") not in case.facts.folded:
+        title = match["name"].replace("〈", "《").replace("〉", "》")
+        if title not in case.facts.folded and not any(title in fold(text) for text in case.statements):
             yield Violation(f"{match[0]!r} is a title that the facts do not hold", match[0], holds=True)
     # Chinese writes names without capitals; what follows 来自 or 搭载 names a place, a maker or a part. The facts hold
     # it when they hold its first two characters.
@@ -636,7 +672,12 @@ def _inner_capitals(text: str) -> Iterator[str]:
 
 
 def product_named(case: Case) -> Iterator[Violation]:
-    """G5: the title's head word, or the narrowest category, stands in the text."""
+    """G5: the title's head word, or the narrowest category, stands in the text; of an item without a name nothing has
+    to, nor where the text is about a cart, an order or the shop."""
+    person, offer = case.request.person, case.offer
+    is_about_order = offer is not None and offer.type in (OfferType.COUPON, OfferType.FREE_SHIPPING, OfferType.GIFT)
+    if not case.facts.title or person.in_cart or person.away or person.first_order or is_about_order:
+        return
     text = _joined(case.reading.words)
     names = (_joined(read(name).words) for name in dict.fromkeys(head_names(case)))
     if another := _another_thing(case):
@@ -653,7 +694,7 @@ def _joined(words: tuple[str, ...]) -> str:
 def head_names(case: Case) -> list[str]:
     """What counts as naming: the title, the last and longest words of its spellings, and the narrowest category."""
     facts = case.facts
-    names = [facts.title, *facts.category[-1:], *synonyms(facts.title)]
+    names = [facts.title, *facts.category[-1:], *synonyms(facts.title), *case.names]
     brand = set(read(facts.brand or "").words)
     for title in dict.fromkeys((_first_part(facts), *facts.spellings)):
         han, tastes = "".join(_HAN_RUN.findall(fold(title))), _tastes(title)

@@ -90,7 +90,6 @@ def personal_data(case: Case) -> Iterator[Violation]:
         ("people.email", "is an e-mail address"),
         ("people.ip_address", "is an IP address"),
         ("people.pseudonym", "is a person's pseudonym"),
-        ("people.observed", "shows the customer what the shop has seen of them"),
     ):
         yield from violations(matches(pattern(name), text), remark)
     numbers = matches(pattern("people.phone"), text)
@@ -105,7 +104,15 @@ def personal_data(case: Case) -> Iterator[Violation]:
             yield Violation("holds a bank account number", match[0])
     for phrase in _personal_phrases(case, _OF_PEOPLE):
         yield Violation("holds what identifies or locates a person", phrase)
-    yield from _phrases("G8", case)
+    observed = [*matches(pattern("people.observed"), text)]
+    watching = next(family for family in families("language.toml") if family.id == "watching")
+    for phrase in dict.fromkeys((*observed, *watching.find(case.reading))):
+        person = case.request.person
+        is_purchase = fold(case.request.domain.words[case.language]["bought"]) in phrase  # 看过 of a film
+        is_look = pattern("people.looked").search(phrase) and not is_purchase
+        if not (person.viewed if is_look else person.is_customer):
+            yield Violation(f"{phrase!r} {watching.message}", phrase)
+    yield from (v for v in _phrases("G8", case) if not v.message.endswith(watching.message))
 
 
 _OF_PEOPLE = frozenset(PersonalDataKind) - {PersonalDataKind.HANDLE}
@@ -153,21 +160,12 @@ def leaks(case: Case) -> Iterator[Violation]:
         ("reading.role_token", "belongs to a prompt"),
         ("people.contact", "is an address, a handle or a contact"),
     ):
-        yield from violations(matches(pattern(name), case.reading.folded), remark)
+        links = fold(case.request.link)
+        yield from violations((m for m in matches(pattern(name), case.reading.folded) if m not in links), remark)
     for phrase in _personal_phrases(case, frozenset({PersonalDataKind.HANDLE})):
         yield Violation("is an address, a handle or a contact", phrase)
     yield from violations(matches(pattern("reading.placeholder"), case.own_words), "was never filled in, or is mark-up")
     yield from _phrases("G10", case)
-    if case.prompt:
-        size = limit("prompt_words")[case.language]
-        prompted = grams(words(case.prompt), size)
-        repeated = next((gram for gram in grams(words(case.own_words), size) if gram in prompted), None)
-        if repeated:
-            yield Violation("repeats the prompt", (" " if case.language == "en" else "").join(repeated))
-
-
-def grams(tokens: tuple[str, ...], size: int) -> set[tuple[str, ...]]:
-    return {tokens[i : i + size] for i in range(len(tokens) - size + 1)}
 
 
 def _phrases(guarantee: str, case: Case) -> Iterator[Violation]:
@@ -210,10 +208,12 @@ def well_formed(case: Case) -> Iterator[Violation]:
     repeats = (("form.repeated_character", text), ("form.repeated_piece", case.text), ("form.blanks", case.text))
     if run := next(filter(None, (pattern(name).search(searched) for name, searched in repeats)), None):
         yield Violation("repeats characters", run[0][:20], holds=True)
-    tokens = words(text)
-    trigrams = Counter(tokens[i : i + 3] for i in range(len(tokens) - 2)).most_common(1)
-    if trigrams and trigrams[0][1] > limit("max_repeats"):
-        yield Violation("repeats itself", " ".join(trigrams[0][0]), holds=True)
+    for line in text.split("\n"):  # the parts of a text may say one thing in turn
+        tokens = words(line)
+        trigrams = Counter(tokens[i : i + 3] for i in range(len(tokens) - 2)).most_common(1)
+        if trigrams and trigrams[0][1] > limit("max_repeats"):
+            yield Violation("repeats itself", " ".join(trigrams[0][0]), holds=True)
+            break
     for repeated in matches(pattern("form.repeated_word"), case.text):
         if fold(repeated) not in case.facts.folded:
             yield Violation("repeats a word", repeated[:40], holds=True)

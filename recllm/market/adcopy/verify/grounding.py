@@ -16,6 +16,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
+from recllm.market.adcopy.frames import frame_phrases
 from recllm.market.adcopy.lexicon import (
     HAN,
     Letters,
@@ -31,7 +32,6 @@ from recllm.market.adcopy.lexicon import (
     word_class,
     words,
 )
-from recllm.market.adcopy.opening_line import occasion_words, reason_words
 from recllm.market.adcopy.request import FactSheet
 from recllm.market.adcopy.verify.case import Case, denials, words_of_scenes, words_of_uses
 from recllm.market.adcopy.verify.claims import is_around, is_fact, says_saving, synonyms
@@ -122,6 +122,7 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
         yield from (match[0] for match in unstated.finditer(case.reading.folded))
     if case.offer is not None and case.offer.end is not None:
         yield from (match[0] for match in pattern("quantities.end_of_day").finditer(case.reading.folded))
+    yield from (phrase for phrase in frame_phrases(case.language) if phrase in case.reading.folded)
     yield from _questions(case)
     yield from _measures_that_hold(case)
     yield from denials(case.facts)
@@ -236,9 +237,7 @@ class _Grounds:
             frozenset(word for word in words_of_scenes(facts) if not _is_phrase(word)),
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required)),
             frozenset(word for word in request.free_words if not _is_phrase(word)),
-            frozenset(
-                (reason_words(request.line_kind, request.locale), occasion_words(request.line_occasion, request.locale))
-            ),
+            frozenset(case.statements),
             frozenset(_sizes(facts)),
             frozenset(_counts_in_han(facts)),
         )

@@ -11,13 +11,14 @@ The word lists, patterns and limits are data, in `adcopy/data/`. They help a rev
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, combinations, pairwise
+from itertools import chain
 
 from recllm.base.schema import Check, CopyVerdict
-from recllm.market.adcopy.lexicon import fold, limit, read, words
+from recllm.market.adcopy.lexicon import fold, limit, read
 from recllm.market.adcopy.request import CopyRequest, FactSheet
+from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify import claims, form
 from recllm.market.adcopy.verify.case import Case, Violation
 from recllm.market.adcopy.verify.grounding import UngroundedWord, reads_as_foreign, ungrounded
@@ -38,8 +39,8 @@ GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
     "G14": form.in_voice,
     "G17": claims.currency_format,
 }
-"""Those on the words of one text. G13 is `variants_differ`; G15 and G18 stand in `recllm.market.adcopy.record`, G16 in
-`recllm.market.adcopy.write`."""
+"""Those on the words of one text. G13, that variants differ, holds by how `recllm.market.adcopy.write` makes them; G15
+and G18 stand in `recllm.market.adcopy.record`, G16 in `recllm.market.adcopy.write`."""
 
 
 _OF_CLAIMS = ("G1", "G2", "G3", "G4")
@@ -84,16 +85,19 @@ class Review:
         return self.verdict is CopyVerdict.PASS
 
 
-def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, prompt: str = "") -> Review:
-    """Checks one text against the facts of the request's item, and by its rule packs.
+def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None) -> Review:
+    """Checks one text against the facts of the request, and by its rule packs.
 
-    facts: the item's, where they are no longer those of the catalogue. prompt: what a model got besides the facts,
-    none of which may come back.
+    facts: the item's, where they are no longer those of the catalogue.
     """
     if len(text) > limit("max_text"):
         message = f"the text has {len(text)} characters; no channel takes more than {limit('max_text')}"
         return Review((Check(guarantee="G6", passed=False, message=message),))
-    case = Case(text=text, facts=facts or request.facts(), request=request, prompt=prompt)
+    facts = facts or request.facts()
+    slots = situation_of(request, facts).slots
+    statements = tuple(dict.fromkeys((*slots.values(), *request.statements)))
+    names = tuple(slots[name] for name in ("item.short", "item", "short", "category") if name in slots)
+    case = Case(text=text, facts=facts, request=request, statements=statements, names=names)
     forbidden: dict[str, list[Violation]] = defaultdict(list)
     warnings: list[RuleWarning] = []
     for name, rule in ((f"{pack.name}/{rule.id}", rule) for pack in request.packs for rule in pack.rules):
@@ -129,29 +133,3 @@ def _is_of_full_title(span: str, case: Case) -> bool:
         return False
     titles = {read(title).folded for title in (case.facts.title, case.title_written_out) if title}
     return any(fold(span) in title and title in case.reading.folded for title in titles)
-
-
-# --- several texts -------------------------------------------------------------------------------------------------
-
-
-def variants_differ(texts: Sequence[str]) -> Iterator[Violation]:
-    """G13: no two variants share too many of their trigrams, and all together do not say the same words."""
-    for first, second in combinations(texts, 2):
-        alike = likeness(first, second)
-        if alike > limit("max_likeness"):
-            yield Violation(f"is {100 * alike:.0f} % the same as another variant", second)
-    if len(texts) > 1 and (share := distinct_pairs(texts)) < limit("min_distinct_pairs"):
-        yield Violation(f"the variants repeat each other: only {100 * share:.0f} % of their word pairs differ")
-
-
-def likeness(first: str, second: str) -> float:
-    """Jaccard likeness of the folded texts' character trigrams, in [0, 1]; 1 for two texts too short to have any."""
-    folded = (fold(first), fold(second))
-    a, b = ({text[i : i + 3] for i in range(len(text) - 2)} for text in folded)
-    return len(a & b) / len(a | b) if a or b else 1.0
-
-
-def distinct_pairs(texts: Sequence[str]) -> float:
-    """Different word pairs (Chinese: pairs of characters) over all word pairs, in [0, 1]; 1 when there are none."""
-    pairs = [pair for text in texts for pair in pairwise(words(text))]
-    return len(set(pairs)) / len(pairs) if pairs else 1.0

@@ -1,0 +1,296 @@
+"""Frames: ad texts as data, `prompts/frames.LANGUAGE.toml`. Which of them hold for an item, a customer and an occasion,
+and their parts with the facts filled in.
+
+A frame is true by construction where its conditions hold. The check reads the filled text like any other.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+from recllm.base.errors import PromptError
+from recllm.market.adcopy.channels import Channel, is_gsm7
+from recllm.market.adcopy.lexicon import HAN, fold, word_class
+from recllm.text.plurals import stem
+from recllm.text.templates import Prompts
+
+ANY = "any"
+_SLOT = re.compile(r"\{([^{}]+)\}")
+_LINK = re.compile(r"(?:(?<=[.?!]) [^.?!{}]*)?:? ?\{link\}")
+"""A link in a template, with the words that only lead to it."""
+_PARTS_OF_EMAIL = {
+    "subject": ("push", "title"),
+    "headline": ("push", "title"),
+    "preheader": ("push", "body"),
+    "body": ("wechat", "digest"),
+}
+"""What an e-mail takes from other channels where a frame has no words of its own for it."""
+_KEYS = {"id", "occasion", "reason", "good", "not_for", "only", "number", "when", "offer", "rank", "voice"}
+_WORD = re.compile("[a-z]{4,}")
+_LEAST_HAN = 2
+_HAN_RUN = re.compile(f"[{HAN}]+")
+
+ORDINARY = frozenset({"consumable", "durable", "apparel", "one_off", "gift"})
+KINDS = ORDINARY | {"refill", "fuel", "gas", "chemical", "alcohol", "works"}
+"""What goods are by their use."""
+
+Parts = Mapping[str, str]
+"""Part of a channel -> its text."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One idea of a text."""
+
+    id: str
+    occasions: frozenset[str]
+    reason: str
+    goods: frozenset[str]
+    """Kinds of goods that it fits; empty for all."""
+    not_for: frozenset[str]
+    only: frozenset[str]
+    """These goods get no frames but those that name them here."""
+    numbers: frozenset[str]
+    when: tuple[str, ...]
+    offers: frozenset[str]
+    """Kinds of offer that it states; empty for a frame without an offer."""
+    rank: int
+    """Of frames of one reason the highest come first."""
+    voices: tuple[str, ...]
+    channels: Mapping[str, Mapping[str, tuple[str, ...]]]
+    """Channel -> part -> its variants."""
+
+    def __repr__(self) -> str:
+        return f"Frame({self.id})"
+
+
+@dataclass(frozen=True, eq=False)
+class FrameFile:
+    frames: tuple[Frame, ...]
+    tables: Mapping[str, Any]
+    """Wordings of rhythms, times and offers."""
+    restricted: frozenset[str]
+    """Kinds of goods that only frames which name them may speak of."""
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What holds for one text: the facts as words, and the conditions that frames ask for."""
+
+    occasions: frozenset[str]
+    reasons: tuple[str, ...]
+    """Why the customer gets the item, the strongest first."""
+    goods: frozenset[str]
+    number: str
+    offer: str
+    """The kind of offer; "" for none."""
+    conditions: frozenset[str]
+    slots: Mapping[str, str]
+    language: str = "en"
+    voice: str = ""
+    """Of the shop: plain, warm, playful or premium; "" for any."""
+
+    def holds(self, condition: str) -> bool:
+        prefix, _, value = condition.rpartition(":")
+        if prefix == "not":
+            return not self.holds(value)
+        if prefix == "kind":
+            return not self.goods.isdisjoint(value.split("|"))
+        return condition in self.conditions or condition in self.slots
+
+    def _suits(self, goods: frozenset[str]) -> bool:
+        """Whether goods of these kinds are meant; where the item's kind is not known, all kinds have to be."""
+        return not self.goods.isdisjoint(goods) or (self.goods.isdisjoint(KINDS) and goods >= ORDINARY)
+
+    def allows(self, frame: Frame, restricted: frozenset[str]) -> bool:
+        reserved = self.goods & restricted
+        return (
+            (ANY in frame.occasions or not self.occasions.isdisjoint(frame.occasions))
+            and frame.reason in self.reasons
+            and (not frame.goods or self._suits(frame.goods))
+            and self.goods.isdisjoint(frame.not_for)
+            and (not reserved or bool(reserved & frame.only))
+            and (not frame.only or bool(reserved))
+            and (not frame.numbers or self.number in frame.numbers)
+            and (
+                self.offer in frame.offers or (bool(self.offer) and ANY in frame.offers)
+                if frame.offers
+                else not self.offer
+            )
+            and (not self.voice or self.voice in frame.voices)
+            and all(map(self.holds, frame.when))
+        )
+
+
+@cache
+def frame_file(language: str) -> FrameFile:
+    """Raises `PromptError` for a faulty file."""
+    file = Path(Prompts.load().folder) / f"frames.{language}.toml"
+    text = file.read_text(encoding="utf-8")
+    try:
+        tables = tomllib.loads(text)
+        frames = tuple(_frame(entry, tables) for entry in tables.pop("frame"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise PromptError(f"{file}: {error}") from error
+    restricted = frozenset(kind for frame in frames for kind in frame.only)
+    return FrameFile(frames, tables, restricted, f"frames.{language}-{sha256(text.encode()).hexdigest()[:8]}")
+
+
+def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
+    channels = {
+        name: {part: tuple(dict.fromkeys(v)) for part, v in parts.items()}
+        for name, parts in entry.items()
+        if isinstance(parts, dict)
+    }
+    if unknown := entry.keys() - channels.keys() - _KEYS:
+        raise ValueError(f"the frame {entry['id']} has no key {min(unknown)!r}")
+    if "email" in channels or ("push" in channels and "wechat" in channels):
+        email = channels.setdefault("email", {})
+        for part, (channel, source) in _PARTS_OF_EMAIL.items():
+            if part not in email and channel in channels:
+                email[part] = channels[channel][source]
+    for name in ("email", "banner"):
+        if name in channels and "button" not in channels[name]:
+            buttons = tables["buttons"]
+            key = "offer" if entry.get("offer") else entry["occasion"][0]
+            channels[name]["button"] = tuple(buttons.get(key, buttons["day"]))
+    voice = entry["voice"]
+    return Frame(
+        id=entry["id"],
+        occasions=frozenset(entry["occasion"]),
+        reason=entry["reason"],
+        goods=frozenset(entry.get("good", ())),
+        not_for=frozenset(entry.get("not_for", ())),
+        only=frozenset(entry.get("only", ())),
+        numbers=frozenset(entry.get("number", ())),
+        when=tuple(entry.get("when", ())),
+        offers=frozenset(entry.get("offer", ())),
+        rank=entry.get("rank", 0),
+        voices=(voice,) if isinstance(voice, str) else tuple(voice),
+        channels=channels,
+    )
+
+
+@cache
+def frame_phrases(language: str) -> tuple[str, ...]:
+    """What the frames of a language say between their slots, folded: pieces of two words or three Chinese characters
+    at least, the longest first."""
+    pieces: set[str] = set()
+    for frame in frame_file(language).frames:
+        for text in (t for parts in frame.channels.values() for variants in parts.values() for t in variants):
+            for sentence in re.split(r"[\n.!?:;,，。：；！？、]", _SLOT.sub("\n", text)):
+                piece = fold(sentence).strip()
+                if len(piece.split()) > 1 or len(_HAN_RUN.findall(piece)[:1] and piece) > _LEAST_HAN:
+                    pieces.add(piece)
+    return tuple(sorted(pieces, key=len, reverse=True))
+
+
+def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]:
+    """The frames that hold and have words for the channel: those of the strongest reason first, and of the highest
+    rank; those of an occasion before those of any day."""
+    file = frame_file(language)
+    usable = [f for f in file.frames if channel in f.channels and situation.allows(f, file.restricted)]
+    order = {reason: n for n, reason in enumerate(situation.reasons)}
+    return sorted(usable, key=lambda f: (order[f.reason], -f.rank, ANY in f.occasions))
+
+
+def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) -> Iterator[Parts]:
+    """The texts of a frame on a channel, each once, in an order that `draw` decides: every part has a value for each
+    slot, fits its limit, and says something that no other part does."""
+    parts = {name: _filled(variants, situation, frame) for name, variants in frame.channels[channel.name].items()}
+    tags = parts.pop("tags", None)
+    limits = {slot.name: slot for slot in channel.slots}
+
+    def fits(name: str, text: str) -> bool:
+        slot = limits.get(name)
+        is_plain = slot is None or slot.counter != "sms" or situation.language != "en" or is_gsm7(text)
+        return slot is None or (slot.fits(text) and is_plain)
+
+    fitting = {name: [text for text in texts if fits(name, text)] for name, texts in parts.items()}
+    if not all(fitting.values()) or (tags is not None and len(tags) < 2):
+        return
+    if "headlines" in fitting:  # a search ad shows its lines in any order, and takes all that there are
+        headlines, descriptions = _rotated(fitting["headlines"], draw), _rotated(fitting["descriptions"], draw)
+        yield {"headlines": "\n".join(headlines[:15]), "descriptions": "\n".join(descriptions[:4])}
+        return
+    sizes = [len(texts) for texts in fitting.values()]
+    total = 1
+    for size in sizes:
+        total *= size
+    step = _coprime(total)
+    yielded: set[str] = set()
+    for n in range(total):
+        combination, text = (draw + n * step) % total, {}
+        for name, texts in fitting.items():
+            combination, position = divmod(combination, len(texts))
+            text[name] = texts[position]
+        if tags:
+            text["note"] = f"{text['note']}\n{' '.join(tags)}"
+        key = "\n".join(text.values())
+        if key not in yielded and not _repeats(text, situation.language):
+            yielded.add(key)
+            yield text
+
+
+def _coprime(total: int) -> int:
+    """A step that visits every combination and changes all parts at once."""
+    from math import gcd
+
+    step = max(1, round(total * 0.618))
+    while gcd(step, total) != 1:
+        step += 1
+    return step
+
+
+def _rotated(texts: Sequence[str], draw: int) -> list[str]:
+    start = draw % len(texts)
+    return [*texts[start:], *texts[:start]]
+
+
+def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> list[str]:
+    """The variants that have a value for each slot, filled."""
+    voice = situation.voice or frame.voices[0]
+    slots = situation.slots
+    texts = []
+    for variant in variants:
+        if "link" not in slots:
+            variant = _LINK.sub("", variant)
+        names = _SLOT.findall(variant)
+        values = [slots.get(f"{name}@{voice}") or slots.get(name, "") for name in names]
+        if all(values) and not _tautological(names, slots):
+            between = _SLOT.split(variant)[::2]
+            texts.append("".join(chain.from_iterable(zip_longest(between, values, fillvalue=""))).strip())
+    return list(dict.fromkeys(texts))
+
+
+def _tautological(names: Sequence[str], slots: Mapping[str, str]) -> bool:
+    """True where a variant would say one thing twice: the category of an item that is called by it."""
+    things = {name.partition(".")[0] for name in names}
+    values = [
+        fold(slots[thing]) for thing in ("item", "category", "with_item", "brand") if thing in things and thing in slots
+    ]
+    if len(set(values)) < len(values):
+        return True
+    return {"item", "with_item"} <= things and fold(slots["with_item"]) in fold(slots["item"])
+
+
+def _repeats(text: Parts, language: str) -> bool:
+    """True where two parts are the same, or an English headline has two words of the subject."""
+    if len(set(map(fold, text.values()))) < len(text):
+        return True
+    first, second = text.get("subject", text.get("title", "")), text.get("headline", "")
+    return language == "en" and len(_content(first) & _content(second)) >= 2
+
+
+def _content(text: str) -> set[str]:
+    """Stems of the English words that say something."""
+    return {stem(word) for word in _WORD.findall(fold(text)) if word not in word_class("function")}

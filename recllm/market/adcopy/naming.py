@@ -1,0 +1,306 @@
+"""How a text calls an item: a name that a person would say, its short form, its grammar; and the kinds that it is of.
+
+    naming(facts, request).name        # "Fjellgard Barista oat drink"
+    goods_of(("Brook Down Jacket", "Clothing"))     # {"apparel", "clothing"}
+
+A clean title is a name. A till's title is written out (`recllm.market.adcopy.names`), and is a name where each of its
+words is a word that people know; else its category stands for it, and else nothing is said of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache, lru_cache
+
+from recllm.market.adcopy.lexicon import HAN, bases, fold, neutral_words, pattern, table, word_class
+from recllm.market.adcopy.names import name_and_size, shelf, written_out
+from recllm.text.plurals import stem
+from recllm.text.templates import Prompts
+
+_SHORT_CHARS = {"en": 22, "zh": 7}
+_NAME_CHARS = {"en": 40, "zh": 14}
+_WORD = re.compile(r"[^\W\d_]+(?:['’&-][^\W\d_]+)*")
+_HAN_NAME = re.compile(f"[{HAN}]")
+
+
+_SORTING = ("needs", "products", "supplies", "additives", "sundries", "items")
+_DANGLING = ("on", "in", "of", "with", "and", "for", "non")
+
+
+class Level(StrEnum):
+    CLEAN = "clean"
+    """The title is a name."""
+    TILL = "till"
+    """A till's title, written out."""
+    CATEGORY = "category"
+    """The category stands for a title that says nothing to a customer."""
+    NONE = "none"
+    """Nothing may be said of the item."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    name: str
+    """As it stands inside a sentence; "" where nothing may be said."""
+    short: str
+    """The thing with one word before it at most; "" where none is known."""
+    number: str = "singular"
+    """singular, plural, mass or title (of a book or film)."""
+    level: Level = Level.NONE
+    size: str = ""
+    """The pack: "500 ml"."""
+
+
+def naming(
+    title: str,
+    categories: tuple[str, ...],
+    language: str,
+    *,
+    brand: str | None = None,
+    titles: str = "goods",
+    is_till: bool = False,
+) -> Naming:
+    """title: as it may be shown (`recllm.market.adcopy.facts.sayable`); "" where it may not. categories: from wide to
+    narrow. titles: as `Domain.titles`. is_till: the title was written in capitals, as tills do."""
+    if titles != "goods":
+        return Naming(name=title, short=title, number="title", level=Level.CLEAN if title else Level.NONE)
+    named = (
+        _chinese(title, categories, brand) if language == "zh" else _english(title, brand, is_till or is_shouted(title))
+    )
+    if named.name or not categories:
+        return named
+    category = category_name(categories, language)
+    number = _number(category) if language == "en" else "mass"
+    return Naming(name=category, short=category, number=number, level=Level.CATEGORY if category else Level.NONE)
+
+
+@lru_cache(maxsize=1 << 14)
+def category_name(categories: tuple[str, ...], language: str) -> str:
+    """The narrowest category that a customer would say, in small letters; "" where there is none."""
+    for category in reversed(categories):
+        name = written_out(category).strip()
+        if language == "zh":
+            if _HAN_NAME.search(name) and len(name) <= _SHORT_CHARS["zh"] and name not in _never_said():
+                return name
+            continue
+        words = [word for word in _small(name, known_only=False).split() if fold(word) not in _jargon()]
+        name = " ".join(words)
+        name = str(table("names.toml")["till"]["say"].get(name, name))
+        if len(name) <= _SHORT_CHARS["en"] and _is_sayable(name) and fold(name) not in _never_said():
+            return name
+    return ""
+
+
+def is_shouted(title: str) -> bool:
+    """True for a title in capitals."""
+    return any(c.isupper() for c in title) and not any(c.islower() for c in title)
+
+
+# --- English ---------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1 << 14)
+def _english(title: str, brand: str | None, is_till: bool) -> Naming:
+    name, size = name_and_size(title)
+    if is_till:
+        return _of_till(name, size)
+    if variant := pattern("naming.variant").search(name):
+        last = fold(variant["variant"] or variant["size"]).split()
+        if set(last) & set(word_class("clothing_sizes")) or (variant["variant"] and len(last) == 1):
+            name = name[: variant.start()].rstrip(" ,-–—")
+    small = _small(name, known_only=True)
+    if len(small) > _NAME_CHARS["en"]:
+        small = _within(small, _NAME_CHARS["en"])
+    short = _short(small, brand)
+    return Naming(name=small, short=short, number=_number(short or small), level=Level.CLEAN, size=size)
+
+
+def _of_till(name: str, size: str) -> Naming:
+    words = [word for word in written_out(name).lower().split(" with ")[0].split() if word not in _jargon()]
+    if len(words) > 1 and words[-1] in ("dry", "frozen", "fresh", "canned", "raw", "whole"):  # noodles dry
+        words = [words[-1], *words[:-1]]
+    name = " ".join(words).strip(" &-/.,")
+    name = table("names.toml")["till"]["say"].get(name, name)
+    if not name or not _is_sayable(name) or fold(name) in _never_said() or len(name) > _NAME_CHARS["en"]:
+        return Naming(name="", short="")
+    return Naming(
+        name=_proper(name), short=_proper(_short(name, None)), number=_number(name), level=Level.TILL, size=size
+    )
+
+
+def _proper(name: str) -> str:
+    """With the capitals of kinds that are named after something: Granny Smith apples."""
+    for words in table("names.toml")["till"]["proper"]:
+        name = name.replace(words.lower(), words)
+    return name
+
+
+def _is_sayable(name: str) -> bool:
+    """True where people know every word of a name in small letters."""
+    words = _WORD.findall(name)
+    is_cut = name.endswith((" and", " &")) or (words and words[0].lower() in _DANGLING)
+    if is_cut or any(c in "-/." or c.isdigit() for c in name) or (words and words[-1].lower() in _SORTING):
+        return False
+    return bool(words) and all(
+        _is_known(part) for word in words for part in re.split(r"['’&-]", word.lower()) if part not in ("", "s")
+    )
+
+
+@lru_cache(maxsize=1 << 14)
+def _is_known(word: str) -> bool:
+    return len(word) > 1 and (word in _known() or stem(word) in _known() or not bases(word).isdisjoint(_known()))
+
+
+@cache
+def _known() -> frozenset[str]:
+    words = set(neutral_words())
+    for text in table("surroundings.en.toml").values():
+        words.update(str(text).split())
+    names = table("names.toml")
+    listed = [entry for shelf in table("shelves.toml")["shelf"] for entry in shelf["words"]]
+    listed += [*table("shelves.toml")["loose"], *Prompts.load().short_forms.values(), *names["words"]["after_noun"]]
+    listed += [names["till"]["known"]]
+    words.update(word for entry in listed for word in entry.lower().split())
+    return frozenset(word for word in words | set(map(stem, words)) if word.isascii())
+
+
+@cache
+def _jargon() -> frozenset[str]:
+    return frozenset(str(table("names.toml")["till"]["jargon"]).split())
+
+
+@cache
+def _never_said() -> frozenset[str]:
+    return frozenset(table("names.toml")["till"]["no_goods"])
+
+
+def _small(name: str, *, known_only: bool) -> str:
+    """A name in title case as it stands inside a sentence: common words in small letters, "Fjellgard" and "Z5" not."""
+    words = name.split(" ")
+    return " ".join(
+        word.lower()
+        if word[:1].isupper() and word[1:].islower() and (not known_only or _is_known(word.lower()))
+        else word
+        for word in words
+    )
+
+
+def _short(name: str, brand: str | None) -> str:
+    bare = name
+    if brand and fold(bare).startswith(fold(brand) + " "):
+        bare = bare[len(brand) :].strip()
+    bare = pattern("naming.thing_end").split(bare)[0].strip() or bare
+    words = bare.split(" ")
+    for n in (len(words), 3, 2, 1):
+        short = " ".join(words[-n:])
+        is_cut = short.startswith(("and ", "& ", "or ", "of "))
+        if n <= 3 and len(short) <= _SHORT_CHARS["en"] and short[:1].isalpha() and not is_cut:
+            return short
+    return ""
+
+
+def _within(name: str, longest: int) -> str:
+    first = pattern("naming.cut").split(name)[0].strip()
+    if len(first) <= longest:
+        return first
+    cut = first[: longest + 1].rsplit(" ", 1)[0]
+    return cut if " " in cut else first[:longest]
+
+
+def _number(name: str) -> str:
+    words = _WORD.findall(name.split(" with ")[0].split(" for ")[0].split(" in ")[0])
+    if not words:
+        return "singular"
+    head = words[-1].lower()
+    if " and " in name or " & " in name or (head != stem(head)):
+        return "plural"
+    return "mass" if head in _mass() else "singular"
+
+
+@cache
+def _mass() -> frozenset[str]:
+    return frozenset(str(table("names.toml")["till"]["mass"]).split())
+
+
+# --- Chinese ---------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1 << 14)
+def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Naming:
+    name, size = name_and_size(pattern("naming.brackets").sub("", pattern("naming.codes").sub("", title)).strip())
+    if not size and (match := pattern("naming.latin_size").search(name)) and match.start():
+        name, size = name[: match.start()], pattern("naming.litre").sub("L", match[0].lower().replace("*", "×"))
+    name = pattern("naming.season").sub("", name)
+    for word in table("names.toml")["till"]["praise_zh"]:
+        name = name.replace(word, "")
+    name = name.strip(" -_/|·,，")
+    short = next((noun for noun in _nouns_zh() if name.endswith(noun)), "")
+    short = short or max((noun for noun in _nouns_zh() if noun in name), key=len, default="")
+    leaf = categories[-1] if categories else ""
+    if not short and leaf and _HAN_NAME.search(leaf) and len(leaf) <= _SHORT_CHARS["zh"] and leaf in name:
+        short = leaf
+    if not _HAN_NAME.search(name):
+        return Naming(name="", short="")
+    if short and len(name) > _NAME_CHARS["zh"]:
+        at = name.find(short)
+        name = name[max(0, at - 4) : at + len(short)]
+    if len(name) > _NAME_CHARS["zh"]:
+        return Naming(name="", short="")
+    short = short or (name if len(name) <= _SHORT_CHARS["zh"] and not name[-1].isascii() else "")
+    return Naming(name=name, short=short, number="mass", level=Level.CLEAN, size=size.strip())
+
+
+@cache
+def measures_zh() -> Mapping[str, str]:
+    """Noun -> its measure word."""
+    return {noun: measure for measure, nouns in _frames_zh()["measure"].items() for noun in nouns}
+
+
+@cache
+def _nouns_zh() -> tuple[str, ...]:
+    words = {word for shelf in table("shelves.toml")["shelf"] for word in shelf["words"] if not word.isascii()}
+    return tuple(sorted({*measures_zh(), *(word for word in words if len(word) > 1)}, key=len, reverse=True))
+
+
+def _frames_zh() -> Mapping[str, Mapping[str, list[str]]]:
+    from recllm.market.adcopy.frames import frame_file
+
+    return frame_file("zh").tables
+
+
+# --- kinds of goods --------------------------------------------------------------------------------------------------
+
+
+def goods_of(names: Iterable[str]) -> frozenset[str]:
+    """The kinds that an item of this title and these categories is of, by the words of `data/goods.toml`: how it is
+    used (consumable, durable, apparel, gift, ...), its shelf, and what the law or taste binds (alcohol, fuel, ...)."""
+    texts = tuple(names)
+    of_shelf = shelf(texts)
+    kinds = {of_shelf, *table("goods.toml")["shelves"].get(of_shelf, ())}
+    reading = " ".join(fold(text) for text in texts)
+    tokens = {stem(word) for word in _WORD.findall(reading)}
+    for kind, words in table("goods.toml")["words"].items():
+        if any((stem(w) in tokens if " " not in w else w in reading) if w.isascii() else w in reading for w in words):
+            kinds.add(kind)
+            if kind in (
+                "food",
+                "baby_care",
+                "snacks",
+                "tea",
+                "coffee",
+                "pet_food",
+                "litter",
+                "household",
+                "paper_goods",
+            ):
+                kinds |= {"consumable"}
+                kinds -= {"durable", "apparel"}
+    return frozenset(kinds)
+
+
+def is_silent(goods: frozenset[str]) -> bool:
+    """True for goods that no text is written for: medicine, tobacco, lines of a till that are no goods, ..."""
+    return not goods.isdisjoint(table("goods.toml")["never"])

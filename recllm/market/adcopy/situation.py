@@ -1,0 +1,596 @@
+"""From facts to the words of a text's slots, and to the conditions that frames ask for.
+
+    situation_of(request, facts).slots["rhythm"]      # "about every two weeks"
+
+Times are coarse on purpose: a shop that names the day of a purchase sounds like a file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from babel.dates import format_skeleton, get_month_names
+
+from recllm.base.schema import Occasion
+from recllm.market.adcopy.deadlines import last_day
+from recllm.market.adcopy.frames import Situation, frame_file
+from recllm.market.adcopy.lexicon import fold, pattern
+from recllm.market.adcopy.naming import (
+    Level,
+    Naming,
+    category_name,
+    goods_of,
+    is_shouted,
+    is_silent,
+    measures_zh,
+    naming,
+)
+from recllm.market.adcopy.quantities import currency_of, format_money, quantities, rounded
+from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType, ThingFacts
+from recllm.text.domains import SHOP
+from recllm.text.templates import quoted
+
+STEADY = 3
+"""Purchases from which on a rhythm is known."""
+FREQUENT = 3
+"""Purchases of a category or brand within a year that make it a favourite."""
+LONG_AGO_DAYS = 400
+_RECENT_DAYS, _JUST_DAYS = 10, 9
+_MONTH_DAYS, _YEAR_DAYS = 120, 300
+_BRACKET = re.compile(r"\[([^\[\]]*)\]")
+_PLACE = re.compile(r"\{([\w.]+)\}")
+_OFFER_KIND = {
+    OfferType.PERCENT: "percent",
+    OfferType.AMOUNT: "amount",
+    OfferType.FREE_SHIPPING: "free_delivery",
+    OfferType.GIFT: "gift",
+    OfferType.BOGO: "bundle",
+    OfferType.COUPON: "code",
+}
+_FRAME_OCCASION = {
+    Occasion.REPLENISH: "due_again",
+    Occasion.ABANDONED: "left_in_cart",
+    Occasion.PRICE_DROP: "price_drop",
+    Occasion.BACK_IN_STOCK: "back_in_stock",
+    Occasion.NEW_ARRIVAL: "new_arrival",
+    Occasion.WIN_BACK: "win_back",
+    Occasion.WELCOME: "thank_you",
+}
+_ON_ORDER = (OfferType.FREE_SHIPPING, OfferType.GIFT, OfferType.COUPON)
+"""Offers on a whole order."""
+
+
+def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
+    """facts: made sayable. An item that no text is written for has no reasons, and so no frames."""
+    name = naming(
+        facts.title if facts.has_title else "",
+        facts.category,
+        request.language,
+        brand=facts.brand,
+        titles=request.domain.titles,
+        is_till=is_shouted(request.item.title),
+    )
+    goods = goods_of((request.item.title, *request.item.category))
+    if request.domain.name != SHOP:
+        goods = frozenset({"one_off", "works"})
+    slots = dict(_english(request, facts, name) if request.language == "en" else _chinese(request, facts, name))
+    conditions = frozenset(_conditions(request, facts, name, goods))
+    reasons = () if is_silent(goods) or name.level is Level.NONE else tuple(_reasons(request))
+    offer = request.running_offer
+    return Situation(
+        occasions=frozenset(_occasions(request, conditions)),
+        reasons=reasons,
+        goods=goods,
+        number=name.number,
+        offer=_OFFER_KIND[offer.type] if offer is not None else "",
+        conditions=conditions,
+        language=request.language,
+        slots={key: value for key, value in (slots | _of_domain(request)).items() if value},
+        voice=request.voice.tone or "",
+    )
+
+
+def _of_domain(request: CopyRequest) -> dict[str, str]:
+    words = request.domain.words[request.language]
+    return {"do": words["buy"], "done": words["bought"], "noun": words.get("product", "")}
+
+
+# --- what holds ------------------------------------------------------------------------------------------------------
+
+
+def _occasions(request: CopyRequest, conditions: frozenset[str]) -> Iterator[str]:
+    yield "any_day"
+    if request.day is not None:
+        yield request.day.key
+    if request.occasion is not None:
+        yield _FRAME_OCCASION[request.occasion]
+    elif request.person.in_cart:
+        yield "left_in_cart"
+    if conditions & {"due", "overdue", "due_soon", "due_now", "due_late", "bought_twice", "due_by_shop"}:
+        yield "due_again"
+
+
+def _reasons(request: CopyRequest) -> Iterator[str]:
+    """Why this customer gets this item, the strongest first; "none" is always one."""
+    person = request.person
+    if not request.is_sensitive:
+        if person.in_cart:
+            yield "in_cart"
+        if person.asked_alert:
+            yield "asked_alert"
+        if person.away is not None:
+            yield "lapsed"
+        if person.first_order is not None:
+            yield "first_purchase"
+        if person.times_bought:
+            yield "bought_before"
+        if person.bought_last_year:
+            yield "bought_last_year"
+        if person.viewed:
+            yield "viewed"
+        if person.with_item is not None:
+            yield from ("goes_with", "people_also_buy")
+        if person.because is not None:
+            yield "because"
+        if request.occasion is Occasion.NEW_ARRIVAL and person.category_bought:
+            yield from ("new_in_category", *(("new_in_brand",) if person.brand_bought else ()))
+        if person.category_bought >= FREQUENT:
+            yield "bought_in_category"
+        if person.brand_bought >= FREQUENT:
+            yield "bought_in_brand"
+        if not person.times_bought and person.category_bought:
+            yield "never_bought"
+    yield "none"
+
+
+def _conditions(request: CopyRequest, facts: FactSheet, name: Naming, goods: frozenset[str]) -> Iterator[str]:
+    person, offer = request.person, request.running_offer
+    if request.item.available:
+        yield "in_stock"
+    if name.level in (Level.CLEAN, Level.TILL):
+        yield "named"
+    yield "clean_title" if name.level is Level.CLEAN else "till_title"
+    if facts.category and category_name(facts.category, request.language):
+        yield "category_ok"
+    if person.times_bought:
+        yield from ("same_sku", "bought_before")
+    if (ratio := person.waited) is not None:
+        if 0.85 <= ratio <= 1.4:
+            yield "due"
+        elif 1.4 < ratio <= 3:
+            yield "overdue"
+        if 0.75 <= ratio < 0.95:
+            yield "due_soon"
+        elif 0.95 <= ratio <= 1.25:
+            yield "due_now"
+        elif 1.25 < ratio <= 2:
+            yield "due_late"
+    if person.last is not None and person.last.days < _JUST_DAYS:
+        yield "just_bought"
+    elif person.last is not None and person.last.days <= _MONTH_DAYS:
+        yield "lately"
+    if person.waited is None and person.times_bought == 2:
+        yield "bought_twice"
+    if 3 <= person.times_bought <= 9:
+        yield "count_3_to_9"
+    if person.times_bought >= FREQUENT:
+        yield "frequent"
+    if person.in_cart:
+        yield from ("cart", "cart_any")
+    if person.viewed:
+        yield "seen"
+    if person.with_item is not None:
+        yield from ("pair", "also")
+    if person.category_bought >= FREQUENT:
+        yield "fav_category"
+    if person.brand_bought >= FREQUENT:
+        yield "fav_brand"
+    if not person.times_bought and person.category_bought:
+        yield "never"
+    if person.away is not None:
+        yield "lapsed"
+        yield "away"
+    if person.first_order is not None:
+        yield from ("first_order", "first")
+    if person.bought_last_year:
+        yield "last_year"
+    if request.occasion is Occasion.NEW_ARRIVAL:
+        yield from ("arrived_30", "new")
+    if request.occasion is Occasion.BACK_IN_STOCK:
+        yield "back"
+    if _old_price(request, facts) is not None:
+        yield "old_price_proven"
+        yield "price_drop"
+    if request.day is not None:
+        yield from ("season", "fest_near")
+        if request.day.days_left >= 1:
+            yield "before_order_by"
+        if request.day.is_season_good:
+            yield "season_goods"
+    if "gift" in goods or "toys" in goods or "books" in goods:
+        yield from ("giftable", "gift_item")
+    if goods & {"snacks"}:
+        yield "treat"
+    if offer is not None:
+        yield from ("offer_on_order", "offer_wide") if offer.type in _ON_ORDER else ("offer_on_item", "offer_item")
+        if offer.scope and offer.type not in _ON_ORDER:
+            yield from ("offer_on_category", "offer_wide")
+        if not (offer.code or offer.min_spend or offer.excluded):
+            yield "no_strings"
+        yield "ends_known" if offer.end is not None else "undated"
+        if offer.type is OfferType.COUPON:
+            yield "offer_code"
+        if _pays(request, facts) is not None:
+            yield "pay_known"
+
+
+def _old_price(request: CopyRequest, facts: FactSheet) -> Decimal | None:
+    """The lowest price of the past 30 days, where it is proven and above the price."""
+    stated = [q.value for q in quantities(request.evidence.get("lowest_30d", "")) if q.value is not None]
+    if len(stated) != 1 or facts.price is None or stated[0] is None or stated[0] <= facts.price:
+        return None
+    return stated[0]
+
+
+# --- English ---------------------------------------------------------------------------------------------------------
+
+
+def _english(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[tuple[str, str]]:
+    person, tables = request.person, frame_file("en").tables
+    yield "shop", request.shop
+    yield "link", request.link
+    yield "basket", "cart" if request.region == "US" else "basket"
+    if name.level in (Level.CLEAN, Level.TILL):
+        yield from _thing("item", name, request.domain.words["en"]["name_quotes"])
+    if category := category_name(facts.category, "en"):
+        yield from (
+            ("category", category),
+            ("category.Cap", _capital(category)),
+            ("category.headline", category.title()),
+        )
+        yield "category.is", "are" if category.endswith("s") or " and " in category or " & " in category else "is"
+    if facts.brand and fold(facts.brand) not in ("private", "national"):
+        yield "brand", facts.brand
+    yield "price", _money(facts.price, facts)
+    yield "pack", name.size
+    words = _words(facts, ", ")
+    yield from (("words", words), ("Words", _capital(words)))
+    yield "author", _attribute(facts, "author", "作者")
+    yield "series", _attribute(facts, "series")
+    if person.times_bought:
+        if every := person.every_days and _row(tables["rhythm"], person.every_days):
+            yield from (("rhythm", every["say"]), ("rhythm.Cap", _capital(every["say"])), ("gap", every["gap"]))
+        yield "count", tables["count"].get(str(person.times_bought), "")
+        yield "count.Cap", _capital(tables["count"].get(str(person.times_bought), ""))
+        yield from _last_english("last", person.last, tables)
+    if person.away is not None:
+        yield from _last_english("lapsed", person.away, tables)
+    for key, thing in (
+        ("with_item", person.with_item),
+        ("first_item", person.first_order),
+        ("because", person.because),
+    ):
+        if thing is not None and (named := _named(thing, request)).name:
+            yield from _thing(key, named, request.domain.words["en"]["name_quotes"])
+            if key == "with_item":
+                for slot, value in _last_english("with_item", person.with_last, tables):
+                    if "." in slot:
+                        yield slot, value
+                        yield "with_date", value
+    if person.category_bought >= FREQUENT and person.favourite_category:
+        yield "category_bought", person.favourite_category
+    old_price = _old_price(request, facts)
+    if old_price is not None and facts.price is not None and facts.currency:
+        yield "old_price", _round_money(old_price, facts.currency)
+        yield "saving", _round_money(old_price - facts.price, facts.currency)
+    yield from _offer_english(request, facts, name, tables)
+    if request.day is not None:
+        yield from (("occasion", request.day.names["en"]), ("calendar", request.day.names["en"]))
+        yield "day", _date(request.day.on, request, "EEEEdMMMM")
+        if request.order_by is not None:
+            yield "order_by", f"by {_date(request.order_by, request, 'dMMMM')}"
+        if person.bought_last_year:
+            yield from (
+                ("season_last", f"last {_month(request.day.on)}"),
+                ("season_last.Cap", f"Last {_month(request.day.on)}"),
+            )
+
+
+def _thing(key: str, name: Naming, quotes: str = "") -> Iterator[tuple[str, str]]:
+    if quotes:
+        name = replace(name, name=quoted(name.name, quotes), short=quoted(name.short, quotes))
+    short, is_plural = name.short or name.name, name.number == "plural"
+    is_title = name.number == "title" or name.level is not Level.CLEAN  # a kind of goods has no article either
+    article = "an" if pattern("naming.vowel_sound").match(name.name) else "a"
+    yield key, name.name
+    yield f"{key}.Cap", _capital(name.name)
+    yield from ((f"{key}.short", short), (f"{key}.Short", _capital(short)), (f"{key}.headline", _capital(short)))
+    yield from (
+        (f"{key}.the", name.name if is_title else f"the {name.name}"),
+        (f"{key}.The", _capital(name.name) if is_title else f"The {name.name}"),
+    )
+    indefinite = name.name if name.number != "singular" or is_title else f"{article} {name.name}"
+    yield from ((f"{key}.a", indefinite), (f"{key}.A", _capital(indefinite)))
+    yours = f"copy of {name.name}" if name.number == "title" else short
+    yield from ((f"{key}.your", f"your {yours}"), (f"{key}.Your", f"Your {yours}"))
+    yield from (
+        (f"{key}.is", "are" if is_plural else "is"),
+        (f"{key}.was", "were" if is_plural else "was"),
+        (f"{key}.has", "have" if is_plural else "has"),
+    )
+    yield from ((f"{key}.s", "" if is_plural else "s"), (f"{key}.es", "" if is_plural else "es"))
+    yield from (
+        (f"{key}.it", "they" if is_plural else "it"),
+        (f"{key}.It", "They" if is_plural else "It"),
+        (f"{key}.them", "them" if is_plural else "it"),
+    )
+
+
+def _last_english(key: str, ago: Ago | None, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if ago is None or ago.days >= LONG_AGO_DAYS:
+        return
+    days, day = ago
+    month = _month(day)
+    if days < _RECENT_DAYS:
+        week = "last week" if days >= 4 else "this week"
+        yield from ((key, week), (f"{key}.in", week))
+    elif days >= _YEAR_DAYS:
+        yield from ((key, f"last {month}"), (f"{key}.in", f"last {month}"))
+    else:
+        third = "" if days > _MONTH_DAYS else "early " if day.day <= 10 else "mid-" if day.day <= 20 else "late "
+        yield from (
+            (key, f"in {third}{month}"),
+            (f"{key}.in", f"in {third}{month}"),
+            (f"{key}.since", f"since {third}{month}"),
+        )
+    if row := _row(tables["span"], days):
+        yield from ((f"{key}_span", row["span"]), (f"{key}.span", row["span"]), (f"{key}.ago", f"{row['span']} ago"))
+
+
+def _offer_english(
+    request: CopyRequest, facts: FactSheet, name: Naming, tables: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    offer = request.running_offer
+    if offer is None:
+        return
+    value = ""
+    if offer.type is OfferType.PERCENT and offer.value is not None:
+        value = f"{offer.value.normalize():f}%"
+    elif offer.type is OfferType.BOGO:
+        value = "buy one, get one free"
+    elif offer.value is not None and facts.currency:
+        value = _round_money(offer.value, facts.currency)
+    until = short_until = ""
+    if offer.end is not None:
+        is_us = request.region == "US"
+        until = f"{'through' if is_us else 'until'} {_date(last_day(offer.end), request, 'dMMMM')}"
+        short_until = f"{'through' if is_us else 'until'} {_date(last_day(offer.end), request, 'dMMM')}"
+    is_named_alone = name.number == "title" or name.level is not Level.CLEAN
+    scope = offer.scope or ("" if offer.type in _ON_ORDER else name.name if is_named_alone else f"the {name.name}")
+    gift = offer.gift or ""
+    offer_slots = {
+        "value": value,
+        "scope": scope,
+        "until": until,
+        "code": offer.code or "",
+        "min_spend": ""
+        if offer.min_spend is None or not facts.currency
+        else _round_money(offer.min_spend, facts.currency),
+        "excluded": offer.excluded or "",
+        "gift": gift,
+        "gift.free": f"a free {gift}" if gift else "",
+    }
+    forms = tables["offer"][_OFFER_KIND[offer.type]]
+    short = {**offer_slots, "until": short_until}
+    on, line = _told(forms["on"], offer_slots), _told(forms["line"], offer_slots)
+    terms = _told("[{until}][, code {code}][, on orders from {min_spend}][; {excluded} excluded]", offer_slots).lstrip(
+        ",; "
+    )
+    short_terms = _told("[{until}][, code {code}][, from {min_spend}]", short).lstrip(", ")
+    sms = _told(forms["line"].replace("on orders from", "from"), short)
+    yield "offer", on
+    yield from (
+        ("offer.short", _told(forms["short"], offer_slots)),
+        ("offer.Short", _capital(_told(forms["short"], offer_slots))),
+    )
+    yield from (("offer.on", on), ("offer.On", _capital(on)), ("offer.with", _told(forms["with"], offer_slots)))
+    yield from (("offer.line", _capital(line)), ("offer.line.low", line), ("offer.sms", _capital(sms)))
+    yield from (("offer.terms", _capital(terms)), ("offer.terms.low", terms))
+    if len(short_terms) <= 38:
+        yield from (("offer.short_terms", short_terms), ("offer.Short_terms", _capital(short_terms)))
+    yield from (
+        ("until", until),
+        ("Until", _capital(until)),
+        ("code", offer_slots["code"]),
+        ("min_spend", offer_slots["min_spend"]),
+    )
+    yield from (("gift", gift), ("gift.free", offer_slots["gift.free"]))
+    if offer.type is OfferType.BOGO:
+        yield "single_price", _money(facts.price, facts)
+    yield "pays", _money(_pays(request, facts), facts)
+
+
+def _told(form: str, offer_slots: Mapping[str, str]) -> str:
+    """The words of an offer without those whose fact is missing; "" where a fact outside of brackets is."""
+
+    def optional(match: re.Match[str]) -> str:
+        return match[1] if all(offer_slots.get(name) for name in _PLACE.findall(match[1])) else ""
+
+    form = _BRACKET.sub(optional, form)
+    if not all(offer_slots.get(name) for name in _PLACE.findall(form)):
+        return ""
+    return _PLACE.sub(lambda match: offer_slots[match[1]], form)
+
+
+# --- Chinese ---------------------------------------------------------------------------------------------------------
+
+
+def _chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[tuple[str, str]]:
+    person, tables = request.person, frame_file("zh").tables
+    for voice, word in tables["you"].items():
+        yield f"you@{voice}", request.voice.address or word
+    yield "you", request.voice.address or "您"
+    yield "shop", request.shop
+    yield "link", request.link
+    if name.level in (Level.CLEAN, Level.TILL) and name.short:
+        size = name.size.replace(" ", "")
+        marks = request.domain.words["zh"]["name_quotes"]
+        called = name.name + size if len(name.name + size) <= 16 else name.name
+        yield "item", quoted(called, marks) if marks else called
+        yield from (
+            ("short", name.short),
+            ("mw", next((m for n, m in measures_zh().items() if name.short.endswith(n)), "")),
+        )
+        yield "spec", size
+    yield "category", category_name(facts.category, "zh")
+    yield "brand", facts.brand or ""
+    yield "price", _yuan(facts.price, facts)
+    described = [
+        value
+        for value in facts.attributes.values()
+        if not value.isascii() and len(value) <= 10 and value not in facts.title
+    ]
+    yield from (("desc", described[0] if described else ""), ("desc2", described[1] if len(described) > 1 else ""))
+    if person.times_bought:
+        yield "n", str(person.times_bought) if STEADY <= person.times_bought <= 9 else ""
+        yield "times", f"{person.times_bought}次"
+        yield "rhythm", _row(tables["rhythm"], person.every_days).get("say", "") if person.every_days else ""
+        yield from _last_chinese(person.last, tables, ("last", "since", "last_date"))
+    if person.away is not None:
+        yield from _last_chinese(person.away, tables, ("", "away", "last_date"))
+    for key, thing in (
+        ("with_item", person.with_item),
+        ("first_item", person.first_order),
+        ("because", person.because),
+    ):
+        if thing is not None and (short := _named(thing, request).short):
+            marks = request.domain.words["zh"]["name_quotes"]
+            yield key, quoted(short, marks) if marks else short
+    if person.with_last is not None and person.with_last.days <= 60:
+        yield from _last_chinese(person.with_last, tables, ("with_last", "", ""))
+    old_price = _old_price(request, facts)
+    if old_price is not None and facts.price is not None:
+        yield from (
+            ("was", _yuan(old_price, facts)),
+            ("list", _yuan(old_price, facts)),
+            ("cut", _yuan(old_price - facts.price, facts)),
+        )
+    yield from _offer_chinese(request, facts, tables)
+    if request.day is not None:
+        yield from (("festival", request.day.names["zh"]), ("festival_date", _date_zh(request.day.on)))
+        if request.order_by is not None:
+            yield "ship", f"{_date_zh(request.order_by)}前下单，节前送到"
+            yield "ship_promise", "y"
+
+
+def _last_chinese(ago: Ago | None, tables: Mapping[str, Any], keys: tuple[str, str, str]) -> Iterator[tuple[str, str]]:
+    """Slots for how long ago, for the span, and for the third of the month."""
+    if ago is None or ago.days >= LONG_AGO_DAYS:
+        return
+    days, day = ago
+    row, (since, span, third) = _row(tables["span"], days), keys
+    if since:
+        yield since, row.get("say", "").replace("{days}", f"{days:.0f}")
+    if span:
+        yield span, row.get("span", "").replace("{days}", f"{days:.0f}")
+    if third:
+        yield third, f"{day.month}月{'上旬' if day.day <= 10 else '中旬' if day.day <= 20 else '下旬'}"
+
+
+def _offer_chinese(request: CopyRequest, facts: FactSheet, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    offer = request.running_offer
+    if offer is None:
+        return
+    value = "" if offer.value is None else f"{offer.value.normalize():f}"
+    offer_slots = {
+        "zhe": f"{((100 - offer.value) / 10).normalize():f}" if offer.type is OfferType.PERCENT and offer.value else "",
+        "off": value if offer.type in (OfferType.AMOUNT, OfferType.COUPON) else "",
+        "min": "" if offer.min_spend is None else f"{offer.min_spend.normalize():f}",
+        "code": offer.code or "",
+        "gift": offer.gift or "",
+        "scope": offer.scope or "",
+        "until": _date_zh(last_day(offer.end)) if offer.end is not None else "",
+        "pay": _yuan(_pays(request, facts), facts),
+    }
+    kind = _OFFER_KIND[offer.type]
+    form = tables["offer"].get(f"{kind}_min" if offer_slots["min"] and f"{kind}_min" in tables["offer"] else kind, "")
+    yield from offer_slots.items()
+    yield "offer", _told(form, offer_slots) or ("买一送一" if offer.type is OfferType.BOGO else "")
+
+
+def _pays(request: CopyRequest, facts: FactSheet) -> Decimal | None:
+    """The price after the offer, where the offer alone decides it."""
+    offer, price = request.running_offer, facts.price
+    if offer is None or offer.value is None or price is None or offer.min_spend is not None:
+        return None
+    if offer.type is OfferType.PERCENT:
+        return price * (100 - offer.value) / 100
+    return price - offer.value if offer.type is OfferType.AMOUNT and offer.value < price else None
+
+
+def _yuan(amount: Decimal | None, facts: FactSheet) -> str:
+    if amount is None or not facts.currency or currency_of(facts.currency) is None:
+        return ""
+    if facts.currency != "CNY":
+        return format_money(amount, facts.currency, "zh")
+    return f"{rounded(amount, 'CNY').normalize():f}元"
+
+
+def _date_zh(day: date) -> str:
+    return f"{day.month}月{day.day}日"
+
+
+# --- shared ----------------------------------------------------------------------------------------------------------
+
+
+def _row(rows: Sequence[Mapping[str, Any]], days: float) -> Mapping[str, Any]:
+    """The row of a table whose days hold these; {} for none."""
+    return next((row for row in rows if row["from"] <= round(days) <= row["to"]), {})
+
+
+def _named(thing: ThingFacts, request: CopyRequest) -> Naming:
+    return naming(thing.title, thing.category, request.language, brand=thing.brand, titles=request.domain.titles)
+
+
+def _capital(text: str) -> str:
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
+
+
+def _attribute(facts: FactSheet, *names: str) -> str:
+    return next((value for name, value in facts.attributes.items() if fold(name) in names), "")
+
+
+def _words(facts: FactSheet, separator: str) -> str:
+    """What the catalogue says of the item in a few words, without sizes and colours, which the customer chooses."""
+    skipped = ("size", "colour", "color", "pack", "pack size", "author", "series", "尺码", "颜色", "规格")
+    values = [v for name, v in facts.attributes.items() if fold(name) not in skipped and len(v) <= 24 and v.isascii()]
+    values = [value for value in values if " " in value or any(c.isdigit() for c in value)]
+    text = separator.join(values[:3])
+    return text if 0 < len(text) <= 44 else separator.join(values[:1])
+
+
+def _month(day: date) -> str:
+    return str(get_month_names("wide", locale="en")[day.month])
+
+
+def _date(day: date, request: CopyRequest, skeleton: str) -> str:
+    locale = "en_US" if request.region == "US" else "en_GB"
+    return str(format_skeleton(skeleton, day, locale=locale))
+
+
+def _money(amount: Decimal | None, facts: FactSheet) -> str:
+    """As an English text shows it; "" where the amount or its currency is not known."""
+    if amount is None or facts.currency is None or currency_of(facts.currency) is None:
+        return ""
+    return _round_money(amount, facts.currency)
+
+
+def _round_money(amount: Decimal, currency: str) -> str:
+    """£10 and £7.50: without cents where there are none."""
+    text = format_money(amount, currency, "en")
+    return text.removesuffix(".00")
