@@ -323,14 +323,14 @@ def test_a_basket_counts_at_once_and_serves_somebody_unknown(trained: Recommende
 
 
 def test_where_chances_do_not_fall_with_the_rank_the_slate_says_why(trained: Recommender) -> None:
-    said = 0
-    for slate in trained.recommend([f"u{n}" for n in range(N)], k=24, explain=False):
-        chances = [r.probability for r in slate.items]
-        sorted_by_chance = chances == sorted(chances, reverse=True)
-        assert sorted_by_chance == (not slate.notes)
-        assert all(note.kind is NoteKind.BY_SCORE for note in slate.notes)
-        said += not sorted_by_chance
-    assert said
+    users = [f"u{n}" for n in range(N)]
+    for weight, kinds in ((0.0, set()), (1.0, {NoteKind.BY_LIFT})):
+        notes = set()
+        for slate in trained.recommend(users, k=24, explain=False, popularity_weight=weight):
+            chances = [r.probability for r in slate.items]
+            assert (chances == sorted(chances, reverse=True)) == (not slate.notes)
+            notes |= {note.kind for note in slate.notes}
+        assert notes == kinds
     lifted = trained.recommend("u0", k=24, explain=False, popularity_weight=1.0)[0]
     assert [note.kind for note in lifted.notes] == [NoteKind.BY_LIFT]
 

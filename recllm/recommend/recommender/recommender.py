@@ -667,13 +667,7 @@ class Recommender:
         probabilities = [item.probability for item in items if item.probability is not None]
         notes: tuple[Note, ...] = ()
         if probabilities != sorted(probabilities, reverse=True) and not request.explore_share:
-            weight = request.popularity_weight
-            by_lift = (self.policy.popularity_weight if weight is None else weight) > 0
-            kind = {
-                Objective.PROBABILITY: NoteKind.BY_LIFT if by_lift else NoteKind.BY_SCORE,
-                Objective.LIFT: NoteKind.BY_LIFT,
-                Objective.MARGIN: NoteKind.BY_MARGIN,
-            }[request.objective]
+            kind = NoteKind.BY_MARGIN if request.objective is Objective.MARGIN else NoteKind.BY_LIFT
             notes = (self._note(kind),)
         if remark is not None:
             days = remark[1] if self.dataset.step_seconds is None else None
