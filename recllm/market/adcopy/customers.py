@@ -34,7 +34,7 @@ AWAY_DAYS, AWAY_GAPS = 60.0, 2.0
 """A customer stayed away for these days, and these many usual gaps."""
 FIRST_ORDER_DAYS = 21.0
 CLEAR_DELTA = 0.2
-"""Least fall of the logit without a purchase, for it to be told as the reason."""
+"""Least fall of the logit without a purchase, for it to be given as the reason."""
 
 
 def customer_facts(

@@ -147,7 +147,7 @@ def frame_file(language: str) -> FrameFile:
 
 def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
     channels = {
-        name: {part: tuple(dict.fromkeys(v)) for part, v in parts.items()}
+        name: {slot: tuple(dict.fromkeys(v)) for slot, v in parts.items()}
         for name, parts in entry.items()
         if isinstance(parts, dict)
     }
@@ -155,9 +155,9 @@ def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
         raise ValueError(f"the frame {entry['id']} has no key {min(unknown)!r}")
     if "email" in channels or ("push" in channels and "wechat" in channels):
         email = channels.setdefault("email", {})
-        for part, (channel, source) in _PARTS_OF_EMAIL.items():
-            if part not in email and channel in channels:
-                email[part] = channels[channel][source]
+        for slot, (channel, source) in _PARTS_OF_EMAIL.items():
+            if slot not in email and channel in channels:
+                email[slot] = channels[channel][source]
     for name in ("email", "banner"):
         if name in channels and "button" not in channels[name]:
             buttons = tables["buttons"]

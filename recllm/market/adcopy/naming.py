@@ -145,7 +145,7 @@ def _is_sayable(name: str) -> bool:
     if is_cut or any(c in "-/." or c.isdigit() for c in name) or (words and words[-1].lower() in _SORTING):
         return False
     return bool(words) and all(
-        _is_known(part) for word in words for part in re.split(r"['’&-]", word.lower()) if part not in ("", "s")
+        _is_known(piece) for word in words for piece in re.split(r"['’&-]", word.lower()) if piece not in ("", "s")
     )
 
 

@@ -155,7 +155,7 @@ class Ago(NamedTuple):
         return cls(days, today - timedelta(days=round(days)))
 
     def coarse(self) -> Self:
-        """The same for all times that are told in the same words."""
+        """The same for all times that the same words name."""
         edge = EDGES[bisect_right(EDGES, self.days) - 1] if self.days >= EDGES[0] else 0
         third = 5 if self.on.day <= 10 else 15 if self.on.day <= 20 else 25
         return self._replace(days=edge, on=self.on.replace(day=third))

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from math import inf
 from typing import Any
 
 from babel.dates import format_skeleton, get_month_names
@@ -31,7 +32,7 @@ from recllm.market.adcopy.naming import (
     naming,
 )
 from recllm.market.adcopy.quantities import currency_of, format_money, quantities, rounded
-from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType, ThingFacts
+from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType, PersonFacts, ThingFacts
 from recllm.text.domains import SHOP
 from recllm.text.templates import quoted
 
@@ -78,24 +79,26 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
     goods = goods_of((request.item.title, *request.item.category))
     if request.domain.name != SHOP:
         goods = frozenset({"one_off", "works"})
-    slots = dict(_english(request, facts, name) if request.language == "en" else _chinese(request, facts, name))
-    conditions = frozenset(_conditions(request, facts, name, goods))
-    reasons = () if is_silent(goods) or name.level is Level.NONE else tuple(_reasons(request))
+    slots = dict(
+        english_slots(request, facts, name) if request.language == "en" else chinese_slots(request, facts, name)
+    )
+    conditions = conditions_of(request, facts, name, goods)
+    reasons = () if is_silent(goods) or name.level is Level.NONE else tuple(reasons_of(request))
     offer = request.running_offer
     return Situation(
-        occasions=frozenset(_occasions(request, conditions)),
+        occasions=frozenset(occasions_of(request, conditions)),
         reasons=reasons,
         goods=goods,
         number=name.number,
         offer=_OFFER_KIND[offer.type] if offer is not None else "",
         conditions=conditions,
         language=request.language,
-        slots={key: value for key, value in (slots | _of_domain(request)).items() if value},
+        slots={key: value for key, value in (slots | domain_slots(request)).items() if value},
         voice=request.voice.tone or "",
     )
 
 
-def _of_domain(request: CopyRequest) -> dict[str, str]:
+def domain_slots(request: CopyRequest) -> dict[str, str]:
     words = request.domain.words[request.language]
     return {"do": words["buy"], "done": words["bought"], "noun": words.get("product", "")}
 
@@ -103,7 +106,7 @@ def _of_domain(request: CopyRequest) -> dict[str, str]:
 # --- what holds ------------------------------------------------------------------------------------------------------
 
 
-def _occasions(request: CopyRequest, conditions: frozenset[str]) -> Iterator[str]:
+def occasions_of(request: CopyRequest, conditions: frozenset[str]) -> Iterator[str]:
     yield "any_day"
     if request.day is not None:
         yield request.day.key
@@ -115,7 +118,7 @@ def _occasions(request: CopyRequest, conditions: frozenset[str]) -> Iterator[str
         yield "due_again"
 
 
-def _reasons(request: CopyRequest) -> Iterator[str]:
+def reasons_of(request: CopyRequest) -> Iterator[str]:
     """Why this customer gets this item, the strongest first; "none" is always one."""
     person = request.person
     if not request.is_sensitive:
@@ -148,88 +151,74 @@ def _reasons(request: CopyRequest) -> Iterator[str]:
     yield "none"
 
 
-def _conditions(request: CopyRequest, facts: FactSheet, name: Naming, goods: frozenset[str]) -> Iterator[str]:
-    person, offer = request.person, request.running_offer
-    if request.item.available:
-        yield "in_stock"
-    if name.level in (Level.CLEAN, Level.TILL):
-        yield "named"
-    yield "clean_title" if name.level is Level.CLEAN else "till_title"
-    if facts.category and category_name(facts.category, request.language):
-        yield "category_ok"
-    if person.times_bought:
-        yield from ("same_sku", "bought_before")
-    if (ratio := person.waited) is not None:
-        if 0.85 <= ratio <= 1.4:
-            yield "due"
-        elif 1.4 < ratio <= 3:
-            yield "overdue"
-        if 0.75 <= ratio < 0.95:
-            yield "due_soon"
-        elif 0.95 <= ratio <= 1.25:
-            yield "due_now"
-        elif 1.25 < ratio <= 2:
-            yield "due_late"
-    if person.last is not None and person.last.days < _JUST_DAYS:
-        yield "just_bought"
-    elif person.last is not None and person.last.days <= _MONTH_DAYS:
-        yield "lately"
-    if person.waited is None and person.times_bought == 2:
-        yield "bought_twice"
-    if 3 <= person.times_bought <= 9:
-        yield "count_3_to_9"
-    if person.times_bought >= FREQUENT:
-        yield "frequent"
-    if person.in_cart:
-        yield from ("cart", "cart_any")
-    if person.viewed:
-        yield "seen"
-    if person.with_item is not None:
-        yield from ("pair", "also")
-    if person.category_bought >= FREQUENT:
-        yield "fav_category"
-    if person.brand_bought >= FREQUENT:
-        yield "fav_brand"
-    if not person.times_bought and person.category_bought:
-        yield "never"
-    if person.away is not None:
-        yield "lapsed"
-        yield "away"
-    if person.first_order is not None:
-        yield from ("first_order", "first")
-    if person.bought_last_year:
-        yield "last_year"
-    if request.occasion is Occasion.NEW_ARRIVAL:
-        yield from ("arrived_30", "new")
-    if request.occasion is Occasion.BACK_IN_STOCK:
-        yield "back"
-    if _old_price(request, facts) is not None:
-        yield "old_price_proven"
-        yield "price_drop"
-    if request.day is not None:
-        yield from ("season", "fest_near")
-        if request.day.days_left >= 1:
-            yield "before_order_by"
-        if request.day.is_season_good:
-            yield "season_goods"
-    if "gift" in goods or "toys" in goods or "books" in goods:
-        yield from ("giftable", "gift_item")
-    if goods & {"snacks"}:
-        yield "treat"
-    if offer is not None:
-        yield from ("offer_on_order", "offer_wide") if offer.type in _ON_ORDER else ("offer_on_item", "offer_item")
-        if offer.scope and offer.type not in _ON_ORDER:
-            yield from ("offer_on_category", "offer_wide")
-        if not (offer.code or offer.min_spend or offer.excluded):
-            yield "no_strings"
-        yield "ends_known" if offer.end is not None else "undated"
-        if offer.type is OfferType.COUPON:
-            yield "offer_code"
-        if _pays(request, facts) is not None:
-            yield "pay_known"
+def conditions_of(request: CopyRequest, facts: FactSheet, name: Naming, goods: frozenset[str]) -> frozenset[str]:
+    """The conditions of frames that hold."""
+    day = request.day
+    holds = {
+        "in_stock": request.item.available,
+        "named": name.level in (Level.CLEAN, Level.TILL),
+        "clean_title": name.level is Level.CLEAN,
+        "till_title": name.level is not Level.CLEAN,
+        "category_ok": bool(facts.category and category_name(facts.category, request.language)),
+        "giftable gift_item": not goods.isdisjoint({"gift", "toys", "books"}),
+        "treat": "snacks" in goods,
+        "arrived_30 new": request.occasion is Occasion.NEW_ARRIVAL,
+        "back": request.occasion is Occasion.BACK_IN_STOCK,
+        "old_price_proven price_drop": old_price_of(request, facts) is not None,
+        "season fest_near": day is not None,
+        "before_order_by": day is not None and day.days_left >= 1,
+        "season_goods": day is not None and day.is_season_good,
+        **_of_person(request.person),
+        **_of_offer(request, facts),
+    }
+    return frozenset(word for words, is_so in holds.items() if is_so for word in words.split())
 
 
-def _old_price(request: CopyRequest, facts: FactSheet) -> Decimal | None:
+def _of_person(person: PersonFacts) -> Mapping[str, bool]:
+    ratio, days = person.waited or 0.0, inf if person.last is None else person.last.days
+    return {
+        "same_sku bought_before": person.times_bought > 0,
+        "due": 0.85 <= ratio <= 1.4,
+        "overdue": 1.4 < ratio <= 3,
+        "due_soon": 0.75 <= ratio < 0.95,
+        "due_now": 0.95 <= ratio <= 1.25,
+        "due_late": 1.25 < ratio <= 2,
+        "just_bought": days < _JUST_DAYS,
+        "lately": _JUST_DAYS <= days <= _MONTH_DAYS,
+        "bought_twice": person.waited is None and person.times_bought == 2,
+        "count_3_to_9": 3 <= person.times_bought <= 9,
+        "frequent": person.times_bought >= FREQUENT,
+        "cart cart_any": person.in_cart,
+        "seen": person.viewed,
+        "pair also": person.with_item is not None,
+        "fav_category": person.category_bought >= FREQUENT,
+        "fav_brand": person.brand_bought >= FREQUENT,
+        "never": person.times_bought == 0 and person.category_bought > 0,
+        "lapsed away": person.away is not None,
+        "first_order first": person.first_order is not None,
+        "last_year": person.bought_last_year,
+    }
+
+
+def _of_offer(request: CopyRequest, facts: FactSheet) -> Mapping[str, bool]:
+    offer = request.running_offer
+    if offer is None:
+        return {}
+    is_on_order = offer.type in _ON_ORDER
+    return {
+        "offer_on_order": is_on_order,
+        "offer_on_item offer_item": not is_on_order,
+        "offer_on_category": bool(offer.scope) and not is_on_order,
+        "offer_wide": bool(offer.scope) or is_on_order,
+        "no_strings": not (offer.code or offer.min_spend or offer.excluded),
+        "ends_known": offer.end is not None,
+        "undated": offer.end is None,
+        "offer_code": offer.type is OfferType.COUPON,
+        "pay_known": price_with_offer(request, facts) is not None,
+    }
+
+
+def old_price_of(request: CopyRequest, facts: FactSheet) -> Decimal | None:
     """The lowest price of the past 30 days, where it is proven and above the price."""
     stated = [q.value for q in quantities(request.evidence.get("lowest_30d", "")) if q.value is not None]
     if len(stated) != 1 or facts.price is None or stated[0] is None or stated[0] <= facts.price:
@@ -240,13 +229,13 @@ def _old_price(request: CopyRequest, facts: FactSheet) -> Decimal | None:
 # --- English ---------------------------------------------------------------------------------------------------------
 
 
-def _english(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[tuple[str, str]]:
+def english_slots(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[tuple[str, str]]:
     person, tables = request.person, frame_file("en").tables
     yield "shop", request.shop
     yield "link", request.link
     yield "basket", "cart" if request.region == "US" else "basket"
     if name.level in (Level.CLEAN, Level.TILL):
-        yield from _thing("item", name, request.domain.words["en"]["name_quotes"])
+        yield from thing_slots("item", name, request.domain.words["en"]["name_quotes"])
     if category := category_name(facts.category, "en"):
         yield from (
             ("category", category),
@@ -256,39 +245,18 @@ def _english(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[t
         yield "category.is", "are" if category.endswith("s") or " and " in category or " & " in category else "is"
     if facts.brand and fold(facts.brand) not in ("private", "national"):
         yield "brand", facts.brand
-    yield "price", _money(facts.price, facts)
+    yield "price", money_text(facts.price, facts)
     yield "pack", name.size
     words = _words(facts, ", ")
     yield from (("words", words), ("Words", _capital(words)))
     yield "author", _attribute(facts, "author", "作者")
     yield "series", _attribute(facts, "series")
-    if person.times_bought:
-        if every := person.every_days and _row(tables["rhythm"], person.every_days):
-            yield from (("rhythm", every["say"]), ("rhythm.Cap", _capital(every["say"])), ("gap", every["gap"]))
-        yield "count", tables["count"].get(str(person.times_bought), "")
-        yield "count.Cap", _capital(tables["count"].get(str(person.times_bought), ""))
-        yield from _last_english("last", person.last, tables)
-    if person.away is not None:
-        yield from _last_english("lapsed", person.away, tables)
-    for key, thing in (
-        ("with_item", person.with_item),
-        ("first_item", person.first_order),
-        ("because", person.because),
-    ):
-        if thing is not None and (named := _named(thing, request)).name:
-            yield from _thing(key, named, request.domain.words["en"]["name_quotes"])
-            if key == "with_item":
-                for slot, value in _last_english("with_item", person.with_last, tables):
-                    if "." in slot:
-                        yield slot, value
-                        yield "with_date", value
-    if person.category_bought >= FREQUENT and person.favourite_category:
-        yield "category_bought", person.favourite_category
-    old_price = _old_price(request, facts)
+    yield from person_english(request, tables)
+    old_price = old_price_of(request, facts)
     if old_price is not None and facts.price is not None and facts.currency:
         yield "old_price", _round_money(old_price, facts.currency)
         yield "saving", _round_money(old_price - facts.price, facts.currency)
-    yield from _offer_english(request, facts, name, tables)
+    yield from offer_english(request, facts, name, tables)
     if request.day is not None:
         yield from (("occasion", request.day.names["en"]), ("calendar", request.day.names["en"]))
         yield "day", _date(request.day.on, request, "EEEEdMMMM")
@@ -301,7 +269,33 @@ def _english(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[t
             )
 
 
-def _thing(key: str, name: Naming, quotes: str = "") -> Iterator[tuple[str, str]]:
+def person_english(request: CopyRequest, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    person = request.person
+    if person.times_bought:
+        if every := person.every_days and _row(tables["rhythm"], person.every_days):
+            yield from (("rhythm", every["say"]), ("rhythm.Cap", _capital(every["say"])), ("gap", every["gap"]))
+        yield "count", tables["count"].get(str(person.times_bought), "")
+        yield "count.Cap", _capital(tables["count"].get(str(person.times_bought), ""))
+        yield from ago_english("last", person.last, tables)
+    if person.away is not None:
+        yield from ago_english("lapsed", person.away, tables)
+    for key, thing in (
+        ("with_item", person.with_item),
+        ("first_item", person.first_order),
+        ("because", person.because),
+    ):
+        if thing is not None and (named := _named(thing, request)).name:
+            yield from thing_slots(key, named, request.domain.words["en"]["name_quotes"])
+            if key == "with_item":
+                for slot, value in ago_english("with_item", person.with_last, tables):
+                    if "." in slot:
+                        yield slot, value
+                        yield "with_date", value
+    if person.category_bought >= FREQUENT and person.favourite_category:
+        yield "category_bought", person.favourite_category
+
+
+def thing_slots(key: str, name: Naming, quotes: str = "") -> Iterator[tuple[str, str]]:
     if quotes:
         name = replace(name, name=quoted(name.name, quotes), short=quoted(name.short, quotes))
     short, is_plural = name.short or name.name, name.number == "plural"
@@ -331,7 +325,7 @@ def _thing(key: str, name: Naming, quotes: str = "") -> Iterator[tuple[str, str]
     )
 
 
-def _last_english(key: str, ago: Ago | None, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def ago_english(key: str, ago: Ago | None, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if ago is None or ago.days >= LONG_AGO_DAYS:
         return
     days, day = ago
@@ -352,7 +346,7 @@ def _last_english(key: str, ago: Ago | None, tables: Mapping[str, Any]) -> Itera
         yield from ((f"{key}_span", row["span"]), (f"{key}.span", row["span"]), (f"{key}.ago", f"{row['span']} ago"))
 
 
-def _offer_english(
+def offer_english(
     request: CopyRequest, facts: FactSheet, name: Naming, tables: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
     offer = request.running_offer
@@ -411,8 +405,8 @@ def _offer_english(
     )
     yield from (("gift", gift), ("gift.free", offer_slots["gift.free"]))
     if offer.type is OfferType.BOGO:
-        yield "single_price", _money(facts.price, facts)
-    yield "pays", _money(_pays(request, facts), facts)
+        yield "single_price", money_text(facts.price, facts)
+    yield "pays", money_text(price_with_offer(request, facts), facts)
 
 
 def _told(form: str, offer_slots: Mapping[str, str]) -> str:
@@ -430,8 +424,8 @@ def _told(form: str, offer_slots: Mapping[str, str]) -> str:
 # --- Chinese ---------------------------------------------------------------------------------------------------------
 
 
-def _chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[tuple[str, str]]:
-    person, tables = request.person, frame_file("zh").tables
+def chinese_slots(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[tuple[str, str]]:
+    tables = frame_file("zh").tables
     for voice, word in tables["you"].items():
         yield f"you@{voice}", request.voice.address or word
     yield "you", request.voice.address or "您"
@@ -449,20 +443,38 @@ def _chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[t
         yield "spec", size
     yield "category", category_name(facts.category, "zh")
     yield "brand", facts.brand or ""
-    yield "price", _yuan(facts.price, facts)
+    yield "price", yuan_text(facts.price, facts)
     described = [
         value
         for value in facts.attributes.values()
         if not value.isascii() and len(value) <= 10 and value not in facts.title
     ]
     yield from (("desc", described[0] if described else ""), ("desc2", described[1] if len(described) > 1 else ""))
+    yield from person_chinese(request, tables)
+    old_price = old_price_of(request, facts)
+    if old_price is not None and facts.price is not None:
+        yield from (
+            ("was", yuan_text(old_price, facts)),
+            ("list", yuan_text(old_price, facts)),
+            ("cut", yuan_text(old_price - facts.price, facts)),
+        )
+    yield from offer_chinese(request, facts, tables)
+    if request.day is not None:
+        yield from (("festival", request.day.names["zh"]), ("festival_date", _date_zh(request.day.on)))
+        if request.order_by is not None:
+            yield "ship", f"{_date_zh(request.order_by)}前下单，节前送到"
+            yield "ship_promise", "y"
+
+
+def person_chinese(request: CopyRequest, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    person = request.person
     if person.times_bought:
         yield "n", str(person.times_bought) if STEADY <= person.times_bought <= 9 else ""
         yield "times", f"{person.times_bought}次"
         yield "rhythm", _row(tables["rhythm"], person.every_days).get("say", "") if person.every_days else ""
-        yield from _last_chinese(person.last, tables, ("last", "since", "last_date"))
+        yield from ago_chinese(person.last, tables, ("last", "since", "last_date"))
     if person.away is not None:
-        yield from _last_chinese(person.away, tables, ("", "away", "last_date"))
+        yield from ago_chinese(person.away, tables, ("", "away", "last_date"))
     for key, thing in (
         ("with_item", person.with_item),
         ("first_item", person.first_order),
@@ -472,23 +484,10 @@ def _chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[t
             marks = request.domain.words["zh"]["name_quotes"]
             yield key, quoted(short, marks) if marks else short
     if person.with_last is not None and person.with_last.days <= 60:
-        yield from _last_chinese(person.with_last, tables, ("with_last", "", ""))
-    old_price = _old_price(request, facts)
-    if old_price is not None and facts.price is not None:
-        yield from (
-            ("was", _yuan(old_price, facts)),
-            ("list", _yuan(old_price, facts)),
-            ("cut", _yuan(old_price - facts.price, facts)),
-        )
-    yield from _offer_chinese(request, facts, tables)
-    if request.day is not None:
-        yield from (("festival", request.day.names["zh"]), ("festival_date", _date_zh(request.day.on)))
-        if request.order_by is not None:
-            yield "ship", f"{_date_zh(request.order_by)}前下单，节前送到"
-            yield "ship_promise", "y"
+        yield from ago_chinese(person.with_last, tables, ("with_last", "", ""))
 
 
-def _last_chinese(ago: Ago | None, tables: Mapping[str, Any], keys: tuple[str, str, str]) -> Iterator[tuple[str, str]]:
+def ago_chinese(ago: Ago | None, tables: Mapping[str, Any], keys: tuple[str, str, str]) -> Iterator[tuple[str, str]]:
     """Slots for how long ago, for the span, and for the third of the month."""
     if ago is None or ago.days >= LONG_AGO_DAYS:
         return
@@ -502,7 +501,7 @@ def _last_chinese(ago: Ago | None, tables: Mapping[str, Any], keys: tuple[str, s
         yield third, f"{day.month}月{'上旬' if day.day <= 10 else '中旬' if day.day <= 20 else '下旬'}"
 
 
-def _offer_chinese(request: CopyRequest, facts: FactSheet, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def offer_chinese(request: CopyRequest, facts: FactSheet, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     offer = request.running_offer
     if offer is None:
         return
@@ -515,7 +514,7 @@ def _offer_chinese(request: CopyRequest, facts: FactSheet, tables: Mapping[str, 
         "gift": offer.gift or "",
         "scope": offer.scope or "",
         "until": _date_zh(last_day(offer.end)) if offer.end is not None else "",
-        "pay": _yuan(_pays(request, facts), facts),
+        "pay": yuan_text(price_with_offer(request, facts), facts),
     }
     kind = _OFFER_KIND[offer.type]
     form = tables["offer"].get(f"{kind}_min" if offer_slots["min"] and f"{kind}_min" in tables["offer"] else kind, "")
@@ -523,7 +522,7 @@ def _offer_chinese(request: CopyRequest, facts: FactSheet, tables: Mapping[str, 
     yield "offer", _told(form, offer_slots) or ("买一送一" if offer.type is OfferType.BOGO else "")
 
 
-def _pays(request: CopyRequest, facts: FactSheet) -> Decimal | None:
+def price_with_offer(request: CopyRequest, facts: FactSheet) -> Decimal | None:
     """The price after the offer, where the offer alone decides it."""
     offer, price = request.running_offer, facts.price
     if offer is None or offer.value is None or price is None or offer.min_spend is not None:
@@ -533,7 +532,7 @@ def _pays(request: CopyRequest, facts: FactSheet) -> Decimal | None:
     return price - offer.value if offer.type is OfferType.AMOUNT and offer.value < price else None
 
 
-def _yuan(amount: Decimal | None, facts: FactSheet) -> str:
+def yuan_text(amount: Decimal | None, facts: FactSheet) -> str:
     if amount is None or not facts.currency or currency_of(facts.currency) is None:
         return ""
     if facts.currency != "CNY":
@@ -583,7 +582,7 @@ def _date(day: date, request: CopyRequest, skeleton: str) -> str:
     return str(format_skeleton(skeleton, day, locale=locale))
 
 
-def _money(amount: Decimal | None, facts: FactSheet) -> str:
+def money_text(amount: Decimal | None, facts: FactSheet) -> str:
     """As an English text shows it; "" where the amount or its currency is not known."""
     if amount is None or facts.currency is None or currency_of(facts.currency) is None:
         return ""

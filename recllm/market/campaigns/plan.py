@@ -227,7 +227,9 @@ def _plan(
     )
     if file.offer is not None and (note := _lacking_proof(texts)) is not None:
         title, fault = note
-        raise DataError(f"{file.source}: the offer cannot be told of {title!r}: {fault}; give the proof, or change it")
+        raise DataError(
+            f"{file.source}: the offer cannot be stated for {title!r}: {fault}; give the proof, or change it"
+        )
     people = []
     counts = wording_counts(workspace, file.words.learn_from)
     shares = {
