@@ -30,12 +30,12 @@ from tables import table
 from recllm.base.errors import MissingExtraError, UsageError
 from recllm.base.settings import ConsoleScope, OidcSettings, ServiceSettings
 from recllm.doors.console.app import mount_console
-from recllm.doors.console.oidc import connect_provider
 from recllm.doors.console.pages import HISTORY_FILE
 from recllm.doors.console.session import begin_staff_session, session_cookie, session_visitor
-from recllm.doors.console.staff import StaffIdentity, StaffMember
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
+from recllm.doors.service.oidc import connect_provider
+from recllm.doors.service.staff import StaffIdentity, StaffMember
 from recllm.shop.workspace.audit import AuditAction, read_audit
 from recllm.shop.workspace.console_sessions import find_session
 from recllm.shop.workspace.keys import Scope, create_key
@@ -123,7 +123,7 @@ def is_in(client: TestClient) -> bool:
 
 def problem(answer: Any) -> str:
     """What a visitor is told."""
-    match = re.search(r'<p class="notice bad"[^>]*>([^<]*)</p>', answer.text)
+    match = re.search(r'<div class="notice is-bad".*?<span class="lines">([^<]*)</span>', answer.text, re.DOTALL)
     return html.unescape(match[1]) if match else ""
 
 
@@ -953,10 +953,10 @@ def test_a_person_of_one_shop_and_a_key_of_another(tmp_path: Path, provider: Pro
         sign_in(client)
         assert client.post("/sign-in", data={"key": text, "form_token": form_token(client)}).status_code == 303
         page = client.get("/settings").text
-        assert "<option>tea</option><option selected>tools</option>" in page and '<span class="who">Bert<' in page
+        assert "<option>tea</option><option selected>tools</option>" in page and ">Bert</span>" in page
         client.post("/shop", data={"shop": "tea", "form_token": form_token(client)})
         client.post("/sign-out", data={"form_token": form_token(client)})
-        assert '<span class="who">Bert<' in client.get("/settings").text  # the key's session goes on
+        assert ">Bert</span>" in client.get("/settings").text  # the key's session goes on
 
 
 def test_a_console_with_a_directory_is_not_open_to_this_machine(client: TestClient) -> None:

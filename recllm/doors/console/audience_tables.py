@@ -37,6 +37,11 @@ def excluded_table(
     return visit.table(name, rows, of="left-out")
 
 
+def left_out(excluded: Mapping[str, int | None]) -> list[tuple[str, int | None]]:
+    """Reason and people, the largest first, and those without a figure last."""
+    return sorted(((reason, n) for reason, n in excluded.items() if n != 0), key=lambda pair: -(pair[1] or 0))
+
+
 def traits_table(visit: Visit, traits: Sequence[AudienceTrait | Mapping[str, Any]]) -> ConsoleTable | None:
     """What a group has more of than others; None where nothing may be named."""
     fields = [trait if isinstance(trait, Mapping) else asdict(trait) for trait in traits]

@@ -18,7 +18,6 @@ from recllm.doors.console.tables import ConsoleTable
 from recllm.doors.service.capacity import ENDED, Job, JobState, Progress
 from recllm.doors.service.everybody import LearnedPrediction
 from recllm.market.propensity.prediction import PredictionRequest, UserPrediction
-from recllm.market.propensity.quality import CalibrationBin, PredictionQuality
 from recllm.market.propensity.question import PredictionKind
 
 KINDS = (PredictionKind.BUY, PredictionKind.NEXT_ORDER, PredictionKind.LEAVE, PredictionKind.VALUE)
@@ -51,19 +50,7 @@ class PredictionLine:
     """Mean probability, or value, of all people; None for a date, and for a group under the floor."""
     error: float | None = None
     """Mean error of such predictions: money, or days."""
-    like: CalibrationBin | None = None
-    """People of a past window who had about this chance, and what they did; None for a group under the floor."""
     as_of: dt.datetime | None = None
-
-    @property
-    def is_too_high(self) -> bool:
-        """Whether people of the past window had it less often than predicted, beyond chance."""
-        return self.like is not None and self.like.expected > self.like.high
-
-    @property
-    def is_too_low(self) -> bool:
-        """The same for more often."""
-        return self.like is not None and self.like.expected < self.like.low
 
 
 def request_of(visit: Visit, kind: PredictionKind) -> PredictionRequest:
@@ -120,15 +107,8 @@ def _line(
         person=person,
         average=None if len(prediction.people) < floor else averages[kind],
         error=prediction.figures.get("mae" if kind is PredictionKind.VALUE else "mae_days"),
-        like=people_like(prediction.quality, person.probability, floor),
         as_of=prediction.as_of,
     )
-
-
-def people_like(quality: PredictionQuality, probability: float, floor: int) -> CalibrationBin | None:
-    """The people of the past window whose chance was nearest; None where they are fewer than `floor`."""
-    nearest = min(quality.bins, key=lambda group: abs(group.expected - probability), default=None)
-    return nearest if nearest is not None and nearest.n >= floor else None
 
 
 def quality_table(visit: Visit, learned: Mapping[PredictionKind, LearnedPrediction | None]) -> ConsoleTable | None:
