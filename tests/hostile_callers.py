@@ -55,7 +55,7 @@ console    GET     /campaigns/campaign/{campaign_id} /campaigns/campaign/{campai
 console    GET     /campaigns/campaign/{campaign_id}/people /campaigns/campaign/{campaign_id}/products
 console    GET     /campaigns/campaign/{campaign_id}/messages /campaigns/campaign/{campaign_id}/review
 console    GET     /campaigns/campaign/{campaign_id}/plan/{job_id} /results/campaign/{campaign_id}
-console    GET     /experiments /experiments/new /experiments/experiment/{name} /experiments/stop/{name}
+console    GET     /experiments /experiments/experiment/{name} /experiments/stop/{name}
 console    GET     /models /models/version/{version} /data /data/load/{load_id} /settings
 console    POST    /people/search /search /shop /sign-out /settings/sessions/end
 console    POST    /settings/sessions/{session_id}/end
@@ -69,7 +69,7 @@ marketing  POST    /campaigns/campaign/{campaign_id}/plan/{job_id}/cancel
 marketing+people POST /campaigns/campaign/{campaign_id}/plan /campaigns/campaign/{campaign_id}/export
 marketing  POST    /campaigns/campaign/{campaign_id}/check /campaigns/campaign/{campaign_id}/decide
 marketing  POST    /campaigns/campaign/{campaign_id}/clone
-marketing  POST    /experiments /experiments/stop/{name}
+marketing  POST    /experiments/stop/{name}
 privacy    GET     /privacy /people/{name}/export.json /people/{name}/erase
 privacy    POST    /people/{name}/restrict /people/{name}/erase
 admin      POST    /settings/keys /settings/keys/{key_id}/revoke /models/version/{version}/promote

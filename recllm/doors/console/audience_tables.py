@@ -1,4 +1,4 @@
-"""Tables that pages of items and campaigns share: people left out, traits of a group, checks of a text."""
+"""Tables that pages of campaigns share: people left out, traits of a group."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from recllm.base.schema import AdCopy
 from recllm.base.stats.intervals import ConfidenceInterval
 from recllm.doors.console.pages import Visit
 from recllm.doors.console.tables import ConsoleTable, TableCell
@@ -54,24 +53,3 @@ def traits_table(visit: Visit, traits: Sequence[AudienceTrait | Mapping[str, Any
         for trait in fields
     ]
     return visit.table("traits", rows) if rows else None
-
-
-def checks_table(visit: Visit, channel: str, text: AdCopy) -> ConsoleTable:
-    """The verdict of each guarantee on a text."""
-    rows = [
-        (
-            TableCell(
-                value=check.guarantee,
-                text=visit.say(f"check.{check.guarantee}", rule=check.guarantee),
-                remark=check.guarantee,
-            ),
-            TableCell(
-                value=check.passed,
-                text=visit.say("items.yes" if check.passed else "items.fails"),
-                remark=check.message,
-            ),
-            check.message,
-        )
-        for check in text.checks
-    ]
-    return visit.table(f"checks-{channel}", rows, of="checks", title=f"{visit.say('items.texts')}: {channel}")

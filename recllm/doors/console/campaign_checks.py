@@ -60,8 +60,8 @@ def problems_of_error(visit: Visit, error: RecllmError) -> Problems:
         return {path: visit.say(f"campaigns.wrong.{kind.value}") for path, kind in error.kinds.items()}
     if isinstance(error, WordedError):
         return {"": str(error)}
-    if near := UNKNOWN_NAME.search(str(error)):
-        return {"": visit.say("campaigns.missing.named", name=near["name"], near=near["near"])}
+    if match := UNKNOWN_NAME.search(str(error)):
+        return {"": visit.say("campaigns.missing.named", name=match["name"], near=match["near"])}
     problems = Problems()
     for line in str(error).splitlines():
         match = ERROR_LINE.fullmatch(line)
@@ -76,8 +76,8 @@ def problems_of_error(visit: Visit, error: RecllmError) -> Problems:
 def sender_problems(visit: Visit, fields: Mapping[str, Any], step: CampaignStep | None) -> Problems:
     """What the channels need of the sender."""
     sender = fields.get("sender") or {}
-    needed = [part for name in fields.get("channels", ()) if name in channels() for part in channels()[name].added]
-    parts = dict.fromkeys(part for name in needed for part in SENDER_PARTS.get(name, ()))
+    needed = [mark for name in fields.get("channels", ()) if name in channels() for mark in channels()[name].added]
+    parts = dict.fromkeys(field for name in needed for field in SENDER_PARTS.get(name, ()))
     problems = {
         f"sender.{name}": visit.say(f"campaigns.missing.sender_{name}")
         for name in parts
@@ -98,12 +98,12 @@ def target_problems(visit: Visit, fields: Mapping[str, Any]) -> Problems:
     target, problems = fields.get("target") or {}, Problems()
     category, item_ids = target.get("category"), target.get("items")
     if category and not target.get("text") and (names := categories(visit)):
-        path = " > ".join(part.strip() for part in str(category).split(">"))
+        path = " > ".join(step.strip() for step in str(category).split(">"))
         if not any(path.casefold() in (name.casefold(), name.rpartition(" > ")[2].casefold()) for name in names):
-            near = [name for name in names if path.casefold() in name.casefold()][:3]
-            near = near or difflib.get_close_matches(path, names, 3)
+            similar = [name for name in names if path.casefold() in name.casefold()][:3]
+            similar = similar or difflib.get_close_matches(path, names, 3)
             problems["target.category"] = visit.say("campaigns.missing.category", name=path) + (
-                visit.say("campaigns.missing.near", names=visit.say("people.comma").join(near)) if near else ""
+                visit.say("campaigns.missing.near", names=visit.say("people.comma").join(similar)) if similar else ""
             )
     if isinstance(item_ids, list) and item_ids:
         items = visit.workspace.gate().catalogue(list(map(str, item_ids)))

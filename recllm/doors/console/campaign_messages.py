@@ -38,7 +38,7 @@ from recllm.market.campaigns.open_campaign import OpenCampaign, approve_texts, e
 from recllm.market.campaigns.texts import GROUNDING, check_notes, copy_request, message
 from recllm.shop.workspace.keys import Scope
 
-router = APIRouter(route_class=PageRoute)
+router = APIRouter(prefix="/campaigns", route_class=PageRoute)
 
 PAGE_MESSAGES = 25
 DECIDER = "decider"
@@ -99,8 +99,8 @@ class MessageQuery(BaseModel):
 
     def address(self, **changes: object) -> str:
         """The query of a link with these changes; the page and the ticks begin again."""
-        kept: dict[str, object] = {"show": self.show, "channel": self.channel, "sort": self.sort, **changes}
-        return "?" + urlencode({name: value for name, value in kept.items() if value})
+        fields: dict[str, object] = {"show": self.show, "channel": self.channel, "sort": self.sort, **changes}
+        return "?" + urlencode({name: value for name, value in fields.items() if value})
 
     @classmethod
     def of_form(cls, form: FormData) -> MessageQuery:
@@ -177,9 +177,9 @@ def show_messages(
         values["job"] = None
     if campaign is not None:
         values |= table_values(visit, campaign, query)
-        opened = next((line for line in values["all_lines"] if line.text.id == query.m), None)
-        opened = opened or next(iter(values["lines"] or values["all_lines"]), None)
-        values["opened"] = None if opened is None else preview(visit, campaign, opened, wording)
+        line = next((line for line in values["all_lines"] if line.text.id == query.m), None)
+        line = line or next(iter(values["lines"] or values["all_lines"]), None)
+        values["opened"] = None if line is None else preview(visit, campaign, line, wording)
     return visit.page("campaign_messages.html.j2", section="campaigns", status=status, **values)
 
 
@@ -307,7 +307,7 @@ def typed_wording(form: FormData, channel: str) -> str:
     """The parts of a message as one text, a line for each."""
     names = [slot.name for slot in channel_named(channel).slots]
     parts = [text_of(form, f"part:{name}", 5_000).replace("\r\n", "\n").strip() for name in names]
-    return "\n".join(part for part in parts if part)
+    return "\n".join(filter(None, parts))
 
 
 @router.post("/campaign/{campaign_id}/decide")

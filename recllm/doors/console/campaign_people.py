@@ -24,7 +24,7 @@ from recllm.market.campaigns.open_campaign import OpenCampaign
 from recllm.market.campaigns.plan import count_reachable
 from recllm.shop.workspace.keys import Scope
 
-router = APIRouter(route_class=PageRoute)
+router = APIRouter(prefix="/campaigns", route_class=PageRoute)
 
 OPENING = "everybody"
 """Subject of the job that reads all people for the first time."""

@@ -36,7 +36,7 @@ from recllm.market.campaigns.drafts import CampaignAct, history, note, open_by_i
 from recllm.market.campaigns.open_campaign import OpenCampaign
 from recllm.shop.workspace.keys import Scope
 
-router = APIRouter(route_class=PageRoute)
+router = APIRouter(prefix="/campaigns", route_class=PageRoute)
 
 MAX_IDS_BYTES = 20_000_000
 MANY_MESSAGES_FOR_AN_ORDER = 100

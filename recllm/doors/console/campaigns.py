@@ -49,8 +49,6 @@ from recllm.doors.console.pages import (
     TheForm,
     TheVisit,
     Visit,
-    WordedError,
-    file_of,
     text_of,
 )
 from recllm.doors.console.pickers import categories, products
@@ -76,7 +74,6 @@ from recllm.shop.workspace.workspace import present
 router = APIRouter(prefix="/campaigns", route_class=PageRoute)
 SECTION = ConsoleSection("campaigns", "/campaigns", router, is_main=True)
 
-MAX_FILE_BYTES = 200_000
 SHOWN_ITEMS = 20
 
 
@@ -145,16 +142,13 @@ def _new_page(visit: Visit, state: PageState, *, item: str = "", status: int = 2
 
 @router.post("")
 def create(visit: TheVisit, form: TheForm) -> Response:
-    """Keep a new campaign as a draft, from the form or from a campaign's file."""
+    """Keep a new campaign as a draft."""
     visit.require(Scope.MARKETING)
-    typed, content = typed_texts(form, CampaignStep.OCCASION), file_of(form, "file", MAX_FILE_BYTES)
-    item = text_of(form, "item", 256)
+    typed, item = typed_texts(form, CampaignStep.OCCASION), text_of(form, "item", 256)
 
     def write() -> str:
-        if len(content) > MAX_FILE_BYTES:
-            raise WordedError(visit.say("campaigns.file_too_large"))
         target = {"target": {"items": [item]}} if item else {}
-        fields = fields_of_file(content) if content else new_fields(visit, typed, target)
+        fields = new_fields(visit, typed, target)
         check_fields(visit, fields)
         return create_campaign(visit.workspace, fields, by=actor_name(visit), at=datetime.now(UTC))
 
@@ -254,8 +248,8 @@ def step_page(visit: Visit, campaign_id: str, step: CampaignStep, state: PageSta
     if step is CampaignStep.OCCASION:
         values |= occasion_values(visit, values["texts_of_form"])
     else:
-        chosen, listed = products(visit, values["texts_of_form"]["target.items"].splitlines(), state.words)
-        values |= {"chosen": chosen, "listed": listed, "categories": categories(visit), "words": state.words}
+        selected, listed = products(visit, values["texts_of_form"]["target.items"].splitlines(), state.words)
+        values |= {"chosen": selected, "listed": listed, "categories": categories(visit), "words": state.words}
         values["planned_items"] = items_table(visit, values["campaign"]) if values["campaign"] else None
     return visit.page(f"campaign_{step}.html.j2", section="campaigns", status=status, **values)
 
@@ -383,4 +377,4 @@ def clone(visit: TheVisit, campaign_id: str) -> Response:
 
 
 for pages in (campaign_people, campaign_messages, campaign_review):
-    router.include_router(pages.router)
+    router.routes.extend(pages.router.routes)

@@ -12,11 +12,9 @@ from urllib.parse import quote
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from starlette.datastructures import FormData
 
 from recllm.base.charts import Line, LineChart
 from recllm.doors.console.audience_tables import count_cell
-from recllm.doors.console.models import model_lines
 from recllm.doors.console.pages import (
     ConsoleSection,
     FormRefusal,
@@ -24,7 +22,6 @@ from recllm.doors.console.pages import (
     TheForm,
     TheVisit,
     Visit,
-    WordedError,
     slow,
     text_of,
 )
@@ -41,7 +38,6 @@ from recllm.market.experiments.slates import (
     find_experiment,
     list_experiments,
     reported_experiment,
-    start_experiment,
     stop_experiment,
 )
 from recllm.market.experiments.split import Experiment, Variant
@@ -108,110 +104,6 @@ def experiment_row(visit: Visit, stored: SlateExperiment, at: datetime) -> Table
 def _days(stored: SlateExperiment, at: datetime) -> int:
     started = stored.experiment.started_at or at
     return max(0, ((stored.experiment.ended_at or at) - started).days)
-
-
-# --- start -----------------------------------------------------------------------------------------------------------
-
-
-VARIANT_FIELDS = ("name", "weight", *Treatment.model_fields)
-PER_CENT = ("weight", "popularity_weight", "explore_share")
-"""Shares, which are typed as per cent."""
-Typed = dict[str, Any]
-"""The form of a new experiment as it is typed: name, metric, guard, and of each of its variants `VARIANT_FIELDS`."""
-
-
-@router.get("/new")
-def new_page(visit: TheVisit) -> Response:
-    empty = dict.fromkeys(VARIANT_FIELDS, "") | {"personal": "yes"}
-    names = (visit.say("experiments.as_now"), visit.say("experiments.new_variant"))
-    variants = [empty | {"name": name, "weight": "50"} for name in names] + [empty] * (MAX_VARIANTS - 2)
-    typed = {"name": "", "metric": Metric.CLICKS, "guard": Metric.DISMISSALS, "variants": variants}
-    return _new_page(visit, typed)
-
-
-def _new_page(visit: Visit, typed: Typed, refusal: FormRefusal | None = None) -> Response:
-    values: dict[str, Any] = {
-        "typed": typed,
-        "problem": "" if refusal is None else refusal.problem,
-        "metrics": list(Metric),
-    }
-    values["models"] = model_lines(visit)
-    status = 200 if refusal is None else refusal.status
-    return visit.page("experiment_new.html.j2", section="models", status=status, **values)
-
-
-@router.post("")
-def start(visit: TheVisit, form: TheForm) -> Response:
-    """Say what would happen; start it when that was confirmed."""
-    visit.require(Scope.MARKETING)
-    typed, is_confirmed = typed_experiment(form), text_of(form, "confirmed") == "yes"
-
-    def checked() -> tuple[dict[str, tuple[float, Treatment]], int]:
-        variants = typed_variants(visit, typed)
-        if is_confirmed:
-            metric, guard = Metric(typed["metric"]), Metric(typed["guard"]) if typed["guard"] else None
-            start_experiment(visit.workspace, typed["name"], variants, metric=metric, guard=guard)
-            visit.remember("start_experiment", file=typed["name"])
-            visit.shop.update()  # what is answered is in force
-        with visit.workspace.store().read() as reader:
-            return variants, int(reader.counts()["users"])
-
-    done = visit.attempt(checked)
-    if isinstance(done, FormRefusal):
-        return _new_page(visit, typed, done)
-    if is_confirmed:
-        return visit.back(f"/experiments/experiment/{quote(typed['name'])}", "experiment_started")
-    rows = [(name, weight, treatment_words(visit, treatment)) for name, (weight, treatment) in done[0].items()]
-    values: dict[str, Any] = {"typed": typed, "people": done[1], "table": visit.table("variants", rows)}
-    return visit.page("experiment_confirm.html.j2", section="models", **values)
-
-
-def typed_experiment(form: FormData) -> Typed:
-    """What was typed; a metric that does not exist becomes the default one."""
-    metric, guard = text_of(form, "metric"), text_of(form, "guard")
-    variants = [
-        {name: text_of(form, f"{name}-{n}", 80).strip() for name in VARIANT_FIELDS} for n in range(MAX_VARIANTS)
-    ]
-    return {
-        "name": text_of(form, "name", 80).strip(),
-        "metric": metric if metric in set(Metric) else Metric.CLICKS.value,
-        "guard": guard if guard in set(Metric) else "",
-        "variants": [variant | {"personal": "no" if variant["personal"] == "no" else "yes"} for variant in variants],
-    }
-
-
-def typed_variants(visit: Visit, typed: Typed) -> dict[str, tuple[float, Treatment]]:
-    """Name -> weight and treatment of each variant that has a name. Raises `UsageError` for variants that cannot be."""
-    if not typed["name"]:
-        raise WordedError(visit.say("experiments.no_name"))
-    filled = {variant["name"]: variant for variant in typed["variants"] if variant["name"]}
-    if len(filled) < 2 or len(filled) < sum(bool(variant["name"]) for variant in typed["variants"]):
-        raise WordedError(visit.say("experiments.two_variants"))
-    shares = {name: {field: _share(visit, v[field]) for field in PER_CENT} for name, v in filled.items()}
-    weights = {name: share.pop("weight") for name, share in shares.items()}
-    total = sum(weight or 0.0 for weight in weights.values())
-    if None in weights.values() or abs(total - 1) > 1e-6:
-        raise WordedError(visit.say("experiments.weights"))
-    return {
-        name: (
-            (weights[name] or 0.0) / total,
-            Treatment(model=variant["model"] or None, personal=variant["personal"] == "yes", **shares[name]),
-        )
-        for name, variant in filled.items()
-    }
-
-
-def _share(visit: Visit, text: str) -> float | None:
-    """A share typed as per cent; None for an empty field. Raises `UsageError` for no number from 0 to 100."""
-    if not text:
-        return None
-    try:
-        share = float(text.replace(",", ".").removesuffix("%")) / 100
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise WordedError(visit.say("experiments.not_percent", text=text))
-    return share
 
 
 def treatment_words(visit: Visit, treatment: Treatment) -> str:

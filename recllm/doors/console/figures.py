@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from recllm.base.errors import RecllmError
 from recllm.base.schema import Table
 from recllm.doors.service.live import LiveShop
-from recllm.market.occasions.today import ShopFigures, Suggestion, shop_figures, suggest
+from recllm.market.occasions.today import OccasionSuggestion, ShopFigures, shop_figures, suggest
 from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 
-def _suggestions(workspace: Workspace) -> tuple[Suggestion, ...]:
+def _suggestions(workspace: Workspace) -> tuple[OccasionSuggestion, ...]:
     """None of a log that has no times, or of a shop that has no events yet."""
     try:
         return tuple(suggest(workspace))

@@ -14,21 +14,13 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
-from recllm.base.errors import RecllmError
-from recllm.base.schema import AdCopy, Item
-from recllm.doors.console.audience_tables import checks_table
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.learn.features.collaborative import LONG_WINDOW_DAYS, SHORT_WINDOW_DAYS, WINDOW_DAYS
 from recllm.market.adcopy.ads import item_of
-from recllm.market.adcopy.channels import channels
-from recllm.market.adcopy.request import CopyRequest
-from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
-from recllm.market.adcopy.write import write_copy
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.similar import similar_items
 from recllm.shop.data.catalogue import known_rows
-from recllm.shop.data.dataset import utc
 from recllm.text.items import item_names
 
 router = APIRouter(prefix="/items", route_class=PageRoute)
@@ -97,10 +89,6 @@ def item_page(visit: TheVisit, item_id: str) -> Response:
         item=item,
         line=line,
         similar=other_names(similar_items(recommender, item_id, SIMILAR_DEPTH), line.title)[:SIMILAR_ITEMS],
-        texts=[
-            (channel, text, why, None if text is None else checks_table(visit, channel, text))
-            for channel, text, why in channel_texts(visit, recommender, item)
-        ],
         sensitive=visit.workspace.policy.is_sensitive((*item.category, item.title)),
         buyers=buyers_by_window(visit, recommender, row),
     )
@@ -190,24 +178,3 @@ def buyers_by_window(visit: Visit, recommender: Recommender, row: int) -> list[t
         (LONG_WINDOW_DAYS, stats.buyers_91),
     )
     return [(int(days), figures.people(int(of_items[row]), "buyers", days, row)) for days, of_items in counts]
-
-
-def channel_texts(visit: Visit, recommender: Recommender, item: Item) -> list[tuple[str, AdCopy | None, str]]:
-    """For each channel its name, the shop's own text about the item, and why there is none."""
-    texts: list[tuple[str, AdCopy | None, str]] = []
-    vocabulary = approved_words(vocabulary_file(visit.workspace.root))
-    for channel in (name for name, limits in channels().items() if not limits.segment_only):
-        request = CopyRequest(
-            item=item,
-            channel=channel,
-            now=utc(recommender.dataset.as_of),
-            locale=visit.workspace.locale(visit.language),
-            known_brands=recommender.brands,
-            policy=visit.workspace.policy,
-            vocabulary=vocabulary,
-        )
-        try:
-            texts.append((channel, write_copy(request)[0], ""))
-        except RecllmError as error:
-            texts.append((channel, None, visit.problem_text(error)))
-    return texts

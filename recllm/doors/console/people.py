@@ -17,7 +17,6 @@ from fastapi import APIRouter, Query
 from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
-from recllm.base.charts import Bar, BarChart
 from recllm.base.documents import json_text
 from recllm.base.errors import UnknownIdError
 from recllm.base.schema import ACTIONS, Action, Occasion, Profile, Purpose, SlateStatus, Table
@@ -43,8 +42,6 @@ router = APIRouter(prefix="/people", route_class=PageRoute)
 SECTION = ConsoleSection("people", "/people", router, is_main=True)
 
 PROFILE_LINES = 12
-BAR_CHARACTERS = 24
-"""Of a category's name at its bar."""
 LISTED_PEOPLE = 50
 HISTORY_LINES = 25
 FEEDBACK = {"dismiss": Action.DISMISS, "purchase": Action.PURCHASE}
@@ -155,7 +152,7 @@ def predict(visit: TheVisit, name: str) -> Response:
 @router.get("/{name}/predictions")
 def predictions_part(visit: TheVisit, name: str) -> Response:
     """What a person will do, while it is being computed: a part of their page."""
-    if not visit.is_part and not visit.wants_file:
+    if not visit.is_part:
         return visit.back(f"/people/{name}#predictions")
 
     visit.require_person(name)
@@ -363,17 +360,11 @@ def history_entries(visit: Visit, recommender: Recommender, person: UserHistory)
     return entries
 
 
-def favourites(visit: Visit, profile: Profile) -> Mapping[str, Any] | None:
-    """Favourite categories that may be named, as a picture and a table; None without any."""
-    shares = [share for share in profile.favourite_categories if not visit.workspace.policy.is_sensitive((share.name,))]
-    if not shares:
-        return None
-    names = [
-        share.name if len(share.name) <= BAR_CHARACTERS else f"{share.name[: BAR_CHARACTERS - 1]}…" for share in shares
-    ]
-    bars = [Bar(name, s.share, visit.words.percent(s.share)) for name, s in zip(names, shares, strict=True)]
-    chart = BarChart(title=visit.say("people.favourites"), bars=bars, width=480)
-    return visit.picture(chart, visit.table("favourites", [(share.name, share.share) for share in shares]))
+def favourites(visit: Visit, profile: Profile) -> list[str]:
+    """Favourite categories that may be named, each with its share of the purchases."""
+    policy, words = visit.workspace.policy, visit.words
+    shares = [share for share in profile.favourite_categories if not policy.is_sensitive((share.name,))]
+    return [f"{share.name} {words.percent(share.share)}" for share in shares]
 
 
 def score_table(visit: Visit, lists: SlateLists) -> ConsoleTable:

@@ -55,16 +55,16 @@ def brands(visit: Visit) -> list[str]:
     return [brand for brand, _ in Counter(filter(None, items["brand"])).most_common(MAX_BRANDS)]
 
 
-def products(visit: Visit, chosen: Sequence[str], words: str) -> tuple[list[ProductCard], list[ProductCard]]:
+def products(visit: Visit, selected: Sequence[str], words: str) -> tuple[list[ProductCard], list[ProductCard]]:
     """The chosen products, and those on sale that words find, without the chosen ones; by ids first."""
     try:
         recommender = visit.shop.recommender().in_language(visit.language)
     except StoreError:
         return [], []
     dataset = recommender.dataset
-    found = matching_rows(recommender, words)[0] if words.strip() else np.asarray(recommender.population.popular)
-    offered = found[on_offer(dataset.items, dataset.as_of)[found]]
-    chosen_rows = dataset.item_rows(chosen)
+    matching = matching_rows(recommender, words)[0] if words.strip() else np.asarray(recommender.population.popular)
+    offered = matching[on_offer(dataset.items, dataset.as_of)[matching]]
+    chosen_rows = dataset.item_rows(selected)
     chosen_rows = chosen_rows[chosen_rows >= 0]
     rows = [int(row) for row in offered if row not in set(chosen_rows.tolist())][:FOUND_PRODUCTS]
     return _cards(visit, chosen_rows.tolist()), _cards(visit, rows)

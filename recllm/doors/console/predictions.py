@@ -14,7 +14,6 @@ from typing import Any
 from recllm.base.errors import RecllmError
 from recllm.base.schema import Purpose
 from recllm.doors.console.pages import Visit
-from recllm.doors.console.tables import ConsoleTable
 from recllm.doors.service.capacity import ENDED, Job, JobState, Progress
 from recllm.doors.service.everybody import LearnedPrediction
 from recllm.market.propensity.prediction import PredictionRequest, UserPrediction
@@ -65,7 +64,7 @@ def job_subject(language: str) -> str:
 
 def prediction_values(visit: Visit, name: str) -> dict[str, Any]:
     """The predictions on the page of a person; nothing without consent to personalisation."""
-    values: dict[str, Any] = {"name": name, "predictions": [], "job": None, "quality": None, "may_predict": False}
+    values: dict[str, Any] = {"name": name, "predictions": [], "job": None, "may_predict": False}
     if not visit.workspace.gate().permits(name, Purpose.PERSONALISATION):
         return values
     job = visit.state.service.background.latest_job(visit.shop.name, job_subject(visit.language))
@@ -76,7 +75,6 @@ def prediction_values(visit: Visit, name: str) -> dict[str, Any]:
         "job": job,
         "is_computing": job is not None and job.state not in ENDED,
         "n_kinds": len(KINDS),
-        "quality": quality_table(visit, learned),
         "may_predict": True,
     }
 
@@ -109,18 +107,6 @@ def _line(
         error=prediction.figures.get("mae" if kind is PredictionKind.VALUE else "mae_days"),
         as_of=prediction.as_of,
     )
-
-
-def quality_table(visit: Visit, learned: Mapping[PredictionKind, LearnedPrediction | None]) -> ConsoleTable | None:
-    """How good each kind was on people of a past window who were not learned from; None before any is computed."""
-    rows = []
-    for kind, answer in learned.items():
-        if answer is not None:
-            quality, prediction = answer.prediction.quality, answer.prediction
-            word = visit.say(f"predictions.kind.{kind.value}", days=prediction.horizon_days)
-            figures = (quality.n, quality.base_rate, quality.ece, quality.auc, quality.lift_at_10)
-            rows.append((word, *figures, prediction.checked))
-    return visit.table("prediction-quality", rows) if rows else None
 
 
 def order_predictions(visit: Visit) -> Job:

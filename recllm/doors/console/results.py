@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from recllm.base.charts import Bar, BarChart
 from recllm.base.errors import RecllmError, UnknownIdError
 from recllm.base.schema import ReportBy
 from recllm.base.stats.intervals import ConfidenceInterval
@@ -130,7 +129,6 @@ def campaign_page(visit: TheVisit, campaign_id: str) -> Response:
         tones=TONES,
         conclusion=words[0],
         remarks=words[1:],
-        chart=rates_chart(visit, outcome),
         variants=segments_table(visit, "variants", variants, outcome) if variants else None,
         segments=segments_table(visit, "segments", others, outcome) if others else None,
         dropped=excluded_table(visit, left_out(outcome.dropped), name="dropped") if outcome.dropped else None,
@@ -171,22 +169,6 @@ def segments_table(
         headings=headings,
         without=() if is_compared else ("held_out_share", "difference"),
     )
-
-
-def rates_chart(visit: Visit, outcome: CampaignOutcome) -> Mapping[str, Any] | None:
-    """Shares that converted, of those written to and of those held out, with intervals; None without both."""
-    if outcome.sent is None or outcome.held_out is None:
-        return None
-    bars, rows = [], []
-    for word, figures, strong in (("sent", outcome.sent, True), ("held_out", outcome.held_out, False)):
-        rate, label = figures.rate, visit.say(f"campaigns.outcome.{word}")
-        percent = visit.words.percent(rate.value, 1)
-        bars.append(Bar(label, rate.value, percent, strong=strong, low=rate.low, high=rate.high))
-        rows.append((label, figures.people, rate, figures.revenue_per_person))
-    aimed = f"campaigns.aim.{aim(outcome.converts)}"
-    title, headings = visit.say(f"{aimed}.chart"), {"bought_share": visit.say(f"{aimed}.share")}
-    table = visit.table("bought", rows, title=title, headings=headings)
-    return visit.picture(BarChart(title=title, bars=bars, width=560), table, title)
 
 
 # --- what was shown --------------------------------------------------------------------------------------------------

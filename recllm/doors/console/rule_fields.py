@@ -133,7 +133,7 @@ class TypedRule:
     @property
     def text(self) -> str:
         """The same conditions always as the same text; "" for none."""
-        plain = [{"kind": part.kind.value, "texts": dict(part.texts)} for part in self.conditions]
+        plain = [{"kind": condition.kind.value, "texts": dict(condition.texts)} for condition in self.conditions]
         return json.dumps([self.join, plain], ensure_ascii=False, sort_keys=True) if plain else ""
 
     @classmethod
@@ -141,7 +141,7 @@ class TypedRule:
         if not text:
             return cls()
         join, plain = json.loads(text)
-        return cls(join, tuple(TypedCondition(ConditionKind(part["kind"]), part["texts"]) for part in plain))
+        return cls(join, tuple(TypedCondition(ConditionKind(entry["kind"]), entry["texts"]) for entry in plain))
 
     @classmethod
     def of_form(cls, form: FormData) -> TypedRule:
@@ -149,9 +149,9 @@ class TypedRule:
         for name, value in form.multi_items():
             if (match := _FIELD.fullmatch(name)) and isinstance(value, str):
                 texts.setdefault(int(match[1]), {})[match[2]] = value[:5_000].replace("\r\n", "\n").strip()
-        known = [texts[n] for n in sorted(texts) if texts[n].get("kind") in set(ConditionKind)][:MAX_CONDITIONS]
+        typed_fields = [texts[n] for n in sorted(texts) if texts[n].get("kind") in set(ConditionKind)][:MAX_CONDITIONS]
         join = str(form.get("people:join", ""))
-        parts = tuple(new_condition(ConditionKind(fields["kind"]), fields) for fields in known)
+        parts = tuple(new_condition(ConditionKind(fields["kind"]), fields) for fields in typed_fields)
         return cls(join if join in JOINS else JOINS[0], parts)
 
     @classmethod

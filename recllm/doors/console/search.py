@@ -31,9 +31,9 @@ def search(visit: TheVisit, form: TheForm) -> Response:
         return visit.page("search.html.j2", words=words, table=None, campaigns=[], status=503)
     if recommender.dataset.item_rows([words])[0] >= 0:
         return RedirectResponse(f"/items/item/{quote(words)}", 303)
-    rows, said = matching_rows(recommender, words)[0][:PAGE_ITEMS], words.casefold()
+    rows, wording = matching_rows(recommender, words)[0][:PAGE_ITEMS], words.casefold()
     campaigns = [
-        line for line in list_campaigns(visit.workspace) if said in f"{line.goal} {line.campaign_id}".casefold()
+        line for line in list_campaigns(visit.workspace) if wording in f"{line.goal} {line.campaign_id}".casefold()
     ]
     return visit.page(
         "search.html.j2",

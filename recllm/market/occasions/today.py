@@ -38,7 +38,7 @@ class SuggestedPerson:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Suggestion:
+class OccasionSuggestion:
     """An occasion of today."""
 
     occasion: Occasion
@@ -48,7 +48,7 @@ class Suggestion:
     """What they would be written to about, the item of most people first."""
 
 
-def suggest(workspace: Workspace) -> list[Suggestion]:
+def suggest(workspace: Workspace) -> list[OccasionSuggestion]:
     """The occasions of now, that of most customers first. One customer may have several.
 
     People without a channel, and those who may be minors, are left out; a campaign leaves out more by its own limits.
@@ -80,7 +80,7 @@ def suggest(workspace: Workspace) -> list[Suggestion]:
         )
         by_people = rows[np.argsort(-counts, kind="stable")]
         suggestions.append(
-            Suggestion(occasion=occasion, people=people, item_ids=tuple(item_ids.gather(by_people.tolist())))
+            OccasionSuggestion(occasion=occasion, people=people, item_ids=tuple(item_ids.gather(by_people.tolist())))
         )
     return sorted((s for s in suggestions if s.people), key=lambda s: -len(s.people))
 
@@ -107,7 +107,7 @@ class ShopFigures:
     """What followed what was shown in these days, by model."""
     yesterday: tuple[ShownOutcome, ...] = ()
     """The same for the last day that is over."""
-    suggestions: tuple[Suggestion, ...] | None = None
+    suggestions: tuple[OccasionSuggestion, ...] | None = None
     """What could go out; None while it is being looked for."""
 
 
