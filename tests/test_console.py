@@ -1045,7 +1045,7 @@ def test_what_others_wrote_is_what_they_published() -> None:
     listed = tomllib.loads((CONSOLE / "static" / "vendored.toml").read_text("utf-8"))
     assert {path.name for path in (CONSOLE / "static").iterdir()} == ours | set(listed)
     licences = (CONSOLE / "static" / "LICENSES.txt").read_text("utf-8")
-    assert all(name in licences for name in listed) and "MIT License" in licences and "Zero-Clause BSD" in licences
+    assert all(name in licences for name in listed) and "Zero-Clause BSD" in licences
 
 
 def test_templates_escape_whatever_they_are_given() -> None:

@@ -22,7 +22,9 @@ def _suggestions(workspace: Workspace) -> tuple[OccasionSuggestion, ...]:
         return tuple(suggest(workspace))
     except RecllmError as error:
         logger.info("no suggestions: %s", error)
-        return ()
+    except Exception:  # the other figures do not depend on it
+        logger.exception("suggestions were not found")
+    return ()
 
 
 @dataclass(eq=False)
