@@ -232,7 +232,7 @@ MISTAKES: tuple[tuple[str, dict[str, str], tuple[str, ...], tuple[str, ...]], ..
     ("review", {"Goes out": "2025-01-01T10:00"}, ("This time is past: ",), ("该时间已过",)),
     (
         "people",
-        {"At most so many customers": "many", "Share in per cent": "x"},
+        {"Customers at most": "many", "Share in per cent": "x"},
         ("Type a whole number.", "Type a number from 0 to 100."),
         ("请输入整数。", "请输入 0 到 100 的数字。"),
     ),
@@ -302,7 +302,7 @@ def test_the_count_follows_what_is_typed(client: TestClient, folder: Path) -> No
     drafted(client)
 
     def count(**typed: str) -> str:
-        labels = {"size": "At most so many customers", "bought": "Days after a purchase"}
+        labels = {"size": "Customers at most", "bought": "Days after a purchase"}
         named = {labels[name]: text for name, text in typed.items()}
         until(lambda: "read for the first time" not in press(client, f"{ADDRESS}/people", "Count again", named).text)
         return " ".join(Page(press(client, f"{ADDRESS}/people", "Count again", named).text).text.split())
@@ -314,8 +314,8 @@ def test_the_count_follows_what_is_typed(client: TestClient, folder: Path) -> No
     assert "Type a whole number" in count(size="five")
     with Workspace.open(folder) as shop:
         assert campaign_file(shop, NAME).limits.bought_days is None  # nothing was written
-    typed = Page(press(client, f"{ADDRESS}/people", "Count again", {"At most so many customers": "7"}).text)
-    assert typed.value("At most so many customers") == "7"
+    typed = Page(press(client, f"{ADDRESS}/people", "Count again", {"Customers at most": "7"}).text)
+    assert typed.value("Customers at most") == "7"
 
 
 def test_messages_are_checked_filtered_changed_and_taken_back(client: TestClient) -> None:
@@ -384,7 +384,7 @@ def test_who_may_only_look_changes_nothing(folder: Path) -> None:
 
 def test_a_plan_that_cannot_be_says_why_and_keeps_the_draft(client: TestClient) -> None:
     drafted(client)
-    limits = {"Days after a purchase": "3000", "At most so many customers": "2"}
+    limits = {"Days after a purchase": "3000", "Customers at most": "2"}
     assert press(client, f"{ADDRESS}/people", "Choose products", limits).status_code == 303
     page = assert_harmless(written(client))
     assert "could not be written" in page.text and "the draft is as it was" in page.text

@@ -233,7 +233,7 @@ def test_a_rule_is_built_saved_and_changed_without_scripts(client: TestClient, f
     text = press(client, path, "Add the condition", {"Kind of condition": "Did something"}).text
     tea = {"With what": "a category", "Its name or number": "tea", "Within the last days": "3000"}
     text = press(client, text, "Add the condition", tea | {"Kind of condition": "Reached by a campaign"}).text
-    address, data = Page(text).filled("Count again", {"At most so many customers": "7", "Campaign (its id)": "winter"})
+    address, data = Page(text).filled("Count again", {"Customers at most": "7", "Campaign (its id)": "winter"})
     data["people:1:no"] = ["not"]
     assert data["people:0:named"] == ["tea"]
     until(lambda: "read for the first time" not in client.post(address, data=data).text)
@@ -275,7 +275,7 @@ def test_a_rule_that_a_form_would_write_otherwise_stays_as_it_is(client: TestCli
             fields = CAMPAIGN | {"id": f"deep{n}", "target": {"items": ["tea1"], "people": rule}}
             create_campaign(shop, fields, by="Ann", at=datetime.now(UTC))
         path = f"/campaigns/campaign/deep{n}/people"
-        assert press(client, path, "Choose products", {"At most so many customers": "9"}).status_code == 303
+        assert press(client, path, "Choose products", {"Customers at most": "9"}).status_code == 303
         with Workspace.open(folder) as shop:
             file = campaign_file(shop, f"deep{n}")
             assert file.target.people == parse_rule(rule) and file.limits.size == 9
@@ -292,7 +292,7 @@ def test_what_is_wrong_stands_at_its_condition_and_nothing_is_lost(client: TestC
     until(lambda: "read for the first time" not in press(client, path, "Count again").text)
     unknown = press(client, path, "Count again", {"Its name or number": "tee"})
     assert "“tee” is unknown. Did you mean: tea" in Page(unknown.text).text
-    assert press(client, path, "Choose products", {"At most so many customers": "5"}).status_code == 303
+    assert press(client, path, "Choose products", {"Customers at most": "5"}).status_code == 303
     late = press(client, seen, "Choose products", {"Its name or number": "tools"})
     said = assert_harmless(late.text).text.split("You typed")[1]
     assert late.status_code == 409 and "bought “tea”" in said and "bought “tools”" in said

@@ -40,7 +40,7 @@ router = APIRouter(prefix="/campaigns", route_class=PageRoute)
 
 MAX_IDS_BYTES = 20_000_000
 MANY_MESSAGES_FOR_AN_ORDER = 100
-"""From so many messages for one expected order on, a page asks to write to fewer people."""
+"""From this number of messages for one expected order on, a page asks to write to fewer people."""
 
 
 @router.get("/campaign/{campaign_id}/review")

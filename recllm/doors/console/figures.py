@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from recllm.base.errors import RecllmError
 from recllm.base.schema import Table
 from recllm.doors.service.live import LiveShop
-from recllm.market.occasions.today import OccasionSuggestion, ShopFigures, shop_figures, suggest
+from recllm.market.campaigns.today import OccasionSuggestion, ShopFigures, shop_figures, suggest
 from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)

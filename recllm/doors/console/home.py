@@ -12,9 +12,9 @@ from recllm.doors.console.data import quarantine_files
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, day_chart, history
 from recllm.doors.console.suggestions import suggestion_rows
 from recllm.market.campaigns.drafts import CampaignStage, list_campaigns
+from recllm.market.campaigns.today import ATTRIBUTION_DAYS, CHANNELS, CHART_DAYS, ShopFigures
 from recllm.market.experiments.feedback import ShownOutcome, reported_outcomes
 from recllm.market.experiments.slates import list_experiments, running_experiment
-from recllm.market.occasions.today import ATTRIBUTION_DAYS, CHANNELS, CHART_DAYS, ShopFigures
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.workspace import present
 

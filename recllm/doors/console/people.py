@@ -26,7 +26,7 @@ from recllm.doors.console.suggestions import suggestion_rows
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
-from recllm.market.occasions.today import SuggestedPerson
+from recllm.market.campaigns.today import SuggestedPerson
 from recllm.recommend.recommender.leave_one_out import UserHistory
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_states import forget_in_states

@@ -208,7 +208,7 @@ def _text(value: object) -> str:
 def _document(node: TypedCondition) -> dict[str, Any]:
     """As `parse_rule` takes it, right or wrong."""
     texts = node.texts
-    document = {"condition": texts.get("condition") or node.kind.value}
+    document: dict[str, Any] = {"condition": texts.get("condition") or node.kind.value}
     entries = [entry for entry in ENTRIES[node.kind] if entry.name not in (*SPECIAL, "condition") and texts[entry.name]]
     if node.kind is ConditionKind.BASIC and texts["test"] != "range":
         entries = [entry for entry in entries if not entry.is_number]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from recllm.base.schema import Occasion
 from recllm.doors.console.pages import Visit
-from recllm.market.occasions.today import ShopFigures
+from recllm.market.campaigns.today import ShopFigures
 
 PICTURES = 3
 
