@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from recllm.base.errors import DataError, RecllmError, UsageError
 from recllm.doors.console.campaign_fields import FIELDS, CampaignStep, WrongFieldsError
@@ -109,8 +109,8 @@ def target_problems(visit: Visit, fields: Mapping[str, Any]) -> Problems:
         items = visit.workspace.gate().catalogue(list(map(str, item_ids)))
         offered = set(items.filter(on_offer(items, present(visit.workspace)))["item_id"])
         if gone := [str(name) for name in item_ids if name not in offered]:
-            names = visit.say("people.comma").join(gone[:5])
-            problems["target.items"] = visit.say("campaigns.missing.items", names=names)
+            listed = visit.say("people.comma").join(gone[:5])
+            problems["target.items"] = visit.say("campaigns.missing.items", names=listed)
     return problems
 
 
@@ -136,7 +136,7 @@ def offer_problems(visit: Visit, fields: Mapping[str, Any]) -> Problems:
     return problems
 
 
-def _is_time(value: object) -> bool:
+def _is_time(value: object) -> TypeGuard[datetime]:
     return isinstance(value, datetime) and value.tzinfo is not None
 
 

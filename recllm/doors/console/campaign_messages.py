@@ -299,7 +299,11 @@ def check(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     wording = typed_wording(form, line.text.channel)
     if not visit.is_part:
         return show_messages(visit, campaign_id, PageState(), query, wording=wording)
-    values = {"opened": preview(visit, campaign, line, wording), "file": campaign.file, "finding": finding_text}
+    values: dict[str, Any] = {
+        "opened": preview(visit, campaign, line, wording),
+        "file": campaign.file,
+        "finding": finding_text,
+    }
     return visit.page("campaign_preview.html.j2", **values)
 
 

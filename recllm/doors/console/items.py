@@ -33,6 +33,7 @@ PAGE_ITEMS = 25
 SIMILAR_ITEMS = 8
 SIMILAR_DEPTH = 200
 """Nearest items among which `SIMILAR_ITEMS` of other names are looked for."""
+STOP_WORDS = frozenset(["a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"])
 NEAR_WORD = 0.75
 """Likeness, by `difflib`, from which a word is taken for another one."""
 FILE_ITEMS = 1_000
@@ -109,7 +110,8 @@ def matching_rows(recommender: Recommender, query: str) -> tuple[Rows, list[str]
     texts = items.select(text=pl.concat_str(fields, separator=" ", ignore_nulls=True).str.to_lowercase())["text"]
     holding: dict[str, NDArray[np.bool_]] = {}
     known_words: set[str] = set()
-    for word in query.lower().split():
+    words = query.lower().split()
+    for word in [word for word in words if word not in STOP_WORDS] or words:
         holds = texts.str.contains(word, literal=True).fill_null(False).to_numpy()
         if not holds.any():
             known_words = known_words or set(texts.str.extract_all(r"\w{3,}").explode().drop_nulls())
