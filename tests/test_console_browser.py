@@ -194,7 +194,9 @@ def test_a_load_reports_by_itself(driver: Any, address: str, tmp_path: Path) -> 
     find(driver, "form[enctype] button").click()
     until(lambda: "/data/upload/" in driver.current_url)
     assert not faults(driver)
-    find(driver, "button[value=load]").click()
+    button = find(driver, "button[value=load]")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)  # above the bar of a phone
+    button.click()
     until(lambda: "/data/load/" in driver.current_url)
     page = driver.current_url
     with suppress(Exception):  # the moment may be over

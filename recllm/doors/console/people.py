@@ -22,7 +22,6 @@ from recllm.base.errors import UnknownIdError
 from recllm.base.schema import ACTIONS, Action, Occasion, Profile, Purpose, SlateStatus, Table
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, slow, text_of
 from recllm.doors.console.predictions import order_predictions, prediction_values
-from recllm.doors.console.suggestions import suggestion_rows
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
@@ -72,7 +71,7 @@ def _index(visit: Visit, *, typed: str = "", problem: str | None = None, status:
         "typed": typed,
         "problem": problem,
         "suggested": figures is not None and figures.suggestions is not None,
-        "suggestions": suggestion_rows(visit, figures),
+        "occasions": [line.occasion for line in (figures.suggestions or ())] if figures is not None else [],
     }
     return visit.page("people.html.j2", status=status, section="people", **values)
 
