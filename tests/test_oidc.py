@@ -546,7 +546,7 @@ def test_the_history_names_people_as_the_settings_say(
     options = {"history_name": name, "allowed_subjects": ["subject-4711"]}
     with serving(make_shop(tmp_path / "shop", provider, **options)) as client:
         sign_in(client)
-        match = re.search(r'<span class="who">([^<]*)</span>', client.get("/settings").text)
+        match = re.search(r'<span class="wide-only">([^<]*)</span>', client.get("/settings").text)
         assert match and html.unescape(match[1]) == by
 
 
