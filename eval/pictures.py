@@ -47,13 +47,13 @@ def main() -> None:
     driver = browser()
     try:
         driver.get(address)
-        WebDriverWait(driver, 300).until(lambda d: d.find_elements("css selector", "main .panel"))
+        WebDriverWait(driver, 300).until(lambda d: d.find_elements("css selector", "main .card"))
         save(driver.get_screenshot_as_png(), "console")
         driver.get(f"{address}/people")
         driver.find_element("css selector", "#user_id").send_keys(args.customer)
         driver.find_element("css selector", "main form button").click()
         WebDriverWait(driver, 300).until(lambda d: "/people/u1_" in d.current_url)
-        save(driver.find_element("css selector", "#recommendations .columns").screenshot_as_png, "reasons")
+        save(driver.find_element("css selector", "#recommendations .cols").screenshot_as_png, "reasons")
     finally:
         driver.quit()
         server.should_exit = True

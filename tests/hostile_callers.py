@@ -23,7 +23,7 @@ from service_world import serving
 
 from recllm.base.service_settings import ServiceSettings
 from recllm.doors.console.session import FORM_COOKIE, form_token, session_cookie
-from recllm.doors.console.staff import StaffIdentity
+from recllm.doors.service.staff import StaffIdentity
 from recllm.recommend.recommender.registry import current
 from recllm.shop.workspace.console_sessions import begin_session, end_session
 from recllm.shop.workspace.keys import create_key, list_keys, revoke_key
@@ -49,25 +49,27 @@ marketing  PUT     /v1/campaigns/{campaign_id}
 privacy    GET     /v1/audit
 privacy    POST    /v1/users/export /v1/users/erase /v1/users/restrict
 metrics    GET     /metrics
-console    GET     / /people /people/list/{kind} /people/{name} /people/{name}/predictions /people/{name}/interests
-console    GET     /items /items/people/{item_id} /items/item/{item_id} /campaigns /campaigns/new
-console    GET     /campaigns/campaign/{campaign_id} /campaigns/campaign/{campaign_id}/export
-console    GET     /campaigns/campaign/{campaign_id}/plan/{job_id} /experiments /experiments/new /experiments/report
-console    GET     /experiments/experiment/{name} /experiments/stop/{name} /models /models/version/{version}
-console    GET     /models/version/{version}/estimate /data /data/load/{load_id} /settings
-console    POST    /people/search /campaigns/name /shop /sign-out /settings/sessions/end
+console    GET     / /people /people/list/{kind} /people/{name} /people/{name}/predictions
+console    GET     /items /items/item/{item_id} /campaigns /campaigns/new /results /results/shown
+console    GET     /campaigns/campaign/{campaign_id} /campaigns/campaign/{campaign_id}/occasion
+console    GET     /campaigns/campaign/{campaign_id}/people /campaigns/campaign/{campaign_id}/products
+console    GET     /campaigns/campaign/{campaign_id}/messages /campaigns/campaign/{campaign_id}/review
+console    GET     /campaigns/campaign/{campaign_id}/plan/{job_id} /results/campaign/{campaign_id}
+console    GET     /experiments /experiments/experiment/{name} /experiments/stop/{name}
+console    GET     /models /models/version/{version} /data /data/load/{load_id} /settings
+console    POST    /people/search /search /shop /sign-out /settings/sessions/end
 console    POST    /settings/sessions/{session_id}/end
 events     GET     /data/quarantine/{name} /data/upload/{upload_id}
 events     POST    /people/{name}/consent /people/{name}/feedback /data/upload /data/upload/{upload_id}/load
 events     POST    /data/upload/{upload_id}/export /data/upload/{upload_id}/discard /data/load/{load_id}/cancel
-marketing  POST    /people/{name}/predictions /campaigns /campaigns/campaign/{campaign_id}/save/{step}
+marketing  POST    /people/{name}/predictions /campaigns /campaigns/draft
+marketing  POST    /campaigns/campaign/{campaign_id}/save/{step} /campaigns/campaign/{campaign_id}/products/find
 marketing  POST    /campaigns/campaign/{campaign_id}/count /campaigns/campaign/{campaign_id}/rule
 marketing  POST    /campaigns/campaign/{campaign_id}/plan/{job_id}/cancel
 marketing+people POST /campaigns/campaign/{campaign_id}/plan /campaigns/campaign/{campaign_id}/export
-marketing  POST    /campaigns/campaign/{campaign_id}/check/{text_id} /campaigns/campaign/{campaign_id}/decide
+marketing  POST    /campaigns/campaign/{campaign_id}/check /campaigns/campaign/{campaign_id}/decide
 marketing  POST    /campaigns/campaign/{campaign_id}/clone
-marketing  POST    /experiments /experiments/stop/{name}
-marketing  POST    /models/version/{version}/estimate /models/version/{version}/estimate/cancel
+marketing  POST    /experiments/stop/{name}
 privacy    GET     /privacy /people/{name}/export.json /people/{name}/erase
 privacy    POST    /people/{name}/restrict /people/{name}/erase
 admin      POST    /settings/keys /settings/keys/{key_id}/revoke /models/version/{version}/promote

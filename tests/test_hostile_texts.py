@@ -27,7 +27,7 @@ from recllm.base.documents import guarded, unknown_name
 from recllm.base.errors import DataError, RecllmError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import Item
-from recllm.doors.console.campaigns import marked
+from recllm.doors.console.campaign_messages import marked
 from recllm.market.adcopy.lexicon import limit
 from recllm.market.adcopy.request import CopyRequest
 from recllm.market.adcopy.submissions import judge, submission_of

@@ -30,12 +30,12 @@ from tables import table
 from recllm.base.errors import MissingExtraError, UsageError
 from recllm.base.service_settings import ConsoleScope, OidcSettings, ServiceSettings
 from recllm.doors.console.app import mount_console
-from recllm.doors.console.oidc import connect_provider
 from recllm.doors.console.pages import HISTORY_FILE
 from recllm.doors.console.session import begin_staff_session, session_cookie, session_visitor
-from recllm.doors.console.staff import StaffIdentity, StaffMember
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
+from recllm.doors.service.oidc import connect_provider
+from recllm.doors.service.staff import StaffIdentity, StaffMember
 from recllm.shop.workspace.audit import AuditAction, read_audit
 from recllm.shop.workspace.console_sessions import find_session
 from recllm.shop.workspace.keys import Scope, create_key
@@ -130,8 +130,8 @@ def returned(answer: Any) -> str:
 
 
 def problem(answer: Any) -> str:
-    """What a visitor reads."""
-    match = re.search(r'<p class="notice bad"[^>]*>([^<]*)</p>', answer.text)
+    """What a visitor is told."""
+    match = re.search(r'<div class="notice is-bad".*?<span class="lines">([^<]*)</span>', answer.text, re.DOTALL)
     return html.unescape(match[1]) if match else ""
 
 
@@ -547,7 +547,7 @@ def test_the_history_names_people_as_the_settings_say(tmp_path: Path, provider: 
             make_shop(folder, provider, history_name=name, allowed_subjects=["subject-4711"])
         with serving(folder) as client:
             sign_in(client)
-            match = re.search(r'<span class="who">([^<]*)</span>', client.get("/settings").text)
+            match = re.search(r'<span class="wide-only">([^<]*)</span>', client.get("/settings").text)
             assert match and html.unescape(match[1]) == by, person
 
 
@@ -942,10 +942,10 @@ def test_a_person_of_one_shop_and_a_key_of_another(tmp_path: Path, provider: Pro
         sign_in(client)
         assert posted(client, "/sign-in", key=text).status_code == 303
         page = client.get("/settings").text
-        assert "<option>tea</option><option selected>tools</option>" in page and '<span class="who">Bert<' in page
+        assert "<option>tea</option><option selected>tools</option>" in page and ">Bert</span>" in page
         posted(client, "/shop", shop="tea")
         posted(client, "/sign-out")
-        assert '<span class="who">Bert<' in client.get("/settings").text  # the key's session goes on
+        assert ">Bert</span>" in client.get("/settings").text  # the key's session goes on
 
 
 def test_a_console_with_a_directory_is_not_open_to_this_machine(client: TestClient) -> None:

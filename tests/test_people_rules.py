@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shop_world import shop
 from starlette.datastructures import FormData
-from tables import table
 
 from recllm.base.errors import DataError, PolicyError, UnknownIdError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import ACTION_CODE, Action
-from recllm.doors.console.rule_fields import (
-    RuleNode,
-    changed_rule,
-    node_of,
-    node_text,
-    rule_of_text,
-    rule_text,
-    typed_rule,
-)
+from recllm.doors.console.rule_fields import TypedRule
 from recllm.market.audiences.people_match import ACTION_OF, ContactRecords, band_of, match_people
 from recllm.market.audiences.people_rule import (
     CONDITIONS,
@@ -533,47 +524,36 @@ def test_a_large_shop_is_no_matter_of_its_people(tmp_path: Path) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(rules(3))
-def test_a_form_says_what_the_rule_said(rule: dict[str, Any]) -> None:
-    text = rule_text(parse_rule(rule))
-    typed = rule_of_text(text)
-    assert typed is not None and (people(typed) == people(rule)).all()
-    assert rule_text(parse_rule(typed)) == text  # what a form shows comes back as it was
-    root = node_of(text)
-    fields = FormData(list(fields_of(root, "r")))
-    assert typed_rule(fields) == text
-    grown = node_of(changed_rule(text, "add:r", "agreed"))
-    assert len(grown.parts) == len(root.parts) + 1 and grown.parts[:-1] == root.parts
-    assert changed_rule(node_text(grown), f"remove:r.{len(root.parts)}", "") == text
+@given(
+    st.lists(st.one_of(conditions, conditions.map(lambda part: {"not": part})), min_size=1, max_size=4), st.booleans()
+)
+def test_a_form_says_what_the_rule_said(parts: list[dict[str, Any]], is_any: bool) -> None:
+    rule = {"any" if is_any else "all": parts}
+    typed = TypedRule.of_rule(parse_rule(rule))
+    document = typed.document()
+    assert document is not None and (people(document) == people(rule)).all()
+    assert TypedRule.of_text(typed.text) == typed == TypedRule.of_rule(parse_rule(document))
+    fields = [("people:join", typed.join)]
+    for n, condition in enumerate(typed.conditions):
+        fields += [(f"people:{n}:{name}", text) for name, text in {"kind": condition.kind, **condition.texts}.items()]
+    assert TypedRule.of_form(FormData(fields)) == typed
+    grown = typed.after("add", "agreed")
+    assert grown.conditions[:-1] == typed.conditions and grown.after(f"remove:{len(parts)}", "") == typed
 
 
-def fields_of(node: RuleNode, place: str) -> Iterator[tuple[str, str]]:
-    yield f"people:{place}:kind", node.kind.value
-    for name, text in node.texts.items():
-        yield f"people:{place}:{name}", text
-    for n, part in enumerate(node.parts):
-        yield from fields_of(part, f"{place}.{n}")
-
-
-@pytest.mark.parametrize("act", table("people_rules", "a button that means nothing changes nothing"))
-def test_a_button_that_means_nothing_changes_nothing(act: str) -> None:
-    text = rule_text(parse_rule(BOUGHT))
-    assert changed_rule(text, act, "deed") == text
-    assert changed_rule(text, "add:r", "group") == text and changed_rule("", "remove:r.0", "") == ""
+def test_a_rule_of_groups_is_not_shown_in_fields() -> None:
+    deep = {"all": [BOUGHT, {"any": [BOUGHT, {"condition": "agreed", "channel": "email"}]}]}
+    assert TypedRule.of_rule(parse_rule(deep)) == TypedRule() and TypedRule().text == ""
 
 
 def test_a_form_takes_what_is_no_rule_and_says_so() -> None:
-    assert (
-        typed_rule(FormData([("people:r:kind", "deed")])) == typed_rule(FormData([("people:r.0:kind", "deed")])) == ""
-    )
-    assert typed_rule(FormData([("people:r:kind", "group"), ("people:r.0:kind", "evil"), ("people:r:join", "x")])) == ""
-    fields = [("people:r:kind", "group"), ("people:r.0:kind", "orders"), ("people:r.0:at_least", "2,5 or so")]
-    text = typed_rule(FormData(fields))
+    typed = TypedRule.of_rule(parse_rule(BOUGHT))
+    for act in ("", "add", "remove", "remove:x", "remove:9", "group:0", "<script>"):
+        assert typed.after(act, "group") == typed, act
+    assert TypedRule.of_form(FormData([("people:r:kind", "deed"), ("people:0:kind", "evil")])) == TypedRule()
+    half = TypedRule.of_form(FormData([("people:0:kind", "orders"), ("people:0:at_least", "2,5 or so")]))
     with pytest.raises(UsageError, match=r"all\[0\].at_least must be a whole number"):
-        rule_of_text(text)
-    assert node_of(text).parts[0].problem() == "at_least must be a whole number"
-    deep = typed_rule(FormData([(f"people:r{'.0' * n}:kind", "group") for n in range(9)]))
-    with pytest.raises(UsageError, match="deeper"):
-        rule_of_text(deep)
-    many = [("people:r:kind", "group"), *((f"people:r.{n}:kind", "agreed") for n in range(900))]
-    assert len(node_of(typed_rule(FormData(many))).parts) < 200
+        half.document()
+    assert not half.conditions[0].is_rule and typed.conditions[0].is_rule
+    many = FormData([(f"people:{n}:kind", "agreed") for n in range(900)])
+    assert len(TypedRule.of_form(many).conditions) <= 50

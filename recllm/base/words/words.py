@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
-from babel.dates import format_date, format_datetime
+from babel.dates import format_date, format_datetime, format_skeleton
 from babel.numbers import format_currency, format_decimal, format_percent
 
 from recllm.base.words.sentences import sentences
@@ -74,6 +74,10 @@ class Words:
     def calendar_day(self, day: date) -> str:
         """A day that has no time and no zone."""
         return str(format_date(day, "medium", locale=BABEL[self.language]))
+
+    def short_day(self, at: datetime) -> str:
+        """Day and month, for the axis of a chart."""
+        return str(format_skeleton("MMMd", at, tzinfo=self._zone(), locale=BABEL[self.language]))
 
     def weekday(self, at: datetime) -> str:
         return str(format_date(at.astimezone(self._zone()), "EEEE", locale=BABEL[self.language]))

@@ -26,7 +26,20 @@ from starlette.types import Scope as AsgiScope
 from recllm.base.errors import RecllmError
 from recllm.base.words.sentences import LANGUAGES, language_of
 from recllm.base.words.words import Words
-from recllm.doors.console import campaigns, data, experiments, home, items, models, people, privacy, settings, sign_in
+from recllm.doors.console import (
+    campaigns,
+    data,
+    experiments,
+    home,
+    items,
+    models,
+    people,
+    privacy,
+    results,
+    search,
+    settings,
+    sign_in,
+)
 from recllm.doors.console.figures import FigureCache
 from recllm.doors.console.loads import FileLoads, sweep_uploads
 from recllm.doors.console.memory import PendingSignIns, SignInLog, TypedTexts
@@ -64,16 +77,17 @@ logger = logging.getLogger(__name__)
 
 SECTIONS: tuple[ConsoleSection, ...] = (
     home.SECTION,
+    campaigns.SECTION,
+    results.SECTION,
     people.SECTION,
     items.SECTION,
-    campaigns.SECTION,
-    experiments.SECTION,
-    models.SECTION,
     data.SECTION,
     privacy.SECTION,
+    models.SECTION,
+    experiments.SECTION,
     settings.SECTION,
 )
-"""The navigation, in its order."""
+"""All pages; the navigation lists those with `is_listed`, in this order."""
 
 OPEN_PATHS = ("/sign-in", "/language/", "/static/")
 """Paths that need no sign-in."""
@@ -233,6 +247,7 @@ def mount_console(app: FastAPI) -> None:
     console.mount("/static", StaticFiles(directory=static_folder()), name="static")
     console.include_router(sign_in.router)
     console.include_router(frame_router)
+    console.include_router(search.router)
     for section in SECTIONS:
         console.include_router(section.router)
     console.add_middleware(ConsoleMiddleware, state=state)
@@ -269,7 +284,7 @@ def error_page(visit: Visit, error: Exception) -> Response:
         status = next(int(status) for kind, status in STATUS if isinstance(error, kind))
         is_opening = visit.signed_in is not None and not visit.shop.ready and visit.shop.problem is None
         title = "error.opening" if is_opening else "error.missing" if status == 404 else "error.failed"
-        if status < 500 or visit.may(Scope.ADMIN):  # the message may name files of this machine
+        if not is_opening and (status < 500 or visit.may(Scope.ADMIN)):  # it may name files of this machine
             details = visit.problem_text(error)
         if status >= 500:
             logger.warning("refused: %s", error, extra={"request_id": visit.request_id})

@@ -1,4 +1,4 @@
-"""Tables that pages of items and campaigns share: people left out, traits of a group, checks of a text."""
+"""Tables that pages of campaigns share: people left out, traits of a group."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from recllm.base.schema import AdCopy
 from recllm.base.stats.intervals import ConfidenceInterval
 from recllm.doors.console.pages import Visit
 from recllm.doors.console.tables import ConsoleTable, TableCell
@@ -37,6 +36,11 @@ def excluded_table(
     return visit.table(name, rows, of="left-out")
 
 
+def left_out(excluded: Mapping[str, int | None]) -> list[tuple[str, int | None]]:
+    """Reason and people, the largest first, and those without a figure last."""
+    return sorted(((reason, n) for reason, n in excluded.items() if n != 0), key=lambda pair: -(pair[1] or 0))
+
+
 def traits_table(visit: Visit, traits: Sequence[AudienceTrait | Mapping[str, Any]]) -> ConsoleTable | None:
     """What a group has more of than others; None where nothing may be named."""
     fields = [trait if isinstance(trait, Mapping) else asdict(trait) for trait in traits]
@@ -49,24 +53,3 @@ def traits_table(visit: Visit, traits: Sequence[AudienceTrait | Mapping[str, Any
         for trait in fields
     ]
     return visit.table("traits", rows) if rows else None
-
-
-def checks_table(visit: Visit, channel: str, text: AdCopy) -> ConsoleTable:
-    """The verdict of each guarantee on a text."""
-    rows = [
-        (
-            TableCell(
-                value=check.guarantee,
-                text=visit.say(f"check.{check.guarantee}", rule=check.guarantee),
-                remark=check.guarantee,
-            ),
-            TableCell(
-                value=check.passed,
-                text=visit.say("items.yes" if check.passed else "items.fails"),
-                remark=check.message,
-            ),
-            check.message,
-        )
-        for check in text.checks
-    ]
-    return visit.table(f"checks-{channel}", rows, of="checks", title=f"{visit.say('items.texts')}: {channel}")

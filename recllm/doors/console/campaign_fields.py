@@ -7,7 +7,7 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import StrEnum
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -17,9 +17,10 @@ from starlette.datastructures import FormData
 
 from recllm.base.documents import toml_table
 from recllm.base.errors import UsageError
+from recllm.base.schema import Intent
 from recllm.base.words.sentences import LANGUAGES
 from recllm.doors.console.pages import text_of, texts_of
-from recllm.doors.console.rule_fields import rule_of_text, rule_text, typed_rule
+from recllm.doors.console.rule_fields import TypedRule
 from recllm.market.adcopy.channels import channels
 from recllm.market.adcopy.request import OfferType
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
@@ -32,14 +33,13 @@ MAX_CHARACTERS = 20_000
 
 
 class CampaignStep(StrEnum):
-    """The steps of a campaign's page that have a form."""
+    """The pages of a campaign, in their order; each has a form."""
 
-    GOAL = "goal"
-    WHO = "who"
-    WHAT = "what"
-    WORDS = "words"
-    WHEN = "when"
-    TEST = "test"
+    OCCASION = "occasion"
+    PEOPLE = "people"
+    PRODUCTS = "products"
+    MESSAGES = "messages"
+    REVIEW = "review"
 
 
 class FieldKind(StrEnum):
@@ -96,6 +96,7 @@ SPECIAL: Mapping[str, tuple[FieldKind, tuple[str, ...]]] = {
     "locales": (FieldKind.SEVERAL, tuple(LANGUAGES)),
     "offer.type": (FieldKind.CHOICE, ("", *OfferType)),
     "target.people": (FieldKind.RULE, ()),
+    "words.evidence.lowest_30d": (FieldKind.PAIRS, ()),
     "words.generator": (FieldKind.CHOICE, GENERATORS),
 }
 """Fields whose kind does not follow from the type in the campaign's file."""
@@ -109,27 +110,28 @@ KINDS: Mapping[type, FieldKind] = {
     tuple: FieldKind.LINES,
 }
 STEPS: Mapping[CampaignStep, str] = {
-    CampaignStep.GOAL: """goal note offer.type offer.value offer.start offer.end offer.list_prices
-        sender.name sender.address sender.opt_out""",
-    CampaignStep.WHO: """channels target.people limits.size limits.bought_days limits.frequency_cap
-        limits.frequency_days limits.adult_age limits.returned limits.cost limits.budget limits.margin""",
-    CampaignStep.WHAT: """target.category target.items target.text target.occasion target.most_items target.intent
+    CampaignStep.OCCASION: """goal note target.occasion offer.type offer.value offer.start offer.end offer.list_prices
+        words.evidence.lowest_30d sender.name sender.address sender.opt_out""",
+    CampaignStep.PEOPLE: """channels target.people limits.size limits.budget limits.cost limits.margin
+        limits.bought_days limits.frequency_cap limits.frequency_days limits.adult_age limits.returned
+        limits.holdout""",
+    CampaignStep.PRODUCTS: """target.category target.items target.text target.most_items target.intent
         target.objective target.effects target.sure target.spread""",
-    CampaignStep.WORDS: "locales words.generator words.known_brands words.evidence words.auto",
-    CampaignStep.WHEN: "send limits.quiet window_days",
-    CampaignStep.TEST: "limits.holdout words.variants words.learn_from",
+    CampaignStep.MESSAGES: """locales words.generator words.variants words.known_brands words.evidence
+        words.learn_from words.auto""",
+    CampaignStep.REVIEW: "send limits.quiet window_days",
 }
 """Keys that each step asks for. A key of a campaign's file that no step names stays as it is."""
 
 
 def campaign_field(path: str) -> CampaignField:
     """The field of a form for a key of the campaign's file."""
+    if path in SPECIAL:
+        return CampaignField(path, *SPECIAL[path])
     model: Any = CampaignFile
     for table in path.split(".")[:-1]:
         model = next(_plain_type(f.annotation) for name, f in model.model_fields.items() if table in (name, f.alias))
     declared = model.model_fields[path.rpartition(".")[2]]
-    if path in SPECIAL:
-        return CampaignField(path, *SPECIAL[path])
     annotation = _plain_type(declared.annotation)
     kind = get_origin(annotation) or annotation
     if issubclass(kind, StrEnum):
@@ -175,9 +177,10 @@ def typed_texts(form: FormData, step: CampaignStep) -> dict[str, str]:
 
 def _typed(form: FormData, field: CampaignField) -> str:
     if field.kind is FieldKind.RULE:
-        return typed_rule(form)
-    if field.kind is FieldKind.SEVERAL:
-        return "\n".join(texts_of(form, field.path))
+        return TypedRule.of_form(form).text
+    if field.kind in (FieldKind.SEVERAL, FieldKind.LINES):
+        lines = "\n".join(texts_of(form, field.path))[:MAX_CHARACTERS].splitlines()
+        return "\n".join(dict.fromkeys(line.strip() for line in lines if line.strip()))
     return text_of(form, field.path, MAX_CHARACTERS).replace("\r\n", "\n").strip()
 
 
@@ -194,7 +197,7 @@ def _text(field: CampaignField, value: Any, zone: str | None) -> str:
     match field.kind:
         case FieldKind.RULE:
             with suppress(UsageError):
-                return rule_text(parse_rule(value))
+                return TypedRule.of_rule(parse_rule(value)).text
             return ""
         case FieldKind.TICK:
             return "yes" if value else ""
@@ -220,12 +223,12 @@ def _text(field: CampaignField, value: Any, zone: str | None) -> str:
 # --- from a form to a file -------------------------------------------------------------------------------------------
 
 
-class WrongFieldError(UsageError):
-    """A field holds what it cannot; the message is the path and the kind."""
+class WrongFieldsError(UsageError):
+    """Fields hold what they cannot: all of them, by path, with the kind that is asked for."""
 
-    def __init__(self, path: str, kind: FieldKind) -> None:
-        super().__init__(f"{path}: {kind}")
-        self.path, self.kind = path, kind
+    def __init__(self, kinds: Mapping[str, FieldKind]) -> None:
+        super().__init__("; ".join(f"{path}: {kind}" for path, kind in kinds.items()))
+        self.kinds = kinds
 
 
 def with_typed(
@@ -233,17 +236,34 @@ def with_typed(
 ) -> dict[str, Any]:
     """The fields of a campaign with those of a step as they were typed; an empty one is left to its default.
 
-    Raises `WrongFieldError` for the first that is no number or time, `UsageError` for what is no rule over people.
+    Raises `WrongFieldsError` for all that are no number, time or rule.
     """
-    result = deepcopy(dict(fields))
+    result, wrong = deepcopy(dict(fields)), dict[str, FieldKind]()
     for field in FIELDS[step]:
         before = _at(result, field.path)
         if typed[field.path] == _text(field, before, zone):
             continue  # as it was: also what a form cannot show in full
-        _put(result, field.path, _value(field, typed[field.path], zone))
-    if step is CampaignStep.GOAL and not typed["offer.type"]:
+        try:
+            _put(result, field.path, _value(field, typed[field.path], zone))
+        except (ValueError, ArithmeticError, UsageError):
+            wrong[field.path] = field.kind
+    if wrong:
+        raise WrongFieldsError(wrong)
+    if step is CampaignStep.OCCASION and not typed["offer.type"]:
         result.pop("offer", None)
-    return {name: value for name, value in result.items() if value != {}}
+    return {name: value for name, value in _with_one_target(result).items() if value != {}}
+
+
+def _with_one_target(fields: dict[str, Any]) -> dict[str, Any]:
+    """An occasion says itself who gets what; without a target the campaign picks from the whole catalogue."""
+    target = fields.setdefault("target", {})
+    if target.get("occasion"):
+        fields["target"] = {name: target[name] for name in ("occasion", "people") if name in target}
+        if isinstance(fields.get("limits"), dict):
+            fields["limits"].pop("bought_days", None)
+    elif not any(target.get(name) for name in ("items", "category", "text", "intent")):
+        target["intent"] = Intent.MIXED.value
+    return fields
 
 
 def _put(fields: dict[str, Any], path: str, value: Any) -> None:
@@ -260,10 +280,7 @@ def _value(field: CampaignField, text: str, zone: str | None) -> Any:
     """None for a field that is left to its default."""
     if field.kind is FieldKind.TICK:
         return text == "yes"
-    try:
-        return _parsed(field.kind, text, zone) if text else None
-    except (ValueError, InvalidOperation, ArithmeticError) as error:
-        raise WrongFieldError(field.path, field.kind) from error
+    return _parsed(field.kind, text, zone) if text else None
 
 
 def _parsed(kind: FieldKind, text: str, zone: str | None) -> Any:
@@ -284,7 +301,7 @@ def _parsed(kind: FieldKind, text: str, zone: str | None) -> Any:
         case FieldKind.PRICES:
             return {key: _amount(price) for key, price in _pairs(text).items()}
         case FieldKind.RULE:
-            return rule_of_text(text)
+            return TypedRule.of_text(text).document()
         case _:
             return text
 

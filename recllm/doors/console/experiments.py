@@ -1,23 +1,20 @@
-"""Experiments: variants, their split and their effects; and the answers to everything that was shown."""
+"""Experiments: variants, their split and their effects."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from math import isfinite
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from fastapi.responses import Response
-from starlette.datastructures import FormData
 
-from recllm.base.charts import Bar, BarChart, Chart, Line, LineChart
-from recllm.base.questions import ReportBy
+from recllm.base.charts import Line, LineChart
 from recllm.doors.console.audience_tables import count_cell
-from recllm.doors.console.models import model_lines
 from recllm.doors.console.pages import (
     ConsoleSection,
     FormRefusal,
@@ -25,14 +22,12 @@ from recllm.doors.console.pages import (
     TheForm,
     TheVisit,
     Visit,
-    WordedError,
     slow,
     text_of,
 )
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.experiments.effect import MIN_PEOPLE, Effect, VariantComparison
 from recllm.market.experiments.effect import Verdict as EffectVerdict
-from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, feedback_report, reported_outcomes
 from recllm.market.experiments.slates import (
     ExperimentOutcome,
     Metric,
@@ -42,7 +37,6 @@ from recllm.market.experiments.slates import (
     find_experiment,
     list_experiments,
     reported_experiment,
-    start_experiment,
     stop_experiment,
 )
 from recllm.market.experiments.split import Experiment, RatioVerdict, Variant
@@ -51,11 +45,9 @@ from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import present
 
 router = APIRouter(prefix="/experiments", route_class=PageRoute)
-SECTION = ConsoleSection("experiments", "/experiments", router)
+SECTION = ConsoleSection("experiments", "/experiments", router, is_listed=False)
 
 MAX_VARIANTS = 4
-CHART_BARS = 12
-"""Groups of a report that are drawn; the table has all."""
 SHARES = (Metric.CLICKS, Metric.CONVERSIONS, Metric.DISMISSALS)
 """Metrics that are shares of showings."""
 
@@ -90,7 +82,7 @@ def index(visit: TheVisit) -> Response:
     share = visit.workspace.settings.experiments.holdout_share
     return visit.page(
         "experiments.html.j2",
-        section="experiments",
+        section="models",
         table=visit.table("experiments", rows) if rows else None,
         holdout_share=share,
     )
@@ -111,110 +103,6 @@ def experiment_row(visit: Visit, stored: SlateExperiment, at: datetime) -> Table
 def _days(stored: SlateExperiment, at: datetime) -> int:
     started = stored.experiment.started_at or at
     return max(0, ((stored.experiment.ended_at or at) - started).days)
-
-
-# --- start -----------------------------------------------------------------------------------------------------------
-
-
-VARIANT_FIELDS = ("name", "weight", *Treatment.model_fields)
-PER_CENT = ("weight", "popularity_weight", "explore_share")
-"""Shares, which are typed as per cent."""
-Typed = dict[str, Any]
-"""The form of a new experiment as it is typed: name, metric, guard, and of each of its variants `VARIANT_FIELDS`."""
-
-
-@router.get("/new")
-def new_page(visit: TheVisit) -> Response:
-    empty = dict.fromkeys(VARIANT_FIELDS, "") | {"personal": "yes"}
-    names = (visit.say("experiments.as_now"), visit.say("experiments.new_variant"))
-    variants = [empty | {"name": name, "weight": "50"} for name in names] + [empty] * (MAX_VARIANTS - 2)
-    typed = {"name": "", "metric": Metric.CLICKS, "guard": Metric.DISMISSALS, "variants": variants}
-    return _new_page(visit, typed)
-
-
-def _new_page(visit: Visit, typed: Typed, refusal: FormRefusal | None = None) -> Response:
-    values: dict[str, Any] = {
-        "typed": typed,
-        "problem": "" if refusal is None else refusal.problem,
-        "metrics": list(Metric),
-    }
-    values["models"] = model_lines(visit)
-    status = 200 if refusal is None else refusal.status
-    return visit.page("experiment_new.html.j2", section="experiments", status=status, **values)
-
-
-@router.post("")
-def start(visit: TheVisit, form: TheForm) -> Response:
-    """Say what would happen; start it when that was confirmed."""
-    visit.require(Scope.MARKETING)
-    typed, is_confirmed = typed_experiment(form), text_of(form, "confirmed") == "yes"
-
-    def checked() -> tuple[dict[str, tuple[float, Treatment]], int]:
-        variants = typed_variants(visit, typed)
-        if is_confirmed:
-            metric, guard = Metric(typed["metric"]), Metric(typed["guard"]) if typed["guard"] else None
-            start_experiment(visit.workspace, typed["name"], variants, metric=metric, guard=guard)
-            visit.remember("start_experiment", file=typed["name"])
-            visit.shop.update()  # what is answered is in force
-        with visit.workspace.store().read() as reader:
-            return variants, int(reader.counts()["users"])
-
-    done = visit.attempt(checked)
-    if isinstance(done, FormRefusal):
-        return _new_page(visit, typed, done)
-    if is_confirmed:
-        return visit.back(f"/experiments/experiment/{quote(typed['name'])}", "experiment_started")
-    rows = [(name, weight, treatment_words(visit, treatment)) for name, (weight, treatment) in done[0].items()]
-    values: dict[str, Any] = {"typed": typed, "people": done[1], "table": visit.table("variants", rows)}
-    return visit.page("experiment_confirm.html.j2", section="experiments", **values)
-
-
-def typed_experiment(form: FormData) -> Typed:
-    """What was typed; a metric that does not exist becomes the default one."""
-    metric, guard = text_of(form, "metric"), text_of(form, "guard")
-    variants = [
-        {name: text_of(form, f"{name}-{n}", 80).strip() for name in VARIANT_FIELDS} for n in range(MAX_VARIANTS)
-    ]
-    return {
-        "name": text_of(form, "name", 80).strip(),
-        "metric": metric if metric in set(Metric) else Metric.CLICKS.value,
-        "guard": guard if guard in set(Metric) else "",
-        "variants": [variant | {"personal": "no" if variant["personal"] == "no" else "yes"} for variant in variants],
-    }
-
-
-def typed_variants(visit: Visit, typed: Typed) -> dict[str, tuple[float, Treatment]]:
-    """Name -> weight and treatment of each variant that has a name. Raises `UsageError` for variants that cannot be."""
-    if not typed["name"]:
-        raise WordedError(visit.say("experiments.no_name"))
-    filled = {variant["name"]: variant for variant in typed["variants"] if variant["name"]}
-    if len(filled) < 2 or len(filled) < sum(bool(variant["name"]) for variant in typed["variants"]):
-        raise WordedError(visit.say("experiments.two_variants"))
-    shares = {name: {field: _share(visit, v[field]) for field in PER_CENT} for name, v in filled.items()}
-    weights = {name: share.pop("weight") for name, share in shares.items()}
-    total = sum(weight or 0.0 for weight in weights.values())
-    if None in weights.values() or abs(total - 1) > 1e-6:
-        raise WordedError(visit.say("experiments.weights"))
-    return {
-        name: (
-            (weights[name] or 0.0) / total,
-            Treatment(model=variant["model"] or None, personal=variant["personal"] == "yes", **shares[name]),
-        )
-        for name, variant in filled.items()
-    }
-
-
-def _share(visit: Visit, text: str) -> float | None:
-    """A share typed as per cent; None for an empty field. Raises `UsageError` for no number from 0 to 100."""
-    if not text:
-        return None
-    try:
-        share = float(text.replace(",", ".").removesuffix("%")) / 100
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise WordedError(visit.say("experiments.not_percent", text=text))
-    return share
 
 
 def treatment_words(visit: Visit, treatment: Treatment) -> str:
@@ -253,7 +141,7 @@ class Comparison:
 def experiment_page(visit: TheVisit, name: str) -> Response:
     """What may be said of an experiment now."""
     values = experiment_values(visit, name)
-    return visit.page("experiment.html.j2", section="experiments", **values)
+    return visit.page("experiment.html.j2", section="models", **values)
 
 
 def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
@@ -410,7 +298,7 @@ def stop_page(visit: TheVisit, name: str) -> Response:
 
 def _stop_page(visit: Visit, name: str, *, problem: str = "", status: int = 200) -> Response:
     stored = find_experiment(visit.workspace, name)
-    return visit.page("experiment_stop.html.j2", section="experiments", status=status, stored=stored, problem=problem)
+    return visit.page("experiment_stop.html.j2", section="models", status=status, stored=stored, problem=problem)
 
 
 @router.post("/stop/{name:path}")
@@ -430,84 +318,3 @@ def stop(visit: TheVisit, form: TheForm, name: str) -> Response:
         word = "experiments.conflict" if done.is_conflict else "experiments.ended_already"
         return _stop_page(visit, name, problem=visit.say(word), status=409)
     return visit.back(f"/experiments/experiment/{quote(name)}", "experiment_stopped")
-
-
-# --- the report ------------------------------------------------------------------------------------------------------
-
-
-By = Annotated[ReportBy, Query()]
-Days = Annotated[float, Query(gt=0, le=365)]
-
-
-@router.get("/report")
-@slow
-def report(visit: TheVisit, by: By = ReportBy.MODEL, days: Days = 7.0) -> Response:
-    """Answers to what was shown: by model, campaign, variant, template or day."""
-    outcomes, n_small = large_groups(visit, by, days)
-    return visit.page(
-        "experiment_report.html.j2",
-        section="experiments",
-        by=by,
-        days=days,
-        ways=list(ReportBy),
-        table=report_table(visit, outcomes, by) if outcomes else None,
-        n_small=n_small,
-        charts=report_charts(visit, outcomes, by),
-    )
-
-
-def report_table(visit: Visit, outcomes: Sequence[ShownOutcome], by: ReportBy) -> ConsoleTable:
-    """One row for each group."""
-    rows = [
-        (
-            *(TableCell(value=o.name, text=group_name(visit, o.name)), o.showings, o.people),
-            *(o.clicked, o.ctr, o.bought, o.conversion, o.dismissed),
-            *(o.revenue, o.returned, o.items, o.coverage),
-        )
-        for o in outcomes
-    ]
-    headings = {"group": visit.say(f"experiments.report.way.{by.value}")}
-    table = visit.table(f"report-{by.value}", rows, of="report", headings=headings)
-    group, *figures = table.columns
-    return replace(table, columns=(replace(group, name=by.value), *figures))
-
-
-def large_groups(visit: Visit, by: ReportBy, days: float) -> tuple[list[ShownOutcome], int]:
-    """The groups of the report that are large enough to be shown, and the number of the others."""
-    figures, floor = visit.figures, visit.workspace.policy.group_floor
-    window = days if figures.is_exact else next(window for window in WINDOWS if window >= days)
-
-    def reported() -> tuple[list[ShownOutcome], int]:
-        outcomes = feedback_report(visit.workspace, by=by, window_days=window)
-        large = [outcome for outcome in outcomes if outcome.people >= floor]
-        return list(reported_outcomes(large, figures)), len(outcomes) - len(large)
-
-    return visit.shop.once_a_day(figures, ("report page", by, window), reported)
-
-
-def report_charts(visit: Visit, outcomes: Sequence[ShownOutcome], by: ReportBy) -> list[Mapping[str, Any]]:
-    """Clicks and purchases per showing with intervals."""
-    charts: list[Mapping[str, Any]] = []
-    for word, column in (("clicked", "ctr"), ("bought", "conversion")):
-        title = visit.say(f"experiments.report.{word}")
-        rates = [(o, getattr(o, column)) for o in outcomes]
-        if not any(rate.value for _, rate in rates):
-            continue
-        if by is ReportBy.DAY and len(outcomes) > 1:
-            points = [(float(n), rate.value) for n, (_, rate) in enumerate(rates, 1)]
-            line = Line(name=title, points=points, intervals=[(r.low, r.high) for _, r in rates], marked=True)
-            x = visit.say("experiments.days_shown")
-            chart: Chart = LineChart(title=title, x=x, y=title, lines=(line,), percent="y", width=560)
-        else:
-            largest = sorted(rates, key=lambda pair: -pair[0].showings)[:CHART_BARS]
-            bars = [
-                Bar(group_name(visit, o.name), r.value, visit.words.percent(r.value, 2), low=r.low, high=r.high)
-                for o, r in largest
-            ]
-            chart = BarChart(title=title, bars=bars, width=560)
-        charts.append(visit.picture(chart, report_table(visit, outcomes, by), "" if by is ReportBy.DAY else title))
-    return charts
-
-
-def group_name(visit: Visit, name: str) -> str:
-    return visit.say("experiments.report.none") if name == "none" else name

@@ -8,18 +8,18 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from recllm.base.charts import Line, LineChart
-from recllm.doors.console.campaigns import waiting_work
 from recllm.doors.console.data import quarantine_files
-from recllm.doors.console.figures import ATTRIBUTION_DAYS, CHANNELS, CHART_DAYS, DUE_DAYS, ShopFigures
-from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, history
+from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, day_chart, history
+from recllm.doors.console.suggestions import suggestion_rows
+from recllm.market.campaigns.drafts import CampaignStage, list_campaigns
+from recllm.market.campaigns.today import ATTRIBUTION_DAYS, CHANNELS, CHART_DAYS, ShopFigures
 from recllm.market.experiments.feedback import ShownOutcome, reported_outcomes
 from recllm.market.experiments.slates import list_experiments, running_experiment
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.workspace import present
 
 router = APIRouter(route_class=PageRoute)
-SECTION = ConsoleSection("home", "/", router)
+SECTION = ConsoleSection("home", "/", router, is_main=True)
 
 ACTS = 8
 
@@ -35,7 +35,6 @@ def home_page(visit: TheVisit) -> Response:
         template,
         section="home",
         channels=CHANNELS,
-        due_days=DUE_DAYS,
         chart_days=CHART_DAYS,
         attribution_days=ATTRIBUTION_DAYS,
         figures=figures,
@@ -43,7 +42,9 @@ def home_page(visit: TheVisit) -> Response:
         outcomes=[] if figures is None else shown_lines(visit, figures),
         counts=counts,
         chart=None if figures is None else buyers_chart(visit, figures),
-        waiting=waiting_work(visit.workspace),
+        suggested=figures is not None and figures.suggestions is not None,
+        suggestions=suggestion_rows(visit, figures),
+        waiting=[line for line in list_campaigns(visit.workspace) if line.stage is not CampaignStage.EXPORTED],
         experiment=running_experiment(list_experiments(visit.workspace), utc(present(visit.workspace))),
         quarantine=quarantine_files(visit),
         acts=history(visit.workspace, ACTS),
@@ -51,9 +52,8 @@ def home_page(visit: TheVisit) -> Response:
 
 
 def people_counts(visit: Visit, figures: ShopFigures) -> Mapping[str, int | None]:
-    """Customers in all, by purpose that they agreed to, and who is due or quiet."""
-    counts = {"all": figures.people, "due": len(figures.due), "quiet": len(figures.quiet)}
-    counts |= {purpose.value: n for purpose, n in figures.agreed.items()}
+    """Customers in all, and by purpose that they agreed to."""
+    counts = {"all": figures.people} | {purpose.value: n for purpose, n in figures.agreed.items()}
     return {name: visit.figures.people(n, "home", name) for name, n in counts.items()}
 
 
@@ -72,8 +72,5 @@ def buyers_chart(visit: Visit, figures: ShopFigures) -> Mapping[str, Any] | None
     buyers = [(day, n and visit.figures.people(n, "buyers", day)) for day, n in figures.buyers_by_day]
     if not any(n for _, n in buyers) or any(n is None for _, n in buyers):
         return None
-    points = [(float(day), float(n or 0)) for day, (_, n) in enumerate(buyers, 1)]
-    title, y = visit.say("home.chart", days=CHART_DAYS), visit.say("home.buyers")
-    line = Line(name=y, points=points, marked=True)
-    chart = LineChart(title=title, x=visit.say("home.chart_days"), y=y, lines=(line,), percent="", width=640)
-    return visit.picture(chart, visit.table("buyers-by-day", buyers, title=title))
+    title = visit.say("home.chart", days=CHART_DAYS)
+    return day_chart(visit, [(day, n or 0) for day, n in buyers], visit.table("buyers-by-day", buyers, title=title))

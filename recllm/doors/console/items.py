@@ -1,10 +1,11 @@
-"""Items: search, facts, who buys them, what is like them, and the checked texts of every channel."""
+"""Products: search, facts, how many buy them, what is like them, and the checked texts of every channel."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 import numpy as np
@@ -13,29 +14,17 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
-from recllm.base.charts import Bar, BarChart
-from recllm.base.errors import NotFittedError, PolicyError, RecllmError
-from recllm.base.schema import AdCopy, Item
-from recllm.doors.console.audience_tables import checks_table, excluded_table, traits_table
-from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, slow
+from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.learn.features.collaborative import LONG_WINDOW_DAYS, SHORT_WINDOW_DAYS, WINDOW_DAYS
 from recllm.market.adcopy.ads import item_of
-from recllm.market.adcopy.channels import channels
-from recllm.market.adcopy.request import CopyRequest
-from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
-from recllm.market.adcopy.write import write_copy
-from recllm.market.audiences.audience import aim
-from recllm.market.audiences.contacts import find_audience
-from recllm.market.audiences.request import AudienceLimits, AudienceRequest
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.search import similar_items
 from recllm.shop.data.catalogue import known_rows
-from recllm.shop.data.dataset import utc
 from recllm.text.items import item_names
 
 router = APIRouter(prefix="/items", route_class=PageRoute)
-SECTION = ConsoleSection("items", "/items", router)
+SECTION = ConsoleSection("items", "/items", router, is_main=True)
 
 Rows = NDArray[np.int64]
 """Rows of the catalogue."""
@@ -44,7 +33,9 @@ PAGE_ITEMS = 25
 SIMILAR_ITEMS = 8
 SIMILAR_DEPTH = 200
 """Nearest items among which `SIMILAR_ITEMS` of other names are looked for."""
-AUDIENCE_SIZE = 500
+STOP_WORDS = frozenset(["a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"])
+NEAR_WORD = 0.75
+"""Likeness, by `difflib`, from which a word is taken for another one."""
 FILE_ITEMS = 1_000
 """Items of a file that are read at once."""
 
@@ -69,49 +60,20 @@ def search(
     q: Annotated[str, Query(max_length=200)] = "",
     page: Annotated[int, Query(ge=1, le=100_000)] = 1,
 ) -> Response:
-    """Items whose title, id, brand or category holds the words; without words the ones that sell best."""
+    """Items by words of their title, id, brand or category; without words the ones that sell best."""
     recommender = visit.shop.recommender().in_language(visit.language)
-    rows = matching_rows(recommender, q)
+    rows, words = matching_rows(recommender, q)
     return visit.page(
         "items.html.j2",
         section="items",
         q=q,
         page=page,
         path=f"/items?q={quote(q)}" if q else "/items",
+        meant="" if words == q.lower().split() else " ".join(words),
         table=items_table(visit, recommender, rows, (page - 1) * PAGE_ITEMS),
         n_items=len(rows),
         n_pages=-(-len(rows) // PAGE_ITEMS),
     )
-
-
-@router.get("/people/{item_id:path}")
-@slow
-def audience_page(visit: TheVisit, item_id: str) -> Response:
-    """Who would buy an item: how many, how surely, and what sets them apart; never who."""
-    recommender = visit.shop.recommender().in_language(visit.language)
-    row = int(known_rows(recommender.dataset, [item_id])[0])
-    title = item_names(recommender.dataset.items[[row]], visit.language)[0]
-    values: dict[str, Any] = {"item_id": item_id, "title": title, "audience": None, "problem": None, "details": ""}
-    try:
-        audience = find_audience(
-            visit.workspace,
-            visit.shop.everybody.recommender(),
-            AudienceRequest(items=(item_id,), limits=AudienceLimits(size=AUDIENCE_SIZE, holdout=0), explain=False),
-            visit.figures,
-        )
-        actions = [visit.say(f"action.{action}") for action in audience.converts]
-        values |= {
-            "audience": audience,
-            "aim": aim(audience.converts),
-            "actions": " / ".join(actions),
-            "traits": traits_table(visit, audience.group),
-            "excluded": excluded_table(visit, list(audience.excluded.items())),
-        }
-    except NotFittedError:
-        values["problem"] = "items.no_model"
-    except PolicyError as error:
-        values |= {"problem": "items.not_said", "details": visit.problem_text(error)}
-    return visit.page("item_people.html.j2", section="items", **values)
 
 
 @router.get("/item/{item_id:path}")
@@ -128,12 +90,8 @@ def item_page(visit: TheVisit, item_id: str) -> Response:
         item=item,
         line=line,
         similar=other_names(similar_items(recommender, item_id, SIMILAR_DEPTH), line.title)[:SIMILAR_ITEMS],
-        texts=[
-            (channel, text, why, None if text is None else checks_table(visit, channel, text))
-            for channel, text, why in channel_texts(visit, recommender, item)
-        ],
         sensitive=visit.workspace.policy.is_sensitive((*item.category, item.title)),
-        sales=sales_chart(visit, recommender, row),
+        buyers=buyers_by_window(visit, recommender, row),
     )
 
 
@@ -143,17 +101,31 @@ def other_names(neighbours: list[tuple[str, str, float]], title: str) -> list[tu
     return [entry for entry in neighbours if entry[1] != title and first[entry[1]] == entry]
 
 
-def matching_rows(recommender: Recommender, words: str) -> Rows:
-    """Rows of the items that hold all of the words, best selling first."""
-    order = recommender.population.popular
+def matching_rows(recommender: Recommender, query: str) -> tuple[Rows, list[str]]:
+    """Rows of the items that hold all of the words, else of those that hold the rarest of them, best selling first; and
+    the words that were looked for: one that no item has becomes the nearest that there is, or is left out."""
+    order = np.asarray(recommender.population.popular, np.int64)
     items = recommender.dataset.items
     fields = [pl.col("item_id"), pl.col("title"), pl.col("brand"), pl.col("category").list.join(" ")]
-    text = pl.concat_str(fields, separator=" ", ignore_nulls=True).str.to_lowercase()
-    conditions = [text.str.contains(word, literal=True) for word in words.lower().split()]
-    if not conditions:
-        return np.asarray(order, np.int64)
-    holds = items.select(pl.all_horizontal(conditions)).to_series().fill_null(False).to_numpy()
-    return np.asarray(order[holds[order]], np.int64)
+    texts = items.select(text=pl.concat_str(fields, separator=" ", ignore_nulls=True).str.to_lowercase())["text"]
+    holding: dict[str, NDArray[np.bool_]] = {}
+    known_words: set[str] = set()
+    words = query.lower().split()
+    for word in [word for word in words if word not in STOP_WORDS] or words:
+        holds = texts.str.contains(word, literal=True).fill_null(False).to_numpy()
+        if not holds.any():
+            known_words = known_words or set(texts.str.extract_all(r"\w{3,}").explode().drop_nulls())
+            word = next(iter(difflib.get_close_matches(word, known_words, 1, NEAR_WORD)), "")
+            holds = texts.str.contains(word, literal=True).fill_null(False).to_numpy()
+        if word:
+            holding[word] = holds
+    if not holding:
+        return (order[:0] if query.strip() else order), []
+    rarity = {word: np.log(len(texts) / holds.sum()) + 1e-9 for word, holds in holding.items()}
+    score = sum(rarity[word] * holds for word, holds in holding.items())
+    assert isinstance(score, np.ndarray)  # noqa: S101 - of at least one word
+    best = order[score[order] >= score.max() - 1e-12]
+    return best, list(holding)
 
 
 def item_lines(visit: Visit, recommender: Recommender, rows: Rows) -> list[ItemLine]:
@@ -182,7 +154,9 @@ def items_table(visit: Visit, recommender: Recommender, rows: Rows, start: int) 
     def row(line: ItemLine) -> TableRow:
         off_sale = "" if line.available else visit.say("items.no")
         href = f"/items/item/{quote(line.item_id)}"
-        title = TableCell(value=line.title, href=href, tag=off_sale, tone="warn", remark=line.item_id)
+        title = TableCell(
+            value=line.title, href=href, tag=off_sale, tone="warn", remark=line.item_id, picture=line.category
+        )
         price = None if line.price is None else visit.words.money(line.price, line.currency)
         return (
             *(title, line.item_id, line.category, TableCell(value=line.price, text=price), line.currency),
@@ -197,39 +171,12 @@ def items_table(visit: Visit, recommender: Recommender, rows: Rows, start: int) 
     return visit.table("items", [row(line) for line in page], all_rows=all_rows)
 
 
-def sales_chart(visit: Visit, recommender: Recommender, row: int) -> Mapping[str, Any] | None:
-    """Buyers of late and at the usual level, as a picture and a table; None where one of them is under the floor."""
+def buyers_by_window(visit: Visit, recommender: Recommender, row: int) -> list[tuple[int, int | None]]:
+    """Days, and customers who bought in them; None below the policy's floor."""
     stats, figures = recommender.population.stats, visit.figures
-    counts = {
-        SHORT_WINDOW_DAYS: stats.buyers_7[row],
-        WINDOW_DAYS: stats.buyers_28[row],
-        LONG_WINDOW_DAYS: stats.buyers_91[row],
-    }
-    reported = {days: figures.people(int(n), "buyers", days, row) for days, n in counts.items()}
-    rows = [(visit.say("items.window", days=int(days)), days, n) for days, n in reported.items() if n is not None]
-    if len(rows) < len(reported):
-        return None
-    bars = [Bar(label, n, visit.words.number(n), strong=days == WINDOW_DAYS) for label, days, n in rows]
-    title = visit.say("items.buyers")
-    return visit.picture(BarChart(title=title, bars=bars, width=560), visit.table("buyers", rows), title)
-
-
-def channel_texts(visit: Visit, recommender: Recommender, item: Item) -> list[tuple[str, AdCopy | None, str]]:
-    """For each channel its name, the shop's own text about the item, and why there is none."""
-    texts: list[tuple[str, AdCopy | None, str]] = []
-    vocabulary = approved_words(vocabulary_file(visit.workspace.root))
-    for channel in (name for name, limits in channels().items() if not limits.segment_only):
-        request = CopyRequest(
-            item=item,
-            channel=channel,
-            now=utc(recommender.dataset.as_of),
-            locale=visit.workspace.locale(visit.language),
-            known_brands=recommender.brands,
-            policy=visit.workspace.policy,
-            vocabulary=vocabulary,
-        )
-        try:
-            texts.append((channel, write_copy(request)[0], ""))
-        except RecllmError as error:
-            texts.append((channel, None, visit.problem_text(error)))
-    return texts
+    counts = (
+        (SHORT_WINDOW_DAYS, stats.buyers_7),
+        (WINDOW_DAYS, stats.buyers_28),
+        (LONG_WINDOW_DAYS, stats.buyers_91),
+    )
+    return [(int(days), figures.people(int(of_items[row]), "buyers", days, row)) for days, of_items in counts]

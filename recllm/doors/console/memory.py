@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from recllm.doors.console.oidc import SignInError, SignInProblem, SignInRequest
+from recllm.doors.service.oidc import SignInError, SignInProblem, SignInRequest
 from recllm.shop.workspace.console_sessions import ConsoleSession
 
 logger = logging.getLogger(__name__)

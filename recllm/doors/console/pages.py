@@ -7,11 +7,13 @@ import json
 import logging
 import os
 import re
+import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial, wraps
 from inspect import iscoroutinefunction
+from math import ceil, log10
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
@@ -43,7 +45,6 @@ from recllm.base.words.words import Words
 from recllm.doors.console.figures import FigureCache
 from recllm.doors.console.loads import FileLoads
 from recllm.doors.console.memory import PendingSignIns, SignInLog, TypedTexts
-from recllm.doors.console.oidc import OidcClient
 from recllm.doors.console.session import SignedIn
 from recllm.doors.console.tables import (
     ConsoleTable,
@@ -57,6 +58,7 @@ from recllm.doors.console.tables import (
 )
 from recllm.doors.service.callers import RateLimit, Service
 from recllm.doors.service.live import LiveShop
+from recllm.doors.service.oidc import OidcClient
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.audit import AuditAction, audit
 from recllm.shop.workspace.figures import FigureGate
@@ -68,6 +70,8 @@ T = TypeVar("T")
 PSEUDONYM = re.compile(r"u1_[A-Z2-7]{26}")
 FILE_FIELD = "csv"
 """Of an address: the name of the table of the page that is asked for as a file."""
+SHAPES = 6
+"""Drawings of `icons.html.j2` that stand in for pictures of products, one by category."""
 HISTORY_FILE = "console.jsonl"
 """Of a workspace: each action in the console, with its actor and time; without ids of people."""
 
@@ -121,6 +125,10 @@ class ConsoleSection:
     """Its words are at `nav.<name>`."""
     path: str
     router: APIRouter
+    is_main: bool = False
+    """Whether a phone shows it in its bar."""
+    is_listed: bool = True
+    """False for pages that other pages lead to."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,12 +205,6 @@ class Visit:
         kinds = (kind.__name__ for kind in type(error).__mro__)
         words = next(self.say(path) for kind in kinds if self.words.has(path := f"problem.{kind}"))
         return self.say("problem.line", kind=words, message=message or str(error))
-
-    def finding_text(self, rule: str, message: str) -> str:
-        """What a check says of a text. rule: a guarantee ("G3") or pack and rule. In other languages than English it is
-        the guarantee's own sentence, and the page shows the English message too."""
-        path = f"check.{rule}" if self.words.has(f"check.{rule}") else "check.pack"
-        return message if self.language == "en" else self.say(path, rule=rule)
 
     def may(self, scope: str) -> bool:
         """Whether the caller's key has a scope."""
@@ -435,16 +437,39 @@ def from_here(request: Request) -> bool:
     return site in (None, "same-origin") and (origin is None or urlsplit(origin).netloc == request.headers.get("host"))
 
 
+CHART_WIDTH, CHART_HEIGHT = 560, 190
+"""Of the drawing of `day_chart` before it is stretched."""
+
+
+def day_chart(visit: Visit, points: Sequence[tuple[datetime, float]], table: ConsoleTable) -> Mapping[str, Any]:
+    """What `parts.days` draws: a line by day. points: at least two, oldest first; table: the same figures."""
+    top = max(1.0, max(value for _, value in points))
+    step = 10 ** int(log10(top)) / 2
+    top = ceil(top / 3 / step) * 3 * step if top > 3 else 3.0
+    xs = (CHART_WIDTH * n / (len(points) - 1) for n in range(len(points)))
+    line = "L".join(f"{x:.1f} {CHART_HEIGHT * (1 - value / top):.1f}" for x, (_, value) in zip(xs, points, strict=True))
+    days = [points[n * (len(points) - 1) // 3][0] for n in range(4)]
+    return {
+        "caption": table.title,
+        "line": f"M{line}",
+        "y": [visit.words.number(top * n / 3) for n in (3, 2, 1, 0)],
+        "x": [visit.words.short_day(day) for day in days],
+        "table": table,
+    }
+
+
 @cache
 def environment() -> Environment:
     """Templates of this room: every value is escaped, a missing one is an error."""
-    return Environment(
+    templates = Environment(
         loader=PackageLoader("recllm.doors.console", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.globals["shape_of"] = lambda category: zlib.crc32(category.encode()) % SHAPES
+    return templates
 
 
 def static_folder() -> Path:

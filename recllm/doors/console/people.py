@@ -9,33 +9,28 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import numpy as np
-import polars as pl
 from fastapi import APIRouter, Query
 from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
-from recllm.base.charts import Bar, BarChart
 from recllm.base.documents import json_text
 from recllm.base.errors import UnknownIdError
-from recllm.base.schema import ACTIONS, Action, Profile, Purpose, Recommendation, SlateStatus, Table
-from recllm.doors.console.figures import PersonRhythm
+from recllm.base.schema import ACTIONS, Action, Occasion, Profile, Purpose, SlateStatus, Table
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, slow, text_of
 from recllm.doors.console.predictions import order_predictions, prediction_values
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
-from recllm.doors.report.people import evolution_chart, evolution_rows
-from recllm.learn.profiles.evolution import Evolution, evolve
+from recllm.market.campaigns.today import SuggestedPerson
 from recllm.recommend.recommender.leave_one_out import UserHistory
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_states import forget_in_states
-from recllm.shop.data.dataset import Dataset, Events, utc
-from recllm.shop.data.rhythm import KNOWN_DAYS, LAPSED_DAYS, LAPSED_GAPS, LOST_DAYS
+from recllm.recommend.recommender.two_lists import SlateLists, slate_lists
+from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import add_consent, add_events
 from recllm.shop.workspace.audit import AuditAction, audit
 from recllm.shop.workspace.keys import Scope
@@ -43,18 +38,10 @@ from recllm.shop.workspace.workspace import recording_time
 from recllm.text.items import item_names
 
 router = APIRouter(prefix="/people", route_class=PageRoute)
-SECTION = ConsoleSection("people", "/people", router)
+SECTION = ConsoleSection("people", "/people", router, is_main=True)
 
-SHOWN_ITEMS = 6
-"""Items of each of the two lists."""
-LIST_ITEMS = 20
-"""Items that are ranked to fill the list of what was bought before."""
 PROFILE_LINES = 12
-BAR_CHARACTERS = 24
-"""Of a category's name at its bar."""
 LISTED_PEOPLE = 50
-RHYTHMS = ("due", "quiet")
-"""Lists of people by how they shop; see `recllm.doors.console.figures`."""
 HISTORY_LINES = 25
 FEEDBACK = {"dismiss": Action.DISMISS, "purchase": Action.PURCHASE}
 PURPOSES = (
@@ -69,23 +56,6 @@ PURPOSES = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlateLists:
-    """Recommendations of one person as a marketing person reads them."""
-
-    status: SlateStatus
-    weekly: tuple[Recommendation, ...]
-    """What they bought before."""
-    new: tuple[Recommendation, ...]
-    """What they never bought; everything where the list is not personal."""
-    request_ids: tuple[str, ...]
-    model_version: str | None
-
-    @property
-    def item_ids(self) -> set[str]:
-        return {item.item_id for item in (*self.weekly, *self.new)}
-
-
 @router.get("")
 def index(visit: TheVisit) -> Response:
     """Search for a person."""
@@ -95,10 +65,13 @@ def index(visit: TheVisit) -> Response:
 def _index(visit: Visit, *, typed: str = "", problem: str | None = None, status: int = 200) -> Response:
     with visit.workspace.store().read() as reader:
         loads = reader.marks().load_no
+    figures = visit.state.figures.latest(visit.shop)
     values = {
         "has_people": not loads.keys().isdisjoint((Table.USERS, Table.EVENTS, Table.CONSENT)),
         "typed": typed,
         "problem": problem,
+        "suggested": figures is not None and figures.suggestions is not None,
+        "occasions": [line.occasion for line in (figures.suggestions or ())] if figures is not None else [],
     }
     return visit.page("people.html.j2", status=status, section="people", **values)
 
@@ -118,32 +91,35 @@ def search(visit: TheVisit, form: TheForm) -> Response:
 
 
 @router.get("/list/{kind}")
-def people_list(visit: TheVisit, kind: str, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1) -> Response:
-    """The people behind a figure of Home, by pseudonym; none where they are fewer than the policy's floor."""
+def people_list(visit: TheVisit, kind: Occasion, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1) -> Response:
+    """The people behind a suggestion, by pseudonym; none where they are fewer than the policy's floor."""
     figures = visit.state.figures.get(visit.shop)
-    if kind not in RHYTHMS:
-        raise HTTPException(404)
-    people = () if figures is None else figures.due if kind == "due" else figures.quiet
-    start = (page - 1) * LISTED_PEOPLE
+    suggestions = None if figures is None else figures.suggestions
+    line = next((line for line in suggestions or () if line.occasion is kind), None)
+    people, n_products = (line.people, len(line.item_ids)) if line else ((), 0)
 
-    def row(person: PersonRhythm) -> TableRow:
-        shortened = f"{person.user_id[3:15]}…"
-        pseudonym = TableCell(value=person.user_id, text=shortened, href=f"/people/{person.user_id}")
-        return pseudonym, person.last, person.gap_days
-
-    rows = [row(person) for person in people[start : start + LISTED_PEOPLE]]
-    title = visit.say(f"people.rhythm.{kind}")
-    table = visit.table(f"people-{kind}", rows, of="people", title=title, all_rows=lambda: map(row, people))
     is_small = len(people) < visit.figures.floor
+    start, title = (page - 1) * LISTED_PEOPLE, visit.say(f"suggestion.{kind}.title")
+    shown_people = people[start : start + LISTED_PEOPLE]
+    items = visit.workspace.gate().catalogue(sorted({person.item_id for person in shown_people if person.item_id}))
+    titles = dict(zip(items["item_id"], item_names(items, visit.language), strict=True))
+
+    def row(person: SuggestedPerson) -> TableRow:
+        pseudonym = TableCell(value=person.user_id, text=f"{person.user_id[3:15]}…", href=f"/people/{person.user_id}")
+        item = TableCell(value=person.item_id, text=titles.get(person.item_id or ""))
+        return pseudonym, item, person.days_since, person.usual_days, person.probability
+
+    rows = [row(person) for person in shown_people]
     return visit.page(
         "people_list.html.j2",
         section="people",
         kind=kind,
-        is_counted=figures is not None,
-        is_small=is_small,
-        rhythm={"trips": KNOWN_DAYS, "lost": LOST_DAYS, "gaps": LAPSED_GAPS, "days": LAPSED_DAYS},
-        table=None if is_small else table,
+        is_counted=suggestions is not None,
+        table=None
+        if is_small
+        else visit.table(f"people-{kind}", rows, of="people", title=title, all_rows=lambda: map(row, people)),
         n_people=len(people),
+        n_products=n_products,
         page=page,
         n_pages=-(-len(people) // LISTED_PEOPLE),
     )
@@ -175,39 +151,11 @@ def predict(visit: TheVisit, name: str) -> Response:
 @router.get("/{name}/predictions")
 def predictions_part(visit: TheVisit, name: str) -> Response:
     """What a person will do, while it is being computed: a part of their page."""
-    if not visit.is_part and not visit.wants_file:
+    if not visit.is_part:
         return visit.back(f"/people/{name}#predictions")
 
     visit.require_person(name)
     return visit.page("person_predictions.html.j2", section="people", **prediction_values(visit, name))
-
-
-@router.get("/{name}/interests")
-def interests_page(visit: TheVisit, name: str) -> Response:
-    """How one person's interests moved over time."""
-    visit.require_person(name)
-    recommender = visit.shop.recommender().by_pseudonym().in_language(visit.language)
-    person = recommender.person(name)
-    users = pl.DataFrame({"user_id": [name]})
-    data: Dataset = replace(recommender.dataset, users=users, events=person.events)
-    evolution = evolve(
-        data, 0, recommender.item_vectors, recommender.dataset.as_of, by="auto", policy=visit.workspace.policy
-    )
-    chart = None
-    if evolution.periods:
-        chart = visit.picture(evolution_chart(evolution, visit.language), evolution_table(visit, evolution))
-    return visit.page(
-        "person_interests.html.j2", section="people", name=name, shop_id=_shop_id(visit, name), chart=chart
-    )
-
-
-def evolution_table(visit: Visit, evolution: Evolution) -> ConsoleTable:
-    """One row for each period."""
-    heads, rows = evolution_rows(evolution, visit.language)
-    names = ("period", "purchases", "drift", "drift_by_chance", "novelty", "largest", "entered", "left")
-    figures = [(p.purchases, p.drift, p.drift_by_chance, p.novelty) for p in evolution.periods]
-    table_rows = [(str(row[0]), *values, *map(str, row[5:])) for row, values in zip(rows, figures, strict=True)]
-    return visit.table("interests", table_rows, headings=dict(zip(names, heads, strict=True)))
 
 
 @router.post("/{name}/consent")
@@ -320,6 +268,7 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
     recommender = visit.shop.recommender().by_pseudonym().in_language(visit.language)
     lists = slate_lists(recommender, name, explain=not without)
     values |= {"lists": lists, "changed": None, "scores": score_table(visit, lists)}
+    values["categories"] = categories_of(recommender, lists)
     if recommender.model is not None:
         values["horizon_days"] = recommender.model.horizon_days
     if lists.status not in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY):
@@ -329,6 +278,7 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
     if without:
         changed = slate_lists(recommender.lacking(name, without), name)
         values |= {"changed": changed, "scores": score_table(visit, changed)}
+        values["categories"] |= categories_of(recommender, changed)
     entries = history_entries(visit, recommender, person)
     start = (page - 1) * HISTORY_LINES
     step_seconds = recommender.dataset.step_seconds
@@ -366,37 +316,10 @@ def consent_lines(visit: Visit, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def slate_lists(recommender: Recommender, name: str, *, explain: bool = True) -> SlateLists:
-    """What the person may buy again, and what is new to them. explain: with reasons, which takes most of the time."""
-    (new,) = recommender.recommend(name, k=LIST_ITEMS, repeats=False, explain=False)
-    if new.status not in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY):
-        popular = new.items[: 2 * SHOWN_ITEMS]
-        return SlateLists(status=new.status, weekly=(), new=popular, request_ids=(new.request_id,), model_version=None)
-    (everything,) = recommender.recommend(name, k=LIST_ITEMS, explain=False)
-    bought = bought_names(recommender, recommender.people.histories([name]).events)
-    repeated = [item.item_id for item in everything.items if item.title in bought][:SHOWN_ITEMS]
-    # another item of a name that they bought is nothing new to them
-    unknown = [item.item_id for item in new.items if item.title not in bought][:SHOWN_ITEMS]
-    listed: tuple[Recommendation, ...] = ()
-    request_ids: tuple[str, ...] = ()
-    if repeated or unknown:
-        (slate,) = recommender.recommend(
-            name, k=len(repeated) + len(unknown), allow=(*repeated, *unknown), explain=explain
-        )
-        listed, request_ids = slate.items, (slate.request_id,)
-    return SlateLists(
-        status=new.status,
-        weekly=tuple(item for item in listed if item.item_id in repeated),
-        new=tuple(item for item in listed if item.item_id not in repeated),
-        request_ids=request_ids,
-        model_version=new.model_version,
-    )
-
-
-def bought_names(recommender: Recommender, events: Events) -> set[str]:
-    """Names of what was bought in some events."""
-    rows = np.unique(events.of(Action.PURCHASE).item)
-    return set(item_names(recommender.dataset.items[rows.tolist()], recommender.locale))
+def categories_of(recommender: Recommender, lists: SlateLists) -> dict[str, str]:
+    """Item -> its category, for its picture."""
+    items = recommender.dataset.items[recommender.dataset.item_rows(sorted(lists.item_ids)).tolist()]
+    return dict(zip(items["item_id"], items["category"].list.join(" > ").fill_null(""), strict=True))
 
 
 def evidence_lines(visit: Visit, recommender: Recommender, profile: Profile) -> dict[str, list[dict[str, Any]]]:
@@ -436,17 +359,11 @@ def history_entries(visit: Visit, recommender: Recommender, person: UserHistory)
     return entries
 
 
-def favourites(visit: Visit, profile: Profile) -> Mapping[str, Any] | None:
-    """Favourite categories that may be named, as a picture and a table; None without any."""
-    shares = [share for share in profile.favourite_categories if not visit.workspace.policy.is_sensitive((share.name,))]
-    if not shares:
-        return None
-    names = [
-        share.name if len(share.name) <= BAR_CHARACTERS else f"{share.name[: BAR_CHARACTERS - 1]}…" for share in shares
-    ]
-    bars = [Bar(name, s.share, visit.words.percent(s.share)) for name, s in zip(names, shares, strict=True)]
-    chart = BarChart(title=visit.say("people.favourites"), bars=bars, width=480)
-    return visit.picture(chart, visit.table("favourites", [(share.name, share.share) for share in shares]))
+def favourites(visit: Visit, profile: Profile) -> list[str]:
+    """Favourite categories that may be named, each with its share of the purchases."""
+    policy, words = visit.workspace.policy, visit.words
+    shares = [share for share in profile.favourite_categories if not policy.is_sensitive((share.name,))]
+    return [f"{share.name} {words.percent(share.share)}" for share in shares]
 
 
 def score_table(visit: Visit, lists: SlateLists) -> ConsoleTable:

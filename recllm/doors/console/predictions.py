@@ -14,11 +14,9 @@ from typing import Any
 from recllm.base.errors import RecllmError
 from recllm.base.schema import Purpose
 from recllm.doors.console.pages import Visit
-from recllm.doors.console.tables import ConsoleTable
 from recllm.doors.service.everybody import LearnedPrediction
 from recllm.doors.service.jobs import ENDED, Job, JobState, Progress
 from recllm.market.propensity.prediction import PredictionRequest, UserPrediction
-from recllm.market.propensity.quality import CalibrationBin, PredictionQuality
 from recllm.market.propensity.question import PredictionKind
 
 KINDS = (PredictionKind.BUY, PredictionKind.NEXT_ORDER, PredictionKind.LEAVE, PredictionKind.VALUE)
@@ -51,19 +49,7 @@ class PredictionLine:
     """Mean probability, or value, of all people; None for a date, and for a group under the floor."""
     error: float | None = None
     """Mean error of such predictions: money, or days."""
-    like: CalibrationBin | None = None
-    """People of a past window who had about this chance, and what they did; None for a group under the floor."""
     as_of: dt.datetime | None = None
-
-    @property
-    def is_too_high(self) -> bool:
-        """Whether people of the past window had it less often than predicted, beyond chance."""
-        return self.like is not None and self.like.expected > self.like.high
-
-    @property
-    def is_too_low(self) -> bool:
-        """The same for more often."""
-        return self.like is not None and self.like.expected < self.like.low
 
 
 def request_of(visit: Visit, kind: PredictionKind) -> PredictionRequest:
@@ -78,7 +64,7 @@ def job_subject(language: str) -> str:
 
 def prediction_values(visit: Visit, name: str) -> dict[str, Any]:
     """The predictions on the page of a person; nothing without consent to personalisation."""
-    values: dict[str, Any] = {"name": name, "predictions": [], "job": None, "quality": None, "may_predict": False}
+    values: dict[str, Any] = {"name": name, "predictions": [], "job": None, "may_predict": False}
     if not visit.workspace.gate().permits(name, Purpose.PERSONALISATION):
         return values
     job = visit.state.service.background.latest_job(visit.shop.name, job_subject(visit.language))
@@ -89,7 +75,6 @@ def prediction_values(visit: Visit, name: str) -> dict[str, Any]:
         "job": job,
         "is_computing": job is not None and job.state not in ENDED,
         "n_kinds": len(KINDS),
-        "quality": quality_table(visit, learned),
         "may_predict": True,
     }
 
@@ -120,27 +105,8 @@ def _line(
         person=person,
         average=None if len(prediction.people) < floor else averages[kind],
         error=prediction.figures.get("mae" if kind is PredictionKind.VALUE else "mae_days"),
-        like=people_like(prediction.quality, person.probability, floor),
         as_of=prediction.as_of,
     )
-
-
-def people_like(quality: PredictionQuality, probability: float, floor: int) -> CalibrationBin | None:
-    """The people of the past window whose chance was nearest; None where they are fewer than `floor`."""
-    nearest = min(quality.bins, key=lambda group: abs(group.expected - probability), default=None)
-    return nearest if nearest is not None and nearest.n >= floor else None
-
-
-def quality_table(visit: Visit, learned: Mapping[PredictionKind, LearnedPrediction | None]) -> ConsoleTable | None:
-    """How good each kind was on people of a past window who were not learned from; None before any is computed."""
-    rows = []
-    for kind, answer in learned.items():
-        if answer is not None:
-            quality, prediction = answer.prediction.quality, answer.prediction
-            word = visit.say(f"predictions.kind.{kind.value}", days=prediction.horizon_days)
-            figures = (quality.n, quality.base_rate, quality.ece, quality.auc, quality.lift_at_10)
-            rows.append((word, *figures, prediction.checked))
-    return visit.table("prediction-quality", rows) if rows else None
 
 
 def order_predictions(visit: Visit) -> Job:

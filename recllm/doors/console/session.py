@@ -25,9 +25,9 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from recllm.base.errors import StoreError
-from recllm.doors.console.staff import StaffIdentity, StaffMember, staff_member
 from recllm.doors.service.callers import Service
 from recllm.doors.service.live import LiveShop
+from recllm.doors.service.staff import StaffIdentity, StaffMember, staff_member
 from recllm.shop.workspace.console_sessions import ConsoleSession, begin_session, find_session
 from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, key_in_force, list_keys
 from recllm.shop.workspace.workspace import Workspace

@@ -23,7 +23,6 @@ from starlette.exceptions import HTTPException
 from recllm.base.errors import StoreError
 from recllm.base.service_settings import OIDC_RETURN_PATH
 from recllm.doors.console.memory import PENDING_SECONDS, PendingSignIn
-from recllm.doors.console.oidc import OidcClient, SignInError, SignInProblem, connect_provider, provider_id
 from recllm.doors.console.pages import TheForm, TheVisit, Visit, from_here, local_path, text_of
 from recllm.doors.console.session import (
     FORM_COOKIE,
@@ -39,9 +38,10 @@ from recllm.doors.console.session import (
     set_cookie,
     sign_in,
 )
-from recllm.doors.console.staff import StaffIdentity, StaffMember, groups_in_use, staff_identity, staff_member
 from recllm.doors.service.live import LiveShop
+from recllm.doors.service.oidc import OidcClient, SignInError, SignInProblem, connect_provider, provider_id
 from recllm.doors.service.refusals import OverloadError
+from recllm.doors.service.staff import StaffIdentity, StaffMember, groups_in_use, staff_identity, staff_member
 from recllm.shop.workspace.audit import AuditAction, audit
 from recllm.shop.workspace.console_sessions import ConsoleSession, begin_session, end_session, find_session
 from recllm.shop.workspace.keys import ApiKey, Scope

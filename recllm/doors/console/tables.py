@@ -87,6 +87,8 @@ class TableCell:
     """A mark behind the text."""
     tone: str = ""
     """Of the tag: good, warn, bad or plain."""
+    picture: str | None = None
+    """Category whose drawing stands before the text; None for no drawing."""
 
 
 TableRow = Sequence[CellValue | TableCell]

@@ -233,6 +233,28 @@ def reject_texts(
     _decide(campaign, text_ids, lambda _: rejections, by=by, revision=revision)
 
 
+def take_back(
+    campaign: OpenCampaign, text_ids: Sequence[str], *, by: str, at: datetime, revision: str | None = None
+) -> None:
+    """Undoes the last decision about each of these texts: it waits again, and a change of its words is put back.
+
+    revision and errors as in `approve_texts`.
+    """
+    of_plan = {text.id: text for text in campaign.plan.texts}
+
+    def earlier(states: States) -> list[Decision]:
+        entries = read_entries(campaign.folder.decisions, Decision)
+        decisions = _decisions(TextStatus.DRAFT, text_ids, by=by, at=at)
+        for n, name in enumerate(text_ids):
+            if states[name].action is TextStatus.EDITED:
+                edits = [entry for entry in entries if entry.text_id == name and entry.action is TextStatus.EDITED]
+                before = edits[-2] if len(edits) > 1 else of_plan[name]
+                decisions[n] = replace(decisions[n], action=TextStatus.EDITED, **_wording(before))
+        return decisions
+
+    _decide(campaign, text_ids, earlier, by=by, revision=revision)
+
+
 def _decide(
     campaign: OpenCampaign,
     text_ids: Sequence[str],

@@ -1,9 +1,8 @@
-"""Shopping days, and the people who are due or lapsed by their own rhythm.
+"""Shopping days, and the people who have lapsed by their own rhythm.
 
 day     24 hours, counted back from `as_of`: 0 is the last of them.
 gap     days between two neighbouring days with a purchase; a person's usual gap is their median. It is known from
         `KNOWN_DAYS` days on.
-due     the usual gap ends within the next days.
 lapsed  `LAPSED_GAPS` usual gaps have passed, and `LAPSED_DAYS` days at least, but not `LOST_DAYS`.
 """
 
@@ -75,11 +74,6 @@ class ShoppingDays:
     @cached_property
     def n_days(self) -> NDArray[np.int64]:
         return np.bincount(self.user, minlength=self.n_users)
-
-    def due(self, within_days: float) -> NDArray[np.bool_]:
-        """People whose usual gap ends within the next days, (n_users,)."""
-        left = self.usual_gap - self.since
-        return (self.n_days >= KNOWN_DAYS) & (left >= 0) & (left <= within_days)
 
     @property
     def lapsed(self) -> NDArray[np.bool_]:

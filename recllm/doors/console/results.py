@@ -1,0 +1,227 @@
+"""Results: what each campaign that went out brought, and the answers to everything that was shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+
+from recllm.base.errors import RecllmError, UnknownIdError
+from recllm.base.questions import ReportBy
+from recllm.base.stats.intervals import ConfidenceInterval
+from recllm.doors.console.audience_tables import excluded_table, left_out
+from recllm.doors.console.campaign_review import act_lines
+from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, slow
+from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
+from recllm.market.audiences.audience import aim
+from recllm.market.campaigns.drafts import CampaignStage, campaign_file, history, list_campaigns, open_by_id, stage_of
+from recllm.market.campaigns.outcome import CampaignOutcome, SegmentFigures, campaign_outcome, conclusions
+from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, feedback_report, reported_outcomes
+
+router = APIRouter(prefix="/results", route_class=PageRoute)
+SECTION = ConsoleSection("results", "/results", router, is_main=True)
+
+LISTED_CAMPAIGNS = 30
+
+
+class CampaignVerdict(StrEnum):
+    """What may be said of a campaign's effect."""
+
+    WORKED = "worked"
+    """The whole range lies above zero."""
+    LOST = "lost"
+    """It lies below."""
+    UNCLEAR = "unclear"
+
+
+TONES = {CampaignVerdict.WORKED: "good", CampaignVerdict.LOST: "bad", CampaignVerdict.UNCLEAR: ""}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignResult:
+    """One campaign of the list; without figures where there is no comparison."""
+
+    campaign_id: str
+    goal: str
+    people: int | None
+    extra_sales: ConfidenceInterval | None
+    """Of all customers written to, against the control group."""
+    verdict: CampaignVerdict
+
+
+@router.get("")
+@slow
+def index(visit: TheVisit) -> Response:
+    """Every campaign that went out, with what it brought."""
+    results = []
+    sent = [line for line in list_campaigns(visit.workspace) if line.stage is CampaignStage.EXPORTED]
+    for line in [line for line in sent if line.revision is not None][:LISTED_CAMPAIGNS]:
+        try:
+            outcome = outcome_of(visit, line.campaign_id)
+        except RecllmError:  # its own page says why
+            continue
+        result = CampaignResult(
+            campaign_id=line.campaign_id,
+            goal=line.goal or line.campaign_id,
+            people=outcome.sent.people if outcome.sent else None,
+            extra_sales=extra_sales(outcome),
+            verdict=verdict_of(outcome),
+        )
+        results.append(result)
+    ends = [end for r in results if r.extra_sales for end in (r.extra_sales.low, r.extra_sales.high, 0.0)]
+    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    bars = [(r, r.extra_sales and range_bar(r.extra_sales, low, high)) for r in results]
+    return visit.page("results.html.j2", section="results", results=bars, tones=TONES)
+
+
+def outcome_of(visit: Visit, campaign_id: str) -> CampaignOutcome:
+    figures, campaign = visit.figures, open_by_id(visit.workspace, campaign_id, recheck=False)
+    return visit.shop.once_a_day(figures, ("campaign", campaign_id), lambda: campaign_outcome(campaign, figures))
+
+
+def extra_sales(outcome: CampaignOutcome) -> ConfidenceInterval | None:
+    """Money of all customers written to, beyond what the control group paid; None without a comparison."""
+    effect, sent = outcome.revenue_effect, outcome.sent
+    if effect is None or sent is None:
+        return None
+    return ConfidenceInterval(sent.people * effect.value, sent.people * effect.low, sent.people * effect.high)
+
+
+def verdict_of(outcome: CampaignOutcome) -> CampaignVerdict:
+    """By the money, else by the share that converted."""
+    effect = outcome.revenue_effect or outcome.effect
+    if effect is None or effect.low <= 0 <= effect.high:
+        return CampaignVerdict.UNCLEAR
+    return CampaignVerdict.WORKED if effect.low > 0 else CampaignVerdict.LOST
+
+
+def range_bar(interval: ConfidenceInterval, low: float, high: float) -> dict[str, float]:
+    """Places of a range's ends, its value and zero, in per cent of the width from low to high."""
+    width = (high - low) or 1.0
+    ends = {"low": interval.low, "high": interval.high, "value": interval.value, "zero": 0.0}
+    return {name: round(100 * (end - low) / width, 1) for name, end in ends.items()}
+
+
+@router.get("/campaign/{campaign_id}")
+@slow
+def campaign_page(visit: TheVisit, campaign_id: str) -> Response:
+    """What one campaign brought: sentences, figures and a picture. Raises `UnknownIdError` for one not sent yet."""
+    file = campaign_file(visit.workspace, campaign_id)
+    if stage_of(visit.workspace, campaign_id) is not CampaignStage.EXPORTED:
+        raise UnknownIdError("this campaign has not gone out yet")
+    outcome = outcome_of(visit, campaign_id)
+    words = conclusions(outcome, visit.figures.floor, visit.language)
+    variants = [segment for segment in outcome.segments if segment.by == "variant"]
+    others = [s for s in outcome.segments if s.by in ("channel", "likelihood", "category", "reason")]
+    return visit.page(
+        "result.html.j2",
+        section="results",
+        campaign_id=campaign_id,
+        goal=file.goal or campaign_id,
+        figures=outcome,
+        aim=aim(outcome.converts),
+        extra=extra_sales(outcome),
+        verdict=verdict_of(outcome),
+        tones=TONES,
+        conclusion=words[0],
+        remarks=words[1:],
+        variants=segments_table(visit, "variants", variants, outcome) if variants else None,
+        segments=segments_table(visit, "segments", others, outcome) if others else None,
+        dropped=excluded_table(visit, left_out(outcome.dropped), name="dropped") if outcome.dropped else None,
+        days_left=max(0, (outcome.end - max(outcome.until, outcome.start)).days),
+        acts=act_lines(history(visit.workspace, campaign_id)),
+    )
+
+
+def segments_table(
+    visit: Visit, name: str, segments: Sequence[SegmentFigures], outcome: CampaignOutcome
+) -> ConsoleTable:
+    """Parts of the people, each with those held out where enough of these are."""
+
+    def label(segment: SegmentFigures) -> str:
+        by = segment.by
+        if by == "variant" and segment.name.isdecimal():
+            return visit.say("campaigns.variant_n", n=int(segment.name))
+        paths = (f"channel.{segment.name}", f"campaigns.part.{segment.name}", f"campaigns.kind.{segment.name}")
+        name = next((visit.say(path) for path in paths if visit.words.has(path)), segment.name)
+        return name if by == "variant" else f"{visit.say(f'campaigns.by.{by}')}{visit.say('campaigns.colon')}{name}"
+
+    is_compared = any(segment.effect for segment in segments)
+
+    def row(segment: SegmentFigures) -> TableRow:
+        effect, reached, held_out = segment.effect, segment.reached, segment.held_out
+        ends = [visit.words.number(100 * end, 1) for end in (effect.value, effect.low, effect.high)] if effect else []
+        difference = TableCell(value=effect, text="{} ({} – {})".format(*ends) if ends else None)
+        compared = (held_out.rate if held_out else None, difference) if is_compared else ()
+        return TableCell(value=segment.name, text=label(segment)), segment.by, reached.people, reached.rate, *compared
+
+    aimed = f"campaigns.aim.{aim(outcome.converts)}"
+    headings = {"bought_share": visit.say(f"{aimed}.share"), "held_out_share": visit.say(f"{aimed}.share_held_out")}
+    return visit.table(
+        name,
+        [row(segment) for segment in segments],
+        of="segments",
+        title=visit.say(f"campaigns.outcome.{name}"),
+        headings=headings,
+        without=() if is_compared else ("held_out_share", "difference"),
+    )
+
+
+# --- what was shown --------------------------------------------------------------------------------------------------
+
+
+By = Annotated[ReportBy, Query()]
+Days = Annotated[float, Query(gt=0, le=365)]
+
+
+@router.get("/shown")
+@slow
+def shown_page(visit: TheVisit, by: By = ReportBy.MODEL, days: Days = 7.0) -> Response:
+    """Answers to what was shown: by model, campaign, variant, template or day."""
+    outcomes, n_small = large_groups(visit, by, days)
+    return visit.page(
+        "results_shown.html.j2",
+        section="results",
+        by=by,
+        days=days,
+        ways=list(ReportBy),
+        table=report_table(visit, outcomes, by) if outcomes else None,
+        n_small=n_small,
+    )
+
+
+def report_table(visit: Visit, outcomes: Sequence[ShownOutcome], by: ReportBy) -> ConsoleTable:
+    """One row for each group."""
+    rows = [
+        (
+            *(TableCell(value=o.name, text=group_name(visit, o.name)), o.showings, o.people),
+            *(o.clicked, o.ctr, o.bought, o.conversion, o.dismissed),
+            *(o.revenue, o.returned, o.items, o.coverage),
+        )
+        for o in outcomes
+    ]
+    headings = {"group": visit.say(f"experiments.report.way.{by.value}")}
+    table = visit.table(f"report-{by.value}", rows, of="report", headings=headings)
+    group, *figures = table.columns
+    return replace(table, columns=(replace(group, name=by.value), *figures))
+
+
+def large_groups(visit: Visit, by: ReportBy, days: float) -> tuple[list[ShownOutcome], int]:
+    """The groups of the report that are large enough to be shown, and the number of the others."""
+    figures, floor = visit.figures, visit.workspace.policy.group_floor
+    window = days if figures.is_exact else next(window for window in WINDOWS if window >= days)
+
+    def reported() -> tuple[list[ShownOutcome], int]:
+        outcomes = feedback_report(visit.workspace, by=by, window_days=window)
+        large = [outcome for outcome in outcomes if outcome.people >= floor]
+        return list(reported_outcomes(large, figures)), len(outcomes) - len(large)
+
+    return visit.shop.once_a_day(figures, ("report page", by, window), reported)
+
+
+def group_name(visit: Visit, name: str) -> str:
+    return visit.say("models.unknown") if name == "none" else name

@@ -1,0 +1,147 @@
+"""What a shop's day begins with: its customers, who bought lately, what was answered, and what could go out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+from recllm.base.schema import Action, Occasion, Purpose
+from recllm.market.audiences.contacts import first_channels
+from recllm.market.audiences.exclusions import minors
+from recllm.market.experiments.feedback import ShownOutcome, shown_outcomes
+from recllm.market.occasions.day import cases_of, open_shop_at
+from recllm.shop.data.dataset import USER_COLUMN, utc
+from recllm.shop.data.rhythm import ShoppingDays
+from recllm.shop.workspace.workspace import Workspace, present
+
+CHANNELS = (Purpose.EMAIL, Purpose.PUSH, Purpose.SMS)
+CHART_DAYS = 28
+ATTRIBUTION_DAYS = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuggestedPerson:
+    """One customer of a suggestion; None where the past does not say."""
+
+    user_id: str
+    item_id: str | None
+    days_since: float | None
+    """Days since their last purchase."""
+    usual_days: float | None
+    """Median days between two of their shopping days."""
+    probability: float | None
+    """Of a purchase within seven days."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OccasionSuggestion:
+    """An occasion of today."""
+
+    occasion: Occasion
+    people: tuple[SuggestedPerson, ...]
+    """The likeliest first."""
+    item_ids: tuple[str, ...]
+    """What they would be written to about, the item of most people first."""
+
+
+def suggest(workspace: Workspace) -> list[OccasionSuggestion]:
+    """The occasions of now, that of most customers first. One customer may have several.
+
+    People without a channel, and those who may be minors, are left out; a campaign leaves out more by its own limits.
+    Learns when things are due, where no model of that is there yet, which takes minutes in a large shop. Raises
+    `DataError` for a log without times.
+    """
+    shop = open_shop_at(workspace, present(workspace))
+    data, settings = shop.dataset, workspace.settings.occasions
+    ids, item_ids = data.users[USER_COLUMN], data.items["item_id"]
+    channels = first_channels(workspace.gate(), ids.to_list(), settings.channels)
+    reachable = np.array([channel is not None for channel in channels], bool) & ~minors(data, settings.adult_age)
+    bought = data.events.of(Action.PURCHASE)
+    days = ShoppingDays.of(bought.user, bought.at, data.n_users, shop.now)
+    suggestions = []
+    for occasion, found_cases in cases_of(workspace, shop, tuple(Occasion))[0].items():
+        cases = found_cases.select(reachable[found_cases.user])
+        chance = np.full(len(cases), np.nan) if cases.probability is None else cases.probability
+        order = np.lexsort((cases.user, -np.nan_to_num(chance)))
+        rows, counts = np.unique(cases.item[cases.item >= 0], return_counts=True)
+        people = tuple(
+            SuggestedPerson(
+                user_id=ids[int(cases.user[n])],
+                item_id=None if cases.item[n] < 0 else item_ids[int(cases.item[n])],
+                days_since=_finite(days.since[cases.user[n]]),
+                usual_days=_finite(days.usual_gap[cases.user[n]]),
+                probability=_finite(chance[n]),
+            )
+            for n in order
+        )
+        by_people = rows[np.argsort(-counts, kind="stable")]
+        suggestions.append(
+            OccasionSuggestion(occasion=occasion, people=people, item_ids=tuple(item_ids.gather(by_people.tolist())))
+        )
+    return sorted((s for s in suggestions if s.people), key=lambda s: -len(s.people))
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShopFigures:
+    """Counts of a shop for its first page."""
+
+    counted_at: datetime
+    """By the machine's clock, UTC."""
+    present: datetime
+    people: int
+    items: int
+    events: int
+    agreed: Mapping[Purpose, int]
+    """People who may be used for a purpose now."""
+    buyers_by_day: tuple[tuple[datetime, int], ...] = ()
+    """People who bought on each of the last `CHART_DAYS` complete days, oldest first."""
+    outcomes: tuple[ShownOutcome, ...] = ()
+    """What followed what was shown in these days, by model."""
+    yesterday: tuple[ShownOutcome, ...] = ()
+    """The same for the last day that is over."""
+    suggestions: tuple[OccasionSuggestion, ...] | None = None
+    """What could go out; None while it is being looked for."""
+
+
+def shop_figures(workspace: Workspace, counts: Mapping[str, int]) -> ShopFigures:
+    """Takes about a second for a million events. counts: of the store."""
+    gate = workspace.gate()
+    now = utc(present(workspace))
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    first = today - timedelta(days=CHART_DAYS)
+    agreed = {purpose: len(gate.permitted_users(purpose)) for purpose in (Purpose.PERSONALISATION, *CHANNELS)}
+    recent = gate.events(Purpose.ANALYTICS, since=first)
+    return ShopFigures(
+        counted_at=datetime.now(UTC),
+        present=now,
+        people=counts["users"],
+        items=counts["items"] - counts["pending_items"],
+        events=counts["events"],
+        agreed=agreed,
+        buyers_by_day=_buyers_by_day(recent, first, today),
+        outcomes=_outcomes(recent, first, now),
+        yesterday=_outcomes(recent, today - timedelta(days=1), today),
+    )
+
+
+def _buyers_by_day(events: pl.DataFrame, first: datetime, today: datetime) -> tuple[tuple[datetime, int], ...]:
+    bought = events.filter((pl.col("event") == Action.PURCHASE) & (pl.col("timestamp") < today))
+    counts = bought.group_by(day=pl.col("timestamp").dt.truncate("1d")).agg(n=pl.col("user_id").n_unique())
+    n_by_day = {day: int(n) for day, n in counts.iter_rows()}
+    days = (first + timedelta(days=n) for n in range(CHART_DAYS))
+    return tuple((day, n_by_day.get(day, 0)) for day in days)
+
+
+def _outcomes(events: pl.DataFrame, start: datetime, end: datetime) -> tuple[ShownOutcome, ...]:
+    """What followed what was shown in [start, end)."""
+    is_shown = pl.col("event") == Action.SHOWN
+    in_time = pl.col("timestamp").is_between(start, end, closed="left")
+    return shown_outcomes(events.filter(~is_shown | in_time), window_days=ATTRIBUTION_DAYS)
