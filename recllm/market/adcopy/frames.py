@@ -276,7 +276,9 @@ def _tautological(names: Sequence[str], slots: Mapping[str, str]) -> bool:
     """True where a variant would say one thing twice: the category of an item that is called by it."""
     things = {name.partition(".")[0] for name in names}
     values = [
-        fold(slots[thing]) for thing in ("item", "category", "with_item", "because", "first_item", "brand") if thing in things and thing in slots
+        fold(slots[thing])
+        for thing in ("item", "category", "with_item", "because", "first_item", "brand")
+        if thing in things and thing in slots
     ]
     if len(set(values)) < len(values):
         return True
