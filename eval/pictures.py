@@ -47,12 +47,13 @@ def main() -> None:
     driver = browser()
     try:
         driver.get(address)
-        WebDriverWait(driver, 300).until(lambda d: d.find_elements("css selector", "main .card"))
+        WebDriverWait(driver, 300).until(lambda d: "Draft it" in d.find_element("css selector", "main").text)
         save(driver.get_screenshot_as_png(), "console")
         driver.get(f"{address}/people")
         driver.find_element("css selector", "#user_id").send_keys(args.customer)
         driver.find_element("css selector", "main form button").click()
         WebDriverWait(driver, 300).until(lambda d: "/people/u1_" in d.current_url)
+        driver.set_window_size(WIDTH, 2 * HEIGHT)
         save(driver.find_element("css selector", "#recommendations .cols").screenshot_as_png, "reasons")
     finally:
         driver.quit()

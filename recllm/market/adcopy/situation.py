@@ -41,6 +41,8 @@ STEADY = 3
 FREQUENT = 3
 """Purchases of a category or brand within a year that make it a favourite."""
 LONG_AGO_DAYS = 400
+LATELY_DAYS = 60
+"""After that, asking whether milk is used up is silly."""
 _RECENT_DAYS, _JUST_DAYS = 10, 9
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
@@ -184,7 +186,7 @@ def _of_person(person: PersonFacts) -> Mapping[str, bool]:
         "due_now": 0.95 <= ratio <= 1.25,
         "due_late": 1.25 < ratio <= 2,
         "just_bought": days < _JUST_DAYS,
-        "lately": _JUST_DAYS <= days <= _MONTH_DAYS,
+        "lately": _JUST_DAYS <= days <= LATELY_DAYS,
         "bought_twice": person.waited is None and person.times_bought == 2,
         "count_3_to_9": 3 <= person.times_bought <= 9,
         "frequent": person.times_bought >= FREQUENT,
