@@ -121,7 +121,7 @@ class ItemStates:
     def arrivals(self) -> pl.DataFrame:
         """The first state of each item that was not among the first ones of all."""
         first = self.frame.group_by("item", maintain_order=True).first()
-        return first.filter(pl.col("at") > self.frame["at"].min())
+        return first.filter(pl.col("at") > pl.col("at").min())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
