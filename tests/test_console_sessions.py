@@ -96,7 +96,7 @@ def test_a_copied_cookie_is_of_no_use_after_signing_out(folder: Path) -> None:
         sign_in(here, key)
         there.cookies.update(here.cookies)
         assert is_in(here) and is_in(there)
-        answer = here.post("/sign-out", data={"form_token": form_token(here)})
+        answer = here.post("/sign-out", data={"form_token": form_token(here.get("/settings"))})
         assert answer.status_code == 303 and files_of(folder) == []
         assert not is_in(here) and not is_in(there)
 
@@ -149,7 +149,7 @@ def ends_of(client: TestClient) -> list[str]:
 
 
 def end(client: TestClient, way: str) -> int:
-    return int(client.post(way, data={"form_token": form_token(client)}).status_code)
+    return int(client.post(way, data={"form_token": form_token(client.get("/settings"))}).status_code)
 
 
 def test_people_see_their_sessions_and_end_them(folder: Path) -> None:
@@ -186,7 +186,7 @@ def test_sessions_are_ended_by_who_has_just_signed_in(folder: Path) -> None:
         page = first.get("/settings").text
         assert not ends_of(first) and '<a href="/sign-in?after=/settings">Sign in again</a>' in page
         for refused in (way, "/settings/sessions/end"):
-            answer = first.post(refused, data={"form_token": form_token(first)})
+            answer = first.post(refused, data={"form_token": form_token(first.get("/settings"))})
             assert answer.status_code == 303 and answer.headers["location"] == "/sign-in?after=/settings"
         assert is_in(second)
         sign_in(first, anna, after="/settings")
@@ -272,7 +272,7 @@ def test_a_browser_is_told_to_forget(folder: Path) -> None:
         assert page.headers["cache-control"] == "no-store"
         assert '<noscript><meta http-equiv="refresh" content="3600; url=/sign-in"></noscript>' in page.text
         assert 'data-idle-seconds="3600.0"' in page.text and '<template id="session-over">' in page.text
-        answer = client.post("/sign-out", data={"form_token": form_token(client)})
+        answer = client.post("/sign-out", data={"form_token": form_token(client.get("/settings"))})
         assert answer.headers["clear-site-data"] == '"cache", "storage"'
         (cookie,) = [c for c in answer.headers.get_list("set-cookie") if c.startswith("recllm-session-")]
         assert "Max-Age=0" in cookie

@@ -63,7 +63,7 @@ def test_a_browser_signs_in_and_out(driver: Any, console: str, directory: Provid
         until(lambda: driver.current_url.startswith(directory.issuer))
         find(driver, "a").click()
         until(lambda: driver.current_url == f"{console}/settings")
-        assert find(driver, ".who").text == "anna@shop.example"
+        assert find(driver, "form .wide-only").text == "anna@shop.example"
         find(driver, "form[action='/sign-out'] button").click()
         until(lambda: driver.current_url == f"{console}/sign-in")
         driver.get(f"{console}/settings")
@@ -92,7 +92,7 @@ def test_a_page_goes_by_way_of_the_directory_and_comes_back(
     until(lambda: driver.current_url.startswith(directory.issuer))
     find(driver, "a").click()
     until(lambda: driver.current_url == f"{console}/settings?page=2")
-    assert find(driver, ".who").text == "anna@shop.example"
+    assert find(driver, "form .wide-only").text == "anna@shop.example"
     # a form of another tab, which was open before, is still good
     assert find(driver, "form[action='/sign-out'] input").get_attribute("value") == form
     (after,) = (tmp_path / "shop" / "console-sessions").iterdir()

@@ -17,7 +17,6 @@ from recllm.recommend.evaluation.protocols import EvaluationQuery, EvaluationWin
 from recllm.recommend.evaluation.systems import BASELINES, make_systems
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.text.encoder.toy import ToyEncoder
-from recllm.text.items import item_texts
 
 SMALL = {
     "tifu-knn": {"neighbours": 10},
@@ -64,8 +63,8 @@ def window() -> EvaluationWindow:
 @cache
 def made(seed: int = 0) -> dict[str, System]:
     past = window().fit_on
-    vectors, texts = item_vectors(ToyEncoder(), past), item_texts(past.items)
-    return make_systems((*BASELINES, *PEERS), texts=texts, vectors=vectors, settings=SMALL, seed=seed, further=PEERS)
+    vectors = item_vectors(ToyEncoder(), past)
+    return make_systems((*BASELINES, *PEERS), vectors=vectors, settings=SMALL, seed=seed, further=PEERS)
 
 
 def shelf(asked: EvaluationQuery, item: np.ndarray) -> np.ndarray:

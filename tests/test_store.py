@@ -350,7 +350,7 @@ def test_accounts_match_a_dictionary(
 ) -> None:
     """accepted, duplicates and conflicts of any sequence of frames, in one load or many, equal a simple model's, and
     no conflict overwrites what is there; also where a load forgets the keys that it looked up."""
-    monkeypatch.setattr("recllm.shop.store.writers._RING_LIMIT", data.draw(st.sampled_from([3, 10_000])))
+    monkeypatch.setattr("recllm.shop.store.statements._RING_LIMIT", data.draw(st.sampled_from([3, 10_000])))
     prefix = view(store).counts()["loads"] + 1  # a key space of its own for each example
     known: dict[int, int] = {}
     one_load = data.draw(st.booleans())
