@@ -65,6 +65,8 @@ CAMPAIGN = """\
 id = "{id}"
 goal = "tea for those who drink it"
 channels = ["email", "push"]
+[offer]
+type = "free_shipping"
 [target]
 category = "food > tea"
 [limits]

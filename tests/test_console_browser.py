@@ -99,6 +99,7 @@ def open_person(driver: Any, address: str, shop_id: str = SHOP_ID) -> None:
 
 def faults(driver: Any) -> list[str]:
     """What axe calls serious or critical, each with the first element that it means."""
+    until(lambda: not driver.find_elements("css selector", ".htmx-request"))  # what is being loaded is dimmed
     driver.execute_script(AXE.read_text("utf-8"))
     result = driver.execute_async_script(
         "const done = arguments[0]; axe.run().then(r => done(r.violations)).catch(e => done(String(e)))"

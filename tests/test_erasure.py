@@ -68,6 +68,7 @@ CAMPAIGN: dict[str, Any] = {
     "goal": "tea for those who drink it",
     "channels": ["email"],
     "target": {"category": "food > tea", "most_items": 3},
+    "offer": {"type": "free_shipping"},
     "limits": {"size": 55},
     "words": {"packs": ["us_ftc"]},
     "sender": {"name": "Leaf & Iron", "address": "1 Market Street", "opt_out": "https://example.com/stop"},

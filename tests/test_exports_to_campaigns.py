@@ -108,6 +108,8 @@ id = "spring"
 channels = ["email"]
 [target]
 {target}
+[offer]
+type = "free_shipping"
 [limits]
 size = 50
 holdout = 0

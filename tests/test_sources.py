@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -242,7 +243,9 @@ def test_whoever_said_no_to_text_messages_gets_none(run: Command, tmp_path: Path
     (tmp_path / "customers.csv").write_text("\n".join([head, *rows]))
     (tmp_path / "items.csv").write_text("item_id,title,price\ntea,Green tea,3.20\nmug,Mug,7.00\n")
     (tmp_path / "events.csv").write_text(
-        "user_id,item_id,event,timestamp\n" + "".join(f"p{n}@example.com,tea,purchase,2025-03-01\n" for n in range(8))
+        "user_id,item_id,event,timestamp\n"
+        + "".join(f"p{n}@example.com,tea,purchase,{date.today() - timedelta(30)}\n" for n in range(8))
+        + f"p9@example.com,mug,view,{date.today() - timedelta(1)}\n"
     )
     settings = ("--consent-default", "granted", "--currency", "USD", "--encoder", "toy", "--timezone", "UTC")
     assert run("init", "-w", "shop", *settings)[0] == 0
@@ -254,8 +257,8 @@ def test_whoever_said_no_to_text_messages_gets_none(run: Command, tmp_path: Path
     with Workspace.open("shop") as shop:
         may = {purpose: len(shop.gate().permitted_users(purpose)) for purpose in (Purpose.EMAIL, Purpose.SMS)}
     assert may == {Purpose.EMAIL: 800, Purpose.SMS: 0}
-    copy = ("copy", "--user", "p1@example.com", "--item", "mug", "--generator", "template", "-w", "shop", "--channel")
-    assert run(*copy, "email")[0] == 0
+    copy = ("copy", "--user", "p1@example.com", "--item", "tea", "--generator", "template", "-w", "shop", "--channel")
+    assert run(*copy, "email")[0] == 0, run(*copy, "email")
     code, _, problem = run(*copy, "sms_gsm")
     assert code == 4 and "agreed" in problem
 
