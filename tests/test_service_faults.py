@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,14 @@ def test_a_text_is_written_though_the_child_is_killed_meanwhile(
 
     with serving(folder) as client:
         assert client.post("/v1/items", json={"items": items}).status_code == 200
+        now = client.post("/v1/recommend", json={"user_id": "u00", "k": 1}).json()["as_of"]
+        at = (datetime.fromisoformat(now) - timedelta(20)).isoformat()
+        purchase = {"user_id": "u00", "event": "purchase", "timestamp": at}
+        bought = [purchase | {"item_id": item["item_id"]} for item in items]
+        assert client.post("/v1/events", json={"events": bought}).status_code == 200
         request = {"user_id": "u00", "channel": "push", "item_id": "quiet"}
         first = client.post("/v1/copy", json=request).json()
+        assert "generator" in first, first
         assert first["generator"] == "child" and all(check["passed"] for check in first["checks"])
         asked, ask = threading.Event(), speaker.generate
 

@@ -124,7 +124,9 @@ def _of_till(name: str, size: str) -> Naming:
         words = [words[-1], *words[:-1]]
     name = " ".join(words).strip(" &-/.,")
     name = table("names.toml")["till"]["say"].get(name, name)
-    is_several = any(sign in name for sign in (",", " and ", " & "))  # waffles, pancakes and french toast: which of them it was is not known
+    is_several = any(
+        sign in name for sign in (",", " and ", " & ")
+    )  # waffles, pancakes and french toast: which of them it was is not known
     if not name or is_several or not _is_sayable(name) or fold(name) in _never_said() or len(name) > _NAME_CHARS["en"]:
         return Naming(name="", short="")
     return Naming(
