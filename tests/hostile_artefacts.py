@@ -719,8 +719,10 @@ unsealed.add(
 
 
 def _sound_state(case: Case) -> tuple[Path, Door]:
+    from recllm.recommend.recommender.registry import current
+
     shop = case.trained()
-    folder = max((shop / "serving").iterdir())  # of the model in use
+    folder = max((shop / "serving").glob(f"{current(shop / 'models')}*"))  # of the model in use
     return folder, _recommend(shop)
 
 

@@ -437,7 +437,7 @@ class AdCopy:
     channel: str
     locale: str
     generator: str
-    """What wrote the words: "template" or the name of the model whose hook was kept."""
+    """What wrote the words: "template", which is a frame, or the name of a text model."""
     verified: bool
     """Its verdict is `pass`."""
     checks: tuple[Check, ...]
