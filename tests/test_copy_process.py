@@ -27,7 +27,6 @@ from recllm.market.adcopy.record import (
 )
 from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice, load_voice, reason_kind
 from recllm.market.adcopy.write import write_copy
-from recllm.text.encoder.toy import ToyEncoder
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
 BUNS = Item(
@@ -164,13 +163,6 @@ def test_another_generator_cannot_replay() -> None:
         replay(record, generator=speaker())
 
 
-def test_an_encoder_belongs_to_the_record() -> None:
-    copy, record = first_recorded(REQUEST, generator=speaker(), encoder=ToyEncoder())
-    assert replay(record, generator=speaker(), encoder=ToyEncoder()) == copy
-    with pytest.raises(GenerationError, match="encoder had the hash"):
-        replay(record, generator=speaker())
-
-
 def test_other_lists_cannot_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     _, record = first_recorded(REQUEST)
     for what, name in (("word lists", "lists_sha256"), ("prompts", "prompts_sha256")):
@@ -232,8 +224,8 @@ def test_a_generator_that_failed_leaves_a_record_of_the_template() -> None:
         def fingerprint(self) -> str:
             raise GenerationError("no process")
 
-    copy, record = first_recorded(REQUEST, generator=Dead(), encoder=ToyEncoder())
-    assert (record.generator, record.words_by, record.encoder) == ("template", "template", "")
+    copy, record = first_recorded(REQUEST, generator=Dead())
+    assert (record.generator, record.words_by) == ("template", "template")
     assert any(check.guarantee == "G16" for _, faults in copy.rejected for check in faults)
     assert replay(record).text == copy.text
 

@@ -22,7 +22,7 @@ from text_lines import read_pairs
 from tiny_encoders import make_model
 
 from recllm.base.errors import DataError, GenerationError, ModelError
-from recllm.base.schema import CopyVerdict, Item, ReasonKind
+from recllm.base.schema import CopyVerdict, Item
 from recllm.learn.models.effect import (
     HEAD,
     WORD_COLUMNS,
@@ -39,7 +39,7 @@ from recllm.learn.models.effect import (
 )
 from recllm.learn.training.arguments import EffectArguments
 from recllm.learn.training.lora.effect import TunedEffect, tune_effect
-from recllm.market.adcopy.record import replay, write_recorded
+from recllm.market.adcopy.record import load, replay, write_recorded
 from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts
 from recllm.market.adcopy.write import write_copy
 from recllm.text.encoder.toy import ToyEncoder
@@ -461,13 +461,12 @@ def test_a_workspace_orders_its_texts_by_its_own_model(tuned: TunedEffect, run: 
     by_model = texts("--with", f"effect={tuned.folder}")
     shutil.copytree(tuned.folder, shop / "effect")
     assert [text["text"] for text in texts()] == [text["text"] for text in by_model]
-    model, texts_of_model = load_effect(tuned.folder), [text for text in by_model if text["verified"]]
-    scores = [
-        list(model.scores([in_context(text["text"], kind, text["channel"]) for text in texts_of_model]))
-        for kind in ReasonKind
-    ]
-    assert len(texts_of_model) > 1 and any(of_kind == sorted(of_kind, reverse=True) for of_kind in scores)
     record_id = by_model[0]["record_id"]
+    kind = load(shop / "copies", record_id).request["reason_kind"]
+    scores = load_effect(tuned.folder).scores(
+        [in_context(text["text"], kind, text["channel"]) for text in by_model if text["verified"]]
+    )
+    assert len(scores) > 1 and list(scores) == sorted(scores, reverse=True)
     code, out, err = run("copy", "--replay", record_id, "-w", "shop", "--json")
     assert code == 0 and json.loads(out)["text"] == by_model[0]["text"], err
     assert {text["record_id"] for text in plain}.isdisjoint(text["record_id"] for text in by_model)

@@ -344,8 +344,6 @@ class NoteKind(StrEnum):
 
     SHORT = "short"
     """Fewer items than asked pass the filters: `shown` of `k`."""
-    BY_SCORE = "by_score"
-    """Of earlier releases: items in the order of the score, whose probabilities were calibrated for each item."""
     BY_LIFT = "by_lift"
     """Items that everybody buys were moved down, so probabilities do not fall with the rank."""
     BY_MARGIN = "by_margin"

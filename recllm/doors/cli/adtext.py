@@ -110,17 +110,15 @@ def replayed(
     model that ordered its texts is the workspace's, unless `effect` is its folder."""
     from recllm.market.adcopy.ads import effect_model, open_generator
     from recllm.market.adcopy.record import load, replay
-    from recllm.recommend.recommender.shop_recommender import open_recommender
 
     record = load(records or workspace / RECORDS, record_id)
     tuned = question.adapter or (Path(record.adapter) if record.adapter else None)
     with open_generator(question.generator or record.generator_spec, workspace / "cache", adapter=tuned) as model:
-        encoder = ordered_by = None
-        if record.encoder or record.effect:
+        ordered_by = None
+        if record.effect:
             with open_shop(workspace) as shop:
-                encoder = open_recommender(shop).encoder if record.encoder else None
-                ordered_by = effect_model(shop, question.effect) if record.effect else None
-        return replay(record, generator=model, encoder=encoder, packs=packs, effect=ordered_by)
+                ordered_by = effect_model(shop, question.effect)
+        return replay(record, generator=model, packs=packs, effect=ordered_by)
 
 
 def written_texts(

@@ -66,7 +66,7 @@ def products(visit: Visit, selected: Sequence[str], words: str) -> tuple[list[Pr
     offered = matching[on_offer(dataset.items, dataset.as_of)[matching]]
     chosen_rows = dataset.item_rows(selected)
     chosen_rows = chosen_rows[chosen_rows >= 0]
-    rows = [int(row) for row in offered if row not in set(chosen_rows.tolist())][:FOUND_PRODUCTS]
+    rows = offered[~np.isin(offered, chosen_rows)][:FOUND_PRODUCTS].tolist()
     return _cards(visit, chosen_rows.tolist()), _cards(visit, rows)
 
 

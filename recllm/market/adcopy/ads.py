@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,9 +30,10 @@ from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
+    from recllm.base.schema import Recommendation
     from recllm.learn.models.effect import EffectModel
     from recllm.market.adcopy.packs import Pack
-    from recllm.market.adcopy.request import Voice
+    from recllm.market.adcopy.request import PersonFacts, Voice
     from recllm.recommend.recommender.recommender import Recommender
 
 
@@ -107,25 +109,28 @@ def write_ads(
             slates = recommender.recommend(people, k=AD_CHOICE, intent=intent, objective=objective, allow=allow)
         histories = recommender.people.histories(user_ids).events
         shop = recommender.dataset
+        choices = [(n, best) for n, slate in enumerate(slates) for best in slate.items[:AD_CHOICE]]
+        rows = shop.item_rows([best.item_id for _, best in choices]).tolist()
+        if -1 in rows:
+            raise DataError(f"no item {choices[rows.index(-1)][1].item_id!r} in the catalogue")
+        facts = customer_facts(
+            histories.rows(np.array([n for n, _ in choices], np.int64)),
+            shop.items,
+            shop.as_of,
+            rows,
+            [best.reasons for _, best in choices],
+            recommender.together,
+            workspace.policy,
+            occasion,
+        )
+        of_slate: dict[int, list[tuple[Recommendation, int, PersonFacts]]] = defaultdict(list)
+        for (n, best), row, person in zip(choices, rows, facts, strict=True):
+            of_slate[n].append((best, row, person))
         texts: list[AdCopy] = []
         left_out: dict[str, str] = {}
         for n, (slate, modelled) in enumerate(zip(slates, permitted, strict=True)):
-            choices = [item.item_id for item in slate.items[:AD_CHOICE]]
-            rows = shop.item_rows(choices).tolist()
-            if -1 in rows:
-                raise DataError(f"no item {choices[rows.index(-1)]!r} in the catalogue")
-            facts = customer_facts(
-                histories.rows(np.full(len(rows), n)),
-                shop.items,
-                shop.as_of,
-                rows,
-                [recommendation.reasons for recommendation in slate.items[:AD_CHOICE]],
-                recommender.together,
-                workspace.policy,
-                occasion,
-            )
             why = slate.degraded_reason or "there is no item to advertise"
-            for best, row, person in zip(slate.items, rows, facts, strict=False):
+            for best, row, person in of_slate[n]:
                 item = item_of(shop.items.row(row, named=True))
                 if workspace.policy.is_sensitive((*item.category, item.title)):
                     why = "sensitive products are not advertised to single people; see sensitive_categories in [policy]"
@@ -149,7 +154,6 @@ def write_ads(
                 written = write_recorded(
                     request,
                     generator=model if modelled else None,
-                    encoder=recommender.encoder,
                     generator_spec=generator if isinstance(generator, str) else "",
                     adapter=str(adapter or ""),
                     user_id=slate.user_id,

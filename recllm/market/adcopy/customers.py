@@ -49,7 +49,7 @@ def customer_facts(
 ) -> list[PersonFacts]:
     """For each customer (a run of `events`) and item (row of the catalogue, as `Dataset.items`; -1 for none).
 
-    reasons: of each, the clearest first: a purchase named there may be told with the item where the two are bought
+    reasons: of each, the clearest first: a purchase named there may be named with the item where the two are bought
     together more often than chance. together: see `recllm.learn.features.together`; None where it is not known.
     """
     things = _Things.of(catalogue)

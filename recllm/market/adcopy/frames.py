@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from itertools import chain, zip_longest
+from math import gcd, prod
 from pathlib import Path
 from typing import Any
 
@@ -222,10 +223,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         headlines, descriptions = _rotated(fitting["headlines"], draw), _rotated(fitting["descriptions"], draw)
         yield {"headlines": "\n".join(headlines[:15]), "descriptions": "\n".join(descriptions[:4])}
         return
-    sizes = [len(texts) for texts in fitting.values()]
-    total = 1
-    for size in sizes:
-        total *= size
+    total = prod(map(len, fitting.values()))
     step = _coprime(total)
     yielded: set[str] = set()
     for n in range(total):
@@ -243,8 +241,6 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
 
 def _coprime(total: int) -> int:
     """A step that visits every combination and changes all parts at once."""
-    from math import gcd
-
     step = max(1, round(total * 0.618))
     while gcd(step, total) != 1:
         step += 1

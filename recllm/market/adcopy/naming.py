@@ -1,6 +1,6 @@
 """How a text calls an item: a name that a person would say, its short form, its grammar; and the kinds that it is of.
 
-    naming(facts, request).name        # "Fjellgard Barista oat drink"
+    naming("Fjellgard Barista Oat Drink 1 L", (), "en").name        # "Fjellgard Barista oat drink"
     goods_of(("Brook Down Jacket", "Clothing"))     # {"apparel", "clothing"}
 
 A clean title is a name. A till's title is written out (`recllm.market.adcopy.names`), and is a name where each of its
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, lru_cache
 
+from recllm.market.adcopy.frames import frame_file
 from recllm.market.adcopy.lexicon import HAN, bases, fold, neutral_words, pattern, table, word_class
 from recllm.market.adcopy.names import name_and_size, shelf, written_out
 from recllm.text.plurals import stem
@@ -24,9 +25,9 @@ _SHORT_CHARS = {"en": 22, "zh": 7}
 _NAME_CHARS = {"en": 40, "zh": 14}
 _WORD = re.compile(r"[^\W\d_]+(?:['’&-][^\W\d_]+)*")
 _HAN_NAME = re.compile(f"[{HAN}]")
-
-
 _SORTING = ("needs", "products", "supplies", "additives", "sundries", "items")
+_SEVERAL = (",", " and ", " & ")
+"""Of waffles, pancakes and french toast it is not known which was bought."""
 _DANGLING = ("on", "in", "of", "with", "and", "for", "non")
 
 
@@ -63,7 +64,7 @@ def naming(
     titles: str = "goods",
     is_till: bool = False,
 ) -> Naming:
-    """title: as it may be shown (`recllm.market.adcopy.facts.sayable`); "" where it may not. categories: from wide to
+    """title: as it may be shown (`sayable_facts`); "" where it may not. categories: from wide to
     narrow. titles: as `Domain.titles`. is_till: the title was written in capitals, as tills do."""
     if titles != "goods":
         return Naming(name=title, short=title, number="title", level=Level.CLEAN if title else Level.NONE)
@@ -124,9 +125,7 @@ def _of_till(name: str, size: str) -> Naming:
         words = [words[-1], *words[:-1]]
     name = " ".join(words).strip(" &-/.,")
     name = table("names.toml")["till"]["say"].get(name, name)
-    is_several = any(
-        sign in name for sign in (",", " and ", " & ")
-    )  # waffles, pancakes and french toast: which of them it was is not known
+    is_several = any(sign in name for sign in _SEVERAL)
     if not name or is_several or not _is_sayable(name) or fold(name) in _never_said() or len(name) > _NAME_CHARS["en"]:
         return Naming(name="", short="")
     return Naming(
@@ -259,19 +258,13 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
 @cache
 def measures_zh() -> Mapping[str, str]:
     """Noun -> its measure word."""
-    return {noun: measure for measure, nouns in _frames_zh()["measure"].items() for noun in nouns}
+    return {noun: measure for measure, nouns in frame_file("zh").tables["measure"].items() for noun in nouns}
 
 
 @cache
 def _nouns_zh() -> tuple[str, ...]:
     words = {word for shelf in table("shelves.toml")["shelf"] for word in shelf["words"] if not word.isascii()}
     return tuple(sorted({*measures_zh(), *(word for word in words if len(word) > 1)}, key=len, reverse=True))
-
-
-def _frames_zh() -> Mapping[str, Mapping[str, list[str]]]:
-    from recllm.market.adcopy.frames import frame_file
-
-    return frame_file("zh").tables
 
 
 # --- kinds of goods --------------------------------------------------------------------------------------------------
@@ -288,17 +281,7 @@ def goods_of(names: Iterable[str]) -> frozenset[str]:
     for kind, words in table("goods.toml")["words"].items():
         if any((stem(w) in tokens if " " not in w else w in reading) if w.isascii() else w in reading for w in words):
             kinds.add(kind)
-            if kind in (
-                "food",
-                "baby_care",
-                "snacks",
-                "tea",
-                "coffee",
-                "pet_food",
-                "litter",
-                "household",
-                "paper_goods",
-            ):
+            if kind in table("goods.toml")["consumed"]:
                 kinds |= {"consumable"}
                 kinds -= {"durable", "apparel"}
     return frozenset(kinds)

@@ -27,7 +27,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, GenerationError
 from recllm.base.files import write_whole
-from recllm.base.schema import AdCopy, Check, Encoder, Generator
+from recllm.base.schema import AdCopy, Check, Generator
 from recllm.base.words.sentences import LANGUAGES
 from recllm.market.adcopy.frames import frame_file
 from recllm.market.adcopy.lexicon import lists_sha256
@@ -59,8 +59,6 @@ class CopyRecord:
     """The folder of its adapter."""
     generator_sha256: str
     """Of its weights and its sampling, where it says so, else of its name."""
-    encoder: str
-    """Fingerprint of the encoder that ranked the generator's lines; empty without one, and where no model was asked."""
     effect: str = ""
     """Fingerprint of the effect model that ordered the texts; empty without one."""
     words_by: str
@@ -84,7 +82,6 @@ def write_recorded(
     request: CopyRequest,
     *,
     generator: Generator | None = None,
-    encoder: Encoder | None = None,
     generator_spec: str = TEMPLATE,
     adapter: str = "",
     user_id: str | None = None,
@@ -92,7 +89,7 @@ def write_recorded(
 ) -> tuple[tuple[AdCopy, CopyRecord], ...]:
     """The texts of `write_copy`, each with its record, whose id stands in `AdCopy.record_id`. The person stands in the
     texts and not in the records. Raises what `write_copy` raises."""
-    copies = write_copy(request, generator=generator, encoder=encoder, effect=effect)
+    copies = write_copy(request, generator=generator, effect=effect)
     if any(check.guarantee == "G16" for copy in copies[:1] for _, faults in copy.rejected for check in faults):
         generator = None  # it failed: the text is the template's, and comes again without it
     values = plain(replace(request, packs=()))
@@ -107,7 +104,6 @@ def write_recorded(
             generator_spec=generator_spec if generator else TEMPLATE,
             adapter=adapter if generator else "",
             generator_sha256=_fingerprint(generator),
-            encoder=encoder.fingerprint if encoder and generator else "",
             effect=effect.fingerprint if effect else "",
             words_by=copy.generator,
             verdict=copy.verdict.value,
@@ -126,7 +122,6 @@ def replay(
     record: CopyRecord,
     *,
     generator: Generator | None = None,
-    encoder: Encoder | None = None,
     packs: Iterable[Pack] = (),
     effect: EffectModel | None = None,
 ) -> AdCopy:
@@ -141,7 +136,6 @@ def replay(
     used |= {p.name: p for p in packs if p.name in record.packs}
     for what, before, now in (
         ("generator", record.generator_sha256, _fingerprint(generator)),
-        ("encoder", record.encoder, encoder.fingerprint if encoder else ""),
         ("effect model", record.effect, effect.fingerprint if effect else ""),
         ("prompts", record.prompts_sha256, prompts_sha256(domain_of(str(record.request.get("locale", ""))))),
         ("word lists", record.lists_sha256, lists_sha256()),
@@ -151,7 +145,7 @@ def replay(
             raise GenerationError(f"record {short}: its {what} had the hash {before[:12]!r}, now it is {now[:12]!r}")
     request = TypeAdapter(CopyRequest).validate_python(record.request)
     request = replace(request, packs=tuple(used[name] for name in record.packs))
-    copies = write_copy(request, generator=generator, encoder=encoder, effect=effect)
+    copies = write_copy(request, generator=generator, effect=effect)
     if len(copies) <= record.variant or copies[record.variant].text != record.text:
         raise GenerationError(
             f"record {short}: prompts, lists, packs and weights are the same, but the text came out differently "

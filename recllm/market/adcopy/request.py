@@ -216,7 +216,7 @@ class PersonFacts:
     """Days since then over `every_days`."""
     in_cart: bool = False
     asked_alert: bool = False
-    """Asked to be told when the item is back."""
+    """Asked for a message when the item is back."""
     viewed: bool = False
     """Looked at the item, where the shop says so aloud."""
     with_item: ThingFacts | None = None
@@ -287,7 +287,7 @@ class CopyRequest:
     locale: str = "en"
     """Language and perhaps region and domain, such as en, en-GB or zh@media."""
     reason_kind: ReasonKind = ReasonKind.GENERAL
-    """Shown as a neutral kind ("goes with what you like"), never as what the person did."""
+    """Of the recommendation, for a model of what works; what a text says follows from `person`."""
     occasion: Occasion | None = None
     """Why the text comes now."""
     person: PersonFacts = PersonFacts()
@@ -313,9 +313,9 @@ class CopyRequest:
     """Proofs that the shop has, by the key of the claim in data/claims.toml or of the rule that asks for them, for
     instance {"certification": "EU 2018/848, no. 123"}."""
     policy: Policy = field(default_factory=Policy)
-    """For items of its sensitive categories no reason is shown and no model asked."""
+    """Of items of its sensitive categories nothing is said of the customer, and no model is asked."""
     packs: tuple[Pack, ...] = ()
-    """The laws where the text goes. An offer that they forbid is left out."""
+    """The laws where the text goes. A text with an offer that they forbid is blocked."""
     voice: Voice = field(default_factory=Voice)
     """The brand's."""
     variants: int = 1

@@ -36,8 +36,6 @@ from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType,
 from recllm.text.domains import SHOP
 from recllm.text.templates import quoted
 
-STEADY = 3
-"""Purchases from which on a rhythm is known."""
 FREQUENT = 3
 """Purchases of a category or brand within a year that make it a favourite."""
 LONG_AGO_DAYS = 400
@@ -383,18 +381,17 @@ def offer_english(
     }
     forms = tables["offer"][_OFFER_KIND[offer.type]]
     short = {**offer_slots, "until": short_until}
-    on, line = _told(forms["on"], offer_slots), _told(forms["line"], offer_slots)
-    terms = _told("[{until}][, code {code}][, on orders from {min_spend}][; {excluded} excluded]", offer_slots).lstrip(
-        ",; "
-    )
-    short_terms = _told("[{until}][, code {code}][, from {min_spend}]", short).lstrip(", ")
-    sms = _told(forms["line"].replace("on orders from", "from"), short)
+    on, line = worded_offer(forms["on"], offer_slots), worded_offer(forms["line"], offer_slots)
+    terms = "[{until}][, code {code}][, on orders from {min_spend}][; {excluded} excluded]"
+    terms = worded_offer(terms, offer_slots).lstrip(",; ")
+    short_terms = worded_offer("[{until}][, code {code}][, from {min_spend}]", short).lstrip(", ")
+    sms = worded_offer(forms["line"].replace("on orders from", "from"), short)
     yield "offer", on
     yield from (
-        ("offer.short", _told(forms["short"], offer_slots)),
-        ("offer.Short", _capital(_told(forms["short"], offer_slots))),
+        ("offer.short", worded_offer(forms["short"], offer_slots)),
+        ("offer.Short", _capital(worded_offer(forms["short"], offer_slots))),
     )
-    yield from (("offer.on", on), ("offer.On", _capital(on)), ("offer.with", _told(forms["with"], offer_slots)))
+    yield from (("offer.on", on), ("offer.On", _capital(on)), ("offer.with", worded_offer(forms["with"], offer_slots)))
     yield from (("offer.line", _capital(line)), ("offer.line.low", line), ("offer.sms", _capital(sms)))
     yield from (("offer.terms", _capital(terms)), ("offer.terms.low", terms))
     if len(short_terms) <= 38:
@@ -411,7 +408,7 @@ def offer_english(
     yield "pays", money_text(price_with_offer(request, facts), facts)
 
 
-def _told(form: str, offer_slots: Mapping[str, str]) -> str:
+def worded_offer(form: str, offer_slots: Mapping[str, str]) -> str:
     """The words of an offer without those whose fact is missing; "" where a fact outside of brackets is."""
 
     def optional(match: re.Match[str]) -> str:
@@ -471,7 +468,7 @@ def chinese_slots(request: CopyRequest, facts: FactSheet, name: Naming) -> Itera
 def person_chinese(request: CopyRequest, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     person = request.person
     if person.times_bought:
-        yield "n", str(person.times_bought) if STEADY <= person.times_bought <= 9 else ""
+        yield "n", str(person.times_bought) if 3 <= person.times_bought <= 9 else ""
         yield "times", f"{person.times_bought}次"
         yield "rhythm", _row(tables["rhythm"], person.every_days).get("say", "") if person.every_days else ""
         yield from ago_chinese(person.last, tables, ("last", "since", "last_date"))
@@ -521,7 +518,7 @@ def offer_chinese(request: CopyRequest, facts: FactSheet, tables: Mapping[str, A
     kind = _OFFER_KIND[offer.type]
     form = tables["offer"].get(f"{kind}_min" if offer_slots["min"] and f"{kind}_min" in tables["offer"] else kind, "")
     yield from offer_slots.items()
-    yield "offer", _told(form, offer_slots) or ("买一送一" if offer.type is OfferType.BOGO else "")
+    yield "offer", worded_offer(form, offer_slots) or ("买一送一" if offer.type is OfferType.BOGO else "")
 
 
 def price_with_offer(request: CopyRequest, facts: FactSheet) -> Decimal | None:

@@ -7,7 +7,7 @@ A text model, where one is set up, writes the same parts from the same facts; th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from recllm.base.errors import GenerationError
-from recllm.base.schema import AdCopy, Check, CopyVerdict, Encoder, Generator
+from recllm.base.schema import AdCopy, Check, CopyVerdict, Generator
 from recllm.market.adcopy.brief import brief, parts_of_answer, second_brief
 from recllm.market.adcopy.channels import channel_written_for
 from recllm.market.adcopy.frames import Frame, Parts, Situation, frame_file, frames_for, texts_of
@@ -43,7 +43,6 @@ def write_copy(
     request: CopyRequest,
     *,
     generator: Generator | None = None,
-    encoder: Encoder | None = None,
     effect: EffectModel | None = None,
 ) -> tuple[AdCopy, ...]:
     """Up to `request.variants` texts that differ; none where no frame holds, as nothing is better than a silly text.
@@ -71,7 +70,7 @@ def write_copy(
     for frame, parts in _candidates(frames, situation, request):
         if len(copies) >= n_texts or n_tried >= _MOST_TRIED + n_texts:
             break
-        copy = _checked(request.limits.joined(parts), frame, facts, request)
+        copy = _checked(request.limits.joined(parts), frame, facts, request, situation)
         if any(copy.text == written.text for written in copies):
             continue
         n_tried += 1
@@ -110,8 +109,10 @@ def _candidates(frames: Sequence[Frame], situation: Situation, request: CopyRequ
             sources = still
 
 
-def _checked(text: str, frame: Frame | None, facts: FactSheet, request: CopyRequest, by: str = TEMPLATE) -> AdCopy:
-    answer = review(text, request, facts=facts)
+def _checked(
+    text: str, frame: Frame | None, facts: FactSheet, request: CopyRequest, situation: Situation, by: str = TEMPLATE
+) -> AdCopy:
+    answer = review(text, request, facts=facts, situation=situation)
     values = {"title": facts.title, "brand": facts.brand}
     if (offer := request.running_offer) is not None:
         values["offer"] = f"{offer.type} {'' if offer.value is None else offer.value}".strip()
@@ -174,12 +175,12 @@ def _judged(
     copies: list[AdCopy] = []
     rejected: list[Rejected] = []
     for answer in dict.fromkeys(answers):
-        parts: Mapping[str, str] | None = parts_of_answer(answer, request.limits)
+        parts = parts_of_answer(answer, request.limits)
         if parts is None:
             fault = Check(guarantee="G6", passed=False, message="the answer lacks parts of the channel")
             rejected.append((answer, (fault,)))
             continue
-        copy = _checked(request.limits.joined(parts), None, facts, request, by)
+        copy = _checked(request.limits.joined(parts), None, facts, request, situation, by)
         is_offered = not situation.offer or situation.slots["offer.short"] in copy.text
         if copy.verified and is_offered:
             copies.append(copy)

@@ -222,7 +222,6 @@ def _plan(
         campaign.send,
         generator=speaker,
         generator_name=campaign.generator if isinstance(campaign.generator, str) else file.words.generator,
-        encoder=group.recommender.encoder,
         effect=effect_model(workspace),
     )
     if file.offer is not None and (note := _lacking_proof(texts)) is not None:

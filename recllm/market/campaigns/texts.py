@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import polars as pl
 
 from recllm.base.documents import count_text
-from recllm.base.schema import CopyVerdict, Encoder, Generator, Item, ReasonKind
+from recllm.base.schema import CopyVerdict, Generator, Item, ReasonKind
 from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.channels import channel_named, complete
 from recllm.market.adcopy.record import save, write_recorded
@@ -214,7 +214,6 @@ def write_texts(
     *,
     generator: Generator | None,
     generator_name: str,
-    encoder: Encoder,
     effect: EffectModel | None = None,
 ) -> tuple[dict[TextKey, list[CampaignText]], list[str]]:
     """The variants of each key, the widest read first, and remarks. People of a key are shared out later.
@@ -234,7 +233,6 @@ def write_texts(
         for copy, record in write_recorded(
             replace(request, reason_kind=ReasonKind(key.kind), policy=workspace.policy, variants=n_variants),
             generator=generator if key.modelled else None,
-            encoder=encoder,
             generator_spec=generator_name,
             adapter=str(file.words.adapter or ""),
             effect=effect,
@@ -260,5 +258,5 @@ def write_texts(
     if n_silent := sum(n for key, n in keys.items() if not texts[key]):
         remarks.append(f"{count_text(n_silent, 'customer')}: there is nothing to say to them, and they get no message")
     if n_failed:
-        remarks.append(f"the generator failed at {n_failed} of {count_text(number, 'text')}; these are the shop's own")
+        remarks.append(f"the generator failed at {n_failed} of {count_text(number, 'text')}; these are from frames")
     return texts, remarks

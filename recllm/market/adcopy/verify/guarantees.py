@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from recllm.base.schema import Check, CopyVerdict
+from recllm.market.adcopy.frames import Situation
 from recllm.market.adcopy.lexicon import fold, limit, read
 from recllm.market.adcopy.request import CopyRequest, FactSheet
 from recllm.market.adcopy.situation import situation_of
@@ -85,18 +86,20 @@ class Review:
         return self.verdict is CopyVerdict.PASS
 
 
-def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None) -> Review:
+def review(
+    text: str, request: CopyRequest, *, facts: FactSheet | None = None, situation: Situation | None = None
+) -> Review:
     """Checks one text against the facts of the request, and by its rule packs.
 
-    facts: the item's, where they are no longer those of the catalogue.
+    facts: the item's, where the catalogue has others now. situation: that of request and facts, for several texts.
     """
     if len(text) > limit("max_text"):
-        message = f"the text has {len(text)} characters; no channel takes more than {limit('max_text')}"
-        return Review((Check(guarantee="G6", passed=False, message=message),))
+        too_long = f"the text has {len(text)} characters; no channel takes more than {limit('max_text')}"
+        return Review((Check(guarantee="G6", passed=False, message=too_long),))
     facts = facts or request.facts()
-    slots = situation_of(request, facts).slots
-    statements = tuple(dict.fromkeys((*slots.values(), *request.statements)))
+    slots = (situation or situation_of(request, facts)).slots
     names = tuple(slots[name] for name in ("item.short", "item", "short", "category") if name in slots)
+    statements = tuple(dict.fromkeys((*slots.values(), *request.statements)))
     case = Case(text=text, facts=facts, request=request, statements=statements, names=names)
     forbidden: dict[str, list[Violation]] = defaultdict(list)
     warnings: list[RuleWarning] = []
@@ -104,15 +107,14 @@ def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None) -
         is_demand_met = rule.demands and fold(rule.demands) in case.reading.folded
         if case.language not in rule.languages or is_demand_met or case.proves(rule.evidence):
             continue
-        remedy = "" if rule.evidence == "never" else f"; needs {rule.evidence}"
         for phrase in rule.find(case.beside_work.reading):
+            remedy = "" if rule.evidence == "never" else f"; needs {rule.evidence}"
             message = f"{phrase!r} {rule.message} ({rule.citation}{remedy})"
             if rule.severity == "error":
                 forbidden[rule.guarantee].append(Violation(message, phrase))
             else:
                 warnings.append(RuleWarning(guarantee=rule.guarantee, rule=name, span=phrase, message=message))
-    words_without_ground = ungrounded(case)
-    if reads_as_foreign(case, words_without_ground):
+    if reads_as_foreign(case, words_without_ground := ungrounded(case)):
         forbidden["G11"].append(Violation(f"reads like neither English nor Chinese: {form.FOREIGN}", holds=True))
     checks: list[Check] = []
     for name, guarantee in GUARANTEES.items():
