@@ -185,17 +185,6 @@ def served(record: dict[str, Any]) -> str:
     return table(("load", "a second", "p50 ms", "p95 ms", "p99 ms"), rows)
 
 
-def private_quality() -> str:
-    """Quality of models that were trained privately, beside the same features without privacy, and recllm whole."""
-    quality = load("private-training")["quality"]
-    shop, beauty = quality["cj-next28"], quality["beauty-loo"]
-    rows = [
-        (name, *(cell(f["hr@10"]) for f in (shop[name]["ALL"], shop[name]["NEW"], beauty[name]["MASKED"])))
-        for name in shop
-    ]
-    return table(("HR@10", "cj-next28 ALL", "cj-next28 NEW", "beauty-loo"), rows)
-
-
 def looped(record: dict[str, Any]) -> str:
     rows = []
     for run in record["runs"]:
@@ -269,7 +258,6 @@ def page() -> str:
     environment.globals |= {
         "load": load,
         "learned_from": learned_from,
-        "private_quality": private_quality,
         "source": source,
         "protocol": protocol,
         "interval": interval,

@@ -30,8 +30,6 @@ AIMS = {
     "erase_one_s": "<= 10",
     "erase_1000_s": "<= 60",
     "replace_model_s": "<= 600",
-    "lira": "control_auc >= .70, control_tpr >= .05; private_auc <= .56, private_tpr <= .02",
-    "epsilon": "audit_low <= claimed",
     "audit_found": "1,000 of 1,000",
     "poison_lift": "<= 1.5",
     "losses": "0 of 200 kills",
@@ -59,12 +57,9 @@ def main() -> None:
     for part in parts.values():
         figures |= part["figures"]
     commits = {name: part["commit"] for name, part in parts.items()}
-    for name in ("private-training", "faults"):
-        file = HERE / "results" / f"{name}.json"
-        if file.exists():
-            written = json.loads(file.read_text("utf-8"))
-            keys = ("lira", "epsilon", "kills", "losses")
-            figures |= {key: value for key, value in (written.get("figures") or written).items() if key in keys}
+    if (file := HERE / "results" / "faults.json").exists():
+        written = json.loads(file.read_text("utf-8"))
+        figures |= {key: value for key, value in written.items() if key in ("kills", "losses")}
     finish({"protocol": "trust", "commits": commits, **figures, "aims": AIMS}, args.output)
 
 

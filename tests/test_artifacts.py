@@ -319,6 +319,15 @@ def test_a_half_written_decision_spoils_no_other(tmp_path: Path) -> None:
     assert [d.version for d in artifacts.decisions(tmp_path)] == ["v1", "v2"]
 
 
+def test_a_version_of_private_training_is_listed_and_not_opened(tmp_path: Path) -> None:
+    private = lineage(None).model_copy(update={"privacy": {"epsilon": 2.0}})
+    version = artifacts.publish(tmp_path, write, lineage=private)
+    with pytest.raises(ModelError, match=r"under differential privacy, .* train another one: recllm train -w"):
+        artifacts.open_version(tmp_path)
+    assert [manifest.version for manifest in artifacts.versions(tmp_path)] == [version]
+    assert artifacts.open_version(tmp_path, artifacts.publish(tmp_path, write)).is_dir(), "another one takes its place"
+
+
 def test_old_versions_of_the_loop_go_and_others_stay(tmp_path: Path) -> None:
     publish(tmp_path, "hand")
     for n in range(4):

@@ -18,14 +18,14 @@ from recllm.base.schema import Purpose, SlateStatus
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.doors.privacy.erasure import erase_people
 from recllm.learn.features.collaborative import CollaborativeStatistics
-from recllm.learn.features.other_crowds import COUNTED, sample_statistics
+from recllm.learn.features.sampled_people import COUNTED, sample_statistics
 from recllm.market.batch import shard_numbers
 from recllm.recommend.evaluation.retrain import retrain, served_model
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current, taints
 from recllm.recommend.recommender.saved_model import load_model
 from recllm.recommend.recommender.shop_recommender import open_recommender
-from recllm.recommend.recommender.train import train_privately, train_workspace
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.people_sample import PeopleSample, sampled_rows
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.store.readers import StoreReader
@@ -211,18 +211,3 @@ def test_an_erased_person_of_the_sample_taints_the_model_and_another_takes_their
         trained = train_workspace(shop, learn_people=LIMIT).model_version
         assert trained not in taints(shop.models_dir)
         assert load_model(shop.models_dir).training["sample"]["of_people"] == PEOPLE - 1
-
-
-def test_a_private_training_is_of_all_people(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a sample of fixed size one user more takes another one's place, which its promise is not about."""
-    counted: list[int] = []
-
-    def fit(data: Any, *rest: Any, **more: Any) -> Any:
-        counted.append(data.n_users)
-        raise InterruptedError
-
-    monkeypatch.setattr("recllm.recommend.recommender.private_model.fit_private_model", fit)
-    pytest.importorskip("opacus")
-    with overridden({"scorer": {"learn_people": LIMIT}}), Workspace.open(root) as shop, pytest.raises(InterruptedError):
-        train_privately(shop)
-    assert counted == [PEOPLE]

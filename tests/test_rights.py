@@ -44,7 +44,6 @@ from recllm.shop.workspace.audit import ANCHOR, AuditAction, audit, read_audit, 
 from recllm.shop.workspace.keys import create_key, list_keys, revoke_key
 from recllm.shop.workspace.personal_records import PersonalRecords
 from recllm.shop.workspace.privacy import KEY_VARIABLE, Pseudonymiser
-from recllm.shop.workspace.privacy_ledger import LEDGER_FILE
 from recllm.shop.workspace.workspace import CERTIFICATES, NEXT_KEY, SNAPSHOT, Workspace, restore_drafts
 
 SECRET = "correct horse battery"
@@ -424,15 +423,6 @@ def test_a_backup_of_an_older_key_is_brought_to_the_newest(shop: Path, tmp_path:
     assert restore(tmp_path / "b", shop, actor="test", replace=True).erased_again == 1
     with Workspace.open(shop) as restored:
         assert restored.pseudonymiser().one("ann") == name and facts(restored, "ann") == ann
-
-
-def test_an_old_backup_gives_no_spent_budget_back(shop: Path, tmp_path: Path) -> None:
-    (shop / LEDGER_FILE).write_text("one\n")
-    with Workspace.open(shop) as opened:
-        back_up(opened, tmp_path / "b", actor="test")
-    (shop / LEDGER_FILE).write_text("one\ntwo\n")
-    restore(tmp_path / "b", shop, actor="test", replace=True)
-    assert (shop / LEDGER_FILE).read_text() == "one\ntwo\n"
 
 
 def test_a_backup_goes_from_one_database_to_the_other(

@@ -161,43 +161,6 @@ class ScorerTrainingSettings(FrozenModel):
     seed: Seed = 0
 
 
-class PrivateTrainingSettings(FrozenModel):
-    """Learning under user-level differential privacy: see `training.private`. The loop's values were chosen on
-    public logs; choosing them on a shop's own people would cost privacy too."""
-
-    section: ClassVar[str] = "privacy"
-
-    required: Flag = False
-    """Whether every training is private; others are then refused."""
-    epsilon: Positive = 2.0
-    """Privacy loss of one training: what it publishes is at most exp(epsilon) times as likely with a user as without,
-    except with probability delta."""
-    delta: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
-    """Must lie below 1 / users; None for the largest power of ten at most 1 / (10 x users)."""
-
-    # --- the budget of the workspace
-    total_epsilon: Positive = 12.0
-    """Budget of all private trainings of a workspace; epsilons are added up."""
-    total_delta: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
-    """The same of delta; None for 1 / users."""
-
-    # --- the loop
-    sampling_rate: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.05
-    """Chance of a user to be learned from in a step, each by a draw of their own."""
-    steps: Count = 300
-    """Of the scorer; all of them are made, as an early end would have to look at people."""
-
-    # --- the examples
-    horizon_days: Count = 28
-    """Length of a window, and horizon of the probability."""
-    n_windows: Count = 4
-    """Past windows, back to back; a user is learned from in one of them a step."""
-
-    # --- the adapter
-    seed: Seed = 0
-    """Of negatives and first weights. Users and noise are drawn from the system's own source of chance."""
-
-
 class LoraSettings(FrozenModel):
     """A fine-tuning run of the encoder. Names follow `transformers.TrainingArguments` where the meaning is the same."""
 
@@ -396,7 +359,6 @@ class Settings(FrozenModel):
     audit: AuditSettings = AuditSettings()
     item_index: ItemIndexSettings = ItemIndexSettings()
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()
-    privacy: PrivateTrainingSettings = PrivateTrainingSettings()
     lora: LoraSettings = LoraSettings()
     copywriter: CopywriterSettings = CopywriterSettings()
     effect: EffectSettings = EffectSettings()

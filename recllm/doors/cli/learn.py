@@ -78,10 +78,6 @@ def train(
         bool,
         typer.Option("--lora", help="Fine-tune the text encoder first; settings: lora."),
     ] = False,
-    private: Annotated[
-        bool | None,
-        typer.Option("--private/--no-private", help="Under user-level differential privacy; as privacy.required says."),
-    ] = None,
     seed: Seed = 0,
 ) -> Answer:
     """Train the scorer on the purchases of customers with consent, and publish it as the current model. Settings that
@@ -93,7 +89,7 @@ def train(
     if lora:
         arguments = {"progress": note, "lora": LoraArguments.model_validate({"seed": seed})}
     with progress_lines():
-        done = train_workspace(shop, seed=seed, private=private, **arguments)
+        done = train_workspace(shop, seed=seed, **arguments)
     write_audit(shop, "model_trained", version=done.model_version)
     lines = [f"model {done.model_version}: {done.rows:,} rows, {done.seconds:.0f} s"]
     lines += [f"  {name} {value:.4f}" for name, value in done.metrics.items()]
@@ -227,11 +223,10 @@ def list_models(shop: Shop) -> Answer:
         gate = lineage.gate if lineage else None
         state = "serves" if record.serves else gate.verdict.value if gate and gate.verdict == "refused" else ""
         origin, reasons = lineage.origin.value if lineage else "", ", ".join(gate.reasons) if gate else ""
-        privacy = f"epsilon {lineage.privacy.epsilon:.3g}" if lineage and lineage.privacy else ""
         until = record.taint.use_until[:10] if record.taint else ""
         named = (record.version, record.created_at[:19], record.megabytes)
-        cells.append((*named, origin, state, reasons, privacy, until))
-    heads = ("version", "published", "MB", "origin", "", "gate", "privacy", "usable until")
+        cells.append((*named, origin, state, reasons, until))
+    heads = ("version", "published", "MB", "origin", "", "gate", "usable until")
     missing = f"no model was published; train one with: recllm train -w {shop.root}"
     return Answer(history, table(cells, heads), problem=None if cells else NothingToDo(missing))
 

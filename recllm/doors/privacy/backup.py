@@ -52,7 +52,6 @@ from recllm.shop.store.database import Store
 from recllm.shop.workspace.audit import AuditAction, anchor_audit, audit
 from recllm.shop.workspace.personal_records import PersonalRecords, RecordRegistry
 from recllm.shop.workspace.privacy import find_keys
-from recllm.shop.workspace.privacy_ledger import LEDGER_FILE
 from recllm.shop.workspace.workspace import (
     CERTIFICATES,
     SETTINGS_FILE,
@@ -234,7 +233,6 @@ def restore(
                 rows.take_over(draft / STORE_FILE)
             (draft / STORE_FILE).unlink()
         _settle(draft, keys, store)
-        _keep_what_is_spent(root, draft)
         with Workspace.open(draft) as restored:
             anchor_audit(restored)
             for certificate in certificates:
@@ -369,13 +367,6 @@ def _settle(folder: Path, keys: tuple[bytes, ...], store: str | None) -> None:
     write_whole(path, tomli_w.dumps(plain(table)))
     for name in ("quarantine", "models", "cache"):
         (folder / name).mkdir(mode=0o700, exist_ok=True)
-
-
-def _keep_what_is_spent(root: Path, draft: Path) -> None:
-    """Keeps the longer of two ledgers of private trainings, which only grow."""
-    present, restored = root / LEDGER_FILE, draft / LEDGER_FILE
-    if present.exists() and (not restored.exists() or present.stat().st_size > restored.stat().st_size):
-        write_whole(restored, present.read_bytes(), mode=PRIVATE)
 
 
 def _take_over(replaced: Workspace, restored: Workspace) -> None:

@@ -20,7 +20,6 @@ from recllm.market.campaigns.forget import CAMPAIGNS
 from recllm.shop.ingest.quarantine import QUARANTINE, UPLOADED
 from recllm.shop.workspace import personal_records as records
 from recllm.shop.workspace.console_sessions import SIGNED_IN
-from recllm.shop.workspace.privacy_ledger import LEDGER_FILE
 from recllm.shop.workspace.store_records import AUDIT_LOG, STORE
 from recllm.shop.workspace.workspace import NEXT_KEY, SETTINGS_FILE, SNAPSHOT, Workspace
 from recllm.text.domains import FOLDER as DOMAINS
@@ -73,7 +72,7 @@ REGISTRY = records.RecordRegistry(
         ),
         records.PersonalRecords(
             name="what the shop set and wrote",
-            files=(SETTINGS_FILE, LEDGER_FILE, VOCABULARY, DOMAINS, CAMPAIGN_FILES, EFFECT, "console.jsonl"),
+            files=(SETTINGS_FILE, "privacy_budget.jsonl", VOCABULARY, DOMAINS, CAMPAIGN_FILES, EFFECT, "console.jsonl"),
             in_backup=True,
             leftovers=(f"{CAMPAIGN_FILES}/.*.lock",),
         ),

@@ -20,8 +20,8 @@ from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.base.stats.ranking import Truth
 from recllm.learn.features.candidates import CandidateCounts, Candidates, candidates, explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics, ask
-from recllm.learn.features.other_crowds import sample_statistics
 from recllm.learn.features.pair_features import FEATURE_NAMES, SALES, pair_cosine, pair_features
+from recllm.learn.features.sampled_people import sample_statistics
 from recllm.shop.data.catalogue import ItemGroups
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import Floats, Ints, Pairs, Tally, of_actions

@@ -57,7 +57,7 @@ from recllm.recommend.recommender.shop_recommender import (
     usable_version,
 )
 from recllm.recommend.recommender.shop_states import forget_in_states
-from recllm.recommend.recommender.train import refuse_without_privacy, train_privately, train_workspace, tune_workspace
+from recllm.recommend.recommender.train import train_workspace, tune_workspace
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.shop.workspace.workspace import Workspace, log_end, present
 
@@ -155,23 +155,13 @@ def retrain(
     agreed to model training, and measured if they agreed to analytics as well. What is interrupted leaves the serving
     model as it was, and nothing half done. Raises `NotFittedError` without a model, `StoreError` while another
     retraining of the workspace runs, `DataError` when the log before the window is too short to learn from.
-
-    Where the serving model is private, or the settings ask for privacy, its age and an erasure alone say whether it is
-    due, another is trained privately, and no gate judges it: drift and comparisons are figures of the log, and would
-    disclose customers. Then `PolicyError` where the budget is spent.
     """
     started, as_of, limits = time.monotonic(), present(workspace, now), workspace.settings.retraining
     task = _Task(workspace, now, if_due, seed, encoder, progress or logger.info)
     with lock_file(workspace.models_dir / LOCK, wait_seconds=0.0):
         parent = serving(workspace.models_dir)
-        manifests = {manifest.version: manifest for manifest in versions(workspace.models_dir)}
-        lineage = None if parent is None or parent not in manifests else manifests[parent].lineage
-        if parent is not None and lineage is not None and (lineage.privacy or workspace.settings.privacy.required):
-            decided = retrain_privately(task, parent, lineage)
-        else:
-            refuse_without_privacy(workspace.settings)
-            is_unusable = parent is not None and usable_version(workspace) is None
-            decided = replace_ended(task, str(parent)) if is_unusable else retrain_gated(task)
+        is_unusable = parent is not None and usable_version(workspace) is None
+        decided = replace_ended(task, str(parent)) if is_unusable else retrain_gated(task)
         removed: list[str] = []
         if decided.challenger is not None:
             removed = remove_old(
@@ -248,29 +238,6 @@ def retrain_gated(task: _Task) -> _Decided:
 def erasure_check(is_tainted: bool) -> RetrainCheck:
     verdict = CheckVerdict.DUE if is_tainted else CheckVerdict.NOT_DUE
     return RetrainCheck(kind=CheckKind.ERASURE, verdict=verdict, figures={})
-
-
-def retrain_privately(task: _Task, parent: str, lineage: Lineage) -> _Decided:
-    """With the epsilon of the parent, where that was private, and paid for as any private training is."""
-    from recllm.recommend.evaluation.drift import age_check
-
-    limits, as_of = task.workspace.settings.retraining, present(task.workspace, task.now)
-    until = int(datetime.fromisoformat(lineage.trained_until).timestamp())
-    is_tainted = parent in taints(task.workspace.models_dir)
-    checks = (age_check(until, as_of, limits), erasure_check(is_tainted))
-    is_due = any(check.verdict is CheckVerdict.DUE for check in checks)
-    if task.if_due and not is_tainted and (not is_due or as_of - until < limits.min_days * DAY):
-        return _Decided(RetrainOutcome.TOO_EARLY if is_due else RetrainOutcome.NOT_DUE, None, checks)
-    trained = train_privately(
-        task.workspace,
-        epsilon=None if lineage.privacy is None else lineage.privacy.epsilon,
-        seed=task.seed,
-        encoder=task.encoder,
-        parent=parent,
-        checks=checks,
-        progress=task.tell,
-    )
-    return _Decided(RetrainOutcome.PROMOTED, trained.model_version, checks)
 
 
 def replace_ended(task: _Task, version: str) -> _Decided:

@@ -17,7 +17,7 @@ from recllm.recommend.evaluation.report import Report, evaluate
 from recllm.recommend.evaluation.systems import BASELINES, TrainingRecipe, check_systems, systems_for
 from recllm.recommend.evaluation.tables import LogTables, read_folder, read_table
 from recllm.recommend.recommender.shop_recommender import workspace_encoder
-from recllm.recommend.recommender.train import refuse_without_privacy, settings_in_use, workspace_advice
+from recllm.recommend.recommender.train import settings_in_use, workspace_advice
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace, call_settings
@@ -81,7 +81,6 @@ def evaluate_data(
         if split not in ("time", "leave-one-out"):
             raise UsageError(f"a workspace is split by time or leave-one-out; --split {split} is for a folder (--data)")
         with Workspace.open(str(workspace)) as shop:
-            refuse_without_privacy(shop.settings)
             log, settings = _evaluable(shop.gate()), shop.settings
             if split == "time" and log.step_seconds is not None:
                 raise UsageError("the log of this workspace knows only an order; measure it with --split leave-one-out")

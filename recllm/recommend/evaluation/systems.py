@@ -269,7 +269,6 @@ def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
     from recllm.recommend.recommender.ranking import UserInputs
 
     ranker = recommender.ranker
-    is_private = recommender.model is not None and recommender.model.privacy is not None  # it counted no sales at all
 
     def inputs(query: EvaluationQuery) -> UserInputs:
         rows = query.fit_users if query.hidden_users is None else np.maximum(query.fit_users, query.hidden_users)
@@ -294,7 +293,7 @@ def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
                 inputs(query), query.candidates, query.k, repeats=repeats, popularity_weight=popularity_weight
             )
             return RankedLists(ranked.item, ranked.probability)
-        sold = is_private or ranker.population.stats.buyers_ever[query.items].any()
+        sold = ranker.population.stats.buyers_ever[query.items].any()
         if sold and query.hidden_users is None:
             return with_and_without_repeats(query)
         # no source of candidates can propose what never sold

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from recllm.base.documents import CountOrZero, Flag, FrozenModel, Text
-from recllm.learn.training.private.accounting import PrivacyGuarantee
 
 
 class Origin(StrEnum):
@@ -19,7 +19,7 @@ class Origin(StrEnum):
     TRAINED = "trained"
     """By hand, `recllm train`."""
     RETRAINED = "retrained"
-    """By `recllm retrain`, and judged by the gate, but for private ones."""
+    """By `recllm retrain`, and judged by the gate."""
     REFRESHED = "refreshed"
     """By a `recllm refresh` of earlier releases: the weights of its parent."""
 
@@ -144,8 +144,8 @@ class Lineage(FrozenModel):
     checks: tuple[RetrainCheck, ...] = ()
     """Why it was trained, where `recllm retrain` did."""
     gate: GateReport | None = None
-    privacy: PrivacyGuarantee | None = None
-    """What the version promises to every user; None where it was trained without privacy."""
+    privacy: dict[str, Any] | None = None
+    """Of a version that an earlier release trained under differential privacy: it is not used any more."""
 
     @property
     def is_refused(self) -> bool:

@@ -50,7 +50,7 @@ from recllm.base.settings import (
 from recllm.learn.features.candidates import POPULAR, CandidateCounts, served_by
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.item_vectors import DatedItemVectors, basics_of, basics_vectors, item_vectors
-from recllm.learn.features.other_crowds import sample_statistics
+from recllm.learn.features.sampled_people import sample_statistics
 from recllm.learn.features.together import bought_together
 from recllm.learn.models.scorer import ItemProjections
 from recllm.recommend.recommender.explanation import Explainer, Explanation, spreads
@@ -60,7 +60,6 @@ from recllm.recommend.recommender.leave_one_out import (
     UserHistory,
 )
 from recllm.recommend.recommender.people import DatasetPeople, Histories, People, PeopleLacking
-from recllm.recommend.recommender.private_model import catalogue_vectors, private_population
 from recllm.recommend.recommender.ranking import (
     LIST_DEPTH,
     NAMESAKES,
@@ -170,18 +169,13 @@ class Recommender:
 
     @cached_property
     def item_vectors(self) -> FloatArray:
-        """Unit rows, (n_items, dim); for a private model by what the catalogue says alone."""
-        if self.model is not None and self.model.privacy is not None:
-            return catalogue_vectors(self.encoder, self.dataset.items, self.dataset.as_of, self.text_locale)
+        """Unit rows, (n_items, dim)."""
         return item_vectors(self.encoder, self.dataset, self.text_locale, self._log)
 
     @cached_property
     def population(self) -> CollaborativeStatistics:
         """The collaborative statistics as of the dataset's time, of a sample of people as if everybody had been
-        counted; for a private model, of no one."""
-        if self.model is not None and self.model.privacy is not None:
-            public = (self.dataset.items, self.item_vectors, self.dataset.as_of)
-            return private_population(*public, self.model.scorer, self.model.population)
+        counted."""
         settings = self.model.population if self.model else None
         basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.text_locale)
         stored = self.model.interests if self.model else None

@@ -32,7 +32,6 @@ from recllm.learn.features.candidates import CandidateCounts
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.models.scorer import Scorer, load_scorer, save_scorer
 from recllm.learn.models.sequence import SequenceWeights, load_sequence_model, save_sequence_model
-from recllm.learn.training.private.accounting import PrivacyGuarantee
 from recllm.recommend.recommender.lineage import GateReport, Lineage, Origin, RetrainCheck
 from recllm.recommend.recommender.registry import current, open_version, publish
 from recllm.recommend.recommender.serving_state import (
@@ -76,9 +75,6 @@ class Model:
     """Where a published version lies."""
     adapter: Path | None = None
     """Folder of the LoRA adapter whose vectors the scorer learned on; None for the encoder as it came."""
-    privacy: PrivacyGuarantee | None = None
-    """What it promises to every user of the log; None where it was trained without privacy. With it the model serves
-    from `recllm.recommend.recommender.private_model`, and its metrics are none: nothing was measured on people."""
 
 
 def save_model(model: Model, folder: Path) -> None:
@@ -96,7 +92,6 @@ def save_model(model: Model, folder: Path) -> None:
         "training": dict(model.training),
         "population": model.population.model_dump(mode="json"),
         "candidates": asdict(model.candidates),
-        "privacy": None if model.privacy is None else model.privacy.model_dump(mode="json"),
     }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     (folder / MODEL_FILE).write_text(text, encoding="utf-8")
@@ -119,7 +114,6 @@ def read_model(folder: Path, version: str | None = None) -> Model:
             folder=folder,
             interests=load_sequence_model(folder),
             adapter=folder / ADAPTER if (folder / ADAPTER).is_dir() else None,
-            privacy=PrivacyGuarantee(**record["privacy"]) if record.get("privacy") else None,
         )
     except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
         raise ModelError(f"{folder}: not a model of this version ({error}); train again") from error
@@ -146,7 +140,6 @@ def lineage_of(
         trained_until=training["until"],
         checks=tuple(checks),
         gate=gate,
-        privacy=model.privacy,
     )
 
 
@@ -213,12 +206,9 @@ def save_pretrained(
     facts: CardFacts | None = None,
 ) -> Path:
     """Writes what a trained recommender answers from into a new or empty folder. locale: of the texts. Raises
-    `UsageError` for an untrained one, a private one, whose answers need its own shop, and a folder that holds
-    something."""
+    `UsageError` for an untrained one, and a folder that holds something."""
     if model is None:
         raise UsageError("there is no trained model to save: call fit first")
-    if model.privacy is not None:
-        raise UsageError("a private model answers by a user's own past alone; copy its workspace instead")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} holds something already; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)

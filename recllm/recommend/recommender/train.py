@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ from recllm.shop.workspace.workspace import Workspace, log_end
 if TYPE_CHECKING:
     from recllm.learn.training.advise import Advice
     from recllm.learn.training.lora.tune import TunedEncoder
-    from recllm.recommend.recommender.lineage import RetrainCheck
     from recllm.text.encoder.onnx import OnnxExport
 
 logger = logging.getLogger(__name__)
@@ -79,7 +78,6 @@ def train_workspace(
     progress: Callable[[str], None] | None = None,
     lora: LoraSettings | None = None,
     tuned: TunedEncoder | None = None,
-    private: bool | None = None,
     **arguments: Any,
 ) -> Trained:
     """Train the scorer on people who agreed to it, of more than `scorer.learn_people` on a sample of them, and publish
@@ -88,21 +86,10 @@ def train_workspace(
     `training.advise` chooses the settings, and whether there is a sequence model; what the workspace's settings
     say stands above its advice, and `arguments`, fields of `ScorerTrainingSettings`, above both. lora: fine-tune the
     encoder first; its adapter becomes part of the model. tuned: what `tune_workspace` gave, instead of that.
-    private: learn under differential privacy, see `train_privately`; None where the settings ask for it;
-    it learns from all people, see `_training_data`. Raises `DataError` when the log is too small to learn
-    from, `PolicyError` for a training without privacy where the settings ask for it.
+    Raises `DataError` when the log is too small to learn from, `PolicyError` where no one agreed to it.
     """
     from recllm.recommend.recommender.recommender import Recommender
 
-    if private is None:
-        private = workspace.settings.privacy.required and tuned is None
-    if private:
-        if tuned is not None or arguments:
-            raise UsageError("a private training has settings of its own, privacy.*; leave out the others")
-        if lora is not None:
-            raise UsageError("--lora: the encoder is not trained under differential privacy; leave out --lora")
-        return train_privately(workspace, seed=seed, encoder=encoder, progress=progress)
-    refuse_without_privacy(workspace.settings)
     started, tell, erased = time.monotonic(), progress or logger.info, workspace.store().tombstones()
     people_limit = arguments.get("learn_people", workspace.settings.scorer.learn_people)
     data = _training_data(workspace, people_limit)
@@ -135,73 +122,8 @@ def train_workspace(
     )
 
 
-def train_privately(
-    workspace: Workspace,
-    *,
-    epsilon: float | None = None,
-    seed: int = 0,
-    encoder: Encoder | None = None,
-    progress: Callable[[str], None] | None = None,
-    parent: str | None = None,
-    checks: Sequence[RetrainCheck] = (),
-) -> Trained:
-    """Train the scorer under user-level differential privacy, and publish it.
-
-    Its cost is written to the workspace's ledger before anything is learned.
-
-    epsilon: of this training; the settings' without. seed: of negatives and first weights; noise cannot be repeated.
-    parent, checks: the version that it takes the place of, and why, where that is a retraining.
-    Raises `PolicyError` where the budget does not allow it, and then trains nothing; `MissingExtraError` without
-    Opacus.
-    """
-    from recllm.learn.training.private.accounting import PrivacyGuarantee, planned_mechanism
-    from recllm.recommend.recommender.lineage import Origin
-    from recllm.recommend.recommender.private_model import fit_private_model
-    from recllm.recommend.recommender.saved_model import lineage_of
-    from recllm.shop.workspace.privacy_ledger import PrivacyLedger
-
-    started, tell, settings = time.monotonic(), progress or logger.info, workspace.settings
-    erased = workspace.store().tombstones()
-    asked_for = {} if epsilon is None else {"epsilon": float(epsilon)}
-    limits = settings.privacy.model_copy(update={**asked_for, "seed": seed} if seed else asked_for)
-    data = _training_data(workspace)
-    guarantee = PrivacyGuarantee.of((planned_mechanism(data.n_users, limits),))
-    base = encoder or workspace_encoder(workspace)
-    ledger = PrivacyLedger(workspace.root)
-    ledger.spend(guarantee.epsilon, guarantee.delta, guarantee.mechanisms, limits, data.n_users)
-    budget = ledger.budget(limits, data.n_users)
-    tell(
-        f"private training: epsilon {guarantee.epsilon:.3g} is spent, {budget.epsilon_left:.3g} left in this workspace"
-    )
-    model = fit_private_model(
-        data,
-        base,
-        limits,
-        guarantee,
-        locale=settings.locale,
-        collaborative=settings.collaborative,
-        progress=tell,
-    )
-    lineage = None if parent is None else lineage_of(model, Origin.RETRAINED, parent, checks=checks)
-    version = publish_recommender(workspace, model, base, lineage=lineage, erased=erased, progress=tell)
-    return Trained(model_version=version, rows=len(data.events), seconds=time.monotonic() - started, metrics={})
-
-
-def refuse_without_privacy(settings: Settings) -> None:
-    """Raises `PolicyError` where the settings say that everything is trained privately."""
-    if settings.privacy.required:
-        raise PolicyError(
-            "this workspace learns from people under differential privacy alone (privacy.required), and this would "
-            "learn without; train with: recllm train --private"
-        )
-
-
 def _training_data(workspace: Workspace, people_limit: int | None = None) -> Dataset:
-    """Of the people who agreed to model training, of more than the limit a sample.
-
-    A private training has no limit: its promise is about one user more or less, and in a sample of fixed size one user
-    more takes another one's place, which would be a change of two.
-    """
+    """Of the people who agreed to model training, of more than the limit a sample."""
     gate, purpose = workspace.gate(), Purpose.MODEL_TRAINING
     data = gate.dataset(purpose, people_limit=people_limit)
     if not len(data.events):
@@ -224,13 +146,11 @@ def tune_workspace(
     """Fine-tune the encoder on people who agreed to training, in a folder of the cache.
 
     people_limit: of more people a sample; None for `scorer.learn_people`. An interrupted run of the same data and
-    settings goes on there. Raises what `recllm.learn.training.lora.tune.tune_encoder` does, and `PolicyError` where the
-    settings ask for privacy.
+    settings goes on there. Raises what `recllm.learn.training.lora.tune.tune_encoder` does.
     """
     from recllm.learn.training.lora.run_folder import run_folder_name
     from recllm.learn.training.lora.tune import tune_encoder
 
-    refuse_without_privacy(workspace.settings)
     arguments = LoraArguments.layered(workspace.settings.lora, lora)
     base = encoder or workspace_encoder(workspace)
     limit = people_limit or workspace.settings.scorer.learn_people

@@ -1,0 +1,84 @@
+"""Statistics of a sample of a shop's people, as if all had been counted.
+
+A scorer that learned from a tenth of a shop's people saw a tenth of each item's buyers; when it serves,
+buyers are counted over everybody. Features such as log(1 + buyers) would then lie where it never learned. So what is a
+number of people is multiplied by how many people each of the sample stands for (the Horvitz-Thompson estimate). Shares,
+days, prices and means per person stay as they are counted: they do not grow with a shop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from recllm.base.settings import CollaborativeSettings
+from recllm.learn.features.collaborative import CollaborativeStatistics
+from recllm.learn.models.sequence import SequenceModel
+from recllm.shop.data.catalogue import ItemGroups
+from recllm.shop.data.dataset import Dataset
+from recllm.shop.data.interactions import Floats
+from recllm.shop.data.people_sample import PeopleSample
+
+COUNTED = ("buyers_7", "buyers_28", "buyers_91", "buyers_ever", "buyers_7_before", "type_buyers_28")
+"""The statistics of items that are numbers of people."""
+
+
+def sample_statistics(
+    dataset: Dataset,
+    item_vectors: Floats,
+    settings: CollaborativeSettings | None = None,
+    basics: Floats | None = None,
+    interests: SequenceModel | None = None,
+    facets: ItemGroups | None = None,
+) -> CollaborativeStatistics:
+    """`CollaborativeStatistics.fit`, of a dataset that is a sample of people as if everybody had been counted."""
+    settings, sample = settings or CollaborativeSettings(), dataset.sample
+    if sample is None:
+        return CollaborativeStatistics.fit(dataset, item_vectors, settings, basics, interests, facets)
+    settings = sample_settings(settings, sample)
+    return _scaled(CollaborativeStatistics.fit(dataset, item_vectors, settings, basics, interests, facets), sample)
+
+
+def sample_settings(settings: CollaborativeSettings, sample: PeopleSample) -> CollaborativeSettings:
+    """By which to count over a sample, so that what is counted is near to what is counted over all: the ridge of what
+    goes with what is as much smaller as the sample, and of a smaller pool as large a share are neighbours."""
+    n_pool, n_all = (min(settings.neighbour_pool, n) for n in (sample.people, sample.of_people))
+    neighbours = max(1, round(settings.neighbours * n_pool / max(n_all, 1)))
+    return settings.model_copy(update={"item_item_l2": settings.item_item_l2 / sample.scale, "neighbours": neighbours})
+
+
+def _scaled(population: CollaborativeStatistics, sample: PeopleSample) -> CollaborativeStatistics:
+    """Numbers of people as if all had been counted; and the pool, to whose size they are held, as large as theirs would
+    be, with empty rows."""
+    factor, stats, n_pool = np.float32(sample.scale), population.stats, len(population.pool)
+    n_all = max(n_pool, min(population.settings.neighbour_pool, round(n_pool * sample.scale)))
+
+    def longer(rows: Any) -> Any:
+        """A sparse matrix with empty rows behind its own."""
+        from scipy.sparse import csr_matrix
+
+        indptr = np.pad(rows.indptr, (0, n_all - n_pool), mode="edge")
+        return csr_matrix((rows.data, rows.indices, indptr), shape=(n_all, rows.shape[1]))
+
+    groups = {
+        name: replace(
+            sales,
+            arrival_rate=sales.arrival_rate * factor,
+            votes=None if sales.votes is None else longer(sales.votes),
+        )
+        for name, sales in population.group_statistics.items()
+    }
+    basics = population.pool_basics
+    return replace(
+        population,
+        stats=replace(stats, **{name: getattr(stats, name) * factor for name in COUNTED}),
+        pool=np.pad(population.pool, (0, n_all - n_pool), constant_values=-1),
+        profiles=longer(population.profiles),
+        recent=longer(population.recent),
+        decayed=longer(population.decayed),
+        arrived=replace(population.arrived, got=population.arrived.got * factor),
+        group_statistics=groups,
+        pool_basics=None if basics is None else np.pad(basics, ((0, n_all - n_pool), (0, 0))),
+    )
