@@ -234,21 +234,6 @@ def real_trials(record: dict[str, Any]) -> str:
     return table(("Qini x 1,000", *trials, *(f"{name}, arms shuffled" for name in placebo)), rows)
 
 
-def share_interval(figures: dict[str, float]) -> str:
-    value = next(value for name, value in figures.items() if name in ("accuracy", "won_back"))
-    return f"{value:.3f} [{figures['low']:.3f}, {figures['high']:.3f}]"
-
-
-def effect_systems(record: dict[str, Any]) -> str:
-    """Accuracy of each system, held out and cross-validated."""
-    rows = [
-        (f"**{name}**" if name == "recllm" else name, share_interval(parts["ALL"]), share_interval(checked))
-        for name, parts in record["systems"].items()
-        if (checked := record["cross_validation"][name])
-    ]
-    return table(("system", "held out", "cross-validated"), rows)
-
-
 def comprehensiveness(record: dict[str, Any]) -> dict[str, float]:
     return {system: slices["ALL"]["comprehensiveness@1"] for system, slices in record["systems"].items()}
 
@@ -274,8 +259,6 @@ def page() -> str:
         "looped": looped,
         "per_thousand": per_thousand,
         "real_trials": real_trials,
-        "share_interval": share_interval,
-        "effect_systems": effect_systems,
         "first50": lambda record, system: f"{record['systems'][system]['ALL']['precision@50']:.1%}",
         "hashes": lambda: table(("data", "old", "new"), [(name, *pair) for name, pair in OLD_AND_NEW_HASHES.items()]),
     }

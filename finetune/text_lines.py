@@ -1,15 +1,9 @@
-"""What the recipes learn from, as files of one JSON object a line: texts that a shop approved, and A/B tests.
+"""What a recipe learns from, as a file of one JSON object a line: texts that a shop approved.
 
     {"item": {"id": "b", "title": "Sandwich buns", ...}, "locale": "en", "channel": "push",
      "parts": {"title": "Sandwich buns for lunch", "body": "In stock today, at $2.49."}}
 
 `parts` are those of the channel. A text that the checks forbid is not learned.
-
-    {"test": "spring", "a": "Soft buns.", "b": "Buns.", "wins_a": 31, "shown_a": 900, "wins_b": 20, "shown_b": 880,
-     "reason": "together", "channel": "push", "fold": 0}
-
-`a` and `b` were shown at random in one test, `wins` are the showings with an answer; `reason`, `channel` and `fold` may
-be left out.
 """
 
 from __future__ import annotations
@@ -19,15 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from recllm.base.errors import DataError, RecllmError
-from recllm.learn.models.effect import TextPair, in_context
 from recllm.market.adcopy.brief import brief
 from recllm.market.adcopy.channels import channel_named
-from recllm.market.adcopy.packs import FilledText, parse
+from recllm.market.adcopy.packs import parse
 from recllm.market.adcopy.request import CopyRequest, checked_locale
 from recllm.market.adcopy.sayable import sayable_facts
 from recllm.market.adcopy.situation import situation_of
@@ -105,58 +98,3 @@ def split(pairs_of_items: Iterable[tuple[Pair, str]], *, share: float = 0.1) -> 
 
 def is_held_back(item_id: str, share: float) -> bool:
     return int.from_bytes(sha256(item_id.encode()).digest()[:4]) < share * 2**32
-
-
-# --- A/B tests --------------------------------------------------------------------------------------------------------
-
-
-def _not_boolean(value: object) -> object:
-    return "" if isinstance(value, bool) else value
-
-
-WholeNumber = Annotated[int, Field(ge=0), BeforeValidator(_not_boolean)]
-
-
-class _PairLine(StrictLine):
-    test: FilledText = Field(description="a string")
-    a: FilledText = Field(description="a text")
-    b: FilledText = Field(description="a text")
-    wins_a: WholeNumber = Field(description="a whole number at least 0")
-    shown_a: WholeNumber = Field(description="a whole number above 0")
-    wins_b: WholeNumber = Field(description="a whole number at least 0")
-    shown_b: WholeNumber = Field(description="a whole number above 0")
-    reason: str | None = Field(None, description="a string")
-    channel: str | None = Field(None, description="a string")
-    fold: WholeNumber | None = Field(None, description="a whole number at least 0")
-
-
-def read_pairs(file: Path) -> list[TextPair]:
-    """The pairs of a file in UTF-8; blank lines are skipped. Raises `DataError` with file and line for a faulty one,
-    for a test in two folds, for a fold given to some lines only, and for a pair that stands twice in its test."""
-    pairs: list[TextPair] = []
-    folds: dict[str, tuple[int | None, str]] = {}
-    line_of_pair: dict[tuple[str, frozenset[str]], str] = {}
-    for where, values in read_json_lines(file):
-        try:
-            line = parse(_PairLine, values, owner="a pair")
-            pair = TextPair(**dict(line))
-        except DataError as error:
-            raise DataError(f"{where}: no pair: {error}") from error
-        fold, first = folds.setdefault(pair.test, (pair.fold, where))
-        if fold != pair.fold:
-            raise DataError(
-                f"{where}: the test {pair.test!r} is in the fold {pair.fold}, and in {fold} at {first}; a test belongs "
-                "to one fold whole, or a model is judged by what it learned from"
-            )
-        if pairs and (pairs[0].fold is None) != (pair.fold is None):
-            raise DataError(f"{where}: some lines have a fold and some have none; give one to all, or to none")
-        key = pair.test, frozenset(in_context(text, pair.reason, pair.channel) for text in (pair.a, pair.b))
-        if key in line_of_pair:
-            raise DataError(
-                f"{where}: the test {pair.test!r} has these two texts at {line_of_pair[key]} already; add them up"
-            )
-        line_of_pair[key] = where
-        pairs.append(pair)
-    if not pairs:
-        raise DataError(f"{file} has no pair; give one JSON object a line")
-    return pairs

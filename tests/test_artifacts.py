@@ -322,7 +322,7 @@ def test_a_half_written_decision_spoils_no_other(tmp_path: Path) -> None:
 def test_a_version_of_private_training_is_listed_and_not_opened(tmp_path: Path) -> None:
     private = lineage(None).model_copy(update={"privacy": {"epsilon": 2.0}})
     version = artifacts.publish(tmp_path, write, lineage=private)
-    with pytest.raises(ModelError, match=r"under differential privacy, .* train another one: recllm train -w"):
+    with pytest.raises(ModelError, match="private training, which is gone; train another: recllm train"):
         artifacts.open_version(tmp_path)
     assert [manifest.version for manifest in artifacts.versions(tmp_path)] == [version]
     assert artifacts.open_version(tmp_path, artifacts.publish(tmp_path, write)).is_dir(), "another one takes its place"

@@ -157,6 +157,16 @@ def test_a_changed_record_is_refused(tmp_path: Path) -> None:
         load(tmp_path, record.id)
 
 
+def test_a_record_that_names_an_effect_model_opens_and_cannot_be_replayed(tmp_path: Path) -> None:
+    _, record = first_recorded(REQUEST)
+    earlier = replace(record, effect="0f" * 32)
+    earlier = replace(earlier, id=earlier.digest())
+    save(earlier, tmp_path)
+    assert load(tmp_path, earlier.id) == earlier
+    with pytest.raises(GenerationError, match="effect model had the hash '0f0f0f0f0f0f', now it is ''"):
+        replay(earlier)
+
+
 def test_another_generator_cannot_replay() -> None:
     _, record = first_recorded(REQUEST)
     with pytest.raises(GenerationError, match="generator had the hash"):

@@ -33,7 +33,6 @@ from recllm.learn.training.lora.examples import (
     judge,
     past_questions,
 )
-from recllm.learn.training.lora.tower import Tower
 from recllm.learn.training.lora.tune import tune_encoder
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import decay, matrix
@@ -250,15 +249,6 @@ def test_the_judgement_is_by_the_nearest_items_of_the_history() -> None:
         gains.append(sum(1 / np.log2(rank + 2) for rank, i in enumerate(best) if i in right) / ideal)
     metrics = judge([group], rows, np.arange(DATA.n_items))
     assert metrics["ndcg@20_new"] == metrics["goal"] == pytest.approx(np.mean(gains), rel=1e-6)
-
-
-def test_a_tower_gives_the_encoders_rows(folder: Path) -> None:
-    encoder = HuggingFaceEncoder(find_weights(folder), progress=False)
-    before = encoder.encode(TEXTS)
-    tower = Tower(encoder, TEXTS, rank=8, top_layers=1, seed=0)
-    rows = tower.rows(np.array([2, 0, 2]))
-    assert np.allclose(rows.detach().numpy(), before[[2, 0, 2]], atol=1e-6) and rows.requires_grad
-    assert {name.split(".lora_")[0].split(".layer.")[1][0] for name in tower.state()} == {"1"}
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,10 @@ from tables import table
 from waiting import until
 
 from recllm.base.errors import PolicyError, UnknownIdError
-from recllm.base.files import write_whole
 from recllm.base.policy import Policy
 from recllm.base.schema import SESSION_PREFIX, Purpose
 from recllm.base.settings import ServiceSettings
 from recllm.doors.service.jobs import Background, JobState
-from recllm.doors.service.live import LiveShop
-from recllm.learn.models.effect import CARD
-from recllm.market.adcopy.ads import EFFECT
 from recllm.market.audiences import audience, probabilities
 from recllm.market.audiences.exclusions import ExclusionReason
 from recllm.recommend.recommender.train import train_workspace
@@ -672,53 +668,6 @@ def test_a_key_without_the_scope_people_gets_rounded_figures_and_no_customer(fol
 
 
 # --- ad texts --------------------------------------------------------------------------------------------------------
-
-
-class _Backwards:
-    """An effect model that finds the last line the best."""
-
-    fingerprint = "backwards"
-
-    def order(self, texts: Sequence[str], reason: str | None = None, channel: str | None = None) -> list[int]:
-        return list(reversed(range(len(texts))))
-
-
-def test_what_ab_tests_taught_orders_the_lines_of_an_ad(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {"user_id": "u00", "channel": "push"}
-    with serving(folder, settings=FAST) as client:
-        plain = ask(client, "/v1/copy", asked)
-    opened = []
-    monkeypatch.setattr("recllm.market.adcopy.ads.effect_model", lambda shop: opened.append(shop) or _Backwards())
-    (folder / EFFECT).mkdir()
-    write_whole(folder / EFFECT / CARD, "{}")
-    with serving(folder, settings=FAST) as client:
-        ordered = [ask(client, "/v1/copy", asked) for _ in range(2)]
-    assert len(opened) == 1 and ordered[0]["text"] == ordered[1]["text"] != plain["text"]
-    assert all(text["verdict"] == "pass" and text["item_id"] == plain["item_id"] for text in ordered)
-
-
-def test_an_effect_model_is_exchanged_and_taken_away_without_a_restart(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[str] = []
-
-    def read_card(shop: Workspace) -> str:
-        opened.append((shop.root / EFFECT / CARD).read_text())
-        return opened[-1]
-
-    monkeypatch.setattr("recllm.market.adcopy.ads.effect_model", read_card)
-    shop = LiveShop(Workspace.open(folder), "shop")
-    card = folder / EFFECT / CARD
-    card.parent.mkdir()
-    for content in (None, "first", "first", "second", None, "first"):
-        if content is None:
-            card.unlink(missing_ok=True)
-        elif opened[-1:] != [content]:
-            write_whole(card, content)
-        shop.update()
-        assert [shop.effect(), shop.effect()] == [content, content]
-    assert opened == ["first", "second", "first"]
-    shop.close()
 
 
 # --- occasions -------------------------------------------------------------------------------------------------------

@@ -195,17 +195,6 @@ class CopywriterSettings(FrozenModel):
     """Languages that the tuned model writes."""
 
 
-class EffectSettings(FrozenModel):
-    """Learning from A/B tests which texts people answer: see `recllm.learn.training.lora.effect`."""
-
-    section: ClassVar[str] = "effect"
-
-    epochs: CountOrZero = 3
-    """Passes over the pairs; 0 leaves the encoder as it is and learns the linear score alone."""
-    max_minutes: Positive | None = 20.0
-    """Time limit: no epoch begins that would probably end later. Every member makes one in any case."""
-
-
 class PredictionSettings(FrozenModel):
     """Predictions of what users will do."""
 
@@ -361,7 +350,6 @@ class Settings(FrozenModel):
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()
     lora: LoraSettings = LoraSettings()
     copywriter: CopywriterSettings = CopywriterSettings()
-    effect: EffectSettings = EffectSettings()
     propensity: PredictionSettings = PredictionSettings()
     occasions: OccasionSettings = OccasionSettings()
     retraining: RetrainingSettings = RetrainingSettings()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,8 +63,6 @@ class CopyOptions(AdQuestion, Answering, Batching):
     """Texts that differ for each person, at most."""
     voice: Path | None = None
     """The brand's voice, as TOML."""
-    effect: Path | None = None
-    """A model of which text works (finetune/effect.py); the workspace's effect/ otherwise."""
 
 
 def copy(
@@ -106,26 +103,21 @@ def copy(
 def replayed(
     question: CopyOptions, record_id: str, workspace: Path, packs: Sequence[Pack], records: Path | None
 ) -> AdCopy:
-    """The text of a record, made again. Generator and adapter are the record's, unless the question names others; the
-    model that ordered its texts is the workspace's, unless `effect` is its folder."""
-    from recllm.market.adcopy.ads import effect_model, open_generator
+    """The text of a record, made again. Generator and adapter are the record's, unless the question names others."""
+    from recllm.market.adcopy.ads import open_generator
     from recllm.market.adcopy.record import load, replay
 
     record = load(records or workspace / RECORDS, record_id)
     tuned = question.adapter or (Path(record.adapter) if record.adapter else None)
     with open_generator(question.generator or record.generator_spec, workspace / "cache", adapter=tuned) as model:
-        ordered_by = None
-        if record.effect:
-            with open_shop(workspace) as shop:
-                ordered_by = effect_model(shop, question.effect)
-        return replay(record, generator=model, packs=packs, effect=ordered_by)
+        return replay(record, generator=model, packs=packs)
 
 
 def written_texts(
     question: CopyOptions, people: list[str], workspace: Path, pack: list[str] | None, record: Path | None
 ) -> list[AdCopy]:
     """The texts for these people, each with its record."""
-    from recllm.market.adcopy.ads import effect_model, write_ads
+    from recllm.market.adcopy.ads import write_ads
     from recllm.market.adcopy.request import load_voice
     from recllm.recommend.recommender.shop_recommender import open_recommender
 
@@ -138,7 +130,6 @@ def written_texts(
             generator=question.generator or "template",
             packs=_packs(pack),
             voice=load_voice(question.voice) if question.voice else None,
-            effect=effect_model(shop, question.effect),
             records=record or workspace / RECORDS,
             **{name: getattr(question, name) for name in asked_fields},
         )
@@ -167,20 +158,9 @@ def check(
     at: Annotated[str | None, typer.Option("--at", help="Time at which offers are judged; default: now.")],
     pack: Packs,
     voice: VoiceFile,
-    rank: Annotated[
-        bool, typer.Option("--rank", help="Instead: rank the texts by what A/B tests taught; fields: group, reason.")
-    ] = False,
-    model: Annotated[Path | None, typer.Option(help="Folder of the model of --rank; the workspace's effect/ else.")],
 ) -> Answer:
     """Check ad texts of any author: each passes, is held for a person, or is blocked. A workspace adds its approved
-    words. Ends with 2 when a text does not pass or a line cannot be read, with 3 when there is nothing to check.
-
-    --rank lists them best first within each group instead, by a model of A/B tests (finetune/effect.py). The score is
-    the expected difference from the mean of the group, with its 95 % interval."""
-    if rank:
-        from recllm.market.adcopy.ads import EFFECT
-
-        return rank_texts_of_file(file, model or workspace / EFFECT)
+    words. Ends with 2 when a text does not pass or a line cannot be read, with 3 when there is nothing to check."""
     from recllm.market.adcopy.request import load_voice
     from recllm.market.adcopy.submissions import Submission, UnreadableLine, judge, read_submissions, reviews_document
     from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
@@ -223,32 +203,6 @@ def check(
     summary = f"{of_texts}; {counts}, {count_text(len(unreadable), 'line')} unreadable"
     lines = itertools.chain.from_iterable(itertools.starmap(_lines, reviews))
     return Answer(document, lines, [summary], typer.Exit(2) if passed < len(entries) else None)
-
-
-def rank_texts_of_file(file: Path, model: Path) -> Answer:
-    """Texts by the expected difference from the mean of their group, best first; equal texts share a rank."""
-    from recllm.learn.models.effect import load_effect, rank_texts
-    from recllm.market.adcopy.submissions import TextToRank, UnreadableLine, ranking_document, read_texts_to_rank
-
-    entries = list(read_texts_to_rank(file))
-    texts = [entry for entry in entries if isinstance(entry, TextToRank)]
-    unreadable = [entry for entry in entries if isinstance(entry, UnreadableLine)]
-    for line in unreadable:
-        note(f"{file}, line {line.line_no}: {line.message}")
-    if not entries:
-        raise NothingToDo(f"{file} has no text to rank; give one JSON object a line")
-    effect = load_effect(model)
-    ranked = rank_texts(effect, [text.in_context for text in texts], [text.group or "" for text in texts])
-    best_first = sorted(zip(texts, ranked, strict=True), key=lambda pair: (pair[0].group or "", pair[1].rank))
-    rows = []
-    for text, ranked_text in best_first:
-        percent = (
-            f"{100 * math.expm1(value):+.0f} %" for value in (ranked_text.score, ranked_text.low, ranked_text.high)
-        )
-        rows.append((text.group or "", ranked_text.rank, text.id, *percent, text.text))
-    header = ["group", "rank", "id", "answers", "from", "to", "text"]
-    document = ranking_document(effect.name, texts, ranked, unreadable)
-    return Answer(document, table(rows, header), problem=typer.Exit(2) if unreadable else None)
 
 
 def vocabulary(

@@ -11,7 +11,6 @@ from contextlib import suppress
 from recllm.base.errors import StoreError
 from recllm.base.files import lock_file
 from recllm.doors.privacy.certificate import CERTIFICATE_FILES
-from recllm.market.adcopy.ads import EFFECT
 from recllm.market.adcopy.vocabulary import FILE as VOCABULARY
 from recllm.market.campaigns.derived_records import FINE_TUNING, LEARNED, QUERY_VECTORS, SERVED, UNFINISHED
 from recllm.market.campaigns.drafts import FILES as CAMPAIGN_FILES
@@ -25,6 +24,7 @@ from recllm.shop.workspace.workspace import NEXT_KEY, SETTINGS_FILE, SNAPSHOT, W
 from recllm.text.domains import FOLDER as DOMAINS
 from recllm.text.encoder.cache import CACHE_FILE
 
+OF_EARLIER_RELEASES = ("privacy_budget.jsonl", "effect")
 _PAGES = ("report.json", "report.html")
 """Of `recllm start` and `recllm start --demo`: slates, texts and a profile of some people, and the same for the eye."""
 
@@ -72,7 +72,7 @@ REGISTRY = records.RecordRegistry(
         ),
         records.PersonalRecords(
             name="what the shop set and wrote",
-            files=(SETTINGS_FILE, "privacy_budget.jsonl", VOCABULARY, DOMAINS, CAMPAIGN_FILES, EFFECT, "console.jsonl"),
+            files=(SETTINGS_FILE, VOCABULARY, DOMAINS, CAMPAIGN_FILES, "console.jsonl", *OF_EARLIER_RELEASES),
             in_backup=True,
             leftovers=(f"{CAMPAIGN_FILES}/.*.lock",),
         ),

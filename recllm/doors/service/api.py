@@ -207,7 +207,7 @@ def copy(body: CopyTextRequest, caller: MayMarket) -> AdCopy:
 
     fields = {name: getattr(body, name) for name in ("item_id", "intent", "objective", "channel", "locale")}
     shop = caller.shop
-    return write_ads(shop.workspace, shop.recommender(), [body.user_id], effect=shop.effect(), **fields).texts[0]
+    return write_ads(shop.workspace, shop.recommender(), [body.user_id], **fields).texts[0]
 
 
 @operation(router, "POST", "/v1/copy/check", "marketing")

@@ -36,7 +36,6 @@ from recllm.base.schema import Slate, SlateStatus, Table
 from recllm.doors.service.everybody import Everybody, ShopMarks
 from recllm.doors.service.finder import Finder
 from recllm.doors.service.requests import SlateRequest
-from recllm.market.adcopy.ads import EFFECT
 from recllm.market.experiments.slates import (
     SlateExperiment,
     list_experiments,
@@ -56,7 +55,6 @@ from recllm.text.log_lines import log_to_stderr
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from recllm.learn.models.effect import EffectModel
     from recllm.recommend.recommender.recommender import Recommender
 
     Opened = tuple[ShopMarks, Recommender]
@@ -68,8 +66,6 @@ T = TypeVar("T")
 
 NEVER = -1
 """No load of consent: of a recommender that is older than the store's consent may be."""
-EffectMark = tuple[int, int]
-"""Time of the last change and inode of an effect model's card, which is written last and removed first."""
 
 
 class LiveShop:
@@ -90,7 +86,6 @@ class LiveShop:
         """Why the store could not be read when it was last tried; None when it could."""
         self.finder = Finder()
         self.everybody = Everybody(workspace)
-        self._effect: tuple[EffectMark | None, EffectModel | None] = None, None
         self._followers = followers
         self._lock = Lock()
         self._opened: Opened | None = None
@@ -128,16 +123,6 @@ class LiveShop:
         if self._opened is None:
             raise StoreError(self.problem or f"the shop {self.name} is being opened; try again in a few seconds")
         return self._opened[1].at(present(self.workspace))
-
-    def effect(self) -> EffectModel | None:
-        """The model of which text works, opened by the first caller; None without one. Raises `ModelError`."""
-        mark, model = self._effect
-        if mark is not None and model is None:
-            from recllm.market.adcopy.ads import effect_model
-
-            model = effect_model(self.workspace)
-            self._effect = mark, model
-        return model
 
     def once_a_day(self, figures: FigureGate, question: tuple[object, ...], compute: Callable[[], T]) -> T:
         """Figures of groups; callers without exact ones get the first answer of the day (UTC)."""
@@ -199,9 +184,6 @@ class LiveShop:
             with self.workspace.store().read() as reader:
                 load_no = reader.marks().load_no
             self.store_problem = None
-            effect = _effect_mark(self.workspace)
-            if effect != self._effect[0]:
-                self._effect = effect, None
             old, problem = self._opened, None
             try:
                 version = usable_version(self.workspace)
@@ -283,16 +265,6 @@ class LiveShop:
             if self.problem not in (None, before):
                 logger.warning("not served: %s", self.problem, extra={"shop": self.name})
             self._closing.wait(self.workspace.settings.service.watch_seconds)
-
-
-def _effect_mark(workspace: Workspace) -> EffectMark | None:
-    from recllm.learn.models.effect import CARD
-
-    try:
-        status = (workspace.root / EFFECT / CARD).stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino
 
 
 ANSWER_SECONDS = 60.0

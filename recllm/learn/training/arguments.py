@@ -6,13 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, Strict
 
-from recllm.base.documents import Count, CountOrZero, Flag, Text
+from recllm.base.documents import Count, CountOrZero, Flag
 from recllm.base.settings import (
     CopywriterSettings,
-    Dropout,
-    EffectSettings,
-    Folds,
-    LearningRate,
     LoraSettings,
     Rank,
     Seed,
@@ -59,23 +55,4 @@ class CopywriterArguments(CopywriterSettings):
     """Examples of a step per device."""
     warmup_steps: CountOrZero = 10
     """First steps, in which the learning rate rises."""
-    seed: Seed = 0
-
-
-class EffectArguments(EffectSettings):
-    """How a model of which text people answer is learned from A/B tests."""
-
-    section: ClassVar[str] = ""
-
-    members: Folds = 3
-    """Models, each learned without one fold of the tests, which judge it; their weights' mean is the result."""
-    learning_rate: LearningRate = 8e-4
-    rank: Rank = 16
-    dropout: Dropout = 0.1
-    batch_texts: Count = 64
-    """Distinct texts of a step, at least; whole tests are drawn, and each text is encoded once."""
-    head_learning_rate: LearningRate = 2e-3
-    """Of the linear score."""
-    device: Text | None = None
-    """cpu, cuda or cuda:1; None for the fastest."""
     seed: Seed = 0

@@ -31,14 +31,10 @@ from recllm.shop.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from recllm.base.schema import Recommendation
-    from recllm.learn.models.effect import EffectModel
     from recllm.market.adcopy.packs import Pack
     from recllm.market.adcopy.request import PersonFacts, Voice
     from recllm.recommend.recommender.recommender import Recommender
 
-
-EFFECT = "effect"
-"""Folder of a workspace with its model of which text works."""
 
 AD_CHOICE = 5
 """An ad is for the first of these items that may be advertised."""
@@ -73,7 +69,6 @@ def write_ads(
     voice: Voice | None = None,
     occasion: Occasion | None = None,
     variants: int = 1,
-    effect: EffectModel | None = None,
     records: Path | None = None,
     by_pseudonym: bool = False,
 ) -> Ads:
@@ -82,9 +77,9 @@ def write_ads(
 
     The customers are `users`, or those of `slates` that were made before. A generative model is used only for customers
     who agreed to it, by the generator's `purpose`; the others get texts of frames. A local one that is given by name,
-    with its `adapter`, runs in a process of its own, and texts go on without it when it fails. `effect` orders the
-    texts that pass the checks. `records` is the folder that receives what makes a text again. An item of a sensitive
-    category is never advertised to a person. by_pseudonym: the people are pseudonyms, and `recommender` takes them.
+    with its `adapter`, runs in a process of its own, and texts go on without it when it fails. `records` is the folder
+    that receives what makes a text again. An item of a sensitive category is never advertised to a person.
+    by_pseudonym: the people are pseudonyms, and `recommender` takes them.
 
     Raises `PolicyError` for a customer without consent to personalisation or to the channel, `NothingToDo` where no
     customer gets a text.
@@ -157,7 +152,6 @@ def write_ads(
                     generator_spec=generator if isinstance(generator, str) else "",
                     adapter=str(adapter or ""),
                     user_id=slate.user_id,
-                    effect=effect,
                 )
                 if not written:
                     why = "nothing that is known of the customer and the products makes a text for this channel"
@@ -174,16 +168,6 @@ def write_ads(
         error = PolicyError if reason.startswith("sensitive") else NothingToDo
         raise error(f"no text was written: {reason}")
     return Ads(tuple(texts), left_out)
-
-
-def effect_model(workspace: Workspace, folder: Path | None = None) -> EffectModel | None:
-    """The model in `folder`, else the workspace's own; None where it has none. Raises `ModelError` for a bad one."""
-    from recllm.learn.models.effect import CARD, load_effect
-
-    workspace_folder = workspace.root / EFFECT
-    if folder is None and not (workspace_folder / CARD).exists():
-        return None
-    return load_effect(folder or workspace_folder)
 
 
 def wording_of(user_id: str) -> int:

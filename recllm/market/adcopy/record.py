@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -37,9 +37,6 @@ from recllm.market.adcopy.verify.case import Violation
 from recllm.market.adcopy.write import TEMPLATE, write_copy
 from recllm.text.domains import SHOP, domain_of
 from recllm.text.templates import Prompts
-
-if TYPE_CHECKING:
-    from recllm.learn.models.effect import EffectModel
 
 _ID = re.compile(r"[0-9a-f]{64}")
 
@@ -60,7 +57,8 @@ class CopyRecord:
     generator_sha256: str
     """Of its weights and its sampling, where it says so, else of its name."""
     effect: str = ""
-    """Fingerprint of the effect model that ordered the texts; empty without one."""
+    """Fingerprint of a model that ordered the texts, in a record of an earlier release; such a text cannot be made
+    again."""
     words_by: str
     verdict: str = ""
     """What the checks made of the text; "" in a record from before there were verdicts."""
@@ -85,11 +83,10 @@ def write_recorded(
     generator_spec: str = TEMPLATE,
     adapter: str = "",
     user_id: str | None = None,
-    effect: EffectModel | None = None,
 ) -> tuple[tuple[AdCopy, CopyRecord], ...]:
     """The texts of `write_copy`, each with its record, whose id stands in `AdCopy.record_id`. The person stands in the
     texts and not in the records. Raises what `write_copy` raises."""
-    copies = write_copy(request, generator=generator, effect=effect)
+    copies = write_copy(request, generator=generator)
     if any(check.guarantee == "G16" for copy in copies[:1] for _, faults in copy.rejected for check in faults):
         generator = None  # it failed: the text is the template's, and comes again without it
     values = plain(replace(request, packs=()))
@@ -104,7 +101,6 @@ def write_recorded(
             generator_spec=generator_spec if generator else TEMPLATE,
             adapter=adapter if generator else "",
             generator_sha256=_fingerprint(generator),
-            effect=effect.fingerprint if effect else "",
             words_by=copy.generator,
             verdict=copy.verdict.value,
             template_version=copy.template_version,
@@ -123,7 +119,6 @@ def replay(
     *,
     generator: Generator | None = None,
     packs: Iterable[Pack] = (),
-    effect: EffectModel | None = None,
 ) -> AdCopy:
     """Makes the text of a record again; a shop's own rule packs are given as `packs`.
 
@@ -136,7 +131,7 @@ def replay(
     used |= {p.name: p for p in packs if p.name in record.packs}
     for what, before, now in (
         ("generator", record.generator_sha256, _fingerprint(generator)),
-        ("effect model", record.effect, effect.fingerprint if effect else ""),
+        ("effect model", record.effect, ""),
         ("prompts", record.prompts_sha256, prompts_sha256(domain_of(str(record.request.get("locale", ""))))),
         ("word lists", record.lists_sha256, lists_sha256()),
         *((f"rule pack {name}", was, used[name].sha256 if name in used else "") for name, was in record.packs.items()),
@@ -145,7 +140,7 @@ def replay(
             raise GenerationError(f"record {short}: its {what} had the hash {before[:12]!r}, now it is {now[:12]!r}")
     request = TypeAdapter(CopyRequest).validate_python(record.request)
     request = replace(request, packs=tuple(used[name] for name in record.packs))
-    copies = write_copy(request, generator=generator, effect=effect)
+    copies = write_copy(request, generator=generator)
     if len(copies) <= record.variant or copies[record.variant].text != record.text:
         raise GenerationError(
             f"record {short}: prompts, lists, packs and weights are the same, but the text came out differently "

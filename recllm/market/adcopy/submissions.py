@@ -1,12 +1,10 @@
-"""Files of one JSON object a line: texts that anyone wrote, with what the checks say about each; and texts to be ranked
-by what A/B tests taught.
+"""Files of one JSON object a line: texts that anyone wrote, with what the checks say about each.
 
     {"id": "a1", "text": "...", "channel": "push", "locale": "en", "item": {"title": "...", "price": "2.49", ...},
      "offer": {"type": "percent", "value": 20, "start": "...", "end": "..."}, "packs": ["us_ftc"],
      "known_brands": ["Acme"], "evidence": {"award": "..."}}
 
-`id`, `text`, `channel`, `locale` and `item.title` are needed; without `packs`, all of them are applied. Ranked are
-lines of `id`, `text` and, with several groups, `group`; `reason` and `channel` may be left out.
+`id`, `text`, `channel`, `locale` and `item.title` are needed; without `packs`, all of them are applied.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -34,9 +32,6 @@ from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice
 from recllm.market.adcopy.verify.grounding import UngroundedWord
 from recllm.market.adcopy.verify.guarantees import Review, review
 from recllm.text.domains import SHOP, in_domain
-
-if TYPE_CHECKING:  # checking texts does without arrays
-    from recllm.learn.models.effect import RankedText
 
 _NEXT_WORD = re.compile(r" [A-Za-z]+(?:['’][A-Za-z]+)?")
 _LAST_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]+(?:['’][A-Za-z]+)? $")
@@ -293,50 +288,3 @@ def reviews_document(
         "results": results,
         "unreadable": plain(unreadable),
     }
-
-
-# --- texts to rank by what A/B tests taught --------------------------------------------------------------------------
-
-
-class TextToRank(StrictLine):
-    """A line of a file of texts to be ranked."""
-
-    id: FilledText = Field(description="a string")
-    text: FilledText = Field(description="a text")
-    group: str | None = Field(None, description="a string")
-    """Texts are compared within it."""
-    reason: str | None = Field(None, description="a string")
-    channel: str | None = Field(None, description="a string")
-
-    @property
-    def in_context(self) -> str:
-        from recllm.learn.models.effect import in_context
-
-        return in_context(self.text, self.reason, self.channel)
-
-
-def read_texts_to_rank(file: Path) -> Iterator[TextToRank | UnreadableLine]:
-    """The texts of a file in UTF-8, and the lines that are none, such as one whose text is empty; blank lines are
-    skipped. An id that occurs twice is read the first time only."""
-    ids: set[str] = set()
-    for number, content in filled_lines(file):
-        try:
-            line = parse(TextToRank, json_object(content), owner="the line")
-            if line.id in ids:
-                raise DataError(f"the id {line.id!r} occurs twice; each text needs its own")
-        except RecllmError as error:
-            yield UnreadableLine(line_no=number, message=str(error))
-            continue
-        ids.add(line.id)
-        yield line
-
-
-def ranking_document(
-    model: str,
-    texts: Sequence[TextToRank],
-    ranked: Sequence[RankedText],
-    unreadable: Sequence[UnreadableLine] = (),
-) -> dict[str, Any]:
-    """Ranked texts in the order of the file, and the lines that could not be read, as JSON has them."""
-    results = [{"id": text.id, **plain(ranked_text)} for text, ranked_text in zip(texts, ranked, strict=True)]
-    return {"model": model, "results": results, "unreadable": plain(unreadable)}

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from recllm.base.errors import GenerationError
 from recllm.base.schema import AdCopy, Check, CopyVerdict, Generator
@@ -25,32 +24,24 @@ from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify.guarantees import review
 from recllm.text.domains import without_domain
 
-if TYPE_CHECKING:  # writing without it does without arrays
-    from recllm.learn.models.effect import EffectModel
-
 TEMPLATE = "template"
 """What `AdCopy.generator` says of texts from frames."""
 _MOST_TRIED = 24
 """Texts that are checked for one that passes."""
-_EFFECT_CHOICE = 8
-"""Texts that pass among which an effect model chooses."""
+_REJECTED_SHOWN = 8
+"""Texts that were stopped, of those that an `AdCopy` names."""
 
 Rejected = tuple[str, tuple[Check, ...]]
 """A text that was stopped, and the checks that it failed."""
 
 
-def write_copy(
-    request: CopyRequest,
-    *,
-    generator: Generator | None = None,
-    effect: EffectModel | None = None,
-) -> tuple[AdCopy, ...]:
+def write_copy(request: CopyRequest, *, generator: Generator | None = None) -> tuple[AdCopy, ...]:
     """Up to `request.variants` texts that differ; none where no frame holds, as nothing is better than a silly text.
 
     The same arguments give the same texts. A text that passes is preferred to one that a person must judge; where all
-    fail, the first of them is returned with what is wrong, such as an offer that a law forbids. With `effect`, texts
-    that pass are ordered by what A/B tests taught. A generator writes first, where it may: its texts that pass come
-    before those of frames. `AdCopy.rejected` holds what was stopped and why.
+    fail, the first of them is returned with what is wrong, such as an offer that a law forbids. A generator
+    writes first, where it may: its texts that pass come before those of frames. `AdCopy.rejected` holds what was
+    stopped and why.
 
     Raises `UsageError` for a channel that takes no text for a customer.
     """
@@ -65,10 +56,9 @@ def write_copy(
     if generator is not None and _may_be_modelled(facts, request):
         copies, rejected = _generated(request, facts, situation, frames[0], generator)
     waiting: list[AdCopy] = []
-    n_texts = max(request.variants, _EFFECT_CHOICE if effect is not None else 0)
     n_tried = 0
     for frame, parts in _candidates(frames, situation, request):
-        if len(copies) >= n_texts or n_tried >= _MOST_TRIED + n_texts:
+        if len(copies) >= request.variants or n_tried >= _MOST_TRIED + request.variants:
             break
         copy = _checked(request.limits.joined(parts), frame, facts, request, situation)
         if any(copy.text == written.text for written in copies):
@@ -82,10 +72,7 @@ def write_copy(
     if not copies and waiting:
         by_verdict = [CopyVerdict.PERSON, CopyVerdict.BLOCKED]
         copies = [min(waiting, key=lambda copy: by_verdict.index(copy.verdict))]
-    if effect is not None and len(copies) > 1:
-        order = effect.order([copy.text for copy in copies], str(request.reason_kind), request.channel)
-        copies = [copies[i] for i in order]
-    return tuple(replace(copy, rejected=tuple(rejected[:_EFFECT_CHOICE])) for copy in copies[: request.variants])
+    return tuple(replace(copy, rejected=tuple(rejected[:_REJECTED_SHOWN])) for copy in copies[: request.variants])
 
 
 def _candidates(frames: Sequence[Frame], situation: Situation, request: CopyRequest) -> Iterator[tuple[Frame, Parts]]:

@@ -20,7 +20,7 @@ from recllm.base.errors import DataError, NotFittedError, NothingToDo, UsageErro
 from recllm.base.schema import Generator, Objective, Occasion
 from recllm.base.words.sentences import language
 from recllm.learn.features.item_vectors import basics_of
-from recllm.market.adcopy.ads import effect_model, may_be_modelled, open_generator
+from recllm.market.adcopy.ads import may_be_modelled, open_generator
 from recllm.market.adcopy.customers import customer_facts
 from recllm.market.adcopy.request import PersonFacts, reason_kind
 from recllm.market.audiences.assignment import select_jointly
@@ -222,7 +222,6 @@ def _plan(
         campaign.send,
         generator=speaker,
         generator_name=campaign.generator if isinstance(campaign.generator, str) else file.words.generator,
-        effect=effect_model(workspace),
     )
     if file.offer is not None and (note := _lacking_proof(texts)) is not None:
         title, fault = note

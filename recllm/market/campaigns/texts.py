@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
@@ -28,9 +28,6 @@ from recllm.market.campaigns.folder import COPIES, CampaignText, CheckNote, Plan
 from recllm.shop.data.catalogue import on_offer
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.domains import SHOP, domain_of, in_domain
-
-if TYPE_CHECKING:
-    from recllm.learn.models.effect import EffectModel
 
 # --- what texts are about --------------------------------------------------------------------------------------------
 
@@ -214,7 +211,6 @@ def write_texts(
     *,
     generator: Generator | None,
     generator_name: str,
-    effect: EffectModel | None = None,
 ) -> tuple[dict[TextKey, list[CampaignText]], list[str]]:
     """The variants of each key, the widest read first, and remarks. People of a key are shared out later.
 
@@ -222,7 +218,7 @@ def write_texts(
     the campaign compares, and at most `MOST_VARIANTS`; where no text passes, the one that fails; none where there is
     nothing to say.
 
-    send: when texts go out. generator_name: what finds the generator again. effect: orders the texts that stand.
+    send: when texts go out. generator_name: what finds the generator again.
     """
     texts: dict[TextKey, list[CampaignText]] = {}
     number, n_failed = 0, 0
@@ -235,7 +231,6 @@ def write_texts(
             generator=generator if key.modelled else None,
             generator_spec=generator_name,
             adapter=str(file.words.adapter or ""),
-            effect=effect,
         ):
             number += 1
             save(record, workspace.root / COPIES)

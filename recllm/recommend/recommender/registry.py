@@ -211,21 +211,15 @@ def taints(models_dir: Path) -> dict[str, Taint]:
 
 
 def check_usable(models_dir: Path, version: str, now: datetime | None = None) -> None:
-    """Raises `ModelError` for a version whose time to be replaced is over, and for one that was trained under
-    differential privacy, which counts of customers must not serve."""
+    """Raises `ModelError` for a version whose time to be replaced is over, and for one of private training."""
     taint = taints(models_dir).get(version)
     if taint is not None and taint.has_ended(now or datetime.now(UTC)):
         raise ModelError(
             f"model version {version} learned from people who were erased, and its use ended on "
             f"{taint.use_until[:10]}; train another one: recllm train -w {models_dir.parent}"
         )
-    lineages = {manifest.version: manifest.lineage for manifest in versions(models_dir)}
-    lineage = lineages.get(version)
-    if lineage is not None and lineage.privacy is not None:
-        raise ModelError(
-            f"model version {version} was trained under differential privacy, which this release does not have; "
-            f"train another one: recllm train -w {models_dir.parent}"
-        )
+    if any(m.version == version and m.lineage and m.lineage.privacy for m in versions(models_dir)):
+        raise ModelError(f"model version {version} is of private training, which is gone; train another: recllm train")
 
 
 def versions_since(models_dir: Path, first_load: int, loaded_at: datetime) -> list[str]:

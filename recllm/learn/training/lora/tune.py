@@ -42,10 +42,9 @@ from recllm.learn.training.lora.run_folder import (
     write_belongs,
     write_records,
 )
-from recllm.learn.training.lora.tower import new_adapter
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.data.interactions import Ints
-from recllm.text.encoder.adapters import AdapterSpec, adapter_state, load_state, save_adapter, targets_of
+from recllm.text.encoder.adapters import AdapterSpec, adapter_state, attach, load_state, save_adapter, targets_of
 from recllm.text.encoder.batches import distinct
 from recllm.text.encoder.cache import CachedEncoder
 from recllm.text.encoder.hardware import MIN_GAIN, product_gain
@@ -190,7 +189,10 @@ class AdapterTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
         """quality: of the encoder's present state, with the "goal" by which the best is chosen."""
         on_cpu, model = encoder.torch_device == "cpu", encoder.sentence_transformer
         model.max_seq_length = encoder.limit
-        adapted = new_adapter(encoder, spec, args.seed)
+        for module in encoder.model.requires_grad_(False).modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        adapted = attach(encoder.model, spec, seed=args.seed)
         gains = product_gain() >= MIN_GAIN if on_cpu else torch.cuda.is_bf16_supported()
         trainer = cls(
             model=model,
