@@ -297,17 +297,36 @@ def goods_of(names: Iterable[str]) -> frozenset[str]:
     """The kinds that an item of this title and these categories is of, by the words of `data/goods.toml`: how it is
     used (consumable, durable, apparel, gift, ...), its shelf, and what the law or taste binds (alcohol, fuel, ...)."""
     texts = tuple(names)
-    of_shelf = shelf(texts)
-    kinds = {of_shelf, *table("goods.toml")["shelves"].get(of_shelf, ())}
-    reading = " ".join(fold(text) for text in texts)
-    tokens = {stem(word) for word in _WORD.findall(reading)}
-    for kind, words in table("goods.toml")["words"].items():
-        if any((stem(w) in tokens if " " not in w else w in reading) if w.isascii() else w in reading for w in words):
-            kinds.add(kind)
-            if kind in table("goods.toml")["consumed"]:
-                kinds |= {"consumable"}
-                kinds -= {"durable", "apparel"}
+    of_shelf, goods = shelf(texts), table("goods.toml")
+    kinds = {of_shelf, *goods["shelves"].get(of_shelf, ()), *_kinds_in(" ".join(texts))}
+    if not kinds.isdisjoint(goods["consumed"]):
+        kinds = kinds - {"durable", "apparel"} | {"consumable"}
+    is_of_consumed = not _kinds_in(" ".join(texts[1:])).isdisjoint(goods["consumed"]) and not _stays(texts[-1])
+    if texts and _stays(texts[0]) and not is_of_consumed:
+        kinds = kinds - {"consumable", *goods["consumed"]} | {"durable"}
     return frozenset(kinds)
+
+
+@lru_cache(maxsize=1 << 14)
+def _kinds_in(text: str) -> frozenset[str]:
+    reading = fold(text)
+    tokens = {stem(word) for word in _WORD.findall(reading)}
+    return frozenset(
+        kind
+        for kind, words in table("goods.toml")["words"].items()
+        if any((stem(w) in tokens if " " not in w else w in reading) if w.isascii() else w in reading for w in words)
+    )
+
+
+def _stays(title: str) -> bool:
+    """True for a thing that stays, whatever it is for: a popcorn holder, a hot water bottle."""
+    name = pattern("naming.thing_end").split(name_and_size(written_out(title))[0])[0]
+    words = _WORD.findall(fold(name))
+    words = [word for word in words if not word.isascii()] or words
+    heads = table("goods.toml")["stays"]
+    return bool(words) and (
+        stem(words[-1]) in map(stem, heads) or words[-1].endswith(tuple(h for h in heads if not h.isascii()))
+    )
 
 
 def is_silent(goods: frozenset[str]) -> bool:
