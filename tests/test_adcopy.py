@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import product
@@ -282,6 +283,12 @@ def test_names_that_people_say() -> None:
     cases = [
         ("Fjellgard Barista Oat Drink 1 l", (), "Fjellgard", "en", "Fjellgard Barista oat drink", "Barista oat drink"),
         ("Brook Down Jacket – Slate M", (), None, "en", "brook down jacket", "brook down jacket"),
+        ("Merino Base Layer Men's", (), "Woolf", "en", "men's Merino Base Layer", "Merino Base Layer"),
+        ("Peanut and Cocoa Bars, Box of 12", (), None, "en", "peanut and cocoa bars", "peanut and cocoa bars"),
+        ("Expedition Meal: Lentil Dal 160 g", (), None, "en", "Expedition Meal: Lentil Dal", "Lentil Dal"),
+        ("Rucksack Rain Cover M", (), None, "en", "rucksack rain cover", "rucksack rain cover"),
+        ("豆腐猫砂 6L*4袋", ("宠物", "猫砂"), None, "zh", "豆腐猫砂", "猫砂"),
+        ("成猫粮 鸡肉味 2kg", ("宠物", "猫粮"), None, "zh", "成猫粮鸡肉味", "猫粮"),
         ("FLUID MILK WHITE ONLY", (), None, "en", "milk", "milk"),
         ("POTATOES RUSSET (BULK&BAG)", (), None, "en", "russet potatoes", "russet potatoes"),
         ("SOFT DRINKS 12/18&15PK CAN CAR", ("GROCERY", "SOFT DRINKS"), None, "en", "soft drinks", "soft drinks"),
@@ -296,6 +303,22 @@ def test_names_that_people_say() -> None:
         assert (named.name, named.short) == (name, short), title
     numbers = {title: naming(title, (), "en").number for title in ("Kestrel 2 Tent", "Torran boots", "Oat milk")}
     assert numbers == {"Kestrel 2 Tent": "singular", "Torran boots": "plural", "Oat milk": "mass"}
+
+
+def test_an_offer_is_said_of_the_category_only_if_it_is_for_the_category() -> None:
+    """ "20% off clothing" is untrue where the offer is for base layers."""
+    layer = Item(
+        item_id="i", title="Merino Base Layer", category=("Clothing", "Base layers"), price=Decimal(65), currency="GBP"
+    )
+    for scope, is_said in (("base layers", True), ("merino", False), (None, False)):
+        request = request_for(layer, offer=replace(OFFER, scope=scope), channel="email", locale="en-GB")
+        assert ("category" in situation_of(request, sayable_facts(request)).slots) is is_said, scope
+
+
+def test_an_item_that_was_bought_is_advertised_for_no_other_reason() -> None:
+    bought = replace(TOGETHER, times_bought=1, last=Ago.of(18, TODAY), because=TOGETHER.with_item)
+    request = request_for(TENT, person=bought)
+    assert not {"goes_with", "people_also_buy", "because"} & set(situation_of(request, sayable_facts(request)).reasons)
 
 
 def test_kinds_of_goods() -> None:

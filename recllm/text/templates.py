@@ -391,6 +391,7 @@ _SHOUTED_WORD = re.compile(r"[A-ZÀ-ÖØ-Þ]{4}")
 _SHOUTED_AMOUNT = re.compile(r"\d\s?[A-Z]")
 _WORD = re.compile(r"[A-Z]+")
 _CJK = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff60"
+_CHINESE = re.compile(f"[{_CJK}]")
 _CUT_WORDS = re.compile(rf"(?<=[{_CJK}])\s+(?=[{_CJK}0-9])|(?<=[0-9])\s+(?=[{_CJK}])")
 
 
@@ -412,8 +413,9 @@ def natural(text: str, short_forms: Mapping[str, str]) -> str:
 
     Decided without a measurement:
 
-    * A text without a single small letter is put in small letters when it holds a word of four letters or more, or an
-      amount ("22 LB"). Short codes such as "XL" or "TV" stay as they are. Only such texts have short forms written out.
+    * A text without a single small letter and without Chinese is put in small letters when it holds a word of four
+      letters or more, or an amount ("22 LB"). Short codes such as "XL" or "TV" stay as they are. Only such texts have
+      short forms written out.
     * A bracket that was opened and cut off by a field's length ("CANDY (INCLUDING") is dropped.
     * Chinese and Japanese texts that were cut into words are joined again: a space goes when both its neighbours are
       such characters, or one is and the other is a digit. Spaces next to Latin words stay ("Nike 男鞋").
@@ -424,6 +426,10 @@ def natural(text: str, short_forms: Mapping[str, str]) -> str:
     text = (text[:cut].rstrip() or text) if cut >= 0 else text
     if not text.isascii():
         text = _CUT_WORDS.sub("", text)
-    if not _SMALL.search(text) and (_SHOUTED_WORD.search(text) or _SHOUTED_AMOUNT.search(text)):
+    if (
+        not _CHINESE.search(text)
+        and not _SMALL.search(text)
+        and (_SHOUTED_WORD.search(text) or _SHOUTED_AMOUNT.search(text))
+    ):
         text = _WORD.sub(lambda m: short_forms.get(m[0], m[0]), text).lower()
     return text

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from recllm.base.errors import PromptError
-from recllm.market.adcopy.channels import Channel, is_gsm7
+from recllm.market.adcopy.channels import Channel, channel_named, is_gsm7
 from recllm.market.adcopy.lexicon import HAN, fold, word_class
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts
@@ -29,11 +29,10 @@ _LINK = re.compile(r"(?:(?<=[.?!]) [^.?!{}]*)?:? ?\{link\}")
 """A link in a template, with the words that only lead to it."""
 _PARTS_OF_EMAIL = {
     "subject": ("push", "title"),
-    "headline": ("push", "title"),
     "preheader": ("push", "body"),
     "body": ("wechat", "digest"),
 }
-"""What an e-mail takes from other channels where a frame has no words of its own for it."""
+"""What an e-mail takes from other channels where a frame has no words of its own for it; the rest is shared by many."""
 _KEYS = {"id", "occasion", "reason", "good", "not_for", "only", "number", "when", "offer", "rank", "voice"}
 _WORD = re.compile("[a-z]{4,}")
 _LEAST_HAN = 2
@@ -159,11 +158,17 @@ def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
         for slot, (channel, source) in _PARTS_OF_EMAIL.items():
             if slot not in email and channel in channels:
                 email[slot] = channels[channel][source]
-    for name in ("email", "banner"):
-        if name in channels and "button" not in channels[name]:
-            buttons = tables["buttons"]
+    for name, slot, shared in (
+        ("email", "headline", "headlines"),
+        ("email", "button", "buttons"),
+        ("banner", "button", "buttons"),
+    ):
+        if name in channels and slot not in channels[name]:
             key = "offer" if entry.get("offer") else entry["occasion"][0]
-            channels[name]["button"] = tuple(buttons.get(key, buttons["day"]))
+            channels[name][slot] = tuple(tables[shared].get(key, tables[shared]["day"]))
+    for name, parts in channels.items():
+        if missing := [slot.name for slot in channel_named(name).slots if slot.name not in parts]:
+            raise ValueError(f"the frame {entry['id']} has no {missing[0]} for {name}")
     voice = entry["voice"]
     return Frame(
         id=entry["id"],
@@ -282,13 +287,18 @@ def _tautological(names: Sequence[str], slots: Mapping[str, str]) -> bool:
 
 
 def _repeats(text: Parts, language: str) -> bool:
-    """True where two parts are the same, or an English headline has two words of the subject."""
+    """True where two parts are the same, or a headline says what the subject or the line under it says."""
     if len(set(map(fold, text.values()))) < len(text):
         return True
-    first, second = text.get("subject", text.get("title", "")), text.get("headline", "")
-    return language == "en" and len(_content(first) & _content(second)) >= 2
+    headline = _content(text.get("headline", ""), language)
+    others = [_content(text.get(name, ""), language) for name in ("subject", "title", "preheader")]
+    if language == "en":
+        return any(len(headline & other) >= 2 for other in others)
+    return any(2 * len(headline & other) > min(len(headline), len(other)) for other in others)
 
 
-def _content(text: str) -> set[str]:
-    """Stems of the English words that say something."""
+def _content(text: str, language: str) -> set[str]:
+    """Stems of the English words that say something, or pairs of Chinese characters."""
+    if language == "zh":
+        return {run[n : n + 2] for run in _HAN_RUN.findall(text) for n in range(len(run) - 1)}
     return {stem(word) for word in _WORD.findall(fold(text)) if word not in word_class("function")}

@@ -93,6 +93,8 @@ def name_and_size(title: str) -> tuple[str, str]:
     end = start
     while end > 0 and fold(tokens[end - 1]) in (*word_class("dangling"), "including"):  # "bottles including 2 l"
         end -= 1
+    while any(token.endswith(",") for token in tokens[start:-1]):  # sun cream SPF 50, 100 ml
+        start = end = start + 1
     name, size = " ".join(tokens[:end]).rstrip(" ,-"), " ".join(tokens[start:])
     has_unit = any(word in _size_words() for word in _WORD.findall(fold(size)))
     return (name, size) if size and has_unit and any(c.isalpha() for c in name) else (title, "")

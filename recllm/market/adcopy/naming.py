@@ -19,12 +19,16 @@ from recllm.market.adcopy.frames import frame_file
 from recllm.market.adcopy.lexicon import HAN, bases, fold, neutral_words, pattern, table, word_class
 from recllm.market.adcopy.names import name_and_size, shelf, written_out
 from recllm.text.plurals import stem
-from recllm.text.templates import Prompts
+from recllm.text.templates import Prompts, natural
 
 _SHORT_CHARS = {"en": 22, "zh": 7}
+_CLEAN_SHORT_CHARS = 28
+"""Of a clean English title, which is its own name."""
 _NAME_CHARS = {"en": 40, "zh": 14}
 _WORD = re.compile(r"[^\W\d_]+(?:['’&-][^\W\d_]+)*")
 _HAN_NAME = re.compile(f"[{HAN}]")
+_LEAST_HEAD = 3
+"""Characters of a Chinese title's first word that name a thing."""
 _SORTING = ("needs", "products", "supplies", "additives", "sundries", "items")
 _SEVERAL = (",", " and ", " & ")
 """Of waffles, pancakes and french toast it is not known which was bought."""
@@ -90,7 +94,8 @@ def category_name(categories: tuple[str, ...], language: str) -> str:
         words = [word for word in _small(name, known_only=False).split() if fold(word) not in _jargon()]
         name = " ".join(words)
         name = str(table("names.toml")["till"]["say"].get(name, name))
-        if len(name) <= _SHORT_CHARS["en"] and _is_sayable(name) and fold(name) not in _never_said():
+        is_clean = any(map(str.islower, category)) and not any(map(str.isdigit, name))
+        if len(name) <= _SHORT_CHARS["en"] and (is_clean or _is_sayable(name)) and fold(name) not in _never_said():
             return name
     return ""
 
@@ -112,10 +117,14 @@ def _english(title: str, brand: str | None, is_till: bool) -> Naming:
         last = fold(variant["variant"] or variant["size"]).split()
         if set(last) & set(word_class("clothing_sizes")) or (variant["variant"] and len(last) == 1):
             name = name[: variant.start()].rstrip(" ,-–—")
-    small = _small(name, known_only=True)
+    if pack := pattern("naming.pack").search(name):
+        name, size = name[: pack.start()], size or pack["pack"]
+    wearer = pattern("naming.wearer").search(name)
+    small = _small(name[: wearer.start()] if wearer else name, known_only=True, brand=brand)
     if len(small) > _NAME_CHARS["en"]:
         small = _within(small, _NAME_CHARS["en"])
-    short = _short(small, brand)
+    short = _short(small, brand, _CLEAN_SHORT_CHARS)
+    small = f"{wearer['wearer'].lower()} {small}" if wearer else small
     return Naming(name=small, short=short, number=_number(short or small), level=Level.CLEAN, size=size)
 
 
@@ -179,27 +188,34 @@ def _never_said() -> frozenset[str]:
     return frozenset(table("names.toml")["till"]["no_goods"])
 
 
-def _small(name: str, *, known_only: bool) -> str:
-    """A name in title case as it stands inside a sentence: common words in small letters, "Fjellgard" and "Z5" not."""
+def _small(name: str, *, known_only: bool, brand: str | None = None) -> str:
+    """A name in title case as it stands inside a sentence: common words in small letters, but for the brand and "Z5".
+    Where people do not know a word, it and those before it may be a name: "Fjellgard Barista oat drink"."""
     words = name.split(" ")
-    return " ".join(
-        word.lower()
-        if word[:1].isupper() and word[1:].islower() and (not known_only or _is_known(word.lower()))
-        else word
-        for word in words
-    )
+    start = len(brand.split()) if brand and fold(name).startswith(fold(brand) + " ") else 0
+    if known_only:
+        unknown = [n for n, word in enumerate(words) if n >= start and word.istitle() and not _is_known(word.lower())]
+        if unknown:
+            start = unknown[-1] + 1
+            follows_number = start > 1 and any(map(str.isdigit, words[start - 1]))
+            if len(words) - start < 2 and not follows_number:  # "Merino Base layer" would be half a name
+                return name
+    return " ".join([*words[:start], *(word.lower() if word.istitle() else word for word in words[start:])])
 
 
-def _short(name: str, brand: str | None) -> str:
+def _short(name: str, brand: str | None, longest: int = _SHORT_CHARS["en"]) -> str:
     bare = name
     if brand and fold(bare).startswith(fold(brand) + " "):
         bare = bare[len(brand) :].strip()
     bare = pattern("naming.thing_end").split(bare)[0].strip() or bare
     words = bare.split(" ")
+    if longest == _CLEAN_SHORT_CHARS and ": " in bare:  # "Expedition meal: lentil dal"
+        kind, _, thing = bare.partition(": ")
+        words = (kind if thing.lower().startswith(("a ", "an ", "the ")) else thing).split(" ")
     for n in (len(words), 3, 2, 1):
         short = " ".join(words[-n:])
         is_cut = short.startswith(("and ", "& ", "or ", "of "))
-        if n <= 3 and len(short) <= _SHORT_CHARS["en"] and short[:1].isalpha() and not is_cut:
+        if (n <= 3 or longest == _CLEAN_SHORT_CHARS) and len(short) <= longest and short[:1].isalpha() and not is_cut:
             return short
     return ""
 
@@ -232,14 +248,21 @@ def _mass() -> frozenset[str]:
 
 @lru_cache(maxsize=1 << 14)
 def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Naming:
-    name, size = name_and_size(pattern("naming.brackets").sub("", pattern("naming.codes").sub("", title)).strip())
+    name, size = pattern("naming.brackets").sub("", pattern("naming.codes").sub("", title)).strip(), ""
+    head, *rest = name.split(" ")
+    if rest and any(c.isdigit() for c in rest[-1]):  # 豆腐猫砂 6L*4袋
+        name, size = " ".join([head, *rest[:-1]]), rest[-1]
+    else:
+        name, size = name_and_size(name)
     if not size and (match := pattern("naming.latin_size").search(name)) and match.start():
         name, size = name[: match.start()], pattern("naming.litre").sub("L", match[0].lower().replace("*", "×"))
     name = pattern("naming.season").sub("", name)
     for word in table("names.toml")["till"]["praise_zh"]:
         name = name.replace(word, "")
     name = name.strip(" -_/|·,，")
-    short = next((noun for noun in _nouns_zh() if name.endswith(noun)), "")
+    head = name.split(" ")[0]
+    short = next((noun for noun in _nouns_zh() if head.endswith(noun) and (len(noun) > 1 or len(head) == 1)), "")
+    short = short or (head if _LEAST_HEAD <= len(head) <= _SHORT_CHARS["zh"] and head.isalpha() else "")
     short = short or max((noun for noun in _nouns_zh() if noun in name), key=len, default="")
     leaf = categories[-1] if categories else ""
     if not short and leaf and _HAN_NAME.search(leaf) and len(leaf) <= _SHORT_CHARS["zh"] and leaf in name:
@@ -252,7 +275,7 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     if len(name) > _NAME_CHARS["zh"]:
         return Naming(name="", short="")
     short = short or (name if len(name) <= _SHORT_CHARS["zh"] and not name[-1].isascii() else "")
-    return Naming(name=name, short=short, number="mass", level=Level.CLEAN, size=size.strip())
+    return Naming(name=natural(name, {}), short=short, number="mass", level=Level.CLEAN, size=size.strip())
 
 
 @cache
@@ -274,17 +297,36 @@ def goods_of(names: Iterable[str]) -> frozenset[str]:
     """The kinds that an item of this title and these categories is of, by the words of `data/goods.toml`: how it is
     used (consumable, durable, apparel, gift, ...), its shelf, and what the law or taste binds (alcohol, fuel, ...)."""
     texts = tuple(names)
-    of_shelf = shelf(texts)
-    kinds = {of_shelf, *table("goods.toml")["shelves"].get(of_shelf, ())}
-    reading = " ".join(fold(text) for text in texts)
-    tokens = {stem(word) for word in _WORD.findall(reading)}
-    for kind, words in table("goods.toml")["words"].items():
-        if any((stem(w) in tokens if " " not in w else w in reading) if w.isascii() else w in reading for w in words):
-            kinds.add(kind)
-            if kind in table("goods.toml")["consumed"]:
-                kinds |= {"consumable"}
-                kinds -= {"durable", "apparel"}
+    of_shelf, goods = shelf(texts), table("goods.toml")
+    kinds = {of_shelf, *goods["shelves"].get(of_shelf, ()), *_kinds_in(" ".join(texts))}
+    if not kinds.isdisjoint(goods["consumed"]):
+        kinds = kinds - {"durable", "apparel"} | {"consumable"}
+    is_of_consumed = not _kinds_in(" ".join(texts[1:])).isdisjoint(goods["consumed"]) and not _stays(texts[-1])
+    if texts and _stays(texts[0]) and not is_of_consumed:
+        kinds = kinds - {"consumable", *goods["consumed"]} | {"durable"}
     return frozenset(kinds)
+
+
+@lru_cache(maxsize=1 << 14)
+def _kinds_in(text: str) -> frozenset[str]:
+    reading = fold(text)
+    tokens = {stem(word) for word in _WORD.findall(reading)}
+    return frozenset(
+        kind
+        for kind, words in table("goods.toml")["words"].items()
+        if any((stem(w) in tokens if " " not in w else w in reading) if w.isascii() else w in reading for w in words)
+    )
+
+
+def _stays(title: str) -> bool:
+    """True for a thing that stays, whatever it is for: a popcorn holder, a hot water bottle."""
+    name = pattern("naming.thing_end").split(name_and_size(written_out(title))[0])[0]
+    words = _WORD.findall(fold(name))
+    words = [word for word in words if not word.isascii()] or words
+    heads = table("goods.toml")["stays"]
+    return bool(words) and (
+        stem(words[-1]) in map(stem, heads) or words[-1].endswith(tuple(h for h in heads if not h.isascii()))
+    )
 
 
 def is_silent(goods: frozenset[str]) -> bool:

@@ -39,8 +39,8 @@ from recllm.text.templates import quoted
 FREQUENT = 3
 """Purchases of a category or brand within a year that make it a favourite."""
 LONG_AGO_DAYS = 400
-LATELY_DAYS = 60
-"""After that, asking whether milk is used up is silly."""
+LATELY_DAYS, FRESH_DAYS = 60, 25
+"""After that, asking whether coffee, or milk, is used up is silly."""
 _RECENT_DAYS, _JUST_DAYS = 10, 9
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
@@ -69,7 +69,7 @@ _ON_ORDER = (OfferType.FREE_SHIPPING, OfferType.GIFT, OfferType.COUPON)
 def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
     """facts: made sayable. An item that no text is written for has no reasons, and so no frames."""
     name = naming(
-        facts.title if facts.has_title else "",
+        _title_of(request, facts),
         facts.category,
         request.language,
         brand=facts.brand,
@@ -79,12 +79,18 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
     goods = goods_of((request.item.title, *request.item.category))
     if request.domain.name != SHOP:
         goods = frozenset({"one_off", "works"})
+    offer = request.running_offer
+    if (
+        offer is not None
+        and offer.type not in _ON_ORDER
+        and offer.scope != category_name(facts.category, request.language)
+    ):
+        facts = replace(facts, category=())  # "20% off clothing" is untrue where the offer is for base layers
     slots = dict(
         english_slots(request, facts, name) if request.language == "en" else chinese_slots(request, facts, name)
     )
     conditions = conditions_of(request, facts, name, goods)
     reasons = () if is_silent(goods) or name.level is Level.NONE else tuple(reasons_of(request))
-    offer = request.running_offer
     return Situation(
         occasions=frozenset(occasions_of(request, conditions)),
         reasons=reasons,
@@ -96,6 +102,15 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
         slots={key: value for key, value in (slots | domain_slots(request)).items() if value},
         voice=request.voice.tone or "",
     )
+
+
+def _title_of(request: CopyRequest, facts: FactSheet) -> str:
+    """The title that may be shown: as the shop writes it where nothing was cut out, since spaces of a Chinese title say
+    where its name ends."""
+    if not facts.has_title:
+        return ""
+    as_written, shown = (fold(title).replace(" ", "") for title in (request.item.title, facts.title))
+    return request.item.title if request.language == "zh" and as_written == shown else facts.title
 
 
 def domain_slots(request: CopyRequest) -> dict[str, str]:
@@ -136,9 +151,9 @@ def reasons_of(request: CopyRequest) -> Iterator[str]:
             yield "bought_last_year"
         if person.viewed:
             yield "viewed"
-        if person.with_item is not None:
+        if person.with_item is not None and not person.times_bought:
             yield from ("goes_with", "people_also_buy")
-        if person.because is not None:
+        if person.because is not None and not person.times_bought:
             yield "because"
         if request.occasion is Occasion.NEW_ARRIVAL and person.category_bought:
             yield from ("new_in_category", *(("new_in_brand",) if person.brand_bought else ()))
@@ -168,13 +183,13 @@ def conditions_of(request: CopyRequest, facts: FactSheet, name: Naming, goods: f
         "season fest_near": day is not None,
         "before_order_by": day is not None and day.days_left >= 1,
         "season_goods": day is not None and day.is_season_good,
-        **_of_person(request.person),
+        **_of_person(request.person, FRESH_DAYS if "perishable" in goods else LATELY_DAYS),
         **_of_offer(request, facts),
     }
     return frozenset(word for words, is_so in holds.items() if is_so for word in words.split())
 
 
-def _of_person(person: PersonFacts) -> Mapping[str, bool]:
+def _of_person(person: PersonFacts, lately_days: int) -> Mapping[str, bool]:
     ratio, days = person.waited or 0.0, inf if person.last is None else person.last.days
     return {
         "same_sku bought_before": person.times_bought > 0,
@@ -184,7 +199,7 @@ def _of_person(person: PersonFacts) -> Mapping[str, bool]:
         "due_now": 0.95 <= ratio <= 1.25,
         "due_late": 1.25 < ratio <= 2,
         "just_bought": days < _JUST_DAYS,
-        "lately": _JUST_DAYS <= days <= LATELY_DAYS,
+        "lately": _JUST_DAYS <= days <= lately_days,
         "bought_twice": person.waited is None and person.times_bought == 2,
         "count_3_to_9": 3 <= person.times_bought <= 9,
         "frequent": person.times_bought >= FREQUENT,
