@@ -140,16 +140,12 @@ def explain(
     user: User,
     item: Annotated[str, typer.Option("--item", "-i", help="The item's id.")],
     shop: Shop,
-    html: Annotated[Path | None, typer.Option(help="Also write the picture to this page.")],
 ) -> Answer:
     """One item for one customer: what each piece of evidence adds, and without which it would not be shown."""
-    from recllm.recommend.recommender.explanation import write_page
     from recllm.recommend.recommender.shop_recommender import open_recommender
 
     recommender = open_recommender(shop, version=question.model, locale=question.locale)
     explanation = recommender.explain(user, item, k=question.k)
-    if html:
-        write_page(explanation, html)
     rank = f"number {explanation.rank}" if explanation.rank else f"not among the first {question.k}"
     lines = [f"{explanation.title}: {rank}", *(f"  {c.delta:+.2f}  {c.text}" for c in explanation.contributions)]
     lines += [f"  {explanation.withheld:+.2f}  (not named)"] if explanation.withheld else []

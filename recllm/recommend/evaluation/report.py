@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.base.documents import html_table
 from recllm.base.files import write_whole
 from recllm.base.stats import probabilities, ranking
 from recllm.base.stats.intervals import paired_bootstraps
@@ -108,17 +107,6 @@ class Report:
             compared = f"{d.slice:8} {d.metric:10} {d.ours} - {d.peer}"
             lines.append(f"{compared:48} {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}] {verdict}")
         return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        """For notebooks: a table for each slice, best system first."""
-        parts = []
-        for name in dict.fromkeys(s for scores in self.systems.values() for s in scores):
-            scores = {system: by_slice[name] for system, by_slice in self.systems.items() if name in by_slice}
-            columns = list(dict.fromkeys(metric for row in scores.values() for metric in row))
-            order = sorted(scores, key=lambda system: -scores[system].get(columns[0], 0.0))
-            rows = [(system, *(scores[system].get(metric, "") for metric in columns)) for system in order]
-            parts.append(html_table(("system", *columns), rows, f"{name}: {(SLICES | SUBGROUPS).get(name, '')}"))
-        return "".join(parts)
 
     def _block(self, name: str, columns: list[str]) -> list[str]:
         rows = {s: scores[name] for s, scores in self.systems.items() if name in scores}

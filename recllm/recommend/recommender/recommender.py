@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,7 +87,7 @@ if TYPE_CHECKING:
     from recllm.base.schema import FloatArray
     from recllm.learn.features.item_index.catalogue import CatalogueIndex
     from recllm.learn.models.sequence import SequenceArguments
-    from recllm.recommend.recommender.saved_model import CardFacts, Model
+    from recllm.recommend.recommender.saved_model import Model
 
 SERVED_BY = {SlateStatus.PERSONAL: ServedBy.SCORER, SlateStatus.TEXT_ONLY: ServedBy.COSINE}
 """What orders a slate of a status; popularity for all the rest."""
@@ -310,22 +309,6 @@ class Recommender:
         )
         vectors = dated.latest if dataset is self.dataset else None  # they hold the prices that people paid
         return self._copy(model=model, population=None, item_vectors=vectors)
-
-    def save_pretrained(self, folder: str | Path, facts: CardFacts | None = None) -> Path:
-        """Write the model and the catalogue into a folder that can be handed on, without any person; see
-        `recllm.recommend.recommender.saved_model`. facts: what the card is to say besides."""
-        from recllm.recommend.recommender.saved_model import save_pretrained
-
-        of_items = (self.population, self.together)
-        return save_pretrained(Path(folder), self.model, self.dataset, *of_items, locale=self.text_locale, facts=facts)
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path, *, encoder: Encoder | None = None) -> Recommender:
-        """What `save_pretrained` wrote: a folder, or a repository "owner/name" of the model hub. It knows no customers:
-        ask it with a basket. Raises what `read_pretrained` does."""
-        from recllm.recommend.recommender.saved_model import read_pretrained
-
-        return cls(**read_pretrained(name, encoder))
 
     # --- answer ------------------------------------------------------------------------------------------------------
 
