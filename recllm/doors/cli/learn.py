@@ -102,7 +102,7 @@ def train(
 def retrain(
     shop: Shop,
     if_due: Annotated[
-        bool, typer.Option("--if-due", help="Only when drift, calibration or age ask for it; exit code 3 otherwise.")
+        bool, typer.Option("--if-due", help="Only when drift, age or an erasure ask for it; exit code 3 otherwise.")
     ] = False,
     seed: Seed = 0,
 ) -> Answer:

@@ -308,16 +308,13 @@ class ServedModel:
         return self.end - self.settings.window_days * DAY
 
     def checks(self) -> tuple[RetrainCheck, ...]:
-        """Whether the model is due, by three questions; see `recllm.recommend.evaluation.drift`."""
+        """Whether the model is due; see `recllm.recommend.evaluation.drift`."""
         from recllm.recommend.evaluation.drift import age_check, data_drift
 
         events = self.data.events
         measured_log = replace(self.data, events=events.select(self.measured[events.user]))
-        horizon = self.model.horizon_days * DAY
-        at_training = self.calibration(self.at(min(self.until, self.end) - horizon))
         return (
             data_drift(measured_log, self.until, self.end, self.settings),
-            self.calibration(self.at(self.end - horizon), at_training),
             age_check(self.until, self.as_of, self.settings),
         )
 
@@ -327,14 +324,12 @@ class ServedModel:
 
         return Recommender(self.data.before(moment), self.encoder, model=model or self.model, locale=self.locale)
 
-    def calibration(self, recommender: Recommender, reference: RetrainCheck | None = None) -> RetrainCheck:
+    def calibration(self, recommender: Recommender) -> RetrainCheck:
         """Of a recommender of the past, for the same sample of people whichever model it has."""
         from recllm.recommend.evaluation.drift import calibration_check
 
         rng = np.random.default_rng([self.seed, 1])
-        return calibration_check(
-            recommender, self.data, self.end, self.measured, self.settings, rng, self.seed, reference
-        )
+        return calibration_check(recommender, self.data, self.end, self.measured, self.settings, rng, self.seed)
 
 
 def served_model(
