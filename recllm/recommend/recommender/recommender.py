@@ -481,7 +481,7 @@ class Recommender:
             locale=self.locale,
             offers=self.offers,
             model=self.model,
-            explainer=self.explainer(),
+            explainer=self.explainer() if request.explain else None,
             buyers_28=self.population.stats.buyers_28,
         )
 

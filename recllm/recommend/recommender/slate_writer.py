@@ -68,7 +68,8 @@ class SlateWriter:
     locale: str
     offers: OfferSettings
     model: Model | None
-    explainer: Explainer
+    explainer: Explainer | None
+    """None for slates without reasons."""
     buyers_28: NDArray[np.float32]
     """People who bought each item in four weeks, (n_items,)."""
 
@@ -93,8 +94,8 @@ class SlateWriter:
             drawn_from = tuple(self.dataset.items["item_id"].gather(ranked.item[best].astype(np.int64)).to_list())
             best, propensities = explore(best, request.k, request.explore_share, request.explore_pool, rng)
         rows = ranked.item[best].astype(np.int64)
-        reasons = self.explainer.reasons(person, rows, spread) if request.explain else [()] * len(best)
-        if request.explain and causes:
+        reasons = [()] * len(best) if self.explainer is None else self.explainer.reasons(person, rows, spread)
+        if self.explainer is not None and causes:
             offers = [self._goes_with(causes[row], person) for row in rows.tolist()]
             reasons = [(offer, *measured) for offer, measured in zip(offers, reasons, strict=True)]
         items = self._items(person, ranked, best, propensities, reasons)
