@@ -194,19 +194,14 @@ class StorePeople:
     def histories(self, user_ids: Sequence[str]) -> Histories:
         read = self.gate.stored_histories(user_ids, Purpose.PERSONALISATION, before=utc(self.shop.as_of))
         is_known = np.array([person.is_known and person.permitted for person in read], bool)
+        stated = [sorted(json.loads(person.basics).items()) for person in read]
         return Histories(
             is_known,
             self.shop.pack_rows([person.events for person in read]),
-            [_stated(person.basics) for person in read],
+            [{n: str(v) for n, v in basics if v is not None and n != USER_COLUMN} for basics in stated],
             np.where(is_known, self.state.digest(user_ids), -1),
             np.array([person.permitted for person in read], bool),
         )
-
-
-def _stated(basics: str) -> dict[str, str]:
-    """A person's basics by name, in the order of the names."""
-    stated = sorted(json.loads(basics).items())
-    return {name: str(value) for name, value in stated if value is not None and name != USER_COLUMN}
 
 
 @dataclass(frozen=True, eq=False)
