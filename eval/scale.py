@@ -151,7 +151,8 @@ def refresh_state(folder: Path, engine: str, workers: int) -> dict[str, Any]:
 
 def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, only: int | None) -> dict[str, Any]:
     """only: work on so many of the shards."""
-    from recllm.market.batch import PLAN, BatchRun, BatchTask, ShardOutcome, run_batch, work_on
+    from recllm.market.batch.plan import PLAN, BatchRun, BatchTask
+    from recllm.market.batch.run import ShardOutcome, run_batch, work_on
     from recllm.shop.data.engines import Engine, open_workers
     from recllm.shop.workspace.workspace import Workspace
 

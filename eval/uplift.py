@@ -17,7 +17,7 @@ import numpy as np
 from inputs import finish, script_parser
 from numpy.typing import NDArray
 
-from recllm.market.propensity.effects import arm_learners, fit_outcome
+from recllm.market.propensity.effects import EffectLearner, fit_outcome
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.parameters import UpliftSettings
 from recllm.market.propensity.quality import qini_curve, true_qini
@@ -68,7 +68,7 @@ def simulate(name: str, seed: int, n: int = N) -> tuple[FeatureTable, NDArray[np
 def world(name: str, seed: int) -> tuple[World, World]:
     """The half to learn from, and the half to judge on."""
     features, treated, outcome, propensity, truth = simulate(name, seed)
-    trial = Trial.of_treatment(features, treated, outcome, propensity=propensity, seed=seed)
+    trial = Trial.construct(features, treated, outcome, propensity=propensity, seed=seed)
     half = np.arange(len(truth)) < len(truth) // 2
     return World(trial.rows(half), truth[half]), World(trial.rows(~half), truth[~half])
 
@@ -84,17 +84,17 @@ def of_world(name: str, seed: int) -> dict[str, Any]:
 def of_run(name: str, seed: int) -> dict[str, dict[str, float]]:
     learn, judge = world(name, seed)
     settings = UpliftSettings(seed=seed)
-    _, (learner,) = arm_learners(learn.trial, settings)
-    trees = learner.grow(np.arange(len(learn.trial)), settings, np.random.default_rng(seed))
+    learner, rng = EffectLearner.of(learn.trial, settings), np.random.default_rng(seed)
+    trees = learner.grow(np.arange(len(learn.trial)), settings, rng)
     scores = {"x-learner": trees.predict(judge.trial.features.values)[0], **others(learn.trial, judge.trial, settings)}
     best = true_qini(judge.truth, judge.truth).qini
     return {name: figures(score, judge, best) for name, score in scores.items()}
 
 
 def others(learn: Trial, judge: Trial, settings: UpliftSettings) -> dict[str, Values]:
-    arms = {"who responds anyway": 0, "who responds when treated": 1}
-    models = {name: fit_outcome(learn.rows(learn.arm == arm), arm, settings, binary=True) for name, arm in arms.items()}
-    chances = {name: model.of(judge.features.values) for name, model in models.items()}
+    groups = {"who responds anyway": ~learn.treated, "who responds when treated": learn.treated}
+    models = {name: fit_outcome(learn.rows(group), settings) for name, group in groups.items()}
+    chances = {name: model(judge.features.values) for name, model in models.items()}
     return chances | {"random": np.random.default_rng(settings.seed).random(len(judge))}
 
 
@@ -103,7 +103,7 @@ def figures(score: Values, judge: World, best: float) -> dict[str, float]:
     square against the true effect."""
     true = true_qini(score, judge.truth).qini
     trial = judge.trial
-    curve = qini_curve(score, trial.arm == 1, trial.outcome, trial.probability[:, 1])
+    curve = qini_curve(score, trial.treated, trial.outcome, trial.propensity)
     out = {"true_qini": true, "qini": curve.qini, "auuc": curve.auuc}
     out["error"] = float(np.sqrt(np.mean((score - judge.truth) ** 2)))
     return out | ({"share_of_best": true / best} if best > 1e-9 else {})

@@ -1297,10 +1297,10 @@ for _name, _text, _head in [
 
 
 def _trial(file: str, content: Content, case: Case) -> Door:
-    from recllm.market.propensity.trial import read_trial_table
+    from recllm.market.propensity.trial import read_trial
 
     path = case.file(file, content)
-    return lambda: read_trial_table(path).shape
+    return lambda: read_trial(path).shape
 
 
 def _submitted(line: str, case: Case) -> Door:

@@ -31,7 +31,6 @@ from recllm.market.audiences.probabilities import (
     UserScores,
     calibrated_rate,
     fit_line,
-    fit_logistic,
     independent_probabilities,
     restricted_to,
     target_probabilities,
@@ -437,23 +436,6 @@ def test_people_like_the_seeds(trained: Recommender) -> None:
         audience(trained, seeds=seeds, limits=AudienceLimits(margin=1, cost=0))
     with pytest.raises(UsageError, match="none of the seeds"):
         audience(trained, seeds=["stranger"])
-
-
-def test_many_seeds_are_learned_from() -> None:
-    world = Recommender(shop(people=160), ToyEncoder(), policy=Policy(group_floor=FLOOR))
-    seeds = [f"u{n:02}" for n in range(0, 120, 2)]
-    found = audience(world, seeds=seeds, limits=AudienceLimits(size=15))
-    assert all(map(even, ids(found))) and "regression" in found.notes[0]
-    assert all(0 < p.score < 1 for p in found.people)
-    assert not audience(world, seeds=[f"u{n:02}" for n in range(160)]).people
-
-
-def test_the_regression_finds_the_column_that_matters() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(2000, 5)).astype(np.float32)
-    label = rng.random(2000) < 1 / (1 + np.exp(-3 * x[:, 2]))
-    p = fit_logistic(x, label)(x)
-    assert ((p > 0.5) == (x[:, 2] > 0)).mean() > 0.93 and np.isfinite(p).all()
 
 
 # --- use -------------------------------------------------------------------------------------------------------------

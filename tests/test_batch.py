@@ -19,8 +19,8 @@ from service_world import LAST_DAY, build_shop
 from recllm.base.errors import DataError, GenerationError, MissingExtraError, NotFittedError, RecllmError, UsageError
 from recllm.base.schema import Purpose, SlateStatus
 from recllm.market.audiences.contacts import find_audience
-from recllm.market.batch import DONE, PLAN, BatchRun, BatchTask, read_batch, run_batch, shard_numbers, work_on
-from recllm.recommend.recommender.catalogue_vectors import encoding_options
+from recllm.market.batch.plan import PLAN, BatchRun, BatchTask, shard_numbers
+from recllm.market.batch.run import DONE, read_batch, run_batch, work_on
 from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, ITEMS, PEOPLE_STATE, map_arrays
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
 from recllm.recommend.recommender.shop_states import states
@@ -247,11 +247,12 @@ def test_a_withdrawal_counts_for_the_next_shard(
         assert not left & {pseudonyms[n] for n in second[:5]} and {pseudonyms[n] for n in second[5:]} <= left
 
 
-@pytest.mark.parametrize("task", [BatchTask.RECOMMEND, BatchTask.ENCODE])
+@pytest.mark.parametrize(
+    ("task", "options"), [(BatchTask.RECOMMEND, {"k": 4, "explain": False}), (BatchTask.AUDIENCE, {"items": ["tea-3"]})]
+)
 def test_every_engine_writes_the_same_bytes(
-    shop: Workspace, tmp_path: Path, ray_machine: bool, task: BatchTask
+    shop: Workspace, tmp_path: Path, ray_machine: bool, task: BatchTask, options: dict[str, object]
 ) -> None:
-    options = encoding_options(shop) if task is BatchTask.ENCODE else {"k": 4, "explain": False}
     once = plan(shop, tmp_path / "here", task, **options)
     run_batch(once)
     engines = [Engine.PROCESSES, *([Engine.RAY] if ray_machine else [])]

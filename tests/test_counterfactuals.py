@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 
 from recllm.base.errors import UsageError
-from recllm.recommend.recommender.explanation import write_page
 from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory, counterfactual, lacking, units_of
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import Dataset, Events
@@ -131,18 +130,6 @@ def test_contributions_are_the_measured_ones_heaviest_first(recommender: Recomme
     assert [c.delta for c in found.contributions] == sorted((c.delta for c in found.contributions), reverse=True)
     assert all(c.delta == pytest.approx(deltas[c.evidence_id]) for c in found.contributions if c.evidence_id in deltas)
     assert found.contributions[0].evidence_id == "B:tea"
-
-
-def test_the_picture_shows_text_as_text(tmp_path: object, recommender: Recommender) -> None:
-    items = ITEMS.with_columns(
-        title=pl.when(pl.col("item_id") == "tea").then(pl.lit("<b>Green</b> tea")).otherwise("title")
-    )
-    shop = Dataset.construct(LOG, None, items)
-    found = Recommender(shop, ToyEncoder()).explain("ann", "mate", k=3)
-    page = tmp_path / "page.html"  # type: ignore[operator]
-    write_page(found, page)
-    html = page.read_text(encoding="utf-8")
-    assert "<svg" in html and "<b>Green" not in html and found._repr_html_() in html
 
 
 def test_strangers_and_unknown_items_are_refused(recommender: Recommender) -> None:

@@ -45,7 +45,7 @@ def model() -> LearnedEffects:
     features, rng = people(), np.random.default_rng(1)
     treated, moved = rng.random(600) < 0.5, np.nan_to_num(features.values[:, 0]) > 0
     outcome = rng.random(600) < 0.4 + treated * np.where(moved, 0.5, -0.2)
-    trial = Trial.of_treatment(features, treated, outcome.astype(float), randomised=True)
+    trial = Trial.construct(features, treated, outcome.astype(float), randomised=True)
     return fit_effects(trial, QUICK, start="2024-01-01", source="t.csv")[0]
 
 

@@ -21,8 +21,7 @@ from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import make_model
 from waiting import at_once
 
-from recllm.base.errors import UsageError
-from recllm.text.encoder.cache import CACHE_FILE, UNUSED_DAYS, CachedEncoder, vector_keys
+from recllm.text.encoder.cache import CACHE_FILE, UNUSED_DAYS, CachedEncoder
 from recllm.text.encoder.json_cache import HASH_FILE
 from recllm.text.encoder.loading import load_encoder
 from recllm.text.encoder.toy import ToyEncoder
@@ -143,18 +142,6 @@ def test_what_is_not_asked_for_is_deleted(tmp_path: Path, monkeypatch: pytest.Mo
     assert inner.seen == [], "what was used lately is still there"
     cached.encode(WORDS[50:150])
     assert inner.seen == WORDS[50:150], "what was not, is gone"
-
-
-def test_vectors_from_elsewhere_are_added_once(tmp_path: Path) -> None:
-    texts = [f"text {number}" for number in range(3000)]
-    rows, keys = ToyEncoder(512).encode(texts), vector_keys(ToyEncoder(512).fingerprint, texts)
-    inner = Counting(512)
-    cached = CachedEncoder(inner, tmp_path)
-    assert cached.add(keys, rows) == (3000, 0) and cached.add(keys, rows) == (3000, 3000)
-    np.testing.assert_array_equal(cached.encode(texts), rows)
-    assert inner.seen == []
-    with pytest.raises(UsageError, match=r"shape \(3000, 512\) for 2999 keys"):
-        cached.add(keys[:-1], rows)
 
 
 # --- damage --------------------------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from published import BENCHMARKS, beauty_loo, cj_next28, or_next28
 from recllm.base.errors import DataError, MissingExtraError, UsageError
 from recllm.base.schema import Action
 from recllm.base.stats.intervals import ConfidenceInterval, bootstrap, paired_bootstraps
-from recllm.recommend.evaluation.baselines import buyers
 from recllm.recommend.evaluation.protocols import (
     EvaluationQuery,
     EvaluationWindow,
@@ -31,7 +30,7 @@ from recllm.recommend.evaluation.protocols import (
     split_tables,
     time_split,
 )
-from recllm.recommend.evaluation.report import SystemDifference, evaluate, subgroups, write_record
+from recllm.recommend.evaluation.report import SystemDifference, evaluate, write_record
 from recllm.recommend.evaluation.systems import TrainingRecipe, learned_system, make_systems, systems_for
 from recllm.recommend.evaluation.tables import complete_journey, read_folder
 from recllm.shop.data.dataset import DAY, Dataset
@@ -139,30 +138,6 @@ def test_people_whose_history_is_hidden(shop: Dataset) -> None:
     assert np.diff(asked.fit_on.events.indptr)[bob] == 1
     assert not asked.mask_seen
     assert window.query(window.slice("ALL"), 2).hidden_users is None
-
-
-def test_parts_of_a_slice() -> None:
-    """Ten items, of which x and y have most buyers; ann and bob buy before as often as the median, cat more."""
-    rows = [("ann", "x", 1), ("bob", "x", 1), ("cat", "x", 1), ("ann", "y", 2), ("cat", "y", 2), ("bob", "z0", 3)]
-    rows += [("cat", f"z{n}", 4) for n in range(1, 8)]
-    future = [("ann", "x", 51), ("ann", "z1", 52), ("bob", "z2", 51), ("cat", "y", 51)]
-    window = next_purchases(Dataset.construct(log(*rows, *future)), start=CUT, end=70 * DAY, protocol="toy")
-    groups = subgroups(window, buyers(window.fit_on, None))
-    cut = {p.name: p for p in groups["ALL"]}
-    ids, users = window.dataset.items["item_id"], window.dataset.users["user_id"].to_list()
-    asked = window.slice("ALL").users
-
-    def told(name: str) -> dict[str, set[str]]:
-        part = cut[name]
-        ends = part.truth.indptr
-        return {
-            users[int(asked[r])]: {ids[int(i)] for i in part.truth.item[ends[n] : ends[n + 1]]}
-            for n, r in enumerate(part.rows)
-        }
-
-    assert told("HEAD") == {"ann": {"x"}, "cat": {"y"}}
-    assert told("TAIL") == {"ann": {"z1"}, "bob": {"z2"}}
-    assert [p.name for p in groups["NEW"]] == ["NEW"]
 
 
 def test_slices_are_chosen_by_name(shop: Dataset) -> None:
@@ -390,7 +365,6 @@ def test_the_best_peer_of_each_slice_comes_first(shop: Dataset) -> None:
     assert {(gap.peer, gap.mean) for gap in first.values()} == {("also", 0.0)}
     assert {d.peer for d in report.differences} == {"also", "popular", "recllm-frozen"}
     assert set(first) == set(report.systems["recllm"])
-    assert report.extra["slices"]["HEAD"]["of"] == "ALL"
 
 
 def test_the_table_puts_the_best_first(shop: Dataset) -> None:

@@ -54,7 +54,6 @@ STORE_CALLS = {
     "market/experiments/slates.py": 2,
     "market/propensity/answers.py": 1,
     "recommend/evaluation/retrain.py": 1,
-    "recommend/recommender/catalogue_vectors.py": 1,
     "recommend/recommender/shop_recommender.py": 3,
     "recommend/recommender/shop_states.py": 1,
     "recommend/recommender/train.py": 1,

@@ -22,7 +22,7 @@ from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exc
 from recllm.market.audiences.spread import spread_offers
 from recllm.market.audiences.targets import audience_target
 from recllm.market.propensity.effects import PersonEffects
-from recllm.recommend.recommender.ranking import fitting_items, shops_weekly
+from recllm.recommend.recommender.intent_items import fitting_items, shops_weekly
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.text.encoder.toy import ToyEncoder

@@ -12,7 +12,8 @@ from recllm.base.policy import Policy
 from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Action, Intent, NoteKind, Objective, ServedBy, SlateStatus
 from recllm.base.settings import ScorerTrainingSettings
-from recllm.recommend.recommender.recommender import Recommender, dismissed
+from recllm.recommend.recommender.people import DatasetPeople
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.text.encoder.toy import ToyEncoder
 
@@ -170,8 +171,15 @@ def test_of_one_name_only_the_best_is_shown_unless_twins_are_wanted() -> None:
     assert [r.title for r in twins.recommend("u0", k=24, same_names=True)[0].items].count("House tea") == 3
 
 
+def observed(recommender: Recommender, user: str, item: str, action: Action) -> Recommender:
+    """One that knows of one more event."""
+    data = recommender.dataset
+    row, item_row = int(recommender.user_rows([user])[0]), int(data.item_rows([item])[0])
+    return recommender.with_people(data.with_event(row, item_row, data.as_of, action), recommender.population.pool)
+
+
 def test_what_was_shown_is_no_history(trained: Recommender) -> None:
-    shown = trained.observe("blank", "tea0", Action.SHOWN)
+    shown = observed(trained, "blank", "tea0", Action.SHOWN)
     assert shown.recommend("blank", k=2)[0].status is SlateStatus.UNKNOWN_USER
 
 
@@ -217,16 +225,17 @@ def test_reasons_are_exact(trained: Recommender) -> None:
 
 def test_a_dismissed_item_is_gone_and_comes_back_when_bought(trained: Recommender) -> None:
     first = trained.recommend("u0", k=3)[0].items[0].item_id
-    after = trained.observe("u0", first, Action.DISMISS)
+    after = observed(trained, "u0", first, Action.DISMISS)
     assert first not in {r.item_id for r in after.recommend("u0", k=24)[0].items}
     assert first in {r.item_id for r in after.recommend("u2", k=24)[0].items}
-    again = after.observe("u0", first, Action.PURCHASE)
+    again = observed(after, "u0", first, Action.PURCHASE)
     assert first in {r.item_id for r in again.recommend("u0", k=24)[0].items}
 
 
 def test_a_purchase_changes_the_scores_without_training(trained: Recommender) -> None:
     before = {r.item_id: r.logit for r in trained.recommend("u0", k=24, explain=False)[0].items}
-    after = {r.item_id: r.logit for r in trained.observe("u0", "tea0", Action.PURCHASE).recommend("u0", k=24)[0].items}
+    (slate,) = observed(trained, "u0", "tea0", Action.PURCHASE).recommend("u0", k=24)
+    after = {r.item_id: r.logit for r in slate.items}
     assert before["tea0"] != after["tea0"]
 
 
@@ -255,7 +264,7 @@ def test_dismissed_lists_follow_the_latest_word() -> None:
         }
     )
     data = Dataset.construct(frame)
-    indptr, item = dismissed(data.events)
+    indptr, item = DatasetPeople(data).histories(["a", "b"]).dismissed()
     assert indptr.tolist() == [0, 1, 1]
     assert data.items["item_id"][int(item[0])] == "x"
 

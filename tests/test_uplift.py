@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from recllm.base.errors import DataError, PolicyError
-from recllm.market.propensity.effects import fit_effects
+from recllm.base.errors import DataError, PolicyError, UsageError
+from recllm.market.propensity.effects import effect_scores, error_scale, fit_effects, shrinkage_bias
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.parameters import UpliftSettings
 from recllm.market.propensity.quality import QiniCurve, qini_curve, true_qini
-from recllm.market.propensity.trial import Trial, check_assignment
+from recllm.market.propensity.trial import Trial, check_assignment, read_trial
 
 N = 6_000
 QUICK = UpliftSettings(forest_groups=8)
@@ -28,12 +30,12 @@ def world(seed: int = 0, n: int = N, share: float = 0.5, tilt: float = 0.0) -> t
     treated = rng.random(n) < propensity
     outcome = (rng.random(n) < np.where(treated, chance, base)).astype(float)
     names = tuple(f"x{i}" for i in range(5))
-    trial = Trial.of_treatment(FeatureTable(names, names, x), treated, outcome, propensity=propensity)
+    trial = Trial.construct(FeatureTable(names, names, x), treated, outcome, propensity=propensity)
     return trial, chance - base
 
 
 def curve(uplift: np.ndarray, trial: Trial) -> QiniCurve:
-    return qini_curve(uplift, trial.arm == 1, trial.outcome, trial.probability[:, 1])
+    return qini_curve(uplift, trial.treated, trial.outcome, trial.propensity)
 
 
 @pytest.mark.parametrize(("share", "tilt"), [(0.5, 0.0), (0.5, 0.3), (0.2, 0.0)])
@@ -50,7 +52,7 @@ def test_it_finds_whom_it_moves(share: float, tilt: float) -> None:
 def test_known_chances_keep_the_effect_honest() -> None:
     """Treated more often are those who respond anyway: without the chances the mean effect would seem positive."""
     trial, truth = world(2, n=20_000, tilt=0.4)
-    naive = trial.outcome[trial.arm == 1].mean() - trial.outcome[trial.arm == 0].mean()
+    naive = trial.outcome[trial.treated].mean() - trial.outcome[~trial.treated].mean()
     found = curve(np.zeros(len(trial)), trial).effect
     assert abs(found - truth.mean()) < 0.02 < abs(naive - truth.mean())
 
@@ -83,11 +85,60 @@ def test_held_out_uplift_is_of_other_people() -> None:
     x = rng.normal(size=(2_000, 8)).astype(np.float32)
     names = tuple(f"x{i}" for i in range(8))
     treated, outcome = rng.random(2_000) < 0.5, (rng.random(2_000) < 0.4).astype(float)
-    trial = Trial.of_treatment(FeatureTable(names, names, x), treated, outcome, randomised=True)
+    trial = Trial.construct(FeatureTable(names, names, x), treated, outcome, randomised=True)
     model, held_out = fit_effects(trial, QUICK)
     own = curve(model.predict(trial.features).effect, trial).qini
     other = curve(held_out.expected, trial).qini
     assert own > 0.03 and abs(other) < 0.02
+
+
+@pytest.mark.parametrize("differ", [False, True])
+def test_intervals_of_people_hold_the_effect_as_often_as_said(differ: bool) -> None:
+    """At 95 % of a person drawn at random: over some worlds neither much less nor nearly always."""
+    covered, widths, names = [], [], ("p", "q", "r", "s")
+    for seed in range(4):
+        rng = np.random.default_rng([seed, differ])
+        x, treated = rng.normal(size=(1_000, 4)), rng.integers(0, 2, 1_000) == 1
+        truth = 0.2 * np.tanh(x[:, 0]) if differ else np.full(1_000, 0.1)
+        outcome = (rng.random(1_000) < 0.4 + 0.1 * np.tanh(x[:, 1]) + treated * truth).astype(float)
+        features = FeatureTable(names, names, x.astype(np.float32))
+        trial = Trial.construct(features, treated, outcome, randomised=True)
+        held_out = fit_effects(trial, UpliftSettings(forest_groups=10, seed=seed))[1]
+        covered.append((np.abs(held_out.expected - truth) <= 1.96 * held_out.error).mean())
+        widths.append(1.96 * held_out.error.mean())
+    assert 0.85 < np.mean(covered) < 0.99  # with intervals half as wide about two thirds
+    assert np.mean(widths) < (0.25 if differ else 0.18)
+
+
+def test_errors_are_scaled_to_how_much_forests_of_different_people_differ() -> None:
+    rng, error = np.random.default_rng(0), np.full(4_000, 0.2)
+    one, other = (rng.normal(0, 0.05, 4_000) for _ in range(2))
+    assert error_scale((one, error), (other, error)) == pytest.approx(0.25, rel=0.05)
+    assert error_scale((one, 0 * error), (other, 0 * error)) == 1.0
+
+
+def test_the_bias_is_what_a_forest_takes_away() -> None:
+    """It kept half of the differences: the other half is the bias."""
+    rng, n = np.random.default_rng(1), 400_000
+    truth, noise = rng.normal(0, 0.1, n), rng.normal(0, 1, n)
+    expected, error = 0.5 * truth + rng.normal(0, 0.02, n), np.full(n, 0.02)
+    assert shrinkage_bias(expected, error, truth + noise) == pytest.approx(0.05, rel=0.1)
+    assert shrinkage_bias(rng.normal(0, 0.02, n), error, noise) < 0.02
+    assert shrinkage_bias(-expected, error, truth + noise) == 0.0
+
+
+def test_scores_are_right_on_average_whatever_the_model_says() -> None:
+    trial, truth = world(6, n=40_000, tilt=0.3)
+    wrong = np.tile([0.9, -0.3], (len(trial), 1))
+    assert effect_scores(wrong, trial).mean() == pytest.approx(truth.mean(), abs=0.03)
+
+
+def test_an_estimate_is_the_same_for_the_same_seed() -> None:
+    trial, _ = world(7, n=1_000)
+    first, again, other = (
+        fit_effects(trial, UpliftSettings(forest_groups=4, seed=seed))[1].expected for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 # --- what is no trial ------------------------------------------------------------------------------------------------
@@ -103,19 +154,19 @@ def parts(n: int = 3_000, seed: int = 0) -> tuple[FeatureTable, np.ndarray, np.n
 def test_without_randomisation_it_is_refused_with_exit_4() -> None:
     features, treated, outcome, _ = parts()
     with pytest.raises(PolicyError, match="Complete Journey's campaigns are of this kind") as stop:
-        Trial.of_treatment(features, treated, outcome)
+        Trial.construct(features, treated, outcome)
     assert stop.value.exit_code == 4
 
 
 def test_a_treatment_that_features_tell_is_refused_although_declared() -> None:
     features, _, outcome, rng = parts()
     chosen = rng.random(len(outcome)) < 0.5 + 0.25 * np.tanh(features.values[:, 2])
+    with pytest.raises(PolicyError, match=r"not drawn as declared: .* most of all x2 "):
+        Trial.construct(features, chosen, outcome, randomised=True)
     with pytest.raises(PolicyError, match="not drawn as declared"):
-        Trial.of_treatment(features, chosen, outcome, randomised=True)
-    with pytest.raises(PolicyError, match="not drawn as declared"):
-        Trial.of_treatment(features, chosen, outcome, propensity=np.full(len(outcome), 0.5))
+        Trial.construct(features, chosen, outcome, propensity=np.full(len(outcome), 0.5))
     known = 0.5 + 0.25 * np.tanh(features.values[:, 2].astype(float))
-    assert len(Trial.of_treatment(features, chosen, outcome, propensity=known)) == len(outcome)
+    assert len(Trial.construct(features, chosen, outcome, propensity=known)) == len(outcome)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -124,15 +175,31 @@ def test_a_true_trial_passes(seed: int) -> None:
     assert check_assignment(features, treated, np.full(len(treated), 0.5)) == pytest.approx(0.5, abs=0.06)
 
 
-def test_arms_and_outcomes_and_propensities_are_checked() -> None:
+def test_groups_and_outcomes_and_propensities_are_checked() -> None:
     features, treated, outcome, _ = parts()
-    with pytest.raises(DataError, match="at least 100 are needed in each"):
-        Trial.of_treatment(features, np.arange(3_000) < 20, outcome, randomised=True)
-    with pytest.raises(DataError, match="fewer than 20 others"):
-        Trial.of_treatment(features, treated, np.zeros(3_000), randomised=True)
-    with pytest.raises(DataError, match="0 or 1"):
-        Trial.of_treatment(features, treated, outcome * 3.5, randomised=True)
-    with pytest.raises(DataError, match="propensities"):
-        Trial.of_treatment(features, treated, outcome, propensity=np.ones(3_000))
-    with pytest.raises(DataError, match="treatments"):
-        Trial.of_treatment(features, treated[:10], outcome, randomised=True)
+    cases = {
+        "20 people of the trial are treated; at least 100": (np.arange(3_000) < 20, outcome, None),
+        "at least 20 of 0 and of 1": (treated, np.zeros(3_000), None),
+        "0 or 1": (treated, outcome * 3.5, None),
+        "propensities": (treated, outcome, np.ones(3_000)),
+        "treatments": (treated[:10], outcome, None),
+    }
+    for words, (arm, result, propensity) in cases.items():
+        with pytest.raises(DataError, match=words):
+            Trial.construct(features, arm, result, randomised=True, propensity=propensity)
+
+
+def test_files_that_are_no_trials(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_trial(tmp_path / "nothing.csv")
+    head, file = "user_id,treated,outcome\n", tmp_path / "t.csv"
+    for text, words in (
+        (head, "has no rows"),
+        ("user_id,treated\na,1\n", "missing column outcome"),
+        (head + "a,1,\n", "must be numbers"),
+        (head + "a,2,0\n", "treated is 0 or 1"),
+        (head + "a,1,0\na,0,0\n", "stands in it once"),
+    ):
+        file.write_text(text)
+        with pytest.raises(DataError, match=words):
+            read_trial(file)

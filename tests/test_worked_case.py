@@ -60,7 +60,9 @@ def test_user_a(tmp_path: Path) -> None:
     why = {r.item_id: r.reasons[0].evidence_id for r in slate.items}
     assert (why["headphones"], why["jeans"], why["noodles"]) == ("B:phone", "B:shirt", "B:rice")
 
-    keener = recommender.observe("A", "headphones", Action.VIEW).recommend("A", k=1, repeats=False)
+    data, rows = recommender.dataset, (recommender.user_rows(["A"]), recommender.dataset.item_rows(["headphones"]))
+    viewed = data.with_event(int(rows[0][0]), int(rows[1][0]), data.as_of, Action.VIEW)
+    keener = recommender.with_people(viewed, recommender.population.pool).recommend("A", k=1, repeats=False)
     assert keener[0].items[0].item_id == "headphones"
     (ad,) = write_ads(shop, recommender, slates=[slate], channel="email").texts
     assert ad.verified and all(c.passed for c in ad.checks)

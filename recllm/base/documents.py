@@ -19,7 +19,6 @@ from datetime import date
 from decimal import Decimal
 from enum import Enum
 from functools import cache
-from html import escape
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -313,25 +312,6 @@ def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[str]])
         writer.writerows(rows)
 
 
-def html_table(header: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:
-    """A plain table of HTML; every text is escaped, numbers stand to the right."""
-
-    def cell(value: object) -> str:
-        side = "right" if isinstance(value, int | float) else "left"
-        text = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-        return f'<td style="text-align:{side}">{escape(text)}</td>'
-
-    head = "".join(f'<th style="text-align:left">{escape(name)}</th>' for name in header)
-    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
-    words = f'<caption style="text-align:left">{escape(caption)}</caption>' if caption else ""
-    return f"<table>{words}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
 def count_text(n: int, noun: str, plural: str = "") -> str:
     """A number with its noun, whose plural has an s where none is given: "1 person", "2,000 people", "0 texts"."""
     return f"{n:,} {noun if n == 1 else plural or f'{noun}s'}"
-
-
-def chance_text(probability: float | None) -> str:
-    """Such as "12.3 %"; nothing where there is none."""
-    return "" if probability is None else f"{100 * probability:.1f} %"

@@ -16,7 +16,6 @@ from enum import StrEnum
 from numbers import Real
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from recllm.base.documents import chance_text, html_table
 from recllm.base.errors import DataError
 
 if TYPE_CHECKING:
@@ -393,17 +392,6 @@ class Slate:
     degraded_reason: str | None = None
     """In words why the slate is not personal, or is shorter than asked; None when it is neither. For people to read:
     code asks `status` and `notes`."""
-
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        rows = [
-            (item.rank, item.title, chance_text(item.probability), " ".join(reason.text for reason in item.reasons))
-            for item in self.items
-        ]
-        model = f"model {self.model_version}" if self.model_version else self.served_by.value
-        caption = f"{self.user_id}, {self.as_of:%Y-%m-%d %H:%M} UTC, {model}"
-        caption += f": {self.degraded_reason}" if self.degraded_reason else ""
-        return html_table(("", "item", "chance", "why"), rows, caption)
 
 
 class CopyVerdict(StrEnum):

@@ -143,26 +143,6 @@ def price_texts(items: pl.DataFrame, locale: str = "en", *, n_last: int | None =
     return [text(band, group) for band, group in bands.tail(bands.height if n_last is None else n_last).iter_rows()]
 
 
-def possible_price_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
-    """Whatever `price_texts` may give of these items, or of those of them that are not off sale and any others, at any
-    prices; distinct."""
-    import polars as pl
-
-    template = Prompts.load().template("price", locale)
-    # fewer items have fewer groups, so that theirs may be deeper
-    levels = range(_price_level(items["category"]), _price_level(items.filter("available")["category"]) + 1)
-    groups: dict[str | None, None] = {None: None}
-    for level in filter(None, levels):
-        sizes = items.group_by(pl.col("category").list.head(level).alias("path"), "currency").len()
-        names = sizes.filter(pl.col("len") >= PRICED_ITEMS, pl.col("path").list.len() > 0)["path"].list.last()
-        groups |= dict.fromkeys(names.unique().sort())
-    named = [name_as_told(group, CATEGORY_CHARS, locale) if group else None for group in groups]
-    bands = [(band, group) for group in named for band in ("low", "mid", "high")]
-    return list(
-        dict.fromkeys(template.render({"band": band, "group": group}) for band, group in [(None, None), *bands])
-    )
-
-
 def _price_level(paths: pl.Series) -> int:
     """How deep the groups are whose prices are compared: as deep as possible with at most `PRICE_GROUPS` groups; 0 for
     the whole catalogue."""

@@ -85,12 +85,6 @@ def calibration_error(probability: NDArray[np.floating], label: Labels, bins: in
     return float(np.abs(gap).sum() / len(label))
 
 
-def calibration_slope(logit: Values, label: Labels) -> float:
-    """Slope of a logistic regression of the label on the logit, both (n,); 1 is calibrated. 0 where all labels are
-    equal, which tell of no slope."""
-    return float(logistic_line(logit, label)[0]) if label.any() and not label.all() else 0.0
-
-
 def auc(score: NDArray[np.floating], label: NDArray[Any]) -> float:
     """Chance that a random true label has a higher score than a random false one, ties half; NaN without both."""
     from scipy.stats import rankdata

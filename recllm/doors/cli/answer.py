@@ -40,7 +40,6 @@ from recllm.doors.cli.options import (
     ids_by_pseudonym,
     note,
     open_shop,
-    read_pairs,
     read_user_ids,
     table,
     write_audit,
@@ -141,16 +140,12 @@ def explain(
     user: User,
     item: Annotated[str, typer.Option("--item", "-i", help="The item's id.")],
     shop: Shop,
-    html: Annotated[Path | None, typer.Option(help="Also write the picture to this page.")],
 ) -> Answer:
     """One item for one customer: what each piece of evidence adds, and without which it would not be shown."""
-    from recllm.recommend.recommender.explanation import write_page
     from recllm.recommend.recommender.shop_recommender import open_recommender
 
     recommender = open_recommender(shop, version=question.model, locale=question.locale)
     explanation = recommender.explain(user, item, k=question.k)
-    if html:
-        write_page(explanation, html)
     rank = f"number {explanation.rank}" if explanation.rank else f"not among the first {question.k}"
     lines = [f"{explanation.title}: {rank}", *(f"  {c.delta:+.2f}  {c.text}" for c in explanation.contributions)]
     lines += [f"  {explanation.withheld:+.2f}  (not named)"] if explanation.withheld else []
@@ -364,16 +359,13 @@ def _unlisted(people: int) -> list[str]:
     return [f"... and {people - MAX_PRINTED:,} more; --csv FILE or --json gives all"] if people > MAX_PRINTED else []
 
 
-OWN_COLUMNS = {"features", "arm", "control", "outcome"}
-
-
 def uplift(
     *,
     trial: Annotated[
         Path | None,
         typer.Argument(
             metavar="TRIAL",
-            help="A CSV: user_id, treated, outcome[, propensity]; with --columns a CSV or Parquet as it is.",
+            help="A CSV: user_id, treated, outcome[, propensity].",
         ),
     ],
     campaign: Annotated[
@@ -384,42 +376,19 @@ def uplift(
     start: Annotated[
         datetime | None, typer.Option(help="Before the first treatment, UTC; nothing later is learned from.")
     ],
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=COLUMN",
-            help="A trial without a workspace: features (known before it, with commas), arm, control (the arm "
-            "of the untreated) and outcome (0 and 1, or amounts). May be repeated.",
-        ),
-    ],
-    workspace: WorkspaceDir,
+    shop: Shop,
     randomised: Annotated[bool, typer.Option("--randomised", help="The treated were drawn at random.")] = False,
     csv: Csv,
     ids: Ids,
     seed: Seed,
 ) -> Answer:
-    """How much a treatment changes each customer's outcome, learned from a trial; a file that is no trial is refused.
-
-    Either customers of the workspace (--start), or a table with its own columns (--columns).
-    """
-    names = read_pairs(columns, "--columns")
+    """How much a treatment changes each customer's outcome, learned from a trial; what is no trial is refused."""
     if (trial is None) == (campaign is None):
         raise UsageError("give a trial's table, or --campaign with the file of a campaign that went out")
-    if campaign is not None and (start or names):
-        raise UsageError("a campaign says itself when it began and what came of it; leave out the trial's options")
-    if trial is not None and names:
-        if names.keys() != OWN_COLUMNS:
-            raise UsageError(f"--columns {', '.join(sorted(names))}: give all of {', '.join(sorted(OWN_COLUMNS))}")
-        if start or ids or save:
-            raise UsageError(
-                "--start, --ids and --save belong to trials of the workspace's people; leave them out, or "
-                "leave out --columns"
-            )
-        return _uplift_of_table(trial, names, randomised, csv, seed)
+    if campaign is not None and start:
+        raise UsageError("a campaign says itself when it began: leave out --start")
     if campaign is None and start is None:
-        raise UsageError(
-            "give --start DATE for a trial of the workspace's people, or --columns for a table with its own columns"
-        )
+        raise UsageError("give --start DATE: features are learned from what came before")
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.open_campaign import open_campaign
     from recllm.market.campaigns.outcome import campaign_trial
@@ -428,15 +397,14 @@ def uplift(
 
     table_of_trial: Any = trial
     source = ""
-    with open_shop(workspace) as shop:
-        pseudonyms = ids_by_pseudonym(shop, ids)
-        if campaign is not None:
-            opened_campaign = open_campaign(shop, read_campaign(campaign), recheck=False)
-            start, table_of_trial = campaign_trial(opened_campaign)
-            randomised, source = True, opened_campaign.plan.campaign_id
-        assert start is not None  # noqa: S101 - a trial of people has it, and a campaign says it
-        how: dict[str, Any] = {"start": start, "randomised": randomised, "seed": seed}
-        estimate = uplift_workspace(shop, table_of_trial, **how, source=source, save=save)
+    pseudonyms = ids_by_pseudonym(shop, ids)
+    if campaign is not None:
+        opened_campaign = open_campaign(shop, read_campaign(campaign), recheck=False)
+        start, table_of_trial = campaign_trial(opened_campaign)
+        randomised, source = True, opened_campaign.plan.campaign_id
+    assert start is not None  # noqa: S101 - a trial of people has it, and a campaign says it
+    how: dict[str, Any] = {"start": start, "randomised": randomised, "seed": seed}
+    estimate = uplift_workspace(shop, table_of_trial, **how, source=source, save=save)
     if csv:
         write_uplift_csv(estimate, csv, pseudonyms)
     document = uplift_document(estimate, pseudonyms)
@@ -451,24 +419,6 @@ def uplift(
         *fields_table(document["people"][:MAX_PRINTED], "user_id uplift low high"),
     ]
     return Answer(document, lines, _unlisted(len(document["people"])))
-
-
-def _uplift_of_table(file: Path, columns: Mapping[str, str], randomised: bool, csv: Path | None, seed: int) -> Answer:
-    from recllm.market.propensity.answers import uplift_of_table
-    from recllm.market.propensity.trial import TrialColumns
-    from recllm.market.propensity.uplift import trial_document, trial_lines, write_trial_csv
-
-    names = tuple(name.strip() for name in columns["features"].split(",") if name.strip())
-    meaning = TrialColumns(**{**columns, "features": names})  # type: ignore[arg-type]
-    estimate = uplift_of_table(file, meaning, randomised=randomised, seed=seed)
-    if csv:
-        write_trial_csv(estimate, csv)
-    rows = [
-        [str(row + 1), estimate.trial.arms[number] if number else "", *(arm.expected[row] for arm in estimate.effects)]
-        for row, number in enumerate(estimate.advised[:MAX_PRINTED].tolist())
-    ]
-    lines = [*trial_lines(estimate), "", *table(rows, ["row", "advised", *(arm.arm for arm in estimate.effects)])]
-    return Answer(trial_document(estimate), lines, _unlisted(len(estimate.trial)))
 
 
 MAX_OF_OCCASION = 5

@@ -19,7 +19,8 @@ from recllm.doors.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from recllm.market.batch import BatchResult, BatchRun, ShardOutcome
+    from recllm.market.batch.plan import BatchRun
+    from recllm.market.batch.run import BatchResult, ShardOutcome
 
 
 def is_batch(everybody: bool, folder: Path | None, *of_named_people: object) -> bool:
@@ -52,7 +53,7 @@ def audience(
 ) -> Answer:
     """The people of recllm audience, counted shard by shard; without reasons."""
     from recllm.base.documents import guarded, write_csv
-    from recllm.market.batch import choose_audience
+    from recllm.market.batch.run import choose_audience
     from recllm.shop.workspace.figures import FigureGate
 
     run, document, lines = _run(shop, "audience", options, batching, folder)
@@ -73,7 +74,7 @@ def audience(
 
 def generator_failures(run: BatchRun, document: dict[str, Any]) -> list[str]:
     """A line on texts that the generator failed for, if there are any; the count goes into the document."""
-    from recllm.market.batch import read_batch
+    from recllm.market.batch.run import read_batch
 
     failures = read_batch(run).select("generator_failure").collect().to_series()
     n_failures = document["without_generator"] = len(failures) - failures.null_count()
@@ -83,35 +84,11 @@ def generator_failures(run: BatchRun, document: dict[str, Any]) -> list[str]:
     return [f"{of_texts} had to do without the generator: {failures.drop_nulls()[0]}"]
 
 
-def encode(shop: Shop, folder: Path, batching: Batching, version: str | None, *, base: bool) -> Answer:
-    """The vectors of the catalogue's texts, into files and the workspace's cache. base: without the model's adapter."""
-    from recllm.market.batch import BatchRun, BatchTask, keep_vectors
-    from recllm.recommend.recommender.catalogue_vectors import encoding_options
-
-    options, cache = encoding_options(shop, version, base=base), shop.cache_dir / "vectors"
-    run = BatchRun.plan(shop, folder, BatchTask.ENCODE, options, shards=batching.shards)
-    result = _worked(run, batching)
-    _check(result)
-    fill = keep_vectors(run)
-    if fill is None:
-        state = f"the encoder {options['encoder']} has no cache that they could be put into"
-    else:
-        state = f"{fill.vectors:,} vectors lie in {cache}, {fill.added:,} of them new there"
-    document = _document(result) | {
-        "texts": result.texts,
-        **{name: options[name] for name in ("encoder", "fingerprint", "precision")},
-        "vectors": None if fill is None else fill.vectors,
-        "added": None if fill is None else fill.added,
-    }
-    encoded = f"{count_text(result.texts, 'text')} encoded in {result.seconds:.1f} s"
-    return Answer(document, [f"{_done(result)}; {encoded}", state])
-
-
 def _run(
     shop: Shop, task: str, options: Mapping[str, Any], batching: Batching, folder: Path | None
 ) -> tuple[BatchRun, dict[str, Any], list[str]]:
     """The run, the document about it, and the same in lines."""
-    from recllm.market.batch import BatchRun, BatchTask
+    from recllm.market.batch.plan import BatchRun, BatchTask
 
     version = batching.model if isinstance(batching, Answering) else None
     task_folder, how = Path(folder or "."), {"shards": batching.shards, "seed": batching.seed}
@@ -142,15 +119,15 @@ def _worked(run: BatchRun, batching: Batching) -> BatchResult:
     """With a bar on a terminal."""
     from tqdm import tqdm
 
-    from recllm.market.batch import run_batch
+    from recllm.market.batch.run import run_batch
 
-    n_people = n_texts = 0
+    n_people = 0
     with tqdm(total=run.shards, unit=" shards", desc=run.task.value, disable=None) as bar:
 
         def advance(outcome: ShardOutcome) -> None:
-            nonlocal n_people, n_texts
-            n_people, n_texts = n_people + outcome.people, n_texts + outcome.texts
-            bar.set_postfix_str(f"{n_texts:,} texts" if n_texts else f"{n_people:,} people", refresh=False)
+            nonlocal n_people
+            n_people += outcome.people
+            bar.set_postfix_str(f"{n_people:,} people", refresh=False)
             bar.update()
 
         return run_batch(run, batching.engine, workers=batching.workers, progress=advance)

@@ -13,7 +13,6 @@ import typer
 
 from recllm.base.documents import plain
 from recllm.base.errors import NothingToDo, UsageError
-from recllm.doors.cli.batch import encode
 from recllm.doors.cli.options import (
     Answer,
     AnyWorkspace,
@@ -99,7 +98,7 @@ def train(
 def retrain(
     shop: Shop,
     if_due: Annotated[
-        bool, typer.Option("--if-due", help="Only when drift, calibration or age ask for it; exit code 3 otherwise.")
+        bool, typer.Option("--if-due", help="Only when drift, age or an erasure ask for it; exit code 3 otherwise.")
     ] = False,
     seed: Seed = 0,
 ) -> Answer:
@@ -248,23 +247,10 @@ def promote(
     return Answer({"serving": serving}, [f"model {serving} serves"])
 
 
-class RefreshOptions(Batching):
-    """How `recllm refresh` works."""
-
-    model: str | None = None
-    """--vectors: another published version than the current one."""
-    base: bool = False
-    """--vectors: without the model's adapter, as a new training begins."""
-
-
 def refresh(
-    question: Annotated[RefreshOptions, Options(())],
+    question: Annotated[Batching, Options(())],
     *,
     index: Annotated[bool, typer.Option("--index", help="Instead: build the index of item vectors.")] = False,
-    vectors: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Instead: encode the catalogue, shard by shard, into this folder."),
-    ],
     shop: Shop,
 ) -> Answer:
     """Bring all counts of the current model up to the present, without training. --index is for catalogues too large to
@@ -274,8 +260,6 @@ def refresh(
     from recllm.shop.data.engines import Engine, open_workers, spread_over
     from recllm.shop.data.event_files import in_turn
 
-    if vectors is not None:
-        return encode(shop, vectors, question, question.model, base=question.base)
     if not index:
         with open_workers(question.engine, question.workers) as workers:
             spread = in_turn if question.engine is Engine.HERE else spread_over(workers)

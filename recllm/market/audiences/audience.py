@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.base.documents import chance_text, count_text, guarded, html_table, plain, write_csv
+from recllm.base.documents import guarded, plain, write_csv
 from recllm.base.errors import UsageError
 from recllm.base.schema import Action, Intent, Objective, Reason
 from recllm.base.words.sentences import section
@@ -104,19 +104,6 @@ class Audience:
     @property
     def size(self) -> int:
         return len(self.people)
-
-    def _repr_html_(self) -> str:
-        """For notebooks: the first ten, and how many there are."""
-        rows = [
-            (person.user_id, chance_text(person.probability), " ".join(reason.text for reason in person.reasons))
-            for person in self.people[:10]
-        ]
-        caption = f"{self.campaign_id}: {count_text(self.size, 'person', 'people')}, {len(self.holdout):,} held out"
-        if self.expected_conversions is not None:
-            caption += (
-                f"; {self.expected_conversions:.1f} expected to {aim(self.converts)} within {self.horizon_days} days"
-            )
-        return html_table(("person", "chance", "why"), rows, caption)
 
 
 def aim(converts: Sequence[str]) -> str:

@@ -17,7 +17,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from decimal import Decimal
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
@@ -239,9 +238,7 @@ for _group in (AllRule, AnyRule, NotRule):
     _group.model_rebuild()
 
 
-@cache
-def _adapter() -> TypeAdapter[Any]:
-    return TypeAdapter(PeopleRule)
+RULE: TypeAdapter[Any] = TypeAdapter(PeopleRule)
 
 
 def _check_bounds(low: float | None, high: float | None, name: str) -> None:
@@ -258,7 +255,7 @@ def parse_rule(value: object) -> PeopleRule:
     """A rule from what a TOML or JSON document holds. Raises `UsageError` that says where in it what is wrong."""
     check_size(value)
     try:
-        rule: PeopleRule = _adapter().validate_python(value)
+        rule: PeopleRule = RULE.validate_python(value)
     except ValidationError as error:
         raise UsageError("the rule over people: " + "; ".join(_faults(error))) from None
     return rule
@@ -281,7 +278,10 @@ def rule_document(rule: PeopleRule) -> dict[str, Any]:
 
 def read_rule(text: str) -> PeopleRule:
     """A rule from JSON, or from the file of this name, TOML or JSON. Raises `UsageError` for what cannot be read."""
-    source = text if text.lstrip().startswith("{") else _file_text(Path(text))
+    try:
+        source = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UsageError(f"{text}: cannot be read as a rule over people: {error}; give JSON, or a file") from None
     with suppress(RecursionError):
         try:
             is_toml = source is not text and text.endswith(".toml")
@@ -289,13 +289,6 @@ def read_rule(text: str) -> PeopleRule:
         except ValueError as error:
             raise UsageError(f"the rule over people is no {'TOML' if is_toml else 'JSON'}: {error}") from None
     raise UsageError(_too_deep())
-
-
-def _file_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"{file}: cannot be read as a rule over people: {error}; give JSON, or a file") from None
 
 
 def _validated(value: object) -> object:

@@ -13,15 +13,12 @@ as of one horizon ago, when the answer is known, and a line is fitted through it
 The order of people stays what it is. The model has learned from that window, so a line steeper than no change is not
 believed.
 
-People may also be ordered by how alike they are to a list of seeds: with few seeds by the cosine of a person's vector
-with the mean of theirs, with `MIN_SEEDS` of them by a logistic regression of seeds and others on the vector and on how
-active a person is. Others include people who would be seeds if the shop knew (positive and unlabelled data, Elkan and
-Noto 2008), so a likeness is never given as a probability of buying.
+People may also be ordered by how alike they are to a list of seeds: by the cosine of a person's vector with the mean of
+theirs, which is never given as a probability of buying.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,13 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.base.errors import NotFittedError, UsageError
-from recllm.base.schema import Action, Intent, Objective
+from recllm.base.schema import Intent, Objective
 from recllm.learn.features.candidates import candidates, explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.market.propensity.effects import PersonEffects
-from recllm.shop.data.dataset import DAY, Events
-from recllm.shop.data.interactions import Floats, of_actions, user_vectors, visits
+from recllm.shop.data.dataset import DAY
+from recllm.shop.data.interactions import Floats, of_actions, user_vectors
 from recllm.text.encoder.hardware import map_blocks
 
 if TYPE_CHECKING:
@@ -55,14 +52,6 @@ CALIBRATION_USERS = 1_000
 
 MIN_CALIBRATION_USERS = 50
 """With fewer people who bought before that window nothing is changed."""
-
-MIN_SEEDS = 50
-"""Fewer are too few for a regression."""
-MAX_EXAMPLES = 20_000
-"""Seeds, and others, that the regression learns from at most, drawn by a fixed seed."""
-
-PENALTY = 1e-2
-"""Of the weights' squares, where the weights of all examples sum to 1."""
 
 LISTED_OFFERS = 30
 """Best items of each person that are known, for offers that spread over the catalogue."""
@@ -263,71 +252,20 @@ def calibrated_rate(rate: NDArray[np.float64], line: Line) -> NDArray[np.float64
 def likeness(
     recommender: Recommender, seeds: NDArray[np.integer], user_rows: NDArray[np.integer]
 ) -> tuple[NDArray[np.float64], str]:
-    """Of each of `user_rows` to the `seeds`, rows of the dataset's users, (n,), and what it is, in words.
-
-    In [-1, 1] for a cosine, in [0, 1] for the regression. Raises `UsageError` without seeds, and where seeds are all
-    there are.
-    """
+    """Cosine of each of `user_rows` with the mean of the `seeds`, rows of the dataset's users, (n,), and what it is, in
+    words. Raises `UsageError` without seeds."""
     if not len(seeds):
         raise UsageError("none of the seeds is known here; check the ids, or the consent table")
     data = recommender.dataset
 
-    def vectors(rows: NDArray[np.integer]) -> Floats:
+    def vectors(block: NDArray[np.integer]) -> Floats:
         """Unit User vectors, (n, dim)."""
-        basics = basics_vectors(recommender.encoder, basics_of(data.users[rows.tolist()]), recommender.text_locale)
-        return user_vectors(recommender.item_vectors, data.events.rows(rows), data.as_of, basics)
+        basics = basics_vectors(recommender.encoder, basics_of(data.users[block.tolist()]), recommender.text_locale)
+        return user_vectors(recommender.item_vectors, data.events.rows(block), data.as_of, basics)
 
-    def described(rows: NDArray[np.integer]) -> Floats:
-        """Vectors and activity, (n, dim + 4)."""
-        return np.hstack([vectors(rows), activity(data.events.rows(rows), data.as_of)])
-
-    def in_blocks(
-        function: Callable[[NDArray[np.integer]], NDArray[np.floating]], rows: NDArray[np.integer]
-    ) -> NDArray[np.float64]:
-        blocks = map_blocks(lambda block: function(rows[block]), len(rows), USERS_PER_BLOCK)
-        return np.concatenate(blocks).astype(np.float64) if blocks else np.zeros(0)
-
-    if len(seeds) < MIN_SEEDS:
-        mean = in_blocks(vectors, seeds).sum(axis=0)
-        mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
-        score, method = in_blocks(lambda rows: vectors(rows) @ mean, user_rows), "the cosine with the mean vector"
-    else:
-        rng = np.random.default_rng(0)
-        others = np.setdiff1d(user_rows, seeds)
-        # where all are seeds the work is the same: its time would show of one id whether it is a customer
-        others = rng.permutation(others if len(others) else user_rows[:1])[:MAX_EXAMPLES]
-        score = np.zeros(len(user_rows))
-        if len(others):  # an error would report that no customer is left to compare with
-            examples = rng.permutation(seeds)[:MAX_EXAMPLES]
-            x = in_blocks(described, np.concatenate([examples, others]))
-            probability = fit_logistic(x, np.arange(len(x)) < len(examples))
-            score = in_blocks(lambda rows: probability(described(rows)), user_rows)
-        method = "a regression on vectors and activity"
-    return score, f"ordered by likeness to {len(seeds)} seeds ({method}); a likeness is no probability of buying"
-
-
-def activity(histories: Events, as_of: int) -> Floats:
-    """Log of 1 + trips, items bought, money spent and days since the last trip (731 for never), float32 (n, 4)."""
-    bought = histories.of(Action.PURCHASE)
-    n = len(bought.indptr) - 1
-    pairs = np.unique(np.stack([bought.user.astype(np.int64), bought.item.astype(np.int64)]), axis=1)
-    spent = np.bincount(bought.user, np.nan_to_num(bought.price * bought.quantity), n)
-    last = np.full(n, as_of - 731 * DAY, np.int64)
-    np.maximum.at(last, bought.user, bought.at)
-    columns = (visits(bought)[1], np.bincount(pairs[0], minlength=n), np.maximum(spent, 0), (as_of - last) / DAY)
-    return np.asarray(np.log1p(np.stack(columns, axis=1)), np.float32)
-
-
-def fit_logistic(x: NDArray[np.floating], label: NDArray[np.bool_]) -> Callable[[NDArray[np.floating]], Floats]:
-    """Logistic regression with an L2 penalty on standardised columns, both classes of equal weight in all.
-
-    Returns a function from (m, k) to the probability of the class, (m,), after even odds.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    # scikit-learn weighs each example by n / (2 * its class's size), and the penalty by 1 / C
-    regression = LogisticRegression(C=1 / (PENALTY * len(x)), class_weight="balanced", max_iter=1_000, tol=1e-6)
-    model = make_pipeline(StandardScaler(), regression).fit(x.astype(np.float64), label)
-    return lambda rows: np.asarray(model.predict_proba(rows.astype(np.float64))[:, 1])
+    sums = map_blocks(lambda block: vectors(seeds[block]).sum(axis=0), len(seeds), USERS_PER_BLOCK)
+    mean = np.sum(sums, axis=0)
+    mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
+    cosines = map_blocks(lambda block: vectors(user_rows[block]) @ mean, len(user_rows), USERS_PER_BLOCK)
+    score = np.concatenate([np.zeros(0), *cosines]).astype(np.float64)
+    return score, f"ordered by likeness to {len(seeds)} seeds; a likeness is no probability of buying"

@@ -139,7 +139,10 @@ def estimate_effect(
 
     from scipy.special import stdtrit
 
-    theta, center = _covariate_slope(control + treatment)
+    # how much of a person's linearised metric a unit of the covariate explains, and the covariate's mean
+    pooled = control + treatment
+    linear, variance = np.array([1.0, -_ratio(pooled), 0.0]) / pooled.means[1], float(pooled.scatter[2, 2])
+    theta, center = float(linear @ pooled.scatter[:, 2]) / variance if variance > 0 else 0.0, float(pooled.means[2])
     control_value, control_variance = _value_and_variance(control, theta, center)
     treatment_value, treatment_variance = _value_and_variance(treatment, theta, center)
     difference, variance = treatment_value - control_value, treatment_variance + control_variance
@@ -179,13 +182,6 @@ def _effect(control: float, treatment: float, fixed: Interval, always: Interval,
 def _ratio(moments: Moments) -> float:
     numerator, denominator, _ = moments.means
     return float(numerator / denominator) if denominator > 0 else float("nan")
-
-
-def _covariate_slope(pooled: Moments) -> tuple[float, float]:
-    """How much of a person's linearised metric a unit of the covariate explains, and the covariate's mean."""
-    linear = np.array([1.0, -_ratio(pooled), 0.0]) / pooled.means[1]
-    variance = float(pooled.scatter[2, 2])
-    return (float(linear @ pooled.scatter[:, 2]) / variance if variance > 0 else 0.0), float(pooled.means[2])
 
 
 def _value_and_variance(moments: Moments, theta: float, center: float) -> tuple[float, float]:

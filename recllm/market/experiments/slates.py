@@ -122,7 +122,13 @@ class ExperimentOutcome:
 
 def list_experiments(workspace: Workspace) -> list[SlateExperiment]:
     """All of them, ordered by name."""
-    return [_read(json.loads(document), revision) for _, document, revision in workspace.store().experiments()]
+    stored = []
+    for _, text, revision in workspace.store().experiments():
+        document = json.loads(text)
+        treatments = {variant["name"]: Treatment(**variant["treatment"]) for variant in document["variants"]}
+        experiment = STORED_EXPERIMENT.validate_python(document)
+        stored.append(SlateExperiment(experiment=experiment, treatments=treatments, revision=revision))
+    return stored
 
 
 def find_experiment(workspace: Workspace, name: str) -> SlateExperiment:
@@ -202,12 +208,6 @@ def _save(workspace: Workspace, stored: SlateExperiment) -> SlateExperiment:
     if not workspace.store().save_experiment(stored.experiment.name, json.dumps(document), stored.revision):
         raise ConflictError(f"the experiment {stored.experiment.name!r} was changed at the same time; read it again")
     return replace(stored, revision=stored.revision + 1)
-
-
-def _read(document: Mapping[str, Any], revision: int) -> SlateExperiment:
-    treatments = {variant["name"]: Treatment(**variant["treatment"]) for variant in document["variants"]}
-    experiment = STORED_EXPERIMENT.validate_python(document)
-    return SlateExperiment(experiment=experiment, treatments=treatments, revision=revision)
 
 
 # --- slates ----------------------------------------------------------------------------------------------------------

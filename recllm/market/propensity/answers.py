@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from recllm.market.propensity.prediction import Prediction, PredictionRequest
-    from recllm.market.propensity.trial import TrialColumns
-    from recllm.market.propensity.uplift import TrialEstimate, UpliftEstimate
+    from recllm.market.propensity.uplift import UpliftEstimate
     from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -118,20 +117,6 @@ def uplift_workspace(
         save_effects(estimate.effects, folder)
         clear_taint(folder.parent, folder.name)
     return estimate
-
-
-def uplift_of_table(file: Path, columns: TrialColumns, *, randomised: bool, seed: int = 0) -> TrialEstimate:
-    """What a trial with its own columns says. It needs no workspace, and nothing of it is kept.
-
-    Raises what `recllm.market.propensity.trial` raises.
-    """
-    import numpy as np
-
-    from recllm.market.propensity.trial import Trial, read_trial_table
-    from recllm.market.propensity.uplift import estimate_trial
-
-    trial = Trial.of_table(read_trial_table(file), columns, randomised=randomised, seed=seed)
-    return estimate_trial(trial, rng=np.random.default_rng(seed))
 
 
 def _datasets(workspace: Workspace) -> tuple[Dataset, Dataset]:

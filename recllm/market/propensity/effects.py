@@ -1,11 +1,11 @@
-"""Effects of the arms of a trial on each person, with intervals; and effects that a workspace keeps by name.
+"""The effect of a treatment on each person, with intervals, learned from a trial; and effects that a workspace keeps.
 
-score of an arm   mu + 1[arm] / e · (outcome - mu): its mean over people is the arm's mean outcome if everybody had it,
-                  whatever mu is, as long as e, the probability of the arm, is right (Robins et al. 1994); mu is a model
-                  of the arm's outcome, learned on other people.
-effect            of a person, by an X-learner (Künzel et al. 2019) for each arm: outcome models say what people would
-                  have done in the other arm, the differences are learned in both arms, and the two answers are joined
-                  by the share of the arm.
+score      mu + 1[group] / e · (outcome - mu), of the treated less that of the others: its mean over people is the mean
+           effect, whatever mu is, as long as e, the probability of the group, is right (Robins et al. 1994); mu is a
+           model of the group's outcome, learned on other people.
+effect     of a person, by an X-learner (Künzel et al. 2019): outcome models say what people would have done in the
+           other group, the differences are learned in both groups, and the two answers are joined by the share of the
+           treated.
 
 The X-learner is learned on random halves of all people, one group of trees each. How much the groups' answers differ is
 the standard error of their mean. `error_scale` compares it with how much two learners of different people differ, and
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, ModelError, UsageError
 from recllm.base.files import PRIVATE, safe_id, write_whole
-from recllm.base.stats.intervals import ConfidenceInterval, normal_quantile
+from recllm.base.stats.intervals import normal_quantile
 from recllm.base.stats.probabilities import sigmoid
 from recllm.learn.models.trees import BoostedTrees, grow_trees
 from recllm.market.propensity.examples import Cohort
@@ -54,59 +54,31 @@ MIN_KEPT = 0.3
 Masks = list[NDArray[np.bool_]]
 
 
-def mean_interval(values: Values) -> ConfidenceInterval:
-    """The mean of n values with the interval that holds it at 95 %."""
-    mean = float(values.mean())
-    half = normal_quantile() * float(values.std(ddof=1) / np.sqrt(len(values)))
-    return ConfidenceInterval(mean, mean - half, mean + half)
+def fit_outcome(people: Trial, settings: UpliftSettings) -> Callable[[Floats], Values]:
+    """Of people of one group, each counted in proportion to 1 / the probability of it: gives the probability of the
+    outcome, (n,), for rows of the table's values."""
+    weights = 1 / np.where(people.treated, people.propensity, 1 - people.propensity)
+    values = people.features.values
+    trees = grow_trees(values, people.outcome, settings, objective="binary", weights=weights / weights.mean())
+    return lambda rows: sigmoid(trees.score(rows))
 
 
-def arm_means(trial: Trial, settings: UpliftSettings) -> Values:
-    """Each person's mean outcome in each arm by models of other people, (n, arms)."""
-    means = np.empty(trial.probability.shape)
-    for inside in people_folds(np.arange(len(trial)), settings.folds, settings.seed + 1):
-        for number in range(len(trial.arms)):
-            learn = trial.rows(~inside & (trial.arm == number))
-            mean = fit_outcome(learn, number, settings, binary=trial.binary)
-            means[inside, number] = mean.of(trial.features.values[inside])
-    return means
-
-
-@dataclass(frozen=True, eq=False)
-class OutcomeModel:
-    """The mean outcome of people like the ones learned from."""
-
-    trees: BoostedTrees
-    binary: bool
-
-    def of(self, values: Floats) -> Values:
-        """(n,), of rows of the table's values; a probability where the outcome is 0 or 1."""
-        score = self.trees.score(values)
-        return sigmoid(score) if self.binary else score
-
-
-def fit_outcome(people: Trial, number: int, settings: UpliftSettings, *, binary: bool) -> OutcomeModel:
-    """Of people of one arm, each counted in proportion to 1 / the probability of it. binary: see `Trial.binary`."""
-    weights = 1 / people.probability[:, number]
-    objective, values = "binary" if binary else "regression", people.features.values
-    trees = grow_trees(values, people.outcome, settings, objective=objective, weights=weights / weights.mean())
-    return OutcomeModel(trees, binary)
-
-
-def arm_scores(means: Values, arm: NDArray[np.integer], outcome: Values, probability: Values) -> Values:
-    """Doubly robust scores, (n, arms). means: of each arm's outcome, by models of other people; probability: of each
-    arm, (n, arms) or (arms,); arm: which one each person had."""
-    is_arm = arm[:, None] == np.arange(means.shape[1])
-    return np.asarray(means + np.where(is_arm, (outcome[:, None] - means) / probability, 0.0))
+def effect_scores(means: Values, trial: Trial) -> Values:
+    """Doubly robust scores, (n,). means: of the outcome of the others and of the treated, by models of other people,
+    (n, 2)."""
+    treated = trial.treated
+    of_treated = np.where(treated, (trial.outcome - means[:, 1]) / trial.propensity, 0.0)
+    of_others = np.where(treated, 0.0, (trial.outcome - means[:, 0]) / (1 - trial.propensity))
+    return np.asarray(means[:, 1] + of_treated - means[:, 0] - of_others)
 
 
 @dataclass(frozen=True, eq=False)
 class EffectTrees:
-    """Trees of an arm's effect, by group: those of the control's people, and those of the arm's."""
+    """Trees of the effect, by group: those of the people who were not treated, and those of the treated."""
 
     groups: tuple[tuple[BoostedTrees, BoostedTrees], ...]
     share: float
-    """Of the arm among the people of both: what the control's trees count for."""
+    """Of the treated among the people: what the others' trees count for."""
 
     def predict(self, values: Floats) -> tuple[Values, Values]:
         """Effect and standard error, (n,) each."""
@@ -115,14 +87,22 @@ class EffectTrees:
 
 
 @dataclass(frozen=True, eq=False)
-class ArmLearner:
-    """Learns the effect of one arm of a trial."""
+class EffectLearner:
+    """Learns the effect of a trial's treatment."""
 
     trial: Trial
-    number: int
-    """Of the arm."""
     score: Values
-    """(n,), the arm's score less the control's."""
+    """(n,), see the module."""
+
+    @classmethod
+    def of(cls, trial: Trial, settings: UpliftSettings) -> EffectLearner:
+        """With each person's score, from mean outcomes by models of other people."""
+        means = np.empty((len(trial), 2))
+        for inside in people_folds(np.arange(len(trial)), settings.folds, settings.seed + 1):
+            for column, group in enumerate((~trial.treated, trial.treated)):
+                mean = fit_outcome(trial.rows(~inside & group), settings)
+                means[inside, column] = mean(trial.features.values[inside])
+        return cls(trial, effect_scores(means, trial))
 
     @cached_property
     def values(self) -> Floats:
@@ -132,32 +112,22 @@ class ArmLearner:
     def grow(self, people: NDArray[np.int64], settings: UpliftSettings, rng: np.random.Generator) -> EffectTrees:
         """Trees of these rows: an X-learner of each group's half, outcome models and all, so that the errors of these
         are among the groups' differences."""
-        arm = self.trial.arm
-        people = people[(arm[people] == 0) | (arm[people] == self.number)]
+        trial, values = self.trial, self.trial.features.values
         groups = []
         for _ in range(settings.forest_groups):
             half = rng.permutation(people)[: (len(people) + 1) // 2]
-            control, treated = half[arm[half] == 0], half[arm[half] == self.number]
-            without, with_arm = (self._outcome(control, 0, settings), self._outcome(treated, self.number, settings))
-            outcome, values = self.trial.outcome, self.trial.features.values
-            of_control = self._effect(control, 0, with_arm.of(values[control]) - outcome[control], settings)
-            of_arm = self._effect(treated, self.number, outcome[treated] - without.of(values[treated]), settings)
-            groups.append((of_control, of_arm))
-        return EffectTrees(tuple(groups), float((arm[people] == self.number).mean()))
+            others, treated = half[~trial.treated[half]], half[trial.treated[half]]
+            without, with_it = (fit_outcome(trial.rows(rows), settings) for rows in (others, treated))
+            of_others = self._effect(others, with_it(values[others]) - trial.outcome[others], settings)
+            of_treated = self._effect(treated, trial.outcome[treated] - without(values[treated]), settings)
+            groups.append((of_others, of_treated))
+        return EffectTrees(tuple(groups), float(trial.treated[people].mean()))
 
-    def _outcome(self, rows: NDArray[np.int64], number: int, settings: UpliftSettings) -> OutcomeModel:
-        return fit_outcome(self.trial.rows(rows), number, settings, binary=self.trial.binary)
-
-    def _effect(self, rows: NDArray[np.int64], number: int, effect: Values, settings: UpliftSettings) -> BoostedTrees:
-        weights = 1 / self.trial.probability[rows, number]
+    def _effect(self, rows: NDArray[np.int64], effect: Values, settings: UpliftSettings) -> BoostedTrees:
+        propensity = self.trial.propensity[rows]
+        weights = 1 / np.where(self.trial.treated[rows], propensity, 1 - propensity)
         weights /= weights.mean()
         return grow_trees(self.values[rows], effect, settings, objective="regression", weights=weights)
-
-
-def arm_learners(trial: Trial, settings: UpliftSettings) -> tuple[Values, list[ArmLearner]]:
-    """Scores, (n, arms), and what learns the effect of each arm but the control."""
-    scores = arm_scores(arm_means(trial, settings), trial.arm, trial.outcome, trial.probability)
-    return scores, [ArmLearner(trial, n, scores[:, n] - scores[:, 0]) for n in range(1, len(trial.arms))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +145,7 @@ class HeldOutEffects:
 
 
 def held_out_effects(
-    learner: ArmLearner, folds: Masks, settings: UpliftSettings, rng: np.random.Generator
+    learner: EffectLearner, folds: Masks, settings: UpliftSettings, rng: np.random.Generator
 ) -> HeldOutEffects:
     """folds: masks of people who are predicted together."""
     expected, error = np.empty(len(learner.score)), np.empty(len(learner.score))
@@ -238,8 +208,6 @@ class EffectSource:
     """Of the treatment on the mean of the trial's people, with the interval that holds it at 95 %."""
     effect_low: float
     effect_high: float
-    binary: bool
-    """Whether the outcome is 0 or 1: then effects lie in [-1, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,11 +219,10 @@ class PersonEffects:
     high: Values
 
     @classmethod
-    def of(cls, effect: Values, error: Values, *, binary: bool) -> PersonEffects:
-        """error: standard errors, (n,). binary: see `Trial.binary`."""
+    def of(cls, effect: Values, error: Values) -> PersonEffects:
+        """error: standard errors, (n,). Effects on an outcome of 0 or 1 lie in [-1, 1]."""
         half = normal_quantile() * error
-        limit = 1.0 if binary else np.inf
-        return cls(*(np.clip(column, -limit, limit) for column in (effect, effect - half, effect + half)))
+        return cls(*(np.clip(column, -1.0, 1.0) for column in (effect, effect - half, effect + half)))
 
     def rows(self, people: NDArray[np.integer]) -> PersonEffects:
         """Of these people."""
@@ -290,28 +257,28 @@ class LearnedEffects:
                 "learn them again with recllm uplift --save"
             )
         effect, error = self.trees.predict(np.ascontiguousarray(features.values[:, self.columns]))
-        return PersonEffects.of(effect, np.hypot(self.scale * error, self.bias), binary=self.source.binary)
+        return PersonEffects.of(effect, np.hypot(self.scale * error, self.bias))
 
 
 def fit_effects(
     trial: Trial, settings: UpliftSettings | None = None, *, start: str = "", source: str = ""
 ) -> tuple[LearnedEffects, HeldOutEffects]:
-    """The effects of a trial's first arm after the control, and each person's effect by learners of other people.
-    start, source: see `EffectSource`."""
+    """The effects of a trial's treatment, and each person's effect by learners of other people. start, source: see
+    `EffectSource`."""
     settings = settings or UpliftSettings()
-    _, (learner, *_) = arm_learners(trial, settings)
+    learner = EffectLearner.of(trial, settings)
     rng, n = np.random.default_rng(settings.seed), len(trial)
     held_out = held_out_effects(learner, people_folds(np.arange(n), EFFECT_FOLDS, settings.seed), settings, rng)
-    effect = mean_interval(learner.score)
+    effect = float(learner.score.mean())
+    reach = normal_quantile() * float(learner.score.std(ddof=1) / np.sqrt(n))
     about = EffectSource(
         start=start,
         trial=source,
         people=n,
-        treated=int((trial.arm == 1).sum()),
-        effect=effect.value,
-        effect_low=effect.low,
-        effect_high=effect.high,
-        binary=trial.binary,
+        treated=int(trial.treated.sum()),
+        effect=effect,
+        effect_low=effect - reach,
+        effect_high=effect + reach,
     )
     columns, trees = varying(trial.features.values), learner.grow(np.arange(n), settings, rng)
     return LearnedEffects(trial.features.names, columns, trees, held_out.scale, held_out.bias, about), held_out
@@ -350,6 +317,7 @@ def load_effects(folder: Path) -> LearnedEffects:
         groups = [
             (BoostedTrees.parse(control, used), BoostedTrees.parse(arm, used)) for control, arm in record["trees"]
         ]
+        record["source"].pop("binary", None)  # always true: an earlier recllm wrote it
         trees = EffectTrees(tuple(groups), share)
         return LearnedEffects(names, columns, trees, scale, bias, EffectSource(**record["source"]))
     except Exception as error:  # each kind of damage has an error of its own

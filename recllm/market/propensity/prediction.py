@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from pydantic import InstanceOf, model_validator
 
-from recllm.base.documents import chance_text, guarded, html_table, plain, write_csv
+from recllm.base.documents import guarded, plain, write_csv
 from recllm.base.errors import UsageError
 from recllm.base.schema import Reason
 from recllm.market.propensity.coupons import Coupons
@@ -96,19 +96,6 @@ class Prediction:
     left_out: dict[str, int] = field(default_factory=dict)
     """People who are not predicted, by why."""
     notes: tuple[str, ...] = ()
-
-    def _repr_html_(self) -> str:
-        """For notebooks: the first ten, and how far they can be trusted."""
-        named = {PredictionKind.VALUE: "value", PredictionKind.NEXT_ORDER: "date"}.get(self.kind)
-        rows = [
-            (
-                person.user_id,
-                chance_text(person.probability) if named is None else getattr(person, named) or "",
-                " ".join(reason.text for reason in person.reasons),
-            )
-            for person in self.people[:10]
-        ]
-        return html_table(("person", named or "chance", "why"), rows, f"{self.meaning} ({self.checked})")
 
 
 def prediction_document(prediction: Prediction, ids: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -78,9 +78,14 @@ def rank_by(scores_of: Callable[..., Score], **settings: Any) -> Ranker:
 
 def rank_in_blocks(query: EvaluationQuery, items: Items, score: Score, *, block: int = BLOCK) -> RankedLists:
     """The k best `items` of each user, scored `block` users at a time; of equal ones the earlier in `items`."""
+    from scipy.sparse import csr_array
+
     bought = purchase_matrix(query.dataset, query.users, None)[:, items] if query.mask_seen else None
     lists = np.full((len(query.users), query.k), -1, dtype=np.int32)
-    is_candidate = None if query.candidates is None else _candidate_mask(query, items)
+    is_candidate: csr_array | None = None
+    if (pairs := query.candidates) is not None:
+        shape = (len(query.users), query.dataset.n_items)
+        is_candidate = csr_array((np.ones(len(pairs.item), bool), pairs.item, pairs.indptr), shape=shape)[:, items]
     for start in range(0, len(lists), block):
         rows = np.arange(start, min(start + block, len(lists)))
         scores = score(rows)
@@ -91,16 +96,6 @@ def rank_in_blocks(query: EvaluationQuery, items: Items, score: Score, *, block:
         best = top_k(scores, query.k)
         lists[rows, : best.shape[1]] = np.where(best >= 0, items[best], -1)
     return RankedLists(lists)
-
-
-def _candidate_mask(query: EvaluationQuery, items: Items) -> csr_array:
-    """The candidates of each user as True, sparse (len(users), items)."""
-    from scipy.sparse import csr_array
-
-    pairs = query.candidates
-    assert pairs is not None  # noqa: S101 - of the caller
-    shape = (len(query.users), query.dataset.n_items)
-    return csr_array((np.ones(len(pairs.item), bool), pairs.item, pairs.indptr), shape=shape)[:, items]
 
 
 def top_k(scores: Scores, k: int) -> NDArray[np.int64]:

@@ -1,7 +1,6 @@
-"""Does the serving model still fit its shop? Three checks, each with its figures and a verdict.
+"""Does the serving model still fit its shop, and may a challenger take its place?
 
 data drift    the log grew, its items are new, or categories, actions and prices are distributed otherwise
-calibration   what it promised for the latest complete window, against what was bought
 age           days since the end of what it learned from
 
 Distributions are compared by the population stability index, sum((q - p) * log(q / p)) over bins, which is the
@@ -9,13 +8,13 @@ symmetric Kullback-Leibler divergence. Without any change it still has a mean of
 samples of n and m (Yurdakul and Naranjo 2020), so it counts as drift only where it exceeds both its limit and the 95 %
 quantile of that chance. n and m are numbers of people, not of events: what one person does is no independent sample.
 
-The gate decides whether a challenger may serve: it and the serving model rank for the same people of a window that it
-never saw.
+The gate lets a challenger serve by comparison: it and the serving model rank for the same people of a window that it
+never saw. Its probabilities may not be off by more than the limit and by more than those that serve.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,12 +25,10 @@ from numpy.typing import NDArray
 from recllm.base.errors import DataError
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import RetrainingSettings
-from recllm.base.stats.intervals import ConfidenceInterval, bootstrap
+from recllm.base.stats.intervals import bootstrap
 from recllm.base.stats.probabilities import (
     calibration_error,
-    calibration_slope,
     chance_index,
-    log_odds,
     quantile_counts,
     stability_index,
 )
@@ -66,9 +63,6 @@ MAX_NEW_ITEMS = 0.2  # share of recent purchases of items first sold since; a ch
 MAX_STABILITY_INDEX = 0.25
 """Of categories, actions and prices; from .25 on a population counts as a different one (rule of thumb of credit
 scoring, Siddiqi 2006). What chance alone exceeds once in twenty times is never beyond."""
-MAX_CALIBRATION_RATIO = 1.5
-"""Purchases over expected ones, or the reverse. A choice: a budget by the probabilities is off by half."""
-CALIBRATION_SLOPE = (0.5, 2.0)  # of the outcomes over the logits; 1 is right (Cox 1958). A choice
 SAMPLE_USERS = 500  # users, drawn by the seed, whose lists show the calibration
 MIN_PEOPLE = 30  # on either side of a comparison; fewer show nothing
 
@@ -76,7 +70,7 @@ LIST_LENGTH = 20
 RARE_SHARE = 0.01
 """Categories with less than this share on both sides are one bin."""
 CALIBRATION_DRAWS = 200
-"""Bootstrap draws for the intervals of a calibration, each of which fits a line."""
+"""Bootstrap draws for the interval of a calibration."""
 
 Users = NDArray[np.int64]
 
@@ -107,21 +101,23 @@ def data_drift(dataset: Dataset, trained_until: int, end: int, settings: Retrain
     before, since = _between(acted, 0, trained_until), _between(acted, trained_until, end)
     length = settings.window_days * DAY
     reference, recent = _between(acted, trained_until - length, trained_until), _between(acted, end - length, end)
-    people = min(_n_people(reference), _n_people(recent))
+    sizes = tuple(int((np.diff(period.indptr) > 0).sum()) for period in (reference, recent))
     growth = len(since) / len(before) if len(before) else None
     figures = {"new_events": _above(growth, MAX_NEW_EVENTS)}
     figures["new_items"] = _above(share_of_new_items(acted, trained_until, end, length), MAX_NEW_ITEMS)
-    parts = (reference, recent)
-    prices = [period.of(Action.PURCHASE).price for period in parts]
+    bought = [period.of(Action.PURCHASE) for period in (reference, recent)]
+    prices = [purchases.price[np.isfinite(purchases.price)].astype(np.float64) for purchases in bought]
     bins = {
-        "categories": category_counts(dataset, *(period.of(Action.PURCHASE) for period in parts)),
-        "actions": _counts(*(period.action for period in parts)),
-        "prices": quantile_counts(*(price[np.isfinite(price)].astype(np.float64) for price in prices)),
+        "categories": category_counts(dataset, *bought),
+        "actions": _counts(reference.action, recent.action),
+        "prices": quantile_counts(*prices),
     }
-    for name, (counts, later_counts) in bins.items():
-        sizes = (_n_people(reference), _n_people(recent))
-        figures[name] = stability_figure(counts, later_counts, sizes, MAX_STABILITY_INDEX, MIN_PEOPLE)
-    return RetrainCheck(kind=CheckKind.DATA_DRIFT, verdict=verdict(figures), figures=figures, people=people)
+    for name, (counts, later) in bins.items():
+        index, limit = None, MAX_STABILITY_INDEX
+        if min(sizes) >= MIN_PEOPLE and counts.sum() and later.sum():
+            index, limit = stability_index(counts, later), max(limit, chance_index(len(counts), *sizes))
+        figures[name] = _above(index, limit)
+    return RetrainCheck(kind=CheckKind.DATA_DRIFT, verdict=verdict(figures), figures=figures, people=min(sizes))
 
 
 def calibration_check(
@@ -132,60 +128,36 @@ def calibration_check(
     settings: RetrainingSettings,
     rng: np.random.Generator,
     seed: int,
-    reference: RetrainCheck | None = None,
 ) -> RetrainCheck:
     """The probabilities in users' lists as of the recommender's time against what they bought within its horizon.
 
     dataset: the log with what came after, up to `end` (epoch seconds); a horizon that ends later cannot be judged.
     users: (n_users,), who may be looked at; a sample of those with an event before is drawn, whether they bought
-    afterwards or not. ece: expected calibration error. slope: of the outcomes over the logits of the probabilities,
-    by logistic regression. ratio: purchases over expected ones. Each has a 95 % interval over people (bootstrap) and is
-    beyond its limits only where the whole interval is. reference: the same check of the same model in an earlier
-    window; its intervals widen the limits, because what a model always missed no new training of its kind mends.
+    afterwards or not. ece: expected calibration error with a 95 % interval over people (bootstrap), beyond its limit
+    only where the whole interval is.
     """
     model, start = recommender.model, recommender.dataset.as_of
     horizon_end = start + (model.horizon_days if model else 0) * DAY
     active = np.flatnonzero((np.diff(recommender.dataset.events.indptr) > 0) & users)
     rows = np.sort(rng.permutation(active)[:SAMPLE_USERS]).astype(np.int64)
-    unknown = RetrainCheck(
-        kind=CheckKind.CALIBRATION,
-        verdict=CheckVerdict.UNKNOWN,
-        figures={name: CheckFigure(value=None) for name in ("ece", "slope", "ratio")},
-        people=len(rows),
-    )
-    if model is None or horizon_end > end or len(rows) < MIN_PEOPLE:
-        return unknown
-    bought = dataset.between(start, horizon_end).rows(rows)
-    truth = Truth.from_pairs(bought.user, bought.item, len(rows))
-    lists = top_lists(recommender, rows)
-    if lists.probabilities is None:
-        return unknown
-    listed, label = lists.items >= 0, hits(lists.items, truth, LIST_LENGTH)
-    probability = np.where(listed, lists.probabilities, 0.5).astype(np.float64)
-    if not label.any() or label[listed].all():
-        return unknown
-    logit = log_odds(probability)
+    figures = {"ece": CheckFigure(value=None)}
+    if model is not None and horizon_end <= end and len(rows) >= MIN_PEOPLE:
+        bought = dataset.between(start, horizon_end).rows(rows)
+        lists = top_lists(recommender, rows)
+        listed, label = (
+            lists.items >= 0,
+            hits(lists.items, Truth.from_pairs(bought.user, bought.item, len(rows)), LIST_LENGTH),
+        )
+        if lists.probabilities is not None and label.any():
+            probability = lists.probabilities.astype(np.float64)
 
-    def interval(figure: Callable[[NDArray[np.int64]], float]) -> ConfidenceInterval:
-        return bootstrap(figure, len(rows), draws=CALIBRATION_DRAWS, seed=seed)
+            def error(people: NDArray[np.int64]) -> float:
+                inside = listed[people]
+                return calibration_error(probability[people][inside], label[people][inside])
 
-    def of(people: NDArray[np.int64], column: NDArray[Any]) -> NDArray[Any]:
-        return column[people][listed[people]]
-
-    measured = {
-        "ece": interval(lambda people: calibration_error(of(people, probability), of(people, label))),
-        "slope": interval(lambda people: calibration_slope(of(people, logit), of(people, label))),
-        "ratio": interval(lambda people: float(of(people, label).sum() / of(people, probability).sum())),
-    }
-    limits = {
-        "ece": (None, settings.max_ece),
-        "slope": CALIBRATION_SLOPE,
-        "ratio": (1 / MAX_CALIBRATION_RATIO, MAX_CALIBRATION_RATIO),
-    }
-    earlier = reference.figures if reference else {}
-    figures = {
-        name: interval_figure(measured[name], *widened_limits(limits[name], earlier.get(name))) for name in measured
-    }
+            interval, limit = bootstrap(error, len(rows), draws=CALIBRATION_DRAWS, seed=seed), settings.max_ece
+            value, low, high = interval.value, interval.low, interval.high
+            figures["ece"] = CheckFigure(value=value, low=low, high=high, upper_limit=limit, is_beyond=low > limit)
     return RetrainCheck(kind=CheckKind.CALIBRATION, verdict=verdict(figures), figures=figures, people=len(rows))
 
 
@@ -206,46 +178,12 @@ def top_lists(recommender: Recommender, rows: Users) -> RankedLists:
     return served_system(recommender).rank(query)
 
 
-def widened_limits(
-    limits: tuple[float | None, float | None], earlier: CheckFigure | None
-) -> tuple[float | None, float | None]:
-    """Limits between which the whole interval of the earlier figure lies, too: beyond them is only what is clearly
-    worse than it was, and not what another draw of people would have shown then."""
-    low, high = limits
-    if earlier is None or earlier.low is None or earlier.high is None:
-        return limits
-    return None if low is None else min(low, earlier.low), None if high is None else max(high, earlier.high)
-
-
 def _above(value: float | None, limit: float) -> CheckFigure:
     return CheckFigure(value=value, upper_limit=limit, is_beyond=value is not None and value > limit)
 
 
-def interval_figure(interval: ConfidenceInterval, lower: float | None, upper: float | None) -> CheckFigure:
-    values = (interval.value, interval.low, interval.high)
-    mean, low, high = (value if np.isfinite(value) else None for value in values)
-    is_below = lower is not None and high is not None and high < lower
-    is_above = upper is not None and low is not None and low > upper
-    return CheckFigure(
-        value=mean, low=low, high=high, lower_limit=lower, upper_limit=upper, is_beyond=is_below or is_above
-    )
-
-
-def stability_figure(
-    counts: NDArray[np.integer], later: NDArray[np.integer], sizes: tuple[int, int], limit: float, min_people: int
-) -> CheckFigure:
-    """Stability index of two rows of counts. sizes: people behind each."""
-    if min(sizes) < min_people or not counts.sum() or not later.sum():
-        return CheckFigure(value=None, upper_limit=limit)
-    return _above(stability_index(counts, later), max(limit, chance_index(len(counts), *sizes)))
-
-
 def _between(events: Events, start: int, end: int) -> Events:
     return events.select((events.at >= start) & (events.at < end))
-
-
-def _n_people(events: Events) -> int:
-    return int((np.diff(events.indptr) > 0).sum())
 
 
 def share_of_new_items(events: Events, trained_until: int, end: int, length: int) -> float | None:
@@ -281,8 +219,6 @@ MAX_COVERAGE_LOSS = 0.3
 K = 20
 SERVING = "serving"
 """The serving model's name in the report."""
-IDEAL = {"ece": 0.0, "slope": 1.0, "ratio": 1.0}
-"""What a calibration's figures should be."""
 
 
 def gate_window(dataset: Dataset, start: int, end: int, users: NDArray[np.bool_]) -> EvaluationWindow | None:
@@ -360,25 +296,13 @@ def objections(
     if not judged:
         uncertain.append(GateReason.TOO_FEW_PEOPLE)
     ours, theirs = calibrations
-    if any(is_farther_off(ours.figures[name], theirs.figures[name], ideal) for name, ideal in IDEAL.items()):
+    error, serving_error = ours.figures["ece"], theirs.figures["ece"].value
+    if error.is_beyond and (serving_error is None or (error.low or 0.0) > serving_error):
         against.append(GateReason.MISCALIBRATED)
     challenger, serving = coverage
     if challenger is not None and serving is not None and challenger < serving * (1 - MAX_COVERAGE_LOSS):
         against.append(GateReason.NARROW)
     return tuple(against), tuple(uncertain)
-
-
-def is_farther_off(ours: CheckFigure, theirs: CheckFigure, ideal: float) -> bool:
-    """Whether our whole interval is beyond its limits and farther from the ideal value than theirs."""
-    if not ours.is_beyond or ours.low is None or ours.high is None:
-        return False
-    nearest = ours.low if ours.low > ideal else ours.high
-    return theirs.value is None or _miss(nearest, ideal) > _miss(theirs.value, ideal)
-
-
-def _miss(value: float, ideal: float) -> float:
-    """How far off a calibration error (ideally 0), or a slope or ratio (ideally 1), is."""
-    return value if ideal == 0 else float(abs(np.log(max(value, 1e-9) / ideal)))
 
 
 def gate_comparisons(report: Report, window: EvaluationWindow, settings: RetrainingSettings) -> list[GateComparison]:

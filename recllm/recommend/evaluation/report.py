@@ -1,9 +1,4 @@
-"""Runs systems over a window and keeps what came out: JSON for programs, a table for people.
-
-What is measured of the lists of a slice is also measured of subgroups, read off the same lists: items are cut in two
-(HEAD, TAIL) for the window's first slice of items that were sold before, ALL by time, the first of MASKED and UNMASKED
-elsewhere.
-"""
+"""Runs systems over a window and keeps what came out: JSON for programs, a table for people."""
 
 from __future__ import annotations
 
@@ -21,26 +16,14 @@ from shutil import which
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recllm.base.documents import html_table
 from recllm.base.files import write_whole
 from recllm.base.stats import probabilities, ranking
 from recllm.base.stats.intervals import paired_bootstraps
 from recllm.base.stats.ranking import Rankings, Truth, Values
-from recllm.recommend.evaluation.baselines import buyers
-from recllm.recommend.evaluation.protocols import COLD, OURS, SLICES, EvaluationWindow, RankedLists, Slice, System
+from recllm.recommend.evaluation.protocols import OURS, SLICES, EvaluationWindow, RankedLists, Slice, System
 from recllm.shop.data.dataset import utc
 from recllm.text.encoder.hardware import usable_cores
-
-HEAD, TAIL = "HEAD", "TAIL"
-
-SUBGROUPS = {
-    HEAD: "judged by what people took of the fifth of the items with most buyers before",
-    TAIL: "judged by what people took of the other items",
-}
-
-HEAD_SHARE = 0.2
 
 PER_PERSON: dict[str, Callable[[Rankings, Truth, int], Values]] = {
     "ndcg": ranking.ndcg,
@@ -51,7 +34,7 @@ PER_PERSON: dict[str, Callable[[Rankings, Truth, int], Values]] = {
 }
 
 Scores = dict[str, dict[str, dict[str, float]]]
-"""By system, slice or subgroup, and metric; metric names are lower case, such as "ndcg@20"."""
+"""By system, slice and metric; metric names are lower case, such as "ndcg@20"."""
 
 
 COMPARED = ("ndcg", "recall")
@@ -109,17 +92,6 @@ class Report:
             lines.append(f"{compared:48} {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}] {verdict}")
         return "\n".join(lines)
 
-    def _repr_html_(self) -> str:
-        """For notebooks: a table for each slice, best system first."""
-        parts = []
-        for name in dict.fromkeys(s for scores in self.systems.values() for s in scores):
-            scores = {system: by_slice[name] for system, by_slice in self.systems.items() if name in by_slice}
-            columns = list(dict.fromkeys(metric for row in scores.values() for metric in row))
-            order = sorted(scores, key=lambda system: -scores[system].get(columns[0], 0.0))
-            rows = [(system, *(scores[system].get(metric, "") for metric in columns)) for system in order]
-            parts.append(html_table(("system", *columns), rows, f"{name}: {(SLICES | SUBGROUPS).get(name, '')}"))
-        return "".join(parts)
-
     def _block(self, name: str, columns: list[str]) -> list[str]:
         rows = {s: scores[name] for s, scores in self.systems.items() if name in scores}
         measured = list(dict.fromkeys(m for scores in rows.values() for m in scores))
@@ -129,7 +101,7 @@ class Report:
         width = [max(9, len(c) + 2) for c in columns]
         size = self.extra.get("slices", {}).get(name, {})
         items = f", {size['items']} items" if "items" in size else ""
-        lines = [f"{name}: {(SLICES | SUBGROUPS).get(name, '')}; {size.get('users', '?')} people{items}"]
+        lines = [f"{name}: {SLICES.get(name, '')}; {size.get('users', '?')} people{items}"]
         lines.append(f"{name:20}" + "".join(f"{c:>{w}}" for c, w in zip(columns, width, strict=True)))
         for system, scores in sorted(rows.items(), key=lambda r: -r[1].get(columns[0], 0.0)):
             line = f"{system:20}"
@@ -154,8 +126,7 @@ def evaluate(
     k: length of the lists that are compared. ks: further lengths, at which everything is measured as well. `seed` is
     the bootstrap's; systems have their own.
     """
-    began, sold = time.perf_counter(), buyers(window.fit_on, None)
-    groups, main = subgroups(window, sold), f"{COMPARED[0]}@{k}"
+    began, main = time.perf_counter(), f"{COMPARED[0]}@{k}"
     lengths = sorted({k, *ks})
     values: dict[tuple[str, str], dict[str, Values]] = {}
     scores: Scores = {}
@@ -168,11 +139,10 @@ def evaluate(
         spent[name] = round(time.perf_counter() - started, 2)
         for segment in segments:
             for length in lengths:
-                top, of_part = lists[segment.name].top(length), groups[segment.name]
-                for group, people, figures in measure(top, segment, of_part, length):
-                    values.setdefault((name, group), {}).update(people)
-                    finite = {m: round(v, 6) for m, v in figures.items() if np.isfinite(v)}
-                    scores.setdefault(name, {}).setdefault(group, {}).update(finite)
+                of_people, figures = measure(lists[segment.name].top(length), segment, length)
+                values.setdefault((name, segment.name), {}).update(of_people)
+                finite = {m: round(v, 6) for m, v in figures.items() if np.isfinite(v)}
+                scores.setdefault(name, {}).setdefault(segment.name, {}).update(finite)
         summary = ", ".join(
             f"{segment} {figures.get(main, 0.0):.4f}" for segment, figures in scores.get(name, {}).items()
         )
@@ -188,13 +158,12 @@ def evaluate(
         seconds=time.perf_counter() - began,
         systems=scores,
         differences=differences,
-        extra={"best_peers": best, **_about(window, groups, systems, k, lengths), "system_seconds": spent, **source},
+        extra={"best_peers": best, **_about(window, systems, k, lengths), "system_seconds": spent, **source},
     )
 
 
 def _about(
     window: EvaluationWindow,
-    groups: Mapping[str, list[Subgroup]],
     systems: Mapping[str, System],
     k: int,
     lengths: list[int],
@@ -208,70 +177,28 @@ def _about(
         "slices": {
             s.name: {"users": len(s.users), "items": len(s.items), "pairs": len(s.truth.item), "masked": s.mask_seen}
             for s in window.slices
-        }
-        | {
-            g.name: {"of": g.slice, "users": len(g.rows), "pairs": len(g.truth.item)}
-            for parts in groups.values()
-            for g in parts[1:]
         },
         "settings": {name: dict(system.settings) for name, system in systems.items() if system.settings},
     }
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Subgroup:
-    """A slice, or a part of it."""
-
-    name: str
-    slice: str
-    rows: NDArray[np.int64]
-    """Positions of its people in the slice's lists."""
-    truth: Truth
-    """One run per person of `rows`, all non-empty."""
-
-
-def subgroups(window: EvaluationWindow, sold: NDArray[np.integer]) -> dict[str, list[Subgroup]]:
-    """By name of the slice, the slice itself first. sold: buyers of each item before, (n_items,)."""
-    groups = {
-        s.name: [Subgroup(name=s.name, slice=s.name, rows=np.arange(len(s.users)), truth=s.truth)]
-        for s in window.slices
-    }
-    main = next((s for s in window.slices if s.name != COLD and not s.hidden), None)
-    if main is not None:
-        # equal numbers of buyers at the border are ordered by item row, whose order is that of a hash
-        order = main.items[np.argsort(-sold[main.items], kind="stable")]
-        head = np.zeros(len(sold), dtype=bool)
-        head[order[: int(np.ceil(HEAD_SHARE * len(order)))]] = True
-        for name, is_in in ((HEAD, head), (TAIL, ~head)):
-            truth = main.truth.select(is_in[main.truth.item])
-            if len(users := np.flatnonzero(truth.sizes > 0)):
-                groups[main.name].append(Subgroup(name=name, slice=main.name, rows=users, truth=truth.rows(users)))
-    return groups
-
-
-def measure(
-    lists: RankedLists, segment: Slice, groups: list[Subgroup], k: int
-) -> Iterator[tuple[str, dict[str, Values], dict[str, float]]]:
-    """Name, values per person and figures of each of the slice's `groups`.
-
-    Over all lists and their probabilities only the whole slice has figures, and what the system gave.
-    """
-    for group in groups:
-        items = lists.items[group.rows]
-        values = {f"{name}@{k}": metric(items, group.truth, k) for name, metric in PER_PERSON.items()}
-        figures = {name: ranking.average(value) for name, value in values.items()}
-        if group.name == segment.name:
-            figures[f"coverage@{k}"] = ranking.coverage(items, len(segment.items), k)
-            figures[f"gini@{k}"] = ranking.gini(items, len(segment.items), k)
-            if lists.probabilities is not None:
-                bought = ranking.hits(items, segment.truth, k)[items >= 0]
-                probability = lists.probabilities[items >= 0]
-                # whether "at least 0.5" and "bought" agree
-                figures["accuracy@0.5"] = probabilities.accuracy(probability, bought)
-                figures[f"probability@{k}"] = float(probability.mean()) if len(probability) else float("nan")
-                figures[f"ece@{k}"] = probabilities.calibration_error(probability, bought)
-                figures |= lists.figures
-        yield group.name, values, figures
+def measure(lists: RankedLists, segment: Slice, k: int) -> tuple[dict[str, Values], dict[str, float]]:
+    """Values per person, and figures of a slice: means, those over all lists and their probabilities, and what the
+    system gave."""
+    items = lists.items
+    values = {f"{name}@{k}": metric(items, segment.truth, k) for name, metric in PER_PERSON.items()}
+    figures = {name: ranking.average(value) for name, value in values.items()}
+    figures[f"coverage@{k}"] = ranking.coverage(items, len(segment.items), k)
+    figures[f"gini@{k}"] = ranking.gini(items, len(segment.items), k)
+    if lists.probabilities is not None:
+        bought = ranking.hits(items, segment.truth, k)[items >= 0]
+        probability = lists.probabilities[items >= 0]
+        # whether "at least 0.5" and "bought" agree
+        figures["accuracy@0.5"] = probabilities.accuracy(probability, bought)
+        figures[f"probability@{k}"] = float(probability.mean()) if len(probability) else float("nan")
+        figures[f"ece@{k}"] = probabilities.calibration_error(probability, bought)
+        figures |= lists.figures
+    return values, figures
 
 
 # --- ours and the peers ----------------------------------------------------------------------------------------------

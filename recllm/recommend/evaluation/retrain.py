@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.base.documents import FrozenModel
 from recllm.base.errors import DataError, PolicyError
 from recllm.base.files import lock_file
 from recllm.base.schema import Action, Encoder, Purpose
@@ -227,7 +226,11 @@ def retrain_gated(task: _Task) -> _Decided:
     challenger = publish_recommender(
         workspace, model, encoder, lineage=lineage, now=task.now, erased=erased, progress=tell
     )
-    outcome = _outcome(workspace, challenger, gate)
+    outcome = RetrainOutcome.REFUSED
+    if gate.verdict is GateVerdict.PASSED:
+        of_challenger = {d.kind for d in decisions(workspace.models_dir) if d.version == challenger}
+        is_overtaken = DecisionKind.OVERTAKEN in of_challenger
+        outcome = RetrainOutcome.OVERTAKEN if is_overtaken else RetrainOutcome.PROMOTED
     if outcome is RetrainOutcome.REFUSED and taint is not None and must_replace(gate, taint):
         tell(f"it serves all the same, as {version} learned from a customer who was erased")
         promote(workspace.models_dir, challenger, force=True)
@@ -275,16 +278,13 @@ class ServedModel:
         return self.end - self.settings.window_days * DAY
 
     def checks(self) -> tuple[RetrainCheck, ...]:
-        """Whether the model is due, by three questions; see `recllm.recommend.evaluation.drift`."""
+        """Whether the model is due; see `recllm.recommend.evaluation.drift`."""
         from recllm.recommend.evaluation.drift import age_check, data_drift
 
         events = self.data.events
         measured_log = replace(self.data, events=events.select(self.measured[events.user]))
-        horizon = self.model.horizon_days * DAY
-        at_training = self.calibration(self.at(min(self.until, self.end) - horizon))
         return (
             data_drift(measured_log, self.until, self.end, self.settings),
-            self.calibration(self.at(self.end - horizon), at_training),
             age_check(self.until, self.as_of, self.settings),
         )
 
@@ -294,14 +294,12 @@ class ServedModel:
 
         return Recommender(self.data.before(moment), self.encoder, model=model or self.model, locale=self.locale)
 
-    def calibration(self, recommender: Recommender, reference: RetrainCheck | None = None) -> RetrainCheck:
+    def calibration(self, recommender: Recommender) -> RetrainCheck:
         """Of a recommender of the past, for the same sample of people whichever model it has."""
         from recllm.recommend.evaluation.drift import calibration_check
 
         rng = np.random.default_rng([self.seed, 1])
-        return calibration_check(
-            recommender, self.data, self.end, self.measured, self.settings, rng, self.seed, reference
-        )
+        return calibration_check(recommender, self.data, self.end, self.measured, self.settings, rng, self.seed)
 
 
 def served_model(
@@ -387,8 +385,10 @@ def serving_recipe(model: Model, settings: Settings, seed: int) -> TrainingRecip
     """
     from recllm.recommend.evaluation.systems import TrainingRecipe
 
-    stored = _settings_of(ScorerTrainingSettings, model.training["arguments"])
-    sequence = _settings_of(SequenceArguments, model.training.get("sequence") or {})
+    # without what an older model was trained with and has a fixed value since
+    arguments, of_sequence = model.training["arguments"], model.training.get("sequence") or {}
+    stored = {name: value for name, value in arguments.items() if name in ScorerTrainingSettings.model_fields}
+    sequence = {name: value for name, value in of_sequence.items() if name in SequenceArguments.model_fields}
     interests = None if model.interests is None else SequenceArguments(**sequence)
     if settings.sequence_model is not None:
         interests = (interests or SequenceArguments()) if settings.sequence_model else None
@@ -400,11 +400,6 @@ def serving_recipe(model: Model, settings: Settings, seed: int) -> TrainingRecip
         candidates=model.candidates,
         locale=settings.locale,
     )
-
-
-def _settings_of(model: type[FrozenModel], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """What an older model was trained with, without what has a fixed value since."""
-    return {name: value for name, value in stored.items() if name in model.model_fields}
 
 
 def _people_limit(model: Model, settings: Settings) -> int:
@@ -452,10 +447,3 @@ def model_history(workspace: Workspace) -> ModelHistory:
         for manifest in versions(workspace.models_dir)
     ]
     return ModelHistory(serving=now_serving, versions=tuple(records), decisions=tuple(log))
-
-
-def _outcome(workspace: Workspace, version: str, verdict: GateReport) -> RetrainOutcome:
-    if verdict.verdict is GateVerdict.REFUSED:
-        return RetrainOutcome.REFUSED
-    of_version = [d.kind for d in decisions(workspace.models_dir) if d.version == version]
-    return RetrainOutcome.OVERTAKEN if DecisionKind.OVERTAKEN in of_version else RetrainOutcome.PROMOTED

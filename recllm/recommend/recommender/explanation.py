@@ -1,6 +1,6 @@
 """One item for one person, explained whole: what each piece of evidence adds, and what it would take to lose the item.
 
-    recommender.explain("ann", "tea")        # in a notebook: a picture of the contributions
+    recommender.explain("ann", "tea")
 
 Every number is a score or a list of the served model, computed again for a shortened history; see
 `recllm.recommend.recommender.leave_one_out`. Sensitive evidence is counted and never named.
@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -45,9 +43,6 @@ from recllm.text.items import item_names, reason_text
 if TYPE_CHECKING:
     from recllm.base.schema import FloatArray
 
-LABEL = 60
-"""Characters of a piece of evidence in the picture."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
@@ -72,29 +67,6 @@ class Explanation:
     counterfactual: str | None
     without: tuple[str, ...]
     after: int | None
-
-    def chart(self) -> str:
-        """The contributions as an SVG element; every text is escaped."""
-        from recllm.base.charts import Bar, bar_chart
-
-        bars = [Bar(_short(c.text), c.delta, f"{c.delta:+.2f}", strong=c.delta > 0) for c in self.contributions]
-        if self.withheld:
-            bars.append(Bar("not named", self.withheld, f"{self.withheld:+.2f}"))
-        return bar_chart(bars, title=f"what speaks for {self.title}", width=900, label_width=420)
-
-    def _repr_html_(self) -> str:
-        """For notebooks: the picture with the sentences around it."""
-        where = "" if self.rank is None else f", number {self.rank}"
-        lines = [f"<p><b>{escape(self.title)}</b>{where}</p>", _STYLE, self.chart()]
-        lines += [f"<p>{escape(reason.text)}</p>" for reason in self.reasons]
-        lines += [f"<p>{escape(self.counterfactual)}</p>"] if self.counterfactual else []
-        return f'<div class="recllm-explanation">{"".join(lines)}</div>'
-
-
-_STYLE = (
-    "<style>.recllm-explanation text{font:13px sans-serif}.recllm-explanation .strong{fill:#1769aa}"
-    ".recllm-explanation .plain{fill:#9aa5b1}.recllm-explanation .minus{fill:#b5467a}</style>"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,14 +202,3 @@ def spreads(ranked: Ranked) -> NDArray[np.float64]:
 def _versions(events: Events, basics: Sequence[Mapping[str, str]], person: UserHistory) -> Histories:
     n = len(basics)
     return Histories(np.ones(n, bool), events, basics, np.full(n, person.row))
-
-
-def write_page(explanation: Explanation, path: Path) -> None:
-    """The explanation as an HTML page of its own."""
-    title = escape(explanation.title)
-    head = f'<!doctype html><html><head><meta charset="utf-8"><title>{title}</title></head>'
-    path.write_text(f"{head}<body>{explanation._repr_html_()}</body></html>\n", encoding="utf-8")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LABEL else text[: LABEL - 1] + "…"

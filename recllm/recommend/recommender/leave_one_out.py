@@ -20,9 +20,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.errors import UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import ACTION_CODE, BROWSING, Action, HistoryLine, Profile, Reason, ReasonKind
-from recllm.shop.data.dataset import Events
+from recllm.shop.data.catalogue import known_rows
+from recllm.shop.data.dataset import Dataset, Events
 from recllm.shop.data.interactions import Pairs
 from recllm.text.items import item_names, reason_text
 
@@ -44,6 +46,14 @@ class Evidence:
     kind: str
     item: int = -1
     name: str = ""
+
+    @classmethod
+    def parse(cls, evidence_id: str, dataset: Dataset) -> Evidence:
+        """From the form of `Reason.evidence_id`. Raises `UsageError` for another form, or an unknown item."""
+        kind, _, name = evidence_id.partition(":")
+        if kind not in ("B", "H", "I") or not name:
+            raise UsageError(f"evidence is B:<item id>, H:<item id> or I:<name>, not {evidence_id[:80]!r}")
+        return cls(kind, name=name) if kind == "I" else cls(kind, int(known_rows(dataset, [name])[0]))
 
 
 @dataclass(frozen=True, eq=False)

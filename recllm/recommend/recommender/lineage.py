@@ -31,6 +31,7 @@ class CheckKind(StrEnum):
     SCORE_DRIFT = "score_drift"
     """Of earlier releases: how probabilities moved, which the calibration judges better."""
     CALIBRATION = "calibration"
+    """Of the gate; in earlier releases it also said that a model was due."""
     AGE = "age"
     ERASURE = "erasure"
     """It learned from a customer who was erased since."""

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.base.schema import Purpose
+from recllm.base.schema import ACTION_CODE, Action, Purpose
 from recllm.learn.features.item_vectors import basics_of
 from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory, lacking
 from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events, utc
@@ -39,6 +39,50 @@ class Histories:
     """Who they are among the neighbours, as `CollaborativeStatistics.pool` counts; -1 for none. (n,)."""
     permitted: NDArray[np.bool_] | None = None
     """Who may be served personally, as decided when this was read, (n,); None where the source does not know."""
+
+    @property
+    def has_evidence(self) -> NDArray[np.bool_]:
+        """Of whom an event or a basic is known; what was only shown to a user is nothing that they did. (n,)"""
+        acted = np.diff(self.events.select(self.events.action != ACTION_CODE[Action.SHOWN]).indptr) > 0
+        stated = np.array([any(basics.values()) for basics in self.basics], bool)
+        return np.asarray(acted | stated)
+
+    def with_basket(self, item_rows: Ints, at: int) -> Histories:
+        """Each user's events followed by these items in the cart at `at` (epoch seconds)."""
+        if not len(item_rows):
+            return self
+        events, size = self.events, len(item_rows)
+        n = len(events.indptr) - 1
+        cart = ACTION_CODE[Action.CART]
+        added: dict[str, Any] = {
+            "item": item_rows,
+            "at": at,
+            "action": cart,
+            "quantity": 1,
+            "price": np.nan,
+            "basket": -1,
+        }
+        ends = np.repeat(events.indptr[1:], size)
+        columns = {
+            name: np.insert(getattr(events, name), ends, np.tile(np.broadcast_to(value, size), n))
+            for name, value in added.items()
+        }
+        return replace(self, events=Events(events.indptr + size * np.arange(n + 1), **columns))
+
+    def dismissed(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Compressed rows of what each user dismissed and did not buy since: (indptr, item)."""
+        events, n = self.events, len(self.events.indptr) - 1
+        if not (events.action == ACTION_CODE[Action.DISMISS]).any():
+            return np.zeros(n + 1, np.int64), events.item[:0]
+        pair = pl.DataFrame({"user": events.user, "item": events.item, "at": events.at, "action": events.action})
+        latest = pair.group_by("user", "item").agg(
+            no=pl.col("at").filter(pl.col("action") == ACTION_CODE[Action.DISMISS]).max(),
+            yes=pl.col("at").filter(pl.col("action") == ACTION_CODE[Action.PURCHASE]).max(),
+        )
+        hidden = latest.filter(pl.col("no").is_not_null() & (pl.col("yes").is_null() | (pl.col("yes") <= pl.col("no"))))
+        hidden = hidden.sort("user", "item")
+        counts = np.bincount(hidden["user"].to_numpy(), minlength=n)
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), hidden["item"].to_numpy()
 
     def select(self, users: NDArray[np.integer]) -> Histories:
         """These users, in the order given."""
@@ -150,19 +194,14 @@ class StorePeople:
     def histories(self, user_ids: Sequence[str]) -> Histories:
         read = self.gate.stored_histories(user_ids, Purpose.PERSONALISATION, before=utc(self.shop.as_of))
         is_known = np.array([person.is_known and person.permitted for person in read], bool)
+        stated = [sorted(json.loads(person.basics).items()) for person in read]
         return Histories(
             is_known,
             self.shop.pack_rows([person.events for person in read]),
-            [_stated(person.basics) for person in read],
+            [{n: str(v) for n, v in basics if v is not None and n != USER_COLUMN} for basics in stated],
             np.where(is_known, self.state.digest(user_ids), -1),
             np.array([person.permitted for person in read], bool),
         )
-
-
-def _stated(basics: str) -> dict[str, str]:
-    """A person's basics by name, in the order of the names."""
-    stated = sorted(json.loads(basics).items())
-    return {name: str(value) for name, value in stated if value is not None and name != USER_COLUMN}
 
 
 @dataclass(frozen=True, eq=False)

@@ -178,7 +178,7 @@ def _write(path: Path, arrays: Arrays, metadata: Mapping[str, str], log: EventLo
 
 
 def _lengths(_: int, events: Events) -> Ints:
-    """How many events each person has, (n_users,)."""
+    """How many events each person has, (n_users,). Other processes call it by its name."""
     return np.diff(events.indptr)
 
 
@@ -276,7 +276,11 @@ def population_of(
     sequence: SequenceWeights | None,
 ) -> CollaborativeStatistics:
     """The collaborative statistics of a state. The pool counts by digests, see `PeopleState.digest`."""
-    arrays, of_people = catalogue.arrays, people.arrays
+    arrays, of_people, interests = catalogue.arrays, people.arrays, None
+    if sequence is not None:
+        read, vectors, bias = (arrays[f"sequence.{name}"] for name in ("read", "vectors", "bias"))
+        scale = float(np.exp(sequence.weights["log_scale"]))
+        interests = SequenceModel(sequence.config, sequence.weights, sequence.target, read, vectors, bias, scale)
     facets = ItemGroups(**{name: arrays[f"groups.{name}"] for name in GROUPINGS})
     crowds = {}
     for name in GROUPINGS:
@@ -296,7 +300,7 @@ def population_of(
         NewItems(**{f.name: arrays[f"new_items.{f.name}"] for f in fields(NewItems)}),
         crowds,
         of_people.get("pool_basics"),
-        None if sequence is None else _sequence(arrays, sequence),
+        interests,
     )
 
 
@@ -309,12 +313,6 @@ def together_of(catalogue: CatalogueState, n_items: int) -> csr_matrix | None:
     stored = _csr(catalogue.arrays, "together")
     indptr = np.pad(stored.indptr, (0, n_items - stored.shape[0]), mode="edge")
     return csr_matrix((stored.data, stored.indices, indptr), shape=(n_items, n_items))
-
-
-def _sequence(arrays: Arrays, stored: SequenceWeights) -> SequenceModel:
-    scale = float(np.exp(stored.weights["log_scale"]))
-    read, vectors, bias = (arrays[f"sequence.{name}"] for name in ("read", "vectors", "bias"))
-    return SequenceModel(stored.config, stored.weights, stored.target, read, vectors, bias, scale)
 
 
 def _csr(arrays: Arrays, name: str) -> csr_matrix:

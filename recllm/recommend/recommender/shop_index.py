@@ -200,7 +200,15 @@ def catalogue_index(workspace: Workspace, model: Model, catalogue: CatalogueStat
     if kind == "exact":
         return None
     target = IndexPlace.of(workspace, kind, model, catalogue)
-    return CatalogueIndex(lambda: shared_index(target, _stamp(target.folder)), target.n_rows)
+
+    def opened() -> ItemIndex:
+        try:
+            about = (target.folder / ABOUT).stat()
+        except OSError:
+            return shared_index(target, (0, 0))
+        return shared_index(target, (about.st_ino, about.st_mtime_ns))
+
+    return CatalogueIndex(opened, target.n_rows)
 
 
 @lru_cache(maxsize=4)
@@ -208,14 +216,6 @@ def shared_index(target: IndexPlace, stamp: tuple[int, int]) -> ItemIndex:
     """An index for all recommenders of this process, which are made again with each load of items; every byte of its
     files is checked once. stamp: differs from one index in the folder to the next."""
     return target.open()
-
-
-def _stamp(folder: Path) -> tuple[int, int]:
-    try:
-        about = (folder / ABOUT).stat()
-    except OSError:
-        return 0, 0
-    return about.st_ino, about.st_mtime_ns
 
 
 def compared_with_exact(index: ItemIndex, vectors: Floats) -> tuple[float, float, float]:

@@ -18,7 +18,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.base.documents import html_table
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.shop.data.order import checked_orders, days_of_a_step, order_steps, steps_of_people, times_of_steps
@@ -219,15 +218,6 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.item_index is None or self.item_index.items is not self.items:
             object.__setattr__(self, "item_index", ItemLookup(self.items))
-
-    def _repr_html_(self) -> str:
-        events = self.events
-        rows: list[tuple[str, int]] = [("people", self.n_users), ("items", self.n_items), ("events", len(events))]
-        actions, counts = np.unique(events.action, return_counts=True)
-        name_of = {code: action.value for action, code in ACTION_CODE.items()}
-        rows += [(f"  {name_of[int(code)]}", int(n)) for code, n in zip(actions, counts, strict=True)]
-        since = f"{utc(int(events.at.min())):%Y-%m-%d} to " if len(events) else ""
-        return html_table(("", "rows"), rows, f"{since}{utc(self.as_of):%Y-%m-%d}")
 
     @property
     def n_users(self) -> int:

@@ -4,9 +4,8 @@ Documents lie in one file, and queries, which are people's statements about them
 removes the vectors of people and not those of the catalogue. Such a file is SQLite in write-ahead mode, for
 all models' vectors: it survives a kill, and several processes may use it at once. A row's key hashes model
 fingerprint, kind and text; each row carries a checksum, so that damage is noticed and costs a recomputation, never a
-wrong vector. No text is stored. A vector that no call asked for in `UNUSED_DAYS` is deleted. Vectors that were
-computed elsewhere can be added under their keys. The cache never makes a call fail: when it cannot be read or written,
-a warning says so and the encoder works as if there were none.
+wrong vector. No text is stored. A vector that no call asked for in `UNUSED_DAYS` is deleted. The cache never makes a
+call fail: when it cannot be read or written, a warning says so and the encoder works as if there were none.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recllm.base.errors import UsageError
 from recllm.text.encoder.batches import distinct, progress_bar
 
 if TYPE_CHECKING:
@@ -95,24 +93,6 @@ class CachedEncoder:
                 file.write([keys[row] for row in chunk], rows[chunk])
                 bar.update(len(chunk))
         return rows[inverse]
-
-    def add(self, keys: Sequence[bytes], rows: FloatArray) -> tuple[int, int]:
-        """Keep documents' vectors that were computed elsewhere; one that the file has stays as it is.
-
-        keys: of `vector_keys` with this fingerprint. rows: unit rows, (len(keys), dim) float32. How many of them the
-        file has afterwards, and how many of these it had before. Raises `UsageError` for rows of another shape.
-        """
-        if rows.shape != (len(keys), self.dim):
-            raise UsageError(f"rows: shape {rows.shape} for {len(keys)} keys of an encoder of {self.dim} numbers")
-        file, n_stored, n_written = self._files["document"], 0, 0
-        for start in range(0, len(keys), _CHUNK):
-            block = slice(start, start + _CHUNK)
-            hits = file.read(keys[block], np.zeros_like(rows[block]))
-            missing = np.flatnonzero(~hits)
-            n_stored += int(hits.sum())
-            if len(missing) and file.write([keys[start + row] for row in missing.tolist()], rows[block][missing]):
-                n_written += len(missing)
-        return n_stored + n_written, n_stored
 
     @cached_property
     def max_tokens(self) -> int:
@@ -195,8 +175,7 @@ class _VectorFile:
                     db.executemany("DELETE FROM vector WHERE key = ?", [(key,) for key in broken])
         return hits
 
-    def write(self, keys: Sequence[bytes], rows: FloatArray) -> bool:
-        """Whether they were written."""
+    def write(self, keys: Sequence[bytes], rows: FloatArray) -> None:
         with self._guarded("write"):
             db = self._connection()
             blobs = [row.astype("<f4").tobytes() for row in rows]
@@ -208,8 +187,6 @@ class _VectorFile:
                     db.execute("DELETE FROM vector WHERE used < ?", (today - UNUSED_DAYS,))
                     self._swept_on = today
                 db.executemany("INSERT OR IGNORE INTO vector VALUES (?, ?, ?, ?)", records)
-            return True
-        return False
 
     def close(self) -> None:
         pid, _, db = getattr(self._thread, "connection", (None, None, None))
