@@ -236,14 +236,6 @@ def test_sensitive_products_are_never_targeted(run: Run, shop: Path) -> None:
     assert code == 4 and not out and "sensitive" in err
 
 
-def test_no_raw_id_is_kept_in_the_store(run: Run, shop: Path) -> None:
-    run("recommend", "-u", "ann", "--record", "-w", "shop")
-    names = {row[0] for row in sqlite3.connect(shop / "store.sqlite").execute("select user_id from users")}
-    assert names and all(n.startswith("u1_") for n in names)
-    mapped = run("describe", "--ids", str(_write(shop.parent / "ids.txt", "ann\n")), "-w", "shop")[1]
-    assert mapped.splitlines()[1].split(",")[1] in names
-
-
 def _write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 from shop_world import shop as world
 
@@ -113,19 +112,3 @@ def test_exit_codes(run: Run, shop: Path) -> None:
 def test_wrong_use_is_told_before_anything_is_opened(run: Run, tmp_path: Path) -> None:
     for wrong in ((), ("--item", "tea3", "--text", "x"), ("--item", "tea3", "--with", "budget=9"), ("--text", " ")):
         assert run(*wrong, "-w", str(tmp_path / "nowhere"))[0] == 2
-
-
-def test_a_withdrawal_acts_at_once(run: Run, shop: Path, tmp_path: Path) -> None:
-    from recllm.shop.ingest.workspace_load import load_file
-
-    before = json.loads(run("--item", "tea3", "--with", "explain=false", "-w", str(shop), "--json")[1])
-    (tmp_path / "no.csv").write_text(
-        "user_id,purpose,granted,timestamp\nu20,personalisation,false,2024-02-01T00:00:00Z\n"
-    )
-    with Workspace.open(shop) as opened:
-        name = opened.pseudonymiser().one("u20")
-        load_file(opened, tmp_path / "no.csv", "consent")
-    after = json.loads(run("--item", "tea3", "--with", "explain=false", "-w", str(shop), "--json")[1])
-    assert after["excluded"]["no_consent"] is None
-    assert name not in {p["user_id"] for p in after["people"]}
-    assert np.isclose(after["size"] + after["holdout"], before["size"] + before["holdout"] - 1)

@@ -449,25 +449,6 @@ def test_while_the_store_is_locked_writes_are_refused_and_readers_go_on(
         written_alike(client)
 
 
-def test_a_full_disk_keeps_nothing_of_a_change_and_readers_go_on(
-    folder: Path, impatient: Callable[[TestClient, str], None]
-) -> None:
-    with closing(sqlite3.connect(folder / "store.sqlite")) as shop:
-        shop.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        (pages,) = shop.execute("PRAGMA page_count").fetchone()
-        free = shop.execute("PRAGMA freelist_count").fetchone()[0]
-    with serving(folder) as client:
-        impatient(client, f"PRAGMA max_page_count={pages}")
-        events = [view(f"full-{n}")["events"][0] for n in range(1_000 * (1 + free // 10))]
-        before = counts(folder)
-        answer = client.post("/v1/events", json={"events": events[:1_000]})
-        assert answer.status_code == 503 and answer.json()["error"]["type"] == "StoreError"
-        assert counts(folder) == before and str(folder) not in answer.text
-        assert slate(client)["status"] == "personal" and client.get("/readyz").status_code == 200
-        impatient(client, f"PRAGMA max_page_count={pages + 10_000}")
-        assert client.post("/v1/events", json={"events": events[:1_000]}).json()["accepted"] == 1_000
-
-
 def test_nothing_is_acknowledged_while_the_store_is_gone(folder: Path) -> None:
     store = folder / "store.sqlite"
     with serving(folder) as client:

@@ -475,13 +475,6 @@ def test_a_session_has_a_history_and_joins_one_person(client: TestClient) -> Non
     assert ask(client, "/v1/recommend", {"session_id": "v1", "k": 5})["status"] == "personal"  # by the person's consent
 
 
-def test_events_sent_again_after_joining_are_duplicates(client: TestClient) -> None:
-    batch = viewed("v2", "tea1", timestamp="2024-02-19T10:00:00Z")
-    assert ask(client, "/v1/events", batch)["accepted"] == 1
-    ask(client, "/v1/sessions/join", {"session_id": "v2", "user_id": "u05"})
-    assert ask(client, "/v1/events", batch) == {"accepted": 0, "duplicates": 1, "conflicts": [], "rejected": []}
-
-
 def test_sessions_are_nobody_in_what_concerns_everybody(folder: Path, client: TestClient) -> None:
     before = ask(client, "/v1/audience", {"category": "food > tea", "size": 60})
     ask(client, "/v1/events", {"events": [e for n in range(9) for e in viewed(f"v{n}", "tea1")["events"]]})
@@ -508,14 +501,6 @@ def test_a_session_of_someone_who_refused_is_not_joined_and_has_refused(client: 
     assert own["sessions"] == [] and len(own["events"]) == 28
     ask(client, "/v1/consent", {"consent": [refusal | {"granted": True}]})
     assert ask(client, "/v1/sessions/join", join) == {"joined": True, "events": 1}
-
-
-def test_what_a_session_was_shown_is_recorded(client: TestClient) -> None:
-    ask(client, "/v1/events", viewed("v4", "tool1"))
-    ask(client, "/v1/recommend", {"session_id": "v4", "k": 3, "record": True})
-    ask(client, "/v1/sessions/join", {"session_id": "v4", "user_id": "fresh"})
-    own = client.post("/v1/users/export", json={"user_id": "fresh"}).json()
-    assert [e["event"] for e in own["events"]] == ["cart"] + ["shown"] * 3
 
 
 def test_an_event_is_of_a_person_or_a_session(client: TestClient) -> None:
