@@ -3,12 +3,9 @@ them sees what it looks for."""
 
 from __future__ import annotations
 
-import socket
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-from half_requests import HALF_HEAD, HalfRequests
 from hostile_callers import ROUTES, ask_everything
 from hostile_requests import fault_of, odd_requests
 from hostile_texts import PLAIN, doors, processor_seconds
@@ -62,19 +59,3 @@ def _short_and_slow(text: str) -> object:
     if len(text) > 1_000:
         raise UsageError("the text is too long; send at most 1,000 characters")
     return _endless(text)
-
-
-def test_half_requests_that_are_ended_are_seen() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with closing(HalfRequests(address)) as half:
-            assert half.begin(4, HALF_HEAD) == 4
-            taken = [listener.accept()[0] for _ in range(4)]
-            assert half.look() == 0 and half.n_dripping == 2
-            assert [line.recv(1 << 16) for line in taken] == [HALF_HEAD + b"y", HALF_HEAD] * 2
-            taken[0].close()
-            taken[1].sendall(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
-            taken[1].close()
-            assert half.look() == 2 and (half.n_open, half.n_dripping) == (2, 1)
-            for line in taken[2:]:
-                line.close()

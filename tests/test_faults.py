@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from recllm.market.campaigns.open_campaign import approve_texts, open_campaign, 
 from recllm.market.experiments.feedback import feedback_report
 from recllm.recommend.recommender import registry
 from recllm.recommend.recommender.saved_model import load_model
-from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, ITEMS, PEOPLE_STATE
+from recllm.recommend.recommender.serving_state import PEOPLE_STATE
 from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender, refresh
 from recllm.recommend.recommender.shop_states import states
 from recllm.recommend.recommender.train import train_workspace
@@ -524,22 +523,6 @@ def test_a_damaged_store_is_told_with_the_remedy_and_nothing_is_served_from_it(
     store.write_bytes(whole)
     with Workspace.open(folder) as shop:
         assert open_recommender(shop).recommend("u02", k=1)[0].items
-
-
-def test_a_flipped_or_missing_byte_of_a_serving_state_is_noticed_and_a_refresh_mends_it(shop: Workspace) -> None:
-    for file, at in product((CATALOGUE_STATE, ITEMS, PEOPLE_STATE), (0.3, 0.6, 0.99)):
-        path = the_state(shop) / file
-        whole = path.read_bytes()
-        flipped = bytearray(whole)
-        flipped[int(at * len(whole))] ^= 1
-        for content in (bytes(flipped), whole[: int(at * len(whole))]):
-            path.write_bytes(content)
-            with pytest.raises(ModelError, match="run: recllm refresh"):
-                open_recommender(shop)
-        version = refresh(shop)
-        assert open_recommender(shop).recommend("u02", k=1)[0].model_version == version
-        if file == PEOPLE_STATE:
-            assert path.parent not in states(shop), "what is damaged is not kept"
 
 
 # --- two writers ------------------------------------------------------------------------------------------------------

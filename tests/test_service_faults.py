@@ -223,19 +223,8 @@ def truncate_weights(shop: Path, version: str) -> Mend:
     return _replaced(weights, weights.read_bytes()[:-100])
 
 
-def halve_the_manifest(shop: Path, version: str) -> Mend:
-    manifest = shop / "models" / "versions" / version / "manifest.json"
-    return _replaced(manifest, manifest.read_bytes()[: manifest.stat().st_size // 2])
-
-
 def remove_the_folder(shop: Path, version: str) -> Mend:
     return _moved(shop / "models" / "versions" / version)
-
-
-def add_a_file(shop: Path, version: str) -> Mend:
-    added = shop / "models" / "versions" / version / "more.json"
-    added.write_text("{}")
-    return added.unlink
 
 
 def leave_it_half_written(shop: Path, version: str) -> Mend:
@@ -248,23 +237,8 @@ def leave_it_half_written(shop: Path, version: str) -> Mend:
     return lambda: whole.rename(folder)
 
 
-def remove_all_models(shop: Path, _: str) -> Mend:
-    return _moved(shop / "models")
-
-
 def scribble_over_the_pointer(shop: Path, _: str) -> Mend:
     return _replaced(shop / "models" / POINTER, b"\xff\x00../../etc")
-
-
-def make_the_pointer_a_folder(shop: Path, _: str) -> Mend:
-    pointer = shop / "models" / POINTER
-    mend = _moved(pointer)
-    pointer.mkdir()
-    return lambda: (pointer.rmdir(), mend())
-
-
-def remove_the_pointer(shop: Path, _: str) -> Mend:
-    return _moved(shop / "models" / POINTER)
 
 
 def damage_the_state(shop: Path, version: str) -> Mend:
@@ -275,18 +249,7 @@ def damage_the_state(shop: Path, version: str) -> Mend:
     return lambda: shutil.rmtree(state, ignore_errors=True)  # an erasure removes it too
 
 
-BREAKS = (
-    truncate_weights,
-    halve_the_manifest,
-    remove_the_folder,
-    add_a_file,
-    leave_it_half_written,
-    remove_all_models,
-    scribble_over_the_pointer,
-    make_the_pointer_a_folder,
-    remove_the_pointer,
-    damage_the_state,
-)
+BREAKS = (truncate_weights, remove_the_folder, leave_it_half_written, scribble_over_the_pointer, damage_the_state)
 
 
 def test_the_old_answers_go_on_while_a_newer_model_is_broken_and_a_repair_needs_no_restart(folder: Path) -> None:

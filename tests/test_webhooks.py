@@ -31,6 +31,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from service_world import serving
+from shop_world import loaded, train
 from standardwebhooks import Webhook, WebhookVerificationError
 from store_view import view
 from test_campaigns import TEA, tables
@@ -53,8 +54,7 @@ from recllm.market.campaigns.outcome import campaign_outcome
 from recllm.market.campaigns.plan import plan_campaigns
 from recllm.market.campaigns.reports import record_reports, undeliverable
 from recllm.market.experiments.feedback import feedback_report
-from recllm.recommend.recommender.train import train_workspace
-from recllm.shop.ingest.workspace_load import add_consent, load_file
+from recllm.shop.ingest.workspace_load import add_consent
 from recllm.shop.workspace.announce import SendAccount, addresses, announce, send_due
 from recllm.shop.workspace.privacy import KEY_VARIABLE
 from recllm.shop.workspace.webhooks import (
@@ -794,19 +794,11 @@ def spring(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("spring")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(KEY_VARIABLE, "the same key each time")
-        tables(folder)
         (folder / "never.txt").write_text("a stranger\n")
         (folder / "tea.toml").write_text(TEA)
-        settings = {
-            "currency": "USD",
-            "encoder": "toy",
-            "timezone": "Europe/Berlin",
-            "policy": {"group_floor": 5, "small_shop": 0},
-        }
-        with Workspace.create(folder / "shop", consent_default=True, **settings) as workspace:
-            for name, table in (("items", "items"), ("log", "events"), ("consent", "consent")):
-                assert load_file(workspace, folder / f"{name}.csv", table).accepted
-            train_workspace(workspace, n_windows=1, epochs=1, min_steps=40, heads=1)
+        settings = {"currency": "USD", "timezone": "Europe/Berlin", "policy": {"group_floor": 5, "small_shop": 0}}
+        made = loaded(folder, tables(), **settings)
+        with Workspace.open(train(made, n_windows=1, epochs=1, min_steps=40, heads=1)) as workspace:
             (plan,) = plan_campaigns(workspace, [read_campaign(folder / "tea.toml")])
             campaign = open_campaign(workspace, read_campaign(folder / "tea.toml"))
             approve_texts(campaign, [text.id for text in plan.texts], by="Ann", at=datetime.now(UTC))
