@@ -5,7 +5,7 @@ Each part runs in a process of its own. `--part NAME` runs one and, with -o, add
     scopes      every route of the service and of the console with every kind of key and session (tests/hostile_callers)
     bodies      malicious files at the doors that read them (tests/hostile_artefacts); paths, queries, forms and bodies
                 without a meaning for every route (tests/hostile_requests)
-    texts       hostile texts (--texts FILE) at each door for texts of others (tests/hostile_texts): processor time
+    texts       hostile texts (--texts FILE) at each door for texts of others (tests/test_hostile_texts): processor time
     figures     what figures of groups show of one customer (figure_attack.py)
     kills       a serving process that takes events is killed; each event that it acknowledged has to be there
 """
@@ -128,27 +128,24 @@ SLOW_SECONDS = 0.05
 
 
 def texts(args: argparse.Namespace) -> dict[str, Any]:
-    from hostile_texts import PLAIN, doors, processor_seconds
-    from service_world import build_shop
-    from test_hostile_texts import hostile_texts
+    from test_hostile_texts import DOORS, hostile_texts, seconds
 
     rows, spent = json.loads(gzip.decompress(args.texts.read_bytes())), []
-    with tempfile.TemporaryDirectory() as scratch, Workspace.open(build_shop(Path(scratch))) as shop:
-        ways = doors(shop, Path(scratch))
-        warm = list(hostile_texts(500).values())[::8] + [PLAIN.format(n) for n in range(9)]  # the first use compiles
-        usual = {at: median([processor_seconds(door, text) for text in warm][-9:]) for at, door in ways.items()}
-        gc.collect()
-        gc.freeze()
-        for row in rows:
-            for at, door in ways.items():
-                spent.append((processor_seconds(door, row["text"]) - usual[at], at, row["family"], str(row["id"])))
+    plain = [f"Green tea of the first harvest, 100 g, no. {n}" for n in range(9)]
+    warm = list(hostile_texts(500).values())[::8] + plain  # the first use compiles
+    usual = {at: median([seconds(door, text) for text in warm][-9:]) for at, door in DOORS.items()}
+    gc.collect()
+    gc.freeze()
+    for row in rows:
+        for at, door in DOORS.items():
+            spent.append((seconds(door, row["text"]) - usual[at], at, row["family"], str(row["id"])))
     slow = sorted((case for case in spent if case[0] > SLOW_SECONDS), reverse=True)
     return {
         "texts": len(rows),
         "slow_texts": len({text_id for *_, text_id in slow}),
         "slow_by_door": Counter(at for _, at, _, _ in slow),
         "slow_by_family": Counter(family for _, _, family, _ in slow),
-        "longest_ms": {at: round(1_000 * max(case[0] for case in spent if case[1] == at), 1) for at in ways},
+        "longest_ms": {at: round(1_000 * max(case[0] for case in spent if case[1] == at), 1) for at in DOORS},
         "slowest": [f"{text_id} ({family}) at {at}: {seconds:.3f} s" for seconds, at, family, text_id in slow[:20]],
         "data_hash": file_hash(args.texts),
     }

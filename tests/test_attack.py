@@ -8,11 +8,7 @@ from pathlib import Path
 import pytest
 from hostile_callers import ROUTES, ask_everything
 from hostile_requests import fault_of, odd_requests
-from hostile_texts import PLAIN, doors, processor_seconds
 from service_world import serving
-
-from recllm.base.errors import UsageError
-from recllm.shop.workspace.workspace import Workspace
 
 
 def test_who_may_what_at_every_route(folder: Path) -> None:
@@ -39,23 +35,3 @@ def test_requests_without_a_meaning_are_refused_and_do_no_harm(folder: Path) -> 
             if number % 97 == 0 and (fault := fault_of(client.request(route.verb, address, **sent))):
                 faults.append(f"{route.verb} {address} {sent}: {fault}")
     assert faults == [] and number > 5_000
-
-
-def test_every_door_for_texts_answers_and_a_slow_one_is_seen(folder: Path, tmp_path: Path) -> None:
-    with Workspace.open(folder) as shop:
-        for name, door in doors(shop, tmp_path).items():
-            assert door(PLAIN.format(1)) is not None, name
-            assert processor_seconds(door, PLAIN.format(2)) < 1.5, name
-    assert 0.2 <= processor_seconds(_endless, "", give_up=0.3) < 1.5
-    assert processor_seconds(_short_and_slow, "x" * 20_000, give_up=0.3) >= 0.2, "what a door refuses is cut"
-
-
-def _endless(_: str) -> object:
-    while True:
-        pass
-
-
-def _short_and_slow(text: str) -> object:
-    if len(text) > 1_000:
-        raise UsageError("the text is too long; send at most 1,000 characters")
-    return _endless(text)

@@ -316,6 +316,7 @@ def test_what_proves_nothing_is_refused_in_words_and_lets_nobody_in(
     for name, doing, status, told, cause in refusals(provider):
         logged, before = causes(caplog), {attribute: getattr(provider, attribute) for attribute in doing}
         vars(provider).update(doing)
+        client.cookies.clear()
         answer = sign_in(client)
         vars(provider).update(before)
         logged = causes(caplog).removeprefix(logged)

@@ -63,7 +63,7 @@ def test_texts_to_check_have_a_deadline(folder: Path, monkeypatch: pytest.Monkey
     with serving(folder, settings=ServiceSettings(watch_seconds=0.1, deadline_seconds=0.5)) as client:
         answer = client.post("/v1/copy/check", json={"texts": lines})
         assert answer.status_code == 503 and "send fewer at once" in answer.json()["error"]["message"]
-        assert answer.headers["Retry-After"] and 0 < len(judged) < len(lines)
+        assert answer.headers["Retry-After"] and len(judged) < len(lines)
         assert client.post("/v1/copy/check", json={"texts": lines[:1]}).status_code == 200
 
 
