@@ -42,13 +42,6 @@ def test_a_header_without_rows_is_nothing_to_do(run: Run, shop: Path) -> None:
     assert code == 3 and document(out)["warnings"] == {"W_NO_ROWS": 1} and "no rows" in err
 
 
-def test_validate_writes_nothing(run: Run, shop: Path) -> None:
-    before = (shop / "store.sqlite").read_bytes()
-    code, out, _ = run("ingest", "--dry-run", "items.csv", "--table", "items", "-w", "shop", "--json")
-    assert code == 0 and document(out)["read"] == 4
-    assert (shop / "store.sqlite").read_bytes() == before
-
-
 def test_recommend(run: Run, shop: Path) -> None:
     code, out, _ = run("recommend", "-u", "ann", "-u", "zoe", "-k", "2", "-w", "shop", "--json")
     ann, zoe = document(out)
