@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 
 from recllm.base.schema import ACTION_CODE, Action
-from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
@@ -94,6 +93,8 @@ def loaded(folder: Path, tables: Mapping[str, Sequence[str]], **settings: Any) -
 
 def train(folder: Path, **settings: Any) -> Path:
     """The same workspace with a small model."""
+    from recllm.recommend.recommender.train import train_workspace
+
     with Workspace.open(folder) as opened:
         train_workspace(opened, **{"n_windows": 2, "epochs": 2, "min_steps": 100} | settings)
     return folder
