@@ -23,7 +23,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -1255,7 +1254,7 @@ for _name, _file in {
     _add(f"upload: {_name}", partial(_upload, _file), inert=True)
 
 
-# --- prompts, trials, texts to be checked ----------------------------------------------------------------------------
+# --- prompts and trials ----------------------------------------------------------------------------
 
 
 def _prompt(body: str, head: str, case: Case) -> Door:
@@ -1280,13 +1279,6 @@ def _trial(file: str, content: Content, case: Case) -> Door:
     return lambda: read_trial_table(path).shape
 
 
-def _submitted(line: str, case: Case) -> Door:
-    from recllm.market.adcopy.submissions import read_submissions
-
-    path = case.file("texts.jsonl", line)
-    return lambda: [type(entry).__name__ for entry in read_submissions(path, now=datetime(2025, 1, 1, tzinfo=UTC))]
-
-
 for _name, _file, _content in (
     ("a pickle named .parquet", "t.parquet", pickled),
     ("an archive named .csv", "t.csv", _zip("../mark")),
@@ -1295,11 +1287,3 @@ for _name, _file, _content in (
     ("nothing", "t.csv", b""),
 ):
     _add(f"trial: {_name}", partial(_trial, _file, _content))
-TEXT = '{"id": "a", "text": "%s", "channel": "push", "locale": "en", "item": {"title": "x"%s}}\n'
-for _name, _text in {
-    "deep": '{"id":' + "[" * DEEP + "]" * DEEP + "}\n",
-    "a number of a million digits": '{"id": "a", "text": "t", "item": {"price": ' + MILLION_DIGITS + "}}\n",
-    "half a character": TEXT % ("\\ud800", ""),
-    "a price that is none": TEXT % ("t", ', "price": 1e999999999'),
-}.items():
-    _add(f"texts: {_name}", partial(_submitted, _text), inert=True)

