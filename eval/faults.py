@@ -218,6 +218,8 @@ class Load(Operation):
 
     name, targets, trained = "load", ("load",), False
     ROWS, BAD = 1_500, 3
+    BLOCK = 1 << 14
+    """Bytes that are written at once: several times in one load."""
 
     def steps(self, folder: Path, round_no: int) -> Iterator[Step]:
         with Workspace.open(folder) as shop:
@@ -230,7 +232,10 @@ class Load(Operation):
                 ]
                 header = "user_id,item_id,timestamp,quantity,price,basket_id"
                 file.write_text("\n".join([header, *rows]) + "\n")
-                yield Step("load", file.stem, lambda file=file: load_file(shop, file, "events").load_id)
+                yield Step("load", file.stem, lambda file=file: self._load(shop, file))
+
+    def _load(self, shop: Workspace, file: Path) -> str:
+        return load_file(shop, file, "events", block_bytes=self.BLOCK).load_id
 
     def losses(self, folder: Path, traces: Traces) -> list[str]:
         problems, n_good = [], self.ROWS - self.BAD

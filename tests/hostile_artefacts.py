@@ -22,25 +22,20 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from fastapi.testclient import TestClient
 from hostile_watch import Outcome, look
 from tables import table
 from tiny_encoders import edit_json, make_letters_model, make_model, write_json
 
-from recllm.base.errors import RecllmError
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.folder import CampaignFolder, append, read_log, read_plan
 from recllm.shop.ingest.workspace_load import load_file
-from recllm.shop.workspace.webhooks import WebhookScheme, add_source
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.cache import CACHE_FILE, CachedEncoder
 from recllm.text.encoder.json_cache import HASH_FILE
@@ -51,7 +46,6 @@ from recllm.text.encoder.toy import ToyEncoder
 Door = Callable[[], object]
 """Reads an artefact; what it answers is not told to anyone by itself."""
 
-WEBHOOK_SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SECRET = "zzcanary_7f3a91c2"
 """Stands in a file outside of what an artefact may read."""
 DEEP = 100_000
@@ -86,23 +80,6 @@ class World:
         """A causal model of random weights without a chat format, whose folder has a template of its own."""
         letters = "abcdefghijklmnopqrstuvwxyz .,!?\n"
         return make_letters_model(self.folder / "causal", letters, ("<s>", "</s>", "<unk>"), num_hidden_layers=1)
-
-    @cached_property
-    def _open(self) -> ExitStack:
-        return ExitStack()
-
-    @cached_property
-    def client(self) -> TestClient:
-        """Of a service with a console, of a shop that every request may write to."""
-        from service_world import serving
-
-        shop = Path(shutil.copytree(self.shop, self.folder / "served"))
-        with Workspace.open(shop) as workspace:
-            add_source(workspace, "mail", WebhookScheme.STANDARD, WEBHOOK_SECRET)
-        return self._open.enter_context(serving(shop, console=True))
-
-    def close(self) -> None:
-        self._open.close()
 
 
 @dataclass(frozen=True)
@@ -220,7 +197,7 @@ class Artefact:
 
 
 SLOW = frozenset({
-    "table: a quoted cell of 50 MB", "table: long texts repeated in few bytes", "condition: a long chain",
+    "table: a quoted cell of 50 MB", "table: long texts repeated in few bytes",
     "encoder: weights with many names", "encoder: weights with length of 90 MB", "table: a cell of 50 MB",
 })  # fmt: skip
 
@@ -266,13 +243,12 @@ def look_at(item: Artefact, folder: Path, world: World) -> Outcome:
 def look_at_all(root: Path) -> list[Outcome]:
     """One artefact after the other, each in an empty folder; libraries are loaded before."""
     (root / "world").mkdir()
-    outcomes = []
-    with closing(World(root / "world")) as world:
-        for name in ("adapter: a sound one", "generator: code beside the weights", "effects: sound ones"):
-            look_at(ARTEFACTS[name], root / f"warm {name}", world)
-        for number, item in enumerate(ARTEFACTS.values()):
-            outcomes.append(look_at(item, root / f"{number}", world))
-            shutil.rmtree(root / f"{number}")
+    outcomes, world = [], World(root / "world")
+    for name in ("adapter: a sound one", "generator: code beside the weights", "effects: sound ones"):
+        look_at(ARTEFACTS[name], root / f"warm {name}", world)
+    for number, item in enumerate(ARTEFACTS.values()):
+        outcomes.append(look_at(item, root / f"{number}", world))
+        shutil.rmtree(root / f"{number}")
     return outcomes
 
 
@@ -1278,7 +1254,7 @@ for _name, _file in {
     _add(f"upload: {_name}", partial(_upload, _file), inert=True)
 
 
-# --- prompts, trials, texts to be checked ----------------------------------------------------------------------------
+# --- prompts and trials ----------------------------------------------------------------------------
 
 
 def _prompt(body: str, head: str, case: Case) -> Door:
@@ -1303,13 +1279,6 @@ def _trial(file: str, content: Content, case: Case) -> Door:
     return lambda: read_trial(path).shape
 
 
-def _submitted(line: str, case: Case) -> Door:
-    from recllm.market.adcopy.submissions import read_submissions
-
-    path = case.file("texts.jsonl", line)
-    return lambda: [type(entry).__name__ for entry in read_submissions(path, now=datetime(2025, 1, 1, tzinfo=UTC))]
-
-
 for _name, _file, _content in (
     ("a pickle named .parquet", "t.parquet", pickled),
     ("an archive named .csv", "t.csv", _zip("../mark")),
@@ -1318,154 +1287,3 @@ for _name, _file, _content in (
     ("nothing", "t.csv", b""),
 ):
     _add(f"trial: {_name}", partial(_trial, _file, _content))
-TEXT = '{"id": "a", "text": "%s", "channel": "push", "locale": "en", "item": {"title": "x"%s}}\n'
-for _name, _text in {
-    "deep": '{"id":' + "[" * DEEP + "]" * DEEP + "}\n",
-    "a number of a million digits": '{"id": "a", "text": "t", "item": {"price": ' + MILLION_DIGITS + "}}\n",
-    "half a character": TEXT % ("\\ud800", ""),
-    "a price that is none": TEXT % ("t", ', "price": 1e999999999'),
-}.items():
-    _add(f"texts: {_name}", partial(_submitted, _text), inert=True)
-
-
-# --- the service -----------------------------------------------------------------------------------------------------
-
-
-class RefusedRequestError(RecllmError):
-    """A request that was answered with a status of the client's fault."""
-
-
-def _request(name: str, method: str, path: str, *, inert: bool = False, **sent: Any) -> None:
-    """A request to the service; what it answers with is neither a fault of its own nor the secret."""
-
-    def make(case: Case) -> Door:
-        client = case.world.client
-        options = {key: value(case) if callable(value) else value for key, value in sent.items()}
-
-        def door() -> object:
-            answer = client.request(method, path, follow_redirects=False, **options)
-            if answer.status_code >= 500:
-                raise AssertionError(f"{answer.status_code} {answer.text[:300]}")
-            if answer.status_code >= 400:
-                raise RefusedRequestError(f"{answer.status_code} {answer.text[:15_000]}")
-            return f"{answer.status_code} {answer.text[:15_000]}"
-
-        return door
-
-    _add(f"service: {name}", make, inert=inert)
-
-
-JSON = {"Content-Type": "application/json"}
-
-
-def _body(name: str, path: str, body: Any, *, inert: bool = False) -> None:
-    """Of a text, bytes, or what is sent as JSON."""
-    text = body if isinstance(body, bytes | str) else json.dumps(body)
-    content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    _request(name, "POST", path, content=content, headers=JSON, inert=inert)
-
-
-_body("deep events", "/v1/events", '{"events":' + "[" * DEEP + "]" * DEEP + "}")
-_body("deep objects", "/v1/events", '{"events":' * DEEP + "1" + "}" * DEEP)
-_body("a number of a million digits", "/v1/recommend", '{"user_id": "u01", "k": ' + MILLION_DIGITS + "}")
-for _name, _path, _content, _inert in table("hostile_artefacts", "bodies"):
-    _body(_name, _path, _content, inert=_inert)
-_body("bytes that are no UTF-8", "/v1/recommend", b'{"user_id": "\xff\xfe"}')
-_body("a pickle", "/v1/events", pickle.dumps({"events": []}))
-_body("eleven megabytes", "/v1/events", b'{"events": ["' + b"x" * (11 << 20) + b'"]}')
-_request(
-    "a body in endless pieces",
-    "POST",
-    "/v1/events",
-    headers=JSON,
-    content=lambda _: (b"x" * (1 << 16) for _ in range(400)),
-)
-_request("ten thousand headers", "GET", "/livez", headers={f"X-{n}": "y" for n in range(10_000)}, inert=True)
-_request("a header of a megabyte", "GET", "/v1/campaigns", headers={"X-Api-Key": "k" * (1 << 20)})
-_request("another host", "GET", "/people", headers={"Host": "evil.example"})
-_request(
-    "another site's form", "POST", "/data/upload", headers={"Origin": "http://evil.example"}, data={"table": "items"}
-)
-CONDITIONS = {
-    "a statement": "price < 50; DROP TABLE items; --",
-    "a file": "title IN (SELECT * FROM read_csv('/etc/passwd'))",
-    "a file by a function": "readfile('/etc/passwd') IS NOT NULL",
-    "a union": "1 = 1 UNION SELECT * FROM users",
-    "another table": "(SELECT count(*) FROM users) > 0",
-    "a database": "ATTACH 'x.sqlite' AS x",
-    "a pragma": "PRAGMA writable_schema = 1",
-    "deep brackets": "(" * 5_000 + "price < 5" + ")" * 5_000,
-    "a long chain": " OR ".join(["price < 5"] * 20_000),
-    "a number of many digits": "price < " + "9" * 100_000,
-    "a template": "{{ 7 * 7 }}",
-}
-"""Conditions of SQL that ask for more than a catalogue's columns."""
-
-
-def _condition(text: str, _: Case) -> Door:
-    """The service bounds what it takes; the command line hands on whatever was typed."""
-    from recllm.shop.data.catalogue import COLUMNS, matching
-
-    values: dict[str, Any] = {name: ["a"] for name in COLUMNS} | {"price": [1.0], "category": [["a"]]}
-    return lambda: matching(pl.DataFrame(values), text)
-
-
-for _name, _text in CONDITIONS.items():
-    _body(f"a condition with {_name}", "/v1/recommend", {"user_id": "u01", "where": _text})
-    _add(f"condition: {_name}", partial(_condition, _text), inert=_name == "a number of many digits")
-IDS = (SQL, PATHS, "..%2f..%2foutside%2fmark", "%00", "CON", "{{ 7*7 }}", "x" * 5_000, "a%0d%0aSet-Cookie:%20x=y")
-for _id in IDS:
-    _request(f"items like {_id[:30]}", "GET", f"/v1/items/{_id}/similar")
-    _request(f"a profile of {_id[:30]}", "POST", "/v1/users/profile", json={"user_id": _id}, inert=True)
-    _request(f"an export of {_id[:30]}", "POST", "/v1/users/export", json={"user_id": _id}, inert=True)
-for _id in (PATHS, "..%2f..%2fworkspace.toml", "%2e%2e%2fkey", "x" * 5_000):
-    for _name, _path in {
-        "a campaign": "/v1/campaigns",
-        "an experiment": "/v1/experiments",
-        "a job": "/v1/jobs",
-        "a quarantine": "/data/quarantine",
-        "a file of the console": "/static",
-    }.items():
-        _request(f"{_name} {_id[:30]}", "GET", f"{_path}/{_id}")
-    _request(f"a webhook of {_id[:30]}", "POST", f"/webhooks/{_id}/mail", content=b"{}", headers=JSON)
-_body("a search of a hundred thousand letters", "/v1/search", {"query": "tea " * 25_000})
-_body("a deep rule", "/v1/audience", '{"items": ["tea-1"], "people": ' + '{"not": ' * 5_000 + "1" + "}" * 5_001)
-DRAFT = {"id": "spring", "channels": ["push"], "target": {"items": ["tea-1"]}}
-for _name, _part in {
-    "a list of ids": {"limits": {"suppress": "/etc/passwd"}},
-    "a voice": {"words": {"voice": "../../voice.toml"}},
-    "an adapter": {"words": {"generator": "smollm2", "adapter": "../../x"}},
-    "a pack": {"words": {"packs": ["/etc/passwd.toml"]}},
-    "a model": {"words": {"generator": "/models/evil"}},
-    "a server": {"words": {"generator": "http://evil.example/v1#m"}},
-    "a path for an id": {"id": PATHS},
-}.items():
-    _body(f"a campaign with {_name}", "/v1/campaigns", {"campaign": DRAFT | _part})
-
-
-def _signed(body: bytes) -> dict[str, str]:
-    from standardwebhooks import Webhook
-
-    now = datetime.now(UTC)
-    signature = Webhook(WEBHOOK_SECRET).sign("msg_1", now, body.decode())
-    return JSON | {
-        "webhook-id": "msg_1",
-        "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": signature,
-    }
-
-
-def _webhook(name: str, body: bytes, *, signed: bool = True, inert: bool = False) -> None:
-    headers: Any = (lambda _: _signed(body)) if signed else JSON
-    _request(f"a webhook that is {name}", "POST", "/webhooks/served/mail", content=body, headers=headers, inert=inert)
-
-
-UNSUBSCRIBED = {"type": "message.unsubscribed", "timestamp": "2025-01-01T00:00:00Z", "data": {"recllm_message_id": SQL}}
-_webhook("deep", b'{"data":' + b"[" * DEEP + b"]" * DEEP + b"}")
-_webhook("deep and unsigned", b"[" * DEEP, signed=False)
-_webhook(
-    "a number of a million digits",
-    f'{{"type": "message.delivered", "timestamp": {MILLION_DIGITS}, "data": {{"recllm_message_id": "m"}}}}'.encode(),
-    inert=True,
-)
-_webhook("a statement", json.dumps(UNSUBSCRIBED).encode(), inert=True)

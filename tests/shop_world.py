@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.shop.data.dataset import DAY, Dataset, Events
+from recllm.shop.ingest.workspace_load import load_file
+from recllm.shop.workspace.workspace import Workspace
 
 START = 1_700_000_000
 
@@ -62,7 +66,11 @@ def history(*runs: list[tuple[int, int]], action: Action = Action.PURCHASE, pric
 def item_lines(data: Dataset) -> list[str]:
     """The lines of a CSV of the items."""
     rows = data.items.to_dicts()
-    lines = [f"{r['item_id']},{r['title']},{' > '.join(r['category'])},{r['brand']},{r['price']}" for r in rows]
+    prices = ["" if r.get("price") is None else r["price"] for r in rows]
+    lines = [
+        f"{r['item_id']},{r['title']},{' > '.join(r['category'])},{r.get('brand') or ''},{price}"
+        for r, price in zip(rows, prices, strict=True)
+    ]
     return ["item_id,title,category,brand,price", *lines]
 
 
@@ -72,6 +80,24 @@ def purchase_lines(data: Dataset, users: Sequence[str]) -> list[str]:
     for user, item, at, price in zip(e.user, e.item, e.at, e.price, strict=True):
         lines.append(f"{users[int(user)]},{items[int(item)]},purchase,{int(at)},1,{float(price):.2f}")
     return lines
+
+
+def loaded(folder: Path, tables: Mapping[str, Sequence[str]], **settings: Any) -> Path:
+    """A workspace `shop` in the folder. tables: table -> the lines of a CSV, which is written beside it and loaded."""
+    with Workspace.create(folder / "shop", **{"consent_default": True, "encoder": "toy"} | settings) as opened:
+        for table, lines in tables.items():
+            (folder / f"{table}.csv").write_text("\n".join(lines) + "\n", "utf-8")
+            assert load_file(opened, folder / f"{table}.csv", table).accepted
+    return folder / "shop"
+
+
+def train(folder: Path, **settings: Any) -> Path:
+    """The same workspace with a small model."""
+    from recllm.recommend.recommender.train import train_workspace
+
+    with Workspace.open(folder) as opened:
+        train_workspace(opened, **{"n_windows": 2, "epochs": 2, "min_steps": 100} | settings)
+    return folder
 
 
 ITEMS_CSV = """item_id,title,category,brand,price,currency

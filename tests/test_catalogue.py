@@ -74,6 +74,11 @@ def test_a_condition_means_what_sql_means(where: str, expected: str) -> None:
         "LPAD(title, 200000000, 'x') = 'x'",
         "REPEAT(title, 1000000) = 'x'",
         "CAST(price AS INT) = 3",
+        "readfile('/etc/passwd') IS NOT NULL",
+        "1 = 1 UNION SELECT * FROM users",
+        "ATTACH 'x.sqlite' AS x",
+        "PRAGMA writable_schema = 1",
+        "{{ 7 * 7 }}",
         "(" * 900 + "price < 5" + ")" * 900,
     ],
 )

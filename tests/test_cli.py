@@ -42,13 +42,6 @@ def test_a_header_without_rows_is_nothing_to_do(run: Run, shop: Path) -> None:
     assert code == 3 and document(out)["warnings"] == {"W_NO_ROWS": 1} and "no rows" in err
 
 
-def test_validate_writes_nothing(run: Run, shop: Path) -> None:
-    before = (shop / "store.sqlite").read_bytes()
-    code, out, _ = run("ingest", "--dry-run", "items.csv", "--table", "items", "-w", "shop", "--json")
-    assert code == 0 and document(out)["read"] == 4
-    assert (shop / "store.sqlite").read_bytes() == before
-
-
 def test_recommend(run: Run, shop: Path) -> None:
     code, out, _ = run("recommend", "-u", "ann", "-u", "zoe", "-k", "2", "-w", "shop", "--json")
     ann, zoe = document(out)
@@ -234,14 +227,6 @@ def test_sensitive_products_are_never_targeted(run: Run, shop: Path) -> None:
     assert code == 3 or document(out)["item_id"] != "wine"
     code, out, err = run("copy", "-u", "cy", "--item", "wine", "-w", "shop")
     assert code == 4 and not out and "sensitive" in err
-
-
-def test_no_raw_id_is_kept_in_the_store(run: Run, shop: Path) -> None:
-    run("recommend", "-u", "ann", "--record", "-w", "shop")
-    names = {row[0] for row in sqlite3.connect(shop / "store.sqlite").execute("select user_id from users")}
-    assert names and all(n.startswith("u1_") for n in names)
-    mapped = run("describe", "--ids", str(_write(shop.parent / "ids.txt", "ann\n")), "-w", "shop")[1]
-    assert mapped.splitlines()[1].split(",")[1] in names
 
 
 def _write(path: Path, text: str) -> Path:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
+from shop_world import item_lines, loaded, purchase_lines, train
 from shop_world import shop as world
 
 from recllm.base.policy import Policy
-from recllm.recommend.recommender.train import train_workspace
-from recllm.shop.workspace.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -23,28 +20,11 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """130 people of two tastes, a trained model; nobody's consent is recorded but three refusals and one to e-mail."""
-    folder = tmp_path_factory.mktemp("audience")
     data = world(people=130)
-    e, users, items = data.events, data.users["user_id"], data.items["item_id"]
-    log = ["user_id,item_id,event,timestamp,quantity,price"]
-    for user, item, at, price in zip(e.user, e.item, e.at, e.price, strict=True):
-        when = datetime.fromtimestamp(int(at), UTC).isoformat()
-        log.append(f"{users[int(user)]},{items[int(item)]},purchase,{when},1,{float(price):.2f}")
-    (folder / "log.csv").write_text("\n".join(log) + "\n")
-    rows = [f"{r['item_id']},{r['title']},{' > '.join(r['category'])},{r['price']},USD" for r in data.items.to_dicts()]
-    (folder / "items.csv").write_text("\n".join(["item_id,title,category,price,currency", *rows]) + "\n")
     no = [f"u{n:02},{purpose},false,2024-01-01T00:00:00Z" for n, purpose in REFUSALS]
-    (folder / "consent.csv").write_text("\n".join(["user_id,purpose,granted,timestamp", *no]) + "\n")
-    root = folder / "shop"
-    with Workspace.create(
-        root, consent_default=True, currency="USD", encoder="toy", policy=Policy(small_shop=0)
-    ) as opened:
-        from recllm.shop.ingest.workspace_load import load_file
-
-        for name, table in (("items", "items"), ("log", "events"), ("consent", "consent")):
-            assert load_file(opened, folder / f"{name}.csv", table).accepted
-        train_workspace(opened, n_windows=2, epochs=2, min_steps=100)
-    return root
+    files = {"items": item_lines(data), "events": purchase_lines(data, data.users["user_id"].to_list())}
+    files["consent"] = ["user_id,purpose,granted,timestamp", *no]
+    return train(loaded(tmp_path_factory.mktemp("audience"), files, currency="USD", policy=Policy(small_shop=0)))
 
 
 REFUSALS = [(10, "personalisation"), (11, "personalisation"), (12, "personalisation"), (14, "email")]
@@ -113,19 +93,3 @@ def test_exit_codes(run: Run, shop: Path) -> None:
 def test_wrong_use_is_told_before_anything_is_opened(run: Run, tmp_path: Path) -> None:
     for wrong in ((), ("--item", "tea3", "--text", "x"), ("--item", "tea3", "--with", "budget=9"), ("--text", " ")):
         assert run(*wrong, "-w", str(tmp_path / "nowhere"))[0] == 2
-
-
-def test_a_withdrawal_acts_at_once(run: Run, shop: Path, tmp_path: Path) -> None:
-    from recllm.shop.ingest.workspace_load import load_file
-
-    before = json.loads(run("--item", "tea3", "--with", "explain=false", "-w", str(shop), "--json")[1])
-    (tmp_path / "no.csv").write_text(
-        "user_id,purpose,granted,timestamp\nu20,personalisation,false,2024-02-01T00:00:00Z\n"
-    )
-    with Workspace.open(shop) as opened:
-        name = opened.pseudonymiser().one("u20")
-        load_file(opened, tmp_path / "no.csv", "consent")
-    after = json.loads(run("--item", "tea3", "--with", "explain=false", "-w", str(shop), "--json")[1])
-    assert after["excluded"]["no_consent"] is None
-    assert name not in {p["user_id"] for p in after["people"]}
-    assert np.isclose(after["size"] + after["holdout"], before["size"] + before["holdout"] - 1)

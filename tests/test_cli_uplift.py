@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from behaviour_world import DAYS, START, shop
+from shop_world import loaded, purchase_lines
 
 from recllm.market.propensity.effects import saved_effects
 from recllm.shop.data.dataset import DAY
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]
@@ -26,12 +26,8 @@ BEGIN = "2024-05-20"  # the log ends on 2024-06-02
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trial drawn by lot that moves odd people (who buy rarely) alone, and one that was sent to odd people."""
     folder, data, rng = tmp_path_factory.mktemp("uplift"), shop(people=PEOPLE, stop=False), np.random.default_rng(0)
-    e, users, items = data.events, data.users["user_id"], data.items["item_id"]
-    log = ["user_id,item_id,event,timestamp,quantity,price"]
-    for user, item, at, price in zip(e.user, e.item, e.at, e.price, strict=True):
-        when = datetime.fromtimestamp(int(at), UTC).isoformat()
-        log.append(f"{users[int(user)]},{items[int(item)]},purchase,{when},1,{float(price):.2f}")
-    (folder / "log.csv").write_text("\n".join(log) + "\n")
+    users = data.users["user_id"].to_list()
+    loaded(folder, {"events": purchase_lines(data, users)}, currency="USD")
     odd = np.arange(PEOPLE) % 2 == 1
     lot = rng.random(PEOPLE) < 0.5
     chosen = rng.random(PEOPLE) < np.where(odd, 0.8, 0.2)
@@ -42,8 +38,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     known = [f"{row},{0.8 if odd[n] else 0.2}" for n, row in enumerate(rows)]
     (folder / "known.csv").write_text("\n".join(["user_id,treated,outcome,propensity", *known]) + "\n")
     (folder / "ids.txt").write_text("\n".join(users))
-    with Workspace.create(folder / "shop", consent_default=True, currency="USD", encoder="toy") as opened:
-        assert load_file(opened, folder / "log.csv", "events").accepted
     return folder
 
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import itertools
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import partial
 
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import wrongly_refused
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import Action
@@ -90,62 +92,46 @@ def test_with_items_renumbers() -> None:
     assert cut.n_users == data.n_users
 
 
-def test_unknown_ids_are_minus_one() -> None:
-    data = Dataset.construct(EVENTS)
-    assert data.item_rows(["nothing"]).tolist() == [-1]
+BAD_EVENTS: dict[str, pl.DataFrame] = {
+    "missing column timestamp": EVENTS.drop("timestamp"),
+    "naive": EVENTS.with_columns(timestamp=pl.lit(datetime(2025, 1, 1))),
+    "teleport": EVENTS.with_columns(event=pl.lit("teleport")),
+    "events.timestamp: empty in 1 rows, first in row 1": EVENTS.with_columns(timestamp=pl.Series([30, None, 10, 50])),
+    "events.timestamp: empty in 4 rows": EVENTS.with_columns(timestamp=pl.lit(None, pl.Datetime("us", "UTC"))),
+    "events.user_id: empty in 1 rows, first in row 2": EVENTS.with_columns(user_id=pl.Series(["a", "b", None, "c"])),
+    "events.item_id: empty in 1 rows": EVENTS.with_columns(item_id=pl.Series(["tea", "tea", "milk", None])),
+    "events.user_id: Int64 instead of text": EVENTS.with_columns(user_id=pl.Series([1, 2, 1, 1])),
+    "events.item_id: Int64 instead of text": EVENTS.with_columns(item_id=pl.Series([1, 2, 1, 1])),
+    "events.quantity: nan in row 2": EVENTS.with_columns(quantity=pl.Series([1.0, None, float("nan"), 1.0])),
+    "events.quantity: inf in row 0": EVENTS.with_columns(quantity=pl.Series([float("inf"), 1.0, 1.0, 1.0])),
+    r"events.quantity: 1e\+300 in row 0": EVENTS.with_columns(quantity=pl.lit(1e300)),
+    "events.quantity: 'two' in row 0": EVENTS.with_columns(quantity=pl.lit("two")),
+    "events.price: inf in row 0": EVENTS.with_columns(price=pl.lit(float("inf"))),
+}
+BAD_TABLES: dict[str, dict[str, dict[str, list[object]]]] = {
+    "users.user_id: Int64 instead of text": {"users": {"user_id": [7]}},
+    "users.user_id: empty in 1 rows, first in row 1": {"users": {"user_id": ["ann", None]}},
+    "items.item_id: Int64 instead of text": {"items": {"item_id": [7]}},
+    "items.item_id: empty in 1 rows, first in row 0": {"items": {"item_id": [None, "tea"]}},
+    "item_id repeats": {"items": {"item_id": ["tea", "tea"]}},
+    "items.price: 'cheap' in row 0": {"items": {"item_id": ["tea"], "price": ["cheap"]}},
+    "items.price: inf in row 0": {"items": {"item_id": ["tea"], "price": [float("inf")]}},
+}
 
 
-@pytest.mark.parametrize(
-    ("frame", "words"),
-    [
-        (EVENTS.drop("timestamp"), "missing column timestamp"),
-        (EVENTS.with_columns(timestamp=pl.lit(datetime(2025, 1, 1))), "naive"),
-        (EVENTS.with_columns(event=pl.lit("teleport")), "teleport"),
-        (
-            EVENTS.with_columns(timestamp=pl.Series([30, None, 10, 50])),
-            "events.timestamp: empty in 1 rows, first in row 1",
-        ),
-        (EVENTS.with_columns(timestamp=pl.lit(None, pl.Datetime("us", "UTC"))), "events.timestamp: empty in 4 rows"),
-        (
-            EVENTS.with_columns(user_id=pl.Series(["ann", "bob", None, "ann"])),
-            "events.user_id: empty in 1 rows, first in row 2",
-        ),
-        (EVENTS.with_columns(item_id=pl.Series(["tea", "tea", "milk", None])), "events.item_id: empty in 1 rows"),
-        (EVENTS.with_columns(user_id=pl.Series([1, 2, 1, 1])), "events.user_id: Int64 instead of text"),
-        (EVENTS.with_columns(item_id=pl.Series([1, 2, 1, 1])), "events.item_id: Int64 instead of text"),
-        (EVENTS.with_columns(quantity=pl.Series([1.0, None, float("nan"), 1.0])), "events.quantity: nan in row 2"),
-        (EVENTS.with_columns(quantity=pl.Series([float("inf"), 1.0, 1.0, 1.0])), "events.quantity: inf in row 0"),
-        (EVENTS.with_columns(quantity=pl.lit(1e300)), "events.quantity: 1e\\+300 in row 0"),
-        (EVENTS.with_columns(quantity=pl.lit("two")), "events.quantity: 'two' in row 0"),
-        (EVENTS.with_columns(price=pl.lit(float("inf"))), "events.price: inf in row 0"),
-    ],
-)
-def test_bad_frames_are_refused_in_words(frame: pl.DataFrame, words: str) -> None:
-    with pytest.raises(DataError, match=words):
-        Dataset.construct(frame)
+def test_bad_frames_are_refused_in_words() -> None:
+    def construct(tables: dict[str, dict[str, list[object]]]) -> Dataset:
+        return Dataset.construct(EVENTS, **{name: pl.DataFrame(table) for name, table in tables.items()})
+
+    cases = {words: partial(Dataset.construct, frame) for words, frame in BAD_EVENTS.items()}
+    cases |= {words: partial(construct, tables) for words, tables in BAD_TABLES.items()}
+    assert wrongly_refused(cases, DataError) == {}
 
 
 @pytest.mark.parametrize("as_of", [datetime(2025, 1, 1), datetime(2025, 1, 1, tzinfo=NoZone())])
 def test_a_naive_as_of_is_refused_wherever_the_machine_stands(as_of: datetime) -> None:
     with pytest.raises(UsageError, match="as_of: 2025-01-01 00:00:00 has no time zone"):
         Dataset.construct(EVENTS, as_of=as_of)
-
-
-@pytest.mark.parametrize(
-    ("users", "items", "words"),
-    [
-        (pl.DataFrame({"user_id": [7]}), None, "users.user_id: Int64 instead of text"),
-        (pl.DataFrame({"user_id": ["ann", None]}), None, "users.user_id: empty in 1 rows, first in row 1"),
-        (None, pl.DataFrame({"item_id": [7]}), "items.item_id: Int64 instead of text"),
-        (None, pl.DataFrame({"item_id": [None, "tea"]}), "items.item_id: empty in 1 rows, first in row 0"),
-        (None, pl.DataFrame({"item_id": ["tea", "tea"]}), "item_id repeats"),
-        (None, pl.DataFrame({"item_id": ["tea"], "price": ["cheap"]}), "items.price: 'cheap' in row 0"),
-        (None, pl.DataFrame({"item_id": ["tea"], "price": [float("inf")]}), "items.price: inf in row 0"),
-    ],
-)
-def test_bad_tables_are_refused_in_words(users: pl.DataFrame | None, items: pl.DataFrame | None, words: str) -> None:
-    with pytest.raises(DataError, match=words):
-        Dataset.construct(EVENTS, users, items)
 
 
 def test_what_is_unknown_may_be_nan_or_empty() -> None:

@@ -20,7 +20,7 @@ from canaries import MARK, canary, forms, hits
 from exports import first_export
 from fastapi.testclient import TestClient
 from postgres_server import PostgresServer
-from shop_world import item_lines, purchase_lines
+from shop_world import item_lines, loaded, purchase_lines, train
 from shop_world import shop as world
 from store_view import view
 from test_layers import PACKAGE, imported_rooms
@@ -81,18 +81,11 @@ def make_shop(folder: Path, **settings: Any) -> Path:
     users = [WHO, *data.users["user_id"].to_list()[1:]]
     baskets = ["basket_id", *(canary("basket") if user == 0 else "" for user in data.events.user)]
     log = [f"{line},{basket}" for line, basket in zip(purchase_lines(data, users), baskets, strict=True)]
-    (folder / "log.csv").write_text("\n".join(log) + "\n")
     (folder / "shop").mkdir(0o700)
     (folder / "shop" / "key").write_text("5e" * 32 + "\n")  # lots are drawn by pseudonym, and this one draws the person
     (folder / "shop" / "key").chmod(0o600)
-    (folder / "items.csv").write_text("\n".join(item_lines(data)) + "\n")
-    with Workspace.create(
-        folder / "shop", consent_default=True, currency="USD", timezone="UTC", encoder="toy", service=FAST, **settings
-    ) as shop:
-        for name, table in (("items", "items"), ("log", "events")):
-            assert load_file(shop, folder / f"{name}.csv", table).accepted
-        train_workspace(shop, n_windows=2, epochs=2, min_steps=100)
-    return folder / "shop"
+    settings |= {"currency": "USD", "timezone": "UTC", "service": FAST}
+    return train(loaded(folder, {"items": item_lines(data), "events": log}, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +276,7 @@ def test_a_whole_log_is_loaded_again_without_them(folder: Path, made: Path) -> N
     """However many rows were theirs: they do not count towards the limit of bad rows."""
     with Workspace.open(folder) as shop:
         erase_people(shop, [WHO, *(f"u{n:02}" for n in range(1, 21))], actor="test")
-        report = load_file(shop, made.parent / "log.csv", "events")
+        report = load_file(shop, made.parent / "events.csv", "events")
         assert report.codes["E_ERASED_SUBJECT"] == 21 * 28 and report.accepted == 0
         assert report.read == report.duplicates + report.quarantined
 

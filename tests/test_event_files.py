@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
@@ -18,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop_world import START, history, shop, vectors
 
-from recllm.base.files import drafts_folder, sweep_drafts
 from recllm.base.schema import Purpose
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features import collaborative as collaborative_module
@@ -235,35 +231,6 @@ def test_an_item_that_only_a_person_who_withdrew_knew_is_in_no_catalogue(workspa
     shop, log, _ = workspace.gate().log(Purpose.PERSONALISATION, folder)
     assert "secret" not in shop.items["item_id"] and "i29" in shop.items["item_id"]
     assert_alike(whole(log).item, workspace.gate().dataset(Purpose.PERSONALISATION).events.item)
-
-
-KILLED = """
-import os, sys, time
-from pathlib import Path
-from recllm.base.files import drafts_folder
-with drafts_folder(Path(sys.argv[1])) as folder:
-    (folder / "item").write_bytes(b"history")
-    print("ready", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_folder_of_parts_is_private_and_does_not_stay(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), drafts_folder(tmp_path / "serving") as folder:
-        (folder / "item").write_bytes(b"history")
-        sweep_drafts(folder.parent)
-        assert (folder / "item").exists(), "it is in use"
-        assert os.name != "posix" or folder.stat().st_mode & 0o777 == 0o700
-        _ = 1 / 0
-    assert not list((tmp_path / "serving").iterdir())
-    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "serving")], stdout=subprocess.PIPE)
-    assert child.stdout is not None and child.stdout.readline().strip() == b"ready"
-    child.kill()
-    child.wait()
-    child.stdout.close()
-    assert len(list((tmp_path / "serving").rglob("item"))) == 1
-    sweep_drafts(tmp_path / "serving")
-    assert not list((tmp_path / "serving").iterdir())
 
 
 def test_a_rush_on_a_new_item_waits_for_its_second_week() -> None:

@@ -1,8 +1,7 @@
 """Faults survived: kills at random moments, a full or read-only disk, jumps of the clock, damaged files, two writers,
 a lost network, no memory.
 
-`eval/faults.py` kills each operation many times; here a handful of times. What else is tested where: kills of loads and
-of publications at the level of the store and the registry in test_store, test_ingest and test_artifacts; a retraining
+`eval/faults.py` kills each operation many times; here a handful of times. What else is tested where: a retraining
 that is killed in test_retrain; the service while its store is locked, full or gone and its models break in
 test_service_faults; a damaged file, no permission and a full disk below the store in test_store_sqlite; a server's lost
 connections and full disks in test_store_postgres.
@@ -20,7 +19,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +31,13 @@ from waiting import at_once
 
 from recllm.base.errors import ModelError, RecllmError, StoreError
 from recllm.base.files import sweep_drafts, whole_file
-from recllm.base.messages import Announcement
 from recllm.base.schema import Purpose
 from recllm.market.campaigns.folder import CampaignFolder, TextStatus, read_log, read_plan
 from recllm.market.campaigns.open_campaign import approve_texts, open_campaign, reject_texts
 from recllm.market.experiments.feedback import feedback_report
 from recllm.recommend.recommender import registry
 from recllm.recommend.recommender.saved_model import load_model
-from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, ITEMS, PEOPLE_STATE
+from recllm.recommend.recommender.serving_state import PEOPLE_STATE
 from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender, refresh
 from recllm.recommend.recommender.shop_states import states
 from recllm.recommend.recommender.train import train_workspace
@@ -411,31 +408,6 @@ def test_what_a_clock_that_ran_ahead_wrote_is_not_learned_from(shop: Workspace, 
     assert trained.rows == PEOPLE_EVENTS and until < datetime.now(UTC)
 
 
-def test_a_withdrawal_of_today_ends_an_agreement_of_a_clock_that_ran_ahead(shop: Workspace, clock: Clock) -> None:
-    name, gate = shop.pseudonymiser().one("u02"), shop.gate()
-
-    def decide(granted: bool, at: datetime) -> None:
-        add_consent(shop, [("u02", Purpose.PERSONALISATION, granted, at)], source="test")
-
-    def permitted() -> set[bool]:
-        history = gate.stored_histories([name], Purpose.PERSONALISATION)[0]
-        everybody = name in gate.permitted_users(Purpose.PERSONALISATION)
-        return {gate.permits(name, Purpose.PERSONALISATION), history.permitted, everybody}
-
-    clock.to(FAR)
-    decide(True, FAR)
-    assert permitted() == {True}
-    clock.right()
-    decide(False, datetime.now(UTC))
-    assert permitted() == {False}
-    decide(True, datetime.now(UTC) + timedelta(seconds=1))
-    assert permitted() == {True}, "and an agreement of today counts"
-    clock.to(FAR)
-    decide(False, FAR + timedelta(seconds=1))
-    clock.right()
-    assert permitted() == {False}, "a refusal counts whatever its date"
-
-
 def test_retention_by_a_clock_that_ran_ahead_deletes_nothing(folder: Path, clock: Clock) -> None:
     settings = folder / "workspace.toml"
     text, days = settings.read_text(), (datetime.now(UTC) - faults.LAST_DAY).days + 400
@@ -481,15 +453,6 @@ def test_logs_of_a_campaign_and_of_what_was_shown_stay_sane_while_the_clock_jump
     clock.right()
     for outcome in feedback_report(shop):
         assert 0 <= outcome.clicked <= outcome.showings and 0 <= outcome.ctr.low <= outcome.ctr.high <= 1
-
-
-def test_an_announcement_that_was_claimed_by_a_clock_that_ran_ahead_is_sent(tmp_path: Path) -> None:
-    now = datetime.now(UTC)
-    with closing(Store.open(tmp_path / "store.sqlite", create=True)) as store:
-        store.queue_announcements([Announcement(announcement_id="a", target="t", type="x", body="{}", created_at=now)])
-        assert len(store.claim_announcements(FAR, lease=timedelta(minutes=1), limit=1)) == 1
-        assert len(store.claim_announcements(now, lease=timedelta(minutes=1), limit=1)) == 1
-        assert store.claim_announcements(now, lease=timedelta(minutes=1), limit=1) == []
 
 
 # --- damaged files ----------------------------------------------------------------------------------------------------
@@ -560,22 +523,6 @@ def test_a_damaged_store_is_told_with_the_remedy_and_nothing_is_served_from_it(
     store.write_bytes(whole)
     with Workspace.open(folder) as shop:
         assert open_recommender(shop).recommend("u02", k=1)[0].items
-
-
-def test_a_flipped_or_missing_byte_of_a_serving_state_is_noticed_and_a_refresh_mends_it(shop: Workspace) -> None:
-    for file, at in product((CATALOGUE_STATE, ITEMS, PEOPLE_STATE), (0.3, 0.6, 0.99)):
-        path = the_state(shop) / file
-        whole = path.read_bytes()
-        flipped = bytearray(whole)
-        flipped[int(at * len(whole))] ^= 1
-        for content in (bytes(flipped), whole[: int(at * len(whole))]):
-            path.write_bytes(content)
-            with pytest.raises(ModelError, match="run: recllm refresh"):
-                open_recommender(shop)
-        version = refresh(shop)
-        assert open_recommender(shop).recommend("u02", k=1)[0].model_version == version
-        if file == PEOPLE_STATE:
-            assert path.parent not in states(shop), "what is damaged is not kept"
 
 
 # --- two writers ------------------------------------------------------------------------------------------------------

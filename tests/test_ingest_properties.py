@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import gzip
 import json
 import random
 import shutil
@@ -15,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from dirty import DEFECTS, LINE_DEFECTS, Style, plant
+from dirty import Style, plant
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from store_view import view
 
-from recllm.base.errors import DataError, IngestError
+from recllm.base.errors import DataError
 from recllm.base.policy import Policy
 from recllm.shop.ingest.load import ingest_file
 from recllm.shop.ingest.options import IngestOptions
@@ -261,15 +260,3 @@ def test_times_are_read_in_every_style(at: datetime, style: str) -> None:
     shift = {"+05:30": -330, "-0800": 480}.get(style[-6:] if style.endswith("+05:30") else style[-5:], 0)
     expected = at.replace(tzinfo=UTC) + timedelta(minutes=shift)
     assert found.at.tolist() == [int(expected.timestamp()) * 1_000_000]
-
-
-def test_bomb_is_stopped_early(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv.gz"
-    path.write_bytes(gzip.compress(b"user_id,item_id,timestamp\n" + b"0" * (64 << 20)))
-    with pytest.raises(IngestError, match="E_BOMB"):
-        dry(path)
-
-
-def test_the_planter_knows_twelve_kinds() -> None:
-    assert len(DEFECTS) == 12
-    assert len(LINE_DEFECTS) == 4

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from console_world import Page, press
 from fastapi.testclient import TestClient
-from shop_world import START, item_lines, purchase_lines
+from shop_world import START, item_lines, loaded, purchase_lines
 from shop_world import shop as world
 from test_console import assert_harmless, serving
 from waiting import until
@@ -54,12 +54,10 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     no = [f"{name},personalisation,false,2024-01-01T00:00:00Z" for name in REFUSED]
     no += [f"{name},email,false,2024-01-01T00:00:00Z" for name in NO_EMAIL]
     consent = ["user_id,purpose,granted,timestamp", *no]
-    settings: dict[str, Any] = {"consent_default": True, "currency": "EUR", "timezone": "UTC", "encoder": "toy"}
-    settings |= {"service": ServiceSettings(watch_seconds=0.05), "policy": Policy(group_floor=FLOOR, small_shop=0)}
-    with Workspace.create(folder / "shop", **settings) as shop:
-        for table, lines in {"items": item_lines(data), "events": log, "users": ages, "consent": consent}.items():
-            (folder / f"{table}.csv").write_text("\n".join(lines) + "\n", "utf-8")
-            assert load_file(shop, folder / f"{table}.csv", table).accepted
+    settings: dict[str, Any] = {"currency": "EUR", "timezone": "UTC", "service": ServiceSettings(watch_seconds=0.05)}
+    files = {"items": item_lines(data), "events": log, "users": ages, "consent": consent}
+    loaded(folder, files, policy=Policy(group_floor=FLOOR, small_shop=0), **settings)
+    with Workspace.open(folder / "shop") as shop:
         at = datetime.fromtimestamp(START, UTC) + timedelta(days=20)
         common = {"campaign_id": "winter", "channel": "email", "text_id": "t1", "variant": 0, "item_id": "tea1"}
         shop.store().add_messages(
@@ -130,25 +128,15 @@ def test_only_people_who_agreed_are_counted_and_a_withdrawal_acts_at_once(
     assert audience(client, people=TEA, channel="email")["rule"][0]["people"] == 15
 
 
-@pytest.mark.parametrize(
-    ("rule", "words"),
-    [
+def test_a_wrong_rule_is_refused_with_a_remedy_and_sensitive_products_pick_nobody(client: TestClient) -> None:
+    for rule, words in (
         ({"condition": "bought", "category": "tee"}, "did you mean 'tea'"),
-        ({"condition": "basic", "name": "agee", "stated": True}, "did you mean 'age'"),
         ({"all": [TEA, {"condition": "bought", "days": "x"}]}, "all[1].days must be a number"),
-        ({"condition": "bougt"}, "did you mean bought"),
-        ({"all": []}, "all must not be empty"),
         ("tea", "must be a group"),
-    ],
-)
-def test_a_wrong_rule_is_refused_with_a_remedy(client: TestClient, rule: Any, words: str) -> None:
-    assert words in audience(client, 422, people=rule)["error"]["message"]
-
-
-def test_sensitive_products_pick_nobody(client: TestClient) -> None:
-    assert (
-        audience(client, 403, people={"condition": "bought", "category": "tobacco"})["error"]["type"] == "PolicyError"
-    )
+    ):
+        assert words in audience(client, 422, people=rule)["error"]["message"]
+    refused = audience(client, 403, people={"condition": "bought", "category": "tobacco"})
+    assert refused["error"]["type"] == "PolicyError"
 
 
 def test_the_schema_tells_every_condition(client: TestClient) -> None:

@@ -68,11 +68,6 @@ def gate(store: Store, default: bool = False, policy: Policy | None = None) -> P
     return PolicyGate(store, policy or Policy(), default)
 
 
-def people_of(door: PolicyGate, purpose: Purpose) -> list[str]:
-    """Everybody whose rows pass, in order."""
-    return sorted(door.dataset(purpose).users["user_id"])
-
-
 # --- pseudonyms ----------------------------------------------------------------------------------------------------
 
 
@@ -196,19 +191,6 @@ def _files(root: Path) -> dict[Path, bytes]:
 # --- the gate ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("default", [False, True])
-def test_without_a_decision_the_default_counts_but_never_for_a_third_party(store: Store, default: bool) -> None:
-    with store.load("events", load_id="a", source="test") as load:
-        load.write(bought(("u1", "i1")))
-    asked = gate(store, default)
-    assert asked.permits("u1", TRAINING) is default
-    assert asked.permits("nobody", EMAIL) is default
-    assert asked.permits("u1", THIRD_PARTY) is False
-    assert people_of(asked, TRAINING) == (["u1"] if default else [])
-    decide(store, ("u1", THIRD_PARTY, True, 1))
-    assert asked.permits("u1", THIRD_PARTY) is True
-
-
 CLOCK = 1_700_000_000_000_000
 """Epoch microseconds at which the clock of the next test begins."""
 SECOND = 1_000_000
@@ -292,14 +274,6 @@ def test_the_decisions_of_others_cost_nothing(store: Store) -> None:
         assert many < 2 * few
 
 
-def test_many_people_are_asked_at_once(store: Store) -> None:
-    """More than one list of keys holds, some of them twice."""
-    decide(store, *((f"p{n}", EMAIL, n % 3 == 0, 1) for n in range(2_500)))
-    people = [f"p{n}" for n in range(2_600)] + ["p0", "p1"]
-    answers = gate(store).permits_each(people, EMAIL)
-    assert answers == [n % 3 == 0 and n < 2_500 for n in range(2_600)] + [True, False]
-
-
 def stop_clock(monkeypatch: pytest.MonkeyPatch, at: datetime) -> None:
     class Stopped(datetime):
         @classmethod
@@ -365,17 +339,6 @@ def test_the_events_of_others_cost_nothing(store: Store) -> None:
     with store.load("events", load_id="b", source="test") as load:
         load.write(bought(*((f"q{n % 500}", f"i{n % 900}") for n in range(20_000))))
     assert work(store, lambda: gate(store, True).histories(["p1"], TRAINING)) < 2 * before
-
-
-def test_a_withdrawal_acts_at_once(store: Store) -> None:
-    with store.load("events", load_id="a", source="test") as load:
-        load.write(bought(("u1", "i1"), ("u2", "i2")))
-    asked = gate(store, True)
-    assert people_of(asked, TRAINING) == ["u1", "u2"]
-    decide(store, ("u1", TRAINING, False, 7))
-    assert asked.permits("u1", TRAINING) is False
-    assert people_of(asked, TRAINING) == ["u2"]
-    assert people_of(asked, EMAIL) == ["u1", "u2"]
 
 
 def test_people_who_refused_leave_no_trace_in_a_dataset(store: Store) -> None:

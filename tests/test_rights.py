@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 import pyrage
 import pytest
-from canaries import canary, hits
+from canaries import hits
 from conftest import Command
 from postgres_server import PostgresServer
 from sqlalchemy import delete, insert, select, text
@@ -596,12 +596,3 @@ def test_an_experiment_that_runs_keeps_its_lots(opened: Workspace) -> None:
     with pytest.raises(PolicyError, match="experiment is running"):
         rotate_key(opened, actor="test")
     assert rotate_key(opened, actor="test", force=True).generation == 2
-
-
-def test_no_canary_in_a_backup_after_an_erasure(opened: Workspace, tmp_path: Path) -> None:
-    who = canary("person")
-    add_events(opened, [{"user_id": who, "item_id": canary("item"), "event": "view", "timestamp": PAST}], source="test")
-    back_up(opened, tmp_path / "before", actor="test")
-    erase_people(opened, [who], actor="test")
-    back_up(opened, tmp_path / "after", actor="test")
-    assert {hit.split(":")[0] for hit in hits(tmp_path)} == {"before"}

@@ -7,7 +7,6 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -187,16 +186,6 @@ def test_a_wrong_path_or_verb_of_an_operation_is_told_and_led_nowhere(client: Te
 # --- time, keys, shops -----------------------------------------------------------------------------------------------
 
 
-def test_a_clock_that_is_ahead_or_stands_still_changes_nothing(client: TestClient) -> None:
-    now = datetime.now(UTC)
-    for at in (now + timedelta(minutes=10), now + timedelta(days=9_999), datetime(1, 1, 1, tzinfo=UTC)):
-        events = {"events": [EVENT | {"timestamp": at.isoformat()}]}
-        account = client.post("/v1/events", json=events).json()
-        assert account == {"accepted": 0, "duplicates": 0, "conflicts": [], "rejected": [0]}
-        decision = {"user_id": "u00", "purpose": "email", "granted": True, "timestamp": at.isoformat()}
-        assert "clock" in refused(client.post("/v1/consent", json={"consent": [decision]}), 422)
-
-
 def test_what_is_another_shops_is_not_there(folder: Path, tmp_path: Path) -> None:
     """Keys, scopes and models of two shops: test_service."""
     shutil.copytree(folder, tmp_path / "other")
@@ -246,21 +235,6 @@ def test_of_edits_at_once_one_counts_and_the_others_are_told(folder: Path) -> No
         now = client.get("/v1/campaigns/tea").json()
         assert now["goal"] == f"goal {number}" and now["revision"] == done.json()["revision"]
         assert [line["action"] for line in now["history"]] == ["created", "changed"]
-
-
-def test_the_same_event_at_once_counts_once(folder: Path) -> None:
-    with serving(folder) as client:
-
-        def send(number: int) -> Any:
-            event = EVENT | {"event_id": "once", "item_id": f"tea-{number % 2}"}
-            return client.post("/v1/events", json={"events": [event]}).json()
-
-        accounts = at_once(*(partial(send, number) for number in range(6)))
-        assert sorted((a["accepted"], a["duplicates"], len(a["conflicts"])) for a in accounts) == [
-            *[(0, 0, 1)] * 3,
-            *[(0, 1, 0)] * 2,
-            (1, 0, 0),
-        ]
 
 
 # --- a file on its way in --------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from service_world import serving
-from shop_world import item_lines, purchase_lines
+from shop_world import item_lines, loaded, purchase_lines, train
 from shop_world import shop as world
 from tables import table
 from waiting import until
@@ -27,8 +27,6 @@ from recllm.base.settings import ServiceSettings
 from recllm.doors.service.jobs import Background, JobState
 from recllm.market.audiences import audience
 from recllm.market.audiences.exclusions import ExclusionReason
-from recllm.recommend.recommender.train import train_workspace
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
 
@@ -50,17 +48,10 @@ CAMPAIGN = {
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shop with a published model."""
-    folder = tmp_path_factory.mktemp("marketing")
     data = world(people=PEOPLE)
-    (folder / "log.csv").write_text("\n".join(purchase_lines(data, data.users["user_id"].to_list())) + "\n")
-    (folder / "items.csv").write_text("\n".join(item_lines(data)) + "\n")
-    with Workspace.create(
-        folder / "shop", consent_default=True, currency="USD", timezone="UTC", encoder="toy", service=FAST, policy=EXACT
-    ) as shop:
-        for name, table in (("items", "items"), ("log", "events")):
-            assert load_file(shop, folder / f"{name}.csv", table).accepted
-        train_workspace(shop, n_windows=2, epochs=2, min_steps=100)
-    return folder / "shop"
+    files = {"items": item_lines(data), "events": purchase_lines(data, data.users["user_id"].to_list())}
+    settings = {"currency": "USD", "timezone": "UTC", "service": FAST, "policy": EXACT}
+    return train(loaded(tmp_path_factory.mktemp("marketing"), files, **settings))
 
 
 @pytest.fixture
@@ -471,13 +462,6 @@ def test_a_session_has_a_history_and_joins_one_person(client: TestClient) -> Non
     assert ask(client, "/v1/recommend", {"session_id": "v1", "k": 5})["status"] == "personal"  # by the person's consent
 
 
-def test_events_sent_again_after_joining_are_duplicates(client: TestClient) -> None:
-    batch = viewed("v2", "tea1", timestamp="2024-02-19T10:00:00Z")
-    assert ask(client, "/v1/events", batch)["accepted"] == 1
-    ask(client, "/v1/sessions/join", {"session_id": "v2", "user_id": "u05"})
-    assert ask(client, "/v1/events", batch) == {"accepted": 0, "duplicates": 1, "conflicts": [], "rejected": []}
-
-
 def test_sessions_are_nobody_in_what_concerns_everybody(folder: Path, client: TestClient) -> None:
     before = ask(client, "/v1/audience", {"category": "food > tea", "size": 60})
     ask(client, "/v1/events", {"events": [e for n in range(9) for e in viewed(f"v{n}", "tea1")["events"]]})
@@ -506,14 +490,6 @@ def test_a_session_of_someone_who_refused_is_not_joined_and_has_refused(client: 
     assert ask(client, "/v1/sessions/join", join) == {"joined": True, "events": 1}
 
 
-def test_what_a_session_was_shown_is_recorded(client: TestClient) -> None:
-    ask(client, "/v1/events", viewed("v4", "tool1"))
-    ask(client, "/v1/recommend", {"session_id": "v4", "k": 3, "record": True})
-    ask(client, "/v1/sessions/join", {"session_id": "v4", "user_id": "fresh"})
-    own = client.post("/v1/users/export", json={"user_id": "fresh"}).json()
-    assert [e["event"] for e in own["events"]] == ["cart"] + ["shown"] * 3
-
-
 def test_an_event_is_of_a_person_or_a_session(client: TestClient) -> None:
     event = {"item_id": "tea1", "event": "view"}
     for who in ({}, {"user_id": "a", "session_id": "b"}, {"session_id": "null"}):
@@ -526,39 +502,24 @@ def test_an_event_is_of_a_person_or_a_session(client: TestClient) -> None:
 # --- rights ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_erased_person_is_gone_everywhere(folder: Path) -> None:
-    with Workspace.open(folder) as shop:
-        name = shop.pseudonymiser().one("u00")
-    with serving(folder, settings=FAST) as client:
-        ask(client, "/v1/users", {"users": [{"user_id": "u00", "basics": {"age": "35-44"}}]})
-        ask(client, "/v1/consent", {"consent": [{"user_id": "u00", "purpose": "email", "granted": True}]})
-        ask(client, "/v1/events", viewed("v1", "tea1"))
-        ask(client, "/v1/sessions/join", {"session_id": "v1", "user_id": "u00"})
-        ask(client, "/v1/audience", {"category": "food > tea", "size": 60})
-        neighbours = ask(client, "/v1/recommend", {"user_id": "u02", "k": 3})
-        rows = client.post("/v1/users/erase", json={"user_id": "u00"}).json()["rows"]
-        assert {t: n for t, n in rows.items() if n} == {
-            **{"events": 29, "consent": 1, "sessions": 1, "users": 1},
-        }
-        assert ask(client, "/v1/recommend", {"user_id": "u00", "k": 3})["status"] == "unknown_user"
-        for path in ("/v1/users/profile", "/v1/users/export"):
-            assert client.post(path, json={"user_id": "u00"}).status_code == 404
-        assert client.post("/v1/users/erase", json={"user_id": "u00"}).status_code == 404
-        assert client.post("/v1/explain", json={"user_id": "u00", "item_id": "tea1"}).status_code == 404
-        assert client.post("/v1/copy", json={"user_id": "u00", "channel": "push"}).status_code < 500
-        answer = ask(client, "/v1/audience", {"category": "food > tea", "size": 60})
-        assert answer["size"] == 60
-        assert ask(client, "/v1/recommend", {"user_id": "u02", "k": 3})["status"] == neighbours["status"] == "personal"
-        back = {"user_id": "u00", "item_id": "tool1", "event": "purchase"}
-        assert ask(client, "/v1/events", {"events": [back, back | {"user_id": "u01"}]})["rejected"] == [0]
-        assert ask(client, "/v1/users", {"users": [{"user_id": "u00", "basics": {}}]})["erased"] == 1
-        assert client.post("/v1/users/export", json={"user_id": "u00"}).status_code == 404
-        assert ask(client, "/v1/sessions/join", {"session_id": "v2", "user_id": "u00"})["joined"] is False
-        assert ask(client, "/v1/recommend", {"user_id": "u00", "k": 3})["status"] == "unknown_user"
-    kept = {
-        p.relative_to(folder).parts[0] for p in folder.rglob("*") if p.is_file() and name.encode() in p.read_bytes()
-    }
-    assert kept <= {"store.sqlite", "store.sqlite-wal", "certificates"}  # its tombstone, and the proof
+def test_an_erased_person_is_gone_from_every_operation(client: TestClient) -> None:
+    """What is erased, and where: test_erasure."""
+    ask(client, "/v1/consent", {"consent": [{"user_id": "u00", "purpose": "email", "granted": True}]})
+    ask(client, "/v1/events", viewed("v1", "tea1"))
+    ask(client, "/v1/sessions/join", {"session_id": "v1", "user_id": "u00"})
+    rows = ask(client, "/v1/users/erase", {"user_id": "u00"})["rows"]
+    assert {table: n for table, n in rows.items() if n} == {"events": 29, "consent": 1, "sessions": 1, "users": 1}
+    back = {"user_id": "u00", "item_id": "tool1", "event": "purchase"}
+    assert ask(client, "/v1/events", {"events": [back, back | {"user_id": "u01"}]})["rejected"] == [0]
+    assert ask(client, "/v1/users", {"users": [{"user_id": "u00", "basics": {}}]})["erased"] == 1
+    assert ask(client, "/v1/sessions/join", {"session_id": "v2", "user_id": "u00"})["joined"] is False
+    for path in ("users/profile", "users/export", "users/erase"):
+        ask(client, f"/v1/{path}", {"user_id": "u00"}, 404)
+    ask(client, "/v1/explain", {"user_id": "u00", "item_id": "tea1"}, 404)
+    assert client.post("/v1/copy", json={"user_id": "u00", "channel": "push"}).status_code < 500
+    assert ask(client, "/v1/recommend", {"user_id": "u00", "k": 3})["status"] == "unknown_user"
+    assert ask(client, "/v1/recommend", {"user_id": "u02", "k": 3})["status"] == "personal"
+    assert ask(client, "/v1/audience", {"category": "food > tea", "size": 60})["size"] == 60
 
 
 def test_what_is_written_after_an_erasure_counts_for_everybody(folder: Path) -> None:

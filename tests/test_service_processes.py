@@ -33,23 +33,6 @@ def slate(client: httpx2.Client, user: str = "u00", **body: object) -> list[str]
     return [item["item_id"] for item in answer["items"]]
 
 
-def test_what_was_answered_survives_a_kill(shop_folder: Path) -> None:
-    accepted: set[str] = set()
-    for number in range(2):
-        with server_process(shop_folder) as (client, server):
-            for batch in range(4):
-                names = [f"kill-{number}-{batch}-{n}" for n in range(20)]
-                events = [{"event_id": n, "user_id": "u05", "item_id": "tea-1", "event": "view"} for n in names]
-                account = client.post("/v1/events", json={"events": events}).raise_for_status().json()
-                assert account["accepted"] == 20
-                accepted.update(names)
-            os.kill(server.pid, signal.SIGKILL)
-    with server_process(shop_folder) as (client, _):
-        events = [{"event_id": n, "user_id": "u05", "item_id": "tea-1", "event": "view"} for n in sorted(accepted)]
-        account = client.post("/v1/events", json={"events": events}).raise_for_status().json()
-        assert (account["accepted"], account["duplicates"], account["conflicts"]) == (0, len(events), [])
-
-
 def children(pid: int) -> list[int]:
     """Processes that compute slates; the helper of the standard library beside them is none."""
     pids = [child for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -234,33 +233,6 @@ def test_an_answer_that_means_nothing_is_set_aside_and_counts_as_neither(tmp_pat
         assert (users.accepted, consent.read, consent.accepted, consent.codes) == (42, 41, 40, {"E_GRANTED": 1})
         line = json.loads(Path(str(consent.quarantine_file)).read_text("utf-8"))
         assert (line["line_no"], "p41@example.com" in line["raw"]) == (43, True)
-
-
-def test_whoever_said_no_to_text_messages_gets_none(run: Command, tmp_path: Path) -> None:
-    """800 customers who agreed to mail alone, in a shop where silence is consent."""
-    head = "Customer ID,Email,Accepts Email Marketing,Accepts SMS Marketing,Total Spent,Total Orders"
-    rows = [f"{n},p{n}@example.com,yes,no,10.00,1" for n in range(800)]
-    (tmp_path / "customers.csv").write_text("\n".join([head, *rows]))
-    (tmp_path / "items.csv").write_text("item_id,title,price\ntea,Green tea,3.20\nmug,Mug,7.00\n")
-    (tmp_path / "events.csv").write_text(
-        "user_id,item_id,event,timestamp\n"
-        + "".join(f"p{n}@example.com,tea,purchase,{date.today() - timedelta(30)}\n" for n in range(8))
-        + f"p9@example.com,mug,view,{date.today() - timedelta(1)}\n"
-    )
-    settings = ("--consent-default", "granted", "--currency", "USD", "--encoder", "toy", "--timezone", "UTC")
-    assert run("init", "-w", "shop", *settings)[0] == 0
-    for table in ("items", "events"):
-        assert run("ingest", str(tmp_path / f"{table}.csv"), "--table", table, "-w", "shop")[0] == 0
-    chosen = ("--consent-from", "Accepts Email Marketing")
-    code, out, _ = run("ingest", str(tmp_path / "customers.csv"), *chosen, "-w", "shop")
-    assert code == 0 and "who said no" not in out
-    with Workspace.open("shop") as shop:
-        may = {purpose: len(shop.gate().permitted_users(purpose)) for purpose in (Purpose.EMAIL, Purpose.SMS)}
-    assert may == {Purpose.EMAIL: 800, Purpose.SMS: 0}
-    copy = ("copy", "--user", "p1@example.com", "--item", "tea", "--generator", "template", "-w", "shop", "--channel")
-    assert run(*copy, "email")[0] == 0, run(*copy, "email")
-    code, _, problem = run(*copy, "sms_gsm")
-    assert code == 4 and "agreed" in problem
 
 
 def test_a_file_of_no_known_kind_is_told_what_is_nearest() -> None:

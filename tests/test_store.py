@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import crash_child
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -30,9 +27,6 @@ from recllm.shop.store import postgres, readers, tables
 from recllm.shop.store.connections import writing
 from recllm.shop.store.database import Store
 from recllm.shop.store.tables import SCHEMA_VERSION, SHOWN_FOR
-
-HERE = Path(__file__).parent
-
 
 with_copies = pytest.mark.parametrize("url", ["sqlite", "postgresql", "postgresql-copy"], indirect=True)
 """Also on a PostgreSQL to which the smallest frame goes the way of the large ones."""
@@ -380,55 +374,6 @@ def test_accounts_match_a_dictionary(
     assert {key: payload for key, payload in stored.items() if 0 <= key < 100} == known
 
 
-# --- durability ------------------------------------------------------------------------------------------------------
-
-
-@with_copies
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_kill_9_during_loads_keeps_all_or_nothing(url: str, tmp_path: Path) -> None:
-    acks = tmp_path / "acks"
-    store = Store.open(url, create=True)
-    acks.touch()
-    rounds = 10
-    child = subprocess.Popen(
-        [sys.executable, HERE / "crash_child.py", "store", url, acks, str(rounds), "7"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(HERE.parent)},
-    )
-    assert child.stdin and child.stdout
-    for _ in range(rounds):
-        assert child.stdout.readline().strip().isdigit()
-        whole = _assert_whole_loads(store, crash_child.ROWS * crash_child.WRITES)
-        assert set(acks.read_text().split()) <= whole, "an acknowledged load is lost"
-        child.stdin.write("\n")
-        child.stdin.flush()
-    assert child.wait(120) == 0
-    assert acks.read_text().split(), "no load was ever acknowledged: the test killed too early to mean anything"
-    assert put(store, "events", crash_child.frame(999_999, 0, 10), "after").accepted == 10
-    store.close()
-
-
-def _assert_whole_loads(store: Store, load_rows: int, n_loads: int | None = None) -> set[str]:
-    """The ids of the loads, each of which has all its rows."""
-    by_load = (
-        "SELECT load_id, (SELECT count(*) FROM events e WHERE e.load_no = l.load_no), "
-        "(SELECT count(DISTINCT event_key) FROM events e WHERE e.load_no = l.load_no) FROM loads l"
-    )
-    with store._engine.connect() as connection, connection.begin():
-        sizes = {load_id: (n_rows, n_keys) for load_id, n_rows, n_keys in connection.execute(text(by_load))}
-        n_events = connection.scalar(text("SELECT count(*) FROM events"))
-        orphans = "SELECT count(*) FROM events WHERE item_key NOT IN (SELECT item_key FROM items)"
-        assert connection.scalar(text(orphans)) == 0
-        if connection.dialect.name == "sqlite":
-            assert connection.execute(text("PRAGMA integrity_check")).all() == [("ok",)]
-    assert set(sizes.values()) <= {(load_rows, load_rows)}, "half a load is visible"
-    assert n_events == load_rows * len(sizes)
-    assert n_loads in (None, len(sizes))
-    return set(sizes)
-
-
 # --- messages and announcements --------------------------------------------------------------------------------------
 
 
@@ -770,35 +715,6 @@ def test_a_locked_store_gives_up_with_one_line(store: Store, url: str) -> None:
         assert dump(impatient) == before, "readers go on"
     assert put(impatient, "events", events([2]), "other").accepted == 1
     impatient.close()
-
-
-def test_two_processes_load_at_once(store: Store, url: str) -> None:
-    """Each load of the one waits for a load of the other; none is lost, and none is refused."""
-    code = (
-        "import sys, crash_child; from recllm.shop.store.database import Store; from store_view import put\n"
-        "store = Store.open(sys.argv[1], busy_seconds=60); print('ready', flush=True); sys.stdin.readline()\n"
-        "for n in range(6):\n"
-        "    put(store, 'events', crash_child.frame(int(sys.argv[2]) + n, 0, 2_000), f'load-{sys.argv[2]}-{n}')\n"
-    )
-    environment = os.environ | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, url, tag],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for tag in ("100", "200")
-    ]
-    for child in children:
-        assert child.stdout and child.stdout.readline() == "ready\n"
-    for child in children:
-        assert child.stdin
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    assert [child.wait(120) for child in children] == [0, 0]
-    _assert_whole_loads(store, 2_000, n_loads=12)
 
 
 def test_a_reader_keeps_its_moment_while_a_load_is_committed(store: Store) -> None:

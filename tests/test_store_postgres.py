@@ -13,7 +13,6 @@ import pytest
 import tomli_w
 from conftest import Command
 from postgres_server import DATABASE, PASSWORD, ROLE, PostgresServer
-from shop_world import EVENTS_CSV, ITEMS_CSV
 from sqlalchemy import text
 from store_view import dump, events, items, put, view
 from test_serving_state import EVERYBODY, LAST_DAY, make, same
@@ -212,34 +211,6 @@ def test_a_full_disk_in_the_middle_of_a_load(store: Store, rows: int) -> None:
     assert put(store, "events", events(list(range(100, 100 + rows))), "b").accepted == rows
 
 
-@pytest.mark.parametrize("rows", [10, MANY])
-@pytest.mark.parametrize("end", ["the session", "the server", "the server, by a crash"])
-def test_a_connection_lost_in_the_middle_of_a_load(
-    postgres_server: PostgresServer, store: Store, rows: int, end: str
-) -> None:
-    put(store, "events", events([1, 2]), "a")
-    before = dump(store)
-
-    def load_and_lose() -> None:
-        with store.load("events", load_id="b", source="test") as load:
-            load.write(events(list(range(100, 100 + rows))))
-            if end == "the session":
-                pid = load._connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
-                with postgres_server.admin() as connection:
-                    connection.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
-            else:
-                postgres_server.stop("immediate" if "crash" in end else "fast")
-            load.write(events(list(range(5_000, 5_000 + rows))))
-
-    message = refusal(load_and_lose)
-    assert "lost its connection" in message
-    if end != "the session":
-        assert "cannot be reached" in refusal(store.items)
-        postgres_server.start()
-    assert dump(store) == before, "the store itself goes on, and what was acknowledged is there"
-    assert put(store, "events", events(list(range(100, 100 + rows))), "b").accepted == rows
-
-
 def test_a_restart_between_two_calls_is_not_noticed(postgres_server: PostgresServer, store: Store) -> None:
     put(store, "events", events([1, 2]), "a")
     for number, mode in enumerate(("fast", "immediate")):
@@ -362,29 +333,6 @@ def test_a_password_in_the_file_is_refused_and_not_repeated(url: str, tmp_path: 
     table = {"key_fingerprint": "0", "store": with_password(url)}
     (tmp_path / SETTINGS_FILE).write_text(tomli_w.dumps(table))
     assert "holds a password" in refusal(Workspace.open, tmp_path)
-
-
-def test_from_files_to_a_slate_by_the_command_line_as_on_sqlite(
-    url: str, tmp_path: Path, one_key: None, run: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RECLLM_KEY", "the key of both workspaces")
-    (tmp_path / "items.csv").write_text(ITEMS_CSV)
-    (tmp_path / "log.csv").write_text("\n".join(EVENTS_CSV.splitlines()[:5]) + "\n")
-    answers = {}
-    for name, options in (("lite", ()), ("server", ("--store", url))):
-        init = ("init", "-w", name, "--consent-default", "granted", "--currency", "USD", "--encoder", "toy", *options)
-        assert run(*init)[0] == 0
-        for file, table in (("items.csv", "items"), ("log.csv", "events"), ("log.csv", "events")):
-            assert run("ingest", file, "--table", table, "-w", name)[0] == 0
-        described = run("describe", "-w", name, "--json")[1]
-        slates = json.loads(run("recommend", "-u", "ann", "-u", "zoe", "-k", "3", "--record", "-w", name, "--json")[1])
-        said = [
-            [(i["item_id"], i["score"], [r["text"] for r in i["reasons"]]) for i in slate["items"]] for slate in slates
-        ]
-        shown = json.loads(run("feedback", "report", "-w", name, "--json")[1])["groups"][0]["shown"]
-        answers[name] = (described, said, shown)
-    assert answers["lite"] == answers["server"]
-    assert answers["lite"][1][0] and answers["lite"][2] == 6
 
 
 def test_a_trained_shop_answers_as_on_sqlite(url: str, tmp_path: Path, one_key: None) -> None:

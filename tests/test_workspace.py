@@ -76,13 +76,6 @@ def test_a_missing_workspace_names_the_remedy(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_workspace_without_its_store(tmp_path: Path) -> None:
-    workspace = Workspace.create(tmp_path)
-    (tmp_path / STORE_FILE).unlink()
-    with pytest.raises(StoreError, match="no store at"):
-        workspace.store()
-
-
 def test_an_interrupted_creation_can_be_repeated(tmp_path: Path) -> None:
     done = Workspace.create(tmp_path)
     pseudonym = done.pseudonymiser().one("7")
@@ -247,8 +240,3 @@ def test_sensitive_categories_are_whole_words_in_any_case() -> None:
         assert policy.is_sensitive(path), path
     for path in (["Grocery", "Healthy snacks"], ["Ginger liqueur-free cake"], ["运动鞋"], []):
         assert not policy.is_sensitive(path), path
-
-
-def test_settings_say_what_they_expect() -> None:
-    with pytest.raises(UsageError, match="setting currency: 'euro' is not three capitals"):
-        Settings(currency="euro")
