@@ -231,10 +231,11 @@ def facts_line(text: CampaignText, offer: Mapping[str, Any] | None) -> str:
     lines += [f"before {facts.list_price}" if facts.list_price else ""]
     lines += [f"bought {person.times_bought} times" if person.times_bought else ""]
     lines += [f"about every {person.every_days:.0f} days" if person.every_days else ""]
-    lines += [f"last about {person.last.days:.0f} days ago" if person.last else ""]
+    lines += [f"last bought around {person.last.on}" if person.last else ""]
+    lines += [f"recommended because of {person.because.title}, which the customer bought" if person.because else ""]
     lines += ["in the cart" if person.in_cart else ""]
     lines += [f"often bought with {person.with_item.title}, which the customer bought" if person.with_item else ""]
-    lines += [f"no order for {person.away.days:.0f} days" if person.away else ""]
+    lines += [f"no order since around {person.away.on}" if person.away else ""]
     lines += [f"bought in this category {person.category_bought} times" if person.category_bought else ""]
     lines += ["offer: " + ", ".join(f"{k} {v}" for k, v in offer.items() if v) if offer else ""]
     return "; ".join(filter(None, lines))

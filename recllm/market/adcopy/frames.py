@@ -29,7 +29,6 @@ _LINK = re.compile(r"(?:(?<=[.?!]) [^.?!{}]*)?:? ?\{link\}")
 """A link in a template, with the words that only lead to it."""
 _PARTS_OF_EMAIL = {
     "subject": ("push", "title"),
-    "preheader": ("push", "body"),
     "body": ("wechat", "digest"),
 }
 """What an e-mail takes from other channels where a frame has no words of its own for it; the rest is shared by many."""
@@ -41,6 +40,25 @@ _HAN_RUN = re.compile(f"[{HAN}]+")
 ORDINARY = frozenset({"consumable", "durable", "apparel", "one_off", "gift"})
 KINDS = ORDINARY | {"refill", "fuel", "gas", "chemical", "alcohol", "works"}
 """What goods are by their use."""
+
+_HEADS = ("subject", "title", "headlines")
+"""Parts that may state what another part states, too."""
+_FACTS = {
+    fact: kinds.split()
+    for facts, kinds in {
+        "price pays pay single_price old_price saving was list cut": "price",
+        "rhythm gap": "rhythm",
+        "last since last_date lapsed away count times n": "last",
+        "until Until offer.terms offer.short_terms offer.Short_terms": "until",
+        "offer zhe off": "offer",
+        "offer.line offer.sms": "offer until",
+        "code": "code",
+        "with_item because": "bought",
+        "pack spec": "pack",
+    }.items()
+    for fact in facts.split()
+}
+"""Slot, or what stands before its dot -> kinds of facts of which a text states each once."""
 
 Parts = Mapping[str, str]
 """Part of a channel -> its text."""
@@ -155,6 +173,8 @@ def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
         raise ValueError(f"the frame {entry['id']} has no key {min(unknown)!r}")
     if "email" in channels or ("push" in channels and "wechat" in channels):
         email = channels.setdefault("email", {})
+        if "preheader" not in email and "push" in channels:
+            email["preheader"] = tuple(_shared(entry, tables, "preheaders"))
         for slot, (channel, source) in _PARTS_OF_EMAIL.items():
             if slot not in email and channel in channels:
                 email[slot] = channels[channel][source]
@@ -164,8 +184,7 @@ def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
         ("banner", "button", "buttons"),
     ):
         if name in channels and slot not in channels[name]:
-            key = "offer" if entry.get("offer") else entry["occasion"][0]
-            channels[name][slot] = tuple(tables[shared].get(key, tables[shared]["day"]))
+            channels[name][slot] = tuple(_shared(entry, tables, shared))
     for name, parts in channels.items():
         if missing := [slot.name for slot in channel_named(name).slots if slot.name not in parts]:
             raise ValueError(f"the frame {entry['id']} has no {missing[0]} for {name}")
@@ -184,6 +203,12 @@ def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
         voices=(voice,) if isinstance(voice, str) else tuple(voice),
         channels=channels,
     )
+
+
+def _shared(entry: Mapping[str, Any], tables: Mapping[str, Any], part: str) -> Sequence[str]:
+    """What frames without a part of their own say there: by the offer, the occasion, or a day of the calendar."""
+    shared: Mapping[str, Sequence[str]] = tables[part]
+    return shared.get("offer" if entry.get("offer") else entry["occasion"][0], shared["day"])
 
 
 @cache
@@ -212,7 +237,8 @@ def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]
 def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) -> Iterator[Parts]:
     """The texts of a frame on a channel, each once, in an order that `draw` decides: every part has a value for each
     slot, fits its limit, and says something that no other part does."""
-    parts = {name: _filled(variants, situation, frame) for name, variants in frame.channels[channel.name].items()}
+    filled = {name: _filled(variants, situation, frame) for name, variants in frame.channels[channel.name].items()}
+    parts = {name: list(texts) for name, texts in filled.items()}
     tags = parts.pop("tags", None)
     limits = {slot.name: slot for slot in channel.slots}
 
@@ -230,18 +256,22 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         return
     total = prod(map(len, fitting.values()))
     step = _coprime(total)
-    yielded: set[str] = set()
+    states_twice: list[Parts] = []
     for n in range(total):
         combination, text = (draw + n * step) % total, {}
         for name, texts in fitting.items():
             combination, position = divmod(combination, len(texts))
             text[name] = texts[position]
+        if _repeats(text, situation.language):
+            continue
+        facts = [fact for name, part_text in text.items() if name not in _HEADS for fact in filled[name][part_text]]
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
-        key = "\n".join(text.values())
-        if key not in yielded and not _repeats(text, situation.language):
-            yielded.add(key)
+        if len(facts) == len(set(facts)):
             yield text
+        else:
+            states_twice.append(text)
+    yield from states_twice
 
 
 def _coprime(total: int) -> int:
@@ -257,11 +287,11 @@ def _rotated(texts: Sequence[str], draw: int) -> list[str]:
     return [*texts[start:], *texts[:start]]
 
 
-def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> list[str]:
-    """The variants that have a value for each slot, filled."""
+def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> dict[str, set[str]]:
+    """The variants that have a value for each slot, filled -> the facts that they state."""
     voice = situation.voice or frame.voices[0]
     slots = situation.slots
-    texts = []
+    texts: dict[str, set[str]] = {}
     for variant in variants:
         if "link" not in slots:
             variant = _LINK.sub("", variant)
@@ -269,8 +299,9 @@ def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> list
         values = [slots.get(f"{name}@{voice}") or slots.get(name, "") for name in names]
         if all(values) and not _tautological(names, slots):
             between = _SLOT.split(variant)[::2]
-            texts.append("".join(chain.from_iterable(zip_longest(between, values, fillvalue=""))).strip())
-    return list(dict.fromkeys(texts))
+            text = "".join(chain.from_iterable(zip_longest(between, values, fillvalue=""))).strip()
+            texts[text] = {fact for name in names for fact in _FACTS.get(name, _FACTS.get(name.partition(".")[0], ()))}
+    return texts
 
 
 def _tautological(names: Sequence[str], slots: Mapping[str, str]) -> bool:

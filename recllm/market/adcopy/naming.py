@@ -22,7 +22,7 @@ from recllm.text.plurals import stem
 from recllm.text.templates import Prompts, natural
 
 _SHORT_CHARS = {"en": 22, "zh": 7}
-_CLEAN_SHORT_CHARS = 28
+_CLEAN_SHORT_CHARS = 30
 """Of a clean English title, which is its own name."""
 _NAME_CHARS = {"en": 40, "zh": 14}
 _WORD = re.compile(r"[^\W\d_]+(?:['’&-][^\W\d_]+)*")
@@ -117,8 +117,11 @@ def _english(title: str, brand: str | None, is_till: bool) -> Naming:
         last = fold(variant["variant"] or variant["size"]).split()
         if set(last) & set(word_class("clothing_sizes")) or (variant["variant"] and len(last) == 1):
             name = name[: variant.start()].rstrip(" ,-–—")
-    if pack := pattern("naming.pack").search(name):
-        name, size = name[: pack.start()], size or pack["pack"]
+    if pack := pattern("naming.pack").search(title):  # no text says "12 pack"
+        name, size = title[: pack.start()].rstrip(" ,"), ""
+    kind, _, thing = name.partition(": ")
+    if thing and not thing.lower().startswith(("a ", "an ", "the ")):
+        name = f"{thing} {kind.lower()}"
     wearer = pattern("naming.wearer").search(name)
     small = _small(name[: wearer.start()] if wearer else name, known_only=True, brand=brand)
     if len(small) > _NAME_CHARS["en"]:
@@ -209,9 +212,6 @@ def _short(name: str, brand: str | None, longest: int = _SHORT_CHARS["en"]) -> s
         bare = bare[len(brand) :].strip()
     bare = pattern("naming.thing_end").split(bare)[0].strip() or bare
     words = bare.split(" ")
-    if longest == _CLEAN_SHORT_CHARS and ": " in bare:  # "Expedition meal: lentil dal"
-        kind, _, thing = bare.partition(": ")
-        words = (kind if thing.lower().startswith(("a ", "an ", "the ")) else thing).split(" ")
     for n in (len(words), 3, 2, 1):
         short = " ".join(words[-n:])
         is_cut = short.startswith(("and ", "& ", "or ", "of "))
@@ -275,6 +275,8 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     if len(name) > _NAME_CHARS["zh"]:
         return Naming(name="", short="")
     short = short or (name if len(name) <= _SHORT_CHARS["zh"] and not name[-1].isascii() else "")
+    if wearer := pattern("naming.wearer_zh").search(name):  # 针织开衫 女款
+        name = f"{wearer[1]}{name[: wearer.start()]}"
     return Naming(name=natural(name, {}), short=short, number="mass", level=Level.CLEAN, size=size.strip())
 
 

@@ -36,10 +36,12 @@ from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType,
 from recllm.text.domains import SHOP
 from recllm.text.templates import quoted
 
+SOON_DAYS = 7
+"""Days until an item is due, at most, of which a text says that it is a few."""
 FREQUENT = 3
 """Purchases of a category or brand within a year that make it a favourite."""
 LONG_AGO_DAYS = 400
-LATELY_DAYS, FRESH_DAYS = 60, 25
+LATELY_DAYS, FRESH_DAYS = 60, 20
 """After that, asking whether coffee, or milk, is used up is silly."""
 _RECENT_DAYS, _JUST_DAYS = 10, 9
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
@@ -195,7 +197,9 @@ def _of_person(person: PersonFacts, lately_days: int) -> Mapping[str, bool]:
         "same_sku bought_before": person.times_bought > 0,
         "due": 0.85 <= ratio <= 1.4,
         "overdue": 1.4 < ratio <= 3,
-        "due_soon": 0.75 <= ratio < 0.95,
+        "due_soon": 0.75 <= ratio < 0.95
+        and person.every_days is not None
+        and person.every_days * (1 - ratio) <= SOON_DAYS,
         "due_now": 0.95 <= ratio <= 1.25,
         "due_late": 1.25 < ratio <= 2,
         "just_bought": days < _JUST_DAYS,
@@ -446,7 +450,7 @@ def chinese_slots(request: CopyRequest, facts: FactSheet, name: Naming) -> Itera
     yield "shop", request.shop
     yield "link", request.link
     if name.level in (Level.CLEAN, Level.TILL) and name.short:
-        size = name.size.replace(" ", "")
+        size = name.size.replace(" ", "").replace("*", "×")
         marks = request.domain.words["zh"]["name_quotes"]
         called = name.name + size if len(name.name + size) <= 16 else name.name
         yield "item", quoted(called, marks) if marks else called
