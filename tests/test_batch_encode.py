@@ -28,9 +28,7 @@ from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import ITEM_SCHEMA
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
-from recllm.text.encoder import loading
 from recllm.text.encoder.cache import CACHE_FILE, CachedEncoder
-from recllm.text.encoder.hardware import Probe
 from recllm.text.encoder.huggingface import HuggingFaceEncoder
 from recllm.text.encoder.loading import load_encoder, with_adapter
 from recllm.text.items import item_texts, possible_price_texts, price_texts
@@ -41,7 +39,7 @@ TODAY = datetime.now(UTC).replace(microsecond=0)
 
 @pytest.fixture(scope="module", autouse=True)
 def encoded() -> Iterator[list[int]]:
-    """Texts of each batch that the model really read; always in float32, and without a probe that encodes texts."""
+    """Texts of each batch that the model really read."""
     sizes, forward = [], HuggingFaceEncoder.forward
 
     def counting(self: HuggingFaceEncoder, tokens: list[list[int]]) -> np.ndarray:
@@ -50,7 +48,6 @@ def encoded() -> Iterator[list[int]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HuggingFaceEncoder, "forward", counting)
-        patch.setattr(loading, "probe_bfloat16", lambda *_: Probe(0.0, 0.0))
         yield sizes
 
 
@@ -135,7 +132,7 @@ def test_a_refresh_encodes_nothing_and_new_items_are_encoded_as_usual(
         encoded.clear()
         refresh(shop)
         assert encoded == []
-        bare = load_encoder(shop.settings.encoder, precision="float32", progress=False)
+        bare = load_encoder(shop.settings.encoder, progress=False)
         vectors = item_vectors(bare, shop.gate().dataset(Purpose.PERSONALISATION))
         np.testing.assert_allclose(open_recommender(shop, everybody=True).item_vectors, vectors, atol=1e-5)
         shutil.copytree(trained.parent / "out", tmp_path / "out")
@@ -160,7 +157,7 @@ def test_the_cache_has_every_bit_of_the_files(shop: Workspace, tmp_path: Path, e
     assert fill is not None and fill.added == fill.vectors
     assert keep_vectors(run) == replace(fill, added=0)
     encoded.clear()
-    bare = load_encoder(shop.settings.encoder, precision="float32", progress=False)
+    bare = load_encoder(shop.settings.encoder, progress=False)
     texts = item_texts(shop.gate().catalogue())
     rows = CachedEncoder(bare, shop.cache_dir / "vectors").encode(texts)
     assert encoded == []

@@ -99,7 +99,7 @@ def encode(shop: Shop, folder: Path, batching: Batching, version: str | None, *,
         state = f"{fill.vectors:,} vectors lie in {cache}, {fill.added:,} of them new there"
     document = _document(result) | {
         "texts": result.texts,
-        **{name: options[name] for name in ("encoder", "fingerprint", "precision")},
+        **{name: options[name] for name in ("encoder", "fingerprint")},
         "vectors": None if fill is None else fill.vectors,
         "added": None if fill is None else fill.added,
     }

@@ -46,8 +46,6 @@ class EncodingOptions:
 
     encoder: str
     """A name, or the absolute path of a folder."""
-    precision: str
-    """As a probe chose it where the run was begun; on other machines it might choose otherwise."""
     fingerprint: str
     adapter: bool
     """Whether a model's adapter is merged."""
@@ -76,7 +74,6 @@ def encoding_options(workspace: Workspace, version: str | None = None, *, base: 
     folder = Path(workspace.settings.encoder).expanduser()
     options = EncodingOptions(
         encoder=str(folder.absolute()) if folder.is_dir() else workspace.settings.encoder,
-        precision=getattr(bare, "precision", "float32"),
         fingerprint=bare.fingerprint,
         adapter=adapter is not None,
         version=version,
@@ -98,8 +95,7 @@ def open_encoder(workspace: Workspace, options: EncodingOptions) -> Encoder:
     """
     from recllm.text.encoder.loading import load_encoder, with_adapter
 
-    precision: Any = options.precision
-    encoder = load_encoder(options.encoder, precision=precision, progress=False)
+    encoder = load_encoder(options.encoder, progress=False)
     if options.adapter and (adapter := _adapter(workspace, options.version)) is not None:
         encoder = with_adapter(encoder, adapter)
     if encoder.fingerprint != options.fingerprint:
