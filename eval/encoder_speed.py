@@ -40,16 +40,15 @@ def plain_encoder() -> Callable[[Sequence[str]], np.ndarray]:
     return lambda texts: model.encode(list(texts), show_progress_bar=False, normalize_embeddings=True)
 
 
-def encode_catalogue(texts: Sequence[str], precision: Any, model: str | Path = DEFAULT_ENCODER) -> dict[str, Any]:
+def encode_catalogue(texts: Sequence[str], model: str | Path = DEFAULT_ENCODER) -> dict[str, Any]:
     """All texts with an empty cache on disk, as a new shop has it, and again from the cache."""
     with tempfile.TemporaryDirectory() as cache:
-        encoder = load_encoder(model, precision=precision, cache_dir=cache, progress=False)
+        encoder = load_encoder(model, cache_dir=cache, progress=False)
         encoder.encoder.encode(["warm up"])  # type: ignore[attr-defined]
         (wall, processor), (vectors, _) = timed(lambda: encode_unique(encoder, texts))
         (warm, _), (reread, _) = timed(lambda: encode_unique(encoder, texts))
         assert (vectors == reread).all()
         return {
-            "precision": encoder.encoder.precision,  # type: ignore[attr-defined]
             "seconds": round(wall, 2),
             "processor_seconds": round(processor, 2),
             "texts_per_s": round(len(texts) / wall, 1),

@@ -66,7 +66,7 @@ def window_of(protocol: str, args: argparse.Namespace, *, validation: bool) -> E
 
 
 def default_encoder(args: argparse.Namespace) -> Encoder:
-    return load_encoder(DEFAULT_ENCODER, cache_dir=args.cache, precision="auto")
+    return load_encoder(DEFAULT_ENCODER, cache_dir=args.cache)
 
 
 def peer_settings(protocol: str) -> Mapping[str, Mapping[str, Any]]:

@@ -3,7 +3,7 @@
     python eval/onnx_speed.py [-o eval/results/onnx-speed.json]
 
 int8 encodes every item text of the catalogue of cj-next28, duplicates and all, with an empty cache on disk; the plain
-encoder gets a random sample before and after, and its better run counts. All four precisions then encode the same
+encoder gets a random sample before and after, and its better run counts. All three precisions then encode the same
 distinct texts. Ratios are of wall-clock time and, less disturbed by other work, of processor time. How near the
 vectors are to the original's is told as cosine.
 """
@@ -23,7 +23,6 @@ from encoder_speed import SEED, catalogue_texts, encode_catalogue, plain_encoder
 from inputs import finish, load_average, script_parser
 
 from recllm.recommend.evaluation.report import versions
-from recllm.text.encoder.hardware import machine
 from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.text.encoder.onnx import export_onnx
 
@@ -45,15 +44,16 @@ def measure(texts: Sequence[str], n_plain: int, n_distinct: int) -> dict[str, An
     first, _ = timed(lambda: plain(sample))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "export"
-        exact = load_encoder(precision="float32", device="cpu", progress=False)
+        exact = load_encoder(device="cpu", progress=False)
         started = time.perf_counter()
         export_onnx(exact, folder, texts=once)  # type: ignore[arg-type]
         exported = time.perf_counter() - started
-        int8 = encode_catalogue(texts, "int8", folder)
+        export_onnx(exact, folder.with_name("exact"), texts=once, int8=False)  # type: ignore[arg-type]
+        int8 = encode_catalogue(texts, folder)
         second, _ = timed(lambda: plain(sample))
         alone = distinct_alone(sample_once, folder)
         start = cold_start(folder)
-        sizes = {path.name: round(path.stat().st_size / 1e6, 1) for path in folder.glob("*.onnx")}
+        sizes = {path.name: round(path.stat().st_size / 1e6, 1) for path in Path(scratch).glob("*/*.onnx")}
     wall, processor = (min(a, b) / n_plain for a, b in zip(first, second, strict=True))  # seconds a text
     for count, name in ((len(texts), "with_duplicates"), (len(once), "distinct")):
         int8[f"times_plain_{name}"] = round(wall / (int8["seconds"] / count), 2)
@@ -64,7 +64,6 @@ def measure(texts: Sequence[str], n_plain: int, n_distinct: int) -> dict[str, An
     return {
         "protocol": "onnx-speed",
         "model": DEFAULT_ENCODER,
-        "machine": machine(),
         "load_average": load_average(),
         "texts": len(texts),
         "distinct": len(once),
@@ -84,10 +83,9 @@ def measure(texts: Sequence[str], n_plain: int, n_distinct: int) -> dict[str, An
 def distinct_alone(texts: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:
     """Each precision on the same distinct texts, without a cache."""
     encoders = {
-        "torch float32": load_encoder(precision="float32", device="cpu", progress=False),
-        "torch bfloat16": load_encoder(precision="bfloat16", device="cpu", progress=False),
-        "onnx float32": load_encoder(folder, progress=False),
-        "onnx int8": load_encoder(folder, precision="int8", progress=False),
+        "torch float32": load_encoder(device="cpu", progress=False),
+        "onnx float32": load_encoder(folder.with_name("exact"), progress=False),
+        "onnx int8": load_encoder(folder, progress=False),
     }
     figures: dict[str, dict[str, Any]] = {}
     expected = None
@@ -108,7 +106,7 @@ def distinct_alone(texts: Sequence[str], folder: Path) -> dict[str, dict[str, An
 def cold_start(folder: Path) -> dict[str, float]:
     """Seconds of a new process to its first vector: from the export, and from the weights."""
     spent = {}
-    for name, arguments in (("onnx int8", f"{str(folder)!r}, precision='int8'"), ("torch float32", "device='cpu'")):
+    for name, arguments in (("onnx int8", f"{str(folder)!r}"), ("torch float32", "device='cpu'")):
         code = f"from recllm.text.encoder.loading import load_encoder; load_encoder({arguments}).encode(['milk'])"
         runs = []
         for _ in range(3):

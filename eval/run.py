@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     systems = systems_for(
         window,
         names,
-        lambda: load_encoder(args.encoder, cache_dir=args.cache, precision="auto"),
+        lambda: load_encoder(args.encoder, cache_dir=args.cache),
         settings=peer_settings(args.protocol),
         seed=args.seed,
         runs=args.cache / "lora",

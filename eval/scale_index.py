@@ -30,7 +30,6 @@ from recllm.learn.features.item_index.faiss_lists import FaissIndex
 from recllm.learn.features.item_vectors import item_vectors, new_item_vectors
 from recllm.recommend.evaluation.tables import complete_journey, read_folder
 from recllm.shop.data.dataset import ITEM_SCHEMA
-from recllm.text.encoder.hardware import machine
 from recllm.text.encoder.loading import load_encoder
 from recllm.text.items import item_texts
 
@@ -56,7 +55,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "recllm" / "scale-index")
     args = parser.parse_args()
-    record = {"protocol": "scale-index", "seed": SEED, "machine": machine(), "kinds": measure(args.items, args.folder)}
+    record = {"protocol": "scale-index", "seed": SEED, "kinds": measure(args.items, args.folder)}
     finish(record | {"load_average": load_average()}, args.output)
 
 
@@ -204,14 +203,14 @@ def search_queries(
         words = title.lower().split()
         start = int(rng.integers(max(1, len(words) - 2)))
         texts.append(" ".join(words[start : start + 3]))
-    encoder = load_encoder(precision="auto", cache_dir=folder / "encoded", progress=False)
+    encoder = load_encoder(cache_dir=folder / "encoded", progress=False)
     return encoder.encode(texts, kind="query"), kind_of[rows]
 
 
 def people(vectors: NDArray[np.float32], folder: Path, n: int = 200) -> NDArray[np.float32]:
     """Mean vectors of the last ten purchases of households of Complete Journey, less the mean of the catalogue."""
     log = complete_journey().dataset()
-    encoder = load_encoder(precision="auto", cache_dir=folder / "encoded", progress=False)
+    encoder = load_encoder(cache_dir=folder / "encoded", progress=False)
     item_rows, rng = item_vectors(encoder, log), np.random.default_rng(3)
     buyers = rng.choice(np.flatnonzero(np.diff(log.events.indptr) >= 10), n, replace=False)
     means = np.stack(
@@ -280,7 +279,7 @@ def served_vectors(items: pl.DataFrame, folder: Path) -> NDArray[np.float32]:
     """The package's own vectors of a catalogue, with its default encoder; kept in `folder`."""
     path = folder / f"vectors-{items.height}.npy"
     if not path.exists():
-        encoder = load_encoder(precision="auto", cache_dir=folder / "encoded", progress=False)
+        encoder = load_encoder(cache_dir=folder / "encoded", progress=False)
         np.save(path, new_item_vectors(encoder, items, items.height))
     return np.load(path, mmap_mode="r", allow_pickle=False)
 

@@ -1,6 +1,6 @@
 """What is promised about people's data, measured:  python eval/trust.py -o eval/results/trust.json
 
-Each part runs in a process of its own; `--part NAME` runs one and prints it. Private training and kills are scripts of
+Each part runs in a process of its own; `--part NAME` runs one and prints it. Kills are a script of
 their own, whose results are read from where they were written; what an attacker does stands in attack.py.
 
     erase       one person and 1,000 are erased on the demonstration (Complete Journey, all 1.47 million rows)

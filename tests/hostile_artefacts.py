@@ -38,7 +38,7 @@ from recllm.market.campaigns.folder import CampaignFolder, append, read_log, rea
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.cache import CACHE_FILE, CachedEncoder
-from recllm.text.encoder.json_cache import HASH_FILE
+from recllm.text.encoder.file_hash import HASH_FILE
 from recllm.text.encoder.loading import load_encoder
 from recllm.text.encoder.onnx import SCHEME
 from recllm.text.encoder.toy import ToyEncoder

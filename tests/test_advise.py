@@ -23,7 +23,7 @@ from recllm.text.encoder.loading import DEFAULT_ENCODER
 from recllm.text.items import item_texts
 
 START = 1_700_000_000
-LAPTOP = Machine(cores=2, memory_gib=16.0, bfloat16=True)
+LAPTOP = Machine(cores=2, memory_gib=16.0)
 SERVER = replace(LAPTOP, gpu="H100", gpu_gib=80.0)
 
 

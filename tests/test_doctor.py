@@ -49,7 +49,7 @@ def test_a_workspace_is_looked_at(shop: Path, run: Command) -> None:
 
 
 def test_nothing_is_fetched_to_find_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.text.encoder.loading._package", lambda *_: None)
+    monkeypatch.setattr("recllm.text.encoder.loading.package", lambda *_: None)
     monkeypatch.setattr("recllm.text.encoder.loading.hub_cache", lambda *_: None)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("something was fetched"))
     monkeypatch.setattr("recllm.text.generator.locate.smollm2_file", lambda: None)

@@ -1,15 +1,12 @@
-"""Finding weights, refusing unsafe folders, the toy, distinct texts, the probe of bfloat16, Chinese."""
+"""Finding weights, refusing unsafe folders, the toy, distinct texts, Chinese."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-import timeit
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,6 @@ from tiny_encoders import edit_json, make_model, make_sentence_model, write_json
 
 from recllm.base.errors import ModelError, UsageError
 from recllm.text.encoder.batches import encode_unique
-from recllm.text.encoder.hardware import PROBE_FILE, probe_bfloat16
 from recllm.text.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
 from recllm.text.encoder.toy import ToyEncoder
 
@@ -215,7 +211,7 @@ def test_spoilt_module_folder_is_refused(tmp_path: Path) -> None:
         load_encoder(folder)
 
 
-@pytest.mark.parametrize("option", [{"precision": "int8"}, {"threads": 0}, {"max_tokens": 1}])
+@pytest.mark.parametrize("option", [{"threads": 0}, {"max_tokens": 1}])
 def test_wrong_options(option: dict[str, Any], model: Path) -> None:
     with pytest.raises(UsageError):
         load_encoder(model, **option)
@@ -271,70 +267,6 @@ def test_toy_is_the_same_everywhere() -> None:
 @settings(max_examples=40, deadline=None)
 def test_toy_rows_are_unit_whatever_the_text(text: str) -> None:
     assert abs(float(np.linalg.norm(ToyEncoder(5).encode([text])[0])) - 1) < 1e-5
-
-
-# --- bfloat16 ------------------------------------------------------------------------------------------------------
-
-
-class Slow(ToyEncoder):
-    """Takes `pause` seconds of a clock that nothing else moves, and says how often it was asked."""
-
-    clock = 0.0
-
-    def __init__(self, pause: float, noise: float = 0.0) -> None:
-        super().__init__()
-        self.pause, self.noise, self.calls = pause, noise, 0
-
-    def encode(self, texts: Sequence[str], *, kind: Any = "document") -> Any:
-        self.calls += 1
-        Slow.clock += self.pause
-        rows = super().encode(texts, kind=kind)
-        rows[0] += self.noise
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time is what `Slow` encoders take: a busy machine changes no answer."""
-    monkeypatch.setattr("recllm.text.encoder.hardware.repeat", partial(timeit.repeat, timer=lambda: Slow.clock))
-    monkeypatch.setattr("recllm.text.encoder.hardware.product_gain", lambda: 2.0)
-
-
-@pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize(
-    ("pause", "noise", "pays"), [(0.002, 0.0, True), (0.002, 0.05, False), (0.05, 0.0, False)], ids=str
-)
-def test_bfloat16_needs_both_likeness_and_gain(pause: float, noise: float, pays: bool) -> None:
-    assert probe_bfloat16(Slow(0.03), lambda: Slow(pause, noise)).pays is pays
-
-
-@pytest.mark.usefixtures("clock")
-def test_probe_is_asked_once_per_model_and_machine(tmp_path: Path) -> None:
-    exact, other = Slow(0.03), Slow(0.002)
-    first = probe_bfloat16(exact, lambda: other, tmp_path)
-    calls = exact.calls
-    assert probe_bfloat16(exact, lambda: other, tmp_path) == first and exact.calls == calls
-    (tmp_path / PROBE_FILE).write_text("{ half a fi")
-    assert probe_bfloat16(exact, lambda: other, tmp_path).pays and exact.calls > calls, "damaged: measured again"
-    assert len(json.loads((tmp_path / PROBE_FILE).read_text())) == 1
-    assert [path.name for path in tmp_path.iterdir()] == [PROBE_FILE]
-
-
-def test_emulated_bfloat16_is_not_even_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.text.encoder.hardware.product_gain", lambda: 0.3)
-    assert not probe_bfloat16(Slow(0.0), lambda: pytest.fail("loaded")).pays
-
-
-def test_auto_precision_is_part_of_the_fingerprint(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.text.encoder.hardware import Probe
-
-    prints = set()
-    for probe in (Probe(0.9999, 1.9), Probe(0.9999, 1.0), Probe(0.9, 1.9)):
-        monkeypatch.setattr("recllm.text.encoder.loading.probe_bfloat16", lambda *_, probe=probe: probe)
-        encoder = load_encoder(model, precision="auto")
-        assert encoder.precision == ("bfloat16" if probe.pays else "float32")  # type: ignore[attr-defined]
-        prints.add(encoder.fingerprint)
-    assert len(prints) == 2
 
 
 # --- Chinese -------------------------------------------------------------------------------------------------------

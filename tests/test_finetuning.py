@@ -41,9 +41,7 @@ from recllm.text.encoder.huggingface import HuggingFaceEncoder
 from recllm.text.encoder.loading import find_weights, load_encoder
 
 DATA = arrivals()
-QUICK = LoraArguments(
-    horizon_days=14, n_windows=4, max_steps=6, eval_steps=3, warmup_steps=1, top_layers=1, precision="float32"
-)
+QUICK = LoraArguments(horizon_days=14, n_windows=4, max_steps=6, eval_steps=3, warmup_steps=1, top_layers=1)
 TEXTS = ["red shoes", "milk", "a sofa with four cushions"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,8 @@ from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import edit_json, make_model, make_sentence_model
 
 from recllm.base.errors import MissingExtraError, ModelError, UsageError
-from recllm.text.encoder.hardware import Probe, default_threads
+from recllm.text.encoder.file_hash import file_hash
+from recllm.text.encoder.hardware import default_threads
 from recllm.text.encoder.huggingface import HuggingFaceEncoder
 from recllm.text.encoder.loading import load_encoder
 from recllm.text.encoder.onnx import (
@@ -21,8 +21,6 @@ from recllm.text.encoder.onnx import (
     RECORD,
     OnnxEncoder,
     export_onnx,
-    int8_pays,
-    load_onnx,
     quantise_matmuls,
     read_record,
 )
@@ -47,30 +45,35 @@ BERT = pytest.mark.parametrize("pair", ["bert"], indirect=True)
 
 @pytest.fixture(scope="module", params=["bert", "distilbert", "xlm-roberta"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    """A tiny encoder of each kind (RoBERTa is built as XLM-R is), and the folder of its export."""
+    """A tiny encoder of each kind (RoBERTa is built as XLM-R), and its exports, exact and in int8. The exporter takes
+    seconds, so the second gets the graph of the first."""
     folder = tmp_path_factory.mktemp(request.param)
     original = load_encoder(make_model(folder / "m", request.param), device="cpu")
-    return original, export_onnx(original, folder / "onnx", texts=REAL)
+    exact = export_onnx(original, folder / "exact", texts=REAL, int8=False)
+    with pytest.MonkeyPatch.context() as patch:
+        graph = (exact.folder / "model.onnx").read_bytes()
+        patch.setattr("recllm.text.encoder.onnx.write_graph", lambda _, path: path.write_bytes(graph))
+        return original, exact, export_onnx(original, folder / "onnx", texts=REAL)
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT with a prompt, cut at twelve tokens and pooled at the first token."""
+    """A BERT with a prompt, cut at twelve tokens and pooled at the first token; exact."""
     folder = tmp_path_factory.mktemp("sentence")
     original = load_encoder(
         make_sentence_model(folder / "m", pooling="cls", prompts={"query": "query: "}), device="cpu"
     )
-    return export_onnx(original, folder / "onnx", texts=REAL).folder
+    return export_onnx(original, folder / "onnx", texts=REAL, int8=False).folder
 
 
 @pytest.fixture
 def quick(pair, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     """The exporter takes seconds; equal weights have an equal graph, so the one already made is handed out."""
-    _, done = pair
+    _, exact, _ = pair
 
     def known(encoder: HuggingFaceEncoder, path: Path) -> None:
         assert encoder.model_type == "bert"
-        path.write_bytes((done.folder / "model.onnx").read_bytes())
+        path.write_bytes((exact.folder / "model.onnx").read_bytes())
 
     monkeypatch.setattr("recllm.text.encoder.onnx.write_graph", known)
 
@@ -83,25 +86,25 @@ def copy(exported: Path, tmp_path: Path) -> Path:
 
 
 def test_float32_has_the_originals_vectors(pair) -> None:  # type: ignore[no-untyped-def]
-    original, done = pair
-    served = load_encoder(done.folder)
+    original, exact, _ = pair
+    served = load_encoder(exact.folder)
     check_encoder(served)
     for kind in ("document", "query"):
         np.testing.assert_allclose(served.encode(TEXTS, kind=kind), original.encode(TEXTS, kind=kind), atol=1e-4)
     assert served.count_tokens(TEXTS) == original.count_tokens(TEXTS) and served.max_tokens == original.max_tokens
-    assert done.parity["float32"].lowest > 0.9999 and done.parity["float32"].texts == len(REAL)
+    assert exact.precision == "float32" and exact.lowest_cosine > 0.9999 and exact.texts == len(REAL)
 
 
 def test_int8_is_near_and_does_not_depend_on_company(pair) -> None:  # type: ignore[no-untyped-def]
-    original, done = pair
-    if OVERFLOWS and done.parity["int8"].lowest < LEAST_COSINE["int8"]:
-        pytest.skip(f"{WITHOUT_VNNI}; the export noticed, and refuses int8")
-    served = load_encoder(done.folder, precision="int8")
+    original, exact, small = pair
+    if OVERFLOWS and small.precision == "float32":
+        pytest.skip(f"{WITHOUT_VNNI}; the export noticed, and writes float32")
+    served = load_encoder(small.folder)
     check_encoder(served, near=2e-4)
     cosine = (served.encode(REAL) * original.encode(REAL)).sum(axis=1)
-    assert cosine.min() == pytest.approx(done.parity["int8"].lowest, abs=1e-4)
-    assert done.parity["int8"].lowest >= LEAST_COSINE["int8"]
-    assert done.bytes["int8"] < done.bytes["float32"]
+    assert small.precision == "int8" and cosine.min() == pytest.approx(small.lowest_cosine, abs=1e-4)
+    assert small.lowest_cosine >= LEAST_COSINE["int8"] and small.bytes < exact.bytes
+    assert [path.name for path in small.folder.glob("*.onnx")] == ["model.int8.onnx"]
 
 
 def test_prompts_limit_and_pooling_travel_with_it(exported: Path) -> None:
@@ -114,19 +117,18 @@ def test_prompts_limit_and_pooling_travel_with_it(exported: Path) -> None:
     assert served.max_tokens == 10, "twelve less two of the prompt"
 
 
-def test_every_precision_has_its_own_fingerprint(exported: Path, tmp_path: Path) -> None:
-    encoders = [load_encoder(exported, precision=p, cache_dir=tmp_path) for p in ("float32", "int8")]
-    whole, small = (e.encode(["red running shoes"]) for e in encoders)
-    assert np.abs(whole - small).max() > 1e-6, "int8 vectors are not served from those of float32"
-    original = load_encoder(exported.parent / "m", device="cpu")
+def test_every_precision_has_its_own_fingerprint(pair, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    original, exact, small = pair
+    encoders = [load_encoder(export.folder, cache_dir=tmp_path) for export in (exact, small)]
+    whole, rounded = (encoder.encode(REAL[:1]) for encoder in encoders)
     assert len({e.fingerprint for e in [*encoders, original]}) == 3
-    np.testing.assert_array_equal(load_encoder(exported, precision="int8", cache_dir=tmp_path).encode(REAL[:1]), small)
+    assert np.abs(whole - rounded).max() > 1e-6, "int8 vectors are not served from those of float32"
 
 
 def test_served_without_torch(exported: Path) -> None:
     code = (
         "import sys; from recllm.text.encoder.loading import load_encoder; "
-        f"load_encoder({str(exported)!r}, precision='int8').encode(['milk']); "
+        f"load_encoder({str(exported)!r}).encode(['milk']); "
         "print([m for m in ('torch', 'transformers', 'onnx') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -149,34 +151,36 @@ def test_an_export_that_differs_is_refused_and_leaves_nothing(
 def test_int8_too_far_off_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     monkeypatch.setitem(LEAST_COSINE, "int8", 1.1)  # type: ignore[arg-type]
     done = export_onnx(load_encoder(make_model(tmp_path / "m"), device="cpu"), tmp_path / "onnx", texts=REAL)  # type: ignore[arg-type]
-    assert "int8" not in done.bytes
-    with pytest.raises(ModelError, match="holds no int8 model: its lowest cosine"):
-        load_encoder(done.folder, precision="int8")
-    assert load_onnx(done.folder, precision="auto").precision == "float32"
+    assert done.precision == "float32" and load_encoder(done.folder).encode(REAL[:1]).shape == (1, 32)
+    assert [path.name for path in done.folder.glob("*.onnx")] == ["model.onnx"]
 
 
-def test_auto_needs_nearness_and_gain(exported: Path, tmp_path: Path) -> None:
-    assert int8_pays(Probe(0.995, 2.0)) and not int8_pays(Probe(0.98, 2.0)) and not int8_pays(Probe(0.995, 1.0))
-    chosen = load_onnx(exported, precision="auto", cache_dir=tmp_path)
-    kept = json.loads((tmp_path / "precision.json").read_text())
-    assert (chosen.precision == "int8") == int8_pays(Probe(**next(iter(kept.values()))))
-    (tmp_path / "precision.json").write_text(json.dumps({key: {"cosine": 1.0, "gain": 9.0} for key in kept}))
-    assert load_onnx(exported, precision="auto", cache_dir=tmp_path).precision == "int8", "the kept answer decides"
+@BERT
+def test_a_folder_of_both_models_is_served_in_int8(pair, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """As earlier releases wrote it."""
+    _, exact, small = pair
+    for folder in (exact.folder, small.folder):
+        for path in folder.iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    files = {path.name: file_hash(path) for path in tmp_path.iterdir() if path.name != RECORD}
+    edit_json(tmp_path / RECORD, files=files)
+    assert load_encoder(tmp_path).fingerprint == load_encoder(small.folder).fingerprint
 
 
 @BERT
 def test_an_earlier_export_is_replaced_and_anything_else_is_not(tmp_path: Path, quick: None) -> None:
     original = load_encoder(make_model(tmp_path / "m"), device="cpu")
     first = export_onnx(original, tmp_path / "onnx", texts=REAL, int8=False)  # type: ignore[arg-type]
-    assert set(first.bytes) == {"float32"}
-    again = export_onnx(original, tmp_path / "onnx", texts=REAL)  # type: ignore[arg-type]
-    assert set(again.bytes) == {"float32", "int8"}
+    again = export_onnx(original, tmp_path / "onnx", texts=REAL[:2])  # type: ignore[arg-type]
+    assert (first.texts, again.texts) == (len(REAL), 2) and read_record(again.folder).parity[again.precision][
+        "texts"
+    ] == 2
     with pytest.raises(UsageError, match="not an export"):
         export_onnx(original, tmp_path / "m", texts=REAL)  # type: ignore[arg-type]
     assert (tmp_path / "m" / "config.json").exists()
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
 def test_a_changed_file_is_noticed(copy: Path, name: str) -> None:
     data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -200,15 +204,8 @@ def test_a_damaged_record_and_a_file_from_elsewhere_are_refused(copy: Path) -> N
 def test_what_cannot_be_chosen_afterwards(exported: Path) -> None:
     with pytest.raises(UsageError, match="leave out max_tokens"):
         load_encoder(exported, max_tokens=5)
-    with pytest.raises(UsageError, match="recllm encoder export"):
-        load_encoder(exported.parent / "m", precision="int8")
     with pytest.raises(UsageError, match="device='cuda'"):
         load_encoder(exported, device="cuda")
-    with pytest.raises(UsageError, match="float32"):
-        load_encoder(exported, precision="bfloat16")
-    with pytest.raises(UsageError, match="float32 encoder on the CPU"):
-        original = load_encoder(exported.parent / "m", precision="bfloat16", device="cpu")
-        export_onnx(original, exported.parent / "other")  # type: ignore[arg-type]
 
 
 def test_a_missing_package_names_the_extra(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -42,8 +41,8 @@ def world(events: list[dict[str, Any]], users: dict[str, list[Any]] | None = Non
     return Dataset.construct(frame, pl.DataFrame(users or {"user_id": ["ann"]}), ITEMS, as_of=NOW)
 
 
-def profile_of(events: list[dict[str, Any]], **options: Any) -> Profile:
-    return build_profile(world(events), 0, **options)
+def profile_of(events: list[dict[str, Any]]) -> Profile:
+    return build_profile(world(events), 0)
 
 
 def line_of(profile: Profile, item: str) -> HistoryLine:
@@ -52,8 +51,7 @@ def line_of(profile: Profile, item: str) -> HistoryLine:
 
 def test_a_line_counts_weighs_and_dates_the_purchases_of_an_item() -> None:
     profile = profile_of(
-        [event("tea", 70, price=3.0), event("tea", 80, quantity=2.0, price=4.0), event("tea", 94), event("cup", 99)],
-        half_life_days=10,
+        [event("tea", 70, price=3.0), event("tea", 80, quantity=2.0, price=4.0), event("tea", 94), event("cup", 99)]
     )
     tea = line_of(profile, "tea")
     assert (tea.count, tea.quantity, tea.spent) == (3, 4.0, 3.0 + 2 * 4.0)
@@ -62,8 +60,8 @@ def test_a_line_counts_weighs_and_dates_the_purchases_of_an_item() -> None:
     assert tea.interval_days == 12.0  # the median of 10 and 14
     assert tea.action is Action.PURCHASE
     cup = line_of(profile, "cup")
-    assert (cup.count, cup.interval_days, cup.weight) == (1, None, pytest.approx(2**-0.1))
-    assert [line.item_id for line in profile.purchases] == ["tea", "cup"]  # .125 + .25 + .66 against .93
+    assert (cup.count, cup.interval_days, cup.weight) == (1, None, pytest.approx(2 ** (-1 / 120)))
+    assert [line.item_id for line in profile.purchases] == ["tea", "cup"]  # three purchases against one
 
 
 def test_two_lines_of_one_basket_are_one_occasion_and_one_day_has_no_interval() -> None:
@@ -81,13 +79,12 @@ def test_returns_take_back_their_share_and_a_full_return_the_whole_line() -> Non
             event("cup", 80),
             event("cup", 81, "return"),
             event("rug", 85, "return"),  # never bought here: nothing to take back
-        ],
-        half_life_days=10,
+        ]
     )
     assert [line.item_id for line in profile.purchases] == ["tea"]
     tea = profile.purchases[0]
     assert (tea.count, tea.quantity, tea.spent) == (2, 3.0, 15.0)
-    assert tea.weight == pytest.approx(0.75 * (2**-2 + 2**-1))
+    assert tea.weight == pytest.approx(0.75 * (2 ** (-20 / 120) + 2 ** (-10 / 120)))
     assert [share.name for share in profile.favourite_categories] == ["tea"]
 
 
@@ -144,16 +141,6 @@ def test_a_batch_keeps_order_repeats_people_and_equals_single_calls() -> None:
     assert build_profiles(dataset, []) == []
 
 
-def test_the_time_may_be_a_datetime_with_a_zone() -> None:
-    dataset = world([event("tea", 90), event("tea", 95)])
-    moment = datetime.fromtimestamp(95 * DAY, UTC)
-    assert build_profile(dataset, 0, moment) == build_profile(dataset, 0, 95 * DAY)
-    assert build_profile(dataset, 0, moment).as_of == moment
-    assert line_of(build_profile(dataset, 0, moment), "tea").count == 1  # the event at that very second is the future
-    with pytest.raises(DataError, match="time zone"):
-        build_profile(dataset, 0, datetime(2025, 1, 1))
-
-
 def test_wrong_use_is_named() -> None:
     with pytest.raises(DataError, match="no user row 7"):
         build_profile(world([]), 7)
@@ -180,7 +167,8 @@ PEOPLE = {"user_id": ["ann", "bob"], "age": ["35-44", None]}
 def test_nothing_at_or_after_the_time_changes_a_profile(events: list[dict[str, Any]], halves: int) -> None:
     limit = halves * DAY // 2
     past = [e for e in events if e["timestamp"] < limit]
-    assert build_profiles(world(events, PEOPLE), [0, 1], limit) == build_profiles(world(past, PEOPLE), [0, 1], limit)
+    with_future = replace(world(events, PEOPLE), as_of=limit)
+    assert build_profiles(with_future, [0, 1]) == build_profiles(replace(world(past, PEOPLE), as_of=limit), [0, 1])
 
 
 @settings(max_examples=40, deadline=None)

@@ -13,7 +13,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape, unescape
 from io import StringIO
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 COLOURS = ("#1769aa", "#e08a1e", "#2e8b57", "#b5467a", "#7a5fb5", "#4aa3b5", "#a0703c", "#8a9a2b")
 INK, SOFT, GRID = "#1c2430", "#5b6675", "#dfe4ea"
 PLAIN, NEGATIVE, STRONG, STRONG_PALE = "#b9c6d3", "#d9a39c", "#1769aa", "#7fb0d8"
-OTHERS, COMPARED, ALARM = "#d5dbe2", "#9aa5b1", "#b3261e"
+COMPARED = "#9aa5b1"
 
 FONT_SIZE = 12
 CHARACTER = 6.6
@@ -83,28 +83,7 @@ class LineChart:
         return COLOURS[sum(not line.dashed for line in self.lines[:number]) % len(COLOURS)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AreaChart:
-    """Shares over time as stacked areas, with two lines below."""
-
-    title: str
-    axis: str
-    """What the shares are of."""
-    columns: Sequence[str]
-    """One name per time."""
-    bands: Sequence[tuple[str, Sequence[float]]]
-    """Name and one share per time, lowest first; each time's sum to 1 or are all 0."""
-    others: str
-    """Name of the band that is grey."""
-    line_name: str
-    line: Sequence[float | None]
-    """One value per time, None where there is none."""
-    dashed_name: str
-    dashed: Sequence[float | None]
-    width: int = 920
-
-
-Chart = BarChart | LineChart | AreaChart
+Chart = BarChart | LineChart
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, width: int = 640, label_width: float | None = None) -> str:
@@ -140,24 +119,19 @@ def without_styles(element: str) -> str:
 
 
 _ROW, _TITLE, _CURVE_HEIGHT, _LEGEND_ROW = 28, 30, 280, 18
-_AREA_RIGHT, _AREA_HEIGHT, _LINE_HEIGHT, _FOOT = 250, 280, 96, 26
 
 
 def _height(chart: Chart) -> int:
     if isinstance(chart, BarChart):
         return _ROW * len(chart.bars) + 4
-    if isinstance(chart, LineChart):
-        return _CURVE_HEIGHT + _TITLE + _LEGEND_ROW * len(chart.lines) + 12
-    return _AREA_HEIGHT + 34 + _LINE_HEIGHT + _FOOT + 10
+    return _CURVE_HEIGHT + _TITLE + _LEGEND_ROW * len(chart.lines) + 12
 
 
 def _draw(chart: Chart, figure: Any, height: float) -> None:
     if isinstance(chart, BarChart):
         _draw_bars(chart, figure, height)
-    elif isinstance(chart, LineChart):
-        _draw_lines(chart, figure, height)
     else:
-        _draw_areas(chart, figure, height)
+        _draw_lines(chart, figure, height)
 
 
 def _draw_bars(chart: BarChart, figure: Any, height: float) -> None:
@@ -217,41 +191,6 @@ def _draw_lines(chart: LineChart, figure: Any, height: float) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     below = -46 / (height - legend - 52 - _TITLE)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, below), borderaxespad=0)
-
-
-def _draw_areas(chart: AreaChart, figure: Any, height: float) -> None:
-    if len(chart.columns) == 1:  # a single time has no width of its own: it fills the chart
-        bands = [(name, [*shares, *shares]) for name, shares in chart.bands]
-        line, dashed = [*chart.line, *chart.line], [*chart.dashed, *chart.dashed]
-        chart = replace(chart, columns=[*chart.columns, ""], bands=bands, line=line, dashed=dashed)
-    left, top = 62, 10
-    upper = _axes(figure, chart.width, height, (left, top, _AREA_RIGHT, height - top - _AREA_HEIGHT))
-    lower = _axes(figure, chart.width, height, (left, height - _FOOT - _LINE_HEIGHT, _AREA_RIGHT, _FOOT))
-    xs = list(range(len(chart.columns)))
-    names = [name for name, _ in chart.bands]
-    colours = [OTHERS if name == chart.others else COLOURS[n % len(COLOURS)] for n, name in enumerate(names)]
-    labels = [f"{_fitting(name, _AREA_RIGHT - 90)} {shares[-1]:.0%}" for name, shares in chart.bands]
-    areas = upper.stackplot(xs, *[shares for _, shares in chart.bands], colors=colours, alpha=0.85, linewidth=0)
-    at_side: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "frameon": False, "borderaxespad": 0}
-    upper.legend(areas[::-1], labels[::-1], **at_side)
-    upper.set(ylim=(0, 1), ylabel=chart.axis, xticks=[])
-    upper.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    for values, name, look in (
-        (chart.line, chart.line_name, {"color": ALARM, "marker": "o", "markersize": 4}),
-        (chart.dashed, chart.dashed_name, {"color": COMPARED, "linestyle": "--"}),
-    ):
-        points = [(x, v) for x, v in zip(xs, values, strict=True) if v is not None]
-        lower.plot([x for x, _ in points], [v for _, v in points], label=name, **look)
-    lower.set(ylim=(0, None), ylabel=chart.line_name)
-    lower.legend(**at_side)
-    room = (chart.width - left - _AREA_RIGHT) / (max(map(_width, chart.columns), default=0) + 10)
-    step = max(1, -(-len(xs) // int(room)))  # as many columns as have room for their names, the last among them
-    lower.set_xticks(xs[::-1][::step][::-1], chart.columns[::-1][::step][::-1])
-    for axes in (upper, lower):
-        axes.set_xlim(0, max(len(xs) - 1, 1))
-        axes.grid(axis="y", color=GRID)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
 
 
 def _axes(figure: Any, width: float, height: float, margins: tuple[float, float, float, float]) -> Any:

@@ -55,7 +55,6 @@ from recllm.base.service_settings import (
 
 Days = Annotated[float, Strict(), Field(gt=0)]
 DaysOrZero = Annotated[float, Strict(), Field(ge=0)]
-Folds = Annotated[int, Strict(), Field(ge=2)]
 Dropout = Annotated[float, Strict(), Field(ge=0, lt=1, description="Share of hidden values set to 0 in a step.")]
 LearningRate = Annotated[float, Strict(), Field(gt=0, description="Step size at its highest.")]
 Rank = Annotated[int, Strict(), Field(ge=1, description="Rank of the adapter's change to a weight.")]

@@ -95,8 +95,7 @@ def check_machine() -> InstallationCheck:
     what = (
         f"{machine.cores} cores, {default_threads()} threads"
         + (f" (OMP_NUM_THREADS={threads})" if threads else "")
-        + f", {machine.memory_gib:.0f} GiB of memory, {gpu}, bfloat16 "
-        + ("faster" if machine.bfloat16 else "no faster")
+        + f", {machine.memory_gib:.0f} GiB of memory, {gpu}"
     )
     if machine.memory_gib and machine.memory_gib < 4:
         what += "; training a shop of a million events needs about 4 GiB"

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recllm.base.documents import plain
 from recllm.base.errors import NothingToDo, UsageError
 from recllm.doors.cli.options import (
     Answer,
@@ -286,9 +285,7 @@ def export(
     from recllm.recommend.recommender.train import export_encoder
 
     exported = export_encoder(folder, workspace=workspace, encoder=model, adapter=adapter)
-    load = f"load_encoder({str(exported.folder)!r}, precision='auto')"
-    lines = [f"{exported.folder}: {exported.name}; {load} takes what is fastest here"]
-    for precision, parity in plain(exported.parity).items():
-        size = f"{exported.bytes[precision] / 1e6:.0f} MB" if precision in exported.bytes else "left out: too far off"
-        lines.append(f"  {precision}: cosine {parity['lowest']:.5f} at least over {parity['texts']} texts, {size}")
+    lines = [f"{exported.folder}: {exported.name}; open it with load_encoder({str(exported.folder)!r})"]
+    cosine = f"cosine {exported.lowest_cosine:.5f} at least over {exported.texts} texts"
+    lines.append(f"  {exported.precision}: {cosine}, {exported.bytes / 1e6:.0f} MB")
     return Answer(exported, lines)

@@ -1,4 +1,4 @@
-"""Pages and pictures about people: how good a prediction is and for whom, and how a person's interests moved.
+"""The page of a prediction, and pictures of how good it is.
 
 A prediction's charts are reliability, lift and gain of people who were held out.
 """
@@ -8,18 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from recllm.base.charts import AreaChart, Line, LineChart, svg
+from recllm.base.charts import Line, LineChart, svg
 from recllm.base.words.sentences import section
 from recllm.doors.report.page import picture, render
-from recllm.learn.profiles.evolution import UNKNOWN, WITHHELD, Evolution, Period
 from recllm.market.propensity.prediction import Prediction, prediction_document
 from recllm.market.propensity.quality import PredictionQuality
 
 LISTED = 100
 """People on the page of a prediction."""
-
-MOST_BANDS = 8
-"""Interests that a picture names."""
 
 
 def prediction_page(prediction: Prediction, ids: Mapping[str, str] | None = None, *, locale: str = "en") -> str:
@@ -74,50 +70,3 @@ def _cell(name: str, value: Any) -> str:
     if name == "probability":
         return f"{100 * value:.1f} %"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def evolution_chart(evolution: Evolution, locale: str = "en") -> AreaChart:
-    """The heaviest interests of the periods as bands, largest at the bottom, the others together on top."""
-    labels, periods = section("page.evolution", locale), evolution.periods
-    weight = {n: sum(p.shares.get(n, 0.0) for p in periods) for n in evolution.interests}
-    interests = [n for n in sorted(weight, key=lambda n: -weight[n]) if weight[n] > 0]
-    top = interests if len(interests) <= MOST_BANDS + 1 else interests[:MOST_BANDS]
-    bands = [(_interest(n, labels), [p.shares.get(n, 0.0) for p in periods]) for n in top]
-    if len(top) < len(interests):
-        small = interests[len(top) :]
-        bands.append((labels["others"], [sum(p.shares.get(n, 0.0) for n in small) for p in periods]))
-    return AreaChart(
-        title=labels["title"],
-        axis=f"{labels[evolution.what]}, {labels[evolution.by]}",
-        columns=[period_name(p, evolution.by) for p in periods],
-        bands=bands,
-        others=labels["others"],
-        line_name=labels["drift"],
-        line=[p.drift for p in periods],
-        dashed_name=labels["chance"],
-        dashed=[p.drift_by_chance for p in periods],
-    )
-
-
-def period_name(period: Period, by: str) -> str:
-    start = period.start
-    if by == "quarter":
-        return f"{start.year} Q{(start.month + 2) // 3}"
-    return f"{start:%Y-%m}" if by == "month" else f"{start:%Y-%m-%d}"
-
-
-def evolution_rows(evolution: Evolution, locale: str = "en") -> tuple[list[str], list[list[object]]]:
-    """Header and one row per period."""
-    labels = section("page.evolution", locale)
-    columns = ("period", "count", "drift", "chance", "novelty", evolution.what, "entered", "left")
-    rows: list[list[object]] = []
-    for p in evolution.periods:
-        names = [", ".join(_interest(n, labels) for n in group) for group in (p.entered, p.left)]
-        numbers = [None if v is None else f"{v:.3f}" for v in (p.drift, p.drift_by_chance, p.novelty)]
-        largest = ", ".join(f"{_interest(n, labels)} {share:.0%}" for n, share in list(p.shares.items())[:3])
-        rows.append([period_name(p, evolution.by), p.purchases, *numbers, largest, *names])
-    return [labels[column] for column in columns], rows
-
-
-def _interest(name: str, labels: Mapping[str, str]) -> str:
-    return labels[name] if name in (WITHHELD, UNKNOWN) else name

@@ -173,8 +173,9 @@ class CollaborativeStatistics:
         active = np.argsort(-n_purchases, kind="stable")[: max(n_pool, n_buyers // 2)]
         pool = np.sort(np.random.default_rng(0).permutation(active)[:n_pool])
 
-        # what needs to know these first
-        related = _best_sellers(sums, settings)
+        # what needs to know these first; best sellers have weights to each other
+        related = np.sort(np.argsort(-sums.strength.astype(np.float32), kind="stable")[: settings.item_item_items])
+        related = related[sums.n_owners[related] > 1]
         gram, got = np.zeros((len(related), len(related)), np.float32), np.zeros(n_items, np.int64)
         of_pool = [Events.nothing()]
         crowd = {"pool": pool, "related": related, "arrived": arrived, "as_of": as_of}
@@ -549,12 +550,6 @@ def _part_products(
     in_part = pool[(pool >= start) & (pool < start + purchases.n_users)]
     products = (owned.T @ owned).toarray()
     return products, arrived.first_buyers(purchases), purchases.rows(in_part - start)
-
-
-def _best_sellers(sums: _ItemSums, settings: CollaborativeSettings) -> Ints:
-    """Rows of the items that have weights to each other, ascending."""
-    rows = np.sort(np.argsort(-sums.strength.astype(np.float32), kind="stable")[: settings.item_item_items])
-    return rows[sums.n_owners[rows] > 1]
 
 
 def _item_item(gram: Floats, rows: Ints, n_items: int, settings: CollaborativeSettings) -> Any:

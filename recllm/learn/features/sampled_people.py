@@ -33,25 +33,17 @@ def sample_statistics(
     interests: SequenceModel | None = None,
     facets: ItemGroups | None = None,
 ) -> CollaborativeStatistics:
-    """`CollaborativeStatistics.fit`, of a dataset that is a sample of people as if everybody had been counted."""
+    """`CollaborativeStatistics.fit`, of a dataset that is a sample of people as if everybody had been counted.
+
+    Numbers of people grow; and the pool, to whose size they are held, becomes as large as theirs would be, with empty
+    rows.
+    """
     settings, sample = settings or CollaborativeSettings(), dataset.sample
+    if sample is not None:
+        settings = sample_settings(settings, sample)
+    population = CollaborativeStatistics.fit(dataset, item_vectors, settings, basics, interests, facets)
     if sample is None:
-        return CollaborativeStatistics.fit(dataset, item_vectors, settings, basics, interests, facets)
-    settings = sample_settings(settings, sample)
-    return _scaled(CollaborativeStatistics.fit(dataset, item_vectors, settings, basics, interests, facets), sample)
-
-
-def sample_settings(settings: CollaborativeSettings, sample: PeopleSample) -> CollaborativeSettings:
-    """By which to count over a sample, so that what is counted is near to what is counted over all: the ridge of what
-    goes with what is as much smaller as the sample, and of a smaller pool as large a share are neighbours."""
-    n_pool, n_all = (min(settings.neighbour_pool, n) for n in (sample.people, sample.of_people))
-    neighbours = max(1, round(settings.neighbours * n_pool / max(n_all, 1)))
-    return settings.model_copy(update={"item_item_l2": settings.item_item_l2 / sample.scale, "neighbours": neighbours})
-
-
-def _scaled(population: CollaborativeStatistics, sample: PeopleSample) -> CollaborativeStatistics:
-    """Numbers of people as if all had been counted; and the pool, to whose size they are held, as large as theirs would
-    be, with empty rows."""
+        return population
     factor, stats, n_pool = np.float32(sample.scale), population.stats, len(population.pool)
     n_all = max(n_pool, min(population.settings.neighbour_pool, round(n_pool * sample.scale)))
 
@@ -82,3 +74,11 @@ def _scaled(population: CollaborativeStatistics, sample: PeopleSample) -> Collab
         group_statistics=groups,
         pool_basics=None if basics is None else np.pad(basics, ((0, n_all - n_pool), (0, 0))),
     )
+
+
+def sample_settings(settings: CollaborativeSettings, sample: PeopleSample) -> CollaborativeSettings:
+    """By which to count over a sample, so that what is counted is near to what is counted over all: the ridge of what
+    goes with what is as much smaller as the sample, and of a smaller pool as large a share are neighbours."""
+    n_pool, n_all = (min(settings.neighbour_pool, n) for n in (sample.people, sample.of_people))
+    neighbours = max(1, round(settings.neighbours * n_pool / max(n_all, 1)))
+    return settings.model_copy(update={"item_item_l2": settings.item_item_l2 / sample.scale, "neighbours": neighbours})

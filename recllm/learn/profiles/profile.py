@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -34,39 +33,42 @@ BROWSING_HALF_LIFE_DAYS = 30.0  # of browsing, which shows a shorter-lived wish
 MAX_FAVOURITES = 8  # of categories, and of brands, per user
 
 
-def build_profile(
-    dataset: Dataset, user_row: int, as_of: int | datetime | None = None, half_life_days: float = HALF_LIFE_DAYS
-) -> Profile:
+def build_profile(dataset: Dataset, user_row: int) -> Profile:
     """The profile of one person; see `build_profiles`."""
-    return build_profiles(dataset, [user_row], as_of, half_life_days)[0]
+    return build_profiles(dataset, [user_row])[0]
 
 
-def build_profiles(
-    dataset: Dataset,
-    user_rows: Iterable[int] | NDArray[np.integer],
-    as_of: int | datetime | None = None,
-    half_life_days: float = HALF_LIFE_DAYS,
-) -> list[Profile]:
-    """One profile per row of `dataset.users` in `user_rows`, in that order.
+def build_profiles(dataset: Dataset, user_rows: Iterable[int] | NDArray[np.integer]) -> list[Profile]:
+    """One profile per row of `dataset.users` in `user_rows`, in that order, as of the dataset's time.
 
-    `as_of`: epoch seconds or an aware datetime; the dataset's own time when None. Someone without events, or without
-    basics, gets a profile with empty parts. Only these people's events are looked at, and no other person's or item's
-    changes the result: a dataset of one person and the items of their history gives the same profile. Raises
-    `DataError` for a row that does not exist or a naive time.
+    Someone without events, or without basics, gets a profile with empty parts. Only these people's events are looked
+    at, and no other person's or item's changes the result: a dataset of one person and the items of their history gives
+    the same profile. Raises `DataError` for a row that does not exist.
     """
     rows = np.asarray(user_rows if isinstance(user_rows, np.ndarray) else list(user_rows), dtype=np.int64)
     wrong = rows[(rows < 0) | (rows >= dataset.n_users)]
     if len(wrong):
         raise DataError(f"no user row {wrong[0]}: the dataset has {dataset.n_users} people; look up ids with user_rows")
-    if isinstance(as_of, datetime) and as_of.tzinfo is None:
-        raise DataError(f"as_of {as_of.isoformat()} has no time zone; give an aware datetime")
-    limit = dataset.as_of if as_of is None else int(as_of.timestamp() // 1 if isinstance(as_of, datetime) else as_of)
     n = len(rows)
-    events = _events_before(dataset, rows, limit)
+    log = dataset.events.rows(rows)
+    log = log.select(log.at < dataset.as_of)
+    # `user` is the position in `rows`, `price` is null where unknown, `age` is in days
+    events = pl.DataFrame(
+        {
+            "user": log.user,
+            "item": log.item,
+            "action": log.action,
+            "at": log.at,
+            "age": (dataset.as_of - log.at) / DAY,
+            "quantity": log.quantity.astype(np.float64),
+            "price": log.price.astype(np.float64),
+            "basket": log.basket,
+        }
+    ).with_columns(pl.col("price").fill_nan(None))
     bought = events.filter(pl.col("action") == ACTION_CODE[Action.PURCHASE])
     browsed = events.filter(pl.col("action").is_in([ACTION_CODE[action] for action in BROWSING]))
     returned = events.filter(pl.col("action") == ACTION_CODE[Action.RETURN])
-    lines = _without_returns(_lines(bought, half_life_days), returned)
+    lines = _without_returns(_lines(bought, HALF_LIFE_DAYS), returned)
     purchases = _history(dataset, lines, n)
     browsing = _history(dataset, _lines(browsed, BROWSING_HALF_LIFE_DAYS), n)
     categories = _favourites(lines, dataset.items["category"], n, MAX_FAVOURITES)
@@ -84,7 +86,7 @@ def build_profiles(
         profiles.append(
             Profile(
                 user_id=basics.pop(USER_COLUMN),
-                as_of=utc(limit),
+                as_of=utc(dataset.as_of),
                 basics={name: str(value) for name, value in basics.items() if value is not None and str(value).strip()},
                 purchases=tuple(purchases[position]),
                 browsing=tuple(browsing[position]),
@@ -94,24 +96,6 @@ def build_profiles(
             )
         )
     return profiles
-
-
-def _events_before(dataset: Dataset, rows: NDArray[np.int64], limit: int) -> pl.DataFrame:
-    """The events of these people; `user` is the position in `rows`, `price` is null where unknown, `age` is in days."""
-    events = dataset.events.rows(rows)
-    events = events.select(events.at < limit)
-    return pl.DataFrame(
-        {
-            "user": events.user,
-            "item": events.item,
-            "action": events.action,
-            "at": events.at,
-            "age": (limit - events.at) / DAY,
-            "quantity": events.quantity.astype(np.float64),
-            "price": events.price.astype(np.float64),
-            "basket": events.basket,
-        }
-    ).with_columns(pl.col("price").fill_nan(None))
 
 
 def _runs(events: pl.DataFrame, *keys: str) -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field, Strict
 
@@ -13,8 +13,6 @@ from recllm.base.settings import (
     Rank,
     Seed,
 )
-
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class LoraArguments(LoraSettings):
@@ -32,8 +30,6 @@ class LoraArguments(LoraSettings):
     """Pairs of a step per device, each the others' negatives; all of one kind of question."""
     warmup_steps: CountOrZero = 15
     """First steps, in which the learning rate rises."""
-    precision: Precision = "auto"
-    """bfloat16 where the processor gains by it."""
     eval_steps: Count = 25
     """Steps between evaluations by the validation users."""
     patience: Count = 3

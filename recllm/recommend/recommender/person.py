@@ -1,18 +1,16 @@
-"""One customer of a workspace: the profile, and how the interests moved."""
+"""The profile of one customer of a workspace."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from recllm.base.errors import PolicyError, UnknownIdError, UsageError
-from recllm.base.schema import Encoder, Profile, Purpose
+from recllm.base.errors import PolicyError, UnknownIdError
+from recllm.base.schema import Profile, Purpose
 from recllm.shop.data.dataset import Dataset
-from recllm.shop.data.order import refuse_steps
 from recllm.shop.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
-    from recllm.learn.profiles.evolution import By, Evolution
     from recllm.text.users import UserTexts
 
 NOT_AGREED = "this person has not agreed to personalisation; nothing was read"
@@ -40,26 +38,3 @@ def person_profile(
     data = replace(data, step_seconds=gate.step_seconds())
     profile = build_profile(data, 0)
     return profile, user_texts(profile, data.items, workspace.locale(locale))
-
-
-def person_evolution(
-    workspace: Workspace,
-    user_id: str,
-    *,
-    encoder: Encoder,
-    by: By = "auto",
-) -> Evolution:
-    """How one person's interests moved. Raises `PolicyError` without consent, `UsageError` for a stranger."""
-    from recllm.learn.features.item_vectors import item_vectors
-    from recllm.learn.profiles.evolution import evolve
-
-    name = workspace.pseudonymiser().one(user_id)
-    data = workspace.gate().dataset(Purpose.PERSONALISATION)
-    refuse_steps(data.step_seconds, "periods of a person's interests")
-    if not workspace.gate().permits(name, Purpose.PERSONALISATION):
-        raise PolicyError(NOT_AGREED)
-    row = int(data.user_rows([name])[0])
-    if row < 0:
-        raise UsageError(UNKNOWN_PERSON)
-    vectors = item_vectors(encoder, data, workspace.settings.locale)
-    return evolve(data, row, vectors, present(workspace), by=by, policy=workspace.policy)

@@ -64,10 +64,10 @@ def usable_version(workspace: Workspace) -> str | None:
 
 
 def workspace_encoder(workspace: Workspace) -> Encoder:
-    """The workspace's encoder behind its cache on disk; bfloat16 where a probe, kept in the cache, found it pays."""
+    """The workspace's encoder behind its cache on disk."""
     from recllm.text.encoder.loading import load_encoder
 
-    return load_encoder(workspace.settings.encoder, cache_dir=workspace.cache_dir / "vectors", precision="auto")
+    return load_encoder(workspace.settings.encoder, cache_dir=workspace.cache_dir / "vectors")
 
 
 def open_recommender(

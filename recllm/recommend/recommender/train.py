@@ -49,16 +49,15 @@ def export_encoder(
 ) -> OnnxExport:
     """An encoder, the workspace's or the named one, written for onnxruntime; see `recllm.text.encoder.onnx`.
 
-    With a workspace the vectors are compared on its item texts, else on those of the probe. Raises `UsageError` for an
+    With a workspace the vectors are compared on its item texts, else on a few examples. Raises `UsageError` for an
     encoder that is no transformers model.
     """
-    from recllm.text.encoder.hardware import PROBE_TEXTS
     from recllm.text.encoder.huggingface import HuggingFaceEncoder
     from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
-    from recllm.text.encoder.onnx import export_onnx
+    from recllm.text.encoder.onnx import EXAMPLE_TEXTS, export_onnx
     from recllm.text.items import item_texts
 
-    texts, name = list(PROBE_TEXTS), encoder or DEFAULT_ENCODER
+    texts, name = list(EXAMPLE_TEXTS), encoder or DEFAULT_ENCODER
     if workspace is not None:
         with Workspace.open(str(workspace)) as shop:
             name = encoder or shop.settings.encoder

@@ -115,7 +115,7 @@ class TokenEncoder(ABC):
     def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
         """Unit rows, (len(texts), dim) float32. Each distinct text is computed once, in whatever order is fast.
 
-        A text's vector does not depend on its neighbours beyond rounding (about 1e-6; more in bfloat16).
+        A text's vector does not depend on its neighbours beyond rounding (about 1e-6).
         """
         texts_once, inverse = distinct(texts)
         rows = np.zeros((len(texts_once), self.dim), np.float32)

@@ -51,6 +51,8 @@ _PATIENCE = 30.0
 
 _DAY = 86_400
 
+_DAMAGE = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS vector (
     key BLOB NOT NULL UNIQUE,   -- 20 bytes
@@ -234,17 +236,11 @@ class _VectorFile:
         try:
             yield
         except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
-            if _is_damage(error):
+            code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+            # an error's own message quotes damaged bytes of the file; a table with other columns is not our file
+            if isinstance(error, UnicodeDecodeError) or code in _DAMAGE:
                 with contextlib.suppress(OSError):
                     self.remove()
                 warnings.warn(f"{self.path}: damaged ({error}); it is replaced.", stacklevel=4)
             else:
                 warnings.warn(f"{self.path}: cannot {doing} ({error}); working without it.", stacklevel=4)
-
-
-def _is_damage(error: Exception) -> bool:
-    if isinstance(error, UnicodeDecodeError):
-        return True  # an error's own message quotes damaged bytes of the file
-    code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-    wrong_schema = code == sqlite3.SQLITE_ERROR  # a table of that name with other columns: not our file
-    return wrong_schema or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)

@@ -4,9 +4,8 @@ The library opens it, with its own pooling, Dense modules, prompts and limit. Wh
 (name, fingerprint, dimension) is known at once; torch and the library are imported when a text is to be encoded.
 
 The way from texts to batches is our own, and changes no vector by more than rounding: see `encoder.batches`; no
-mask where none is needed; pooling in float32 behind a model in bfloat16. `SentenceTransformer.encode`, given the same
-distinct texts, takes 1.35 times as long in float32 and in bfloat16 (4,000 item texts, MiniLM, processor time); and its
-bfloat16 vectors have a cosine down to .9965 with the exact ones, ours .9999, so that it would never pass the probe.
+mask where none is needed. `SentenceTransformer.encode`, given the same distinct texts, takes 1.35 times as long (4,000
+item texts, MiniLM, processor time).
 """
 
 from __future__ import annotations
@@ -20,21 +19,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from recllm.base.errors import ModelError
 from recllm.text.encoder.adapters import adapter_hash, check_base, merge_adapter
 from recllm.text.encoder.batches import TokenEncoder, Tokens
+from recllm.text.encoder.file_hash import file_hash
 from recllm.text.encoder.folder import first_line, quiet_loading
-from recllm.text.encoder.json_cache import file_hash
 
 if TYPE_CHECKING:
     import torch
 
     from recllm.base.schema import FloatArray
     from recllm.text.encoder.folder import ModelFolder
-
-Precision = Literal["float32", "bfloat16"]
 
 _SCHEME = "recllm-encoder-1"
 """Part of each fingerprint. Raise the number when the way from text to vector changes."""
@@ -54,7 +51,6 @@ class HuggingFaceEncoder(TokenEncoder):
 
     weights: ModelFolder
     _: KW_ONLY
-    precision: Precision = "float32"
     max_length: int | None = None
     """Tokens at which texts are cut, where that is earlier than the model does."""
     prompts: Mapping[str, str] | None = None
@@ -96,7 +92,7 @@ class HuggingFaceEncoder(TokenEncoder):
             "prompts": self._used_prompts,
             "lower_case": weights.lower_case,
             "limit": self.limit,
-            "precision": self.precision,
+            "precision": "float32",
         }
         if adapter:
             parts["adapter"] = adapter
@@ -202,10 +198,7 @@ class HuggingFaceEncoder(TokenEncoder):
         started, weights = time.monotonic(), self.weights
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        bfloat16 = self.precision == "bfloat16"
-        # An adapter is merged in float32 before the model becomes bfloat16.
-        dtype = torch.bfloat16 if bfloat16 and self.adapter is None else torch.float32
-        options: dict[str, Any] = {"use_safetensors": True, "dtype": dtype}
+        options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
         if any(key.endswith("attn_implementation") for key in weights.config):
             options["attn_implementation"] = "sdpa"  # the folder has no say in which code runs
         try:
@@ -223,10 +216,8 @@ class HuggingFaceEncoder(TokenEncoder):
         if self.adapter is not None:
             base = {"model_type": self.model_type, "base": weights.name, "base_hash": self.base_hash}
             merge_adapter(model.transformers_model, self.adapter, **base)
-            if bfloat16:
-                model.transformers_model.to(torch.bfloat16)
         for module in list(model)[1:]:
-            module.float()  # pooling and what follows it work on float32, whatever the transformer does
+            module.float()  # pooling and what follows it, whatever their files hold
         seconds = time.monotonic() - started
         _logger.info(
             "encoder %s from %s in %.1f s",

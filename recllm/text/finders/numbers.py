@@ -36,16 +36,11 @@ def _iban_lengths() -> dict[str, int]:
 
 def resident_ids(text: str) -> Iterator[Span]:
     for match in pattern("resident_id.number").finditer(text) if n_digits(text) > 16 else ():
-        if _is_resident_id(re.sub(r"[ ._/\n-]", "", match[0]).upper()):
-            yield match.span()
-
-
-def _is_resident_id(number: str) -> bool:
-    if not pattern("resident_id.born").match(number):
-        return False
-    weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
-    check = "10X98765432"[sum(int(d) * w for d, w in zip(number, weights, strict=False)) % 11]
-    return number[-1] == check and number[:2] in word_set("resident_id.provinces")
+        number = re.sub(r"[ ._/\n-]", "", match[0]).upper()
+        if pattern("resident_id.born").match(number) and number[:2] in word_set("resident_id.provinces"):
+            weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+            if number[-1] == "10X98765432"[sum(int(d) * w for d, w in zip(number, weights, strict=False)) % 11]:
+                yield match.span()
 
 
 _TOLD = re.compile(r"\d{2,}[^\d]{0,3}(?=[^\W\d_]{2})")

@@ -76,7 +76,9 @@ def ip_addresses(text: str) -> Iterator[Span]:
         # A colon before it may be that of a label.
         start = match.start() + (match[0].startswith(":") and not match[0].startswith("::"))
         address = text[start : match.end()]
-        if not _is_ipv6(address):
+        try:
+            IPv6Address(address)
+        except AddressValueError:
             continue
         groups = [group for group in address.split(":") if group]
         before = text[max(0, match.start() - 24) : match.start()]
@@ -117,11 +119,3 @@ def _is_of_nobody(parts: Sequence[int]) -> bool:
     first, second = parts[:2]
     is_private = first == 10 or (first, second) == (192, 168) or (first == 172 and 16 <= second < 32)
     return is_private or first in (0, 127) or first >= 224 or (first, second) == (169, 254)
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        IPv6Address(text)
-    except AddressValueError:
-        return False
-    return True

@@ -54,7 +54,9 @@ def phones(text: str) -> Iterator[Span]:
             continue
         words_before = text[max(0, match.start() - 48) : match.start()]
         has_letters = A_LETTER.search(words_before) is not None or A_LETTER.search(after) is not None
-        is_other = has_letters and _is_of_a_thing(text, match.start(), 10 if "plus" in named else 28)
+        # a word for a number of orders or articles, in the same clause
+        clause = _CLAUSE.split(text[max(0, match.start() - (10 if "plus" in named else 28)) : match.start()])[-1]
+        is_other = has_letters and has_label(text, match.start(), "phone.not_label", reach=len(clause))
         is_phone = has_letters and (
             has_label(text, match.start(), "phone.label", reach=entry("phone.label_reach"), against="phone.not_label")
             or has_words("phone.soft_label", words_before)
@@ -91,13 +93,6 @@ def _without_next_words(number: str, end: int, text: str, *, is_loose: bool) -> 
 
 _NO_DIGIT, _FIELD = re.compile(r"\D"), re.compile(r"\d{3}-\d{3}-\d{4}")
 _CLAUSE = re.compile(r"[!?。;] ?|(?<=[a-z]{4})(?<!nr)\. |[,.、\n] ?(?=[^\W\d_]{2})")
-
-
-def _is_of_a_thing(text: str, start: int, reach: int) -> bool:
-    """True where a word for a number of orders or articles stands before, in the same clause."""
-    begin = max(0, start - reach)
-    clause = _CLAUSE.split(text[begin:start])[-1]
-    return has_label(text, start, "phone.not_label", reach=len(clause))
 
 
 def _is_callable(named: Mapping[str, str], number: str) -> bool:

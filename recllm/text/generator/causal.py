@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recllm.base.errors import ModelError
 from recllm.text.encoder.adapters import merge_adapter
+from recllm.text.encoder.file_hash import file_hash
 from recllm.text.encoder.folder import check_settings, check_weights, quiet_loading
-from recllm.text.encoder.json_cache import file_hash
 from recllm.text.generator.chat import Message
 
 _FORMATS = (

@@ -19,7 +19,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 from recllm.base.errors import GenerationError
 from recllm.base.schema import Purpose
 from recllm.text.encoder.adapters import adapter_hash
-from recllm.text.encoder.json_cache import file_hash
+from recllm.text.encoder.file_hash import file_hash
 from recllm.text.generator.causal import load_causal, render
 from recllm.text.generator.chat import Message, messages
 

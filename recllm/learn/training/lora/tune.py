@@ -47,7 +47,6 @@ from recllm.shop.data.interactions import Ints
 from recllm.text.encoder.adapters import AdapterSpec, adapter_state, attach, load_state, save_adapter, targets_of
 from recllm.text.encoder.batches import distinct
 from recllm.text.encoder.cache import CachedEncoder
-from recllm.text.encoder.hardware import MIN_GAIN, product_gain
 from recllm.text.encoder.huggingface import HuggingFaceEncoder
 from recllm.text.encoder.loading import load_encoder, with_adapter
 from recllm.text.items import item_texts
@@ -193,7 +192,6 @@ class AdapterTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         adapted = attach(encoder.model, spec, seed=args.seed)
-        gains = product_gain() >= MIN_GAIN if on_cpu else torch.cuda.is_bf16_supported()
         trainer = cls(
             model=model,
             args=SentenceTransformerTrainingArguments(
@@ -212,7 +210,7 @@ class AdapterTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
                 greater_is_better=True,
                 logging_steps=1,
                 logging_nan_inf_filter=False,
-                bf16=args.precision == "bfloat16" or (args.precision == "auto" and gains),
+                bf16=not on_cpu and torch.cuda.is_bf16_supported(),
                 use_cpu=on_cpu,
                 dataloader_pin_memory=not on_cpu,
                 report_to=list(args.report_to) or "none",
