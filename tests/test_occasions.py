@@ -598,6 +598,7 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
     from recllm.base.settings import ScorerTrainingSettings
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.plan import count_reachable, plan_campaigns
+    from recllm.market.campaigns.texts import DAY_RULE
     from recllm.recommend.recommender.recommender import Recommender
     from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender
     from recllm.text.encoder.toy import ToyEncoder
@@ -615,6 +616,21 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
             due = {p.user_id for p in find_occasions(asked).people}
         (plan,) = plan_campaigns(shop, [read_campaign(file)])
         reach = count_reachable(shop, open_recommender(shop, everybody=True), read_campaign(file))
+        today = find_occasions(shop).date
+        christmas = date(today.year + ((today.month, today.day) > (12, 14)), 12, 25)
+        of_day = {}
+        for days in (-10, 10):  # before the day, and when it is past
+            send = f"{christmas + timedelta(days=days)}T09:00:00Z"
+            target = 'day = "christmas"\nitems = ["milk"]'
+            file.write_text(f'id = "noel{days}"\nchannels = ["push"]\nsend = {send}\n[target]\n{target}\n')
+            (of_day[days],) = plan_campaigns(shop, [read_campaign(file)])
+    assert of_day[-10].texts and all("Christmas" in text.text for text in of_day[-10].texts)
+    assert any("25 December" in text.text for text in of_day[-10].texts)
+    assert not any(note.rule == DAY_RULE for text in of_day[-10].texts for note in text.warnings)
+    for text in of_day[10].texts:
+        assert [note.message for note in text.warnings if note.rule == DAY_RULE] == [
+            f"Christmas is on {christmas}, 10 days before the text goes out; send it nearer to the day"
+        ]
     assert {p.user_id for p in plan.people} == due and plan.addressed and plan.held_out
     assert {p.item_id for p in plan.people} == {"milk"} and all(p.probability >= 0.2 for p in plan.people)
     assert "no_occasion" in plan.excluded and "no_occasion" in reach.excluded

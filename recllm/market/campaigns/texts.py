@@ -252,9 +252,12 @@ def write_texts(
     """
     texts: dict[TextKey, list[CampaignText]] = {}
     number, n_failed = 0, 0
+    n_of_item: Counter[tuple[str, str]] = Counter()  # each key begins with other words than the one before
     for key in sorted(keys, key=lambda k: (-keys[k], str(k))):
         texts[key] = []
         request = copy_request(file, catalogue, key, send)
+        request = replace(request, seed=request.seed + n_of_item[key.item_id, key.channel])
+        n_of_item[key.item_id, key.channel] += 1
         n_variants = max(file.words.variants, min(MOST_VARIANTS, (keys[key] + 1) // 2))
         for copy, record in write_recorded(
             replace(request, reason_kind=ReasonKind(key.kind), policy=workspace.policy, variants=n_variants),

@@ -17,7 +17,7 @@ SEASON_DAYS = 14
 """Days before a day in which its goods are bought, the day among them."""
 LEAST_YEAR_DAYS = 330
 """A shorter log does not show how an item sells in the rest of the year."""
-LEAST_BOUGHT, LEAST_LIFT, LEAST_FALL = 8, 1.6, 1.5
+LEAST_BOUGHT, LEAST_LIFT, LEAST_FALL = 8, 2.5, 1.5
 """Of an item of the day: purchases before it, their share against that of all items in the item's category as well,
 and purchases before against those after it. Without the last two, a promotion of those weeks would make one."""
 _PRIOR = 20.0
@@ -50,7 +50,9 @@ def season_lifts(dataset: Dataset, coming: ComingDay, settings: Settings) -> NDA
     share, group = float(is_before.mean()), _deepest_categories(dataset)
     of_group = (np.bincount(group, n_before) + _PRIOR * share) / (np.bincount(group, n_all) + _PRIOR)
     lift = (n_before + _PRIOR * of_group[group]) / (n_all + _PRIOR) / share
-    is_of_day = (n_before >= LEAST_BOUGHT) & (np.minimum(lift, of_group[group] / share) >= LEAST_LIFT)
+    has_category = dataset.items["category"].list.len().fill_null(0).to_numpy() > 0
+    of_category = np.where(has_category, of_group[group] / share, np.inf)
+    is_of_day = (n_before >= LEAST_BOUGHT) & (np.minimum(lift, of_category) >= LEAST_LIFT)
     if not profile.is_season:
         is_of_day &= n_before >= LEAST_FALL * n_after
     return np.where(is_of_day, lift, 0.0)
