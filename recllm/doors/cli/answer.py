@@ -532,6 +532,7 @@ def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[
             continue
         profile = profile_of(line.coming.day, shop.settings)
         goods = goods_note(DayGoods(item_ids=line.item_ids, source=line.source), profile.names["en"])
+        goods = "the day is about an offer" if profile.is_sale else goods
         name, people = profile.names["en"], count_text(len(line.people), "customer")
         yield f'{name[:1].upper()}{name[1:]} on {line.coming.on}: {people}; {goods} (day = "{line.occasion}")'
     if days:

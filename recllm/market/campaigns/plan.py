@@ -48,7 +48,7 @@ from recllm.market.campaigns.open_campaign import auto_approvals
 from recllm.market.campaigns.target_text import MOST_ITEMS, fitting_items
 from recllm.market.campaigns.texts import TextKey, catalogue_at, festive_day, public_keys, write_texts
 from recllm.market.campaigns.wordings import variant_shares, wording_counts
-from recllm.market.occasions.calendar import CalendarDay, ComingDay
+from recllm.market.occasions.calendar import CalendarDay, ComingDay, profile_of
 from recllm.market.occasions.day import cases_of, lacking, shop_of_people
 from recllm.market.propensity.effects import effects_of, saved_effects
 from recllm.recommend.recommender.registry import current
@@ -353,10 +353,11 @@ def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) ->
         return recommender, pool
     limit = section.most_items or (CATALOGUE_ITEMS if section.picks_items else None)
     if section.text is None:
-        goods = _goods_of_day(workspace, recommender, file)
+        goods, day = _goods_of_day(workspace, recommender, file), section.day
         recommender, target = audience_target(recommender, section.items or goods.item_ids or None, section.category)
-        if goods.item_ids:
-            target = dataclasses.replace(target, notes=(*target.notes, goods_note(goods, str(section.day))))
+        if goods.item_ids and day is not None:
+            note = goods_note(goods, profile_of(day, workspace.settings).names["en"])
+            target = dataclasses.replace(target, notes=(*target.notes, note))
     else:
         limit = limit or MOST_ITEMS
         ids = fitting_items(recommender, section.text, section.category, limit=limit)
