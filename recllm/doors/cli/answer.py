@@ -501,9 +501,9 @@ def occasions(
     except ValueError:
         raise UsageError(f"--on takes a day such as 2026-03-01, not {on!r}") from None
     names = ids_by_pseudonym(shop, ids)
-    opened = open_shop_at(shop, moment_of(shop, day, None)[1])
-    listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note, shop=opened)
-    days = coming_days(shop, opened, lambda: open_recommender(shop, everybody=True))
+    day_shop = open_shop_at(shop, moment_of(shop, day, None)[1])
+    listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note, shop=day_shop)
+    days = coming_days(shop, day_shop, lambda: open_recommender(shop, everybody=True))
     write_audit(shop, "people_listed", what="occasions", people=len(listed.people))
     document = plain(listed) | {"days": [day_document(line) for line in days]}
     for person in document["people"]:

@@ -123,13 +123,13 @@ def coming_days(
         for user in np.argsort(since, kind="stable")[: int((since <= BUYER_DAYS).sum())]
     )
     suggestions: list[OccasionSuggestion] = []
-    opened: Recommender | None = None
+    by_text: Recommender | None = None
     for coming in coming_now:
         goods = goods_of_day(workspace, data, coming)
         if goods.source is GoodsSource.NONE and recommender and profile_of(coming.day, workspace.settings).about:
             with suppress(RecllmError):  # without an encoder the shop chooses
-                opened = opened or recommender()
-                goods = goods_of_day(workspace, data, coming, opened)
+                by_text = by_text or recommender()
+                goods = goods_of_day(workspace, data, coming, by_text)
         suggestions.append(
             OccasionSuggestion(
                 occasion=coming.day, people=people, item_ids=goods.item_ids, coming=coming, source=goods.source

@@ -259,7 +259,7 @@ CHINESE_DAYS: Mapping[CalendarDay, DayProfile] = {
 
 def country_of(settings: Settings) -> str:
     """Two capitals: of the language's region, else of the time zone, else of the currency; "EU" of the euro."""
-    region = next((part for part in settings.locale.replace("_", "-").split("-")[1:] if len(part) == 2), "")
+    region = next((code for code in settings.locale.replace("_", "-").split("-")[1:] if len(code) == 2), "")
     territory = get_global("zone_territories").get(settings.timezone or "", "")
     territory = territory if territory.isalpha() else ""  # UTC is that of the world, 001
     return region.upper() or territory or (settings.currency or "")[:2]
