@@ -7,7 +7,7 @@ import io
 import re
 import zipfile
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,16 @@ def test_today_drafts_a_whole_campaign(client: TestClient, folder: Path) -> None
         files = [campaign_file(shop, line.campaign_id) for line in list_campaigns(shop)]
         assert [file.target.occasion for file in files] == ["replenish", "replenish"]
         assert {file.sender.name for file in files} == {"Leaf & Iron"}
-    assert send(client, "/campaigns/draft", occasion="christmas").status_code == 404
+    until(lambda: "Summer in 20 days" in client.get("/").text)
+    of_day = press(client, "/", "Draft it: Summer in 20 days")
+    assert "/messages?job=" in of_day.headers["location"]
+    with Workspace.open(folder) as shop:
+        file = campaign_file(shop, "summer-21-jun-2025")
+        assert file.target.day == "summer" and file.target.items and file.target.people
+        assert file.send == datetime(2025, 6, 11, 9, tzinfo=UTC)
+    offer = send(client, "/campaigns/draft", occasion="black_friday")  # there is nothing to say without one
+    assert offer.headers["location"].startswith("/campaigns/new?occasion=black_friday")
+    assert send(client, "/campaigns/draft", occasion="birthday").status_code == 404
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

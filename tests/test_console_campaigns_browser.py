@@ -3,6 +3,7 @@ without. Needs what `test_console_browser` needs."""
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -105,3 +106,48 @@ def test_everything_works_without_scripts(driver: Any, address: str) -> None:  #
         assert find(driver, "#f-limits_size").get_attribute("value") == "9"
     finally:
         driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+@pytest.mark.parametrize(("width", "language"), ROOM)
+def test_from_home_to_an_approved_campaign_for_the_next_day(
+    driver: Any,  # noqa: F811
+    address: str,  # noqa: F811
+    width: int,
+    language: str,
+) -> None:
+    """With the sender of an earlier campaign: six clicks and one typed field at most."""
+    resize(driver, 1280)
+    driver.get(f"{address}/language/en?after=/people")
+    draft(driver, address)
+    resize(driver, width)
+    driver.get(f"{address}/language/{language}?after=/")
+    row = "button[name=occasion][value=summer]"
+    until(lambda: driver.find_elements("css selector", row))
+    assert "20" in text_of(driver, f"li:has({row}) .tile") and not errors(driver)
+    picture(driver, f"1-home-{language}-{width}")
+    clicks = [row]
+    press(driver, row)
+    until(lambda: "/messages" in driver.current_url and driver.find_elements("css selector", "[name=text_id]"))
+    picture(driver, f"2-messages-{language}-{width}")
+    n_typed = 0
+    if not find(driver, "#by").get_attribute("value"):
+        type_into(driver, "#by", "Ann")
+        n_typed = 1
+    for selector in ("button[value=approve_ready]", ".foot a.btn.primary"):
+        clicks.append(selector)
+        press(driver, selector)
+        until(lambda: driver.find_elements("css selector", "main"))
+    until(lambda: "/review" in driver.current_url)
+    picture(driver, f"3-review-{language}-{width}")
+    assert len(clicks) <= 6 and n_typed <= 1 and not errors(driver)
+    assert not driver.find_elements("css selector", "main li.opt:first-child .warn"), text_of(driver, "main")
+    driver.get(driver.current_url.replace("/review", "/products"))
+    assert driver.find_elements("css selector", "[name='target.items'][checked]")
+    driver.get(driver.current_url.replace("/products", "/review"))
+    assert "2025-06-11T09:00" in driver.page_source
+
+
+def picture(driver: Any, name: str) -> None:  # noqa: F811
+    """Of the page, where RECLLM_TEST_PICTURES names a folder: for people to look at."""
+    if folder := os.environ.get("RECLLM_TEST_PICTURES"):
+        driver.save_screenshot(f"{folder}/{name}.png")

@@ -16,8 +16,20 @@ from conftest import Command
 from recllm.base.errors import DataError, ModelError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import Occasion
-from recllm.base.settings import OccasionSettings
+from recllm.base.settings import OccasionSettings, Settings
 from recllm.learn.models.trees import BoostedTrees, grow_trees
+from recllm.market.adcopy.frames import frame_file
+from recllm.market.occasions.calendar import (
+    CHINESE_DAYS,
+    WESTERN_DAYS,
+    CalendarDay,
+    ComingDay,
+    country_of,
+    days_of,
+    mothers_day,
+    nearest_date,
+    upcoming_days,
+)
 from recllm.market.occasions.day import EARLIER_MODEL_FILE, MODEL_FILE, find_occasions, one_for_each
 from recllm.market.occasions.detect import (
     DUE_PROBABILITY,
@@ -38,6 +50,7 @@ from recllm.market.occasions.detect import (
 from recllm.market.occasions.hours import best_hours, hour_shares
 from recllm.market.occasions.replenishment import TREES, ReplenishmentModel, learn_replenishment
 from recllm.market.occasions.repurchase import bought_again, repurchase_pairs
+from recllm.market.occasions.season import season_lifts
 from recllm.market.propensity.parameters import PropensitySettings
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.ingest.workspace_load import load_file
@@ -398,6 +411,76 @@ def test_saved_trees_say_what_the_learner_says(tmp_path: Path) -> None:
             BoostedTrees.read(tmp_path / "broken")
 
 
+# --- days of the calendar --------------------------------------------------------------------------------------------
+
+DATES = {
+    ("en-GB", None): {"mothers_day": ("2025-03-30", "2026-03-15"), "easter": ("2025-04-20", "2026-04-05")},
+    ("en-US", None): {
+        "mothers_day": ("2025-05-11", "2026-05-10"),
+        "black_friday": ("2025-11-28", "2026-11-27"),
+        "back_to_school": ("2025-08-25", "2026-08-31"),
+    },
+    ("en", "Europe/Paris"): {"mothers_day": ("2025-05-25", "2026-05-31")},  # in 2012 Whit Sunday was in its way
+    ("en", "Europe/Madrid"): {"mothers_day": ("2025-05-04", "2026-05-03")},
+    ("en-AU", None): {"summer": ("2025-12-21", "2026-12-21"), "valentines": ("2025-02-14", "2026-02-14")},
+    ("zh", None): {
+        "new_year_goods": ("2025-01-07", "2026-01-26"),
+        "spring_festival": ("2025-01-29", "2026-02-17"),
+        "lantern": ("2025-02-12", "2026-03-03"),
+        "womens_day": ("2025-03-08", "2026-03-08"),
+        "dragon_boat": ("2025-05-31", "2026-06-19"),
+        "618": ("2025-06-18", "2026-06-18"),
+        "qixi": ("2025-08-29", "2026-08-19"),
+        "mid_autumn": ("2025-10-06", "2026-09-25"),
+        "national_day": ("2025-10-01", "2026-10-01"),
+        "double_11": ("2025-11-11", "2026-11-11"),
+        "double_12": ("2025-12-12", "2026-12-12"),
+    },
+}
+"""(locale, time zone) -> day -> its dates in 2025 and 2026."""
+
+
+def test_days_have_their_dates_in_each_country() -> None:
+    for (locale, zone), days in DATES.items():
+        settings = Settings(locale=locale, timezone=zone)
+        dates = {
+            day: tuple(profile.date_in(year, country_of(settings)).isoformat() for year in (2025, 2026))
+            for day, profile in days_of(settings).items()
+        }
+        assert {day: dates[CalendarDay(day)] for day in days} == days, locale
+    assert mothers_day(2012, "FR") == date(2012, 6, 3)
+    assert CalendarDay.DOUBLE_11 in days_of(Settings(currency="SGD")) and CalendarDay.QIXI not in days_of(Settings())
+    assert [c.day for c in upcoming_days(Settings(), date(2025, 12, 1))] == ["christmas"]
+    assert [c.day for c in upcoming_days(Settings(locale="zh"), date(2026, 1, 10))] == [
+        "new_year_goods",
+        "spring_festival",
+    ]
+    assert nearest_date(CalendarDay.CHRISTMAS, Settings(), date(2026, 1, 12)) == date(2025, 12, 25)
+
+
+def test_every_day_of_a_frame_is_known_and_every_day_has_frames() -> None:
+    for language, days in (("en", WESTERN_DAYS), ("zh", CHINESE_DAYS)):
+        of_frames = {occasion for frame in frame_file(language).frames for occasion in frame.occasions}
+        known = {*days, CalendarDay.DOUBLE_11} if language == "en" else set(days)
+        assert of_frames & set(CalendarDay) == known
+
+
+def test_goods_of_a_day_sold_more_before_it_in_an_earlier_year() -> None:
+    """Wreaths sell before Christmas; soap was on offer then, and its kind was not; snow is bought on and on."""
+    noel = datetime(2024, 12, 25, tzinfo=UTC).timestamp()
+    ago = (NOW - noel) / DAY
+    rows = [(f"u{n}", "milk", float(day)) for day in range(0, 380, 2) for n in range(4)]
+    rows += [(f"u{n}", "bar", float(day)) for day in range(0, 380, 4) for n in range(4)]
+    rows += [(f"u{n}", "wreath", ago + n) for n in range(9)] + [(f"u{n}", "soap", ago + n) for n in range(9)]
+    rows += [(f"u{n}", "snow", ago - 12 + n) for n in range(24)]
+    kinds = {"milk": "food > milk", "wreath": "home > wreaths", "soap": "care > soap", "bar": "care > soap"}
+    data = log(*rows, items=kinds | {"snow": "home > snow"})
+    coming = ComingDay(day=CalendarDay.CHRISTMAS, on=date(2025, 12, 25))
+    lifts = season_lifts(data, coming, Settings())
+    assert lifts is not None and data.items["item_id"].gather(np.flatnonzero(lifts)).to_list() == ["wreath"]
+    assert season_lifts(log(*(row for row in rows if row[2] < 300)), coming, Settings()) is None
+
+
 # --- a workspace -----------------------------------------------------------------------------------------------------
 
 
@@ -480,7 +563,7 @@ def test_the_command(workspace: Path, tmp_path: Path, command: Command) -> None:
     code, out, err = command("occasions", "-w", str(workspace), "--json", "--csv", str(tmp_path / "day.csv"))
     assert code == 0, err
     document = json.loads(out)
-    assert set(document) == {"date", "people", "counts", "left_out", "notes"}
+    assert set(document) == {"date", "people", "counts", "left_out", "notes", "days"}
     first = document["people"][0]
     expected = {"user_id", "occasion", "item_id", "title", "probability", "best_hour", "channel", "reasons"}
     assert set(first) == expected and first["channel"] == "push" and 0 <= first["best_hour"] <= 23
@@ -515,6 +598,7 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
     from recllm.base.settings import ScorerTrainingSettings
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.plan import count_reachable, plan_campaigns
+    from recllm.market.campaigns.texts import DAY_RULE
     from recllm.recommend.recommender.recommender import Recommender
     from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender
     from recllm.text.encoder.toy import ToyEncoder
@@ -532,6 +616,21 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
             due = {p.user_id for p in find_occasions(asked).people}
         (plan,) = plan_campaigns(shop, [read_campaign(file)])
         reach = count_reachable(shop, open_recommender(shop, everybody=True), read_campaign(file))
+        today = find_occasions(shop).date
+        christmas = date(today.year + ((today.month, today.day) > (12, 14)), 12, 25)
+        of_day = {}
+        for days in (-10, 10):  # before the day, and when it is past
+            send = f"{christmas + timedelta(days=days)}T09:00:00Z"
+            target = 'day = "christmas"\nitems = ["milk"]'
+            file.write_text(f'id = "noel{days}"\nchannels = ["push"]\nsend = {send}\n[target]\n{target}\n')
+            (of_day[days],) = plan_campaigns(shop, [read_campaign(file)])
+    assert of_day[-10].texts and all("Christmas" in text.text for text in of_day[-10].texts)
+    assert any("25 December" in text.text for text in of_day[-10].texts)
+    assert not any(note.rule == DAY_RULE for text in of_day[-10].texts for note in text.warnings)
+    for text in of_day[10].texts:
+        assert [note.message for note in text.warnings if note.rule == DAY_RULE] == [
+            f"Christmas is on {christmas}, 10 days before the text goes out; send it nearer to the day"
+        ]
     assert {p.user_id for p in plan.people} == due and plan.addressed and plan.held_out
     assert {p.item_id for p in plan.people} == {"milk"} and all(p.probability >= 0.2 for p in plan.people)
     assert "no_occasion" in plan.excluded and "no_occasion" in reach.excluded
@@ -546,6 +645,8 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
         ('occasion = "replenish"\nmost_items = 3', "", "an occasion gives each person their own"),
         ('occasion = "replenish"', "bought_days = 7", "an occasion says itself who bought what"),
         ('occasion = "replenish"\ncategory = "tea"', "", "give one of the four"),
+        ('occasion = "replenish"\nday = "christmas"', "", "an occasion gives each person their own"),
+        ('day = "whitsun"', "", "target.day"),
     ],
 )
 def test_campaigns_that_cannot_be(tmp_path: Path, target: str, limits: str, message: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,9 @@ from recllm.market.propensity.question import PredictionKind, PredictionQuestion
 if TYPE_CHECKING:
     from recllm.base.schema import Slate
     from recllm.base.stats.intervals import ConfidenceInterval
+    from recllm.market.campaigns.today import OccasionSuggestion
     from recllm.market.occasions.day import OccasionList
+    from recllm.shop.workspace.workspace import Workspace
 
 COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
 
@@ -437,25 +439,54 @@ def occasions(
     ids: Ids,
     locale: ReasonLocale,
 ) -> Answer:
-    """Whom to write to on a day, and about what: due again, left in the cart, cheaper, back, new, long away, just
-    come."""
+    """Whom to write to on a day, and about what: days of the calendar that come, due again, left in the cart, cheaper,
+    back, new, long away, just come."""
     from recllm.base.documents import plain
-    from recllm.market.occasions.day import find_occasions
+    from recllm.market.campaigns.today import coming_days
+    from recllm.market.occasions.day import find_occasions, moment_of, open_shop_at
+    from recllm.recommend.recommender.shop_recommender import open_recommender
 
     try:
         day = None if on is None else datetime.strptime(on, "%Y-%m-%d").date()
     except ValueError:
         raise UsageError(f"--on takes a day such as 2026-03-01, not {on!r}") from None
     names = ids_by_pseudonym(shop, ids)
-    listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note)
+    day_shop = open_shop_at(shop, moment_of(shop, day, None)[1])
+    listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note, shop=day_shop)
+    days = coming_days(shop, day_shop, lambda: open_recommender(shop, everybody=True))
     write_audit(shop, "people_listed", what="occasions", people=len(listed.people))
-    document = plain(listed)
+    document = plain(listed) | {"days": [day_document(line) for line in days]}
     for person in document["people"]:
         person["user_id"] = names.get(person["user_id"], person["user_id"])
     if csv:
         write_occasions(listed, csv, names)
     nothing = f"no one has an occasion on {listed.date}; {'; '.join(listed.notes) or 'nothing is due'}"
-    return Answer(document, _occasion_lines(listed, names), problem=None if listed.people else NothingToDo(nothing))
+    lines = [*_day_lines(shop, days), *_occasion_lines(listed, names)]
+    return Answer(document, lines, problem=None if listed.people or days else NothingToDo(nothing))
+
+
+def day_document(line: OccasionSuggestion) -> dict[str, Any]:
+    """A coming day for programs: its date, how many customers, and its goods with how they are known."""
+    on = None if line.coming is None else line.coming.on.isoformat()
+    goods = {"items": list(line.item_ids), "items_by": line.source.value}
+    return {"day": line.occasion.value, "on": on, "people": len(line.people), **goods}
+
+
+def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[str]:
+    """The days of the calendar, each with who and what."""
+    from recllm.market.campaigns.days import DayGoods, goods_note
+    from recllm.market.occasions.calendar import profile_of
+
+    for line in days:
+        if line.coming is None:
+            continue
+        profile = profile_of(line.coming.day, shop.settings)
+        goods = goods_note(DayGoods(item_ids=line.item_ids, source=line.source), profile.names["en"])
+        goods = "the day is about an offer" if profile.is_sale else goods
+        name, people = profile.names["en"], count_text(len(line.people), "customer")
+        yield f'{name[:1].upper()}{name[1:]} on {line.coming.on}: {people}; {goods} (day = "{line.occasion}")'
+    if days:
+        yield ""
 
 
 def write_occasions(listed: OccasionList, file: Path, names: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from types import UnionType
@@ -56,6 +56,7 @@ class FieldKind(StrEnum):
     """A share, typed as 0 to 100."""
     MOMENT = "moment"
     """A time in the shop's zone."""
+    DATE = "date"
     TICK = "tick"
     CHOICE = "choice"
     SEVERAL = "several"
@@ -106,12 +107,13 @@ KINDS: Mapping[type, FieldKind] = {
     float: FieldKind.NUMBER,
     Decimal: FieldKind.AMOUNT,
     datetime: FieldKind.MOMENT,
+    date: FieldKind.DATE,
     str: FieldKind.TEXT,
     tuple: FieldKind.LINES,
 }
 STEPS: Mapping[CampaignStep, str] = {
-    CampaignStep.OCCASION: """goal note target.occasion offer.type offer.value offer.start offer.end offer.list_prices
-        words.evidence.lowest_30d sender.name sender.address sender.opt_out""",
+    CampaignStep.OCCASION: """goal note target.occasion target.day target.order_by offer.type offer.value offer.start
+        offer.end offer.list_prices words.evidence.lowest_30d sender.name sender.address sender.opt_out""",
     CampaignStep.PEOPLE: """channels target.people limits.size limits.budget limits.cost limits.margin
         limits.bought_days limits.frequency_cap limits.frequency_days limits.adult_age limits.returned
         limits.holdout""",
@@ -255,13 +257,14 @@ def with_typed(
 
 
 def _with_one_target(fields: dict[str, Any]) -> dict[str, Any]:
-    """An occasion says itself who gets what; without a target the campaign picks from the whole catalogue."""
+    """An occasion says itself who gets what; without a target the campaign picks the goods of its day, or else from the
+    whole catalogue."""
     target = fields.setdefault("target", {})
     if target.get("occasion"):
         fields["target"] = {name: target[name] for name in ("occasion", "people") if name in target}
         if isinstance(fields.get("limits"), dict):
             fields["limits"].pop("bought_days", None)
-    elif not any(target.get(name) for name in ("items", "category", "text", "intent")):
+    elif not any(target.get(name) for name in ("items", "category", "text", "intent", "day")):
         target["intent"] = Intent.MIXED.value
     return fields
 
@@ -296,6 +299,8 @@ def _parsed(kind: FieldKind, text: str, zone: str | None) -> Any:
         case FieldKind.MOMENT:
             at = datetime.fromisoformat(text)
             return at if at.tzinfo else at.replace(tzinfo=ZoneInfo(zone or "UTC"))
+        case FieldKind.DATE:
+            return date.fromisoformat(text)
         case FieldKind.PAIRS:
             return _pairs(text)
         case FieldKind.PRICES:

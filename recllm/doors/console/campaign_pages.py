@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 from starlette.datastructures import FormData
 
 from recllm.base.errors import UsageError
+from recllm.base.words.sentences import language
 from recllm.doors.console.campaign_checks import STEP_OF, FieldProblemsError, mended, problems_of_error
 from recllm.doors.console.campaign_fields import FIELDS, CampaignStep, field_texts, fields_of_file, with_typed
 from recllm.doors.console.pages import FormRefusal, Visit, text_of
@@ -27,8 +29,11 @@ from recllm.market.campaigns.drafts import (
     revision_of,
     stage_of,
 )
+from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignFolder
 from recllm.market.campaigns.plan import ReachCount
+from recllm.market.campaigns.texts import festive_day
+from recllm.market.occasions.calendar import SENSIBLE_DAYS
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import present
@@ -98,12 +103,25 @@ def campaign_values(visit: Visit, campaign_id: str, step: CampaignStep, state: P
         "revision": revision_of(workspace, campaign_id),
         "conflicts": conflict_table(visit, state, saved),
         **common_values(visit, state, step),
+        "day_warning": day_warning(visit, file, campaign.moment if campaign else file.send),
         "locked": stage is CampaignStage.EXPORTED or not visit.may(Scope.MARKETING),
     }
 
 
+def day_warning(visit: Visit, file: CampaignFile, moment: datetime | None) -> str:
+    """Why messages that go out at a moment make no sense for the campaign's day of the calendar; "" where they do.
+    moment: None for the present."""
+    settings = visit.workspace.settings
+    day = festive_day(settings, file, moment or utc(present(visit.workspace)))
+    if day is None or 0 <= day.days_left <= SENSIBLE_DAYS:
+        return ""
+    names = {"name": day.names[language(visit.language)], "days": abs(day.days_left)}
+    return visit.say("campaigns.day_far" if day.days_left > 0 else "campaigns.day_past", **names)
+
+
 def common_values(visit: Visit, state: PageState, step: CampaignStep) -> dict[str, Any]:
     return {
+        "day_warning": "",
         "step": step,
         "steps": list(CampaignStep),
         "step_of": STEP_OF,

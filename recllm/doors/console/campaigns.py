@@ -52,9 +52,11 @@ from recllm.doors.console.pages import (
     text_of,
 )
 from recllm.doors.console.pickers import categories, products
-from recllm.doors.console.suggestions import suggestion_rows
+from recllm.doors.console.suggestions import day_name, is_sale, suggestion_rows
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
-from recllm.doors.service.jobs import ENDED, Job
+from recllm.doors.service.jobs import ENDED, Job, JobState
+from recllm.market.adcopy.request import OfferType
+from recllm.market.campaigns.days import BUYER_DAYS, send_time
 from recllm.market.campaigns.drafts import (
     CampaignStage,
     CampaignSummary,
@@ -67,6 +69,7 @@ from recllm.market.campaigns.drafts import (
     stage_of,
 )
 from recllm.market.campaigns.open_campaign import OpenCampaign
+from recllm.market.occasions.calendar import CalendarDay, ComingDay, days_of, nearest_date
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import present
@@ -120,10 +123,12 @@ def campaign_row(visit: Visit, line: CampaignSummary) -> TableRow:
 @router.get("/new")
 def new_page(
     visit: TheVisit,
-    occasion: Annotated[Occasion | None, Query()] = None,
+    occasion: Annotated[Occasion | CalendarDay | None, Query()] = None,
     item: Annotated[str, Query(max_length=256)] = "",
 ) -> Response:
-    typed = {"target.occasion": occasion or "", "goal": occasion_name(visit, occasion) if occasion else ""}
+    typed = occasion_texts(visit, occasion) if occasion else {}
+    if isinstance(occasion, CalendarDay) and is_sale(visit, occasion):
+        typed["offer.type"] = OfferType.PERCENT.value
     return _new_page(visit, PageState(typed=typed), item=item)
 
 
@@ -147,8 +152,8 @@ def create(visit: TheVisit, form: TheForm) -> Response:
     typed, item = typed_texts(form, CampaignStep.OCCASION), text_of(form, "item", 256)
 
     def write() -> str:
-        target = {"target": {"items": [item]}} if item else {}
-        fields = new_fields(visit, typed, target)
+        base = {"target": {"items": [item]}} if item else day_fields(visit, typed["target.day"])
+        fields = new_fields(visit, typed, base)
         check_fields(visit, fields)
         return create_campaign(visit.workspace, fields, by=actor_name(visit), at=datetime.now(UTC))
 
@@ -160,20 +165,22 @@ def create(visit: TheVisit, form: TheForm) -> Response:
 
 @router.post("/draft")
 def draft(visit: TheVisit, form: TheForm) -> Response:
-    """A campaign of an occasion of today with everything filled in; where the sender is known, its messages too."""
+    """A campaign of an occasion of today or a coming day with everything filled in; where the sender is known, its
+    messages too. A day that is about an offer asks for it first."""
     visit.require(Scope.MARKETING)
-    occasion = next((o for o in Occasion if o == text_of(form, "occasion")), None)
+    occasion = next((o for o in (*Occasion, *CalendarDay) if o == text_of(form, "occasion")), None)
     if occasion is None:
         raise UnknownIdError("there is no such occasion; see Today")
-    empty = field_texts({}, None)
-    typed = {field.path: empty[field.path] for field in FIELDS[CampaignStep.OCCASION]}
-    typed |= {"target.occasion": occasion.value, "goal": occasion_name(visit, occasion)}
+    empty, form_page = field_texts({}, None), f"/campaigns/new?occasion={occasion.value}"
+    if isinstance(occasion, CalendarDay) and is_sale(visit, occasion):
+        return visit.back(form_page, "offer_first")
+    typed = {field.path: empty[field.path] for field in FIELDS[CampaignStep.OCCASION]} | occasion_texts(visit, occasion)
     typed |= {f"sender.{name}": text for name, text in last_sender(visit).items()}
-    fields = new_fields(visit, typed)
+    fields = new_fields(visit, typed, day_fields(visit, typed["target.day"]))
     try:
         check_fields(visit, fields)
     except FieldProblemsError:
-        return visit.back(f"/campaigns/new?occasion={occasion.value}", "sender_first")
+        return visit.back(form_page, "sender_first")
     campaign_id = create_campaign(visit.workspace, fields, by=actor_name(visit), at=datetime.now(UTC))
     if not visit.may(Scope.PEOPLE):
         return visit.back(page_path(campaign_id, CampaignStep.PEOPLE), "campaign_drafted")
@@ -181,9 +188,29 @@ def draft(visit: TheVisit, form: TheForm) -> Response:
     return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, job=job.job_id), "campaign_drafted")
 
 
-def occasion_name(visit: Visit, occasion: Occasion) -> str:
-    """The name of a campaign of an occasion: what it is, and the day."""
-    return f"{visit.say(f'suggestion.{occasion}.title')}, {visit.words.short_day(utc(present(visit.workspace)))}"
+def occasion_texts(visit: Visit, occasion: Occasion | CalendarDay) -> dict[str, str]:
+    """The texts of the form of an occasion's campaign; its name is what the occasion is, and the day."""
+    if isinstance(occasion, Occasion):
+        name, at = visit.say(f"suggestion.{occasion}.title"), utc(present(visit.workspace))
+        return {"target.occasion": occasion.value, "goal": f"{name}, {visit.words.short_day(at)}"}
+    on = nearest_date(occasion, visit.workspace.settings, utc(present(visit.workspace)).date())
+    name = day_name(visit, occasion)
+    return {"target.day": occasion.value, "goal": f"{name[:1].upper()}{name[1:]}, {visit.words.calendar_day(on)}"}
+
+
+def day_fields(visit: Visit, name: str) -> dict[str, Any]:
+    """The fields that follow from a day of the calendar: its goods, its people, and when messages go out; none for
+    no day."""
+    if not name:
+        return {}
+    day, settings = CalendarDay(name), visit.workspace.settings
+    figures, today = visit.state.figures.latest(visit.shop), utc(present(visit.workspace)).date()
+    line = next((line for line in (figures and figures.suggestions) or () if line.occasion is day), None)
+    target: dict[str, Any] = {"people": {"condition": "bought", "days": BUYER_DAYS}}
+    if line is not None and line.item_ids:
+        target["items"] = list(line.item_ids)
+    send = send_time(visit.workspace, ComingDay(day=day, on=nearest_date(day, settings, today)))
+    return {"target": target} | ({"send": send} if send else {})
 
 
 def new_fields(visit: Visit, typed: Mapping[str, str], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -255,10 +282,15 @@ def step_page(visit: Visit, campaign_id: str, step: CampaignStep, state: PageSta
 
 
 def occasion_values(visit: Visit, texts: Mapping[str, str]) -> dict[str, Any]:
-    figures = visit.state.figures.latest(visit.shop)
+    figures, settings = visit.state.figures.latest(visit.shop), visit.workspace.settings
+    today = utc(present(visit.workspace)).date()
     return {
         "suggestions": {row.occasion: row for row in suggestion_rows(visit, figures)},
         "is_sender_known": bool(texts["sender.name"]),
+        "days": {
+            day.value: f"{day_name(visit, day)} ({visit.words.calendar_day(nearest_date(day, settings, today))})"
+            for day in dict.fromkeys((*days_of(settings), *map(CalendarDay, filter(None, [texts["target.day"]]))))
+        },
         "categories": categories(visit),
     }
 
@@ -349,7 +381,10 @@ def plan_state(visit: TheVisit, campaign_id: str, job_id: str) -> Response:
     job = visit.state.service.background.job(visit.shop.name, job_id)
     if not visit.is_part:
         return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, job=job_id))
-    return visit.page("campaign_job.html.j2", campaign_id=campaign_id, job=job, is_over=job.state in ENDED)
+    response = visit.page("campaign_job.html.j2", campaign_id=campaign_id, job=job, is_over=job.state in ENDED)
+    if job.state is JobState.DONE:
+        response.headers["HX-Redirect"] = page_path(campaign_id, CampaignStep.MESSAGES)
+    return response
 
 
 @router.post("/campaign/{campaign_id}/plan/{job_id}/cancel")

@@ -22,10 +22,12 @@ from recllm.base.errors import UnknownIdError
 from recllm.base.schema import ACTIONS, Action, Occasion, Profile, Purpose, SlateStatus, Table
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, slow, text_of
 from recllm.doors.console.predictions import order_predictions, prediction_values
+from recllm.doors.console.suggestions import suggestion_title, suggestion_words
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
 from recllm.market.campaigns.today import SuggestedPerson
+from recllm.market.occasions.calendar import CalendarDay
 from recllm.recommend.recommender.leave_one_out import UserHistory
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_states import forget_in_states
@@ -71,7 +73,10 @@ def _index(visit: Visit, *, typed: str = "", problem: str | None = None, status:
         "typed": typed,
         "problem": problem,
         "suggested": figures is not None and figures.suggestions is not None,
-        "occasions": [line.occasion for line in (figures.suggestions or ())] if figures is not None else [],
+        "occasions": [
+            (line.occasion, suggestion_title(visit, line))
+            for line in (figures.suggestions if figures is not None else None) or ()
+        ],
     }
     return visit.page("people.html.j2", status=status, section="people", **values)
 
@@ -91,15 +96,15 @@ def search(visit: TheVisit, form: TheForm) -> Response:
 
 
 @router.get("/list/{kind}")
-def people_list(visit: TheVisit, kind: Occasion, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1) -> Response:
+def people_list(
+    visit: TheVisit, kind: Occasion | CalendarDay, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1
+) -> Response:
     """The people behind a suggestion, by pseudonym; none where they are fewer than the policy's floor."""
     figures = visit.state.figures.get(visit.shop)
     suggestions = None if figures is None else figures.suggestions
     line = next((line for line in suggestions or () if line.occasion is kind), None)
-    people, n_products = (line.people, len(line.item_ids)) if line else ((), 0)
-
-    is_small = len(people) < visit.figures.floor
-    start, title = (page - 1) * LISTED_PEOPLE, visit.say(f"suggestion.{kind}.title")
+    people, is_small = line.people if line else (), line is None or len(line.people) < visit.figures.floor
+    start, title = (page - 1) * LISTED_PEOPLE, suggestion_title(visit, line) if line else visit.say("people.title")
     shown_people = people[start : start + LISTED_PEOPLE]
     items = visit.workspace.gate().catalogue(sorted({person.item_id for person in shown_people if person.item_id}))
     titles = dict(zip(items["item_id"], item_names(items, visit.language), strict=True))
@@ -118,8 +123,9 @@ def people_list(visit: TheVisit, kind: Occasion, page: Annotated[int, Query(ge=1
         table=None
         if is_small
         else visit.table(f"people-{kind}", rows, of="people", title=title, all_rows=lambda: map(row, people)),
+        title=title,
+        what=suggestion_words(visit, line, len(people)) if line else "",
         n_people=len(people),
-        n_products=n_products,
         page=page,
         n_pages=-(-len(people) // LISTED_PEOPLE),
     )

@@ -230,6 +230,8 @@ def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]
     rank; those of an occasion before those of any day."""
     file = frame_file(language)
     usable = [f for f in file.frames if channel in f.channels and situation.allows(f, file.restricted)]
+    if "any_day" not in situation.occasions:  # a day of the calendar: its own frames, else those of the offer alone
+        usable = [f for f in usable if ANY not in f.occasions] or [f for f in usable if f.offers]
     order = {reason: n for n, reason in enumerate(situation.reasons)}
     return sorted(usable, key=lambda f: (order[f.reason], -f.rank, ANY in f.occasions))
 

@@ -124,9 +124,10 @@ def domain_slots(request: CopyRequest) -> dict[str, str]:
 
 
 def occasions_of(request: CopyRequest, conditions: frozenset[str]) -> Iterator[str]:
-    yield "any_day"
-    if request.day is not None:
+    if request.day is not None:  # a text for a day of the calendar is about the day
         yield request.day.key
+        return
+    yield "any_day"
     if request.occasion is not None:
         yield _FRAME_OCCASION[request.occasion]
     elif request.person.in_cart:

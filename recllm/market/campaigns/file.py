@@ -38,7 +38,7 @@ import hashlib
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, time
+from datetime import date, datetime, time
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +71,7 @@ from recllm.market.audiences.people_rule import RuleField
 from recllm.market.audiences.request import AudienceCut, AudienceLimits, LeftOut, OfferChoice
 from recllm.market.campaigns.hours import QuietHours
 from recllm.market.campaigns.toml_errors import data_error, fail, in_words, unknown_key
+from recllm.market.occasions.calendar import CalendarDay
 
 SERVER = "server"
 """Names the operator's text server in a campaign's file."""
@@ -143,8 +144,8 @@ class _Section(BaseModel):
 
 
 class TargetSection(_Section):
-    """What the campaign is for: one of items, category, text and occasion; a text may have a category. With an intent
-    and none of the four the campaign picks its items from the whole catalogue."""
+    """What the campaign is for: one of items, category, text and occasion; a text may have a category. With a day and
+    none of the four it is for the goods of the day, and with an intent it picks its items from the whole catalogue."""
 
     items: Texts | None = None
     """Ids; each person gets the one that suits them best."""
@@ -155,6 +156,10 @@ class TargetSection(_Section):
     the person."""
     occasion: Occasion | None = None
     """The people who have this occasion when the campaign is planned, each for an item of their own."""
+    day: Annotated[CalendarDay, Strict(False)] | None = None
+    """A day of the calendar, such as christmas, that the texts name: the one nearest to `send`."""
+    order_by: Annotated[date, Strict(False)] | None = None
+    """The last day to order for `day`."""
     most_items: Annotated[int, Field(ge=1)] | None = None
     """Maximum number of items: those that suit most people; when None all, or 20 of the whole catalogue."""
     intent: Annotated[Intent, Strict(False)] | None = None
@@ -182,13 +187,13 @@ class TargetSection(_Section):
     @model_validator(mode="after")
     def _one_of_four(self) -> Self:
         n_targets = sum(map(bool, (self.items, self.category and not self.text, self.text, self.occasion)))
-        if n_targets > 1 or (not n_targets and self.intent is None):
+        if n_targets > 1 or not (n_targets or self.intent or self.day):
             fail(
-                "or category, text or occasion: give one of the four (a text may have a category), or an intent",
+                "or category, text or occasion: give one of the four (a text may have a category), a day or an intent",
                 "items",
             )
         if self.occasion:
-            for name in ("most_items", "intent", "objective", "effects", "spread"):
+            for name in ("day", "most_items", "intent", "objective", "effects", "spread"):
                 if getattr(self, name) is not None:
                     fail("is for items and categories: an occasion gives each person their own", name)
         with in_words("objective"):

@@ -41,12 +41,14 @@ from recllm.market.audiences.request import Exclusions
 from recllm.market.audiences.selection import Selection, draws, select
 from recllm.market.audiences.spread import SpreadFigures, spread_offers
 from recllm.market.audiences.targets import AudienceTarget, audience_target
+from recllm.market.campaigns.days import DayGoods, goods_note, goods_of_day
 from recllm.market.campaigns.file import SERVER, CampaignFile
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, CampaignText, PlannedPerson, publish
 from recllm.market.campaigns.open_campaign import auto_approvals
 from recllm.market.campaigns.target_text import MOST_ITEMS, fitting_items
-from recllm.market.campaigns.texts import TextKey, catalogue_at, public_keys, write_texts
+from recllm.market.campaigns.texts import TextKey, catalogue_at, festive_day, public_keys, write_texts
 from recllm.market.campaigns.wordings import variant_shares, wording_counts
+from recllm.market.occasions.calendar import CalendarDay, ComingDay, profile_of
 from recllm.market.occasions.day import cases_of, lacking, shop_of_people
 from recllm.market.propensity.effects import effects_of, saved_effects
 from recllm.recommend.recommender.registry import current
@@ -214,11 +216,15 @@ def _plan(
     for p in group.people:
         counts_of_keys[keys[p.user_id]] += not p.held_out
     counts_of_keys.update(dict.fromkeys(public_keys((p.item_id for p in group.people), file), 0))
+    item_ids = {p.item_id for p in group.people}
+    catalogue = catalogue_at(workspace, file, item_ids, campaign.send)
+    if file.target.intent is None:  # else a customer may get any item of the shop
+        catalogue = replace(catalogue, day_items=frozenset(item_ids))
     texts, remarks = write_texts(
         counts_of_keys,
         workspace,
         file,
-        catalogue_at(workspace, file, {p.item_id for p in group.people}, campaign.send),
+        catalogue,
         campaign.send,
         generator=speaker,
         generator_name=campaign.generator if isinstance(campaign.generator, str) else file.words.generator,
@@ -346,7 +352,11 @@ def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) ->
         return recommender, pool
     limit = section.most_items or (CATALOGUE_ITEMS if section.picks_items else None)
     if section.text is None:
-        recommender, target = audience_target(recommender, section.items, section.category)
+        goods, day = _goods_of_day(workspace, recommender, file), section.day
+        recommender, target = audience_target(recommender, section.items or goods.item_ids or None, section.category)
+        if goods.item_ids and day is not None:
+            note = goods_note(goods, profile_of(day, workspace.settings).names["en"])
+            target = dataclasses.replace(target, notes=(*target.notes, note))
     else:
         limit = limit or MOST_ITEMS
         ids = fitting_items(recommender, section.text, section.category, limit=limit)
@@ -359,6 +369,22 @@ def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) ->
     return recommender, eligible_pool(
         recommender, target, rules, agreed, contacts=contacts, choice=choice, effects=effects
     )
+
+
+def _goods_of_day(workspace: Workspace, recommender: Recommender, file: CampaignFile) -> DayGoods:
+    """Of a campaign for a day of the calendar that names no goods and no intent; none for another.
+
+    Raises `NothingToDo` where no goods are known.
+    """
+    section, moment = file.target, file.send or utc(recommender.dataset.as_of)
+    day = festive_day(workspace.settings, file, moment)
+    if day is None or not section.picks_items or section.intent is not None:
+        return DayGoods()
+    coming = ComingDay(day=CalendarDay(day.key), on=day.on)
+    goods = goods_of_day(workspace, recommender.dataset, coming, recommender)
+    if not goods.item_ids:
+        raise NothingToDo(f"no products are known to fit {day.names['en']}; name items, a category or an intent")
+    return goods
 
 
 def _spread(file: CampaignFile, workspace: Workspace) -> float:

@@ -10,21 +10,24 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
 from recllm.base.documents import count_text
 from recllm.base.schema import CopyVerdict, Generator, Item, ReasonKind
+from recllm.base.settings import Settings
 from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.channels import channel_named, complete
 from recllm.market.adcopy.record import save, write_recorded
-from recllm.market.adcopy.request import CopyRequest, PersonFacts, Voice
+from recllm.market.adcopy.request import CopyRequest, FestiveDay, PersonFacts, Voice
 from recllm.market.adcopy.sayable import sayable_facts
 from recllm.market.adcopy.verify.guarantees import review
 from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
 from recllm.market.adcopy.write import TEMPLATE
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPerson, TextFacts
+from recllm.market.occasions.calendar import SENSIBLE_DAYS, nearest_date, profile_of
 from recllm.shop.data.catalogue import on_offer
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.domains import SHOP, domain_of, in_domain
@@ -46,6 +49,10 @@ class Catalogue:
     """Words beyond the facts that the shop's people approved."""
     domain: str = SHOP
     """The one that texts are written in."""
+    day: FestiveDay | None = None
+    """That of the campaign, as of the moment."""
+    day_items: frozenset[str] = frozenset()
+    """The goods of the day; needed to write, and not to check."""
 
 
 def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[str], moment: datetime) -> Catalogue:
@@ -58,7 +65,17 @@ def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[st
     vocabulary = approved_words(vocabulary_file(workspace.root))
     lowest = lowest_prices(states.filter(pl.col("item_id").is_in(sorted(ids))), moment)
     known_brands = frozenset(brands) | set(file.words.known_brands)
-    return Catalogue(items, lowest, known_brands, vocabulary, domain_of(workspace.locale()))
+    domain, day = domain_of(workspace.locale()), festive_day(workspace.settings, file, moment)
+    return Catalogue(items, lowest, known_brands, vocabulary, domain, day)
+
+
+def festive_day(settings: Settings, file: CampaignFile, moment: datetime) -> FestiveDay | None:
+    """The campaign's day of the calendar, the nearest to a moment."""
+    day, today = file.target.day, moment.astimezone(ZoneInfo(settings.timezone or "UTC")).date()
+    if day is None:
+        return None
+    on = nearest_date(day, settings, today)
+    return FestiveDay(key=day.value, names=profile_of(day, settings).names, on=on, days_left=(on - today).days)
 
 
 def lowest_prices(states: pl.DataFrame, moment: datetime) -> dict[str, Decimal]:
@@ -112,6 +129,8 @@ def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | Campa
         known_brands=catalogue.brands,
         occasion=file.target.occasion,
         person=text.person,
+        day=catalogue.day and replace(catalogue.day, is_season_good=text.item_id in catalogue.day_items),
+        order_by=file.target.order_by,
         shop=file.sender.name,
         link=file.words.link or "",
         offer=file.offer,
@@ -136,6 +155,8 @@ MOST_VARIANTS = 8
 """Wordings of one text, for customers of whom the same may be said."""
 GROUNDING = "grounding"
 """The rule of a word that nothing grounds, where findings name their rules."""
+DAY_RULE = "day"
+"""The rule of a text for a day of the calendar that is past, or far ahead."""
 
 
 def verdict_of_notes(failures: Sequence[CheckNote], warnings: Sequence[CheckNote]) -> CopyVerdict:
@@ -165,6 +186,11 @@ def check_notes(
         CheckNote(rule=GROUNDING, message=f"no fact and no approved word grounds {word!r}", span=word)
         for word in dict.fromkeys(w.word for w in answer.ungrounded)
     ]
+    if (day := request.day) is not None and not 0 <= day.days_left <= SENSIBLE_DAYS:
+        why = (
+            f"{day.names['en']} is on {day.on}, {abs(day.days_left)} days {'after' if day.days_left > 0 else 'before'}"
+        )
+        warnings.append(CheckNote(rule=DAY_RULE, message=f"{why} the text goes out; send it nearer to the day"))
     finished = message(file, text, request.channel, request.locale, generator)
     for slot, words in channel_named(request.channel).split(finished):
         length, limit = slot.length_and_limit(words)
@@ -222,9 +248,12 @@ def write_texts(
     """
     texts: dict[TextKey, list[CampaignText]] = {}
     number, n_failed = 0, 0
+    n_of_item: Counter[tuple[str, str]] = Counter()  # each key begins with other words than the one before
     for key in sorted(keys, key=lambda k: (-keys[k], str(k))):
         texts[key] = []
         request = copy_request(file, catalogue, key, send)
+        request = replace(request, seed=request.seed + n_of_item[key.item_id, key.channel])
+        n_of_item[key.item_id, key.channel] += 1
         n_variants = max(file.words.variants, min(MOST_VARIANTS, (keys[key] + 1) // 2))
         for copy, record in write_recorded(
             replace(request, reason_kind=ReasonKind(key.kind), policy=workspace.policy, variants=n_variants),

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from recllm.base.errors import RecllmError
 from recllm.base.schema import Action, Occasion, Purpose
 from recllm.market.audiences.contacts import first_channels
 from recllm.market.audiences.exclusions import minors
+from recllm.market.campaigns.days import BUYER_DAYS, GoodsSource, goods_of_day
 from recllm.market.experiments.feedback import ShownOutcome, shown_outcomes
+from recllm.market.occasions.calendar import CalendarDay, ComingDay, profile_of, upcoming_days
 from recllm.market.occasions.day import cases_of, open_shop_at
+from recllm.market.occasions.detect import Shop
 from recllm.shop.data.dataset import USER_COLUMN, utc
 from recllm.shop.data.rhythm import ShoppingDays
 from recllm.shop.workspace.workspace import Workspace, present
+
+if TYPE_CHECKING:
+    from recllm.recommend.recommender.recommender import Recommender
 
 CHANNELS = (Purpose.EMAIL, Purpose.PUSH, Purpose.SMS)
 CHART_DAYS = 28
@@ -39,27 +50,30 @@ class SuggestedPerson:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OccasionSuggestion:
-    """An occasion of today."""
+    """An occasion of today, or a day of the calendar that comes."""
 
-    occasion: Occasion
+    occasion: Occasion | CalendarDay
     people: tuple[SuggestedPerson, ...]
     """The likeliest first."""
     item_ids: tuple[str, ...]
-    """What they would be written to about, the item of most people first."""
+    """What they would be written to about, the item of most people first; of a day its goods."""
+    coming: ComingDay | None = None
+    """Of a day of the calendar."""
+    source: GoodsSource = GoodsSource.NONE
+    """How the goods of the day are known."""
 
 
-def suggest(workspace: Workspace) -> list[OccasionSuggestion]:
-    """The occasions of now, that of most customers first. One customer may have several.
+def suggest(workspace: Workspace, recommender: Callable[[], Recommender] | None = None) -> list[OccasionSuggestion]:
+    """The days of the calendar that come, the next one first, and the occasions of now, that of most customers first.
+    One customer may have several.
 
     People without a channel, and those who may be minors, are left out; a campaign leaves out more by its own limits.
-    Learns when things are due, where no model of that is there yet, which takes minutes in a large shop. Raises
-    `DataError` for a log without times.
+    Learns when things are due, where no model of that is there yet, which takes minutes in a large shop. recommender:
+    finds the goods of a day by their texts. Raises `DataError` for a log without times.
     """
     shop = open_shop_at(workspace, present(workspace))
-    data, settings = shop.dataset, workspace.settings.occasions
+    data, reachable = shop.dataset, _reachable(workspace, shop)
     ids, item_ids = data.users[USER_COLUMN], data.items["item_id"]
-    channels = first_channels(workspace.gate(), ids.to_list(), settings.channels)
-    reachable = np.array([channel is not None for channel in channels], bool) & ~minors(data, settings.adult_age)
     bought = data.events.of(Action.PURCHASE)
     days = ShoppingDays.of(bought.user, bought.at, data.n_users, shop.now)
     suggestions = []
@@ -82,7 +96,53 @@ def suggest(workspace: Workspace) -> list[OccasionSuggestion]:
         suggestions.append(
             OccasionSuggestion(occasion=occasion, people=people, item_ids=tuple(item_ids.gather(by_people.tolist())))
         )
-    return sorted((s for s in suggestions if s.people), key=lambda s: -len(s.people))
+    of_now = sorted((s for s in suggestions if s.people), key=lambda s: -len(s.people))
+    return [*coming_days(workspace, shop, recommender), *of_now]
+
+
+def coming_days(
+    workspace: Workspace, shop: Shop, recommender: Callable[[], Recommender] | None = None
+) -> list[OccasionSuggestion]:
+    """The days of the calendar that come, the next one first, with its goods and all who may be written to and bought
+    within `BUYER_DAYS`, the latest buyers first. recommender: as of `suggest`."""
+    data, today = shop.dataset, utc(shop.now).astimezone(ZoneInfo(workspace.settings.timezone or "UTC")).date()
+    coming_now = upcoming_days(workspace.settings, today)
+    if not coming_now:
+        return []
+    bought = data.events.of(Action.PURCHASE)
+    days = ShoppingDays.of(bought.user, bought.at, data.n_users, shop.now)
+    since = np.where(_reachable(workspace, shop), days.since, np.inf)
+    people = tuple(
+        SuggestedPerson(
+            user_id=data.users[USER_COLUMN][int(user)],
+            item_id=None,
+            days_since=_finite(days.since[user]),
+            usual_days=_finite(days.usual_gap[user]),
+            probability=None,
+        )
+        for user in np.argsort(since, kind="stable")[: int((since <= BUYER_DAYS).sum())]
+    )
+    suggestions: list[OccasionSuggestion] = []
+    by_text: Recommender | None = None
+    for coming in coming_now:
+        goods = goods_of_day(workspace, data, coming)
+        if goods.source is GoodsSource.NONE and recommender and profile_of(coming.day, workspace.settings).about:
+            with suppress(RecllmError):  # without an encoder the shop chooses
+                by_text = by_text or recommender()
+                goods = goods_of_day(workspace, data, coming, by_text)
+        suggestions.append(
+            OccasionSuggestion(
+                occasion=coming.day, people=people, item_ids=goods.item_ids, coming=coming, source=goods.source
+            )
+        )
+    return [s for s in suggestions if s.people]
+
+
+def _reachable(workspace: Workspace, shop: Shop) -> NDArray[np.bool_]:
+    """(n_users,), who agreed to a channel and is of age."""
+    settings, data = workspace.settings.occasions, shop.dataset
+    channels = first_channels(workspace.gate(), data.users[USER_COLUMN].to_list(), settings.channels)
+    return np.array([channel is not None for channel in channels], bool) & ~minors(data, settings.adult_age)
 
 
 def _finite(value: float) -> float | None:

@@ -81,10 +81,12 @@ def find_occasions(
     locale: str | None = None,
     now: datetime | None = None,
     progress: Progress | None = None,
+    shop: Shop | None = None,
 ) -> OccasionList:
     """The messages of a day: people, reasons, channels and hours; one message for each person at most.
 
     on: None for today; an earlier day as of its morning. size: people at most. progress: gets each long step in words.
+    shop: of that moment, where it is open.
     Left out are people without consent to personalisation or to any channel of `occasions.channels`, of the global
     holdout, who are or may be minors, or who got a message within `occasions.contact_days`.
 
@@ -92,8 +94,8 @@ def find_occasions(
     be learned.
     """
     settings, zone = workspace.settings.occasions, workspace.settings.timezone or "UTC"
-    day, as_of = _moment(workspace, on, now)
-    shop = open_shop_at(workspace, as_of)
+    day, as_of = moment_of(workspace, on, now)
+    shop = shop or open_shop_at(workspace, as_of)
     cases, missing = cases_of(workspace, shop, settings.order, progress)
     missing |= {occasion: why for occasion, why in lacking(shop).items() if occasion in settings.order}
     data, gate = shop.dataset, workspace.gate()
@@ -206,7 +208,7 @@ def replenishment_model(workspace: Workspace, as_of: int, progress: Progress | N
     return model
 
 
-def _moment(workspace: Workspace, on: date | None, now: datetime | None) -> tuple[date, int]:
+def moment_of(workspace: Workspace, on: date | None, now: datetime | None) -> tuple[date, int]:
     """The day, and the time before which things are taken into account: the day's beginning, for today the present."""
     zone = ZoneInfo(workspace.settings.timezone or "UTC")
     moment = present(workspace, now)
