@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +16,7 @@ from recllm.doors.cli.options import (
     DEFAULT_WORKSPACE,
     Answer,
     AnyWorkspace,
-    ConsentDefault,
-    ConsentFrom,
     Options,
-    Seed,
     SetOptions,
     open_shop,
     read_settings,
@@ -91,30 +89,40 @@ def start(
     demo: Annotated[
         bool, typer.Option("--demo", help="The demonstration instead, on the Complete Journey log, in the folder demo.")
     ] = False,
-    consent_default: ConsentDefault,
-    consent_from: ConsentFrom,
-    generator: Annotated[str, typer.Option(help="Text generator of ads: auto, template, smollm2, ...")] = "auto",
-    seed: Seed,
+    basis: Annotated[
+        str | None,
+        typer.Option(help="Why purchases may be used: interest (of the shop; objections count), or a consent column."),
+    ],
+    contact: Annotated[
+        list[str] | None,
+        typer.Option(help="Who may be written to: a column of agreement (may be repeated), all (but refusals), none."),
+    ],
+    sender: Annotated[str | None, typer.Option(help="Who writes: NAME; ADDRESS; LINK OR MAILBOX TO STOP.")],
+    generator: Annotated[str, typer.Option(help="Text generator of ads: template, smollm2.")] = "template",
 ) -> Answer:
-    """From a shop's exports to a page, in one command: what was read, customers, recommendations, ad texts, quality
-    compared with simple systems, next steps; leaves report.html."""
+    """From a shop's files to a first campaign, in one command: what was read, customers, recommendations, ad texts,
+    quality compared with simple systems, next steps; leaves report.html."""
     if demo == bool(files):
         raise UsageError("give the files of your shop, or --demo for the demonstration")
+    from recllm.doors.start.page import terminal_lines, words_of
+
     if not files:
         from recllm.doors.start.demo import run_demo
 
-        record = run_demo(workspace or Path("demo"), generator=generator, seed=seed)
-        return Answer(record, [f"{record['seconds']:.0f} s; open {record['report']}"])
-    from recllm.doors.start.page import terminal_lines
-    from recllm.doors.start.shop import run_start
+        return Answer(record := run_demo(workspace or Path("demo"), generator=generator), terminal_lines(record))
+    from recllm.doors.start.answers import answers_of
+    from recllm.doors.start.files import columns_of_consent, read_files, shop_settings
+    from recllm.doors.start.shop import earlier_record, run_start
 
-    record = run_start(
-        workspace or DEFAULT_WORKSPACE,
-        files,
-        consent_default=None if consent_default is None else consent_default == "granted",
-        consent_from=consent_from or (),
-        generator=generator,
-        seed=seed,
-        **settings.explicit(),
-    )
+    folder, stated = workspace or DEFAULT_WORKSPACE, settings.explicit()
+    before = earlier_record(folder)
+    words = words_of(stated.get("locale") or before.get("locale") or "en")
+    shop_files = read_files(files, words)
+    of_files = {} if (folder / "workspace.toml").exists() else {**shop_settings(shop_files)}
+    words = words_of(before.get("locale") or (of_files | stated).get("locale") or "en")
+    given = {name: value for name, value in {"basis": basis, "contact": contact, "sender": sender}.items() if value}
+    at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    consent = columns_of_consent(shop_files)
+    answers = answers_of(given, before.get("answers"), consent, words, at_terminal=at_terminal)
+    record = run_start(folder, shop_files, answers, generator=generator, **(of_files | stated))
     return Answer(record, terminal_lines(record))
