@@ -68,7 +68,7 @@ def answers_of(
         values |= _asked(values, columns, words)
     missing = [name for name in ("basis", "contact") if not values.get(name)]
     contact = tuple(values.get("contact") or ())
-    if "contact" not in missing and contact != (NONE,) and not values.get("sender"):
+    if contact != (NONE,) and not values.get("sender"):
         missing.append("sender")
     if missing:
         listed = ", ".join(f"“{column}”" for column in columns) or words.say("start.ask.no_columns")

@@ -37,7 +37,7 @@ def terminal_lines(record: Mapping[str, Any]) -> list[str]:
         lines += [f"  {'; '.join(file['columns'])}"] if file["columns"] else []
     for name, problem in record["problems"].items():
         lines.append(page_words.say("start.not_yet", problem=page_words.say(f"start.problem.{name}")))
-        lines += [f"  {problem}", f"  {page_words.say(f'start.mend.{name}')}"] if name != "contact" else [f"  {problem}"]
+        lines += [f"  {text}" for text in dict.fromkeys((problem, page_words.say(f"start.mend.{name}")))]
     if campaign is not None:
         lines.append(page_words.say("start.sendable", n=campaign["sendable"], people=campaign["messages"]))
         lines.append(page_words.say("start.drafted", goal=campaign["goal"], workspace=record["workspace"]))

@@ -1,5 +1,5 @@
-"""From a shop's own files to something to send: what was read, customers with recommendations, a first campaign with its
-texts, how good the model is, and what to do next. `recllm.doors.start.demo` does the same with a public log.
+"""From a shop's own files to something to send: what was read, customers with recommendations, a first campaign with
+its texts, how good the model is, and what to do next. `recllm.doors.start.demo` does the same with a public log.
 """
 
 from __future__ import annotations

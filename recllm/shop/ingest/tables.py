@@ -228,6 +228,9 @@ def _map_texts(column: pl.Series, function: Callable[[str], str | None]) -> pl.S
 
 def _category_path(text: str) -> list[str]:
     """The names of "Home > Kitchen > Pans" or of a JSON list, widest first."""
+    text = text.replace(
+        "Food, Beverages & Tobacco", "Food & Beverages"
+    )  # all food in the taxonomy of Google and Shopify
     if text.startswith("["):
         try:
             names = json.loads(text)
