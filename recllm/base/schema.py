@@ -220,7 +220,7 @@ MARGIN_NAMES = ("margin", "毛利", "利润")
 COST_NAMES = ("cost", "cost_price", "purchase_price", "成本", "成本价", "进价")
 """Attributes of an item that say what the shop earns by it, or pays for it: amounts for one."""
 PARENT, VARIANT = "parent", "variant"
-"""Attributes of variants, and beginning of those of a product that say what its variants are: their ids, their names."""
+"""Attribute of a variant, and beginning of those of a product that say what its variants are."""
 VARIANT_IDS, VARIANT_NAMES = "variant_ids", "variant_names"
 """Attributes with the names by which orders know a product's variants, one a line."""
 

@@ -1,4 +1,4 @@
-"""What a shop answers once, at its first start: why its purchases may be used, who may be written to, and who writes."""
+"""What a shop answers once, at its first start: why purchases may be used, who may be written to, and who writes."""
 
 from __future__ import annotations
 

@@ -228,9 +228,8 @@ def _map_texts(column: pl.Series, function: Callable[[str], str | None]) -> pl.S
 
 def _category_path(text: str) -> list[str]:
     """The names of "Home > Kitchen > Pans" or of a JSON list, widest first."""
-    text = text.replace(
-        "Food, Beverages & Tobacco", "Food & Beverages"
-    )  # all food in the taxonomy of Google and Shopify
+    # all food stands under this name in the taxonomies of Google and Shopify, tobacco under a narrower one
+    text = text.replace("Food, Beverages & Tobacco", "Food & Beverages")
     if text.startswith("["):
         try:
             names = json.loads(text)
