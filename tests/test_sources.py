@@ -275,34 +275,25 @@ def test_a_shops_own_files_become_its_page_in_one_command(run: Command, tmp_path
         if export.source.startswith("shopify"):
             files.append(str(tmp_path / export.file_name))
             (tmp_path / export.file_name).write_bytes(export.content)
-    options = ("--encoder", "toy", "--generator", "template", "--currency", "USD", "-w", "mine")
-    code, out, _ = run("start", *files, *options, "--consent-default", "granted", "--json")
+    options = ("--encoder", "toy", "-w", "mine")
+    sender = ("--sender", "Leaf & Iron; 1 Market Street, Riga; https://leaf.example/stop")
+    answers = ("--basis", "interest", "--contact", "Accepts Email Marketing", *sender)
+    code, out, _ = run("start", *files, *options, *answers, "--json")
     assert code == 0
     record = json.loads(out)
-    assert [file["title"] for file in record["files"]] == ["Shopify: orders", "Shopify: products", "Shopify: customers"]
+    assert [file["title"] for file in record["files"]] == ["Shopify: products", "Shopify: customers", "Shopify: orders"]
     assert {load["table"] for load in record["loads"]} == {"items", "users", "consent", "events"}
-    assert len(record["people"]) == 3 and all(slate["items"] for slate in record["slates"])
-    assert "--consent-from" in record["next"][0]["command"]
+    assert record["currency"] == "USD", "as the orders say"
+    assert record["people"] and all(slate["items"] for slate in record["slates"])
+    assert record["contact"] == 3 and record["problems"].keys() >= {"model", "evaluation"}
     page = Path(record["report"]).read_text("utf-8")
     assert "one who ordered with two addresses is two people" in page and "recllm serve" in page
     assert "example.com" not in page, "people are told by pseudonym"
-    code, _, errors = run("start", *files, *options, "--consent-from", "Nothing")
+    code, _, errors = run("start", *files, *options, "--contact", "Nothing")
     assert code == 2 and "Accepts Marketing" in errors
-    code, out, _ = run("start", *files, "--encoder", "toy", "--generator", "template", "-w", "denied", "--json")
-    assert code == 0 and "model" in json.loads(out)["problems"], "without consent nothing is learned, and it is said"
-    chosen = ("--consent-from", "Accepts Email Marketing", "--consent-from", "Accepts Marketing")
-    code, out, _ = run("start", *files, *options[:-2], *chosen, "--timezone", "UTC", "-w", "denied", "--json")
-    assert code == 2, "a workspace keeps its settings"
-    code, out, _ = run("start", *files, *options[:-2], *chosen, "--timezone", "UTC", "-w", "chosen", "--json")
-    (proposed,) = (step["command"] for step in json.loads(out)["next"] if "--consent-default" in step["command"])
-    said = (
-        '--consent-from "Accepts Email Marketing" --consent-from "Accepts Marketing" --currency "USD" --timezone "UTC"'
-    )
-    assert proposed == f'recllm start FILE... -w ANOTHER_FOLDER --consent-default granted {said} --encoder "toy"'
-    assert not any("SMS" in step["command"] for step in json.loads(out)["next"])
-    assert any("have not consented to model training" in step["text"] for step in json.loads(out)["next"])
-    code, _, errors = run("start", *files, "--consent-default", "granted", "-w", "denied")
-    assert code == 2 and "consent_default = False" in errors
+    refused = ("--basis", "Accepts SMS Marketing", "--contact", "Accepts SMS Marketing", *sender, "-w", "refused")
+    code, out, _ = run("start", *files, "--encoder", "toy", *refused)
+    assert code == 0 and "No customers may be written to yet" in out and "--contact COLUMN" in out
 
 
 def test_from_the_command_line(run: Command, tmp_path: Path) -> None:

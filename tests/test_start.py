@@ -34,12 +34,13 @@ def record(locale: str = "en") -> dict[str, Any]:
     }
     slate = {"items": [item], "degraded_reason": EVIL, "notes": [{"text": "a note"}]}
     person = {"label": "A", "about": "x", "slate": slate, "text": "Buy tea.\nNow."}
-    text = {"text": EVIL, "title": EVIL, "people": 3, "generator": "template"}
+    text = {"text": EVIL, "title": EVIL, "people": 3}
     campaign = {
         "id": "first-campaign",
         "goal": EVIL,
         "people": 50,
         "held_out": 5,
+        "silent": 7,
         "sendable": 22,
         "messages": 45,
         "waiting": 1,

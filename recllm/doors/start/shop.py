@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -135,6 +136,8 @@ def run_start(
     contact = reachable(workspace, channel)
     if not contact:
         run.problems["contact"] = run.words.say("start.mend.contact")
+    if currency is None:
+        run.problems["currency"] = run.words.say("start.mend.currency")
     plan = None
     serving = open_recommender(workspace, locale=locale, encoder=encoder, everybody=True).by_pseudonym()
     if contact and model_version is not None and answers.sender is not None:
@@ -168,7 +171,7 @@ def run_start(
         "evaluation": None if evaluation is None else evaluation.document(),
         "slates": plain(slates),
         "contact": len(contact),
-        "campaign": None if plan is None else campaign_card(plan),
+        "campaign": None if plan is None else campaign_card(plan, len(contact)),
         "model_version": model_version,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "horizon_days": TEST_DAYS,
@@ -235,7 +238,7 @@ def draft_campaign(run: Run, answers: Answers, channel: str, generator: str) -> 
             "goal": run.words.say("start.campaign_goal"),
             "channels": [channel],
             "locales": [language_of(workspace.settings.locale)],
-            "target": {"intent": "mixed"},
+            "target": {"intent": "mixed", "objective": "probability"},
             "limits": {"holdout": HOLDOUT, "size": SIZE},
             "words": {"generator": generator},
             "sender": plain(answers.sender),
@@ -247,24 +250,30 @@ def draft_campaign(run: Run, answers: Answers, channel: str, generator: str) -> 
     return read_plan(folder)
 
 
-def campaign_card(plan: CampaignPlan) -> dict[str, Any]:
-    """Numbers of a campaign's customers and texts, and the texts that most read."""
+def campaign_card(plan: CampaignPlan, n_reachable: int) -> dict[str, Any]:
+    """Numbers of a campaign's customers and texts, and some texts, those of different products first. Texts of the same
+    words count once."""
     used = [text for text in plan.texts if text.people]
-    sendable = [text for text in used if not text.failures and not text.warnings]
-    shown = sorted(sendable, key=lambda text: -text.people)
+    readers: Counter[tuple[str, str]] = Counter()
+    for text in used:
+        if not text.failures and not text.warnings:
+            readers[text.facts.title, text.text] += text.people
+    of_title: Counter[str] = Counter()
+    shown = []
+    for (title, words), n in readers.most_common():
+        shown.append((of_title[title], {"text": words, "title": title, "people": n}))
+        of_title[title] += 1
     return {
         "id": plan.campaign_id,
         "goal": plan.goal,
         "people": len(plan.addressed),
         "held_out": len(plan.held_out),
-        "sendable": len(sendable),
-        "messages": sum(text.people for text in sendable),
-        "waiting": sum(not text.failures for text in used) - len(sendable),
+        "silent": max(n_reachable - len(plan.people), 0),
+        "sendable": len(readers),
+        "messages": readers.total(),
+        "waiting": sum(bool(text.warnings and not text.failures) for text in used),
         "blocked": sum(bool(text.failures) for text in used),
-        "texts": [
-            {"text": text.text, "title": text.facts.title, "people": text.people, "generator": text.generator}
-            for text in shown[:SHOWN_TEXTS]
-        ],
+        "texts": [text for _, text in sorted(shown, key=lambda pair: pair[0])][:SHOWN_TEXTS],
     }
 
 
