@@ -220,6 +220,12 @@ def test_plain_files_are_read_by_a_suggested_map(tmp_path: Path) -> None:
         items = shop.gate().catalogue()
         assert dict(zip(items["item_id"], items["title"], strict=True)) == {"tea": "Green tea", "mug": "Tea mug"}
         assert reachable(shop, "email") == {shop.pseudonymiser().one("ann@example.com")}
+    (tmp_path / "products.csv").write_text("sku,name,price,stock\ntea,Green tea,4.50,0\nmug,Tea mug,9.00,12\n")
+    (products,) = read_files([tmp_path / "products.csv"], english)
+    with Workspace.open(tmp_path / "shop") as shop:
+        products.load(shop, answers)
+        items = shop.gate().catalogue()
+        assert dict(zip(items["item_id"], items["available"], strict=True)) == {"tea": False, "mug": True}
     with pytest.raises(UsageError, match="--contact 'Nothing'"):
         run_start(tmp_path / "shop", [customers], Answers(basis="interest", contact=("Nothing",)))
     (tmp_path / "words.csv").write_text("a,b\nx,y\n")
