@@ -120,9 +120,9 @@ def start(
     shop_files = read_files(files, words)
     of_files = {} if (folder / "workspace.toml").exists() else {**shop_settings(shop_files)}
     words = words_of(before.get("locale") or (of_files | stated).get("locale") or "en")
-    given = {name: value for name, value in {"basis": basis, "contact": contact, "sender": sender}.items() if value}
+    options = {name: value for name, value in {"basis": basis, "contact": contact, "sender": sender}.items() if value}
     at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
     consent = columns_of_consent(shop_files)
-    answers = answers_of(given, before.get("answers"), consent, words, at_terminal=at_terminal)
+    answers = answers_of(options, before.get("answers"), consent, words, at_terminal=at_terminal)
     record = run_start(folder, shop_files, answers, generator=generator, **(of_files | stated))
     return Answer(record, terminal_lines(record))

@@ -50,7 +50,7 @@ class Answers:
 
 
 def answers_of(
-    given: Mapping[str, Any],
+    options: Mapping[str, Any],
     before: Mapping[str, Any] | None,
     columns: Sequence[str],
     words: Words,
@@ -59,13 +59,13 @@ def answers_of(
 ) -> Answers:
     """The answers, from options, else from those of an earlier start, else by asking at a terminal.
 
-    given: basis, contact and sender as options say them, without those that are not stated. before: the document of
+    options: basis, contact and sender as options say them, without those that are not stated. before: the document of
     earlier answers. columns: of consent in the files, to choose from. Raises `UsageError`, in the shop's language,
     with the options that are missing.
     """
-    values = {**(before or {}), **given}
+    values = {**(before or {}), **options}
     if at_terminal:
-        values |= _asked(values, columns, words)
+        values |= asked(values, columns, words)
     missing = [name for name in ("basis", "contact") if not values.get(name)]
     contact = tuple(values.get("contact") or ())
     if contact != (NONE,) and not values.get("sender"):
@@ -89,7 +89,7 @@ def sender_of(stated: str | Mapping[str, str] | None, words: Words) -> Sender | 
     return Sender(name=cells[0], address=cells[1], opt_out=cells[2])
 
 
-def _asked(values: Mapping[str, Any], columns: Sequence[str], words: Words) -> Iterator[tuple[str, Any]]:
+def asked(values: Mapping[str, Any], columns: Sequence[str], words: Words) -> Iterator[tuple[str, Any]]:
     """The answers that are missing, asked one after the other."""
     import typer
 

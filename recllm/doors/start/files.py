@@ -67,7 +67,7 @@ class ShopFile:
             if normal(column) in map(normal, names) and column not in consent.columns
         }
         consent = consent.model_copy(update={"columns": {**consent.columns, **purposes}})
-        users = self.source.users or _people_of(self.source.events)
+        users = self.source.users or people_of(self.source.events)
         source = self.source.model_copy(update={"consent": consent, "users": users if purposes else self.source.users})
         return replace(self, recognised=replace(self.recognised, source=source))
 
@@ -78,7 +78,7 @@ class ShopFile:
         if self.suggestion is not None and self.suggestion.table is Table.CONSENT:
             reports.append(load_file(workspace, self.path, Table.CONSENT, mapping=self.suggestion.column_map()))
         if normal(answers.basis) in map(normal, self.columns):
-            users = self.source.users or _people_of(self.source.events)
+            users = self.source.users or people_of(self.source.events)
             for purpose in sorted(USE):
                 of_basis = consent.model_copy(update={"columns": {answers.basis: purpose}})
                 source = self.source.model_copy(update={"consent": of_basis, "users": users})
@@ -97,7 +97,7 @@ class ShopFile:
         return [f"{name}: {column}" for name, column in of_fields + of_basics]
 
 
-def _people_of(events: ColumnMap | None) -> ColumnMap | None:
+def people_of(events: ColumnMap | None) -> ColumnMap | None:
     """The map of the people of a log."""
     if events is None:
         return None
@@ -108,10 +108,10 @@ def _people_of(events: ColumnMap | None) -> ColumnMap | None:
 def read_files(paths: Sequence[Path], words: Words) -> list[ShopFile]:
     """What each file is, products before orders. Raises `IngestError` for a file that cannot be read, and `UsageError`
     for one that is of no known kind and has no columns to map."""
-    return sorted((_read(path, words) for path in paths), key=lambda file: Table.EVENTS in file.source.maps)
+    return sorted((read_file(path, words) for path in paths), key=lambda file: Table.EVENTS in file.source.maps)
 
 
-def _read(path: Path, words: Words) -> ShopFile:
+def read_file(path: Path, words: Words) -> ShopFile:
     options, suggestion = IngestOptions(), None
     try:
         recognised = recognise_file(path, options)
@@ -125,7 +125,7 @@ def _read(path: Path, words: Words) -> ShopFile:
             suggestion = suggest_map(path, options)
         except NothingToDo as problem:
             raise UsageError(words.say("start.unclear_file", file=path.name, why=problem)) from error
-        recognised = Recognised(source=_plain_source(path, suggestion, reader.columns, words))
+        recognised = Recognised(source=plain_source(path, suggestion, reader.columns, words))
     options = options.model_copy(update={"encoding": recognised.encoding})
     reader = open_records(probe(path), options, ColumnMap(doubled="first"))
     sample = next((chunk.frame for chunk in reader.chunks() if chunk.frame.height), pl.DataFrame())
@@ -138,7 +138,7 @@ def _read(path: Path, words: Words) -> ShopFile:
     return file.with_columns([name for name in file.columns if _AGREES.search(name) and name not in filled])
 
 
-def _plain_source(path: Path, suggestion: Suggestion, columns: Sequence[str], words: Words) -> FileSource:
+def plain_source(path: Path, suggestion: Suggestion, columns: Sequence[str], words: Words) -> FileSource:
     """A plain file as a kind of its own; a log that names its products gives the catalogue too."""
     maps: dict[str, Any] = {}
     if suggestion.table is not Table.CONSENT:
@@ -163,13 +163,13 @@ def columns_of_consent(files: Sequence[ShopFile]) -> list[str]:
 def shop_settings(files: Sequence[ShopFile]) -> Mapping[str, str]:
     """Currency, timezone and locale of the shop, as far as its files say them; else the zone of this machine."""
     logs = [file.source.events for file in files if file.source.events is not None]
-    currency = next(filter(None, map(_currency, files)), None)
+    currency = next(filter(None, map(file_currency, files)), None)
     zones = (zone for events in logs for zone in (events.read.tz, events.read.likely_tz) if zone)
-    settings = {"currency": currency, "timezone": next(zones, None) or _machine_zone()}
+    settings = {"currency": currency, "timezone": next(zones, None) or machine_zone()}
     return {name: text for name, text in settings.items() if text} | ({"locale": "zh"} if currency == "CNY" else {})
 
 
-def _currency(file: ShopFile) -> str | None:
+def file_currency(file: ShopFile) -> str | None:
     """The commonest currency of a file of orders."""
     events = file.source.events
     if events is None or (stated := events.constants.get("currency")):
@@ -184,7 +184,7 @@ def _currency(file: ShopFile) -> str | None:
     return None
 
 
-def _machine_zone() -> str:
+def machine_zone() -> str:
     """The IANA name of this machine's zone; UTC where it says none."""
     name = os.environ.get("TZ", "") or str(Path("/etc/localtime").resolve()).rpartition("zoneinfo/")[2]
     return name if name in zoneinfo.available_timezones() else "UTC"

@@ -259,9 +259,9 @@ def campaign_card(plan: CampaignPlan, n_reachable: int) -> dict[str, Any]:
         if not text.failures and not text.warnings:
             readers[text.facts.title, text.text] += text.people
     of_title: Counter[str] = Counter()
-    shown = []
+    listed = []
     for (title, words), n in readers.most_common():
-        shown.append((of_title[title], {"text": words, "title": title, "people": n}))
+        listed.append((of_title[title], {"text": words, "title": title, "people": n}))
         of_title[title] += 1
     return {
         "id": plan.campaign_id,
@@ -273,7 +273,7 @@ def campaign_card(plan: CampaignPlan, n_reachable: int) -> dict[str, Any]:
         "messages": readers.total(),
         "waiting": sum(bool(text.warnings and not text.failures) for text in used),
         "blocked": sum(bool(text.failures) for text in used),
-        "texts": [text for _, text in sorted(shown, key=lambda pair: pair[0])][:SHOWN_TEXTS],
+        "texts": [text for _, text in sorted(listed, key=lambda pair: pair[0])][:SHOWN_TEXTS],
     }
 
 

@@ -140,11 +140,11 @@ class MostCommon:
             return values.sort(column, descending=True, maintain_order=True)
         if column == "attributes":
             texts = values.sort("first").group_by(self._key, maintain_order=True).agg(column)
-            return texts.with_columns(pl.Series(column, map(_joined_attributes, texts[column]), dtype=pl.String))
+            return texts.with_columns(pl.Series(column, map(joined_attributes, texts[column]), dtype=pl.String))
         return values
 
 
-def _joined_attributes(objects: pl.Series) -> str:
+def joined_attributes(objects: pl.Series) -> str:
     """One JSON object with the distinct values of each name, one a line."""
     values: dict[str, dict[str, None]] = {}
     for name, text in (pair for entry in objects for pair in json.loads(entry).items()):
