@@ -135,7 +135,7 @@ def run_start(
     model_version, evaluation = learn(run, encoder)
     contact = reachable(workspace, channel)
     if not contact:
-        run.problems["contact"] = run.words.say("start.mend.contact")
+        run.problems = {"contact": run.words.say("start.mend.contact"), **run.problems}
     if currency is None:
         run.problems["currency"] = run.words.say("start.mend.currency")
     plan = None
