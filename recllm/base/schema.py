@@ -219,16 +219,13 @@ class Intent(StrEnum):
 MARGIN_NAMES = ("margin", "毛利", "利润")
 COST_NAMES = ("cost", "cost_price", "purchase_price", "成本", "成本价", "进价")
 """Attributes of an item that say what the shop earns by it, or pays for it: amounts for one."""
-PARENT, VARIANT = "parent", "variant"
-"""Attribute of a variant, and beginning of those of a product that say what its variants are."""
 VARIANT_IDS, VARIANT_NAMES = "variant_ids", "variant_names"
 """Attributes with the names by which orders know a product's variants, one a line."""
 
 
 def is_confidential(attribute: str) -> bool:
-    """Whether an attribute of an item is in no text: the shop's own business, or what tells its variants apart."""
-    name = attribute.strip().lower()
-    return name in (*MARGIN_NAMES, *COST_NAMES, PARENT) or name.startswith(VARIANT)
+    """Whether an attribute of an item is in no text: the shop's own business, or the names of its variants."""
+    return (name := attribute.strip().lower()) in (*MARGIN_NAMES, *COST_NAMES, "parent") or name.startswith("variant")
 
 
 class Objective(StrEnum):

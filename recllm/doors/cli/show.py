@@ -104,25 +104,20 @@ def start(
     quality compared with simple systems, next steps; leaves report.html."""
     if demo == bool(files):
         raise UsageError("give the files of your shop, or --demo for the demonstration")
-    from recllm.doors.start.page import terminal_lines, words_of
+    from recllm.doors.start.page import terminal_lines
 
     if not files:
         from recllm.doors.start.demo import run_demo
 
         return Answer(record := run_demo(workspace or Path("demo"), generator=generator), terminal_lines(record))
-    from recllm.doors.start.answers import answers_of
-    from recllm.doors.start.files import columns_of_consent, read_files, shop_settings
-    from recllm.doors.start.shop import earlier_record, run_start
+    from recllm.doors.start.shop import start_shop
 
-    folder, stated = workspace or DEFAULT_WORKSPACE, settings.explicit()
-    before = earlier_record(folder)
-    words = words_of(stated.get("locale") or before.get("locale") or "en")
-    shop_files = read_files(files, words)
-    of_files = {} if (folder / "workspace.toml").exists() else {**shop_settings(shop_files)}
-    words = words_of(before.get("locale") or (of_files | stated).get("locale") or "en")
-    options = {name: value for name, value in {"basis": basis, "contact": contact, "sender": sender}.items() if value}
-    at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
-    consent = columns_of_consent(shop_files)
-    answers = answers_of(options, before.get("answers"), consent, words, at_terminal=at_terminal)
-    record = run_start(folder, shop_files, answers, generator=generator, **(of_files | stated))
+    record = start_shop(
+        workspace or DEFAULT_WORKSPACE,
+        files,
+        {"basis": basis, "contact": contact, "sender": sender},
+        settings.explicit(),
+        generator=generator,
+        at_terminal=sys.stdin.isatty() and sys.stderr.isatty(),
+    )
     return Answer(record, terminal_lines(record))

@@ -23,8 +23,8 @@ from recllm.base.files import write_whole
 from recllm.base.schema import Action, Purpose, Slate, Table
 from recllm.base.words.sentences import language_of
 from recllm.base.words.words import Words
-from recllm.doors.start.answers import Answers
-from recllm.doors.start.files import ShopFile
+from recllm.doors.start.answers import Answers, answers_of
+from recllm.doors.start.files import ShopFile, columns_of_consent, read_files, shop_settings
 from recllm.doors.start.page import start_page, words_of
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.campaigns.drafts import campaign_file, create_campaign, file_path
@@ -34,7 +34,7 @@ from recllm.recommend.evaluation.shop_evaluation import evaluate_data
 from recllm.recommend.recommender.shop_recommender import open_recommender, workspace_encoder
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import Dataset, utc
-from recllm.shop.workspace.workspace import Workspace
+from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace
 
 if TYPE_CHECKING:
     from recllm.base.schema import Encoder
@@ -91,6 +91,30 @@ def learn_and_measure(run: Run, encoder: Encoder) -> tuple[str | None, Report | 
             workspace=run.workspace.root, test_days=TEST_DAYS, baselines=BASELINES, encoder=encoder, seed=run.seed
         )
     return version, evaluation
+
+
+def start_shop(
+    folder: Path,
+    paths: Sequence[Path],
+    options: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    generator: str,
+    at_terminal: bool,
+) -> dict[str, Any]:
+    """`run_start` for files as they are, with what they say of the shop where nothing else states it.
+
+    options: basis, contact and sender, empty where they are not stated. at_terminal: whether questions can be asked.
+    Raises what `read_files`, `answers_of` and `run_start` do.
+    """
+    before = earlier_record(folder)
+    files = read_files(paths, words_of(settings.get("locale") or before.get("locale") or "en"))
+    settings = settings if (folder / SETTINGS_FILE).exists() else {**shop_settings(files), **settings}
+    words = words_of(before.get("locale") or settings.get("locale") or "en")
+    stated = {name: value for name, value in options.items() if value}
+    columns = columns_of_consent(files)
+    answers = answers_of(stated, before.get("answers"), columns, words, at_terminal=at_terminal)
+    return run_start(folder, files, answers, generator=generator, **settings)
 
 
 def run_start(
