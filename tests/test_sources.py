@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -270,15 +271,15 @@ def test_a_file_of_no_known_kind_is_told_what_is_nearest() -> None:
 
 
 def test_a_shops_own_files_become_its_page_in_one_command(run: Command, tmp_path: Path) -> None:
-    files = []
-    for export in EXPORTS:
-        if export.source.startswith("shopify"):
-            files.append(str(tmp_path / export.file_name))
-            (tmp_path / export.file_name).write_bytes(export.content)
-    options = ("--encoder", "toy", "-w", "mine")
-    sender = ("--sender", "Leaf & Iron; 1 Market Street, Riga; https://leaf.example/stop")
-    answers = ("--basis", "interest", "--contact", "Accepts Email Marketing", *sender)
-    code, out, _ = run("start", *files, *options, *answers, "--json")
+    """As README prints it."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8").replace("\\\n", "")
+    printed = shlex.split(next(line for line in readme.splitlines() if line.startswith("recllm start products")))[1:]
+    files = [word for word in printed if word.endswith(".csv")]
+    for name in files:
+        export = first_export(f"shopify-{name.removesuffix('_export.csv')}")
+        (tmp_path / name).write_bytes(export.content)
+    options, sender = ("--encoder", "toy"), printed[printed.index("--sender") :]
+    code, out, _ = run(*printed, *options, "--json")
     assert code == 0
     record = json.loads(out)
     assert [file["title"] for file in record["files"]] == ["Shopify: products", "Shopify: customers", "Shopify: orders"]
@@ -289,10 +290,10 @@ def test_a_shops_own_files_become_its_page_in_one_command(run: Command, tmp_path
     page = Path(record["report"]).read_text("utf-8")
     assert "one who ordered with two addresses is two people" in page and "recllm serve" in page
     assert "example.com" not in page, "people are told by pseudonym"
-    code, _, errors = run("start", *files, *options, "--contact", "Nothing")
+    code, _, errors = run("start", *files, *options, "--contact", "Nothing", "-w", "shop")
     assert code == 2 and "Accepts Marketing" in errors
     refused = ("--basis", "Accepts SMS Marketing", "--contact", "Accepts SMS Marketing", *sender, "-w", "refused")
-    code, out, _ = run("start", *files, "--encoder", "toy", *refused)
+    code, out, _ = run("start", *files, *options, *refused)
     assert code == 0 and "No customers may be written to yet" in out and "--contact COLUMN" in out
 
 
