@@ -45,9 +45,10 @@ BROAD = 0.5
 
 
 def broad_categories(items: pl.DataFrame, buyers: NDArray[np.floating]) -> frozenset[tuple[str, ...]]:
-    """Paths of the categories that hold more than half of what is bought. buyers: of each item, (n_items,)."""
+    """Paths of the categories that hold more than half of what is bought. buyers: of each item but the newest, which
+    have none."""
     counts: Counter[tuple[str, ...]] = Counter()
-    for path, n in zip(items["category"].to_list(), buyers.tolist(), strict=True):
+    for path, n in zip(items["category"].to_list(), buyers.tolist(), strict=False):
         for level in range(1, len(path or ()) + 1):
             counts[tuple(path[:level])] += n
     return frozenset(path for path, n in counts.items() if n > BROAD * float(buyers.sum()))
