@@ -43,6 +43,9 @@ from recllm.doors.privacy.retention import apply_retention
 from recllm.doors.privacy.rotation import rotate_key
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
+from recllm.doors.start.answers import Answers
+from recllm.doors.start.files import read_files
+from recllm.doors.start.page import words_of
 from recllm.doors.start.shop import run_start
 from recllm.market.campaigns.drafts import create_campaign
 from recllm.market.campaigns.file import read_campaign
@@ -532,9 +535,8 @@ def test_every_file_of_a_workspace_belongs_to_one_place_and_people_only_to_a_pla
 def test_what_a_start_writes_belongs_to_a_place_too(tmp_path: Path) -> None:
     orders = first_export("shopify-orders")
     (tmp_path / orders.file_name).write_bytes(orders.content)
-    run_start(
-        tmp_path / "shop", [tmp_path / orders.file_name], consent_default=True, encoder="toy", generator="template"
-    )
+    answers = Answers(basis="interest", contact=("none",))
+    run_start(tmp_path / "shop", read_files([tmp_path / orders.file_name], words_of("en")), answers, encoder="toy")
     page = json.loads((tmp_path / "shop" / "report.json").read_text())
     assert REGISTRY.unknown_files(tmp_path / "shop") == () and page["slates"]
     with Workspace.open(tmp_path / "shop") as shop:

@@ -11,6 +11,7 @@ from recllm.learn.profiles.profile import build_profile
 from recllm.recommend.recommender.leave_one_out import (
     ReasonWriter,
     UserHistory,
+    broad_categories,
     choose,
     deltas,
     units_of,
@@ -54,6 +55,18 @@ def additive(histories: Events, basics: Sequence[Mapping[str, str]], pairs: Pair
 def test_units_are_the_lines_of_the_profile() -> None:
     kinds = {(u.kind, DATA.items["item_id"][u.item] if u.item >= 0 else u.name) for u in units_of(ANN)}
     assert kinds == {("B", "tea"), ("B", "milk"), ("B", "soap"), ("H", "mug"), ("I", "age")}
+
+
+def test_a_place_is_no_evidence_and_a_category_of_most_of_the_shop_no_reason() -> None:
+    person = UserHistory(ANN.events, {"age": "35-44", "City": "Riga", "zip": "1010", "country": "LV"})
+    assert [unit.name for unit in units_of(person) if unit.kind == "I"] == ["age"]
+    buyers = np.array([{"tea": 6.0, "milk": 3.0, "mug": 1.0, "soap": 2.0}[item] for item in DATA.items["item_id"]])
+    broad = broad_categories(DATA.items, buyers)
+    assert broad == {("food",), ("food", "drinks")}
+    column = np.array([1.0 if unit.item == ROW["milk"] else np.nan for unit in units_of(ANN)], np.float32)
+    speaker = ReasonWriter(DATA.items, Policy(), broad=broad)
+    (reason,) = speaker.reasons(units_of(ANN), column, ROW["tea"], build_profile(DATA, 0), spread=10.0)
+    assert "Oat milk" in reason.text and "drinks" not in reason.text
 
 
 def test_deltas_are_the_known_truth() -> None:

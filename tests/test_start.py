@@ -13,31 +13,50 @@ from conftest import Command
 from exports import first_export
 
 from recllm.base.errors import UsageError
+from recllm.base.schema import Purpose, Table
+from recllm.doors.start.answers import Answers, answers_of
+from recllm.doors.start.files import columns_of_consent, read_files, shop_settings
 from recllm.doors.start.page import start_page, terminal_lines, verdict, words_of
-from recllm.doors.start.shop import run_start
+from recllm.doors.start.shop import reachable, run_start
+from recllm.shop.workspace.workspace import Workspace
 
 EVIL = "<script>alert(1)</script>"
 LOCALES = ("en", "zh")
 
 
 def record(locale: str = "en") -> dict[str, Any]:
-    item = {"rank": 1, "title": EVIL, "price": 9.5, "probability": 0.25, "reasons": [{"text": "You bought it."}]}
-    slate = {"items": [item], "degraded_reason": EVIL, "notes": [{"text": "a note"}]}
-    copy = {
-        "text": "Buy tea.\nNow.",
-        "generator": "template",
-        "checks": [{"guarantee": "G1", "passed": True}, {"guarantee": "G2", "passed": True}],
+    item = {
+        "rank": 1,
+        "title": EVIL,
+        "price": 9.5,
+        "probability": 0.25,
+        "reasons": [{"text": "You bought it.", "evidence_id": "B:tea"}],
     }
-    person = {"label": "A", "about": "x", "slate": slate, "copy": copy, "offer": item}
+    slate = {"items": [item], "degraded_reason": EVIL, "notes": [{"text": "a note"}]}
+    person = {"label": "A", "about": "x", "slate": slate, "text": "Buy tea.\nNow."}
+    text = {"text": EVIL, "title": EVIL, "people": 3}
+    campaign = {
+        "id": "first-campaign",
+        "goal": EVIL,
+        "people": 50,
+        "held_out": 5,
+        "silent": 7,
+        "sendable": 22,
+        "messages": 45,
+        "waiting": 1,
+        "blocked": 0,
+        "texts": [text] * 8,
+    }
     values = {"ndcg@20": 0.3, "recall@20": 0.2, "hr@20": 0.8}
     gap = {"peer": "popular", "slice": "ALL", "metric": "ndcg@20", "mean": 0.1, "low": 0.05, "high": 0.15}
     return {
         "note": EVIL, "locale": locale, "currency": "EUR", "timezone": "Europe/Berlin", "command": "recllm start",
         "workspace": "shop", "report": "shop/report.html", "seconds": 12.4, "made_at": "2025-03-01T10:00:00+00:00",
-        "horizon_days": 28, "problems": {"copy": EVIL},
+        "horizon_days": 28, "problems": {"evaluation": EVIL}, "contact": 44, "campaign": campaign,
         "shop": {"users": 1234, "items": 30, "events": 4, "days": 20,
                  "first": "2025-01-01T00:00:00+00:00", "last": "2025-01-20T00:00:00+00:00"},
-        "files": [{"file": EVIL, "title": EVIL, "caveats": [EVIL], "gives_nothing": None, "encoding": "cp1252"}],
+        "files": [{"file": EVIL, "title": EVIL, "caveats": [EVIL], "gives_nothing": None, "encoding": "cp1252",
+                   "columns": [EVIL]}],
         "loads": [{"table": "events", "file": "log.csv", "read": 3, "accepted": 1, "duplicates": 1, "quarantined": 1,
                    "codes": {"E_NO_USER": 1}}],
         "rejects": [{"file": "log.csv", "record_no": 2, "column": "user_id", "code": "E_NO_USER", "message": EVIL}],
@@ -52,7 +71,7 @@ def record(locale: str = "en") -> dict[str, Any]:
         },
         "next": [{"text": EVIL, "command": "recllm serve -w shop"}],
         "timings": [{"step": "read", "seconds": 1.0}],
-        "provenance": {"model": None, "encoder": "toy", "generator": None, "seed": "0"},
+        "provenance": {"model": None, "encoder": "toy", "generator": "template", "seed": "0"},
     }  # fmt: skip
 
 
@@ -69,7 +88,7 @@ def test_the_page_is_whole_and_escapes_everything(locale: str) -> None:
 def test_the_page_speaks_the_language_of_the_locale() -> None:
     english, chinese = start_page(record("en")), start_page(record("zh"))
     assert 'lang="en"' in english and 'lang="zh-Hans"' in chinese
-    assert "All 2 checks passed" in english and "2 项检查全部通过" in chinese
+    assert "22 texts for 45 customers passed every check" in english and "22 条文案通过全部检查" in chinese
     assert "No id of a person" not in chinese and "没有顾客编号" in chinese and "订单与浏览" in chinese
     assert "20 Jan 2025" in english and "2025年1月20日" in chinese
     sentences = re.sub(r"<(style|svg|code)\b.*?</\1>|<[^>]*>|&lt;.*/script&gt;", " ", chinese, flags=re.DOTALL)
@@ -100,6 +119,9 @@ def test_better_is_said_only_where_it_is_shown(low: float, high: float, sentence
     assert verdict({"systems": {}, "differences": []}, words_of("en")) == ""
 
 
+ANSWERS = ("--basis", "interest", "--contact", "all", "--sender", "茶叶铺; 杭州 1 号; stop@example.com")
+
+
 def test_the_command_speaks_chinese_and_keeps_it(
     run: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -107,8 +129,10 @@ def test_the_command_speaks_chinese_and_keeps_it(
     title = export.events[0].item_id
     content = export.content.decode("gb18030").replace(title, f"{title} 电话13800138000")
     (tmp_path / export.file_name).write_bytes(content.encode("gb18030"))
-    options = ("--encoder", "toy", "--generator", "template", "-w", "shop")
-    code, out, errors = run("start", export.file_name, *options, "--currency", "CNY", "--locale", "zh")
+    options = ("--encoder", "toy", "-w", "shop")
+    code, out, errors = run("start", export.file_name, *options)
+    assert code == 2 and "有几个问题" in errors and "--basis" in errors and "--sender" in errors, "prices are in yuan"
+    code, out, errors = run("start", export.file_name, *options, *ANSWERS)
     assert code == 0, errors
     assert "是 淘宝和天猫：宝贝订单明细（含买家）" in out and "尚不能" in out and "请打开 shop/report.html" in out
     assert "读取" in errors and "学习" in errors, "its steps too"
@@ -116,10 +140,94 @@ def test_the_command_speaks_chinese_and_keeps_it(
     assert "您自己的文件说明了什么" in page and "顾客以会员名区分" in page and "小鱼" not in page
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING], "no line of the log"
     code, out, _ = run("start", export.file_name, *options, "--json")
-    assert code == 0 and json.loads(out)["locale"] == "zh", "the workspace's locale speaks on"
+    told = json.loads(out)
+    assert code == 0 and told["locale"] == "zh" and told["currency"] == "CNY", "what was answered and found stays"
     code, out, _ = run("start", export.file_name, *options, "--json", "--locale", "en")
     told = json.loads(out)
     assert code == 0 and told["locale"] == "en" and told["files"][0]["title"].startswith("Taobao")
     assert terminal_lines(told)[-1].endswith("open shop/report.html")
-    with pytest.raises(UsageError, match="domain = 'shop'"):
-        run_start(Path("shop"), [tmp_path / export.file_name], domain="media")
+    code, _, errors = run("start", export.file_name, *options, "--domain", "media")
+    assert code == 2 and "domain = 'shop'" in errors
+    code, _, errors = run("start", export.file_name, *options, "--basis", "interest", "--contact", "none")
+    assert code == 2 and "other answers" in errors
+
+
+def test_the_questions_are_asked_once_in_the_shops_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = iter(["9", "2", "1", "Tea House; Riga 1; stop@tea.example"])
+    monkeypatch.setattr("typer.prompt", lambda *_, **__: next(typed))
+    columns, english = ["Accepts Marketing"], words_of("en")
+    asked = answers_of({}, None, columns, english, at_terminal=True)
+    assert (asked.basis, asked.contact) == ("Accepts Marketing", ("Accepts Marketing",))
+    assert asked.sender is not None and asked.sender.opt_out == "mailto:stop@tea.example"
+    again = answers_of({}, json.loads(json.dumps(asked.document())), columns, english, at_terminal=True)
+    assert again == asked, "no question twice"
+    with pytest.raises(UsageError, match=r"(?s)“Accepts Marketing”.*--contact COLUMN.*--sender") as refused:
+        answers_of({"basis": "interest"}, None, columns, english, at_terminal=False)
+    assert "--basis" not in str(refused.value)
+    with pytest.raises(UsageError, match="NAME; POSTAL ADDRESS"):
+        answers_of({"basis": "interest", "contact": ["all"], "sender": "Ann"}, None, [], english, at_terminal=False)
+    silent = answers_of({"basis": "interest", "contact": ["none"]}, None, [], english, at_terminal=False)
+    assert silent.sender is None
+
+
+@pytest.mark.parametrize(
+    ("basis", "contact", "used", "reached"),
+    [
+        ("interest", ("agrees",), {"yes", "no", "silent"}, {"yes"}),
+        ("interest", ("all",), {"yes", "no", "silent"}, {"yes", "silent"}),
+        ("agrees", ("agrees",), {"yes"}, {"yes"}),
+        ("agrees", ("all",), {"yes"}, {"yes"}),
+        ("interest", ("none",), {"yes", "no", "silent"}, set()),
+    ],
+)
+def test_answers_decide_who_is_used_and_who_is_reached(
+    basis: str, contact: tuple[str, ...], used: set[str], reached: set[str], tmp_path: Path
+) -> None:
+    answers = Answers(basis=basis, contact=contact)
+    (tmp_path / "orders.csv").write_text(
+        "customer_id,sku,order_date,newsletter_old,agrees\n"
+        "yes,tea,2025-01-01 10:00,yes,yes\nno,tea,2025-01-02 10:00,no,no\nsilent,tea,2025-01-03 10:00,,\n"
+    )
+    (file,) = read_files([tmp_path / "orders.csv"], words_of("en"))
+    settings = answers.settings(Purpose.EMAIL) | {"timezone": "UTC"}
+    with Workspace.create(tmp_path / "shop", **settings) as shop:
+        file.with_columns(answers.contact).load(shop, answers)
+        names = dict(zip(shop.pseudonymiser().many(["yes", "no", "silent"]), ["yes", "no", "silent"], strict=True))
+        for purpose in (Purpose.PERSONALISATION, Purpose.MODEL_TRAINING, Purpose.ANALYTICS):
+            assert {names[name] for name in shop.gate().permitted_users(purpose)} == used, purpose
+        assert {names[name] for name in reachable(shop, "email")} == reached
+
+
+def test_plain_files_are_read_by_a_suggested_map(tmp_path: Path) -> None:
+    (tmp_path / "orders.csv").write_text(
+        "order_no,order_date,customer_email,sku,product_name,qty,unit_price,currency\n"
+        "1,2025-01-01 10:00,ann@example.com,tea,Green tea,1,4.50,EUR\n"
+        "2,2025-01-02 10:00,bob@example.com,mug,Tea mug,2,9.00,EUR\n"
+    )
+    (tmp_path / "customers.csv").write_text(
+        "email,city,newsletter,vip\nann@example.com,Riga,yes,no\nbob@example.com,Riga,no,yes\n"
+    )
+    english = words_of("en")
+    customers, orders = read_files([tmp_path / "orders.csv", tmp_path / "customers.csv"], english)
+    assert orders.map_words(english)[:2] == ["Person's number: customer_email", "Item's number: sku"]
+    assert set(orders.source.maps) == {Table.ITEMS, Table.EVENTS}, "a log that names its products gives the catalogue"
+    assert columns_of_consent([customers, orders]) == ["newsletter"], "what says no more than yes or no is no consent"
+    assert shop_settings([customers, orders])["currency"] == "EUR"
+    answers = Answers(basis="interest", contact=("newsletter",))
+    with Workspace.create(tmp_path / "shop", **answers.settings(Purpose.EMAIL), timezone="UTC", currency="EUR") as shop:
+        for file in (customers, orders):
+            file.load(shop, answers)
+        items = shop.gate().catalogue()
+        assert dict(zip(items["item_id"], items["title"], strict=True)) == {"tea": "Green tea", "mug": "Tea mug"}
+        assert reachable(shop, "email") == {shop.pseudonymiser().one("ann@example.com")}
+    (tmp_path / "products.csv").write_text("sku,name,price,stock\ntea,Green tea,4.50,0\nmug,Tea mug,9.00,12\n")
+    (products,) = read_files([tmp_path / "products.csv"], english)
+    with Workspace.open(tmp_path / "shop") as shop:
+        products.load(shop, answers)
+        items = shop.gate().catalogue()
+        assert dict(zip(items["item_id"], items["available"], strict=True)) == {"tea": False, "mug": True}
+    with pytest.raises(UsageError, match="--contact 'Nothing'"):
+        run_start(tmp_path / "shop", [customers], Answers(basis="interest", contact=("Nothing",)))
+    (tmp_path / "words.csv").write_text("a,b\nx,y\n")
+    with pytest.raises(UsageError, match="its columns do not say what it is"):
+        read_files([tmp_path / "words.csv"], english)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +16,7 @@ from recllm.doors.cli.options import (
     DEFAULT_WORKSPACE,
     Answer,
     AnyWorkspace,
-    ConsentDefault,
-    ConsentFrom,
     Options,
-    Seed,
     SetOptions,
     open_shop,
     read_settings,
@@ -91,30 +89,35 @@ def start(
     demo: Annotated[
         bool, typer.Option("--demo", help="The demonstration instead, on the Complete Journey log, in the folder demo.")
     ] = False,
-    consent_default: ConsentDefault,
-    consent_from: ConsentFrom,
-    generator: Annotated[str, typer.Option(help="Text generator of ads: auto, template, smollm2, ...")] = "auto",
-    seed: Seed,
+    basis: Annotated[
+        str | None,
+        typer.Option(help="Why purchases may be used: interest (of the shop; objections count), or a consent column."),
+    ],
+    contact: Annotated[
+        list[str] | None,
+        typer.Option(help="Who may be written to: a column of agreement (may be repeated), all (but refusals), none."),
+    ],
+    sender: Annotated[str | None, typer.Option(help="Who writes: NAME; ADDRESS; LINK OR MAILBOX TO STOP.")],
+    generator: Annotated[str, typer.Option(help="Text generator of ads: template, smollm2.")] = "template",
 ) -> Answer:
-    """From a shop's exports to a page, in one command: what was read, customers, recommendations, ad texts, quality
-    compared with simple systems, next steps; leaves report.html."""
+    """From a shop's files to a first campaign, in one command: what was read, customers, recommendations, ad texts,
+    quality compared with simple systems, next steps; leaves report.html."""
     if demo == bool(files):
         raise UsageError("give the files of your shop, or --demo for the demonstration")
+    from recllm.doors.start.page import terminal_lines
+
     if not files:
         from recllm.doors.start.demo import run_demo
 
-        record = run_demo(workspace or Path("demo"), generator=generator, seed=seed)
-        return Answer(record, [f"{record['seconds']:.0f} s; open {record['report']}"])
-    from recllm.doors.start.page import terminal_lines
-    from recllm.doors.start.shop import run_start
+        return Answer(record := run_demo(workspace or Path("demo"), generator=generator), terminal_lines(record))
+    from recllm.doors.start.shop import start_shop
 
-    record = run_start(
+    record = start_shop(
         workspace or DEFAULT_WORKSPACE,
         files,
-        consent_default=None if consent_default is None else consent_default == "granted",
-        consent_from=consent_from or (),
+        {"basis": basis, "contact": contact, "sender": sender},
+        settings.explicit(),
         generator=generator,
-        seed=seed,
-        **settings.explicit(),
+        at_terminal=sys.stdin.isatty() and sys.stderr.isatty(),
     )
     return Answer(record, terminal_lines(record))

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from recllm.base.errors import MissingExtraError, UsageError
 from recllm.base.schema import Purpose
-from recllm.doors.start.shop import (
-    BASELINES,
-    Run,
-    run_start,
-)
+from recllm.doors.start.answers import ALL, INTEREST, Answers
+from recllm.doors.start.files import ShopFile
+from recllm.doors.start.shop import BASELINES, Run, run_start
+from recllm.market.adcopy.channels import Sender
 from recllm.recommend.recommender.shop_recommender import publish_recommender
 from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace
 
@@ -38,7 +37,7 @@ NOTE = (
 )
 
 
-def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[str, Any]:
+def run_demo(folder: Path, *, generator: str = "template") -> dict[str, Any]:
     """Runs the demonstration in a workspace at `folder`; returns what `run_start` does.
 
     Raises `UsageError` when `folder` holds another workspace, `MissingExtraError` without the data's package.
@@ -50,22 +49,21 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         with Workspace.open(folder) as shop:
             if shop.settings.tenant != "demo":
                 raise UsageError(f"{folder} holds a workspace of its own; give the demonstration another folder: -w")
-    kinds = []
+    files = []
     for name, table, column_map in FILES:
         of_table: dict[str, Any] = {table: load_map(column_map)}
         source = FileSource(name=column_map, title=f"Complete Journey: {name}", signature=(), **of_table)
-        kinds.append(Recognised(source=source))
+        files.append(ShopFile(path=data_folder() / f"{name}.parquet", recognised=Recognised(source=source)))
+    sender = Sender(name="Corner Store", address="1 Market Street, Ohio", opt_out="https://example.com/stop")
     return run_start(
         folder,
-        [data_folder() / f"{name}.parquet" for name, _, _ in FILES],
-        recognised=kinds,
+        files,
+        Answers(basis=INTEREST, contact=(ALL,), sender=sender),
         generator=generator,
-        seed=seed,
         learn=learn_before_december,
         where=ON_OFFER,
         note=NOTE,
         tenant="demo",
-        consent_default=True,
         currency="USD",
         timezone="UTC",
     )

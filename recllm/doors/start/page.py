@@ -29,15 +29,19 @@ def words_of(locale: str, currency: str | None = None, timezone: str | None = No
 
 
 def terminal_lines(record: Mapping[str, Any]) -> list[str]:
-    """The last lines of the command."""
-    page_words, problems = words_of(record["locale"]), record["problems"]
-    return [
-        *(page_words.say("start.is_kind", file=file["file"], kind=file["title"]) for file in record["files"]),
-        *(page_words.say("start.not_yet", problem=page_words.say(f"start.problem.{name}")) for name in problems),
-        *(f"  {problem}" for problem in problems.values()),
-        *(f"{step['text']}  {step['command']}" for step in record["next"]),
-        page_words.say("start.done", seconds=record["seconds"], report=record["report"]),
-    ]
+    """The last lines of the command: what the files are, what is missing and what mends it, and what can be sent."""
+    page_words, campaign = words_of(record["locale"]), record["campaign"]
+    lines = []
+    for file in record["files"]:
+        lines.append(page_words.say("start.is_kind", file=file["file"], kind=file["title"]))
+        lines += [f"  {'; '.join(file['columns'])}"] if file["columns"] else []
+    for name, problem in record["problems"].items():
+        lines.append(page_words.say("start.not_yet", problem=page_words.say(f"start.problem.{name}")))
+        lines += [f"  {text}" for text in dict.fromkeys((problem, page_words.say(f"start.mend.{name}")))]
+    if campaign is not None:
+        lines.append(page_words.say("start.sendable", n=campaign["sendable"], people=campaign["messages"]))
+        lines.append(page_words.say("start.drafted", goal=campaign["goal"], workspace=record["workspace"]))
+    return [*lines, page_words.say("start.done", seconds=record["seconds"], report=record["report"])]
 
 
 def start_page(record: Mapping[str, Any]) -> str:

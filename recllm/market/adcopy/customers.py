@@ -8,7 +8,7 @@ words share a text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,13 +46,15 @@ def customer_facts(
     together: csr_matrix | None,
     policy: Policy,
     occasion: Occasion | None = None,
+    broad: Collection[tuple[str, ...]] = (),
 ) -> list[PersonFacts]:
     """For each customer (a run of `events`) and item (row of the catalogue, as `Dataset.items`; -1 for none).
 
     reasons: of each, the clearest first: a purchase named there may be named with the item where the two are bought
-    together more often than chance. together: see `recllm.learn.features.together`; None where it is not known.
+    together more often than chance. together: see `recllm.learn.features.together`; None where it is not known. broad:
+    paths of categories that hold most of what is bought, and say nothing of a customer.
     """
-    things = _Things.of(catalogue)
+    things = _Things.of(catalogue, broad)
     goes_with = None if together is None else together.tocsc()
     return [
         _facts(events.rows(np.array([n])), things, as_of, int(item), of_user, goes_with, policy, occasion)
@@ -70,10 +72,10 @@ class _Things:
     brand: NDArray[np.int64]
 
     @classmethod
-    def of(cls, catalogue: pl.DataFrame) -> _Things:
+    def of(cls, catalogue: pl.DataFrame, broad: Collection[tuple[str, ...]]) -> _Things:
         keys = catalogue.select(
             pl.col("title").str.strip_chars().str.to_lowercase().replace("", None),
-            pl.col("category").list.join("\x1f").replace("", None),
+            pl.col("category").list.join("\x1f").replace(dict.fromkeys(["", *map("\x1f".join, broad)])),
             pl.col("brand").str.to_lowercase(),
         )
         return cls(catalogue, *(_codes(keys[name]) for name in ("title", "category", "brand")))

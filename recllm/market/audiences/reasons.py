@@ -66,7 +66,7 @@ def reasons_for(
     data = recommender.dataset
     population = restricted_to(recommender.population, np.unique(items[items >= 0]))
     ranker = replace(recommender.ranker, population=population)
-    speaker = ReasonWriter(data.items, recommender.policy, recommender.locale)
+    speaker = ReasonWriter(data.items, recommender.policy, recommender.locale, recommender.broad_categories)
     reasons: list[tuple[Reason, ...]] = [()] * len(items)
     with_item = np.flatnonzero(items >= 0)
 

@@ -546,6 +546,7 @@ def _planned(
         recommender.together,
         recommender.policy,
         file.target.occasion,
+        recommender.broad_categories,
     )
     for n, (name, item, reasons) in enumerate(zip(names, best, reasons_of_people, strict=True)):
         item_id = recommender.dataset.items["item_id"][int(item)]

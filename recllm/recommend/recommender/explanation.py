@@ -83,6 +83,8 @@ class Explainer:
     """The served score of pairs."""
     ranked: Callable[[Histories, int], Ranked]
     """The first items of the served ranking that nothing filters."""
+    broad: frozenset[tuple[str, ...]] = frozenset()
+    """As of `ReasonWriter`."""
 
     def evidence(
         self, person: UserHistory, item_rows: NDArray[np.integer]
@@ -173,7 +175,7 @@ class Explainer:
         return position
 
     def _writer(self) -> ReasonWriter:
-        return ReasonWriter(self.dataset.items, self.policy, self.locale)
+        return ReasonWriter(self.dataset.items, self.policy, self.locale, self.broad)
 
     def _title(self, row: int) -> str:
         return item_names(self.dataset.items[[row]], self.locale)[0]

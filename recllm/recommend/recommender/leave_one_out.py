@@ -12,6 +12,7 @@ tried, `EVIDENCE_PER_ITEM` of them: what was not tried is never claimed to be un
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -37,6 +38,22 @@ MIN_EFFECT = 0.05
 """A line is named only when leaving it out costs more than this share of the range of the user's scores."""
 SAME_ITEM, SAME_TYPE = 100.0, 2.0
 """Head start of a unit that is the shown item itself, or of its narrowest category, when units are chosen for trial."""
+
+
+PLACES = frozenset({"city", "region", "state", "province", "zip", "postcode", "postal_code", "country", "address"})
+"""Basics that say where parcels go: a billing address is no taste, and never a reason."""
+BROAD = 0.5
+"""Share of a shop's buyers from which on a category says nothing of a customer."""
+
+
+def broad_categories(items: pl.DataFrame, buyers: NDArray[np.floating]) -> frozenset[tuple[str, ...]]:
+    """Paths of the categories that hold more than half of what is bought. buyers: of each item but the newest, which
+    have none."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    for path, n in zip(items["category"].to_list(), buyers.tolist(), strict=False):
+        for level in range(1, len(path or ()) + 1):
+            counts[tuple(path[:level])] += n
+    return frozenset(path for path, n in counts.items() if n > BROAD * float(buyers.sum()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +88,14 @@ Score = Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float3
 
 
 def units_of(person: UserHistory) -> list[Evidence]:
-    """All evidence there is about a person, purchases first, then browsing, then basics."""
+    """All evidence there is about a person, purchases first, then browsing, then basics that are no place."""
     e = person.events
     bought = np.unique(e.item[np.isin(e.action, _BOUGHT_CODES)])
     browsed = np.unique(e.item[np.isin(e.action, _BROWSING_CODES)])
     return [
         *(Evidence("B", int(i)) for i in bought),
         *(Evidence("H", int(i)) for i in browsed),
-        *(Evidence("I", name=n) for n, v in person.basics.items() if v),
+        *(Evidence("I", name=n) for n, v in person.basics.items() if v and n.casefold() not in PLACES),
     ]
 
 
@@ -163,6 +180,8 @@ class ReasonWriter:
     items: pl.DataFrame
     policy: Policy
     locale: str = "en"
+    broad: frozenset[tuple[str, ...]] = frozenset()
+    """Paths of categories that are no reason; see `broad_categories`."""
 
     def contribution(self, unit: Evidence, delta: float, item_row: int, profile: Profile) -> Reason | None:
         """One piece of evidence in words, whatever its size; None for what is never named."""
@@ -245,10 +264,10 @@ class ReasonWriter:
         return self._say("bought_similar", title=title, category=common)
 
     def _common_category(self, first_row: int, second_row: int) -> str | None:
-        """The narrowest category name that both paths share, or None."""
+        """The narrowest category name that both paths share; None where there is none, or it holds most of the shop."""
         one_path, other_path = (self._path(first_row), self._path(second_row))
         shared = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(one_path, other_path, strict=False))]
-        return shared[-1] if shared else None
+        return shared[-1] if shared and tuple(shared) not in self.broad else None
 
     def _path(self, item: int) -> list[str]:
         path = self.items["category"][item]

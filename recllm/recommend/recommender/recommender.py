@@ -31,7 +31,7 @@ from recllm.learn.features.together import bought_together
 from recllm.learn.models.scorer import ItemProjections
 from recllm.recommend.recommender.explanation import Explainer, Explanation, spreads
 from recllm.recommend.recommender.intent_items import PERSONAL_INTENTS, FittingItems, fitting_items
-from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory
+from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory, broad_categories
 from recllm.recommend.recommender.people import DatasetPeople, Histories, People, PeopleLacking
 from recllm.recommend.recommender.ranking import LIST_DEPTH, NAMESAKES, ItemRanker, Ranked, UserInputs, item_margins
 from recllm.recommend.recommender.slate_writer import SlateWriter, slate_depth
@@ -303,7 +303,13 @@ class Recommender:
             self.population.facets.type,
             logits=lambda histories, pairs: self.ranker.score(self._inputs(histories), pairs).logit,
             ranked=ranked,
+            broad=self.broad_categories,
         )
+
+    @cached_property
+    def broad_categories(self) -> frozenset[tuple[str, ...]]:
+        """Paths of categories that hold more than half of what is bought, which are no reason."""
+        return broad_categories(self.dataset.items, self.population.stats.buyers_ever)
 
     def person(self, user: str) -> UserHistory:
         """What is known of one user. Raises as `explain` does."""

@@ -110,7 +110,9 @@ def ingest_file(
     with ExitStack() as draft, ExitStack() as temporary:
         is_masked, namespace = policy.mask_quarantine, options.namespace
         quarantine = _Quarantine(quarantine_dir, load_id, source, draft, namespace=namespace, is_masked=is_masked)
-        merged = MostCommon(REQUIRED[table][0]) if column_map.keep == "most_common" else None
+        merged = None
+        if column_map.keep != "all":
+            merged = MostCommon(REQUIRED[table][0], of_variants=column_map.keep == "variants")
         known_ids = _known_ids(store, table) if store is not None and column_map.only_new else frozenset()
         rows = _RowStage(state=state, quarantine=quarantine, reader=reader, merged=merged, known_ids=known_ids)
         try:

@@ -315,7 +315,7 @@ class ColumnMap(_Part):
     text_marks: StrictBool = False
     optional: StrictBool = False
     special: Names = ()
-    keep: Literal["all", "most_common"] = "all"
+    keep: Literal["all", "most_common", "variants"] = "all"
 
     @property
     def built_fields(self) -> frozenset[str]:
@@ -326,6 +326,8 @@ class ColumnMap(_Part):
     def _check(self) -> Self:
         if self.keep == "most_common" and self.table not in {Table.ITEMS, Table.USERS}:
             raise ValueError('keep = "most_common" is for items and users')
+        if self.keep == "variants" and self.table is not Table.ITEMS:
+            raise ValueError('keep = "variants" is for items')
         if self.only_new and self.keep != "most_common":
             raise ValueError('only_new goes with keep = "most_common"')
         if self.table is not None:

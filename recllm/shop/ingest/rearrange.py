@@ -159,8 +159,8 @@ def _with_lines(reader: RecordReader, lines: OrderLines, file: str) -> RecordRea
 
 
 def _with_parents(reader: RecordReader, rule: ParentRows, file: str, *, optional: bool) -> RecordReader:
-    """Variants with the cells of their product where their own are empty, and the key of it in a column. The rows of
-    products are read once before, and kept."""
+    """Variants with the cells of their product where their own are empty, its key in a column, and its cells in columns
+    such as "Name of the product". The rows of products are read once before, and kept."""
     by_normal = {normal(column): column for column in reader.columns}
 
     def present(*names: str | None) -> list[str]:
@@ -204,6 +204,6 @@ def _with_parents(reader: RecordReader, rule: ParentRows, file: str, *, optional
     def with_product(chunk: Chunk) -> Chunk:
         frame = chunk.frame.with_columns(key.alias(_KEY))
         frame = frame.join(lookup.rename(renamed), on=_KEY, how="left", maintain_order="left").with_columns(filled)
-        return replace(chunk, frame=frame.select(*reader.columns, named.alias(parent)))
+        return replace(chunk, frame=frame.select(*reader.columns, named.alias(parent), *renamed.values()))
 
-    return reader.mapped(with_product, [*reader.columns, parent])
+    return reader.mapped(with_product, [*reader.columns, parent, *renamed.values()])

@@ -254,7 +254,8 @@ _FITS: Mapping[str, _Fit] = {
     "timestamp": _is("times"),
     **dict.fromkeys(("price", "quantity", "value"), _is("numbers")),
     "currency": lambda look: look.mostly("words or ids") and look.length == 3,
-    **dict.fromkeys(("granted", "available"), _is("yes or no")),
+    "granted": _is("yes or no"),
+    "available": lambda look: look.mostly("yes or no") or look.mostly("numbers"),
     "purpose": _is("purposes"),
     **dict.fromkeys(("user_id", "item_id"), lambda look: look.shares["times"] < 0.5),
 }

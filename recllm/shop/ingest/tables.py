@@ -164,7 +164,9 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
         currency = batch.currency().fill_null(pl.lit(default, dtype=pl.String))
     else:
         currency = batch.constant(batch.load.schema.currency, pl.String)
-    available = yes_or_no(batch.text("available"))
+    pieces = batch.text("available").str.strip_chars().cast(pl.Float64, strict=False) > 0  # of a column of stock
+    stated = yes_or_no(batch.text("available"))
+    available = stated.zip_with(stated.is_not_null(), pieces)
     unclear = available.is_null() & batch.text("available").is_not_null()
     batch.mark("available", unclear, "E_AVAILABLE", "is neither yes nor no", batch.text("available"))
     attributes = batch.text("attributes")
@@ -228,6 +230,8 @@ def _map_texts(column: pl.Series, function: Callable[[str], str | None]) -> pl.S
 
 def _category_path(text: str) -> list[str]:
     """The names of "Home > Kitchen > Pans" or of a JSON list, widest first."""
+    # all food stands under this name in the taxonomies of Google and Shopify, tobacco under a narrower one
+    text = text.replace("Food, Beverages & Tobacco", "Food & Beverages")
     if text.startswith("["):
         try:
             names = json.loads(text)

@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from recllm.base.errors import UsageError
-from recllm.base.schema import Action, IngestReport, Item, Purpose, Slate, Table
+from recllm.base.schema import VARIANT_IDS, VARIANT_NAMES, Action, IngestReport, Item, Purpose, Slate, Table
 from recllm.shop.workspace.workspace import Workspace, recording_time
 
 if TYPE_CHECKING:
@@ -63,10 +64,14 @@ def load_file(
     Raises `UsageError` for an unknown table, `IngestError` when the file or the load is refused.
     """
     from recllm.shop.ingest.load import ingest_file
-    from recllm.shop.ingest.options import IngestOptions, load_map
+    from recllm.shop.ingest.options import ColumnMap, IngestOptions, load_map
 
     if table not in set(Table):
         raise UsageError(f"--table is one of {', '.join(Table)}, not {table!r}")
+    column_map = load_map(mapping) if isinstance(mapping, str) else mapping or ColumnMap()
+    if table == Table.EVENTS or (table == Table.ITEMS and column_map.only_new):  # of a log, which names variants
+        products = {**products_of_variants(workspace), **column_map.values.get("item_id", {})}
+        column_map = column_map.model_copy(update={"values": {**column_map.values, "item_id": products}})
     settings = workspace.settings
     values: dict[str, Any] = {"shop_tz": settings.timezone, "shop_currency": settings.currency}
     values["event_names"] = workspace.domain.events
@@ -77,12 +82,25 @@ def load_file(
         store=workspace.store(),
         pseudonymiser=workspace.pseudonymiser(),
         policy=workspace.policy,
-        mapping=load_map(mapping) if isinstance(mapping, str) else mapping,
+        mapping=column_map,
         options=IngestOptions(**values),
         quarantine_dir=workspace.quarantine_dir,
         dry_run=dry_run,
         progress=progress,
     )
+
+
+def products_of_variants(workspace: Workspace) -> dict[str, str]:
+    """The id of the product of each variant, by the variant's id and name in lower case, as the catalogue says them."""
+    with workspace.store().read() as reader:
+        items = reader.items()
+    items = items.filter(pl.col("attributes").str.contains(f'"{VARIANT_IDS}"|"{VARIANT_NAMES}"'))
+    products: dict[str, str] = {}
+    for item_id, text in items.select("item_id", "attributes").iter_rows():
+        attributes = json.loads(text)
+        names = (attributes.get(name, "").split("\n") for name in (VARIANT_NAMES, VARIANT_IDS))
+        products |= {name.casefold(): item_id for name in chain(*names) if name}
+    return products
 
 
 def load_export(

@@ -6,6 +6,7 @@ otherwise unchanged. Texts of products lose invisible characters only; other odd
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -96,8 +97,11 @@ class MostCommon:
     """Items or users of a log: one row per id, every field its most common value. The memory is that of the distinct
     pairs of id and value."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, *, of_variants: bool = False) -> None:
+        """of_variants: the rows of an id are variants of one product. It has their shortest title, a price where theirs
+        is one, is available where one of them is, and has all of their attributes."""
         self._key = key
+        self._of_variants = of_variants
         self._schema: dict[str, pl.DataType] = {}
         self._counts: dict[str, pl.DataFrame] = {}
         self._n_rows = 0
@@ -121,9 +125,31 @@ class MostCommon:
         for column in self._schema:
             if column != self._key:
                 commonest = self._counts[column].sort(["rows", "first"], descending=[True, False])
+                commonest = self._of_product(commonest, column) if self._of_variants else commonest
                 commonest = commonest.unique(self._key, keep="first", maintain_order=True).select(self._key, column)
                 merged = merged.join(commonest, on=self._key, how="left", maintain_order="left")
         return merged.select(pl.col(column).cast(dtype) for column, dtype in self._schema.items())
+
+    def _of_product(self, values: pl.DataFrame, column: str) -> pl.DataFrame:
+        """The distinct values of each id in a column, with that of the product first."""
+        if column == "title":
+            return values.sort(pl.col(column).str.len_chars(), maintain_order=True)
+        if column == "price":
+            return values.filter(pl.len().over(self._key) == 1)
+        if column == "available":
+            return values.sort(column, descending=True, maintain_order=True)
+        if column == "attributes":
+            texts = values.sort("first").group_by(self._key, maintain_order=True).agg(column)
+            return texts.with_columns(pl.Series(column, map(joined_attributes, texts[column]), dtype=pl.String))
+        return values
+
+
+def joined_attributes(objects: pl.Series) -> str:
+    """One JSON object with the distinct values of each name, one a line."""
+    values: dict[str, dict[str, None]] = {}
+    for name, text in (pair for entry in objects for pair in json.loads(entry).items()):
+        values.setdefault(name, {})[text] = None
+    return json.dumps({name: "\n".join(texts) for name, texts in values.items()}, ensure_ascii=False)
 
 
 class StepTable:
