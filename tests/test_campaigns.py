@@ -9,7 +9,7 @@ import re
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,9 +22,8 @@ from scripted import ScriptedGenerator
 from shop_world import item_lines, loaded, purchase_lines, train
 from shop_world import shop as world
 from store_view import view
-from tables import wrongly_refused
 
-from recllm.base.errors import DataError, GenerationError, NothingToDo, PolicyError, UsageError
+from recllm.base.errors import DataError, GenerationError, ModelError, NothingToDo, PolicyError, RecllmError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import Objective, Purpose
 from recllm.doors.privacy.export import export_person
@@ -323,49 +322,98 @@ def test_an_id_is_taken_once(shop: Workspace, folder: Path) -> None:
 CATEGORY = 'category = "food > tea"\nmost_items = 4'
 CHOOSES = ((CATEGORY, 'intent = "mixed"\nmost_items = 6'), ("size = 60\n", ""))
 """The campaign picks its items itself, for everybody."""
-SEND = ('goal = "tea for', 'send = 2024-01-01T00:00:00+00:00\ngoal = "tea for')
 ALL_ITEMS = json.dumps([f"{kind}{n}" for kind in ("tea", "tool") for n in range(12)])
-AT_ONCE: dict[str, Sequence[tuple[str, str]]] = {
-    r"the offer ended at 2024-02-01": [("end = 2024-03-31", "end = 2024-02-01")],
-    r"the present is": [SEND],
-    r"no item 'tea99'": [('category = "food > tea"', 'items = ["tea99"]')],
-    r"no item on offer": [('category = "food > tea"', 'category = "pharmacy"')],
-    r"gone.txt: cannot be read": [('suppress = "never.txt"', 'suppress = "gone.txt"')],
-    r"set RECLLM_LLM_URL": [("variants = 2", 'variants = 2\ngenerator = "server"')],
-    r"No generator": [("variants = 2", 'variants = 2\ngenerator = "./no/model"')],
-}
-"""What is wrong with a campaign -> changes of its file; it is said before anything is loaded."""
-LATER: dict[str, Sequence[tuple[str, str]]] = {
-    r"reaches no customers: beyond size or budget \(300\)": [("size = 60", "cost = 1\nbudget = 0")],
-    r"smaller than 50": [("size = 60", "size = 49")],
-    r"set send to a time": [("end = 2024-03-31", "start = 2024-03-01T00:00:00+00:00\nend = 2024-03-31")],
-    r"bought it recently": [("size = 60", "bought_days = 400"), (CATEGORY, f"items = {ALL_ITEMS}")],
-    r"the offer ended at 2024-01-31": [*CHOOSES, ("2024-03-31", "2024-01-31")],
-    r"no item on offer fits": [(CATEGORY, 'text = "zzyzx qwrtp"')],
-    r"no campaign 'spring'": [("variants = 2", 'variants = 2\nlearn_from = ["spring"]')],
-    r"mixed": [(CATEGORY, 'intent = "sell"')],
-    r"recllm uplift": [(CATEGORY, 'intent = "mixed"\nobjective = "uplift"')],
-    r"objective": [(CATEGORY, 'intent = "mixed"\neffects = "x"')],
-    r"spread is 1.* at most": [(CATEGORY, 'intent = "mixed"\nspread = 1.5')],
-    r"or an intent": [(CATEGORY, "most_items = 2")],
-    r"no effects 'nothing'": [(CATEGORY, 'intent = "mixed"\nobjective = "uplift"\neffects = "nothing"')],
-    r"attribute margin": [(CATEGORY, 'intent = "mixed"\nobjective = "margin"')],
-}
 
 
-def test_what_cannot_be_planned_says_why_and_leaves_nothing(
-    shop: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("old", "new", "error", "said"),
+    [
+        ("size = 60", "cost = 1\nbudget = 0", NothingToDo, r"reaches no customers: beyond size or budget \(300\)"),
+        ("size = 60", "size = 49", PolicyError, "smaller than 50"),
+        ("end = 2024-03-31", "end = 2024-02-01", DataError, "ended at 2024-02-01"),
+        ("end = 2024-03-31", "start = 2024-03-01T00:00:00+00:00\nend = 2024-03-31", DataError, "set send to a time"),
+        ('goal = "tea for', 'send = 2024-01-01T00:00:00+00:00\ngoal = "tea for', DataError, "the present is"),
+        ('category = "food > tea"', 'items = ["tea99"]', UsageError, "no item 'tea99'"),
+        ('category = "food > tea"', 'category = "pharmacy"', UsageError, "no item on offer"),
+        ("size = 60", "bought_days = 400", NothingToDo, "bought it recently"),
+    ],
+)
+def test_what_cannot_be_planned_leaves_nothing(
+    shop: Workspace, folder: Path, old: str, new: str, error: type[RecllmError], said: str
 ) -> None:
-    def planning(pairs: Sequence[tuple[str, str]]) -> object:
-        return plan_campaigns(shop, [changed(folder, *pairs)])
-
-    monkeypatch.delenv("RECLLM_LLM_URL", raising=False)
-    assert wrongly_refused({words: partial(planning, pairs) for words, pairs in LATER.items()}) == {}
-    monkeypatch.setattr("recllm.market.campaigns.plan.open_recommender", lambda *_, **__: pytest.fail("it was loaded"))
-    assert wrongly_refused({words: partial(planning, pairs) for words, pairs in AT_ONCE.items()}) == {}
+    pairs = [(old, new)]
+    if "bought_days" in new:  # everybody has bought one of all items
+        pairs += [('category = "food > tea"\nmost_items = 4', f"items = {ALL_ITEMS}")]
+    with pytest.raises(error, match=said):
+        plan_campaigns(shop, [changed(folder, *pairs)])
     assert not (shop.root / "campaigns" / "other").exists()
-    with pytest.raises(UsageError, match="--replace"):
-        plan_campaigns(shop, [tea(shop).file])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "said"),
+    [
+        ("end = 2024-03-31", "end = 2024-02-01", DataError, "ended at 2024-02-01"),
+        ('goal = "tea for', 'send = 2024-01-01T00:00:00+00:00\ngoal = "tea for', DataError, "the present is"),
+        ('category = "food > tea"', 'items = ["tea99"]', UsageError, "no item 'tea99'"),
+        ('category = "food > tea"', 'category = "pharmacy"', UsageError, "no item on offer"),
+        ('suppress = "never.txt"', 'suppress = "gone.txt"', UsageError, "gone.txt: cannot be read"),
+        ("variants = 2", 'variants = 2\ngenerator = "server"', UsageError, "set RECLLM_LLM_URL"),
+        ("variants = 2", 'variants = 2\ngenerator = "./no/model"', ModelError, "No generator"),
+        ('id = "other"', 'id = "tea"', UsageError, "--replace"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_loaded(
+    shop: Workspace,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    old: str,
+    new: str,
+    error: type[Exception],
+    said: str,
+) -> None:
+    monkeypatch.delenv("RECLLM_LLM_URL", raising=False)
+    monkeypatch.setattr("recllm.market.campaigns.plan.open_recommender", lambda *_, **__: pytest.fail("it was loaded"))
+    text = TEA.replace('id = "tea"', 'id = "other"').replace(old, new)
+    (folder / "other.toml").write_text(text)
+    with pytest.raises(error, match=said):
+        plan_campaigns(shop, [read_campaign(folder / "other.toml")])
+
+
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [
+        ('intent = "sell"', "mixed"),
+        ('intent = "mixed"\nobjective = "uplift"', "recllm uplift"),
+        ('intent = "mixed"\neffects = "x"', "objective"),
+        ('intent = "mixed"\nspread = 1.5', "spread is 1.* at most"),
+        ("most_items = 2", "or an intent"),
+        ('intent = "mixed"\nobjective = "uplift"\neffects = "nothing"', "no effects 'nothing'"),
+        ('intent = "mixed"\nobjective = "margin"', "attribute margin"),
+    ],
+)
+def test_targets_that_cannot_be(shop: Workspace, folder: Path, new: str, words: str) -> None:
+    with pytest.raises(RecllmError, match=words):
+        plan_campaigns(shop, [changed(folder, ('category = "food > tea"\nmost_items = 4', new))])
+    assert not CampaignFolder.of(shop.root, "other").plan.exists()
+
+
+def test_a_text_that_nothing_fits_is_refused(shop: Workspace, folder: Path) -> None:
+    file = changed(folder, ('category = "food > tea"\nmost_items = 4', 'text = "zzyzx qwrtp"'))
+    recommender = open_recommender(shop, encoder=ToyEncoder(), everybody=True)
+    with pytest.raises(UsageError, match="no item on offer fits"):
+        plan_campaigns(shop, [file], recommender=recommender)
+
+
+def test_nothing_is_learned_from_a_campaign_that_is_not_there(shop: Workspace, folder: Path) -> None:
+    wrong = changed(folder, ("variants = 2", 'variants = 2\nlearn_from = ["spring"]'))
+    with pytest.raises(UsageError, match="no campaign 'spring'"):
+        plan_campaigns(shop, [wrong])
+
+
+def test_an_offer_that_ended_is_said_before_anything_is_planned(shop: Workspace, folder: Path) -> None:
+    file = changed(folder, *CHOOSES, ("2024-03-31", "2024-01-31"))
+    with pytest.raises(DataError, match="the offer ended at 2024-01-31"):
+        plan_campaigns(shop, [file])
 
 
 def test_the_key_goes_to_the_operators_server_alone(
