@@ -5,8 +5,10 @@ Each part runs in a process of its own. `--part NAME` runs one and, with -o, add
     scopes      every route of the service and of the console with every kind of key and session (tests/hostile_callers)
     bodies      malicious files at the doors that read them (tests/hostile_artefacts); paths, queries, forms and bodies
                 without a meaning for every route (tests/hostile_requests)
-    texts       hostile texts (--texts FILE) at each door for texts of others (tests/test_hostile_texts): processor time
+    texts       hostile texts (--texts FILE) at each door for texts of others (tests/hostile_texts): processor time
+    slow        connections that send half a request and wait: is a new caller answered, do they end
     figures     what figures of groups show of one customer (figure_attack.py)
+    canaries    people with a mark in every field go in at every door and are erased; every byte is looked at
     kills       a serving process that takes events is killed; each event that it acknowledged has to be there
 """
 
@@ -18,6 +20,7 @@ import gzip
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import tempfile
@@ -25,7 +28,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -42,7 +46,7 @@ from recllm.shop.workspace.workspace import Workspace
 
 FIGURES = (
     *("scope_cases", "scope_held", "bodies", "body_faults", "queries", "isolated", "texts", "slow_texts"),
-    *("kills", "acknowledged", "lost"),
+    *("canaries_outside", "kills", "acknowledged", "lost"),
 )
 """Of the whole run; the others stand with their part."""
 SERVE = [sys.executable, "-m", "recllm", "serve", "--set", "service.processes=0", "-w"]
@@ -128,27 +132,76 @@ SLOW_SECONDS = 0.05
 
 
 def texts(args: argparse.Namespace) -> dict[str, Any]:
-    from test_hostile_texts import DOORS, hostile_texts, seconds
+    from hostile_texts import PLAIN, doors, processor_seconds
+    from service_world import build_shop
+    from test_hostile_texts import hostile_texts
 
     rows, spent = json.loads(gzip.decompress(args.texts.read_bytes())), []
-    plain = [f"Green tea of the first harvest, 100 g, no. {n}" for n in range(9)]
-    warm = list(hostile_texts(500).values())[::8] + plain  # the first use compiles
-    usual = {at: median([seconds(door, text) for text in warm][-9:]) for at, door in DOORS.items()}
-    gc.collect()
-    gc.freeze()
-    for row in rows:
-        for at, door in DOORS.items():
-            spent.append((seconds(door, row["text"]) - usual[at], at, row["family"], str(row["id"])))
+    with tempfile.TemporaryDirectory() as scratch, Workspace.open(build_shop(Path(scratch))) as shop:
+        ways = doors(shop, Path(scratch))
+        warm = list(hostile_texts(500).values())[::8] + [PLAIN.format(n) for n in range(9)]  # the first use compiles
+        usual = {at: median([processor_seconds(door, text) for text in warm][-9:]) for at, door in ways.items()}
+        gc.collect()
+        gc.freeze()
+        for row in rows:
+            for at, door in ways.items():
+                spent.append((processor_seconds(door, row["text"]) - usual[at], at, row["family"], str(row["id"])))
     slow = sorted((case for case in spent if case[0] > SLOW_SECONDS), reverse=True)
     return {
         "texts": len(rows),
         "slow_texts": len({text_id for *_, text_id in slow}),
         "slow_by_door": Counter(at for _, at, _, _ in slow),
         "slow_by_family": Counter(family for _, _, family, _ in slow),
-        "longest_ms": {at: round(1_000 * max(case[0] for case in spent if case[1] == at), 1) for at in DOORS},
+        "longest_ms": {at: round(1_000 * max(case[0] for case in spent if case[1] == at), 1) for at in ways},
         "slowest": [f"{text_id} ({family}) at {at}: {seconds:.3f} s" for seconds, at, family, text_id in slow[:20]],
         "data_hash": file_hash(args.texts),
     }
+
+
+USUAL_FILES, HALF_HEADS, HALF_BODIES, WATCHED_SECONDS = 1_024, 1_300, 200, 90
+"""Files that a process may have open by default; connections; seconds that they are watched."""
+
+
+def slow(args: argparse.Namespace) -> dict[str, Any]:
+    from half_requests import HALF_BODY, HALF_HEAD, HalfRequests
+    from serve import server
+    from service_world import build_shop
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (USUAL_FILES, most))
+    waits: list[float | None] = []  # of new callers; None where one was not answered
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        server([*SERVE, str(build_shop(Path(scratch)))]) as (address, _, _),
+        closing(HalfRequests(address)) as half,
+    ):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65_536), most))  # of this process alone
+        n_taken = half.begin(HALF_HEADS, HALF_HEAD) + half.begin(HALF_BODIES, HALF_BODY)
+        began, last_closed = time.monotonic(), 0.0
+        while time.monotonic() < began + WATCHED_SECONDS and (half.n_open or len(waits) < 10):
+            waits.append(_wait_of_a_caller(f"{address}/livez"))
+            last_closed = time.monotonic() - began if half.look() else last_closed
+            time.sleep(1)
+        n_left, n_dripping = half.n_open, half.n_dripping
+    answered = [wait for wait in waits if wait is not None]
+    return {
+        "half_requests": HALF_HEADS + HALF_BODIES,
+        "taken": n_taken,
+        "left_open": n_left,
+        "left_open_that_drip": n_dripping,
+        "last_closed_s": round(last_closed, 1),
+        "new_callers": len(waits),
+        "answered": len(answered),
+        "longest_wait_s": round(max(answered, default=0.0), 2),
+    }
+
+
+def _wait_of_a_caller(address: str) -> float | None:
+    began = time.monotonic()
+    with suppress(httpx2.HTTPError):
+        httpx2.get(address, trust_env=False, timeout=5).raise_for_status()
+        return time.monotonic() - began
+    return None
 
 
 # --- figures of groups ------------------------------------------------------------------------------------------------
@@ -158,6 +211,28 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
     from figure_attack import measure
 
     return measure(args.seed)
+
+
+# --- what stays of a person -------------------------------------------------------------------------------------------
+
+
+def canaries(args: argparse.Namespace) -> dict[str, Any]:
+    """On SQLite and on PostgreSQL. Outside are files with a mark that belong to no registered place before the
+    erasure, and all after it."""
+    from canary_doors import marks_of
+    from postgres_server import PASSWORD, PostgresServer, find_binaries
+    from test_erasure import make_shop
+
+    with tempfile.TemporaryDirectory() as scratch:
+        shops = {"sqlite": marks_of(make_shop(Path(scratch)))}
+    if (binaries := find_binaries()) is not None:
+        os.environ["PGPASSWORD"] = PASSWORD
+        with closing(PostgresServer(binaries)) as server, tempfile.TemporaryDirectory() as scratch:
+            folder = make_shop(Path(scratch), store=server.url(user="admin", database="postgres"))
+            shops["postgresql"] = marks_of(folder, server._data)
+    n_outside = sum(len(marks.unregistered or ()) + len(marks.after) for marks in shops.values())
+    n_files = sum(marks.files for marks in shops.values())
+    return {"canaries_outside": n_outside, "files": n_files, "shops": {at: asdict(of) for at, of in shops.items()}}
 
 
 # --- kills of a serving process ---------------------------------------------------------------------------------------
@@ -218,7 +293,7 @@ def _send(address: str, name: str, acknowledged: list[str]) -> None:
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    part.__name__: part for part in (scopes, bodies, texts, figures, kills)
+    part.__name__: part for part in (scopes, bodies, texts, slow, figures, canaries, kills)
 }
 
 if __name__ == "__main__":

@@ -205,9 +205,9 @@ def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
     )
 
 
-def _shared(entry: Mapping[str, Any], tables: Mapping[str, Any], part: str) -> Sequence[str]:
+def _shared(entry: Mapping[str, Any], tables: Mapping[str, Any], slot: str) -> Sequence[str]:
     """What frames without a part of their own say there: by the offer, the occasion, or a day of the calendar."""
-    shared: Mapping[str, Sequence[str]] = tables[part]
+    shared: Mapping[str, Sequence[str]] = tables[slot]
     return shared.get("offer" if entry.get("offer") else entry["occasion"][0], shared["day"])
 
 
@@ -324,10 +324,10 @@ def _repeats(text: Parts, language: str) -> bool:
     if len(set(map(fold, text.values()))) < len(text):
         return True
     headline = _content(text.get("headline", ""), language)
-    others = [_content(text.get(name, ""), language) for name in ("subject", "title", "preheader")]
+    lines = [_content(text.get(name, ""), language) for name in ("subject", "title", "preheader")]
     if language == "en":
-        return any(len(headline & other) >= 2 for other in others)
-    return any(2 * len(headline & other) > min(len(headline), len(other)) for other in others)
+        return any(len(headline & line) >= 2 for line in lines)
+    return any(2 * len(headline & line) > min(len(headline), len(line)) for line in lines)
 
 
 def _content(text: str, language: str) -> set[str]:

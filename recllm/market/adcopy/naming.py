@@ -249,9 +249,9 @@ def _mass() -> frozenset[str]:
 @lru_cache(maxsize=1 << 14)
 def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Naming:
     name, size = pattern("naming.brackets").sub("", pattern("naming.codes").sub("", title)).strip(), ""
-    head, *rest = name.split(" ")
-    if rest and any(c.isdigit() for c in rest[-1]):  # 豆腐猫砂 6L*4袋
-        name, size = " ".join([head, *rest[:-1]]), rest[-1]
+    head, *words = name.split(" ")
+    if words and any(c.isdigit() for c in words[-1]):  # 豆腐猫砂 6L*4袋
+        name, size = " ".join([head, *words[:-1]]), words[-1]
     else:
         name, size = name_and_size(name)
     if not size and (match := pattern("naming.latin_size").search(name)) and match.start():

@@ -111,8 +111,8 @@ def _title_of(request: CopyRequest, facts: FactSheet) -> str:
     where its name ends."""
     if not facts.has_title:
         return ""
-    as_written, shown = (fold(title).replace(" ", "") for title in (request.item.title, facts.title))
-    return request.item.title if request.language == "zh" and as_written == shown else facts.title
+    as_written, sayable = (fold(title).replace(" ", "") for title in (request.item.title, facts.title))
+    return request.item.title if request.language == "zh" and as_written == sayable else facts.title
 
 
 def domain_slots(request: CopyRequest) -> dict[str, str]:
