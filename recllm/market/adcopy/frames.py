@@ -326,7 +326,8 @@ def _repeats(text: Parts, language: str) -> bool:
     headline = _content(text.get("headline", ""), language)
     lines = [_content(text.get(name, ""), language) for name in ("subject", "title", "preheader")]
     if language == "en":
-        return any(len(headline & line) >= 2 for line in lines)
+        body = _content(text.get("body", ""), language)
+        return any(len(headline & line) >= 2 for line in lines) or bool(headline and headline <= body)
     return any(2 * len(headline & line) > min(len(headline), len(line)) for line in lines)
 
 

@@ -201,7 +201,8 @@ def _small(name: str, *, known_only: bool, brand: str | None = None) -> str:
         if unknown:
             start = unknown[-1] + 1
             follows_number = start > 1 and any(map(str.isdigit, words[start - 1]))
-            if len(words) - start < 2 and not follows_number:  # "Merino Base layer" would be half a name
+            is_half = len(words) - start < 2 or start == 1  # "Merino Base layer", "Inflatable camp pillow"
+            if is_half and not follows_number:
                 return name
     return " ".join([*words[:start], *(word.lower() if word.istitle() else word for word in words[start:])])
 
