@@ -1,12 +1,12 @@
 """What readers who know neither frames nor rules say of the ad texts of four shops.
 
     python eval/copy_readers.py sheet --shops SHOPS -o SHEETS     # sheet.en.md, sheet.zh.md and key.json
-    python eval/copy_readers.py judge --key SHEETS/key.json --verdicts a.en.json ... -o eval/results/copy-readers.json
+    python eval/copy_readers.py judge -o eval/results/copy-readers.json    # the last round, eval/copy_readers/
 
 SHOPS keeps a workspace for each shop, made where it is missing: Complete Journey and Online Retail (till titles), and
 two made shops (clean titles, eval/copy_shops.toml), one English and one Chinese. Campaigns of each shop are planned as
 shops plan them; 30 customers are drawn, one text each, and texts of the public channels. They are shuffled with texts
-of the copybook and printed unlabelled, each with its day and the facts that it may rest on.
+of the copybook and printed unlabelled, each with its day and the facts that it may rest on, rounded as texts are.
 
 A reader answers by the copybook's rubric with a JSON object: number of the text -> {"stamp": "send", "edit" or "never",
 "question": 1 to 8 (the first "no"), "why": a few words}. Where readers differ, the harsher stamp counts.
@@ -278,7 +278,7 @@ def make_sheets(args: argparse.Namespace) -> None:
         ]
         sheet = args.output / f"sheet.{language}.md"
         sheet.write_text("\n".join(pages), "utf-8")
-        sources = {str(n): [t.source, t.channel, t.text] for n, t in enumerate(texts, 1)}
+        sources = {str(n): [t.source, t.channel] for n, t in enumerate(texts, 1)}
         key["sheets"][language] = {"sha256": file_hash(sheet), "texts": sources}
     (args.output / "key.json").write_text(json_text(key, indent=1), "utf-8")
 
@@ -288,14 +288,14 @@ def make_sheets(args: argparse.Namespace) -> None:
 
 def judge(args: argparse.Namespace) -> dict[str, Any]:
     """Shares by kind of title, channel and shop. Verdict files are called NAME.LANGUAGE.json."""
-    key = json.loads(args.key.read_text("utf-8"))
+    key = json.loads((args.round / "key.json").read_text("utf-8"))
     stamps: dict[str, Counter[str]] = defaultdict(Counter)
     questions: Counter[int] = Counter()
-    same = pairs = 0
+    same = pairs = n_readers = 0
     for language, sheet in key["sheets"].items():
-        files = [file for file in args.verdicts if file.suffixes[-2:] == [f".{language}", ".json"]]
-        verdicts = [json.loads(file.read_text("utf-8")) for file in files]
-        for number, (source, channel, _) in sheet["texts"].items():
+        verdicts = [json.loads(file.read_text("utf-8")) for file in sorted(args.round.glob(f"*.{language}.json"))]
+        n_readers += len(verdicts)
+        for number, (source, channel) in sheet["texts"].items():
             answers = [verdict[number] for verdict in verdicts]
             harsher = max(answers, key=lambda answer: STAMPS.index(answer["stamp"]))
             pairs += len(list(combinations(answers, 2)))
@@ -316,7 +316,7 @@ def judge(args: argparse.Namespace) -> dict[str, Any]:
         "send_till": share["till"]["send"],
         "never_till": share["till"]["never"],
         "texts": sum(share[kind]["texts"] for kind in ("clean", "till")),
-        "readers": len(args.verdicts),
+        "readers": n_readers,
         "agreement": same / pairs if pairs else None,
         "never_by_question": dict(sorted(questions.items())),
         "groups": share,
@@ -330,8 +330,9 @@ def main() -> None:
     parser = script_parser(__doc__, "seed", "data")
     parser.add_argument("step", choices=("sheet", "judge"))
     parser.add_argument("--shops", type=Path, help="folder of the shops' workspaces")
-    parser.add_argument("--key", type=Path)
-    parser.add_argument("--verdicts", type=Path, nargs="+")
+    parser.add_argument(
+        "--round", type=Path, default=HERE / "copy_readers", help="folder of key.json and NAME.LANGUAGE.json"
+    )
     args = parser.parse_args()
     if args.step == "sheet":
         make_sheets(args)

@@ -82,19 +82,20 @@ def write(item: Item = OAT, *, generator: ScriptedGenerator | None = None, **val
 
 def test_frames_name_known_slots_channels_and_parts() -> None:
     day = FestiveDay(key="christmas", names={"en": "Christmas", "zh": "圣诞"}, on=TODAY, days_left=5)
-    person = PersonFacts(
-        **{**{n: getattr(DUE, n) for n in ("times_bought", "every_days", "last", "waited")}},
-        with_item=ThingFacts("酱油 Soap"),
-        with_last=Ago.of(20, TODAY),
-        first_order=ThingFacts("酱油 Soap"),
-        because=ThingFacts("酱油 Soap"),
-        away=Ago.of(90, TODAY),
-        category_bought=3,
-        favourite_category="tea",
-        bought_last_year=True,
-    )
     faults = []
     for language, item in (("en", OAT), ("zh", SOY)):
+        thing = ThingFacts("Soap" if language == "en" else "酱油")
+        person = PersonFacts(
+            **{**{n: getattr(DUE, n) for n in ("times_bought", "every_days", "last", "waited")}},
+            with_item=thing,
+            with_last=Ago.of(20, TODAY),
+            first_order=thing,
+            because=thing,
+            away=Ago.of(90, TODAY),
+            category_bought=3,
+            favourite_category="tea",
+            bought_last_year=True,
+        )
         known: set[str] = set()
         for kind, least in product(OfferType, (None, Decimal(9))):
             offer = Offer(

@@ -86,6 +86,7 @@ def test_pages_are_for_everybody(driver: Any, address: str, width: int, language
         for details in driver.find_elements("css selector", "main details"):
             driver.execute_script("arguments[0].open = true", details)
         time.sleep(0.1)
+        until(lambda: not driver.find_elements("css selector", ".htmx-request"))
         problems[path] = faults(driver) + errors(driver)
         overflow = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
         if overflow > 0:

@@ -55,7 +55,7 @@ def test_a_line_counts_weighs_and_dates_the_purchases_of_an_item() -> None:
     )
     tea = line_of(profile, "tea")
     assert (tea.count, tea.quantity, tea.spent) == (3, 4.0, 3.0 + 2 * 4.0)
-    assert tea.weight == pytest.approx(2**-3.0 + 2**-2.0 + 2**-0.6)
+    assert tea.weight == pytest.approx(sum(2 ** (-days / 120) for days in (30, 20, 6)))
     assert tea.days_since == 6.0
     assert tea.interval_days == 12.0  # the median of 10 and 14
     assert tea.action is Action.PURCHASE

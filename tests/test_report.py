@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 
 import pytest
 
 from recllm.base.charts import NEGATIVE, PLAIN, STRONG, Bar, BarChart, bar_chart, svg
-from recllm.base.schema import Recommendation, Slate, SlateStatus
-from recllm.doors.start.shop import offers_apart
 
 
 def spans(chart: str) -> dict[str, list[tuple[float, float]]]:
@@ -50,23 +47,3 @@ def test_a_chart_is_the_same_again_stands_alone_and_can_be_read_aloud() -> None:
     assert 'role="img"' in chart and 'aria-label="what sells: a $5 and $6 mug 1 of 2; 手机 0.500"' in chart
     assert ">a $5 and $6 mug</text>" in chart and ">手机</text>" in chart
     assert bar_chart([], title="nothing") == ""
-
-
-def slate_of(user_id: str, *item_ids: str, status: SlateStatus = SlateStatus.PERSONAL) -> Slate:
-    items = tuple(
-        Recommendation(rank=i + 1, item_id=name, title=name, score=-i, cosine=None, logit=None, probability=None)
-        for i, name in enumerate(item_ids)
-    )
-    as_of = datetime(2025, 1, 1, tzinfo=UTC)
-    return Slate(user_id=user_id, request_id="r", as_of=as_of, model_version="m", items=items, status=status)
-
-
-def test_people_of_the_page_are_offered_different_things_first() -> None:
-    stranger = slate_of("stranger", "a", "d", status=SlateStatus.UNKNOWN_USER)
-    slates = offers_apart([slate_of("heavy", "a", "b", "c"), slate_of("light", "b", "c"), stranger, slate_of("u", "c")])
-    assert [[item.item_id for item in slate.items] for slate in slates] == [
-        ["b", "a", "c"],
-        ["c", "b"],
-        ["a", "d"],  # chooses first: nothing else is known to suit
-        ["c"],  # nothing else is left
-    ]

@@ -283,7 +283,7 @@ def test_a_campaign_goes_from_a_draft_to_a_report(client: TestClient) -> None:
     draft = ask(client, "/v1/campaigns", {"campaign": fields}, 201)
     assert client.get("/v1/campaigns/tea").json()["stage"] == "draft"
     campaign = planned(client, draft["revision"])
-    assert campaign["stage"] == "planned" and campaign["size"] == 100 and campaign["holdout"] > 0
+    assert campaign["stage"] == "planned" and 50 < campaign["size"] <= 100 and campaign["holdout"] > 0
     assert campaign["counts"] == {"draft": len(campaign["texts"])} and campaign["excluded"]
     names = [text["id"] for text in campaign["texts"]]
     edited = decide(client, campaign, decision="edit", text_ids=names[:1], text="Sips for you. Green tea 5, now $999.")
@@ -298,7 +298,8 @@ def test_a_campaign_goes_from_a_draft_to_a_report(client: TestClient) -> None:
     sent = ask(client, "/v1/campaigns/tea/export", order)
     rows = list(csv.DictReader(io.StringIO(sent["files"]["tea-email.csv"])))
     assert (
-        len(rows) == sent["reached"] == 100 - of_rejected and sent["dropped"].get("text_not_approved", 0) == of_rejected
+        len(rows) == sent["reached"] == campaign["size"] - of_rejected
+        and sent["dropped"].get("text_not_approved", 0) == of_rejected
     )
     assert {row["user_id"] for row in rows} <= set(everyone()) and names[0] not in {row["text_id"] for row in rows}
     report = client.get("/v1/campaigns/tea/report")
@@ -308,7 +309,7 @@ def test_a_campaign_goes_from_a_draft_to_a_report(client: TestClient) -> None:
     assert acts[:5] == [(act, by) for act in ("created", "planned", "edited", "rejected", "approved")]
     assert acts[-1] == ("exported", by)
     (listed,) = client.get("/v1/campaigns").json()["campaigns"]
-    assert listed["stage"] == "exported" and listed["addressed"] == 100
+    assert listed["stage"] == "exported" and listed["addressed"] == campaign["size"]
     change = {"revision": sent["revision"], "campaign": CAMPAIGN}
     assert client.put("/v1/campaigns/tea", json=change).status_code == 403  # its report needs its plan
 

@@ -301,7 +301,13 @@ def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> dict
         values = [slots.get(f"{name}@{voice}") or slots.get(name, "") for name in names]
         if all(values) and not _tautological(names, slots):
             between = _SLOT.split(variant)[::2]
-            text = "".join(chain.from_iterable(zip_longest(between, values, fillvalue=""))).strip()
+            text = ""
+            for piece in chain.from_iterable(zip_longest(between, values, fillvalue="")):
+                runs_on = (
+                    text[-1:].isascii() and text[-1:].isalpha() and piece[:1].isdigit()
+                )  # "Nike 8折", not "Nike8折"
+                text += f" {piece}" if runs_on else piece
+            text = text.strip()
             texts[text] = {fact for name in names for fact in _FACTS.get(name, _FACTS.get(name.partition(".")[0], ()))}
     return texts
 

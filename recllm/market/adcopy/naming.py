@@ -70,6 +70,8 @@ def naming(
 ) -> Naming:
     """title: as it may be shown (`sayable_facts`); "" where it may not. categories: from wide to
     narrow. titles: as `Domain.titles`. is_till: the title was written in capitals, as tills do."""
+    if language == "en" and _HAN_NAME.search(title):
+        title = ""  # no check reads an English text around a Chinese name
     if titles != "goods":
         return Naming(name=title, short=title, number="title", level=Level.CLEAN if title else Level.NONE)
     named = (
