@@ -217,8 +217,9 @@ def _short(name: str, brand: str | None, longest: int = _SHORT_CHARS["en"]) -> s
     words = bare.split(" ")
     for n in (len(words), 3, 2, 1):
         short = " ".join(words[-n:])
-        is_cut = short.startswith(("and ", "& ", "or ", "of "))
-        if (n <= 3 or longest == _CLEAN_SHORT_CHARS) and len(short) <= longest and short[:1].isalpha() and not is_cut:
+        # "kneeling pad cup of tea" ends in no thing
+        is_cut = n < len(words) and (" of " in bare or short.startswith(("and ", "& ", "or ")))
+        if len(short) <= longest and short[:1].isalpha() and not is_cut:
             return short
     return ""
 

@@ -351,7 +351,7 @@ def ago_english(key: str, ago: Ago | None, tables: Mapping[str, Any]) -> Iterato
     days, day = ago
     month = _month(day)
     if days < _RECENT_DAYS:
-        week = "last week" if days >= 4 else "this week"
+        week = "about a week ago" if days >= 4 else "a few days ago"
         yield from ((key, week), (f"{key}.in", week))
     elif days >= _YEAR_DAYS:
         yield from ((key, f"last {month}"), (f"{key}.in", f"last {month}"))
