@@ -250,7 +250,7 @@ def test_a_published_model_answers_as_before(trained: Recommender, tmp_path) -> 
 
 
 def test_another_encoder_is_refused(trained: Recommender) -> None:
-    with pytest.raises(UsageError, match="trained with the encoder"):
+    with pytest.raises(UsageError, match="another state of the encoder"):
         Recommender(trained.dataset, ToyEncoder(dim=32), model=trained.model)
 
 

@@ -217,7 +217,6 @@ def _short(name: str, brand: str | None, longest: int = _SHORT_CHARS["en"]) -> s
     words = bare.split(" ")
     for n in (len(words), 3, 2, 1):
         short = " ".join(words[-n:])
-        # "kneeling pad cup of tea" ends in no thing
         is_cut = n < len(words) and (" of " in bare or short.startswith(("and ", "& ", "or ")))
         if len(short) <= longest and short[:1].isalpha() and not is_cut:
             return short
