@@ -74,7 +74,7 @@ MAILINGS = {
     "percent": (3, ["email", "social", "xhs", "google_rsa"], {}, "percent"),
 }
 """Campaign -> texts of customers on the sheet, channels, target, offer."""
-N_PEOPLE, N_COPYBOOK, DAYS, PEOPLE = 30, 10, 400, 500
+N_COPYBOOK, DAYS, PEOPLE = 10, 400, 500
 STAMPS = ("send", "edit", "never")
 COPYBOOK_CHANNELS = {"sms": "sms_gsm", "search": "google_rsa", "横幅": "banner", "App推送": "push", "电子邮件": "email"}
 COPYBOOK_CHANNELS |= {"淘宝京东标题": "taobao_title", "小红书": "xhs", "短信": "sms_cn"}
@@ -190,14 +190,13 @@ def campaign_of(shop: Mapping[str, Any], name: str, workspace: Workspace, prices
     return CampaignFile.model_validate(campaign, context={"folder": workspace.root})
 
 
-def shop_texts(name: str, workspace: Workspace, rng: random.Random) -> tuple[list[SheetText], dict[str, int]]:
-    """The texts of `N_PEOPLE` customers and of public channels; how many of the planned customers have none."""
+def shop_texts(name: str, workspace: Workspace, rng: random.Random) -> list[SheetText]:
+    """The texts of 30 customers, as `MAILINGS` shares them out, and of public channels."""
     shop, recommender = SHOPS[name], open_recommender(workspace, everybody=True)
     catalogue = workspace.gate().catalogue()
     priced = catalogue.filter(pl.col("price").is_not_null()).select("item_id", pl.col("price").cast(pl.String))
     prices = {item_id: f"{price} {shop['currency']}" for item_id, price in priced.iter_rows()}
     sheet: list[SheetText] = []
-    silent: Counter[str] = Counter()
     day = utc(present(workspace)).date().isoformat()
     taken: set[str] = set()
     for mailing, (n, _, _, offer) in MAILINGS.items():
@@ -209,19 +208,16 @@ def shop_texts(name: str, workspace: Workspace, rng: random.Random) -> tuple[lis
         except (NothingToDo, DataError) as problem:
             say("%s: %s: %s", name, mailing, problem)
             continue
-        silent["asked"] += len(plan.addressed)
         texts = {text.id: text for text in plan.texts}
-        people = [person for person in plan.addressed if person.text_id in texts]
-        silent["without a text"] += len(plan.addressed) - len(people)
+        people = list(plan.addressed)
         rng.shuffle(people)
         drawn = [person for person in people if person.user_id not in taken][:n]
         taken |= {person.user_id for person in drawn}
         chosen = [texts[person.text_id] for person in drawn]
-        public = sorted((text for text in plan.texts if not text.people), key=lambda text: text.id)
-        for channel in sorted({text.channel for text in public}):
-            chosen.append(rng.choice([text for text in public if text.channel == channel]))
+        for channel in file.public_channels:
+            chosen += rng.sample([text for text in plan.texts if text.channel == channel], 1)
         sheet += [SheetText(f"{name}/{mailing}", t.channel, day, t.text, facts_line(t, plan.offer)) for t in chosen]
-    return sheet, dict(silent)
+    return sheet
 
 
 def facts_line(text: CampaignText, offer: Mapping[str, Any] | None) -> str:
@@ -264,12 +260,11 @@ def copybook_texts(language: str, rng: random.Random) -> list[SheetText]:
 def make_sheets(args: argparse.Namespace) -> None:
     rng = random.Random(args.seed)
     of_language: dict[str, list[SheetText]] = {language: copybook_texts(language, rng) for language in ("en", "zh")}
-    silent = {}
     for name in sorted(SHOPS):
-        texts, silent[name] = shop_texts(name, open_shop(name, args.shops / name, args.data, args.seed), rng)
+        texts = shop_texts(name, open_shop(name, args.shops / name, args.data, args.seed), rng)
         of_language["zh" if SHOPS[name]["locale"].startswith("zh") else "en"] += texts
     args.output.mkdir(parents=True, exist_ok=True)
-    key: dict[str, Any] = {"silent": silent, "seed": args.seed, "sheets": {}}
+    key: dict[str, Any] = {"seed": args.seed, "sheets": {}}
     for language, texts in of_language.items():
         rng.shuffle(texts)
         pages = [
@@ -320,7 +315,6 @@ def judge(args: argparse.Namespace) -> dict[str, Any]:
         "agreement": same / pairs if pairs else None,
         "never_by_question": dict(sorted(questions.items())),
         "groups": share,
-        "silent": key["silent"],
         "sheets": {language: sheet["sha256"] for language, sheet in key["sheets"].items()},
         "seed": key["seed"],
     }

@@ -77,9 +77,6 @@ def write(item: Item = OAT, *, generator: ScriptedGenerator | None = None, **val
     return write_copy(request_for(item, **values), generator=generator)
 
 
-# --- frames as data ---------------------------------------------------------------------------------------------------
-
-
 def test_frames_name_known_slots_channels_and_parts() -> None:
     day = FestiveDay(key="christmas", names={"en": "Christmas", "zh": "圣诞"}, on=TODAY, days_left=5)
     faults = []
@@ -117,6 +114,7 @@ def test_frames_name_known_slots_channels_and_parts() -> None:
             for channel, parts in frame.channels.items():
                 of_channel = {slot.name for slot in channels()[channel].slots} | {"button", "tags"}
                 faults += [(frame.id, channel, part) for part in parts if part not in of_channel]
+                faults += [(frame.id, channel, s.name) for s in channels()[channel].slots if s.name not in parts]
                 for variants in parts.values():
                     slots = {slot for text in variants for slot in re.findall(r"\{([^{}]+)\}", text)}
                     faults += [(frame.id, slot) for slot in slots - known - WITHOUT_A_FACT[language]]
@@ -179,9 +177,6 @@ def test_every_text_of_every_frame_that_holds_passes_the_check() -> None:
                     if not answer.verified:
                         faults.append((frame.id, text, [c.message for c in answer.failures], answer.ungrounded))
     assert faults == []
-
-
-# --- texts -----------------------------------------------------------------------------------------------------------
 
 
 def test_golden_texts() -> None:
@@ -275,9 +270,6 @@ def test_a_sensitive_item_tells_nothing_of_the_customer() -> None:
     strips = Item(item_id="x", title="Test strips", category=("Pharmacy",), price=Decimal(9), currency="GBP")
     texts = [copy.text for channel in WRITTEN for copy in write(strips, person=DUE, channel=channel, variants=5)]
     assert not any(word in text for text in texts for word in ("You buy", "bought", "two weeks"))
-
-
-# --- names and kinds -------------------------------------------------------------------------------------------------
 
 
 def test_names_that_people_say() -> None:
@@ -401,9 +393,6 @@ def test_a_model_is_asked_in_its_languages_only_and_never_for_titles() -> None:
     assert generator.prompts == []
 
 
-# --- reasons and hostile titles ---------------------------------------------------------------------------------------
-
-
 def bought(item_id: str) -> Reason:
     return Reason(evidence_id=f"B:{item_id}", delta=1.2, text="")
 
@@ -459,9 +448,6 @@ def test_a_title_cannot_open_a_turn_of_its_own() -> None:
         for prompt in generator.prompts:
             roles = [message.role for message in messages(prompt)]
             assert roles == ["system", *["user", "assistant"] * 3, "user"], title
-
-
-# --- pieces -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,7 @@ from recllm.base.settings import ScorerTrainingSettings
 from recllm.recommend.recommender.people import DatasetPeople
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset
+from recllm.text.encoder.cache import CachedEncoder
 from recllm.text.encoder.toy import ToyEncoder
 
 N = 40
@@ -249,9 +251,12 @@ def test_a_published_model_answers_as_before(trained: Recommender, tmp_path) -> 
     assert [(r.item_id, r.logit) for r in one.items] == [(r.item_id, r.logit) for r in two.items]
 
 
-def test_another_encoder_is_refused(trained: Recommender) -> None:
+def test_another_encoder_is_refused_and_an_earlier_precision_of_it_is_not(trained: Recommender, tmp_path: Path) -> None:
+    encoder = CachedEncoder(ToyEncoder(dim=32), tmp_path)
     with pytest.raises(UsageError, match="another state of the encoder"):
-        Recommender(trained.dataset, ToyEncoder(dim=32), model=trained.model)
+        Recommender(trained.dataset, encoder, model=trained.model)
+    encoder.earlier_fingerprint = trained.model.encoder_fingerprint
+    Recommender(trained.dataset, encoder, model=trained.model)
 
 
 def test_dismissed_lists_follow_the_latest_word() -> None:

@@ -442,7 +442,7 @@ def occasions(
     """Whom to write to on a day, and about what: days of the calendar that come, due again, left in the cart, cheaper,
     back, new, long away, just come."""
     from recllm.base.documents import plain
-    from recllm.market.campaigns.today import coming_days
+    from recllm.market.campaigns.today import coming_days, customers_of
     from recllm.market.occasions.day import find_occasions, moment_of, open_shop_at
     from recllm.recommend.recommender.shop_recommender import open_recommender
 
@@ -453,7 +453,7 @@ def occasions(
     names = ids_by_pseudonym(shop, ids)
     day_shop = open_shop_at(shop, moment_of(shop, day, None)[1])
     listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note, shop=day_shop)
-    days = coming_days(shop, day_shop, lambda: open_recommender(shop, everybody=True))
+    days = coming_days(shop, day_shop, *customers_of(shop, day_shop), lambda: open_recommender(shop, everybody=True))
     write_audit(shop, "people_listed", what="occasions", people=len(listed.people))
     document = plain(listed) | {"days": [day_document(line) for line in days]}
     for person in document["people"]:

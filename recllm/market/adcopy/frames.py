@@ -41,7 +41,7 @@ ORDINARY = frozenset({"consumable", "durable", "apparel", "one_off", "gift"})
 KINDS = ORDINARY | {"refill", "fuel", "gas", "chemical", "alcohol", "works"}
 """What goods are by their use."""
 
-_HEADS = ("subject", "title", "headlines")
+_HEADS = ("subject", "title")
 """Parts that may state what another part states, too."""
 _FACTS = {
     fact: kinds.split()

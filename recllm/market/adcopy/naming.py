@@ -323,6 +323,7 @@ def _kinds_in(text: str) -> frozenset[str]:
     )
 
 
+@lru_cache(maxsize=1 << 14)
 def _stays(title: str) -> bool:
     """True for a thing that stays, whatever it is for: a popcorn holder, a hot water bottle."""
     name = pattern("naming.thing_end").split(name_and_size(written_out(title))[0])[0]

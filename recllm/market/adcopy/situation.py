@@ -82,11 +82,8 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
     if request.domain.name != SHOP:
         goods = frozenset({"one_off", "works"})
     offer = request.running_offer
-    if (
-        offer is not None
-        and offer.type not in _ON_ORDER
-        and offer.scope != category_name(facts.category, request.language)
-    ):
+    category = category_name(facts.category, request.language)
+    if offer is not None and offer.type not in _ON_ORDER and fold(offer.scope or "") != fold(category):
         facts = replace(facts, category=())  # "20% off clothing" is untrue where the offer is for base layers
     slots = dict(
         english_slots(request, facts, name) if request.language == "en" else chinese_slots(request, facts, name)

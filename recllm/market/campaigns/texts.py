@@ -282,5 +282,5 @@ def write_texts(
     if n_silent := sum(n for key, n in keys.items() if not texts[key]):
         remarks.append(f"{count_text(n_silent, 'customer')}: there is nothing to say to them, and they get no message")
     if n_failed:
-        remarks.append(f"the generator failed at {n_failed} of {count_text(number, 'text')}; these are from frames")
+        remarks.append(f"the generator failed at {n_failed} of {count_text(number, 'text')}; these are from templates")
     return texts, remarks

@@ -72,10 +72,8 @@ def suggest(workspace: Workspace, recommender: Callable[[], Recommender] | None 
     finds the goods of a day by their texts. Raises `DataError` for a log without times.
     """
     shop = open_shop_at(workspace, present(workspace))
-    data, reachable = shop.dataset, _reachable(workspace, shop)
+    data, (reachable, days) = shop.dataset, customers_of(workspace, shop)
     ids, item_ids = data.users[USER_COLUMN], data.items["item_id"]
-    bought = data.events.of(Action.PURCHASE)
-    days = ShoppingDays.of(bought.user, bought.at, data.n_users, shop.now)
     suggestions = []
     for occasion, found_cases in cases_of(workspace, shop, tuple(Occasion))[0].items():
         cases = found_cases.select(reachable[found_cases.user])
@@ -97,24 +95,26 @@ def suggest(workspace: Workspace, recommender: Callable[[], Recommender] | None 
             OccasionSuggestion(occasion=occasion, people=people, item_ids=tuple(item_ids.gather(by_people.tolist())))
         )
     of_now = sorted((s for s in suggestions if s.people), key=lambda s: -len(s.people))
-    return [*coming_days(workspace, shop, recommender), *of_now]
+    return [*coming_days(workspace, shop, reachable, days, recommender), *of_now]
 
 
 def coming_days(
-    workspace: Workspace, shop: Shop, recommender: Callable[[], Recommender] | None = None
+    workspace: Workspace,
+    shop: Shop,
+    reachable: NDArray[np.bool_],
+    days: ShoppingDays,
+    recommender: Callable[[], Recommender] | None = None,
 ) -> list[OccasionSuggestion]:
     """The days of the calendar that come, the next one first, with its goods and all who may be written to and bought
-    within `BUYER_DAYS`, the latest buyers first. recommender: as of `suggest`."""
+    within `BUYER_DAYS`, the latest buyers first. reachable, days: see `customers_of`; recommender: as of `suggest`."""
     data, today = shop.dataset, utc(shop.now).astimezone(ZoneInfo(workspace.settings.timezone or "UTC")).date()
     coming_now = upcoming_days(workspace.settings, today)
     if not coming_now:
         return []
-    bought = data.events.of(Action.PURCHASE)
-    days = ShoppingDays.of(bought.user, bought.at, data.n_users, shop.now)
-    since = np.where(_reachable(workspace, shop), days.since, np.inf)
+    since, ids = np.where(reachable, days.since, np.inf), data.users[USER_COLUMN].to_list()
     people = tuple(
         SuggestedPerson(
-            user_id=data.users[USER_COLUMN][int(user)],
+            user_id=ids[user],
             item_id=None,
             days_since=_finite(days.since[user]),
             usual_days=_finite(days.usual_gap[user]),
@@ -138,11 +138,13 @@ def coming_days(
     return [s for s in suggestions if s.people]
 
 
-def _reachable(workspace: Workspace, shop: Shop) -> NDArray[np.bool_]:
-    """(n_users,), who agreed to a channel and is of age."""
+def customers_of(workspace: Workspace, shop: Shop) -> tuple[NDArray[np.bool_], ShoppingDays]:
+    """Who agreed to a channel and is of age, (n_users,), and when each shops."""
     settings, data = workspace.settings.occasions, shop.dataset
     channels = first_channels(workspace.gate(), data.users[USER_COLUMN].to_list(), settings.channels)
-    return np.array([channel is not None for channel in channels], bool) & ~minors(data, settings.adult_age)
+    reachable = np.array([channel is not None for channel in channels], bool) & ~minors(data, settings.adult_age)
+    bought = data.events.of(Action.PURCHASE)
+    return reachable, ShoppingDays.of(bought.user, bought.at, data.n_users, shop.now)
 
 
 def _finite(value: float) -> float | None:
