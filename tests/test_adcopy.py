@@ -225,6 +225,22 @@ def test_what_is_known_of_an_offer_is_told_with_it() -> None:
         assert all(word in copy.text for word in ("£10 off", "BACK10", "£60", "gift cards", "11 November")), copy.text
 
 
+def test_texts_that_state_a_fact_twice_come_last() -> None:
+    request = request_for(SOY, person=DUE, channel="email", locale="zh")
+    situation = situation_of(request, sayable_facts(request))
+    (frame,) = [frame for frame in frames_for(situation, "email", "zh") if frame.id == "R04"]
+    texts = list(texts_of(frame, situation, request.limits, 0))
+    n_prices = ["".join(text for part, text in parts.items() if part != "subject").count("19.9元") for parts in texts]
+    assert n_prices.index(2) >= len(texts) / 2
+
+
+def test_latin_names_stand_apart_from_chinese_numbers() -> None:
+    for copy in write(
+        replace(SOY, title="red 纯棉", brand=None), offer=OFFER, channel="banner", locale="zh", variants=5
+    ):
+        assert copy.verified and "red8" not in copy.text, copy.text
+
+
 def test_without_a_reason_an_occasion_or_an_offer_there_is_silence() -> None:
     for channel in ("email", "push", "sms_gsm"):
         assert write(OAT, channel=channel) == ()
@@ -332,6 +348,8 @@ def test_kinds_of_goods() -> None:
     ]
     for title, expected in kinds:
         assert expected <= goods_of((title,)), (title, goods_of((title,)))
+    stays = [("SMALL POPCORN HOLDER",), ("玻璃泡茶杯 400ml", "茶具", "茶杯"), ("手冲咖啡壶 600ml", "咖啡", "器具")]
+    assert [title for title in stays if "consumable" in goods_of(title) or "durable" not in goods_of(title)] == []
     assert is_silent(goods_of(("Aspirin 24 tablets",))) and not is_silent(goods_of(("Blue mug",)))
 
 

@@ -180,9 +180,6 @@ def raw_ids(shop: Workspace) -> dict[str, str]:
     return dict(zip(shop.pseudonymiser().many(ids), ids, strict=True))
 
 
-# --- plan ------------------------------------------------------------------------------------------------------------
-
-
 def test_tea_is_planned_for_tea_drinkers(shop: Workspace) -> None:
     plan, names = tea(shop).plan, raw_ids(shop)
     assert len(plan.addressed) == 60 and 50 <= len(plan.held_out) <= 80
@@ -493,9 +490,6 @@ def test_a_generator_that_dies_leaves_templates(shop: Workspace, folder: Path) -
     assert any("the generator failed at" in note for note in plan.notes)
 
 
-# --- decisions -------------------------------------------------------------------------------------------------------
-
-
 def test_nothing_is_approved_without_a_person(shop: Workspace) -> None:
     campaign = tea(shop)
     assert {s.action for s in campaign.states.values()} == {TextStatus.DRAFT}
@@ -632,9 +626,6 @@ def event(plan: CampaignPlan, at: datetime) -> dict[str, object]:
     return {"user_id": first.user_id, "item_id": "tool1", "event": "purchase", "timestamp": at, "price": 1.0}
 
 
-# --- export ----------------------------------------------------------------------------------------------------------
-
-
 def rows_of(file: str) -> list[dict[str, str]]:
     with Path(file).open(encoding="utf-8", newline="") as opened:
         return list(csv.DictReader(opened))
@@ -709,9 +700,6 @@ def test_too_few_are_not_exported(shop: Workspace) -> None:
         campaign_outcome(campaign)
 
 
-# --- report ----------------------------------------------------------------------------------------------------------
-
-
 def buy(shop: Workspace, people: list[str], item: str, price: float = 3.0, day: int = 21) -> None:
     at = datetime(2024, 2, day, 12, tzinfo=UTC)
     rows = [{"user_id": u, "item_id": item, "event": "purchase", "timestamp": at, "price": price} for u in people]
@@ -765,9 +753,6 @@ def test_who_may_not_be_counted_is_not(shop: Workspace) -> None:
     assert found.planned == found.reached.people + found.not_counted + sum(found.dropped.values())
 
 
-# --- pages -----------------------------------------------------------------------------------------------------------
-
-
 def test_pages_escape_what_a_shop_writes(shop: Workspace, folder: Path) -> None:
     file = changed(folder, ("tea for those", "<script>alert(1)</script> for those"))
     plan_campaigns(shop, [file])
@@ -784,9 +769,6 @@ def test_pages_escape_what_a_shop_writes(shop: Workspace, folder: Path) -> None:
     for locale, word in (("en", "Campaign report"), ("zh", "活动报告")):
         page = report_page(campaign_outcome(campaign), currency="USD", locale=locale)
         assert word in page and "<script" not in page
-
-
-# --- the command line ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -840,9 +822,6 @@ def test_a_text_stands_for_the_items_that_fit_it(shop: Workspace, folder: Path) 
         assert "spring" not in text.text
     assert any("fit the text" in note for note in plan.notes)
     assert {s.action for s in open_campaign(shop, file, clock=NOW).states.values()} == {TextStatus.DRAFT}
-
-
-# --- which wording does better ---------------------------------------------------------------------------------------
 
 
 def test_what_became_of_a_wording_decides_how_often_it_goes_out_next(shop: Workspace, folder: Path) -> None:
@@ -919,9 +898,6 @@ def test_words_that_only_join_others_find_nothing() -> None:
     assert _words_that_name("something for a picnic") == "picnic"
     assert _words_that_name("for you") == "for you", "a text of nothing else stays"
     assert _words_that_name("夏天野餐") == "夏天野餐"
-
-
-# --- what is offered, and whom it moved ------------------------------------------------------------------------------
 
 
 def test_a_campaign_that_picks_its_items_offers_each_person_their_own(shop: Workspace, folder: Path) -> None:

@@ -97,9 +97,6 @@ def load_encoder(client: TestClient) -> None:
     until(lambda: not ask(client, "/v1/search", {"query": "tea", "k": 3})["notes"])
 
 
-# --- search ----------------------------------------------------------------------------------------------------------
-
-
 def test_a_query_is_answered_by_its_words_in_the_persons_order(client: TestClient) -> None:
     load_encoder(client)
     answer = ask(client, "/v1/search", {"query": "green TEAS", "user_id": "u00", "k": 5, "explain": True})
@@ -141,9 +138,6 @@ def test_new_items_are_found_at_once_and_chinese_by_two_signs(client: TestClient
     assert "cha" not in [item for item in found(client, "龙井") if item == "cha"] or found(client, "普洱")[0] == "cha"
     assert client.delete("/v1/items/cha").status_code == 204
     assert "cha" not in found(client, "普洱") + found(client, "茶叶") + found(client, "cha")
-
-
-# --- audiences and predictions ---------------------------------------------------------------------------------------
 
 
 def test_an_audience_stands_under_pseudonyms_or_the_callers_ids(client: TestClient) -> None:
@@ -258,9 +252,6 @@ def test_a_long_learning_keeps_no_visitor_waiting(folder: Path, monkeypatch: pyt
         release.set()
         learning.join()
         assert answers == [403]
-
-
-# --- campaigns -------------------------------------------------------------------------------------------------------
 
 
 def planned(client: TestClient, revision: str, campaign_id: str = "tea", **body: Any) -> dict[str, Any]:
@@ -435,9 +426,6 @@ def test_a_job_waits_runs_and_is_cancelled() -> None:
     background.close()
 
 
-# --- sessions --------------------------------------------------------------------------------------------------------
-
-
 def viewed(session: str, *items: str, **fields: Any) -> dict[str, Any]:
     return {"events": [{"session_id": session, "item_id": item, "event": "cart", **fields} for item in items]}
 
@@ -500,9 +488,6 @@ def test_an_event_is_of_a_person_or_a_session(client: TestClient) -> None:
     assert client.post("/v1/recommend", json={"user_id": "a", "session_id": "b"}).status_code == 422
     mixed = {"events": [event | {"user_id": "u00"}, event | {"session_id": "u00"}]}
     assert ask(client, "/v1/events", mixed)["accepted"] == 2
-
-
-# --- rights ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_erased_person_is_gone_from_every_operation(client: TestClient) -> None:
@@ -576,9 +561,6 @@ def test_an_offer_ends_while_the_service_runs(client: TestClient) -> None:
     assert client.post("/v1/copy", json={"user_id": "u00", "item_id": "tea1"}).status_code == 404
 
 
-# --- keys ------------------------------------------------------------------------------------------------------------
-
-
 def test_the_work_for_a_figure_does_not_depend_on_who_is_in_the_group(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -627,9 +609,6 @@ def test_a_key_without_the_scope_people_gets_rounded_figures_and_no_customer(fol
         assert ask(client, "/v1/audience", one, headers=figures)["people"] == []
         many = [ask(client, "/v1/audience", body | {"salt": str(n)}, headers=figures) for n in range(110)]
         assert {answer["size"] for answer in many[-9:]} == {None} and many[-1]["notes"][-1].startswith("no sizes")
-
-
-# --- ad texts --------------------------------------------------------------------------------------------------------
 
 
 # --- occasions -------------------------------------------------------------------------------------------------------
