@@ -18,6 +18,7 @@ import argparse
 import json
 import random
 import tomllib
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from inputs import HERE, file_hash, finish, say, script_parser
 from recllm.base.documents import json_text
 from recllm.base.errors import DataError, NothingToDo
 from recllm.doors.start.demo import run_demo
+from recllm.market.adcopy.request import EDGES
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignText
 from recllm.market.campaigns.plan import plan_campaigns
@@ -215,7 +217,10 @@ def shop_texts(name: str, workspace: Workspace, rng: random.Random) -> list[Shee
         taken |= {person.user_id for person in drawn}
         chosen = [texts[person.text_id] for person in drawn]
         for channel in file.public_channels:
-            chosen += rng.sample([text for text in plan.texts if text.channel == channel], 1)
+            of_channel = [text for text in plan.texts if text.channel == channel]
+            if not of_channel:
+                say("%s: %s: no text for %s", name, mailing, channel)
+            chosen += rng.sample(of_channel, min(1, len(of_channel)))
         sheet += [SheetText(f"{name}/{mailing}", t.channel, day, t.text, facts_line(t, plan.offer)) for t in chosen]
     return sheet
 
@@ -226,15 +231,22 @@ def facts_line(text: CampaignText, offer: Mapping[str, Any] | None) -> str:
     lines = [facts.title, f"{facts.price} {facts.currency}" if facts.price else ""]
     lines += [f"before {facts.list_price}" if facts.list_price else ""]
     lines += [f"bought {person.times_bought} times" if person.times_bought else ""]
-    lines += [f"about every {person.every_days:.0f} days" if person.every_days else ""]
-    lines += [f"last bought around {person.last.on}" if person.last else ""]
+    lines += [f"about every {days_between(person.every_days)} days" if person.every_days else ""]
+    lines += [f"last bought {days_between(person.last.days)} days ago" if person.last else ""]
+    lines += [f"{person.waited:.1f} of the usual gap have passed" if person.waited else ""]
     lines += [f"recommended because of {person.because.title}, which the customer bought" if person.because else ""]
     lines += ["in the cart" if person.in_cart else ""]
     lines += [f"often bought with {person.with_item.title}, which the customer bought" if person.with_item else ""]
-    lines += [f"no order since around {person.away.on}" if person.away else ""]
+    lines += [f"no order for {days_between(person.away.days)} days" if person.away else ""]
     lines += [f"bought in this category {person.category_bought} times" if person.category_bought else ""]
     lines += ["offer: " + ", ".join(f"{k} {v}" for k, v in offer.items() if v) if offer else ""]
     return "; ".join(filter(None, lines))
+
+
+def days_between(days: float) -> str:
+    """The days that are one to a text, which names times roughly."""
+    n = bisect_right(EDGES, days)
+    return f"{EDGES[n - 1] if n else 0:.0f} to {EDGES[min(n, len(EDGES) - 1)]:.0f}"
 
 
 def copybook_texts(language: str, rng: random.Random) -> list[SheetText]:

@@ -42,7 +42,14 @@ KINDS = ORDINARY | {"refill", "fuel", "gas", "chemical", "alcohol", "works"}
 """What goods are by their use."""
 
 _HEADS = ("subject", "title")
-"""Parts that may state what another part states, too."""
+_TOLD_TWICE = ("offer", "until")
+"""Facts that the head of a text may state although another part does."""
+_NAMES = ("item", "item.short", "short", "category", "with_item", "because", "brand", "shop", "offer")
+"""Slots whose words may come in every part."""
+_TERMS = ("short_until", "code", "min_spend", "excluded", "min")
+"""Slots of an offer's terms: all of them stand in a text where the frame's words allow it."""
+_MOST_COMBINED = 2000
+"""Combinations of variants that are compared."""
 _FACTS = {
     fact: kinds.split()
     for facts, kinds in {
@@ -237,8 +244,8 @@ def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]
 
 
 def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) -> Iterator[Parts]:
-    """The texts of a frame on a channel, each once, in an order that `draw` decides: every part has a value for each
-    slot, fits its limit, and says something that no other part does."""
+    """The texts of a frame on a channel, each once: every part has a value for each slot and fits its limit. Those that
+    say the least twice come first; `draw` decides the order of equals."""
     filled = {name: _filled(variants, situation, frame) for name, variants in frame.channels[channel.name].items()}
     parts = {name: list(texts) for name, texts in filled.items()}
     tags = parts.pop("tags", None)
@@ -258,22 +265,37 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         return
     total = prod(map(len, fitting.values()))
     step = _coprime(total)
-    states_twice: list[Parts] = []
-    for n in range(total):
+    named = set().union(
+        *(_content(value, situation.language) for slot, value in situation.slots.items() if slot in _NAMES)
+    )
+    content = {text: _content(text, situation.language) - named for texts in fitting.values() for text in texts}
+    terms = [fold(situation.slots[name]) for name in _TERMS if situation.offer and name in situation.slots]
+    ranked: list[tuple[int, Parts]] = []
+    incomplete: list[Parts] = []
+    for n in range(min(total, _MOST_COMBINED)):
         combination, text = (draw + n * step) % total, {}
         for name, texts in fitting.items():
             combination, position = divmod(combination, len(texts))
             text[name] = texts[position]
         if _repeats(text, situation.language):
             continue
-        facts = [fact for name, part_text in text.items() if name not in _HEADS for fact in filled[name][part_text]]
+        stated = [
+            fact
+            for name, of_part in text.items()
+            for fact in filled[name][of_part]
+            if name not in _HEADS or fact not in _TOLD_TWICE
+        ]
+        words = [word for name, of_part in text.items() if name != "button" for word in content[of_part]]
+        n_twice = (len(stated) - len(set(stated))) * 10 + len(words) - len(set(words))
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
-        if len(facts) == len(set(facts)):
-            yield text
+        whole = fold(" ".join(text.values()))
+        if all(term in whole for term in terms):
+            ranked.append((n_twice, text))
         else:
-            states_twice.append(text)
-    yield from states_twice
+            incomplete.append(text)
+    ranked.sort(key=lambda pair: pair[0])
+    yield from [text for _, text in ranked] or incomplete
 
 
 def _coprime(total: int) -> int:

@@ -10,7 +10,7 @@ words is a word that people know; else its category stands for it, and else noth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, lru_cache
@@ -57,6 +57,8 @@ class Naming:
     level: Level = Level.NONE
     size: str = ""
     """The pack: "500 ml"."""
+    has_article: bool = False
+    """Whether "a" or "the" stands before it: the lunch bag, but milk, and Emma."""
 
 
 def naming(
@@ -75,7 +77,9 @@ def naming(
     if titles != "goods":
         return Naming(name=title, short=title, number="title", level=Level.CLEAN if title else Level.NONE)
     named = (
-        _chinese(title, categories, brand) if language == "zh" else _english(title, brand, is_till or is_shouted(title))
+        _chinese(title, categories, brand)
+        if language == "zh"
+        else _english(title, brand, is_till or is_shouted(title), not categories)
     )
     if named.name or not categories:
         return named
@@ -111,10 +115,10 @@ def is_shouted(title: str) -> bool:
 
 
 @lru_cache(maxsize=1 << 14)
-def _english(title: str, brand: str | None, is_till: bool) -> Naming:
+def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Naming:
     name, size = name_and_size(title)
     if is_till:
-        return _of_till(name, size)
+        return _of_till(name, size, is_alone)
     if variant := pattern("naming.variant").search(name):
         last = fold(variant["variant"] or variant["size"]).split()
         if set(last) & set(word_class("clothing_sizes")) or (variant["variant"] and len(last) == 1):
@@ -122,29 +126,57 @@ def _english(title: str, brand: str | None, is_till: bool) -> Naming:
     if pack := pattern("naming.pack").search(title):  # no text says "12 pack"
         name, size = title[: pack.start()].rstrip(" ,"), ""
     kind, _, thing = name.partition(": ")
+    short_name = ""
     if thing and not thing.lower().startswith(("a ", "an ", "the ")):
         name = f"{thing} {kind.lower()}"
+        short_name = f"{pattern('naming.thing_end').split(thing)[0]} {kind.lower()}"
     wearer = pattern("naming.wearer").search(name)
     small = _small(name[: wearer.start()] if wearer else name, known_only=True, brand=brand)
     if len(small) > _NAME_CHARS["en"]:
         small = _within(small, _NAME_CHARS["en"])
-    short = _short(small, brand, _CLEAN_SHORT_CHARS)
+    short = _short(_small(short_name, known_only=True, brand=brand) or small, brand, _CLEAN_SHORT_CHARS)
     small = f"{wearer['wearer'].lower()} {small}" if wearer else small
-    return Naming(name=small, short=short, number=_number(short or small), level=Level.CLEAN, size=size)
+    number = _number(short or small)
+    return Naming(name=small, short=short, number=number, level=Level.CLEAN, size=size, has_article=True)
 
 
-def _of_till(name: str, size: str) -> Naming:
+def _of_till(name: str, size: str, is_alone: bool) -> Naming:
+    """is_alone: no category says what the item is."""
     words = [word for word in written_out(name).lower().split(" with ")[0].split() if word not in _jargon()]
     if len(words) > 1 and words[-1] in ("dry", "frozen", "fresh", "canned", "raw", "whole"):  # noodles dry
         words = [words[-1], *words[:-1]]
+    words, is_thing = _to_its_head(words) if is_alone else (words, False)
     name = " ".join(words).strip(" &-/.,")
     name = table("names.toml")["till"]["say"].get(name, name)
     is_several = any(sign in name for sign in _SEVERAL)
     if not name or is_several or not _is_sayable(name) or fold(name) in _never_said() or len(name) > _NAME_CHARS["en"]:
         return Naming(name="", short="")
     return Naming(
-        name=_proper(name), short=_proper(_short(name, None)), number=_number(name), level=Level.TILL, size=size
+        name=_proper(name),
+        short=_proper(_short(name, None)),
+        number=_number(name),
+        level=Level.TILL,
+        size=size,
+        has_article=is_thing,
     )
+
+
+def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
+    """(the words up to the one that says what thing it is, without those of its design: "kneeling pad cup of tea",
+    "lunch bag spaceboy design"; whether there is one)."""
+    heads = _heads()
+    ends = [n for n, word in enumerate(words) if n and stem(word) in heads and words[n + 1 : n + 2] != ["of"]]
+    if not ends:
+        return list(words), False
+    end = next(n for n in ends if n + 1 not in ends)
+    start = next((n for n in range(end - 1) if _is_sayable(" ".join(words[n : end + 1]))), end - 1)
+    return list(words[start : end + 1]), True
+
+
+@cache
+def _heads() -> frozenset[str]:
+    things = [*table("goods.toml")["stays"], *table("names.toml")["till"]["things"]]
+    return frozenset(stem(word) for word in things if word.isascii())
 
 
 def _proper(name: str) -> str:
@@ -307,7 +339,7 @@ def goods_of(names: Iterable[str]) -> frozenset[str]:
     if not kinds.isdisjoint(goods["consumed"]):
         kinds = kinds - {"durable", "apparel"} | {"consumable"}
     is_of_consumed = not _kinds_in(" ".join(texts[1:])).isdisjoint(goods["consumed"]) and not _stays(texts[-1])
-    if texts and _stays(texts[0]) and not is_of_consumed:
+    if texts and _stays(texts[0], is_alone=len(texts) == 1) and not is_of_consumed:
         kinds = kinds - {"consumable", *goods["consumed"]} | {"durable"}
     return frozenset(kinds)
 
@@ -324,11 +356,11 @@ def _kinds_in(text: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=1 << 14)
-def _stays(title: str) -> bool:
+def _stays(title: str, is_alone: bool = False) -> bool:
     """True for a thing that stays, whatever it is for: a popcorn holder, a hot water bottle."""
     name = pattern("naming.thing_end").split(name_and_size(written_out(title))[0])[0]
     words = _WORD.findall(fold(name))
-    words = [word for word in words if not word.isascii()] or words
+    words = [word for word in words if not word.isascii()] or (_to_its_head(words)[0] if is_alone else words)
     heads = table("goods.toml")["stays"]
     return bool(words) and (
         stem(words[-1]) in map(stem, heads) or words[-1].endswith(tuple(h for h in heads if not h.isascii()))

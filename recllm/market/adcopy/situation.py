@@ -316,16 +316,15 @@ def thing_slots(key: str, name: Naming, quotes: str = "") -> Iterator[tuple[str,
     if quotes:
         name = replace(name, name=quoted(name.name, quotes), short=quoted(name.short, quotes))
     short, is_plural = name.short or name.name, name.number == "plural"
-    is_title = name.number == "title" or name.level is not Level.CLEAN  # a kind of goods has no article either
     article = "an" if pattern("naming.vowel_sound").match(name.name) else "a"
     yield key, name.name
     yield f"{key}.Cap", _capital(name.name)
     yield from ((f"{key}.short", short), (f"{key}.Short", _capital(short)), (f"{key}.headline", _capital(short)))
     yield from (
-        (f"{key}.the", name.name if is_title else f"the {name.name}"),
-        (f"{key}.The", _capital(name.name) if is_title else f"The {name.name}"),
+        (f"{key}.the", f"the {name.name}" if name.has_article else name.name),
+        (f"{key}.The", f"The {name.name}" if name.has_article else _capital(name.name)),
     )
-    indefinite = name.name if name.number != "singular" or is_title else f"{article} {name.name}"
+    indefinite = f"{article} {name.name}" if name.number == "singular" and name.has_article else name.name
     yield from ((f"{key}.a", indefinite), (f"{key}.A", _capital(indefinite)))
     yours = f"copy of {name.name}" if name.number == "title" else short
     yield from ((f"{key}.your", f"your {yours}"), (f"{key}.Your", f"Your {yours}"))
@@ -381,8 +380,7 @@ def offer_english(
         is_us = request.region == "US"
         until = f"{'through' if is_us else 'until'} {_date(last_day(offer.end), request, 'dMMMM')}"
         short_until = f"{'through' if is_us else 'until'} {_date(last_day(offer.end), request, 'dMMM')}"
-    is_named_alone = name.number == "title" or name.level is not Level.CLEAN
-    scope = offer.scope or ("" if offer.type in _ON_ORDER else name.name if is_named_alone else f"the {name.name}")
+    scope = offer.scope or ("" if offer.type in _ON_ORDER else f"the {name.name}" if name.has_article else name.name)
     gift = offer.gift or ""
     offer_slots = {
         "value": value,
@@ -418,6 +416,8 @@ def offer_english(
         ("Until", _capital(until)),
         ("code", offer_slots["code"]),
         ("min_spend", offer_slots["min_spend"]),
+        ("excluded", offer_slots["excluded"]),
+        ("short_until", short_until),
     )
     yield from (("gift", gift), ("gift.free", offer_slots["gift.free"]))
     if offer.type is OfferType.BOGO:
@@ -534,7 +534,7 @@ def offer_chinese(request: CopyRequest, facts: FactSheet, tables: Mapping[str, A
     }
     kind = _OFFER_KIND[offer.type]
     form = tables["offer"].get(f"{kind}_min" if offer_slots["min"] and f"{kind}_min" in tables["offer"] else kind, "")
-    yield from offer_slots.items()
+    yield from (*offer_slots.items(), ("short_until", offer_slots["until"]))
     yield "offer", worded_offer(form, offer_slots) or ("买一送一" if offer.type is OfferType.BOGO else "")
 
 
