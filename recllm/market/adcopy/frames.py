@@ -44,7 +44,7 @@ KINDS = ORDINARY | {"refill", "fuel", "gas", "chemical", "alcohol", "works"}
 _HEADS = ("subject", "title")
 _TOLD_TWICE = ("offer", "until")
 """Facts that the head of a text may state although another part does."""
-_NAMES = ("item", "item.short", "short", "category", "with_item", "because", "brand", "shop", "offer")
+_NAMES = ("item", "item.short", "short", "category", "with_item", "because", "brand", "offer")
 """Slots whose words may come in every part."""
 _TERMS = ("short_until", "code", "min_spend", "excluded", "min")
 """Slots of an offer's terms: all of them stand in a text where the frame's words allow it."""

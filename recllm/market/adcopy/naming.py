@@ -76,11 +76,10 @@ def naming(
         title = ""  # no check reads an English text around a Chinese name
     if titles != "goods":
         return Naming(name=title, short=title, number="title", level=Level.CLEAN if title else Level.NONE)
-    named = (
-        _chinese(title, categories, brand)
-        if language == "zh"
-        else _english(title, brand, is_till or is_shouted(title), not categories)
-    )
+    if language == "zh":
+        named = _chinese(title, categories, brand)
+    else:
+        named = _english(title, brand, is_till or is_shouted(title), not categories)
     if named.name or not categories:
         return named
     category = category_name(categories, language)
@@ -175,8 +174,11 @@ def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
 
 @cache
 def _heads() -> frozenset[str]:
-    things = [*table("goods.toml")["stays"], *table("names.toml")["till"]["things"]]
-    return frozenset(stem(word) for word in things if word.isascii())
+    return frozenset(_stems("stays", "stays_alone", "used_up_alone"))
+
+
+def _stems(*lists: str) -> set[str]:
+    return {stem(word) for name in lists for word in table("goods.toml")[name] if word.isascii()}
 
 
 def _proper(name: str) -> str:
@@ -361,10 +363,9 @@ def _stays(title: str, is_alone: bool = False) -> bool:
     name = pattern("naming.thing_end").split(name_and_size(written_out(title))[0])[0]
     words = _WORD.findall(fold(name))
     words = [word for word in words if not word.isascii()] or (_to_its_head(words)[0] if is_alone else words)
-    heads = table("goods.toml")["stays"]
-    return bool(words) and (
-        stem(words[-1]) in map(stem, heads) or words[-1].endswith(tuple(h for h in heads if not h.isascii()))
-    )
+    heads = _stems("stays", *(("stays_alone",) if is_alone else ()))
+    ends = tuple(word for word in table("goods.toml")["stays"] if not word.isascii())
+    return bool(words) and (stem(words[-1]) in heads or words[-1].endswith(ends))
 
 
 def is_silent(goods: frozenset[str]) -> bool:

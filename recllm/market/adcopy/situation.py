@@ -36,8 +36,8 @@ from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType,
 from recllm.text.domains import SHOP
 from recllm.text.templates import quoted
 
-SOON_DAYS = 7
-"""Days until an item is due, at most, of which a text says that it is a few."""
+SOON_DAYS = (1.5, 7)
+"""Days until an item is due of which a text says that they are a few."""
 FREQUENT = 3
 """Purchases of a category or brand within a year that make it a favourite."""
 LONG_AGO_DAYS = 400
@@ -197,7 +197,7 @@ def _of_person(person: PersonFacts, lately_days: int) -> Mapping[str, bool]:
         "overdue": 1.4 < ratio <= 3,
         "due_soon": 0.75 <= ratio < 0.95
         and person.every_days is not None
-        and person.every_days * (1 - ratio) <= SOON_DAYS,
+        and SOON_DAYS[0] <= person.every_days * (1 - ratio) <= SOON_DAYS[1],
         "due_now": 0.95 <= ratio <= 1.25,
         "due_late": 1.25 < ratio <= 2,
         "just_bought": days < _JUST_DAYS,
@@ -326,6 +326,8 @@ def thing_slots(key: str, name: Naming, quotes: str = "") -> Iterator[tuple[str,
     )
     indefinite = f"{article} {name.name}" if name.number == "singular" and name.has_article else name.name
     yield from ((f"{key}.a", indefinite), (f"{key}.A", _capital(indefinite)))
+    more = f"another {short}" if name.number == "singular" and name.has_article else f"more {short}"
+    yield from ((f"{key}.more", more), (f"{key}.More", _capital(more)))
     yours = f"copy of {name.name}" if name.number == "title" else short
     yield from ((f"{key}.your", f"your {yours}"), (f"{key}.Your", f"Your {yours}"))
     yield from (
