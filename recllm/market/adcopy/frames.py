@@ -46,7 +46,7 @@ _TOLD_TWICE = ("offer", "until")
 """Facts that the head of a text may state although another part does."""
 _NAMES = ("item", "item.short", "short", "category", "with_item", "because", "brand", "offer")
 """Slots whose words may come in every part."""
-_TERMS = ("short_until", "code", "min_spend", "excluded", "min")
+_TERMS = (("until", "short_until"), ("code",), ("min_spend", "min"), ("excluded",))
 """Slots of an offer's terms: all of them stand in a text where the frame's words allow it."""
 _MOST_COMBINED = 2000
 """Combinations of variants that are compared."""
@@ -269,7 +269,8 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         *(_content(value, situation.language) for slot, value in situation.slots.items() if slot in _NAMES)
     )
     content = {text: _content(text, situation.language) - named for texts in fitting.values() for text in texts}
-    terms = [fold(situation.slots[name]) for name in _TERMS if situation.offer and name in situation.slots]
+    slots = situation.slots if situation.offer else {}
+    terms = [wordings for names in _TERMS if (wordings := [fold(slots[name]) for name in names if name in slots])]
     ranked: list[tuple[int, Parts]] = []
     incomplete: list[Parts] = []
     for n in range(min(total, _MOST_COMBINED)):
@@ -286,11 +287,12 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
             if name not in _HEADS or fact not in _TOLD_TWICE
         ]
         words = [word for name, of_part in text.items() if name != "button" for word in content[of_part]]
-        n_twice = (len(stated) - len(set(stated))) * 10 + len(words) - len(set(words))
+        n_words_twice = (len(words) - len(set(words))) // (3 if situation.language == "zh" else 1)
+        n_twice = (len(stated) - len(set(stated))) * 10 + n_words_twice
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
         whole = fold(" ".join(text.values()))
-        if all(term in whole for term in terms):
+        if all(any(wording in whole for wording in wordings) for wordings in terms):
             ranked.append((n_twice, text))
         else:
             incomplete.append(text)

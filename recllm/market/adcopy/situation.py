@@ -536,7 +536,7 @@ def offer_chinese(request: CopyRequest, facts: FactSheet, tables: Mapping[str, A
     }
     kind = _OFFER_KIND[offer.type]
     form = tables["offer"].get(f"{kind}_min" if offer_slots["min"] and f"{kind}_min" in tables["offer"] else kind, "")
-    yield from (*offer_slots.items(), ("short_until", offer_slots["until"]))
+    yield from offer_slots.items()
     yield "offer", worded_offer(form, offer_slots) or ("买一送一" if offer.type is OfferType.BOGO else "")
 
 
