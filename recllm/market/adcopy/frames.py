@@ -53,7 +53,8 @@ _MOST_COMBINED = 2000
 _FACTS = {
     fact: kinds.split()
     for facts, kinds in {
-        "price pays pay single_price old_price saving was list cut": "price",
+        "price single_price old_price saving was list cut": "price",
+        "pays pay": "pays",
         "rhythm gap": "rhythm",
         "last since last_date lapsed away count times n": "last",
         "until Until offer.terms offer.short_terms offer.Short_terms": "until",
@@ -289,6 +290,8 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         words = [word for name, of_part in text.items() if name != "button" for word in content[of_part]]
         n_words_twice = (len(words) - len(set(words))) // (3 if situation.language == "zh" else 1)
         n_twice = (len(stated) - len(set(stated))) * 10 + n_words_twice
+        if situation.offer:  # what it comes to is what a customer looks for
+            n_twice -= 2 * ("pays" in stated)
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
         whole = fold(" ".join(text.values()))
@@ -339,6 +342,8 @@ def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> dict
 def _tautological(names: Sequence[str], slots: Mapping[str, str]) -> bool:
     """True where a variant would say one thing twice: the category of an item that is called by it."""
     things = {name.partition(".")[0] for name in names}
+    if {"rhythm", "since"} <= things and slots["rhythm"] == slots["since"]:
+        return True  # "you buy it every three weeks, and three weeks have passed this time"
     values = [
         fold(slots[thing])
         for thing in ("item", "category", "with_item", "because", "first_item", "brand")

@@ -136,6 +136,8 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
     short = _short(_small(short_name, known_only=True, brand=brand) or small, brand, _CLEAN_SHORT_CHARS)
     small = f"{wearer['wearer'].lower()} {small}" if wearer else small
     number = _number(short or small)
+    if pack and number == "singular" and (container := pattern("naming.container").match(pack["pack"])):
+        small, short = (f"{name} {container[0].lower()}" for name in (small, short))  # the price is not of one gel
     return Naming(name=small, short=short, number=number, level=Level.CLEAN, size=size, has_article=True)
 
 

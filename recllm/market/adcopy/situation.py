@@ -200,6 +200,7 @@ def _of_person(person: PersonFacts, lately_days: int) -> Mapping[str, bool]:
         and SOON_DAYS[0] <= person.every_days * (1 - ratio) <= SOON_DAYS[1],
         "due_now": 0.95 <= ratio <= 1.25,
         "due_late": 1.25 < ratio <= 2,
+        "early": 0 < ratio < 0.75,
         "just_bought": days < _JUST_DAYS,
         "lately": _JUST_DAYS <= days <= lately_days,
         "bought_twice": person.waited is None and person.times_bought == 2,
