@@ -221,8 +221,33 @@ def test_what_is_known_of_an_offer_is_told_with_it() -> None:
         min_spend=Decimal(60),
         excluded="gift cards",
     )
-    for copy in write(OAT, offer=coupon, channel="email", variants=5):
-        assert all(word in copy.text for word in ("£10 off", "BACK10", "£60", "gift cards", "11 November")), copy.text
+    for locale, day in (("en-GB", "11 Nov"), ("en-US", "Nov"), ("en-US", " 11")):
+        for channel in ("email", "push", "sms_gsm"):
+            for copy in write(OAT, offer=coupon, channel=channel, locale=locale, variants=5):
+                assert all(word in copy.text for word in ("£10 off", "BACK10", "£60", "gift cards", day)), copy.text
+
+
+def test_what_a_customer_bought_lately_for_the_rhythm_is_left_alone() -> None:
+    early = replace(DUE, last=Ago.of(7, TODAY), waited=0.5)
+    assert write(SOY, person=early, channel="email", locale="zh") == ()
+
+
+def test_short_messages_lead_somewhere() -> None:
+    for copy in write(SOY, person=DUE, channel="sms_gsm", locale="zh", link="s.example", variants=5):
+        assert "s.example" in copy.text
+
+
+def test_a_thing_has_an_article_and_goods_have_none() -> None:
+    cases = [
+        ("RED TOADSTOOL LED NIGHT LIGHT", "the red toadstool LED night light", "another LED night light"),
+        ("FLUID MILK WHITE ONLY", "milk", "more milk"),
+        ("Dry Bag Set of 3", "the dry bag set", "another dry bag set"),
+        ("Oat and Date Bars, Box of 12", "the oat and date bars", "more oat and date bars"),
+    ]
+    for title, the, more in cases:
+        request = request_for(Item(item_id="x", title=title), person=DUE)
+        slots = situation_of(request, sayable_facts(request)).slots
+        assert (slots["item.the"], slots["item.more"]) == (the, more), title
 
 
 def test_texts_that_state_a_fact_twice_come_last() -> None:
@@ -309,6 +334,8 @@ def test_names_that_people_say() -> None:
         ("POTATOES RUSSET (BULK&BAG)", (), None, "en", "russet potatoes", "russet potatoes"),
         ("SOFT DRINKS 12/18&15PK CAN CAR", ("GROCERY", "SOFT DRINKS"), None, "en", "soft drinks", "soft drinks"),
         ("NOODLES DRY", (), None, "en", "dry noodles", "dry noodles"),
+        ("LUNCH BAG SPACEBOY DESIGN", (), None, "en", "lunch bag", "lunch bag"),
+        ("DAIRY CASE TEA WITH SUGAR OR S 64 OZ", ("GROCERY", "TEAS"), None, "en", "tea", "tea"),
         ("SW GDS:DONUTS", (), None, "en", "", ""),
         ("PLSTC CTLRYTBLCLTHSTTHPKSST", (), None, "en", "", ""),
         ("HT海天酱油1.9l", ("调味品",), "海天", "zh", "海天酱油", "酱油"),
@@ -348,7 +375,12 @@ def test_kinds_of_goods() -> None:
     ]
     for title, expected in kinds:
         assert expected <= goods_of((title,)), (title, goods_of((title,)))
-    stays = [("SMALL POPCORN HOLDER",), ("玻璃泡茶杯 400ml", "茶具", "茶杯"), ("手冲咖啡壶 600ml", "咖啡", "器具")]
+    stays = [
+        ("SMALL POPCORN HOLDER",),
+        ("GARDENERS KNEELING PAD CUP OF TEA",),
+        ("玻璃泡茶杯 400ml", "茶具", "茶杯"),
+        ("手冲咖啡壶 600ml", "咖啡", "器具"),
+    ]
     assert [title for title in stays if "consumable" in goods_of(title) or "durable" not in goods_of(title)] == []
     assert is_silent(goods_of(("Aspirin 24 tablets",))) and not is_silent(goods_of(("Blue mug",)))
 
