@@ -105,12 +105,7 @@ CHECKS: dict[str, Callable[[Loaded], bool]] = {
     "a month by its English name, the day before or behind it": lambda loaded: (
         datetime(2025, 5, 1, 15, 15, tzinfo=UTC) in loaded.events("timestamp") and months(loaded) == {5}
     ),
-    "steps with gaps and ties, from 0 and from 100": lambda loaded: (
-        len(set(loaded.events("timestamp"))) == 3 and loaded.report.step_days == 28
-    ),
-    "a column order with times": lambda loaded: (
-        loaded.report.step_days is None and "basket_id" in view(loaded.store).events().columns
-    ),
+    "a column order with times": lambda loaded: "basket_id" in view(loaded.store).events().columns,
 }
 """What is in the store after some of the cases."""
 
