@@ -76,7 +76,6 @@ CHECKS: dict[str, Callable[[Loaded], bool]] = {
     "every id ends in .0": holding("item_id", "3"),
     "some ids end in .0": holding("item_id", "123.0"),
     "ids of 17 digits and more": holding("item_id", "90071992547409931234"),
-    "no user, anonymous events kept": is_of_nine,
     "items named NA, None and null": holding("item_id", "NA", "None", "null"),
     "a brand named NA": lambda loaded: "NA" in loaded.items("brand"),
     "ids that differ in case, space and width": is_of_nine,
