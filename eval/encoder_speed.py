@@ -1,4 +1,4 @@
-"""How long encoders take for a shop's catalogue, ours and a plain one: shared by speed.py and onnx_speed.py.
+"""How long encoders take for a shop's catalogue, ours and a plain one: for speed.py.
 
 The texts are those of the Complete Journey items sold before the test window of cj-next28, duplicates and all, as a
 shop's catalogue has them. The plain encoder gets a random sample, because its speed per text does not depend on how

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -83,12 +82,6 @@ def csv(*extra: str, **how: Any) -> bytes:
 def item_rows(*extra: str, header: str = "item_id,title,category,brand,price", n: int = N) -> bytes:
     clean = [f"i{i},Steel pan {i},Home > Kitchen,Acme,{10 + i}.50" for i in range(n)]
     return ("\n".join([header, *clean, *extra]) + "\n").encode()
-
-
-def jsonl(*extra: str, n: int = N) -> bytes:
-    names = HEADER.split(",")
-    clean = [json.dumps(dict(zip(names, row(i).split(","), strict=True))) for i in range(n)]
-    return ("\n".join([*clean, *extra]) + "\n").encode()
 
 
 def outcome(case: Case) -> str:

@@ -38,7 +38,7 @@ from recllm.market.campaigns.folder import CampaignFolder, append, read_log, rea
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.cache import CACHE_FILE, CachedEncoder
-from recllm.text.encoder.file_hash import HASH_FILE
+from recllm.text.encoder.folder import HASH_FILE
 from recllm.text.encoder.loading import load_encoder
 from recllm.text.encoder.onnx import SCHEME
 from recllm.text.encoder.toy import ToyEncoder
@@ -963,18 +963,6 @@ _tables(
             lambda _: b"item_id,title" + b",c" * 10_000_000 + b"\na,b\n",
         ),
         "a row of ten million fields": ("items.csv", lambda _: HEAD + b"a" + b",b" * 10_000_000 + b"\nc,d\n"),
-        "JSON nested deeply": (
-            "items.jsonl",
-            '{"item_id":"a","title":' + "[" * DEEP + "]" * DEEP + '}\n{"item_id":"b","title":"c"}\n',
-        ),
-        "JSON with a name twice": ("items.jsonl", '{"item_id":"a","item_id":"b","title":"t"}\n'),
-        "JSON with NaN": ("items.jsonl", '{"item_id":"a","title":"t","price":NaN}\n'),
-        "JSON with half a character": ("items.jsonl", '{"item_id":"a","title":"\\ud800"}\n'),
-        "JSON with a hundred thousand names": (
-            "items.jsonl",
-            lambda _: json.dumps({"item_id": "a", "title": "t"} | {f"k{n}": n for n in range(100_000)}).encode(),
-        ),
-        "JSON that is one list": ("items.json", b"[" * DEEP),
         "zero bytes": ("items.csv", HEAD + b"a\0,b\n"),
         "no text at all": ("items.csv", bytes(range(256)) * 100),
         "columns that nest": ("items.parquet", _parquet(lambda pa: pa.table({"item_id": ["a"], "title": [["b"]]}))),
@@ -1003,10 +991,6 @@ _tables(
         "an attribute nested deeply": (
             "items.csv",
             b"item_id,title,attributes\na,b," + b"[" * 30_000 + b"]" * 30_000 + b"\nc,d,{}\n",
-        ),
-        "JSON with a number of a million digits": (
-            "items.jsonl",
-            '{"item_id":"a","title":"t","price":' + MILLION_DIGITS + '}\n{"item_id":"b","title":"t"}\n',
         ),
         "a pickle in a cell": ("items.csv", _pickle_in_a_cell),
     },
@@ -1257,19 +1241,18 @@ for _name, _file in {
 # --- prompts and trials ----------------------------------------------------------------------------
 
 
-def _prompt(body: str, head: str, case: Case) -> Door:
-    from recllm.text.templates import Prompts
+def _prompt(body: str, case: Case) -> Door:
+    from recllm.text.templates import Template
 
-    text = f"{{#\ntemplate: item\nversion: 1\n{head}\n#}}\n{{{{ x }}}}{body}\n"
-    folder = case.file("prompts/item.en.txt", text).parent
-    return lambda: len(Prompts.load(folder).render("item", "en", x="tea"))
+    source = "{{ x }}" + body
+    template = Template(
+        "item", "en", case.file("prompts/item.en.txt", source), "item.en-v1-0", frozenset({"x"}), source
+    )
+    return lambda: len(template.render({"x": "tea"}))
 
 
-for _name, _text, _head in [
-    *table("hostile_artefacts", "prompts"),
-    ("deep", "{{ " + "(" * 5_000 + "1" + ")" * 5_000 + " }}", "variables: x"),
-]:
-    _add(f"prompt: {_name}", partial(_prompt, _text, _head))
+for _name, _text, _ in [*table("hostile_artefacts", "prompts"), ("deep", "{{ " + "(" * 5_000 + "1" + ")" * 5_000, "")]:
+    _add(f"prompt: {_name}", partial(_prompt, _text))
 
 
 def _trial(file: str, content: Content, case: Case) -> Door:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Callable
@@ -10,6 +9,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from recllm.base.errors import RecllmError
 from recllm.base.questions import SearchRequest
@@ -50,8 +51,8 @@ def doors(shop: Workspace, scratch: Path) -> dict[str, Door]:
 
     def loaded(text: str) -> object:
         item = {"item_id": "new", "title": text, "category": "food > tea", "description": text}
-        (scratch / "items.jsonl").write_text(json.dumps(item))
-        return load_file(shop, scratch / "items.jsonl", "items", dry_run=True)
+        pl.DataFrame(item).write_parquet(scratch / "items.parquet")
+        return load_file(shop, scratch / "items.parquet", "items", dry_run=True)
 
     return {
         "check of a text": lambda text: judge(submitted(text)),

@@ -296,13 +296,13 @@ def test_help_is_quick_to_import() -> None:
 def test_the_log_goes_to_standard_error_with_its_fields(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import logging
 
-    from recllm.shop.ingest import workspace_load as load
+    from recllm.shop.ingest import describe
 
-    def described(workspace: object) -> dict[str, int]:
+    def described(store: object) -> dict[str, int]:
         logging.getLogger("recllm.shop.ingest.workspace_load").info("described", extra={"tables": 4})
         return {"items": 4}
 
-    monkeypatch.setattr(load, "describe_workspace", described)
+    monkeypatch.setattr(describe, "describe", described)
     monkeypatch.setattr(logging.getLogger(), "handlers", list(logging.getLogger().handlers))
     assert run("describe", "-w", "shop", "--json")[2] == ""
     code, out, err = run("-v", "describe", "-w", "shop", "--json")

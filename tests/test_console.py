@@ -44,7 +44,7 @@ from recllm.market.propensity.prediction import PredictionKind, PredictionReques
 from recllm.recommend.recommender.lineage import GateComparison, GateReason, GateReport, GateVerdict, Lineage, Origin
 from recllm.recommend.recommender.registry import current, publish, versions
 from recllm.recommend.recommender.shop_recommender import open_recommender
-from recllm.shop.ingest.preview import preview_file, proposed_columns
+from recllm.shop.ingest.suggest import preview_file, proposed_columns
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.store.readers import StoreReader
 from recllm.shop.workspace.console_sessions import begin_session, find_session

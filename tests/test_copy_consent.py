@@ -16,7 +16,6 @@ from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.generator.http import HttpGenerator
-from recllm.text.generator.process import ProcessGenerator
 
 ITEMS = """item_id,title,category,brand,price,currency
 mug,Green tea,food > tea,Clay,7.00,USD
@@ -100,4 +99,4 @@ def test_every_generator_states_its_purpose() -> None:
     from recllm.text.generator.local import LocalGenerator
 
     assert HttpGenerator("http://localhost:8000/v1").purpose is Purpose.LLM_THIRD_PARTY
-    assert ProcessGenerator(["x"], name="x").purpose is LocalGenerator.purpose is Purpose.LLM_LOCAL
+    assert LocalGenerator.purpose is Purpose.LLM_LOCAL

@@ -53,7 +53,7 @@ def perplexity_of(folder: Path, adapter: Path | None = None) -> float:
     import torch
 
     from recllm.learn.training.lora.copywriter import tokens_of
-    from recllm.text.generator.causal import load_causal
+    from recllm.text.generator.local import load_causal
 
     tokenizer, model = load_causal(folder, "cpu", adapter=adapter)
     tokens = tokens_of(JUDGE[0], tokenizer, 160) or {}
@@ -84,7 +84,7 @@ def test_it_learns_and_is_loaded(base: Path, tmp_path: Path) -> None:
 
 def test_only_the_line_is_learned(base: Path) -> None:
     from recllm.learn.training.lora.copywriter import tokens_of
-    from recllm.text.generator.causal import load_causal
+    from recllm.text.generator.local import load_causal
 
     tokenizer, _ = load_causal(base, "cpu")
     tokens = tokens_of(LEARN[0], tokenizer, 160) or {}

@@ -35,7 +35,7 @@ from recllm.recommend.recommender.person import person_profile
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import Dataset
-from recllm.shop.ingest.preview import proposed_columns
+from recllm.shop.ingest.suggest import proposed_columns
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace, overridden
 from recllm.text.domains import domain_of, in_domain

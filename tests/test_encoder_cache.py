@@ -22,7 +22,7 @@ from tiny_encoders import make_model
 from waiting import at_once
 
 from recllm.text.encoder.cache import CACHE_FILE, UNUSED_DAYS, CachedEncoder
-from recllm.text.encoder.file_hash import HASH_FILE
+from recllm.text.encoder.folder import HASH_FILE
 from recllm.text.encoder.loading import load_encoder
 from recllm.text.encoder.toy import ToyEncoder
 
@@ -103,7 +103,7 @@ def test_only_new_texts_are_computed(tmp_path: Path) -> None:
     cached.encode(["a", "bb", "a"])
     cached.encode(["ccc", "bb", "ccc"])
     assert inner.seen == ["a", "bb", "ccc"]
-    cached.clear()
+    (tmp_path / CACHE_FILE).unlink()
     cached.encode(["a"])
     assert inner.seen[3:] == ["a"]
 
@@ -168,9 +168,7 @@ def test_what_is_no_database_is_started_anew(tmp_path: Path, expected: np.ndarra
 
 
 def _whole_file(folder: Path) -> bytes:
-    cached = CachedEncoder(ToyEncoder(), folder)
-    cached.encode(WORDS)
-    cached.close()  # moves everything from the write-ahead file into the main one
+    CachedEncoder(ToyEncoder(), folder).encode(WORDS)
     return (folder / CACHE_FILE).read_bytes()
 
 
@@ -223,7 +221,7 @@ def test_a_lock_held_by_another_costs_the_cache_and_not_the_call(
 def test_file_removed_under_an_open_encoder(tmp_path: Path, expected: np.ndarray) -> None:
     cached = CachedEncoder(Counting(), tmp_path)
     cached.encode(WORDS)
-    CachedEncoder(ToyEncoder(), tmp_path).clear()
+    (tmp_path / CACHE_FILE).unlink()
     np.testing.assert_array_equal(cached.encode(WORDS), expected)
     again = Counting()
     CachedEncoder(again, tmp_path).encode(WORDS)
@@ -233,7 +231,7 @@ def test_file_removed_under_an_open_encoder(tmp_path: Path, expected: np.ndarray
 # --- several at once -----------------------------------------------------------------------------------------------
 
 _WORKER = """
-import sys, numpy as np
+import pathlib, sys, numpy as np
 from recllm.text.encoder.cache import CachedEncoder
 from recllm.text.encoder.toy import ToyEncoder
 import recllm.text.encoder.cache as cache
@@ -245,7 +243,8 @@ for _ in range(int(sys.argv[3])):
     encoder = CachedEncoder(ToyEncoder(), sys.argv[1])
     assert (encoder.encode(texts) == ToyEncoder().encode(texts)).all()
     if int(sys.argv[3]) > 100:
-        encoder.clear()
+        for path in pathlib.Path(sys.argv[1]).glob("*.sqlite*"):
+            path.unlink(missing_ok=True)
 """
 
 

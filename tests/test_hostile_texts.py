@@ -40,11 +40,10 @@ from recllm.shop.data.dataset import ITEM_SCHEMA
 from recllm.shop.ingest.column_names import nearest, normal
 from recllm.shop.workspace.privacy import fold_address
 from recllm.text.injection import neutralise
-from recllm.text.items import item_names, item_texts
+from recllm.text.items import basics_text, item_names, item_texts
 from recllm.text.log_lines import LogFormatter
 from recllm.text.personal_data import find_personal_data
 from recllm.text.templates import name_as_told
-from recllm.text.users import basics_text
 from recllm.text.word_index import WordIndex
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)

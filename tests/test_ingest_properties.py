@@ -107,12 +107,12 @@ def test_planted_defects_are_found_exactly(n: int, seed: int, delimiter: str, ne
 
 
 @examples(30)
-@given(data=st.binary(max_size=400), name=st.sampled_from(["a.csv", "a.jsonl", "a.csv.gz", "a.parquet", "a"]))
+@given(data=st.binary(max_size=400), name=st.sampled_from(["a.csv", "a.json", "a.csv.gz", "a.parquet", "a"]))
 @example(data=b"PAR1" + b"\0" * 40 + b"PAR1", name="a.parquet")
 @example(data=b'user_id,item_id,timestamp\n"', name="a.csv")
 @example(data=b"\xff\xfe", name="a.csv")
 @example(data=b"\xff\xfeu", name="a.csv")
-@example(data=b"{}\n{}", name="a.jsonl")
+@example(data=b"{}\n{}", name="a.json")
 def test_only_ingest_errors_escape(data: bytes, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name

@@ -13,7 +13,7 @@ from conftest import Command
 from recllm.base.errors import NothingToDo
 from recllm.base.schema import Table
 from recllm.shop.ingest.options import IngestOptions, load_map, parse_map
-from recllm.shop.ingest.suggest import SHOWN_ROWS, mapped_rows, suggest_map
+from recllm.shop.ingest.suggest import suggest_map
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 
@@ -72,9 +72,6 @@ def test_an_orders_file_with_names_that_are_nearly_known(tmp_path: Path) -> None
     assert suggestion.columns["user_id"] == "Customers_ID" and "nearly" in suggestion.reasons["user_id"]
     assert suggestion.columns["item_id"] == "product_codes" and suggestion.columns["price"] == "Unit Price"
     assert "no column says what was done: every row counts as a purchase" in suggestion.notes
-    rows = mapped_rows(file, IngestOptions(tz="Europe/Paris"), suggestion)
-    assert len(rows.rows) == SHOWN_ROWS and not rows.problems
-    assert rows.rows[0]["user_id"].startswith("K") and rows.rows[0]["timestamp"] == "2024-04-30T22:00:00Z"
     assert parse_map(suggestion.toml(), "suggested").read.tz == "Europe/Paris"
 
 
@@ -100,8 +97,6 @@ def test_an_items_file(tmp_path: Path) -> None:
         Table.ITEMS,
         {"item_id": "Nummer", "title": "Ware", "description": "Text", "price": "Preis"},
     )
-    rows = mapped_rows(file, IngestOptions(), suggestion).rows
-    assert (rows[0]["title"], rows[0]["price"]) == ("Pot of 1 litres, blue", "4.95")
 
 
 def test_people_and_consent(tmp_path: Path) -> None:
@@ -134,13 +129,12 @@ def test_a_file_that_nothing_can_be_said_of(tmp_path: Path) -> None:
 def test_from_the_command_line(run: Command, tmp_path: Path) -> None:
     file = written(tmp_path, orders("tilaus,customer_id,hetki,item_id,nimike,kpl,price,summa"))
     code, out, _ = run("ingest", str(file), "--suggest", "--map", "my.toml")
-    assert code == 0 and "hetki, because its values are times" in out and "times without a zone" in out
-    assert "as the store would take them" in out and "[columns]" not in out
+    assert code == 0 and "hetki, because its values are times" in out and "[columns]" not in out
     assert load_map(tmp_path / "my.toml").columns["user_id"] == ("customer_id",)
     assert run("ingest", str(file), "--suggest", "--map", "my.toml")[0] == 2, "what is there is not written over"
     code, out, _ = run("ingest", "--suggest", str(file), "--read", "tz=UTC", "--json")
     document = json.loads(out)
-    assert code == 0 and document["table"] == "events" and len(document["rows"]) == SHOWN_ROWS
+    assert code == 0 and document["table"] == "events"
     assert 'tz = "UTC"' in document["map"]
     (tmp_path / "profiles.csv").write_text("Email,Klaviyo ID,Date Added\na@b.c,1,2024-01-01\n")
     code, out, _ = run("ingest", "--suggest", "profiles.csv")

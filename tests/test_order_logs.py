@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from recllm.market.propensity.answers import everyday_predictions, predict_works
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset
-from recllm.shop.data.order import HORIZON_DAYS, ORDER_EPOCH, days_of_a_step
+from recllm.shop.data.order import HORIZON_DAYS, ORDER_EPOCH, days_of_a_step, order_steps, times_of_steps
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
 from recllm.text.items import item_texts
@@ -113,14 +115,19 @@ def test_profiles_and_reasons_say_no_days() -> None:
 
 @pytest.fixture
 def loaded(tmp_path: Path, run: Command) -> Path:
-    """A workspace with a log of steps."""
-    steps().write_csv(tmp_path / "log.csv")
+    """A workspace with a log of steps, as an earlier version made it."""
+    log, days = steps(), 28
+    at = times_of_steps(order_steps(log["user_id"], log["order"]), days)
+    log.drop("order").with_columns(timestamp=pl.Series(at)).write_csv(tmp_path / "log.csv")
     items = steps().select("item_id").unique().sort("item_id").with_columns(title=pl.col("item_id") + " green")
     items.write_csv(tmp_path / "items.csv")
     assert run("init", "-w", "shop", "--consent-default", "granted", "--encoder", "toy")[0] == 0
-    assert run("ingest", "items.csv", "--table", "items", "-w", "shop")[0] == 0
-    code, out, _ = run("ingest", "log.csv", "--table", "events", "-w", "shop")
-    assert code == 0 and "each step of a person counts as 28 days" in out
+    for table in ("items", "events"):
+        file = "items.csv" if table == "items" else "log.csv"
+        assert run("ingest", file, "--table", table, "-w", "shop")[0] == 0
+    with closing(sqlite3.connect(tmp_path / "shop" / "store.sqlite")) as store, store:
+        meta = [("order_step_seconds", str(days * DAY)), ("order_file", "0" * 64)]
+        store.executemany("INSERT INTO meta VALUES (?, ?)", meta)
     return tmp_path
 
 
@@ -133,8 +140,6 @@ def test_a_workspace_keeps_that_its_log_knows_only_an_order(loaded: Path, run: C
         with pytest.raises(UsageError, match="only an order"):
             predict_workspace(shop, PredictionRequest(kind=PredictionKind.BUY))
         assert list(everyday_predictions(shop)) == []
-    code, out, _ = run("ingest", "log.csv", "--table", "events", "-w", "shop", "--json")
-    assert code == 0 and json.loads(out)["duplicates"] == 320
     code, out, _ = run("describe", "-w", "shop", "--json")
     told = json.loads(out)["events"]
     assert code == 0 and (told["first"], told["last"], told["step_days"]) == (None, None, 28)
@@ -142,29 +147,5 @@ def test_a_workspace_keeps_that_its_log_knows_only_an_order(loaded: Path, run: C
     assert code == 0 and " ago" not in out
     code, out, _ = run("describe", "u01", "-w", "shop")
     assert code == 0 and "tea" in out and "ago" not in out
-
-
-def test_steps_and_times_do_not_meet_in_a_workspace(loaded: Path, run: Command) -> None:
-    steps(each=9).write_csv(loaded / "grown.csv")
-    timed = steps().select("user_id", "item_id", timestamp=pl.lit("2025-01-01T00:00:00Z"))
-    timed.write_csv(loaded / "timed.csv")
-    for file, words in (("grown.csv", "came from another file"), ("timed.csv", "knows only an order")):
-        code, _, err = run("ingest", file, "--table", "events", "-w", "shop")
-        assert code == 2 and "E_ORDER_LOG" in err and words in err
-    assert run("init", "-w", "live", "--consent-default", "granted", "--encoder", "toy")[0] == 0
-    assert run("ingest", "timed.csv", "--table", "events", "-w", "live")[0] == 0
-    code, _, err = run("ingest", "log.csv", "--table", "events", "-w", "live")
-    assert code == 2 and "E_ORDER_LOG" in err and "has times" in err
-
-
-def test_a_map_may_name_the_steps_but_not_beside_times(loaded: Path, run: Command) -> None:
-    (loaded / "map.toml").write_text('table = "events"\n[columns]\norder = "nth"\n')
-    steps().rename({"order": "nth"}).write_csv(loaded / "nth.csv")
-    assert run("init", "-w", "other", "--encoder", "toy")[0] == 0
-    assert run("ingest", "--dry-run", "nth.csv", "--table", "events", "--map", "map.toml", "-w", "other")[0] == 0
-    both = steps().rename({"order": "nth"}).with_columns(timestamp=pl.lit("2025-01-01T00:00:00Z"))
-    both.write_csv(loaded / "both.csv")
-    code, _, err = run("ingest", "--dry-run", "both.csv", "--table", "events", "--map", "map.toml", "-w", "other")
-    assert code == 2 and "nth gives an order, and timestamp times" in err
-    code, _, err = run("ingest", "--dry-run", "nth.csv", "--table", "events", "-w", "other")
-    assert code == 2 and "needs a column order" in err
+    code, _, err = run("ingest", "log.csv", "--table", "events", "-w", "shop")
+    assert code == 2 and "E_ORDER_LOG" in err and "knows only an order" in err

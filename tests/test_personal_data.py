@@ -23,7 +23,7 @@ from recllm.shop.ingest.load import ingest_file
 from recllm.shop.store.database import Store
 from recllm.shop.workspace.privacy import Pseudonymiser
 from recllm.text.generator.http import HttpGenerator
-from recllm.text.items import item_names, item_texts
+from recllm.text.items import basics_text, item_names, item_texts
 from recllm.text.log_lines import LogFormatter
 from recllm.text.personal_data import (
     EXACT_KINDS,
@@ -34,7 +34,6 @@ from recllm.text.personal_data import (
     without_personal_data,
 )
 from recllm.text.templates import Prompts
-from recllm.text.users import basics_text
 
 SECTIONS = dict(
     section.split("\n", 1)

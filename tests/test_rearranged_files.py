@@ -196,8 +196,6 @@ Nummer = "item_id"
 COMPOSED = r"""
 [composed.at]
 columns = ["day", "clock"]
-zone = "zone"
-zones = { East = "America/New_York" }
 [composed.code]
 columns = ["text"]
 matches = '^(.+) x(\d+)$'
@@ -208,12 +206,10 @@ item_id = "code"
 """
 
 
-def test_composed_columns_and_zones(shop: Workspace) -> None:
-    rows = [f"{person},2024-05-01,12:00:00,{zone},mug x2" for person, zone in (("a", "East"), ("b", "elsewhere"))]
-    report = load(shop, "\n".join(["user_id,day,clock,zone,text", *rows, ""]), "events", COMPOSED)
+def test_composed_columns(shop: Workspace) -> None:
+    rows = [f"{person},2024-05-01,12:00:00,mug x2" for person in "ab"]
+    report = load(shop, "\n".join(["user_id,day,clock,text", *rows, ""]), "events", COMPOSED)
     assert report.accepted == 2
     events = view(shop.store()).events()
-    assert sorted(time.hour for time in events["timestamp"]) == [12, 16], "an unknown zone is that of the shop"
+    assert [time.hour for time in events["timestamp"]] == [12, 12]
     assert set(events["item_id"]) == {"mug/2"}
-    with pytest.raises(IngestError, match="no time zone"):
-        parse_map(COMPOSED.replace("America/New_York", "Mars/Base"), "a.toml")

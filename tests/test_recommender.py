@@ -158,7 +158,7 @@ def test_filters(trained: Recommender) -> None:
     assert {r.item_id for r in cheap.items} == {"tea0", "tea1", "tea2"}
     assert (cheap.notes[-1].kind, cheap.notes[-1].numbers) == (NoteKind.SHORT, {"shown": 3, "k": 24})
     assert cheap.degraded_reason == "only 3 of 24 items: no more pass the filters"
-    listed = trained.recommend("u1", k=5, allow=["tea1", "tool1"], deny=["tool1"])[0]
+    listed = trained.recommend("u1", k=5, allow=["tea1", "tool1"], exclude=["tool1"])[0]
     assert [r.item_id for r in listed.items] == ["tea1"]
 
 
@@ -196,7 +196,7 @@ def test_k_above_the_catalogue_gives_the_catalogue(trained: Recommender) -> None
         ({"where": "price <"}, "cannot be read"),
         ({"where": "colour = 'red'"}, "cannot be read"),
         ({"where": "price"}, "not a condition"),
-        ({"deny": ["nothing"]}, "no item 'nothing'"),
+        ({"exclude": ["nothing"]}, "no item 'nothing'"),
     ],
 )
 def test_wrong_use_is_told(trained: Recommender, arguments: dict[str, object], words: str) -> None:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import shutil
-import signal
 import sqlite3
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +33,6 @@ from recllm.recommend.recommender import registry
 from recllm.recommend.recommender.registry import POINTER, current, promote, versions
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.workspace.workspace import Workspace
-from recllm.text.generator.process import ProcessGenerator
-
-CHILD = Path(__file__).parent / "generator_child.py"
 
 
 def slate(client: TestClient, user: str = "u00", **body: Any) -> dict[str, Any]:
@@ -131,54 +123,7 @@ def test_four_times_of_what_fits_is_refused_or_answered_and_nothing_is_lost(
         assert again.json()["duplicates"] == 22
 
 
-# --- a text generator that dies --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def speaker() -> Iterator[ProcessGenerator]:
-    """A generator in a real child process, which does what its prompt says."""
-    with ProcessGenerator([sys.executable, str(CHILD)], name="child", deadline=60) as generator:
-        yield generator
-
-
-def test_a_text_is_written_though_the_child_is_killed_meanwhile(
-    folder: Path, speaker: ProcessGenerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ad_copy, "write_ads", partial(ad_copy.write_ads, generator=speaker))
-    items = [{"item_id": name, "title": f"Sandwich buns {name}"} for name in ("act-hang", "quiet")]
-
-    def pid() -> int:
-        assert speaker._child is not None
-        return speaker._child._process.pid
-
-    with serving(folder) as client:
-        assert client.post("/v1/items", json={"items": items}).status_code == 200
-        now = client.post("/v1/recommend", json={"user_id": "u00", "k": 1}).json()["as_of"]
-        at = (datetime.fromisoformat(now) - timedelta(20)).isoformat()
-        purchase = {"user_id": "u00", "event": "purchase", "timestamp": at}
-        bought = [purchase | {"item_id": item["item_id"]} for item in items]
-        assert client.post("/v1/events", json={"events": bought}).status_code == 200
-        request = {"user_id": "u00", "channel": "push", "item_id": "quiet"}
-        first = client.post("/v1/copy", json=request).json()
-        assert "generator" in first, first
-        assert first["generator"] == "child" and all(check["passed"] for check in first["checks"])
-        asked, ask = threading.Event(), speaker.generate
-
-        def killing(*arguments: Any, **options: Any) -> list[str]:
-            child = pid()
-            threading.Thread(target=lambda: (asked.wait(60), os.kill(child, signal.SIGKILL))).start()
-            asked.set()
-            return ask(*arguments, **options)
-
-        monkeypatch.setattr(speaker, "generate", killing)
-        dead = pid()
-        answer = client.post("/v1/copy", json=request | {"item_id": "act-hang"})
-        assert answer.status_code == 200 and answer.json()["verified"] and answer.json()["generator"] == "template"
-        monkeypatch.setattr(speaker, "generate", ask)
-        last = client.post("/v1/copy", json=request).json()
-        assert last["generator"] == "child" and pid() != dead
-        assert client.post("/v1/consent", json={"consent": [refusal("llm_local")]}).status_code == 200
-        assert client.post("/v1/copy", json=request).json()["generator"] == "template"
+# --- a text generator that fails -------------------------------------------------------------------------------------
 
 
 def refusal(purpose: str, user: str = "u00") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from store_view import dump, events, items, put, view
 from waiting import at_once
 
 from recllm.base.errors import ConflictError, DataError, StoreError, UnknownIdError, UsageError
-from recllm.base.messages import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind
+from recllm.base.messages import CampaignMessage, MessageEvent, MessageEventKind
 from recllm.base.schema import Table
 from recllm.shop.store import postgres, readers, tables
 from recllm.shop.store.connections import writing
@@ -374,7 +374,7 @@ def test_accounts_match_a_dictionary(
     assert {key: payload for key, payload in stored.items() if 0 <= key < 100} == known
 
 
-# --- messages and announcements --------------------------------------------------------------------------------------
+# --- messages --------------------------------------------------------------------------------------------------------
 
 
 def message(number: int, user: str = "u1", channel: str = "email", item_id: str | None = "i1") -> CampaignMessage:
@@ -466,30 +466,6 @@ def test_nothing_of_an_erased_persons_messages_stays(store: Store) -> None:
     assert store.known_message_events("mail", "abcd") == {"b"} and store.bounced_at("email") == {}
     put(store, "users", pl.DataFrame({"user_id": ["u3"], "basics": ["{}"]}), "new")  # keys may be given again
     assert store.messages_of("u3") == []
-
-
-def announcement(number: int) -> Announcement:
-    fields = {"announcement_id": f"msg_{number}", "target": "crm", "type": "campaign.exported", "body": '{"é":1}'}
-    return Announcement(**fields, created_at=moment(number))
-
-
-def test_an_announcement_is_claimed_by_one_until_it_is_settled(store: Store) -> None:
-    store.queue_announcements([announcement(2), announcement(1)])
-    store.queue_announcements([])
-    lease = timedelta(seconds=60)
-    assert store.claim_announcements(moment(0), lease=lease, limit=9) == []
-    (first,) = store.claim_announcements(moment(10), lease=lease, limit=1)
-    assert first == replace(announcement(1), attempts=1, next_at=moment(70))
-    (second,) = store.claim_announcements(moment(10), lease=lease, limit=9)
-    assert second.announcement_id == "msg_2" and store.claim_announcements(moment(69), lease=lease, limit=9) == []
-    store.settle_announcement("msg_1", AnnouncementStatus.DELIVERED, "200")
-    store.settle_announcement("msg_2", AnnouncementStatus.QUEUED, "500", next_at=moment(15))
-    (again,) = store.claim_announcements(moment(15), lease=lease, limit=9)
-    assert (again.announcement_id, again.attempts, again.outcome) == ("msg_2", 2, "500")
-    store.settle_announcement("msg_2", AnnouncementStatus.FAILED, "500")
-    assert store.claim_announcements(moment(10_000), lease=lease, limit=9) == []
-    states = [(a.announcement_id, a.status, a.attempts, a.next_at) for a in store.announcements()]
-    assert states == [("msg_1", "delivered", 1, None), ("msg_2", "failed", 2, None)]
 
 
 # --- what items cost and whether they were for sale ------------------------------------------------------------------
@@ -611,7 +587,7 @@ def make_version_1(store: Store) -> None:
         make_version_7(connection)
         for index in ("events_by_user", "loads_by_table", "loads_by_last_at"):
             connection.execute(text(f"DROP INDEX {index}"))
-        for table in ("api_keys", "experiments", "explored_slates", "messages", "message_events", "outbox", "sessions"):
+        for table in ("api_keys", "experiments", "explored_slates", "messages", "message_events", "sessions"):
             connection.execute(text(f"DROP TABLE {table}"))
         for column in ("propensity", *SHOWN_FOR):
             connection.execute(text(f"ALTER TABLE events DROP COLUMN {column}"))

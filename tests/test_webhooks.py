@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import csv
-import hashlib
+import hmac
 import json
 import logging
 import random
 import re
 import shutil
-import socket
-import ssl
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +26,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from service_world import serving
 from shop_world import loaded, train
-from standardwebhooks import Webhook, WebhookVerificationError
+from standardwebhooks import Webhook
 from store_view import view
 from test_campaigns import TEA, tables
-from test_transport import make_certificate
-from waiting import at_once, until
+from waiting import at_once
 
-from recllm.base.errors import PolicyError, StoreError, UnknownIdError, UsageError
-from recllm.base.messages import AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind
+from recllm.base.errors import StoreError, UnknownIdError, UsageError
+from recllm.base.messages import CampaignMessage, MessageEvent, MessageEventKind
 from recllm.base.questions import ReportBy
 from recllm.base.schema import Purpose
 from recllm.base.service_settings import ServiceSettings
 from recllm.doors.report.campaign import report_page
-from recllm.doors.service.app import create_app
-from recllm.doors.service.live import LiveShop
 from recllm.doors.service.webhooks import message_events
 from recllm.market.campaigns.export import export_campaign
 from recllm.market.campaigns.file import read_campaign
@@ -55,7 +46,6 @@ from recllm.market.campaigns.plan import plan_campaigns
 from recllm.market.campaigns.reports import record_reports, undeliverable
 from recllm.market.experiments.feedback import feedback_report
 from recllm.shop.ingest.workspace_load import add_consent
-from recllm.shop.workspace.announce import SendAccount, addresses, announce, send_due
 from recllm.shop.workspace.privacy import KEY_VARIABLE
 from recllm.shop.workspace.webhooks import (
     SignedCall,
@@ -63,15 +53,28 @@ from recllm.shop.workspace.webhooks import (
     WebhookSecret,
     WebhookSource,
     add_source,
-    add_target,
     read_webhooks,
     remove_webhook,
-    sign,
     verify,
 )
 from recllm.shop.workspace.workspace import Workspace
 
 HOUR = timedelta(hours=1)
+
+
+def sign(secrets: Sequence[WebhookSecret], call_id: str, at: datetime, body: bytes) -> dict[str, str]:
+    """The headers of Standard Webhooks, with a signature by each secret."""
+    timestamp = str(int(at.timestamp()))
+    content = f"{call_id}.{timestamp}.".encode() + body
+    keys = (base64.b64decode(secret.text.removeprefix("whsec_") + "==") for secret in secrets)
+    signatures = (base64.b64encode(hmac.digest(key, content, "sha256")).decode() for key in keys)
+    return {
+        "webhook-id": call_id,
+        "webhook-timestamp": timestamp,
+        "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
+    }
+
+
 TOLERANCE = timedelta(seconds=300)
 
 
@@ -510,8 +513,6 @@ def test_what_cannot_be_a_secret_is_refused_and_not_repeated(shop: Path) -> None
         add_source(workspace, "mail", WebhookScheme.STANDARD)
         with pytest.raises(UsageError, match="another name"):
             add_source(workspace, "mail", WebhookScheme.SENDGRID, SendGridKey().public_text)
-        with pytest.raises(UsageError, match="names another webhook"):
-            add_target(workspace, "mail", "https://shop.example/hooks")
         with pytest.raises(UnknownIdError):
             remove_webhook(workspace, "nobody")
 
@@ -536,253 +537,6 @@ def test_one_bad_letter_does_not_take_the_others_along(door: Door) -> None:
     raw = json.dumps(entries).encode().replace(b"ann@", b"\xff@").replace(b'"endless"', b"9" * 5_000)
     assert door.post("grid", raw, door.key.headers(raw, datetime.now(UTC))).json()["accepted"] == 2
     assert not door.shop.gate().permits(message.user_id, Purpose.EMAIL)
-
-
-# --- what goes out ---------------------------------------------------------------------------------------------------
-
-
-class Receiver:
-    """A system of the shop's that answers as it is told: HTTP statuses in turn, 200 after the last."""
-
-    def __init__(self, *statuses: int) -> None:
-        receiver, self.statuses, self.requests = self, list(statuses), list[tuple[dict[str, str], bytes]]()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.requests.append(({name.lower(): value for name, value in self.headers.items()}, body))
-                self.send_response(receiver.statuses.pop(0) if receiver.statuses else 200)
-                self.send_header("Location", receiver.url)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            do_GET = do_POST  # noqa: N815 - a redirect that is followed would come as one
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hooks?token=1"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def ids(self) -> list[str]:
-        return [headers["webhook-id"] for headers, _ in self.requests]
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    server = Receiver()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def told(shop: Path, receiver: Receiver) -> Iterator[Workspace]:
-    """A shop with the receiver as its target, `crm`."""
-    with Workspace.open(shop) as workspace:
-        add_target(workspace, "crm", receiver.url)
-        yield workspace
-
-
-def test_an_announcement_arrives_signed(told: Workspace, receiver: Receiver) -> None:
-    assert announce(told, "campaign.exported", {"campaign": "spring", "reached": 60}) == 1
-    assert send_due(told) == SendAccount(delivered=1, postponed=0, failed=0)
-    ((headers, body),) = receiver.requests
-    (secret,) = read_webhooks(told).targets["crm"].secrets
-    document = Webhook(secret.text).verify(body, headers)
-    assert document["type"] == "campaign.exported" and document["data"] == {"campaign": "spring", "reached": 60}
-    with pytest.raises(WebhookVerificationError):
-        Webhook(secret.text).verify(body + b" ", headers)
-    assert headers["host"].startswith("127.0.0.1:") and headers["content-type"] == "application/json"
-    (announcement,) = told.store().announcements()
-    assert (announcement.status, announcement.attempts, announcement.outcome) == ("delivered", 1, "200")
-    assert send_due(told) == SendAccount(delivered=0, postponed=0, failed=0) and len(receiver.requests) == 1
-
-
-def test_a_failed_attempt_is_made_again_later_under_the_same_id(told: Workspace, receiver: Receiver) -> None:
-    receiver.statuses = [500, 302, 200]
-    announce(told, "campaign.exported", {})
-    clock = datetime.now(UTC)
-    assert send_due(told, clock=clock).postponed == 1
-    assert send_due(told, clock=clock + timedelta(seconds=4)).postponed == 0, "not yet"
-    assert send_due(told, clock=clock + timedelta(seconds=5)).postponed == 1, "a redirect is not followed"
-    assert send_due(told, clock=clock + timedelta(seconds=24)).delivered == 0, "each wait is longer"
-    assert send_due(told, clock=clock + timedelta(seconds=25)).delivered == 1
-    assert len(set(receiver.ids())) == 1 and len(receiver.requests) == 3
-    assert len({body for _, body in receiver.requests}) == 1
-    add_target(told, "crm", receiver.url)  # a second secret
-    announce(told, "campaign.exported", {})
-    send_due(told, clock=clock + HOUR)
-    headers, body = receiver.requests[-1]
-    for secret in read_webhooks(told).targets["crm"].secrets:
-        Webhook(secret.text).verify(body, headers)
-
-
-@pytest.mark.parametrize(("statuses", "attempts"), [([503] * 20, 8), ([410], 1)])
-def test_an_announcement_is_given_up(told: Workspace, receiver: Receiver, statuses: list[int], attempts: int) -> None:
-    receiver.statuses = statuses
-    announce(told, "campaign.exported", {})
-    clock, waits = datetime.now(UTC), []
-    while (announcement := told.store().announcements()[0]).status is AnnouncementStatus.QUEUED:
-        assert announcement.next_at
-        clock = max(clock, announcement.next_at)
-        send_due(told, clock=clock)
-        after = told.store().announcements()[0].next_at
-        waits += [round((after - clock).total_seconds())] if after else []
-    assert announcement.status is AnnouncementStatus.FAILED
-    assert announcement.attempts == len(receiver.requests) == attempts and len(set(receiver.ids())) == 1
-    assert waits == [5 * 4**n for n in range(attempts - 1)]
-
-
-def test_who_does_not_answer_is_tried_again(shop: Path) -> None:
-    with Workspace.open(shop) as workspace:
-        gone = Receiver()
-        gone.close()
-        add_target(workspace, "crm", gone.url)
-        announce(workspace, "campaign.exported", {})
-        assert send_due(workspace).postponed == 1
-        assert workspace.store().announcements()[0].outcome == "ConnectError"
-        add_target(workspace, "tls", gone.url.replace("http:", "https:"))
-        remove_webhook(workspace, "crm")
-        assert send_due(workspace, clock=datetime.now(UTC) + HOUR).failed == 1
-        assert workspace.store().announcements()[0].outcome == "the target was removed"
-
-
-def test_a_certificate_that_nobody_vouches_for_is_refused(shop: Path, tmp_path: Path) -> None:
-    received: list[bytes] = []
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*make_certificate(tmp_path))
-    with socket.create_server(("127.0.0.1", 0)) as listener, Workspace.open(shop) as workspace:
-
-        def answer() -> None:
-            connection, _ = listener.accept()
-            with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
-                received.append(secured.recv(100))
-
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-        add_target(workspace, "crm", f"https://localhost:{listener.getsockname()[1]}/")
-        announce(workspace, "campaign.exported", {})
-        account = send_due(workspace)
-        thread.join(10)
-        assert account.postponed == 1 and received in ([], [b""])
-        assert workspace.store().announcements()[0].outcome == "ConnectError"
-
-
-def test_what_is_no_address_of_a_target(shop: Path) -> None:
-    with Workspace.open(shop) as workspace:
-        for url in (
-            *(
-                "http://shop.example/",
-                "ftp://localhost/",
-                "https://",
-                "https://ann:pw@shop.example/",
-                "//a",
-                "https://a b/",
-            ),
-            *(
-                "http://localhost.evil.example/",
-                "javascript:1",
-                "https://a:99999/",
-                "https://é.example/",
-                "https://a.x/#x",
-            ),
-        ):
-            with pytest.raises(UsageError, match="give an address such as"):
-                add_target(workspace, "crm", url)
-
-
-PUBLIC = ("93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946")
-PRIVATE = (
-    *("10.0.0.1", "172.16.4.4", "192.168.1.1", "169.254.169.254", "100.64.0.1", "198.18.0.1", "fd00::1", "fe80::1"),
-    *("::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1", "::ffff:0:10.0.0.1", "::10.0.0.1", "64:ff9b:1::a00:1"),
-    *("192.0.0.192", "192.88.99.1", "64:ff9b:1:abcd::1", "100::1", "2001:db8::1", "3fff::1", "5f00::1", "fec0::1"),
-    *("192.0.2.1", "198.51.100.1", "203.0.113.1", "240.0.0.1", "::ffff:192.0.0.192", "2001::1", "::8.8.8.8"),
-)
-NEVER = (
-    *("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "224.0.0.1", "ff02::1"),  # noqa: S104
-    *("::127.0.0.1", "::ffff:0:127.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::7f00:1", "2002:7f00:1::1"),
-)
-
-
-def test_a_target_lies_outside_unless_a_setting_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    def resolve_to(*listed: str) -> None:
-        found = [(0, 0, 0, "", (address, 443)) for address in listed]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-
-    resolve_to(*PUBLIC)
-    assert [str(a) for a in addresses("shop.example", 443, allow_private=False)] == list(PUBLIC)
-    for address in PRIVATE:
-        resolve_to(PUBLIC[0], address)  # one is enough
-        with pytest.raises(PolicyError, match="private network"):
-            addresses("shop.example", 443, allow_private=False)
-        resolve_to(address)
-        assert addresses("shop.example", 443, allow_private=True)
-    for address in NEVER:
-        resolve_to(address)
-        for allow_private in (False, True):
-            with pytest.raises(PolicyError):
-                addresses("shop.example", 443, allow_private=allow_private)
-    resolve_to("10.0.0.1")
-    with pytest.raises(PolicyError):
-        addresses("localhost", 80, allow_private=True)
-
-
-def test_a_name_that_leads_inside_is_not_connected_to(
-    shop: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port = int(receiver.url.split(":")[2].split("/")[0])
-    with Workspace.open(shop) as workspace:
-        add_target(workspace, "crm", f"https://shop.example:{port}/")
-        announce(workspace, "campaign.exported", {})
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", ("127.0.0.1", port))])
-        assert send_due(workspace).postponed == 1 and not receiver.requests
-        outcome = workspace.store().announcements()[0].outcome
-        assert outcome and "private_targets" in outcome
-
-
-def test_the_next_address_is_tried_where_one_cannot_be_reached(
-    shop: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resolve = socket.getaddrinfo
-
-    def both(host: str, *arguments: Any, **options: Any) -> Any:
-        names = ("::1", "127.0.0.1") if host == "localhost" else (host,)
-        return [entry for name in names for entry in resolve(name, *arguments, **options)]
-
-    with Workspace.open(shop) as workspace:
-        add_target(workspace, "crm", receiver.url.replace("127.0.0.1", "localhost"))
-        announce(workspace, "campaign.exported", {})
-        monkeypatch.setattr(socket, "getaddrinfo", both)
-        assert send_due(workspace).delivered == 1
-        assert receiver.requests[0][0]["host"].startswith("localhost:")
-
-
-def test_of_several_senders_one_sends(told: Workspace, receiver: Receiver) -> None:
-    for n in range(5):
-        announce(told, "campaign.exported", {"n": n})
-    others = [Workspace.open(told.root) for _ in range(4)]
-    at_once(*(partial(send_due, other) for other in others))
-    for other in others:
-        other.close()
-    assert len(receiver.ids()) == len(set(receiver.ids())) == 5
-    assert {a.status for a in told.store().announcements()} == {AnnouncementStatus.DELIVERED}
-
-
-def test_the_service_sends_what_is_due(told: Workspace, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    receiver.statuses = [500]
-    monkeypatch.setattr("recllm.doors.service.webhooks.SEND_SECONDS", 0.05)
-    monkeypatch.setattr("recllm.shop.workspace.announce.RETRY_SECONDS", 0.05)
-    announce(told, "campaign.exported", {})
-    live = LiveShop(told, "shop")
-    with TestClient(create_app([live], ServiceSettings()), base_url="http://localhost"):
-        until(lambda: len(receiver.requests) == 2)
-        until(lambda: told.store().announcements()[0].status is AnnouncementStatus.DELIVERED)
-    assert len(set(receiver.ids())) == 1
 
 
 # --- campaigns -------------------------------------------------------------------------------------------------------
@@ -918,29 +672,10 @@ def test_few_without_a_delivery_cannot_be_had_by_subtraction(campaign: OpenCampa
     assert outcome.reached_means["email"] == "delivered" and outcome.not_delivered == 0
 
 
-def test_an_export_is_announced(campaign: OpenCampaign, receiver: Receiver, tmp_path: Path) -> None:
-    shop = campaign.workspace
-    add_target(shop, "crm", receiver.url)
-    done = export_campaign(campaign, tmp_path)
-    (waiting,) = shop.store().announcements()  # before anything is sent
-    assert waiting.status is AnnouncementStatus.QUEUED
-    assert send_due(shop).delivered == 1
-    ((headers, body),) = receiver.requests
-    (secret,) = read_webhooks(shop).targets["crm"].secrets
-    document = Webhook(secret.text).verify(body, headers)
-    assert document["type"] == "campaign.exported" and headers["webhook-id"] == waiting.announcement_id
-    data = document["data"]
-    assert (data["campaign"], data["reached"], data["held_out"]) == ("tea", done.reached, done.held_out)
-    assert [(file["name"], file["sha256"]) for file in data["files"]] == [
-        (Path(file).name, hashlib.sha256(Path(file).read_bytes()).hexdigest()) for file in done.files
-    ]
-    assert not any(name.encode() in body for name in done.people) and b"u1_" not in body and b"m1_" not in body
-
-
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
-def test_webhooks_by_command(run: Command, shop: Path, receiver: Receiver, tmp_path: Path) -> None:
+def test_webhooks_by_command(run: Command, shop: Path, tmp_path: Path) -> None:
     code, out, err = run("webhooks", "add", "--provider", "standard", "--name", "mail", "-w", "shop")
     secret = out.strip()
     assert code == 0 and secret.startswith("whsec_") and "/webhooks/shop/mail" in err
@@ -950,20 +685,14 @@ def test_webhooks_by_command(run: Command, shop: Path, receiver: Receiver, tmp_p
     assert (code, out) == (0, "/webhooks/shop/grid\n")
     assert run("webhooks", "add", "--provider", "pigeon", "--name", "mail")[0] == 2
     assert run("webhooks", "add", "--provider", "standard", "--name", "../mail")[0] == 2
-    assert run("webhooks", "add", "--url", "http://shop.example/")[0] == 2
-    code, out, _ = run("webhooks", "add", "--url", receiver.url, "--name", "crm", "--json")
-    signing = json.loads(out)["secret"]
-    assert code == 0 and run("webhooks", "list", "--send")[0] == 3
-    with Workspace.open(shop) as workspace:
-        announce(workspace, "campaign.exported", {"campaign": "spring"})
     code, out, _ = run("webhooks", "list", "--json")
     listed = json.loads(out)
     assert [entry["name"] for entry in listed["providers"]] == ["mail", "grid"]
-    assert listed["targets"][0]["url"] == receiver.url and listed["announcements"][0]["status"] == "queued"
-    assert secret not in out and signing not in out and key.public_text not in out
-    assert run("webhooks", "list", "--send")[:2] == (0, "1 delivered, 0 to be tried again, 0 given up\n")
-    Webhook(signing).verify(receiver.requests[0][1], receiver.requests[0][0])
-    assert "delivered" in run("webhooks", "list")[1]
+    assert secret not in out and key.public_text not in out
+    with Workspace.open(shop) as workspace:  # as an older version left it
+        hooks = json.loads(workspace.webhooks_path.read_text())
+        hooks["targets"] = {"crm": {"name": "crm", "url": "https://crm.example/", "secrets": []}}
+        workspace.webhooks_path.write_text(json.dumps(hooks))
     code, _, err = run("webhooks", "add", "--provider", "standard", "--name", "mail")
     fingerprint = listed["providers"][0]["secrets"][0]["secret_id"]
     assert code == 0 and f"recllm webhooks list --remove mail --secret {fingerprint}" in err

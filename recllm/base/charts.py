@@ -50,8 +50,6 @@ class BarChart:
     title: str
     bars: Sequence[Bar]
     width: int = 640
-    label_width: float | None = None
-    """Room for the labels; what the longest needs when None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +84,9 @@ class LineChart:
 Chart = BarChart | LineChart
 
 
-def bar_chart(bars: Sequence[Bar], *, title: str, width: int = 640, label_width: float | None = None) -> str:
+def bar_chart(bars: Sequence[Bar], *, title: str, width: int = 640) -> str:
     """Bars as an SVG element, see `svg`."""
-    return svg(BarChart(title=title, bars=bars, width=width, label_width=label_width))
+    return svg(BarChart(title=title, bars=bars, width=width))
 
 
 def svg(chart: Chart) -> str:
@@ -136,7 +134,7 @@ def _draw(chart: Chart, figure: Any, height: float) -> None:
 
 def _draw_bars(chart: BarChart, figure: Any, height: float) -> None:
     texts = [bar.text or f"{bar.value:.3f}" for bar in chart.bars]
-    left = chart.label_width or min(max(_width(bar.label) for bar in chart.bars) + 16, chart.width / 2)
+    left = min(max(_width(bar.label) for bar in chart.bars) + 16, chart.width / 2)
     right = max(map(_width, texts)) + 14
     axes = _axes(figure, chart.width, height, (left, 0, right, 0))
     limits = [v for bar in chart.bars for v in (0.0, bar.value, bar.low, bar.high) if v is not None]
@@ -235,11 +233,8 @@ def _in_words(chart: Chart) -> str:
     """What is read aloud: the title, and every text with its figure."""
     if isinstance(chart, BarChart):
         parts = [f"{bar.label} {bar.text or f'{bar.value:.3f}'}" for bar in chart.bars]
-    elif isinstance(chart, LineChart):
-        parts = [f"{chart.y} / {chart.x}", *(line.name for line in chart.lines)]
     else:
-        parts = [f"{name} {shares[-1]:.0%}" for name, shares in chart.bands]
-        parts += [chart.axis, chart.line_name, chart.dashed_name, *chart.columns]
+        parts = [f"{chart.y} / {chart.x}", *(line.name for line in chart.lines)]
     return f"{chart.title}: {'; '.join(parts)}"
 
 

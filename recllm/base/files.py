@@ -122,11 +122,8 @@ def sweep_drafts(folder: Path) -> None:
 
 
 def _remove(draft: Path) -> None:
-    if draft.is_dir() and not draft.is_symlink():  # of an earlier version
-        shutil.rmtree(draft)
-    else:
-        shutil.rmtree(_folder_of(draft), ignore_errors=True)
-        draft.unlink()
+    shutil.rmtree(_folder_of(draft), ignore_errors=True)
+    draft.unlink()
 
 
 def check_plain(path: Path) -> None:

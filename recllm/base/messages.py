@@ -1,4 +1,4 @@
-"""Messages of campaigns, what providers report of them, and announcements to a shop's own systems."""
+"""Messages of campaigns, and what providers report of them."""
 
 from __future__ import annotations
 
@@ -63,30 +63,3 @@ class MessageEvent:
     kind: MessageEventKind
     at: datetime
     """UTC."""
-
-
-class AnnouncementStatus(StrEnum):
-    QUEUED = "queued"
-    DELIVERED = "delivered"
-    FAILED = "failed"
-    """Given up."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Announcement:
-    """One message to one target, and its latest state."""
-
-    announcement_id: str
-    """The same in every attempt."""
-    target: str
-    """Name of the target."""
-    type: str
-    body: str
-    """JSON, as it is signed and sent."""
-    created_at: datetime
-    status: AnnouncementStatus = AnnouncementStatus.QUEUED
-    attempts: int = 0
-    next_at: datetime | None = None
-    """The next attempt is not before; None where there is none."""
-    outcome: str | None = None
-    """Of the last attempt: the HTTP status, or what failed."""

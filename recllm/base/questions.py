@@ -31,16 +31,9 @@ class ItemsQuestion(Question):
     """A condition on item_id, title, category ("a > b > c"), brand, price and currency, e.g. "price < 50 AND brand =
     'Acme'"."""
     exclude: Ids = ()
-    """Never these items. In Python it was called `deny`, which is understood until the next release."""
+    """Never these items."""
     explain: bool = True
     """Whether each item gets its reasons."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _former_name(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "deny" in values and "same_names" in cls.model_fields:
-            return {"exclude" if name == "deny" else name: value for name, value in values.items()}
-        return values
 
 
 class SlateQuestion(ItemsQuestion):

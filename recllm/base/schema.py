@@ -142,8 +142,6 @@ class IngestReport:
     """Accepted texts that hold personal data, per column of the file; W_PERSONAL_DATA is their sum."""
     committed: bool = True
     """False for `validate`, which writes nothing."""
-    step_days: int | None = None
-    """What one step of a person counts where the file knows only an order; None where it has times."""
 
 
 # --- profiles ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Settings of what serves: the service, the console and who signs in, webhooks, the item index, experiments."""
+"""Settings of what serves: the service, the console and who signs in, the item index, experiments."""
 
 from __future__ import annotations
 
@@ -231,15 +231,6 @@ def _secure_url(url: str, example: str) -> str:
     if parts.scheme == "http" and host not in PLAIN_HTTP_HOSTS:
         raise ValueError(f"http is for this machine alone ({', '.join(PLAIN_HTTP_HOSTS)}); give https")
     return url
-
-
-class WebhookSettings(FrozenModel):
-    """Reports of mail and message services, and announcements to a shop's own systems."""
-
-    section: ClassVar[str] = "webhooks"
-
-    private_targets: Flag = False
-    """Whether a target may lie in a private network."""
 
 
 class ExperimentSettings(FrozenModel):

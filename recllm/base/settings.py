@@ -50,7 +50,6 @@ from recllm.base.service_settings import (
     ItemIndexSettings,
     OidcSettings,
     ServiceSettings,
-    WebhookSettings,
 )
 
 Days = Annotated[float, Strict(), Field(gt=0)]
@@ -282,8 +281,6 @@ class RetentionSettings(FrozenModel):
     """People of a campaign's plan and exports, from the last of these on; its texts and figures stay."""
     explored_slates: Count | None = 180
     """Items that could have been shown instead."""
-    announcements: Count | None = 30
-    """Announcements that were sent or given up."""
     quarantine: Count | None = 30
     """Refused rows, raw."""
     copies: Count | None = 365
@@ -343,7 +340,6 @@ class Settings(FrozenModel):
     experiments: ExperimentSettings = ExperimentSettings()
     console: ConsoleSettings = ConsoleSettings()
     oidc: OidcSettings = OidcSettings()
-    webhooks: WebhookSettings = WebhookSettings()
     audit: AuditSettings = AuditSettings()
     item_index: ItemIndexSettings = ItemIndexSettings()
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()

@@ -1,14 +1,17 @@
-"""Products as text: what the encoder reads, what a person reads, the price in words, and why a product is shown."""
+"""Products as text: what the encoder reads, what a person reads, the price in words, and why a product is shown; and
+customers as text."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from recllm.base.errors import DataError, PromptError
-from recllm.base.schema import is_confidential
+from recllm.base.schema import HistoryLine, Profile, is_confidential
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.personal_data import EXACT_KINDS, without_personal_data
 from recllm.text.templates import Prompts, clean, name_as_told
@@ -68,7 +71,9 @@ def item_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
 
 def item_names(items: pl.DataFrame, locale: str = "en") -> list[str]:
     """What to call each item when speaking to a person: its title, or else its narrowest category; harmless."""
-    return _names(items["title"], items["category"], locale)
+    unnamed = Prompts.load().render("item.unnamed", locale)
+    rows = zip(items["title"].to_list(), items["category"].to_list(), strict=True)
+    return [_name(title, path or (), locale) or unnamed for title, path in rows]
 
 
 def _impersonal(text: str) -> str:
@@ -77,25 +82,14 @@ def _impersonal(text: str) -> str:
 
 
 class ItemNames:
-    """`item_names` of a catalogue, each found when it is first asked for, and kept; threads may share it."""
+    """`item_names` of the rows of a catalogue; threads may share it."""
 
     def __init__(self, items: pl.DataFrame, locale: str = "en") -> None:
-        self._titles, self._paths = items["title"], items["category"]
-        self._locale = locale
-        self._names: dict[int, str] = {}
+        self._items, self._locale = items.select("title", "category"), locale
 
     def of(self, rows: Sequence[int]) -> list[str]:
         """The name of each row."""
-        if missing := [row for row in rows if row not in self._names]:
-            names = _names(self._titles[missing], self._paths[missing], self._locale)
-            self._names |= zip(missing, names, strict=True)
-        return [self._names[row] for row in rows]
-
-
-def _names(titles: pl.Series, paths: pl.Series, locale: str) -> list[str]:
-    unnamed = Prompts.load().render("item.unnamed", locale)
-    rows = zip(titles.to_list(), paths.to_list(), strict=True)
-    return [_name(title, path or (), locale) or unnamed for title, path in rows]
+        return item_names(self._items[list(rows)], self._locale)
 
 
 def _name(title: str | None, path: Sequence[str | None], locale: str) -> str:
@@ -215,3 +209,78 @@ def reason_text(kind: str, locale: str = "en", **facts: Any) -> str:
             value = neutralise(value)
         values[name] = value
     return Prompts.load().template(f"explanation.{kind}", locale).render(values)
+
+
+# --- a customer as text: I, B and H, one fact a line ------------------------------------------------------------------
+
+MAX_LINES = 40
+"""Lines of each history in a text: the heaviest."""
+FAVOURITES = 5
+"""Favourite categories, and brands, in a text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserTexts:
+    """The texts of I, B and H; "" for an empty part, which then has no vector either."""
+
+    basics: str
+    purchases: str
+    browsing: str
+
+
+def user_texts(profile: Profile, items: pl.DataFrame, locale: str = "en") -> UserTexts:
+    """The three texts of one person. `items` are the dataset's; an unknown item gives no line."""
+    ids = {line.item_id for line in (*profile.purchases, *profile.browsing)}
+    rows = items.filter(items["item_id"].is_in(list(ids)))
+    names = dict(zip(rows["item_id"].to_list(), item_names(rows, locale), strict=True))
+    purchases = chain(_favourites(profile, locale), _history("purchases", profile.purchases, names))
+    return UserTexts(
+        basics=basics_text(profile.basics, locale),
+        purchases=_text(purchases, locale),
+        browsing=_text(_history("browsing", profile.browsing, names), locale),
+    )
+
+
+def basics_text(basics: Mapping[str, str], locale: str) -> str:
+    """I alone: what a person said of himself or herself, without personal data: mail, phone, address, name."""
+    lines: list[tuple[str, dict[str, object]]] = []
+    for name, answer in basics.items():
+        if value := neutralise(without_personal_data(answer[:READ_CHARS]), max_chars=ATTRIBUTE_CHARS):
+            lines.append(("user_basics", {"name": clean(name.replace("_", " "), ATTRIBUTE_CHARS), "value": value}))
+    return _text(lines, locale)
+
+
+Lines = Iterable[tuple[str, dict[str, object]]]
+"""(template, its values) of each line, the most telling first."""
+
+
+def _text(lines: Lines, locale: str) -> str:
+    prompts = Prompts.load()
+    return "\n".join(prompts.template(name, locale).render(values) for name, values in lines)
+
+
+def _favourites(profile: Profile, locale: str) -> Lines:
+    categories = [
+        name_as_told(share.name, CATEGORY_CHARS, locale) for share in profile.favourite_categories[:FAVOURITES]
+    ]
+    brands = [neutralise(s.name, max_chars=CATEGORY_CHARS) for s in profile.favourite_brands[:FAVOURITES]]
+    for template, names in (("user_purchases.categories", categories), ("user_purchases.brands", brands)):
+        if any(names):
+            yield template, {"names": [name for name in names if name]}
+    if profile.price_band is not None:
+        yield "user_purchases.prices", dict(zip(("low", "middle", "high"), profile.price_band, strict=True))
+
+
+def _history(sentence: str, lines: Sequence[HistoryLine], names: Mapping[str, str]) -> Lines:
+    for line in lines[:MAX_LINES]:
+        if line.item_id in names:
+            values: dict[str, object] = {
+                "item": names[line.item_id],
+                "count": line.count,
+                "days_since": line.days_since,
+            }
+            if sentence == "purchases":
+                values["interval_days"] = line.interval_days
+            else:
+                values["action"] = line.action.value
+            yield f"user_{sentence}.line", values

@@ -25,10 +25,9 @@ from functools import cache, lru_cache
 
 from recllm.text.finders.addresses import addresses
 from recllm.text.finders.names import names
-from recllm.text.finders.numbers import cards, ibans, resident_ids
+from recllm.text.finders.numbers import cards, ibans, phones, resident_ids
 from recllm.text.finders.online import emails, handles, ip_addresses, links
 from recllm.text.finders.patterns import Span, entry, plain_text
-from recllm.text.finders.phones import phones
 
 
 class PersonalDataKind(StrEnum):

@@ -10,9 +10,9 @@ A file `NAME.LOCALE.txt` holds one or more templates. Each begins with a header,
     #}
     {{ title }} ({{ category | join(", ") }})
 
-The template's name is the file's NAME, or NAME.PART for one of several. The header must list exactly the variables
-that the body uses, and `render` must be given exactly those: None or an empty list says "not known", leaving one out
-is an error. Templates can neither include files nor call into Python; values are data and are never read as a template.
+The template's name is the file's NAME, or NAME.PART for one of several. The header lists the variables that the body
+uses, and `render` must be given exactly those: None or an empty list says "not known", leaving one out is an error.
+Templates can neither include files nor call into Python; values are data and are never read as a template.
 
 Every template may also use `domain.WORD`, the words of the domain that speaks ("bought" in a shop, "watched" in a media
 service), and a domain may reword a whole template: see `recllm.text.domains`.
@@ -46,7 +46,6 @@ VALUE_CHARS = 2_000
 
 _DOMAIN_WORD = re.compile(r"\bdomain\.(\w+)")
 _HEADER = re.compile(r"^\{#\s*\n(?=template:)(.*?)\n\s*#\}[ \t]*\n", re.MULTILINE | re.DOTALL)
-_KEYS = {"template", "version", "variables", "note"}
 _DOMAIN = "domain"
 """What templates call the words of the domain that speaks."""
 _FORBIDDEN = (jinja2.nodes.Include, jinja2.nodes.Import, jinja2.nodes.FromImport, jinja2.nodes.Extends)
@@ -110,8 +109,6 @@ class Template:
     source: str = field(repr=False)
     words: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The words of the domain that speaks."""
-    is_reworded: bool = False
-    """True for a domain's own text, which may leave out variables of the shop's."""
 
     @property
     def file(self) -> str:
@@ -135,10 +132,8 @@ class Template:
             faults.append(f"uses domain.{unknown[0]}, a word that no domain has")
         if used - self.variables:
             faults.append(f"uses {', '.join(sorted(used - self.variables))} without listing it")
-        if self.variables - used and not self.is_reworded:
-            faults.append(f"lists {', '.join(sorted(self.variables - used))} without using it")
         if faults:
-            raise PromptError(f"{self.path}: {self.name} {' and '.join(faults)}; correct the header's variables")
+            raise PromptError(f"{self.path}: {self.name} {' and '.join(faults)}; correct the text, or its header")
         return compiled
 
     def render(self, values: Mapping[str, Any]) -> str:
@@ -165,7 +160,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Prompts:
-    """All templates of one folder. Build it with `load`."""
+    """All templates. Build it with `load`."""
 
     folder: str
     templates: Mapping[tuple[str, str], Template] = field(repr=False)
@@ -174,19 +169,17 @@ class Prompts:
     _reworded: dict[str, Mapping[tuple[str, str], Template]] = field(default_factory=dict, repr=False, compare=False)
     """The templates of each domain that spoke already."""
 
-    @classmethod
-    def load(cls, folder: str | Path | None = None) -> Prompts:
-        """Reads `folder`, or else the prompts that came with the package. Raises `PromptError` on a faulty file.
-
-        All templates of a named folder are checked at once. The package's own are checked when they are used, which
-        spares a command .2 s; the tests check them all.
-        """
-        if folder is None:
-            return _load_own()
-        prompts = _read_folder(Path(folder))
-        for template in prompts.templates.values():
-            _ = template.compiled
-        return prompts
+    @staticmethod
+    @cache
+    def load() -> Prompts:
+        """The prompts that came with the package. They are checked when they are used, which spares a command .2 s; the
+        tests check them all."""
+        installed = resources.files("recllm") / "prompts"
+        checkout = Path(__file__).resolve().parents[2] / "prompts"  # also of an editable install
+        for folder in (installed, checkout):
+            if folder.is_dir():
+                return _read_folder(Path(str(folder)))
+        raise PromptError(f"the prompts are missing: neither {installed} nor {checkout} is a folder; reinstall recllm")
 
     def template(self, name: str, locale: str) -> Template:
         """The template called `name` in the language of `locale` ("zh", "zh-CN" and "zh_TW" are all Chinese)."""
@@ -226,7 +219,6 @@ class Prompts:
                 version=f"{name}.{locale}@{domain.name}-v{version}-{_digest(body, words)}",
                 source=body,
                 words=words,
-                is_reworded=path != template.path,
             )
         for locale, bodies in domain.bodies.items():
             if unknown := sorted(name for name in bodies if (name, locale) not in reworded):
@@ -279,76 +271,28 @@ def _shipped_domain(folder: str, name: str) -> Domain:
     return read_domain(file, lambda base: _shipped_domain(folder, base))
 
 
-@cache
-def _load_own() -> Prompts:
-    installed = resources.files("recllm") / "prompts"
-    checkout = Path(__file__).resolve().parents[2] / "prompts"  # also of an editable install
-    for folder in (installed, checkout):
-        if folder.is_dir():
-            return _read_folder(Path(str(folder)))
-    raise PromptError(f"the prompts are missing: neither {installed} nor {checkout} is a folder; reinstall recllm")
-
-
 def _read_folder(folder: Path) -> Prompts:
-    if not folder.is_dir():
-        raise PromptError(f"{folder}: no such folder of prompts")
     templates: dict[tuple[str, str], Template] = {}
     short_forms: dict[str, str] = {}
-    has_domains = (folder / FOLDER / f"{SHOP}.toml").is_file()
-    words = _shipped_domain(str(folder), SHOP).words if has_domains else {}
+    words = _shipped_domain(str(folder), SHOP).words
     for file in sorted(folder.glob("*.txt")):
-        try:
-            text = file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PromptError(f"{file}: cannot be read as UTF-8: {error}") from error
-        stem, _, locale = file.stem.rpartition(".")
-        if not stem:
-            raise PromptError(f"{file}: a prompt is called NAME.LOCALE.txt, such as item.en.txt")
-        if stem == "short_forms":
-            short_forms |= _short_forms(file, text)
-            continue
-        for template in _templates(file, stem, locale, text, words.get(locale, {})):
-            key = (template.name, template.locale)
-            if key in templates:
-                raise PromptError(f"{file}: {template.name} is already defined in {templates[key].file}")
-            templates[key] = template
+        text, locale = file.read_text(encoding="utf-8"), file.stem.rpartition(".")[2]
+        if file.stem.startswith("short_forms."):
+            lines = (line.partition("#")[0].partition("=") for line in text.splitlines())
+            short_forms |= {short.strip().upper(): long.strip() for short, equals, long in lines if equals}
+        else:
+            of_file = _templates(file, locale, text, words[locale])
+            templates |= {(template.name, locale): template for template in of_file}
     return Prompts(str(folder), templates, short_forms)
 
 
-def _short_forms(file: Path, text: str) -> dict[str, str]:
-    forms = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        entry = line.partition("#")[0].strip()
-        short, equals, long = (piece.strip() for piece in entry.partition("="))
-        if entry and not (short and equals and long):
-            raise PromptError(f"{file}, line {number}: {line!r} is not of the form FRZN = frozen")
-        if entry:
-            forms[short.upper()] = long
-    return forms
-
-
-def _templates(file: Path, stem: str, locale: str, text: str, words: Mapping[str, str]) -> Iterator[Template]:
+def _templates(file: Path, locale: str, text: str, words: Mapping[str, str]) -> Iterator[Template]:
     headers = list(_HEADER.finditer(text))
-    if not headers or text[: headers[0].start()].strip():
-        raise PromptError(
-            f"{file}: must begin with a header: {{#, then lines template:, version:, variables:, then #}}"
-        )
     ends = [header.start() for header in headers[1:]] + [len(text)]
     for match, end in zip(headers, ends, strict=True):
         header, body = match[1], text[match.end() : end].strip("\n")
-        fields: dict[str, str] = {}
-        for line in header.splitlines():
-            key, colon, value = line.partition(":")
-            if colon and key.strip() in _KEYS:
-                fields[key.strip()] = value.strip()
-            elif "note" not in fields:  # a note may run over several lines
-                raise PromptError(f"{file}: header line {line.strip()!r}; known keys: {', '.join(sorted(_KEYS))}")
-        if missing := _KEYS - {"note"} - fields.keys():
-            raise PromptError(f"{file}: the header lacks {', '.join(sorted(missing))}")
-        name = fields["template"]
-        if name != stem and not name.startswith(stem + "."):
-            raise PromptError(f"{file}: template {name} must be called {stem} or {stem}.PART")
-        digest = _digest(f"{header}\n{body}", words)
+        fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in header.splitlines())}
+        name, digest = fields["template"], _digest(f"{header}\n{body}", words)
         version = f"{name}.{locale}-v{fields['version']}-{digest}"
         variables = frozenset(v.strip() for v in fields["variables"].split(",") if v.strip())
         yield Template(name, locale, file, version, variables, body, words)

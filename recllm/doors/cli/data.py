@@ -20,14 +20,13 @@ from recllm.doors.cli.options import (
     Shop,
     ShopSettings,
     WorkspaceDir,
-    fields_table,
     open_shop,
     read_ids,
     read_pairs,
     write_audit,
 )
 
-File = Annotated[Path, typer.Argument(help="CSV, TSV, JSONL, Parquet or .xlsx; text files may be gzipped.")]
+File = Annotated[Path, typer.Argument(help="CSV, TSV, Parquet or .xlsx; text files may be gzipped.")]
 TableName = Annotated[
     str | None,
     typer.Option("--table", help="users, items, events or consent; exports of known shop systems need none."),
@@ -40,7 +39,7 @@ Read = Annotated[
         "--read",
         metavar="NAME=VALUE",
         help="How the file is written, as [read] of a column map: encoding, delimiter, quotes, decimal, tz, ts_format, "
-        "date_order, currency, sheet; or namespace, on_bad_bytes, anonymous, returns. May be repeated.",
+        "date_order, currency, sheet; or namespace, on_bad_bytes. May be repeated.",
     ),
 ]
 
@@ -99,13 +98,12 @@ def load(
             document: Any = reports[0]
         else:
             recognised, reports = load_export(shop, file, consent_from=consent_from, **reading)
-            source, locale = recognised.source, shop.settings.locale
-            kind_words = source.words(locale)
+            source = recognised.source
+            kind_words = source.words(shop.settings.locale)
             signature = ", ".join(names[0] for names in source.signature[:5])
             lines += [f"{file.name} is {kind_words.title}: it has {signature} ..."]
             if recognised.encoding is not None:
                 lines.append(f"  it is not UTF-8 and was read as {recognised.encoding}")
-            lines += [f"  it could also be {kind.words(locale).title}" for kind in recognised.alternatives]
             lines += [f"  {caveat}" for caveat in kind_words.caveats]
             if source.agreements and not consent_from:
                 options = " ".join(f'--consent-from "{column}"' for column in source.agreements)
@@ -120,7 +118,6 @@ def load(
             f"{of_table}: {report.read:,} rows read, {report.accepted:,} {verb}, "
             f"{report.duplicates:,} duplicates, {report.quarantined:,} quarantined",
             *(f"  {code} {count:,}" for code, count in {**report.codes, **report.warnings}.items()),
-            *([STEP_LINE.format(report.step_days)] if report.step_days is not None else []),
             *(f"  personal data in {column}: {count:,}" for column, count in report.personal_data.items()),
         ]
         if report.ignored_columns and table is not None:
@@ -129,12 +126,6 @@ def load(
     is_empty = not any(report.read for report in reports)
     problem = NothingToDo(f"{file.name} has a header and no rows") if is_empty else None
     return Answer(document, lines, notes, problem)
-
-
-STEP_LINE = (
-    "  no times, only an order: each step of a person counts as {} days, the last of each person falls on one day; "
-    "occasions, predictions and words such as 'two weeks ago' are left out (see the guide)"
-)
 
 
 def describe(
@@ -149,13 +140,13 @@ def describe(
     --ids prints two columns, id and pseudonym. An id that a spreadsheet would take for a formula has a quote before it;
     --json has it as it is.
     """
-    from recllm.shop.ingest.workspace_load import describe_workspace
+    from recllm.shop.ingest.describe import describe as describe_store
 
     if user is not None:
         return describe_person(shop, user, locale or shop.settings.locale)
     if ids is not None:
         return describe_ids(shop, read_ids(ids))
-    description = describe_workspace(shop)
+    description = describe_store(shop.store())
     return Answer(description, _tree(plain(description)))
 
 
@@ -192,10 +183,6 @@ def describe_person(shop: Shop, user: str, locale: str) -> Answer:
     return Answer({**plain(person), "user_id": user, "texts": plain(texts)}, lines)
 
 
-CELL_CHARS = 24
-"""Characters of a cell that are shown."""
-
-
 def suggestion_for(
     file: Path, reading: Mapping[str, str], table: str | None, write: Path | None, workspace: Path
 ) -> Answer:
@@ -206,7 +193,7 @@ def suggestion_for(
     from recllm.base.schema import Table
     from recllm.shop.ingest.options import IngestOptions
     from recllm.shop.ingest.sources import recognise_file
-    from recllm.shop.ingest.suggest import mapped_rows, suggest_map
+    from recllm.shop.ingest.suggest import suggest_map
     from recllm.text.domains import SHOP
     from recllm.text.templates import Prompts
 
@@ -227,7 +214,6 @@ def suggestion_for(
             lines = [f"{file.name} is {source.title}; recllm ingest {file.name} takes it without a map"]
             return Answer({"source": source.name}, lines)
     suggestion = suggest_map(file, options, table=None if table is None else Table(table))
-    first_rows = mapped_rows(file, options, suggestion)
     text = suggestion.toml()
     if write is not None:
         try:
@@ -239,11 +225,6 @@ def suggestion_for(
     lines += [f"  {name} = {column}, because {suggestion.reasons[name]}" for name, column in suggestion.columns.items()]
     lines += [f"  basics: {name} = {column}, because it is called so" for name, column in suggestion.basics.items()]
     lines += [f"  {remark}" for remark in suggestion.notes]
-    lines += ["", f"its first {len(first_rows.rows)} rows as the store would take them, people by your ids:"]
-    rows = [{name: _cell(value) for name, value in row.items()} for row in first_rows.rows]
-    names = " ".join(name for name in (rows[0] if rows else ()) if any(row[name] not in ("", "{}") for row in rows))
-    lines += [f"  {line}" for line in fields_table(rows, names)]
-    lines += [f"  {problem}" for problem in first_rows.problems]
     if write is None:
         lines += ["", text.rstrip()]
     document = {
@@ -252,14 +233,7 @@ def suggestion_for(
         "basics": suggestion.basics,
         "reasons": suggestion.reasons,
         "notes": suggestion.notes,
-        "rows": plain(first_rows.rows),
-        "problems": first_rows.problems,
         "map": text,
     }
     remark = f"wrote {write}; load with: recllm ingest {file.name} --table {suggestion.table} --map {write}"
     return Answer(document, lines, [] if write is None else [remark])
-
-
-def _cell(value: Any) -> str:
-    text = "" if value is None else " > ".join(value) if isinstance(value, list) else f"{value}"
-    return text if len(text) <= CELL_CHARS else f"{text[: CELL_CHARS - 1]}…"

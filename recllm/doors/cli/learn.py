@@ -281,11 +281,11 @@ def export(
     model: Annotated[str | None, typer.Option("--encoder", help="Hub id or folder; the default encoder else.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter to merge first.")] = None,
 ) -> Answer:
-    """Write an encoder for onnxruntime (extra onnx): three to four times as fast on a CPU, and without torch."""
+    """Write an encoder for onnxruntime (extra onnx): faster on a CPU, and without torch."""
     from recllm.recommend.recommender.train import export_encoder
 
     exported = export_encoder(folder, workspace=workspace, encoder=model, adapter=adapter)
     lines = [f"{exported.folder}: {exported.name}; open it with load_encoder({str(exported.folder)!r})"]
     cosine = f"cosine {exported.lowest_cosine:.5f} at least over {exported.texts} texts"
-    lines.append(f"  {exported.precision}: {cosine}, {exported.bytes / 1e6:.0f} MB")
+    lines.append(f"  {cosine}, {exported.bytes / 1e6:.0f} MB")
     return Answer(exported, lines)

@@ -74,7 +74,7 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., Answer | None]
         },
     ),
     "webhooks": (
-        "Reports of mail and message services, and announcements to your own systems.",
+        "Reports of mail and message services.",
         {"add": service.add_webhook, "list": service.webhooks},
     ),
     "copy": (None, {"check": adtext.check, "vocabulary": adtext.vocabulary}),

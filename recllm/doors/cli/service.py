@@ -1,4 +1,4 @@
-"""Commands of the service: run it, its keys, its webhooks, and announcements that wait to be sent."""
+"""Commands of the service: run it, its keys, its webhooks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recllm.base.documents import plain
-from recllm.base.errors import MissingExtraError, NothingToDo, PolicyError, UsageError
+from recllm.base.errors import MissingExtraError, PolicyError, UsageError
 from recllm.doors.cli.options import (
     DEFAULT_WORKSPACE,
     Answer,
     Shop,
-    fields_table,
     note,
     open_shop,
     table,
@@ -26,7 +25,7 @@ from recllm.doors.cli.options import (
 from recllm.text.log_lines import log_to_stderr
 
 if TYPE_CHECKING:
-    from recllm.shop.workspace.webhooks import WebhookSource, WebhookTarget
+    from recllm.shop.workspace.webhooks import WebhookSource
 
 
 def serve(
@@ -177,57 +176,39 @@ def keys(
 
 def add_webhook(
     *,
-    provider: Annotated[str | None, typer.Option(help="How it signs: standard (Standard Webhooks) or sendgrid.")],
-    url: Annotated[
-        str | None, typer.Option(help="Announce exports to this system of yours: https, or http on this machine.")
-    ],
-    name: Annotated[str, typer.Option(help="Its name here, and at the end of a provider's address.")] = "target",
+    provider: Annotated[str, typer.Option(help="How it signs: standard (Standard Webhooks) or sendgrid.")],
+    name: Annotated[str, typer.Option(help="Its name, at the end of the address that it posts to.")],
     secret_file: Annotated[
         Path | None,
         typer.Option(help="A file with its secret (whsec_...), or SendGrid's public key; - reads standard input."),
     ],
     shop: Shop,
 ) -> Answer:
-    """Accept reports of a mail or message service (--provider), or announce exports to your system (--url). The same
-    name again adds a second secret: both are then valid."""
-    from recllm.shop.workspace.webhooks import WebhookScheme, add_source, add_target
+    """Accept reports of a mail or message service. The same name again adds a second secret: both are then valid."""
+    from recllm.shop.workspace.webhooks import WebhookScheme, add_source
 
-    if (provider is None) == (url is None):
-        raise UsageError("give --provider for a service that reports, or --url for a system that gets announcements")
-    entry: WebhookSource | WebhookTarget
-    if url is not None:
-        entry, secret = add_target(shop, name, url)
-        document = {"name": name, "url": url, "secret_id": secret.fingerprint, "secret": secret.text}
-        line, remark = secret.text, "its secret, by which it can check the signature of Standard Webhooks"
-    else:
-        if provider not in set(WebhookScheme):
-            raise UsageError(f"--provider is one of {', '.join(WebhookScheme)}, not {provider!r}")
-        text = None if secret_file is None else _read_secret(secret_file)
-        entry, secret = add_source(shop, name, WebhookScheme(provider), text)
-        path = f"/webhooks/{shop.root.resolve().name}/{name}"
-        document = {"name": name, "provider": provider, "path": path, "secret_id": secret.fingerprint}
-        document |= {"secret": secret.text} if text is None else {}
-        line, remark = secret.text if text is None else path, f"let it post to {path}"
+    if provider not in set(WebhookScheme):
+        raise UsageError(f"--provider is one of {', '.join(WebhookScheme)}, not {provider!r}")
+    text = None if secret_file is None else _read_secret(secret_file)
+    entry, secret = add_source(shop, name, WebhookScheme(provider), text)
+    path = f"/webhooks/{shop.root.resolve().name}/{name}"
+    document = {"name": name, "provider": provider, "path": path, "secret_id": secret.fingerprint}
+    document |= {"secret": secret.text} if text is None else {}
     rotations = (
         "an earlier secret is in force too; end it with: "
         f"recllm webhooks list --remove {name} --secret {earlier.fingerprint}"
         for earlier in entry.secrets[:-1]
     )
-    return Answer(document, [line], [remark, *rotations])
+    return Answer(document, [secret.text if text is None else path], [f"let it post to {path}", *rotations])
 
 
 def webhooks(
     *,
-    send: Annotated[
-        bool,
-        typer.Option("--send", help="Instead: send what is due, once; recllm serve does so by itself."),
-    ] = False,
-    remove: Annotated[str | None, typer.Option(metavar="NAME", help="Instead: end this provider or target, at once.")],
+    remove: Annotated[str | None, typer.Option(metavar="NAME", help="Instead: end this provider, at once.")],
     secret: Annotated[str | None, typer.Option(help="With --remove: end only this secret, by its id.")],
     shop: Shop,
 ) -> Answer:
-    """Providers, targets and announcements with their state; no secrets."""
-    from recllm.shop.workspace.announce import send_due
+    """Services that report on messages; no secrets."""
     from recllm.shop.workspace.webhooks import read_webhooks, remove_webhook
 
     if secret is not None and remove is None:
@@ -236,26 +217,12 @@ def webhooks(
         remove_webhook(shop, remove, secret)
         document = {"name": remove, "secret_id": secret, "removed": True}
         return Answer(document, [f"{remove} {secret or ''} is removed"])
-    if send:
-        account = send_due(shop)
-        if not (account.delivered or account.postponed or account.failed):
-            raise NothingToDo("nothing is due; see recllm webhooks list")
-        line = f"{account.delivered} delivered, {account.postponed} to be tried again, {account.failed} given up"
-        return Answer(account, [line])
-    hooks = read_webhooks(shop)
     sources: list[dict[str, Any]] = [
-        {"name": entry.name, "provider": entry.scheme, "secrets": _secrets(entry)} for entry in hooks.sources.values()
+        {"name": entry.name, "provider": entry.scheme, "secrets": _secrets(entry)}
+        for entry in read_webhooks(shop).sources.values()
     ]
-    targets = [{"name": entry.name, "url": entry.url, "secrets": _secrets(entry)} for entry in hooks.targets.values()]
-    announcements = shop.store().announcements()
-    sent = [{name: value for name, value in plain(entry).items() if name != "body"} for entry in announcements]
-    rows = [
-        (entry["name"], entry.get("provider") or entry.get("url"), " ".join(s["secret_id"] for s in entry["secrets"]))
-        for entry in sources + targets
-    ]
-    lines = table(rows, ["name", "provider or address", "secrets"])
-    lines += ["", *fields_table(sent, "created_at target type status attempts next_at outcome")] if sent else []
-    return Answer({"providers": sources, "targets": targets, "announcements": sent}, lines)
+    rows = [(s["name"], s["provider"], " ".join(secret["secret_id"] for secret in s["secrets"])) for s in sources]
+    return Answer({"providers": sources}, table(rows, ["name", "provider", "secrets"]))
 
 
 def _read_secret(file: Path) -> str:
@@ -267,5 +234,5 @@ def _read_secret(file: Path) -> str:
     return "".join(line.strip() for line in text.splitlines() if not line.startswith("-----"))
 
 
-def _secrets(entry: WebhookSource | WebhookTarget) -> list[dict[str, str]]:
+def _secrets(entry: WebhookSource) -> list[dict[str, str]]:
     return [{"secret_id": secret.fingerprint, "created_at": plain(secret.created_at)} for secret in entry.secrets]

@@ -82,9 +82,7 @@ def doctor(workspace: AnyWorkspace = None) -> Answer:
 def start(
     settings: Annotated[Settings, Options(("currency", "timezone", "locale", "domain", "encoder"), others=False)],
     *,
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="Exports of a known shop system: CSV, JSONL, Parquet or .xlsx.")
-    ],
+    files: Annotated[list[Path] | None, typer.Argument(help="Exports of a known shop system: CSV, Parquet or .xlsx.")],
     workspace: AnyWorkspace,
     demo: Annotated[
         bool, typer.Option("--demo", help="The demonstration instead, on the Complete Journey log, in the folder demo.")

@@ -39,10 +39,10 @@ from recllm.doors.console.pages import (
     texts_of,
 )
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
-from recllm.shop.ingest.column_names import FIELDS, REQUIRED, is_required
+from recllm.shop.ingest.column_names import FIELDS, REQUIRED
 from recllm.shop.ingest.options import ColumnMap, IngestOptions
-from recllm.shop.ingest.preview import FilePreview, basic_columns, preview_file, proposed_columns
 from recllm.shop.ingest.sources import nearest_kinds, recognise_file
+from recllm.shop.ingest.suggest import FilePreview, basic_columns, preview_file, proposed_columns
 from recllm.shop.ingest.workspace_load import export_maps
 from recllm.shop.workspace.keys import Scope
 
@@ -60,9 +60,7 @@ SHOWN_CHARACTERS = 120
 """Of a field of a row that was set aside; the file has all of it."""
 PROGRAM_SOURCES = ("served", "service", "console", "feedback")
 """Loads that no file made: they are counted, not listed."""
-RARE_FIELDS = frozenset(
-    {"order", "event_id", "currency", "value", "request_id", "position", "model_version", "attributes"}
-)
+RARE_FIELDS = frozenset({"event_id", "currency", "value", "request_id", "position", "model_version", "attributes"})
 """Fields that few files have; they come last."""
 QUARANTINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
 
@@ -333,7 +331,6 @@ def export_values(
     return {
         "upload": file,
         "kind": source.words(language),
-        "alternatives": [kind.words(language).title for kind in recognised.alternatives],
         "encoding": recognised.encoding,
         "telling": source.telling(preview.columns)[:TELLING_COLUMNS],
         "tables": list(source.maps),
@@ -378,11 +375,9 @@ def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[st
         "rows": preview.rows,
         "first_rows": first_rows_table(visit, preview.columns, preview.rows),
         "likely_rows": preview.likely_rows,
-        "is_sure": all(
-            fills[field] is not None for field in REQUIRED[taken_for] if is_required(field, taken_for, fills)
-        ),
+        "is_sure": all(fills[field] is not None for field in REQUIRED[taken_for]),
         "fields": [
-            (field, fills[field], selected.get(field, fills[field] or ""), is_required(field, taken_for, fills))
+            (field, fills[field], selected.get(field, fills[field] or ""), field in REQUIRED[taken_for])
             for field in FIELDS[taken_for]
         ],
         "rare_fields": RARE_FIELDS,
@@ -400,7 +395,7 @@ def first_rows_table(visit: Visit, columns: Sequence[str], rows: Sequence[Mappin
 def map_of(form: FormData, table: Table, columns: tuple[str, ...]) -> ColumnMap:
     """The column map that was chosen. Raises `UsageError` where a needed field has no column."""
     selected = {field: column for field, column in _selected(form) if field in FIELDS[table] and column in columns}
-    missing = [f for f in REQUIRED[table] if f not in selected and is_required(f, table, selected)]
+    missing = [field for field in REQUIRED[table] if field not in selected]
     if missing:
         raise UsageError(f"choose a column for {', '.join(missing)}")
     basics = {name: (name,) for name in form.getlist("basic") if isinstance(name, str) and name in columns}

@@ -12,7 +12,6 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from threading import Event, Thread
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -35,7 +34,6 @@ from recllm.doors.service.callers import (
 from recllm.doors.service.jobs import Background
 from recllm.doors.service.live import LiveShop, SlateProcesses
 from recllm.doors.service.refusals import disk_refused, error_answer, refused
-from recllm.shop.workspace.announce import TIMEOUT_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -73,21 +71,15 @@ def create_app(
         is_private=loopback_only,
     )
 
-    closing = Event()
-    senders = [Thread(target=webhooks.send_announcements, args=(shop, closing), daemon=True) for shop in shops]
-
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.background.start()
-        for shop, sender in zip(shops, senders, strict=True):
+        for shop in shops:
             shop.start()
-            sender.start()
         yield
         service.background.close()
         service.slates.close()  # first: a shop's last update would wait for them
-        closing.set()
-        for shop, sender in zip(shops, senders, strict=True):
-            sender.join(TIMEOUT_SECONDS)  # an attempt that hangs is left: another process makes it again
+        for shop in shops:
             shop.close()
 
     app = FastAPI(

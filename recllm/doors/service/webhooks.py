@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from threading import Event
 from typing import Any
 
 import anyio.to_thread
@@ -23,15 +22,13 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from recllm.base.documents import json_text
-from recllm.base.errors import DataError, RecllmError
+from recllm.base.errors import DataError
 from recllm.base.messages import MessageEvent, MessageEventKind
 from recllm.doors.service.callers import ERRORS, TheService, document_answer
 from recllm.doors.service.live import LiveShop
 from recllm.market.campaigns.reports import ReportAccount, record_reports
-from recllm.shop.workspace.announce import send_due
 from recllm.shop.workspace.webhooks import SignedCall, WebhookScheme, WebhookSource, read_webhooks, verify
 
-SEND_SECONDS = 2.0  # pause between two looks for announcements that are due
 TOLERANCE_SECONDS = 300.0  # a signed request may be so old, or so far ahead of this machine's clock
 
 logger = logging.getLogger(__name__)
@@ -190,18 +187,3 @@ def _moment(value: Any) -> datetime | None:
         return None if at is None or at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-
-
-def send_announcements(shop: LiveShop, closing: Event) -> None:
-    """Sends the announcements of a shop that are due, again and again until `closing` is set."""
-    problem = ""
-    while not closing.wait(SEND_SECONDS):
-        try:
-            send_due(shop.workspace)
-            problem = ""
-        except RecllmError as error:
-            if str(error) != problem:  # once, and not at every look
-                logger.warning("announcements cannot be sent: %s", error, extra={"shop": shop.name})
-            problem = str(error)
-        except Exception:  # whatever it is, the next round tries again
-            logger.exception("announcements were not sent", extra={"shop": shop.name})

@@ -22,8 +22,7 @@ from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events
 from recllm.shop.data.event_files import EventLog
 from recllm.shop.data.interactions import Floats
 from recllm.text.encoder.batches import distinct, encode_unique
-from recllm.text.items import item_texts, price_texts
-from recllm.text.users import basics_text
+from recllm.text.items import basics_text, item_texts, price_texts
 
 PRICE_WEIGHT = 0.25
 """The price is one fact among many: at equal weight two dear things would be nearer than two things to wear."""

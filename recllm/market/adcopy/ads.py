@@ -76,10 +76,9 @@ def write_ads(
     items of the `intent` by `objective` about which there is something to say.
 
     The customers are `users`, or those of `slates` that were made before. A generative model is used only for customers
-    who agreed to it, by the generator's `purpose`; the others get texts of frames. A local one that is given by name,
-    with its `adapter`, runs in a process of its own, and texts go on without it when it fails. `records` is the folder
-    that receives what makes a text again. An item of a sensitive category is never advertised to a person.
-    by_pseudonym: the people are pseudonyms, and `recommender` takes them.
+    who agreed to it, by the generator's `purpose`; the others get texts of frames. Texts go on without it when it
+    fails. `records` is the folder that receives what makes a text again. An item of a sensitive category is never
+    advertised to a person. by_pseudonym: the people are pseudonyms, and `recommender` takes them.
 
     Raises `PolicyError` for a customer without consent to personalisation or to the channel, `NothingToDo` where no
     customer gets a text.
@@ -195,19 +194,12 @@ def may_be_modelled(gate: PolicyGate, user_ids: Sequence[str], generator: Genera
 def open_generator(
     generator: str | Generator | None, cache_dir: Path, *, adapter: Path | None = None
 ) -> Iterator[Generator | None]:
-    """A generator by its name, a local one in its own process, which ends with the block; another one as it is."""
+    """A generator by its name; another one as it is."""
     from recllm.text.generator.locate import find_generator
-    from recllm.text.generator.process import ProcessGenerator
 
-    if not isinstance(generator, str):
-        yield generator
-        return
-    model = find_generator(generator, cache_dir=cache_dir / "generators", adapter=adapter, own_process=True)
-    try:
-        yield model
-    finally:
-        if isinstance(model, ProcessGenerator):
-            model.close()
+    if isinstance(generator, str):
+        generator = find_generator(generator, cache_dir=cache_dir / "generators", adapter=adapter)
+    yield generator
 
 
 def item_of(row: Mapping[str, Any]) -> Item:

@@ -112,11 +112,11 @@ class ShardWorker:
 
     @cached_property
     def generator(self) -> Generator | None:
-        """Of the ad texts; a local one in a process of its own."""
+        """Of the ad texts."""
         from recllm.text.generator.locate import find_generator
 
         cache = self.shop.cache_dir / "generators"
-        return find_generator(self.options.get("generator", "template"), cache_dir=cache, own_process=True)
+        return find_generator(self.options.get("generator", "template"), cache_dir=cache)
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -132,11 +132,6 @@ class ShardWorker:
         )
 
     def close(self) -> None:
-        from recllm.text.generator.process import ProcessGenerator
-
-        generator = vars(self).get("generator")
-        if isinstance(generator, ProcessGenerator):
-            generator.close()
         self.shop.close()
 
 

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -40,14 +39,11 @@ from recllm.market.campaigns.reports import undeliverable
 from recllm.market.campaigns.texts import message
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import FEEDBACK_SCHEMA
-from recllm.shop.workspace.announce import announce
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import present
 
 WITHDRAWN, SUPPRESSED, UNAPPROVED = "consent_withdrawn", "suppression_list", "text_not_approved"
 BOUNCED = "address_bounced"
-EXPORTED = "campaign.exported"
-"""Type of the announcement."""
 ERASED = "erased"
 
 _logger = logging.getLogger(__name__)
@@ -119,7 +115,6 @@ def export_campaign(
         # before the line that says they are recorded: a repeated export records them, and none twice
         _record_shown(campaign, [p for p in reached if p.user_id not in before], messages, at)
         append(campaign.folder.exports, [entry])
-        announce(campaign.workspace, EXPORTED, _announcement(campaign, entry, files, window))
     _logger.info("exported %d people, %d held out, %d dropped", len(reached), len(held_out), sum(dropped.values()))
     return CampaignExport(
         campaign_id=plan.campaign_id,
@@ -243,21 +238,6 @@ def _write_files(
             files.append(folder / f"{campaign.plan.campaign_id}-{channel}.csv")
             write_whole(files[-1], table.getvalue())
     return files
-
-
-def _announcement(
-    campaign: OpenCampaign, entry: Mapping[str, Any], files: Sequence[Path], window: SendWindow
-) -> dict[str, Any]:
-    """What webhooks get of an export: no people, and only figures of all of them."""
-    return {
-        "campaign": campaign.plan.campaign_id,
-        "reached": len(entry["reached"]),
-        "held_out": len(entry["held"]),
-        "dropped": sum(entry["dropped"].values()),
-        "send_from": plain(window.start),
-        "send_until": plain(window.end),
-        "files": [{"name": file.name, "sha256": sha256(file.read_bytes()).hexdigest()} for file in files],
-    }
 
 
 def _messages(campaign: OpenCampaign, people: Sequence[PlannedPerson], at: datetime) -> dict[str, CampaignMessage]:

@@ -11,7 +11,7 @@ from recllm.shop.data.dataset import Dataset
 from recllm.shop.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
-    from recllm.text.users import UserTexts
+    from recllm.text.items import UserTexts
 
 NOT_AGREED = "this person has not agreed to personalisation; nothing was read"
 UNKNOWN_PERSON = "no customer with this id is known; check the id, or load the users and events tables"
@@ -25,7 +25,7 @@ def person_profile(
     Raises `PolicyError` without consent, `UsageError` for a person who is not known.
     """
     from recllm.learn.profiles.profile import build_profile
-    from recllm.text.users import user_texts
+    from recllm.text.items import user_texts
 
     gate, name = workspace.gate(), user_id if by_pseudonym else workspace.pseudonymiser().one(user_id)
     if not gate.permits(name, Purpose.PERSONALISATION):

@@ -41,8 +41,7 @@ from recllm.shop.data.event_files import EventLog
 from recllm.shop.data.interactions import Ints
 from recllm.shop.data.order import refuse_steps
 from recllm.text.domains import domain_of, in_domain, without_domain
-from recllm.text.items import ItemNames
-from recllm.text.users import UserTexts, user_texts
+from recllm.text.items import ItemNames, UserTexts, user_texts
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

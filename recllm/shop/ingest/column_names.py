@@ -22,7 +22,7 @@ REQUIRED: Mapping[Table, tuple[str, ...]] = {
 FIELDS: Mapping[Table, tuple[str, ...]] = {
     **REQUIRED,
     Table.EVENTS: (
-        *REQUIRED[Table.EVENTS], "order", "event_id", "event", "quantity", "price", "currency", "basket_id", "value",
+        *REQUIRED[Table.EVENTS], "event_id", "event", "quantity", "price", "currency", "basket_id", "value",
         "request_id", "position", "model_version",
     ),
     Table.ITEMS: (
@@ -40,22 +40,6 @@ BASICS: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in
 """Facts about a person that are kept without a map, under these names."""
 SPECIAL_CATEGORIES: tuple[str, ...] = tuple(_TABLE["special_categories"])
 """Columns that the law protects specially. They are refused unless the map declares them."""
-
-
-def instead_of_times(fills: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Field -> column of a log, with "order" decided: with times it is the number of an order, without times the step
-    of each person's history, and no basket."""
-    settled = dict(fills)
-    if settled.get("timestamp") is not None:
-        settled["order"] = None
-    elif settled.get("order") is not None and settled.get("basket_id") == settled["order"]:
-        settled["basket_id"] = None
-    return settled
-
-
-def is_required(field: str, table: Table, fills: Mapping[str, str | None]) -> bool:
-    """Whether a load needs the field, given the columns of the others: a log with an order needs no time."""
-    return field in REQUIRED[table] and not (field == "timestamp" and fills.get("order") is not None)
 
 
 def normal(name: str) -> str:

@@ -17,7 +17,6 @@ import polars as pl
 
 from recllm.base.errors import IngestError
 from recllm.base.schema import Table
-from recllm.shop.data.order import STEP_HINT, whole_numbers
 from recllm.shop.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, named_so, nearest, normal
 from recllm.shop.ingest.options import (
     ColumnMap,
@@ -59,8 +58,6 @@ class FileSchema:
     decimal: Decimal = "."
     times: TimeFormat | None = None
     """None where the table has no times."""
-    by_order: bool = False
-    """The log says the order of each person's events and no times; see `recllm.shop.data.order`."""
     float_ids: frozenset[str] = frozenset()
     """Fields whose ids all end in ".0"."""
     currency: str | None = None
@@ -134,8 +131,6 @@ class _Header:
     def missing(self, name: str, field: str) -> IngestError:
         close = nearest(field, self.columns)
         hint = f"; did you mean {' or '.join(close)}? Say so with --map" if close else "; say which it is with --map"
-        if field == "timestamp":
-            hint += ". A log without times needs a column order instead: the number of each step of a person"
         return IngestError(
             "E_MISSING_COLUMN", f"{self.file}: no column {name}; found {', '.join(self.columns[:30])}{hint}"
         )
@@ -220,31 +215,17 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict
     for field in FIELDS[table]:
         if field in column_map.built_fields:
             continue
-        if field == "order" and "order" not in column_map.columns and "timestamp" in {*plain, *column_map.built_fields}:
-            continue  # in a log with times it is the number of an order
         names = column_map.columns.get(field, ())
         column = next((c for name in names if (c := header.find(name)) is not None), None)
         if column is None and header.optional and field not in REQUIRED[table]:
             names = ()
         if column is None:
             column = header.by_alias(field)
-            if field == "basket_id" and "order" in plain and column == plain["order"]:
-                continue  # without times it is the step of a person
             header.n_aliases += column is not None and column != field
         if column is not None:
             plain[field] = column
-        elif (field, table, names) == ("timestamp", Table.EVENTS, ()) and (
-            "order" in {*column_map.columns, *column_map.built_fields} or header.by_alias("order") is not None
-        ):
-            continue
         elif field not in column_map.defaults and (names or field in REQUIRED[table]):
             raise header.missing(" or ".join(names) or field, field)
-    if "order" in plain and "timestamp" in {*plain, *column_map.built_fields, *column_map.defaults}:
-        raise IngestError(
-            "E_ORDER_LOG",
-            f"{header.file}: {plain['order']} gives an order, and {plain.get('timestamp', 'the map')} times; a log has "
-            "one of them: leave the order out of the map where the times are real, or else the times",
-        )
     doubled = [column for column, count in Counter(plain.values()).items() if count > 1]
     if doubled and not column_map.columns:
         raise IngestError("E_DUP_COLUMN", f"{header.file}: {doubled[0]!r} could mean two fields; say which with --map")
@@ -340,10 +321,6 @@ class _ReadingEvidence:
     float_ids: dict[str, bool] = _field(default_factory=dict)
     """By field: whether all ids end in ".0"."""
     n_rows: int = 0
-    n_times: int = 0
-    n_orders: int = 0
-    no_order: str | None = None
-    """The first that is not."""
 
     def add(self, fields: pl.DataFrame) -> None:
         self.n_rows += fields.height
@@ -355,12 +332,6 @@ class _ReadingEvidence:
                     self.float_ids[name] = bool(ids.str.contains(FLOAT_ID).all())
         if self.times and "timestamp" in fields.columns:
             self.times.add(fields["timestamp"])
-            self.n_times += int((fields["timestamp"].fill_null("").str.strip_chars() != "").sum())
-        if "order" in fields.columns:
-            numbers = whole_numbers(fields["order"])
-            self.n_orders += len(numbers) - numbers.null_count()
-            if self.no_order is None and numbers.null_count():
-                self.no_order = fields["order"].fill_null("").filter(numbers.is_null())[0]
         for name in _NUMBER_FIELDS:
             if name in fields.columns and self.decimals:
                 self.decimals.add(fields[name])
@@ -387,7 +358,6 @@ def settle_schema(
     declared = declared_format(options.ts_format, options.tz) if options.ts_format else None
     decimal = options.decimal or reader.decimal
     filled = {*schema.columns, *column_map.built_fields, *column_map.defaults}
-    by_order = table is Table.EVENTS and "order" in filled
     has_numbers = not filled.isdisjoint(("quantity", "price", "value"))
     evidence = _ReadingEvidence(
         times=TimeEvidence() if "timestamp" in filled and declared is None else None,
@@ -398,20 +368,6 @@ def settle_schema(
             evidence.add(schema.fields(chunk.frame))
         if evidence.settled():
             break
-    if by_order and evidence.n_rows and not evidence.n_orders:
-        raise IngestError(
-            "E_ORDER_LOG",
-            f"{file}: without a column of times {schema.column_of('order')} has to number the steps of each person, "
-            f"{STEP_HINT}, and holds {evidence.no_order!r}; where it names orders, say so in a map (basket_id = "
-            f'"{schema.column_of("order")}") and add a column of times',
-        )
-    orders = [column for column in reader.columns if normal(column) == "order"]
-    if evidence.times and evidence.n_rows and not evidence.n_times and orders:
-        raise IngestError(
-            "E_ORDER_LOG",
-            f"{file}: {schema.column_of('timestamp')} is empty in every row; leave the column out, and {orders[0]} is "
-            "read as the number of each step of a person",
-        )
     times = evidence.times.decide(file, options.date_order, options.tz) if evidence.times else declared
     if options.ts_format == "epoch" and times and times.kind != "epoch":
         raise IngestError("E_TIMESTAMP", f"{file}: --read ts_format=epoch, but the times are not epoch numbers")
@@ -423,7 +379,6 @@ def settle_schema(
         is_foreign=table is Table.EVENTS and not is_said and bool(signs) and signs != {currency},
         decimal=evidence.decimals.decide(file) if evidence.decimals else decimal or ".",
         times=times,
-        by_order=by_order,
         float_ids=frozenset(name for name, all_float in evidence.float_ids.items() if all_float),
         currency=currency,
     )

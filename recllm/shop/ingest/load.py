@@ -27,9 +27,8 @@ from recllm.base.schema import IngestReport, Table
 from recllm.shop.ingest.column_names import REQUIRED, normal
 from recllm.shop.ingest.file_schema import FileSchema, settle_schema
 from recllm.shop.ingest.options import ColumnMap, IngestOptions
-from recllm.shop.ingest.parse.batch import FieldBatch, LoadState, MostCommon, PseudonymCache, StepTable
+from recllm.shop.ingest.parse.batch import FieldBatch, LoadState, MostCommon, PseudonymCache
 from recllm.shop.ingest.read.delimited import open_delimited
-from recllm.shop.ingest.read.jsonl import open_jsonl
 from recllm.shop.ingest.read.parquet import open_parquet
 from recllm.shop.ingest.read.records import BadRecord, Chunk, RecordReader, read_blocks
 from recllm.shop.ingest.read.source import FileKind, SourceFile, find_decoding, probe
@@ -38,14 +37,9 @@ from recllm.shop.ingest.rearrange import rearranged, with_composed
 from recllm.shop.ingest.record import with_event_keys
 from recllm.shop.ingest.tables import BUILDERS, DENIED, GRANTED, yes_or_no
 from recllm.shop.store.database import Store
-from recllm.shop.store.tables import OrderLog
 from recllm.shop.store.writers import Load
 from recllm.shop.workspace.privacy import Pseudonymiser
 from recllm.text.personal_data import scrub
-
-HEAD_ROWS = 1_000
-HEAD_LIMIT = 0.5  # share of bad rows among the first ones that refuses the load at once: wrong file or map
-HEAVY_USER_SHARE = 0.3  # of a load's events: a user with more is reported
 
 _log = logging.getLogger(__name__)
 
@@ -53,8 +47,6 @@ _ERASED = "E_ERASED_SUBJECT"
 """Rows of erased people, of which only the number is kept."""
 _LEFT_OUT = frozenset({"E_MAP_REJECT", _ERASED})
 """Codes of rows that are no mistakes: they do not count towards the reject limit."""
-_FEW_TITLES, _OTHER_TITLES = 5, 0.2
-"""Minimum number, and share of known items, whose id names another product: then the file is another shop's."""
 _FORMULA_TEXT = r'^="(.*)"$'
 _QUOTED_NUMBER = r"^['\x60](\d.*)$"
 """Marks of exports for cells of digits that are text."""
@@ -100,7 +92,6 @@ def ingest_file(
     state = LoadState(
         file=source.path.name,
         schema=schema,
-        steps=StepTable.of(reader, schema) if schema.by_order else None,
         options=options,
         policy=policy,
         pseudonyms=PseudonymCache(pseudonymiser),
@@ -120,8 +111,12 @@ def ingest_file(
                 folder = temporary.enter_context(tempfile.TemporaryDirectory(prefix="recllm-validate-"))
                 store = temporary.enter_context(closing(Store.open(Path(folder) / "empty.sqlite", create=True)))
             with store.load(table, load_id=load_id, source=state.file, sha256=source.sha256, dry_run=dry_run) as load:
-                if table is Table.EVENTS:
-                    _check_order(load, state, source.sha256)
+                if table is Table.EVENTS and load.order_log() is not None:
+                    raise IngestError(
+                        "E_ORDER_LOG",
+                        f"{state.file}: the log of this workspace, of an earlier version, knows only an order; make "
+                        "a workspace of its own for times: recllm init",
+                    )
                 rows.run(load, progress)
                 quarantine_file = quarantine.publish()
                 load.counts({"read": rows.read, "quarantined": rows.codes.total()})
@@ -136,30 +131,6 @@ def ingest_file(
     seconds = round(time.monotonic() - started, 3)
     _log.info("load done", extra={"seconds": seconds, **{name: getattr(report, name) for name in logged}})
     return report
-
-
-def _check_order(load: Load, state: LoadState, sha256: str) -> None:
-    """A workspace's log has times, or it comes from one file with an order: steps count from a person's last one, so
-    that later rows would move earlier ones. Raises `IngestError` E_ORDER_LOG."""
-    order, steps = load.order_log(), state.steps
-    remedy = "make a workspace of its own for it: recllm init"
-    if steps is None:
-        if order is not None:
-            raise IngestError(
-                "E_ORDER_LOG", f"{state.file} has times, and the log of this workspace knows only an order; {remedy}"
-            )
-    elif order is None:
-        if load.has_events():
-            raise IngestError(
-                "E_ORDER_LOG", f"{state.file} knows only an order, and the log of this workspace has times; {remedy}"
-            )
-        load.keep_order_log(OrderLog(step_seconds=steps.step_days * 86_400, sha256=sha256))
-    elif order.sha256 != sha256:
-        raise IngestError(
-            "E_ORDER_LOG",
-            f"{state.file}: the order of this workspace's log came from another file; put all rows of a log that has "
-            f"no times into one file, and {remedy}",
-        )
 
 
 def _known_ids(store: Store, table: Table) -> frozenset[str]:
@@ -182,11 +153,8 @@ def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnM
         return open_workbook(source.path, sheet, keeps_first=keeps_first)
     decoding = find_decoding(source, options, column_map)
     blocks = partial(read_blocks, source, decoding, options.block_bytes)
-    if source.kind is FileKind.JSONL:
-        reader = open_jsonl(blocks, source)
-    else:
-        has_quotes = (options.quotes or column_map.read.quotes) != "off"
-        reader = open_delimited(blocks, source, options.delimiter, has_quotes=has_quotes, keeps_first=keeps_first)
+    has_quotes = (options.quotes or column_map.read.quotes) != "off"
+    reader = open_delimited(blocks, source, options.delimiter, has_quotes=has_quotes, keeps_first=keeps_first)
     return replace(reader, warnings={**reader.warnings, **decoding.warnings})
 
 
@@ -247,17 +215,11 @@ class _RowStage:
     read: int = 0
     accepted: int = 0
     duplicates: int = 0
-    n_bad_in_head: int = 0
-    """Bad rows among the first, of those that count towards the reject limit."""
     codes: Counter[str] = field(default_factory=Counter)
     """Quarantined rows by code."""
-    n_titles: int = 0
-    """Items that had a title before."""
-    n_other_titles: int = 0
-    """Of them, those whose title shares no word with the earlier one."""
 
     def run(self, load: Load, progress: Callable[[int], None] | None) -> None:
-        """Raises `IngestError` E_REJECT_LIMIT as soon as it is clear."""
+        """Raises `IngestError` E_REJECT_LIMIT."""
         policy, chunks = self.state.policy, iter(self.reader.chunks())
         with ThreadPoolExecutor(1, "parse") as pool:  # a chunk is parsed while the one before it is written
             upcoming = pool.submit(self._parsed, chunks)
@@ -266,8 +228,6 @@ class _RowStage:
                 self._write(*parsed, load)
                 if progress is not None:
                     progress(self.read)
-                if self.read >= HEAD_ROWS and self.n_bad_in_head > HEAD_LIMIT * HEAD_ROWS:
-                    raise self._refused(f"{self.n_bad_in_head:,} of the first {HEAD_ROWS:,} rows are bad")
         if self.merged is not None:
             rows = self.merged.rows()
             if self.known_ids:
@@ -280,8 +240,11 @@ class _RowStage:
         n_left_out = sum(self.codes[code] for code in _LEFT_OUT)
         n_meant, n_bad = self.read - n_left_out, self.codes.total() - n_left_out
         if n_bad > policy.reject_limit * n_meant:
-            limit = f"{policy.reject_limit:.0%}"
-            raise self._refused(f"{n_bad:,} of {n_meant:,} rows are bad, more than the limit of {limit}")
+            codes = ", ".join(f"{code} {count:,}" for code, count in self.codes.most_common(4))
+            file, limit = self.quarantine.publish(), f"{policy.reject_limit:.0%}"
+            why = f"{n_bad:,} of {n_meant:,} rows are bad, more than the limit of {limit} ({codes})"
+            see = f"; see {file}" if file else ""
+            raise IngestError("E_REJECT_LIMIT", f"{self.state.file}: {why}; nothing of it was kept{see}", file)
 
     def _parsed(self, chunks: Iterator[Chunk]) -> tuple[FieldBatch, pl.DataFrame, bool] | None:
         """The next chunk, its good rows as the store takes them, and whether no two events of the load can have one
@@ -305,8 +268,6 @@ class _RowStage:
         if self.merged is not None:
             self.merged.add(good)
         elif good.height:
-            if self.state.schema.table is Table.ITEMS:
-                self._compare_titles(good, load)
             positions = np.flatnonzero(~batch.bad)
             result = load.write(good, are_distinct=are_distinct)
             self.accepted += result.accepted
@@ -320,43 +281,21 @@ class _RowStage:
                 batch.mark("user_id", erased, _ERASED, "was erased; nothing of the row is kept", keep=False)
         self._set_aside(batch)
 
-    def _compare_titles(self, items: pl.DataFrame, load: Load) -> None:
-        """Counts items whose title shares no word with the known one."""
-        described = load.item_titles(items["item_id"]).rename({"title": "earlier"})
-        words = [pl.col(name).str.to_lowercase().str.extract_all(r"\p{L}{2,}|\p{Han}") for name in ("title", "earlier")]
-        pairs = items.select("item_id", "title").join(described, on="item_id").select(*words)
-        pairs = pairs.filter(pl.all_horizontal(pl.all().list.len() > 0))
-        shared = pairs.select(pl.col("title").list.set_intersection("earlier").list.len()).to_series()
-        self.n_titles += pairs.height
-        self.n_other_titles += int((shared == 0).sum())
-
     def _set_aside(self, batch: FieldBatch) -> None:
         chunk = batch.chunk
         bad = sorted([*chunk.bad, *batch.errors], key=lambda record: record.line_no)
         positions = chunk.positions(np.array([record.line_no for record in bad], np.int64))
-        head = HEAD_ROWS + 1
         for record, position in zip(bad, positions.tolist(), strict=True):
             record_no = self.reader.header_records + self.read + 1 + position
             self.quarantine.add(record, record_no)
             self.codes[record.code] += 1
-            self.n_bad_in_head += record.code not in _LEFT_OUT and record_no <= head
         self.read += chunk.n_records
-
-    def _refused(self, why: str) -> IngestError:
-        codes = ", ".join(f"{code} {count:,}" for code, count in self.codes.most_common(4))
-        file = self.quarantine.publish()
-        see = f"; see {file}" if file else ""
-        return IngestError("E_REJECT_LIMIT", f"{self.state.file}: {why} ({codes}); nothing of it was kept{see}", file)
 
     def report(self, load_id: str, quarantine_file: str | None, *, committed: bool) -> IngestReport:
         state, schema = self.state, self.state.schema
         notes = state.notes + Counter(self.reader.warnings)
         notes["W_HEADER_ALIAS"] += schema.n_aliases
         notes["W_NO_ROWS"] += self.read == 0 and not schema.column_map.only_refusals
-        if self.n_other_titles >= max(_FEW_TITLES, _OTHER_TITLES * self.n_titles):
-            notes["W_OTHER_TITLES"] = self.n_other_titles
-        if schema.table is Table.EVENTS:
-            notes["W_HEAVY_USER"] += state.users.n_heavy(HEAVY_USER_SHARE)
         return IngestReport(
             load_id=load_id,
             table=schema.table,
@@ -369,7 +308,6 @@ class _RowStage:
             ignored_columns=schema.ignored,
             codes={code: n for code, n in sorted(self.codes.items()) if n},
             personal_data=dict(sorted(state.personal_data.items())),
-            step_days=None if state.steps is None else state.steps.step_days,
             committed=committed,
         )
 

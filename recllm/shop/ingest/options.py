@@ -12,7 +12,6 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
 from pydantic import (
@@ -73,10 +72,6 @@ class IngestOptions(ReadOptions):
     event_names: Mapping[str, Action] = {}
     """Names of events in the shop's domain, in addition to the usual ones: {"watch": Action.PURCHASE}."""
     on_bad_bytes: Literal["fail", "quarantine"] = "fail"
-    anonymous: Literal["quarantine", "keep"] = "quarantine"
-    """"keep" gives every basket without a user a new person."""
-    returns: Literal["on", "off"] = "on"
-    """"on" reads a negative quantity as a return; "off" quarantines it."""
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = None
     """Of a file of another shop: its people, items, baskets and events become NAMESPACE:ID."""
     block_bytes: int = BLOCK_BYTES
@@ -95,7 +90,7 @@ class IngestOptions(ReadOptions):
 
 def read_options(values: Mapping[str, str]) -> dict[str, str]:
     """Options of a command line, checked. Raises `UsageError` for an unknown one or a value that it does not take."""
-    names = {*ReadOptions.model_fields, "namespace", "on_bad_bytes", "anonymous", "returns"} - {"likely_tz"}
+    names = {*ReadOptions.model_fields, "namespace", "on_bad_bytes"} - {"likely_tz"}
     for name in values.keys() - names:
         raise UsageError(f"--read {name}: no such option; known: {', '.join(sorted(names))}")
     IngestOptions(**values)
@@ -266,17 +261,6 @@ class ComposedColumn(_Part):
     """The text is empty where this does not match."""
     text: str = "${1}"
     """Replacement of the match."""
-    zone: str | None = None
-    zones: Mapping[str, str] = {}
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for zone in self.zones.values():
-            try:
-                ZoneInfo(zone)
-            except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-                raise ValueError(f"zones: {zone!r} is no time zone") from error
-        return self
 
 
 _TranslatedValues = Annotated[

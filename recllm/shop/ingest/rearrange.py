@@ -86,7 +86,7 @@ def with_composed(reader: RecordReader, column_map: ColumnMap, file: str) -> Rec
         if len(present) < len(rule.columns) and not column_map.optional:
             raise IngestError("E_MISSING_COLUMN", f"{file}: no column for {name}, of {', '.join(rule.columns)}")
         if present and normal(name) not in by_normal:
-            added[name] = _composed(rule, present, by_normal)
+            added[name] = _composed(rule, present)
             by_normal[normal(name)] = name
     if not added:
         return reader
@@ -100,26 +100,14 @@ def with_composed(reader: RecordReader, column_map: ColumnMap, file: str) -> Rec
     return reader.mapped(composed, [*reader.columns, *added])
 
 
-def _composed(rule: ComposedColumn, columns: list[str], by_normal: Mapping[str, str]) -> pl.Expr:
+def _composed(rule: ComposedColumn, columns: list[str]) -> pl.Expr:
     cells = [pl.col(column).str.strip_chars() for column in columns]
     filled = [pl.when(cell != "").then(cell) for cell in cells]
     text = pl.concat_str(filled, separator=rule.separator, ignore_nulls=True)
     text = pl.when(text != "").then(text)
     if rule.matches is not None:
         text = pl.when(text.str.contains(rule.matches)).then(text.str.replace(rule.matches, rule.text))
-    zone_column = by_normal.get(normal(rule.zone)) if rule.zone is not None else None
-    if zone_column is None:
-        return text
-    clock = text.str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False, time_unit="us")
-    zoned = [
-        pl.when(pl.col(zone_column).str.strip_chars() == name).then(
-            clock.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-            .dt.convert_time_zone("UTC")
-            .dt.strftime("%Y-%m-%dT%H:%M:%SZ")
-        )
-        for name, zone in rule.zones.items()
-    ]
-    return pl.coalesce([*zoned, text])
+    return text
 
 
 def _without_footer(reader: RecordReader, pattern: str) -> RecordReader:

@@ -136,8 +136,6 @@ class FileSource(_Part):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recognised:
     source: FileSource
-    alternatives: tuple[FileSource, ...] = ()
-    """Other kinds that it could be, with shorter signatures."""
     encoding: str | None = None
     """Of a file that is not UTF-8."""
 
@@ -265,13 +263,8 @@ def _by_encoding(file: SourceFile, options: IngestOptions, header: ColumnMap, er
 def recognise(columns: Sequence[str], file: str) -> Recognised:
     """The kind with the longest signature that the columns have. Raises `IngestError` E_SOURCE for none, with the
     nearest three and their missing columns."""
-    kinds = _readings(columns)
-    fitting = sorted((kind for kind in kinds if not kind.missing), key=lambda kind: -len(kind.source.signature))
-    if fitting:
-        source, *further = [kind.source for kind in fitting]
-        # a kind whose whole signature is in the first one's adds nothing
-        alternatives = (kind for kind in further if not {*kind.signature} <= {*source.signature})
-        return Recognised(source=source, alternatives=tuple(alternatives))
+    if fitting := [kind.source for kind in _readings(columns) if not kind.missing]:
+        return Recognised(source=max(fitting, key=lambda source: len(source.signature)))
     listed = "; ".join(f"{k.source.title} (missing: {', '.join(k.missing[:5])})" for k in nearest_kinds(columns))
     raise IngestError(
         "E_SOURCE",

@@ -1,4 +1,5 @@
-"""A map for a file of no known kind: which table it is, and which column fills which field, by names and by values.
+"""A file before it is loaded: its first rows, and a map where it is of no known kind: which table it is, and which
+column fills which field, by names and by values.
 
 Names come first: those that a field is known under, then very similar ones, unless the values contradict them. What is
 still open is decided by what the values are like. Columns that name specially protected data of people are never taken.
@@ -8,10 +9,8 @@ Equal files give equal maps.
 from __future__ import annotations
 
 import difflib
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,31 +18,84 @@ from typing import Any
 import polars as pl
 import tomli_w
 
-from recllm.base.errors import IngestError, NothingToDo
-from recllm.base.policy import Policy
+from recllm.base.errors import NothingToDo
 from recllm.base.schema import Purpose, Table
 from recllm.shop.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, named_so, normal
-from recllm.shop.ingest.file_schema import settle_schema
-from recllm.shop.ingest.load import open_records, prepared
-from recllm.shop.ingest.options import ColumnMap, IngestOptions, ReadOptions
-from recllm.shop.ingest.parse.batch import FieldBatch, LoadState, PseudonymCache
+from recllm.shop.ingest.load import open_records
+from recllm.shop.ingest.options import BLOCK_BYTES, ColumnMap, IngestOptions, ReadOptions
 from recllm.shop.ingest.parse.numbers import parse_numbers
 from recllm.shop.ingest.parse.times import look_like_times
 from recllm.shop.ingest.read.source import probe
-from recllm.shop.ingest.tables import BUILDERS, EVENT_NAMES, NO, YES
-from recllm.shop.workspace.privacy import Pseudonymiser
+from recllm.shop.ingest.tables import EVENT_NAMES, NO, YES
 
 SAMPLE_ROWS = 5_000
-SHOWN_ROWS = 10
 _SURE = 0.95
 """Share of values from which on a rule holds."""
 _SIMILAR = 0.85
 """Similarity, as difflib measures it, from which on a name is taken for another."""
-_NOT_MAPPED = frozenset({"attributes", "request_id", "position", "model_version", "event_id", "order"})
+_NOT_MAPPED = frozenset({"attributes", "request_id", "position", "model_version", "event_id"})
 """Fields that values cannot reveal."""
 _CONSENT_WORDS = ("granted", "denied", "subscribed", "unsubscribed")
 _MONEY = r"[.,](\d\d|[1-9])\D*$|^\s*[$€£¥￥]|[$€£¥￥元]\s*$"
 _NUMBER_WORDS = {"timestamp": "times", "price": "amounts of money", "quantity": "numbers", "value": "numbers"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePreview:
+    """The head of a file."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Mapping[str, str | None], ...]
+    """The first rows by column; None where empty."""
+    likely_rows: int
+    """Estimated rows of the file, by the length of the first ones."""
+
+    def likely_table(self) -> Table:
+        """The table whose required fields the columns fill best; of equal ones that with more fields. A file with both
+        a person and an item is a log, even without a usual name for the time."""
+
+        def filled(table: Table) -> tuple[bool, int, int]:
+            fills = proposed_columns(self.columns, table)
+            required = sum(fills[field] is not None for field in REQUIRED[table])
+            return required == len(REQUIRED[table]), required, sum(column is not None for column in fills.values())
+
+        of_log = proposed_columns(self.columns, Table.EVENTS)
+        if of_log["user_id"] is not None and of_log["item_id"] is not None:
+            return Table.EVENTS
+        return max((Table.CONSENT, Table.ITEMS, Table.USERS, Table.EVENTS), key=filled)
+
+
+def preview_file(path: Path, options: IngestOptions | None = None, *, n_rows: int = 10) -> FilePreview:
+    """The head of a file. Raises `IngestError` for one that cannot be read at all."""
+    source = probe(path)
+    reader = open_records(source, options or IngestOptions(), ColumnMap())
+    rows: list[Mapping[str, str | None]] = []
+    likely_rows = reader.n_rows or 0
+    for chunk in reader.chunks():
+        rows += chunk.frame.head(n_rows - len(rows)).to_dicts()
+        likely_rows = likely_rows or round(chunk.n_records * max(1.0, path.stat().st_size / BLOCK_BYTES))
+        if len(rows) >= n_rows:
+            break
+    return FilePreview(columns=reader.columns, rows=tuple(rows), likely_rows=likely_rows)
+
+
+def proposed_columns(columns: Sequence[str], table: Table) -> dict[str, str | None]:
+    """Field -> the column that a load takes for it without a map; None for none, or several."""
+    by_normal = {normal(column): column for column in columns}
+    proposed: dict[str, str | None] = {}
+    for name in FIELDS[table]:
+        aliases = named_so(name, by_normal)
+        exact = by_normal.get(normal(name))
+        proposed[name] = exact if exact is not None else aliases[0] if len(aliases) == 1 else None
+    return proposed
+
+
+def basic_columns(columns: Sequence[str], fills: Mapping[str, str | None]) -> dict[str, bool]:
+    """Column -> whether a load keeps it as a basic without a map, for the columns that fill no field and that the law
+    does not protect specially."""
+    names = frozenset().union(*(candidates(name) for name in BASICS))
+    spare = (column for column in columns if column not in fills.values() and not is_special(column))
+    return {column: normal(column) in names for column in spare}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,16 +193,6 @@ class Suggestion:
         return "\n".join(lines).lstrip("\n") + "\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MappedRows:
-    """The first rows as the store would take them."""
-
-    rows: tuple[Mapping[str, Any], ...]
-    """With the raw ids of people, where the store has pseudonyms."""
-    problems: tuple[str, ...]
-    """Of the first rows that would be refused, or of the whole file."""
-
-
 def suggest_map(path: Path, options: IngestOptions | None = None, *, table: Table | None = None) -> Suggestion:
     """A map for the file, of the table that it seems to be, or of the given one.
 
@@ -187,52 +229,6 @@ def _sample(path: Path, options: IngestOptions) -> pl.DataFrame:
             break
     frame = pl.concat(frames).with_columns(pl.all().str.strip_chars())
     return frame.with_columns(pl.when(pl.all() != "").then(pl.all()))
-
-
-def mapped_rows(path: Path, options: IngestOptions, suggestion: Suggestion) -> MappedRows:
-    """The first rows, built as a load builds them."""
-    problems: list[str] = []
-    options = options.model_copy(update={"tz": options.tz or options.shop_tz})
-    for tz in (options.tz, "UTC"):
-        try:
-            rows, refused = _built(path, options.model_copy(update={"tz": tz}), suggestion)
-            return MappedRows(rows=rows, problems=(*problems, *refused))
-        except IngestError as error:
-            problems.append(f"{error}")
-            if error.code != "E_NAIVE_TZ":
-                break
-            problems.append("until then the times are shown as if they were in UTC")
-    return MappedRows(rows=(), problems=tuple(problems))
-
-
-def _built(
-    path: Path, options: IngestOptions, suggestion: Suggestion
-) -> tuple[tuple[Mapping[str, Any], ...], list[str]]:
-    table, column_map = suggestion.table, suggestion.column_map()
-    reader = prepared(open_records(probe(path), options, column_map), column_map, path.name)
-    state = LoadState(
-        file=path.name,
-        schema=settle_schema(reader, table, options, column_map, path.name),
-        options=options,
-        policy=Policy(),
-        pseudonyms=PseudonymCache(Pseudonymiser(secrets.token_bytes(32))),
-        now=options.now or datetime.now(UTC),
-    )
-    chunk = next((chunk for chunk in reader.chunks() if chunk.frame.height), None)
-    if chunk is None:
-        return (), []
-    head = slice(0, SHOWN_ROWS)
-    chunk = replace(chunk, frame=chunk.frame[head], line_no=chunk.line_no[head], bad=())
-    batch = FieldBatch(chunk, state)
-    frame = BUILDERS[table](batch)
-    if "user_id" in frame.columns:
-        frame = frame.with_columns(batch.ids("user_id").alias("user_id"))
-    if "at" in frame.columns:
-        moment = pl.from_epoch("at", time_unit="us").dt.strftime("%Y-%m-%dT%H:%M:%SZ")
-        frame = frame.with_columns(moment.alias("at")).rename({"at": "timestamp"})
-    rows = frame.filter(batch.good()).drop("tz_offset_minutes", strict=False)
-    refused = [f"line {bad.line_no} would be refused: {bad.column}: {bad.message}" for bad in batch.errors]
-    return tuple(rows.iter_rows(named=True)), refused
 
 
 _Fit = Callable[[ColumnLook], bool]

@@ -17,7 +17,7 @@ import polars as pl
 
 from recllm.base.schema import Action, Purpose, Table
 from recllm.shop.ingest.file_schema import LINE_TOTAL
-from recllm.shop.ingest.parse.batch import FieldBatch, clean_texts, is_missing, null_if_empty
+from recllm.shop.ingest.parse.batch import FieldBatch, clean_texts, null_if_empty
 from recllm.shop.ingest.parse.numbers import parse_numbers, undressed
 from recllm.shop.ingest.parse.times import NO_OFFSET
 
@@ -58,7 +58,7 @@ DENIED = NO | {
 
 
 def build_events(batch: FieldBatch) -> pl.DataFrame:
-    user, item = _event_users(batch), batch.item_ids()
+    user, item = batch.raw_user_ids(), batch.item_ids()
     event = batch.constant(Action.PURCHASE.value, pl.String)
     if batch.has("event"):
         names = batch.fields["event"].str.strip_chars()
@@ -95,21 +95,6 @@ def build_events(batch: FieldBatch) -> pl.DataFrame:
     )
 
 
-def _event_users(batch: FieldBatch) -> pl.Series:
-    """Raw user ids. With `anonymous` "keep" every basket without one gets a new person, or else every event does."""
-    if batch.load.options.anonymous != "keep":
-        return batch.raw_user_ids()
-    ids = batch.ids("user_id")
-    anonymous = is_missing(ids)
-    batch.load.notes["W_ANONYMOUS"] += int(anonymous.sum())
-    if not anonymous.any():
-        return batch.in_namespace(ids)
-    content = batch.fields.select(pl.concat_str(pl.all().fill_null(""), separator="\x1f")).to_series()
-    basket = batch.text("basket_id").str.strip_chars()
-    throw_away = ("anonymous basket " + basket).zip_with((basket != "").fill_null(False), "anonymous event " + content)
-    return batch.in_namespace(ids.zip_with(~anonymous, throw_away))
-
-
 def _quantities(batch: FieldBatch, event: pl.Series) -> tuple[pl.Series, pl.Series]:
     """(quantities as signed in the file, events with returns marked)."""
     if not batch.has("quantity"):
@@ -123,8 +108,7 @@ def _quantities(batch: FieldBatch, event: pl.Series) -> tuple[pl.Series, pl.Seri
     negative = quantity < 0
     if not negative.any():
         return quantity, event
-    returnable = bought if load.options.returns == "on" else event == Action.RETURN.value
-    batch.mark("quantity", negative & ~returnable, "E_NEG_QTY", "is negative and no return", texts)
+    batch.mark("quantity", negative & ~bought, "E_NEG_QTY", "is negative and no return", texts)
     returned = negative & (event == Action.PURCHASE.value)
     load.notes["W_RETURN"] += int((returned & batch.good()).sum())
     return quantity, event.set(returned, Action.RETURN.value)

@@ -139,13 +139,6 @@ def export_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[tu
     return sorted([*source.maps.items(), *of_consent], key=lambda pair: pair[0] is Table.EVENTS)
 
 
-def describe_workspace(workspace: Workspace) -> dict[str, Any]:
-    """See `recllm.shop.ingest.describe`."""
-    from recllm.shop.ingest.describe import describe
-
-    return describe(workspace.store())
-
-
 def add_feedback(
     workspace: Workspace,
     user_id: str,

@@ -8,7 +8,7 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -27,7 +27,6 @@ from sqlalchemy import (
 )
 
 from recllm.base.errors import StoreError
-from recllm.base.messages import Announcement
 from recllm.base.schema import Table
 from recllm.shop.store import messages as sent
 from recllm.shop.store import postgres, tables, writers
@@ -331,7 +330,7 @@ class Store:
             connection.execute(in_force.values(revoked_at=tables.microseconds(at)))
         return exists
 
-    # --- messages of campaigns, and announcements; see `store.messages` ------------------
+    # --- messages of campaigns; see `store.messages` ------------------------------------------------------------------
 
     add_messages = _method(sent.add_messages, writes=True)
     messages = _method(sent.read_messages)
@@ -341,17 +340,6 @@ class Store:
     add_message_events = _method(sent.add_events, writes=True)
     campaign_message_events = _method(sent.campaign_events)
     bounced_at = _method(sent.bounced_at)
-    queue_announcements = _method(sent.queue_announcements, writes=True)
-    settle_announcement = _method(sent.settle_announcement, writes=True)
-    announcements = _method(sent.read_announcements)
-
-    def claim_announcements(self, now: datetime, *, lease: timedelta, limit: int) -> list[Announcement]:
-        """As `messages.claim_announcements`, without the lock of a writer where nothing is due."""
-        with self._reading() as connection:
-            if not sent.is_announcement_due(connection, now):
-                return []
-        with self._writing() as connection:
-            return sent.claim_announcements(connection, now, lease=lease, limit=limit)
 
     # --- experiments, explored slates, sizes of groups ----------------------------------------------------------------
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 import polars as pl
@@ -90,7 +89,7 @@ _HISTORY = (
     .order_by(tables.events.c.event_no)
 )
 _LAST_EVENT = sa.select(sa.func.max(tables.loads.c.last_at)).where(tables.loads.c.last_at <= sa.bindparam("latest"))
-"""What is asked at each answer of a service: as text, because to build a statement takes longer than to run it."""
+"""Asked at each answer of a service: made once, because to build a statement takes longer than to run it."""
 
 _ALWAYS = 2**62
 """No event is further from 1970, in microseconds."""
@@ -188,19 +187,19 @@ class StoreReader:
     ) -> StoredHistory:
         """One person's, with since <= time of an event < before, if they agreed to the purpose. granted_until: as in
         `consent`."""
-        rows = self._rows(_USER, {"user_id": user_id})
-        if not rows:
+        user = self._connection.execute(_USER, {"user_id": user_id}).first()
+        if user is None:
             return StoredHistory(is_known=False, permitted=without_decision)
-        user_key, basics, restricted_at = rows[0]
+        user_key, basics, restricted_at = user
         latest = _ALWAYS if granted_until is None else tables.microseconds(granted_until)
-        decided = self._rows(_DECISION, {"user_key": user_key, "purpose": purpose, "latest": latest})
-        if restricted_at is not None or not (bool(decided[0][0]) if decided else without_decision):
+        decided = self._connection.scalar(_DECISION, {"user_key": user_key, "purpose": purpose, "latest": latest})
+        if restricted_at is not None or not (without_decision if decided is None else decided):
             return StoredHistory(is_known=True, permitted=False)
         limits = {
             "since": -_ALWAYS if since is None else tables.microseconds(since),
             "before": _ALWAYS if before is None else tables.microseconds(before),
         }
-        events = self._rows(_HISTORY, {"user_key": user_key, **limits})
+        events: list[Any] = [tuple(row) for row in self._connection.execute(_HISTORY, {"user_key": user_key, **limits})]
         return StoredHistory(is_known=True, permitted=True, basics=basics, events=events)
 
     def users(self, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
@@ -316,7 +315,8 @@ class StoreReader:
     def last_event(self, until: datetime | None = None) -> datetime | None:
         """When the latest event happened (UTC, whole seconds); None without events. until: of the loads that hold no
         later one, if there is any."""
-        ((last,),) = self._rows(_LAST_EVENT, {"latest": _ALWAYS if until is None else tables.microseconds(until)})
+        latest = _ALWAYS if until is None else tables.microseconds(until)
+        last = self._connection.scalar(_LAST_EVENT, {"latest": latest})
         if last is None and until is not None:
             return self.last_event()
         return None if last is None else datetime.fromtimestamp(last // 1_000_000, UTC)
@@ -349,12 +349,6 @@ class StoreReader:
         queries["pending_items"] = queries["items"].where(tables.items.c.pending)
         return {name: int(self._connection.scalar(query) or 0) for name, query in queries.items()}
 
-    def _rows(self, query: sa.Select[*tuple[Any, ...]], parameters: Mapping[str, Any]) -> list[Any]:
-        text, names = _statement(query, self._connection.dialect)
-        values = parameters if names is None else tuple(parameters[name] for name in names)
-        with closing(self._connection.exec_driver_sql(text, values).cursor) as cursor:
-            return list(cursor.fetchall())
-
     def _frame(self, query: sa.Select[*tuple[Any, ...]], keys: Keys | None = None) -> pl.DataFrame:
         """The rows of a query. `keys`: only those whose column has one of these values; then the query's order holds
         among the rows of one value."""
@@ -379,13 +373,6 @@ class StoreReader:
         # a cursor with a name stays on the server: any other brings all rows into memory before the first one is read
         compiled = query.compile(dialect=dialect)
         return self._connection.connection.cursor("rows").execute(str(compiled), compiled.params)
-
-
-@lru_cache(64)
-def _statement(query: sa.Select[*tuple[Any, ...]], dialect: sa.Dialect) -> tuple[str, tuple[str, ...] | None]:
-    """Text of a query of this module, and the names of its parameters where they go by position."""
-    compiled = query.compile(dialect=dialect)
-    return str(compiled), None if compiled.positiontup is None else tuple(compiled.positiontup)
 
 
 def _series(name: str, dtype: type[pl.DataType], values: tuple[Any, ...]) -> pl.Series:

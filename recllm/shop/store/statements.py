@@ -3,7 +3,7 @@ than its own rows and parameters; many rows go to PostgreSQL through `postgres.s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import polars as pl
@@ -113,20 +113,11 @@ def lookup(
 ) -> pl.DataFrame:
     """The columns `key` and `value` (Int64) of the rows whose key is among `keys`, which are all different."""
     schema: dict[str, Any] = {str(key.key): keys.dtype, str(value.key): pl.Int64}
-    if connection.dialect.name == "postgresql":
-        many = len(keys) >= postgres.MIN_COPY_ROWS
-        among = postgres.stage(connection, key.table, keys.to_frame(str(key.key))) if many else keys.to_list()
-        cursor = connection.execute(sa.select(key, value).where(key.in_(among))).cursor
-        return pl.DataFrame(cursor.fetchall() if cursor is not None else (), schema=schema, orient="row")
-    width = min(len(keys), tables.IN_KEYS)
-    query = sa.select(key, value).where(key.in_([sa.bindparam(f"k{n}", type_=key.type) for n in range(width)]))
-    statement = str(query.compile(dialect=connection.dialect))
-    rows: list[Any] = []
-    for start in range(0, len(keys), tables.IN_KEYS):
-        chunk = keys[start : start + tables.IN_KEYS].to_list()
-        chunk += chunk[:1] * (width - len(chunk))  # the last list is as long as the others: one statement for all
-        cursor = connection.exec_driver_sql(statement, tuple(chunk)).cursor
-        rows += cursor.fetchall() if cursor is not None else ()
+    conditions: Iterable[Any] = tables.among(key, keys)
+    if connection.dialect.name == "postgresql" and len(keys) >= postgres.MIN_COPY_ROWS:
+        conditions = [key.in_(postgres.stage(connection, key.table, keys.to_frame(str(key.key))))]
+    queries = (sa.select(key, value).where(condition) for condition in conditions)
+    rows = [tuple(row) for query in queries for row in connection.execute(query)]
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 

@@ -44,7 +44,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from recllm.base.errors import StoreError
 from recllm.shop.store import postgres
 
-SCHEMA_VERSION = 12
+SCHEMA_VERSION = 13
 IN_KEYS = 1_000
 """Keys of one IN list: a statement has a limited number of parameters."""
 
@@ -215,21 +215,6 @@ message_events = Table(
 )
 message_events_by_message = Index("message_events_by_message", message_events.c.message_no)
 
-outbox = Table(
-    "outbox",
-    metadata,
-    Column("announcement_id", _Id, primary_key=True),
-    Column("target", _Id, nullable=False),
-    Column("type", String, nullable=False),
-    Column("body", Text, nullable=False),
-    Column("status", _Id, nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("next_at", BigInteger, nullable=False),  # epoch microseconds, as is the next
-    Column("created_at", BigInteger, nullable=False),
-    Column("outcome", String),  # of the last attempt
-)
-outbox_by_time = Index("outbox_by_time", outbox.c.status, outbox.c.next_at)
-
 experiments = Table(
     "experiments",
     metadata,
@@ -354,7 +339,7 @@ STEPS: Mapping[int, Sequence[Step]] = {
         experiments,
         explored_slates,
     ),
-    4: (messages, message_events, outbox),
+    4: (messages, message_events),
     5: ("ALTER TABLE items ADD COLUMN available_until BIGINT", sessions),
     6: ("DROP INDEX events_by_user", events_by_user),  # it has all columns of a history now
     7: (
@@ -373,6 +358,7 @@ STEPS: Mapping[int, Sequence[Step]] = {
         "DROP TABLE IF EXISTS release_people",
         group_sizes,
     ),
+    12: ("DROP TABLE IF EXISTS outbox",),  # announcements of exports to other systems
 }
 """Version -> what makes a store of it one of the next version."""
 
@@ -416,12 +402,6 @@ def order_log(connection: Connection) -> OrderLog | None:
     if len(values) < len(_ORDER_LOG):
         return None
     return OrderLog(step_seconds=int(values["order_step_seconds"]), sha256=values["order_file"])
-
-
-def keep_order_log(connection: Connection, log: OrderLog) -> None:
-    """For a store without one."""
-    values = zip(_ORDER_LOG, (str(log.step_seconds), log.sha256), strict=True)
-    connection.execute(insert(meta), [{"name": name, "value": value} for name, value in values])
 
 
 def migrate(connection: Connection, key_fingerprint: str | None = None) -> None:

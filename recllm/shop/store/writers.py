@@ -17,7 +17,6 @@ import sqlalchemy as sa
 
 from recllm.base.errors import ConflictError, DataError, PolicyError, StoreError, UnknownIdError
 from recllm.base.files import safe_id
-from recllm.base.messages import AnnouncementStatus
 from recllm.base.schema import ACTION_CODE, SESSION_PREFIX, Action, Table
 from recllm.shop.store import tables
 from recllm.shop.store.statements import Columns, KeyRing, conform, insert_new, lookup, upsert
@@ -62,7 +61,6 @@ AGES: Mapping[str, tuple[sa.Column[Any], ...]] = {
     "events": (tables.events.c.at,),
     "messages": (tables.message_events.c.at, tables.messages.c.exported_at),
     "explored_slates": (tables.explored_slates.c.at,),
-    "announcements": (tables.outbox.c.created_at,),
 }
 """What is deleted by age, in this order, and its columns of time."""
 
@@ -189,17 +187,9 @@ class Load:
         stone = tables.tombstones.c
         return user_ids.is_in(lookup(self._connection, stone.user_id, stone.at, user_ids.unique())["user_id"].implode())
 
-    # --- logs without times ------------------------------------------------------------------------------------------
-
-    def has_events(self) -> bool:
-        return bool(self._last_event_no)
-
     def order_log(self) -> tables.OrderLog | None:
+        """Of a log, loaded by an earlier version, that knows only an order."""
         return tables.order_log(self._connection)
-
-    def keep_order_log(self, log: tables.OrderLog) -> None:
-        """Marks the log as one without times."""
-        tables.keep_order_log(self._connection, log)
 
     # --- what is taken away or moved ---------------------------------------------------------------------------------
 
@@ -316,14 +306,6 @@ class Load:
         if not self._connection.execute(gone.values(nothing | changed)).rowcount:
             raise UnknownIdError(f"no item {item_id!r} in the catalogue")
 
-    def item_titles(self, item_ids: pl.Series) -> pl.DataFrame:
-        """item_id and title of those of some items that the catalogue describes."""
-        item, rows = tables.items.c, list[tuple[str, str]]()
-        for some_items in tables.among(item.item_id, item_ids):
-            query = sa.select(item.item_id, item.title).where(some_items, item.title.is_not(None))
-            rows += [(item_id, title) for item_id, title in self._connection.execute(query)]
-        return pl.DataFrame(rows, schema={"item_id": pl.String, "title": pl.String}, orient="row")
-
     def counts(self, numbers: Mapping[str, int]) -> None:
         """Adds the caller's own numbers (rows read, quarantined, ...) to the record of the load."""
         self._counts.update(numbers)
@@ -423,8 +405,6 @@ def _outdated(before: Mapping[str, datetime]) -> Iterator[tuple[sa.Table, sa.Col
                     message.exported_at < at, message.user_key.not_in(restricted)
                 )
                 condition = tables.message_events.c.message_no.in_(gone)
-            if table is tables.outbox:
-                condition = sa.and_(condition, tables.outbox.c.status != AnnouncementStatus.QUEUED.value)
             assert isinstance(table, sa.Table)  # noqa: S101 - of a column of `AGES`
             yield table, condition
 

@@ -62,7 +62,7 @@ def _counts(workspace: Workspace) -> list[StoredCount]:
 
 
 def _outdated(workspace: Workspace, clock: datetime, dry_run: bool) -> Removed:
-    kinds, limits = ("events", "messages", "explored_slates", "announcements"), workspace.settings.retention
+    kinds, limits = ("events", "messages", "explored_slates"), workspace.settings.retention
     before = {kind: clock - timedelta(days=days) for kind in kinds if (days := getattr(limits, kind)) is not None}
     if not before:
         return Removed()

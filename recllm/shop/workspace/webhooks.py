@@ -1,4 +1,4 @@
-"""Providers that report on messages, systems that are notified of exports, the secrets of both, and their signatures.
+"""Providers that report on messages, their secrets, and signatures.
 
 An HMAC needs the secrets themselves. They are in `webhooks.json` next to the key file, and like it refused unless only
 the owner may read it. A second secret under the same name is in force together with the first until that is removed, so
@@ -16,18 +16,16 @@ import base64
 import binascii
 import hashlib
 import hmac
-import ipaddress
 import json
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError, with_config
 
@@ -81,27 +79,10 @@ class WebhookSource:
     """All in force, the oldest first."""
 
 
-@_file_form
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebhookTarget:
-    """A system of the shop that is notified of exports. Each announcement is signed with every secret."""
-
-    name: str
-    url: str
-    secrets: tuple[WebhookSecret, ...]
-
-    @property
-    def origin(self) -> str:
-        """Scheme, host and port, for logs; a path may hold a token."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc}"
-
-
-@_file_form
+@with_config(ConfigDict(extra="ignore"))  # older files name targets of announcements too
 @dataclass(frozen=True, slots=True)
 class Webhooks:
     sources: Mapping[str, WebhookSource] = field(default_factory=dict)
-    targets: Mapping[str, WebhookTarget] = field(default_factory=dict)
 
 
 def read_webhooks(workspace: Workspace) -> Webhooks:
@@ -128,7 +109,7 @@ def add_source(
     """Adds a secret of a provider to those that the name has already.
 
     text: its secret (`whsec_...`) or, for SendGrid, its public key; None makes a secret. Raises `UsageError` for one
-    that cannot be used, or a name that is in use for something else, `MissingExtraError` where a key needs
+    that cannot be used, or a name of another kind of provider, `MissingExtraError` where a key needs
     `cryptography`.
     """
     if text is None and scheme is WebhookScheme.SENDGRID:
@@ -136,77 +117,37 @@ def add_source(
             "SendGrid makes the key: give its public key with --secret-file; its Event Webhook settings show it"
         )
     secret = _new_secret(text, scheme)
+    safe_id(name, "the name of a webhook")
     with _locked(workspace):
         hooks = read_webhooks(workspace)
-        old = hooks.sources.get(_free_name(name, hooks.targets))
+        old = hooks.sources.get(name)
         if old is not None and old.scheme is not scheme:
             raise UsageError(f"{name!r} is a provider of the kind {old.scheme}; take another name")
-        source = WebhookSource(name=name, scheme=scheme, secrets=_joined(old, secret))
-        _write(workspace, replace(hooks, sources={**hooks.sources, name: source}))
+        before = old.secrets if old else ()
+        is_known = any(earlier.text == secret.text for earlier in before)
+        source = WebhookSource(name=name, scheme=scheme, secrets=before if is_known else (*before, secret))
+        _write(workspace, Webhooks({**hooks.sources, name: source}))
     return source, secret
 
 
-def add_target(workspace: Workspace, name: str, url: str) -> tuple[WebhookTarget, WebhookSecret]:
-    """Adds a system that is notified of exports, or another secret of it.
-
-    Raises `UsageError` for an address that is not https (http only on this machine), or a name that is in use.
-    """
-    check_url(url)
-    secret = _new_secret(None, WebhookScheme.STANDARD)
-    with _locked(workspace):
-        hooks = read_webhooks(workspace)
-        old = hooks.targets.get(_free_name(name, hooks.sources))
-        if old is not None and old.url != url:
-            raise UsageError(f"{name!r} is a target with another address; remove it first, or take another name")
-        target = WebhookTarget(name=name, url=url, secrets=_joined(old, secret))
-        _write(workspace, replace(hooks, targets={**hooks.targets, name: target}))
-    return target, secret
-
-
 def remove_webhook(workspace: Workspace, name: str, fingerprint: str | None = None) -> None:
-    """Removes a provider or target, or one of several secrets of it.
+    """Removes a provider, or one of several secrets of it.
 
     Raises `UnknownIdError` where there is none, `UsageError` for the last secret of a name.
     """
     with _locked(workspace):
-        hooks = read_webhooks(workspace)
-        sources, targets = dict(hooks.sources), dict(hooks.targets)
-        entry = sources.pop(name, None) or targets.pop(name, None)
-        if entry is None:
+        sources = dict(read_webhooks(workspace).sources)
+        source = sources.pop(name, None)
+        if source is None:
             raise UnknownIdError(f"no webhook {name!r}; see recllm webhooks list")
         if fingerprint is not None:
-            left = tuple(secret for secret in entry.secrets if secret.fingerprint != fingerprint)
-            if len(left) == len(entry.secrets):
+            left = tuple(secret for secret in source.secrets if secret.fingerprint != fingerprint)
+            if len(left) == len(source.secrets):
                 raise UnknownIdError(f"{name!r} has no secret {fingerprint!r}; see recllm webhooks list")
             if not left:
                 raise UsageError(f"{fingerprint} is the only secret of {name!r}; remove all of it without --secret")
-            if isinstance(entry, WebhookSource):
-                sources[name] = replace(entry, secrets=left)
-            else:
-                targets[name] = replace(entry, secrets=left)
-        _write(workspace, Webhooks(sources, targets))
-
-
-def check_url(url: str) -> None:
-    """Raises `UsageError` for what is no address of a target: https with a host, or http on this machine."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        parts, host = urlsplit(""), None
-    right = parts.scheme == "https" or (parts.scheme == "http" and is_this_machine(host or ""))
-    if not right or not host or parts.username or parts.password or parts.fragment or not re.fullmatch(r"[!-~]+", url):
-        raise UsageError("give an address such as https://shop.example/hooks, without a user; http only on localhost")
-
-
-def is_this_machine(host: str) -> bool:
-    """Whether a host is written as the loopback, not whether a name leads there."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+            sources[name] = replace(source, secrets=left)
+        _write(workspace, Webhooks(sources))
 
 
 def secret_bytes(text: str) -> bytes:
@@ -248,18 +189,6 @@ def _new_secret(text: str | None, scheme: WebhookScheme) -> WebhookSecret:
     return WebhookSecret(text=text, created_at=datetime.now(UTC).replace(microsecond=0))
 
 
-def _free_name(name: str, others: Mapping[str, object]) -> str:
-    safe_id(name, "the name of a webhook")
-    if name in others:
-        raise UsageError(f"{name!r} names another webhook; see recllm webhooks list")
-    return name
-
-
-def _joined(old: WebhookSource | WebhookTarget | None, secret: WebhookSecret) -> tuple[WebhookSecret, ...]:
-    before = old.secrets if old else ()
-    return before if any(earlier.text == secret.text for earlier in before) else (*before, secret)
-
-
 def _locked(workspace: Workspace) -> AbstractContextManager[None]:
     return lock_file(workspace.root / ".webhooks.lock")
 
@@ -285,13 +214,6 @@ class SignedCall:
     """The same in every attempt; SendGrid has none."""
     sent_at: datetime
     """UTC."""
-
-
-def sign(secrets: Sequence[WebhookSecret], call_id: str, at: datetime, body: bytes) -> dict[str, str]:
-    """The headers of Standard Webhooks, with a signature by each secret."""
-    timestamp = str(int(at.timestamp()))
-    signatures = (base64.b64encode(_hmac(secret, call_id, timestamp, body)).decode() for secret in secrets)
-    return {ID: call_id, TIMESTAMP: timestamp, SIGNATURE: " ".join(f"v1,{signature}" for signature in signatures)}
 
 
 def verify(

@@ -4,7 +4,7 @@ workspace.toml   settings, written last, so a folder with it is complete
 store.sqlite     the store, unless the settings name a PostgreSQL database
 key              the pseudonym key, readable by the owner only; absent when the key comes from the environment; a line
                  more after each rotation
-webhooks.json    systems that report on messages or are notified of exports, with their secrets; as private as the key
+webhooks.json    services that report on messages, with their secrets; as private as the key
 audit.json       number and signature of the last entry of the store's audit log
 quarantine/      refused rows of each load
 uploads/         files that the console received, until they are loaded

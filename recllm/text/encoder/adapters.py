@@ -17,7 +17,7 @@ from typing import Any
 
 from recllm.base.documents import json_value
 from recllm.base.errors import ModelError
-from recllm.text.encoder.file_hash import file_hash
+from recllm.text.encoder.folder import file_hash
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

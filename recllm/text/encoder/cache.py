@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import sqlite3
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -108,16 +106,6 @@ class CachedEncoder:
         """Another encoder behind the same files."""
         return CachedEncoder(encoder, self._files["document"].path.parent, progress=self._progress)
 
-    def clear(self) -> None:
-        """Forget every vector in the files, other models' too."""
-        for file in self._files.values():
-            file.remove()
-
-    def close(self) -> None:
-        """Let go of the files; the next call opens them again."""
-        for file in self._files.values():
-            file.close()
-
 
 def vector_keys(fingerprint: str, texts: Sequence[str], kind: TextKind = "document") -> list[bytes]:
     """Under what the cache keeps each text's vector, 20 bytes each. fingerprint: the encoder's."""
@@ -136,11 +124,10 @@ def vector_checksum(key: bytes, numbers: bytes) -> bytes:
 
 
 class _VectorFile:
-    """Keys to rows of numbers. Each thread of each process has its own connection."""
+    """Keys to rows of numbers. Each call opens the file: one that was removed or replaced costs nothing but a miss."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._thread = threading.local()
         self._swept_on = 0
         """Day on which this object last deleted what was not used."""
 
@@ -149,8 +136,7 @@ class _VectorFile:
         hits = np.zeros(len(keys), bool)
         if not keys or not self.path.exists():
             return hits
-        with self._guarded("read"):
-            db = self._connection()
+        with self._guarded("read"), self._opened() as db:
             row_of = {key: row for row, key in enumerate(keys)}
             stale: list[bytes] = []
             broken: list[bytes] = []
@@ -179,8 +165,7 @@ class _VectorFile:
         return hits
 
     def write(self, keys: Sequence[bytes], rows: FloatArray) -> None:
-        with self._guarded("write"):
-            db = self._connection()
+        with self._guarded("write"), self._opened() as db:
             blobs = [row.astype("<f4").tobytes() for row in rows]
             today = self._today()
             records = [(key, today, vector_checksum(key, blob), blob) for key, blob in zip(keys, blobs, strict=True)]
@@ -191,45 +176,26 @@ class _VectorFile:
                     self._swept_on = today
                 db.executemany("INSERT OR IGNORE INTO vector VALUES (?, ?, ?, ?)", records)
 
-    def close(self) -> None:
-        pid, _, db = getattr(self._thread, "connection", (None, None, None))
-        self._thread = threading.local()
-        if db is not None and pid == os.getpid():
-            db.close()
-
     def remove(self) -> None:
-        self.close()
         for suffix in ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     def _today(self) -> int:
         return int(time.time() // _DAY)
 
-    def _connection(self) -> sqlite3.Connection:
-        """This thread's connection, made again after a fork and when the file was removed or replaced."""
-        current: tuple[int, int, sqlite3.Connection] | None = getattr(self._thread, "connection", None)
-        if current is not None and current[:2] == (os.getpid(), self._inode()):
-            return current[2]
-        if current is not None and current[0] != os.getpid():
-            self._thread.inherited = current  # a parent's connection must not be closed in the child: it stays alive
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
-        db.execute("PRAGMA page_size = 16384")  # of a new file: large pages waste less on rows of 1.5 kB
-        db.execute("PRAGMA journal_mode = WAL")
-        # A power cut may cost the last vectors, which is no loss; a kill costs nothing.
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
-        db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-        db.text_factory = bytes
-        db.executescript(_SCHEMA)
-        self._thread.connection = (os.getpid(), self._inode(), db)
-        return db
-
-    def _inode(self) -> int:
-        try:
-            return self.path.stat().st_ino
-        except FileNotFoundError:
-            return -1
+        with contextlib.closing(sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)) as db:
+            db.execute("PRAGMA page_size = 16384")  # of a new file: large pages waste less on rows of 1.5 kB
+            db.execute("PRAGMA journal_mode = WAL")
+            # A power cut may cost the last vectors, which is no loss; a kill costs nothing.
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+            db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+            db.text_factory = bytes
+            db.executescript(_SCHEMA)
+            yield db
 
     @contextlib.contextmanager
     def _guarded(self, doing: str) -> Iterator[None]:

@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any
 from recllm.base.errors import ModelError
 from recllm.text.encoder.adapters import adapter_hash, check_base, merge_adapter
 from recllm.text.encoder.batches import TokenEncoder, Tokens
-from recllm.text.encoder.file_hash import file_hash
-from recllm.text.encoder.folder import first_line, quiet_loading
+from recllm.text.encoder.folder import file_hash, first_line, quiet_loading
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ import numpy as np
 
 from recllm.base.errors import MissingExtraError, ModelError, UsageError
 from recllm.text.encoder.batches import distinct
-from recllm.text.encoder.file_hash import file_hash
+from recllm.text.encoder.folder import file_hash
 
 if TYPE_CHECKING:
     from recllm.base.schema import FloatArray, TextKind

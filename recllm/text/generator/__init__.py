@@ -3,7 +3,6 @@
     generator = find_generator("smollm2", cache_dir=Path("cache"))
     generator.generate("Say hello.", n=4, seed=1)
 
-With `own_process=True` a local model runs in a process of its own, with a deadline and restarts. A generator has no
-tools, no files and no say: what it writes is checked by the caller. Nothing heavy is imported before a local model is
-loaded.
+A generator has no tools, no files and no say: what it writes is checked by the caller. Nothing heavy is imported before
+a local model is loaded.
 """

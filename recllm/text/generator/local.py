@@ -1,12 +1,10 @@
-"""A causal language model on this machine, through transformers."""
+"""A causal language model on this machine, through transformers: tokenizer, weights, an adapter merged into them, how
+it reads a prompt, and how it writes. Only JSON, vocabularies and safetensors are read."""
 
 from __future__ import annotations
 
-import copy
-import inspect
 import threading
 import unicodedata
-from collections import OrderedDict
 from collections.abc import Collection
 from functools import cached_property
 from hashlib import sha256
@@ -14,21 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
 
-from recllm.base.errors import GenerationError
+from recllm.base.errors import GenerationError, ModelError
 from recllm.base.schema import Purpose
-from recllm.text.encoder.adapters import adapter_hash
-from recllm.text.encoder.file_hash import file_hash
-from recllm.text.generator.causal import load_causal, render
+from recllm.text.encoder.adapters import adapter_hash, merge_adapter
+from recllm.text.encoder.folder import check_settings, check_weights, file_hash, quiet_loading
 from recllm.text.generator.chat import Message, messages
 
 MAX_PROMPT_TOKENS = 2_048
-_MAX_PREFIXES = 4
 _CLASSES = frozenset({"Nd", "Nl", "No", "Sc", "So", "Cc", "Cf"})
 _PART = "\ufffd"
 """What a token decodes to that is one part of a character, as most of Chinese is in small vocabularies."""
 _FORBIDDEN = frozenset('%‰"“”„«»「」『』<>{}[]()|\\/^~*_#@=+:`')
+
+_FORMATS = (
+    ("<|im_start|>", "<|im_end|>", "<|im_start|>{role}\n{text}<|im_end|>\n", "<|im_start|>assistant\n"),
+    (
+        "<|start_header_id|>",
+        "<|eot_id|>",
+        "<|start_header_id|>{role}<|end_header_id|>\n\n{text}<|eot_id|>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+    ("<|assistant|>", "<|end|>", "<|{role}|>\n{text}<|end|>\n", "<|assistant|>\n"),
+)
+"""Of ChatML, Llama 3 and Phi 3: two tokens of the vocabulary by which a format is known, a turn, and the beginning of
+an answer."""
 
 
 def is_forbidden(character: str) -> bool:
@@ -42,9 +52,8 @@ def is_forbidden(character: str) -> bool:
 class LocalGenerator:
     """Samples from a folder with a causal language model; one request at a time, any number of threads may ask.
 
-    No token is sampled whose text holds a forbidden character (`is_forbidden`), and a line break ends a text. The turns
-    of a prompt before the last one are read once and kept, so that examples in a prompt cost nothing the second time.
-    Equal prompts and seeds give equal texts on the same machine and number of threads.
+    No token is sampled whose text holds a forbidden character (`is_forbidden`), and a line break ends a text. Equal
+    prompts and seeds give equal texts on the same machine and number of threads.
 
     `temperature` and `top_k` shape the sampling, `max_time` bounds one `generate` in seconds. bfloat16 is used where
     the processor computes in it, float32 elsewhere.
@@ -73,13 +82,10 @@ class LocalGenerator:
         self.tuned = adapter is not None
         """Whether the model learned how this shop writes, and needs no examples in a prompt."""
         self._tokenizer, self._model = load_causal(path, self._device, adapter=self._adapter)
-        arguments = inspect.signature(self._model.forward).parameters
-        self._cache_name = "cache" if "cache" in arguments else "past_key_values"  # renamed in transformers 5.x
         self._sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": 1.0}
         self._max_time = max_time
         banned, self._ends = _vocabulary(self._tokenizer, self._model.config.vocab_size)
         self._banned = banned.to(self._device)
-        self._prefixes: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
 
     @cached_property
@@ -87,7 +93,7 @@ class LocalGenerator:
         """SHA-256 over the files of folder and adapter and the sampling: what has to be equal for a text to come
         again."""
         adapter = adapter_hash(self._adapter) if self._adapter else ""
-        total = sha256(repr([*sorted(self._sampling.items()), "mask", adapter]).encode())
+        total = sha256(repr([*sorted(self._sampling.items()), "mask 2", adapter]).encode())
         for file in sorted(p for p in self._folder.iterdir() if p.is_file()):
             total.update(file.name.encode() + b"\0" + bytes.fromhex(file_hash(file)))
         return total.hexdigest()
@@ -114,16 +120,15 @@ class LocalGenerator:
         return [text for text in texts if text]
 
     def _sample(self, turns: list[Message], n: int, max_tokens: int) -> Any:
-        head, tail = self._layout(turns)
-        ids = torch.cat([self._ids(head), self._ids(tail)], dim=1)
+        prompt = render(turns, self._tokenizer)
+        ids = self._tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
         if ids.shape[1] > MAX_PROMPT_TOKENS:
             raise GenerationError(f"the prompt has {ids.shape[1]} tokens; at most {MAX_PROMPT_TOKENS} are read")
-        cache = self._read(head, ids, n)
-        ids = ids.expand(n, -1)
+        ids = ids.to(self._device)
         output = self._model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            **{self._cache_name: cache},
+            num_return_sequences=n,
             max_new_tokens=max_tokens,
             max_time=self._max_time,
             logits_processor=LogitsProcessorList([_Mask(self._banned)]),
@@ -134,50 +139,11 @@ class LocalGenerator:
             **self._sampling,
         )
         rows = output.sequences[:, ids.shape[1] :]  # (n, length)
-        return rows[self._likelihood(rows, output.logits).argsort(descending=True, stable=True)]
-
-    def _likelihood(self, rows: Any, logits: Any) -> Any:
-        """Mean log probability of each row's tokens up to its end, (n,)."""
-        total, length = torch.zeros(len(rows)), torch.zeros(len(rows))
-        open_rows = torch.ones(len(rows), dtype=torch.bool)
-        ends = torch.tensor(self._ends)
-        for step, scores in enumerate(logits):  # each (n, vocabulary)
-            token = rows[:, step]
-            log_probability = scores.float().log_softmax(-1).gather(1, token[:, None])[:, 0].cpu()
-            total += torch.where(open_rows, log_probability, 0.0)
-            length += open_rows
-            open_rows &= ~torch.isin(token.cpu(), ends)
-        return total / length.clamp(min=1)
-
-    def _read(self, head: str, ids: Any, n: int) -> Any:
-        """The state after all tokens but the last, for `n` rows. The cut at `head` is the same whether it was kept or
-        not, so that sums are made in the same order and texts can be made again."""
-        length = self._ids(head).shape[1]
-        cache = copy.deepcopy(self._prefix(head)) if head else DynamicCache(config=self._model.config)
-        if ids.shape[1] - 1 > length:
-            self._model(ids[:, length:-1], **{self._cache_name: cache}, use_cache=True, logits_to_keep=1)
-        cache.batch_repeat_interleave(n)
-        return cache
-
-    def _prefix(self, head: str) -> Any:
-        if head not in self._prefixes:
-            cache = DynamicCache(config=self._model.config)
-            self._model(self._ids(head), **{self._cache_name: cache}, use_cache=True, logits_to_keep=1)
-            self._prefixes[head] = cache
-            if len(self._prefixes) > _MAX_PREFIXES:
-                self._prefixes.popitem(last=False)
-        self._prefixes.move_to_end(head)
-        return self._prefixes[head]
-
-    def _ids(self, text: str) -> Any:
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return torch.tensor([ids], dtype=torch.long, device=self._device)
-
-    def _layout(self, turns: list[Message]) -> tuple[str, str]:
-        """The conversation as the model reads it, cut before the last turn."""
-        conversation = render(turns, self._tokenizer)
-        head = render(turns[:-1], self._tokenizer, open_end=False) if len(turns) > 1 else ""
-        return (head, conversation[len(head) :]) if conversation.startswith(head) else ("", conversation)
+        scores = self._model.compute_transition_scores(output.sequences, output.logits, normalize_logits=True).float()
+        is_end = torch.isin(rows, torch.tensor(self._ends, device=rows.device)).int()
+        is_text = is_end.cumsum(1) - is_end == 0  # up to the first end, with it
+        likelihood = torch.where(is_text, scores, 0.0).sum(1) / is_text.sum(1)
+        return rows[likelihood.argsort(descending=True, stable=True)]
 
 
 def _vocabulary(tokenizer: Any, size: int) -> tuple[torch.Tensor, list[int]]:
@@ -201,3 +167,60 @@ class _Mask(LogitsProcessor):
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         return scores.masked_fill(self._banned[: scores.shape[-1]], -torch.inf)
+
+
+def load_causal(path: Path, device: str, *, adapter: Path | None = None) -> tuple[Any, Any]:
+    """(tokenizer, model ready to write) of a folder; with `adapter` merged into the weights. Raises `ModelError`."""
+    check_folder(path)
+    abilities = torch.cpu.get_capabilities()
+    if device == "cuda":
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    else:
+        dtype = torch.bfloat16 if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else torch.float32
+    try:
+        with quiet_loading():
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                # on a processor the fused kernel took 1.6 times as long for one new token over a long prompt
+                attn_implementation="sdpa" if device == "cuda" else "eager",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be loaded as a causal language model: {error}") from error
+    model = model.to(device).eval()  # type: ignore[arg-type]
+    if adapter is not None:
+        kind = model.config.model_type
+        model = merge_adapter(model, adapter, model_type=kind, base=path.name, base_hash=base_hash(path))
+    return tokenizer, model
+
+
+def base_hash(folder: Path) -> str:
+    """SHA-256 over the weights' files."""
+    return sha256(b"".join(bytes.fromhex(file_hash(f)) for f in sorted(folder.glob("*.safetensors")))).hexdigest()
+
+
+def render(turns: list[Message], tokenizer: Any) -> str:
+    """A conversation in the model's own format, which is known by its vocabulary. Its control tokens go from the turns,
+    so that data opens no turn.
+
+    The template that comes with a model is a program, which may never end; it is not run.
+    """
+    for token in filter(str.strip, tokenizer.all_special_tokens):
+        turns = [Message(turn.role, turn.text.replace(token, " ")) for turn in turns]
+    vocabulary = tokenizer.get_vocab()
+    for opening, ending, turn_format, answer in _FORMATS:
+        if opening in vocabulary and ending in vocabulary:
+            return "".join(turn_format.format(role=turn.role, text=turn.text) for turn in turns) + answer
+    return "\n".join(turn.text for turn in turns) + "\n"  # a model without one of these reads the turns as they are
+
+
+def check_folder(folder: Path) -> None:
+    """Raises `ModelError` when the folder lacks safetensors, or a settings file would load code or another model."""
+    check_weights(folder)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json")
+    check_settings(folder)

