@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(CHANGES), help="names with commas")
     args = parser.parse_args()
     window, encoder = window_of(args.protocol, args, validation=True), default_encoder(args)
-    full = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed)
+    full = replace(advised_recipe(window.fit_on, encoder, seed=args.seed), lora=None)
     recipes = {OURS: full} | {name: CHANGES[name](full) for name in args.only.split(",")}
     systems = {name: learned_system(encoder, recipe) for name, recipe in recipes.items() if recipe}
     report = evaluate(window, systems, k=BENCHMARKS[args.protocol].k, seed=args.seed)

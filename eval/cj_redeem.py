@@ -29,8 +29,7 @@ from recllm.market.propensity.model import fit_propensity
 from recllm.market.propensity.parameters import PropensitySettings
 from recllm.market.propensity.predict import mailings, redeem_examples, redeem_settings, usable
 from recllm.market.propensity.quality import lift, quality
-from recllm.recommend.evaluation.benchmarks import CJ_NOTE
-from recllm.recommend.evaluation.tables import complete_journey
+from recllm.recommend.evaluation.benchmarks import CJ_NOTE, complete_journey
 from recllm.shop.data.dataset import DAY, Dataset
 
 Values = NDArray[np.float64]
@@ -46,7 +45,7 @@ SINGLE = {
 
 def main() -> None:
     args = script_parser(__doc__, "validation", "seed").parse_args()
-    data, coupons = complete_journey().dataset(), coupon_tables()
+    data, coupons = complete_journey(), coupon_tables()
     cut, end = (midnight(2017, 6, 1), midnight(2017, 8, 1)) if args.validation else (midnight(2017, 8, 1), None)
     train, test, campaigns = tables(data, coupons, cut, end)
     say("%d rows to learn from, %d to judge", len(train), len(test))

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from recllm.recommend.evaluation.benchmarks import cj_next28
-from recllm.recommend.evaluation.tables import complete_journey
+from recllm.recommend.evaluation.benchmarks import cj_next28, complete_journey
 from recllm.text.encoder.batches import encode_unique
 from recllm.text.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
 from recllm.text.items import item_texts
@@ -26,7 +25,7 @@ SEED = 0
 
 def catalogue_texts() -> list[str]:
     """The text of each item in the catalogue of cj-next28, in catalogue order."""
-    window = cj_next28(complete_journey().dataset())
+    window = cj_next28(complete_journey())
     return item_texts(window.dataset.items[window.slice("ALL").items])
 
 

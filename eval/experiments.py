@@ -38,7 +38,7 @@ from recllm.market.experiments.bandit import VariantCounts, choice_probabilities
 from recllm.market.experiments.effect import Moments, Verdict, estimate_effect
 from recllm.market.experiments.off_policy import estimate_value
 from recllm.market.experiments.split import Experiment, RatioVerdict, Variant, check_sample_ratio, variant_of
-from recllm.recommend.recommender.exploration import explore, stratum
+from recllm.recommend.recommender.slate_writer import explore, stratum
 
 Values = NDArray[np.float64]
 Days = NDArray[np.int64]

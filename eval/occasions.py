@@ -73,7 +73,8 @@ def main() -> None:
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     protocol, day = LOGS[name]
-    dataset = BENCHMARKS[protocol].read(args.data).dataset()
+    log = BENCHMARKS[protocol].read(args.data)
+    dataset = log if isinstance(log, Dataset) else log.dataset()
     dataset = replace(dataset, events=dataset.events.select(dataset.events.quantity > 0))
     starts = [int(day.timestamp()) + week * HORIZON_DAYS * DAY for week in range(2)]
     past = dataset.before(starts[0])

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from public_logs import LogTables, column_split, read_folder, row_split
+
 from recllm.base.errors import UsageError
-from recllm.recommend.evaluation.benchmarks import cj_next28, with_quantity
+from recllm.recommend.evaluation.benchmarks import cj_next28, complete_journey, with_quantity
 from recllm.recommend.evaluation.protocols import (
     ALL,
     MASKED,
@@ -16,11 +18,8 @@ from recllm.recommend.evaluation.protocols import (
     NOHISTORY,
     UNMASKED,
     EvaluationWindow,
-    column_split,
     next_purchases,
-    row_split,
 )
-from recllm.recommend.evaluation.tables import LogTables, complete_journey, read_folder
 from recllm.shop.data.dataset import DAY, Dataset
 
 BEAUTY_NOTE = (
@@ -80,7 +79,7 @@ class Benchmark:
     by_time: bool = True
     """The log has times; else the protocol needs the parts that the source defines."""
 
-    def read(self, data: Path) -> LogTables:
+    def read(self, data: Path) -> LogTables | Dataset:
         """The tables, from `data / folder` or from the package."""
         return complete_journey() if self.folder is None else read_folder(data / self.folder)
 

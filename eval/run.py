@@ -37,7 +37,6 @@ def main(argv: list[str] | None = None) -> None:
         lambda: load_encoder(args.encoder, cache_dir=args.cache),
         settings=peer_settings(args.protocol),
         seed=args.seed,
-        runs=args.cache / "lora",
         further=PEERS,
     )
     say("prepared in %.1f s", time.perf_counter() - began)

@@ -24,11 +24,12 @@ import numpy as np
 import polars as pl
 from inputs import DATA, finish, in_new_process, load_average, say, script_parser
 from numpy.typing import NDArray
+from public_logs import read_folder
 
 from recllm.learn.features.item_index.catalogue import OVER_FETCH
 from recllm.learn.features.item_index.faiss_lists import FaissIndex
 from recllm.learn.features.item_vectors import item_vectors, new_item_vectors
-from recllm.recommend.evaluation.tables import complete_journey, read_folder
+from recllm.recommend.evaluation.benchmarks import complete_journey
 from recllm.shop.data.dataset import ITEM_SCHEMA
 from recllm.text.encoder.loading import load_encoder
 from recllm.text.items import item_texts
@@ -209,7 +210,7 @@ def search_queries(
 
 def people(vectors: NDArray[np.float32], folder: Path, n: int = 200) -> NDArray[np.float32]:
     """Mean vectors of the last ten purchases of households of Complete Journey, less the mean of the catalogue."""
-    log = complete_journey().dataset()
+    log = complete_journey()
     encoder = load_encoder(cache_dir=folder / "encoded", progress=False)
     item_rows, rng = item_vectors(encoder, log), np.random.default_rng(3)
     buyers = rng.choice(np.flatnonzero(np.diff(log.events.indptr) >= 10), n, replace=False)
@@ -227,7 +228,7 @@ def catalogue(n_items: int, seed: int = SEED) -> pl.DataFrame:
     """A catalogue of `n_items`, with the text of each in a further column."""
     rng = np.random.default_rng(seed)
     columns = [name for name in ITEM_SCHEMA if name in ("title", "category", "brand", "description", "attributes")]
-    journey = complete_journey().dataset().items.select(columns)
+    journey = complete_journey().items.select(columns)
     frames = [journey] + [read_folder(DATA / n).dataset().items.select(columns) for n in FOLDERS if (DATA / n).exists()]
     real = pl.concat(frames)
     real = real.with_columns(text=pl.Series(item_texts(real))).unique("text", maintain_order=True)

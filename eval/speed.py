@@ -89,8 +89,7 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from recllm.base.settings import ScorerTrainingSettings
-    from recllm.recommend.evaluation.benchmarks import cj_next28
-    from recllm.recommend.evaluation.tables import complete_journey
+    from recllm.recommend.evaluation.benchmarks import cj_next28, complete_journey
     from recllm.recommend.recommender.ranking import UserInputs
     from recllm.recommend.recommender.recommender import Recommender
     from recllm.recommend.recommender.shop_recommender import open_recommender, workspace_encoder
@@ -102,7 +101,7 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     trained = train_workspace(shop, encoder=encoder)
     training = time.perf_counter() - started
-    window = cj_next28(complete_journey().dataset())
+    window = cj_next28(complete_journey())
     recommender = Recommender(window.dataset, encoder).fit(ScorerTrainingSettings(n_windows=1, epochs=1)).warm()
     everybody = np.flatnonzero(np.diff(window.dataset.events.indptr) > 0)
     users = UserInputs(window.dataset.events.rows(everybody), window.dataset.as_of, everybody)

@@ -4,7 +4,7 @@
     recllm copy --user 42 --generator smollm2 --adapter voice
 
 The file holds the section [copywriter] of `settings.Settings`. Lines that may not be said are left out; a tenth
-of the items is held back for validation. A run that was interrupted goes on after its last epoch.
+of the items is held back for validation.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
     accelerate launch finetune/lora.py finetune/lora.toml --workspace demo
 
-The file holds the section [lora] of `settings.Settings`, and others as well. A run that was interrupted goes on
-where it was.
+The file holds the section [lora] of `settings.Settings`, and others as well.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from accelerate import PartialState
 from recllm.base.documents import json_text
 from recllm.base.errors import RecllmError
 from recllm.base.settings import read_settings_file
-from recllm.learn.training.arguments import LoraArguments
+from recllm.learn.training.lora.examples import LoraArguments
 from recllm.recommend.recommender.train import train_workspace, tune_workspace
 from recllm.shop.workspace.workspace import Workspace, overridden
 

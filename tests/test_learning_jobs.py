@@ -18,13 +18,11 @@ from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.training import scorer
 from recllm.learn.training.advise import advise
 from recllm.learn.training.scorer import FittedScorer
-from recllm.recommend.evaluation.protocols import split_tables
-from recllm.recommend.evaluation.shop_evaluation import evaluate_data
-from recllm.recommend.evaluation.tables import read_folder
+from recllm.recommend.evaluation.protocols import leave_one_out
+from recllm.recommend.evaluation.shop_evaluation import evaluate_workspace
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.workspace.workspace import Workspace
-from recllm.text.encoder.toy import ToyEncoder
 from recllm.text.items import item_texts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,38 +82,28 @@ def _consent(folder: Path, rows: Mapping[str, tuple[str, str]], command: Command
 def test_evaluation_learns_from_nobody_who_refused_training(folder: Path, fits: Fits, command: Command) -> None:
     refusing = {"u00": ("model_training", "false"), "u01": ("analytics", "false")}
     _consent(folder, refusing, command)
-    evaluate_data(workspace=folder, test_days=14, baselines=["popular"])
     with Workspace.open(folder) as workspace:
+        evaluate_workspace(workspace, test_days=14, baselines=["popular"])
         pseudonyms = set(workspace.pseudonymiser().many(list(refusing)))
     learned_from = set(fits[0][0].users["user_id"])
     assert len(learned_from) == 38 and not learned_from & pseudonyms
 
 
 def test_evaluation_measures_what_training_would_make(folder: Path, fits: Fits) -> None:
-    evaluate_data(workspace=folder, test_days=14, baselines=["popular"])
+    with Workspace.open(folder) as workspace:
+        evaluate_workspace(workspace, test_days=14, baselines=["popular"])
+        train_workspace(workspace)
     past, measured = fits[0]
     assert measured == advise(past, item_texts(past.items), encoder="toy", horizon_days=14).training
-    with Workspace.open(folder) as workspace:
-        train_workspace(workspace)
     data, trained = fits[1]
     assert trained == advise(data, item_texts(data.items), encoder="toy").training
 
 
-def test_a_log_of_orders_is_measured_as_one(tmp_path: Path, fits: Fits) -> None:
-    rows = [
-        (f"u{user}", f"i{(user + step) % 12}", step, "test" if step == 7 else "valid" if step == 6 else "train")
-        for user in range(40)
-        for step in range(8)
-    ]
-    events = pl.DataFrame(rows, schema=["user_id", "item_id", "order", "split"], orient="row")
-    events.write_parquet(tmp_path / "interactions.parquet")
-    events.select("item_id", title="item_id").unique(maintain_order=True).write_parquet(tmp_path / "items.parquet")
-    window = split_tables(read_folder(tmp_path), split="column")
-    assert len(window.fit_on.events) == 40 * 6, "rows to validate by are asked with, and not learned from"
-    assert len(window.dataset.events) == 40 * 7
-    evaluate_data(data=tmp_path, split="column", baselines=["popular"], encoder=ToyEncoder())
-    args = fits[0][1]
-    assert (args.timed, args.n_windows, args.parts) == (False, 1, ("cosine", "features"))
+def test_a_log_of_orders_is_measured_as_one() -> None:
+    rows = [(f"u{user}", f"i{(user + step) % 12}", step) for user in range(40) for step in range(8)]
+    past = leave_one_out(Dataset.construct(pl.DataFrame(rows, schema=["user_id", "item_id", "order"], orient="row")))
+    args = advise(past.fit_on, item_texts(past.fit_on.items), encoder="toy").training
+    assert args is not None and (args.timed, args.n_windows, args.parts) == (False, 1, ("cosine", "features"))
 
 
 def test_evaluation_and_training_use_every_section_that_is_set(

@@ -16,7 +16,7 @@ from scipy.stats import f as fisher
 
 from recllm.base.errors import DataError, UsageError
 from recllm.market.experiments.off_policy import ValueEstimate, estimate_value, likelihood_interval
-from recllm.recommend.recommender.exploration import explore, stratum
+from recllm.recommend.recommender.slate_writer import explore, stratum
 
 FOUR = {
     "rewards": np.array([1.0, 0.0, 1.0, 0.0]),

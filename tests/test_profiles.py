@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from recllm.base.errors import DataError
 from recllm.base.schema import Action, HistoryLine, Profile
-from recllm.learn.profiles.profile import build_profile, build_profiles
+from recllm.learn.profiles.profile import build_profile
 from recllm.shop.data.dataset import DAY, Dataset
 
 NOW = 100 * DAY
@@ -131,14 +132,20 @@ def test_browsing_has_one_line_per_item_and_action_and_no_dismissals() -> None:
     assert profile.purchases == () and profile.n_baskets == 0 and profile.days_since_last_purchase is None
 
 
-def test_a_batch_keeps_order_repeats_people_and_equals_single_calls() -> None:
+def build_profiles(dataset: Dataset, rows: Iterable[int]) -> list[Profile]:
+    return [build_profile(dataset, row) for row in rows]
+
+
+def test_others_and_blank_basics_are_no_part_of_a_profile() -> None:
     users = {"user_id": ["ann", "bob", "cy"], "age": ["35-44", None, " "]}
     dataset = world([event("tea", 90), event("cup", 95, user_id="bob"), event("pan", 96, "view", user_id="bob")], users)
-    batch = build_profiles(dataset, [1, 0, 2, 1])
-    assert [p.user_id for p in batch] == ["bob", "ann", "cy", "bob"]
-    assert batch == [build_profile(dataset, row) for row in (1, 0, 2, 1)]
-    assert batch[2].basics == {} and batch[2].purchases == ()
-    assert build_profiles(dataset, []) == []
+    ann, bob, cy = build_profiles(dataset, range(3))
+    assert [[line.item_id for line in p.purchases + p.browsing] for p in (ann, bob, cy)] == [
+        ["tea"],
+        ["cup", "pan"],
+        [],
+    ]
+    assert (ann.user_id, ann.basics, cy.basics) == ("ann", {"age": "35-44"}, {})
 
 
 def test_wrong_use_is_named() -> None:

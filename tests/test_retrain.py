@@ -107,7 +107,7 @@ def test_an_unchanged_log_is_not_due_and_a_grown_one_is(young: Path, shop: Path)
     grew = by_kind[CheckKind.DATA_DRIFT]
     assert grew.verdict is CheckVerdict.DUE and grew.figures["new_events"].is_beyond
     assert grew.figures["new_events"].value == pytest.approx(len(LATER) / len(WEEKS), rel=0.02)
-    assert grew.figures["new_items"].value == 0 and not grew.figures["categories"].is_beyond
+    assert grew.figures["new_items"].value == 0
     assert by_kind[CheckKind.AGE].figures["days"].value == pytest.approx(42, abs=0.1)
     assert report.parent == first and report.challenger and report.gate is not None
 

@@ -27,7 +27,7 @@ from recllm.base.settings import (
 )
 from recllm.doors.cli.main import app
 from recllm.doors.cli.options import read_settings
-from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace, call_settings, overridden
+from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace, overridden
 
 NAMES = setting_names()
 PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
@@ -152,9 +152,6 @@ def test_settings_of_a_call_stand_above_those_of_the_file(tmp_path: Path) -> Non
         assert opened.settings.scorer.explicit() == {"epochs": 5, "heads": 4}
     with Workspace.open(tmp_path / "shop") as opened:
         assert opened.settings.scorer.explicit() == {"epochs": 7, "heads": 4}
-    with overridden({"scorer": {"epochs": 5}}):
-        assert call_settings().scorer.explicit() == {"epochs": 5}
-    assert call_settings() == Settings()
     with pytest.raises(UsageError, match="did you mean epochs"), overridden({"scorer": {"epoch": 5}}):
         pytest.fail("a wrong setting was let in")
 

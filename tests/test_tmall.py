@@ -11,7 +11,7 @@ import pytest
 from recllm.base.errors import MissingExtraError, ModelError, NothingToDo
 from recllm.base.schema import Encoder, Slate
 from recllm.market.adcopy.ads import write_ads
-from recllm.recommend.recommender.person import person_profile
+from recllm.recommend.recommender.people import person_profile
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.ingest.workspace_load import load_file

@@ -100,28 +100,3 @@ def _check_shapes(name: str, probability: NDArray[np.floating], label: Labels) -
 
 
 # --- whether two samples are distributed alike ------------------------------------------------------------------------
-
-
-def quantile_counts(reference: Values, recent: Values) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers of values in the tenths of `reference`; equal values share one."""
-    edges = np.unique(np.quantile(reference, np.arange(1, 10) / 10)) if len(reference) else np.zeros(0)
-    counts, recent_counts = (
-        np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-        for values in (reference, recent)
-    )
-    return counts, recent_counts
-
-
-def stability_index(reference: NDArray[np.integer], recent: NDArray[np.integer]) -> float:
-    """Population stability index of two rows of counts, (n_bins,) each; half a count is added to each bin, so that an
-    empty one has a share."""
-    p, q = ((counts + 0.5) / (counts + 0.5).sum() for counts in (reference, recent))
-    return float(((q - p) * np.log(q / p)).sum())
-
-
-def chance_index(n_bins: int, n: int, m: int) -> float:
-    """What the index of two samples of n and m from one population exceeds once in twenty times (Yurdakul and Naranjo
-    2020)."""
-    from scipy.stats import chi2
-
-    return float(chi2.ppf(0.95, max(n_bins - 1, 1)) * (1 / n + 1 / m))

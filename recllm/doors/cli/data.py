@@ -173,7 +173,7 @@ def describe_ids(shop: Shop, user_ids: Sequence[str]) -> Answer:
 
 def describe_person(shop: Shop, user: str, locale: str) -> Answer:
     """A person as numbers and as texts."""
-    from recllm.recommend.recommender.person import person_profile
+    from recllm.recommend.recommender.people import person_profile
 
     person, texts = person_profile(shop, user, locale)
     write_audit(shop, "person_shown", subject=shop.pseudonymiser().one(user))

@@ -49,14 +49,13 @@ def progress_lines() -> Iterator[None]:
 
 
 def advise(
-    workspace: AnyWorkspace = None,
-    data: Annotated[Path | None, typer.Option(help="Advice for a folder of parquet tables.")] = None,
+    shop: Shop,
     encoder: Annotated[str | None, typer.Option(help="An encoder that is decided on.")] = None,
 ) -> Answer:
     """What to train on this log and machine, why, and the order of time; `train` without settings follows it."""
-    from recllm.recommend.evaluation.shop_evaluation import advise_data
+    from recllm.recommend.recommender.train import workspace_advice
 
-    advice = advise_data(workspace=workspace, data=data, encoder=encoder)
+    advice = workspace_advice(shop, encoder=encoder)
     survey = advice.survey
     rows = [[c.name, ", ".join(c.value) if isinstance(c.value, list) else str(c.value), c.rule] for c in advice.choices]
     lines = [
@@ -80,7 +79,7 @@ def train(
 ) -> Answer:
     """Train the scorer on the purchases of customers with consent, and publish it as the current model. Settings that
     are not set follow `recllm advise`."""
-    from recllm.learn.training.arguments import LoraArguments
+    from recllm.learn.training.lora.examples import LoraArguments
     from recllm.recommend.recommender.train import train_workspace
 
     arguments: dict[str, Any] = {}
@@ -145,14 +144,9 @@ def _retrain_lines(report: RetrainReport) -> list[str]:
 
 
 def evaluate(
-    workspace: AnyWorkspace = None,
-    data: Annotated[Path | None, typer.Option(help="Measure on a folder of parquet tables.")] = None,
+    shop: Shop,
     split: Annotated[
-        str,
-        typer.Option(
-            help="time; column: the split column, the files train, valid, test, or the published rows; leave-one-out: "
-            "the last purchase of each person."
-        ),
+        str, typer.Option(help="time: the last days; leave-one-out: the last purchase of each person.")
     ] = "time",
     test_days: Annotated[int, typer.Option(min=1, help="Length of the test window at the end of the log.")] = 28,
     slices: Annotated[
@@ -162,31 +156,14 @@ def evaluate(
         str, typer.Option(help="Which baselines, with commas; 'all' for every one.")
     ] = "random,popular,popular-recent,personal-frequency,zero-shot",
     k: Annotated[str, typer.Option("--k", help="Lengths of the lists, with commas, e.g. 5,10,20.")] = "20",
-    candidates: Annotated[
-        Path | None,
-        typer.Option(help="A .parquet or .csv file of user_id (or row) and item_id: rank only these for each user."),
-    ] = None,
     seed: Seed = 0,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON report here.")] = None,
 ) -> Answer:
     """Rank the whole catalogue for the buyers of a held-out window, and compare with baselines, with intervals.
 
-    \b
-    --data DIR is a folder of tables, each a .parquet or .csv file:
-      interactions  user_id, item_id, timestamp (epoch seconds, ISO 8601 in CSV)
-                    or order (0, 1, 2 ... of each person); where known event,
-                    split (train, valid, test), quantity, price, basket_id
-      train, test   instead of it, and valid where there is one: the parts of a
-                    split that others made, with the same columns
-      items         item_id, title, brand, category, description, price; may be
-                    missing, as may all columns but the first
-      users         user_id and basics that people stated; may be missing
-      eval_rows     published rows: split, row, user_id, history (item_ids, the
-                    oldest first), target; may be missing
-
-    Slices of --split column and leave-one-out: MASKED leaves out what a person bought before, UNMASKED does not.
+    Slices of --split leave-one-out: MASKED leaves out what a person bought before, UNMASKED does not.
     """
-    from recllm.recommend.evaluation.shop_evaluation import evaluate_data
+    from recllm.recommend.evaluation.shop_evaluation import evaluate_workspace
 
     try:
         ks = [int(length) for length in k.split(",")]
@@ -194,15 +171,13 @@ def evaluate(
         raise UsageError(f"--k is {k!r}; give lengths of lists with commas, such as 5,10,20") from None
 
     with progress_lines():
-        report = evaluate_data(
-            workspace=workspace,
-            data=data,
+        report = evaluate_workspace(
+            shop,
             split=split,
             test_days=test_days,
             slices=tuple(s.strip().upper() for s in slices.split(",") if s.strip()),
             baselines=tuple(b.strip() for b in baselines.split(",") if b.strip()),
             ks=ks,
-            candidates=candidates,
             seed=seed,
         )
     if output:

@@ -61,7 +61,7 @@ from recllm.market.experiments.slates import (
     stop_experiment,
 )
 from recllm.recommend.recommender.explanation import Explanation
-from recllm.recommend.recommender.person import person_profile
+from recllm.recommend.recommender.people import person_profile
 from recllm.recommend.recommender.search import similar_items
 from recllm.shop.ingest.workspace_load import add_consent, add_events, add_items, add_users
 from recllm.shop.workspace.audit import AuditAction

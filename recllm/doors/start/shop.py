@@ -30,7 +30,7 @@ from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.campaigns.drafts import campaign_file, create_campaign, file_path
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, read_plan
 from recllm.market.campaigns.plan import plan_campaigns
-from recllm.recommend.evaluation.shop_evaluation import evaluate_data
+from recllm.recommend.evaluation.shop_evaluation import evaluate_workspace
 from recllm.recommend.recommender.shop_recommender import open_recommender, workspace_encoder
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import Dataset, utc
@@ -87,8 +87,8 @@ def learn_and_measure(run: Run, encoder: Encoder) -> tuple[str | None, Report | 
     with run.step("train", DataError, PolicyError, problem="model"):
         version = train_workspace(run.workspace, encoder=encoder, seed=run.seed).model_version
     with run.step("measure", DataError, PolicyError, UsageError, problem="evaluation", days=TEST_DAYS):
-        evaluation = evaluate_data(
-            workspace=run.workspace.root, test_days=TEST_DAYS, baselines=BASELINES, encoder=encoder, seed=run.seed
+        evaluation = evaluate_workspace(
+            run.workspace, test_days=TEST_DAYS, baselines=BASELINES, encoder=encoder, seed=run.seed
         )
     return version, evaluation
 

@@ -62,9 +62,6 @@ GROUP_FEATURES: Mapping[str, str] = (
 _OWN = ("times", "affinity", "days_since", "items", "early")
 """The measures of the person's own dealings."""
 
-SHARED_EVENTS = 2**16
-"""Purchases times groupings of one account, at most: so few take little memory, and one pass instead of nine."""
-
 Columns = dict[str, NDArray[Any]]
 
 
@@ -89,16 +86,7 @@ class Dealings:
 
 
 def dealings(users: UserBatch, groupings: Sequence[str], item: NDArray[np.integer]) -> dict[str, Dealings]:
-    """Of each grouping, in the groups of these items; several share one account as long as that is short."""
-    per_account, items = max(1, SHARED_EVENTS // max(len(users.purchases), 1)), distinct(item)
-    accounts: dict[str, Dealings] = {}
-    for start in range(0, len(groupings), per_account):
-        together = groupings[start : start + per_account]
-        accounts |= dict.fromkeys(together, _account(users, together, items))
-    return accounts
-
-
-def _account(users: UserBatch, groupings: Sequence[str], items: NDArray[np.integer]) -> Dealings:
+    """Of each grouping, in the groups of these items; all share one account."""
     population, purchases, owned, as_of = users.population, users.purchases, users.owned, users.as_of
     arrived, facets = population.arrived, population.facets.each()
     sizes = [size_of(facets[name]) for name in groupings]
@@ -109,7 +97,7 @@ def _account(users: UserBatch, groupings: Sequence[str], items: NDArray[np.integ
         codes = np.stack([facets[name][item] for name in groupings]).astype(np.int64)
         return codes + np.array(list(first_group.values()))[:, None], codes >= 0
 
-    group, has_group = groups_of(items)
+    group, has_group = groups_of(distinct(item))
     is_asked = np.zeros(sum(sizes) + 1, bool)  # of the last, nothing is asked
     is_asked[group[has_group]] = True
 
@@ -146,7 +134,7 @@ def _account(users: UserBatch, groupings: Sequence[str], items: NDArray[np.integ
         "early": np.log1p(early),
     }
     never = dict.fromkeys(by_group, 0.0) | {"days_since": float(np.log1p(NEVER_DAYS))}
-    return Dealings(
+    account = Dealings(
         tally,
         first_group,
         {measure: padded(value, never[measure]) for measure, value in by_group.items()},
@@ -155,6 +143,7 @@ def _account(users: UserBatch, groupings: Sequence[str], items: NDArray[np.integ
         (last - tally.smallest(at)) / DAY,
         np.bincount(moments // span, minlength=len(tally.keys)),
     )
+    return dict.fromkeys(groupings, account)
 
 
 def group_columns(

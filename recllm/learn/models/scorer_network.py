@@ -164,13 +164,6 @@ class ScorerNetwork(nn.Module):
     def frozen(self) -> Scorer:
         return Scorer(self.config, {name: value.numpy().copy() for name, value in self.state_dict().items()})
 
-    @classmethod
-    def of(cls, scorer: Scorer) -> ScorerNetwork:
-        """The module of a served scorer, ready to score."""
-        network = cls(scorer.config)
-        network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in scorer.weights.items()})
-        return network.eval()
-
 
 def _standardised(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return ((x - mean) * scale).clamp(-STANDARDISED_LIMIT, STANDARDISED_LIMIT)

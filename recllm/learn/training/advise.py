@@ -15,7 +15,7 @@ from recllm.base.errors import DataError
 from recllm.base.schema import Action
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.models.sequence import SequenceArguments
-from recllm.learn.training.arguments import LoraArguments
+from recllm.learn.training.lora.examples import LoraArguments
 from recllm.learn.training.windows import choose_target, window_starts
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import merged_lines, of_actions
@@ -48,7 +48,6 @@ class Survey:
     people: int
     buyers: int
     items: int
-    items_sold: int
     items_with_text: float
     events: int
     purchases: int
@@ -126,7 +125,6 @@ def advise(
     if training is not None and not against_lora:
         minutes = LoraArguments().max_minutes if machine.gpu is None else None
         lora = LoraArguments(horizon_days=training.horizon_days, max_minutes=minutes, seed=seed)
-        choices.append(Choice("lora.max_steps", lora.max_steps, "fewer when validation users see no gain"))
     rule = against_lora or (
         f"{survey.buyers:,} buyers, {survey.purchases:,} purchases and {survey.distinct_texts:,} distinct texts are "
         "enough to teach the encoder what this shop's people find alike"
@@ -146,7 +144,7 @@ def advise(
         interests=interests,
         choices=tuple(choices),
         missing=tuple(missing),
-        notes=tuple(_notes(survey, machine)),
+        notes=tuple(_notes(survey)),
         time=_time(survey, training, interests, lora),
         survey=survey,
         machine=machine,
@@ -171,7 +169,6 @@ def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
         people=dataset.n_users,
         buyers=int((np.diff(purchases.indptr) > 0).sum()),
         items=dataset.n_items,
-        items_sold=len(np.unique(purchases.item)),
         items_with_text=sum(bool(text.strip()) for text in texts) / max(len(texts), 1),
         events=len(e),
         purchases=len(purchases),
@@ -266,19 +263,14 @@ def _against_lora(survey: Survey, machine: Machine, encoder: str, training: Scor
         return f"{encoder} has no transformer weights that an adapter could change; give --encoder one that has"
     if is_onnx_folder(encoder):
         return "an exported encoder cannot be changed any more; fine-tune the one it was made from, and export again"
-    if survey.items_with_text < 0.5:
-        return f"only {survey.items_with_text:.0%} of the items have a text"
-    if survey.distinct_texts < LORA_TEXTS:
-        return f"{survey.distinct_texts:,} distinct texts; fewer than {LORA_TEXTS:,} are learned by heart"
-    if survey.buyers < LORA_PEOPLE or survey.purchases < LORA_PURCHASES:
+    counts = f"{survey.buyers:,} buyers, {survey.purchases:,} purchases and {survey.distinct_texts:,} distinct texts"
+    if survey.buyers < LORA_PEOPLE or survey.purchases < LORA_PURCHASES or survey.distinct_texts < LORA_TEXTS:
         return (
-            f"{survey.buyers:,} buyers with {survey.purchases:,} purchases; below {LORA_PEOPLE:,} and "
-            f"{LORA_PURCHASES:,} the scorer learns alone, on the frozen encoder's vectors"
+            f"{counts}; below {LORA_PEOPLE:,}, {LORA_PURCHASES:,} and {LORA_TEXTS} the scorer learns alone, on the "
+            "frozen encoder's vectors"
         )
     if training.n_windows < 2 and not survey.by_order:
         return "one window only: fine-tuning needs one to learn from and one to judge by"
-    if machine.memory_gib < 3:
-        return f"{machine.memory_gib:.1f} GiB of memory; fine-tuning needs 3"
     if machine.gpu is None:
         return (
             "without a GPU the steps of a quarter of an hour gained nothing on the logs where it was measured "
@@ -287,8 +279,7 @@ def _against_lora(survey: Survey, machine: Machine, encoder: str, training: Scor
     return ""
 
 
-def _notes(survey: Survey, machine: Machine) -> list[str]:
-    unsold = survey.items - survey.items_sold
+def _notes(survey: Survey) -> list[str]:
     index = (
         f"comparing {survey.items:,} items takes about {INDEX_MS * survey.items / 1e6:.0f} ms a search: "
         "pip install 'recllm[faiss]', then recllm refresh --index --set item_index.kind=faiss"
@@ -297,10 +288,6 @@ def _notes(survey: Survey, machine: Machine) -> list[str]:
         (
             survey.largest_person > CROWDED,
             f"one person has {survey.largest_person:.0%} of all events; is it a till or a test account?",
-        ),
-        (
-            survey.items_sold < survey.items / 2,
-            f"{unsold:,} of {survey.items:,} items never sold: they stand on their text",
         ),
         (
             survey.items_with_text < 1 and survey.items > 0,
@@ -312,7 +299,6 @@ def _notes(survey: Survey, machine: Machine) -> list[str]:
             survey.purchases > 0 and survey.repeats < 0.05,
             "customers hardly buy a thing twice: recommend with repeats=false",
         ),
-        (machine.gpu is not None, f"the time is that of a processor core; {machine.gpu} is faster"),
     )
     return [note for applies, note in notes if applies]
 

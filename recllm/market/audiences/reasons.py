@@ -26,7 +26,7 @@ from recllm.base.policy import Policy
 from recllm.base.schema import Action, Reason
 from recllm.base.stats.intervals import ratios
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
-from recllm.learn.profiles.profile import build_profiles
+from recllm.learn.profiles.profile import build_profile
 from recllm.market.audiences.probabilities import restricted_to
 from recllm.recommend.recommender.leave_one_out import (
     EVIDENCE_PER_ITEM,
@@ -96,7 +96,7 @@ def reasons_for(
         )
         scored = ranker.score(users, Pairs(np.arange(len(repeated) + 1, dtype=np.int64), repeated))
         logits = np.split(scored.logit, np.cumsum(sizes)[:-1])
-        profiles = build_profiles(data, rows)
+        profiles = [build_profile(data, int(row)) for row in rows]
         for position, item, tried, logit, profile in zip(positions, targets, units, logits, profiles, strict=True):
             deltas = np.asarray(logit[0] - logit[1:], np.float32)
             reasons[position] = speaker.reasons(tried, deltas, int(item), profile, 1.0)

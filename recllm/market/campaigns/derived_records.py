@@ -21,7 +21,7 @@ from recllm.market.occasions.day import EARLIER_MODEL_FILE, MODEL_FILE
 from recllm.market.propensity.effects import FOLDER as EFFECTS
 from recllm.market.propensity.effects import effect_names, effects_of
 from recllm.market.propensity.prediction import prediction_document
-from recllm.recommend.recommender.person import person_profile
+from recllm.recommend.recommender.people import person_profile
 from recllm.recommend.recommender.registry import mark_tainted, remove_tainted, taints, versions_since
 from recllm.recommend.recommender.shop_recommender import open_recommender, tainted_until
 from recllm.recommend.recommender.shop_states import forget_in_states, remove_states

@@ -78,21 +78,13 @@ def rank_by(scores_of: Callable[..., Score], **settings: Any) -> Ranker:
 
 def rank_in_blocks(query: EvaluationQuery, items: Items, score: Score, *, block: int = BLOCK) -> RankedLists:
     """The k best `items` of each user, scored `block` users at a time; of equal ones the earlier in `items`."""
-    from scipy.sparse import csr_array
-
     bought = purchase_matrix(query.dataset, query.users, None)[:, items] if query.mask_seen else None
     lists = np.full((len(query.users), query.k), -1, dtype=np.int32)
-    is_candidate: csr_array | None = None
-    if (pairs := query.candidates) is not None:
-        shape = (len(query.users), query.dataset.n_items)
-        is_candidate = csr_array((np.ones(len(pairs.item), bool), pairs.item, pairs.indptr), shape=shape)[:, items]
     for start in range(0, len(lists), block):
         rows = np.arange(start, min(start + block, len(lists)))
         scores = score(rows)
         if bought is not None:
             scores[bought[rows].nonzero()] = -np.inf
-        if is_candidate is not None:
-            scores = np.where(is_candidate[rows].toarray(), scores, -np.inf).astype(np.float32)
         best = top_k(scores, query.k)
         lists[rows, : best.shape[1]] = np.where(best >= 0, items[best], -1)
     return RankedLists(lists)

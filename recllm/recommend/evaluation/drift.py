@@ -1,12 +1,7 @@
 """Does the serving model still fit its shop, and may a challenger take its place?
 
-data drift    the log grew, its items are new, or categories, actions and prices are distributed otherwise
+data drift    the log grew, or its purchases go to items that the model does not know
 age           days since the end of what it learned from
-
-Distributions are compared by the population stability index, sum((q - p) * log(q / p)) over bins, which is the
-symmetric Kullback-Leibler divergence. Without any change it still has a mean of about (bins - 1) * (1/n + 1/m) for
-samples of n and m (Yurdakul and Naranjo 2020), so it counts as drift only where it exceeds both its limit and the 95 %
-quantile of that chance. n and m are numbers of people, not of events: what one person does is no independent sample.
 
 The gate lets a challenger serve by comparison: it and the serving model rank for the same people of a window that it
 never saw. Its probabilities may not be off by more than the limit and by more than those that serve.
@@ -16,22 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.errors import DataError
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import RetrainingSettings
 from recllm.base.stats.intervals import bootstrap
-from recllm.base.stats.probabilities import (
-    calibration_error,
-    chance_index,
-    quantile_counts,
-    stability_index,
-)
+from recllm.base.stats.probabilities import calibration_error
 from recllm.base.stats.ranking import Truth, hits
 from recllm.recommend.evaluation.protocols import (
     ALL,
@@ -60,15 +48,10 @@ from recllm.shop.data.dataset import DAY, Dataset, Events, utc
 MAX_NEW_EVENTS = 0.2
 """As a share of those before. A choice: a log grown by a fifth moves the scorer more than another seed does."""
 MAX_NEW_ITEMS = 0.2  # share of recent purchases of items first sold since; a choice, as above
-MAX_STABILITY_INDEX = 0.25
-"""Of categories, actions and prices; from .25 on a population counts as a different one (rule of thumb of credit
-scoring, Siddiqi 2006). What chance alone exceeds once in twenty times is never beyond."""
 SAMPLE_USERS = 500  # users, drawn by the seed, whose lists show the calibration
 MIN_PEOPLE = 30  # on either side of a comparison; fewer show nothing
 
 LIST_LENGTH = 20
-RARE_SHARE = 0.01
-"""Categories with less than this share on both sides are one bin."""
 CALIBRATION_DRAWS = 200
 """Bootstrap draws for the interval of a calibration."""
 
@@ -93,31 +76,17 @@ def age_check(trained_until: int, as_of: int, settings: RetrainingSettings) -> R
 def data_drift(dataset: Dataset, trained_until: int, end: int, settings: RetrainingSettings) -> RetrainCheck:
     """The log up to `end` against the log up to `trained_until`, epoch seconds.
 
-    new_events: events since, over events before. new_items: share of the purchases since, of the last window at most,
-    that went to items first sold since. categories, actions, prices: stability indices of the windows that end at the
-    two times; prices are paid per unit, and what was only shown is no action.
+    new_events: events since, over events before; what was only shown is none. new_items: share of the purchases since,
+    of the last window at most, that went to items first sold since.
     """
     acted = dataset.events.select(dataset.events.action != ACTION_CODE[Action.SHOWN])
     before, since = _between(acted, 0, trained_until), _between(acted, trained_until, end)
-    length = settings.window_days * DAY
-    reference, recent = _between(acted, trained_until - length, trained_until), _between(acted, end - length, end)
-    sizes = tuple(int((np.diff(period.indptr) > 0).sum()) for period in (reference, recent))
-    growth = len(since) / len(before) if len(before) else None
-    figures = {"new_events": _above(growth, MAX_NEW_EVENTS)}
-    figures["new_items"] = _above(share_of_new_items(acted, trained_until, end, length), MAX_NEW_ITEMS)
-    bought = [period.of(Action.PURCHASE) for period in (reference, recent)]
-    prices = [purchases.price[np.isfinite(purchases.price)].astype(np.float64) for purchases in bought]
-    bins = {
-        "categories": category_counts(dataset, *bought),
-        "actions": _counts(reference.action, recent.action),
-        "prices": quantile_counts(*prices),
+    new_items = share_of_new_items(acted, trained_until, end, settings.window_days * DAY)
+    figures = {
+        "new_events": _above(len(since) / len(before) if len(before) else None, MAX_NEW_EVENTS),
+        "new_items": _above(new_items, MAX_NEW_ITEMS),
     }
-    for name, (counts, later) in bins.items():
-        index, limit = None, MAX_STABILITY_INDEX
-        if min(sizes) >= MIN_PEOPLE and counts.sum() and later.sum():
-            index, limit = stability_index(counts, later), max(limit, chance_index(len(counts), *sizes))
-        figures[name] = _above(index, limit)
-    return RetrainCheck(kind=CheckKind.DATA_DRIFT, verdict=verdict(figures), figures=figures, people=min(sizes))
+    return RetrainCheck(kind=CheckKind.DATA_DRIFT, verdict=verdict(figures), figures=figures)
 
 
 def calibration_check(
@@ -193,24 +162,6 @@ def share_of_new_items(events: Events, trained_until: int, end: int, length: int
     sold = _between(events, 0, trained_until).of(Action.PURCHASE).item
     recent = _between(events, max(trained_until, end - length), end).of(Action.PURCHASE).item
     return float((~np.isin(recent, sold)).mean()) if len(recent) else None
-
-
-def _counts(reference: NDArray[Any], recent: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    values, both = np.unique(np.concatenate([reference, recent]), return_inverse=True)
-    first, second = both[: len(reference)], both[len(reference) :]
-    return np.bincount(first, minlength=len(values)), np.bincount(second, minlength=len(values))
-
-
-def category_counts(dataset: Dataset, reference: Events, recent: Events) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Purchases by the first step of the category's path; rare ones together."""
-    names = dataset.items["category"].list.first().fill_null("")
-    codes = names.cast(pl.Categorical).to_physical().to_numpy().astype(np.int64)
-    counts = _counts(codes[reference.item], codes[recent.item])
-    rare = np.all([column < RARE_SHARE * max(column.sum(), 1) for column in counts], axis=0)
-    if not rare.any():
-        return counts
-    first, second = (np.append(column[~rare], column[rare].sum()) for column in counts)
-    return first, second
 
 
 MAX_COVERAGE_LOSS = 0.3

@@ -2,15 +2,13 @@
 
 An `EvaluationWindow` is one moment of a shop: what was known before it, which items could be offered, and slices of
 users with what they really bought afterwards. A system only ever sees an `EvaluationQuery`.
-`evaluation.benchmarks` makes the windows that published figures carry the name of; windows of any other log are
-cut here, by time, by a `split` column, or by rows that a source publishes.
+Windows are cut here by time, or by leaving out each person's last purchase.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,12 +17,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.errors import DataError, UsageError
-from recllm.base.schema import Action
+from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.stats.ranking import Truth
-from recllm.recommend.evaluation.tables import LogTables, leave_one_out
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
-from recllm.shop.data.interactions import Pairs
-from recllm.shop.data.order import HORIZON_DAYS
 
 OURS = "recllm"
 """Name of our system in a comparison."""
@@ -65,8 +60,6 @@ class EvaluationQuery:
     mask_seen: bool
     """Keep what a user has bought out of the user's list."""
     slice: str
-    candidates: Pairs | None = None
-    """Of each of `users` the items that are ranked, where a protocol gives them; None for all of `items`."""
     hidden_users: NDArray[np.int64] | None = None
     """Where a user's history is hidden although `fit_on` holds it, the row there, -1 elsewhere; None where nothing is
     hidden. A system that finds a user by other means than `fit_users`, e.g. by basics, must leave that row out."""
@@ -120,8 +113,6 @@ class Slice:
     mask_seen: bool
     hidden: bool = False
     """The query shows no event of these users."""
-    candidates: Pairs | None = None
-    """One run per person of `users`: the items that are ranked for them; None for all of `items`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -164,7 +155,6 @@ class EvaluationWindow:
             k=k,
             mask_seen=segment.mask_seen,
             slice=segment.name,
-            candidates=segment.candidates,
             hidden_users=rows if segment.hidden else None,
         )
 
@@ -245,86 +235,6 @@ def make_slices(
     return tuple(slices)
 
 
-def split_tables(
-    tables: LogTables, *, split: str = "time", test_days: int = 28, slices: Sequence[str] | None = None
-) -> EvaluationWindow:
-    """A window of a folder's log: split "time", "leave-one-out", or "column", which takes published rows where the
-    folder has them.
-
-    Without `slices`: ALL, NEW, COLD and NOHISTORY by time, UNMASKED and MASKED by the others.
-    """
-    if split == "time":
-        if tables.by_order:
-            raise UsageError(
-                f"{tables.name}: this log has no times, only an order; split it by column, or with leave-one-out"
-            )
-        name = f"{tables.name}-last{test_days}"
-        return time_split(tables.dataset(), test_days=test_days, name=name, slices=slices or TIME_SLICES)
-    if split == "leave-one-out":
-        window = column_split(leave_one_out(tables), slices=slices or (UNMASKED, MASKED))
-        return replace(window, protocol=f"{tables.name}-leave-one-out")
-    if split != "column":
-        raise UsageError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    cut = column_split if tables.eval_rows is None else row_split
-    return cut(tables, slices=slices or (UNMASKED, MASKED))
-
-
-SPLITS = ("time", "column", "leave-one-out")
-
-
-def with_candidates(window: EvaluationWindow, table: pl.DataFrame, source: str) -> EvaluationWindow:
-    """The window with lists of items, of each user those that are ranked: what a protocol with given candidates asks.
-
-    table: item_id, and user_id, or row where the window is of published rows (`row_split`). source: what the table is
-    called in messages. Raises `DataError` for an unknown item, a user without a list, and lists without anything that
-    was bought.
-    """
-    dataset = window.dataset
-    key = "row" if "row" in table.columns else USER_COLUMN
-    missing = [name for name in (key, "item_id") if name not in table.columns]
-    if missing:
-        raise DataError(f"{source}: missing column {', '.join(missing)}; it needs user_id (or row) and item_id")
-    item = dataset.item_rows(table["item_id"].cast(pl.String))
-    if (unknown := item < 0).any():
-        row = int(np.argmax(unknown))
-        raise DataError(
-            f"{source}: {int(unknown.sum())} rows name items that the log does not know, first "
-            f"{table['item_id'][row]!r} in row {row}; add them to items, or take them out"
-        )
-    names = table[key].cast(pl.String)
-    names = ("test-" + names) if key == "row" else names
-    user = dataset.user_rows(names)
-    digest = sha256(np.unique(user * dataset.n_items + item).tobytes()).hexdigest()[:8]
-    parts, n_missing, n_wanted = [], 0, 0
-    for segment in window.slices:
-        position = np.full(dataset.n_users + 1, -1)
-        position[segment.users] = np.arange(len(segment.users))
-        rows = position[user]
-        pairs = np.unique(rows[rows >= 0] * dataset.n_items + item[rows >= 0])
-        lengths = np.bincount(pairs // dataset.n_items, minlength=len(segment.users))
-        if (lengths == 0).any():
-            raise DataError(
-                f"{source}: {int((lengths == 0).sum())} of the {len(segment.users)} users of {segment.name} have no "
-                "candidates; give each of them a list, or leave their events out of the test part"
-            )
-        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        lists = Pairs(indptr, (pairs % dataset.n_items).astype(np.int32))
-        truth = np.repeat(np.arange(len(segment.users)), segment.truth.sizes) * dataset.n_items + segment.truth.item
-        n_wanted, n_missing = n_wanted + len(truth), n_missing + int((~np.isin(truth, pairs)).sum())
-        parts.append(replace(segment, candidates=lists, items=np.unique(lists.item)))
-    if n_missing == n_wanted:
-        raise DataError(
-            f"{source}: no list holds anything that its user bought; are these the candidates of this split?"
-        )
-    note = f"{n_missing / n_wanted:.1%} of what was bought is in no list and counts as missed" if n_missing else ""
-    return replace(
-        window,
-        slices=tuple(parts),
-        protocol=f"{window.protocol}-candidates-{digest}",
-        note="; ".join(filter(None, (window.note, f"ranked are the candidates of {source}", note))),
-    )
-
-
 def time_split(
     dataset: Dataset, *, test_days: int = 28, name: str = "time", slices: Sequence[str] = TIME_SLICES
 ) -> EvaluationWindow:
@@ -345,59 +255,38 @@ def time_split(
     return next_purchases(dataset, start=start, end=end, protocol=name, slices=slices)
 
 
-def column_split(
-    tables: LogTables,
-    *,
-    test: str = "test",
-    history: Iterable[str] = ("train", "valid"),
-    slices: Sequence[str] = (UNMASKED, MASKED),
-) -> EvaluationWindow:
-    """The events whose `split` is `test` against those of the `history` parts.
+def leave_one_out(dataset: Dataset, *, slices: Sequence[str] = (UNMASKED, MASKED)) -> EvaluationWindow:
+    """Each person's last purchase against what came before it; learned from is what came before the one before it.
 
-    Only the train part may be learned from, as in the literature on leave-one-out, whose models see the valid item only
-    as the end of the asked history. All items of the folder are ranked. The two slices differ only in whether a
-    person's history is masked.
+    A person with fewer than three purchases is only learned from; of purchases at one time the later row is the last.
+    In a log without times what is learned from ends on one day for all people.
     """
-    events = tables.interactions
-    parts = events["split"].drop_nulls().unique().to_list() if "split" in events.columns else []
-    if test not in parts:
-        raise DataError(f"{tables.name}: no event has split {test!r}; found {', '.join(sorted(parts)) or 'none'}")
-    log = tables.dataset()
-    histories, fit_on, future = (_events_of(tables, log, parts) for parts in (history, ["train"], [test]))
-    return _window(f"{tables.name}-{test}", log, histories, fit_on, future.events, slices)
+    events, step = dataset.events, dataset.step_seconds
+    is_purchase = events.action == ACTION_CODE[Action.PURCHASE]
+    purchases = np.append(0, np.cumsum(is_purchase))
+    later = purchases[events.indptr[1:]][events.user] - purchases[1:]
+    is_enough = (np.diff(purchases[events.indptr]) >= 3)[events.user]
+    is_learned, is_last = ~is_enough | (later > 1), is_enough & is_purchase & (later == 0)
+    if not is_last.any():
+        raise DataError("no customer has three purchases, one each to learn from, to choose by and to predict")
+    if step is not None:
+        learned_until = np.zeros(dataset.n_users, np.int64)
+        np.maximum.at(learned_until, events.user[is_learned], events.at[is_learned])
+        events = replace(events, at=events.at + (learned_until.max() - learned_until)[events.user])
+
+    def of_events(mask: NDArray[np.bool_]) -> Dataset:
+        selected = events.select(mask)
+        return replace(dataset, events=selected, as_of=int(selected.at.max()) + (step or 1))
+
+    parts = of_events(is_learned | (later > 0)), of_events(is_learned), events.select(is_last)
+    return held_out_window("leave-one-out", of_events(np.ones(len(events), bool)), *parts, slices)
 
 
-def row_split(tables: LogTables, *, test: str = "test", slices: Sequence[str] = (UNMASKED, MASKED)) -> EvaluationWindow:
-    """Each published row of `eval_rows` (history, target) is a user of its own; all items are ranked.
-
-    Learned from are the events of the train part alone, since a row's history holds other rows' targets. The last
-    event of each history falls one step before the window.
-    """
-    if tables.eval_rows is None:
-        raise DataError(f"{tables.name}: there is no eval_rows.parquet")
-    rows = tables.eval_rows.filter(pl.col("split") == test)
-    if not rows.height:
-        raise DataError(f"{tables.name}: eval_rows has no row with split {test!r}")
-    log = tables.dataset()
-    fit_on = _events_of(tables, log, ["train"])
-    rows = rows.with_columns(user=pl.format(test + "-{}", "row"))
-    users = rows.select(user_id="user")
-    length = pl.col("history").list.len().cast(pl.Int64)
-    histories = rows.select("user", "history", age=pl.int_ranges(length, 0, -1)).explode("history", "age")
-    past = histories.select(
-        user_id="user", item_id="history", timestamp=fit_on.as_of - pl.col("age").cast(pl.Int64) * _step(tables)
-    )
-    targets = rows.select(user_id="user", item_id="target", timestamp=pl.lit(fit_on.as_of))
-    dataset = Dataset.construct(past, users, log.items, as_of=fit_on.as_of)
-    dataset = replace(dataset, step_seconds=tables.step_seconds)
-    future = Dataset.construct(targets, users, log.items, as_of=fit_on.as_of + 1).events
-    window = _window(f"{tables.name}-{test}", log, dataset, fit_on, future, slices)
-    return replace(window, fit_users=log.user_rows(rows["user_id"]))
-
-
-def _window(
+def held_out_window(
     name: str, log: Dataset, dataset: Dataset, fit_on: Dataset, future: Events, slices: Sequence[str]
 ) -> EvaluationWindow:
+    """Some events held out of a log, on its rows: `future`, what the people of `dataset` bought after their histories
+    there. Learned from is `fit_on` alone; all items are ranked. Raises `DataError` where there is nothing to find."""
     cut = make_slices(
         slices,
         past=dataset.events.of(Action.PURCHASE),
@@ -416,17 +305,3 @@ def _window(
         until=max(log.as_of, dataset.as_of),
         data_hash=log.data_hash(),
     )
-
-
-def _events_of(tables: LogTables, log: Dataset, parts: Iterable[str]) -> Dataset:
-    """The events of these parts, on the rows of `log`; a log without times ends one step after its last event."""
-    events = tables.interactions.filter(pl.col("split").is_in(list(parts)))
-    segment = replace(
-        Dataset.construct(events.drop("order", strict=False), log.users, log.items), step_seconds=tables.step_seconds
-    )
-    return replace(segment, as_of=segment.as_of - 1 + _step(tables)) if tables.by_order else segment
-
-
-def _step(tables: LogTables) -> int:
-    """Seconds between two events of a history without times."""
-    return tables.step_seconds or HORIZON_DAYS * DAY

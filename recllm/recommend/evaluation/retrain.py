@@ -93,15 +93,15 @@ class RetrainReport:
     outcome: RetrainOutcome
     parent: str
     """The version that served."""
-    challenger: str | None
-    """The new version; None where nothing was trained."""
-    as_of: str
-    """The present, ISO 8601, UTC."""
     checks: tuple[RetrainCheck, ...]
-    gate: GateReport | None
-    removed: tuple[str, ...]
+    challenger: str | None = None
+    """The new version; None where nothing was trained."""
+    gate: GateReport | None = None
+    as_of: str = ""
+    """The present, ISO 8601, UTC."""
+    removed: tuple[str, ...] = ()
     """Versions whose files were removed to keep the disk bounded."""
-    seconds: float
+    seconds: float = 0.0
 
     @property
     def is_due(self) -> bool:
@@ -155,67 +155,42 @@ def retrain(
     model as it was, and nothing half done. Raises `NotFittedError` without a model, `StoreError` while another
     retraining of the workspace runs, `DataError` when the log before the window is too short to learn from.
     """
-    started, as_of, limits = time.monotonic(), present(workspace, now), workspace.settings.retraining
-    task = _Task(workspace, now, if_due, seed, encoder, progress or logger.info)
+    started, limits, tell = time.monotonic(), workspace.settings.retraining, progress or logger.info
     with lock_file(workspace.models_dir / LOCK, wait_seconds=0.0):
         parent = serving(workspace.models_dir)
-        is_unusable = parent is not None and usable_version(workspace) is None
-        decided = replace_ended(task, str(parent)) if is_unusable else retrain_gated(task)
+        if parent is not None and usable_version(workspace) is None:
+            report = replace_ended(workspace, parent, seed=seed, encoder=encoder, tell=tell)
+        else:
+            served = served_model(workspace, now=now, seed=seed, encoder=encoder)
+            report = retrain_gated(workspace, served, now=now, if_due=if_due, tell=tell)
         removed: list[str] = []
-        if decided.challenger is not None:
+        if report.challenger is not None:
             removed = remove_old(
                 workspace.models_dir, refused=REFUSED_VERSIONS, retrained=limits.retrained_versions, needed=needed
             )
-        if decided.outcome is RetrainOutcome.PROMOTED:  # what learned from erased customers goes too
+        if report.outcome is RetrainOutcome.PROMOTED:  # what learned from erased customers goes too
             removed += remove_tainted(workspace.models_dir)
             forget_in_states(workspace)
-    return RetrainReport(
-        outcome=decided.outcome,
-        parent=str(parent),
-        challenger=decided.challenger,
-        as_of=utc(as_of).isoformat(),
-        checks=decided.checks,
-        gate=decided.gate,
-        removed=tuple(removed),
-        seconds=time.monotonic() - started,
-    )
+    as_of = utc(present(workspace, now)).isoformat()
+    return replace(report, as_of=as_of, removed=tuple(removed), seconds=time.monotonic() - started)
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """The arguments of `retrain`."""
-
-    workspace: Workspace
-    now: datetime | None
-    if_due: bool
-    seed: int
-    encoder: Encoder | None
-    tell: Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Decided:
-    outcome: RetrainOutcome
-    challenger: str | None
-    checks: tuple[RetrainCheck, ...]
-    gate: GateReport | None = None
-
-
-def retrain_gated(task: _Task) -> _Decided:
+def retrain_gated(
+    workspace: Workspace, served: ServedModel, *, now: datetime | None, if_due: bool, tell: Callable[[str], None]
+) -> RetrainReport:
     """Checks, and where they ask for it a challenger and the gate."""
     from recllm.recommend.recommender.saved_model import lineage_of
 
-    workspace, tell, erased = task.workspace, task.tell, task.workspace.store().tombstones()
-    served = served_model(workspace, now=task.now, seed=task.seed, encoder=task.encoder)
-    version = str(served.model.version)
+    version, erased = str(served.model.version), workspace.store().tombstones()
     taint = taints(workspace.models_dir).get(version)
     tell(f"checks of {version}, which learned from the log until {utc(served.until):%Y-%m-%d}")
     checks = (*served.checks(), erasure_check(taint is not None))
+    report = RetrainReport(outcome=RetrainOutcome.NOT_DUE, parent=version, checks=checks)
     due = [check.kind.value for check in checks if check.verdict is CheckVerdict.DUE]
     tell(f"due by {', '.join(due)}" if due else "no check asks for a retraining")
     is_early = served.end - max(served.until, last_window_end(workspace)) < served.settings.min_days * DAY
-    if task.if_due and (not due or is_early) and taint is None:
-        return _Decided(RetrainOutcome.TOO_EARLY if due else RetrainOutcome.NOT_DUE, None, checks)
+    if if_due and (not due or is_early) and taint is None:
+        return replace(report, outcome=RetrainOutcome.TOO_EARLY) if due else report
     tuned = None
     if taint is not None and served.model.adapter is not None:
         tell("the adapter of the encoder learned from a customer who was erased: it is tuned again")
@@ -223,19 +198,17 @@ def retrain_gated(task: _Task) -> _Decided:
     model, gate = _challenger(workspace, served, tuned, tell)
     lineage = lineage_of(model, Origin.RETRAINED, version, checks=checks, gate=gate)
     encoder = tuned.encoder if tuned else served.encoder
-    challenger = publish_recommender(
-        workspace, model, encoder, lineage=lineage, now=task.now, erased=erased, progress=tell
-    )
+    challenger = publish_recommender(workspace, model, encoder, lineage=lineage, now=now, erased=erased, progress=tell)
     outcome = RetrainOutcome.REFUSED
     if gate.verdict is GateVerdict.PASSED:
         of_challenger = {d.kind for d in decisions(workspace.models_dir) if d.version == challenger}
         is_overtaken = DecisionKind.OVERTAKEN in of_challenger
         outcome = RetrainOutcome.OVERTAKEN if is_overtaken else RetrainOutcome.PROMOTED
-    if outcome is RetrainOutcome.REFUSED and taint is not None and must_replace(gate, taint):
+    elif taint is not None and must_replace(gate, taint):
         tell(f"it serves all the same, as {version} learned from a customer who was erased")
         promote(workspace.models_dir, challenger, force=True)
         outcome = RetrainOutcome.PROMOTED
-    return _Decided(outcome, challenger, checks, gate)
+    return replace(report, outcome=outcome, challenger=challenger, gate=gate)
 
 
 def erasure_check(is_tainted: bool) -> RetrainCheck:
@@ -243,13 +216,16 @@ def erasure_check(is_tainted: bool) -> RetrainCheck:
     return RetrainCheck(kind=CheckKind.ERASURE, verdict=verdict, figures={})
 
 
-def replace_ended(task: _Task, version: str) -> _Decided:
+def replace_ended(
+    workspace: Workspace, version: str, *, seed: int, encoder: Encoder | None, tell: Callable[[str], None]
+) -> RetrainReport:
     """What `recllm train` makes serves in the place of a version whose use has ended."""
-    task.tell(f"{version} may not be used any more, so there is nothing to compare with: a model is trained by itself")
-    has_adapter = (task.workspace.models_dir / "versions" / version / "adapter").is_dir()
-    lora = task.workspace.settings.lora if has_adapter else None
-    trained = train_workspace(task.workspace, seed=task.seed, encoder=task.encoder, lora=lora, progress=task.tell)
-    return _Decided(RetrainOutcome.PROMOTED, trained.model_version, (erasure_check(True),))
+    tell(f"{version} may not be used any more, so there is nothing to compare with: a model is trained by itself")
+    has_adapter = (workspace.models_dir / "versions" / version / "adapter").is_dir()
+    lora = workspace.settings.lora if has_adapter else None
+    trained = train_workspace(workspace, seed=seed, encoder=encoder, lora=lora, progress=tell)
+    checks, challenger = (erasure_check(True),), trained.model_version
+    return RetrainReport(outcome=RetrainOutcome.PROMOTED, parent=version, checks=checks, challenger=challenger)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -2,7 +2,7 @@
 
 recllm is trained on what the window lets it see, then asked through serving code:
 
-window, encoder = cj_next28(complete_journey().dataset()), load_encoder()
+window, encoder = cj_next28(complete_journey()), load_encoder()
 ours = learned_system(encoder, advised_recipe(window.fit_on, encoder, tuned=False))
 report = evaluate(window, {"recllm": ours, **make_systems(["popular"])})
 """
@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from importlib.util import find_spec
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
         ScorerTrainingSettings,
     )
     from recllm.learn.models.sequence import SequenceArguments
-    from recllm.learn.training.arguments import LoraArguments
+    from recllm.learn.training.lora.examples import LoraArguments
     from recllm.recommend.recommender.ranking import UserInputs
     from recllm.recommend.recommender.recommender import Recommender
 
@@ -93,10 +92,10 @@ def check_systems(names: Iterable[str], further: Specs = MappingProxyType({})) -
     whose library is not installed. further: systems besides, by name."""
     systems = {**SYSTEMS, **further}
     for name in names:
-        if name in OUR_SYSTEMS:
+        if name == OURS:
             continue
         if name not in systems:
-            raise UsageError(f"unknown system {name!r}; known: {', '.join((*OUR_SYSTEMS, *systems))}")
+            raise UsageError(f"unknown system {name!r}; known: {', '.join((OURS, *systems))}")
         package = systems[name].package
         if package and find_spec(package) is None:
             raise MissingExtraError(package, "bench")
@@ -137,38 +136,29 @@ def systems_for(
     recipe: TrainingRecipe | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
-    runs: Path | None = None,
     further: Specs = MappingProxyType({}),
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, System]:
     """Ours and others by name, ours first, each to learn from what the window lets it see.
 
-    recllm is what `recllm advise` proposes for the window's own past; recllm-lora fine-tunes the encoder and
-    recllm-frozen does not, whatever the advice.
+    recllm is what `recllm advise` proposes for the window's own past.
 
     encoder: called once, and only when a system needs it. recipe: what to train instead of the advised.
-    settings: keywords of the others by name. runs: where fine-tuning keeps its runs. further: systems besides, by name.
+    settings: keywords of the others by name. further: systems besides, by name.
     Raises as `make_systems`.
     """
     from recllm.learn.features.item_vectors import item_vectors
-    from recllm.learn.training.arguments import LoraArguments
 
     names, load, locale = list(names), cache(encoder), recipe.locale if recipe else "en"
     check_systems(names, further)
-    others, ours = [n for n in names if n not in OUR_SYSTEMS], [n for n in OUR_SYSTEMS if n in names]
+    others = [name for name in names if name != OURS]
     needs_vectors = any({**SYSTEMS, **further}[n].reads_vectors for n in others)
     vectors = item_vectors(load(), window.fit_on, locale) if needs_vectors else None
     systems = {}
-    for name in ours:
-        learned = recipe or advised_recipe(window.fit_on, load(), tuned=name != FROZEN, seed=seed, runs=runs)
-        if name == TUNED and learned.lora is None:
-            learned = replace(learned, lora=LoraArguments(seed=seed, horizon_days=learned.training.horizon_days))
-        systems[name] = learned_system(load(), learned, progress=progress)
+    if OURS in names:
+        learned = recipe or advised_recipe(window.fit_on, load(), seed=seed)
+        systems[OURS] = learned_system(load(), learned, progress=progress)
     return systems | make_systems(others, vectors=vectors, settings=settings, seed=seed, further=further)
-
-
-TUNED, FROZEN = f"{OURS}-lora", f"{OURS}-frozen"
-OUR_SYSTEMS = (OURS, TUNED, FROZEN)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -184,8 +174,6 @@ class TrainingRecipe:
     candidates: CandidateCounts | None = None
     locale: str = "en"
     """Language of the item texts."""
-    runs: Path | None = None
-    """Where fine-tuning keeps its runs, so that one is not made twice; a temporary folder when None."""
 
     def settings(self) -> dict[str, Any]:
         """As plain data, for the report."""
@@ -197,21 +185,15 @@ class TrainingRecipe:
         return self.training.model_dump(mode="json") | tables
 
 
-def advised_recipe(
-    past: Dataset, encoder: Encoder, *, tuned: bool, seed: int = 0, runs: Path | None = None
-) -> TrainingRecipe:
-    """What `recllm advise` proposes for this log; tuned False leaves the encoder frozen whatever it says.
-
-    Raises `DataError` for a log that is too small to learn from.
-    """
+def advised_recipe(past: Dataset, encoder: Encoder, *, seed: int = 0) -> TrainingRecipe:
+    """What `recllm advise` proposes for this log. Raises `DataError` for one that is too small to learn from."""
     from recllm.learn.training.advise import advise
     from recllm.text.items import item_texts
 
     advice = advise(past, item_texts(past.items), encoder=encoder.name, seed=seed)
     if advice.training is None:
         raise DataError("; ".join(advice.missing))
-    lora = advice.lora if tuned else None
-    return TrainingRecipe(training=advice.training, lora=lora, interests=advice.interests, runs=runs)
+    return TrainingRecipe(training=advice.training, lora=advice.lora, interests=advice.interests)
 
 
 def learned_system(
@@ -238,13 +220,10 @@ def served_system(recommender: Recommender, *, popularity_weight: float = 0.0) -
 def _trained(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Callable[[str], None]) -> Recommender:
     from tempfile import TemporaryDirectory
 
-    from recllm.learn.training.lora.run_folder import run_folder_name
     from recllm.learn.training.lora.tune import tune_encoder
 
     if recipe.lora is not None:
-        with TemporaryDirectory() as scratch:  # the merged weights are in memory; the adapter is not needed again
-            runs = recipe.runs or Path(scratch)
-            run = runs / run_folder_name(past, encoder, recipe.lora)
+        with TemporaryDirectory() as run:  # the merged weights are in memory; the adapter is not needed again
             encoder = tune_encoder(past, encoder, recipe.lora, run, progress).encoder
     return fit_recipe(past, encoder, recipe, progress)
 
@@ -287,12 +266,6 @@ def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
         return [RankedLists(ranked.item, ranked.probability) for ranked in both]
 
     def answer(query: EvaluationQuery) -> RankedLists:
-        if query.candidates is not None:
-            repeats = not query.mask_seen
-            ranked = ranker.rank_pairs(
-                inputs(query), query.candidates, query.k, repeats=repeats, popularity_weight=popularity_weight
-            )
-            return RankedLists(ranked.item, ranked.probability)
         sold = ranker.population.stats.buyers_ever[query.items].any()
         if sold and query.hidden_users is None:
             return with_and_without_repeats(query)

@@ -6,7 +6,7 @@ Without a scorer, pairs are scored by the cosine of the two texts alone, less th
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -21,9 +21,6 @@ from recllm.learn.models.scorer import ItemProjections, Scorer, score_in_chunks
 from recllm.shop.data.dataset import Events
 from recllm.shop.data.interactions import Floats, Ints, Pairs
 from recllm.text.encoder.hardware import map_blocks
-
-if TYPE_CHECKING:
-    pass
 
 LIST_DEPTH = 110
 """Items that a list is ranked to, at least. They say how far apart a user's scores lie, and by that which evidence is
@@ -204,20 +201,6 @@ class ItemRanker:
 
         blocks = map_blocks(lists, users.n, block)
         return _stack([with_repeats for with_repeats, _ in blocks], k), _stack([new for _, new in blocks], k)
-
-    def rank_pairs(
-        self, users: UserInputs, pairs: Pairs, k: int, *, repeats: bool = True, popularity_weight: float = 0.0
-    ) -> Ranked:
-        """The k best of given items, those of each user alone. pairs: one run per user."""
-
-        def lists(rows: slice) -> Ranked:
-            batch, (low, high) = users.batch(self.population, rows), pairs.indptr[[rows.start, rows.stop]]
-            indptr = pairs.indptr[rows.start : rows.stop + 1] - low
-            of_users = Candidates(indptr, pairs.item[low:high], np.zeros(high - low, np.uint16))
-            of_users = of_users.select(_open(of_users, batch, None, repeats))
-            return self._top(self.score_batch(batch, of_users), of_users, k, popularity_weight)
-
-        return _stack(map_blocks(lists, users.n, 256), k)
 
     def _wide(self, k: int) -> CandidateCounts:
         """A list is short only when the catalogue is: new items fill it through `popular`, others by `own_history`."""

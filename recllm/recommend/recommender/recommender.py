@@ -199,7 +199,7 @@ class Recommender:
         candidates: settings of what is counted and proposed.
         Raises `DataError` when the log is too small or too short to learn from.
         """
-        from recllm.recommend.recommender.fit import fit_model
+        from recllm.recommend.recommender.saved_model import fit_model
 
         arguments = arguments or ScorerTrainingSettings()
         dataset = self.dataset.sampled(arguments.learn_people)

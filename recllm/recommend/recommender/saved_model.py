@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recllm.base.documents import json_value, without_retired
 from recllm.base.errors import ModelError, NotFittedError, UsageError
-from recllm.base.settings import CollaborativeSettings
+from recllm.base.schema import Encoder
+from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.learn.features.candidates import CandidateCounts
+from recllm.learn.features.item_vectors import DatedItemVectors, basics_of, basics_vectors
 from recllm.learn.models.scorer import Scorer, load_scorer, save_scorer
 from recllm.learn.models.sequence import SequenceWeights, load_sequence_model, save_sequence_model
 from recllm.recommend.recommender.lineage import GateReport, Lineage, Origin, RetrainCheck
 from recllm.recommend.recommender.registry import current, open_version, publish
+from recllm.shop.data.dataset import Dataset, utc
 
 if TYPE_CHECKING:
-    pass
+    from recllm.base.schema import FloatArray
+    from recllm.learn.models.sequence import SequenceArguments
 
 MODEL_FILE = "model.json"
 ADAPTER = "adapter"
@@ -47,6 +51,60 @@ class Model:
     """Where a published version lies."""
     adapter: Path | None = None
     """Folder of the LoRA adapter whose vectors the scorer learned on; None for the encoder as it came."""
+
+
+def fit_model(
+    dataset: Dataset,
+    encoder: Encoder,
+    arguments: ScorerTrainingSettings,
+    *,
+    locale: str,
+    interests: SequenceArguments | None = None,
+    collaborative: CollaborativeSettings | None = None,
+    candidates: CandidateCounts | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Model, FloatArray]:
+    """A scorer trained on all of the dataset, and the item vectors of its time, (n_items, dim). Arguments and errors as
+    of `Recommender.fit`. locale: of the item texts."""
+    from recllm.learn.training.scorer import fit_scorer
+
+    basics = basics_vectors(encoder, basics_of(dataset.users), locale)
+    dated = DatedItemVectors(encoder, dataset, locale)
+    fitted = fit_scorer(
+        dataset,
+        dated.latest,
+        basics,
+        arguments,
+        progress,
+        population=collaborative,
+        settings=candidates,
+        interests=interests,
+        vectors_before=dated.before,
+    )
+    ids = dataset.items["item_id"].to_list()
+    model = Model(
+        scorer=fitted.scorer,
+        population=fitted.population,
+        candidates=fitted.candidates,
+        encoder=encoder.name,
+        encoder_fingerprint=encoder.fingerprint,
+        horizon_days=arguments.horizon_days,
+        metrics=fitted.metrics,
+        training={
+            "data_hash": dataset.data_hash(),
+            "people": dataset.n_users,
+            "sample": None if dataset.sample is None else dataset.sample.record(),
+            "items": dataset.n_items,
+            "events": len(dataset.events),
+            "from": utc(int(dataset.events.at.min())).isoformat(),
+            "until": utc(dataset.as_of).isoformat(),
+            "arguments": arguments.model_dump(mode="json"),
+            "sequence": None if interests is None else interests.model_dump(mode="json"),
+            "notes": list(fitted.notes),
+        },
+        interests=None if fitted.interests is None else fitted.interests.stored(ids),
+    )
+    return model, dated.latest
 
 
 def save_model(model: Model, folder: Path) -> None:

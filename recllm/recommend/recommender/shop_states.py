@@ -11,12 +11,12 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -34,13 +34,9 @@ from recllm.recommend.recommender.serving_state import (
     save_state,
     without_people,
 )
-from recllm.shop.data.dataset import Counted
 from recllm.shop.data.event_files import Spread, in_turn
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace, present
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 BASICS_TEXTS = 20_000
 """Texts of users' basics with one left out that are encoded for a state at most: reasons need them."""
@@ -73,21 +69,17 @@ def write_state(
     encoder: the one that the model was trained with. spread: how the log is read and counted, part by part; each way
     counts the same.
     """
-    from tqdm import tqdm
-
     gate, locale = workspace.gate(), workspace.settings.locale
     if progress:
         progress("count what the crowd did, for answers in a moment")
     with (
         explained(f"cannot write {workspace.root / 'serving'}"),
         drafts_folder(workspace.root / "serving") as scratch,
-        tqdm(total=0, unit=" parts", desc="log", leave=False, delay=1.0, disable=None if progress else True) as bar,
     ):
         for name in ("log", "state"):
             (scratch / name).mkdir(mode=0o700)
         reopened = None if spread is in_turn else partial(_gate_of, workspace.root)
-        counting = _with_bar(spread, bar)
-        shop, log, marks = gate.log(Purpose.PERSONALISATION, scratch / "log", spread=counting, reopened=reopened)
+        shop, log, marks = gate.log(Purpose.PERSONALISATION, scratch / "log", spread=spread, reopened=reopened)
         shop = replace(shop, as_of=present(workspace, now))
         arguments: dict[str, Any] = {"model": model, "locale": locale, "offers": workspace.settings.offers}
         recommender = Recommender(shop, encoder, log=log.before(shop.as_of), **arguments)
@@ -182,18 +174,6 @@ def _consent_load(folder: Path) -> int:
         return open_people_state(folder / PEOPLE_STATE).consent_load
     except ModelError:
         return -1
-
-
-def _with_bar(spread: Spread, bar: tqdm[Any]) -> Spread:
-    """The same, with each part on the bar."""
-
-    def advancing(work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
-        bar.total += n_parts
-        for outcome in spread(work, n_parts):
-            bar.update()
-            yield outcome
-
-    return advancing
 
 
 @lru_cache(maxsize=1)

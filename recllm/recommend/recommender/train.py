@@ -13,7 +13,7 @@ from recllm.base.errors import DataError, PolicyError, UsageError
 from recllm.base.schema import Encoder, Purpose
 from recllm.base.settings import LoraSettings, ScorerTrainingSettings, Settings, sections
 from recllm.learn.models.sequence import SequenceArguments
-from recllm.learn.training.arguments import LoraArguments
+from recllm.learn.training.lora.examples import LoraArguments
 from recllm.recommend.recommender.shop_recommender import publish_recommender, workspace_encoder
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.workspace.workspace import Workspace, log_end
@@ -144,29 +144,22 @@ def tune_workspace(
 ) -> TunedEncoder:
     """Fine-tune the encoder on people who agreed to training, in a folder of the cache.
 
-    people_limit: of more people a sample; None for `scorer.learn_people`. An interrupted run of the same data and
-    settings goes on there. Raises what `recllm.learn.training.lora.tune.tune_encoder` does.
+    people_limit: of more people a sample; None for `scorer.learn_people`. Raises what
+    `recllm.learn.training.lora.tune.tune_encoder` does.
     """
-    from recllm.learn.training.lora.run_folder import run_folder_name
     from recllm.learn.training.lora.tune import tune_encoder
 
     arguments = LoraArguments.layered(workspace.settings.lora, lora)
     base = encoder or workspace_encoder(workspace)
     limit = people_limit or workspace.settings.scorer.learn_people
     data = workspace.gate().dataset(Purpose.MODEL_TRAINING, people_limit=limit)
-    return tune_encoder(
-        data,
-        base,
-        arguments,
-        workspace.cache_dir / "lora" / run_folder_name(data, base, arguments),
-        progress,
-        locale=workspace.settings.locale,
-    )
+    folder = workspace.cache_dir / "lora" / data.data_hash()  # which all processes of a run agree about
+    return tune_encoder(data, base, arguments, folder, progress, locale=workspace.settings.locale)
 
 
 def advised_settings(workspace: Workspace) -> dict[str, Any]:
     """What advice sets other than the defaults, as a table of `recllm.base.settings.Settings`."""
-    advice = workspace_advice(workspace, workspace.gate().dataset(Purpose.MODEL_TRAINING))
+    advice = workspace_advice(workspace)
     parts = {"scorer": advice.training, "lora": advice.lora}
     tables = {}
     for name, section in parts.items():
@@ -177,15 +170,21 @@ def advised_settings(workspace: Workspace) -> dict[str, Any]:
 
 
 def workspace_advice(
-    workspace: Workspace, data: Dataset, encoder: str | None = None, horizon_days: int | None = None, seed: int = 0
+    workspace: Workspace,
+    data: Dataset | None = None,
+    *,
+    encoder: str | None = None,
+    horizon_days: int | None = None,
+    seed: int = 0,
 ) -> Advice:
-    """What to train on these data, by the workspace's settings. encoder: one that is decided on; the workspace's own
-    where its settings name another than the default."""
+    """What to train on these data, by the workspace's settings; without data on people who agreed to training.
+    encoder: one that is decided on; the workspace's own where its settings name another than the default."""
     from recllm.learn.training.advise import advise
     from recllm.text.encoder.loading import DEFAULT_ENCODER
     from recllm.text.items import item_texts
 
     settings = workspace.settings
+    data = workspace.gate().dataset(Purpose.MODEL_TRAINING) if data is None else data
     decided = encoder or (settings.encoder if settings.encoder != DEFAULT_ENCODER else None)
     horizon_days = horizon_days or settings.scorer.explicit().get("horizon_days")
     texts = item_texts(data.items, settings.locale)

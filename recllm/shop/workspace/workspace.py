@@ -86,11 +86,6 @@ def call_overrides() -> Mapping[str, Any]:
     return _OVERRIDES.get()
 
 
-def call_settings() -> Settings:
-    """The defaults with the settings of `overridden`, for work without a workspace."""
-    return Settings(**_OVERRIDES.get())
-
-
 def environment_settings() -> dict[str, Any]:
     """The setting that the environment makes: `store` from RECLLM_STORE_URL, without its password.
 

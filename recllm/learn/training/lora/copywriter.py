@@ -5,7 +5,7 @@
 
 Only the line and its end are learned (completion-only loss); the prompt is read. The training is that of
 `transformers.Trainer`: after each epoch the lines held back give the perplexity exp(mean negative log likelihood per
-token), and the best epoch is the result. A run that was interrupted goes on after its last epoch.
+token), and the best epoch is the result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -34,17 +34,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from recllm.base.errors import DataError, ModelError
-from recllm.base.settings import CopywriterSettings
-from recllm.learn.training.arguments import CopywriterArguments
-from recllm.learn.training.lora.run_folder import (
-    CHECKPOINTS,
-    METRICS,
-    any_process,
-    last_checkpoint,
-    random_state_restored,
-    write_belongs,
-)
+from recllm.base.documents import Count, CountOrZero
+from recllm.base.errors import DataError
+from recllm.base.settings import CopywriterSettings, Rank, Seed
+from recllm.learn.training.lora.run_folder import CHECKPOINTS, METRICS, any_process, finish_run, training_run
 from recllm.text.encoder.adapters import AdapterSpec, adapter_state, attach, save_adapter
 from recllm.text.generator.chat import messages
 from recllm.text.generator.local import base_hash, load_causal, render
@@ -57,6 +50,21 @@ NOT_LEARNED = -100
 """Label of a token that is read and not learned, as torch's cross-entropy has it."""
 
 logger = logging.getLogger(__name__)
+
+
+class CopywriterArguments(CopywriterSettings):
+    """LoRA on a causal language model with approved copy."""
+
+    section: ClassVar[str] = ""
+
+    rank: Rank = 8
+    top_layers: Count | None = 10
+    """Adapted blocks, counted from the output: the gradient ends there. None: all blocks."""
+    batch_size: Count = 16
+    """Examples of a step per device."""
+    warmup_steps: CountOrZero = 10
+    """First steps, in which the learning rate rises."""
+    seed: Seed = 0
 
 
 class CopyExample(Protocol):
@@ -93,20 +101,20 @@ def tune_generator(
 ) -> TunedGenerator:
     """Trains an adapter for the causal model in `base` and writes it to `destination`, with the record of the run.
 
-    Raises `DataError` without examples on either side, `ModelError` for a model that takes no adapter, a checkpoint in
-    `destination` of other data, settings or weights, or a folder that cannot be written.
+    Raises `DataError` without examples on either side, `ModelError` for a model that takes no adapter, or a folder that
+    cannot be written.
     """
     args, base, destination = CopywriterArguments.layered(args), Path(base), Path(destination)
     started = time.monotonic()
     texts = [[(example.prompt, example.answer) for example in side] for side in (learn, validation)]
-    belongs: dict[str, Any] = {
+    record: dict[str, Any] = {
         "data": sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest(),
         "base": base_hash(base),
         "arguments": args.model_dump(mode="json"),
     }
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer, model = load_causal(base, device)
-    spec = AdapterSpec.of(model, base.name, belongs["base"], args.rank, args.top_layers)
+    spec = AdapterSpec.of(model, base.name, record["base"], args.rank, args.top_layers)
     wrapped = attach(model, spec, seed=args.seed)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:  # in float32, so that small steps are not rounded away
@@ -114,19 +122,14 @@ def tune_generator(
     sides = [_tokenised(side, tokenizer, args, share) for side, share in ((learn, 1.0), (validation, 0.2))]
     if not all(sides):
         raise DataError("there must be lines to learn from and lines to validate by; give more approved copy")
-    try:
-        tell = progress or logger.info
-        losses = _train(wrapped, sides[0], sides[1], tokenizer, args, belongs, destination, tell, started)
+    with training_run(destination):
+        losses = _train(wrapped, sides[0], sides[1], tokenizer, args, destination, progress or logger.info, started)
         if losses is not None:  # the process that writes
             save_adapter(adapter_state(wrapped), spec, destination)
             perplexity = [math.exp(loss) for loss in losses]
             best = 1 + int(np.argmin(perplexity[1:]))
-            record = {**belongs, "languages": list(args.languages), "perplexity": perplexity, "best": best}
+            record |= {"languages": list(args.languages), "perplexity": perplexity, "best": best}
             (destination / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ModelError(
-            f"{destination} cannot be written ({error.strerror}); make room, and run this again to go on"
-        ) from error
     record = json.loads((destination / RECORD).read_text(encoding="utf-8"))
     return TunedGenerator(
         folder=destination,
@@ -143,7 +146,6 @@ def _train(
     validation: list[dict[str, list[int]]],
     tokenizer: Any,
     args: CopywriterArguments,
-    belongs: dict[str, Any],
     destination: Path,
     tell: Progress,
     started: float,
@@ -152,7 +154,6 @@ def _train(
     processes than the one that writes."""
     from datasets import Dataset
 
-    checkpoint = last_checkpoint(destination, belongs)
     arguments = TrainingArguments(
         output_dir=str(destination / CHECKPOINTS),
         num_train_epochs=args.epochs,
@@ -180,19 +181,17 @@ def _train(
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    with random_state_restored():
-        trainer = CompletionTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=Dataset.from_list(learn),
-            eval_dataset=Dataset.from_list(validation),
-            data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=NOT_LEARNED),
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(_EpochCallback(trainer, args, tell, started))
-        if trainer.is_world_process_zero():
-            write_belongs(destination, belongs)
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer = CompletionTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(learn),
+        eval_dataset=Dataset.from_list(validation),
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=NOT_LEARNED),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_EpochCallback(trainer, args, tell, started))
+    trainer.train()
+    finish_run(trainer, destination)
     if not trainer.is_world_process_zero():
         return None
     history = trainer.state.log_history

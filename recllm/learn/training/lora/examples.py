@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, Strict
 
+from recllm.base.documents import Count, CountOrZero
 from recllm.base.errors import DataError
 from recllm.base.schema import Action
+from recllm.base.settings import LoraSettings, Seed
 from recllm.base.stats.ranking import Truth, average, ndcg
-from recllm.learn.training.arguments import LoraArguments
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.data.interactions import Floats, Ints, Tally, decay, matrix, of_actions
 
@@ -33,6 +35,28 @@ ALONE = "train the scorer alone on the frozen encoder (recllm train without --lo
 
 NEVER = np.iinfo(np.int64).max
 """Time of what did not happen."""
+
+
+class LoraArguments(LoraSettings):
+    """A fine-tuning run of the encoder. Names follow `transformers.TrainingArguments` where the meaning is the same."""
+
+    section: ClassVar[str] = ""
+
+    top_layers: Count | None = 2
+    """Adapted blocks, counted from the output; None: all."""
+    horizon_days: Count = 28
+    """Length of a window."""
+    n_windows: Annotated[int, Strict(), Field(ge=2)] = 6
+    """Past windows at most, the latest ones for validation alone."""
+    batch_size: Count = 128
+    """Pairs of a step per device, each the others' negatives; all of one kind of question."""
+    warmup_steps: CountOrZero = 15
+    """First steps, in which the learning rate rises."""
+    eval_steps: Count = 25
+    """Steps between evaluations by the validation users."""
+    patience: Count = 3
+    """Evaluations without a better one before training ends."""
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, eq=False)

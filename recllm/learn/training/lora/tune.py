@@ -10,12 +10,14 @@ the untuned encoder where no step is better.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +28,23 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from sentence_transformers.base.training_args import BatchSamplers, MultiDatasetBatchSamplers
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
 from recllm.base.errors import DataError, ModelError
+from recllm.base.files import write_whole
 from recllm.base.schema import Encoder
 from recllm.base.settings import LoraSettings
-from recllm.learn.training.arguments import LoraArguments
-from recllm.learn.training.lora.examples import ALONE, SCALE, Questions, asked_texts, hold_out, judge, past_questions
-from recllm.learn.training.lora.run_folder import (
-    CHECKPOINTS,
-    any_process,
-    belongs_to,
-    last_checkpoint,
-    random_state_restored,
-    write_belongs,
-    write_records,
+from recllm.learn.training.lora.examples import (
+    ALONE,
+    SCALE,
+    LoraArguments,
+    Questions,
+    asked_texts,
+    hold_out,
+    judge,
+    past_questions,
 )
+from recllm.learn.training.lora.run_folder import CHECKPOINTS, METRICS, any_process, finish_run, training_run
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.data.interactions import Ints
 from recllm.text.encoder.adapters import AdapterSpec, adapter_state, attach, load_state, save_adapter, targets_of
@@ -51,7 +54,9 @@ from recllm.text.encoder.huggingface import HuggingFaceEncoder
 from recllm.text.encoder.loading import load_encoder, with_adapter
 from recllm.text.items import item_texts
 
-ADAPTER = "adapter"
+ADAPTER, CONFIG = "adapter", "config.json"
+LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft")
+"""Whose versions may move a result."""
 
 Progress = Callable[[str], None]
 Metrics = Mapping[str, float]
@@ -88,7 +93,7 @@ def tune_encoder(
     encoder: a name, or an encoder that `load_encoder` gave. run_folder: gets config.json, metrics.jsonl,
     checkpoints while it runs, and adapter/. Raises `DataError` when there is
     too little to learn from, or no text; `ModelError` for an encoder that takes no adapter, a device that is not there,
-    or a checkpoint that cannot be written or belongs to another run.
+    or a folder that cannot be written.
     """
     args, folder, tell = LoraArguments.layered(arguments), Path(run_folder), progress or logger.info
     base = load_encoder(encoder) if isinstance(encoder, str | Path) else encoder
@@ -111,26 +116,23 @@ def tune_encoder(
     pairs = text_pairs(learned, texts, text_of, args.seed)
     counts = f"{sum(map(len, pairs.values())):,} pairs in {len({group.start for group in learned})} windows"
     tell(f"{counts}, {len(texts):,} distinct texts")
-    belongs = belongs_to(dataset, args, spec.base, spec.base_hash)
-    checkpoint = last_checkpoint(folder, belongs, resume=args.resume_from_checkpoint)
     base_metrics = {"step": 0.0, **quality(base)}
-    try:
-        with random_state_restored():
-            trainer = AdapterTrainer.of(trained, spec, pairs, lambda *_, **__: quality(trained), args, folder)
-            trainer.add_callback(LoraCallback(trainer, args, tell, base_metrics["goal"]))
-            if trainer.is_world_process_zero():
-                write_belongs(folder, belongs)
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with training_run(folder):
+        trainer = AdapterTrainer.of(trained, spec, pairs, lambda *_, **__: quality(trained), args, folder)
+        trainer.add_callback(LoraCallback(trainer, args, tell, base_metrics["goal"]))
+        trainer.add_callback(EarlyStoppingCallback(args.patience))
+        trainer.train()
         history = [base_metrics, *trainer.metrics()]
         best = next(entry for entry in history if "goal" in entry and entry["step"] == trainer.state.best_global_step)
         if trainer.is_world_process_zero():
             save_adapter(trainer.best_state(), spec, folder / ADAPTER)
-            write_records(folder, belongs, args, history)
-        trainer.accelerator.wait_for_everyone()
-    except OSError as error:
-        raise ModelError(
-            f"{folder} cannot be written ({error.strerror}); make room, and run this again to go on"
-        ) from error
+            record = {"data_hash": dataset.data_hash(), "base": spec.base, "base_hash": spec.base_hash}
+            record |= {"arguments": args.model_dump(mode="json"), "seed": args.seed}
+            record |= {"versions": {name: version(name) for name in LIBRARIES}}
+            write_whole(folder / CONFIG, json.dumps(record, indent=2) + "\n")
+            lines = [json.dumps(entry, sort_keys=True) + "\n" for entry in history]
+            write_whole(folder / METRICS, "".join(lines))
+        finish_run(trainer, folder)
     return TunedEncoder(
         encoder=with_adapter(base, folder / ADAPTER),
         adapter=folder / ADAPTER,
@@ -256,16 +258,15 @@ def is_figure(name: str) -> bool:
 
 
 class LoraCallback(TrainerCallback):
-    """Reports the evaluations, and ends a run that has no time left, a loss that is not finite, or no gain."""
+    """Reports the evaluations, and ends a run that has no time left, or whose loss is not finite. The base is the best
+    until an evaluation is better."""
 
     def __init__(self, trainer: AdapterTrainer, args: LoraArguments, tell: Progress, base_goal: float) -> None:
         self.trainer, self.settings, self.tell, self.base_goal = trainer, args, tell, base_goal
-        self.began, self.first_step = time.monotonic(), 0
+        self.began = time.monotonic()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.began, self.first_step = time.monotonic(), state.global_step
-        if state.best_metric is None:
-            state.best_metric, state.best_global_step = self.base_goal, 0
+        self.began, state.best_metric, state.best_global_step = time.monotonic(), self.base_goal, 0
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         limit = self.settings.max_minutes
@@ -274,24 +275,14 @@ class LoraCallback(TrainerCallback):
             control.should_evaluate = control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **inputs: Any) -> None:
-        if math.isfinite(inputs["logs"].get("loss", 0.0)):
-            return
-        if state.global_step <= self.settings.eval_steps:
-            raise DataError(
-                "the loss is not finite before the first evaluation: lower the learning rate, or look for broken "
-                "values in the encoder's weights"
-            )
-        self.tell(f"step {state.global_step}: the loss is not finite; the last good state is kept")
-        control.should_training_stop = True
+        if not math.isfinite(inputs["logs"].get("loss", 0.0)):
+            self.tell(f"step {state.global_step}: the loss is not finite; the last good state is kept")
+            control.should_training_stop = True
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **inputs: Any) -> None:
         metrics = {name.removeprefix("eval_"): v for name, v in inputs["metrics"].items() if is_figure(name)}
         figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        steps = max(state.global_step - self.first_step, 1)
+        steps = max(state.global_step, 1)
         minutes = (time.monotonic() - self.began) / steps * (state.max_steps - state.global_step) / 60
         if state.is_world_process_zero:
             self.tell(f"step {state.global_step}: {figures}, {minutes:.1f} minutes left at most")
-        is_better = metrics["goal"] > (state.best_metric or 0.0)
-        waited = 0 if is_better else state.global_step - (state.best_global_step or 0)
-        if waited >= self.settings.patience * self.settings.eval_steps:
-            control.should_training_stop = True
