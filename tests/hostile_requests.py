@@ -39,8 +39,8 @@ WIDE = (b'{"a": 1' + b', "b": 1' * 100_000 + b"}", b"[" + b"0," * 500_000 + b"0]
 KNOWN = {"item_id": "tea-1", "campaign_id": "spring"}
 
 
-def odd_requests(app: Any, folder: Path) -> Iterator[tuple[Route, str, dict[str, Any]]]:
-    """Route, address, and what is sent to it. folder: of a shop without keys, of `service_world.build_shop`."""
+def odd_requests(app: Any) -> Iterator[tuple[Route, str, dict[str, Any]]]:
+    """Route, address, and what is sent to it: to a shop without keys, of `service_world.build_shop`."""
     rng, bodies, queries = random.Random(0), bodies_of(app), _query_names(app)
     templates = "".join(path.read_text("utf-8") for path in sorted(TEMPLATES.glob("*.j2")))
     names = sorted(set(re.findall(r'name="([\w.-]+)"', templates)))
