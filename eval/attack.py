@@ -96,7 +96,7 @@ def bodies(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = build_shop(Path(scratch))
         with serving(folder, settings=ServiceSettings(watch_seconds=0.1), console=True) as client:
-            for route, address, sent in odd_requests(client.app, folder):
+            for route, address, sent in odd_requests(client.app):
                 n_requests += 1
                 answer = client.request(route.verb, address, follow_redirects=False, **sent)
                 if fault := fault_of(answer):

@@ -43,7 +43,7 @@ from recllm.base.schema import Purpose  # noqa: E402
 from recllm.doors.privacy.backup import back_up, restore  # noqa: E402
 from recllm.doors.privacy.erasure import erase_people, finish_erasures  # noqa: E402
 from recllm.doors.privacy.rotation import resume_rotation, rotate_key  # noqa: E402
-from recllm.doors.service.people import join_session  # noqa: E402
+from recllm.doors.service.api import join_session  # noqa: E402
 from recllm.market.campaigns.export import export_campaign  # noqa: E402
 from recllm.market.campaigns.file import CampaignFile, read_campaign  # noqa: E402
 from recllm.market.campaigns.folder import CampaignFolder, read_log, read_plan  # noqa: E402

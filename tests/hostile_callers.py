@@ -22,8 +22,8 @@ from urllib.parse import quote
 from service_world import serving
 
 from recllm.base.service_settings import ServiceSettings
-from recllm.doors.console.session import FORM_COOKIE, form_token, session_cookie
-from recllm.doors.service.staff import StaffIdentity
+from recllm.doors.console.session import session_cookie
+from recllm.doors.service.oidc import StaffIdentity
 from recllm.recommend.recommender.registry import current
 from recllm.shop.workspace.console_sessions import begin_session, end_session
 from recllm.shop.workspace.keys import create_key, list_keys, revoke_key
@@ -106,7 +106,6 @@ class Caller:
     headers: Mapping[str, str]
     scopes: frozenset[str] | None = None
     """None where the key or session is not valid."""
-    form_token: str = ""
     is_forged: bool = False
     """Whether no page of this console sent the form."""
 
@@ -159,8 +158,7 @@ def ask_everything(folder: Path, *, every: int = 1, paths: str = "") -> Verdicts
             if number == n_refused and (after := _state(folder)) != before:
                 failures.append(f"requests that were refused changed {before} into {after}")
             client.cookies.clear()
-            form = {"data": {"form_token": caller.form_token}} if route.is_page and route.verb == "POST" else {}
-            sent: dict[str, Any] = form if body is None else {"json": body}
+            sent: dict[str, Any] = {} if body is None else {"json": body}
             address, headers = route.address(values), dict(caller.headers)
             answer = client.request(route.verb, address, headers=headers, follow_redirects=False, **sent)
             outcome = _outcome(answer)
@@ -253,10 +251,8 @@ def _browsers(shop: Workspace, other: Workspace) -> list[Caller]:
         return begin_session(shop, person=asdict(StaffIdentity(**person)))
 
     def browser(name: str, session: Any = None, token: str = "", scopes: Sequence[str] | None = None) -> Caller:
-        """Who is not in gets the forms of a browser without a session."""
-        cookies = {"Cookie": f"{FORM_COOKIE}=browser; {session_cookie(shop.root.name)}={token}"}
-        allowed = None if scopes is None else frozenset(scopes)
-        return Caller(name, cookies, allowed, form_token(shop, "browser", session if allowed else None))
+        cookies = {"Cookie": f"{session_cookie(shop.root.name)}={token}"}
+        return Caller(name, cookies, None if scopes is None else frozenset(scopes))
 
     def changed(session: tuple[Any, str], used_at: float | None = None, **values: float) -> tuple[Any, str]:
         path = shop.root / "console-sessions" / session[0].session_id
@@ -291,7 +287,6 @@ def _browsers(shop: Workspace, other: Workspace) -> list[Caller]:
     return [
         *let_in,
         *(browser(name, *session) for name, session in kept_out.items()),
-        replace(every, name="a form without a token", form_token="", is_forged=True),
-        replace(every, name="another browser's form", form_token=form_token(shop, "other", None), is_forged=True),
+        replace(every, name="a form of no stated site", headers=dict(every.headers) | {"Origin": ""}, is_forged=True),
         replace(every, name="another site's form", headers=evil, is_forged=True),
     ]

@@ -13,9 +13,6 @@ from urllib.parse import urlencode
 from hostile_callers import Route, bodies_of, routes_of
 from test_service_inputs import BODIES, WRONG
 
-from recllm.doors.console.session import FORM_COOKIE, form_token
-from recllm.shop.workspace.workspace import Workspace
-
 TEMPLATES = Path(__file__).parents[1] / "recllm" / "doors" / "console" / "templates"
 ODD = (
     *("", "\0", "\ud800", "a\u202eb", "../../key", "..%2f..%2fkey", "x" * 5_000, "9" * 5_000, "NaN", "-1", "1e400"),
@@ -42,18 +39,15 @@ WIDE = (b'{"a": 1' + b', "b": 1' * 100_000 + b"}", b"[" + b"0," * 500_000 + b"0]
 KNOWN = {"item_id": "tea-1", "campaign_id": "spring"}
 
 
-def odd_requests(app: Any, folder: Path) -> Iterator[tuple[Route, str, dict[str, Any]]]:
-    """Route, address, and what is sent to it. folder: of a shop without keys, of `service_world.build_shop`."""
-    with Workspace.open(folder) as shop:
-        token = form_token(shop, "browser", None)
+def odd_requests(app: Any) -> Iterator[tuple[Route, str, dict[str, Any]]]:
+    """Route, address, and what is sent to it: to a shop without keys, of `service_world.build_shop`."""
     rng, bodies, queries = random.Random(0), bodies_of(app), _query_names(app)
     templates = "".join(path.read_text("utf-8") for path in sorted(TEMPLATES.glob("*.j2")))
-    names = sorted(set(re.findall(r'name="([\w.-]+)"', templates)) - {"form_token"})
+    names = sorted(set(re.findall(r'name="([\w.-]+)"', templates)))
 
     def form(fields: dict[str, str]) -> dict[str, Any]:
-        content = urlencode(fields | {"form_token": token}, errors="surrogatepass")
-        headers = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": f"{FORM_COOKIE}=browser"}
-        return {"content": content, "headers": headers}
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        return {"content": urlencode(fields, errors="surrogatepass"), "headers": headers}
 
     for route in routes_of(app):
         address, is_form = route.address(KNOWN), route.is_page and route.verb == "POST"

@@ -89,6 +89,10 @@ def publish_again(shop: Workspace) -> str:
     return publish_recommender(shop, model, model_encoder(shop, model))
 
 
+HERE = {"Origin": "http://localhost"}
+"""As a browser says of a form of this console."""
+
+
 @contextmanager
 def serving(
     *folders: Path, settings: ServiceSettings = FAST, console: bool = False, **options: Any
@@ -96,7 +100,7 @@ def serving(
     app = create_app([LiveShop(Workspace.open(folder), folder.name) for folder in folders], settings, **options)
     if console:
         mount_console(app)
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://localhost", headers=HERE, raise_server_exceptions=False) as client:
         until(lambda: client.get("/readyz").status_code == 200)
         yield client
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
@@ -16,7 +15,6 @@ from tables import table
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.stats.intervals import difference, mean_difference, share
-from recllm.doors.report.campaign import report_page
 from recllm.market.adcopy.channels import Sender
 from recllm.market.audiences.audience import counts_in_words
 from recllm.market.campaigns.file import CampaignFile, read_campaign
@@ -283,22 +281,14 @@ def outcome() -> CampaignOutcome:
     )
 
 
-@pytest.mark.parametrize(("locale", "said"), [("en", ("variant 1", "withdrew their")), ("zh", ("版本 1", "撤回同意"))])
-def test_the_page_of_a_report(locale: str, said: tuple[str, ...]) -> None:
-    page = report_page(outcome(), currency="EUR", locale=locale)
-    assert all(word in page for word in (*said, "&lt;b&gt;", "&lt;i&gt;", "15.0 %", "99.50", "2025-01-01 00:00 (UTC)"))
-    assert "<b>" not in page.replace('<div class="tile"><b>', "") and page.count("<svg") == 4
-
-
 def test_a_report_of_a_log_without_purchases_tells_of_no_buying() -> None:
     for locale, buying, converting in (("en", ("buy", "bought"), "convert"), ("zh", ("购买", "买得"), "转化")):
-        pages = {}
+        words = {}
         for actions in (("purchase",), ("view", "cart")):
             told = replace(outcome(), converts=actions)
-            told = replace(told, words=conclusions(told, 50, locale))
-            pages[actions] = re.sub(r"<style.*?</style>", "", report_page(told, locale=locale), flags=re.DOTALL)
-        assert not any(word in pages["view", "cart"] for word in buying) and converting in pages["view", "cart"]
-        assert any(word in pages["purchase",] for word in buying) and converting not in pages["purchase",]
+            words[actions] = " ".join(conclusions(told, 50, locale))
+        assert not any(word in words["view", "cart"] for word in buying) and converting in words["view", "cart"]
+        assert any(word in words["purchase",] for word in buying) and converting not in words["purchase",]
 
 
 def test_every_conclusion_can_be_said() -> None:

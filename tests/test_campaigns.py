@@ -27,7 +27,6 @@ from recllm.base.errors import DataError, GenerationError, ModelError, NothingTo
 from recllm.base.policy import Policy
 from recllm.base.schema import Objective, Purpose
 from recllm.doors.privacy.export import export_person
-from recllm.doors.report.campaign import preview_page, report_page
 from recllm.market.adcopy.record import load, replay
 from recllm.market.adcopy.vocabulary import add_words, vocabulary_file
 from recllm.market.audiences.contacts import find_audience
@@ -753,24 +752,6 @@ def test_who_may_not_be_counted_is_not(shop: Workspace) -> None:
     assert found.planned == found.reached.people + found.not_counted + sum(found.dropped.values())
 
 
-def test_pages_escape_what_a_shop_writes(shop: Workspace, folder: Path) -> None:
-    file = changed(folder, ("tea for those", "<script>alert(1)</script> for those"))
-    plan_campaigns(shop, [file])
-    campaign = open_campaign(shop, file, clock=NOW)
-    page = preview_page(preview_document(campaign))
-    assert "<script" not in page and "&lt;script&gt;" in page and "all checks passed" in page
-    assert ODD not in page and campaign.plan.addressed[0].user_id in page
-    assert "beyond size or budget" in page and "expected to buy within" in page
-    for locale, expected in (("en", "expected to convert within"), ("zh", "天内转化")):
-        page = preview_page(preview_document(campaign) | {"converts": ["view"], "locale": locale})
-        assert expected in page and "expected to buy" not in page and "天内购买" not in page
-    approve_texts(campaign, [t.id for t in campaign.plan.texts], by="Ann", at=NOW)
-    export_campaign(campaign, folder / "out", clock=NOW)
-    for locale, word in (("en", "Campaign report"), ("zh", "活动报告")):
-        page = report_page(campaign_outcome(campaign), currency="USD", locale=locale)
-        assert word in page and "<script" not in page
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, command, folder: Path):  # type: ignore[no-untyped-def]
     monkeypatch.chdir(folder)
@@ -795,7 +776,6 @@ def test_the_commands(run, folder: Path) -> None:  # type: ignore[no-untyped-def
     assert run("campaign", "approve", "tea.toml", "--by", "Ann", "-t", "t1")[0] == 4
     assert run("campaign", "approve", "tea.toml", "--by", "Ann", "--reject", "-t", "t1", "--why", "no")[0] == 0
     assert run("campaign", "approve", "tea.toml", "--by", "Ann", "--all")[0] == 0
-    assert run("campaign", "preview", "tea.toml", "-o", "page.html")[0] == 0 and (folder / "page.html").exists()
     assert run("campaign", "report", "tea.toml")[0] == 3
 
 
@@ -912,7 +892,7 @@ def test_a_campaign_that_picks_its_items_offers_each_person_their_own(shop: Work
     assert plan.spread.items == len({p.item_id for p in plan.people}) >= plan.spread.items_without
     assert any("points given up" in note for note in plan.notes)
     assert read_plan(CampaignFolder.of(shop.root, "other")).spread == plan.spread
-    assert "points given up" in preview_page(preview_document(open_campaign(shop, file, clock=NOW)))
+    assert "points given up" in str(preview_document(open_campaign(shop, file, clock=NOW)))
 
 
 def test_an_intent_leaves_out_whom_nothing_fits(shop: Workspace, folder: Path) -> None:

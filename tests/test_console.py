@@ -23,6 +23,7 @@ import polars as pl
 import pytest
 from console_world import HOSTILE, LAST_DAY, PEOPLE, SHOP_ID, Page
 from fastapi.testclient import TestClient
+from service_world import HERE
 from waiting import until
 
 from recllm.base.charts import Bar, bar_chart, without_styles
@@ -72,7 +73,7 @@ def serving(*folders: Path, base: str = "http://localhost", **options: Any) -> I
     shops = [LiveShop(Workspace.open(folder), folder.name) for folder in folders]
     app = create_app(shops, ServiceSettings(), **options)
     mount_console(app)
-    with TestClient(app, base_url=base, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url=base, headers={"Origin": base}, raise_server_exceptions=False) as client:
         until(lambda: client.get("/readyz").status_code == 200)
         yield client
 
@@ -95,18 +96,9 @@ def client(folder: Path) -> Iterator[TestClient]:
         yield client
 
 
-def token(client: TestClient) -> str:
-    """What a form of this browser's carries."""
-    page = client.get("/people")
-    page = page if page.status_code == 200 else client.get("/sign-in")
-    match = re.search(r'name="form_token" value="([0-9a-f]{64})"', page.text)
-    assert match, page.text
-    return match[1]
-
-
 def send(client: TestClient, path: str, **fields: Any) -> Any:
     """What a form of the console sends."""
-    return client.post(path, data={"form_token": token(client), **fields}, follow_redirects=False)
+    return client.post(path, data=fields, follow_redirects=False)
 
 
 def find_person(client: TestClient, shop_id: str = SHOP_ID) -> str:
@@ -160,9 +152,6 @@ def test_every_page_in_every_language(looking: TestClient, path: str, language: 
     labels = {attributes.get("for") for attributes in page.of("label")}
     fields = [f for tag in ("input", "select") for f in page.of(tag) if f.get("type") not in ("hidden", "checkbox")]
     assert all(field["id"] in labels for field in fields)
-    forms = [form for form in page.of("form") if form["method"] == "post"]
-    tokens = [field for field in page.of("input") if field.get("name") == "form_token"]
-    assert len(tokens) == len(forms)
 
 
 def rows_of(client: TestClient, address: str) -> list[dict[str, str]]:
@@ -276,29 +265,31 @@ def test_hostile_titles_stay_text(looking: TestClient) -> None:
         assert answer.status_code == 404 and text.strip() in values_of(answer.text)
 
 
+FROM_ELSEWHERE = (
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},
+    {"origin": "http://evil.example"},
+    {"origin": "null"},
+    {"origin": "http://evil.example", "sec-fetch-site": "same-origin"},
+)
+
+
 def test_a_request_that_other_sites_could_send_changes_nothing(client: TestClient, folder: Path) -> None:
     address = find_person(client)
     fields = {"purpose": "email", "granted": "no"}
-    assert client.post(f"{address}/consent", data=fields).status_code == 403
-    assert client.post(f"{address}/consent", data=fields | {"form_token": "0" * 64}).status_code == 403
-    genuine = fields | {"form_token": token(client)}
-    for headers in (
-        {"sec-fetch-site": "cross-site"},
-        {"sec-fetch-site": "same-site"},
-        {"origin": "http://evil.example"},
-    ):
-        assert client.post(f"{address}/consent", data=genuine, headers=headers).status_code == 403
-    with serving(folder) as other_browser:
-        foreign = token(other_browser)
-    assert client.post(f"{address}/consent", data=fields | {"form_token": foreign}).status_code == 403
+    for headers in FROM_ELSEWHERE:
+        assert client.post(f"{address}/consent", data=fields, headers=headers).status_code == 403, headers
+    del client.headers["origin"]
+    assert client.post(f"{address}/consent", data=fields).status_code == 403  # of no stated origin
     with Workspace.open(folder) as shop:
         assert not shop.gate().decisions(address.rsplit("/", 1)[1])
-    good = client.post(f"{address}/consent", data=genuine, headers={"sec-fetch-site": "same-origin"})
-    assert good.status_code == 200 and "Written down: they refused" in good.text
+    for headers in ({"sec-fetch-site": "same-origin"}, HERE):
+        good = client.post(f"{address}/consent", data=fields, headers=headers)
+        assert good.status_code == 200 and "Written down: they refused" in good.text
 
 
-def test_every_form_path_needs_the_token(looking: TestClient) -> None:
-    """Whatever route takes a POST, one without a token is refused before it does anything."""
+def test_every_form_path_asks_where_a_form_comes_from(looking: TestClient) -> None:
+    """Whatever route takes a POST, one from elsewhere is refused before it does anything."""
     paths = [
         re.sub(r"{(\w+)(:path)?}", "x", route.path)
         for section in (*SECTIONS,)
@@ -306,8 +297,9 @@ def test_every_form_path_needs_the_token(looking: TestClient) -> None:
         if "POST" in route.methods  # type: ignore[attr-defined]
     ]
     assert len(paths) >= 8
-    for path in (*paths, "/sign-in", "/sign-out", "/shop"):
-        assert looking.post(path).status_code == 403, path
+    for path in (*paths, "/sign-in", "/sign-out", "/shop", "/search"):
+        for headers in FROM_ELSEWHERE:
+            assert looking.post(path, headers=headers).status_code == 403, (path, headers)
 
 
 # --- predictions -----------------------------------------------------------------------------------------------------
@@ -405,19 +397,23 @@ def test_the_shops_own_id_stays_out_of_addresses_and_logs(
     assert not history.exists() or SHOP_ID not in history.read_text("utf-8")
 
 
-def test_the_id_is_told_only_to_the_browser_that_typed_it(looking: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = send(looking, "/people/search", user_id=SHOP_ID)
-    address = answer.headers["location"]
-    assert "set-cookie" not in answer.headers  # no browser keeps it
-    assert SHOP_ID in looking.get(address).text
-    cookies = dict(looking.cookies)
-    looking.cookies.clear()
-    assert SHOP_ID not in looking.get(address).text
-    looking.cookies.clear()
-    looking.cookies.update(cookies)
-    assert SHOP_ID in looking.get(address).text
-    monkeypatch.setattr("recllm.doors.console.memory.TYPED_SECONDS", -1)
-    assert SHOP_ID not in looking.get(address).text
+def test_the_id_is_told_only_to_the_session_that_typed_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, key = with_key(folder, Scope.CONSOLE)
+    with serving(folder) as client:
+        send(client, "/sign-in", key=key)
+        answer = send(client, "/people/search", user_id=SHOP_ID)
+        address = answer.headers["location"]
+        assert "set-cookie" not in answer.headers  # no browser keeps it
+        assert SHOP_ID in client.get(address).text
+        cookies = dict(client.cookies)
+        client.cookies.clear()
+        send(client, "/sign-in", key=key)
+        assert SHOP_ID not in client.get(address).text
+        client.cookies.clear()
+        client.cookies.update(cookies)
+        assert SHOP_ID in client.get(address).text
+        monkeypatch.setattr("recllm.doors.console.memory.TYPED_SECONDS", -1)
+        assert SHOP_ID not in client.get(address).text
 
 
 def test_a_person_with_reasons(looking: TestClient, trained: Path) -> None:
@@ -492,7 +488,7 @@ def test_a_person_is_exported_and_erased(client: TestClient, folder: Path) -> No
     page = Page(client.get(f"{address}/erase").text).text
     assert f"{n_events} entries of what they did" in page and "cannot be taken back" in page
     assert client.get(address).status_code == 200  # looking deletes nothing
-    assert client.post(f"{address}/erase").status_code == 403
+    assert client.post(f"{address}/erase", headers=FROM_ELSEWHERE[0]).status_code == 403
     assert client.get(address).status_code == 200
     erased = send(client, f"{address}/erase")
     assert erased.headers["location"] == "/people?notice=erased"
@@ -564,7 +560,7 @@ def test_a_cookie_is_secure_over_https(folder: Path) -> None:
         answer = send(client, "/sign-in", key=text)
         cookies = answer.headers.get_list("set-cookie")
         cookies += client.get("/language/zh", follow_redirects=False).headers.get_list("set-cookie")
-        assert len(cookies) == 4 and all(re.match(r"__Host-recllm-[\w-]+=", cookie) for cookie in cookies)
+        assert len(cookies) == 3 and all(re.match(r"__Host-recllm-[\w-]+=", cookie) for cookie in cookies)
         assert all("Secure" in c and "; Path=/;" in f"{c};" and "Domain" not in c for c in cookies)
         assert client.get("/people", follow_redirects=False).status_code == 200
         # what somebody else set without the prefix is not read
@@ -652,7 +648,7 @@ def test_a_broken_shop_keeps_nobody_from_another(folder: Path, tmp_path: Path) -
     shops = [LiveShop(Workspace.open(path), path.name) for path in (tmp_path / "broken", folder)]
     app = create_app(shops, ServiceSettings())
     mount_console(app)
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://localhost", headers=HERE, raise_server_exceptions=False) as client:
         assert client.get("/", follow_redirects=False).status_code == 303  # nobody knows whether it has keys
         assert send(client, "/sign-in", key=text).status_code == 303
         until(lambda: client.get("/people", follow_redirects=False).status_code == 200)
@@ -681,9 +677,7 @@ COLUMNS = {"field_user_id": "Kunde", "field_item_id": "Artikel", "field_timestam
 def upload(client: TestClient, text: str, name: str = "orders.csv", table: str = "events") -> str:
     """The address of the page with the columns."""
     files = {"file": (name, text.encode(), "text/csv")}
-    answer = client.post(
-        "/data/upload", data={"form_token": token(client), "table": table}, files=files, follow_redirects=False
-    )
+    answer = client.post("/data/upload", data={"table": table}, files=files, follow_redirects=False)
     assert answer.status_code == 303, answer.text
     return str(answer.headers["location"])
 
@@ -768,11 +762,9 @@ def test_an_upload_that_breaks_off_leaves_nothing(folder: Path) -> None:
     )
     with serving(folder) as client:
         files = {"file": ("big.csv", b"a" * 2_000_000, "text/csv")}
-        answer = client.post("/data/upload", data={"form_token": token(client)}, files=files)
+        answer = client.post("/data/upload", files=files)
         assert answer.status_code == 413 and "too large" in Page(answer.text).text
-        answer = client.post(
-            "/data/upload", data={"form_token": token(client)}, files={"file": ("no.csv", b"", "text/csv")}
-        )
+        answer = client.post("/data/upload", files={"file": ("no.csv", b"", "text/csv")})
         assert answer.status_code == 422
     assert not list((folder / UPLOADS).glob("*"))
 
@@ -1011,7 +1003,7 @@ def serving_unready(folder: Path) -> Iterator[TestClient]:
     shop = LiveShop(Workspace.open(folder), folder.name)
     app = create_app([shop], ServiceSettings())
     mount_console(app)
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://localhost", headers=HERE, raise_server_exceptions=False) as client:
         yield client
 
 

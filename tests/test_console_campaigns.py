@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from console_world import SHOP_ID, Page, press
 from fastapi.testclient import TestClient
-from test_console import assert_harmless, copy_shop, find_person, send, serving, token
+from test_console import assert_harmless, copy_shop, find_person, send, serving
 from waiting import until
 
 from recllm.base.stats.intervals import expected_hits, smallest_difference
@@ -123,9 +123,7 @@ def test_from_an_empty_list_to_an_export(client: TestClient, folder: Path) -> No
     assert "Customers written to" in result.text and "against the control group" in result.text
     assert client.get(ADDRESS, follow_redirects=False).headers["location"] == f"/results/campaign/{NAME}"
     assert GOAL in assert_harmless(client.get("/results").text).text
-    again = client.post(
-        f"{ADDRESS}/export", data={"form_token": token(client), "confirmed": "yes", "revision": "0" * 16}
-    )
+    again = client.post(f"{ADDRESS}/export", data={"confirmed": "yes", "revision": "0" * 16})
     assert again.status_code == 409 and "Another person changed" in again.text
     with Workspace.open(folder) as shop:
         (line,) = list_campaigns(shop)
@@ -180,9 +178,6 @@ def test_every_page_in_both_languages(client: TestClient, language: str) -> None
         assert len(ids) == len(set(ids)), path
         unlabelled = [e.name for f in page.forms for e in f.fields if e.kind != "hidden" and not e.label]
         assert not unlabelled, (path, unlabelled)
-        forms = [form for form in page.forms if form.method == "post"]
-        tokens = [field for field in page.of("input") if field.get("name") == "form_token"]
-        assert len(tokens) == len(forms)
 
 
 def test_another_persons_change_loses_nothing(client: TestClient, folder: Path) -> None:
@@ -192,8 +187,7 @@ def test_another_persons_change_loses_nothing(client: TestClient, folder: Path) 
     answer = press(client, seen, "Choose people", {"Note for colleagues": "mine & <b>"})
     page = assert_harmless(answer.text)
     assert answer.status_code == 409 and "Another person changed this campaign" in page.text
-    row = page.text.split("You typed")[1]
-    assert "theirs" in row and "mine & <b>" in row and page.value("Note for colleagues") == "mine & <b>"
+    assert page.value("Note for colleagues") == "mine & <b>"
     with Workspace.open(folder) as shop:
         assert campaign_file(shop, NAME).note == "theirs"
     assert press(client, answer.text, "Choose people", {"Note for colleagues": "mine"}).status_code == 303
@@ -370,14 +364,14 @@ def test_who_may_only_look_changes_nothing(folder: Path) -> None:
         _, looker = create_key(shop, "looks", [Scope.CONSOLE])
         _, marketer = create_key(shop, "Bo Market", [Scope.CONSOLE, Scope.MARKETING, Scope.PEOPLE])
     with serving(folder) as client:
-        assert client.post("/sign-in", data={"form_token": token(client), "key": marketer}).status_code == 200
+        assert client.post("/sign-in", data={"key": marketer}).status_code == 200
         drafted(client)
         page = Page(written(client))
         assert not page.named("by")  # the key says who
         assert press(client, f"{ADDRESS}/messages?pick=all", "Reject selected").status_code == 303
         assert "Bo Market rejected the text" in Page(client.get(f"{ADDRESS}/review").text).text
     with serving(folder) as client:
-        client.post("/sign-in", data={"form_token": token(client), "key": looker})
+        client.post("/sign-in", data={"key": looker})
         for step in STEPS:
             page = Page(client.get(f"{ADDRESS}/{step}").text)
             own = [

@@ -113,17 +113,3 @@ def test_one_command_lets_a_word_pass(run: Callable[..., tuple[int, str, str]]) 
     Path("shop/vocabulary.json").write_text("{")
     code, _, err = run("copy", "check", "texts.jsonl")
     assert code == 2 and "vocabulary.json" in err
-
-
-def test_phrases_are_listed_before_they_are_approved(run: Callable[..., tuple[int, str, str]]) -> None:
-    texts = ["Sandwich buns, soft inside.", "Honey, soft inside: sandwich buns.", "Sandwich buns on sale, crispy now."]
-    item = {"title": "Sandwich buns", "description": "Honey."}
-    rows = [{"id": str(n), "text": t, "channel": "email", "locale": "en", "item": item} for n, t in enumerate(texts)]
-    Path("approved.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    assert run("init")[0] == 0
-    code, out, err = run("copy", "vocabulary", "--learn", "approved.jsonl")
-    assert code == 0 and "soft inside" in out and "crispy" not in out and "listed only" in err
-    assert "soft" not in run("copy", "vocabulary")[1]
-    code, out, _ = run("copy", "vocabulary", "--learn", "approved.jsonl", "--by", "Ana", "--least", "2", "--json")
-    assert code == 0 and json.loads(out)["added"] == ["soft inside"]
-    assert "soft inside" in run("copy", "vocabulary")[1]

@@ -36,15 +36,13 @@ from recllm.doors.console.app import mount_console
 from recllm.doors.console.loads import receive_upload
 from recllm.doors.privacy.backup import back_up, read_backup, restore
 from recllm.doors.privacy.certificate import read_certificate
-from recllm.doors.privacy.erasure import erase_people, finish_erasures
+from recllm.doors.privacy.erasure import apply_retention, erase_people, finish_erasures
 from recllm.doors.privacy.export import export_person
 from recllm.doors.privacy.registry import REGISTRY
-from recllm.doors.privacy.retention import apply_retention
 from recllm.doors.privacy.rotation import rotate_key
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
-from recllm.doors.start.answers import Answers
-from recllm.doors.start.files import read_files
+from recllm.doors.start.files import Answers, read_files
 from recllm.doors.start.page import words_of
 from recllm.doors.start.shop import run_start
 from recllm.market.campaigns.drafts import create_campaign

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
 from joserfc.jwk import RSAKey
 from oidc_provider import CLIENT_ID, CLIENT_SECRET, KEYS, REDIRECT_URI, Claims, Provider, running_provider, stranger_key
+from service_world import HERE
 from tables import table
 
 from recllm.base.errors import MissingExtraError, UsageError
@@ -34,8 +35,7 @@ from recllm.doors.console.pages import HISTORY_FILE
 from recllm.doors.console.session import session_cookie, session_visitor
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
-from recllm.doors.service.oidc import connect_provider
-from recllm.doors.service.staff import StaffMember
+from recllm.doors.service.oidc import StaffMember, connect_provider
 from recllm.shop.workspace.audit import AuditAction, read_audit
 from recllm.shop.workspace.console_sessions import find_session
 from recllm.shop.workspace.keys import Scope, create_key
@@ -45,6 +45,7 @@ from recllm.shop.workspace.workspace import Workspace
 @pytest.fixture(autouse=True)
 def secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECLLM_OIDC_SECRET", CLIENT_SECRET)
+    monkeypatch.setattr("recllm.doors.console.app.FAILURES_A_MINUTE", 1_000)  # each is looked at
 
 
 DRAWN = {"created", "msecs", "relativeCreated", "thread", "threadName", "process", "taskName", "request_id", "session"}
@@ -70,7 +71,7 @@ def provider(caplog: pytest.LogCaptureFixture) -> Iterator[Provider]:
 
 def causes(caplog: pytest.LogCaptureFixture) -> str:
     """What the log says of sign-ins that failed."""
-    return "\n".join(r.getMessage() for r in caplog.records if r.name == "recllm.doors.console.memory")
+    return "\n".join(r.getMessage() for r in caplog.records if r.name == "recllm.doors.console.sign_in")
 
 
 def make_shop(folder: Path, provider: Provider, tries: int = 1_000, **settings: Any) -> Path:
@@ -90,7 +91,9 @@ def serving(*folders: Path, base: str = "http://localhost") -> Iterator[TestClie
     shops = [LiveShop(Workspace.open(folder), folder.name) for folder in folders]
     app = create_app(shops, ServiceSettings())
     mount_console(app)
-    with TestClient(app, base_url=base, raise_server_exceptions=False, follow_redirects=False) as client:
+    with TestClient(
+        app, base_url=base, headers={"Origin": base}, raise_server_exceptions=False, follow_redirects=False
+    ) as client:
         yield client
 
 
@@ -136,15 +139,9 @@ def problem(answer: Any) -> str:
     return html.unescape(match[1]) if match else ""
 
 
-def form_token(page: Any) -> str:
-    match = re.search(r'name="form_token" value="([0-9a-f]{64})"', page.text)
-    assert match, page.text
-    return match[1]
-
-
 def posted(client: TestClient, path: str, **fields: Any) -> Any:
     """The answer to a form of the console."""
-    return client.post(path, data=fields | {"form_token": form_token(client.get("/settings"))})
+    return client.post(path, data=fields)
 
 
 def test_somebody_signs_in_and_out(client: TestClient, provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
@@ -309,9 +306,8 @@ SHARED_KEY = {"kty": "oct", "kid": "rsa-1", "k": base64.urlsafe_b64encode(b"k" *
 
 
 def test_what_proves_nothing_is_refused_in_words_and_lets_nobody_in(
-    client: TestClient, provider: Provider, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, provider: Provider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("recllm.doors.console.memory.FAILURES_A_MINUTE", 1_000)
     wrong = {}
     for name, doing, status, told, cause in refusals(provider):
         logged, before = causes(caplog), {attribute: getattr(provider, attribute) for attribute in doing}
@@ -581,22 +577,21 @@ def test_a_session_goes_on_while_the_directory_confirms_it(tmp_path: Path, provi
     folder = make_shop(tmp_path / "shop", provider)
     with serving(folder) as client:
         sign_in(client)
-        form, token = form_token(client.get("/settings")), client.cookies[session_cookie("shop")]
+        token = client.cookies[session_cookie("shop")]
         before = change_session(folder, proven_at=31 * 60, begun_at=31 * 60)
         # what cannot be led away waits
         for path, headers in (("/settings", {"hx-request": "true"}), ("/settings?csv=sessions", {})):
             assert client.get(path, headers=headers).status_code == 200
-        assert client.post("/settings/sessions/end", data={"form_token": form}).status_code == 303
+        assert client.post("/settings/sessions/end").status_code == 303
         answer = to_provider_and_back(client.get("/settings?page=1"), client, provider)
         assert answer.status_code == 200 and 'content="0; url=/settings?page=1"' in answer.text
         (_, query) = [entry for entry in provider.requests if entry[0] == "/authorize"][-1]
         assert "prompt" not in query  # who is signed in there is asked nothing
         after = change_session(folder)
-        assert {name: after[name] for name in ("begun_at", "end", "form_seed")} == {
-            name: before[name] for name in ("begun_at", "end", "form_seed")
+        assert {name: after[name] for name in ("begun_at", "end")} == {
+            name: before[name] for name in ("begun_at", "end")
         }
         assert after["proven_at"] > time.time() - 60 and client.get("/settings").status_code == 200
-        assert form_token(client.get("/settings")) == form  # a form that stood open is still good
         new, _ = client.cookies[session_cookie("shop")], client.cookies.clear()
         client.cookies.set(session_cookie("shop"), token)
         assert new != token and not is_in(client)  # the token until then is of no use
@@ -668,19 +663,18 @@ def test_an_address_that_another_person_has_now(tmp_path: Path, provider: Provid
     with serving(folder) as first:
         sign_in(first)
         provider.person["sub"] = "subject-0815"
-        second = TestClient(first.app, base_url="http://localhost", follow_redirects=False)
+        second = TestClient(first.app, base_url="http://localhost", headers=HERE, follow_redirects=False)
         sign_in(second)
         assert len(session_files(folder)) == 2
         for client in (first, second):
             page = client.get("/settings").text
             assert client.get("/settings?csv=sessions").text.count("anna@shop.example") == 1
             assert "/settings/sessions/" not in page
-        form = {"form_token": form_token(second.get("/settings"))}
         for path in session_files(folder):
-            assert second.post(f"/settings/sessions/{path.name}/end", data=form).status_code == 404
-        assert second.post("/settings/sessions/end", data=form).status_code == 404 and is_in(first)
+            assert second.post(f"/settings/sessions/{path.name}/end").status_code == 404
+        assert second.post("/settings/sessions/end").status_code == 404 and is_in(first)
         provider.person["sub"] = "subject-4711"
-        third = TestClient(first.app, base_url="http://localhost", follow_redirects=False)
+        third = TestClient(first.app, base_url="http://localhost", headers=HERE, follow_redirects=False)
         sign_in(third)
         assert posted(third, "/settings/sessions/end").status_code == 303
         assert is_in(second) and is_in(third) and not is_in(first)
@@ -796,7 +790,7 @@ def test_a_provider_in_trouble_is_told_and_keys_go_on(
             answer = sign_in(client)
             assert answer.status_code == 502 and problem(answer) and not is_in(client), (path, name)
             assert causes(caplog) != before, (path, name)
-        page = client.post("/sign-in", data={"key": key, "form_token": form_token(answer)})
+        page = client.post("/sign-in", data={"key": key})
         assert page.status_code == 303 and is_in(client)
         client.cookies.clear()
 
@@ -925,7 +919,7 @@ def test_cookies_are_secure_over_https(tmp_path: Path, provider: Provider) -> No
             assert word in pending
         answer = sign_in(client)
         cookies = answer.headers.get_list("set-cookie")
-        assert len(cookies) == 4 and all(re.match(r"__Host-recllm-[\w-]+=", cookie) for cookie in cookies)
+        assert len(cookies) == 3 and all(re.match(r"__Host-recllm-[\w-]+=", cookie) for cookie in cookies)
         assert all("Secure" in c and "SameSite=strict" in c and "; Path=/;" in f"{c};" for c in cookies)
         assert is_in(client)
 

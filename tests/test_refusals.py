@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from service_world import HERE
 
 from recllm.base.service_settings import ServiceSettings
 from recllm.doors.console.app import mount_console
@@ -72,11 +73,8 @@ def test_whose_key_lacked_what_is_logged(folder: Path, caplog: pytest.LogCapture
         assert refused(caplog) == [f"actor=nobody operation=unknown status=401 claimed_key={key_id}"]
         client.get("/v1/audit", headers={"X-API-Key": "x\tactor=root"})
         assert not refused(caplog)  # of the same kind, within the minute
-        page = client.get("/sign-in").text
-        form = {"form_token": re.findall(r'name="form_token" value="([^"]+)"', page)[0], "key": other_key}
-        assert client.post("/sign-in", data=form, headers={"Origin": "http://localhost"}).status_code == 303
-        form = {"form_token": re.findall(r'name="form_token" value="([^"]+)"', client.get("/data").text)[0]}
-        answer = client.post("/settings/keys", data={**form, "name": "x"}, headers={"Origin": "http://localhost"})
+        assert client.post("/sign-in", data={"key": other_key}, headers=HERE).status_code == 303
+        answer = client.post("/settings/keys", data={"name": "x"}, headers=HERE)
         assert answer.status_code == 403
         (line,) = refused(caplog)
         assert line.startswith(f"actor=key:{other_id} operation=") and line.endswith(" status=403")

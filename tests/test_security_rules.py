@@ -16,7 +16,7 @@ from source_trees import SOURCES, tree
 from recllm.base.errors import StoreError
 from recllm.doors.console.pages import static_folder
 from recllm.doors.privacy.backup import lock_key, work_of_guess
-from recllm.doors.service import api, marketing, people, webhooks
+from recllm.doors.service import api, marketing, webhooks
 from recllm.doors.service.callers import Allowed
 from recllm.shop.workspace.keys import Scope
 
@@ -48,7 +48,7 @@ def imported(path: Path) -> set[str]:
 
 
 def routes() -> list[APIRoute]:
-    routers = (api.router, marketing.router, people.router, webhooks.router)
+    routers = (api.router, marketing.router, webhooks.router)
     return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
 

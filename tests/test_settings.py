@@ -266,19 +266,6 @@ def test_the_command_prints_values_defaults_and_where_each_came_from(run: Run, s
     assert run("settings", "retention")[0] == 0, "without a workspace the defaults are shown"
 
 
-def test_advice_stands_below_the_file_and_the_options(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.recommend.recommender import train
-
-    assert run("settings", "-w", "shop", "--advice", "--json")[0] == 0
-    monkeypatch.setattr(
-        train, "advised_settings", lambda workspace: {"encoder": "x", "scorer": {"epochs": 9, "heads": 2}}
-    )
-    out = run("settings", "-w", "shop", "--advice", "--set", "scorer.epochs=5", "--json")[1]
-    rows = {(row["section"], row["name"]): (row["value"], row["from"]) for row in document(out)["settings"]}
-    assert rows["scorer", "epochs"] == (5, "option") and rows["scorer", "heads"] == (2, "advice")
-    assert rows["", "encoder"] == ("toy", "workspace.toml")
-
-
 def test_every_command_that_opens_a_workspace_takes_settings() -> None:
     from typer.main import get_command
 

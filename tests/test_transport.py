@@ -70,7 +70,9 @@ def folder(tmp_path: Path) -> Path:
 def serving(folder: Path, base: str = "http://localhost", **options: Any) -> Iterator[TestClient]:
     app = create_app([LiveShop(Workspace.open(folder), folder.name)], ServiceSettings(), **options)
     mount_console(app)
-    with TestClient(app, base_url=base, raise_server_exceptions=False, follow_redirects=False) as client:
+    with TestClient(
+        app, base_url=base, headers={"Origin": base}, raise_server_exceptions=False, follow_redirects=False
+    ) as client:
         yield client
 
 

@@ -53,7 +53,7 @@ def test_wheel_carries_prompts_maps_and_the_type_marker(wheel: Path) -> None:
     assert "recllm/py.typed" in names
     assert any(n.startswith("recllm/prompts/item.") for n in names)
     assert any(n.startswith("recllm/shop/ingest/maps/") and n.endswith(".toml") for n in names)
-    assert "recllm/doors/report/start.html.j2" in names and "recllm/guide/index.md" in names
+    assert "recllm/doors/start/start.html.j2" in names and "recllm/guide/index.md" in names
     static = ("doors/console/static/htmx.min.js", "doors/console/static/LICENSES.txt")
     for name in ("doors/console/templates/frame.html.j2", "base/words/zh/console.toml", *static):
         assert f"recllm/{name}" in names
@@ -65,12 +65,6 @@ def test_it_is_the_wheel_that_runs(python: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert str(ROOT / "recllm") not in done.stdout and "site-packages" in done.stdout
-
-
-def test_prompts_from_an_empty_folder(python: Path, tmp_path: Path) -> None:
-    done = run(python, tmp_path, "settings", "--prompts", "--json")
-    assert done.returncode == 0, done.stderr
-    assert {"item"} <= {p["name"] for p in json.loads(done.stdout)["prompts"]}
 
 
 def test_first_steps_from_an_empty_folder(python: Path, tmp_path: Path) -> None:

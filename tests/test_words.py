@@ -13,7 +13,7 @@ from recllm.market.campaigns.export import BOUNCED, ERASED, SUPPRESSED, UNAPPROV
 from recllm.text.templates import Prompts, domain_names
 
 PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
-SPEAKING = ("doors/console", "doors/start", "doors/report", "market/campaigns", "market/audiences")
+SPEAKING = ("doors/console", "doors/start", "market/campaigns", "market/audiences")
 """The rooms that ask for sentences."""
 ALIKE = {"start.way.recllm"}
 """Names that are the same in every language."""

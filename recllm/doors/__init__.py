@@ -1,6 +1,6 @@
 """Where people and programs come in.
 
-`report`: pages to pass on. `privacy`: a customer's rights over all that is kept. `service`: HTTP. `console`: web
+`privacy`: a customer's rights over all that is kept. `service`: HTTP. `console`: web
 pages. `start`: from a shop's export to lists. `cli`: the command line. A door reads a question, asks the layers above
 and words the answer; it computes nothing.
 """

@@ -28,7 +28,6 @@ from recllm.doors.cli.options import (
     Users,
     WorkspaceDir,
     batch_options,
-    fields_table,
     note,
     open_shop,
     read_user_ids,
@@ -207,20 +206,13 @@ def check(
 
 def vocabulary(
     words: Annotated[list[str] | None, typer.Argument(metavar="WORD...", help="Words or phrases to approve.")] = None,
-    learn: Annotated[
-        Path | None, typer.Option(help="Approved texts, one JSON object a line: list their phrases.")
-    ] = None,
     by: Annotated[str | None, typer.Option(help="Name of the person who approves the words.")] = None,
-    min_texts: Annotated[int, typer.Option("--least", min=1, help="Only phrases of this many texts or more.")] = 1,
     *,
     shop: Shop,
 ) -> Answer:
-    """Approved words beyond the facts, which hold no text. Lists them with their approvals; or approves WORD..., or the
-    phrases of --learn: each word there with its neighbour, such as "soft inside"."""
+    """Approved words beyond the facts, which hold no text. Lists them with their approvals; or approves WORD..."""
     from recllm.market.adcopy.vocabulary import add_words, read_vocabulary, vocabulary_file
 
-    if learn is not None:
-        return learn_vocabulary(shop, learn, by, min_texts)
     if words:
         if by is None:
             raise UsageError("words are approved by a person: give --by NAME")
@@ -233,23 +225,6 @@ def vocabulary(
     rows = [(word.word, word.by, word.at.isoformat(timespec="minutes"), word.version) for word in vocabulary.words]
     summary = f"{len(rows)} words, version {vocabulary.version}"
     return Answer(vocabulary, table(rows, ["word", "by", "at", "version"]), [summary])
-
-
-def learn_vocabulary(shop: Shop, file: Path, by: str | None, min_texts: int) -> Answer:
-    """The phrases of approved texts; with `by` they are approved."""
-    from recllm.market.adcopy.submissions import Submission, phrases_of_approved, read_submissions
-    from recllm.market.adcopy.vocabulary import add_words, approved_words, vocabulary_file
-    from recllm.text.domains import domain_of
-
-    now, words, domain = datetime.now(UTC), vocabulary_file(shop.root), domain_of(shop.locale())
-    entries = list(read_submissions(file, now=now, vocabulary=approved_words(words), domain=domain))
-    phrases = phrases_of_approved(entry for entry in entries if isinstance(entry, Submission))
-    phrases = tuple(phrase for phrase in phrases if phrase.texts >= min_texts)
-    if not phrases:
-        raise NothingToDo(f"the texts of {file} hold no phrase that is not grounded or approved already")
-    added = add_words(words, [p.phrase for p in phrases], by=by, at=now).words if by else ()
-    summary = f"{len(added)} approved" if by else "listed only; approve them with --by NAME"
-    return Answer({"phrases": phrases, "added": added}, fields_table(phrases, "phrase texts"), [summary])
 
 
 def _packs(names: list[str] | None) -> tuple[Pack, ...]:

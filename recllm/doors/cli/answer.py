@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import Field, field_validator
 
-from recllm.base.documents import count_text
+from recllm.base.documents import count_text, guarded
 from recllm.base.errors import NothingToDo, UsageError
 from recllm.base.questions import RecommendRequest, ReportBy, SearchRequest
 from recllm.base.schema import NoteKind
@@ -308,27 +308,23 @@ def predict(
     folder: Out,
     workspace: WorkspaceDir,
     csv: Csv,
-    html: Annotated[Path | None, typer.Option(help="Also write a page with reliability, lift and gain.")],
     ids: Ids,
 ) -> Answer:
     """What each customer will do within a horizon: a calibrated chance, a date or an amount, and why."""
-    from recllm.doors.report.people import prediction_page
     from recllm.market.propensity.answers import predict_workspace
     from recllm.market.propensity.prediction import PredictionRequest, prediction_document, write_prediction_csv
 
-    if batch.is_batch(everybody, folder, coupons, csv, html, ids):
+    if batch.is_batch(everybody, folder, coupons, csv, ids):
         options = {"explain": False} | batch_options(question) | {"kind": kind, "seed": question.seed}
         with open_shop(workspace) as shop:
             return batch.answer(shop, "predict", options, question, folder)
     request = question.part(PredictionRequest, kind=kind, coupons=coupons, locale="en")
     with open_shop(workspace) as shop:
-        names, language = ids_by_pseudonym(shop, ids), question.locale or shop.settings.locale
-        prediction = predict_workspace(shop, request.model_copy(update={"locale": language}))
+        names, locale = ids_by_pseudonym(shop, ids), question.locale or shop.settings.locale
+        prediction = predict_workspace(shop, request.model_copy(update={"locale": locale}))
         write_audit(shop, "people_listed", what="prediction", kind=request.kind, people=len(prediction.people))
     if csv:
         write_prediction_csv(prediction, csv, names)
-    if html:
-        html.write_text(prediction_page(prediction, names, locale=language), encoding="utf-8")
     document = prediction_document(prediction, names)
     return Answer(document, _prediction_lines(document), _unlisted(len(prediction.people)))
 
@@ -441,7 +437,7 @@ def occasions(
 ) -> Answer:
     """Whom to write to on a day, and about what: days of the calendar that come, due again, left in the cart, cheaper,
     back, new, long away, just come."""
-    from recllm.base.documents import plain
+    from recllm.base.documents import plain, write_csv
     from recllm.market.campaigns.today import coming_days, customers_of
     from recllm.market.occasions.day import find_occasions, moment_of, open_shop_at
     from recllm.recommend.recommender.shop_recommender import open_recommender
@@ -459,10 +455,17 @@ def occasions(
     for person in document["people"]:
         person["user_id"] = names.get(person["user_id"], person["user_id"])
     if csv:
-        write_occasions(listed, csv, names)
+        rows = ([_csv_cell(person[name]) for name in CSV_COLUMNS] for person in document["people"])
+        write_csv(csv, CSV_COLUMNS, rows)
     nothing = f"no one has an occasion on {listed.date}; {'; '.join(listed.notes) or 'nothing is due'}"
     lines = [*_day_lines(shop, days), *_occasion_lines(listed, names)]
     return Answer(document, lines, problem=None if listed.people or days else NothingToDo(nothing))
+
+
+def _csv_cell(value: Any) -> str:
+    if isinstance(value, list):
+        value = " ".join(reason["text"] for reason in value)
+    return f"{value:.6f}" if isinstance(value, float) else guarded("" if value is None else str(value))
 
 
 def day_document(line: OccasionSuggestion) -> dict[str, Any]:
@@ -487,26 +490,6 @@ def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[
         yield f'{name[:1].upper()}{name[1:]} on {line.coming.on}: {people}; {goods} (day = "{line.occasion}")'
     if days:
         yield ""
-
-
-def write_occasions(listed: OccasionList, file: Path, names: dict[str, str]) -> None:
-    """One line for each person; a cell that a spreadsheet would take for a formula is guarded."""
-    from recllm.base.documents import guarded, write_csv
-
-    rows = (
-        (
-            guarded(names.get(p.user_id, p.user_id)),
-            p.occasion.value,
-            guarded(p.item_id),
-            guarded(p.title),
-            "" if p.probability is None else f"{p.probability:.6f}",
-            str(p.best_hour),
-            p.channel or "",
-            guarded(" ".join(reason.text for reason in p.reasons)),
-        )
-        for p in listed.people
-    )
-    write_csv(file, CSV_COLUMNS, rows)
 
 
 def _occasion_lines(listed: OccasionList, names: dict[str, str]) -> Iterator[str]:

@@ -13,7 +13,6 @@ import typer
 
 from recllm.base.documents import count_text
 from recllm.base.errors import UsageError
-from recllm.base.files import write_whole
 from recllm.doors.cli.options import (
     Answer,
     Ids,
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 Files = Annotated[list[Path], typer.Argument(help="Campaigns as TOML; several compete for the same people.")]
 OneFile = Annotated[Path, typer.Argument(help="The campaign as TOML.")]
-Page = Annotated[Path | None, typer.Option("-o", "--output", help="The page; ID-preview.html or ID-report.html.")]
 
 PSEUDONYMS_TELL_NOBODY = (
     "people are named by pseudonyms, which no service can send to; --ids FILE, your ids one a line, names them instead"
@@ -60,17 +58,6 @@ def plan(
         documents.append({**_fields(planned), **counts, "people": people})
     lines = itertools.chain.from_iterable(map(_plan_lines, plans))
     return Answer(documents if len(documents) != 1 else documents[0], lines)
-
-
-def preview(file: OneFile, shop: Shop, output: Page) -> Answer:
-    """A page with the audience, its reasons, customers left out, and every text with its checks."""
-    from recllm.doors.report.campaign import preview_page
-    from recllm.market.campaigns.open_campaign import preview_document
-
-    document = preview_document(_open_campaign(shop, file))
-    page = output or Path(f"{document['campaign_id']}-preview.html")
-    write_whole(page, preview_page(document))
-    return Answer(document, [str(page)])
 
 
 def approve(
@@ -132,15 +119,11 @@ def export(
     return Answer(document, lines)
 
 
-def report(file: OneFile, shop: Shop, output: Page) -> Answer:
+def report(file: OneFile, shop: Shop) -> Answer:
     """Results: reached, converted, revenue, unsubscribed, and the difference to the control group."""
-    from recllm.doors.report.campaign import report_page
     from recllm.market.campaigns.outcome import campaign_outcome
 
     outcome = campaign_outcome(_open_campaign(shop, file, recheck=False))
-    settings = shop.settings
-    page = output or Path(f"{outcome.campaign_id}-report.html")
-    write_whole(page, report_page(outcome, currency=settings.currency or "", locale=settings.locale))
     groups = {
         "reached": outcome.reached,
         "sent": outcome.sent if outcome.not_delivered else None,
@@ -152,7 +135,7 @@ def report(file: OneFile, shop: Shop, output: Page) -> Answer:
         for name, group in groups.items()
         if group is not None
     ]
-    return Answer(outcome, [*lines, *outcome.words, str(page)])
+    return Answer(outcome, [*lines, *outcome.words])
 
 
 def _open_campaign(shop: Shop, file: Path, *, recheck: bool = True) -> OpenCampaign:
@@ -203,7 +186,7 @@ def _plan_lines(planned: CampaignPlan) -> list[str]:
         f"{planned.expected_conversions:.1f} expected to {aim(planned.converts)} within {planned.horizon_days} days",
         f"  left out: {left_out}",
         f"  {count_text(len(planned.texts), 'text')}, {n_held} held for a person, {n_blocked} blocked; "
-        "see recllm campaign preview",
+        "see recllm campaign approve",
         *(f"  note: {line}" for line in planned.notes),
         *(["", *fields_table(planned.group, "name share share_of_rest lift", header)] if planned.group else []),
     ]

@@ -19,6 +19,7 @@ from recllm.doors.cli.options import (
     Options,
     Seed,
     Shop,
+    fields_table,
     note,
     table,
     write_audit,
@@ -118,29 +119,21 @@ def retrain(
 
 
 def _retrain_lines(report: RetrainReport) -> list[str]:
-    cells = []
-    for check in report.checks:
-        for name, f in check.figures.items():
-            low, high = f.lower_limit, f.upper_limit
-            interval = "" if f.low is None or f.high is None else f"[{f.low:.4f}, {f.high:.4f}]"
-            limits = "" if high is None else f"to {high:.4g}" if low is None else f"{low:.4g} to {high:.4g}"
-            cells.append((check.kind.value, check.verdict.value, name, f.value, interval, limits))
-    lines = table(cells, ("check", "verdict", "figure", "value", "95 %", "limits"))
-    if report.gate is not None:
-        gate = report.gate
-        rows = [
-            (c.slice, c.metric, c.people, c.challenger, c.serving, f"{c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}]")
-            for c in gate.comparisons
-        ]
+    cells = [
+        (check.kind.value, check.verdict.value, name, f.value, f.low, f.high, f.lower_limit, f.upper_limit)
+        for check in report.checks
+        for name, f in check.figures.items()
+    ]
+    lines = table(cells, ("check", "verdict", "figure", "value", "low", "high", "at least", "at most"))
+    if (gate := report.gate) is not None:
         lines += ["", f"judged on {gate.window_start[:10]} to {gate.window_end[:10]}, which the challenger never saw"]
         if gate.serving_seen_days:
             lines.append(f"the serving model had learned from {gate.serving_seen_days:.1f} of these days: an advantage")
-        lines += table(rows, ("slice", "metric", "people", "challenger", "serving", "difference, 95 %"))
-        lines += ["", f"model {report.challenger}: {report.outcome.value} ({', '.join(gate.reasons)})"]
-    elif report.challenger is not None:
-        lines += ["", f"model {report.challenger}: {report.outcome.value}, judged by no gate"]
-    lines += [f"removed: {version}" for version in report.removed]
-    return [*lines, f"{report.seconds:.0f} s"]
+        lines += fields_table(gate.comparisons, "slice metric people challenger serving difference low high")
+    if report.challenger is not None:
+        reasons = "judged by no gate" if gate is None else ", ".join(gate.reasons)
+        lines += ["", f"model {report.challenger}: {report.outcome.value} ({reasons})"]
+    return [*lines, *(f"removed: {version}" for version in report.removed), f"{report.seconds:.0f} s"]
 
 
 def evaluate(

@@ -48,7 +48,6 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., Answer | None]
         "Campaigns from plan to report.",
         {
             "plan": campaign.plan,
-            "preview": campaign.preview,
             "approve": campaign.approve,
             "export": campaign.export,
             "report": campaign.report,

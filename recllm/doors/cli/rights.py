@@ -186,7 +186,7 @@ def retention(
     ] = False,
 ) -> Answer:
     """Delete data older than the settings in [retention], and finish interrupted erasures; run it daily."""
-    from recllm.doors.privacy.retention import apply_retention
+    from recllm.doors.privacy.erasure import apply_retention
     from recllm.shop.workspace.audit import command_line_actor
 
     report = apply_retention(shop, actor=command_line_actor(), dry_run=dry_run, trust_clock=trust_clock)

@@ -18,7 +18,6 @@ from recllm.doors.cli.options import (
     AnyWorkspace,
     Options,
     SetOptions,
-    open_shop,
     read_settings,
     table,
 )
@@ -28,19 +27,15 @@ def settings(
     section: Annotated[str | None, typer.Argument(help="Only this section, such as scorer.")] = None,
     workspace: AnyWorkspace = None,
     options: SetOptions = None,
-    advice: Annotated[bool, typer.Option(help="Also read the log for what `recllm advise` would set.")] = False,
-    prompts: Annotated[bool, typer.Option("--prompts", help="Instead: the templates in use, with versions.")] = False,
 ) -> Answer:
-    """All settings: value, default, range and source (default, advice, file, option, variable)."""
-    from recllm.doors.report.setting_rows import setting_rows, setting_text
+    """All settings: value, default, range and source (default, file, option, variable)."""
+    from recllm.doors.service.setting_rows import setting_rows, setting_text
 
-    if prompts:
-        return list_prompts(workspace)
     if section is not None and section not in sections():
         raise UsageError(unknown_name(section, section, filter(None, sections())))
     if workspace is None and (DEFAULT_WORKSPACE / "workspace.toml").is_file():
         workspace = DEFAULT_WORKSPACE
-    rows = setting_rows(workspace, read_settings(options or ()), advice=advice)
+    rows = setting_rows(workspace, read_settings(options or ()))
     if section is not None:
         rows = [row for row in rows if row["section"] == section]
     lines = []
@@ -50,22 +45,6 @@ def settings(
             source = "" if row["from"] == "default" else f"  ({row['from']}; default {setting_text(row['default'])})"
             lines += [f"{row['name']} = {setting_text(row['value'])}{source}", f"    {row['doc']}  [{row['range']}]"]
     return Answer({"workspace": None if workspace is None else str(workspace), "settings": rows}, lines)
-
-
-def list_prompts(workspace: Path | None) -> Answer:
-    """The templates in use."""
-    from recllm.text.templates import Prompts
-
-    shipped, domain = Prompts.load(), "shop"
-    if workspace is not None:
-        with open_shop(workspace) as shop:
-            domain = shop.domain.name
-    rows = [
-        {"name": t.name, "locale": t.locale, "version": t.version, "file": t.file, "variables": sorted(t.variables)}
-        for t in sorted(shipped.of_domain(domain).values(), key=lambda t: (t.name, t.locale))
-    ]
-    lines = [shipped.folder, *(f"  {r['version']}: {', '.join(r['variables'])}" for r in rows)]
-    return Answer({"folder": shipped.folder, "prompts": rows}, lines)
 
 
 def doctor(workspace: AnyWorkspace = None) -> Answer:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Mapping
+from functools import partial
 from urllib.parse import quote
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import MutableHeaders
@@ -36,14 +37,13 @@ from recllm.doors.console import (
     people,
     privacy,
     results,
-    search,
     settings,
     sign_in,
 )
-from recllm.doors.console.figures import FigureCache
 from recllm.doors.console.loads import FileLoads, sweep_uploads
-from recllm.doors.console.memory import PendingSignIns, SignInLog, TypedTexts
+from recllm.doors.console.memory import FigureCache, PendingSignIns, TypedTexts
 from recllm.doors.console.pages import (
+    SAFE_METHODS,
     ConsoleSection,
     ConsoleState,
     TheForm,
@@ -55,19 +55,15 @@ from recllm.doors.console.pages import (
     text_of,
 )
 from recllm.doors.console.session import (
-    FORM_COOKIE,
     LANGUAGE_COOKIE,
     SHOP_COOKIE,
     YEAR,
     SignedIn,
-    form_token,
     identify_browser,
-    new_form_cookie,
     read_cookies,
-    same_token,
     set_cookie,
 )
-from recllm.doors.console.sign_in import connect_providers, go_to_be_confirmed
+from recllm.doors.console.sign_in import FAILURES_A_MINUTE, connect_providers, go_to_be_confirmed
 from recllm.doors.service.callers import RateLimit, Service
 from recllm.doors.service.refusals import DISK_REFUSALS, STATUS, UNKNOWN, OverloadError
 from recllm.shop.workspace.console_sessions import end_outdated_sessions
@@ -91,7 +87,6 @@ SECTIONS: tuple[ConsoleSection, ...] = (
 
 OPEN_PATHS = ("/sign-in", "/language/", "/static/")
 """Paths that need no sign-in."""
-SAFE_METHODS = ("GET", "HEAD")
 WAITING_HEADER = "x-waiting"
 """Of a request that a page sends by itself while it waits, which is no use of a session."""
 OPERATION_NAMES = frozenset({"v1", "webhooks", "livez", "readyz", "metrics", "openapi.json"})
@@ -131,7 +126,6 @@ class ConsoleMiddleware:
             return
         request, nonce, started = Request(scope, receive), secrets.token_urlsafe(16), False
         cookies = read_cookies(request)
-        form_cookie = cookies.get(FORM_COOKIE) or new_form_cookie()
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
@@ -143,19 +137,17 @@ class ConsoleMiddleware:
                 headers["Content-Security-Policy"] = content_policy(nonce)
                 is_file = _path(request).startswith("/static/")
                 headers["Cache-Control"] = f"public, max-age={FILE_SECONDS}" if is_file else "no-store"
-                if not cookies.get(FORM_COOKIE) and FORM_COOKIE not in str(headers.getlist("set-cookie")):
-                    holder = Response()
-                    set_cookie(holder, request, FORM_COOKIE, form_cookie)
-                    headers.append("Set-Cookie", holder.headers["Set-Cookie"])
             await send(message)
 
         problem: Exception | None = None
-        signed_in, token = None, ""
+        signed_in = None
+        is_used = WAITING_HEADER not in request.headers and not _path(request).startswith(OPEN_PATHS)
+        identify = partial(identify_browser, self._state.service, cookies, is_used=is_used)
         try:
-            signed_in, token = await anyio.to_thread.run_sync(self._identify, request, cookies, form_cookie)
+            signed_in = await anyio.to_thread.run_sync(identify)
         except RecllmError as error:
             problem = error
-        visit = Visit(request, self._state, cookies, signed_in, self._words(cookies, signed_in), token, nonce)
+        visit = Visit(request, self._state, cookies, signed_in, self._words(cookies, signed_in), nonce)
         scope.setdefault("state", {}).update(visit=visit, actor=_actor(signed_in))
         if problem is not None and not scope["path"].startswith(OPEN_PATHS):
             answer: Response | None = error_page(visit, problem)
@@ -177,13 +169,6 @@ class ConsoleMiddleware:
                 raise
             await error_page(visit, error)(scope, receive, send_with_headers)
 
-    def _identify(self, request: Request, cookies: Mapping[str, str], form_cookie: str) -> tuple[SignedIn | None, str]:
-        service = self._state.service
-        is_used = WAITING_HEADER not in request.headers and not _path(request).startswith(OPEN_PATHS)
-        signed_in = identify_browser(service, cookies, is_used=is_used)
-        signer = signed_in.shop if signed_in else next(iter(service.shops.values()))
-        return signed_in, form_token(signer.workspace, form_cookie, signed_in.session if signed_in else None)
-
     def _words(self, cookies: Mapping[str, str], signed_in: SignedIn | None) -> Words:
         shop = signed_in.shop if signed_in else next(iter(self._state.service.shops.values()))
         settings, name = shop.workspace.settings, cookies.get(LANGUAGE_COOKIE, "")
@@ -194,7 +179,7 @@ class ConsoleMiddleware:
         """An answer to requests of other sites, and to visitors who have to sign in first."""
         request = visit.request
         path = _path(request)
-        if request.method not in SAFE_METHODS and not from_here(request):
+        if not from_here(request) and request.method not in SAFE_METHODS:
             return error_page(visit, HTTPException(403, visit.say("error.form")))
         if visit.signed_in is None and not path.startswith(OPEN_PATHS):
             after = quote(path) if request.method in SAFE_METHODS else "/"
@@ -211,16 +196,6 @@ class ConsoleMount(Mount):
         return super().matches(scope)
 
 
-async def genuine(request: Request) -> None:
-    """Raises `HTTPException` for changes that no form of this console in this browser sent."""
-    if request.method in SAFE_METHODS:
-        return
-    visit: Visit = request.state.visit
-    token = text_of(await request.form(), "form_token")
-    if not visit.form_token or not same_token(token, visit.form_token):
-        raise HTTPException(403, visit.say("error.form"))
-
-
 def mount_console(app: FastAPI) -> None:
     """Put the console at "/" of a service: `recllm.doors.service.app.create_app`.
 
@@ -232,7 +207,7 @@ def mount_console(app: FastAPI) -> None:
         service,
         SECTIONS,
         RateLimit(limits.sign_ins_per_minute),
-        SignInLog(),
+        RateLimit(FAILURES_A_MINUTE),
         connect_providers(service.shops),
         PendingSignIns(),
         FileLoads(),
@@ -243,11 +218,11 @@ def mount_console(app: FastAPI) -> None:
     for shop in service.shops.values():
         sweep_uploads(shop.workspace)
         end_outdated_sessions(shop.workspace)
-    console = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(genuine)])
+    console = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     console.mount("/static", StaticFiles(directory=static_folder()), name="static")
     console.include_router(sign_in.router)
     console.include_router(frame_router)
-    console.include_router(search.router)
+    console.include_router(items.search_router)
     for section in SECTIONS:
         console.include_router(section.router)
     console.add_middleware(ConsoleMiddleware, state=state)

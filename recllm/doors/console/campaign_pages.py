@@ -1,29 +1,43 @@
-"""What the pages of a campaign share: the campaign with what is typed, why a form was refused, and who acts."""
+"""What the pages of a campaign share: the campaign with what is typed, what is wrong in its fields,
+each with a sentence in the visitor's language, and who acts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import quote
 
 from starlette.datastructures import FormData
 
-from recllm.base.errors import UsageError
+from recllm.base.errors import DataError, RecllmError, UsageError
+from recllm.base.stats.intervals import ConfidenceInterval
 from recllm.base.words.sentences import language
-from recllm.doors.console.campaign_checks import STEP_OF, FieldProblemsError, mended, problems_of_error
-from recllm.doors.console.campaign_fields import FIELDS, CampaignStep, field_texts, fields_of_file, with_typed
-from recllm.doors.console.pages import FormRefusal, Visit, text_of
-from recllm.doors.console.rule_fields import TypedRule
-from recllm.doors.console.tables import ConsoleTable, TableRow
+from recllm.doors.console.campaign_fields import (
+    FIELDS,
+    CampaignStep,
+    WrongFieldsError,
+    field_texts,
+    fields_of_file,
+    with_typed,
+)
+from recllm.doors.console.items import categories
+from recllm.doors.console.pages import FormRefusal, Visit, WordedError, text_of
+from recllm.doors.console.tables import ConsoleTable, TableCell
 from recllm.doors.service.jobs import Job
 from recllm.doors.service.marketing import order_plan
-from recllm.market.audiences.people_rule import PeopleRule, parse_rule
+from recllm.market.adcopy.channels import Sender, channels
+from recllm.market.adcopy.request import OfferType
+from recllm.market.audiences.people_rule import PeopleRule
+from recllm.market.audiences.reasons import AudienceTrait
 from recllm.market.audiences.rule_words import rule_words
 from recllm.market.campaigns.drafts import (
     CampaignStage,
     campaign_file,
+    campaign_of_fields,
     file_path,
     open_by_id,
     revision_of,
@@ -34,9 +48,181 @@ from recllm.market.campaigns.folder import CampaignFolder
 from recllm.market.campaigns.plan import ReachCount
 from recllm.market.campaigns.texts import festive_day
 from recllm.market.occasions.calendar import SENSIBLE_DAYS
+from recllm.shop.data.catalogue import on_offer
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import present
+
+SENDER_PARTS: Mapping[str, tuple[str, ...]] = {"sender": ("name", "address"), "unsubscribe": ("opt_out",)}
+"""What a message must carry -> what of the sender it states."""
+ERROR_LINE = re.compile(r"campaign\.toml(?:, line \d+)?: (?P<key>[\w.]+|all\[\S+) (?P<message>.*)")
+UNKNOWN_NAME = re.compile(r"'(?P<name>[^']+)'.*did you mean '?(?P<near>[^'?]+)")
+Problems = dict[str, str]
+"""Path of a field -> what to do, in the visitor's language."""
+STEP_OF: Mapping[str, CampaignStep] = {field.path: step for step, fields in FIELDS.items() for field in fields}
+
+
+class FieldProblemsError(WordedError):
+    """Fields that a person has to mend before anything is written."""
+
+    def __init__(self, problems: Problems, english: str = "") -> None:
+        super().__init__("\n".join(problems.values()))
+        self.problems = problems
+        self.english = english
+        """What the engine said, for the engineer."""
+
+
+def check_fields(visit: Visit, fields: Mapping[str, Any], step: CampaignStep | None = None) -> None:
+    """Raises `FieldProblemsError` for all that is wrong, on the pages from the first one to `step`, or on all."""
+    problems = sender_problems(visit, fields, step) | target_problems(visit, fields) | offer_problems(visit, fields)
+    english = ""
+    try:
+        campaign_of_fields(fields)
+    except (DataError, UsageError) as error:
+        english = str(error)
+        if not problems:
+            problems = problems_of_error(visit, error)
+    if problems:
+        raise FieldProblemsError(problems, english)
+
+
+def problems_of_error(visit: Visit, error: RecllmError) -> Problems:
+    """An error of the engine, by field where it names one; under "" where it does not."""
+    if isinstance(error, FieldProblemsError):
+        return error.problems
+    if isinstance(error, WrongFieldsError):
+        return {path: visit.say(f"campaigns.wrong.{kind.value}") for path, kind in error.kinds.items()}
+    if isinstance(error, WordedError):
+        return {"": str(error)}
+    if match := UNKNOWN_NAME.search(str(error)):
+        return {"": visit.say("campaigns.missing.named", name=match["name"], near=match["near"])}
+    problems = Problems()
+    for line in str(error).splitlines():
+        match = ERROR_LINE.fullmatch(line)
+        key = match["key"] if match else ""
+        path = next((path for path in STEP_OF if key == path or key.startswith(f"{path}.")), "")
+        path = "target.people" if key.startswith("target.people") else path
+        word = f"campaigns.invalid.{path.replace('.', '_')}"
+        problems[path] = visit.say(word if visit.words.has(word) else "campaigns.invalid.other")
+    return problems
+
+
+def sender_problems(visit: Visit, fields: Mapping[str, Any], step: CampaignStep | None) -> Problems:
+    """What the channels need of the sender."""
+    sender = fields.get("sender") or {}
+    needed = [mark for name in fields.get("channels", ()) if name in channels() for mark in channels()[name].added]
+    parts = dict.fromkeys(field for name in needed for field in SENDER_PARTS.get(name, ()))
+    problems = {
+        f"sender.{name}": visit.say(f"campaigns.missing.sender_{name}")
+        for name in parts
+        if not str(sender.get(name, "")).strip()
+    }
+    if opt_out := str(sender.get("opt_out", "")).strip():
+        try:
+            Sender(name="", opt_out=opt_out)
+        except UsageError:
+            problems["sender.opt_out"] = visit.say("campaigns.invalid.sender_opt_out")
+    if step is CampaignStep.PEOPLE and problems:
+        return {"channels": visit.say("campaigns.missing.sender")}
+    return problems
+
+
+def target_problems(visit: Visit, fields: Mapping[str, Any]) -> Problems:
+    """Categories and products that are not on sale, with the nearest that are."""
+    target, problems = fields.get("target") or {}, Problems()
+    category, item_ids = target.get("category"), target.get("items")
+    if category and not target.get("text") and (names := categories(visit)):
+        path = " > ".join(step.strip() for step in str(category).split(">"))
+        if not any(path.casefold() in (name.casefold(), name.rpartition(" > ")[2].casefold()) for name in names):
+            similar = [name for name in names if path.casefold() in name.casefold()][:3]
+            similar = similar or difflib.get_close_matches(path, names, 3)
+            problems["target.category"] = visit.say("campaigns.missing.category", name=path) + (
+                visit.say("campaigns.missing.near", names=visit.say("people.comma").join(similar)) if similar else ""
+            )
+    if isinstance(item_ids, list) and item_ids:
+        items = visit.workspace.gate().catalogue(list(map(str, item_ids)))
+        offered = set(items.filter(on_offer(items, present(visit.workspace)))["item_id"])
+        if gone := [str(name) for name in item_ids if name not in offered]:
+            listed = visit.say("people.comma").join(gone[:5])
+            problems["target.items"] = visit.say("campaigns.missing.items", names=listed)
+    return problems
+
+
+def offer_problems(visit: Visit, fields: Mapping[str, Any]) -> Problems:
+    """An offer without its amount, or outside of the time in which the messages go out."""
+    offer, problems = fields.get("offer") or {}, Problems()
+    now, send = utc(present(visit.workspace)), fields.get("send")
+    start, end = offer.get("start"), offer.get("end")
+    leaves = send if _is_time(send) else now
+    if _is_time(send) and send < now:
+        problems["send"] = visit.say("campaigns.invalid.send_past", now=visit.words.moment(now))
+    if offer.get("type") in (OfferType.PERCENT, OfferType.AMOUNT, OfferType.COUPON) and not offer.get("value"):
+        problems["offer.value"] = visit.say("campaigns.missing.offer_value")
+    elif offer.get("type") == OfferType.PERCENT and not 0 < offer["value"] < 100:
+        problems["offer.value"] = visit.say("campaigns.invalid.offer_percent")
+    if _is_time(start) and _is_time(end) and end <= start:
+        problems["offer.end"] = visit.say("campaigns.invalid.offer_end")
+    elif _is_time(end) and end <= leaves:
+        problems["offer.end"] = visit.say("campaigns.invalid.offer_over", send=visit.words.moment(leaves))
+    if _is_time(start) and start > leaves:
+        at = {"start": visit.words.moment(start), "send": visit.words.moment(leaves)}
+        problems["send"] = visit.say("campaigns.invalid.offer_start", **at)
+    return problems
+
+
+def _is_time(value: object) -> TypeGuard[datetime]:
+    return isinstance(value, datetime) and value.tzinfo is not None
+
+
+def mended(fields: dict[str, Any], now: datetime) -> dict[str, Any]:
+    """Fields of an offer that starts later: messages that had no time of their own go out when it starts."""
+    start = (fields.get("offer") or {}).get("start")
+    if _is_time(start) and not fields.get("send") and start > now:
+        return fields | {"send": start}
+    return fields
+
+
+def count_cell(visit: Visit, n: int | None, *, is_estimate: bool = False) -> TableCell:
+    """A number of people; the page names the floor where it is below. None: no figure, or no budget."""
+    floor = visit.figures.floor
+    if n is None and not is_estimate:
+        return TableCell(value=None, text=visit.say("items.untold", floor=floor))
+    if n is None or 0 < n < floor:
+        return TableCell(value=None, text=visit.say("home.fewer", floor=floor))
+    return TableCell(value=n)
+
+
+def excluded_table(
+    visit: Visit, excluded: Sequence[tuple[str, int | None]], *, name: str = "left-out", is_estimate: bool = False
+) -> ConsoleTable:
+    """excluded: reason and people, in the order of the table."""
+    rows = [
+        (
+            TableCell(value=reason, text=visit.words.label(f"left_out.{reason}", reason.replace("_", " "))),
+            count_cell(visit, n, is_estimate=is_estimate),
+        )
+        for reason, n in excluded
+    ]
+    return visit.table(name, rows, of="left-out")
+
+
+def left_out(excluded: Mapping[str, int | None]) -> list[tuple[str, int | None]]:
+    """Reason and people, the largest first, and those without a figure last."""
+    return sorted(((reason, n) for reason, n in excluded.items() if n != 0), key=lambda pair: -(pair[1] or 0))
+
+
+def traits_table(visit: Visit, traits: Sequence[AudienceTrait | Mapping[str, Any]]) -> ConsoleTable | None:
+    """What a group has more of than others; None where nothing may be named."""
+    fields = [trait if isinstance(trait, Mapping) else asdict(trait) for trait in traits]
+    rows = [
+        (
+            TableCell(value=trait["name"], text=visit.words.basic(trait["name"])),
+            *(trait["share"], trait["share_of_rest"]),
+            ConfidenceInterval(trait["lift"], trait["low"], trait["high"]),
+        )
+        for trait in fields
+    ]
+    return visit.table("traits", rows) if rows else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +287,6 @@ def campaign_values(visit: Visit, campaign_id: str, step: CampaignStep, state: P
         "plan": campaign.plan if campaign else None,
         "has_old_plan": (workspace.root / "campaigns" / campaign_id / "plan.json").exists(),
         "revision": revision_of(workspace, campaign_id),
-        "conflicts": conflict_table(visit, state, saved),
         **common_values(visit, state, step),
         "day_warning": day_warning(visit, file, campaign.moment if campaign else file.send),
         "locked": stage is CampaignStage.EXPORTED or not visit.may(Scope.MARKETING),
@@ -133,35 +318,11 @@ def common_values(visit: Visit, state: PageState, step: CampaignStep) -> dict[st
     }
 
 
-def conflict_table(visit: Visit, state: PageState, saved: Mapping[str, str]) -> ConsoleTable | None:
-    """The saved and the typed text of each field where they differ; None without a conflict."""
-    paths = [path for path, text in state.typed.items() if path in saved and text != saved[path]]
-    if not state.conflict or not paths:
-        return None
-
-    def row(path: str) -> TableRow:
-        label, texts = visit.say(f"campaigns.field.{path.replace('.', '_')}"), (saved[path], state.typed[path])
-        if path == "target.people":
-            texts = (rule_sentence(visit, texts[0]), rule_sentence(visit, texts[1]))
-        return label, texts[0] or None, texts[1] or None
-
-    return visit.table("conflict", [row(path) for path in paths])
-
-
 def sentence(visit: Visit, rule: PeopleRule | None) -> str:
     """A rule over people in the visitor's language; "" for none."""
     if rule is None:
         return ""
     return rule_words(rule, visit.workspace.locale(visit.language), visit.workspace.settings.currency)
-
-
-def rule_sentence(visit: Visit, text: str) -> str:
-    """What fields of a rule say in the visitor's language; "" while it is no rule yet. text: of `rule_fields`."""
-    try:
-        document = TypedRule.of_text(text).document()
-    except UsageError:
-        return ""
-    return sentence(visit, parse_rule(document)) if document is not None else ""
 
 
 def changed_fields(visit: Visit, campaign_id: str, typed: Mapping[str, str], step: CampaignStep) -> dict[str, Any]:

@@ -11,12 +11,21 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from recllm.base.errors import DataError, PolicyError, RecllmError, UsageError
-from recllm.doors.console.audience_tables import count_cell, excluded_table, left_out, traits_table
-from recllm.doors.console.campaign_checks import problems_of_error
 from recllm.doors.console.campaign_fields import CampaignStep, typed_texts
-from recllm.doors.console.campaign_pages import AudienceCount, PageState, campaign_values, changed_fields, sentence
+from recllm.doors.console.campaign_pages import (
+    AudienceCount,
+    PageState,
+    campaign_values,
+    changed_fields,
+    count_cell,
+    excluded_table,
+    left_out,
+    problems_of_error,
+    sentence,
+    traits_table,
+)
+from recllm.doors.console.items import brands, categories
 from recllm.doors.console.pages import PageRoute, TheForm, TheVisit, Visit, slow, text_of
-from recllm.doors.console.pickers import brands, categories
 from recllm.doors.console.rule_fields import TypedRule
 from recllm.market.campaigns.drafts import campaign_of_fields
 from recllm.market.campaigns.folder import CampaignFolder, read_plan

@@ -18,9 +18,7 @@ from fastapi.responses import Response
 
 from recllm.base.errors import ConflictError, UnknownIdError
 from recllm.base.schema import Occasion
-from recllm.doors.console import campaign_messages, campaign_people, campaign_review
-from recllm.doors.console.audience_tables import count_cell
-from recllm.doors.console.campaign_checks import FieldProblemsError, check_fields, mended
+from recllm.doors.console import campaign_messages, campaign_people
 from recllm.doors.console.campaign_fields import (
     FIELDS,
     CampaignStep,
@@ -29,19 +27,24 @@ from recllm.doors.console.campaign_fields import (
     typed_texts,
     with_typed,
 )
-from recllm.doors.console.campaign_messages import show_messages
+from recllm.doors.console.campaign_messages import show_messages, show_review
 from recllm.doors.console.campaign_pages import (
+    FieldProblemsError,
     PageState,
     actor_name,
     campaign_values,
     changed_fields,
+    check_fields,
     common_values,
+    count_cell,
+    mended,
     order,
     page_path,
     refused_state,
 )
 from recllm.doors.console.campaign_people import show_people
-from recllm.doors.console.campaign_review import show_review
+from recllm.doors.console.home import day_name, is_sale, suggestion_rows
+from recllm.doors.console.items import categories, products
 from recllm.doors.console.pages import (
     ConsoleSection,
     FormRefusal,
@@ -51,8 +54,6 @@ from recllm.doors.console.pages import (
     Visit,
     text_of,
 )
-from recllm.doors.console.pickers import categories, products
-from recllm.doors.console.suggestions import day_name, is_sale, suggestion_rows
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.service.jobs import ENDED, Job, JobState
 from recllm.market.adcopy.request import OfferType
@@ -285,7 +286,7 @@ def occasion_values(visit: Visit, texts: Mapping[str, str]) -> dict[str, Any]:
     figures, settings = visit.state.figures.latest(visit.shop), visit.workspace.settings
     today = utc(present(visit.workspace)).date()
     return {
-        "suggestions": {row.occasion: row for row in suggestion_rows(visit, figures)},
+        "suggestions": {row["occasion"]: row for row in suggestion_rows(visit, figures)},
         "is_sender_known": bool(texts["sender.name"]),
         "days": {
             day.value: f"{day_name(visit, day)} ({visit.words.calendar_day(nearest_date(day, settings, today))})"
@@ -411,5 +412,5 @@ def clone(visit: TheVisit, campaign_id: str) -> Response:
     return visit.back(page_path(new_id, CampaignStep.OCCASION), "campaign_cloned")
 
 
-for pages in (campaign_people, campaign_messages, campaign_review):
+for pages in (campaign_people, campaign_messages):
     router.routes.extend(pages.router.routes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,7 +19,6 @@ from recllm.base.errors import IngestError, UnknownIdError, UsageError
 from recllm.base.schema import Table
 from recllm.doors.console.loads import (
     FileLoad,
-    FileLoadState,
     Upload,
     find_upload,
     quarantine_name,
@@ -39,6 +37,7 @@ from recllm.doors.console.pages import (
     texts_of,
 )
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
+from recllm.doors.service.jobs import ENDED, Job
 from recllm.shop.ingest.column_names import FIELDS, REQUIRED
 from recllm.shop.ingest.options import ColumnMap, IngestOptions
 from recllm.shop.ingest.sources import nearest_kinds, recognise_file
@@ -219,7 +218,7 @@ def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
     visit.require(Scope.EVENTS)
     table = Table(text_of(form, "table")) if text_of(form, "table") in set(Table) else Table.EVENTS
 
-    def start() -> FileLoad:
+    def start() -> Job:
         file = find_upload(visit.workspace, upload_id)
         preview = preview_file(file.path)
         maps = [(table, map_of(form, table, preview.columns))]
@@ -230,7 +229,7 @@ def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
         problem, selected = job.problem, dict(_selected(form))
         values = upload_values(visit, upload_id, table.value, selected)
         return visit.page("upload.html.j2", status=422, section="data", problem=problem, **values)
-    return visit.back(f"/data/load/{job.load_id}")
+    return visit.back(f"/data/load/{job.job_id}")
 
 
 @router.post("/upload/{upload_id}/export")
@@ -239,7 +238,7 @@ def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
     visit.require(Scope.EVENTS)
     consent_from, tz = tuple(texts_of(form, "consent")), text_of(form, "tz").strip()
 
-    def start() -> FileLoad:
+    def start() -> Job:
         file = find_upload(visit.workspace, upload_id)
         recognised = recognise_file(file.path, IngestOptions())
         options = IngestOptions(**written_as(form), encoding=recognised.encoding)
@@ -253,7 +252,7 @@ def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
         if values is None:
             return visit.back(f"{UPLOAD_PATH}/{upload_id}")
         return visit.page("export.html.j2", status=422, section="data", problem=problem, **values)
-    return visit.back(f"/data/load/{job.load_id}")
+    return visit.back(f"/data/load/{job.job_id}")
 
 
 def written_as(form: FormData) -> dict[str, str]:
@@ -271,11 +270,9 @@ def start_load(
     options: IngestOptions,
     *,
     is_export: bool = False,
-) -> FileLoad:
+) -> Job:
     """Begin to check or load an upload. Raises `UsageError` while another load of the shop runs."""
-    job = FileLoad(
-        load_id=secrets.token_hex(8),
-        shop=visit.shop.name,
+    load = FileLoad(
         upload_id=file.upload_id,
         name=file.name,
         tables=tuple(table for table, _ in maps),
@@ -284,9 +281,9 @@ def start_load(
         is_export=is_export,
     )
     options_of_form = options.model_dump(include={"tz", "date_order", "encoding"}, exclude_none=True)
-    visit.state.loads.start(visit.workspace, file, job, maps, **options_of_form)
-    if not job.dry_run:
-        visit.remember("load", table=", ".join(dict.fromkeys(job.tables)), file=file.name)
+    job = visit.state.loads.start(visit.shop, file, load, maps, **options_of_form)
+    if not load.dry_run:
+        visit.remember("load", table=", ".join(dict.fromkeys(load.tables)), file=file.name)
     return job
 
 
@@ -301,18 +298,17 @@ def discard(visit: TheVisit, upload_id: str) -> Response:
 @router.get("/load/{load_id}")
 def load_page(visit: TheVisit, load_id: str) -> Response:
     """How far a load is, and its account."""
-    job = visit.state.loads.find(visit.shop.name, load_id)
+    job, load = visit.state.loads.find(visit.shop.name, load_id)
     template = "load_state.html.j2" if visit.is_part else "load.html.j2"
-    return visit.page(template, section="data", load=job, quarantine_name=quarantine_name)
+    values = {"job": job, "is_over": job.state in ENDED, "load": load, "quarantine_name": quarantine_name}
+    return visit.page(template, section="data", **values)
 
 
 @router.post("/load/{load_id}/cancel")
 def cancel(visit: TheVisit, load_id: str) -> Response:
     """End a load at its next block of rows; nothing of it is kept."""
     visit.require(Scope.EVENTS)
-    job = visit.state.loads.find(visit.shop.name, load_id)
-    if not job.is_over:
-        job.state = FileLoadState.CANCELLING
+    visit.state.loads.cancel(visit.shop.name, load_id)
     return visit.back(f"/data/load/{load_id}")
 
 

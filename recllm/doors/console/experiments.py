@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from math import isfinite
@@ -14,7 +13,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from recllm.base.charts import Line, LineChart
-from recllm.doors.console.audience_tables import count_cell
+from recllm.doors.console.campaign_pages import count_cell
 from recllm.doors.console.pages import (
     ConsoleSection,
     FormRefusal,
@@ -120,22 +119,6 @@ def treatment_words(visit: Visit, treatment: Treatment) -> str:
 # --- one experiment --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """A variant against the control, in words and figures."""
-
-    variant: str
-    advice: VariantAdvice
-    figures: ConsoleTable
-    """The metric, and what guards it."""
-    model: str | None
-    """Version of the model that the variant shows, where it has one of its own."""
-
-    @property
-    def tone(self) -> str:
-        return TONES.get(self.advice, "")
-
-
 @router.get("/experiment/{name:path}")
 @slow
 def experiment_page(visit: TheVisit, name: str) -> Response:
@@ -158,6 +141,8 @@ def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
         compared(visit, stored, latest, comparison)
         for comparison in (latest.report.comparisons if latest.report else ())
     ]
+    # what has to be stopped before what may stay
+    first = min((c["advice"] for c in comparisons), key=list(VariantAdvice).index, default=VariantAdvice.EMPTY)
     return {
         "stored": stored,
         "running": experiment.is_running(at),
@@ -167,9 +152,8 @@ def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
         "split": split_table(visit, stored, latest),
         "as_planned": latest.report is None or latest.report.sample_ratio.verdict is RatioVerdict.AS_PLANNED,
         "comparisons": comparisons,
-        "figures": [comparison.figures for comparison in comparisons],
-        "overall": VariantAdvice.FEW if None in latest.people.values() else overall(comparisons),
-        "charts": [course_chart(visit, stored, looks, c.variant) for c in comparisons],
+        "overall": VariantAdvice.FEW if None in latest.people.values() else first,
+        "charts": [course_chart(visit, stored, looks, c["variant"]) for c in comparisons],
         "floor": visit.workspace.policy.group_floor,
         "min_people": MIN_PEOPLE,
     }
@@ -188,15 +172,11 @@ def split_table(visit: Visit, stored: SlateExperiment, latest: ExperimentOutcome
     return visit.table("split", [row(variant) for variant in stored.experiment.variants])
 
 
-def overall(comparisons: Sequence[Comparison]) -> VariantAdvice:
-    """What matters most of all variants: what has to be stopped before what may stay."""
-    order = list(VariantAdvice)
-    return min((c.advice for c in comparisons), key=order.index, default=VariantAdvice.EMPTY)
-
-
 def compared(
     visit: Visit, stored: SlateExperiment, look: ExperimentOutcome, comparison: VariantComparison
-) -> Comparison:
+) -> dict[str, Any]:
+    """A variant against the control: what to do with it, the metric with what guards it, and the version of its own
+    model."""
     experiment = stored.experiment
     assert look.report is not None  # noqa: S101 - it has this comparison
     fewest = min(look.people[name] or 0 for name in (experiment.control.name, comparison.variant))
@@ -210,12 +190,13 @@ def compared(
         advice = VariantAdvice.WAIT
     else:
         advice = VariantAdvice.BETTER if comparison.metric.verdict is EffectVerdict.BETTER else VariantAdvice.WORSE
-    return Comparison(
-        variant=comparison.variant,
-        advice=advice,
-        figures=effect_table(visit, experiment, comparison),
-        model=stored.treatments[comparison.variant].model,
-    )
+    return {
+        "variant": comparison.variant,
+        "advice": advice,
+        "tone": TONES.get(advice, ""),
+        "figures": effect_table(visit, experiment, comparison),
+        "model": stored.treatments[comparison.variant].model,
+    }
 
 
 def effect_table(visit: Visit, experiment: Experiment, comparison: VariantComparison) -> ConsoleTable:

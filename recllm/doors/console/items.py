@@ -1,9 +1,10 @@
-"""Products: search, facts, how many buy them, what is like them, and the checked texts of every channel."""
+"""Products: search, facts, how many buy them, what is like them; what pickers offer; and the search over everything."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote
@@ -11,19 +12,23 @@ from urllib.parse import quote
 import numpy as np
 import polars as pl
 from fastapi import APIRouter, Query
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 from numpy.typing import NDArray
 
-from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit
+from recllm.base.errors import StoreError
+from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, text_of
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.learn.features.collaborative import LONG_WINDOW_DAYS, SHORT_WINDOW_DAYS, WINDOW_DAYS
 from recllm.market.adcopy.ads import item_of
+from recllm.market.campaigns.drafts import list_campaigns
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.search import similar_items
-from recllm.shop.data.catalogue import known_rows
+from recllm.shop.data.catalogue import known_rows, on_offer
 from recllm.text.items import item_names
 
 router = APIRouter(prefix="/items", route_class=PageRoute)
+search_router = APIRouter(route_class=PageRoute)
+"""One search over customers, products and campaigns. What is typed may be a customer's id: no address has it."""
 SECTION = ConsoleSection("items", "/items", router, is_main=True)
 
 Rows = NDArray[np.int64]
@@ -128,20 +133,20 @@ def matching_rows(recommender: Recommender, query: str) -> tuple[Rows, list[str]
     return best, list(holding)
 
 
-def item_lines(visit: Visit, recommender: Recommender, rows: Rows) -> list[ItemLine]:
-    items = recommender.dataset.items[rows.tolist()]
-    buyers = recommender.population.stats.buyers_28[rows]
-    figures = visit.figures
-    names = item_names(items, visit.language)
+def item_lines(visit: Visit, recommender: Recommender, rows: Rows, *, with_buyers: bool = True) -> list[ItemLine]:
+    """with_buyers: whether their numbers are asked for, which counts into the visitor's budget."""
+    dataset, figures = recommender.dataset, visit.figures
+    items, buyers = dataset.items[rows.tolist()], recommender.population.stats.buyers_28[rows]
+    names, is_offered = item_names(items, visit.language), on_offer(items, dataset.as_of)
     return [
         ItemLine(
             item_id=item["item_id"],
             title=names[n],
-            category=" › ".join(item["category"] or ()),
+            category=" > ".join(item["category"] or ()),
             price=item["price"],
             currency=item["currency"],
-            available=bool(item["available"]),
-            buyers=int(buyers[n]) and figures.people(int(buyers[n]), "buyers", item["item_id"]),
+            available=bool(is_offered[n]),
+            buyers=figures.people(int(buyers[n]), "buyers", item["item_id"]) if with_buyers and buyers[n] else 0,
         )
         for n, item in enumerate(items.iter_rows(named=True))
     ]
@@ -180,3 +185,76 @@ def buyers_by_window(visit: Visit, recommender: Recommender, row: int) -> list[t
         (LONG_WINDOW_DAYS, stats.buyers_91),
     )
     return [(int(days), figures.people(int(of_items[row]), "buyers", days, row)) for days, of_items in counts]
+
+
+MAX_CATEGORIES = 400
+MAX_BRANDS = 100
+FOUND_PRODUCTS = 12
+
+
+def categories(visit: Visit) -> list[str]:
+    """Categories with items on offer, the largest first; none while the shop is being opened."""
+    try:
+        dataset = visit.shop.recommender().dataset
+    except StoreError:
+        return []
+    offered = dataset.items.filter(on_offer(dataset.items, dataset.as_of))
+    paths: Counter[str] = Counter()
+    for path, n in offered["category"].drop_nulls().list.join(" > ").value_counts().iter_rows():
+        parts = path.split(" > ")
+        for depth in range(1, len(parts) + 1):
+            paths[" > ".join(parts[:depth])] += n
+    return [path for path, _ in paths.most_common(MAX_CATEGORIES) if path]
+
+
+def brands(visit: Visit) -> list[str]:
+    """The brands of most items; none while the shop is being opened."""
+    try:
+        items = visit.shop.recommender().dataset.items
+    except StoreError:
+        return []
+    return [brand for brand, _ in Counter(filter(None, items["brand"])).most_common(MAX_BRANDS)]
+
+
+def products(visit: Visit, selected: Sequence[str], words: str) -> tuple[list[ItemLine], list[ItemLine]]:
+    """The chosen products, and those on sale that words find, without the chosen ones; by ids first."""
+    try:
+        recommender = visit.shop.recommender().in_language(visit.language)
+    except StoreError:
+        return [], []
+    dataset = recommender.dataset
+    matching = matching_rows(recommender, words)[0] if words.strip() else np.asarray(recommender.population.popular)
+    offered = matching[on_offer(dataset.items, dataset.as_of)[matching]]
+    chosen_rows = dataset.item_rows(selected)
+    chosen_rows = chosen_rows[chosen_rows >= 0]
+    rows = offered[~np.isin(offered, chosen_rows)][:FOUND_PRODUCTS]
+    cards = [item_lines(visit, recommender, of, with_buyers=False) for of in (chosen_rows, rows)]
+    return cards[0], cards[1]
+
+
+@search_router.post("/search")
+def search_everything(visit: TheVisit, form: TheForm) -> Response:
+    """To the customer or product of a number, else the campaigns and products that the words find."""
+    words = text_of(form, "find", 256).strip()
+    if not words:
+        return visit.back("/")
+    name = visit.workspace.pseudonymiser().one(words)
+    if visit.workspace.gate().knows_each([name])[0]:
+        visit.state.typed.remember(visit.browser, name, words)
+        return RedirectResponse(f"/people/{name}", 303)
+    try:
+        recommender = visit.shop.recommender().in_language(visit.language)
+    except StoreError:
+        return visit.page("search.html.j2", words=words, table=None, campaigns=[], status=503)
+    if recommender.dataset.item_rows([words])[0] >= 0:
+        return RedirectResponse(f"/items/item/{quote(words)}", 303)
+    rows, wording = matching_rows(recommender, words)[0][:PAGE_ITEMS], words.casefold()
+    campaigns = [
+        line for line in list_campaigns(visit.workspace) if wording in f"{line.goal} {line.campaign_id}".casefold()
+    ]
+    return visit.page(
+        "search.html.j2",
+        words=words,
+        table=items_table(visit, recommender, rows, 0) if len(rows) else None,
+        campaigns=campaigns,
+    )

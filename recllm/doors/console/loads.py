@@ -7,45 +7,31 @@ uploads/<id>/file, upload.json      in the workspace, readable by its owner only
 from __future__ import annotations
 
 import json
-import logging
 import re
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from recllm.base.errors import IngestError, RecllmError, StoreError, UnknownIdError, UsageError
+from recllm.base.errors import IngestError, StoreError, UnknownIdError, UsageError
 from recllm.base.files import PRIVATE, whole_file, write_whole
 from recllm.base.schema import IngestReport, Table
+from recllm.doors.service.jobs import Background, Job, Progress
+from recllm.doors.service.live import LiveShop
 from recllm.shop.ingest.options import ColumnMap
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import UPLOADS, Workspace
 
-logger = logging.getLogger(__name__)
-
 DAY_SECONDS = 24 * 3_600
 BLOCK_BYTES = 1 << 20
 MOST_LOADS = 50
-"""Finished loads that are remembered; the store keeps the account of each for good."""
-
-
-class FileLoadState(StrEnum):
-    """How far a load is."""
-
-    RUNNING = "running"
-    CANCELLING = "cancelling"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-class CancelledLoad(Exception):  # noqa: N818 - no error
-    """Ends a load; its transaction is not committed."""
+"""Loads that are remembered; the store keeps the account of each for good."""
+LOAD = "load"
+"""What the jobs are about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +47,8 @@ class Upload:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class FileLoad:
-    """One load; a thread changes it while pages read it."""
+    """What a job loads; the job changes it while pages read it."""
 
-    load_id: str
-    shop: str
     upload_id: str
     name: str
     tables: tuple[Table, ...]
@@ -78,24 +62,19 @@ class FileLoad:
     """By the monotonic clock, seconds."""
     rows: int = 0
     """Read so far, of the table that is being loaded."""
-    state: FileLoadState = FileLoadState.RUNNING
     reports: list[IngestReport] = field(default_factory=list)
     """Of the tables that are done: of a load that ended early, what stays."""
     problem: str = ""
+    """Why the file was refused, with its code, such as E_ENCODING; "" for other failures, which the job says."""
     code: str = ""
-    """Of the refusal, such as E_ENCODING."""
     quarantine: str = ""
     """Name of the list of rows for which a table was refused."""
 
     @property
-    def is_over(self) -> bool:
-        return self.state not in (FileLoadState.RUNNING, FileLoadState.CANCELLING)
-
-    @property
     def share(self) -> float:
-        """About how much is read, in [0, 0.99] until it is over."""
+        """About how much is read, in [0, 0.99]."""
         share_of_table = min(1.0, self.rows / max(self.likely_rows, 1))
-        return 1.0 if self.is_over else min(0.99, (len(self.reports) + share_of_table) / len(self.tables))
+        return min(0.99, (len(self.reports) + share_of_table) / len(self.tables))
 
     @property
     def again(self) -> str:
@@ -172,80 +151,62 @@ def _safe_name(name: str) -> str:
 
 
 class FileLoads:
-    """The loads of one console: one at a time for each shop, each in a thread."""
+    """The loads of one console: jobs in the background, one for each shop."""
 
     def __init__(self) -> None:
+        self._background = Background(MOST_LOADS)
+        self._background.start()
         self._loads: dict[str, FileLoad] = {}
         self._lock = threading.Lock()
 
-    def find(self, shop: str, load_id: str) -> FileLoad:
+    def find(self, shop: str, load_id: str) -> tuple[Job, FileLoad]:
         """Raises `UnknownIdError` for a load that is not of this shop."""
-        load = self._loads.get(load_id)
-        if load is None or load.shop != shop:
-            raise UnknownIdError("there is no such load; the list of loads has those that were committed")
-        return load
+        job, load = self._background.job(shop, load_id), self._loads.get(load_id)
+        if load is None:
+            raise UnknownIdError("this load is forgotten; the list of loads has those that were committed")
+        return job, load
 
-    def running(self, shop: str) -> FileLoad | None:
-        """The load that runs in this shop."""
-        return next((load for load in self._loads.values() if load.shop == shop and not load.is_over), None)
+    def running(self, shop: str) -> tuple[Job, FileLoad] | None:
+        """The load that runs in this shop, or waits for that of another shop."""
+        job = self._background.open_job(shop, LOAD)
+        load = None if job is None else self._loads.get(job.job_id)
+        return None if job is None or load is None else (job, load)
+
+    def cancel(self, shop: str, load_id: str) -> None:
+        """End a load at its next block of rows; nothing of it is kept."""
+        self._background.cancel(shop, load_id)
 
     def start(
         self,
-        workspace: Workspace,
+        shop: LiveShop,
         upload: Upload,
         load: FileLoad,
         maps: Sequence[tuple[Table, ColumnMap]],
         **options: Any,
-    ) -> FileLoad:
-        """Load an upload in a thread, table after table. Raises `UsageError` while another load of the shop runs."""
-        with self._lock:
-            if self.running(load.shop) is not None:
-                raise UsageError("another file is being loaded; wait until it is done, or cancel it")
-            for finished in [key for key, entry in self._loads.items() if entry.is_over][: -MOST_LOADS or None]:
-                del self._loads[finished]
-            self._loads[load.load_id] = load
-        arguments = (workspace, upload, load, maps, options)
-        threading.Thread(target=self._run, args=arguments, name=f"load {load.shop}", daemon=True).start()
-        return load
+    ) -> Job:
+        """Load an upload, table after table. Raises `UsageError` while another load of the shop runs."""
 
-    @staticmethod
-    def _run(
-        workspace: Workspace,
-        upload: Upload,
-        load: FileLoad,
-        maps: Sequence[tuple[Table, ColumnMap]],
-        options: Mapping[str, Any],
-    ) -> None:
-        def progress(rows: int) -> None:
-            load.rows = rows
-            if load.state is FileLoadState.CANCELLING:
-                raise CancelledLoad
+        def work(tell: Progress) -> None:
+            def progress(rows: int) -> None:
+                load.rows = rows
+                tell("")  # where a job that is cancelled ends
 
-        try:
-            for table, column_map in maps:
-                load.rows = 0
-                report = load_file(
-                    workspace,
-                    upload.path,
-                    table,
-                    mapping=column_map,
-                    dry_run=load.dry_run,
-                    progress=progress,
-                    **options,
-                )
-                load.reports.append(report)
+            try:
+                for table, column_map in maps:
+                    load.rows = 0
+                    how: dict[str, Any] = {"mapping": column_map, "dry_run": load.dry_run, "progress": progress}
+                    load.reports.append(load_file(shop.workspace, upload.path, table, **how, **options))
+            except IngestError as error:
+                file = error.quarantine_file
+                load.quarantine = Path(file).stem if file else ""
+                load.problem, load.code = error.message.removesuffix(f"; see {file}"), error.code
+                raise
             if not load.dry_run:
-                remove_upload(workspace, upload.upload_id)
-            load.state = FileLoadState.DONE
-        except CancelledLoad:
-            load.state = FileLoadState.CANCELLED
-        except IngestError as error:
-            file = error.quarantine_file
-            load.quarantine = Path(file).stem if file else ""
-            load.problem, load.code = error.message.removesuffix(f"; see {file}"), error.code
-            load.state = FileLoadState.FAILED
-        except RecllmError as error:
-            load.problem, load.state = str(error), FileLoadState.FAILED
-        except Exception as error:  # the page has to say that it is over, whatever it was
-            logger.exception("a load failed", extra={"load_id": load.load_id})
-            load.problem, load.state = f"{type(error).__name__}; see the log", FileLoadState.FAILED
+                remove_upload(shop.workspace, upload.upload_id)
+
+        with self._lock:
+            if self._background.open_job(shop.name, LOAD) is not None:
+                raise UsageError("another file is being loaded; wait until it is done, or cancel it")
+            job = self._background.submit(shop.name, LOAD, work)
+            self._loads = dict(list(self._loads.items())[-MOST_LOADS:]) | {job.job_id: load}
+        return job

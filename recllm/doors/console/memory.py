@@ -1,4 +1,4 @@
-"""What one console keeps in memory: sign-ins that have begun, typed texts, and the log of sign-ins.
+"""What one console keeps in memory: sign-ins that have begun, typed texts, and the figures of each shop's first page.
 
 A restart forgets them. A typed text may be a customer's own id, which no file, cookie or address of the console holds.
 """
@@ -10,10 +10,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from recllm.base.errors import RecllmError
+from recllm.base.schema import Table
+from recllm.doors.service.live import LiveShop
 from recllm.doors.service.oidc import SignInError, SignInProblem, SignInRequest
+from recllm.market.campaigns.today import OccasionSuggestion, ShopFigures, shop_figures, suggest
 from recllm.shop.workspace.console_sessions import ConsoleSession
 
 logger = logging.getLogger(__name__)
@@ -25,7 +29,6 @@ CONFIRM_SECONDS = 60
 MAX_PENDING = 1_000
 TYPED_SECONDS = 3_600
 MAX_TYPED = 10_000
-FAILURES_A_MINUTE = 60
 
 
 def drop_old(entries: dict[Any, Any], begun_at: Callable[[Any], float], limit: float, max_entries: int) -> None:
@@ -41,7 +44,7 @@ def drop_old(entries: dict[Any, Any], begun_at: Callable[[Any], float], limit: f
 
 
 class TypedTexts:
-    """Texts that the next pages show again for an hour, by the browser's form token and a subject."""
+    """Texts that the next pages show again for an hour, by session and subject."""
 
     def __init__(self) -> None:
         self._texts: dict[tuple[str, str], tuple[str, float]] = {}
@@ -93,7 +96,6 @@ class PendingSignIn:
     """Name of the shop that was looked at; "" for none."""
     sessions: Mapping[str, ConsoleSession]
     """Name of a shop -> the browser's session there until now."""
-    form_cookie: str = field(repr=False)
     is_confirmation: bool
     """Whether the console began it, to hear that the provider still lets the person in."""
 
@@ -134,35 +136,55 @@ class PendingSignIns:
         drop_old(self._pending, lambda entry: entry.request.begun_at, time.time() - PENDING_SECONDS, MAX_PENDING)
 
 
-# --- the log of sign-ins ---------------------------------------------------------------------------------------------
+# --- figures of the first page ---------------------------------------------------------------------------------------
 
 
-class SignInLog:
-    """Logs each attempt to sign in, without keys, tokens and names. Of failures beyond `FAILURES_A_MINUTE` only the
-    number is logged, so that attempts without a key cannot fill a disk."""
+def _suggestions(shop: LiveShop) -> tuple[OccasionSuggestion, ...]:
+    """None of a log that has no times, or of a shop that has no events yet."""
+    try:
+        return tuple(suggest(shop.workspace, shop.recommender if shop.ready else None))
+    except RecllmError as error:
+        logger.info("no suggestions: %s", error)
+    except Exception:  # the other figures do not depend on it
+        logger.exception("suggestions were not found")
+    return ()
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._minute_end = clock, clock() + 60
-        self._n_failures = 0
-        self._lock = threading.Lock()
 
-    def succeeded(self, way: str, shop: str, session_id: str, request_id: str) -> None:
-        """way: "a key", or a provider. The audit log names the person."""
-        facts = {"outcome": "succeeded", "shop": shop, "session": session_id[:8], "request_id": request_id}
-        logger.info("sign-in through %s: succeeded", way, extra=facts)
+@dataclass(eq=False)
+class FigureCache:
+    """The last figures of each shop; newer ones are counted in a thread when the store has changed, or the recommender
+    was opened, which knows the goods of a day."""
 
-    def failed(self, way: str, cause: str, request_id: str, **facts: str) -> None:
-        """cause: without secrets and personal data."""
-        with self._lock:
-            n_left_out = 0
-            if self._clock() >= self._minute_end:
-                n_left_out = max(0, self._n_failures - FAILURES_A_MINUTE)
-                self._n_failures, self._minute_end = 0, self._clock() + 60
-            self._n_failures += 1
-            is_logged = self._n_failures <= FAILURES_A_MINUTE
-        if n_left_out:
-            facts_of_many = {"outcome": "failed", "n": n_left_out}
-            logger.warning("sign-in: %d failures had no line of their own", n_left_out, extra=facts_of_many)
-        if is_logged:
-            extra = {"outcome": "failed", "request_id": request_id, **facts}
-            logger.warning("sign-in through %s: %s", way, cause, extra=extra)
+    _figures: dict[str, tuple[tuple[int, int, bool], ShopFigures]] = field(default_factory=dict)
+    _running: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def latest(self, shop: LiveShop) -> ShopFigures | None:
+        """The last figures without counting any; None before the first ones."""
+        latest = self._figures.get(shop.name)
+        return None if latest is None else latest[1]
+
+    def get(self, shop: LiveShop) -> ShopFigures | None:
+        """The last figures, perhaps of a moment ago; None while the first ones are counted. Raises `StoreError`."""
+        with shop.workspace.store().read() as reader:
+            marks, counts = reader.marks(), reader.counts()
+        state = (marks.event_no, sum(marks.load_no.get(table, 0) for table in Table), shop.ready)
+        latest = self._figures.get(shop.name)
+        if latest is None or latest[0] != state:
+            with self._lock:
+                if shop.name not in self._running:
+                    self._running.add(shop.name)
+                    threading.Thread(target=self._count, args=(shop, state, counts), daemon=True).start()
+        return None if latest is None else latest[1]
+
+    def _count(self, shop: LiveShop, state: tuple[int, int, bool], counts: Mapping[str, int]) -> None:
+        try:
+            before = self._figures.get(shop.name)
+            figures = shop_figures(shop.workspace, counts)
+            self._figures[shop.name] = (state, replace(figures, suggestions=before and before[1].suggestions))
+            self._figures[shop.name] = (state, replace(figures, suggestions=_suggestions(shop)))
+        except Exception:  # the next visit tries again
+            logger.exception("figures were not counted", extra={"shop": shop.name})
+        finally:
+            with self._lock:
+                self._running.discard(shop.name)

@@ -42,9 +42,8 @@ from recllm.base.errors import (
 from recllm.base.files import PRIVATE, lock_file
 from recllm.base.words.sentences import LANGUAGES
 from recllm.base.words.words import Words
-from recllm.doors.console.figures import FigureCache
 from recllm.doors.console.loads import FileLoads
-from recllm.doors.console.memory import PendingSignIns, SignInLog, TypedTexts
+from recllm.doors.console.memory import FigureCache, PendingSignIns, TypedTexts
 from recllm.doors.console.session import SignedIn
 from recllm.doors.console.tables import (
     ConsoleTable,
@@ -68,6 +67,7 @@ from recllm.shop.workspace.workspace import REPLAY_DAYS, Workspace, present
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 PSEUDONYM = re.compile(r"u1_[A-Z2-7]{26}")
+SAFE_METHODS = ("GET", "HEAD")
 FILE_FIELD = "csv"
 """Of an address: the name of the table of the page that is asked for as a file."""
 SHAPES = 6
@@ -138,7 +138,8 @@ class ConsoleState:
     service: Service
     sections: tuple[ConsoleSection, ...]
     sign_ins: RateLimit
-    sign_in_log: SignInLog
+    sign_in_failures: RateLimit
+    """Of those that are logged, so that attempts without a key cannot fill a disk; the metrics count all."""
     providers: Mapping[str, OidcClient]
     """By `provider_id`; empty where people sign in with keys alone."""
     pending: PendingSignIns
@@ -157,7 +158,6 @@ class Visit:
     """Of the console, by `recllm.doors.console.session.read_cookies`."""
     signed_in: SignedIn | None
     words: Words
-    form_token: str
     nonce: str
     """What scripts and htmx attributes of this answer carry, so that nothing that slipped into a page runs."""
 
@@ -185,6 +185,12 @@ class Visit:
     def request_id(self) -> str:
         """By which the log names this request."""
         return getattr(self.request.state, "request_id", "")
+
+    @property
+    def browser(self) -> str:
+        """Id of the session that typed texts are kept for; one for all browsers where the console is open."""
+        session = self.signed_in.session if self.signed_in else None
+        return session.session_id if session else ""
 
     @property
     def is_part(self) -> bool:
@@ -432,8 +438,10 @@ def local_path(text: str) -> str:
 
 
 def from_here(request: Request) -> bool:
-    """Whether the browser says that this site sends the request, or says nothing."""
+    """Whether the browser says that this site sends the request. It may say nothing of one that changes nothing."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is None and origin is None:
+        return request.method in SAFE_METHODS
     return site in (None, "same-origin") and (origin is None or urlsplit(origin).netloc == request.headers.get("host"))
 
 

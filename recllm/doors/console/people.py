@@ -18,16 +18,18 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from recllm.base.documents import json_text
-from recllm.base.errors import UnknownIdError
+from recllm.base.errors import RecllmError, UnknownIdError
 from recllm.base.schema import ACTIONS, Action, Occasion, Profile, Purpose, SlateStatus, Table
+from recllm.doors.console.home import suggestion_title, suggestion_words
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, slow, text_of
-from recllm.doors.console.predictions import order_predictions, prediction_values
-from recllm.doors.console.suggestions import suggestion_title, suggestion_words
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
+from recllm.doors.service.jobs import ENDED, JobState, Progress
 from recllm.market.campaigns.today import SuggestedPerson
 from recllm.market.occasions.calendar import CalendarDay
+from recllm.market.propensity.prediction import PredictionRequest
+from recllm.market.propensity.question import PredictionKind
 from recllm.recommend.recommender.leave_one_out import UserHistory
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_states import forget_in_states
@@ -56,6 +58,10 @@ PURPOSES = (
     Purpose.LLM_LOCAL,
     Purpose.LLM_THIRD_PARTY,
 )
+
+
+KINDS = (PredictionKind.BUY, PredictionKind.NEXT_ORDER, PredictionKind.LEAVE, PredictionKind.VALUE)
+"""Predictions in the order of the page; all within the horizon of a `PredictionRequest` that says none."""
 
 
 @router.get("")
@@ -91,7 +97,7 @@ def search(visit: TheVisit, form: TheForm) -> Response:
     name = visit.workspace.pseudonymiser().one(typed)
     if not visit.workspace.gate().knows_each([name])[0]:
         return _index(visit, typed=typed, problem="people.unknown", status=404)
-    visit.state.typed.remember(visit.form_token, name, typed)
+    visit.state.typed.remember(visit.browser, name, typed)
     return RedirectResponse(f"/people/{name}", 303)
 
 
@@ -148,9 +154,23 @@ def person_page(
 
 @router.post("/{name}/predictions")
 def predict(visit: TheVisit, name: str) -> Response:
-    """Predict all people in the background."""
+    """Predict all people in the background, unless a job does it."""
     visit.require(Scope.MARKETING)
-    order_predictions(visit)
+    background, shop, subject = visit.state.service.background, visit.shop, predictions_subject(visit)
+
+    def learn(tell: Progress) -> dict[str, str]:
+        """Kind -> why it cannot be predicted."""
+        problems = {}
+        for kind in KINDS:
+            tell(kind.value)
+            try:
+                shop.everybody.prediction(PredictionRequest(kind=kind, locale=visit.language))
+            except RecllmError as error:
+                problems[kind.value] = str(error)
+        return problems
+
+    if background.open_job(shop.name, subject) is None:
+        background.submit(shop.name, subject, learn)
     return visit.back(f"/people/{name}#predictions")
 
 
@@ -307,9 +327,53 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
     }
 
 
+def predictions_subject(visit: Visit) -> str:
+    """Of the job that computes them, in the visitor's language, which is that of the reasons."""
+    return f"predictions {visit.language}"
+
+
+def prediction_values(visit: Visit, name: str) -> dict[str, Any]:
+    """The predictions on the page of a person; none without consent to personalisation. They are computed in the
+    background, for all people at once, and kept as `recllm.doors.service.everybody` says."""
+    if not visit.workspace.gate().permits(name, Purpose.PERSONALISATION):
+        return {"name": name, "may_predict": False}
+    job = visit.state.service.background.latest_job(visit.shop.name, predictions_subject(visit))
+    problems: Mapping[str, str] = job.result if job is not None and job.state is JobState.DONE else {}
+    return {
+        "name": name,
+        "predictions": [prediction_line(visit, name, kind, problems.get(kind, "")) for kind in KINDS],
+        "job": job,
+        "is_computing": job is not None and job.state not in ENDED,
+        "n_kinds": len(KINDS),
+        "may_predict": True,
+    }
+
+
+def prediction_line(visit: Visit, name: str, kind: PredictionKind, problem: str) -> dict[str, Any]:
+    """One kind of prediction for one person: answered, not computed, not asked (of people without a past, or who have
+    been away for long) or impossible. problem: why it is impossible, for the engineer."""
+    request = PredictionRequest(kind=kind, locale=visit.language)
+    learned = visit.shop.everybody.learned_prediction(request)
+    line = {"kind": kind, "horizon_days": request.horizon_days, "problem": problem, "as_of": None}
+    if learned is None:
+        return line | {"state": "impossible" if problem else "not_computed"}
+    prediction, position = learned.prediction, learned.positions.get(name)
+    if position is None:
+        return line | {"state": "not_asked"}
+    is_value, floor = kind is PredictionKind.VALUE, visit.workspace.policy.group_floor
+    mean = learned.mean_value if is_value else learned.mean_probability
+    return line | {
+        "state": "answered",
+        "person": prediction.people[position],
+        "average": None if len(prediction.people) < floor or kind is PredictionKind.NEXT_ORDER else mean,
+        "error": prediction.figures.get("mae" if is_value else "mae_days"),
+        "as_of": prediction.as_of,
+    }
+
+
 def _shop_id(visit: Visit, name: str) -> str | None:
     """The shop's own id, where this browser typed it."""
-    return visit.state.typed.recall(visit.form_token, name) or None
+    return visit.state.typed.recall(visit.browser, name) or None
 
 
 def consent_lines(visit: Visit, name: str) -> list[dict[str, Any]]:

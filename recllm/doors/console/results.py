@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -13,8 +13,8 @@ from fastapi.responses import Response
 from recllm.base.errors import RecllmError, UnknownIdError
 from recllm.base.questions import ReportBy
 from recllm.base.stats.intervals import ConfidenceInterval
-from recllm.doors.console.audience_tables import excluded_table, left_out
-from recllm.doors.console.campaign_review import act_lines
+from recllm.doors.console.campaign_messages import act_lines
+from recllm.doors.console.campaign_pages import excluded_table, left_out
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, slow
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.audiences.audience import aim
@@ -41,18 +41,6 @@ class CampaignVerdict(StrEnum):
 TONES = {CampaignVerdict.WORKED: "good", CampaignVerdict.LOST: "bad", CampaignVerdict.UNCLEAR: ""}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CampaignResult:
-    """One campaign of the list; without figures where there is no comparison."""
-
-    campaign_id: str
-    goal: str
-    people: int | None
-    extra_sales: ConfidenceInterval | None
-    """Of all customers written to, against the control group."""
-    verdict: CampaignVerdict
-
-
 @router.get("")
 @slow
 def index(visit: TheVisit) -> Response:
@@ -64,18 +52,11 @@ def index(visit: TheVisit) -> Response:
             outcome = outcome_of(visit, line.campaign_id)
         except RecllmError:  # its own page says why
             continue
-        result = CampaignResult(
-            campaign_id=line.campaign_id,
-            goal=line.goal or line.campaign_id,
-            people=outcome.sent.people if outcome.sent else None,
-            extra_sales=extra_sales(outcome),
-            verdict=verdict_of(outcome),
-        )
-        results.append(result)
-    ends = [end for r in results if r.extra_sales for end in (r.extra_sales.low, r.extra_sales.high, 0.0)]
+        results.append((outcome, extra_sales(outcome), verdict_of(outcome)))
+    ends = [end for _, extra, _ in results if extra for end in (extra.low, extra.high, 0.0)]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
-    bars = [(r, r.extra_sales and range_bar(r.extra_sales, low, high)) for r in results]
-    return visit.page("results.html.j2", section="results", results=bars, tones=TONES)
+    lines = [(*result, result[1] and range_bar(result[1], low, high)) for result in results]
+    return visit.page("results.html.j2", section="results", results=lines, tones=TONES)
 
 
 def outcome_of(visit: Visit, campaign_id: str) -> CampaignOutcome:

@@ -1,4 +1,4 @@
-"""The visitor of a browser: sessions of keys and of people, cookies, and forms that only the console's pages can send.
+"""The visitor of a browser: sessions of keys and of people, and cookies.
 
 A session is a file of the workspace and a random token in a cookie; see `workspace.console_sessions`. The API
 key behind it is looked up at each request, so that revoking it ends the session; so are the settings that let a person
@@ -12,9 +12,7 @@ takes such names, they go without.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import logging
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -27,7 +25,7 @@ from fastapi.responses import Response
 from recllm.base.errors import StoreError
 from recllm.doors.service.callers import Service
 from recllm.doors.service.live import LiveShop
-from recllm.doors.service.staff import StaffIdentity, StaffMember, staff_member
+from recllm.doors.service.oidc import StaffIdentity, StaffMember, staff_member
 from recllm.shop.workspace.console_sessions import ConsoleSession, begin_session, find_session
 from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, key_in_force, list_keys
 from recllm.shop.workspace.workspace import Workspace
@@ -36,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 SHOP_COOKIE = "recllm-shop"
 """Name of the shop that is looked at."""
-FORM_COOKIE = "recllm-form"
-"""A random text that the forms of this browser are bound to."""
 LANGUAGE_COOKIE = "recllm-language"
 PENDING_COOKIE = "recllm-oidc"
 """Binds a sign-in through a provider to the browser that began it."""
@@ -186,21 +182,6 @@ def _identity(person: Mapping[str, Any]) -> StaffIdentity | None:
 
 def _confirm_seconds(workspace: Workspace) -> float:
     return workspace.settings.oidc.confirm_minutes * 60
-
-
-def new_form_cookie() -> str:
-    return secrets.token_urlsafe(18)
-
-
-def form_token(workspace: Workspace, form_cookie: str, session: ConsoleSession | None) -> str:
-    """The token of every form: making it needs this workspace's key and this browser's cookies."""
-    text = f"{form_cookie}\0{session.form_seed if session else ''}".encode(errors="replace")
-    return hmac.digest(workspace.signing_key("console form"), text, "sha256").hex()
-
-
-def same_token(token: str, expected: str) -> bool:
-    """Compares in a time that does not depend on the texts."""
-    return hmac.compare_digest(token.encode(errors="replace"), expected.encode())
 
 
 # --- cookies ----------------------------------------------------------------------------------------------------------

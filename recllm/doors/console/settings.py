@@ -24,8 +24,8 @@ from recllm.doors.console.pages import (
 )
 from recllm.doors.console.session import has_just_signed_in, is_same_visitor, session_visitor
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
-from recllm.doors.report.setting_rows import setting_rows, setting_text
-from recllm.doors.service.staff import StaffMember
+from recllm.doors.service.oidc import StaffMember
+from recllm.doors.service.setting_rows import setting_rows, setting_text
 from recllm.shop.workspace.console_sessions import ConsoleSession, end_session, list_sessions
 from recllm.shop.workspace.keys import ApiKey, Scope, create_key, list_keys, revoke_key
 

@@ -9,6 +9,8 @@ An unreadable file stops nothing: the certificate names it, and the note stays u
 
 Out of reach: files of exports that left the workspace, earlier backups (a restore puts the tombstones back into force),
 and copies in a database server's archive or standby.
+
+Also here: deletion by age, by the settings' `retention` and the clock, which goes on with stopped erasures.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ import json
 import logging
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePath
 
 from recllm.base.errors import DataError, NothingToDo, RecllmError, StoreError, UsageError
@@ -203,3 +205,62 @@ def _with_what_is_left(registry: RecordRegistry, done: Sequence[str]) -> Iterato
             f"the erasure is not complete: {reason}. Done: {', '.join(done) or 'nothing'}; not done: "
             f"{', '.join(left)}. Free some space or repair the named file, then run: recllm privacy retention"
         ) from error
+
+
+QUIET_DAYS = 90
+"""Days without a load after which the clock is doubted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionReport:
+    rows: Mapping[str, int]
+    """Table of the store -> rows."""
+    files: Mapping[str, int]
+    """Kind -> files, or lines about people of campaigns."""
+    finished_erasures: int
+    """Of stopped processes."""
+    dry_run: bool
+    unread: tuple[str, ...] = ()
+    """Files that could not be read."""
+
+
+def apply_retention(
+    workspace: Workspace,
+    *,
+    actor: str,
+    now: datetime | None = None,
+    dry_run: bool = False,
+    trust_clock: bool = False,
+    registry: RecordRegistry = REGISTRY,
+) -> RetentionReport:
+    """Deletes what is older than the settings' `retention` allows, and finishes interrupted erasures.
+
+    The clock is that of this machine, also for a log of the past. Rows of restricted people stay. dry_run: only counts.
+    Raises `UsageError` where the clock is more than `QUIET_DAYS` after the newest load, as a clock that jumped ahead
+    would delete everything, unless `trust_clock` says that the clock is right.
+    """
+    clock = now or datetime.now(UTC)
+    with workspace.store().read() as reader:
+        newest = reader.loads(1)["committed_at"]
+    if len(newest) and clock - newest[0] > timedelta(days=QUIET_DAYS) and not (trust_clock or dry_run):
+        raise UsageError(
+            f"the clock says {clock:%Y-%m-%d}, and nothing was loaded since {newest[0]:%Y-%m-%d}; if the clock is "
+            "right, say --trust-clock"
+        )
+    erasures = [] if dry_run else finish_erasures(workspace, actor=actor, registry=registry)
+    removed = Removed(unread=tuple(name for certificate in erasures for name in certificate.unread))
+    for record in (*registry.records, *registry.impersonal):
+        removed = removed.plus(record.retain(workspace, clock, dry_run=dry_run))
+    rows, files = removed.rows, removed.files
+    if not dry_run:
+        if any(rows.values()):
+            workspace.store().purge()
+        if any(rows.values()) or any(files.values()):
+            audit(workspace, actor, AuditAction.RETENTION_APPLIED, rows=rows, files=files)
+    return RetentionReport(
+        rows=rows,
+        files=files,
+        finished_erasures=sum(not certificate.unread for certificate in erasures),
+        dry_run=dry_run,
+        unread=tuple(dict.fromkeys(removed.unread)),
+    )

@@ -1,9 +1,12 @@
-"""Operations for a shop's own site: recommend, explain, similar items, profiles, texts; events, items and people in."""
+"""Operations for a shop's own site: recommend, explain, similar items, profiles, texts; data in;
+a person's rights, anonymous sessions, and items that leave the catalogue."""
 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http import HTTPStatus
@@ -15,13 +18,17 @@ from prometheus_client import generate_latest
 
 import recllm
 from recllm.base.documents import plain
-from recllm.base.errors import UsageError
+from recllm.base.errors import NothingToDo, UnknownIdError, UsageError
 from recllm.base.policy import EARLIEST_YEAR
 from recllm.base.questions import ReportBy
-from recllm.base.schema import AdCopy, Slate
+from recllm.base.schema import AdCopy, Purpose, Slate, Table
+from recllm.doors.privacy.certificate import ErasureCertificate
+from recllm.doors.privacy.erasure import erase_people
+from recllm.doors.privacy.export import export_person
 from recllm.doors.service.callers import (
     ERRORS,
     MayAsk,
+    MayErase,
     MayMarket,
     MayMeasure,
     MaySend,
@@ -30,6 +37,7 @@ from recllm.doors.service.callers import (
     operation,
     require,
 )
+from recllm.doors.service.marketing_requests import RestrictionRequest, SessionJoinRequest
 from recllm.doors.service.refusals import OverloadError
 from recllm.doors.service.requests import (
     ConsentRequest,
@@ -42,6 +50,7 @@ from recllm.doors.service.requests import (
     ItemsRequest,
     JsonRoute,
     LoadAnswer,
+    PersonRequest,
     ProfileRequest,
     SimilarItems,
     SlateRequest,
@@ -63,10 +72,11 @@ from recllm.market.experiments.slates import (
 from recllm.recommend.recommender.explanation import Explanation
 from recllm.recommend.recommender.people import person_profile
 from recllm.recommend.recommender.search import similar_items
+from recllm.recommend.recommender.shop_states import forget_in_states
 from recllm.shop.ingest.workspace_load import add_consent, add_events, add_items, add_users
-from recllm.shop.workspace.audit import AuditAction
+from recllm.shop.workspace.audit import AuditAction, AuditCheck, AuditEntry, read_audit, verify_audit
 from recllm.shop.workspace.keys import Scope
-from recllm.shop.workspace.workspace import recording_time
+from recllm.shop.workspace.workspace import Workspace, recording_time
 from recllm.text.domains import domain_of
 
 MAX_EVENTS = 1_000  # events, or items, in one request
@@ -324,3 +334,122 @@ def metrics(caller: MayMeasure, service: TheService) -> Response:
     figures.ready.set(caller.shop.ready)
     figures.swaps.set(caller.shop.n_swaps)
     return Response(generate_latest(figures.registry), media_type="text/plain")
+
+
+# --- the rights of a person, and what leaves --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restriction:
+    """Whether a person's data may be used."""
+
+    restricted_since: datetime | None
+    """UTC; None where they are used as the person agreed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionJoin:
+    joined: bool
+    """False if the person refused personalisation, which then holds for the session too, or was erased."""
+    events: int
+    """Events moved to the person by this call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditLog:
+    check: AuditCheck
+    entries: tuple[AuditEntry, ...]
+
+
+def join_session(workspace: Workspace, session_id: str, user_id: str) -> SessionJoin:
+    """Makes the present and later events of an anonymous session those of a person; may be repeated.
+
+    Raises `ConflictError` for a session that belongs to another person.
+    """
+    session, person = workspace.session_pseudonymiser().one(session_id), workspace.pseudonymiser().one(user_id)
+    if workspace.store().tombstones([session, person]):
+        return SessionJoin(joined=False, events=0)
+    with workspace.store().read() as reader:
+        owner = reader.joined_sessions([session]).get(session)
+    if owner is None and not workspace.gate().permits(person, Purpose.PERSONALISATION):
+        refusal = (session, Purpose.PERSONALISATION, False, None)
+        add_consent(workspace, [refusal], source="session", by_pseudonym=True)
+        return SessionJoin(joined=False, events=0)
+    with workspace.store().load(Table.EVENTS, load_id=uuid.uuid4().hex, source="session") as load:
+        n_events = load.join_session(session, person)
+    return SessionJoin(joined=True, events=n_events)
+
+
+@operation(router, "POST", "/v1/sessions/join", "events", answer=SessionJoin)
+def session_join(body: SessionJoinRequest, caller: MaySend) -> SessionJoin:
+    """An anonymous session's events become those of a person, whose next answer knows them.
+
+    Again for the same person it changes nothing; a session of another person is a conflict. Where the person refused
+    personalisation nothing is joined: the session's events stay unjoined, and the session counts as having refused.
+    """
+    return join_session(caller.shop.workspace, body.session_id, body.user_id)
+
+
+@operation(router, "POST", "/v1/users/erase", "privacy", answer=ErasureCertificate, marketing=True)
+def user_erase(body: PersonRequest, caller: MayErase) -> ErasureCertificate:
+    """Everything about a person goes, from rows to campaigns and refused rows, and a tombstone keeps them out: nothing
+    that is sent about them later is kept. An unknown person is a 404, with a tombstone all the same.
+
+    The signed certificate says what was deleted, which models learned from the person and until when they are replaced,
+    and what is left to others: files of exports that left.
+    """
+    try:
+        certificate = erase_people(caller.shop.workspace, [body.user_id], actor=caller.actor)
+    except NothingToDo as error:
+        raise UnknownIdError(str(error)) from error
+    caller.shop.update()
+    return certificate
+
+
+@operation(router, "POST", "/v1/users/export", "privacy", marketing=True)
+def user_export(body: PersonRequest, caller: MayErase) -> dict[str, Any]:
+    """Everything of one person, given and inferred: basics, decisions, events, messages, campaigns, profile,
+    recommendations with reasons, predictions that are in memory, models that learned from them, for what and how long
+    it is kept, and when their data were looked at."""
+    recommender = caller.shop.recommender() if caller.shop.ready else None
+    predictions, workspace = caller.shop.everybody.held_predictions(), caller.shop.workspace
+    document = export_person(workspace, body.user_id, recommender=recommender, predictions=predictions)
+    caller.audit(AuditAction.PERSON_EXPORTED, subject=document["pseudonym"])
+    return document
+
+
+@operation(router, "POST", "/v1/users/restrict", "privacy", answer=Restriction, marketing=True)
+def user_restrict(body: RestrictionRequest, caller: MayErase) -> Restriction:
+    """A person's data are kept and used for nothing, whatever they agreed to; or used again, as they agreed."""
+    workspace = caller.shop.workspace
+    name = workspace.pseudonymiser().one(body.user_id)
+    if workspace.store().restrict(name, datetime.now(UTC) if body.restricted else None):
+        forget_in_states(workspace)
+        action = AuditAction.RESTRICTED if body.restricted else AuditAction.RESTRICTION_LIFTED
+        caller.audit(action, subject=name)
+        caller.shop.update()
+    return Restriction(restricted_since=workspace.store().restricted_since([name]).get(name))
+
+
+@operation(router, "GET", "/v1/audit", "privacy", answer=AuditLog, marketing=True)
+def audit_log(
+    caller: MayErase,
+    after: Annotated[int, Query(ge=0, le=2**53, description="Entries behind this number.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+) -> AuditLog:
+    """Who did what to whose data, oldest first, and whether the whole log is as it was written."""
+    workspace = caller.shop.workspace
+    return AuditLog(check=verify_audit(workspace), entries=tuple(read_audit(workspace, after=after)[:limit]))
+
+
+@operation(router, "DELETE", "/v1/items/{item_id:path}", "events", status=204)
+def item_remove(item_id: Id, caller: MaySend) -> Response:
+    """An item leaves the catalogue: it is never recommended, found or explained again, until it is sent once more.
+
+    Events about it stay readable.
+    """
+    store = caller.shop.workspace.store()
+    with store.load(Table.ITEMS, load_id=uuid.uuid4().hex, source="removal") as load:
+        load.remove_item(item_id)
+    caller.shop.update()
+    return Response()

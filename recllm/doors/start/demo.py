@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from recllm.base.errors import MissingExtraError, UsageError
 from recllm.base.schema import Purpose
-from recllm.doors.start.answers import ALL, INTEREST, Answers
-from recllm.doors.start.files import ShopFile
+from recllm.doors.start.files import ALL, INTEREST, Answers, ShopFile
 from recllm.doors.start.shop import BASELINES, Run, run_start
 from recllm.market.adcopy.channels import Sender
 from recllm.recommend.recommender.shop_recommender import publish_recommender

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from recllm.base.charts import Bar, bar_chart
 from recllm.base.words.sentences import language_of
 from recllm.base.words.words import Words
-from recllm.doors.report.page import picture, render
 from recllm.text.domains import domain_of
 from recllm.text.templates import Prompts
 
@@ -45,11 +45,13 @@ def terminal_lines(record: Mapping[str, Any]) -> list[str]:
 
 
 def start_page(record: Mapping[str, Any]) -> str:
-    """The page of the record that `recllm start --json` prints."""
+    """The page of the record that `recllm start --json` prints: one file with no script and nothing from elsewhere."""
     page_words = words_of(record["locale"], record["currency"], record["timezone"])
     evaluation = record["evaluation"]
-    return render(
-        "start.html.j2",
+    environment = Environment(
+        loader=PackageLoader("recllm.doors.start", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("start.html.j2").render(
         record=record,
         say=page_words.say,
         label=page_words.label,
@@ -59,14 +61,12 @@ def start_page(record: Mapping[str, Any]) -> str:
         day=lambda text: page_words.day(datetime.fromisoformat(text)),
         moment=lambda text: page_words.moment(datetime.fromisoformat(text)),
         tag=page_words.tag,
-        shares=lambda shares: _share_chart(shares, page_words),
         charts=[] if evaluation is None else _metric_charts(evaluation, page_words),
         verdict="" if evaluation is None else verdict(evaluation, page_words),
         gaps={} if evaluation is None else _gaps(evaluation),
         metric=METRIC,
         ours=OURS,
         list_length=LIST_LENGTH,
-        steps=_step_chart(record["timings"], page_words),
     )
 
 
@@ -98,18 +98,9 @@ def _metric_charts(evaluation: Mapping[str, Any], page_words: Words) -> list[tup
         ]
         if bars and n_people >= FEWEST_MEASURED:
             heading = page_words.say(f"start.{title}", n=n_people)
-            charts.append((heading, picture(bar_chart(bars, title=heading))))
+            charts.append((heading, _picture(bar_chart(bars, title=heading))))
     return charts
 
 
-def _share_chart(shares: Sequence[Mapping[str, Any]], page_words: Words) -> Markup:
-    bars = [Bar(share["name"][:28], share["share"], page_words.percent(share["share"])) for share in shares]
-    return picture(bar_chart(bars, title=page_words.say("start.favourites"), width=520))
-
-
-def _step_chart(timings: Sequence[Mapping[str, Any]], page_words: Words) -> Markup:
-    def in_words(seconds: float) -> str:
-        return page_words.say("start.seconds", n=page_words.number(seconds, 1))
-
-    bars = [Bar(step["step"], step["seconds"], in_words(step["seconds"])) for step in timings]
-    return picture(bar_chart(bars, title=page_words.say("start.time_head")))
+def _picture(svg: str) -> Markup:
+    return Markup(svg)  # noqa: S704 - recllm.base.charts escapes its texts

@@ -23,8 +23,7 @@ from recllm.base.files import write_whole
 from recllm.base.schema import Action, Purpose, Slate, Table
 from recllm.base.words.sentences import language_of
 from recllm.base.words.words import Words
-from recllm.doors.start.answers import Answers, answers_of
-from recllm.doors.start.files import ShopFile, columns_of_consent, read_files, shop_settings
+from recllm.doors.start.files import Answers, ShopFile, answers_of, columns_of_consent, read_files, shop_settings
 from recllm.doors.start.page import start_page, words_of
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.campaigns.drafts import campaign_file, create_campaign, file_path
@@ -201,8 +200,6 @@ def run_start(
         "horizon_days": TEST_DAYS,
         "shop": shop_figures(serving.dataset),
         "loads": loads,
-        "rejects": rejected_rows(loads),
-        "profile": profile_card(serving, people[0]) if people else None,
         "people": person_cards(people, slates, plan, serving.dataset),
         "next": next_steps(run, files),
         "timings": run.steps,
@@ -348,40 +345,6 @@ def next_steps(run: Run, files: Sequence[ShopFile]) -> list[dict[str, str]]:
         ("next_retrain", f"recllm retrain --if-due -w {folder}"),
     ]
     return [{"text": run.words.say(f"start.{name}"), "command": command} for name, command in steps]
-
-
-def rejected_rows(loads: Sequence[Mapping[str, Any]], per_code: int = 2) -> list[dict[str, Any]]:
-    """The first few quarantined rows of each code, without their content."""
-    rows: list[dict[str, Any]] = []
-    counts: dict[str, int] = {}
-    for load in loads:
-        if not load["quarantine_file"]:
-            continue
-        with Path(load["quarantine_file"]).open(encoding="utf-8") as lines:
-            for line in lines:
-                row = json.loads(line)
-                counts[row["code"]] = counts.get(row["code"], 0) + 1
-                if counts[row["code"]] <= per_code:
-                    rows.append({name: row[name] for name in ("file", "record_no", "column", "code", "message")})
-    return rows
-
-
-def profile_card(serving: Recommender, person: Mapping[str, str]) -> dict[str, Any]:
-    profile, texts = serving.profile(person["user_id"])
-
-    def number(value: float | None) -> str:
-        return "–" if value is None else f"{value:.1f}"
-
-    return {
-        "basics": texts.basics,
-        "purchases": "\n".join(texts.purchases.splitlines()[:14]),
-        "browsing": texts.browsing,
-        "favourite_categories": plain(profile.favourite_categories),
-        "n_baskets": profile.n_baskets,
-        "basket_interval_days": number(profile.basket_interval_days),
-        "days_since_last_purchase": number(profile.days_since_last_purchase),
-        "price_band": " / ".join(f"{price:.2f}" for price in profile.price_band or ()) or "–",
-    }
 
 
 def person_cards(

@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,6 @@ class ConsoleSession:
     """When the key was typed, or the directory last confirmed the user."""
     end: float
     """Latest end, whatever its use."""
-    form_seed: str = field(repr=False)
-    """Secret of the tokens of forms; it stays when the directory confirms the user, so that open forms stay valid."""
     used_at: float
 
     @property
@@ -78,7 +76,6 @@ def begin_session(
         begun_at=confirmed.begun_at if confirmed else now,
         proven_at=now,
         end=confirmed.end if confirmed else now + workspace.settings.console.session_hours * 3_600,
-        form_seed=confirmed.form_seed if confirmed else secrets.token_urlsafe(16),
         used_at=now,
     )
     content = {name: value for name, value in asdict(session).items() if name not in ("session_id", "used_at")}

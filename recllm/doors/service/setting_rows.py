@@ -11,21 +11,17 @@ from recllm.base.documents import plain
 from recllm.base.settings import Settings, merged, sections, setting_names
 
 
-def setting_rows(workspace: Path | None, options: dict[str, Any], *, advice: bool = False) -> list[dict[str, Any]]:
+def setting_rows(workspace: Path | None, options: dict[str, Any]) -> list[dict[str, Any]]:
     """One row per setting: section, name, value, default, from, range, doc."""
     Settings(**options)
-    tables: dict[str, dict[str, Any]] = {"RECLLM_STORE_URL": {}, "option": options, "workspace.toml": {}, "advice": {}}
+    tables: dict[str, dict[str, Any]] = {"RECLLM_STORE_URL": {}, "option": options, "workspace.toml": {}}
     if workspace is not None:
         from recllm.shop.workspace.workspace import SETTINGS_FILE, STORE_VARIABLE, Workspace, environment_settings
 
         tables[STORE_VARIABLE] = environment_settings()
-        with Workspace.open(workspace) as shop:  # it checks the file
+        with Workspace.open(workspace):  # it checks the file
             tables["workspace.toml"] = tomllib.loads((workspace / SETTINGS_FILE).read_text("utf-8"))
             del tables["workspace.toml"]["key_fingerprint"]
-            if advice:
-                from recllm.recommend.recommender.train import advised_settings
-
-                tables["advice"] = advised_settings(shop)
     values = Settings(**functools.reduce(merged, reversed(tables.values())))
     rows = []
     for section, name in setting_names():
