@@ -49,16 +49,18 @@ def forms(text: str) -> dict[str, bytes]:
     }
 
 
-def hits(folder: Path, text: str = MARK) -> list[str]:
-    """Path and form of every occurrence in the files below a folder, whatever they are called; hidden ones too."""
-    wanted = forms(text)
+def hits(folder: Path, *texts: str) -> list[str]:
+    """Path and form of every occurrence of the texts (default: of any mark) in the files below a folder, whatever they
+    are called; hidden ones too."""
+    texts = texts or (MARK,)
+    wanted = [pair for text in texts for pair in forms(text).items()]
     found = []
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        found += [f"{name}: its name"] if text in path.name else []
+        found += [f"{name}: its name" for text in texts if text in path.name]
         if path.is_file() and not path.is_symlink():
             for layer, content in (*_layers(path.read_bytes()), *_cells(path)):
-                found += [f"{name}: {layer}{form}" for form, needle in wanted.items() if needle in content]
+                found += [f"{name}: {layer}{form}" for form, needle in wanted if needle in content]
     return found
 
 

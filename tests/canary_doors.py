@@ -100,10 +100,10 @@ def marks_of(folder: Path, database: Path | None = None) -> Marks:
     roots = [root for root in (folder, logs, database) if root is not None]
     with Workspace.open(folder) as shop:
         names = shop.pseudonymiser().many([WHO, ADDRESS])
-        before = {hit.partition(": ")[0] for text in (MARK, *names) for hit in hits(folder, text)}
+        before = {hit.partition(": ")[0] for hit in hits(folder, MARK, *names)}
         erase_people(shop, [WHO, ADDRESS], actor="test")
         after = [hit for root in roots for hit in hits(root)]
-        after += [f"{hit} pseudonym" for name in names for hit in hits(folder, name)]
+        after += [f"{hit} pseudonym" for hit in hits(folder, *names)]
     logging.getLogger().removeHandler(handler)
     after = [hit for hit in after if not re.match(r"(certificates/|store\.sqlite).* pseudonym$", hit)]
     n_files = sum(path.is_file() for root in roots for path in root.rglob("*"))

@@ -68,9 +68,6 @@ def build_shop(folder: Path) -> Path:
     return folder / "shop"
 
 
-# --- pages as a person uses them: by labels and buttons ---------------------------------------------------------------
-
-
 @dataclass
 class FormField:
     """A field of a form; a box that is not ticked has no value."""

@@ -71,9 +71,6 @@ def differing(domain: str) -> dict[str, dict[str, list[str]]]:
     return {lang: {name: t for name, t in texts[lang].items() if t != shop[lang][name]} for lang in LANGUAGES}
 
 
-# --- every template in every domain ----------------------------------------------------------------------------------
-
-
 def test_the_shop_says_what_it_said_before_there_were_domains() -> None:
     expected = json.loads((GOLDEN / "domain.shop.json").read_text(encoding="utf-8"))
     assert {locale: rendered(locale) for locale in LANGUAGES} == expected
@@ -136,8 +133,6 @@ def test_the_name_of_a_work_is_told_as_it_is_written() -> None:
     )
     assert reason_text("bought_similar", "en", title="GREEN TEA", category=None) == "You bought “green tea”."
 
-
-# --- ad text ---------------------------------------------------------------------------------------------------------
 
 PEOPLE = (
     PersonFacts(times_bought=1, last=Ago(30, NOW.date())),
@@ -235,8 +230,6 @@ def test_no_model_writes_about_news() -> None:
         assert bool(generator.prompts) is is_asked
 
 
-# --- files in --------------------------------------------------------------------------------------------------------
-
 FILMS = "movieId,title,genres\nm1,Harbour Lights,Drama\nm2,Slow Rain,Drama\nm3,Low Tide,Comedy\n"
 WATCHING = (
     "userId,movieId,event,watched_at\n"
@@ -329,8 +322,6 @@ def test_the_service_speaks_as_its_workspace(tmp_path: Path) -> None:
     assert "看过 1 次" in profile["texts"]["purchases"]
     assert "G14" in json.dumps(check)
 
-
-# --- a workspace and its domain --------------------------------------------------------------------------------------
 
 GYM = """
 based_on = "education"

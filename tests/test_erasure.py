@@ -152,15 +152,28 @@ def through_every_door(folder: Path, scratch: Path) -> None:
             assert client.post(f"/v1/users/{view_of_person}", json={"user_id": WHO}).status_code == 200
 
 
-def test_a_person_is_in_every_byte_and_then_in_none(folder: Path, tmp_path: Path) -> None:
-    through_every_door(folder, tmp_path)
-    with Workspace.open(folder) as shop:
+@pytest.fixture(scope="module")
+def first_visited(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scratch = tmp_path_factory.mktemp("visited")
+    folder = Path(shutil.copytree(made, scratch / "shop"))
+    through_every_door(folder, scratch)
+    return folder
+
+
+@pytest.fixture
+def visited(first_visited: Path, tmp_path: Path) -> Path:
+    """A shop of the test's own after the person went through every door."""
+    return Path(shutil.copytree(first_visited, tmp_path / "shop"))
+
+
+def test_a_person_is_in_every_byte_and_then_in_none(visited: Path) -> None:
+    with Workspace.open(visited) as shop:
         name = shop.pseudonymiser().one(WHO)
         session = shop.session_pseudonymiser().one(canary("session"))
         fields = (canary("note"), canary("refused"), canary("cart"), canary("basket"), canary("unknown_item"))
-        assert all(hits(folder, text) for text in (*fields, WHO, name)), "it came in at every door"
+        assert all(hits(visited, text) for text in (*fields, WHO, name)), "it came in at every door"
         certificate = erase_people(shop, [WHO], actor="test")
-        assert hits(folder) == []
+        assert hits(visited) == []
         assert set(certificate.subjects) == {name, session}
         assert {t for t, n in certificate.rows.items() if n} >= {"events", "consent", "users", "messages", "sessions"}
         files = {kind: n for kind, n in certificate.files.items() if n}
@@ -168,14 +181,13 @@ def test_a_person_is_in_every_byte_and_then_in_none(folder: Path, tmp_path: Path
         assert certificate.exported_in == ("tea",) and certificate.database == {"vacuum": True, "log_emptied": True}
         # the pseudonym itself stands in the tombstone and in the proof of the erasure, and nowhere else
         proof = {"store.sqlite", "store.sqlite-wal", f"{CERTIFICATES}/{certificate.certificate_id}.json"}
-        assert {hit.split(":")[0] for text in (name, session) for hit in hits(folder, text)} == proof
+        assert {hit.split(":")[0] for hit in hits(visited, name, session)} == proof
         recommender = open_recommender(shop)
         assert recommender.recommend(RecommendRequest(users=(WHO,), k=3))[0].status is SlateStatus.UNKNOWN_USER
 
 
-def test_every_door_writes_to_the_log_what_it_did_to_whom(folder: Path, tmp_path: Path) -> None:
-    through_every_door(folder, tmp_path)
-    with Workspace.open(folder) as shop:
+def test_every_door_writes_to_the_log_what_it_did_to_whom(visited: Path) -> None:
+    with Workspace.open(visited) as shop:
         name, actions = shop.pseudonymiser().one(WHO), [entry.action for entry in read_audit(shop)]
         assert {entry.action for entry in read_audit(shop, subjects=frozenset({name}))} == {
             *(AuditAction.CONSENT_CHANGED, AuditAction.PERSON_EXPORTED, AuditAction.PERSON_SHOWN)
@@ -375,13 +387,12 @@ def stop(*args: Any, **kwargs: Any) -> Any:
     raise KeyboardInterrupt
 
 
-def test_an_erasure_that_was_stopped_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_erasure_that_was_stopped_goes_on(visited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before each place of the registry, behind the last one, and before the certificate."""
-    through_every_door(folder, tmp_path)
     places, stopping = REGISTRY.records, PersonalRecords(name="stop", forget=stop)
     registries = [replace(REGISTRY, records=(*places[:n], stopping, *places[n:])) for n in range(len(places) + 1)]
     for n, registry in enumerate((*registries, REGISTRY)):
-        with monkeypatch.context() as patch, Workspace.open(folder) as shop:
+        with monkeypatch.context() as patch, Workspace.open(visited) as shop:
             if registry is REGISTRY:
                 patch.setattr("recllm.doors.privacy.erasure.issue", stop)
             with pytest.raises(KeyboardInterrupt):
@@ -390,15 +401,15 @@ def test_an_erasure_that_was_stopped_goes_on(folder: Path, monkeypatch: pytest.M
             is_known = name in view(shop.store()).users()["user_id"].to_list()
             assert is_known is (n <= places.index(STORE))
             assert not is_known or not shop.gate().permits(name, Purpose.PERSONALISATION)
-    with Workspace.open(folder) as shop:
+    with Workspace.open(visited) as shop:
         of_an_earlier_version = json.dumps([shop.pseudonymiser().one("u03")])
-        (folder / CERTIFICATES / ".erasure-20240101T000000-0.note").write_text(of_an_earlier_version)
+        (visited / CERTIFICATES / ".erasure-20240101T000000-0.note").write_text(of_an_earlier_version)
         assert apply_retention(shop, actor="test").finished_erasures == len(registries) + 2
         assert not shop.gate().knows_each([shop.pseudonymiser().one("u03")])[0]
         assert finish_erasures(shop, actor="test") == []
-        assert hits(folder) == [] and serving_version(shop.models_dir) in taints(shop.models_dir)
+        assert hits(visited) == [] and serving_version(shop.models_dir) in taints(shop.models_dir)
         session = shop.session_pseudonymiser().one(canary("session"))
-        certificates = [read_certificate(shop, file) for file in (folder / CERTIFICATES).glob("*.json")]
+        certificates = [read_certificate(shop, file) for file in (visited / CERTIFICATES).glob("*.json")]
         of_session = [certificate for certificate in certificates if session in certificate.subjects]
         assert len(of_session) == places.index(STORE) + 2, "also where the rows that tell of it were gone"
 
@@ -417,31 +428,29 @@ def test_a_certificate_that_was_changed_is_refused(folder: Path, tmp_path: Path)
             read_certificate(shop, tmp_path / "changed.json")
 
 
-def test_restoring_an_old_backup_does_not_bring_somebody_back(folder: Path, tmp_path: Path) -> None:
-    through_every_door(folder, tmp_path)
-    with Workspace.open(folder) as shop:
+def test_restoring_an_old_backup_does_not_bring_somebody_back(visited: Path, tmp_path: Path) -> None:
+    with Workspace.open(visited) as shop:
         back_up(shop, tmp_path / "old.backup", actor="test")
         certificate = erase_people(shop, [WHO], actor="test")
-    certificate_file = folder / CERTIFICATES / f"{certificate.certificate_id}.json"
+    certificate_file = visited / CERTIFICATES / f"{certificate.certificate_id}.json"
     restored = restore(
         tmp_path / "old.backup",
         tmp_path / "elsewhere",
         actor="test",
         certificates=[certificate_file],
-        key_file=folder / "key",
+        key_file=visited / "key",
     )
     assert restored.erased_again == 1 and hits(tmp_path / "elsewhere") == []
-    restored = restore(tmp_path / "old.backup", folder, actor="test", replace=True)
-    assert restored.erased_again == 1 and hits(folder) == []
-    with Workspace.open(folder) as shop:
+    restored = restore(tmp_path / "old.backup", visited, actor="test", replace=True)
+    assert restored.erased_again == 1 and hits(visited) == []
+    with Workspace.open(visited) as shop:
         assert verify_audit(shop).problem is None
         assert AuditAction.RESTORED in [entry.action for entry in read_audit(shop)]
         assert open_recommender(shop).recommend(RecommendRequest(users=("u02",), k=3))[0].status is SlateStatus.PERSONAL
 
 
-def test_the_export_holds_nobody_else(folder: Path, tmp_path: Path) -> None:
-    through_every_door(folder, tmp_path)
-    with Workspace.open(folder) as shop:
+def test_the_export_holds_nobody_else(visited: Path) -> None:
+    with Workspace.open(visited) as shop:
         document = export_person(shop, WHO)
         text = json.dumps(plain(document), default=str)
         others = [f"u{n:02}" for n in range(1, PEOPLE)]
@@ -461,8 +470,6 @@ def test_the_export_holds_nobody_else(folder: Path, tmp_path: Path) -> None:
         }
 
 
-# --- the registry ----------------------------------------------------------------------------------------------------
-
 DRAFT = f"{'a' * 32}.{2**22 + 1}.draft"
 """The end of the name of what a killed process was writing."""
 LONG_IN_THE_MAKING = f"""
@@ -478,10 +485,9 @@ report.json
 """Files of a workspace that take a training, a sign-in or a kill to come into being."""
 
 
-def through_every_state(folder: Path, scratch: Path) -> None:
+def through_every_state(folder: Path) -> None:
     """A workspace in which there is a file of each kind: of campaigns of every id, of a measurement that was
     interrupted, of `recllm start`, of drafts."""
-    through_every_door(folder, scratch)
     for odd in (".spring", "tea.tmp", ".autumn.old", ".winter.part"):
         shutil.copytree(folder / "campaigns" / "tea", folder / "campaigns" / odd)
     shutil.copy(folder / "campaign-files" / "tea.toml", folder / "campaign-files" / ".spring.toml")
@@ -503,19 +509,19 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def test_every_file_of_a_workspace_belongs_to_one_place_and_people_only_to_a_place_that_forgets(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    visited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    through_every_state(folder, tmp_path)
-    assert REGISTRY.unknown_files(folder) == ()
-    owners = {path: [record.name for record in REGISTRY.owners(path)] for path in files_below(folder)}
+    through_every_state(visited)
+    assert REGISTRY.unknown_files(visited) == ()
+    owners = {path: [record.name for record in REGISTRY.owners(path)] for path in files_below(visited)}
     assert {str(path): names for path, names in owners.items() if len(names) != 1} == {}
     for record in REGISTRY.records:
         others = tuple(other for other in REGISTRY.records if other is not record)
         if record.files:
-            assert replace(REGISTRY, records=others).unknown_files(folder), f"nothing lies in {record.name}"
-    with Workspace.open(folder) as shop:
+            assert replace(REGISTRY, records=others).unknown_files(visited), f"nothing lies in {record.name}"
+    with Workspace.open(visited) as shop:
         names = (MARK, shop.pseudonymiser().one(WHO), shop.session_pseudonymiser().one(canary("session")))
-        with_people = {Path(hit.split(":")[0]) for text in names for hit in hits(folder, text)}
+        with_people = {Path(hit.split(":")[0]) for hit in hits(visited, *names)}
         personal = {record.name for record in REGISTRY.records}
         assert [str(path) for path in with_people if not personal & set(owners[path])] == []
         assert {*personal} - {name for path in with_people for name in owners[path]} <= {
@@ -523,8 +529,8 @@ def test_every_file_of_a_workspace_belongs_to_one_place_and_people_only_to_a_pla
             *("audit log", "certificates", "console sessions", "copies"),
         }, "where there is no id, but vectors, rows by number, digests, or what the test did not do"
         erase_people(shop, [WHO], actor="test")
-        assert hits(folder) == [] and not list((folder / "cache" / "unfinished").iterdir())
-        (stray := folder / "out" / "list.csv").parent.mkdir()
+        assert hits(visited) == [] and not list((visited / "cache" / "unfinished").iterdir())
+        (stray := visited / "out" / "list.csv").parent.mkdir()
         stray.write_text(WHO)
         assert erase_people(shop, ["u02"], actor="test").unknown_files == ("out/list.csv",)
         assert back_up(shop, tmp_path / "b", actor="test").unknown_files == ("out/list.csv",)
@@ -542,16 +548,15 @@ def test_what_a_start_writes_belongs_to_a_place_too(tmp_path: Path) -> None:
     assert not list((tmp_path / "shop").glob("report.*"))
 
 
-def test_a_campaign_of_any_id_is_renamed_backed_up_and_counted(folder: Path, tmp_path: Path) -> None:
-    through_every_door(folder, tmp_path)
+def test_a_campaign_of_any_id_is_renamed_backed_up_and_counted(visited: Path, tmp_path: Path) -> None:
     for odd in (".spring", "tea.tmp"):
-        shutil.copytree(folder / "campaigns" / "tea", folder / "campaigns" / odd)
-    with Workspace.open(folder) as shop:
+        shutil.copytree(visited / "campaigns" / "tea", visited / "campaigns" / odd)
+    with Workspace.open(visited) as shop:
         before = shop.pseudonymiser().one(WHO)
         rotate_key(shop, actor="test")
-    campaigns = folder / "campaigns"
+    campaigns = visited / "campaigns"
     assert hits(campaigns, before) == []
-    with Workspace.open(folder) as shop:
+    with Workspace.open(visited) as shop:
         name = shop.pseudonymiser().one(WHO)
         for campaign in (".spring", "tea.tmp", "tea"):
             assert name in (campaigns / campaign / "people.jsonl").read_text()
@@ -589,9 +594,6 @@ def test_the_guide_names_every_place() -> None:
             assert name.removesuffix("*") in guide, (record.name, name)
 
 
-# --- files that cannot be read ---------------------------------------------------------------------------------------
-
-
 def another(shop: Workspace) -> tuple[str, str]:
     """Id and pseudonym of somebody else in the campaign."""
     plan = (shop.root / "campaigns" / "tea" / "people.jsonl").read_text()
@@ -599,10 +601,9 @@ def another(shop: Workspace) -> tuple[str, str]:
     return next((user, name) for user, name in named.items() if name in plan)
 
 
-def test_a_damaged_campaign_stops_no_erasure(folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_campaign_stops_no_erasure(visited: Path) -> None:
     """What of it names the person goes; the file is named, and is tried again until it can be read."""
-    through_every_door(folder, tmp_path)
-    campaigns = folder / "campaigns"
+    campaigns = visited / "campaigns"
     damages: dict[str, Callable[[Path], object]] = {
         "people.jsonl": lambda file: file.write_bytes(b'{"user_id": \xff' + file.read_bytes()),
         "exports.jsonl": lambda file: file.write_bytes(file.read_bytes().replace(b'"texts"', b'"tex ts"')),
@@ -614,9 +615,9 @@ def test_a_damaged_campaign_stops_no_erasure(folder: Path, tmp_path: Path) -> No
         damage(campaigns / f"bad-{name.split('.')[0]}" / name)
     (campaigns / "bad-plan" / "exports.jsonl").unlink()
     (campaigns / "torn").mkdir()
-    (folder / "campaign-files" / "torn.toml").write_text("id = [")
+    (visited / "campaign-files" / "torn.toml").write_text("id = [")
     unread = ["bad-decisions/decisions.jsonl", "bad-exports/exports.jsonl", "bad-people/people.jsonl"]
-    with Workspace.open(folder) as shop:
+    with Workspace.open(visited) as shop:
         name, (_, other) = shop.pseudonymiser().one(WHO), another(shop)
         assert len(hits(campaigns, name)) >= 9
         certificate = erase_people(shop, [WHO], actor="test")
@@ -627,39 +628,35 @@ def test_a_damaged_campaign_stops_no_erasure(folder: Path, tmp_path: Path) -> No
         assert "not read" in "\n".join(certificate_lines(certificate))
         report = apply_retention(shop, actor="test")
         assert report.unread == certificate.unread and report.finished_erasures == 0
-        assert read_certificate(shop, folder / CERTIFICATES / f"{certificate.certificate_id}.json") == certificate
+        assert read_certificate(shop, visited / CERTIFICATES / f"{certificate.certificate_id}.json") == certificate
         # one is put back as it was, with the person in it; the others are removed
         (campaigns / "bad-people" / "people.jsonl").write_text(json.dumps({"user_id": name}) + "\n")
         for campaign in ("bad-decisions", "bad-exports"):
             shutil.rmtree(campaigns / campaign)
         report = apply_retention(shop, actor="test")
         assert report.unread == () and report.finished_erasures == 1 and hits(campaigns, name) == []
-        again = read_certificate(shop, folder / CERTIFICATES / f"{certificate.certificate_id}.json")
+        again = read_certificate(shop, visited / CERTIFICATES / f"{certificate.certificate_id}.json")
         files = {**certificate.files, "campaign_people": again.files["campaign_people"]}
         assert again == replace(certificate, unread=(), signature=again.signature, files=files)
         assert again.files["campaign_people"] == certificate.files["campaign_people"] + 1
-        assert not list((folder / CERTIFICATES).glob(".erasure*"))
+        assert not list((visited / CERTIFICATES).glob(".erasure*"))
 
 
-def test_who_came_back_is_not_taken_for_who_is_still_in_a_damaged_file(folder: Path, tmp_path: Path) -> None:
-    through_every_door(folder, tmp_path)
-    (folder / "campaigns" / "tea" / "people.jsonl").write_text("{")
-    with Workspace.open(folder) as shop:
+def test_who_came_back_is_not_taken_for_who_is_still_in_a_damaged_file(visited: Path) -> None:
+    (visited / "campaigns" / "tea" / "people.jsonl").write_text("{")
+    with Workspace.open(visited) as shop:
         assert erase_people(shop, [WHO, "u03"], actor="test").unread
         name = shop.pseudonymiser().one(WHO)
         shop.store().lift_tombstone(name)
         add_events(shop, [{"user_id": WHO, "item_id": "tea1", "event": "view", "timestamp": AT_NOON}], source="test")
-        (folder / "campaigns" / "tea" / "people.jsonl").write_text(json.dumps({"user_id": name}) + "\n")
+        (visited / "campaigns" / "tea" / "people.jsonl").write_text(json.dumps({"user_id": name}) + "\n")
         assert apply_retention(shop, actor="test").unread == ()
         assert (
-            export_person(shop, WHO)["events"] and name in (folder / "campaigns" / "tea" / "people.jsonl").read_text()
+            export_person(shop, WHO)["events"] and name in (visited / "campaigns" / "tea" / "people.jsonl").read_text()
         )
 
 
-def test_a_full_disk_says_what_was_erased_and_what_was_not(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    through_every_door(folder, tmp_path)
+def test_a_full_disk_says_what_was_erased_and_what_was_not(visited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device", "people.jsonl")
@@ -673,28 +670,27 @@ def test_a_full_disk_says_what_was_erased_and_what_was_not(
     }.items():
         steps = ["tombstones", *names, "freed bytes", "certificate"]
         done, left = ", ".join(steps[:n_done]) or "nothing", ", ".join(steps[n_done:])
-        with monkeypatch.context() as patch, Workspace.open(folder) as shop:
+        with monkeypatch.context() as patch, Workspace.open(visited) as shop:
             patch.setattr(target, full)
             with pytest.raises(StoreError, match=rf"No space left.* Done: {done}; not done: {left}. Free some space"):
                 erase_people(shop, [WHO], actor="test")
-    with Workspace.open(folder) as shop:
-        assert apply_retention(shop, actor="test").finished_erasures == 4 and hits(folder) == []
+    with Workspace.open(visited) as shop:
+        assert apply_retention(shop, actor="test").finished_erasures == 4 and hits(visited) == []
 
 
 def test_a_key_is_exchanged_though_a_campaign_is_damaged_and_an_erasure_was_stopped(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    visited: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    through_every_door(folder, tmp_path)
-    exports = folder / "campaigns" / "tea" / "exports.jsonl"
+    exports = visited / "campaigns" / "tea" / "exports.jsonl"
     exports.write_bytes(exports.read_bytes()[5:])
-    with Workspace.open(folder) as shop:
+    with Workspace.open(visited) as shop:
         other, before = another(shop)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr("recllm.doors.privacy.erasure._forget", stop)
             erase_people(shop, [WHO], actor="test")
         rotate_key(shop, actor="test")
-    with Workspace.open(folder) as shop:
-        assert before not in exports.read_text() and hits(folder) == []
+    with Workspace.open(visited) as shop:
+        assert before not in exports.read_text() and hits(visited) == []
         assert shop.pseudonymiser().one(other) in exports.read_text()
         assert not shop.gate().knows_each([shop.pseudonymiser().one(WHO)])[0], "the stopped erasure came first"
 

@@ -73,9 +73,6 @@ def found(window: EvaluationWindow, name: str) -> dict[str, set[str]]:
     }
 
 
-# --- windows -------------------------------------------------------------------------------------------------------
-
-
 def test_what_a_window_asks(shop: Dataset) -> None:
     window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy")
     assert found(window, "ALL") == {"ann": {"milk", "tea"}, "bob": {"tea"}}  # cat was unknown, dan comes too late
@@ -145,9 +142,6 @@ def test_slices_are_chosen_by_name(shop: Dataset) -> None:
         window.slice("COLD")
     with pytest.raises(UsageError, match="unknown slice 'WARM'"):
         next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy", slices=("WARM",))
-
-
-# --- splits --------------------------------------------------------------------------------------------------------
 
 
 def test_split_by_time(shop: Dataset) -> None:
@@ -269,9 +263,6 @@ def test_event_names_of_public_logs(tmp_path: Path) -> None:
     )
     dataset = read_folder(write(tmp_path, rows)).dataset()
     assert [len(dataset.events.of(a)) for a in (Action.VIEW, Action.FAVOURITE, Action.PURCHASE)] == [1, 1, 1]
-
-
-# --- comparing -----------------------------------------------------------------------------------------------------
 
 
 def paired_bootstrap(ours: np.ndarray, peer: np.ndarray, **options: float) -> ConfidenceInterval:
@@ -444,9 +435,6 @@ def test_the_encoder_is_loaded_only_for_systems_that_need_it() -> None:
     assert len(loaded) == 1
 
 
-# --- runs that stop ------------------------------------------------------------------------------------------------
-
-
 def test_a_missing_library_is_named_before_anything_is_encoded_or_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     window = time_split(world(), test_days=28)
 
@@ -479,9 +467,6 @@ def test_a_record_says_what_it_comes_from(tmp_path: Path) -> None:
     assert record["versions"]["numpy"] == np.__version__
     write_record(record, tmp_path / "deep" / "toy.json")
     assert json.loads((tmp_path / "deep" / "toy.json").read_text()) == record
-
-
-# --- the fixed windows ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -72,9 +72,6 @@ def shop(folder: Path) -> Iterator[Workspace]:
         yield opened
 
 
-# --- kills ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def child() -> Iterator[Any]:
     worker = faults.Child()
@@ -153,9 +150,6 @@ def test_a_stopped_export_is_repeated_and_everybody_was_shown_it_once(
     reached = campaign.export(shop, file)
     assert showings() == reached > 0
     assert campaign.export(shop, file) == reached == showings()
-
-
-# --- a disk that is full, or read-only --------------------------------------------------------------------------------
 
 
 def operations(shop: Workspace) -> dict[str, Callable[[], Any]]:
@@ -325,9 +319,6 @@ def test_a_read_only_disk_refuses_in_words_and_changes_nothing(
                 do()
 
 
-# --- a clock that jumps -----------------------------------------------------------------------------------------------
-
-
 class Clock:
     """What the whole program takes for the clock of the machine."""
 
@@ -455,9 +446,6 @@ def test_logs_of_a_campaign_and_of_what_was_shown_stay_sane_while_the_clock_jump
         assert 0 <= outcome.clicked <= outcome.showings and 0 <= outcome.ctr.low <= outcome.ctr.high <= 1
 
 
-# --- damaged files ----------------------------------------------------------------------------------------------------
-
-
 def page_of(store: Path, name: str, leaf: bytes) -> int:
     """Where a leaf page of a table or index begins in the file."""
     content = store.read_bytes()
@@ -525,8 +513,6 @@ def test_a_damaged_store_is_told_with_the_remedy_and_nothing_is_served_from_it(
         assert open_recommender(shop).recommend("u02", k=1)[0].items
 
 
-# --- two writers ------------------------------------------------------------------------------------------------------
-
 WRITER = """
 import sys
 sys.path[:0] = sys.argv[3:]
@@ -581,9 +567,6 @@ def test_two_processes_load_publish_and_decide_at_once(folder: Path) -> None:
         assert faults.damage_of_file(shop) == []
 
 
-# --- a network that goes silent ---------------------------------------------------------------------------------------
-
-
 def test_both_sides_give_up_what_nobody_answers_within_a_minute(postgres_server: PostgresServer) -> None:
     """The system itself would go on trying for a quarter of an hour, and the server would hold the lock as long."""
     with closing(Store.open(postgres_server.url(), create=True)) as store, store._engine.connect() as connection:
@@ -594,9 +577,6 @@ def test_both_sides_give_up_what_nobody_answers_within_a_minute(postgres_server:
     with closing(Store.open(url, create=True)) as store, store._engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert driver.info.get_parameters()["tcp_user_timeout"] == "5000"
-
-
-# --- no memory --------------------------------------------------------------------------------------------------------
 
 
 def test_no_memory_in_the_middle_of_a_training_leaves_the_serving_model(

@@ -115,7 +115,7 @@ def _lengths(value: Any, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def people_in(folder: Path, names: list[str], digests: dict[bytes, str]) -> list[str]:
     """Where a file below a folder holds an id, a pseudonym, a digest, or as many rows as there are people."""
-    found = [hit for text in (MARK, *names) for hit in hits(folder, text)]
+    found = hits(folder, MARK, *names)
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         content, name = path.read_bytes(), str(path.relative_to(folder))
         found += [

@@ -118,9 +118,6 @@ def test_a_log_whose_heavy_rows_earned_nothing_yet_does_not_rule_them_out() -> N
     assert nothing.interval.low == 0.0 and 0.02 < nothing.interval.high < 0.2
 
 
-# --- simulated slates -------------------------------------------------------------------------------------------------
-
-
 def logged_slates(
     seed: int, people: int, k: int = 3, pool: int = 9, share: float = 0.3
 ) -> tuple[dict[str, Any], float]:
@@ -174,9 +171,6 @@ def test_logs_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_log_without_anything_of_the_target_is_refused() -> None:
     with pytest.raises(DataError, match="nothing"):
         estimate_value(**FOUR | {"target_probabilities": np.zeros(4)})
-
-
-# --- slates that explore ---------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)

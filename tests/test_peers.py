@@ -71,9 +71,6 @@ def shelf(asked: EvaluationQuery, item: np.ndarray) -> np.ndarray:
     return asked.fit_on.items["item_id"].str.slice(0, 1).to_numpy()[item]
 
 
-# --- what every system keeps to ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", [*BASELINES, *PEERS])
 def test_contract(name: str) -> None:
     system = made()[name]
@@ -129,9 +126,6 @@ def test_names_without_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
     with pytest.raises(MissingExtraError, match=r"recllm\[bench\]"):
         als()(asked)
-
-
-# --- one by one ----------------------------------------------------------------------------------------------------
 
 
 def log(*rows: tuple[str, str, int]) -> Dataset:

@@ -138,9 +138,6 @@ def test_time_grows_with_the_length_and_not_with_its_square() -> None:
     assert not [seed for seed in (*HOSTILE, *mixed) if is_slow(seed) and is_slow(seed)]  # twice: not by chance
 
 
-# --- where it goes no further ------------------------------------------------------------------------------------
-
-
 def items(**changed: str | None) -> pl.DataFrame:
     row = {"title": "Steel pan", "category": ["Kitchen"], "brand": "Acme", "attributes": "{}", "description": None}
     row |= changed

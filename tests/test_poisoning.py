@@ -34,8 +34,6 @@ def statistics(dataset: Dataset, **settings: object) -> CollaborativeStatistics:
     return CollaborativeStatistics.fit(dataset, vectors(dataset), CollaborativeSettings(**settings))
 
 
-# --- the limits of a day ----------------------------------------------------------------------------------------------
-
 logs = st.lists(
     st.lists(
         st.tuples(
@@ -80,9 +78,6 @@ def test_the_earliest_of_a_day_count_and_lines_of_one_time_are_one() -> None:
     many = [(item, noon + item) for item in range(9)]
     assert within_limits(history(many), LIMITS).item.tolist() == [0, 1, 2, 3, 4]
     assert not len(within_limits(history([]), LIMITS))
-
-
-# --- fake accounts ----------------------------------------------------------------------------------------------------
 
 
 def test_a_flood_of_one_account_counts_as_one_buyer() -> None:
@@ -165,9 +160,6 @@ def test_nobody_is_shown_less_of_their_own_history() -> None:
     batch = ask(population, greedy.events.rows(row), greedy.as_of, user_rows=row)
     times = pair_features(batch, explicit(1, np.array([target])))[0, FEATURE_NAMES.index("times")]
     assert times == pytest.approx(np.log(51))
-
-
-# --- hostile texts ----------------------------------------------------------------------------------------------------
 
 
 def hub_world() -> tuple[Dataset, np.ndarray, UserInputs]:

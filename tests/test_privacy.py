@@ -68,9 +68,6 @@ def gate(store: Store, default: bool = False, policy: Policy | None = None) -> P
     return PolicyGate(store, policy or Policy(), default)
 
 
-# --- pseudonyms ----------------------------------------------------------------------------------------------------
-
-
 def test_a_pseudonym_is_the_documented_hmac() -> None:
     mac = hmac.new(KEY, b"shop\0exports\0" + "客户1".encode(), hashlib.sha256).digest()
     expected = "u1_" + base64.b32encode(mac).decode()[:26]
@@ -186,9 +183,6 @@ def test_no_raw_id_reaches_any_file(tmp_path: Path) -> None:
 
 def _files(root: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-# --- the gate ------------------------------------------------------------------------------------------------------
 
 
 CLOCK = 1_700_000_000_000_000

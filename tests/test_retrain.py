@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def changed_log(change: Callable[[Dataset, np.random.Generator], Dataset], seed:
     return train
 
 
-def untrained(change: object, seed: int) -> Train:
+def untrained(seed: int) -> Train:
     """Training that ends where it began, at random weights."""
     real = job.train_challenger
 
@@ -95,44 +95,79 @@ def untrained(change: object, seed: int) -> Train:
     return train
 
 
-def test_an_unchanged_log_is_not_due_and_a_grown_one_is(young: Path, shop: Path) -> None:
+@dataclass(frozen=True)
+class Retrained:
+    """A shop after one retraining that was due; tests copy its folder before they change it."""
+
+    root: Path
+    first: str
+    """The version that served before."""
+    report: RetrainReport
+    logs: list[Dataset]
+    """That a challenger learned from."""
+
+    def copied(self, folder: Path) -> Path:
+        return Path(shutil.copytree(self.root, folder / "retrained"))
+
+
+def retrained(root: Path, train: Train, limits: dict[str, Any] | None = None) -> Retrained:
+    logs: list[Dataset] = []
+
+    def recorded(past: Dataset, *rest: Any) -> Model:
+        logs.append(past)
+        return train(past, *rest)
+
+    first = str(serving(root))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "train_challenger", recorded)
+        return Retrained(root, first, run_retrain(root, limits, if_due=True), logs)
+
+
+@pytest.fixture(scope="module")
+def better(grown: Path, tmp_path_factory: pytest.TempPathFactory) -> Retrained:
+    """Its challenger is like any other."""
+    root = shutil.copytree(grown, tmp_path_factory.mktemp("better") / "shop")
+    return retrained(root, job.train_challenger, WIDE)
+
+
+@pytest.fixture(scope="module")
+def worse(grown: Path, tmp_path_factory: pytest.TempPathFactory) -> Retrained:
+    """Its challenger learned from a log in which each purchase is of a random item."""
+    root = shutil.copytree(grown, tmp_path_factory.mktemp("worse") / "shop")
+    return retrained(root, changed_log(mixed_up, 0))
+
+
+def test_an_unchanged_log_is_not_due_and_a_grown_one_is(young: Path, better: Retrained) -> None:
     report = run_retrain(young, if_due=True)
     assert (report.outcome, report.challenger, report.gate) == (RetrainOutcome.NOT_DUE, None, None)
     assert {check.kind: check.verdict for check in report.checks} == dict.fromkeys(
         set(CheckKind) - {CheckKind.SCORE_DRIFT, CheckKind.CALIBRATION}, CheckVerdict.NOT_DUE
     )
-    first = serving(shop)
-    report = run_retrain(shop, if_due=True)
+    report = better.report
     by_kind = {check.kind: check for check in report.checks}
     grew = by_kind[CheckKind.DATA_DRIFT]
     assert grew.verdict is CheckVerdict.DUE and grew.figures["new_events"].is_beyond
     assert grew.figures["new_events"].value == pytest.approx(len(LATER) / len(WEEKS), rel=0.02)
     assert grew.figures["new_items"].value == 0
     assert by_kind[CheckKind.AGE].figures["days"].value == pytest.approx(42, abs=0.1)
-    assert report.parent == first and report.challenger and report.gate is not None
+    assert report.parent == better.first and report.challenger and report.gate is not None
 
 
-BROKEN = {"mixed up": mixed_up, "a tenth": tenth, "untrained": None, "poisoned": poisoned}
+@pytest.mark.parametrize("kind", ["mixed up", "a tenth", "untrained", "poisoned"])
+def test_a_worse_challenger_is_refused(request: pytest.FixtureRequest, kind: str) -> None:
+    if kind == "mixed up":
+        done = request.getfixturevalue("worse")
+    else:
+        changes = {"a tenth": changed_log(tenth, 0), "untrained": untrained(0), "poisoned": changed_log(poisoned, 0)}
+        done = retrained(request.getfixturevalue("shop"), changes[kind])
+    assert done.report.outcome is RetrainOutcome.REFUSED and done.report.gate is not None
+    assert set(done.report.gate.reasons) & {GateReason.WORSE, GateReason.MISCALIBRATED}, "not for want of people"
+    assert serving(done.root) == done.first
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("kind", BROKEN)
-def test_a_worse_challenger_is_refused(shop: Path, monkeypatch: pytest.MonkeyPatch, kind: str, seed: int) -> None:
-    change = BROKEN[kind]
-    train = untrained(None, seed) if change is None else changed_log(change, seed)
-    monkeypatch.setattr(job, "train_challenger", train)
-    before = serving(shop)
-    report = run_retrain(shop, seed=seed)
-    assert report.outcome is RetrainOutcome.REFUSED and report.gate is not None
-    assert set(report.gate.reasons) & {GateReason.WORSE, GateReason.MISCALIBRATED}, "not for want of people"
-    assert serving(shop) == before
-
-
-def test_a_better_challenger_serves(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch, Workspace.open(shop) as workspace:
-        patch.setattr(job, "train_challenger", changed_log(mixed_up, 0))
-        bad = retrain(workspace, needed=())
-        registry.promote(workspace.models_dir, str(bad.challenger), force=True)
+def test_a_better_challenger_serves(worse: Retrained, tmp_path: Path) -> None:
+    shop, bad = worse.copied(tmp_path), worse.report
+    registry.promote(shop / "models", str(bad.challenger), force=True)
     report = run_retrain(shop, WIDE)
     assert report.outcome is RetrainOutcome.PROMOTED and report.gate is not None
     assert report.gate.reasons == (GateReason.BETTER,) and report.parent == bad.challenger
@@ -146,16 +181,8 @@ def test_a_better_challenger_serves(shop: Path, monkeypatch: pytest.MonkeyPatch)
     assert all(item.item_id.startswith("green tea") for item in slate.items)
 
 
-def test_the_challenger_never_saw_the_window_it_is_judged_on(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logs: list[Dataset] = []
-    real = job.train_challenger
-
-    def train(past: Dataset, *rest: Any) -> Model:
-        logs.append(past)
-        return real(past, *rest)
-
-    monkeypatch.setattr(job, "train_challenger", train)
-    report = run_retrain(shop)
+def test_the_challenger_never_saw_the_window_it_is_judged_on(better: Retrained) -> None:
+    report, logs = better.report, better.logs
     assert report.gate is not None
     assert logs[0].as_of == np.datetime64(report.gate.window_start[:19]).astype("datetime64[s]").astype(int)
     assert int(logs[0].events.at.max()) < logs[0].as_of
@@ -168,11 +195,8 @@ def test_a_serving_model_that_saw_the_window_is_said_to_have_an_advantage(young:
     assert report.gate is not None and report.gate.serving_seen_days == pytest.approx(13, abs=1)
 
 
-def test_a_refused_version_stays_with_its_reasons(
-    shop: Path, monkeypatch: pytest.MonkeyPatch, command: Command
-) -> None:
-    monkeypatch.setattr(job, "train_challenger", changed_log(mixed_up, 0))
-    before, report = serving(shop), run_retrain(shop)
+def test_a_refused_version_stays_with_its_reasons(worse: Retrained, tmp_path: Path, command: Command) -> None:
+    shop, before, report = worse.copied(tmp_path), worse.first, worse.report
     code, out, _ = command("models", "list", "-w", str(shop), "--json")
     listed = json.loads(out)
     assert code == 0 and listed["serving"] == before
@@ -191,8 +215,8 @@ def test_a_refused_version_stays_with_its_reasons(
     assert command("models", "promote", "-w", str(shop))[0] == 0 and serving(shop) == before
 
 
-def test_history_tells_parents_verdicts_and_since_when(shop: Path) -> None:
-    first, report = serving(shop), run_retrain(shop, WIDE)
+def test_history_tells_parents_verdicts_and_since_when(better: Retrained, tmp_path: Path) -> None:
+    shop, first, report = better.copied(tmp_path), better.first, better.report
     assert report.outcome is RetrainOutcome.PROMOTED
     with Workspace.open(shop) as workspace:
         history = model_history(workspace)
@@ -209,9 +233,9 @@ def test_history_tells_parents_verdicts_and_since_when(shop: Path) -> None:
         assert model_history(workspace).versions[0].serving_since == registry.decisions(shop / "models")[-1].at
 
 
-def test_the_next_training_waits_until_the_log_grew(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "train_challenger", changed_log(mixed_up, 0))
-    assert run_retrain(shop, if_due=True).outcome is RetrainOutcome.REFUSED
+def test_the_next_training_waits_until_the_log_grew(worse: Retrained, tmp_path: Path) -> None:
+    shop = worse.copied(tmp_path)
+    assert worse.report.outcome is RetrainOutcome.REFUSED
     report = run_retrain(shop, if_due=True)
     assert (report.outcome, report.is_due, report.challenger) == (RetrainOutcome.TOO_EARLY, True, None)
     grow(shop, log(range(26, 27)))
@@ -220,7 +244,7 @@ def test_the_next_training_waits_until_the_log_grew(shop: Path, monkeypatch: pyt
 
 def test_old_versions_go_and_their_reasons_stay(shop: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     first = serving(shop)
-    monkeypatch.setattr(job, "train_challenger", untrained(None, 0))
+    monkeypatch.setattr(job, "train_challenger", untrained(0))
     monkeypatch.setattr(job, "REFUSED_VERSIONS", 1)
     refused: list[str] = []
     removed: list[list[str]] = []

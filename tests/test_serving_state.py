@@ -141,7 +141,7 @@ def same(one: Slate, other: Slate) -> None:
         assert [r.delta for r in a.reasons] == pytest.approx([r.delta for r in b.reasons], abs=1e-3)
 
 
-EVERYBODY = [*(f"u{n:02}" for n in range(0, PEOPLE, 3)), "told", "nobody"]
+EVERYBODY = [*(f"u{n:02}" for n in range(0, PEOPLE, 5)), "told", "nobody"]
 """People of every kind."""
 
 
