@@ -300,7 +300,12 @@ def load_page(visit: TheVisit, load_id: str) -> Response:
     """How far a load is, and its account."""
     job, load = visit.state.loads.find(visit.shop.name, load_id)
     template = "load_state.html.j2" if visit.is_part else "load.html.j2"
-    values = {"job": job, "is_over": job.state in ENDED, "load": load, "quarantine_name": quarantine_name}
+    values: dict[str, Any] = {
+        "job": job,
+        "is_over": job.state in ENDED,
+        "load": load,
+        "quarantine_name": quarantine_name,
+    }
     return visit.page(template, section="data", **values)
 
 
