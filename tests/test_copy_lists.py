@@ -55,11 +55,7 @@ def test_every_pattern_and_limit_is_used() -> None:
     code = "\n".join(source.read_text(encoding="utf-8") for source in SOURCES)
     names = [f"{group}.{name}" for group, patterns in lexicon.table("patterns.toml").items() for name in patterns]
     assert [name for name in names if f'"{name}"' not in code] == []
-    assert [
-        name
-        for name in lexicon.table("limits.toml")
-        if f'limit("{name}")' not in code and f'within("{name}"' not in code
-    ] == []
+    assert [name for name in lexicon.table("limits.toml") if f'limit("{name}")' not in code] == []
 
 
 def test_a_vocabulary_grows_by_versions(tmp_path: Path) -> None:
@@ -67,10 +63,10 @@ def test_a_vocabulary_grows_by_versions(tmp_path: Path) -> None:
     assert approved_words(file) == frozenset()
     add_words(file, ["toasty", " melt  away "], by="Ana", at=NOW)
     again = add_words(file, ["Toasty", "外脆里嫩"], by="Bo", at=NOW + timedelta(days=1))
-    assert again.words == ("外脆里嫩",)
+    assert again == ("外脆里嫩",)
     written = [(w.word, w.by, w.version) for w in read_vocabulary(file).words]
     assert written == [("toasty", "Ana", 1), ("melt away", "Ana", 1), ("外脆里嫩", "Bo", 2)]
-    assert add_words(file, ["toasty"], by="Bo", at=NOW).vocabulary.version == 2
+    assert add_words(file, ["toasty"], by="Bo", at=NOW) == () and read_vocabulary(file).version == 2
 
 
 def test_a_damaged_vocabulary_is_named_and_a_bad_word_refused(tmp_path: Path) -> None:
@@ -85,7 +81,6 @@ def test_a_damaged_vocabulary_is_named_and_a_bad_word_refused(tmp_path: Path) ->
         ("{", "not JSON"),
         ("[]", "is an object"),
         ('{"version": 1, "words": [{"word": "a"}]}', "is missing"),
-        ('{"version": 3, "words": []}', "versions that do not grow"),
         ('{"version": 0, "words": [], "mood": 1}', "no field 'mood'"),
     ):
         file.write_text(content)
@@ -113,17 +108,3 @@ def test_one_command_lets_a_word_pass(run: Callable[..., tuple[int, str, str]]) 
     Path("shop/vocabulary.json").write_text("{")
     code, _, err = run("copy", "check", "texts.jsonl")
     assert code == 2 and "vocabulary.json" in err
-
-
-def test_phrases_are_listed_before_they_are_approved(run: Callable[..., tuple[int, str, str]]) -> None:
-    texts = ["Sandwich buns, soft inside.", "Honey, soft inside: sandwich buns.", "Sandwich buns on sale, crispy now."]
-    item = {"title": "Sandwich buns", "description": "Honey."}
-    rows = [{"id": str(n), "text": t, "channel": "email", "locale": "en", "item": item} for n, t in enumerate(texts)]
-    Path("approved.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    assert run("init")[0] == 0
-    code, out, err = run("copy", "vocabulary", "--learn", "approved.jsonl")
-    assert code == 0 and "soft inside" in out and "crispy" not in out and "listed only" in err
-    assert "soft" not in run("copy", "vocabulary")[1]
-    code, out, _ = run("copy", "vocabulary", "--learn", "approved.jsonl", "--by", "Ana", "--least", "2", "--json")
-    assert code == 0 and json.loads(out)["added"] == ["soft inside"]
-    assert "soft inside" in run("copy", "vocabulary")[1]
