@@ -80,8 +80,8 @@ def deadlines(reading: Reading) -> Sequence[Deadline]:
 @cache
 def _families() -> Sequence[tuple[str, Family, Family]]:
     """(last day, strong phrases, weak ones)."""
-    spoken = table("deadlines.toml")
-    weekdays = spoken["weekdays"]
+    phrase_table = table("deadlines.toml")
+    weekdays = phrase_table["weekdays"]
 
     def family(day: str, phrases: Sequence[str]) -> Family:
         return Family(id=day, shapes=phrase_patterns(phrases), exceptions=pattern("quantities.weekdays"))
@@ -95,7 +95,7 @@ def _families() -> Sequence[tuple[str, Family, Family]]:
             if name.isascii() is phrase.isascii() and ("{DAY}" not in phrase or name in WEEKDAYS)
         ]
 
-    entries = [(entry["ends"], entry["strong"], entry["weak"]) for entry in spoken["deadline"]]
+    entries = [(entry["ends"], entry["strong"], entry["weak"]) for entry in phrase_table["deadline"]]
     for day, names in weekdays["names"].items():
         entries.append((day, named(weekdays["strong"], names), named(weekdays["weak"], names)))
     return [(day, family(day, strong), family(day, weak)) for day, strong, weak in entries]
