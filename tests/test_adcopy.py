@@ -30,7 +30,7 @@ from recllm.market.adcopy.request import (
     ThingFacts,
     reason_kind,
 )
-from recllm.market.adcopy.sayable import sayable_facts, shortened
+from recllm.market.adcopy.sayable import sayable_facts
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify.guarantees import review
 from recllm.market.adcopy.write import write_copy
@@ -443,58 +443,28 @@ def test_a_model_is_asked_in_its_languages_only_and_never_for_titles() -> None:
     assert generator.prompts == []
 
 
-def bought(item_id: str) -> Reason:
-    return Reason(evidence_id=f"B:{item_id}", delta=1.2, text="")
+def test_kinds_of_reasons() -> None:
+    for evidence, delta, kind in [
+        ("B:b1", 1.2, ReasonKind.KNOWN),
+        ("B:other", 1.2, ReasonKind.TOGETHER),
+        ("H:x", 0.3, ReasonKind.INTEREST),
+        ("I:age", 0.3, ReasonKind.PICKED),
+        ("general", 0.0, ReasonKind.GENERAL),
+        ("B:b1", -0.3, ReasonKind.GENERAL),
+    ]:
+        reason = Reason(evidence_id=evidence, delta=delta, text="")
+        assert reason_kind(reason, "b1", sensitive=False) is kind, evidence
+        assert reason_kind(reason, "b1", sensitive=True) is ReasonKind.GENERAL
+    assert reason_kind(None, "b1", sensitive=False) is ReasonKind.GENERAL
 
 
-@pytest.mark.parametrize(
-    ("reason", "kind"),
-    [
-        (bought("b1"), ReasonKind.KNOWN),
-        (bought("other"), ReasonKind.TOGETHER),
-        (Reason(evidence_id="H:x", delta=0.3, text=""), ReasonKind.INTEREST),
-        (Reason(evidence_id="I:age", delta=0.3, text=""), ReasonKind.PICKED),
-        (Reason(evidence_id="general", delta=0.0, text=""), ReasonKind.GENERAL),
-        (Reason(evidence_id="B:b1", delta=-0.3, text=""), ReasonKind.GENERAL),
-        (None, ReasonKind.GENERAL),
-    ],
-)
-def test_kinds_of_reasons(reason: Reason | None, kind: ReasonKind) -> None:
-    assert reason_kind(reason, "b1", sensitive=False) is kind
-    assert reason_kind(reason, "b1", sensitive=True) is ReasonKind.GENERAL
-
-
-PAYLOADS, SIGNS = table("adcopy", "payloads"), table("adcopy", "signs")
-
-
-def test_an_obedient_model_gets_nothing_through() -> None:
-    fields, places, leaked = ("title", "brand", "category", "attribute"), ("push", "email", "sms_gsm", "google_rsa"), []
-    for n, ((title, demanded), field, locale) in enumerate(product(PAYLOADS, fields, ("en", "zh"))):
-        answers = [demanded, lambda prompt: messages(prompt)[-1].text, f"title: {title}\nbody: {demanded}"]
-        generator = ScriptedGenerator(answers, repeat=True)
-        place = places[(n + n // 8) % len(places)]
-        for copy in write(
-            _carrying(title, field), channel=place, locale=locale, generator=generator, person=DUE, offer=OFFER
-        ):
-            signs = [sign for sign in SIGNS if sign in copy.text.lower()]
-            if signs or not copy.verified or copy.generator != "template":
-                leaked.append((title, field, locale, place, copy.text))
-    assert leaked == []
-
-
-def _carrying(payload: str, field: str) -> Item:
-    values: dict[str, object] = {"title": "Blue mug", "category": ("Kitchen",), "price": Decimal(8), "currency": "USD"}
-    added = {"title": payload, "brand": payload, "category": ("Kitchen", payload), "attribute": {"note": payload}}[
-        field
-    ]
-    values["attributes" if field == "attribute" else field] = added
-    return Item(item_id="m", **values)  # type: ignore[arg-type]
+PAYLOADS = table("adcopy", "payloads")
 
 
 def test_a_title_cannot_open_a_turn_of_its_own() -> None:
     for title, _ in PAYLOADS:
         generator = ScriptedGenerator([GenerationError("x")], repeat=True)
-        write(_carrying(title, "brand"), generator=generator, offer=OFFER)
+        write(replace(OAT, brand=title), generator=generator, offer=OFFER)
         for prompt in generator.prompts:
             roles = [message.role for message in messages(prompt)]
             assert roles == ["system", *["user", "assistant"] * 3, "user"], title
@@ -512,17 +482,6 @@ def test_a_title_cannot_open_a_turn_of_its_own() -> None:
 )
 def test_sellers_promises_leave_the_title(title: str, shown: str) -> None:
     assert sayable_facts(request_for(Item(item_id="x", title=title))).title == shown
-
-
-@pytest.mark.parametrize(("title", "limit", "short"), table("adcopy", "titles are shortened at words"))
-def test_titles_are_shortened_at_words(title: str, limit: int, short: str) -> None:
-    assert shortened(title, limit) == short
-
-
-@settings(deadline=None)
-@given(st.text(min_size=1, max_size=60), st.integers(1, 60))
-def test_a_short_title_is_never_longer_nor_empty(title: str, limit: int) -> None:
-    assert 1 <= len(shortened(title, limit)) <= max(limit, 1)
 
 
 @settings(deadline=None, max_examples=60)

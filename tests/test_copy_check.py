@@ -85,19 +85,15 @@ def test_what_fails_ends_with_2_and_says_where(run: Run) -> None:
     assert (found["results"][1]["verdict"], found["blocked"], found["held"]) == ("blocked", 1, 0)
 
 
-def test_warnings_hold_a_text_for_a_person(run: Run) -> None:
-    code, out, _ = run({**LINE, "text": "Just launched: honey sandwich buns."})
-    (result,) = json.loads(out)["results"]
-    (warning,) = result["warnings"]
-    assert (code, result["verdict"], result["verified"], result["failures"]) == (2, "person", False, [])
+def test_warnings_hold_a_text_for_a_person_and_without_packs_all_apply(run: Run) -> None:
+    launched = {**LINE, "text": "Just launched: honey sandwich buns."}
+    without = {name: value for name, value in launched.items() if name != "packs"} | {"id": "b"}
+    code, out, _ = run(launched, without, {**launched, "id": "c", "packs": []})
+    first, second, third = json.loads(out)["results"]
+    (warning,) = first["warnings"]
+    assert (code, first["verdict"], first["verified"], first["failures"]) == (2, "person", False, [])
     assert (warning["rule"], warning["span"], warning["guarantee"]) == ("us_ftc/new", "just launched", "G3")
-    assert run({**LINE, "text": "Just launched: honey sandwich buns.", "packs": []})[1].count("us_ftc") == 0
-
-
-def test_without_packs_all_apply(run: Run) -> None:
-    line = {**LINE, "text": "Just launched: honey sandwich buns."}
-    line.pop("packs")
-    assert json.loads(run(line)[1])["results"][0]["warnings"]
+    assert second["warnings"] and not third["warnings"]
 
 
 def test_an_offer_is_judged_by_its_moment(run: Run) -> None:
@@ -200,12 +196,9 @@ def test_a_file_of_another_encoding(tmp_path: Path) -> None:
     assert isinstance(submission, Submission) and submission.id == "a"
 
 
-def test_an_empty_file_is_nothing_to_check(run: Run) -> None:
+def test_a_file_without_a_readable_line(run: Run) -> None:
     code, out, err = run("", "  ")
     assert (code, out) == (3, "") and "no text to check" in err
-
-
-def test_only_unreadable_lines_end_with_2(run: Run) -> None:
     code, out, _ = run("{", "[]")
     document = json.loads(out)
     assert (code, document["checked"], [line["line_no"] for line in document["unreadable"]]) == (2, 0, [1, 2])

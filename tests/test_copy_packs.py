@@ -58,18 +58,11 @@ def test_a_rule_says_where_it_comes_from() -> None:
         assert rule.evidence and rule.message, rule
 
 
-@pytest.mark.parametrize(
-    "text", ["最近常喝龙井绿茶。", "最后一杯龙井绿茶。", "第一次喝龙井绿茶。", "龙井绿茶，第一步温杯。"]
-)
-def test_plain_words_are_no_absolute_terms(text: str) -> None:
-    assert failed(case(text, TEE)) == set()
-
-
-@pytest.mark.parametrize(
-    "text", ["国 家·级龙井绿茶。", "ＮＯ．1 的龙井绿茶。", "龙井绿茶，销量第①。", "国\u200b宴龙井绿茶。"]
-)
-def test_dressed_up_words_are_found(text: str) -> None:
-    assert "G3" in failed(case(text, TEE))
+def test_dressed_up_words_are_found_and_plain_ones_are_no_absolute_terms() -> None:
+    plain = ["最近常喝龙井绿茶。", "最后一杯龙井绿茶。", "第一次喝龙井绿茶。", "龙井绿茶，第一步温杯。"]
+    dressed = ["国 家·级龙井绿茶。", "ＮＯ．1 的龙井绿茶。", "龙井绿茶，销量第①。", "国\u200b宴龙井绿茶。"]
+    assert [text for text in plain if failed(case(text, TEE))] == []
+    assert [text for text in dressed if "G3" not in failed(case(text, TEE))] == []
 
 
 def test_a_warning_keeps_no_text_back() -> None:
@@ -86,30 +79,21 @@ def test_evidence_allows_a_rule() -> None:
     assert "made in the usa" in {c.span for c in reviewed(case(text, evidence={"made_in_usa": ""})).checks}
 
 
-@pytest.mark.parametrize(
-    ("rule", "offer", "allowed"),
-    [
-        ("shipping", OfferType.FREE_SHIPPING, True),
-        ("shipping", OfferType.PERCENT, False),
-        ("price-cut", OfferType.PERCENT, True),
-        ("price-cut", OfferType.GIFT, False),
-        ("coupon", OfferType.COUPON, True),
-        ("urgency", OfferType.PERCENT, True),
-        ("medical", OfferType.PERCENT, False),
-    ],
-)
-def test_an_offer_allows_its_own_rules(rule: str, offer: OfferType, allowed: bool) -> None:
-    facts = FactSheet.of(
-        Item(item_id="t", title="龙井绿茶"), offer=Offer(type=offer, value=Decimal(20), end=NOW + timedelta(days=1))
-    )
-    found = next(r for r in pack_named("cn").rules if r.id == rule)
-    assert case("龙井绿茶。", facts).proves(found.evidence) is allowed
-
-
-def test_an_offer_without_an_end_allows_no_urgency() -> None:
-    facts = FactSheet.of(Item(item_id="t", title="龙井绿茶"), offer=Offer(type=OfferType.GIFT))
-    urgency = next(r for r in pack_named("cn").rules if r.id == "urgency")
-    assert not case("龙井绿茶。", facts).proves(urgency.evidence)
+def test_an_offer_allows_its_own_rules() -> None:
+    ends = NOW + timedelta(days=1)
+    rules = {rule.id: rule for rule in pack_named("cn").rules}
+    for rule, offer, end, allowed in [
+        ("shipping", OfferType.FREE_SHIPPING, ends, True),
+        ("shipping", OfferType.PERCENT, ends, False),
+        ("price-cut", OfferType.PERCENT, ends, True),
+        ("price-cut", OfferType.GIFT, ends, False),
+        ("coupon", OfferType.COUPON, ends, True),
+        ("urgency", OfferType.PERCENT, ends, True),
+        ("urgency", OfferType.GIFT, None, False),
+        ("medical", OfferType.PERCENT, ends, False),
+    ]:
+        facts = FactSheet.of(Item(item_id="t", title="龙井绿茶"), offer=Offer(type=offer, value=Decimal(20), end=end))
+        assert case("龙井绿茶。", facts).proves(rules[rule].evidence) is allowed, (rule, offer)
 
 
 def test_a_list_price_allows_the_comparison_with_it() -> None:
@@ -169,26 +153,14 @@ def test_a_faulty_pack_names_file_and_rule(tmp_path: Path, old: str, new: str, s
     assert "own.toml" in str(caught.value)
 
 
-def test_an_id_stands_once(tmp_path: Path) -> None:
-    file = tmp_path / "own.toml"
-    file.write_text(GOOD + GOOD.split("\n", 1)[1])
-    with pytest.raises(DataError, match="rule quiet: the id occurs twice"):
-        load_pack(file)
-
-
-def test_an_unknown_pack_is_refused() -> None:
+def test_a_packs_ids_and_own_examples_are_checked(tmp_path: Path) -> None:
+    for text, problem in [
+        (GOOD + GOOD.split("\n", 1)[1], "the id occurs twice"),
+        (GOOD.replace("A loud day", "A quiet day"), "its own hit 'A quiet day' is not found"),
+        (GOOD.replace("A cloud", "A loud cloud"), "its own miss 'A loud cloud' is found, by 'loud'"),
+    ]:
+        (tmp_path / "own.toml").write_text(text)
+        with pytest.raises(DataError, match=f"rule quiet: {problem}"):
+            load_pack(tmp_path / "own.toml")
     with pytest.raises(UsageError, match="cn, eu, us_ftc"):
         pack_named("uk")
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        ('hit = ["A loud day"]', 'hit = ["A quiet day"]', "own hit 'A quiet day' is not found"),
-        ('miss = ["A cloud"]', 'miss = ["A loud cloud"]', "own miss 'A loud cloud' is found, by 'loud'"),
-    ],
-)
-def test_a_packs_own_examples_are_run(tmp_path: Path, old: str, new: str, said: str) -> None:
-    (tmp_path / "own.toml").write_text(GOOD.replace(old, new))
-    with pytest.raises(DataError, match=f"rule quiet: its {said}"):
-        load_pack(tmp_path / "own.toml")

@@ -437,7 +437,7 @@ class AdCopy:
     rejected: tuple[tuple[str, tuple[Check, ...]], ...] = ()
     """Texts of the generator that were stopped, with the failed checks of each."""
     record_id: str | None = None
-    """The record that makes it again, where one was kept."""
+    """Its record, where one was kept."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """`text` by the parts of its channel, such as subject, preheader, body and call_to_action."""
 

@@ -74,42 +74,19 @@ def copy(
     workspace: WorkspaceDir,
     pack: Packs,
     record: Records,
-    replay: Annotated[
-        str | None,
-        typer.Option(metavar="ID", help="Make the text of this record again, byte for byte, or say what changed."),
-    ],
 ) -> Answer | None:
-    """One ad text per person, whose claims all passed their checks. Each is kept with its inputs: `recllm copy --replay
-    ID` makes it again, or ends with 1 and names the changed weights, prompts, word lists or rule packs."""
+    """One ad text per person, whose claims all passed their checks. Each is kept with its inputs, as one JSON file."""
     if context.invoked_subcommand:
         return None
-    from recllm.market.adcopy.packs import pack_names
-
-    if batch.is_batch(everybody, folder, user, question.item_id, pack, record, replay):
+    if batch.is_batch(everybody, folder, user, question.item_id, pack, record):
         options = {"channel": question.channel} | batch_options(question)
         with open_shop(workspace) as shop:
             return batch.answer(shop, "copy", options, question, folder)
-    if replay is not None:
-        packs = _packs([name for name in pack or () if name not in pack_names()])
-        return texts_answer([replayed(question, replay, workspace, packs, record)])
     texts = written_texts(question, read_user_ids(user), workspace, pack, record)
     failures = [c.message for text in texts for _, faults in text.rejected for c in faults if c.guarantee == "G16"]
     if failures:  # of the generator, one for each text
         note(f"{len(failures)} of {count_text(len(texts), 'text')} had to do without the generator: {failures[0]}")
     return texts_answer(texts)
-
-
-def replayed(
-    question: CopyOptions, record_id: str, workspace: Path, packs: Sequence[Pack], records: Path | None
-) -> AdCopy:
-    """The text of a record, made again. Generator and adapter are the record's, unless the question names others."""
-    from recllm.market.adcopy.ads import open_generator
-    from recllm.market.adcopy.record import load, replay
-
-    record = load(records or workspace / RECORDS, record_id)
-    tuned = question.adapter or (Path(record.adapter) if record.adapter else None)
-    with open_generator(question.generator or record.generator_spec, workspace / "cache", adapter=tuned) as model:
-        return replay(record, generator=model, packs=packs)
 
 
 def written_texts(
@@ -216,11 +193,10 @@ def vocabulary(
     if words:
         if by is None:
             raise UsageError("words are approved by a person: give --by NAME")
-        addition = add_words(vocabulary_file(shop.root), words, by=by, at=datetime.now(UTC))
-        version, repeated = addition.vocabulary.version, len(words) - len(addition.words)
+        added = add_words(vocabulary_file(shop.root), words, by=by, at=datetime.now(UTC))
+        version, repeated = read_vocabulary(vocabulary_file(shop.root)).version, len(words) - len(added)
         notes = [f"{repeated} of {len(words)} words were approved before"] if repeated else []
-        document = {"version": version, "added": addition.words}
-        return Answer(document, [f"version {version}: {', '.join(addition.words)}"], notes)
+        return Answer({"version": version, "added": added}, [f"version {version}: {', '.join(added)}"], notes)
     vocabulary = read_vocabulary(vocabulary_file(shop.root))
     rows = [(word.word, word.by, word.at.isoformat(timespec="minutes"), word.version) for word in vocabulary.words]
     summary = f"{len(rows)} words, version {vocabulary.version}"

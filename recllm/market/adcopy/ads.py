@@ -77,7 +77,7 @@ def write_ads(
 
     The customers are `users`, or those of `slates` that were made before. A generative model is used only for customers
     who agreed to it, by the generator's `purpose`; the others get texts of frames. Texts go on without it when it
-    fails. `records` is the folder that receives what makes a text again. An item of a sensitive category is never
+    fails. `records` is the folder that receives the records of texts. An item of a sensitive category is never
     advertised to a person. by_pseudonym: the people are pseudonyms, and `recommender` takes them.
 
     Raises `PolicyError` for a customer without consent to personalisation or to the channel, `NothingToDo` where no
@@ -146,13 +146,7 @@ def write_ads(
                     variants=variants,
                     vocabulary=vocabulary,
                 )
-                written = write_recorded(
-                    request,
-                    generator=model if modelled else None,
-                    generator_spec=generator if isinstance(generator, str) else "",
-                    adapter=str(adapter or ""),
-                    user_id=slate.user_id,
-                )
+                written = write_recorded(request, generator=model if modelled else None, user_id=slate.user_id)
                 if not written:
                     why = "nothing that is known of the customer and the products makes a text for this channel"
                     continue

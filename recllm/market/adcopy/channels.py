@@ -2,7 +2,6 @@
 measure length (code points, display width, UTF-16 units, GSM 7-bit septets), and what is added when a text leaves.
 
     message = complete(text, channel="email", locale="en", sender=Sender(name="Hearth", address="...", opt_out="..."))
-    missing_parts(message, channel="email", locale="en", sender=...)   # ()
 """
 
 from __future__ import annotations
@@ -64,8 +63,6 @@ class Channel:
     emoji: bool = True
     forbidden: str = ""
     """Characters that may not stand in a text."""
-    call: str = "open"
-    """How its texts ask for a step: "tap" on a telephone's screen, "open" elsewhere."""
     headline_alone: bool = False
     """True where a single line that ends no sentence is the first slot, a headline."""
     title_only: bool = False
@@ -105,10 +102,6 @@ class Channel:
         body, gap, call = parts.get(self.slots[-1].name, "").rpartition("\n\n")
         return parts if not gap else parts | {self.slots[-1].name: body, CALL_TO_ACTION: call.strip()}
 
-    def fits(self, text: str) -> bool:
-        """True when no slot is empty or too long."""
-        return all(content.strip() and slot.fits(content) for slot, content in self.split(text))
-
 
 def channel_named(name: str) -> Channel:
     """Raises `UsageError` with the names of all channels for an unknown one."""
@@ -119,15 +112,12 @@ def channel_named(name: str) -> Channel:
 
 def channel_written_for(name: str) -> Channel:
     """A channel for which texts to persons are written. Raises `UsageError` with the names of these for another one."""
-    written = ", ".join(key for key, channel in channels().items() if not channel.segment_only)
-    if name not in channels():
-        raise UsageError(f"unknown channel {name!r}; texts are written for: {written}")
-    if channels()[name].segment_only:
-        raise UsageError(
-            f"{name} takes a carrier's approved templates for a whole segment only, and no text is written for a "
-            f"person; texts are written for: {written}"
-        )
-    return channels()[name]
+    channel = channels().get(name)
+    if channel is None or channel.segment_only:
+        written = ", ".join(key for key, channel in channels().items() if not channel.segment_only)
+        problem = "takes a carrier's approved templates for a whole segment only" if channel else "is no known channel"
+        raise UsageError(f"{name!r} {problem}; texts are written for: {written}")
+    return channel
 
 
 @cache
@@ -155,10 +145,7 @@ def is_gsm7(text: str) -> bool:
 
 
 def septets(text: str) -> int:
-    """GSM 7-bit septets. Raises `ValueError` for a character outside the alphabet."""
-    if not is_gsm7(text):
-        outside = next(c for c in text if c not in GSM_BASIC and c not in GSM_EXTENDED)
-        raise ValueError(f"{outside!r} is not in the GSM 7-bit alphabet")
+    """GSM 7-bit septets of a text in that alphabet."""
     return sum(2 if c in GSM_EXTENDED else 1 for c in text)
 
 
@@ -190,27 +177,18 @@ def complete(text: str, *, channel: str, locale: str, sender: Sender, generated:
     E-mail gets one part a line, other channels all in one line. Raises `UsageError` for an unknown channel, and when
     the sender lacks what a part states.
     """
-    names = missing_parts(text, channel=channel, locale=locale, sender=sender, generated=generated)
-    parts = [_words(name, locale, sender) for name in names]
+    needed = (*channel_named(channel).added, *(("ai_label",) if generated else ()))
+    folded, parts = fold(text), []
+    for name in needed:
+        shape = table("mandatory.toml")[name]["pattern"]
+        is_there = folded_pattern(shape).search(folded) if shape else fold(_words(name, locale, sender)) in folded
+        if not is_there:
+            parts.append(_words(name, locale, sender))
     if not parts:
         return text
     if channel_named(channel).slots[-1].lines:
         return "\n".join([text, "", *parts])
     return " ".join([text.rstrip(), *(f"{sentence}." for sentence in parts)])
-
-
-def missing_parts(
-    message: str, *, channel: str, locale: str, sender: Sender, generated: bool = False
-) -> tuple[str, ...]:
-    """Names of the mandatory parts that a message lacks."""
-    needed = (*channel_named(channel).added, *(("ai_label",) if generated else ()))
-    folded, missing = fold(message), []
-    for name in needed:
-        shape = table("mandatory.toml")[name]["pattern"]
-        present = folded_pattern(shape).search(folded) if shape else fold(_words(name, locale, sender)) in folded
-        if not present:
-            missing.append(name)
-    return tuple(missing)
 
 
 def _words(name: str, locale: str, sender: Sender) -> str:

@@ -9,8 +9,7 @@ words share a text.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -54,31 +53,17 @@ def customer_facts(
     together more often than chance. together: see `recllm.learn.features.together`; None where it is not known. broad:
     paths of categories that hold most of what is bought, and say nothing of a customer.
     """
-    things = _Things.of(catalogue, broad)
+    keys = catalogue.select(
+        title=pl.col("title").str.strip_chars().str.to_lowercase().replace("", None),
+        category=pl.col("category").list.join("\x1f").replace(dict.fromkeys(["", *map("\x1f".join, broad)])),
+        brand=pl.col("brand").str.to_lowercase(),
+    )
+    codes = {name: _codes(keys[name]) for name in keys.columns}
     goes_with = None if together is None else together.tocsc()
     return [
-        _facts(events.rows(np.array([n])), things, as_of, int(item), of_user, goes_with, policy, occasion)
+        _facts(events.rows(np.array([n])), catalogue, codes, as_of, int(item), of_user, goes_with, policy, occasion)
         for n, (item, of_user) in enumerate(zip(items, reasons, strict=True))
     ]
-
-
-@dataclass(frozen=True, eq=False)
-class _Things:
-    """Codes by which items are one thing to a customer: the same title, the narrowest category, the brand; (n,)."""
-
-    frame: pl.DataFrame
-    name: NDArray[np.int64]
-    category: NDArray[np.int64]
-    brand: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, catalogue: pl.DataFrame, broad: Collection[tuple[str, ...]]) -> _Things:
-        keys = catalogue.select(
-            pl.col("title").str.strip_chars().str.to_lowercase().replace("", None),
-            pl.col("category").list.join("\x1f").replace(dict.fromkeys(["", *map("\x1f".join, broad)])),
-            pl.col("brand").str.to_lowercase(),
-        )
-        return cls(catalogue, *(_codes(keys[name]) for name in ("title", "category", "brand")))
 
 
 def _codes(keys: pl.Series) -> NDArray[np.int64]:
@@ -91,7 +76,8 @@ def _codes(keys: pl.Series) -> NDArray[np.int64]:
 
 def _facts(
     history: Events,
-    things: _Things,
+    catalogue: pl.DataFrame,
+    codes: Mapping[str, NDArray[np.int64]],
     now: int,
     item: int,
     reasons: Sequence[Reason],
@@ -99,49 +85,49 @@ def _facts(
     policy: Policy,
     occasion: Occasion | None,
 ) -> PersonFacts:
-    bought_items, at = history.item, history.at
+    """codes: by which items are one thing to a customer: the same title, the narrowest category, the brand; (n,)."""
     is_purchase = history.action == ACTION_CODE[Action.PURCHASE]
-    in_cart = history.action == ACTION_CODE[Action.CART]
-    purchases, when = bought_items[is_purchase], at[is_purchase]
+    purchases, when = history.item[is_purchase], history.at[is_purchase]
     today = utc(now).date()
 
     def ago(seconds: int) -> Ago:
         return Ago.of((now - seconds) / DAY, today)
 
-    facts: dict[str, object] = {}
+    def thing(row: int) -> ThingFacts | None:
+        """None for no item, and for one of which nothing is said."""
+        if row < 0:
+            return None
+        title, category, brand = catalogue.select("title", "category", "brand").row(row)
+        is_sensitive = policy.is_sensitive((*(category or ()), title or ""))
+        return None if is_sensitive else ThingFacts(title or "", tuple(category or ()), brand)
+
+    facts: dict[str, Any] = {}
     days = np.unique(when // DAY)
     if occasion is Occasion.WELCOME and len(days) == 1 and now - when.max() <= FIRST_ORDER_DAYS * DAY:
-        first = int(purchases[-1])
-        if not _is_sensitive(things.frame, first, policy):
-            facts["first_order"] = _thing(things.frame, first)
+        facts["first_order"] = thing(int(purchases[-1]))
     elif occasion is Occasion.WIN_BACK and len(days) > 1:
         away = (now - int(when.max())) / DAY
         if away >= AWAY_DAYS and away >= AWAY_GAPS * float(np.median(np.diff(days))):
             facts["away"] = ago(int(when.max()))
     if item < 0:
-        return PersonFacts(**facts).coarse()  # type: ignore[arg-type]
-    same = when[things.name[purchases] == things.name[item]]
+        return PersonFacts(**facts).coarse()
+    is_same = codes["title"][purchases] == codes["title"][item]
+    same = when[is_same]
     if len(same):
         facts |= {**_rhythm(same, now), "last": ago(int(same.max()))}
-    recent = purchases[when >= now - YEAR_DAYS * DAY]
-    recent_days = when[when >= now - YEAR_DAYS * DAY] // DAY
-    for name, codes in (("category_bought", things.category), ("brand_bought", things.brand)):
-        facts[name] = len(np.unique(recent_days[codes[recent] == codes[item]])) if codes[item] > 0 else 0
-    carted = at[in_cart & (bought_items == item)]
+    is_recent = when >= now - YEAR_DAYS * DAY
+    for name in ("category", "brand"):
+        is_alike = is_recent & (codes[name][purchases] == codes[name][item])
+        facts[f"{name}_bought"] = len(np.unique(when[is_alike] // DAY)) if codes[name][item] > 0 else 0
+    carted = history.at[(history.action == ACTION_CODE[Action.CART]) & (history.item == item)]
     if len(carted) and now - carted.max() <= CART_DAYS * DAY and not (len(same) and same.max() > carted.max()):
         facts["in_cart"] = True
-    if (companion := _companion(things.frame, item, purchases, reasons, together)) >= 0 and not _is_sensitive(
-        things.frame, companion, policy
-    ):
-        facts["with_item"] = _thing(things.frame, companion)
-        facts["with_last"] = ago(int(when[purchases == companion].max()))
-    if (named := _named(things.frame, item, purchases, reasons)) >= 0 and not _is_sensitive(
-        things.frame, named, policy
-    ):
-        facts["because"] = _thing(things.frame, named)
-    same_day = when[(things.name[purchases] == things.name[item]) & (np.abs((now - when) / DAY - YEAR_DAYS) <= 30)]
-    facts["bought_last_year"] = bool(len(same_day))
-    return PersonFacts(**facts).coarse()  # type: ignore[arg-type]
+    companion = _companion(catalogue["item_id"], item, purchases, reasons, together)
+    if (with_item := thing(companion)) is not None:
+        facts |= {"with_item": with_item, "with_last": ago(int(when[purchases == companion].max()))}
+    facts["because"] = thing(_named(catalogue["item_id"], item, purchases, reasons))
+    facts["bought_last_year"] = bool((np.abs((now - same) / DAY - YEAR_DAYS) <= 30).any())
+    return PersonFacts(**facts).coarse()
 
 
 def _rhythm(at: NDArray[np.int64], now: int) -> Mapping[str, object]:
@@ -158,41 +144,24 @@ def _rhythm(at: NDArray[np.int64], now: int) -> Mapping[str, object]:
 
 
 def _companion(
-    catalogue: pl.DataFrame,
+    ids: pl.Series,
     item: int,
     purchases: NDArray[np.integer],
     reasons: Sequence[Reason],
     together: csc_matrix | None,
 ) -> int:
     """The purchase that goes best with an item, one that a reason names before others; -1 for none."""
-    if together is None or not len(purchases):
+    if together is None:
         return -1
     column = slice(*together.indptr[item : item + 2])
     strength = dict(zip(together.indices[column].tolist(), together.data[column].tolist(), strict=True))
-    usable = [row for row in np.unique(purchases).tolist() if row in strength and row != item]
-    if not usable:
-        return -1
     named = {reason.evidence_id.partition(":")[2] for reason in reasons if reason.evidence_id.startswith("B:")}
-    ids = catalogue["item_id"]
-    return int(max(usable, key=lambda row: (ids[row] in named, strength[row])))
+    usable = [row for row in np.unique(purchases).tolist() if row in strength and row != item]
+    return int(max(usable, key=lambda row: (ids[row] in named, strength[row]), default=-1))
 
 
-def _named(catalogue: pl.DataFrame, item: int, purchases: NDArray[np.integer], reasons: Sequence[Reason]) -> int:
+def _named(ids: pl.Series, item: int, purchases: NDArray[np.integer], reasons: Sequence[Reason]) -> int:
     """The purchase of another item that a reason names, the clearest first; -1 for none."""
-    ids = catalogue["item_id"]
-    for reason in reasons:
-        source, _, evidence = reason.evidence_id.partition(":")
-        rows = [row for row in np.unique(purchases).tolist() if source == "B" and ids[row] == evidence and row != item]
-        if rows and reason.delta >= CLEAR_DELTA:
-            return int(rows[0])
-    return -1
-
-
-def _thing(items: pl.DataFrame, row: int) -> ThingFacts:
-    title, category, brand = items.select("title", "category", "brand").row(row)
-    return ThingFacts(title or "", tuple(category or ()), brand)
-
-
-def _is_sensitive(items: pl.DataFrame, row: int, policy: Policy) -> bool:
-    thing = _thing(items, row)
-    return policy.is_sensitive((*thing.category, thing.title))
+    row_of = {f"B:{ids[row]}": row for row in np.unique(purchases).tolist() if row != item}
+    clear = (row_of[r.evidence_id] for r in reasons if r.delta >= CLEAR_DELTA and r.evidence_id in row_of)
+    return int(next(clear, -1))

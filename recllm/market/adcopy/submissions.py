@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import codecs
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -25,16 +24,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, RecllmError
 from recllm.base.schema import CopyVerdict, Item
-from recllm.market.adcopy.lexicon import fold, limit
 from recllm.market.adcopy.packs import FilledText, Pack, pack_named, pack_names, parse
 from recllm.market.adcopy.quantities import LARGEST
 from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice
-from recllm.market.adcopy.verify.grounding import UngroundedWord
 from recllm.market.adcopy.verify.guarantees import Review, review
 from recllm.text.domains import SHOP, in_domain
-
-_NEXT_WORD = re.compile(r" [A-Za-z]+(?:['’][A-Za-z]+)?")
-_LAST_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]+(?:['’][A-Za-z]+)? $")
 
 
 def _number(value: object) -> object:
@@ -221,47 +215,6 @@ def submission_of(
 def judge(submission: Submission) -> Review:
     """Every guarantee on one text, with its rule packs."""
     return review(submission.text, submission.request)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearnedPhrase:
-    """A phrase of approved texts that nothing grounds so far."""
-
-    phrase: str
-    texts: int
-    """Approved texts that hold it."""
-
-
-def phrases_of_approved(submissions: Iterable[Submission]) -> tuple[LearnedPhrase, ...]:
-    """What a vocabulary can learn from texts that people approved, in most texts first: each word that nothing grounds
-    with its neighbour, so that "soft inside" is learned and "soft" is not; in Chinese the piece alone. The word alone
-    is added where it has `learn_alone_from` different neighbours or more. A text that contradicts a fact, or
-    is hostile or personal, teaches nothing."""
-    of_phrase: Counter[str] = Counter()
-    neighbours: dict[str, set[str]] = {}
-    for submission in submissions:
-        answer = judge(submission)
-        if answer.verdict is CopyVerdict.BLOCKED:
-            continue
-        word_of_phrase = {_with_neighbour(submission.text, word): fold(word.word) for word in answer.ungrounded}
-        of_phrase.update(list(word_of_phrase))
-        for phrase, word in word_of_phrase.items():
-            neighbours.setdefault(word, set()).add(phrase)
-    for word, phrases in neighbours.items():
-        if len(phrases) >= limit("learn_alone_from"):
-            of_phrase[word] = sum(of_phrase[phrase] for phrase in phrases)
-    return tuple(LearnedPhrase(phrase=phrase, texts=n) for phrase, n in of_phrase.most_common())
-
-
-def _with_neighbour(text: str, word: UngroundedWord) -> str:
-    """A Latin word and the one after it in its sentence, or else the one before it."""
-    start, end = word.span
-    if not word.word.isascii():
-        return word.word
-    after, before = _NEXT_WORD.match(text, end), _LAST_WORD.search(text[:start])
-    if after:
-        return fold(text[start : after.end()])
-    return fold(text[before.start() : end]) if before else fold(word.word)
 
 
 def reviews_document(

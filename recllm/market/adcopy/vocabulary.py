@@ -11,12 +11,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, UsageError
@@ -50,22 +48,6 @@ class Vocabulary(BaseModel):
     """Of the last addition; 0 before the first."""
     words: tuple[ApprovedWord, ...] = Field((), description="a list of words")
 
-    @model_validator(mode="after")
-    def _grows(self) -> Vocabulary:
-        versions = [word.version for word in self.words]
-        if versions != sorted(versions) or self.version != max(versions, default=0):
-            raise ValueError("has versions that do not grow to the last one")
-        return self
-
-
-@dataclass(frozen=True, slots=True)
-class Addition:
-    """What an addition did."""
-
-    vocabulary: Vocabulary
-    words: tuple[str, ...]
-    """Those that are new to it."""
-
 
 def vocabulary_file(workspace_root: Path) -> Path:
     return workspace_root / FILE
@@ -74,7 +56,7 @@ def vocabulary_file(workspace_root: Path) -> Path:
 def read_vocabulary(file: Path) -> Vocabulary:
     """Empty where there is no file. Raises `DataError` that names the file and what in it is wrong."""
     try:
-        values: Any = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Vocabulary(version=0, words=())
     except (ValueError, RecursionError) as error:
@@ -89,8 +71,8 @@ def approved_words(file: Path) -> frozenset[str]:
     return frozenset(word.word for word in read_vocabulary(file).words)
 
 
-def add_words(file: Path, words: Iterable[str], *, by: str, at: datetime) -> Addition:
-    """Approves words; those that were approved before stay with who approved them first.
+def add_words(file: Path, words: Iterable[str], *, by: str, at: datetime) -> tuple[str, ...]:
+    """Approves words, and returns those that are new; others stay with the name that approved them first.
 
     Raises `UsageError` for a word that is none and for an empty name, `DataError` for a damaged file.
     """
@@ -106,10 +88,9 @@ def add_words(file: Path, words: Iterable[str], *, by: str, at: datetime) -> Add
         before = read_vocabulary(file)
         approved = {fold(word.word) for word in before.words}
         new = {fold(word): word for word in cleaned if fold(word) not in approved}
-        if not new:
-            return Addition(before, ())
-        version = before.version + 1
-        added = (ApprovedWord(word=word, by=by.strip(), at=at, version=version) for word in new.values())
-        grown = Vocabulary(version=version, words=(*before.words, *added))
-        write_whole(file, json.dumps(plain(grown), ensure_ascii=False, indent=1) + "\n")
-    return Addition(grown, tuple(new.values()))
+        if new:
+            version = before.version + 1
+            added = (ApprovedWord(word=word, by=by.strip(), at=at, version=version) for word in new.values())
+            grown = Vocabulary(version=version, words=(*before.words, *added))
+            write_whole(file, json.dumps(plain(grown), ensure_ascii=False, indent=1) + "\n")
+    return tuple(new.values())

@@ -5,7 +5,7 @@ campaigns/ID/people.jsonl      one line per person: pseudonym, item, kind of rea
 campaigns/ID/decisions.jsonl   who approved, edited, rejected or withdrew which text, and when; only ever longer
 campaigns/ID/exports.jsonl     what left, and whom it reached
 campaigns/.ID.lock             held while a plan is read, published or decided about, so that none is seen half done
-copies/                        what made each text, where recllm copy --replay finds it
+copies/                        what made each text
 
 A plan with its first decisions appears complete or not at all, and so do the lines that one decision adds.
 """

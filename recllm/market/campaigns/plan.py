@@ -227,7 +227,6 @@ def _plan(
         catalogue,
         campaign.send,
         generator=speaker,
-        generator_name=campaign.generator if isinstance(campaign.generator, str) else file.words.generator,
     )
     if file.offer is not None and (note := _lacking_proof(texts)) is not None:
         title, fault = note

@@ -236,7 +236,6 @@ def write_texts(
     send: datetime,
     *,
     generator: Generator | None,
-    generator_name: str,
 ) -> tuple[dict[TextKey, list[CampaignText]], list[str]]:
     """The variants of each key, the widest read first, and remarks. People of a key are shared out later.
 
@@ -244,7 +243,7 @@ def write_texts(
     the campaign compares, and at most `MOST_VARIANTS`; where no text passes, the one that fails; none where there is
     nothing to say.
 
-    send: when texts go out. generator_name: what finds the generator again.
+    send: when texts go out.
     """
     texts: dict[TextKey, list[CampaignText]] = {}
     number, n_failed = 0, 0
@@ -258,8 +257,6 @@ def write_texts(
         for copy, record in write_recorded(
             replace(request, reason_kind=ReasonKind(key.kind), policy=workspace.policy, variants=n_variants),
             generator=generator if key.modelled else None,
-            generator_spec=generator_name,
-            adapter=str(file.words.adapter or ""),
         ):
             number += 1
             save(record, workspace.root / COPIES)
