@@ -12,8 +12,7 @@ from behaviour_world import shop
 from recllm.base.charts import Line, LineChart, svg
 from recllm.doors.report.people import prediction_page, quality_charts
 from recllm.market.propensity.predict import predict
-from recllm.market.propensity.prediction import Prediction, PredictionKind, PredictionRequest
-from recllm.market.propensity.quality import quality
+from recllm.market.propensity.prediction import Prediction, PredictionKind, PredictionRequest, quality
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ from recllm.doors.console.rule_fields import TypedRule
 from recllm.doors.console.tables import ConsoleTable, TableRow
 from recllm.doors.service.jobs import Job
 from recllm.doors.service.marketing import order_plan
-from recllm.market.audiences.people_rule import PeopleRule, parse_rule
-from recllm.market.audiences.rule_words import rule_words
+from recllm.market.audiences.people_rule import PeopleRule, parse_rule, rule_words
 from recllm.market.campaigns.drafts import (
     CampaignStage,
     campaign_file,

@@ -11,8 +11,7 @@ from typing import Any
 from recllm.base.charts import Line, LineChart, svg
 from recllm.base.words.sentences import section
 from recllm.doors.report.page import picture, render
-from recllm.market.propensity.prediction import Prediction, prediction_document
-from recllm.market.propensity.quality import PredictionQuality
+from recllm.market.propensity.prediction import Prediction, PredictionQuality, prediction_document
 
 LISTED = 100
 """People on the page of a prediction."""
