@@ -19,9 +19,8 @@ from recllm.base.stats.intervals import bootstrap
 from recllm.base.stats.probabilities import auc
 from recllm.market.propensity.examples import Cohort, Examples, active_within, past_examples
 from recllm.market.propensity.features import FeatureTable
-from recllm.market.propensity.model import fit_propensity
-from recllm.market.propensity.parameters import PropensitySettings
-from recllm.market.propensity.quality import lift, quality
+from recllm.market.propensity.model import PropensitySettings, fit_propensity
+from recllm.market.propensity.prediction import lift, quality
 from recllm.recommend.evaluation.benchmarks import CJ_NOTE
 from recllm.recommend.evaluation.protocols import EvaluationWindow
 from recllm.shop.data.dataset import DAY

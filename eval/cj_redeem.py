@@ -25,10 +25,9 @@ from recllm.base.stats.intervals import bootstrap
 from recllm.base.stats.probabilities import auc
 from recllm.market.propensity.coupons import Coupons
 from recllm.market.propensity.examples import Cohort, Examples
-from recllm.market.propensity.model import fit_propensity
-from recllm.market.propensity.parameters import PropensitySettings
+from recllm.market.propensity.model import PropensitySettings, fit_propensity
 from recllm.market.propensity.predict import mailings, redeem_examples, redeem_settings, usable
-from recllm.market.propensity.quality import lift, quality
+from recllm.market.propensity.prediction import lift, quality
 from recllm.recommend.evaluation.benchmarks import CJ_NOTE, complete_journey
 from recllm.shop.data.dataset import DAY, Dataset
 

@@ -11,7 +11,7 @@ nothing differs   2,000 people are drawn into two equal variants by `variant_of`
 something differs clicks of one variant are raised; until which day does half of the experiments know? And people of one
                   variant are lost from the log: until when does the sample ratio say so?
 off-policy        slates by `explore`, another ranking's value (SNIPS): how many of 1,000 intervals at 95 %
-                  hold the true value, and how many of Student's would.
+                  hold the true value.
 bandit            four texts over 60 days: clicks lost against always showing the best one, beside those of an equal
                   split; and with a fifth, which people click most and which breaks the guard: until when is it shown?
 Open Bandit       the sample of Saito et al. 2021 (CC BY 4.0) in the wheel of obp, which is read and not installed:
@@ -32,12 +32,19 @@ import numpy as np
 import polars as pl
 from inputs import finish, say, script_parser
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from recllm.market.experiments.bandit import VariantCounts, choice_probabilities
-from recllm.market.experiments.effect import Moments, Verdict, estimate_effect
+from recllm.market.experiments.effect import (
+    Experiment,
+    RatioVerdict,
+    Variant,
+    Verdict,
+    check_sample_ratio,
+    estimate_effect,
+    people_values,
+    variant_of,
+)
 from recllm.market.experiments.off_policy import estimate_value
-from recllm.market.experiments.split import Experiment, RatioVerdict, Variant, check_sample_ratio, variant_of
 from recllm.recommend.recommender.slate_writer import explore, stratum
 
 Values = NDArray[np.float64]
@@ -92,7 +99,7 @@ def traffic(
     the click rate in variant b.
     """
     experiment = two_variants(name)
-    in_b = np.array([variant_of(experiment, f"person-{person}") == "b" for person in range(PEOPLE)])
+    in_b = np.array([variant_of(experiment, f"person-{person}").name == "b" for person in range(PEOPLE)])
     first_day = np.where(rng.random(PEOPLE) < 0.25, 0, rng.integers(0, DAYS, PEOPLE))
     is_there = np.arange(DAYS) >= first_day[:, None]
     visits = rng.poisson(rng.gamma(1.0, 0.2, PEOPLE)[:, None] * is_there)
@@ -105,12 +112,12 @@ def traffic(
     return in_b, first_day, {column: np.cumsum(values, axis=1).astype(np.float64) for column, values in daily.items()}
 
 
-def moments(metric: str, sums: dict[str, Values], people: NDArray[np.bool_], day: int) -> Moments:
+def moments(metric: str, sums: dict[str, Values], people: NDArray[np.bool_], day: int) -> Values:
     if metric == "clicks per showing":
-        return Moments.of(sums["clicks"][people, day], sums["showings"][people, day])
+        return people_values(sums["clicks"][people, day], sums["showings"][people, day])
     if metric == "buyers per person":
-        return Moments.of(sums["orders"][people, day] > 0)
-    return Moments.of(sums["revenue"][people, day])
+        return people_values(sums["orders"][people, day] > 0)
+    return people_values(sums["revenue"][people, day])
 
 
 def nothing_differs(runs: int, seed: int) -> dict[str, Any]:
@@ -249,27 +256,16 @@ def off_policy(runs: int, seed: int) -> dict[str, Any]:
             answer = estimate_value(**choices)
             if answer.interval is None:
                 raise SystemExit(f"off-policy: no interval in run {run} of {people} people")
-            low, high = student_interval(choices)
             width = (answer.interval.high - answer.interval.low) / truth
-            rows.append((answer.interval.holds(truth), low <= truth <= high, width, answer.value / truth - 1))
+            rows.append((answer.interval.holds(truth), width, answer.value / truth - 1))
             if run % 200 == 199:
                 say("off-policy, %d people: %d of %d", people, run + 1, runs)
-        columns = ("coverage", "coverage_of_students_t", "mean_width", "bias")
+        columns = ("coverage", "mean_width", "bias")
         figures[f"{people} people"] = {
             "rows_of_the_last": answer.rows,
             "effective_sample_size_of_the_last": answer.effective_sample_size,
         } | dict(zip(columns, np.mean(rows, axis=0).tolist(), strict=True))
     return figures
-
-
-def student_interval(choices: dict[str, NDArray[Any]]) -> tuple[float, float]:
-    """Student's interval over people of the same estimate, by the delta method."""
-    weights, person = choices["target_probabilities"] / choices["propensities"], choices["people"]
-    tops, bottoms = np.bincount(person, weights * choices["rewards"]), np.bincount(person, weights)
-    value, n = tops.sum() / bottoms.sum(), len(tops)
-    error = np.std(tops - value * bottoms, ddof=1) / np.sqrt(n) / bottoms.mean()
-    half = float(stdtrit(n - 1, 0.975)) * error
-    return value - half, value + half
 
 
 # --- bandit -----------------------------------------------------------------------------------------------------------
@@ -314,14 +310,14 @@ def bandit_run(texts: dict[str, tuple[float, float]], rng: np.random.Generator) 
     click_rates, guard_rates = (np.array(column) for column in zip(*texts.values(), strict=True))
     totals = np.zeros((3, len(texts)), np.int64)
     for _ in range(DAYS):
-        counts = {
-            name: VariantCounts(showings=int(showings), successes=int(clicks), guard_events=int(dismissals))
-            for name, showings, clicks, dismissals in zip(texts, *totals, strict=True)
-        }
-        shares = choice_probabilities(counts, baseline="plain", guard_limit=GUARD_LIMIT)
-        shown = rng.multinomial(SHOWINGS_A_DAY, list(shares.values()))
+        counts = [
+            VariantCounts(showings=int(showings), successes=int(clicks), guard_events=int(dismissals))
+            for showings, clicks, dismissals in totals.T
+        ]
+        shares = choice_probabilities(counts, guard_limit=GUARD_LIMIT)
+        shown = rng.multinomial(SHOWINGS_A_DAY, shares)
         totals += np.stack([shown, rng.binomial(shown, click_rates), rng.binomial(shown, guard_rates)])
-    return totals[0], shares
+    return totals[0], dict(zip(texts, shares, strict=True))
 
 
 # --- Open Bandit ------------------------------------------------------------------------------------------------------

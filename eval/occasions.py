@@ -32,10 +32,17 @@ from numpy.typing import NDArray
 from published import BENCHMARKS
 
 from recllm.base.schema import Action
+from recllm.base.stats.probabilities import calibration_error
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.market.occasions.hours import best_hours, hour_shares, local_hours
-from recllm.market.occasions.replenishment import TREES, learn_replenishment, ranking_figures
-from recllm.market.occasions.repurchase import HORIZON_DAYS, RepurchasePairs, bought_again, repurchase_pairs
+from recllm.market.occasions.replenishment import (
+    HORIZON_DAYS,
+    TREES,
+    RepurchasePairs,
+    bought_again,
+    learn_replenishment,
+    repurchase_pairs,
+)
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.predict import predict
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
@@ -97,7 +104,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     systems["scorer"] = scorer(dataset, past, weeks, starts, args)
     figures = {system: rank_figures(score, label, person, FIRST[name], args.seed) for system, score in systems.items()}
     for system in ("recllm", "LightGBM", "Poisson-Gamma"):
-        figures[system]["ece"] = ranking_figures(systems[system], label)["ece"]
+        figures[system]["ece"] = calibration_error(systems[system], label > 0)
     peers = [system for system in systems if system != "recllm"]
     return {
         "data_hash": dataset.data_hash(),

@@ -24,7 +24,7 @@ from recllm.base.stats.intervals import paired_bootstraps
 from recllm.base.stats.ranking import average, ndcg
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.market.audiences.probabilities import independent_probabilities
-from recllm.market.audiences.spread import spread_offers
+from recllm.market.audiences.selection import spread_offers
 from recllm.recommend.evaluation.protocols import EvaluationWindow
 from recllm.recommend.evaluation.systems import advised_recipe
 from recllm.recommend.recommender.ranking import UserInputs

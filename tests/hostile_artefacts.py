@@ -816,14 +816,15 @@ def tree_text(**change: object) -> str:
 
 
 def _sound_effects(case: Case) -> tuple[Path, Door]:
-    """Effects of two groups of trees; everybody is asked."""
+    """Trees of both groups; everybody is asked."""
     from recllm.market.propensity.effects import FORMAT, load_effects
     from recllm.market.propensity.features import FeatureTable
 
     source = {"start": "2025-01-01", "trial": "t.csv", "people": 10, "treated": 5, "effect": 0.1}
-    source |= {"effect_low": 0.0, "effect_high": 0.2, "binary": True}
-    values = {"format": FORMAT, "names": ["a"], "columns": [0], "scale": 1.0, "bias": 0.0, "share": 0.5}
-    values |= {"source": source, "trees": [[tree_text()] * 2] * 2}
+    source |= {"effect_low": 0.0, "effect_high": 0.2}
+    line = {"center": 0.0, "mean": 0.1, "slope": 1.0, "mean_error": 0.1, "slope_error": 0.1}
+    values = {"format": FORMAT, "names": ["a"], "line": line, "share": 0.5, "source": source}
+    values |= {"trees": [tree_text()] * 2}
     folder = case.file("effects/effects.json", json.dumps(values)).parent
     people = FeatureTable(("a",), ("a",), np.zeros((4, 1), np.float32))
     return folder, lambda: load_effects(folder).predict(people)
@@ -840,12 +841,12 @@ _effects = partial(edit, "effects.json")
 Kind("effects", _sound_effects).add({"sound ones": _effects()}, inert=True)
 Kind("effects", _sound_effects).add(
     {
-        **{name: _effects(trees=[[tree_text(), tree_text(**change)]] * 2) for name, change in BAD_TREES.items()},
+        **{name: _effects(trees=[tree_text(), tree_text(**change)]) for name, change in BAD_TREES.items()},
         "no trees": _effects(trees=[]),
-        "one group, of which no error can be measured": _effects(trees=[[tree_text()] * 2]),
-        "trees that are no text": _effects(trees=[[7, 7]] * 2),
-        "columns without end": _effects(columns=[0] * 100_000 + [9]),
-        "a scale that is a text": _effects(scale="x"),
+        "trees of one group": _effects(trees=[tree_text()]),
+        "trees that are no text": _effects(trees=[7, 7]),
+        "a line without an error": _effects(line={"center": 0.0, "mean": 0.1, "slope": 1.0}),
+        "a share that is a text": _effects(share="x"),
         "a deep record": put("effects.json", DEEP_JSON),
     }
 )
@@ -1256,7 +1257,7 @@ for _name, _text, _ in [*table("hostile_artefacts", "prompts"), ("deep", "{{ " +
 
 
 def _trial(file: str, content: Content, case: Case) -> Door:
-    from recllm.market.propensity.trial import read_trial
+    from recllm.market.propensity.effects import read_trial
 
     path = case.file(file, content)
     return lambda: read_trial(path).shape

@@ -40,7 +40,7 @@ from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exc
 from recllm.market.audiences.selection import draws, select
 from recllm.market.audiences.targets import audience_target
 from recllm.market.campaigns.target_text import fitting_items
-from recllm.market.experiments.split import in_global_holdout
+from recllm.market.experiments.effect import in_global_holdout
 from recllm.recommend.recommender.people import Histories
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender

@@ -18,7 +18,7 @@ from service_world import LAST_DAY, build_shop
 
 from recllm.base.errors import DataError, GenerationError, MissingExtraError, NotFittedError, RecllmError, UsageError
 from recllm.base.schema import Purpose, SlateStatus
-from recllm.market.audiences.contacts import find_audience
+from recllm.market.audiences.audience import audience_of_workspace
 from recllm.market.batch.plan import PLAN, BatchRun, BatchTask, shard_numbers
 from recllm.market.batch.run import DONE, read_batch, run_batch, work_on
 from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, ITEMS, PEOPLE_STATE, map_arrays
@@ -117,7 +117,7 @@ def test_the_audience_is_that_of_all_at_once(shop: Workspace, tmp_path: Path, co
 
     limits = AudienceLimits(size=8, holdout=0.2)
     request = AudienceRequest(items=["tea-3"], limits=limits, exclusions=Exclusions(bought_days=10), explain=False)
-    audience = find_audience(shop, open_recommender(shop, everybody=True), request)
+    audience = audience_of_workspace(shop, open_recommender(shop, everybody=True), request)
     out, csv = tmp_path / "out", tmp_path / "people.csv"
     asked = ("--item", "tea-3", "--size", "8", "--with", "holdout=0.2,bought_days=10,shards=5")
     arguments = ("audience", "--everybody", "-w", str(shop.root), "-o", str(out), *asked, "--json")

@@ -28,7 +28,7 @@ from recllm.base.policy import Policy
 from recllm.base.schema import Objective, Purpose
 from recllm.doors.privacy.export import export_person
 from recllm.market.adcopy.vocabulary import add_words, vocabulary_file
-from recllm.market.audiences.contacts import find_audience
+from recllm.market.audiences.audience import audience_of_workspace
 from recllm.market.audiences.request import AudienceRequest
 from recllm.market.campaigns.export import CampaignExport, export_campaign
 from recllm.market.campaigns.file import CampaignFile, read_campaign
@@ -55,8 +55,8 @@ from recllm.market.campaigns.plan import count_reachable, plan_campaigns
 from recllm.market.campaigns.target_text import MOST_ITEMS, _words_that_name
 from recllm.market.campaigns.wordings import variant_shares, wording_counts
 from recllm.market.experiments.bandit import VariantCounts
-from recllm.market.experiments.split import in_global_holdout
-from recllm.market.propensity.parameters import UpliftSettings
+from recllm.market.experiments.effect import in_global_holdout
+from recllm.market.propensity.effects import UpliftSettings
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.record import record_events
 from recllm.shop.ingest.workspace_load import add_events, load_file
@@ -208,7 +208,7 @@ def test_the_global_holdout_gets_no_campaign(folder: Path) -> None:
         recommender = open_recommender(shop, everybody=True)
         count = count_reachable(shop, recommender, read_campaign(folder / "later.toml"))
         assert "global_holdout" in count.excluded
-        found = find_audience(shop, recommender, AudienceRequest(items=("tea3",), explain=False))
+        found = audience_of_workspace(shop, recommender, AudienceRequest(items=("tea3",), explain=False))
         assert "global_holdout" in found.excluded
 
 

@@ -32,15 +32,9 @@ from recllm.doors.console.campaign_fields import (
 )
 from recllm.doors.console.campaign_messages import marked
 from recllm.market.campaigns.drafts import campaign_file, list_campaigns
+from recllm.market.experiments.effect import Treatment, variant_of
 from recllm.market.experiments.feedback import FEEDBACK_SCHEMA
-from recllm.market.experiments.slates import (
-    Treatment,
-    experiment_course,
-    experiment_outcome,
-    list_experiments,
-    start_experiment,
-)
-from recllm.market.experiments.split import variant_of
+from recllm.market.experiments.slates import experiment_course, experiment_outcome, list_experiments, start_experiment
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.record import record_events
 from recllm.shop.workspace.keys import Scope, create_key
@@ -440,7 +434,7 @@ def test_an_experiment_stops_only_when_confirmed(client: TestClient, folder: Pat
     assert send(client, STOP, revision="7").status_code == 409
     with Workspace.open(folder) as shop:
         (stored,) = list_experiments(shop)
-        assert stored.experiment.ended_at is None
+        assert stored.ended_at is None
     assert press(client, STOP, "Yes").status_code == 303
     assert "ended" in client.get("/experiments/experiment/e%2F1").text
     assert send(client, STOP, revision="2").status_code == 409
@@ -463,7 +457,7 @@ def test_what_may_be_said_is_said_in_words_with_a_picture_and_a_table(folder: Pa
         rows = []
         for person in range(people):
             name = names.one(f"x{person}")
-            variant = variant_of(stored.experiment, name)
+            variant = variant_of(stored, name).name
             for n in range(10):
                 at = start + timedelta(days=1 + (person + n) % days, seconds=person)
                 row = {"user_id": name, "item_id": f"tea-{n}", "timestamp": at, "request_id": f"r{person}-{n}"}

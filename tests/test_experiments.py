@@ -12,30 +12,25 @@ import numpy as np
 import polars as pl
 import pytest
 import tea_tasting as tt
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.special import betaln
 from scipy.stats import chisquare, norm
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.stats.intervals import Interval
 from recllm.market.experiments.effect import (
-    MIN_PEOPLE,
-    Direction,
-    Moments,
-    Verdict,
-    always_valid_multiplier,
-    analyse,
-    estimate_effect,
-)
-from recllm.market.experiments.split import (
-    ALPHA,
     CONCENTRATION,
+    MIN_PEOPLE,
+    RATIO_ALPHA,
     Experiment,
     RatioVerdict,
     Variant,
+    Verdict,
+    always_valid_multiplier,
+    analyse,
     check_sample_ratio,
+    estimate_effect,
     in_global_holdout,
+    people_values,
     variant_of,
 )
 
@@ -53,22 +48,22 @@ def experiment(name: str = "reasons", weights: tuple[float, ...] = (0.5, 0.5), *
 
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.8, 0.1, 0.1), (1 / 3, 1 / 3, 1 / 3)])
 def test_variants_get_people_by_their_weight(weights: tuple[float, ...]) -> None:
-    drawn = [variant_of(experiment(weights=weights), person) for person in PEOPLE]
+    drawn = [variant_of(experiment(weights=weights), person).name for person in PEOPLE]
     counts = [drawn.count(f"v{i}") for i in range(len(weights))]
     assert chisquare(counts, np.array(weights) / sum(weights) * len(PEOPLE)).pvalue > 1e-3
 
 
 def test_a_person_keeps_the_variant_and_two_experiments_are_independent() -> None:
     first, second = experiment("first"), experiment("second")
-    drawn = [(variant_of(first, person), variant_of(second, person)) for person in PEOPLE]
-    assert drawn[:500] == [(variant_of(first, person), variant_of(second, person)) for person in PEOPLE[:500]]
+    drawn = [(variant_of(first, person).name, variant_of(second, person).name) for person in PEOPLE]
+    assert drawn[:500] == [(variant_of(first, person).name, variant_of(second, person).name) for person in PEOPLE[:500]]
     table = np.array([[drawn.count((a, b)) for b in ("v0", "v1")] for a in ("v0", "v1")])
     assert chisquare(table.ravel()).pvalue > 1e-3
 
 
 def test_the_draw_is_pinned() -> None:
     """Another hash would move people between variants in the middle of an experiment."""
-    drawn = "".join(variant_of(experiment(), person)[1] for person in PEOPLE[:24])
+    drawn = "".join(variant_of(experiment(), person).name[1] for person in PEOPLE[:24])
     assert drawn == "101001110001100111110010"
 
 
@@ -78,7 +73,7 @@ def test_the_global_holdout_grows_and_is_independent_of_experiments() -> None:
     other = {person for person in PEOPLE if in_global_holdout(person, 0.10, "b")}
     assert small < large and abs(len(large) / len(PEOPLE) - 0.1) < 0.01
     assert len(large & other) / len(large) < 0.15
-    share = np.mean([variant_of(experiment(), person) == "v0" for person in large])
+    share = np.mean([variant_of(experiment(), person).name == "v0" for person in large])
     assert abs(share - 0.5) < 4 * 0.5 / sqrt(len(large))
     assert not in_global_holdout("a", 0.0, "") and in_global_holdout("a", 1.0, "")
     with pytest.raises(UsageError, match="share"):
@@ -96,11 +91,6 @@ def test_the_global_holdout_grows_and_is_independent_of_experiments() -> None:
         {"variants": (Variant("", 0.5), Variant("b", 0.5))},
         {"name": " "},
         {"name": "a\0b"},
-        {"metric": ""},
-        {"guard": ""},
-        {"started_at": datetime(2026, 1, 1)},
-        {"started_at": START, "ended_at": START - timedelta(days=1)},
-        {"ended_at": START},
     ],
 )
 def test_what_is_no_experiment_is_refused(fields: dict[str, Any]) -> None:
@@ -157,31 +147,11 @@ def test_daily_looks_at_the_ratio_raise_few_false_alarms() -> None:
         people = np.cumsum(rng.multinomial(200, [0.5, 0.5], size=40), axis=0)
         looks = [check_sample_ratio(experiment(), {"v0": int(a), "v1": int(b)}) for a, b in people]
         alarms += any(look.verdict is RatioVerdict.MISMATCH for look in looks)
-    assert alarms <= 200 * ALPHA + 4 * sqrt(200 * ALPHA)
+    assert alarms <= 200 * RATIO_ALPHA + 4 * sqrt(200 * RATIO_ALPHA)
     assert CONCENTRATION > 1
 
 
-def test_counts_that_cannot_be_are_refused() -> None:
-    assert check_sample_ratio(experiment(), {}).p_value == 1.0
-    for people in ({"v2": 3}, {"v0": -1, "v1": 4}):
-        with pytest.raises(DataError, match="reasons"):
-            check_sample_ratio(experiment(), people)
-
-
-# --- moments ----------------------------------------------------------------------------------------------------------
-
-TABLES = st.lists(
-    st.tuples(st.floats(-1e3, 1e3), st.floats(0, 1e3), st.floats(-1e3, 1e3)), min_size=0, max_size=30
-).map(lambda rows: np.array(rows, float).reshape(-1, 3))
-
-
-@settings(max_examples=60, deadline=None)
-@given(TABLES, st.integers(0, 30))
-def test_moments_of_parts_add_up(table: np.ndarray, cut: int) -> None:
-    total, parts = Moments.of(*table.T), Moments.of(*table[:cut].T) + Moments.of(*table[cut:].T)
-    assert parts.people == total.people
-    np.testing.assert_allclose(parts.means, total.means, atol=1e-6)
-    np.testing.assert_allclose(parts.scatter, total.scatter, atol=1e-3)
+# --- values of people ------------------------------------------------------------------------------------------------
 
 
 def test_values_of_no_people_are_refused() -> None:
@@ -193,7 +163,7 @@ def test_values_of_no_people_are_refused() -> None:
         (3.0, [1.0, 2.0]),
     ):
         with pytest.raises(DataError):
-            Moments.of(*columns)
+            people_values(*columns)
 
 
 # --- the difference ---------------------------------------------------------------------------------------------------
@@ -212,10 +182,10 @@ def people_table(seed: int, n: int = 900, effect: float = 0.0) -> pl.DataFrame:
     )
 
 
-def moments_of(table: pl.DataFrame, denominator: str | None, covariate: str | None) -> Iterator[Moments]:
+def moments_of(table: pl.DataFrame, denominator: str | None, covariate: str | None) -> Iterator[np.ndarray]:
     for variant in (0, 1):
         part = table.filter(pl.col("variant") == variant)
-        yield Moments.of(
+        yield people_values(
             part["clicks"].to_numpy(),
             1.0 if denominator is None else part[denominator].to_numpy(),
             0.0 if covariate is None else part[covariate].to_numpy(),
@@ -267,25 +237,25 @@ def test_the_multiplier_never_falls_below_what_sixtyfold_information_needs() -> 
 
 def test_verdicts_follow_the_always_valid_interval() -> None:
     rng = np.random.default_rng(0)
-    low, high = Moments.of(rng.random(3_000) < 0.10), Moments.of(rng.random(3_000) < 0.20)
+    low, high = people_values(rng.random(3_000) < 0.10), people_values(rng.random(3_000) < 0.20)
     assert estimate_effect(low, high).verdict is Verdict.BETTER
     assert estimate_effect(high, low).verdict is Verdict.WORSE
-    assert estimate_effect(low, high, better=Direction.LOWER).verdict is Verdict.WORSE
-    assert estimate_effect(high, low, better=Direction.LOWER).verdict is Verdict.BETTER
+    assert estimate_effect(low, high, higher_is_better=False).verdict is Verdict.WORSE
+    assert estimate_effect(high, low, higher_is_better=False).verdict is Verdict.BETTER
     assert estimate_effect(low, low).verdict is Verdict.UNDECIDED
     # a difference that one planned look would believe, and daily looks may not
-    slight = Moments.of(np.arange(3_000) < 360), Moments.of(np.arange(3_000) < 430)
+    slight = people_values(np.arange(3_000) < 360), people_values(np.arange(3_000) < 430)
     effect = estimate_effect(*slight)
     assert not effect.interval.holds(0) and effect.always_valid_interval.holds(0)
     assert effect.verdict is Verdict.UNDECIDED
 
 
 def test_too_few_people_say_nothing() -> None:
-    few = Moments.of(np.ones(MIN_PEOPLE - 1)), Moments.of(np.zeros(MIN_PEOPLE - 1))
+    few = people_values(np.ones(MIN_PEOPLE - 1)), people_values(np.zeros(MIN_PEOPLE - 1))
     effect = estimate_effect(*few)
     assert effect.verdict is Verdict.UNDECIDED and effect.always_valid_interval == Interval(-inf, inf)
-    for nobody in (Moments.of([]), Moments.of([1.0]), Moments.of(np.zeros(90), 0.0)):
-        assert estimate_effect(nobody, Moments.of(np.ones(90))).interval == Interval(-inf, inf)
+    for nobody in (people_values([]), people_values([1.0]), people_values(np.zeros(90), 0.0)):
+        assert estimate_effect(nobody, people_values(np.ones(90))).interval == Interval(-inf, inf)
 
 
 def test_daily_looks_deceive_the_fixed_interval_alone() -> None:
@@ -298,7 +268,7 @@ def test_daily_looks_deceive_the_fixed_interval_alone() -> None:
         daily = rng.poisson(rates[:, None] * (np.arange(days) >= joins[:, None]))
         orders, crossed = np.cumsum(daily, axis=1), {"fixed": False, "always valid": False}
         for day in range(0, days, 2):
-            arms = [Moments.of(orders[(variant == arm) & (joins <= day), day]) for arm in (0, 1)]
+            arms = [people_values(orders[(variant == arm) & (joins <= day), day]) for arm in (0, 1)]
             effect = estimate_effect(*arms)
             crossed["fixed"] |= not effect.interval.holds(0)
             crossed["always valid"] |= not effect.always_valid_interval.holds(0)
@@ -316,8 +286,8 @@ def test_an_experiment_is_analysed_against_its_control() -> None:
     plan = experiment(weights=(0.4, 0.3, 0.3), guard="dismissals per showing")
     rates = {"v0": (0.10, 0.02), "v1": (0.16, 0.02), "v2": (0.10, 0.08)}
     size = {"v0": 4_000, "v1": 3_000, "v2": 3_000}
-    metric = {name: Moments.of(rng.random(size[name]) < rate) for name, (rate, _) in rates.items()}
-    guard = {name: Moments.of(rng.random(size[name]) < rate) for name, (_, rate) in rates.items()}
+    metric = {name: people_values(rng.random(size[name]) < rate) for name, (rate, _) in rates.items()}
+    guard = {name: people_values(rng.random(size[name]) < rate) for name, (_, rate) in rates.items()}
     report = analyse(plan, metric, guard)
     first, second = report.comparisons
     assert report.sample_ratio.verdict is RatioVerdict.AS_PLANNED
@@ -331,18 +301,8 @@ def test_an_experiment_is_analysed_against_its_control() -> None:
 
 def test_a_mismatch_silences_every_verdict() -> None:
     rng = np.random.default_rng(4)
-    metric = {"v0": Moments.of(rng.random(6_000) < 0.1), "v1": Moments.of(rng.random(5_000) < 0.3)}
+    metric = {"v0": people_values(rng.random(6_000) < 0.1), "v1": people_values(rng.random(5_000) < 0.3)}
     report = analyse(experiment(), metric)
     assert report.sample_ratio.verdict is RatioVerdict.MISMATCH
     assert report.comparisons[0].metric.verdict is Verdict.UNDECIDED
     assert not report.comparisons[0].metric.always_valid_interval.holds(0)
-
-
-def test_moments_that_do_not_fit_the_experiment_are_refused() -> None:
-    moments = {"v0": Moments.of([1.0]), "v1": Moments.of([0.0])}
-    with pytest.raises(DataError, match="v1"):
-        analyse(experiment(), {"v0": moments["v0"]})
-    with pytest.raises(DataError, match="guard"):
-        analyse(experiment(), moments, moments)
-    with pytest.raises(DataError, match="guard"):
-        analyse(experiment(guard="dismissals"), moments)

@@ -18,19 +18,18 @@ from waiting import until
 from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
 from recllm.base.schema import Recommendation
 from recllm.market.experiments import off_policy
+from recllm.market.experiments.effect import Treatment, variant_of
 from recllm.market.experiments.feedback import showings_with_answers
 from recllm.market.experiments.off_policy import OffPolicyReport, ValueEstimate, estimate_model
 from recllm.market.experiments.slates import (
     GLOBAL_HOLDOUT,
     Metric,
-    Treatment,
     experiment_course,
     experiment_outcome,
     list_experiments,
     start_experiment,
     stop_experiment,
 )
-from recllm.market.experiments.split import variant_of
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current, rollback
 from recllm.recommend.recommender.saved_model import load_model
@@ -69,7 +68,7 @@ def test_people_are_split_by_lot_and_each_gets_the_treatment_of_their_variant(fo
         with Workspace.open(folder) as shop:
             (stored,) = list_experiments(shop)
             names = shop.pseudonymiser()
-            expected = {user: variant_of(stored.experiment, names.one(user)) for user in USERS}
+            expected = {user: variant_of(stored, names.one(user)).name for user in USERS}
         assert set(expected.values()) == {"as before", "popular"}
         for user, slate in first.items():
             assert (slate["experiment"], slate["variant"]) == ("personal or not", expected[user])
@@ -302,7 +301,7 @@ def _is_near(estimate: ValueEstimate, truth: float) -> bool:
 def test_each_day_of_the_course_says_what_could_be_said_on_that_day(shop: Workspace) -> None:
     """Answers come days later, and some without the id of the slate: a look must not know of them before."""
     rng = np.random.default_rng(5)
-    experiment = start_experiment(shop, "course", TWO).experiment
+    experiment = start_experiment(shop, "course", TWO)
     start, names = utc(present(shop)), shop.pseudonymiser()
     rows = []
     for person in range(60):
@@ -315,7 +314,7 @@ def test_each_day_of_the_course_says_what_could_be_said_on_that_day(shop: Worksp
                 "timestamp": at,
                 "request_id": f"r{person}-{n}",
             }
-            row |= {"experiment": "course", "variant": variant_of(experiment, name)}
+            row |= {"experiment": "course", "variant": variant_of(experiment, name).name}
             rows.append(row | {"event": "shown"})
             for event in rng.choice(["click", "purchase", "dismiss"], size=rng.integers(3)):
                 later = at + timedelta(days=float(rng.exponential(1.5)))

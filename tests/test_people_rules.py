@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from starlette.datastructures import FormData
 
 from recllm.base.errors import DataError, PolicyError, UnknownIdError, UsageError
 from recllm.base.policy import Policy
-from recllm.base.schema import ACTION_CODE, Action
+from recllm.base.schema import ACTION_CODE, Action, Purpose
 from recllm.doors.console.rule_fields import TypedRule
-from recllm.market.audiences.people_match import ACTION_OF, ContactRecords, band_of, match_people
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE
+from recllm.market.audiences.people_match import ACTION_OF, band_of, match_people
 from recllm.market.audiences.people_rule import (
     CONDITIONS,
     MAX_CONDITIONS,
@@ -32,9 +32,9 @@ from recllm.market.audiences.people_rule import (
     parse_rule,
     read_rule,
     rule_document,
+    rule_words,
 )
 from recllm.market.audiences.request import Exclusions
-from recllm.market.audiences.rule_words import rule_words
 from recllm.market.campaigns.drafts import campaign_of_fields
 from recllm.market.campaigns.file import parse_campaign
 from recllm.shop.data.dataset import DAY, Dataset
@@ -87,11 +87,18 @@ def messages() -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["user_id", "campaign_id", "channel", "exported_at"], orient="row")
 
 
-CONTACTS = ContactRecords(agreed=agreed, messages=messages)
+class Gate:
+    """What rules ask of a workspace."""
+
+    def permits_each(self, ids: Sequence[str], purpose: Purpose) -> list[bool]:
+        return agreed(next(name for name, needed in CHANNEL_PURPOSE.items() if needed is purpose), ids)
+
+    def messages(self, purpose: Purpose) -> pl.DataFrame:
+        return messages()
 
 
 def people(rule: Any) -> np.ndarray:
-    return match_people(parse_rule(rule), WORLD, POLICY, CONTACTS).people
+    return match_people(parse_rule(rule), WORLD, POLICY, Gate()).people  # type: ignore[arg-type]
 
 
 # --- one person at a time --------------------------------------------------------------------------------------------
@@ -168,104 +175,76 @@ def meets_basic(rule: dict[str, Any], value: str | None) -> bool:
     return bool(low >= rule.get("at_least", -1e12) and high <= rule.get("at_most", 1e12))
 
 
-def optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    return st.fixed_dictionaries({}, optional=fields)
-
-
-days = st.sampled_from([1, 10, 30.5, 60, 119, 120, 121, 1_000])
-selections = st.one_of(
-    st.just({}),
-    st.sampled_from(["i0", "i2", "i5"]).map(lambda item: {"item": item}),
-    st.sampled_from(["tea", "FOOD", "home", "tools"]).map(lambda category: {"category": category}),
-    st.sampled_from(["leaf", "Iron", "öL"]).map(lambda brand: {"brand": brand}),
+DAY_COUNTS = (1, 10, 30.5, 60, 119, 120, 121, 1_000)
+SELECTIONS = (
+    *({}, {"item": "i0"}, {"item": "i2"}, {"category": "tea"}, {"category": "FOOD"}, {"category": "tools"}),
+    *({"brand": "leaf"}, {"brand": "Iron"}, {"brand": "öL"}),
 )
+BOUNDS: dict[str, tuple[str, Sequence[float]]] = {
+    "spent": ("below", (0, 2.1, 4.2, 6.3, 12, 40)),
+    "orders": ("at_most", (0, 1, 2, 5)),
+    "last_order": ("at_most", (0, 10, 20, 60, 119, 120)),
+    "first_order": ("at_most", (0, 10, 20, 60, 119, 120)),
+    "age": ("at_most", (0, 18, 35, 41.5, 44, 54, 65, 70)),
+}
+HOMES = ({"equals": "town"}, {"one_of": ["TOWN", "country"]}, {"stated": True}, {"equals": "nowhere"})
 
 
-def joined(*parts: Any) -> dict[str, Any]:
-    return {key: value for part in parts for key, value in part.items()}
-
-
-def bounded(name: str, values: Sequence[float]) -> st.SearchStrategy[dict[str, Any]]:
+def bounded(name: str, rng: random.Random) -> dict[str, Any]:
     """A lower bound, an upper one, or both, for which there may be people."""
-    both = st.tuples(*[st.sampled_from(values)] * 2).map(sorted).filter(lambda pair: pair[0] < pair[1])
-    return st.one_of(
-        st.sampled_from(values).map(lambda low: {"at_least": low}),
-        st.sampled_from(values[1:]).map(lambda high: {name: high}),
-        both.map(lambda pair: {"at_least": pair[0], name: pair[1]}),
-    )
+    upper, values = BOUNDS[name]
+    low, high = sorted(rng.sample(values, 2))
+    return rng.choice(({"at_least": low}, {upper: high}, {"at_least": low, upper: high}))
 
 
-deeds = st.builds(
-    lambda condition, of, rest: joined({"condition": condition}, of, rest),
-    st.sampled_from(sorted(ACTION_OF)),
-    selections,
-    optional(days=days, at_least=st.integers(1, 4)),
-)
-spending = st.builds(
-    lambda of, bounds, rest: joined({"condition": "spent"}, of, bounds, rest),
-    selections,
-    bounded("below", [0, 2.1, 4.2, 6.3, 12, 40]),
-    optional(days=days),
-)
-orders = st.builds(
-    lambda bounds, rest: joined({"condition": "orders"}, bounds, rest),
-    bounded("at_most", [0, 1, 2, 5]),
-    optional(days=days),
-)
-order_ages = st.builds(
-    lambda name, bounds: joined({"condition": name}, bounds),
-    st.sampled_from(["last_order", "first_order"]),
-    bounded("at_most", [0, 10, 20, 60, 119, 120]),
-)
-basics = st.one_of(
-    st.sampled_from([{"equals": "town"}, {"one_of": ["TOWN", "country"]}, {"stated": True}, {"equals": "nowhere"}]).map(
-        lambda what: joined({"condition": "basic", "name": "Home"}, what)
-    ),
-    bounded("at_most", [0, 18, 35, 41.5, 44, 54, 65, 70]).map(
-        lambda bounds: joined({"condition": "basic", "name": "age"}, bounds)
-    ),
-)
-contacts = st.one_of(
-    st.sampled_from(CHANNELS).map(lambda channel: {"condition": "agreed", "channel": channel}),
-    optional(campaign=st.sampled_from(["spring", "autumn", "none"]), channel=st.sampled_from(CHANNELS), days=days).map(
-        lambda what: joined({"condition": "reached"}, what)
-    ),
-)
-conditions = st.one_of(deeds, spending, orders, order_ages, basics, contacts)
+def random_condition(rng: random.Random) -> dict[str, Any]:
+    condition = rng.choice(CONDITIONS)
+    rule: dict[str, Any] = {"condition": condition}
+    if condition == "agreed":
+        return rule | {"channel": rng.choice(CHANNELS)}
+    if condition == "basic":
+        return rule | rng.choice(({"name": "Home", **rng.choice(HOMES)}, {"name": "age", **bounded("age", rng)}))
+    if condition in BOUNDS:
+        rule |= bounded(condition, rng)
+    if condition in (*ACTION_OF, "spent"):
+        rule |= rng.choice(SELECTIONS)
+    if condition in ACTION_OF and rng.random() < 0.5:
+        rule["at_least"] = rng.randint(1, 4)
+    if condition == "reached":
+        rule |= {"campaign": rng.choice(("spring", "autumn", "none"))} if rng.random() < 0.5 else {}
+        rule |= {"channel": rng.choice(CHANNELS)} if rng.random() < 0.5 else {}
+    if not condition.endswith("_order") and rng.random() < 0.5:
+        rule["days"] = rng.choice(DAY_COUNTS)
+    return rule
 
 
-def rules(depth: int = 3) -> st.SearchStrategy[dict[str, Any]]:
-    if depth == 0:
-        return conditions
-    inner = rules(depth - 1)
-    lists = st.lists(inner, min_size=1, max_size=3)
-    return st.one_of(
-        conditions,
-        lists.map(lambda parts: {"all": parts}),
-        lists.map(lambda parts: {"any": parts}),
-        inner.map(lambda part: {"not": part}),
-    )
+def random_rule(rng: random.Random, depth: int = 3) -> dict[str, Any]:
+    group = rng.choice(("condition", "all", "any", "not")) if depth else "condition"
+    if group == "condition":
+        return random_condition(rng)
+    if group == "not":
+        return {"not": random_rule(rng, depth - 1)}
+    return {group: [random_rule(rng, depth - 1) for _ in range(rng.randint(1, 3))]}
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(rules())
-def test_arrays_say_what_one_person_at_a_time_says(rule: dict[str, Any]) -> None:
-    assert people(rule).tolist() == [meets(rule, user) for user in range(WORLD.n_users)]
+def test_arrays_say_what_one_person_at_a_time_says() -> None:
+    for seed in range(200):
+        rule = random_rule(random.Random(seed))
+        assert people(rule).tolist() == [meets(rule, user) for user in range(WORLD.n_users)], rule
 
 
-@settings(max_examples=40, deadline=None)
-@given(rules(3))
-def test_a_rule_comes_back_from_json_from_a_file_and_from_a_form(rule: dict[str, Any]) -> None:
-    parsed = parse_rule(rule)
-    assert parse_rule(rule_document(parsed)) == parsed == read_rule(json.dumps(rule)) == parse_rule(parsed)
-    fields = {"id": "x", "channels": ["push"], "target": {"items": ["i1"], "people": rule}}
-    fields["sender"] = {"name": "Leaf"}
-    file, content = campaign_of_fields(fields)
-    assert file.target.people == parsed == parse_campaign(content, Path("x.toml")).target.people
-    for locale in ("en", "zh"):
-        words = rule_words(parsed, locale, "EUR")
-        assert words.strip() == words and "\n" not in words and words
-        assert words.count("(") == words.count(")") and words.count("（") == words.count("）")
+def test_a_rule_comes_back_from_json_from_a_file_and_from_a_form() -> None:
+    for seed in range(40):
+        rule = random_rule(random.Random(seed))
+        parsed = parse_rule(rule)
+        assert parse_rule(rule_document(parsed)) == parsed == read_rule(json.dumps(rule)) == parse_rule(parsed)
+        fields = {"id": "x", "channels": ["push"], "target": {"items": ["i1"], "people": rule}}
+        file, content = campaign_of_fields(fields | {"sender": {"name": "Leaf"}})
+        assert file.target.people == parsed == parse_campaign(content, Path("x.toml")).target.people
+        for locale in ("en", "zh"):
+            words = rule_words(parsed, locale, "EUR")
+            assert words.strip() == words and "\n" not in words and words
+            assert words.count("(") == words.count(")") and words.count("（") == words.count("）")
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -377,29 +356,28 @@ def test_nobody_is_picked_by_sensitive_products() -> None:
     assert (some == people({"condition": "bought", "item": "i3"})).all()
 
 
-@pytest.mark.parametrize(
-    ("text", "band"),
-    [
-        ("45-54", (45, 54)),
-        ("65+", (65, np.inf)),
-        ("under 18", (-np.inf, 18)),
-        ("18 and under", (-np.inf, 18)),
-        ("50-74K", (50_000, 74_000)),
-        ("250K+", (250_000, np.inf)),
-        ("$1,000 to $2,500", (1_000, 2_500)),
-        ("30岁以上", (30, np.inf)),
-        ("18-24岁", (18, 24)),
-        ("3万以下", (-np.inf, 30_000)),
-        ("7", (7, 7)),
-        ("54-45", None),
-        ("2 Adults No Kids", None),
-        ("1990-05-12", None),
-        ("", None),
-        ("-", None),
-    ],
-)
-def test_bands_are_read_as_ranges(text: str, band: tuple[float, float] | None) -> None:
-    assert band_of(text) == band
+BANDS: dict[str, tuple[float, float] | None] = {
+    "45-54": (45, 54),
+    "65+": (65, np.inf),
+    "under 18": (-np.inf, 18),
+    "18 and under": (-np.inf, 18),
+    "50-74K": (50_000, 74_000),
+    "250K+": (250_000, np.inf),
+    "$1,000 to $2,500": (1_000, 2_500),
+    "30岁以上": (30, np.inf),
+    "18-24岁": (18, 24),
+    "3万以下": (-np.inf, 30_000),
+    "7": (7, 7),
+    "54-45": None,
+    "2 Adults No Kids": None,
+    "1990-05-12": None,
+    "": None,
+    "-": None,
+}
+
+
+def test_bands_are_read_as_ranges() -> None:
+    assert {text: band_of(text) for text in BANDS} == BANDS
 
 
 def test_counts_are_of_visible_people_alone() -> None:
@@ -491,22 +469,23 @@ def test_a_rule_comes_from_json_or_a_file(tmp_path: Path) -> None:
 # --- in a form -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(st.one_of(conditions, conditions.map(lambda part: {"not": part})), min_size=1, max_size=4), st.booleans()
-)
-def test_a_form_says_what_the_rule_said(parts: list[dict[str, Any]], is_any: bool) -> None:
-    rule = {"any" if is_any else "all": parts}
-    typed = TypedRule.of_rule(parse_rule(rule))
-    document = typed.document()
-    assert document is not None and (people(document) == people(rule)).all()
-    assert TypedRule.of_text(typed.text) == typed == TypedRule.of_rule(parse_rule(document))
-    fields = [("people:join", typed.join)]
-    for n, condition in enumerate(typed.conditions):
-        fields += [(f"people:{n}:{name}", text) for name, text in {"kind": condition.kind, **condition.texts}.items()]
-    assert TypedRule.of_form(FormData(fields)) == typed
-    grown = typed.after("add", "agreed")
-    assert grown.conditions[:-1] == typed.conditions and grown.after(f"remove:{len(parts)}", "") == typed
+def test_a_form_says_what_the_rule_said() -> None:
+    for seed in range(40):
+        rng = random.Random(seed)
+        conditions = [random_condition(rng) for _ in range(rng.randint(1, 4))]
+        parts = [rng.choice((part, {"not": part})) for part in conditions]
+        rule = {rng.choice(("any", "all")): parts}
+        typed = TypedRule.of_rule(parse_rule(rule))
+        document = typed.document()
+        assert document is not None and (people(document) == people(rule)).all()
+        assert TypedRule.of_text(typed.text) == typed == TypedRule.of_rule(parse_rule(document))
+        fields = [("people:join", typed.join)]
+        for n, condition in enumerate(typed.conditions):
+            texts = {"kind": condition.kind, **condition.texts}
+            fields += [(f"people:{n}:{name}", text) for name, text in texts.items()]
+        assert TypedRule.of_form(FormData(fields)) == typed
+        grown = typed.after("add", "agreed")
+        assert grown.conditions[:-1] == typed.conditions and grown.after(f"remove:{len(parts)}", "") == typed
 
 
 def test_a_rule_of_groups_is_not_shown_in_fields() -> None:

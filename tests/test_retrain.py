@@ -21,7 +21,8 @@ from retrain_world import PEOPLE, grow, log, make_shop, mixed_up, poisoned, tent
 
 from recllm.base.errors import NotFittedError, StoreError
 from recllm.base.files import lock_file
-from recllm.market.experiments.slates import Treatment, start_experiment, stop_experiment
+from recllm.market.experiments.effect import Treatment
+from recllm.market.experiments.slates import start_experiment, stop_experiment
 from recllm.recommend.evaluation import retrain as job
 from recllm.recommend.evaluation.retrain import RetrainOutcome, RetrainReport, model_history, retrain
 from recllm.recommend.recommender import registry

@@ -33,7 +33,8 @@ from recllm.doors.privacy.erasure import apply_retention, erase_people
 from recllm.doors.privacy.export import export_person
 from recllm.doors.privacy.registry import REGISTRY
 from recllm.doors.privacy.rotation import resume_rotation, rotate_key
-from recllm.market.experiments.slates import Treatment, start_experiment
+from recllm.market.experiments.effect import Treatment
+from recllm.market.experiments.slates import start_experiment
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.workspace_load import add_consent, add_events, add_users
 from recllm.shop.store.connections import writing

@@ -116,7 +116,7 @@ class OfferSettings(FrozenModel):
     win_back_days: Days = 42.0
     """Days without a purchase after which a customer has stopped buying, or stopped buying an item."""
     spread: Share = 0.1
-    """How far a campaign that picks its items spreads over them; 0 for no spread. See `audiences.spread`."""
+    """How far a campaign that picks its items spreads over them; 0 for no spread. See `audiences.selection`."""
 
 
 class ScorerTrainingSettings(FrozenModel):

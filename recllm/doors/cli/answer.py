@@ -231,8 +231,7 @@ def audience(
     """Whom to reach for an item, a category or a text, why, who is left out, and what to expect.
 
     A rule over people (conditions under all, any and not) is JSON, or a file of TOML or JSON."""
-    from recllm.market.audiences.audience import audience_document, write_audience_csv
-    from recllm.market.audiences.contacts import find_audience
+    from recllm.market.audiences.audience import audience_document, audience_of_workspace, write_audience_csv
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.plan import audience_of
     from recllm.recommend.recommender.shop_recommender import open_recommender
@@ -250,7 +249,7 @@ def audience(
     else:
         first = None if json or csv else MAX_PRINTED
         request = question.request(campaign=campaign, explain=question.explain, explain_first=first)
-        members_of = partial(find_audience, request=request)
+        members_of = partial(audience_of_workspace, request=request)
     with open_shop(workspace) as shop:
         names = ids_by_pseudonym(shop, ids)
         recommender = open_recommender(shop, version=question.model, locale=question.locale, everybody=True)

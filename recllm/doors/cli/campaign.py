@@ -228,7 +228,7 @@ def start_experiment(
 
 
 def _variant(text: str) -> tuple[str, tuple[float, Any]]:
-    from recllm.market.experiments.slates import Treatment
+    from recllm.market.experiments.effect import Treatment
 
     name, _, weighted = text.partition(":")
     weight, _, settings = weighted.partition(":")

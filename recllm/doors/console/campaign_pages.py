@@ -31,9 +31,8 @@ from recllm.doors.service.jobs import Job
 from recllm.doors.service.marketing import order_plan
 from recllm.market.adcopy.channels import Sender, channels
 from recllm.market.adcopy.request import OfferType
-from recllm.market.audiences.people_rule import PeopleRule
+from recllm.market.audiences.people_rule import PeopleRule, rule_words
 from recllm.market.audiences.reasons import AudienceTrait
-from recllm.market.audiences.rule_words import rule_words
 from recllm.market.campaigns.drafts import (
     CampaignStage,
     campaign_file,

@@ -25,20 +25,25 @@ from recllm.doors.console.pages import (
     text_of,
 )
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
-from recllm.market.experiments.effect import MIN_PEOPLE, Effect, VariantComparison
+from recllm.market.experiments.effect import (
+    MIN_PEOPLE,
+    Effect,
+    Experiment,
+    RatioVerdict,
+    Treatment,
+    Variant,
+    VariantComparison,
+)
 from recllm.market.experiments.effect import Verdict as EffectVerdict
 from recllm.market.experiments.slates import (
     ExperimentOutcome,
     Metric,
-    SlateExperiment,
-    Treatment,
     experiment_course,
     find_experiment,
     list_experiments,
     reported_experiment,
     stop_experiment,
 )
-from recllm.market.experiments.split import Experiment, RatioVerdict, Variant
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import present
@@ -76,7 +81,7 @@ def index(visit: TheVisit) -> Response:
     """All experiments, the running one first; what the global holdout is."""
     at = utc(present(visit.workspace))
     stored = list_experiments(visit.workspace)
-    stored.sort(key=lambda e: (not e.experiment.is_running(at), -(e.experiment.started_at or at).timestamp()))
+    stored.sort(key=lambda e: (not e.is_running(at), -(e.started_at or at).timestamp()))
     rows = [experiment_row(visit, e, at) for e in stored]
     share = visit.workspace.settings.experiments.holdout_share
     return visit.page(
@@ -87,21 +92,21 @@ def index(visit: TheVisit) -> Response:
     )
 
 
-def experiment_row(visit: Visit, stored: SlateExperiment, at: datetime) -> TableRow:
-    e, is_running = stored.experiment, stored.experiment.is_running(at)
+def experiment_row(visit: Visit, e: Experiment, at: datetime) -> TableRow:
+    is_running = e.is_running(at)
     variants = visit.say("people.comma").join(f"{v.name} {visit.words.percent(v.weight)}" for v in e.variants)
     state = visit.say("experiments.runs" if is_running else "experiments.ended")
     return (
         TableCell(value=e.name, href=f"/experiments/experiment/{quote(e.name)}", remark=variants),
         TableCell(value="runs" if is_running else "ended", text="", tag=state, tone="good" if is_running else ""),
         TableCell(value=e.metric, text=visit.say(f"experiments.metric.{e.metric}")),
-        *(e.started_at, e.ended_at, _days(stored, at)),
+        *(e.started_at, e.ended_at, _days(e, at)),
     )
 
 
-def _days(stored: SlateExperiment, at: datetime) -> int:
-    started = stored.experiment.started_at or at
-    return max(0, ((stored.experiment.ended_at or at) - started).days)
+def _days(stored: Experiment, at: datetime) -> int:
+    started = stored.started_at or at
+    return max(0, ((stored.ended_at or at) - started).days)
 
 
 def treatment_words(visit: Visit, treatment: Treatment) -> str:
@@ -128,8 +133,8 @@ def experiment_page(visit: TheVisit, name: str) -> Response:
 
 
 def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
-    stored = find_experiment(visit.workspace, name)
-    experiment, at = stored.experiment, utc(present(visit.workspace))
+    stored = experiment = find_experiment(visit.workspace, name)
+    at = utc(present(visit.workspace))
 
     def reported() -> list[ExperimentOutcome]:
         return [reported_experiment(look, visit.figures) for look in experiment_course(visit.workspace, name)]
@@ -159,27 +164,26 @@ def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
     }
 
 
-def split_table(visit: Visit, stored: SlateExperiment, latest: ExperimentOutcome) -> ConsoleTable:
+def split_table(visit: Visit, stored: Experiment, latest: ExperimentOutcome) -> ConsoleTable:
     """The planned and the real share of each variant."""
     total, floor = sum(n or 0 for n in latest.people.values()), visit.workspace.policy.group_floor
 
     def row(variant: Variant) -> TableRow:
         n = latest.people[variant.name]
         real_share = n / total if n is not None and n >= floor else None
-        words = treatment_words(visit, stored.treatments[variant.name])
+        words = treatment_words(visit, variant.treatment)
         return variant.name, words, variant.weight, real_share, count_cell(visit, n)
 
-    return visit.table("split", [row(variant) for variant in stored.experiment.variants])
+    return visit.table("split", [row(variant) for variant in stored.variants])
 
 
 def compared(
-    visit: Visit, stored: SlateExperiment, look: ExperimentOutcome, comparison: VariantComparison
+    visit: Visit, stored: Experiment, look: ExperimentOutcome, comparison: VariantComparison
 ) -> dict[str, Any]:
     """A variant against the control: what to do with it, the metric with what guards it, and the version of its own
     model."""
-    experiment = stored.experiment
     assert look.report is not None  # noqa: S101 - it has this comparison
-    fewest = min(look.people[name] or 0 for name in (experiment.control.name, comparison.variant))
+    fewest = min(look.people[name] or 0 for name in (stored.control.name, comparison.variant))
     if look.report.sample_ratio.verdict is RatioVerdict.MISMATCH:
         advice = VariantAdvice.MISMATCH
     elif fewest < MIN_PEOPLE:
@@ -194,8 +198,8 @@ def compared(
         "variant": comparison.variant,
         "advice": advice,
         "tone": TONES.get(advice, ""),
-        "figures": effect_table(visit, experiment, comparison),
-        "model": stored.treatments[comparison.variant].model,
+        "figures": effect_table(visit, stored, comparison),
+        "model": next(v.treatment.model for v in stored.variants if v.name == comparison.variant),
     }
 
 
@@ -239,10 +243,10 @@ def _value(visit: Visit, value: float, metric: Metric, *, signed: bool = False) 
 
 
 def course_chart(
-    visit: Visit, stored: SlateExperiment, looks: Sequence[ExperimentOutcome], variant: str
+    visit: Visit, stored: Experiment, looks: Sequence[ExperimentOutcome], variant: str
 ) -> Mapping[str, Any] | None:
     """The difference to the control by day, as a picture and a table; None while nothing may be said."""
-    metric, start = Metric(stored.experiment.metric), stored.experiment.started_at or looks[0].until
+    metric, start = Metric(stored.metric), stored.started_at or looks[0].until
     points, intervals, rows = [], [], list[TableRow]()
     for look in looks:
         comparisons = look.report.comparisons if look.report else ()
@@ -267,7 +271,7 @@ def course_chart(
         percent="y" if metric in SHARES else "",
         width=640,
     )
-    position = [v.name for v in stored.experiment.variants].index(variant)
+    position = [v.name for v in stored.variants].index(variant)
     return visit.picture(chart, visit.table(f"course-{position}", rows[::-1], of="course", title=title))
 
 

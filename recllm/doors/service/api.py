@@ -58,10 +58,10 @@ from recllm.doors.service.requests import (
     TextsRequest,
     UsersRequest,
 )
+from recllm.market.experiments.effect import Treatment
 from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, feedback_report, reported_outcomes
 from recllm.market.experiments.slates import (
     ExperimentOutcome,
-    Treatment,
     experiment_outcome,
     find_experiment,
     list_experiments,

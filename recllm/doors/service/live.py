@@ -36,12 +36,8 @@ from recllm.base.schema import Slate, SlateStatus, Table
 from recllm.doors.service.everybody import Everybody, ShopMarks
 from recllm.doors.service.finder import Finder
 from recllm.doors.service.requests import SlateRequest
-from recllm.market.experiments.slates import (
-    SlateExperiment,
-    list_experiments,
-    recommend_in_experiments,
-    running_experiment,
-)
+from recllm.market.experiments.effect import Experiment
+from recllm.market.experiments.slates import list_experiments, recommend_in_experiments, running_experiment
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender, usable_version, with_current_offer
 from recllm.recommend.recommender.shop_states import newest_state
@@ -89,7 +85,7 @@ class LiveShop:
         self._followers = followers
         self._lock = Lock()
         self._opened: Opened | None = None
-        self._experiments: list[SlateExperiment] = []
+        self._experiments: list[Experiment] = []
         self._treatments: dict[str, Opened] = {}
         """Of the versions that the running experiment shows besides the serving one."""
         self._figures: dict[tuple[object, ...], tuple[date, Any]] = {}
@@ -213,8 +209,8 @@ class LiveShop:
         running = running_experiment(experiments, utc(present(self.workspace)))
         treatments: dict[str, Opened] = {}
         problem = None
-        for treatment in () if running is None else running.treatments.values():
-            version = treatment.model
+        for variant in () if running is None else running.variants:
+            version = variant.treatment.model
             if version is None or version == self.version or version in treatments:
                 continue
             try:

@@ -52,8 +52,7 @@ from recllm.doors.service.marketing_requests import (
     TextDecision,
 )
 from recllm.doors.service.requests import JsonRoute
-from recllm.market.audiences.people_rule import rule_document
-from recllm.market.audiences.rule_words import rule_words
+from recllm.market.audiences.people_rule import rule_document, rule_words
 from recllm.market.campaigns.drafts import (
     CampaignAct,
     CampaignStage,
@@ -113,14 +112,13 @@ def audience(body: AudienceQuery, caller: MayMarket) -> dict[str, Any]:
     fewer people than the policy's floor is refused. Without it: figures alone, which are rounded, or null below the
     floor, and each key has a budget of different groups.
     """
-    from recllm.market.audiences.audience import audience_document
-    from recllm.market.audiences.contacts import find_audience
+    from recllm.market.audiences.audience import audience_document, audience_of_workspace
 
     shop = caller.shop
     recommender = shop.everybody.recommender()
     items = body.items if body.where is None else _items_where(recommender, body.where)
     request = body.request(items=items, explain=body.explain_first > 0, explain_first=body.explain_first)
-    members = find_audience(shop.workspace, recommender, request, caller.figures)
+    members = audience_of_workspace(shop.workspace, recommender, request, caller.figures)
     limit = body.limit if caller.may(Scope.PEOPLE) else 0
     document = audience_document(members, _shops_ids(shop, body.ids), limit=limit)
     caller.audit(AuditAction.PEOPLE_LISTED, what="audience", people=len(document["people"]))

@@ -15,12 +15,13 @@ from recllm.base.documents import guarded, plain, write_csv
 from recllm.base.errors import UsageError
 from recllm.base.schema import Action, Intent, Objective, Reason
 from recllm.base.words.sentences import section
+from recllm.market.audiences.contacts import agreement
 from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
-from recllm.market.audiences.people_match import ContactRecords, RuleMatch, match_people
+from recllm.market.audiences.people_match import RuleMatch, match_people
+from recllm.market.audiences.people_rule import rule_words
 from recllm.market.audiences.probabilities import UserScores, likeness, target_probabilities, trained_model
 from recllm.market.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
 from recllm.market.audiences.request import AudienceRequest, Exclusions, OfferChoice
-from recllm.market.audiences.rule_words import rule_words
 from recllm.market.audiences.selection import Selection, check_floor, select
 from recllm.market.audiences.targets import AudienceTarget, audience_target
 from recllm.market.propensity.effects import EffectsOf
@@ -30,6 +31,8 @@ from recllm.text.templates import Prompts
 if TYPE_CHECKING:
     from recllm.recommend.recommender.recommender import Recommender
     from recllm.shop.workspace.figures import FigureGate
+    from recllm.shop.workspace.privacy import PolicyGate
+    from recllm.shop.workspace.workspace import Workspace
 
 
 CSV_COLUMNS = ("user_id", "probability", "item_id", "reasons")
@@ -134,14 +137,14 @@ def find_audience(
     request: AudienceRequest,
     *,
     agreed: Consents | None = None,
-    contacts: ContactRecords | None = None,
+    gate: PolicyGate | None = None,
     effects: EffectsOf | None = None,
     figures: FigureGate | None = None,
 ) -> Audience:
     """The people to reach.
 
     The people of the dataset are those who agreed to personalisation; agreed: who agreed to the request's channel too.
-    contacts: what conditions of the request's rule ask of a workspace. effects: of a treatment, for the objective
+    gate: for what conditions of the request's rule ask of a workspace. effects: of a treatment, for the objective
     uplift. figures: what the caller may learn of groups; None for exact figures.
 
     An audience that exclusions or limits leave empty is an answer, with the counts. Raises `UsageError` for an unknown
@@ -159,7 +162,7 @@ def find_audience(
         request.exclusions,
         agreed,
         request.seeds or (),
-        contacts,
+        gate,
         choice=request.choice,
         effects=effects,
         score_all=is_reported,
@@ -171,13 +174,44 @@ def find_audience(
     return build_audience(recommender, pool, selection, name, explain_first, figures, question)
 
 
+def audience_of_workspace(
+    workspace: Workspace, recommender: Recommender, request: AudienceRequest, figures: FigureGate | None = None
+) -> Audience:
+    """`find_audience`, which lists the errors, for a workspace. recommender: of all people.
+
+    Customers who did not agree to the request's channel, or belong to the global holdout, are left out too. Known
+    customers without consent to personalisation count among the excluded. figures: what the caller may learn of groups;
+    None for the owner of the machine. Raises `UsageError` for a channel without consent records.
+    """
+    from recllm.market.propensity.effects import effects_of
+    from recllm.shop.workspace.figures import FigureGate
+
+    gate, name = workspace.gate(), request.choice.effects
+    return find_audience(
+        recommender,
+        with_global_holdout(workspace, request),
+        agreed=agreement(gate, request.channel),
+        gate=gate,
+        effects=None if name is None else effects_of(workspace, name, recommender.dataset),
+        figures=figures or FigureGate(workspace),
+    )
+
+
+def with_global_holdout(workspace: Workspace, request: AudienceRequest) -> AudienceRequest:
+    """The same without the workspace's global holdout."""
+    holdout = workspace.settings.experiments
+    of_holdout = {"holdout_share": holdout.holdout_share, "holdout_salt": holdout.holdout_salt}
+    exclusions = request.exclusions.model_copy(update=of_holdout)
+    return request.model_copy(update={"exclusions": exclusions})
+
+
 def eligible_pool(
     recommender: Recommender,
     target: AudienceTarget | None,
     exclusions: Exclusions,
     agreed: Consents | None = None,
     seeds: Collection[str] = (),
-    contacts: ContactRecords | None = None,
+    gate: PolicyGate | None = None,
     *,
     choice: OfferChoice | None = None,
     effects: EffectsOf | None = None,
@@ -193,7 +227,7 @@ def eligible_pool(
     """
     choice = choice or OfferChoice()
     items = np.zeros(0, np.int64) if target is None else target.items
-    match = rule_match(recommender, exclusions, contacts)
+    match = rule_match(recommender, exclusions, gate)
     masks = exclusion_masks(recommender, items, exclusions, agreed, seeds, match)
     if only_for is not None:
         others = np.ones(recommender.dataset.n_users, bool)
@@ -239,13 +273,11 @@ def eligible_pool(
     return EligiblePool(target, user_rows, user_ids, scores, excluded, rule)
 
 
-def rule_match(
-    recommender: Recommender, exclusions: Exclusions, contacts: ContactRecords | None = None
-) -> RuleMatch | None:
+def rule_match(recommender: Recommender, exclusions: Exclusions, gate: PolicyGate | None = None) -> RuleMatch | None:
     """Who meets the rule over people; None without a rule. Raises what `match_people` raises."""
     if exclusions.people is None:
         return None
-    return match_people(exclusions.people, recommender.dataset, recommender.policy, contacts)
+    return match_people(exclusions.people, recommender.dataset, recommender.policy, gate)
 
 
 def rule_counts(recommender: Recommender, match: RuleMatch, visible: NDArray[np.bool_]) -> tuple[RuleCount, ...]:

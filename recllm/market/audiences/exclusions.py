@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from recllm.base.errors import UsageError
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.learn.features.item_vectors import basics_of
-from recllm.market.audiences.people_match import RuleMatch, match_people
+from recllm.market.audiences.people_match import RuleMatch
 from recllm.market.audiences.request import Exclusions
 from recllm.market.audiences.selection import globally_held_out
 from recllm.recommend.recommender.people import DatasetPeople
@@ -65,8 +65,8 @@ def exclusion_masks(
     """Reason -> who it holds for, (n_users,) each; a person stands under the first that holds alone.
 
     items: rows of the target's items. agreed: to the channel; personalisation people must have agreed to anyway.
-    match: of the rule over people, where the caller has it; else it is computed, without contacts. Raises `UsageError`
-    for a recommender that reads people by key and so has none in its dataset, and what `match_people` raises.
+    match: of the rule over people, where there is one. Raises `UsageError` for a recommender that reads people by key
+    and so has none in its dataset.
     """
     if not isinstance(recommender.people, DatasetPeople):
         raise UsageError("this recommender reads people one by one; open it with everybody=True to find an audience")
@@ -83,8 +83,7 @@ def exclusion_masks(
         ExclusionReason.SEED: _listed(recommender, seeds),
         ExclusionReason.UNKNOWN: ~acted & ~has_basics,
     }
-    if exclusions.people is not None:
-        match = match or match_people(exclusions.people, data, recommender.policy)
+    if match is not None:
         masks[ExclusionReason.RULE] = ~match.people
     if exclusions.holdout_share > 0:
         ids = data.users[USER_COLUMN].to_list()
@@ -156,9 +155,7 @@ def youngest_age(name: str, value: str, year: int) -> int | None:
     if _BORN.search(name):
         years = [int(y) for y in _YEAR.findall(value)]
         return year - max(years) - 1 if years else None
-    if not _AGE.search(name):
-        return None
     numbers = [int(n) for n in _NUMBER.findall(value)]
-    if not numbers:
+    if not _AGE.search(name) or not numbers:
         return None
     return 0 if _BELOW.search(value) else numbers[0]

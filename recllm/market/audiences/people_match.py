@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import PolicyError, UsageError
 from recllm.base.policy import Policy
-from recllm.base.schema import Action
+from recllm.base.schema import Action, Purpose
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.audiences.people_rule import (
     AgreedRule,
     AllRule,
@@ -37,6 +38,7 @@ from recllm.market.propensity.features import money
 from recllm.shop.data.catalogue import CATEGORY_SEPARATOR, SENSITIVE_TARGET, in_category, known_rows, sensitive_items
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events
 from recllm.shop.data.interactions import visits
+from recllm.shop.workspace.privacy import PolicyGate
 
 Mask = NDArray[np.bool_]
 
@@ -50,17 +52,6 @@ ACTION_OF = {
     "returned": Action.RETURN,
 }
 """What `DeedRule.condition` calls each action."""
-
-
-@dataclass(frozen=True, eq=False)
-class ContactRecords:
-    """What a workspace knows of contacts, which no dataset holds; each is read when a rule asks for it."""
-
-    agreed: Callable[[str, Sequence[str]], Sequence[bool]]
-    """Channel, the dataset's ids -> whether each of these people agreed to it, as decided now."""
-    messages: Callable[[], pl.DataFrame]
-    """user_id, campaign_id, channel, exported_at (epoch seconds) of every message that an export took along, of people
-    who agreed to personalisation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +72,14 @@ class RuleMatch:
         return {node: int((self.masks[node] & visible).sum()) for node in (self.rule, *conditions_of(self.rule))}
 
 
-def match_people(
-    rule: PeopleRule, dataset: Dataset, policy: Policy, contacts: ContactRecords | None = None
-) -> RuleMatch:
-    """Who of the dataset's users meets a rule as of its time.
+def match_people(rule: PeopleRule, dataset: Dataset, policy: Policy, gate: PolicyGate | None = None) -> RuleMatch:
+    """Who of the dataset's users meets a rule as of its time. gate: of the workspace, for conditions on contacts, which
+    no dataset holds.
 
     Raises `UsageError` for a basic, item, category or brand that is unknown, for a rule that is too large, and for a
-    condition on contacts without `contacts`; `PolicyError` for a condition on products of a sensitive category.
+    condition on contacts without a gate; `PolicyError` for a condition on products of a sensitive category.
     """
-    facts, masks = _PeopleFacts(dataset, policy, contacts), dict[PeopleRule, Mask]()
+    facts, masks = _PeopleFacts(dataset, policy, gate), dict[PeopleRule, Mask]()
 
     def mask(node: PeopleRule) -> Mask:
         if node not in masks:
@@ -112,8 +102,8 @@ def match_people(
 class _PeopleFacts:
     """What conditions ask of one dataset, each thing computed once."""
 
-    def __init__(self, dataset: Dataset, policy: Policy, contacts: ContactRecords | None) -> None:
-        self.dataset, self.policy, self.contacts = dataset, policy, contacts
+    def __init__(self, dataset: Dataset, policy: Policy, gate: PolicyGate | None) -> None:
+        self.dataset, self.policy, self._gate = dataset, policy, gate
         self._deeds: dict[Action, Events] = {}
         self._items: dict[tuple[str | None, str | None, str | None], Mask] = {}
 
@@ -139,7 +129,7 @@ class _PeopleFacts:
                 return self._basic(rule)
             case AgreedRule():
                 ids = self.dataset.users[USER_COLUMN].to_list()
-                return np.array(self._contact_records.agreed(rule.channel, ids), bool)
+                return np.array(self.gate.permits_each(ids, CHANNEL_PURPOSE[rule.channel]), bool)
             case ReachedRule():
                 return self._reached(rule)
         raise UsageError(f"{type(rule).__name__} is no rule over people; see recllm.market.audiences.people_rule")
@@ -229,13 +219,13 @@ class _PeopleFacts:
         return np.array((plain | column.is_in(within).fill_null(False)).to_numpy())
 
     @property
-    def _contact_records(self) -> ContactRecords:
-        if self.contacts is None:
+    def gate(self) -> PolicyGate:
+        if self._gate is None:
             raise UsageError("only a workspace knows consent for channels and messages: ask there, or leave it out")
-        return self.contacts
+        return self._gate
 
     def _reached(self, rule: ReachedRule) -> Mask:
-        messages = self._contact_records.messages()
+        messages = self.gate.messages(Purpose.PERSONALISATION)
         if rule.campaign is not None:
             messages = messages.filter(pl.col("campaign_id") == rule.campaign)
         if rule.channel is not None:

@@ -257,7 +257,7 @@ def parse_rule(value: object) -> PeopleRule:
     try:
         rule: PeopleRule = RULE.validate_python(value)
     except ValidationError as error:
-        raise UsageError("the rule over people: " + "; ".join(_faults(error))) from None
+        raise UsageError(f"the rule over people: {_fault(error)}") from None
     return rule
 
 
@@ -341,32 +341,23 @@ _EXPECTED = {
 """pydantic's kinds of errors in the words of rules."""
 
 
-def _faults(error: ValidationError) -> list[str]:
+def _fault(error: ValidationError) -> str:
     """What is wrong and where, e.g. "all[0].days must be a number". What was given is not repeated: it may be an id."""
     faults = error.errors(include_url=False)
-    locations = [fault["loc"] for fault in faults]
-    lines = []
-    for fault in faults:
-        location, context = fault["loc"], fault.get("ctx", {})
-        if fault["type"] == "too_short" and any(
-            inner[: len(location)] == location and inner != location for inner in locations
-        ):
-            continue  # its members are what is wrong
-        match fault["type"]:
-            case "union_tag_not_found":
-                words = f"must be a group ({', '.join(GROUPS)}) or a condition: {', '.join(CONDITIONS)}"
-            case "union_tag_invalid":
-                (nearest, *_) = [*difflib.get_close_matches(str(context["tag"]), CONDITIONS, n=1), ""]
-                remedy = f"did you mean {nearest}?" if nearest else f"known: {', '.join(CONDITIONS)}"
-                words = f"has an unknown condition; {remedy}"
-            case "value_error":
-                words = f"is wrong: {context['error']}"
-            case kind if kind in _EXPECTED:
-                words = _EXPECTED[kind].format(**context)
-            case _:
-                words = f"is wrong: {fault['msg']}"
-        lines.append(f"{_path(location) or 'it'} {words}")
-    return list(dict.fromkeys(lines))
+    # a list whose members are wrong counts as too short as well
+    fault = next((fault for fault in faults if fault["type"] != "too_short"), faults[0])
+    context = fault.get("ctx", {})
+    match fault["type"]:
+        case "union_tag_not_found":
+            words = f"must be a group ({', '.join(GROUPS)}) or a condition: {', '.join(CONDITIONS)}"
+        case "union_tag_invalid":
+            nearest = difflib.get_close_matches(str(context["tag"]), CONDITIONS, n=1)
+            words = f"has an unknown condition; did you mean {(nearest or CONDITIONS)[0]}?"
+        case "value_error":
+            words = f"is wrong: {context['error']}"
+        case kind:
+            words = _EXPECTED[kind].format(**context) if kind in _EXPECTED else f"is wrong: {fault['msg']}"
+    return f"{_path(fault['loc']) or 'it'} {words}"
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -412,3 +403,63 @@ def conditions_of(rule: PeopleRule) -> Iterator[PeopleRule]:
             conditions.setdefault(node)
         pending += reversed(inner)
     yield from conditions
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def rule_words(rule: PeopleRule, locale: str, currency: str | None = None) -> str:
+    """The rule as one line. currency: of the amounts, e.g. "EUR"; without one they are bare numbers.
+
+    A name or an inner group of more than some thousand characters is cut.
+    """
+    from recllm.text.templates import Prompts
+
+    def say(name: str, /, **values: object) -> str:
+        return Prompts.load().render(f"people_rule.{name}", locale, **values)
+
+    def words(node: PeopleRule, *, negated: bool = False) -> str:
+        inner = children(node)
+        match node:
+            case NotRule():
+                return words(node.negated, negated=not negated)
+            case AllRule() | AnyRule() if len(inner) == 1:
+                return words(inner[0], negated=negated)
+            case AllRule() | AnyRule() | OrdersRule() | OrderAgeRule() if negated:
+                return say("not", part=words(node))
+            case BasicRule() if negated and (node.at_least is not None or node.at_most is not None):
+                return say("not", part=words(node))
+            case AllRule() | AnyRule():
+                return say("all" if isinstance(node, AllRule) else "any", parts=[member(each) for each in inner])
+        values = node.model_dump()
+        match node:
+            case DeedRule():
+                return say("deed", **values | {"times": values.pop("at_least")}, negated=negated)
+            case SpentRule():
+                values |= {name: _money(values[name], currency) for name in ("at_least", "below")}
+            case OrderAgeRule():
+                return say("order_age", first=values.pop("condition") == "first_order", **values)
+            case BasicRule():
+                stated = values.pop("equals")
+                values["values"] = list(values.pop("one_of") or ([] if stated is None else [stated]))
+                values["name"] = node.name.replace("_", " ")
+                del values["stated"]
+        if not isinstance(node, OrdersRule):
+            values["negated"] = negated
+        return say(values.pop("condition"), **values)
+
+    def member(node: PeopleRule) -> str:
+        """Of a group: a group of several stands in brackets."""
+        inner = node
+        while len(children(inner)) == 1 and not isinstance(inner, NotRule):
+            inner = children(inner)[0]
+        return say("brackets", part=words(node)) if len(children(inner)) > 1 else words(node)
+
+    return words(rule)
+
+
+def _money(amount: float | None, currency: str | None) -> str | None:
+    if amount is None:
+        return None
+    number = f"{amount:,.2f}".removesuffix(".00")
+    return f"{number} {currency}" if currency else number

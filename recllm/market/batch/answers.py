@@ -175,8 +175,8 @@ def recommend_shard(worker: ShardWorker, shard: int) -> ShardAnswer:
 
 def audience_shard(worker: ShardWorker, shard: int) -> ShardAnswer:
     """Everybody of a shard who could be reached, with what they are ordered by."""
-    from recllm.market.audiences.audience import eligible_pool
-    from recllm.market.audiences.contacts import agreement, with_global_holdout
+    from recllm.market.audiences.audience import eligible_pool, with_global_holdout
+    from recllm.market.audiences.contacts import agreement
     from recllm.market.audiences.targets import audience_target
 
     request = with_global_holdout(worker.shop, audience_request(worker.options))

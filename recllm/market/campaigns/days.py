@@ -13,8 +13,7 @@ import numpy as np
 from recllm.base.errors import UsageError
 from recllm.market.adcopy.names import name_and_size, written_out
 from recllm.market.campaigns.target_text import fitting_items
-from recllm.market.occasions.calendar import ComingDay, profile_of
-from recllm.market.occasions.season import season_lifts
+from recllm.market.occasions.calendar import ComingDay, profile_of, season_lifts
 from recllm.shop.data.catalogue import sensitive_items
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.workspace import Workspace, present

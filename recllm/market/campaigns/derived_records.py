@@ -15,9 +15,9 @@ from recllm.base.documents import plain
 from recllm.base.errors import ModelError
 from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Intent, Purpose
+from recllm.market.experiments.effect import variant_of
 from recllm.market.experiments.slates import list_experiments
-from recllm.market.experiments.split import variant_of
-from recllm.market.occasions.day import EARLIER_MODEL_FILE, MODEL_FILE
+from recllm.market.occasions.day import MODEL_FILE
 from recllm.market.propensity.effects import FOLDER as EFFECTS
 from recllm.market.propensity.effects import effect_names, effects_of
 from recllm.market.propensity.prediction import prediction_document
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from recllm.shop.data.dataset import Dataset
 
 SLATE_ITEMS = 10
+EARLIER_MODEL_FILE = "replenishment.safetensors"
+"""Of an earlier version: no longer read."""
 
 
 class InferenceStatus(StrEnum):
@@ -77,9 +79,8 @@ def _remove_ended(workspace: Workspace, clock: datetime, dry_run: bool) -> recor
 def _export(workspace: Workspace, person: records.ExportedPerson) -> dict[str, Any]:
     with workspace.store().read() as reader:
         first_load = reader.first_loaded([person.name]).get(person.name)
-    experiments = [stored.experiment for stored in list_experiments(workspace)]
     return {
-        "experiments": {experiment.name: variant_of(experiment, person.name) for experiment in experiments},
+        "experiments": {e.name: variant_of(e, person.name).name for e in list_experiments(workspace)},
         "models": [] if first_load is None else versions_since(workspace.models_dir, *first_load),
         "inferred": _inferred(workspace, person),
     }

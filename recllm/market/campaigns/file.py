@@ -172,7 +172,7 @@ class TargetSection(_Section):
     sure: bool = False
     """uplift: only people whose effect is shown to be above 0."""
     spread: Annotated[float, Field(ge=0, le=1)] | None = None
-    """How far offers spread over the items, see `audiences.spread`; when None `offers.spread` for a campaign
+    """How far offers spread over the items, see `audiences.selection`; when None `offers.spread` for a campaign
     that picks its items, and 0 for others."""
     people: RuleField | None = None
     """Only people who meet this rule; see `recllm.market.audiences.people_rule`."""

@@ -31,7 +31,7 @@ from recllm.base.documents import json_value, plain
 from recllm.base.errors import ConflictError, DataError, PolicyError, StoreError, UsageError
 from recllm.base.files import lock_file, safe_id, sweep_drafts, write_whole
 from recllm.market.adcopy.request import PersonFacts
-from recllm.market.audiences.spread import SpreadFigures
+from recllm.market.audiences.selection import SpreadFigures
 
 COPIES = "copies"
 """Folder of a workspace with the records of its texts."""

@@ -32,14 +32,13 @@ from recllm.market.audiences.audience import (
     eligible_pool,
     rule_match,
 )
-from recllm.market.audiences.contacts import contact_records, first_channels
+from recllm.market.audiences.contacts import first_channels
 from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
 from recllm.market.audiences.people_rule import PeopleRule
 from recllm.market.audiences.probabilities import UserScores, independent_probabilities
 from recllm.market.audiences.reasons import reasons_for
 from recllm.market.audiences.request import Exclusions
-from recllm.market.audiences.selection import Selection, draws, select
-from recllm.market.audiences.spread import SpreadFigures, spread_offers
+from recllm.market.audiences.selection import Selection, SpreadFigures, draws, select, spread_offers
 from recllm.market.audiences.targets import AudienceTarget, audience_target
 from recllm.market.campaigns.days import DayGoods, goods_note, goods_of_day
 from recllm.market.campaigns.file import SERVER, CampaignFile
@@ -325,7 +324,7 @@ def _recipients(
         selections = [select(pools[0].scores, pools[0].user_ids, files[0].id, files[0].limits.cut)]
     else:
         names, limits = [file.id for file in files], [file.limits.cut for file in files]
-        selections, _ = select_jointly(pools, names, limits, recommender.dataset.n_users, contacts=contacts)
+        selections = select_jointly(pools, names, limits, recommender.dataset.n_users, contacts=contacts)
     drawn = zip(files, reachable, selections, strict=True)
     return [_planned(file, *pair, selection, workspace) for file, pair, selection in drawn]
 
@@ -347,7 +346,7 @@ def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) ->
     rules, agreed = _exclusions(file, workspace), _agreed(file, gate)
     if section.occasion is not None:
         target, only_for = _occasion_target(workspace, recommender, section.occasion)
-        pool = eligible_pool(recommender, target, rules, agreed, contacts=contact_records(gate), only_for=only_for)
+        pool = eligible_pool(recommender, target, rules, agreed, gate=gate, only_for=only_for)
         return recommender, pool
     limit = section.most_items or (CATALOGUE_ITEMS if section.picks_items else None)
     if section.text is None:
@@ -364,10 +363,8 @@ def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) ->
     if limit is not None and len(target.items) > limit:
         target = _narrowed(recommender, target, rules, agreed, file, workspace, limit)
     effects = None if section.effects is None else effects_of(workspace, section.effects, recommender.dataset)
-    choice, contacts = section.choice, contact_records(gate)
-    return recommender, eligible_pool(
-        recommender, target, rules, agreed, contacts=contacts, choice=choice, effects=effects
-    )
+    choice = section.choice
+    return recommender, eligible_pool(recommender, target, rules, agreed, gate=gate, choice=choice, effects=effects)
 
 
 def _goods_of_day(workspace: Workspace, recommender: Recommender, file: CampaignFile) -> DayGoods:
@@ -462,7 +459,7 @@ def count_reachable(
         items = audience_target(recommender, section.items, section.category)[1].items
         if section.picks_items:  # which ones is not known before people are scored
             items = items[:0]
-    match = rule_match(recommender, rules, contact_records(gate))
+    match = rule_match(recommender, rules, gate)
     masks = exclusion_masks(recommender, items, rules, _agreed(file, gate), match=match)
     if section.occasion is not None:
         others = ~np.isin(np.arange(recommender.dataset.n_users), having)
@@ -501,7 +498,7 @@ def _narrowed(
     limit: int,
 ) -> AudienceTarget:
     """The `limit` items that suit most of the people who come first, each person by what the campaign chooses by."""
-    match = rule_match(recommender, rules, contact_records(workspace.gate()))
+    match = rule_match(recommender, rules, workspace.gate())
     masks = exclusion_masks(recommender, target.items, rules, agreed, match=match)
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
     choice = file.target.choice

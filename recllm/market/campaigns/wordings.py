@@ -97,7 +97,7 @@ def variant_shares(
 ) -> list[float]:
     """How often each variant of one text goes out, adding up to 1: equally often where nothing is known of any."""
     nothing = VariantCounts(showings=0, successes=0)
-    tallies = {str(n): counts.get((text.channel, text.text), nothing) for n, text in enumerate(variants)}
-    if not any(tally.showings for tally in tallies.values()):
+    tallies = [counts.get((text.channel, text.text), nothing) for text in variants]
+    if not any(tally.showings for tally in tallies):
         return [1 / len(variants)] * len(variants)
-    return list(choice_probabilities(tallies, baseline="0", guard_limit=guard_limit).values())
+    return choice_probabilities(tallies, guard_limit=guard_limit)

@@ -13,13 +13,11 @@ months a variant at the limit will be out by chance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from recllm.base.errors import DataError, UsageError
 
 Values = NDArray[np.float64]
 
@@ -38,7 +36,7 @@ NODES = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantCounts:
-    """The answers to a variant. Raises `DataError` for counts below 0 or above the showings."""
+    """The answers to a variant."""
 
     showings: int
     successes: int
@@ -46,40 +44,17 @@ class VariantCounts:
     guard_events: int = 0
     """Showings with a guard event."""
 
-    def __post_init__(self) -> None:
-        counts = (self.successes, self.guard_events)
-        if min(counts) < 0 or max(counts) > self.showings:
-            raise DataError(
-                f"a variant of {self.showings} showings has {self.successes} successes and {self.guard_events} guard "
-                "events; give counts from 0 to the showings"
-            )
 
-
-def choice_probabilities(
-    counts: Mapping[str, VariantCounts], *, baseline: str, guard_limit: float | None = None, floor: float = FLOOR
-) -> dict[str, float]:
-    """Of each variant in the order of `counts`; they add up to 1, and a variant that is out has 0.
-
-    guard_limit: highest guard rate that is allowed, in (0, 1); None for no guard. Raises `UsageError` for an unknown
-    baseline, or a value out of its range.
-    """
-    if baseline not in counts:
-        raise UsageError(f"the baseline {baseline!r} is no variant; give one of {', '.join(counts)}")
-    if not 0 <= floor * len(counts) <= 1 or (guard_limit is not None and not 0 < guard_limit < 1):
-        raise UsageError(
-            f"floor is {floor}, guard_limit {guard_limit}; give a floor of 0 to 1 / {len(counts)} variants, a limit "
-            "between 0 and 1"
-        )
-    names = [
-        name
-        for name, tally in counts.items()
-        if name == baseline or guard_limit is None or not breaks_guard(tally, guard_limit)
-    ]
-    successes = np.array([counts[name].successes for name in names], np.float64)
-    showings = np.array([counts[name].showings for name in names], np.float64)
+def choice_probabilities(counts: Sequence[VariantCounts], *, guard_limit: float | None = None) -> list[float]:
+    """How often each variant is to be shown, adding up to 1. counts: of at most 1 / `FLOOR` variants, the baseline
+    first, which stays whatever its guard rate. guard_limit: the highest share of guard events, in (0, 1); None lets all
+    stay."""
+    stays = np.array([not n or guard_limit is None or not breaks_guard(c, guard_limit) for n, c in enumerate(counts)])
+    successes, showings = np.array([[c.successes, c.showings] for c in counts], np.float64)[stays].T
+    shares = np.zeros(len(counts))
     best = probabilities_of_best(successes + 1, showings - successes + 1)  # the prior is uniform
-    shares = dict(zip(names, floor + (1 - floor * len(names)) * best, strict=True))
-    return {name: float(shares.get(name, 0.0)) for name in counts}
+    shares[stays] = FLOOR + (1 - FLOOR * stays.sum()) * best
+    return [float(share) for share in shares]
 
 
 def breaks_guard(counts: VariantCounts, guard_limit: float) -> bool:

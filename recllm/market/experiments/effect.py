@@ -1,8 +1,20 @@
-"""The difference of two variants, with an interval that holds at every look.
+"""Which customer sees which variant of an experiment, and the difference of two variants, at every look.
 
-The unit is the person, since people are what was drawn: each gives one numerator (clicks, orders, revenue) and one
-denominator (showings; 1 for a mean per person). A variant's value is sum of numerators / sum of denominators, and its
-variance that of the linearised (numerator - value * denominator) / mean denominator (delta method; Deng et al. 2018).
+A hash of the pseudonym draws the variant: nothing has to be stored. A person keeps it as long as the experiment's name,
+variants and weights stay. Other weights move some people, so an experiment that goes on with them needs another name.
+
+Whether each variant got the people that its weight promised is a test that holds at every look:
+
+    e = P(counts | shares drawn from a Dirichlet around the weights) / P(counts | shares are the weights)
+
+(Lindon and Malek 2022, Anytime-valid inference for multinomial count data). While people are drawn by the weights the
+ratio is a martingale of mean 1, so the chance that it ever exceeds 1 / alpha is at most alpha, however often one looks.
+What usually breaks a ratio is not the draw but what is lost after it: a variant whose page fails is not logged.
+
+Of a difference the unit is the person, since people are what was drawn: each gives one numerator (clicks, orders,
+revenue) and one denominator (showings; 1 for a mean per person). A variant's value is sum of numerators / sum of
+denominators, and its variance that of the linearised (numerator - value * denominator) / mean denominator (delta
+method; Deng et al. 2018).
 
 fixed          Welch's t. Right at one look that was chosen in advance; looked at daily it finds differences that are
                not there in a fifth to a half of all experiments.
@@ -19,17 +31,172 @@ A covariate from before the experiment, such as what each person spent in the mo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import StrEnum
 from math import inf, log, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recllm.base.errors import DataError
+from recllm.base.documents import FrozenModel, Share, Text, plain
+from recllm.base.errors import DataError, UsageError
 from recllm.base.stats.intervals import Interval
-from recllm.market.experiments.split import Experiment, RatioVerdict, SampleRatio, check_sample_ratio
+from recllm.market.audiences.selection import draws, globally_held_out
+
+WEIGHT_TOLERANCE = 1e-9
+"""Weights such as three times 1/3 may miss 1 by this."""
+
+
+class Treatment(FrozenModel):
+    """How slates are made for the people of a variant."""
+
+    section = "treatment"
+
+    model: Text | None = None
+    """Version of the model; the serving one when None."""
+    personal: bool = True
+    """False shows what is popular now."""
+    popularity_weight: Share | None = None
+    """As in a request; the policy's when None."""
+    explore_share: Share | None = None
+    """As in a request; `experiments.explore_share` when None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One of the ways in which people are treated."""
+
+    name: str
+    weight: float
+    """Share of people who get it, in (0, 1]."""
+    treatment: Treatment = field(default_factory=Treatment)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """Variants that are compared on people drawn at random, as the store keeps it. The first variant is the control.
+
+    Raises `UsageError` for fewer than two variants, names that are empty, repeated or hold a NUL, and weights that are
+    not positive or do not add up to 1.
+    """
+
+    name: str
+    """Unique in the shop for good: it draws the variants."""
+    variants: tuple[Variant, ...]
+    metric: str
+    """What a variant should raise, a `slates.Metric`."""
+    guard: str | None = None
+    """What no variant may raise."""
+    started_at: datetime | None = None
+    """None before the start; aware, as the next one."""
+    ended_at: datetime | None = None
+    """None while it runs."""
+    revision: int = 0
+    """Grows with each change."""
+
+    def __post_init__(self) -> None:
+        names = [variant.name for variant in self.variants]
+        for name in (self.name, *names):
+            if not name.strip() or "\0" in name:
+                raise UsageError(f"experiment {self.name!r}: {name!r} is no name; give a text without NUL characters")
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise UsageError(f"experiment {self.name!r}: variants {names}; give two or more of different names")
+        weights = [variant.weight for variant in self.variants]
+        # written so that NaN is refused as well
+        if not all(0 < weight <= 1 for weight in weights) or not abs(math.fsum(weights) - 1) <= WEIGHT_TOLERANCE:
+            raise UsageError(f"experiment {self.name!r}: weights {weights}; give positive shares that add up to 1")
+
+    @property
+    def control(self) -> Variant:
+        """The variant that the others are compared with."""
+        return self.variants[0]
+
+    def is_running(self, at: datetime) -> bool:
+        """Whether people are assigned at this time."""
+        started = self.started_at is not None and self.started_at <= at
+        return started and (self.ended_at is None or at < self.ended_at)
+
+    def document(self) -> dict[str, Any]:
+        """As the store and JSON have it."""
+        variants = [
+            {"name": variant.name, "weight": variant.weight, "treatment": variant.treatment.explicit()}
+            for variant in self.variants
+        ]
+        document: dict[str, Any] = plain(self)
+        return document | {"variants": variants}
+
+
+def variant_of(experiment: Experiment, pseudonym: str) -> Variant:
+    """A person's variant, the same at every call and on every machine.
+
+    SHA-256 over the experiment's name and the pseudonym gives a number in [0, 1); the variants take turns on that line,
+    each as long as its weight. Other experiments draw other numbers, so they do not meet in the same people more often
+    than by chance.
+    """
+    number = float(draws([pseudonym], experiment.name, "experiment")[0])
+    end = 0.0
+    for variant in experiment.variants:
+        end += variant.weight
+        if number < end:
+            return variant
+    return experiment.variants[-1]  # the weights may add up to a little less than 1
+
+
+def in_global_holdout(pseudonym: str, share: float, salt: str) -> bool:
+    """Whether one person gets no experiment and nothing personal; see `globally_held_out`, which says the errors."""
+    return bool(globally_held_out([pseudonym], share, salt)[0])
+
+
+CONCENTRATION = 1_000.0
+"""Of the Dirichlet: with two equal variants shares of .5 +- .016 are expected when something is wrong."""
+
+RATIO_ALPHA = 0.01
+"""Chance of a false alarm over the whole life of an experiment."""
+
+
+class RatioVerdict(StrEnum):
+    """Whether an experiment's results may be read."""
+
+    AS_PLANNED = "as planned"
+    MISMATCH = "mismatch"
+    """People of a variant are missing: its results say nothing until the cause is found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRatio:
+    """The test of the counts so far."""
+
+    log_e_value: float
+    """Natural logarithm of the evidence against the weights; 0 without people."""
+    p_value: float
+    """1 / e, at most 1; the smallest of all looks is valid too."""
+    verdict: RatioVerdict
+
+
+def check_sample_ratio(
+    experiment: Experiment, people: Mapping[str, int], *, concentration: float = CONCENTRATION
+) -> SampleRatio:
+    """people: of each variant's name, how many different people were logged with it; a name left out has 0."""
+    from scipy.special import gammaln
+
+    weights = {variant.name: variant.weight for variant in experiment.variants}
+    total = sum(people.values())
+    log_e = float(gammaln(concentration) - gammaln(concentration + total))
+    for name, weight in weights.items():
+        count = people.get(name, 0)
+        log_e += float(gammaln(concentration * weight + count) - gammaln(concentration * weight))
+        log_e -= count * math.log(weight)
+    p_value = math.exp(min(0.0, -log_e))
+    verdict = RatioVerdict.MISMATCH if p_value <= RATIO_ALPHA else RatioVerdict.AS_PLANNED
+    return SampleRatio(log_e_value=log_e, p_value=p_value, verdict=verdict)
+
+
+# --- the difference of two variants -----------------------------------------------------------------------------------
+
 
 Values = NDArray[np.float64]
 
@@ -50,54 +217,6 @@ class Verdict(StrEnum):
     BETTER = "better"
     WORSE = "worse"
     UNDECIDED = "undecided"
-
-
-class Direction(StrEnum):
-    """Which values of a metric are good."""
-
-    HIGHER = "higher"
-    LOWER = "lower"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Moments:
-    """A variant's people: their number, means and co-moments. Parts with different people add
-    up with `+`, so a log can be read in pieces; all rows of one person belong to one piece.
-    """
-
-    people: int
-    means: Values
-    """(3,): numerator, denominator, covariate."""
-    scatter: Values
-    """(3, 3): sums over people of products of deviations from the means."""
-
-    @classmethod
-    def of(cls, numerators: ArrayLike, denominators: ArrayLike = 1.0, covariates: ArrayLike = 0.0) -> Moments:
-        """One entry per person, (people,); people who did nothing count with 0. A single number stands for everybody.
-
-        Raises `DataError` for numbers that are not finite, a negative denominator, or arrays of different lengths.
-        """
-        columns = [np.asarray(values, np.float64) for values in (numerators, denominators, covariates)]
-        shape = columns[0].shape
-        if len(shape) != 1 or any(column.shape not in ((), shape) for column in columns):
-            raise DataError("moments: give one numerator, denominator and covariate for each person")
-        table = np.stack(np.broadcast_arrays(*columns), axis=1)
-        if not np.isfinite(table).all() or (table[:, 1] < 0).any():
-            raise DataError("moments: numerators and covariates are finite, denominators are 0 or more")
-        if not len(table):
-            return cls(0, np.zeros(3), np.zeros((3, 3)))
-        means = table.mean(axis=0)
-        return cls(len(table), means, (table - means).T @ (table - means))
-
-    def __add__(self, addend: Moments) -> Moments:
-        """Of the people of both (Chan et al. 1979)."""
-        people = self.people + addend.people
-        if not people:
-            return self
-        gap = addend.means - self.means
-        means = self.means + gap * (addend.people / people)
-        between = np.outer(gap, gap) * (self.people * addend.people / people)
-        return Moments(people, means, self.scatter + addend.scatter + between)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,45 +248,59 @@ def always_valid_multiplier(people: int, planned_people: int = PLANNED_PEOPLE, a
     return sqrt(growth / (growth - 1) * log(growth / alpha**2))
 
 
+def people_values(numerators: ArrayLike, denominators: ArrayLike = 1.0, covariates: ArrayLike = 0.0) -> Values:
+    """(people, 3), one row per person; people who did nothing count with 0. A single number stands for everybody.
+
+    Raises `DataError` for numbers that are not finite, a negative denominator, or arrays of different lengths.
+    """
+    columns = [np.asarray(values, np.float64) for values in (numerators, denominators, covariates)]
+    shape = columns[0].shape
+    if len(shape) != 1 or any(column.shape not in ((), shape) for column in columns):
+        raise DataError("people: give one numerator, denominator and covariate for each person")
+    values = np.stack(np.broadcast_arrays(*columns), axis=1)
+    if not np.isfinite(values).all() or (values[:, 1] < 0).any():
+        raise DataError("people: numerators and covariates are finite, denominators are 0 or more")
+    return values
+
+
 def estimate_effect(
-    control: Moments, treatment: Moments, *, better: Direction = Direction.HIGHER, alpha: float = ALPHA
+    control: Values, treatment: Values, *, higher_is_better: bool = True, alpha: float = ALPHA
 ) -> Effect:
-    """treatment - control with both intervals."""
-    if min(control.people, treatment.people) < 2 or min(control.means[1], treatment.means[1]) <= 0:
+    """treatment - control with both intervals; of each as `people_values` gives them."""
+    if min(len(control), len(treatment)) < 2 or not (control[:, 1].any() and treatment[:, 1].any()):
         nothing = Interval(-inf, inf)
-        return _effect(_ratio(control), _ratio(treatment), nothing, nothing, better)
+        return _effect(ratio_of(control), ratio_of(treatment), nothing, nothing, higher_is_better)
 
     from scipy.special import stdtrit
 
-    # how much of a person's linearised metric a unit of the covariate explains, and the covariate's mean
-    pooled = control + treatment
-    linear, variance = np.array([1.0, -_ratio(pooled), 0.0]) / pooled.means[1], float(pooled.scatter[2, 2])
-    theta, center = float(linear @ pooled.scatter[:, 2]) / variance if variance > 0 else 0.0, float(pooled.means[2])
-    control_value, control_variance = _value_and_variance(control, theta, center)
-    treatment_value, treatment_variance = _value_and_variance(treatment, theta, center)
-    difference, variance = treatment_value - control_value, treatment_variance + control_variance
-    error, people = sqrt(variance), control.people + treatment.people
+    # how much of a person's linearised metric a unit of the covariate explains
+    pooled = np.concatenate([control, treatment])
+    covariance = np.cov(linearised(pooled), pooled[:, 2])
+    theta = covariance[0, 1] / covariance[1, 1] if covariance[1, 1] > 0 else 0.0
+    center, people = pooled[:, 2].mean(), len(pooled)
+    values, variances = [], []
+    for values_of_people in (control, treatment):
+        adjusted = linearised(values_of_people) - theta * (values_of_people[:, 2] - center)
+        values.append(ratio_of(values_of_people) + float(adjusted.mean()))
+        variances.append(float(adjusted.var(ddof=1)) / len(adjusted))
+    error = sqrt(sum(variances))
     # Welch and Satterthwaite's degrees of freedom
-    spread = control_variance**2 / (control.people - 1) + treatment_variance**2 / (treatment.people - 1)
-    degrees = variance**2 / spread if spread > 0 else people - 2
+    spread = sum(v**2 / (len(group) - 1) for v, group in zip(variances, (control, treatment), strict=True))
+    degrees = error**4 / spread if spread > 0 else people - 2
     fixed = float(stdtrit(degrees, 1 - alpha / 2)) * error
     always = always_valid_multiplier(people, alpha=alpha) * error
-    if min(control.people, treatment.people) < MIN_PEOPLE:
+    if min(len(control), len(treatment)) < MIN_PEOPLE:
         always = inf
-    return _effect(
-        control_value,
-        treatment_value,
-        Interval(difference - fixed, difference + fixed),
-        Interval(difference - always, difference + always),
-        better,
-    )
+    gap = values[1] - values[0]
+    fixed_interval, always_valid = (Interval(gap - half, gap + half) for half in (fixed, always))
+    return _effect(values[0], values[1], fixed_interval, always_valid, higher_is_better)
 
 
-def _effect(control: float, treatment: float, fixed: Interval, always: Interval, better: Direction) -> Effect:
+def _effect(control: float, treatment: float, fixed: Interval, always: Interval, higher_is_better: bool) -> Effect:
     difference = treatment - control
     verdict = Verdict.UNDECIDED
     if not always.holds(0.0):
-        verdict = Verdict.BETTER if (difference > 0) == (better is Direction.HIGHER) else Verdict.WORSE
+        verdict = Verdict.BETTER if (difference > 0) == higher_is_better else Verdict.WORSE
     return Effect(
         control=control,
         treatment=treatment,
@@ -179,17 +312,13 @@ def _effect(control: float, treatment: float, fixed: Interval, always: Interval,
     )
 
 
-def _ratio(moments: Moments) -> float:
-    numerator, denominator, _ = moments.means
-    return float(numerator / denominator) if denominator > 0 else float("nan")
+def ratio_of(values: Values) -> float:
+    return float(values[:, 0].sum() / values[:, 1].sum()) if values[:, 1].any() else float("nan")
 
 
-def _value_and_variance(moments: Moments, theta: float, center: float) -> tuple[float, float]:
-    """A variant's value without the covariate's part, and the variance of that value."""
-    value = _ratio(moments)
-    linear = np.array([1.0, -value, -theta * moments.means[1]]) / moments.means[1]
-    variance = max(0.0, float(linear @ moments.scatter @ linear)) / (moments.people - 1)
-    return value - theta * (float(moments.means[2]) - center), variance / moments.people
+def linearised(values: Values) -> Values:
+    """What each person adds to the error of the ratio, (people,)."""
+    return np.asarray((values[:, 0] - ratio_of(values) * values[:, 1]) / values[:, 1].mean())
 
 
 # --- a whole experiment -----------------------------------------------------------------------------------------------
@@ -215,41 +344,29 @@ class ExperimentReport:
 
 
 def analyse(
-    experiment: Experiment,
-    metric: Mapping[str, Moments],
-    guard: Mapping[str, Moments] | None = None,
+    experiment: Experiment, metric: Mapping[str, Values], guard: Mapping[str, Values] | None = None
 ) -> ExperimentReport:
-    """metric, guard: moments by variant over all people who were logged with it, people who did nothing included.
+    """metric, guard: `people_values` by variant, of all people who were logged with it, people who did nothing
+    included; guard is None where the experiment has none.
 
     `ALPHA` is divided by the number of comparisons (Bonferroni). While the sample ratio is a mismatch every verdict is
-    `Verdict.UNDECIDED`. Raises `DataError` where a variant, or the guard's
-    moments of an experiment with a guard, are missing.
+    `Verdict.UNDECIDED`.
     """
-    names = [variant.name for variant in experiment.variants]
-    for moments in (metric, guard):
-        if moments is not None and set(moments) != set(names):
-            raise DataError(f"experiment {experiment.name!r}: moments of {sorted(moments)}; give those of {names}")
-    if (guard is None) != (experiment.guard is None):
-        raise DataError(f"experiment {experiment.name!r}: its guard is {experiment.guard!r}; give moments of just that")
-    people = {name: metric[name].people for name in names}
-    sample_ratio = check_sample_ratio(experiment, people)
+    control, *names = (variant.name for variant in experiment.variants)
+    sample_ratio = check_sample_ratio(experiment, {name: len(values) for name, values in metric.items()})
 
-    def compared(moments: Mapping[str, Moments], name: str, better: Direction) -> Effect:
-        effect = estimate_effect(
-            moments[experiment.control.name],
-            moments[name],
-            better=better,
-            alpha=ALPHA / (len(names) - 1),
-        )
+    def compared(values: Mapping[str, Values], name: str, *, higher_is_better: bool) -> Effect:
+        alpha = ALPHA / len(names)
+        effect = estimate_effect(values[control], values[name], higher_is_better=higher_is_better, alpha=alpha)
         is_mismatch = sample_ratio.verdict is RatioVerdict.MISMATCH
         return replace(effect, verdict=Verdict.UNDECIDED) if is_mismatch else effect
 
     comparisons = tuple(
         VariantComparison(
             variant=name,
-            metric=compared(metric, name, Direction.HIGHER),
-            guard=None if guard is None else compared(guard, name, Direction.LOWER),
+            metric=compared(metric, name, higher_is_better=True),
+            guard=None if guard is None else compared(guard, name, higher_is_better=False),
         )
-        for name in names[1:]
+        for name in names
     )
     return ExperimentReport(sample_ratio=sample_ratio, comparisons=comparisons)

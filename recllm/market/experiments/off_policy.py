@@ -9,9 +9,9 @@ position and the other items of the slate. Items that the log could not show are
 Requests before the end of the model's training are left out: the model learned from their answers. The filters of a
 request were not logged, so a filtered request counts as if it had none.
 
-Intervals are those of empirical likelihood over customers (Owen 1988; Karampatziakis et al. 2020 for such logs). None
-of a few heavy rows may have been rewarded yet, so each end is computed with a further row of the mean weight, without
-reward for the lower end and with it for the upper one (as Fay and Feuer 1997 do for weighted counts).
+Intervals are Student's over customers, by the delta method. None of a few heavy rows may have been rewarded yet, so
+each end is computed with a further row of the mean weight, without reward for the lower end and with it for the upper
+one (as Fay and Feuer 1997 do for weighted counts).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from recllm.base.errors import DataError, NothingToDo, UsageError
 from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Encoder, Purpose, Recommendation
-from recllm.base.stats.intervals import Interval
+from recllm.base.stats.intervals import LEVEL, Interval
 from recllm.market.experiments.feedback import showings_with_answers
 from recllm.market.experiments.slates import ANSWER_COLUMNS, Metric
 from recllm.shop.data.dataset import utc
@@ -41,9 +40,6 @@ if TYPE_CHECKING:
     from recllm.recommend.recommender.saved_model import Model
 
 Values = NDArray[np.float64]
-
-IMPOSSIBLE = 1e12
-"""Stands for the -2 log likelihood ratio of a value that no weights reach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,16 +87,14 @@ def estimate_value(
         raise DataError("logged choices: nothing of the log would be shown by the target; explore before asking")
     person = np.unique(person, return_inverse=True)[1]
     tops, bottoms = np.bincount(person, weights * reward), np.bincount(person, weights)
-    value = float(tops.sum() / bottoms.sum())
-    # with a further row, whose reward may be the lowest or the highest: the next heavy row may earn what none did yet
     interval, extremes = None, (float(reward.min()), float(reward.max()))
     if extremes[0] < extremes[1] and len(tops) > 1:
+        # the next heavy row may earn what none did yet
         weight = float((weights**2).sum() / weights.sum())
-        limits = [likelihood_interval(np.append(tops, weight * r), np.append(bottoms, weight)) for r in extremes]
-        # without a single reward of positive weight, zeros alone are left at the lower end
-        interval = Interval(limits[0].low if limits[0] else value, limits[1].high if limits[1] else value)
+        limits = [ratio_interval(np.append(tops, weight * r), np.append(bottoms, weight)) for r in extremes]
+        interval = Interval(max(limits[0].low, extremes[0]), min(limits[1].high, extremes[1]))
     return ValueEstimate(
-        value=value,
+        value=float(tops.sum() / bottoms.sum()),
         interval=interval,
         rows=len(weights),
         people=len(tops),
@@ -109,44 +103,14 @@ def estimate_value(
     )
 
 
-def likelihood_interval(numerators: Values, denominators: Values, level: float = 0.95) -> Interval | None:
-    """Of sum(numerators) / sum(denominators), by empirical likelihood over independent entries (Owen 1988, 2001).
+def ratio_interval(numerators: Values, denominators: Values, level: float = LEVEL) -> Interval:
+    """Student's of sum(numerators) / sum(denominators), by the delta method over independent entries, (n,) each."""
+    from scipy.special import stdtrit
 
-    numerators: (n,), any sign. denominators: (n,), at least 0. A value v is in the interval when the entries can be
-    reweighted so that the ratio is v without becoming much less likely: -2 log likelihood ratio <= F(1, n - 1). None
-    where no value but one is possible.
-    """
-    from scipy.optimize import brentq
-    from scipy.special import fdtri
-
-    # entries with neither constrain nothing
-    is_informative = (denominators > 0) | (numerators != 0)
-    tops, bottoms = numerators[is_informative], denominators[is_informative]
-    value = tops.sum() / bottoms.sum()
-    limit = float(fdtri(1, len(numerators) - 1, level)) if len(numerators) > 1 else inf
-
-    def excess(v: float) -> float:
-        """-2 log likelihood ratio at v, less the limit; a large number where no weights reach v."""
-        gaps = tops - v * bottoms
-        low, high = gaps.min(), gaps.max()
-        if low >= 0 or high <= 0:
-            return IMPOSSIBLE
-        # each weight 1 / (n * (1 + multiplier * gap)) is at most 1, which bounds the multiplier
-        n = len(gaps)
-        ends = (1 / n - 1) / high, (1 / n - 1) / low
-        multiplier = brentq(lambda m: float((gaps / (1 + m * gaps)).sum()), *ends)
-        return float(2 * np.log1p(multiplier * gaps).sum()) - limit
-
-    step = float(np.sqrt(((tops - value * bottoms) ** 2).sum()) / bottoms.sum())
-    if step <= 1e-12 * max(1.0, abs(value)) or limit == inf:
-        return None
-    ends = []
-    for side in (-1, 1):
-        outside = value + side * step
-        while excess(outside) < 0:
-            outside += side * step
-        ends.append(float(brentq(excess, *sorted((value, outside)), xtol=1e-9 * step, rtol=1e-12)))
-    return Interval(*ends)
+    n, value = len(numerators), numerators.sum() / denominators.sum()
+    error = np.std(numerators - value * denominators, ddof=1) / np.sqrt(n) / denominators.mean()
+    reach = float(stdtrit(n - 1, (1 + level) / 2) * error)
+    return Interval(float(value) - reach, float(value) + reach)
 
 
 # --- a model, on a workspace's log ------------------------------------------------------------------------------------
@@ -224,6 +188,8 @@ def estimate_model(
     propensities, people = usable["propensity"].to_numpy(), usable["user_id"].rank("dense").to_numpy()
     gaps = (is_target - is_greedy) * rewards / propensities
     _, person, sizes = np.unique(people, return_inverse=True, return_counts=True)
+    totals = np.bincount(person, gaps).astype(np.float64)
+    varies = len(sizes) > 1 and bool(gaps.any())
     return OffPolicyReport(
         model_version=model.version or "",
         metric=metric,
@@ -232,7 +198,7 @@ def estimate_model(
         candidate=estimate_value(rewards, propensities, is_target, people, outside_support=float(is_outside.mean())),
         serving=estimate_value(rewards, propensities, is_greedy, people),
         difference=float(gaps.mean()),
-        difference_interval=likelihood_interval(np.bincount(person, gaps).astype(np.float64), sizes.astype(np.float64)),
+        difference_interval=ratio_interval(totals, sizes.astype(np.float64)) if varies else None,
     )
 
 

@@ -20,14 +20,24 @@ import numpy as np
 import polars as pl
 from pydantic import TypeAdapter
 
-from recllm.base.documents import FrozenModel, Share, Text, plain
 from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
 from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Action, Purpose, Slate, SlateStatus
 from recllm.base.stats.intervals import Interval
-from recllm.market.experiments.effect import Effect, ExperimentReport, Moments, Verdict, analyse
+from recllm.market.experiments.effect import (
+    Effect,
+    Experiment,
+    ExperimentReport,
+    Treatment,
+    Values,
+    Variant,
+    Verdict,
+    analyse,
+    in_global_holdout,
+    people_values,
+    variant_of,
+)
 from recllm.market.experiments.feedback import showings_with_answers
-from recllm.market.experiments.split import Experiment, Variant, in_global_holdout, variant_of
 from recllm.recommend.recommender.registry import versions
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import JUST_BEFORE
@@ -66,50 +76,12 @@ class Metric(StrEnum):
 ANSWER_COLUMNS = {Metric.CLICKS: "clicked", Metric.CONVERSIONS: "bought", Metric.DISMISSALS: "dismissed"}
 
 
-class Treatment(FrozenModel):
-    """How slates are made for the people of a variant."""
-
-    section = "treatment"
-
-    model: Text | None = None
-    """Version of the model; the serving one when None."""
-    personal: bool = True
-    """False shows what is popular now."""
-    popularity_weight: Share | None = None
-    """As in a request; the policy's when None."""
-    explore_share: Share | None = None
-    """As in a request; `experiments.explore_share` when None."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlateExperiment:
-    """An experiment with its treatments, as the store keeps it."""
-
-    experiment: Experiment
-    treatments: Mapping[str, Treatment]
-    """By the name of the variant."""
-    revision: int
-    """Grows with each change."""
-
-    def document(self) -> dict[str, Any]:
-        """As the store and JSON have it."""
-        experiment = self.experiment
-        variants = [
-            {"name": variant.name, "weight": variant.weight, "treatment": self.treatments[variant.name].explicit()}
-            for variant in experiment.variants
-        ]
-        times = {"started_at": experiment.started_at, "ended_at": experiment.ended_at}
-        named = {"name": experiment.name, "metric": experiment.metric, "guard": experiment.guard}
-        document: dict[str, Any] = plain(named | times | {"variants": variants, "revision": self.revision})
-        return document
-
-
 @dataclass(frozen=True, kw_only=True)
 class ExperimentOutcome:
     """The results of an experiment now."""
 
     experiment: Mapping[str, Any]
-    """`SlateExperiment.document`."""
+    """`Experiment.document`."""
     until: datetime
     """The end of what is counted."""
     people: Mapping[str, int | None]
@@ -120,34 +92,31 @@ class ExperimentOutcome:
     """None before anybody was shown anything."""
 
 
-def list_experiments(workspace: Workspace) -> list[SlateExperiment]:
+def list_experiments(workspace: Workspace) -> list[Experiment]:
     """All of them, ordered by name."""
-    stored = []
-    for _, text, revision in workspace.store().experiments():
-        document = json.loads(text)
-        treatments = {variant["name"]: Treatment(**variant["treatment"]) for variant in document["variants"]}
-        experiment = STORED_EXPERIMENT.validate_python(document)
-        stored.append(SlateExperiment(experiment=experiment, treatments=treatments, revision=revision))
-    return stored
+    return [
+        STORED_EXPERIMENT.validate_python(json.loads(text) | {"revision": revision})
+        for _, text, revision in workspace.store().experiments()
+    ]
 
 
-def find_experiment(workspace: Workspace, name: str) -> SlateExperiment:
+def find_experiment(workspace: Workspace, name: str) -> Experiment:
     """Raises `UnknownIdError` for an unknown one."""
-    for stored in list_experiments(workspace):
-        if stored.experiment.name == name:
-            return stored
+    for experiment in list_experiments(workspace):
+        if experiment.name == name:
+            return experiment
     raise UnknownIdError(f"no experiment {name!r}; see recllm experiments report")
 
 
-def running_experiment(experiments: Sequence[SlateExperiment], at: datetime) -> SlateExperiment | None:
+def running_experiment(experiments: Sequence[Experiment], at: datetime) -> Experiment | None:
     """The one that runs at a time; None when none does."""
-    return next((stored for stored in experiments if stored.experiment.is_running(at)), None)
+    return next((experiment for experiment in experiments if experiment.is_running(at)), None)
 
 
 def treatment_models(workspace: Workspace) -> set[str]:
     """Versions that the running experiment shows besides the serving one."""
     running = running_experiment(list_experiments(workspace), utc(present(workspace)))
-    return set() if running is None else {t.model for t in running.treatments.values() if t.model is not None}
+    return {v.treatment.model for v in running.variants if v.treatment.model is not None} if running else set()
 
 
 def start_experiment(
@@ -157,7 +126,7 @@ def start_experiment(
     *,
     metric: Metric = Metric.CLICKS,
     guard: Metric | None = Metric.DISMISSALS,
-) -> SlateExperiment:
+) -> Experiment:
     """From the present on. variants: name -> weight and treatment, the control first.
 
     Raises `UsageError` for wrong variants, a name that was used before or a model that is not there, `ConflictError`
@@ -166,48 +135,46 @@ def start_experiment(
     start = utc(present(workspace))
     experiment = Experiment(
         name=name,
-        variants=tuple(Variant(variant, weight) for variant, (weight, _) in variants.items()),
+        variants=tuple(Variant(variant, *fields) for variant, fields in variants.items()),
         metric=metric.value,
         guard=None if guard is None else guard.value,
         started_at=start,
     )
-    treatments = {variant: treatment for variant, (_, treatment) in variants.items()}
-    if len({json.dumps(treatment.explicit(), sort_keys=True) for treatment in treatments.values()}) < 2:
+    if len({json.dumps(variant.treatment.explicit(), sort_keys=True) for variant in experiment.variants}) < 2:
         raise UsageError(f"experiment {name!r}: its variants do the same; give one a model, or another setting")
     published = {manifest.version for manifest in versions(workspace.models_dir)}
-    for variant, treatment in treatments.items():
-        if treatment.model is not None and treatment.model not in published:
-            raise UsageError(f"variant {variant!r}: no model {treatment.model!r}; see recllm models list")
+    for variant in experiment.variants:
+        if variant.treatment.model is not None and variant.treatment.model not in published:
+            raise UsageError(f"variant {variant.name!r}: no model {variant.treatment.model!r}; see recllm models list")
     earlier = list_experiments(workspace)
-    if any(stored.experiment.name == name for stored in earlier):
+    if name in {before.name for before in earlier}:
         raise UsageError(f"there was an experiment {name!r} before; a name draws the variants, so give a new one")
     if (running := running_experiment(earlier, start)) is not None:
-        raise ConflictError(f"the experiment {running.experiment.name!r} runs; stop it first")
-    stored = SlateExperiment(experiment=experiment, treatments=treatments, revision=0)
-    return _save(workspace, stored)
+        raise ConflictError(f"the experiment {running.name!r} runs; stop it first")
+    return _save(workspace, experiment)
 
 
-def stop_experiment(workspace: Workspace, name: str, *, revision: int | None = None) -> SlateExperiment:
+def stop_experiment(workspace: Workspace, name: str, *, revision: int | None = None) -> Experiment:
     """From the present on everybody gets the serving model; the showings stay.
 
     revision: what the caller saw. Raises `UnknownIdError` for an unknown experiment, `NothingToDo` for one that ended,
     `ConflictError` when it was changed since.
     """
-    stored = find_experiment(workspace, name)
-    if stored.experiment.ended_at is not None:
-        raise NothingToDo(f"the experiment {name!r} ended on {stored.experiment.ended_at:%Y-%m-%d}")
-    if revision is not None and revision != stored.revision:
+    experiment = find_experiment(workspace, name)
+    if experiment.ended_at is not None:
+        raise NothingToDo(f"the experiment {name!r} ended on {experiment.ended_at:%Y-%m-%d}")
+    if revision is not None and revision != experiment.revision:
         raise ConflictError(f"the experiment {name!r} was changed since; read it again")
-    ended_at = max(utc(present(workspace)), stored.experiment.started_at or utc(0))
-    return _save(workspace, replace(stored, experiment=replace(stored.experiment, ended_at=ended_at)))
+    ended_at = max(utc(present(workspace)), experiment.started_at or utc(0))
+    return _save(workspace, replace(experiment, ended_at=ended_at))
 
 
-def _save(workspace: Workspace, stored: SlateExperiment) -> SlateExperiment:
-    document = stored.document()
+def _save(workspace: Workspace, experiment: Experiment) -> Experiment:
+    document = experiment.document()
     del document["revision"]
-    if not workspace.store().save_experiment(stored.experiment.name, json.dumps(document), stored.revision):
-        raise ConflictError(f"the experiment {stored.experiment.name!r} was changed at the same time; read it again")
-    return replace(stored, revision=stored.revision + 1)
+    if not workspace.store().save_experiment(experiment.name, json.dumps(document), experiment.revision):
+        raise ConflictError(f"the experiment {experiment.name!r} was changed at the same time; read it again")
+    return replace(experiment, revision=experiment.revision + 1)
 
 
 # --- slates ----------------------------------------------------------------------------------------------------------
@@ -216,7 +183,7 @@ def _save(workspace: Workspace, stored: SlateExperiment) -> SlateExperiment:
 def recommend_in_experiments(
     workspace: Workspace,
     request: RecommendRequest,
-    experiments: Sequence[SlateExperiment],
+    experiments: Sequence[Experiment],
     recommender_of: Callable[[str | None], Recommender | None],
     *,
     by_pseudonym: bool = False,
@@ -232,26 +199,20 @@ def recommend_in_experiments(
     serving = recommender_of(None)
     assert serving is not None  # noqa: S101 - without a serving recommender there is nothing to ask
     running = running_experiment(experiments, utc(serving.dataset.as_of))
-    groups: dict[tuple[str | None, str | None], list[int]] = {}  # by experiment and variant
+    held_out = Variant(HELD_OUT, 1.0, Treatment(personal=False))
+    groups: dict[Variant | None, list[int]] = {}
     names = request.users if by_pseudonym else workspace.pseudonymiser().many(request.users)
     for position, name in enumerate(names):
-        group: tuple[str | None, str | None] = (None, None)
+        variant = variant_of(running, name) if running else None
         if settings.holdout_share and in_global_holdout(name, settings.holdout_share, settings.holdout_salt):
-            group = (GLOBAL_HOLDOUT, HELD_OUT)
-        elif running is not None:
-            group = (running.experiment.name, variant_of(running.experiment, name))
-        groups.setdefault(group, []).append(position)
+            variant = held_out
+        groups.setdefault(variant, []).append(position)
     slates: dict[int, Slate] = {}
-    for (experiment, variant), positions in groups.items():
-        treatment, recommender = Treatment(), serving
-        if experiment == GLOBAL_HOLDOUT:
-            treatment = Treatment(personal=False)
-        elif running is not None and variant is not None:
-            of_version = recommender_of(running.treatments[variant].model)
-            if of_version is None:
-                experiment = variant = None
-            else:
-                treatment, recommender = running.treatments[variant], of_version
+    for variant, positions in groups.items():
+        treatment = variant.treatment if variant else Treatment()
+        recommender = recommender_of(treatment.model) if treatment.model else serving
+        if recommender is None:
+            variant, treatment, recommender = None, Treatment(), serving
         explore_share = settings.explore_share if treatment.explore_share is None else treatment.explore_share
         weight = request.popularity_weight if treatment.popularity_weight is None else treatment.popularity_weight
         changes = {
@@ -262,9 +223,10 @@ def recommend_in_experiments(
             "explore_pool": settings.explore_pool,
         }
         of_group = request.model_copy(update=changes)
+        experiment = GLOBAL_HOLDOUT if variant is held_out else running.name if running and variant else None
         for position, slate in zip(positions, recommender.recommend(of_group, rng=rng), strict=True):
             if slate.status in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY, SlateStatus.HOLDOUT):
-                slate = replace(slate, experiment=experiment, variant=variant)
+                slate = replace(slate, experiment=experiment, variant=variant.name if variant else None)
             slates[position] = slate
     return [slates[position] for position in range(len(request.users))]
 
@@ -286,9 +248,9 @@ def experiment_course(workspace: Workspace, name: str, *, most_looks: int = 60) 
 
     Raises `UnknownIdError` for an unknown experiment.
     """
-    stored = find_experiment(workspace, name)
-    until = stored.experiment.ended_at or utc(present(workspace))
-    started = stored.experiment.started_at or until
+    experiment = find_experiment(workspace, name)
+    until = experiment.ended_at or utc(present(workspace))
+    started = experiment.started_at or until
     since = started - timedelta(days=COVARIATE_DAYS) - JUST_BEFORE
     events = workspace.gate().events(Purpose.ANALYTICS, since=since)
     persons = events.filter(pl.col("experiment") == name).select("user_id").unique()
@@ -299,7 +261,7 @@ def experiment_course(workspace: Workspace, name: str, *, most_looks: int = 60) 
     # a day apart, so that no date stands twice
     ends = [end for end in ends if until - end >= timedelta(days=1)] + [until]
     evidence = _Evidence.of(events, name)
-    return tuple(_outcome(stored, evidence, end) for end in ends)
+    return tuple(_outcome(experiment, evidence, end) for end in ends)
 
 
 def reported_experiment(outcome: ExperimentOutcome, figures: FigureGate) -> ExperimentOutcome:
@@ -368,50 +330,31 @@ class _Evidence:
         )
 
 
-def _outcome(stored: SlateExperiment, evidence: _Evidence, until: datetime) -> ExperimentOutcome:
+def _outcome(experiment: Experiment, evidence: _Evidence, until: datetime) -> ExperimentOutcome:
     """As it was known at `until`."""
-    experiment, report = stored.experiment, None
-    people, moments = _moments(evidence, experiment, until)
-    if any(people.values()):
-        guard = None if experiment.guard is None else moments(Metric(experiment.guard))
-        report = analyse(experiment, moments(Metric(experiment.metric)), guard)
-    days = (until - (experiment.started_at or until)) / timedelta(days=1)
-    return ExperimentOutcome(experiment=stored.document(), until=until, people=people, days=days, report=report)
-
-
-def _moments(
-    evidence: _Evidence, experiment: Experiment, until: datetime
-) -> tuple[dict[str, int], Callable[[Metric], dict[str, Moments]]]:
-    """People by variant, and the moments by variant of any metric, as they were known at `until`."""
     is_past = pl.col("timestamp") <= until
-    names = [variant.name for variant in experiment.variants]
-    persons = (
-        evidence.showings.filter(is_past)
-        .group_by("user_id", maintain_order=True)
-        .agg(
-            pl.col("variant").first(),  # at random, so it is the same on all of them
-            pl.len().alias("showings"),
-            *((pl.col(f"{name}_at") <= until).sum().alias(name) for name in ANSWER_COLUMNS.values()),
-        )
-        .filter(pl.col("variant").is_in(names))
+    by_person = evidence.showings.filter(is_past).group_by("user_id", maintain_order=True)
+    persons = by_person.agg(
+        pl.col("variant").first(),  # at random, so it is the same on all of them
+        pl.len().alias("showings"),
+        *((pl.col(f"{name}_at") <= until).sum().alias(name) for name in ANSWER_COLUMNS.values()),
     )
     after = evidence.purchases_after.filter(is_past).group_by("user_id")
     persons = persons.join(after.agg(purchases=pl.len(), revenue=pl.sum("paid")), on="user_id", how="left")
     persons = persons.join(evidence.purchases_before, on="user_id", how="left")
     persons = persons.with_columns(pl.col("^(purchases|revenue).*$").fill_null(0))
-    by_variant = {name: persons.filter(pl.col("variant") == name) for name in names}
+    by_variant = {v.name: persons.filter(pl.col("variant") == v.name) for v in experiment.variants}
 
-    def moments(metric: Metric) -> dict[str, Moments]:
-        column = ANSWER_COLUMNS.get(metric)
+    def values(metric: str) -> dict[str, Values]:
+        answer = ANSWER_COLUMNS.get(Metric(metric))
+        columns = (answer, "showings") if answer else (metric, pl.lit(1.0), f"{metric}_before")
         return {
-            name: Moments.of(_floats(rows, column), _floats(rows, "showings"))
-            if column
-            else Moments.of(_floats(rows, metric.value), 1.0, _floats(rows, f"{metric.value}_before"))
+            name: people_values(*rows.select(pl.col(c) if isinstance(c, str) else c for c in columns).to_numpy().T)
             for name, rows in by_variant.items()
         }
 
-    return {name: rows.height for name, rows in by_variant.items()}, moments
-
-
-def _floats(rows: pl.DataFrame, column: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return rows[column].cast(pl.Float64).to_numpy()
+    report, people = None, {name: rows.height for name, rows in by_variant.items()}
+    if any(people.values()):
+        report = analyse(experiment, values(experiment.metric), (experiment.guard and values(experiment.guard)) or None)
+    days = (until - (experiment.started_at or until)) / timedelta(days=1)
+    return ExperimentOutcome(experiment=experiment.document(), until=until, people=people, days=days, report=report)

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
+import numpy as np
+import polars as pl
 from babel.core import get_global
 from dateutil.easter import easter
 from dateutil.relativedelta import MO, SU, TH, relativedelta
+from numpy.typing import NDArray
 
+from recllm.base.schema import Action
 from recllm.base.settings import Settings
 from recllm.base.words.sentences import language
+from recllm.shop.data.dataset import DAY, Dataset, utc
 
 DAYS_AHEAD = 45
 """Days that are listed before they come."""
@@ -58,9 +63,6 @@ class DayProfile:
     """Days before it that its messages go out."""
     about: str = ""
     """Goods that people buy for it, in the language of the shops that have it; "" where it is about offers."""
-
-    is_season: bool = False
-    """Whether what is bought for it goes on to be bought after its date."""
 
     @property
     def is_sale(self) -> bool:
@@ -133,125 +135,73 @@ def _lunar(month: int, day: int) -> Callable[[int, str], date]:
     return date_in
 
 
-def _black_friday(year: int, _: str) -> date:
+def black_friday(year: int, _: str) -> date:
     return shifted(date(year, 11, 1), relativedelta(weekday=TH(4))) + timedelta(days=1)
 
 
-def _back_to_school(year: int, country: str) -> date:
+def back_to_school(year: int, country: str) -> date:
     if country == "US":  # the week before Labor Day
         return shifted(date(year, 9, 1), relativedelta(weekday=MO(1))) - timedelta(days=7)
     return date(year, 2, 1) if country in _SOUTHERN else date(year, 9, 1)
 
 
-def _summer(year: int, country: str) -> date:
+def summer(year: int, country: str) -> date:
     return date(year, 12, 21) if country in _SOUTHERN else date(year, 6, 21)
 
 
-def _names(english: str, chinese: str) -> Mapping[str, str]:
-    return {"en": english, "zh": chinese}
+def _day(
+    english: str,
+    chinese: str,
+    date_in: Callable[[int, str], date],
+    write_before: int,
+    about: str = "",
+) -> DayProfile:
+    names = {"en": english, "zh": chinese}
+    return DayProfile(names=names, date_in=date_in, write_before=write_before, about=about)
 
 
 WESTERN_DAYS: Mapping[CalendarDay, DayProfile] = {
-    CalendarDay.CHRISTMAS: DayProfile(
-        names=_names("Christmas", "圣诞"),
-        date_in=_fixed(12, 25),
-        write_before=18,
-        about="Christmas gifts, decorations, wrapping paper, cookies",
+    CalendarDay.CHRISTMAS: _day(
+        "Christmas", "圣诞", _fixed(12, 25), 18, "Christmas gifts, decorations, wrapping paper, cookies"
     ),
-    CalendarDay.BLACK_FRIDAY: DayProfile(
-        names=_names("Black Friday", "黑色星期五"), date_in=_black_friday, write_before=2
+    CalendarDay.BLACK_FRIDAY: _day("Black Friday", "黑色星期五", black_friday, 2),
+    CalendarDay.VALENTINES: _day(
+        "Valentine's Day", "情人节", _fixed(2, 14), 10, "Valentine's Day chocolate, candy, flowers and cards"
     ),
-    CalendarDay.VALENTINES: DayProfile(
-        names=_names("Valentine's Day", "情人节"),
-        date_in=_fixed(2, 14),
-        write_before=10,
-        about="Valentine's Day chocolate, candy, flowers and cards",
+    CalendarDay.MOTHERS_DAY: _day(
+        "Mother's Day", "母亲节", mothers_day, 10, "Mother's Day gifts, flowers, cards, jewellery, skin care"
     ),
-    CalendarDay.MOTHERS_DAY: DayProfile(
-        names=_names("Mother's Day", "母亲节"),
-        date_in=mothers_day,
-        write_before=10,
-        about="Mother's Day gifts, flowers, cards, jewellery, skin care",
+    CalendarDay.EASTER: _day("Easter", "复活节", easter_sunday, 10, "Easter eggs, chocolate bunnies, candy"),
+    CalendarDay.BACK_TO_SCHOOL: _day(
+        "back to school",
+        "开学",
+        back_to_school,
+        14,
+        "back to school pens, notebooks, school bags, lunch boxes",
     ),
-    CalendarDay.EASTER: DayProfile(
-        names=_names("Easter", "复活节"),
-        date_in=easter_sunday,
-        write_before=10,
-        about="Easter eggs, chocolate bunnies, candy",
-    ),
-    CalendarDay.BACK_TO_SCHOOL: DayProfile(
-        names=_names("back to school", "开学"),
-        date_in=_back_to_school,
-        write_before=14,
-        about="back to school pens, notebooks, school bags, lunch boxes",
-        is_season=True,
-    ),
-    CalendarDay.SUMMER: DayProfile(
-        names=_names("summer", "夏天"),
-        date_in=_summer,
-        write_before=10,
-        about="summer barbecue, picnic, ice cream, iced tea, sun cream",
-        is_season=True,
-    ),
+    CalendarDay.SUMMER: _day("summer", "夏天", summer, 10, "summer barbecue, picnic, ice cream, iced tea, sun cream"),
 }
 CHINESE_DAYS: Mapping[CalendarDay, DayProfile] = {
-    CalendarDay.NEW_YEAR_GOODS: DayProfile(
-        names=_names("New Year shopping festival", "年货节"), date_in=_lunar(12, 8), write_before=2
+    CalendarDay.NEW_YEAR_GOODS: _day("New Year shopping festival", "年货节", _lunar(12, 8), 2),
+    CalendarDay.SPRING_FESTIVAL: _day(
+        "Chinese New Year", "春节", _lunar(1, 1), 14, "春节年货 礼盒 坚果 糖果 茶叶 春联"
     ),
-    CalendarDay.SPRING_FESTIVAL: DayProfile(
-        names=_names("Chinese New Year", "春节"),
-        date_in=_lunar(1, 1),
-        write_before=14,
-        about="春节年货 礼盒 坚果 糖果 茶叶 春联",
-    ),
-    CalendarDay.LANTERN: DayProfile(
-        names=_names("Lantern Festival", "元宵节"), date_in=_lunar(1, 15), write_before=5, about="元宵 汤圆 灯笼"
-    ),
-    CalendarDay.WOMENS_DAY: DayProfile(
-        names=_names("Women's Day", "妇女节"),
-        date_in=_fixed(3, 8),
-        write_before=6,
-        about="女士礼物 护肤 美妆 鲜花 丝巾",
-    ),
-    CalendarDay.MOTHERS_DAY: DayProfile(
-        names=_names("Mother's Day", "母亲节"),
-        date_in=mothers_day,
-        write_before=8,
-        about="母亲节礼物 鲜花 护肤 丝巾 茶具",
-    ),
-    CalendarDay.DRAGON_BOAT: DayProfile(
-        names=_names("Dragon Boat Festival", "端午"),
-        date_in=_lunar(5, 5),
-        write_before=8,
-        about="端午 粽子 咸鸭蛋 艾草 香囊",
-    ),
-    CalendarDay.MID_YEAR: DayProfile(names=_names("618", "618"), date_in=_fixed(6, 18), write_before=3),
-    CalendarDay.QIXI: DayProfile(
-        names=_names("Qixi", "七夕"), date_in=_lunar(7, 7), write_before=7, about="七夕礼物 巧克力 鲜花 首饰 香水"
-    ),
-    CalendarDay.BACK_TO_SCHOOL: DayProfile(
-        names=_names("back to school", "开学"),
-        date_in=_fixed(9, 1),
-        write_before=12,
-        about="开学 文具 书包 笔记本 台灯",
-        is_season=True,
-    ),
-    CalendarDay.MID_AUTUMN: DayProfile(
-        names=_names("Mid-Autumn Festival", "中秋"),
-        date_in=_lunar(8, 15),
-        write_before=12,
-        about="中秋 月饼 茶叶 礼盒",
-    ),
-    CalendarDay.NATIONAL_DAY: DayProfile(
-        names=_names("National Day", "国庆"),
-        date_in=_fixed(10, 1),
-        write_before=7,
-        about="国庆假期 旅行 户外 行李箱 露营",
-    ),
-    CalendarDay.DOUBLE_11: DayProfile(names=_names("Singles' Day", "双11"), date_in=_fixed(11, 11), write_before=3),
-    CalendarDay.DOUBLE_12: DayProfile(names=_names("Double 12", "双12"), date_in=_fixed(12, 12), write_before=2),
+    CalendarDay.LANTERN: _day("Lantern Festival", "元宵节", _lunar(1, 15), 5, "元宵 汤圆 灯笼"),
+    CalendarDay.WOMENS_DAY: _day("Women's Day", "妇女节", _fixed(3, 8), 6, "女士礼物 护肤 美妆 鲜花 丝巾"),
+    CalendarDay.MOTHERS_DAY: _day("Mother's Day", "母亲节", mothers_day, 8, "母亲节礼物 鲜花 护肤 丝巾 茶具"),
+    CalendarDay.DRAGON_BOAT: _day("Dragon Boat Festival", "端午", _lunar(5, 5), 8, "端午 粽子 咸鸭蛋 艾草 香囊"),
+    CalendarDay.MID_YEAR: _day("618", "618", _fixed(6, 18), 3),
+    CalendarDay.QIXI: _day("Qixi", "七夕", _lunar(7, 7), 7, "七夕礼物 巧克力 鲜花 首饰 香水"),
+    CalendarDay.BACK_TO_SCHOOL: _day("back to school", "开学", _fixed(9, 1), 12, "开学 文具 书包 笔记本 台灯"),
+    CalendarDay.MID_AUTUMN: _day("Mid-Autumn Festival", "中秋", _lunar(8, 15), 12, "中秋 月饼 茶叶 礼盒"),
+    CalendarDay.NATIONAL_DAY: _day("National Day", "国庆", _fixed(10, 1), 7, "国庆假期 旅行 户外 行李箱 露营"),
+    CalendarDay.DOUBLE_11: _day("Singles' Day", "双11", _fixed(11, 11), 3),
+    CalendarDay.DOUBLE_12: _day("Double 12", "双12", _fixed(12, 12), 2),
 }
 """年货节 begins on the eighth of the last month, three weeks before the Spring Festival."""
+
+SEASONS = (CalendarDay.BACK_TO_SCHOOL, CalendarDay.SUMMER)
+"""What is bought for them goes on to be bought after their date."""
 
 
 # --- the days of a shop ----------------------------------------------------------------------------------------------
@@ -293,3 +243,57 @@ def upcoming_days(settings: Settings, today: date, within: int = DAYS_AHEAD) -> 
         for day, on in sorted(dates.items(), key=lambda pair: pair[1])
         if 0 < (on - today).days <= within
     ]
+
+
+# --- the goods of a day -----------------------------------------------------------------------------------------------
+
+
+SEASON_DAYS = 14
+"""Days before a day in which its goods are bought, the day among them."""
+LEAST_YEAR_DAYS = 330
+"""A shorter log does not show how an item sells in the rest of the year."""
+LEAST_BOUGHT, LEAST_LIFT, LEAST_FALL = 8, 2.5, 1.5
+"""Of an item of the day: purchases before it, their share against that of all items in the item's category as well,
+and purchases before against those after it. Without the last two, a promotion of those weeks would make one."""
+_PRIOR = 20.0
+"""Purchases that the category's share counts for."""
+
+
+def season_lifts(dataset: Dataset, coming: ComingDay, settings: Settings) -> NDArray[np.float64] | None:
+    """How much larger the share of each item's purchases, (n_items,), that lies before the day is than that of all
+    items, smoothed towards its category's; 0 for items that are none of the day's. None where the log holds no such
+    weeks of an earlier year, or no whole year.
+
+    Days are those of UTC: a few hours do not matter.
+    """
+    bought, profile = dataset.events.of(Action.PURCHASE), profile_of(coming.day, settings)
+    if not len(bought) or np.ptp(bought.at) < LEAST_YEAR_DAYS * DAY:
+        return None
+    first, weeks = int(bought.at.min()), SEASON_DAYS * DAY
+    is_before, is_after = np.zeros(len(bought), bool), np.zeros(len(bought), bool)
+    for year in range(utc(first).year, coming.on.year):
+        last = profile.date_in(year, country_of(settings))
+        end = int(datetime(last.year, last.month, last.day, tzinfo=UTC).timestamp()) + int(DAY)
+        if first <= end - weeks and end <= dataset.as_of:
+            is_before |= (bought.at >= end - weeks) & (bought.at < end)
+            is_after |= (bought.at >= end) & (bought.at < end + weeks)
+    if not is_before.any():
+        return None
+    n_all, n_before, n_after = (
+        np.bincount(bought.item[mask], minlength=dataset.n_items) for mask in (slice(None), is_before, is_after)
+    )
+    share, group = float(is_before.mean()), _deepest_categories(dataset)
+    of_group = (np.bincount(group, n_before) + _PRIOR * share) / (np.bincount(group, n_all) + _PRIOR)
+    lift = (n_before + _PRIOR * of_group[group]) / (n_all + _PRIOR) / share
+    has_category = dataset.items["category"].list.len().fill_null(0).to_numpy() > 0
+    of_category = np.where(has_category, of_group[group] / share, np.inf)
+    is_of_day = (n_before >= LEAST_BOUGHT) & (np.minimum(lift, of_category) >= LEAST_LIFT)
+    if coming.day not in SEASONS:
+        is_of_day &= n_before >= LEAST_FALL * n_after
+    return np.where(is_of_day, lift, 0.0)
+
+
+def _deepest_categories(dataset: Dataset) -> NDArray[np.int64]:
+    """A number for the whole category path of each item."""
+    path = dataset.items["category"].list.join(" > ").fill_null("")
+    return path.rank("dense").cast(pl.Int64).to_numpy() - 1

@@ -17,8 +17,7 @@ from recllm.market.audiences.exclusions import first_only, minors
 from recllm.market.audiences.selection import globally_held_out
 from recllm.market.occasions.detect import RULES, Cases, ItemStates, Shop, past_chances, replenish
 from recllm.market.occasions.hours import best_hours, hour_shares
-from recllm.market.occasions.replenishment import ReplenishmentModel, learn_replenishment
-from recllm.market.occasions.repurchase import Ints
+from recllm.market.occasions.replenishment import Ints, ReplenishmentModel, learn_replenishment
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, utc
 from recllm.shop.data.order import refuse_steps
 from recllm.shop.workspace.workspace import Workspace, present
@@ -28,9 +27,6 @@ from recllm.text.templates import Prompts
 MODEL_FILE = "replenishment.json"
 """In the workspace's folder."""
 MAX_AGE_DAYS = 28.0  # a model that is older than this by the log is learned again
-
-EARLIER_MODEL_FILE = "replenishment.safetensors"
-"""Of an earlier version: no longer read, and removed once the model was learned again."""
 
 MAX_DAYS_AHEAD = 7
 """Further ahead nothing can be found in the log."""
@@ -204,7 +200,6 @@ def replenishment_model(workspace: Workspace, as_of: int, progress: Progress | N
     dataset = workspace.gate().dataset(Purpose.MODEL_TRAINING)
     model = learn_replenishment(dataset.before(as_of), progress=progress)
     model.save(file)
-    (workspace.root / EARLIER_MODEL_FILE).unlink(missing_ok=True)
     return model
 
 

@@ -18,8 +18,15 @@ from numpy.typing import NDArray
 from recllm.base.policy import Policy
 from recllm.base.schema import ACTION_CODE, Action, Occasion
 from recllm.learn.features.together import bought_together
-from recllm.market.occasions.replenishment import ReplenishmentModel
-from recllm.market.occasions.repurchase import HORIZON_DAYS, Column, Ints, name_codes, purchase_days, repurchase_pairs
+from recllm.market.occasions.replenishment import (
+    HORIZON_DAYS,
+    Column,
+    Ints,
+    ReplenishmentModel,
+    name_codes,
+    purchase_days,
+    repurchase_pairs,
+)
 from recllm.market.propensity.features import category_codes
 from recllm.shop.data.catalogue import sensitive_items
 from recllm.shop.data.dataset import DAY, Dataset, Events

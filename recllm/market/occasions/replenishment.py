@@ -1,7 +1,18 @@
-"""Who buys which item again within the next week: boosted trees on the features of `occasions.repurchase`.
+"""Who buys which item again within the next week: boosted trees on what is known of a person and an item that they
+bought on several days: when, how often, on how many of their trips.
 
-For each of the latest weeks of the log the pairs of a person and an item as of its start are examples, and the label is
-whether the person bought the item in that week.
+A purchase day is (person, item, day): lines of one day count once. Days are counted back from the time asked about, so
+a day is any 24 hours before it. Features are of
+
+pair     the days on which this person bought this item, the gaps between them, and the person's shopping days since
+hazard   of everybody's gaps, and spells that still last, longer than this one: the share that ended within the next
+         `HORIZON_DAYS` days, for the item, its name, type and category (Kaplan and Meier 1958), and for the person
+person   how often the person shops, and how much of what they buy repeatedly they bought lately
+item     how much everybody buys it lately, and at which price against the usual one
+kinds    the person's purchases among items of the same name, type and category: what was bought instead
+
+For each of the latest weeks of the log the pairs as of its start are examples, and the label is whether the person
+bought the item in that week.
 """
 
 from __future__ import annotations
@@ -13,15 +24,309 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, ModelError
-from recllm.base.stats.probabilities import auc, calibration_error, sigmoid
+from recllm.base.schema import Action
+from recllm.base.stats.probabilities import sigmoid
 from recllm.learn.models.trees import BoostedTrees, BoostingSettings, grow_trees
-from recllm.market.occasions.repurchase import HORIZON_DAYS, bought_again, repurchase_pairs
-from recllm.market.propensity.features import FeatureTable
+from recllm.market.propensity.features import FeatureTable, category_codes
 from recllm.shop.data.dataset import DAY, Dataset, utc
+
+HORIZON_DAYS = 7
+"""Days ahead that a repurchase is asked about."""
+
+MIN_DAYS = 2
+"""Purchase days of a pair from which on a gap is known."""
+
+WINDOWS = (7, 14, 28, 56, 91, 182)
+"""Days within which purchases are counted."""
+
+PRIOR_DAYS = 60
+"""Days of one person with an item that everybody's knowledge of it counts as."""
+
+_WIDTH = 1 << 20
+"""More than there are days in any log: two numbers in one, the second of them a day or a gap."""
+
+PAIR = ("user", "item")
+
+Ints = NDArray[np.int64]
+Column = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class RepurchasePairs:
+    """Pairs of a person and an item bought on at least two days, ascending by person, then item."""
+
+    user: Ints
+    """(n,), rows of the dataset's users."""
+    item: Ints
+    """(n,), rows of its items."""
+    features: FeatureTable
+    """(n, n_features)."""
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def select(self, which: NDArray[np.generic]) -> RepurchasePairs:
+        """These pairs only: a mask or row numbers."""
+        return RepurchasePairs(self.user[which], self.item[which], self.features.rows(which))
+
+    def column(self, name: str) -> NDArray[np.float32]:
+        return self.features.column(name)
+
+
+def bought_again(dataset: Dataset, pairs: RepurchasePairs, start: int, days: float = HORIZON_DAYS) -> Column:
+    """1 for each pair whose item the person buys with start <= time < start + days, else 0; (n,)."""
+    bought = dataset.between(start, start + int(days * DAY))
+    keys = np.unique(bought.user.astype(np.int64) * dataset.n_items + bought.item)
+    return np.isin(pairs.user * dataset.n_items + pairs.item, keys).astype(np.float64)
+
+
+def repurchase_pairs(dataset: Dataset, as_of: int) -> RepurchasePairs:
+    """The pairs and their features, of purchases before `as_of` (epoch seconds) alone. A day ends at this time."""
+    days = purchase_days(dataset, as_of)
+    age = pl.col("age")
+    once = days.group_by(PAIR).agg(days=pl.len(), since=age.min(), tenure=age.max())
+    repeated = once.filter(pl.col("days") >= MIN_DAYS)
+    pairs = days.join(repeated, on=PAIR, how="semi", maintain_order="left")
+    pairs = pairs.group_by(PAIR, maintain_order=True).agg(**figures_of_pair())
+    pairs = pairs.with_columns(
+        since_over_mean=pl.col("since") / at_least("gap_mean", 1),
+        since_over_median=pl.col("since") / at_least("gap_median", 1),
+        per_28=pl.col("days") * 28 / at_least("tenure", 28),
+        last_units_over_mean=pl.col("last_units") * pl.col("days") / pl.col("units"),
+        # days that the last purchase lasts, at the units that the person used a day until then
+        since_over_lasting=pl.col("since")
+        / pl.max_horizontal(
+            pl.col("last_units") * pl.col("tenure") / (pl.col("units") - pl.col("last_units")).clip(1e-9), 0.5
+        ),
+        trips_since_over_mean=pl.col("trips_since") / at_least("trip_gap_mean", 1),
+    )
+    pairs = pairs.join(figures_of_person(days, repeated), on="user", maintain_order="left")
+    pairs = pairs.join(figures_of_item(days, once), on="item", maintain_order="left")
+    pairs = pairs.with_columns(
+        trip_share_91=pl.col("days_91") / at_least("trips_91", 1),
+        trip_share_28=pl.col("days_28") / at_least("trips_28", 1),
+        last_price=pl.col("last_price") / pl.col("usual_price"),
+    )
+    codes = (name_codes(dataset.items), category_codes(dataset.items, -1), category_codes(dataset.items, 1))
+    kinds = dict(zip(("name", "type", "category"), codes, strict=True))
+    pairs = pairs.with_columns(hazards_of(days, once, pairs, {"item": np.arange(dataset.n_items), **kinds}))
+    pairs = pairs.with_columns(
+        column for name, code in kinds.items() for column in figures_among(days, pairs, code, name)
+    )
+    pairs = pairs.with_columns(
+        # the pair's own gaps, as if three of them had been seen at the item's rate
+        own_hazard=(pl.col("ended") + 3 * pl.col("item_hazard")) / (pl.col("longer") + 1 + 3),
+        # a Poisson rate with a gamma prior around the item's
+        poisson_gamma=1
+        - (
+            -(HORIZON_DAYS * (pl.col("days") - 1) + pl.col("item_hazard") * PRIOR_DAYS)
+            / (pl.col("tenure") + PRIOR_DAYS)
+        ).exp(),
+    )
+    user, item = (pairs[name].to_numpy() for name in PAIR)
+    features = pairs.drop(*PAIR, "units", "ended", "longer")
+    columns = {name: features[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in features.columns}
+    return RepurchasePairs(user, item, FeatureTable.of({"repurchase": columns}, len(user)))
+
+
+def purchase_days(dataset: Dataset, as_of: int) -> pl.DataFrame:
+    """One row per person, item and day, by person, then item, oldest first.
+
+    user, item; age, whole days before `as_of`, 0 for the last 24 hours; quantity; price, the lowest of a unit on that
+    day, null where unknown; gap to the pair's day before, null for its first; later, the person's shopping days since;
+    cheap, below the item's usual price.
+    """
+    bought = dataset.before(as_of).events.of(Action.PURCHASE)
+    frame = pl.DataFrame(
+        {
+            "user": bought.user.astype(np.int64),
+            "item": bought.item.astype(np.int64),
+            "age": (as_of - 1 - bought.at) // DAY,
+            "quantity": bought.quantity.astype(np.float64),
+            "price": bought.price.astype(np.float64),
+        }
+    ).filter(pl.col("quantity") > 0)
+    lowest = pl.col("price").filter(pl.col("price") > 0).fill_nan(None).min()
+    days = frame.group_by(*PAIR, "age").agg(pl.col("quantity").sum(), lowest)
+    days = days.sort(*PAIR, "age", descending=[False, False, True])
+    follows = (pl.col("user") == pl.col("user").shift(1)) & (pl.col("item") == pl.col("item").shift(1))
+    return days.with_columns(
+        gap=pl.when(follows).then(pl.col("age").shift(1) - pl.col("age")),
+        later=pl.col("age").rank("dense").over("user").cast(pl.Int64) - 1,
+        cheap=pl.col("price") < 0.9 * pl.col("price").median().over("item"),
+    )
+
+
+def name_codes(items: pl.DataFrame) -> Ints:
+    """A number for the title of each item, -1 without one; (n_items,)."""
+    return items["title"].rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
+
+
+# --- features --------------------------------------------------------------------------------------------------------
+
+
+def at_least(column: str, value: float) -> pl.Expr:
+    return pl.max_horizontal(pl.col(column), pl.lit(value))
+
+
+def within_days(days: int) -> pl.Expr:
+    return (pl.col("age") < days).sum()
+
+
+def figures_of_pair() -> dict[str, pl.Expr]:
+    """The days of one pair, oldest first, and the gaps between them, in days and in shopping days."""
+    age, gap, later, since = pl.col("age"), pl.col("gap"), pl.col("later"), pl.col("age").min()
+    trip_gap = later.shift(1) - later
+    return {
+        "days": pl.len(),
+        "since": since,
+        "tenure": age.max(),
+        "gap_mean": gap.mean(),
+        "gap_median": gap.median(),
+        "gap_std": gap.std(ddof=0),
+        "gap_last": gap.last(),
+        "gaps_outlasted": (gap <= since).mean(),
+        **{f"days_{window}": within_days(window) for window in WINDOWS},
+        **{f"decayed_{half}": (-age / half * np.log(2)).exp().sum() for half in (10, 28, 91, 182)},
+        "units": pl.col("quantity").sum(),
+        "last_units": pl.col("quantity").last(),
+        "ended": ((gap > since) & (gap <= since + HORIZON_DAYS)).sum(),
+        "longer": (gap > since).sum(),
+        "trips_since": later.last(),
+        "trip_share": pl.len() / (later.first() + 1),
+        "trip_gap_mean": trip_gap.mean(),
+        "trip_gap_last": trip_gap.last(),
+        **{f"trips_decayed_{half}": (-later / half * np.log(2)).exp().sum() for half in (2, 5, 12)},
+        **{f"among_last_{n}": (later < n).sum() for n in (1, 2, 3, 5, 8)},
+        "last_price": pl.col("price").last(),
+        "cheap_share": pl.col("cheap").sum() / pl.len(),
+    }
+
+
+def repeated_lately(pairs: pl.DataFrame, by: str) -> pl.DataFrame:
+    """Of pairs with a gap, by user or item: how many there are (repeated), and how many were bought within the last
+    days (repeated_7 and so on)."""
+    counts = {f"repeated_{window}": (pl.col("since") < window).sum() for window in (7, 14, 28)}
+    return pairs.group_by(by).agg(repeated=pl.len(), **counts)
+
+
+def figures_of_person(days: pl.DataFrame, repeated: pl.DataFrame) -> pl.DataFrame:
+    """How often a person shops, and how much of what they buy repeatedly they bought lately."""
+    age, lines, week = pl.col("age"), pl.col("lines"), (pl.col("age") // 7).filter(pl.col("age") < 77).unique()
+    people = days.group_by("user", "age").agg(lines=pl.len()).group_by("user")
+    table = people.agg(
+        **{f"trips_{window}": within_days(window) for window in (7, 14, 28, 91)},
+        days_since_trip=age.min(),
+        trip_gap=(age.max() - age.min()) / pl.max_horizontal(pl.len() - 1, pl.lit(1)),
+        lines_per_trip=lines.mean(),
+        lines_28=lines.filter(age < 28).sum(),
+        weeks=week.len(),
+        weeks_decayed=(week * np.log(0.7)).exp().sum(),
+    )
+    table = table.join(repeated_lately(repeated, "user"), on="user", how="left")
+    shares = {f"repeated_lately_{n}": pl.col(f"repeated_{n}") / at_least("repeated", 1) for n in (7, 14, 28)}
+    table = table.with_columns(repeated_items=pl.col("repeated"), **shares)
+    return table.drop("repeated", "repeated_7", "repeated_14", "repeated_28")
+
+
+def figures_of_item(days: pl.DataFrame, once: pl.DataFrame) -> pl.DataFrame:
+    """How much everybody buys an item lately and repeatedly, and at which price against the usual one."""
+    age, price = pl.col("age"), pl.col("price")
+    prices = {"3": age < 3, "7": age < 7, "14": (age >= 7) & (age < 14), "28": age < 28}
+    table = days.group_by("item").agg(
+        **{f"n_{window}": within_days(window) for window in (2, 3, 7, 28, 91)},
+        usual_price=price.median(),
+        **{f"price_{name}": price.filter(mask).median() / price.median() for name, mask in prices.items()},
+    )
+    repeated = once.filter(pl.col("days") >= MIN_DAYS)
+    n_gaps = int((once["days"] - 1).sum())
+    mean_gap = (once["tenure"] - once["since"]).sum() / n_gaps if n_gaps else None
+    rates = {n: (repeated["since"] < n).sum() / max(repeated.height, 1) for n in (7, 14, 28)}
+    bought = once.group_by("item").agg(
+        buyers=pl.len(), again=pl.col("days").sum() - pl.len(), gap_days=(pl.col("tenure") - pl.col("since")).sum()
+    )
+    table = table.join(bought, on="item").join(repeated_lately(repeated, "item"), on="item", how="left")
+    table = table.with_columns(pl.col("^repeated.*$").fill_null(0))
+    return table.select(
+        "item",
+        "usual_price",
+        *(f"price_{name}" for name in prices),
+        *(pl.col(f"n_{n}").log1p().alias(f"sold_{n}") for n in (7, 28)),
+        *(((pl.col(f"n_{n}") + 1) / (pl.col("n_28") * n / 28 + 1)).alias(f"trend_{n}") for n in (2, 3, 7)),
+        trend_28=(pl.col("n_28") + 1) / (pl.col("n_91") * 28 / 91 + 1),
+        repeat_share=(pl.col("again") + 1) / (pl.col("again") + pl.col("buyers") + 3),
+        item_gap=(pl.col("gap_days") + 30 * pl.lit(mean_gap, pl.Float64)) / (pl.col("again") + 30),
+        repeaters=pl.col("repeated").log1p(),
+        **{
+            f"repeaters_lately_{n}": (pl.col(f"repeated_{n}") + 10 * rate) / (pl.col("repeated") + 10)
+            for n, rate in rates.items()
+        },
+    )
+
+
+def hazards_of(
+    days: pl.DataFrame, once: pl.DataFrame, pairs: pl.DataFrame, codes: Mapping[str, Ints]
+) -> list[pl.Series]:
+    """Of all gaps and open spells longer than each pair's, the share that ends within the horizon: of everything, and
+    of the items of the same code, as if ten of them had been seen at the rate of everything. codes: by name for each
+    item, (n_items,), -1 for none. once: also the pairs without a gap."""
+    gaps = days.select("item", "gap").drop_nulls("gap")
+    gap, gap_item = gaps["gap"].to_numpy(), gaps["item"].to_numpy()
+    since, item = pairs["since"].to_numpy(), pairs["item"].to_numpy()
+    spell, spell_item = once["since"].to_numpy(), once["item"].to_numpy()
+    n_gaps, spells = np.sort(gap), np.sort(spell)
+    passed, ended = np.searchsorted(n_gaps, since, "right"), np.searchsorted(n_gaps, since + HORIZON_DAYS, "right")
+    lasting = len(spells) - np.searchsorted(spells, since, "right")
+    everything = (ended - passed) / np.maximum(len(gap) - passed + lasting, 1)
+    columns = [pl.Series("hazard", everything)]
+    for name, code in codes.items():
+        of_gap, of_pair, of_spell = code[gap_item], code[item], code[spell_item]
+        n_gaps = np.sort((of_gap * _WIDTH + gap)[of_gap >= 0])
+        spells = np.sort((of_spell * _WIDTH + spell)[of_spell >= 0])
+        edges = [of_pair * _WIDTH + day for day in (since, since + HORIZON_DAYS, _WIDTH - 1)]
+        passed, ended, every = (np.searchsorted(n_gaps, edge, "right") for edge in edges)
+        lasting = np.searchsorted(spells, edges[2], "right") - np.searchsorted(spells, edges[0], "right")
+        hazard = (ended - passed + 10 * everything) / (every - passed + lasting + 10)
+        columns.append(pl.Series(f"{name}_hazard", np.where(of_pair >= 0, hazard, np.nan)))
+    return columns
+
+
+def figures_among(days: pl.DataFrame, pairs: pl.DataFrame, code: Ints, name: str) -> list[pl.Series]:
+    """The person's purchases among the items of the same code as the pair's; NaN without a code."""
+    user, item, age = (days[column].to_numpy() for column in (*PAIR, "age"))
+    of_row, of_pair, width = code[item], code[pairs["item"].to_numpy()], int(code.max(initial=0)) + 1
+    coded, since = of_row >= 0, pairs["since"].to_numpy()
+    keys = np.sort(((user * width + of_row) * _WIDTH + age)[coded])
+    group = (pairs["user"].to_numpy() * width + of_pair) * _WIDTH
+    start = np.searchsorted(keys, group)
+
+    def younger(than: Ints | int) -> Ints:
+        """Purchases among them in the last days."""
+        return np.asarray(np.searchsorted(keys, group + than) - start, np.int64)
+
+    total, latest = younger(_WIDTH - 1), np.append(keys, 0)[start] - group
+    sold = {window: np.bincount(of_row[coded & (age < window)], minlength=width)[of_pair] for window in (7, 28, 91)}
+    columns = {
+        "after": younger(since),
+        "since": latest,
+        "since_over_gap": latest * total / np.maximum(pairs["tenure"].to_numpy(), total),
+        "share": pairs["days"].to_numpy() / np.maximum(total, 1),
+        "share_91": pairs["days_91"].to_numpy() / np.maximum(younger(91), 1),
+        "days_28": younger(28),
+        "days_91": younger(91),
+        "trend_7": (sold[7] + 1) / (sold[28] / 4 + 1),
+        "trend_28": (sold[28] + 1) / (sold[91] * 28 / 91 + 1),
+    }
+    return [pl.Series(f"{name}_{key}", np.where(of_pair >= 0, column, np.nan)) for key, column in columns.items()]
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
 
 TREES = BoostingSettings(rounds=150, learning_rate=0.06, leaves=40, min_leaf_rows=200, l2=10.0)
 COLUMN_SHARE = 0.35
@@ -46,7 +351,7 @@ class ReplenishmentModel:
     as_of: int
     """Nothing from then on was learned from, epoch seconds."""
     record: Mapping[str, Any]
-    """Data hash, weeks, pairs, settings, and the figures of the latest week by a model of the weeks before it."""
+    """Data hash, weeks, pairs and settings."""
 
     @classmethod
     def read(cls, file: Path) -> ReplenishmentModel:
@@ -98,13 +403,6 @@ def learn_replenishment(
             f"at least {MIN_REPURCHASES} are needed to learn when something is due"
         )
 
-    def grown(windows: slice) -> BoostedTrees:
-        table, label = FeatureTable.stacked(tables[windows]), np.concatenate(labels[windows])
-        return grow_trees(table.values, label, trees, names=table.names, column_share=COLUMN_SHARE)
-
-    tell("checking on the latest week")
-    checked = ReplenishmentModel(trees=grown(slice(1, None)), as_of=starts[0], record={})
-    figures = ranking_figures(checked.probability(tables[0]), labels[0])
     end = int(dataset.events.at.max()) + 1
     record = {
         "as_of": end,
@@ -113,11 +411,12 @@ def learn_replenishment(
         "pairs": sum(map(len, labels)),
         "bought_again": n_positive,
         "settings": plain(trees),
-        "latest_week": figures,
     }
     tell("learning from all weeks")
-    logger.info("replenishment: %d pairs of %d weeks, %s", record["pairs"], len(starts), figures)
-    return ReplenishmentModel(trees=grown(slice(None)), as_of=end, record=record)
+    table, label = FeatureTable.stacked(tables), np.concatenate(labels)
+    grown = grow_trees(table.values, label, trees, names=table.names, column_share=COLUMN_SHARE)
+    logger.info("replenishment: %d pairs of %d weeks", record["pairs"], len(starts))
+    return ReplenishmentModel(trees=grown, as_of=end, record=record)
 
 
 def past_weeks(dataset: Dataset, n: int) -> list[int]:
@@ -132,17 +431,3 @@ def past_weeks(dataset: Dataset, n: int) -> list[int]:
     if len(starts) < 2:
         raise DataError(f"the log spans {(end - first) / DAY:.0f} days; to learn when something is due takes six weeks")
     return starts
-
-
-def ranking_figures(probability: Floats, label: Floats, first: int = 10_000) -> dict[str, float]:
-    """auc, average_precision, precision of the `first` pairs, and ece, the calibration error. label: (n,); auc and
-    average_precision are NaN where all labels are the same."""
-    from sklearn.metrics import average_precision_score
-
-    both = 0 < label.sum() < len(label)
-    return {
-        "auc": auc(probability, label),
-        "average_precision": float(average_precision_score(label, probability)) if both else np.nan,
-        "precision": float(label[np.argsort(-probability, kind="stable")[:first]].mean()),
-        "ece": calibration_error(probability, label > 0),
-    }

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -140,22 +141,24 @@ def _seconds(name: str, column: pl.Series) -> pl.Series:
     if column.dtype.is_integer():
         return column.cast(pl.Int64)
     if column.dtype == pl.String:
-        text = column.str.strip_chars().str.replace("Z$", "+00:00").str.replace(" ", "T")
-        has_zone, has_time = text.str.contains(r"T.*[+-]\d\d:?\d\d$"), text.str.contains("T")
-        zoned = pl.when(has_zone).then(text).when(has_time).then(text + "+00:00").otherwise(text + "T00:00:00+00:00")
-        times = pl.select(zoned.alias(column.name))[column.name].str.to_datetime(
-            "%Y-%m-%dT%H:%M:%S%.f%:z", strict=False, time_zone="UTC"
-        )
-        wrong = column.filter(times.is_null() & column.is_not_null() & (text != ""))
-        if len(wrong):
-            raise DataError(f"{name}.{column.name}: {wrong[0]!r} is no time such as 2024-05-01T10:00:00Z")
-        return times.dt.epoch("s")
+        seconds = {text: epoch_seconds(name, column.name, text) for text in column.drop_nulls().unique()}
+        return column.replace_strict(seconds, default=None, return_dtype=pl.Int64)
     if not isinstance(column.dtype, pl.Datetime) or column.dtype.time_zone is None:
         raise DataError(
             f"{name}.{column.name}: {column.dtype} is no time with a zone; give aware datetimes, e.g. "
             "dt.replace_time_zone('UTC'), ISO texts or epoch seconds"
         )
     return column.dt.epoch("s")
+
+
+def epoch_seconds(table: str, column: str, text: str) -> int | None:
+    if not text.strip():
+        return None
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise DataError(f"{table}.{column}: {text!r} is no time such as 2024-05-01T10:00:00Z") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 def coupon_features(dataset: Dataset, coupons: Coupons, campaign: str, at: int) -> FeatureTable:

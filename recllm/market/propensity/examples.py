@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from recllm.base.errors import DataError, PolicyError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import Action
-from recllm.market.propensity.features import Basics, FeatureTable, person_features, target_features
+from recllm.market.propensity.features import FeatureTable, person_features, target_features
 from recllm.market.propensity.prediction import PredictionRequest
 from recllm.shop.data.catalogue import SENSITIVE_TARGET, in_category, known_rows, sensitive_items
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
@@ -43,11 +43,9 @@ class Cohort:
     dataset: Dataset
     target: Mask | None = None
     """The items whose purchases count, (n_items,); all when None."""
-    basics: Basics | None = None
-    """The answers of people that become columns; none when None."""
 
     @classmethod
-    def of(cls, dataset: Dataset, request: PredictionRequest, policy: Policy, basics: Basics | None = None) -> Cohort:
+    def of(cls, dataset: Dataset, request: PredictionRequest, policy: Policy) -> Cohort:
         """Raises `UsageError` for an unknown item or an empty category, `PolicyError` for sensitive ones."""
         target = None
         if request.items:
@@ -59,11 +57,11 @@ class Cohort:
                 raise UsageError(f"no item in the category {request.category!r}; write a name, or a path as 'a > b'")
         if target is not None and sensitive_items(dataset.items.filter(target), policy).any():
             raise PolicyError(SENSITIVE_TARGET)
-        return cls(dataset, target, basics)
+        return cls(dataset, target)
 
     def features(self, at: int) -> FeatureTable:
         """One row per person, of events before `at` (epoch seconds) alone."""
-        table = person_features(self.dataset, at, basics=self.basics)
+        table = person_features(self.dataset, at)
         return table if self.target is None else table.with_columns(target_features(self.dataset, at, self.target))
 
     def purchases(self, start: int, end: int) -> Events:
@@ -145,15 +143,13 @@ class Examples:
         return replace(self, label=np.asarray(label, np.float64))
 
     def check(self, as_of: int) -> Examples:
-        """Itself. Raises `DataError` ("leakage") when a label was not known at `as_of`, or before its features' end."""
-        late, reversed_ = self.known_at > as_of, self.known_at < self.cut
+        """Itself. Raises `DataError` ("leakage") when a label was not known at `as_of`."""
+        late = self.known_at > as_of
         if late.any():
             raise DataError(
                 f"leakage: {int(late.sum()):,} labels are known only by {utc(int(self.known_at.max())):%Y-%m-%d %H:%M},"
                 f" and the model learns at {utc(as_of):%Y-%m-%d %H:%M}; use earlier windows"
             )
-        if reversed_.any():
-            raise DataError(f"leakage: {int(reversed_.sum()):,} rows have features from after their label's window")
         return self
 
     def shortage(self, what: str) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import DataError
 from recllm.base.schema import BROWSING, Action
-from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events
+from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.data.interactions import of_actions
 from recllm.shop.data.rhythm import ShoppingDays
 
@@ -32,9 +32,6 @@ Ints = NDArray[np.int64]
 
 WINDOWS = (7, 14, 28, 56, 91, 182)
 """Days of the windows in which trips are counted."""
-
-_MAX_BASIC_VALUES = 12
-"""Most frequent values of a basic that become columns; rarer ones have none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,11 +146,8 @@ def category_codes(items: pl.DataFrame, level: int) -> Ints:
     return name.rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
 
 
-def person_features(dataset: Dataset, as_of: int, *, basics: Basics | None = None) -> FeatureTable:
-    """One row per person of `dataset.users`, from events before `as_of` (epoch seconds) alone.
-
-    basics: which of the people's own answers become columns; none when None.
-    """
+def person_features(dataset: Dataset, as_of: int) -> FeatureTable:
+    """One row per person of `dataset.users`, from events before `as_of` (epoch seconds) alone."""
     past = dataset.before(as_of)
     bought, returns = past.events.of(Action.PURCHASE), past.events.of(Action.RETURN)
     trips = Trips.of(bought, as_of)
@@ -167,8 +161,7 @@ def person_features(dataset: Dataset, as_of: int, *, basics: Basics | None = Non
         },
         "browsing": _browsing(past),
     }
-    table = FeatureTable.of(groups, dataset.n_users)
-    return table if basics is None else table.with_columns(basics.features(dataset.users))
+    return FeatureTable.of(groups, dataset.n_users)
 
 
 def target_features(dataset: Dataset, as_of: int, target: NDArray[np.bool_]) -> FeatureTable:
@@ -284,32 +277,3 @@ def _browsing(past: Dataset) -> Columns:
 def _ratio(numerator: NDArray[np.generic], denominator: NDArray[np.generic]) -> Column:
     """NaN where there is nothing to divide by."""
     return np.asarray(numerator / np.where(denominator == 0, np.nan, denominator), np.float64)
-
-
-@dataclass(frozen=True, slots=True)
-class Basics:
-    """Which answers become columns, one of 0 and 1 for each (name, value); a person who stated nothing has NaN.
-
-    Decided once, on the people learned from, so that every table has the same columns.
-    """
-
-    pairs: tuple[tuple[str, str], ...]
-
-    @classmethod
-    def of(cls, users: pl.DataFrame) -> Basics:
-        """The most frequent values of each basic of `users`, at least ten people each."""
-        pairs = []
-        for name in sorted(set(users.columns) - {USER_COLUMN}):
-            counts = users[name].cast(pl.String).drop_nulls().value_counts()
-            frequent = counts.filter(pl.col("count") >= 10).sort(["count", name], descending=[True, False])
-            pairs += [(name, value) for value in sorted(frequent[name].head(_MAX_BASIC_VALUES))]
-        return cls(tuple(pairs))
-
-    def features(self, users: pl.DataFrame) -> FeatureTable:
-        unknown = pl.Series([None] * users.height, dtype=pl.String)
-        groups: dict[str, Columns] = {}
-        for name, value in self.pairs:
-            answers = users[name].cast(pl.String) if name in users.columns else unknown
-            column = (answers == value).cast(pl.Float64).fill_null(np.nan).to_numpy()
-            groups.setdefault(f"basics:{name}", {})[f"{name}={value}"] = column
-        return FeatureTable.of(groups, users.height)

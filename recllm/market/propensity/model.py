@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import DataError
 from recllm.base.stats.probabilities import sigmoid
-from recllm.learn.models.trees import BoostedTrees, grow_trees
+from recllm.learn.models.trees import BoostedTrees, BoostingSettings, grow_trees
 from recllm.market.propensity.examples import Examples
 from recllm.market.propensity.features import FeatureTable, Floats
-from recllm.market.propensity.parameters import PropensitySettings
 
 Values = NDArray[np.float64]
 
@@ -30,6 +29,22 @@ QUANTILES = 101
 MAX_LOGIT = 12.0
 CALIBRATION_START = np.array([0.5, 0.5, 0.0])
 """a, b, c before anything is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PropensitySettings(BoostingSettings):
+    """How the trees and the logistic regression behind a probability of an action are fitted."""
+
+    column_share: float = 0.5
+    """Share of the columns that a split may choose from."""
+    ridge: float = 0.005
+    """Inverse strength of the logistic regression's penalty."""
+    increasing: tuple[str, ...] = ()
+    """Features with which the trees' probability may only rise: what is known beforehand, where examples are few."""
+    decreasing: tuple[str, ...] = ()
+    """Features with which it may only fall."""
+    folds: int = 3
+    """Parts that users are dealt into for the calibration."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,15 @@ from recllm.market.propensity.examples import (
     Cohort,
     Eligible,
     Examples,
-    Mask,
     Outcome,
     active_within,
     cuts,
     past_examples,
 )
-from recllm.market.propensity.features import Basics, FeatureTable, Floats
-from recllm.market.propensity.model import Backtest, backtest, fit_propensity
+from recllm.market.propensity.features import FeatureTable, Floats
+from recllm.market.propensity.model import Backtest, PropensitySettings, backtest, fit_propensity
 from recllm.market.propensity.next_order import OrderDates, days_until
-from recllm.market.propensity.parameters import PropensitySettings
-from recllm.market.propensity.prediction import Prediction, PredictionRequest, UserPrediction
-from recllm.market.propensity.quality import quality
+from recllm.market.propensity.prediction import Prediction, PredictionRequest, UserPrediction, quality
 from recllm.market.propensity.question import PredictionKind
 from recllm.market.propensity.value import MIN_SPEND, SpendModel, spent
 from recllm.shop.data.dataset import DAY, Dataset, utc
@@ -57,8 +55,7 @@ from recllm.text.templates import Prompts
 Score = Callable[[Floats], NDArray[np.float64]]
 """A score, (n,), of rows of the table's values, on a scale where differences mean something: logit or log."""
 
-GENERAL, WITHHELD = "general", "withheld"
-BASICS = "basics:"
+GENERAL = "general"
 
 MAX_REASONS = 3
 """Of a person."""
@@ -107,43 +104,27 @@ class PredictionTask:
     learn: Cohort
     ask: Cohort
     """As of its dataset's own time."""
-    policy: Policy = field(default_factory=Policy)
-    settings: PropensitySettings = field(default_factory=PropensitySettings)
+
+    @property
+    def settings(self) -> PropensitySettings:
+        return PropensitySettings(seed=self.request.seed)
 
     @property
     def now(self) -> int:
         """Of the people who are predicted, epoch seconds."""
         return self.ask.dataset.as_of
 
-    def with_past(self, eligible: Mask) -> tuple[FeatureTable, NDArray[np.int64], dict[str, int]]:
-        """Who is predicted: their features and rows, and how many are left out because nothing of them counts.
-
-        Raises `NothingToDo` without any.
-        """
-        rows = np.flatnonzero(eligible)
-        if not len(rows):
-            people = f"of {self.ask.dataset.n_users:,} people none has a past that counts"
-            raise NothingToDo(f"no one to predict: {people}")
-        missing = len(eligible) - len(rows)
-        return self.ask.features(self.now).rows(rows), rows, {"no_past": missing} if missing else {}
-
     def reasons(
-        self,
-        score: Score,
-        inputs: Callable[[FeatureTable], FeatureTable],
-        learned: FeatureTable,
-        table: FeatureTable,
-        outcome: str = "chance",
+        self, score: Score, table: FeatureTable, others: FeatureTable, names: FeatureTable, outcome: str = "chance"
     ) -> list[tuple[Reason, ...]]:
-        """The reasons of each row of `table`; nothing without `explain`.
+        """The reasons of each row of `table`, which `score` is given the values of; nothing without `explain`.
 
-        inputs: a table to what `score` is given the values of. learned: the people that others are drawn from. outcome:
-        what rises or falls, a key of the templates: chance or spend.
+        others: `background`. names: the people's features by name, for the words. outcome: what rises or falls, a key
+        of the templates: chance or spend.
         """
         if not self.request.explain or not len(table):
             return [()] * len(table)
-        others = inputs(background(learned)).values
-        groups, deltas = group_deltas(score, inputs(table), others)
+        groups, deltas = group_deltas(score, table, others.values)
         # what is asked about in words, e.g. a category; None for everything, or several items
         target = self.request.category
         if target is None and len(self.request.items) == 1:
@@ -155,39 +136,25 @@ class PredictionTask:
 
         def of_one(deltas: NDArray[np.float64], features: Mapping[str, float]) -> tuple[Reason, ...]:
             """The largest deltas of one person, largest first; at least one entry. features: the person's, by name."""
-            reasons: dict[str, Reason] = {}
             order = [n for n in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[n]) >= MIN_EFFECT]
+            reasons = []
             for number in order[:MAX_REASONS]:
-                template, facts = group_facts(groups[number], features, target)
-                sensitive = self.policy.is_sensitive([value for value in facts.values() if isinstance(value, str)])
-                fact = render(WITHHELD) if sensitive else render(template, **facts)
-                delta, evidence_id = float(deltas[number]), WITHHELD if sensitive else groups[number]
+                group, delta = groups[number], float(deltas[number])
+                fact = render(group, **group_facts(group, features, target))
                 text = render("reason", fact=fact, up=delta > 0, what=outcome)
-                reasons.setdefault(evidence_id, Reason(evidence_id=evidence_id, delta=delta, text=text))
-            return tuple(reasons.values()) or (Reason(evidence_id=GENERAL, delta=0.0, text=render(GENERAL)),)
+                reasons.append(Reason(evidence_id=group, delta=delta, text=text))
+            return tuple(reasons) or (Reason(evidence_id=GENERAL, delta=0.0, text=render(GENERAL)),)
 
         return [
-            of_one(delta, dict(zip(table.names, map(float, row), strict=True)))
-            for delta, row in zip(deltas, table.values, strict=True)
+            of_one(delta, dict(zip(names.names, map(float, row), strict=True)))
+            for delta, row in zip(deltas, names.values, strict=True)
         ]
-
-    def people(
-        self,
-        rows: NDArray[np.int64],
-        rank_by: NDArray[np.floating],
-        reasons: Sequence[tuple[Reason, ...]],
-        **columns: Sequence[Any],
-    ) -> tuple[UserPrediction, ...]:
-        """`rows` of those who are asked about, highest `rank_by` first. columns: fields of `UserPrediction`."""
-        ids = self.ask.user_ids(rows)
-        return tuple(
-            UserPrediction(user_id=ids[n], reasons=reasons[n], **{name: column[n] for name, column in columns.items()})
-            for n in self.ask.descending(rows, rank_by)
-        )
 
     def prediction(
         self,
-        people: tuple[UserPrediction, ...],
+        rows: NDArray[np.int64],
+        rank_by: NDArray[np.floating],
+        columns: Mapping[str, Sequence[Any]],
         check: Backtest,
         *,
         as_of: int | None = None,
@@ -195,16 +162,21 @@ class PredictionTask:
         n_campaigns: int = 0,
         **fields: Any,
     ) -> Prediction:
-        """The answer. as_of: epoch seconds, now when None. active_days, n_campaigns: for the words about the
+        """The answer. rows: of those who are asked about, highest `rank_by` first in the answer. columns: fields of
+        `UserPrediction`. as_of: epoch seconds, now when None. active_days, n_campaigns: for the words about the
         prediction. fields: further ones of `Prediction`."""
         kind, horizon, locale = self.request.kind, self.request.horizon_days, self.request.locale
         prompts, day = Prompts.load(), None if check.cut is None else f"{utc(int(check.cut.min())):%Y-%m-%d}"
+        ids = self.ask.user_ids(rows)
         return Prediction(
             kind=kind,
             horizon_days=horizon,
             as_of=utc(self.now if as_of is None else as_of),
             meaning=prompts.render("behaviour.meaning", locale, kind=str(kind), active=active_days),
-            people=people,
+            people=tuple(
+                UserPrediction(user_id=ids[n], **{name: column[n] for name, column in columns.items()})
+                for n in self.ask.descending(rows, rank_by)
+            ),
             quality=quality(check.probability, check.label),
             checked=prompts.render("behaviour.checked", locale, days=horizon, day=day, campaigns=n_campaigns),
             **fields,
@@ -220,22 +192,22 @@ class Predictor:
     """What was learned for one request; it can be asked about many people, some at a time."""
 
     task: PredictionTask
+    policy: Policy
     answer: Answer
 
     @classmethod
     def learn(cls, request: PredictionRequest, learn: Dataset, *, policy: Policy | None = None) -> Predictor:
         """Arguments and errors as of `predict`."""
         policy = policy or Policy()
-        cohort = Cohort.of(learn, request, policy, Basics.of(learn.users) if request.basics else None)
-        settings = PropensitySettings(seed=request.seed)
-        task = PredictionTask(request=request, learn=cohort, ask=cohort, policy=policy, settings=settings)
+        cohort = Cohort.of(learn, request, policy)
+        task = PredictionTask(request=request, learn=cohort, ask=cohort)
         # what redeeming is learned from hangs on who is asked about
-        return cls(task, predict_redeem if request.kind is PredictionKind.REDEEM else learn_outcome(task))
+        answer = predict_redeem if request.kind is PredictionKind.REDEEM else learn_outcome(task)
+        return cls(task, policy, answer)
 
     def predict(self, ask: Dataset) -> Prediction:
         """ask: people, as of its own time. Raises `NothingToDo` where nothing of any of them counts."""
-        cohort = Cohort.of(ask, self.task.request, self.task.policy, self.task.learn.basics)
-        return self.answer(replace(self.task, ask=cohort))
+        return self.answer(replace(self.task, ask=Cohort.of(ask, self.task.request, self.policy)))
 
 
 def learn_outcome(task: PredictionTask) -> Answer:
@@ -244,60 +216,55 @@ def learn_outcome(task: PredictionTask) -> Answer:
     def left(cohort: Cohort, start: int, end: int) -> NDArray[np.float64]:
         return 1 - cohort.bought(start, end)
 
-    request, data = task.request, task.learn.dataset
-    if request.kind is PredictionKind.VALUE and not np.isfinite(data.events.price).any():
-        raise DataError("the log has no prices, so spend cannot be predicted; load events with a price column")
-    outcomes: dict[PredictionKind, Outcome] = {
-        PredictionKind.LEAVE: left,
-        PredictionKind.NEXT_ORDER: days_until,
-        PredictionKind.VALUE: spent,
-    }
-    days = (request.active_days or ACTIVE_DAYS) if request.kind is PredictionKind.LEAVE else 0
+    request, data, horizon = task.request, task.learn.dataset, task.request.horizon_days
+    outcome: Outcome = Cohort.bought
+    binary_of: Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None = None
+    days = 0
+    match request.kind:
+        case PredictionKind.LEAVE:
+            outcome, days = left, request.active_days or ACTIVE_DAYS
+        case PredictionKind.NEXT_ORDER:
+            outcome, binary_of = days_until, np.isfinite
+        case PredictionKind.VALUE:
+            if not np.isfinite(data.events.price).any():
+                raise DataError("the log has no prices, so spend cannot be predicted; load events with a price column")
+            outcome, binary_of = spent, partial(np.less, MIN_SPEND)
     eligible: Eligible = active_within(days) if days else Cohort.with_history
-    outcome, horizon = outcomes.get(request.kind, Cohort.bought), request.horizon_days
     examples = past_examples(task.learn, cuts(data, horizon), horizon, outcome, eligible)
-    binary = examples
-    if request.kind is PredictionKind.NEXT_ORDER:
-        binary = examples.with_label(np.isfinite(examples.label))
-    elif request.kind is PredictionKind.VALUE:
-        binary = examples.with_label(examples.label > MIN_SPEND)
+    binary = examples if binary_of is None else examples.with_label(binary_of(examples.label))
     check = backtest(binary, data.as_of, task.settings)
     model = fit_propensity(binary, data.as_of, task.settings)
-    earlier, validation = examples.rows(~check.inside), examples.rows(check.inside)
+    earlier, validation, others = examples.rows(~check.inside), examples.rows(check.inside), background(examples)
     figures: dict[str, float] = {}
     dates: OrderDates | None = None
     spend: SpendModel | None = None
     if request.kind is PredictionKind.NEXT_ORDER:
-        earlier_dates = OrderDates.fit(earlier, horizon, data.as_of, task.settings)
-        survival = earlier_dates.survival(validation.features)
-        figures = earlier_dates.figures(survival, validation)
-        reach = earlier_dates.calibrated(survival, validation).reach
-        dates = replace(OrderDates.fit(examples, horizon, data.as_of, task.settings), reach=reach)
+        figures = OrderDates.fit(earlier, horizon, data.as_of, task.settings).figures(validation)
+        dates = OrderDates.fit(examples, horizon, data.as_of, task.settings)
     elif request.kind is PredictionKind.VALUE:
         figures = SpendModel.fit(earlier, request.seed).figures(validation)
         spend = SpendModel.fit(examples, request.seed)
 
     def answer(query: PredictionTask) -> Prediction:
-        table, rows, left_out = query.with_past(eligible(query.ask, query.now))
+        has_past = eligible(query.ask, query.now)
+        rows, missing = np.flatnonzero(has_past), int((~has_past).sum())
+        if not len(rows):
+            raise NothingToDo(f"no one to predict: of {missing:,} people none has a past that counts")
+        table = query.ask.features(query.now).rows(rows)
         probability = model.probability(table)
-        rank_by: NDArray[np.float64] = probability
-        columns: dict[str, list[Any]] = {"probability": probability.tolist()}
+        rank_by, columns = probability, {"probability": probability.tolist()}
         if dates is not None:
             rank_by, by_field = dates.answers(table, query.now)
             columns |= by_field
-        if spend is not None:
+        if spend is None:
+            inputs = model.inputs(table)
+            columns["reasons"] = query.reasons(model.logit, inputs, model.inputs(others), table)
+        else:
             rank_by = spend.value(table)
             columns["value"] = rank_by.tolist()
-            reasons = query.reasons(spend.log_value, lambda people: people, examples.features, table, "spend")
-        else:
-            reasons = query.reasons(model.logit, model.inputs, examples.features, table)
-        return query.prediction(
-            query.people(rows, rank_by, reasons, **columns),
-            check,
-            figures=figures,
-            left_out=left_out,
-            active_days=days,
-        )
+            columns["reasons"] = query.reasons(spend.log_value, table, others, table, "spend")
+        left_out = {"no_past": missing} if missing else {}
+        return query.prediction(rows, rank_by, columns, check, figures=figures, left_out=left_out, active_days=days)
 
     return answer
 
@@ -370,7 +337,7 @@ def redeem_examples(cohort: Cohort, coupons: Coupons, past: Sequence[Mailing]) -
 
 
 def campaign_features(cohort: Cohort, coupons: Coupons, mailing: Mailing) -> FeatureTable:
-    """The features of everybody of the cohort for one mailing, as of its `at`."""
+    """The features of all people of the cohort for one mailing, as of its `at`."""
     table = coupon_features(cohort.dataset, coupons, mailing.campaign, mailing.at)
     return cohort.features(mailing.at).with_columns(table)
 
@@ -399,11 +366,13 @@ def predict_redeem(task: PredictionTask) -> Prediction:
     if not len(rows):
         raise NothingToDo("no one to predict: none of the people mailed is known and has agreed to personalisation")
     table = campaign_features(task.ask, coupons, mailing).rows(rows)
-    probability = model.probability(table)
-    reasons = task.reasons(model.logit, model.inputs, examples.features, table)
-    unknown = len(set(user_ids)) - len(rows)
+    probability, unknown = model.probability(table), len(set(user_ids)) - len(rows)
+    others = model.inputs(background(examples))
+    reasons = task.reasons(model.logit, model.inputs(table), others, table)
     return task.prediction(
-        task.people(rows, probability, reasons, probability=probability.tolist()),
+        rows,
+        probability,
+        {"probability": probability.tolist(), "reasons": reasons},
         check,
         as_of=as_of,
         n_campaigns=0 if check.cut is None else len(np.unique(check.cut)),
@@ -422,15 +391,15 @@ def usable(cohort: Cohort, past: Sequence[Mailing]) -> list[Mailing]:
 # --- reasons ---------------------------------------------------------------------------------------------------------
 
 
-def background(features: FeatureTable) -> FeatureTable:
+def background(learned: Examples) -> FeatureTable:
     """The others, drawn among the people learned from."""
-    rows = np.random.default_rng(0).choice(len(features), min(BACKGROUND_PEOPLE, len(features)), replace=False)
-    return features.rows(np.sort(rows))
+    rows = np.random.default_rng(0).choice(len(learned), min(BACKGROUND_PEOPLE, len(learned)), replace=False)
+    return learned.features.rows(np.sort(rows))
 
 
 def group_deltas(score: Score, features: FeatureTable, others: Floats) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """The groups that a reason can name, and what each is worth to each person: (n, n_groups)."""
-    groups = tuple(group for group in dict.fromkeys(features.groups) if group in _FACTS or group.startswith(BASICS))
+    groups = tuple(group for group in dict.fromkeys(features.groups) if group in _FACTS)
     scores, deltas = score(features.values), np.empty((len(features), len(groups)))
     size = max(1, _ROWS // max(len(others), 1))
     for number, group in enumerate(groups):
@@ -445,15 +414,11 @@ def group_deltas(score: Score, features: FeatureTable, others: Floats) -> tuple[
     return groups, deltas
 
 
-def group_facts(group: str, features: Mapping[str, float], target: str | None) -> tuple[str, dict[str, object]]:
-    """The template of a group and its variables, from one person's features by name; NaN becomes None."""
-    if group.startswith(BASICS):
-        name = group.removeprefix(BASICS)
-        answers = [key.split("=", 1)[1] for key, v in features.items() if key.startswith(f"{name}=") and v == 1]
-        return "basics", {"name": name.replace("_", " "), "value": answers[0] if answers else None}
+def group_facts(group: str, features: Mapping[str, float], target: str | None) -> dict[str, object]:
+    """The variables of a group's template, from one person's features by name; NaN becomes None."""
     values = {name: features.get(feature, np.nan) for name, feature in _FACTS[group].items()}
     facts: dict[str, object] = {name: None if np.isnan(value) else float(value) for name, value in values.items()}
-    return group, facts | ({"target": target} if group == "target" else {})
+    return facts | ({"target": target} if group == "target" else {})
 
 
 _FACTS: Mapping[str, Mapping[str, str]] = {

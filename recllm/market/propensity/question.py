@@ -34,7 +34,5 @@ class PredictionQuestion(Question):
     """Only purchases of this category count: a name, or a path "a > b"."""
     active_days: Annotated[int, Field(ge=1)] | None = None
     """leave: who bought within this many days is active; 91 when left out."""
-    basics: bool = False
-    """Whether the basics that people stated are used: on Complete Journey they add nothing."""
     explain: bool = True
     """Whether each person gets the reasons."""

@@ -15,11 +15,9 @@ import polars as pl
 
 from recllm.base.documents import guarded, plain, write_csv
 from recllm.base.errors import NothingToDo
-from recllm.market.propensity.effects import LearnedEffects, fit_effects
+from recllm.market.propensity.effects import LearnedEffects, Trial, UpliftSettings, fit_effects
 from recllm.market.propensity.examples import Cohort
-from recllm.market.propensity.parameters import UpliftSettings
-from recllm.market.propensity.quality import QiniCurve, qini_curve
-from recllm.market.propensity.trial import Trial
+from recllm.market.propensity.prediction import QiniCurve, qini_curve
 from recllm.shop.data.dataset import Dataset, utc
 
 logger = logging.getLogger(__name__)
@@ -76,10 +74,10 @@ def estimate_uplift(
     if not len(user_rows):
         raise NothingToDo("no one to predict: no customer has a past that counts")
     features, ids = cohort.features(ask.as_of).rows(user_rows), cohort.user_ids(user_rows)
-    effects, held_out = fit_effects(trial, settings, start=utc(int(start.timestamp())).isoformat(), source=source)
+    effects, of_others = fit_effects(trial, settings, start=utc(int(start.timestamp())).isoformat(), source=source)
     uplift = effects.predict(features)
     effect, low, high = uplift.effect, uplift.low, uplift.high
-    curve = qini_curve(held_out.expected, trial.treated, trial.outcome, trial.propensity)
+    curve = qini_curve(of_others, trial.treated, trial.outcome, trial.propensity)
     order = cohort.descending(user_rows, effect)
     logger.info("uplift: %d people, a trial of %d, %.1f s", len(ids), len(trial), time.perf_counter() - started)
     return UpliftEstimate(

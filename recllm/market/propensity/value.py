@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from recllm.learn.models.trees import BoostedTrees, grow_trees
 from recllm.market.propensity.examples import Cohort, Examples
 from recllm.market.propensity.features import FeatureTable, Floats, count, money
-from recllm.market.propensity.model import Values, people_folds
-from recllm.market.propensity.parameters import PropensitySettings
+from recllm.market.propensity.model import PropensitySettings, Values, people_folds
 
 MIN_SPEND = 0.01
 """Money; less counts as no purchase."""
