@@ -27,8 +27,9 @@ from recllm.shop.workspace import workspace
 sys.path.append(str(Path(__file__).resolve().parents[1] / "eval"))
 # before torch is imported: small worlds gain nothing by threads, which wait for each other on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# some shells forbid bytecode, and each of the many child processes would compile the package anew
+# some shells forbid bytecode, and each worker and each of the many child processes would compile the package anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # what takes long on a busy machine is not wrong; 40 examples of a property in each run find what one run should find
 settings.register_profile("untimed", deadline=None, max_examples=40)
@@ -40,11 +41,13 @@ typer.main.get_command = cache(typer.main.get_command)
 Command = Callable[..., tuple[int, str, str]]
 
 SLOW_FILES = (
-    "test_hostile.py",
     "test_retrain.py",
     "test_console_browser.py",
-    "test_store.py",
     "test_serving_state.py",
+    "test_store.py",
+    "test_batch.py",
+    "test_erasure.py",
+    "test_hostile.py",
     "test_webhooks.py",
     "test_service_marketing.py",
     "test_console_campaigns_browser.py",

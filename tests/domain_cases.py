@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -147,6 +148,7 @@ def cases(title: str = "Blue Hour", category: str = "Harbour") -> Mapping[str, l
     }  # fmt: skip
 
 
+@cache
 def rendered(locale: str) -> dict[str, list[str]]:
     """Every template in a locale, each text once, in the order of the names."""
     prompts, filled = Prompts.load(), cases()

@@ -13,6 +13,7 @@ import tarfile
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ SECRET = "correct horse battery"
 PAST = datetime(2025, 3, 1, tzinfo=UTC)
 
 
+@pytest.fixture(autouse=True)
+def guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A passphrase that opened a key opens it again at once: the first time takes a second of work by design."""
+    monkeypatch.setattr(pyrage.passphrase, "decrypt", cache(pyrage.passphrase.decrypt))
+
+
 @pytest.fixture
 def opened(shop: Path):
     with Workspace.open(shop) as workspace:
@@ -60,9 +67,6 @@ def opened(shop: Path):
 def empty(tmp_path: Path):
     with Workspace.create(tmp_path / "empty") as workspace:
         yield workspace
-
-
-# --- restriction -----------------------------------------------------------------------------------------------------
 
 
 def test_who_is_restricted_is_kept_and_used_for_nothing(opened: Workspace) -> None:
@@ -79,9 +83,6 @@ def test_who_is_restricted_is_kept_and_used_for_nothing(opened: Workspace) -> No
     assert len(export_person(opened, "ann")["events"]) == len(before["events"]) + 1, "it is kept all the same"
     assert store.restrict(ann, None) and not store.restrict(ann, None)
     assert gate.permits(ann, Purpose.PERSONALISATION)
-
-
-# --- the audit log ---------------------------------------------------------------------------------------------------
 
 
 def fill(workspace: Workspace, n: int = 12) -> None:
@@ -168,9 +169,6 @@ def test_a_writer_that_was_stopped_before_the_anchor_did_no_harm(
     assert verify_audit(empty).problem is None and len(read_audit(empty)) == 14
 
 
-# --- retention -------------------------------------------------------------------------------------------------------
-
-
 def test_what_is_over_its_time_goes_by_rule_and_clock(shop: Path) -> None:
     toml = (shop / "workspace.toml").read_text()
     (shop / "workspace.toml").write_text(f"{toml}\n[retention]\nevents = 5\nquarantine = 10\ncopies = 20\n")
@@ -210,9 +208,6 @@ def test_of_somebody_restricted_nothing_goes_by_age(shop: Path) -> None:
         assert view(opened.store()).events()["user_id"].to_list() == [name] * n_theirs
 
 
-# --- another key -----------------------------------------------------------------------------------------------------
-
-
 def facts(workspace: Workspace, person: str) -> list[tuple[object, ...]]:
     name = workspace.pseudonymiser().one(person)
     return sorted(view(workspace.store()).events(user_ids=[name]).drop("user_id").iter_rows(), key=str)
@@ -236,7 +231,7 @@ def test_another_key_renames_everybody_one_to_one(shop: Path) -> None:
         rotate_key(new, actor="test")
     with Workspace.open(shop) as newest:
         assert len(newest.pseudonymiser().each("ann")) == 3 and facts(newest, "ann") == ann
-    assert not hits(shop / "store.sqlite", before["ann"])
+    assert not [hit for hit in hits(shop, before["ann"]) if hit.startswith("store.sqlite")]
 
 
 def test_a_process_that_holds_the_old_key_writes_nothing_any_more(shop: Path) -> None:
@@ -321,9 +316,6 @@ def test_pseudonyms_of_many_keys_stay_apart() -> None:
     assert len(set(three.many(names))) == len(names)
     step = Pseudonymiser(keys[0], keys[1])
     assert [three.successor(step.successor(one.one(name))) for name in names[:50]] == three.many(names[:50])
-
-
-# --- backups ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("passphrase", [None, SECRET])
@@ -541,9 +533,6 @@ def test_a_backup_is_of_one_moment_while_events_come(shop: Path, tmp_path: Path)
         with Workspace.open(tmp_path / f"new{number}") as new:
             n_rows = len(facts(new, "w"))
             assert n_rows % 10 == 0 and n_rows >= 10 * acknowledged
-
-
-# --- by command ------------------------------------------------------------------------------------------------------
 
 
 def test_an_anonymous_visitor_has_the_same_rights(run: Command, shop: Path) -> None:

@@ -236,8 +236,6 @@ def refresh(
     lines = [
         f"{report.kind} index of model {report.model_version}: {report.items:,} items, {report.mib:.0f} MiB, "
         f"{report.seconds:.0f} s",
-        f"  finds {100 * report.recall:.1f} % of the 100 nearest in {report.ms:.1f} ms; comparing all takes "
-        f"{report.exact_ms:.1f} ms",
         f'  it is in use while workspace.toml says so: kind = "{report.kind}" below [item_index]',
     ]
     return Answer(report, lines)

@@ -12,16 +12,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from recllm.base.errors import ModelError, NotFittedError, NothingToDo, RecllmError, UsageError
 from recllm.base.files import lock_file, sync_folder
 from recllm.base.service_settings import IndexKind
 from recllm.learn.features.item_index.catalogue import (
     ABOUT,
-    OVER_FETCH,
     CatalogueIndex,
     Floats,
     ItemIndex,
@@ -37,14 +36,17 @@ from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-ASKED = 50
-"""Items whose nearest are looked up in both ways, to tell how good and fast the index is."""
-DEPTH = 100
+CLASSES = {
+    "faiss": ("faiss_lists", "FaissIndex"),
+    "pgvector": ("postgres", "PostgresIndex"),
+    "qdrant": ("qdrant", "QdrantIndex"),
+}
+"""Kind -> module and class, which is imported when it is needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexReport:
-    """What `recllm refresh --index` did, and how the index compares with going through all items."""
+    """What `recllm refresh --index` did."""
 
     kind: IndexKind
     model_version: str
@@ -52,11 +54,6 @@ class IndexReport:
     seconds: float
     mib: float
     """Of its files; 0 for one in a server."""
-    recall: float
-    """Share of the 100 nearest items that it finds, of a sample of the items."""
-    ms: float
-    """A query, one after another."""
-    exact_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,34 +97,30 @@ class IndexPlace:
         """A new index; what of it is no server's lies in `folder`."""
         index: ItemIndex
         if self.kind == "faiss":
-            from recllm.learn.features.item_index.faiss_lists import FaissIndex
-
-            index = FaissIndex.build(vectors, folder)
+            index = self._class.build(vectors, folder)
         elif self.kind == "pgvector":
-            from recllm.learn.features.item_index.postgres import PostgresIndex
-
-            index = PostgresIndex.build(self.server(), vectors, self.fingerprint)
+            index = self._class.build(self.server(), vectors, self.fingerprint)
         else:
-            from recllm.learn.features.item_index.qdrant import QdrantIndex
-
-            index = QdrantIndex.build(self.server(), self.collection, vectors, self.fingerprint)
+            index = self._class.build(self.server(), self.collection, vectors, self.fingerprint)
         write_about(folder, self.about, [path.name for path in folder.iterdir()])
         return index
 
     def open(self) -> ItemIndex:
         """Raises `ModelError` for an index of other vectors, and a missing or damaged one."""
         check_about(self.folder, self.about)
+        index: ItemIndex
         if self.kind == "faiss":
-            from recllm.learn.features.item_index.faiss_lists import FaissIndex
+            index = self._class.open(self.folder)
+        elif self.kind == "pgvector":
+            index = self._class.open(self.server(), self.fingerprint)
+        else:
+            index = self._class.open(self.server(), self.collection, self.fingerprint, self.n_rows)
+        return index
 
-            return FaissIndex.open(self.folder)
-        if self.kind == "pgvector":
-            from recllm.learn.features.item_index.postgres import PostgresIndex
-
-            return PostgresIndex.open(self.server(), self.fingerprint)
-        from recllm.learn.features.item_index.qdrant import QdrantIndex
-
-        return QdrantIndex.open(self.server(), self.collection, self.fingerprint, self.n_rows)
+    @property
+    def _class(self) -> Any:
+        module, name = CLASSES[self.kind]
+        return getattr(import_module(f"recllm.learn.features.item_index.{module}"), name)
 
 
 def build_index(
@@ -169,7 +162,6 @@ def build_index(
         draft.rename(folder)
         sync_folder(folder.parent)
         shutil.rmtree(earlier, ignore_errors=True)
-    recall, ms, exact_ms = compared_with_exact(index, vectors)
     index.close()
     return IndexReport(
         kind=kind,
@@ -177,9 +169,6 @@ def build_index(
         items=len(vectors),
         seconds=time.monotonic() - started,
         mib=0.0 if target.url else sum(path.stat().st_size for path in folder.iterdir()) / 2**20,
-        recall=recall,
-        ms=ms,
-        exact_ms=exact_ms,
     )
 
 
@@ -216,23 +205,3 @@ def shared_index(target: IndexPlace, stamp: tuple[int, int]) -> ItemIndex:
     """An index for all recommenders of this process, which are made again with each load of items; every byte of its
     files is checked once. stamp: differs from one index in the folder to the next."""
     return target.open()
-
-
-def compared_with_exact(index: ItemIndex, vectors: Floats) -> tuple[float, float, float]:
-    """Recall, and milliseconds a query of the index and of going through all items."""
-    sample = np.sort(np.random.default_rng(0).permutation(len(vectors))[:ASKED])
-    queries, depth = np.array(vectors[sample]), min(DEPTH, len(vectors))
-    n_candidates = min(OVER_FETCH * depth, len(vectors))
-    list(index.candidates(queries[:1], n_candidates))  # files that are mapped are read, and connections made
-    times, matches = [0.0, 0.0], []
-    for query in queries:
-        started = time.perf_counter()
-        products = vectors @ query
-        threshold = np.partition(products, len(products) - depth)[len(products) - depth]
-        between = time.perf_counter()
-        (rows,) = index.candidates(query[None], n_candidates)
-        times[0] += time.perf_counter() - between
-        times[1] += between - started
-        # of items whose vectors are equal one is as good as another
-        matches.append(min(1.0, float((products[rows] >= threshold - 1e-5).sum() / depth)))
-    return float(np.mean(matches)), 1_000 * times[0] / len(sample), 1_000 * times[1] / len(sample)
