@@ -126,7 +126,7 @@ def tune_encoder(
         best = next(entry for entry in history if "goal" in entry and entry["step"] == trainer.state.best_global_step)
         if trainer.is_world_process_zero():
             save_adapter(trainer.best_state(), spec, folder / ADAPTER)
-            record = {"data_hash": dataset.data_hash(), "base": spec.base, "base_hash": spec.base_hash}
+            record: dict[str, Any] = {"data_hash": dataset.data_hash(), "base": spec.base, "base_hash": spec.base_hash}
             record |= {"arguments": args.model_dump(mode="json"), "seed": args.seed}
             record |= {"versions": {name: version(name) for name in LIBRARIES}}
             write_whole(folder / CONFIG, json.dumps(record, indent=2) + "\n")
