@@ -61,12 +61,16 @@ class World:
     """What artefacts are made from: sound parts, of which each gets a copy."""
 
     folder: Path
+    trained: Path | None = None
+    """A trained shop, where there is one already."""
 
     @cached_property
     def shop(self) -> Path:
         """A trained shop."""
         from service_world import build_shop
 
+        if self.trained is not None:
+            return self.trained
         folder = self.folder / "trained"
         folder.mkdir(parents=True)
         return build_shop(folder)
@@ -252,9 +256,6 @@ def look_at_all(root: Path) -> list[Outcome]:
     return outcomes
 
 
-# --- encoders --------------------------------------------------------------------------------------------------------
-
-
 def safetensors(header: bytes, body: bytes = b"", size: int | None = None) -> bytes:
     """A file of that format with whatever header, and whatever length of it."""
     return struct.pack("<Q", len(header) if size is None else size) + header + body
@@ -382,8 +383,6 @@ encoders.add(
 )
 
 
-# --- adapters --------------------------------------------------------------------------------------------------------
-
 PARTS = {
     **dict.fromkeys((f"attention.self.{name}" for name in ("query", "key", "value")), (32, 32)),
     "attention.output.dense": (32, 32),
@@ -450,9 +449,6 @@ adapters.add(
 )
 
 
-# --- exported encoders -----------------------------------------------------------------------------------------------
-
-
 def _onnx(name: str, model: Content, *, deep: str = "", **record: Any) -> None:
     """A folder whose record agrees with every file in it."""
 
@@ -514,9 +510,6 @@ _onnx("a deep record", b"", deep=DEEP_JSON)
 _onnx("a record of other kinds", b"", files=[1, 2], prompts=3)
 
 
-# --- the cache of an encoder -----------------------------------------------------------------------------------------
-
-
 def _sound_cache(case: Case) -> tuple[Path, Door]:
     def ask() -> object:
         with warnings.catch_warnings():
@@ -546,9 +539,6 @@ Kind("cache", _sound_cache).add(
 Kind("cache", _sound_encoder).add(
     {"deep hashes": _hashes("[" * DEEP + "]" * DEEP), "hashes that are a pickle": _hashes(pickled)}, inert=True
 )
-
-
-# --- generators ------------------------------------------------------------------------------------------------------
 
 
 def _write(folder: Path) -> Door:
@@ -632,9 +622,6 @@ for _name, _content in {
     "half a head": b"GGUF\x03\x00",
 }.items():
     _add(f"gguf: {_name}", lambda case, content=_content: _write(case.file("model.gguf", content)))
-
-
-# --- published models ------------------------------------------------------------------------------------------------
 
 
 def _seal(folder: Path) -> None:
@@ -779,8 +766,6 @@ Kind("models", _roll_back).add(
 )
 
 
-# --- learned effects and trees ---------------------------------------------------------------------------------------
-
 SOUND_TREE: dict[str, object] = {
     "num_leaves": 3,
     "num_cat": 0,
@@ -854,9 +839,6 @@ Kind("trees", _sound_trees).add({"sound ones": edit("trees.json")}, inert=True)
 Kind("trees", _sound_trees).add(
     {name: edit("trees.json", trees=tree_text(**change)) for name, change in BAD_TREES.items()}
 )
-
-
-# --- tables of a shop ------------------------------------------------------------------------------------------------
 
 
 def _load(shop: Path, file: Path, **options: Any) -> Door:
@@ -1033,8 +1015,6 @@ def _mapped(text: str, case: Case) -> Door:
     shop, rows = case.shop(), case.file("items.csv", HEAD + b"a,b\n")
     return _load(shop, rows, mapping=str(case.file("map.toml", text)))
 
-
-# --- settings and campaigns ------------------------------------------------------------------------------------------
 
 TABLES: dict[str, str] = {
     "deep": "x = " + "[" * DEEP + "]" * DEEP,
@@ -1237,9 +1217,6 @@ for _name, _file in {
     "only dots": "....",
 }.items():
     _add(f"upload: {_name}", partial(_upload, _file), inert=True)
-
-
-# --- prompts and trials ----------------------------------------------------------------------------
 
 
 def _prompt(body: str, case: Case) -> Door:

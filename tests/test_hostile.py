@@ -30,8 +30,8 @@ IN_TESTS = [name for name, item in ARTEFACTS.items() if not item.slow]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("world"))
+def world(tmp_path_factory: pytest.TempPathFactory, service_shop: Path) -> World:
+    return World(tmp_path_factory.mktemp("world"), service_shop)
 
 
 @pytest.mark.parametrize("name", IN_TESTS)
@@ -209,9 +209,6 @@ def test_what_waits_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
             assert line.recv(100).startswith(b"HTTP/1.1 204"), "as long as it goes on"
 
 
-# --- the readers of documents ----------------------------------------------------------------------------------------
-
-
 def test_a_table_that_would_take_time_or_memory_is_refused() -> None:
     for text, message in (
         ("x = " + "[" * (MAX_NESTING + 1) + "]" * (MAX_NESTING + 1), "deep"),
@@ -239,8 +236,6 @@ def test_json_that_is_too_deep_is_a_value_error() -> None:
         with pytest.raises(ValueError):
             json_value(text)
 
-
-# --- what leaves for a spreadsheet -----------------------------------------------------------------------------------
 
 FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\u3000=1", "\u200b=1", "\ufeff=1", "＝1+1")
 FORMULAS += ("＋1", "－1", "＠SUM(A1)")
