@@ -129,6 +129,9 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
     if thing and not thing.lower().startswith(("a ", "an ", "the ")):
         name = f"{thing} {kind.lower()}"
         short_name = f"{pattern('naming.thing_end').split(thing)[0]} {kind.lower()}"
+    *words, last_word = name.split(" ")
+    if len(words) > 1 and last_word.lower() in table("names.toml")["till"]["flavours"]:
+        name = " ".join([last_word, *words])
     wearer = pattern("naming.wearer").search(name)
     small = _small(name[: wearer.start()] if wearer else name, known_only=True, brand=brand)
     if len(small) > _NAME_CHARS["en"]:
@@ -136,8 +139,11 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
     short = _short(_small(short_name, known_only=True, brand=brand) or small, brand, _CLEAN_SHORT_CHARS)
     small = f"{wearer['wearer'].lower()} {small}" if wearer else small
     number = _number(short or small)
-    if pack and number == "singular" and (container := pattern("naming.container").match(pack["pack"])):
-        small, short = (f"{name} {container[0].lower()}" for name in (small, short))  # the price is not of one gel
+    container = pattern("naming.container").match(pack["pack"]) if pack else None
+    if pack and container and number == "singular":  # the price is not of one gel
+        small, short = (f"{name} {container[0].lower()}" for name in (small, short))
+    elif pack and container:
+        size = pack["pack"].lower()
     return Naming(name=small, short=short, number=number, level=Level.CLEAN, size=size, has_article=True)
 
 
@@ -214,7 +220,7 @@ def _known() -> frozenset[str]:
     names = table("names.toml")
     listed = [entry for shelf in table("shelves.toml")["shelf"] for entry in shelf["words"]]
     listed += [*table("shelves.toml")["loose"], *Prompts.load().short_forms.values(), *names["words"]["after_noun"]]
-    listed += [names["till"]["known"]]
+    listed += [names["till"]["known"], *names["till"]["flavours"]]
     words.update(word for entry in listed for word in entry.lower().split())
     return frozenset(word for word in words | set(map(stem, words)) if word.isascii())
 

@@ -263,8 +263,9 @@ def english_slots(request: CopyRequest, facts: FactSheet, name: Naming) -> Itera
         yield "category.is", "are" if category.endswith("s") or " and " in category or " & " in category else "is"
     if facts.brand and fold(facts.brand) not in ("private", "national"):
         yield "brand", facts.brand
-    yield "price", money_text(facts.price, facts)
-    yield "pack", name.size
+    price, is_box = money_text(facts.price, facts), " of " in name.size
+    yield "price", f"{price} for a {name.size}" if price and is_box else price
+    yield "pack", "" if is_box else name.size
     words = _words(facts, ", ")
     yield from (("words", words), ("Words", _capital(words)))
     yield "author", _attribute(facts, "author", "作者")
