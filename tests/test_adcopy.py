@@ -30,7 +30,7 @@ from recllm.market.adcopy.request import (
     ThingFacts,
     reason_kind,
 )
-from recllm.market.adcopy.sayable import sayable_facts
+from recllm.market.adcopy.sayable import sayable_facts, shortened
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify.guarantees import review
 from recllm.market.adcopy.write import write_copy
@@ -482,6 +482,13 @@ def test_a_title_cannot_open_a_turn_of_its_own() -> None:
 )
 def test_sellers_promises_leave_the_title(title: str, shown: str) -> None:
     assert sayable_facts(request_for(Item(item_id="x", title=title))).title == shown
+
+
+def test_titles_are_shortened_at_words() -> None:
+    cases = table("adcopy", "titles are shortened at words")
+    assert [(title, shortened(title, limit)) for title, limit, _ in cases] == [
+        (title, short) for title, _, short in cases
+    ]
 
 
 @settings(deadline=None, max_examples=60)

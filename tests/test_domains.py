@@ -180,7 +180,7 @@ def test_claims_around_the_name_of_a_film_are_claims() -> None:
     made = request("media", "en", "Free Willy")
     for text, guarantee in (
         ("“Free Willy”\nFree Willy, free for you this week.", "G3"),
-        ("“Free Willy”\nTake a look at Free Willy: 50% off.", "G1"),
+        ("“Free Willy”\nTake a look at Free Willy: 50% off.", "G2"),
         ("“Free Willy”\nTake a look at Free Willy for $2.", "G1"),
         ("“Free Willy”\nPut Free Willy into your basket.", "G14"),
     ):

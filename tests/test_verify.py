@@ -23,7 +23,7 @@ from recllm.market.adcopy.lexicon import bases, families, read, table
 from recllm.market.adcopy.quantities import quantities
 from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, Offer, OfferType, PersonFacts, Voice
 from recllm.market.adcopy.verify.case import stated_by_facts, used_with
-from recllm.market.adcopy.verify.form import is_emoji, is_foreign
+from recllm.market.adcopy.verify.form import is_card, is_chinese_id, is_emoji, is_foreign, is_iban
 from recllm.market.adcopy.verify.guarantees import GUARANTEES, Review, review
 from recllm.market.adcopy.write import write_copy
 from recllm.text.plurals import stem
@@ -121,6 +121,7 @@ def test_messages_name_the_fact_and_what_would_be_right() -> None:
         ("Award-winning sandwich buns.", {}, "needs award"),
         ("Sandwich buns, today only.", {"offer": ends}, "the offer's last day is 9 November"),
         ("Sandwich buns, rated 4.9 stars.", {"evidence": {"rating": "4.8 stars by 312 buyers"}}, "the facts say"),
+        ("Sandwich buns by Haerth.", {}, "Hearth"),
         ("Des petits pains moelleux pour vos sandwich buns.", {}, "English and Chinese"),
         ("Сэндвич sandwich buns для тебя.", {}, "English and Chinese"),
     ]
@@ -137,6 +138,8 @@ def test_a_plural_says_what_its_singular_says_and_a_word_of_its_family_does_not(
         ("Kitchen knife", "Kitchen knives for you.", set()),
         ("Kitchen knives", "A kitchen knife for you.", set()),
         ("6 dish set", "6 dishes for you.", set()),
+        ("Steel watch", "The watches protect your skin.", {"G3"}),
+        ("Linen dress", "Dresses protect skin.", {"G3"}),
         ("Nature Valley oat bars", "Natural oat bars from Nature Valley.", {"G3"}),
         ("Effects pedal", "An effective pedal.", {"G3"}),
     ]
@@ -190,6 +193,13 @@ def test_more_words_of_another_language_than_english_ones_are_foreign() -> None:
     )
 
 
+def test_the_own_title_of_an_item_breaks_no_rule_of_form() -> None:
+    for title in ("Bora Bora Bora sunscreen", "BEST DOG FOOD EVER", "Grain-Free Salmon Dry Cat Food -", "Mmmm! Wow!!"):
+        answer = judged(title, Item(item_id="x", title=title, category=("Things",)), channel="sms_gsm")
+        assert [check for check in answer.failures if check.holds] == [], title
+        assert answer.ungrounded == (), title
+
+
 # --- numbers and word lists ------------------------------------------------------------------------------------------
 
 
@@ -219,6 +229,22 @@ def test_each_family_finds_what_it_lists_and_its_guarantee_fails() -> None:
         assert {text for text, answer in answers.items() if (guarantee or family.guarantee) not in answer} == set()
 
 
+def test_numbers_of_people_are_told_by_their_checksums() -> None:
+    valid = {
+        is_card: ["4111111111111111", "6011000990139424009", "30569309025904"],
+        is_chinese_id: ["11010519491231002x"],
+        is_iban: ["gb82west12345698765432", "no9386011117947"],
+    }
+    invalid = {
+        is_card: ["4111111111111112", "60110009901394240000", "3056930902590", "00000000000000",
+                  "6011000990139424000", "41111111111111x1"],
+        is_chinese_id: ["110105194912310021", "11010519491231002"],
+        is_iban: ["gb82west12345698765433", "no938601111794", "gb82wést12345698765432"],
+    }  # fmt: skip
+    assert [text for check, texts in valid.items() for text in texts if not check(text)] == []
+    assert [text for check, texts in invalid.items() for text in texts if check(text)] == []
+
+
 # --- channels --------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +258,8 @@ def test_lengths_are_counted_as_the_channel_counts() -> None:
     sms = Slot(name="text", max=160, counter="sms")  # one foreign character halves a short message
     assert sms.length_and_limit("a" * 160) == (160, 160)
     assert sms.length_and_limit("a" * 70 + "’") == (71, 70)
+    with pytest.raises(ValueError, match="’"):
+        septets("’")
     assert [sign for sign in "🀀🫿☕" if not is_emoji(sign)] == [sign for sign in "©®a好" if is_emoji(sign)] == []
 
 

@@ -80,11 +80,12 @@ def deadlines(reading: Reading) -> Sequence[Deadline]:
 @cache
 def _families() -> Sequence[tuple[str, Family, Family]]:
     """(last day, strong phrases, weak ones)."""
-    phrase_table = table("deadlines.toml")
-    weekdays = phrase_table["weekdays"]
 
     def family(day: str, phrases: Sequence[str]) -> Family:
         return Family(id=day, shapes=phrase_patterns(phrases), exceptions=pattern("quantities.weekdays"))
+
+    entries = table("deadlines.toml")["deadline"]
+    weekdays = table("deadlines.toml")["weekdays"]
 
     def named(phrases: Sequence[str], names: Sequence[str]) -> Sequence[str]:
         """The phrases with each name of their language, {DAY} with the long ones."""
@@ -95,7 +96,8 @@ def _families() -> Sequence[tuple[str, Family, Family]]:
             if name.isascii() is phrase.isascii() and ("{DAY}" not in phrase or name in WEEKDAYS)
         ]
 
-    entries = [(entry["ends"], entry["strong"], entry["weak"]) for entry in phrase_table["deadline"]]
-    for day, names in weekdays["names"].items():
-        entries.append((day, named(weekdays["strong"], names), named(weekdays["weak"], names)))
-    return [(day, family(day, strong), family(day, weak)) for day, strong, weak in entries]
+    days = weekdays["names"].items()
+    return [(e["ends"], family(e["ends"], e["strong"]), family(e["ends"], e["weak"])) for e in entries] + [
+        (day, family(day, named(weekdays["strong"], names)), family(day, named(weekdays["weak"], names)))
+        for day, names in days
+    ]

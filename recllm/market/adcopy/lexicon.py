@@ -66,6 +66,12 @@ def limit(name: str) -> Any:
     return table("limits.toml")[name]
 
 
+def within(name: str, size: int) -> bool:
+    """True when a size lies between the two numbers of a limit."""
+    smallest, largest = limit(name)
+    return bool(smallest <= size <= largest)
+
+
 @lru_cache(maxsize=256)
 def pattern(name: str, **parts: str) -> re.Pattern[str]:
     """The pattern TABLE.NAME of `data/patterns.toml`; `parts` are put in place of {PART}."""
@@ -191,30 +197,41 @@ def stems(words_of_text: Iterable[str]) -> frozenset[str]:
 
 # --- inflections ---------------------------------------------------------------------------------------------------
 
-_DOUBLES = re.compile(r"[^aeiou][aeiou][^aeiouwxy]$")
-"""Ends a short word whose last letter is written twice before an ending: plan, planning."""
-_SIBILANTS = ("s", "x", "z", "ch", "sh", "o")
+_VOWELS = "aeiou"
 
 
 @lru_cache(maxsize=8192)
 def bases(word: str) -> frozenset[str]:
     """The words that `word` may be an inflection of, itself among them: "baking" -> "bake"."""
     candidates = {word, stem(word)}
-    for ending in ("ing", "ed", "es", "d", "s") if word.isascii() and word.isalpha() else ():
-        base = word.removesuffix(ending)
-        if base == word or len(base) < 2:
-            continue
-        if base.endswith("i") and ending in ("ed", "es"):
-            candidates.add(base[:-1] + "y")
-        if ending in ("ing", "ed"):
-            candidates.add(base + "e")
+    if not (word.isascii() and word.isalpha()):
+        return frozenset(candidates)
+    for ending in ("s", "es", "ed", "d", "ing"):
+        if word.endswith(ending) and len(word) - len(ending) >= 2:
+            base = word[: -len(ending)]
+            guesses = {base, base + "e", base[:-1] + "y" if base.endswith("i") else base}
             if len(base) > 3 and base[-1] == base[-2]:
-                candidates.add(base[:-1])
-        doubles = ending in ("ing", "ed") and len(base) < 5 and _DOUBLES.search(base)
-        lacks = (ending == "es" and not base.endswith(_SIBILANTS)) or (ending == "d" and not base.endswith("e"))
-        if not (doubles or lacks):
-            candidates.add(base)
+                guesses.add(base[:-1])
+            candidates |= {guess for guess in guesses if word in _inflections(guess)}
     return frozenset(candidates)
+
+
+def _inflections(word: str) -> set[str]:
+    """Plural, third person, past and present participle of an English word, by the rules of spelling."""
+    if len(word) < 2:
+        return set()
+    if word.endswith("y") and word[-2] not in _VOWELS:
+        return {word[:-1] + "ies", word[:-1] + "ied", word + "ing"}
+    if word.endswith("e"):
+        return {word + "s", word + "d", word[:-1] + "ing"}
+    plural = word + ("es" if word.endswith(("s", "x", "z", "ch", "sh", "o")) else "s")
+    doubled = len(word) > 2 and word[-1] not in _VOWELS + "wxy" and word[-2] in _VOWELS and word[-3] not in _VOWELS
+    forms = {plural, word + "s" if word.endswith("o") else plural}
+    if doubled:
+        forms |= {word + word[-1] + "ing", word + word[-1] + "ed"}
+    if not doubled or len(word) > 4:  # "offering" of "offer", "planning" of "plan"
+        forms |= {word + "ing", word + "ed"}
+    return forms
 
 
 # --- families of phrases -------------------------------------------------------------------------------------------

@@ -45,13 +45,17 @@ class Quantity:
     unit: str = ""
     """A unit's key in data/numbers.toml; the sign or word of a currency; "month-day" or "year-month-day" for a date."""
     role: str = ""
-    """Of money: "list" after "was", "off" next to "save" ("off again" where it comes back), "threshold" after "满",
-    "bound" after "under" or "about"; of a number: the word that follows."""
+    """Of money: "list" after "was", "off" next to "save" ("off again" where it comes
+    back), "per" and a unit before one, "threshold" after "满"; of a number: the word that follows."""
+    bound: str = ""
+    """Of money: "under" after "less than", "over" where more is meant (七十多块), "about" after "about"; else exact."""
     span: str
 
 
 LARGEST = 10**12
 """No price and no size is larger."""
+EACH = "each"
+"""The unit of a price for one of whatever there are several of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,12 @@ _DIGITS = {c: n for text in (_NUMERALS["digits"], _NUMERALS["formal_digits"]) fo
 _DIGITS |= _NUMERALS["other_digits"]
 _POWERS, _MYRIADS = _NUMERALS["powers"], _NUMERALS["myriads"]
 
+_CONVERSIONS: Mapping[str, tuple[str, Decimal]] = {
+    unit: (dimension, Decimal(str(factor)))
+    for dimension, factors in _NUMBERS["conversions"].items()
+    for unit, factor in factors.items()
+}
+"""Unit -> what it measures, and how many of that one's smallest unit it is."""
 
 _UNIT = folded_pattern(
     rf"[ -]?((?:{_alternatives({u for u in _UNITS if u.isascii()})})(?![a-z0-9])"
@@ -158,6 +168,19 @@ def quantities(text: str) -> tuple[Quantity, ...]:
         if match[0] in _MULTITUDES or not match[0].isascii():
             stated.append(Quantity(kind=QuantityKind.MULTITUDE, value=None, unit=match[0], span=match[0]))
     return tuple(stated)
+
+
+def unit_of(word: str) -> str:
+    """The key of a unit by one of its spellings, folded; empty for any other word."""
+    return str(_UNITS.get(word, ""))
+
+
+def same_size(first: Quantity, second: Quantity) -> bool:
+    """True for the same size in two units that convert without a remainder: 10斤 and 5公斤, 0.5 l and 500 ml."""
+    a, b = _CONVERSIONS.get(first.unit), _CONVERSIONS.get(second.unit)
+    if not a or not b or a[0] != b[0] or first.value is None or second.value is None:
+        return False
+    return first.value * a[1] == second.value * b[1]
 
 
 def _blanks(match: re.Match[str]) -> str:
@@ -269,26 +292,34 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
         if yuan and word and not word[0].endswith("钱") and (tenth := pattern("quantities.tenth_after").match(after)):
             value += yuan * Decimal(_DIGITS.get(tenth["tenth"], tenth["tenth"])) / 10  # 两块五
             span, after = span + tenth[0], after[tenth.end() :]
+        bound = "over" if word and word["more"] else ""
+        for name, shape in (("under", "quantities.under_before"), ("about", "quantities.about_before")):
+            if less := pattern(shape).search(before):
+                bound, before = name, before[: less.start()]
+        if pattern("quantities.about_after").match(after):
+            bound = "about"
+        each_before, each_after = pattern("quantities.each_before"), pattern("quantities.each_after")
         if pattern("quantities.list_before").search(before) or pattern("quantities.list_after").match(after):
             role = "list"
         elif off_before.search(before) or off_after.match(after):
             is_again = pattern("quantities.off_again").match(after)
             role = "off again" if is_again or pattern("quantities.off_again_before").search(before) else "off"
         else:
-            roles = (("threshold", "quantities.threshold_before"), ("bound", "quantities.bound_before"))
-            role = next((name for name, shape in roles if pattern(shape).search(before)), "")
+            role = "threshold" if pattern("quantities.threshold_before").search(before) else ""
+        if not role and (each := each_before.search(idioms_before[: len(before)]) or each_after.match(after)):
+            role = f"per {each['unit'] or each['unit_zh'] or EACH}"
         if word and word[0].strip() in ("cent", "cents", "pence", "p") and not sign:
             value /= 100
         spelled = "".join(match[0] for match in (sign, word) if match).replace(" ", "")
         unit = "元" if yuan else spelled.removeprefix("多").removeprefix("来")
-        return Quantity(kind=QuantityKind.MONEY, value=value, unit=unit, role=role, span=span)
+        return Quantity(kind=QuantityKind.MONEY, value=value, unit=unit, role=role, bound=bound, span=span)
     bare = pattern("quantities.bare_money_before").search(idioms_before)
     is_cut = pattern("quantities.bare_money_cut").match(after)
     if numeral[0].isdigit() and (is_cut or (bare and pattern("quantities.clause_end").match(after))):  # 89降到59, 省24
         if is_cut or pattern("quantities.list_before").search(before):
             role = "list"
         else:
-            role = "off" if off_before.search(before) else ""
+            role = "off" if off_before.search(before) else f"per {EACH}" if bare and bare["one"] else ""
         return Quantity(kind=QuantityKind.MONEY, value=value, role=role, span=numeral)
     if pattern("quantities.ordinal_after").match(after):
         return Quantity(kind=QuantityKind.NUMBER, value=value, unit="ordinal", span=numeral)

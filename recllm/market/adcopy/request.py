@@ -39,13 +39,16 @@ from recllm.market.adcopy.lexicon import (
     read,
     table,
     translation,
+    word_class,
     words,
 )
+from recllm.market.adcopy.names import name_and_size
 from recllm.market.adcopy.packs import FilledText, Pack, parse
 from recllm.market.adcopy.quantities import Quantity, quantities
 from recllm.text.domains import Domain, domain_of, without_domain
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.personal_data import without_personal_data
+from recllm.text.plurals import stem
 from recllm.text.templates import Prompts
 
 _CODE = pattern("injection.code")
@@ -355,6 +358,10 @@ class CopyRequest:
         """Words beyond the facts that a text may hold: those that people approved, and the domain's own."""
         return self.vocabulary.union(self.domain.neutral[self.language])
 
+    def name_and_size(self, title: str) -> tuple[str, str]:
+        """As `recllm.market.adcopy.names.name_and_size`, where titles are those of goods: 21 Grams is a film."""
+        return name_and_size(title) if self.domain.titles == "goods" else (title, "")
+
     @property
     def limits(self) -> Channel:
         """The slots and limits of the channel."""
@@ -422,6 +429,8 @@ class FactSheet:
     offer: Offer | None = None
     description: str = ""
     """Grounds words; no claim is proven by it."""
+    spellings: tuple[str, ...] = ()
+    """Shorter spellings of the title that a text may hold."""
     has_title: bool = True
     """False where the title may not be shown, and a category or a general name stands for it."""
 
@@ -468,6 +477,15 @@ class FactSheet:
     def words(self) -> frozenset[str]:
         """The folded words of all texts."""
         return frozenset(word for text in self.texts for word in words(text))
+
+    @cached_property
+    def is_sober(self) -> bool:
+        """True for medicines and the like, about which a text must not be playful."""
+        names, sober = (self.title, *self.category), word_class("sober")
+        han = "".join(fold(name) for name in names if not name.isascii())
+        return any(word in han for word in sober if not word.isascii()) or any(
+            stem(word) in sober for name in names for word in words(name)
+        )
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:

@@ -7,17 +7,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+from recllm.market.adcopy.channels import width
 from recllm.market.adcopy.lexicon import HAN, fold, pattern, table, word_class
 from recllm.market.adcopy.names import is_size, name_and_size, written_out
-from recllm.market.adcopy.quantities import QuantityKind
+from recllm.market.adcopy.quantities import QuantityKind, quantities
 from recllm.market.adcopy.request import CopyRequest, FactSheet
 from recllm.market.adcopy.verify import claims, form
 from recllm.market.adcopy.verify.case import Case
 
 _MAX_ROUNDS = 12
-_OF_SELLERS = (claims.offers, claims.offer_deadlines, claims.deeds, claims.proofs)
-"""What sellers write into titles without a fact."""
+_NAME_LENGTHS = (120, 60, 40, 28, 18)
+_MIN_NAME = 12
+"""Characters of the shortest spelling that is tried."""
+_MIN_FIRST_PART = 8
+"""A first part of less width is too little to go by."""
+_PIECE = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
+_BREAK = re.compile(r"(?<!\s)\s*(?:[,;|(（，；]|(?<=\s)[-–/]\s)")
 _HANGING = pattern("titles.hanging", DANGLING="|".join(word_class("dangling")))
+_NAMING = re.compile(rf"[^\W\d_]{{3,}}|[{HAN}]")
+_RUN = re.compile(rf"[{HAN}]{{2,}}|[^\W\d_]{{3,}}")
 _LETTER = re.compile(rf"[^\W\d_]|[{HAN}]")
 _JOINT = re.compile(r"[-/&]")
 """Joins the words of a compound: Grain-Free, sinus/allergy."""
@@ -42,9 +50,11 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
     title = _cleaned(facts.title, facts, bare)
     if title and request.domain.titles == "goods":
         title = _with_thing(title, sheet.category)
-    if title:
-        return replace(sheet, title=title)
-    return replace(sheet, title=sheet.category[-1] if sheet.category else "", attributes={}, has_title=False)
+    sheet = replace(sheet, title=title) if title else without_title(sheet)
+    name, _ = request.name_and_size(sheet.title)
+    lengths = {*_NAME_LENGTHS, *range(_MIN_NAME, request.limits.slots[0].max + 1)}.intersection(range(len(name)))
+    longest_first = (shortened(name, longest) for longest in sorted(lengths, reverse=True))
+    return replace(sheet, spellings=tuple(dict.fromkeys((name, *longest_first))))
 
 
 def _with_thing(title: str, categories: Sequence[str]) -> str:
@@ -54,6 +64,13 @@ def _with_thing(title: str, categories: Sequence[str]) -> str:
         return title
     thing = next((category for category in reversed(categories) if fold(category) != fold(name)), "")
     return " ".join(filter(None, (name, pattern("titles.first_alternative").split(thing)[0].strip(), size)))
+
+
+def without_title(facts: FactSheet) -> FactSheet:
+    """The sheet under its narrowest category, without attributes."""
+    return replace(
+        facts, title=facts.category[-1] if facts.category else "", attributes={}, spellings=(), has_title=False
+    )
 
 
 def _cleaned(name: str, facts: FactSheet, request: CopyRequest) -> str:
@@ -102,7 +119,7 @@ def _unsayable(name: str, facts: FactSheet, request: CopyRequest) -> list[str] |
     case = Case(text=name, facts=facts, request=request)
     if any(any(check(case)) for check in (form.personal_data, form.clean_language, form.leaks)):
         return None
-    violations = [] if request.domain.titles == "works" else [v for check in _OF_SELLERS for v in check(case)]
+    violations = [] if request.domain.titles == "works" else [*claims.offers(case), *claims.proofs(case)]
     if request.domain.titles == "names":  # what a person may let pass is no matter in a name
         violations = [violation for violation in violations if not violation.holds]
     spans = [violation.span for violation in violations]
@@ -114,3 +131,28 @@ def tidy(name: str) -> str:
     """No empty brackets, exclamation marks, doubled spaces, or ends left hanging."""
     name = pattern("titles.empty_brackets").sub(" ", pattern("titles.shouts").sub(" ", name))
     return _HANGING.sub("", " ".join(name.split())).lstrip(" ,;:/&+-|，；：、")
+
+
+def shortened(title: str, longest: int) -> str:
+    """The beginning of a title within `longest` characters; never empty.
+
+    Whole words, at least one of which names something, and no number without its unit: "8 fl" is no "8 fl oz". The
+    first part before a comma, bracket or dash is preferred to a longer cut; where none of this fits, one word of the
+    title.
+    """
+    if len(title) <= longest:
+        return title
+    first = tidy(_BREAK.split(title, maxsplit=1)[0])
+    at_words = [name for end, name in _cuts(title) if end <= longest]
+    names = [first] if len(first) <= longest and width(first) >= _MIN_FIRST_PART and _NAMING.search(first) else []
+    names += [name for name in at_words if _NAMING.search(name)]
+    names += [run[:longest] for run in _RUN.findall(title) if len(run) <= longest or not run.isascii()]
+    stated = set(quantities(title))
+    return next((name for name in (*names, *at_words) if stated.issuperset(quantities(name))), title[:longest])
+
+
+@lru_cache(maxsize=1 << 8)
+def _cuts(title: str) -> tuple[tuple[int, str], ...]:
+    """(where it is cut, the beginning) at each word that may end a name, the longest first."""
+    cuts = [(match.end(), tidy(title[: match.end()])) for match in _PIECE.finditer(title)]
+    return tuple((end, name) for end, name in reversed(cuts) if name and _LETTER.search(_PIECE.findall(name)[-1]))

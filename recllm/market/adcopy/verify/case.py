@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache, cached_property, lru_cache
@@ -12,6 +12,8 @@ from recllm.market.adcopy.deadlines import Deadline, deadlines
 from recllm.market.adcopy.lexicon import (
     HAN,
     Reading,
+    bases,
+    chinese_pattern,
     fold,
     limit,
     pattern,
@@ -21,7 +23,7 @@ from recllm.market.adcopy.lexicon import (
     word_class,
     words,
 )
-from recllm.market.adcopy.names import name_and_size, written_out
+from recllm.market.adcopy.names import OTHER_SHELF, name_and_size, shelf, written_out
 from recllm.market.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.market.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.text.personal_data import PersonalDataKind, find_personal_data
@@ -37,6 +39,8 @@ _IT = {"en": "it", "zh": "它"}
 """Stands for the name of a work where claims are looked for."""
 _WORDS_OF_NAME = {True: 2, False: 3}
 """Words, or Chinese characters, that make a name that is no plain word: by whether it is in plain Latin script."""
+_CONSUMED = ("food", "drink", "care", "pets")
+"""Shelves whose items are eaten, drunk or put on the skin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,10 @@ class Case:
     @cached_property
     def reading(self) -> Reading:
         """Without a "lowest price in 30 days" that the proof shows to be true."""
-        return read(pattern("claims.lowest_30d").sub(" ", fold(self.text)) if self.is_lowest_price else self.text)
+        reading = read(self.text)
+        if not self.is_lowest_price:
+            return reading
+        return read(pattern("claims.lowest_30d").sub(" ", reading.folded))
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -74,8 +81,9 @@ class Case:
     def lowest_price(self) -> Decimal | None:
         """The lowest price of the past 30 days, where the proof of it is an amount."""
         stated = quantities(self.request.evidence.get("lowest_30d", ""))
-        of_price = (QuantityKind.MONEY, QuantityKind.NUMBER)
-        amounts = [q.value for q in stated if q.kind in of_price and q.value is not None]
+        amounts = [
+            q.value for q in stated if q.kind in (QuantityKind.MONEY, QuantityKind.NUMBER) and q.value is not None
+        ]
         return amounts[0] if len(amounts) == 1 else None
 
     @property
@@ -88,13 +96,20 @@ class Case:
     def saving(self) -> Decimal | None:
         """What the former price lies above the price, where no offer changes it any more."""
         price, former = self.facts.price, self.facts.list_price
-        return former - price if price and former and former > price and self.offer is None else None
+        is_final = self.offer is None or self.offer_is_in_price
+        return former - price if price and former and former > price and is_final else None
+
+    @property
+    def offer_is_in_price(self) -> bool:
+        """True where the price is what the running offer leaves of the former price, as some shops keep their lists."""
+        price, former, offer = self.facts.price, self.facts.list_price, self.offer
+        if not (price and former and offer and offer.value) or offer.type is not OfferType.PERCENT:
+            return False
+        return abs(former * (100 - offer.value) / 100 - price) < Decimal("0.01")
 
     @cached_property
-    def stated(self) -> frozenset[tuple[QuantityKind, Decimal | None, str]]:
-        """Kind, value and unit of what statements and proofs say; a price is stated by the item alone."""
-        of_statements = (q for text in self.statements for q in quantities(text) if q.kind is not QuantityKind.MONEY)
-        return frozenset((q.kind, q.value, q.unit) for q in (*of_statements, *self.evidence_quantities))
+    def stated_quantities(self) -> tuple[Quantity, ...]:
+        return tuple(q for text in self.statements for q in quantities(text))
 
     @cached_property
     def stated_amounts(self) -> frozenset[Decimal]:
@@ -152,7 +167,7 @@ class Case:
     @cached_property
     def tells_price(self) -> bool:
         money = (q for q in self.quantities if q.kind is QuantityKind.MONEY)
-        return any(not q.role and q.value == self.facts.price for q in money)
+        return any((not q.role or q.role.startswith("per ")) and q.value == self.facts.price for q in money)
 
     def is_saving(self, quantity: Quantity) -> bool:
         """True for what the former price lies above the price, as an amount or as a share to the nearest per cent."""
@@ -165,6 +180,10 @@ class Case:
         # "was £60, now £48. That's £12 towards treats"
         is_told = is_money and not quantity.role and self.tells_former and self.tells_price
         return value == saving and (quantity.role == "off" or is_told)
+
+    @cached_property
+    def title_written_out(self) -> str:
+        return written_out(self.facts.title)
 
     @cached_property
     def item_texts(self) -> tuple[str, ...]:
@@ -182,7 +201,7 @@ class Case:
         """The text without the item's own texts: what its writer chose to say about it."""
         is_name = re.compile("[^a-z]").search  # and no word such as basket
         names = (text for text in self.statements if len(text) > 2 and is_name(text))
-        names_and_facts = (*self.item_texts, *names)
+        names_and_facts = (*self.item_texts, *self.facts.spellings, *names)
         texts = {t for t in names_and_facts if len(t) > 1 or not t.isascii()}
         if not texts:
             return self.text
@@ -195,17 +214,26 @@ class Case:
         or of a single word, is read like any other text."""
         title = self.facts.title
         priced = any(q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT) for q in quantities(title))
-        is_plain = len(words(title)) < _WORDS_OF_NAME[title.isascii()]
-        if self.request.domain.titles != "works" or priced or is_plain:
+        if self.request.domain.titles != "works" or priced:
             return self
-        return replace(self, text=re.sub(f"《?{re.escape(title)}》?", _IT[self.language], self.text))
+        names = {name for name in (title, *self.facts.spellings) if len(words(name)) >= _WORDS_OF_NAME[name.isascii()]}
+        longest_first = sorted(names, key=len, reverse=True)
+        shape = re.compile(f"《?(?:{'|'.join(map(re.escape, longest_first))})》?") if names else None
+        return self if shape is None else replace(self, text=shape.sub(_IT[self.language], self.text))
 
     @cached_property
     def apart(self) -> frozenset[str]:
-        """The words that deny or limit, and single Chinese characters, whose clauses all speak of no item, folded."""
+        """The words of `data/surroundings.*.toml` that only stand apart from the item in this text, folded.
+
+        A word stands apart when neither neighbour in its clause is a word of the item and nothing shortly before it
+        ascribes it; a word that denies or limits (`loose`), when its clause speaks of no item. Food stands apart from
+        what is eaten, drunk or put on the skin only where an English text names it as what the item is served with.
+        """
+        of_shelf = shelf((self.facts.title, *reversed(self.facts.category)))
+        is_consumed = of_shelf in _CONSUMED or (of_shelf == OTHER_SHELF and self._has_contents)
         apart: set[str] = set()
         joined: set[str] = set()
-        loose = _listed("en", "loose")
+        loose = _listed("en", "loose") | {*word_class("plain_superlatives")}
         for clause in _CLAUSE.split(self.reading.squashed):
             clause_words = frozenset(_LATIN_WORD.findall(clause))
             is_of_item = bool(stems(clause_words) & self.item_stems or clause_words & _listed("en", "pronouns"))
@@ -213,7 +241,43 @@ class Case:
             pairs = {clause[i : i + 2] for i in range(len(clause) - 1)}
             is_of_item = bool(pairs & self.item_pairs) or any(word in clause for word in _listed("zh", "pronouns"))
             (joined if is_of_item else apart).update(_HAN.findall(clause))
-        return frozenset(apart - joined - frozenset("".join(_listed("zh", "held"))))
+            for word, is_apart in (
+                *self._english_things(clause, is_consumed),
+                *self._chinese_things(clause, is_consumed),
+            ):
+                (apart if is_apart else joined).add(word)
+        return frozenset(apart - joined - _held_characters())
+
+    def ascribes(self, tokens: Sequence[str]) -> bool:
+        """True when one of the English words says that what follows is the item's: with, has, includes."""
+        return not _listed("en", "ascribing").isdisjoint(tokens)
+
+    def _english_things(self, clause: str, is_consumed: bool) -> Iterator[tuple[str, bool]]:
+        """(thing, whether it stands apart) of a clause."""
+        ascribing, served = _listed("en", "ascribing"), _listed("en", "served")
+        tokens = [t.removesuffix("'s") for t in _LATIN_WORD.findall(clause)]
+        for i, token in enumerate(tokens):
+            token_bases = bases(token)
+            is_food = not token_bases.isdisjoint(_listed("en", "food"))
+            if is_food or not token_bases.isdisjoint(_listed("en", "things")):
+                before = tokens[max(0, i - 3) : i]
+                neighbours = {stem(t) for t in (*before[-1:], *tokens[i + 1 : i + 2])}
+                is_alone = neighbours.isdisjoint(self.item_stems) and ascribing.isdisjoint(before)
+                is_alone = is_alone and _listed("en", "ascribed").isdisjoint(tokens[i + 1 : i + 2])
+                yield token, is_alone and not (is_food and is_consumed and served.isdisjoint(before))
+
+    def _chinese_things(self, clause: str, is_consumed: bool) -> Iterator[tuple[str, bool]]:
+        """(thing, whether it stands apart) of a clause; a neighbour of the item shares two characters with it."""
+        for match in shape.finditer(clause) if (shape := _chinese_things()) else ():
+            before, after = clause[: match.start()].removesuffix("的"), clause[match.end() :]
+            is_beside = before[-2:] in self.item_pairs or after[:2] in self.item_pairs
+            is_beside = is_beside or (before != "" and before[-1] in table("surroundings.zh.toml")["ascribing"])
+            yield match[0], not is_beside and not (is_consumed and match[0] in _listed("zh", "food"))
+
+    @property
+    def _has_contents(self) -> bool:
+        names = {fold(name) for name in self.request.item.attributes}
+        return not names.isdisjoint(_listed("en", "contents") | _listed("zh", "contents"))
 
     @cached_property
     def item_stems(self) -> frozenset[str]:
@@ -278,10 +342,36 @@ def _listed(language: str, name: str) -> frozenset[str]:
     return frozenset(str(table(f"surroundings.{language}.toml")[name]).split())
 
 
-def words_beside(kind: str, facts: FactSheet) -> tuple[str, ...]:
-    """The words of what goes with the item without being part of it, endings cut off: by kind "use" coffee, of a mug;
-    "scene" wick, of a candle."""
-    return _words_by_names(kind, (facts.title, *facts.category))
+@cache
+def _held_characters() -> frozenset[str]:
+    return frozenset("".join(_listed("zh", "held")))
+
+
+@cache
+def _chinese_things() -> re.Pattern[str] | None:
+    return chinese_pattern(_listed("zh", "things") | _listed("zh", "food"))
+
+
+def words_of_uses(facts: FactSheet) -> Iterator[str]:
+    """The words of what goes with the item without being part of it, endings cut off: coffee, of a mug."""
+    return _words_beside("use", facts)
+
+
+def words_of_scenes(facts: FactSheet) -> Iterator[str]:
+    """The words of the scenes that the item stands in, which claim nothing with it: wick, of a candle."""
+    return _words_beside("scene", facts)
+
+
+def denials(facts: FactSheet) -> Iterator[str]:
+    """What a text may say that the item lacks: "no cables", of wireless headphones."""
+    for entry in table("uses.toml")["without"]:
+        if any(thing in facts.words if thing.isascii() else thing in facts.folded for thing in entry["things"]):
+            for word in entry["words"]:
+                yield from (f"no {word}", f"without {word}") if word.isascii() else (f"没有{word}", f"没{word}")
+
+
+def _words_beside(kind: str, facts: FactSheet) -> Iterator[str]:
+    yield from _words_by_names(kind, (facts.title, *facts.category))
 
 
 @lru_cache(maxsize=1024)
@@ -298,4 +388,4 @@ def _words_by_names(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def used_with(phrase: str, facts: FactSheet) -> bool:
     """True when the item is a thing that goes with the phrase without being made of it: coffee, and a mug."""
-    return stem(phrase) in {stem(word) for word in words_beside("use", facts)}
+    return stem(phrase) in {stem(word) for word in words_of_uses(facts)}

@@ -1,43 +1,49 @@
 """G1 to G5, G17: what is claimed is true: numbers, prices, offers, claims that need proof; the product is named, and
 nothing else is.
 
-Word lists know words; the patterns here know the shape around them: how long something lasts, who has it.
+Word lists know words; the patterns here know the shape around them: comparisons, praise by others, added ingredients.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from datetime import date, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
 
 from recllm.market.adcopy.deadlines import WEEKDAYS, day_in_words, last_day
+from recllm.market.adcopy.frames import frame_phrases
 from recllm.market.adcopy.lexicon import (
     HAN,
     families,
     fold,
     limit,
+    neutral_words,
     pattern,
     read,
     stems,
     table,
     word_class,
+    words,
 )
 from recllm.market.adcopy.names import name_and_size
 from recllm.market.adcopy.quantities import (
+    EACH,
     Quantity,
     QuantityKind,
     currency_of,
     format_money,
     renderings,
     rounded,
+    same_size,
+    unit_of,
 )
 from recllm.market.adcopy.request import FactSheet, OfferType
 from recllm.market.adcopy.verify.case import Case, Violation, matches, stated_by_facts, used_with, violations
 from recllm.text.plurals import stem
 
+_PRICE_TALK = {"en": "claims.price_talk", "zh": "claims.price_talk_zh"}
 _SHAPES_OF_CLAIMS = (
     ("claims.lasting", "how long, how or where it lasts", "durability"),
     ("claims.arrives", "when it comes", "delivery"),
@@ -54,6 +60,13 @@ _SHAPES_OF_CLAIMS = (
     ("claims.does_zh", "what the product does", "performance"),
 )
 """Pattern, what it speaks of, and the key of the proof that allows it."""
+_PRAISE = {"en": "claims.praise", "zh": "claims.praise_zh"}
+_NONE_BETTER = {"en": "claims.none_better", "zh": "claims.none_better_zh"}
+_OTHER_GOODS = {"en": "claims.other_goods", "zh": "claims.other_goods_zh"}
+_ADDED = ("claims.added", "claims.added_zh")
+_OWNER = re.compile(r"['’]s$")
+_SENTENCE = re.compile(r"[.!?…:;\n]+|[\"“”(]")
+_TOKEN = re.compile(r"[A-Za-z][A-Za-z'’-]*")
 _HAN_RUN = re.compile(rf"[{HAN}]+")
 _NEAR = 80  # characters next to a number, with the words that say what it is
 
@@ -67,13 +80,46 @@ def numbers(case: Case) -> Iterator[Violation]:
     person's to judge.
     """
     for quantity in case.quantities:
-        if not is_fact(quantity, case):
+        if not (is_fact(quantity, case) or is_around(quantity, case)):
             span = quantity.span.strip()
             fact = _fact_beside(quantity, case)
             is_other_day = quantity.kind is QuantityKind.DATE and not _is_deadline(quantity, case)  # "Easter: 5 April"
             is_few = quantity.kind is QuantityKind.NUMBER and not span[0].isdigit() and (quantity.value or 4) <= 3
             holds = is_other_day or is_few or (not fact and quantity.kind not in _NEVER_GUESSED)
             yield Violation(f"{quantity.kind} {span!r} is not among the facts{fact and f': {fact}'}", span, holds)
+    yield from _weekdays(case)
+
+
+def is_around(quantity: Quantity, case: Case) -> bool:
+    """True for a small number that counts something else than the item: "three songs", 两个水坑; nothing that it may be
+    said to have, and no time."""
+    if quantity.kind is not QuantityKind.NUMBER or quantity.value is None or not 1 <= quantity.value <= limit("around"):
+        return False
+    span, text = quantity.span.strip(), case.reading.squashed
+    at = text.find(span)
+    if at < 0 or any(c.isdigit() for c in span):
+        return False
+    if case.language == "zh":
+        parts, following = word_class("counted_parts_zh"), text[at + len(span) :]
+        has_it = any(c in text[max(0, at - 2) : at] for c in word_class("having_zh"))
+        if has_it or span.endswith(parts) or following.startswith(parts) or quantity.unit not in _OF_SCENES:
+            return False
+        nouns = [following[:n] for n in (4, 3, 2) if len(following) >= n] + [c for c in following[:1] if c == "人"]
+        if any(noun in case.facts.folded for noun in nouns):
+            return False
+        return following[:2] not in case.item_pairs and any(n in neutral_words() or n in case.apart for n in nouns)
+    if quantity.unit not in ("", "bag", "box", "bottle"):
+        return False
+    end = at + len(span)
+    before, after = _TOKEN.findall(text[max(0, at - _NEAR) : at]), _TOKEN.findall(text[end : end + _NEAR])[:2]
+    if case.ascribes(before[-3:]) or any(stem(word) in word_class("counted_parts") for word in (*after, quantity.unit)):
+        return False
+    is_of_item = any(stem(word) in case.item_stems | stems(case.facts.words) for word in after)
+    return bool(after) and after[0] not in word_class("glue") and not is_of_item
+
+
+_OF_SCENES = ("ct", "person", "floor", "box", "bag", "bottle")
+"""Units of a Chinese count that may be of something else than the item."""
 
 
 def _is_deadline(date: Quantity, case: Case) -> bool:
@@ -86,43 +132,52 @@ def _is_deadline(date: Quantity, case: Case) -> bool:
     )
 
 
-def weekdays(case: Case) -> Iterator[Violation]:
+def _weekdays(case: Case) -> Iterator[Violation]:
     """G1: a weekday next to a date is its weekday, in the year that brings the date nearest to now."""
-    text, today = case.reading.squashed, case.request.now.date()
+    text, now = case.reading.squashed, case.request.now
     for quantity in case.quantities:
-        span = quantity.span.strip()
-        if quantity.kind is not QuantityKind.DATE or quantity.unit[0] == "-" or span not in text:
+        at = text.find(quantity.span.strip()) if quantity.kind is QuantityKind.DATE and quantity.unit[0] != "-" else -1
+        if at < 0:
             continue
-        before, _, after = text.partition(span)
-        match = pattern("quantities.weekday_before").search(before[-_NEAR:])
-        if not (match := match or pattern("quantities.weekday_after").match(after)):
+        before = pattern("quantities.weekday_before").search(text[max(0, at - _NEAR) : at])
+        after = pattern("quantities.weekday_after").match(text, at + len(quantity.span.strip()))
+        if not (match := before or after):
             continue
         *year, month, day = map(int, quantity.unit.split("-"))
-        with suppress(ValueError):  # 29 February, or no day
-            days = [date(y, month, day) for y in (year or range(today.year - 1, today.year + 2))]
-            right = WEEKDAYS[min(days, key=lambda d: abs(d - today)).weekday()]
-            zh = match["zh"] or ""
-            named = WEEKDAYS["一二三四五六日".index(zh.replace("天", "日"))] if zh else match["en"]
-            if named[:3] != right[:3]:
-                yield Violation(f"{span!r} is a {right.capitalize()}, not {match[0].strip()!r}", span)
+        try:
+            days = [date(y, month, day) for y in (year or range(now.year - 1, now.year + 2))]
+        except ValueError:  # 29 February, or no day
+            continue
+        nearest = min(days, key=lambda d: abs((d - now.date()).days))
+        names = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+        named = match["en"][:3] if match["en"] else names["一二三四五六日".index(match["zh"].replace("天", "日"))]
+        if named != names[nearest.weekday()]:
+            right = WEEKDAYS[nearest.weekday()].capitalize()
+            yield Violation(f"{quantity.span.strip()!r} is a {right}, not {match[0].strip()!r}", quantity.span.strip())
 
 
 _PROMISED = ("off", "off again", "threshold")
 """Roles of money that is promised."""
+_COUNTED = ("ct", "box", "bag", "bottle", "")
+"""Units of things that have a price each."""
 _NEVER_GUESSED = (QuantityKind.MONEY, QuantityKind.DISCOUNT, QuantityKind.DATE)
 
 
 def _fact_beside(quantity: Quantity, case: Case) -> str:
     """The fact that a wrong quantity contradicts, and what would be right; empty where no fact is of its kind."""
     facts, offer, kind = case.facts, case.offer, quantity.kind
-    if kind is QuantityKind.DISCOUNT or quantity.role in _PROMISED:
-        return _offer_in_words(case)
     if kind is QuantityKind.MONEY:
-        is_former = quantity.role == "list"
-        name, amount = ("former price", facts.list_price) if is_former else ("price", facts.price)
+        if quantity.role in _PROMISED:
+            return _offer_in_words(case)
+        if quantity.role == "list" and facts.list_price is None:
+            return "no former price is known, leave it out"
+        amount = facts.list_price if quantity.role == "list" else facts.price
         if amount is None or facts.currency is None or currency_of(facts.currency) is None:
-            return f"no {name} is known, leave it out"
+            return "no price is known, leave it out"
+        name = "former price" if quantity.role == "list" else "price"
         return f"the {name} is {format_money(amount, facts.currency, case.language)}"
+    if kind is QuantityKind.DISCOUNT:
+        return _offer_in_words(case)
     if kind is QuantityKind.DATE:
         if offer is None or offer.end is None:
             return "no offer with an end runs, leave it out"
@@ -144,56 +199,64 @@ def _offer_in_words(case: Case) -> str:
         return "no offer runs, leave it out"
     if offer.value is None:
         return f"the offer is {offer.type}"
-    if offer.type is OfferType.PERCENT or facts.currency is None or currency_of(facts.currency) is None:
-        return f"the offer is {offer.value.normalize():f}{' %' if offer.type is OfferType.PERCENT else ''} off"
+    if offer.type is OfferType.PERCENT:
+        return f"the offer is {offer.value.normalize():f} % off"
+    if facts.currency is None or currency_of(facts.currency) is None:
+        return f"the offer is {offer.value.normalize():f} off"
     return f"the offer is {format_money(offer.value, facts.currency, case.language)} off"
 
 
 def is_fact(quantity: Quantity, case: Case) -> bool:
     """True when the facts of the item or its running offer state the quantity."""
-    kind, facts = quantity.kind, case.facts
+    kind, offer, facts = quantity.kind, case.offer, case.facts
+    stated = [(q.kind, q.value, q.unit) for q in case.stated_quantities]
+    if kind is not QuantityKind.MONEY and (kind, quantity.value, quantity.unit) in stated:
+        return True
+    if quantity.role == "list" and quantity.value is not None and quantity.value == case.lowest_price:
+        return True
+    if kind in (QuantityKind.NUMBER, QuantityKind.PERCENT, QuantityKind.CODE) and quantity in facts.quantities:
+        return True
+    if kind is QuantityKind.CODE and any(
+        quantity.unit in f.unit.split("-") for f in facts.quantities if f.kind is kind
+    ):
+        return True  # 3XL of M-3XL
     if kind is QuantityKind.MONEY:
         return _is_price(quantity, case)
-    if (kind, quantity.value, quantity.unit) in case.stated:
-        return True
     if kind is QuantityKind.DISCOUNT:
         return _is_reduction(quantity, case)
+    if any((q.kind, q.value, q.unit) == (kind, quantity.value, quantity.unit) for q in case.evidence_quantities):
+        return True
     if kind is QuantityKind.DATE:
-        return _is_day_of_offer(quantity, case)
+        if offer is None:
+            return False
+        # the first day, the last day and the end of the running offer, with and without the year
+        end = offer.end
+        last = end - timedelta(microseconds=1) if end else None
+        if pattern("quantities.day_out").search(quantity.span):  # until 24:00 of the last day
+            is_midnight = end is not None and (end.time() == time.min or end.time() >= time(23, 59))
+            return is_midnight and last is not None and quantity.unit.endswith(last.strftime("%m-%d"))
+        days = [day for day in (offer.start, end, last) if day]
+        return any(quantity.unit in map(day.strftime, ("%m-%d", "%Y-%m-%d", "-%d")) for day in days)
     if kind is QuantityKind.MULTITUDE:
         return stem(quantity.unit) in stems(facts.words) or stated_by_facts(quantity.unit, facts)
-    if kind is QuantityKind.CODE:  # 3XL of M-3XL
-        return any(quantity.unit in fact.unit.split("-") for fact in facts.quantities if fact.kind is kind)
-    title = stems(read(facts.title).words)
-    return quantity in facts.quantities or any(
-        _counts_the_same(quantity, fact, title, facts)
-        for fact in facts.quantities
-        if kind is fact.kind and quantity.value == fact.value
-    )
-
-
-def _counts_the_same(quantity: Quantity, fact: Quantity, title: frozenset[str], facts: FactSheet) -> bool:
-    """True where two equal numbers count one thing. title: its stems."""
-    word = quantity.role
-    if quantity.unit == fact.unit or (quantity.unit == "year" and not fact.unit):  # "aged 4" of "4+"
-        return not word or word in word_class("glue") or stem(word) in stems(facts.words)
-    if quantity.unit == "ct" and not fact.unit:  # "60 count" counts the tablets of the title
-        return bool(fact.role) and stem(fact.role) in title
-    # "eight buns" counts the eight of "8 count" where the item is called buns, and so does "eight for $2.49"
-    return fact.unit == "ct" and not quantity.unit and (word == "for" or stem(word) in title)
-
-
-def _is_day_of_offer(quantity: Quantity, case: Case) -> bool:
-    """True for the first day, the last day and the end of the running offer, with and without the year."""
-    if case.offer is None:
-        return False
-    end = case.offer.end
-    last = end - timedelta(microseconds=1) if end else None
-    if pattern("quantities.day_out").search(quantity.span):  # until 24:00 of the last day
-        is_midnight = end is not None and (end.time() == time.min or end.time() >= time(23, 59))
-        return is_midnight and last is not None and quantity.unit.endswith(last.strftime("%m-%d"))
-    days = [day for day in (case.offer.start, end, last) if day]
-    return any(quantity.unit in map(day.strftime, ("%m-%d", "%Y-%m-%d", "-%d")) for day in days)
+    if kind is QuantityKind.NUMBER and quantity.unit and any(same_size(quantity, fact) for fact in facts.quantities):
+        return True
+    for fact in facts.quantities:
+        if kind is fact.kind and quantity.value == fact.value:
+            is_age = quantity.unit == "year" and not fact.unit  # "aged 4" of "4+"
+            if quantity.unit == fact.unit or is_age:
+                word = quantity.role
+                if not word or word in word_class("glue") or stem(word) in stems(facts.words):
+                    return True
+            # and "60 count" counts the tablets of the title
+            is_of_title = fact.role and stem(fact.role) in stems(read(facts.title).words)
+            if quantity.unit == "ct" and not fact.unit and is_of_title:
+                return True
+            # "eight buns" counts the eight of "8 count" where the item is called buns, and so does "eight for $2.49"
+            is_counted = quantity.role == "for" or stem(quantity.role) in stems(read(facts.title).words)
+            if fact.unit == "ct" and not quantity.unit and is_counted:
+                return True
+    return False
 
 
 def _is_reduction(quantity: Quantity, case: Case) -> bool:
@@ -216,9 +279,8 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
     facts, offer, value = case.facts, case.offer, quantity.value
     if facts.currency is None or value is None:
         return False
-    if quantity.span.endswith("块") and any(fact.span == quantity.span for fact in facts.quantities):
-        # 60块 of an item whose facts say 60块: 块 counts pieces and yuan, and no word of a price stands before it
-        return not pattern("claims.price_before_zh", SPAN=re.escape(quantity.span)).search(case.reading.folded)
+    if _counts_pieces(quantity, case):
+        return True
     currency = currency_of(facts.currency)
     signs = (*currency.signs["en"], *currency.signs["zh"], *currency.chinese_words) if currency else ()
     sign = quantity.unit
@@ -229,14 +291,13 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
     if value in case.stated_amounts:
         return True
     offered = offer.value if offer and offer.type in (OfferType.AMOUNT, OfferType.COUPON) else None
-    is_plain = quantity.role == ""
+    is_plain = quantity.role == "" or quantity.role.startswith("per ")
     amount = facts.price if is_plain else {"list": facts.list_price, "off": offered}.get(quantity.role)
     amounts = [amount]
-    if quantity.role == "list":
-        amounts.append(case.lowest_price)
-        if reduced_price(case) is not None:
-            amounts.append(facts.price)  # "£77 instead of £110" while 30 % are off
+    if quantity.role == "list" and reduced_price(case) is not None:
+        amounts.append(facts.price)  # "£77 instead of £110" while 30 % are off
     if is_plain:
+        amounts += _unit_prices(quantity.role.removeprefix("per "), case) if quantity.role else []
         if amount is None:  # "a coupon worth 5 dollars": the offer's value, said without "off"
             amounts.append(offered)
         amounts += [reduced_price(case), case.saving if case.is_saving(quantity) else None]
@@ -245,13 +306,55 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
         left = reduced_price(case)
         amounts.append(facts.price - left if facts.price is not None and left is not None else None)
         amounts.append(case.saving)  # 20 % of 5.00 are 1.00
-    return any(a is not None and value == rounded(a, facts.currency) for a in amounts)
+    return any(a is not None and _agrees(quantity, rounded(a, facts.currency)) for a in amounts)
+
+
+def _agrees(quantity: Quantity, amount: Decimal) -> bool:
+    """True when an amount of money is what a text says, or lies shortly below or above it where the text says so."""
+    value = quantity.value or Decimal(0)
+    reach = Decimal(str(limit("bound_reach")))
+    match quantity.bound:
+        case "under":
+            return amount < value <= amount * (1 + reach)
+        case "over":
+            return value < amount <= value * (1 + reach)
+        case "about":
+            return abs(amount - value) <= amount * reach / 2
+    return value == amount
+
+
+def _unit_prices(word: str, case: Case) -> list[Decimal]:
+    """The price by one of the units that the facts count: 60 tablets for $9.99 are $0.17 a tablet."""
+    price = case.facts.price
+    if price is None:
+        return []
+    unit = unit_of(word)
+    sizes = [
+        fact.value
+        for fact in case.facts.quantities
+        if fact.kind is QuantityKind.NUMBER and fact.value
+        if (unit and fact.unit == unit)
+        or (not unit and fact.role and stem(fact.role) == stem(word))
+        or (fact.unit == "ct" and stem(word) in case.item_stems)
+        or (word == EACH and fact.unit in _COUNTED and fact.value > 1)
+        or f"{fact.span}{word}" in case.facts.folded
+    ]
+    return [price / size for size in sizes]
+
+
+def _counts_pieces(quantity: Quantity, case: Case) -> bool:
+    """True for the 60块 of an item whose facts say 60块: 块 counts pieces and yuan, and no word of a price stands
+    before it."""
+    span = quantity.span
+    if not span.endswith("块") or not any(fact.span == span for fact in case.facts.quantities):
+        return False
+    return not pattern("claims.price_before_zh", SPAN=re.escape(span)).search(case.reading.folded)
 
 
 def reduced_price(case: Case) -> Decimal | None:
     """What the item costs after the running offer; None where no offer on the price runs."""
     offer, price = case.offer, case.facts.price
-    if price is None or offer is None or offer.value is None:
+    if price is None or offer is None or offer.value is None or case.offer_is_in_price:
         return None
     if offer.type is OfferType.PERCENT:
         return price * (100 - offer.value) / 100
@@ -276,8 +379,16 @@ def currency_format(case: Case) -> Iterator[Violation]:
 
 
 def offers(case: Case) -> Iterator[Violation]:
-    """G2: no word of an offer unless an offer of that type runs now."""
+    """G2: no word of an offer unless an offer of that type runs now, and no talk of prices unless the text states one
+    or an offer runs."""
     running = case.offer
+    is_priced = any(
+        q.kind is QuantityKind.MONEY or (q.kind is QuantityKind.DISCOUNT and is_fact(q, case)) for q in case.quantities
+    )
+    if running is None and not is_priced:
+        text = pattern("claims.no_price_talk").sub(lambda m: "\x00" * len(m[0]), read(case.own_words).squashed)
+        talk = matches(pattern(_PRICE_TALK[case.language]), text)
+        yield from violations(talk, "speaks of a price and states none: state it, or leave this out", holds=True)
     state = "none runs" if running is None else _offer_in_words(case)
     for family in families("offers.toml"):
         has_code = running is not None and running.code and OfferType.COUPON in family.offers
@@ -286,6 +397,12 @@ def offers(case: Case) -> Iterator[Violation]:
             phrases = (p for p in family.find(case.reading) if p not in case.statements_folded)
             promised = (p for p in phrases if not (p in family.goods and p in case.facts.folded))
             yield from violations((p for p in promised if not (case.tells_saving and says_saving(p))), remark)
+    if running is None:
+        for quantity in case.quantities:
+            is_promise = quantity.kind is QuantityKind.DISCOUNT or quantity.role in _PROMISED
+            if is_promise and not is_fact(quantity, case):
+                yield Violation(f"{quantity.span!r} promises a reduction, and no offer runs", quantity.span)
+    yield from _deadlines(case)
 
 
 def says_saving(phrase: str) -> bool:
@@ -293,8 +410,8 @@ def says_saving(phrase: str) -> bool:
     return phrase.replace("-", " ") in table("offer_words.toml")["former_price"]
 
 
-def offer_deadlines(case: Case) -> Iterator[Violation]:
-    """G2: deadlines given by their distance, such as "today only", against the end of the running offer."""
+def _deadlines(case: Case) -> Iterator[Violation]:
+    """Deadlines given by their distance, such as "today only", against the end of the running offer."""
     running, now = case.offer, case.request.now
     end = running.end if running is not None else None
     dates = [q.span.strip() for q in case.quantities if q.kind is QuantityKind.DATE and is_fact(q, case)]
@@ -331,9 +448,18 @@ def _speaks_of_an_offer(case: Case) -> bool:
 
 def proofs(case: Case) -> Iterator[Violation]:
     """G3: no claim without its proof: cures, certificates, awards, ranks, ratings, sales, urgency, materials, ..."""
+    yield from _comparisons(case)
+    if not case.request.evidence.get("composition"):  # what was added or smells through stands among the facts
+        for match in (m for shape in _ADDED for m in pattern(shape).finditer(case.reading.squashed)):
+            name = next(value for value in match.groups() if value)
+            if not (stated_by_facts(name, case.facts) or used_with(name, case.facts)):
+                yield Violation(f"{match[0]!r} names {name!r}, which the facts do not hold", match[0], holds=True)
+    yield from _deeds(case)
     for family in families("claims.toml"):
         if not (case.proves(family.evidence) or (case.offer and case.offer.type in family.offers)):
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
+                if (family.id == "composition" and phrase in case.apart) or _is_plain_superlative(phrase, case):
+                    continue
                 if phrase in case.statements_folded:
                     continue
                 if not (family.from_facts and (stated_by_facts(phrase, case.facts) or used_with(phrase, case.facts))):
@@ -348,8 +474,18 @@ _NEVER_UNPROVEN = ("cure", "urgency", "free")
 """Claims of health, deadlines and gifts: without their proof they cannot pass. The others are a person's."""
 
 
-def deeds(case: Case) -> Iterator[Violation]:
-    """G3: no word on what the product does, how long it lasts, when it comes and who has it: everyday words can say all
+def _is_plain_superlative(phrase: str, case: Case) -> bool:
+    """True for "the longest" in "the longest day is Sunday": of time, size or trouble, and of nothing that is the
+    item."""
+    article, _, adjective = phrase.partition(" ")
+    if article != "the" or adjective not in word_class("plain_superlatives"):
+        return False
+    following = re.search(rf"{phrase} ([a-z]+)", case.reading.squashed)
+    return following is not None and stem(following[1]) not in case.item_stems and following[1] in neutral_words()
+
+
+def _deeds(case: Case) -> Iterator[Violation]:
+    """No word on what the product does, how long it lasts, when it comes and who has it: everyday words can say all
     that, so their order gives it away."""
     unread = case.own_words if case.language == "zh" else case.text
     text = "\n".join(read(line).squashed for line in unread.split("\n"))  # no claim runs over a line's end
@@ -358,32 +494,158 @@ def deeds(case: Case) -> Iterator[Violation]:
     if case.language == "en":
         that_does = pattern("claims.that_does", VERBS="|".join(word_class("claim_verbs")))
         shapes.append((that_does, "what the product does", "performance"))
+        does = pattern("claims.does", VERBS="|".join(word_class("claim_verbs")))
+        of_item = {*stems(read(case.facts.title).words), *word_class("stand_for_item")}
+        if not case.request.evidence.get("performance"):
+            names = stems(read(case.facts.title).words)  # "wooden blocks" of building blocks is their name
+            acts = [m for m in does.finditer(text) if stem(m["subject"]) in of_item and stem(m["verb"]) not in names]
+            measured = _measured(case) if acts else None
+            deeds = (
+                m[0]
+                for m in acts
+                if not (measured and measured.match(text, m.start("verb")))
+                and not _is_stated(text[m.end("verb") :], m["verb"], case)
+            )
+            deeds = (deed for deed in deeds if deed not in case.facts.folded)
+            yield from violations(deeds, "speaks of what the product does: needs performance", holds=True)
     for shape, subject, proof in shapes:
         if not case.request.evidence.get(proof):
             granted = (case.facts.folded, case.statements_folded, *(f"order by {day}" for day in WEEKDAYS if dates))
             phrases = (
-                p for p in matches(shape, text) if not (any(p in k for k in granted) or stated_by_facts(p, case.facts))
+                p for p in matches(shape, text) if not (any(p in k for k in granted) or _holds_words(p, case.facts))
             )
             yield from violations(phrases, f"speaks of {subject}: needs {proof}", holds=True)
+
+
+def _is_stated(following: str, verb: str, case: Case) -> bool:
+    """True where the facts hold what follows a verb: "holds one camera and two lenses"; and for "buns last Easter"."""
+    if verb == "last" and following.split()[:1] and following.split()[0].strip(".,;:") in word_class("after_last"):
+        return True
+    clause = re.split(r"[.,;:!?\n]", following)[0]
+    return bool(clause.strip()) and (_holds_words(clause, case.facts) or clause.strip() in case.statements_folded)
+
+
+def _holds_words(phrase: str, facts: FactSheet) -> bool:
+    """True when the facts hold every word of a phrase but those that join words: "with an ash wood handle"."""
+    content = " ".join(w for w in words(phrase) if w not in word_class("glue") and w != "with") or phrase
+    return stated_by_facts(content, facts)
+
+
+def _measured(case: Case) -> re.Pattern[str] | None:
+    """A verb that states a measure of the facts: "holds 350 ml", "runs for 30 hours"."""
+    sizes = [q.span.strip() for q in case.quantities if q.kind is QuantityKind.NUMBER and q.unit and is_fact(q, case)]
+    return pattern("claims.measures", SIZES="|".join(map(re.escape, sizes))) if sizes else None
+
+
+def _comparisons(case: Case) -> Iterator[Violation]:
+    """No comparison with other products of the kind, no "none is better", no praise in others' names; what stands in
+    the item's own title, such as "other hot cereal", is its name."""
+    title, language = read(case.facts.title), case.language
+    if language == "en":
+        names = {re.escape(stem(w)) for w in title.words if w.isascii() and w.isalpha() and len(w) > 2}
+    else:
+        names = {run[i : i + 2] for run in _HAN_RUN.findall(title.folded) for i in range(len(run) - 1)}
+    shapes = [(pattern(_PRAISE[language]), "rating"), (pattern(_NONE_BETTER[language]), "comparison")]
+    if names:
+        shapes.append((pattern(_OTHER_GOODS[language], NAMES="|".join(sorted(names))), "comparison"))
+    for shape, proof in shapes:
+        if not case.request.evidence.get(proof):
+            remark = f"speaks of others without proof: needs {proof}"
+            phrases = (p for p in matches(shape, case.reading.squashed) if fold(p) not in title.folded)
+            yield from violations(phrases, remark, holds=True)
 
 
 # --- G4, G5: names -------------------------------------------------------------------------------------------------
 
 
 def foreign_names(case: Case) -> Iterator[Violation]:
-    """G4: no brand but the item's own."""
+    """G4: no brand but the item's own, and no capitalised name inside a sentence that the facts do not hold."""
+    yield from _foreign_brands(case)
+    yield from _misspelt_brands(case)
+    proven = {word for text in case.request.evidence.values() for word in words(text)}
+    stated = {word for text in case.statements for word in words(text)}
+    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words), *stems(proven), *stems(stated)}
+    if case.request.limits.slots[0].each_line:  # lines of a search ad are in title case
+        allowed |= stems(neutral_words() | {word for phrase in frame_phrases("en") for word in phrase.split()})
+    if case.language == "en":
+        tokens = _inner_capitals(case.own_words)
+    else:  # capitalised Latin words in a Chinese text, but for short ones such as T in T恤
+        tokens = (token for token in _TOKEN.findall(case.own_words) if len(token) > 2 and token[0].isupper())
+    for token in tokens:
+        parts = {stem(piece) for piece in re.split(r"['’-]", fold(token)) if piece}
+        if _OWNER.search(token) and fold(token)[:-2] in neutral_words():
+            continue  # "School's out"
+        if not (fold(token) in allowed or stem(fold(token)) in allowed or parts <= allowed or token.isupper()):
+            yield Violation(f"{token!r} is a name that the facts do not hold", token, holds=True)
+    for match in pattern("naming.work").finditer(case.reading.folded):
+        title = match["name"].replace("〈", "《").replace("〉", "》")
+        if title not in case.facts.folded and not any(title in fold(text) for text in case.statements):
+            yield Violation(f"{match[0]!r} is a title that the facts do not hold", match[0], holds=True)
+    # Chinese writes names without capitals; what follows 来自 or 搭载 names a place, a maker or a part. The facts hold
+    # it when they hold its first two characters.
+    for match in pattern("naming.origin").finditer(case.reading.folded):
+        name = match["name"] or match["by"]
+        common = any(word in name for word in table("brands.toml")["common_origins"])
+        if not common and name[:2] not in case.facts.folded:
+            yield Violation(f"{match[0]!r} names {name!r}, which the facts do not hold", name, holds=True)
+
+
+def _misspelt_brands(case: Case) -> Iterator[Violation]:
+    """A word that is one letter, or two of a long one, away from the item's own brand or one of the shop's."""
+    fact_words = {*case.facts.words, *words(case.title_written_out)}
+    brands = [case.facts.brand or "", *case.request.known_brands]
+    latin = {w: name for name in brands for w in words(name) if len(w) >= limit("misspelt_from") and w.isascii()}
+    tokens = [fold(t) for t in _TOKEN.findall(case.own_words) if t[0].isupper()]
+    for token in dict.fromkeys(tokens):
+        if len(token) + 2 < limit("misspelt_from") or token in fact_words or token in latin:
+            continue
+        for word, name in latin.items():
+            is_plain = token in neutral_words()  # "Kettle on?" says no Kettleby
+            changes = 1 if is_plain or len(word) < limit("misspelt_twice_from") else 2
+            if abs(len(word) - len(token)) <= changes and _distance(token, word) <= changes:
+                yield Violation(f"{token!r} reads like {name!r}, written wrong", token, holds=True)
+    run_texts = _HAN_RUN.findall(case.reading.folded)
+    for name in (fold(brand) for brand in brands):
+        if len(name) >= limit("misspelt_from_han") and _HAN_RUN.fullmatch(name):
+            for run in run_texts:
+                for piece in (run[i : i + len(name)] for i in range(len(run) - len(name) + 1)):
+                    differing = sum(a != b for a, b in zip(piece, name, strict=True))
+                    if differing == 1 and piece not in case.facts.folded and not _is_plain(piece):
+                        yield Violation(f"{piece!r} reads like {name!r}, written wrong", piece, holds=True)
+
+
+def _is_plain(piece: str) -> bool:
+    """True for a piece of Chinese that holds an everyday word of two characters."""
+    return any(piece[i : i + 2] in neutral_words() for i in range(len(piece) - 1))
+
+
+def _distance(first: str, second: str) -> int:
+    """Letters to change, add, leave out or swap with their neighbour (Damerau 1964)."""
+    rows = [list(range(len(second) + 1))]
+    for i, a in enumerate(first, 1):
+        row = [i]
+        for j, b in enumerate(second, 1):
+            cost = min(rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (a != b))
+            if i > 1 and j > 1 and (a, b) == (second[j - 2], first[i - 2]):
+                cost = min(cost, rows[-2][j - 2] + 1)
+            row.append(cost)
+        rows.append(row)
+    return rows[-1][-1]
+
+
+def _foreign_brands(case: Case) -> Iterator[Violation]:
     own_brand, brands = read(case.facts.brand or "").words, _brands(case.request.known_brands)
     words, longest = case.reading.words, limit("max_brand_words")
-    named_by_facts = {f" {' '.join(read(text).words)} " for text in case.facts.texts}
+    fact_words = {read(text).words for text in case.facts.texts}
     for start in range(len(words)):
         for size in range(1, min(longest, len(words) - start) + 1):
             gram = words[start : start + size]
             name = brands.get(gram)
-            if not name or gram == own_brand or any(f" {' '.join(gram)} " in text for text in named_by_facts):
+            if not name or gram == own_brand or any(_within(gram, text) for text in fact_words):
                 continue
             # a brand that is a plain word, such as "Dove", is meant only with a capital inside a sentence
-            is_plain = len(gram) == 1 and gram[0] in table("brands.toml")["plain_words"]
-            if not is_plain or pattern("naming.inner", NAME=re.escape(name)).search(case.text):
+            plain = len(gram) == 1 and gram[0] in table("brands.toml")["plain_words"]
+            if not plain or any(fold(token) == gram[0] for token in _inner_capitals(case.text)):
                 yield Violation(f"{name!r} is another brand", name)
 
 
@@ -392,6 +654,21 @@ def _brands(known_brands: frozenset[str]) -> Mapping[tuple[str, ...], str]:
     """Folded words of a brand -> the brand as the catalogue or the list has it."""
     names = [*table("brands.toml")["famous"], *sorted(known_brands)]
     return {words: name for name in names if (words := read(name).words) and (len(words) > 1 or len(words[0]) > 1)}
+
+
+def _within(gram: tuple[str, ...], text: tuple[str, ...]) -> bool:
+    return any(text[i : i + len(gram)] == gram for i in range(len(text) - len(gram) + 1))
+
+
+def _inner_capitals(text: str) -> Iterator[str]:
+    """Capitalised words inside a sentence, none from a line written in title case; and an owner at its beginning."""
+    for sentence in _SENTENCE.split(text):
+        tokens = _TOKEN.findall(sentence)
+        inner = [t for t in tokens[1:] if t[0].isupper()]
+        if tokens and tokens[0][0].isupper() and _OWNER.search(tokens[0]):
+            yield tokens[0]
+        if len(tokens) < 4 or len(inner) < limit("title_case_share") * (len(tokens) - 1):
+            yield from inner if len(tokens) > 1 and len(inner) < len(tokens) - 1 else ()
 
 
 def product_named(case: Case) -> Iterator[Violation]:
@@ -403,7 +680,9 @@ def product_named(case: Case) -> Iterator[Violation]:
         return
     text = _joined(case.reading.words)
     names = (_joined(read(name).words) for name in dict.fromkeys(head_names(case)))
-    if not any(len(name) > 1 and name in text for name in names):
+    if another := _another_thing(case):
+        yield Violation(f"{another!r} is another thing than {case.facts.title!r}", another, holds=True)
+    elif not any(len(name) > 1 and name in text for name in names):
         yield Violation(f"the product {case.facts.title!r} is not named", holds=True)
 
 
@@ -413,11 +692,58 @@ def _joined(words: tuple[str, ...]) -> str:
 
 
 def head_names(case: Case) -> list[str]:
-    """What counts as naming: the title, its last and longest words, in Chinese its last pairs of characters, and the
-    narrowest category."""
+    """What counts as naming: the title, the last and longest words of its spellings, and the narrowest category."""
     facts = case.facts
-    name, brand = pattern("titles.first_part").split(name_and_size(facts.title)[0])[0], fold(facts.brand or "")
-    latin = [w for w in read(name).words if len(w) > 2 and w.isalpha() and w.isascii() and w not in read(brand).words]
-    runs = (run.removeprefix(brand) for run in _HAN_RUN.findall(fold(facts.title)))
-    pairs = [run[i : i + 2] for run in runs for i in range(max(0, len(run) - 4), len(run) - 1)]
-    return [facts.title, *facts.category[-1:], *case.names, *latin[-2:], *sorted(latin, key=len)[-1:], *pairs]
+    names = [facts.title, *facts.category[-1:], *synonyms(facts.title), *case.names]
+    brand = set(read(facts.brand or "").words)
+    for title in dict.fromkeys((_first_part(facts), *facts.spellings)):
+        han, tastes = "".join(_HAN_RUN.findall(fold(title))), _tastes(title)
+        han = han.removeprefix(fold(facts.brand or ""))
+        latin = [w for w in read(title).words if len(w) > 2 and w.isalpha() and w.isascii() and w not in brand]
+        pairs = [han[i : i + 2] for i in range(len(han) - 1)]
+        names += [*latin[-2:], *sorted(latin, key=len)[-1:]]
+        names += [pair for pair in pairs[-3:] if pair not in tastes]
+        # 桂花乌龙 of 桂花乌龙茶袋泡茶
+        names += [
+            han[i : i + 4]
+            for i in range(len(han) - 3 if len(han) > 5 else 0)
+            if han[i + 3] not in word_class("dangling_zh")
+        ]
+        # 童鞋 > 运动鞋: a wider category that ends with the title's kind names it too
+        names += [c for c in facts.category[:-1] if len(c) > 1 and han and fold(c)[-1] == han[-1]]
+    return names
+
+
+def _first_part(facts: FactSheet) -> str:
+    """A title without size, brand and what follows the name: 手机支架 of 驰印 手机支架 出风口款."""
+    name = name_and_size(facts.title)[0]
+    parts = [word for word in name.split() if not word.isascii() and fold(word) != fold(facts.brand or "")]
+    return parts[0] if parts else pattern("titles.first_part").split(name)[0]
+
+
+@lru_cache(maxsize=1024)
+def synonyms(title: str) -> tuple[str, ...]:
+    """Other words for the thing that an item is: jumper, where its title says sweater."""
+    of_title = stems(read(title).words)
+    groups = table("names.toml")["synonyms"]["groups"]
+    return tuple(word for group in groups if not of_title.isdisjoint(map(stem, group)) for word in group)
+
+
+@lru_cache(maxsize=1024)
+def _tastes(title: str) -> frozenset[str]:
+    """Pairs of characters of a Chinese title that only say what is in it, such as 三文 and 文鱼 of 三文鱼猫粮."""
+    composition = next(family for family in families("claims.toml") if family.id == "composition")
+    phrases = (p for p in composition.find(read(title)) if not fold(title).endswith(p))
+    return frozenset(p[i : i + 2] for p in phrases for i in range(len(p) - 1))
+
+
+def _another_thing(case: Case) -> str:
+    """A Chinese name with another thing at its end: 保温壶 of a 保温杯; empty where there is none."""
+    for title in (_first_part(case.facts), *case.facts.spellings):
+        han = "".join(_HAN_RUN.findall(fold(title)))
+        if len(han) < 3 or han[-1] in case.reading.folded:
+            continue
+        others = "".join(kind for kind in word_class("kinds_zh") if kind != han[-1])
+        if match := re.search(f"{han[-3:-1]}[{others}]", case.reading.folded):
+            return match[0]
+    return ""

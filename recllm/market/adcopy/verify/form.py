@@ -17,6 +17,7 @@ from recllm.market.adcopy.lexicon import (
     pattern,
     phrase_pattern,
     read,
+    within,
     word_class,
     words,
 )
@@ -84,10 +85,26 @@ def mandatory_parts(case: Case) -> Iterator[Violation]:
 
 def personal_data(case: Case) -> Iterator[Violation]:
     """G8: no e-mail, phone, card or identity number, and no word on what the shop knows of the person."""
-    yield from violations(matches(pattern("people.pseudonym"), case.reading.folded), "is a person's pseudonym")
+    text = case.reading.folded
+    for name, remark in (
+        ("people.email", "is an e-mail address"),
+        ("people.ip_address", "is an IP address"),
+        ("people.pseudonym", "is a person's pseudonym"),
+    ):
+        yield from violations(matches(pattern(name), text), remark)
+    numbers = matches(pattern("people.phone"), text)
+    phones = (number for number in numbers if within("phone_digits", sum(c.isdigit() for c in number)))
+    yield from violations(phones, "reads like a phone number")
+    for match in pattern("people.digits").finditer(text):
+        digits = re.sub(r"[ -]", "", match[0])
+        if is_card(digits) or is_chinese_id(digits):
+            yield Violation("holds a card or identity number", match[0])
+    for match in pattern("people.iban").finditer(text):
+        if is_iban(match[0].replace(" ", "")):
+            yield Violation("holds a bank account number", match[0])
     for phrase in _personal_phrases(case, _OF_PEOPLE):
         yield Violation("holds what identifies or locates a person", phrase)
-    observed = [*matches(pattern("people.observed"), case.reading.folded)]
+    observed = [*matches(pattern("people.observed"), text)]
     watching = next(family for family in families("language.toml") if family.id == "watching")
     for phrase in dict.fromkeys((*observed, *watching.find(case.reading))):
         person = case.request.person
@@ -107,6 +124,29 @@ def _personal_phrases(case: Case, kinds: frozenset[PersonalDataKind]) -> Iterato
         may_be_named = kind in (PersonalDataKind.NAME, PersonalDataKind.ADDRESS)
         if kind in kinds and not (may_be_named and fold(phrase) in case.facts.folded):
             yield phrase
+
+
+def is_card(digits: str) -> bool:
+    """Luhn's check over 14 to 19 digits."""
+    if not (digits.isdigit() and within("card_digits", len(digits))) or len(set(digits)) == 1:
+        return False
+    doubled = [int(d) * (2 if i % 2 else 1) for i, d in enumerate(reversed(digits))]
+    return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
+
+
+def is_chinese_id(text: str) -> bool:
+    """The 18-character identity number of GB 11643, by its check character."""
+    if not re.fullmatch(r"\d{17}[\dx]", text):
+        return False
+    weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+    return "10x98765432"[sum(int(d) * w for d, w in zip(text, weights, strict=False)) % 11] == text[-1]
+
+
+def is_iban(text: str) -> bool:
+    """ISO 13616, by its remainder of 97."""
+    if not (15 <= len(text) <= 34 and text.isalnum() and text.isascii()):
+        return False
+    return int("".join(str(int(c, 36)) for c in text[4:] + text[:4])) % 97 == 1
 
 
 def clean_language(case: Case) -> Iterator[Violation]:
@@ -173,39 +213,39 @@ def well_formed(case: Case) -> Iterator[Violation]:
         trigrams = Counter(tokens[i : i + 3] for i in range(len(tokens) - 2)).most_common(1)
         if trigrams and trigrams[0][1] > limit("max_repeats"):
             yield Violation("repeats itself", " ".join(trigrams[0][0]), holds=True)
+            break
     for repeated in matches(pattern("form.repeated_word"), case.text):
         if fold(repeated) not in case.facts.folded:
             yield Violation("repeats a word", repeated[:40], holds=True)
-    for disguised in dict.fromkeys(matches(pattern("form.disguised"), case.text)):
-        if not any(disguised in name for name in (*case.item_texts, case.request.item.title)):
+    for disguised in matches(pattern("form.disguised"), case.text):
+        if not any(disguised in text for text in (*case.item_texts, case.request.item.title)):
             yield Violation(f"{disguised!r} only looks like letters or digits: write them plainly", disguised)
+            break
     if salad := pattern("form.word_salad").search(case.text):
         yield Violation("puts words together that do not belong together", salad[0][:40], holds=True)
     repeated_names = Counter(w for w in words(case.text) if len(w) > 2 and w.isascii()).most_common(1)
     if repeated_names and repeated_names[0][1] >= limit("loop_words") > len(set(words(case.text))) - 1:
         yield Violation("says little but one word", repeated_names[0][0], holds=True)
     letters = [c for c in _CODE_OF_AMOUNT.sub("", text) if c.isalpha() and c.isascii()]
-    is_loud = len(letters) > limit("capitals_from_letters") and (
-        sum(c.isupper() for c in letters) > limit("max_capitals") * len(letters)
-    )
-    for is_too_much, remark in (
-        (is_loud, "is written in capitals"),
-        (sum(text.count(c) for c in "!！") > limit("max_exclamation_marks"), "has more than one exclamation mark"),
-        (sum(is_emoji(c) for c in text) > limit("max_emoji"), "has more than two emoji"),
-    ):
-        if is_too_much:
-            yield Violation(remark, holds=True)
+    capitals = sum(c.isupper() for c in letters)
+    if len(letters) > limit("capitals_from_letters") and capitals > limit("max_capitals") * len(letters):
+        yield Violation("is written in capitals", holds=True)
+    if sum(text.count(c) for c in "!！") > limit("max_exclamation_marks"):
+        yield Violation("has more than one exclamation mark", holds=True)
+    if sum(is_emoji(c) for c in text) > limit("max_emoji"):
+        yield Violation("has more than two emoji", holds=True)
 
 
 def in_voice(case: Case) -> Iterator[Violation]:
     """G14: the brand's own words and none that it avoids, its form of address, emoji and exclamation marks."""
     voice, text = case.request.voice, case.reading.squashed
-    for phrases, searched, remark in (
-        (voice.banned, text, "is not said by the brand"),
-        (case.request.domain.never[case.language], read(case.own_words).squashed, "is said of other things than these"),
-    ):
-        if shape := phrase_pattern(phrases):
-            yield from violations(dict.fromkeys(shape.findall(searched)), remark, holds=True)
+    if shape := phrase_pattern(voice.banned):
+        yield from (
+            Violation(f"the brand does not say {p!r}", p, holds=True) for p in dict.fromkeys(shape.findall(text))
+        )
+    if shape := phrase_pattern(case.request.domain.never[case.language]):
+        elsewhere = dict.fromkeys(shape.findall(read(case.own_words).squashed))
+        yield from (Violation(f"{p!r} is said of other things than these", p, holds=True) for p in elsewhere)
     for word in voice.required:
         shape = phrase_pattern([word])
         if shape and not shape.search(text):
@@ -213,7 +253,7 @@ def in_voice(case: Case) -> Iterator[Violation]:
     unused = {"您": "你", "你": "您"}.get(voice.address or "")
     if unused and unused in case.text:
         yield Violation(f"the brand says {voice.address}, not {unused}", unused, holds=True)
-    if not voice.emoji and (emoji := next(filter(is_emoji, case.text), None)):
+    if not voice.emoji and (emoji := next((c for c in case.text if is_emoji(c)), None)):
         yield Violation("the brand uses no emoji", emoji, holds=True)
     if not voice.exclamation and (mark := next((c for c in case.text if c in "!！"), None)):
         yield Violation("the brand uses no exclamation marks", mark, holds=True)

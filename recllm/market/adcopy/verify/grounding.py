@@ -11,7 +11,7 @@ count in their inflections and as compounds; Chinese is cut into the longest pie
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -24,14 +24,17 @@ from recllm.market.adcopy.lexicon import (
     families,
     fold,
     letters,
+    limit,
     neutral_words,
     pattern,
     phrase_pattern,
     table,
+    word_class,
     words,
 )
-from recllm.market.adcopy.verify.case import Case, words_beside
-from recllm.market.adcopy.verify.claims import is_fact, says_saving
+from recllm.market.adcopy.request import FactSheet
+from recllm.market.adcopy.verify.case import Case, denials, words_of_scenes, words_of_uses
+from recllm.market.adcopy.verify.claims import is_around, is_fact, says_saving, synonyms
 
 _TOKEN = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+(?:['][^\W_{HAN}]+)*")
 _HAN_RUN = re.compile(rf"[{HAN}]+")
@@ -39,6 +42,11 @@ _LONGEST_PIECE = 12
 """Characters of the longest piece that Chinese is cut into."""
 _SHORTEST_PART = 3
 """Letters of the shortest part of a compound."""
+_MEASURES: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
+    unit: (entry["before"], entry["after"])
+    for entry in table("numbers.toml")["measures"].values()
+    for unit in entry["units"]
+}
 _VAGUE_OFFERS = ("骨折价", "骨折", "白菜价", "跳楼价", "血亏", "亏本")
 
 
@@ -59,7 +67,7 @@ def ungrounded(case: Case) -> tuple[UngroundedWord, ...]:
     others: list[tuple[int, int]] = []
     for quantity in case.quantities:
         spans = list(readable.occurrences(quantity.span.strip()))
-        if is_fact(quantity, case):
+        if is_fact(quantity, case) or is_around(quantity, case):
             _take(grounded, spans)
         else:
             others += spans
@@ -71,6 +79,23 @@ def ungrounded(case: Case) -> tuple[UngroundedWord, ...]:
     pieces = sorted([*numbers, *_words(readable, grounded, grounds, case.apart)])
     spans = [(readable.offsets[start], readable.offsets[end - 1] + 1) for start, end in pieces]
     return tuple(UngroundedWord(word=case.text[first:last], span=(first, last)) for first, last in spans)
+
+
+def reads_as_foreign(case: Case, without_ground: Sequence[UngroundedWord]) -> bool:
+    """True where most words of a text are ungrounded and next to none joins words in English, as in a third language
+    that is written in Latin letters."""
+    latin = [w for w in without_ground if not _HAN_RUN.match(w.word)]
+    if len(latin) < limit("foreign_from_words"):
+        return False
+    of_item = {word for text in case.item_texts for word in words(text)}
+    of_item |= {base for word in of_item for base in bases(word)}
+    tokens = [
+        t for t in _TOKEN.findall(fold(case.own_words)) if t.isalpha() and not _HAN_RUN.match(t) and t not in of_item
+    ]
+    if len(latin) < limit("foreign_share") * max(1, len(tokens)):
+        return False
+    joining = set(str(table("neutral.en.toml")["function"]).split())
+    return bool(sum(t in joining for t in tokens) <= limit("foreign_joining_share") * len(tokens))
 
 
 def _take(grounded: list[bool], spans: Iterable[tuple[int, int]]) -> None:
@@ -98,7 +123,10 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
     if case.offer is not None and case.offer.end is not None:
         yield from (match[0] for match in pattern("quantities.end_of_day").finditer(case.reading.folded))
     yield from (phrase for phrase in frame_phrases(case.language) if phrase in case.reading.folded)
-    yield from filter(_is_phrase, words_beside("scene", case.facts))
+    yield from _questions(case)
+    yield from _measures_that_hold(case)
+    yield from denials(case.facts)
+    yield from filter(_is_phrase, words_of_scenes(case.facts))
     if case.is_lowest_price:
         yield from (match[0] for match in pattern("claims.lowest_30d").finditer(fold(case.text)))
     if case.tells_saving:
@@ -106,6 +134,29 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
         yield from str(table("offer_words.toml")[case.language]["saving"]).split()
     if case.facts.list_price is not None:
         yield from str(table("offer_words.toml")[case.language]["list_price"]).split()
+
+
+def _questions(case: Case) -> Iterator[str]:
+    """喜不喜欢, 合不合适: whether something is so, which says neither yes nor no."""
+    if not (matches := list(pattern("reading.asked").finditer(case.reading.folded))):
+        return
+    grounds = _Grounds.of(case)
+    for match in matches:
+        first, following = match["verb"], match["rest"]
+        if following and grounds.holds_piece(first + following):
+            yield match[0]
+        elif grounds.holds_piece(first):
+            yield match[0].removesuffix(following)
+
+
+def _measures_that_hold(case: Case) -> Iterator[str]:
+    """Sizes of the facts with the word that says which one it is: "45 cm tall", "weighs 250 g"."""
+    for quantity in case.quantities:
+        if quantity.unit in _MEASURES and is_fact(quantity, case):
+            span = quantity.span.strip()
+            before, after = _MEASURES[quantity.unit]
+            yield from (f"{word} {span}" for word in before)
+            yield from (f"{span} {word}" for word in after)
 
 
 def _words(
@@ -145,17 +196,20 @@ def _left_over(
         costs[i] = (left + 1, pieces)
         for length in range(1, min(_LONGEST_PIECE, size - i) + 1):
             piece = run[i : i + length]
-            if grounds.holds_piece(piece):
+            if grounds.holds_piece(piece) or (length > 1 and piece in apart):
                 left, pieces = costs[i + length]
                 if (left, pieces + 1) <= costs[i]:
                     costs[i], lengths[i] = (left, pieces + 1), length
-    is_left, i = [0] * size, 0
+    i = start = 0
     while i < size:
-        is_left[i] = int(not lengths[i])
-        i += lengths[i] or 1
-    for match in re.finditer("1+", "".join(map(str, is_left))):
-        if len(match[0]) > 1 or run[match.start()] not in apart:
-            yield offset + match.start(), offset + match.end()
+        if lengths[i]:
+            i += lengths[i]
+            continue
+        start = i
+        while i < size and not lengths[i]:
+            i += 1
+        if i - start > 1 or run[start] not in apart:
+            yield offset + start, offset + i
 
 
 # --- what grounds -------------------------------------------------------------------------------------------------
@@ -177,13 +231,15 @@ class _Grounds:
     @classmethod
     def of(cls, case: Case) -> _Grounds:
         facts, request = case.facts, case.request
-        of_item = _grounds_of(frozenset(filter(None, (*case.item_texts, facts.description))))
+        of_item = _grounds_of(frozenset(filter(None, (*case.item_texts, facts.description, *facts.spellings))))
         free = _grounds_of(
-            frozenset(words_beside("use", facts)),
-            frozenset(word for word in words_beside("scene", facts) if not _is_phrase(word)),
+            frozenset((*words_of_uses(facts), *_demonyms(facts), *synonyms(facts.title))),
+            frozenset(word for word in words_of_scenes(facts) if not _is_phrase(word)),
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required)),
             frozenset(word for word in request.free_words if not _is_phrase(word)),
             frozenset(case.statements),
+            frozenset(_sizes(facts)),
+            frozenset(_counts_in_han(facts)),
         )
         return cls(of_item.words | free.words, of_item.bases | free.bases, of_item.words, of_item.pieces | free.pieces)
 
@@ -209,6 +265,25 @@ class _Grounds:
     def _is_compound(self, word: str) -> bool:
         parts = ((word[:i], word[i:]) for i in range(_SHORTEST_PART, len(word) - _SHORTEST_PART + 1))
         return any(self._is_word(first) and self._is_form(last) for first, last in parts)
+
+
+def _demonyms(facts: FactSheet) -> Iterator[str]:
+    """Japanese, where the facts name Japan."""
+    return (demonym for country, demonym in table("names.toml")["demonyms"].items() if country in facts.words)
+
+
+def _sizes(facts: FactSheet) -> Iterator[str]:
+    """S, M, L and XL, where the facts say S to XL."""
+    sizes = list(word_class("clothing_sizes"))
+    at = [sizes.index(word) for word in facts.words if word in sizes]
+    return iter(sizes[min(at) : max(at) + 1] if len(at) > 1 else ())
+
+
+def _counts_in_han(facts: FactSheet) -> Iterator[str]:
+    """四, where the facts count four of something."""
+    numerals = dict(enumerate("零一二三四五六七八九十"))
+    counts = {int(q.value) for q in facts.quantities if q.value is not None and q.value == int(q.value)}
+    return (numeral for n in counts if n in numerals for numeral in (numerals[n], *("两" * (n == 2))))
 
 
 def _is_phrase(entry: str) -> bool:

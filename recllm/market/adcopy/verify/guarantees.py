@@ -1,4 +1,4 @@
-"""The guarantees: a table of checks over one `Case` per text, and the verdict that follows from them.
+"""The guarantees: one function each, and the verdict that follows from them.
 
     review(text, CopyRequest(item=item, channel="push", now=now)).verdict
 
@@ -10,41 +10,40 @@ The word lists, patterns and limits are data, in `adcopy/data/`. They help a rev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from recllm.base.schema import Check, CopyVerdict
 from recllm.market.adcopy.frames import Situation
 from recllm.market.adcopy.lexicon import fold, limit, read
-from recllm.market.adcopy.names import written_out
 from recllm.market.adcopy.request import CopyRequest, FactSheet
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify import claims, form
 from recllm.market.adcopy.verify.case import Case, Violation
-from recllm.market.adcopy.verify.grounding import UngroundedWord, ungrounded
+from recllm.market.adcopy.verify.grounding import UngroundedWord, reads_as_foreign, ungrounded
 
-CHECKS: Sequence[tuple[str, Callable[[Case], Iterator[Violation]]]] = (
-    ("G1", claims.numbers),
-    ("G1", claims.weekdays),
-    ("G2", claims.offers),
-    ("G2", claims.offer_deadlines),
-    ("G3", claims.deeds),
-    ("G3", claims.proofs),
-    ("G4", claims.foreign_names),
-    ("G5", claims.product_named),
-    ("G6", form.fits_channel),
-    ("G7", form.mandatory_parts),
-    ("G8", form.personal_data),
-    ("G9", form.clean_language),
-    ("G10", form.leaks),
-    ("G11", form.right_language),
-    ("G12", form.well_formed),
-    ("G14", form.in_voice),
-    ("G17", claims.currency_format),
-)
+GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
+    "G1": claims.numbers,
+    "G2": claims.offers,
+    "G3": claims.proofs,
+    "G4": claims.foreign_names,
+    "G5": claims.product_named,
+    "G6": form.fits_channel,
+    "G7": form.mandatory_parts,
+    "G8": form.personal_data,
+    "G9": form.clean_language,
+    "G10": form.leaks,
+    "G11": form.right_language,
+    "G12": form.well_formed,
+    "G14": form.in_voice,
+    "G17": claims.currency_format,
+}
 """Those on the words of one text. G13, that variants differ, holds by how `recllm.market.adcopy.write` makes them; G15
 and G18 stand in `recllm.market.adcopy.record`, G16 in `recllm.market.adcopy.write`."""
-GUARANTEES = tuple(dict.fromkeys(name for name, _ in CHECKS))
+
+
 _OF_CLAIMS = ("G1", "G2", "G3", "G4")
 """What the name of a work is not asked for: it is no number, offer, claim or name of the text's own."""
 
@@ -102,11 +101,8 @@ def review(
     names = tuple(slots[name] for name in ("item.short", "item", "short", "category") if name in slots)
     statements = tuple(dict.fromkeys((*slots.values(), *request.statements)))
     case = Case(text=text, facts=facts, request=request, statements=statements, names=names)
-    violations: dict[str, list[Violation]] = {name: [] for name in GUARANTEES}
+    forbidden: dict[str, list[Violation]] = defaultdict(list)
     warnings: list[RuleWarning] = []
-    for name, check in CHECKS:
-        faults = check(case.beside_work if name in _OF_CLAIMS else case)
-        violations[name] += [v for v in faults if name == "G14" or not (v.holds and _is_of_full_title(v.span, case))]
     for name, rule in ((f"{pack.name}/{rule.id}", rule) for pack in request.packs for rule in pack.rules):
         is_demand_met = rule.demands and fold(rule.demands) in case.reading.folded
         if case.language not in rule.languages or is_demand_met or case.proves(rule.evidence):
@@ -115,15 +111,21 @@ def review(
             remedy = "" if rule.evidence == "never" else f"; needs {rule.evidence}"
             message = f"{phrase!r} {rule.message} ({rule.citation}{remedy})"
             if rule.severity == "error":
-                violations.setdefault(rule.guarantee, []).append(Violation(message, phrase))
+                forbidden[rule.guarantee].append(Violation(message, phrase))
             else:
                 warnings.append(RuleWarning(guarantee=rule.guarantee, rule=name, span=phrase, message=message))
+    if reads_as_foreign(case, words_without_ground := ungrounded(case)):
+        forbidden["G11"].append(Violation(f"reads like neither English nor Chinese: {form.FOREIGN}", holds=True))
     checks: list[Check] = []
-    for name, of_name in violations.items():
-        checks += [Check(guarantee=name, passed=False, message=v.message, span=v.span, holds=v.holds) for v in of_name]
-        if not of_name:
-            checks.append(Check(guarantee=name, passed=True))
-    return Review(tuple(checks), tuple(warnings), ungrounded(case))
+    for name, guarantee in GUARANTEES.items():
+        violations = chain(guarantee(case.beside_work if name in _OF_CLAIMS else case), forbidden[name])
+        faults = [
+            Check(guarantee=name, passed=False, message=v.message, span=v.span, holds=v.holds)
+            for v in violations
+            if not (v.holds and name != "G14" and _is_of_full_title(v.span, case))
+        ]
+        checks += faults or [Check(guarantee=name, passed=True)]
+    return Review(tuple(checks), tuple(warnings), words_without_ground)
 
 
 def _is_of_full_title(span: str, case: Case) -> bool:
@@ -131,5 +133,5 @@ def _is_of_full_title(span: str, case: Case) -> bool:
     but for what the brand itself never says."""
     if not span.strip():
         return False
-    titles = {read(title).folded for title in (case.facts.title, written_out(case.facts.title)) if title}
+    titles = {read(title).folded for title in (case.facts.title, case.title_written_out) if title}
     return any(fold(span) in title and title in case.reading.folded for title in titles)
