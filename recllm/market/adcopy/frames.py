@@ -294,8 +294,8 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
             n_twice -= 2 * ("pays" in stated)
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
-        whole = fold(" ".join(text.values()))
-        if all(any(wording in whole for wording in wordings) for wordings in terms):
+        joined = fold(" ".join(text.values()))
+        if all(any(wording in joined for wording in wordings) for wordings in terms):
             ranked.append((n_twice, text))
         else:
             incomplete.append(text)

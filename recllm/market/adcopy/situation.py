@@ -328,8 +328,8 @@ def thing_slots(key: str, name: Naming, quotes: str = "") -> Iterator[tuple[str,
     )
     indefinite = f"{article} {name.name}" if name.number == "singular" and name.has_article else name.name
     yield from ((f"{key}.a", indefinite), (f"{key}.A", _capital(indefinite)))
-    more = f"another {short}" if name.number == "singular" and name.has_article else f"more {short}"
-    yield from ((f"{key}.more", more), (f"{key}.More", _capital(more)))
+    another = f"another {short}" if name.number == "singular" and name.has_article else f"more {short}"
+    yield from ((f"{key}.more", another), (f"{key}.More", _capital(another)))
     yours = f"copy of {name.name}" if name.number == "title" else short
     yield from ((f"{key}.your", f"your {yours}"), (f"{key}.Your", f"Your {yours}"))
     yield from (
