@@ -17,9 +17,9 @@ import numpy as np
 from inputs import finish, script_parser
 from numpy.typing import NDArray
 
-from recllm.market.propensity.effects import Trial, UpliftSettings, XLearner
+from recllm.market.propensity.effects import EffectLearner, Trial, UpliftSettings, fit_outcome
 from recllm.market.propensity.features import FeatureTable
-from recllm.market.propensity.prediction import QiniCurve, qini_curve
+from recllm.market.propensity.prediction import qini_curve, true_qini
 
 Values = NDArray[np.float64]
 N, RUNS = 12_000, 3
@@ -82,23 +82,18 @@ def of_world(name: str, seed: int) -> dict[str, Any]:
 def of_run(name: str, seed: int) -> dict[str, dict[str, float]]:
     learn, judge = world(name, seed)
     settings = UpliftSettings(seed=seed)
-    learner, values = XLearner.fit(learn.trial, settings), judge.trial.features.values
-    without, with_it = learner.outcomes(values).T
-    scores = {
-        "x-learner": learner.predict(values),
-        "who responds anyway": without,
-        "who responds when treated": with_it,
-    }
-    scores["random"] = np.random.default_rng(seed).random(len(judge.trial))
+    learner, rng = EffectLearner.of(learn.trial, settings), np.random.default_rng(seed)
+    trees = learner.grow(np.arange(len(learn.trial)), settings, rng)
+    scores = {"x-learner": trees.predict(judge.trial.features.values)[0], **others(learn.trial, judge.trial, settings)}
     best = true_qini(judge.truth, judge.truth).qini
     return {name: figures(score, judge, best) for name, score in scores.items()}
 
 
-def true_qini(uplift: Values, truth: Values) -> QiniCurve:
-    """From everybody's true effect: of people who are in both groups."""
-    n = len(truth)
-    treated, outcome = np.arange(2 * n) < n, np.concatenate([truth, np.zeros(n)])
-    return qini_curve(np.tile(uplift, 2), treated, outcome, np.full(2 * n, 0.5))
+def others(learn: Trial, judge: Trial, settings: UpliftSettings) -> dict[str, Values]:
+    groups = {"who responds anyway": ~learn.treated, "who responds when treated": learn.treated}
+    models = {name: fit_outcome(learn.rows(group), settings) for name, group in groups.items()}
+    chances = {name: model(judge.features.values) for name, model in models.items()}
+    return chances | {"random": np.random.default_rng(settings.seed).random(len(judge))}
 
 
 def figures(score: Values, judge: World, best: float) -> dict[str, float]:

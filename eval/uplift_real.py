@@ -8,34 +8,37 @@ interval  95 % percentiles of 200 bootstrap draws of people; a draw's people are
           it also holds for the mean, and for differences between systems.
 placebo   the same on half as many splits with arms shuffled among the people of each pair, anew for each split, as if
           e-mail did nothing: what Qini shows of noise.
-coverage  of simulated people, whose true effect is known and of whom none was learned from: how often the interval of a
-          tenth of them who are alike to the learner holds their mean effect.
+coverage  of simulated people, whose true effect is known: how often the interval of their effect holds it.
 
 Systems, none tuned: the X-learner of recllm; "response", the chance of a visit among the treated; two models of
-LightGBM as they come.
+LightGBM as they come; causalml's X-learner around LightGBM as they come, where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from inputs import file_hash, finish, say, script_parser
+from inputs import HERE, file_hash, finish, say, script_parser
 from numpy.typing import NDArray
 
-from recllm.market.propensity.effects import Trial, UpliftSettings, XLearner, fit_effects
+from recllm.market.propensity.effects import EffectLearner, Trial, UpliftSettings, fit_effects, fit_outcome
 from recllm.market.propensity.features import FeatureTable
-from recllm.market.propensity.model import Values
+from recllm.market.propensity.model import Values, varying
 from recllm.market.propensity.prediction import SHARES
+from recllm.recommend.evaluation.report import versions
 
 FEATURES = ("recency", "history_segment", "history", "mens", "womens", "zip_code", "newbie", "channel")
 PAIRS = {"women's e-mail": "Womens E-Mail", "men's e-mail": "Mens E-Mail"}
@@ -69,6 +72,8 @@ def main() -> None:
         "placebo": {name: of_pair(pair_of(table, arm), arm, args, shuffled=True) for name, arm in PAIRS.items()},
         "simulated": {name: of_worlds(name, args) for name in WORLDS},
     }
+    if find_spec("causalml"):
+        record["peer_versions"] = versions("causalml")
     finish(record, args.output)
 
 
@@ -91,15 +96,18 @@ def pair_of(table: pl.DataFrame, arm: str) -> Trial:
 
 
 def systems() -> dict[str, Score]:
-    return {"X-learner": effects, "response": response, "lightgbm, two models": two_models}
+    names: dict[str, Score] = {"X-learner": effects, "response": response, "lightgbm, two models": two_models}
+    return names | ({"causalml X-learner": causalml_x} if find_spec("causalml") else {})
 
 
 def effects(learn: Trial, people: FeatureTable, settings: UpliftSettings) -> Values:
-    return XLearner.fit(learn, settings).predict(people.values)
+    rng = np.random.default_rng(settings.seed)
+    trees = EffectLearner.of(learn, settings).grow(np.arange(len(learn)), settings, rng)
+    return trees.predict(people.values[:, varying(learn.features.values)])[0]
 
 
 def response(learn: Trial, people: FeatureTable, settings: UpliftSettings) -> Values:
-    return XLearner.fit(learn, settings).outcomes(people.values)[:, 1]
+    return fit_outcome(learn.rows(learn.treated), settings)(people.values)
 
 
 def two_models(learn: Trial, people: FeatureTable, settings: UpliftSettings) -> Values:
@@ -110,6 +118,21 @@ def two_models(learn: Trial, people: FeatureTable, settings: UpliftSettings) -> 
         model = LGBMClassifier(random_state=settings.seed, n_jobs=1, verbose=-1)
         chances.append(model.fit(learn.features.values[group], learn.outcome[group]).predict_proba(people.values)[:, 1])
     return np.asarray(chances[0] - chances[1])
+
+
+def causalml_x(learn: Trial, people: FeatureTable, settings: UpliftSettings) -> Values:
+    paths, sys.path[:] = sys.path[:], [path for path in sys.path if Path(path).resolve() != HERE]
+    from causalml.inference.meta import BaseXClassifier
+
+    sys.path[:] = paths
+    from lightgbm import LGBMClassifier, LGBMRegressor
+
+    quiet = {"random_state": settings.seed, "n_jobs": 1, "verbose": -1}
+    model = BaseXClassifier(LGBMClassifier(**quiet), effect_learner=LGBMRegressor(**quiet), control_name=0)
+    chance, treated = learn.propensity, learn.treated.astype(int)
+    model.fit(X=learn.features.values, treatment=treated, y=learn.outcome.astype(int), p=chance)
+    share = np.full(len(people), chance.mean())
+    return np.asarray(model.predict(X=people.values, p=share)).reshape(len(people))
 
 
 def of_pair(pair: Trial, arm: str, args: argparse.Namespace, *, shuffled: bool) -> dict[str, Any]:
@@ -155,7 +178,7 @@ def of_split(pair: Trial, seed: int, shuffled: bool, split: int) -> dict[str, Va
 
 
 def qini_of_draws(score: Values, judge: Trial, weights: NDArray[np.int64]) -> Values:
-    """As `qini_curve` of recllm has it, of people who count `weights` (draws, n) times each."""
+    """As `recllm.market.propensity.quality.qini_curve` has it, of people who count `weights` (draws, n) times each."""
     _, level = np.unique(-score, return_inverse=True)
     treated, outcome = judge.treated, judge.outcome
     levels, qini = int(level.max()) + 1, np.empty(len(weights))
@@ -200,23 +223,17 @@ def simulate(name: str, rng: np.random.Generator, n: int = 6_000) -> tuple[Trial
 
 
 def of_worlds(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """effects_covered: share of tenths whose interval holds their mean effect; mean_half_width: of the intervals."""
+    """effects_covered: share of people whose interval holds their true effect; mean_half_width: of the intervals."""
     rows = each(partial(of_world, name, args.seed), range(args.worlds), args.jobs, name)
     covered, half_width = np.array(rows, np.float64).mean(axis=0).tolist()
     return {"worlds": args.worlds, "effects_covered": covered, "mean_half_width": half_width}
 
 
 def of_world(name: str, seed: int, world: int) -> tuple[float, float]:
-    trial, _ = simulate(name, np.random.default_rng([seed, 11, world]))
-    learned, _ = fit_effects(trial, UpliftSettings(seed=world))
-    people, truth = simulate(name, np.random.default_rng([seed, 12, world]))
-    answer = learned.predict(people.features)
-    # of a tenth of the people alike to the learner
-    tenths = np.array_split(np.argsort(answer.effect, kind="stable"), 10)
-    low, high, of_tenth = (
-        np.array([column[rows].mean() for rows in tenths]) for column in (answer.low, answer.high, truth)
-    )
-    return float(((low <= of_tenth) & (of_tenth <= high)).mean()), float((high - low).mean() / 2)
+    trial, effect = simulate(name, np.random.default_rng([seed, 11, world]))
+    held_out = fit_effects(trial, UpliftSettings(seed=world))[1]
+    reach = 1.96 * held_out.error
+    return float((np.abs(held_out.expected - effect) <= reach).mean()), float(reach.mean())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Effects that are kept: they say what was learned, of the same features alone, and damage has an error."""
+"""Effects that are kept: they say what the forest said, of the same features alone, and damage is told."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 from recllm.base.errors import DataError, ModelError, UsageError
 from recllm.market.propensity.effects import (
-    FOLDS_SHARED,
+    EARLIER_TREES,
     RECORD,
-    EffectLine,
     LearnedEffects,
     Trial,
+    UpliftSettings,
     effect_names,
     effects_folder,
     fit_effects,
@@ -26,6 +26,7 @@ from recllm.market.propensity.effects import (
 from recllm.market.propensity.features import FeatureTable
 from recllm.shop.workspace.workspace import Workspace
 
+QUICK = UpliftSettings(forest_groups=8)
 NAMES = ("a", "b", "same", "c")
 
 
@@ -45,27 +46,24 @@ def model() -> LearnedEffects:
     treated, moved = rng.random(600) < 0.5, np.nan_to_num(features.values[:, 0]) > 0
     outcome = rng.random(600) < 0.4 + treated * np.where(moved, 0.5, -0.2)
     trial = Trial.construct(features, treated, outcome.astype(float), randomised=True)
-    return fit_effects(trial, start="2024-01-01", source="t.csv")[0]
+    return fit_effects(trial, QUICK, start="2024-01-01", source="t.csv")[0]
 
 
-def test_the_line_is_least_squares_with_errors_of_its_own(model: LearnedEffects) -> None:
-    rng, n = np.random.default_rng(0), 20_000
-    answer = rng.normal(0.1, 0.2, n)
-
-    def line_of_one_draw() -> EffectLine:
-        return EffectLine.fit(answer, 0.3 + 0.5 * answer + rng.normal(0, 1 + 2 * np.abs(answer), n))
-
-    line, again = line_of_one_draw(), [line_of_one_draw() for _ in range(200)]
-    assert line.slope == pytest.approx(0.5, abs=0.2) and line.mean == pytest.approx(0.35, abs=0.05)
-    assert np.std([one.slope for one in again]) == pytest.approx(line.slope_error / FOLDS_SHARED**0.5, rel=0.15)
-    assert np.std([one.mean for one in again]) == pytest.approx(line.mean_error, rel=0.15)
-    upside_down = EffectLine.fit(answer, -answer)
-    assert upside_down.slope == 0 and np.allclose(upside_down.effects(answer[:9]).effect, -answer.mean())
-    effect, low, high = astuple(model.predict(people(200, seed=9)))
-    assert (low <= effect).all() and (effect <= high).all() and np.abs([low, high]).max() <= 1
+def test_intervals_are_as_wide_as_the_learners_errors_say(model: LearnedEffects) -> None:
+    """Also where values are not known."""
+    features = people(200, seed=9)
+    effect, error = model.trees.predict(features.values[:, [0, 1, 3]])
+    answer = model.predict(features)
+    assert np.array_equal(answer.effect, np.clip(effect, -1, 1))
+    reach = 1.959964 * np.hypot(model.scale * error, model.bias)
+    assert np.allclose(answer.high, np.clip(effect + reach, -1, 1))
+    assert np.allclose(answer.low, np.clip(effect - reach, -1, 1))
+    assert 0 < model.scale < 2 and len(model.trees.groups) == QUICK.forest_groups
 
 
 def test_what_is_saved_comes_back(model: LearnedEffects, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / EARLIER_TREES).write_bytes(b"of an earlier version")
     save_effects(model, tmp_path / "x")
     again = load_effects(tmp_path / "x")
     first, second = (astuple(of.predict(people(50, 5))) for of in (model, again))
@@ -83,16 +81,16 @@ def test_effects_of_other_features_are_refused(model: LearnedEffects) -> None:
         model.predict(replace(people(), names=("b", "a", "same", "c")))
 
 
-@pytest.mark.parametrize("damage", ["trees", "record", "format", "line"])
+@pytest.mark.parametrize("damage", ["trees", "record", "format", "column"])
 def test_damaged_effects_are_told(model: LearnedEffects, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "x"
     save_effects(model, folder)
     record = json.loads((folder / RECORD).read_text())
     broken = {
-        "trees": json.dumps(record | {"trees": [text[:-80] for text in record["trees"]]}),
+        "trees": json.dumps(record | {"trees": [[text[:-80] for text in group] for group in record["trees"]]}),
         "record": "{",
-        "format": json.dumps(record | {"format": 2}),
-        "line": json.dumps(record | {"line": record["line"] | {"slope": "x"}}),
+        "format": json.dumps(record | {"format": 1}),
+        "column": json.dumps(record | {"columns": [0]}),
     }
     (folder / RECORD).write_text(broken[damage])
     with pytest.raises(ModelError, match="recllm uplift"):

@@ -113,7 +113,6 @@ def through_every_door(folder: Path, scratch: Path) -> None:
     receive_upload(shop, io.BytesIO(basics.encode()), "people.csv")
     vectors = CachedEncoder(ToyEncoder(), shop.cache_dir / "vectors")
     vectors.encode([f"Age: {canary('age')}"], kind="query")
-    vectors.close()
     refresh(shop)
     shop.close()
     app = create_app([LiveShop(Workspace.open(folder), "shop")], FAST)

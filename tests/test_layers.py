@@ -31,9 +31,9 @@ PERSONAL_ROWS = {"store", "ingest", "workspace", "privacy"}
 """The only rooms that may read the store; everything else goes through `PolicyGate`."""
 
 STORE_CALLS = {
+    "doors/cli/data.py": 1,
     "doors/cli/doctor.py": 2,
     "doors/cli/rights.py": 3,
-    "doors/cli/service.py": 1,
     "doors/console/data.py": 2,
     "doors/console/memory.py": 1,
     "doors/console/home.py": 1,

@@ -84,7 +84,6 @@ def test_a_page_goes_by_way_of_the_directory_and_comes_back(
     until(lambda: driver.current_url.startswith(directory.issuer))
     find(driver, "a").click()
     until(lambda: driver.current_url == f"{console}/settings")
-    form = find(driver, "form[action='/sign-out'] input").get_attribute("value")
     (path,) = (tmp_path / "shop" / "console-sessions").iterdir()
     content = json.loads(path.read_bytes())
     path.write_text(json.dumps(content | {"proven_at": content["proven_at"] - 1_900}), "utf-8")
@@ -93,8 +92,6 @@ def test_a_page_goes_by_way_of_the_directory_and_comes_back(
     find(driver, "a").click()
     until(lambda: driver.current_url == f"{console}/settings?page=2")
     assert find(driver, "form .wide-only").text == "anna@shop.example"
-    # a form of another tab, which was open before, is still good
-    assert find(driver, "form[action='/sign-out'] input").get_attribute("value") == form
     (after,) = (tmp_path / "shop" / "console-sessions").iterdir()
     assert after != path
 

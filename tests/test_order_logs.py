@@ -117,7 +117,7 @@ def test_profiles_and_reasons_say_no_days() -> None:
 def loaded(tmp_path: Path, run: Command) -> Path:
     """A workspace with a log of steps, as an earlier version made it."""
     log, days = steps(), 28
-    at = times_of_steps(order_steps(log["user_id"], log["order"]), days)
+    at = times_of_steps(order_steps(log["user_id"], log["order"]), days) + 20 * 365 * DAY
     log.drop("order").with_columns(timestamp=pl.Series(at)).write_csv(tmp_path / "log.csv")
     items = steps().select("item_id").unique().sort("item_id").with_columns(title=pl.col("item_id") + " green")
     items.write_csv(tmp_path / "items.csv")

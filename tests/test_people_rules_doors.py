@@ -282,8 +282,7 @@ def test_what_is_wrong_stands_at_its_condition_and_nothing_is_lost(client: TestC
     assert "“tee” is unknown. Did you mean: tea" in Page(unknown.text).text
     assert press(client, path, "Choose products", {"Customers at most": "5"}).status_code == 303
     late = press(client, seen, "Choose products", {"Its name or number": "tools"})
-    said = assert_harmless(late.text).text.split("You typed")[1]
-    assert late.status_code == 409 and "bought “tea”" in said and "bought “tools”" in said
+    assert late.status_code == 409 and assert_harmless(late.text).value("Its name or number") == "tools"
 
 
 def test_the_form_speaks_both_languages_and_labels_every_field(client: TestClient, folder: Path) -> None:

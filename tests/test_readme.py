@@ -81,7 +81,7 @@ def test_the_commands_options_and_settings_of_the_documents_exist() -> None:
     from recllm.doors.cli.main import app
 
     lines = re.findall(r"(?:^(?:\w+=\S+ )?|`)recllm ([^`\n]+(?:\n[^`\n]+`)?)", DOCUMENTS, re.MULTILINE)
-    assert len(lines) > 140
+    assert len(lines) > 130
     for line in lines:
         command, words = get_command(app), line.split(" #")[0].split()
         while words and words[0] in getattr(command, "commands", {}):

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.base.errors import UsageError
 from recllm.base.schema import Action
 from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.learn.features.candidates import CandidateCounts, Candidates, candidates
@@ -175,8 +174,6 @@ def lightgbm(item_vectors: Floats, *, arrivals: dict[str, Any] | None = None, **
     rank_sold = tree_ranker(forest, args)
 
     def rank(query: EvaluationQuery) -> RankedLists:
-        if query.candidates is not None:
-            raise UsageError("lightgbm ranks candidates of its own, and none that are given; leave it out")
         return rank_arrivals(arrival_forest(query.fit_on), query) if query.slice == COLD else rank_sold(query)
 
     return rank

@@ -415,7 +415,7 @@ def rule_words(rule: PeopleRule, locale: str, currency: str | None = None) -> st
     """
     from recllm.text.templates import Prompts
 
-    def say(name: str, /, **values: object) -> str:
+    def rendered(name: str, /, **values: object) -> str:
         return Prompts.load().render(f"people_rule.{name}", locale, **values)
 
     def words(node: PeopleRule, *, negated: bool = False) -> str:
@@ -426,19 +426,19 @@ def rule_words(rule: PeopleRule, locale: str, currency: str | None = None) -> st
             case AllRule() | AnyRule() if len(inner) == 1:
                 return words(inner[0], negated=negated)
             case AllRule() | AnyRule() | OrdersRule() | OrderAgeRule() if negated:
-                return say("not", part=words(node))
+                return rendered("not", part=words(node))
             case BasicRule() if negated and (node.at_least is not None or node.at_most is not None):
-                return say("not", part=words(node))
+                return rendered("not", part=words(node))
             case AllRule() | AnyRule():
-                return say("all" if isinstance(node, AllRule) else "any", parts=[member(each) for each in inner])
+                return rendered("all" if isinstance(node, AllRule) else "any", parts=[member(each) for each in inner])
         values = node.model_dump()
         match node:
             case DeedRule():
-                return say("deed", **values | {"times": values.pop("at_least")}, negated=negated)
+                return rendered("deed", **values | {"times": values.pop("at_least")}, negated=negated)
             case SpentRule():
                 values |= {name: _money(values[name], currency) for name in ("at_least", "below")}
             case OrderAgeRule():
-                return say("order_age", first=values.pop("condition") == "first_order", **values)
+                return rendered("order_age", first=values.pop("condition") == "first_order", **values)
             case BasicRule():
                 stated = values.pop("equals")
                 values["values"] = list(values.pop("one_of") or ([] if stated is None else [stated]))
@@ -446,14 +446,14 @@ def rule_words(rule: PeopleRule, locale: str, currency: str | None = None) -> st
                 del values["stated"]
         if not isinstance(node, OrdersRule):
             values["negated"] = negated
-        return say(values.pop("condition"), **values)
+        return rendered(values.pop("condition"), **values)
 
     def member(node: PeopleRule) -> str:
         """Of a group: a group of several stands in brackets."""
         inner = node
         while len(children(inner)) == 1 and not isinstance(inner, NotRule):
             inner = children(inner)[0]
-        return say("brackets", part=words(node)) if len(children(inner)) > 1 else words(node)
+        return rendered("brackets", part=words(node)) if len(children(inner)) > 1 else words(node)
 
     return words(rule)
 

@@ -1,29 +1,33 @@
 """The effect of a treatment on each person, with intervals, learned from a trial; and effects that a workspace keeps.
 
-order      of people, by an X-learner (Künzel et al. 2019): outcome models say what people would have done in the other
-           group, the differences are learned in both groups, and both answers are joined by the share of the treated.
 score      mu + 1[group] / e · (outcome - mu), of the treated less that of the others: its mean over people is the mean
-           effect, whatever mu is, as long as e, the probability of the group, is right (Robins et al. 1994); mu is the
-           outcome model of the group, learned on other people.
-effect     a line through the scores of the trial's people over the X-learner's answers, learned on other people (best
-           linear predictor; Chernozhukov et al. 2018). So the interval of a person is that of the mean effect on the
-           people whom the X-learner places alike, and where it orders no better than chance, all have the mean effect.
+           effect, whatever mu is, as long as e, the probability of the group, is right (Robins et al. 1994); mu is a
+           model of the group's outcome, learned on other people.
+effect     of a person, by an X-learner (Künzel et al. 2019): outcome models say what people would have done in the
+           other group, the differences are learned in both groups, and the two answers are joined by the share of the
+           treated.
 
-effects/NAME/effects.json holds the trees, the line and where the effects come from; no row of any person.
+The X-learner is learned on random halves of all people, one group of trees each. How much the groups' answers differ is
+the standard error of their mean. `error_scale` compares it with how much two learners of different people differ, and
+`shrinkage_bias` is what a learner draws effects towards their mean.
+
+effects/NAME/effects.json holds the trees, their columns, scales and where the effects come from; no row of any person.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.documents import plain
 from recllm.base.errors import DataError, ModelError, PolicyError, UsageError
 from recllm.base.files import PRIVATE, safe_id, write_whole
 from recllm.base.stats.intervals import normal_quantile
@@ -31,9 +35,30 @@ from recllm.base.stats.probabilities import auc, sigmoid
 from recllm.learn.models.trees import BoostedTrees, BoostingSettings, grow_trees
 from recllm.market.propensity.examples import Cohort
 from recllm.market.propensity.features import FeatureTable, Floats
-from recllm.market.propensity.model import PropensitySettings, Values, cross_fitted, fit_base_models, people_folds
+from recllm.market.propensity.model import (
+    PropensitySettings,
+    Values,
+    cross_fitted,
+    fit_base_models,
+    people_folds,
+    varying,
+)
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.workspace.workspace import Workspace
+
+FOLDER = "effects"
+RECORD = "effects.json"
+FORMAT = 2
+EARLIER_TREES = "effects.safetensors"
+"""Of format 1, which is not read any more."""
+EFFECT_FOLDS = 5
+HALVED_FOLDS = 2
+"""Folds whose people are predicted by learners of two halves of the others, too: that is what errors are scaled by."""
+MIN_KEPT = 0.3
+"""Of the effects' differences a learner is taken to keep at least this share: estimates below it are noise."""
+
+Masks = list[NDArray[np.bool_]]
+
 
 NEEDED = ("user_id", "treated", "outcome")
 """Columns of a trial's table; `propensity` may be there too."""
@@ -186,48 +211,19 @@ class UpliftSettings(BoostingSettings):
     leaves: int = 4
     min_leaf_rows: int = 100
     l2: float = 20.0
+    folds: int = 3
+    """Parts of users for the outcome models."""
+    forest_groups: int = 20
+    """Groups of an effect's trees, each on half of the users: they give the interval of an effect."""
 
 
-@dataclass(frozen=True, eq=False)
-class XLearner:
-    """Trees of a trial's outcome in each group, and of the effect as each group shows it: of those who were not
-    treated, and of the treated."""
-
-    outcome: tuple[BoostedTrees, BoostedTrees]
-    effect: tuple[BoostedTrees, BoostedTrees]
-    share: float
-    """Of the treated among the people: what the others' trees of the effect count for."""
-
-    @classmethod
-    def fit(cls, trial: Trial, settings: UpliftSettings) -> XLearner:
-        """Of all people of a trial, each counted in proportion to 1 / the probability of their group."""
-        values, groups = trial.features.values, (~trial.treated, trial.treated)
-        weights = 1 / np.where(trial.treated, trial.propensity, 1 - trial.propensity)
-
-        def grown(group: NDArray[np.bool_], target: Values, objective: str) -> BoostedTrees:
-            group_weights = weights[group] / weights[group].mean()
-            return grow_trees(values[group], target, settings, objective=objective, weights=group_weights)
-
-        without, with_it = (grown(group, trial.outcome[group], "binary") for group in groups)
-        sign = np.where(trial.treated, 1, -1)
-        otherwise = np.where(trial.treated, sigmoid(without.score(values)), sigmoid(with_it.score(values)))
-        effect = sign * (trial.outcome - otherwise)
-        of_others, of_treated = (grown(group, effect[group], "regression") for group in groups)
-        return cls((without, with_it), (of_others, of_treated), float(trial.treated.mean()))
-
-    def predict(self, values: Floats) -> Values:
-        """The effect as the learner has it, (n,)."""
-        return joined_effect(self.effect, self.share, values)
-
-    def outcomes(self, values: Floats) -> Values:
-        """The probability of the outcome without the treatment and with it, (n, 2)."""
-        return np.stack([sigmoid(trees.score(values)) for trees in self.outcome], axis=1)
-
-
-def joined_effect(trees: tuple[BoostedTrees, BoostedTrees], share: float, values: Floats) -> Values:
-    """trees, share: as of `XLearner`. (n,)."""
-    of_others, of_treated = (of_group.score(values) for of_group in trees)
-    return share * of_others + (1 - share) * of_treated
+def fit_outcome(people: Trial, settings: UpliftSettings) -> Callable[[Floats], Values]:
+    """Of people of one group, each counted in proportion to 1 / the probability of it: gives the probability of the
+    outcome, (n,), for rows of the table's values."""
+    weights = 1 / np.where(people.treated, people.propensity, 1 - people.propensity)
+    values = people.features.values
+    trees = grow_trees(values, people.outcome, settings, objective="binary", weights=weights / weights.mean())
+    return lambda rows: sigmoid(trees.score(rows))
 
 
 def effect_scores(means: Values, trial: Trial) -> Values:
@@ -239,40 +235,126 @@ def effect_scores(means: Values, trial: Trial) -> Values:
     return np.asarray(means[:, 1] + of_treated - means[:, 0] - of_others)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EffectLine:
-    """The mean effect over the X-learner's answer, with standard errors that do not depend on each other."""
+@dataclass(frozen=True, eq=False)
+class EffectTrees:
+    """Trees of the effect, by group: those of the people who were not treated, and those of the treated."""
 
-    center: float
-    """The mean answer, at which the line is `mean`."""
-    mean: float
-    slope: float
-    """0 or more: 1 where the answers are right, 0 where they say nothing."""
-    mean_error: float
-    slope_error: float
+    groups: tuple[tuple[BoostedTrees, BoostedTrees], ...]
+    share: float
+    """Of the treated among the people: what the others' trees count for."""
+
+    def predict(self, values: Floats) -> tuple[Values, Values]:
+        """Effect and standard error, (n,) each."""
+        answers = np.stack([self.share * a.score(values) + (1 - self.share) * b.score(values) for a, b in self.groups])
+        return answers.mean(axis=0), answers.std(axis=0, ddof=1)
+
+
+@dataclass(frozen=True, eq=False)
+class EffectLearner:
+    """Learns the effect of a trial's treatment."""
+
+    trial: Trial
+    score: Values
+    """(n,), see the module."""
 
     @classmethod
-    def fit(cls, answer: Values, score: Values) -> EffectLine:
-        """Least squares over people, (n,) each, with errors that hold for any variance of the scores (White 1980)."""
-        n, away = len(score), answer - answer.mean()
-        spread = max(float(away @ away), 1e-12)
-        slope = float(away @ score) / spread
-        residual = score - score.mean() - slope * away
-        return cls(
-            center=float(answer.mean()),
-            mean=float(score.mean()),
-            slope=max(0.0, slope),
-            mean_error=float(np.sqrt(residual @ residual) / n),
-            slope_error=float(np.sqrt(FOLDS_SHARED * (away**2 @ residual**2))) / spread,
-        )
+    def of(cls, trial: Trial, settings: UpliftSettings) -> EffectLearner:
+        """With each person's score, from mean outcomes by models of other people."""
+        means = np.empty((len(trial), 2))
+        for inside in people_folds(np.arange(len(trial)), settings.folds, settings.seed + 1):
+            for column, group in enumerate((~trial.treated, trial.treated)):
+                mean = fit_outcome(trial.rows(~inside & group), settings)
+                means[inside, column] = mean(trial.features.values[inside])
+        return cls(trial, effect_scores(means, trial))
 
-    def effects(self, answer: Values) -> PersonEffects:
-        """answer: of the X-learner, (n,)."""
-        away = answer - self.center
-        effect = self.mean + self.slope * away
-        half = normal_quantile() * np.hypot(self.mean_error, self.slope_error * away)
-        # an effect on an outcome of 0 or 1
-        return PersonEffects(*(np.clip(column, -1.0, 1.0) for column in (effect, effect - half, effect + half)))
+    @cached_property
+    def values(self) -> Floats:
+        """(n, columns), the features that vary."""
+        return self.trial.features.values[:, varying(self.trial.features.values)]
+
+    def grow(self, people: NDArray[np.int64], settings: UpliftSettings, rng: np.random.Generator) -> EffectTrees:
+        """Trees of these rows: an X-learner of each group's half, outcome models and all, so that the errors of these
+        are among the groups' differences."""
+        trial, values = self.trial, self.trial.features.values
+        groups = []
+        for _ in range(settings.forest_groups):
+            half = rng.permutation(people)[: (len(people) + 1) // 2]
+            others, treated = half[~trial.treated[half]], half[trial.treated[half]]
+            without, with_it = (fit_outcome(trial.rows(rows), settings) for rows in (others, treated))
+            of_others = self._effect(others, with_it(values[others]) - trial.outcome[others], settings)
+            of_treated = self._effect(treated, trial.outcome[treated] - without(values[treated]), settings)
+            groups.append((of_others, of_treated))
+        return EffectTrees(tuple(groups), float(trial.treated[people].mean()))
+
+    def _effect(self, rows: NDArray[np.int64], effect: Values, settings: UpliftSettings) -> BoostedTrees:
+        propensity = self.trial.propensity[rows]
+        weights = 1 / np.where(self.trial.treated[rows], propensity, 1 - propensity)
+        weights /= weights.mean()
+        return grow_trees(self.values[rows], effect, settings, objective="regression", weights=weights)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutEffects:
+    """Effects of n people by learners of other people, and how far they may be off."""
+
+    expected: Values
+    """(n,)"""
+    error: Values
+    """(n,), standard errors: the trees' own, scaled, and the bias."""
+    scale: float
+    """Of the trees' own standard error; see `error_scale`."""
+    bias: float
+    """See `shrinkage_bias`."""
+
+
+def held_out_effects(
+    learner: EffectLearner, folds: Masks, settings: UpliftSettings, rng: np.random.Generator
+) -> HeldOutEffects:
+    """folds: masks of people who are predicted together."""
+    expected, error = np.empty(len(learner.score)), np.empty(len(learner.score))
+    halves: list[list[tuple[Values, Values]]] = [[], []]
+    for number, inside in enumerate(folds):
+        others = np.flatnonzero(~inside)
+        expected[inside], error[inside] = learner.grow(others, settings, rng).predict(learner.values[inside])
+        for half, people in enumerate(np.array_split(rng.permutation(others), 2) if number < HALVED_FOLDS else ()):
+            halves[half].append(learner.grow(people, settings, rng).predict(learner.values[inside]))
+    first, second = ((np.concatenate([e for e, _ in half]), np.concatenate([s for _, s in half])) for half in halves)
+    scale = error_scale(first, second)
+    bias = shrinkage_bias(within_folds(expected, folds), scale * error, within_folds(learner.score, folds))
+    return HeldOutEffects(expected, np.hypot(scale * error, bias), scale, bias)
+
+
+def error_scale(first: tuple[Values, Values], second: tuple[Values, Values]) -> float:
+    """What standard errors are to be multiplied by: two learners of different people differ by their errors alone.
+
+    first, second: effects and errors of the same m people, (m,) each, by learners of different people. The mean square
+    of the difference over the sum of the mean squared errors, as a root.
+    """
+    squared = float(np.mean(first[1] ** 2 + second[1] ** 2))
+    return float(np.sqrt(np.mean((first[0] - second[0]) ** 2) / squared)) if squared > 0 else 1.0
+
+
+def shrinkage_bias(expected: Values, error: Values, effect: Values) -> float:
+    """Root mean square of what learners draw effects towards their mean.
+
+    expected: (n,), effects by learners of other people, with mean 0 within each fold, with their errors. effect: (n,),
+    the people's own scores, with mean 0 alike. A learner that keeps a share k of the true differences finds
+    t^2 = var(expected) - error^2 = k^2 var(true), and shares c = cov(effect, expected) = k var(true) with the scores:
+    k is t^2 / c, and (1 - k)^2 c / k is the mean square of what it takes away. 0 where it finds no difference.
+    """
+    apart, shared = float(np.mean(expected**2) - np.mean(error**2)), float(np.mean(expected * effect))
+    if apart <= 0 or shared <= 0:
+        return 0.0
+    kept_share = min(1.0, max(MIN_KEPT, apart / shared))
+    return float((1 - kept_share) * np.sqrt(shared / kept_share))
+
+
+def within_folds(values: Values, folds: Masks) -> Values:
+    """The values less the mean of their fold."""
+    centred = values.copy()
+    for inside in folds:
+        centred[inside] -= values[inside].mean()
+    return centred
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,12 +375,17 @@ class EffectSource:
 
 @dataclass(frozen=True, eq=False)
 class PersonEffects:
-    """How much a treatment moves each of n people, by a trial, (n,) each; low and high hold the mean effect on the
-    people who are alike to the learner at 95 %."""
+    """How much a treatment moves each of n people, by a trial, (n,) each; low and high hold it at 95 %."""
 
     effect: Values
     low: Values
     high: Values
+
+    @classmethod
+    def of(cls, effect: Values, error: Values) -> PersonEffects:
+        """error: standard errors, (n,). Effects on an outcome of 0 or 1 lie in [-1, 1]."""
+        half = normal_quantile() * error
+        return cls(*(np.clip(column, -1.0, 1.0) for column in (effect, effect - half, effect + half)))
 
     def rows(self, people: NDArray[np.integer]) -> PersonEffects:
         """Of these people."""
@@ -315,10 +402,13 @@ class LearnedEffects:
 
     names: tuple[str, ...]
     """All features that people are described by."""
-    trees: tuple[BoostedTrees, BoostedTrees]
-    """`XLearner.effect`."""
-    share: float
-    line: EffectLine
+    columns: NDArray[np.int64]
+    """Those of them that the trees read."""
+    trees: EffectTrees
+    scale: float
+    """Of the trees' standard error."""
+    bias: float
+    """Root mean square of what the trees draw effects towards their mean."""
     source: EffectSource
 
     def predict(self, features: FeatureTable) -> PersonEffects:
@@ -329,21 +419,21 @@ class LearnedEffects:
                 f"the effects were learned from other features ({', '.join(different[:5]) or 'in another order'}); "
                 "learn them again with recllm uplift --save"
             )
-        return self.line.effects(joined_effect(self.trees, self.share, features.values))
+        effect, error = self.trees.predict(np.ascontiguousarray(features.values[:, self.columns]))
+        return PersonEffects.of(effect, np.hypot(self.scale * error, self.bias))
 
 
 def fit_effects(
     trial: Trial, settings: UpliftSettings | None = None, *, start: str = "", source: str = ""
-) -> tuple[LearnedEffects, Values]:
-    """The effects of a trial's treatment, and of each of its people what learners of other people say, (n,). start,
-    source: see `EffectSource`."""
-    settings, n, values = settings or UpliftSettings(), len(trial), trial.features.values
-    answer, means = np.empty(n), np.empty((n, 2))
-    for inside in people_folds(np.arange(n), FOLDS, settings.seed):
-        learner = XLearner.fit(trial.rows(~inside), settings)
-        answer[inside], means[inside] = learner.predict(values[inside]), learner.outcomes(values[inside])
-    score = effect_scores(means, trial)
-    effect, reach = float(score.mean()), normal_quantile() * float(score.std(ddof=1) / np.sqrt(n))
+) -> tuple[LearnedEffects, HeldOutEffects]:
+    """The effects of a trial's treatment, and each person's effect by learners of other people. start, source: see
+    `EffectSource`."""
+    settings = settings or UpliftSettings()
+    learner = EffectLearner.of(trial, settings)
+    rng, n = np.random.default_rng(settings.seed), len(trial)
+    held_out = held_out_effects(learner, people_folds(np.arange(n), EFFECT_FOLDS, settings.seed), settings, rng)
+    effect = float(learner.score.mean())
+    reach = normal_quantile() * float(learner.score.std(ddof=1) / np.sqrt(n))
     about = EffectSource(
         start=start,
         trial=source,
@@ -353,9 +443,8 @@ def fit_effects(
         effect_low=effect - reach,
         effect_high=effect + reach,
     )
-    learner = XLearner.fit(trial, settings)
-    line = EffectLine.fit(answer, score)
-    return LearnedEffects(trial.features.names, learner.effect, learner.share, line, about), answer
+    columns, trees = varying(trial.features.values), learner.grow(np.arange(n), settings, rng)
+    return LearnedEffects(trial.features.names, columns, trees, held_out.scale, held_out.bias, about), held_out
 
 
 def save_effects(model: LearnedEffects, folder: Path) -> None:
@@ -364,12 +453,15 @@ def save_effects(model: LearnedEffects, folder: Path) -> None:
     record = {
         "format": FORMAT,
         "names": model.names,
-        "share": model.share,
-        "line": asdict(model.line),
-        "source": asdict(model.source),
-        "trees": [trees.text() for trees in model.trees],
+        "columns": model.columns.tolist(),
+        "scale": model.scale,
+        "bias": model.bias,
+        "source": plain(model.source),
+        "share": model.trees.share,
+        "trees": [[trees.text() for trees in group] for group in model.trees.groups],
     }
     write_whole(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n", mode=PRIVATE)
+    (folder / EARLIER_TREES).unlink(missing_ok=True)
 
 
 def load_effects(folder: Path) -> LearnedEffects:
@@ -378,12 +470,19 @@ def load_effects(folder: Path) -> LearnedEffects:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']}")
-        names, share = tuple(record["names"]), float(record["share"])
-        line = EffectLine(**{name: float(number) for name, number in record["line"].items()})
-        if not np.isfinite([share, *asdict(line).values()]).all():
-            raise ValueError("an effect is no number")
-        of_others, of_treated = (BoostedTrees.parse(text, names) for text in record["trees"])
-        return LearnedEffects(names, (of_others, of_treated), share, line, EffectSource(**record["source"]))
+        names, columns = tuple(record["names"]), np.array(record["columns"], np.int64)
+        if len(columns) and (columns.min() < 0 or columns.max() >= len(names)):
+            raise ValueError("a tree reads a column that is not there")
+        scale, bias, share = (float(record[name]) for name in ("scale", "bias", "share"))
+        if not np.isfinite([scale, bias, share]).all() or len(record["trees"]) < 2:
+            raise ValueError("an effect is no number, or has no interval")
+        used = [names[column] for column in columns]
+        groups = [
+            (BoostedTrees.parse(control, used), BoostedTrees.parse(arm, used)) for control, arm in record["trees"]
+        ]
+        record["source"].pop("binary", None)  # always true: an earlier recllm wrote it
+        trees = EffectTrees(tuple(groups), share)
+        return LearnedEffects(names, columns, trees, scale, bias, EffectSource(**record["source"]))
     except Exception as error:  # each kind of damage has an error of its own
         raise ModelError(
             f"{folder}: no effects of this version ({error}); save them again with recllm uplift"

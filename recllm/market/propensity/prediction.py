@@ -139,7 +139,15 @@ def qini_curve(uplift: Values, treated: NDArray[np.bool_], outcome: Values, prop
         outcomes = cumulative(uplift, arm * outcome / probability, SHARES)
         means.append(np.divide(outcomes, weight, out=np.full(len(SHARES), np.nan), where=weight > 0))
     # where an arm has no one yet there is nothing to compare
-    gains = np.nan_to_num(means[0] - means[1]) * SHARES
+    return curve_of(np.nan_to_num(means[0] - means[1]) * SHARES)
+
+
+def true_qini(uplift: Values, truth: Values) -> QiniCurve:
+    """From the true uplift of all, (n,)."""
+    return curve_of(cumulative(uplift, truth, SHARES) / max(len(truth), 1))
+
+
+def curve_of(gains: Values) -> QiniCurve:
     area = float(np.trapezoid(gains, SHARES))
     return QiniCurve(qini=area - float(gains[-1]) / 2, auuc=area, effect=float(gains[-1]))
 

@@ -74,10 +74,10 @@ def estimate_uplift(
     if not len(user_rows):
         raise NothingToDo("no one to predict: no customer has a past that counts")
     features, ids = cohort.features(ask.as_of).rows(user_rows), cohort.user_ids(user_rows)
-    effects, of_others = fit_effects(trial, settings, start=utc(int(start.timestamp())).isoformat(), source=source)
+    effects, held_out = fit_effects(trial, settings, start=utc(int(start.timestamp())).isoformat(), source=source)
     uplift = effects.predict(features)
     effect, low, high = uplift.effect, uplift.low, uplift.high
-    curve = qini_curve(of_others, trial.treated, trial.outcome, trial.propensity)
+    curve = qini_curve(held_out.expected, trial.treated, trial.outcome, trial.propensity)
     order = cohort.descending(user_rows, effect)
     logger.info("uplift: %d people, a trial of %d, %.1f s", len(ids), len(trial), time.perf_counter() - started)
     return UpliftEstimate(
