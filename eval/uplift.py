@@ -17,9 +17,10 @@ import numpy as np
 from inputs import finish, script_parser
 from numpy.typing import NDArray
 
-from recllm.market.propensity.effects import EffectLearner, Trial, UpliftSettings, fit_outcome
+from recllm.market.propensity.effects import EffectLearner, UpliftSettings, fit_outcome
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.prediction import qini_curve, true_qini
+from recllm.market.propensity.trial import Trial
 
 Values = NDArray[np.float64]
 N, RUNS = 12_000, 3

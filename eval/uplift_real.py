@@ -34,10 +34,11 @@ import polars as pl
 from inputs import HERE, file_hash, finish, say, script_parser
 from numpy.typing import NDArray
 
-from recllm.market.propensity.effects import EffectLearner, Trial, UpliftSettings, fit_effects, fit_outcome
+from recllm.market.propensity.effects import EffectLearner, UpliftSettings, fit_effects, fit_outcome
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.model import Values, varying
 from recllm.market.propensity.prediction import SHARES
+from recllm.market.propensity.trial import Trial
 from recllm.recommend.evaluation.report import versions
 
 FEATURES = ("recency", "history_segment", "history", "mens", "womens", "zip_code", "newbie", "channel")

@@ -1234,7 +1234,7 @@ for _name, _text, _ in [*table("hostile_artefacts", "prompts"), ("deep", "{{ " +
 
 
 def _trial(file: str, content: Content, case: Case) -> Door:
-    from recllm.market.propensity.effects import read_trial
+    from recllm.market.propensity.trial import read_trial
 
     path = case.file(file, content)
     return lambda: read_trial(path).shape

@@ -14,7 +14,6 @@ from recllm.market.propensity.effects import (
     EARLIER_TREES,
     RECORD,
     LearnedEffects,
-    Trial,
     UpliftSettings,
     effect_names,
     effects_folder,
@@ -24,6 +23,7 @@ from recllm.market.propensity.effects import (
     saved_effects,
 )
 from recllm.market.propensity.features import FeatureTable
+from recllm.market.propensity.trial import Trial
 from recllm.shop.workspace.workspace import Workspace
 
 QUICK = UpliftSettings(forest_groups=8)

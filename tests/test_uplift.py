@@ -8,18 +8,10 @@ import numpy as np
 import pytest
 
 from recllm.base.errors import DataError, PolicyError, UsageError
-from recllm.market.propensity.effects import (
-    Trial,
-    UpliftSettings,
-    check_assignment,
-    effect_scores,
-    error_scale,
-    fit_effects,
-    read_trial,
-    shrinkage_bias,
-)
+from recllm.market.propensity.effects import UpliftSettings, effect_scores, error_scale, fit_effects, shrinkage_bias
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.prediction import QiniCurve, qini_curve, true_qini
+from recllm.market.propensity.trial import Trial, check_assignment, read_trial
 
 N = 6_000
 QUICK = UpliftSettings(forest_groups=8)

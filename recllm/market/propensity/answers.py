@@ -103,7 +103,8 @@ def uplift_workspace(
     which the effects are saved in the workspace; those of the same name are replaced.
     Raises what `recllm.market.propensity.uplift` raises, and `UsageError` for a name that cannot be.
     """
-    from recllm.market.propensity.effects import effects_folder, read_trial, save_effects
+    from recllm.market.propensity.effects import effects_folder, save_effects
+    from recllm.market.propensity.trial import read_trial
     from recllm.market.propensity.uplift import estimate_uplift
     from recllm.recommend.recommender.registry import clear_taint
 

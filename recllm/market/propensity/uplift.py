@@ -15,9 +15,10 @@ import polars as pl
 
 from recllm.base.documents import guarded, plain, write_csv
 from recllm.base.errors import NothingToDo
-from recllm.market.propensity.effects import LearnedEffects, Trial, UpliftSettings, fit_effects
+from recllm.market.propensity.effects import LearnedEffects, UpliftSettings, fit_effects
 from recllm.market.propensity.examples import Cohort
 from recllm.market.propensity.prediction import QiniCurve, qini_curve
+from recllm.market.propensity.trial import Trial
 from recllm.shop.data.dataset import Dataset, utc
 
 logger = logging.getLogger(__name__)
