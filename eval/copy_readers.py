@@ -218,8 +218,6 @@ def shop_texts(name: str, workspace: Workspace, rng: random.Random) -> list[Shee
         chosen = [texts[person.text_id] for person in drawn]
         for channel in file.public_channels:
             of_channel = [text for text in plan.texts if text.channel == channel]
-            if not of_channel:
-                say("%s: %s: no text for %s", name, mailing, channel)
             chosen += rng.sample(of_channel, min(1, len(of_channel)))
         sheet += [SheetText(f"{name}/{mailing}", t.channel, day, t.text, facts_line(t, plan.offer)) for t in chosen]
     return sheet

@@ -76,9 +76,6 @@ def test_what_is_an_address() -> None:
     assert old == new, "under each key of the past"
 
 
-# --- a shop ----------------------------------------------------------------------------------------------------------
-
-
 def write_files(folder: Path) -> tuple[Path, Path]:
     """Orders of one person in three spellings, and customers with the consent of one of them in a fourth."""
     export = first_export("shopify-orders")

@@ -90,9 +90,6 @@ def accounted(found: Audience) -> bool:
     return len(found.people) + len(found.holdout) + sum(found.excluded.values()) == PEOPLE
 
 
-# --- probabilities ---------------------------------------------------------------------------------------------------
-
-
 def test_tea_goes_to_those_who_buy_tea(trained: Recommender) -> None:
     found = audience(trained, items=["tea3"], limits=AudienceLimits(size=20))
     assert found.size == 20 and all(map(even, ids(found))) and accounted(found)
@@ -173,9 +170,6 @@ def test_a_text_finds_those_who_buy_such_things(trained: Recommender) -> None:
     assert trained.dataset.n_items == 24
 
 
-# --- reasons and the group -------------------------------------------------------------------------------------------
-
-
 def test_reasons_are_those_of_a_person_alone(trained: Recommender) -> None:
     people = audience(trained, items=["tea3"], limits=AudienceLimits(size=20)).people
     same, row = 0, trained.dataset.item_rows(["tea3"])
@@ -227,9 +221,6 @@ def test_the_language_of_answers_moves_no_probability(trained: Recommender) -> N
     assert [p.probability for p in found.people] == [p.probability for p in plain.people]
     assert [[r.delta for r in p.reasons] for p in found.people] == [[r.delta for r in p.reasons] for p in plain.people]
     assert [p.reasons[0].text for p in found.people] != [p.reasons[0].text for p in plain.people]
-
-
-# --- exclusions ------------------------------------------------------------------------------------------------------
 
 
 def test_each_exclusion_is_counted_and_obeyed(trained: Recommender) -> None:
@@ -347,9 +338,6 @@ def test_a_text_about_health_is_sensitive_whatever_category_it_is_given(trained:
             assert audience_target(trained, text=text, category=category)[1].name == text
 
 
-# --- cuts and the holdout --------------------------------------------------------------------------------------------
-
-
 def test_budget_and_worth(trained: Recommender) -> None:
     paid = audience(trained, items=["tea3"], limits=AudienceLimits(budget=10.5, cost=0.5), explain=False)
     assert paid.size == 21
@@ -423,9 +411,6 @@ def test_a_cut_loses_nobody(order: list[float], size: int | None, holdout: float
     assert [names[i] for i in chosen.addressed] == [names[shuffled[i]] for i in again.addressed]
 
 
-# --- lookalikes ------------------------------------------------------------------------------------------------------
-
-
 def test_people_like_the_seeds(trained: Recommender) -> None:
     seeds = [f"u{n:02}" for n in range(20, 40, 2)]
     found = audience(trained, seeds=[*seeds, "stranger"], limits=AudienceLimits(size=20))
@@ -436,9 +421,6 @@ def test_people_like_the_seeds(trained: Recommender) -> None:
         audience(trained, seeds=seeds, limits=AudienceLimits(margin=1, cost=0))
     with pytest.raises(UsageError, match="none of the seeds"):
         audience(trained, seeds=["stranger"])
-
-
-# --- use -------------------------------------------------------------------------------------------------------------
 
 
 def test_wrong_use_is_told(trained: Recommender) -> None:

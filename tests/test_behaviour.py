@@ -68,9 +68,6 @@ def column(table: FeatureTable, name: str) -> np.ndarray:
     return table.column(name)
 
 
-# --- features --------------------------------------------------------------------------------------------------------
-
-
 def person(*rows: tuple[float, str, float]) -> Dataset:
     """One person's events: (day, action, price)."""
     events = pl.DataFrame(
@@ -153,9 +150,6 @@ def test_target_features_count_the_target_alone(data: Dataset) -> None:
     assert np.nanmax(share[group == 1]) == 0 and np.nanmin(share[group == 0]) == 1
 
 
-# --- examples --------------------------------------------------------------------------------------------------------
-
-
 def test_windows_lie_before_the_end_and_do_not_overlap(data: Dataset) -> None:
     times = cuts(data, 28)
     assert all(b - a == -28 * DAY for a, b in pairwise(times)) and len(times) >= 5
@@ -175,9 +169,6 @@ def test_a_redemption_after_the_horizon_is_no_label(data: Dataset) -> None:
     every = coupons(data)
     short, long = (redeem_examples(Cohort(data), every, mailings(every, days)[:2]) for days in (2, 7))
     assert short.label.sum() == 0 and long.label.sum() > 40
-
-
-# --- model -----------------------------------------------------------------------------------------------------------
 
 
 def test_normal_scores_keep_the_order_and_the_middle_is_zero() -> None:
@@ -205,9 +196,6 @@ def test_people_stay_together() -> None:
 def test_the_order_of_ids_breaks_no_tie(data: Dataset) -> None:
     order = Cohort(data).descending(np.arange(60), np.zeros(60))
     assert sorted(order) == list(range(60)) and np.abs(np.corrcoef(order, np.arange(60))[0, 1]) < 0.5
-
-
-# --- answers ---------------------------------------------------------------------------------------------------------
 
 
 def odd(user_id: str) -> bool:
@@ -278,9 +266,6 @@ def test_the_names_of_people_do_not_matter(data: Dataset, answers: dict[Predicti
     assert np.mean(gap) < 0.03
 
 
-# --- reasons ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_delta_is_what_the_score_loses() -> None:
     names = ("days_since", "trips_28", "weekend_share")
     table = FeatureTable(names, ("recency", "frequency", "calendar"), np.array([[1, 9, 0], [3, 2, 0]], np.float32))
@@ -301,9 +286,6 @@ def test_a_sensitive_target_is_refused(data: Dataset) -> None:
     policy = Policy(sensitive_categories=["tea"])
     with pytest.raises(PolicyError):
         ask(PredictionKind.BUY, data, category="food > tea", policy=policy)
-
-
-# --- curves ----------------------------------------------------------------------------------------------------------
 
 
 def test_auc_lift_and_gain_of_a_case_to_count() -> None:
@@ -342,9 +324,6 @@ def test_the_interval_holds_four_fifths_of_the_orders() -> None:
     people = Examples(features, label, np.arange(n), np.zeros(n, np.int64), cut, cut + 28 * DAY)
     dates = OrderDates(None, bounds).days(np.exp(-rate[:, None] * bounds))  # type: ignore[arg-type]
     assert 0.78 < covered(dates, people).mean() < 0.88
-
-
-# --- errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_horizon_of_nothing_and_one_longer_than_the_log(data: Dataset) -> None:
@@ -419,9 +398,6 @@ def test_tables_with_other_columns_do_not_calibrate() -> None:
         FeatureTable.stacked([one, FeatureTable.of({"recency": {"b": np.zeros(2)}}, 2)])
     with pytest.raises(DataError):
         one.with_columns(one)
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_contract_and_a_csv_without_traps(answers: dict[PredictionKind, Prediction], tmp_path: Path) -> None:

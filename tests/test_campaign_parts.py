@@ -113,8 +113,6 @@ def test_a_refused_channel_is_told_those_that_a_campaign_takes(tmp_path: Path, r
         assert channel in reading(f'["push", "{channel}"]').channels
 
 
-# --- hours -----------------------------------------------------------------------------------------------------------
-
 NIGHT = QuietHours(start=time(21), end=time(8), zone="Europe/Berlin")
 NOON = QuietHours(start=time(12), end=time(13), zone="Asia/Shanghai")
 
@@ -164,9 +162,6 @@ def test_no_message_leaves_in_quiet_hours(moment: datetime, start: time, end: ti
     assert leapt or not is_quiet(found.start.astimezone(ZoneInfo(zone)).time(), quiet.start, quiet.end)
 
 
-# --- effect ----------------------------------------------------------------------------------------------------------
-
-
 def test_intervals_are_the_published_ones() -> None:
     """Newcombe 1998: 81 of 263 by Wilson's score, and 56/70 - 48/80 by method 10."""
     one = share(81, 263)
@@ -193,9 +188,6 @@ def test_money_by_bootstrap() -> None:
     assert found.low == pytest.approx(found.value - error, abs=0.04)
     assert found.high == pytest.approx(found.value + error, abs=0.04)
     assert mean_difference(ours, others) == found, "the same seed, the same interval"
-
-
-# --- parts of a report -----------------------------------------------------------------------------------------------
 
 
 def person(n: int, kind: str, held: bool = False) -> PlannedPerson:
@@ -232,9 +224,6 @@ def test_both_sides_are_divided_alike() -> None:
     assert "channel" not in parts, "one part tells nothing"
     thirds = divided([person(n, "a") for n in range(300)], [], {}, 50)["likelihood"]
     assert list(thirds) == ["likely", "middling", "unlikely"] and {len(r) for r, _ in thirds.values()} == {100}
-
-
-# --- pages and logs --------------------------------------------------------------------------------------------------
 
 
 def test_counts_are_told_with_their_reasons() -> None:

@@ -53,9 +53,6 @@ def test_an_empty_log_lives_now(tmp_path: Path) -> None:
         assert log_end(empty) is None and utc(present(empty, NOW)) == NOW
 
 
-# --- what is recorded does not move it -------------------------------------------------------------------------------
-
-
 def shop_that_ended(folder: Path, end: datetime) -> Workspace:
     """Ann bought tea at `end`; a mug is for sale for 400 seconds from the clock on."""
     workspace = Workspace.create(folder, consent_default=True, encoder="toy", timezone="UTC")

@@ -302,9 +302,6 @@ def test_every_form_path_asks_where_a_form_comes_from(looking: TestClient) -> No
             assert looking.post(path, headers=headers).status_code == 403, (path, headers)
 
 
-# --- predictions -----------------------------------------------------------------------------------------------------
-
-
 def load_more_people(folder: Path) -> None:
     """80 people, some of whom shop every week and some seldom: enough to learn from."""
     rng, rows = np.random.default_rng(5), []
@@ -365,9 +362,6 @@ def test_a_log_that_is_too_small_is_said_to_be(client: TestClient) -> None:
     until(lambda: "Being computed" not in client.get(f"{address}/predictions", headers={"hx-request": "true"}).text)
     text = assert_harmless(client.get(address).text).text
     assert text.count("This log does not allow it") >= 2 and "at least 50 are needed" in text
-
-
-# --- people ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_shops_own_id_stays_out_of_addresses_and_logs(
@@ -518,9 +512,6 @@ def find_person_address(folder: Path) -> str:
         return f"/people/{shop.pseudonymiser().one(SHOP_ID)}"
 
 
-# --- who may ---------------------------------------------------------------------------------------------------------
-
-
 def with_key(folder: Path, *scopes: Scope, name: str = "Anna") -> tuple[str, str]:
     """Id and text of a new key."""
     with Workspace.open(folder) as shop:
@@ -663,8 +654,6 @@ def test_paths_after_sign_in_stay_here() -> None:
     for path in ("//evil.example", "https://evil.example", "/\\evil.example", "people", "", "/a\nb"):
         assert local_path(path) == "/"
 
-
-# --- data ------------------------------------------------------------------------------------------------------------
 
 ORDERS = """Kunde,Artikel,Datum,Menge
 c1,tea-1,2025-05-01 10:00,1
@@ -824,9 +813,6 @@ def test_a_file_is_taken_for_what_its_columns_say(tmp_path: Path) -> None:
         assert preview_file(file).likely_table() is table
     assert proposed_columns(["Order", "basket"], Table.EVENTS)["basket_id"] is None  # both could be it
     assert proposed_columns(["order", "basket_id"], Table.EVENTS)["basket_id"] == "basket_id"
-
-
-# --- models, settings, home ------------------------------------------------------------------------------------------
 
 
 def test_another_model_serves_after_a_confirmation(client: TestClient, folder: Path) -> None:
@@ -1022,9 +1008,6 @@ def test_a_failure_says_what_to_do_and_nothing_of_this_machine(
     assert answer.headers["content-security-policy"] and "a page failed" in caplog.text
     missing = looking.get("/nothing/here")
     assert missing.status_code == 404 and "There is no such page" in Page(missing.text).text
-
-
-# --- words and files -------------------------------------------------------------------------------------------------
 
 
 def test_what_others_wrote_is_what_they_published() -> None:

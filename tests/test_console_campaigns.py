@@ -420,8 +420,6 @@ def test_pages_speak_as_a_marketer_does(looking: TestClient) -> None:
         assert word in person
 
 
-# --- experiments -----------------------------------------------------------------------------------------------------
-
 STOP = "/experiments/stop/e%2F1"
 
 
@@ -486,9 +484,6 @@ def test_what_may_be_said_is_said_in_words_with_a_picture_and_a_table(folder: Pa
         assert table.headers["content-type"].startswith("text/csv") and first["variant"] == "e/1: as now"
         assert float(first["click_share"]) == pytest.approx(0.6)
         assert float(second["click_share_high"]) > float(second["click_share"])
-
-
-# --- what stands behind the pages ------------------------------------------------------------------------------------
 
 
 def test_fields_go_to_a_form_and_back_unchanged() -> None:

@@ -87,9 +87,6 @@ def leave_unused(path: Path, seconds: float) -> None:
     os.utime(path, (time.time() - seconds,) * 2)
 
 
-# --- how a session begins and ends -----------------------------------------------------------------------------------
-
-
 def test_a_copied_cookie_is_of_no_use_after_signing_out(folder: Path) -> None:
     """Nor at another process of the service, which shares the workspace's folder and nothing else."""
     key = make_key(folder)
@@ -142,9 +139,6 @@ def test_a_session_ends_at_its_time_whatever_is_done(folder: Path) -> None:
         assert not is_in(client) and not path.exists()
 
 
-# --- one's sessions, and everybody's ---------------------------------------------------------------------------------
-
-
 def ends_of(client: TestClient) -> list[str]:
     return re.findall(r'action="(/settings/sessions/[0-9a-f]{64}/end)"', client.get("/settings").text)
 
@@ -192,9 +186,6 @@ def test_sessions_are_ended_by_who_has_just_signed_in(folder: Path) -> None:
         assert is_in(second)
         sign_in(first, anna, after="/settings")
         assert end(first, "/settings/sessions/end") == 303 and not is_in(second) and is_in(first)
-
-
-# --- what is kept of a session, and where ----------------------------------------------------------------------------
 
 
 def test_what_is_kept_of_a_session_opens_nothing(folder: Path) -> None:
@@ -261,9 +252,6 @@ def test_what_somebody_typed_is_in_memory_for_an_hour(monkeypatch: pytest.Monkey
     for n in range(MAX_TYPED + 1):
         texts.remember("browser", f"u1_{n}", "x")
     assert texts.recall("browser", "u1_0") == "" and texts.recall("browser", f"u1_{MAX_TYPED}") == "x"
-
-
-# --- what a browser keeps --------------------------------------------------------------------------------------------
 
 
 def test_a_browser_is_told_to_forget(folder: Path) -> None:
@@ -333,9 +321,6 @@ def test_an_open_page_is_taken_away(driver: Any, folder: Path) -> None:  # noqa:
         driver.switch_to.window(first)
         server.should_exit = True
         thread.join(30)
-
-
-# --- the log of tries ------------------------------------------------------------------------------------------------
 
 
 def test_every_try_to_sign_in_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

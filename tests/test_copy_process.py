@@ -38,9 +38,6 @@ BUNS = Item(
 SHOP = Sender(name="Hearth Ltd", address="1 Elm Street", opt_out="https://hearth.example/no")
 
 
-# --- G7 ------------------------------------------------------------------------------------------------------------
-
-
 def test_code_adds_the_mandatory_parts() -> None:
     text = "Buns\nFor lunch\nSandwich buns."
     message = complete(text, channel="email", locale="en", sender=SHOP, generated=True)
@@ -70,9 +67,6 @@ def test_a_sender_without_an_address_is_told() -> None:
         complete("Buns.", channel="email", locale="en", sender=Sender(name="Hearth"))
 
 
-# --- G13, G14 ------------------------------------------------------------------------------------------------------
-
-
 def test_a_voice_is_read_and_a_faulty_one_refused(tmp_path: Path) -> None:
     file = tmp_path / "voice.toml"
     file.write_text('banned = ["cheap"]\nrequired = ["warm"]\naddress = "您"\nemoji = false\n')
@@ -89,8 +83,6 @@ def test_a_voice_is_read_and_a_faulty_one_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=problem):
             load_voice(file)
 
-
-# --- G15 -----------------------------------------------------------------------------------------------------------
 
 REQUEST = CopyRequest(
     item=BUNS,
@@ -145,9 +137,6 @@ def speaker() -> ScriptedGenerator:
     return ScriptedGenerator([answer], repeat=True)
 
 
-# --- G3 packs, G13 variants, G14 voice in what is written -----------------------------------------------------------
-
-
 def test_variants_differ() -> None:
     for channel, locale in product(("push", "email", "sms_gsm", "google_rsa", "banner", "social"), ("en", "zh")):
         found = write_copy(replace(REQUEST, variants=4, channel=channel, locale=locale))
@@ -176,9 +165,6 @@ def test_the_brands_voice_stops_a_model_and_chooses_frames() -> None:
     assert copy.generator == "template" and copy.verified
     assert "G14" in {check.guarantee for _, faults in copy.rejected for check in faults}
     assert write_copy(replace(REQUEST, voice=Voice(tone="premium"))) == ()
-
-
-# --- G18 -----------------------------------------------------------------------------------------------------------
 
 
 def test_only_a_person_or_auto_approves_what_may_leave() -> None:

@@ -141,9 +141,6 @@ def test_nothing_to_learn_from(base: Path, tmp_path: Path) -> None:
         arguments(rank=0)
 
 
-# --- the pairs -----------------------------------------------------------------------------------------------------
-
-
 def texts(tmp_path: Path, *bodies: str, **item: Any) -> Path:
     file = tmp_path / "approved.jsonl"
     about = {"id": "b", "title": "Sandwich buns", **item}

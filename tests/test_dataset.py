@@ -185,8 +185,6 @@ def test_reading_order_does_not_matter_and_no_cut_keeps_the_future(rows, as_of, 
     assert np.array_equal(cut.events.user, one.events.user[one.events.at < as_of])
 
 
-# --- the hash of the data ------------------------------------------------------------------------------------------
-
 ITEMS = pl.DataFrame(
     {
         "item_id": ["tea", "milk", "salt"],

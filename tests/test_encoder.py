@@ -49,9 +49,6 @@ def in_cache(hub: Path, repo_id: str) -> Path:
     return root / "snapshots" / commit
 
 
-# --- finding -------------------------------------------------------------------------------------------------------
-
-
 def test_local_folder_comes_first(hub: Path, tmp_path: Path) -> None:
     make_model(in_cache(hub, "shop/tiny"))
     assert find_weights("shop/tiny").source == "hub cache"
@@ -136,9 +133,6 @@ def test_import_is_light() -> None:
     assert done.stdout.strip() == "set()", done.stderr
 
 
-# --- refusing ------------------------------------------------------------------------------------------------------
-
-
 def set_key(file: str, **values: Any) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         if not (folder / file).exists():
@@ -217,9 +211,6 @@ def test_wrong_options(option: dict[str, Any], model: Path) -> None:
         load_encoder(model, **option)
 
 
-# --- distinct texts and the toy ------------------------------------------------------------------------------------
-
-
 class Counting(ToyEncoder):
     def __init__(self) -> None:
         super().__init__()
@@ -267,9 +258,6 @@ def test_toy_is_the_same_everywhere() -> None:
 @settings(max_examples=40, deadline=None)
 def test_toy_rows_are_unit_whatever_the_text(text: str) -> None:
     assert abs(float(np.linalg.norm(ToyEncoder(5).encode([text])[0])) - 1) < 1e-5
-
-
-# --- Chinese -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -122,9 +122,6 @@ def test_no_text_is_in_the_file(tmp_path: Path) -> None:
     assert not any(b"zzcanary" in path.read_bytes() for path in tmp_path.iterdir())
 
 
-# --- bounded -------------------------------------------------------------------------------------------------------
-
-
 def test_what_is_not_asked_for_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     day = [0]
     monkeypatch.setattr("recllm.text.encoder.cache.time", SimpleNamespace(time=lambda: day[0] * 86_400))
@@ -140,9 +137,6 @@ def test_what_is_not_asked_for_is_deleted(tmp_path: Path, monkeypatch: pytest.Mo
     assert inner.seen == [], "what was used lately is still there"
     cached.encode(WORDS[50:150])
     assert inner.seen == WORDS[50:150], "what was not, is gone"
-
-
-# --- damage --------------------------------------------------------------------------------------------------------
 
 
 def test_flipped_bytes_never_make_a_wrong_vector(tmp_path: Path, expected: np.ndarray) -> None:
@@ -227,8 +221,6 @@ def test_file_removed_under_an_open_encoder(tmp_path: Path, expected: np.ndarray
     CachedEncoder(again, tmp_path).encode(WORDS)
     assert again.seen == [], "the first one went on in the new file"
 
-
-# --- several at once -----------------------------------------------------------------------------------------------
 
 _WORKER = """
 import pathlib, sys, numpy as np

@@ -43,9 +43,6 @@ def experiment(name: str = "reasons", weights: tuple[float, ...] = (0.5, 0.5), *
     return Experiment(name=name, variants=variants, metric="clicks per showing", **fields)
 
 
-# --- who sees which variant -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.8, 0.1, 0.1), (1 / 3, 1 / 3, 1 / 3)])
 def test_variants_get_people_by_their_weight(weights: tuple[float, ...]) -> None:
     drawn = [variant_of(experiment(weights=weights), person).name for person in PEOPLE]
@@ -109,9 +106,6 @@ def test_an_experiment_runs_from_its_start_to_its_end() -> None:
     assert ended.control.name == "v0"
 
 
-# --- the sample ratio -------------------------------------------------------------------------------------------------
-
-
 def test_the_evidence_is_the_beta_binomials_against_the_binomial() -> None:
     ratio = check_sample_ratio(experiment(), {"v0": 60, "v1": 40}, concentration=2.0)
     evidence = exp(betaln(61, 41) - betaln(1, 1)) / 0.5**100
@@ -151,9 +145,6 @@ def test_daily_looks_at_the_ratio_raise_few_false_alarms() -> None:
     assert CONCENTRATION > 1
 
 
-# --- values of people ------------------------------------------------------------------------------------------------
-
-
 def test_values_of_no_people_are_refused() -> None:
     for columns in (
         ([1.0, np.nan],),
@@ -164,9 +155,6 @@ def test_values_of_no_people_are_refused() -> None:
     ):
         with pytest.raises(DataError):
             people_values(*columns)
-
-
-# --- the difference ---------------------------------------------------------------------------------------------------
 
 
 def people_table(seed: int, n: int = 900, effect: float = 0.0) -> pl.DataFrame:
@@ -276,9 +264,6 @@ def test_daily_looks_deceive_the_fixed_interval_alone() -> None:
             alarms[name] += alarm
     assert alarms["always valid"] <= 0.05 * runs
     assert alarms["fixed"] > 0.1 * runs
-
-
-# --- a whole experiment -----------------------------------------------------------------------------------------------
 
 
 def test_an_experiment_is_analysed_against_its_control() -> None:

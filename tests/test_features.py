@@ -218,9 +218,6 @@ def test_a_tally_by_table_is_that_by_sorting(n_keys: int) -> None:
     assert tally.find(sought_user, sought_key).tolist() == expected
 
 
-# --- sums for one user, of a few columns, or of all are those of the whole product -----------------------------------
-
-
 def sparse(n_rows: int, n_columns: int, seed: int) -> csr_matrix:
     drawn = random_sparse(n_rows, n_columns, density=0.05, random_state=seed, dtype=np.float32)
     return csr_matrix(drawn)

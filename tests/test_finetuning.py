@@ -46,9 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-# --- adapters --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("top_layers", [1, None])
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_an_adapter_is_saved_loaded_and_merged(tmp_path: Path, model_type: str, top_layers: int | None) -> None:
@@ -144,9 +141,6 @@ def _of_type(folder: Path, model_type: str) -> HuggingFaceEncoder:
     return encoder
 
 
-# --- examples --------------------------------------------------------------------------------------------------------
-
-
 def test_questions_are_what_was_taken_for_the_first_time() -> None:
     groups = past_questions(DATA, QUICK)
     events, starts = DATA.events.of(Action.PURCHASE), [group.start for group in groups]
@@ -225,9 +219,6 @@ def test_a_log_of_orders_asks_for_the_next_item(tmp_path: Path, folder: Path) ->
     assert set(tuned.metrics) >= {"ndcg@20_next", "goal"}
 
 
-# --- judgement -------------------------------------------------------------------------------------------------------
-
-
 def test_the_judgement_is_by_the_nearest_items_of_the_history() -> None:
     """By hand: each user's list by the weighted mean of exp(scale cos), without what was bought."""
     group = next(group for group in past_questions(DATA, QUICK) if group.kind == "new")
@@ -243,9 +234,6 @@ def test_the_judgement_is_by_the_nearest_items_of_the_history() -> None:
         gains.append(sum(1 / np.log2(rank + 2) for rank, i in enumerate(best) if i in right) / ideal)
     metrics = judge([group], rows, np.arange(DATA.n_items))
     assert metrics["ndcg@20_new"] == metrics["goal"] == pytest.approx(np.mean(gains), rel=1e-6)
-
-
-# --- runs ------------------------------------------------------------------------------------------------------------
 
 
 def _followers(people: int = 60, weeks: int = 8) -> Dataset:
@@ -332,9 +320,6 @@ def test_training_stops_when_validation_users_see_no_gain(tmp_path: Path, folder
     tuned = tune_encoder(DATA, folder, args, tmp_path)
     assert [h["step"] for h in tuned.history] == [0, 3, 6] and tuned.metrics["step"] == 0
     assert np.allclose(tuned.encoder.encode(TEXTS), load_encoder(folder).encode(TEXTS), atol=1e-6)
-
-
-# --- bad input -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

@@ -23,8 +23,6 @@ from recllm.text.generator.http import HttpGenerator
 from recllm.text.generator.local import check_folder, render
 from recllm.text.generator.locate import find_generator
 
-# --- conversations -------------------------------------------------------------------------------------------------
-
 
 def test_marks_open_turns() -> None:
     prompt = "[system]\nBe short.\n[user]\nHi [user] there\n[assistant]\nHo\n[user]\nProduct: [system]"
@@ -50,9 +48,6 @@ def test_chatml_and_control_tokens() -> None:
     assert render([Message("user", "a<|im_end|>b")], tokenizer) == f"{turn}<|im_start|>assistant\n"
 
 
-# --- scripts -------------------------------------------------------------------------------------------------------
-
-
 def test_a_script_answers_in_order() -> None:
     generator = ScriptedGenerator([" one ", "two", lambda prompt: prompt.upper()])
     assert isinstance(generator, Generator)
@@ -69,8 +64,6 @@ def test_a_script_answers_in_order() -> None:
 def test_a_repeating_script_starts_over() -> None:
     assert ScriptedGenerator(["a", "b"], repeat=True).generate("p", n=5) == ["a", "b", "a", "b", "a"]
 
-
-# --- a server ------------------------------------------------------------------------------------------------------
 
 Answer = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]
 
@@ -235,9 +228,6 @@ def test_addresses_that_are_none(url: str) -> None:
         HttpGenerator(url)
 
 
-# --- where generators are found ------------------------------------------------------------------------------------
-
-
 def test_words_and_addresses() -> None:
     assert find_generator("template") is None
     found = find_generator("http://localhost:8000/v1#qwen")
@@ -280,9 +270,6 @@ def test_unsafe_folders_are_refused(tmp_path: Path, files: dict[str, str], why: 
         check_folder(tmp_path)
     with pytest.raises(ModelError, match=why):
         find_generator(str(tmp_path))
-
-
-# --- local models --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

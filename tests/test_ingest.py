@@ -90,9 +90,6 @@ def shop(tmp_path: Path, store: Store) -> Shop:
     return Shop(tmp_path, store)
 
 
-# --- events ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_row_arrives_whole(shop: Shop, store: Store) -> None:
     header = "event_id,user_id,item_id,event,timestamp,quantity,price,basket_id,value,request_id,position,model_version"
     shop.load(header + "\ne1,ann,pan,rating,2025-03-01T12:00:00+02:00,2,9.5,b1,4.5,r1,3,m1\n")
@@ -227,9 +224,6 @@ def test_single_events_are_recorded_once(store: Store) -> None:
             record_events(wrong, store, source="feedback")
 
 
-# --- limits and refusals --------------------------------------------------------------------------------------------
-
-
 def test_above_the_limit_nothing_is_kept_and_the_quarantine_is_named(shop: Shop, store: Store) -> None:
     with pytest.raises(IngestError) as refusal:
         shop.load(csv(row(1, quantity="x"), row(2, quantity="x"), row(3, price="y")))
@@ -307,9 +301,6 @@ def test_a_load_needs_a_store(tmp_path: Path) -> None:
         Shop(tmp_path, None).load(csv())
 
 
-# --- quarantine -----------------------------------------------------------------------------------------------------
-
-
 def test_quarantine_says_where_what_and_why(shop: Shop) -> None:
     report = shop.load(item_rows('"j1","two\nlines",Home,Acme,1.00', "j2,,Home,Acme,2.00"), "items")
     path = Path(report.quarantine_file or "")
@@ -348,9 +339,6 @@ def test_raw_is_cut_at_two_kilobytes(shop: Shop) -> None:
     assert len(json.loads(Path(report.quarantine_file or "").read_text())["raw"]) == 2048
 
 
-# --- logging --------------------------------------------------------------------------------------------------------
-
-
 def test_a_load_is_logged_in_fields_and_without_a_person(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "recllm")
     report = shop.load(csv(row(1, user_id="canary", quantity="x"), clean=lambda i: row(i, user_id=f"canary-{i}")))
@@ -365,9 +353,6 @@ def test_a_load_is_logged_in_fields_and_without_a_person(shop: Shop, caplog: pyt
     for record in caplog.records:
         assert "canary" not in str(vars(record))
         assert KEY.one("canary") not in str(vars(record))
-
-
-# --- validate -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("with_store", [True, False])
@@ -393,9 +378,6 @@ def test_validate_without_a_store_counts_upserts(tmp_path: Path) -> None:
     shop = Shop(tmp_path, None)
     report = shop.load("item_id,title\na,A\na,A\na,B\na,A\nb,B\n", "items", dry_run=True)
     assert (report.accepted, report.duplicates) == (4, 1)
-
-
-# --- items, users, consent ------------------------------------------------------------------------------------------
 
 
 def test_items_keep_exact_prices_paths_and_attributes(shop: Shop, store: Store) -> None:
@@ -467,9 +449,6 @@ def test_most_common_takes_the_first_of_equals() -> None:
     merged.add(pl.DataFrame({"id": ["a", "b"], "title": ["Y", "Z"]}))
     merged.add(pl.DataFrame({"id": ["a"], "title": ["X"]}))
     assert merged.rows().to_dicts() == [{"id": "a", "title": "X"}, {"id": "b", "title": "Z"}]
-
-
-# --- maps -----------------------------------------------------------------------------------------------------------
 
 
 def test_every_shipped_map_loads() -> None:
@@ -590,9 +569,6 @@ def test_tmall_logs(shop: Shop, store: Store) -> None:
     assert report.read == report.accepted == 7556
     kinds = dict(view(store).events()["event"].value_counts().iter_rows())
     assert kinds == {"view": 4474, "purchase": 2719, "cart": 358, "favourite": 5}
-
-
-# --- small parts ----------------------------------------------------------------------------------------------------
 
 
 def test_describe_a_store(shop: Shop, store: Store) -> None:

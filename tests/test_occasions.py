@@ -113,9 +113,6 @@ def told(cases: Cases, dataset: Dataset) -> dict[str, str | None]:
     return {users[u]: None if i < 0 else items[i] for u, i in zip(best.user, best.item, strict=True)}
 
 
-# --- rules -----------------------------------------------------------------------------------------------------------
-
-
 def test_what_was_left_in_the_cart_or_looked_at_twice() -> None:
     data = log(
         ("ann", "tea", 1, "cart"),
@@ -263,9 +260,6 @@ def test_each_person_is_addressed_once() -> None:
     assert {name: c.user.tolist() for name, c in chosen.items()} == {"abandoned": [4, 1], "replenish": [0, 2]}
 
 
-# --- hours -----------------------------------------------------------------------------------------------------------
-
-
 def test_the_best_hour_is_the_persons_own_and_never_in_the_quiet_hours() -> None:
     midnight = NOW // DAY * DAY
     rows = [("ann", midnight - day * DAY + 7 * 3600) for day in range(20)]
@@ -286,9 +280,6 @@ def test_the_best_hour_is_the_persons_own_and_never_in_the_quiet_hours() -> None
 def test_quiet_hours_that_cannot_be(quiet: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="two different local times"):
         OccasionSettings(quiet=quiet)
-
-
-# --- what is due -----------------------------------------------------------------------------------------------------
 
 
 def weekly_world(people: int = 200, weeks: int = 30, seed: int = 0) -> Dataset:
@@ -414,8 +405,6 @@ def test_saved_trees_say_what_the_learner_says(tmp_path: Path) -> None:
             BoostedTrees.read(tmp_path / "broken")
 
 
-# --- days of the calendar --------------------------------------------------------------------------------------------
-
 DATES = {
     ("en-GB", None): {"mothers_day": ("2025-03-30", "2026-03-15"), "easter": ("2025-04-20", "2026-04-05")},
     ("en-US", None): {
@@ -482,9 +471,6 @@ def test_goods_of_a_day_sold_more_before_it_in_an_earlier_year() -> None:
     lifts = season_lifts(data, coming, Settings())
     assert lifts is not None and data.items["item_id"].gather(np.flatnonzero(lifts)).to_list() == ["wreath"]
     assert season_lifts(log(*(row for row in rows if row[2] < 300)), coming, Settings()) is None
-
-
-# --- a workspace -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

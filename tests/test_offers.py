@@ -70,9 +70,6 @@ def pairs_of(recommender: Recommender) -> set[tuple[str, str]]:
     return {(ids[a], ids[b]) for a, b in zip(matrix.row, matrix.col, strict=True)}
 
 
-# --- what goes together ----------------------------------------------------------------------------------------------
-
-
 def test_what_is_bought_together_is_found_and_nothing_else(trained: Recommender) -> None:
     planted = {(f"pasta{n}", f"sauce{n}") for n in range(2)}
     assert pairs_of(trained) == planted | {(b, a) for a, b in planted}
@@ -148,9 +145,6 @@ def test_nothing_goes_together_where_nobody_buys() -> None:
     assert not bought_together(history([(0, START)]), 4, np.arange(4)).nnz
 
 
-# --- what fits whom --------------------------------------------------------------------------------------------------
-
-
 def fitting(recommender: Recommender, intent: Intent, *runs: list[tuple[str, float]], cart: tuple[str, ...] = ()):  # type: ignore[no-untyped-def]
     """Of people who bought these items so many days ago."""
     as_of, row = recommender.dataset.as_of, lambda name: int(recommender.dataset.item_rows([name])[0])
@@ -218,9 +212,6 @@ def test_who_shops_weekly() -> None:
     assert shops_weekly(history(weekly)) and not shops_weekly(history(seldom)) and not shops_weekly(history(weekly[:2]))
 
 
-# --- slates ----------------------------------------------------------------------------------------------------------
-
-
 def test_a_slate_of_an_intent_holds_it_and_says_why(trained: Recommender) -> None:
     slates = trained.recommend([f"u{n}" for n in range(PEOPLE)], k=4, intent=Intent.CROSS_SELL)
     filled = [slate for slate in slates if slate.items]
@@ -273,9 +264,6 @@ def test_what_a_slate_cannot_be(trained: Recommender) -> None:
         trained.recommend("u0", objective=Objective.UPLIFT)
     with pytest.raises(UsageError, match="win_back"):
         trained.recommend("u0", intent=Intent.WIN_BACK, repeats=False)
-
-
-# --- for whom --------------------------------------------------------------------------------------------------------
 
 
 def test_by_lift_comes_first_who_is_more_likely_than_others(trained: Recommender) -> None:
@@ -347,9 +335,6 @@ def test_choices_that_cannot_be(choice: dict, words: str) -> None:  # type: igno
         OfferChoice(**choice)
     with pytest.raises(UsageError, match="likeness"):
         AudienceRequest(seeds=["u1"], choice=OfferChoice(objective=Objective.LIFT))
-
-
-# --- spreading -------------------------------------------------------------------------------------------------------
 
 
 def offers(n: int, m: int, seed: int, objective: Objective = Objective.LIFT) -> OfferTable:

@@ -164,9 +164,6 @@ def test_every_asymmetric_signature_that_is_announced(client: TestClient, provid
         assert sign_in(client).status_code == 200 and is_in(client), algorithm
 
 
-# --- tokens that are not what they should be -------------------------------------------------------------------------
-
-
 def part(value: Any) -> str:
     """A part of a token that nobody signed."""
     return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
@@ -335,9 +332,6 @@ def test_a_key_that_was_taken_back_counts_at_once(client: TestClient, provider: 
     assert sign_in(client).status_code == 401
 
 
-# --- the way there and back ------------------------------------------------------------------------------------------
-
-
 def test_a_way_back_is_gone_once(client: TestClient, provider: Provider) -> None:
     way = begin(client)
     assert client.get(way).status_code == 200 and is_in(client)
@@ -439,9 +433,6 @@ def test_every_sign_in_has_its_own_secrets(client: TestClient, provider: Provide
     first, second = (query for path, query in provider.requests if path == "/authorize")
     for name in ("state", "nonce", "code_challenge"):
         assert first[name] != second[name] and len(first[name]) >= 43
-
-
-# --- who is let in ---------------------------------------------------------------------------------------------------
 
 
 def test_nobody_is_let_in_by_default(tmp_path: Path, provider: Provider) -> None:
@@ -549,9 +540,6 @@ def test_settings_that_change_count_for_sessions(tmp_path: Path, provider: Provi
             new = new.replace(old, replacement)
         file.write_text(new, "utf-8")
         assert signed_in_scopes(client, folder) == scopes, changed
-
-
-# --- sessions, as the directory goes on ------------------------------------------------------------------------------
 
 
 def session_files(folder: Path) -> list[Path]:
@@ -737,9 +725,6 @@ def test_a_providers_tokens_go_nowhere(tmp_path: Path, provider: Provider) -> No
             assert not any(secret.encode() in content for content in files)
 
 
-# --- claims that the ID token lacks ----------------------------------------------------------------------------------
-
-
 def test_the_user_info_tells_what_the_token_does_not(tmp_path: Path, provider: Provider) -> None:
     folder = make_shop(tmp_path / "shop", provider, group_scopes=["crm = events"])
     provider.profile, provider.person = provider.person, {"sub": "subject-4711"}
@@ -762,8 +747,6 @@ def test_an_address_is_verified_where_it_stands(tmp_path: Path, provider: Provid
         provider.person, provider.profile = claims | {"email_verified": True}, claims | ours
         assert sign_in(client).status_code == 403
 
-
-# --- a provider in trouble -------------------------------------------------------------------------------------------
 
 TROUBLES: dict[str, tuple[int, bytes]] = {
     "failing": (500, b"oh"),
@@ -825,9 +808,6 @@ def test_the_client_shows_its_secret_as_the_provider_wants(tmp_path: Path, provi
             assert sign_in(client).status_code == 200
         *_, form = [parameters for path, parameters in provider.requests if path == "/token"]
         assert (form.get("client_secret") == CLIENT_SECRET) is (methods == ["client_secret_post"])
-
-
-# --- several shops, other doors --------------------------------------------------------------------------------------
 
 
 def test_one_sign_in_for_several_shops(tmp_path: Path, provider: Provider) -> None:
@@ -922,9 +902,6 @@ def test_cookies_are_secure_over_https(tmp_path: Path, provider: Provider) -> No
         assert len(cookies) == 3 and all(re.match(r"__Host-recllm-[\w-]+=", cookie) for cookie in cookies)
         assert all("Secure" in c and "SameSite=strict" in c and "; Path=/;" in f"{c};" for c in cookies)
         assert is_in(client)
-
-
-# --- settings --------------------------------------------------------------------------------------------------------
 
 
 def test_wrong_settings_are_named() -> None:

@@ -101,9 +101,6 @@ def people(rule: Any) -> np.ndarray:
     return match_people(parse_rule(rule), WORLD, POLICY, Gate()).people  # type: ignore[arg-type]
 
 
-# --- one person at a time --------------------------------------------------------------------------------------------
-
-
 def meets(rule: dict[str, Any], user: int) -> bool:
     """What a rule says of one person, read from the tables in the plainest way."""
     match rule:
@@ -247,8 +244,6 @@ def test_a_rule_comes_back_from_json_from_a_file_and_from_a_form() -> None:
             assert words.count("(") == words.count(")") and words.count("（") == words.count("）")
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
-
 BOUGHT = {"condition": "bought"}
 
 
@@ -389,9 +384,6 @@ def test_counts_are_of_visible_people_alone() -> None:
     assert sum(match.counts(np.zeros(WORLD.n_users, bool)).values()) == 0
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
-
-
 def test_a_rule_in_words() -> None:
     coffee = {"condition": "bought", "category": "coffee", "days": 90}
     rule = parse_rule({"all": [coffee, {"not": {"condition": "reached", "days": 14}}]})
@@ -420,8 +412,6 @@ def test_every_condition_has_words_of_its_own_and_of_its_negation() -> None:
     }
     assert len(set(said.values())) == len(said)
 
-
-# --- a campaign's file -----------------------------------------------------------------------------------------------
 
 FILE = """id = "spring"
 channels = ["push"]
@@ -464,9 +454,6 @@ def test_a_rule_comes_from_json_or_a_file(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UsageError, match=words):
             read_rule(text)
-
-
-# --- in a form -------------------------------------------------------------------------------------------------------
 
 
 def test_a_form_says_what_the_rule_said() -> None:

@@ -86,9 +86,6 @@ def expected() -> set[int]:
     return {n for n in range(2, PEOPLE) if n % 2 == 0 and (n % 4 == 0 or n not in (2, 4)) and n != 6}
 
 
-# --- the service -----------------------------------------------------------------------------------------------------
-
-
 def audience(client: TestClient, status: int = 200, **body: Any) -> Any:
     answer = client.post("/v1/audience", json={"seeds": ["u03", "u05"], "holdout": 0, "explain_first": 0, **body})
     assert answer.status_code == status, answer.text
@@ -184,9 +181,6 @@ def test_a_campaign_counts_whom_its_rule_leaves_out(folder: Path) -> None:
             change_campaign(shop, "tea", broken, revision=revision_of(shop, "tea"), by="Ann", at=datetime.now(UTC))
 
 
-# --- the command line ------------------------------------------------------------------------------------------------
-
-
 def test_the_command_line_takes_json_and_files(command: Run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "seeds.txt").write_text("u03\nu05\n")
     (tmp_path / "rule.toml").write_text('[[all]]\ncondition = "bought"\ncategory = "tea"\n')
@@ -204,8 +198,6 @@ def test_the_command_line_takes_json_and_files(command: Run, folder: Path, tmp_p
     code, _, error = command("audience", "--campaign", "x.toml", "--people", json.dumps(RULE), "-w", str(folder))
     assert code == 2 and "says whom the campaign is for" in error
 
-
-# --- the console -----------------------------------------------------------------------------------------------------
 
 ADDRESS = "/campaigns/campaign/tea"
 

@@ -243,9 +243,6 @@ def test_a_shop_without_a_model_answers_by_texts(tmp_path: Path) -> None:
         until(lambda: client.post("/v1/recommend", json={"user_id": "bob"}).json()["status"] == "text_only")
 
 
-# --- keys ------------------------------------------------------------------------------------------------------------
-
-
 def make_key(folder: Path, *scopes: str) -> str:
     with Workspace.open(folder) as shop:
         return create_key(shop, "test", scopes)[1]
@@ -328,9 +325,6 @@ def test_two_shops_in_one_process_are_strictly_apart(
 def shown_with(client: TestClient, headers: dict[str, str]) -> list[str]:
     answer = client.post("/v1/recommend", json={"user_id": "u00", "k": 20}, headers=headers)
     return [item["item_id"] for item in answer.json()["items"]]
-
-
-# --- bad input, too much input ---------------------------------------------------------------------------------------
 
 
 def test_a_wrong_request_is_told_what_is_wrong(client: TestClient) -> None:
@@ -438,9 +432,6 @@ def test_the_description_of_the_interface_is_complete(client: TestClient) -> Non
             assert schema["examples"], f"{name} has no example"
             example = client.request(verb, path.replace("{campaign_id}", "spring"), json=schema["examples"][0])
             assert example.status_code != 500
-
-
-# --- the command -----------------------------------------------------------------------------------------------------
 
 
 def test_a_door_that_others_reach_needs_a_key(folder: Path, tmp_path: Path) -> None:

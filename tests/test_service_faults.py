@@ -68,9 +68,6 @@ def of_shop(client: TestClient) -> dict[str, Any]:
     return dict(client.get("/readyz").json()["shops"]["shop"])
 
 
-# --- too many requests -----------------------------------------------------------------------------------------------
-
-
 def test_four_times_of_what_fits_is_refused_or_answered_and_nothing_is_lost(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,9 +120,6 @@ def test_four_times_of_what_fits_is_refused_or_answered_and_nothing_is_lost(
         assert again.json()["duplicates"] == 22
 
 
-# --- a text generator that fails -------------------------------------------------------------------------------------
-
-
 def refusal(purpose: str, user: str = "u00") -> dict[str, Any]:
     return {"user_id": user, "purpose": purpose, "granted": False}
 
@@ -144,8 +138,6 @@ def test_a_generator_without_which_there_is_no_text_is_told_as_502(
         assert "/some/folder" not in answer.text
         assert client.post("/v1/copy", json={"user_id": "u00", "channel": "push"}).status_code == 200
 
-
-# --- models that break while they are served -------------------------------------------------------------------------
 
 Mend = Callable[[], Any]
 
@@ -279,8 +271,6 @@ def test_no_answer_mixes_two_versions(folder: Path) -> None:
     assert {answer["model_version"] for answer in answers} == set(names)
     assert all(answer["items"] == expected[answer["model_version"]] for answer in answers)
 
-
-# --- a store that is locked, full or gone ----------------------------------------------------------------------------
 
 WRITES: tuple[tuple[str, str, Any], ...] = (
     ("POST", "/v1/events", view("w-1")),

@@ -61,8 +61,6 @@ def refused(answer: Any, *statuses: int) -> str:
     return str(error["message"])
 
 
-# --- bodies that are no JSON, or not of one meaning ------------------------------------------------------------------
-
 OPERATIONS = "recommend explain search events items users consent sessions/join copy copy/check audience predict"
 POSTS = [f"/v1/{name}" for name in f"{OPERATIONS} experiments campaigns campaigns/tea/plan".split()]
 
@@ -140,8 +138,6 @@ def test_a_message_about_many_faults_is_short(client: TestClient) -> None:
     assert len(answer.content) < 10_000 and "more" in message
 
 
-# --- values that are none --------------------------------------------------------------------------------------------
-
 WRONG: tuple[tuple[str, Any], ...] = table("service_inputs", "wrong")
 
 
@@ -183,9 +179,6 @@ def test_a_wrong_path_or_verb_of_an_operation_is_told_and_led_nowhere(client: Te
     assert client.get("/", follow_redirects=False).headers["Content-Type"].startswith("text/html")
 
 
-# --- time, keys, shops -----------------------------------------------------------------------------------------------
-
-
 def test_what_is_another_shops_is_not_there(folder: Path, tmp_path: Path) -> None:
     """Keys, scopes and models of two shops: test_service."""
     shutil.copytree(folder, tmp_path / "other")
@@ -218,9 +211,6 @@ def test_what_is_another_shops_is_not_there(folder: Path, tmp_path: Path) -> Non
             refused(client.post("/v1/recommend", json={}, headers=headers), 401)
 
 
-# --- several at once -------------------------------------------------------------------------------------------------
-
-
 def test_of_edits_at_once_one_counts_and_the_others_are_told(folder: Path) -> None:
     with serving(folder) as client:
         draft = client.post("/v1/campaigns", json={"campaign": CAMPAIGN}).json()
@@ -235,9 +225,6 @@ def test_of_edits_at_once_one_counts_and_the_others_are_told(folder: Path) -> No
         now = client.get("/v1/campaigns/tea").json()
         assert now["goal"] == f"goal {number}" and now["revision"] == done.json()["revision"]
         assert [line["action"] for line in now["history"]] == ["created", "changed"]
-
-
-# --- a file on its way in --------------------------------------------------------------------------------------------
 
 
 def test_an_upload_of_which_half_comes_leaves_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -611,9 +611,6 @@ def test_a_key_without_the_scope_people_gets_rounded_figures_and_no_customer(fol
         assert {answer["size"] for answer in many[-9:]} == {None} and many[-1]["notes"][-1].startswith("no sizes")
 
 
-# --- occasions -------------------------------------------------------------------------------------------------------
-
-
 def test_the_occasions_of_a_day_are_listed_in_the_background(client: TestClient) -> None:
     """Over HTTP as from the command line: each person once, with the reason, the channel and the hour."""
     ids = everyone()

@@ -229,9 +229,6 @@ def test_settings_are_light_to_import() -> None:
     assert done.stdout.strip() == "[]"
 
 
-# --- what reads them -------------------------------------------------------------------------------------------------
-
-
 def test_training_takes_advice_then_the_file_then_the_call(tmp_path: Path) -> None:
     from test_training import DATA
 
@@ -245,9 +242,6 @@ def test_training_takes_advice_then_the_file_then_the_call(tmp_path: Path) -> No
     if advice.training is not None:
         assert scorer.horizon_days == advice.training.horizon_days and scorer.timed == advice.training.timed
     assert sequence == advice.interests
-
-
-# --- the commands ----------------------------------------------------------------------------------------------------
 
 
 def test_the_command_prints_values_defaults_and_where_each_came_from(run: Run, shop: Path) -> None:

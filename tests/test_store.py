@@ -49,9 +49,6 @@ def store(url: str) -> Iterator[Store]:
     opened.close()
 
 
-# --- contract ------------------------------------------------------------------------------------------------------
-
-
 @with_copies
 def test_events_come_back_as_they_went_in(store: Store) -> None:
     frame = events(
@@ -374,9 +371,6 @@ def test_accounts_match_a_dictionary(
     assert {key: payload for key, payload in stored.items() if 0 <= key < 100} == known
 
 
-# --- messages --------------------------------------------------------------------------------------------------------
-
-
 def message(number: int, user: str = "u1", channel: str = "email", item_id: str | None = "i1") -> CampaignMessage:
     return CampaignMessage(
         message_id=f"m{number}",
@@ -468,9 +462,6 @@ def test_nothing_of_an_erased_persons_messages_stays(store: Store) -> None:
     assert store.messages_of("u3") == []
 
 
-# --- what items cost and whether they were for sale ------------------------------------------------------------------
-
-
 def states(store: Store) -> list[tuple[str, str | None, bool]]:
     with store.read() as reader:
         return list(reader.item_states().select("item_id", "price", "available").iter_rows())
@@ -510,9 +501,6 @@ def test_what_only_events_know_has_no_state(store: Store) -> None:
     with store.load("items", load_id="gone", source="test") as load:
         load.remove_item("i1")
     assert [available for *_, available in states(store)] == [True, False]
-
-
-# --- versions --------------------------------------------------------------------------------------------------------
 
 
 def test_a_newer_store_is_refused_and_untouched(store: Store, url: str) -> None:
@@ -650,9 +638,6 @@ def test_of_many_starters_one_makes_or_migrates_the_store(url: str, start: str) 
     assert at_once(*[open_store] * 5) == [SCHEMA_VERSION] * 5
 
 
-# --- whose database, and whose turn ----------------------------------------------------------------------------------
-
-
 def test_an_empty_database_is_no_store_until_created(url: str, tmp_path: Path) -> None:
     (tmp_path / "store.sqlite").touch()
     with pytest.raises(StoreError, match="no tables; make one with: recllm init"):
@@ -708,9 +693,6 @@ def test_a_reader_keeps_its_moment_while_a_load_is_committed(store: Store) -> No
             assert (later.counts()["events"], later.users()["basics"].to_list()) == (500, ["{}"])
         assert (empty.events().height, empty.counts()["users"], empty.last_event()) == (0, 0, None)
     assert view(store).counts()["events"] == 501
-
-
-# --- rights, sessions, items that leave -------------------------------------------------------------------------------
 
 
 def consent(user: str, purpose: str = "email") -> pl.DataFrame:

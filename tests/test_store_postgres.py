@@ -55,9 +55,6 @@ def refusal(call, *arguments: object, **options: object) -> str:
     return message
 
 
-# --- transactions -----------------------------------------------------------------------------------------------------
-
-
 def test_reading_sees_one_moment_and_writing_is_durable(store: Store, url: str) -> None:
     names = ("transaction_isolation", "synchronous_commit", "search_path", "client_encoding")
 
@@ -125,9 +122,6 @@ def test_a_schema_made_beforehand_needs_no_right_to_make_one(postgres_server: Po
     opened.close()
     strange = postgres_server.url("clerks")
     assert "no tables" in refusal(Store.open, strange), "tables that a user may not read are none of theirs"
-
-
-# --- what can be wrong ------------------------------------------------------------------------------------------------
 
 
 def test_each_fault_at_the_door_names_its_remedy(
@@ -248,9 +242,6 @@ def test_whole_tables_are_read_in_pieces(store: Store, monkeypatch: pytest.Monke
         cursor.close()
         assert reader.events().height == MANY
         assert reader._connection.exec_driver_sql("SELECT count(*) FROM pg_cursors").scalar() == 0
-
-
-# --- workspaces -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

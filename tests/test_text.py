@@ -111,9 +111,6 @@ def reason(kind: str, locale: str, **changes: Any) -> str:
     return reason_text(kind, locale, **{name: {**FACTS, **changes}[name] for name in wanted})
 
 
-# --- golden files ---------------------------------------------------------------------------------------------------
-
-
 def rendered(locale: str) -> dict[str, Any]:
     texts = user_texts(ANN, ITEMS, locale)
     return {
@@ -161,9 +158,6 @@ def test_every_template_of_the_package_is_sound() -> None:
 def test_renderings_are_pinned_to_the_last_space(locale: str) -> None:
     expected = json.loads((GOLDEN / f"text.{locale}.json").read_text(encoding="utf-8"))
     assert rendered(locale) == expected
-
-
-# --- templates -------------------------------------------------------------------------------------------------------
 
 
 def hello(source: str = "Hello, {{ name }}!", variables: str = "name") -> Template:
@@ -230,9 +224,6 @@ def test_a_product_cannot_open_a_turn_of_its_own(locale: str) -> None:
     assert asked.count("\n") == calm.count("\n")
     marks = ("[system]", "[user]", "[assistant]")
     assert [x for x in asked.splitlines() if x in marks] == [x for x in calm.splitlines() if x in marks]
-
-
-# --- hostile text ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -316,9 +307,6 @@ def test_a_very_long_hostile_text_costs_little(piece: str) -> None:
     assert time.process_time() - started < 2.0  # milliseconds in truth; an exponential pattern would take hours
 
 
-# --- running text ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("text", "spoken"), table("text", "catalogue style becomes running text"))
 def test_catalogue_style_becomes_running_text(text: str, spoken: str) -> None:
     assert natural(text, PROMPTS.short_forms) == spoken
@@ -329,9 +317,6 @@ def test_catalogue_style_becomes_running_text(text: str, spoken: str) -> None:
 def test_running_text_stays_as_it_is(text: str) -> None:
     once = natural(text, PROMPTS.short_forms)
     assert natural(once, PROMPTS.short_forms) == once
-
-
-# --- items -----------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=50, deadline=None)
@@ -411,9 +396,6 @@ def test_currencies_are_not_compared() -> None:
     assert texts[:10] == texts[10:]
 
 
-# --- people ----------------------------------------------------------------------------------------------------------
-
-
 def test_nobody_has_no_text() -> None:
     empty = UserTexts(basics="", purchases="", browsing="")
     assert user_texts(NOBODY, ITEMS) == empty
@@ -424,9 +406,6 @@ def test_max_lines_keeps_the_heaviest(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = user_texts(ANN, ITEMS)
     assert "ice - crushed" in lines.purchases and "globe" not in lines.purchases
     assert "Desk lamp" in lines.browsing and "globe" not in lines.browsing
-
-
-# --- reasons ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_reason_needs_its_own_facts_and_a_known_kind() -> None:

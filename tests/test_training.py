@@ -281,9 +281,6 @@ def test_a_handful_of_people_cannot_turn_the_calibration_round() -> None:
     assert slope > 0 and mean == pytest.approx(1 / 6, abs=0.02)  # none of four: Platt's smoothed rate
 
 
-# --- prices of the past ----------------------------------------------------------------------------------------------
-
-
 class CountingEncoder(ToyEncoder):
     """Remembers every text that it was given."""
 

@@ -76,9 +76,6 @@ def serving(folder: Path, base: str = "http://localhost", **options: Any) -> Ite
         yield client
 
 
-# --- headers ---------------------------------------------------------------------------------------------------------
-
-
 def test_no_answer_of_the_service_is_rendered_by_a_browser(folder: Path) -> None:
     with serving(folder) as client:
         for path in ("/v1/audit", "/v1/nothing", "/metrics", "/livez", "/openapi.json", "/webhooks/a/b"):
@@ -109,9 +106,6 @@ def test_whoever_came_by_https_is_told_to_do_so_for_a_year(folder: Path) -> None
         assert not [path for path in paths if "Strict-Transport-Security" in client.get(path).headers]
 
 
-# --- who came by http ------------------------------------------------------------------------------------------------
-
-
 def test_what_came_by_http_from_elsewhere_is_refused(folder: Path) -> None:
     options = {"loopback_only": False, "https_only": True}
     with serving(folder, "http://shop.example", **options) as client:
@@ -134,9 +128,6 @@ def test_a_proxy_that_is_trusted_says_that_it_was_https(folder: Path) -> None:
         answer = client.get("/v1/audit", headers=said)
         assert answer.status_code == status
         assert ("Strict-Transport-Security" in answer.headers) == (status == 401)
-
-
-# --- the certificate -------------------------------------------------------------------------------------------------
 
 
 def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
@@ -189,9 +180,6 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     both = tmp_path / "both.pem"
     both.write_bytes(certificate.read_bytes() + key.read_bytes())
     assert tls_context(both, None).minimum_version == ssl.TLSVersion.TLSv1_2
-
-
-# --- the command -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

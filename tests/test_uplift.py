@@ -72,10 +72,9 @@ def test_qini_from_outcomes_is_near_the_truth() -> None:
 def test_qini_of_a_case_to_count() -> None:
     truth = np.array([0.4, 0.2, 0.0, -0.2])
     curve = true_qini(truth, truth)
-    assert curve.shares[0] == 0 and curve.shares[-1] == 1 and curve.effect == pytest.approx(0.1)
-    assert curve.gains[25] == pytest.approx(0.1) and curve.gains[50] == pytest.approx(0.15)
-    flat = true_qini(np.zeros(4), truth)
-    assert flat.qini == pytest.approx(0, abs=1e-9) and flat.gains[50] == pytest.approx(0.05)
+    assert curve.effect == pytest.approx(0.1) and curve.qini == pytest.approx(curve.auuc - 0.05)
+    assert curve.auuc == pytest.approx((0.05 + 0.125 + 0.15 + 0.125) / 4, abs=0.001)
+    assert true_qini(np.zeros(4), truth).qini == pytest.approx(0, abs=1e-9)
 
 
 def test_held_out_uplift_is_of_other_people() -> None:
@@ -138,9 +137,6 @@ def test_an_estimate_is_the_same_for_the_same_seed() -> None:
         fit_effects(trial, UpliftSettings(forest_groups=4, seed=seed))[1].expected for seed in (1, 1, 2)
     )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
-
-
-# --- what is no trial ------------------------------------------------------------------------------------------------
 
 
 def parts(n: int = 3_000, seed: int = 0) -> tuple[FeatureTable, np.ndarray, np.ndarray, np.random.Generator]:

@@ -200,9 +200,6 @@ def test_the_own_title_of_an_item_breaks_no_rule_of_form() -> None:
         assert answer.ungrounded == (), title
 
 
-# --- numbers and word lists ------------------------------------------------------------------------------------------
-
-
 def test_numbers_are_read_from_words() -> None:
     values: dict[str, list[Any]] = {
         "一起来试试": [], "三明治和三文鱼": [], "折叠椅一款": [], "七分袖上衣": [], "one of your favourites": [],
@@ -243,9 +240,6 @@ def test_numbers_of_people_are_told_by_their_checksums() -> None:
     }  # fmt: skip
     assert [text for check, texts in valid.items() for text in texts if not check(text)] == []
     assert [text for check, texts in invalid.items() for text in texts if check(text)] == []
-
-
-# --- channels --------------------------------------------------------------------------------------------------------
 
 
 def test_lengths_are_counted_as_the_channel_counts() -> None:
@@ -301,9 +295,6 @@ def test_every_channel_says_where_its_limits_come_from() -> None:
             judged("buns", **values)
 
 
-# --- offers and facts ------------------------------------------------------------------------------------------------
-
-
 def test_impossible_offers_are_refused() -> None:
     for values in (
         {"type": OfferType.PERCENT, "value": None},
@@ -322,8 +313,6 @@ def test_the_sheet_holds_the_values_of_the_item() -> None:
     assert facts.list_price is None
     assert len(FactSheet.of(Item(item_id="x", title="x", attributes={str(i): "v" for i in range(9)})).attributes) == 6
 
-
-# --- properties ------------------------------------------------------------------------------------------------------
 
 TRUE_TEXT = "Hearth sandwich buns 12 oz, 8 count, $2.40. 20% off until 10 November."
 
@@ -364,8 +353,6 @@ def test_the_price_after_the_offer_may_be_said(cents: int, percent: int, wrong: 
     assert verdict(other, running) == ("pass" if other == price else "blocked")
     assert verdict(left, None) == ("pass" if left == price else "blocked")
 
-
-# --- what the shop and a model write ---------------------------------------------------------------------------------
 
 TITLES: dict[str, list[tuple[str, str | None, tuple[str, ...], str | None, str | None]]] = {
     "en": [

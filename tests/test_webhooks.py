@@ -171,9 +171,6 @@ def door(shop: Path, sent: tuple[CampaignMessage, ...]) -> Iterator[Door]:
         yield Door(client, workspace, secret, key, sent)
 
 
-# --- what comes in ---------------------------------------------------------------------------------------------------
-
-
 def test_both_kinds_of_providers_report(door: Door) -> None:
     first, second = door.messages[:2]
     answer = door.standard("message.delivered", first, call_id="call-1")
@@ -261,9 +258,6 @@ def test_the_same_events_at_once_count_once(door: Door) -> None:
     assert clicks.height == 10
 
 
-# --- what follows ----------------------------------------------------------------------------------------------------
-
-
 def test_a_click_is_one_of_the_item_and_of_its_showing(door: Door) -> None:
     end = max(view(door.shop.store()).events()["timestamp"])
     message = door.messages[0]
@@ -339,8 +333,6 @@ def test_a_hard_bounce_is_trouble_of_the_address_until_something_arrives(door: D
     assert undeliverable(door.shop, "email") == set(), "she agreed anew, with an address"
 
 
-# --- hostile bodies --------------------------------------------------------------------------------------------------
-
 HOSTILE: Mapping[str, Any] = {
     "numbers": [0, 1e308, 10**4_000, -1, float("nan"), float("-inf")],
     "nulls": [None, [], {}, [[]], ""],
@@ -408,9 +400,6 @@ def test_any_json_is_events_and_what_is_none(document: Any, scheme: WebhookSchem
     is_batch = scheme is WebhookScheme.SENDGRID and isinstance(document, list)
     assert len(read) + ignored == (len(document) if is_batch else 1)
     assert all(event.at.tzinfo is not None for event in read)
-
-
-# --- signatures ------------------------------------------------------------------------------------------------------
 
 
 def source_of(*secrets: WebhookSecret) -> WebhookSource:
@@ -536,9 +525,6 @@ def test_one_bad_letter_does_not_take_the_others_along(door: Door) -> None:
     raw = json.dumps(entries).encode().replace(b"ann@", b"\xff@").replace(b'"endless"', b"9" * 5_000)
     assert door.post("grid", raw, door.key.headers(raw, datetime.now(UTC))).json()["accepted"] == 2
     assert not door.shop.gate().permits(message.user_id, Purpose.EMAIL)
-
-
-# --- campaigns -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -667,9 +653,6 @@ def test_few_without_a_delivery_cannot_be_had_by_subtraction(campaign: OpenCampa
     record_reports(campaign.workspace, "mail", email[:4])
     outcome = campaign_outcome(campaign)
     assert outcome.reached_means["email"] == "delivered" and outcome.not_delivered == 0
-
-
-# --- the command line ------------------------------------------------------------------------------------------------
 
 
 def test_webhooks_by_command(run: Command, shop: Path, tmp_path: Path) -> None:

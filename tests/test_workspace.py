@@ -213,9 +213,6 @@ def test_settings_survive_their_file(
     assert Settings(**tomllib.loads(tomli_w.dumps(written.table()))) == written
 
 
-# --- rules ---------------------------------------------------------------------------------------------------------
-
-
 @given(st.text(max_size=80))
 def test_safe_ids_stay_in_their_folder(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     root = Path("/root/folder")

@@ -245,8 +245,8 @@ def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]
 
 
 def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) -> Iterator[Parts]:
-    """The texts of a frame on a channel, each once: every part has a value for each slot and fits its limit. Those that
-    say the least twice come first; `draw` decides the order of equals."""
+    """The texts of a frame on a channel that fit its limits, each once: those that say the least twice come first, and
+    `draw` decides the order of equals."""
     filled = {name: _filled(variants, situation, frame) for name, variants in frame.channels[channel.name].items()}
     parts = {name: list(texts) for name, texts in filled.items()}
     tags = parts.pop("tags", None)
@@ -266,9 +266,8 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         return
     total = prod(map(len, fitting.values()))
     step = _coprime(total)
-    named = set().union(
-        *(_content(value, situation.language) for slot, value in situation.slots.items() if slot in _NAMES)
-    )
+    names = " ".join(value for slot, value in situation.slots.items() if slot in _NAMES)
+    named = _content(names, situation.language)
     content = {text: _content(text, situation.language) - named for texts in fitting.values() for text in texts}
     slots = situation.slots if situation.offer else {}
     terms = [wordings for names in _TERMS if (wordings := [fold(slots[name]) for name in names if name in slots])]
@@ -290,8 +289,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         words = [word for name, of_part in text.items() if name != "button" for word in content[of_part]]
         n_words_twice = (len(words) - len(set(words))) // (3 if situation.language == "zh" else 1)
         n_twice = (len(stated) - len(set(stated))) * 10 + n_words_twice
-        if situation.offer:  # what it comes to is what a customer looks for
-            n_twice -= 2 * ("pays" in stated)
+        n_twice -= 2 * ("pays" in stated)  # what an offer comes to is what a customer looks for
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
         joined = fold(" ".join(text.values()))
@@ -330,9 +328,7 @@ def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> dict
             between = _SLOT.split(variant)[::2]
             text = ""
             for piece in chain.from_iterable(zip_longest(between, values, fillvalue="")):
-                runs_on = (
-                    text[-1:].isascii() and text[-1:].isalpha() and piece[:1].isdigit()
-                )  # "Nike 8折", not "Nike8折"
+                runs_on = piece[:1].isdigit() and re.search("[A-Za-z]$", text)  # "Nike 8折", not "Nike8折"
                 text += f" {piece}" if runs_on else piece
             text = text.strip()
             texts[text] = {fact for name in names for fact in _FACTS.get(name, _FACTS.get(name.partition(".")[0], ()))}

@@ -17,10 +17,11 @@ from typing import Any
 
 from babel.dates import format_skeleton, get_month_names
 
-from recllm.base.schema import Occasion
+from recllm.base.schema import Item, Occasion
 from recllm.market.adcopy.deadlines import last_day
 from recllm.market.adcopy.frames import Situation, frame_file
 from recllm.market.adcopy.lexicon import fold, pattern
+from recllm.market.adcopy.names import shelf
 from recllm.market.adcopy.naming import (
     Level,
     Naming,
@@ -153,7 +154,7 @@ def reasons_of(request: CopyRequest) -> Iterator[str]:
             yield "viewed"
         if person.with_item is not None and not person.times_bought:
             yield from ("goes_with", "people_also_buy")
-        if person.because is not None and not person.times_bought:
+        if person.because is not None and not person.times_bought and is_near(request.item, person.because):
             yield "because"
         if request.occasion is Occasion.NEW_ARRIVAL and person.category_bought:
             yield from ("new_in_category", *(("new_in_brand",) if person.brand_bought else ()))
@@ -164,6 +165,12 @@ def reasons_of(request: CopyRequest) -> Iterator[str]:
         if not person.times_bought and person.category_bought:
             yield "never_bought"
     yield "none"
+
+
+def is_near(item: Item, thing: ThingFacts) -> bool:
+    """Whether a customer sees why one led to the other: a light after a light, no cat litter after milk."""
+    paths = (item.category[:1], thing.category[:1])
+    return paths[0] == paths[1] if all(paths) else shelf((item.title, *paths[0])) == shelf((thing.title, *paths[1]))
 
 
 def conditions_of(request: CopyRequest, facts: FactSheet, name: Naming, goods: frozenset[str]) -> frozenset[str]:

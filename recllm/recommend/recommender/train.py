@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from recllm.base.errors import DataError, PolicyError, UsageError
 from recllm.base.schema import Encoder, Purpose
-from recllm.base.settings import LoraSettings, ScorerTrainingSettings, Settings, sections
+from recllm.base.settings import LoraSettings, ScorerTrainingSettings, Settings
 from recllm.learn.models.sequence import SequenceArguments
 from recllm.learn.training.lora.examples import LoraArguments
 from recllm.recommend.recommender.shop_recommender import publish_recommender, workspace_encoder
@@ -155,18 +155,6 @@ def tune_workspace(
     data = workspace.gate().dataset(Purpose.MODEL_TRAINING, people_limit=limit)
     folder = workspace.cache_dir / "lora" / data.data_hash()  # which all processes of a run agree about
     return tune_encoder(data, base, arguments, folder, progress, locale=workspace.settings.locale)
-
-
-def advised_settings(workspace: Workspace) -> dict[str, Any]:
-    """What advice sets other than the defaults, as a table of `recllm.base.settings.Settings`."""
-    advice = workspace_advice(workspace)
-    parts = {"scorer": advice.training, "lora": advice.lora}
-    tables = {}
-    for name, section in parts.items():
-        fields = sections()[name].model_fields
-        explicit = section.explicit() if section else {}
-        tables[name] = {key: v for key, v in explicit.items() if key in fields and v != fields[key].default}
-    return {"encoder": advice.encoder} | {name: table for name, table in tables.items() if table}
 
 
 def workspace_advice(
