@@ -12,6 +12,7 @@ from recllm.text.finders.patterns import (
     A_LONG_WORD,
     Span,
     entry,
+    has_label,
     has_words,
     matches,
     may_match,
@@ -36,6 +37,9 @@ def addresses(text: str) -> Iterator[Span]:
     yield from (match.span() for match in pattern("address.numbered").finditer(text))
     for match in pattern("address.field").finditer(text) if ":" in text or "=" in text else ():
         yield match.span("address")
+    for match in pattern("address.indian").finditer(text) if pattern("address.indian_end").search(text) else ():
+        if _is_indian(text, match):
+            yield match.span()
     yield from (match.span() for match in pattern("address.german_small").finditer(text))
     for name in ("french", "southern", "dutch"):
         for match in pattern(f"address.{name}").finditer(text):
@@ -81,6 +85,16 @@ def _european_addresses(text: str) -> Iterator[Span]:
 
 def _is_of_goods(text: str, start: int) -> bool:
     return reads_like_title(text) and not _is_addressed(text, start)
+
+
+def _is_indian(text: str, match: re.Match[str]) -> bool:
+    """False where the six digits at the end belong to a word for a number, or to goods."""
+    words = re.findall(r"[^\W\d]+", match[0])
+    if _is_of_goods(text, match.start()) or has_label(text, match.end() - 6, "phone.not_label", reach=12):
+        return False
+    return len(words) > 2 and (
+        any(word[0].isupper() and len(word) > 1 for word in words[1:]) or _is_addressed(text, match.start())
+    )
 
 
 def _is_addressed(text: str, start: int) -> bool:

@@ -10,6 +10,7 @@ from functools import cache
 from recllm.text.finders.patterns import (
     A_WORD,
     Span,
+    columns,
     entry,
     is_han,
     marks_of,
@@ -76,6 +77,7 @@ def _surnames() -> frozenset[str]:
 def introduced_names(text: str) -> Iterator[Span]:
     if not text.isascii():
         yield from _chinese_introductions(text)
+    yield from _names_in_columns(text)
     yield from _latin_introductions(text)
 
 
@@ -105,6 +107,20 @@ def _chinese_patterns() -> dict[str, re.Pattern[str]]:
     parts = {"CHINESE_RELATION": entry("introduced.chinese_relation"), "CHINESE_NAME": chinese_name_pattern()}
     names = ("chinese", "chinese_signed", "chinese_beside", "chinese_dotted", "chinese_used")
     return {name: pattern(f"introduced.{name}", **parts) for name in names}
+
+
+def _names_in_columns(text: str) -> Iterator[Span]:
+    heads = columns(text)
+    if heads is None:
+        return
+    is_of_people = any(pattern("introduced.personal_head").search(head) for head in heads.heads)
+    for match in pattern("introduced.cell").finditer(text, text.index("\n")):
+        head, words = heads.label(match.start("name")), match["name"].lower().split()
+        if not pattern("introduced.head").search(head) or pattern("introduced.no_head").search(head):
+            continue
+        is_told = is_of_people or head.lower() not in ("name", "names", "nom", "nome", "naam", "nombre")
+        if not is_no_name(words) and (is_told or has_known_name(words)):
+            yield match.span("name")
 
 
 def _chinese_introductions(text: str) -> Iterator[Span]:

@@ -11,6 +11,7 @@ from recllm.text.finders.patterns import (
     A_LETTER,
     SEVEN_DIGITS,
     Span,
+    columns,
     compiled,
     entry,
     has_label,
@@ -145,6 +146,7 @@ def phones(text: str) -> Iterator[Span]:
     """The shape that begins first, and of several the first in the list; each number is judged by its surroundings."""
     if not SEVEN_DIGITS.search(text):
         return
+    heads = columns(text)
     for match in _phone_pattern().finditer(text):
         named = {name: value for name, value in match.groupdict().items() if value}
         number, end = _without_next_words(
@@ -165,7 +167,8 @@ def phones(text: str) -> Iterator[Span]:
             continue
         touches_comma = (after[:1] == "," and after[1:2].isdigit()) or (before[-1:] == "," and before[-2:-1].isdigit())
         is_field = "plus" in named or "mobile" in named or _FIELD.fullmatch(number)
-        if touches_comma and not is_field:
+        is_in_column = heads is not None and pattern("phone.label").search(heads.label(match.start())) is not None
+        if touches_comma and not is_field and not is_in_column:
             continue
         if "plus" not in named and before[-1:] == ":" and before[-2:-1].isdigit():  # 00:00-2024.06.18
             continue
@@ -188,8 +191,8 @@ def phones(text: str) -> Iterator[Span]:
                 and _is_callable(named, number)
                 and has_words("phone.context", words_before + " " + text[end : end + 32])
             )
-        is_other = has_letters and has_words("phone.not_label_after", after)
-        if is_phone and not is_other:
+        is_other = has_letters and not is_in_column and has_words("phone.not_label_after", after)
+        if (is_phone or is_in_column) and not is_other:
             yield start, end
 
 

@@ -7,6 +7,7 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
@@ -157,6 +158,35 @@ def n_digits(text: str) -> int:
 
 def is_han(sign: str) -> bool:
     return "\u3400" <= sign <= "\u9fff" or "\uf900" <= sign <= "\ufaff"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A table in a text: the first line names the columns."""
+
+    text: str
+    delimiter: str
+    heads: tuple[str, ...]
+
+    def label(self, at: int) -> str:
+        """The name of the column that `text[at]` stands in; empty in the first line."""
+        begin = self.text.rfind("\n", 0, at) + 1
+        column = self.text.count(self.delimiter, begin, at)
+        return self.heads[column] if begin and column < len(self.heads) else ""
+
+
+_HEAD = r"[^\d\n,;|\t]{2,24}"
+_HEADS = re.compile(rf"{_HEAD}(?P<delimiter>[,;|\t]){_HEAD}(?:(?P=delimiter){_HEAD}){{0,20}}\n")
+
+
+@lru_cache(maxsize=4)
+def columns(text: str) -> Columns | None:
+    """The table that a text is; None for any other."""
+    match = _HEADS.match(text) if "\n" in text else None
+    if match is None or text.count(match["delimiter"], match.end()) < match[0].count(match["delimiter"]):
+        return None
+    heads = tuple(head.strip(" \"'").replace("_", " ") for head in match[0].split(match["delimiter"]))
+    return Columns(text, match["delimiter"], heads)
 
 
 def reads_like_title(text: str, start: int = 0) -> bool:
