@@ -81,7 +81,7 @@ def write_copy(request: CopyRequest, *, generator: Generator | None = None) -> t
         return ()
     rejected: list[Rejected] = []
     copies: list[AdCopy] = []
-    if generator is not None and _may_be_modelled(request):
+    if generator is not None and _may_be_modelled(facts, request):
         copies, rejected = _generated(request, facts, situation, frames[0], generator)
     waiting: list[AdCopy] = []
     n_tried = 0
@@ -154,11 +154,11 @@ def _failures(copy: AdCopy) -> tuple[Check, ...]:
 # --- texts of a model ------------------------------------------------------------------------------------------------
 
 
-def _may_be_modelled(request: CopyRequest) -> bool:
-    """False for sensitive or hostile items and for titles; medicines and the like have no frame, and get no text."""
+def _may_be_modelled(facts: FactSheet, request: CopyRequest) -> bool:
+    """False for sensitive or hostile items, for titles, and for medicines and the like."""
     if not request.domain.generated_lines or request.limits.title_only:
         return False
-    return not (request.is_sensitive or request.is_hostile)
+    return not (request.is_sensitive or request.is_hostile or facts.is_sober)
 
 
 def _generated(
