@@ -1,6 +1,6 @@
 """Charts as data, drawn by matplotlib as SVG for pages.
 
-    svg(BarChart(title="share", bars=[Bar("tea", 0.4), Bar("coffee", 0.6, strong=True)]))
+    bar_chart([Bar("tea", 0.4), Bar("coffee", 0.6, strong=True)], title="share")
 
 An SVG stands inside a page: its text stays text in any script, it refers to nothing outside, says in words what it
 shows, and is the same for equal data. Space for text is counted from its characters and not measured, so that a host
@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape, unescape
 from io import StringIO
@@ -20,7 +21,7 @@ from typing import Any
 
 COLOURS = ("#1769aa", "#e08a1e", "#2e8b57", "#b5467a", "#7a5fb5", "#4aa3b5", "#a0703c", "#8a9a2b")
 INK, SOFT, GRID = "#1c2430", "#5b6675", "#dfe4ea"
-PLAIN, NEGATIVE, STRONG, STRONG_PALE = "#b9c6d3", "#d9a39c", "#1769aa", "#7fb0d8"
+PLAIN, STRONG = "#b9c6d3", "#1769aa"
 COMPARED = "#9aa5b1"
 
 FONT_SIZE = 12
@@ -38,18 +39,6 @@ class Bar:
     """Text at its end; the value when empty."""
     strong: bool = False
     """Whether the chart is about this row."""
-    low: float | None = None
-    """Limits of an interval around the value."""
-    high: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BarChart:
-    """Horizontal bars from zero, one below the other."""
-
-    title: str
-    bars: Sequence[Bar]
-    width: int = 640
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,28 +70,27 @@ class LineChart:
         return COLOURS[sum(not line.dashed for line in self.lines[:number]) % len(COLOURS)]
 
 
-Chart = BarChart | LineChart
+_ROW, _TITLE, _CURVE_HEIGHT, _LEGEND_ROW = 28, 30, 280, 18
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, width: int = 640) -> str:
-    """Bars as an SVG element, see `svg`."""
-    return svg(BarChart(title=title, bars=bars, width=width))
-
-
-def svg(chart: Chart) -> str:
-    """An SVG element whose texts are escaped; "" for bars without any."""
-    if isinstance(chart, BarChart) and not chart.bars:
+    """Horizontal bars from zero, one below the other, as an SVG element whose texts are escaped; "" for none."""
+    if not bars:
         return ""
-    from matplotlib.figure import Figure
+    height = _ROW * len(bars) + 4
+    with _figure(width, height) as figure:
+        texts = _draw_bars(bars, figure, width, height)
+        aloud = (f"{bar.label} {text}" for bar, text in zip(bars, texts, strict=True))
+        return _as_element(figure, f"{title}: {'; '.join(aloud)}")
 
-    height = _height(chart)
-    with _style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's browser has them
-        figure = Figure(figsize=(chart.width / 72, height / 72), dpi=72)
-        _draw(chart, figure, height)
-        drawn = StringIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _as_element(drawn.getvalue(), _in_words(chart))
+
+def line_chart(chart: LineChart) -> str:
+    """Lines from zero as an SVG element whose texts are escaped."""
+    height = _CURVE_HEIGHT + _TITLE + _LEGEND_ROW * len(chart.lines) + 12
+    with _figure(chart.width, height) as figure:
+        _draw_lines(chart, figure, height)
+        aloud = (f"{chart.y} / {chart.x}", *(line.name for line in chart.lines))
+        return _as_element(figure, f"{chart.title}: {'; '.join(aloud)}")
 
 
 def without_styles(element: str) -> str:
@@ -116,51 +104,19 @@ def without_styles(element: str) -> str:
     return re.sub(r' style="([^"]*)"', attributes, element)
 
 
-_ROW, _TITLE, _CURVE_HEIGHT, _LEGEND_ROW = 28, 30, 280, 18
-
-
-def _height(chart: Chart) -> int:
-    if isinstance(chart, BarChart):
-        return _ROW * len(chart.bars) + 4
-    return _CURVE_HEIGHT + _TITLE + _LEGEND_ROW * len(chart.lines) + 12
-
-
-def _draw(chart: Chart, figure: Any, height: float) -> None:
-    if isinstance(chart, BarChart):
-        _draw_bars(chart, figure, height)
-    else:
-        _draw_lines(chart, figure, height)
-
-
-def _draw_bars(chart: BarChart, figure: Any, height: float) -> None:
-    texts = [bar.text or f"{bar.value:.3f}" for bar in chart.bars]
-    left = min(max(_width(bar.label) for bar in chart.bars) + 16, chart.width / 2)
-    right = max(map(_width, texts)) + 14
-    axes = _axes(figure, chart.width, height, (left, 0, right, 0))
-    limits = [v for bar in chart.bars for v in (0.0, bar.value, bar.low, bar.high) if v is not None]
-    low, high = min(limits), max(limits)
-    rows = range(len(chart.bars))
-    pale = any(bar.low is not None for bar in chart.bars)  # the interval is drawn over the bar
-    colours = [
-        (STRONG_PALE if pale else STRONG) if bar.strong else NEGATIVE if bar.value < 0 and not pale else PLAIN
-        for bar in chart.bars
-    ]
-    axes.barh(rows, [bar.value for bar in chart.bars], height=0.68, color=colours)
-    for row, bar, text in zip(rows, chart.bars, texts, strict=True):
-        end = max(bar.value, bar.high if bar.high is not None else 0.0, 0.0)
-        if bar.low is not None and bar.high is not None:
-            for xs, ys in (
-                ((bar.low, bar.high), (row, row)),
-                ((bar.low, bar.low), (row - 0.2, row + 0.2)),
-                ((bar.high, bar.high), (row - 0.2, row + 0.2)),
-            ):
-                axes.plot(xs, ys, color=INK, linewidth=1.4, clip_on=False)
-        axes.annotate(text, (end, row), xytext=(6, 0), textcoords="offset points", va="center", color=SOFT)
-    if low < 0:
-        axes.axvline(0, color=SOFT, linewidth=0.8)
-    axes.set(xlim=(low, high if high > low else low + 1), ylim=(len(chart.bars) - 0.5, -0.5), xticks=[])
-    axes.set_yticks(rows, [_fitting(bar.label, left - 16) for bar in chart.bars])
+def _draw_bars(bars: Sequence[Bar], figure: Any, width: float, height: float) -> list[str]:
+    """The texts at the ends of the bars, whose values are 0 or more."""
+    texts = [bar.text or f"{bar.value:.3f}" for bar in bars]
+    left = min(max(_width(bar.label) for bar in bars) + 16, width / 2)
+    axes = _axes(figure, width, height, (left, 0, max(map(_width, texts)) + 14, 0))
+    rows, values = range(len(bars)), [bar.value for bar in bars]
+    axes.barh(rows, values, height=0.68, color=[STRONG if bar.strong else PLAIN for bar in bars])
+    for row, value, text in zip(rows, values, texts, strict=True):
+        axes.annotate(text, (value, row), xytext=(6, 0), textcoords="offset points", va="center", color=SOFT)
+    axes.set(xlim=(0, max(values) or 1), ylim=(len(bars) - 0.5, -0.5), xticks=[])
+    axes.set_yticks(rows, [_fitting(bar.label, left - 16) for bar in bars])
     axes.spines[:].set_visible(False)
+    return texts
 
 
 def _draw_lines(chart: LineChart, figure: Any, height: float) -> None:
@@ -200,21 +156,24 @@ def _axes(figure: Any, width: float, height: float, margins: tuple[float, float,
     return axes
 
 
-def _style() -> Any:
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Any]:
     import matplotlib
+    from matplotlib.figure import Figure
 
-    return matplotlib.rc_context(
-        {
-            "font.family": "DejaVu Sans",
-            "font.size": FONT_SIZE,
-            "text.parse_math": False,  # a dollar sign is money
-            "text.color": INK,
-            "axes.edgecolor": COMPARED,
-            "axes.labelcolor": SOFT,
-            "svg.fonttype": "none",
-            "svg.hashsalt": "recllm",
-        }
-    )
+    style = {
+        "font.family": "DejaVu Sans",
+        "font.size": FONT_SIZE,
+        "text.parse_math": False,  # a dollar sign is money
+        "text.color": INK,
+        "axes.edgecolor": COMPARED,
+        "axes.labelcolor": SOFT,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "recllm",
+    }
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's browser has them
+        yield Figure(figsize=(width / 72, height / 72), dpi=72)
 
 
 def _width(text: str) -> float:
@@ -229,18 +188,12 @@ def _fitting(text: str, room: float) -> str:
     return text
 
 
-def _in_words(chart: Chart) -> str:
-    """What is read aloud: the title, and every text with its figure."""
-    if isinstance(chart, BarChart):
-        parts = [f"{bar.label} {bar.text or f'{bar.value:.3f}'}" for bar in chart.bars]
-    else:
-        parts = [f"{chart.y} / {chart.x}", *(line.name for line in chart.lines)]
-    return f"{chart.title}: {'; '.join(parts)}"
-
-
-def _as_element(document: str, words: str) -> str:
-    """matplotlib's document as an element of a page: without its head, addresses, ids and references."""
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", document, flags=re.DOTALL)
+def _as_element(figure: Any, words: str) -> str:
+    """matplotlib's document as an element of a page: without its head, addresses, ids and references. words: what is
+    read aloud, the title and every text with its figure."""
+    drawn = StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", drawn.getvalue(), flags=re.DOTALL)
     shapes = dict(re.findall(r'<path id="(m[0-9a-f]+)" (d="[^"]*")', body))
     body = re.sub(
         r'<use xlink:href="#(m[0-9a-f]+)" x="([^"]*)" y="([^"]*)" style="([^"]*)"/>',

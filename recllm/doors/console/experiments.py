@@ -51,7 +51,6 @@ from recllm.shop.workspace.workspace import present
 router = APIRouter(prefix="/experiments", route_class=PageRoute)
 SECTION = ConsoleSection("experiments", "/experiments", router, is_listed=False)
 
-MAX_VARIANTS = 4
 SHARES = (Metric.CLICKS, Metric.CONVERSIONS, Metric.DISMISSALS)
 """Metrics that are shares of showings."""
 

@@ -28,7 +28,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 import recllm
-from recllm.base.charts import Chart, svg, without_styles
+from recllm.base.charts import LineChart, line_chart, without_styles
 from recllm.base.errors import (
     ConflictError,
     DataError,
@@ -300,9 +300,9 @@ class Visit:
         joint = "&" if "?" in path else "?"
         return RedirectResponse(f"{path}{joint}notice={notice}" if notice else path, 303)
 
-    def picture(self, chart: Chart, table: ConsoleTable, caption: str = "") -> Mapping[str, Any]:
+    def picture(self, chart: LineChart, table: ConsoleTable, caption: str = "") -> Mapping[str, Any]:
         """A chart without inline styles, which the content policy forbids, with its figures as a table."""
-        picture = Markup(without_styles(svg(chart)))  # noqa: S704 - recllm.base.charts escapes its texts
+        picture = Markup(without_styles(line_chart(chart)))  # noqa: S704 - recllm.base.charts escapes its texts
         return {"picture": picture, "table": table, "caption": caption}
 
     def table(

@@ -103,11 +103,6 @@ class RetrainReport:
     """Versions whose files were removed to keep the disk bounded."""
     seconds: float = 0.0
 
-    @property
-    def is_due(self) -> bool:
-        """Whether any check asked for it."""
-        return any(check.verdict is CheckVerdict.DUE for check in self.checks)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:

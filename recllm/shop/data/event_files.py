@@ -74,11 +74,6 @@ class EventFiles:
         """Without the events from then on, epoch seconds."""
         return replace(self, as_of=as_of)
 
-    def on_items(self, item_row: NDArray[np.integer]) -> EventFiles:
-        """With other rows of items: one for each present row, -1 to leave out its events."""
-        rows = item_row.astype(np.int32)
-        return replace(self, item_row=rows if self.item_row is None else rows[self.item_row])
-
     def part(self, number: int) -> Events:
         """The events of the users edges[number]:edges[number + 1]. Raises `OSError` for a file that ends early."""
         first, end = self.edges[number], self.edges[number + 1]
