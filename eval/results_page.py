@@ -168,7 +168,7 @@ def false_alarms(figures: dict[str, Any]) -> str:
 def off_policy_coverage(figures: dict[str, Any]) -> str:
     sizes = [size for size in figures if size.endswith(" people")]
     shares = [f"{figures[s]['coverage']:.1%}" for s in sizes]
-    return table(("Student's t in brackets", *sizes), [("intervals that hold the truth", *shares)])
+    return table(("intervals at 95 %", *sizes), [("intervals that hold the truth", *shares)])
 
 
 def served(record: dict[str, Any]) -> str:
