@@ -48,8 +48,6 @@ _NAMES = ("item", "item.short", "short", "category", "with_item", "because", "br
 """Slots whose words may come in every part."""
 _TERMS = (("until", "short_until"), ("code",), ("min_spend", "min"), ("excluded",))
 """Slots of an offer's terms: all of them stand in a text where the frame's words allow it."""
-_MOST_COMBINED = 2000
-"""Combinations of variants that are compared."""
 _FACTS = {
     fact: kinds.split()
     for facts, kinds in {
@@ -273,7 +271,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
     terms = [wordings for names in _TERMS if (wordings := [fold(slots[name]) for name in names if name in slots])]
     ranked: list[tuple[int, Parts]] = []
     incomplete: list[Parts] = []
-    for n in range(min(total, _MOST_COMBINED)):
+    for n in range(total):
         combination, text = (draw + n * step) % total, {}
         for name, texts in fitting.items():
             combination, position = divmod(combination, len(texts))

@@ -130,7 +130,8 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
         name = f"{thing} {kind.lower()}"
         short_name = f"{pattern('naming.thing_end').split(thing)[0]} {kind.lower()}"
     *words, last_word = name.split(" ")
-    if len(words) > 1 and last_word.lower() in table("names.toml")["till"]["flavours"]:
+    flavoured, flavours = (table("names.toml")["till"][entry] for entry in ("flavoured", "flavours"))
+    if len(words) > 1 and last_word.lower() in flavours and stem(words[-1].lower()) in map(stem, flavoured):
         name = " ".join([last_word, *words])
     wearer = pattern("naming.wearer").search(name)
     small = _small(name[: wearer.start()] if wearer else name, known_only=True, brand=brand)
@@ -171,7 +172,7 @@ def _of_till(name: str, size: str, is_alone: bool) -> Naming:
 def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
     """(the words up to the one that says what thing it is, without those of its design: "kneeling pad cup of tea",
     "lunch bag spaceboy design"; whether there is one)."""
-    heads = _heads()
+    heads = _stems("stays", "stays_alone", "used_up_alone")
     ends = [n for n, word in enumerate(words) if n and stem(word) in heads and words[n + 1 : n + 2] != ["of"]]
     if not ends:
         return list(words), False
@@ -181,12 +182,8 @@ def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
 
 
 @cache
-def _heads() -> frozenset[str]:
-    return frozenset(_stems("stays", "stays_alone", "used_up_alone"))
-
-
-def _stems(*lists: str) -> set[str]:
-    return {stem(word) for name in lists for word in table("goods.toml")[name] if word.isascii()}
+def _stems(*lists: str) -> frozenset[str]:
+    return frozenset(stem(word) for name in lists for word in table("goods.toml")[name] if word.isascii())
 
 
 def _proper(name: str) -> str:
