@@ -3,13 +3,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 results=eval/results
-ours=recllm,recllm-frozen,recllm-lora
 simple=random,popular,popular-recent,personal-frequency,user-knn,zero-shot
 peers=tifu-knn,ease,als,bpr,lightgbm,sasrec,source-model
 for protocol in cj-next28 or-next28; do
-  python eval/run.py "$protocol" --systems "$ours,$simple,$peers" -o "$results/$protocol.json"
+  python eval/run.py "$protocol" --systems "recllm,$simple,$peers" -o "$results/$protocol.json"
 done
-python eval/run.py industrial-time --systems "$ours,$simple,$peers" -o "$results/industrial-time.json"
+python eval/run.py industrial-time --systems "recllm,$simple,$peers" -o "$results/industrial-time.json"
 python eval/run.py beauty-loo --systems "recllm,popular,personal-frequency,tifu-knn,ease,als,sasrec" \
   -o "$results/beauty-loo.json"
 python eval/ablation.py industrial-time -o "$results/ablation-industrial-time.json"
@@ -26,7 +25,7 @@ pip download -q obp==0.4.1 --no-deps -d "${wheels:=$(mktemp -d)}"
 python eval/experiments.py --open-bandit "$wheels"/obp-0.4.1-*.whl -o "$results/experiments.json"
 python eval/explanations.py -o "$results/explanations.json"
 python eval/copy_guarantees.py -o "$results/copy-guarantees.json"
-nice python eval/learning_curve.py --parts "${tuned:=$(mktemp -d)}/learning-curve" -o "$results/learning-curve.json"
+nice python eval/small_shops.py --parts "${tuned:=$(mktemp -d)}/small-shops" -o "$results/small-shops.json"
 python eval/speed.py -o "$results/speed.json"
 python eval/attack.py -o "$results/attack.json"
 recllm start --demo -w "$tuned/demo"

@@ -195,22 +195,15 @@ def looped(record: dict[str, Any]) -> str:
     return table(("seed", "first model", "the loop", "difference", "95 % interval", "models promoted"), rows)
 
 
-def learned_from(record: dict[str, Any]) -> str:
-    """What is reached by how many people who are learned from, and by what their counts are taken for."""
-    rows = [
-        (
-            name.rsplit("-", 1)[0],
-            f"{row['people']:,}",
-            str(row["seeds"]),
-            *(cell(row[f"{part} {metric}"]) for part in ("ALL", "NEW", "COLD") for metric in ("ndcg@10", "hr@10")),
-            cell(row["ALL ece@10"]),
-            f"{row['train_cpu_seconds']:.0f}",
-            f"{row['train_peak_mib']:,}",
-        )
-        for name, row in record["curve"].items()
-    ]
-    figures = [f"{part} {metric}" for part in ("ALL", "NEW", "COLD") for metric in ("NDCG@10", "HR@10")]
-    return table(("counts", "people", "seeds", *figures, "ALL ECE@10", "processor s", "MiB"), rows)
+def small_shops() -> str:
+    """Means over seeds of each cut of a log: ours, ours before any training, and the simple systems."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in load("small-shops")["means"]:
+        cut = cells.setdefault((row["log"], str(row["people"])), {})
+        cut[row["system"]] = f"{cell(row['all'])} / {cell(row['new'])}"
+    systems = list(next(iter(cells.values())))
+    rows = [(*cut, *figures.values()) for cut, figures in cells.items()]
+    return table(("log", "customers", *systems), rows)
 
 
 def per_thousand(figures: dict[str, float]) -> str:
@@ -242,7 +235,7 @@ def page() -> str:
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
     environment.globals |= {
         "load": load,
-        "learned_from": learned_from,
+        "small_shops": small_shops,
         "source": source,
         "protocol": protocol,
         "interval": interval,

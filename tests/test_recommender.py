@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,12 +121,18 @@ def test_by_margin_comes_first_what_earns_most(trained: Recommender) -> None:
         trained.recommend("u0", objective=Objective.MARGIN)
 
 
-def test_without_a_model_texts_alone_rank_and_it_is_said(untrained: Recommender) -> None:
+def test_without_a_model_counting_and_texts_rank_and_it_is_said(untrained: Recommender) -> None:
     slate = untrained.recommend("u0", k=3)[0]
     assert slate.status is SlateStatus.TEXT_ONLY
-    assert slate.degraded_reason == "no trained model: ranked by text similarity alone"
+    assert slate.degraded_reason == "no trained model: ranked by what this person bought, what sells and texts"
     assert kinds(slate) == {"tea"}
     assert slate.items[0].probability is None
+    bought = Counter(
+        untrained.dataset.items["item_id"][int(i)] for i in untrained.dataset.events.rows(np.array([0])).item
+    )
+    assert slate.items[0].item_id in bought, "a person's own habits lead"
+    new = untrained.recommend("u0", k=3, repeats=False)[0]
+    assert kinds(new) == {"tea"} and not bought.keys() & {item.item_id for item in new.items}
 
 
 def test_strangers_and_the_unwilling_get_what_is_popular(trained: Recommender) -> None:

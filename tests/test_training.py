@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -18,9 +18,9 @@ from recllm.base.stats.ranking import Truth
 from recllm.learn.features.candidates import CandidateCounts, Candidates
 from recllm.learn.features.collaborative import CollaborativeStatistics, ask
 from recllm.learn.features.item_vectors import DatedItemVectors, item_vectors
-from recllm.learn.features.pair_features import FEATURE_NAMES
+from recllm.learn.features.pair_features import FEATURE_NAMES, counting_score, sales
 from recllm.learn.training import scorer as training
-from recllm.learn.training.scorer import calibrate, fit_scorer, level, listwise
+from recllm.learn.training.scorer import calibrate, counting_share, fit_scorer, level, listwise
 from recllm.learn.training.windows import PastWindows, Window, sample_negatives, window_starts
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset
@@ -42,17 +42,44 @@ def test_a_shop_of_favourites_is_learned() -> None:
     assert fitted.metrics["ndcg@20_all"] > 0.85  # .58 before training
     assert [h["epoch"] for h in fitted.history] == [1, 2, 3][: len(fitted.history)]
     assert fitted.population.target == (Action.PURCHASE,)
-    assert len(fitted.notes) == 1 and "too few validation users (24)" in fitted.notes[0]
+    assert not fitted.notes and 0 < fitted.metrics["counting_share"] < 1
 
 
-def test_a_model_that_is_worse_than_what_sells_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_small_shop_learns_from_all_and_is_judged_by_users_that_the_judged_scorer_has_not_seen() -> None:
+    learned: list[tuple[set[int], int]] = []
+    real = training.learn
+
+    def learn(windows: list[Window], *arguments: Any) -> Any:
+        learned.append(({w.as_of for w in windows}, max(w.n for w in windows)))
+        return real(windows, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "learn", learn)
+        fit_scorer(DATA, vectors(DATA), None, QUICK)
+    (judged, _), (served, users) = learned
+    assert served - judged == {DATA.as_of - 14 * DAY} and users > 30  # of 40 users, of whom a fifth judged before
+
+
+def test_counting_orders_by_what_was_bought_then_by_what_sells_and_reads_texts_of_what_is_new() -> None:
+    rows = {"often": (2.0, 1.0, 0, 1), "once": (1.0, 1.0, 0.9, 1), "seller": (0, 3.0, 0, 0), "alike": (0, 3.0, 0.5, 0)}
+    rows |= {"nothing": (0, 0, 0, 0), "viewed": (0, 0, 0, 0)}
+    features = np.zeros((len(rows), len(FEATURE_NAMES)), np.float32)
+    columns = [FEATURE_NAMES.index(name) for name in ("count_120", "buyers_28", "text_nearest", "times")]
+    features[:, columns] = np.array(list(rows.values()))
+    features[list(rows).index("viewed"), FEATURE_NAMES.index("views")] = 1.0
+    best_seller = float(sales(np.expm1(3.0), 0.0))
+    order = np.argsort(-counting_score(features, best_seller))
+    assert [list(rows)[row] for row in order] == ["often", "once", "viewed", "alike", "seller", "nothing"]
+
+
+@pytest.mark.parametrize(("learned_is_right", "expected"), [(True, (0.0, 0.3)), (False, (0.7, 1.0))])
+def test_the_share_of_counting_is_what_the_window_asks_for(
+    learned_is_right: bool, expected: tuple[float, float]
 ) -> None:
-    monkeypatch.setattr(training, "evaluate", lambda *_: {"ndcg@20_all": 0.001, "ndcg@20_new": 0.001})
-    fitted = fit_scorer(DATA, vectors(DATA), None, QUICK)
-    (note,) = (note for note in fitted.notes if "worse than a list of what sells" in note)
-    assert "(NDCG@20 0.0010 against 0." in note
-    assert note in caplog.messages  # whoever calls fit from Python reads it without asking for the notes
+    window = _window(DATA, DATA.as_of - 14 * DAY)
+    logit = np.where(window.label, 0.3, -0.3) * (1 if learned_is_right else -1)
+    share, level, best_seller = counting_share(logit.astype(np.float32), window, np.random.default_rng(0))
+    assert expected[0] <= share <= expected[1] and np.isfinite(level) and best_seller > 0
 
 
 def test_one_seed_gives_one_model_and_leaves_the_callers_random_state_alone() -> None:
@@ -198,9 +225,10 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(monkeypatch: pytest
 
     monkeypatch.setattr(training, "_epoch", breaks)
     said: list[str] = []
-    fitted = fit_scorer(DATA, vectors(DATA), None, args, said.append)
-    assert len(fitted.history) == 1 and "not finite" in said[-1]
-    assert all(np.isfinite(v).all() for v in fitted.scorer.weights.values())
+    window = _window(DATA, DATA.as_of - 14 * DAY)
+    network, history, _ = training.learn([window], args, window, said.append)
+    assert len(history) == 1 and "not finite" in said[-1]
+    assert all(torch.isfinite(v).all() for v in network.state_dict().values())
     calls.append(1)
     with pytest.raises(DataError, match="not finite"):
         fit_scorer(DATA, vectors(DATA), None, args)
@@ -247,6 +275,7 @@ def _calibrated(logit: np.ndarray, label: np.ndarray, correction: np.ndarray) ->
     window = Window(
         indptr=np.array([0, n]),
         item=np.zeros(n, np.int32),
+        as_of=0,
         label=label,
         bought_before=label,
         correction=correction,

@@ -321,7 +321,7 @@ class SlateStatus(StrEnum):
     PERSONAL = "personal"
     """The trained score."""
     TEXT_ONLY = "text_only"
-    """No model was trained: the cosine of the texts alone."""
+    """No model was trained: what the user bought, what sells and texts that are alike."""
     UNKNOWN_USER = "unknown_user"
     """Nothing is known of this user: what is popular now."""
     NO_CONSENT = "no_consent"

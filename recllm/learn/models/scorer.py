@@ -1,5 +1,7 @@
 """f(User, Item) = a * cosine + MLP: the learned score, its file, and how it is computed without torch.
 
+In a small shop a share of the score is what counting says, as large as past windows ask for.
+
 The MLP reads small learned projections of both vectors, their product, and the standardised pair features. Vectors are
 projected once per user and once per item; only the small remainder is computed per pair. Training happens in
 `recllm.learn.models.scorer_network`, whose weights these are.
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from recllm.base.documents import json_value
 from recllm.base.errors import ModelError
 from recllm.base.stats.probabilities import sigmoid
+from recllm.learn.features.pair_features import counting_score
 from recllm.shop.data.interactions import distinct
 
 PART = "scorer"
@@ -80,6 +83,8 @@ class ScorerConfig:
     """Share of hidden units left out in training, [0, 1)."""
     parts: tuple[str, ...] = PARTS
     """Some of `PARTS`; with the cosine alone there is no MLP."""
+    counts: bool = False
+    """Whether counting is part of the score of items that sold, see `Scorer.with_counting`."""
     seed: int = 0
 
 
@@ -102,6 +107,11 @@ class Scorer:
     config: ScorerConfig
     weights: Mapping[str, NDArray[Any]]
     """By the names of `ScorerNetwork`'s state."""
+
+    def with_counting(self, share: float, level: float, best_seller: float) -> Scorer:
+        """The scorer whose logit of an item that sold is (1 - share) * logit + share * (`counting_score` + level)."""
+        counting = np.array([share, level, best_seller], np.float32)
+        return Scorer(replace(self.config, counts=True), {**self.weights, "counting": counting})
 
     @property
     def width(self) -> int:
@@ -133,6 +143,10 @@ class Scorer:
             sold = [columns[name] for name in config.sold_features or config.features]
             x = _standardised(features[rows][:, sold], w["mean"][sold], w["scale"][sold])
             mlp[rows] = self._heads("mlps", 0, users, items, user[rows], item[rows], x)
+            if config.counts:
+                share, level, best_seller = w["counting"].tolist()
+                counted = counting_score(features[rows], best_seller) + level
+                mlp[rows] += share * (counted - mlp[rows] - cosine_part[rows])
         rows = np.flatnonzero(never_sold)
         if len(rows) and config.sales and config.learned_arrivals:
             x = _standardised(features[rows], w["arrival_mean"], w["arrival_scale"])
@@ -370,6 +384,7 @@ def weight_shapes(config: ScorerConfig) -> dict[str, tuple[int, ...]]:
     n, width = len(config.features), config.heads * config.projection
     shapes: dict[str, tuple[int, ...]] = {"cosine_weight": (), "platt": (2,), "mean": (n,), "scale": (n,)}
     shapes |= {"arrival_mean": (n,), "arrival_scale": (n,), "newcomer": (len(config.newcomer_features) + 1,)}
+    shapes |= {"counting": (3,)} if config.counts else {}
     kinds = [("projection", "mlps", len(config.sold_features or config.features))]
     if config.sales and config.learned_arrivals:
         kinds.append(("arrival_projection", "arrival_mlps", n))

@@ -24,7 +24,7 @@ from recllm.text.encoder.hardware import Machine, this_machine
 from recllm.text.encoder.loading import DEFAULT_ENCODER
 from recllm.text.encoder.onnx import is_onnx_folder
 
-Mode = Literal["lora and scorer", "scorer", "zero-shot", "popularity"]
+Mode = Literal["lora and scorer", "scorer", "counting and texts"]
 
 CJK_SHARE = 0.05
 LORA_PEOPLE, LORA_PURCHASES, LORA_TEXTS = 1_000, 20_000, 500
@@ -130,12 +130,11 @@ def advise(
         "enough to teach the encoder what this shop's people find alike"
     )
     choices = [reader, *choices, sequence, Choice("lora", lora is not None, rule)]
-    mode: Mode = "zero-shot" if survey.items_with_text > 0 else "popularity"
+    mode: Mode = "counting and texts"
     if training is not None:
         mode = "scorer" if lora is None else "lora and scorer"
     else:
-        left = "zero-shot ranking by text" if mode == "zero-shot" else "what is popular"
-        choices.append(Choice("mode", mode, f"the log cannot be learned from, so {left} is offered"))
+        choices.append(Choice("mode", mode, "the log cannot be learned from"))
     return Advice(
         mode=mode,
         encoder=reader.value,

@@ -25,7 +25,16 @@ from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.base.stats.probabilities import log_odds, logistic_line
 from recllm.base.stats.ranking import average, ndcg
 from recllm.learn.features.candidates import CandidateCounts
-from recllm.learn.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
+from recllm.learn.features.pair_features import (
+    FEATURE_NAMES,
+    HISTORY,
+    NEWCOMER_FEATURES,
+    SALES,
+    SOLD_FEATURES,
+    TIMED,
+    counting_score,
+    sales,
+)
 from recllm.learn.models.scorer import Scorer, ScorerConfig, score_in_chunks
 from recllm.learn.models.scorer_network import ScorerNetwork
 from recllm.learn.models.sequence import SequenceArguments, SequenceModel
@@ -52,6 +61,12 @@ VALIDATION_USERS = 300
 """Users, at most a fifth of all, who are not learned from in the latest window: their whole candidate lists say after
 each round whether to go on, and calibrate the probability."""
 MIN_VALIDATION_USERS = 30  # with fewer buyers the last round is used, and the metrics are called rough
+SMALL_SHOP = 1_000
+"""Below this number of people all users of the latest window judge a scorer that has learned from the windows before,
+and a second one learns from all windows: a fifth of so few says nothing."""
+SMALL_SHOP_STEPS = 60  # in place of `min_steps`: more learned a small log by heart (`eval/LOG.md`)
+COUNTING_SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the score; of equal ones the first is taken
+SHARE_DRAWS = 200
 MIN_GAIN = 0.005  # of the summed NDCG; 300 users show no smaller difference than chance makes
 CALIBRATION_PRIOR = 10.0  # outcomes as strong as the pull of the probability's slope towards 1
 COLD_START_PRIOR = 1.0  # pull of the ranking for new users towards popularity
@@ -71,8 +86,8 @@ class FittedScorer:
     population: CollaborativeSettings
     candidates: CandidateCounts
     metrics: dict[str, float]
-    """NDCG@20 of the validation users of the latest window, after the epoch whose weights these are. The same users
-    chose the epoch and calibrated the probability, so the figures are somewhat too good."""
+    """NDCG@20 of the validation users of the latest window, after the epoch whose weights these are, and the share of
+    counting. The same users chose both and calibrated the probability, so the figures are somewhat too good."""
     history: tuple[dict[str, float], ...]
     """One entry per epoch."""
     notes: tuple[str, ...] = ()
@@ -80,12 +95,6 @@ class FittedScorer:
     interests: SequenceModel | None = None
 
 
-POPULARITY = "buyers_28"
-"""The feature by which a list of what sells is ordered."""
-WORSE_THAN_POPULAR = (
-    "on the validation users this model is worse than a list of what sells: look at the times of the log (steps that "
-    "are no days, one time for many orders), and serve it only if you know why"
-)
 UNTIMED = CollaborativeSettings(item_item_half_life_days=None, item_item_l2=500.0)
 """Of a log that knows only each user's order: its steps are no days that anything could be forgotten in."""
 
@@ -122,7 +131,8 @@ def fit_scorer(
     past = PastWindows(dataset, vectors, basics, args, population, settings, vectors_before)
     starts = window_starts(dataset, target, args)
     snapshots = _sequence_models(past, starts, interests, tell)
-    windows, validation, new_users = _windows(past, starts, snapshots, tell)
+    is_small = dataset.n_users < SMALL_SHOP and len(starts) > 1
+    windows, validation, new_users = _windows(past, starts, snapshots, tell, is_small)
     if not windows:
         raise DataError(
             f"in no window of {args.horizon_days} days did anybody buy a candidate item, so there is nothing to learn "
@@ -131,16 +141,58 @@ def fit_scorer(
     validation = validation or windows[0]
     if (n_buyers := validation.n_buyers) < MIN_VALIDATION_USERS:
         notes = (*notes, f"too few validation users ({n_buyers}): the metrics are rough, and the last round was used")
-    network, history, best = learn(windows, args, validation, tell, new_users)
-    sold_lately = validation.features[:, FEATURE_NAMES.index(POPULARITY)]
-    popular = list_quality(sold_lately, validation)["ndcg@20_all"]
-    if (reached := history[best]["ndcg@20_all"]) < popular:
-        warning = f"{WORSE_THAN_POPULAR} (NDCG@20 {reached:.4f} against {popular:.4f})"
-        logger.warning("%s", warning)
-        notes = (*notes, warning)
-    line = calibrate(predict(network, validation), validation, CALIBRATION_PRIOR)
-    network.platt.copy_(torch.from_numpy(line))
-    return FittedScorer(network.frozen(), population, settings, history[best], tuple(history), notes, snapshots[-1])
+    judged, history, best, scorer = _learned(windows, args, validation, tell, new_users, is_small)
+    logit, share = predict(judged, validation), 0.0
+    if args.timed:
+        share, level, best_seller = counting_share(logit, validation, np.random.default_rng(args.seed))
+        judged, scorer = (of.with_counting(share, level, best_seller) for of in (judged, scorer))
+        logit = predict(judged, validation)
+    metrics = history[best] | list_quality(logit, validation) | {"counting_share": share}
+    scorer.weights["platt"][:] = calibrate(logit, validation, CALIBRATION_PRIOR)
+    return FittedScorer(scorer, population, settings, metrics, tuple(history), notes, snapshots[-1])
+
+
+def _learned(
+    windows: list[Window],
+    args: ScorerTrainingSettings,
+    validation: Window,
+    tell: Progress,
+    new_users: Sequence[Window],
+    is_small: bool,
+) -> tuple[Scorer, list[dict[str, float]], int, Scorer]:
+    """The scorer that `validation` judges, its history and best round, and the scorer to serve.
+
+    They are the same but in a small shop, whose scorer to serve has learned from the users who judged, too.
+    """
+    older = [w for w in windows if w.as_of < validation.as_of]
+    if not (is_small and older):
+        network, history, best = learn(windows, args, validation, tell, new_users)
+        return network.frozen(), history, best, network.frozen()
+    args = args.model_copy(update={"min_steps": min(args.min_steps, SMALL_SHOP_STEPS)})
+    network, history, best = learn(older, args, validation, tell, [w for w in new_users if w.as_of < validation.as_of])
+    tell("again, with the latest window")
+    served, _, _ = learn(windows, args.model_copy(update={"epochs": best + 1}), None, tell, new_users)
+    return network.frozen(), history, best, served.frozen()
+
+
+def counting_share(logit: Floats, window: Window, rng: np.random.Generator) -> tuple[float, float, float]:
+    """How much of the score counting is to be, its level, and the best seller that it compares with.
+
+    The share is the mean of those that are best for the users of the window, drawn with repeats (bagging, Breiman
+    1996): clear windows decide, and where they say nothing, the score is half of each.
+    """
+    columns = {name: window.features[:, FEATURE_NAMES.index(name)] for name in ("buyers_28", "buyers_91")}
+    best_seller = float(sales(*(np.expm1(column) for column in columns.values())).max())
+    counted = counting_score(window.features, best_seller)
+    # exp(logit) is an expected number of purchases
+    level = float(np.log(max(window.label.sum(), 1) / np.exp(counted + window.correction, dtype=np.float64).sum()))
+    shares, quality = np.array(COUNTING_SHARES), np.zeros((len(COUNTING_SHARES), window.n))
+    for share, of_users in zip(shares, quality, strict=True):
+        for ndcg_of_list in ndcg_of_users((1 - share) * logit + share * (counted + level), window).values():
+            of_users += np.nan_to_num(ndcg_of_list)
+    draws = rng.integers(window.n, size=(SHARE_DRAWS, window.n))
+    best = [int(np.argmax(quality[:, users].sum(axis=1))) for users in draws]
+    return float(shares[best].mean()), level, best_seller
 
 
 def _sequence_models(
@@ -167,7 +219,7 @@ def _sequence_models(
 
 
 def _windows(
-    past: PastWindows, starts: list[int], snapshots: Sequence[SequenceModel | None], tell: Progress
+    past: PastWindows, starts: list[int], snapshots: Sequence[SequenceModel | None], tell: Progress, is_small: bool
 ) -> tuple[list[Window], Window | None, list[Window]]:
     """What to learn from, latest first, the validation users of the latest window, and users without their history."""
     args, new_item_starts = past.args, list[int]()
@@ -183,7 +235,8 @@ def _windows(
         new_items = past.new_items(population) if number < len(new_item_starts) else None
         if number >= len(starts):
             return None, new_items, None, None
-        window, validation = past.window(population, n_validation=0 if number else VALIDATION_USERS)
+        n_validation = SMALL_SHOP if is_small else VALIDATION_USERS
+        window, validation = past.window(population, n_validation=0 if number else n_validation, overlap=is_small)
         return window, new_items, past.new_users(population) if args.timed else None, validation
 
     parts = []
@@ -200,14 +253,14 @@ def _windows(
 def learn(
     windows: list[Window],
     args: ScorerTrainingSettings,
-    validation: Window,
+    validation: Window | None,
     tell: Progress,
     new_users: Sequence[Window] = (),
 ) -> tuple[ScorerNetwork, list[dict[str, float]], int]:
     """Train from scratch; the network with the weights of the best round, the metrics of all, and which it is.
 
-    new_users: windows of users without their history. A loss that is not finite ends training with the last good
-    state.
+    validation: None for the last round. new_users: windows of users without their history. A loss that is not finite
+    ends training with the last good state.
     """
     network = _untrained(windows, args, new_users)
     rng = np.random.default_rng(args.seed)
@@ -231,11 +284,13 @@ def learn(
         if not np.isfinite(loss):
             tell(f"epoch {epoch + 1}: the loss is not finite; the last good state is used")
             break
-        history.append({"epoch": epoch + 1.0, "loss": float(loss), **evaluate(network, validation)})
+        quality = list_quality(predict(network.frozen(), validation), validation) if validation else {}
+        history.append({"epoch": epoch + 1.0, "loss": float(loss), **quality})
         tell(", ".join(f"{name} {value:.4g}" for name, value in history[-1].items()))
         # later rounds have the lower learning rate: only a clearly better earlier one is preferred to them
-        goals = [metrics["ndcg@20_all"] + metrics["ndcg@20_new"] for metrics in history]
-        if best < 0 or validation.n_buyers < MIN_VALIDATION_USERS or goals[epoch] > goals[best] - MIN_GAIN:
+        goals = [metrics.get("ndcg@20_all", 0) + metrics.get("ndcg@20_new", 0) for metrics in history]
+        says_little = validation is None or validation.n_buyers < MIN_VALIDATION_USERS
+        if best < 0 or says_little or goals[epoch] > goals[best] - MIN_GAIN:
             weights, best = {name: value.clone() for name, value in network.state_dict().items()}, epoch
         elif epoch - best >= PATIENCE:
             break
@@ -382,26 +437,23 @@ def _log_total(corrected: Tensor, user: Tensor, n: int) -> Tensor:
     return torch.log(torch.zeros(n).index_add(0, user, torch.exp(corrected - top[user])).clamp(min=1e-30)) + top
 
 
-def predict(network: ScorerNetwork, window: Window) -> Floats:
+def predict(scorer: Scorer, window: Window) -> Floats:
     """Logits (n_pairs,) of a window."""
-    scorer = network.frozen()
     users, items = scorer.project(window.user_vectors), scorer.project(window.item_vectors)
     pairs = (window.user, window.vector_row, window.cosine, window.features)
     return np.asarray(score_in_chunks(scorer.score, users, items, *pairs).logit)
 
 
-def evaluate(network: ScorerNetwork, window: Window) -> dict[str, float]:
-    """`list_quality` of the network's order."""
-    return list_quality(predict(network, window), window)
-
-
 def list_quality(logit: Floats, window: Window) -> dict[str, float]:
-    """NDCG@20 over the window's candidates, (n_pairs,) in the order of these scores, against everything the users
-    bought: all items, and those new to them.
+    """Mean of `ndcg_of_users` over the users with anything to find; 0 without any."""
+    figures = ndcg_of_users(logit, window)
+    return {f"ndcg@20_{name}": float(np.nan_to_num(average(per_user))) for name, per_user in figures.items()}
 
-    Mean over the users with anything to find; 0 without any.
-    """
-    k, metrics = 20, {}
+
+def ndcg_of_users(logit: Floats, window: Window) -> dict[str, NDArray[np.float64]]:
+    """NDCG@20 of each user, (n_users,), over the window's candidates in the order of these scores, (n_pairs,), against
+    everything that they bought ("all"), and what of it is new to them ("new"); NaN without anything to find."""
+    k, figures = 20, {}
     new_logit = np.where(window.bought_before, -np.inf, logit)
     for name, score, truth in (("all", logit, window.bought), ("new", new_logit, window.discovered)):
         order = np.lexsort((window.item, -score, window.user))
@@ -409,8 +461,8 @@ def list_quality(logit: Floats, window: Window) -> dict[str, float]:
         listed = (rank < k) & np.isfinite(score[order])
         lists = np.full((window.n, k), -1, np.int32)
         lists[window.user[listed], rank[listed]] = window.item[order[listed]]
-        metrics[f"ndcg@{k}_{name}"] = float(np.nan_to_num(average(ndcg(lists, truth, k))))
-    return metrics
+        figures[name] = ndcg(lists, truth, k)
+    return figures
 
 
 def calibrate(logit: Floats, window: Window, prior: float) -> Floats:

@@ -86,6 +86,8 @@ def window_starts(
 class Window(Pairs):
     """Pairs of users and items to learn from."""
 
+    as_of: int
+    """Its start, epoch seconds."""
     label: NDArray[np.bool_]
     """Bought in the window; (n_pairs,), as are all down to `cosine`."""
     bought_before: NDArray[np.bool_]
@@ -171,11 +173,14 @@ class PastWindows:
         past, vectors = self.dataset.before(start), self.vectors_at(start)
         return sample_statistics(past, vectors, self.collaborative, self.basics, interests, self.facets)
 
-    def window(self, population: CollaborativeStatistics, *, n_validation: int = 0) -> tuple[Window, Window | None]:
+    def window(
+        self, population: CollaborativeStatistics, *, n_validation: int = 0, overlap: bool = False
+    ) -> tuple[Window, Window | None]:
         """The window after `population`, sampled, and `n_validation` other users of it with all their candidates.
 
         Users to learn from bought something. Validation users may have bought nothing, as anybody may, or else the
-        probability would be that of users who are known to come back.
+        probability would be that of users who are known to come back. They are a fifth of all at most; with `overlap`
+        they may be all, and users to learn from as well.
         """
         args, start = self.args, population.as_of
         past, truth = self.dataset.before(start), self._truth(start)
@@ -183,8 +188,10 @@ class PastWindows:
         rng = np.random.default_rng([args.seed, start])
         buyers = np.unique(truth.user[allowed[truth.key]])
         everybody = np.union1d(buyers, np.flatnonzero(np.diff(past.events.indptr)))
-        validation = np.sort(rng.permutation(everybody)[: min(n_validation, len(everybody) // 5)])
-        learned = np.sort(rng.permutation(np.setdiff1d(buyers, validation))[: self.users_per_window])
+        n_validation = n_validation if overlap else min(n_validation, len(everybody) // 5)
+        validation = np.sort(rng.permutation(everybody)[:n_validation])
+        others = buyers if overlap else np.setdiff1d(buyers, validation)
+        learned = np.sort(rng.permutation(others)[: self.users_per_window])
         window = self._pairs(population, learned, truth, allowed, self.negatives, rng)
         return window, self._pairs(population, validation, truth, allowed, None, rng) if len(validation) else None
 
@@ -264,6 +271,7 @@ class PastWindows:
         return Window(
             indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             item=item,
+            as_of=population.as_of,
             label=label,
             bought_before=bought_before,
             correction=correction,

@@ -1,6 +1,7 @@
 """The best items for users: candidates, features, score, top k, in blocks of users so that memory stays bounded.
 
-Without a scorer, pairs are scored by the cosine of the two texts alone, less the item's `text_centrality`.
+Without a scorer, pairs are scored by `counting_score` and, of items that a person never bought, by the cosine of the
+two texts, less the item's `text_centrality`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from recllm.base.errors import ModelError, UsageError
 from recllm.base.schema import COST_NAMES, MARGIN_NAMES, Objective
 from recllm.learn.features.candidates import CandidateCounts, Candidates, candidates, explicit
 from recllm.learn.features.collaborative import WINDOW_DAYS, CollaborativeStatistics, UserBatch, ask
-from recllm.learn.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
+from recllm.learn.features.pair_features import (
+    FEATURE_NAMES,
+    SOLD_FEATURES,
+    counting_score,
+    pair_cosine,
+    pair_features,
+    sales,
+)
 from recllm.learn.models.scorer import ItemProjections, Scorer, score_in_chunks
 from recllm.shop.data.dataset import Events
 from recllm.shop.data.interactions import Floats, Ints, Pairs
@@ -36,7 +44,7 @@ USERS_AT_ONCE = 128
 """Users of a block, at most: what is computed of their pairs on the way stays in the cache."""
 
 TEXT_CANDIDATES = 100
-"""Nearest texts that are candidates where texts are all there is to rank by."""
+"""Nearest texts that are candidates where no scorer ranks."""
 
 
 Runs = tuple[Ints, NDArray[np.integer]]
@@ -44,8 +52,8 @@ Runs = tuple[Ints, NDArray[np.integer]]
 
 
 class ScoredPairs(NamedTuple):
-    """Float32 (n_pairs,) each; logit = a * cosine + mlp, and a calibrated probability in (0, 1). Without a scorer the
-    logit is the centred cosine, and the others are NaN."""
+    """Float32 (n_pairs,) each; logit = a * cosine + mlp, and a calibrated probability in (0, 1). Without a scorer `mlp`
+    and `probability` are NaN."""
 
     cosine: Floats
     mlp: Floats
@@ -115,7 +123,7 @@ class ItemRanker:
     """Scores pairs of users and items, and finds the best items for users."""
 
     scorer: Scorer | None
-    """None scores by the cosine of the two texts alone."""
+    """None scores by counting and texts."""
     population: CollaborativeStatistics
     candidates: CandidateCounts = field(default_factory=CandidateCounts)
     projections: ItemProjections | None = None
@@ -216,7 +224,11 @@ class ItemRanker:
             unknown = np.full_like(cosine, np.nan)
             is_told = np.any(batch.vectors.user, axis=1)[pairs.user]  # of others all cosines are 0
             centred = cosine - population.text_centrality[pairs.item] * is_told
-            return ScoredPairs(np.clip(cosine, -1, 1), unknown, centred, unknown)
+            features = pair_features(batch, pairs, narrow=True)
+            is_new = features[:, FEATURE_NAMES.index("times")] == 0
+            best_seller = sales(population.stats.buyers_28, population.stats.buyers_91).max()
+            logit = counting_score(features, float(best_seller)) + centred * is_new
+            return ScoredPairs(np.clip(cosine, -1, 1), unknown, logit, unknown)
         if scorer.config.features != FEATURE_NAMES:
             raise ModelError("the model was trained on other pair features than this version computes; train again")
         narrow = bool(scorer.config.sold_features) and set(scorer.config.sold_features) <= set(SOLD_FEATURES)

@@ -3,7 +3,7 @@
     recommender = Recommender(dataset, encoder).fit()
     slate = recommender.recommend("ann", k=10)[0]
 
-The ladder, each step named by the slate's `status`: the trained score; without a model, the cosine of texts alone;
+The ladder, each step named by the slate's `status`: the trained score; without a model, counting and texts;
 without anything known of the user, or without their consent, what is popular now.
 """
 
@@ -153,7 +153,7 @@ class Recommender:
 
     @property
     def ranker(self) -> ItemRanker:
-        """What scores users and items: the model's scorer, or the cosine of texts without a model."""
+        """What scores users and items: the model's scorer, or counting and texts without a model."""
         if self.model is None:
             return ItemRanker(None, self.population)
         scorer, vectors = self.model.scorer, self.population.item_vectors

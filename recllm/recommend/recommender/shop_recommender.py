@@ -58,7 +58,7 @@ def usable_version(workspace: Workspace) -> str | None:
     try:
         check_usable(workspace.models_dir, version)
     except ModelError as error:
-        logger.warning("ranked by text alone: %s", error)
+        logger.warning("ranked by counting and texts: %s", error)
         return None
     return version
 
@@ -86,8 +86,8 @@ def open_recommender(
     A published model is opened with its newest serving state, or with the one of the name `state`, and the history of
     each user who is asked for is read by key.
     everybody: `Recommender.dataset` holds all people, for jobs over them. recompute: count everything again from the
-    store, which is slow, and what a state is compared with. Without a trained model, slates rank by text alone and say
-    so.
+    store, which is slow, and what a state is compared with. Without a trained model, slates rank by counting and texts,
+    and say so.
     """
     gate, names = workspace.gate(), workspace.pseudonymiser()
     version = version or usable_version(workspace)

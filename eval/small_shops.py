@@ -1,0 +1,128 @@
+"""What a shop of few customers gets:  python eval/small_shops.py --parts DIR -o eval/results/small-shops.json
+
+Cuts of Complete Journey (simulated from real shopping patterns, by its package's own word) and UCI Online Retail:
+people drawn at random with all their purchases, the items that they bought and as many others. The four weeks of
+cj-next28 and or-next28 are held out; NDCG@20. recllm is what `recllm advise` proposes for the cut, recllm-untrained
+what a shop has before any training. `ahead` is recllm less the best simple system of each cut, with the paired
+bootstrap's interval over people; that peer is chosen by the held-out weeks themselves, which favours it.
+
+Each cut's figures stay in --parts, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from inputs import default_encoder, finish, finished_parts, peer_settings, script_parser
+from peers import PEERS
+from published import BENCHMARKS
+
+from recllm.recommend.evaluation.protocols import ALL, NEW, OURS, EvaluationWindow
+from recllm.recommend.evaluation.report import evaluate
+from recllm.recommend.evaluation.systems import TrainingRecipe, advised_recipe, fit_recipe, make_systems, served_system
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.data.dataset import Dataset
+
+LOGS = ("cj-next28", "or-next28")
+SIMPLE = ("popular-recent", "personal-frequency", "user-knn", "tifu-knn")
+PEOPLE = (25, 50, 100, 200, 400, 800)
+"""Customers of a cut."""
+UNTRAINED = "recllm-untrained"
+
+
+def main() -> None:
+    parser = script_parser(__doc__, "data", "cache")
+    parser.add_argument("--parts", type=Path, required=True, help="folder of the figures of finished cuts")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--people", type=int, nargs="+", default=PEOPLE)
+    args = parser.parse_args()
+    cuts = {
+        f"{log}-{people}-{seed}": (log, people, seed)
+        for people in args.people
+        for log in LOGS
+        for seed in range(args.seeds)
+    }
+    done = finished_parts(args.parts, cuts, lambda name: measure(args, *cuts[name]))
+    figures = [part["figures"] for part in done.values()]
+    rows = [{key: cut[key] for key in ("log", "people", "seed")} | row for cut in figures for row in cut["rows"]]
+    record = {
+        "protocol": "small-shops",
+        "seeds": list(range(args.seeds)),
+        "data_hash": {name: part["figures"]["data_hash"] for name, part in done.items()},
+        "rows": rows,
+        "means": list(means(rows)),
+        "ahead": [{key: cut[key] for key in ("log", "people", "seed")} | cut["ahead"] for cut in figures],
+        "train_cpu_seconds": {
+            str(people): round(mean(cut["train_cpu_seconds"] for cut in figures if cut["people"] == people), 1)
+            for people in args.people
+        },
+        "commits": sorted({part["commit"] for part in done.values()}),
+    }
+    finish(record, args.output)
+
+
+def measure(args: Namespace, log: str, people: int, seed: int) -> dict[str, Any]:
+    window, encoder = cut(args, log, people, seed), default_encoder(args)
+    untrained = Recommender(window.fit_on, encoder).warm()
+    began = time.process_time()
+    recipe: TrainingRecipe = advised_recipe(window.fit_on, encoder, seed=seed)
+    trained = fit_recipe(window.fit_on, encoder, recipe, None)
+    seconds = time.process_time() - began
+    systems = {OURS: served_system(trained), UNTRAINED: served_system(untrained)}
+    systems |= make_systems(SIMPLE, settings=peer_settings(log), seed=seed, further=PEERS)
+    report = evaluate(window, systems, k=20, seed=seed)
+    ahead = {
+        d.slice: {"peer": d.peer, "mean": d.mean, "low": d.low, "high": d.high}
+        for d in report.differences
+        if d.metric == "ndcg@20" and d.peer == report.extra["best_peers"][d.slice]
+    }
+    assert trained.model is not None
+    return {
+        "log": log,
+        "people": people,
+        "seed": seed,
+        "data_hash": window.data_hash,
+        "rows": [
+            {"system": name, "all": scores[ALL]["ndcg@20"], "new": scores[NEW]["ndcg@20"]}
+            for name, scores in report.systems.items()
+        ],
+        "ahead": ahead,
+        "counting_share": float(trained.model.scorer.weights["counting"][0]),
+        "train_cpu_seconds": round(seconds, 1),
+    }
+
+
+def cut(args: Namespace, log: str, people: int, seed: int) -> EvaluationWindow:
+    """The window of a protocol, of a few people who bought before it."""
+    benchmark, rng = BENCHMARKS[log], np.random.default_rng([seed, people])
+    data = benchmark.read(args.data)
+    dataset = data if isinstance(data, Dataset) else data.dataset()
+    known = benchmark.window(dataset).fit_on
+    ids = known.users["user_id"].filter(np.diff(known.events.indptr) > 0)
+    users = np.sort(dataset.user_rows(ids.gather(rng.permutation(len(ids))[:people])))
+    events = dataset.events.rows(users)
+    bought = np.zeros(dataset.n_items, bool)
+    bought[events.item] = True
+    others = rng.permutation(np.flatnonzero(~bought))[: bought.sum()]
+    bought[others] = True
+    part = replace(dataset, users=dataset.users[users], events=events).with_items(bought)
+    return benchmark.window(part).only((ALL, NEW))
+
+
+def means(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Over seeds."""
+    for log, people, system in dict.fromkeys((row["log"], row["people"], row["system"]) for row in rows):
+        cell = [row for row in rows if (row["log"], row["people"], row["system"]) == (log, people, system)]
+        figures = {name: round(mean(row[name] for row in cell), 6) for name in ("all", "new")}
+        yield {"log": log, "people": people, "system": system, **figures}
+
+
+if __name__ == "__main__":
+    main()
