@@ -133,7 +133,7 @@ def names(slate: Slate) -> list[str]:
 
 def test_a_person_decides_among_what_words_fit_alike(recommender: Recommender) -> None:
     slate = ask(recommender, "green tea", user="u00", k=12, vectors_weight=0.0)
-    assert slate.status == "text_only" and slate.degraded_reason == "no trained model: ranked by text similarity alone"
+    assert slate.status == "text_only" and "no trained model" in (slate.degraded_reason or "")
     by_score = recommender.recommend("u00", k=12, allow=names(slate), explain=False)[0]
     assert names(slate) == names(by_score) and {item.served_by for item in slate.items} == {("words", "vectors")}
     nobody = ask(recommender, "green tea", k=12, vectors_weight=0.0)

@@ -145,8 +145,8 @@ class Scorer:
             mlp[rows] = self._heads("mlps", 0, users, items, user[rows], item[rows], x)
             if config.counts:
                 share, level, best_seller = w["counting"].tolist()
-                counted = counting_score(features[rows], best_seller) + level
-                mlp[rows] += share * (counted - mlp[rows] - cosine_part[rows])
+                counting = counting_score(features[rows], best_seller) + level
+                mlp[rows] += share * (counting - mlp[rows] - cosine_part[rows])
         rows = np.flatnonzero(never_sold)
         if len(rows) and config.sales and config.learned_arrivals:
             x = _standardised(features[rows], w["arrival_mean"], w["arrival_scale"])

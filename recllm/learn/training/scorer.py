@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from torch import Tensor
 from recllm.base.errors import DataError
 from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.base.stats.probabilities import log_odds, logistic_line
-from recllm.base.stats.ranking import average, ndcg
 from recllm.learn.features.candidates import CandidateCounts
 from recllm.learn.features.pair_features import (
     FEATURE_NAMES,
@@ -39,13 +37,10 @@ from recllm.learn.models.scorer import Scorer, ScorerConfig, score_in_chunks
 from recllm.learn.models.scorer_network import ScorerNetwork
 from recllm.learn.models.sequence import SequenceArguments, SequenceModel
 from recllm.learn.models.sequence_network import learn_sequence_model
-from recllm.learn.training.windows import PastWindows, Window, choose_target, window_starts
+from recllm.learn.training.windows import PastWindows, Window, choose_target, list_quality, ndcg_of_users, window_starts
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.shop.data.interactions import Floats, Ints, within_limits
 from recllm.text.encoder.hardware import workers
-
-if TYPE_CHECKING:
-    from recllm.learn.training.windows import Window
 
 NEW_ITEM_WINDOWS = 6  # past windows whose new items, which never sold before, are learned
 DISCOVERY_WEIGHT = 1.0  # of the loss over items that are new to the user; the loss over all weighs 1
@@ -183,12 +178,12 @@ def counting_share(logit: Floats, window: Window, rng: np.random.Generator) -> t
     """
     columns = {name: window.features[:, FEATURE_NAMES.index(name)] for name in ("buyers_28", "buyers_91")}
     best_seller = float(sales(*(np.expm1(column) for column in columns.values())).max())
-    counted = counting_score(window.features, best_seller)
+    counting = counting_score(window.features, best_seller)
     # exp(logit) is an expected number of purchases
-    level = float(np.log(max(window.label.sum(), 1) / np.exp(counted + window.correction, dtype=np.float64).sum()))
+    level = float(np.log(max(window.label.sum(), 1) / np.exp(counting + window.correction, dtype=np.float64).sum()))
     shares, quality = np.array(COUNTING_SHARES), np.zeros((len(COUNTING_SHARES), window.n))
     for share, of_users in zip(shares, quality, strict=True):
-        for ndcg_of_list in ndcg_of_users((1 - share) * logit + share * (counted + level), window).values():
+        for ndcg_of_list in ndcg_of_users((1 - share) * logit + share * (counting + level), window).values():
             of_users += np.nan_to_num(ndcg_of_list)
     draws = rng.integers(window.n, size=(SHARE_DRAWS, window.n))
     best = [int(np.argmax(quality[:, users].sum(axis=1))) for users in draws]
@@ -442,27 +437,6 @@ def predict(scorer: Scorer, window: Window) -> Floats:
     users, items = scorer.project(window.user_vectors), scorer.project(window.item_vectors)
     pairs = (window.user, window.vector_row, window.cosine, window.features)
     return np.asarray(score_in_chunks(scorer.score, users, items, *pairs).logit)
-
-
-def list_quality(logit: Floats, window: Window) -> dict[str, float]:
-    """Mean of `ndcg_of_users` over the users with anything to find; 0 without any."""
-    figures = ndcg_of_users(logit, window)
-    return {f"ndcg@20_{name}": float(np.nan_to_num(average(per_user))) for name, per_user in figures.items()}
-
-
-def ndcg_of_users(logit: Floats, window: Window) -> dict[str, NDArray[np.float64]]:
-    """NDCG@20 of each user, (n_users,), over the window's candidates in the order of these scores, (n_pairs,), against
-    everything that they bought ("all"), and what of it is new to them ("new"); NaN without anything to find."""
-    k, figures = 20, {}
-    new_logit = np.where(window.bought_before, -np.inf, logit)
-    for name, score, truth in (("all", logit, window.bought), ("new", new_logit, window.discovered)):
-        order = np.lexsort((window.item, -score, window.user))
-        rank = np.arange(len(order)) - window.indptr[window.user]
-        listed = (rank < k) & np.isfinite(score[order])
-        lists = np.full((window.n, k), -1, np.int32)
-        lists[window.user[listed], rank[listed]] = window.item[order[listed]]
-        figures[name] = ndcg(lists, truth, k)
-    return figures
 
 
 def calibrate(logit: Floats, window: Window, prior: float) -> Floats:

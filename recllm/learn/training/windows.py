@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recllm.base.errors import DataError
 from recllm.base.schema import Action
 from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
-from recllm.base.stats.ranking import Truth
+from recllm.base.stats.ranking import Truth, average, ndcg
 from recllm.learn.features.candidates import CandidateCounts, Candidates, candidates, explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics, ask
 from recllm.learn.features.pair_features import FEATURE_NAMES, SALES, pair_cosine, pair_features
@@ -190,8 +190,8 @@ class PastWindows:
         everybody = np.union1d(buyers, np.flatnonzero(np.diff(past.events.indptr)))
         n_validation = n_validation if overlap else min(n_validation, len(everybody) // 5)
         validation = np.sort(rng.permutation(everybody)[:n_validation])
-        others = buyers if overlap else np.setdiff1d(buyers, validation)
-        learned = np.sort(rng.permutation(others)[: self.users_per_window])
+        buyers = buyers if overlap else np.setdiff1d(buyers, validation)
+        learned = np.sort(rng.permutation(buyers)[: self.users_per_window])
         window = self._pairs(population, learned, truth, allowed, self.negatives, rng)
         return window, self._pairs(population, validation, truth, allowed, None, rng) if len(validation) else None
 
@@ -289,6 +289,27 @@ class PastWindows:
         in_window = e.select((e.at >= start) & (e.at < start + self.args.horizon_days * DAY))
         after = of_actions(in_window, self.collaborative.target)
         return Tally.of(after.user, after.item, self.dataset.n_items)
+
+
+def list_quality(logit: Floats, window: Window) -> dict[str, float]:
+    """Mean of `ndcg_of_users` over the users with anything to find; 0 without any."""
+    figures = ndcg_of_users(logit, window)
+    return {f"ndcg@20_{name}": float(np.nan_to_num(average(per_user))) for name, per_user in figures.items()}
+
+
+def ndcg_of_users(logit: Floats, window: Window) -> dict[str, NDArray[np.float64]]:
+    """NDCG@20 of each user, (n_users,), over the window's candidates in the order of these scores, (n_pairs,), against
+    everything that they bought ("all"), and what of it is new to them ("new"); NaN without anything to find."""
+    k, figures = 20, {}
+    new_logit = np.where(window.bought_before, -np.inf, logit)
+    for name, score, truth in (("all", logit, window.bought), ("new", new_logit, window.discovered)):
+        order = np.lexsort((window.item, -score, window.user))
+        rank = np.arange(len(order)) - window.indptr[window.user]
+        listed = (rank < k) & np.isfinite(score[order])
+        lists = np.full((window.n, k), -1, np.int32)
+        lists[window.user[listed], rank[listed]] = window.item[order[listed]]
+        figures[name] = ndcg(lists, truth, k)
+    return figures
 
 
 def sample_negatives(

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.base.documents import plain
-from recllm.base.errors import DataError, MissingExtraError, NotFittedError, UsageError
+from recllm.base.errors import DataError, MissingExtraError, UsageError
 from recllm.base.schema import Encoder
 from recllm.learn.features.candidates import CandidateCounts
 from recllm.recommend.evaluation import baselines
@@ -206,14 +206,12 @@ def learned_system(
 
 
 def served_system(recommender: Recommender, *, popularity_weight: float = 0.0) -> System:
-    """A trained recommender as it is served; it must have been trained on the window's own past.
+    """A recommender as it is served, trained on the window's own past or on nothing.
 
     The caller makes the window from the recommender's dataset, so that both have the same rows.
     """
-    model = recommender.model
-    if model is None:
-        raise NotFittedError("the recommender is not trained; call fit first")
-    settings = {"encoder": model.encoder, "model_version": model.version, "popularity_weight": popularity_weight}
+    version = recommender.model.version if recommender.model else None
+    settings = {"encoder": recommender.encoder.name, "model_version": version, "popularity_weight": popularity_weight}
     return System(rank=_ranker(recommender, popularity_weight), settings=settings)
 
 
