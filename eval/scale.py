@@ -137,15 +137,13 @@ def publish(folder: Path, model_folder: Path) -> dict[str, Any]:
     return {"seconds": round(time.perf_counter() - began, 1)}
 
 
-def refresh_state(folder: Path, engine: str, workers: int) -> dict[str, Any]:
+def refresh_state(folder: Path) -> dict[str, Any]:
     from recllm.recommend.recommender.shop_recommender import refresh
-    from recllm.shop.data.engines import Engine, open_workers, spread_over
-    from recllm.shop.data.event_files import in_turn
     from recllm.shop.workspace.workspace import Workspace
 
     began = time.perf_counter()
-    with closing(Workspace.open(folder / "shop")) as shop, open_workers(Engine(engine), workers) as opened:
-        refresh(shop, spread=in_turn if engine == Engine.HERE else spread_over(opened))
+    with closing(Workspace.open(folder / "shop")) as shop:
+        refresh(shop)
     return {"seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -247,7 +245,7 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
     options += [] if only is None else ["--only", str(only)]
     night = {
         "ingest": step("ingest", folder, "--file", "day.parquet"),
-        "refresh": step("refresh", folder, "--engine", "here", "--workers", "1"),
+        "refresh": step("refresh", folder),
         "everybody": step("everybody", folder, *options),
     }
     for file in ("log.parquet", "day.parquet"):
@@ -261,7 +259,6 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
         "night": night,
         "night_s": None if only is not None else round(sum(part["seconds"] for part in night.values()), 1),
         "answers": answered,
-        "refresh_by_two": step("refresh", folder, "--engine", "processes", "--workers", "2"),
         "top": step("top", folder) if copies == 1 else None,
         "store_mib": round(sum(f.stat().st_size for f in (folder / "shop").glob("store.sqlite*")) / 2**20),
     }
@@ -299,7 +296,6 @@ def summary(parts: dict[str, Any]) -> dict[str, Any]:
             for job, figures, names in (
                 ("ingest", part["loaded"], ("rows_per_s", "rows_per_cpu_s", "peak_mib")),
                 ("refresh", part["night"]["refresh"], ("peak_mib", "seconds")),
-                ("refresh_by_two", part["refresh_by_two"], ("peak_mib", "seconds")),
             )
         },
         "nightly": {
@@ -332,7 +328,6 @@ def main() -> None:
             "write": (args.copies,),
             "ingest": (args.file,),
             "publish": (args.model,),
-            "refresh": (args.engine, args.workers),
             "everybody": (args.shards, args.engine, args.workers, args.name or "slates", args.only),
         }
         figures = STEPS[args.step](Path(args.folder), *options.get(args.step, ()))  # type: ignore[operator]

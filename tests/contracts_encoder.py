@@ -47,10 +47,5 @@ def _shape_and_length(encoder: Encoder, rows: np.ndarray) -> None:
 
 
 def _length_does_not_break(encoder: Encoder) -> None:
-    counts = encoder.count_tokens(TEXTS)
-    assert counts == [encoder.count_tokens([text])[0] for text in TEXTS] and encoder.count_tokens([]) == []
-    assert counts[1] == 2, "an empty text has the two special tokens"
-    assert 3 <= counts[3] < counts[2]
-    long = "milk " * (3 * encoder.max_tokens)
-    assert encoder.count_tokens([long])[0] > encoder.max_tokens, "counted before any cut"
+    long = "milk " * 2_000
     np.testing.assert_allclose(np.linalg.norm(encoder.encode([long, "milk"]), axis=1), 1, atol=1e-5)

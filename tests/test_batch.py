@@ -16,20 +16,15 @@ import pytest
 from conftest import Command
 from service_world import LAST_DAY, build_shop
 
-from recllm.base.errors import DataError, GenerationError, MissingExtraError, NotFittedError, RecllmError, UsageError
+from recllm.base.errors import DataError, GenerationError, MissingExtraError, NotFittedError, UsageError
 from recllm.base.schema import Purpose, SlateStatus
 from recllm.market.audiences.audience import audience_of_workspace
 from recllm.market.batch.plan import PLAN, BatchRun, BatchTask, shard_numbers
 from recllm.market.batch.run import DONE, read_batch, run_batch, work_on
-from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, ITEMS, PEOPLE_STATE, map_arrays
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
-from recllm.recommend.recommender.shop_states import states
-from recllm.shop.data.dataset import utc
-from recllm.shop.data.engines import Engine, connect, import_ray, open_workers, spread_over
-from recllm.shop.data.event_files import in_turn
+from recllm.shop.data.engines import Engine, connect, import_ray, open_workers
 from recllm.shop.ingest.workspace_load import load_file
-from recllm.shop.workspace import privacy as privacy_module
-from recllm.shop.workspace.workspace import Workspace, overridden, present
+from recllm.shop.workspace.workspace import Workspace, overridden
 from recllm.text.generator import locate
 
 SHARDS, PEOPLE = 5, 60
@@ -263,42 +258,6 @@ def test_every_engine_writes_the_same_bytes(
         run = plan(shop, folder, task, **options)
         assert run_batch(run, engine, workers=2).failed == ()
         assert files(run) == files(once), engine
-
-
-@pytest.mark.parametrize("engine", [Engine.PROCESSES, Engine.RAY])
-def test_every_engine_counts_the_same_serving_state(
-    engine: Engine, shop: Workspace, tmp_path: Path, ray_machine: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if engine is Engine.RAY and not ray_machine:
-        pytest.skip("the extra ray is not installed")
-    monkeypatch.setattr(privacy_module, "EVENTS_OF_A_PART", 100)
-    catalogues, people = [], []
-    for name in ("here", "there"):
-        shutil.copytree(shop.root, tmp_path / name)
-        with closing(Workspace.open(tmp_path / name)) as copied, open_workers(engine, 2) as workers:
-            spread = in_turn if name == "here" else spread_over(workers)
-            version = refresh(copied, now=utc(present(shop)), spread=spread)
-            folder = states(copied, version)[-1]
-            arrays, numbers = map_arrays(folder / CATALOGUE_STATE)
-            catalogues.append((bytes_of(arrays), numbers, (folder / ITEMS).read_bytes()))
-            people.append(bytes_of(map_arrays(folder / PEOPLE_STATE)[0]))
-            people[-1].pop("digests")  # have another salt each time
-            assert not list((copied.root / "serving").glob(".*")), "no history stays"
-    assert catalogues[0] == catalogues[1]
-    assert people[0] == people[1] and len(people[0]["events.item"]) > 300
-
-
-def bytes_of(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
-    return {name: array.tobytes() for name, array in arrays.items()}
-
-
-def test_a_log_whose_part_kills_its_process_is_not_counted(tmp_path: Path) -> None:
-    with open_workers(Engine.PROCESSES, 2) as workers:
-        with pytest.raises(
-            RecllmError, match="the log could not be counted: the process of shard 2 was killed 2 times"
-        ):
-            list(spread_over(workers)(partial(killed.work, tmp_path), 5))
-        assert list(spread_over(workers)(partial(killed.slow_first, 0.5), 5)) == list(range(5)), "in their order"
 
 
 def test_a_killed_run_goes_on(shop: Workspace, tmp_path: Path) -> None:

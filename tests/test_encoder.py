@@ -205,12 +205,6 @@ def test_spoilt_module_folder_is_refused(tmp_path: Path) -> None:
         load_encoder(folder)
 
 
-@pytest.mark.parametrize("option", [{"threads": 0}, {"max_tokens": 1}])
-def test_wrong_options(option: dict[str, Any], model: Path) -> None:
-    with pytest.raises(UsageError):
-        load_encoder(model, **option)
-
-
 class Counting(ToyEncoder):
     def __init__(self) -> None:
         super().__init__()

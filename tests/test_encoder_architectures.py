@@ -13,7 +13,7 @@ import pytest
 from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import ARCHITECTURES, POSITIONS, edit_json, make_model, make_sentence_model, write_json
 
-from recllm.base.errors import ModelError, UsageError
+from recllm.base.errors import ModelError
 from recllm.text.encoder.adapters import AdapterSpec, adapter_state, attach, save_adapter
 from recllm.text.encoder.batches import plan_batches
 from recllm.text.encoder.huggingface import HuggingFaceEncoder
@@ -25,7 +25,7 @@ def test_contract(model_type: str, tmp_path: Path) -> None:
     encoder = load_encoder(make_model(tmp_path / "m", model_type), device="cpu")
     check_encoder(encoder)
     # RoBERTa's positions start behind the padding id, so two of the forty are never used
-    assert encoder.max_tokens == POSITIONS - (2 if "roberta" in model_type else 0)
+    assert encoder.limit == POSITIONS - (2 if "roberta" in model_type else 0)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
@@ -181,7 +181,6 @@ def test_e5_texts_get_their_prefix(name: str, note: str, prefixed: bool, tmp_pat
         expected = plain.encode([(prompt if prefixed else "") + "red shoes"])
         np.testing.assert_allclose(ours, expected, atol=1e-6)
     assert (encoder.fingerprint != plain.fingerprint) == prefixed
-    assert encoder.max_tokens == plain.max_tokens - (2 if prefixed else 0)  # "query", ":"
 
 
 def test_prompts_of_the_folder(tmp_path: Path) -> None:
@@ -192,13 +191,10 @@ def test_prompts_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_long_texts_keep_their_beginning(tmp_path: Path) -> None:
-    encoder = load_encoder(make_model(tmp_path / "m"), max_tokens=6)
-    assert encoder.max_tokens == 6
+    encoder = load_encoder(make_sentence_model(tmp_path / "m", max_tokens=6))
     rows = encoder.encode(["red sofa milk shoes", "red sofa milk shoes garden", "red sofa milk garden"])
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
     assert np.abs(rows[0] - rows[2]).max() > 1e-3
-    with pytest.raises(UsageError, match="at least 3"):
-        load_encoder(tmp_path / "m", max_tokens=2)
 
 
 def test_fingerprint_follows_what_changes_vectors(tmp_path: Path) -> None:
@@ -206,7 +202,7 @@ def test_fingerprint_follows_what_changes_vectors(tmp_path: Path) -> None:
     first = load_encoder(folder).fingerprint
     assert load_encoder(folder).fingerprint == first != load_encoder(folder).earlier_fingerprint
     assert load_encoder(make_model(tmp_path / "twin")).fingerprint == first, "the place does not matter"
-    others = [load_encoder(folder, max_tokens=20)]
+    others = [load_encoder(make_sentence_model(tmp_path / "cut", max_tokens=20))]
     others += [load_encoder(make_model(tmp_path / "other", seed=1)), load_encoder(make_sentence_model(tmp_path / "s"))]
     edit_json(folder / "tokenizer_config.json", note="changed")
     others.append(load_encoder(folder))
@@ -252,7 +248,7 @@ def test_real_minilm() -> None:
 
     encoder = load_encoder(DEFAULT_ENCODER, device="cpu")
     check_encoder(encoder)
-    assert (encoder.dim, encoder.max_tokens) == (384, 256)
+    assert (encoder.dim, encoder.limit) == (384, 256)
     assert encoder.fingerprint == MINILM, "published models and caches go by it"
     shoes, trainers, sofa = encoder.encode(["red running shoes", "crimson jogging trainers", "garden sofa"])
     assert shoes @ trainers > 0.5 > 0.3 > shoes @ sofa

@@ -73,13 +73,13 @@ def test_a_text_that_the_cache_knows_is_answered_without_torch(tmp_path: Path) -
         "import sys; from recllm.text.encoder.loading import load_encoder\n"
         f"encoder = load_encoder({str(folder)!r}, cache_dir={str(tmp_path / 'cache')!r})\n"
         "row = encoder.encode(['red running shoes'])\n"
-        "print(encoder.fingerprint, encoder.name, encoder.dim, encoder.max_tokens, row.tobytes().hex())\n"
+        "print(encoder.fingerprint, encoder.name, encoder.dim, row.tobytes().hex())\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
         "encoder.encode(['a new text']); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     known, heavy, after = done.stdout.splitlines()
-    assert known == f"{encoder.fingerprint} m 32 {encoder.max_tokens} {expected.tobytes().hex()}"
+    assert known == f"{encoder.fingerprint} m 32 {expected.tobytes().hex()}"
     assert heavy == "[]" and after == "True"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +23,8 @@ from recllm.learn.features.item_vectors import item_vectors
 from recllm.learn.features.together import bought_together
 from recllm.shop.data import catalogue as item_groups_module
 from recllm.shop.data import dataset as dataset_module
-from recllm.shop.data.dataset import DAY, Counted, Dataset, Events, person_ranges
-from recllm.shop.data.event_files import EventFiles, EventLog, in_turn
+from recllm.shop.data.dataset import DAY, Dataset, Events, person_ranges
+from recllm.shop.data.event_files import EventFiles, EventLog, write_part
 from recllm.shop.ingest.workspace_load import add_consent, load_file
 from recllm.shop.workspace import privacy as privacy_module
 from recllm.shop.workspace.workspace import Workspace
@@ -205,17 +205,20 @@ def test_the_log_of_a_store_is_its_dataset(workspace: Workspace, tmp_path: Path)
         assert all((a == -1) == (b == -1) for a, b in numbers)
 
 
-def test_what_is_written_while_a_log_is_read_is_not_in_it(workspace: Workspace, tmp_path: Path) -> None:
+def test_what_is_written_while_a_log_is_read_is_not_in_it(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever answers reads on from the last event that a state knows: one that was in it already would count twice."""
     before = len(workspace.gate().dataset(Purpose.PERSONALISATION).events)
 
-    def written_meanwhile(work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
+    def written_meanwhile(*part: Any) -> np.ndarray:
         late = pl.DataFrame({"user_id": ["u1"], "item_id": ["i1"], "timestamp": ["2023-12-02T00:00:00Z"]})
         late.write_csv(tmp_path / "late.csv")
         assert load_file(workspace, tmp_path / "late.csv", "events").accepted == 1
-        return in_turn(work, n_parts)
+        return write_part(*part)
 
-    _, log, marks = workspace.gate().log(Purpose.PERSONALISATION, _empty(tmp_path / "log"), spread=written_meanwhile)
+    monkeypatch.setattr(privacy_module, "write_part", written_meanwhile)
+    _, log, marks = workspace.gate().log(Purpose.PERSONALISATION, _empty(tmp_path / "log"))
     assert int(log.indptr[-1]) == before
     _, written = workspace.gate().people(Purpose.PERSONALISATION, after_event=marks.event_no)
     assert len(written) == 1

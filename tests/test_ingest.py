@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 class Shop:
     """Writes a file and loads it."""
 
-    def __init__(self, folder: Path, store: Store | None) -> None:
+    def __init__(self, folder: Path, store: Store) -> None:
         self.folder, self.store = folder, store
         self.quarantine = folder / "quarantine"
 
@@ -296,11 +296,6 @@ def test_missing_files_and_folders(shop: Shop) -> None:
             shop.load(path)
 
 
-def test_a_load_needs_a_store(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="store"):
-        Shop(tmp_path, None).load(csv())
-
-
 def test_quarantine_says_where_what_and_why(shop: Shop) -> None:
     report = shop.load(item_rows('"j1","two\nlines",Home,Acme,1.00', "j2,,Home,Acme,2.00"), "items")
     path = Path(report.quarantine_file or "")
@@ -355,8 +350,7 @@ def test_a_load_is_logged_in_fields_and_without_a_person(shop: Shop, caplog: pyt
         assert KEY.one("canary") not in str(vars(record))
 
 
-@pytest.mark.parametrize("with_store", [True, False])
-def test_validate_counts_alike_and_writes_nothing(tmp_path: Path, store: Store, with_store: bool) -> None:
+def test_validate_counts_alike_and_writes_nothing(tmp_path: Path, store: Store) -> None:
     text = csv(
         "e1," + row(1),
         "e1," + row(1),
@@ -365,7 +359,7 @@ def test_validate_counts_alike_and_writes_nothing(tmp_path: Path, store: Store, 
         header="event_id,user_id,item_id,event,timestamp,quantity,price",
         clean=lambda i: f"c{i}," + row(i),
     )
-    dry = Shop(tmp_path, store if with_store else None).load(text, dry_run=True)
+    dry = Shop(tmp_path, store).load(text, dry_run=True)
     assert not dry.committed
     assert view(store).counts()["events"] == 0
     assert view(store).loads() == []
@@ -374,8 +368,8 @@ def test_validate_counts_alike_and_writes_nothing(tmp_path: Path, store: Store, 
     assert [getattr(dry, n) for n in same] == [getattr(real, n) for n in same]
 
 
-def test_validate_without_a_store_counts_upserts(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, None)
+def test_validate_counts_upserts(tmp_path: Path, store: Store) -> None:
+    shop = Shop(tmp_path, store)
     report = shop.load("item_id,title\na,A\na,A\na,B\na,A\nb,B\n", "items", dry_run=True)
     assert (report.accepted, report.duplicates) == (4, 1)
 

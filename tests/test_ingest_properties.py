@@ -117,7 +117,7 @@ def test_only_ingest_errors_escape(data: bytes, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(data)
-        for options in (OPTIONS, IngestOptions(now=NOW, tz="UTC", on_bad_bytes="quarantine", encoding="gb18030")):
+        for options in (OPTIONS, IngestOptions(now=NOW, tz="UTC", encoding="gb18030")):
             try:
                 report = dry(path, options=options)
             except DataError:
@@ -256,7 +256,7 @@ def test_numbers_are_read_in_every_dress(number, decimal, dress: str, grouped: b
 def test_times_are_read_in_every_style(at: datetime, style: str) -> None:
     kind = {"%d.": "dmy", "%m/": "mdy"}.get(style[:3], "iso")
     how = TimeFormat(kind=kind, tz="UTC")
-    found = parse_times(pl.Series([at.strftime(style)]), how, file="x", now=NOW, policy=LENIENT)
+    found = parse_times(pl.Series([at.strftime(style)]), how, file="x", now=NOW)
     shift = {"+05:30": -330, "-0800": 480}.get(style[-6:] if style.endswith("+05:30") else style[-5:], 0)
     expected = at.replace(tzinfo=UTC) + timedelta(minutes=shift)
     assert found.at.tolist() == [int(expected.timestamp()) * 1_000_000]

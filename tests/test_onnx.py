@@ -81,7 +81,6 @@ def test_float32_has_the_originals_vectors(pair) -> None:  # type: ignore[no-unt
     check_encoder(served)
     for kind in ("document", "query"):
         np.testing.assert_allclose(served.encode(TEXTS, kind=kind), original.encode(TEXTS, kind=kind), atol=1e-4)
-    assert served.count_tokens(TEXTS) == original.count_tokens(TEXTS) and served.max_tokens == original.max_tokens
     assert exact.lowest_cosine > 0.9999 and exact.texts == len(REAL)
 
 
@@ -92,7 +91,6 @@ def test_prompts_limit_and_pooling_travel_with_it(exported: Path) -> None:
     for kind in ("document", "query"):
         np.testing.assert_allclose(served.encode([long], kind=kind), original.encode([long], kind=kind), atol=1e-4)
     assert not np.allclose(*(served.encode([long], kind=kind) for kind in ("document", "query")))
-    assert served.max_tokens == 10, "twelve less two of the prompt"
 
 
 def test_served_without_torch(exported: Path) -> None:
@@ -150,8 +148,8 @@ def test_a_damaged_record_and_a_file_from_elsewhere_are_refused(copy: Path) -> N
 
 
 def test_what_cannot_be_chosen_afterwards(exported: Path) -> None:
-    with pytest.raises(UsageError, match="leave out max_tokens"):
-        load_encoder(exported, max_tokens=5)
+    with pytest.raises(UsageError, match="leave out prompts"):
+        load_encoder(exported, prompts={})
     with pytest.raises(UsageError, match="device='cuda'"):
         load_encoder(exported, device="cuda")
 

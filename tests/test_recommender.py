@@ -158,7 +158,7 @@ def test_basics_alone_are_served_personally(trained: Recommender) -> None:
 
 
 def test_filters(trained: Recommender) -> None:
-    bought = {line.item_id for line in trained.profile("u0")[0].purchases}
+    bought = {line.item_id for line in trained.explainer().profile(trained.person("u0")).purchases}
     unseen = trained.recommend("u0", k=20, repeats=False)[0]
     assert not bought & {r.item_id for r in unseen.items}
     cheap = trained.recommend("u1", k=24, where="price < 5")[0]
@@ -279,10 +279,6 @@ def test_dismissed_lists_follow_the_latest_word() -> None:
     indptr, item = DatasetPeople(data).histories(["a", "b"]).dismissed()
     assert indptr.tolist() == [0, 1, 1]
     assert data.items["item_id"][int(item[0])] == "x"
-
-
-def test_a_profile_names_its_user(trained: Recommender) -> None:
-    assert trained.profile("u0")[0].user_id == "u0"
 
 
 @pytest.mark.parametrize("min_effect", [0.05, 0.1, 0.2])

@@ -457,17 +457,8 @@ class Encoder(Protocol):
     """Hash over weights, tokenizer and pooling: equal fingerprints give equal vectors."""
     dim: int
 
-    @property
-    def max_tokens(self) -> int:
-        """Tokens of the longest text that is used whole."""
-        ...
-
     def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
         """Unit rows, shape (len(texts), dim), float32; shape (0, dim) for no texts."""
-        ...
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special tokens included, before any truncation."""
         ...
 
 

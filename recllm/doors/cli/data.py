@@ -39,7 +39,7 @@ Read = Annotated[
         "--read",
         metavar="NAME=VALUE",
         help="How the file is written, as [read] of a column map: encoding, delimiter, quotes, decimal, tz, ts_format, "
-        "date_order, currency, sheet; or namespace, on_bad_bytes. May be repeated.",
+        "date_order, currency, sheet; or namespace. May be repeated.",
     ),
 ]
 

@@ -15,8 +15,6 @@ from recllm.base.errors import NothingToDo, UsageError
 from recllm.doors.cli.options import (
     Answer,
     AnyWorkspace,
-    Batching,
-    Options,
     Seed,
     Shop,
     fields_table,
@@ -215,7 +213,6 @@ def promote(
 
 
 def refresh(
-    question: Annotated[Batching, Options(())],
     *,
     index: Annotated[bool, typer.Option("--index", help="Instead: build the index of item vectors.")] = False,
     shop: Shop,
@@ -224,13 +221,9 @@ def refresh(
     compare every item."""
     from recllm.recommend.recommender.shop_index import build_index
     from recllm.recommend.recommender.shop_recommender import refresh as refresh_model
-    from recllm.shop.data.engines import Engine, open_workers, spread_over
-    from recllm.shop.data.event_files import in_turn
 
     if not index:
-        with open_workers(question.engine, question.workers) as workers:
-            spread = in_turn if question.engine is Engine.HERE else spread_over(workers)
-            version = refresh_model(shop, spread=spread, progress=note)
+        version = refresh_model(shop, progress=note)
         return Answer({"serving": version}, [f"model {version} serves"])
     report = build_index(shop, progress=note)
     lines = [

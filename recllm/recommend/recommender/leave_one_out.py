@@ -308,7 +308,6 @@ def counterfactual(
     position: PositionOf,
     *,
     k: int,
-    max_units: int = MOST,
 ) -> Counterfactual | None:
     """What would have to be missing from a person's history for an item to leave the first `k`.
 
@@ -319,10 +318,10 @@ def counterfactual(
     neural recommenders"; here for any model that can rank a shortened history.
 
     deltas: (n_units,), NaN where not tried; only units above 0 are taken out. None when the item is not among the first
-    `k` as it is, or still is without the `max_units` heaviest units.
+    `k` as it is, or still is without the `MOST` heaviest units.
     """
     heaviest = [units[int(n)] for n in np.argsort(-np.nan_to_num(deltas, nan=-np.inf), kind="stable") if deltas[n] > 0]
-    prefixes = [tuple(heaviest[:n]) for n in range(min(max_units, len(heaviest)) + 1)]
+    prefixes = [tuple(heaviest[:n]) for n in range(min(MOST, len(heaviest)) + 1)]
     positions = position(*lacking(person, prefixes))
     before, gone = int(positions[0]), np.flatnonzero(positions > k)
     if before > k or not len(gone):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from recllm.base.errors import ModelError, PolicyError, UnknownIdError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.questions import RecommendRequest
-from recllm.base.schema import Encoder, Intent, Objective, Profile, Slate, SlateStatus
+from recllm.base.schema import Encoder, Intent, Objective, Slate, SlateStatus
 from recllm.base.settings import CollaborativeSettings, OfferSettings, ScorerTrainingSettings
 from recllm.learn.features.candidates import CandidateCounts
 from recllm.learn.features.collaborative import CollaborativeStatistics
@@ -41,7 +41,7 @@ from recllm.shop.data.event_files import EventLog
 from recllm.shop.data.interactions import Ints
 from recllm.shop.data.order import refuse_steps
 from recllm.text.domains import domain_of, in_domain, without_domain
-from recllm.text.items import ItemNames, UserTexts, user_texts
+from recllm.text.items import ItemNames
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -341,16 +341,6 @@ class Recommender:
         if permitted is None:
             permitted = np.array(self._permits(pseudonyms), bool)
         return permitted, histories if permitted.all() else histories.select(np.flatnonzero(permitted))
-
-    def profile(self, user: str) -> tuple[Profile, UserTexts]:
-        """The user's profile as of the dataset's time, and its texts. Raises `UsageError` for an unknown user."""
-        pseudonym = self._pseudonyms([user])[0]
-        histories = self.people.histories([pseudonym])
-        if not histories.is_known[0]:
-            raise UnknownIdError("no customer with this id is known here; check the id, or the consent table")
-        person = UserHistory(histories.events, histories.basics[0])
-        profile = self.explainer().profile(person, pseudonym)
-        return profile, user_texts(profile, self.dataset.items, self.locale)
 
     def at(self, as_of: int) -> Recommender:
         """The same at another present, epoch seconds; what `people` read by key until then counts, the collaborative

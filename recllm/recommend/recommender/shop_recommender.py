@@ -43,7 +43,6 @@ from recllm.recommend.recommender.shop_states import (
     write_state,
 )
 from recllm.shop.data.dataset import Dataset, hash_order
-from recllm.shop.data.event_files import Spread, in_turn
 from recllm.shop.workspace.workspace import Workspace, present
 
 logger = logging.getLogger(__name__)
@@ -231,16 +230,13 @@ def refresh(
     workspace: Workspace,
     *,
     now: datetime | None = None,
-    spread: Spread = in_turn,
     progress: Callable[[str], None] | None = None,
 ) -> str:
     """Bring the serving state of the current model up to the present, without training; returns the model's version,
-    which stays as it is. spread: as in `write_state`. Raises `NotFittedError` when nothing was trained."""
+    which stays as it is. Raises `NotFittedError` when nothing was trained."""
     model, erased = load_model(workspace.models_dir), _erased(workspace)
     version = str(model.version)
-    last_load = write_state(
-        workspace, model, model_encoder(workspace, model), now=now, spread=spread, progress=progress
-    )
+    last_load = write_state(workspace, model, model_encoder(workspace, model), now=now, progress=progress)
     note_refresh(workspace.models_dir, version, last_load)
     _mark_erased_since(workspace, version, erased)
     bring_index_along(workspace, progress)

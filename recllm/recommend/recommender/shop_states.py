@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,6 @@ from recllm.recommend.recommender.serving_state import (
     save_state,
     without_people,
 )
-from recllm.shop.data.event_files import Spread, in_turn
-from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace, present
 
 BASICS_TEXTS = 20_000
@@ -60,14 +57,12 @@ def write_state(
     encoder: Encoder,
     *,
     now: datetime | None = None,
-    spread: Spread = in_turn,
     progress: Callable[[str], None] | None = None,
 ) -> int:
     """Count what the customers did who agreed to personalisation, and keep it as the newest state of the model's
     version. Returns the number of the newest load of the store that is counted.
 
-    encoder: the one that the model was trained with. spread: how the log is read and counted, part by part; each way
-    counts the same.
+    encoder: the one that the model was trained with.
     """
     gate, locale = workspace.gate(), workspace.settings.locale
     if progress:
@@ -78,8 +73,7 @@ def write_state(
     ):
         for name in ("log", "state"):
             (scratch / name).mkdir(mode=0o700)
-        reopened = None if spread is in_turn else partial(_gate_of, workspace.root)
-        shop, log, marks = gate.log(Purpose.PERSONALISATION, scratch / "log", spread=spread, reopened=reopened)
+        shop, log, marks = gate.log(Purpose.PERSONALISATION, scratch / "log")
         shop = replace(shop, as_of=present(workspace, now))
         arguments: dict[str, Any] = {"model": model, "locale": locale, "offers": workspace.settings.offers}
         recommender = Recommender(shop, encoder, log=log.before(shop.as_of), **arguments)
@@ -174,9 +168,3 @@ def _consent_load(folder: Path) -> int:
         return open_people_state(folder / PEOPLE_STATE).consent_load
     except ModelError:
         return -1
-
-
-@lru_cache(maxsize=1)
-def _gate_of(root: Path) -> PolicyGate:
-    """In a process that reads one part after another."""
-    return Workspace.open(root).gate()

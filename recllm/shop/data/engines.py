@@ -11,16 +11,13 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from recllm.base.errors import MissingExtraError, RecllmError, UsageError
+from recllm.base.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor
     from types import ModuleType
-
-    from recllm.shop.data.event_files import Spread
 
 logger = logging.getLogger(__name__)
 
@@ -77,24 +74,6 @@ def open_workers(engine: Engine, workers: int) -> Iterator[Workers]:
             finally:
                 if started_here:
                     ray.shutdown()
-
-
-def spread_over(workers: Workers) -> Spread:
-    """Parts of a log as shards. Raises `RecllmError` for one whose process was killed `DEATHS` times."""
-
-    def lost(shard: int, reason: str) -> NoReturn:
-        raise RecllmError(f"the log could not be counted: {reason}")
-
-    def spread(work: Callable[[int], Outcome], n_parts: int, /) -> Iterator[Outcome]:
-        early: dict[int, Outcome] = {}
-        awaited = 0
-        for number, outcome in workers.outcomes(partial(_with_number, work), range(n_parts), lost):
-            early[number] = outcome
-            while awaited in early:
-                yield early.pop(awaited)
-                awaited += 1
-
-    return spread
 
 
 def _with_number(work: Callable[[int], Outcome], shard: int) -> tuple[int, Outcome]:

@@ -1,8 +1,7 @@
 """All people's events on disk, for a log that does not fit into memory.
 
 Counts over all people read an `EventLog` part by part: `Events` in memory, or `EventFiles`. A part holds whole people,
-so figures of a person are exact in each part, and others are added up. Parts of files can be counted by several
-processes or machines with access to the folder, see `Spread`.
+so figures of a person are exact in each part, and others are added up.
 """
 
 from __future__ import annotations
@@ -10,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +18,6 @@ from recllm.shop.data.dataset import EVENT_DTYPES, Counted, Events
 
 COLUMNS = tuple(field.name for field in fields(Events))[1:]
 """Of the events, in the order of the fields; each is one file per part."""
-
-
-class Spread(Protocol):
-    """Work on many parts: in this process, or in others."""
-
-    def __call__(self, work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
-        """The result of `work`, which is picklable, for each number from 0 on, in order."""
-        ...
-
-
-def in_turn(work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
-    return map(work, range(n_parts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +33,6 @@ class EventFiles:
     """Row of each item of the files, -1 to leave out its events; None where the files have the rows."""
     as_of: int | None = None
     """Events from then on are left out, epoch seconds."""
-    spread: Spread = in_turn
-    """How `each` works on the parts."""
 
     @classmethod
     def write(cls, folder: Path, parts: Iterable[Events]) -> EventFiles:
@@ -93,7 +76,7 @@ class EventFiles:
         return ((int(self.edges[number]), self.part(number)) for number in range(self.n_parts))
 
     def each(self, count: Callable[[int, Events], Counted]) -> Iterator[Counted]:
-        return self.spread(partial(_count_part, replace(self, spread=in_turn), count), self.n_parts)
+        return (count(first, events) for first, events in self.parts())
 
 
 EventLog = Events | EventFiles
@@ -115,7 +98,3 @@ def write_part(folder: Path, number: int, chunks: Iterable[Events]) -> NDArray[n
 
 def _file(folder: Path, number: int, column: str) -> Path:
     return folder / f"{number:05}.{column}"
-
-
-def _count_part(files: EventFiles, count: Callable[[int, Events], Counted], number: int) -> Counted:
-    return count(int(files.edges[number]), files.part(number))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -20,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 import polars as pl
 
-from recllm.base.errors import IngestError, StoreError, UsageError
+from recllm.base.errors import IngestError, StoreError
 from recllm.base.files import PRIVATE, sweep_drafts, whole_file
 from recllm.base.policy import Policy
 from recllm.base.schema import IngestReport, Table
@@ -56,7 +55,7 @@ def ingest_file(
     path: str | Path,
     table: Table | str,
     *,
-    store: Store | None,
+    store: Store,
     pseudonymiser: Pseudonymiser,
     policy: Policy,
     mapping: ColumnMap | None = None,
@@ -68,14 +67,12 @@ def ingest_file(
     """Loads one file into one table, as a whole or not at all.
 
     A bad row goes to `quarantine_dir`/<load_id>.jsonl with its line, code and message. With `dry_run` the report is the
-    same and the store is unchanged; then `store` may be None. A file with a header and no rows gives a report with
-    read == 0 and W_NO_ROWS. `progress` is called with the number of rows read so far.
+    same and the store is unchanged. A file with a header and no rows gives a report with read == 0 and W_NO_ROWS.
+    `progress` is called with the number of rows read so far.
 
     Raises `IngestError` when the file or the load is refused (then nothing of it is kept; for E_REJECT_LIMIT the
     quarantine file stays and is named), `StoreError` when the store cannot take it.
     """
-    if store is None and not dry_run:
-        raise UsageError("ingest needs a store; without one only dry_run is possible")
     started = time.monotonic()
     table = Table(table)
     column_map = mapping or ColumnMap()
@@ -98,18 +95,15 @@ def ingest_file(
         now=options.now or datetime.now(UTC),
     )
     load_id = f"{table}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    with ExitStack() as draft, ExitStack() as temporary:
+    with ExitStack() as draft:
         is_masked, namespace = policy.mask_quarantine, options.namespace
         quarantine = _Quarantine(quarantine_dir, load_id, source, draft, namespace=namespace, is_masked=is_masked)
         merged = None
         if column_map.keep != "all":
             merged = MostCommon(REQUIRED[table][0], of_variants=column_map.keep == "variants")
-        known_ids = _known_ids(store, table) if store is not None and column_map.only_new else frozenset()
+        known_ids = _known_ids(store, table) if column_map.only_new else frozenset()
         rows = _RowStage(state=state, quarantine=quarantine, reader=reader, merged=merged, known_ids=known_ids)
         try:
-            if store is None:
-                folder = temporary.enter_context(tempfile.TemporaryDirectory(prefix="recllm-validate-"))
-                store = temporary.enter_context(closing(Store.open(Path(folder) / "empty.sqlite", create=True)))
             with store.load(table, load_id=load_id, source=state.file, sha256=source.sha256, dry_run=dry_run) as load:
                 if table is Table.EVENTS and load.order_log() is not None:
                     raise IngestError(

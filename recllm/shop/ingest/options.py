@@ -71,7 +71,6 @@ class IngestOptions(ReadOptions):
     """The shop's own currency: prices of events in another one are dropped."""
     event_names: Mapping[str, Action] = {}
     """Names of events in the shop's domain, in addition to the usual ones: {"watch": Action.PURCHASE}."""
-    on_bad_bytes: Literal["fail", "quarantine"] = "fail"
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = None
     """Of a file of another shop: its people, items, baskets and events become NAMESPACE:ID."""
     block_bytes: int = BLOCK_BYTES
@@ -90,7 +89,7 @@ class IngestOptions(ReadOptions):
 
 def read_options(values: Mapping[str, str]) -> dict[str, str]:
     """Options of a command line, checked. Raises `UsageError` for an unknown one or a value that it does not take."""
-    names = {*ReadOptions.model_fields, "namespace", "on_bad_bytes"} - {"likely_tz"}
+    names = {*ReadOptions.model_fields, "namespace"} - {"likely_tz"}
     for name in values.keys() - names:
         raise UsageError(f"--read {name}: no such option; known: {', '.join(sorted(names))}")
     IngestOptions(**values)

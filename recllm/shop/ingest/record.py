@@ -65,7 +65,7 @@ def record_rows(rows: pl.DataFrame, table: Table, store: Store, *, source: str) 
 
 
 class Occurrences:
-    """Counts equal contents over all chunks of a file, in 8 bytes per distinct content, and 12 more per repeated one.
+    """Counts equal contents over all chunks of a file, in 12 bytes per distinct content.
 
     Contents are in sorted runs, each several times as long as the next; short ones are merged, so that a content is
     moved only a few times.
@@ -74,43 +74,30 @@ class Occurrences:
     _GROWTH = 4
 
     def __init__(self) -> None:
-        self._runs: list[NDArray[np.uint64]] = []
-        self._repeated: NDArray[np.uint64] = np.empty(0, np.uint64)
-        """Contents that occurred more than once, ascending."""
-        self._counts: NDArray[np.uint32] = np.empty(0, np.uint32)
-        """Occurrences of each of them."""
+        self._runs: list[tuple[NDArray[np.uint64], NDArray[np.uint32]]] = []
+        """Contents, ascending, and how often each occurred."""
 
     def number(self, contents: NDArray[np.uint64]) -> NDArray[np.int64]:
         """For each entry the number of earlier equal ones, in this and earlier calls; int64 (n,)."""
+        if not len(contents):
+            return np.zeros(0, np.int64)
         values, inverse, counts = np.unique(contents, return_inverse=True, return_counts=True)
         order = np.argsort(inverse, kind="stable")
         within = np.empty(len(contents), np.int64)
         within[order] = np.arange(len(contents)) - np.repeat(np.cumsum(counts) - counts, counts)
-
-        runs, met = self._runs, np.zeros(len(values), bool)
-        for run in runs:
-            met |= _among(values, run)
-        runs.append(values[~met])
-        while len(runs) > 1 and len(runs[-2]) < self._GROWTH * len(runs[-1]):
-            runs[-2:] = [np.sort(np.concatenate(runs[-2:]), kind="stable")]
-
-        before = met.astype(np.int64)
-        is_repeated = _among(values, self._repeated)
-        at = np.searchsorted(self._repeated, values)
-        before[is_repeated] = self._counts[at[is_repeated]]
-        self._counts[at[is_repeated]] += counts[is_repeated].astype(np.uint32)
-        new = ~is_repeated & (met | (counts > 1))
-        self._counts = np.insert(self._counts, at[new], (before + counts)[new].astype(np.uint32))
-        self._repeated = np.insert(self._repeated, at[new], values[new])
+        before, counts, runs = np.zeros(len(values), np.int64), counts.astype(np.uint32), self._runs
+        for run, times in runs:
+            at = np.minimum(np.searchsorted(run, values), len(run) - 1)
+            known = run[at] == values
+            before[known] = times[at[known]]
+            times[at[known]] += counts[known]
+        if (new := before == 0).any():
+            runs.append((values[new], counts[new]))
+        while len(runs) > 1 and len(runs[-2][0]) < self._GROWTH * len(runs[-1][0]):
+            (earlier, times), (later, times_of_later) = runs[-2:]
+            at = np.searchsorted(earlier, later)
+            runs[-2:] = [(np.insert(earlier, at, later), np.insert(times, at, times_of_later))]
         return within + before[inverse]
-
-
-def _among(values: NDArray[np.uint64], run: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which of some ascending values are in an ascending run; both without repeats."""
-    if not len(run):
-        return np.zeros(len(values), bool)
-    at = np.searchsorted(run, values)
-    return np.asarray(run[np.minimum(at, len(run) - 1)] == values)
 
 
 def with_event_keys(events: pl.DataFrame, occurrences: Occurrences) -> pl.DataFrame:

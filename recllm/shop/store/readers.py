@@ -148,14 +148,12 @@ class StoreReader:
         item_ids: pl.Series,
         *,
         since: datetime | None = None,
-        until_event: int | None = None,
     ) -> Iterator[tuple[int, pl.DataFrame]]:
         """The events of these users, all different, some users at a time: how many, and their events.
 
         Columns: user (row among the users of this time), item (row of `item_ids`), action (its code), at (epoch
         microseconds), quantity, price, basket_id; of each user in the order of writing. since: leaves out what was
-        before. until_event: leaves out what was written after the event of that number, see `marks`. They come from the
-        index of the events by user alone, which lies in that order.
+        before. They come from the index of the events by user alone, which lies in that order.
         """
         u, i, e = tables.users.c, tables.items.c, tables.events.c
         items = self._frame(sa.select(i.item_key, i.item_id))
@@ -164,8 +162,6 @@ class StoreReader:
         query = sa.select(*columns).order_by(e.user_key, e.event_no)
         if since is not None:
             query = query.where(e.at >= tables.microseconds(since))
-        if until_event is not None:
-            query = query.where(e.event_no <= until_event)
         for start in range(0, len(user_ids), tables.IN_KEYS):
             some_ids = user_ids[start : start + tables.IN_KEYS].alias("user_id")
             users = self._frame(sa.select(u.user_key, u.user_id), (u.user_id, some_ids))

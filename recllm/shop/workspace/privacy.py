@@ -12,22 +12,21 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from recllm.base.errors import StoreError, UsageError
 from recllm.base.files import PRIVATE, write_whole
 from recllm.base.policy import Policy
 from recllm.base.schema import SESSION_PREFIX, Purpose
 from recllm.shop.data.dataset import EVENTS_OF_A_PART, Dataset, Events, hash_order
-from recllm.shop.data.event_files import EventFiles, Spread, in_turn, write_part
+from recllm.shop.data.event_files import EventFiles, write_part
 from recllm.shop.data.people_sample import PeopleSample, sampled_rows
 from recllm.shop.store.database import Store
 from recllm.shop.store.readers import EVENT_DETAILS, Marks, StoredHistory, StoreReader
@@ -164,29 +163,6 @@ def make_key_file(path: Path) -> None:
             write_whole(path, secrets.token_hex(32) + "\n", mode=PRIVATE, overwrite=False)
 
 
-_PEOPLE, _ITEMS = "people.arrow", "items.arrow"
-"""Ids of a log's people and items, in the order of their rows."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _LogParts:
-    """How a log is read in parts, all as of one moment."""
-
-    folder: Path
-    edges: NDArray[np.int64]
-    """(n_parts + 1,), row of the first of the people of each part, and the end."""
-    since: datetime | None
-    """What is older is left out."""
-    until_event: int
-    """Number of the last event that counts; what is written meanwhile does not."""
-
-
-def _read_part(
-    gate: Callable[[], PolicyGate], plan: _LogParts, number: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return gate()._write_part(plan, number)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryFrames:
     """Events and basics of people who agreed to a purpose."""
@@ -259,61 +235,36 @@ class PolicyGate:
         dataset = Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
         return replace(dataset, sample=sample, step_seconds=None if order is None else order.step_seconds)
 
-    def log(
-        self,
-        purpose: Purpose,
-        folder: Path,
-        *,
-        spread: Spread = in_turn,
-        reopened: Callable[[], PolicyGate] | None = None,
-    ) -> tuple[Dataset, EventFiles, Marks]:
+    def log(self, purpose: Purpose, folder: Path) -> tuple[Dataset, EventFiles, Marks]:
         """`dataset` for a log of any length: the people and the catalogue; the events, written part by part into an
-        empty folder; and how far the store was written then.
-
-        spread: how the parts are read and later counted. reopened: picklable, makes this gate in the process that reads
-        a part; without it parts are read here. The folder holds personal data: the caller removes it.
-        """
+        empty folder; and how far the store was written then. The folder holds personal data: the caller removes it."""
+        lengths, since = [], self.oldest_event()
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
             items, order, marks = reader.items(), reader.order_log(), reader.marks()
-        items = items[hash_order(items["item_id"])]
-        n_parts = min(max(1, math.ceil(marks.event_no / EVENTS_OF_A_PART)), people.height)
-        people.select("user_id").write_ipc(folder / _PEOPLE)
-        items.select("item_id").write_ipc(folder / _ITEMS)
-        # ids are hashes: equal numbers of people have about equal numbers of events
-        edges = np.linspace(0, people.height, n_parts + 1).astype(np.int64)
-        plan = _LogParts(folder, edges, since=self.oldest_event(), until_event=marks.event_no)
-        lengths, is_used = [], np.zeros(items.height, bool)
-        for lengths_of_part, used in spread(partial(_read_part, reopened or (lambda: self), plan), n_parts):
-            lengths.append(lengths_of_part)
-            is_used[used] = True
-        files = replace(EventFiles.of_parts(folder, lengths), spread=spread)
-        in_catalogue = (~items["pending"]).to_numpy() | is_used
+            items = items[hash_order(items["item_id"])]
+            is_used = np.zeros(items.height, bool)
+
+            def chunks(user_ids: pl.Series) -> Iterator[Events]:
+                for n_users, frame in reader.events_by_user(user_ids, items["item_id"], since=since):
+                    at, item = frame["at"].to_numpy() // 1_000_000, frame["item"].to_numpy()
+                    is_used[item] = True
+                    user, action, quantity = (frame[name].to_numpy() for name in ("user", "action", "quantity"))
+                    price = frame["price"].fill_null(np.nan).to_numpy()
+                    yield Events.of_rows(n_users, user, item, at, action, quantity, price, frame["basket_id"])
+
+            # ids are hashes: equal numbers of people have about equal numbers of events
+            n_parts = min(max(1, math.ceil(marks.event_no / EVENTS_OF_A_PART)), people.height)
+            edges = np.linspace(0, people.height, n_parts + 1).astype(np.int64)
+            for number, (first, end) in enumerate(pairwise(edges.tolist())):
+                lengths.append(write_part(folder, number, chunks(people["user_id"][first:end])))
+        files, in_catalogue = EventFiles.of_parts(folder, lengths), (~items["pending"]).to_numpy() | is_used
         if not in_catalogue.all():
             files = replace(files, item_row=np.cumsum(in_catalogue, dtype=np.int32) - 1)
         users, shop_items = _with_basics(people), _catalogue(items.filter(pl.Series(in_catalogue)))
         nothing = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
         shop = Dataset.construct(nothing, users, shop_items, as_of=0)
         return replace(shop, step_seconds=None if order is None else order.step_seconds), files, marks
-
-    def _write_part(self, plan: _LogParts, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Reads and writes one part of `log`; returns the number of events of each of its people, and the rows of their
-        items."""
-        user_ids = pl.read_ipc(plan.folder / _PEOPLE)["user_id"][plan.edges[number] : plan.edges[number + 1]]
-        item_ids = pl.read_ipc(plan.folder / _ITEMS)["item_id"]
-        is_used = np.zeros(len(item_ids), bool)
-
-        def chunks(reader: StoreReader) -> Iterator[Events]:
-            some_people = reader.events_by_user(user_ids, item_ids, since=plan.since, until_event=plan.until_event)
-            for n_users, frame in some_people:
-                at, item = frame["at"].to_numpy() // 1_000_000, frame["item"].to_numpy()
-                is_used[item] = True
-                user, action, quantity = (frame[name].to_numpy() for name in ("user", "action", "quantity"))
-                price = frame["price"].fill_null(np.nan).to_numpy()
-                yield Events.of_rows(n_users, user, item, at, action, quantity, price, frame["basket_id"])
-
-        with self._store.read() as reader:
-            return write_part(plan.folder, number, chunks(reader)), np.flatnonzero(is_used)
 
     def step_seconds(self) -> int | None:
         """Length of one step of a log without times; None where it has times."""

@@ -50,16 +50,6 @@ class Tokens:
     limit: int
     """Tokens at most, prompt and special tokens included."""
 
-    @property
-    def max_tokens(self) -> int:
-        """Tokens of the longest text that is used whole, with the longest prompt before it."""
-        empty, *prompts = self.count(["", *self.prompts.values()])
-        return self.limit - (max(prompts, default=empty) - empty)
-
-    def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special tokens included and the prompt not, before any cut."""
-        return [len(encoding.ids) for encoding in self.tokenizer.encode_batch_fast(self._clean(texts))]
-
     def ids(self, texts: Sequence[str], kind: TextKind) -> list[list[int]]:
         """Each text's tokens, prompt and special tokens included, cut to the limit."""
         if kind not in ("query", "document"):
@@ -125,9 +115,6 @@ class TokenEncoder(ABC):
                 rows[batch] = self.forward([tokens[row] for row in batch])
                 bar.update(len(batch))
         return rows[inverse]
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self.tokens.count(texts)
 
 
 def progress_bar(total: int, visible: bool) -> Any:

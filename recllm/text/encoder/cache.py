@@ -16,7 +16,6 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,13 +93,6 @@ class CachedEncoder:
                 file.write([keys[row] for row in chunk], rows[chunk])
                 bar.update(len(chunk))
         return rows[inverse]
-
-    @cached_property
-    def max_tokens(self) -> int:
-        return self.encoder.max_tokens
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self.encoder.count_tokens(texts)
 
     def around(self, encoder: Encoder) -> CachedEncoder:
         """Another encoder behind the same files."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from recllm.base.documents import json_value
-from recllm.base.errors import ModelError, UsageError
+from recllm.base.errors import ModelError
 from recllm.base.files import write_whole
 
 MODEL_TYPES = frozenset({
@@ -82,17 +82,14 @@ class ModelFolder:
     prompts: Mapping[str, str] = field(default_factory=dict)
     """What is put before a text, by kind: "query" and "document"."""
 
-    def token_limit(self, max_tokens: int | None) -> int:
-        """The smallest of what the caller, the folder, the tokenizer and the position table allow."""
-        if max_tokens is not None and max_tokens < 3:
-            raise UsageError(f"max_tokens must be at least 3 (one token between two special ones), not {max_tokens}.")
+    def token_limit(self) -> int:
+        """The smallest of what the folder, the tokenizer and the position table allow."""
         positions = int(self.config.get("max_position_embeddings") or DEFAULT_TOKENS)
         if self.model_type in ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"):
             positions -= int(self.config.get("pad_token_id", 1)) + 1  # their positions start behind the id for padding
         tokenizer = _json(self.transformer / "tokenizer_config.json").get("model_max_length")
         limits = [self.max_tokens, int(tokenizer) if isinstance(tokenizer, int | float) else None, positions]
-        smallest = [limit for limit in limits if limit and limit > 0]
-        return min([*smallest, max_tokens or self.max_tokens or max(DEFAULT_TOKENS, positions)])
+        return min((limit for limit in limits if limit and limit > 0), default=DEFAULT_TOKENS)
 
     def weight_files(self) -> list[Path]:
         """The transformer's, sorted by name."""

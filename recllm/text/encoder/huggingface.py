@@ -45,18 +45,15 @@ _logger = logging.getLogger(__name__)
 class HuggingFaceEncoder(TokenEncoder):
     """Texts to unit vectors with a transformers model; made by `load_encoder`.
 
-    A text of at most `max_tokens` tokens by `count_tokens` is used whole, prompt included; longer ones lose their end.
+    A text of at most `limit` tokens is used whole, prompt included; longer ones lose their end.
     """
 
     weights: ModelFolder
     _: KW_ONLY
-    max_length: int | None = None
-    """Tokens at which texts are cut, where that is earlier than the model does."""
     prompts: Mapping[str, str] | None = None
     """None: those of the folder."""
     device: str | None = None
     """None: the fastest; `torch_device` is the one in use."""
-    threads: int | None = None
     progress: bool = True
     adapter: Path | None = None
     cache_dir: Path | None = None
@@ -66,7 +63,7 @@ class HuggingFaceEncoder(TokenEncoder):
         """Raises `ModelError` for an adapter of another base model."""
         weights = self.weights
         self.model_type = weights.model_type
-        self.limit = weights.token_limit(self.max_length)
+        self.limit = weights.token_limit()
         self.dim = weights.dim
         self._used_prompts = dict(weights.prompts if self.prompts is None else self.prompts)
         self._opened: Any = None
@@ -119,10 +116,6 @@ class HuggingFaceEncoder(TokenEncoder):
         import torch
 
         return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-    @cached_property
-    def max_tokens(self) -> int:
-        return self.tokens.max_tokens if any(self._used_prompts.values()) else self.limit
 
     @property
     def sentence_transformer(self) -> Any:
@@ -197,8 +190,6 @@ class HuggingFaceEncoder(TokenEncoder):
         from sentence_transformers import SentenceTransformer
 
         started, weights = time.monotonic(), self.weights
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
         options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
         if any(key.endswith("attn_implementation") for key in weights.config):
             options["attn_implementation"] = "sdpa"  # the folder has no say in which code runs

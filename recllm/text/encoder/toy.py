@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")
 """A Chinese character, or a run of other letters and digits."""
 
+_MAX_WORDS = 254
+"""Of a text; what follows is not read."""
 _PIECE = 3
 _PIECE_WEIGHT = 0.3
 """Weight of a three-letter piece; its whole word has 1: plurals and spelling variants come near, words decide."""
@@ -31,29 +33,24 @@ class ToyEncoder:
     """
 
     name = "toy"
-    max_tokens = 256
 
     def __init__(self, dim: int = 64) -> None:
         if dim < 1:
             raise UsageError(f"ToyEncoder needs dim >= 1, not {dim}.")
         self.dim = dim
-        self.fingerprint = hashlib.sha256(f"toy-1 {dim} {self.max_tokens}".encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(f"toy-1 {dim} {_MAX_WORDS + 2}".encode()).hexdigest()
 
     def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
         """Unit rows, (len(texts), dim) float32. `kind` makes no difference."""
         once, inverse = distinct(texts)
         rows = np.zeros((len(once), self.dim), np.float32)
         for row, text in enumerate(once):
-            for feature, weight in _features(_words(text)[: self.max_tokens - 2]):
+            for feature, weight in _features(_words(text)[:_MAX_WORDS]):
                 rows[row] += weight * _signs(feature, self.dim)
             norm = float(np.linalg.norm(rows[row]))
             # No words, or (nearly impossible) words that cancel out: still a unit vector, the same each time.
             rows[row] = rows[row] / norm if norm > 0 else _signs("", self.dim) / np.float32(np.sqrt(self.dim))
         return rows[inverse]
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Words of each text, plus the two special tokens that a BERT would add."""
-        return [len(_words(text)) + 2 for text in texts]
 
 
 def _words(text: str) -> list[str]:

@@ -102,9 +102,7 @@ def tune_encoder(
     if len(texts) < 2:
         raise DataError(f"no item has a text of its own, so there is nothing to fine-tune on; {ALONE}")
     judged, learned = hold_out(past_questions(dataset, args), args.seed)
-    trained = HuggingFaceEncoder(
-        plain.weights, max_length=plain.limit, prompts=plain.prompts, device=device, progress=False
-    )
+    trained = HuggingFaceEncoder(plain.weights, prompts=plain.prompts, device=device, progress=False)
     spec = AdapterSpec.of(trained.model, plain.weights.name, plain.base_hash, args.rank, args.top_layers)
     text_numbers = asked_texts(judged, text_of)
 

@@ -300,7 +300,6 @@ class FieldBatch:
             load.schema.times,
             file=load.file,
             now=load.now,
-            policy=load.policy,
         )
         if may_lie_ahead is not None:
             times.status[(times.status == FUTURE) & may_lie_ahead.fill_null(False).to_numpy()] = OK

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.errors import IngestError
-from recllm.base.policy import EARLIEST_YEAR, FUTURE_HOURS, Policy
+from recllm.base.policy import EARLIEST_YEAR, FUTURE_HOURS
 
 TimeKind = Literal["iso", "dmy", "mdy", "named", "epoch", "excel", "pattern"]
 
@@ -169,7 +169,7 @@ def check_zone(tz: str | None) -> None:
         raise IngestError("E_NAIVE_TZ", f"unknown time zone {tz!r}; use a name such as Europe/London or UTC") from None
 
 
-def parse_times(column: pl.Series, form: TimeFormat, *, file: str, now: datetime, policy: Policy) -> ParsedTimes:
+def parse_times(column: pl.Series, form: TimeFormat, *, file: str, now: datetime) -> ParsedTimes:
     """Raises `IngestError` where a row contradicts what was settled for the file (E_MIXED_EPOCH, E_AMBIGUOUS_DATE)
     or has no zone and none was given (E_NAIVE_TZ)."""
     text = column.str.strip_chars()

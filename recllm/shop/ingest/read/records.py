@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import count, pairwise
+from itertools import count
 
 import numpy as np
 import polars as pl
@@ -263,31 +263,10 @@ def _behind_newline(data: bytes, newline: bytes, *, last: bool) -> int:
 
 def _decoded(data: bytes, line_no: int, newline: bytes, decoding: Decoding, source: SourceFile) -> LineBlock:
     """data: whole lines, the last one with its newline too; line_no: number of the first."""
-    dtype = {b"\n\0": "<u2", b"\0\n": ">u2"}.get(newline, "u1")
-    units = np.frombuffer(data[: len(data) // len(newline) * len(newline)], dtype)
-    bounds = (np.flatnonzero(units == ord(newline.replace(b"\0", b""))) + 1) * len(newline)
-    numbers = line_no + np.arange(len(bounds), dtype=np.int64)
-    readable = np.ones(len(bounds), bool)
-    bad: list[BadRecord] = []
     try:
-        text = data
-        if decoding.encoding != "utf-8":
-            text = data.decode(decoding.encoding).encode("utf-8")
-        elif source.first_bad is not None:  # else the probe has read it all strictly
-            data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if not decoding.tolerant:
-            raise IngestError("E_ENCODING", f"{source.path.name}: a bad byte behind line {line_no:,}") from error
-        lines = []
-        for row, (start, end) in enumerate(pairwise([0, *bounds.tolist()])):
-            raw = data[start:end]
-            try:
-                lines.append(raw.decode(decoding.encoding).encode("utf-8"))
-            except UnicodeDecodeError as line_error:
-                readable[row] = False
-                message = f"not {decoding.encoding} at byte {line_error.start + 1} of the line"
-                bad.append(BadRecord(int(numbers[row]), None, "E_BAD_BYTES", message, shorten(raw)))
-        text = b"".join(lines)
+        text = data if decoding.encoding == "utf-8" else data.decode(decoding.encoding).encode("utf-8")
+    except UnicodeDecodeError as error:  # the file was changed since the probe read it
+        raise IngestError("E_ENCODING", f"{source.path.name}: a bad byte behind line {line_no:,}") from error
     if newline == b"\r":
         text = text.replace(b"\r", b"\n")
-    return LineBlock(text=text, line_no=numbers[readable], bad=tuple(bad))
+    return LineBlock(text=text, line_no=line_no + np.arange(text.count(b"\n"), dtype=np.int64))

@@ -187,7 +187,7 @@ _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "
 _GB_FAMILY = {"gb2312", "gbk", "cp936", "gb18030", "euc_cn", "hz"}
 _LATIN = "[À-ÖØ-öø-ÿŒœŠšŽžŸ]"
 _TYPOGRAPHIC = "–—‘’“”…•€£™®©°²³¼½¾«»¿¡·×±§ºª´\u00a0"
-_SUGGESTED = ("gb18030", "cp1252", "latin-1", "big5", "shift_jis", "utf-16")
+_SUGGESTED = ("gb18030", "cp1252", "latin-1", "big5", "shift_jis")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,31 +197,29 @@ class Decoding:
     encoding: str
     skip: int = 0
     """Bytes of the byte order mark."""
-    tolerant: bool = False
-    """Lines that do not decode are bad rows instead of a refused file."""
     warnings: dict[str, int] = field(default_factory=dict)
 
 
 def find_decoding(source: SourceFile, options: IngestOptions, column_map: ColumnMap) -> Decoding:
     """The first encoding that fits. The map's encoding is only a hint, tried last."""
-    file, head, tolerant = source.path.name, source.head, options.on_bad_bytes == "quarantine"
+    file, head = source.path.name, source.head
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         raise IngestError("E_ENCODING", f"{file} is UTF-32; save it as UTF-8")
-    for mark, encoding in _BOMS:
-        if head.startswith(mark):
-            return _marked(source, encoding, len(mark), tolerant=tolerant)
+    mark, marked = next(((m, name) for m, name in _BOMS if head.startswith(m)), (b"", "utf-8"))
+    if marked == "utf-8" and source.first_nul is not None:
+        why = "it is binary, or UTF-16 without a byte order mark; export it as CSV in UTF-8"
+        raise IngestError("E_NOT_TEXT", f"{file}: a zero byte at offset {source.first_nul:,}: {why}")
+    if mark:
+        if (bad := _first_bad(source, marked, len(mark))) is not None:
+            raise IngestError("E_ENCODING", f"{file} is marked as {marked} and is not, first at byte offset {bad:,}")
+        return Decoding(encoding=marked, skip=len(mark), warnings={"W_BOM": 1})
     declared = canonical_name(options.encoding) if options.encoding else None
-    if source.first_nul is not None:
-        return _wide(source, declared)
     if source.first_bad is None:
         return Decoding(encoding="utf-8")
     if declared and declared != "utf-8":
-        bad = _first_bad(source, declared)
-        if bad is None or tolerant:
-            return Decoding(encoding=declared, tolerant=bad is not None, warnings={"W_ENCODING": 1})
-        raise IngestError("E_ENCODING", f"{file} is not {declared}, first at byte offset {bad:,}")
-    if tolerant:
-        return Decoding(encoding="utf-8", tolerant=True)
+        if (bad := _first_bad(source, declared)) is not None:
+            raise IngestError("E_ENCODING", f"{file} is not {declared}, first at byte offset {bad:,}")
+        return Decoding(encoding=declared, warnings={"W_ENCODING": 1})
     if _first_bad(source, "gb18030") is None:
         text = codecs.getincrementaldecoder("gb18030")().decode(head)
         if common_han_share(text) > 0.9 and _header_is_known(text, column_map):
@@ -230,11 +228,11 @@ def find_decoding(source: SourceFile, options: IngestOptions, column_map: Column
     is_hinted = hint is not None and _header_is_known(head.decode(hint, errors="replace"), column_map)
     if hint is not None and is_hinted and _first_bad(source, hint) is None:
         return Decoding(encoding=hint, warnings={"W_ENCODING": 1})
-    able = [name for name in _SUGGESTED[:-1] if undecodable_at(codecs.getincrementaldecoder(name)(), head, 0) is None]
+    able = [name for name in _SUGGESTED if undecodable_at(codecs.getincrementaldecoder(name)(), head, 0) is None]
     raise IngestError(
         "E_ENCODING",
         f"{file} is not UTF-8: first bad byte at offset {source.first_bad:,}. Say which encoding it has "
-        f"(--read encoding={' | '.join(able) or 'NAME'} would decode its beginning), or --read on_bad_bytes=quarantine",
+        f"(--read encoding={' | '.join(able) or 'NAME'} would decode its beginning)",
     )
 
 
@@ -253,43 +251,14 @@ def canonical_name(name: str) -> str:
     """Python's name of a text encoding that keeps line ends findable; `IngestError` for any other."""
     try:
         codec = codecs.lookup(name)
-        usable = codec.name.startswith("utf-16") or "a,\n".encode(codec.name) == b"a,\n"
+        usable = "a,\n".encode(codec.name) == b"a,\n"
     except (LookupError, ValueError, TypeError):
         usable = False
     if not usable:
         raise IngestError("E_ENCODING", f"unknown encoding {name!r}; for example: utf-8, {', '.join(_SUGGESTED)}")
     if codec.name in _GB_FAMILY:
         return "gb18030"
-    return {"utf-16": "utf-16-le", "utf-8-sig": "utf-8"}.get(codec.name, codec.name)
-
-
-def _marked(source: SourceFile, encoding: str, skip: int, *, tolerant: bool) -> Decoding:
-    if encoding == "utf-8" and source.first_nul is not None:
-        raise IngestError("E_NOT_TEXT", f"{source.path.name}: a zero byte at offset {source.first_nul:,}")
-    bad = source.first_bad if encoding == "utf-8" else _first_bad(source, encoding, skip)
-    if bad is not None and not tolerant:
-        raise IngestError(
-            "E_ENCODING", f"{source.path.name} is marked as {encoding} and is not, first at byte offset {bad:,}"
-        )
-    return Decoding(encoding=encoding, skip=skip, tolerant=bad is not None, warnings={"W_BOM": 1})
-
-
-def _wide(source: SourceFile, declared: str | None) -> Decoding:
-    """A file with zero bytes and no mark: UTF-16 as declared, or none."""
-    if declared and declared.startswith("utf-16") and _first_bad(source, declared) is None:
-        return Decoding(encoding=declared)
-    head = source.head[: len(source.head) // 2 * 2]
-    # UTF-16 text has its zero bytes all in odd (or all in even) positions, next to each line end
-    for guess, zeros, texts in (("utf-16-le", head[1::2], head[::2]), ("utf-16-be", head[::2], head[1::2])):
-        if zeros.count(0) > len(zeros) // 20 and not texts.count(0):
-            raise IngestError(
-                "E_ENCODING",
-                f"{source.path.name} looks like UTF-16 without a byte order mark; say --read encoding={guess}, "
-                "or save as UTF-8",
-            )
-    raise IngestError(
-        "E_NOT_TEXT", f"{source.path.name} is binary: a zero byte at offset {source.first_nul:,}; export it as CSV"
-    )
+    return "utf-8" if codec.name == "utf-8-sig" else codec.name
 
 
 def _first_bad(source: SourceFile, encoding: str, skip: int = 0) -> int | None:
