@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import polars as pl
 from inputs import default_encoder, finish, say, script_parser
 from numpy.typing import NDArray
 from published import BENCHMARKS
@@ -38,12 +39,10 @@ from recllm.market.occasions.hours import best_hours, hour_shares, local_hours
 from recllm.market.occasions.replenishment import (
     HORIZON_DAYS,
     TREES,
-    RepurchasePairs,
     bought_again,
     learn_replenishment,
     repurchase_pairs,
 )
-from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.predict import predict
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.recommend.evaluation.systems import advised_recipe
@@ -87,8 +86,8 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     past = dataset.before(starts[0])
     weeks = [repurchase_pairs(dataset, start) for start in starts]
     label = np.concatenate([bought_again(dataset, pairs, start) for pairs, start in zip(weeks, starts, strict=True)])
-    table = FeatureTable.stacked([pairs.features for pairs in weeks])
-    person = np.concatenate([pairs.user for pairs in weeks])
+    table = pl.concat(weeks)
+    person = table["user"].to_numpy()
     say("%s: %d pairs, %.4f bought again", name, len(label), label.mean())
     systems: dict[str, Values] = {
         "item interval": -np.abs(np.log((column(table, "since") + 1) / (column(table, "item_gap") + 1))),
@@ -122,34 +121,30 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def column(table: FeatureTable, name: str) -> Values:
-    return np.nan_to_num(table.column(name).astype(np.float64))
+def column(table: pl.DataFrame, name: str) -> Values:
+    return np.nan_to_num(table[name].cast(pl.Float64).to_numpy())
 
 
 # --- systems ---------------------------------------------------------------------------------------------------------
 
 
-def lightgbm(past: Dataset, start: int, table: FeatureTable, seed: int) -> Values:
+def lightgbm(past: Dataset, start: int, table: pl.DataFrame, seed: int) -> Values:
     """Boosted trees on `PLAIN`, of the same eight weeks."""
     import lightgbm as library
 
     tables, labels = [], []
     for week in range(1, 9):
         pairs = repurchase_pairs(past, start - week * HORIZON_DAYS * DAY)
-        tables.append(plain(pairs.features))
+        tables.append(pairs.select(PLAIN).to_numpy())
         labels.append(bought_again(past, pairs, start - week * HORIZON_DAYS * DAY))
     parameters = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 31, "min_data_in_leaf": 200}
     data = library.Dataset(np.concatenate(tables), np.concatenate(labels))
     trees = library.train(parameters | {"verbose": -1, "seed": seed, "bagging_freq": 0}, data, 200)
-    return np.asarray(trees.predict(plain(table)), np.float64)
-
-
-def plain(table: FeatureTable) -> NDArray[np.float32]:
-    return np.column_stack([table.column(name) for name in PLAIN])
+    return np.asarray(trees.predict(table.select(PLAIN).to_numpy()), np.float64)
 
 
 def scorer(
-    dataset: Dataset, past: Dataset, weeks: list[RepurchasePairs], starts: list[int], args: argparse.Namespace
+    dataset: Dataset, past: Dataset, weeks: list[pl.DataFrame], starts: list[int], args: argparse.Namespace
 ) -> Values:
     """The trained score of each pair. Of the second week the histories are new, the statistics of all are not."""
     encoder = default_encoder(args)
@@ -157,7 +152,7 @@ def scorer(
     recommender = Recommender(past, encoder).fit(recipe.training, interests=recipe.interests).warm()
     scores = []
     for pairs, start in zip(weeks, starts, strict=True):
-        people, row = np.unique(pairs.user, return_inverse=True)
+        people, row = np.unique(pairs["user"].to_numpy(), return_inverse=True)
         now, score = dataset.before(start), np.empty(len(pairs))
         for block in range(0, len(people), 256):
             chosen = people[block : block + 256]
@@ -165,7 +160,7 @@ def scorer(
             indptr = np.searchsorted(row[inside] - block, np.arange(len(chosen) + 1)).astype(np.int64)
             basics = basics_vectors(encoder, basics_of(now.users[chosen.tolist()]), recommender.text_locale)
             users = UserInputs(now.events.rows(chosen), start, chosen, basics)
-            asked = Pairs(indptr, pairs.item[inside].astype(np.int32))
+            asked = Pairs(indptr, pairs["item"].to_numpy()[inside].astype(np.int32))
             score[inside] = recommender.ranker.score(users, asked).logit
         scores.append(score)
     return np.concatenate(scores)
@@ -224,22 +219,23 @@ def differences(ours: Values, theirs: Values, label: Values, person: NDArray[np.
     return {"average_precision": round(value, 5), "low": round(float(low), 5), "high": round(float(high), 5)}
 
 
-def days_off(dataset: Dataset, pairs: RepurchasePairs, start: int, probability: Values) -> dict[str, float]:
+def days_off(dataset: Dataset, pairs: pl.DataFrame, start: int, probability: Values) -> dict[str, float]:
     """Mean days by which the foretold day is off, of pairs bought within 28 days. Intervals: less the days since."""
     bought = dataset.between(start, start + 28 * DAY)
     keys = bought.user.astype(np.int64) * dataset.n_items + bought.item
     order = np.lexsort((bought.at, keys))
     distinct, first = np.unique(keys[order], return_index=True)
-    at = np.searchsorted(distinct, pairs.user * dataset.n_items + pairs.item)
+    key = (pairs["user"] * dataset.n_items + pairs["item"]).to_numpy()
+    at = np.searchsorted(distinct, key)
     at = np.minimum(at, len(distinct) - 1)
-    came = distinct[at] == pairs.user * dataset.n_items + pairs.item
+    came = distinct[at] == key
     days = (bought.at[order][first][at] - start) / DAY
-    since = column(pairs.features, "since")
+    since = column(pairs, "since")
     foretold = {
         "recllm": median_day(probability),
-        "item interval": column(pairs.features, "item_gap") - since,
-        "median interval": column(pairs.features, "gap_median") - since,
-        "Poisson-Gamma": median_day(column(pairs.features, "poisson_gamma")),
+        "item interval": column(pairs, "item_gap") - since,
+        "median interval": column(pairs, "gap_median") - since,
+        "Poisson-Gamma": median_day(column(pairs, "poisson_gamma")),
     }
     off = {name: float(np.abs(np.clip(day, 0, 28) - days)[came].mean()) for name, day in foretold.items()}
     return {"pairs": int(came.sum()), **{name: round(value, 3) for name, value in off.items()}}

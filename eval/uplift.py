@@ -17,7 +17,7 @@ import numpy as np
 from inputs import finish, script_parser
 from numpy.typing import NDArray
 
-from recllm.market.propensity.effects import EffectLearner, UpliftSettings, fit_outcome
+from recllm.market.propensity.effects import UpliftSettings, fit_outcome, grow_effects
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.prediction import qini_curve, true_qini
 from recllm.market.propensity.trial import Trial
@@ -83,8 +83,7 @@ def of_world(name: str, seed: int) -> dict[str, Any]:
 def of_run(name: str, seed: int) -> dict[str, dict[str, float]]:
     learn, judge = world(name, seed)
     settings = UpliftSettings(seed=seed)
-    learner, rng = EffectLearner.of(learn.trial, settings), np.random.default_rng(seed)
-    trees = learner.grow(np.arange(len(learn.trial)), settings, rng)
+    trees = grow_effects(learn.trial, np.arange(len(learn.trial)), settings, np.random.default_rng(seed))
     scores = {"x-learner": trees.predict(judge.trial.features.values)[0], **others(learn.trial, judge.trial, settings)}
     best = true_qini(judge.truth, judge.truth).qini
     return {name: figures(score, judge, best) for name, score in scores.items()}

@@ -34,7 +34,7 @@ import polars as pl
 from inputs import HERE, file_hash, finish, say, script_parser
 from numpy.typing import NDArray
 
-from recllm.market.propensity.effects import EffectLearner, UpliftSettings, fit_effects, fit_outcome
+from recllm.market.propensity.effects import UpliftSettings, fit_effects, fit_outcome, grow_effects
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.model import Values, varying
 from recllm.market.propensity.prediction import SHARES
@@ -102,8 +102,7 @@ def systems() -> dict[str, Score]:
 
 
 def effects(learn: Trial, people: FeatureTable, settings: UpliftSettings) -> Values:
-    rng = np.random.default_rng(settings.seed)
-    trees = EffectLearner.of(learn, settings).grow(np.arange(len(learn)), settings, rng)
+    trees = grow_effects(learn, np.arange(len(learn)), settings, np.random.default_rng(settings.seed))
     return trees.predict(people.values[:, varying(learn.features.values)])[0]
 
 

@@ -33,7 +33,6 @@ from recllm.market.propensity.prediction import (
     Prediction,
     PredictionKind,
     PredictionRequest,
-    gain,
     lift,
     prediction_document,
     quality,
@@ -288,10 +287,10 @@ def test_a_sensitive_target_is_refused(data: Dataset) -> None:
         ask(PredictionKind.BUY, data, category="food > tea", policy=policy)
 
 
-def test_auc_lift_and_gain_of_a_case_to_count() -> None:
+def test_auc_and_lift_of_a_case_to_count() -> None:
     score, label = np.array([4.0, 3, 2, 1]), np.array([1.0, 0, 1, 0])
-    assert auc(score, label) == 0.75 and gain(score, label, np.array([0.5]))[0] == 0.5 and lift(score, label, 0.25) == 2
-    assert auc(np.ones(4), label) == 0.5 and gain(np.ones(4), label, np.array([0.25]))[0] == 0.25
+    assert auc(score, label) == 0.75 and lift(score, label, 0.5) == 1 and lift(score, label, 0.25) == 2
+    assert auc(np.ones(4), label) == 0.5 and lift(np.ones(4), label, 0.25) == 1
 
 
 @settings(max_examples=25)
@@ -302,8 +301,7 @@ def test_curves_keep_their_bounds(rows: list[tuple[float, bool]]) -> None:
     assert 0 <= found.ece <= 1 and sum(b.n for b in found.bins) == len(rows)
     assert all(b.low <= b.observed + 1e-9 and b.observed <= b.high + 1e-9 for b in reliability(p, label))
     if found.auc is not None:
-        assert 0 <= found.auc <= 1 and found.gains[-1] == pytest.approx(1)
-        assert all(a <= b + 1e-9 for a, b in pairwise(found.gains))
+        assert 0 <= found.auc <= 1 and lift(p, label, 1.0) == pytest.approx(1)
 
 
 def test_the_day_of_a_survival_curve() -> None:

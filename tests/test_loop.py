@@ -247,7 +247,7 @@ def test_the_log_of_exploring_slates_tells_what_another_ranking_would_bring(
             client.post("/v1/events", json={"events": events}).raise_for_status()
         version = client.get("/readyz").json()["shops"]["shop"]["model_version"]
     with Workspace.open(folder) as shop:
-        itself = estimate_of(shop, version, rng=rng)
+        itself = estimate_of(shop, version)
         assert itself.requests == ROUNDS * PEOPLE and itself.too_early == 0
         assert _is_near(itself.serving, float(np.mean(worth_of_shown)))
         assert abs(itself.difference) < 0.05
@@ -268,7 +268,7 @@ def test_the_log_of_exploring_slates_tells_what_another_ranking_would_bring(
         cuts = []
         before = Dataset.before
         monkeypatch.setattr(Dataset, "before", lambda data, as_of: cuts.append(as_of) or before(data, as_of))
-        outcome = estimate_of(shop, version, rng=rng)
+        outcome = estimate_of(shop, version)
         assert len(cuts) < 50, "the log is not copied for each request"
         assert outcome.candidate.outside_support == 0
         assert _is_near(outcome.candidate, float(np.mean(targets))), outcome.candidate

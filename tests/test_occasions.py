@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import Command
+from polars.testing import assert_frame_equal
 
 from recllm.base.errors import DataError, ModelError, UsageError
 from recllm.base.policy import Policy
@@ -41,12 +42,14 @@ from recllm.market.occasions.detect import (
     Shop,
     abandoned,
     back_in_stock,
+    best_of_each,
     new_arrival,
     past_chances,
     price_drop,
     replenish,
     welcome,
     win_back,
+    with_items,
 )
 from recllm.market.occasions.hours import best_hours, hour_shares
 from recllm.market.occasions.replenishment import (
@@ -108,9 +111,9 @@ def shop_of(dataset: Dataset, *states: tuple[str, float, float | None, bool]) ->
 
 def told(cases: Cases, dataset: Dataset) -> dict[str, str | None]:
     """Person -> item, of the strongest case of each."""
-    best = cases.best_of_each()
     users, items = dataset.users["user_id"].to_list(), dataset.items["item_id"].to_list()
-    return {users[u]: None if i < 0 else items[i] for u, i in zip(best.user, best.item, strict=True)}
+    rows = best_of_each(cases).select("user", "item").iter_rows()
+    return {users[user]: None if item is None else items[item] for user, item in rows}
 
 
 def test_what_was_left_in_the_cart_or_looked_at_twice() -> None:
@@ -146,8 +149,8 @@ def test_prices_and_stock_concern_those_who_showed_interest() -> None:
     assert told(price_drop(shop), data) == {"ann": "tea", "bob": "tea"}
     assert told(back_in_stock(shop), data) == {"cid": "mug"}
     cases = price_drop(shop)
-    assert cases.facts["price"].tolist() == [8, 8] and cases.facts["before"].tolist() == [10, 10]
-    assert cases.facts["bought"].tolist() == [True, False]
+    assert cases["price"].to_list() == [8, 8] and cases["before"].to_list() == [10, 10]
+    assert cases["bought"].to_list() == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -180,9 +183,10 @@ def test_who_stayed_away_hears_of_what_they_bought_most() -> None:
     gone = [("dan", "tea", ago) for ago in (300, 310, 320, 330)]
     data = log(*rows, *gone)
     shop = shop_of(data)
-    assert told(win_back(shop), data) == {"ann": "tea"}
     cases = win_back(shop)
-    assert cases.facts["days"].tolist() == [39] and cases.facts["usual"].tolist() == [7]
+    assert told(cases, data) == {"ann": None}
+    assert told(with_items(shop, Occasion.WIN_BACK, cases), data) == {"ann": "tea"}
+    assert cases["days"].to_list() == [39] and cases["usual"].to_list() == [7]
 
 
 def test_the_first_purchase_is_welcomed_with_what_others_buy_beside_it() -> None:
@@ -191,9 +195,12 @@ def test_the_first_purchase_is_welcomed_with_what_others_buy_beside_it() -> None
     kinds = {"honey": "food > spreads", "saw": "tools > saws"}
     data = log(*others, *rest, ("new", "tea", 3), ("back", "tea", 3), ("back", "tea", 40), items=kinds)
     shop = shop_of(data)
-    assert told(welcome(shop), data) == {"new": "honey"}
+    cases = with_items(shop, Occasion.WELCOME, welcome(shop))
+    assert told(cases, data) == {"new": "honey"}
+    assert data.items["item_id"].gather(cases["companion"]).to_list() == ["tea"]
     only = log(*others, ("new", "saw", 3), items=kinds)
-    assert told(welcome(shop_of(only)), only) == {"new": None}  # nothing to say beside it
+    shop = shop_of(only)
+    assert told(with_items(shop, Occasion.WELCOME, welcome(shop)), only) == {"new": None}  # nothing to say beside it
 
 
 def test_chances_are_those_of_the_past() -> None:
@@ -205,16 +212,11 @@ def test_chances_are_those_of_the_past() -> None:
             rows.append((f"p{n}", "tea", 7 * (week + 1) - 2))
     rows.append(("first", "mug", 60))
     shop = shop_of(log(*rows))
-    today = Cases(
-        occasion=Occasion.ABANDONED,
-        grade="in_cart",
-        user=np.array([0, 1]),
-        item=np.array([0, 0]),
-        strength=np.ones(2),
-        facts={"in_cart": np.array([1.0, 0.0])},
-    )
-    np.testing.assert_allclose(past_chances(shop, today), (16 + 0.5) / (40 + 1))
-    assert np.isnan(past_chances(shop_of(log(("ann", "tea", 1))), today)).all()
+    today = pl.DataFrame({"user": [0, 1], "item": [0, 0], "in_cart": [1.0, 0.0]})
+    chances = past_chances(shop, Occasion.ABANDONED, today)["chance"]
+    np.testing.assert_allclose(chances, (16 + 0.5) / (40 + 1))
+    young = shop_of(log(("ann", "tea", 1)))
+    assert past_chances(young, Occasion.ABANDONED, today)["chance"].to_list() == [None, None]
 
 
 def test_who_left_later_is_likelier_to_come_back() -> None:
@@ -224,40 +226,32 @@ def test_who_left_later_is_likelier_to_come_back() -> None:
         month = [(f"a{n}", "tea", 33 + n % 56 + 7 * k) for k in range(6)] + [(f"a{n}", "tea", n % 56)]
         rows += month + [(f"b{n}", "tea", 100 + n % 30 + 7 * k) for k in range(6)]
     data = log(*rows)
-    cases = win_back(shop_of(data)).best_of_each()
-    chances = past_chances(shop_of(data), cases)
-    away = cases.facts["days"]
-    assert chances[away > 90].max() < 0.05 and len(chances[away > 90]) > 100
-    assert past_chances(shop_of(data), cases).max() <= 1
+    shop = shop_of(data)
+    cases = past_chances(shop, Occasion.WIN_BACK, best_of_each(win_back(shop)))
+    long_away = cases.filter(pl.col("days") > 90)["chance"]
+    assert long_away.max() < 0.05 and len(long_away) > 100
+    assert cases["chance"].max() <= 1 and not cases["chance"].is_null().any()
 
 
 @pytest.mark.parametrize("occasion", list(RULES))
 def test_every_rule_bears_an_empty_shop_and_bare_items(occasion: Occasion) -> None:
     empty = Dataset.construct(pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}))
-    assert len(RULES[occasion](shop_of(empty))) == 0
+    assert len(RULES[occasion][0](shop_of(empty))) == 0
     bare = Dataset.construct(pl.DataFrame({"user_id": ["a"], "item_id": ["x"], "timestamp": [NOW - DAY]}), as_of=NOW)
-    assert len(RULES[occasion](shop_of(bare))) == 0
+    assert len(RULES[occasion][0](shop_of(bare))) == 0
 
 
 def test_each_person_is_addressed_once() -> None:
-    def cases(occasion: Occasion, people: list[int], chance: list[float]) -> Cases:
-        rows = np.array(people)
-        return Cases(
-            occasion=occasion,
-            grade="days",
-            user=rows,
-            item=rows,
-            strength=np.ones(len(rows)),
-            probability=np.array(chance),
-        )
+    def cases(people: list[int], chance: list[float | None]) -> Cases:
+        return pl.DataFrame({"user": people, "chance": chance, "strength": [1.0] * len(people)})
 
     all_cases = {
-        Occasion.REPLENISH: cases(Occasion.REPLENISH, [0, 1, 2, 3], [0.9, 0.2, 0.5, 0.7]),
-        Occasion.ABANDONED: cases(Occasion.ABANDONED, [1, 4], [np.nan, 0.3]),
+        Occasion.REPLENISH: cases([0, 1, 2, 3], [0.9, 0.2, 0.5, 0.7]),
+        Occasion.ABANDONED: cases([1, 4], [None, 0.3]),
     }
     allowed = np.array([True, True, True, False, True])
     chosen = one_for_each(all_cases, (Occasion.ABANDONED, Occasion.REPLENISH), allowed)
-    assert {name: c.user.tolist() for name, c in chosen.items()} == {"abandoned": [4, 1], "replenish": [0, 2]}
+    assert {name: c["user"].to_list() for name, c in chosen.items()} == {"abandoned": [4, 1], "replenish": [0, 2]}
 
 
 def test_the_best_hour_is_the_persons_own_and_never_in_the_quiet_hours() -> None:
@@ -296,15 +290,14 @@ def test_features_know_nothing_of_the_time_after() -> None:
     data = weekly_world()
     then = NOW - 30 * DAY
     whole, past = repurchase_pairs(data, then), repurchase_pairs(data.before(then), then)
-    np.testing.assert_array_equal(whole.features.values, past.features.values)
+    assert_frame_equal(whole, past)
 
 
 def test_features_of_one_person_by_hand() -> None:
     data = log(*(("ann", "tea", ago + 0.5) for ago in (40, 30, 20, 5)), ("ann", "mug", 10.5), ("ann", "mug", 3.5))
     pairs = repurchase_pairs(data, NOW)
     tea = data.items["item_id"].to_list().index("tea")
-    (row,) = np.flatnonzero(pairs.item == tea)
-    values = {name: float(pairs.column(name)[row]) for name in pairs.features.names}
+    values = pairs.row(by_predicate=pl.col("item") == tea, named=True)
     expected = {"days": 4, "since": 5, "tenure": 40, "gap_mean": 35 / 3, "gap_median": 10, "gap_last": 15}
     expected |= {
         "days_7": 1,
@@ -315,26 +308,26 @@ def test_features_of_one_person_by_hand() -> None:
         "since_over_median": 0.5,
     }
     assert {name: values[name] for name in expected} == pytest.approx(expected)
-    assert len(pairs) == 2 and np.isin(pairs.item, [tea, 1 - tea]).all()
+    assert len(pairs) == 2 and np.isin(pairs["item"], [tea, 1 - tea]).all()
 
 
 def test_the_model_tells_the_weekly_from_the_monthly_buyers(tmp_path: Path) -> None:
     data = weekly_world()
     model = learn_replenishment(data, SMALL, weeks=4)
     pairs = repurchase_pairs(data, NOW)
-    probability = model.probability(pairs.features)
-    milk = pairs.item == data.items["item_id"].to_list().index("milk")
-    weekly = np.array([int(name[1:]) % 2 == 0 for name in data.users["user_id"]])[pairs.user]
+    probability = model.probability(pairs)
+    milk = pairs["item"].to_numpy() == data.items["item_id"].to_list().index("milk")
+    weekly = np.array([int(name[1:]) % 2 == 0 for name in data.users["user_id"]])[pairs["user"]]
     assert probability[milk & weekly].min() > 0.8
-    assert probability[milk & ~weekly & (pairs.column("since") < 10)].max() < 0.4
+    assert probability[milk & ~weekly & (pairs["since"].to_numpy() < 10)].max() < 0.4
     model.save(tmp_path / "m.json")
     again = ReplenishmentModel.read(tmp_path / "m.json")
-    np.testing.assert_array_equal(again.probability(pairs.features), probability)
+    np.testing.assert_array_equal(again.probability(pairs), probability)
     assert again.record == model.record and again.as_of == model.as_of
     shop = shop_of(data)
     cases = replenish(shop, model)
-    assert (cases.probability >= DUE_PROBABILITY).all()
-    assert (cases.facts["days"] / cases.facts["every"] >= DUE_SHARE).all() and len(cases)
+    assert (cases["chance"] >= DUE_PROBABILITY).all()
+    assert (cases["days"] / cases["every"] >= DUE_SHARE).all() and len(cases)
 
 
 def test_learning_twice_gives_the_same_and_labels_come_from_after_the_features() -> None:
@@ -345,7 +338,7 @@ def test_learning_twice_gives_the_same_and_labels_come_from_after_the_features()
     pairs = repurchase_pairs(data, start)
     label = bought_again(data, pairs, start)
     users, items = data.users["user_id"].to_list(), data.items["item_id"].to_list()
-    for user, item, bought in zip(pairs.user, pairs.item, label, strict=True):
+    for user, item, bought in zip(pairs["user"], pairs["item"], label, strict=True):
         e = data.events
         mine = (e.user == user) & (e.item == item) & (e.at >= start) & (e.at < start + 7 * DAY)
         assert bool(bought) == bool(mine.any()), (users[user], items[item])
@@ -362,11 +355,10 @@ def test_a_shop_without_categories_and_prices_learns_too() -> None:
     )
     bare = Dataset.construct(events, as_of=NOW)
     model = learn_replenishment(bare, SMALL, weeks=4)
-    features = repurchase_pairs(bare, NOW).features
-    unknown = np.array([name.startswith(("type_", "category_", "price_")) for name in features.names])
-    other = replace(features, values=np.where(unknown, np.float32(1), features.values))
-    assert unknown.any() and np.array_equal(model.probability(features), model.probability(other))
-    assert len(model.probability(repurchase_pairs(bare, NOW).features)) > 100
+    pairs = repurchase_pairs(bare, NOW)
+    unknown = [name for name in pairs.columns if name.startswith(("type_", "category_", "price_"))]
+    other = pairs.with_columns(pl.lit(1.0, pl.Float32).alias(name) for name in unknown)
+    assert unknown and np.array_equal(model.probability(pairs), model.probability(other)) and len(pairs) > 100
 
 
 def test_too_little_to_learn_from() -> None:

@@ -306,13 +306,8 @@ def stop_experiment(name: Name, *, shop: Shop) -> Answer:
     return Answer(stored.document(), [f"{name} ended"])
 
 
-MAX_REQUESTS = 2_000
-"""Logged slates that an estimate uses at most: more take minutes, and narrow its interval little."""
-
-
 def estimate(shop: Shop, model: str, metric: str) -> Answer:
     """What a model would have brought, from slates that explored."""
-    import numpy as np
     from tqdm import tqdm
 
     from recllm.market.experiments.off_policy import estimate_model
@@ -329,8 +324,6 @@ def estimate(shop: Shop, model: str, metric: str) -> Answer:
             estimated,
             model_encoder(shop, estimated),
             metric=Metric(metric),
-            max_requests=MAX_REQUESTS,
-            rng=np.random.default_rng(0),
             progress=lambda n: bar.update(n - bar.n) and None,
         )
     rows = [

@@ -49,7 +49,7 @@ class AudienceMember:
 
     user_id: str
     """The dataset's: a pseudonym where the shop's ids are kept apart."""
-    probability: float | None
+    probability: float | None = None
     """Calibrated, in [0, 1], that they buy one of the items within the horizon; None for a likeness."""
     score: float
     """What people were ordered by: minus the log of the probability of buying none, or the likeness."""
@@ -308,20 +308,23 @@ def build_audience(
     floor = recommender.policy.group_floor if figures is None else figures.floor
     if figures is None or figures.is_exact:
         check_floor(len(selection.addressed), floor)
-    reached, best_items = pool.user_rows[selection.addressed], scores.best_item[selection.addressed]
+    reached, addressed = pool.user_rows[selection.addressed], scores.rows(selection.addressed)
     explained = slice(explain_first)
-    reasons = reasons_for(recommender, reached[explained], best_items[explained])
+    reasons = reasons_for(recommender, reached[explained], addressed.best_item[explained])
     reasons += [()] * (len(reached) - len(reasons))
+    columns = {"score": addressed.score}
+    if addressed.probability is not None:
+        columns["probability"] = addressed.probability.astype(np.float64)
+    if (effects := addressed.effects) is not None:
+        columns |= {"effect": effects.effect, "effect_low": effects.low, "effect_high": effects.high}
     people = tuple(
         AudienceMember(
             user_id=pool.user_ids[position],
-            probability=None if scores.probability is None else float(scores.probability[position]),
-            score=float(scores.score[position]),
             item_id=data.items["item_id"][int(item)] if item >= 0 else None,
             reasons=why,
-            **_effect_fields(scores, int(position)),
+            **{name: float(column[n]) for name, column in columns.items()},
         )
-        for position, item, why in zip(selection.addressed, best_items, reasons, strict=True)
+        for n, (position, item, why) in enumerate(zip(selection.addressed, addressed.best_item, reasons, strict=True))
     )
     cut = {
         ExclusionReason.UNPROFITABLE.value: selection.unprofitable,
@@ -333,11 +336,6 @@ def build_audience(
         notes = (*notes, note)
     if actions != (Action.PURCHASE,):
         notes = (*notes, f"a conversion is any of: {', '.join(actions)}")
-    expected, extra = None, None
-    if scores.probability is not None:
-        expected = float(scores.probability[selection.addressed].sum(dtype=np.float64))
-    if scores.effects is not None:
-        extra = float(scores.effects.effect[selection.addressed].sum())
     audience = Audience(
         campaign_id=name,
         as_of=utc(data.as_of),
@@ -350,9 +348,9 @@ def build_audience(
         group=()
         if figures
         else distinguishing_traits(data, reached, np.setdiff1d(pool.user_rows, reached), recommender.policy),
-        expected_conversions=expected,
+        expected_conversions=float(columns["probability"].sum()) if "probability" in columns else None,
         converts=tuple(actions),
-        expected_extra=extra,
+        expected_extra=None if effects is None else float(effects.effect.sum()),
         notes=notes,
         rule=tuple(
             replace(count, people=count.people if (count.people or 0) >= floor else None) for count in pool.rule
@@ -374,11 +372,9 @@ def _as_reported(
     """The same with the figures that the caller gets."""
     counts = {
         **dict.fromkeys(ExclusionReason, 0),  # which reasons are missing would say which groups are empty
-        "addressed": len(selection.addressed),
-        "held out": len(selection.holdout),
-        **pool.excluded,
-        ExclusionReason.UNPROFITABLE.value: selection.unprofitable,
-        ExclusionReason.BEYOND_LIMIT.value: selection.beyond_limit,
+        **{reason: n or 0 for reason, n in audience.excluded.items()},
+        "addressed": audience.size,
+        "held out": len(audience.holdout),
     }
     counts[ExclusionReason.NO_CONSENT] += figures.unconsented(recommender.dataset.users[USER_COLUMN])
     sizes = figures.sizes(question, counts, disjoint=True)
@@ -406,14 +402,6 @@ def _as_reported(
         group=traits or (),
         notes=(*audience.notes, *sizes.notes()),
     )
-
-
-def _effect_fields(scores: UserScores, position: int) -> dict[str, float]:
-    if scores.effects is None:
-        return {}
-    of_person = scores.effects
-    columns = {"effect": of_person.effect, "effect_low": of_person.low, "effect_high": of_person.high}
-    return {name: float(column[position]) for name, column in columns.items()}
 
 
 def audience_document(

@@ -65,6 +65,16 @@ class _Rule(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class _Bounded(_Rule):
+    """A condition on a number, with a lower bound, an upper one, or both."""
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        upper = "below" if "below" in type(self).model_fields else "at_most"
+        _check_bounds(getattr(self, "at_least", None), getattr(self, upper, None), upper)
+        return self
+
+
 class _OfItems(_Rule):
     """A condition on what was done with some items: those of one of the three, or any."""
 
@@ -91,7 +101,7 @@ class DeedRule(_OfItems):
     """Times: what is done at one moment, such as the lines of one basket, is once."""
 
 
-class SpentRule(_OfItems):
+class SpentRule(_OfItems, _Bounded):
     """People who spent this much on the items. Purchases without a price count as 0; returns are not subtracted."""
 
     condition: Literal["spent"]
@@ -99,13 +109,8 @@ class SpentRule(_OfItems):
     """In the shop's currency."""
     below: Money | None = None
 
-    @model_validator(mode="after")
-    def _bounded(self) -> Self:
-        _check_bounds(self.at_least, self.below, "below")
-        return self
 
-
-class OrdersRule(_Rule):
+class OrdersRule(_Bounded):
     """People who ordered this often: purchases of one moment are one order."""
 
     condition: Literal["orders"]
@@ -114,13 +119,8 @@ class OrdersRule(_Rule):
     days: Days | None = None
     """Within this many last days; at any time when None."""
 
-    @model_validator(mode="after")
-    def _bounded(self) -> Self:
-        _check_bounds(self.at_least, self.at_most, "at_most")
-        return self
 
-
-class OrderAgeRule(_Rule):
+class OrderAgeRule(_Bounded):
     """People whose last or first order is this long ago; it never holds for a person without an order."""
 
     condition: Literal["last_order", "first_order"]
@@ -128,11 +128,6 @@ class OrderAgeRule(_Rule):
     """Days ago."""
     at_most: Days | None = None
     """Days ago."""
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Self:
-        _check_bounds(self.at_least, self.at_most, "at_most")
-        return self
 
 
 class BasicRule(_Rule):

@@ -150,26 +150,17 @@ def distinguishing_traits(
     users = np.concatenate([group, others]).astype(np.int64)
     people = pl.DataFrame({"user": users, "member": np.arange(len(users)) < len(group)})
     counts = _trait_counts(dataset, people, policy)
-    columns = (counts[name].to_numpy() for name in ("inside", "outside", "n_inside", "n_outside"))
-    inside, outside, n_inside, n_outside = columns
-    inside = np.clip(inside + np.array([noise(name) for name in counts["name"]]), 0, n_inside).round().astype(int)
+    noisy = pl.Series(counts["inside"] + np.array([noise(name) for name in counts["name"]])).round().cast(pl.Int64)
+    counts = counts.with_columns(people=pl.Series(noisy).clip(0, counts["n_inside"]))
+    inside, outside, n_inside, n_outside = (
+        counts[name].to_numpy() for name in ("people", "outside", "n_inside", "n_outside")
+    )
     nameable = enough_people(inside, outside, n_inside, policy.group_floor) & (n_outside > 0)
-    ratio, low, high = ratios(inside, n_inside, outside, n_outside, 1 - (1 - LEVEL) / max(int(nameable.sum()), 1))
-    traits = [
-        AudienceTrait(
-            kind=row["kind"],
-            name=row["name"],
-            share=float(inside[n] / n_inside[n]),
-            share_of_rest=row["outside"] / row["n_outside"],
-            lift=float(ratio[n]),
-            low=float(low[n]),
-            high=float(high[n]),
-            people=int(inside[n]),
-        )
-        for n, row in enumerate(counts.iter_rows(named=True))
-        if nameable[n]
-    ]
-    return tuple(sorted((trait for trait in traits if trait.low > 1), key=lambda t: (-t.low, t.name))[:MAX_TRAITS])
+    lift, low, high = ratios(inside, n_inside, outside, n_outside, 1 - (1 - LEVEL) / max(int(nameable.sum()), 1))
+    shares = {"share": pl.col("people") / pl.col("n_inside"), "share_of_rest": pl.col("outside") / pl.col("n_outside")}
+    traits = counts.with_columns(**shares, lift=lift, low=low, high=high).filter(nameable, pl.col("low") > 1)
+    traits = traits.sort(-pl.col("low"), "name").head(MAX_TRAITS)
+    return tuple(AudienceTrait(**row) for row in traits.select(*AudienceTrait.__slots__).iter_rows(named=True))
 
 
 def _trait_counts(dataset: Dataset, people: pl.DataFrame, policy: Policy) -> pl.DataFrame:
@@ -177,28 +168,19 @@ def _trait_counts(dataset: Dataset, people: pl.DataFrame, policy: Policy) -> pl.
 
     people: user (row) and member (whether in the group). A basic is compared among the people who stated it.
     """
-    inside, outside = pl.col("member").sum(), (~pl.col("member")).sum()
+    inside, outside = (column.sum().cast(pl.Int64) for column in (pl.col("member"), ~pl.col("member")))
     rows = [
         (row, name, f"{name} = {value}")
         for row, basics in enumerate(basics_of(dataset.users))
         for name, value in basics.items()
     ]
-    basics = pl.DataFrame(rows, schema={"user": pl.Int64, "basic": pl.String, "name": pl.String}, orient="row")
-    basics = basics.join(people, on="user")
-    sizes_of_basics = basics.group_by("basic").agg(n_inside=inside, n_outside=outside)
-    basic_counts = basics.group_by("basic", "name").agg(inside=inside, outside=outside)
-    basic_counts = basic_counts.join(sizes_of_basics, on="basic")
+    stated = pl.DataFrame(rows, schema={"user": pl.Int64, "basic": pl.String, "name": pl.String}, orient="row")
+    stated = stated.join(people, on="user")
     bought = _categories_bought(dataset, policy).join(people, on="user")
-    category_counts = bought.group_by("name").agg(inside=inside, outside=outside)
-    n_inside = int(people["member"].sum())
-    sizes = {"n_inside": pl.lit(n_inside), "n_outside": pl.lit(people.height - n_inside)}
-    columns = [pl.col(name).cast(pl.Int64) for name in ("inside", "outside", "n_inside", "n_outside")]
-    return pl.concat(
-        [
-            basic_counts.select(pl.lit("basic").alias("kind"), "name", *columns),
-            category_counts.with_columns(**sizes).select(pl.lit("category").alias("kind"), "name", *columns),
-        ]
-    )
+    counts = pl.concat([stated, bought], how="diagonal").group_by("basic", "name").agg(inside=inside, outside=outside)
+    of_each = pl.concat([stated, people], how="diagonal").group_by("basic").agg(n_inside=inside, n_outside=outside)
+    kind = pl.when(pl.col("basic").is_null()).then(pl.lit("category")).otherwise(pl.lit("basic"))
+    return counts.join(of_each, on="basic", nulls_equal=True).with_columns(kind=kind)
 
 
 def _categories_bought(dataset: Dataset, policy: Policy) -> pl.DataFrame:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from recllm.base.schema import Generator
-    from recllm.market.propensity.predict import Predictor
+    from recllm.market.propensity.prediction import Prediction
     from recllm.recommend.recommender.recommender import Recommender
 
 PEOPLE_AT_ONCE = 512
@@ -119,13 +119,13 @@ class ShardWorker:
         return find_generator(self.options.get("generator", "template"), cache_dir=cache)
 
     @cached_property
-    def predictor(self) -> Predictor:
+    def predictor(self) -> Callable[[Dataset], Prediction]:
         """Learned from the same people in each worker, so that all answer alike."""
         from recllm.market.propensity.answers import people_learned_from
-        from recllm.market.propensity.predict import Predictor
+        from recllm.market.propensity.predict import learn_prediction
 
         request = prediction_request(self.options)
-        return Predictor.learn(
+        return learn_prediction(
             request.model_copy(update={"locale": self.shop.locale(self.options.get("locale"))}),
             people_learned_from(self.shop),
             policy=self.shop.policy,
@@ -232,7 +232,7 @@ def predict_shard(worker: ShardWorker, shard: int) -> ShardAnswer:
     """What each person of a shard will do, likeliest first. People without a past have no row."""
     people = worker.people(shard)
     try:
-        prediction = worker.predictor.predict(people)
+        prediction = worker.predictor(people)
     except NothingToDo:
         return ShardAnswer(rows=[], people=people.n_users)
     figures = {name: getattr(prediction.quality, name) for name in ("n", "base_rate", "auc", "ece", "lift_at_10")}

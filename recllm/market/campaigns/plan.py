@@ -401,12 +401,12 @@ def _occasion_target(
     if why := lacking(shop).get(occasion):
         raise DataError(f"the occasion {occasion} cannot be looked for: {why}")
     cases = cases_of(workspace, shop, (occasion,))[0][occasion]
-    cases = cases.select(cases.item >= 0)
+    cases = cases.drop_nulls("item")
     if not len(cases):
         raise NothingToDo(f"{utc(shop.now):%Y-%m-%d}: no customer has the occasion {occasion}")
-    chance = np.nan_to_num(np.zeros(len(cases)) if cases.probability is None else cases.probability)
-    scores = UserScores(-np.log1p(-np.minimum(chance, 1 - 1e-7)), cases.item, chance.astype(np.float32))
-    return AudienceTarget(occasion.value, np.unique(cases.item)), (cases.user, scores)
+    chance, item = cases["chance"].fill_null(0.0).to_numpy(), cases["item"].to_numpy()
+    scores = UserScores(-np.log1p(-np.minimum(chance, 1 - 1e-7)), item, chance.astype(np.float32))
+    return AudienceTarget(occasion.value, np.unique(item)), (cases["user"].to_numpy(), scores)
 
 
 def _exclusions(file: CampaignFile, workspace: Workspace) -> Exclusions:

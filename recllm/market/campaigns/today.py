@@ -76,19 +76,19 @@ def suggest(workspace: Workspace, recommender: Callable[[], Recommender] | None 
     ids, item_ids = data.users[USER_COLUMN], data.items["item_id"]
     suggestions = []
     for occasion, found_cases in cases_of(workspace, shop, tuple(Occasion))[0].items():
-        cases = found_cases.select(reachable[found_cases.user])
-        chance = np.full(len(cases), np.nan) if cases.probability is None else cases.probability
-        order = np.lexsort((cases.user, -np.nan_to_num(chance)))
-        rows, counts = np.unique(cases.item[cases.item >= 0], return_counts=True)
+        cases = found_cases.filter(reachable[found_cases["user"].to_numpy()])
+        rows, counts = np.unique(cases["item"].drop_nulls().to_numpy(), return_counts=True)
         people = tuple(
             SuggestedPerson(
-                user_id=ids[int(cases.user[n])],
-                item_id=None if cases.item[n] < 0 else item_ids[int(cases.item[n])],
-                days_since=_finite(days.since[cases.user[n]]),
-                usual_days=_finite(days.usual_gap[cases.user[n]]),
-                probability=_finite(chance[n]),
+                user_id=ids[user],
+                item_id=None if item is None else item_ids[item],
+                days_since=_finite(days.since[user]),
+                usual_days=_finite(days.usual_gap[user]),
+                probability=chance,
             )
-            for n in order
+            for chance, user, item in cases.select(pl.col("chance"), "user", "item")
+            .sort(pl.col("chance").fill_null(0.0), "user", descending=[True, False])
+            .iter_rows()
         )
         by_people = rows[np.argsort(-counts, kind="stable")]
         suggestions.append(

@@ -70,11 +70,11 @@ class ShownOutcome:
 def showings_with_answers(events: pl.DataFrame, *, window_days: float = 7.0) -> pl.DataFrame:
     """One row per showing, oldest first: the columns of `FEEDBACK_SCHEMA` but `event`; and clicked, bought, dismissed,
     rated (whether an answer of the kind belongs to it), clicked_at and so on (when the first of them came, or null),
-    revenue (paid in its purchases), stars (mean rating or null).
+    revenue (paid in its purchases).
 
-    events: `FEEDBACK_SCHEMA` with quantity, price and value where known, over all actions.
+    events: `FEEDBACK_SCHEMA` with quantity and price where known, over all actions.
     """
-    lacking = [name for name in ("quantity", "price", "value") if name not in events.columns]
+    lacking = [name for name in ("quantity", "price") if name not in events.columns]
     events = events.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in lacking)
     showings = events.filter(pl.col("event") == Action.SHOWN).sort("timestamp", maintain_order=True)
     showings = showings.unique(SHOWN_KEY, keep="first", maintain_order=True).select(
@@ -83,10 +83,10 @@ def showings_with_answers(events: pl.DataFrame, *, window_days: float = 7.0) -> 
     showings = showings.with_row_index("showing")
     for name, action in ANSWERS.items():
         answers = _answers(showings, events.filter(pl.col("event") == action), window_days)
-        paid = (pl.col("price") * pl.col("quantity").fill_null(1.0)).fill_null(0.0).sum().alias("revenue")
-        values = {"bought": [paid], "rated": [pl.col("value").mean().alias("stars")]}.get(name, [])
-        answered_at = pl.col("timestamp").min().alias(f"{name}_at")
-        answered = answers.group_by("showing").agg(pl.lit(True).alias(name), answered_at, *values)
+        columns = {name: pl.lit(True), f"{name}_at": pl.col("timestamp").min()}
+        if name == "bought":
+            columns["revenue"] = (pl.col("price") * pl.col("quantity").fill_null(1.0)).fill_null(0.0).sum()
+        answered = answers.group_by("showing").agg(**columns)
         showings = showings.join(answered, on="showing", how="left", maintain_order="left")
     return showings.drop("showing").with_columns(pl.col(*ANSWERS).fill_null(False), pl.col("revenue").fill_null(0.0))
 
@@ -196,7 +196,7 @@ def _returned(showings: pl.DataFrame, purchases: pl.DataFrame, until: datetime |
 def _answers(showings: pl.DataFrame, answers: pl.DataFrame, window_days: float) -> pl.DataFrame:
     """The answers with the `showing` that each belongs to: one at most, and never a later one."""
     showings = showings.select("showing", *SHOWN_KEY, shown_at="timestamp").sort("shown_at", maintain_order=True)
-    answers = answers.select(*SHOWN_KEY, "timestamp", "quantity", "price", "value").sort("timestamp")
+    answers = answers.select(*SHOWN_KEY, "timestamp", "quantity", "price").sort("timestamp")
     by_request = answers.filter(pl.col("request_id").is_not_null()).join_asof(
         showings, left_on="timestamp", right_on="shown_at", by=list(SHOWN_KEY), check_sortedness=False
     )
@@ -208,7 +208,7 @@ def _answers(showings: pl.DataFrame, answers: pl.DataFrame, window_days: float) 
         tolerance=timedelta(days=window_days),
         check_sortedness=False,
     )
-    joined = [table.select("showing", "timestamp", "quantity", "price", "value") for table in (by_request, by_person)]
+    joined = [table.select("showing", "timestamp", "quantity", "price") for table in (by_request, by_person)]
     return pl.concat(joined).drop_nulls("showing")
 
 

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 Values = NDArray[np.float64]
 
+MAX_REQUESTS = 2_000
+"""Logged slates that an estimate uses at most: more take minutes, and narrow its interval little."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueEstimate:
@@ -141,12 +144,10 @@ def estimate_model(
     encoder: Encoder,
     *,
     metric: Metric = Metric.CLICKS,
-    max_requests: int = 2_000,
-    rng: np.random.Generator | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> OffPolicyReport:
-    """Over customers who agreed to analytics and personalisation. encoder: the model's. max_requests: logged slates,
-    drawn by rng where there are more. progress: gets the number of slates done.
+    """Over customers who agreed to analytics and personalisation. encoder: the model's. progress: gets the number of
+    slates done.
 
     Raises `NothingToDo` without a slate that explored since the model's training, `UsageError` for a metric that is not
     of showings.
@@ -168,21 +169,25 @@ def estimate_model(
             "and serve with record for some days"
         )
     request_ids = usable["request_id"].unique().sort()
-    if len(request_ids) > max_requests:
-        drawn = (rng or np.random.default_rng()).choice(len(request_ids), max_requests, replace=False)
-        request_ids = request_ids.gather(np.sort(drawn))
-        usable = usable.filter(pl.col("request_id").is_in(request_ids.implode()))
+    request_ids = request_ids.sample(min(MAX_REQUESTS, len(request_ids)), seed=0)
+    usable = usable.filter(pl.col("request_id").is_in(request_ids.implode()))
     usable = usable.sort("timestamp", "request_id", "position")
 
-    recommender, rows = _recommender_at(workspace, model, encoder, usable), []
+    from recllm.recommend.recommender.recommender import Recommender
+
+    # all customers, with the statistics of the time of the first showing
+    everybody, locale = workspace.gate().dataset(Purpose.PERSONALISATION), workspace.settings.locale
+    start = int(usable["timestamp"][0].timestamp())
+    then = Recommender(everybody.before(start), encoder, model=model, locale=locale).warm()
+    recommender = Recommender(everybody, encoder, model=model, locale=locale, population=then.population)
+    rows = []
     for n, showings in enumerate(usable.partition_by("request_id", maintain_order=True), start=1):
         slate, ranked = _own_slate(recommender, showings), rankings[showings["request_id"][0]]
         items = [item.item_id for item in slate]
         for item_id, position in showings.select("item_id", "position").iter_rows():
             is_outside = position > len(items) or items[position - 1] not in ranked
             rows.append((item_id in items, ranked[position - 1] == item_id, is_outside))
-        if progress:
-            progress(n)
+        progress(n)
     is_target, is_greedy, is_outside = np.array(rows, np.float64).T
     rewards = usable[ANSWER_COLUMNS[metric]].to_numpy().astype(np.float64)
     propensities, people = usable["propensity"].to_numpy(), usable["user_id"].rank("dense").to_numpy()
@@ -200,16 +205,6 @@ def estimate_model(
         difference=float(gaps.mean()),
         difference_interval=ratio_interval(totals, sizes.astype(np.float64)) if varies else None,
     )
-
-
-def _recommender_at(workspace: Workspace, model: Model, encoder: Encoder, showings: pl.DataFrame) -> Recommender:
-    """All customers, with the statistics of the time of the first showing."""
-    from recllm.recommend.recommender.recommender import Recommender
-
-    everybody, locale = workspace.gate().dataset(Purpose.PERSONALISATION), workspace.settings.locale
-    start = int(showings["timestamp"].min().timestamp())  # type: ignore[union-attr]
-    then = Recommender(everybody.before(start), encoder, model=model, locale=locale).warm()
-    return Recommender(everybody, encoder, model=model, locale=locale, population=then.population)
 
 
 def _own_slate(recommender: Recommender, showings: pl.DataFrame) -> tuple[Recommendation, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.errors import DataError, UsageError
@@ -15,9 +16,18 @@ from recllm.base.schema import ACTION_CODE, Action, Occasion, Purpose, Reason, R
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE, first_channels
 from recllm.market.audiences.exclusions import first_only, minors
 from recllm.market.audiences.selection import globally_held_out
-from recllm.market.occasions.detect import RULES, Cases, ItemStates, Shop, past_chances, replenish
+from recllm.market.occasions.detect import (
+    RULES,
+    Cases,
+    ItemStates,
+    Shop,
+    best_of_each,
+    past_chances,
+    replenish,
+    with_items,
+)
 from recllm.market.occasions.hours import best_hours, hour_shares
-from recllm.market.occasions.replenishment import Ints, ReplenishmentModel, learn_replenishment
+from recllm.market.occasions.replenishment import ReplenishmentModel, learn_replenishment
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, utc
 from recllm.shop.data.order import refuse_steps
 from recllm.shop.workspace.workspace import Workspace, present
@@ -112,36 +122,34 @@ def find_occasions(
         }
     )
     allowed = ~np.logical_or.reduce(list(masks.values()))
-    any_case = np.zeros(data.n_users, bool)
+    with_case = np.zeros(data.n_users, bool)
     for of_occasion in cases.values():
-        any_case[of_occasion.user] = True
-    left_out = {name: int((mask & any_case).sum()) for name, mask in masks.items() if (mask & any_case).any()}
+        with_case[of_occasion["user"].to_numpy()] = True
+    left_out = {name: int(n) for name, mask in masks.items() if (n := (mask & with_case).sum())}
     first_cases = one_for_each(cases, settings.order, allowed)
     listed: dict[Occasion, Cases] = {}
     n_left = size if size is not None else data.n_users
     for occasion, of_occasion in first_cases.items():
-        listed[occasion] = of_occasion.select(np.arange(min(len(of_occasion), n_left)))
+        listed[occasion] = of_occasion.head(n_left)
         n_left -= len(listed[occasion])
     beyond = sum(map(len, first_cases.values())) - sum(map(len, listed.values()))
     left_out |= {"beyond_the_cut": beyond} if beyond else {}
     hours = best_hours(hour_shares(data, zone), settings.quiet)
-    words = workspace.locale(locale)
-    people = []
+    words, item_ids, people = workspace.locale(locale), data.items["item_id"], []
     for occasion, of_occasion in listed.items():
-        items = data.items[np.maximum(of_occasion.item, 0).tolist()]
-        names = item_names(items, words)
-        reasons = reasons_of(of_occasion, data, words) if explain else [()] * len(of_occasion)
-        for n, (user, item) in enumerate(zip(of_occasion.user.tolist(), of_occasion.item.tolist(), strict=True)):
-            chance = np.nan if of_occasion.probability is None else float(of_occasion.probability[n])
+        names = names_of(data, of_occasion["item"], words)
+        reasons = reasons_of(occasion, of_occasion, data, words) if explain else [()] * len(of_occasion)
+        for case, why in zip(of_occasion.iter_rows(named=True), reasons, strict=True):
+            user, item, chance = case["user"], case["item"], case["chance"]
             person = PersonOccasion(
                 user_id=ids[user],
                 occasion=occasion,
-                item_id=None if item < 0 else items["item_id"][n],
-                title=None if item < 0 else names[n],
-                probability=None if np.isnan(chance) else round(chance, 6),
+                item_id=None if item is None else item_ids[item],
+                title=names.get(item),
+                probability=None if chance is None else round(chance, 6),
                 best_hour=int(hours[user]),
                 channel=channels[user],
-                reasons=reasons[n],
+                reasons=why,
             )
             people.append(person)
     return OccasionList(
@@ -156,19 +164,24 @@ def find_occasions(
 def cases_of(
     workspace: Workspace, shop: Shop, occasions: Sequence[Occasion], progress: Progress | None = None
 ) -> tuple[dict[Occasion, Cases], dict[Occasion, str]]:
-    """The cases of these occasions, and why one could not be looked for.
+    """The cases of each of these occasions, the strongest of each person, with their chances; and why an occasion could
+    not be looked for.
 
     Raises `DataError` where replenishment alone is asked for and cannot be learned.
     """
-    model, missing = None, dict[Occasion, str]()
-    if Occasion.REPLENISH in occasions:
+    cases, missing = dict[Occasion, Cases](), dict[Occasion, str]()
+    for occasion in occasions:
+        if occasion is not Occasion.REPLENISH:
+            of_rule = past_chances(shop, occasion, best_of_each(RULES[occasion][0](shop)))
+            cases[occasion] = with_items(shop, occasion, of_rule)
+            continue
         try:
-            model = replenishment_model(workspace, shop.now, progress)
+            cases[occasion] = best_of_each(replenish(shop, replenishment_model(workspace, shop.now, progress)))
         except DataError as error:
             if len(occasions) == 1:
                 raise
-            missing[Occasion.REPLENISH] = str(error)
-    return find_cases(shop, model, occasions), missing
+            missing[occasion] = str(error)
+    return cases, missing
 
 
 def open_shop_at(workspace: Workspace, as_of: int) -> Shop:
@@ -221,23 +234,6 @@ def moment_of(workspace: Workspace, on: date | None, now: datetime | None) -> tu
 # --- the cases of a day ----------------------------------------------------------------------------------------------
 
 
-def find_cases(shop: Shop, model: ReplenishmentModel | None, occasions: Collection[Occasion]) -> dict[Occasion, Cases]:
-    """The cases of each of these occasions, the strongest of each person, with their chances.
-
-    model: needed for `REPLENISH` alone, which is left out without one.
-    """
-    cases: dict[Occasion, Cases] = {}
-    for occasion in occasions:
-        if occasion is Occasion.REPLENISH:
-            if model is None:
-                continue
-            cases[occasion] = replenish(shop, model).best_of_each()
-        else:
-            of_rule = RULES[occasion](shop).best_of_each()
-            cases[occasion] = replace(of_rule, probability=past_chances(shop, of_rule))
-    return cases
-
-
 def lacking(shop: Shop) -> dict[Occasion, str]:
     """The occasions that the shop has no data for, with what is missing."""
     missing = {}
@@ -256,43 +252,31 @@ def one_for_each(
     """Of the allowed people, (n_users,), each one's first occasion; the likeliest people of an occasion come first."""
     free, first_cases = allowed.copy(), dict[Occasion, Cases]()
     for occasion in order:
-        if occasion not in cases:
-            continue
-        of_occasion = cases[occasion].select(free[cases[occasion].user])
-        free[of_occasion.user] = False
-        chance = np.nan_to_num(
-            np.zeros(len(of_occasion)) if of_occasion.probability is None else of_occasion.probability
-        )
-        first_cases[occasion] = of_occasion.select(np.lexsort((of_occasion.user, -of_occasion.strength, -chance)))
+        if occasion in cases:
+            of_free = cases[occasion].filter(free[cases[occasion]["user"].to_numpy()])
+            free[of_free["user"].to_numpy()] = False
+            by = (pl.col("chance").fill_null(0.0), "strength", "user")
+            first_cases[occasion] = of_free.sort(*by, descending=[True, True, False])
     return first_cases
 
 
-def reasons_of(cases: Cases, dataset: Dataset, locale: str) -> list[tuple[Reason, ...]]:
+def reasons_of(occasion: Occasion, cases: Cases, dataset: Dataset, locale: str) -> list[tuple[Reason, ...]]:
     """Why each case is one, in words that its figures fill."""
-    prompts, occasion = Prompts.load(), cases.occasion
-    items: dict[str, Ints] = {"title": cases.item}
-    if "companion" in cases.facts:
-        items["companion"] = np.asarray(cases.facts["companion"], np.int64)
-    titles = {name: _titles(dataset, rows, locale) for name, rows in items.items()}
-    reasons: list[tuple[Reason, ...]] = []
-    for n in range(len(cases)):
-        facts: dict[str, object] = {name: _plain(column[n]) for name, column in cases.facts.items()}
-        facts |= {name: column[n] for name, column in titles.items()}
+    prompts, reasons = Prompts.load(), list[tuple[Reason, ...]]()
+    kind = ReasonKind.KNOWN if occasion in (Occasion.REPLENISH, Occasion.WIN_BACK) else ReasonKind.INTEREST
+    titles = {name: names_of(dataset, cases[name], locale) for name in ("item", "companion") if name in cases.columns}
+    for case in cases.drop("user", "strength", "chance").iter_rows(named=True):
+        row = case.pop("item")
+        facts = case | {"title": titles["item"].get(row)}
+        if "companion" in titles:
+            facts["companion"] = titles["companion"].get(case["companion"])
+        evidence = "general" if row is None else f"B:{dataset.items['item_id'][row]}"
         text = prompts.render(f"occasion.{occasion}", locale, **facts)
-        kind = ReasonKind.KNOWN if occasion in (Occasion.REPLENISH, Occasion.WIN_BACK) else ReasonKind.INTEREST
-        row = int(cases.item[n])
-        evidence = "general" if row < 0 else f"B:{dataset.items['item_id'][row]}"
         reasons.append((Reason(evidence_id=evidence, delta=0.0, text=text, kind=kind),))
     return reasons
 
 
-def _titles(dataset: Dataset, rows: NDArray[np.int64], locale: str) -> list[str | None]:
-    """The name of the item in each row, None for -1."""
-    distinct_rows = np.unique(rows[rows >= 0])
-    names = dict(zip(distinct_rows.tolist(), item_names(dataset.items[distinct_rows.tolist()], locale), strict=True))
-    return [names.get(int(row)) for row in rows]
-
-
-def _plain(value: np.generic) -> object:
-    plain = value.item()
-    return None if isinstance(plain, float) and np.isnan(plain) else plain
+def names_of(dataset: Dataset, rows: pl.Series, locale: str) -> dict[int | None, str]:
+    """The name of the item in each of these rows."""
+    distinct_rows = rows.drop_nulls().unique().to_list()
+    return dict(zip(distinct_rows, item_names(dataset.items[distinct_rows], locale), strict=True))

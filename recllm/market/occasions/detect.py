@@ -8,8 +8,8 @@ days; for replenishment it is the model's probability.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import polars as pl
@@ -20,8 +20,7 @@ from recllm.base.schema import ACTION_CODE, Action, Occasion
 from recllm.learn.features.together import bought_together
 from recllm.market.occasions.replenishment import (
     HORIZON_DAYS,
-    Column,
-    Ints,
+    PAIR,
     ReplenishmentModel,
     name_codes,
     purchase_days,
@@ -29,7 +28,7 @@ from recllm.market.occasions.replenishment import (
 )
 from recllm.market.propensity.features import category_codes
 from recllm.shop.data.catalogue import sensitive_items
-from recllm.shop.data.dataset import DAY, Dataset, Events
+from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.rhythm import ShoppingDays
 
 DUE_PROBABILITY, DUE_SHARE, DUE_INTERVAL_DAYS = 0.2, 0.75, 5.0
@@ -53,42 +52,17 @@ MIN_GRADED = 200
 """Past cases of an occasion from which on their chances differ by grade."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Cases:
-    """People for whom a day is an occasion, with an item each; one person may have several."""
+Cases: TypeAlias = pl.DataFrame
+"""People for whom a day is an occasion. user and item: rows of the dataset, item null where there is none to speak of;
+a person may have several. strength: of several items of a person the one with the largest comes first. chance: of the
+purchase, null where the past had no such case; absent before it was measured. All other columns: what the words are
+made of."""
 
-    occasion: Occasion
-    user: Ints
-    """(n,), rows of the dataset's users."""
-    item: Ints
-    """(n,), rows of its items; -1 where there is none to speak of."""
-    strength: Column
-    """(n,), of several items of a person the one with the largest comes first."""
-    grade: str
-    """Name of the fact by which chances differ: more or less of it may make a purchase likelier."""
-    facts: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
-    """Name -> (n,): what the words about it are made of."""
-    probability: Column | None = None
-    """(n,), NaN where the past had no such case; None before it was asked for."""
 
-    def __len__(self) -> int:
-        return len(self.user)
-
-    def select(self, which: NDArray[np.generic]) -> Cases:
-        """These rows only: a mask or row numbers."""
-        return replace(
-            self,
-            user=self.user[which],
-            item=self.item[which],
-            strength=self.strength[which],
-            facts={name: column[which] for name, column in self.facts.items()},
-            probability=None if self.probability is None else self.probability[which],
-        )
-
-    def best_of_each(self) -> Cases:
-        """Of each person the strongest case; the lower row of the catalogue where two are equally strong."""
-        order = np.lexsort((self.item, -self.strength, self.user))
-        return self.select(order[np.unique(self.user[order], return_index=True)[1]])
+def best_of_each(cases: Cases) -> Cases:
+    """Of each person the strongest case, by person; the lower row of the catalogue where two are equally strong."""
+    ordered = cases.sort("user", "strength", "item", descending=[False, True, False])
+    return ordered.unique("user", keep="first", maintain_order=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,255 +131,190 @@ class Shop:
     def now(self) -> int:
         return self.dataset.as_of
 
-    def within(self, days: float, *actions: Action) -> Events:
-        """Events of these kinds in the last days."""
+    def recent_changes(self) -> pl.DataFrame:
+        """`ItemStates.latest_changes` of the last `CHANGE_DAYS` days."""
+        return self.states.latest_changes().filter(pl.col("at") >= self.now - CHANGE_DAYS * DAY)
+
+    def within(self, days: float, *actions: Action) -> pl.DataFrame:
+        """user, item, at and action of the events of these kinds in the last days."""
         e = self.dataset.events
-        mask = np.isin(e.action, [ACTION_CODE[action] for action in actions])
-        return e.select(mask & (e.at >= self.now - days * DAY))
+        e = e.select(np.isin(e.action, [ACTION_CODE[action] for action in actions]) & (e.at >= self.now - days * DAY))
+        columns = {"user": e.user.astype(np.int64), "item": e.item.astype(np.int64), "at": e.at, "action": e.action}
+        return pl.DataFrame(columns)
+
+    @property
+    def is_offered(self) -> pl.Expr:
+        """Whether the item of a row may be named."""
+        return pl.col("item").is_in(pl.Series(np.flatnonzero(self.offered)).implode())
+
+
+def is_action(action: Action) -> pl.Expr:
+    return pl.col("action") == ACTION_CODE[action]
 
 
 def abandoned(shop: Shop) -> Cases:
     """The latest thing that a person put into the cart, or else looked at `ABANDONED_VIEWS` times, and did not buy."""
     recent = shop.within(ABANDONED_DAYS, Action.CART, Action.VIEW, Action.PURCHASE)
-    width, user = shop.dataset.n_items, recent.user.astype(np.int64)
-    keys, pair = np.unique(user * width + recent.item, return_inverse=True)
-    n = len(keys)
-
-    def last(action: Action) -> Ints:
-        at, is_action = np.full(n, -1, np.int64), recent.action == ACTION_CODE[action]
-        np.maximum.at(at, pair[is_action], recent.at[is_action])
-        return at
-
-    carted, viewed, bought = (last(action) for action in (Action.CART, Action.VIEW, Action.PURCHASE))
-    views = np.bincount(pair[recent.action == ACTION_CODE[Action.VIEW]], minlength=n)
-    left_at = np.where(carted >= 0, carted, np.where(views >= ABANDONED_VIEWS, viewed, -1))
-    item = keys % width
-    # a person with a later event is still in the shop
-    active = np.full(shop.dataset.n_users, -1, np.int64)
-    np.maximum.at(active, user, recent.at)
-    rested = active[keys // width] <= shop.now - ABANDONED_HOURS * 3_600
-    left = (left_at >= 0) & (bought < left_at) & rested & shop.offered[item]
-    in_cart = (carted >= 0).astype(np.float64)
-    cases = Cases(
-        occasion=Occasion.ABANDONED,
-        grade="in_cart",
-        user=keys // width,
-        item=item,
-        strength=in_cart * 1e11 + left_at,
-        facts={"in_cart": in_cart, "views": views, "days": (shop.now - left_at) / DAY},
+    last = {
+        name: pl.col("at").filter(is_action(action)).max()
+        for name, action in (("carted", Action.CART), ("viewed", Action.VIEW), ("bought", Action.PURCHASE))
+    }
+    pairs = recent.group_by(PAIR, maintain_order=True).agg(
+        pl.col("at").max(), views=is_action(Action.VIEW).sum(), **last
     )
-    return cases.select(left)
+    viewed = pl.when(pl.col("views") >= ABANDONED_VIEWS).then("viewed")
+    pairs = pairs.with_columns(left_at=pl.coalesce("carted", viewed), in_cart=pl.col("carted").is_not_null())
+    # a person with a later event is still in the shop
+    has_left = pl.col("at").max().over("user") <= shop.now - ABANDONED_HOURS * 3_600
+    left = pairs.filter(pl.col("bought").fill_null(-1) < pl.col("left_at"), has_left, shop.is_offered)
+    in_cart = pl.col("in_cart").cast(pl.Float64)
+    days = (shop.now - pl.col("left_at")) / DAY
+    return left.select(*PAIR, "views", strength=in_cart * 1e11 + pl.col("left_at"), in_cart=in_cart, days=days)
 
 
 def price_drop(shop: Shop) -> Cases:
     """Something of interest to the person whose price fell by `price_drop` at least; the largest fall comes first."""
-    fell = 1 - pl.col("price") / pl.col("before")
-    drops = shop.states.latest_changes().with_columns(fell=fell)
-    drops = drops.filter(pl.col("fell") >= shop.price_drop, pl.col("at") >= shop.now - CHANGE_DAYS * DAY)
-    item, fell_by, price, before = (drops[name].to_numpy() for name in ("item", "fell", "price", "before"))
-    return _of_interest(shop, Occasion.PRICE_DROP, item, fell_by, price=price, before=before)
+    drops = shop.recent_changes().with_columns(strength=1 - pl.col("price") / pl.col("before"))
+    drops = drops.filter(pl.col("strength") >= shop.price_drop)
+    return _of_interest(shop, drops.select("item", "strength", "price", "before"))
 
 
 def back_in_stock(shop: Shop) -> Cases:
     """Something of interest to the person that is for sale again."""
-    is_back = pl.col("available") & ~pl.col("was_available") & (pl.col("at") >= shop.now - CHANGE_DAYS * DAY)
-    back = shop.states.latest_changes().filter(is_back)
-    days = (shop.now - back["at"].to_numpy()) / DAY
-    return _of_interest(shop, Occasion.BACK_IN_STOCK, back["item"].to_numpy(), -days, days=days)
+    back = shop.recent_changes().filter(pl.col("available") & ~pl.col("was_available"))
+    days = (shop.now - pl.col("at")) / DAY
+    return _of_interest(shop, back.select("item", strength=-days, days=days))
 
 
-def _of_interest(shop: Shop, occasion: Occasion, item: Ints, strength: Column, **facts: Column) -> Cases:
-    """Who bought, carted, liked or viewed one of some items within `INTEREST_DAYS`; columns are of the items."""
-    position_of = np.full(shop.dataset.n_items, -1, np.int64)
-    position_of[item] = np.arange(len(item))
-    position_of[~shop.offered] = -1
+def _of_interest(shop: Shop, items: pl.DataFrame) -> Cases:
+    """Who bought, carted, liked or viewed one of some items within `INTEREST_DAYS`; with the columns of the items."""
     events = shop.within(INTEREST_DAYS, Action.PURCHASE, Action.CART, Action.FAVOURITE, Action.VIEW)
-    events = events.select(position_of[events.item] >= 0)
-    keys = np.unique(events.user.astype(np.int64) * shop.dataset.n_items + events.item)
-    user, position = keys // shop.dataset.n_items, position_of[keys % shop.dataset.n_items]
-    bought = events.select(events.action == ACTION_CODE[Action.PURCHASE])
-    is_bought = np.isin(keys, bought.user.astype(np.int64) * shop.dataset.n_items + bought.item)
-    return Cases(
-        occasion=occasion,
-        grade="bought",
-        user=user,
-        item=keys % shop.dataset.n_items,
-        strength=strength[position],
-        facts={"bought": is_bought, **{name: column[position] for name, column in facts.items()}},
-    )
+    events = events.join(items, on="item", how="semi", maintain_order="left")
+    pairs = events.group_by(PAIR, maintain_order=True).agg(bought=is_action(Action.PURCHASE).any())
+    return pairs.filter(shop.is_offered).join(items, on="item", maintain_order="left")
 
 
 def new_arrival(shop: Shop) -> Cases:
     """A new item of a type that the person bought `ARRIVAL_PURCHASES` times; the type bought most comes first."""
-    arrived = shop.states.arrivals().filter(pl.col("at") >= shop.now - CHANGE_DAYS * DAY)
-    item = arrived["item"].to_numpy()
-    item = item[shop.offered[item]]
-    code = category_codes(shop.dataset.items, -1)
-    item = item[code[item] >= 0]
-    bought = shop.within(INTEREST_DAYS, Action.PURCHASE)
-    of_row = code[bought.item]
-    bought, of_row = bought.select(np.isin(of_row, code[item])), of_row[np.isin(of_row, code[item])]
-    width = int(code.max(initial=0)) + 1
-    keys, times = np.unique(bought.user.astype(np.int64) * width + of_row, return_counts=True)
-    liked = times >= ARRIVAL_PURCHASES
-    likes = pl.DataFrame({"user": keys[liked] // width, "type": keys[liked] % width, "times": times[liked]})
-    joined = likes.join(pl.DataFrame({"item": item, "type": code[item]}), on="type")
-    is_new = np.zeros(shop.dataset.n_items, bool)
-    is_new[item] = True
-    ever = shop.dataset.events.of(Action.PURCHASE)
-    ever = ever.select(is_new[ever.item])
-    already = ever.user.astype(np.int64) * shop.dataset.n_items + ever.item
-    user, arrival = joined["user"].to_numpy(), joined["item"].to_numpy()
-    cases = Cases(
-        occasion=Occasion.NEW_ARRIVAL,
-        grade="times",
-        user=user,
-        item=arrival,
-        strength=joined["times"].to_numpy().astype(np.float64),
-        facts={"times": joined["times"].to_numpy()},
-    )
-    return cases.select(~np.isin(user * shop.dataset.n_items + arrival, already))
+    codes = category_codes(shop.dataset.items, -1)
+    types = pl.DataFrame({"item": np.arange(len(codes)), "type": codes}).filter(pl.col("type") >= 0)
+    arrived = shop.states.arrivals().filter(pl.col("at") >= shop.now - CHANGE_DAYS * DAY, shop.is_offered)
+    arrived = arrived.select("item").join(types, on="item")
+    bought = shop.within(INTEREST_DAYS, Action.PURCHASE).join(types, on="item")
+    likes = bought.group_by("user", "type").agg(times=pl.len()).filter(pl.col("times") >= ARRIVAL_PURCHASES)
+    ever = shop.within(np.inf, Action.PURCHASE).join(arrived, on="item", how="semi")
+    cases = likes.join(arrived, on="type").join(ever, on=PAIR, how="anti")
+    return cases.select(*PAIR, "times", strength=pl.col("times").cast(pl.Float64))
 
 
-def win_back(shop: Shop, *, items: bool = True) -> Cases:
-    """Who has lapsed (`recllm.shop.data.rhythm`); with what they bought on most days, lately more.
-
-    items: False leaves the items out, which takes longer to find than the people.
-    """
+def win_back(shop: Shop) -> Cases:
+    """Who has lapsed (`recllm.shop.data.rhythm`)."""
     bought = shop.dataset.events.of(Action.PURCHASE)
     days = ShoppingDays.of(bought.user, bought.at, shop.dataset.n_users, shop.now)
     people = np.flatnonzero(days.lapsed)
-    return Cases(
-        occasion=Occasion.WIN_BACK,
-        grade="days",
-        user=people,
-        item=_favourites(shop, days.lapsed)[people] if items else np.full(len(people), -1),
-        strength=days.since[people] / np.maximum(days.usual_gap[people], 1),
-        facts={"days": days.since[people], "usual": days.usual_gap[people]},
+    figures = {"user": people, "days": days.since[people], "usual": days.usual_gap[people]}
+    return pl.DataFrame(figures).with_columns(
+        item=pl.lit(None, pl.Int64), strength=pl.col("days") / pl.max_horizontal("usual", 1)
     )
 
 
-def _favourites(shop: Shop, people: NDArray[np.bool_]) -> Ints:
-    """Of each of these people the offered item that they bought on most days, halved in worth every 91 days; -1 for
-    none. (n_users,)."""
-    data, favourite = shop.dataset, np.full(shop.dataset.n_users, -1, np.int64)
-    of_people = replace(data, events=data.events.select(people[data.events.user] & shop.offered[data.events.item]))
-    decayed = (-pl.col("age") / 91 * np.log(2)).exp().sum()
-    pairs = purchase_days(of_people, shop.now).group_by("user", "item").agg(decayed=decayed)
-    pairs = pairs.sort("decayed", "item")  # the best is written last
-    favourite[pairs["user"].to_numpy()] = pairs["item"].to_numpy()
-    return favourite
-
-
-def welcome(shop: Shop, *, items: bool = True) -> Cases:
-    """Who bought for the first time within `WELCOME_DAYS`, and never since; with what others buy with it.
-
-    items: as in `win_back`.
-    """
-    bought = shop.dataset.events.of(Action.PURCHASE)
-    user, n = bought.user.astype(np.int64), shop.dataset.n_users
-    first, last = np.full(n, np.iinfo(np.int64).max), np.full(n, -1, np.int64)
-    np.minimum.at(first, user, bought.at)
-    np.maximum.at(last, user, bought.at)
-    once = (last >= 0) & (last - first < DAY) & (first >= shop.now - WELCOME_DAYS * DAY)
-    began = int(bought.at.min()) if len(bought) else 0
-    once &= first > began + 28 * DAY  # at the log's own beginning no customer is new
-    people = np.flatnonzero(once)
-    item = companion = np.full(len(people), -1)
-    if items:
-        item, companion = _goes_with(shop, bought, people)
-    return Cases(
-        occasion=Occasion.WELCOME,
-        grade="days",
-        user=people,
-        item=item,
-        strength=np.ones(len(people)),
-        facts={"days": (shop.now - first[people]) / DAY, "companion": companion},
+def welcome(shop: Shop) -> Cases:
+    """Who bought for the first time within `WELCOME_DAYS`, and never since."""
+    bought = shop.within(np.inf, Action.PURCHASE)
+    people = bought.group_by("user", maintain_order=True).agg(first=pl.col("at").min(), last=pl.col("at").max())
+    people = people.filter(
+        pl.col("last") - pl.col("first") < DAY,
+        pl.col("first") >= shop.now - WELCOME_DAYS * DAY,
+        # at the log's own beginning no customer is new
+        pl.col("first") > pl.lit(bought["at"].min(), pl.Int64) + 28 * DAY,
     )
+    days = (shop.now - pl.col("first")) / DAY
+    return people.select("user", days=days, item=pl.lit(None, pl.Int64), strength=pl.lit(1.0))
 
 
-def _goes_with(shop: Shop, bought: Events, people: Ints) -> tuple[Ints, Ints]:
-    """For each of these people the offered item that goes best with one of theirs (`features.together`), and
-    that one; -1 for none."""
-    item, companion = (np.full(len(people), -1, np.int64) for _ in range(2))
-    if not len(people):
-        return item, companion
-    items = shop.dataset.items
-    together = bought_together(bought, len(items), category_codes(items, -1))
-    name = name_codes(items)
-    for position, person in enumerate(people):
+Rule = Callable[[Shop], Cases]
+RULES: Mapping[Occasion, tuple[Rule, str]] = {
+    Occasion.ABANDONED: (abandoned, "in_cart"),
+    Occasion.PRICE_DROP: (price_drop, "bought"),
+    Occasion.BACK_IN_STOCK: (back_in_stock, "bought"),
+    Occasion.NEW_ARRIVAL: (new_arrival, "times"),
+    Occasion.WIN_BACK: (win_back, "days"),
+    Occasion.WELCOME: (welcome, "days"),
+}
+"""Of all occasions but replenishment, which is a model's; each with the column by which chances differ: more or less of
+it may make a purchase likelier."""
+ABOUT_ANYTHING = (Occasion.WIN_BACK, Occasion.WELCOME)
+"""Occasions whose chance is that of any purchase, and not of the item's; `with_items` gives them their items."""
+
+
+def with_items(shop: Shop, occasion: Occasion, cases: Cases) -> Cases:
+    """The cases of win-back with what each person bought on most days, lately more; those of welcome with what others
+    buy with the person's items, and that one as `companion`."""
+    if occasion is Occasion.WIN_BACK:
+        data, lapsed = shop.dataset, np.isin(np.arange(shop.dataset.n_users), cases["user"].to_numpy())
+        of_people = replace(data, events=data.events.select(lapsed[data.events.user] & shop.offered[data.events.item]))
+        # a day is halved in worth every 91 days
+        decayed = (-pl.col("age") / 91 * np.log(2)).exp().sum()
+        pairs = purchase_days(of_people, shop.now).group_by(PAIR).agg(decayed=decayed).sort("decayed", "item")
+        best = pairs.unique("user", keep="last").select(PAIR)
+    elif occasion is Occasion.WELCOME:
+        best = _goes_with(shop, cases["user"].to_list())
+    else:
+        return cases
+    return cases.drop("item").join(best, on="user", how="left", maintain_order="left")
+
+
+def _goes_with(shop: Shop, people: list[int]) -> pl.DataFrame:
+    """user, item and companion: for each of these people the offered item that goes best with one of theirs
+    (`features.together`), and that one."""
+    items, bought = shop.dataset.items, shop.dataset.events.of(Action.PURCHASE)
+    together = bought_together(bought, len(items), category_codes(items, -1)) if people else None
+    name, rows = name_codes(items), []
+    for person in people:
         first_rows = np.unique(bought.item[bought.indptr[person] : bought.indptr[person + 1]])
         pairs = together[first_rows].tocoo()
         usable = shop.offered[pairs.col] & ~np.isin(name[pairs.col], name[first_rows])
         source, target, z = first_rows[pairs.row[usable]], pairs.col[usable], pairs.data[usable]
         if len(z):
             best = np.lexsort((target, -z))[0]
-            item[position], companion[position] = target[best], source[best]
-    return item, companion
-
-
-Rule = Callable[[Shop], Cases]
-ABOUT_ANYTHING = {Occasion.WIN_BACK: win_back, Occasion.WELCOME: welcome}
-"""Occasions whose chance is that of any purchase, and not of the item's."""
-
-RULES: Mapping[Occasion, Rule] = {
-    Occasion.ABANDONED: abandoned,
-    Occasion.PRICE_DROP: price_drop,
-    Occasion.BACK_IN_STOCK: back_in_stock,
-    Occasion.NEW_ARRIVAL: new_arrival,
-    **ABOUT_ANYTHING,
-}
-"""All occasions but replenishment, which is a model's."""
+            rows.append((person, int(target[best]), int(source[best])))
+    return pl.DataFrame(rows, schema=dict.fromkeys((*PAIR, "companion"), pl.Int64), orient="row")
 
 
 def replenish(shop: Shop, model: ReplenishmentModel) -> Cases:
     """What is due again. Of several items of a person that one comes first which they are likelier to buy now than
     the others who buy it repeatedly: everybody's daily bread needs no message."""
-    pairs = repurchase_pairs(shop.dataset, shop.now)
-    waited = pairs.column("since_over_median") >= DUE_SHARE
-    waited &= pairs.column("gap_median") >= DUE_INTERVAL_DAYS
-    pairs = pairs.select(waited & shop.offered[pairs.item])
-    probability = model.probability(pairs.features)
-    names = {"times": "days", "every": "gap_median", "days": "since"}
-    cases = Cases(
-        occasion=Occasion.REPLENISH,
-        grade="times",
-        user=pairs.user,
-        item=pairs.item,
-        strength=probability - pairs.column("repeaters_lately_7"),
-        facts={name: pairs.column(column) for name, column in names.items()},
-        probability=probability,
-    )
-    return cases.select(probability >= DUE_PROBABILITY)
+    is_due = (pl.col("since_over_median") >= DUE_SHARE) & (pl.col("gap_median") >= DUE_INTERVAL_DAYS)
+    pairs = repurchase_pairs(shop.dataset, shop.now).filter(is_due, shop.is_offered)
+    chance = pl.Series("chance", model.probability(pairs), pl.Float64)
+    figures = {"times": "days", "every": "gap_median", "days": "since"}
+    strength = chance - pairs["repeaters_lately_7"]
+    cases = pairs.select(*PAIR, chance, strength.alias("strength"), **{n: pl.col(c) for n, c in figures.items()})
+    return cases.filter(pl.col("chance") >= DUE_PROBABILITY)
 
 
-def past_chances(shop: Shop, cases: Cases) -> Column:
-    """The share of past cases, strongest of each person, that bought within the horizon; (n,), NaN without any.
+def past_chances(shop: Shop, occasion: Occasion, cases: Cases) -> Cases:
+    """The cases with their chance: the share of past ones, strongest of each person, that bought within the horizon.
 
     Cases of the last `PAST_WEEKS` weeks, from `MIN_GRADED` of them on in four parts by their grade, each with a beta
     prior of one half and one half (Jeffreys).
     """
-    events, occasion = shop.dataset.events, cases.occasion
-    rule: Rule = partial(ABOUT_ANYTHING[occasion], items=False) if occasion in ABOUT_ANYTHING else RULES[occasion]
-    grades, hits = [np.zeros(0)], [np.zeros(0, bool)]
+    (rule, graded_by), key = RULES[occasion], ["user"] if occasion in ABOUT_ANYTHING else list(PAIR)
+    bought, past = shop.within(np.inf, Action.PURCHASE), []
+    first = shop.dataset.events.at.min(initial=shop.now)
     for week in range(1, PAST_WEEKS + 1):
         start = shop.now - week * HORIZON_DAYS * DAY
-        if not len(events) or start <= int(events.at.min()):
+        if start <= first:
             break
-        past = rule(shop.at(start)).best_of_each()
-        bought = shop.dataset.between(start, start + HORIZON_DAYS * DAY)
-        buyers = bought.user.astype(np.int64)
-        if occasion in ABOUT_ANYTHING:
-            hits.append(np.isin(past.user, buyers))
-        else:
-            width = shop.dataset.n_items
-            hits.append(np.isin(past.user * width + past.item, buyers * width + bought.item))
-        grades.append(past.facts[past.grade].astype(np.float64))
-    grade, hit = np.concatenate(grades), np.concatenate(hits)
-    if not len(grade):
-        return np.full(len(cases), np.nan)
+        is_within = pl.col("at").is_between(start, start + HORIZON_DAYS * DAY, closed="left")
+        hits = bought.filter(is_within).select(*key, hit=pl.lit(True)).unique()
+        of_week = best_of_each(rule(shop.at(start))).select(*key, grade=pl.col(graded_by).cast(pl.Float64))
+        past.append(of_week.join(hits, on=key, how="left"))
+    if not any(map(len, past)):
+        return cases.with_columns(chance=pl.lit(None, pl.Float64))
+    grade, hit = pl.concat(past)["grade"].to_numpy(), pl.concat(past)["hit"].is_not_null().to_numpy()
     edges = np.unique(np.quantile(grade, (0.25, 0.5, 0.75))) if len(grade) >= MIN_GRADED else np.zeros(0)
     quarter = np.searchsorted(edges, grade)
     n_cases, n_hits = (np.bincount(quarter, weight, len(edges) + 1) for weight in (None, hit.astype(np.float64)))
     rate = (n_hits + 0.5) / (n_cases + 1)
-    return np.asarray(rate[np.searchsorted(edges, cases.facts[cases.grade].astype(np.float64))])
+    return cases.with_columns(chance=pl.Series(rate[np.searchsorted(edges, cases[graded_by].cast(pl.Float64))]))

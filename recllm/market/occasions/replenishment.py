@@ -32,7 +32,7 @@ from recllm.base.errors import DataError, ModelError
 from recllm.base.schema import Action
 from recllm.base.stats.probabilities import sigmoid
 from recllm.learn.models.trees import BoostedTrees, BoostingSettings, grow_trees
-from recllm.market.propensity.features import FeatureTable, category_codes
+from recllm.market.propensity.features import category_codes
 from recllm.shop.data.dataset import DAY, Dataset, utc
 
 HORIZON_DAYS = 7
@@ -53,40 +53,20 @@ _WIDTH = 1 << 20
 PAIR = ("user", "item")
 
 Ints = NDArray[np.int64]
-Column = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class RepurchasePairs:
-    """Pairs of a person and an item bought on at least two days, ascending by person, then item."""
-
-    user: Ints
-    """(n,), rows of the dataset's users."""
-    item: Ints
-    """(n,), rows of its items."""
-    features: FeatureTable
-    """(n, n_features)."""
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    def select(self, which: NDArray[np.generic]) -> RepurchasePairs:
-        """These pairs only: a mask or row numbers."""
-        return RepurchasePairs(self.user[which], self.item[which], self.features.rows(which))
-
-    def column(self, name: str) -> NDArray[np.float32]:
-        return self.features.column(name)
-
-
-def bought_again(dataset: Dataset, pairs: RepurchasePairs, start: int, days: float = HORIZON_DAYS) -> Column:
-    """1 for each pair whose item the person buys with start <= time < start + days, else 0; (n,)."""
-    bought = dataset.between(start, start + int(days * DAY))
+def bought_again(dataset: Dataset, pairs: pl.DataFrame, start: int) -> Floats:
+    """1 for each pair whose item the person buys within `HORIZON_DAYS` from the start on, else 0; (n,)."""
+    bought = dataset.between(start, start + HORIZON_DAYS * DAY)
     keys = np.unique(bought.user.astype(np.int64) * dataset.n_items + bought.item)
-    return np.isin(pairs.user * dataset.n_items + pairs.item, keys).astype(np.float64)
+    return np.isin((pairs["user"] * dataset.n_items + pairs["item"]).to_numpy(), keys).astype(np.float64)
 
 
-def repurchase_pairs(dataset: Dataset, as_of: int) -> RepurchasePairs:
-    """The pairs and their features, of purchases before `as_of` (epoch seconds) alone. A day ends at this time."""
+def repurchase_pairs(dataset: Dataset, as_of: int) -> pl.DataFrame:
+    """Pairs of a person and an item bought on at least two days, by person, then item: their rows in the dataset, and
+    features as float32, NaN where unknown, of purchases before `as_of` (epoch seconds) alone. A day ends at this time.
+    """
     days = purchase_days(dataset, as_of)
     age = pl.col("age")
     once = days.group_by(PAIR).agg(days=pl.len(), since=age.min(), tenure=age.max())
@@ -128,10 +108,8 @@ def repurchase_pairs(dataset: Dataset, as_of: int) -> RepurchasePairs:
             / (pl.col("tenure") + PRIOR_DAYS)
         ).exp(),
     )
-    user, item = (pairs[name].to_numpy() for name in PAIR)
-    features = pairs.drop(*PAIR, "units", "ended", "longer")
-    columns = {name: features[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in features.columns}
-    return RepurchasePairs(user, item, FeatureTable.of({"repurchase": columns}, len(user)))
+    features = pl.exclude(PAIR).cast(pl.Float32).fill_null(np.nan)
+    return pairs.drop("units", "ended", "longer").select(*PAIR, features)
 
 
 def purchase_days(dataset: Dataset, as_of: int) -> pl.DataFrame:
@@ -338,8 +316,6 @@ MAX_ROWS = 600_000
 MIN_REPURCHASES = 200
 """Fewer of them in all weeks teach nothing that could be checked."""
 
-Floats = NDArray[np.float64]
-
 logger = logging.getLogger(__name__)
 
 
@@ -366,13 +342,12 @@ class ReplenishmentModel:
         """Writes it whole."""
         self.trees.save(file, self.record)
 
-    def probability(self, features: FeatureTable) -> Floats:
+    def probability(self, pairs: pl.DataFrame) -> Floats:
         """That the item is bought within `HORIZON_DAYS` days, in (0, 1), (n,). Raises `ModelError` for other features
         than those learned from."""
-        if missing := set(self.trees.names) - set(features.names):
+        if missing := set(self.trees.names) - set(pairs.columns):
             raise ModelError(f"the replenishment model reads {min(missing)}, which is not known; learn it again")
-        columns = [features.names.index(name) for name in self.trees.names]
-        return sigmoid(self.trees.score(features.values[:, columns]))
+        return sigmoid(self.trees.score(pairs.select(self.trees.names).to_numpy()))
 
 
 def learn_replenishment(
@@ -394,7 +369,7 @@ def learn_replenishment(
         pairs = repurchase_pairs(dataset, start)
         label, limit = bought_again(dataset, pairs, start), MAX_ROWS // len(starts)
         rows = np.sort(rng.permutation(len(pairs))[:limit])
-        tables.append(pairs.features.rows(rows))
+        tables.append(pairs[rows].drop(PAIR))
         labels.append(label[rows])
     n_positive = sum(int(label.sum()) for label in labels)
     if n_positive < MIN_REPURCHASES:
@@ -413,8 +388,8 @@ def learn_replenishment(
         "settings": plain(trees),
     }
     tell("learning from all weeks")
-    table, label = FeatureTable.stacked(tables), np.concatenate(labels)
-    grown = grow_trees(table.values, label, trees, names=table.names, column_share=COLUMN_SHARE)
+    table, label = pl.concat(tables), np.concatenate(labels)
+    grown = grow_trees(table.to_numpy(), label, trees, names=table.columns, column_share=COLUMN_SHARE)
     logger.info("replenishment: %d pairs of %d weeks", record["pairs"], len(starts))
     return ReplenishmentModel(trees=grown, as_of=end, record=record)
 

@@ -24,13 +24,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import Action
-from recllm.market.propensity.features import Column, Columns, FeatureTable, category_codes, count, money
+from recllm.market.propensity.features import Columns, FeatureTable, category_codes, of_each, rows_of, within
 from recllm.shop.data.dataset import DAY, Dataset
-from recllm.shop.data.interactions import visits
 
 NEEDED = {
     "mailings": ("user_id", "campaign_id", "timestamp"),
@@ -141,8 +139,14 @@ def _seconds(name: str, column: pl.Series) -> pl.Series:
     if column.dtype.is_integer():
         return column.cast(pl.Int64)
     if column.dtype == pl.String:
-        seconds = {text: epoch_seconds(name, column.name, text) for text in column.drop_nulls().unique()}
-        return column.replace_strict(seconds, default=None, return_dtype=pl.Int64)
+        moments = {}
+        for text in column.drop_nulls().unique():
+            try:
+                moment = datetime.fromisoformat(text.strip()) if text.strip() else None
+            except ValueError:
+                raise DataError(f"{name}.{column.name}: {text!r} is no time such as 2024-05-01T10:00:00Z") from None
+            moments[text] = moment and int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+        return column.replace_strict(moments, default=None, return_dtype=pl.Int64)
     if not isinstance(column.dtype, pl.Datetime) or column.dtype.time_zone is None:
         raise DataError(
             f"{name}.{column.name}: {column.dtype} is no time with a zone; give aware datetimes, e.g. "
@@ -151,108 +155,95 @@ def _seconds(name: str, column: pl.Series) -> pl.Series:
     return column.dt.epoch("s")
 
 
-def epoch_seconds(table: str, column: str, text: str) -> int | None:
-    if not text.strip():
-        return None
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise DataError(f"{table}.{column}: {text!r} is no time such as 2024-05-01T10:00:00Z") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-
-
 def coupon_features(dataset: Dataset, coupons: Coupons, campaign: str, at: int) -> FeatureTable:
     """One row per person of `dataset.users`, from what happened before `at` (epoch seconds) alone."""
     past, earlier = dataset.before(at), coupons.before(at)
     kinds = dict(coupons.mailings.select("campaign_id", "kind").unique("campaign_id").iter_rows())
     of_kind = {f"kind={kind}": float(kinds.get(campaign) == kind) for kind in sorted({k for k in kinds.values() if k})}
     alike = [name for name, kind in kinds.items() if kind == kinds.get(campaign)]
+    bought = rows_of(past.events.of(Action.PURCHASE), at)
     groups: dict[str, Columns | dict[str, float]] = {
-        "coupons": {**_redemptions(past, earlier, alike), **_uses(past, earlier)},
-        "affinity": _affinity(past, coupons, campaign),
+        "coupons": {**_redemptions(past, earlier, alike), **_uses(past, earlier, bought)},
+        "affinity": _affinity(past, coupons.products.filter(pl.col("campaign_id") == campaign), bought),
         "campaign": of_kind,
     }
     return FeatureTable.of(groups, dataset.n_users)
 
 
-def _of_people(frame: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
-    """A coupon table's rows that belong to people of a dataset, with `user`, the row of each person."""
-    return frame.with_columns(user=pl.Series(dataset.user_rows(frame["user_id"]))).filter(pl.col("user") >= 0)
-
-
-def _counts(rows: pl.DataFrame, dataset: Dataset, weight: NDArray[np.generic] | None = None) -> Column:
-    return count(rows["user"].to_numpy(), dataset.n_users, weight)
-
-
-def _days_since(rows: pl.DataFrame, dataset: Dataset) -> Column:
-    """Days since the last row of each person, NaN without one."""
-    last = np.full(dataset.n_users, np.nan)
-    np.fmax.at(last, rows["user"].to_numpy(), rows["at"].to_numpy().astype(np.float64))
-    return np.asarray((dataset.as_of - last) / DAY)
+def _of_people(frame: pl.DataFrame, past: Dataset) -> pl.DataFrame:
+    """A coupon table's rows that belong to people of a dataset, with `user`, the row of each person, and `age`, in days
+    before its time."""
+    users = pl.Series(past.user_rows(frame["user_id"]))
+    return frame.with_columns(user=users, age=(past.as_of - pl.col("at")) / DAY).filter(pl.col("user") >= 0)
 
 
 def _redemptions(past: Dataset, earlier: Coupons, alike: list[str]) -> Columns:
     """Campaigns mailed and redeemed, in all and of the kinds that are alike."""
-    mailed, redeemed = _of_people(earlier.mailings, past), _of_people(earlier.redemptions, past)
-    once, is_alike = redeemed.unique(["user", "campaign_id"]), pl.col("campaign_id").is_in(alike)
-    mailings, campaigns = _counts(mailed, past), _counts(once, past)
-    return {
-        "mailed_before": mailings,
-        "mailed_alike": _counts(mailed.filter(is_alike), past),
-        "running": _counts(mailed.filter(pl.col("end") > past.as_of), past),
-        "redeemed_campaigns": campaigns,
-        "redeemed": _counts(redeemed, past),
-        "redeemed_alike": _counts(once.filter(is_alike), past),
-        "redeem_rate": (campaigns + PRIOR_RATE * PRIOR_MAILINGS) / (mailings + PRIOR_MAILINGS),
-        "days_since_redeemed": _days_since(redeemed, past),
-    }
+    campaign, is_alike = pl.col("campaign_id"), pl.col("campaign_id").is_in(alike)
+    columns = of_each(
+        _of_people(earlier.mailings, past),
+        past.n_users,
+        mailed_before=pl.len(),
+        mailed_alike=is_alike.sum(),
+        running=(pl.col("end") > past.as_of).sum(),
+    ) | of_each(
+        _of_people(earlier.redemptions, past),
+        past.n_users,
+        redeemed_campaigns=campaign.n_unique(),
+        redeemed=pl.len(),
+        redeemed_alike=campaign.filter(is_alike).n_unique(),
+        days_since_redeemed=pl.col("age").min(),
+    )
+    hits = columns["redeemed_campaigns"] + PRIOR_RATE * PRIOR_MAILINGS
+    return columns | {"redeem_rate": hits / (columns["mailed_before"] + PRIOR_MAILINGS)}
 
 
-def _uses(past: Dataset, earlier: Coupons) -> Columns:
+def _uses(past: Dataset, earlier: Coupons, bought: pl.DataFrame) -> Columns:
     """Coupons used at the till; NaN where the shop has no table of them."""
     if not earlier.uses.height:
         return {name: np.full(past.n_users, np.nan) for name in USE_COLUMNS}
-    used, bought = _of_people(earlier.uses, past), past.events.of(Action.PURCHASE)
-    once, age = used.unique(["user", "at"]), (past.as_of - pl.col("at")) / DAY
-    uses, trips = _counts(used, past), _counts(once, past)
-    columns = (
-        uses,
-        *(_counts(used.filter(age <= days), past) for days in (91, 28)),
-        trips,
-        _counts(once.filter(age <= 91), past),
-        _counts(used, past, used["amount"].to_numpy()),
-        trips / np.maximum(visits(bought)[1], 1),
-        uses / np.maximum(count(bought.user, past.n_users), 1),
-        _days_since(used, past),
+    columns = of_each(
+        _of_people(earlier.uses, past),
+        past.n_users,
+        coupon_uses=pl.len(),
+        coupon_uses_91=within(91),
+        coupon_uses_28=within(28),
+        coupon_trips=pl.col("at").n_unique(),
+        coupon_trips_91=pl.col("at").filter(pl.col("age") <= 91).n_unique(),
+        coupon_amount=pl.col("amount").sum(),
+        days_since_coupon=pl.col("age").min(),
     )
-    return dict(zip(USE_COLUMNS, columns, strict=True))
+    of_all = of_each(bought, past.n_users, trips=pl.col("at").n_unique(), lines=pl.len())
+    return columns | {
+        "coupon_trip_share": columns["coupon_trips"] / np.maximum(of_all["trips"], 1),
+        "coupon_line_share": columns["coupon_uses"] / np.maximum(of_all["lines"], 1),
+    }
 
 
-def _affinity(past: Dataset, coupons: Coupons, campaign: str) -> Columns:
+def _affinity(past: Dataset, offered: pl.DataFrame, bought: pl.DataFrame) -> Columns:
     """Purchases of the campaign's items and in their categories, and coupons for something that the person bought."""
-    offered = coupons.products.filter(pl.col("campaign_id") == campaign)
-    rows, n = past.item_rows(offered["item_id"]), past.n_users
+    rows, items = past.item_rows(offered["item_id"]), bought["item"].to_numpy()
     on_offer = np.zeros(past.n_items, bool)
     on_offer[rows[rows >= 0]] = True
-    bought = past.events.of(Action.PURCHASE)
-    columns: Columns = {}
-    for suffix, events in (("", bought), ("_91", bought.select(bought.at >= past.as_of - 91 * DAY))):
-        offered_lines = events.select(on_offer[events.item])
-        columns[f"own_lines{suffix}"] = count(offered_lines.user, n)
-        columns[f"own_spend{suffix}"] = count(offered_lines.user, n, money(offered_lines))
-        columns[f"own_share{suffix}"] = count(offered_lines.user, n) / np.maximum(count(events.user, n), 1)
-    pairs = np.unique(np.stack([bought.user, bought.item])[:, on_offer[bought.item]], axis=1)
-    columns["own_items"] = count(pairs[0], n)
+    is_inside = {"own": on_offer}
     for level in (1, 2):  # the second and third name of the path
         code = category_codes(past.items, level)
-        inside = np.isin(code, code[on_offer & (code >= 0)])
-        lines = count(bought.user[inside[bought.item]], n)
-        columns[f"category_lines_{level}"] = lines
-        columns[f"category_share_{level}"] = lines / np.maximum(count(bought.user, n), 1)
+        is_inside[f"category_{level}"] = np.isin(code, code[on_offer & (code >= 0)])
+    bought = bought.with_columns(pl.Series(name, mask[items]) for name, mask in is_inside.items())
+    own, spend, item = pl.col("own"), pl.col("spend"), pl.col("item")
+    figures = {"own_items": item.filter(own).n_unique()}
+    for suffix, lately in (("", pl.lit(True)), ("_91", pl.col("age") <= 91)):
+        lines = (own & lately).sum()
+        figures[f"own_lines{suffix}"] = lines
+        figures[f"own_spend{suffix}"] = spend.filter(own & lately).sum()
+        figures[f"own_share{suffix}"] = lines / pl.max_horizontal(lately.sum() if suffix else pl.len(), 1)
+    for level in (1, 2):
+        lines = pl.col(f"category_{level}").sum()
+        figures |= {f"category_lines_{level}": lines, f"category_share_{level}": lines / pl.max_horizontal(pl.len(), 1)}
+    columns = of_each(bought, past.n_users, **figures)
     if "coupon_id" not in offered.columns or not offered.height:  # without ids of coupons
-        return columns | {name: np.full(n, np.nan) for name in ("coupons_fitting", "coupons_fitting_share")}
-    items = pl.DataFrame({"item": past.item_rows(offered["item_id"]), "coupon": offered["coupon_id"]})
-    purchases = pl.DataFrame({"user": pairs[0].astype(np.int64), "item": pairs[1].astype(np.int64)})
-    usable = purchases.join(items, on="item").select("user", "coupon").unique()
-    fitting = count(usable["user"].to_numpy(), n)
-    return columns | {"coupons_fitting": fitting, "coupons_fitting_share": fitting / offered["coupon_id"].n_unique()}
+        return columns | dict.fromkeys(("coupons_fitting", "coupons_fitting_share"), np.full(past.n_users, np.nan))
+    coupons = pl.DataFrame({"item": rows, "coupon": offered["coupon_id"]})
+    usable = bought.filter(own).select("user", "item").unique().join(coupons, on="item")
+    columns |= of_each(usable, past.n_users, coupons_fitting=pl.col("coupon").n_unique())
+    return columns | {"coupons_fitting_share": columns["coupons_fitting"] / offered["coupon_id"].n_unique()}

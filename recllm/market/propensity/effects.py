@@ -20,7 +20,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +33,7 @@ from recllm.base.stats.probabilities import sigmoid
 from recllm.learn.models.trees import BoostedTrees, BoostingSettings, grow_trees
 from recllm.market.propensity.examples import Cohort
 from recllm.market.propensity.features import FeatureTable, Floats
-from recllm.market.propensity.model import (
-    Values,
-    people_folds,
-    varying,
-)
+from recllm.market.propensity.model import Values, people_folds, varying
 from recllm.market.propensity.trial import Trial
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.workspace.workspace import Workspace
@@ -53,8 +48,6 @@ HALVED_FOLDS = 2
 """Folds whose people are predicted by learners of two halves of the others, too: that is what errors are scaled by."""
 MIN_KEPT = 0.3
 """Of the effects' differences a learner is taken to keep at least this share: estimates below it are noise."""
-
-Masks = list[NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,48 +97,35 @@ class EffectTrees:
         return answers.mean(axis=0), answers.std(axis=0, ddof=1)
 
 
-@dataclass(frozen=True, eq=False)
-class EffectLearner:
-    """Learns the effect of a trial's treatment."""
+def person_scores(trial: Trial, settings: UpliftSettings) -> Values:
+    """`effect_scores` of a trial's people, by models of other people."""
+    means = np.empty((len(trial), 2))
+    for inside in people_folds(np.arange(len(trial)), settings.folds, settings.seed + 1):
+        for column, group in enumerate((~trial.treated, trial.treated)):
+            means[inside, column] = fit_outcome(trial.rows(~inside & group), settings)(trial.features.values[inside])
+    return effect_scores(means, trial)
 
-    trial: Trial
-    score: Values
-    """(n,), see the module."""
 
-    @classmethod
-    def of(cls, trial: Trial, settings: UpliftSettings) -> EffectLearner:
-        """With each person's score, from mean outcomes by models of other people."""
-        means = np.empty((len(trial), 2))
-        for inside in people_folds(np.arange(len(trial)), settings.folds, settings.seed + 1):
-            for column, group in enumerate((~trial.treated, trial.treated)):
-                mean = fit_outcome(trial.rows(~inside & group), settings)
-                means[inside, column] = mean(trial.features.values[inside])
-        return cls(trial, effect_scores(means, trial))
+def grow_effects(
+    trial: Trial, people: NDArray[np.int64], settings: UpliftSettings, rng: np.random.Generator
+) -> EffectTrees:
+    """Trees of these rows over the features that vary in the trial: an X-learner of each group's half, outcome models
+    and all, so that the errors of these are among the groups' differences."""
+    values, treated, outcome = trial.features.values, trial.treated, trial.outcome
+    used, weights = values[:, varying(values)], 1 / np.where(treated, trial.propensity, 1 - trial.propensity)
 
-    @cached_property
-    def values(self) -> Floats:
-        """(n, columns), the features that vary."""
-        return self.trial.features.values[:, varying(self.trial.features.values)]
+    def grown(rows: NDArray[np.int64], effect: Values) -> BoostedTrees:
+        weight = weights[rows] / weights[rows].mean()
+        return grow_trees(used[rows], effect, settings, objective="regression", weights=weight)
 
-    def grow(self, people: NDArray[np.int64], settings: UpliftSettings, rng: np.random.Generator) -> EffectTrees:
-        """Trees of these rows: an X-learner of each group's half, outcome models and all, so that the errors of these
-        are among the groups' differences."""
-        trial, values = self.trial, self.trial.features.values
-        groups = []
-        for _ in range(settings.forest_groups):
-            half = rng.permutation(people)[: (len(people) + 1) // 2]
-            others, treated = half[~trial.treated[half]], half[trial.treated[half]]
-            without, with_it = (fit_outcome(trial.rows(rows), settings) for rows in (others, treated))
-            of_others = self._effect(others, with_it(values[others]) - trial.outcome[others], settings)
-            of_treated = self._effect(treated, trial.outcome[treated] - without(values[treated]), settings)
-            groups.append((of_others, of_treated))
-        return EffectTrees(tuple(groups), float(trial.treated[people].mean()))
-
-    def _effect(self, rows: NDArray[np.int64], effect: Values, settings: UpliftSettings) -> BoostedTrees:
-        propensity = self.trial.propensity[rows]
-        weights = 1 / np.where(self.trial.treated[rows], propensity, 1 - propensity)
-        weights /= weights.mean()
-        return grow_trees(self.values[rows], effect, settings, objective="regression", weights=weights)
+    groups = []
+    for _ in range(settings.forest_groups):
+        half = rng.permutation(people)[: (len(people) + 1) // 2]
+        others, addressed = half[~treated[half]], half[treated[half]]
+        without, with_it = (fit_outcome(trial.rows(rows), settings) for rows in (others, addressed))
+        of_others = grown(others, with_it(values[others]) - outcome[others])
+        groups.append((of_others, grown(addressed, outcome[addressed] - without(values[addressed]))))
+    return EffectTrees(tuple(groups), float(treated[people].mean()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,20 +142,24 @@ class HeldOutEffects:
     """See `shrinkage_bias`."""
 
 
-def held_out_effects(
-    learner: EffectLearner, folds: Masks, settings: UpliftSettings, rng: np.random.Generator
-) -> HeldOutEffects:
-    """folds: masks of people who are predicted together."""
-    expected, error = np.empty(len(learner.score)), np.empty(len(learner.score))
+def held_out_effects(trial: Trial, score: Values, settings: UpliftSettings, rng: np.random.Generator) -> HeldOutEffects:
+    """score: of the trial's people, as `person_scores` gives it."""
+    expected, error = np.empty(len(trial)), np.empty(len(trial))
+    values = trial.features.values[:, varying(trial.features.values)]
+    folds = people_folds(np.arange(len(trial)), EFFECT_FOLDS, settings.seed)
     halves: list[list[tuple[Values, Values]]] = [[], []]
     for number, inside in enumerate(folds):
         others = np.flatnonzero(~inside)
-        expected[inside], error[inside] = learner.grow(others, settings, rng).predict(learner.values[inside])
+        expected[inside], error[inside] = grow_effects(trial, others, settings, rng).predict(values[inside])
         for half, people in enumerate(np.array_split(rng.permutation(others), 2) if number < HALVED_FOLDS else ()):
-            halves[half].append(learner.grow(people, settings, rng).predict(learner.values[inside]))
-    first, second = ((np.concatenate([e for e, _ in half]), np.concatenate([s for _, s in half])) for half in halves)
-    scale = error_scale(first, second)
-    bias = shrinkage_bias(within_folds(expected, folds), scale * error, within_folds(learner.score, folds))
+            halves[half].append(grow_effects(trial, people, settings, rng).predict(values[inside]))
+    scale = error_scale(*(np.concatenate(half, axis=1) for half in halves))
+    centred = []
+    for column in (expected, score):
+        centred.append(column.copy())
+        for inside in folds:
+            centred[-1][inside] -= column[inside].mean()
+    bias = shrinkage_bias(centred[0], scale * error, centred[1])
     return HeldOutEffects(expected, np.hypot(scale * error, bias), scale, bias)
 
 
@@ -204,14 +188,6 @@ def shrinkage_bias(expected: Values, error: Values, effect: Values) -> float:
     return float((1 - kept_share) * np.sqrt(shared / kept_share))
 
 
-def within_folds(values: Values, folds: Masks) -> Values:
-    """The values less the mean of their fold."""
-    centred = values.copy()
-    for inside in folds:
-        centred[inside] -= values[inside].mean()
-    return centred
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EffectSource:
     """Where effects come from."""
@@ -233,14 +209,9 @@ class PersonEffects:
     """How much a treatment moves each of n people, by a trial, (n,) each; low and high hold it at 95 %."""
 
     effect: Values
+    """In [-1, 1], as the ends are: the outcome is 0 or 1."""
     low: Values
     high: Values
-
-    @classmethod
-    def of(cls, effect: Values, error: Values) -> PersonEffects:
-        """error: standard errors, (n,). Effects on an outcome of 0 or 1 lie in [-1, 1]."""
-        half = normal_quantile() * error
-        return cls(*(np.clip(column, -1.0, 1.0) for column in (effect, effect - half, effect + half)))
 
     def rows(self, people: NDArray[np.integer]) -> PersonEffects:
         """Of these people."""
@@ -261,9 +232,8 @@ class LearnedEffects:
     """Those of them that the trees read."""
     trees: EffectTrees
     scale: float
-    """Of the trees' standard error."""
     bias: float
-    """Root mean square of what the trees draw effects towards their mean."""
+    """As in `HeldOutEffects`."""
     source: EffectSource
 
     def predict(self, features: FeatureTable) -> PersonEffects:
@@ -275,7 +245,8 @@ class LearnedEffects:
                 "learn them again with recllm uplift --save"
             )
         effect, error = self.trees.predict(np.ascontiguousarray(features.values[:, self.columns]))
-        return PersonEffects.of(effect, np.hypot(self.scale * error, self.bias))
+        reach = normal_quantile() * np.hypot(self.scale * error, self.bias)
+        return PersonEffects(*(np.clip(column, -1.0, 1.0) for column in (effect, effect - reach, effect + reach)))
 
 
 def fit_effects(
@@ -284,21 +255,19 @@ def fit_effects(
     """The effects of a trial's treatment, and each person's effect by learners of other people. start, source: see
     `EffectSource`."""
     settings = settings or UpliftSettings()
-    learner = EffectLearner.of(trial, settings)
-    rng, n = np.random.default_rng(settings.seed), len(trial)
-    held_out = held_out_effects(learner, people_folds(np.arange(n), EFFECT_FOLDS, settings.seed), settings, rng)
-    effect = float(learner.score.mean())
-    reach = normal_quantile() * float(learner.score.std(ddof=1) / np.sqrt(n))
+    score, rng = person_scores(trial, settings), np.random.default_rng(settings.seed)
+    held_out = held_out_effects(trial, score, settings, rng)
+    effect, reach = float(score.mean()), normal_quantile() * float(score.std(ddof=1) / np.sqrt(len(trial)))
     about = EffectSource(
         start=start,
         trial=source,
-        people=n,
+        people=len(trial),
         treated=int(trial.treated.sum()),
         effect=effect,
         effect_low=effect - reach,
         effect_high=effect + reach,
     )
-    columns, trees = varying(trial.features.values), learner.grow(np.arange(n), settings, rng)
+    columns, trees = varying(trial.features.values), grow_effects(trial, np.arange(len(trial)), settings, rng)
     return LearnedEffects(trial.features.names, columns, trees, held_out.scale, held_out.bias, about), held_out
 
 
@@ -377,9 +346,4 @@ def saved_effects(workspace: Workspace, name: str) -> LearnedEffects:
 def effects_of(workspace: Workspace, name: str, dataset: Dataset) -> EffectsOf:
     """The effects of people of a dataset, as of its time. Raises as `saved_effects` does."""
     model = saved_effects(workspace, name)
-
-    def effects(user_rows: NDArray[np.integer]) -> PersonEffects:
-        features = Cohort(dataset).features(dataset.as_of).rows(user_rows)
-        return model.predict(features)
-
-    return effects
+    return lambda user_rows: model.predict(Cohort(dataset).features(dataset.as_of).rows(user_rows))

@@ -83,54 +83,7 @@ class FeatureTable:
         return np.asarray(self.values[:, self.names.index(name)])
 
 
-@dataclass(frozen=True, eq=False)
-class Trips:
-    """One entry per trip, people in runs, oldest first."""
-
-    n_users: int
-    user: Ints
-    at: Ints
-    """Epoch seconds."""
-    spend: Column
-    lines: Column
-    age: Column
-    """Days before `as_of`, above 0."""
-    as_of: int
-
-    @classmethod
-    def of(cls, bought: Events, as_of: int) -> Trips:
-        """Trips of purchases before `as_of`."""
-        user, n_users = bought.user.astype(np.int64), len(bought.indptr) - 1
-        first = np.ones(len(bought), bool)
-        first[1:] = (np.diff(user) != 0) | (np.diff(bought.at) != 0)
-        trip, n_trips = np.cumsum(first) - 1, int(first.sum())
-        spend, lines = count(trip, n_trips, money(bought)), count(trip, n_trips)
-        at = bought.at[first]
-        return cls(n_users, user[first], at, spend, lines, (as_of - at) / DAY, as_of)
-
-    def total(self, weight: NDArray[np.generic], mask: NDArray[np.bool_] | slice = slice(None)) -> Column:
-        """Sum of `weight` (n_trips,) over the trips in the mask, per person."""
-        return count(self.user[mask], self.n_users, weight[mask])
-
-    def within(self, newest: float, oldest: float) -> Column:
-        """Trips per person whose age in days is above `newest` and at most `oldest`."""
-        return count(self.user[(self.age > newest) & (self.age <= oldest)], self.n_users)
-
-    def latest(self, value: Column) -> Column:
-        """`value` (n_trips,) of each person's latest trip, NaN without one."""
-        values = np.full(self.n_users, np.nan)
-        values[self.user] = value  # a run is in time order, so the latest is written last
-        return values
-
-    @property
-    def tenure(self) -> Column:
-        """Days since each person's first trip, NaN without one."""
-        days = np.full(self.n_users, np.nan)
-        days[self.user[::-1]] = self.age[::-1]
-        return days
-
-
-def count(row: NDArray[np.integer], n: int, weight: NDArray[np.generic] | None = None) -> Column:
+def count(row: NDArray[np.integer] | pl.Series, n: int, weight: NDArray[np.generic] | None = None) -> Column:
     """How often each of n rows occurs, or the sum of its weights."""
     return np.bincount(row, None if weight is None else weight.astype(np.float64), minlength=n).astype(np.float64)
 
@@ -146,132 +99,146 @@ def category_codes(items: pl.DataFrame, level: int) -> Ints:
     return name.rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
 
 
+def rows_of(events: Events, as_of: int) -> pl.DataFrame:
+    """user, item, at, price and spend of each event, and its age in days before `as_of`."""
+    columns = {"user": events.user.astype(np.int64), "item": events.item.astype(np.int64), "at": events.at}
+    age = (as_of - events.at) / DAY
+    return pl.DataFrame({**columns, "price": events.price, "spend": money(events), "age": age})
+
+
+def of_each(rows: pl.DataFrame, n_users: int, **figures: pl.Expr) -> Columns:
+    """Figures of the rows of each user, (n_users,) each, NaN where unknown; those of a user without rows are what they
+    are of no rows, such as a count of 0."""
+    nothing = rows.clear().select(**figures).row(0, named=True)
+    people = pl.DataFrame({"user": np.arange(n_users)})
+    table = people.join(rows.group_by("user").agg(**figures), on="user", how="left", maintain_order="left")
+    values = {name: np.nan if value is None else float(value) for name, value in nothing.items()}
+    return {name: table[name].cast(pl.Float64).fill_null(value).to_numpy() for name, value in values.items()}
+
+
+def within(days: float) -> pl.Expr:
+    """The number of rows of the last days."""
+    return (pl.col("age") <= days).sum()
+
+
 def person_features(dataset: Dataset, as_of: int) -> FeatureTable:
     """One row per person of `dataset.users`, from events before `as_of` (epoch seconds) alone."""
-    past = dataset.before(as_of)
-    bought, returns = past.events.of(Action.PURCHASE), past.events.of(Action.RETURN)
-    trips = Trips.of(bought, as_of)
+    past, n = dataset.before(as_of).events, dataset.n_users
+    bought, returned, carted = (rows_of(past.of(kind), as_of) for kind in (Action.PURCHASE, Action.RETURN, Action.CART))
+    browsed, since = rows_of(of_actions(past, BROWSING), as_of), {"days_since_browsing": pl.col("age").min()}
     groups = {
-        **_shopping(trips),
-        "breadth": _breadth(past, bought),
-        "discount": _discount(past, bought),
+        **_shopping(bought, n, as_of),
+        "breadth": _breadth(bought, dataset),
+        "discount": _discount(bought, n),
         "returns": {
-            "returned": _ratio(count(returns.user, past.n_users), trips.total(trips.lines)),
-            "returned_91": count(returns.user[past.as_of - returns.at <= 91 * DAY], past.n_users),
+            "returned": _ratio(count(returned["user"], n), count(bought["user"], n)),
+            **of_each(returned, n, returned_91=within(91)),
         },
-        "browsing": _browsing(past),
+        "browsing": {
+            **of_each(browsed, n, browsed_7=within(7), browsed_28=within(28)),
+            **of_each(carted, n, carts_28=within(28)),
+            **of_each(browsed, n, **since),
+        },
     }
-    return FeatureTable.of(groups, dataset.n_users)
+    return FeatureTable.of(groups, n)
 
 
 def target_features(dataset: Dataset, as_of: int, target: NDArray[np.bool_]) -> FeatureTable:
     """The shopping groups over the items of `target` (n_items,) alone, as one group "target"."""
     bought = dataset.before(as_of).events.of(Action.PURCHASE)
-    on_target = bought.select(target[bought.item])
-    groups = _shopping(Trips.of(on_target, as_of))
+    on_target, n = bought.select(target[bought.item]), dataset.n_users
+    groups = _shopping(rows_of(on_target, as_of), n, as_of)
     columns = {f"target_{name}": column for inner in groups.values() for name, column in inner.items()}
-    share = _ratio(count(on_target.user, dataset.n_users), count(bought.user, dataset.n_users))
-    return FeatureTable.of({"target": {**columns, "target_share": share}}, dataset.n_users)
+    share = _ratio(count(on_target.user, n), count(bought.user, n))
+    return FeatureTable.of({"target": {**columns, "target_share": share}}, n)
 
 
-def _shopping(trips: Trips) -> dict[str, Columns]:
+def _shopping(bought: pl.DataFrame, n_users: int, as_of: int) -> dict[str, Columns]:
     """Recency, frequency, spend, tenure, rhythm, calendar and trend: group -> name -> (n_users,)."""
-    age, n_trips, tenure = trips.age, trips.within(0, np.inf), trips.tenure
-    spend = trips.total(trips.spend)
-    weekday = (trips.at // DAY + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
-    n_recent, four_weeks = np.log1p(trips.within(0, 28)), (age <= 28, (age > 28) & (age <= 56))
-    spent = [np.log1p(np.maximum(trips.total(trips.spend, weeks), 0)) for weeks in four_weeks]
-    return {
-        "recency": {"days_since": trips.latest(age)},
+    age, spend, lines, n_trips = pl.col("age"), pl.col("spend"), pl.col("lines"), pl.len()
+    weekday = (pl.col("at") // DAY + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
+    is_recent, is_before = age <= 28, age.is_between(28, 56, closed="right")
+    n_recent, tenure = within(28).log1p(), age.max()
+    groups = {
+        "recency": {"days_since": age.min()},
         "frequency": {
-            **{f"trips_{days}": trips.within(0, days) for days in WINDOWS},
+            **{f"trips_{days}": within(days) for days in WINDOWS},
             "trips": n_trips,
-            "trips_decayed": trips.total(np.exp2(-age / 28)),
-            "trips_per_28": n_trips * 28 / np.nan_to_num(np.maximum(tenure, 28), nan=28.0),
+            "trips_decayed": (age * (-np.log(2) / 28)).exp().sum(),
+            "trips_per_28": n_trips * 28 / pl.max_horizontal(tenure, 28),
         },
         "spend": {
-            "spend": spend,
-            **{f"spend_{days}": trips.total(trips.spend, age <= days) for days in (28, 91)},
-            "spend_decayed": trips.total(trips.spend * np.exp2(-age / 60)),
-            "spend_per_trip": _ratio(spend, n_trips),
-            "last_trip_spend": trips.latest(trips.spend),
-            "lines_per_trip": _ratio(trips.total(trips.lines), n_trips),
+            "spend": spend.sum(),
+            **{f"spend_{days}": spend.filter(age <= days).sum() for days in (28, 91)},
+            "spend_decayed": (spend * (age * (-np.log(2) / 60)).exp()).sum(),
+            "spend_per_trip": spend.mean(),
+            "last_trip_spend": spend.sort_by("at").last(),
+            "lines_per_trip": lines.mean(),
         },
         "tenure": {"tenure": tenure},
-        "rhythm": _rhythm(trips),
+        "rhythm": dict[str, pl.Expr](),
         "calendar": {
-            "weekend_share": _ratio(trips.total((weekday >= 5).astype(np.float64)), n_trips),
+            "weekend_share": (weekday >= 5).mean(),
             # the 28 days that began a year before `as_of`
-            "trips_a_year_ago": np.where(np.nan_to_num(tenure) >= 365, trips.within(365 - 28, 365), np.nan),
+            "trips_a_year_ago": pl.when(tenure >= 365).then(age.is_between(365 - 28, 365, closed="right").sum()),
         },
         "trend": {
-            "trend_trips": n_recent - np.log1p(trips.within(28, 56)),
-            "trend_spend": spent[0] - spent[1],
-            "trend_usual": n_recent - np.log1p(trips.within(28, 182) / 5.5),  # of 28 days
+            "trend_trips": n_recent - is_before.sum().log1p(),
+            "trend_spend": _log_sum(spend.filter(is_recent)) - _log_sum(spend.filter(is_before)),
+            # of 28 days
+            "trend_usual": n_recent - (age.is_between(28, 182, closed="right").sum() / 5.5).log1p(),
         },
     }
+    trips = bought.group_by("user", "at").agg(age.first(), spend.sum(), lines=pl.len())
+    columns = of_each(trips, n_users, **{name: figure for group in groups.values() for name, figure in group.items()})
+    named = {group: {name: columns[name] for name in figures} for group, figures in groups.items()}
+    return named | {"rhythm": _rhythm(bought, n_users, as_of, columns["days_since"])}
 
 
-def _rhythm(trips: Trips) -> Columns:
+def _log_sum(amounts: pl.Expr) -> pl.Expr:
+    return amounts.sum().clip(0).log1p()
+
+
+def _rhythm(bought: pl.DataFrame, n_users: int, as_of: int, since: Column) -> Columns:
     """Gaps between days with a purchase, and how long it has been in terms of them; NaN without a gap."""
-    days = ShoppingDays.of(trips.user, trips.at, trips.n_users, trips.as_of)
+    days = ShoppingDays.of(bought["user"].to_numpy(), bought["at"].to_numpy(), n_users, as_of)
     owner, gap = days.gaps
     gaps = days.of_gaps("mean", "median", "std", "max", "last")
-    since = trips.latest(trips.age)
-    outlasted = count(owner, trips.n_users, gap <= since[owner])
+    outlasted = count(owner, n_users, gap <= since[owner])
     return {
         **{f"gap_{name}": column for name, column in gaps.items()},
         "since_over_median": since / np.maximum(gaps["median"], 1),
         "since_over_mean": since / np.maximum(gaps["mean"], 1),
-        "gaps_outlasted": _ratio(outlasted, count(owner, trips.n_users)),
+        "gaps_outlasted": _ratio(outlasted, count(owner, n_users)),
     }
 
 
-def _breadth(past: Dataset, bought: Events) -> Columns:
+def _breadth(bought: pl.DataFrame, dataset: Dataset) -> Columns:
     """Distinct items and categories (widest and narrowest name), in the last 91 days and before, and repeats."""
-    recent = bought.select(bought.at >= past.as_of - 91 * DAY)
-    lines, items = count(recent.user, past.n_users), _distinct(recent, np.arange(past.n_items))
-    return {
-        "items_91": items,
-        "repeats_91": _ratio(lines - items, lines),
-        "areas": _distinct(bought, category_codes(past.items, 0)),
-        "categories_91": _distinct(recent, category_codes(past.items, -1)),
-    }
+    item, is_recent = bought["item"].to_numpy(), pl.col("age") <= 91
+    codes = {name: category_codes(dataset.items, level)[item] for name, level in (("area", 0), ("category", -1))}
+    items = pl.col("item").filter(is_recent).n_unique()
+    return of_each(
+        bought.with_columns(pl.Series(name, code) for name, code in codes.items()),
+        dataset.n_users,
+        items_91=items,
+        repeats_91=1 - items / within(91),
+        areas=pl.col("area").filter(pl.col("area") >= 0).n_unique(),
+        categories_91=pl.col("category").filter(is_recent, pl.col("category") >= 0).n_unique(),
+    )
 
 
-def _distinct(events: Events, key: Ints) -> Column:
-    """Distinct keys per person; keys of -1 do not count."""
-    keys, width = key[events.item], int(key.max(initial=0)) + 1
-    pairs = np.unique((events.user.astype(np.int64) * width + keys)[keys >= 0])
-    return count(pairs // width, len(events.indptr) - 1)
-
-
-def _discount(past: Dataset, bought: Events) -> Columns:
-    paid, n = bought.select(np.isfinite(bought.price) & (bought.price > 0)), past.n_users
-    usual = np.full(past.n_items, np.nan)
-    median = pl.DataFrame({"item": paid.item, "price": paid.price}).group_by("item").median()
-    usual[median["item"].to_numpy()] = median["price"].to_numpy()
-    saved = np.clip(1 - paid.price / usual[paid.item], 0, 1)
-    recent = past.as_of - paid.at <= 91 * DAY
-    lines = count(paid.user, n)
-    return {
-        "saved": _ratio(count(paid.user, n, saved), lines),
-        "saved_91": _ratio(count(paid.user, n, saved * recent), count(paid.user[recent], n)),
-        "cheap_share": _ratio(count(paid.user, n, saved >= 0.1), lines),
-    }
-
-
-def _browsing(past: Dataset) -> Columns:
-    browsed, carts = of_actions(past.events, BROWSING), past.events.of(Action.CART)
-    age = (past.as_of - browsed.at) / DAY
-    since = np.full(past.n_users, np.nan)
-    since[browsed.user] = age
-    return {
-        "browsed_7": count(browsed.user[age <= 7], past.n_users),
-        "browsed_28": count(browsed.user[age <= 28], past.n_users),
-        "carts_28": count(carts.user[past.as_of - carts.at <= 28 * DAY], past.n_users),
-        "days_since_browsing": since,
-    }
+def _discount(bought: pl.DataFrame, n_users: int) -> Columns:
+    """How much below the usual price of their items people buy."""
+    price, saved = pl.col("price"), pl.col("saved")
+    paid = bought.filter(price.is_finite(), price > 0)
+    return of_each(
+        paid.with_columns(saved=(1 - price / price.median().over("item")).clip(0, 1)),
+        n_users,
+        saved=saved.mean(),
+        saved_91=saved.filter(pl.col("age") <= 91).mean(),
+        cheap_share=(saved >= 0.1).mean(),
+    )
 
 
 def _ratio(numerator: NDArray[np.generic], denominator: NDArray[np.generic]) -> Column:

@@ -90,133 +90,108 @@ def predict(
     for no one to predict; `PolicyError` for a target of a sensitive category.
     """
     started = time.perf_counter()
-    prediction = Predictor.learn(request, learn, policy=policy).predict(ask)
+    prediction = learn_prediction(request, learn, policy=policy)(ask)
     seconds = time.perf_counter() - started
     logger.info("%s: %d people predicted, %.1f s", request.kind, len(prediction.people), seconds)
     return prediction
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PredictionTask:
-    """Who is learned from and who is predicted."""
-
-    request: PredictionRequest
-    learn: Cohort
-    ask: Cohort
-    """As of its dataset's own time."""
-
-    @property
-    def settings(self) -> PropensitySettings:
-        return PropensitySettings(seed=self.request.seed)
-
-    @property
-    def now(self) -> int:
-        """Of the people who are predicted, epoch seconds."""
-        return self.ask.dataset.as_of
-
-    def reasons(
-        self, score: Score, table: FeatureTable, others: FeatureTable, names: FeatureTable, outcome: str = "chance"
-    ) -> list[tuple[Reason, ...]]:
-        """The reasons of each row of `table`, which `score` is given the values of; nothing without `explain`.
-
-        others: `background`. names: the people's features by name, for the words. outcome: what rises or falls, a key
-        of the templates: chance or spend.
-        """
-        if not self.request.explain or not len(table):
-            return [()] * len(table)
-        groups, deltas = group_deltas(score, table, others.values)
-        # what is asked about in words, e.g. a category; None for everything, or several items
-        target = self.request.category
-        if target is None and len(self.request.items) == 1:
-            row = int(self.ask.dataset.item_rows(self.request.items)[0])
-            target = str(self.ask.dataset.items["title"][row] or self.request.items[0])
-
-        def render(template: str, /, **facts: object) -> str:
-            return Prompts.load().render(f"behaviour.{template}", self.request.locale, **facts)
-
-        def of_one(deltas: NDArray[np.float64], features: Mapping[str, float]) -> tuple[Reason, ...]:
-            """The largest deltas of one person, largest first; at least one entry. features: the person's, by name."""
-            order = [n for n in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[n]) >= MIN_EFFECT]
-            reasons = []
-            for number in order[:MAX_REASONS]:
-                group, delta = groups[number], float(deltas[number])
-                fact = render(group, **group_facts(group, features, target))
-                text = render("reason", fact=fact, up=delta > 0, what=outcome)
-                reasons.append(Reason(evidence_id=group, delta=delta, text=text))
-            return tuple(reasons) or (Reason(evidence_id=GENERAL, delta=0.0, text=render(GENERAL)),)
-
-        return [
-            of_one(delta, dict(zip(names.names, map(float, row), strict=True)))
-            for delta, row in zip(deltas, names.values, strict=True)
-        ]
-
-    def prediction(
-        self,
-        rows: NDArray[np.int64],
-        rank_by: NDArray[np.floating],
-        columns: Mapping[str, Sequence[Any]],
-        check: Backtest,
-        *,
-        as_of: int | None = None,
-        active_days: int = 0,
-        n_campaigns: int = 0,
-        **fields: Any,
-    ) -> Prediction:
-        """The answer. rows: of those who are asked about, highest `rank_by` first in the answer. columns: fields of
-        `UserPrediction`. as_of: epoch seconds, now when None. active_days, n_campaigns: for the words about the
-        prediction. fields: further ones of `Prediction`."""
-        kind, horizon, locale = self.request.kind, self.request.horizon_days, self.request.locale
-        prompts, day = Prompts.load(), None if check.cut is None else f"{utc(int(check.cut.min())):%Y-%m-%d}"
-        ids = self.ask.user_ids(rows)
-        return Prediction(
-            kind=kind,
-            horizon_days=horizon,
-            as_of=utc(self.now if as_of is None else as_of),
-            meaning=prompts.render("behaviour.meaning", locale, kind=str(kind), active=active_days),
-            people=tuple(
-                UserPrediction(user_id=ids[n], **{name: column[n] for name, column in columns.items()})
-                for n in self.ask.descending(rows, rank_by)
-            ),
-            quality=quality(check.probability, check.label),
-            checked=prompts.render("behaviour.checked", locale, days=horizon, day=day, campaigns=n_campaigns),
-            **fields,
-        )
+def learn_prediction(
+    request: PredictionRequest, learn: Dataset, *, policy: Policy | None = None
+) -> Callable[[Dataset], Prediction]:
+    """Learns once and predicts people, as of their dataset's own time, some at a time. Raises what `predict` raises,
+    `NothingToDo` where people are asked about."""
+    policy = policy or Policy()
+    cohort = Cohort.of(learn, request, policy)
+    # what redeeming is learned from hangs on who is asked about
+    is_redeem = request.kind is PredictionKind.REDEEM
+    answer = partial(predict_redeem, request, cohort) if is_redeem else learn_outcome(request, cohort)
+    return lambda ask: answer(Cohort.of(ask, request, policy))
 
 
-Answer = Callable[[PredictionTask], Prediction]
-"""Of what was learned for a task, about the people that another one asks about."""
+def reasons_of(
+    request: PredictionRequest,
+    dataset: Dataset,
+    score: Score,
+    table: FeatureTable,
+    others: FeatureTable,
+    names: FeatureTable,
+    outcome: str = "chance",
+) -> list[tuple[Reason, ...]]:
+    """The reasons of each row of `table`, which `score` is given the values of; nothing without `explain`.
+
+    others: `background`. names: the people's features, for the words. outcome: what rises or falls: chance or spend.
+    """
+    if not request.explain or not len(table):
+        return [()] * len(table)
+    groups, deltas = group_deltas(score, table, others.values)
+    # what is asked about in words, e.g. a category; None for everything, or several items
+    target = request.category
+    if target is None and len(request.items) == 1:
+        row = int(dataset.item_rows(request.items)[0])
+        target = str(dataset.items["title"][row] or request.items[0])
+
+    def render(template: str, /, **facts: object) -> str:
+        return Prompts.load().render(f"behaviour.{template}", request.locale, **facts)
+
+    def of_one(deltas: NDArray[np.float64], features: Mapping[str, float]) -> tuple[Reason, ...]:
+        """The largest deltas of one person, largest first; at least one entry. features: the person's, by name."""
+        order = [n for n in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[n]) >= MIN_EFFECT]
+        reasons = []
+        for number in order[:MAX_REASONS]:
+            group, delta = groups[number], float(deltas[number])
+            fact = render(group, **group_facts(group, features, target))
+            text = render("reason", fact=fact, up=delta > 0, what=outcome)
+            reasons.append(Reason(evidence_id=group, delta=delta, text=text))
+        return tuple(reasons) or (Reason(evidence_id=GENERAL, delta=0.0, text=render(GENERAL)),)
+
+    return [
+        of_one(delta, dict(zip(names.names, map(float, row), strict=True)))
+        for delta, row in zip(deltas, names.values, strict=True)
+    ]
 
 
-@dataclass(frozen=True, eq=False)
-class Predictor:
-    """What was learned for one request; it can be asked about many people, some at a time."""
+def prediction_of(
+    request: PredictionRequest,
+    ask: Cohort,
+    rows: NDArray[np.int64],
+    rank_by: NDArray[np.floating],
+    columns: Mapping[str, Sequence[Any]],
+    check: Backtest,
+    *,
+    as_of: int,
+    active_days: int = 0,
+    n_campaigns: int = 0,
+    **fields: Any,
+) -> Prediction:
+    """The answer. rows: of those who are asked about, highest `rank_by` first in the answer. columns: fields of
+    `UserPrediction`. as_of: epoch seconds. active_days, n_campaigns: for the words about the prediction. fields:
+    further ones of `Prediction`."""
+    horizon, prompts, ids = request.horizon_days, Prompts.load(), ask.user_ids(rows)
+    day = None if check.cut is None else f"{utc(int(check.cut.min())):%Y-%m-%d}"
+    people = (
+        UserPrediction(user_id=ids[n], **{name: column[n] for name, column in columns.items()})
+        for n in ask.descending(rows, rank_by)
+    )
+    return Prediction(
+        kind=request.kind,
+        horizon_days=horizon,
+        as_of=utc(as_of),
+        meaning=prompts.render("behaviour.meaning", request.locale, kind=str(request.kind), active=active_days),
+        people=tuple(people),
+        quality=quality(check.probability, check.label),
+        checked=prompts.render("behaviour.checked", request.locale, days=horizon, day=day, campaigns=n_campaigns),
+        **fields,
+    )
 
-    task: PredictionTask
-    policy: Policy
-    answer: Answer
 
-    @classmethod
-    def learn(cls, request: PredictionRequest, learn: Dataset, *, policy: Policy | None = None) -> Predictor:
-        """Arguments and errors as of `predict`."""
-        policy = policy or Policy()
-        cohort = Cohort.of(learn, request, policy)
-        task = PredictionTask(request=request, learn=cohort, ask=cohort)
-        # what redeeming is learned from hangs on who is asked about
-        answer = predict_redeem if request.kind is PredictionKind.REDEEM else learn_outcome(task)
-        return cls(task, policy, answer)
-
-    def predict(self, ask: Dataset) -> Prediction:
-        """ask: people, as of its own time. Raises `NothingToDo` where nothing of any of them counts."""
-        return self.answer(replace(self.task, ask=Cohort.of(ask, self.task.request, self.policy)))
-
-
-def learn_outcome(task: PredictionTask) -> Answer:
+def learn_outcome(request: PredictionRequest, learn: Cohort) -> Callable[[Cohort], Prediction]:
     """Of every kind but redeem. Raises `DataError` also for the value of a log without prices."""
 
     def left(cohort: Cohort, start: int, end: int) -> NDArray[np.float64]:
         return 1 - cohort.bought(start, end)
 
-    request, data, horizon = task.request, task.learn.dataset, task.request.horizon_days
+    data, horizon, settings = learn.dataset, request.horizon_days, PropensitySettings(seed=request.seed)
     outcome: Outcome = Cohort.bought
     binary_of: Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None = None
     days = 0
@@ -230,41 +205,42 @@ def learn_outcome(task: PredictionTask) -> Answer:
                 raise DataError("the log has no prices, so spend cannot be predicted; load events with a price column")
             outcome, binary_of = spent, partial(np.less, MIN_SPEND)
     eligible: Eligible = active_within(days) if days else Cohort.with_history
-    examples = past_examples(task.learn, cuts(data, horizon), horizon, outcome, eligible)
+    examples = past_examples(learn, cuts(data, horizon), horizon, outcome, eligible)
     binary = examples if binary_of is None else examples.with_label(binary_of(examples.label))
-    check = backtest(binary, data.as_of, task.settings)
-    model = fit_propensity(binary, data.as_of, task.settings)
+    check = backtest(binary, data.as_of, settings)
+    model = fit_propensity(binary, data.as_of, settings)
     earlier, validation, others = examples.rows(~check.inside), examples.rows(check.inside), background(examples)
     figures: dict[str, float] = {}
     dates: OrderDates | None = None
     spend: SpendModel | None = None
     if request.kind is PredictionKind.NEXT_ORDER:
-        figures = OrderDates.fit(earlier, horizon, data.as_of, task.settings).figures(validation)
-        dates = OrderDates.fit(examples, horizon, data.as_of, task.settings)
+        figures = OrderDates.fit(earlier, horizon, data.as_of, settings).figures(validation)
+        dates = OrderDates.fit(examples, horizon, data.as_of, settings)
     elif request.kind is PredictionKind.VALUE:
         figures = SpendModel.fit(earlier, request.seed).figures(validation)
         spend = SpendModel.fit(examples, request.seed)
 
-    def answer(query: PredictionTask) -> Prediction:
-        has_past = eligible(query.ask, query.now)
+    def answer(ask: Cohort) -> Prediction:
+        now = ask.dataset.as_of
+        has_past = eligible(ask, now)
         rows, missing = np.flatnonzero(has_past), int((~has_past).sum())
         if not len(rows):
             raise NothingToDo(f"no one to predict: of {missing:,} people none has a past that counts")
-        table = query.ask.features(query.now).rows(rows)
+        table, explained = ask.features(now).rows(rows), partial(reasons_of, request, ask.dataset)
         probability = model.probability(table)
         rank_by, columns = probability, {"probability": probability.tolist()}
         if dates is not None:
-            rank_by, by_field = dates.answers(table, query.now)
+            rank_by, by_field = dates.answers(table, now)
             columns |= by_field
         if spend is None:
-            inputs = model.inputs(table)
-            columns["reasons"] = query.reasons(model.logit, inputs, model.inputs(others), table)
+            columns["reasons"] = explained(model.logit, model.inputs(table), model.inputs(others), table)
         else:
             rank_by = spend.value(table)
             columns["value"] = rank_by.tolist()
-            columns["reasons"] = query.reasons(spend.log_value, table, others, table, "spend")
+            columns["reasons"] = explained(spend.log_value, table, others, table, "spend")
         left_out = {"no_past": missing} if missing else {}
-        return query.prediction(rows, rank_by, columns, check, figures=figures, left_out=left_out, active_days=days)
+        about: dict[str, Any] = {"figures": figures, "left_out": left_out, "active_days": days}
+        return prediction_of(request, ask, rows, rank_by, columns, check, as_of=now, **about)
 
     return answer
 
@@ -342,34 +318,36 @@ def campaign_features(cohort: Cohort, coupons: Coupons, mailing: Mailing) -> Fea
     return cohort.features(mailing.at).with_columns(table)
 
 
-def predict_redeem(task: PredictionTask) -> Prediction:
+def predict_redeem(request: PredictionRequest, learn: Cohort, ask: Cohort) -> Prediction:
     """The people who were mailed the request's campaign, the latest when None.
 
     Raises `UsageError` for an unknown campaign, `DataError` when too few campaigns were over before its mailing.
     """
-    tables, horizon = task.request.coupons, task.request.horizon_days
+    tables = request.coupons
     coupons = tables if isinstance(tables, Coupons) else Coupons.read(Path(tables or ""))
-    starts, every = list(coupons.starts()), mailings(coupons, horizon)
-    campaign = task.request.campaign or starts[-1]
+    starts, every = list(coupons.starts()), mailings(coupons, request.horizon_days)
+    campaign = request.campaign or starts[-1]
     of_campaign = [mailing for mailing in every if mailing.campaign == campaign]
     if not of_campaign:
         raise UsageError(f"no mailing of a campaign {campaign!r}; the latest are: {', '.join(starts[-10:])}")
-    as_of = min(of_campaign[0].at, task.now // DAY * DAY)
+    as_of = min(of_campaign[0].at, ask.dataset.as_of // DAY * DAY)
     user_ids = tuple(user_id for mailing in of_campaign for user_id in mailing.user_ids)
     mailing = replace(of_campaign[0], at=as_of, user_ids=user_ids)
-    past = usable(task.learn, [m for m in every if m.campaign != campaign and m.end <= as_of])
+    past = usable(learn, [m for m in every if m.campaign != campaign and m.end <= as_of])
     if not past:
         raise DataError(f"no campaign was over before {utc(as_of):%Y-%m-%d}, so there is nothing to learn from")
-    settings, examples = redeem_settings(task.settings), redeem_examples(task.learn, coupons, past)
+    settings, examples = redeem_settings(PropensitySettings(seed=request.seed)), redeem_examples(learn, coupons, past)
     check, model = backtest(examples, as_of, settings), fit_propensity(examples, as_of, settings)
-    rows = task.ask.user_rows(list(user_ids))
+    rows = ask.user_rows(list(user_ids))
     if not len(rows):
         raise NothingToDo("no one to predict: none of the people mailed is known and has agreed to personalisation")
-    table = campaign_features(task.ask, coupons, mailing).rows(rows)
+    table = campaign_features(ask, coupons, mailing).rows(rows)
     probability, unknown = model.probability(table), len(set(user_ids)) - len(rows)
     others = model.inputs(background(examples))
-    reasons = task.reasons(model.logit, model.inputs(table), others, table)
-    return task.prediction(
+    reasons = reasons_of(request, ask.dataset, model.logit, model.inputs(table), others, table)
+    return prediction_of(
+        request,
+        ask,
         rows,
         probability,
         {"probability": probability.tolist(), "reasons": reasons},

@@ -4,7 +4,6 @@ A request says at once what is wrong in it, before anything is loaded.
 
 reliability     mean probability and share of outcomes in bins of equal mass, with a 95 % interval (Wilson 1927).
 lift@q          share of outcomes among the fraction q with the highest probabilities, over the share among all.
-gain(q)         share of all outcomes that are among that fraction (cumulative gains).
 
 Equal probabilities are taken as they are spread over the tie: no order inside of a tie helps or harms.
 
@@ -68,18 +67,12 @@ class PredictionQuality:
     """This and the lift are None where there is one class alone."""
     lift_at_10: float | None
     bins: tuple[CalibrationBin, ...]
-    fractions: tuple[float, ...]
-    """Of people, ascending to 1: the points of both curves."""
-    gains: tuple[float, ...]
-    lifts: tuple[float, ...]
 
 
 def quality(probability: Values, label: Values) -> PredictionQuality:
-    """probability: (n,) in [0, 1]; label: (n,) of 0 and 1. AUC, lift and gains are left out when there is one class."""
+    """probability: (n,) in [0, 1]; label: (n,) of 0 and 1. AUC and lift are left out when there is one class."""
     positive = label > 0
     mixed = bool(positive.any() and not positive.all())
-    fractions = np.linspace(1 / 50, 1, 50)
-    gains = gain(probability, positive, fractions) if positive.any() else np.zeros(0)
     return PredictionQuality(
         n=len(label),
         base_rate=float(positive.mean()) if len(label) else float("nan"),
@@ -87,9 +80,6 @@ def quality(probability: Values, label: Values) -> PredictionQuality:
         auc=auc(probability, positive) if mixed else None,
         lift_at_10=lift(probability, positive, 0.1) if mixed else None,
         bins=reliability(probability, positive),
-        fractions=tuple(fractions.tolist()),
-        gains=tuple(gains.tolist()),
-        lifts=tuple((gains / fractions[: len(gains)]).tolist()),
     )
 
 
@@ -103,14 +93,10 @@ def reliability(probability: Values, label: Labels) -> tuple[CalibrationBin, ...
     return tuple(calibration)
 
 
-def gain(score: Values, label: Labels, fractions: Values) -> Values:
-    """Share of all outcomes among each of `fractions` of people, those with the highest scores."""
-    positive = label > 0
-    return cumulative(score, positive, fractions) / max(int(positive.sum()), 1)
-
-
 def lift(score: Values, label: Labels, fraction: float) -> float:
-    return float(gain(score, label, np.array([fraction]))[0]) / fraction
+    """Share of the outcomes that are among the people with the highest scores, over the share of people."""
+    hits = cumulative(score, label > 0, np.array([fraction]))[0]
+    return float(hits) / max(int((label > 0).sum()), 1) / fraction
 
 
 def cumulative(score: Values, weight: NDArray[np.generic], fractions: Values) -> Values:
