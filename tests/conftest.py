@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -205,6 +206,31 @@ def console_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from console_world import build_shop
 
     return built_once(tmp_path_factory, "console", build_shop)
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless browser; see `test_console_browser`."""
+    program, chromedriver = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which("chromedriver")
+    if program is None or chromedriver is None:
+        if os.environ.get("RECLLM_TEST_BROWSER") == "required":
+            pytest.fail("Chromium or chromedriver is not installed")
+        pytest.skip("Chromium or chromedriver is not installed")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(argument)
+    options.binary_location = program
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
+    driver.set_page_load_timeout(120)
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture(scope="session")

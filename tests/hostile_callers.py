@@ -50,12 +50,10 @@ privacy    GET     /v1/audit
 privacy    POST    /v1/users/export /v1/users/erase /v1/users/restrict
 metrics    GET     /metrics
 console    GET     / /people /people/list/{kind} /people/{name} /people/{name}/predictions
-console    GET     /items /items/item/{item_id} /campaigns /campaigns/new /results /results/shown
-console    GET     /campaigns/campaign/{campaign_id} /campaigns/campaign/{campaign_id}/occasion
-console    GET     /campaigns/campaign/{campaign_id}/people /campaigns/campaign/{campaign_id}/products
-console    GET     /campaigns/campaign/{campaign_id}/messages /campaigns/campaign/{campaign_id}/review
+console    GET     /items /items/item/{item_id} /items/picture/{item_id} /campaigns /campaigns/new /results
+console    GET     /campaigns/campaign/{campaign_id} /campaigns/campaign/{campaign_id}/{step}
 console    GET     /campaigns/campaign/{campaign_id}/plan/{job_id} /results/campaign/{campaign_id}
-console    GET     /experiments /experiments/experiment/{name} /experiments/stop/{name}
+console    GET     /experiments /experiments/experiment/{name}
 console    GET     /models /models/version/{version} /data /data/load/{load_id} /settings
 console    POST    /people/search /search /shop /sign-out /settings/sessions/end
 console    POST    /settings/sessions/{session_id}/end
@@ -64,7 +62,7 @@ events     POST    /people/{name}/consent /people/{name}/feedback /data/upload /
 events     POST    /data/upload/{upload_id}/export /data/upload/{upload_id}/discard /data/load/{load_id}/cancel
 marketing  POST    /people/{name}/predictions /campaigns /campaigns/draft
 marketing  POST    /campaigns/campaign/{campaign_id}/save/{step} /campaigns/campaign/{campaign_id}/products/find
-marketing  POST    /campaigns/campaign/{campaign_id}/count /campaigns/campaign/{campaign_id}/rule
+marketing  POST    /campaigns/campaign/{campaign_id}/count
 marketing  POST    /campaigns/campaign/{campaign_id}/plan/{job_id}/cancel
 marketing+people POST /campaigns/campaign/{campaign_id}/plan /campaigns/campaign/{campaign_id}/export
 marketing  POST    /campaigns/campaign/{campaign_id}/check /campaigns/campaign/{campaign_id}/decide

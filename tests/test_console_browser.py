@@ -4,7 +4,6 @@ chromium chromium-driver`); skips without, and `RECLLM_TEST_BROWSER=required` ma
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -23,7 +22,6 @@ from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
 from recllm.shop.workspace.workspace import Workspace
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 PAGES = ("/", "/people", "/items", "/items/item/tea-1", "/items/item/bad-37", "/models", "/data")
 PAGES += ("/settings", "/sign-in", "/people/list/replenish", "/nothing")
@@ -32,25 +30,12 @@ ROOM = ((360, "en"), (1280, "zh"))
 
 
 @pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
-    """A headless browser."""
-    browser, chromedriver = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which("chromedriver")
-    if browser is None or chromedriver is None:
-        if os.environ.get("RECLLM_TEST_BROWSER") == "required":
-            pytest.fail("Chromium or chromedriver is not installed")
-        pytest.skip("Chromium or chromedriver is not installed")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(argument)
-    options.binary_location = browser
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
-    driver.set_page_load_timeout(120)
-    yield driver
-    driver.quit()
+def driver(browser: Any) -> Any:
+    """The headless browser, without what other tests left in it."""
+    browser.get("about:blank")
+    browser.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    browser.get_log("browser")
+    return browser
 
 
 @pytest.fixture(scope="module")

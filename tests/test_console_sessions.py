@@ -25,7 +25,7 @@ from recllm.base.errors import StoreError
 from recllm.base.service_settings import ServiceSettings
 from recllm.doors.console import sign_in as sign_in_module
 from recllm.doors.console.app import WAITING_HEADER, mount_console
-from recllm.doors.console.memory import MAX_TYPED, TypedTexts
+from recllm.doors.console.memory import MAX_TYPED, TYPED_SECONDS, RecentEntries
 from recllm.doors.console.pages import HISTORY_FILE
 from recllm.doors.console.session import FRESH_SECONDS, session_cookie
 from recllm.doors.privacy.backup import back_up
@@ -236,22 +236,23 @@ def test_sessions_go_by_age_and_into_no_backup(folder: Path, tmp_path: Path) -> 
 
 def test_what_somebody_typed_is_in_memory_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 0.0
-    monkeypatch.setattr("recllm.doors.console.memory.time.monotonic", lambda: clock)
-    texts = TypedTexts()
-    texts.remember("browser", "u1_a", "4711")
-    texts.remember("browser", "u1_b", "4712")
-    texts.remember("other", "u1_a", "Anna")
-    assert texts.recall("browser", "u1_a") == "4711" and texts.recall("other", "u1_b") == ""
-    texts.forget_subject("u1_a")
-    assert [texts.recall(browser, "u1_a") for browser in ("browser", "other")] == ["", ""]
-    texts.forget_browser("browser")
-    assert texts.recall("browser", "u1_b") == ""
-    texts.remember("browser", "u1_a", "4711")
+    monkeypatch.setattr("recllm.doors.console.memory.monotonic", lambda: clock)
+    texts = RecentEntries[str](TYPED_SECONDS, MAX_TYPED)
+    texts.put("4711", "browser", "u1_a")
+    texts.put("4712", "browser", "u1_b")
+    texts.put("Anna", "other", "u1_a")
+    assert texts.get("browser", "u1_a") == "4711" and texts.get("other", "u1_b") is None
+    texts.forget("u1_a")
+    assert [texts.get(browser, "u1_a") for browser in ("browser", "other")] == [None, None]
+    texts.forget("browser")
+    assert texts.get("browser", "u1_b") is None
+    texts.put("4711", "browser", "u1_a")
     clock = 3_601.0
-    assert texts.recall("browser", "u1_a") == ""
+    assert texts.get("browser", "u1_a") is None
     for n in range(MAX_TYPED + 1):
-        texts.remember("browser", f"u1_{n}", "x")
-    assert texts.recall("browser", "u1_0") == "" and texts.recall("browser", f"u1_{MAX_TYPED}") == "x"
+        texts.put("x", "browser", f"u1_{n}")
+    assert texts.get("browser", "u1_0") is None and texts.get("browser", f"u1_{MAX_TYPED}") == "x"
+    assert texts.take("browser", "u1_7") == "x" and texts.take("browser", "u1_7") is None  # once
 
 
 def test_a_browser_is_told_to_forget(folder: Path) -> None:

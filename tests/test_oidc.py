@@ -370,18 +370,19 @@ def test_a_state_that_was_never_given_out(client: TestClient, provider: Provider
 
 def test_a_sign_in_that_took_too_long(client: TestClient, monkeypatch: pytest.MonkeyPatch, provider: Provider) -> None:
     way = begin(client)
-    monkeypatch.setattr("recllm.doors.console.memory.PENDING_SECONDS", -1)
+    monkeypatch.setattr("recllm.doors.console.memory.monotonic", lambda: time.monotonic() + 601)
     assert client.get(way).status_code == 400 and not is_in(client)
 
 
-def test_only_so_many_sign_ins_wait(provider: Provider, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.doors.console.memory.MAX_PENDING", 2)
-    first = begin(client)
-    cookies = dict(client.cookies)
-    for _ in range(2):
-        begin(client)
-    client.cookies.update(cookies)
-    assert client.get(first).status_code == 400
+def test_a_few_sign_ins_wait(provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recllm.doors.console.app.MAX_PENDING", 2)
+    with serving(make_shop(tmp_path / "shop", provider)) as client:
+        first = begin(client)
+        cookies = dict(client.cookies)
+        for _ in range(2):
+            begin(client)
+        client.cookies.update(cookies)
+        assert client.get(first).status_code == 400
 
 
 def test_an_answer_of_another_provider(client: TestClient, provider: Provider) -> None:

@@ -17,7 +17,7 @@ from starlette.datastructures import FormData
 from recllm.base.errors import DataError, PolicyError, UnknownIdError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import ACTION_CODE, Action, Purpose
-from recllm.doors.console.rule_fields import TypedRule
+from recllm.doors.console.campaign_fields import TypedRule
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.audiences.people_match import ACTION_OF, band_of, match_people
 from recllm.market.audiences.people_rule import (

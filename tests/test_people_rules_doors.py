@@ -243,7 +243,7 @@ def test_htmx_gets_the_fields_and_the_count_alone(client: TestClient, folder: Pa
     drafted(folder, people={"all": [TEA, {"not": REACHED}]})
     address, data = Page(client.get(f"{ADDRESS}/people").text).filled("Count again", {})
     until(lambda: "read for the first time" not in client.post(address, data=data).text)
-    part = client.post(f"{ADDRESS}/rule?act=remove:1", data=data, headers={"hx-request": "true"}).text
+    part = client.post(f"{ADDRESS}/count?act=remove:1", data=data, headers={"hx-request": "true"}).text
     assert "<html" not in part and 'id="people-rule"' in part and 'hx-swap-oob="outerHTML"' in part
     assert "reached by the campaign winter" not in part and "meet the whole rule" in part
     assert "<script" not in part and "style=" not in part

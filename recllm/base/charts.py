@@ -15,12 +15,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape, unescape
+from html import escape
 from io import StringIO
 from typing import Any
 
-COLOURS = ("#1769aa", "#e08a1e", "#2e8b57", "#b5467a", "#7a5fb5", "#4aa3b5", "#a0703c", "#8a9a2b")
-INK, SOFT, GRID = "#1c2430", "#5b6675", "#dfe4ea"
+INK, SOFT = "#1c2430", "#5b6675"
 PLAIN, STRONG = "#b9c6d3", "#1769aa"
 COMPARED = "#9aa5b1"
 
@@ -41,36 +40,7 @@ class Bar:
     """Whether the chart is about this row."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    name: str
-    points: Sequence[tuple[float, float]]
-    intervals: Sequence[tuple[float, float]] = ()
-    """(low, high) around each point's y."""
-    dashed: bool = False
-    """A line to compare with."""
-    marked: bool = False
-    """Whether each point is a dot."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LineChart:
-    title: str
-    x: str
-    y: str
-    lines: tuple[Line, ...]
-    percent: str = "xy"
-    """Axes whose values are shares."""
-    width: int = 330
-
-    def colour(self, number: int) -> str:
-        """Grey for what is compared with, and the house's colours for the other lines in order."""
-        if self.lines[number].dashed:
-            return COMPARED
-        return COLOURS[sum(not line.dashed for line in self.lines[:number]) % len(COLOURS)]
-
-
-_ROW, _TITLE, _CURVE_HEIGHT, _LEGEND_ROW = 28, 30, 280, 18
+_ROW = 28
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, width: int = 640) -> str:
@@ -84,31 +54,12 @@ def bar_chart(bars: Sequence[Bar], *, title: str, width: int = 640) -> str:
         return _as_element(figure, f"{title}: {'; '.join(aloud)}")
 
 
-def line_chart(chart: LineChart) -> str:
-    """Lines from zero as an SVG element whose texts are escaped."""
-    height = _CURVE_HEIGHT + _TITLE + _LEGEND_ROW * len(chart.lines) + 12
-    with _figure(chart.width, height) as figure:
-        _draw_lines(chart, figure, height)
-        aloud = (f"{chart.y} / {chart.x}", *(line.name for line in chart.lines))
-        return _as_element(figure, f"{chart.title}: {'; '.join(aloud)}")
-
-
-def without_styles(element: str) -> str:
-    """The same SVG element with attributes in place of styles, for pages whose content policy forbids inline styles;
-    a style sheet can change them."""
-
-    def attributes(match: re.Match[str]) -> str:
-        pairs = (declaration.split(":", 1) for declaration in unescape(match[1]).split(";") if declaration.strip())
-        return "".join(f' {name.strip()}="{escape(value.strip())}"' for name, value in pairs)
-
-    return re.sub(r' style="([^"]*)"', attributes, element)
-
-
 def _draw_bars(bars: Sequence[Bar], figure: Any, width: float, height: float) -> list[str]:
     """The texts at the ends of the bars, whose values are 0 or more."""
     texts = [bar.text or f"{bar.value:.3f}" for bar in bars]
     left = min(max(_width(bar.label) for bar in bars) + 16, width / 2)
-    axes = _axes(figure, width, height, (left, 0, max(map(_width, texts)) + 14, 0))
+    axes = figure.add_axes((left / width, 0, (width - left - max(map(_width, texts)) - 14) / width, 1))
+    axes.tick_params(bottom=False, left=False, labelcolor=SOFT)
     rows, values = range(len(bars)), [bar.value for bar in bars]
     axes.barh(rows, values, height=0.68, color=[STRONG if bar.strong else PLAIN for bar in bars])
     for row, value, text in zip(rows, values, texts, strict=True):
@@ -117,43 +68,6 @@ def _draw_bars(bars: Sequence[Bar], figure: Any, width: float, height: float) ->
     axes.set_yticks(rows, [_fitting(bar.label, left - 16) for bar in bars])
     axes.spines[:].set_visible(False)
     return texts
-
-
-def _draw_lines(chart: LineChart, figure: Any, height: float) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    legend = _LEGEND_ROW * len(chart.lines)
-    axes = _axes(figure, chart.width, height, (74, _TITLE, 26, legend + 52))
-    for number, line in enumerate(chart.lines):
-        xs, ys = zip(*line.points, strict=True)
-        colour, dash = chart.colour(number), "--" if line.dashed else "-"
-        axes.plot(xs, ys, color=colour, linestyle=dash, linewidth=2, label=line.name)
-        if line.marked:
-            axes.plot(xs, ys, color=colour, linestyle="", marker="o", markersize=6)
-        for x, interval in zip(xs, line.intervals, strict=False):
-            axes.plot((x, x), interval, color=colour, linewidth=1)
-    values = [
-        v for line in chart.lines for v in [y for _, y in line.points] + [y for pair in line.intervals for y in pair]
-    ]
-    axes.set(xlabel=chart.x, ylabel=chart.y, xlim=(0, None), ylim=(min(0.0, *values), None))
-    axes.set_title(chart.title, loc="left", fontweight="bold")
-    for axis, name in ((axes.xaxis, "x"), (axes.yaxis, "y")):
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-        if name in chart.percent:
-            axis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
-    axes.grid(color=GRID)
-    axes.spines[["top", "right"]].set_visible(False)
-    below = -46 / (height - legend - 52 - _TITLE)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, below), borderaxespad=0)
-
-
-def _axes(figure: Any, width: float, height: float, margins: tuple[float, float, float, float]) -> Any:
-    """Axes with margins (left, top, right, bottom), in units of the SVG."""
-    left, top, right, bottom = margins
-    size = ((width - left - right) / width, (height - top - bottom) / height)
-    axes = figure.add_axes((left / width, bottom / height, *size))
-    axes.tick_params(bottom=False, left=False, labelcolor=SOFT)
-    return axes
 
 
 @contextmanager
@@ -194,13 +108,6 @@ def _as_element(figure: Any, words: str) -> str:
     drawn = StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", drawn.getvalue(), flags=re.DOTALL)
-    shapes = dict(re.findall(r'<path id="(m[0-9a-f]+)" (d="[^"]*")', body))
-    body = re.sub(
-        r'<use xlink:href="#(m[0-9a-f]+)" x="([^"]*)" y="([^"]*)" style="([^"]*)"/>',
-        lambda m: f'<path {shapes[m[1]]} transform="translate({m[2]} {m[3]})" style="{m[4]}"/>',
-        body,
-    )
-    body = re.sub(r'<defs>\s*<path id="m[0-9a-f]+"[^>]*/>\s*</defs>', "", body)
     body = re.sub(r'(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"|\n(?=L)', "", body)
     body = body.replace("'DejaVu Sans'", "system-ui, 'Noto Sans', 'Noto Sans CJK SC', 'Microsoft YaHei', sans-serif")
     size, inside = re.search(r'<svg[^>]*viewBox="0 0 ([^"]*)"[^>]*>(.*)</svg>', body, flags=re.DOTALL).groups()  # type: ignore[union-attr]

@@ -216,13 +216,16 @@ class Intent(StrEnum):
 MARGIN_NAMES = ("margin", "毛利", "利润")
 COST_NAMES = ("cost", "cost_price", "purchase_price", "成本", "成本价", "进价")
 """Attributes of an item that say what the shop earns by it, or pays for it: amounts for one."""
+IMAGE = "image"
+"""Attribute with the address or the file name of an item's picture."""
 VARIANT_IDS, VARIANT_NAMES = "variant_ids", "variant_names"
 """Attributes with the names by which orders know a product's variants, one a line."""
 
 
 def is_confidential(attribute: str) -> bool:
-    """Whether an attribute of an item is in no text: the shop's own business, or the names of its variants."""
-    return (name := attribute.strip().lower()) in (*MARGIN_NAMES, *COST_NAMES, "parent") or name.startswith("variant")
+    """Whether an attribute of an item is in no text: what the shop earns, its picture, or names of its variants."""
+    name = attribute.strip().lower()
+    return name in (*MARGIN_NAMES, *COST_NAMES, IMAGE, "parent") or name.startswith("variant")
 
 
 class Objective(StrEnum):

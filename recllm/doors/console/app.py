@@ -30,7 +30,6 @@ from recllm.base.words.words import Words
 from recllm.doors.console import (
     campaigns,
     data,
-    experiments,
     home,
     items,
     models,
@@ -41,7 +40,14 @@ from recllm.doors.console import (
     sign_in,
 )
 from recllm.doors.console.loads import FileLoads, sweep_uploads
-from recllm.doors.console.memory import FigureCache, PendingSignIns, TypedTexts
+from recllm.doors.console.memory import (
+    MAX_PENDING,
+    MAX_TYPED,
+    PENDING_SECONDS,
+    TYPED_SECONDS,
+    FigureCache,
+    RecentEntries,
+)
 from recllm.doors.console.pages import (
     SAFE_METHODS,
     ConsoleSection,
@@ -52,7 +58,6 @@ from recllm.doors.console.pages import (
     from_here,
     local_path,
     static_folder,
-    text_of,
 )
 from recllm.doors.console.session import (
     LANGUAGE_COOKIE,
@@ -80,10 +85,9 @@ SECTIONS: tuple[ConsoleSection, ...] = (
     data.SECTION,
     privacy.SECTION,
     models.SECTION,
-    experiments.SECTION,
     settings.SECTION,
 )
-"""All pages; the navigation lists those with `is_listed`, in this order."""
+"""All pages, in the order of the navigation."""
 
 OPEN_PATHS = ("/sign-in", "/language/", "/static/")
 """Paths that need no sign-in."""
@@ -125,7 +129,8 @@ class ConsoleMiddleware:
             await self._app(scope, receive, send)
             return
         request, nonce, started = Request(scope, receive), secrets.token_urlsafe(16), False
-        cookies = read_cookies(request)
+        cookies, path = read_cookies(request), _path(scope)
+        is_open = path.startswith(OPEN_PATHS)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
@@ -135,13 +140,13 @@ class ConsoleMiddleware:
                 for name, value in HEADERS.items():
                     headers[name] = value
                 headers["Content-Security-Policy"] = content_policy(nonce)
-                is_file = _path(request).startswith("/static/")
+                is_file = path.startswith("/static/")
                 headers["Cache-Control"] = f"public, max-age={FILE_SECONDS}" if is_file else "no-store"
             await send(message)
 
         problem: Exception | None = None
         signed_in = None
-        is_used = WAITING_HEADER not in request.headers and not _path(request).startswith(OPEN_PATHS)
+        is_used = WAITING_HEADER not in request.headers and not is_open
         identify = partial(identify_browser, self._state.service, cookies, is_used=is_used)
         try:
             signed_in = await anyio.to_thread.run_sync(identify)
@@ -149,11 +154,8 @@ class ConsoleMiddleware:
             problem = error
         visit = Visit(request, self._state, cookies, signed_in, self._words(cookies, signed_in), nonce)
         scope.setdefault("state", {}).update(visit=visit, actor=_actor(signed_in))
-        if problem is not None and not scope["path"].startswith(OPEN_PATHS):
-            answer: Response | None = error_page(visit, problem)
-        else:
-            answer = self._refusal(visit)
-        if answer is None and not _path(request).startswith(OPEN_PATHS):
+        answer = error_page(visit, problem) if problem is not None and not is_open else self._refusal(visit)
+        if answer is None and not is_open:
             answer = await go_to_be_confirmed(visit)
         try:
             if answer is not None:
@@ -178,7 +180,7 @@ class ConsoleMiddleware:
     def _refusal(self, visit: Visit) -> Response | None:
         """An answer to requests of other sites, and to visitors who have to sign in first."""
         request = visit.request
-        path = _path(request)
+        path = _path(request.scope)
         if not from_here(request) and request.method not in SAFE_METHODS:
             return error_page(visit, HTTPException(403, visit.say("error.form")))
         if visit.signed_in is None and not path.startswith(OPEN_PATHS):
@@ -191,7 +193,7 @@ class ConsoleMount(Mount):
     """The console at "/" for every path but the service's, where a wrong path or verb gets a JSON error."""
 
     def matches(self, scope: AsgiScope) -> tuple[Match, AsgiScope]:
-        if scope["type"] == "http" and _path_in(scope).lstrip("/").partition("/")[0] in OPERATION_NAMES:
+        if scope["type"] == "http" and _path(scope).lstrip("/").partition("/")[0] in OPERATION_NAMES:
             return Match.NONE, {}
         return super().matches(scope)
 
@@ -209,10 +211,11 @@ def mount_console(app: FastAPI) -> None:
         RateLimit(limits.sign_ins_per_minute),
         RateLimit(FAILURES_A_MINUTE),
         connect_providers(service.shops),
-        PendingSignIns(),
+        RateLimit(1),
+        RecentEntries(PENDING_SECONDS, MAX_PENDING),
         FileLoads(),
         FigureCache(),
-        TypedTexts(),
+        RecentEntries(TYPED_SECONDS, MAX_TYPED),
     )
     service.body_limits[data.UPLOAD_PATH] = int(limits.max_upload_mib * 2**20)
     for shop in service.shops.values():
@@ -269,12 +272,7 @@ def error_page(visit: Visit, error: Exception) -> Response:
     return visit.page("error.html.j2", status=status, title=title, details=details, request_id=request_id)
 
 
-def _path(request: Request) -> str:
-    """The path inside the console."""
-    return _path_in(request.scope)
-
-
-def _path_in(scope: AsgiScope) -> str:
+def _path(scope: AsgiScope) -> str:
     """The path below the one under which the app is reached."""
     return str(scope["path"]).removeprefix(scope.get("root_path", "")) or "/"
 
@@ -285,7 +283,7 @@ frame_router = APIRouter()
 @frame_router.post("/shop")
 async def other_shop(visit: TheVisit, form: TheForm) -> Response:
     """Look at another shop of this browser's."""
-    name, answer = text_of(form, "shop"), RedirectResponse("/", 303)
+    name, answer = form.text("shop"), RedirectResponse("/", 303)
     if visit.signed_in is None or name not in visit.signed_in.shops:
         raise HTTPException(404)
     set_cookie(answer, visit.request, SHOP_COOKIE, quote(name), max_age=YEAR)

@@ -1,32 +1,56 @@
-"""The fields of a campaign's file as fields of forms, step by step: from a file to texts of a form, and back."""
+"""The fields of a campaign's file as fields of forms, step by step: from a file to texts of a form, and back.
+
+A rule over people is a list of conditions, all or any of which hold. Each of its fields is named after its condition's
+place: `people:1:days` is the days of the second one. A rule with groups within groups, which files and requests may
+hold, is shown in words and stays as it is.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any, get_args
 from zoneinfo import ZoneInfo
 
+from pydantic import BaseModel
 from starlette.datastructures import FormData
 
 from recllm.base.documents import toml_table
 from recllm.base.errors import UsageError
-from recllm.base.schema import Intent
+from recllm.base.schema import Intent, Objective, Occasion
 from recllm.base.words.sentences import LANGUAGES
-from recllm.doors.console.pages import text_of, texts_of
-from recllm.doors.console.rule_fields import TypedRule
+from recllm.doors.console.pages import ConsoleForm
 from recllm.market.adcopy.channels import channels
 from recllm.market.adcopy.request import OfferType
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
-from recllm.market.audiences.people_rule import parse_rule
+from recllm.market.audiences.people_rule import (
+    MAX_CONDITIONS,
+    AgreedRule,
+    AllRule,
+    AnyRule,
+    BasicRule,
+    Deed,
+    DeedRule,
+    NotRule,
+    OrderAgeRule,
+    OrdersRule,
+    PeopleRule,
+    ReachedRule,
+    RuleChannel,
+    SpentRule,
+    children,
+    parse_rule,
+    rule_document,
+)
 from recllm.market.campaigns.drafts import GENERATORS
-from recllm.market.campaigns.file import CampaignFile
+from recllm.market.occasions.calendar import CalendarDay
 
 MAX_CHARACTERS = 20_000
 """Of one field of a form."""
@@ -66,7 +90,7 @@ class FieldKind(StrEnum):
     PRICES = "prices"
     """A table of amounts, one `item = amount` a line."""
     RULE = "rule"
-    """A rule over people, in fields of its own; see `recllm.doors.console.rule_fields`."""
+    """A rule over people, in fields of its own; see `TypedRule`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +101,6 @@ class CampaignField:
     """Key in the campaign's file, with its table before a dot; the field's name in the form too."""
     kind: FieldKind
     choices: tuple[str, ...] = ()
-    default: str = ""
-    """Of a tick: "yes" where it is ticked unless the file says otherwise."""
 
     @property
     def word(self) -> str:
@@ -91,68 +113,64 @@ CHANNELS = (
     *(c for c, limits in channels().items() if not limits.segment_only and c not in CHANNEL_PURPOSE),
 )
 """Channels with a consent of their own first; texts of the others are for all customers."""
-SPECIAL: Mapping[str, tuple[FieldKind, tuple[str, ...]]] = {
-    "channels": (FieldKind.SEVERAL, CHANNELS),
-    "limits.holdout": (FieldKind.PERCENT, ()),
-    "locales": (FieldKind.SEVERAL, tuple(LANGUAGES)),
-    "offer.type": (FieldKind.CHOICE, ("", *OfferType)),
-    "target.people": (FieldKind.RULE, ()),
-    "words.evidence.lowest_30d": (FieldKind.PAIRS, ()),
-    "words.generator": (FieldKind.CHOICE, GENERATORS),
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "channels": CHANNELS,
+    "locales": tuple(LANGUAGES),
+    "offer.type": ("", *OfferType),
+    "target.day": ("", *CalendarDay),
+    "target.intent": ("", *Intent),
+    "target.objective": ("", *Objective),
+    "target.occasion": ("", *Occasion),
+    "words.generator": GENERATORS,
 }
-"""Fields whose kind does not follow from the type in the campaign's file."""
-KINDS: Mapping[type, FieldKind] = {
-    bool: FieldKind.TICK,
-    int: FieldKind.COUNT,
-    float: FieldKind.NUMBER,
-    Decimal: FieldKind.AMOUNT,
-    datetime: FieldKind.MOMENT,
-    date: FieldKind.DATE,
-    str: FieldKind.TEXT,
-    tuple: FieldKind.LINES,
+TICKED = "limits.returned"
+"""A box that is ticked unless the file says otherwise."""
+STEPS: Mapping[CampaignStep, Mapping[FieldKind, str]] = {
+    CampaignStep.OCCASION: {
+        FieldKind.TEXT: "goal note sender.name sender.address sender.opt_out",
+        FieldKind.CHOICE: "target.occasion target.day offer.type",
+        FieldKind.DATE: "target.order_by",
+        FieldKind.AMOUNT: "offer.value",
+        FieldKind.MOMENT: "offer.start offer.end",
+        FieldKind.PRICES: "offer.list_prices",
+        FieldKind.PAIRS: "words.evidence.lowest_30d",
+    },
+    CampaignStep.PEOPLE: {
+        FieldKind.SEVERAL: "channels",
+        FieldKind.RULE: "target.people",
+        FieldKind.COUNT: "limits.size limits.frequency_cap limits.adult_age",
+        FieldKind.NUMBER: "limits.budget limits.cost limits.margin limits.bought_days limits.frequency_days",
+        FieldKind.TICK: TICKED,
+        FieldKind.PERCENT: "limits.holdout",
+    },
+    CampaignStep.PRODUCTS: {
+        FieldKind.TEXT: "target.category target.text target.effects",
+        FieldKind.LINES: "target.items",
+        FieldKind.COUNT: "target.most_items",
+        FieldKind.CHOICE: "target.intent target.objective",
+        FieldKind.TICK: "target.sure",
+        FieldKind.NUMBER: "target.spread",
+    },
+    CampaignStep.MESSAGES: {
+        FieldKind.SEVERAL: "locales",
+        FieldKind.CHOICE: "words.generator",
+        FieldKind.COUNT: "words.variants",
+        FieldKind.LINES: "words.known_brands words.learn_from",
+        FieldKind.PAIRS: "words.evidence",
+        FieldKind.TICK: "words.auto",
+    },
+    CampaignStep.REVIEW: {
+        FieldKind.MOMENT: "send",
+        FieldKind.LINES: "limits.quiet",
+        FieldKind.NUMBER: "window_days",
+    },
 }
-STEPS: Mapping[CampaignStep, str] = {
-    CampaignStep.OCCASION: """goal note target.occasion target.day target.order_by offer.type offer.value offer.start
-        offer.end offer.list_prices words.evidence.lowest_30d sender.name sender.address sender.opt_out""",
-    CampaignStep.PEOPLE: """channels target.people limits.size limits.budget limits.cost limits.margin
-        limits.bought_days limits.frequency_cap limits.frequency_days limits.adult_age limits.returned
-        limits.holdout""",
-    CampaignStep.PRODUCTS: """target.category target.items target.text target.most_items target.intent
-        target.objective target.effects target.sure target.spread""",
-    CampaignStep.MESSAGES: """locales words.generator words.variants words.known_brands words.evidence
-        words.learn_from words.auto""",
-    CampaignStep.REVIEW: "send limits.quiet window_days",
-}
-"""Keys that each step asks for. A key of a campaign's file that no step names stays as it is."""
-
-
-def campaign_field(path: str) -> CampaignField:
-    """The field of a form for a key of the campaign's file."""
-    if path in SPECIAL:
-        return CampaignField(path, *SPECIAL[path])
-    model: Any = CampaignFile
-    for table in path.split(".")[:-1]:
-        model = next(_plain_type(f.annotation) for name, f in model.model_fields.items() if table in (name, f.alias))
-    declared = model.model_fields[path.rpartition(".")[2]]
-    annotation = _plain_type(declared.annotation)
-    kind = get_origin(annotation) or annotation
-    if issubclass(kind, StrEnum):
-        return CampaignField(path, FieldKind.CHOICE, ("", *kind))
-    if issubclass(kind, Mapping):
-        return CampaignField(path, FieldKind.PRICES if "Decimal" in str(annotation) else FieldKind.PAIRS)
-    return CampaignField(path, KINDS[kind], default="yes" if declared.default is True else "")
-
-
-def _plain_type(annotation: Any) -> Any:
-    """The type without None and constraints."""
-    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
-    if get_origin(annotation) in (Union, UnionType, Annotated):
-        return _plain_type(kinds[0])
-    return annotation
-
-
+"""Keys that each step asks for, by their kind. A key of a campaign's file that no step names stays as it is."""
 FIELDS: Mapping[CampaignStep, tuple[CampaignField, ...]] = {
-    step: tuple(map(campaign_field, paths.split())) for step, paths in STEPS.items()
+    step: tuple(
+        CampaignField(path, kind, CHOICES.get(path, ())) for kind, paths in kinds.items() for path in paths.split()
+    )
+    for step, kinds in STEPS.items()
 }
 
 
@@ -172,18 +190,18 @@ def field_texts(fields: Mapping[str, Any], zone: str | None) -> dict[str, str]:
     return {f.path: _text(f, _at(fields, f.path), zone) for step in FIELDS.values() for f in step}
 
 
-def typed_texts(form: FormData, step: CampaignStep) -> dict[str, str]:
+def typed_texts(form: ConsoleForm, step: CampaignStep) -> dict[str, str]:
     """Path -> what was typed into a step's form."""
     return {field.path: _typed(form, field) for field in FIELDS[step]}
 
 
-def _typed(form: FormData, field: CampaignField) -> str:
+def _typed(form: ConsoleForm, field: CampaignField) -> str:
     if field.kind is FieldKind.RULE:
         return TypedRule.of_form(form).text
     if field.kind in (FieldKind.SEVERAL, FieldKind.LINES):
-        lines = "\n".join(texts_of(form, field.path))[:MAX_CHARACTERS].splitlines()
+        lines = "\n".join(form.texts(field.path))[:MAX_CHARACTERS].splitlines()
         return "\n".join(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    return text_of(form, field.path, MAX_CHARACTERS).replace("\r\n", "\n").strip()
+    return form.text(field.path, MAX_CHARACTERS).replace("\r\n", "\n").strip()
 
 
 def _at(fields: Mapping[str, Any], path: str) -> Any:
@@ -195,7 +213,7 @@ def _at(fields: Mapping[str, Any], path: str) -> Any:
 
 def _text(field: CampaignField, value: Any, zone: str | None) -> str:
     if value is None:
-        return field.default
+        return "yes" if field.path == TICKED else ""
     match field.kind:
         case FieldKind.RULE:
             with suppress(UsageError):
@@ -283,11 +301,9 @@ def _value(field: CampaignField, text: str, zone: str | None) -> Any:
     """None for a field that is left to its default."""
     if field.kind is FieldKind.TICK:
         return text == "yes"
-    return _parsed(field.kind, text, zone) if text else None
-
-
-def _parsed(kind: FieldKind, text: str, zone: str | None) -> Any:
-    match kind:
+    if not text:
+        return None
+    match field.kind:
         case FieldKind.LINES | FieldKind.SEVERAL:
             return _lines(text)
         case FieldKind.COUNT:
@@ -330,3 +346,155 @@ def _pairs(text: str) -> dict[str, str]:
             raise ValueError(line)
         pairs[key.strip()] = value.strip()
     return pairs
+
+
+# --- a rule over people ----------------------------------------------------------------------------------------------
+
+MODELS: Mapping[str, type[BaseModel]] = {
+    "deed": DeedRule,
+    "spent": SpentRule,
+    "orders": OrdersRule,
+    "order_age": OrderAgeRule,
+    "basic": BasicRule,
+    "agreed": AgreedRule,
+    "reached": ReachedRule,
+}
+"""What a form asks of people; one kind may cover several conditions of a rule."""
+ITEM_FIELDS = ("category", "brand", "item")
+"""Of a condition on items at most one is stated: a form asks which one (`of`) and for its name (`named`)."""
+_NO: Mapping[str, tuple[str, ...]] = {"no": ("", "not")}
+_OF_ITEMS: Mapping[str, tuple[str, ...]] = {"of": ("", *ITEM_FIELDS), "named": ()}
+RULE_FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "deed": {**_NO, "condition": get_args(Deed), **_OF_ITEMS, "at_least": (), "days": ()},
+    "spent": {**_NO, **_OF_ITEMS, "at_least": (), "below": (), "days": ()},
+    "orders": {**_NO, "at_least": (), "at_most": (), "days": ()},
+    "order_age": {**_NO, "condition": ("last_order", "first_order"), "at_least": (), "at_most": ()},
+    "basic": {**_NO, "name": (), "test": ("is", "range", "stated"), "values": (), "at_least": (), "at_most": ()},
+    "agreed": {**_NO, "channel": get_args(RuleChannel)},
+    "reached": {**_NO, "campaign": (), "channel": ("", *get_args(RuleChannel)), "days": ()},
+}
+"""Kind of a condition -> its fields in order, each with what there is to choose from; none for what is typed."""
+RULE_NUMBERS = ("at_least", "below", "at_most", "days")
+FORM_FIELDS = ("condition", "no", "of", "named", "test", "values")
+"""Fields of a form that are no plain fields of a condition."""
+_FIELD = re.compile(r"people:(\d{1,3}):([a-z_]{1,20})")
+
+
+@dataclass(frozen=True, slots=True)
+class TypedCondition:
+    """A condition as it is typed, which may not be complete yet."""
+
+    kind: str
+    texts: Mapping[str, str]
+    """Name of each field -> its text."""
+
+    @classmethod
+    def of(cls, kind: str, typed: Mapping[str, str]) -> TypedCondition:
+        """With these texts; a list that says nothing shows its first choice."""
+        return cls(
+            kind,
+            {
+                name: text if (text := typed.get(name, "")) in choices or not choices else choices[0]
+                for name, choices in RULE_FIELDS[kind].items()
+            },
+        )
+
+    @classmethod
+    def of_rule(cls, rule: PeopleRule) -> TypedCondition | None:
+        """None for a group."""
+        inner = rule.negated if isinstance(rule, NotRule) else rule
+        kind = next((kind for kind, model in MODELS.items() if type(inner) is model), None)
+        if kind is None:
+            return None
+        stated = inner.model_dump(exclude_defaults=True)
+        texts = {n: f"{v:.15g}" if isinstance(v, int | float) else str(v) for n, v in stated.items()}
+        if isinstance(inner, BasicRule):
+            values = "\n".join(inner.one_of or ([inner.equals] if inner.equals is not None else []))
+            texts |= {"test": "is" if values else "stated" if inner.stated else "range", "values": values}
+        if of := next((name for name in ITEM_FIELDS if name in texts), None):
+            texts |= {"of": of, "named": texts[of]}
+        return cls.of(kind, texts | {"no": "not" if inner is not rule else ""})
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As `parse_rule` takes it, right or wrong."""
+        texts, is_range = self.texts, self.texts.get("test", "range") == "range"
+        document: dict[str, Any] = {"condition": texts.get("condition") or self.kind}
+        for name, text in texts.items():
+            if text and name not in FORM_FIELDS and (is_range or name not in RULE_NUMBERS):
+                document[name] = _number(text) if name in RULE_NUMBERS else text
+        if texts.get("of"):
+            document[texts["of"]] = texts["named"]
+        if texts.get("test") == "stated":
+            document["stated"] = True
+        if texts.get("test") == "is":
+            values = _lines(texts["values"])
+            document |= {"equals": values[0]} if len(values) == 1 else {"one_of": values}
+        return {"not": document} if texts["no"] == "not" else document
+
+    @property
+    def is_rule(self) -> bool:
+        try:
+            return bool(parse_rule(self.document))
+        except UsageError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class TypedRule:
+    """The conditions of a form, all or any of which hold."""
+
+    join: str = "all"
+    conditions: tuple[TypedCondition, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The same conditions always as the same text; "" for none."""
+        plain = [[condition.kind, dict(condition.texts)] for condition in self.conditions]
+        return json.dumps([self.join, plain], ensure_ascii=False, sort_keys=True) if plain else ""
+
+    @classmethod
+    def of_text(cls, text: str) -> TypedRule:
+        join, plain = json.loads(text or '["all", []]')
+        return cls(join, tuple(TypedCondition(*condition) for condition in plain))
+
+    @classmethod
+    def of_form(cls, form: FormData) -> TypedRule:
+        texts: dict[int, dict[str, str]] = {}
+        for name, value in form.multi_items():
+            if (match := _FIELD.fullmatch(name)) and isinstance(value, str):
+                texts.setdefault(int(match[1]), {})[match[2]] = value[:5_000].replace("\r\n", "\n").strip()
+        typed_fields = [texts[n] for n in sorted(texts) if texts[n].get("kind") in MODELS][:MAX_CONDITIONS]
+        join = "any" if form.get("people:join") == "any" else "all"
+        return cls(join, tuple(TypedCondition.of(fields["kind"], fields) for fields in typed_fields))
+
+    @classmethod
+    def of_rule(cls, rule: PeopleRule) -> TypedRule:
+        """Empty for a rule with groups within groups."""
+        parts = children(rule) if isinstance(rule, AllRule | AnyRule) else (rule,)
+        conditions = tuple(filter(None, map(TypedCondition.of_rule, parts)))
+        join = "any" if isinstance(rule, AnyRule) else "all"
+        return cls(join, conditions) if len(conditions) == len(parts) else cls()
+
+    def after(self, act: str, kind: str) -> TypedRule:
+        """After a button was pressed. act: "add", or "remove:N"; kind: of the condition that is added."""
+        what, _, number = act.partition(":")
+        if what == "add" and kind in MODELS:
+            return replace(self, conditions=(*self.conditions, TypedCondition.of(kind, {})))
+        if what == "remove" and number.isdecimal():
+            return replace(self, conditions=tuple(c for n, c in enumerate(self.conditions) if n != int(number)))
+        return self
+
+    def document(self) -> dict[str, Any] | None:
+        """The rule as a file holds it; None for none. Raises `UsageError` where a condition is not complete."""
+        documents = [condition.document for condition in self.conditions]
+        return rule_document(parse_rule({self.join: documents})) if documents else None
+
+
+def _number(text: str) -> int | float | str:
+    """The text itself where it is no number: the rule then says what is wrong with it."""
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        return float(text.replace(",", "."))
+    return text

@@ -20,8 +20,7 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from markupsafe import Markup, escape
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import FormData
+from pydantic import BaseModel, ConfigDict, Field
 
 from recllm.base.errors import UnknownIdError
 from recllm.base.files import safe_id
@@ -36,18 +35,7 @@ from recllm.doors.console.campaign_pages import (
     page_path,
     refused_state,
 )
-from recllm.doors.console.pages import (
-    FormRefusal,
-    PageRoute,
-    TheForm,
-    TheVisit,
-    Visit,
-    WordedError,
-    file_of,
-    slow,
-    text_of,
-    texts_of,
-)
+from recllm.doors.console.pages import ConsoleForm, FormRefusal, PageRoute, TheForm, TheVisit, Visit, WordedError, slow
 from recllm.doors.service.jobs import ENDED, Job, JobState
 from recllm.market.adcopy.channels import channel_named
 from recllm.market.audiences.audience import aim
@@ -103,7 +91,7 @@ class MessageSort(StrEnum):
 
 
 class MessageQuery(BaseModel):
-    """Which messages the table shows; forms carry it along, so that they come back to the same."""
+    """Which messages the table shows; addresses of forms have it, so that they come back to the same."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     show: MessageVerdict | None = None
@@ -121,13 +109,8 @@ class MessageQuery(BaseModel):
         fields: dict[str, object] = {"show": self.show, "channel": self.channel, "sort": self.sort, **changes}
         return "?" + urlencode({name: value for name, value in fields.items() if value})
 
-    @classmethod
-    def of_form(cls, form: FormData) -> MessageQuery:
-        texts = {name: text_of(form, name, 40) for name in ("show", "channel", "sort", "page", "m")}
-        try:
-            return cls.model_validate({name: text for name, text in texts.items() if text})
-        except ValidationError:
-            return cls()
+
+TheQuery = Annotated[MessageQuery, Query()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,12 +137,6 @@ class MessageLine:
         return MessageVerdict.LOOK if self.state.warnings else MessageVerdict.READY
 
 
-@router.get("/campaign/{campaign_id}/messages")
-def messages_page(visit: TheVisit, campaign_id: str, query: Annotated[MessageQuery, Query()]) -> Response:
-    """All messages of a campaign, and one of them as it will look."""
-    return show_messages(visit, campaign_id, PageState(), query)
-
-
 def show_messages(
     visit: Visit,
     campaign_id: str,
@@ -167,9 +144,8 @@ def show_messages(
     query: MessageQuery | None = None,
     *,
     wording: str | None = None,
-    status: int = 200,
 ) -> Response:
-    """wording: of the open message, typed and not saved."""
+    """All messages of a campaign, and one of them as it will look. wording: of that one, typed and not saved."""
     query = query or MessageQuery()
     values = campaign_values(visit, campaign_id, CampaignStep.MESSAGES, state)
     campaign: OpenCampaign | None = values["campaign"]
@@ -184,7 +160,7 @@ def show_messages(
         line = next((line for line in values["all_lines"] if line.text.id == query.m), None)
         line = line or next(iter(values["lines"] or values["all_lines"]), None)
         values["opened"] = None if line is None else preview(visit, campaign, line, wording)
-    return visit.page("campaign_messages.html.j2", section="campaigns", status=status, **values)
+    return visit.page("campaign_messages.html.j2", section="campaigns", status=state.status, **values)
 
 
 def current_job(visit: Visit, campaign_id: str, job_id: str) -> Job | None:
@@ -296,10 +272,10 @@ def finding_text(visit: Visit, note: CheckNote, sender: str) -> str:
 
 
 @router.post("/campaign/{campaign_id}/check")
-def check(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
+def check(visit: TheVisit, form: TheForm, campaign_id: str, query: TheQuery) -> Response:
     """What the checks say of a wording; nothing is written."""
     visit.require(Scope.MARKETING)
-    query, campaign = MessageQuery.of_form(form), open_by_id(visit.workspace, campaign_id, recheck=False)
+    campaign = open_by_id(visit.workspace, campaign_id, recheck=False)
     _remember_name(visit, actor_name(visit, form))
     line = next((line for line in message_lines(visit, campaign) if line.text.id == query.m), None)
     if line is None or line.text.item_id not in campaign.catalogue.items:
@@ -315,25 +291,25 @@ def check(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     return visit.page("campaign_preview.html.j2", **values)
 
 
-def typed_wording(form: FormData, channel: str) -> str:
+def typed_wording(form: ConsoleForm, channel: str) -> str:
     """The parts of a message as one text, a line for each."""
     names = [slot.name for slot in channel_named(channel).slots]
-    parts = [text_of(form, f"part:{name}", 5_000).replace("\r\n", "\n").strip() for name in names]
+    parts = [form.text(f"part:{name}", 5_000).replace("\r\n", "\n").strip() for name in names]
     return "\n".join(filter(None, parts))
 
 
 @router.post("/campaign/{campaign_id}/decide")
-def decide(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
+def decide(visit: TheVisit, form: TheForm, campaign_id: str, query: TheQuery) -> Response:
     """Approve, change, reject or take back, by the name of the person who decides."""
     visit.require(Scope.MARKETING)
-    act, query, by = text_of(form, "act"), MessageQuery.of_form(form), actor_name(visit, form)
+    act, by = form.text("act"), actor_name(visit, form)
     wording: str | None = None
 
     def write() -> None:
         nonlocal wording
         campaign = open_by_id(visit.workspace, campaign_id)
         lines = {line.text.id: line for line in message_lines(visit, campaign)}
-        text_ids = [query.m] if act in ("edit", "undo_last") else texts_of(form, "text_id")
+        text_ids = [query.m] if act in ("edit", "undo_last") else form.texts("text_id")
         if act == "approve_ready":
             text_ids = [name for name, line in lines.items() if line.verdict is MessageVerdict.READY]
         if act == "edit" and query.m in lines:
@@ -342,7 +318,7 @@ def decide(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
             raise WordedError(visit.say("campaigns.no_name"))
         if not text_ids or act not in NOTICES or not set(text_ids) <= lines.keys():
             raise WordedError(visit.say("campaigns.no_text"))
-        common: dict[str, Any] = {"by": by, "at": datetime.now(UTC), "revision": text_of(form, "revision")}
+        common: dict[str, Any] = {"by": by, "at": datetime.now(UTC), "revision": form.text("revision")}
         if act == "edit":
             if not wording:
                 raise WordedError(visit.say("campaigns.no_wording"))
@@ -350,15 +326,14 @@ def decide(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
         elif act in ("undo", "undo_last"):
             take_back(campaign, text_ids, **common)
         elif act == "reject":
-            reject_texts(campaign, text_ids, why=text_of(form, "why"), **common)
+            reject_texts(campaign, text_ids, why=form.text("why"), **common)
         else:
             approve_texts(campaign, text_ids, **common)
 
     done = visit.attempt(write)
     _remember_name(visit, by)
     if isinstance(done, FormRefusal):
-        state = refused_state(visit, done, PageState())
-        return show_messages(visit, campaign_id, state, query, wording=wording, status=done.status)
+        return show_messages(visit, campaign_id, refused_state(visit, done, PageState()), query, wording=wording)
     fields = {name: str(value) for name, value in query.model_dump(exclude_defaults=True).items()}
     return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, **fields), NOTICES[act])
 
@@ -367,12 +342,12 @@ def typed_name(visit: Visit) -> str | None:
     """The text of the name's field; None where the key has the name."""
     if visit.signed_in and visit.signed_in.name:
         return None
-    return visit.state.typed.recall(visit.browser, DECIDER)
+    return visit.state.typed.get(visit.browser, DECIDER) or ""
 
 
 def _remember_name(visit: Visit, by: str) -> None:
     if by and typed_name(visit) is not None:
-        visit.state.typed.remember(visit.browser, DECIDER, by)
+        visit.state.typed.put(by, visit.browser, DECIDER)
 
 
 # --- the last page ----------------------------------------------------------------------------------------------------
@@ -383,18 +358,13 @@ MANY_MESSAGES_FOR_AN_ORDER = 100
 """From this number of messages for one expected order on, a page asks to write to fewer people."""
 
 
-@router.get("/campaign/{campaign_id}/review")
-def review_page(visit: TheVisit, campaign_id: str) -> Response:
+def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
     """What an export would do now."""
-    return show_review(visit, campaign_id, PageState())
-
-
-def show_review(visit: Visit, campaign_id: str, state: PageState, *, status: int = 200) -> Response:
     values = campaign_values(visit, campaign_id, CampaignStep.REVIEW, state)
     values["acts"] = act_lines(history(visit.workspace, campaign_id))
     if values["campaign"] is not None:
         values |= review_values(visit, values["campaign"])
-    return visit.page("campaign_review.html.j2", section="campaigns", status=status, **values)
+    return visit.page("campaign_review.html.j2", section="campaigns", status=state.status, **values)
 
 
 def review_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any]:
@@ -428,14 +398,14 @@ def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     visit.require(Scope.PEOPLE)
     from recllm.market.campaigns.export import export_campaign
 
-    content = file_of(form, "ids", MAX_IDS_BYTES)
+    content = form.file("ids", MAX_IDS_BYTES)
 
     def written() -> bytes:
-        if text_of(form, "confirmed") != "yes":
+        if form.text("confirmed") != "yes":
             raise WordedError(visit.say("campaigns.confirm_first"))
         campaign, ids, archive = open_by_id(visit.workspace, campaign_id), shops_ids(visit, content), io.BytesIO()
         with tempfile.TemporaryDirectory() as folder:
-            done = export_campaign(campaign, Path(folder), ids=ids, revision=text_of(form, "revision"))
+            done = export_campaign(campaign, Path(folder), ids=ids, revision=form.text("revision"))
             with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as files:
                 for name in done.files:
                     files.write(name, Path(name).name)
@@ -446,7 +416,7 @@ def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
 
     archive = visit.attempt(written)
     if isinstance(archive, FormRefusal):
-        return show_review(visit, campaign_id, refused_state(visit, archive, PageState()), status=archive.status)
+        return show_review(visit, campaign_id, refused_state(visit, archive, PageState()))
     name = f"{safe_id(campaign_id, 'a campaign')}.zip"
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
     return Response(archive, media_type="application/zip", headers=headers)

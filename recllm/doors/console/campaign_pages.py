@@ -1,38 +1,45 @@
-"""What the pages of a campaign share: the campaign with what is typed, what is wrong in its fields,
-each with a sentence in the visitor's language, and who acts."""
+"""What the pages of a campaign share: the campaign with what is typed, what is wrong in its fields, in the visitor's
+language, and who acts.
+
+The page of the people: who may get it by a rule, counted as it is typed, and who is left out."""
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, TypeGuard
+from typing import Annotated, Any, TypeGuard
 from urllib.parse import quote
 
-from starlette.datastructures import FormData
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
 
-from recllm.base.errors import DataError, RecllmError, UsageError
+from recllm.base.errors import DataError, PolicyError, RecllmError, UsageError
 from recllm.base.stats.intervals import ConfidenceInterval
 from recllm.base.words.sentences import language
 from recllm.doors.console.campaign_fields import (
     FIELDS,
+    RULE_FIELDS,
+    RULE_NUMBERS,
     CampaignStep,
+    TypedRule,
     WrongFieldsError,
     field_texts,
     fields_of_file,
+    typed_texts,
     with_typed,
 )
-from recllm.doors.console.items import categories
-from recllm.doors.console.pages import FormRefusal, Visit, WordedError, text_of
+from recllm.doors.console.items import brands, categories
+from recllm.doors.console.pages import ConsoleForm, FormRefusal, PageRoute, TheForm, TheVisit, Visit, WordedError, slow
 from recllm.doors.console.tables import ConsoleTable, TableCell
 from recllm.doors.service.jobs import Job
 from recllm.doors.service.marketing import order_plan
 from recllm.market.adcopy.channels import Sender, channels
 from recllm.market.adcopy.request import OfferType
 from recllm.market.audiences.people_rule import PeopleRule, rule_words
-from recllm.market.audiences.reasons import AudienceTrait
 from recllm.market.campaigns.drafts import (
     CampaignStage,
     campaign_file,
@@ -43,14 +50,17 @@ from recllm.market.campaigns.drafts import (
     stage_of,
 )
 from recllm.market.campaigns.file import CampaignFile
-from recllm.market.campaigns.folder import CampaignFolder
-from recllm.market.campaigns.plan import ReachCount
+from recllm.market.campaigns.folder import CampaignFolder, read_plan
+from recllm.market.campaigns.open_campaign import OpenCampaign
+from recllm.market.campaigns.plan import ReachCount, count_reachable
 from recllm.market.campaigns.texts import festive_day
 from recllm.market.occasions.calendar import SENSIBLE_DAYS
 from recllm.shop.data.catalogue import on_offer
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import present
+
+router = APIRouter(prefix="/campaigns", route_class=PageRoute)
 
 SENDER_PARTS: Mapping[str, tuple[str, ...]] = {"sender": ("name", "address"), "unsubscribe": ("opt_out",)}
 """What a message must carry -> what of the sender it states."""
@@ -210,16 +220,15 @@ def left_out(excluded: Mapping[str, int | None]) -> list[tuple[str, int | None]]
     return sorted(((reason, n) for reason, n in excluded.items() if n != 0), key=lambda pair: -(pair[1] or 0))
 
 
-def traits_table(visit: Visit, traits: Sequence[AudienceTrait | Mapping[str, Any]]) -> ConsoleTable | None:
-    """What a group has more of than others; None where nothing may be named."""
-    fields = [trait if isinstance(trait, Mapping) else asdict(trait) for trait in traits]
+def traits_table(visit: Visit, traits: Sequence[Mapping[str, Any]]) -> ConsoleTable | None:
+    """What a group has more of than others; None where nothing may be named. traits: fields of `AudienceTrait`."""
     rows = [
         (
             TableCell(value=trait["name"], text=visit.words.basic(trait["name"])),
             *(trait["share"], trait["share_of_rest"]),
             ConfidenceInterval(trait["lift"], trait["low"], trait["high"]),
         )
-        for trait in fields
+        for trait in traits
     ]
     return visit.table("traits", rows) if rows else None
 
@@ -261,6 +270,7 @@ class PageState:
     count: AudienceCount | None = None
     words: str = ""
     """By which products are looked for."""
+    status: int = 200
 
 
 def page_path(campaign_id: str, step: CampaignStep, **query: str) -> str:
@@ -334,11 +344,11 @@ def changed_fields(visit: Visit, campaign_id: str, typed: Mapping[str, str], ste
 
 def refused_state(visit: Visit, refusal: FormRefusal, state: PageState) -> PageState:
     """The page's state with why a form was refused."""
-    if refusal.is_conflict:
-        return replace(state, conflict=True)
     error = refusal.error
+    if refusal.is_conflict:
+        return replace(state, conflict=True, status=refusal.status)
     english = error.english if isinstance(error, FieldProblemsError) else str(error)
-    return replace(state, problems=problems_of_error(visit, error), english=english)
+    return replace(state, problems=problems_of_error(visit, error), english=english, status=refusal.status)
 
 
 def order(visit: Visit, campaign_id: str, revision: str) -> Job:
@@ -349,8 +359,114 @@ def order(visit: Visit, campaign_id: str, revision: str) -> Job:
     )
 
 
-def actor_name(visit: Visit, form: FormData | None = None) -> str:
+def actor_name(visit: Visit, form: ConsoleForm | None = None) -> str:
     """Who acts, for the history: the key's name; without sign-in the typed name, or this machine."""
     if visit.signed_in and visit.signed_in.name:
         return visit.signed_in.name
-    return "this machine" if form is None else text_of(form, "by", 80).strip()
+    return "this machine" if form is None else form.text("by", 80).strip()
+
+
+# --- the page of the people ------------------------------------------------------------------------------------------
+
+
+OPENING = "everybody"
+"""Subject of the job that reads all people for the first time."""
+
+
+def show_people(visit: Visit, campaign_id: str, state: PageState) -> Response:
+    values = campaign_values(visit, campaign_id, CampaignStep.PEOPLE, state)
+    values |= people_values(visit, values, state)
+    return visit.page("campaign_people.html.j2", section="campaigns", status=state.status, **values)
+
+
+def people_values(visit: Visit, values: Mapping[str, Any], state: PageState) -> dict[str, Any]:
+    result = count_values(visit, state.count) | {
+        "rule": TypedRule.of_text(values["texts_of_form"]["target.people"]),
+        "rule_fields": RULE_FIELDS,
+        "rule_numbers": RULE_NUMBERS,
+        "is_rule_typed": "target.people" in state.problems,
+        "rule_names": [*categories(visit), *brands(visit)],
+        "basics": visit.shop.everybody.basics(),
+        "saved_sentence": sentence(visit, values["file"].target.people),
+    }
+    campaign: OpenCampaign | None = values["campaign"]
+    if campaign is None:
+        return result
+    plan, figures = campaign.plan, visit.figures
+    channels = Counter(person.channel for person in plan.addressed)
+    numbers = {name: n and figures.people(n, plan.campaign_id, name) for name, n in plan.excluded.items()}
+    return result | {
+        "people": figures.people(len(plan.addressed), plan.campaign_id, "addressed") or 0,
+        "held_out": figures.people(len(plan.held_out), plan.campaign_id, "held out") or 0,
+        "channels": {n: k for n, c in channels.most_common() if (k := figures.people(c, plan.campaign_id, n))},
+        "excluded": excluded_table(visit, left_out(numbers)),
+        "traits": traits_table(visit, plan.group),
+        "overlaps": overlaps(visit, campaign),
+    }
+
+
+@router.post("/campaign/{campaign_id}/count")
+@slow
+def count(visit: TheVisit, form: TheForm, campaign_id: str, act: Annotated[str, Query(max_length=60)] = "") -> Response:
+    """How many people the fields could reach, as they are typed; nothing is written. act: see `TypedRule.after`."""
+    visit.require(Scope.MARKETING)
+    typed = typed_texts(form, CampaignStep.PEOPLE)
+    if act:
+        typed["target.people"] = TypedRule.of_form(form).after(act, form.text("people:add")).text
+    state = PageState(typed=typed, count=audience_count(visit, campaign_id, typed))
+    if not visit.is_part:
+        return show_people(visit, campaign_id, state)
+    if not act:
+        return visit.page("campaign_count.html.j2", campaign_id=campaign_id, **count_values(visit, state.count))
+    values = campaign_values(visit, campaign_id, CampaignStep.PEOPLE, state)
+    return visit.page("campaign_rule_changed.html.j2", **values | people_values(visit, values, state))
+
+
+def count_values(visit: Visit, audience: AudienceCount | None) -> dict[str, Any]:
+    """What the live count's part of the page needs."""
+    reach = audience.reach if audience is not None else None
+    excluded = [(reason, n) for reason, n in reach.excluded.items() if n is not None] if reach else []
+    rules = list(reach.rule.items())[1:] if reach else []
+    conditions = [(sentence(visit, rule), count_cell(visit, n, is_estimate=True)) for rule, n in rules]
+    return {
+        "count": audience,
+        "swap_beside": False,
+        "count_excluded": excluded_table(visit, excluded, name="count-left-out", is_estimate=True)
+        if excluded
+        else None,
+        "count_conditions": visit.table("count-conditions", conditions) if reach and reach.rule else None,
+        "floor": visit.figures.floor,
+        "sentence": lambda rule: sentence(visit, rule),
+    }
+
+
+def audience_count(visit: Visit, campaign_id: str, typed: Mapping[str, str]) -> AudienceCount:
+    """Starts to read all people in the background where that was not done yet."""
+    workspace, everybody, background = visit.workspace, visit.shop.everybody, visit.state.service.background
+    try:
+        file, _ = campaign_of_fields(changed_fields(visit, campaign_id, typed, CampaignStep.PEOPLE))
+        if not everybody.is_open:
+            if background.open_job(visit.shop.name, OPENING) is None:
+                background.submit(visit.shop.name, OPENING, lambda _: everybody.recommender() and None)
+            return AudienceCount(opening=True)
+        reach = count_reachable(workspace, everybody.recommender(), file, visit.figures)
+    except (UsageError, DataError, PolicyError) as error:
+        return AudienceCount(problems=problems_of_error(visit, error))
+    return AudienceCount(reach=reach, size=file.limits.cut.max_contacts, share=file.limits.holdout)
+
+
+def overlaps(visit: Visit, campaign: OpenCampaign) -> list[tuple[str, int]]:
+    """Other campaigns that wait to be sent, with about how many people both address, from the policy's floor on."""
+    addressed_ids, common = {person.user_id for person in campaign.plan.addressed}, {}
+    for folder in sorted((visit.workspace.root / "campaigns").glob("*/plan.json")):
+        name = folder.parent.name
+        if name.startswith(".") or name == campaign.plan.campaign_id or (folder.parent / "exports.jsonl").exists():
+            continue
+        try:
+            plan = read_plan(CampaignFolder.of(visit.workspace.root, name))
+        except RecllmError:  # its own page says that the plan is damaged
+            continue
+        if names := addressed_ids & {person.user_id for person in plan.addressed}:
+            common[name] = len(names)
+    sizes = visit.figures.sizes(("overlap", campaign.plan.campaign_id), common)
+    return [(name, n) for name, n in sizes.people.items() if n is not None]

@@ -18,7 +18,7 @@ from fastapi.responses import Response
 
 from recllm.base.errors import ConflictError, UnknownIdError
 from recllm.base.schema import Occasion
-from recllm.doors.console import campaign_messages, campaign_people
+from recllm.doors.console import campaign_messages, campaign_pages
 from recllm.doors.console.campaign_fields import (
     FIELDS,
     CampaignStep,
@@ -27,7 +27,7 @@ from recllm.doors.console.campaign_fields import (
     typed_texts,
     with_typed,
 )
-from recllm.doors.console.campaign_messages import show_messages, show_review
+from recllm.doors.console.campaign_messages import MessageQuery, TheQuery, show_messages, show_review
 from recllm.doors.console.campaign_pages import (
     FieldProblemsError,
     PageState,
@@ -41,19 +41,11 @@ from recllm.doors.console.campaign_pages import (
     order,
     page_path,
     refused_state,
+    show_people,
 )
-from recllm.doors.console.campaign_people import show_people
 from recllm.doors.console.home import day_name, is_sale, suggestion_rows
 from recllm.doors.console.items import categories, products
-from recllm.doors.console.pages import (
-    ConsoleSection,
-    FormRefusal,
-    PageRoute,
-    TheForm,
-    TheVisit,
-    Visit,
-    text_of,
-)
+from recllm.doors.console.pages import ConsoleSection, FormRefusal, PageRoute, TheForm, TheVisit, Visit
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.service.jobs import ENDED, Job, JobState
 from recllm.market.adcopy.request import OfferType
@@ -130,10 +122,10 @@ def new_page(
     typed = occasion_texts(visit, occasion) if occasion else {}
     if isinstance(occasion, CalendarDay) and is_sale(visit, occasion):
         typed["offer.type"] = OfferType.PERCENT.value
-    return _new_page(visit, PageState(typed=typed), item=item)
+    return _new_page(visit, PageState(typed=typed), item)
 
 
-def _new_page(visit: Visit, state: PageState, *, item: str = "", status: int = 200) -> Response:
+def _new_page(visit: Visit, state: PageState, item: str = "") -> Response:
     empty = field_texts({}, visit.workspace.settings.timezone)
     sender = {f"sender.{name}": text for name, text in last_sender(visit).items()}
     values = {
@@ -143,14 +135,14 @@ def _new_page(visit: Visit, state: PageState, *, item: str = "", status: int = 2
         **occasion_values(visit, empty | sender),
         **common_values(visit, state, CampaignStep.OCCASION),
     }
-    return visit.page("campaign_occasion.html.j2", section="campaigns", status=status, **values)
+    return visit.page("campaign_occasion.html.j2", section="campaigns", status=state.status, **values)
 
 
 @router.post("")
 def create(visit: TheVisit, form: TheForm) -> Response:
     """Keep a new campaign as a draft."""
     visit.require(Scope.MARKETING)
-    typed, item = typed_texts(form, CampaignStep.OCCASION), text_of(form, "item", 256)
+    typed, item = typed_texts(form, CampaignStep.OCCASION), form.text("item", 256)
 
     def write() -> str:
         base = {"target": {"items": [item]}} if item else day_fields(visit, typed["target.day"])
@@ -160,7 +152,7 @@ def create(visit: TheVisit, form: TheForm) -> Response:
 
     done = visit.attempt(write)
     if isinstance(done, FormRefusal):
-        return _new_page(visit, refused_state(visit, done, PageState(typed=typed)), item=item, status=done.status)
+        return _new_page(visit, refused_state(visit, done, PageState(typed=typed)), item)
     return visit.back(page_path(done, CampaignStep.PEOPLE), "campaign_saved")
 
 
@@ -169,7 +161,7 @@ def draft(visit: TheVisit, form: TheForm) -> Response:
     """A campaign of an occasion of today or a coming day with everything filled in; where the sender is known, its
     messages too. A day that is about an offer asks for it first."""
     visit.require(Scope.MARKETING)
-    occasion = next((o for o in (*Occasion, *CalendarDay) if o == text_of(form, "occasion")), None)
+    occasion = next((o for o in (*Occasion, *CalendarDay) if o == form.text("occasion")), None)
     if occasion is None:
         raise UnknownIdError("there is no such occasion; see Today")
     empty, form_page = field_texts({}, None), f"/campaigns/new?occasion={occasion.value}"
@@ -252,26 +244,22 @@ def campaign_page(visit: TheVisit, campaign_id: str) -> Response:
     return visit.back(page_path(campaign_id, step))
 
 
-@router.get("/campaign/{campaign_id}/occasion")
-def occasion_page(visit: TheVisit, campaign_id: str) -> Response:
-    """What it is for, and what is offered."""
-    return step_page(visit, campaign_id, CampaignStep.OCCASION, PageState())
+@router.get("/campaign/{campaign_id}/{step}")
+def step_of_campaign(visit: TheVisit, campaign_id: str, step: CampaignStep, query: TheQuery) -> Response:
+    """One of the five pages. query: of the messages."""
+    return step_page(visit, campaign_id, step, PageState(), query)
 
 
-@router.get("/campaign/{campaign_id}/products")
-def products_page(visit: TheVisit, campaign_id: str) -> Response:
-    """Which products."""
-    return step_page(visit, campaign_id, CampaignStep.PRODUCTS, PageState())
-
-
-def step_page(visit: Visit, campaign_id: str, step: CampaignStep, state: PageState, *, status: int = 200) -> Response:
+def step_page(
+    visit: Visit, campaign_id: str, step: CampaignStep, state: PageState, query: MessageQuery | None = None
+) -> Response:
     """One of a campaign's pages with what is typed. Raises `UnknownIdError` for an unknown campaign."""
     if step is CampaignStep.PEOPLE:
-        return show_people(visit, campaign_id, state, status=status)
+        return show_people(visit, campaign_id, state)
     if step is CampaignStep.MESSAGES:
-        return show_messages(visit, campaign_id, state, status=status)
+        return show_messages(visit, campaign_id, state, query)
     if step is CampaignStep.REVIEW:
-        return show_review(visit, campaign_id, state, status=status)
+        return show_review(visit, campaign_id, state)
     values = campaign_values(visit, campaign_id, step, state)
     if step is CampaignStep.OCCASION:
         values |= occasion_values(visit, values["texts_of_form"])
@@ -279,7 +267,7 @@ def step_page(visit: Visit, campaign_id: str, step: CampaignStep, state: PageSta
         selected, listed = products(visit, values["texts_of_form"]["target.items"].splitlines(), state.words)
         values |= {"chosen": selected, "listed": listed, "categories": categories(visit), "words": state.words}
         values["planned_items"] = items_table(visit, values["campaign"]) if values["campaign"] else None
-    return visit.page(f"campaign_{step}.html.j2", section="campaigns", status=status, **values)
+    return visit.page(f"campaign_{step}.html.j2", section="campaigns", status=state.status, **values)
 
 
 def occasion_values(visit: Visit, texts: Mapping[str, str]) -> dict[str, Any]:
@@ -304,7 +292,7 @@ def items_table(visit: Visit, campaign: OpenCampaign) -> ConsoleTable:
     def row(name: str, n: int) -> TableRow:
         title, path = (items[name].title, " > ".join(items[name].category)) if name in items else (name, "")
         people = visit.figures.people(n, plan_id, name)
-        return TableCell(value=title, picture=path), name, count_cell(visit, people, is_estimate=True)
+        return TableCell(value=title, picture=(name, path)), name, count_cell(visit, people, is_estimate=True)
 
     rows = [row(name, n) for name, n in counts.most_common()]
     return visit.table("items", rows[:SHOWN_ITEMS], of="planned-items", all_rows=lambda: rows)
@@ -317,14 +305,14 @@ def items_table(visit: Visit, campaign: OpenCampaign) -> ConsoleTable:
 def save(visit: TheVisit, form: TheForm, campaign_id: str, step: CampaignStep) -> Response:
     """Keep a page's form. A plan that was made has to be made again."""
     visit.require(Scope.MARKETING)
-    typed, is_planned = typed_texts(form, step), text_of(form, "then") == "plan"
+    typed, is_planned = typed_texts(form, step), form.text("then") == "plan"
 
     def write() -> Job | None:
         changed = changed_fields(visit, campaign_id, typed, step)
         check_fields(visit, changed, step)
         if visit.state.service.background.open_job(visit.shop.name, campaign_id) is not None:
             raise ConflictError(visit.say("campaigns.is_planned_now"))
-        revision, by, at = text_of(form, "revision"), actor_name(visit), datetime.now(UTC)
+        revision, by, at = form.text("revision"), actor_name(visit), datetime.now(UTC)
         change_campaign(visit.workspace, campaign_id, changed, revision=revision, by=by, at=at)
         return order(visit, campaign_id, revision_of(visit.workspace, campaign_id)) if is_planned else None
 
@@ -332,17 +320,13 @@ def save(visit: TheVisit, form: TheForm, campaign_id: str, step: CampaignStep) -
         visit.require(Scope.PEOPLE)
     done = visit.attempt(write)
     if isinstance(done, FormRefusal):
-        state = refused_state(visit, done, PageState(typed=typed))
-        return step_page(visit, campaign_id, step, state, status=done.status)
+        return step_page(visit, campaign_id, step, refused_state(visit, done, PageState(typed=typed)))
     if done is not None:
         return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, job=done.job_id))
-    after = step if step in (CampaignStep.MESSAGES, CampaignStep.REVIEW) else list(CampaignStep)[_number(step)]
+    steps = list(CampaignStep)
+    stays = step in (CampaignStep.MESSAGES, CampaignStep.REVIEW)
+    after = step if stays else steps[steps.index(step) + 1]
     return visit.back(page_path(campaign_id, after), "campaign_saved")
-
-
-def _number(step: CampaignStep) -> int:
-    """From 1: also the place of the step after it."""
-    return list(CampaignStep).index(step) + 1
 
 
 @router.post("/campaign/{campaign_id}/products/find")
@@ -350,9 +334,8 @@ def find_products(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """The page of the products with those that words find; nothing is written."""
     visit.require(Scope.MARKETING)
     typed = typed_texts(form, CampaignStep.PRODUCTS)
-    return step_page(
-        visit, campaign_id, CampaignStep.PRODUCTS, PageState(typed=typed, words=text_of(form, "words", 200))
-    )
+    state = PageState(typed=typed, words=form.text("words", 200))
+    return step_page(visit, campaign_id, CampaignStep.PRODUCTS, state)
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
@@ -367,12 +350,11 @@ def plan(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
 
     def ordered() -> Job:
         check_fields(visit, fields_of_file(file_path(visit.workspace, campaign_id).read_bytes()))
-        return order(visit, campaign_id, text_of(form, "revision"))
+        return order(visit, campaign_id, form.text("revision"))
 
     job = visit.attempt(ordered)
     if isinstance(job, FormRefusal):
-        state = refused_state(visit, job, PageState())
-        return step_page(visit, campaign_id, CampaignStep.MESSAGES, state, status=job.status)
+        return step_page(visit, campaign_id, CampaignStep.MESSAGES, refused_state(visit, job, PageState()))
     return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, job=job.job_id))
 
 
@@ -412,5 +394,5 @@ def clone(visit: TheVisit, campaign_id: str) -> Response:
     return visit.back(page_path(new_id, CampaignStep.OCCASION), "campaign_cloned")
 
 
-for pages in (campaign_people, campaign_messages):
+for pages in (campaign_pages, campaign_messages):
     router.routes.extend(pages.router.routes)

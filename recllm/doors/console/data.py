@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 
 from recllm.base.errors import IngestError, UnknownIdError, UsageError
 from recllm.base.schema import Table
@@ -26,6 +26,7 @@ from recllm.doors.console.loads import (
     remove_upload,
 )
 from recllm.doors.console.pages import (
+    ConsoleForm,
     ConsoleSection,
     FormRefusal,
     PageRoute,
@@ -33,8 +34,6 @@ from recllm.doors.console.pages import (
     TheVisit,
     Visit,
     WordedError,
-    text_of,
-    texts_of,
 )
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.service.jobs import ENDED, Job
@@ -195,7 +194,7 @@ def upload(visit: TheVisit, form: TheForm) -> Response:
         raise WordedError(visit.say("data.no_file"))
     name = file.filename
     uploaded = receive_upload(visit.workspace, file.file, name)
-    table = text_of(form, "table")
+    table = form.text("table")
     query = f"?table={table}" if table in set(Table) else ""
     return visit.back(f"{UPLOAD_PATH}/{uploaded.upload_id}{query}")
 
@@ -216,7 +215,7 @@ def columns_page(visit: TheVisit, upload_id: str, table: str = "") -> Response:
 def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
     """Check a file, or load it, with the columns that were chosen."""
     visit.require(Scope.EVENTS)
-    table = Table(text_of(form, "table")) if text_of(form, "table") in set(Table) else Table.EVENTS
+    table = Table(form.text("table")) if form.text("table") in set(Table) else Table.EVENTS
 
     def start() -> Job:
         file = find_upload(visit.workspace, upload_id)
@@ -236,7 +235,7 @@ def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
 def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
     """Check or load an export of a known kind; consent only out of the chosen columns."""
     visit.require(Scope.EVENTS)
-    consent_from, tz = tuple(texts_of(form, "consent")), text_of(form, "tz").strip()
+    consent_from, tz = tuple(form.texts("consent")), form.text("tz").strip()
 
     def start() -> Job:
         file = find_upload(visit.workspace, upload_id)
@@ -255,15 +254,15 @@ def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
     return visit.back(f"/data/load/{job.job_id}")
 
 
-def written_as(form: FormData) -> dict[str, str]:
+def written_as(form: ConsoleForm) -> dict[str, str]:
     """What was said of how a file is written: fields of `IngestOptions`."""
-    options = {"tz": text_of(form, "tz").strip(), "date_order": text_of(form, "date_order")}
+    options = {"tz": form.text("tz").strip(), "date_order": form.text("date_order")}
     return {name: text for name, text in options.items() if text}
 
 
 def start_load(
     visit: Visit,
-    form: FormData,
+    form: ConsoleForm,
     file: Upload,
     preview: FilePreview,
     maps: Sequence[tuple[Table, ColumnMap]],
@@ -273,15 +272,14 @@ def start_load(
 ) -> Job:
     """Begin to check or load an upload. Raises `UsageError` while another load of the shop runs."""
     load = FileLoad(
-        upload_id=file.upload_id,
-        name=file.name,
-        tables=tuple(table for table, _ in maps),
+        upload=file,
+        maps=maps,
+        options=options.model_dump(include={"tz", "date_order", "encoding"}, exclude_none=True),
         likely_rows=preview.likely_rows,
-        dry_run=text_of(form, "act") == "check",
+        dry_run=form.text("act") == "check",
         is_export=is_export,
     )
-    options_of_form = options.model_dump(include={"tz", "date_order", "encoding"}, exclude_none=True)
-    job = visit.state.loads.start(visit.shop, file, load, maps, **options_of_form)
+    job = visit.state.loads.start(visit.shop, load)
     if not load.dry_run:
         visit.remember("load", table=", ".join(dict.fromkeys(load.tables)), file=file.name)
     return job
@@ -393,7 +391,7 @@ def first_rows_table(visit: Visit, columns: Sequence[str], rows: Sequence[Mappin
     return visit.table("first-rows", cells, fields=columns)
 
 
-def map_of(form: FormData, table: Table, columns: tuple[str, ...]) -> ColumnMap:
+def map_of(form: ConsoleForm, table: Table, columns: tuple[str, ...]) -> ColumnMap:
     """The column map that was chosen. Raises `UsageError` where a needed field has no column."""
     selected = {field: column for field, column in _selected(form) if field in FIELDS[table] and column in columns}
     missing = [field for field in REQUIRED[table] if field not in selected]
@@ -403,7 +401,7 @@ def map_of(form: FormData, table: Table, columns: tuple[str, ...]) -> ColumnMap:
     return ColumnMap(table=table, columns={field: (column,) for field, column in selected.items()}, basics=basics)
 
 
-def _selected(form: FormData) -> Iterator[tuple[str, str]]:
+def _selected(form: ConsoleForm) -> Iterator[tuple[str, str]]:
     for name, value in form.multi_items():
         if name.startswith("field_") and isinstance(value, str) and value:
             yield name.removeprefix("field_"), value

@@ -13,7 +13,8 @@ from fastapi.responses import Response
 
 from recllm.base.words.sentences import language
 from recllm.doors.console.data import quarantine_files
-from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, day_chart, history
+from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, history
+from recllm.doors.console.tables import day_chart
 from recllm.market.campaigns.drafts import CampaignStage, list_campaigns
 from recllm.market.campaigns.today import ATTRIBUTION_DAYS, CHANNELS, CHART_DAYS, OccasionSuggestion, ShopFigures
 from recllm.market.experiments.feedback import ShownOutcome, reported_outcomes
@@ -29,7 +30,7 @@ def suggestion_rows(visit: Visit, figures: ShopFigures | None) -> list[dict[str,
     """The days that come and the occasions of today, those of most customers first; empty while they are looked for.
 
     what: who and which products; "" for customers below the policy's floor, whose number, people, is None. days_left:
-    until a day of the calendar. categories: of the products of most customers, for their pictures."""
+    until a day of the calendar. pictured: the products of most customers, with their categories."""
     if figures is None or not figures.suggestions:
         return []
     pictured = {item_id for line in figures.suggestions for item_id in line.item_ids[:PICTURES]}
@@ -46,7 +47,7 @@ def suggestion_rows(visit: Visit, figures: ShopFigures | None) -> list[dict[str,
                 "people": people,
                 "products": len(line.item_ids),
                 "days_left": days_left(visit, line),
-                "categories": [category.get(item_id) or "" for item_id in line.item_ids[:PICTURES]],
+                "pictured": [(item_id, category.get(item_id) or "") for item_id in line.item_ids[:PICTURES]],
             }
         )
     return sorted(rows, key=lambda row: row["people"] is None)
@@ -98,6 +99,7 @@ def home_page(visit: TheVisit) -> Response:
     """The four questions."""
     template = "home_figures.html.j2" if visit.is_part else "home.html.j2"
     figures = visit.state.figures.get(visit.shop)
+    groups = {} if figures is None else {"all": figures.people} | {p.value: n for p, n in figures.agreed.items()}
     with visit.workspace.store().read() as reader:
         counts = reader.counts()
     return visit.page(
@@ -107,7 +109,7 @@ def home_page(visit: TheVisit) -> Response:
         chart_days=CHART_DAYS,
         attribution_days=ATTRIBUTION_DAYS,
         figures=figures,
-        people={} if figures is None else people_counts(visit, figures),
+        people={name: visit.figures.people(n, "home", name) for name, n in groups.items()},
         outcomes=[] if figures is None else shown_lines(visit, figures),
         counts=counts,
         chart=None if figures is None else buyers_chart(visit, figures),
@@ -118,12 +120,6 @@ def home_page(visit: TheVisit) -> Response:
         quarantine=quarantine_files(visit),
         acts=history(visit.workspace, ACTS),
     )
-
-
-def people_counts(visit: Visit, figures: ShopFigures) -> Mapping[str, int | None]:
-    """Customers in all, and by purpose that they agreed to."""
-    counts = {"all": figures.people} | {purpose.value: n for purpose, n in figures.agreed.items()}
-    return {name: visit.figures.people(n, "home", name) for name, n in counts.items()}
 
 
 def shown_lines(visit: Visit, figures: ShopFigures) -> list[tuple[str, str, ShownOutcome | None]]:
@@ -142,4 +138,6 @@ def buyers_chart(visit: Visit, figures: ShopFigures) -> Mapping[str, Any] | None
     if not any(n for _, n in buyers) or any(n is None for _, n in buyers):
         return None
     title = visit.say("home.chart", days=CHART_DAYS)
-    return day_chart(visit, [(day, n or 0) for day, n in buyers], visit.table("buyers-by-day", buyers, title=title))
+    return day_chart(
+        visit.words, [(day, n or 0) for day, n in buyers], visit.table("buyers-by-day", buyers, title=title)
+    )

@@ -15,8 +15,9 @@ from fastapi import APIRouter, Query
 from fastapi.responses import RedirectResponse, Response
 from numpy.typing import NDArray
 
-from recllm.base.errors import StoreError
-from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, text_of
+from recllm.base.errors import StoreError, UnknownIdError
+from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit
+from recllm.doors.console.pictures import FOLDER, picture_file, small_picture
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.learn.features.collaborative import LONG_WINDOW_DAYS, SHORT_WINDOW_DAYS, WINDOW_DAYS
 from recllm.market.adcopy.ads import item_of
@@ -100,6 +101,19 @@ def item_page(visit: TheVisit, item_id: str) -> Response:
     )
 
 
+@router.get("/picture/{item_id:path}")
+def picture_of(visit: TheVisit, item_id: str) -> Response:
+    """The picture of a product, else the drawing of its category. Raises `UnknownIdError` for no product."""
+    items = visit.workspace.gate().catalogue([item_id])
+    if items.is_empty():
+        raise UnknownIdError(f"there is no product {item_id[:80]!r}")
+    file = picture_file(visit.workspace.root / FOLDER, item_id, items["attributes"][0])
+    if content := file and small_picture(file):
+        return Response(content, media_type="image/webp")
+    drawing = visit.render("picture.html.j2", category=" > ".join(items["category"].to_list()[0] or ()))
+    return Response(drawing.strip(), media_type="image/svg+xml")
+
+
 def other_names(neighbours: list[tuple[str, str, float]], title: str) -> list[tuple[str, str, float]]:
     """The first item of each name but this one."""
     first = {near_title: (near_id, near_title, cosine) for near_id, near_title, cosine in reversed(neighbours)}
@@ -159,9 +173,8 @@ def items_table(visit: Visit, recommender: Recommender, rows: Rows, start: int) 
     def row(line: ItemLine) -> TableRow:
         off_sale = "" if line.available else visit.say("items.no")
         href = f"/items/item/{quote(line.item_id)}"
-        title = TableCell(
-            value=line.title, href=href, tag=off_sale, tone="warn", remark=line.item_id, picture=line.category
-        )
+        picture = line.item_id, line.category
+        title = TableCell(value=line.title, href=href, tag=off_sale, tone="warn", remark=line.item_id, picture=picture)
         price = None if line.price is None else visit.words.money(line.price, line.currency)
         return (
             *(title, line.item_id, line.category, TableCell(value=line.price, text=price), line.currency),
@@ -192,12 +205,19 @@ MAX_BRANDS = 100
 FOUND_PRODUCTS = 12
 
 
+def opened(visit: Visit) -> Recommender | None:
+    """None while the shop is being opened."""
+    try:
+        return visit.shop.recommender().in_language(visit.language)
+    except StoreError:
+        return None
+
+
 def categories(visit: Visit) -> list[str]:
     """Categories with items on offer, the largest first; none while the shop is being opened."""
-    try:
-        dataset = visit.shop.recommender().dataset
-    except StoreError:
+    if (recommender := opened(visit)) is None:
         return []
+    dataset = recommender.dataset
     offered = dataset.items.filter(on_offer(dataset.items, dataset.as_of))
     paths: Counter[str] = Counter()
     for path, n in offered["category"].drop_nulls().list.join(" > ").value_counts().iter_rows():
@@ -209,18 +229,14 @@ def categories(visit: Visit) -> list[str]:
 
 def brands(visit: Visit) -> list[str]:
     """The brands of most items; none while the shop is being opened."""
-    try:
-        items = visit.shop.recommender().dataset.items
-    except StoreError:
+    if (recommender := opened(visit)) is None:
         return []
-    return [brand for brand, _ in Counter(filter(None, items["brand"])).most_common(MAX_BRANDS)]
+    return [brand for brand, _ in Counter(filter(None, recommender.dataset.items["brand"])).most_common(MAX_BRANDS)]
 
 
 def products(visit: Visit, selected: Sequence[str], words: str) -> tuple[list[ItemLine], list[ItemLine]]:
     """The chosen products, and those on sale that words find, without the chosen ones; by ids first."""
-    try:
-        recommender = visit.shop.recommender().in_language(visit.language)
-    except StoreError:
+    if (recommender := opened(visit)) is None:
         return [], []
     dataset = recommender.dataset
     matching = matching_rows(recommender, words)[0] if words.strip() else np.asarray(recommender.population.popular)
@@ -235,16 +251,14 @@ def products(visit: Visit, selected: Sequence[str], words: str) -> tuple[list[It
 @search_router.post("/search")
 def search_everything(visit: TheVisit, form: TheForm) -> Response:
     """To the customer or product of a number, else the campaigns and products that the words find."""
-    words = text_of(form, "find", 256).strip()
+    words = form.text("find", 256).strip()
     if not words:
         return visit.back("/")
     name = visit.workspace.pseudonymiser().one(words)
     if visit.workspace.gate().knows_each([name])[0]:
-        visit.state.typed.remember(visit.browser, name, words)
+        visit.state.typed.put(words, visit.browser, name)
         return RedirectResponse(f"/people/{name}", 303)
-    try:
-        recommender = visit.shop.recommender().in_language(visit.language)
-    except StoreError:
+    if (recommender := opened(visit)) is None:
         return visit.page("search.html.j2", words=words, table=None, campaigns=[], status=503)
     if recommender.dataset.item_rows([words])[0] >= 0:
         return RedirectResponse(f"/items/item/{quote(words)}", 303)

@@ -12,8 +12,9 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,17 +43,17 @@ class Upload:
     path: Path
     name: str
     """The file's own name."""
-    bytes: int
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class FileLoad:
     """What a job loads; the job changes it while pages read it."""
 
-    upload_id: str
-    name: str
-    tables: tuple[Table, ...]
+    upload: Upload
+    maps: Sequence[tuple[Table, ColumnMap]]
     """What it goes into, in this order; several of an export that was recognised."""
+    options: Mapping[str, Any]
+    """How the file is written: of `load_file`."""
     likely_rows: int
     """About how many rows the file has; each table reads all of them."""
     dry_run: bool
@@ -64,11 +65,17 @@ class FileLoad:
     """Read so far, of the table that is being loaded."""
     reports: list[IngestReport] = field(default_factory=list)
     """Of the tables that are done: of a load that ended early, what stays."""
-    problem: str = ""
-    """Why the file was refused, with its code, such as E_ENCODING; "" for other failures, which the job says."""
-    code: str = ""
-    quarantine: str = ""
-    """Name of the list of rows for which a table was refused."""
+    error: IngestError | None = None
+    """Why the file was refused; None for other failures, which the job says."""
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return tuple(table for table, _ in self.maps)
+
+    @property
+    def problem(self) -> str:
+        """The message of the error without a path of this machine; "" for none."""
+        return self.error.message.removesuffix(f"; see {self.error.quarantine_file}") if self.error else ""
 
     @property
     def share(self) -> float:
@@ -80,13 +87,31 @@ class FileLoad:
     def again(self) -> str:
         """The address where it can be tried again."""
         table = "" if self.is_export else f"?table={self.tables[0]}"
-        return f"/data/upload/{self.upload_id}{table}"
+        return f"/data/upload/{self.upload.upload_id}{table}"
 
     @property
     def seconds_left(self) -> float | None:
         """About how long it still takes; None at the beginning."""
         passed = time.monotonic() - self.began
         return None if self.share < 0.02 else passed * (1 - self.share) / self.share
+
+    def run(self, workspace: Workspace, tell: Progress) -> None:
+        """Load the upload, table after table. Raises what `load_file` does."""
+
+        def progress(rows: int) -> None:
+            self.rows = rows
+            tell("")  # where a job that is cancelled ends
+
+        common: dict[str, Any] = {"dry_run": self.dry_run, "progress": progress, **self.options}
+        try:
+            for table, column_map in self.maps:
+                self.rows = 0
+                self.reports.append(load_file(workspace, self.upload.path, table, mapping=column_map, **common))
+        except IngestError as error:
+            self.error = error
+            raise
+        if not self.dry_run:
+            remove_upload(workspace, self.upload.upload_id)
 
 
 def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Upload:
@@ -100,10 +125,9 @@ def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Upload:
     try:
         with whole_file(draft / safe, mode=PRIVATE) as target:
             shutil.copyfileobj(stream, target, BLOCK_BYTES)
-        size = (draft / safe).stat().st_size
-        if not size:
+        if not (draft / safe).stat().st_size:
             raise UsageError("the file is empty; choose another one")
-        write_whole(draft / "upload.json", json.dumps({"name": safe, "bytes": size}), mode=PRIVATE)
+        write_whole(draft / "upload.json", json.dumps({"name": safe}), mode=PRIVATE)
         draft.rename(folder / upload_id)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -117,7 +141,7 @@ def find_upload(workspace: Workspace, upload_id: str) -> Upload:
     if not re.fullmatch(r"[A-Za-z0-9]{12}", upload_id) or not (folder / "upload.json").is_file():
         raise UnknownIdError("this upload is gone: it was loaded, or is older than a day; upload the file again")
     about = json.loads((folder / "upload.json").read_text("utf-8"))
-    return Upload(upload_id=upload_id, path=folder / about["name"], name=about["name"], bytes=about["bytes"])
+    return Upload(upload_id=upload_id, path=folder / about["name"], name=about["name"])
 
 
 def remove_upload(workspace: Workspace, upload_id: str) -> None:
@@ -139,9 +163,9 @@ def _uploads_folder(workspace: Workspace) -> Path:
     return folder
 
 
-def quarantine_name(report: IngestReport) -> str:
+def quarantine_name(source: IngestReport | IngestError) -> str:
     """Name of the list of rows that a load set aside; "" where there are none."""
-    return Path(report.quarantine_file).stem if report.quarantine_file else ""
+    return Path(source.quarantine_file).stem if source.quarantine_file else ""
 
 
 def _safe_name(name: str) -> str:
@@ -176,37 +200,11 @@ class FileLoads:
         """End a load at its next block of rows; nothing of it is kept."""
         self._background.cancel(shop, load_id)
 
-    def start(
-        self,
-        shop: LiveShop,
-        upload: Upload,
-        load: FileLoad,
-        maps: Sequence[tuple[Table, ColumnMap]],
-        **options: Any,
-    ) -> Job:
-        """Load an upload, table after table. Raises `UsageError` while another load of the shop runs."""
-
-        def work(tell: Progress) -> None:
-            def progress(rows: int) -> None:
-                load.rows = rows
-                tell("")  # where a job that is cancelled ends
-
-            try:
-                for table, column_map in maps:
-                    load.rows = 0
-                    how: dict[str, Any] = {"mapping": column_map, "dry_run": load.dry_run, "progress": progress}
-                    load.reports.append(load_file(shop.workspace, upload.path, table, **how, **options))
-            except IngestError as error:
-                file = error.quarantine_file
-                load.quarantine = Path(file).stem if file else ""
-                load.problem, load.code = error.message.removesuffix(f"; see {file}"), error.code
-                raise
-            if not load.dry_run:
-                remove_upload(shop.workspace, upload.upload_id)
-
+    def start(self, shop: LiveShop, load: FileLoad) -> Job:
+        """Begin a load. Raises `UsageError` while another one of the shop runs."""
         with self._lock:
             if self._background.open_job(shop.name, LOAD) is not None:
                 raise UsageError("another file is being loaded; wait until it is done, or cancel it")
-            job = self._background.submit(shop.name, LOAD, work)
+            job = self._background.submit(shop.name, LOAD, partial(load.run, shop.workspace))
             self._loads = dict(list(self._loads.items())[-MOST_LOADS:]) | {job.job_id: load}
         return job

@@ -6,78 +6,61 @@ A restart forgets them. A typed text may be a customer's own id, which no file, 
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from time import monotonic
+from typing import Generic, TypeVar
 
 from recllm.base.errors import RecllmError
 from recllm.base.schema import Table
 from recllm.doors.service.live import LiveShop
-from recllm.doors.service.oidc import SignInError, SignInProblem, SignInRequest
+from recllm.doors.service.oidc import SignInRequest
 from recllm.market.campaigns.today import OccasionSuggestion, ShopFigures, shop_figures, suggest
 from recllm.shop.workspace.console_sessions import ConsoleSession
 
 logger = logging.getLogger(__name__)
+Entry = TypeVar("Entry")
 
 PENDING_SECONDS = 600
 """Time that a visitor has at the provider."""
-CONFIRM_SECONDS = 60
-"""Least time between two questions to a provider whether it still lets a person in."""
 MAX_PENDING = 1_000
 TYPED_SECONDS = 3_600
 MAX_TYPED = 10_000
 
 
-def drop_old(entries: dict[Any, Any], begun_at: Callable[[Any], float], limit: float, max_entries: int) -> None:
-    """Removes entries from before `limit`, and the oldest beyond `max_entries`. entries: in the order of time."""
-    while entries:
-        key = next(iter(entries))
-        if begun_at(entries[key]) >= limit and len(entries) < max_entries:
-            return
-        del entries[key]
+class RecentEntries(Generic[Entry]):
+    """Entries of the last seconds by the names of their key, the oldest of too many forgotten. For any threads."""
 
-
-# --- typed texts -----------------------------------------------------------------------------------------------------
-
-
-class TypedTexts:
-    """Texts that the next pages show again for an hour, by session and subject."""
-
-    def __init__(self) -> None:
-        self._texts: dict[tuple[str, str], tuple[str, float]] = {}
+    def __init__(self, seconds: float, max_entries: int) -> None:
+        self._seconds, self._max_entries = seconds, max_entries
+        self._entries: dict[tuple[str, ...], tuple[float, Entry]] = {}
         self._lock = threading.Lock()
 
-    def remember(self, browser: str, subject: str, text: str) -> None:
+    def put(self, entry: Entry, *key: str) -> None:
         with self._lock:
-            self._drop_old()
-            self._texts.pop((browser, subject), None)  # the order is that of time
-            self._texts[browser, subject] = (text, time.monotonic())
+            recent = [(k, e) for k, e in self._recent().items() if k != key]
+            self._entries = dict(recent[1 - self._max_entries :]) | {key: (monotonic(), entry)}
 
-    def recall(self, browser: str, subject: str) -> str:
-        """ "" where this browser typed nothing in the last hour."""
+    def get(self, *key: str) -> Entry | None:
         with self._lock:
-            self._drop_old()
-            return self._texts.get((browser, subject), ("", 0.0))[0]
+            self._entries = self._recent()
+            return self._entries[key][1] if key in self._entries else None
 
-    def forget_browser(self, browser: str) -> None:
-        self._forget(0, browser)
-
-    def forget_subject(self, subject: str) -> None:
-        self._forget(1, subject)
-
-    def _forget(self, position: int, name: str) -> None:
+    def take(self, *key: str) -> Entry | None:
+        """The entry, once."""
+        entry = self.get(*key)
         with self._lock:
-            for key in [key for key in self._texts if key[position] == name]:
-                del self._texts[key]
+            return entry if self._entries.pop(key, None) else None
 
-    def _drop_old(self) -> None:
-        drop_old(self._texts, lambda entry: entry[1], time.monotonic() - TYPED_SECONDS, MAX_TYPED)
+    def forget(self, name: str) -> None:
+        """Removes the entries that have this name in their key."""
+        with self._lock:
+            self._entries = {key: entry for key, entry in self._entries.items() if name not in key}
 
-
-# --- sign-ins through a provider -------------------------------------------------------------------------------------
+    def _recent(self) -> dict[tuple[str, ...], tuple[float, Entry]]:
+        limit = monotonic() - self._seconds
+        return {key: entry for key, entry in self._entries.items() if entry[0] >= limit}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,42 +81,6 @@ class PendingSignIn:
     """Name of a shop -> the browser's session there until now."""
     is_confirmation: bool
     """Whether the console began it, to hear that the provider still lets the person in."""
-
-
-class PendingSignIns:
-    """Sign-ins that have begun: each is finished once, in time, by its own browser. For one event loop."""
-
-    def __init__(self) -> None:
-        self._pending: dict[str, PendingSignIn] = {}
-        self._asked_at: dict[str, float] = {}
-        """Id of a session -> when the provider was asked for it."""
-
-    def add(self, sign_in: PendingSignIn) -> None:
-        self._drop_old()
-        self._pending[sign_in.request.state] = sign_in
-
-    def may_confirm(self, session: ConsoleSession) -> bool:
-        """Whether the provider may be asked for this session now; not twice within `CONFIRM_SECONDS`."""
-        now = time.time()
-        self._asked_at = {name: at for name, at in self._asked_at.items() if now - CONFIRM_SECONDS < at <= now}
-        if session.session_id in self._asked_at:
-            return False
-        self._asked_at[session.session_id] = now
-        return True
-
-    def take(self, state: str, browser: str) -> PendingSignIn:
-        """The sign-in of a state, once. Raises `SignInError` for one that is unknown, over or another browser's."""
-        self._drop_old()
-        sign_in = self._pending.pop(state, None)
-        if sign_in is None:
-            raise SignInError(SignInProblem.STALE, "its state is unknown: it was finished before, or took too long")
-        if not secrets.compare_digest(browser.encode(errors="replace"), sign_in.browser.encode()):
-            cause = "the browser's cookie is missing: was it begun under another host than oidc.redirect_uri names?"
-            raise SignInError(SignInProblem.STALE, cause)
-        return sign_in
-
-    def _drop_old(self) -> None:
-        drop_old(self._pending, lambda entry: entry.request.begun_at, time.time() - PENDING_SECONDS, MAX_PENDING)
 
 
 # --- figures of the first page ---------------------------------------------------------------------------------------

@@ -1,26 +1,53 @@
-"""Models: which version serves, what each was trained on and how good it was, and letting another one serve."""
+"""Models and tests: which version serves, what each was trained on and how good it was, and letting another one serve;
+experiments with their variants, their split and their effects."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
+from functools import partial
+from math import isfinite
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
 from recllm.base.errors import ModelError, UnknownIdError
 from recllm.base.stats.intervals import ConfidenceInterval
-from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, history, text_of
-from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
+from recllm.doors.console.campaign_pages import count_cell
+from recllm.doors.console.pages import ConsoleSection, FormRefusal, PageRoute, TheForm, TheVisit, Visit, history, slow
+from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow, day_chart
+from recllm.market.experiments.effect import (
+    MIN_PEOPLE,
+    Effect,
+    Experiment,
+    RatioVerdict,
+    Treatment,
+    Variant,
+    VariantComparison,
+)
+from recllm.market.experiments.effect import Verdict as EffectVerdict
+from recllm.market.experiments.slates import (
+    ExperimentOutcome,
+    Metric,
+    experiment_course,
+    find_experiment,
+    list_experiments,
+    reported_experiment,
+    stop_experiment,
+)
 from recllm.recommend.recommender.lineage import Lineage
 from recllm.recommend.recommender.registry import VersionDecision, current, decisions, promote, serving, versions
 from recllm.recommend.recommender.saved_model import MODEL_FILE
+from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
+from recllm.shop.workspace.workspace import present
 
-router = APIRouter(prefix="/models", route_class=PageRoute)
+router = APIRouter(route_class=PageRoute)
 SECTION = ConsoleSection("models", "/models", router)
 
 ACTS = 20
@@ -41,12 +68,8 @@ class ModelLine:
     lineage: Lineage | None
     """Where it comes from, and what the gate said of it."""
 
-    @property
-    def is_refused(self) -> bool:
-        return self.lineage is not None and self.lineage.is_refused
 
-
-@router.get("")
+@router.get("/models")
 def index(visit: TheVisit) -> Response:
     """All versions, newest first."""
     lines, problem, version = model_lines(visit), None, None
@@ -91,7 +114,7 @@ def decisions_table(visit: Visit) -> ConsoleTable | None:
     return visit.table("decisions", rows[:ACTS], all_rows=lambda: rows) if rows else None
 
 
-@router.get("/version/{version}")
+@router.get("/models/version/{version}")
 def confirm_page(visit: TheVisit, version: str) -> Response:
     """What would change if this version served."""
     line = _line_of(visit, version)
@@ -120,13 +143,13 @@ def comparison_table(visit: Visit, now_serving: ModelLine | None, line: ModelLin
     return visit.table("comparison", rows)
 
 
-@router.post("/version/{version}/promote")
+@router.post("/models/version/{version}/promote")
 def promote_version(visit: TheVisit, form: TheForm, version: str) -> Response:
     """Let a version serve. Every byte of it is verified first; one that the gate refused needs a further tick."""
     visit.require(Scope.ADMIN)
     _line_of(visit, version)
     previous = serving(visit.workspace.models_dir)
-    promote(visit.workspace.models_dir, version, force=text_of(form, "force") == "yes")
+    promote(visit.workspace.models_dir, version, force=form.text("force") == "yes")
     visit.remember("promote", version=version, previous=previous)
     return visit.back("/models", "promoted")
 
@@ -161,3 +184,237 @@ def model_lines(visit: Visit) -> list[ModelLine]:
             )
         )
     return lines
+
+
+# --- experiments -----------------------------------------------------------------------------------------------------
+
+SHARES = (Metric.CLICKS, Metric.CONVERSIONS, Metric.DISMISSALS)
+"""Metrics that are shares of showings."""
+
+
+class VariantAdvice(StrEnum):
+    """What to do with a variant."""
+
+    EMPTY = "empty"
+    MISMATCH = "mismatch"
+    FEW = "few"
+    GUARD = "guard"
+    WORSE = "worse"
+    BETTER = "better"
+    WAIT = "wait"
+
+
+TONES = {
+    VariantAdvice.BETTER: "good",
+    VariantAdvice.WORSE: "bad",
+    VariantAdvice.GUARD: "bad",
+    VariantAdvice.MISMATCH: "bad",
+}
+
+
+@router.get("/experiments")
+def experiments_page(visit: TheVisit) -> Response:
+    """All experiments, the running one first; what the global holdout is."""
+    at = utc(present(visit.workspace))
+    stored = list_experiments(visit.workspace)
+    stored.sort(key=lambda e: (not e.is_running(at), -(e.started_at or at).timestamp()))
+    rows = [experiment_row(visit, e, at) for e in stored]
+    share = visit.workspace.settings.experiments.holdout_share
+    return visit.page(
+        "experiments.html.j2",
+        section="models",
+        table=visit.table("experiments", rows) if rows else None,
+        holdout_share=share,
+    )
+
+
+def experiment_row(visit: Visit, e: Experiment, at: datetime) -> TableRow:
+    is_running = e.is_running(at)
+    variants = visit.say("people.comma").join(f"{v.name} {visit.words.percent(v.weight)}" for v in e.variants)
+    state = visit.say("experiments.runs" if is_running else "experiments.ended")
+    return (
+        TableCell(value=e.name, href=f"/experiments/experiment/{quote(e.name)}", remark=variants),
+        TableCell(value="runs" if is_running else "ended", text="", tag=state, tone="good" if is_running else ""),
+        TableCell(value=e.metric, text=visit.say(f"experiments.metric.{e.metric}")),
+        *(e.started_at, e.ended_at, _days(e, at)),
+    )
+
+
+def _days(stored: Experiment, at: datetime) -> int:
+    started = stored.started_at or at
+    return max(0, ((stored.ended_at or at) - started).days)
+
+
+def treatment_words(visit: Visit, treatment: Treatment) -> str:
+    """What people of a variant get, in words."""
+    words = [visit.say("experiments.personal" if treatment.personal else "experiments.popular")]
+    if treatment.model is not None:
+        words.append(visit.say("experiments.with_model", version=treatment.model))
+    if treatment.popularity_weight is not None:
+        words.append(visit.say("experiments.with_weight", share=visit.words.percent(treatment.popularity_weight)))
+    if treatment.explore_share is not None:
+        words.append(visit.say("experiments.with_exploring", share=visit.words.percent(treatment.explore_share)))
+    return visit.say("people.comma").join(words)
+
+
+@router.get("/experiments/experiment/{name:path}")
+@slow
+def experiment_page(visit: TheVisit, name: str) -> Response:
+    """What may be said of an experiment now."""
+    values = experiment_values(visit, name)
+    return visit.page("experiment.html.j2", section="models", **values)
+
+
+def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
+    stored = experiment = find_experiment(visit.workspace, name)
+    at = utc(present(visit.workspace))
+
+    def reported() -> list[ExperimentOutcome]:
+        return [reported_experiment(look, visit.figures) for look in experiment_course(visit.workspace, name)]
+
+    looks = visit.shop.once_a_day(visit.figures, ("course", name, stored.revision), reported)
+    latest, metric = looks[-1], Metric(experiment.metric)
+    guard = Metric(experiment.guard) if experiment.guard else None
+    comparisons = [
+        compared(visit, stored, latest, comparison)
+        for comparison in (latest.report.comparisons if latest.report else ())
+    ]
+    # what has to be stopped before what may stay
+    first = min((c["advice"] for c in comparisons), key=list(VariantAdvice).index, default=VariantAdvice.EMPTY)
+    return {
+        "problem": "",
+        "stored": stored,
+        "running": experiment.is_running(at),
+        "days": _days(stored, at),
+        "metric": metric,
+        "guard": guard,
+        "split": split_table(visit, stored, latest),
+        "as_planned": latest.report is None or latest.report.sample_ratio.verdict is RatioVerdict.AS_PLANNED,
+        "comparisons": comparisons,
+        "overall": VariantAdvice.FEW if None in latest.people.values() else first,
+        "charts": [course_chart(visit, stored, looks, c["variant"]) for c in comparisons],
+        "floor": visit.workspace.policy.group_floor,
+        "min_people": MIN_PEOPLE,
+    }
+
+
+def split_table(visit: Visit, stored: Experiment, latest: ExperimentOutcome) -> ConsoleTable:
+    """The planned and the real share of each variant."""
+    total, floor = sum(n or 0 for n in latest.people.values()), visit.workspace.policy.group_floor
+
+    def row(variant: Variant) -> TableRow:
+        n = latest.people[variant.name]
+        real_share = n / total if n is not None and n >= floor else None
+        words = treatment_words(visit, variant.treatment)
+        return variant.name, words, variant.weight, real_share, count_cell(visit, n)
+
+    return visit.table("split", [row(variant) for variant in stored.variants])
+
+
+def compared(
+    visit: Visit, stored: Experiment, look: ExperimentOutcome, comparison: VariantComparison
+) -> dict[str, Any]:
+    """A variant against the control: what to do with it, the metric with what guards it, and the version of its own
+    model."""
+    assert look.report is not None  # noqa: S101 - it has this comparison
+    fewest = min(look.people[name] or 0 for name in (stored.control.name, comparison.variant))
+    if look.report.sample_ratio.verdict is RatioVerdict.MISMATCH:
+        advice = VariantAdvice.MISMATCH
+    elif fewest < MIN_PEOPLE:
+        advice = VariantAdvice.FEW
+    elif comparison.guard is not None and comparison.guard.verdict is EffectVerdict.WORSE:
+        advice = VariantAdvice.GUARD
+    elif comparison.metric.verdict is EffectVerdict.UNDECIDED:
+        advice = VariantAdvice.WAIT
+    else:
+        advice = VariantAdvice.BETTER if comparison.metric.verdict is EffectVerdict.BETTER else VariantAdvice.WORSE
+    return {
+        "variant": comparison.variant,
+        "advice": advice,
+        "tone": TONES.get(advice, ""),
+        "figures": effect_table(visit, stored, comparison),
+        "model": next(v.treatment.model for v in stored.variants if v.name == comparison.variant),
+    }
+
+
+def effect_table(visit: Visit, experiment: Experiment, comparison: VariantComparison) -> ConsoleTable:
+    """A variant and the control, with the range of the difference that holds at any look."""
+    effects = [(Metric(experiment.metric), comparison.metric)]
+    if experiment.guard and comparison.guard:
+        effects.append((Metric(experiment.guard), comparison.guard))
+    variant = comparison.variant
+
+    def row(metric: Metric, effect: Effect) -> TableRow:
+        return (
+            TableCell(value=metric.value, text=visit.say(f"experiments.metric.{metric.value}")),
+            TableCell(value=effect.control, text=_value(visit, effect.control, metric)),
+            TableCell(value=effect.treatment, text=_value(visit, effect.treatment, metric)),
+            *_difference(visit, effect, metric),
+        )
+
+    name = f"figures-{[v.name for v in experiment.variants].index(variant)}"
+    headings = {"control": experiment.control.name, "variant": variant}
+    rows = [row(metric, effect) for metric, effect in effects]
+    return visit.table(name, rows, of="figures", title=variant, headings=headings)
+
+
+def _difference(visit: Visit, effect: Effect, metric: Metric) -> tuple[TableCell, TableCell]:
+    """A difference and its range: two cells of a page, one interval of a file."""
+    interval = effect.always_valid_interval
+    ends = [_value(visit, end, metric, signed=True) for end in (interval.low, interval.high)]
+    text = _value(visit, effect.difference, metric, signed=True)
+    return TableCell(value=interval.around(effect.difference), text=text), TableCell(text=" … ".join(ends))
+
+
+def _value(visit: Visit, value: float, metric: Metric, *, signed: bool = False) -> str:
+    """A value of a metric in its unit; a dash for what says nothing."""
+    if not isfinite(value):
+        return "–"
+    sign = "+" if signed and value > 0 else ""
+    if metric in SHARES:
+        return sign + visit.words.percent(value, 2)
+    return sign + (visit.words.money(value) if metric is Metric.REVENUE else visit.words.number(value, 2))
+
+
+def course_chart(
+    visit: Visit, stored: Experiment, looks: Sequence[ExperimentOutcome], variant: str
+) -> Mapping[str, Any] | None:
+    """The difference to the control by day, as a picture and a table; None while nothing may be said."""
+    metric, start = Metric(stored.metric), stored.started_at or looks[0].until
+    points, ranges, rows = [], [], list[TableRow]()
+    for look in looks:
+        comparisons = look.report.comparisons if look.report else ()
+        effect = next((c.metric for c in comparisons if c.variant == variant), None)
+        if effect is None or not isfinite(effect.always_valid_interval.low):
+            continue
+        points.append((look.until, effect.difference))
+        ranges.append((effect.always_valid_interval.low, effect.always_valid_interval.high))
+        day = (look.until - start).total_seconds() / 86_400
+        day_cell = TableCell(value=day, text=visit.words.number(day, 0 if day % 1 < 0.05 else 1))
+        rows.append((day_cell, look.until, *_difference(visit, effect, metric)))
+    if not points:
+        return None
+    position = [v.name for v in stored.variants].index(variant)
+    title = visit.say("experiments.chart", variant=variant)
+    table = visit.table(f"course-{position}", rows[::-1], of="course", title=title)
+    figure = partial(_value, visit, metric=metric, signed=True)
+    return day_chart(visit.words, points, table, ranges=ranges, figure=figure)
+
+
+@router.post("/experiments/stop/{name:path}")
+def stop(visit: TheVisit, form: TheForm, name: str) -> Response:
+    """End an experiment: all customers get the active model again."""
+    visit.require(Scope.MARKETING)
+    revision = form.text("revision", 9)
+
+    def ended() -> None:
+        stop_experiment(visit.workspace, name, revision=int(revision) if revision.isdecimal() else -1)
+        visit.remember("stop_experiment", file=name)
+        visit.shop.update()
+
+    done = visit.attempt(ended)
+    if isinstance(done, FormRefusal):
+        word = "experiments.conflict" if done.is_conflict else "experiments.ended_already"
+        values = experiment_values(visit, name) | {"problem": visit.say(word)}
+        return visit.page("experiment.html.j2", section="models", status=409, **values)
+    return visit.back(f"/experiments/experiment/{quote(name)}", "experiment_stopped")

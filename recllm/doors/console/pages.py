@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial, wraps
 from inspect import iscoroutinefunction
-from math import ceil, log10
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
@@ -23,12 +22,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 import recllm
-from recllm.base.charts import LineChart, line_chart, without_styles
 from recllm.base.errors import (
     ConflictError,
     DataError,
@@ -43,7 +40,8 @@ from recllm.base.files import PRIVATE, lock_file
 from recllm.base.words.sentences import LANGUAGES
 from recllm.base.words.words import Words
 from recllm.doors.console.loads import FileLoads
-from recllm.doors.console.memory import FigureCache, PendingSignIns, TypedTexts
+from recllm.doors.console.memory import FigureCache, PendingSignIn, RecentEntries
+from recllm.doors.console.pictures import FOLDER
 from recllm.doors.console.session import SignedIn
 from recllm.doors.console.tables import (
     ConsoleTable,
@@ -60,6 +58,7 @@ from recllm.doors.service.live import LiveShop
 from recllm.doors.service.oidc import OidcClient
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.audit import AuditAction, audit
+from recllm.shop.workspace.console_sessions import ConsoleSession
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.keys import ApiKey, Scope
 from recllm.shop.workspace.workspace import REPLAY_DAYS, Workspace, present
@@ -89,7 +88,6 @@ AUDITED: Mapping[str, AuditAction] = {
     "restrict": AuditAction.RESTRICTED,
     "lift_restriction": AuditAction.RESTRICTION_LIFTED,
     "revoke_key": AuditAction.KEY_REVOKED,
-    "start_experiment": AuditAction.EXPERIMENT_STARTED,
     "stop_experiment": AuditAction.EXPERIMENT_STOPPED,
 }
 """Actions in the history of the console -> actions in the audit log."""
@@ -127,8 +125,6 @@ class ConsoleSection:
     router: APIRouter
     is_main: bool = False
     """Whether a phone shows it in its bar."""
-    is_listed: bool = True
-    """False for pages that other pages lead to."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,10 +138,14 @@ class ConsoleState:
     """Of those that are logged, so that attempts without a key cannot fill a disk; the metrics count all."""
     providers: Mapping[str, OidcClient]
     """By `provider_id`; empty where people sign in with keys alone."""
-    pending: PendingSignIns
+    confirmations: RateLimit
+    """Of questions to a provider whether it still lets the person of a session in."""
+    pending: RecentEntries[PendingSignIn]
+    """Sign-ins that have begun, by their state: each is finished once, in time, by its own browser."""
     loads: FileLoads
     figures: FigureCache
-    typed: TypedTexts
+    typed: RecentEntries[str]
+    """Texts that the next pages show again, by session and subject."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,10 +187,19 @@ class Visit:
         return getattr(self.request.state, "request_id", "")
 
     @property
+    def session(self) -> ConsoleSession | None:
+        """This browser's, at the shop that is looked at."""
+        return self.signed_in.session if self.signed_in else None
+
+    @property
     def browser(self) -> str:
         """Id of the session that typed texts are kept for; one for all browsers where the console is open."""
-        session = self.signed_in.session if self.signed_in else None
-        return session.session_id if session else ""
+        return self.session.session_id if self.session else ""
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the shop has pictures of products."""
+        return (self.workspace.root / FOLDER).is_dir()
 
     @property
     def is_part(self) -> bool:
@@ -300,11 +309,6 @@ class Visit:
         joint = "&" if "?" in path else "?"
         return RedirectResponse(f"{path}{joint}notice={notice}" if notice else path, 303)
 
-    def picture(self, chart: LineChart, table: ConsoleTable, caption: str = "") -> Mapping[str, Any]:
-        """A chart without inline styles, which the content policy forbids, with its figures as a table."""
-        picture = Markup(without_styles(line_chart(chart)))  # noqa: S704 - recllm.base.charts escapes its texts
-        return {"picture": picture, "table": table, "caption": caption}
-
     def table(
         self,
         name: str,
@@ -407,28 +411,29 @@ def _in_worker(page: Page) -> Callable[..., Any]:
     return run
 
 
-async def _form(request: Request) -> FormData:
-    return await request.form()
+class ConsoleForm(FormData):
+    """What a form sent."""
+
+    def text(self, name: str, limit: int = 1_000) -> str:
+        """A field as text, at most `limit` characters; "" where it is missing or a file."""
+        value = self.get(name, "")
+        return value[:limit] if isinstance(value, str) else ""
+
+    def texts(self, name: str) -> list[str]:
+        """All values of a field that may come several times."""
+        return [value for value in self.getlist(name) if isinstance(value, str)]
+
+    def file(self, name: str, limit: int) -> bytes:
+        """An uploaded file, one byte more than `limit` at most; empty without one."""
+        file = self.get(name)
+        return file.file.read(limit + 1) if isinstance(file, UploadFile) and file.filename else b""
 
 
-TheForm = Annotated[FormData, Depends(_form)]
+async def _form(request: Request) -> ConsoleForm:
+    return ConsoleForm(await request.form())
 
 
-def text_of(form: FormData, name: str, limit: int = 1_000) -> str:
-    """A field of a form as text, at most `limit` characters; "" where it is missing or a file."""
-    value = form.get(name, "")
-    return value[:limit] if isinstance(value, str) else ""
-
-
-def texts_of(form: FormData, name: str) -> list[str]:
-    """All values of a field that may come several times."""
-    return [value for value in form.getlist(name) if isinstance(value, str)]
-
-
-def file_of(form: FormData, name: str, limit: int) -> bytes:
-    """An uploaded file, one byte more than `limit` at most; empty without one."""
-    file = form.get(name)
-    return file.file.read(limit + 1) if isinstance(file, UploadFile) and file.filename else b""
+TheForm = Annotated[ConsoleForm, Depends(_form)]
 
 
 def local_path(text: str) -> str:
@@ -443,27 +448,6 @@ def from_here(request: Request) -> bool:
     if site is None and origin is None:
         return request.method in SAFE_METHODS
     return site in (None, "same-origin") and (origin is None or urlsplit(origin).netloc == request.headers.get("host"))
-
-
-CHART_WIDTH, CHART_HEIGHT = 560, 190
-"""Of the drawing of `day_chart` before it is stretched."""
-
-
-def day_chart(visit: Visit, points: Sequence[tuple[datetime, float]], table: ConsoleTable) -> Mapping[str, Any]:
-    """What `parts.days` draws: a line by day. points: at least two, oldest first; table: the same figures."""
-    top = max(1.0, max(value for _, value in points))
-    step = 10 ** int(log10(top)) / 2
-    top = ceil(top / 3 / step) * 3 * step if top > 3 else 3.0
-    xs = (CHART_WIDTH * n / (len(points) - 1) for n in range(len(points)))
-    line = "L".join(f"{x:.1f} {CHART_HEIGHT * (1 - value / top):.1f}" for x, (_, value) in zip(xs, points, strict=True))
-    days = [points[n * (len(points) - 1) // 3][0] for n in range(4)]
-    return {
-        "caption": table.title,
-        "line": f"M{line}",
-        "y": [visit.words.number(top * n / 3) for n in (3, 2, 1, 0)],
-        "x": [visit.words.short_day(day) for day in days],
-        "table": table,
-    }
 
 
 @cache

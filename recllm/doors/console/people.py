@@ -21,8 +21,8 @@ from recllm.base.documents import json_text
 from recllm.base.errors import RecllmError, UnknownIdError
 from recllm.base.schema import ACTIONS, Action, Occasion, Profile, Purpose, SlateStatus, Table
 from recllm.doors.console.home import suggestion_title, suggestion_words
-from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, slow, text_of
-from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
+from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, slow
+from recllm.doors.console.tables import TableCell, TableRow
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
 from recllm.doors.service.jobs import ENDED, JobState, Progress
@@ -48,17 +48,7 @@ PROFILE_LINES = 12
 LISTED_PEOPLE = 50
 HISTORY_LINES = 25
 FEEDBACK = {"dismiss": Action.DISMISS, "purchase": Action.PURCHASE}
-PURPOSES = (
-    Purpose.PERSONALISATION,
-    Purpose.EMAIL,
-    Purpose.PUSH,
-    Purpose.SMS,
-    Purpose.ANALYTICS,
-    Purpose.MODEL_TRAINING,
-    Purpose.LLM_LOCAL,
-    Purpose.LLM_THIRD_PARTY,
-)
-
+PURPOSES = tuple(dict.fromkeys((Purpose.PERSONALISATION, Purpose.EMAIL, Purpose.PUSH, Purpose.SMS, *Purpose)))
 
 KINDS = (PredictionKind.BUY, PredictionKind.NEXT_ORDER, PredictionKind.LEAVE, PredictionKind.VALUE)
 """Predictions in the order of the page; all within the horizon of a `PredictionRequest` that says none."""
@@ -79,8 +69,12 @@ def _index(visit: Visit, *, typed: str = "", problem: str | None = None, status:
         "typed": typed,
         "problem": problem,
         "suggested": figures is not None and figures.suggestions is not None,
-        "occasions": [
-            (line.occasion, suggestion_title(visit, line))
+        "suggestions": [
+            {
+                "occasion": line.occasion,
+                "title": suggestion_title(visit, line),
+                "people": len(line.people) if len(line.people) >= visit.workspace.policy.group_floor else None,
+            }
             for line in (figures.suggestions if figures is not None else None) or ()
         ],
     }
@@ -90,14 +84,14 @@ def _index(visit: Visit, *, typed: str = "", problem: str | None = None, status:
 @router.post("/search")
 def search(visit: TheVisit, form: TheForm) -> Response:
     """From the shop's own id to the address of the person's page."""
-    typed = text_of(form, "user_id", 256).strip()
+    typed = form.text("user_id", 256).strip()
     if not typed:
         return _index(visit, problem="people.no_id", status=422)
 
     name = visit.workspace.pseudonymiser().one(typed)
     if not visit.workspace.gate().knows_each([name])[0]:
         return _index(visit, typed=typed, problem="people.unknown", status=404)
-    visit.state.typed.remember(visit.browser, name, typed)
+    visit.state.typed.put(typed, visit.browser, name)
     return RedirectResponse(f"/people/{name}", 303)
 
 
@@ -188,10 +182,10 @@ def predictions_part(visit: TheVisit, name: str) -> Response:
 def decide(visit: TheVisit, form: TheForm, name: str) -> Response:
     """Write down what the person decided for one purpose."""
     visit.require(Scope.EVENTS)
-    purpose = text_of(form, "purpose")
+    purpose = form.text("purpose")
     if purpose not in set(Purpose):
         raise HTTPException(404)
-    granted = text_of(form, "granted") == "yes"
+    granted = form.text("granted") == "yes"
 
     visit.require_person(name)
     add_consent(visit.workspace, [(name, Purpose(purpose), granted, None)], source="console", by_pseudonym=True)
@@ -203,7 +197,7 @@ def decide(visit: TheVisit, form: TheForm, name: str) -> Response:
 def feedback(visit: TheVisit, form: TheForm, name: str) -> Response:
     """Write down that the person does not want an item, or bought it; it counts in the next list."""
     visit.require(Scope.EVENTS)
-    act, item_id = text_of(form, "act"), text_of(form, "item_id")
+    act, item_id = form.text("act"), form.text("item_id")
     if act not in FEEDBACK:
         raise HTTPException(404)
 
@@ -215,7 +209,7 @@ def feedback(visit: TheVisit, form: TheForm, name: str) -> Response:
         "item_id": item_id,
         "event": FEEDBACK[act].value,
         "timestamp": recording_time(visit.workspace),
-        "request_id": text_of(form, "request_id", 64) or None,
+        "request_id": form.text("request_id", 64) or None,
     }
     add_events(visit.workspace, [row], source="console", by_pseudonym=True)
     visit.remember("feedback", subject=name, action=act)
@@ -231,7 +225,7 @@ def export(visit: TheVisit, name: str) -> Response:
     predictions = visit.shop.everybody.held_predictions()
     document = export_person(visit.workspace, name, by_pseudonym=True, recommender=recommender, predictions=predictions)
     visit.remember("export", subject=name)
-    text = json_text(document | {"user_id": _shop_id(visit, name) or name})
+    text = json_text(document | {"user_id": visit.state.typed.get(visit.browser, name) or name})
     headers = {"Content-Disposition": 'attachment; filename="person.json"'}
     return Response(text.encode(errors="backslashreplace"), media_type="application/json", headers=headers)
 
@@ -241,7 +235,7 @@ def export(visit: TheVisit, name: str) -> Response:
 def restrict(visit: TheVisit, form: TheForm, name: str) -> Response:
     """Use the person's data for nothing from now on, or again as they agreed."""
     visit.require(Scope.PRIVACY)
-    restricted = text_of(form, "restricted") == "yes"
+    restricted = form.text("restricted") == "yes"
     visit.require_person(name)
     if visit.workspace.store().restrict(name, datetime.now(UTC) if restricted else None):
         forget_in_states(visit.workspace)
@@ -262,7 +256,13 @@ def erase_page(visit: TheVisit, name: str) -> Response:
             "basics": len(json.loads(reader.users([name])["basics"][0])),
             "sessions": len(reader.joined_sessions(user_id=name)),
         }
-    return visit.page("person_erase.html.j2", section="people", name=name, shop_id=_shop_id(visit, name), counts=counts)
+    return visit.page(
+        "person_erase.html.j2",
+        section="people",
+        name=name,
+        shop_id=visit.state.typed.get(visit.browser, name),
+        counts=counts,
+    )
 
 
 @router.post("/{name}/erase")
@@ -272,7 +272,7 @@ def erase(visit: TheVisit, name: str) -> Response:
     visit.require(Scope.PRIVACY)
     visit.require_person(name)
     certificate = erase_people(visit.workspace, [name], actor=visit.actor, by_pseudonym=True)
-    visit.state.typed.forget_subject(name)
+    visit.state.typed.forget(name)
     visit.remember("erase", certificate=certificate.certificate_id)
     visit.shop.update()
     return visit.back("/people", "erased")
@@ -283,7 +283,7 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
     visit.require_person(name)
     values: dict[str, Any] = {
         "name": name,
-        "shop_id": _shop_id(visit, name),
+        "shop_id": visit.state.typed.get(visit.browser, name),
         "consent": consent_lines(visit, name),
         "restricted_since": visit.workspace.store().restricted_since([name]).get(name),
         "without": without,
@@ -293,7 +293,7 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
     }
     recommender = visit.shop.recommender().by_pseudonym().in_language(visit.language)
     lists = slate_lists(recommender, name, explain=not without)
-    values |= {"lists": lists, "changed": None, "scores": score_table(visit, lists)}
+    values |= {"lists": lists, "changed": None}
     values["categories"] = categories_of(recommender, lists)
     if recommender.model is not None:
         values["horizon_days"] = recommender.model.horizon_days
@@ -303,7 +303,7 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
     profile = recommender.explainer().profile(person, name)
     if without:
         changed = slate_lists(recommender.lacking(name, without), name)
-        values |= {"changed": changed, "scores": score_table(visit, changed)}
+        values["changed"] = changed
         values["categories"] |= categories_of(recommender, changed)
     entries = history_entries(visit, recommender, person)
     start = (page - 1) * HISTORY_LINES
@@ -371,11 +371,6 @@ def prediction_line(visit: Visit, name: str, kind: PredictionKind, problem: str)
     }
 
 
-def _shop_id(visit: Visit, name: str) -> str | None:
-    """The shop's own id, where this browser typed it."""
-    return visit.state.typed.recall(visit.browser, name) or None
-
-
 def consent_lines(visit: Visit, name: str) -> list[dict[str, Any]]:
     """Of each purpose whether the person's data may be used now, and when they decided it."""
     gate = visit.workspace.gate()
@@ -434,19 +429,6 @@ def favourites(visit: Visit, profile: Profile) -> list[str]:
     policy, words = visit.workspace.policy, visit.words
     shares = [share for share in profile.favourite_categories if not policy.is_sensitive((share.name,))]
     return [f"{share.name} {words.percent(share.share)}" for share in shares]
-
-
-def score_table(visit: Visit, lists: SlateLists) -> ConsoleTable:
-    """How the recommendations came about, for the engineer."""
-    listed = [("weekly", item) for item in lists.weekly] + [("new", item) for item in lists.new]
-    rows = [
-        (
-            *(item.title, item.item_id, kind, item.probability, item.logit, item.cosine),
-            *(", ".join(item.served_by), " | ".join(reason.text for reason in item.reasons)),
-        )
-        for kind, item in listed
-    ]
-    return visit.table("recommendations", rows)
 
 
 def _sensitive(recommender: Recommender, row: int) -> bool:

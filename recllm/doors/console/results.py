@@ -1,17 +1,14 @@
-"""Results: what each campaign that went out brought, and the answers to everything that was shown."""
+"""Results: what each campaign that went out brought."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import StrEnum
-from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from fastapi.responses import Response
 
 from recllm.base.errors import RecllmError, UnknownIdError
-from recllm.base.questions import ReportBy
 from recllm.base.stats.intervals import ConfidenceInterval
 from recllm.doors.console.campaign_messages import act_lines
 from recllm.doors.console.campaign_pages import excluded_table, left_out
@@ -20,7 +17,6 @@ from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.audiences.audience import aim
 from recllm.market.campaigns.drafts import CampaignStage, campaign_file, history, list_campaigns, open_by_id, stage_of
 from recllm.market.campaigns.outcome import CampaignOutcome, SegmentFigures, campaign_outcome, conclusions
-from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, feedback_report, reported_outcomes
 
 router = APIRouter(prefix="/results", route_class=PageRoute)
 SECTION = ConsoleSection("results", "/results", router, is_main=True)
@@ -150,59 +146,3 @@ def segments_table(
         headings=headings,
         without=() if is_compared else ("held_out_share", "difference"),
     )
-
-
-# --- what was shown --------------------------------------------------------------------------------------------------
-
-
-By = Annotated[ReportBy, Query()]
-Days = Annotated[float, Query(gt=0, le=365)]
-
-
-@router.get("/shown")
-@slow
-def shown_page(visit: TheVisit, by: By = ReportBy.MODEL, days: Days = 7.0) -> Response:
-    """Answers to what was shown: by model, campaign, variant, template or day."""
-    outcomes, n_small = large_groups(visit, by, days)
-    return visit.page(
-        "results_shown.html.j2",
-        section="results",
-        by=by,
-        days=days,
-        ways=list(ReportBy),
-        table=report_table(visit, outcomes, by) if outcomes else None,
-        n_small=n_small,
-    )
-
-
-def report_table(visit: Visit, outcomes: Sequence[ShownOutcome], by: ReportBy) -> ConsoleTable:
-    """One row for each group."""
-    rows = [
-        (
-            *(TableCell(value=o.name, text=group_name(visit, o.name)), o.showings, o.people),
-            *(o.clicked, o.ctr, o.bought, o.conversion, o.dismissed),
-            *(o.revenue, o.returned, o.items, o.coverage),
-        )
-        for o in outcomes
-    ]
-    headings = {"group": visit.say(f"experiments.report.way.{by.value}")}
-    table = visit.table(f"report-{by.value}", rows, of="report", headings=headings)
-    group, *figures = table.columns
-    return replace(table, columns=(replace(group, name=by.value), *figures))
-
-
-def large_groups(visit: Visit, by: ReportBy, days: float) -> tuple[list[ShownOutcome], int]:
-    """The groups of the report that are large enough to be shown, and the number of the others."""
-    figures, floor = visit.figures, visit.workspace.policy.group_floor
-    window = days if figures.is_exact else next(window for window in WINDOWS if window >= days)
-
-    def reported() -> tuple[list[ShownOutcome], int]:
-        outcomes = feedback_report(visit.workspace, by=by, window_days=window)
-        large = [outcome for outcome in outcomes if outcome.people >= floor]
-        return list(reported_outcomes(large, figures)), len(outcomes) - len(large)
-
-    return visit.shop.once_a_day(figures, ("report page", by, window), reported)
-
-
-def group_name(visit: Visit, name: str) -> str:
-    return visit.say("models.unknown") if name == "none" else name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,17 +11,7 @@ from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
 
 from recllm.base.errors import PolicyError, UnknownIdError
-from recllm.doors.console.pages import (
-    ConsoleSection,
-    FormRefusal,
-    PageRoute,
-    TheForm,
-    TheVisit,
-    Visit,
-    WordedError,
-    text_of,
-    texts_of,
-)
+from recllm.doors.console.pages import ConsoleSection, FormRefusal, PageRoute, TheForm, TheVisit, Visit, WordedError
 from recllm.doors.console.session import has_just_signed_in, is_same_visitor, session_visitor
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.service.oidc import StaffMember
@@ -45,7 +35,7 @@ def index(visit: TheVisit) -> Response:
 def make_key(visit: TheVisit, form: TheForm) -> Response:
     """Make a key and show it, this once."""
     visit.require(Scope.ADMIN)
-    name, scopes = text_of(form, "name", 200), texts_of(form, "scope")
+    name, scopes = form.text("name", 200), form.texts("scope")
 
     def write() -> str:
         if not list_keys(visit.workspace) and not {Scope.CONSOLE, Scope.ADMIN} <= set(scopes):
@@ -72,35 +62,31 @@ def revoke(visit: TheVisit, key_id: str) -> Response:
 
 
 @router.post("/sessions/{session_id}/end")
-def end_one_session(visit: TheVisit, session_id: str) -> Response:
-    """One's own session in another browser, or for an administrator any session."""
-    return _end_sessions(visit, lambda session: session.session_id == session_id)
-
-
 @router.post("/sessions/end")
-def end_other_sessions(visit: TheVisit) -> Response:
-    """All of one's own but this one."""
-    return _end_sessions(visit, lambda session: _is_mine(visit, session))
+def end_sessions(visit: TheVisit, session_id: str = "") -> Response:
+    """One's own session in another browser, for an administrator any; without an id all of one's own but this.
 
-
-def _end_sessions(visit: Visit, is_meant: Callable[[ConsoleSession], bool]) -> Response:
-    """All but this browser's own, which signing out ends. Only for visitors who signed in just now, so that a finder of
-    an open browser locks no one out. Raises `UnknownIdError` where there is none to end."""
+    This browser's own is ended by signing out. Only for visitors who signed in just now, so that a finder of an open
+    browser locks no one out. Raises `UnknownIdError` where there is none to end."""
     if not _may_end(visit):
         return RedirectResponse(SIGN_IN_AGAIN, 303)
 
-    meant = [(s, visitor) for s, visitor in _sessions(visit) if is_meant(s) and not _is_this(visit, s)]
+    meant = [
+        (session, visitor)
+        for session, visitor in _sessions(visit)
+        if (session.session_id == session_id if session_id else _is_mine(visit, session))
+        and not _is_this(visit, session)
+    ]
     if not meant:
         raise UnknownIdError("there is no such session any more")
-    ended = [(s, visitor) for s, visitor in meant if end_session(visit.workspace, s.session_id)]
-    for session, visitor in ended:
-        visit.remember("end_session", session=session.session_id[:8], of=visitor.name)
+    for session, visitor in meant:
+        if end_session(visit.workspace, session.session_id):
+            visit.remember("end_session", session=session.session_id[:8], of=visitor.name)
     return visit.back("/settings#sessions")
 
 
 def _may_end(visit: Visit) -> bool:
-    current = visit.signed_in.session if visit.signed_in else None
-    return current is not None and has_just_signed_in(current)
+    return visit.session is not None and has_just_signed_in(visit.session)
 
 
 def _sessions(visit: Visit) -> list[tuple[ConsoleSession, ApiKey | StaffMember]]:
@@ -115,13 +101,11 @@ def _sessions(visit: Visit) -> list[tuple[ConsoleSession, ApiKey | StaffMember]]
 
 def _is_mine(visit: Visit, session: ConsoleSession) -> bool:
     """Whether it is of the key, or of the person, that the visitor signed in as."""
-    current = visit.signed_in.session if visit.signed_in else None
-    return current is not None and is_same_visitor(current, session)
+    return visit.session is not None and is_same_visitor(visit.session, session)
 
 
 def _is_this(visit: Visit, session: ConsoleSession) -> bool:
-    current = visit.signed_in.session if visit.signed_in else None
-    return current is not None and current.session_id == session.session_id
+    return visit.session is not None and visit.session.session_id == session.session_id
 
 
 def _page(

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from recllm.base.errors import StoreError
 from recllm.base.service_settings import OIDC_RETURN_PATH
 from recllm.doors.console.memory import PENDING_SECONDS, PendingSignIn
-from recllm.doors.console.pages import TheForm, TheVisit, Visit, from_here, local_path, text_of
+from recllm.doors.console.pages import TheForm, TheVisit, Visit, from_here, local_path
 from recllm.doors.console.session import (
     PENDING_COOKIE,
     SHOP_COOKIE,
@@ -92,12 +92,12 @@ async def sign_in_page(visit: TheVisit, after: str = "/") -> Response:
 
 @router.post("/sign-in")
 async def sign_in_with_key(visit: TheVisit, form: TheForm) -> Response:
-    after = local_path(text_of(form, "after"))
+    after = local_path(form.text("after"))
     try:
         visit.state.sign_ins.count(_address(visit))
     except OverloadError:
         return _too_many(visit, after, "a key")
-    text = text_of(form, "key").strip()
+    text = form.text("key").strip()
     entry = await anyio.to_thread.run_sync(sign_in, visit.state.service, text)
     if entry is None:
         _log_failure(visit, "a key", "it is not the key of any shop here, or was revoked")
@@ -124,7 +124,7 @@ async def sign_in_returned(visit: TheVisit) -> Response:
     provider, after, pending = "", "/", None
     try:
         try:
-            pending = visit.state.pending.take(query.get("state", ""), visit.cookies.get(PENDING_COOKIE, ""))
+            pending = pending_sign_in(visit, query.get("state", ""))
         except SignInError:
             visit.state.sign_ins.count(_address(visit))  # one that was begun was counted at its begin
             raise
@@ -157,6 +157,18 @@ async def sign_in_returned(visit: TheVisit) -> Response:
     return answer
 
 
+def pending_sign_in(visit: Visit, state: str) -> PendingSignIn:
+    """The sign-in of a state, once. Raises `SignInError` for one that is unknown, over or another browser's."""
+    pending = visit.state.pending.take(state)
+    if pending is None:
+        raise SignInError(SignInProblem.STALE, "its state is unknown: it was finished before, or took too long")
+    browser = visit.cookies.get(PENDING_COOKIE, "")
+    if not secrets.compare_digest(browser.encode(errors="replace"), pending.browser.encode()):
+        cause = "the browser's cookie is missing: was it begun under another host than oidc.redirect_uri names?"
+        raise SignInError(SignInProblem.STALE, cause)
+    return pending
+
+
 @router.get(OIDC_RETURN_PATH + "/{provider}")
 async def go_to_provider(visit: TheVisit, provider: str, after: str = "/") -> Response:
     """To a provider. A link and no form: the content policy lets no form lead, or be led, elsewhere."""
@@ -175,16 +187,15 @@ async def go_to_provider(visit: TheVisit, provider: str, after: str = "/") -> Re
 
 async def go_to_be_confirmed(visit: Visit) -> Response | None:
     """To the provider and back, where a confirmation is due; None where it is not, or can wait."""
-    request, session = visit.request, visit.signed_in.session if visit.signed_in else None
+    request, session = visit.request, visit.session
     if session is None or request.method != "GET" or visit.is_part or visit.wants_file:
         return None
     provider = provider_id(visit.workspace.settings.oidc)
     if provider not in visit.state.providers or not has_to_be_confirmed(visit.workspace, session):
         return None
-    if not visit.state.pending.may_confirm(session):
-        return None
     after = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     try:
+        visit.state.confirmations.count(session.session_id)
         return await _begin_at_provider(visit, provider, local_path(after), is_confirmation=True)
     except OverloadError:
         return None
@@ -212,7 +223,7 @@ async def _begin_at_provider(visit: Visit, provider: str, after: str, *, is_conf
         sessions=sessions,
         is_confirmation=is_confirmation,
     )
-    visit.state.pending.add(sign_in_begun)
+    visit.state.pending.put(sign_in_begun, begun.state)
     answer = RedirectResponse(address, 303)
     # a strict cookie would not come back from another site
     browser = sign_in_begun.browser
@@ -230,7 +241,7 @@ async def sign_out(visit: TheVisit) -> Response:
     for shop in shops:
         await anyio.to_thread.run_sync(_end_session_before, visit, shop)
         drop_cookie(answer, visit.request, session_cookie(shop.name))
-    visit.state.typed.forget_browser(visit.browser)
+    visit.state.typed.forget(visit.browser)
     answer.headers["Clear-Site-Data"] = CLEAR_SITE_DATA
     return answer
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import cache
+from math import floor, log10
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,8 @@ class TableCell:
     """A mark behind the text."""
     tone: str = ""
     """Of the tag: good, warn, bad or plain."""
-    picture: str | None = None
-    """Category whose drawing stands before the text; None for no drawing."""
+    picture: tuple[str, str] | None = None
+    """Product whose picture stands before the text, and its category; None for no picture."""
 
 
 TableRow = Sequence[CellValue | TableCell]
@@ -174,21 +175,14 @@ def tables_of(values: object) -> Iterator[ConsoleTable]:
 def csv_lines(table: ConsoleTable, may: Callable[[Scope], bool]) -> Iterator[str]:
     """The file, line by line, with the byte order mark that spreadsheets need. may: the reader's scopes."""
     columns = [(n, c) for n, c in enumerate(table.columns) if c.is_in_file and (c.scope is None or may(c.scope))]
-    yield "\ufeff" + _csv_line([name for _, column in columns for name in _csv_names(column)])
+    ends = ("", "_low", "_high")
+    yield "\ufeff" + _csv_line(guarded(c.name) + end for _, c in columns for end in (ends if c.is_ranged else ends[:1]))
     for row in table.rows if table.all_rows is None else table.all_rows():
-        yield _csv_line([text for n, column in columns for text in _csv_values(column, _cell(row[n]).value)])
+        yield _csv_line(_csv_text(value) for n, column in columns for value in _csv_values(column, _cell(row[n]).value))
 
 
-def _csv_names(column: TableColumn) -> list[str]:
-    name = guarded(column.name)
-    return [name, f"{name}_low", f"{name}_high"] if column.is_ranged else [name]
-
-
-def _csv_values(column: TableColumn, value: CellValue) -> list[str]:
-    if not column.is_ranged:
-        return [_csv_text(value)]
-    interval = value if isinstance(value, ConfidenceInterval) else None
-    return [_csv_text(getattr(interval, name, None)) for name in ("value", "low", "high")]
+def _csv_values(column: TableColumn, value: CellValue) -> list[Any]:
+    return [getattr(value, name, None) for name in ("value", "low", "high")] if column.is_ranged else [value]
 
 
 def _csv_text(value: Any) -> str:
@@ -203,7 +197,49 @@ def _csv_text(value: Any) -> str:
     return repr(value) if isinstance(value, int | float) else guarded(value)
 
 
-def _csv_line(cells: Sequence[str]) -> str:
+def _csv_line(cells: Iterable[str]) -> str:
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\r\n").writerow(cells)
     return stream.getvalue()
+
+
+# --- a chart with its table -------------------------------------------------------------------------------------------
+
+
+CHART_WIDTH, CHART_HEIGHT = 560, 190
+"""Of the drawing of `day_chart` before it is stretched."""
+
+
+def day_chart(
+    words: Words,
+    points: Sequence[tuple[datetime, float]],
+    table: ConsoleTable,
+    *,
+    ranges: Sequence[tuple[float, float]] = (),
+    figure: Callable[[float], str] | None = None,
+) -> Mapping[str, Any]:
+    """What `parts.days` draws: a line by day, over the area from zero to it, or of the (low, high) around each point.
+
+    points: oldest first; table: the same figures; figure: how a value is written, where it is no whole number."""
+    points, ranges = (list(points) * 2, list(ranges) * 2) if len(points) == 1 else (points, ranges)
+    values = [value for _, value in points]
+    lows, highs = zip(*ranges, strict=True) if ranges else ([0.0] * len(points), values)
+    low, high = min(0.0, *lows), max(0.0, *highs)
+    size = 10.0 ** floor(log10(max(high - low, 1e-9) / 3))
+    steps = (size * n for n in (1, 2, 2.5, 5, 10, 20))
+    step = next(s for s in steps if (figure or s >= 1) and (floor(low / s) + 3) * s >= high)
+    bottom = floor(low / step) * step
+
+    def path(heights: Sequence[float]) -> list[str]:
+        y = [CHART_HEIGHT * (1 - (height - bottom) / (3 * step)) for height in heights]
+        return [f"{CHART_WIDTH * n / (len(y) - 1):.1f} {height:.1f}" for n, height in enumerate(y)]
+
+    return {
+        "caption": table.title,
+        "line": f"M{'L'.join(path(values))}",
+        "area": f"M{'L'.join([*path(highs), *reversed(path(lows))])}Z",
+        "zero": CHART_HEIGHT * (1 + bottom / (3 * step)),
+        "y": [(figure or words.number)(bottom + n * step) for n in (3, 2, 1, 0)],
+        "x": [words.short_day(points[n][0]) for n in sorted({n * (len(points) - 1) // 3 for n in range(4)})],
+        "table": table,
+    }

@@ -16,7 +16,7 @@ from typing import TypeVar
 import polars as pl
 
 from recllm.base.errors import IngestError
-from recllm.base.schema import Table
+from recllm.base.schema import IMAGE, Table
 from recllm.shop.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, named_so, nearest, normal
 from recllm.shop.ingest.options import (
     ColumnMap,
@@ -159,6 +159,9 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
         if header.has(total.total, total.per)
     }
     attributes = {name: header.require(c, name) for name, c in column_map.attributes.items() if header.has(c)}
+    pictures = named_so(IMAGE, header.by_normal) if table is Table.ITEMS and not header.find("attributes") else []
+    if pictures and IMAGE not in attributes and "attributes" not in column_map.columns:
+        attributes[IMAGE] = header.require(pictures[0], IMAGE)
     resolved = {
         "joins": _columns_of_joins(header, table, column_map),
         "totals": totals,
