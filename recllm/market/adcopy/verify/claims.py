@@ -574,7 +574,7 @@ def _misspelt_brands(case: Case) -> Iterator[Violation]:
             is_plain = token in neutral_words()  # "Kettle on?" says no Kettleby
             changes = 1 if is_plain or len(word) < limit("misspelt_twice_from") else 2
             likeness = SequenceMatcher(None, token, word)
-            cutoff = 1 - changes / max(len(word), len(token))
+            cutoff = 1 - (2 * changes + 0.1) / (len(word) + len(token))  # each change takes two letters, one of each
             if (
                 abs(len(word) - len(token)) <= changes
                 and cutoff <= likeness.quick_ratio()

@@ -21,6 +21,7 @@ from recllm.market.adcopy.lexicon import (
     words,
 )
 from recllm.market.adcopy.verify.case import Case, Violation, matches, violations
+from recllm.text.finders.numbers import luhn
 from recllm.text.personal_data import PersonalDataKind
 
 _BREAKS_OFF = (
@@ -82,6 +83,10 @@ def personal_data(case: Case) -> Iterator[Violation]:
     text = case.reading.folded
     for name, remark in (("people.ip_address", "is an IP address"), ("people.pseudonym", "is a person's pseudonym")):
         yield from violations(matches(pattern(name), text), remark)
+    for match in pattern("people.digits").finditer(text):  # a card's check digit is enough, of any issuer
+        digits = re.sub(r"[ -]", "", match[0])
+        if len(set(digits)) > 1 and luhn(digits):
+            yield Violation("holds a card number", match[0])
     for phrase in _personal_phrases(case, _OF_PEOPLE):
         yield Violation("holds what identifies or locates a person", phrase)
     observed = [*matches(pattern("people.observed"), text)]
