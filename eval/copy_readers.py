@@ -34,7 +34,7 @@ from inputs import HERE, file_hash, finish, say, script_parser
 from recllm.base.documents import json_text
 from recllm.base.errors import DataError, NothingToDo
 from recllm.doors.start.demo import run_demo
-from recllm.market.adcopy.request import EDGES
+from recllm.market.adcopy.frames import wording_days
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignText
 from recllm.market.campaigns.plan import plan_campaigns
@@ -243,8 +243,8 @@ def facts_line(text: CampaignText, offer: Mapping[str, Any] | None) -> str:
 
 def days_between(days: float) -> str:
     """The days that are one to a text, which names times roughly."""
-    n = bisect_right(EDGES, days)
-    return f"{EDGES[n - 1] if n else 0:.0f} to {EDGES[min(n, len(EDGES) - 1)]:.0f}"
+    n = bisect_right(edges := wording_days(), days)
+    return f"{edges[n - 1]:.0f} to {edges[min(n, len(edges) - 1)]:.0f}"
 
 
 def copybook_texts(language: str, rng: random.Random) -> list[SheetText]:

@@ -21,11 +21,10 @@ from recllm.base.errors import DataError, RecllmError
 from recllm.market.adcopy.channels import channel_named
 from recllm.market.adcopy.packs import parse
 from recllm.market.adcopy.request import CopyRequest, checked_locale
-from recllm.market.adcopy.sayable import sayable_facts
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.submissions import StrictLine, SubmittedItem, filled_lines, json_object
 from recllm.market.adcopy.verify.guarantees import review
-from recllm.market.adcopy.write import brief
+from recllm.market.adcopy.write import brief, sayable_facts
 
 
 def read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

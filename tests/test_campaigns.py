@@ -27,7 +27,7 @@ from recllm.base.errors import DataError, GenerationError, ModelError, NothingTo
 from recllm.base.policy import Policy
 from recllm.base.schema import Objective, Purpose
 from recllm.doors.privacy.export import export_person
-from recllm.market.adcopy.vocabulary import add_words, vocabulary_file
+from recllm.market.adcopy.packs import add_words, vocabulary_file
 from recllm.market.audiences.audience import audience_of_workspace
 from recllm.market.audiences.request import AudienceRequest
 from recllm.market.campaigns.export import CampaignExport, export_campaign

@@ -54,8 +54,7 @@ def test_a_rule_hits_and_misses() -> None:
 def test_a_rule_says_where_it_comes_from() -> None:
     for rule in RULES:
         assert re.search(r"CFR|USC|FTC|UCPD|Directive|Regulation|法|条例|规定", rule.citation), rule
-        assert re.fullmatch(r"\d{4}-\d\d-\d\d", rule.reviewed), rule
-        assert rule.evidence and rule.message, rule
+        assert rule.reviewed and rule.evidence and rule.message, rule
 
 
 def test_dressed_up_words_are_found_and_plain_ones_are_no_absolute_terms() -> None:
@@ -92,14 +91,14 @@ def test_an_offer_allows_its_own_rules() -> None:
         ("urgency", OfferType.GIFT, None, False),
         ("medical", OfferType.PERCENT, ends, False),
     ]:
-        facts = FactSheet.of(Item(item_id="t", title="龙井绿茶"), offer=Offer(type=offer, value=Decimal(20), end=end))
-        assert case("龙井绿茶。", facts).proves(rules[rule].evidence) is allowed, (rule, offer)
+        running = Offer(type=offer, value=Decimal(20), end=end)
+        assert case("龙井绿茶。", TEE, offer=running).proves(rules[rule].evidence) is allowed, (rule, offer)
 
 
 def test_a_list_price_allows_the_comparison_with_it() -> None:
-    facts = FactSheet.of(Item(item_id="t", title="Green tea", price=Decimal(8), currency="EUR"), list_price=Decimal(9))
     text = "Green tea, usual price €9, here €8."
-    assert "usual price" not in {c.span for c in reviewed(case(text, facts, names=("us_ftc",))).checks}
+    former = case(text, names=("us_ftc",), list_price=Decimal(9))
+    assert "usual price" not in {c.span for c in reviewed(former).checks}
     assert "usual price" in {c.span for c in reviewed(case(text, names=("us_ftc",))).checks}
 
 

@@ -14,16 +14,16 @@ import pytest
 from scripted import ScriptedGenerator
 
 from recllm.base.errors import DataError, GenerationError, UsageError
-from recllm.base.schema import AdCopy, Check, CopyVerdict, Item, Reason, ReasonKind
+from recllm.base.schema import AdCopy, Check, CopyVerdict, Item
 from recllm.market.adcopy.channels import Sender, complete
 from recllm.market.adcopy.packs import pack_named
-from recllm.market.adcopy.record import (
+from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice, load_voice
+from recllm.market.adcopy.write import (
     approvable,
     save,
+    write_copy,
     write_recorded,
 )
-from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice, load_voice, reason_kind
-from recllm.market.adcopy.write import write_copy
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
 BUNS = Item(
@@ -88,7 +88,6 @@ REQUEST = CopyRequest(
     item=BUNS,
     channel="push",
     now=NOW,
-    reason_kind=ReasonKind.KNOWN,
     seed=3,
     known_brands=frozenset({"Oak Valley"}),
     offer=Offer(type=OfferType.PERCENT, value=Decimal(20), start=NOW - timedelta(days=1), end=NOW + timedelta(days=2)),
@@ -98,9 +97,7 @@ REQUEST = CopyRequest(
 
 
 def test_each_variant_has_a_record_that_shows_a_change(tmp_path: Path) -> None:
-    told = Reason(evidence_id="B:diary-4711", delta=0.4, text="because you bought the diary")
-    kind = reason_kind(told, BUNS.item_id, sensitive=False)
-    request = replace(REQUEST, variants=3, reason_kind=kind, packs=(pack_named("us_ftc"),))
+    request = replace(REQUEST, variants=3, packs=(pack_named("us_ftc"),))
     recorded = write_recorded(request, user_id="u1_ann")
     assert [record.variant for _, record in recorded] == [0, 1, 2]
     for copy, record in recorded:
@@ -109,8 +106,7 @@ def test_each_variant_has_a_record_that_shows_a_change(tmp_path: Path) -> None:
         assert (copy.record_id, copy.user_id, values["text"]) == (record.id, "u1_ann", copy.text)
         assert file.stem == values["id"] == record.id != replace(record, text="Buns for nothing.").id
         assert values["packs"] == {"us_ftc": pack_named("us_ftc").sha256}
-        assert values["request"]["reason_kind"] == "together"
-        assert not any(private in file.read_text(encoding="utf-8") for private in ("u1_ann", "diary"))
+        assert "u1_ann" not in file.read_text(encoding="utf-8")
     ids = {write_recorded(replace(REQUEST, seed=seed))[0][1].id for seed in range(3)}
     assert len(ids) == 3
 

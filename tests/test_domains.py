@@ -24,11 +24,10 @@ from recllm.base.errors import IngestError, PromptError, StoreError, UsageError
 from recllm.base.schema import Action, AdCopy, CopyVerdict, Item, ReasonKind, Table
 from recllm.base.words.sentences import LANGUAGES
 from recllm.market.adcopy.lexicon import phrase_pattern, read
-from recllm.market.adcopy.record import write_recorded
 from recllm.market.adcopy.request import Ago, CopyRequest, Offer, OfferType, PersonFacts, ThingFacts
 from recllm.market.adcopy.submissions import judge, submission_of
 from recllm.market.adcopy.verify.guarantees import review
-from recllm.market.adcopy.write import write_copy
+from recllm.market.adcopy.write import write_copy, write_recorded
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.texts import TextKey, catalogue_at, copy_request
 from recllm.recommend.recommender.people import person_profile

@@ -444,7 +444,7 @@ def test_days_have_their_dates_in_each_country() -> None:
 
 def test_every_day_of_a_frame_is_known_and_every_day_has_frames() -> None:
     for language, days in (("en", WESTERN_DAYS), ("zh", CHINESE_DAYS)):
-        of_frames = {occasion for frame in frame_file(language).frames for occasion in frame.occasions}
+        of_frames = {occasion for frame in frame_file(language).frames for occasion in frame.occasion}
         known = {*days, CalendarDay.DOUBLE_11} if language == "en" else set(days)
         assert of_frames & set(CalendarDay) == known
 

@@ -23,7 +23,7 @@ from recllm.market.adcopy.lexicon import bases, families, read, table
 from recllm.market.adcopy.quantities import quantities
 from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, Offer, OfferType, PersonFacts, Voice
 from recllm.market.adcopy.verify.case import stated_by_facts, used_with
-from recllm.market.adcopy.verify.form import is_card, is_chinese_id, is_emoji, is_foreign, is_iban
+from recllm.market.adcopy.verify.form import is_emoji, is_foreign
 from recllm.market.adcopy.verify.guarantees import GUARANTEES, Review, review
 from recllm.market.adcopy.write import write_copy
 from recllm.text.plurals import stem
@@ -226,20 +226,12 @@ def test_each_family_finds_what_it_lists_and_its_guarantee_fails() -> None:
         assert {text for text, answer in answers.items() if (guarantee or family.guarantee) not in answer} == set()
 
 
-def test_numbers_of_people_are_told_by_their_checksums() -> None:
-    valid = {
-        is_card: ["4111111111111111", "6011000990139424009", "30569309025904"],
-        is_chinese_id: ["11010519491231002x"],
-        is_iban: ["gb82west12345698765432", "no9386011117947"],
-    }
-    invalid = {
-        is_card: ["4111111111111112", "60110009901394240000", "3056930902590", "00000000000000",
-                  "6011000990139424000", "41111111111111x1"],
-        is_chinese_id: ["110105194912310021", "11010519491231002"],
-        is_iban: ["gb82west12345698765433", "no938601111794", "gb82wést12345698765432"],
-    }  # fmt: skip
-    assert [text for check, texts in valid.items() for text in texts if not check(text)] == []
-    assert [text for check, texts in invalid.items() for text in texts if check(text)] == []
+def test_numbers_of_people_are_known_by_their_check_digits_also_dressed_up() -> None:
+    numbers = ["4111 1111 1111 1111", "６０１１０００９９０１３９４２４", "11010519491231002x"]
+    numbers += ["GB82 WEST 1234 5698 7654 32"]
+    others = ["4111 1111 1111 1112", "GB82 WEST 1234 5698 7654 33"]
+    assert [text for text in numbers if "G8" not in failed(judged(f"Sandwich buns. {text}"))] == []
+    assert [text for text in others if "G8" in failed(judged(f"Sandwich buns. {text}"))] == []
 
 
 def test_lengths_are_counted_as_the_channel_counts() -> None:
@@ -307,10 +299,9 @@ def test_impossible_offers_are_refused() -> None:
 
 
 def test_the_sheet_holds_the_values_of_the_item() -> None:
-    facts = FactSheet.of(BUNS, offer=TWENTY_OFF)
-    assert (facts.price, facts.currency, facts.offer) == (BUNS.price, BUNS.currency, TWENTY_OFF)
+    facts = FactSheet.of(BUNS)
+    assert (facts.price, facts.currency) == (BUNS.price, BUNS.currency)
     assert facts.attributes["pack"] == BUNS.attributes["pack"]
-    assert facts.list_price is None
     assert len(FactSheet.of(Item(item_id="x", title="x", attributes={str(i): "v" for i in range(9)})).attributes) == 6
 
 

@@ -137,9 +137,9 @@ def check(
 ) -> Answer:
     """Check ad texts of any author: each passes, is held for a person, or is blocked. A workspace adds its approved
     words. Ends with 2 when a text does not pass or a line cannot be read, with 3 when there is nothing to check."""
+    from recllm.market.adcopy.packs import approved_words, vocabulary_file
     from recllm.market.adcopy.request import load_voice
     from recllm.market.adcopy.submissions import Submission, UnreadableLine, judge, read_submissions, reviews_document
-    from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
     from recllm.shop.workspace.workspace import SETTINGS_FILE
     from recllm.text.domains import SHOP, domain_of
 
@@ -188,7 +188,7 @@ def vocabulary(
     shop: Shop,
 ) -> Answer:
     """Approved words beyond the facts, which hold no text. Lists them with their approvals; or approves WORD..."""
-    from recllm.market.adcopy.vocabulary import add_words, read_vocabulary, vocabulary_file
+    from recllm.market.adcopy.packs import add_words, read_vocabulary, vocabulary_file
 
     if words:
         if by is None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from recllm.base.errors import StoreError
 from recllm.base.files import lock_file
 from recllm.doors.privacy.certificate import CERTIFICATE_FILES
-from recllm.market.adcopy.vocabulary import FILE as VOCABULARY
+from recllm.market.adcopy.packs import VOCABULARY
 from recllm.market.campaigns.derived_records import FINE_TUNING, LEARNED, QUERY_VECTORS, SERVED, UNFINISHED
 from recllm.market.campaigns.drafts import FILES as CAMPAIGN_FILES
 from recllm.market.campaigns.folder import COPIES

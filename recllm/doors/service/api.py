@@ -224,8 +224,8 @@ def copy(body: CopyTextRequest, caller: MayMarket) -> AdCopy:
 def check(body: TextsRequest, caller: MayMarket) -> dict[str, Any]:
     """What the guarantees, rule packs and the shop's approved vocabulary say of ad texts that anyone wrote: a verdict
     for each (pass, person or blocked), why, and the words that nothing grounds."""
+    from recllm.market.adcopy.packs import approved_words, vocabulary_file
     from recllm.market.adcopy.submissions import judge, reviews_document, submission_of
-    from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
 
     # checked between two texts: the lengths of a text and its item are bounded, so one takes 50 ms or so at most
     deadline = time.monotonic() + caller.service.settings.deadline_seconds

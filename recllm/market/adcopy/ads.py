@@ -1,10 +1,13 @@
-"""Ad texts for customers of a workspace."""
+"""Ad texts for customers of a workspace, and what may be said of them, counted from their purchases.
+
+What a customer only looked at is not said. Times are coarse, so that customers who read the same words share a text.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -12,9 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from recllm.base.errors import DataError, NothingToDo, PolicyError, UsageError
+from recllm.base.policy import Policy
 from recllm.base.schema import (
+    ACTION_CODE,
+    Action,
     AdCopy,
     Generator,
     Intent,
@@ -22,17 +30,22 @@ from recllm.base.schema import (
     Objective,
     Occasion,
     Purpose,
+    Reason,
     Slate,
     is_confidential,
 )
+from recllm.market.adcopy.channels import channel_written_for
+from recllm.market.adcopy.packs import Pack, approved_words, vocabulary_file
+from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts, ThingFacts, Voice
+from recllm.market.adcopy.write import save, write_recorded
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
+from recllm.shop.data.dataset import DAY, Events, utc
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
-    from recllm.base.schema import Recommendation
-    from recllm.market.adcopy.packs import Pack
-    from recllm.market.adcopy.request import PersonFacts, Voice
+    from scipy.sparse import csc_matrix, csr_matrix
+
     from recllm.recommend.recommender.recommender import Recommender
 
 
@@ -83,12 +96,6 @@ def write_ads(
     Raises `PolicyError` for a customer without consent to personalisation or to the channel, `NothingToDo` where no
     customer gets a text.
     """
-    from recllm.market.adcopy.channels import channel_written_for
-    from recllm.market.adcopy.customers import customer_facts
-    from recllm.market.adcopy.record import save, write_recorded
-    from recllm.market.adcopy.request import CopyRequest, Voice, reason_kind
-    from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
-
     channel_written_for(channel)
     vocabulary = approved_words(vocabulary_file(workspace.root))
     people = [slate.user_id for slate in slates] if slates is not None else list(users)
@@ -118,14 +125,14 @@ def write_ads(
             occasion,
             recommender.broad_categories,
         )
-        of_slate: dict[int, list[tuple[Recommendation, int, PersonFacts]]] = defaultdict(list)
-        for (n, best), row, person in zip(choices, rows, facts, strict=True):
-            of_slate[n].append((best, row, person))
+        of_slate: dict[int, list[tuple[int, PersonFacts]]] = defaultdict(list)
+        for (n, _), row, person in zip(choices, rows, facts, strict=True):
+            of_slate[n].append((row, person))
         texts: list[AdCopy] = []
         left_out: dict[str, str] = {}
         for n, (slate, modelled) in enumerate(zip(slates, permitted, strict=True)):
             why = slate.degraded_reason or "there is no item to advertise"
-            for best, row, person in of_slate[n]:
+            for row, person in of_slate[n]:
                 item = item_of(shop.items.row(row, named=True))
                 if workspace.policy.is_sensitive((*item.category, item.title)):
                     why = "sensitive products are not advertised to single people; see sensitive_categories in [policy]"
@@ -135,7 +142,6 @@ def write_ads(
                     channel=channel,
                     now=slate.as_of,
                     locale=workspace.locale(locale),
-                    reason_kind=reason_kind(best.reasons[0] if best.reasons else None, item.item_id, sensitive=False),
                     occasion=occasion,
                     person=person,
                     seed=seed * WORDINGS + wording_of(slate.user_id),
@@ -211,3 +217,147 @@ def item_of(row: Mapping[str, Any]) -> Item:
         available_until=row.get("available_until"),
         attributes={name: value for name, value in stated.items() if not is_confidential(name)},
     )
+
+
+STEADY_DAYS = 3
+"""Days with a purchase from which on a rhythm is known."""
+STEADY_SPREAD = 0.35
+"""Most that the middle half of the gaps lies from their median, as a share of it."""
+CART_DAYS = 14.0
+YEAR_DAYS = 365.0
+AWAY_DAYS, AWAY_GAPS = 60.0, 2.0
+"""A customer stayed away for these days, and these many usual gaps."""
+FIRST_ORDER_DAYS = 21.0
+CLEAR_DELTA = 0.2
+"""Least fall of the logit without a purchase, for it to be given as the reason."""
+
+
+def customer_facts(
+    events: Events,
+    catalogue: pl.DataFrame,
+    as_of: int,
+    items: Sequence[int],
+    reasons: Sequence[Sequence[Reason]],
+    together: csr_matrix | None,
+    policy: Policy,
+    occasion: Occasion | None = None,
+    broad: Collection[tuple[str, ...]] = (),
+) -> list[PersonFacts]:
+    """For each customer (a run of `events`) and item (row of the catalogue, as `Dataset.items`; -1 for none).
+
+    reasons: of each, the clearest first: a purchase named there may be named with the item where the two are bought
+    together more often than chance. together: see `recllm.learn.features.together`; None where it is not known. broad:
+    paths of categories that hold most of what is bought, and say nothing of a customer.
+    """
+    keys = catalogue.select(
+        title=pl.col("title").str.strip_chars().str.to_lowercase().replace("", None),
+        category=pl.col("category").list.join("\x1f").replace(dict.fromkeys(["", *map("\x1f".join, broad)])),
+        brand=pl.col("brand").str.to_lowercase(),
+    )
+    codes = {name: _codes(keys[name]) for name in keys.columns}
+    goes_with = None if together is None else together.tocsc()
+    return [
+        _facts(events.rows(np.array([n])), catalogue, codes, as_of, int(item), of_user, goes_with, policy, occasion)
+        for n, (item, of_user) in enumerate(zip(items, reasons, strict=True))
+    ]
+
+
+def _codes(keys: pl.Series) -> NDArray[np.int64]:
+    """One number for each key; a number of its own for each null."""
+    codes = keys.rank("dense").cast(pl.Int64).fill_null(0).to_numpy().copy()
+    missing = np.flatnonzero(codes == 0)
+    codes[missing] = -1 - missing
+    return codes
+
+
+def _facts(
+    history: Events,
+    catalogue: pl.DataFrame,
+    codes: Mapping[str, NDArray[np.int64]],
+    now: int,
+    item: int,
+    reasons: Sequence[Reason],
+    together: csc_matrix | None,
+    policy: Policy,
+    occasion: Occasion | None,
+) -> PersonFacts:
+    """codes: by which items are one thing to a customer: the same title, the narrowest category, the brand; (n,)."""
+    is_purchase = history.action == ACTION_CODE[Action.PURCHASE]
+    purchases, when = history.item[is_purchase], history.at[is_purchase]
+    today = utc(now).date()
+
+    def ago(seconds: int) -> Ago:
+        return Ago.of((now - seconds) / DAY, today)
+
+    def thing(row: int) -> ThingFacts | None:
+        """None for no item, and for one of which nothing is said."""
+        if row < 0:
+            return None
+        title, category, brand = catalogue.select("title", "category", "brand").row(row)
+        is_sensitive = policy.is_sensitive((*(category or ()), title or ""))
+        return None if is_sensitive else ThingFacts(title or "", tuple(category or ()), brand)
+
+    facts: dict[str, Any] = {}
+    days = np.unique(when // DAY)
+    if occasion is Occasion.WELCOME and len(days) == 1 and now - when.max() <= FIRST_ORDER_DAYS * DAY:
+        facts["first_order"] = thing(int(purchases[-1]))
+    elif occasion is Occasion.WIN_BACK and len(days) > 1:
+        away = (now - int(when.max())) / DAY
+        if away >= AWAY_DAYS and away >= AWAY_GAPS * float(np.median(np.diff(days))):
+            facts["away"] = ago(int(when.max()))
+    if item < 0:
+        return PersonFacts(**facts).coarse()
+    is_same = codes["title"][purchases] == codes["title"][item]
+    same = when[is_same]
+    if len(same):
+        facts |= {**_rhythm(same, now), "last": ago(int(same.max()))}
+    is_recent = when >= now - YEAR_DAYS * DAY
+    for name in ("category", "brand"):
+        is_alike = is_recent & (codes[name][purchases] == codes[name][item])
+        facts[f"{name}_bought"] = len(np.unique(when[is_alike] // DAY)) if codes[name][item] > 0 else 0
+    carted = history.at[(history.action == ACTION_CODE[Action.CART]) & (history.item == item)]
+    if len(carted) and now - carted.max() <= CART_DAYS * DAY and not (len(same) and same.max() > carted.max()):
+        facts["in_cart"] = True
+    companion = _companion(catalogue["item_id"], item, purchases, reasons, together)
+    if (with_item := thing(companion)) is not None:
+        facts |= {"with_item": with_item, "with_last": ago(int(when[purchases == companion].max()))}
+    facts["because"] = thing(_named(catalogue["item_id"], item, purchases, reasons))
+    facts["bought_last_year"] = bool((np.abs((now - same) / DAY - YEAR_DAYS) <= 30).any())
+    return PersonFacts(**facts).coarse()
+
+
+def _rhythm(at: NDArray[np.int64], now: int) -> Mapping[str, object]:
+    """times_bought, and every_days and waited of a steady buyer."""
+    days = np.unique(at // DAY)
+    gaps = np.diff(days)
+    if len(days) < STEADY_DAYS:
+        return {"times_bought": len(days)}
+    median = float(np.median(gaps))
+    low, high = np.quantile(gaps, (0.25, 0.75))
+    if high - median > STEADY_SPREAD * median or median - low > STEADY_SPREAD * median:
+        return {"times_bought": len(days)}
+    return {"times_bought": len(days), "every_days": median, "waited": (now - float(at.max())) / DAY / median}
+
+
+def _companion(
+    ids: pl.Series,
+    item: int,
+    purchases: NDArray[np.integer],
+    reasons: Sequence[Reason],
+    together: csc_matrix | None,
+) -> int:
+    """The purchase that goes best with an item, one that a reason names before others; -1 for none."""
+    if together is None:
+        return -1
+    column = slice(*together.indptr[item : item + 2])
+    strength = dict(zip(together.indices[column].tolist(), together.data[column].tolist(), strict=True))
+    named = {reason.evidence_id.partition(":")[2] for reason in reasons if reason.evidence_id.startswith("B:")}
+    usable = [row for row in np.unique(purchases).tolist() if row in strength and row != item]
+    return int(max(usable, key=lambda row: (ids[row] in named, strength[row]), default=-1))
+
+
+def _named(ids: pl.Series, item: int, purchases: NDArray[np.integer], reasons: Sequence[Reason]) -> int:
+    """The purchase of another item that a reason names, the clearest first; -1 for none."""
+    row_of = {f"B:{ids[row]}": row for row in np.unique(purchases).tolist() if row != item}
+    clear = (row_of[r.evidence_id] for r in reasons if r.delta >= CLEAR_DELTA and r.evidence_id in row_of)
+    return int(next(clear, -1))

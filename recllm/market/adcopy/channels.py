@@ -126,9 +126,6 @@ def channels() -> Mapping[str, Channel]:
     return form.validate_python({name: {"name": name, **entry} for name, entry in table("channels.toml").items()})
 
 
-# --- lengths -------------------------------------------------------------------------------------------------------
-
-
 def width(text: str) -> int:
     """East Asian wide and full-width characters count 2, combining marks 0, all others 1."""
     wide = {"W", "F"}
@@ -149,7 +146,6 @@ def septets(text: str) -> int:
     return sum(2 if c in GSM_EXTENDED else 1 for c in text)
 
 
-# --- G7, the parts that code adds when a text leaves: advertisement mark, sender, way to opt out, AI label ------------
 # The words stand in data/mandatory.toml with the law behind each. A part that a text holds already is not added twice.
 
 

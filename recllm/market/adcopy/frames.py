@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from recllm.base.errors import PromptError
-from recllm.market.adcopy.channels import Channel, channel_named, is_gsm7
+from recllm.base.words.sentences import LANGUAGES
+from recllm.market.adcopy.channels import Channel, is_gsm7
 from recllm.market.adcopy.lexicon import HAN, fold, word_class
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts
@@ -27,15 +28,14 @@ ANY = "any"
 _SLOT = re.compile(r"\{([^{}]+)\}")
 _LINK = re.compile(r"(?:(?<=[.?!]) [^.?!{}]*)?:? ?\{link\}")
 """A link in a template, with the words that only lead to it."""
-_PARTS_OF_EMAIL = {
-    "subject": ("push", "title"),
-    "body": ("wechat", "digest"),
-}
+_PARTS_OF_EMAIL = {"subject": ("push", "title"), "body": ("wechat", "digest")}
 """What an e-mail takes from other channels where a frame has no words of its own for it; the rest is shared by many."""
-_KEYS = {"id", "occasion", "reason", "good", "not_for", "only", "number", "when", "offer", "rank", "voice"}
 _WORD = re.compile("[a-z]{4,}")
 _LEAST_HAN = 2
 _HAN_RUN = re.compile(f"[{HAN}]+")
+
+_OTHER_DAYS = (60.5, 120.5, 300.5)
+"""Where the words for a time change besides the rows of the tables."""
 
 ORDINARY = frozenset({"consumable", "durable", "apparel", "one_off", "gift"})
 KINDS = ORDINARY | {"refill", "fuel", "gas", "chemical", "alcohol", "works"}
@@ -70,25 +70,25 @@ Parts = Mapping[str, str]
 """Part of a channel -> its text."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Frame:
-    """One idea of a text."""
+    """One idea of a text, by the keys of its file."""
 
     id: str
-    occasions: frozenset[str]
+    occasion: tuple[str, ...]
     reason: str
-    goods: frozenset[str]
+    good: tuple[str, ...] = ()
     """Kinds of goods that it fits; empty for all."""
-    not_for: frozenset[str]
-    only: frozenset[str]
+    not_for: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     """These goods get no frames but those that name them here."""
-    numbers: frozenset[str]
-    when: tuple[str, ...]
-    offers: frozenset[str]
+    number: tuple[str, ...] = ()
+    when: tuple[str, ...] = ()
+    offer: tuple[str, ...] = ()
     """Kinds of offer that it states; empty for a frame without an offer."""
-    rank: int
+    rank: int = 0
     """Of frames of one reason the highest come first."""
-    voices: tuple[str, ...]
+    voice: tuple[str, ...]
     channels: Mapping[str, Mapping[str, tuple[str, ...]]]
     """Channel -> part -> its variants."""
 
@@ -131,26 +131,20 @@ class Situation:
             return not self.goods.isdisjoint(value.split("|"))
         return condition in self.conditions or condition in self.slots
 
-    def _suits(self, goods: frozenset[str]) -> bool:
-        """Whether goods of these kinds are meant; where the item's kind is not known, all kinds have to be."""
-        return not self.goods.isdisjoint(goods) or (self.goods.isdisjoint(KINDS) and goods >= ORDINARY)
-
     def allows(self, frame: Frame, restricted: frozenset[str]) -> bool:
         reserved = self.goods & restricted
+        is_any_kind = self.goods.isdisjoint(KINDS) and ORDINARY.issubset(frame.good)  # of an item of no known kind
+        has_offer = self.offer in frame.offer or (bool(self.offer) and ANY in frame.offer)
         return (
-            (ANY in frame.occasions or not self.occasions.isdisjoint(frame.occasions))
+            (ANY in frame.occasion or not self.occasions.isdisjoint(frame.occasion))
             and frame.reason in self.reasons
-            and (not frame.goods or self._suits(frame.goods))
+            and (not frame.good or is_any_kind or not self.goods.isdisjoint(frame.good))
             and self.goods.isdisjoint(frame.not_for)
-            and (not reserved or bool(reserved & frame.only))
+            and (not reserved or not reserved.isdisjoint(frame.only))
             and (not frame.only or bool(reserved))
-            and (not frame.numbers or self.number in frame.numbers)
-            and (
-                self.offer in frame.offers or (bool(self.offer) and ANY in frame.offers)
-                if frame.offers
-                else not self.offer
-            )
-            and (not self.voice or self.voice in frame.voices)
+            and (not frame.number or self.number in frame.number)
+            and (has_offer if frame.offer else not self.offer)
+            and (not self.voice or self.voice in frame.voice)
             and all(map(self.holds, frame.when))
         )
 
@@ -169,14 +163,19 @@ def frame_file(language: str) -> FrameFile:
     return FrameFile(frames, tables, restricted, f"frames.{language}-{sha256(text.encode()).hexdigest()[:8]}")
 
 
+@cache
+def wording_days() -> tuple[float, ...]:
+    """Days at which the words for a time change, in one of the languages; from 0 on."""
+    rows = [row for language in LANGUAGES for name in ("rhythm", "span") for row in frame_file(language).tables[name]]
+    return tuple(sorted({0, *_OTHER_DAYS, *(day for row in rows for day in (row["from"], row["to"] + 1))}))
+
+
 def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
     channels = {
         name: {slot: tuple(dict.fromkeys(v)) for slot, v in parts.items()}
         for name, parts in entry.items()
         if isinstance(parts, dict)
     }
-    if unknown := entry.keys() - channels.keys() - _KEYS:
-        raise ValueError(f"the frame {entry['id']} has no key {min(unknown)!r}")
     if "email" in channels or ("push" in channels and "wechat" in channels):
         email = channels.setdefault("email", {})
         if "preheader" not in email and "push" in channels:
@@ -184,31 +183,15 @@ def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
         for slot, (channel, source) in _PARTS_OF_EMAIL.items():
             if slot not in email and channel in channels:
                 email[slot] = channels[channel][source]
-    for name, slot, shared in (
-        ("email", "headline", "headlines"),
-        ("email", "button", "buttons"),
-        ("banner", "button", "buttons"),
-    ):
+    for name, slot in (("email", "headline"), ("email", "button"), ("banner", "button")):
         if name in channels and slot not in channels[name]:
-            channels[name][slot] = tuple(_shared(entry, tables, shared))
-    for name, parts in channels.items():
-        if missing := [slot.name for slot in channel_named(name).slots if slot.name not in parts]:
-            raise ValueError(f"the frame {entry['id']} has no {missing[0]} for {name}")
-    voice = entry["voice"]
-    return Frame(
-        id=entry["id"],
-        occasions=frozenset(entry["occasion"]),
-        reason=entry["reason"],
-        goods=frozenset(entry.get("good", ())),
-        not_for=frozenset(entry.get("not_for", ())),
-        only=frozenset(entry.get("only", ())),
-        numbers=frozenset(entry.get("number", ())),
-        when=tuple(entry.get("when", ())),
-        offers=frozenset(entry.get("offer", ())),
-        rank=entry.get("rank", 0),
-        voices=(voice,) if isinstance(voice, str) else tuple(voice),
-        channels=channels,
-    )
+            channels[name][slot] = tuple(_shared(entry, tables, f"{slot}s"))
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in entry.items() if key not in channels
+    }
+    if isinstance(entry["voice"], str):
+        fields["voice"] = (entry["voice"],)
+    return Frame(**fields, channels=channels)
 
 
 def _shared(entry: Mapping[str, Any], tables: Mapping[str, Any], slot: str) -> Sequence[str]:
@@ -237,9 +220,9 @@ def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]
     file = frame_file(language)
     usable = [f for f in file.frames if channel in f.channels and situation.allows(f, file.restricted)]
     if "any_day" not in situation.occasions:  # a day of the calendar: its own frames, else those of the offer alone
-        usable = [f for f in usable if ANY not in f.occasions] or [f for f in usable if f.offers]
+        usable = [f for f in usable if ANY not in f.occasion] or [f for f in usable if f.offer]
     order = {reason: n for n, reason in enumerate(situation.reasons)}
-    return sorted(usable, key=lambda f: (order[f.reason], -f.rank, ANY in f.occasions))
+    return sorted(usable, key=lambda f: (order[f.reason], -f.rank, ANY in f.occasion))
 
 
 def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) -> Iterator[Parts]:
@@ -314,14 +297,14 @@ def _rotated(texts: Sequence[str], draw: int) -> list[str]:
 
 def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> dict[str, set[str]]:
     """The variants that have a value for each slot, filled -> the facts that they state."""
-    voice = situation.voice or frame.voices[0]
+    voice = situation.voice or frame.voice[0]
     slots = situation.slots
     texts: dict[str, set[str]] = {}
     for variant in variants:
         if "link" not in slots:
             variant = _LINK.sub("", variant)
         names = _SLOT.findall(variant)
-        values = [slots.get(f"{name}@{voice}") or slots.get(name, "") for name in names]
+        values = [slots.get(f"{name}@{voice}") or slot_text(name, slots) for name in names]
         if all(values) and not _tautological(names, slots):
             between = _SLOT.split(variant)[::2]
             text = ""
@@ -331,6 +314,19 @@ def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> dict
             text = text.strip()
             texts[text] = {fact for name in names for fact in _FACTS.get(name, _FACTS.get(name.partition(".")[0], ()))}
     return texts
+
+
+def slot_text(name: str, slots: Mapping[str, str]) -> str:
+    """What stands in a slot: "Until" and "item.The" begin with the capital of "until" and "item.the", "item.Cap" with
+    that of "item"; "" where no fact is."""
+    if name in slots:
+        return slots[name]
+    small = name.lower().removesuffix(".cap")
+    return capital(slots.get(small, ""))
+
+
+def capital(text: str) -> str:
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
 def _tautological(names: Sequence[str], slots: Mapping[str, str]) -> bool:

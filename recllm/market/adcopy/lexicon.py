@@ -29,8 +29,6 @@ _SHORT = {code: nfkd[0] for code in range(0xFDF0, 0xFE00) if len(nfkd := unicode
 _WORD = re.compile(rf"[a-z0-9]+(?:'[a-z]+)?|[{HAN}]")
 _SPACE = re.compile(r"\s+")
 
-# --- data ----------------------------------------------------------------------------------------------------------
-
 
 @cache
 def table(file: str) -> Mapping[str, Any]:
@@ -66,12 +64,6 @@ def limit(name: str) -> Any:
     return table("limits.toml")[name]
 
 
-def within(name: str, size: int) -> bool:
-    """True when a size lies between the two numbers of a limit."""
-    smallest, largest = limit(name)
-    return bool(smallest <= size <= largest)
-
-
 @lru_cache(maxsize=256)
 def pattern(name: str, **parts: str) -> re.Pattern[str]:
     """The pattern TABLE.NAME of `data/patterns.toml`; `parts` are put in place of {PART}."""
@@ -104,8 +96,6 @@ _SPELLED_OUT = pattern("reading.spelled_out")
 _SEPARATOR = pattern("reading.separator")
 _GAPS = dict.fromkeys(map(ord, " -_*·|/"))
 """What may stand between the letters of a phrase."""
-
-# --- reading -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,37 +135,27 @@ class Letters:
     """For each letter of `folded`, where it stands in the text."""
     squeezed: str
     """`folded` without spaces and decorations."""
-    kept_offsets: tuple[int, ...]
-    """For each letter of `squeezed`, where it stands in `folded`."""
 
     def occurrences(self, phrase: str) -> Iterator[tuple[int, int]]:
         """[start, end) in `folded` wherever a folded phrase stands, however spaced; Latin words as whole words."""
         letters_of_phrase = phrase.translate(_GAPS)
-        offset = self.squeezed.find(letters_of_phrase) if letters_of_phrase else -1
-        while offset >= 0:
-            start, end = self.kept_offsets[offset], self.kept_offsets[offset + len(letters_of_phrase) - 1] + 1
-            if not (self._is_inside_word(start) or self._is_inside_word(end)):
-                yield start, end
-            offset = self.squeezed.find(letters_of_phrase, offset + 1)
-
-    def _is_inside_word(self, edge: int) -> bool:
-        """True between two Latin letters or digits."""
-        around = self.folded[max(0, edge - 1) : edge + 1]
-        return 0 < edge < len(self.folded) and around.isascii() and around.isalnum()
+        if letters_of_phrase and letters_of_phrase in self.squeezed:
+            yield from (match.span() for match in _spaced(letters_of_phrase).finditer(self.folded))
 
 
 @lru_cache(maxsize=4096)
 def letters(text: str) -> Letters:
     """The text letter by letter, so that a position in it can be named."""
-    folded: list[str] = []
-    offsets: list[int] = []
-    for offset, character in enumerate(text):
-        letter = " " if character.isspace() else _letter(character)
-        folded.append(letter)
-        offsets += [offset] * len(letter)
-    text = "".join(folded)
-    kept_offsets = tuple(i for i, letter in enumerate(text) if ord(letter) not in _GAPS)
-    return Letters(text, tuple(offsets), "".join(text[i] for i in kept_offsets), kept_offsets)
+    folded = [" " if character.isspace() else _letter(character) for character in text]
+    offsets = tuple(offset for offset, letter in enumerate(folded) for _ in letter)
+    return Letters("".join(folded), offsets, "".join(folded).translate(_GAPS))
+
+
+@lru_cache(maxsize=4096)
+def _spaced(phrase: str) -> re.Pattern[str]:
+    """A phrase with any gaps between its letters, and no Latin letter or digit next to one at its ends."""
+    inner = f"[{re.escape(''.join(map(chr, _GAPS)))}]*".join(map(re.escape, phrase))
+    return re.compile(f"(?<![a-z0-9](?=[a-z0-9])){inner}(?!(?<=[a-z0-9])[a-z0-9])")
 
 
 @lru_cache(maxsize=8192)
@@ -194,8 +174,6 @@ def words(text: str) -> tuple[str, ...]:
 def stems(words_of_text: Iterable[str]) -> frozenset[str]:
     return frozenset(stem(word) for word in words_of_text)
 
-
-# --- inflections ---------------------------------------------------------------------------------------------------
 
 _VOWELS = "aeiou"
 
@@ -232,9 +210,6 @@ def _inflections(word: str) -> set[str]:
     if not doubled or len(word) > 4:  # "offering" of "offer", "planning" of "plan"
         forms |= {word + "ing", word + "ed"}
     return forms
-
-
-# --- families of phrases -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

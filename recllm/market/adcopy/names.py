@@ -76,9 +76,6 @@ def _adjective_first(name: str) -> str:
     return name
 
 
-# --- the size --------------------------------------------------------------------------------------------------------
-
-
 @lru_cache(maxsize=1 << 14)
 def name_and_size(title: str) -> tuple[str, str]:
     """A title without the size at its end, and that size; "" where it has none or is nothing else."""
@@ -123,9 +120,6 @@ def _size_words() -> frozenset[str]:
 def _han_size() -> re.Pattern[str]:
     units = {s for forms in table("numbers.toml")["units"].values() for s in forms if not s.isascii()}
     return pattern("titles.han_size", UNITS="|".join(sorted(map(re.escape, units), key=len, reverse=True)))
-
-
-# --- the shelf -------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1 << 14)

@@ -90,17 +90,18 @@ def naming(
 @lru_cache(maxsize=1 << 14)
 def category_name(categories: tuple[str, ...], language: str) -> str:
     """The narrowest category that a customer would say, in small letters; "" where there is none."""
+    no_goods = _listed("no_goods")
     for category in reversed(categories):
         name = written_out(category).strip()
         if language == "zh":
-            if _HAN_NAME.search(name) and len(name) <= _SHORT_CHARS["zh"] and name not in _never_said():
+            if _HAN_NAME.search(name) and len(name) <= _SHORT_CHARS["zh"] and name not in no_goods:
                 return name
             continue
-        words = [word for word in _small(name, known_only=False).split() if fold(word) not in _jargon()]
+        words = [word for word in _small(name, known_only=False).split() if fold(word) not in _listed("jargon")]
         name = " ".join(words)
         name = str(table("names.toml")["till"]["say"].get(name, name))
         is_clean = any(map(str.islower, category)) and not any(map(str.isdigit, name))
-        if len(name) <= _SHORT_CHARS["en"] and (is_clean or _is_sayable(name)) and fold(name) not in _never_said():
+        if len(name) <= _SHORT_CHARS["en"] and (is_clean or _is_sayable(name)) and fold(name) not in no_goods:
             return name
     return ""
 
@@ -108,9 +109,6 @@ def category_name(categories: tuple[str, ...], language: str) -> str:
 def is_shouted(title: str) -> bool:
     """True for a title in capitals."""
     return any(c.isupper() for c in title) and not any(c.islower() for c in title)
-
-
-# --- English ---------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1 << 14)
@@ -150,14 +148,14 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
 
 def _of_till(name: str, size: str, is_alone: bool) -> Naming:
     """is_alone: no category says what the item is."""
-    words = [word for word in written_out(name).lower().split(" with ")[0].split() if word not in _jargon()]
+    words = [word for word in written_out(name).lower().split(" with ")[0].split() if word not in _listed("jargon")]
     if len(words) > 1 and words[-1] in ("dry", "frozen", "fresh", "canned", "raw", "whole"):  # noodles dry
         words = [words[-1], *words[:-1]]
     words, is_thing = _to_its_head(words) if is_alone else (words, False)
     name = " ".join(words).strip(" &-/.,")
     name = table("names.toml")["till"]["say"].get(name, name)
-    is_several = any(sign in name for sign in _SEVERAL)
-    if not name or is_several or not _is_sayable(name) or fold(name) in _never_said() or len(name) > _NAME_CHARS["en"]:
+    is_none = fold(name) in _listed("no_goods") or any(sign in name for sign in _SEVERAL)
+    if is_none or not _is_sayable(name) or len(name) > _NAME_CHARS["en"]:
         return Naming(name="", short="")
     return Naming(
         name=_proper(name),
@@ -223,13 +221,10 @@ def _known() -> frozenset[str]:
 
 
 @cache
-def _jargon() -> frozenset[str]:
-    return frozenset(str(table("names.toml")["till"]["jargon"]).split())
-
-
-@cache
-def _never_said() -> frozenset[str]:
-    return frozenset(table("names.toml")["till"]["no_goods"])
+def _listed(name: str) -> frozenset[str]:
+    """One of the lists of `data/names.toml` on tills."""
+    words = table("names.toml")["till"][name]
+    return frozenset(words.split() if isinstance(words, str) else words)
 
 
 def _small(name: str, *, known_only: bool, brand: str | None = None) -> str:
@@ -277,15 +272,7 @@ def _number(name: str) -> str:
     head = words[-1].lower()
     if " and " in name or " & " in name or (head != stem(head)):
         return "plural"
-    return "mass" if head in _mass() else "singular"
-
-
-@cache
-def _mass() -> frozenset[str]:
-    return frozenset(str(table("names.toml")["till"]["mass"]).split())
-
-
-# --- Chinese ---------------------------------------------------------------------------------------------------------
+    return "mass" if head in _listed("mass") else "singular"
 
 
 @lru_cache(maxsize=1 << 14)
@@ -305,7 +292,8 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     head = name.split(" ")[0]
     short = next((noun for noun in _nouns_zh() if head.endswith(noun) and (len(noun) > 1 or len(head) == 1)), "")
     short = short or (head if _LEAST_HEAD <= len(head) <= _SHORT_CHARS["zh"] and head.isalpha() else "")
-    short = short or max((noun for noun in _nouns_zh() if noun in name), key=len, default="")
+    nouns = (noun for noun in _nouns_zh() if noun in name)
+    short = short or max(nouns, key=lambda noun: (len(noun), -name.find(noun)), default="")
     leaf = categories[-1] if categories else ""
     if not short and leaf and _HAN_NAME.search(leaf) and len(leaf) <= _SHORT_CHARS["zh"] and leaf in name:
         short = leaf
@@ -313,7 +301,7 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
         return Naming(name="", short="")
     if short and len(name) > _NAME_CHARS["zh"]:
         at = name.find(short)
-        name = name[max(0, at - 4) : at + len(short)]
+        name = name[max(0, at - 4) : at + len(short)].split(" ")[-1]
     if len(name) > _NAME_CHARS["zh"]:
         return Naming(name="", short="")
     short = short or (name if len(name) <= _SHORT_CHARS["zh"] and not name[-1].isascii() else "")
@@ -331,10 +319,8 @@ def measures_zh() -> Mapping[str, str]:
 @cache
 def _nouns_zh() -> tuple[str, ...]:
     words = {word for shelf in table("shelves.toml")["shelf"] for word in shelf["words"] if not word.isascii()}
-    return tuple(sorted({*measures_zh(), *(word for word in words if len(word) > 1)}, key=len, reverse=True))
-
-
-# --- kinds of goods --------------------------------------------------------------------------------------------------
+    nouns = {*measures_zh(), *(word for word in words if len(word) > 1)}
+    return tuple(sorted(nouns, key=lambda noun: (-len(noun), noun)))
 
 
 def goods_of(names: Iterable[str]) -> frozenset[str]:

@@ -1,8 +1,9 @@
-"""Rule packs: what a law says about advertisements, as data with a citation for every rule.
+"""What is laid down for texts besides the facts: rule packs, and the words that a shop's people approved.
 
-A rule finds phrases; it is met when its `evidence` is there. An error keeps a text back, a warning asks for a person's
-eyes. The packs help a reviewer; they are not legal advice. The shipped ones lie in `data/packs/`, a shop's own can be
-read from any TOML file of the same form:
+A rule pack is what a law says about advertisements, as data with a citation for every rule. A rule finds phrases; it
+is met when its `evidence` is there. An error keeps a text back, a warning asks for a person's eyes. The packs help a
+reviewer; they are not legal advice. The shipped ones lie in `data/packs/`, a shop's own can be read from any TOML file
+of the same form:
 
     name = "us_ftc"
     [[rule]]
@@ -19,13 +20,21 @@ read from any TOML file of the same form:
     not = []                                # phrases that hold such a word and claim nothing
     hit = ["Proudly made in the USA"]       # the rule's own test
     miss = ["Made for sunny days"]
+
+The words beyond the facts that may stand in texts are a file of the workspace that only grows. Each addition is a
+version of it, with who approved the words and when:
+
+    add_words(vocabulary_file(workspace.root), ["toasty", "外脆里嫩"], by="Ana", at=datetime.now(UTC))
+    approved_words(vocabulary_file(workspace.root))     # frozenset({"toasty", "外脆里嫩"})
 """
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass, replace
-from datetime import date
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
 from functools import cache, cached_property
 from hashlib import sha256
 from importlib import resources
@@ -35,6 +44,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -44,12 +54,10 @@ from pydantic import (
     model_validator,
 )
 
-from recllm.base.documents import toml_table
+from recllm.base.documents import json_value, plain, toml_table
 from recllm.base.errors import DataError, UsageError
-from recllm.base.words.sentences import LANGUAGES
-from recllm.market.adcopy.lexicon import Family, Reading, folded_pattern, phrase_pattern, phrase_patterns, read
-
-# --- parsed JSON and TOML as checked objects, with errors that name the field and say what it takes ------------------
+from recllm.base.files import lock_file, write_whole
+from recllm.market.adcopy.lexicon import Family, Reading, fold, folded_pattern, phrase_pattern, phrase_patterns, read
 
 T = TypeVar("T")
 _LONGEST_EXCERPT = 200  # characters of a wrong value
@@ -104,23 +112,7 @@ def _message(model: Any, values: Any, owner: str, error: ValidationError) -> str
     return f"{'.'.join(path) or owner} is {described.description if described else 'an object'}, not {excerpt}"
 
 
-# --- rules -----------------------------------------------------------------------------------------------------------
-
 _UNBOUNDED = re.compile(r"(?<!\\)(?:\\\\)*[*+](?!\])|\{\d+,\}")
-
-
-def _day(text: str) -> str:
-    try:
-        date.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"is a day such as 2025-11-25, not {text!r}") from None
-    return text
-
-
-def _known_languages(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not names or set(names) - set(LANGUAGES):
-        raise ValueError(f"are of {', '.join(LANGUAGES)}, not {list(names)!r}")
-    return names
 
 
 _Text = Annotated[str, StringConstraints(pattern=r"\S"), Field(description="a text")]
@@ -140,11 +132,11 @@ class Rule(BaseModel):
     evidence: _Text
     """What allows the phrases: a key of the caller's evidence, "list_price" (the item has one), "offer.end" (an offer
     with an end runs), or "never"."""
-    reviewed: Annotated[_Text, AfterValidator(_day)]
+    reviewed: Annotated[date, Field(description="a day such as 2025-11-25")]
     message: _Text
     demands: _Text = ""
     """A statement that meets the rule when it stands in the text; empty where there is none."""
-    languages: Annotated[tuple[str, ...], Field(description="a list of texts"), AfterValidator(_known_languages)]
+    languages: Annotated[tuple[Literal["en", "zh"], ...], Field(min_length=1, description="a list of en and zh")]
     phrases: _Texts = ()
     patterns: _Texts = ()
     exceptions: _Texts = Field((), alias="not")
@@ -167,16 +159,14 @@ class Rule(BaseModel):
         return self
 
     @cached_property
-    def families(self) -> tuple[Family, Family]:
-        """The rule's phrases, and its patterns, as they are matched."""
-        exceptions = phrase_pattern(self.exceptions)
-        patterns = tuple(folded_pattern(text) for text in self.patterns)
-        by_phrases = Family(id=self.id, shapes=phrase_patterns(self.phrases), exceptions=exceptions)
-        return by_phrases, replace(by_phrases, shapes=patterns)
+    def family(self) -> Family:
+        """The rule's phrases and patterns, as they are matched."""
+        shapes = (*phrase_patterns(self.phrases), *map(folded_pattern, self.patterns))
+        return Family(id=self.id, shapes=shapes, exceptions=phrase_pattern(self.exceptions))
 
     def find(self, reading: Reading) -> list[str]:
         """The phrases that the rule is about, as they stand in the folded text, each once."""
-        return list(dict.fromkeys(phrase for family in self.families for phrase in family.find(reading)))
+        return self.family.find(reading)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,3 +223,77 @@ def load_pack(file: Path | Traversable, *, name: str = "") -> Pack:
                 raise DataError(f"{label}its own miss {text!r} is found, by {phrases[0]!r}; add that to not")
         rules[rule.id] = rule
     return Pack(name=title, rules=tuple(rules.values()), sha256=sha256(content).hexdigest())
+
+
+VOCABULARY = "vocabulary.json"
+"""In a workspace's folder."""
+_LONGEST_WORD = 60
+_READABLE = re.compile(r"[^\W_]")
+
+
+class ApprovedWord(BaseModel):
+    """One word or phrase that texts may hold, and who said so."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    word: FilledText = Field(description="a word")
+    by: FilledText = Field(description="a name")
+    at: AwareDatetime = Field(description="a time with its zone")
+    version: int = Field(ge=1, description="a number from 1 on")
+
+
+class Vocabulary(BaseModel):
+    """All approved words, in the order in which they came."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: int = Field(default=0, ge=0, description="a number from 0 on")
+    """Of the last addition; 0 before the first."""
+    words: tuple[ApprovedWord, ...] = Field(default=(), description="a list of words")
+
+
+def vocabulary_file(workspace_root: Path) -> Path:
+    return workspace_root / VOCABULARY
+
+
+def read_vocabulary(file: Path) -> Vocabulary:
+    """Empty where there is no file. Raises `DataError` that names the file and what in it is wrong."""
+    try:
+        values = json_value(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Vocabulary()
+    except ValueError as error:
+        raise DataError(f"{file}: no vocabulary, since it is not JSON: {error}; put back an earlier copy") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{file}: a vocabulary is an object with version and words")
+    return parse(Vocabulary, values, owner="a vocabulary", prefix=f"{file}: ")
+
+
+def approved_words(file: Path) -> frozenset[str]:
+    """The approved words alone, as a request takes them. Raises `DataError` as `read_vocabulary` does."""
+    return frozenset(word.word for word in read_vocabulary(file).words)
+
+
+def add_words(file: Path, words: Iterable[str], *, by: str, at: datetime) -> tuple[str, ...]:
+    """Approves words, and returns those that are new; others stay with the name that approved them first.
+
+    Raises `UsageError` for a word that is none and for an empty name, `DataError` for a damaged file.
+    """
+    if not by.strip():
+        raise UsageError("say who approves the words: --by NAME")
+    cleaned = [" ".join(word.split()) for word in words]
+    for word in cleaned:
+        if not _READABLE.search(fold(word)) or len(word) > _LONGEST_WORD or not word.isprintable():
+            raise UsageError(
+                f"{word!r} is no word of a text; give words or phrases of up to {_LONGEST_WORD} characters"
+            )
+    with lock_file(file.with_name(f".{VOCABULARY}.lock")):
+        before = read_vocabulary(file)
+        approved = {fold(word.word) for word in before.words}
+        new = {fold(word): word for word in cleaned if fold(word) not in approved}
+        if new:
+            version = before.version + 1
+            added = (ApprovedWord(word=word, by=by.strip(), at=at, version=version) for word in new.values())
+            grown = Vocabulary(version=version, words=(*before.words, *added))
+            write_whole(file, json.dumps(plain(grown), ensure_ascii=False, indent=1) + "\n")
+    return tuple(new.values())

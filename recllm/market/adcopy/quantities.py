@@ -5,7 +5,10 @@ All spellings count: ASCII, Chinese numerals (三十, 二〇一七), 百分之�
 `recllm.market.adcopy.lexicon`. The patterns are linear: no nested repeats.
 
 And how amounts of money are written: decimals and grouping are Babel's, signs and words those of `data/numbers.toml`,
-since they decide what the checks accept.
+since they decide what the checks accept. And the deadlines that a text gives by their distance from the day of
+sending: "today only", "this weekend", 今天最后一天. Their phrases are data, in `data/deadlines.toml`.
+
+    deadlines(read("Today only!"))[0].ends_on(offer.end, now)
 """
 
 from __future__ import annotations
@@ -13,14 +16,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 
+from babel.dates import format_skeleton
 from babel.numbers import format_currency, get_currency_precision, is_currency
 
-from recllm.market.adcopy.lexicon import fold, folded_pattern, pattern, table, word_class
+from recllm.market.adcopy.lexicon import (
+    Family,
+    Reading,
+    fold,
+    folded_pattern,
+    pattern,
+    phrase_patterns,
+    table,
+    word_class,
+)
 
 
 class QuantityKind(StrEnum):
@@ -141,10 +155,11 @@ def quantities(text: str) -> tuple[Quantity, ...]:
     unblanked = fold(text)
     text = pattern("quantities.clock").sub(_blanks, _IDIOMS.sub(_blanks, unblanked))
     text = pattern("deadlines.days_left").sub(_blanks, text)
-    for shape, read_match in _SHAPES:
-        for match in shape.finditer(text):
-            if quantity := read_match(match):
-                stated.append(quantity)  # and blanked, so that later patterns do not see it again
+    for name, kind, read_match in _SHAPES:
+        for match in _shape(name).finditer(text):
+            if (read := read_match(match)) is not None:  # and blanked, so that later patterns do not see it again
+                value, unit = (None, read) if isinstance(read, str) else (read, "")
+                stated.append(Quantity(kind=kind, value=value, unit=unit, span=match[0]))
                 text = text[: match.start()] + _blanks(match) + text[match.end() :]
     for unstating in (pattern("quantities.end_of_day"), pattern("quantities.festival")):
         text = unstating.sub(_blanks, text)
@@ -187,7 +202,7 @@ def _blanks(match: re.Match[str]) -> str:
     return "\x00" * len(match[0])
 
 
-def _date(match: re.Match[str]) -> Quantity | None:
+def _date(match: re.Match[str]) -> str | None:
     groups = match.groupdict()
     if name := groups.get("mon"):
         month = next(n for n, word in enumerate(_MONTHS, 1) if word.startswith(name[:3]))
@@ -196,41 +211,23 @@ def _date(match: re.Match[str]) -> Quantity | None:
     day, year = int(groups["d"]), groups.get("y")
     if not (1 <= month <= 12 and 1 <= day <= 31):
         return None
-    unit = f"{year}-{month:02d}-{day:02d}" if year else f"{month:02d}-{day:02d}"
-    return Quantity(kind=QuantityKind.DATE, value=None, unit=unit, span=match[0])
+    return f"{year}-{month:02d}-{day:02d}" if year else f"{month:02d}-{day:02d}"
 
 
-def _day_of_month(match: re.Match[str]) -> Quantity | None:
-    day = next(value for value in match.groups() if value)
-    return Quantity(kind=QuantityKind.DATE, value=None, unit=f"-{int(day):02d}", span=match[0])
-
-
-def _festival_date(match: re.Match[str]) -> Quantity | None:
-    """The day of a festival that a deadline names."""
-    name = next(value for value in match.groups() if value)
-    return Quantity(kind=QuantityKind.DATE, value=None, unit=_NUMBERS["festivals"][name], span=match[0])
-
-
-def _model_number(match: re.Match[str]) -> Quantity | None:
+def _model_number(match: re.Match[str]) -> str | None:
     """A model number such as "3d" or "dw8308"; "usd5" and "16oz" are none: they are read as amounts."""
     text = match[0]
     letters, amount = re.match(r"[a-z]+", text), re.fullmatch(r"\d+([a-z]+)", text)
     if letters and _SIGN.search(letters[0]):
         return None
     is_pence = amount is not None and amount[1] == "p" and len(text) < 4
-    if amount and (is_pence or amount[1] in _UNITS or amount[1] in word_class("glued")):
-        return None
-    return Quantity(kind=QuantityKind.CODE, value=None, unit=text, span=text)
-
-
-def _share(kind: QuantityKind, value: int, match: re.Match[str]) -> Quantity:
-    return Quantity(kind=kind, value=Decimal(value), span=match[0])
+    return None if amount and (is_pence or amount[1] in _UNITS or amount[1] in word_class("glued")) else text
 
 
 _ENGLISH_PARTS = {"third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "tenth": 10}
 
 
-def _fraction_off(match: re.Match[str], *, left: bool = False) -> Quantity | None:
+def _fraction_off(match: re.Match[str], *, left: bool = False) -> Decimal | None:
     """A reduction by a fraction in words, or where `left` to what is left of the price."""
     named = match.groupdict()
     top, bottom = named.get("top") or named.get("top_after"), named.get("bottom") or named.get("bottom_after")
@@ -241,30 +238,38 @@ def _fraction_off(match: re.Match[str], *, left: bool = False) -> Quantity | Non
     else:
         parts = Fraction(_han_integer(top), _han_integer(bottom))
     share = 100 * (1 - parts if left else parts)
-    if not 0 < share < 100:
-        return None
-    value = Decimal(share.numerator) / Decimal(share.denominator)
-    return Quantity(kind=QuantityKind.DISCOUNT, value=value, span=match[0])
+    return Decimal(share.numerator) / Decimal(share.denominator) if 0 < share < 100 else None
 
 
-_SHAPES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Quantity | None]], ...] = (
-    (pattern("quantities.fraction_off"), _fraction_off),
-    (pattern("quantities.fraction_left"), lambda m: _fraction_off(m, left=True)),
-    (pattern("quantities.fraction_off_zh"), _fraction_off),
-    (pattern("quantities.fraction_left_zh"), lambda m: _fraction_off(m, left=True)),
-    (pattern("quantities.half_price"), lambda m: _share(QuantityKind.DISCOUNT, 50, m)),
-    (pattern("quantities.hundred_percent"), lambda m: _share(QuantityKind.PERCENT, 100, m)),
+def _first_group(match: re.Match[str]) -> str:
+    return str(next(filter(None, match.groups())))
+
+
+_SHAPES: tuple[tuple[str, QuantityKind, Callable[[re.Match[str]], str | Decimal | None]], ...] = (
+    ("quantities.fraction_off", QuantityKind.DISCOUNT, _fraction_off),
+    ("quantities.fraction_left", QuantityKind.DISCOUNT, lambda m: _fraction_off(m, left=True)),
+    ("quantities.fraction_off_zh", QuantityKind.DISCOUNT, _fraction_off),
+    ("quantities.fraction_left_zh", QuantityKind.DISCOUNT, lambda m: _fraction_off(m, left=True)),
+    ("quantities.half_price", QuantityKind.DISCOUNT, lambda m: Decimal(50)),
+    ("quantities.hundred_percent", QuantityKind.PERCENT, lambda m: Decimal(100)),
     # 两成 is 20 % that is taken off
-    (pattern("quantities.tenths"), lambda m: _share(QuantityKind.DISCOUNT, 10 * _DIGITS[m["tenths"]], m)),
-    (pattern("quantities.date_numbers"), _date),
-    (pattern("quantities.date_zh"), _date),
-    (pattern("quantities.date_day_first", MONTH=_MONTH), _date),
-    (pattern("quantities.date_month_first", MONTH=_MONTH), _date),
-    (pattern("quantities.day_of_month"), _day_of_month),
-    (pattern("quantities.festival_date", FESTIVAL=_alternatives(set(_NUMBERS["festivals"]))), _festival_date),
-    (pattern("quantities.code"), _model_number),
+    ("quantities.tenths", QuantityKind.DISCOUNT, lambda m: Decimal(10 * _DIGITS[m["tenths"]])),
+    ("quantities.date_numbers", QuantityKind.DATE, _date),
+    ("quantities.date_zh", QuantityKind.DATE, _date),
+    ("quantities.date_day_first", QuantityKind.DATE, _date),
+    ("quantities.date_month_first", QuantityKind.DATE, _date),
+    ("quantities.day_of_month", QuantityKind.DATE, lambda m: f"-{int(_first_group(m)):02d}"),
+    # of a festival that a deadline names
+    ("quantities.festival_date", QuantityKind.DATE, lambda m: _NUMBERS["festivals"][_first_group(m)]),
+    ("quantities.code", QuantityKind.CODE, _model_number),
 )
-"""What is looked for before plain numbers, in this order, and what a match states, if anything."""
+"""What is looked for before plain numbers, in this order: a pattern, and the value or the unit of what it matches, if
+that states anything."""
+
+
+@cache
+def _shape(name: str) -> re.Pattern[str]:
+    return pattern(name, MONTH=_MONTH, FESTIVAL=_alternatives(set(_NUMBERS["festivals"])))
 
 
 def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_before: str) -> Quantity:
@@ -383,9 +388,6 @@ def _han_integer(text: str) -> int:
     return total + section + digit
 
 
-# --- amounts of money as text ---------------------------------------------------------------------------------------
-
-
 def format_money(amount: Decimal, code: str, language: str) -> str:
     """US dollars are "$3.99" in English and "US$3.99" in Chinese, francs "CHF 3.99". The currency is one of ours."""
     sign = CURRENCIES[code.upper()].signs[language][0]
@@ -415,3 +417,88 @@ def rounded(amount: Decimal, code: str) -> Decimal:
 
 def _decimals(code: str) -> int:
     return get_currency_precision(code.upper()) if is_currency(code.upper()) else 2
+
+
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_DAYS_LEFT = "days_left"
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """One phrase that sets a deadline."""
+
+    span: str
+    """As folded."""
+    day: str
+    """Which last day makes it true: "today", "tomorrow", "weekend", "week", "month", a weekday or "days_left"."""
+    strong: bool
+    """True where the phrase sets a deadline whatever stands around it."""
+    days_left: int = 0
+    """Days of "days_left", the day of sending among them or not: both are said."""
+
+    def ends_on(self, end: datetime, now: datetime) -> bool:
+        """True when an offer that ends before `end` has its last day where the phrase puts it, seen from `now`."""
+        last = last_day(end)
+        today = now.astimezone(end.tzinfo).date()
+        days = (last - today).days
+        if days < 0:
+            return False
+        if self.day in WEEKDAYS:
+            weeks = 2 if pattern("deadlines.next_week").search(self.span) else 1
+            return days < 7 * weeks and WEEKDAYS[last.weekday()] == self.day
+        if self.day == _DAYS_LEFT:
+            return self.days_left - 1 <= days <= self.days_left
+        same_week = last.isocalendar()[:2] == today.isocalendar()[:2]
+        return {
+            "today": days == 0,
+            "tomorrow": days == 1,
+            "weekend": same_week and last.weekday() >= WEEKDAYS.index("saturday"),
+            "week": same_week,
+            "month": (last.year, last.month) == (today.year, today.month),
+        }[self.day]
+
+
+def last_day(end: datetime) -> date:
+    """The last day of an offer: one that ends at midnight ends on the day before."""
+    return (end - timedelta(microseconds=1)).date()
+
+
+def day_in_words(day: date, language: str) -> str:
+    """ "30 November", "11月30日"."""
+    return str(format_skeleton("MMMMd", day, locale="en_GB" if language == "en" else "zh"))
+
+
+def deadlines(reading: Reading) -> Sequence[Deadline]:
+    """Every deadline of a text; a phrase inside of a longer strong one is left out: 最后一天 of 明天最后一天."""
+    strong = [Deadline(span, day, True) for day, family, _ in _families() for span in family.find(reading)]
+    weak = [Deadline(span, day, False) for day, _, family in _families() for span in family.find(reading)]
+    for match in pattern("deadlines.days_left").finditer(reading.folded):
+        number = next(filter(None, match.groups()))
+        strong.append(Deadline(match[0], _DAYS_LEFT, True, integer_of(number)))
+    return [d for d in (*strong, *weak) if not any(d.span in s.span and d.span != s.span for s in strong)]
+
+
+@cache
+def _families() -> Sequence[tuple[str, Family, Family]]:
+    """(last day, strong phrases, weak ones)."""
+
+    def family(day: str, phrases: Sequence[str]) -> Family:
+        return Family(id=day, shapes=phrase_patterns(phrases), exceptions=pattern("quantities.weekdays"))
+
+    entries = table("deadlines.toml")["deadline"]
+    weekdays = table("deadlines.toml")["weekdays"]
+
+    def named(phrases: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+        """The phrases with each name of their language, {DAY} with the long ones."""
+        return [
+            phrase.format(day=name, DAY=name)
+            for phrase in phrases
+            for name in names
+            if name.isascii() is phrase.isascii() and ("{DAY}" not in phrase or name in WEEKDAYS)
+        ]
+
+    days = weekdays["names"].items()
+    return [(e["ends"], family(e["ends"], e["strong"]), family(e["ends"], e["weak"])) for e in entries] + [
+        (day, family(day, named(weekdays["strong"], names)), family(day, named(weekdays["weak"], names)))
+        for day, names in days
+    ]

@@ -1,6 +1,6 @@
 """What to write: one frozen request that is checked when it is made and passed on down to the verifier.
 
-    request = CopyRequest(item=item, channel="push", now=now, locale="en", reason_kind=ReasonKind.KNOWN)
+    request = CopyRequest(item=item, channel="push", now=now, locale="en", person=PersonFacts(in_cart=True))
 
 With it the facts of its item, which are all that may be said. Every lister of a product can write into its title. A
 text with instructions, code or reversed writing is no name: it counts as empty. A tricky text that is missed does no
@@ -30,6 +30,7 @@ from recllm.base.policy import Policy
 from recllm.base.schema import Item, Occasion, Reason, ReasonKind, exact_amount
 from recllm.base.words.sentences import LANGUAGES, language
 from recllm.market.adcopy.channels import Channel, channel_named
+from recllm.market.adcopy.frames import wording_days
 from recllm.market.adcopy.lexicon import (
     ROLE_TOKEN,
     families,
@@ -39,18 +40,17 @@ from recllm.market.adcopy.lexicon import (
     read,
     table,
     translation,
-    word_class,
     words,
 )
 from recllm.market.adcopy.names import name_and_size
 from recllm.market.adcopy.packs import FilledText, Pack, parse
-from recllm.market.adcopy.quantities import Quantity, quantities
+from recllm.market.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.text.domains import Domain, domain_of, without_domain
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.personal_data import without_personal_data
-from recllm.text.plurals import stem
 from recllm.text.templates import Prompts
 
+_AMOUNTS = (QuantityKind.MONEY, QuantityKind.NUMBER)
 _CODE = pattern("injection.code")
 _HIDDEN = pattern("injection.hidden")
 _DIGITS_AS_LETTERS = translation("injection.digits_as_letters")
@@ -103,6 +103,15 @@ class Offer:
             if moment is not None and moment.tzinfo is None:
                 raise DataError(f"the offer's {name} {moment} has no time zone; give an aware time")
 
+    def reduced(self, price: Decimal) -> Decimal | None:
+        """What a price becomes; None for an offer that is not on the price."""
+        if self.value is None:
+            return None
+        if self.type is OfferType.PERCENT:
+            return price * (100 - self.value) / 100
+        is_amount = self.type in (OfferType.AMOUNT, OfferType.COUPON) and self.value < price
+        return price - self.value if is_amount else None
+
     def runs(self, now: datetime) -> bool:
         return (self.start is None or self.start <= now) and (self.end is None or now < self.end)
 
@@ -141,9 +150,6 @@ def load_voice(file: Path) -> Voice:
     return parse(Voice, values, owner="a voice", prefix=f"{file}: ")
 
 
-# --- what may be said of a customer ---------------------------------------------------------------------------------
-
-
 class Ago(NamedTuple):
     """A time in the past, as a text may tell it: roughly."""
 
@@ -156,42 +162,10 @@ class Ago(NamedTuple):
 
     def coarse(self) -> Self:
         """The same for all times that the same words name."""
-        edge = EDGES[bisect_right(EDGES, self.days) - 1] if self.days >= EDGES[0] else 0
+        edges = wording_days()
+        edge = edges[bisect_right(edges, self.days) - 1]
         third = 5 if self.on.day <= 10 else 15 if self.on.day <= 20 else 25
         return self._replace(days=edge, on=self.on.replace(day=third))
-
-
-EDGES = (
-    2,
-    3,
-    4,
-    5,
-    6,
-    9,
-    10,
-    12,
-    13,
-    18,
-    25,
-    36,
-    37,
-    38,
-    50,
-    51,
-    60.5,
-    76,
-    106,
-    120.5,
-    136,
-    151,
-    166,
-    201,
-    211,
-    300.5,
-    330,
-    401,
-)
-"""Days at which the words for a time change, in one of the languages."""
 
 
 class ThingFacts(NamedTuple):
@@ -286,8 +260,6 @@ class CopyRequest:
     """An aware time; decides whether the offer runs."""
     locale: str = "en"
     """Language and perhaps region and domain, such as en, en-GB or zh@media."""
-    reason_kind: ReasonKind = ReasonKind.GENERAL
-    """Of the recommendation, for a model of what works; what a text says follows from `person`."""
     occasion: Occasion | None = None
     """Why the text comes now."""
     person: PersonFacts = PersonFacts()
@@ -307,8 +279,6 @@ class CopyRequest:
     offer: Offer | None = None
     list_price: Decimal | None = None
     """The former price, any number of at least 0."""
-    statements: tuple[str, ...] = ()
-    """More facts, in the words of the shop: "free delivery from £50", "order by 12 March for Mother's Day"."""
     evidence: Mapping[str, str] = field(default_factory=dict)
     """Proofs that the shop has, by the key of the claim in data/claims.toml or of the rule that asks for them, for
     instance {"certification": "EU 2018/848, no. 123"}."""
@@ -321,7 +291,7 @@ class CopyRequest:
     variants: int = 1
     """Most texts that differ."""
     vocabulary: frozenset[str] = frozenset()
-    """Words beyond the facts that the shop's people approved; see `recllm.market.adcopy.vocabulary`."""
+    """Words beyond the facts that the shop's people approved; see `recllm.market.adcopy.packs`."""
 
     def __post_init__(self) -> None:
         channel_named(self.channel)
@@ -368,6 +338,12 @@ class CopyRequest:
         return channel_named(self.channel)
 
     @property
+    def lowest_price(self) -> Decimal | None:
+        """The lowest price of the past 30 days, where the proof of it is an amount."""
+        stated = [q.value for q in quantities(self.evidence.get("lowest_30d", "")) if q.kind in _AMOUNTS]
+        return stated[0] if len(stated) == 1 else None
+
+    @property
     def is_sensitive(self) -> bool:
         return self.policy.is_sensitive((*self.item.category, self.item.title))
 
@@ -387,7 +363,7 @@ class CopyRequest:
 
     def facts(self) -> FactSheet:
         """What the catalogue says about the item, made harmless."""
-        return FactSheet.of(self.item, offer=self.offer, list_price=self.list_price)
+        return FactSheet.of(self.item)
 
 
 def checked_locale(locale: str) -> str:
@@ -411,9 +387,6 @@ def reason_kind(reason: Reason | None, item_id: str, *, sensitive: bool) -> Reas
     return {"H": ReasonKind.INTEREST, "I": ReasonKind.PICKED}.get(source, ReasonKind.GENERAL)
 
 
-# --- facts of the item ----------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class FactSheet:
     """The facts of one item. Only what stands here may be said; build it with `of`."""
@@ -424,18 +397,14 @@ class FactSheet:
     category: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
     price: Decimal | None = None
-    list_price: Decimal | None = None
     currency: str | None = None
-    offer: Offer | None = None
     description: str = ""
     """Grounds words; no claim is proven by it."""
-    spellings: tuple[str, ...] = ()
-    """Shorter spellings of the title that a text may hold."""
     has_title: bool = True
     """False where the title may not be shown, and a category or a general name stands for it."""
 
     @classmethod
-    def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:
+    def of(cls, item: Item) -> FactSheet:
         """The sheet of an item: texts made harmless, at most six attributes, in the order of the catalogue.
 
         A text that speaks to machines counts as empty: no shop sells a thing of that name. So does a sentence where a
@@ -454,9 +423,7 @@ class FactSheet:
             category=tuple(c for c in (_name(name) for name in item.category) if c),
             attributes={name: value for name, value in attributes.items() if name and value},
             price=item.price if item.price is None or item.price > 0 else None,
-            list_price=list_price,
             currency=item.currency,
-            offer=offer,
             description=_harmless(
                 without_personal_data((item.description or "")[: limit("description_read")]), longest_description
             ),
@@ -477,15 +444,6 @@ class FactSheet:
     def words(self) -> frozenset[str]:
         """The folded words of all texts."""
         return frozenset(word for text in self.texts for word in words(text))
-
-    @cached_property
-    def is_sober(self) -> bool:
-        """True for medicines and the like, about which a text must not be playful."""
-        names, sober = (self.title, *self.category), word_class("sober")
-        han = "".join(fold(name) for name in names if not name.isascii())
-        return any(word in han for word in sober if not word.isascii()) or any(
-            stem(word) in sober for name in names for word in words(name)
-        )
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:

@@ -18,8 +18,7 @@ from typing import Any
 from babel.dates import format_skeleton, get_month_names
 
 from recllm.base.schema import Item, Occasion
-from recllm.market.adcopy.deadlines import last_day
-from recllm.market.adcopy.frames import Situation, frame_file
+from recllm.market.adcopy.frames import Situation, capital, frame_file
 from recllm.market.adcopy.lexicon import fold, pattern
 from recllm.market.adcopy.names import shelf
 from recllm.market.adcopy.naming import (
@@ -32,7 +31,7 @@ from recllm.market.adcopy.naming import (
     measures_zh,
     naming,
 )
-from recllm.market.adcopy.quantities import currency_of, format_money, quantities, rounded
+from recllm.market.adcopy.quantities import currency_of, format_money, last_day, rounded
 from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType, PersonFacts, ThingFacts
 from recllm.text.domains import SHOP
 from recllm.text.templates import quoted
@@ -48,23 +47,6 @@ _RECENT_DAYS, _JUST_DAYS = 10, 9
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"\{([\w.]+)\}")
-_OFFER_KIND = {
-    OfferType.PERCENT: "percent",
-    OfferType.AMOUNT: "amount",
-    OfferType.FREE_SHIPPING: "free_delivery",
-    OfferType.GIFT: "gift",
-    OfferType.BOGO: "bundle",
-    OfferType.COUPON: "code",
-}
-_FRAME_OCCASION = {
-    Occasion.REPLENISH: "due_again",
-    Occasion.ABANDONED: "left_in_cart",
-    Occasion.PRICE_DROP: "price_drop",
-    Occasion.BACK_IN_STOCK: "back_in_stock",
-    Occasion.NEW_ARRIVAL: "new_arrival",
-    Occasion.WIN_BACK: "win_back",
-    Occasion.WELCOME: "thank_you",
-}
 _ON_ORDER = (OfferType.FREE_SHIPPING, OfferType.GIFT, OfferType.COUPON)
 """Offers on a whole order."""
 
@@ -86,20 +68,20 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
     category = category_name(facts.category, request.language)
     if offer is not None and offer.type not in _ON_ORDER and fold(offer.scope or "") != fold(category):
         facts = replace(facts, category=())  # "20% off clothing" is untrue where the offer is for base layers
-    slots = dict(
-        english_slots(request, facts, name) if request.language == "en" else chinese_slots(request, facts, name)
-    )
+    slots = english_slots(request, facts, name) if request.language == "en" else chinese_slots(request, facts, name)
+    words = request.domain.words[request.language]
+    slots |= {"do": words["buy"], "done": words["bought"], "noun": words.get("product", "")}
     conditions = conditions_of(request, facts, name, goods)
-    reasons = () if is_silent(goods) or name.level is Level.NONE else tuple(reasons_of(request))
+    reasons = () if is_silent(goods) or name.level is Level.NONE else reasons_of(request)
     return Situation(
         occasions=frozenset(occasions_of(request, conditions)),
         reasons=reasons,
         goods=goods,
         number=name.number,
-        offer=_OFFER_KIND[offer.type] if offer is not None else "",
+        offer=offer.type.value if offer is not None else "",
         conditions=conditions,
         language=request.language,
-        slots={key: value for key, value in (slots | domain_slots(request)).items() if value},
+        slots={key: value for key, value in slots.items() if value},
         voice=request.voice.tone or "",
     )
 
@@ -113,58 +95,45 @@ def _title_of(request: CopyRequest, facts: FactSheet) -> str:
     return request.item.title if request.language == "zh" and as_written == sayable else facts.title
 
 
-def domain_slots(request: CopyRequest) -> dict[str, str]:
-    words = request.domain.words[request.language]
-    return {"do": words["buy"], "done": words["bought"], "noun": words.get("product", "")}
-
-
-# --- what holds ------------------------------------------------------------------------------------------------------
-
-
 def occasions_of(request: CopyRequest, conditions: frozenset[str]) -> Iterator[str]:
     if request.day is not None:  # a text for a day of the calendar is about the day
         yield request.day.key
         return
     yield "any_day"
     if request.occasion is not None:
-        yield _FRAME_OCCASION[request.occasion]
+        yield request.occasion.value
     elif request.person.in_cart:
-        yield "left_in_cart"
-    if conditions & {"due", "overdue", "due_soon", "due_now", "due_late", "bought_twice", "due_by_shop"}:
-        yield "due_again"
+        yield Occasion.ABANDONED.value
+    if conditions & {"due", "overdue", "due_soon", "due_now", "due_late", "bought_twice"}:
+        yield Occasion.REPLENISH.value
 
 
-def reasons_of(request: CopyRequest) -> Iterator[str]:
+def reasons_of(request: CopyRequest) -> tuple[str, ...]:
     """Why this customer gets this item, the strongest first; "none" is always one."""
     person = request.person
-    if not request.is_sensitive:
-        if person.in_cart:
-            yield "in_cart"
-        if person.asked_alert:
-            yield "asked_alert"
-        if person.away is not None:
-            yield "lapsed"
-        if person.first_order is not None:
-            yield "first_purchase"
-        if person.times_bought:
-            yield "bought_before"
-        if person.bought_last_year:
-            yield "bought_last_year"
-        if person.viewed:
-            yield "viewed"
-        if person.with_item is not None and not person.times_bought:
-            yield from ("goes_with", "people_also_buy")
-        if person.because is not None and not person.times_bought and is_near(request.item, person.because):
-            yield "because"
-        if request.occasion is Occasion.NEW_ARRIVAL and person.category_bought:
-            yield from ("new_in_category", *(("new_in_brand",) if person.brand_bought else ()))
-        if person.category_bought >= FREQUENT:
-            yield "bought_in_category"
-        if person.brand_bought >= FREQUENT:
-            yield "bought_in_brand"
-        if not person.times_bought and person.category_bought:
-            yield "never_bought"
-    yield "none"
+    is_first = not person.times_bought
+    is_new = request.occasion is Occasion.NEW_ARRIVAL and person.category_bought > 0
+    holds = {
+        "in_cart": person.in_cart,
+        "asked_alert": person.asked_alert,
+        "lapsed": person.away is not None,
+        "first_purchase": person.first_order is not None,
+        "bought_before": not is_first,
+        "bought_last_year": person.bought_last_year,
+        "viewed": person.viewed,
+        "goes_with people_also_buy": person.with_item is not None and is_first,
+        "because": person.because is not None and is_first and is_near(request.item, person.because),
+        "new_in_category": is_new,
+        "new_in_brand": is_new and person.brand_bought > 0,
+        "bought_in_category": person.category_bought >= FREQUENT,
+        "bought_in_brand": person.brand_bought >= FREQUENT,
+        "never_bought": is_first and person.category_bought > 0,
+    }
+    return (*(() if request.is_sensitive else _words_that_hold(holds)), "none")
+
+
+def _words_that_hold(holds: Mapping[str, bool]) -> Iterator[str]:
+    return (word for words, is_so in holds.items() if is_so for word in words.split())
 
 
 def is_near(item: Item, thing: ThingFacts) -> bool:
@@ -193,7 +162,7 @@ def conditions_of(request: CopyRequest, facts: FactSheet, name: Naming, goods: f
         **_of_person(request.person, FRESH_DAYS if "perishable" in goods else LATELY_DAYS),
         **_of_offer(request, facts),
     }
-    return frozenset(word for words, is_so in holds.items() if is_so for word in words.split())
+    return frozenset(_words_that_hold(holds))
 
 
 def _of_person(person: PersonFacts, lately_days: int) -> Mapping[str, bool]:
@@ -211,7 +180,6 @@ def _of_person(person: PersonFacts, lately_days: int) -> Mapping[str, bool]:
         "just_bought": days < _JUST_DAYS,
         "lately": _JUST_DAYS <= days <= lately_days,
         "bought_twice": person.waited is None and person.times_bought == 2,
-        "count_3_to_9": 3 <= person.times_bought <= 9,
         "frequent": person.times_bought >= FREQUENT,
         "cart cart_any": person.in_cart,
         "seen": person.viewed,
@@ -245,195 +213,166 @@ def _of_offer(request: CopyRequest, facts: FactSheet) -> Mapping[str, bool]:
 
 def old_price_of(request: CopyRequest, facts: FactSheet) -> Decimal | None:
     """The lowest price of the past 30 days, where it is proven and above the price."""
-    stated = [q.value for q in quantities(request.evidence.get("lowest_30d", "")) if q.value is not None]
-    if len(stated) != 1 or facts.price is None or stated[0] is None or stated[0] <= facts.price:
-        return None
-    return stated[0]
+    lowest, price = request.lowest_price, facts.price
+    return lowest if lowest is not None and price is not None and lowest > price else None
 
 
 # --- English ---------------------------------------------------------------------------------------------------------
 
 
-def english_slots(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[tuple[str, str]]:
-    person, tables = request.person, frame_file("en").tables
-    yield "shop", request.shop
-    yield "link", request.link
-    yield "basket", "cart" if request.region == "US" else "basket"
+def english_slots(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
+    day, is_box = request.day, " of " in name.size
+    price, old_price = money_text(facts.price, facts), old_price_of(request, facts)
+    slots = {
+        "shop": request.shop,
+        "link": request.link,
+        "basket": "cart" if request.region == "US" else "basket",
+        "brand": facts.brand if facts.brand and fold(facts.brand) not in ("private", "national") else "",
+        "price": f"{price} for a {name.size}" if price and is_box else price,
+        "pack": "" if is_box else name.size,
+        "words": _words(facts, ", "),
+        "author": _attribute(facts, "author", "作者"),
+        "series": _attribute(facts, "series"),
+        "old_price": money_text(old_price, facts),
+    }
+    if old_price is not None and facts.price is not None:
+        slots["saving"] = money_text(old_price - facts.price, facts)
     if name.level in (Level.CLEAN, Level.TILL):
-        yield from thing_slots("item", name, request.domain.words["en"]["name_quotes"])
+        slots |= thing_slots("item", name, request)
     if category := category_name(facts.category, "en"):
-        yield from (
-            ("category", category),
-            ("category.Cap", _capital(category)),
-            ("category.headline", category.title()),
-        )
-        yield "category.is", "are" if category.endswith("s") or " and " in category or " & " in category else "is"
-    if facts.brand and fold(facts.brand) not in ("private", "national"):
-        yield "brand", facts.brand
-    price, is_box = money_text(facts.price, facts), " of " in name.size
-    yield "price", f"{price} for a {name.size}" if price and is_box else price
-    yield "pack", "" if is_box else name.size
-    words = _words(facts, ", ")
-    yield from (("words", words), ("Words", _capital(words)))
-    yield "author", _attribute(facts, "author", "作者")
-    yield "series", _attribute(facts, "series")
-    yield from person_english(request, tables)
-    old_price = old_price_of(request, facts)
-    if old_price is not None and facts.price is not None and facts.currency:
-        yield "old_price", _round_money(old_price, facts.currency)
-        yield "saving", _round_money(old_price - facts.price, facts.currency)
-    yield from offer_english(request, facts, name, tables)
-    if request.day is not None:
-        yield from (("occasion", request.day.names["en"]), ("calendar", request.day.names["en"]))
-        yield "day", _date(request.day.on, request, "EEEEdMMMM")
+        is_several = category.endswith("s") or " and " in category or " & " in category
+        slots |= {
+            "category": category,
+            "category.headline": category.title(),
+            "category.is": _verb(is_several),
+        }
+    slots |= person_english(request) | offer_english(request, facts, name)
+    if day is not None:
+        slots |= {
+            "occasion": day.names["en"],
+            "calendar": day.names["en"],
+            "day": _date(day.on, request, "EEEEdMMMM"),
+        }
         if request.order_by is not None:
-            yield "order_by", f"by {_date(request.order_by, request, 'dMMMM')}"
-        if person.bought_last_year:
-            yield from (
-                ("season_last", f"last {_month(request.day.on)}"),
-                ("season_last.Cap", f"Last {_month(request.day.on)}"),
-            )
+            slots["order_by"] = f"by {_date(request.order_by, request, 'dMMMM')}"
+        if request.person.bought_last_year:
+            slots["season_last"] = f"last {_month(day.on)}"
+    return slots
 
 
-def person_english(request: CopyRequest, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    person = request.person
+def person_english(request: CopyRequest) -> dict[str, str]:
+    person, tables, slots = request.person, frame_file("en").tables, dict[str, str]()
     if person.times_bought:
-        if every := person.every_days and _row(tables["rhythm"], person.every_days):
-            yield from (("rhythm", every["say"]), ("rhythm.Cap", _capital(every["say"])), ("gap", every["gap"]))
-        yield "count", tables["count"].get(str(person.times_bought), "")
-        yield "count.Cap", _capital(tables["count"].get(str(person.times_bought), ""))
-        yield from ago_english("last", person.last, tables)
-    if person.away is not None:
-        yield from ago_english("lapsed", person.away, tables)
-    for key, thing in (
-        ("with_item", person.with_item),
-        ("first_item", person.first_order),
-        ("because", person.because),
-    ):
-        if thing is not None and (named := _named(thing, request)).name:
-            yield from thing_slots(key, named, request.domain.words["en"]["name_quotes"])
-            if key == "with_item":
-                for slot, value in ago_english("with_item", person.with_last, tables):
-                    if "." in slot:
-                        yield slot, value
-                        yield "with_date", value
-    if person.category_bought >= FREQUENT and person.favourite_category:
-        yield "category_bought", person.favourite_category
+        every = _row(tables["rhythm"], person.every_days) if person.every_days else {}
+        slots |= {
+            "rhythm": every.get("say", ""),
+            "gap": every.get("gap", ""),
+            "count": tables["count"].get(str(person.times_bought), ""),
+            **ago_english("last", person.last),
+        }
+    slots |= ago_english("lapsed", person.away)
+    for key, named in _other_things(request):
+        slots |= thing_slots(key, named, request) if named.name else {}
+    if "with_item" in slots and (ago := ago_english("with_item", person.with_last)):
+        slots |= {slot: value for slot, value in ago.items() if "." in slot} | {"with_date": ago["with_item.in"]}
+    if person.category_bought >= FREQUENT:
+        slots["category_bought"] = person.favourite_category or ""
+    return slots
 
 
-def thing_slots(key: str, name: Naming, quotes: str = "") -> Iterator[tuple[str, str]]:
-    if quotes:
-        name = replace(name, name=quoted(name.name, quotes), short=quoted(name.short, quotes))
-    short, is_plural = name.short or name.name, name.number == "plural"
-    article = "an" if pattern("naming.vowel_sound").match(name.name) else "a"
-    yield key, name.name
-    yield f"{key}.Cap", _capital(name.name)
-    yield from ((f"{key}.short", short), (f"{key}.Short", _capital(short)), (f"{key}.headline", _capital(short)))
-    yield from (
-        (f"{key}.the", f"the {name.name}" if name.has_article else name.name),
-        (f"{key}.The", f"The {name.name}" if name.has_article else _capital(name.name)),
-    )
-    indefinite = f"{article} {name.name}" if name.number == "singular" and name.has_article else name.name
-    yield from ((f"{key}.a", indefinite), (f"{key}.A", _capital(indefinite)))
-    another = f"another {short}" if name.number == "singular" and name.has_article else f"more {short}"
-    yield from ((f"{key}.more", another), (f"{key}.More", _capital(another)))
-    yours = f"copy of {name.name}" if name.number == "title" else short
-    yield from ((f"{key}.your", f"your {yours}"), (f"{key}.Your", f"Your {yours}"))
-    yield from (
-        (f"{key}.is", "are" if is_plural else "is"),
-        (f"{key}.was", "were" if is_plural else "was"),
-        (f"{key}.has", "have" if is_plural else "has"),
-    )
-    yield from ((f"{key}.s", "" if is_plural else "s"), (f"{key}.es", "" if is_plural else "es"))
-    yield from (
-        (f"{key}.it", "they" if is_plural else "it"),
-        (f"{key}.It", "They" if is_plural else "It"),
-        (f"{key}.them", "them" if is_plural else "it"),
-    )
+def thing_slots(key: str, name: Naming, request: CopyRequest) -> dict[str, str]:
+    """What a text calls a thing, by article and number."""
+    called, short = name.name, name.short or name.name
+    if quotes := request.domain.words["en"]["name_quotes"]:
+        called, short = quoted(called, quotes), quoted(short, quotes)
+    is_plural, is_one = name.number == "plural", name.number == "singular" and name.has_article
+    article = "an" if pattern("naming.vowel_sound").match(called) else "a"
+    forms = {
+        "short": short,
+        "headline": capital(short),
+        "the": f"the {called}" if name.has_article else called,
+        "a": f"{article} {called}" if is_one else called,
+        "more": f"another {short}" if is_one else f"more {short}",
+        "is": _verb(is_plural),
+        "was": "were" if is_plural else "was",
+        "has": "have" if is_plural else "has",
+        "s": "" if is_plural else "s",
+        "es": "" if is_plural else "es",
+        "it": "they" if is_plural else "it",
+        "them": "them" if is_plural else "it",
+    }
+    return {key: called, **{f"{key}.{form}": word for form, word in forms.items()}}
 
 
-def ago_english(key: str, ago: Ago | None, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _verb(is_plural: bool) -> str:
+    return "are" if is_plural else "is"
+
+
+def ago_english(key: str, ago: Ago | None) -> dict[str, str]:
     if ago is None or ago.days >= LONG_AGO_DAYS:
-        return
-    days, day = ago
-    month = _month(day)
+        return {}
+    (days, day), slots = ago, dict[str, str]()
     if days < _RECENT_DAYS:
-        week = "about a week ago" if days >= 4 else "a few days ago"
-        yield from ((key, week), (f"{key}.in", week))
+        when = "about a week ago" if days >= 4 else "a few days ago"
     elif days >= _YEAR_DAYS:
-        yield from ((key, f"last {month}"), (f"{key}.in", f"last {month}"))
+        when = f"last {_month(day)}"
     else:
         third = "" if days > _MONTH_DAYS else "early " if day.day <= 10 else "mid-" if day.day <= 20 else "late "
-        yield from (
-            (key, f"in {third}{month}"),
-            (f"{key}.in", f"in {third}{month}"),
-            (f"{key}.since", f"since {third}{month}"),
-        )
-    if row := _row(tables["span"], days):
-        yield from ((f"{key}_span", row["span"]), (f"{key}.span", row["span"]), (f"{key}.ago", f"{row['span']} ago"))
+        when, slots[f"{key}.since"] = f"in {third}{_month(day)}", f"since {third}{_month(day)}"
+    if row := _row(frame_file("en").tables["span"], days):
+        span = row["span"]
+        slots |= {
+            f"{key}_span": span,
+            f"{key}.span": span,
+            f"{key}.ago": f"{span} ago",
+        }
+    return {key: when, f"{key}.in": when, **slots}
 
 
-def offer_english(
-    request: CopyRequest, facts: FactSheet, name: Naming, tables: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
+def offer_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
     offer = request.running_offer
     if offer is None:
-        return
-    value = ""
+        return {}
+    value = money_text(offer.value, facts)
     if offer.type is OfferType.PERCENT and offer.value is not None:
         value = f"{offer.value.normalize():f}%"
     elif offer.type is OfferType.BOGO:
         value = "buy one, get one free"
-    elif offer.value is not None and facts.currency:
-        value = _round_money(offer.value, facts.currency)
     until = short_until = ""
     if offer.end is not None:
-        is_us = request.region == "US"
-        until = f"{'through' if is_us else 'until'} {_date(last_day(offer.end), request, 'dMMMM')}"
-        short_until = f"{'through' if is_us else 'until'} {_date(last_day(offer.end), request, 'dMMM')}"
+        until, short_until = (
+            f"{'through' if request.region == 'US' else 'until'} {_date(last_day(offer.end), request, skeleton)}"
+            for skeleton in ("dMMMM", "dMMM")
+        )
     scope = offer.scope or ("" if offer.type in _ON_ORDER else f"the {name.name}" if name.has_article else name.name)
-    gift = offer.gift or ""
-    offer_slots = {
-        "value": value,
-        "scope": scope,
+    terms = {
         "until": until,
         "code": offer.code or "",
-        "min_spend": ""
-        if offer.min_spend is None or not facts.currency
-        else _round_money(offer.min_spend, facts.currency),
+        "min_spend": money_text(offer.min_spend, facts),
         "excluded": offer.excluded or "",
-        "gift": gift,
-        "gift.free": f"a free {gift}" if gift else "",
+        "gift": offer.gift or "",
+        "gift.free": f"a free {offer.gift}" if offer.gift else "",
     }
-    forms = tables["offer"][_OFFER_KIND[offer.type]]
-    short = {**offer_slots, "until": short_until}
-    on, line = worded_offer(forms["on"], offer_slots), worded_offer(forms["line"], offer_slots)
-    terms = "[{until}][, code {code}][, on orders from {min_spend}][; {excluded} excluded]"
-    terms = worded_offer(terms, offer_slots).lstrip(",; ")
+    stated = {"value": value, "scope": scope, **terms}
+    forms, short = frame_file("en").tables["offer"][offer.type], {**stated, "until": short_until}
+    on, line = worded_offer(forms["on"], stated), worded_offer(forms["line"], stated)
+    in_words = worded_offer("[{until}][, code {code}][, on orders from {min_spend}][; {excluded} excluded]", stated)
     short_terms = worded_offer("[{until}][, code {code}][, from {min_spend}]", short).lstrip(", ")
-    sms = worded_offer(forms["line"].replace("on orders from", "from"), short)
-    yield "offer", on
-    yield from (
-        ("offer.short", worded_offer(forms["short"], offer_slots)),
-        ("offer.Short", _capital(worded_offer(forms["short"], offer_slots))),
-    )
-    yield from (("offer.on", on), ("offer.On", _capital(on)), ("offer.with", worded_offer(forms["with"], offer_slots)))
-    yield from (("offer.line", _capital(line)), ("offer.line.low", line), ("offer.sms", _capital(sms)))
-    yield from (("offer.terms", _capital(terms)), ("offer.terms.low", terms))
-    if len(short_terms) <= 38:
-        yield from (("offer.short_terms", short_terms), ("offer.Short_terms", _capital(short_terms)))
-    yield from (
-        ("until", until),
-        ("Until", _capital(until)),
-        ("code", offer_slots["code"]),
-        ("min_spend", offer_slots["min_spend"]),
-        ("excluded", offer_slots["excluded"]),
-        ("short_until", short_until),
-    )
-    yield from (("gift", gift), ("gift.free", offer_slots["gift.free"]))
-    if offer.type is OfferType.BOGO:
-        yield "single_price", money_text(facts.price, facts)
-    yield "pays", money_text(price_with_offer(request, facts), facts)
+    return terms | {
+        "offer": on,
+        "offer.short": worded_offer(forms["short"], stated),
+        "offer.on": on,
+        "offer.with": worded_offer(forms["with"], stated),
+        "offer.line": capital(line),
+        "offer.line.low": line,
+        "offer.sms": capital(worded_offer(forms["line"].replace("on orders from", "from"), short)),
+        "offer.terms": capital(in_words.lstrip(",; ")),
+        "offer.terms.low": in_words.lstrip(",; "),
+        "offer.short_terms": short_terms if len(short_terms) <= 38 else "",
+        "short_until": short_until,
+        "single_price": money_text(facts.price, facts) if offer.type is OfferType.BOGO else "",
+        "pays": money_text(price_with_offer(request, facts), facts),
+    }
 
 
 def worded_offer(form: str, offer_slots: Mapping[str, str]) -> str:
@@ -451,89 +390,82 @@ def worded_offer(form: str, offer_slots: Mapping[str, str]) -> str:
 # --- Chinese ---------------------------------------------------------------------------------------------------------
 
 
-def chinese_slots(request: CopyRequest, facts: FactSheet, name: Naming) -> Iterator[tuple[str, str]]:
-    tables = frame_file("zh").tables
-    for voice, word in tables["you"].items():
-        yield f"you@{voice}", request.voice.address or word
-    yield "you", request.voice.address or "您"
-    yield "shop", request.shop
-    yield "link", request.link
-    if name.level in (Level.CLEAN, Level.TILL) and name.short:
-        size = name.size.replace(" ", "").replace("*", "×")
-        marks = request.domain.words["zh"]["name_quotes"]
-        called = name.name + size if len(name.name + size) <= 16 else name.name
-        yield "item", quoted(called, marks) if marks else called
-        yield from (
-            ("short", name.short),
-            ("mw", next((m for n, m in measures_zh().items() if name.short.endswith(n)), "")),
-        )
-        yield "spec", size
-    yield "category", category_name(facts.category, "zh")
-    yield "brand", facts.brand or ""
-    yield "price", yuan_text(facts.price, facts)
+def chinese_slots(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
+    tables, day, old_price = frame_file("zh").tables, request.day, old_price_of(request, facts)
     described = [
         value
         for value in facts.attributes.values()
         if not value.isascii() and len(value) <= 10 and value not in facts.title
     ]
-    yield from (("desc", described[0] if described else ""), ("desc2", described[1] if len(described) > 1 else ""))
-    yield from person_chinese(request, tables)
-    old_price = old_price_of(request, facts)
+    slots = {
+        **{f"you@{voice}": request.voice.address or word for voice, word in tables["you"].items()},
+        "you": request.voice.address or "您",
+        "shop": request.shop,
+        "link": request.link,
+        "category": category_name(facts.category, "zh"),
+        "brand": facts.brand or "",
+        "price": yuan_text(facts.price, facts),
+        "desc": "".join(described[:1]),
+        "desc2": "".join(described[1:2]),
+    }
+    if name.level in (Level.CLEAN, Level.TILL) and name.short:
+        size = name.size.replace(" ", "").replace("*", "×")
+        called = name.name + size if len(name.name + size) <= 16 else name.name
+        measure = next((m for noun, m in measures_zh().items() if name.short.endswith(noun)), "")
+        slots |= {
+            "item": _marked(called, request),
+            "short": name.short,
+            "mw": measure,
+            "spec": size,
+        }
+    slots |= person_chinese(request) | offer_chinese(request, facts)
     if old_price is not None and facts.price is not None:
-        yield from (
-            ("was", yuan_text(old_price, facts)),
-            ("list", yuan_text(old_price, facts)),
-            ("cut", yuan_text(old_price - facts.price, facts)),
-        )
-    yield from offer_chinese(request, facts, tables)
-    if request.day is not None:
-        yield from (("festival", request.day.names["zh"]), ("festival_date", _date_zh(request.day.on)))
+        slots |= dict.fromkeys(("was", "list"), yuan_text(old_price, facts))
+        slots["cut"] = yuan_text(old_price - facts.price, facts)
+    if day is not None:
+        slots |= {"festival": day.names["zh"], "festival_date": _date_zh(day.on)}
         if request.order_by is not None:
-            yield "ship", f"{_date_zh(request.order_by)}前下单，节前送到"
-            yield "ship_promise", "y"
+            slots["ship"] = f"{_date_zh(request.order_by)}前下单，节前送到"
+            slots["ship_promise"] = "y"
+    return slots
 
 
-def person_chinese(request: CopyRequest, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    person = request.person
+def _marked(name: str, request: CopyRequest) -> str:
+    marks = request.domain.words["zh"]["name_quotes"]
+    return quoted(name, marks) if marks else name
+
+
+def person_chinese(request: CopyRequest) -> dict[str, str]:
+    person, slots = request.person, dict[str, str]()
     if person.times_bought:
-        yield "n", str(person.times_bought) if 3 <= person.times_bought <= 9 else ""
-        yield "times", f"{person.times_bought}次"
-        yield "rhythm", _row(tables["rhythm"], person.every_days).get("say", "") if person.every_days else ""
-        yield from ago_chinese(person.last, tables, ("last", "since", "last_date"))
-    if person.away is not None:
-        yield from ago_chinese(person.away, tables, ("", "away", "last_date"))
-    for key, thing in (
-        ("with_item", person.with_item),
-        ("first_item", person.first_order),
-        ("because", person.because),
-    ):
-        if thing is not None and (short := _named(thing, request).short):
-            marks = request.domain.words["zh"]["name_quotes"]
-            yield key, quoted(short, marks) if marks else short
+        every = _row(frame_file("zh").tables["rhythm"], person.every_days) if person.every_days else {}
+        slots["n"] = str(person.times_bought) if 3 <= person.times_bought <= 9 else ""
+        slots["times"] = f"{person.times_bought}次"
+        slots["rhythm"] = every.get("say", "")
+        slots |= ago_chinese(person.last, last="say", since="span")
+    slots |= ago_chinese(person.away, away="span")
+    slots |= {key: _marked(named.short, request) for key, named in _other_things(request) if named.short}
     if person.with_last is not None and person.with_last.days <= 60:
-        yield from ago_chinese(person.with_last, tables, ("with_last", "", ""))
+        slots["with_last"] = ago_chinese(person.with_last, with_last="say").get("with_last", "")
+    return slots
 
 
-def ago_chinese(ago: Ago | None, tables: Mapping[str, Any], keys: tuple[str, str, str]) -> Iterator[tuple[str, str]]:
-    """Slots for how long ago, for the span, and for the third of the month."""
+def ago_chinese(ago: Ago | None, **entries: str) -> dict[str, str]:
+    """Slots by entries of the table of times, and for the third of the month."""
     if ago is None or ago.days >= LONG_AGO_DAYS:
-        return
-    days, day = ago
-    row, (since, span, third) = _row(tables["span"], days), keys
-    if since:
-        yield since, row.get("say", "").replace("{days}", f"{days:.0f}")
-    if span:
-        yield span, row.get("span", "").replace("{days}", f"{days:.0f}")
-    if third:
-        yield third, f"{day.month}月{'上旬' if day.day <= 10 else '中旬' if day.day <= 20 else '下旬'}"
+        return {}
+    (days, day), row = ago, _row(frame_file("zh").tables["span"], ago.days)
+    third = "上旬" if day.day <= 10 else "中旬" if day.day <= 20 else "下旬"
+    slots = {slot: row.get(entry, "").replace("{days}", f"{days:.0f}") for slot, entry in entries.items()}
+    return {**slots, "last_date": f"{day.month}月{third}"}
 
 
-def offer_chinese(request: CopyRequest, facts: FactSheet, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def offer_chinese(request: CopyRequest, facts: FactSheet) -> dict[str, str]:
     offer = request.running_offer
     if offer is None:
-        return
+        return {}
     value = "" if offer.value is None else f"{offer.value.normalize():f}"
-    offer_slots = {
+    stated = {
         "zhe": f"{((100 - offer.value) / 10).normalize():f}" if offer.type is OfferType.PERCENT and offer.value else "",
         "off": value if offer.type in (OfferType.AMOUNT, OfferType.COUPON) else "",
         "min": "" if offer.min_spend is None else f"{offer.min_spend.normalize():f}",
@@ -543,35 +475,30 @@ def offer_chinese(request: CopyRequest, facts: FactSheet, tables: Mapping[str, A
         "until": _date_zh(last_day(offer.end)) if offer.end is not None else "",
         "pay": yuan_text(price_with_offer(request, facts), facts),
     }
-    kind = _OFFER_KIND[offer.type]
-    form = tables["offer"].get(f"{kind}_min" if offer_slots["min"] and f"{kind}_min" in tables["offer"] else kind, "")
-    yield from offer_slots.items()
-    yield "offer", worded_offer(form, offer_slots) or ("买一送一" if offer.type is OfferType.BOGO else "")
+    kind, forms = offer.type.value, frame_file("zh").tables["offer"]
+    form = forms.get(f"{kind}_min" if stated["min"] and f"{kind}_min" in forms else kind, "")
+    stated["offer"] = worded_offer(form, stated)
+    if offer.type is OfferType.BOGO:
+        stated["offer"] = stated["offer"] or "买一送一"
+    return stated
 
 
 def price_with_offer(request: CopyRequest, facts: FactSheet) -> Decimal | None:
     """The price after the offer, where the offer alone decides it."""
     offer, price = request.running_offer, facts.price
-    if offer is None or offer.value is None or price is None or offer.min_spend is not None:
+    if offer is None or price is None or offer.min_spend is not None or offer.type is OfferType.COUPON:
         return None
-    if offer.type is OfferType.PERCENT:
-        return price * (100 - offer.value) / 100
-    return price - offer.value if offer.type is OfferType.AMOUNT and offer.value < price else None
+    return offer.reduced(price)
 
 
 def yuan_text(amount: Decimal | None, facts: FactSheet) -> str:
-    if amount is None or not facts.currency or currency_of(facts.currency) is None:
-        return ""
-    if facts.currency != "CNY":
-        return format_money(amount, facts.currency, "zh")
-    return f"{rounded(amount, 'CNY').normalize():f}元"
+    if amount is not None and facts.currency == "CNY":
+        return f"{rounded(amount, 'CNY').normalize():f}元"
+    return money_text(amount, facts, "zh")
 
 
 def _date_zh(day: date) -> str:
     return f"{day.month}月{day.day}日"
-
-
-# --- shared ----------------------------------------------------------------------------------------------------------
 
 
 def _row(rows: Sequence[Mapping[str, Any]], days: float) -> Mapping[str, Any]:
@@ -579,12 +506,17 @@ def _row(rows: Sequence[Mapping[str, Any]], days: float) -> Mapping[str, Any]:
     return next((row for row in rows if row["from"] <= round(days) <= row["to"]), {})
 
 
-def _named(thing: ThingFacts, request: CopyRequest) -> Naming:
-    return naming(thing.title, thing.category, request.language, brand=thing.brand, titles=request.domain.titles)
-
-
-def _capital(text: str) -> str:
-    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
+def _other_things(request: CopyRequest) -> Iterator[tuple[str, Naming]]:
+    """(slot, what it is called) of what the customer bought besides."""
+    person, titles = request.person, request.domain.titles
+    things = {
+        "with_item": person.with_item,
+        "first_item": person.first_order,
+        "because": person.because,
+    }
+    for slot, thing in things.items():
+        if thing is not None:
+            yield slot, naming(thing.title, thing.category, request.language, brand=thing.brand, titles=titles)
 
 
 def _attribute(facts: FactSheet, *names: str) -> str:
@@ -609,14 +541,9 @@ def _date(day: date, request: CopyRequest, skeleton: str) -> str:
     return str(format_skeleton(skeleton, day, locale=locale))
 
 
-def money_text(amount: Decimal | None, facts: FactSheet) -> str:
-    """As an English text shows it; "" where the amount or its currency is not known."""
+def money_text(amount: Decimal | None, facts: FactSheet, language: str = "en") -> str:
+    """£10 and £7.50 in English, without cents where there are none; "" where the amount or its currency is unknown."""
     if amount is None or facts.currency is None or currency_of(facts.currency) is None:
         return ""
-    return _round_money(amount, facts.currency)
-
-
-def _round_money(amount: Decimal, currency: str) -> str:
-    """£10 and £7.50: without cents where there are none."""
-    text = format_money(amount, currency, "en")
-    return text.removesuffix(".00")
+    text = format_money(amount, facts.currency, language)
+    return text.removesuffix(".00") if language == "en" else text

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from recllm.base.documents import plain
+from recllm.base.documents import json_value, plain
 from recllm.base.errors import DataError, RecllmError
 from recllm.base.schema import CopyVerdict, Item
 from recllm.market.adcopy.packs import FilledText, Pack, pack_named, pack_names, parse
@@ -133,24 +132,13 @@ class UnreadableLine:
     message: str
 
 
-def read_submissions(
-    file: Path,
-    *,
-    now: datetime,
-    packs: tuple[Pack, ...] = (),
-    voice: Voice | None = None,
-    vocabulary: frozenset[str] = frozenset(),
-    domain: str = SHOP,
-) -> Iterator[Submission | UnreadableLine]:
+def read_submissions(file: Path, **conditions: Any) -> Iterator[Submission | UnreadableLine]:
     """The submissions of a file in UTF-8, and the lines that are none; blank lines are skipped. An id that occurs twice
-    is read the first time only. now: decides which offers run. packs: applied to every text, besides those that its
-    line names. vocabulary: what the shop's people approved. domain: what the texts of lines that name none are
-    about."""
+    is read the first time only. conditions: as `submission_of` takes them."""
     ids: set[str] = set()
     for number, line in filled_lines(file):
         try:
-            values = json_object(line)
-            submission = submission_of(values, now=now, packs=packs, voice=voice, vocabulary=vocabulary, domain=domain)
+            submission = submission_of(json_object(line), **conditions)
             if submission.id in ids:
                 raise DataError(f"the id {submission.id!r} occurs twice; each text needs its own")
         except RecllmError as error:
@@ -172,13 +160,11 @@ def filled_lines(file: Path) -> Iterator[tuple[int, bytes]]:
 def json_object(line: bytes) -> dict[str, Any]:
     """Raises `DataError` for a line that is none."""
     try:
-        values = json.loads(line.decode("utf-8"), parse_float=Decimal)
+        values = json_value(line.decode("utf-8"), parse_float=Decimal)
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 at byte {error.start} of the line; save the file as UTF-8") from error
     except ValueError as error:
         raise DataError(f"not JSON: {error}") from error
-    except RecursionError as error:
-        raise DataError("nested too deeply to be read") from error
     if not isinstance(values, dict):
         raise DataError("each line is one JSON object")
     return values
@@ -193,7 +179,11 @@ def submission_of(
     vocabulary: frozenset[str] = frozenset(),
     domain: str = SHOP,
 ) -> Submission:
-    """One parsed line as a submission. Raises `DataError` or `UsageError` that names the field."""
+    """One parsed line as a submission. Raises `DataError` or `UsageError` that names the field.
+
+    now: decides which offers run. packs: applied to every text, besides those that its line names. vocabulary: what the
+    shop's people approved. domain: what the texts of lines that name none are about.
+    """
     line = parse(_SubmittedLine, values, owner="the line")
     names = pack_names() if line.packs is None else line.packs
     request = CopyRequest(

@@ -1,32 +1,44 @@
-"""From a request to ad texts that are checked: the frames that hold, their slots filled, and the check of each text.
+"""From a request to ad texts that are checked: what may be said of the item, the frames that hold, their slots filled,
+the check of each text, and the record of what decided it.
 
     for copy in write_copy(CopyRequest(item=item, channel="push", now=now)): ...
+    ((copy, record),) = write_recorded(CopyRequest(item=item, channel="push", now=now), generator=generator)
 
 A text model, where one is set up, writes the same parts from the same facts; the frame's text stands where it fails.
+
+A record (G15) holds the text, its request, and hashes of prompts, frames, word lists, rule packs and the generator's
+weights. It names no customer. Its file is named by its hash, which shows a later change.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from recllm.base.documents import plain
 from recllm.base.errors import GenerationError
+from recllm.base.files import write_whole
 from recllm.base.schema import AdCopy, Check, CopyVerdict, Generator
+from recllm.base.words.sentences import LANGUAGES
 from recllm.market.adcopy.channels import CALL_TO_ACTION, Channel, channel_written_for
 from recllm.market.adcopy.frames import Frame, Parts, Situation, frame_file, frames_for, texts_of
+from recllm.market.adcopy.lexicon import HAN, fold, lists_sha256, pattern, table, word_class
+from recllm.market.adcopy.names import is_size, name_and_size, written_out
+from recllm.market.adcopy.quantities import QuantityKind
 from recllm.market.adcopy.request import CopyRequest, FactSheet
-from recllm.market.adcopy.sayable import sayable_facts
 from recllm.market.adcopy.situation import situation_of
+from recllm.market.adcopy.verify import claims, form
+from recllm.market.adcopy.verify.case import Case, Violation
 from recllm.market.adcopy.verify.guarantees import review
-from recllm.text.domains import without_domain
+from recllm.text.domains import SHOP, domain_of, without_domain
 from recllm.text.templates import Prompts
 
 TEMPLATE = "template"
@@ -36,7 +48,12 @@ _MOST_TRIED = 24
 _REJECTED_SHOWN = 8
 """Texts that were stopped, of those that an `AdCopy` names."""
 _EXAMPLES = 3
-_SAID = (
+_MAX_ROUNDS = 12
+_LETTER = re.compile(rf"[^\W\d_]|[{HAN}]")
+_JOINT = re.compile(r"[-/&]")
+"""Joins the words of a compound: Grain-Free, sinus/allergy."""
+_HANGING = pattern("titles.hanging", DANGLING="|".join(word_class("dangling")))
+_SAID = [
     "item",
     "short",
     "category",
@@ -56,7 +73,8 @@ _SAID = (
     "day",
     "old_price",
     "shop",
-)
+]
+"""Slots that a model reads as facts, in this order."""
 _LINE = re.compile(r"^\W*(?P<name>[a-z_ ]{3,20}?)\W*[:：]\s*(?P<text>.+)$", re.IGNORECASE)
 
 Rejected = tuple[str, tuple[Check, ...]]
@@ -81,7 +99,7 @@ def write_copy(request: CopyRequest, *, generator: Generator | None = None) -> t
         return ()
     rejected: list[Rejected] = []
     copies: list[AdCopy] = []
-    if generator is not None and _may_be_modelled(facts, request):
+    if generator is not None and _may_be_modelled(situation, request):
         copies, rejected = _generated(request, facts, situation, frames[0], generator)
     waiting: list[AdCopy] = []
     n_tried = 0
@@ -98,8 +116,7 @@ def write_copy(request: CopyRequest, *, generator: Generator | None = None) -> t
             waiting.append(copy)
             rejected.append((copy.text, _failures(copy)))
     if not copies and waiting:
-        by_verdict = [CopyVerdict.PERSON, CopyVerdict.BLOCKED]
-        copies = [min(waiting, key=lambda copy: by_verdict.index(copy.verdict))]
+        copies = [min(waiting, key=lambda copy: copy.verdict is CopyVerdict.BLOCKED)]
     return tuple(replace(copy, rejected=tuple(rejected[:_REJECTED_SHOWN])) for copy in copies[: request.variants])
 
 
@@ -151,14 +168,109 @@ def _failures(copy: AdCopy) -> tuple[Check, ...]:
     return tuple(check for check in copy.checks if not check.passed)
 
 
+# --- what may be said of the item ------------------------------------------------------------------------------------
+
+
+def sayable_facts(request: CopyRequest) -> FactSheet:
+    """The facts of a request under a title that may be shown.
+
+    Promises and claims that sellers write into titles ("SALE", 包邮, "best") are cut out of it. A title that carries
+    instructions, personal data or foul language is not used at all: the narrowest category that may be said stands in
+    for it.
+    """
+    facts = request.facts()
+    bare = replace(request, evidence={})  # a proof of the shop's is no proof of a seller's words
+    categories = [_cleaned(name, facts, bare) for name in facts.category]
+    sheet = replace(
+        facts,
+        brand=facts.brand if facts.brand and _unsayable(facts.brand, facts, bare) == [] else None,
+        category=tuple(filter(None, categories)),
+        attributes={k: v for k, v in facts.attributes.items() if _unsayable(f"{k}: {v}", facts, bare) == []},
+    )
+    title = _cleaned(facts.title, facts, bare)
+    if title and request.domain.titles == "goods":
+        title = _with_thing(title, sheet.category)
+    if title:
+        return replace(sheet, title=title)
+    return replace(sheet, title=sheet.category[-1] if sheet.category else "", attributes={}, has_title=False)
+
+
+def _with_thing(title: str, categories: Sequence[str]) -> str:
+    """ "premium 56 oz" of the category ice cream -> "premium ice cream 56 oz"."""
+    name, size = name_and_size(title)
+    if fold(name) not in table("names.toml")["words"]["qualities"]:
+        return title
+    thing = next((category for category in reversed(categories) if fold(category) != fold(name)), "")
+    return " ".join(filter(None, (name, pattern("titles.first_alternative").split(thing)[0].strip(), size)))
+
+
+def _cleaned(name: str, facts: FactSheet, request: CopyRequest) -> str:
+    """`name` as running text without what the facts do not bear out; empty when it is hostile, nothing is left, or what
+    is left would name another thing."""
+    if request.domain.titles != "goods":  # a name with a piece cut out is no name
+        return name if _unsayable(name, facts, request) == [] else ""
+    for _ in range(_MAX_ROUNDS):
+        name = written_out(name)
+        spans = _unsayable(name, facts, request)
+        if spans is None:
+            return ""
+        if not spans:
+            return tidy(name) if _LETTER.search(name) and not is_size(name) else ""
+        before = name
+        for span in sorted(spans, key=len, reverse=True):
+            shape = re.compile(re.escape(span.strip()), re.IGNORECASE)
+            # a span that is dressed up is cut out of the folded form; one in neither form went with a longer one
+            form = next((text for text in (name, fold(name)) if shape.search(text)), None)
+            if span.strip() == "free" and (denial := pattern("titles.free_of").search(name)):
+                name = f"{name[: denial.start()]} {name[denial.end() :]}"
+            elif form:
+                name = _without(form, *shape.search(form).span())  # type: ignore[union-attr]
+        name = "" if name == before else tidy(name)
+    return ""
+
+
+def _without(name: str, start: int, end: int) -> str:
+    """A name without a piece and without the compound that it is a part of, "Grain-Free"; empty where the piece was one
+    of two names: "cold and flu"."""
+    while start > 0 and _JOINT.match(name[start - 1]):
+        start -= 1
+        while start > 0 and name[start - 1].isascii() and name[start - 1].isalnum():
+            start -= 1
+    while end < len(name) and _JOINT.match(name[end]):
+        end += 1
+        while end < len(name) and name[end].isascii() and name[end].isalnum():
+            end += 1
+    is_one_of_two = pattern("titles.joined").search(name[:start].rstrip()) is not None
+    return "" if is_one_of_two else f"{name[:start]} {name[end:]}"
+
+
+def _unsayable(name: str, facts: FactSheet, request: CopyRequest) -> list[str] | None:
+    """The pieces of a seller's words that promise or claim something, or state a price; None for words that are not
+    used at all, since they hold personal data, foul language or leaks."""
+    case = Case(text=name, facts=facts, request=request)
+    if any(any(check(case)) for check in (form.personal_data, form.clean_language, form.leaks)):
+        return None
+    violations = [] if request.domain.titles == "works" else [*claims.offers(case), *claims.proofs(case)]
+    if request.domain.titles == "names":  # what a person may let pass is no matter in a name
+        violations = [violation for violation in violations if not violation.holds]
+    spans = [violation.span for violation in violations]
+    return spans + [q.span for q in case.quantities if q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT)]
+
+
+def tidy(name: str) -> str:
+    """No empty brackets, exclamation marks, doubled spaces, or ends left hanging."""
+    name = pattern("titles.empty_brackets").sub(" ", pattern("titles.shouts").sub(" ", name))
+    return _HANGING.sub("", " ".join(name.split())).lstrip(" ,;:/&+-|，；：、")
+
+
 # --- texts of a model ------------------------------------------------------------------------------------------------
 
 
-def _may_be_modelled(facts: FactSheet, request: CopyRequest) -> bool:
+def _may_be_modelled(situation: Situation, request: CopyRequest) -> bool:
     """False for sensitive or hostile items, for titles, and for medicines and the like."""
     if not request.domain.generated_lines or request.limits.title_only:
         return False
-    return not (request.is_sensitive or request.is_hostile or facts.is_sober)
+    return not (request.is_sensitive or request.is_hostile or "sober" in situation.goods)
 
 
 def _generated(
@@ -196,7 +308,7 @@ def _judged(
             rejected.append((answer, (fault,)))
             continue
         copy = _checked(request.limits.joined(parts), None, facts, request, situation, by)
-        is_offered = not situation.offer or situation.slots["offer.short"] in copy.text
+        is_offered = situation.slots.get("offer.short", situation.slots.get("offer", "")) in copy.text
         if copy.verified and is_offered:
             copies.append(copy)
         else:
@@ -207,9 +319,6 @@ def _judged(
             ]
             rejected.append((copy.text, (*_failures(copy), *ungrounded) if is_offered else (fault,)))
     return copies, rejected
-
-
-# --- what a model is asked, and how its answer is read ---------------------------------------------------------------
 
 
 def brief(request: CopyRequest, situation: Situation, frame: Frame | None, *, tuned: bool = False) -> str:
@@ -244,7 +353,7 @@ def examples(language: str, channel: str, frame: Frame) -> list[list[list[str]]]
     """The parts of the texts of the copybook nearest to a frame: of its occasion and reason before others."""
 
     def distance(entry: Mapping[str, Any]) -> int:
-        return int(entry["occasion"] not in frame.occasions) + int(entry["reason"] != frame.reason)
+        return int(entry["occasion"] not in frame.occasion) + int(entry["reason"] != frame.reason)
 
     usable = [entry for entry in _copybook(language) if entry["channel"] == channel]
     return [
@@ -283,3 +392,96 @@ def parts_of_answer(answer: str, channel: Channel) -> Parts | None:
     elif CALL_TO_ACTION in named:
         parts["button"] = named[CALL_TO_ACTION]
     return parts if all(parts.values()) else None
+
+
+# --- records and approval --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyRecord:
+    text: str
+    variant: int
+    """Which of the request's variants it is, from 0."""
+    generator: str
+    """The generator that was asked, "template" for none; whose words were taken stands in `words_by`."""
+    generator_sha256: str
+    """Of its weights and its sampling, where it says so, else of its name."""
+    words_by: str
+    verdict: str
+    """What the checks made of the text."""
+    template_version: str
+    lists_sha256: str
+    """Of the package's word lists, patterns and limits."""
+    prompts_sha256: str
+    packs: Mapping[str, str]
+    """Name of each rule pack -> SHA-256 of its file."""
+    request: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """SHA-256 over all fields."""
+        return sha256(json.dumps(asdict(self), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def write_recorded(
+    request: CopyRequest, *, generator: Generator | None = None, user_id: str | None = None
+) -> tuple[tuple[AdCopy, CopyRecord], ...]:
+    """The texts of `write_copy`, each with its record, whose id stands in `AdCopy.record_id`. The person stands in the
+    texts and not in the records. Raises what `write_copy` raises."""
+    values = plain(replace(request, packs=()))
+    values["policy"] = {"sensitive_categories": values["policy"]["sensitive_categories"]}  # what decides about texts
+    recorded = []
+    for variant, copy in enumerate(write_copy(request, generator=generator)):
+        record = CopyRecord(
+            text=copy.text,
+            variant=variant,
+            generator=generator.name if generator else TEMPLATE,
+            generator_sha256=_fingerprint(generator),
+            words_by=copy.generator,
+            verdict=copy.verdict.value,
+            template_version=copy.template_version,
+            lists_sha256=lists_sha256(),
+            prompts_sha256=prompts_sha256(domain_of(request.locale)),
+            packs={pack.name: pack.sha256 for pack in request.packs},
+            request=values,
+        )
+        recorded.append((replace(copy, user_id=user_id, record_id=record.id), record))
+    return tuple(recorded)
+
+
+def save(record: CopyRecord, folder: Path) -> Path:
+    """One JSON file in `folder`; a record that is there already is left as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{record.id}.json"
+    if not file.exists():
+        write_whole(file, json.dumps({"id": record.id, **asdict(record)}, ensure_ascii=False, indent=1))
+    return file
+
+
+@cache
+def prompts_sha256(domain: str = SHOP) -> str:
+    """Hash over the versions of all prompts and frames in use, and the domain's file."""
+    prompts = Prompts.load()
+    versions = sorted(template.version for template in prompts.of_domain(domain).values())
+    frames = [frame_file(language).version for language in LANGUAGES]
+    return sha256("\n".join([*versions, *frames, prompts.domain(domain).digest]).encode()).hexdigest()
+
+
+def _fingerprint(generator: Generator | None) -> str:
+    name = generator.name if generator else TEMPLATE
+    try:
+        fingerprint = getattr(generator, "fingerprint", "")
+    except GenerationError:  # a process that died since, or was closed
+        fingerprint = ""
+    return str(fingerprint or sha256(name.encode()).hexdigest())
+
+
+def approvable(checks: Iterable[Check], *, warnings: int, by: str | None, auto: bool = False) -> Iterator[Violation]:
+    """G18: a text is approved by a person, or by a campaign's `auto` when it passes; a blocked one never."""
+    if failed := next((c for c in checks if not (c.passed or c.holds)), None):
+        yield Violation(f"fails {failed.guarantee}: {failed.message}", failed.span)
+    if not (by or "").strip():
+        if not auto:
+            yield Violation("it needs an approval")
+        elif warnings:
+            yield Violation(f"{warnings} findings need a person; auto approves what passes")

@@ -26,8 +26,7 @@ from typing import Any
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, PolicyError, UsageError
 from recllm.base.schema import Check, CopyVerdict
-from recllm.market.adcopy.record import approvable
-from recllm.market.adcopy.write import TEMPLATE
+from recllm.market.adcopy.write import TEMPLATE, approvable
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import (
     CampaignFolder,

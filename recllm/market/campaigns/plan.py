@@ -20,8 +20,7 @@ from recllm.base.errors import DataError, NotFittedError, NothingToDo, UsageErro
 from recllm.base.schema import Generator, Objective, Occasion
 from recllm.base.words.sentences import language
 from recllm.learn.features.item_vectors import basics_of
-from recllm.market.adcopy.ads import may_be_modelled, open_generator
-from recllm.market.adcopy.customers import customer_facts
+from recllm.market.adcopy.ads import customer_facts, may_be_modelled, open_generator
 from recllm.market.adcopy.request import PersonFacts, reason_kind
 from recllm.market.audiences.assignment import select_jointly
 from recllm.market.audiences.audience import (

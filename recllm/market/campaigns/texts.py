@@ -19,12 +19,10 @@ from recllm.base.schema import CopyVerdict, Generator, Item, ReasonKind
 from recllm.base.settings import Settings
 from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.channels import channel_named, complete
-from recllm.market.adcopy.record import save, write_recorded
+from recllm.market.adcopy.packs import approved_words, vocabulary_file
 from recllm.market.adcopy.request import CopyRequest, FestiveDay, PersonFacts, Voice
-from recllm.market.adcopy.sayable import sayable_facts
 from recllm.market.adcopy.verify.guarantees import review
-from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
-from recllm.market.adcopy.write import TEMPLATE
+from recllm.market.adcopy.write import TEMPLATE, save, sayable_facts, write_recorded
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPerson, TextFacts
 from recllm.market.occasions.calendar import SENSIBLE_DAYS, nearest_date, profile_of
@@ -255,7 +253,7 @@ def write_texts(
         n_of_item[key.item_id, key.channel] += 1
         n_variants = max(file.words.variants, min(MOST_VARIANTS, (keys[key] + 1) // 2))
         for copy, record in write_recorded(
-            replace(request, reason_kind=ReasonKind(key.kind), policy=workspace.policy, variants=n_variants),
+            replace(request, policy=workspace.policy, variants=n_variants),
             generator=generator if key.modelled else None,
         ):
             number += 1

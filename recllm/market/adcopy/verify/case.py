@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache, cached_property, lru_cache
 
-from recllm.market.adcopy.deadlines import Deadline, deadlines
 from recllm.market.adcopy.lexicon import (
     HAN,
     Reading,
@@ -24,7 +23,7 @@ from recllm.market.adcopy.lexicon import (
     words,
 )
 from recllm.market.adcopy.names import OTHER_SHELF, name_and_size, shelf, written_out
-from recllm.market.adcopy.quantities import Quantity, QuantityKind, quantities
+from recllm.market.adcopy.quantities import Deadline, Quantity, QuantityKind, deadlines, quantities
 from recllm.market.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.text.personal_data import PersonalDataKind, find_personal_data
 from recllm.text.plurals import stem
@@ -74,58 +73,45 @@ class Case:
 
     @cached_property
     def personal_data(self) -> tuple[tuple[PersonalDataKind, str], ...]:
-        """What the text holds of it."""
-        return tuple((f.kind, self.text[f.start : f.end]) for f in find_personal_data(self.text))
+        """What the text holds of it, also dressed up."""
+        texts = dict.fromkeys((self.text, self.reading.folded))
+        pieces = ((f.kind, text[f.start : f.end]) for text in texts for f in find_personal_data(text))
+        return tuple({(kind, fold(piece)): (kind, piece) for kind, piece in pieces}.values())
 
     @cached_property
-    def lowest_price(self) -> Decimal | None:
-        """The lowest price of the past 30 days, where the proof of it is an amount."""
-        stated = quantities(self.request.evidence.get("lowest_30d", ""))
-        amounts = [
-            q.value for q in stated if q.kind in (QuantityKind.MONEY, QuantityKind.NUMBER) and q.value is not None
-        ]
-        return amounts[0] if len(amounts) == 1 else None
-
-    @property
     def is_lowest_price(self) -> bool:
         """True when the price is not above the lowest one of 30 days."""
-        price = self.facts.price
-        return price is not None and self.lowest_price is not None and price <= self.lowest_price
+        price, lowest = self.facts.price, self.request.lowest_price
+        return price is not None and lowest is not None and price <= lowest
 
     @property
     def saving(self) -> Decimal | None:
         """What the former price lies above the price, where no offer changes it any more."""
-        price, former = self.facts.price, self.facts.list_price
+        price, former = self.facts.price, self.request.list_price
         is_final = self.offer is None or self.offer_is_in_price
         return former - price if price and former and former > price and is_final else None
 
     @property
     def offer_is_in_price(self) -> bool:
         """True where the price is what the running offer leaves of the former price, as some shops keep their lists."""
-        price, former, offer = self.facts.price, self.facts.list_price, self.offer
+        price, former, offer = self.facts.price, self.request.list_price, self.offer
         if not (price and former and offer and offer.value) or offer.type is not OfferType.PERCENT:
             return False
         return abs(former * (100 - offer.value) / 100 - price) < Decimal("0.01")
 
     @cached_property
-    def stated_quantities(self) -> tuple[Quantity, ...]:
-        return tuple(q for text in self.statements for q in quantities(text))
+    def stated(self) -> frozenset[tuple[QuantityKind, Decimal | None, str]]:
+        """The quantities of `statements`, and the counts, shares and days of proofs; neither sets a price."""
+        stated = [q for text in self.statements for q in quantities(text)]
+        counts = (q for q in (*stated, *self.evidence_quantities) if q.kind is not QuantityKind.MONEY)
+        return frozenset((q.kind, q.value, q.unit) for q in counts)
 
     @cached_property
-    def stated_amounts(self) -> frozenset[Decimal]:
-        """Amounts that the shop states besides prices: the least value of an order, and those of `statements`."""
-        amounts = [
-            q.value for text in self.request.statements for q in quantities(text) if q.kind is QuantityKind.MONEY
-        ]
-        offer = self.offer
-        return frozenset(value for value in (*amounts, offer.min_spend if offer else None) if value is not None)
-
-    @cached_property
-    def statements_folded(self) -> str:
-        """What the shop states besides the item, folded, one a line; the name of an item claims nothing."""
+    def terms_folded(self) -> str:
+        """The offer's gift, scope and exclusions, folded, one a line."""
         offer = self.offer
         terms = (offer.gift, offer.scope, offer.excluded) if offer is not None else ()
-        return "\n".join(read(text).squashed for text in (*self.request.statements, *filter(None, terms)))
+        return "\n".join(read(text).squashed for text in terms if text)
 
     @cached_property
     def evidence_quantities(self) -> tuple[Quantity, ...]:
@@ -150,8 +136,7 @@ class Case:
     @property
     def offer(self) -> Offer | None:
         """The offer, if it runs now."""
-        offer = self.facts.offer
-        return offer if offer is not None and offer.runs(self.request.now) else None
+        return self.request.running_offer
 
     @cached_property
     def tells_saving(self) -> bool:
@@ -161,7 +146,8 @@ class Case:
     @cached_property
     def tells_former(self) -> bool:
         """Whether the text shows the former price as such, or next to the price: "£90 becomes £63"."""
-        former = [q.role for q in self.quantities if q.kind is QuantityKind.MONEY and q.value == self.facts.list_price]
+        stated = (QuantityKind.MONEY, self.request.list_price)
+        former = [q.role for q in self.quantities if (q.kind, q.value) == stated]
         return "list" in former or ("" in former and self.tells_price)
 
     @cached_property
@@ -171,7 +157,7 @@ class Case:
 
     def is_saving(self, quantity: Quantity) -> bool:
         """True for what the former price lies above the price, as an amount or as a share to the nearest per cent."""
-        saving, former, value = self.saving, self.facts.list_price, quantity.value
+        saving, former, value = self.saving, self.request.list_price, quantity.value
         if saving is None or not former or value is None:
             return False
         if quantity.kind is QuantityKind.DISCOUNT:
@@ -201,8 +187,7 @@ class Case:
         """The text without the item's own texts: what its writer chose to say about it."""
         is_name = re.compile("[^a-z]").search  # and no word such as basket
         names = (text for text in self.statements if len(text) > 2 and is_name(text))
-        names_and_facts = (*self.item_texts, *self.facts.spellings, *names)
-        texts = {t for t in names_and_facts if len(t) > 1 or not t.isascii()}
+        texts = {t for t in (*self.item_texts, *names) if len(t) > 1 or not t.isascii()}
         if not texts:
             return self.text
         longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))
@@ -216,10 +201,9 @@ class Case:
         priced = any(q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT) for q in quantities(title))
         if self.request.domain.titles != "works" or priced:
             return self
-        names = {name for name in (title, *self.facts.spellings) if len(words(name)) >= _WORDS_OF_NAME[name.isascii()]}
-        longest_first = sorted(names, key=len, reverse=True)
-        shape = re.compile(f"《?(?:{'|'.join(map(re.escape, longest_first))})》?") if names else None
-        return self if shape is None else replace(self, text=shape.sub(_IT[self.language], self.text))
+        if len(words(title)) < _WORDS_OF_NAME[title.isascii()]:
+            return self
+        return replace(self, text=re.sub(f"《?{re.escape(title)}》?", _IT[self.language], self.text))
 
     @cached_property
     def apart(self) -> frozenset[str]:
@@ -230,7 +214,9 @@ class Case:
         what is eaten, drunk or put on the skin only where an English text names it as what the item is served with.
         """
         of_shelf = shelf((self.facts.title, *reversed(self.facts.category)))
-        is_consumed = of_shelf in _CONSUMED or (of_shelf == OTHER_SHELF and self._has_contents)
+        contents = _listed("en", "contents") | _listed("zh", "contents")
+        has_contents = any(fold(name) in contents for name in self.request.item.attributes)
+        is_consumed = of_shelf in _CONSUMED or (of_shelf == OTHER_SHELF and has_contents)
         apart: set[str] = set()
         joined: set[str] = set()
         loose = _listed("en", "loose") | {*word_class("plain_superlatives")}
@@ -246,7 +232,7 @@ class Case:
                 *self._chinese_things(clause, is_consumed),
             ):
                 (apart if is_apart else joined).add(word)
-        return frozenset(apart - joined - _held_characters())
+        return frozenset(apart - joined - {*"".join(_listed("zh", "held"))})
 
     def ascribes(self, tokens: Sequence[str]) -> bool:
         """True when one of the English words says that what follows is the item's: with, has, includes."""
@@ -274,11 +260,6 @@ class Case:
             is_beside = is_beside or (before != "" and before[-1] in table("surroundings.zh.toml")["ascribing"])
             yield match[0], not is_beside and not (is_consumed and match[0] in _listed("zh", "food"))
 
-    @property
-    def _has_contents(self) -> bool:
-        names = {fold(name) for name in self.request.item.attributes}
-        return not names.isdisjoint(_listed("en", "contents") | _listed("zh", "contents"))
-
     @cached_property
     def item_stems(self) -> frozenset[str]:
         """Stems of the words of the item's texts."""
@@ -294,7 +275,7 @@ class Case:
         "offer.price" (an offer on the price runs, or the text shows what a former price lies above it) or "offer." and
         the type of the running offer; never for "never"."""
         if evidence == "list_price":
-            return self.facts.list_price is not None
+            return self.request.list_price is not None
         subject, _, detail = evidence.partition(".")
         if subject != "offer":
             return evidence != "never" and bool(self.request.evidence.get(evidence))
@@ -343,23 +324,14 @@ def _listed(language: str, name: str) -> frozenset[str]:
 
 
 @cache
-def _held_characters() -> frozenset[str]:
-    return frozenset("".join(_listed("zh", "held")))
-
-
-@cache
 def _chinese_things() -> re.Pattern[str] | None:
     return chinese_pattern(_listed("zh", "things") | _listed("zh", "food"))
 
 
-def words_of_uses(facts: FactSheet) -> Iterator[str]:
-    """The words of what goes with the item without being part of it, endings cut off: coffee, of a mug."""
-    return _words_beside("use", facts)
-
-
-def words_of_scenes(facts: FactSheet) -> Iterator[str]:
-    """The words of the scenes that the item stands in, which claim nothing with it: wick, of a candle."""
-    return _words_beside("scene", facts)
+def words_beside(kind: str, facts: FactSheet) -> tuple[str, ...]:
+    """Words that the item is none of, endings cut off. kind: "use" for what goes with it without being part of it,
+    coffee of a mug; "scene" for the scenes that it stands in, which claim nothing with it, wick of a candle."""
+    return _words_by_names(kind, (facts.title, *facts.category))
 
 
 def denials(facts: FactSheet) -> Iterator[str]:
@@ -368,10 +340,6 @@ def denials(facts: FactSheet) -> Iterator[str]:
         if any(thing in facts.words if thing.isascii() else thing in facts.folded for thing in entry["things"]):
             for word in entry["words"]:
                 yield from (f"no {word}", f"without {word}") if word.isascii() else (f"没有{word}", f"没{word}")
-
-
-def _words_beside(kind: str, facts: FactSheet) -> Iterator[str]:
-    yield from _words_by_names(kind, (facts.title, *facts.category))
 
 
 @lru_cache(maxsize=1024)
@@ -388,4 +356,4 @@ def _words_by_names(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def used_with(phrase: str, facts: FactSheet) -> bool:
     """True when the item is a thing that goes with the phrase without being made of it: coffee, and a mug."""
-    return stem(phrase) in {stem(word) for word in words_of_uses(facts)}
+    return stem(phrase) in {stem(word) for word in words_beside("use", facts)}

@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
+from difflib import SequenceMatcher
 from functools import lru_cache
+from itertools import product
 
-from recllm.market.adcopy.deadlines import WEEKDAYS, day_in_words, last_day
 from recllm.market.adcopy.frames import frame_phrases
 from recllm.market.adcopy.lexicon import (
     HAN,
@@ -30,16 +31,20 @@ from recllm.market.adcopy.lexicon import (
 from recllm.market.adcopy.names import name_and_size
 from recllm.market.adcopy.quantities import (
     EACH,
+    WEEKDAYS,
     Quantity,
     QuantityKind,
     currency_of,
+    day_in_words,
     format_money,
+    last_day,
     renderings,
     rounded,
     same_size,
     unit_of,
 )
 from recllm.market.adcopy.request import FactSheet, OfferType
+from recllm.market.adcopy.situation import money_text
 from recllm.market.adcopy.verify.case import Case, Violation, matches, stated_by_facts, used_with, violations
 from recllm.text.plurals import stem
 
@@ -58,10 +63,12 @@ _SHAPES_OF_CLAIMS = (
     ("claims.crowd_of", "who has it", "sales"),
     ("claims.crowd_zh", "who has it", "sales"),
     ("claims.does_zh", "what the product does", "performance"),
+    ("claims.praise", "others", "rating"),
+    ("claims.praise_zh", "others", "rating"),
+    ("claims.none_better", "others", "comparison"),
+    ("claims.none_better_zh", "others", "comparison"),
 )
 """Pattern, what it speaks of, and the key of the proof that allows it."""
-_PRAISE = {"en": "claims.praise", "zh": "claims.praise_zh"}
-_NONE_BETTER = {"en": "claims.none_better", "zh": "claims.none_better_zh"}
 _OTHER_GOODS = {"en": "claims.other_goods", "zh": "claims.other_goods_zh"}
 _ADDED = ("claims.added", "claims.added_zh")
 _OWNER = re.compile(r"['’]s$")
@@ -69,8 +76,6 @@ _SENTENCE = re.compile(r"[.!?…:;\n]+|[\"“”(]")
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z'’-]*")
 _HAN_RUN = re.compile(rf"[{HAN}]+")
 _NEAR = 80  # characters next to a number, with the words that say what it is
-
-# --- G1, G17: numbers ----------------------------------------------------------------------------------------------
 
 
 def numbers(case: Case) -> Iterator[Violation]:
@@ -165,54 +170,52 @@ _NEVER_GUESSED = (QuantityKind.MONEY, QuantityKind.DISCOUNT, QuantityKind.DATE)
 
 def _fact_beside(quantity: Quantity, case: Case) -> str:
     """The fact that a wrong quantity contradicts, and what would be right; empty where no fact is of its kind."""
-    facts, offer, kind = case.facts, case.offer, quantity.kind
-    if kind is QuantityKind.MONEY:
-        if quantity.role in _PROMISED:
-            return _offer_in_words(case)
-        if quantity.role == "list" and facts.list_price is None:
-            return "no former price is known, leave it out"
-        amount = facts.list_price if quantity.role == "list" else facts.price
-        if amount is None or facts.currency is None or currency_of(facts.currency) is None:
-            return "no price is known, leave it out"
-        name = "former price" if quantity.role == "list" else "price"
-        return f"the {name} is {format_money(amount, facts.currency, case.language)}"
-    if kind is QuantityKind.DISCOUNT:
+    facts, kind = case.facts, quantity.kind
+    if kind is QuantityKind.MONEY and quantity.role not in _PROMISED:
+        name, amount = "price", facts.price
+        if quantity.role == "list":
+            name, amount = "former price", case.request.list_price
+        written = money_text(amount, facts, case.language)
+        return f"the {name} is {written}" if written else f"no {name} is known, leave it out"
+    if kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT):
         return _offer_in_words(case)
     if kind is QuantityKind.DATE:
-        if offer is None or offer.end is None:
-            return "no offer with an end runs, leave it out"
-        return f"the offer's last day is {day_in_words(last_day(offer.end), case.language)}"
-    stated = (*facts.quantities, *case.evidence_quantities)
-    of_the_kind = [f for f in stated if f.kind is kind is not QuantityKind.CODE and f.value is not None]
+        return _end_in_words(case)
+    stated = [q for q in (*facts.quantities, *case.evidence_quantities) if q.kind is kind and q.value is not None]
     if quantity.unit:
-        of_the_kind = [f for f in of_the_kind if f.unit == quantity.unit]
+        stated = [q for q in stated if q.unit == quantity.unit]
     elif kind is QuantityKind.NUMBER:
-        of_the_kind = [f for f in of_the_kind if quantity.role and stem(f.role) == stem(quantity.role)]
-    spans = ", ".join(dict.fromkeys(f.span.strip() for f in of_the_kind))
+        stated = [q for q in stated if quantity.role and stem(q.role) == stem(quantity.role)]
+    spans = ", ".join(dict.fromkeys(q.span.strip() for q in stated))
     return f"the facts say {spans}" if spans else ""
 
 
 def _offer_in_words(case: Case) -> str:
     """The running offer as a message shows it."""
-    offer, facts = case.offer, case.facts
+    offer = case.offer
     if offer is None:
         return "no offer runs, leave it out"
     if offer.value is None:
         return f"the offer is {offer.type}"
+    value = f"{offer.value.normalize():f}"
     if offer.type is OfferType.PERCENT:
-        return f"the offer is {offer.value.normalize():f} % off"
-    if facts.currency is None or currency_of(facts.currency) is None:
-        return f"the offer is {offer.value.normalize():f} off"
-    return f"the offer is {format_money(offer.value, facts.currency, case.language)} off"
+        return f"the offer is {value} % off"
+    return f"the offer is {money_text(offer.value, case.facts, case.language) or value} off"
+
+
+def _end_in_words(case: Case) -> str:
+    """The last day of the running offer as a message shows it."""
+    if case.offer is None or case.offer.end is None:
+        return "no offer with an end runs, leave it out"
+    return f"the offer's last day is {day_in_words(last_day(case.offer.end), case.language)}"
 
 
 def is_fact(quantity: Quantity, case: Case) -> bool:
     """True when the facts of the item or its running offer state the quantity."""
     kind, offer, facts = quantity.kind, case.offer, case.facts
-    stated = [(q.kind, q.value, q.unit) for q in case.stated_quantities]
-    if kind is not QuantityKind.MONEY and (kind, quantity.value, quantity.unit) in stated:
+    if (kind, quantity.value, quantity.unit) in case.stated:
         return True
-    if quantity.role == "list" and quantity.value is not None and quantity.value == case.lowest_price:
+    if quantity.role == "list" and quantity.value is not None and quantity.value == case.request.lowest_price:
         return True
     if kind in (QuantityKind.NUMBER, QuantityKind.PERCENT, QuantityKind.CODE) and quantity in facts.quantities:
         return True
@@ -224,8 +227,6 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
         return _is_price(quantity, case)
     if kind is QuantityKind.DISCOUNT:
         return _is_reduction(quantity, case)
-    if any((q.kind, q.value, q.unit) == (kind, quantity.value, quantity.unit) for q in case.evidence_quantities):
-        return True
     if kind is QuantityKind.DATE:
         if offer is None:
             return False
@@ -288,11 +289,12 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
         sign = "元"  # 到手36
     if sign not in {fold(s) for s in (facts.currency, *signs)} and not (currency and sign in currency.words):
         return False
-    if value in case.stated_amounts:
+    if offer is not None and value == offer.min_spend:
         return True
     offered = offer.value if offer and offer.type in (OfferType.AMOUNT, OfferType.COUPON) else None
     is_plain = quantity.role == "" or quantity.role.startswith("per ")
-    amount = facts.price if is_plain else {"list": facts.list_price, "off": offered}.get(quantity.role)
+    of_role = {"list": case.request.list_price, "off": offered}
+    amount = facts.price if is_plain else of_role.get(quantity.role)
     amounts = [amount]
     if quantity.role == "list" and reduced_price(case) is not None:
         amounts.append(facts.price)  # "£77 instead of £110" while 30 % are off
@@ -301,7 +303,7 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
         if amount is None:  # "a coupon worth 5 dollars": the offer's value, said without "off"
             amounts.append(offered)
         amounts += [reduced_price(case), case.saving if case.is_saving(quantity) else None]
-        amounts.append(facts.list_price if case.tells_price and case.saving else None)
+        amounts.append(case.request.list_price if case.tells_price and case.saving else None)
     elif quantity.role == "off":
         left = reduced_price(case)
         amounts.append(facts.price - left if facts.price is not None and left is not None else None)
@@ -354,12 +356,7 @@ def _counts_pieces(quantity: Quantity, case: Case) -> bool:
 def reduced_price(case: Case) -> Decimal | None:
     """What the item costs after the running offer; None where no offer on the price runs."""
     offer, price = case.offer, case.facts.price
-    if price is None or offer is None or offer.value is None or case.offer_is_in_price:
-        return None
-    if offer.type is OfferType.PERCENT:
-        return price * (100 - offer.value) / 100
-    is_amount = offer.type in (OfferType.AMOUNT, OfferType.COUPON) and offer.value < price
-    return price - offer.value if is_amount else None
+    return None if price is None or offer is None or case.offer_is_in_price else offer.reduced(price)
 
 
 def currency_format(case: Case) -> Iterator[Violation]:
@@ -373,9 +370,6 @@ def currency_format(case: Case) -> Iterator[Violation]:
                 right = format_money(quantity.value, code, case.language) if currency_of(code) else min(accepted)
                 message = f"{quantity.span!r} is not how {case.request.locale} writes {code}: write {right}"
                 yield Violation(message, quantity.span, holds=True)
-
-
-# --- G2: offers ----------------------------------------------------------------------------------------------------
 
 
 def offers(case: Case) -> Iterator[Violation]:
@@ -394,14 +388,9 @@ def offers(case: Case) -> Iterator[Violation]:
         has_code = running is not None and running.code and OfferType.COUPON in family.offers
         if running is None or not (running.type in family.offers or has_code):
             remark = f"promises an offer ({family.id}), and {state}"
-            phrases = (p for p in family.find(case.reading) if p not in case.statements_folded)
+            phrases = (p for p in family.find(case.reading) if p not in case.terms_folded)
             promised = (p for p in phrases if not (p in family.goods and p in case.facts.folded))
             yield from violations((p for p in promised if not (case.tells_saving and says_saving(p))), remark)
-    if running is None:
-        for quantity in case.quantities:
-            is_promise = quantity.kind is QuantityKind.DISCOUNT or quantity.role in _PROMISED
-            if is_promise and not is_fact(quantity, case):
-                yield Violation(f"{quantity.span!r} promises a reduction, and no offer runs", quantity.span)
     yield from _deadlines(case)
 
 
@@ -412,8 +401,7 @@ def says_saving(phrase: str) -> bool:
 
 def _deadlines(case: Case) -> Iterator[Violation]:
     """Deadlines given by their distance, such as "today only", against the end of the running offer."""
-    running, now = case.offer, case.request.now
-    end = running.end if running is not None else None
+    end, now = None if case.offer is None else case.offer.end, case.request.now
     dates = [q.span.strip() for q in case.quantities if q.kind is QuantityKind.DATE and is_fact(q, case)]
     tells_end = case.tells_end or bool(dates)
     for phrase in case.deadlines:
@@ -425,13 +413,7 @@ def _deadlines(case: Case) -> Iterator[Violation]:
             continue  # "until Sunday. What's for dinner tonight?", 9月30日最后一天
         if not (phrase.strong or _speaks_of_an_offer(case)):  # "for this weekend", where nothing is on offer
             continue
-        if running is None:
-            state = "no offer runs: leave it out"
-        elif running.end is None:
-            state = "the offer has no end: leave it out"
-        else:
-            state = f"the offer's last day is {day_in_words(last_day(running.end), case.language)}: write that"
-        yield Violation(f"{phrase.span!r} is a deadline ({phrase.day}), and {state}", phrase.span)
+        yield Violation(f"{phrase.span!r} is a deadline ({phrase.day}), and {_end_in_words(case)}", phrase.span)
 
 
 def _speaks_of_an_offer(case: Case) -> bool:
@@ -441,9 +423,6 @@ def _speaks_of_an_offer(case: Case) -> bool:
     return any(not case.is_saving(q) for q in promises) or any(
         not (case.tells_saving and says_saving(phrase)) for phrase in phrases
     )
-
-
-# --- G3: claims that need proof ------------------------------------------------------------------------------------
 
 
 def proofs(case: Case) -> Iterator[Violation]:
@@ -460,7 +439,7 @@ def proofs(case: Case) -> Iterator[Violation]:
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
                 if (family.id == "composition" and phrase in case.apart) or _is_plain_superlative(phrase, case):
                     continue
-                if phrase in case.statements_folded:
+                if phrase in case.terms_folded:
                     continue
                 if not (family.from_facts and (stated_by_facts(phrase, case.facts) or used_with(phrase, case.facts))):
                     of_facts = ", or the words among the item's facts" if family.from_facts else ""
@@ -510,7 +489,7 @@ def _deeds(case: Case) -> Iterator[Violation]:
             yield from violations(deeds, "speaks of what the product does: needs performance", holds=True)
     for shape, subject, proof in shapes:
         if not case.request.evidence.get(proof):
-            granted = (case.facts.folded, case.statements_folded, *(f"order by {day}" for day in WEEKDAYS if dates))
+            granted = (case.facts.folded, case.terms_folded, *(f"order by {day}" for day in WEEKDAYS if dates))
             phrases = (
                 p for p in matches(shape, text) if not (any(p in k for k in granted) or _holds_words(p, case.facts))
             )
@@ -522,7 +501,7 @@ def _is_stated(following: str, verb: str, case: Case) -> bool:
     if verb == "last" and following.split()[:1] and following.split()[0].strip(".,;:") in word_class("after_last"):
         return True
     clause = re.split(r"[.,;:!?\n]", following)[0]
-    return bool(clause.strip()) and (_holds_words(clause, case.facts) or clause.strip() in case.statements_folded)
+    return bool(clause.strip()) and (_holds_words(clause, case.facts) or clause.strip() in case.terms_folded)
 
 
 def _holds_words(phrase: str, facts: FactSheet) -> bool:
@@ -538,24 +517,17 @@ def _measured(case: Case) -> re.Pattern[str] | None:
 
 
 def _comparisons(case: Case) -> Iterator[Violation]:
-    """No comparison with other products of the kind, no "none is better", no praise in others' names; what stands in
-    the item's own title, such as "other hot cereal", is its name."""
-    title, language = read(case.facts.title), case.language
-    if language == "en":
+    """No comparison with other products of the kind; what stands in the item's own title, such as "other hot cereal",
+    is its name."""
+    title = read(case.facts.title)
+    if case.language == "en":
         names = {re.escape(stem(w)) for w in title.words if w.isascii() and w.isalpha() and len(w) > 2}
     else:
         names = {run[i : i + 2] for run in _HAN_RUN.findall(title.folded) for i in range(len(run) - 1)}
-    shapes = [(pattern(_PRAISE[language]), "rating"), (pattern(_NONE_BETTER[language]), "comparison")]
-    if names:
-        shapes.append((pattern(_OTHER_GOODS[language], NAMES="|".join(sorted(names))), "comparison"))
-    for shape, proof in shapes:
-        if not case.request.evidence.get(proof):
-            remark = f"speaks of others without proof: needs {proof}"
-            phrases = (p for p in matches(shape, case.reading.squashed) if fold(p) not in title.folded)
-            yield from violations(phrases, remark, holds=True)
-
-
-# --- G4, G5: names -------------------------------------------------------------------------------------------------
+    if names and not case.request.evidence.get("comparison"):
+        shape = pattern(_OTHER_GOODS[case.language], NAMES="|".join(sorted(names)))
+        phrases = (p for p in matches(shape, case.reading.squashed) if p not in title.folded)
+        yield from violations(phrases, "speaks of others without proof: needs comparison", holds=True)
 
 
 def foreign_names(case: Case) -> Iterator[Violation]:
@@ -595,58 +567,43 @@ def _misspelt_brands(case: Case) -> Iterator[Violation]:
     fact_words = {*case.facts.words, *words(case.title_written_out)}
     brands = [case.facts.brand or "", *case.request.known_brands]
     latin = {w: name for name in brands for w in words(name) if len(w) >= limit("misspelt_from") and w.isascii()}
-    tokens = [fold(t) for t in _TOKEN.findall(case.own_words) if t[0].isupper()]
-    for token in dict.fromkeys(tokens):
+    for token in dict.fromkeys(fold(t) for t in _TOKEN.findall(case.own_words) if t[0].isupper()):
         if len(token) + 2 < limit("misspelt_from") or token in fact_words or token in latin:
             continue
         for word, name in latin.items():
             is_plain = token in neutral_words()  # "Kettle on?" says no Kettleby
             changes = 1 if is_plain or len(word) < limit("misspelt_twice_from") else 2
-            if abs(len(word) - len(token)) <= changes and _distance(token, word) <= changes:
+            likeness = SequenceMatcher(None, token, word)
+            cutoff = 1 - (2 * changes + 0.1) / (len(word) + len(token))  # each change takes two letters, one of each
+            if (
+                abs(len(word) - len(token)) <= changes
+                and cutoff <= likeness.quick_ratio()
+                and cutoff <= likeness.ratio()
+            ):
                 yield Violation(f"{token!r} reads like {name!r}, written wrong", token, holds=True)
-    run_texts = _HAN_RUN.findall(case.reading.folded)
     for name in (fold(brand) for brand in brands):
         if len(name) >= limit("misspelt_from_han") and _HAN_RUN.fullmatch(name):
-            for run in run_texts:
+            for run in _HAN_RUN.findall(case.reading.folded):
                 for piece in (run[i : i + len(name)] for i in range(len(run) - len(name) + 1)):
-                    differing = sum(a != b for a, b in zip(piece, name, strict=True))
-                    if differing == 1 and piece not in case.facts.folded and not _is_plain(piece):
+                    is_near = sum(a != b for a, b in zip(piece, name, strict=True)) == 1
+                    is_plain = any(piece[i : i + 2] in neutral_words() for i in range(len(piece) - 1))
+                    if is_near and piece not in case.facts.folded and not is_plain:
                         yield Violation(f"{piece!r} reads like {name!r}, written wrong", piece, holds=True)
-
-
-def _is_plain(piece: str) -> bool:
-    """True for a piece of Chinese that holds an everyday word of two characters."""
-    return any(piece[i : i + 2] in neutral_words() for i in range(len(piece) - 1))
-
-
-def _distance(first: str, second: str) -> int:
-    """Letters to change, add, leave out or swap with their neighbour (Damerau 1964)."""
-    rows = [list(range(len(second) + 1))]
-    for i, a in enumerate(first, 1):
-        row = [i]
-        for j, b in enumerate(second, 1):
-            cost = min(rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (a != b))
-            if i > 1 and j > 1 and (a, b) == (second[j - 2], first[i - 2]):
-                cost = min(cost, rows[-2][j - 2] + 1)
-            row.append(cost)
-        rows.append(row)
-    return rows[-1][-1]
 
 
 def _foreign_brands(case: Case) -> Iterator[Violation]:
     own_brand, brands = read(case.facts.brand or "").words, _brands(case.request.known_brands)
-    words, longest = case.reading.words, limit("max_brand_words")
-    fact_words = {read(text).words for text in case.facts.texts}
-    for start in range(len(words)):
-        for size in range(1, min(longest, len(words) - start) + 1):
-            gram = words[start : start + size]
-            name = brands.get(gram)
-            if not name or gram == own_brand or any(_within(gram, text) for text in fact_words):
-                continue
-            # a brand that is a plain word, such as "Dove", is meant only with a capital inside a sentence
-            plain = len(gram) == 1 and gram[0] in table("brands.toml")["plain_words"]
-            if not plain or any(fold(token) == gram[0] for token in _inner_capitals(case.text)):
-                yield Violation(f"{name!r} is another brand", name)
+    words = case.reading.words
+    fact_words = [f" {' '.join(read(text).words)} " for text in case.facts.texts]
+    for start, size in product(range(len(words)), range(1, limit("max_brand_words") + 1)):
+        gram = words[start : start + size]
+        name = brands.get(gram) if start + size <= len(words) else None
+        if not name or gram == own_brand or any(f" {' '.join(gram)} " in text for text in fact_words):
+            continue
+        # a brand that is a plain word, such as "Dove", is meant only with a capital inside a sentence
+        plain = len(gram) == 1 and gram[0] in table("brands.toml")["plain_words"]
+        if not plain or any(fold(token) == gram[0] for token in _inner_capitals(case.text)):
+            yield Violation(f"{name!r} is another brand", name)
 
 
 @lru_cache(maxsize=8)
@@ -654,10 +611,6 @@ def _brands(known_brands: frozenset[str]) -> Mapping[tuple[str, ...], str]:
     """Folded words of a brand -> the brand as the catalogue or the list has it."""
     names = [*table("brands.toml")["famous"], *sorted(known_brands)]
     return {words: name for name in names if (words := read(name).words) and (len(words) > 1 or len(words[0]) > 1)}
-
-
-def _within(gram: tuple[str, ...], text: tuple[str, ...]) -> bool:
-    return any(text[i : i + len(gram)] == gram for i in range(len(text) - len(gram) + 1))
 
 
 def _inner_capitals(text: str) -> Iterator[str]:
@@ -696,21 +649,16 @@ def head_names(case: Case) -> list[str]:
     facts = case.facts
     names = [facts.title, *facts.category[-1:], *synonyms(facts.title), *case.names]
     brand = set(read(facts.brand or "").words)
-    for title in dict.fromkeys((_first_part(facts), *facts.spellings)):
-        han, tastes = "".join(_HAN_RUN.findall(fold(title))), _tastes(title)
-        han = han.removeprefix(fold(facts.brand or ""))
-        latin = [w for w in read(title).words if len(w) > 2 and w.isalpha() and w.isascii() and w not in brand]
-        pairs = [han[i : i + 2] for i in range(len(han) - 1)]
-        names += [*latin[-2:], *sorted(latin, key=len)[-1:]]
-        names += [pair for pair in pairs[-3:] if pair not in tastes]
-        # 桂花乌龙 of 桂花乌龙茶袋泡茶
-        names += [
-            han[i : i + 4]
-            for i in range(len(han) - 3 if len(han) > 5 else 0)
-            if han[i + 3] not in word_class("dangling_zh")
-        ]
-        # 童鞋 > 运动鞋: a wider category that ends with the title's kind names it too
-        names += [c for c in facts.category[:-1] if len(c) > 1 and han and fold(c)[-1] == han[-1]]
+    title = _first_part(facts)
+    han = "".join(_HAN_RUN.findall(fold(title))).removeprefix(fold(facts.brand or ""))
+    latin = [w for w in read(title).words if len(w) > 2 and w.isalpha() and w.isascii() and w not in brand]
+    names += [*latin[-2:], *sorted(latin, key=len)[-1:]]
+    pairs = [han[i : i + 2] for i in range(len(han) - 1)]
+    names += [pair for pair in pairs[-3:] if pair not in _tastes(title)]
+    if len(han) > 5:  # 桂花乌龙 of 桂花乌龙茶袋泡茶
+        names += [han[i : i + 4] for i in range(len(han) - 3) if han[i + 3] not in word_class("dangling_zh")]
+    # 童鞋 > 运动鞋: a wider category that ends with the title's kind names it too
+    names += [c for c in facts.category[:-1] if len(c) > 1 and han and fold(c)[-1] == han[-1]]
     return names
 
 
@@ -739,11 +687,9 @@ def _tastes(title: str) -> frozenset[str]:
 
 def _another_thing(case: Case) -> str:
     """A Chinese name with another thing at its end: 保温壶 of a 保温杯; empty where there is none."""
-    for title in (_first_part(case.facts), *case.facts.spellings):
-        han = "".join(_HAN_RUN.findall(fold(title)))
-        if len(han) < 3 or han[-1] in case.reading.folded:
-            continue
-        others = "".join(kind for kind in word_class("kinds_zh") if kind != han[-1])
-        if match := re.search(f"{han[-3:-1]}[{others}]", case.reading.folded):
-            return match[0]
-    return ""
+    han = "".join(_HAN_RUN.findall(fold(_first_part(case.facts))))
+    if len(han) < 3 or han[-1] in case.reading.folded:
+        return ""
+    others = "".join(kind for kind in word_class("kinds_zh") if kind != han[-1])
+    match = re.search(f"{han[-3:-1]}[{others}]", case.reading.folded)
+    return match[0] if match else ""

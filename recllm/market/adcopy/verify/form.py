@@ -17,11 +17,11 @@ from recllm.market.adcopy.lexicon import (
     pattern,
     phrase_pattern,
     read,
-    within,
     word_class,
     words,
 )
 from recllm.market.adcopy.verify.case import Case, Violation, matches, violations
+from recllm.text.finders.numbers import luhn
 from recllm.text.personal_data import PersonalDataKind
 
 _BREAKS_OFF = (
@@ -34,8 +34,6 @@ _HAN = re.compile(f"[{HAN}]")
 _CODE_OF_AMOUNT = re.compile(r"(?<![A-Za-z])[A-Z]{3} ?(?=\d)")  # 立减CHF 1.00: no edge of a word before it
 _LANGUAGES = {"en": "English", "zh": "Chinese"}
 FOREIGN = "texts are checked in English and Chinese, a person who reads this language decides"
-
-# --- G6, G7: channel -----------------------------------------------------------------------------------------------
 
 
 def fits_channel(case: Case) -> Iterator[Violation]:
@@ -80,28 +78,15 @@ def mandatory_parts(case: Case) -> Iterator[Violation]:
         yield Violation(f"{channel.name} ends with {' or '.join(channel.closings)}", case.text[-20:])
 
 
-# --- G8, G9, G10: nothing personal, foul or leaked -----------------------------------------------------------------
-
-
 def personal_data(case: Case) -> Iterator[Violation]:
     """G8: no e-mail, phone, card or identity number, and no word on what the shop knows of the person."""
     text = case.reading.folded
-    for name, remark in (
-        ("people.email", "is an e-mail address"),
-        ("people.ip_address", "is an IP address"),
-        ("people.pseudonym", "is a person's pseudonym"),
-    ):
+    for name, remark in (("people.ip_address", "is an IP address"), ("people.pseudonym", "is a person's pseudonym")):
         yield from violations(matches(pattern(name), text), remark)
-    numbers = matches(pattern("people.phone"), text)
-    phones = (number for number in numbers if within("phone_digits", sum(c.isdigit() for c in number)))
-    yield from violations(phones, "reads like a phone number")
-    for match in pattern("people.digits").finditer(text):
+    for match in pattern("people.digits").finditer(text):  # a card's check digit is enough, of any issuer
         digits = re.sub(r"[ -]", "", match[0])
-        if is_card(digits) or is_chinese_id(digits):
-            yield Violation("holds a card or identity number", match[0])
-    for match in pattern("people.iban").finditer(text):
-        if is_iban(match[0].replace(" ", "")):
-            yield Violation("holds a bank account number", match[0])
+        if len(set(digits)) > 1 and luhn(digits):
+            yield Violation("holds a card number", match[0])
     for phrase in _personal_phrases(case, _OF_PEOPLE):
         yield Violation("holds what identifies or locates a person", phrase)
     observed = [*matches(pattern("people.observed"), text)]
@@ -124,29 +109,6 @@ def _personal_phrases(case: Case, kinds: frozenset[PersonalDataKind]) -> Iterato
         may_be_named = kind in (PersonalDataKind.NAME, PersonalDataKind.ADDRESS)
         if kind in kinds and not (may_be_named and fold(phrase) in case.facts.folded):
             yield phrase
-
-
-def is_card(digits: str) -> bool:
-    """Luhn's check over 14 to 19 digits."""
-    if not (digits.isdigit() and within("card_digits", len(digits))) or len(set(digits)) == 1:
-        return False
-    doubled = [int(d) * (2 if i % 2 else 1) for i, d in enumerate(reversed(digits))]
-    return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
-
-
-def is_chinese_id(text: str) -> bool:
-    """The 18-character identity number of GB 11643, by its check character."""
-    if not re.fullmatch(r"\d{17}[\dx]", text):
-        return False
-    weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
-    return "10x98765432"[sum(int(d) * w for d, w in zip(text, weights, strict=False)) % 11] == text[-1]
-
-
-def is_iban(text: str) -> bool:
-    """ISO 13616, by its remainder of 97."""
-    if not (15 <= len(text) <= 34 and text.isalnum() and text.isascii()):
-        return False
-    return int("".join(str(int(c, 36)) for c in text[4:] + text[:4])) % 97 == 1
 
 
 def clean_language(case: Case) -> Iterator[Violation]:
@@ -173,9 +135,6 @@ def _phrases(guarantee: str, case: Case) -> Iterator[Violation]:
         if family.guarantee == guarantee:
             remark = family.message or "must not be said"
             yield from violations(family.find(case.reading), remark, holds=family.holds)
-
-
-# --- G11, G12, G14: language and voice -----------------------------------------------------------------------------
 
 
 def right_language(case: Case) -> Iterator[Violation]:
