@@ -26,7 +26,7 @@ from fastapi.testclient import TestClient
 from service_world import HERE
 from waiting import until
 
-from recllm.base.charts import Bar, bar_chart, without_styles
+from recllm.base.charts import Line, LineChart, line_chart, without_styles
 from recllm.base.errors import UnknownIdError, UsageError
 from recllm.base.schema import Purpose, Table
 from recllm.base.service_settings import ConsoleSettings, ServiceSettings
@@ -1031,9 +1031,10 @@ def test_templates_escape_whatever_they_are_given() -> None:
 
 
 def test_a_chart_without_styles_says_the_same() -> None:
-    element = bar_chart([Bar('tea <b> & "x"; fill: red', 0.4), Bar("coffee", 0.6, strong=True)], title="a")
+    lines = (Line(name='tea <b> & "x"; fill: red', points=[(0, 0.4), (1, 0.6)]),)
+    element = line_chart(LineChart(title="a", x="day", y="share", lines=lines))
     bare = without_styles(element)
-    assert "style=" not in bare and 'fill="#1769aa"' in bare and "&lt;b&gt;" in bare
+    assert "style=" not in bare and 'stroke="#1769aa"' in bare and "&lt;b&gt;" in bare
     import xml.etree.ElementTree as ET
 
     assert "".join(ET.fromstring(bare).itertext()) == "".join(ET.fromstring(element).itertext())  # noqa: S314

@@ -1,16 +1,14 @@
 """Charts as data, drawn by matplotlib as SVG for pages.
 
-    bar_chart([Bar("tea", 0.4), Bar("coffee", 0.6, strong=True)], title="share")
+    line_chart(LineChart(title="day by day", x="day", y="share", lines=(Line(name="tea", points=[(0, 0.1)]),)))
 
 An SVG stands inside a page: its text stays text in any script, it refers to nothing outside, says in words what it
-shows, and is the same for equal data. Space for text is counted from its characters and not measured, so that a host
-without a Chinese font draws the same picture.
+shows, and is the same for equal data.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,24 +19,9 @@ from typing import Any
 
 COLOURS = ("#1769aa", "#e08a1e", "#2e8b57", "#b5467a", "#7a5fb5", "#4aa3b5", "#a0703c", "#8a9a2b")
 INK, SOFT, GRID = "#1c2430", "#5b6675", "#dfe4ea"
-PLAIN, STRONG = "#b9c6d3", "#1769aa"
 COMPARED = "#9aa5b1"
 
 FONT_SIZE = 12
-CHARACTER = 6.6
-"""Width of a narrow character, in units of the SVG; a Chinese one takes two."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One row of a bar chart."""
-
-    label: str
-    value: float
-    text: str = ""
-    """Text at its end; the value when empty."""
-    strong: bool = False
-    """Whether the chart is about this row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,18 +53,7 @@ class LineChart:
         return COLOURS[sum(not line.dashed for line in self.lines[:number]) % len(COLOURS)]
 
 
-_ROW, _TITLE, _CURVE_HEIGHT, _LEGEND_ROW = 28, 30, 280, 18
-
-
-def bar_chart(bars: Sequence[Bar], *, title: str, width: int = 640) -> str:
-    """Horizontal bars from zero, one below the other, as an SVG element whose texts are escaped; "" for none."""
-    if not bars:
-        return ""
-    height = _ROW * len(bars) + 4
-    with _figure(width, height) as figure:
-        texts = _draw_bars(bars, figure, width, height)
-        aloud = (f"{bar.label} {text}" for bar, text in zip(bars, texts, strict=True))
-        return _as_element(figure, f"{title}: {'; '.join(aloud)}")
+_TITLE, _CURVE_HEIGHT, _LEGEND_ROW = 30, 280, 18
 
 
 def line_chart(chart: LineChart) -> str:
@@ -102,21 +74,6 @@ def without_styles(element: str) -> str:
         return "".join(f' {name.strip()}="{escape(value.strip())}"' for name, value in pairs)
 
     return re.sub(r' style="([^"]*)"', attributes, element)
-
-
-def _draw_bars(bars: Sequence[Bar], figure: Any, width: float, height: float) -> list[str]:
-    """The texts at the ends of the bars, whose values are 0 or more."""
-    texts = [bar.text or f"{bar.value:.3f}" for bar in bars]
-    left = min(max(_width(bar.label) for bar in bars) + 16, width / 2)
-    axes = _axes(figure, width, height, (left, 0, max(map(_width, texts)) + 14, 0))
-    rows, values = range(len(bars)), [bar.value for bar in bars]
-    axes.barh(rows, values, height=0.68, color=[STRONG if bar.strong else PLAIN for bar in bars])
-    for row, value, text in zip(rows, values, texts, strict=True):
-        axes.annotate(text, (value, row), xytext=(6, 0), textcoords="offset points", va="center", color=SOFT)
-    axes.set(xlim=(0, max(values) or 1), ylim=(len(bars) - 0.5, -0.5), xticks=[])
-    axes.set_yticks(rows, [_fitting(bar.label, left - 16) for bar in bars])
-    axes.spines[:].set_visible(False)
-    return texts
 
 
 def _draw_lines(chart: LineChart, figure: Any, height: float) -> None:
@@ -174,18 +131,6 @@ def _figure(width: float, height: float) -> Iterator[Any]:
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's browser has them
         yield Figure(figsize=(width / 72, height / 72), dpi=72)
-
-
-def _width(text: str) -> float:
-    return CHARACTER * sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def _fitting(text: str, room: float) -> str:
-    if _width(text) > room:
-        while text and _width(f"{text}…") > room:
-            text = text[:-1]
-        text = f"{text}…"
-    return text
 
 
 def _as_element(figure: Any, words: str) -> str:
