@@ -23,9 +23,10 @@ from recllm.base.policy import Policy
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.base.stats.intervals import ratios
+from recllm.doors.cli.options import write_people
 from recllm.learn.features.candidates import explicit
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
-from recllm.market.audiences.audience import Audience, audience_document, find_audience, write_audience_csv
+from recllm.market.audiences.audience import Audience, audience_document, find_audience
 from recllm.market.audiences.exclusions import Consents, first_only, youngest_age
 from recllm.market.audiences.probabilities import (
     UserScores,
@@ -473,9 +474,9 @@ def test_a_document_and_a_guarded_csv(trained: Recommender, tmp_path: Path) -> N
     assert {"campaign_id", "item_id", "size", "people", "excluded", "holdout", "expected_conversions"} <= set(told)
     assert told["item_id"] == "tea3" and told["holdout"] == len(found.holdout) and len(told["people"]) == 12
     assert not any(name in str(told) for name in found.holdout)
-    write_audience_csv(found, tmp_path / "people.csv", {first: "=cmd()"})
+    write_people(tmp_path / "people.csv", told["people"])
     rows = list(csv.reader((tmp_path / "people.csv").open(encoding="utf-8")))
-    assert rows[0] == ["user_id", "probability", "item_id", "reasons"] and len(rows) == 13
+    assert rows[0] == list(told["people"][0]) and len(rows) == 13
     assert rows[1][0] == "'=cmd()" and rows[2][0] == ids(found)[1]
     for bad in ("=1", "+1", "-1", "@a", "\tb"):
         assert guarded(bad) == f"'{bad}"

@@ -16,7 +16,7 @@ import pytest
 from conftest import Command
 from service_world import LAST_DAY, build_shop
 
-from recllm.base.errors import DataError, GenerationError, MissingExtraError, NotFittedError, UsageError
+from recllm.base.errors import DataError, MissingExtraError, NotFittedError, UsageError
 from recllm.base.schema import Purpose, SlateStatus
 from recllm.market.audiences.audience import audience_of_workspace
 from recllm.market.batch.plan import PLAN, BatchRun, BatchTask, shard_numbers
@@ -25,7 +25,6 @@ from recllm.recommend.recommender.shop_recommender import open_recommender, refr
 from recllm.shop.data.engines import Engine, connect, import_ray, open_workers
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace, overridden
-from recllm.text.generator import locate
 
 SHARDS, PEOPLE = 5, 60
 
@@ -124,34 +123,6 @@ def test_the_audience_is_that_of_all_at_once(shop: Workspace, tmp_path: Path, co
     assert pl.read_csv(csv)["user_id"].to_list() == [member.user_id for member in audience.people]
     code, text, _ = command(*arguments)
     assert code == 0 and json.loads(text)["resumed"] == 5
-
-
-class BrokenGenerator:
-    name = "broken"
-    purpose = Purpose.LLM_LOCAL
-
-    def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
-        raise GenerationError("its weights are of another shape")
-
-
-def test_a_generator_that_fails_is_told(
-    folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = ("-w", str(folder), "-o", str(tmp_path / "out"))
-    arguments = ("copy", "--everybody", *place, "--with", "shards=1", "--generator")
-    code, _, text = command(*arguments, str(tmp_path / "none"))
-    assert code == 1 and "1 of 1 shards failed" in text and "none: not there" in text
-    monkeypatch.setattr(locate, "find_generator", lambda *_, **__: BrokenGenerator())
-    code, text, _ = command(*arguments, "broken")
-    assert code == 0 and f"{PEOPLE} of {PEOPLE} texts had to do without the generator: its weights are" in text
-
-
-def test_texts_are_for_whom_they_may_be(shop: Workspace, tmp_path: Path) -> None:
-    run = plan(shop, tmp_path / "out", BatchTask.COPY, channel="push")
-    run_batch(run)
-    rows = read_batch(run).collect()
-    assert len(rows) == PEOPLE == rows["user_id"].n_unique()
-    assert set(rows["verdict"]) <= {"pass", "person"} and not rows["text"].str.contains("{", literal=True).any()
 
 
 def untrained(folder: Path, copy: Path) -> Path:
@@ -334,8 +305,6 @@ def test_what_cannot_be_asked(shop: Workspace, folder: Path, tmp_path: Path, com
         plan(shop, tmp_path / "none", k=0)
     with pytest.raises(UsageError, match="an audience is for items"):
         plan(shop, tmp_path / "none", BatchTask.AUDIENCE, size=3)
-    with pytest.raises(UsageError, match="fax"):
-        plan(shop, tmp_path / "none", BatchTask.COPY, channel="fax")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").touch()
     with pytest.raises(UsageError, match="holds other files"):

@@ -18,6 +18,7 @@ from recllm.base.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import Action
 from recllm.base.stats.probabilities import auc
+from recllm.doors.cli.options import write_people
 from recllm.market.propensity.coupons import Coupons, coupon_features
 from recllm.market.propensity.examples import Cohort, Examples, cuts, past_examples
 from recllm.market.propensity.features import FeatureTable, person_features, target_features
@@ -37,7 +38,6 @@ from recllm.market.propensity.prediction import (
     prediction_document,
     quality,
     reliability,
-    write_prediction_csv,
 )
 from recllm.shop.data.dataset import DAY, Dataset
 
@@ -409,6 +409,6 @@ def test_the_contract_and_a_csv_without_traps(answers: dict[PredictionKind, Pred
         assert set(whole["people"][0]) == {"user_id", "probability", "reasons"} | extra
         assert 0 <= whole["calibration"]["ece"] < 1 and whole["people"][0]["reasons"][0]["text"]
     name = answers[PredictionKind.VALUE].people[0].user_id
-    write_prediction_csv(answers[PredictionKind.VALUE], tmp_path / "out.csv", {name: "=cmd()"})
+    write_people(tmp_path / "out.csv", prediction_document(answers[PredictionKind.VALUE], {name: "=cmd()"})["people"])
     rows = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")))
     assert rows[0]["user_id"] == "'=cmd()" and float(rows[0]["value"]) > 0 and len(rows) == 120

@@ -86,8 +86,8 @@ def test_what_is_refused(run: Run, trial: str, flag: tuple[str, ...], code: int,
 
 def test_effects_are_kept_with_their_intervals(run: Run, place: Path, tmp_path: Path) -> None:
     file = str(tmp_path / "x.csv")
-    code, out, _ = run("lot.csv", "--randomised", "--save", "lot", "--csv", file)
-    assert code == 0 and "kept as lot" in out and "low" in out
+    code, out, err = run("lot.csv", "--randomised", "--save", "lot", "--csv", file)
+    assert code == 0 and "kept as lot" in err and "low" in out
     rows = list(csv.DictReader(Path(file).read_text(encoding="utf-8").splitlines()))
     assert all(float(row["low"]) <= float(row["uplift"]) <= float(row["high"]) for row in rows)
     with Workspace.open(place / "shop") as opened:

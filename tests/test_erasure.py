@@ -31,7 +31,7 @@ from recllm.base.errors import DataError, ModelError, NothingToDo, StoreError, U
 from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Purpose, SlateStatus
 from recllm.base.settings import ServiceSettings
-from recllm.doors.cli.rights import certificate_lines
+from recllm.doors.cli.rights import remedies
 from recllm.doors.console.app import mount_console
 from recllm.doors.console.loads import receive_upload
 from recllm.doors.privacy.backup import back_up, read_backup, restore
@@ -392,10 +392,11 @@ def test_an_erasure_that_was_stopped_goes_on(visited: Path, monkeypatch: pytest.
     registries = [replace(REGISTRY, records=(*places[:n], stopping, *places[n:])) for n in range(len(places) + 1)]
     for n, registry in enumerate((*registries, REGISTRY)):
         with monkeypatch.context() as patch, Workspace.open(visited) as shop:
+            patch.setattr("recllm.doors.privacy.erasure.REGISTRY", registry)
             if registry is REGISTRY:
                 patch.setattr("recllm.doors.privacy.erasure.issue", stop)
             with pytest.raises(KeyboardInterrupt):
-                erase_people(shop, [WHO], actor="test", registry=registry)
+                erase_people(shop, [WHO], actor="test")
             name = shop.pseudonymiser().one(WHO)
             is_known = name in view(shop.store()).users()["user_id"].to_list()
             assert is_known is (n <= places.index(STORE))
@@ -624,7 +625,7 @@ def test_a_damaged_campaign_stops_no_erasure(visited: Path) -> None:
         assert name not in view(shop.store()).users()["user_id"].to_list() and certificate.rows["events"]
         assert hits(campaigns, name) == [] and len(hits(campaigns, other)) >= 4, "the others stay"
         assert {"bad-exports", "tea"} <= set(certificate.exported_in)
-        assert "not read" in "\n".join(certificate_lines(certificate))
+        assert "not read" in "\n".join(remedies(certificate))
         report = apply_retention(shop, actor="test")
         assert report.unread == certificate.unread and report.finished_erasures == 0
         assert read_certificate(shop, visited / CERTIFICATES / f"{certificate.certificate_id}.json") == certificate

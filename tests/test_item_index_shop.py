@@ -135,8 +135,8 @@ def test_a_damaged_index_is_built_from_nothing(shop: Workspace, caplog: pytest.L
 
 def test_the_command(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
-    code, out, _ = run("refresh", "--index", "-w", "shop", "--set", "item_index.kind=faiss")
-    assert code == 0 and "below [item_index]" in out
+    code, _, err = run("refresh", "--index", "-w", "shop", "--set", "item_index.kind=faiss")
+    assert code == 0 and "below [item_index]" in err
     code, out, _ = run("refresh", "--index", "-w", "shop", "--set", "item_index.kind=faiss", "--json")
     assert code == 0 and '"kind": "faiss"' in out
     code, _, err = run("refresh", "--index", "-w", "shop")

@@ -129,7 +129,7 @@ def test_a_file_that_nothing_can_be_said_of(tmp_path: Path) -> None:
 def test_from_the_command_line(run: Command, tmp_path: Path) -> None:
     file = written(tmp_path, orders("tilaus,customer_id,hetki,item_id,nimike,kpl,price,summa"))
     code, out, _ = run("ingest", str(file), "--suggest", "--map", "my.toml")
-    assert code == 0 and "hetki, because its values are times" in out and "[columns]" not in out
+    assert code == 0 and "timestamp: hetki" in out and "its values are times" in out and "[columns]" not in out
     assert load_map(tmp_path / "my.toml").columns["user_id"] == ("customer_id",)
     assert run("ingest", str(file), "--suggest", "--map", "my.toml")[0] == 2, "what is there is not written over"
     code, out, _ = run("ingest", "--suggest", str(file), "--read", "tz=UTC", "--json")

@@ -551,7 +551,7 @@ def test_the_command(workspace: Path, tmp_path: Path, command: Command) -> None:
     table = pl.read_csv(tmp_path / "day.csv")
     assert table.height == len(document["people"]) and table["occasion"][0] == first["occasion"]
     code, out, _ = command("occasions", "-w", str(workspace))
-    assert code == 0 and "people" in out and "push at" in out
+    assert code == 0 and "people" in out and "push" in out
     code, out, _ = command("occasions", "-w", str(workspace), "--locale", "zh", "--json")
     assert code == 0 and ("现价" in out or "通常每" in out)
 

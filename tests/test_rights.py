@@ -254,15 +254,14 @@ def test_a_rotation_that_was_stopped_is_old_or_new(shop: Path, stage: str, monke
         def stopped(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        registry = REGISTRY
         with monkeypatch.context() as patch:
             if stage == "a place":
-                stopping = PersonalRecords(name="stop", rename=stopped)
-                registry = replace(REGISTRY, records=(*REGISTRY.records, stopping))
+                records = (*REGISTRY.records, PersonalRecords(name="stop", rename=stopped))
+                patch.setattr("recllm.doors.privacy.rotation.REGISTRY", replace(REGISTRY, records=records))
             else:
                 patch.setattr(stage, stopped)
             with pytest.raises(KeyboardInterrupt):
-                rotate_key(old, actor="test", registry=registry)
+                rotate_key(old, actor="test")
     is_old = stage.endswith("rename_users")
     if not is_old:
         with pytest.raises(StoreError, match="being exchanged"):
@@ -342,12 +341,6 @@ def names_by_age_alone(content: bytes, passphrase: str) -> list[str]:
     plain = pyrage.decrypt(content[begin:], [pyrage.x25519.Identity.from_str(key)])
     with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
         return tar.getnames()
-
-
-def test_a_backup_that_was_encrypted_before_the_age_format_says_so(tmp_path: Path) -> None:
-    (tmp_path / "b").write_bytes(b"recllm encrypted backup 1\n" + bytes(100))
-    with pytest.raises(DataError, match="restore it with the version that wrote it"):
-        read_backup(tmp_path / "b", None, SECRET)
 
 
 def test_a_damaged_backup_changes_nothing(opened: Workspace, tmp_path: Path) -> None:
@@ -556,21 +549,21 @@ def test_rights_by_command(run: Command, shop: Path, tmp_path: Path) -> None:
     code, out, _ = run("privacy", "erase", "-u", "ann", "--yes", "-w", "shop", "--json")
     certificate = json.loads(out)["certificate_id"]
     file = f"shop/certificates/{certificate}.json"
-    assert code == 0 and "signed by this workspace" in run("privacy", "audit", "--certificate", file, "-w", "shop")[1]
+    assert code == 0 and "signed by this workspace" in run("privacy", "audit", "--certificate", file, "-w", "shop")[2]
     assert json.loads(out)["rows"]["events"] == 3 and run("privacy", "export", "-u", "ann", "-w", "shop")[0] == 2
     assert run("privacy", "erase", "-u", "stranger", "--yes", "-w", "shop")[0] == 3
     assert run("privacy", "erase", "--lift", "-u", "ann", "-w", "shop")[0] == 2
     assert run("privacy", "erase", "--lift", "-u", "ann", "--yes", "-w", "shop")[0] == 0
     assert run("privacy", "erase", "--lift", "-u", "ann", "--yes", "-w", "shop")[0] == 2
-    assert "nothing is over its time" in run("privacy", "retention", "-w", "shop")[1]
-    code, out, _ = run("privacy", "audit", "-w", "shop")
+    assert "finished erasures: 0" in run("privacy", "retention", "-w", "shop")[1]
+    code, out, errors = run("privacy", "audit", "-w", "shop")
     for action in ("person_shown", "restricted", "restriction_lifted", "erasure_begun", "erased", "readmitted"):
         assert action in out
-    assert "entries, each as it was written" in out and "cli:" in out
-    assert "2 keys" in run("privacy", "rotate-key", "-w", "shop")[1]
+    assert "entries, each as it was written" in errors and "cli:" in out
+    assert "2 keys" in run("privacy", "rotate-key", "-w", "shop")[2]
     (tmp_path / "phrase").write_text(SECRET)
     code, out, errors = run("backup", "b", "--passphrase-file", "phrase", "--with-key", "-w", "shop")
-    assert code == 0 and "read back" in out
+    assert code == 0 and "encrypted: True" in out
     code, out, errors = run("restore", "b", "--passphrase-file", "phrase", "-w", "shop2")
     assert code == 0, errors
     assert run("privacy", "export", "-u", "bob", "-w", "shop2")[0] == 0

@@ -296,7 +296,7 @@ def test_models_are_listed_promoted_and_rolled_back(run: Run, shop: Path) -> Non
     assert found["serving"] == "b" and [v["version"] for v in found["versions"]] == ["a", "b"]
     assert document(run("models", "promote", "-w", "shop", "--json")[1]) == {"serving": "a"}
     assert run("models", "promote", "-w", "shop")[0] == 1
-    assert run("models", "promote", "b", "-w", "shop")[:2] == (0, "model b serves\n")
+    assert run("models", "promote", "b", "-w", "shop")[:2] == (0, "serving: b\n")
     (shop / "models" / "CURRENT").write_text("../x")
     code, _, err = run("recommend", "-u", "ann", "-w", "shop")
     assert code == 1 and "recllm models promote VERSION -w shop" in err
@@ -312,7 +312,7 @@ def test_refresh_names_the_version_that_serves(run: Run, shop: Path, monkeypatch
     code, _, err = run("refresh", "-w", "shop")
     assert code == 1 and "recllm train" in err
     monkeypatch.setattr(shop_recommender, "refresh", lambda workspace, progress: str(workspace.root))
-    assert run("refresh", "-w", "shop") == (0, "model shop serves\n", "")
+    assert run("refresh", "-w", "shop") == (0, "serving: shop\n", "")
 
 
 def test_the_wrong_word_for_an_option_is_refused(run: Run, shop: Path) -> None:

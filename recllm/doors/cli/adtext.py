@@ -15,23 +15,16 @@ from recllm.base.documents import count_text
 from recllm.base.errors import NothingToDo, UsageError
 from recllm.base.questions import AdQuestion
 from recllm.base.schema import CopyVerdict
-from recllm.doors.cli import batch
 from recllm.doors.cli.options import (
     DEFAULT_WORKSPACE,
     Answer,
-    Answering,
-    Batching,
-    Everybody,
     Options,
-    Out,
     Shop,
     Users,
     WorkspaceDir,
-    batch_options,
     note,
     open_shop,
     read_user_ids,
-    table,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +42,7 @@ VoiceFile = Annotated[Path | None, typer.Option("--voice", help="The brand's voi
 Records = Annotated[Path | None, typer.Option("--record", help="Folder of the records; default: the workspace's.")]
 
 
-class CopyOptions(AdQuestion, Answering, Batching):
+class CopyOptions(AdQuestion):
     """What `recllm copy` asks."""
 
     item_id: str | None = None
@@ -62,6 +55,8 @@ class CopyOptions(AdQuestion, Answering, Batching):
     """Texts that differ for each person, at most."""
     voice: Path | None = None
     """The brand's voice, as TOML."""
+    seed: int = 0
+    """Random seed."""
 
 
 def copy(
@@ -69,8 +64,6 @@ def copy(
     question: Annotated[CopyOptions, Options(("item_id", "channel", "generator", "variants"))],
     *,
     user: Users,
-    everybody: Everybody,
-    folder: Out,
     workspace: WorkspaceDir,
     pack: Packs,
     record: Records,
@@ -78,10 +71,6 @@ def copy(
     """One ad text per person, whose claims all passed their checks. Each is kept with its inputs, as one JSON file."""
     if context.invoked_subcommand:
         return None
-    if batch.is_batch(everybody, folder, user, question.item_id, pack, record):
-        options = {"channel": question.channel} | batch_options(question)
-        with open_shop(workspace) as shop:
-            return batch.answer(shop, "copy", options, question, folder)
     texts = written_texts(question, read_user_ids(user), workspace, pack, record)
     failures = [c.message for text in texts for _, faults in text.rejected for c in faults if c.guarantee == "G16"]
     if failures:  # of the generator, one for each text
@@ -197,10 +186,7 @@ def vocabulary(
         version, repeated = read_vocabulary(vocabulary_file(shop.root)).version, len(words) - len(added)
         notes = [f"{repeated} of {len(words)} words were approved before"] if repeated else []
         return Answer({"version": version, "added": added}, [f"version {version}: {', '.join(added)}"], notes)
-    vocabulary = read_vocabulary(vocabulary_file(shop.root))
-    rows = [(word.word, word.by, word.at.isoformat(timespec="minutes"), word.version) for word in vocabulary.words]
-    summary = f"{len(rows)} words, version {vocabulary.version}"
-    return Answer(vocabulary, table(rows, ["word", "by", "at", "version"]), [summary])
+    return Answer(read_vocabulary(vocabulary_file(shop.root)))
 
 
 def _packs(names: list[str] | None) -> tuple[Pack, ...]:

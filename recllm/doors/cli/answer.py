@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import Field, field_validator
 
-from recllm.base.documents import count_text, guarded
+from recllm.base.documents import count_text
 from recllm.base.errors import NothingToDo, UsageError
 from recllm.base.questions import RecommendRequest, ReportBy, SearchRequest
 from recllm.base.schema import NoteKind
 from recllm.doors.cli import batch
 from recllm.doors.cli.options import (
+    MAX_LISTED,
     Answer,
     Answering,
     Batching,
@@ -36,28 +37,23 @@ from recllm.doors.cli.options import (
     Users,
     WorkspaceDir,
     batch_options,
-    fields_table,
+    document_lines,
     ids_by_pseudonym,
     note,
     open_shop,
     read_user_ids,
-    table,
     write_audit,
+    write_people,
 )
 from recllm.market.audiences.request import AudienceQuestion
 from recllm.market.propensity.question import PredictionKind, PredictionQuestion
 
 if TYPE_CHECKING:
     from recllm.base.schema import Slate
-    from recllm.base.stats.intervals import ConfidenceInterval
     from recllm.market.campaigns.today import OccasionSuggestion
-    from recllm.market.occasions.day import OccasionList
     from recllm.shop.workspace.workspace import Workspace
 
 COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
-
-MAX_PRINTED = 20
-"""People listed on a screen; a file holds all."""
 
 
 class SlateOptions(RecommendRequest, Answering, Batching):
@@ -93,7 +89,7 @@ def recommend(
     unknown = [user_id for user_id, yes in zip(request.users, is_known, strict=True) if not yes]
     if record:
         record_shown(shop, slates)
-    for user_id in unknown[:MAX_PRINTED]:
+    for user_id in unknown[:MAX_LISTED]:
         note(f"{user_id}: not known, so the items are what is popular now; check the id")
     return Answer(slates, itertools.chain.from_iterable(map(_slate_lines, slates)))
 
@@ -183,21 +179,7 @@ def report(
     """Shown, clicked, bought, revenue, returned, covered: by model, campaign, variant, template or day."""
     from recllm.market.experiments.feedback import feedback_report
 
-    outcomes = feedback_report(shop, by=by, window_days=days)
-    rows = [
-        (
-            *(o.name, o.showings, o.people, o.clicked, o.bought, o.dismissed),
-            *(_percent(o.ctr), _percent(o.conversion), round(o.revenue, 2)),
-            *("" if o.returned is None else _percent(o.returned), o.items),
-        )
-        for o in outcomes
-    ]
-    heads = ("shown", "people", "clicked", "bought", "dismissed", "CTR", "conversion", "revenue", "returned", "items")
-    return Answer({"by": by.value, "window_days": days, "groups": outcomes}, table(rows, [by.value, *heads]))
-
-
-def _percent(interval: ConfidenceInterval) -> str:
-    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f}-{100 * interval.high:.1f})"
+    return Answer({"by": by.value, "window_days": days, "groups": feedback_report(shop, by=by, window_days=days)})
 
 
 class AudienceOptions(AudienceQuestion, Answering, Batching):
@@ -231,7 +213,7 @@ def audience(
     """Whom to reach for an item, a category or a text, why, who is left out, and what to expect.
 
     A rule over people (conditions under all, any and not) is JSON, or a file of TOML or JSON."""
-    from recllm.market.audiences.audience import audience_document, audience_of_workspace, write_audience_csv
+    from recllm.market.audiences.audience import audience_document, audience_of_workspace, counts_in_words
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.plan import audience_of
     from recllm.recommend.recommender.shop_recommender import open_recommender
@@ -241,13 +223,13 @@ def audience(
     if batch.is_batch(everybody, folder):
         with open_shop(workspace) as shop:
             options = stated | ({"campaign": campaign} if campaign else {})
-            return batch.audience(shop, options, question, folder, csv, ids)
+            return batch.answer(shop, "audience", options, question, folder, csv, ids)
     if campaign is not None and campaign.endswith(".toml"):
         if stated:
             raise UsageError(f"{campaign} says whom the campaign is for; leave out the options that say it again")
         members_of = partial(audience_of, file=read_campaign(Path(campaign)), explain=question.explain)
     else:
-        first = None if json or csv else MAX_PRINTED
+        first = None if json or csv else MAX_LISTED
         request = question.request(campaign=campaign, explain=question.explain, explain_first=first)
         members_of = partial(audience_of_workspace, request=request)
     with open_shop(workspace) as shop:
@@ -255,19 +237,18 @@ def audience(
         recommender = open_recommender(shop, version=question.model, locale=question.locale, everybody=True)
         members = members_of(shop, recommender)
         write_audit(shop, "people_listed", what="audience", people=len(members.people))
-    problem = None
+    document, problem = audience_document(members, names), None
     if not members.people:
-        excluded = _counts(members.excluded) or "no one"
+        excluded = counts_in_words(members.excluded) or "no one"
         problem = NothingToDo(f"no one is left to address: {excluded}; held out: {len(members.holdout)}")
     elif csv:
-        write_audience_csv(members, csv, names)
+        write_people(csv, document["people"])
         note(LISTS_TELL)
-    document = audience_document(members, names)
-    return Answer(document, _audience_lines(document), _unlisted(members.size), problem)
+    return Answer(document, _audience_lines(document), problem=problem)
 
 
 def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
-    from recllm.market.audiences.audience import aim
+    from recllm.market.audiences.audience import aim, counts_in_words
 
     expected, days = document["expected_conversions"], document["horizon_days"]
     within = "" if expected is None else f"; {expected:.1f} expected to {aim(document['converts'])} within {days} days"
@@ -275,19 +256,9 @@ def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
     yield f"{document['campaign_id']}: {people}, {document['holdout']:,} held out{within}"
     if (extra := document["expected_extra"]) is not None:
         yield f"  the treatment is expected to add {extra:+.1f} to what they do anyway"
-    yield f"  left out: {_counts(document['excluded']) or 'no one'}"
+    yield f"  left out: {counts_in_words(document['excluded']) or 'no one'}"
     yield from (f"  note: {line}" for line in document["notes"])
-    for count in document["rule"]:
-        yield f"    {'few' if count['people'] is None else format(count['people'], ',')}: {count['words']}"
-    if document["group"]:
-        header = ["what sets them apart", "share", "of the rest", "lift", "low", "high"]
-        yield from ("", *fields_table(document["group"], "name share share_of_rest lift low high", header))
-    yield ""
-    for person in document["people"][:MAX_PRINTED]:
-        probability = "" if person["probability"] is None else f"  {100 * person['probability']:.1f} %"
-        if person["effect"] is not None:
-            probability += "  effect {effect:+.4f} ({effect_low:+.4f} to {effect_high:+.4f})".format_map(person)
-        yield f"{person['user_id']}{probability}  " + " ".join(reason["text"] for reason in person["reasons"])
+    yield from document_lines({name: document[name] for name in ("rule", "group", "people")})
 
 
 class PredictionOptions(PredictionQuestion, InLanguage, Batching):
@@ -311,7 +282,7 @@ def predict(
 ) -> Answer:
     """What each customer will do within a horizon: a calibrated chance, a date or an amount, and why."""
     from recllm.market.propensity.answers import predict_workspace
-    from recllm.market.propensity.prediction import PredictionRequest, prediction_document, write_prediction_csv
+    from recllm.market.propensity.prediction import PredictionRequest, prediction_document
 
     if batch.is_batch(everybody, folder, coupons, csv, ids):
         options = {"explain": False} | batch_options(question) | {"kind": kind, "seed": question.seed}
@@ -322,38 +293,9 @@ def predict(
         names, locale = ids_by_pseudonym(shop, ids), question.locale or shop.settings.locale
         prediction = predict_workspace(shop, request.model_copy(update={"locale": locale}))
         write_audit(shop, "people_listed", what="prediction", kind=request.kind, people=len(prediction.people))
-    if csv:
-        write_prediction_csv(prediction, csv, names)
     document = prediction_document(prediction, names)
-    return Answer(document, _prediction_lines(document), _unlisted(len(prediction.people)))
-
-
-def _prediction_lines(document: dict[str, Any]) -> Iterator[str]:
-    quality, people = document["calibration"], document["people"]
-    days = count_text(document["horizon_days"], "day")
-    yield f"{document['kind']}: {count_text(len(people), 'person', 'people')} as of {document['as_of'][:10]}, {days}"
-    yield from (f"  {document['meaning']}", f"  checked on {quality['checked']}:")
-    yield "  " + ", ".join(f"{name} {value:.4g}" for name, value in quality.items() if isinstance(value, float))
-    yield from (f"  note: {line}" for line in document["notes"])
-    if document["left_out"]:
-        yield f"  left out: {_counts(document['left_out'])}"
-    yield ""
-    columns = [name for name in people[0] if name != "reasons"]
-    rows = [
-        [*(person[name] for name in columns), " ".join(reason["text"] for reason in person["reasons"])]
-        for person in people[:MAX_PRINTED]
-    ]
-    yield from table(rows, [*columns, "reasons"])
-
-
-def _counts(left_out: Mapping[str, int | None]) -> str:
-    from recllm.market.audiences.audience import counts_in_words
-
-    return counts_in_words(left_out)
-
-
-def _unlisted(people: int) -> list[str]:
-    return [f"... and {people - MAX_PRINTED:,} more; --csv FILE or --json gives all"] if people > MAX_PRINTED else []
+    write_people(csv, document["people"])
+    return Answer(document)
 
 
 def uplift(
@@ -390,7 +332,7 @@ def uplift(
     from recllm.market.campaigns.open_campaign import open_campaign
     from recllm.market.campaigns.outcome import campaign_trial
     from recllm.market.propensity.answers import uplift_workspace
-    from recllm.market.propensity.uplift import uplift_document, write_uplift_csv
+    from recllm.market.propensity.uplift import uplift_document
 
     table_of_trial: Any = trial
     source = ""
@@ -402,26 +344,10 @@ def uplift(
     assert start is not None  # noqa: S101 - a trial of people has it, and a campaign says it
     how: dict[str, Any] = {"start": start, "randomised": randomised, "seed": seed}
     estimate = uplift_workspace(shop, table_of_trial, **how, source=source, save=save)
-    if csv:
-        write_uplift_csv(estimate, csv, pseudonyms)
     document = uplift_document(estimate, pseudonyms)
-    of_trial = document["trial"]
-    lines = [
-        *([f"kept as {save}: recllm audience --with objective=uplift --with effects={save}"] if save else []),
-        f"{count_text(of_trial['people'], 'person', 'people')} in the trial, {of_trial['treated']:,} treated; "
-        f"mean effect {of_trial['effect']:+.4f}",
-        f"Qini {document['qini']:.4f}, area under the uplift curve {document['auuc']:.4f}, "
-        "each person by a model of others",
-        "",
-        *fields_table(document["people"][:MAX_PRINTED], "user_id uplift low high"),
-    ]
-    return Answer(document, lines, _unlisted(len(document["people"])))
-
-
-MAX_OF_OCCASION = 5
-"""People of each occasion on a screen; --json and --csv hold all."""
-
-CSV_COLUMNS = ("user_id", "occasion", "item_id", "title", "probability", "best_hour", "channel", "reasons")
+    write_people(csv, document["people"])
+    kept_as = f"kept as {save}: recllm audience --with objective=uplift --with effects={save}"
+    return Answer(document, notes=[kept_as] if save else [])
 
 
 def occasions(
@@ -436,7 +362,7 @@ def occasions(
 ) -> Answer:
     """Whom to write to on a day, and about what: days of the calendar that come, due again, left in the cart, cheaper,
     back, new, long away, just come."""
-    from recllm.base.documents import plain, write_csv
+    from recllm.base.documents import plain
     from recllm.market.campaigns.today import coming_days, customers_of
     from recllm.market.occasions.day import find_occasions, moment_of, open_shop_at
     from recllm.recommend.recommender.shop_recommender import open_recommender
@@ -450,21 +376,14 @@ def occasions(
     listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note, shop=day_shop)
     days = coming_days(shop, day_shop, *customers_of(shop, day_shop), lambda: open_recommender(shop, everybody=True))
     write_audit(shop, "people_listed", what="occasions", people=len(listed.people))
-    document = plain(listed) | {"days": [day_document(line) for line in days]}
+    document: dict[str, Any] = plain(listed)
     for person in document["people"]:
         person["user_id"] = names.get(person["user_id"], person["user_id"])
-    if csv:
-        rows = ([_csv_cell(person[name]) for name in CSV_COLUMNS] for person in document["people"])
-        write_csv(csv, CSV_COLUMNS, rows)
+    write_people(csv, document["people"])
     nothing = f"no one has an occasion on {listed.date}; {'; '.join(listed.notes) or 'nothing is due'}"
-    lines = [*_day_lines(shop, days), *_occasion_lines(listed, names)]
-    return Answer(document, lines, problem=None if listed.people or days else NothingToDo(nothing))
-
-
-def _csv_cell(value: Any) -> str:
-    if isinstance(value, list):
-        value = " ".join(reason["text"] for reason in value)
-    return f"{value:.6f}" if isinstance(value, float) else guarded("" if value is None else str(value))
+    problem = None if listed.people or days else NothingToDo(nothing)
+    lines = itertools.chain(_day_lines(shop, days), document_lines(document))
+    return Answer(document | {"days": [day_document(line) for line in days]}, lines, problem=problem)
 
 
 def day_document(line: OccasionSuggestion) -> dict[str, Any]:
@@ -487,23 +406,3 @@ def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[
         goods = "the day is about an offer" if profile.is_sale else goods
         name, people = profile.names["en"], count_text(len(line.people), "customer")
         yield f'{name[:1].upper()}{name[1:]} on {line.coming.on}: {people}; {goods} (day = "{line.occasion}")'
-    if days:
-        yield ""
-
-
-def _occasion_lines(listed: OccasionList, names: dict[str, str]) -> Iterator[str]:
-    from recllm.market.audiences.audience import counts_in_words
-
-    left_out = counts_in_words(listed.left_out) or "no one"
-    yield f"{listed.date}: {count_text(len(listed.people), 'person', 'people')}; left out: {left_out}"
-    yield from (f"  note: {line}" for line in listed.notes)
-    for occasion, n in listed.counts.items():
-        if not n:
-            continue
-        yield ""
-        yield f"{occasion}: {count_text(n, 'person', 'people')}"
-        for person in [p for p in listed.people if p.occasion is occasion][:MAX_OF_OCCASION]:
-            chance = "" if person.probability is None else f"  {100 * person.probability:.0f} %"
-            when = f"{person.channel} at {person.best_hour}:00"
-            text = " ".join(reason.text for reason in person.reasons) or person.title or ""
-            yield f"  {names.get(person.user_id, person.user_id)}{chance}  {when}  {text}"

@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recllm.base.documents import count_text
+from recllm.base.documents import count_text, plain
 from recllm.base.errors import UsageError
 from recllm.doors.cli.options import (
     Answer,
     Ids,
     Shop,
-    fields_table,
+    document_lines,
     ids_by_pseudonym,
     note,
-    table,
     write_audit,
 )
 
 if TYPE_CHECKING:
-    from recllm.base.stats.intervals import Interval
     from recllm.market.campaigns.folder import CampaignPlan
     from recllm.market.campaigns.open_campaign import OpenCampaign
 
@@ -101,7 +99,6 @@ def export(
     ids: Ids,
 ) -> Answer:
     """Write the approved texts for customers who agree now. Two lists show who is on only one of them."""
-    from recllm.market.audiences.audience import counts_in_words
     from recllm.market.campaigns.export import export_campaign
     from recllm.shop.workspace.figures import LISTS_TELL
 
@@ -109,14 +106,8 @@ def export(
     write_audit(shop, "campaign_exported", campaign=done.campaign_id, reached=done.reached)
     document = {"held" if name == "held_out" else name: value for name, value in _fields(done).items()}
     del document["people"]
-    lines = [
-        f"{_people(done.reached)}, {done.held_out:,} held out; from {done.window.start} until {done.window.end}",
-        *([f"  left out: {counts_in_words(done.dropped)}"] if done.dropped else []),
-        *done.files,
-        *([f"note: {PSEUDONYMS_TELL_NOBODY}"] if done.reached and ids is None else []),
-        *([f"note: {LISTS_TELL}"] if done.files else []),
-    ]
-    return Answer(document, lines)
+    notes = [*([PSEUDONYMS_TELL_NOBODY] if done.reached and ids is None else []), *([LISTS_TELL] if done.files else [])]
+    return Answer(document, notes=notes)
 
 
 def report(file: OneFile, shop: Shop) -> Answer:
@@ -124,18 +115,8 @@ def report(file: OneFile, shop: Shop) -> Answer:
     from recllm.market.campaigns.outcome import campaign_outcome
 
     outcome = campaign_outcome(_open_campaign(shop, file, recheck=False))
-    groups = {
-        "reached": outcome.reached,
-        "sent": outcome.sent if outcome.not_delivered else None,
-        "held out": outcome.held_out,
-        "the rest": outcome.other_people,
-    }
-    lines = [
-        f"{name}: {_people(group.people)}, {group.converted:,} converted ({100 * group.rate.value:.1f} %)"
-        for name, group in groups.items()
-        if group is not None
-    ]
-    return Answer(outcome, [*lines, *outcome.words])
+    groups = {"reached": outcome.reached, "held out": outcome.held_out, "the rest": outcome.other_people}
+    return Answer(outcome, [*document_lines(plain(groups)), *outcome.words])
 
 
 def _open_campaign(shop: Shop, file: Path, *, recheck: bool = True) -> OpenCampaign:
@@ -177,18 +158,15 @@ def _people(n: int) -> str:
 def _plan_lines(planned: CampaignPlan) -> list[str]:
     from recllm.market.audiences.audience import aim, counts_in_words
 
-    left_out = counts_in_words(planned.excluded) or "no one"
     n_blocked = sum(bool(t.failures) for t in planned.texts)
     n_held = sum(bool(t.warnings) and not t.failures for t in planned.texts)
-    header = ["what sets them apart", "share", "of the rest", "lift"]
     return [
         f"{planned.campaign_id}: {_people(len(planned.addressed))}, {len(planned.held_out):,} held out; "
         f"{planned.expected_conversions:.1f} expected to {aim(planned.converts)} within {planned.horizon_days} days",
-        f"  left out: {left_out}",
+        f"  left out: {counts_in_words(planned.excluded) or 'no one'}",
         f"  {count_text(len(planned.texts), 'text')}, {n_held} held for a person, {n_blocked} blocked; "
         "see recllm campaign approve",
-        *(f"  note: {line}" for line in planned.notes),
-        *(["", *fields_table(planned.group, "name share share_of_rest lift", header)] if planned.group else []),
+        *document_lines(plain({"notes": planned.notes, "group": planned.group})),
     ]
 
 
@@ -221,10 +199,9 @@ def start_experiment(
     variants = dict(_variant(text) for text in variant)
     if len(variants) < len(variant):
         raise UsageError("two variants have one name; give each its own")
-    document = start(shop, name, variants, metric=compared_on, guard=guarded).document()
+    experiment = start(shop, name, variants, metric=compared_on, guard=guarded)
     write_audit(shop, "experiment_started", experiment=name)
-    lines = [f"{name} runs since {document['started_at']}: {', '.join(v['name'] for v in document['variants'])}"]
-    return Answer(document, lines)
+    return Answer(experiment.document())
 
 
 def _variant(text: str) -> tuple[str, tuple[float, Any]]:
@@ -247,16 +224,7 @@ def list_experiments(shop: Shop) -> Answer:
     """All experiments with their variants."""
     from recllm.market.experiments import slates
 
-    documents = [stored.document() for stored in slates.list_experiments(shop)]
-    rows = [
-        (
-            *(document["name"], ", ".join(f"{v['name']} {v['weight']:g}" for v in document["variants"])),
-            *(document["metric"], document["guard"] or ""),
-            *(document["started_at"] or "", document["ended_at"] or "runs"),
-        )
-        for document in documents
-    ]
-    return Answer({"experiments": documents}, table(rows, ["name", "variants", "metric", "guard", "start", "end"]))
+    return Answer({"experiments": [stored.document() for stored in slates.list_experiments(shop)]})
 
 
 def report_experiment(
@@ -276,25 +244,7 @@ def report_experiment(
         return estimate(shop, model, metric)
     if name is None:
         return list_experiments(shop)
-    outcome = experiment_outcome(shop, name)
-    people = ", ".join(f"{variant} {n:,}" for variant, n in outcome.people.items())
-    lines = [f"{name}: {outcome.days:.1f} days; people: {people}"]
-    if outcome.report is None:
-        return Answer(outcome, [*lines, "nothing was shown in it yet"])
-    lines.append(f"people by variant: {outcome.report.sample_ratio.verdict.value}")
-    rows = [
-        (
-            *(comparison.variant, outcome.experiment[role], f"{effect.control:.4g}"),
-            *(f"{effect.treatment:.4g}", f"{effect.difference:+.4g}"),
-            f"{effect.always_valid_interval.low:+.4g} to {effect.always_valid_interval.high:+.4g}",
-            effect.verdict.value,
-        )
-        for comparison in outcome.report.comparisons
-        for role, effect in (("metric", comparison.metric), ("guard", comparison.guard))
-        if effect is not None
-    ]
-    heads = ["variant", "metric", "control", "variant's", "difference", "always valid", "verdict"]
-    return Answer(outcome, [*lines, *table(rows, heads)])
+    return Answer(experiment_outcome(shop, name))
 
 
 def stop_experiment(name: Name, *, shop: Shop) -> Answer:
@@ -303,7 +253,7 @@ def stop_experiment(name: Name, *, shop: Shop) -> Answer:
 
     stored = stop(shop, name)
     write_audit(shop, "experiment_stopped", experiment=name)
-    return Answer(stored.document(), [f"{name} ended"])
+    return Answer(stored.document())
 
 
 def estimate(shop: Shop, model: str, metric: str) -> Answer:
@@ -326,14 +276,4 @@ def estimate(shop: Shop, model: str, metric: str) -> Answer:
             metric=Metric(metric),
             progress=lambda n: bar.update(n - bar.n) and None,
         )
-    rows = [
-        (name, f"{value.value:.5f}", _ends(value.interval), f"{value.outside_support:.0%}")
-        for name, value in (("this model", outcome.candidate), ("shown until now", outcome.serving))
-    ]
-    lines = table(rows, ["estimate", f"{metric} per item", "95 %", "outside of the log"])
-    of_difference = f"difference {outcome.difference:+.5f} ({_ends(outcome.difference_interval)})"
-    return Answer(outcome, [*lines, f"{of_difference}, {outcome.requests} slates"])
-
-
-def _ends(interval: Interval | None) -> str:
-    return "too few answers" if interval is None else f"{interval.low:+.5f} to {interval.high:+.5f}"
+    return Answer(outcome)

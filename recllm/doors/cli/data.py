@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from recllm.doors.cli.options import (
     Shop,
     ShopSettings,
     WorkspaceDir,
+    document_lines,
     open_shop,
     read_ids,
     read_pairs,
@@ -146,18 +147,7 @@ def describe(
         return describe_person(shop, user, locale or shop.settings.locale)
     if ids is not None:
         return describe_ids(shop, read_ids(ids))
-    description = describe_store(shop.store())
-    return Answer(description, _tree(plain(description)))
-
-
-def _tree(value: dict[str, Any], indent: str = "") -> Iterator[str]:
-    for name, inner in value.items():
-        if isinstance(inner, dict):
-            yield f"{indent}{name}"
-            yield from _tree(inner, indent + "  ")
-        else:
-            text = ", ".join(map(str, inner)) if isinstance(inner, list) else inner
-            yield f"{indent}{name}: {text:,}" if isinstance(text, int) else f"{indent}{name}: {text}"
+    return Answer(describe_store(shop.store()))
 
 
 def describe_ids(shop: Shop, user_ids: Sequence[str]) -> Answer:
@@ -221,19 +211,14 @@ def suggestion_for(
                 stream.write(text)
         except FileExistsError:
             raise UsageError(f"{write} is there already; name another file, or remove it") from None
-    lines = [f"{file.name} looks like {suggestion.table}:"]
-    lines += [f"  {name} = {column}, because {suggestion.reasons[name]}" for name, column in suggestion.columns.items()]
-    lines += [f"  basics: {name} = {column}, because it is called so" for name, column in suggestion.basics.items()]
-    lines += [f"  {remark}" for remark in suggestion.notes]
-    if write is None:
-        lines += ["", text.rstrip()]
     document = {
         "table": suggestion.table,
         "columns": suggestion.columns,
         "basics": suggestion.basics,
         "reasons": suggestion.reasons,
         "notes": suggestion.notes,
-        "map": text,
     }
+    if write is None:
+        return Answer(document | {"map": text}, [*document_lines(plain(document)), "", text.rstrip()])
     remark = f"wrote {write}; load with: recllm ingest {file.name} --table {suggestion.table} --map {write}"
-    return Answer(document, lines, [] if write is None else [remark])
+    return Answer(document | {"map": text}, document_lines(plain(document)), [remark])

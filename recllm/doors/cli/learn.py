@@ -7,25 +7,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from recllm.base.documents import plain
 from recllm.base.errors import NothingToDo, UsageError
 from recllm.doors.cli.options import (
     Answer,
     AnyWorkspace,
     Seed,
     Shop,
-    fields_table,
+    document_lines,
     note,
-    table,
     write_audit,
 )
 from recllm.text.log_lines import LogFormatter
-
-if TYPE_CHECKING:
-    from recllm.recommend.evaluation.retrain import RetrainReport
 
 
 @contextmanager
@@ -55,17 +52,8 @@ def advise(
     from recllm.recommend.recommender.train import workspace_advice
 
     advice = workspace_advice(shop, encoder=encoder)
-    survey = advice.survey
-    rows = [[c.name, ", ".join(c.value) if isinstance(c.value, list) else str(c.value), c.rule] for c in advice.choices]
-    lines = [
-        f"{advice.mode}: {advice.time}",
-        f"  {survey.people:,} people, {survey.items:,} items, {survey.events:,} events over {survey.span_days:.0f} "
-        f"days; {survey.distinct_texts:,} distinct texts",
-        *(f"missing: {line}" for line in advice.missing),
-        *table(rows, ("setting", "value", "because")),
-        *(f"note: {line}" for line in advice.notes),
-    ]
-    return Answer(advice, lines)
+    names = ("mode", "time", "survey", "missing", "choices", "notes")
+    return Answer(advice, document_lines({name: plain(getattr(advice, name)) for name in names}))
 
 
 def train(
@@ -87,9 +75,7 @@ def train(
     with progress_lines():
         done = train_workspace(shop, seed=seed, **arguments)
     write_audit(shop, "model_trained", version=done.model_version)
-    lines = [f"model {done.model_version}: {done.rows:,} rows, {done.seconds:.0f} s"]
-    lines += [f"  {name} {value:.4f}" for name, value in done.metrics.items()]
-    return Answer(done, [*lines, *(f"  note: {line}" for line in done.notes)])
+    return Answer(done)
 
 
 def retrain(
@@ -113,25 +99,7 @@ def retrain(
         if report.outcome is RetrainOutcome.TOO_EARLY:
             why = "the log grew too little since the last training (retraining.min_days)"
         problem = NothingToDo(f"{why}: model {report.parent} stays active; without --if-due it is trained anyway")
-    return Answer(report, _retrain_lines(report), problem=problem)
-
-
-def _retrain_lines(report: RetrainReport) -> list[str]:
-    cells = [
-        (check.kind.value, check.verdict.value, name, f.value, f.low, f.high, f.lower_limit, f.upper_limit)
-        for check in report.checks
-        for name, f in check.figures.items()
-    ]
-    lines = table(cells, ("check", "verdict", "figure", "value", "low", "high", "at least", "at most"))
-    if (gate := report.gate) is not None:
-        lines += ["", f"judged on {gate.window_start[:10]} to {gate.window_end[:10]}, which the challenger never saw"]
-        if gate.serving_seen_days:
-            lines.append(f"the serving model had learned from {gate.serving_seen_days:.1f} of these days: an advantage")
-        lines += fields_table(gate.comparisons, "slice metric people challenger serving difference low high")
-    if report.challenger is not None:
-        reasons = "judged by no gate" if gate is None else ", ".join(gate.reasons)
-        lines += ["", f"model {report.challenger}: {report.outcome.value} ({reasons})"]
-    return [*lines, *(f"removed: {version}" for version in report.removed), f"{report.seconds:.0f} s"]
+    return Answer(report, problem=problem)
 
 
 def evaluate(
@@ -181,18 +149,20 @@ def list_models(shop: Shop) -> Answer:
     from recllm.recommend.evaluation.retrain import model_history
 
     history = model_history(shop)
-    cells = []
-    for record in history.versions:
-        lineage = record.lineage
-        gate = lineage.gate if lineage else None
-        state = "serves" if record.serves else gate.verdict.value if gate and gate.verdict == "refused" else ""
-        origin, reasons = lineage.origin.value if lineage else "", ", ".join(gate.reasons) if gate else ""
-        until = record.taint.use_until[:10] if record.taint else ""
-        named = (record.version, record.created_at[:19], record.megabytes)
-        cells.append((*named, origin, state, reasons, until))
-    heads = ("version", "published", "MB", "origin", "", "gate", "usable until")
+    rows = [
+        {
+            "version": record.version,
+            "published": record.created_at[:19],
+            "MB": record.megabytes,
+            "origin": record.lineage and record.lineage.origin,
+            "serves": record.serves,
+            "gate": plain(record.lineage and record.lineage.gate and record.lineage.gate.reasons),
+            "usable until": record.taint and record.taint.use_until[:10],
+        }
+        for record in history.versions
+    ]
     missing = f"no model was published; train one with: recllm train -w {shop.root}"
-    return Answer(history, table(cells, heads), problem=None if cells else NothingToDo(missing))
+    return Answer(history, document_lines({"models": rows}), problem=None if rows else NothingToDo(missing))
 
 
 def promote(
@@ -209,7 +179,7 @@ def promote(
     folder = shop.models_dir
     serving = rollback(folder) if version is None else serve_version(folder, version, force=force)
     write_audit(shop, "model_promoted", version=serving)
-    return Answer({"serving": serving}, [f"model {serving} serves"])
+    return Answer({"serving": serving})
 
 
 def refresh(
@@ -223,15 +193,10 @@ def refresh(
     from recllm.recommend.recommender.shop_recommender import refresh as refresh_model
 
     if not index:
-        version = refresh_model(shop, progress=note)
-        return Answer({"serving": version}, [f"model {version} serves"])
+        return Answer({"serving": refresh_model(shop, progress=note)})
     report = build_index(shop, progress=note)
-    lines = [
-        f"{report.kind} index of model {report.model_version}: {report.items:,} items, {report.mib:.0f} MiB, "
-        f"{report.seconds:.0f} s",
-        f'  it is in use while workspace.toml says so: kind = "{report.kind}" below [item_index]',
-    ]
-    return Answer(report, lines)
+    in_use = f'it is in use while workspace.toml says so: kind = "{report.kind}" below [item_index]'
+    return Answer(report, notes=[in_use])
 
 
 def export(
@@ -244,7 +209,4 @@ def export(
     from recllm.recommend.recommender.train import export_encoder
 
     exported = export_encoder(folder, workspace=workspace, encoder=model, adapter=adapter)
-    lines = [f"{exported.folder}: {exported.name}; open it with load_encoder({str(exported.folder)!r})"]
-    cosine = f"cosine {exported.lowest_cosine:.5f} at least over {exported.texts} texts"
-    lines.append(f"  {cosine}, {exported.bytes / 1e6:.0f} MB")
-    return Answer(exported, lines)
+    return Answer(exported, notes=[f"open it with load_encoder({str(exported.folder)!r})"])

@@ -8,7 +8,7 @@ import itertools
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import typer
 from pydantic import BaseModel, Field
 from pydantic_core import PydanticUndefined
 
-from recllm.base.documents import Question, allows_none, json_text
+from recllm.base.documents import Question, allows_none, guarded, json_text, plain, write_csv
 from recllm.base.errors import UsageError
 from recllm.base.settings import Settings, merged, sections
 from recllm.shop.data.engines import Engine
@@ -183,7 +183,7 @@ class Answer:
     document: Any
     """With --json, as one JSON document."""
     lines: Iterable[str] = ()
-    """Without --json, for people."""
+    """Without --json, for people; empty for the lines of the document."""
     notes: Iterable[str] = ()
     """Behind the lines, on standard error."""
     problem: Exception | None = None
@@ -334,23 +334,18 @@ def _read_one(kind: str, text: str) -> Any:
 
 
 def show(answer: Answer, *, json: bool) -> None:
-    """Prints an answer: one JSON document on standard output, or lines for people there and notes on standard error.
+    """Prints an answer: one JSON document, or lines for people, on standard output; remarks on standard error.
 
     Raises its problem afterwards.
     """
     if json:
         sys.stdout.write(json_text(answer.document))
     else:
-        say(*answer.lines)
+        sys.stdout.writelines(f"{line}\n" for line in answer.lines or document_lines(plain(answer.document)))
         for line in answer.notes:
             note(line)
     if answer.problem is not None:
         raise answer.problem
-
-
-def say(*lines: str) -> None:
-    """Lines for people on standard output."""
-    sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
 def note(line: str) -> None:
@@ -358,32 +353,67 @@ def note(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> list[str]:
+MAX_LISTED = 20
+"""People on a screen; a file or --json holds all."""
+
+
+def document_lines(document: Any) -> Iterator[str]:
+    """A JSON document for the eye: names with their values, and lists of records as tables; `MAX_LISTED` people."""
+    if isinstance(document, list):
+        yield from itertools.chain.from_iterable(map(document_lines, document))
+        return
+    for name, value in document.items():
+        label = name.replace("_", " ")
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            listed = value[:MAX_LISTED] if name == "people" else value
+            header = list(dict.fromkeys(itertools.chain.from_iterable(listed)))
+            yield label
+            yield from (f"  {line}" for line in table([map(entry.get, header) for entry in listed], header))
+            if len(listed) < len(value):
+                yield f"  ... and {len(value) - len(listed):,} more; --csv FILE or --json gives all"
+        elif isinstance(value, dict) and value and "low" not in value:
+            yield label
+            yield from (f"  {line}" for line in document_lines(value))
+        elif value not in (None, "", [], {}):
+            yield f"{label}: {_cell(value)}"
+
+
+def table(rows: Iterable[Iterable[Any]], header: Sequence[str]) -> list[str]:
     """Aligned text columns; numbers to the right. No line where there are no rows."""
-    entries = list(rows)
+    entries = [list(row) for row in rows]
     if not entries:
         return []
-    cells = [[_cell(v) for v in row] for row in entries]
-    columns = range(len(header))
-    widths = [max(len(line[column]) for line in (header, *cells)) for column in columns]
-    right = [all(isinstance(row[column], int | float) for row in entries) for column in columns]
-    lines = []
-    for line in (header, *cells):
-        parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
-        lines.append("  ".join(parts).rstrip())
-    return lines
+    lines = [list(header), *([_cell(value) for value in row] for row in entries)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    right = [all(isinstance(value, int | float) for value in column) for column in zip(*entries, strict=True)]
+    aligned = [[c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)] for row in lines]
+    return ["  ".join(row).rstrip() for row in aligned]
 
 
-def fields_table(entries: Iterable[Any], names: str, header: Sequence[str] = ()) -> list[str]:
-    """A table of some fields, named with blanks, of objects or of dicts. header: other words for them."""
-    columns = names.split()
-    rows = ([e[name] if isinstance(e, dict) else getattr(e, name) for name in columns] for e in entries)
-    return table(rows, header or columns)
-
-
-def _cell(value: object) -> str:
+def _cell(value: Any) -> str:
+    """A value in a line: an interval behind its value, records by their texts, or as names with values."""
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.4g}" if abs(value) < 1_000 else f"{value:,.2f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return "" if value is None else str(value)
+    if isinstance(value, list):
+        return "; ".join(map(_cell, value))
+    if isinstance(value, dict) and value.keys() == {"value", "low", "high"}:
+        return f"{_cell(value['value'])} ({_cell(value['low'])} to {_cell(value['high'])})"
+    if isinstance(value, dict):
+        return str(value.get("text") or ", ".join(f"{name} {_cell(inner)}" for name, inner in value.items()))
+    return "-" if value is None else str(value)
+
+
+def write_people(file: Path | None, people: Sequence[Mapping[str, Any]]) -> None:
+    """The people of a document as the CSV of --csv: a column for each field, reasons as their texts."""
+    if file is None:
+        return
+    rows = ([_csv_cell(value) for value in person.values()] for person in people)
+    write_csv(file, list(people[0]) if people else [], rows)
+
+
+def _csv_cell(value: Any) -> str:
+    if isinstance(value, list):
+        value = " | ".join(entry["text"] if isinstance(entry, dict) else str(entry) for entry in value)
+    return f"{value:.6f}" if isinstance(value, float) else guarded("" if value is None else str(value))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recllm.base.documents import count_text
 from recllm.base.errors import DataError, UnknownIdError, UsageError
 from recllm.doors.cli.options import (
     Answer,
@@ -17,10 +16,8 @@ from recllm.doors.cli.options import (
     User,
     Users,
     WorkspaceDir,
-    note,
     read_user_ids,
     show,
-    table,
     write_audit,
 )
 
@@ -92,20 +89,16 @@ def erase(
             write_audit(shop, "readmitted", subject=pseudonym)
         if not lifted:
             raise UnknownIdError("no tombstone for this id; there is nothing to lift")
-        return Answer({"pseudonyms": lifted}, ["what is sent from now on is kept again"])
+        return Answer({"pseudonyms": lifted})
     if sessions:
         names, by_pseudonym = shop.session_pseudonymiser().many(names), True
     certificate = erase_people(shop, names, actor=command_line_actor(), by_pseudonym=by_pseudonym)
-    return Answer(certificate, certificate_lines(certificate))
+    return Answer(certificate, notes=remedies(certificate))
 
 
-def certificate_lines(certificate: ErasureCertificate) -> list[str]:
-    """What a certificate says, for people."""
-    what = {**certificate.rows, **certificate.files}
-    lines = [f"{name.replace('_', ' ')}: {n:,}" for name, n in what.items() if n]
-    lines += [f"{model.name} learned from them: replace it by {model.use_until[:10]}" for model in certificate.models]
-    if certificate.models:
-        lines.append("recllm retrain --if-due replaces the model that serves")
+def remedies(certificate: ErasureCertificate) -> list[str]:
+    """What is left to do after an erasure."""
+    lines = ["recllm retrain --if-due replaces the model that serves"] if certificate.models else []
     if certificate.exported_in:
         campaigns = ", ".join(certificate.exported_in)
         lines.append(f"delete the files that left, and what providers keep, of the campaigns {campaigns}")
@@ -115,9 +108,7 @@ def certificate_lines(certificate: ErasureCertificate) -> list[str]:
     undone = [step.replace("_", " ") for step, is_done in certificate.database.items() if not is_done]
     if undone:
         lines.append(f"left to the database's owner: {', '.join(undone)}")
-    if certificate.unknown:
-        lines.append(f"unknown: {certificate.unknown:,}; they have tombstones all the same")
-    return [*lines, f"certificate {certificate.certificate_id}, entry {certificate.audit_entry} of the audit log"]
+    return lines
 
 
 def restrict(
@@ -156,7 +147,7 @@ def audit_log(
 
     if certificate is not None:
         signed = read_certificate(shop, certificate)
-        return Answer(signed, [f"signed by this workspace, {signed.at}", *certificate_lines(signed)])
+        return Answer(signed, notes=["signed by this workspace", *remedies(signed)])
     check = verify_audit(shop)
     if copy is not None and check.problem is None:
         try:
@@ -166,16 +157,10 @@ def audit_log(
         check = replace(verify_copy(shop, collected), entries=check.entries)
     names = None if user is None else frozenset(shop.pseudonymiser().each(user))
     entries = read_audit(shop, subjects=names)[-last:]
-    rows = [(e.number, f"{e.at:%Y-%m-%d %H:%M:%S}", e.actor, e.action.value, e.subject or "") for e in entries]
-    state = f"{check.entries:,} entries, each as it was written" if check.problem is None else "the log was changed"
-    if check.n_unsigned:
-        state += (
-            f"; the first {check.n_unsigned:,} were signed with a key that was lost, and only their order is checked"
-        )
-    lines = [*table(rows, ["entry", "at (UTC)", "who", "what", "whose"]), state]
+    intact = [f"{check.entries:,} entries, each as it was written"] if check.problem is None else []
     changed = f"the audit log is not as it was written: {check.problem}; compare it with a backup"
     problem = None if check.problem is None else DataError(changed)
-    return Answer({"check": check, "entries": entries}, lines, problem=problem)
+    return Answer({"check": check, "entries": entries}, notes=intact, problem=problem)
 
 
 def retention(
@@ -190,12 +175,8 @@ def retention(
     from recllm.shop.workspace.audit import command_line_actor
 
     report = apply_retention(shop, actor=command_line_actor(), dry_run=dry_run, trust_clock=trust_clock)
-    counts = {**report.rows, **report.files}
-    lines = [f"{name.replace('_', ' ')}: {n:,}" for name, n in counts.items() if n] or ["nothing is over its time"]
-    if report.finished_erasures:
-        lines.append(f"erasures that had been stopped: {report.finished_erasures} finished")
-    lines += [f"{file}: not read; put back the file from a backup, or remove it" for file in report.unread]
-    return Answer(report, lines)
+    remedy = "put back the file from a backup, or remove it"
+    return Answer(report, notes=[f"{file}: {remedy}" for file in report.unread])
 
 
 def rotate_key(
@@ -212,8 +193,7 @@ def rotate_key(
     if lost and not yes:
         raise UsageError(f"look for a backup of the key first; without it {LOST_WITH_THE_KEY}. To go on, say --yes")
     rotation = rotate(shop, actor=command_line_actor(), lost=lost, force=force)
-    line = f"{rotation.pseudonyms:,} pseudonyms renamed; {rotation.generation} keys are in force: keep them all"
-    return Answer(rotation, [line])
+    return Answer(rotation, notes=[f"{rotation.generation} keys are in force: keep them all"])
 
 
 def backup(
@@ -228,11 +208,8 @@ def backup(
 
     passphrase = _passphrase(passphrase_file)
     done = back_up(shop, file, actor=command_line_actor(), passphrase=passphrase, with_key=with_key)
-    counts = f"{count_text(done.people, 'person', 'people')}, {count_text(done.members, 'file')}"
-    lines = [f"{done.file}: {counts}, {done.bytes / 1e6:,.1f} MB, read back"]
-    lines += [f"{file}: not in the backup, as it is no file of recllm" for file in done.unknown_files]
     remark = "the key is not in it: keep it apart: without it no one in the backup can be found by their id"
-    return Answer(done, lines, [] if done.has_key else [remark])
+    return Answer(done, notes=[] if done.has_key else [remark])
 
 
 def restore(
@@ -260,15 +237,13 @@ def restore(
         key_file=key_file,
         store=store,
     )
-    lines = [f"{done.workspace}: as of {done.created_at}; people erased again: {done.erased_again:,}"]
-    if done.before is not None:
-        lines.append(f"what was in its place lies in {done.before}, with all customers in it: delete it soon")
+    notes = [] if done.before is None else [f"all customers are in {done.before} too: delete it soon"]
     if not done.taken_over:
-        note(
+        notes.append(
             "refusals, restrictions and erasures since the backup are not known here: give --certificate for each "
             "erasure, and load the consent table again before anyone is written to"
         )
-    return Answer(done, lines)
+    return Answer(done, notes=notes)
 
 
 def _passphrase(file: Path | None) -> str | None:

@@ -7,11 +7,10 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from recllm.base.documents import plain
 from recllm.base.errors import MissingExtraError, PolicyError, UsageError
 from recllm.doors.cli.options import (
     DEFAULT_WORKSPACE,
@@ -19,13 +18,9 @@ from recllm.doors.cli.options import (
     Shop,
     note,
     open_shop,
-    table,
     write_audit,
 )
 from recllm.text.log_lines import log_to_stderr
-
-if TYPE_CHECKING:
-    from recllm.shop.workspace.webhooks import WebhookSource
 
 
 def serve(
@@ -165,13 +160,8 @@ def keys(
     if revoke is not None:
         revoke_key(shop, revoke)
         write_audit(shop, "key_revoked", key=revoke)
-        return Answer({"key_id": revoke, "revoked": True}, [f"{revoke} is refused from now on"])
-    entries = list_keys(shop)
-    rows = [
-        (key.key_id, key.name, " ".join(sorted(key.scopes)), key.created_at.date().isoformat(), key.revoked_at or "")
-        for key in entries
-    ]
-    return Answer({"keys": entries}, table(rows, ["key", "name", "scopes", "made", "revoked"]))
+        return Answer({"key_id": revoke, "revoked": True})
+    return Answer({"keys": list_keys(shop)})
 
 
 def add_webhook(
@@ -215,14 +205,16 @@ def webhooks(
         raise UsageError("--secret says what --remove NAME ends; add it")
     if remove is not None:
         remove_webhook(shop, remove, secret)
-        document = {"name": remove, "secret_id": secret, "removed": True}
-        return Answer(document, [f"{remove} {secret or ''} is removed"])
-    sources: list[dict[str, Any]] = [
-        {"name": entry.name, "provider": entry.scheme, "secrets": _secrets(entry)}
+        return Answer({"name": remove, "secret_id": secret, "removed": True})
+    sources = [
+        {
+            "name": entry.name,
+            "provider": entry.scheme,
+            "secrets": [{"secret_id": s.fingerprint, "created_at": s.created_at} for s in entry.secrets],
+        }
         for entry in read_webhooks(shop).sources.values()
     ]
-    rows = [(s["name"], s["provider"], " ".join(secret["secret_id"] for secret in s["secrets"])) for s in sources]
-    return Answer({"providers": sources}, table(rows, ["name", "provider", "secrets"]))
+    return Answer({"providers": sources})
 
 
 def _read_secret(file: Path) -> str:
@@ -232,7 +224,3 @@ def _read_secret(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: cannot be read as a secret: {type(error).__name__}") from None
     return "".join(line.strip() for line in text.splitlines() if not line.startswith("-----"))
-
-
-def _secrets(entry: WebhookSource) -> list[dict[str, str]]:
-    return [{"secret_id": secret.fingerprint, "created_at": plain(secret.created_at)} for secret in entry.secrets]

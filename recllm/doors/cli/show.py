@@ -19,7 +19,6 @@ from recllm.doors.cli.options import (
     Options,
     SetOptions,
     read_settings,
-    table,
 )
 
 
@@ -52,10 +51,9 @@ def doctor(workspace: AnyWorkspace = None) -> Answer:
     from recllm.doors.cli.doctor import CheckState, check_installation
 
     checks = list(check_installation(workspace))
-    rows = [(check.name, check.state.value, check.what) for check in checks]
     wrong = [check.name for check in checks if check.state is CheckState.WRONG]
     problem = RecllmError(f"not well: {', '.join(wrong)}") if wrong else None
-    return Answer({"checks": checks}, table(rows, ["check", "", ""]), problem=problem)
+    return Answer({"checks": checks}, problem=problem)
 
 
 def start(

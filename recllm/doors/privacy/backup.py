@@ -50,7 +50,7 @@ from recllm.doors.privacy.registry import REGISTRY
 from recllm.doors.privacy.rotation import successor_of
 from recllm.shop.store.database import Store
 from recllm.shop.workspace.audit import AuditAction, anchor_audit, audit
-from recllm.shop.workspace.personal_records import PersonalRecords, RecordRegistry
+from recllm.shop.workspace.personal_records import PersonalRecords
 from recllm.shop.workspace.privacy import find_keys
 from recllm.shop.workspace.workspace import (
     CERTIFICATES,
@@ -71,7 +71,6 @@ MANIFEST = "backup.json"
 SECRETS = ("key", "webhooks.json")
 
 _UNREADABLE = "the backup cannot be decrypted: wrong passphrase, or a changed or cut file"
-_BEFORE_AGE = b"recllm encrypted backup 1\n"
 _KEY_BEGIN, _KEY_END = b"-----BEGIN AGE ENCRYPTED FILE-----\n", b"-----END AGE ENCRYPTED FILE-----\n"
 _KEY_LINES = 32
 MIN_WORK = 17
@@ -115,7 +114,6 @@ def back_up(
     actor: str,
     passphrase: str | None = None,
     with_key: bool = False,
-    registry: RecordRegistry = REGISTRY,
 ) -> Backup:
     """Writes a backup, complete or not at all, reads it back and checks every byte. The workspace may be in use.
 
@@ -132,7 +130,7 @@ def back_up(
         people = workspace.store().snapshot(snapshot)
         with _sealed(target, passphrase, scratch) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
             _add_file(tar, STORE_FILE, snapshot, hashes)
-            for path, record in _members(root, registry, with_key):
+            for path, record in _members(root, with_key):
                 # a version may be removed meanwhile
                 with record.locked(path), suppress(FileNotFoundError):
                     _add_file(tar, path.relative_to(root).as_posix(), path, hashes)
@@ -164,7 +162,7 @@ def back_up(
         encrypted=passphrase is not None,
         has_key="key" in hashes,
         people=people,
-        unknown_files=registry.unknown_files(root),
+        unknown_files=REGISTRY.unknown_files(root),
     )
 
 
@@ -313,11 +311,11 @@ def read_backup(file: Path, target: Path | None, passphrase: str | None) -> dict
     return manifest
 
 
-def _members(root: Path, registry: RecordRegistry, with_key: bool) -> Iterator[tuple[Path, PersonalRecords]]:
+def _members(root: Path, with_key: bool) -> Iterator[tuple[Path, PersonalRecords]]:
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root)
         is_secret = with_key and name.as_posix() in SECRETS
-        for record in registry.owners(name) if path.is_file() and not path.is_symlink() else ():
+        for record in REGISTRY.owners(name) if path.is_file() and not path.is_symlink() else ():
             if is_secret or record.is_backed_up(name):
                 yield path, record
 
@@ -443,8 +441,6 @@ def work_of_guess(locked_key: bytes) -> int:
 def _opened(source: IO[bytes], passphrase: str | None, scratch: Path) -> Iterator[IO[bytes]]:
     """The bytes of a backup, decrypted. scratch: a folder with room for all of them."""
     head = source.readline(len(_KEY_BEGIN))
-    if head == _BEFORE_AGE:
-        raise DataError("the backup was encrypted before the age format; restore it with the version that wrote it")
     if head != _KEY_BEGIN:
         source.seek(0)
         yield source

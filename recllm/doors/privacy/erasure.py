@@ -30,7 +30,7 @@ from recllm.base.files import PRIVATE, sweep_drafts, write_whole
 from recllm.doors.privacy.certificate import ErasureCertificate, TaintedModel, issue, read_certificate
 from recllm.doors.privacy.registry import REGISTRY
 from recllm.shop.workspace.audit import AuditAction, audit, audit_each
-from recllm.shop.workspace.personal_records import ErasedPeople, PersonalRecords, RecordRegistry, Removed
+from recllm.shop.workspace.personal_records import ErasedPeople, PersonalRecords, Removed
 from recllm.shop.workspace.workspace import CERTIFICATES, Workspace, restore_drafts
 
 _NOTE = ".note"
@@ -43,7 +43,6 @@ def erase_people(
     *,
     actor: str,
     by_pseudonym: bool = False,
-    registry: RecordRegistry = REGISTRY,
 ) -> ErasureCertificate:
     """Erases everything that the workspace has of people, and puts tombstones that keep them out.
 
@@ -66,7 +65,7 @@ def erase_people(
         raise StoreError(
             f"nothing was erased: {folder} cannot be written ({error.strerror}); then repeat this"
         ) from error
-    certificate = _erase(workspace, note, actor, registry)
+    certificate = _erase(workspace, note, actor)
     if certificate.unknown == len(names):
         raise NothingToDo(
             f"nothing is known of {'this person' if len(names) == 1 else 'any of these people'}, or not any more; "
@@ -75,9 +74,7 @@ def erase_people(
     return certificate
 
 
-def finish_erasures(
-    workspace: Workspace, *, actor: str, registry: RecordRegistry = REGISTRY
-) -> list[ErasureCertificate]:
+def finish_erasures(workspace: Workspace, *, actor: str) -> list[ErasureCertificate]:
     """Goes on with the erasures that a stopped process left, and with files that could not be read."""
     certificates = []
     for path in sorted((workspace.root / CERTIFICATES).glob(f".erasure-*{_NOTE}")):
@@ -85,9 +82,9 @@ def finish_erasures(
         try:
             certificate = read_certificate(workspace, path.with_name(f"{note.certificate_id}.json"))
         except DataError:
-            certificates.append(_erase(workspace, note, actor, registry))
+            certificates.append(_erase(workspace, note, actor))
         else:
-            certificates.append(_try_again(workspace, note, certificate, registry))
+            certificates.append(_try_again(workspace, note, certificate))
     return certificates
 
 
@@ -115,10 +112,10 @@ class _Note:
         return cls(path=path, **{kind: tuple(names.get(kind, ())) for kind in ("people", "sessions")})
 
 
-def _erase(workspace: Workspace, note: _Note, actor: str, registry: RecordRegistry) -> ErasureCertificate:
+def _erase(workspace: Workspace, note: _Note, actor: str) -> ErasureCertificate:
     store, at, root = workspace.store(), datetime.now(UTC), workspace.root.absolute()
     names, done = note.people, list[str]()
-    with _with_what_is_left(registry, done):
+    with _with_what_is_left(done):
         with store.read() as reader:
             n_known = len(reader.users(names))
         begun = {"people": len(names), "certificate": note.certificate_id}
@@ -129,7 +126,7 @@ def _erase(workspace: Workspace, note: _Note, actor: str, registry: RecordRegist
             note = replace(note, sessions=tuple(name for name in subjects if name not in names))
             note.write()
         done.append("tombstones")
-        removed = _forget(workspace, note, at, registry.records, done)
+        removed = _forget(workspace, note, at, REGISTRY.records, done)
         database = store.purge()
         done.append("freed bytes")
         for draft in restore_drafts(root):  # of a restore that was stopped, or knows nothing of this
@@ -149,20 +146,18 @@ def _erase(workspace: Workspace, note: _Note, actor: str, registry: RecordRegist
             audit_entry=entry,
             beside=tuple(sorted(path.name for path in root.parent.glob(f"{root.name}.before-*"))),
             unread=removed.unread,
-            unknown_files=registry.unknown_files(root),
+            unknown_files=REGISTRY.unknown_files(root),
         )
         logger.info("erased %d people", len(names), extra={"certificate": note.certificate_id})
         return _issue(workspace, note, certificate)
 
 
-def _try_again(
-    workspace: Workspace, note: _Note, certificate: ErasureCertificate, registry: RecordRegistry
-) -> ErasureCertificate:
+def _try_again(workspace: Workspace, note: _Note, certificate: ErasureCertificate) -> ErasureCertificate:
     """Removes the people from files that were unreadable before, except people readmitted since."""
     buried, done = workspace.store().tombstones(note.people), ["tombstones", "freed bytes"]
     note = replace(note, people=tuple(name for name in note.people if name in buried))
-    records = [record for record in registry.records if any(record.has(PurePath(file)) for file in certificate.unread)]
-    with _with_what_is_left(registry, done):
+    records = [record for record in REGISTRY.records if any(record.has(PurePath(file)) for file in certificate.unread)]
+    with _with_what_is_left(done):
         at = datetime.fromisoformat(certificate.at)
         removed = _forget(workspace, note, at, records if note.people else (), done)
         total = Removed(files=certificate.files, exported_in=certificate.exported_in).plus(removed)
@@ -193,13 +188,13 @@ def _issue(workspace: Workspace, note: _Note, certificate: ErasureCertificate) -
 
 
 @contextmanager
-def _with_what_is_left(registry: RecordRegistry, done: Sequence[str]) -> Iterator[None]:
+def _with_what_is_left(done: Sequence[str]) -> Iterator[None]:
     """Raises `StoreError` with the done and remaining steps, where the block fails."""
     try:
         yield
     except (OSError, RecllmError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-        names = [record.name for record in registry.records if record.forget is not None]
+        names = [record.name for record in REGISTRY.records if record.forget is not None]
         left = [step for step in ("tombstones", *names, "freed bytes", "certificate") if step not in done]
         raise StoreError(
             f"the erasure is not complete: {reason}. Done: {', '.join(done) or 'nothing'}; not done: "
@@ -231,7 +226,6 @@ def apply_retention(
     now: datetime | None = None,
     dry_run: bool = False,
     trust_clock: bool = False,
-    registry: RecordRegistry = REGISTRY,
 ) -> RetentionReport:
     """Deletes what is older than the settings' `retention` allows, and finishes interrupted erasures.
 
@@ -247,9 +241,9 @@ def apply_retention(
             f"the clock says {clock:%Y-%m-%d}, and nothing was loaded since {newest[0]:%Y-%m-%d}; if the clock is "
             "right, say --trust-clock"
         )
-    erasures = [] if dry_run else finish_erasures(workspace, actor=actor, registry=registry)
+    erasures = [] if dry_run else finish_erasures(workspace, actor=actor)
     removed = Removed(unread=tuple(name for certificate in erasures for name in certificate.unread))
-    for record in (*registry.records, *registry.impersonal):
+    for record in (*REGISTRY.records, *REGISTRY.impersonal):
         removed = removed.plus(record.retain(workspace, clock, dry_run=dry_run))
     rows, files = removed.rows, removed.files
     if not dry_run:

@@ -8,7 +8,7 @@ from typing import Any
 from recllm.base.errors import UnknownIdError
 from recllm.base.schema import Purpose
 from recllm.doors.privacy.registry import REGISTRY
-from recllm.shop.workspace.personal_records import ExportedPerson, RecordRegistry
+from recllm.shop.workspace.personal_records import ExportedPerson
 from recllm.shop.workspace.workspace import Workspace
 
 FORMAT = 3
@@ -24,7 +24,6 @@ def export_person(
     by_pseudonym: bool = False,
     recommender: Any = None,
     predictions: Iterable[Any] = (),
-    registry: RecordRegistry = REGISTRY,
 ) -> dict[str, Any]:
     """What the person gave, what was done with it and what was inferred; no consent is needed, as it is theirs.
 
@@ -39,7 +38,7 @@ def export_person(
     names = frozenset({name} if by_pseudonym else workspace.pseudonymiser().each(user_id))
     person = ExportedPerson(name, names, recommender, predictions)
     document: dict[str, Any] = {"format": FORMAT, "user_id": user_id, "pseudonym": name}
-    for record in registry.records:
+    for record in REGISTRY.records:
         document |= {} if record.export is None else record.export(workspace, person)
     gate = workspace.gate()
     document["processing"] = {

@@ -25,7 +25,6 @@ from recllm.base.schema import SESSION_PREFIX
 from recllm.doors.privacy.erasure import finish_erasures
 from recllm.doors.privacy.registry import REGISTRY
 from recllm.shop.workspace.audit import AuditAction, anchor_audit, audit, command_line_actor
-from recllm.shop.workspace.personal_records import RecordRegistry
 from recllm.shop.workspace.privacy import Pseudonymiser
 from recllm.shop.workspace.workspace import NEXT_KEY, SETTINGS_FILE, Workspace
 
@@ -50,7 +49,6 @@ def rotate_key(
     actor: str,
     lost: bool = False,
     force: bool = False,
-    registry: RecordRegistry = REGISTRY,
 ) -> Rotation:
     """Adds a new random key to the workspace's, and renames all people; services have to be started again.
 
@@ -68,7 +66,7 @@ def rotate_key(
             "or say --force to draw its people, and those of the global holdout, again"
         )
     if not lost:
-        finish_erasures(workspace, actor=actor, registry=registry)  # their notes have the old names
+        finish_erasures(workspace, actor=actor)  # their notes have the old names
     old_keys = () if lost else workspace.keys()
     keys = (*old_keys, secrets.token_hex(32).encode())
     write_whole(workspace.root / NEXT_KEY, b"\n".join(keys) + b"\n", mode=PRIVATE)
@@ -76,7 +74,7 @@ def rotate_key(
     successor = successor_of(keys, workspace.settings.tenant)
     n_renamed = workspace.store().rename_users(successor, fingerprint)
     workspace.close()
-    finish_rotation(workspace, actor=actor, registry=registry).close()
+    finish_rotation(workspace, actor=actor).close()
     return Rotation(generation=len(keys), pseudonyms=n_renamed)
 
 
@@ -91,7 +89,7 @@ def resume_rotation(root: Path) -> Workspace:
     return Workspace.open(root)
 
 
-def finish_rotation(workspace: Workspace, *, actor: str, registry: RecordRegistry = REGISTRY) -> Workspace:
+def finish_rotation(workspace: Workspace, *, actor: str) -> Workspace:
     """After the store was renamed: renames in the files, then writes settings and key. Returns the workspace, opened
     with the new key. It can be stopped and repeated."""
     root, key_file = workspace.root, workspace.key_file
@@ -104,7 +102,7 @@ def finish_rotation(workspace: Workspace, *, actor: str, registry: RecordRegistr
             stored = set(reader.users([*names, *map(successor, names)])["user_id"])
         return {name: successor(name) for name in names if name not in stored and successor(name) in stored}
 
-    for record in registry.records:
+    for record in REGISTRY.records:
         if record.rename is not None:
             record.rename(renamed, renamed_among)
     settings_file = root / SETTINGS_FILE

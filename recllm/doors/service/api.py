@@ -79,7 +79,6 @@ from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import Workspace, recording_time
 from recllm.text.domains import domain_of
 
-MAX_EVENTS = 1_000  # events, or items, in one request
 CLOCK_SKEW_SECONDS = 300.0  # an event may be so far ahead of this machine's clock
 
 router = APIRouter(responses=ERRORS, route_class=JsonRoute)
@@ -133,8 +132,6 @@ def events(body: EventsRequest, caller: MaySend) -> dict[str, Any]:
     the request, from 0.
     """
     shop, metrics = caller.shop, caller.service.metrics[caller.shop.name].events
-    if len(body.events) > MAX_EVENTS:
-        raise UsageError(f"{len(body.events)} events; send at most {MAX_EVENTS:,} in one request")
     fits = _plausible([event.timestamp for event in body.events])
     taken_positions = [position for position, is_plausible in enumerate(fits) if is_plausible]
     rejected = [position for position, is_plausible in enumerate(fits) if not is_plausible]
@@ -160,7 +157,6 @@ def _plausible(times: Sequence[datetime | None]) -> list[bool]:
 @operation(router, "POST", "/v1/items", "events", answer=LoadAnswer)
 def items(body: ItemsRequest, caller: MaySend) -> dict[str, int]:
     """New or changed items: all of the request or none. They are in force when answered: the next slate knows them."""
-    _check_size(body.items)
     done = add_items(caller.shop.workspace, [item.item() for item in body.items], source="service")
     caller.shop.update()
     return _account(done)
@@ -169,7 +165,6 @@ def items(body: ItemsRequest, caller: MaySend) -> dict[str, int]:
 @operation(router, "POST", "/v1/users", "events", answer=LoadAnswer)
 def users(body: UsersRequest, caller: MaySend) -> dict[str, int]:
     """Basics that people stated; they count in the next answer."""
-    _check_size(body.users)
     basics = {person.user_id: person.basics for person in body.users}
     return _account(add_users(caller.shop.workspace, basics, source="service"))
 
@@ -182,17 +177,11 @@ def consent(body: ConsentRequest, caller: MaySend) -> dict[str, int]:
             raise UsageError(
                 f"consent.{position}.timestamp lies ahead of the clock, or before the policy's earliest_year"
             )
-    _check_size(body.consent)
     decisions = [(row.user_id, row.purpose, row.granted, row.timestamp) for row in body.consent]
     done = add_consent(caller.shop.workspace, decisions, source="service")
     if done.accepted:
         caller.audit_each(AuditAction.CONSENT_CHANGED, [row.user_id for row in body.consent])
     return _account(done)
-
-
-def _check_size(rows: Sequence[object]) -> None:
-    if len(rows) > MAX_EVENTS:
-        raise UsageError(f"{len(rows)} rows; send at most {MAX_EVENTS:,} in one request")
 
 
 def _account(done: Any) -> dict[str, int]:

@@ -28,7 +28,6 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from recllm.base import errors
 from recllm.base.documents import json_text
 from recllm.base.errors import ModelError, RecllmError, StoreError
 from recllm.base.questions import RecommendRequest
@@ -306,15 +305,15 @@ class SlateProcesses:
         )
 
     def answer(self, shop: LiveShop, body: SlateRequest) -> tuple[SlateStatus, str]:
-        """Status and JSON of a slate, computed here where no process is free. Raises as `LiveShop.slate` does."""
+        """Status and JSON of a slate, computed here where no process is free or it could not. Raises as
+        `LiveShop.slate` does."""
         process = self._free_process()
         if process is not None:
             try:
-                if shop.name in process.shops:
-                    header, document = process.ask({"shop": shop.name, "slate": body.model_dump(mode="json")})
-                    if "error" in header:
-                        raise _error(header)
-                    return SlateStatus(header["status"]), document
+                request = {"shop": shop.name, "slate": body.model_dump(mode="json")}
+                if shop.name in process.shops and (reply := process.ask(request)):
+                    status, _, document = reply.partition("\n")
+                    return SlateStatus(status), document
             except (OSError, EOFError):  # the next update starts it again
                 process.end()
                 logger.warning("a process of slates ended; its request is answered by this one")
@@ -382,13 +381,13 @@ class _SlateProcess:
     def is_alive(self) -> bool:
         return self._process.is_alive()
 
-    def ask(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-        """Raises `EOFError` or `OSError` when it died or takes too long."""
+    def ask(self, request: Mapping[str, Any]) -> str:
+        """Status and JSON in two lines; "" where it could not answer. Raises `EOFError` or `OSError` when it died or
+        takes too long."""
         self._answers.send_bytes(json.dumps(request).encode())
         if not self._answers.poll(ANSWER_SECONDS):
             raise EOFError
-        header, _, document = self._answers.recv_bytes().partition(b"\n")
-        return json.loads(header), document.decode()
+        return self._answers.recv_bytes().decode()
 
     def tell_update(self, shop: str) -> None:
         with suppress(OSError):
@@ -418,15 +417,6 @@ def _update_all(processes: list[_SlateProcess], shop: str) -> None:
         process.await_update(shop)
 
 
-def _error(header: Mapping[str, str]) -> Exception:
-    kind = getattr(errors, header["error"], None)
-    if isinstance(kind, type) and issubclass(kind, RecllmError):
-        error = kind.__new__(kind)
-        Exception.__init__(error, header["message"])
-        return error
-    return RuntimeError(header["message"])
-
-
 def _serve(folders: Mapping[str, str], overrides: Mapping[str, Any], answers: Connection, updates: Connection) -> None:
     """Answers until the other side closes or is gone."""
     from threadpoolctl import threadpool_limits
@@ -445,12 +435,9 @@ def _serve(folders: Mapping[str, str], overrides: Mapping[str, Any], answers: Co
 def _answer(shop: LiveShop, body: Mapping[str, Any]) -> bytes:
     try:
         slate = shop.slate(SlateRequest.model_validate(body))
-    except RecllmError as error:
-        return json.dumps({"error": type(error).__name__, "message": str(error)}).encode()
-    except Exception:
-        logger.exception("a slate failed", extra={"shop": shop.name})
-        return json.dumps({"error": "", "message": "a slate failed in its process; the log has more"}).encode()
-    return json.dumps({"status": slate.status}).encode() + b"\n" + json_text(slate).encode(errors="backslashreplace")
+    except Exception:  # the other process tries, and says why it cannot
+        return b""
+    return f"{slate.status}\n{json_text(slate)}".encode(errors="backslashreplace")
 
 
 def _update(shops: Mapping[str, LiveShop], updates: Connection) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, model_validator
 
-from recllm.base.questions import ItemsQuestion
 from recllm.doors.service.requests import (
     Condition,
     Id,
@@ -18,6 +17,7 @@ from recllm.doors.service.requests import (
     SessionId,
     Text,
     UserId,
+    VisitorRequest,
     one_of,
 )
 from recllm.market.audiences.request import AudienceQuestion
@@ -37,30 +37,11 @@ Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 """The revision that the caller has read; another one is refused with 409."""
 
 
-class SearchQuery(
-    ServiceRequest, ItemsQuestion, json_schema_extra={"examples": [{"query": "green tea", "user_id": "4711", "k": 5}]}
-):
+class SearchQuery(VisitorRequest, json_schema_extra={"examples": [{"query": "green tea", "user_id": "4711", "k": 5}]}):
     """What a visitor looks for."""
 
     query: Annotated[str, StringConstraints(max_length=500, pattern=r"\S")]
     """What to look for."""
-    user_id: UserId | None = None
-    """Who looks; the order is theirs if they agreed to personalisation."""
-    session_id: SessionId | None = None
-    """Instead of it: an anonymous visitor."""
-    k: Annotated[int, Field(ge=1, le=100)] = 10
-    where: Condition | None = None
-    """A condition on the catalogue, e.g. "price < 50 AND brand = 'Acme'"."""
-    exclude: Ids = ()
-    """Never these items."""
-    basket: Ids = ()
-    """Items in the cart now."""
-    explain: bool = False
-    """Whether each item of a personal answer gets its reasons."""
-
-    @model_validator(mode="after")
-    def _one_visitor(self) -> Self:
-        return one_of(self, "user_id", "session_id", needed=False)
 
 
 _RULE_EXAMPLE: dict[str, Any] = {

@@ -23,7 +23,7 @@ from fastapi.routing import APIRoute
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from starlette.exceptions import HTTPException
 
-from recllm.base.questions import AdQuestion, RecommendRequest, SlateQuestion
+from recllm.base.questions import AdQuestion, ItemsQuestion, RecommendRequest, SlateQuestion
 from recllm.base.schema import Action, Item, Purpose
 from recllm.market.experiments.slates import Metric
 from recllm.shop.data.catalogue import MAX_CONDITION
@@ -109,6 +109,8 @@ class JsonRoute(APIRoute):
 
 Body = TypeVar("Body", bound=BaseModel)
 
+MAX_ROWS = 1_000
+"""Events, items, users or decisions in one request."""
 MAX_ID_BYTES = 256
 MAX_QUANTITY = 1e6
 MAX_PRICE = 1e7
@@ -169,9 +171,7 @@ def one_of(body: Body, *names: str, needed: bool = True) -> Body:
     return body
 
 
-class SlateRequest(
-    ServiceRequest, SlateQuestion, json_schema_extra={"examples": [{"user_id": "4711", "k": 5, "explain": True}]}
-):
+class VisitorRequest(ServiceRequest, ItemsQuestion):
     """Items for a person, or for a visitor who is not known."""
 
     user_id: UserId | None = None
@@ -184,18 +184,25 @@ class SlateRequest(
     """Items in the cart now; they count as the latest of the person's history."""
     where: Condition | None = None
     """A condition on the catalogue, e.g. "price < 50 AND brand = 'Acme'"."""
-    allow: Ids | None = None
-    """Only these items."""
     exclude: Ids = ()
     """Never these items."""
     explain: bool = False
-    """Whether each item gets its reasons."""
-    record: bool = False
-    """Whether the slate of a person counts as shown, because the caller shows it whole."""
+    """Whether each item of a personal answer gets its reasons."""
 
     @model_validator(mode="after")
     def _one_visitor(self) -> Self:
         return one_of(self, "user_id", "session_id", needed=False)
+
+
+class SlateRequest(
+    VisitorRequest, SlateQuestion, json_schema_extra={"examples": [{"user_id": "4711", "k": 5, "explain": True}]}
+):
+    """Items for a person, or for a visitor who is not known."""
+
+    allow: Ids | None = None
+    """Only these items."""
+    record: bool = False
+    """Whether the slate of a person counts as shown, because the caller shows it whole."""
 
     def request(self, visitor: str) -> RecommendRequest:
         """What the library is asked, of a visitor's id; the fields were checked when the body was read."""
@@ -261,7 +268,7 @@ class EventsRequest(
 ):
     """A batch of events."""
 
-    events: Annotated[list[EventIn], Field(min_length=1)]
+    events: Annotated[list[EventIn], Field(min_length=1, max_length=MAX_ROWS)]
 
 
 class ItemIn(ServiceRequest):
@@ -301,7 +308,7 @@ class UsersRequest(
 ):
     """People, new or changed."""
 
-    users: Annotated[list[UserIn], Field(min_length=1)]
+    users: Annotated[list[UserIn], Field(min_length=1, max_length=MAX_ROWS)]
 
 
 class ConsentIn(ServiceRequest):
@@ -320,7 +327,7 @@ class ConsentRequest(
 ):
     """Decisions of people."""
 
-    consent: Annotated[list[ConsentIn], Field(min_length=1)]
+    consent: Annotated[list[ConsentIn], Field(min_length=1, max_length=MAX_ROWS)]
 
 
 class TextsRequest(
@@ -358,7 +365,7 @@ class ItemsRequest(
 ):
     """Items of the catalogue, new or changed: what is sent replaces what is known of an item."""
 
-    items: Annotated[list[ItemIn], Field(min_length=1)]
+    items: Annotated[list[ItemIn], Field(min_length=1, max_length=MAX_ROWS)]
 
 
 class PersonRequest(ServiceRequest, json_schema_extra={"examples": [{"user_id": "4711"}]}):

@@ -7,9 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from recllm.base.charts import Bar, bar_chart
 from recllm.base.words.sentences import language_of
 from recllm.base.words.words import Words
 from recllm.text.domains import domain_of
@@ -19,7 +17,7 @@ LIST_LENGTH = 20
 METRIC = f"ndcg@{LIST_LENGTH}"
 OURS = "recllm"
 FEWEST_MEASURED = 10
-"""Minimum number of people for a chart."""
+"""Minimum number of people for bars."""
 
 
 def words_of(locale: str, currency: str | None = None, timezone: str | None = None) -> Words:
@@ -61,7 +59,7 @@ def start_page(record: Mapping[str, Any]) -> str:
         day=lambda text: page_words.day(datetime.fromisoformat(text)),
         moment=lambda text: page_words.moment(datetime.fromisoformat(text)),
         tag=page_words.tag,
-        charts=[] if evaluation is None else _metric_charts(evaluation, page_words),
+        bars=[] if evaluation is None else _bars(evaluation),
         verdict="" if evaluation is None else verdict(evaluation, page_words),
         gaps={} if evaluation is None else _gaps(evaluation),
         metric=METRIC,
@@ -87,20 +85,7 @@ def _gaps(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {gap["peer"]: gap for gap in evaluation["differences"] if (gap["slice"], gap["metric"]) == ("ALL", METRIC)}
 
 
-def _metric_charts(evaluation: Mapping[str, Any], page_words: Words) -> list[tuple[str, Markup]]:
-    charts = []
-    for group, title in (("ALL", "chart"), ("NEW", "chart_new")):
-        n_people = evaluation["slices"].get(group, {}).get("users", 0)
-        values = {name: s[group][METRIC] for name, s in evaluation["systems"].items() if METRIC in s.get(group, {})}
-        bars = [
-            Bar(page_words.say(f"start.way.{name}"), value, page_words.number(value, 2), strong=name == OURS)
-            for name, value in sorted(values.items(), key=lambda pair: -pair[1])
-        ]
-        if bars and n_people >= FEWEST_MEASURED:
-            heading = page_words.say(f"start.{title}", n=n_people)
-            charts.append((heading, _picture(bar_chart(bars, title=heading))))
-    return charts
-
-
-def _picture(svg: str) -> Markup:
-    return Markup(svg)  # noqa: S704 - recllm.base.charts escapes its texts
+def _bars(evaluation: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Systems with their figure for all people, the best first; none of too few people."""
+    figures = [(name, slices["ALL"][METRIC]) for name, slices in evaluation["systems"].items()]
+    return sorted(figures, key=lambda pair: -pair[1]) if evaluation["slices"]["ALL"]["users"] >= FEWEST_MEASURED else []

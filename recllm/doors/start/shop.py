@@ -58,22 +58,18 @@ class Run:
     words: Words
     seed: int
     started: float = field(default_factory=time.monotonic)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    """Name and seconds of each step that is done."""
     problems: dict[str, str] = field(default_factory=dict)
     """Part of the page -> why it could not be made."""
 
     @contextmanager
     def step(self, text: str, *errors: type[Exception], problem: str = "", **values: Any) -> Iterator[None]:
-        """Measures a step, and prints its name when it begins. text: a key of the words. errors: are noted as this
-        problem."""
-        began, name = time.monotonic(), self.words.say(f"start.step_{text}", **values)
-        sys.stderr.write(f"{began - self.started:6.1f} s  {name}\n")
+        """Prints the name of a step when it begins. text: a key of the words. errors: are noted as this problem."""
+        seconds = time.monotonic() - self.started
+        sys.stderr.write(f"{seconds:6.1f} s  {self.words.say(f'start.step_{text}', **values)}\n")
         try:
             yield
         except errors as error:
             self.problems[problem] = str(error)
-        self.steps.append({"step": name, "seconds": round(time.monotonic() - began, 2)})
 
 
 Learn = Callable[[Run, "Encoder"], tuple["str | None", "Report | None"]]
@@ -202,7 +198,6 @@ def run_start(
         "loads": loads,
         "people": person_cards(people, slates, plan, serving.dataset),
         "next": next_steps(run, files),
-        "timings": run.steps,
         "provenance": {
             "model": model_version,
             "encoder": serving.encoder.name,

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.base.documents import guarded, plain, write_csv
+from recllm.base.documents import plain
 from recllm.base.errors import UsageError
 from recllm.base.schema import Action, Intent, Objective, Reason
 from recllm.base.words.sentences import section
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
     from recllm.shop.workspace.privacy import PolicyGate
     from recllm.shop.workspace.workspace import Workspace
 
-
-CSV_COLUMNS = ("user_id", "probability", "item_id", "reasons")
-EFFECT_COLUMNS = ("effect", "effect_low", "effect_high")
 
 SUMMED_FLOORS = 4  # least reported size with sums and traits, in floors: a smaller group may be empty behind its noise
 MAX_LISTED_ITEMS = 100
@@ -421,23 +417,6 @@ def audience_document(
         "size": size,
         "holdout": n_held_out,
     }
-
-
-def write_audience_csv(audience: Audience, file: Path, ids: Mapping[str, str] | None = None) -> None:
-    """One line per addressed person, `CSV_COLUMNS`, and `EFFECT_COLUMNS` where people are ordered by effect; reasons
-    joined by " | ". UTF-8."""
-    columns = CSV_COLUMNS if audience.expected_extra is None else (*CSV_COLUMNS, *EFFECT_COLUMNS)
-    rows = [
-        (
-            guarded((ids or {}).get(person.user_id, person.user_id)),
-            "" if person.probability is None else f"{person.probability:.6f}",
-            guarded(person.item_id),
-            guarded(" | ".join(reason.text for reason in person.reasons)),
-            *(f"{getattr(person, name):.6f}" for name in columns[len(CSV_COLUMNS) :]),
-        )
-        for person in audience.people
-    ]
-    write_csv(file, columns, rows)
 
 
 def counts_in_words(counts: Mapping[str, int | None]) -> str:

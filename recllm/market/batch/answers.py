@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from recllm.base.documents import json_text
-from recllm.base.errors import NothingToDo, PolicyError
-from recllm.base.schema import Purpose, Slate, SlateStatus
+from recllm.base.errors import NothingToDo
+from recllm.base.schema import Purpose, SlateStatus
 from recllm.market.batch.plan import (
     BatchRun,
     BatchTask,
     audience_request,
-    copy_question,
     prediction_request,
     shard_numbers,
     slates_request,
@@ -31,7 +29,6 @@ from recllm.shop.workspace.workspace import Workspace
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from recllm.base.schema import Generator
     from recllm.market.propensity.prediction import Prediction
     from recllm.recommend.recommender.recommender import Recommender
 
@@ -111,15 +108,7 @@ class ShardWorker:
         return _OpenedVersion(recommender, people, numbers, ids.arg_sort().to_numpy().astype(np.int64))
 
     @cached_property
-    def generator(self) -> Generator | None:
-        """Of the ad texts."""
-        from recllm.text.generator.locate import find_generator
-
-        cache = self.shop.cache_dir / "generators"
-        return find_generator(self.options.get("generator", "template"), cache_dir=cache)
-
-    @cached_property
-    def predictor(self) -> Callable[[Dataset], Prediction]:
+    from recllm.market.propensity.prediction import Prediction
         """Learned from the same people in each worker, so that all answer alike."""
         from recllm.market.propensity.answers import people_learned_from
         from recllm.market.propensity.predict import learn_prediction
@@ -135,10 +124,11 @@ class ShardWorker:
         self.shop.close()
 
 
-def _slates(worker: ShardWorker, shard: int, recommender: Recommender, options: Mapping[str, Any]) -> Iterator[Slate]:
-    """Slates of everybody of a shard who may be served, by the variant that is theirs."""
+def recommend_shard(worker: ShardWorker, shard: int) -> ShardAnswer:
+    """Slates of everybody of a shard who may be served, by the variant that is theirs, a row for each item."""
     from recllm.market.experiments.slates import list_experiments, recommend_in_experiments
 
+    recommender = worker.shard(shard)
     experiments, users = list_experiments(worker.shop), recommender.dataset.users[USER_COLUMN].to_list()
     rng = np.random.default_rng([worker.run.seed, shard])
     of_version: dict[str | None, Recommender] = {worker.run.version: recommender}
@@ -149,27 +139,20 @@ def _slates(worker: ShardWorker, shard: int, recommender: Recommender, options: 
             of_version[version] = worker.shard(shard, version)
         return of_version[version]
 
+    rows: list[tuple[Any, ...]] = []
     for start in range(0, len(users), PEOPLE_AT_ONCE):
-        request = slates_request(options, users[start : start + PEOPLE_AT_ONCE])
-        for slate in recommend_in_experiments(
-            worker.shop, request, experiments, recommender_of, by_pseudonym=True, rng=rng
-        ):
-            if slate.status is not SlateStatus.NO_CONSENT:  # withdrawn since the run began
-                yield slate
-
-
-def recommend_shard(worker: ShardWorker, shard: int) -> ShardAnswer:
-    """Slates, a row for each item."""
-    recommender = worker.shard(shard)
-    rows = [
-        (
-            *(slate.user_id, item.rank, item.item_id, item.title, item.score, item.probability, item.propensity),
-            *(list(item.served_by), [reason.text for reason in item.reasons]),
-            *(slate.status.value, slate.model_version, slate.experiment, slate.variant),
-        )
-        for slate in _slates(worker, shard, recommender, worker.options)
-        for item in slate.items
-    ]
+        request = slates_request(worker.options, users[start : start + PEOPLE_AT_ONCE])
+        slates = recommend_in_experiments(worker.shop, request, experiments, recommender_of, by_pseudonym=True, rng=rng)
+        rows += [
+            (
+                *(slate.user_id, item.rank, item.item_id, item.title, item.score, item.probability, item.propensity),
+                *(list(item.served_by), [reason.text for reason in item.reasons]),
+                *(slate.status.value, slate.model_version, slate.experiment, slate.variant),
+            )
+            for slate in slates
+            if slate.status is not SlateStatus.NO_CONSENT  # withdrawn since the run began
+            for item in slate.items
+        ]
     return ShardAnswer(rows=rows, people=recommender.dataset.n_users)
 
 
@@ -187,45 +170,6 @@ def audience_shard(worker: ShardWorker, shard: int) -> ShardAnswer:
     best_items = [item_ids[row] if row >= 0 else None for row in pool.scores.best_item.tolist()]
     columns = [pool.user_ids, pool.scores.score.tolist(), pool.scores.probabilities().tolist(), best_items]
     return ShardAnswer(rows=list(zip(*columns, strict=True)), people=recommender.dataset.n_users)
-
-
-def copy_shard(worker: ShardWorker, shard: int) -> ShardAnswer:
-    """A checked ad text for each person of a shard who agreed to the channel. People without an item, or
-    with items of sensitive categories alone, get none. `generator_failure`: why a text was written without the
-    generator."""
-    from recllm.market.adcopy.ads import AD_CHOICE, write_ads
-    from recllm.market.audiences.contacts import CHANNEL_PURPOSE
-
-    recommender, rows = worker.shard(shard), []
-    question, gate = copy_question(worker.options), worker.shop.gate()
-    slate_options = {"k": AD_CHOICE, "intent": question.intent, "objective": question.objective}
-    purpose = CHANNEL_PURPOSE.get(question.channel)
-    for slate in _slates(worker, shard, recommender, slate_options):
-        agreed = purpose is None or gate.permits(slate.user_id, purpose)
-        if slate.status is not SlateStatus.PERSONAL or not slate.items or not agreed:
-            continue
-        try:
-            (text,) = write_ads(
-                worker.shop,
-                recommender,
-                slates=[slate],
-                intent=question.intent,
-                channel=question.channel,
-                locale=question.locale,
-                generator=worker.generator,
-                seed=worker.run.seed,
-                by_pseudonym=True,
-            ).texts
-        except (PolicyError, NothingToDo):  # all of it is sensitive, nothing is to be said, or they just withdrew
-            continue
-        failures = [check.message for _, checks in text.rejected for check in checks if check.guarantee == "G16"]
-        rows.append(
-            (
-                *(text.user_id, text.item_id, text.channel, text.locale, text.text),
-                *(json_text(dict(text.parts)), text.generator, failures[0] if failures else None, text.verdict.value),
-            )
-        )
-    return ShardAnswer(rows=rows, people=recommender.dataset.n_users)
 
 
 def predict_shard(worker: ShardWorker, shard: int) -> ShardAnswer:
@@ -276,20 +220,6 @@ ANSWERS: Mapping[BatchTask, tuple[Callable[[ShardWorker, int], ShardAnswer], Col
             "score": pl.Float64,
             "probability": pl.Float32,
             "item_id": pl.String,
-        },
-    ),
-    BatchTask.COPY: (
-        copy_shard,
-        {
-            "user_id": pl.String,
-            "item_id": pl.String,
-            "channel": pl.String,
-            "locale": pl.String,
-            "text": pl.String,
-            "parts": pl.String,
-            "generator": pl.String,
-            "generator_failure": pl.String,
-            "verdict": pl.String,
         },
     ),
     BatchTask.PREDICT: (

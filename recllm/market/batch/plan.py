@@ -24,7 +24,7 @@ import numpy as np
 from recllm.base.documents import json_text, json_value
 from recllm.base.errors import NotFittedError, UsageError
 from recllm.base.files import PRIVATE, write_whole
-from recllm.base.questions import AdQuestion, RecommendRequest
+from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Objective
 from recllm.recommend.recommender.shop_recommender import usable_version
 from recllm.recommend.recommender.shop_states import newest_state
@@ -44,7 +44,6 @@ MAX_SHARDS = 100_000
 class BatchTask(StrEnum):
     RECOMMEND = "recommend"
     AUDIENCE = "audience"
-    COPY = "copy"
     PREDICT = "predict"
 
 
@@ -66,15 +65,6 @@ def audience_request(options: Mapping[str, Any]) -> AudienceRequest:
     return question.request(explain=False)
 
 
-def copy_question(options: Mapping[str, Any]) -> AdQuestion:
-    """Raises `UsageError` for a channel that no texts are written for."""
-    from recllm.market.adcopy.channels import channel_written_for
-
-    question = AdQuestion(**{name: value for name, value in options.items() if name != "generator"})
-    channel_written_for(question.channel)
-    return question
-
-
 def prediction_request(options: Mapping[str, Any]) -> PredictionRequest:
     """Raises `UsageError` as `PredictionRequest` does, and for coupons."""
     from recllm.market.propensity.prediction import PredictionRequest
@@ -88,7 +78,6 @@ def prediction_request(options: Mapping[str, Any]) -> PredictionRequest:
 CHECKS: Mapping[BatchTask, Callable[[Mapping[str, Any]], object]] = {
     BatchTask.RECOMMEND: slates_request,
     BatchTask.AUDIENCE: audience_request,
-    BatchTask.COPY: copy_question,
     BatchTask.PREDICT: prediction_request,
 }
 """Each raises `UsageError` for options that cannot be, before anything is written."""
@@ -102,7 +91,7 @@ class BatchRun:
     folder: Path
     task: BatchTask
     options: str
-    """JSON of the task's options: those of `RecommendRequest`, of the audience, or of the ad texts."""
+    """JSON of the task's options: those of the command."""
     shards: int
     version: str | None
     """Of the model that answers, also if another one is published meanwhile; None for predictions."""

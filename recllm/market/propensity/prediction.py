@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import InstanceOf, model_validator
 
-from recllm.base.documents import guarded, plain, write_csv
+from recllm.base.documents import plain
 from recllm.base.errors import UsageError
 from recllm.base.schema import Reason
 from recllm.base.stats.intervals import share
@@ -141,9 +141,6 @@ def curve_of(gains: Values) -> QiniCurve:
 # --- requests and answers ---------------------------------------------------------------------------------------------
 
 
-CSV_COLUMNS = ("user_id", "probability", "value", "date", "earliest", "latest", "reasons")
-
-
 class PredictionRequest(PredictionQuestion):
     """Raises `UsageError` for a horizon below a day, and for what does not fit the kind."""
 
@@ -247,21 +244,6 @@ def prediction_document(prediction: Prediction, ids: Mapping[str, str] | None = 
         "left_out": dict(prediction.left_out),
         "notes": list(prediction.notes),
     }
-
-
-def write_prediction_csv(prediction: Prediction, file: Path, ids: Mapping[str, str] | None = None) -> None:
-    """One line per person, `CSV_COLUMNS`; reasons joined by " | ". UTF-8."""
-    rows = [
-        (
-            guarded((ids or {}).get(person.user_id, person.user_id)),
-            f"{person.probability:.6f}",
-            "" if person.value is None else f"{person.value:.2f}",
-            *(_text_of_date(date) or "" for date in (person.date, person.earliest, person.latest)),
-            guarded(" | ".join(reason.text for reason in person.reasons)),
-        )
-        for person in prediction.people
-    ]
-    write_csv(file, CSV_COLUMNS, rows)
 
 
 def _text_of_date(value: Any) -> Any:

@@ -7,13 +7,12 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from recllm.base.documents import guarded, plain, write_csv
+from recllm.base.documents import plain
 from recllm.base.errors import NothingToDo
 from recllm.market.propensity.effects import LearnedEffects, UpliftSettings, fit_effects
 from recllm.market.propensity.examples import Cohort
@@ -104,12 +103,3 @@ def uplift_document(estimate: UpliftEstimate, ids: Mapping[str, str] | None = No
             for name, uplift, low, high in estimate.people
         ],
     }
-
-
-def write_uplift_csv(estimate: UpliftEstimate, file: Path, ids: Mapping[str, str] | None = None) -> None:
-    """user_id, uplift, low and high; most moved first. UTF-8."""
-    rows = [
-        (guarded((ids or {}).get(name, name)), *(f"{number:.6f}" for number in numbers))
-        for name, *numbers in estimate.people
-    ]
-    write_csv(file, ("user_id", "uplift", "low", "high"), rows)
