@@ -92,6 +92,8 @@ name = "Leaf & Iron"
 address = "1 Market Street"
 opt_out = "https://example.com/stop"
 """
+LIGHT = TEA.replace("most_items = 4", "most_items = 1").replace("variants = 2", "variants = 1")
+"""A quarter of its texts, for what does not hang on them."""
 
 
 def tables() -> dict[str, list[str]]:
@@ -142,7 +144,7 @@ def shop(folder: Path) -> Iterator[Workspace]:
         yield opened
 
 
-def changed(folder: Path, *pairs: tuple[str, str], name: str = "other", text: str = TEA) -> CampaignFile:
+def changed(folder: Path, *pairs: tuple[str, str], name: str = "other", text: str = LIGHT) -> CampaignFile:
     """The campaign of tea under another id, with pieces of its file replaced."""
     for old, new in (('id = "tea"', f'id = "{name}"'), *pairs):
         assert old in text, old
@@ -276,7 +278,7 @@ def test_who_looks_during_a_publication_does_not_break_it(shop: Workspace, monke
 
 def test_a_decision_about_a_plan_that_was_replaced_is_refused(shop: Workspace, folder: Path) -> None:
     opened = tea(shop)
-    (folder / "tea.toml").write_text(TEA.replace("most_items = 4", "most_items = 3"))
+    (folder / "tea.toml").write_text(LIGHT)
     plan_campaigns(shop, [read_campaign(folder / "tea.toml")], replace=True)
     with pytest.raises(UsageError, match="was planned again meanwhile"):
         approve_texts(opened, ["t1"], by="Ann", at=NOW)
@@ -315,7 +317,7 @@ def test_an_id_is_taken_once(shop: Workspace, folder: Path) -> None:
         tea(shop)
 
 
-CATEGORY = 'category = "food > tea"\nmost_items = 4'
+CATEGORY = 'category = "food > tea"\nmost_items = 1'
 CHOOSES = ((CATEGORY, 'intent = "mixed"\nmost_items = 6'), ("size = 60\n", ""))
 """The campaign picks its items itself, for everybody."""
 ALL_ITEMS = json.dumps([f"{kind}{n}" for kind in ("tea", "tool") for n in range(12)])
@@ -339,7 +341,7 @@ def test_what_cannot_be_planned_leaves_nothing(
 ) -> None:
     pairs = [(old, new)]
     if "bought_days" in new:  # everybody has bought one of all items
-        pairs += [('category = "food > tea"\nmost_items = 4', f"items = {ALL_ITEMS}")]
+        pairs += [('category = "food > tea"\nmost_items = 1', f"items = {ALL_ITEMS}")]
     with pytest.raises(error, match=said):
         plan_campaigns(shop, [changed(folder, *pairs)])
     assert not (shop.root / "campaigns" / "other").exists()
@@ -353,8 +355,8 @@ def test_what_cannot_be_planned_leaves_nothing(
         ('category = "food > tea"', 'items = ["tea99"]', UsageError, "no item 'tea99'"),
         ('category = "food > tea"', 'category = "pharmacy"', UsageError, "no item on offer"),
         ('suppress = "never.txt"', 'suppress = "gone.txt"', UsageError, "gone.txt: cannot be read"),
-        ("variants = 2", 'variants = 2\ngenerator = "server"', UsageError, "set RECLLM_LLM_URL"),
-        ("variants = 2", 'variants = 2\ngenerator = "./no/model"', ModelError, "No generator"),
+        ("variants = 1", 'variants = 1\ngenerator = "server"', UsageError, "set RECLLM_LLM_URL"),
+        ("variants = 1", 'variants = 1\ngenerator = "./no/model"', ModelError, "No generator"),
         ('id = "other"', 'id = "tea"', UsageError, "--replace"),
     ],
 )
@@ -369,7 +371,7 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(
 ) -> None:
     monkeypatch.delenv("RECLLM_LLM_URL", raising=False)
     monkeypatch.setattr("recllm.market.campaigns.plan.open_recommender", lambda *_, **__: pytest.fail("it was loaded"))
-    text = TEA.replace('id = "tea"', 'id = "other"').replace(old, new)
+    text = LIGHT.replace('id = "tea"', 'id = "other"').replace(old, new)
     (folder / "other.toml").write_text(text)
     with pytest.raises(error, match=said):
         plan_campaigns(shop, [read_campaign(folder / "other.toml")])
@@ -389,19 +391,19 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(
 )
 def test_targets_that_cannot_be(shop: Workspace, folder: Path, new: str, words: str) -> None:
     with pytest.raises(RecllmError, match=words):
-        plan_campaigns(shop, [changed(folder, ('category = "food > tea"\nmost_items = 4', new))])
+        plan_campaigns(shop, [changed(folder, ('category = "food > tea"\nmost_items = 1', new))])
     assert not CampaignFolder.of(shop.root, "other").plan.exists()
 
 
 def test_a_text_that_nothing_fits_is_refused(shop: Workspace, folder: Path) -> None:
-    file = changed(folder, ('category = "food > tea"\nmost_items = 4', 'text = "zzyzx qwrtp"'))
+    file = changed(folder, ('category = "food > tea"\nmost_items = 1', 'text = "zzyzx qwrtp"'))
     recommender = open_recommender(shop, encoder=ToyEncoder(), everybody=True)
     with pytest.raises(UsageError, match="no item on offer fits"):
         plan_campaigns(shop, [file], recommender=recommender)
 
 
 def test_nothing_is_learned_from_a_campaign_that_is_not_there(shop: Workspace, folder: Path) -> None:
-    wrong = changed(folder, ("variants = 2", 'variants = 2\nlearn_from = ["spring"]'))
+    wrong = changed(folder, ("variants = 1", 'variants = 1\nlearn_from = ["spring"]'))
     with pytest.raises(UsageError, match="no campaign 'spring'"):
         plan_campaigns(shop, [wrong])
 
@@ -425,7 +427,7 @@ def test_the_key_goes_to_the_operators_server_alone(
 
     monkeypatch.setenv("RECLLM_LLM_URL", "http://localhost:8000/v1#own")
     monkeypatch.setattr("recllm.market.campaigns.plan.open_generator", opened)
-    plan_campaigns(shop, [changed(folder, ("variants = 2", 'variants = 2\ngenerator = "server"'))])
+    plan_campaigns(shop, [changed(folder, ("variants = 1", 'variants = 1\ngenerator = "server"'))])
     assert set(asked) == {"http://localhost:8000/v1#own"}
 
 
@@ -533,7 +535,7 @@ def test_a_held_text_is_a_persons_to_approve_and_never_autos(shop: Workspace, fo
     approve_texts(campaign, ["t1"], by="Ann", at=NOW)
     assert campaign.states["t1"].action is TextStatus.APPROVED and name in campaign.states["t1"].text
     # a campaign that says auto takes the shop's own line, which passes, instead of one that nobody looked at
-    file = changed(folder, ("variants = 2", "auto = true"), name="nobody")
+    file = changed(folder, ("variants = 1", "auto = true"), name="nobody")
     (plan,) = plan_campaigns(shop, [file], generator=crispy, now=NOW)
     states = open_campaign(shop, file, clock=NOW).states
     for planned in plan.texts:
@@ -552,7 +554,7 @@ def test_what_the_shop_approved_is_no_longer_held(shop: Workspace) -> None:
 def test_a_second_short_message_needs_a_person(shop: Workspace, folder: Path) -> None:
     """The law's words do not fit into one short message beside the text."""
     long = ('address = "1 Market Street"', 'address = "1 Market Street, Springfield, Illinois 62704, United States"')
-    file = changed(folder, ('"email", "push"', '"sms_gsm"'), ("variants = 2", "auto = true"), long)
+    file = changed(folder, ('"email", "push"', '"sms_gsm"'), ("variants = 1", "auto = true"), long)
     (plan,) = plan_campaigns(shop, [file], now=NOW)
     long_ones = {t.id for t in plan.texts if any("where 160 fit" in note.message for note in t.warnings)}
     assert long_ones
@@ -568,7 +570,7 @@ def test_auto_approves_what_nobody_doubts(shop: Workspace, folder: Path) -> None
         for n, (severity, phrase) in enumerate([("warning", "green tea 0"), ("warning", "usual")])
     )
     (folder / "own.toml").write_text(doubtful)
-    items = ('category = "food > tea"\nmost_items = 4', 'items = ["tea0", "tea1", "tea2"]')
+    items = ('category = "food > tea"\nmost_items = 1', 'items = ["tea0", "tea1", "tea2"]')
     file = changed(folder, items, ('packs = ["us_ftc"]', 'packs = ["us_ftc", "own.toml"]\nauto = true'))
     (plan,) = plan_campaigns(shop, [file], now=NOW)
     campaign = open_campaign(shop, file, clock=NOW)
@@ -759,6 +761,7 @@ def run(monkeypatch: pytest.MonkeyPatch, command, folder: Path):  # type: ignore
 
 
 def test_the_commands(run, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    (folder / "tea.toml").write_text(LIGHT)
     code, out, _ = run("campaign", "plan", "tea.toml", "--replace")
     assert code == 0 and "left out: beyond size or budget (" in out and "beyond_the_cut" not in out
     code, out, _ = run("campaign", "plan", "tea.toml", "--replace", "--json")
@@ -790,7 +793,7 @@ def test_the_audience_of_a_file(run, folder: Path) -> None:  # type: ignore[no-u
 
 def test_a_text_stands_for_the_items_that_fit_it(shop: Workspace, folder: Path) -> None:
     file = changed(
-        folder, ('category = "food > tea"\nmost_items = 4', 'text = "Green tea of spring"\ncategory = "tea"')
+        folder, ('category = "food > tea"\nmost_items = 1', 'text = "Green tea of spring"\ncategory = "tea"')
     )
     recommender = open_recommender(shop, encoder=ToyEncoder(), everybody=True)
     (plan,) = plan_campaigns(shop, [file], recommender=recommender)
@@ -820,7 +823,7 @@ def test_what_became_of_a_wording_decides_how_often_it_goes_out_next(shop: Works
     assert sum(tally.showings for tally in counts.values()) == sent.height
     assert {wording: tally.successes for wording, tally in counts.items() if tally.successes} == +n_clicks
 
-    learned = changed(folder, ("variants = 2", 'variants = 2\nlearn_from = ["tea"]'), name="tea-2")
+    learned = changed(folder, ("variants = 2", 'variants = 2\nlearn_from = ["tea"]'), name="tea-2", text=TEA)
     plan = plan_campaigns(shop, [learned])[0]
     texts = {text.id: text for text in plan.texts}
     assert {0.05 <= person.propensity <= 0.95 for person in plan.people} == {True}
@@ -896,7 +899,7 @@ def test_a_campaign_that_picks_its_items_offers_each_person_their_own(shop: Work
 
 
 def test_an_intent_leaves_out_whom_nothing_fits(shop: Workspace, folder: Path) -> None:
-    file = changed(folder, ("most_items = 4", 'most_items = 4\nintent = "discover"\nspread = 0'))
+    file = changed(folder, ("most_items = 1", 'most_items = 4\nintent = "discover"\nspread = 0'))
     (plan,) = plan_campaigns(shop, [file])
     bought = view(shop.store()).events().filter(pl.col("event") == "purchase").select("user_id", "item_id").unique()
     pairs = set(bought.iter_rows())
@@ -928,7 +931,7 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     assert set(trial.filter(pl.col("outcome") == 1)["user_id"]) == set(moved)
     shop.close()
     place = ("-w", str(folder / "shop"))
-    small = partial(UpliftSettings, min_leaf_rows=8)
+    small = partial(UpliftSettings, min_leaf_rows=8, forest_groups=8)
     monkeypatch.setattr("recllm.market.propensity.uplift.UpliftSettings", small)
     code, out, error = command("uplift", "--campaign", str(file.source), "--save", "first", *place, "--json")
     assert code == 0, error
