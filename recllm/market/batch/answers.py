@@ -108,7 +108,7 @@ class ShardWorker:
         return _OpenedVersion(recommender, people, numbers, ids.arg_sort().to_numpy().astype(np.int64))
 
     @cached_property
-    from recllm.market.propensity.prediction import Prediction
+    def predictor(self) -> Callable[[Dataset], Prediction]:
         """Learned from the same people in each worker, so that all answer alike."""
         from recllm.market.propensity.answers import people_learned_from
         from recllm.market.propensity.predict import learn_prediction
