@@ -18,7 +18,8 @@ from recllm.base.stats.ranking import Truth
 from recllm.learn.features.candidates import CandidateCounts, Candidates
 from recllm.learn.features.collaborative import CollaborativeStatistics, ask
 from recllm.learn.features.item_vectors import DatedItemVectors, item_vectors
-from recllm.learn.features.pair_features import FEATURE_NAMES, counting_score, sales
+from recllm.learn.features.pair_features import FEATURE_NAMES
+from recllm.learn.models.scorer import counting_score, sales
 from recllm.learn.training import scorer as training
 from recllm.learn.training.scorer import calibrate, counting_share, fit_scorer, level, listwise
 from recllm.learn.training.windows import PastWindows, Window, sample_negatives, window_starts
@@ -68,7 +69,7 @@ def test_counting_orders_by_what_was_bought_then_by_what_sells_and_reads_texts_o
     features[:, columns] = np.array(list(rows.values()))
     features[list(rows).index("viewed"), FEATURE_NAMES.index("views")] = 1.0
     best_seller = float(sales(np.expm1(3.0), 0.0))
-    order = np.argsort(-counting_score(features, best_seller))
+    order = np.argsort(-counting_score(features, FEATURE_NAMES, best_seller))
     assert [list(rows)[row] for row in order] == ["often", "once", "viewed", "alike", "seller", "nothing"]
 
 

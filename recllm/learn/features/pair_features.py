@@ -149,9 +149,6 @@ TIMED = frozenset(
 )
 """Features that compare times of different people: they say nothing where a log knows only each person's order."""
 
-POPULAR_WEIGHT = 0.1
-"""What `counting_score` gives an item that sells best, and a view, where a purchase of today counts 1."""
-
 Columns = dict[str, NDArray[Any]]
 
 
@@ -187,24 +184,6 @@ def pair_features(users: UserBatch, pairs: Pairs, *, narrow: bool = False) -> Fl
     for name, column in of_never_sold.items():
         table[never_sold, numbers[name]] = column
     return table
-
-
-def counting_score(features: Floats, best_seller: float) -> Floats:
-    """What a list by counting alone orders by, float32 (n_pairs,): log of what the person bought, decayed with a
-    half-life of 120 days, plus a little of what the person viewed and what sells; of items that the person never
-    bought the text that is nearest to theirs counts too. features: of `pair_features`.
-
-    best_seller: the largest `sales` of an item, which a purchase is compared with.
-    """
-    columns = {name: features[:, number] for number, name in enumerate(FEATURE_NAMES)}
-    sold = sales(np.expm1(columns["buyers_28"]), np.expm1(columns["buyers_91"])) / max(best_seller, 1)
-    counts = np.expm1(columns["count_120"]) + POPULAR_WEIGHT * (np.expm1(columns["views"]) + sold)
-    return np.asarray(np.log(counts) + columns["text_nearest"] * (columns["times"] == 0), np.float32)
-
-
-def sales(buyers_28: NDArray[Any], buyers_91: NDArray[Any]) -> NDArray[Any]:
-    """How an item sells now, by its buyers in the last four weeks and the last 13; above 0."""
-    return np.asarray(buyers_28 + 0.1 * buyers_91 + 0.01)
 
 
 def _narrow_groups(users: UserBatch, pairs: Pairs, never_sold: Ints) -> tuple[Columns, Columns]:

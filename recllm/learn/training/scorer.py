@@ -23,17 +23,8 @@ from recllm.base.errors import DataError
 from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.base.stats.probabilities import log_odds, logistic_line
 from recllm.learn.features.candidates import CandidateCounts
-from recllm.learn.features.pair_features import (
-    FEATURE_NAMES,
-    HISTORY,
-    NEWCOMER_FEATURES,
-    SALES,
-    SOLD_FEATURES,
-    TIMED,
-    counting_score,
-    sales,
-)
-from recllm.learn.models.scorer import Scorer, ScorerConfig, score_in_chunks
+from recllm.learn.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
+from recllm.learn.models.scorer import Scorer, ScorerConfig, counting_score, sales, score_in_chunks
 from recllm.learn.models.scorer_network import ScorerNetwork
 from recllm.learn.models.sequence import SequenceArguments, SequenceModel
 from recllm.learn.models.sequence_network import learn_sequence_model
@@ -178,7 +169,7 @@ def counting_share(logit: Floats, window: Window, rng: np.random.Generator) -> t
     """
     columns = {name: window.features[:, FEATURE_NAMES.index(name)] for name in ("buyers_28", "buyers_91")}
     best_seller = float(sales(*(np.expm1(column) for column in columns.values())).max())
-    counting = counting_score(window.features, best_seller)
+    counting = counting_score(window.features, FEATURE_NAMES, best_seller)
     # exp(logit) is an expected number of purchases
     level = float(np.log(max(window.label.sum(), 1) / np.exp(counting + window.correction, dtype=np.float64).sum()))
     shares, quality = np.array(COUNTING_SHARES), np.zeros((len(COUNTING_SHARES), window.n))

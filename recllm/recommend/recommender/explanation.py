@@ -196,7 +196,9 @@ class Explainer:
 
 def spreads(ranked: Ranked) -> NDArray[np.float64]:
     """How far apart each user's scores lie in a list that nothing filters, in logits, at least 1, (n,); see
-    `leave_one_out.MIN_EFFECT`."""
+    `leave_one_out.MIN_EFFECT`. 1 without a scorer: how often an item was bought says nothing of other items there."""
+    if np.isnan(ranked.mlp).all():
+        return np.ones(len(ranked.mlp))
     logits = ranked.logit[:, :LIST_DEPTH]
     return np.asarray(np.maximum(np.nanmax(logits, axis=1) - np.nanmin(logits, axis=1), 1.0), np.float64)
 

@@ -17,15 +17,8 @@ from recllm.base.errors import ModelError, UsageError
 from recllm.base.schema import COST_NAMES, MARGIN_NAMES, Objective
 from recllm.learn.features.candidates import CandidateCounts, Candidates, candidates, explicit
 from recllm.learn.features.collaborative import WINDOW_DAYS, CollaborativeStatistics, UserBatch, ask
-from recllm.learn.features.pair_features import (
-    FEATURE_NAMES,
-    SOLD_FEATURES,
-    counting_score,
-    pair_cosine,
-    pair_features,
-    sales,
-)
-from recllm.learn.models.scorer import ItemProjections, Scorer, score_in_chunks
+from recllm.learn.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
+from recllm.learn.models.scorer import ItemProjections, Scorer, counting_score, sales, score_in_chunks
 from recllm.shop.data.dataset import Events
 from recllm.shop.data.interactions import Floats, Ints, Pairs
 from recllm.text.encoder.hardware import map_blocks
@@ -227,7 +220,7 @@ class ItemRanker:
             features = pair_features(batch, pairs, narrow=True)
             is_new = features[:, FEATURE_NAMES.index("times")] == 0
             best_seller = sales(population.stats.buyers_28, population.stats.buyers_91).max()
-            logit = counting_score(features, float(best_seller)) + centred * is_new
+            logit = counting_score(features, FEATURE_NAMES, float(best_seller)) + centred * is_new
             return ScoredPairs(np.clip(cosine, -1, 1), unknown, logit, unknown)
         if scorer.config.features != FEATURE_NAMES:
             raise ModelError("the model was trained on other pair features than this version computes; train again")
