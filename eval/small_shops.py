@@ -20,7 +20,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from inputs import default_encoder, finish, finished_parts, peer_settings, script_parser
+from inputs import HERE, default_encoder, finish, finished_parts, peer_settings, script_parser
 from peers import PEERS
 from published import BENCHMARKS
 
@@ -66,6 +66,8 @@ def main() -> None:
         "commits": sorted({part["commit"] for part in done.values()}),
     }
     finish(record, args.output)
+    if args.output:
+        draw(record["means"])
 
 
 def measure(args: Namespace, log: str, people: int, seed: int) -> dict[str, Any]:
@@ -122,6 +124,31 @@ def means(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         cell = [row for row in rows if (row["log"], row["people"], row["system"]) == (log, people, system)]
         figures = {name: round(mean(row[name] for row in cell), 6) for name in ("all", "new")}
         yield {"log": log, "people": people, "system": system, **figures}
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """The picture of README: NDCG@20 of what customers buy, by the size of the shop."""
+    import matplotlib.pyplot as plt
+
+    names = {
+        OURS: "recllm",
+        "personal-frequency": "own purchases",
+        "tifu-knn": "TIFU-KNN",
+        "user-knn": "customers alike",
+    }
+    figure, axes = plt.subplots(1, len(LOGS), figsize=(9, 3.2), sharey=True, layout="constrained")
+    for axis, log, title in zip(axes, LOGS, ("Groceries (Complete Journey)", "Gifts (UCI Online Retail)"), strict=True):
+        for system, name in names.items():
+            points = sorted((row["people"], row["all"]) for row in rows if (row["log"], row["system"]) == (log, system))
+            axis.plot(*zip(*points, strict=True), "o-", label=name, linewidth=3 if system == OURS else 1.2)
+        people = [people for people, _ in points]
+        axis.set(title=title, xscale="log", xlabel="customers", ylim=(0, None))
+        axis.set_xticks(people, [str(number) for number in people])
+        axis.minorticks_off()
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("NDCG@20 of four weeks")
+    axes[0].legend(frameon=False, loc="lower right")
+    figure.savefig(HERE.parent / "recllm" / "guide" / "pictures" / "small-shops.webp", dpi=110)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ SMALL_SHOP = 1_000
 and a second one learns from all windows: a fifth of so few says nothing."""
 SMALL_SHOP_STEPS = 60  # in place of `min_steps`: more learned a small log by heart (`eval/LOG.md`)
 COUNTING_SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the score; of equal ones the first is taken
+COUNTING_PRIOR = 100.0  # users of windows as strong as the pull of the share towards counting alone
 SHARE_DRAWS = 200
 MIN_GAIN = 0.005  # of the summed NDCG; 300 users show no smaller difference than chance makes
 CALIBRATION_PRIOR = 10.0  # outcomes as strong as the pull of the probability's slope towards 1
@@ -131,6 +132,8 @@ def fit_scorer(
     logit, share = predict(judged, validation), 0.0
     if args.timed:
         share, level, best_seller = counting_share(logit, validation, np.random.default_rng(args.seed))
+        learned_from = sum(w.n for w in windows if not w.is_of_new_items)
+        share = 1 - (1 - share) * learned_from / (learned_from + COUNTING_PRIOR)
         judged, scorer = (of.with_counting(share, level, best_seller) for of in (judged, scorer))
         logit = predict(judged, validation)
     metrics = history[best] | list_quality(logit, validation) | {"counting_share": share}
@@ -165,7 +168,7 @@ def counting_share(logit: Floats, window: Window, rng: np.random.Generator) -> t
     """How much of the score counting is to be, its level, and the best seller that it compares with.
 
     The share is the mean of those that are best for the users of the window, drawn with repeats (bagging, Breiman
-    1996): clear windows decide, and where they say nothing, the score is half of each.
+    1996): where the window says nothing, it is one half.
     """
     columns = {name: window.features[:, FEATURE_NAMES.index(name)] for name in ("buyers_28", "buyers_91")}
     best_seller = float(sales(*(np.expm1(column) for column in columns.values())).max())

@@ -230,12 +230,12 @@ def _affinity(past: Dataset, offered: pl.DataFrame, bought: pl.DataFrame) -> Col
         code = category_codes(past.items, level)
         is_inside[f"category_{level}"] = np.isin(code, code[on_offer & (code >= 0)])
     bought = bought.with_columns(pl.Series(name, mask[items]) for name, mask in is_inside.items())
-    own, spend, item = pl.col("own"), pl.col("spend"), pl.col("item")
-    figures = {"own_items": item.filter(own).n_unique()}
+    is_own, spend, item = pl.col("own"), pl.col("spend"), pl.col("item")
+    figures = {"own_items": item.filter(is_own).n_unique()}
     for suffix, lately in (("", pl.lit(True)), ("_91", pl.col("age") <= 91)):
-        lines = (own & lately).sum()
+        lines = (is_own & lately).sum()
         figures[f"own_lines{suffix}"] = lines
-        figures[f"own_spend{suffix}"] = spend.filter(own & lately).sum()
+        figures[f"own_spend{suffix}"] = spend.filter(is_own & lately).sum()
         figures[f"own_share{suffix}"] = lines / pl.max_horizontal(lately.sum() if suffix else pl.len(), 1)
     for level in (1, 2):
         lines = pl.col(f"category_{level}").sum()
