@@ -208,13 +208,11 @@ def console_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built_once(tmp_path_factory, "console", build_shop)
 
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A headless browser; see `test_console_browser`."""
-    program, chromedriver = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which("chromedriver")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    program, chromedriver = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
     if program is None or chromedriver is None:
         if os.environ.get("RECLLM_TEST_BROWSER") == "required":
             pytest.fail("Chromium or chromedriver is not installed")

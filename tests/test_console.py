@@ -73,12 +73,14 @@ def copy_shop(source: Path, target: Path) -> Path:
 
 
 @contextmanager
-def serving(*folders: Path, base: str = "http://localhost", **options: Any) -> Iterator[TestClient]:
+def serving(*folders: Path, base: str = "http://localhost", waits: bool = True, **options: Any) -> Iterator[TestClient]:
+    """waits: until the shops are open."""
     shops = [LiveShop(Workspace.open(folder), folder.name) for folder in folders]
     app = create_app(shops, ServiceSettings(), **options)
     mount_console(app)
     with TestClient(app, base_url=base, headers={"Origin": base}, raise_server_exceptions=False) as client:
-        until(lambda: client.get("/readyz").status_code == 200)
+        if waits:
+            until(lambda: client.get("/readyz").status_code == 200)
         yield client
 
 
@@ -640,15 +642,12 @@ def test_a_broken_shop_keeps_nobody_from_another(folder: Path, tmp_path: Path) -
     with Workspace.create(tmp_path / "broken", encoder="toy"):
         pass
     (tmp_path / "broken" / "store.sqlite").write_bytes(b"no database" * 100)
-    shops = [LiveShop(Workspace.open(path), path.name) for path in (tmp_path / "broken", folder)]
-    app = create_app(shops, ServiceSettings())
-    mount_console(app)
-    with TestClient(app, base_url="http://localhost", headers=HERE, raise_server_exceptions=False) as client:
+    with serving(tmp_path / "broken", folder, waits=False) as client:
         assert client.get("/", follow_redirects=False).status_code == 303  # nobody knows whether it has keys
         assert send(client, "/sign-in", key=text).status_code == 303
         until(lambda: client.get("/people", follow_redirects=False).status_code == 200)
         assert "broken" not in client.get("/people").text  # whoever has no key there does not learn of it
-    with serving_unready(tmp_path / "broken") as client:
+    with serving(tmp_path / "broken", waits=False) as client:
         page = client.get("/")
         assert page.status_code == 503 and "This did not work" in page.text and str(tmp_path) not in page.text
 
@@ -769,7 +768,6 @@ def test_an_upload_that_breaks_off_leaves_nothing(folder: Path) -> None:
         with pytest.raises(OSError, match="went away"):
             receive_upload(shop, Broken(), "../../etc/pass wd.csv")  # type: ignore[arg-type]
         assert not list((folder / UPLOADS).glob("*"))
-        import io
         import os
 
         file = receive_upload(shop, io.BytesIO(b"user_id\nann\n"), "../../etc/pass wd.csv")
@@ -976,8 +974,8 @@ def test_pictures_of_products_come_from_a_folder_and_are_drawn_anew(folder: Path
     Image.new("RGB", (30, 30), "blue").save(folder / "images" / "cup one.jpg")
     (folder / "images" / "tea-3.png").write_text("<script>alert(1)</script>")
     (folder / "images" / "tea-4.png").symlink_to(folder / "images" / "tea-1.png")
-    items = "item_id,title,category,image\ntea-2,Green tea 2,food > tea,https://shop.example/a/cup%20one.jpg?v=2\n"
-    (folder.parent / "more.csv").write_text(items + "tea-5,Green tea 5,food > tea,../workspace.toml\n")
+    rows = "tea-2,Tea,food > tea,https://a.example/a/cup%20one.jpg?v=2\ntea-5,Tea,food > tea,../workspace.toml\n"
+    (folder.parent / "more.csv").write_text("item_id,title,category,image\n" + rows)
     with Workspace.open(folder) as shop:
         load_file(shop, folder.parent / "more.csv", "items")
         assert "cup" not in item_texts(shop.gate().catalogue(["tea-2"]))[0]
@@ -1014,7 +1012,7 @@ def test_a_chart_by_day_has_round_steps_and_says_where_zero_is() -> None:
 def test_an_empty_shop_says_what_to_do(tmp_path: Path) -> None:
     with Workspace.create(tmp_path / "new", encoder="toy", locale="zh-CN"):
         pass
-    with serving_unready(tmp_path / "new") as client:
+    with serving(tmp_path / "new", waits=False) as client:
         for path in ("/", "/people", "/data", "/models", "/settings"):
             answer = client.get(path)
             assert answer.status_code == 200, path
@@ -1027,15 +1025,6 @@ def test_an_empty_shop_says_what_to_do(tmp_path: Path) -> None:
         english = client.get("/language/en", params={"after": "/people"})
         assert english.url.path == "/people" and "No customers are known yet" in Page(english.text).text
         assert client.get("/language/xx").status_code == 404
-
-
-@contextmanager
-def serving_unready(folder: Path) -> Iterator[TestClient]:
-    shop = LiveShop(Workspace.open(folder), folder.name)
-    app = create_app([shop], ServiceSettings())
-    mount_console(app)
-    with TestClient(app, base_url="http://localhost", headers=HERE, raise_server_exceptions=False) as client:
-        yield client
 
 
 def test_a_failure_says_what_to_do_and_nothing_of_this_machine(

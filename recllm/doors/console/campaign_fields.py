@@ -1,8 +1,7 @@
 """The fields of a campaign's file as fields of forms, step by step: from a file to texts of a form, and back.
 
-A rule over people is a list of conditions, all or any of which hold. Each of its fields is named after its condition's
-place: `people:1:days` is the days of the second one. A rule with groups within groups, which files and requests may
-hold, is shown in words and stays as it is.
+A rule over people is a list of conditions: `people:1:days` is the days of the second one. A rule with groups within
+groups is shown in words and stays as it is.
 """
 
 from __future__ import annotations

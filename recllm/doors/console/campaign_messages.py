@@ -350,9 +350,6 @@ def _remember_name(visit: Visit, by: str) -> None:
         visit.state.typed.put(by, visit.browser, DECIDER)
 
 
-# --- the last page ----------------------------------------------------------------------------------------------------
-
-
 MAX_IDS_BYTES = 20_000_000
 MANY_MESSAGES_FOR_AN_ORDER = 100
 """From this number of messages for one expected order on, a page asks to write to fewer people."""

@@ -366,9 +366,6 @@ def actor_name(visit: Visit, form: ConsoleForm | None = None) -> str:
     return "this machine" if form is None else form.text("by", 80).strip()
 
 
-# --- the page of the people ------------------------------------------------------------------------------------------
-
-
 OPENING = "everybody"
 """Subject of the job that reads all people for the first time."""
 

@@ -73,9 +73,6 @@ SECTION = ConsoleSection("campaigns", "/campaigns", router, is_main=True)
 SHOWN_ITEMS = 20
 
 
-# --- the list, and a new campaign ------------------------------------------------------------------------------------
-
-
 @router.get("")
 def index(visit: TheVisit, stage: Annotated[CampaignStage | None, Query()] = None) -> Response:
     """All campaigns with their stage."""
@@ -298,9 +295,6 @@ def items_table(visit: Visit, campaign: OpenCampaign) -> ConsoleTable:
     return visit.table("items", rows[:SHOWN_ITEMS], of="planned-items", all_rows=lambda: rows)
 
 
-# --- pages are saved -------------------------------------------------------------------------------------------------
-
-
 @router.post("/campaign/{campaign_id}/save/{step}")
 def save(visit: TheVisit, form: TheForm, campaign_id: str, step: CampaignStep) -> Response:
     """Keep a page's form. A plan that was made has to be made again."""
@@ -336,9 +330,6 @@ def find_products(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     typed = typed_texts(form, CampaignStep.PRODUCTS)
     state = PageState(typed=typed, words=form.text("words", 200))
     return step_page(visit, campaign_id, CampaignStep.PRODUCTS, state)
-
-
-# --- the plan --------------------------------------------------------------------------------------------------------
 
 
 @router.post("/campaign/{campaign_id}/plan")

@@ -107,9 +107,6 @@ def quarantine_files(visit: Visit) -> list[dict[str, Any]]:
     return sorted(files, key=lambda file: file["at"], reverse=True)
 
 
-# --- what was set aside ----------------------------------------------------------------------------------------------
-
-
 @router.get("/quarantine/{name}")
 def quarantine_page(visit: TheVisit, name: str, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1) -> Response:
     """The rows of one load that were set aside, each with its reason."""
@@ -180,9 +177,6 @@ def _quarantine_rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as stream:
         for line in stream:
             yield json.loads(line)
-
-
-# --- a file's way in -------------------------------------------------------------------------------------------------
 
 
 @router.post("/upload")

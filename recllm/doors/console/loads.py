@@ -75,7 +75,9 @@ class FileLoad:
     @property
     def problem(self) -> str:
         """The message of the error without a path of this machine; "" for none."""
-        return self.error.message.removesuffix(f"; see {self.error.quarantine_file}") if self.error else ""
+        if self.error is None:
+            return ""
+        return self.error.message.removesuffix(f"; see {self.error.quarantine_file}")
 
     @property
     def share(self) -> float:

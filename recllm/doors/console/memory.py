@@ -39,12 +39,13 @@ class RecentEntries(Generic[Entry]):
 
     def put(self, entry: Entry, *key: str) -> None:
         with self._lock:
-            recent = [(k, e) for k, e in self._recent().items() if k != key]
-            self._entries = dict(recent[1 - self._max_entries :]) | {key: (monotonic(), entry)}
+            self._entries.pop(key, None)  # the order is that of time
+            self._entries[key] = monotonic(), entry
+            self._drop_old()
 
     def get(self, *key: str) -> Entry | None:
         with self._lock:
-            self._entries = self._recent()
+            self._drop_old()
             return self._entries[key][1] if key in self._entries else None
 
     def take(self, *key: str) -> Entry | None:
@@ -58,9 +59,13 @@ class RecentEntries(Generic[Entry]):
         with self._lock:
             self._entries = {key: entry for key, entry in self._entries.items() if name not in key}
 
-    def _recent(self) -> dict[tuple[str, ...], tuple[float, Entry]]:
+    def _drop_old(self) -> None:
         limit = monotonic() - self._seconds
-        return {key: entry for key, entry in self._entries.items() if entry[0] >= limit}
+        while self._entries:
+            key = next(iter(self._entries))
+            if self._entries[key][0] >= limit and len(self._entries) <= self._max_entries:
+                return
+            del self._entries[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +86,6 @@ class PendingSignIn:
     """Name of a shop -> the browser's session there until now."""
     is_confirmation: bool
     """Whether the console began it, to hear that the provider still lets the person in."""
-
-
-# --- figures of the first page ---------------------------------------------------------------------------------------
 
 
 def _suggestions(shop: LiveShop) -> tuple[OccasionSuggestion, ...]:

@@ -186,8 +186,6 @@ def model_lines(visit: Visit) -> list[ModelLine]:
     return lines
 
 
-# --- experiments -----------------------------------------------------------------------------------------------------
-
 SHARES = (Metric.CLICKS, Metric.CONVERSIONS, Metric.DISMISSALS)
 """Metrics that are shares of showings."""
 

@@ -48,7 +48,16 @@ PROFILE_LINES = 12
 LISTED_PEOPLE = 50
 HISTORY_LINES = 25
 FEEDBACK = {"dismiss": Action.DISMISS, "purchase": Action.PURCHASE}
-PURPOSES = tuple(dict.fromkeys((Purpose.PERSONALISATION, Purpose.EMAIL, Purpose.PUSH, Purpose.SMS, *Purpose)))
+PURPOSES = (
+    Purpose.PERSONALISATION,
+    Purpose.EMAIL,
+    Purpose.PUSH,
+    Purpose.SMS,
+    Purpose.ANALYTICS,
+    Purpose.MODEL_TRAINING,
+    Purpose.LLM_LOCAL,
+    Purpose.LLM_THIRD_PARTY,
+)
 
 KINDS = (PredictionKind.BUY, PredictionKind.NEXT_ORDER, PredictionKind.LEAVE, PredictionKind.VALUE)
 """Predictions in the order of the page; all within the horizon of a `PredictionRequest` that says none."""

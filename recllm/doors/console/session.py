@@ -184,9 +184,6 @@ def _confirm_seconds(workspace: Workspace) -> float:
     return workspace.settings.oidc.confirm_minutes * 60
 
 
-# --- cookies ----------------------------------------------------------------------------------------------------------
-
-
 def read_cookies(request: Request) -> dict[str, str]:
     """The console's cookies by their plain names; over https those alone that came with the prefix."""
     if not _is_https(request):

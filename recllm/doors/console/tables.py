@@ -176,9 +176,11 @@ def csv_lines(table: ConsoleTable, may: Callable[[Scope], bool]) -> Iterator[str
     """The file, line by line, with the byte order mark that spreadsheets need. may: the reader's scopes."""
     columns = [(n, c) for n, c in enumerate(table.columns) if c.is_in_file and (c.scope is None or may(c.scope))]
     ends = ("", "_low", "_high")
-    yield "\ufeff" + _csv_line(guarded(c.name) + end for _, c in columns for end in (ends if c.is_ranged else ends[:1]))
+    names = (guarded(c.name) + end for _, c in columns for end in (ends if c.is_ranged else ends[:1]))
+    yield "\ufeff" + _csv_line(names)
     for row in table.rows if table.all_rows is None else table.all_rows():
-        yield _csv_line(_csv_text(value) for n, column in columns for value in _csv_values(column, _cell(row[n]).value))
+        cells = ((column, _cell(row[n])) for n, column in columns)
+        yield _csv_line(_csv_text(value) for column, cell in cells for value in _csv_values(column, cell.value))
 
 
 def _csv_values(column: TableColumn, value: CellValue) -> list[Any]:
@@ -203,9 +205,6 @@ def _csv_line(cells: Iterable[str]) -> str:
     return stream.getvalue()
 
 
-# --- a chart with its table -------------------------------------------------------------------------------------------
-
-
 CHART_WIDTH, CHART_HEIGHT = 560, 190
 """Of the drawing of `day_chart` before it is stretched."""
 
@@ -221,7 +220,8 @@ def day_chart(
     """What `parts.days` draws: a line by day, over the area from zero to it, or of the (low, high) around each point.
 
     points: oldest first; table: the same figures; figure: how a value is written, where it is no whole number."""
-    points, ranges = (list(points) * 2, list(ranges) * 2) if len(points) == 1 else (points, ranges)
+    if len(points) == 1:  # a level
+        points, ranges = list(points) * 2, list(ranges) * 2
     values = [value for _, value in points]
     lows, highs = zip(*ranges, strict=True) if ranges else ([0.0] * len(points), values)
     low, high = min(0.0, *lows), max(0.0, *highs)
@@ -229,6 +229,8 @@ def day_chart(
     steps = (size * n for n in (1, 2, 2.5, 5, 10, 20))
     step = next(s for s in steps if (figure or s >= 1) and (floor(low / s) + 3) * s >= high)
     bottom = floor(low / step) * step
+
+    marks = sorted({n * (len(points) - 1) // 3 for n in range(4)})
 
     def path(heights: Sequence[float]) -> list[str]:
         y = [CHART_HEIGHT * (1 - (height - bottom) / (3 * step)) for height in heights]
@@ -240,6 +242,6 @@ def day_chart(
         "area": f"M{'L'.join([*path(highs), *reversed(path(lows))])}Z",
         "zero": CHART_HEIGHT * (1 + bottom / (3 * step)),
         "y": [(figure or words.number)(bottom + n * step) for n in (3, 2, 1, 0)],
-        "x": [words.short_day(points[n][0]) for n in sorted({n * (len(points) - 1) // 3 for n in range(4)})],
+        "x": [words.short_day(points[n][0]) for n in marks],
         "table": table,
     }
