@@ -389,8 +389,7 @@ def uplift(
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.open_campaign import open_campaign
     from recllm.market.campaigns.outcome import campaign_trial
-    from recllm.market.propensity.answers import uplift_workspace
-    from recllm.market.propensity.uplift import uplift_document, write_uplift_csv
+    from recllm.market.propensity.uplift import uplift_document, uplift_workspace, write_uplift_csv
 
     table_of_trial: Any = trial
     source = ""
