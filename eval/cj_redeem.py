@@ -108,7 +108,7 @@ def seconds(column: str) -> pl.Expr:
 def tables(data: Dataset, coupons: Coupons, cut: int, end: int | None) -> tuple[Examples, Examples, NDArray[np.int64]]:
     """Train, test, and the number of each test row's campaign."""
     cohort = Cohort(data)
-    every = mailings(coupons, None)
+    every = mailings(coupons, 10_000)  # until their end
     earlier = usable(cohort, [replace(m, end=min(m.end, cut)) for m in every if m.at < cut])
     later = [m for m in every if m.at >= cut and (end is None or m.at < end)]
     if end is not None:  # nothing after the validation months is looked at

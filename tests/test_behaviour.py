@@ -390,14 +390,6 @@ def test_coupon_tables_are_read_from_a_folder(tmp_path: Path) -> None:
         Coupons.read(tmp_path)
 
 
-def test_tables_with_other_columns_do_not_calibrate() -> None:
-    one = FeatureTable.of({"recency": {"a": np.zeros(2)}}, 2)
-    with pytest.raises(DataError):
-        FeatureTable.stacked([one, FeatureTable.of({"recency": {"b": np.zeros(2)}}, 2)])
-    with pytest.raises(DataError):
-        one.with_columns(one)
-
-
 def test_the_contract_and_a_csv_without_traps(answers: dict[PredictionKind, Prediction], tmp_path: Path) -> None:
     for kind, extra in (
         (PredictionKind.BUY, set()),

@@ -157,8 +157,14 @@ def distinguishing_traits(
     )
     nameable = enough_people(inside, outside, n_inside, policy.group_floor) & (n_outside > 0)
     lift, low, high = ratios(inside, n_inside, outside, n_outside, 1 - (1 - LEVEL) / max(int(nameable.sum()), 1))
-    shares = {"share": pl.col("people") / pl.col("n_inside"), "share_of_rest": pl.col("outside") / pl.col("n_outside")}
-    traits = counts.with_columns(**shares, lift=lift, low=low, high=high).filter(nameable, pl.col("low") > 1)
+    traits = counts.with_columns(
+        share=pl.col("people") / pl.col("n_inside"),
+        share_of_rest=pl.col("outside") / pl.col("n_outside"),
+        lift=lift,
+        low=low,
+        high=high,
+    )
+    traits = traits.filter(nameable, pl.col("low") > 1)
     traits = traits.sort(-pl.col("low"), "name").head(MAX_TRAITS)
     return tuple(AudienceTrait(**row) for row in traits.select(*AudienceTrait.__slots__).iter_rows(named=True))
 
@@ -174,7 +180,11 @@ def _trait_counts(dataset: Dataset, people: pl.DataFrame, policy: Policy) -> pl.
         for row, basics in enumerate(basics_of(dataset.users))
         for name, value in basics.items()
     ]
-    stated = pl.DataFrame(rows, schema={"user": pl.Int64, "basic": pl.String, "name": pl.String}, orient="row")
+    stated = pl.DataFrame(
+        rows,
+        schema={"user": pl.Int64, "basic": pl.String, "name": pl.String},
+        orient="row",
+    )
     stated = stated.join(people, on="user")
     bought = _categories_bought(dataset, policy).join(people, on="user")
     counts = pl.concat([stated, bought], how="diagonal").group_by("basic", "name").agg(inside=inside, outside=outside)

@@ -225,7 +225,7 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate | None = None) -> 
 
 
 def campaign_trial(campaign: OpenCampaign) -> tuple[datetime, pl.DataFrame]:
-    """What `propensity.uplift.estimate_uplift` learns from: when the first message left, and a table of user_id
+    """What `propensity.uplift.uplift_workspace` learns from: when the first message left, and a table of user_id
     (pseudonyms), treated and outcome, both 0 or 1.
 
     Treated are the people whose message left; the others were held out of the same exports at random. The outcome is a

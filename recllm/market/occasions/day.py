@@ -260,7 +260,12 @@ def one_for_each(
     return first_cases
 
 
-def reasons_of(occasion: Occasion, cases: Cases, dataset: Dataset, locale: str) -> list[tuple[Reason, ...]]:
+def reasons_of(
+    occasion: Occasion,
+    cases: Cases,
+    dataset: Dataset,
+    locale: str,
+) -> list[tuple[Reason, ...]]:
     """Why each case is one, in words that its figures fill."""
     prompts, reasons = Prompts.load(), list[tuple[Reason, ...]]()
     kind = ReasonKind.KNOWN if occasion in (Occasion.REPLENISH, Occasion.WIN_BACK) else ReasonKind.INTEREST

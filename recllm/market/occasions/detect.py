@@ -1,8 +1,7 @@
 """The occasions of a day: one rule for each, over events, prices and stock before that day.
 
-Each rule gives people with an item and the figures behind it. Their chance is measured on the past: by the same rule as
-of the weeks before, and the purchases of the item (for win-back and welcome of anything) in the next `HORIZON_DAYS`
-days; for replenishment it is the model's probability.
+Each rule gives people with an item and the figures behind it. Their chance is measured on the past (`past_chances`);
+for replenishment it is the model's probability.
 """
 
 from __future__ import annotations
@@ -139,7 +138,12 @@ class Shop:
         """user, item, at and action of the events of these kinds in the last days."""
         e = self.dataset.events
         e = e.select(np.isin(e.action, [ACTION_CODE[action] for action in actions]) & (e.at >= self.now - days * DAY))
-        columns = {"user": e.user.astype(np.int64), "item": e.item.astype(np.int64), "at": e.at, "action": e.action}
+        columns = {
+            "user": e.user.astype(np.int64),
+            "item": e.item.astype(np.int64),
+            "at": e.at,
+            "action": e.action,
+        }
         return pl.DataFrame(columns)
 
     @property
@@ -155,12 +159,16 @@ def is_action(action: Action) -> pl.Expr:
 def abandoned(shop: Shop) -> Cases:
     """The latest thing that a person put into the cart, or else looked at `ABANDONED_VIEWS` times, and did not buy."""
     recent = shop.within(ABANDONED_DAYS, Action.CART, Action.VIEW, Action.PURCHASE)
+    at = pl.col("at")
     last = {
-        name: pl.col("at").filter(is_action(action)).max()
-        for name, action in (("carted", Action.CART), ("viewed", Action.VIEW), ("bought", Action.PURCHASE))
+        "carted": at.filter(is_action(Action.CART)).max(),
+        "viewed": at.filter(is_action(Action.VIEW)).max(),
+        "bought": at.filter(is_action(Action.PURCHASE)).max(),
     }
     pairs = recent.group_by(PAIR, maintain_order=True).agg(
-        pl.col("at").max(), views=is_action(Action.VIEW).sum(), **last
+        at.max(),
+        views=is_action(Action.VIEW).sum(),
+        **last,
     )
     viewed = pl.when(pl.col("views") >= ABANDONED_VIEWS).then("viewed")
     pairs = pairs.with_columns(left_at=pl.coalesce("carted", viewed), in_cart=pl.col("carted").is_not_null())
@@ -169,7 +177,13 @@ def abandoned(shop: Shop) -> Cases:
     left = pairs.filter(pl.col("bought").fill_null(-1) < pl.col("left_at"), has_left, shop.is_offered)
     in_cart = pl.col("in_cart").cast(pl.Float64)
     days = (shop.now - pl.col("left_at")) / DAY
-    return left.select(*PAIR, "views", strength=in_cart * 1e11 + pl.col("left_at"), in_cart=in_cart, days=days)
+    return left.select(
+        *PAIR,
+        "views",
+        strength=in_cart * 1e11 + pl.col("left_at"),
+        in_cart=in_cart,
+        days=days,
+    )
 
 
 def price_drop(shop: Shop) -> Cases:
@@ -221,7 +235,10 @@ def win_back(shop: Shop) -> Cases:
 def welcome(shop: Shop) -> Cases:
     """Who bought for the first time within `WELCOME_DAYS`, and never since."""
     bought = shop.within(np.inf, Action.PURCHASE)
-    people = bought.group_by("user", maintain_order=True).agg(first=pl.col("at").min(), last=pl.col("at").max())
+    people = bought.group_by("user", maintain_order=True).agg(
+        first=pl.col("at").min(),
+        last=pl.col("at").max(),
+    )
     people = people.filter(
         pl.col("last") - pl.col("first") < DAY,
         pl.col("first") >= shop.now - WELCOME_DAYS * DAY,
@@ -257,7 +274,7 @@ def with_items(shop: Shop, occasion: Occasion, cases: Cases) -> Cases:
         decayed = (-pl.col("age") / 91 * np.log(2)).exp().sum()
         pairs = purchase_days(of_people, shop.now).group_by(PAIR).agg(decayed=decayed).sort("decayed", "item")
         best = pairs.unique("user", keep="last").select(PAIR)
-    elif occasion is Occasion.WELCOME:
+    elif occasion is Occasion.WELCOME and len(cases):
         best = _goes_with(shop, cases["user"].to_list())
     else:
         return cases
@@ -268,7 +285,7 @@ def _goes_with(shop: Shop, people: list[int]) -> pl.DataFrame:
     """user, item and companion: for each of these people the offered item that goes best with one of theirs
     (`features.together`), and that one."""
     items, bought = shop.dataset.items, shop.dataset.events.of(Action.PURCHASE)
-    together = bought_together(bought, len(items), category_codes(items, -1)) if people else None
+    together = bought_together(bought, len(items), category_codes(items, -1))
     name, rows = name_codes(items), []
     for person in people:
         first_rows = np.unique(bought.item[bought.indptr[person] : bought.indptr[person + 1]])
@@ -287,14 +304,20 @@ def replenish(shop: Shop, model: ReplenishmentModel) -> Cases:
     is_due = (pl.col("since_over_median") >= DUE_SHARE) & (pl.col("gap_median") >= DUE_INTERVAL_DAYS)
     pairs = repurchase_pairs(shop.dataset, shop.now).filter(is_due, shop.is_offered)
     chance = pl.Series("chance", model.probability(pairs), pl.Float64)
-    figures = {"times": "days", "every": "gap_median", "days": "since"}
-    strength = chance - pairs["repeaters_lately_7"]
-    cases = pairs.select(*PAIR, chance, strength.alias("strength"), **{n: pl.col(c) for n, c in figures.items()})
+    cases = pairs.with_columns(chance).select(
+        *PAIR,
+        "chance",
+        strength=pl.col("chance") - pl.col("repeaters_lately_7"),
+        times="days",
+        every="gap_median",
+        days="since",
+    )
     return cases.filter(pl.col("chance") >= DUE_PROBABILITY)
 
 
 def past_chances(shop: Shop, occasion: Occasion, cases: Cases) -> Cases:
-    """The cases with their chance: the share of past ones, strongest of each person, that bought within the horizon.
+    """The cases with their chance: the share of past ones, strongest of each person, that bought the item, or anything,
+    within `HORIZON_DAYS` days.
 
     Cases of the last `PAST_WEEKS` weeks, from `MIN_GRADED` of them on in four parts by their grade, each with a beta
     prior of one half and one half (Jeffreys).

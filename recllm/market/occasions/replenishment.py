@@ -2,14 +2,7 @@
 bought on several days: when, how often, on how many of their trips.
 
 A purchase day is (person, item, day): lines of one day count once. Days are counted back from the time asked about, so
-a day is any 24 hours before it. Features are of
-
-pair     the days on which this person bought this item, the gaps between them, and the person's shopping days since
-hazard   of everybody's gaps, and spells that still last, longer than this one: the share that ended within the next
-         `HORIZON_DAYS` days, for the item, its name, type and category (Kaplan and Meier 1958), and for the person
-person   how often the person shops, and how much of what they buy repeatedly they bought lately
-item     how much everybody buys it lately, and at which price against the usual one
-kinds    the person's purchases among items of the same name, type and category: what was bought instead
+a day is any 24 hours before it.
 
 For each of the latest weeks of the log the pairs as of its start are examples, and the label is whether the person
 bought the item in that week.

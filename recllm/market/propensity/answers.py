@@ -1,4 +1,4 @@
-"""From a workspace to a prediction or an uplift: who is learned from, who is predicted, and the present.
+"""From a workspace to a prediction: who is learned from, who is predicted, and the present.
 
 Learned from: people who agreed to model training. Predicted: people who agreed to personalisation.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +18,7 @@ from recllm.shop.data.order import refuse_steps
 from recllm.shop.workspace.workspace import present
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from recllm.market.propensity.prediction import Prediction, PredictionRequest
-    from recllm.market.propensity.uplift import UpliftEstimate
     from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -52,7 +48,7 @@ def predict_workspace(
     if request.targeted:
         catalogue = workspace.gate().catalogue(request.items or None)
         Cohort.of(Dataset.of_catalogue(catalogue, 0), request, workspace.policy)  # raises what is wrong with the target
-    learn, ask = datasets or _datasets(workspace)
+    learn, ask = datasets or datasets_of(workspace)
     if not len(learn.events):
         raise PolicyError(
             "no customer of this workspace has agreed to model training; load a consent table, "
@@ -78,7 +74,7 @@ def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
     if workspace.gate().step_seconds() is not None:
         logger.warning("no predictions: the log knows only an order, and no days")
         return
-    datasets = _datasets(workspace)
+    datasets = datasets_of(workspace)
     for kind in map(PredictionKind, EVERYDAY):
         request = PredictionRequest(kind=kind, locale=workspace.settings.locale)
         try:
@@ -87,39 +83,7 @@ def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
             logger.warning("no prediction of %s: %s", kind, error)
 
 
-def uplift_workspace(
-    workspace: Workspace,
-    trial: Path | pl.DataFrame,
-    *,
-    start: datetime,
-    randomised: bool = False,
-    seed: int = 0,
-    source: str = "",
-    save: str | None = None,
-) -> UpliftEstimate:
-    """Everybody's uplift, learned from a trial's CSV, or its table with pseudonyms.
-
-    start, randomised: as in `estimate_uplift`. source: the name of a table in the saved effects. save: the name under
-    which the effects are saved in the workspace; those of the same name are replaced.
-    Raises what `recllm.market.propensity.uplift` raises, and `UsageError` for a name that cannot be.
-    """
-    from recllm.market.propensity.effects import effects_folder, save_effects
-    from recllm.market.propensity.trial import read_trial
-    from recllm.market.propensity.uplift import estimate_uplift
-    from recllm.recommend.recommender.registry import clear_taint
-
-    folder = None if save is None else effects_folder(workspace, save)
-    table = read_trial(trial, workspace.pseudonymiser().many) if isinstance(trial, Path) else trial
-    source = source or (trial.name if isinstance(trial, Path) else "a table")
-    learn, ask = _datasets(workspace)
-    estimate = estimate_uplift(table, learn, ask, start=start, randomised=randomised, seed=seed, source=source)
-    if folder is not None:
-        save_effects(estimate.effects, folder)
-        clear_taint(folder.parent, folder.name)
-    return estimate
-
-
-def _datasets(workspace: Workspace) -> tuple[Dataset, Dataset]:
+def datasets_of(workspace: Workspace) -> tuple[Dataset, Dataset]:
     """People to learn from, and people to predict, as of the present."""
     ask = workspace.gate().dataset(Purpose.PERSONALISATION)
     return people_learned_from(workspace), ask.before(present(workspace))

@@ -8,11 +8,8 @@
 Times are aware datetimes, ISO texts or epoch seconds. Rows of people who are not in a dataset, because they did not
 agree to its purpose or are unknown, are dropped when the tables meet the dataset.
 
-Features: what a person did with coupons, and with a campaign's products, before the campaign reached them.
-
-coupons    campaigns mailed and redeemed before, in all and of the same kind; coupons used at the till.
-affinity   purchases of the campaign's own items, and in their categories; how many of its coupons they could use.
-campaign   its kind. Counts of its items and of its people would tell a dozen campaigns apart and nothing else.
+Features: what a person did with coupons, and with a campaign's products, before the campaign reached them, and
+its kind. Counts of its items and of its people would tell a dozen campaigns apart and nothing else.
 """
 
 from __future__ import annotations
@@ -81,26 +78,17 @@ class Coupons:
     def read(cls, folder: Path, pseudonyms: Callable[[Sequence[str]], list[str]] | None = None) -> Coupons:
         """From mailings.csv, products.csv, redemptions.csv and, where it is there, uses.csv of a folder.
 
-        Times without a zone are read as UTC. pseudonyms: the shop's own ids to those of the dataset. Raises
-        `UsageError` for a missing file, `DataError` for one that cannot be read.
+        Times without a zone are read as UTC. pseudonyms: as in `read_texts`. Raises `UsageError` for a file that is
+        missing or cannot be read.
         """
         frames: dict[str, pl.DataFrame] = {}
         for name in NEEDED:
             file = folder / f"{name}.csv"
-            if not file.is_file():
-                if name == "uses":
-                    continue
+            if file.is_file():
+                frames[name] = read_texts(file, pseudonyms)
+            elif name != "uses":
                 tables = "; ".join(f"{table}.csv ({', '.join(NEEDED[table])})" for table in list(NEEDED)[:3])
                 raise UsageError(f"no coupon table {file}; redeem needs a folder with {tables}")
-            try:
-                frame = pl.read_csv(file, infer_schema=False, encoding="utf8")
-            except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-                raise DataError(f"{file}: cannot be read as CSV in UTF-8: {error}") from error
-            if pseudonyms is not None and "user_id" in frame.columns:
-                shop_ids = frame["user_id"].drop_nulls().unique().to_list()
-                names = dict(zip(shop_ids, pseudonyms(shop_ids), strict=True))
-                frame = frame.with_columns(pl.col("user_id").replace_strict(names, default=None))
-            frames[name] = frame
         return cls.construct(**frames)
 
     def starts(self) -> dict[str, int]:
@@ -112,6 +100,26 @@ class Coupons:
         """Only what was known before `at`: mailings, redemptions and uses of earlier times."""
         past = pl.col("at") < at
         return Coupons(self.mailings.filter(past), self.products, self.redemptions.filter(past), self.uses.filter(past))
+
+
+def read_texts(
+    file: Path,
+    pseudonyms: Callable[[Sequence[str]], list[str]] | None = None,
+) -> pl.DataFrame:
+    """A CSV (UTF-8), every column as text. pseudonyms: the shop's own ids of users to those of the dataset.
+
+    Raises `UsageError` for a file that cannot be read.
+    """
+    try:
+        table = pl.read_csv(file, infer_schema=False, encoding="utf8")
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise UsageError(f"{file}: cannot be read as CSV (UTF-8, first line names the columns): {reason}") from error
+    if pseudonyms is None or "user_id" not in table.columns:
+        return table
+    ids = table["user_id"].drop_nulls().unique().to_list()
+    names = dict(zip(ids, pseudonyms(ids), strict=True))
+    return table.with_columns(pl.col("user_id").replace_strict(names, default=None, return_dtype=pl.String))
 
 
 def _checked(name: str, frame: pl.DataFrame) -> pl.DataFrame:
@@ -195,7 +203,8 @@ def _redemptions(past: Dataset, earlier: Coupons, alike: list[str]) -> Columns:
         days_since_redeemed=pl.col("age").min(),
     )
     hits = columns["redeemed_campaigns"] + PRIOR_RATE * PRIOR_MAILINGS
-    return columns | {"redeem_rate": hits / (columns["mailed_before"] + PRIOR_MAILINGS)}
+    rate, days = hits / (columns["mailed_before"] + PRIOR_MAILINGS), columns.pop("days_since_redeemed")
+    return columns | {"redeem_rate": rate, "days_since_redeemed": days}
 
 
 def _uses(past: Dataset, earlier: Coupons, bought: pl.DataFrame) -> Columns:
@@ -214,10 +223,9 @@ def _uses(past: Dataset, earlier: Coupons, bought: pl.DataFrame) -> Columns:
         days_since_coupon=pl.col("age").min(),
     )
     of_all = of_each(bought, past.n_users, trips=pl.col("at").n_unique(), lines=pl.len())
-    return columns | {
-        "coupon_trip_share": columns["coupon_trips"] / np.maximum(of_all["trips"], 1),
-        "coupon_line_share": columns["coupon_uses"] / np.maximum(of_all["lines"], 1),
-    }
+    columns["coupon_trip_share"] = columns["coupon_trips"] / np.maximum(of_all["trips"], 1)
+    columns["coupon_line_share"] = columns["coupon_uses"] / np.maximum(of_all["lines"], 1)
+    return {name: columns[name] for name in USE_COLUMNS}
 
 
 def _affinity(past: Dataset, offered: pl.DataFrame, bought: pl.DataFrame) -> Columns:
@@ -225,25 +233,27 @@ def _affinity(past: Dataset, offered: pl.DataFrame, bought: pl.DataFrame) -> Col
     rows, items = past.item_rows(offered["item_id"]), bought["item"].to_numpy()
     on_offer = np.zeros(past.n_items, bool)
     on_offer[rows[rows >= 0]] = True
-    is_inside = {"own": on_offer}
+    is_inside = {"offers": on_offer}
     for level in (1, 2):  # the second and third name of the path
         code = category_codes(past.items, level)
         is_inside[f"category_{level}"] = np.isin(code, code[on_offer & (code >= 0)])
     bought = bought.with_columns(pl.Series(name, mask[items]) for name, mask in is_inside.items())
-    is_own, spend, item = pl.col("own"), pl.col("spend"), pl.col("item")
-    figures = {"own_items": item.filter(is_own).n_unique()}
+    offers, spend, item = pl.col("offers"), pl.col("spend"), pl.col("item")
+    figures = dict[str, pl.Expr]()
     for suffix, lately in (("", pl.lit(True)), ("_91", pl.col("age") <= 91)):
-        lines = (is_own & lately).sum()
+        lines = (offers & lately).sum()
         figures[f"own_lines{suffix}"] = lines
-        figures[f"own_spend{suffix}"] = spend.filter(is_own & lately).sum()
+        figures[f"own_spend{suffix}"] = spend.filter(offers & lately).sum()
         figures[f"own_share{suffix}"] = lines / pl.max_horizontal(lately.sum() if suffix else pl.len(), 1)
+    figures["own_items"] = item.filter(offers).n_unique()
     for level in (1, 2):
         lines = pl.col(f"category_{level}").sum()
-        figures |= {f"category_lines_{level}": lines, f"category_share_{level}": lines / pl.max_horizontal(pl.len(), 1)}
+        figures[f"category_lines_{level}"] = lines
+        figures[f"category_share_{level}"] = lines / pl.max_horizontal(pl.len(), 1)
     columns = of_each(bought, past.n_users, **figures)
     if "coupon_id" not in offered.columns or not offered.height:  # without ids of coupons
         return columns | dict.fromkeys(("coupons_fitting", "coupons_fitting_share"), np.full(past.n_users, np.nan))
     coupons = pl.DataFrame({"item": rows, "coupon": offered["coupon_id"]})
-    usable = bought.filter(own).select("user", "item").unique().join(coupons, on="item")
+    usable = bought.filter(offers).select("user", "item").unique().join(coupons, on="item")
     columns |= of_each(usable, past.n_users, coupons_fitting=pl.col("coupon").n_unique())
     return columns | {"coupons_fitting_share": columns["coupons_fitting"] / offered["coupon_id"].n_unique()}

@@ -107,7 +107,10 @@ def person_scores(trial: Trial, settings: UpliftSettings) -> Values:
 
 
 def grow_effects(
-    trial: Trial, people: NDArray[np.int64], settings: UpliftSettings, rng: np.random.Generator
+    trial: Trial,
+    people: NDArray[np.int64],
+    settings: UpliftSettings,
+    rng: np.random.Generator,
 ) -> EffectTrees:
     """Trees of these rows over the features that vary in the trial: an X-learner of each group's half, outcome models
     and all, so that the errors of these are among the groups' differences."""
@@ -142,7 +145,12 @@ class HeldOutEffects:
     """See `shrinkage_bias`."""
 
 
-def held_out_effects(trial: Trial, score: Values, settings: UpliftSettings, rng: np.random.Generator) -> HeldOutEffects:
+def held_out_effects(
+    trial: Trial,
+    score: Values,
+    settings: UpliftSettings,
+    rng: np.random.Generator,
+) -> HeldOutEffects:
     """score: of the trial's people, as `person_scores` gives it."""
     expected, error = np.empty(len(trial)), np.empty(len(trial))
     values = trial.features.values[:, varying(trial.features.values)]
@@ -153,7 +161,8 @@ def held_out_effects(trial: Trial, score: Values, settings: UpliftSettings, rng:
         expected[inside], error[inside] = grow_effects(trial, others, settings, rng).predict(values[inside])
         for half, people in enumerate(np.array_split(rng.permutation(others), 2) if number < HALVED_FOLDS else ()):
             halves[half].append(grow_effects(trial, people, settings, rng).predict(values[inside]))
-    scale = error_scale(*(np.concatenate(half, axis=1) for half in halves))
+    first, second = (np.concatenate(half, axis=1) for half in halves)
+    scale = error_scale((first[0], first[1]), (second[0], second[1]))
     centred = []
     for column in (expected, score):
         centred.append(column.copy())

@@ -131,7 +131,7 @@ class Examples:
 
     @classmethod
     def joined(cls, parts: Sequence[Examples]) -> Examples:
-        """The rows of all parts. Raises `DataError` where their columns differ."""
+        """The rows of all parts."""
         columns = {name: np.concatenate([getattr(window, name) for window in parts]) for name in _COLUMNS}
         return cls(FeatureTable.stacked([window.features for window in parts]), **columns)
 
@@ -173,8 +173,9 @@ class Examples:
         return self
 
 
-def cuts(dataset: Dataset, horizon_days: int, *, max_windows: int = MAX_WINDOWS) -> list[int]:
-    """Times of past windows that do not overlap, latest first; each with at least a horizon of history.
+def cuts(dataset: Dataset, horizon_days: int) -> list[int]:
+    """Times of `MAX_WINDOWS` past windows at most, which do not overlap, latest first; each with at least a horizon of
+    history.
 
     Raises `DataError` for a log too short to hold two of them.
     """
@@ -182,7 +183,7 @@ def cuts(dataset: Dataset, horizon_days: int, *, max_windows: int = MAX_WINDOWS)
         raise DataError("the log is empty: no customer has agreed to model training, or no events were loaded")
     first, horizon = int(dataset.events.at.min()), horizon_days * DAY
     end = int(dataset.events.at.max()) + 1
-    times = [end - n * horizon for n in range(1, max_windows + 1) if end - n * horizon - horizon >= first]
+    times = [end - n * horizon for n in range(1, MAX_WINDOWS + 1) if end - n * horizon - horizon >= first]
     if not times:
         raise DataError(
             f"the log spans {(end - first) / DAY:.0f} days, and a horizon of {horizon_days} days needs "

@@ -18,7 +18,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.base.errors import DataError
 from recllm.base.schema import BROWSING, Action
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.data.interactions import of_actions
@@ -58,17 +57,11 @@ class FeatureTable:
 
     @classmethod
     def stacked(cls, tables: Sequence[FeatureTable]) -> FeatureTable:
-        """The rows of all tables. Raises `DataError` where their columns differ."""
-        first = tables[0]
-        if any(table.names != first.names for table in tables):
-            raise DataError("feature tables with different columns cannot be stacked")
-        return cls(first.names, first.groups, np.concatenate([table.values for table in tables]))
+        """The rows of all tables, which have the same columns."""
+        return cls(tables[0].names, tables[0].groups, np.concatenate([table.values for table in tables]))
 
     def with_columns(self, table: FeatureTable) -> FeatureTable:
-        """The same people with the columns of both. Raises `DataError` for a name that both have."""
-        twice = set(self.names) & set(table.names)
-        if twice or len(self) != len(table):
-            raise DataError(f"feature tables of {len(self)} and {len(table)} rows, sharing {sorted(twice)}")
+        """The same people with the columns of both, whose names differ."""
         joined = np.concatenate([self.values, table.values], axis=1)
         return FeatureTable(self.names + table.names, self.groups + table.groups, joined)
 
@@ -77,13 +70,15 @@ class FeatureTable:
         return FeatureTable(self.names, self.groups, self.values[which])
 
     def column(self, name: str) -> Floats:
-        """(n,). Raises `DataError` for an unknown one."""
-        if name not in self.names:
-            raise DataError(f"no feature {name!r}; there are: {', '.join(self.names)}")
+        """(n,)"""
         return np.asarray(self.values[:, self.names.index(name)])
 
 
-def count(row: NDArray[np.integer] | pl.Series, n: int, weight: NDArray[np.generic] | None = None) -> Column:
+def count(
+    row: NDArray[np.integer] | pl.Series,
+    n: int,
+    weight: NDArray[np.generic] | None = None,
+) -> Column:
     """How often each of n rows occurs, or the sum of its weights."""
     return np.bincount(row, None if weight is None else weight.astype(np.float64), minlength=n).astype(np.float64)
 
@@ -101,12 +96,22 @@ def category_codes(items: pl.DataFrame, level: int) -> Ints:
 
 def rows_of(events: Events, as_of: int) -> pl.DataFrame:
     """user, item, at, price and spend of each event, and its age in days before `as_of`."""
-    columns = {"user": events.user.astype(np.int64), "item": events.item.astype(np.int64), "at": events.at}
-    age = (as_of - events.at) / DAY
-    return pl.DataFrame({**columns, "price": events.price, "spend": money(events), "age": age})
+    columns = {
+        "user": events.user.astype(np.int64),
+        "item": events.item.astype(np.int64),
+        "at": events.at,
+        "price": events.price,
+        "spend": money(events),
+        "age": (as_of - events.at) / DAY,
+    }
+    return pl.DataFrame(columns)
 
 
-def of_each(rows: pl.DataFrame, n_users: int, **figures: pl.Expr) -> Columns:
+def of_each(
+    rows: pl.DataFrame,
+    n_users: int,
+    **figures: pl.Expr,
+) -> Columns:
     """Figures of the rows of each user, (n_users,) each, NaN where unknown; those of a user without rows are what they
     are of no rows, such as a count of 0."""
     nothing = rows.clear().select(**figures).row(0, named=True)
@@ -124,8 +129,10 @@ def within(days: float) -> pl.Expr:
 def person_features(dataset: Dataset, as_of: int) -> FeatureTable:
     """One row per person of `dataset.users`, from events before `as_of` (epoch seconds) alone."""
     past, n = dataset.before(as_of).events, dataset.n_users
-    bought, returned, carted = (rows_of(past.of(kind), as_of) for kind in (Action.PURCHASE, Action.RETURN, Action.CART))
-    browsed, since = rows_of(of_actions(past, BROWSING), as_of), {"days_since_browsing": pl.col("age").min()}
+    bought = rows_of(past.of(Action.PURCHASE), as_of)
+    returned = rows_of(past.of(Action.RETURN), as_of)
+    carted = rows_of(past.of(Action.CART), as_of)
+    browsed = rows_of(of_actions(past, BROWSING), as_of)
     groups = {
         **_shopping(bought, n, as_of),
         "breadth": _breadth(bought, dataset),
@@ -137,7 +144,7 @@ def person_features(dataset: Dataset, as_of: int) -> FeatureTable:
         "browsing": {
             **of_each(browsed, n, browsed_7=within(7), browsed_28=within(28)),
             **of_each(carted, n, carts_28=within(28)),
-            **of_each(browsed, n, **since),
+            **of_each(browsed, n, days_since_browsing=pl.col("age").min()),
         },
     }
     return FeatureTable.of(groups, n)
@@ -216,7 +223,10 @@ def _rhythm(bought: pl.DataFrame, n_users: int, as_of: int, since: Column) -> Co
 def _breadth(bought: pl.DataFrame, dataset: Dataset) -> Columns:
     """Distinct items and categories (widest and narrowest name), in the last 91 days and before, and repeats."""
     item, is_recent = bought["item"].to_numpy(), pl.col("age") <= 91
-    codes = {name: category_codes(dataset.items, level)[item] for name, level in (("area", 0), ("category", -1))}
+    codes = {
+        "area": category_codes(dataset.items, 0)[item],
+        "category": category_codes(dataset.items, -1)[item],
+    }
     items = pl.col("item").filter(is_recent).n_unique()
     return of_each(
         bought.with_columns(pl.Series(name, code) for name, code in codes.items()),

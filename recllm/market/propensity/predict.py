@@ -274,21 +274,15 @@ class Mailing:
     user_ids: tuple[str, ...]
 
 
-def mailings(coupons: Coupons, horizon_days: int | None) -> list[Mailing]:
-    """Every campaign and day on which it was mailed, earliest first. horizon_days: None looks to the campaign's end.
-
-    Raises `DataError` for a campaign without an end when there is no horizon.
-    """
-    frame = coupons.mailings.with_columns((pl.col("at") // DAY * DAY).alias("day"))
-    grouped = frame.group_by("day", "campaign_id").agg(pl.col("user_id").unique().sort(), pl.col("end").max())
-    result = []
-    for at, campaign, user_ids, end in grouped.sort("day", "campaign_id").iter_rows():
-        ends = [] if end is None else [end + 1]
-        ends += [] if horizon_days is None else [at + horizon_days * DAY]
-        if not ends:
-            raise DataError(f"the campaign {campaign} has no end in the mailings; give a horizon in days")
-        result.append(Mailing(campaign=campaign, at=at, end=int(min(ends)), user_ids=tuple(user_ids)))
-    return result
+def mailings(coupons: Coupons, horizon_days: int) -> list[Mailing]:
+    """Every campaign and day on which it was mailed, earliest first; it ends with the horizon at the latest."""
+    day, horizon = pl.col("at") // DAY * DAY, horizon_days * DAY
+    grouped = coupons.mailings.group_by("campaign_id", at=day).agg(
+        pl.col("user_id").unique().sort(), pl.col("end").max()
+    )
+    end = pl.min_horizontal(pl.col("end") + 1, pl.col("at") + horizon)
+    rows = grouped.select("campaign_id", "at", end, "user_id").sort("at", "campaign_id").iter_rows()
+    return [Mailing(campaign=name, at=at, end=end, user_ids=tuple(ids)) for name, at, end, ids in rows]
 
 
 def redeem_examples(cohort: Cohort, coupons: Coupons, past: Sequence[Mailing]) -> Examples:

@@ -17,8 +17,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.base.errors import DataError, PolicyError, UsageError
+from recllm.base.errors import DataError, PolicyError
 from recllm.base.stats.probabilities import auc
+from recllm.market.propensity.coupons import read_texts
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.model import PropensitySettings, Values, cross_fitted, fit_base_models
 
@@ -128,16 +129,11 @@ def check_assignment(features: FeatureTable, treated: NDArray[np.bool_], propens
 
 
 def read_trial(file: Path, pseudonyms: Callable[[Sequence[str]], list[str]] | None = None) -> pl.DataFrame:
-    """The table of a trial in a CSV (UTF-8). pseudonyms: the shop's own ids to those of the dataset.
+    """The table of a trial in a CSV, read as `read_texts` does.
 
-    Raises `UsageError` for a file that cannot be read, `DataError` for an empty one, a missing column, a person twice,
-    or a value that is no number.
+    Raises `DataError` for an empty one, a missing column, a person twice, or a value that is no number.
     """
-    try:
-        table = pl.read_csv(file, infer_schema=False, encoding="utf8")
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise UsageError(f"{file}: cannot be read as CSV (UTF-8, first line names the columns): {reason}") from error
+    table = read_texts(file, pseudonyms)
     missing = [name for name in NEEDED if name not in table.columns]
     if missing or not table.height:
         what = f"missing column {', '.join(missing)}; found {', '.join(table.columns)}" if missing else "has no rows"
@@ -148,5 +144,4 @@ def read_trial(file: Path, pseudonyms: Callable[[Sequence[str]], list[str]] | No
         raise DataError(f"{file}: {', '.join(numbers)} must be numbers in every row")
     if not table["treated"].is_in([0.0, 1.0]).all() or table["user_id"].n_unique() != table.height:
         raise DataError(f"{file}: treated is 0 or 1, and each person stands in it once")
-    ids = table["user_id"].to_list()
-    return table.with_columns(user_id=pl.Series(pseudonyms(ids) if pseudonyms else ids, dtype=pl.String))
+    return table

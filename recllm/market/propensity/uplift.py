@@ -6,7 +6,8 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,19 @@ import polars as pl
 
 from recllm.base.documents import plain
 from recllm.base.errors import NothingToDo
-from recllm.market.propensity.effects import LearnedEffects, UpliftSettings, fit_effects
+from recllm.market.propensity.answers import datasets_of
+from recllm.market.propensity.effects import (
+    LearnedEffects,
+    UpliftSettings,
+    effects_folder,
+    fit_effects,
+    save_effects,
+)
 from recllm.market.propensity.examples import Cohort
 from recllm.market.propensity.prediction import QiniCurve, qini_curve
-from recllm.market.propensity.trial import Trial
-from recllm.shop.data.dataset import Dataset, utc
+from recllm.market.propensity.trial import Trial, read_trial
+from recllm.shop.data.dataset import utc
+from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -38,31 +47,39 @@ class UpliftEstimate:
     """What can be saved, and asked of anyone."""
 
 
-def estimate_uplift(
-    trial_table: pl.DataFrame,
-    learn: Dataset,
-    ask: Dataset,
+def uplift_workspace(
+    workspace: Workspace,
+    trial: Path | pl.DataFrame,
     *,
     start: dt.datetime,
     randomised: bool = False,
     seed: int = 0,
-    settings: UpliftSettings | None = None,
     source: str = "",
+    save: str | None = None,
 ) -> UpliftEstimate:
-    """trial_table: as `read_trial` gives it; rows of people who are not in `learn` are dropped. learn: holds the
-    trial's people. ask: whose uplift is predicted, as of its own time. start: before the first treatment; later events
-    of people are not used; without a zone it is UTC. randomised: the shop's word that who was treated was drawn at
-    random, with one probability for everybody. source: the trial's name in the saved effects.
+    """Everybody's uplift, learned from a trial's CSV, or its table with pseudonyms, as `read_trial` gives it; rows of
+    people who may not be learned from are dropped.
 
-    Raises `PolicyError` for what is no trial (see `Trial.construct`), `NothingToDo` without anyone to predict.
+    start: before the first treatment; later events of people are not used; without a zone it is UTC. randomised: the
+    shop's word that who was treated was drawn at random, with one probability for everybody. source: the name of a
+    table in the saved effects. save: the name under which the effects are saved in the workspace; those of the same
+    name are replaced.
+
+    Raises `PolicyError` for what is no trial (see `Trial.construct`), `NothingToDo` without anyone to predict,
+    `UsageError` for a name that cannot be, and what `read_trial` raises.
     """
+    from recllm.recommend.recommender.registry import clear_taint
+
     started = time.perf_counter()
-    settings = replace(settings or UpliftSettings(), seed=seed)
-    start = start if start.tzinfo else start.replace(tzinfo=dt.UTC)
-    rows = learn.user_rows(trial_table["user_id"])
-    table = trial_table.filter(pl.Series(rows >= 0, dtype=pl.Boolean))
-    trial = Trial.construct(
-        Cohort(learn).features(int(start.timestamp())).rows(rows[rows >= 0]),
+    folder = None if save is None else effects_folder(workspace, save)
+    table = read_trial(trial, workspace.pseudonymiser().many) if isinstance(trial, Path) else trial
+    source = source or (trial.name if isinstance(trial, Path) else "a table")
+    learn, ask = datasets_of(workspace)
+    at = int((start if start.tzinfo else start.replace(tzinfo=dt.UTC)).timestamp())
+    rows = learn.user_rows(table["user_id"])
+    table = table.filter(pl.Series(rows >= 0, dtype=pl.Boolean))
+    randomised_trial = Trial.construct(
+        Cohort(learn).features(at).rows(rows[rows >= 0]),
         table["treated"].to_numpy() > 0,
         table["outcome"].to_numpy(),
         randomised=randomised,
@@ -73,18 +90,21 @@ def estimate_uplift(
     user_rows = np.flatnonzero(cohort.with_history(ask.as_of))
     if not len(user_rows):
         raise NothingToDo("no one to predict: no customer has a past that counts")
-    features, ids = cohort.features(ask.as_of).rows(user_rows), cohort.user_ids(user_rows)
-    effects, held_out = fit_effects(trial, settings, start=utc(int(start.timestamp())).isoformat(), source=source)
-    uplift = effects.predict(features)
-    effect, low, high = uplift.effect, uplift.low, uplift.high
-    curve = qini_curve(held_out.expected, trial.treated, trial.outcome, trial.propensity)
-    order = cohort.descending(user_rows, effect)
-    logger.info("uplift: %d people, a trial of %d, %.1f s", len(ids), len(trial), time.perf_counter() - started)
+    settings = UpliftSettings(seed=seed)
+    effects, held_out = fit_effects(randomised_trial, settings, start=utc(at).isoformat(), source=source)
+    uplift, ids = effects.predict(cohort.features(ask.as_of).rows(user_rows)), cohort.user_ids(user_rows)
+    if folder is not None:
+        save_effects(effects, folder)
+        clear_taint(folder.parent, folder.name)
+    seconds = time.perf_counter() - started
+    logger.info("uplift: %d people, a trial of %d, %.1f s", len(ids), len(randomised_trial), seconds)
+    of_trial = randomised_trial.treated, randomised_trial.outcome, randomised_trial.propensity
+    columns = (uplift.effect, uplift.low, uplift.high)
     return UpliftEstimate(
-        start=utc(int(start.timestamp())),
+        start=utc(at),
         as_of=utc(ask.as_of),
-        people=tuple((ids[n], float(effect[n]), float(low[n]), float(high[n])) for n in order),
-        curve=curve,
+        people=tuple((ids[n], *(float(c[n]) for c in columns)) for n in cohort.descending(user_rows, uplift.effect)),
+        curve=qini_curve(held_out.expected, *of_trial),
         effects=effects,
     )
 
