@@ -91,6 +91,10 @@ def loaded(folder: Path, tables: Mapping[str, Sequence[str]], **settings: Any) -
     return folder / "shop"
 
 
+QUICKLY = {"n_windows": 1, "epochs": 1, "min_steps": 40, "heads": 1}
+"""Settings of `train` where it is enough that people with one taste get its items."""
+
+
 def train(folder: Path, **settings: Any) -> Path:
     """The same workspace with a small model."""
     from recllm.recommend.recommender.train import train_workspace

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 import pytest
 from scripted import ScriptedGenerator
-from shop_world import item_lines, loaded, purchase_lines, train
+from shop_world import QUICKLY, item_lines, loaded, purchase_lines, train
 from shop_world import shop as world
 from store_view import view
 
@@ -127,7 +127,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory, key: None) -> Path:
     (folder / "never.txt").write_text("a stranger\n")
     (folder / "tea.toml").write_text(TEA)
     settings = {"currency": "USD", "timezone": "Europe/Berlin", "policy": Policy(small_shop=0)}
-    with Workspace.open(train(loaded(folder, tables(), **settings))) as shop:
+    with Workspace.open(train(loaded(folder, tables(), **settings), **QUICKLY)) as shop:
         plan_campaigns(shop, [read_campaign(folder / "tea.toml")])
     return folder
 

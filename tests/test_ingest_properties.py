@@ -200,7 +200,7 @@ def test_block_size_does_not_matter(seed: int, n: int) -> None:
         assert read(64) == read(1 << 20)
 
 
-@examples(25)
+@examples(10)
 @given(seed=st.integers(0, 1000), repeats=st.integers(1, 3))
 def test_replay_changes_nothing(tmp_path_factory: pytest.TempPathFactory, seed: int, repeats: int) -> None:
     folder = tmp_path_factory.mktemp("replay")

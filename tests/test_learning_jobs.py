@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 from conftest import Command
-from shop_world import shop
+from shop_world import item_lines, loaded, purchase_lines, shop
 
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.training import scorer
@@ -29,27 +30,17 @@ ROOT = Path(__file__).resolve().parents[1]
 FAST = {"epochs": 1, "heads": 1, "hidden": (8,), "projection": 4, "min_steps": 1}
 
 
-@pytest.fixture
-def folder(tmp_path: Path, command: Command) -> Path:
-    """A workspace of forty people who all agreed to everything, with the toy encoder."""
+@pytest.fixture(scope="module")
+def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = shop()
-    e, path = data.events, tmp_path / "shop"
-    log = pl.DataFrame({"timestamp": e.at}).select(
-        user_id=data.users["user_id"].gather(e.user),
-        item_id=data.items["item_id"].gather(e.item),
-        event=pl.lit("purchase"),
-        timestamp=pl.from_epoch("timestamp").dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
-    )
-    log.write_csv(tmp_path / "log.csv")
-    items = data.items.select("item_id", "title", "brand", category=pl.col("category").list.join(" > "))
-    items.write_csv(tmp_path / "items.csv")
-    for line in (
-        ("init", "--consent-default", "granted", "--encoder", "toy"),
-        ("ingest", str(tmp_path / "items.csv"), "--table", "items"),
-        ("ingest", str(tmp_path / "log.csv"), "--table", "events"),
-    ):
-        assert command(*line, "-w", str(path))[0] == 0
-    return path
+    tables = {"items": item_lines(data), "events": purchase_lines(data, data.users["user_id"].to_list())}
+    return loaded(tmp_path_factory.mktemp("learning"), tables, currency="USD")
+
+
+@pytest.fixture
+def folder(shop_folder: Path, tmp_path: Path) -> Path:
+    """A workspace of forty people who all agreed to everything, with the toy encoder; it is the test's own."""
+    return Path(shutil.copytree(shop_folder, tmp_path / "shop"))
 
 
 Fits = list[tuple[Dataset, ScorerTrainingSettings]]

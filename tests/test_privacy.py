@@ -392,7 +392,7 @@ decisions = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(decisions=decisions, default=st.booleans(), buyers=st.lists(st.integers(0, 5), max_size=8))
 def test_no_row_of_someone_without_the_purpose(
     tmp_path_factory: pytest.TempPathFactory,

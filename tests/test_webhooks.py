@@ -25,10 +25,10 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from service_world import serving
-from shop_world import loaded, train
+from shop_world import QUICKLY, loaded, train
 from standardwebhooks import Webhook
 from store_view import view
-from test_campaigns import TEA, tables
+from test_campaigns import LIGHT, tables
 from waiting import at_once
 
 from recllm.base.errors import StoreError, UnknownIdError, UsageError
@@ -534,10 +534,10 @@ def spring(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(KEY_VARIABLE, "the same key each time")
         (folder / "never.txt").write_text("a stranger\n")
-        (folder / "tea.toml").write_text(TEA)
+        (folder / "tea.toml").write_text(LIGHT)
         settings = {"currency": "USD", "timezone": "Europe/Berlin", "policy": {"group_floor": 5, "small_shop": 0}}
         made = loaded(folder, tables(), **settings)
-        with Workspace.open(train(made, n_windows=1, epochs=1, min_steps=40, heads=1)) as workspace:
+        with Workspace.open(train(made, **QUICKLY)) as workspace:
             (plan,) = plan_campaigns(workspace, [read_campaign(folder / "tea.toml")])
             campaign = open_campaign(workspace, read_campaign(folder / "tea.toml"))
             approve_texts(campaign, [text.id for text in plan.texts], by="Ann", at=datetime.now(UTC))
