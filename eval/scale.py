@@ -149,8 +149,7 @@ def refresh_state(folder: Path) -> dict[str, Any]:
 
 def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, only: int | None) -> dict[str, Any]:
     """only: work on so many of the shards."""
-    from recllm.market.batch.plan import PLAN, BatchRun, BatchTask
-    from recllm.market.batch.run import ShardOutcome, run_batch, work_on
+    from recllm.market.batch.run import PLAN, BatchRun, ShardOutcome, run_batch, work_on
     from recllm.shop.data.engines import Engine, open_workers
     from recllm.shop.workspace.workspace import Workspace
 
@@ -159,7 +158,7 @@ def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, o
         if (folder / PLAN).exists():  # the same model as of the same time
             out.mkdir()
             shutil.copy(folder / PLAN, out / PLAN)
-        run = BatchRun.plan(shop, out, BatchTask.RECOMMEND, {"k": K, "explain": False}, shards=shards)
+        run = BatchRun.plan(shop, out, {"k": K, "explain": False}, shards=shards)
         if only is not None:
             began = time.perf_counter()
             work, lost = partial(work_on, run), lambda shard, why: ShardOutcome(shard=shard, error=why)

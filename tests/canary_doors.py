@@ -28,8 +28,7 @@ from waiting import until
 from recllm.doors.console.loads import receive_upload
 from recllm.doors.privacy.backup import back_up
 from recllm.doors.privacy.erasure import erase_people
-from recllm.market.batch.plan import BatchRun, BatchTask
-from recllm.market.batch.run import run_batch
+from recllm.market.batch.run import BatchRun, run_batch
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.webhooks import WebhookScheme, add_source
 from recllm.shop.workspace.workspace import Workspace
@@ -135,7 +134,7 @@ def through_other_doors(folder: Path, scratch: Path) -> None:
         (scratch / "refused-again.csv").write_text(content)
         assert load_file(shop, scratch / "refused-again.csv", "events").quarantined == 2 * len(cells)
         receive_upload(shop, io.BytesIO(content.encode()), f"{canary('file')}.csv")
-        run_batch(BatchRun.plan(shop, scratch / "batch", BatchTask.RECOMMEND, {"k": 3, "explain": True}, shards=2))
+        run_batch(BatchRun.plan(shop, scratch / "batch", {"k": 3, "explain": True}, shards=2))
         back_up(shop, scratch / "shop.backup", actor="test")
     with serving(folder, console=True) as client:
 

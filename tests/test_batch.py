@@ -18,9 +18,7 @@ from service_world import LAST_DAY, build_shop
 
 from recllm.base.errors import DataError, MissingExtraError, NotFittedError, UsageError
 from recllm.base.schema import Purpose, SlateStatus
-from recllm.market.audiences.audience import audience_of_workspace
-from recllm.market.batch.plan import PLAN, BatchRun, BatchTask, shard_numbers
-from recllm.market.batch.run import DONE, read_batch, run_batch, work_on
+from recllm.market.batch.run import DONE, PLAN, BatchRun, read_batch, run_batch, shard_numbers, work_on
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
 from recllm.shop.data.engines import Engine, connect, import_ray, open_workers
 from recllm.shop.ingest.workspace_load import load_file
@@ -55,8 +53,8 @@ def ray_machine() -> Iterator[bool]:
         ray.shutdown()
 
 
-def plan(shop: Workspace, folder: Path, task: BatchTask = BatchTask.RECOMMEND, **options: object) -> BatchRun:
-    return BatchRun.plan(shop, folder, task, options or {"k": 4, "explain": False}, shards=SHARDS)
+def plan(shop: Workspace, folder: Path, **options: object) -> BatchRun:
+    return BatchRun.plan(shop, folder, options or {"k": 4, "explain": False}, shards=SHARDS)
 
 
 def files(run: BatchRun) -> dict[str, bytes]:
@@ -106,70 +104,6 @@ def test_what_people_did_since_the_state_was_made_counts(folder: Path, tmp_path:
             assert mine["score"].to_list() == pytest.approx([item.score for item in slate.items], abs=1e-5)
 
 
-def test_the_audience_is_that_of_all_at_once(shop: Workspace, tmp_path: Path, command: Command) -> None:
-    from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions
-
-    limits = AudienceLimits(size=8, holdout=0.2)
-    request = AudienceRequest(items=["tea-3"], limits=limits, exclusions=Exclusions(bought_days=10), explain=False)
-    audience = audience_of_workspace(shop, open_recommender(shop, everybody=True), request)
-    out, csv = tmp_path / "out", tmp_path / "people.csv"
-    asked = ("--item", "tea-3", "--size", "8", "--with", "holdout=0.2,bought_days=10,shards=5")
-    arguments = ("audience", "--everybody", "-w", str(shop.root), "-o", str(out), *asked, "--json")
-    code, text, _ = command(*arguments, "--csv", str(csv))
-    assert code == 0
-    document = json.loads(text)
-    assert (document["size"], document["holdout"]) == (audience.size, len(audience.holdout))
-    assert document["expected_conversions"] == pytest.approx(audience.expected_conversions, rel=1e-5)
-    assert pl.read_csv(csv)["user_id"].to_list() == [member.user_id for member in audience.people]
-    code, text, _ = command(*arguments)
-    assert code == 0 and json.loads(text)["resumed"] == 5
-
-
-def untrained(folder: Path, copy: Path) -> Path:
-    """The same shop before it ever learned."""
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("models", "serving"))
-    (copy / "models").mkdir()
-    return copy
-
-
-@pytest.mark.parametrize(("kind", "is_trained"), [("buy", True), ("next-order", True), ("buy", False)])
-def test_predictions_are_those_of_all_at_once(
-    folder: Path, tmp_path: Path, kind: str, is_trained: bool, command: Command
-) -> None:
-    from recllm.market.propensity.answers import predict_workspace
-    from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
-
-    shop = Workspace.open(folder if is_trained else untrained(folder, tmp_path / "shop"))
-    request = PredictionRequest(kind=PredictionKind(kind), horizon_days=3)
-    expected = predict_workspace(shop, request)
-    arguments = ("--everybody", "--horizon", "3", "--with", "explain=true,shards=5", "--json")
-    code, text, _ = command("predict", kind, "-w", str(shop.root), "-o", str(tmp_path / "out"), *arguments)
-    assert code == 0 and json.loads(text)["quality"]["n"] == expected.quality.n
-    rows = pl.read_parquet(tmp_path / "out" / "shard-*.parquet").sort("user_id")
-    people = sorted(expected.people, key=lambda person: person.user_id)
-    assert rows["user_id"].to_list() == [person.user_id for person in people] and len(people) == PEOPLE
-    assert rows["probability"].to_list() == pytest.approx([person.probability for person in people])
-    assert rows["date"].to_list() == [person.date for person in people]
-    assert rows["reasons"].to_list() == [[reason.text for reason in person.reasons] for person in people]
-
-
-def test_what_needs_no_model_is_batched_without_one_and_goes_on_so(folder: Path, tmp_path: Path) -> None:
-    copy, out = untrained(folder, tmp_path / "shop"), tmp_path / "out"
-    options = {"kind": "buy", "horizon_days": 3, "explain": False}
-    with Workspace.open(copy) as shop:
-        with pytest.raises(NotFittedError, match="recllm train"):
-            BatchRun.plan(shop, tmp_path / "slates", BatchTask.RECOMMEND, {"k": 2}, shards=2)
-        run = BatchRun.plan(shop, out, BatchTask.PREDICT, options, shards=2)
-        assert run.version is None and run_batch(run).people == PEOPLE
-        before = run.file(1).read_bytes()
-        run.file(1).unlink()
-        shutil.rmtree(copy / "models")
-        shutil.copytree(folder / "models", copy / "models")
-        again = BatchRun.plan(shop, out, BatchTask.PREDICT, options, shards=2)
-        assert again.version is None, "a model that was trained meanwhile changes nothing of a run that was begun"
-        assert run_batch(again).resumed == 1 and run.file(1).read_bytes() == before
-
-
 def test_a_sample_of_people_is_learned_from_and_is_always_the_same_and_of_all_shards(shop: Workspace) -> None:
     from recllm.market.propensity.answers import people_learned_from
 
@@ -185,21 +119,11 @@ def test_a_sample_of_people_is_learned_from_and_is_always_the_same_and_of_all_sh
         assert len(first.events.rows(np.array([row]))) == len(whole) > 0
 
 
-@pytest.mark.parametrize(
-    ("task", "options"),
-    [
-        (BatchTask.RECOMMEND, {"k": 2, "explain": False}),
-        (BatchTask.AUDIENCE, {"items": ["tea-3"]}),
-        (BatchTask.PREDICT, {"kind": "buy", "horizon_days": 3, "explain": False}),
-    ],
-)
-def test_a_withdrawal_counts_for_the_next_shard(
-    folder: Path, tmp_path: Path, task: BatchTask, options: dict[str, object]
-) -> None:
+def test_a_withdrawal_counts_for_the_next_shard(folder: Path, tmp_path: Path) -> None:
     """The worker has read everybody before; who agrees is asked again."""
     copy = shutil.copytree(folder, tmp_path / "shop")
     with Workspace.open(copy) as shop:
-        run = BatchRun.plan(shop, tmp_path / "out", task, options, shards=2)
+        run = BatchRun.plan(shop, tmp_path / "out", {"k": 2, "explain": False}, shards=2)
         names = [f"u{n:02}" for n in range(PEOPLE)]
         pseudonyms = shop.pseudonymiser().many(names)
         second = [n for n, shard in enumerate(shard_numbers(pseudonyms, 2)) if shard == 1]
@@ -213,20 +137,15 @@ def test_a_withdrawal_counts_for_the_next_shard(
         assert not left & {pseudonyms[n] for n in second[:5]} and {pseudonyms[n] for n in second[5:]} <= left
 
 
-@pytest.mark.parametrize(
-    ("task", "options"), [(BatchTask.RECOMMEND, {"k": 4, "explain": False}), (BatchTask.AUDIENCE, {"items": ["tea-3"]})]
-)
-def test_every_engine_writes_the_same_bytes(
-    shop: Workspace, tmp_path: Path, ray_machine: bool, task: BatchTask, options: dict[str, object]
-) -> None:
-    once = plan(shop, tmp_path / "here", task, **options)
+def test_every_engine_writes_the_same_bytes(shop: Workspace, tmp_path: Path, ray_machine: bool) -> None:
+    once = plan(shop, tmp_path / "here")
     run_batch(once)
     engines = [Engine.PROCESSES, *([Engine.RAY] if ray_machine else [])]
     for engine in engines:
         folder = tmp_path / engine
         folder.mkdir()
         (folder / PLAN).write_bytes((once.folder / PLAN).read_bytes())  # the same model as of the same time
-        run = plan(shop, folder, task, **options)
+        run = plan(shop, folder)
         assert run_batch(run, engine, workers=2).failed == ()
         assert files(run) == files(once), engine
 
@@ -298,13 +217,11 @@ def test_what_cannot_be_asked(shop: Workspace, folder: Path, tmp_path: Path, com
     with pytest.raises(UsageError, match="holds a run with other options"):
         plan(shop, run.folder, k=5)
     with pytest.raises(UsageError, match="holds a run with other shards"):
-        BatchRun.plan(shop, run.folder, BatchTask.RECOMMEND, {"k": 4, "explain": False}, shards=4)
+        BatchRun.plan(shop, run.folder, {"k": 4, "explain": False}, shards=4)
     with pytest.raises(UsageError, match="shards is 0"):
-        BatchRun.plan(shop, tmp_path / "none", BatchTask.RECOMMEND, {}, shards=0)
+        BatchRun.plan(shop, tmp_path / "none", {}, shards=0)
     with pytest.raises(UsageError, match="k is 0"):
         plan(shop, tmp_path / "none", k=0)
-    with pytest.raises(UsageError, match="an audience is for items"):
-        plan(shop, tmp_path / "none", BatchTask.AUDIENCE, size=3)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").touch()
     with pytest.raises(UsageError, match="holds other files"):
@@ -313,12 +230,20 @@ def test_what_cannot_be_asked(shop: Workspace, folder: Path, tmp_path: Path, com
     with pytest.raises(UsageError, match="is no plan of a batch"):
         plan(shop, tmp_path / "full")
     assert not (tmp_path / "none").exists()
-    category = plan(shop, tmp_path / "category", BatchTask.AUDIENCE, category="boats")
-    with pytest.raises(UsageError, match="no item on offer in the category 'boats'"):
-        run_batch(category)  # wrong for every shard, and told once
-    assert run_batch(plan(shop, category.folder, BatchTask.AUDIENCE, category="tea")).failed == ()
+    condition = plan(shop, tmp_path / "condition", where="colour = 1")
+    with pytest.raises(UsageError, match="colour"):
+        run_batch(condition)  # wrong for every shard, and raised once
+    assert run_batch(plan(shop, condition.folder, where="price < 1000")).failed == ()
     with Workspace.create(tmp_path / "untrained", encoder="toy") as untrained, pytest.raises(NotFittedError):
         plan(untrained, tmp_path / "none")
     place = ("-w", str(folder), "-o", str(tmp_path / "x"))
     code, _, text = command("recommend", "--everybody", *place, "--with", "engine=spark")
     assert code == 2 and "spark" in text
+    for wrong in (
+        ("--everybody",),
+        ("-o", str(tmp_path / "x")),
+        ("--everybody", "-u", "u00", "-o", str(tmp_path / "x")),
+    ):
+        assert command("recommend", "-w", str(folder), *wrong)[0] == 2
+    code, text, _ = command("recommend", "--everybody", *place, "--with", "shards=2", "--json")
+    assert code == 0 and json.loads(text)["people"] == PEOPLE

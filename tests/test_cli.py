@@ -17,6 +17,7 @@ import pytest
 from shop_world import EVENTS_CSV, ITEMS_CSV
 
 from recllm.base.errors import PolicyError
+from recllm.doors.cli.options import document_lines
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -84,8 +85,9 @@ def test_copy(run: Run, shop: Path) -> None:
 def test_feedback_changes_the_next_slate_and_the_report(run: Run, shop: Path) -> None:
     first = document(run("recommend", "-u", "ann", "-k", "1", "--record", "-w", "shop", "--json")[1])[0]
     item, request = first["items"][0]["item_id"], first["request_id"]
-    said = run("feedback", "add", "-u", "ann", "--item", item, "--event", "dismiss", "--request", request, "-w", "shop")
-    assert said[0] == 0
+    header, row = "user_id,item_id,event,timestamp,request_id", f"ann,{item},dismiss,{first['as_of']},{request}"
+    _write(shop.parent / "dismissed.csv", f"{header}\n{row}\n")
+    assert run("ingest", "dismissed.csv", "--table", "events", "-w", "shop")[0] == 0
     second = document(run("recommend", "-u", "ann", "-k", "4", "-w", "shop", "--json")[1])[0]
     assert item not in {i["item_id"] for i in second["items"]}
     (version,) = document(run("feedback", "report", "-w", "shop", "--json")[1])["groups"]
@@ -240,7 +242,6 @@ def _write(path: Path, text: str) -> Path:
         (("copy", "-u", "ann", "--channel", "fax"), 2, "fax"),
         (("copy", "-u", "ann", "--generator", "http://127.0.0.1:9"), 0, "template"),
         (("describe", "zoe"), 2, "known"),
-        (("feedback", "add", "-u", "ann", "--item", "tea", "--event", "sneeze"), 2, "--event"),
         (("train",), 2, "training needs"),
         (("evaluate", "--test-days", "900"), 2, "900"),
     ],
@@ -275,6 +276,21 @@ def test_a_spoilt_workspace_is_told_in_one_line(
     code, out, err = run("recommend", "-u", "ann", "-w", "shop")
     assert code == 1 and not out
     assert err.startswith("recllm: ") and err.count("\n") == 1 and words in err
+
+
+def test_a_document_is_printed_with_all_that_it_says() -> None:
+    people: list[dict[str, Any]] = [{"user_id": f"u{n}", "reasons": [{"text": "Hi."}]} for n in range(21)]
+    people[1]["value"] = 2.0
+    rate = {"value": 0.25, "low": 0.1, "high": 0.5}
+    document = {"size": 1200, "gone": None, "rows": {"events": 3}, "ctr": rate, "notes": ["a", "b"], "people": people}
+    lines = list(document_lines(document))
+    assert lines[:5] == ["size: 1,200", "rows", "  events: 3", "ctr: 0.25 (0.1 to 0.5)", "notes: a; b"]
+    assert [line.split() for line in lines[6:9]] == [
+        ["user_id", "reasons", "value"],
+        ["u0", "Hi.", "-"],
+        ["u1", "Hi.", "2"],
+    ]
+    assert len(lines) == 6 + 1 + 20 + 1 and lines[-1].startswith("  ... and 1 more; --csv")
 
 
 def test_help_is_quick_to_import() -> None:

@@ -43,8 +43,7 @@ from recllm.doors.privacy.rotation import rotate_key
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
 from recllm.doors.start.files import Answers, read_files
-from recllm.doors.start.page import words_of
-from recllm.doors.start.shop import run_start
+from recllm.doors.start.shop import run_start, words_of
 from recllm.market.campaigns.drafts import create_campaign
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.folder import read_log

@@ -15,8 +15,7 @@ from exports import first_export
 from recllm.base.errors import UsageError
 from recllm.base.schema import Purpose, Table
 from recllm.doors.start.files import Answers, answers_of, columns_of_consent, read_files, shop_settings
-from recllm.doors.start.page import start_page, terminal_lines, verdict, words_of
-from recllm.doors.start.shop import reachable, run_start
+from recllm.doors.start.shop import reachable, run_start, start_page, terminal_lines, verdict, words_of
 from recllm.shop.workspace.workspace import Workspace
 
 EVIL = "<script>alert(1)</script>"

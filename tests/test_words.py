@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Formatter
 
 from recllm.base.words.sentences import LANGUAGES, language_of, section, sentences
-from recllm.doors.start.page import words_of
+from recllm.doors.start.shop import words_of
 from recllm.market.audiences.exclusions import ExclusionReason
 from recllm.market.campaigns.export import BOUNCED, ERASED, SUPPRESSED, UNAPPROVED, WITHDRAWN
 from recllm.text.templates import Prompts, domain_names

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import Field, field_validator
 
-from recllm.base.documents import count_text
-from recllm.base.errors import NothingToDo, UsageError
+from recllm.base.documents import count_text, plain
+from recllm.base.errors import NothingToDo, RecllmError, UsageError
 from recllm.base.questions import RecommendRequest, ReportBy, SearchRequest
 from recllm.base.schema import NoteKind
-from recllm.doors.cli import batch
 from recllm.doors.cli.options import (
     MAX_LISTED,
     Answer,
@@ -36,12 +35,12 @@ from recllm.doors.cli.options import (
     User,
     Users,
     WorkspaceDir,
-    batch_options,
     document_lines,
     ids_by_pseudonym,
     note,
     open_shop,
     read_user_ids,
+    stated_options,
     write_audit,
     write_people,
 )
@@ -76,8 +75,10 @@ def recommend(
     from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.ingest.workspace_load import record_shown
 
-    if batch.is_batch(everybody, folder, user, record):
-        return batch.answer(shop, "recommend", {"explain": False} | batch_options(question), question, folder)
+    if everybody or folder is not None:
+        if not everybody or folder is None or user or record:
+            raise UsageError("--everybody and --out DIR go together, without options about named people")
+        return slates_of_everybody(shop, question, folder)
     request = question.part(RecommendRequest, users=tuple(read_user_ids(user)))
     if question.model is None:
         opening = partial(open_recommender, shop, locale=question.locale)
@@ -92,6 +93,40 @@ def recommend(
     for user_id in unknown[:MAX_LISTED]:
         note(f"{user_id}: not known, so the items are what is popular now; check the id")
     return Answer(slates, itertools.chain.from_iterable(map(_slate_lines, slates)))
+
+
+def slates_of_everybody(shop: Workspace, question: SlateOptions, folder: Path) -> Answer:
+    """Shard by shard, in processes or on many machines; a Parquet file for each."""
+    from tqdm import tqdm
+
+    from recllm.market.batch.run import BatchRun, run_batch
+    from recllm.shop.workspace.figures import LISTS_TELL
+
+    options = {"explain": False} | stated_options(question)
+    run = BatchRun.plan(
+        shop,
+        folder,
+        options,
+        shards=question.shards,
+        seed=question.seed,
+        version=question.model,
+    )
+    with tqdm(total=run.shards, unit=" shards", disable=None) as bar:
+
+        def advance(_: object) -> None:
+            bar.update()
+
+        result = run_batch(run, question.engine, workers=question.workers, progress=advance)
+    write_audit(shop, "people_listed", what="batch recommend", people=result.people)
+    if result.failed:
+        first = "; ".join(f"shard {outcome.shard}: {outcome.error}" for outcome in result.failed[:3])
+        raise RecllmError(
+            f"{len(result.failed)} of {result.shards} shards failed, the others are kept; run the same command again "
+            f"to try these: {first}"
+        )
+    outside = f"{folder} lies outside of the workspace: recllm privacy erase does not reach it"
+    document = plain(result) | {"model_version": run.version, "as_of": run.as_of}
+    return Answer(document, notes=[LISTS_TELL, outside])
 
 
 def _slate_lines(slate: Slate) -> Iterator[str]:
@@ -151,24 +186,6 @@ def explain(
     return Answer(explanation, lines)
 
 
-def feedback_add(
-    *,
-    user: User,
-    item: Annotated[str, typer.Option(help="The item.")],
-    event: Annotated[str, typer.Option(help="click, purchase, dismiss, rating, cart, favourite, view or return.")],
-    request: Annotated[str | None, typer.Option(help="Id of the request that showed it.")],
-    value: Annotated[float | None, typer.Option(help="Stars of a rating.")],
-    quantity: Annotated[float, typer.Option(help="Units bought.")] = 1.0,
-    price: Annotated[float | None, typer.Option(help="Price per unit.")],
-    shop: Shop,
-) -> Answer:
-    """Record one event of a customer; the next recommendation uses it, without training."""
-    from recllm.shop.ingest.workspace_load import add_feedback
-
-    done = add_feedback(shop, user, item, event, request_id=request, value=value, quantity=quantity, price=price)
-    return Answer(done, [f"kept: {done.accepted}, already known: {done.duplicates}"])
-
-
 def report(
     shop: Shop,
     by: Annotated[ReportBy, typer.Option(help="How showings are grouped.")] = ReportBy.MODEL,
@@ -179,10 +196,11 @@ def report(
     """Shown, clicked, bought, revenue, returned, covered: by model, campaign, variant, template or day."""
     from recllm.market.experiments.feedback import feedback_report
 
-    return Answer({"by": by.value, "window_days": days, "groups": feedback_report(shop, by=by, window_days=days)})
+    groups = feedback_report(shop, by=by, window_days=days)
+    return Answer({"by": by.value, "window_days": days, "groups": groups})
 
 
-class AudienceOptions(AudienceQuestion, Answering, Batching):
+class AudienceOptions(AudienceQuestion, Answering):
     """What `recllm audience` asks."""
 
     explain: bool = True
@@ -203,8 +221,6 @@ def audience(
         str | None,
         typer.Option(help="Name of the campaign, which draws the control group; or its file, which states everything."),
     ],
-    everybody: Everybody,
-    folder: Out,
     workspace: WorkspaceDir,
     csv: Csv,
     ids: Ids,
@@ -219,13 +235,8 @@ def audience(
     from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.workspace.figures import LISTS_TELL
 
-    stated = {name: value for name, value in batch_options(question).items() if name != "explain"}
-    if batch.is_batch(everybody, folder):
-        with open_shop(workspace) as shop:
-            options = stated | ({"campaign": campaign} if campaign else {})
-            return batch.answer(shop, "audience", options, question, folder, csv, ids)
     if campaign is not None and campaign.endswith(".toml"):
-        if stated:
+        if stated_options(question).keys() - {"explain"}:
             raise UsageError(f"{campaign} says whom the campaign is for; leave out the options that say it again")
         members_of = partial(audience_of, file=read_campaign(Path(campaign)), explain=question.explain)
     else:
@@ -261,12 +272,14 @@ def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
     yield from document_lines({name: document[name] for name in ("rule", "group", "people")})
 
 
-class PredictionOptions(PredictionQuestion, InLanguage, Batching):
+class PredictionOptions(PredictionQuestion, InLanguage):
     """What `recllm predict` asks."""
 
     kind: PredictionKind = PredictionKind.BUY
     campaign: str | None = None
     """redeem: its id; the latest when left out."""
+    seed: int = 0
+    """Random seed."""
 
 
 def predict(
@@ -274,8 +287,6 @@ def predict(
     *,
     kind: Annotated[str, typer.Argument(metavar="KIND", help="buy, leave, redeem, next-order or value.")],
     coupons: Annotated[Path | None, typer.Option(help=f"redeem: {COUPONS}.")],
-    everybody: Everybody,
-    folder: Out,
     workspace: WorkspaceDir,
     csv: Csv,
     ids: Ids,
@@ -284,10 +295,6 @@ def predict(
     from recllm.market.propensity.answers import predict_workspace
     from recllm.market.propensity.prediction import PredictionRequest, prediction_document
 
-    if batch.is_batch(everybody, folder, coupons, csv, ids):
-        options = {"explain": False} | batch_options(question) | {"kind": kind, "seed": question.seed}
-        with open_shop(workspace) as shop:
-            return batch.answer(shop, "predict", options, question, folder)
     request = question.part(PredictionRequest, kind=kind, coupons=coupons, locale="en")
     with open_shop(workspace) as shop:
         names, locale = ids_by_pseudonym(shop, ids), question.locale or shop.settings.locale
@@ -361,7 +368,6 @@ def occasions(
 ) -> Answer:
     """Whom to write to on a day, and about what: days of the calendar that come, due again, left in the cart, cheaper,
     back, new, long away, just come."""
-    from recllm.base.documents import plain
     from recllm.market.campaigns.today import coming_days, customers_of
     from recllm.market.occasions.day import find_occasions, moment_of, open_shop_at
     from recllm.recommend.recommender.shop_recommender import open_recommender
@@ -381,8 +387,9 @@ def occasions(
     write_people(csv, document["people"])
     nothing = f"no one has an occasion on {listed.date}; {'; '.join(listed.notes) or 'nothing is due'}"
     problem = None if listed.people or days else NothingToDo(nothing)
-    lines = itertools.chain(_day_lines(shop, days), document_lines(document))
-    return Answer(document | {"days": [day_document(line) for line in days]}, lines, problem=problem)
+    lines = [*_day_lines(shop, days), *document_lines(document)]
+    document["days"] = [day_document(line) for line in days]
+    return Answer(document, lines, problem=problem)
 
 
 def day_document(line: OccasionSuggestion) -> dict[str, Any]:

@@ -106,7 +106,11 @@ def export(
     write_audit(shop, "campaign_exported", campaign=done.campaign_id, reached=done.reached)
     document = {"held" if name == "held_out" else name: value for name, value in _fields(done).items()}
     del document["people"]
-    notes = [*([PSEUDONYMS_TELL_NOBODY] if done.reached and ids is None else []), *([LISTS_TELL] if done.files else [])]
+    notes = []
+    if done.reached and ids is None:
+        notes.append(PSEUDONYMS_TELL_NOBODY)
+    if done.files:
+        notes.append(LISTS_TELL)
     return Answer(document, notes=notes)
 
 
@@ -115,7 +119,11 @@ def report(file: OneFile, shop: Shop) -> Answer:
     from recllm.market.campaigns.outcome import campaign_outcome
 
     outcome = campaign_outcome(_open_campaign(shop, file, recheck=False))
-    groups = {"reached": outcome.reached, "held out": outcome.held_out, "the rest": outcome.other_people}
+    groups = {
+        "reached": outcome.reached,
+        "held out": outcome.held_out,
+        "the rest": outcome.other_people,
+    }
     return Answer(outcome, [*document_lines(plain(groups)), *outcome.words])
 
 
@@ -224,7 +232,8 @@ def list_experiments(shop: Shop) -> Answer:
     """All experiments with their variants."""
     from recllm.market.experiments import slates
 
-    return Answer({"experiments": [stored.document() for stored in slates.list_experiments(shop)]})
+    documents = [stored.document() for stored in slates.list_experiments(shop)]
+    return Answer({"experiments": documents})
 
 
 def report_experiment(

@@ -113,20 +113,10 @@ def load(
     for report in reports:
         if report.committed:
             write_audit(shop, "loaded", table=report.table, load=report.load_id, rows=report.accepted)
-        verb = "kept" if report.committed else "would be kept"
-        of_table = file.name if table is not None else f"{report.table}"
-        lines += [
-            f"{of_table}: {report.read:,} rows read, {report.accepted:,} {verb}, "
-            f"{report.duplicates:,} duplicates, {report.quarantined:,} quarantined",
-            *(f"  {code} {count:,}" for code, count in {**report.codes, **report.warnings}.items()),
-            *(f"  personal data in {column}: {count:,}" for column, count in report.personal_data.items()),
-        ]
-        if report.ignored_columns and table is not None:
-            lines.append(f"  columns not used: {', '.join(report.ignored_columns)}")
-    notes = [f"quarantined rows: {report.quarantine_file}" for report in reports if report.quarantine_file]
+        lines += document_lines(plain(report))
     is_empty = not any(report.read for report in reports)
     problem = NothingToDo(f"{file.name} has a header and no rows") if is_empty else None
-    return Answer(document, lines, notes, problem)
+    return Answer(document, lines, problem=problem)
 
 
 def describe(

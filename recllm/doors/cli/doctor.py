@@ -1,8 +1,7 @@
-"""What this installation can do, and what is missing for what: versions, extras, the machine, weights, a workspace."""
+"""What this installation can do, and what is missing for what: versions, extras, weights, a workspace."""
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,7 +48,6 @@ def check_installation(workspace: Path | None = None) -> Iterator[InstallationCh
     system = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     yield InstallationCheck("versions", GOOD, f"recllm {version_of('recllm') or 'unknown'}, {system}; {versions}")
     yield from check_extras()
-    yield check_machine()
     yield from check_weights()
     if workspace is not None:
         yield from check_workspace(workspace)
@@ -83,24 +81,6 @@ def check_extras() -> Iterator[InstallationCheck]:
                 lacking.add(f"{requirement.name} {requirement.specifier} (found {version})")
         what = f"lacks {', '.join(sorted(lacking))}; pip install 'recllm[{extra}]'" if lacking else "installed"
         yield InstallationCheck(f"extra {extra}", MISSING if lacking else GOOD, what)
-
-
-def check_machine() -> InstallationCheck:
-    """Cores, threads, memory and GPU."""
-    from recllm.text.encoder.hardware import default_threads, this_machine
-
-    machine = this_machine()
-    gpu = "no GPU" if machine.gpu is None else f"{machine.gpu} with {machine.gpu_gib:.0f} GiB"
-    threads = os.environ.get("OMP_NUM_THREADS")
-    what = (
-        f"{machine.cores} cores, {default_threads()} threads"
-        + (f" (OMP_NUM_THREADS={threads})" if threads else "")
-        + f", {machine.memory_gib:.0f} GiB of memory, {gpu}"
-    )
-    if machine.memory_gib and machine.memory_gib < 4:
-        what += "; training a shop of a million events needs about 4 GiB"
-        return InstallationCheck("machine", CheckState.WRONG, what)
-    return InstallationCheck("machine", GOOD, what)
 
 
 def check_weights() -> Iterator[InstallationCheck]:

@@ -162,7 +162,8 @@ def list_models(shop: Shop) -> Answer:
         for record in history.versions
     ]
     missing = f"no model was published; train one with: recllm train -w {shop.root}"
-    return Answer(history, document_lines({"models": rows}), problem=None if rows else NothingToDo(missing))
+    problem = None if rows else NothingToDo(missing)
+    return Answer(history, document_lines({"models": rows}), problem=problem)
 
 
 def promote(

@@ -42,7 +42,7 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., Answer | None]
     "encoder": ("Encoders on disk.", {"export": learn.export}),
     "feedback": (
         "Events that answer recommendations.",
-        {"add": answer.feedback_add, "report": answer.report},
+        {"report": answer.report},
     ),
     "campaign": (
         "Campaigns from plan to report.",

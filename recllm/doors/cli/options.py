@@ -91,7 +91,7 @@ class Batching(Question):
     """Random seed."""
 
 
-def batch_options(question: Question) -> dict[str, Any]:
+def stated_options(question: Question) -> dict[str, Any]:
     """The fields that were given, but for the model and how shards are worked on."""
     return {name: getattr(question, name) for name in question.model_fields_set - {"model", *Batching.model_fields}}
 
@@ -341,7 +341,8 @@ def show(answer: Answer, *, json: bool) -> None:
     if json:
         sys.stdout.write(json_text(answer.document))
     else:
-        sys.stdout.writelines(f"{line}\n" for line in answer.lines or document_lines(plain(answer.document)))
+        for line in answer.lines or document_lines(plain(answer.document)):
+            sys.stdout.write(f"{line}\n")
         for line in answer.notes:
             note(line)
     if answer.problem is not None:
@@ -367,10 +368,11 @@ def document_lines(document: Any) -> Iterator[str]:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             listed = value[:MAX_LISTED] if name == "people" else value
             header = list(dict.fromkeys(itertools.chain.from_iterable(listed)))
+            rows = (map(entry.get, header) for entry in listed)
             yield label
-            yield from (f"  {line}" for line in table([map(entry.get, header) for entry in listed], header))
-            if len(listed) < len(value):
-                yield f"  ... and {len(value) - len(listed):,} more; --csv FILE or --json gives all"
+            yield from (f"  {line}" for line in table(rows, header))
+            if n_more := len(value) - len(listed):
+                yield f"  ... and {n_more:,} more; --csv FILE or --json gives all"
         elif isinstance(value, dict) and value and "low" not in value:
             yield label
             yield from (f"  {line}" for line in document_lines(value))
@@ -385,9 +387,12 @@ def table(rows: Iterable[Iterable[Any]], header: Sequence[str]) -> list[str]:
         return []
     lines = [list(header), *([_cell(value) for value in row] for row in entries)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    right = [all(isinstance(value, int | float) for value in column) for column in zip(*entries, strict=True)]
-    aligned = [[c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)] for row in lines]
-    return ["  ".join(row).rstrip() for row in aligned]
+    formats = [
+        f"{{:{'>' if all(isinstance(value, int | float) for value in column) else '<'}{width}}}"
+        for column, width in zip(zip(*entries, strict=True), widths, strict=True)
+    ]
+    aligned = "  ".join(formats)
+    return [aligned.format(*row).rstrip() for row in lines]
 
 
 def _cell(value: Any) -> str:
@@ -400,8 +405,10 @@ def _cell(value: Any) -> str:
         return "; ".join(map(_cell, value))
     if isinstance(value, dict) and value.keys() == {"value", "low", "high"}:
         return f"{_cell(value['value'])} ({_cell(value['low'])} to {_cell(value['high'])})"
+    if isinstance(value, dict) and "text" in value:
+        return str(value["text"])
     if isinstance(value, dict):
-        return str(value.get("text") or ", ".join(f"{name} {_cell(inner)}" for name, inner in value.items()))
+        return ", ".join(f"{name} {_cell(inner)}" for name, inner in value.items())
     return "-" if value is None else str(value)
 
 
@@ -414,6 +421,8 @@ def write_people(file: Path | None, people: Sequence[Mapping[str, Any]]) -> None
 
 
 def _csv_cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6f}"
     if isinstance(value, list):
-        value = " | ".join(entry["text"] if isinstance(entry, dict) else str(entry) for entry in value)
-    return f"{value:.6f}" if isinstance(value, float) else guarded("" if value is None else str(value))
+        value = " | ".join(map(_cell, value))
+    return guarded("" if value is None else str(value))

@@ -47,7 +47,7 @@ def settings(
 
 
 def doctor(workspace: AnyWorkspace = None) -> Answer:
-    """State of this installation: versions, extras, machine, weights, a workspace."""
+    """State of this installation: versions, extras, weights, a workspace."""
     from recllm.doors.cli.doctor import CheckState, check_installation
 
     checks = list(check_installation(workspace))
@@ -79,14 +79,12 @@ def start(
     quality compared with simple systems, next steps; leaves report.html."""
     if demo == bool(files):
         raise UsageError("give the files of your shop, or --demo for the demonstration")
-    from recllm.doors.start.page import terminal_lines
+    from recllm.doors.start.shop import start_shop, terminal_lines
 
     if not files:
         from recllm.doors.start.demo import run_demo
 
         return Answer(record := run_demo(workspace or Path("demo"), generator=generator), terminal_lines(record))
-    from recllm.doors.start.shop import start_shop
-
     record = start_shop(
         workspace or DEFAULT_WORKSPACE,
         files,
