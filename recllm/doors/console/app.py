@@ -41,6 +41,7 @@ from recllm.doors.console import (
 )
 from recllm.doors.console.loads import FileLoads, sweep_uploads
 from recllm.doors.console.memory import (
+    CONFIRM_SECONDS,
     MAX_PENDING,
     MAX_TYPED,
     PENDING_SECONDS,
@@ -211,7 +212,7 @@ def mount_console(app: FastAPI) -> None:
         RateLimit(limits.sign_ins_per_minute),
         RateLimit(FAILURES_A_MINUTE),
         connect_providers(service.shops),
-        RateLimit(1),
+        RecentEntries(CONFIRM_SECONDS, MAX_PENDING),
         RecentEntries(PENDING_SECONDS, MAX_PENDING),
         FileLoads(),
         FigureCache(),

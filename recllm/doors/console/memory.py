@@ -24,6 +24,8 @@ Entry = TypeVar("Entry")
 
 PENDING_SECONDS = 600
 """Time that a visitor has at the provider."""
+CONFIRM_SECONDS = 60
+"""Least time between two questions to a provider whether it still lets a person in."""
 MAX_PENDING = 1_000
 TYPED_SECONDS = 3_600
 MAX_TYPED = 10_000

@@ -138,8 +138,8 @@ class ConsoleState:
     """Of those that are logged, so that attempts without a key cannot fill a disk; the metrics count all."""
     providers: Mapping[str, OidcClient]
     """By `provider_id`; empty where people sign in with keys alone."""
-    confirmations: RateLimit
-    """Of questions to a provider whether it still lets the person of a session in."""
+    confirmations: RecentEntries[bool]
+    """Sessions of which a provider was asked lately whether it still lets the person in."""
     pending: RecentEntries[PendingSignIn]
     """Sign-ins that have begun, by their state: each is finished once, in time, by its own browser."""
     loads: FileLoads

@@ -193,9 +193,11 @@ async def go_to_be_confirmed(visit: Visit) -> Response | None:
     provider = provider_id(visit.workspace.settings.oidc)
     if provider not in visit.state.providers or not has_to_be_confirmed(visit.workspace, session):
         return None
+    if visit.state.confirmations.get(session.session_id):
+        return None
+    visit.state.confirmations.put(True, session.session_id)
     after = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     try:
-        visit.state.confirmations.count(session.session_id)
         return await _begin_at_provider(visit, provider, local_path(after), is_confirmation=True)
     except OverloadError:
         return None
