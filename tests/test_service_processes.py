@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from postgres_server import PostgresServer
-from service_world import build_shop, server_process
+from service_world import build_shop, server_process, serving
 from waiting import until
 
 from recllm.doors.service.live import LiveShop, SlateProcesses
@@ -45,7 +45,7 @@ def slate_processes(client: httpx2.Client) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found in /proc")
 def test_slates_in_processes_of_their_own(shop_folder: Path) -> None:
-    with server_process(shop_folder, "service.processes=0") as (client, _):
+    with serving(shop_folder) as client:
         here, refused = slate(client), client.post("/v1/recommend", json={"where": "colour = 1"})
         assert slate_processes(client) == 0
     with server_process(shop_folder, "service.processes=2") as (client, server):
