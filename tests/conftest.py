@@ -64,7 +64,6 @@ SLOW_FILES = (
     "test_service_processes.py",
     "test_store_postgres.py",
     "test_loop.py",
-    "test_onnx.py",
     "test_encoder_cache.py",
     "test_service.py",
     "test_audiences.py",

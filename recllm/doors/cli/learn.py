@@ -14,7 +14,6 @@ import typer
 from recllm.base.errors import NothingToDo, UsageError
 from recllm.doors.cli.options import (
     Answer,
-    AnyWorkspace,
     Seed,
     Shop,
     fields_table,
@@ -232,19 +231,3 @@ def refresh(
         f'  it is in use while workspace.toml says so: kind = "{report.kind}" below [item_index]',
     ]
     return Answer(report, lines)
-
-
-def export(
-    folder: Annotated[Path, typer.Argument(help="Where the exported encoder goes; an earlier export is replaced.")],
-    workspace: AnyWorkspace = None,
-    model: Annotated[str | None, typer.Option("--encoder", help="Hub id or folder; the default encoder else.")] = None,
-    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter to merge first.")] = None,
-) -> Answer:
-    """Write an encoder for onnxruntime (extra onnx): faster on a CPU, and without torch."""
-    from recllm.recommend.recommender.train import export_encoder
-
-    exported = export_encoder(folder, workspace=workspace, encoder=model, adapter=adapter)
-    lines = [f"{exported.folder}: {exported.name}; open it with load_encoder({str(exported.folder)!r})"]
-    cosine = f"cosine {exported.lowest_cosine:.5f} at least over {exported.texts} texts"
-    lines.append(f"  {cosine}, {exported.bytes / 1e6:.0f} MB")
-    return Answer(exported, lines)
