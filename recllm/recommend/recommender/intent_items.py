@@ -93,7 +93,8 @@ def fitting_items(
     match intent:
         case Intent.REMIND:
             n_items = int(histories.item.max(initial=-1)) + 1 or 1
-            n, keys = len(purchases.indptr) - 1, Tally.of(purchases.user, purchases.item, n_items).keys
+            n = len(purchases.indptr) - 1
+            keys = Tally.of(purchases.user, purchases.item, n_items).keys
             return _of_keys(keys, n, n_items, None, [None] * n)
         case Intent.WIN_BACK:
             return _lapsed(purchases, histories.of(Action.RETURN), as_of, settings)
@@ -119,7 +120,8 @@ def _of_keys(keys: Ints, n: int, n_items: int, cause: Ints | None, remarks: list
 def _lapsed(purchases: Events, returns: Events, as_of: int, settings: OfferSettings) -> FittingItems:
     n = len(purchases.indptr) - 1
     n_items = int(max(purchases.item.max(initial=-1), returns.item.max(initial=-1))) + 1 or 1
-    bought, until = Tally.of(purchases.user, purchases.item, n_items), as_of - settings.win_back_days * DAY
+    bought = Tally.of(purchases.user, purchases.item, n_items)
+    until = as_of - settings.win_back_days * DAY
     last = bought.largest(purchases.at)
     returned = np.full(len(bought.keys) + 1, np.iinfo(np.int64).min)
     np.maximum.at(returned, bought.find(returns.user, returns.item), returns.at)

@@ -209,10 +209,7 @@ class StorePeople:
 
 @dataclass(frozen=True, eq=False)
 class AgreedPeople:
-    """Everybody who agreed to personalisation, with a state's histories and what they did since it was made.
-
-    `dataset` makes arrays of all of them, or of some: only then are histories read, as far as they are asked for.
-    """
+    """Everybody who agreed to personalisation, with a state's histories and what they did since it was made."""
 
     shop: Dataset
     """The catalogue and the present; it may be without users."""
@@ -280,7 +277,8 @@ def person_profile(
     from recllm.shop.workspace.workspace import present
     from recllm.text.items import user_texts
 
-    gate, name = workspace.gate(), user_id if by_pseudonym else workspace.pseudonymiser().one(user_id)
+    gate = workspace.gate()
+    name = user_id if by_pseudonym else workspace.pseudonymiser().one(user_id)
     if not gate.permits(name, Purpose.PERSONALISATION):
         raise PolicyError(NOT_AGREED)
     read = gate.histories([name], Purpose.PERSONALISATION)

@@ -150,8 +150,7 @@ class ItemRanker:
         of the catalogue is shown, at a price in accuracy; the scores in the answer stay what they were. As exp(logit)
         is about an expected number of purchases, 1 ranks by how much more the user buys an item than people in general
         do. `eval/coverage.py` draws the curve.
-        objective: orders by something else, see `Objective`; margins: what the shop earns by each item, (n_items,), for
-        the margin.
+        objective: see `Objective`; margins: what the shop earns by each item, (n_items,), for the margin.
         """
         if items is not None:
             items = np.unique(items).astype(np.int32)
@@ -195,7 +194,8 @@ class ItemRanker:
         def lists(rows: slice) -> tuple[Ranked, Ranked]:
             batch = users.batch(self.population, rows)
             pairs = candidates(batch, wide, allowed=allowed)
-            scores, is_new = self.score_batch(batch, pairs), _open(pairs, batch, None, repeats=False)
+            scores = self.score_batch(batch, pairs)
+            is_new = _open(pairs, batch, None, repeats=False)
             new_scores = ScoredPairs(*(column[is_new] for column in scores))
             with_repeats = self._top(scores, pairs, k, popularity_weight)
             return with_repeats, self._top(new_scores, pairs.select(is_new), k, popularity_weight)
@@ -242,13 +242,14 @@ class ItemRanker:
         *,
         discover: bool = False,
     ) -> PairValue:
-        """What pairs are worth by an objective; margins: what the shop earns by each item, (n_items,), for that one.
+        """What pairs are worth by an objective; margins: as in `rank`.
 
         By lift the chance p less that of people in general, g; of what is new alone (`discover`) p * (1 - g), that the
         person buys it and another would not: there p - g is mostly the estimate of g, and its first items were bought
         less.
         """
-        factor, offset = np.ones(len(pairs.item), np.float32), np.zeros(len(pairs.item), np.float32)
+        factor = np.ones(len(pairs.item), np.float32)
+        offset = np.zeros(len(pairs.item), np.float32)
         if objective is Objective.LIFT:
             general = self._chance_in_general(batch, pairs)
             if discover:

@@ -165,10 +165,7 @@ class Recommender:
 
     @cached_property
     def margins(self) -> NDArray[np.float32]:
-        """What the shop earns by each item, (n_items,): its attribute `margin`, else price less `cost`, NaN unknown.
-
-        Raises `UsageError` where no item says it.
-        """
+        """See `item_margins`."""
         return item_margins(self.dataset.items)
 
     @cached_property
@@ -308,7 +305,7 @@ class Recommender:
 
     @cached_property
     def broad_categories(self) -> frozenset[tuple[str, ...]]:
-        """Paths of categories that hold more than half of what is bought, which are no reason."""
+        """See `leave_one_out.broad_categories`."""
         return broad_categories(self.dataset.items, self.population.stats.buyers_ever)
 
     def person(self, user: str) -> UserHistory:
@@ -323,10 +320,7 @@ class Recommender:
     def fitting(
         self, intent: Intent, histories: Events, cart: NDArray[np.integer] | None = None
     ) -> FittingItems | None:
-        """What fits an intent, of n people with these histories; None where it leaves nothing out person by person.
-
-        Raises what `together` raises, for offers that go with something.
-        """
+        """See `fitting_items`; raises what `together` raises, for offers that go with something."""
 
         def sensitive(rows: Ints) -> NDArray[np.bool_]:
             return sensitive_items(self.dataset.items[rows.tolist()], self.policy)

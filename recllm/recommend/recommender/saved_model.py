@@ -188,11 +188,7 @@ def publish_model(
     lineage: Lineage | None = None,
     version: str | None = None,
 ) -> str:
-    """Publish as the current version, whole or not at all; returns the version's name.
-
-    lineage: where the model comes from; one that the gate refused is kept and does not serve, see
-    `recllm.recommend.recommender.registry.publish`.
-    """
+    """Publish as the current version, whole or not at all; returns its name. See `registry.publish`."""
     return publish(models_dir, lambda folder: save_model(model, folder), lineage=lineage, version=version)
 
 

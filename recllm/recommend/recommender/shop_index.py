@@ -146,7 +146,8 @@ def build_index(
     if state is None:
         raise ModelError(f"model {version} has no serving state; run: recllm refresh -w {workspace.root}")
     catalogue = open_catalogue_state(state)
-    vectors, target = catalogue.arrays["item_vectors"], IndexPlace.of(workspace, kind, model, catalogue)
+    vectors = catalogue.arrays["item_vectors"]
+    target = IndexPlace.of(workspace, kind, model, catalogue)
     folder = target.folder
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock_file(folder.parent / ".lock"):

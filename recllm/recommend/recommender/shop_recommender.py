@@ -201,10 +201,9 @@ def publish_recommender(
 ) -> str:
     """Make a model the current one, with the serving state of the people who agreed to personalisation.
 
-    encoder: the one that the model was trained with. lineage: where the model comes from; without one it is said to be
-    trained by hand. A model that the gate refused is kept and does not serve. erased: who had been erased before the
-    data of the training were read; where others were erased since, the version is marked as `mark_tainted` does.
-    Returns the version.
+    encoder: that of the model. lineage: where it comes from; None for a training by hand. A model that the gate refused
+    is kept and does not serve. erased: who had been erased before the data of the training were read; where others were
+    erased since, the version is marked as `mark_tainted` does. Returns the version.
     """
     folder, version = workspace.models_dir, new_version()
     erased = _erased(workspace) if erased is None else erased
@@ -232,8 +231,10 @@ def refresh(
     now: datetime | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> str:
-    """Bring the serving state of the current model up to the present, without training; returns the model's version,
-    which stays as it is. Raises `NotFittedError` when nothing was trained."""
+    """Bring the serving state of the current model up to the present; returns the version, which stays as it is.
+
+    Raises `NotFittedError` when nothing was trained.
+    """
     model, erased = load_model(workspace.models_dir), _erased(workspace)
     version = str(model.version)
     last_load = write_state(workspace, model, model_encoder(workspace, model), now=now, progress=progress)

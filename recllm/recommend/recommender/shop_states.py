@@ -62,7 +62,7 @@ def write_state(
     """Count what the customers did who agreed to personalisation, and keep it as the newest state of the model's
     version. Returns the number of the newest load of the store that is counted.
 
-    encoder: the one that the model was trained with.
+    encoder: that of the model.
     """
     gate, locale = workspace.gate(), workspace.settings.locale
     if progress:

@@ -134,7 +134,8 @@ class SlateWriter:
         reasons: Sequence[tuple[Reason, ...]],
     ) -> tuple[Recommendation, ...]:
         rows = ranked.item[best].astype(np.int64)
-        item_ids, titles = self.dataset.items["item_id"].gather(rows).to_list(), self.names.of(rows.tolist())
+        item_ids = self.dataset.items["item_id"].gather(rows).to_list()
+        titles = self.names.of(rows.tolist())
         parts = self._parts(person, rows)
         headings = self._headings(person, parts)
         return tuple(
@@ -173,7 +174,8 @@ class SlateWriter:
             depth *= 4
             rows = order[:depth][self.first_of_names(order[:depth])][:k]
         reason = Reason(evidence_id="general", delta=0.0, text=reason_text("popular", self.locale, category=None))
-        item_ids, titles = self.dataset.items["item_id"].gather(rows).to_list(), self.names.of(rows.tolist())
+        item_ids = self.dataset.items["item_id"].gather(rows).to_list()
+        titles = self.names.of(rows.tolist())
         items = tuple(
             Recommendation(
                 rank=n + 1,
@@ -192,7 +194,8 @@ class SlateWriter:
 
     def _parts(self, person: UserHistory, rows: Ints) -> list[Intent | None]:
         """What each item is to the person; None where all is new to them, as they bought nothing."""
-        bought, intent = frozenset(person.events.of(Action.PURCHASE).item.tolist()), self.request.intent
+        bought = frozenset(person.events.of(Action.PURCHASE).item.tolist())
+        intent = self.request.intent
         if intent in (Intent.CROSS_SELL, Intent.WIN_BACK):
             return [intent if bought or intent is Intent.CROSS_SELL else None] * len(rows)
         return [(Intent.REMIND if row in bought else Intent.DISCOVER) if bought else None for row in rows.tolist()]

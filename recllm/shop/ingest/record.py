@@ -88,9 +88,9 @@ class Occurrences:
         before, counts, runs = np.zeros(len(values), np.int64), counts.astype(np.uint32), self._runs
         for run, times in runs:
             at = np.minimum(np.searchsorted(run, values), len(run) - 1)
-            is_in_run = run[at] == values
-            before[is_in_run] = times[at[is_in_run]]
-            times[at[is_in_run]] += counts[is_in_run]
+            occurs = run[at] == values
+            before[occurs] = times[at[occurs]]
+            times[at[occurs]] += counts[occurs]
         if (new := before == 0).any():
             runs.append((values[new], counts[new]))
         while len(runs) > 1 and len(runs[-2][0]) < self._GROWTH * len(runs[-1][0]):

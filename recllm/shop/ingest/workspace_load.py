@@ -115,9 +115,9 @@ def load_export(
 ) -> tuple[Recognised, list[IngestReport]]:
     """Reads an export of a known shop system into all of its tables; see `recllm.shop.ingest.sources`.
 
-    recognised: its kind, where that is known. consent_from: columns of consent whose agreements are taken in; refusals
-    always are. Each table is loaded as a whole; if one is refused those before it stay, and the same file again adds
-    the others. Raises `IngestError` for a file of no known kind, `UsageError` for a column that is not of consent.
+    consent_from: columns of consent whose agreements are taken in; refusals always are. Each table is loaded as a
+    whole; if one is refused those before it stay, and the same file again adds the others. Raises `IngestError` for a
+    file of no known kind, `UsageError` for a column that is not of consent.
     """
     from recllm.shop.ingest.options import IngestOptions
     from recllm.shop.ingest.sources import recognise_file

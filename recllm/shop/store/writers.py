@@ -152,7 +152,8 @@ class Load:
                 stamped = frame.with_columns(pending=pl.lit(False), load_no=pl.lit(self._load_no))
                 accepted = upsert(connection, tables.items, stamped, key="item_id", stamp="load_no")
             case Table.CONSENT:
-                keys, at = self._users.keys(frame["user_id"]), pl.min_horizontal("at", self._began)
+                keys = self._users.keys(frame["user_id"])
+                at = pl.min_horizontal("at", self._began)
                 rows = frame.drop("user_id").with_columns(user_key=keys, at=at)
                 self._end_grants_ahead(rows.filter(~pl.col("granted")))
                 accepted = insert_new(connection, tables.consent, rows, key=_DECISION)
@@ -210,7 +211,8 @@ class Load:
             was_shown = sa.and_(event.user_key.in_(keys), event.action == ACTION_CODE[Action.SHOWN])
             requests = sa.select(event.request_id).where(was_shown)
             sent = sa.select(tables.messages.c.message_no).where(tables.messages.c.user_key.in_(keys))
-            item, theirs = tables.items.c, sa.select(event.item_key).where(event.user_key.in_(keys))
+            item = tables.items.c
+            theirs = sa.select(event.item_key).where(event.user_key.in_(keys))
             pending_keys = self._connection.scalars(
                 sa.select(item.item_key).where(item.pending, item.item_key.in_(theirs))
             ).all()

@@ -129,7 +129,8 @@ class FigureGate:
         digests, costs, sizes = dict[str, bytes](), dict[bytes, float](), dict[bytes, int | None]()
         for name, n in counts.items():
             noise = max(SIZE_NOISE * floor, RELATIVE_NOISE * n)
-            noisy, step = n + noise * _drawn(), floor * max(1, round(noise / (SIZE_NOISE * floor)))
+            noisy = n + noise * _drawn()
+            step = floor * max(1, round(noise / (SIZE_NOISE * floor)))
             digest = digests[name] = self._digest("size", question, name)
             costs[digest] = share * (SIZE_NOISE * floor / noise) ** 2
             sizes[digest] = max(1, round(noisy / step)) * step if noisy >= floor else None
@@ -208,7 +209,8 @@ class FigureGate:
     def moved(self, interval: ConfidenceInterval, value: float) -> ConfidenceInterval:
         """An interval around a value that got noise of `RESULT_NOISE` standard errors."""
         wider = 1.0 if self.is_exact else _WIDER
-        low, high = value - wider * (interval.value - interval.low), value + wider * (interval.high - interval.value)
+        low = value - wider * (interval.value - interval.low)
+        high = value + wider * (interval.high - interval.value)
         return replace(interval, value=value, low=low, high=high)
 
     def _with_noise(self, value: float, error: float, *question: object) -> float:

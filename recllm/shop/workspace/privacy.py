@@ -258,10 +258,12 @@ class PolicyGate:
             edges = np.linspace(0, people.height, n_parts + 1).astype(np.int64)
             for number, (first, end) in enumerate(pairwise(edges.tolist())):
                 lengths.append(write_part(folder, number, chunks(people["user_id"][first:end])))
-        files, in_catalogue = EventFiles.of_parts(folder, lengths), (~items["pending"]).to_numpy() | is_used
+        files = EventFiles.of_parts(folder, lengths)
+        in_catalogue = (~items["pending"]).to_numpy() | is_used
         if not in_catalogue.all():
             files = replace(files, item_row=np.cumsum(in_catalogue, dtype=np.int32) - 1)
-        users, shop_items = _with_basics(people), _catalogue(items.filter(pl.Series(in_catalogue)))
+        users = _with_basics(people)
+        shop_items = _catalogue(items.filter(pl.Series(in_catalogue)))
         nothing = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
         shop = Dataset.construct(nothing, users, shop_items, as_of=0)
         return replace(shop, step_seconds=None if order is None else order.step_seconds), files, marks
@@ -325,8 +327,7 @@ class PolicyGate:
         )
 
     def catalogue(self, item_ids: Iterable[str] | None = None, *, after_load: int | None = None) -> pl.DataFrame:
-        """Items as the store describes them now, in the columns of `Dataset.items`, ordered by id: all, or these, or
-        those that changed after the load of items of a number."""
+        """Items in the columns of `Dataset.items`, ordered by id; see `StoreReader.items`."""
         with self._store.read() as reader:
             return _catalogue(reader.items(item_ids, after_load=after_load))
 
@@ -338,10 +339,10 @@ class PolicyGate:
     def events(
         self, purpose: Purpose, *, since: datetime | None = None, details: tuple[str, ...] = EVENT_DETAILS
     ) -> pl.DataFrame:
-        """All events, or those since a time, of the people and sessions that may be used for the purpose; see
-        `StoreReader.events`."""
+        """Events of the people and sessions that may be used for the purpose; see `StoreReader.events`."""
         with self._store.read() as reader:
-            people, events = self._allowed(reader, purpose, sessions=True), reader.events(details, since=since)
+            people = self._allowed(reader, purpose, sessions=True)
+            events = reader.events(details, since=since)
         return events.join(people, on="user_id", how="semi", maintain_order="left")
 
     def _allowed(
@@ -352,7 +353,8 @@ class PolicyGate:
         sessions: whether all people include anonymous sessions; those among `user_ids` always count.
         """
         latest = self._latest(reader, purpose, user_ids)
-        people, is_session = reader.users(user_ids), pl.col("user_id").str.starts_with(SESSION_PREFIX)
+        people = reader.users(user_ids)
+        is_session = pl.col("user_id").str.starts_with(SESSION_PREFIX)
         if user_ids is None and not sessions:
             people = people.filter(~is_session)
         people = people.join(latest, on="user_id", how="left", maintain_order="left")

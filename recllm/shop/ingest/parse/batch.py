@@ -271,7 +271,8 @@ class FieldBatch:
 
     def number(self, field: str, *, money: bool = False) -> pl.Series:
         """Float64, null where empty; other texts are marked. `money` allows currency signs around it."""
-        column, decimal = null_if_empty(self.text(field).str.strip_chars()), self.load.schema.decimal
+        column = null_if_empty(self.text(field).str.strip_chars())
+        decimal = self.load.schema.decimal
         numbers = parse_numbers(column, decimal, money=money)
         message = "is not a number" if decimal == "." else "is not a number with a decimal comma"
         self.mark(field, numbers.is_null() & column.is_not_null(), "E_NUMBER", message, column)

@@ -54,7 +54,8 @@ def _chunks(path: Path, schema: dict[str, pl.DataType], n_rows: int) -> Iterator
     """Raises `IngestError` E_BOMB where the file stands for more text than it may, each cell counted as a byte more."""
     limit, total = unpacked_limit(path), n_rows * len(schema)
     start, stop = 0, min(n_rows, FIRST_ROWS)  # few at first: by them most of what is too large is known
-    table, as_text = pl.scan_parquet(path, glob=False), [_as_text(name, dtype) for name, dtype in schema.items()]
+    table = pl.scan_parquet(path, glob=False)
+    as_text = [_as_text(name, dtype) for name, dtype in schema.items()]
     while start < n_rows:
         if total > limit:
             raise _too_much(path, limit)
