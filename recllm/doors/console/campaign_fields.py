@@ -120,7 +120,7 @@ STEPS: Mapping[CampaignStep, str] = {
     CampaignStep.PRODUCTS: """target.category target.items target.text target.most_items target.intent
         target.objective target.effects target.sure target.spread""",
     CampaignStep.MESSAGES: """locales words.generator words.variants words.known_brands words.evidence
-        words.learn_from words.auto""",
+        words.auto""",
     CampaignStep.REVIEW: "send limits.quiet window_days",
 }
 """Keys that each step asks for. A key of a campaign's file that no step names stays as it is."""

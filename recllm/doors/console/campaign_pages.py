@@ -44,7 +44,7 @@ from recllm.market.campaigns.drafts import (
 )
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignFolder
-from recllm.market.campaigns.plan import ReachCount
+from recllm.market.campaigns.reach import ReachCount
 from recllm.market.campaigns.texts import festive_day
 from recllm.market.occasions.calendar import SENSIBLE_DAYS
 from recllm.shop.data.catalogue import on_offer

@@ -30,7 +30,7 @@ from recllm.doors.console.rule_fields import TypedRule
 from recllm.market.campaigns.drafts import campaign_of_fields
 from recllm.market.campaigns.folder import CampaignFolder, read_plan
 from recllm.market.campaigns.open_campaign import OpenCampaign
-from recllm.market.campaigns.plan import count_reachable
+from recllm.market.campaigns.reach import count_reachable
 from recllm.shop.workspace.keys import Scope
 
 router = APIRouter(prefix="/campaigns", route_class=PageRoute)
