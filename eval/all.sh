@@ -16,7 +16,6 @@ python eval/ablation.py cj-next28 --slices ALL,NEW,COLD -o "$results/ablation-cj
 python eval/catalogue_coverage.py -o "$results/coverage-cj-next28.json"
 python eval/offers.py -o "$results/offers.json"
 python eval/audience.py -o "$results/audience.json"
-python eval/assignment.py -o "$results/assignment.json"
 python eval/cj_redeem.py -o "$results/cj-redeem.json"
 python eval/cj_active28.py -o "$results/cj-active28.json"
 python eval/uplift.py -o "$results/uplift.json"

@@ -37,7 +37,7 @@ from recllm.doors.start.demo import run_demo
 from recllm.market.adcopy.frames import wording_days
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignText
-from recllm.market.campaigns.plan import plan_campaigns
+from recllm.market.campaigns.plan import plan_campaign
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import utc
@@ -206,7 +206,7 @@ def shop_texts(name: str, workspace: Workspace, rng: random.Random) -> list[Shee
             continue
         file = campaign_of(shop, mailing, workspace, prices)
         try:
-            plan = plan_campaigns(workspace, [file], replace=True, recommender=recommender)[0]
+            plan = plan_campaign(workspace, file, replace=True, recommender=recommender)
         except (NothingToDo, DataError) as problem:
             say("%s: %s: %s", name, mailing, problem)
             continue

@@ -48,7 +48,7 @@ from recllm.market.campaigns.export import export_campaign  # noqa: E402
 from recllm.market.campaigns.file import CampaignFile, read_campaign  # noqa: E402
 from recllm.market.campaigns.folder import CampaignFolder, read_log, read_plan  # noqa: E402
 from recllm.market.campaigns.open_campaign import approve_texts, open_campaign  # noqa: E402
-from recllm.market.campaigns.plan import plan_campaigns  # noqa: E402
+from recllm.market.campaigns.plan import plan_campaign  # noqa: E402
 from recllm.recommend.recommender import registry  # noqa: E402
 from recllm.recommend.recommender.saved_model import load_model  # noqa: E402
 from recllm.recommend.recommender.serving_state import PEOPLE_STATE, open_people_state  # noqa: E402
@@ -420,7 +420,7 @@ class Campaign(Operation):
 
     def plan(self, shop: Workspace, file: CampaignFile, *, replace: bool = False) -> list[str]:
         loaded = open_recommender(shop, encoder=ToyEncoder(), everybody=True)
-        return [t.id for t in plan_campaigns(shop, [file], recommender=loaded, replace=replace)[0].texts]
+        return [t.id for t in plan_campaign(shop, file, recommender=loaded, replace=replace).texts]
 
     def approve(self, shop: Workspace, file: CampaignFile) -> list[str]:
         campaign = open_campaign(shop, file)

@@ -1105,7 +1105,7 @@ _planned(lambda folder: append(folder.exports, [{"at": "now"}])).add(
 _planned(_lock).add(
     {
         "a lock that is a link": link("../.spring.lock"),
-        "an old plan that is a link": _linked(lambda folder, case: folder.old.symlink_to(case.outside)),
+        "an old plan that is a link": _linked(lambda folder, case: folder.aside("old").symlink_to(case.outside)),
     },
     inert=True,
 )

@@ -40,7 +40,7 @@ from recllm.market.audiences.reasons import distinguishing_traits, enough_people
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions
 from recllm.market.audiences.selection import draws, select
 from recllm.market.audiences.targets import audience_target
-from recllm.market.campaigns.target_text import fitting_items
+from recllm.market.campaigns.goods import fitting_items
 from recllm.market.experiments.effect import in_global_holdout
 from recllm.recommend.recommender.people import Histories
 from recllm.recommend.recommender.ranking import UserInputs
@@ -437,7 +437,7 @@ def test_wrong_use_is_told(trained: Recommender) -> None:
 def test_what_is_asked_and_answered_is_light() -> None:
     """Finding people and predicting need neither torch nor scikit-learn until something is fitted."""
     code = (
-        "import sys, recllm.market.audiences.audience, recllm.market.audiences.assignment; "
+        "import sys, recllm.market.audiences.audience; "
         "import recllm.market.propensity.predict, recllm.market.propensity.uplift; "
         "print([m for m in ('torch', 'transformers', 'sklearn', 'scipy', 'datasets') if m in sys.modules])"
     )

@@ -47,7 +47,7 @@ from recllm.doors.start.shop import run_start, words_of
 from recllm.market.campaigns.drafts import create_campaign
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.folder import read_log
-from recllm.market.campaigns.plan import plan_campaigns
+from recllm.market.campaigns.plan import plan_campaign
 from recllm.recommend.recommender.registry import open_version, taints
 from recllm.recommend.recommender.registry import serving as serving_version
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh, usable_version
@@ -559,7 +559,7 @@ def test_a_campaign_of_any_id_is_renamed_backed_up_and_counted(visited: Path, tm
         name = shop.pseudonymiser().one(WHO)
         for campaign in (".spring", "tea.tmp", "tea"):
             assert name in (campaigns / campaign / "people.jsonl").read_text()
-            assert next(read_log(campaigns / campaign / "exports.jsonl"))["reached"], "its chain holds"
+            assert read_log(campaigns / campaign / "exports.jsonl")[0]["reached"]
         back_up(shop, tmp_path / "b", actor="test")
         members = read_backup(tmp_path / "b", None, None)["members"]
         assert {f"campaigns/{name}/people.jsonl" for name in (".spring", "tea.tmp", "tea")} <= members.keys()
@@ -576,7 +576,7 @@ def test_an_id_that_would_hide_a_campaign_is_refused(folder: Path) -> None:
                 create_campaign(shop, CAMPAIGN | {"id": campaign_id}, by="Ann", at=AT_NOON)
             (folder.parent / "campaign.toml").write_text(tomli_w.dumps(CAMPAIGN | {"id": campaign_id}))
             with pytest.raises(UsageError, match="take another id"):
-                plan_campaigns(shop, [read_campaign(folder.parent / "campaign.toml")])
+                plan_campaign(shop, read_campaign(folder.parent / "campaign.toml"))
 
 
 def test_this_room_does_not_know_the_rooms_that_keep_things() -> None:

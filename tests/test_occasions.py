@@ -577,7 +577,8 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
     from recllm.base.schema import Purpose
     from recllm.base.settings import ScorerTrainingSettings
     from recllm.market.campaigns.file import read_campaign
-    from recllm.market.campaigns.plan import count_reachable, plan_campaigns
+    from recllm.market.campaigns.plan import plan_campaign
+    from recllm.market.campaigns.reach import count_reachable
     from recllm.market.campaigns.texts import DAY_RULE
     from recllm.recommend.recommender.recommender import Recommender
     from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender
@@ -594,7 +595,7 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
         publish_recommender(shop, model, ToyEncoder())
         with overridden({"occasions": {"order": ["replenish"]}}), Workspace.open(workspace) as asked:
             due = {p.user_id for p in find_occasions(asked).people}
-        (plan,) = plan_campaigns(shop, [read_campaign(file)])
+        plan = plan_campaign(shop, read_campaign(file))
         reach = count_reachable(shop, open_recommender(shop, everybody=True), read_campaign(file))
         today = find_occasions(shop).date
         christmas = date(today.year + ((today.month, today.day) > (12, 14)), 12, 25)
@@ -603,7 +604,7 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
             send = f"{christmas + timedelta(days=days)}T09:00:00Z"
             target = 'day = "christmas"\nitems = ["milk"]'
             file.write_text(f'id = "noel{days}"\nchannels = ["push"]\nsend = {send}\n[target]\n{target}\n')
-            (of_day[days],) = plan_campaigns(shop, [read_campaign(file)])
+            of_day[days] = plan_campaign(shop, read_campaign(file))
     assert of_day[-10].texts and all("Christmas" in text.text for text in of_day[-10].texts)
     assert any("25 December" in text.text for text in of_day[-10].texts)
     assert not any(note.rule == DAY_RULE for text in of_day[-10].texts for note in text.warnings)
@@ -639,7 +640,7 @@ def test_campaigns_that_cannot_be(tmp_path: Path, target: str, limits: str, mess
 
 
 def test_an_occasion_without_its_data_is_said_so(workspace: Path, tmp_path: Path) -> None:
-    from recllm.market.campaigns.plan import _occasion_target
+    from recllm.market.campaigns.reach import occasion_target
     from recllm.recommend.recommender.recommender import Recommender
     from recllm.text.encoder.toy import ToyEncoder
 
@@ -648,4 +649,4 @@ def test_an_occasion_without_its_data_is_said_so(workspace: Path, tmp_path: Path
         Workspace.create(tmp_path / "bare", encoder="toy") as shop,
         pytest.raises(DataError, match="no views and no carts"),
     ):
-        _occasion_target(shop, Recommender(data, ToyEncoder()), Occasion.ABANDONED)
+        occasion_target(shop, Recommender(data, ToyEncoder()), Occasion.ABANDONED)

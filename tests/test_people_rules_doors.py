@@ -27,7 +27,7 @@ from recllm.base.policy import Policy
 from recllm.base.service_settings import ServiceSettings
 from recllm.market.audiences.people_rule import parse_rule
 from recllm.market.campaigns.drafts import campaign_file, change_campaign, create_campaign, revision_of
-from recllm.market.campaigns.plan import count_reachable
+from recllm.market.campaigns.reach import count_reachable
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.figures import FigureGate

@@ -41,7 +41,7 @@ from recllm.market.campaigns.export import export_campaign
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.open_campaign import OpenCampaign, approve_texts, open_campaign
 from recllm.market.campaigns.outcome import campaign_outcome
-from recllm.market.campaigns.plan import plan_campaigns
+from recllm.market.campaigns.plan import plan_campaign
 from recllm.market.campaigns.reports import record_reports, undeliverable
 from recllm.market.experiments.feedback import feedback_report
 from recllm.shop.ingest.workspace_load import add_consent
@@ -538,7 +538,7 @@ def spring(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings = {"currency": "USD", "timezone": "Europe/Berlin", "policy": {"group_floor": 5, "small_shop": 0}}
         made = loaded(folder, tables(), **settings)
         with Workspace.open(train(made, **QUICKLY)) as workspace:
-            (plan,) = plan_campaigns(workspace, [read_campaign(folder / "tea.toml")])
+            plan = plan_campaign(workspace, read_campaign(folder / "tea.toml"))
             campaign = open_campaign(workspace, read_campaign(folder / "tea.toml"))
             approve_texts(campaign, [text.id for text in plan.texts], by="Ann", at=datetime.now(UTC))
     return folder

@@ -10,6 +10,7 @@ from recllm.base.words.sentences import LANGUAGES, language_of, section, sentenc
 from recllm.doors.start.shop import words_of
 from recllm.market.audiences.exclusions import ExclusionReason
 from recllm.market.campaigns.export import BOUNCED, ERASED, SUPPRESSED, UNAPPROVED, WITHDRAWN
+from recllm.market.campaigns.texts import Silence
 from recllm.text.templates import Prompts, domain_names
 
 PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
@@ -76,7 +77,7 @@ def test_every_sentence_of_the_first_page_can_be_said_in_every_domain() -> None:
 
 
 def test_every_reason_for_leaving_people_out_has_words() -> None:
-    codes = {*ExclusionReason, ERASED, BOUNCED, WITHDRAWN, SUPPRESSED, UNAPPROVED}
+    codes = {*ExclusionReason, *Silence, ERASED, BOUNCED, WITHDRAWN, SUPPRESSED, UNAPPROVED}
     assert section("left_out", "en").keys() >= codes
 
 

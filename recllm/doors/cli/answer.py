@@ -231,7 +231,7 @@ def audience(
     A rule over people (conditions under all, any and not) is JSON, or a file of TOML or JSON."""
     from recllm.market.audiences.audience import audience_document, audience_of_workspace, counts_in_words
     from recllm.market.campaigns.file import read_campaign
-    from recllm.market.campaigns.plan import audience_of
+    from recllm.market.campaigns.reach import audience_of
     from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.workspace.figures import LISTS_TELL
 
@@ -401,7 +401,7 @@ def day_document(line: OccasionSuggestion) -> dict[str, Any]:
 
 def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[str]:
     """The days of the calendar, each with who and what."""
-    from recllm.market.campaigns.days import DayGoods, goods_note
+    from recllm.market.campaigns.goods import DayGoods, goods_note
     from recllm.market.occasions.calendar import profile_of
 
     for line in days:

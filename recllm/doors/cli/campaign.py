@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections import Counter
 from datetime import UTC, datetime
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from recllm.market.campaigns.folder import CampaignPlan
     from recllm.market.campaigns.open_campaign import OpenCampaign
 
-Files = Annotated[list[Path], typer.Argument(help="Campaigns as TOML; several compete for the same people.")]
 OneFile = Annotated[Path, typer.Argument(help="The campaign as TOML.")]
 
 PSEUDONYMS_TELL_NOBODY = (
@@ -36,26 +34,20 @@ PSEUDONYMS_TELL_NOBODY = (
 
 
 def plan(
-    files: Files,
+    file: OneFile,
     shop: Shop,
-    contacts: Annotated[int, typer.Option(min=1, help="Maximum number of these campaigns for one customer.")] = 1,
     replace: Annotated[bool, typer.Option(help="Plan again; refused once anything was exported.")] = False,
 ) -> Answer:
     """Choose the customers, one item each, and write the texts; all is kept in the workspace."""
     from recllm.market.campaigns.file import read_campaign
-    from recllm.market.campaigns.plan import plan_campaigns
+    from recllm.market.campaigns.plan import plan_campaign
 
-    campaigns = [read_campaign(file) for file in files]
     progress = note if sys.stderr.isatty() else None
-    plans = plan_campaigns(shop, campaigns, contacts=contacts, replace=replace, progress=progress)
-    documents = []
-    for planned in plans:
-        write_audit(shop, "campaign_planned", campaign=planned.campaign_id, people=len(planned.people))
-        people = [{k: v for k, v in _fields(p).items() if k != "held_out"} for p in planned.addressed]
-        counts = {"size": len(people), "holdout_share": planned.holdout, "holdout": len(planned.held_out)}
-        documents.append({**_fields(planned), **counts, "people": people})
-    lines = itertools.chain.from_iterable(map(_plan_lines, plans))
-    return Answer(documents if len(documents) != 1 else documents[0], lines)
+    planned = plan_campaign(shop, read_campaign(file), replace=replace, progress=progress)
+    write_audit(shop, "campaign_planned", campaign=planned.campaign_id, people=len(planned.people))
+    people = [{k: v for k, v in _fields(p).items() if k != "held_out"} for p in planned.addressed]
+    counts = {"size": len(people), "holdout_share": planned.holdout, "holdout": len(planned.held_out)}
+    return Answer({**_fields(planned), **counts, "people": people}, _plan_lines(planned))
 
 
 def approve(

@@ -154,7 +154,7 @@ STEPS: Mapping[CampaignStep, Mapping[FieldKind, str]] = {
         FieldKind.SEVERAL: "locales",
         FieldKind.CHOICE: "words.generator",
         FieldKind.COUNT: "words.variants",
-        FieldKind.LINES: "words.known_brands words.learn_from",
+        FieldKind.LINES: "words.known_brands",
         FieldKind.PAIRS: "words.evidence",
         FieldKind.TICK: "words.auto",
     },

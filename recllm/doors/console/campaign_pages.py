@@ -52,7 +52,7 @@ from recllm.market.campaigns.drafts import (
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignFolder, read_plan
 from recllm.market.campaigns.open_campaign import OpenCampaign
-from recllm.market.campaigns.plan import ReachCount, count_reachable
+from recllm.market.campaigns.reach import ReachCount, count_reachable
 from recllm.market.campaigns.texts import festive_day
 from recllm.market.occasions.calendar import SENSIBLE_DAYS
 from recllm.shop.data.catalogue import on_offer

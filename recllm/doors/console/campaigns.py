@@ -49,7 +49,6 @@ from recllm.doors.console.pages import ConsoleSection, FormRefusal, PageRoute, T
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.service.jobs import ENDED, Job, JobState
 from recllm.market.adcopy.request import OfferType
-from recllm.market.campaigns.days import BUYER_DAYS, send_time
 from recllm.market.campaigns.drafts import (
     CampaignStage,
     CampaignSummary,
@@ -61,6 +60,7 @@ from recllm.market.campaigns.drafts import (
     revision_of,
     stage_of,
 )
+from recllm.market.campaigns.goods import BUYER_DAYS, send_time
 from recllm.market.campaigns.open_campaign import OpenCampaign
 from recllm.market.occasions.calendar import CalendarDay, ComingDay, days_of, nearest_date
 from recllm.shop.data.dataset import utc

@@ -287,14 +287,12 @@ def order_plan(
     service: Service, shop: LiveShop, campaign_id: str, *, by: str, revision: str, replace: bool = False
 ) -> Job:
     """Plans a campaign in the background. Raises `ConflictError`, and `OverloadError` when too many jobs wait."""
-    from recllm.market.campaigns.plan import plan_campaigns
+    from recllm.market.campaigns.plan import plan_campaign
 
     def planned(progress: Any) -> dict[str, Any]:
         progress("opening the workspace")
         recommender, file = shop.everybody.recommender(), campaign_file(shop.workspace, campaign_id)
-        (campaign_plan,) = plan_campaigns(
-            shop.workspace, [file], replace=replace, recommender=recommender, progress=progress
-        )
+        campaign_plan = plan_campaign(shop.workspace, file, replace=replace, recommender=recommender, progress=progress)
         addressed, held_out, texts = campaign_plan.addressed, campaign_plan.held_out, campaign_plan.texts
         counts = {"addressed": len(addressed), "held_out": len(held_out), "texts": len(texts)}
         note(shop.workspace, campaign_id, CampaignAct.PLANNED, by=by, at=datetime.now(UTC), **counts)

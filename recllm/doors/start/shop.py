@@ -28,7 +28,7 @@ from recllm.doors.start.files import Answers, ShopFile, answers_of, columns_of_c
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.campaigns.drafts import campaign_file, create_campaign, file_path
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, read_plan
-from recllm.market.campaigns.plan import plan_campaigns
+from recllm.market.campaigns.plan import plan_campaign
 from recllm.recommend.evaluation.shop_evaluation import evaluate_workspace
 from recllm.recommend.recommender.shop_recommender import open_recommender, workspace_encoder
 from recllm.recommend.recommender.train import train_workspace
@@ -253,7 +253,7 @@ def reachable(workspace: Workspace, channel: str) -> set[str]:
 
 def draft_campaign(run: Run, answers: Answers, channel: str, generator: str) -> CampaignPlan:
     """The plan of the workspace's first campaign, which is made where there is none: what each customer may want next.
-    Raises what `plan_campaigns` does."""
+    Raises what `plan_campaign` does."""
     workspace = run.workspace
     if not file_path(workspace, CAMPAIGN).is_file():
         fields = {
@@ -269,7 +269,7 @@ def draft_campaign(run: Run, answers: Answers, channel: str, generator: str) -> 
         create_campaign(workspace, fields, by="recllm start", at=datetime.now(UTC))
     folder = CampaignFolder.of(workspace.root, CAMPAIGN)
     if not folder.plan.exists():
-        return plan_campaigns(workspace, [campaign_file(workspace, CAMPAIGN)])[0]
+        return plan_campaign(workspace, campaign_file(workspace, CAMPAIGN))
     return read_plan(folder)
 
 

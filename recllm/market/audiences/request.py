@@ -58,10 +58,6 @@ class AudienceLimits(AudienceCut):
         paid = None if self.budget is None or not self.cost else int(self.budget / self.cost + 1e-9)
         return min((limit for limit in (self.size, paid) if limit is not None), default=None)
 
-    def reachable(self, n: int) -> int:
-        """People of n that can be addressed."""
-        return n if self.max_contacts is None else min(n, self.max_contacts)
-
 
 class LeftOut(Question):
     """Who is left out, by what they did and by their age."""

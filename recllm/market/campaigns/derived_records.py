@@ -110,8 +110,7 @@ def _inferred(workspace: Workspace, person: records.ExportedPerson) -> dict[str,
         question = {field: document[field] for field in ("kind", "horizon_days", "as_of", "meaning")}
         inferred["predictions"] += [question | unnamed(predicted) for predicted in document["people"]]
     if effects := effect_names(workspace):
-        agreed = workspace.gate().dataset(Purpose.PERSONALISATION)
-        people = agreed.before(present(workspace))
+        people = workspace.gate().dataset(Purpose.PERSONALISATION).before(present(workspace))
         inferred["effects"] = {effect: _effect(workspace, effect, people, name) for effect in effects}
     return inferred
 
@@ -143,17 +142,12 @@ def _forget_served(workspace: Workspace, people: records.ErasedPeople) -> record
     return records.Removed()
 
 
-def _remove_states(workspace: Workspace, renamed: records.Renamed) -> None:
-    """A state has people's pseudonyms; it is made again when needed."""
-    remove_states(workspace)
-
-
 SERVED = records.PersonalRecords(
     name="serving",
     files=("serving",),
     entries="serving/*.*/people.safetensors",
     forget=_forget_served,
-    rename=_remove_states,
+    rename=lambda workspace, renamed: remove_states(workspace),  # a state is made again when needed
 )
 QUERY_VECTORS = records.PersonalRecords(
     name="vectors",

@@ -1,7 +1,7 @@
 """Campaigns whose file lies in the workspace: created and changed there, listed, with their history.
 
 campaign-files/ID.toml              the campaign's file, from the fields that a screen or a request gave
-campaign-files/ID.history.jsonl     who made, changed, planned and exported it; a hash chain that only grows
+campaign-files/ID.history.jsonl     who made, changed, planned and exported it, and when
 
 Decisions about texts are in the campaign's own folder, see `recllm.market.campaigns.folder`. Fields that name
 files or models of this machine are refused: the sender of fields is not the operator of the machine.
@@ -84,8 +84,9 @@ def campaign_of_fields(fields: Mapping[str, Any]) -> tuple[CampaignFile, bytes]:
     """
     try:
         table = _without_nulls(fields)
-    except RecursionError as error:
-        raise UsageError("the fields cannot be written as a campaign's file: they are too deep") from error
+        content = tomli_w.dumps(table).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError("the fields cannot be written as a campaign's file: a text is broken, or too deep") from error
     limits, words = (table.get(name) for name in ("limits", "words"))
     for section, name in ((limits, "suppress"), (words, "adapter"), (words, "voice")):
         if isinstance(section, dict) and name in section:
@@ -96,10 +97,6 @@ def campaign_of_fields(fields: Mapping[str, Any]) -> tuple[CampaignFile, bytes]:
             raise UsageError(f"packs are {', '.join(pack_names())}")
         if words.get("generator", GENERATORS[0]) not in GENERATORS:
             raise UsageError(f"generator is {', '.join(GENERATORS)}")
-    try:
-        content = tomli_w.dumps(table).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError("the fields cannot be written as a campaign's file: a text is broken, or too deep") from error
     return parse_campaign(content, Path("campaign.toml")), content
 
 
@@ -227,17 +224,11 @@ def history(workspace: Workspace, campaign_id: str) -> list[dict[str, Any]]:
     """Who did what to a campaign and its texts, oldest first; texts of an earlier plan are not in it."""
     folder = CampaignFolder.of(workspace.root, campaign_id)
     with folder.locked():
-        acts = [
-            {k: v for k, v in line.items() if k != "hash"} for line in read_log(_history_path(workspace, campaign_id))
-        ]
+        acts = read_log(_history_path(workspace, campaign_id))
         decisions = [plain(decision) for decision in read_entries(folder.decisions, Decision)]
     of_texts = [{name: d[name] for name in ("at", "by", "action", "text_id", "why")} for d in decisions]
     # within one second in the order in which a campaign goes on: texts are decided about before they leave
-    stages = {act.value: stage for stage, act in enumerate(CampaignAct)} | {
-        CampaignAct.EXPORTED.value: len(CampaignAct)
-    }
-    last_before_export = len(CampaignAct) - 1
-    return sorted([*acts, *of_texts], key=lambda line: (line["at"], stages.get(line["action"], last_before_export)))
+    return sorted([*acts, *of_texts], key=lambda line: (line["at"], line["action"] == CampaignAct.EXPORTED))
 
 
 def _history_path(workspace: Workspace, campaign_id: str) -> Path:

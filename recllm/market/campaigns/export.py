@@ -26,7 +26,6 @@ from recllm.market.audiences.exclusions import ExclusionReason
 from recllm.market.audiences.selection import check_floor, globally_held_out
 from recllm.market.campaigns.folder import (
     CampaignText,
-    Decision,
     ExportEntry,
     PlannedPerson,
     TextStatus,
@@ -110,7 +109,6 @@ def export_campaign(
             "held": [p.user_id for p in held_out],
             "texts": {p.user_id: p.text_id for p in reached},
             "dropped": dropped,
-            "decisions": len(read_entries(campaign.folder.decisions, Decision)),
         }
         # before the line that says they are recorded: a repeated export records them, and none twice
         _record_shown(campaign, [p for p in reached if p.user_id not in before], messages, at)
@@ -141,12 +139,11 @@ class ExportForecast:
 
 def export_forecast(campaign: OpenCampaign) -> ExportForecast:
     """What `export_campaign` would do now, by the same questions; nothing is written."""
-    with campaign.folder.locked():
-        states = text_states(campaign)
-        reached, dropped = _reachable(campaign, campaign.plan.addressed, states)
-        held_out, _ = _reachable(campaign, campaign.plan.held_out, states)
+    states = campaign.states
+    reached, dropped = _reachable(campaign, campaign.plan.addressed, states)
+    held_out, _ = _reachable(campaign, campaign.plan.held_out, states)
     channels = Counter(person.channel for person in reached)
-    return ExportForecast(reached=len(reached), held_out=len(held_out), dropped=dropped, channels=dict(channels))
+    return ExportForecast(reached=len(reached), held_out=len(held_out), dropped=dropped, channels=channels)
 
 
 def _reachable(
@@ -154,28 +151,26 @@ def _reachable(
 ) -> tuple[list[PlannedPerson], dict[str, int]]:
     """Who may be reached at this moment, and how many may not for which reason. The same is asked of those held out, so
     that both sides of the comparison lose the same kind of people."""
-    workspace = campaign.workspace
+    workspace, channels = campaign.workspace, campaign.file.personal_channels
     gate, names = workspace.gate(), [p.user_id for p in people]
     personal, stored = gate.permits_each(names, Purpose.PERSONALISATION), gate.knows_each(names)
-    channel = {c: gate.permits_each(names, CHANNEL_PURPOSE[c]) for c in campaign.file.personal_channels}
-    bounced = {c: undeliverable(workspace, c) for c in campaign.file.personal_channels}
+    agreed = {c: gate.permits_each(names, CHANNEL_PURPOSE[c]) for c in channels}
+    bounced = {c: undeliverable(workspace, c) for c in channels}
     never = set(workspace.pseudonymiser().many(campaign.file.limits.suppressed_ids()))
     holdout = workspace.settings.experiments
-    held_back = globally_held_out(names, holdout.holdout_share, holdout.holdout_salt)
+    held_back = globally_held_out(names, holdout.holdout_share, holdout.holdout_salt)  # it may have grown
     reachable, dropped = [], Counter[str]()
     for n, person in enumerate(people):
-        if not stored[n]:
-            dropped[ERASED] += 1
-        elif not (personal[n] and channel[person.channel][n]):
-            dropped[WITHDRAWN] += 1
-        elif person.user_id in never:
-            dropped[SUPPRESSED] += 1
-        elif held_back[n]:  # the shop's holdout grew since the plan
-            dropped[ExclusionReason.HELD_OUT.value] += 1
-        elif person.user_id in bounced[person.channel]:
-            dropped[BOUNCED] += 1
-        elif states[person.text_id].action is not TextStatus.APPROVED:
-            dropped[UNAPPROVED] += 1
+        reasons = {
+            ERASED: not stored[n],
+            WITHDRAWN: not (personal[n] and agreed[person.channel][n]),
+            SUPPRESSED: person.user_id in never,
+            ExclusionReason.HELD_OUT.value: held_back[n],
+            BOUNCED: person.user_id in bounced[person.channel],
+            UNAPPROVED: states[person.text_id].action is not TextStatus.APPROVED,
+        }
+        if reason := next((reason for reason, holds in reasons.items() if holds), None):
+            dropped[reason] += 1
         else:
             reachable.append(person)
     return reachable, dict(dropped)
@@ -252,15 +247,11 @@ def _messages(campaign: OpenCampaign, people: Sequence[PlannedPerson], at: datet
             text_id=p.text_id,
             variant=p.variant,
             item_id=p.item_id if p.item_id in campaign.catalogue.items else None,
-            request_id=_request_id(campaign, p),
+            request_id=sha256(f"{plan.campaign_id}\0{p.user_id}".encode()).hexdigest()[:16],
             exported_at=at,
         )
         for p in people
     }
-
-
-def _request_id(campaign: OpenCampaign, person: PlannedPerson) -> str:
-    return sha256(f"{campaign.plan.campaign_id}\0{person.user_id}".encode()).hexdigest()[:16]
 
 
 def _record_shown(
@@ -281,7 +272,7 @@ def _record_shown(
             "event": Action.SHOWN.value,
             "timestamp": at,
             "is_timed": False,
-            "request_id": _request_id(campaign, p),
+            "request_id": messages[p.user_id].request_id,
             "position": 1,
             "model_version": campaign.plan.model_version,
             "campaign_id": campaign.plan.campaign_id,

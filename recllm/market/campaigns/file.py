@@ -7,24 +7,15 @@
     items = ["coat-1", "coat-2"]
     [[target.people.all]]            # only people who meet every rule; see recllm.market.audiences.people_rule
     condition = "bought"
-    category = "coats"
     days = 365
-    [[target.people.all]]
-    not = { condition = "reached", days = 14 }
     [offer]
     type = "percent"
     value = 20
     end = 2025-11-12T00:00:00+08:00
-    [offer.list_prices]
-    coat-1 = 499
     [limits]
     size = 500
     suppress = "never.txt"
-    [words]
-    generator = "smollm2"
-    [words.evidence]
-    award = "Coat of the year 2025"
-    [words.evidence.lowest_30d]      # another proof for each item
+    [words.evidence.lowest_30d]      # a proof for each item
     coat-1 = "449 CNY"
     [sender]
     name = "Hearth"
@@ -34,15 +25,17 @@ The operator sets where texts and the key of a text server go, in RECLLM_LLM_URL
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import logging
 import zoneinfo
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import date, datetime, time
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, NoReturn, Self
 
 from pydantic import (
     AfterValidator,
@@ -58,9 +51,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
-from recllm.base.documents import toml_table
-from recllm.base.errors import DataError, UsageError
+from recllm.base.documents import toml_table, whole_numbers
+from recllm.base.errors import DataError, RecllmError, UsageError
 from recllm.base.files import check_plain, safe_id
 from recllm.base.schema import Intent, Objective, Occasion
 from recllm.market.adcopy.channels import Sender, channel_written_for, complete
@@ -69,19 +63,55 @@ from recllm.market.adcopy.request import Offer, OfferType, Voice, checked_locale
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.audiences.people_rule import RuleField
 from recllm.market.audiences.request import AudienceCut, AudienceLimits, LeftOut, OfferChoice
-from recllm.market.campaigns.hours import QuietHours
-from recllm.market.campaigns.toml_errors import data_error, fail, in_words, unknown_key
 from recllm.market.occasions.calendar import CalendarDay
+
+_logger = logging.getLogger(__name__)
 
 SERVER = "server"
 """Names the operator's text server in a campaign's file."""
 
 
+EXPECTED = {
+    "missing": "is missing",
+    "string_type": "is a text, not {input!r}",
+    "string_pattern_mismatch": "is a text, not {input!r}",
+    "tuple_type": "is a list of texts, not {input!r}",
+    "bool_type": "is true or false, not {input!r}",
+    "int_type": "is a whole number, not {input}",
+    "float_type": "is a number, not {input!r}",
+    "finite_number": "is a number, not {input}",
+    "greater_than": "is a number above {gt}, not {input}",
+    "greater_than_equal": "is a number of {ge} or more, not {input}",
+    "less_than": "is a number below {lt}, not {input}",
+    "less_than_equal": "is {le} at most",
+    "model_type": "is a table; write [{key}]",
+    "mapping_type": "is a table; write [{key}]",
+    "is_instance_of": "is the name of a file, not {input!r}",
+    "extra_forbidden": "is unknown; {known}",
+    "in_words": "{message}",
+}
+"""pydantic's kinds of errors in the words of this file."""
+
+
+def fail(message: str, key: str = "") -> NoReturn:
+    """In a validator: raises the error of its field, or of the field `key` below its section."""
+    raise PydanticCustomError("in_words", "{message}", {"message": message, "key": key})
+
+
+@contextmanager
+def in_words(key: str = "") -> Iterator[None]:
+    """In a validator: an error of the block becomes that of the field."""
+    try:
+        yield
+    except RecllmError as error:
+        fail(f"is wrong: {error}", key)
+
+
 def _amount(value: object) -> Decimal:
     """An exact amount above 0: a number, or a number as text."""
     with suppress(InvalidOperation):
-        if isinstance(value, int | str | Decimal) and not isinstance(value, bool):
-            amount = Decimal(value)
+        if isinstance(value, int | float | str | Decimal) and not isinstance(value, bool):
+            amount = Decimal(str(value))
             if amount.is_finite() and amount > 0:
                 return amount
     return fail(f"is an amount above 0, not {value}")
@@ -96,11 +126,24 @@ def _moment(value: object) -> datetime:
     return fail(f"is a time with its zone, such as 2025-11-01T00:00:00+08:00, not {value}")
 
 
-def _file_beside(value: object, info: ValidationInfo) -> object:
-    if not isinstance(value, str) or not info.context:
-        return value
-    with in_words():
-        return _beside(value, info.context["folder"])
+def _beside(name: str, info: ValidationInfo) -> Path:
+    """The file or folder of this name in the folder of a campaign's file or below, so that a campaign names no other
+    file of the machine."""
+    if not info.context:
+        return Path(name)
+    folder = info.context["folder"]
+    try:
+        is_inside = (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as error:
+        fail(f"is wrong: {name!r} names no file: {error}")
+    if not is_inside:
+        fail(f"is wrong: {name} is outside of the folder of the campaign's file; put it there")
+    return Path(folder / name)
+
+
+def _existing(name: str, info: ValidationInfo) -> Path:
+    file = _beside(name, info)
+    return file if file.is_file() else fail(f"is wrong: there is no file {file}")
 
 
 def _opt_out(text: str) -> str:
@@ -120,7 +163,9 @@ Texts = Annotated[tuple[Text, ...], Strict(False)]
 Amount = Annotated[Decimal, BeforeValidator(_amount)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
-FileBeside = Annotated[Path, BeforeValidator(_file_beside)]
+FileBeside = Annotated[
+    Path, BeforeValidator(lambda value, info: _beside(value, info) if isinstance(value, str) else value)
+]
 
 
 class _Section(BaseModel):
@@ -129,18 +174,6 @@ class _Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _floats(cls, values: object) -> object:
-        """TOML's exact decimals as floats, where a field is none of them."""
-        exact = {name for name, field in cls.model_fields.items() if "Decimal" in str(field.annotation)}
-        if not isinstance(values, dict):
-            return values
-        return {
-            name: float(value) if isinstance(value, Decimal) and value.is_finite() and name not in exact else value
-            for name, value in values.items()
-        }
 
 
 class TargetSection(_Section):
@@ -273,7 +306,7 @@ class LimitsSection(AudienceCut, LeftOut, _Section):
             hours = self.quiet_hours
         except ValueError:
             fail(f'is two local times such as ["21:00", "08:00"], not {list(self.quiet)}', "quiet")
-        if hours and hours.start == hours.end:
+        if hours and hours[0] == hours[1]:
             fail("leaves no hour: both times are the same; write [] for no quiet hours", "quiet")
         return self
 
@@ -282,11 +315,11 @@ class LimitsSection(AudienceCut, LeftOut, _Section):
         return self.part(AudienceLimits, salt="campaign")
 
     @cached_property
-    def quiet_hours(self) -> QuietHours | None:
+    def quiet_hours(self) -> tuple[time, time] | None:
         if not self.quiet:
             return None
         start, end = (time.fromisoformat(hour) for hour in self.quiet)
-        return QuietHours(start=start, end=end, zone=self.timezone)
+        return start, end
 
     def suppressed_ids(self) -> list[str]:
         """The shop's own ids of `suppress`, in UTF-8. Raises `UsageError` when the file cannot be read."""
@@ -305,12 +338,6 @@ class WordsSection(_Section):
 
     variants: Annotated[int, Field(ge=1, le=5)] = 1
     """Texts for each item, kind of reason, channel and locale; they are compared in the report."""
-    learn_from: Texts = ()
-    """Earlier campaigns of this workspace: the answers to the same wordings there decide how often each variant goes
-    out now (Thompson sampling). Empty: all equally often."""
-    guard_limit: Annotated[float, Field(gt=0, lt=1)] | None = 0.02
-    """A variant whose readers dismiss, unsubscribe or complain more often than this, with .95 certainty, goes out no
-    more; the first one always stays. None for no guard."""
     generator: Text = "template"
     """template, smollm2, a folder or hub id of a causal language model, or server: the one that the operator set."""
     adapter: FileBeside | None = None
@@ -457,19 +484,20 @@ class CampaignFile(_Section):
         return {key: proof for key, proof in proofs.items() if proof}
 
 
-SECTIONS: Mapping[str, Sequence[str]] = {
-    "": tuple(f.alias or name for name, f in CampaignFile.model_fields.items() if name not in ("digest", "source")),
-    "target": tuple(TargetSection.model_fields),
-    "offer": tuple(OfferSection.model_fields),
-    "limits": tuple(LimitsSection.model_fields),
-    "words": tuple(WordsSection.model_fields),
-    "sender": tuple(SenderSection.model_fields),
+SECTIONS: Mapping[str, type[BaseModel]] = {
+    "": CampaignFile,
+    "target": TargetSection,
+    "offer": OfferSection,
+    "limits": LimitsSection,
+    "words": WordsSection,
+    "sender": SenderSection,
 }
-"""The keys of each table of a file."""
+RETIRED_WORDS = ("learn_from", "guard_limit")
+"""Of earlier files."""
 
 
 def read_campaign(file: Path) -> CampaignFile:
-    """Reads a campaign. Raises `DataError` that names file, line and key of everything that is wrong in it."""
+    """Reads a campaign. Raises `DataError` that names file and key of everything that is wrong in it."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -481,36 +509,36 @@ def parse_campaign(content: bytes, file: Path) -> CampaignFile:
     """The campaign in the bytes of `file`, whose folder holds the files that it names. Raises as `read_campaign`
     does."""
     try:
-        text = content.decode("utf-8-sig")
-        table = toml_table(text, parse_float=Decimal)
+        table = toml_table(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except ValueError as error:
         raise DataError(f"{file}: no TOML: {error}") from error
+    for name in RETIRED_WORDS:
+        if isinstance(table.get("words"), dict) and table["words"].pop(name, None) is not None:
+            _logger.warning("words.%s of a campaign's file has no effect any more; take it out", name)
     outside = {"digest": hashlib.sha256(content).hexdigest(), "source": file}
     try:
         if key := next(iter(outside.keys() & table.keys()), None):
-            raise DataError(f"{file}{unknown_key(text, '', key, SECTIONS)}")
+            raise DataError(f"{file}: {key} is unknown; {_known('', key)}")
         return CampaignFile.model_validate(table | outside, context={"folder": file.parent})
     except ValidationError as error:
-        raise data_error(file, text, error, SECTIONS) from None
+        raise DataError("\n".join(dict.fromkeys(_faults(file, error)))) from None
 
 
-def _beside(name: str, folder: Path) -> Path:
-    """The file or folder of this name in the folder of a campaign's file or below, so that a campaign names no other
-    file of the machine."""
-    path = folder / name
-    try:
-        is_inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name!r} names no file: {error}") from error
-    if not is_inside:
-        raise DataError(f"{name} is outside of the folder of the campaign's file; put it there")
-    return path
+def _faults(file: Path, error: ValidationError) -> Iterator[str]:
+    """Everything that is wrong in a file, each with its key."""
+    for fault in error.errors(include_url=False):
+        context = whole_numbers(fault.get("ctx", {}))
+        path = [step for step in (*fault["loc"], context.get("key")) if step and isinstance(step, str)]
+        facts = {"message": fault["msg"], "input": fault["input"], "known": _known(".".join(path[:-1]), path[-1])}
+        expected = EXPECTED.get(fault["type"], "is wrong: {message}, not {input!r}")
+        yield f"{file}: {'.'.join(path)} {expected.format(**facts | context | {'key': '.'.join(path)})}"
 
 
-def _existing(name: str, info: ValidationInfo) -> Path:
-    file = _beside(name, info.context["folder"]) if info.context else Path(name)
-    if not file.is_file():
-        raise DataError(f"there is no file {file}")
-    return file
+def _known(section: str, key: str) -> str:
+    """What an unknown key may have meant."""
+    fields = SECTIONS[section].model_fields if section in SECTIONS else {}
+    names = [field.alias or name for name, field in fields.items() if name not in ("digest", "source")]
+    nearest = difflib.get_close_matches(key, names, n=1)
+    return f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(names)}"

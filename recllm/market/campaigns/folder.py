@@ -2,7 +2,7 @@
 
 campaigns/ID/plan.json         the plan without its people
 campaigns/ID/people.jsonl      one line per person: pseudonym, item, kind of reason, text; never a purchase
-campaigns/ID/decisions.jsonl   who approved, edited, rejected or withdrew which text, and when; only ever longer
+campaigns/ID/decisions.jsonl   who approved, edited, rejected or withdrew which text, and when
 campaigns/ID/exports.jsonl     what left, and whom it reached
 campaigns/.ID.lock             held while a plan is read, published or decided about, so that none is seen half done
 copies/                        what made each text
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,12 +30,10 @@ from recllm.base.documents import json_value, plain
 from recllm.base.errors import ConflictError, DataError, PolicyError, StoreError, UsageError
 from recllm.base.files import lock_file, safe_id, sweep_drafts, write_whole
 from recllm.market.adcopy.request import PersonFacts
-from recllm.market.audiences.selection import SpreadFigures
 
 COPIES = "copies"
 """Folder of a workspace with the records of its texts."""
 
-_logger = logging.getLogger(__name__)
 Entry = TypeVar("Entry")
 
 _file_form = with_config(ConfigDict(extra="forbid", validate_by_name=True))
@@ -150,8 +147,6 @@ class CampaignPlan:
     texts: tuple[CampaignText, ...]
     people: tuple[PlannedPerson, ...]
     """Best first, those held out among them."""
-    spread: SpreadFigures | None = None
-    """What spreading the offers over the items cost and won; None where everybody got what is best for them."""
 
     @property
     def addressed(self) -> tuple[PlannedPerson, ...]:
@@ -201,7 +196,7 @@ class ExportEntry:
     dropped: Mapping[str, int]
     """Reason -> people of the plan who were not reached."""
     decisions: int | None = None
-    """Number of decisions before the export, which give the wording of its texts; None for earlier versions."""
+    """Of earlier versions: the number of decisions before the export."""
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------
@@ -212,22 +207,31 @@ class CampaignFolder:
     """The folder of one campaign with its files, whether they exist or not."""
 
     path: Path
-    old: Path
-    """Where a plan lies while it is being replaced."""
-    plan: Path
-    people: Path
-    decisions: Path
-    exports: Path
 
     @classmethod
     def of(cls, root: Path, campaign_id: str) -> CampaignFolder:
         """root: the workspace's folder."""
-        return cls.at(root / "campaigns" / safe_id(campaign_id, "a campaign's id"))
+        return cls(root / "campaigns" / safe_id(campaign_id, "a campaign's id"))
 
-    @classmethod
-    def at(cls, path: Path) -> CampaignFolder:
-        files = (path / name for name in ("plan.json", "people.jsonl", "decisions.jsonl", "exports.jsonl"))
-        return cls(path, path.with_name(f".{path.name}.old"), *files)
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def people(self) -> Path:
+        return self.path / "people.jsonl"
+
+    @property
+    def decisions(self) -> Path:
+        return self.path / "decisions.jsonl"
+
+    @property
+    def exports(self) -> Path:
+        return self.path / "exports.jsonl"
+
+    def aside(self, suffix: str) -> Path:
+        """Next to the folder: "lock"; "part", a plan until it is published; "old", a plan while it is replaced."""
+        return self.path.with_name(f".{self.path.name}.{suffix}")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -236,15 +240,14 @@ class CampaignFolder:
         Not to be nested. Raises `StoreError` when another process keeps the campaign for a minute, and when the disk
         does not take what is written in the block.
         """
+        old, draft = self.aside("old"), self.aside("part")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with lock_file(self.path.with_name(f".{self.path.name}.lock")):
-                if self.old.exists() and self.path.exists():
-                    shutil.rmtree(self.old, ignore_errors=True)
-                elif self.old.exists():  # stopped between the two renames of `publish`
-                    self.old.replace(self.path)
-                if self.draft.exists():
-                    shutil.rmtree(self.draft, ignore_errors=True)
+            with lock_file(self.aside("lock")):
+                if old.exists() and not self.path.exists():  # stopped between the two renames of `publish`
+                    old.replace(self.path)
+                for leftover in filter(Path.exists, (old, draft)):
+                    shutil.rmtree(leftover, ignore_errors=True)
                 sweep_drafts(self.path)
                 yield
         except OSError as error:
@@ -253,11 +256,6 @@ class CampaignFolder:
                 f"the campaign {self.path.name!r} cannot be written ({reason}); nothing half done was kept: free some "
                 "space or make the folder writable, then repeat it"
             ) from error
-
-    @property
-    def draft(self) -> Path:
-        """Where a plan lies until it is published."""
-        return self.path.with_name(f".{self.path.name}.part")
 
     def revision(self, digest: str) -> str:
         """16 hex digits over all that is known of the campaign: its file, by the digest, its plan and its logs.
@@ -296,23 +294,24 @@ class CampaignFolder:
 
 def publish(folder: CampaignFolder, plan: CampaignPlan, *, replace: bool, decisions: Sequence[Decision] = ()) -> None:
     """Puts a plan with its first decisions into its folder. Raises what `check_free` raises."""
+    old = folder.aside("old")
     with folder.locked():
         folder.check_free(replace=replace)
-        draft = CampaignFolder.at(folder.draft)
+        draft = CampaignFolder(folder.aside("part"))
         try:
             draft.path.mkdir(mode=0o700)
             people = _adapter(tuple[PlannedPerson, ...]).dump_python(plan.people, mode="json", by_alias=True)
-            write_whole(draft.people, _json_lines(people))
+            write_whole(draft.people, json_lines(people))
             head = plain(dataclasses.replace(plan, people=()))
             del head["people"]
             write_whole(draft.plan, json.dumps(head, ensure_ascii=False, indent=1) + "\n")
             append_decisions(draft.decisions, decisions)
             if folder.path.exists():
-                folder.path.replace(folder.old)
+                folder.path.replace(old)
             draft.path.replace(folder.path)
         finally:
             shutil.rmtree(draft.path, ignore_errors=True)
-        shutil.rmtree(folder.old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def read_plan(folder: CampaignFolder) -> CampaignPlan:
@@ -337,6 +336,7 @@ def _read_head(folder: CampaignFolder) -> CampaignPlan:
         raise UsageError(f"nothing is planned for {folder.path.name!r}; run: recllm campaign plan FILE")
     with _undamaged(folder.plan):
         fields = json_value(folder.plan.read_bytes()) | {"people": []}
+        fields.pop("spread", None)  # of earlier versions
         head: CampaignPlan = _adapter(CampaignPlan).validate_json(json.dumps(fields), strict=True)
     return head
 
@@ -346,86 +346,54 @@ def _undamaged(file: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError) as error:
-        reason = str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors(include_url=False)[0]
-            reason = f"{'.'.join(str(step) for step in first['loc'])}: {first['msg']}"
+        reason = first_fault(error) if isinstance(error, ValidationError) else str(error)
         raise DataError(f"{file}: the plan is damaged: {reason}; plan again with --replace") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where it is, and what is wrong."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(step) for step in first['loc'])}: {first['msg']}"
 
 
 # --- logs ------------------------------------------------------------------------------------------------------------
 
 
 def append(log: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Adds lines to a log under the folder's lock, all or none, each with the hash over the line before and itself.
-
-    Source: the hash chain of Haber and Stornetta 1991. It shows a changed or removed line, but not a cut end.
-    """
+    """Adds lines to a log under the folder's lock, all or none."""
     if entries:
-        write_whole(log, chained([*read_log(log), *entries]))
+        write_whole(log, json_lines([*read_log(log), *entries]))
 
 
-def chained(entries: Iterable[Mapping[str, Any]]) -> str:
-    """The lines of a log with these entries; where they have hashes of another log, these are replaced."""
-    lines, last = [], ""
-    for entry in entries:
-        content = {name: value for name, value in entry.items() if name != "hash"}
-        last = _hash(last, content)
-        lines.append({**content, "hash": last})
-    return _json_lines(lines)
-
-
-def read_log(log: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log, oldest first; none without the file. A last line that a stopped process left unfinished is
-    dropped with a warning. Raises `DataError` at the first line that is not as it was written."""
-    return log_lines(log.read_bytes() if log.exists() else b"", log)
-
-
-def log_lines(content: bytes, log: Path) -> Iterator[dict[str, Any]]:
-    """As `read_log`, of a log's content; log: where it lies, for messages."""
-    *lines, torn = content.split(b"\n")
-    if torn:
-        _logger.warning("%s: the last line is incomplete, as a stopped process leaves it, and does not count", log)
-    last = ""
-    for number, line in enumerate(lines, start=1):
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """The lines of a log, oldest first; none without the file. Raises `DataError` for a damaged line."""
+    entries: list[dict[str, Any]] = []
+    for number, line in enumerate(log.read_bytes().splitlines() if log.exists() else (), start=1):
         try:
-            entry = json_value(line)
-            recorded = entry.pop("hash")
-        except (ValueError, KeyError, AttributeError) as error:
+            entries.append({name: value for name, value in json_value(line).items() if name != "hash"})
+        except (ValueError, AttributeError) as error:
             raise DataError(f"{log}, line {number}: damaged; put back the file from a backup") from error
-        last = _hash(last, entry)
-        if recorded != last:
-            raise DataError(f"{log}, line {number}: changed after it was written; put back the file from a backup")
-        yield {**entry, "hash": recorded}
+    return entries
 
 
 def append_decisions(log: Path, decisions: Sequence[Decision]) -> None:
     """As `append`; what is empty stays out of a decision's line."""
-    lines = [{k: v for k, v in plain(decision).items() if v or k == "by"} for decision in decisions]
-    append(log, lines)
+    append(log, [{k: v for k, v in plain(decision).items() if v or k == "by"} for decision in decisions])
 
 
 def read_entries(log: Path, form: type[Entry]) -> list[Entry]:
     """A log of decisions or exports; the errors are those of `read_log`, and `DataError` for another form."""
-    lines = [{name: value for name, value in line.items() if name != "hash"} for line in read_log(log)]
     try:
-        entries: list[Entry] = _adapter(list[form]).validate_python(lines)  # type: ignore[valid-type]
+        entries: list[Entry] = _adapter(list[form]).validate_python(read_log(log))  # type: ignore[valid-type]
         return entries
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        row, *path = first["loc"]
         raise DataError(
-            f"{log}, line {int(row) + 1}: {'.'.join(str(step) for step in path)}: {first['msg']}; "
-            "another version of recllm wrote it: use that one"
+            f"{log}, entry {first_fault(error)}; another version of recllm wrote it: use that one"
         ) from error
 
 
-def _json_lines(entries: Sequence[Mapping[str, Any]]) -> str:
+def json_lines(entries: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-
-
-def _hash(last: str, entry: Mapping[str, Any]) -> str:
-    return sha256((last + json.dumps(entry, sort_keys=True, ensure_ascii=False)).encode()).hexdigest()
 
 
 @cache

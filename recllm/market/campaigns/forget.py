@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from recllm.base.documents import plain
 from recllm.base.errors import DataError
 from recllm.base.files import check_plain, write_whole
 from recllm.base.schema import SESSION_PREFIX
-from recllm.market.campaigns.folder import CampaignFolder, ExportEntry, chained, log_lines, read_entries, read_plan
+from recllm.market.campaigns.folder import CampaignFolder, ExportEntry, json_lines, read_entries, read_log, read_plan
 from recllm.shop.workspace import personal_records as records
 from recllm.shop.workspace.privacy import PERSON_PREFIX
 from recllm.shop.workspace.store_records import unnamed
@@ -39,7 +38,7 @@ def _campaigns(workspace: Workspace) -> list[CampaignFolder]:
     folder = workspace.root / "campaigns"
     names = [path.name for path in folder.glob("*") if path.is_dir()]
     ids = {match[1] if (match := _LEFTOVER.fullmatch(name)) else name for name in names}
-    return [CampaignFolder.at(folder / campaign_id) for campaign_id in sorted(ids)]
+    return [CampaignFolder(folder / campaign_id) for campaign_id in sorted(ids)]
 
 
 def _forget(workspace: Workspace, people: records.ErasedPeople) -> records.Removed:
@@ -56,34 +55,32 @@ def _take_out(campaigns: Iterable[CampaignFolder], is_leaving: IsLeaving) -> rec
 
 
 def _take_out_of(file: Path, is_leaving: IsLeaving) -> records.Removed:
-    """The log of exports gets a new hash chain."""
-    kind, n_removed, unread = f"campaign_{file.stem}", 0, f"campaigns/{file.parent.name}/{file.name}"
+    kind, name, n_removed, is_whole = f"campaign_{file.stem}", f"campaigns/{file.parent.name}/{file.name}", 0, True
     try:
         check_plain(file)
         content = remaining = file.read_bytes()
     except OSError:
-        return records.Removed(unread=(unread,))
-    is_whole = True
+        return records.Removed(unread=(name,))
     try:
         if file.name == "people.jsonl":
             lines = content.splitlines(keepends=True)
-            staying = [line for line in lines if not is_leaving(json.loads(line)["user_id"])]
-            remaining, n_removed = b"".join(staying), len(lines) - len(staying)
+            remaining = b"".join(line for line in lines if not is_leaving(json.loads(line)["user_id"]))
+            n_removed = len(lines) - len(remaining.splitlines())
         elif file.name == "exports.jsonl":
-            entries = list(log_lines(content, file))
+            entries = read_log(file)
             reduced = [_entry_without(entry, is_leaving) for entry in entries]
             n_removed = sum(map(_mentions, entries)) - sum(map(_mentions, reduced))
-            remaining = chained(reduced).encode() if n_removed else content
+            remaining = json_lines(reduced).encode() if n_removed else content
     except (DataError, ValueError, KeyError, TypeError):
         is_whole = False
-    remaining = _with_names(file, remaining, lambda name: "erased" if is_leaving(name) else None)
+    remaining = _with_names(remaining, lambda pseudonym: "erased" if is_leaving(pseudonym) else None)
     if remaining != content:
         write_whole(file, remaining)
     is_exported = file.name == "exports.jsonl" and remaining != content
     return records.Removed(
         files={kind: n_removed} if n_removed else {},
         exported_in=(file.parent.name,) if is_exported else (),
-        unread=() if is_whole else (unread,),
+        unread=() if is_whole else (name,),
     )
 
 
@@ -96,14 +93,9 @@ def _mentions(entry: Mapping[str, Any]) -> int:
     return len(entry["reached"]) + len(entry["held"])
 
 
-def _with_names(file: Path, content: bytes, name_of: Callable[[str], str | None]) -> bytes:
-    """The content with other pseudonyms, whatever its form; a sound log gets a new hash chain."""
-    changed = _PSEUDONYM.sub(lambda match: (name_of(match[0].decode()) or match[0].decode()).encode(), content)
-    if changed != content:
-        with suppress(DataError):
-            n_lines = len(list(log_lines(content, file)))
-            changed = chained(map(json.loads, changed.split(b"\n")[:n_lines])).encode()
-    return changed
+def _with_names(content: bytes, name_of: Callable[[str], str | None]) -> bytes:
+    """The content with other pseudonyms, whatever its form."""
+    return _PSEUDONYM.sub(lambda match: (name_of(match[0].decode()) or match[0].decode()).encode(), content)
 
 
 def _outdated(workspace: Workspace, clock: datetime, dry_run: bool) -> records.Removed:
@@ -126,7 +118,7 @@ def _rename(workspace: Workspace, renamed: records.Renamed) -> None:
                 content = file.read_bytes()
                 names = renamed({name.decode() for name in _PSEUDONYM.findall(content)})
                 if names:
-                    write_whole(file, _with_names(file, content, names.get))
+                    write_whole(file, _with_names(content, names.get))
 
 
 def _export(workspace: Workspace, person: records.ExportedPerson) -> dict[str, Any]:
@@ -157,7 +149,7 @@ CAMPAIGNS = records.PersonalRecords(
     files=("campaigns",),
     in_backup=True,
     leftovers=("campaigns/.*.lock", "campaigns/.*.part", "campaigns/.*.old"),
-    locked=lambda file: CampaignFolder.at(file.parent).locked(),
+    locked=lambda file: CampaignFolder(file.parent).locked(),
     forget=_forget,
     rename=_rename,
     export=_export,

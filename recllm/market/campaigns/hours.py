@@ -9,16 +9,6 @@ from zoneinfo import ZoneInfo
 from recllm.market.occasions.hours import is_quiet
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuietHours:
-    """No message leaves between `start` and `end`, local times of `zone`."""
-
-    start: time
-    end: time
-    zone: str | None = None
-    """IANA name; None for the workspace's own."""
-
-
 @dataclass(frozen=True, slots=True)
 class SendWindow:
     """Messages may leave from `start` on, before `end`: aware times."""
@@ -29,18 +19,18 @@ class SendWindow:
 
 
 def send_window(
-    moment: datetime, quiet: QuietHours | None, zone: str | None, offer_end: datetime | None
+    moment: datetime, quiet: tuple[time, time] | None, zone: str | None, offer_end: datetime | None
 ) -> SendWindow | None:
     """The first stretch from `moment` on in which messages may leave; None when the offer ends before it begins.
 
-    zone: the workspace's, for quiet hours that name none; without either they are hours of UTC.
+    quiet: two local times of the zone between which no message leaves. zone: IANA name; UTC when None.
     """
     if quiet is None:
         start, end = moment, None
     else:
-        local = moment.astimezone(ZoneInfo(quiet.zone or zone or "UTC"))
-        local = _next(local, quiet.end) if is_quiet(local.time(), quiet.start, quiet.end) else local
-        start, end = local, _next(local, quiet.start)
+        local = moment.astimezone(ZoneInfo(zone or "UTC"))
+        local = _next(local, quiet[1]) if is_quiet(local.time(), *quiet) else local
+        start, end = local, _next(local, quiet[0])
     if offer_end is not None:
         end = offer_end.astimezone(start.tzinfo) if end is None else min(end, offer_end.astimezone(start.tzinfo))
     return None if end is not None and end <= start else SendWindow(start, end)

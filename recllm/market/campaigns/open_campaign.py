@@ -87,8 +87,9 @@ class OpenCampaign:
     @property
     def window(self) -> SendWindow | None:
         """When messages may leave; None where the offer ends before they may."""
-        offer, zone = self.file.offer, self.workspace.settings.timezone
-        return send_window(self.moment, self.file.limits.quiet_hours, zone, offer.end if offer else None)
+        offer, limits = self.file.offer, self.file.limits
+        zone = limits.timezone or self.workspace.settings.timezone
+        return send_window(self.moment, limits.quiet_hours, zone, offer.end if offer else None)
 
     def facts(self, text: CampaignText) -> TextFacts:
         return facts_of(self.catalogue.items.get(text.item_id), self.file)
@@ -323,7 +324,7 @@ def preview_document(campaign: OpenCampaign) -> dict[str, Any]:
         "locale": campaign.workspace.settings.locale,
         "currency": campaign.workspace.settings.currency or "",
         "window": None if window is None else {"start": plain(window.start), "end": plain(window.end)},
-        "quiet": f"{quiet.start:%H:%M} – {quiet.end:%H:%M}" if quiet else "",
+        "quiet": "{:%H:%M} – {:%H:%M}".format(*quiet) if quiet else "",
         "size": len(people),
         "holdout": len(plan.held_out),
         "holdout_share": plan.holdout,

@@ -136,6 +136,11 @@ class _WindowActions:
     gate: FigureGate
     """What the reader may learn of groups."""
 
+    @property
+    def part_floor(self) -> int:
+        """Fewest people of a part that is reported."""
+        return max(1, self.gate.workspace.policy.group_floor)
+
     def rows(self, people: People) -> NDArray[np.int64]:
         """Row of each person, -1 for who has not agreed to be counted: the dataset does not hold them."""
         return self.data.user_rows([p.user_id for p in people])
@@ -157,11 +162,6 @@ class _WindowActions:
             revenue_per_person=mean,
             unsubscribed=gate.count(int(unsubscribed.sum()), "unsubscribed", n) if addressed else None,
         )
-
-    @property
-    def part_floor(self) -> int:
-        """Fewest people of a part that is reported."""
-        return max(1, self.gate.workspace.policy.group_floor)
 
 
 def campaign_outcome(campaign: OpenCampaign, gate: FigureGate | None = None) -> CampaignOutcome:

@@ -5,10 +5,12 @@ written once. What is said of customers is coarse, so that several share a text.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from enum import StrEnum
+from functools import cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -19,10 +21,12 @@ from recllm.base.schema import CopyVerdict, Generator, Item, ReasonKind
 from recllm.base.settings import Settings
 from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.channels import channel_named, complete
+from recllm.market.adcopy.frames import frames_for
 from recllm.market.adcopy.packs import approved_words, vocabulary_file
-from recllm.market.adcopy.request import CopyRequest, FestiveDay, PersonFacts, Voice
+from recllm.market.adcopy.request import CopyRequest, FactSheet, FestiveDay, PersonFacts, Voice
+from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify.guarantees import review
-from recllm.market.adcopy.write import TEMPLATE, save, sayable_facts, write_recorded
+from recllm.market.adcopy.write import TEMPLATE, save, sayable_facts, write_copy, write_recorded
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPerson, TextFacts
 from recllm.market.occasions.calendar import SENSIBLE_DAYS, nearest_date, profile_of
@@ -219,6 +223,37 @@ class TextKey(NamedTuple):
         return cls(person.item_id, person.kind, person.channel, person.locale, modelled, facts)
 
 
+class Silence(StrEnum):
+    """Why a customer gets no text about a product."""
+
+    NOTHING_TO_SAY = "nothing_to_say"
+    """What is known of the customer carries none."""
+    NO_TEXT_FOR_PRODUCT = "no_text_for_product"
+    """No text is written about such products."""
+
+
+def verdicts_of_frames(
+    workspace: Workspace, file: CampaignFile, catalogue: Catalogue, send: datetime
+) -> Callable[[TextKey], CopyVerdict | Silence]:
+    """What finds the verdict of the text that `write_texts` would begin with, without a generative model."""
+    sheets: dict[tuple[str, str, str], FactSheet] = {}
+
+    @cache
+    def verdict(key: TextKey) -> CopyVerdict | Silence:
+        request = copy_request(file, catalogue, key, send)
+        request = replace(request, reason_kind=ReasonKind(key.kind), policy=workspace.policy, variants=1)
+        about = key.item_id, key.channel, key.locale
+        if about not in sheets:
+            sheets[about] = sayable_facts(request)
+        situation = situation_of(request, sheets[about])
+        copies = write_copy(request) if frames_for(situation, key.channel, request.language) else ()
+        if copies:
+            return copies[0].verdict
+        return Silence.NOTHING_TO_SAY if situation.reasons else Silence.NO_TEXT_FOR_PRODUCT
+
+    return verdict
+
+
 def public_keys(items: Iterable[str], file: CampaignFile) -> Iterator[TextKey]:
     """The texts of public channels, which say nothing of a customer."""
     for item in sorted(set(items)):
@@ -274,8 +309,6 @@ def write_texts(
             )
             texts[key].append(text)
     remarks = []
-    if n_silent := sum(n for key, n in keys.items() if not texts[key]):
-        remarks.append(f"{count_text(n_silent, 'customer')}: there is nothing to say to them, and they get no message")
     if n_failed:
         remarks.append(f"the generator failed at {n_failed} of {count_text(number, 'text')}; these are from templates")
     return texts, remarks

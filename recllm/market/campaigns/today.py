@@ -17,7 +17,7 @@ from recllm.base.errors import RecllmError
 from recllm.base.schema import Action, Occasion, Purpose
 from recllm.market.audiences.contacts import first_channels
 from recllm.market.audiences.exclusions import minors
-from recllm.market.campaigns.days import BUYER_DAYS, GoodsSource, goods_of_day
+from recllm.market.campaigns.goods import BUYER_DAYS, GoodsSource, goods_of_day
 from recllm.market.experiments.feedback import ShownOutcome, shown_outcomes
 from recllm.market.occasions.calendar import CalendarDay, ComingDay, profile_of, upcoming_days
 from recllm.market.occasions.day import cases_of, open_shop_at
@@ -72,28 +72,16 @@ def suggest(workspace: Workspace, recommender: Callable[[], Recommender] | None 
     finds the goods of a day by their texts. Raises `DataError` for a log without times.
     """
     shop = open_shop_at(workspace, present(workspace))
-    data, (reachable, days) = shop.dataset, customers_of(workspace, shop)
-    ids, item_ids = data.users[USER_COLUMN], data.items["item_id"]
+    item_ids, (reachable, days) = shop.dataset.items["item_id"], customers_of(workspace, shop)
     suggestions = []
     for occasion, found_cases in cases_of(workspace, shop, tuple(Occasion))[0].items():
         cases = found_cases.filter(reachable[found_cases["user"].to_numpy()])
+        cases = cases.sort(pl.col("chance").fill_null(0.0), "user", descending=[True, False])
         rows, counts = np.unique(cases["item"].drop_nulls().to_numpy(), return_counts=True)
-        people = tuple(
-            SuggestedPerson(
-                user_id=ids[user],
-                item_id=None if item is None else item_ids[item],
-                days_since=_finite(days.since[user]),
-                usual_days=_finite(days.usual_gap[user]),
-                probability=chance,
-            )
-            for chance, user, item in cases.select(pl.col("chance"), "user", "item")
-            .sort(pl.col("chance").fill_null(0.0), "user", descending=[True, False])
-            .iter_rows()
-        )
-        by_people = rows[np.argsort(-counts, kind="stable")]
-        suggestions.append(
-            OccasionSuggestion(occasion=occasion, people=people, item_ids=tuple(item_ids.gather(by_people.tolist())))
-        )
+        by_people = item_ids.gather(rows[np.argsort(-counts, kind="stable")]).to_list()
+        columns = cases["user"], cases["item"].fill_null(-1), cases["chance"].fill_null(np.nan)
+        people = _suggested(shop, days, *(column.to_numpy() for column in columns))
+        suggestions.append(OccasionSuggestion(occasion=occasion, people=people, item_ids=tuple(by_people)))
     of_now = sorted((s for s in suggestions if s.people), key=lambda s: -len(s.people))
     return [*coming_days(workspace, shop, reachable, days, recommender), *of_now]
 
@@ -111,17 +99,8 @@ def coming_days(
     coming_now = upcoming_days(workspace.settings, today)
     if not coming_now:
         return []
-    since, ids = np.where(reachable, days.since, np.inf), data.users[USER_COLUMN].to_list()
-    people = tuple(
-        SuggestedPerson(
-            user_id=ids[user],
-            item_id=None,
-            days_since=_finite(days.since[user]),
-            usual_days=_finite(days.usual_gap[user]),
-            probability=None,
-        )
-        for user in np.argsort(since, kind="stable")[: int((since <= BUYER_DAYS).sum())]
-    )
+    since = np.where(reachable, days.since, np.inf)
+    people = _suggested(shop, days, np.argsort(since, kind="stable")[: int((since <= BUYER_DAYS).sum())])
     suggestions: list[OccasionSuggestion] = []
     by_text: Recommender | None = None
     for coming in coming_now:
@@ -145,6 +124,27 @@ def customers_of(workspace: Workspace, shop: Shop) -> tuple[NDArray[np.bool_], S
     reachable = np.array([channel is not None for channel in channels], bool) & ~minors(data, settings.adult_age)
     bought = data.events.of(Action.PURCHASE)
     return reachable, ShoppingDays.of(bought.user, bought.at, data.n_users, shop.now)
+
+
+def _suggested(
+    shop: Shop,
+    days: ShoppingDays,
+    user_rows: NDArray[np.integer],
+    items: NDArray[np.integer] | None = None,
+    chance: NDArray[np.floating] | None = None,
+) -> tuple[SuggestedPerson, ...]:
+    """items: rows of the catalogue, -1 for none."""
+    ids, item_ids = shop.dataset.users[USER_COLUMN].to_list(), shop.dataset.items["item_id"]
+    return tuple(
+        SuggestedPerson(
+            user_id=ids[user],
+            item_id=None if items is None or items[n] < 0 else item_ids[int(items[n])],
+            days_since=_finite(days.since[user]),
+            usual_days=_finite(days.usual_gap[user]),
+            probability=None if chance is None else _finite(chance[n]),
+        )
+        for n, user in enumerate(user_rows.tolist())
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Days of the calendar as campaigns: what fits a day, and who may be written to for it."""
+"""The goods of a campaign that names none: those of a day of the calendar, and those that fit a text."""
 
 from __future__ import annotations
 
@@ -10,18 +10,29 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from recllm.base.errors import UsageError
+from recllm.base.errors import PolicyError, UsageError
+from recllm.base.questions import SearchRequest
+from recllm.market.adcopy.lexicon import fold, table
 from recllm.market.adcopy.names import name_and_size, written_out
-from recllm.market.campaigns.target_text import fitting_items
 from recllm.market.occasions.calendar import ComingDay, profile_of, season_lifts
-from recllm.shop.data.catalogue import sensitive_items
+from recllm.recommend.recommender.search import VECTORS, search
+from recllm.shop.data.catalogue import SENSITIVE_TARGET, in_category, sensitive_items
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.workspace import Workspace, present
+from recllm.text.encoder.batches import encode_unique
+from recllm.text.word_index import WordIndex
 
 if TYPE_CHECKING:
     from recllm.recommend.recommender.recommender import Recommender
     from recllm.shop.data.dataset import Dataset
 
+THEME_WEIGHT = 3.0
+"""Of the nearest by meaning against those by words: a campaign's text is a theme more often than a name, such as "a
+winter breakfast"."""
+WIDER = 6
+"""Multiple of the wanted items that is searched, since items that differ in size alone count once."""
+MOST_ITEMS = 8
+"""Default number of items for a text: each person gets the one that suits them best."""
 MOST_GOODS = 20
 """Goods of a day, each with texts of its own."""
 BUYER_DAYS = 365
@@ -96,3 +107,36 @@ def send_time(workspace: Workspace, coming: ComingDay, order_by: date | None = N
         on = min(on, order_by - timedelta(days=7))
     send = datetime.combine(on, SEND_AT, zone)
     return send if send > utc(present(workspace)) else None
+
+
+def fitting_items(recommender: Recommender, text: str, category: str | None, *, limit: int) -> list[str]:
+    """Ids of the items on offer that fit the text best by meaning and by words, of one category where it is named. Of
+    things that differ in size alone the best one is there before any other has a second; what words alone find comes
+    last.
+
+    Raises `UsageError` where none fits, `PolicyError` for a sensitive text.
+    """
+    if recommender.policy.is_sensitive((*(category or "").split(">"), text)):
+        raise PolicyError(SENSITIVE_TARGET)
+    data = recommender.dataset
+    query = words_that_name(text)
+    vectors, _ = encode_unique(recommender.encoder, [query], kind="query")
+    exclude: tuple[str, ...] = ()
+    if category is not None:
+        outside = ~np.asarray(in_category(data.items, category))
+        exclude = tuple(data.items["item_id"].gather(np.flatnonzero(outside)).to_list())
+    request = SearchRequest(query=query, k=WIDER * limit, exclude=exclude)
+    slate = search(recommender, WordIndex.of(data.items), request, vectors[0], vectors_weight=THEME_WEIGHT)
+    if not slate.items:
+        where = f" in the category {category!r}" if category else ""
+        raise UsageError(f"no item on offer fits the text {text!r}{where}; name items or a category instead")
+    names = [name_and_size(written_out(item.title))[0] for item in slate.items]
+    is_twin = [names.index(name) < position for position, name in enumerate(names)]
+    order = sorted(range(len(names)), key=lambda n: (VECTORS not in slate.items[n].served_by, is_twin[n]))
+    return [slate.items[n].item_id for n in order[:limit]]
+
+
+def words_that_name(text: str) -> str:
+    """A text without the words that only join others: "something for a picnic" would find "sauce for pasta"."""
+    joining = set(str(table("neutral.en.toml")["function"]).split())
+    return " ".join(word for word in text.split() if fold(word).strip(".,") not in joining) or text

@@ -1,0 +1,245 @@
+"""Whom a campaign could reach, and for which products: its audience before anything is planned."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.base.errors import DataError, NotFittedError, NothingToDo, UsageError
+from recllm.base.schema import Objective, Occasion
+from recllm.market.audiences.audience import Audience, EligiblePool, build_audience, eligible_pool, rule_match
+from recllm.market.audiences.contacts import first_channels
+from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
+from recllm.market.audiences.people_rule import PeopleRule
+from recllm.market.audiences.probabilities import UserScores, independent_probabilities
+from recllm.market.audiences.request import Exclusions
+from recllm.market.audiences.selection import Selection, select, spread_offers
+from recllm.market.audiences.targets import AudienceTarget, audience_target
+from recllm.market.campaigns.file import CampaignFile
+from recllm.market.campaigns.goods import MOST_ITEMS, DayGoods, fitting_items, goods_note, goods_of_day
+from recllm.market.campaigns.texts import festive_day
+from recllm.market.occasions.calendar import CalendarDay, ComingDay, profile_of
+from recllm.market.occasions.day import cases_of, lacking, shop_of_people
+from recllm.market.propensity.effects import effects_of
+from recllm.shop.data.dataset import USER_COLUMN, utc
+from recllm.shop.workspace.figures import FigureGate
+from recllm.shop.workspace.privacy import PolicyGate
+from recllm.shop.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from recllm.recommend.recommender.recommender import Recommender
+
+CATALOGUE_ITEMS = 20
+"""Items of a campaign that picks them from the whole catalogue and says no number: each needs its texts."""
+PRODUCTS_TRIED = 10
+"""For one customer, from the top of their list, until there is something to say about one."""
+CUSTOMERS_TRIED = 3
+"""For each one of a campaign's size, until there is something to say to as many."""
+REACHABLE = "reachable"
+
+
+def audience_of(
+    workspace: Workspace, recommender: Recommender, file: CampaignFile, *, explain: bool = True
+) -> Audience:
+    """Whom a campaign would address, without planning it; the errors are those of `plan_campaign`."""
+    pool = campaign_pool(recommender, file, workspace)
+    cut = select(pool.scores, pool.user_ids, file.id, file.limits.cut)
+    return build_audience(recommender, pool, cut, file.id, None if explain else 0, figures=FigureGate(workspace))
+
+
+def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) -> EligiblePool:
+    """Everybody whom a campaign could reach."""
+    if recommender.model is None:
+        raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
+    section, gate = file.target, workspace.gate()
+    rules, agreed = _exclusions(file, workspace), _agreed(file, gate)
+    if section.occasion is not None:
+        target, only_for = occasion_target(workspace, recommender, section.occasion)
+        return eligible_pool(recommender, target, rules, agreed, gate=gate, only_for=only_for)
+    limit, note, items = section.most_items, "", section.items
+    if section.picks_items:
+        limit, goods = limit or CATALOGUE_ITEMS, _goods_of_day(workspace, recommender, file)
+        if section.day is not None and goods.item_ids:
+            items, note = goods.item_ids, goods_note(goods, profile_of(section.day, workspace.settings).names["en"])
+    elif section.text is not None:
+        limit = limit or MOST_ITEMS
+        items = tuple(fitting_items(recommender, section.text, section.category, limit=limit))
+        note = f"{len(items)} items fit the text {section.text!r}"
+    _, target = audience_target(recommender, items, None if section.text else section.category)
+    offered = recommender.dataset.item_index.on_offer(recommender.dataset.as_of)[target.items]
+    if not offered.all():
+        name = recommender.dataset.items["item_id"][int(target.items[~offered][0])]
+        raise UsageError(f"the item {name!r} of the campaign {file.id!r} is no longer on offer; take it out")
+    target = replace(target, notes=(*target.notes, note) if note else target.notes)
+    if limit is not None and len(target.items) > limit:
+        target = _narrowed(recommender, target, rules, agreed, file, workspace, limit)
+    effects = None if section.effects is None else effects_of(workspace, section.effects, recommender.dataset)
+    return eligible_pool(recommender, target, rules, agreed, gate=gate, choice=section.choice, effects=effects)
+
+
+def _goods_of_day(workspace: Workspace, recommender: Recommender, file: CampaignFile) -> DayGoods:
+    """Of a campaign for a day of the calendar that names no goods and no intent; none for another.
+
+    Raises `NothingToDo` where no goods are known.
+    """
+    section, moment = file.target, file.send or utc(recommender.dataset.as_of)
+    day = festive_day(workspace.settings, file, moment)
+    if day is None or not section.picks_items or section.intent is not None:
+        return DayGoods()
+    coming = ComingDay(day=CalendarDay(day.key), on=day.on)
+    goods = goods_of_day(workspace, recommender.dataset, coming, recommender)
+    if not goods.item_ids:
+        raise NothingToDo(f"no products are known to fit {day.names['en']}; name items, a category or an intent")
+    return goods
+
+
+def _spread(file: CampaignFile, workspace: Workspace) -> float:
+    """How far the campaign's offers spread over its items."""
+    if file.target.spread is not None:
+        return file.target.spread
+    return workspace.settings.offers.spread if file.target.picks_items else 0.0
+
+
+def occasion_target(
+    workspace: Workspace, recommender: Recommender, occasion: Occasion
+) -> tuple[AudienceTarget, tuple[NDArray[np.int64], UserScores]]:
+    """The items of an occasion, and its people with the item and the chance of each.
+
+    Raises `DataError` where the shop has no data for it, `NothingToDo` where no one has it today.
+    """
+    shop = shop_of_people(workspace, recommender.dataset)
+    if why := lacking(shop).get(occasion):
+        raise DataError(f"the occasion {occasion} cannot be looked for: {why}")
+    cases = cases_of(workspace, shop, (occasion,))[0][occasion].drop_nulls("item")
+    if not len(cases):
+        raise NothingToDo(f"{utc(shop.now):%Y-%m-%d}: no customer has the occasion {occasion}")
+    chance, item = cases["chance"].fill_null(0.0).to_numpy(), cases["item"].to_numpy()
+    scores = UserScores(-np.log1p(-np.minimum(chance, 1 - 1e-7)), item, chance.astype(np.float32))
+    return AudienceTarget(occasion.value, np.unique(item)), (cases["user"].to_numpy(), scores)
+
+
+def _exclusions(file: CampaignFile, workspace: Workspace) -> Exclusions:
+    holdout = workspace.settings.experiments
+    return file.limits.part(
+        Exclusions,
+        # with an occasion each person has an item of their own, and others' do not matter
+        returned=file.limits.returned and file.target.occasion is None,
+        suppressed=tuple(file.limits.suppressed_ids()),
+        people=file.target.people,
+        holdout_share=holdout.holdout_share,
+        holdout_salt=holdout.holdout_salt,
+    )
+
+
+def _agreed(file: CampaignFile, gate: PolicyGate) -> Consents:
+    """Who agreed to one of the campaign's channels."""
+    return lambda ids: [channel is not None for channel in first_channels(gate, ids, file.personal_channels)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReachCount:
+    """How many people a campaign could reach, before the likeliest of them are chosen; see `workspace.figures`
+    for what a caller gets. All people of the shop are about reachable + sum of `excluded`."""
+
+    reachable: int | None
+    channels: Mapping[str, int | None]
+    """Channel -> people who would be reached there."""
+    excluded: Mapping[str, int | None]
+    """`ExclusionReason` -> people, each under one reason."""
+    items: int
+    """Items that the campaign is for; 0 for one about a text."""
+    rule: Mapping[PeopleRule, int | None]
+    """The rule over people and each of its conditions alone -> people who agreed and meet it."""
+    next_on: datetime | None = None
+    """When new groups are counted again; None while the caller has budget."""
+
+
+def count_reachable(
+    workspace: Workspace, recommender: Recommender, file: CampaignFile, figures: FigureGate | None = None
+) -> ReachCount:
+    """Counted in a moment, without scores. figures: what the caller may learn of groups; None for the owner of the
+    machine. Raises `UsageError` for an unknown item or an empty category, `PolicyError` for a sensitive target."""
+    section, gate = file.target, workspace.gate()
+    items, rules = np.zeros(0, np.int64), _exclusions(file, workspace)
+    if section.occasion is not None:
+        target, (having, _) = occasion_target(workspace, recommender, section.occasion)
+        items = target.items
+    elif section.text is None:
+        items = audience_target(recommender, section.items, section.category)[1].items
+        if section.picks_items:  # which ones is not known before people are scored
+            items = items[:0]
+    match = rule_match(recommender, rules, gate)
+    masks = exclusion_masks(recommender, items, rules, _agreed(file, gate), match=match)
+    if section.occasion is not None:
+        others = ~np.isin(np.arange(recommender.dataset.n_users), having)
+        masks = first_only(masks | {ExclusionReason.NO_OCCASION: others})
+    user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
+    names = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
+    figures = figures or FigureGate(workspace)
+    # all channels and reasons: missing ones would say which groups are empty
+    first = Counter(first_channels(gate, names, file.personal_channels))
+    members = {channel: first[channel] for channel in file.personal_channels}
+    excluded = {reason.value: int(masks[reason].sum()) if reason in masks else 0 for reason in ExclusionReason}
+    excluded[ExclusionReason.NO_CONSENT] += figures.unconsented(recommender.dataset.users[USER_COLUMN])
+    visible = ~masks[ExclusionReason.NO_CONSENT]
+    conditions = {} if match is None else match.counts(visible)
+    question = file.model_dump_json(include={"target", "limits", "channels"})
+    cells = figures.sizes(question, {REACHABLE: len(names), **excluded}, disjoint=True)
+    channels = figures.sizes(question, members, disjoint=True)
+    rule = figures.sizes("rule", {node.model_dump_json(): n for node, n in conditions.items()})
+    return ReachCount(
+        reachable=cells.people[REACHABLE],
+        channels={name: channels.people[name] for name, n in members.items() if n or not figures.is_exact},
+        excluded={reason: cells.people[reason] for reason, n in excluded.items() if n or not figures.is_exact},
+        items=len(items),
+        rule={node: rule.people[node.model_dump_json()] for node in conditions},
+        next_on=cells.next_on or channels.next_on or rule.next_on,
+    )
+
+
+def _narrowed(
+    recommender: Recommender,
+    target: AudienceTarget,
+    rules: Exclusions,
+    agreed: Consents,
+    file: CampaignFile,
+    workspace: Workspace,
+    limit: int,
+) -> AudienceTarget:
+    """The `limit` items that suit most of the people who come first, each person by what the campaign chooses by: those
+    that suit people best before those further down their lists."""
+    match = rule_match(recommender, rules, workspace.gate())
+    masks = exclusion_masks(recommender, target.items, rules, agreed, match=match)
+    user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
+    choice = file.target.choice
+    objective = Objective.PROBABILITY if choice.objective is Objective.UPLIFT else choice.objective
+    scores = independent_probabilities(recommender, target.items, user_rows, choice.intent, objective)
+    first = np.argsort(-scores.score, kind="stable")[: file.limits.cut.max_contacts]
+    best = scores.best_item[first]
+    if scores.offers is not None and (spread := _spread(file, workspace)):
+        best = spread_offers(scores.offers, first, spread)[0][first]
+    listed = best[:, None] if scores.offers is None else scores.offers.item[first, :PRODUCTS_TRIED]
+    n_best, n_listed = (
+        np.bincount(items[items >= 0], minlength=int(target.items.max()) + 1)[target.items] for items in (best, listed)
+    )
+    top = np.lexsort((-n_listed, -n_best))[: min(limit, max(int((n_best + n_listed > 0).sum()), 1))]
+    note = f"of {len(target.items):,} items the {len(top)} that suit most people"
+    return AudienceTarget(target.name, np.sort(target.items[top]), (*target.notes, note))
+
+
+def first_items(file: CampaignFile, workspace: Workspace, pool: EligiblePool, selection: Selection) -> dict[int, int]:
+    """Position in the pool -> row of the first item to try, of all that were drawn, best first."""
+    scores = pool.scores
+    positions = np.concatenate([selection.addressed, selection.holdout])
+    positions = positions[np.argsort(-scores.score[positions], kind="stable")]
+    items = scores.best_item[positions]
+    if scores.offers is not None and (spread := _spread(file, workspace)):
+        items = spread_offers(scores.offers, positions, spread)[0][positions]
+    items = np.where(items < 0, pool.target.items[0], items)  # nothing of the campaign was proposed for them
+    return dict(zip(positions.tolist(), items.tolist(), strict=True))
