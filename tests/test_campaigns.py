@@ -464,7 +464,7 @@ def test_a_customer_gets_the_next_product_where_nothing_can_be_said_about_the_fi
 def test_the_next_customers_replace_those_to_whom_nothing_can_be_said(
     shop: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = ('category = "food > tea"\nmost_items = 4', 'items = ["tea0", "tea1", "tea2", "tea3"]')
+    items = ('category = "food > tea"\nmost_items = 1', 'items = ["tea0", "tea1", "tea2", "tea3"]')
 
     def planned_for(size: int) -> CampaignPlan:
         return plan_campaign(shop, changed(folder, items, ("size = 60", f"size = {size}")), now=NOW, replace=True)

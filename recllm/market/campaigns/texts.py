@@ -241,7 +241,7 @@ def verdicts_of_frames(
     @cache
     def verdict(key: TextKey) -> CopyVerdict | Silence:
         request = copy_request(file, catalogue, key, send)
-        request = replace(request, reason_kind=ReasonKind(key.kind), policy=workspace.policy, variants=1)
+        request = replace(request, policy=workspace.policy, variants=1)
         about = key.item_id, key.channel, key.locale
         if about not in sheets:
             sheets[about] = sayable_facts(request)
