@@ -19,7 +19,6 @@ from tiny_encoders import edit_json, make_model, make_sentence_model, write_json
 
 from recllm.base.errors import ModelError, UsageError
 from recllm.text.encoder.batches import encode_unique
-from recllm.text.encoder.hardware import default_threads
 from recllm.text.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
 from recllm.text.encoder.toy import ToyEncoder
 
@@ -204,19 +203,6 @@ def test_spoilt_module_folder_is_refused(tmp_path: Path) -> None:
     edit_json(folder / "1_Pooling" / "config.json", include_prompt=False)
     with pytest.raises(ModelError, match="prompt included"):
         load_encoder(folder)
-
-
-def test_an_exported_encoder_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "onnx.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"name the model that this one was made from .* recllm train"):
-        load_encoder(tmp_path)
-
-
-def test_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert default_threads() == 1
-    monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    assert default_threads() >= 1
 
 
 class Counting(ToyEncoder):
