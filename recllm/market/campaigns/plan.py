@@ -264,7 +264,7 @@ class Draw:
         times as many are looked at.
         """
         cut, limit = self.file.limits.cut, self.file.limits.cut.max_contacts
-        most = CUSTOMERS_TRIED * (limit or 0)
+        largest = CUSTOMERS_TRIED * (limit or 0)
         recipients: dict[int, Recipient] = {}
         while True:
             selection = select(self.pool.scores, self.pool.user_ids, self.file.id, cut)
@@ -273,9 +273,9 @@ class Draw:
             addressed = selection.addressed.tolist()
             written = [n for n, at in enumerate(addressed, start=1) if isinstance(recipients[at].verdict, CopyVerdict)]
             size = cut.max_contacts or 0
-            if limit is None or len(written) >= limit or len(addressed) < size or size >= most:
+            if limit is None or len(written) >= limit or len(addressed) < size or size >= largest:
                 break
-            cut = cut.model_copy(update={"size": min(size + 2 * (limit - len(written)), most), "budget": None})
+            cut = cut.model_copy(update={"size": min(size + 2 * (limit - len(written)), largest), "budget": None})
         if limit is not None and len(written) > limit:
             cut = cut.model_copy(update={"size": written[limit - 1], "budget": None})
             selection = select(self.pool.scores, self.pool.user_ids, self.file.id, cut)
