@@ -147,7 +147,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
         axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("NDCG@20 of four weeks")
-    axes[0].legend(frameon=False, loc="lower right")
+    axes[0].legend(frameon=False, loc="lower center", ncol=2)
     figure.savefig(HERE.parent / "recllm" / "guide" / "pictures" / "small-shops.webp", dpi=110)
 
 

@@ -163,8 +163,11 @@ def test_every_text_of_every_frame_that_holds_passes_the_check() -> None:
     people = (PersonFacts(), DUE, TOGETHER, lately, PersonFacts(in_cart=True), PersonFacts(category_bought=3))
     undated = Offer(type=OfferType.FREE_SHIPPING), Offer(type=OfferType.COUPON, value=Decimal(5), code="TEA5")
     faults = []
-    for (item, locale), shop in product(((OAT, "en-GB"), (MILK, "en-US"), (TENT, "en-GB"), (SOY, "zh")), ("", "Fells")):
-        for person, offer, channel in product(people, (None, OFFER, *undated), WRITTEN):
+    offers = (None, OFFER, *undated)
+    goods = (OAT, "en-GB"), (MILK, "en-US"), (TENT, "en-GB"), (SOY, "zh")
+    for (item, locale), (p, person), (o, offer) in product(goods, enumerate(people), enumerate(offers)):
+        shop = ("", "Fells")[(p + o) % 2]
+        for channel in WRITTEN:
             request = request_for(item, locale=locale, person=person, offer=offer, channel=channel, shop=shop)
             situation = situation_of(request, sayable_facts(request))
             for frame in frames_for(situation, channel, request.language):

