@@ -481,13 +481,12 @@ def test_the_next_customers_replace_those_to_whom_nothing_can_be_said(
 
 
 def test_a_plan_says_why_nothing_can_be_said(shop: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    category = 'category = "food > tea"\nmost_items = 4'
     said(shop, ["tea0,Gift card,cards,,4.50"], "items", "item_id,title,category,brand,price")
     with pytest.raises(NothingToDo, match=r"no text is written about their products \(\d+\);"):
-        plan_campaign(shop, changed(folder, (category, 'items = ["tea0"]')))
+        plan_campaign(shop, changed(folder, (CATEGORY, 'items = ["tea0"]')))
     silenced(monkeypatch, "tea1")
     with pytest.raises(NothingToDo, match=r"nothing known of them carries a text \(\d+\);"):
-        plan_campaign(shop, changed(folder, (category, 'items = ["tea1"]'), name="tea1"))
+        plan_campaign(shop, changed(folder, (CATEGORY, 'items = ["tea1"]'), name="tea1"))
 
 
 def test_a_campaign_of_an_earlier_version_opens(

@@ -76,14 +76,16 @@ def init(run: Command, shop: Shop) -> None:
 
 
 def succeeds(run: Command, *command: str) -> str:
-    """What it prints."""
-    code, out, problem = run(*command, "-w", "shop")
-    assert code == 0, problem
-    return out
+    """What it prints, notes behind it."""
+    code, out, notes = run(*command, "-w", "shop")
+    assert code == 0, notes
+    return out + notes
 
 
 def in_json(run: Command, *command: str) -> Any:
-    return json.loads(succeeds(run, *command, "--json"))
+    code, out, problem = run(*command, "--json", "-w", "shop")
+    assert code == 0, problem
+    return json.loads(out)
 
 
 def trained_and_planned(run: Command, target: str, folder: Path) -> CampaignPlan:

@@ -124,7 +124,7 @@ def test_by_margin_comes_first_what_earns_most(trained: Recommender) -> None:
 def test_without_a_model_counting_and_texts_rank_and_it_is_said(untrained: Recommender) -> None:
     slate = untrained.recommend("u0", k=3)[0]
     assert slate.status is SlateStatus.TEXT_ONLY
-    assert slate.degraded_reason == "no trained model: ranked by what this person bought, what sells and texts"
+    assert slate.degraded_reason == "no trained model: ranked by this person's own history, what is popular and texts"
     assert kinds(slate) == {"tea"}
     assert slate.items[0].probability is None
     bought = Counter(

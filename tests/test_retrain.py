@@ -85,17 +85,6 @@ def changed_log(change: Callable[[Dataset, np.random.Generator], Dataset], seed:
     return train
 
 
-def untrained(seed: int) -> Train:
-    """Training that ends where it began, at random weights."""
-    real = job.train_challenger
-
-    def train(past: Dataset, encoder: Any, recipe: Any, progress: Any) -> Model:
-        none = recipe.training.model_copy(update={"epochs": 1, "min_steps": 0, "learning_rate": 1e-12, "seed": seed})
-        return real(past, encoder, replace(recipe, training=none), progress)
-
-    return train
-
-
 @dataclass(frozen=True)
 class Retrained:
     """A shop after one retraining that was due; tests copy its folder before they change it."""
@@ -154,12 +143,12 @@ def test_an_unchanged_log_is_not_due_and_a_grown_one_is(young: Path, better: Ret
     assert report.parent == better.first and report.challenger and report.gate is not None
 
 
-@pytest.mark.parametrize("kind", ["mixed up", "a tenth", "untrained", "poisoned"])
+@pytest.mark.parametrize("kind", ["mixed up", "a tenth", "poisoned"])
 def test_a_worse_challenger_is_refused(request: pytest.FixtureRequest, kind: str) -> None:
     if kind == "mixed up":
         done = request.getfixturevalue("worse")
     else:
-        changes = {"a tenth": changed_log(tenth, 0), "untrained": untrained(0), "poisoned": changed_log(poisoned, 0)}
+        changes = {"a tenth": changed_log(tenth, 0), "poisoned": changed_log(poisoned, 0)}
         done = retrained(request.getfixturevalue("shop"), changes[kind])
     assert done.report.outcome is RetrainOutcome.REFUSED and done.report.gate is not None
     assert set(done.report.gate.reasons) & {GateReason.WORSE, GateReason.MISCALIBRATED}, "not for want of people"
@@ -246,7 +235,7 @@ def test_the_next_training_waits_until_the_log_grew(worse: Retrained, tmp_path: 
 
 def test_old_versions_go_and_their_reasons_stay(shop: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     first = serving(shop)
-    monkeypatch.setattr(job, "train_challenger", untrained(0))
+    monkeypatch.setattr(job, "train_challenger", changed_log(tenth, 0))
     monkeypatch.setattr(job, "REFUSED_VERSIONS", 1)
     refused: list[str] = []
     removed: list[list[str]] = []

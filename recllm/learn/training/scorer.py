@@ -130,7 +130,7 @@ def fit_scorer(
         notes = (*notes, f"too few validation users ({n_buyers}): the metrics are rough, and the last round was used")
     judged, history, best, scorer = _learned(windows, args, validation, tell, new_users, is_small)
     logit, share = predict(judged, validation), 0.0
-    if args.timed:
+    if args.timed and is_small:
         share, level, best_seller = counting_share(logit, validation, np.random.default_rng(args.seed))
         learned_from = sum(w.n for w in windows if not w.is_of_new_items)
         share = 1 - (1 - share) * learned_from / (learned_from + COUNTING_PRIOR)

@@ -36,6 +36,8 @@ BLOCK_PAIRS = 2**18
 USERS_AT_ONCE = 128
 """Users of a block, at most: what is computed of their pairs on the way stays in the cache."""
 
+TEXT_WEIGHT = 2.0
+"""Of the cosine, next to the logarithm of counts, where no scorer ranks."""
 TEXT_CANDIDATES = 100
 """Nearest texts that are candidates where no scorer ranks."""
 
@@ -220,7 +222,7 @@ class ItemRanker:
             features = pair_features(batch, pairs, narrow=True)
             is_new = features[:, FEATURE_NAMES.index("times")] == 0
             best_seller = sales(population.stats.buyers_28, population.stats.buyers_91).max()
-            logit = counting_score(features, FEATURE_NAMES, float(best_seller)) + centred * is_new
+            logit = counting_score(features, FEATURE_NAMES, float(best_seller)) + TEXT_WEIGHT * centred * is_new
             return ScoredPairs(np.clip(cosine, -1, 1), unknown, logit, unknown)
         if scorer.config.features != FEATURE_NAMES:
             raise ModelError("the model was trained on other pair features than this version computes; train again")
