@@ -45,7 +45,7 @@ GELU_BLOCK = 16_384
 """Numbers that go through the steps of the GELU at once: so few stay in the cache, which takes a fifth of the time."""
 
 POPULAR_WEIGHT = 0.03
-"""What `counting_score` gives an item that sells best, and a view, where a purchase of today counts 1; chosen on cuts of two logs."""
+"""Of the best seller, and of a view, where a purchase of today counts 1 (`counting_score`)."""
 
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 _ERF = (4.30638e-05, 2.765672e-04, 1.520143e-04, 9.2705272e-03, 4.22820123e-02, 7.05230784e-02)
@@ -304,7 +304,7 @@ def counting_score(features: Floats, names: Sequence[str], best_seller: float) -
 
 
 def sales(buyers_28: Any, buyers_91: Any) -> Any:
-    """How an item sells now, by its buyers in the last four weeks and the last 13, and 3 more: one buyer says little."""
+    """How an item sells now: its buyers of four weeks and of 13 weeks, and 3 more, as one buyer says little."""
     return buyers_28 + 0.1 * buyers_91 + 3
 
 
