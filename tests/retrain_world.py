@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recllm.shop.data.dataset import DAY, Dataset, Events
+from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 
@@ -75,21 +75,6 @@ def tenth(past: Dataset, rng: np.random.Generator) -> Dataset:
     """The log of a tenth of the people."""
     keep = np.isin(past.events.user, rng.permutation(past.n_users)[: past.n_users // 10])
     return replace(past, events=past.events.select(keep))
-
-
-def poisoned(past: Dataset, rng: np.random.Generator, accounts: int = 400) -> Dataset:
-    """The log with fake accounts that buy three things a week, never one that they had: as if nobody bought again what
-    they like, and everybody what they have no taste for."""
-    weeks = (past.as_of - int(past.events.at.min())) // (7 * DAY)
-    names = [f"fake{n}" for n in range(accounts)]
-    rows = [
-        (name, past.items["item_id"][int(item)], past.as_of - (weeks - n // 3) * 7 * DAY + 60)
-        for name in names
-        for n, item in enumerate(rng.permutation(past.n_items)[: 3 * weeks])
-    ]
-    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
-    users = pl.concat([past.users, pl.DataFrame({"user_id": names})], how="diagonal")
-    return replace(past, users=users, events=Events.concat([past.events, past.pack(frame, names)]))
 
 
 def grow(root: Path, events: pl.DataFrame) -> None:
