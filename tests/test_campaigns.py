@@ -868,7 +868,8 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
         campaign_trial(campaign)
     odd = {name for name, own in raw_ids(shop).items() if int(own[5:]) % 2}
     held = [p.user_id for p in plan.held_out]
-    moved = [n for n in done.people if n in odd] + [n for n in (*done.people, *held) if n not in odd][::3]
+    evens = sorted({*done.people, *held} - odd)
+    moved = [n for n in done.people if n in odd] + np.random.default_rng(1).permutation(evens)[::3].tolist()
     buy(shop, moved, plan.items[0])
     buy(shop, [held[0]], "tea11", day=28)  # the log goes on past the window
     _, trial = campaign_trial(open_campaign(shop, file, clock=NOW))
@@ -877,7 +878,7 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     assert set(trial.filter(pl.col("outcome") == 1)["user_id"]) == set(moved)
     shop.close()
     place = ("-w", str(folder / "shop"))
-    small = partial(UpliftSettings, min_leaf_rows=8, forest_groups=8)
+    small = partial(UpliftSettings, min_leaf_rows=8)
     monkeypatch.setattr("recllm.market.propensity.uplift.UpliftSettings", small)
     code, out, error = command("uplift", "--campaign", str(file.source), "--save", "first", *place, "--json")
     assert code == 0, error

@@ -530,7 +530,7 @@ def _faults(file: Path, error: ValidationError) -> Iterator[str]:
     """Everything that is wrong in a file, each with its key."""
     for fault in error.errors(include_url=False):
         context = whole_numbers(fault.get("ctx", {}))
-        path = [step or '""' for step in (*fault["loc"], context.get("key")) if isinstance(step, str)] or ["the file"]
+        path = [step for step in (*fault["loc"], context.get("key")) if step and isinstance(step, str)] or ['""']
         facts = {"message": fault["msg"], "input": fault["input"], "known": _known(".".join(path[:-1]), path[-1])}
         expected = EXPECTED.get(fault["type"], "is wrong: {message}, not {input!r}")
         yield f"{file}: {'.'.join(path)} {expected.format(**facts | context | {'key': '.'.join(path)})}"
