@@ -890,7 +890,6 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     code, out, error = command("audience", *options, "--json")
     assert code == 0, error
     members = json.loads(out)
-    # intervals hold 95 of 100: now and then one is sure of somebody it should not be
     assert members["size"] >= 50 and np.mean([one["user_id"] in odd for one in members["people"]]) > 0.98
     assert "no_effect_shown" in members["excluded"] and members["expected_extra"] > 0
     assert all(one["effect_low"] > 0 for one in members["people"])
