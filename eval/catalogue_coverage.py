@@ -1,4 +1,4 @@
-"""What a weight on popularity costs and brings:  python eval/coverage.py -o eval/results/coverage-cj-next28.json
+"""A weight on popularity:  python eval/catalogue_coverage.py -o eval/results/coverage-cj-next28.json
 
 One model, as `recllm advise` proposes it, is trained on the past of the validation window and asked once for each
 weight w, by which slates are ordered: logit - w log(1 + people who ever took the item). "recllm" is w = 0; accuracy

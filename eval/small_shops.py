@@ -46,10 +46,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, nargs="+", default=PEOPLE)
     args = parser.parse_args()
     cuts = {
-        f"{log}-{people}-{seed}": (log, people, seed)
-        for people in args.people
-        for log in LOGS
-        for seed in args.seeds
+        f"{log}-{people}-{seed}": (log, people, seed) for people in args.people for log in LOGS for seed in args.seeds
     }
     done = finished_parts(args.parts, cuts, lambda name: measure(args, *cuts[name]))
     figures = [part["figures"] for part in done.values()]

@@ -57,7 +57,11 @@ def test_a_small_shop_learns_from_all_and_is_judged_by_users_that_the_judged_sco
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "learn", learn)
         fit_scorer(DATA, vectors(DATA), None, QUICK)
-    (judged, _), (served, users) = learned
+        short = fit_scorer(DATA, vectors(DATA), None, QUICK.model_copy(update={"n_windows": 1}))
+        patch.setattr(training, "SMALL_SHOP", 1)
+        large = fit_scorer(DATA, vectors(DATA), None, QUICK)
+    assert len(learned) == 4 and short.metrics["counting_share"] > 0.5 and "counting" not in large.scorer.weights
+    (judged, _), (served, users) = learned[:2]
     assert served - judged == {DATA.as_of - 14 * DAY} and users > 30  # of 40 users, of whom a fifth judged before
 
 

@@ -48,8 +48,8 @@ VALIDATION_USERS = 300
 each round whether to go on, and calibrate the probability."""
 MIN_VALIDATION_USERS = 30  # with fewer buyers the last round is used, and the metrics are called rough
 SMALL_SHOP = 1_000
-"""Below this number of people all users of the latest window judge a scorer that has learned from the windows before,
-and a second one learns from all windows: a fifth of so few says nothing."""
+"""Below this number of people counting is a part of the score. Where there are several windows, all users of the latest
+one judge a scorer that has learned from those before, and a second one learns from all: a fifth says nothing."""
 SMALL_SHOP_STEPS = 60  # in place of `min_steps`: more learned a small log by heart (`eval/LOG.md`)
 COUNTING_SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the score; of equal ones the first is taken
 COUNTING_PRIOR = 100.0  # users of windows as strong as the pull of the share towards counting alone
@@ -118,8 +118,9 @@ def fit_scorer(
     past = PastWindows(dataset, vectors, basics, args, population, settings, vectors_before)
     starts = window_starts(dataset, target, args)
     snapshots = _sequence_models(past, starts, interests, tell)
-    is_small = dataset.n_users < SMALL_SHOP and len(starts) > 1
-    windows, validation, new_users = _windows(past, starts, snapshots, tell, is_small)
+    is_small = dataset.n_users < SMALL_SHOP
+    all_judge = is_small and len(starts) > 1
+    windows, validation, new_users = _windows(past, starts, snapshots, tell, all_judge)
     if not windows:
         raise DataError(
             f"in no window of {args.horizon_days} days did anybody buy a candidate item, so there is nothing to learn "
@@ -128,7 +129,7 @@ def fit_scorer(
     validation = validation or windows[0]
     if (n_buyers := validation.n_buyers) < MIN_VALIDATION_USERS:
         notes = (*notes, f"too few validation users ({n_buyers}): the metrics are rough, and the last round was used")
-    judged, history, best, scorer = _learned(windows, args, validation, tell, new_users, is_small)
+    judged, history, best, scorer = _learned(windows, args, validation, tell, new_users, all_judge)
     logit, share = predict(judged, validation), 0.0
     if args.timed and is_small:
         share, level, best_seller = counting_share(logit, validation, np.random.default_rng(args.seed))
@@ -147,14 +148,14 @@ def _learned(
     validation: Window,
     tell: Progress,
     new_users: Sequence[Window],
-    is_small: bool,
+    all_judge: bool,
 ) -> tuple[Scorer, list[dict[str, float]], int, Scorer]:
     """The scorer that `validation` judges, its history and best round, and the scorer to serve.
 
-    They are the same but in a small shop, whose scorer to serve has learned from the users who judged, too.
+    They are the same unless all users judge: then the scorer to serve has learned from them, too.
     """
     older = [w for w in windows if w.as_of < validation.as_of]
-    if not (is_small and older):
+    if not (all_judge and older):
         network, history, best = learn(windows, args, validation, tell, new_users)
         return network.frozen(), history, best, network.frozen()
     args = args.model_copy(update={"min_steps": min(args.min_steps, SMALL_SHOP_STEPS)})
@@ -208,7 +209,7 @@ def _sequence_models(
 
 
 def _windows(
-    past: PastWindows, starts: list[int], snapshots: Sequence[SequenceModel | None], tell: Progress, is_small: bool
+    past: PastWindows, starts: list[int], snapshots: Sequence[SequenceModel | None], tell: Progress, all_judge: bool
 ) -> tuple[list[Window], Window | None, list[Window]]:
     """What to learn from, latest first, the validation users of the latest window, and users without their history."""
     args, new_item_starts = past.args, list[int]()
@@ -224,8 +225,8 @@ def _windows(
         new_items = past.new_items(population) if number < len(new_item_starts) else None
         if number >= len(starts):
             return None, new_items, None, None
-        n_validation = SMALL_SHOP if is_small else VALIDATION_USERS
-        window, validation = past.window(population, n_validation=0 if number else n_validation, overlap=is_small)
+        n_validation = SMALL_SHOP if all_judge else VALIDATION_USERS
+        window, validation = past.window(population, n_validation=0 if number else n_validation, overlap=all_judge)
         return window, new_items, past.new_users(population) if args.timed else None, validation
 
     parts = []

@@ -151,7 +151,7 @@ class ItemRanker:
         popularity_weight: items are ordered by logit - weight * log(1 + people who ever bought the item), so that more
         of the catalogue is shown, at a price in accuracy; the scores in the answer stay what they were. As exp(logit)
         is about an expected number of purchases, 1 ranks by how much more the user buys an item than people in general
-        do. `eval/coverage.py` draws the curve.
+        do. `eval/catalogue_coverage.py` draws the curve.
         objective: see `Objective`; margins: what the shop earns by each item, (n_items,), for the margin.
         """
         if items is not None:
