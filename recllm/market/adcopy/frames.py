@@ -19,7 +19,7 @@ from typing import Any
 
 from recllm.base.errors import PromptError
 from recllm.base.words.sentences import LANGUAGES
-from recllm.market.adcopy.channels import Channel, is_gsm7
+from recllm.market.adcopy.channels import Channel, channel_named, is_gsm7
 from recllm.market.adcopy.lexicon import HAN, fold, word_class
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts
@@ -189,6 +189,9 @@ def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
     fields: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in entry.items() if key not in channels
     }
+    for name, parts in channels.items():
+        if missing := [slot.name for slot in channel_named(name).slots if slot.name not in parts]:
+            raise ValueError(f"the frame {entry['id']} has no {missing[0]} for {name}")
     if isinstance(entry["voice"], str):
         fields["voice"] = (entry["voice"],)
     return Frame(**fields, channels=channels)

@@ -81,8 +81,14 @@ def mandatory_parts(case: Case) -> Iterator[Violation]:
 def personal_data(case: Case) -> Iterator[Violation]:
     """G8: no e-mail, phone, card or identity number, and no word on what the shop knows of the person."""
     text = case.reading.folded
-    for name, remark in (("people.ip_address", "is an IP address"), ("people.pseudonym", "is a person's pseudonym")):
+    for name, remark in (
+        ("people.email", "is an e-mail address"),
+        ("people.ip_address", "is an IP address"),
+        ("people.pseudonym", "is a person's pseudonym"),
+    ):
         yield from violations(matches(pattern(name), text), remark)
+    phones = (m for m in matches(pattern("people.phone"), text) if 7 <= sum(c.isdigit() for c in m) <= 15)
+    yield from violations(phones, "reads like a phone number")
     for match in pattern("people.digits").finditer(text):  # a card's check digit is enough, of any issuer
         digits = re.sub(r"[ -]", "", match[0])
         if len(set(digits)) > 1 and luhn(digits):
