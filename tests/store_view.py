@@ -8,8 +8,10 @@ from typing import Any
 import polars as pl
 from sqlalchemy import Row, select, text
 
+from recllm.shop.ingest.workspace_load import add_events
 from recllm.shop.store import tables
 from recllm.shop.store.database import Store
+from recllm.shop.workspace.workspace import Workspace, recording_time
 
 
 class StoreView:
@@ -72,3 +74,9 @@ def dump(store: Store) -> dict[str, list[tuple[object, ...]]]:
             t: sorted(map(tuple, connection.execute(text(f"SELECT * FROM {t}"))), key=repr)  # noqa: S608
             for t in ("users", "items", "events", "consent")
         }
+
+
+def add_feedback(workspace: Workspace, user_id: str, item_id: str, event: str, **values: Any) -> Any:
+    """One event of a customer, now unless `values` hold a timestamp."""
+    row = {"user_id": user_id, "item_id": item_id, "event": event, "timestamp": recording_time(workspace)}
+    return add_events(workspace, [row | values], source="test")

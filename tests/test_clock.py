@@ -8,12 +8,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from store_view import add_feedback
 
 from recllm.base.schema import Purpose, Slate
 from recllm.market.experiments.feedback import showings_with_answers
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import utc
-from recllm.shop.ingest.workspace_load import add_feedback, load_file, record_shown
+from recllm.shop.ingest.workspace_load import load_file, record_shown
 from recllm.shop.workspace.workspace import Workspace, log_end, present
 from recllm.text.encoder.toy import ToyEncoder
 

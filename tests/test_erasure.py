@@ -511,6 +511,8 @@ def test_every_file_of_a_workspace_belongs_to_one_place_and_people_only_to_a_pla
     visited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     through_every_state(visited)
+    (visited / "images").mkdir()
+    (visited / "images" / "tea-1.png").write_bytes(b"")
     assert REGISTRY.unknown_files(visited) == ()
     owners = {path: [record.name for record in REGISTRY.owners(path)] for path in files_below(visited)}
     assert {str(path): names for path, names in owners.items() if len(names) != 1} == {}

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from store_view import add_feedback
 
 from recllm.base.errors import ModelError
 from recllm.base.schema import Intent, Purpose, Slate, SlateStatus
@@ -33,7 +34,7 @@ from recllm.recommend.recommender.serving_state import (
 )
 from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender, refresh
 from recllm.recommend.recommender.shop_states import states
-from recllm.shop.ingest.workspace_load import add_feedback, load_file
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
 

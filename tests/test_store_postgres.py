@@ -14,13 +14,12 @@ import tomli_w
 from conftest import Command
 from postgres_server import DATABASE, PASSWORD, ROLE, PostgresServer
 from sqlalchemy import text
-from store_view import dump, events, items, put, view
+from store_view import add_feedback, dump, events, items, put, view
 from test_serving_state import EVERYBODY, LAST_DAY, make, same
 
 from recllm.base.errors import MissingExtraError, StoreError, UsageError
 from recllm.base.schema import Slate
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
-from recllm.shop.ingest.workspace_load import add_feedback
 from recllm.shop.store.connections import writing
 from recllm.shop.store.database import Store
 from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace
@@ -335,7 +334,7 @@ def test_a_trained_shop_answers_as_on_sqlite(url: str, tmp_path: Path, one_key: 
     for shop in shops:
         answers = {"trained": open_recommender(shop).recommend(EVERYBODY, k=5)}
         for user in ("u01", "nobody"):
-            add_feedback(shop, user, "tools-3", "purchase", price=5.0, at=LAST_DAY)
+            add_feedback(shop, user, "tools-3", "purchase", price=5.0, timestamp=LAST_DAY)
         answers["bought"] = open_recommender(shop).recommend(EVERYBODY, k=5)
         refresh(shop)
         answers["refreshed"] = open_recommender(shop).recommend(EVERYBODY, k=5)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from recllm.base.documents import plain
 from recllm.base.errors import DataError, UnknownIdError, UsageError
 from recllm.doors.cli.options import (
     Answer,
@@ -16,6 +17,7 @@ from recllm.doors.cli.options import (
     User,
     Users,
     WorkspaceDir,
+    document_lines,
     read_user_ids,
     show,
     write_audit,
@@ -89,11 +91,20 @@ def erase(
             write_audit(shop, "readmitted", subject=pseudonym)
         if not lifted:
             raise UnknownIdError("no tombstone for this id; there is nothing to lift")
-        return Answer({"pseudonyms": lifted})
+        count = f"customers who may be kept again: {len(lifted):,}"
+        return Answer({"pseudonyms": lifted}, [count])
     if sessions:
         names, by_pseudonym = shop.session_pseudonymiser().many(names), True
     certificate = erase_people(shop, names, actor=command_line_actor(), by_pseudonym=by_pseudonym)
-    return Answer(certificate, notes=remedies(certificate))
+    return Answer(certificate, without_people(certificate), remedies(certificate))
+
+
+def without_people(certificate: ErasureCertificate) -> list[str]:
+    """The lines of a certificate for a screen: a count in place of pseudonyms."""
+    document = plain(certificate)
+    document["subjects"] = len(certificate.subjects)
+    document.pop("signature", None)
+    return list(document_lines(document))
 
 
 def remedies(certificate: ErasureCertificate) -> list[str]:
@@ -147,7 +158,7 @@ def audit_log(
 
     if certificate is not None:
         signed = read_certificate(shop, certificate)
-        return Answer(signed, notes=["signed by this workspace", *remedies(signed)])
+        return Answer(signed, without_people(signed), ["signed by this workspace", *remedies(signed)])
     check = verify_audit(shop)
     if copy is not None and check.problem is None:
         try:
@@ -158,6 +169,9 @@ def audit_log(
     names = None if user is None else frozenset(shop.pseudonymiser().each(user))
     entries = read_audit(shop, subjects=names)[-last:]
     intact = [f"{check.entries:,} entries, each as it was written"] if check.problem is None else []
+    if check.n_unsigned:
+        unsigned = f"of the first {check.n_unsigned:,} only the order is checked"
+        intact.append(f"{unsigned}: they were signed with a key that was lost")
     changed = f"the audit log is not as it was written: {check.problem}; compare it with a backup"
     problem = None if check.problem is None else DataError(changed)
     return Answer({"check": check, "entries": entries}, notes=intact, problem=problem)
@@ -209,7 +223,8 @@ def backup(
     passphrase = _passphrase(passphrase_file)
     done = back_up(shop, file, actor=command_line_actor(), passphrase=passphrase, with_key=with_key)
     remark = "the key is not in it: keep it apart: without it no one in the backup can be found by their id"
-    return Answer(done, notes=[] if done.has_key else [remark])
+    missing = [f"{file}: not in the backup, as it is no file of recllm" for file in done.unknown_files]
+    return Answer(done, notes=missing if done.has_key else [*missing, remark])
 
 
 def restore(

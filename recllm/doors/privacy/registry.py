@@ -72,7 +72,7 @@ REGISTRY = records.RecordRegistry(
         ),
         records.PersonalRecords(
             name="what the shop set and wrote",
-            files=(SETTINGS_FILE, VOCABULARY, DOMAINS, CAMPAIGN_FILES, "console.jsonl", *OF_EARLIER_RELEASES),
+            files=(SETTINGS_FILE, VOCABULARY, DOMAINS, CAMPAIGN_FILES, "images", "console.jsonl", *OF_EARLIER_RELEASES),
             in_backup=True,
             leftovers=(f"{CAMPAIGN_FILES}/.*.lock",),
         ),

@@ -435,7 +435,10 @@ def _serve(folders: Mapping[str, str], overrides: Mapping[str, Any], answers: Co
 def _answer(shop: LiveShop, body: Mapping[str, Any]) -> bytes:
     try:
         slate = shop.slate(SlateRequest.model_validate(body))
-    except Exception:  # the other process tries, and says why it cannot
+    except RecllmError:  # the other process tries, and says why it cannot
+        return b""
+    except Exception:
+        logger.exception("a process of slates could not answer; the service tries")
         return b""
     return f"{slate.status}\n{json_text(slate)}".encode(errors="backslashreplace")
 

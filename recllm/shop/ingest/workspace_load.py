@@ -14,7 +14,7 @@ import polars as pl
 
 from recllm.base.errors import UsageError
 from recllm.base.schema import VARIANT_IDS, VARIANT_NAMES, Action, IngestReport, Item, Purpose, Slate, Table
-from recllm.shop.workspace.workspace import Workspace, recording_time
+from recllm.shop.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from recllm.shop.ingest.options import ColumnMap
@@ -137,40 +137,6 @@ def export_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[tu
 
     of_consent = [(Table.CONSENT, column_map) for column_map in consent_maps(source, consent_from)]
     return sorted([*source.maps.items(), *of_consent], key=lambda pair: pair[0] is Table.EVENTS)
-
-
-def add_feedback(
-    workspace: Workspace,
-    user_id: str,
-    item_id: str,
-    event: str,
-    *,
-    at: datetime | None = None,
-    request_id: str | None = None,
-    value: float | None = None,
-    quantity: float = 1.0,
-    price: float | None = None,
-) -> Any:
-    """Appends one event of a person, by the shop's own id. at: defaults to the present. Raises `UsageError` for an
-    unknown event or item."""
-    actions = [a.value for a in Action if a is not Action.SHOWN]
-    if event not in actions:
-        raise UsageError(f"--event is one of {', '.join(actions)}, not {event!r}")
-    if (value is None) == (event == Action.RATING):
-        raise UsageError("a rating needs --value, and only a rating takes one")
-    if not len(workspace.gate().catalogue([item_id])):
-        raise UsageError(f"no item {item_id!r} in the catalogue; see recllm describe")
-    row = {
-        "user_id": user_id,
-        "item_id": item_id,
-        "event": event,
-        "timestamp": at or recording_time(workspace),
-        "request_id": request_id,
-        "value": value,
-        "quantity": quantity,
-        "price": price,
-    }
-    return add_events(workspace, [row], source="feedback")
 
 
 def add_events(
