@@ -975,6 +975,7 @@ def test_pictures_of_products_come_from_a_folder_and_are_drawn_anew(folder: Path
     (folder / "images" / "tea-3.png").write_text("<script>alert(1)</script>")
     (folder / "images" / "tea-4.png").symlink_to(folder / "images" / "tea-1.png")
     rows = "tea-2,Tea,food > tea,https://a.example/a/cup%20one.jpg?v=2\ntea-5,Tea,food > tea,../workspace.toml\n"
+    rows += "tools-3,Saw,tools,https://[x/a.png\n"
     (folder.parent / "more.csv").write_text("item_id,title,category,image\n" + rows)
     with Workspace.open(folder) as shop:
         load_file(shop, folder.parent / "more.csv", "items")
@@ -984,7 +985,7 @@ def test_pictures_of_products_come_from_a_folder_and_are_drawn_anew(folder: Path
             answer = client.get(f"/items/picture/{name}")
             assert answer.headers["content-type"] == "image/webp", name
             assert Image.open(io.BytesIO(answer.content)).size == size
-        for name in ("tea-3", "tea-4", "tea-5", "tools-1"):
+        for name in ("tea-3", "tea-4", "tea-5", "tools-1", "tools-3"):
             drawn = client.get(f"/items/picture/{name}")
             assert drawn.headers["content-type"] == "image/svg+xml" and drawn.text.startswith("<svg xmlns="), name
         for name in ("none", "../tea-1", "tea-1.png"):

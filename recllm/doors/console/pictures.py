@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from recllm.base.schema import IMAGE
 
@@ -28,7 +29,7 @@ KEPT_PICTURES = 500
 def picture_file(folder: Path, item_id: str, attributes: str | None) -> Path | None:
     """The file of a product; None without one. attributes: a JSON object, whose `image` is an address or a name."""
     address = str(json.loads(attributes or "{}").get(IMAGE, "")).replace("\n", ",").partition(",")[0].strip()
-    name = unquote(urlsplit(address).path if "://" in address else address).rpartition("/")[2]
+    name = unquote(re.sub(r"[?#].*", "", address) if "://" in address else address).rpartition("/")[2]
     for file_name in (name, *(f"{item_id}{suffix}" for suffix in SUFFIXES)):
         is_plain = file_name.lower().endswith(SUFFIXES) and len(file_name.encode(errors="replace")) <= 255
         if is_plain and not set(file_name) & set("/\\:\0"):
@@ -54,10 +55,10 @@ def _small_picture(path: Path, _changed_at: int) -> bytes | None:
             if image.width * image.height > MAX_PIXELS:
                 return None
             image.draft("RGB", (SIZE, SIZE))  # JPEG: decoded at a fraction of its size
+            image.thumbnail((SIZE, SIZE))  # before it is turned, which copies it
             upright = ImageOps.exif_transpose(image)
-            upright.thumbnail((SIZE, SIZE))
             mode = "RGBA" if upright.has_transparency_data else "RGB"
             upright.convert(mode).save(written, "WEBP", quality=80)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # formats and EXIF of a shop's own files fail in many ways
         return None
     return written.getvalue()

@@ -68,8 +68,8 @@ def plan_campaign(
 ) -> CampaignPlan:
     """Plans a campaign, and publishes the plan in the workspace.
 
-    generator: instead of the one that the file names. now: the clock. What is wrong in the file is found before
-    anything is loaded.
+    generator: instead of the one that the file names. now: the clock. What the file alone shows to be wrong is found
+    before anything is loaded.
 
     Raises `UsageError` or `DataError` for a campaign that cannot be (a taken id, an offer that does not run when texts
     go out, an item that is gone), `NotFittedError` without a trained model, `PolicyError` for a sensitive target or a
@@ -274,7 +274,8 @@ class Draw:
             size = cut.max_contacts or 0
             if limit is None or len(written) >= limit or len(addressed) < size or size >= max_size:
                 break
-            cut = cut.model_copy(update={"size": min(size + 2 * (limit - len(written)), max_size), "budget": None})
+            size += max(2 * (limit - len(written)), limit // 2)  # so that a few passes suffice
+            cut = cut.model_copy(update={"size": min(size, max_size), "budget": None})
         if limit is not None and len(written) > limit:
             cut = cut.model_copy(update={"size": written[limit - 1], "budget": None})
             selection = select(self.pool.scores, self.pool.user_ids, self.file.id, cut)
