@@ -12,8 +12,6 @@ something differs clicks of one variant are raised; until which day does half of
                   variant are lost from the log: until when does the sample ratio say so?
 off-policy        slates by `explore`, another ranking's value (SNIPS): how many of 1,000 intervals at 95 %
                   hold the true value.
-bandit            four texts over 60 days: clicks lost against always showing the best one, beside those of an equal
-                  split; and with a fifth, which people click most and which breaks the guard: until when is it shown?
 Open Bandit       the sample of Saito et al. 2021 (CC BY 4.0) in the wheel of obp, which is read and not installed:
                   10,000 items each that a fashion shop showed by Bernoulli Thompson sampling (bts) and at random, on
                   three campaigns. The click rate of each is estimated from the log of the other and compared with its
@@ -33,7 +31,6 @@ import polars as pl
 from inputs import finish, say, script_parser
 from numpy.typing import NDArray
 
-from recllm.market.experiments.bandit import VariantCounts, choice_probabilities
 from recllm.market.experiments.effect import (
     Experiment,
     RatioVerdict,
@@ -55,10 +52,6 @@ METRICS = ("clicks per showing", "buyers per person", "revenue per person")
 CAMPAIGNS = ("all", "men", "women")
 K, POOL, SHARE = 4, 20, 0.2
 RANKS = K + POOL
-TEXTS = {"plain": (0.050, 0.005), "warm": (0.060, 0.006), "short": (0.055, 0.004), "dull": (0.035, 0.004)}
-"""True click and dismissal rates; the first is the baseline."""
-LOUD = {"loud": (0.090, 0.030)}
-GUARD_LIMIT, SHOWINGS_A_DAY = 0.012, 500
 
 
 def main() -> None:
@@ -75,7 +68,6 @@ def main() -> None:
         "nothing_differs": nothing_differs(args.runs, args.seed),
         "something_differs": something_differs(max(20, args.runs // 5), args.seed),
         "off_policy": off_policy(args.runs, args.seed),
-        "bandit": bandit(max(20, args.runs // 20), args.seed),
     }
     if args.open_bandit:
         record["open_bandit"] = open_bandit(args.open_bandit)
@@ -266,58 +258,6 @@ def off_policy(runs: int, seed: int) -> dict[str, Any]:
             "effective_sample_size_of_the_last": answer.effective_sample_size,
         } | dict(zip(columns, np.mean(rows, axis=0).tolist(), strict=True))
     return figures
-
-
-# --- bandit -----------------------------------------------------------------------------------------------------------
-
-
-def bandit(runs: int, seed: int) -> dict[str, Any]:
-    """Regret: clicks lost against always showing the best text, among texts that all keep the guard."""
-    best = max(rate for rate, _ in TEXTS.values())
-    lost = np.array([best - rate for rate, _ in TEXTS.values()])
-    regrets, best_shares, allowed_out = [], [], 0
-    loud_showings, loud_out = [], 0
-    for run in range(runs):
-        showings, shares = bandit_run(TEXTS, np.random.default_rng([seed, run, 5]))
-        regrets.append(float(showings @ lost))
-        best_shares.append(shares["warm"])
-        allowed_out += sum(share == 0 for share in shares.values())
-        showings, shares = bandit_run(TEXTS | LOUD, np.random.default_rng([seed, run, 6]))
-        loud_showings.append(int(showings[-1]))
-        loud_out += shares["loud"] == 0
-        allowed_out += sum(shares[name] == 0 for name in TEXTS)
-    texts = {
-        name: {"click_rate": click, "dismissal_rate": dismiss} for name, (click, dismiss) in (TEXTS | LOUD).items()
-    }
-    return {
-        "runs": runs,
-        "showings": DAYS * SHOWINGS_A_DAY,
-        "guard_limit": GUARD_LIMIT,
-        "texts": texts,
-        "regret": float(np.mean(regrets)),
-        "regret_of_an_equal_split": float(lost.mean() * DAYS * SHOWINGS_A_DAY),
-        "share_of_the_best_at_the_end": float(np.mean(best_shares)),
-        "loud_is_out_at_the_end": loud_out / runs,
-        "mean_showings_of_loud": float(np.mean(loud_showings)),
-        "most_showings_of_loud": max(loud_showings),
-        "allowed_texts_out_at_the_end": allowed_out / runs / len(TEXTS) / 2,
-    }
-
-
-def bandit_run(texts: dict[str, tuple[float, float]], rng: np.random.Generator) -> tuple[Days, dict[str, float]]:
-    """Showings of each text, and the probabilities of the last day. Counts are brought up to date once a day; the
-    draws of a day, each that of `choose`, are drawn together."""
-    click_rates, guard_rates = (np.array(column) for column in zip(*texts.values(), strict=True))
-    totals = np.zeros((3, len(texts)), np.int64)
-    for _ in range(DAYS):
-        counts = [
-            VariantCounts(showings=int(showings), successes=int(clicks), guard_events=int(dismissals))
-            for showings, clicks, dismissals in totals.T
-        ]
-        shares = choice_probabilities(counts, guard_limit=GUARD_LIMIT)
-        shown = rng.multinomial(SHOWINGS_A_DAY, shares)
-        totals += np.stack([shown, rng.binomial(shown, click_rates), rng.binomial(shown, guard_rates)])
-    return totals[0], dict(zip(texts, shares, strict=True))
 
 
 # --- Open Bandit ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recllm.base.errors import ModelError
-from recllm.learn.models.scorer import PARTS, Score, ScorerConfig, gelu, load_scorer, save_scorer
+from recllm.learn.models.scorer import PARTS, Score, ScorerConfig, counting_score, gelu, load_scorer, save_scorer
 from recllm.learn.models.scorer_network import ScorerNetwork
 
 SHAPE = ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,))
@@ -70,6 +70,19 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert again.config == SHAPE
     assert all(np.array_equal(again.weights[name], value) for name, value in scorer.frozen().weights.items())
     assert again.probability(np.float32(2.0)) == pytest.approx(1 / (1 + np.exp(1.0)))
+
+
+def test_counting_is_a_share_of_the_served_score_and_of_its_file(tmp_path: Path) -> None:
+    names = ("count_120", "buyers_28", "buyers_91", "views", "times", "text_nearest")
+    learned = ScorerNetwork(replace(SHAPE, features=names)).eval().frozen()
+    rng, index = np.random.default_rng(0), np.arange(4)
+    cosine, features = rng.random(4, np.float32), rng.random((4, 6), np.float32)
+    users, items = (learned.project(rng.standard_normal((4, 6)).astype(np.float32)) for _ in range(2))
+    pairs = (users, items, index, index, cosine, features)
+    save_scorer(learned.with_counting(0.25, -2.0, 9.0), tmp_path)
+    served = load_scorer(tmp_path).score(*pairs)
+    expected = 0.75 * learned.score(*pairs).logit + 0.25 * (counting_score(features, names, 9.0) - 2)
+    np.testing.assert_allclose(served.logit, expected, rtol=1e-5)
 
 
 def test_gelu_is_that_of_torch() -> None:

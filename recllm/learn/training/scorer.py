@@ -225,8 +225,10 @@ def _windows(
         new_items = past.new_items(population) if number < len(new_item_starts) else None
         if number >= len(starts):
             return None, new_items, None, None
-        n_validation = SMALL_SHOP if all_judge else VALIDATION_USERS
-        window, validation = past.window(population, n_validation=0 if number else n_validation, overlap=all_judge)
+        n_validation = 0
+        if number == 0:
+            n_validation = SMALL_SHOP if all_judge else VALIDATION_USERS
+        window, validation = past.window(population, n_validation=n_validation, overlap=all_judge)
         return window, new_items, past.new_users(population) if args.timed else None, validation
 
     parts = []

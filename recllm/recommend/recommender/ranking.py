@@ -221,7 +221,7 @@ class ItemRanker:
             centred = cosine - population.text_centrality[pairs.item] * is_told
             features = pair_features(batch, pairs, narrow=True)
             is_new = features[:, FEATURE_NAMES.index("times")] == 0
-            best_seller = sales(population.stats.buyers_28, population.stats.buyers_91).max()
+            best_seller = sales(population.stats.buyers_28, population.stats.buyers_91).max(initial=0)
             logit = counting_score(features, FEATURE_NAMES, float(best_seller)) + TEXT_WEIGHT * centred * is_new
             return ScoredPairs(np.clip(cosine, -1, 1), unknown, logit, unknown)
         if scorer.config.features != FEATURE_NAMES:
