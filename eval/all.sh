@@ -11,6 +11,7 @@ done
 python eval/run.py industrial-time --systems "recllm,$simple,$peers" -o "$results/industrial-time.json"
 python eval/run.py beauty-loo --systems "recllm,popular,personal-frequency,tifu-knn,ease,als,sasrec" \
   -o "$results/beauty-loo.json"
+python eval/run.py or-carts --systems recllm,popular,ease -o "$results/or-carts.json"
 python eval/ablation.py industrial-time -o "$results/ablation-industrial-time.json"
 python eval/ablation.py cj-next28 --slices ALL,NEW,COLD -o "$results/ablation-cj-next28.json"
 python eval/catalogue_coverage.py -o "$results/coverage-cj-next28.json"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import polars as pl
 from public_logs import LogTables, column_split, read_folder, row_split
 
 from recllm.base.errors import UsageError
@@ -21,6 +22,7 @@ from recllm.recommend.evaluation.protocols import (
     next_purchases,
 )
 from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.order import ORDER_EPOCH
 
 BEAUTY_NOTE = (
     "Amazon Beauty 2014, 5-core, by order: learned from the train part; the asked history holds train and valid"
@@ -62,6 +64,21 @@ def industrial_time(tables: LogTables, *, validation: bool = False) -> Evaluatio
     return replace(window, protocol=_protocol_name("industrial-time", validation), note=INDUSTRIAL_NOTE)
 
 
+def or_carts(tables: LogTables, *, validation: bool = False) -> EvaluationWindow:
+    """One cart an invoice, a random line of it hidden (UniSRec's set "OR"): the last in the source's own split, or for
+    validation the one before. What is in the cart is not proposed; published systems may propose it.
+
+    Learned from is the train part, each cart at one moment, in the order of the invoices' numbers over a year; each
+    query is the cart of an unknown visitor.
+    """
+    invoices = tables.interactions["user_id"].rank("dense").cast(pl.Int64)
+    moment = ORDER_EPOCH + invoices * (365 * DAY // invoices.n_unique())
+    timed = replace(tables, interactions=tables.interactions.with_columns(timestamp=moment), step_seconds=None)
+    history, target = (("train",), "valid") if validation else (("train", "valid"), "test")
+    window = column_split(timed, test=target, history=history, slices=(MASKED,))
+    return replace(window, protocol=_protocol_name("or-carts", validation), open_carts=True)
+
+
 def _protocol_name(protocol: str, validation: bool) -> str:
     return f"{protocol}-validation" if validation else protocol
 
@@ -99,6 +116,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     for b in (
         Benchmark(name="cj-next28", folder=None, k=20, make=cj_next28),
         Benchmark(name="or-next28", folder="online_retail_uci", k=20, make=or_next28),
+        Benchmark(name="or-carts", folder="online_retail_baskets", k=10, make=or_carts, by_time=False),
         Benchmark(name="beauty-loo", folder="amazon_beauty_p5", k=10, make=beauty_loo, by_time=False),
         Benchmark(name="industrial-time", folder=_INDUSTRIAL_FOLDER, k=10, make=industrial_time, by_time=False),
     )

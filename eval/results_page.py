@@ -21,6 +21,7 @@ PAGE, README = RESULTS / "README.md", ROOT / "README.md"
 COLUMNS = {
     "cj-next28": ("ALL ndcg@20", "NEW ndcg@20", "COLD ndcg@20", "NOHISTORY ndcg@20"),
     "or-next28": ("ALL ndcg@20", "NEW ndcg@20"),
+    "or-carts": ("MASKED recall@10", "MASKED ndcg@10"),
     "beauty-loo": ("MASKED recall@10", "MASKED ndcg@10"),
     "industrial-time": ("UNMASKED hr@10", "UNMASKED ndcg@10"),
 }

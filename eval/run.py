@@ -1,6 +1,7 @@
 """Measure on a protocol:  python eval/run.py PROTOCOL -o eval/results/PROTOCOL.json
 
-PROTOCOL: cj-next28, or-next28, beauty-loo or industrial-time. Every system runs in this one process on the same window.
+PROTOCOL: cj-next28, or-next28, or-carts, beauty-loo or industrial-time. Every system runs in this one process, on the
+same window.
 `--validation` moves to the tuning window; the test window is for runs that are reported. Settings of the peers were
 chosen on the former and stand in eval/peers.toml.
 """

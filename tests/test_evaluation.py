@@ -30,7 +30,14 @@ from recllm.recommend.evaluation.protocols import (
     time_split,
 )
 from recllm.recommend.evaluation.report import SystemDifference, evaluate, write_record
-from recllm.recommend.evaluation.systems import TrainingRecipe, learned_system, make_systems, systems_for
+from recllm.recommend.evaluation.systems import (
+    TrainingRecipe,
+    learned_system,
+    make_systems,
+    served_system,
+    systems_for,
+)
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.order import HORIZON_DAYS, ORDER_EPOCH
 from recllm.text.encoder.toy import ToyEncoder
@@ -198,6 +205,16 @@ def test_leave_one_out_as_the_literature_does_it(ordered: Path) -> None:
     assert np.diff(tuning.dataset.events.indptr).tolist() == [2, 1] == np.diff(tuning.fit_on.events.indptr).tolist()
     with pytest.raises(UsageError, match="split column"):
         BENCHMARKS["beauty-loo"].window(tables.dataset())
+
+
+def test_a_cart_is_one_moment_and_its_own_items_are_not_proposed(ordered: Path) -> None:
+    window = BENCHMARKS["or-carts"].window(read_folder(ordered))
+    assert window.open_carts and found(window, "MASKED") == {"ann": {"d"}, "bob": {"a"}}
+    moments = [set(run.tolist()) for run in np.split(window.dataset.events.at, window.dataset.events.indptr[1:-1])]
+    assert [len(run) for run in moments] == [1, 1] and max(moments[0]) < max(moments[1])
+    ours = served_system(Recommender(window.fit_on, ToyEncoder()))
+    ranked = ours.rank(window.query(window.slice("MASKED"), k=4)).items
+    assert not np.isin(ranked[0], window.dataset.events.rows(np.array([0])).item).any()
 
 
 def test_published_rows_are_people_of_their_own(ordered: Path) -> None:

@@ -242,6 +242,19 @@ def test_a_cart_of_somebody_unknown_gets_what_goes_with_it(trained: Recommender)
     assert "购物车" in chinese.items[0].reasons[0].text and chinese.items[0].part_text == "与您所选商品搭配"
 
 
+def test_what_completes_a_cart_comes_first_for_visitors_and_customers(trained: Recommender) -> None:
+    untrained = Recommender(trained.dataset, ToyEncoder())
+    for recommender, user in ((trained.for_nobody(), ""), (trained, "u0"), (untrained.for_nobody(), "")):
+        (slate,) = recommender.recommend(user, basket=("pasta1", "tea0"), k=5)
+        first = slate.items[0]
+        assert first.item_id == "sauce1" and first.reasons[0].text == "You put “Pasta number 1” into your cart."
+        assert not {"pasta1", "tea0"} & {item.item_id for item in slate.items}
+        assert first.probability is None or first.probability == max(item.probability or 0 for item in slate.items)
+        assert NoteKind.BY_LIFT not in [note.kind for note in slate.notes]
+    (search,) = trained.recommend("", basket=("pasta1",), allow=("pasta1", "soap0"), k=2)
+    assert {item.item_id for item in search.items} == {"pasta1", "soap0"}  # the caller's own list stays whole
+
+
 def test_the_parts_of_a_slate_are_told_apart(trained: Recommender) -> None:
     (slate,) = trained.recommend("u0", k=12)
     own = set(named(trained, trained.dataset.events.rows(trained.user_rows(["u0"])).item))

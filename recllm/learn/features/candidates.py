@@ -24,6 +24,7 @@ CATEGORY_TREND = "category_trend"
 NEW_ARRIVALS = "new_arrivals"
 POPULAR = "popular"
 INTERESTS = "interests"
+CART = "cart"
 
 SOURCES: tuple[str, ...] = (
     OWN_HISTORY,
@@ -34,6 +35,7 @@ SOURCES: tuple[str, ...] = (
     NEW_ARRIVALS,
     POPULAR,
     INTERESTS,
+    CART,
 )
 """Position is the bit in `Candidates.sources`. Append only."""
 
@@ -52,6 +54,7 @@ class CandidateCounts:
     new_arrivals: int = 30
     popular: int = 100
     interests: int = 300  # a full pass over the catalogue, where the shop has a sequence model
+    cart: int = 200  # what completes the cart
     short_history: int = 20  # a history of fewer items is short
     habit_items: int = 100
     """With this many own items, these fill the head of a list by score: each source then proposes half as
@@ -153,6 +156,8 @@ def _proposals(
     trend = WeightedSums(users.type_share, population.type_trend)
     sums = {NEIGHBOURS: users.neighbour_recent, ITEM_ITEM: users.item_item, CATEGORY_TREND: trend}
     is_short = (n_own_items < settings.short_history) & (settings.text_nearest > 0)
+    if users.cart is not None:
+        sums[CART] = users.cart
     arriving, nearest = _arriving(users), _text_nearest(users, is_short, settings.text_nearest + n_hidden, allowed)
     sequence: Iterator[Floats] | None = None
     if population.interests is not None and users.interests is not None and settings.interests:

@@ -18,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.errors import DataError
+from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import CollaborativeSettings
 from recllm.shop.data.catalogue import (
     NEVER,
@@ -128,6 +129,8 @@ class CollaborativeStatistics:
     """The sequence model, trained on events before `as_of` alone; None where the shop has none."""
     index: CatalogueIndex | None = None
     """Of `item_vectors`; None where all items are compared."""
+    carts: Any | None = None
+    """(n_items, n_items), what completes a cart, see `features.together.cart_weights`; None where no cart is asked."""
 
     @property
     def n_items(self) -> int:
@@ -196,7 +199,7 @@ class CollaborativeStatistics:
             _with_bounded_influence(_profile_rows(pool_purchases, n_items, as_of), settings),
             _bought(recent, n_items, as_of, None),
             _bought(pool_purchases, n_items, as_of, PURCHASE_HALF_LIFE_DAYS),
-            _item_item(gram, related, n_items, settings),
+            ease(gram, related, n_items, settings.item_item_l2),
             arrived,
             group_statistics(facets, arrived, pool_purchases, as_of),
             None if basics is None else np.asarray(basics[pool], np.float32),
@@ -267,6 +270,7 @@ class CollaborativeStatistics:
             recent=wider(self.recent, n_items),
             decayed=wider(self.decayed, n_items),
             item_item=wider(self.item_item, n_items, n_items),
+            carts=None if self.carts is None else wider(self.carts, n_items, n_items),
             arrived=arrived,
             group_statistics=groups,
             interests=None if self.interests is None else self.interests.with_new_items(vectors),
@@ -346,6 +350,8 @@ class UserBatch:
     vectors: UserVectors
     interests: Floats | None
     """Unit vectors (n, dim) of the sequence model; None where the population has none."""
+    cart: WeightedSums | None
+    """Over the items: how well they complete what each person has in the cart now; None where there is no cart."""
 
     @property
     def n(self) -> int:
@@ -382,6 +388,15 @@ def ask(
     basics: Emb(I), (n, dim), or None. Events at or after `as_of` are dropped.
     """
     histories = histories.select(histories.at < as_of)
+    cart: WeightedSums | None = None
+    if population.carts is not None:
+        in_cart = (histories.action == ACTION_CODE[Action.CART]) & (histories.at == as_of - 1)
+        in_cart &= np.diff(population.carts.indptr)[histories.item] > 0
+        if in_cart.any():
+            carted = histories.select(in_cart)
+            cart = WeightedSums(matrix(carted, population.n_items, np.ones(len(carted))), population.carts)
+            # the scorer has learned from what people do over weeks, which the items of one moment do not resemble
+            histories = histories.select(~in_cart)
     n_items, settings, kind = population.n_items, population.settings, population.facets.type
     purchases = merged_lines(of_actions(histories, settings.target))
     typed = purchases.select(kind[purchases.item] >= 0)
@@ -397,6 +412,7 @@ def ask(
         _neighbours(population, _profile_rows(purchases, n_items, as_of), user_rows, basics),
         user_parts(population.item_vectors, histories, as_of, basics, USER_VECTOR_HALF_LIFE_DAYS),
         None if population.interests is None else population.interests.users(histories, as_of, basics),
+        cart,
     )
 
 
@@ -544,25 +560,24 @@ def _part_products(
     as_of: int,
     settings: CollaborativeSettings,
 ) -> tuple[Floats, Ints, Events]:
-    """Products of the items `related` over these people, see `_item_item`; see `NewItems.first_buyers`; and what those
-    of them bought who are in the pool."""
+    """Products of the items `related` over these people, where what they stopped buying counts less, see `_bought`; see
+    `NewItems.first_buyers`; and what those of them bought who are in the pool."""
     owned = _bought(purchases, len(arrived.first), as_of, settings.item_item_half_life_days)[:, related]
     in_part = pool[(pool >= start) & (pool < start + purchases.n_users)]
     products = (owned.T @ owned).toarray()
     return products, arrived.first_buyers(purchases), purchases.rows(in_part - start)
 
 
-def _item_item(gram: Floats, rows: Ints, n_items: int, settings: CollaborativeSettings) -> Any:
-    """EASE (Steck 2019) on the items that sell most lately, only its largest weights kept.
+def ease(gram: Floats, rows: Ints, n_items: int, ridge: float) -> Any:
+    """EASE (Steck 2019) on some items, only its largest weights kept, sparse float32 (n_items, n_items).
 
-    gram: products of the items `rows` over all people, (n, n): what people stopped buying says less about what goes
-    together, see `_bought`. It is changed.
+    gram: products of the items `rows` over what they were bought in, (n, n). It is changed.
     """
     from scipy.sparse import csr_matrix
 
     if not len(rows):
         return csr_matrix((n_items, n_items), dtype=np.float32)
-    gram[np.diag_indices(len(rows))] += settings.item_item_l2  # float32 is exact enough: the ridge conditions it well
+    gram[np.diag_indices(len(rows))] += ridge  # float32 is exact enough: the ridge conditions it well
     inverse = np.linalg.inv(gram)
     weight = -inverse / np.diag(inverse)
     np.fill_diagonal(weight, 0)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from recllm.base.schema import Action
 from recllm.base.settings import CollaborativeSettings
+from recllm.learn.features.collaborative import ease
 from recllm.shop.data.dataset import Events
 from recllm.shop.data.event_files import EventLog
 from recllm.shop.data.interactions import Ints, distinct, visits, within_limits
@@ -36,6 +37,9 @@ TOGETHER_ITEMS = 2_500
 """Best selling items that are looked at; cost grows with the square of it."""
 LINES_AT_ONCE = 2**21
 """Pairs of lines of one trip that are looked at together."""
+CART_ITEMS = 4_000
+"""Best selling items that complete a cart; cost grows with the cube of it."""
+CART_RIDGE = 5.0
 
 
 def bought_together(
@@ -97,6 +101,39 @@ def bought_together(
     passing = (z > min_z) & (np.tile(people, 2) >= min_people)
     cells = (rows[np.concatenate([a, b])[passing]], rows[np.concatenate([b, a])[passing]])
     return csr_matrix((z[passing].astype(np.float32), cells), shape=(n_items, n_items))
+
+
+def cart_weights(log: EventLog, n_items: int, limits: CollaborativeSettings | None = None) -> csr_matrix:
+    """What completes a cart: the sum of the rows of its items orders the others, sparse float32 (n_items, n_items).
+
+    It is EASE over the trips of all people, those within `limits`. A trip weighs one over the root of its size, and
+    over the root of the person's trips, so that no cart and no person says what all others get.
+    """
+    limits = limits or CollaborativeSettings()
+    buyers = np.zeros(n_items, np.int64)
+    for counts in log.each(partial(_buyers, n_items=n_items, limits=limits)):
+        buyers += counts
+    rows = np.sort(np.argsort(-buyers, kind="stable")[:CART_ITEMS])
+    rows = rows[buyers[rows] > 1]
+    column = np.full(n_items, -1)
+    column[rows] = np.arange(len(rows))
+    gram = np.zeros((len(rows), len(rows)), np.float32)
+    for products in log.each(partial(_products_of_trips, column=column, n=len(rows), limits=limits)):
+        gram += products
+    return ease(gram, rows, n_items, CART_RIDGE)
+
+
+def _products_of_trips(
+    _: int, events: Events, column: Ints, n: int, limits: CollaborativeSettings
+) -> NDArray[np.float32]:
+    """Weighted number of trips with each two items, (n, n). column: see `_TripLines.of`."""
+    from scipy.sparse import csr_matrix
+
+    trips = _TripLines.of(_purchases(events, limits), column, n)
+    n_trips = np.maximum(np.bincount(trips.owner), 1)[trips.owner]
+    weight = (np.maximum(trips.size, 1) * n_trips) ** -0.25  # on both sides of the product
+    lines = csr_matrix((weight[trips.trip].astype(np.float32), (trips.trip, trips.item)), (len(trips.size), n))
+    return np.asarray((lines.T @ lines).toarray(), np.float32)
 
 
 def _buyers(_: int, events: Events, n_items: int, limits: CollaborativeSettings) -> Ints:

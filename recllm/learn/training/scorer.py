@@ -129,14 +129,16 @@ def fit_scorer(
     validation = validation or windows[0]
     if (n_buyers := validation.n_buyers) < MIN_VALIDATION_USERS:
         notes = (*notes, f"too few validation users ({n_buyers}): the metrics are rough, and the last round was used")
-    judged, history, best, scorer = _learned(windows, args, validation, tell, new_users, all_judge)
-    logit, share = predict(judged, validation), 0.0
-    if args.timed and is_small:
-        share, level, best_seller = counting_share(logit, validation, np.random.default_rng(args.seed))
-        learned_from = sum(w.n for w in windows if not w.is_of_new_items)
-        share = 1 - (1 - share) * learned_from / (learned_from + COUNTING_PRIOR)
-        judged, scorer = (of.with_counting(share, level, best_seller) for of in (judged, scorer))
-        logit = predict(judged, validation)
+    # products as small as those of a small shop cost more waiting threads than work
+    with threadpool_limits(1 if is_small else None, user_api="blas"):
+        judged, history, best, scorer = _learned(windows, args, validation, tell, new_users, all_judge)
+        logit, share = predict(judged, validation), 0.0
+        if args.timed and is_small:
+            share, level, best_seller = counting_share(logit, validation, np.random.default_rng(args.seed))
+            learned_from = sum(w.n for w in windows if not w.is_of_new_items)
+            share = 1 - (1 - share) * learned_from / (learned_from + COUNTING_PRIOR)
+            judged, scorer = (of.with_counting(share, level, best_seller) for of in (judged, scorer))
+            logit = predict(judged, validation)
     metrics = history[best] | list_quality(logit, validation) | {"counting_share": share}
     scorer.weights["platt"][:] = calibrate(logit, validation, CALIBRATION_PRIOR)
     return FittedScorer(scorer, population, settings, metrics, tuple(history), notes, snapshots[-1])

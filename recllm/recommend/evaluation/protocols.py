@@ -60,6 +60,8 @@ class EvaluationQuery:
     mask_seen: bool
     """Keep what a user has bought out of the user's list."""
     slice: str
+    open_carts: bool = False
+    """Each history is the cart of a visitor, who has not paid yet."""
     hidden_users: NDArray[np.int64] | None = None
     """Where a user's history is hidden although `fit_on` holds it, the row there, -1 elsewhere; None where nothing is
     hidden. A system that finds a user by other means than `fit_users`, e.g. by basics, must leave that row out."""
@@ -128,6 +130,7 @@ class EvaluationWindow:
     until: int
     """The end of the window, epoch seconds."""
     data_hash: str
+    open_carts: bool = False
     note: str = ""
 
     def slice(self, name: str) -> Slice:
@@ -155,6 +158,7 @@ class EvaluationWindow:
             k=k,
             mask_seen=segment.mask_seen,
             slice=segment.name,
+            open_carts=self.open_carts,
             hidden_users=rows if segment.hidden else None,
         )
 

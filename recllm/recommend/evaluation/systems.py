@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from importlib.util import find_spec
 from types import MappingProxyType
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, MissingExtraError, UsageError
-from recllm.base.schema import Encoder
+from recllm.base.schema import ACTION_CODE, Action, Encoder
 from recllm.learn.features.candidates import CandidateCounts
 from recllm.recommend.evaluation import baselines
 from recllm.recommend.evaluation.baselines import one_pass_for_both_masks, rank_by
@@ -251,7 +251,11 @@ def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
         rows = query.fit_users if query.hidden_users is None else np.maximum(query.fit_users, query.hidden_users)
         people = basics_of(query.dataset.users[query.users])
         basics = basics_vectors(recommender.encoder, people, recommender.text_locale)
-        return UserInputs(query.dataset.events.rows(query.users), query.as_of, rows, basics)
+        events = query.dataset.events.rows(query.users)
+        if query.open_carts:
+            in_cart = np.full_like(events.action, ACTION_CODE[Action.CART])
+            events = replace(events, action=in_cart, at=np.full_like(events.at, query.as_of - 1))
+        return UserInputs(events, query.as_of, rows, basics)
 
     def allowed(query: EvaluationQuery) -> NDArray[np.bool_]:
         return np.isin(np.arange(query.dataset.n_items), query.items)
@@ -264,6 +268,11 @@ def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
         return [RankedLists(ranked.item, ranked.probability) for ranked in both]
 
     def answer(query: EvaluationQuery) -> RankedLists:
+        if query.open_carts:
+            carts = query.dataset.events.rows(query.users)
+            banned = (carts.indptr, carts.item)  # as a page does that shows the cart
+            ranked = ranker.rank(inputs(query), query.k, allowed=allowed(query), banned=banned)
+            return RankedLists(ranked.item, ranked.probability)
         sold = ranker.population.stats.buyers_ever[query.items].any()
         if sold and query.hidden_users is None:
             return with_and_without_repeats(query)

@@ -27,7 +27,7 @@ from recllm.learn.features.candidates import CandidateCounts
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.item_vectors import basics_of, basics_vectors, item_vectors
 from recllm.learn.features.sampled_people import sample_statistics
-from recllm.learn.features.together import bought_together
+from recllm.learn.features.together import bought_together, cart_weights
 from recllm.learn.models.scorer import ItemProjections
 from recllm.recommend.recommender.explanation import Explainer, Explanation, spreads
 from recllm.recommend.recommender.intent_items import PERSONAL_INTENTS, FittingItems, fitting_items
@@ -131,8 +131,11 @@ class Recommender:
         ids = self.dataset.items["item_id"].to_list()
         interests = None if stored is None else stored.bind(ids, self.item_vectors)
         if self.dataset.sample is not None:
-            return sample_statistics(self.dataset, self.item_vectors, settings, basics, interests)
-        return CollaborativeStatistics.fit(self.dataset, self.item_vectors, settings, basics, interests, log=self._log)
+            counted = sample_statistics(self.dataset, self.item_vectors, settings, basics, interests)
+        else:
+            arguments = (self.dataset, self.item_vectors, settings, basics, interests)
+            counted = CollaborativeStatistics.fit(*arguments, log=self._log)
+        return replace(counted, carts=cart_weights(self._log, self.dataset.n_items, counted.settings))
 
     @property
     def index(self) -> CatalogueIndex | None:
@@ -239,6 +242,8 @@ class Recommender:
         permitted, histories = self._agreed(self._pseudonyms(request.users))
         agreed = np.flatnonzero(permitted)
         histories = histories.with_basket(basket, self.dataset.as_of - 1)
+        if request.allow is None:
+            allowed[basket] = False
         personal = np.flatnonzero(histories.has_evidence)
         to_compare, writer = set(agreed[personal].tolist()), self._writer(request)
         slates: dict[int, Slate] = {}

@@ -85,6 +85,8 @@ def save_state(
     `CatalogueState` and `PeopleState`."""
     arrays: Arrays = {"item_vectors": population.item_vectors, **_csr_arrays("item_item", population.item_item)}
     arrays |= _csr_arrays("together", together)
+    if population.carts is not None:
+        arrays |= _csr_arrays("carts", population.carts)
     arrays |= {f"groups.{name}": codes for name, codes in population.facets.each().items()}
     arrays |= {f"stats.{f.name}": getattr(population.stats, f.name) for f in fields(ItemStatistics)}
     arrays |= {f"new_items.{f.name}": getattr(population.arrived, f.name) for f in fields(NewItems)}
@@ -301,6 +303,7 @@ def population_of(
         crowds,
         of_people.get("pool_basics"),
         interests,
+        carts=_csr(arrays, "carts") if "carts.shape" in arrays else None,
     )
 
 

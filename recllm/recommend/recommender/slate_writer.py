@@ -117,7 +117,8 @@ class SlateWriter:
         items = self._items(person, ranked, best, propensities, reasons)
         notes: list[Note] = []
         probabilities = [item.probability for item in items if item.probability is not None]
-        if probabilities != sorted(probabilities, reverse=True) and not request.explore_share:
+        by_chance = probabilities == sorted(probabilities, reverse=True)
+        if not by_chance and not request.explore_share and not request.basket:
             notes.append(self._note(NoteKind.BY_MARGIN if request.objective is Objective.MARGIN else NoteKind.BY_LIFT))
         if remark is not None:
             days = remark[1] if self.dataset.step_seconds is None else None
