@@ -162,8 +162,8 @@ def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, o
         if only is not None:
             began = time.perf_counter()
             work, lost = partial(work_on, run), lambda shard, why: ShardOutcome(shard=shard, error=why)
-            with open_workers(Engine(engine), workers) as opened:
-                outcomes = list(opened.outcomes(work, range(only), lost))
+            with open_workers(Engine(engine), workers) as outcomes_of:
+                outcomes = list(outcomes_of(work, range(only), lost))
             assert not any(outcome.error for outcome in outcomes), outcomes
             seconds = round(time.perf_counter() - began, 1)
             shutil.copy(out / PLAN, folder / PLAN)

@@ -191,9 +191,9 @@ def test_a_process_that_is_killed_changes_nothing(engine: Engine, tmp_path: Path
     if engine is Engine.RAY and not ray_machine:
         pytest.skip("the extra ray is not installed")
     shards, work = list(range(5)), partial(killed.work, tmp_path)
-    with open_workers(engine, 2) as workers:
-        outcomes = [str(outcome) for outcome in workers.outcomes(work, shards, lost)]
-        again = list(workers.outcomes(partial(str.rjust, "7"), [1, 2], lost))
+    with open_workers(engine, 2) as outcomes_of:
+        outcomes = [str(outcome) for outcome in outcomes_of(work, shards, lost)]
+        again = list(outcomes_of(partial(str.rjust, "7"), [1, 2], lost))
     (failed,) = set(outcomes) - set("01234")
     assert sorted(set(outcomes) - {failed}) == ["0", "1", "3", "4"] and len(outcomes) == 5
     assert failed.startswith("2: ") and "more shards make each smaller" in failed

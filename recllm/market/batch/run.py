@@ -326,8 +326,8 @@ def run_batch(
     work, lost = partial(work_on, run), lambda shard, why: ShardOutcome(shard=shard, error=why)
     try:
         needed = min(workers, len(missing) or 1)  # no process is started for nothing
-        with open_workers(engine if missing else Engine.HERE, needed) as processes:
-            for outcome in processes.outcomes(work, missing, lost):
+        with open_workers(engine if missing else Engine.HERE, needed) as outcomes_of:
+            for outcome in outcomes_of(work, missing, lost):
                 outcomes.append(outcome)
                 if progress is not None:
                     progress(outcome)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from recllm.base.errors import MissingExtraError, UsageError
 
@@ -33,23 +33,18 @@ class Engine(StrEnum):
     RAY = "ray"
 
 
-class Workers(Protocol):
-    """Where shards are worked on: what a process has opened for one call serves the next one."""
+Work = Callable[[Callable[[int], Outcome], Sequence[int], Callable[[int, str], Outcome]], Iterator[Outcome]]
+"""(work, shards, lost) -> what `work` returns for each shard, as they end; what it raises is raised here.
 
-    def outcomes(
-        self, work: Callable[[int], Outcome], shards: Sequence[int], lost: Callable[[int, str], Outcome]
-    ) -> Iterator[Outcome]:
-        """What `work` returns for each shard, as they end; what it raises is raised here.
-
-        work: can be pickled, and may be called again for the same shard: that of a process which was killed is. lost:
-        what is returned for a shard whose process was killed `DEATHS` times, with words on why.
-        """
-        ...
+work: can be pickled, and may be called again for the same shard: that of a process which was killed is. lost: what is
+returned for a shard whose process was killed `DEATHS` times, with words on why.
+"""
 
 
 @contextmanager
-def open_workers(engine: Engine, workers: int) -> Iterator[Workers]:
-    """Processes, or a connection to Ray, which end with the block.
+def open_workers(engine: Engine, workers: int) -> Iterator[Work[Any]]:
+    """Where shards are worked on: processes, or a connection to Ray, end with the block, and what a process has opened
+    for one call serves the next.
 
     Raises `MissingExtraError` for Ray without its extra, `UsageError` for no worker or no cluster.
     """
@@ -57,11 +52,11 @@ def open_workers(engine: Engine, workers: int) -> Iterator[Workers]:
         raise UsageError(f"workers is {workers}; give at least 1")
     match engine:
         case Engine.HERE:
-            yield _Here()
+            yield lambda work, shards, lost: map(work, shards)
         case Engine.PROCESSES:
-            processes = _Processes(workers)
+            processes = ProcessWorkers(workers)
             try:
-                yield processes
+                yield processes.outcomes
             finally:
                 processes.close()
         case Engine.RAY:
@@ -70,7 +65,7 @@ def open_workers(engine: Engine, workers: int) -> Iterator[Workers]:
             if started_here:
                 connect(ray, workers)
             try:
-                yield _Ray(ray, workers)
+                yield _Ray(ray, workers).outcomes
             finally:
                 if started_here:
                     ray.shutdown()
@@ -87,14 +82,7 @@ def _killed(shard: int, reason: str) -> str:
     )
 
 
-class _Here:
-    def outcomes(
-        self, work: Callable[[int], Outcome], shards: Sequence[int], lost: Callable[[int, str], Outcome]
-    ) -> Iterator[Outcome]:
-        return map(work, shards)
-
-
-class _Processes:
+class ProcessWorkers:
     """A pool, replaced when one of its processes dies."""
 
     def __init__(self, workers: int) -> None:
