@@ -316,8 +316,7 @@ def run_batch(
     """Work on the shards without a file, and write `DONE` when all have one.
 
     A shard that fails is in `BatchResult.failed`; the others are done all the same, and the next run tries it again.
-    progress: called for each shard as it ends. Raises `MissingExtraError` for Ray without its extra,
-    `UsageError` for no worker.
+    progress: called for each shard as it ends. Raises `UsageError` for no worker.
     """
     began = time.perf_counter()
     sweep_drafts(run.folder)
