@@ -12,7 +12,6 @@ Each part runs in a process of its own and its figures stay in --parts, so a run
                       refreshed, everybody ranked (`recllm recommend --everybody`, k = 20, two processes); how long one
                       warm answer takes; beside it the same refresh by two processes, of which the largest is told
     part 100x         the same at 100x, but only some of the people are ranked, in as many shards as told
-    ray               everybody at 10x by one actor of Ray and by two; the files compared byte for byte
 
 top20_s is the ranking of everybody at 1x, 2,469 people, in one warm process; top20_batch_s the batch that writes
 everybody's slates in two processes, their start included.
@@ -103,9 +102,9 @@ def write_log(folder: Path, copies: int) -> dict[str, Any]:
     return {"rows": n_rows}
 
 
-def step(name: str, folder: Path, *arguments: str, threads: int | None = None) -> dict[str, Any]:
+def step(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
     """A step in a process of its own: its seconds and peak memory, and its figures."""
-    return in_new_process("scale.py", "--step", name, "--folder", str(folder), *arguments, threads=threads)
+    return in_new_process("scale.py", "--step", name, "--folder", str(folder), *arguments)
 
 
 def ingest(folder: Path, file: str) -> dict[str, Any]:
@@ -162,8 +161,8 @@ def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, o
         if only is not None:
             began = time.perf_counter()
             work, lost = partial(work_on, run), lambda shard, why: ShardOutcome(shard=shard, error=why)
-            with open_workers(Engine(engine), workers) as opened:
-                outcomes = list(opened.outcomes(work, range(only), lost))
+            with open_workers(Engine(engine), workers) as outcomes_of:
+                outcomes = list(outcomes_of(work, range(only), lost))
             assert not any(outcome.error for outcome in outcomes), outcomes
             seconds = round(time.perf_counter() - began, 1)
             shutil.copy(out / PLAN, folder / PLAN)
@@ -263,23 +262,6 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
     }
 
 
-def ray_actors(folder: Path) -> dict[str, Any]:
-    """One actor against two, of one thread each, for everybody of the workspace of 10x in `folder`, the start of Ray
-    included."""
-    figures: dict[str, Any] = {}
-    shards = SHARDS_PER_COPY * 10
-    (folder / "plan.json").unlink(missing_ok=True)
-    for workers, name in ((1, "one"), (2, "two")):
-        shutil.rmtree(folder / name, ignore_errors=True)
-        options = ["--shards", str(shards), "--engine", "ray", "--workers", str(workers), "--name", name]
-        measured = step("everybody", folder, *options, threads=1)
-        figures |= {f"{name}_s": measured["seconds"], "people": measured["people"]}
-    files = [sorted((folder / name).glob("shard-*.parquet")) for name in ("one", "two")]
-    same = all(len({file.read_bytes() for file in shard}) == 1 for shard in zip(*files, strict=True))
-    ratio = round(figures["one_s"] / figures["two_s"], 2)
-    return figures | {"ratio": ratio, "identical": same and len(files[0]) == shards}
-
-
 def summary(parts: dict[str, Any]) -> dict[str, Any]:
     """The figures by which the aims are judged."""
     sizes = [parts[f"nightly-{copies}x"] for copies in SIZES]
@@ -307,7 +289,6 @@ def summary(parts: dict[str, Any]) -> dict[str, Any]:
         "answer_10x_over_1x": round(large["answers"]["answer_ms"] / small["answers"]["answer_ms"], 2),
         "top20_s": small["top"]["seconds"],
         "top20_batch_s": small["night"]["everybody"]["seconds"],
-        "ray": parts["ray"],
     }
 
 
@@ -337,14 +318,12 @@ def main() -> None:
         folder = args.parts or Path(scratch)
 
         def measure(name: str) -> dict[str, Any]:
-            if name == "ray":
-                return ray_actors(folder / "10x")
             if name == "part-100x":
                 return nightly(100, folder / "100x", args.model, only=SHARDS_OF_100X)
             copies = int(name.removeprefix("nightly-").removesuffix("x"))
             return nightly(copies, folder / f"{copies}x", args.model)
 
-        names = (*(f"nightly-{copies}x" for copies in SIZES), "part-100x", "ray")
+        names = (*(f"nightly-{copies}x" for copies in SIZES), "part-100x")
         done = finished_parts(folder, names, measure)
     parts = {name: part["figures"] for name, part in done.items()}
     measured_at = {name: {key: part[key] for key in ("commit", "load_average")} for name, part in done.items()}

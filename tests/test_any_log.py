@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from conftest import Command
 from public_logs import column_split, read_folder
+from test_order_logs import steps
 
 from recllm.base.errors import DataError
 from recllm.recommend.evaluation.protocols import leave_one_out
@@ -22,14 +23,9 @@ from recllm.shop.workspace.workspace import overridden
 BEAUTY = Path(__file__).resolve().parents[2] / "shared" / "data" / "amazon_beauty_p5"
 
 
-def log(when: str = "order", people: int = 40, each: int = 8) -> pl.DataFrame:
-    rng = np.random.default_rng(0)
-    rows = [
-        (f"u{u:02}", f"{'tea' if u % 2 else 'tool'}{rng.integers(9)}", 1_700_000_000 * (when != "order") + 90_000 * n)
-        for u in range(people)
-        for n in range(each)
-    ]
-    return pl.DataFrame(rows, schema=["user_id", "item_id", when], orient="row")
+def log(when: str = "order", each: int = 8) -> pl.DataFrame:
+    at = (1_700_000_000 + 90_000 * pl.col("order")).alias("timestamp")
+    return steps(each=each) if when == "order" else steps(each=each).select("user_id", "item_id", at)
 
 
 @pytest.mark.parametrize("when", ["order", "timestamp"])

@@ -16,11 +16,11 @@ import pytest
 from conftest import Command
 from service_world import LAST_DAY, build_shop
 
-from recllm.base.errors import DataError, MissingExtraError, NotFittedError, UsageError
+from recllm.base.errors import DataError, NotFittedError, UsageError
 from recllm.base.schema import Purpose, SlateStatus
 from recllm.market.batch.run import DONE, PLAN, BatchRun, read_batch, run_batch, shard_numbers, work_on
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
-from recllm.shop.data.engines import Engine, connect, import_ray, open_workers
+from recllm.shop.data.engines import Engine, open_workers
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace, overridden
 
@@ -36,21 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shop(folder: Path) -> Iterator[Workspace]:
     with Workspace.open(folder) as shop:
         yield shop
-
-
-@pytest.fixture(scope="module")
-def ray_machine() -> Iterator[bool]:
-    """Whether there is a Ray, started once; its processes find this file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        try:
-            ray = import_ray()
-        except MissingExtraError:
-            yield False
-            return
-        connect(ray, 2)
-        yield True
-        ray.shutdown()
 
 
 def plan(shop: Workspace, folder: Path, **options: object) -> BatchRun:
@@ -137,17 +122,15 @@ def test_a_withdrawal_counts_for_the_next_shard(folder: Path, tmp_path: Path) ->
         assert not left & {pseudonyms[n] for n in second[:5]} and {pseudonyms[n] for n in second[5:]} <= left
 
 
-def test_every_engine_writes_the_same_bytes(shop: Workspace, tmp_path: Path, ray_machine: bool) -> None:
+def test_processes_write_the_same_bytes(shop: Workspace, tmp_path: Path) -> None:
     once = plan(shop, tmp_path / "here")
     run_batch(once)
-    engines = [Engine.PROCESSES, *([Engine.RAY] if ray_machine else [])]
-    for engine in engines:
-        folder = tmp_path / engine
-        folder.mkdir()
-        (folder / PLAN).write_bytes((once.folder / PLAN).read_bytes())  # the same model as of the same time
-        run = plan(shop, folder)
-        assert run_batch(run, engine, workers=2).failed == ()
-        assert files(run) == files(once), engine
+    folder = tmp_path / "processes"
+    folder.mkdir()
+    (folder / PLAN).write_bytes((once.folder / PLAN).read_bytes())  # the same model as of the same time
+    run = plan(shop, folder)
+    assert run_batch(run, Engine.PROCESSES, workers=2).failed == ()
+    assert files(run) == files(once)
 
 
 def test_a_killed_run_goes_on(shop: Workspace, tmp_path: Path) -> None:
@@ -186,14 +169,11 @@ def lost(shard: int, why: str) -> str:
     return f"{shard}: {why}"
 
 
-@pytest.mark.parametrize("engine", [Engine.PROCESSES, Engine.RAY])
-def test_a_process_that_is_killed_changes_nothing(engine: Engine, tmp_path: Path, ray_machine: bool) -> None:
-    if engine is Engine.RAY and not ray_machine:
-        pytest.skip("the extra ray is not installed")
+def test_a_process_that_is_killed_changes_nothing(tmp_path: Path) -> None:
     shards, work = list(range(5)), partial(killed.work, tmp_path)
-    with open_workers(engine, 2) as workers:
-        outcomes = [str(outcome) for outcome in workers.outcomes(work, shards, lost)]
-        again = list(workers.outcomes(partial(str.rjust, "7"), [1, 2], lost))
+    with open_workers(Engine.PROCESSES, 2) as outcomes_of:
+        outcomes = [str(outcome) for outcome in outcomes_of(work, shards, lost)]
+        again = list(outcomes_of(partial(str.rjust, "7"), [1, 2], lost))
     (failed,) = set(outcomes) - set("01234")
     assert sorted(set(outcomes) - {failed}) == ["0", "1", "3", "4"] and len(outcomes) == 5
     assert failed.startswith("2: ") and "more shards make each smaller" in failed

@@ -49,7 +49,6 @@ def secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 DRAWN = {"created", "msecs", "relativeCreated", "thread", "threadName", "process", "taskName", "request_id", "session"}
-DRAWN |= {"_ray_timestamp_ns"}  # Ray marks every record of a process that has started it
 """Clocks, counters and random names of a record: their digits may hold any number by chance."""
 
 

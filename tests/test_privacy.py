@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event as sa_event
+from store_view import events, put
 
 from recllm.base.errors import StoreError, UsageError
 from recllm.base.policy import Policy
@@ -41,17 +42,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def bought(*pairs: tuple[str, str], at: int = 1_000_000) -> pl.DataFrame:
     """One purchase per (user, item), each with a key of its own."""
-    return pl.DataFrame(
-        {
-            "event_key": pl.Series([os.urandom(16) for _ in pairs], dtype=pl.Binary),
-            "payload_hash": pl.Series([0] * len(pairs), dtype=pl.Int64),
-            "user_id": [user for user, _ in pairs],
-            "item_id": [item for _, item in pairs],
-            "event": ["purchase"] * len(pairs),
-            "at": pl.Series([at] * len(pairs), dtype=pl.Int64),
-            "quantity": [1.0] * len(pairs),
-        }
-    )
+    users, items = (pl.Series([pair[n] for pair in pairs], dtype=pl.String) for n in (0, 1))
+    frame = events([0] * len(pairs), event_key=[os.urandom(16) for _ in pairs])
+    return frame.with_columns(user_id=users, item_id=items, at=pl.lit(at, pl.Int64))
 
 
 def decide(store: Store, *decisions: tuple[str, Purpose, bool, int | None]) -> None:
@@ -60,8 +53,7 @@ def decide(store: Store, *decisions: tuple[str, Purpose, bool, int | None]) -> N
         schema={"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64},
         orient="row",
     )
-    with store.load("consent", load_id=os.urandom(8).hex(), source="test") as load:
-        load.write(frame)
+    put(store, "consent", frame, os.urandom(8).hex())
 
 
 def gate(store: Store, default: bool = False, policy: Policy | None = None) -> PolicyGate:
@@ -163,10 +155,8 @@ def test_no_raw_id_reaches_any_file(tmp_path: Path) -> None:
         pseudonyms = workspace.pseudonymiser().many(raw)
         store = workspace.store()
         basics = pl.DataFrame({"user_id": pseudonyms, "basics": ["{}"] * len(raw)})
-        with store.load("users", load_id="users", source="users.csv") as load:
-            load.write(basics)
-        with store.load("events", load_id="events", source="events.csv") as load:
-            load.write(bought(*[(user, f"i{n}") for n, user in enumerate(pseudonyms)]))
+        put(store, "users", basics, "users")
+        put(store, "events", bought(*[(user, f"i{n}") for n, user in enumerate(pseudonyms)]), "events")
         decide(store, *[(user, TRAINING, True, 1) for user in pseudonyms])
         open_files = _files(workspace.root)
         key = workspace.key_path.read_bytes().strip()
@@ -279,8 +269,9 @@ def stop_clock(monkeypatch: pytest.MonkeyPatch, at: datetime) -> None:
 
 def test_the_history_of_a_few_is_that_of_the_dataset(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     people = [f"u{n}" for n in range(30)]
-    with store.load("users", load_id="u", source="test") as load:
-        load.write(pl.DataFrame({"user_id": people, "basics": [json.dumps({"age": user}) for user in people]}))
+    put(
+        store, "users", pl.DataFrame({"user_id": people, "basics": [json.dumps({"age": user}) for user in people]}), "u"
+    )
     with store.load("events", load_id="e", source="test") as load:
         for hour in (3, 1, 2):
             load.write(bought(*((u, f"i{hour * n % 7}") for n, u in enumerate(people)), at=hour * 3_600_000_000))
@@ -327,21 +318,26 @@ def assert_rows_are_frames(door: PolicyGate, user_ids: list[str]) -> None:
 
 
 def test_the_events_of_others_cost_nothing(store: Store) -> None:
-    with store.load("events", load_id="a", source="test") as load:
-        load.write(bought(*(("p1", f"i{n}") for n in range(20))))
+    put(store, "events", bought(*(("p1", f"i{n}") for n in range(20))), "a")
     before = work(store, lambda: gate(store, True).histories(["p1"], TRAINING))
-    with store.load("events", load_id="b", source="test") as load:
-        load.write(bought(*((f"q{n % 500}", f"i{n % 900}") for n in range(20_000))))
+    put(store, "events", bought(*((f"q{n % 500}", f"i{n % 900}") for n in range(20_000))), "b")
     assert work(store, lambda: gate(store, True).histories(["p1"], TRAINING)) < 2 * before
 
 
 def test_people_who_refused_leave_no_trace_in_a_dataset(store: Store) -> None:
-    with store.load("items", load_id="i", source="test") as load:
-        load.write(pl.DataFrame({"item_id": ["known"], "title": ["Tea"], "available": [True], "price": ["2.50"]}))
-    with store.load("users", load_id="u", source="test") as load:
-        load.write(pl.DataFrame({"user_id": ["yes", "no"], "basics": ['{"age":"35-44"}', '{"secret":"x"}']}))
-    with store.load("events", load_id="e", source="test") as load:
-        load.write(bought(("yes", "known"), ("yes", "hers"), ("no", "known"), ("no", "his"), ("stranger", "known")))
+    put(
+        store,
+        "items",
+        pl.DataFrame({"item_id": ["known"], "title": ["Tea"], "available": [True], "price": ["2.50"]}),
+        "i",
+    )
+    put(store, "users", pl.DataFrame({"user_id": ["yes", "no"], "basics": ['{"age":"35-44"}', '{"secret":"x"}']}), "u")
+    put(
+        store,
+        "events",
+        bought(("yes", "known"), ("yes", "hers"), ("no", "known"), ("no", "his"), ("stranger", "known")),
+        "e",
+    )
     decide(store, ("yes", TRAINING, True, 1))
     data = gate(store).dataset(TRAINING)
     assert data.users.rows() == [("yes", "35-44")]
@@ -352,11 +348,9 @@ def test_people_who_refused_leave_no_trace_in_a_dataset(store: Store) -> None:
 
 def test_a_dataset_carries_what_the_store_knows(store: Store) -> None:
     item = {"item_id": ["i1"], "title": ["Tea"], "available": [True], "price": ["2.50"], "category": ['["Food","Tea"]']}
-    with store.load("items", load_id="i", source="test") as load:
-        load.write(pl.DataFrame(item | {"currency": ["EUR"], "attributes": ['{"size":"1 kg"}']}))
-    with store.load("events", load_id="e", source="test") as load:
-        load.write(bought(("u1", "i1"), ("u1", "pending"), at=5_999_999))
-        load.write(bought(("u1", "i1"), at=9_000_000).with_columns(price=2.0, basket_id=pl.lit("b")))
+    put(store, "items", pl.DataFrame(item | {"currency": ["EUR"], "attributes": ['{"size":"1 kg"}']}), "i")
+    put(store, "events", bought(("u1", "i1"), ("u1", "pending"), at=5_999_999), "e1")
+    put(store, "events", bought(("u1", "i1"), at=9_000_000).with_columns(price=2.0, basket_id=pl.lit("b")), "e2")
     data = gate(store, True).dataset(TRAINING)
     rows = {row["item_id"]: row for row in data.items.to_dicts()}
     assert rows["i1"]["price"] == 2.5
@@ -372,9 +366,8 @@ def test_a_dataset_carries_what_the_store_knows(store: Store) -> None:
 
 
 def test_old_events_stay_behind_the_gate(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    with store.load("events", load_id="e", source="test") as load:
-        load.write(bought(("u1", "old"), at=0))
-        load.write(bought(("u1", "new"), at=3 * 86_400_000_000))
+    put(store, "events", bought(("u1", "old"), at=0), "e1")
+    put(store, "events", bought(("u1", "new"), at=3 * 86_400_000_000), "e2")
     stop_clock(monkeypatch, datetime.fromtimestamp(4 * 86_400, UTC))
     data = gate(store, True, Policy(event_days=2)).dataset(TRAINING)
     assert set(data.items["item_id"]) == {"new"}
@@ -401,8 +394,7 @@ def test_no_row_of_someone_without_the_purpose(
     buyers: list[int],
 ) -> None:
     store = Store.open(tmp_path_factory.mktemp("gate") / "store.sqlite", create=True)
-    with store.load("events", load_id="e", source="test") as load:
-        load.write(bought(*[(f"u{n}", f"item of u{n}") for n in buyers]))
+    put(store, "events", bought(*[(f"u{n}", f"item of u{n}") for n in buyers]), "e")
     decide(store, *[(f"u{n}", purpose, granted, at) for n, purpose, granted, at in decisions])
     people = {f"u{n}" for n in buyers} | {f"u{n}" for n, *_ in decisions}
     for purpose in (TRAINING, EMAIL, THIRD_PARTY):

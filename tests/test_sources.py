@@ -59,13 +59,6 @@ def test_every_source_has_an_export_and_says_what_it_cannot() -> None:
     assert all(source.caveats and source.maps for source in kinds.values())
 
 
-def test_signatures_tell_systems_apart(tmp_path: Path) -> None:
-    for export in EXPORTS:
-        file = tmp_path / export.file_name
-        file.write_bytes(export.content)
-        assert recognise_file(file, IngestOptions()).source.name == export.source
-
-
 def test_the_same_columns_in_another_language_are_the_same_kind() -> None:
     for source in known_sources().values():
         for language, names in source.languages.items():

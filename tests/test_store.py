@@ -80,30 +80,20 @@ def test_events_come_back_as_they_went_in(store: Store) -> None:
 def test_an_empty_store_reads_as_empty_frames_with_their_types(store: Store) -> None:
     assert view(store).events().schema["timestamp"] == pl.Datetime("us", "UTC")
     assert store.items().schema["category"] == pl.List(pl.String)
-    assert (
-        view(store).events().height,
-        view(store).users().height,
-        store.items().height,
-        view(store).consent().height,
-    ) == (0, 0, 0, 0)
     assert set(view(store).counts().values()) == {0}
 
 
 def test_the_last_event_is_told_without_reading_the_others(store: Store) -> None:
-    with store.read() as reader:
-        assert reader.last_event() is None
+    assert view(store).last_event() is None
     put(store, "events", events([3, 1]))
-    with store.read() as reader:
-        assert reader.last_event() == datetime.fromtimestamp(3, UTC)
+    assert view(store).last_event() == datetime.fromtimestamp(3, UTC)
     put(store, "events", events([2]), "later")
     assert put(store, "events", events([1], [1], at=[9_000_000]), "conflict").conflicts == [0]
     put(store, "items", items(("i1", "Tea")), "items")
-    with store.read() as reader:
-        assert reader.last_event() == datetime.fromtimestamp(3, UTC)
+    assert view(store).last_event() == datetime.fromtimestamp(3, UTC)
     again = events([1, 3, 4, 5, 6], at=[1_000_000, 3_000_000, 7_000_000, 5_000_000, 6_000_000])
     assert put(store, "events", again, "some-new").duplicates == 2
-    with store.read() as reader:
-        assert reader.last_event() == datetime.fromtimestamp(7, UTC)
+    assert view(store).last_event() == datetime.fromtimestamp(7, UTC)
 
 
 def test_what_pages_ask_is_told_without_reading_everything(store: Store) -> None:
@@ -285,8 +275,7 @@ def test_an_exception_leaves_nothing_of_a_load(store: Store) -> None:
     put(store, "events", events([1]), "a")
     before = dump(store)
     with pytest.raises(ZeroDivisionError), store.load("events", load_id="b", source="test") as load:
-        load.write(events([2, 3]))
-        _ = 1 / 0
+        _ = load.write(events([2, 3])).accepted / 0
     assert dump(store) == before
     assert [r.load_id for r in view(store).loads()] == ["a"]
 
@@ -321,13 +310,8 @@ def test_many_ids_take_several_lookups(store: Store) -> None:
     put(store, "events", frame[: n // 2], "a")
     written = put(store, "events", frame, "b")
     assert (written.accepted, written.duplicates) == (n - n // 2, n // 2)
-    assert (
-        view(store)
-        .events(())
-        .select("user_id", "item_id")
-        .sort("item_id")
-        .equals(frame.select("user_id", "item_id").sort("item_id"))
-    )
+    pairs = view(store).events(()).select("user_id", "item_id")
+    assert pairs.sort("item_id").equals(frame.select("user_id", "item_id").sort("item_id"))
 
 
 batches = st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), max_size=8), min_size=1, max_size=5)
@@ -463,34 +447,22 @@ def test_nothing_of_an_erased_persons_messages_stays(store: Store) -> None:
 
 
 def states(store: Store) -> list[tuple[str, str | None, bool]]:
-    with store.read() as reader:
-        return list(reader.item_states().select("item_id", "price", "available").iter_rows())
+    return list(view(store).item_states().select("item_id", "price", "available").iter_rows())
 
 
 def test_a_state_is_kept_where_a_price_or_the_stock_changed(store: Store) -> None:
     def load(name: str, **columns: list) -> None:
-        put(
-            store,
-            "items",
-            items(("i1", "Tea"), ("i2", "Mug")).with_columns(**{n: pl.Series(v) for n, v in columns.items()}),
-            name,
-        )
+        frame = items(("i1", "Tea"), ("i2", "Mug"))
+        put(store, "items", frame.with_columns(**{n: pl.Series(v) for n, v in columns.items()}), name)
 
     load("a", price=["5", "8"])
     load("b", price=["5", "8"], brand=["Leaf", None])  # neither
     load("c", price=["4", "8"])
     load("d", price=["4", "8"], available=[True, False])
     load("e", price=["5", "8"], available=[True, True])
-    assert states(store) == [
-        ("i1", "5", True),
-        ("i2", "8", True),
-        ("i1", "4", True),
-        ("i2", "8", False),
-        ("i1", "5", True),
-        ("i2", "8", True),
-    ]
-    with store.read() as reader:
-        at = reader.item_states()["at"]
+    expected = [("i1", "5", True), ("i2", "8", True), ("i1", "4", True)]
+    assert states(store) == [*expected, ("i2", "8", False), *expected[:2]]
+    at = view(store).item_states()["at"]
     assert at.is_sorted() and (datetime.now(UTC) - at[0]).total_seconds() < 600
 
 
@@ -614,8 +586,7 @@ def test_a_store_of_version_1_is_brought_up_to_date(store: Store, url: str) -> N
 
 def test_a_first_load_leaves_the_index_of_people(store: Store) -> None:
     with pytest.raises(ZeroDivisionError), store.load("events", load_id="a", source="test") as load:
-        load.write(events([1]))
-        _ = 1 / 0
+        _ = load.write(events([1])).accepted / 0
     for n in range(3):
         assert indexes(store) == {"events_by_user"}
         put(store, "events", events([n]), f"l{n}")
@@ -746,12 +717,10 @@ def test_a_session_joins_one_person_with_all_its_events(store: Store) -> None:
 
 def test_the_items_that_changed_since_a_load(store: Store, url: str) -> None:
     def changed(store: Store, after_load: int) -> list[str]:
-        with store.read() as reader:
-            return reader.items(after_load=after_load)["item_id"].to_list()
+        return view(store).items(after_load=after_load)["item_id"].to_list()
 
     def newest(store: Store) -> int:
-        with store.read() as reader:
-            return reader.marks().load_no[Table.ITEMS]
+        return view(store).marks().load_no[Table.ITEMS]
 
     put(store, "items", items(("i1", "Tea"), ("i2", "Mug"), ("i3", "Pot")), "a")
     first = newest(store)

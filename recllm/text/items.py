@@ -50,7 +50,7 @@ def item_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
         attributes: str | None,
         description: str | None,
     ) -> str:
-        name = _name(title, path, locale)
+        name = item_name(title, path, locale)
         names = (name_as_told(category, CATEGORY_CHARS, locale) for category in reversed(path) if category)
         categories = dict.fromkeys(names)
         impersonal = without_personal_data(description[:READ_CHARS]) if description else ""
@@ -58,8 +58,8 @@ def item_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
             {
                 "title": name,
                 "category": [category for category in categories if category and category != name],
-                "brand": neutralise(_impersonal(brand), max_chars=CATEGORY_CHARS) if brand else "",
-                "attributes": _attributes(attributes, name),
+                "brand": neutralise(without_exact_data(brand), max_chars=CATEGORY_CHARS) if brand else "",
+                "attributes": attribute_pairs(attributes, name),
                 "description": neutralise(impersonal, max_chars=DESCRIPTION_CHARS),
             }
         )
@@ -73,10 +73,10 @@ def item_names(items: pl.DataFrame, locale: str = "en") -> list[str]:
     """What to call each item when speaking to a person: its title, or else its narrowest category; harmless."""
     unnamed = Prompts.load().render("item.unnamed", locale)
     rows = zip(items["title"].to_list(), items["category"].to_list(), strict=True)
-    return [_name(title, path or (), locale) or unnamed for title, path in rows]
+    return [item_name(title, path or (), locale) or unnamed for title, path in rows]
 
 
-def _impersonal(text: str) -> str:
+def without_exact_data(text: str) -> str:
     """The beginning, without personal data that has a shape of its own: titles name streets and people, as books do."""
     return without_personal_data(text[:READ_CHARS], EXACT_KINDS)
 
@@ -92,12 +92,12 @@ class ItemNames:
         return item_names(self._items[list(rows)], self._locale)
 
 
-def _name(title: str | None, path: Sequence[str | None], locale: str) -> str:
-    names = (name_as_told(_impersonal(text), TITLE_CHARS, locale) for text in (title, *reversed(path)) if text)
+def item_name(title: str | None, path: Sequence[str | None], locale: str) -> str:
+    names = (name_as_told(without_exact_data(text), TITLE_CHARS, locale) for text in (title, *reversed(path)) if text)
     return next(filter(None, names), "")
 
 
-def _attributes(text: str | None, title: str) -> list[tuple[str, str]]:
+def attribute_pairs(text: str | None, title: str) -> list[tuple[str, str]]:
     """Names and values to tell; not what stands in the title already."""
     if not text:
         return []
@@ -108,7 +108,7 @@ def _attributes(text: str | None, title: str) -> list[tuple[str, str]]:
     if not isinstance(content, dict):
         raise DataError(f"items.attributes: {text[:80]!r} is not a JSON object; give an object of strings")
     pairs = [
-        (clean(str(name).replace("_", " "), ATTRIBUTE_CHARS), clean(_impersonal(str(value)), ATTRIBUTE_CHARS))
+        (clean(str(name).replace("_", " "), ATTRIBUTE_CHARS), clean(without_exact_data(str(value)), ATTRIBUTE_CHARS))
         for name, value in sorted(content.items())
         if value is not None and not name.lower().endswith(CODES) and not is_confidential(name)
     ]
@@ -133,23 +133,18 @@ def price_texts(items: pl.DataFrame, locale: str = "en", *, n_last: int | None =
     def text(band: str | None, group: str | None) -> str:
         return template.render({"band": band, "group": name_as_told(group, CATEGORY_CHARS, locale) if group else None})
 
-    bands = _price_bands(items)
+    bands = price_bands(items)
     return [text(band, group) for band, group in bands.tail(bands.height if n_last is None else n_last).iter_rows()]
 
 
-def _price_level(paths: pl.Series) -> int:
-    """How deep the groups are whose prices are compared: as deep as possible with at most `PRICE_GROUPS` groups; 0 for
-    the whole catalogue."""
-    deepest = int(paths.list.len().max() or 0)  # type: ignore[arg-type]
-    return next((n for n in range(deepest, 0, -1) if paths.list.head(n).n_unique() <= PRICE_GROUPS), 0)
-
-
-def _price_bands(items: pl.DataFrame) -> pl.DataFrame:
+def price_bands(items: pl.DataFrame) -> pl.DataFrame:
     """Columns band ("low", "mid", "high" or null) and group (its name, or null), one row per item."""
     import polars as pl
 
     price = pl.when(pl.col("price").is_finite() & (pl.col("price") > 0)).then("price")
-    level = _price_level(items["category"])
+    deepest = int(items["category"].list.len().max() or 0)  # type: ignore[arg-type]
+    levels = (n for n in range(deepest, 0, -1) if items["category"].list.head(n).n_unique() <= PRICE_GROUPS)
+    level = next(levels, 0)  # 0 for the whole catalogue
     path = pl.col("category").list.head(level)
     frame = items.select(price=price, currency=pl.col("currency"), path=pl.when(path.list.len() > 0).then(path))
     frame = frame.with_columns(
@@ -233,11 +228,11 @@ def user_texts(profile: Profile, items: pl.DataFrame, locale: str = "en") -> Use
     ids = {line.item_id for line in (*profile.purchases, *profile.browsing)}
     rows = items.filter(items["item_id"].is_in(list(ids)))
     names = dict(zip(rows["item_id"].to_list(), item_names(rows, locale), strict=True))
-    purchases = chain(_favourites(profile, locale), _history("purchases", profile.purchases, names))
+    purchases = chain(favourite_lines(profile, locale), history_lines("purchases", profile.purchases, names))
     return UserTexts(
         basics=basics_text(profile.basics, locale),
-        purchases=_text(purchases, locale),
-        browsing=_text(_history("browsing", profile.browsing, names), locale),
+        purchases=rendered_lines(purchases, locale),
+        browsing=rendered_lines(history_lines("browsing", profile.browsing, names), locale),
     )
 
 
@@ -247,19 +242,19 @@ def basics_text(basics: Mapping[str, str], locale: str) -> str:
     for name, answer in basics.items():
         if value := neutralise(without_personal_data(answer[:READ_CHARS]), max_chars=ATTRIBUTE_CHARS):
             lines.append(("user_basics", {"name": clean(name.replace("_", " "), ATTRIBUTE_CHARS), "value": value}))
-    return _text(lines, locale)
+    return rendered_lines(lines, locale)
 
 
 Lines = Iterable[tuple[str, dict[str, object]]]
 """(template, its values) of each line, the most telling first."""
 
 
-def _text(lines: Lines, locale: str) -> str:
+def rendered_lines(lines: Lines, locale: str) -> str:
     prompts = Prompts.load()
     return "\n".join(prompts.template(name, locale).render(values) for name, values in lines)
 
 
-def _favourites(profile: Profile, locale: str) -> Lines:
+def favourite_lines(profile: Profile, locale: str) -> Lines:
     categories = [
         name_as_told(share.name, CATEGORY_CHARS, locale) for share in profile.favourite_categories[:FAVOURITES]
     ]
@@ -271,7 +266,7 @@ def _favourites(profile: Profile, locale: str) -> Lines:
         yield "user_purchases.prices", dict(zip(("low", "middle", "high"), profile.price_band, strict=True))
 
 
-def _history(sentence: str, lines: Sequence[HistoryLine], names: Mapping[str, str]) -> Lines:
+def history_lines(sentence: str, lines: Sequence[HistoryLine], names: Mapping[str, str]) -> Lines:
     for line in lines[:MAX_LINES]:
         if line.item_id in names:
             values: dict[str, object] = {

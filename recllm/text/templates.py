@@ -128,7 +128,7 @@ class Template:
             raise PromptError(f"{self.path}: {self.name} must not include, import or extend other files")
         used = jinja2.meta.find_undeclared_variables(tree) - {_DOMAIN}
         faults = []
-        if unknown := sorted(_domain_words(tree) - set(self.words)):
+        if unknown := sorted(domain_words(tree) - set(self.words)):
             faults.append(f"uses domain.{unknown[0]}, a word that no domain has")
         if used - self.variables:
             faults.append(f"uses {', '.join(sorted(used - self.variables))} without listing it")
@@ -178,7 +178,7 @@ class Prompts:
         checkout = Path(__file__).resolve().parents[2] / "prompts"  # also of an editable install
         for folder in (installed, checkout):
             if folder.is_dir():
-                return _read_folder(Path(str(folder)))
+                return read_folder(Path(str(folder)))
         raise PromptError(f"the prompts are missing: neither {installed} nor {checkout} is a folder; reinstall recllm")
 
     def template(self, name: str, locale: str) -> Template:
@@ -205,7 +205,7 @@ class Prompts:
         """One that came with these prompts, or that a workspace brought; raises `PromptError` where there is none."""
         if name in _BROUGHT:
             return _BROUGHT[name]
-        return _shipped_domain(self.folder, name)
+        return shipped_domain(self.folder, name)
 
     def _as_worded_by(self, domain: Domain) -> Mapping[tuple[str, str], Template]:
         reworded = {}
@@ -232,7 +232,7 @@ class Prompts:
         unknown template, a missing or unknown variable, or a value of another kind.
         """
         template = self.template(name, locale)
-        return template.render({key: _harmless(value, template, key) for key, value in values.items()})
+        return template.render({key: harmless_value(value, template, key) for key, value in values.items()})
 
 
 _BROUGHT: dict[str, Domain] = {}
@@ -255,38 +255,38 @@ def bring_domain(file: Path) -> str:
 
 def domain_names() -> tuple[str, ...]:
     """The domains that come with the package."""
-    return _names_in(Prompts.load().folder)
+    return domains_in(Prompts.load().folder)
 
 
 @cache
-def _names_in(folder: str) -> tuple[str, ...]:
+def domains_in(folder: str) -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in (Path(folder) / FOLDER).glob("*.toml")))
 
 
 @cache
-def _shipped_domain(folder: str, name: str) -> Domain:
-    file, names = Path(folder) / FOLDER / f"{name}.toml", _names_in(folder)
+def shipped_domain(folder: str, name: str) -> Domain:
+    file, names = Path(folder) / FOLDER / f"{name}.toml", domains_in(folder)
     if name not in names:
         raise PromptError(f"there is no domain {name!r} in {file.parent}; there are: {', '.join(names) or 'none'}")
-    return read_domain(file, lambda base: _shipped_domain(folder, base))
+    return read_domain(file, lambda base: shipped_domain(folder, base))
 
 
-def _read_folder(folder: Path) -> Prompts:
+def read_folder(folder: Path) -> Prompts:
     templates: dict[tuple[str, str], Template] = {}
     short_forms: dict[str, str] = {}
-    words = _shipped_domain(str(folder), SHOP).words
+    words = shipped_domain(str(folder), SHOP).words
     for file in sorted(folder.glob("*.txt")):
         text, locale = file.read_text(encoding="utf-8"), file.stem.rpartition(".")[2]
         if file.stem.startswith("short_forms."):
             lines = (line.partition("#")[0].partition("=") for line in text.splitlines())
             short_forms |= {short.strip().upper(): long.strip() for short, equals, long in lines if equals}
         else:
-            of_file = _templates(file, locale, text, words[locale])
+            of_file = templates_of_file(file, locale, text, words[locale])
             templates |= {(template.name, locale): template for template in of_file}
     return Prompts(str(folder), templates, short_forms)
 
 
-def _templates(file: Path, locale: str, text: str, words: Mapping[str, str]) -> Iterator[Template]:
+def templates_of_file(file: Path, locale: str, text: str, words: Mapping[str, str]) -> Iterator[Template]:
     headers = list(_HEADER.finditer(text))
     ends = [header.start() for header in headers[1:]] + [len(text)]
     for match, end in zip(headers, ends, strict=True):
@@ -304,7 +304,7 @@ def _digest(text: str, words: Mapping[str, str]) -> str:
     return hashlib.sha256(f"{text}{used}".encode()).hexdigest()[:8]
 
 
-def _domain_words(tree: jinja2.nodes.Template) -> set[str]:
+def domain_words(tree: jinja2.nodes.Template) -> set[str]:
     """The words of a domain that a template uses; "" for any other use of them than by name."""
     by_name = [n for n in tree.find_all(jinja2.nodes.Getattr) if _is_domain(n.node)]
     others = sum(map(_is_domain, tree.find_all(jinja2.nodes.Name))) - len(by_name)
@@ -315,15 +315,15 @@ def _is_domain(node: jinja2.nodes.Node) -> bool:
     return isinstance(node, jinja2.nodes.Name) and node.name == _DOMAIN
 
 
-def _harmless(value: Any, template: Template, variable: str) -> Any:
+def harmless_value(value: Any, template: Template, variable: str) -> Any:
     if isinstance(value, str):
         return neutralise(value, max_chars=VALUE_CHARS)
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
-        return {_harmless(k, template, variable): _harmless(v, template, variable) for k, v in value.items()}
+        return {harmless_value(k, template, variable): harmless_value(v, template, variable) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_harmless(v, template, variable) for v in value]
+        return [harmless_value(v, template, variable) for v in value]
     kind = type(value).__name__
     raise PromptError(f"{template.file}: {variable} is a {kind}; give text, numbers, lists or mappings of these")
 

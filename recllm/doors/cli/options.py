@@ -84,9 +84,9 @@ class Batching(Question):
     shards: Annotated[int, Field(ge=1)] = 16
     """Parts that people or items are divided into; memory is that of one."""
     engine: Engine = Engine.HERE
-    """here, processes, or ray, where RAY_ADDRESS says which cluster."""
+    """here, or processes."""
     workers: Annotated[int, Field(ge=1)] = 1
-    """Processes, or tasks of Ray at once."""
+    """Processes at once."""
     seed: int = 0
     """Random seed."""
 

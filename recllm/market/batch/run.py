@@ -316,8 +316,7 @@ def run_batch(
     """Work on the shards without a file, and write `DONE` when all have one.
 
     A shard that fails is in `BatchResult.failed`; the others are done all the same, and the next run tries it again.
-    progress: called for each shard as it ends. Raises `MissingExtraError` for Ray without its extra,
-    `UsageError` for no worker.
+    progress: called for each shard as it ends. Raises `UsageError` for no worker.
     """
     began = time.perf_counter()
     sweep_drafts(run.folder)
@@ -326,8 +325,8 @@ def run_batch(
     work, lost = partial(work_on, run), lambda shard, why: ShardOutcome(shard=shard, error=why)
     try:
         needed = min(workers, len(missing) or 1)  # no process is started for nothing
-        with open_workers(engine if missing else Engine.HERE, needed) as processes:
-            for outcome in processes.outcomes(work, missing, lost):
+        with open_workers(engine if missing else Engine.HERE, needed) as outcomes_of:
+            for outcome in outcomes_of(work, missing, lost):
                 outcomes.append(outcome)
                 if progress is not None:
                     progress(outcome)

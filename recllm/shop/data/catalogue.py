@@ -176,12 +176,20 @@ class ItemGroups:
 
     @classmethod
     def of(cls, items: pl.DataFrame) -> ItemGroups:
-        names = _names(items)
-        attributes = [_attribute(items["attributes"], names_of) for names_of in (MAKER, SIZE)]
+        path = pl.col("category")
+        above = path.list.head(pl.max_horizontal(path.list.len() - 1, pl.lit(1)))
+        joined = (path.list.join(" > ").alias("type"), above.list.join(" > ").alias("category"))
+        names = items.select(*joined, path.list.first().alias("department"), "brand")
+        attributes = [attribute_values(items["attributes"], names_of) for names_of in (MAKER, SIZE)]
         kind, category, department, brand, maker, size = (
-            _codes(column) for column in (*names.get_columns(), *attributes)
+            codes_of_names(column) for column in (*names.get_columns(), *attributes)
         )
-        within = (_both(kind, brand), _both(kind, maker), _both(category, maker), _both(kind, size))
+        within = (
+            codes_of_pairs(kind, brand),
+            codes_of_pairs(kind, maker),
+            codes_of_pairs(category, maker),
+            codes_of_pairs(kind, size),
+        )
         return cls(kind, category, department, brand, maker, *within)
 
     def with_new_items(self, items: pl.DataFrame) -> ItemGroups:
@@ -209,18 +217,7 @@ class ItemGroups:
 GROUPINGS = tuple(field.name for field in fields(ItemGroups))
 
 
-def _names(items: pl.DataFrame) -> pl.DataFrame:
-    path = pl.col("category")
-    above = path.list.head(pl.max_horizontal(path.list.len() - 1, pl.lit(1)))
-    return items.select(
-        path.list.join(" > ").alias("type"),
-        above.list.join(" > ").alias("category"),
-        path.list.first().alias("department"),
-        pl.col("brand"),
-    )
-
-
-def _attribute(attributes: pl.Series, names: tuple[str, ...]) -> pl.Series:
+def attribute_values(attributes: pl.Series, names: tuple[str, ...]) -> pl.Series:
     values = pl.repeat(None, len(attributes), dtype=pl.String, eager=True)
     is_escaped = attributes.str.contains("\\", literal=True)  # a name may be written in escapes
     for name in names:
@@ -230,14 +227,14 @@ def _attribute(attributes: pl.Series, names: tuple[str, ...]) -> pl.Series:
     return values
 
 
-def _codes(names: pl.Series) -> NDArray[np.int32]:
+def codes_of_names(names: pl.Series) -> NDArray[np.int32]:
     """Of the names in order; where some are unknown, the known ones begin at 1."""
     stated = names.replace("", None)
     ranks = stated.rank("dense").cast(pl.Int32) - (0 if stated.has_nulls() else 1)
     return ranks.fill_null(-1).to_numpy()
 
 
-def _both(first: NDArray[np.int32], second: NDArray[np.int32]) -> NDArray[np.int32]:
+def codes_of_pairs(first: NDArray[np.int32], second: NDArray[np.int32]) -> NDArray[np.int32]:
     """Codes of the pairs that occur; -1 where either is unknown."""
     stated = (first >= 0) & (second >= 0)
     pairs = first.astype(np.int64) * (int(second.max(initial=0)) + 1) + second

@@ -191,7 +191,7 @@ class ItemLookup:
     def rows(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
         """(n,), -1 for an unknown id. Those of a column are joined, others looked up one by one."""
         if isinstance(item_ids, pl.Series):
-            return _lookup(self.items["item_id"], item_ids)
+            return rows_of_ids(self.items["item_id"], item_ids)
         row_of = self._row_of
         return np.array([row_of.get(item_id, -1) for item_id in item_ids], np.int64)
 
@@ -253,11 +253,11 @@ class Dataset:
         at, step_seconds = _times(events)
         if step_seconds is not None and as_of is not None:
             raise UsageError("as_of is a time, and events with an order have none; leave it out")
-        users = _complete(users, "users", events[USER_COLUMN])
-        items = _conform(_complete(items, "items", events["item_id"]))
+        users = with_bare_rows(users, "users", events[USER_COLUMN])
+        items = conformed_items(with_bare_rows(items, "items", events["item_id"]))
         items = items[hash_order(items["item_id"])]
         index = ItemLookup(items)
-        user, item = _lookup(users["user_id"], events["user_id"]), index.rows(events["item_id"])
+        user, item = rows_of_ids(users["user_id"], events["user_id"]), index.rows(events["item_id"])
         packed = _pack(events, at, user, item, users.height)
         if as_of is None:
             limit = int(at.max()) + 1 if len(at) else 0
@@ -304,8 +304,8 @@ class Dataset:
 
         Those of other users, of unknown items, and from `as_of` on are left out.
         """
-        at = _epoch_seconds(events["timestamp"])
-        user = _lookup(pl.Series(user_ids, dtype=pl.String), events[USER_COLUMN])
+        at = epoch_seconds(events["timestamp"])
+        user = rows_of_ids(pl.Series(user_ids, dtype=pl.String), events[USER_COLUMN])
         item = self.item_rows(events["item_id"])
         used = (user >= 0) & (item >= 0) & (at < self.as_of)
         return _pack(events.filter(used), at[used], user[used], item[used], len(user_ids))
@@ -334,7 +334,7 @@ class Dataset:
 
     def user_rows(self, user_ids: Iterable[str]) -> NDArray[np.int64]:
         """Row of each id, -1 where unknown."""
-        return _lookup(self.users["user_id"], user_ids)
+        return rows_of_ids(self.users["user_id"], user_ids)
 
     def item_rows(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
         """Row of each id, -1 where unknown."""
@@ -400,7 +400,7 @@ def _ids(frame: pl.DataFrame, key: str, table: str) -> pl.Series:
     return _filled(column.cast(pl.String), f"{table}.{key}")
 
 
-def _epoch_seconds(column: pl.Series) -> NDArray[np.int64]:
+def epoch_seconds(column: pl.Series) -> NDArray[np.int64]:
     _filled(column, "events.timestamp")
     if isinstance(column.dtype, pl.Datetime):
         if column.dtype.time_zone is None:
@@ -421,13 +421,13 @@ def _times(events: pl.DataFrame) -> tuple[NDArray[np.int64], int | None]:
             raise DataError(
                 f"events: missing column timestamp, or order in a log without times; found {', '.join(events.columns)}"
             )
-        return _epoch_seconds(events["timestamp"]), None
+        return epoch_seconds(events["timestamp"]), None
     orders = checked_orders(events["order"], "events.order")
     step_days = days_of_a_step(steps_of_people(events[USER_COLUMN], orders))
     return times_of_steps(order_steps(events[USER_COLUMN], orders), step_days), step_days * DAY
 
 
-def _complete(frame: pl.DataFrame | None, table: str, in_events: pl.Series) -> pl.DataFrame:
+def with_bare_rows(frame: pl.DataFrame | None, table: str, in_events: pl.Series) -> pl.DataFrame:
     """The table, and a bare row for each id that only occurs in events."""
     key, in_events = in_events.name, in_events.unique()
     if frame is None:
@@ -440,7 +440,7 @@ def _complete(frame: pl.DataFrame | None, table: str, in_events: pl.Series) -> p
     return pl.concat([frame, pl.DataFrame({key: bare})], how="diagonal")
 
 
-def _conform(items: pl.DataFrame) -> pl.DataFrame:
+def conformed_items(items: pl.DataFrame) -> pl.DataFrame:
     columns = []
     for name, dtype in ITEM_SCHEMA.items():
         if name not in items.columns:
@@ -450,7 +450,7 @@ def _conform(items: pl.DataFrame) -> pl.DataFrame:
         else:
             columns.append(pl.col(name).cast(dtype))
     if "price" in items.columns:
-        items = items.with_columns(_finite(items["price"], "items.price", pl.Float64()).fill_nan(None))
+        items = items.with_columns(finite_numbers(items["price"], "items.price", pl.Float64()).fill_nan(None))
     return items.select(columns).with_columns(pl.col("available").fill_null(True))
 
 
@@ -467,15 +467,15 @@ def _pack(
         action = events["event"].replace_strict(code, return_dtype=pl.UInt8).to_numpy()
     quantity, price = np.ones(n, np.float32), np.full(n, np.nan, np.float32)
     if "quantity" in events.columns:
-        numbers = _finite(events["quantity"], "events.quantity", pl.Float32(), nan=False)
+        numbers = finite_numbers(events["quantity"], "events.quantity", pl.Float32(), nan=False)
         quantity = numbers.fill_null(1.0).to_numpy()
     if "price" in events.columns:
-        price = _finite(events["price"], "events.price", pl.Float32()).fill_null(np.nan).to_numpy()
+        price = finite_numbers(events["price"], "events.price", pl.Float32()).fill_null(np.nan).to_numpy()
     basket_id = events["basket_id"] if "basket_id" in events.columns else None
     return Events.of_rows(n_users, user, item, at, action, quantity, price, basket_id)
 
 
-def _finite(column: pl.Series, name: str, dtype: pl.DataType, *, nan: bool = True) -> pl.Series:
+def finite_numbers(column: pl.Series, name: str, dtype: pl.DataType, *, nan: bool = True) -> pl.Series:
     """The column as floats; nulls stay, and with `nan` NaN too. `DataError` for what is not a finite number."""
     numbers = column.cast(dtype, strict=False)
     wrong = (numbers.is_null() & column.is_not_null()) | numbers.is_infinite() | (numbers.is_nan() & (not nan))
@@ -485,7 +485,7 @@ def _finite(column: pl.Series, name: str, dtype: pl.DataType, *, nan: bool = Tru
     return numbers
 
 
-def _lookup(ids: pl.Series, sought: Iterable[str]) -> NDArray[np.int64]:
+def rows_of_ids(ids: pl.Series, sought: Iterable[str]) -> NDArray[np.int64]:
     left = pl.DataFrame({"id": pl.Series(sought, dtype=pl.String)})
     right = pl.DataFrame({"id": ids, "row": np.arange(len(ids), dtype=np.int64)})
     return left.join(right, on="id", how="left", maintain_order="left")["row"].fill_null(-1).to_numpy()

@@ -56,15 +56,22 @@ def candidates(field: str) -> frozenset[str]:
     return frozenset(normal(n) for n in (field, *ALIASES.get(field, ()), *BASICS.get(field, ())))
 
 
+def columns_of(field: str, by_normal: Mapping[str, str]) -> list[str]:
+    """The column with the field's own name, else those of `named_so`."""
+    exact = by_normal.get(normal(field))
+    return named_so(field, by_normal) if exact is None else [exact]
+
+
 def named_so(field: str, by_normal: Mapping[str, str]) -> list[str]:
     """The columns with a name of the field: a shop's, or else another business's. Keys are normalised."""
-    for names in (candidates(field), _outside_shops(field)):
+    for names in (candidates(field), outside_shops(field)):
         if columns := [column for name, column in by_normal.items() if name in names]:
             return columns
     return []
 
 
-def _outside_shops(field: str) -> frozenset[str]:
+def outside_shops(field: str) -> frozenset[str]:
+    """The normalised names of a field in media, news and education."""
     return frozenset(normal(n) for n in OUTSIDE_SHOPS.get(field, ()))
 
 
@@ -76,10 +83,10 @@ def known_count(names: Iterable[str]) -> int:
 def nearest(field: str, columns: Iterable[str]) -> list[str]:
     """Up to three columns that may have been meant."""
     by_normal = {normal(column): column for column in columns}
-    names = sorted(candidates(field) | _outside_shops(field), key=lambda name: name != normal(field))
+    names = sorted(candidates(field) | outside_shops(field), key=lambda name: name != normal(field))
     close = chain.from_iterable(difflib.get_close_matches(name, by_normal, n=3, cutoff=0.6) for name in names)
     return [by_normal[name] for name in dict.fromkeys(close)][:3]
 
 
 _SPECIAL = frozenset(normal(n) for n in SPECIAL_CATEGORIES)
-_KNOWN = frozenset(n for field in (*ALIASES, *BASICS) for n in candidates(field) | _outside_shops(field))
+_KNOWN = frozenset(n for field in (*ALIASES, *BASICS) for n in candidates(field) | outside_shops(field))

@@ -19,6 +19,8 @@ def describe(store: Store) -> dict[str, Any]:
     with store.read() as reader:
         events, items, users, consent = reader.events(()), reader.items(), reader.users(), reader.consent()
         order = reader.order_log()
+    at = events.select(first=pl.col("timestamp").min(), last=pl.col("timestamp").max())
+    first, last = at.row(0) if order is None else (None, None)  # in a log without times no day is real
     catalogue = items.filter(~pl.col("pending"))
     departments = catalogue["category"].list.first().drop_nulls()
     basics = Counter(name for text in users["basics"] for name in json.loads(text))
@@ -28,9 +30,8 @@ def describe(store: Store) -> dict[str, Any]:
             "rows": events.height,
             "users": events["user_id"].n_unique(),
             "items": events["item_id"].n_unique(),
-            # in a log without times no day is real
-            "first": _iso(events["timestamp"].min()) if order is None else None,
-            "last": _iso(events["timestamp"].max()) if order is None else None,
+            "first": first and first.isoformat(),
+            "last": last and last.isoformat(),
             **({} if order is None else {"step_days": order.step_seconds // DAY}),
             "kinds": dict(events["event"].value_counts(sort=True).iter_rows()),
         },
@@ -45,7 +46,3 @@ def describe(store: Store) -> dict[str, Any]:
             "purposes": {purpose: {"granted": yes, "denied": no} for purpose, yes, no in decisions.iter_rows()},
         },
     }
-
-
-def _iso(at: Any) -> str | None:
-    return None if at is None else str(at.isoformat())

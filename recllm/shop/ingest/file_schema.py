@@ -17,7 +17,17 @@ import polars as pl
 
 from recllm.base.errors import IngestError
 from recllm.base.schema import IMAGE, Table
-from recllm.shop.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, named_so, nearest, normal
+from recllm.shop.ingest.column_names import (
+    BASICS,
+    FIELDS,
+    REQUIRED,
+    candidates,
+    columns_of,
+    is_special,
+    named_so,
+    nearest,
+    normal,
+)
 from recllm.shop.ingest.options import (
     ColumnMap,
     ColumnPath,
@@ -29,7 +39,7 @@ from recllm.shop.ingest.options import (
 )
 from recllm.shop.ingest.parse.numbers import Decimal, DecimalEvidence, currencies, distinct_currencies
 from recllm.shop.ingest.parse.times import TimeEvidence, TimeFormat, check_zone, declared_format
-from recllm.shop.ingest.read.records import RecordReader
+from recllm.shop.ingest.read.records import RecordReader, filled
 
 _Rule = TypeVar("_Rule", bound=RowRule)
 
@@ -73,12 +83,12 @@ class FileSchema:
         columns = [pl.col(column).alias(field) for field, column in self.columns.items()]
         built = self.column_map
         columns += [pl.lit(text, dtype=pl.String).alias(field) for field, text in built.constants.items()]
-        columns += [_joined(join).alias(field) for field, join in built.joins.items()]
+        columns += [joined_columns(join).alias(field) for field, join in built.joins.items()]
         columns += [pl.col(total.total).alias(LINE_TOTAL) for total in built.totals.values()]
         fields = frame.select(columns)
         for name, default in built.defaults.items():
-            cell = pl.col(name).str.strip_chars() if name in fields.columns else pl.lit(None, pl.String)
-            fields = fields.with_columns(pl.when(cell != "").then(cell).otherwise(pl.lit(default)).alias(name))
+            cell = filled(name) if name in fields.columns else pl.lit(None, pl.String)
+            fields = fields.with_columns(cell.fill_null(pl.lit(default)).alias(name))
         for name, meanings in built.values.items():
             if name in fields.columns:
                 key = pl.col(name).str.strip_chars().str.to_lowercase()
@@ -86,15 +96,15 @@ class FileSchema:
                     list(meanings), list(meanings.values()), default=None, return_dtype=pl.String
                 )
                 fields = fields.with_columns(pl.coalesce(meaning, pl.col(name)).alias(name))
-        texts = [_paths(frame, field, names) for field, names in built.paths.items()]
+        texts = [json_lists(frame, field, names) for field, names in built.paths.items()]
         if built.attributes:
-            texts.append(_json_objects(frame, built.attributes, "attributes"))
+            texts.append(json_objects(frame, built.attributes, "attributes"))
         if self.table is Table.USERS:
-            texts.append(_json_objects(frame, self.basics, "basics"))
+            texts.append(json_objects(frame, self.basics, "basics"))
         return fields.with_columns(texts) if texts else fields
 
 
-class _Header:
+class Header:
     """The columns of a file by their normalised names, and their use so far."""
 
     def __init__(self, columns: tuple[str, ...], file: str, *, optional: bool) -> None:
@@ -137,10 +147,7 @@ class _Header:
 
     def by_alias(self, field: str) -> str | None:
         """The column with the field's own name if there is one, else the only one with another name of it."""
-        exact = self.find(field)
-        if exact is not None:
-            return exact
-        columns = named_so(field, self.by_normal)
+        columns = columns_of(field, self.by_normal)
         if len(columns) > 1:
             raise IngestError(
                 "E_DUP_COLUMN", f"{self.file}: {' and '.join(columns)} could both be {field}; say which with --map"
@@ -148,11 +155,11 @@ class _Header:
         return columns[0] if columns else None
 
 
-def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap, file: str) -> FileSchema:
+def find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap, file: str) -> FileSchema:
     """Raises `IngestError` for missing, doubled and special-category columns, or a map for another table."""
     if column_map.table not in {None, table}:
         raise IngestError("E_MAP", f"the map is for {column_map.table}, not for {table}")
-    header = _Header(columns, file, optional=column_map.optional)
+    header = Header(columns, file, optional=column_map.optional)
     totals = {
         field: LineTotal(total=header.require(total.total, field), per=header.require(total.per, "quantity"))
         for field, total in column_map.totals.items()
@@ -163,17 +170,17 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
     if pictures and IMAGE not in attributes and "attributes" not in column_map.columns:
         attributes[IMAGE] = header.require(pictures[0], IMAGE)
     resolved = {
-        "joins": _columns_of_joins(header, table, column_map),
+        "joins": present_joins(header, table, column_map),
         "totals": totals,
-        "paths": _columns_of_paths(header, column_map),
+        "paths": category_paths(header, column_map),
         "attributes": attributes,
     }
     column_map = column_map.model_copy(update=resolved)
-    plain = _plain_columns(header, table, column_map)
-    basics = _basics(header, column_map, set(plain.values())) if table is Table.USERS else {}
+    plain = plain_columns(header, table, column_map)
+    basics = columns_of_basics(header, column_map, set(plain.values())) if table is Table.USERS else {}
     rules = {
         kind: tuple(
-            _with_column(header, rule, column_map, plain)
+            with_column(header, rule, column_map, plain)
             for rule in getattr(column_map, kind)
             if header.has(rule.column, rule.equals)
         )
@@ -189,7 +196,7 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
     )
 
 
-def _columns_of_joins(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, JoinedColumns]:
+def present_joins(header: Header, table: Table, column_map: ColumnMap) -> dict[str, JoinedColumns]:
     joins = {}
     for field, join in column_map.joins.items():
         lists = [header.require_all(names, field) for names in (join.columns, join.otherwise, join.instead)]
@@ -203,7 +210,7 @@ def _columns_of_joins(header: _Header, table: Table, column_map: ColumnMap) -> d
     return joins
 
 
-def _columns_of_paths(header: _Header, column_map: ColumnMap) -> dict[str, ColumnPath]:
+def category_paths(header: Header, column_map: ColumnMap) -> dict[str, ColumnPath]:
     paths: dict[str, ColumnPath] = {}
     for field, path in column_map.paths.items():
         if not isinstance(path, WrittenPath):
@@ -213,7 +220,7 @@ def _columns_of_paths(header: _Header, column_map: ColumnMap) -> dict[str, Colum
     return paths
 
 
-def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, str]:
+def plain_columns(header: Header, table: Table, column_map: ColumnMap) -> dict[str, str]:
     plain: dict[str, str] = {}
     for field in FIELDS[table]:
         if field in column_map.built_fields:
@@ -236,7 +243,7 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict
     return plain
 
 
-def _basics(header: _Header, column_map: ColumnMap, plain: set[str]) -> dict[str, str]:
+def columns_of_basics(header: Header, column_map: ColumnMap, plain: set[str]) -> dict[str, str]:
     declared = {normal(name) for name in column_map.special}
     special = [column for column in header.columns if is_special(column) and normal(column) not in declared]
     if special:
@@ -264,7 +271,7 @@ def _basics(header: _Header, column_map: ColumnMap, plain: set[str]) -> dict[str
     return basics
 
 
-def _with_column(header: _Header, rule: _Rule, column_map: ColumnMap, plain: Mapping[str, str]) -> _Rule:
+def with_column(header: Header, rule: _Rule, column_map: ColumnMap, plain: Mapping[str, str]) -> _Rule:
     """The rule with the file's name of its column, which the map may name otherwise, or by its field."""
     column, key = header.find(rule.column), normal(rule.column)
     if column is None:
@@ -281,17 +288,14 @@ def _with_column(header: _Header, rule: _Rule, column_map: ColumnMap, plain: Map
     return rule.model_copy(update={"column": column, "equals": equals, "unless": unless})
 
 
-def _joined(join: JoinedColumns) -> pl.Expr:
-    names = (*join.columns, *join.otherwise, *join.instead)
-    stripped = {column: pl.col(column).str.strip_chars() for column in names}
-    filled = {column: pl.when(text != "").then(text) for column, text in stripped.items()}
+def joined_columns(join: JoinedColumns) -> pl.Expr:
     first, *following = join.columns
-    lead = pl.coalesce([filled[column] for column in (first, *join.otherwise)])
-    joined = pl.concat_str([lead, *(filled[c] for c in following)], separator=join.separator, ignore_nulls=True)
-    return pl.coalesce([*(filled[c] for c in join.instead), joined])
+    lead = pl.coalesce(map(filled, (first, *join.otherwise)))
+    joined = pl.concat_str([lead, *map(filled, following)], separator=join.separator, ignore_nulls=True)
+    return pl.coalesce([*map(filled, join.instead), joined])
 
 
-def _paths(frame: pl.DataFrame, field: str, path: ColumnPath) -> pl.Series:
+def json_lists(frame: pl.DataFrame, field: str, path: ColumnPath) -> pl.Series:
     """JSON lists from the widest name on; a list of several columns ends at its first empty one."""
     columns = (path.column,) if isinstance(path, WrittenPath) else path
     rows = frame.select(pl.col(column).str.strip_chars() for column in columns).rows()
@@ -303,7 +307,7 @@ def _paths(frame: pl.DataFrame, field: str, path: ColumnPath) -> pl.Series:
     return pl.Series(field, [texts[row] for row in rows], dtype=pl.String)
 
 
-def _json_objects(frame: pl.DataFrame, columns: Mapping[str, str], field: str) -> pl.Series:
+def json_objects(frame: pl.DataFrame, columns: Mapping[str, str], field: str) -> pl.Series:
     """A JSON object of each row: name -> text of its column, without empty ones."""
     names = sorted(columns)
     if not names:
@@ -314,7 +318,7 @@ def _json_objects(frame: pl.DataFrame, columns: Mapping[str, str], field: str) -
 
 
 @dataclass(slots=True)
-class _ReadingEvidence:
+class ReadingEvidence:
     times: TimeEvidence | None
     """None where the format is known; likewise the decimals."""
     decimals: DecimalEvidence | None
@@ -356,13 +360,13 @@ def settle_schema(
     reader: RecordReader, table: Table, options: IngestOptions, column_map: ColumnMap, file: str
 ) -> FileSchema:
     """`options` include those of the map. Raises `IngestError`."""
-    schema = _find_columns(reader.columns, table, column_map, file)
+    schema = find_columns(reader.columns, table, column_map, file)
     check_zone(options.tz)
     declared = declared_format(options.ts_format, options.tz) if options.ts_format else None
     decimal = options.decimal or reader.decimal
     filled = {*schema.columns, *column_map.built_fields, *column_map.defaults}
     has_numbers = not filled.isdisjoint(("quantity", "price", "value"))
-    evidence = _ReadingEvidence(
+    evidence = ReadingEvidence(
         times=TimeEvidence() if "timestamp" in filled and declared is None else None,
         decimals=DecimalEvidence() if has_numbers and decimal is None else None,
     )
@@ -374,7 +378,7 @@ def settle_schema(
     times = evidence.times.decide(file, options.date_order, options.tz) if evidence.times else declared
     if options.ts_format == "epoch" and times and times.kind != "epoch":
         raise IngestError("E_TIMESTAMP", f"{file}: --read ts_format=epoch, but the times are not epoch numbers")
-    currency = _currency(evidence, table, options, file)
+    currency = file_currency(evidence, table, options, file)
     signs = {sign for sign in distinct_currencies(evidence.money) if len(sign) == 3}
     is_said = options.currency is not None or bool(evidence.currency_codes)
     return replace(
@@ -387,7 +391,7 @@ def settle_schema(
     )
 
 
-def _currency(evidence: _ReadingEvidence, table: Table, options: IngestOptions, file: str) -> str | None:
+def file_currency(evidence: ReadingEvidence, table: Table, options: IngestOptions, file: str) -> str | None:
     signs = distinct_currencies(evidence.money)
     if len(signs) > 1 and not evidence.currency_codes:
         raise IngestError(

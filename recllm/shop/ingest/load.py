@@ -23,7 +23,7 @@ from recllm.base.errors import IngestError, StoreError
 from recllm.base.files import PRIVATE, sweep_drafts, whole_file
 from recllm.base.policy import Policy
 from recllm.base.schema import IngestReport, Table
-from recllm.shop.ingest.column_names import REQUIRED, normal
+from recllm.shop.ingest.column_names import REQUIRED
 from recllm.shop.ingest.file_schema import FileSchema, settle_schema
 from recllm.shop.ingest.options import ColumnMap, IngestOptions
 from recllm.shop.ingest.parse.batch import FieldBatch, LoadState, MostCommon, PseudonymCache
@@ -32,7 +32,7 @@ from recllm.shop.ingest.read.parquet import open_parquet
 from recllm.shop.ingest.read.records import BadRecord, Chunk, RecordReader, read_blocks
 from recllm.shop.ingest.read.source import FileKind, SourceFile, find_decoding, probe
 from recllm.shop.ingest.read.workbook import open_workbook
-from recllm.shop.ingest.rearrange import rearranged, with_composed
+from recllm.shop.ingest.rearrange import rearranged
 from recllm.shop.ingest.record import with_event_keys
 from recllm.shop.ingest.tables import BUILDERS, DENIED, GRANTED, yes_or_no
 from recllm.shop.store.database import Store
@@ -46,9 +46,6 @@ _ERASED = "E_ERASED_SUBJECT"
 """Rows of erased people, of which only the number is kept."""
 _LEFT_OUT = frozenset({"E_MAP_REJECT", _ERASED})
 """Codes of rows that are no mistakes: they do not count towards the reject limit."""
-_FORMULA_TEXT = r'^="(.*)"$'
-_QUOTED_NUMBER = r"^['\x60](\d.*)$"
-"""Marks of exports for cells of digits that are text."""
 
 
 def ingest_file(
@@ -83,9 +80,8 @@ def ingest_file(
     options = options.model_copy(update={"tz": options.tz or options.shop_tz or options.likely_tz})
     source = probe(path)
     reader = rearranged(open_records(source, options, column_map), column_map, source.path.name)
-    reader = with_composed(prepared(reader, column_map, source.path.name), column_map, source.path.name)
     schema = settle_schema(reader, table, options, column_map, source.path.name)
-    reader = _refusals(reader, schema) if column_map.only_refusals else reader
+    reader = refusals_alone(reader, schema) if column_map.only_refusals else reader
     state = LoadState(
         file=source.path.name,
         schema=schema,
@@ -96,13 +92,22 @@ def ingest_file(
     )
     load_id = f"{table}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     with ExitStack() as draft:
-        is_masked, namespace = policy.mask_quarantine, options.namespace
-        quarantine = _Quarantine(quarantine_dir, load_id, source, draft, namespace=namespace, is_masked=is_masked)
+        folder = None if quarantine_dir is None else Path(quarantine_dir)
+        if folder is not None:
+            sweep_drafts(folder)
+        quarantine = QuarantineDraft(
+            folder=folder,
+            load_id=load_id,
+            source=source,
+            draft=draft,
+            namespace=options.namespace,
+            is_masked=policy.mask_quarantine,
+        )
         merged = None
         if column_map.keep != "all":
             merged = MostCommon(REQUIRED[table][0], of_variants=column_map.keep == "variants")
-        known_ids = _known_ids(store, table) if column_map.only_new else frozenset()
-        rows = _RowStage(state=state, quarantine=quarantine, reader=reader, merged=merged, known_ids=known_ids)
+        known_ids = stored_ids(store, table) if column_map.only_new else frozenset()
+        rows = RowStage(state=state, quarantine=quarantine, reader=reader, merged=merged, known_ids=known_ids)
         try:
             with store.load(table, load_id=load_id, source=state.file, sha256=source.sha256, dry_run=dry_run) as load:
                 if table is Table.EVENTS and load.order_log() is not None:
@@ -127,7 +132,7 @@ def ingest_file(
     return report
 
 
-def _known_ids(store: Store, table: Table) -> frozenset[str]:
+def stored_ids(store: Store, table: Table) -> frozenset[str]:
     """Items with a title, people with basics."""
     with store.read() as reader:
         if table is Table.ITEMS:
@@ -152,39 +157,7 @@ def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnM
     return replace(reader, warnings={**reader.warnings, **decoding.warnings})
 
 
-def prepared(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:
-    """The reader with `carry`, `nothing` and `text_marks` of the map applied. Raises `IngestError` E_MISSING_COLUMN."""
-    carry, nothing = column_map.carry, list(column_map.nothing)
-    if carry is None and not nothing and not column_map.text_marks:
-        return reader
-    by_normal = {normal(column): column for column in reader.columns}
-    names = [] if carry is None else [carry.by, *carry.columns]
-    missing = [name for name in names if normal(name) not in by_normal]
-    if missing and not column_map.optional:
-        raise IngestError("E_MISSING_COLUMN", f"{file}: no column {missing[0]}; found {', '.join(reader.columns[:30])}")
-    key = by_normal.get(normal(carry.by)) if carry is not None else None
-    carried = [by_normal[normal(name)] for name in names[1:] if normal(name) in by_normal]
-
-    def chunks() -> Iterator[Chunk]:
-        before: pl.DataFrame | None = None
-        for chunk in reader.chunks():
-            frame = chunk.frame
-            if column_map.text_marks:
-                bare = pl.all().str.strip_chars().str.replace(_FORMULA_TEXT, "$1").str.replace(_QUOTED_NUMBER, "$1")
-                frame = frame.with_columns(bare.str.strip_chars())
-            if nothing:
-                frame = frame.with_columns(pl.when(~pl.all().str.strip_chars().is_in(nothing)).then(pl.all()))
-            if key is not None and frame.height:
-                rows = frame if before is None else pl.concat([before, frame])
-                run = (pl.col(key) != pl.col(key).shift(1)).fill_null(True).cum_sum()
-                rows = rows.with_columns(pl.col(column).forward_fill().over(run) for column in carried)
-                before, frame = rows.tail(1), rows.tail(frame.height)
-            yield replace(chunk, frame=frame)
-
-    return replace(reader, chunks=chunks)
-
-
-def _refusals(reader: RecordReader, schema: FileSchema) -> RecordReader:
+def refusals_alone(reader: RecordReader, schema: FileSchema) -> RecordReader:
     """The rows that do not say yes, without those that the map rejects. Unreadable lines are left to the other tables
     of the file."""
 
@@ -198,9 +171,9 @@ def _refusals(reader: RecordReader, schema: FileSchema) -> RecordReader:
 
 
 @dataclass(slots=True, kw_only=True)
-class _RowStage:
+class RowStage:
     state: LoadState
-    quarantine: _Quarantine
+    quarantine: QuarantineDraft
     reader: RecordReader
     merged: MostCommon | None
     """Collects the good rows that become one per id; None where they go to the store as they are."""
@@ -273,9 +246,6 @@ class _RowStage:
             if result.erased:
                 erased = np.isin(np.arange(len(batch.bad)), positions[result.erased])
                 batch.mark("user_id", erased, _ERASED, "was erased; nothing of the row is kept", keep=False)
-        self._set_aside(batch)
-
-    def _set_aside(self, batch: FieldBatch) -> None:
         chunk = batch.chunk
         bad = sorted([*chunk.bad, *batch.errors], key=lambda record: record.line_no)
         positions = chunk.positions(np.array([record.line_no for record in bad], np.int64))
@@ -306,7 +276,8 @@ class _RowStage:
         )
 
 
-class _Quarantine:
+@dataclass(slots=True, kw_only=True)
+class QuarantineDraft:
     """The file of refused rows of one load. It holds raw ids: only the owner may read it.
 
     Lines go to a hidden draft, which gets its name when the load is committed, or refused for too many bad rows; an
@@ -314,61 +285,54 @@ class _Quarantine:
     `is_masked` placeholders replace the personal data in cells and messages.
     """
 
-    def __init__(
-        self,
-        folder: str | Path | None,
-        load_id: str,
-        source: SourceFile,
-        draft: ExitStack,
-        *,
-        namespace: str | None = None,
-        is_masked: bool = False,
-    ) -> None:
-        """namespace: of the file's ids, which are written without it."""
-        self._is_masked = is_masked
-        self._folder = None if folder is None else Path(folder)
-        self._path = (self._folder or Path()) / f"{load_id}.jsonl"
-        self._source: dict[str, Any] = {"file": source.path.name, "sha256": source.sha256}
-        if namespace is not None:
-            self._source["namespace"] = namespace
-        self._draft = draft
-        self._stream: IO[bytes] | None = None
-        if self._folder is not None:
-            sweep_drafts(self._folder)
+    folder: Path | None
+    load_id: str
+    source: SourceFile
+    draft: ExitStack
+    namespace: str | None
+    """Of the file's ids, which are written without it."""
+    is_masked: bool
+    stream: IO[bytes] | None = None
+
+    @property
+    def path(self) -> Path:
+        return (self.folder or Path()) / f"{self.load_id}.jsonl"
 
     def add(self, record: BadRecord, record_no: int) -> None:
         """record_no: number of the record in its file, from 1, a header included."""
-        if self._folder is None:
+        if self.folder is None:
             return
-        line = self._source | {"line_no": record.line_no, "record_no": record_no} | asdict(record)
-        if self._is_masked:
-            line |= {"raw": scrub(record.raw)[0], "message": scrub(record.message)[0]}
-            line["user"] = None if record.user is None else scrub(record.user)[0]
+        line: dict[str, Any] = {"file": self.source.path.name, "sha256": self.source.sha256}
+        if self.namespace is not None:
+            line["namespace"] = self.namespace
+        line |= {"line_no": record.line_no, "record_no": record_no} | asdict(record)
+        if self.is_masked:
+            line |= {name: line[name] and scrub(line[name])[0] for name in ("raw", "message", "user")}
             if record.fields is not None:
                 line["fields"] = {name: cell and scrub(cell)[0] for name, cell in record.fields.items()}
-        with self._explained():
-            if self._stream is None:
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._stream = self._draft.enter_context(whole_file(self._path, mode=PRIVATE))
-            self._stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        with self.explained():
+            if self.stream is None:
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.stream = self.draft.enter_context(whole_file(self.path, mode=PRIVATE))
+            self.stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
     def publish(self) -> str | None:
         """Gives the file its name, durably. Returns its path, None when no row was refused."""
-        if self._stream is None:
+        if self.stream is None:
             return None
-        with self._explained():
-            self._draft.close()
-        return str(self._path)
+        with self.explained():
+            self.draft.close()
+        return str(self.path)
 
     def withdraw(self) -> None:
-        if self._folder is not None:
-            self._path.unlink(missing_ok=True)
+        if self.folder is not None:
+            self.path.unlink(missing_ok=True)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise StoreError(
-                f"the quarantine {self._folder} cannot be written: {error.strerror or error}; nothing was kept"
+                f"the quarantine {self.folder} cannot be written: {error.strerror or error}; nothing was kept"
             ) from error

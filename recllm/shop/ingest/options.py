@@ -96,16 +96,16 @@ def read_options(values: Mapping[str, str]) -> dict[str, str]:
     return dict(values)
 
 
-def _as_list(value: object) -> object:
+def as_list(value: object) -> object:
     if not isinstance(value, str | list | tuple):
         raise ValueError(f"has to be a name or a list of names, not {value!r}")
     return (value,) if isinstance(value, str) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+Names = Annotated[tuple[str, ...], BeforeValidator(as_list)]
 
 
-def _checked_pattern(pattern: str) -> str:
+def checked_pattern(pattern: str) -> str:
     try:
         re.compile(pattern)
         pl.Series([""]).str.contains(pattern)
@@ -114,7 +114,7 @@ def _checked_pattern(pattern: str) -> str:
     return pattern
 
 
-SearchPattern = Annotated[str, AfterValidator(_checked_pattern)]
+SearchPattern = Annotated[str, AfterValidator(checked_pattern)]
 """A regular expression that Python and polars both take."""
 
 
@@ -152,7 +152,7 @@ class WrittenPath(_Part):
 
 ColumnPath = Annotated[
     tuple[str, ...] | WrittenPath,
-    BeforeValidator(lambda value: value if isinstance(value, Mapping | WrittenPath) else _as_list(value)),
+    BeforeValidator(lambda value: value if isinstance(value, Mapping | WrittenPath) else as_list(value)),
 ]
 """Columns of a path, widest name first, or the column in which it is written."""
 

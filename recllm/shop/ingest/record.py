@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
@@ -22,7 +23,13 @@ from recllm.shop.store.writers import COLUMNS, WriteResult
 
 KEY_BYTES = 16
 
-_TYPES = {"event_id": pl.String} | {name.removesuffix("?"): dtype for name, dtype in COLUMNS[Table.EVENTS].items()}
+EVENT_TYPES: Mapping[str, pl.DataType | type[pl.DataType]] = {
+    **dict.fromkeys(("event_id", "session_id"), pl.String),
+    "timestamp": pl.Datetime("us", "UTC"),
+    "is_timed": pl.Boolean,
+    **{name.removesuffix("?"): dtype for name, dtype in COLUMNS[Table.EVENTS].items()},
+}
+"""Of the columns of events to record, and of those that the store makes of them."""
 # the order decides the keys of stored events: never change it
 _CONTENT = (
     "user_id", "item_id", "event", "at", "basket_id", "price", "quantity", "value", "request_id", "position",
@@ -47,7 +54,7 @@ def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteRe
     unknown = sorted(set(events["event"].unique()) - set(Action))
     if unknown:
         raise DataError(f"events to record: unknown event {unknown[0]!r}; known: {', '.join(Action)}")
-    optional = [pl.col(name).cast(_TYPES[name]) for name in ("event_id", *EVENT_DETAILS) if name in events.columns]
+    optional = [pl.col(name).cast(EVENT_TYPES[name]) for name in ("event_id", *EVENT_DETAILS) if name in events.columns]
     at = pl.col("timestamp").dt.convert_time_zone("UTC").dt.epoch("us").alias("at")
     rows = events.select("user_id", "item_id", "event", *optional, at)
     quantity = pl.col("quantity").fill_null(1.0) if "quantity" in rows.columns else pl.lit(1.0)
@@ -106,14 +113,14 @@ def with_event_keys(events: pl.DataFrame, occurrences: Occurrences) -> pl.DataFr
     if "is_timed" in events.columns:
         texts["at"] = pl.when(pl.col("is_timed") | pl.col("event_id").is_null()).then(texts["at"]).otherwise(pl.lit(""))
     parts = list(texts.values())
-    keys = _digests(events.select(pl.concat_str(parts, separator="\x1f")).to_series())
+    keys = text_digests(events.select(pl.concat_str(parts, separator="\x1f")).to_series())
     payload_hash = keys[:, 1].astype(np.int64)
     ids = events["event_id"] if "event_id" in events.columns else pl.Series([None], dtype=pl.String)
     has_id = np.broadcast_to(ids.is_not_null().to_numpy(), events.height)
     number = np.zeros(events.height, np.int64)
     number[~has_id] = occurrences.number(keys[~has_id, 0])
     keys[:, 1] ^= number.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # the n-th equal line is another event
-    keys[has_id] = _digests("id\x1f" + ids.drop_nulls())
+    keys[has_id] = text_digests("id\x1f" + ids.drop_nulls())
     key_bytes = keys.tobytes()
     event_keys = [key_bytes[i : i + KEY_BYTES] for i in range(0, len(key_bytes), KEY_BYTES)]
     return events.drop("event_id", "is_timed", strict=False).with_columns(
@@ -121,7 +128,7 @@ def with_event_keys(events: pl.DataFrame, occurrences: Occurrences) -> pl.DataFr
     )
 
 
-def _digests(texts: pl.Series) -> NDArray[np.uint64]:
+def text_digests(texts: pl.Series) -> NDArray[np.uint64]:
     """Shape (n, 2): 128 bits of each text."""
     joined = b"".join(hashlib.blake2b(t.encode("utf-8"), digest_size=KEY_BYTES).digest() for t in texts)
     return np.frombuffer(joined, "<u8").reshape(-1, 2).copy()

@@ -30,8 +30,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from recllm.base.documents import toml_table
 from recllm.base.errors import IngestError, UsageError
 from recllm.base.schema import Purpose, Table
@@ -48,7 +46,7 @@ _KNOWN = files("recllm.shop.ingest") / "known"
 class ConsentColumns(_Part):
     """Columns of consent."""
 
-    columns: Mapping[str, Purpose]
+    columns: Mapping[str, Purpose] = {}
     timestamp: str | Mapping[str, str] | None = None
     nothing: Names = ()
     says: Mapping[str, Literal["yes", "no"]] = {}
@@ -92,7 +90,7 @@ class FileSource(_Part):
     @property
     def agreements(self) -> dict[str, Purpose]:
         """Columns with agreements -> purpose."""
-        consent = self.consent or ConsentColumns(columns={})
+        consent = self.consent or ConsentColumns()
         return {name: purpose for name, purpose in consent.columns.items() if consent.says.get(name) != "no"}
 
     def words(self, locale: str) -> SourceWords:
@@ -161,18 +159,14 @@ def known_sources() -> Mapping[str, FileSource]:
                 table[kind] = {"table": kind, "optional": True, "doubled": "first", **table[kind]}
                 if kind != Table.EVENTS and Table.EVENTS in table:  # a catalogue says more of a product than an order
                     table[kind] = {"keep": "most_common", "only_new": True, **table[kind]}
-            try:
-                sources[name] = FileSource(name=name, **table)
-            except ValidationError as error:
-                first = error.errors(include_url=False)[0]
-                raise IngestError("E_MAP", f"{file.name}: {'.'.join(map(str, first['loc']))} {first['msg']}") from error
+            sources[name] = FileSource(name=name, **table)
     return sources
 
 
 def consent_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[ColumnMap]:
     """The maps of the consent table, one for each column of consent: all decisions for the columns of `consent_from`,
     and refusals for the others. Raises `UsageError` for one that is no such column."""
-    consent = source.consent or ConsentColumns(columns={})
+    consent = source.consent or ConsentColumns()
     columns = {normal(name): name for name in consent.columns}
     for column in consent_from:
         if normal(column) not in columns:
@@ -180,10 +174,10 @@ def consent_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[C
             raise UsageError(f"--consent-from {column!r}: {source.title} has no such column of consent{remedy}")
     with_yes = {columns[normal(column)] for column in consent_from}
     names = (name for name in columns.values() if name in with_yes or consent.says.get(name) != "yes")
-    return [_consent_map(consent, source.users or ColumnMap(), name, with_yes=name in with_yes) for name in names]
+    return [consent_map(consent, source.users or ColumnMap(), name, with_yes=name in with_yes) for name in names]
 
 
-def _consent_map(consent: ConsentColumns, people: ColumnMap, column: str, *, with_yes: bool) -> ColumnMap:
+def consent_map(consent: ConsentColumns, people: ColumnMap, column: str, *, with_yes: bool) -> ColumnMap:
     constants, defaults = {"purpose": consent.columns[column].value}, {}
     name = people.renames.get(column, column)
     columns: dict[str, Any] = {"user_id": people.columns["user_id"]}
@@ -235,7 +229,7 @@ def recognise_file(path: Path, options: IngestOptions) -> Recognised:
     except IngestError as error:
         if error.code != "E_ENCODING" or options.encoding is not None:
             raise
-        recognised = _by_encoding(file, options, header, error)
+        recognised = recognise_by_encoding(file, options, header, error)
     kind = recognised.source
     if kind.gives_nothing is not None:
         raise IngestError(
@@ -244,7 +238,9 @@ def recognise_file(path: Path, options: IngestOptions) -> Recognised:
     return recognised
 
 
-def _by_encoding(file: SourceFile, options: IngestOptions, header: ColumnMap, error: IngestError) -> Recognised:
+def recognise_by_encoding(
+    file: SourceFile, options: IngestOptions, header: ColumnMap, error: IngestError
+) -> Recognised:
     """The kind of a file that is not UTF-8, by an encoding of that kind. Raises `error` where there is none, and for a
     text that is not plausible in that encoding."""
     for encoding in sorted({encoding for source in known_sources().values() for encoding in source.encodings}):
@@ -263,7 +259,7 @@ def _by_encoding(file: SourceFile, options: IngestOptions, header: ColumnMap, er
 def recognise(columns: Sequence[str], file: str) -> Recognised:
     """The kind with the longest signature that the columns have. Raises `IngestError` E_SOURCE for none, with the
     nearest three and their missing columns."""
-    if fitting := [kind.source for kind in _readings(columns) if not kind.missing]:
+    if fitting := [kind.source for kind in best_readings(columns) if not kind.missing]:
         return Recognised(source=max(fitting, key=lambda source: len(source.signature)))
     listed = "; ".join(f"{k.source.title} (missing: {', '.join(k.missing[:5])})" for k in nearest_kinds(columns))
     raise IngestError(
@@ -275,10 +271,10 @@ def recognise(columns: Sequence[str], file: str) -> Recognised:
 
 def nearest_kinds(columns: Sequence[str], n: int = 3) -> list[NearKind]:
     """The kinds with the smallest missing share of their signature, the nearest first."""
-    return sorted(_readings(columns), key=lambda kind: len(kind.missing) / len(kind.source.signature))[:n]
+    return sorted(best_readings(columns), key=lambda kind: len(kind.missing) / len(kind.source.signature))[:n]
 
 
-def _readings(columns: Sequence[str]) -> list[NearKind]:
+def best_readings(columns: Sequence[str]) -> list[NearKind]:
     """Each known kind, in the language with the fewest missing columns, by name."""
     kinds = []
     for source in known_sources().values():

@@ -20,13 +20,23 @@ import tomli_w
 
 from recllm.base.errors import NothingToDo
 from recllm.base.schema import Purpose, Table
-from recllm.shop.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, named_so, normal
+from recllm.shop.ingest.column_names import (
+    BASICS,
+    FIELDS,
+    REQUIRED,
+    candidates,
+    columns_of,
+    is_special,
+    named_so,
+    normal,
+)
 from recllm.shop.ingest.load import open_records
 from recllm.shop.ingest.options import BLOCK_BYTES, ColumnMap, IngestOptions, ReadOptions
 from recllm.shop.ingest.parse.numbers import parse_numbers
 from recllm.shop.ingest.parse.times import look_like_times
+from recllm.shop.ingest.read.records import RecordReader, filled
 from recllm.shop.ingest.read.source import probe
-from recllm.shop.ingest.tables import EVENT_NAMES, NO, YES
+from recllm.shop.ingest.tables import ACTION_OF_NAME, NO, YES
 
 SAMPLE_ROWS = 5_000
 _SURE = 0.95
@@ -67,27 +77,28 @@ class FilePreview:
 
 def preview_file(path: Path, options: IngestOptions | None = None, *, n_rows: int = 10) -> FilePreview:
     """The head of a file. Raises `IngestError` for one that cannot be read at all."""
-    source = probe(path)
-    reader = open_records(source, options or IngestOptions(), ColumnMap())
-    rows: list[Mapping[str, str | None]] = []
-    likely_rows = reader.n_rows or 0
+    reader = open_records(probe(path), options or IngestOptions(), ColumnMap())
+    frame, n_first = head(reader, n_rows)
+    likely_rows = reader.n_rows or round(n_first * max(1.0, path.stat().st_size / BLOCK_BYTES))
+    return FilePreview(columns=reader.columns, rows=tuple(frame.to_dicts()), likely_rows=likely_rows)
+
+
+def head(reader: RecordReader, n_rows: int) -> tuple[pl.DataFrame, int]:
+    """(the first rows of a file, the number of records in its first block that has any)."""
+    frames, n_first, n_missing = [pl.DataFrame(schema=dict.fromkeys(reader.columns, pl.String))], 0, n_rows
     for chunk in reader.chunks():
-        rows += chunk.frame.head(n_rows - len(rows)).to_dicts()
-        likely_rows = likely_rows or round(chunk.n_records * max(1.0, path.stat().st_size / BLOCK_BYTES))
-        if len(rows) >= n_rows:
+        frames.append(chunk.frame.head(n_missing))
+        n_first, n_missing = n_first or chunk.n_records, n_missing - frames[-1].height
+        if n_missing <= 0:
             break
-    return FilePreview(columns=reader.columns, rows=tuple(rows), likely_rows=likely_rows)
+    return pl.concat(frames), n_first
 
 
 def proposed_columns(columns: Sequence[str], table: Table) -> dict[str, str | None]:
     """Field -> the column that a load takes for it without a map; None for none, or several."""
     by_normal = {normal(column): column for column in columns}
-    proposed: dict[str, str | None] = {}
-    for name in FIELDS[table]:
-        aliases = named_so(name, by_normal)
-        exact = by_normal.get(normal(name))
-        proposed[name] = exact if exact is not None else aliases[0] if len(aliases) == 1 else None
-    return proposed
+    named = {name: columns_of(name, by_normal) for name in FIELDS[table]}
+    return {name: columns[0] if len(columns) == 1 else None for name, columns in named.items()}
 
 
 def basic_columns(columns: Sequence[str], fills: Mapping[str, str | None]) -> dict[str, bool]:
@@ -128,11 +139,11 @@ class ColumnLook:
             "words or ids": cells.str.contains(r"^\S{1,64}$") & ~times & ~money & ~is_fraction,
             "small numbers": cells.str.contains(r"^[+-]?\d{1,3}(\.0+)?$"),
             "ones": number == 1,
-            "events": key.is_in([*event_names, *_event_words()]),
+            "events": key.is_in([*event_names, *ACTION_OF_NAME]),
             "purposes": key.is_in([purpose.value for purpose in Purpose]),
         }
         length = float(median(cells.str.len_chars().to_list()))
-        shares = {name: _share(mask) for name, mask in kinds.items()}
+        shares = {name: int(mask.fill_null(False).sum()) / len(cells) for name, mask in kinds.items()}
         return cls(distinct=cells.n_unique(), length=length, shares=shares)
 
     def mostly(self, kind: str) -> bool:
@@ -142,14 +153,6 @@ class ColumnLook:
         """The kinds of values, the commonest first, for a message."""
         shares = [f"{share:.0%} {name}" for name, share in list(self.shares.items())[:7] if share >= 0.05][:2]
         return f"{', '.join(shares) or 'nothing that is known'}; {self.distinct:,} different"
-
-
-def _share(mask: pl.Series) -> float:
-    return int(mask.fill_null(False).sum()) / max(len(mask), 1)
-
-
-def _event_words() -> list[str]:
-    return [name for names in EVENT_NAMES.values() for name in names]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +202,8 @@ def suggest_map(path: Path, options: IngestOptions | None = None, *, table: Tabl
     Raises `NothingToDo`, with what the columns hold, where no table fits; `IngestError` for an unreadable file.
     """
     options = options or IngestOptions()
-    frame = _sample(path, options)
+    sample, _ = head(open_records(probe(path), options, ColumnMap()), SAMPLE_ROWS)
+    frame = sample.select(map(filled, sample.columns))
     if not frame.height:
         raise NothingToDo(f"{path.name} has a header and no rows")
     cells = {column: frame[column].drop_nulls() for column in frame.columns}
@@ -209,7 +213,7 @@ def suggest_map(path: Path, options: IngestOptions | None = None, *, table: Tabl
     for attempt in [table] if table is not None else [Table.CONSENT, Table.EVENTS, Table.ITEMS, Table.USERS]:
         finder = _ColumnFinder(frame, usable, attempt)
         if all(name in finder.fills for name in REQUIRED[attempt]):
-            return _suggestion(finder, looks, options)
+            return suggestion_of(finder, looks, options)
         doubts |= dict.fromkeys(finder.doubts)
     lines = "".join(f"\n  {column}: {look}" for column, look in looks.items())
     missing = "table it is" if table is None else f"columns {table} takes from it"
@@ -219,18 +223,6 @@ def suggest_map(path: Path, options: IngestOptions | None = None, *, table: Tabl
     )
 
 
-def _sample(path: Path, options: IngestOptions) -> pl.DataFrame:
-    reader = open_records(probe(path), options, ColumnMap())
-    frames, rows = [pl.DataFrame(schema=dict.fromkeys(reader.columns, pl.String))], 0
-    for chunk in reader.chunks():
-        frames.append(chunk.frame.head(SAMPLE_ROWS - rows))
-        rows += frames[-1].height
-        if rows >= SAMPLE_ROWS:
-            break
-    frame = pl.concat(frames).with_columns(pl.all().str.strip_chars())
-    return frame.with_columns(pl.when(pl.all() != "").then(pl.all()))
-
-
 _Fit = Callable[[ColumnLook], bool]
 
 
@@ -238,11 +230,11 @@ def _is(kind: str) -> _Fit:
     return lambda look: look.mostly(kind)
 
 
-def _is_amount(look: ColumnLook) -> bool:
+def is_amount(look: ColumnLook) -> bool:
     return look.mostly("numbers") and look.shares["amounts of money"] >= 0.5
 
 
-def _is_text(look: ColumnLook) -> bool:
+def is_text(look: ColumnLook) -> bool:
     return look.shares["texts of several words"] >= 0.3 and look.shares["mail addresses"] < 0.5
 
 
@@ -270,7 +262,7 @@ _BY_VALUES: Mapping[Table, Sequence[tuple[str, _Fit, str]]] = {
             "its values are small whole numbers, very often 1",
         ),
     ),
-    Table.ITEMS: (("price", _is_amount, "its values are amounts of money"),),
+    Table.ITEMS: (("price", is_amount, "its values are amounts of money"),),
     Table.USERS: (_MAILS,),
     Table.CONSENT: (
         ("purpose", _FITS["purpose"], "its values are purposes"),
@@ -339,7 +331,7 @@ class _ColumnFinder:
     def _people_and_products(self) -> None:
         """The only column of amounts is the price; the only other column of ids goes with the one that is known."""
         fills = self._columns
-        if "price" not in fills and len(amounts := self._open(_is_amount)) == 1:
+        if "price" not in fills and len(amounts := self._open(is_amount)) == 1:
             self._take("price", amounts[0], "its values are amounts of money")
         ids = self._open(lambda look: look.mostly("words or ids") and look.distinct > 2)
         for name, partner in (("item_id", "user_id"), ("user_id", "item_id")):
@@ -356,7 +348,7 @@ class _ColumnFinder:
         ids = self._open(lambda look: look.mostly("words or ids") and look.distinct == n)
         if "item_id" not in fills and "price" in fills and ids:
             self._take("item_id", ids[0], "its values are ids, and each row has one of its own")
-        texts = sorted(self._open(_is_text), key=lambda column: self.looks[column].length)
+        texts = sorted(self._open(is_text), key=lambda column: self.looks[column].length)
         titles = [column for column in texts if self.looks[column].distinct > 0.5 * n]
         if "title" not in fills and "item_id" in fills and titles:
             self._take("title", titles[0], "its values are texts, of nearly each row another")
@@ -365,7 +357,7 @@ class _ColumnFinder:
             self._take("description", texts[-1], "its values are long texts")
 
 
-def _suggestion(finder: _ColumnFinder, looks: Mapping[str, ColumnLook], options: IngestOptions) -> Suggestion:
+def suggestion_of(finder: _ColumnFinder, looks: Mapping[str, ColumnLook], options: IngestOptions) -> Suggestion:
     table, fills, notes = finder.table, finder.fills, [*finder.doubts]
     basics: dict[str, str] = {}
     if table is Table.USERS:
@@ -383,7 +375,7 @@ def _suggestion(finder: _ColumnFinder, looks: Mapping[str, ColumnLook], options:
     if table is Table.EVENTS and "event" not in fills:
         notes.append("no column says what was done: every row counts as a purchase")
     elif table is Table.EVENTS:
-        actions = {*options.event_names, *_event_words()}
+        actions = {*options.event_names, *ACTION_OF_NAME}
         values = finder.frame[fills["event"]].drop_nulls().unique().sort().to_list()
         translations = [text for text in values if text.casefold() not in actions][:12]
         if translations:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -35,7 +36,7 @@ EVENT_NAMES: Mapping[Action, tuple[str, ...]] = {
     Action.DISMISS: ("dismiss", "dismissed", "hide", "not_interested", "不感兴趣"),
     Action.RATING: ("rating", "rate", "rated", "stars", "评分", "打分"),
 }  # fmt: skip
-_EVENTS = {name: action.value for action, names in EVENT_NAMES.items() for name in names}
+ACTION_OF_NAME = {name: action.value for action, names in EVENT_NAMES.items() for name in names}
 _OPTIONAL_IDS = ("event_id", "basket_id", "request_id", "model_version")
 
 YES = frozenset(
@@ -63,13 +64,15 @@ def build_events(batch: FieldBatch) -> pl.DataFrame:
     if batch.has("event"):
         names = batch.fields["event"].str.strip_chars()
         key = names.str.to_lowercase().str.replace_all(r"[\s\-]+", "_")
-        event = key.replace_strict(_EVENTS | dict(batch.load.options.event_names), default=None, return_dtype=pl.String)
+        event = key.replace_strict(
+            ACTION_OF_NAME | dict(batch.load.options.event_names), default=None, return_dtype=pl.String
+        )
         batch.mark("event", event.is_null(), "E_EVENT", f"is no known event; known: {', '.join(Action)}", names)
         batch.load.notes["W_EVENT_ALIAS"] += int((event != names).sum())
     event = event.set(batch.returned() & (event == Action.PURCHASE.value).fill_null(False), Action.RETURN.value)
     times = batch.times()
-    quantity, event = _quantities(batch, event)
-    price = _event_prices(batch, quantity)
+    quantity, event = signed_quantities(batch, event)
+    price = event_prices(batch, quantity)
     optional = {name: batch.ids(name) for name in _OPTIONAL_IDS if batch.has(name)}
     optional |= {name: batch.in_namespace(optional[name]) for name in ("event_id", "basket_id") if name in optional}
     optional["value"] = batch.number("value")
@@ -95,7 +98,7 @@ def build_events(batch: FieldBatch) -> pl.DataFrame:
     )
 
 
-def _quantities(batch: FieldBatch, event: pl.Series) -> tuple[pl.Series, pl.Series]:
+def signed_quantities(batch: FieldBatch, event: pl.Series) -> tuple[pl.Series, pl.Series]:
     """(quantities as signed in the file, events with returns marked)."""
     if not batch.has("quantity"):
         return batch.constant(1.0, pl.Float64), event
@@ -114,7 +117,7 @@ def _quantities(batch: FieldBatch, event: pl.Series) -> tuple[pl.Series, pl.Seri
     return quantity, event.set(returned, Action.RETURN.value)
 
 
-def _event_prices(batch: FieldBatch, quantity: pl.Series) -> pl.Series:
+def event_prices(batch: FieldBatch, quantity: pl.Series) -> pl.Series:
     if batch.has(LINE_TOTAL):
         price = batch.number(LINE_TOTAL, money=True) / quantity.set(quantity == 0, None)
         price = price.set(price == 0, 0.0)  # no minus zero from a return of something free
@@ -139,10 +142,10 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
     batch.mark("title", texts["title"].is_null(), "E_NO_TITLE", "an item needs a title")
     category = batch.text("category")
     if "category" not in batch.load.schema.column_map.paths:
-        category = _map_texts(
-            clean_texts(category, notes), lambda text: json.dumps(_category_path(text), ensure_ascii=False)
+        category = map_texts(
+            clean_texts(category, notes), lambda text: json.dumps(category_path(text), ensure_ascii=False)
         )
-    price = _item_prices(batch)
+    price = item_prices(batch)
     if batch.has("currency"):
         default = batch.load.options.currency or batch.load.options.shop_currency
         currency = batch.currency().fill_null(pl.lit(default, dtype=pl.String))
@@ -155,7 +158,7 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
     batch.mark("available", unclear, "E_AVAILABLE", "is neither yes nor no", batch.text("available"))
     attributes = batch.text("attributes")
     if not batch.load.schema.column_map.attributes:  # else the map has built JSON objects
-        objects = _map_texts(attributes, _plain_object)
+        objects = map_texts(attributes, plain_object)
         wrong = objects.is_null() & attributes.is_not_null()
         batch.mark("attributes", wrong, "E_ATTRIBUTES", "is not a JSON object of plain values", attributes)
         attributes = objects.fill_null("{}")
@@ -170,12 +173,12 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
             "currency": currency,
             "available": available.fill_null(True),
             "attributes": attributes,
-            "available_until": _ends(batch),
+            "available_until": offer_ends(batch),
         }
     )
 
 
-def _ends(batch: FieldBatch) -> pl.Series:
+def offer_ends(batch: FieldBatch) -> pl.Series:
     """End of the offers, epoch microseconds in UTC, from ISO 8601; without a zone in that of the file or the shop. A
     date counts until its end."""
     texts = null_if_empty(batch.text("available_until").str.strip_chars())
@@ -193,8 +196,7 @@ def _ends(batch: FieldBatch) -> pl.Series:
         except (ValueError, OverflowError):
             return None
 
-    distinct = texts.unique().drop_nulls().to_list()
-    ends = texts.replace_strict(distinct, [moment(t) for t in distinct], default=None, return_dtype=pl.Int64)
+    ends = map_texts(texts, moment, pl.Int64)
     wrong = ends.is_null() & texts.is_not_null()
     batch.mark("available_until", wrong, "E_TIMESTAMP", "is no ISO 8601 time, such as 2025-11-12T00:00:00+08:00", texts)
     return ends
@@ -206,13 +208,13 @@ def yes_or_no(column: pl.Series, yes: frozenset[str] = YES, no: frozenset[str] =
     return column.str.strip_chars().str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
 
 
-def _map_texts(column: pl.Series, function: Callable[[str], str | None]) -> pl.Series:
+def map_texts(column: pl.Series, function: Callable[[str], Any], dtype: type[pl.DataType] = pl.String) -> pl.Series:
     """The function of each text, called once for equal ones."""
     texts = column.unique().drop_nulls().to_list()
-    return column.replace_strict(texts, [function(text) for text in texts], default=None, return_dtype=pl.String)
+    return column.replace_strict(texts, [function(text) for text in texts], default=None, return_dtype=dtype)
 
 
-def _category_path(text: str) -> list[str]:
+def category_path(text: str) -> list[str]:
     """The names of "Home > Kitchen > Pans" or of a JSON list, widest first."""
     # all food stands under this name in the taxonomies of Google and Shopify, tobacco under a narrower one
     text = text.replace("Food, Beverages & Tobacco", "Food & Beverages")
@@ -229,7 +231,7 @@ def _category_path(text: str) -> list[str]:
     return [text]
 
 
-def _item_prices(batch: FieldBatch) -> pl.Series:
+def item_prices(batch: FieldBatch) -> pl.Series:
     """Exact decimal texts."""
     if not batch.has("price"):
         return batch.text("price")
@@ -241,10 +243,10 @@ def _item_prices(batch: FieldBatch) -> pl.Series:
         text = text.replace("," if point == "." else ".", "").replace(point, ".")
         return None if parse_numbers(pl.Series([text]), ".")[0] is None else format(Decimal(text), "f")
 
-    return _map_texts(undressed(batch.fields["price"], money=True), exact).set(numbers.is_null(), None)
+    return map_texts(undressed(batch.fields["price"], money=True), exact).set(numbers.is_null(), None)
 
 
-def _plain_object(text: str) -> str | None:
+def plain_object(text: str) -> str | None:
     try:
         values = json.loads(text, parse_float=str, parse_int=str)
     except (json.JSONDecodeError, RecursionError):

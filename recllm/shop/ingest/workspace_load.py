@@ -14,6 +14,9 @@ import polars as pl
 
 from recllm.base.errors import UsageError
 from recllm.base.schema import VARIANT_IDS, VARIANT_NAMES, Action, IngestReport, Item, Purpose, Slate, Table
+from recllm.shop.ingest.record import EVENT_TYPES, record_events, record_rows
+from recllm.shop.store.tables import SHOWN_FOR, microseconds
+from recllm.shop.store.writers import COLUMNS
 from recllm.shop.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -22,29 +25,12 @@ if TYPE_CHECKING:
 
 JUST_BEFORE = timedelta(microseconds=1)
 """A slate is shown this long before the present that it was made for, so that this present counts it and stays."""
-FEEDBACK_SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
-    "user_id": pl.String,
-    "item_id": pl.String,
-    "event": pl.String,
-    "timestamp": pl.Datetime("us", "UTC"),
-    "request_id": pl.String,
-    "position": pl.Int32,
-    "model_version": pl.String,
-    "propensity": pl.Float64,
-    "experiment": pl.String,
-    "variant": pl.String,
-    "campaign_id": pl.String,
-    "template": pl.String,
-}
-EVENT_SCHEMA: Mapping[str, Any] = {
-    **FEEDBACK_SCHEMA,
-    "session_id": pl.String,
-    "event_id": pl.String,
-    "value": pl.Float64,
-    "quantity": pl.Float64,
-    "price": pl.Float64,
-    "basket_id": pl.String,
-    "is_timed": pl.Boolean,
+FEEDBACK_SCHEMA = {
+    name: EVENT_TYPES[name]
+    for name in (
+        *("user_id", "item_id", "event", "timestamp", "request_id", "position", "model_version", "propensity"),
+        *SHOWN_FOR,
+    )
 }
 
 
@@ -147,9 +133,7 @@ def add_events(
     rows: as for `ingest.record.record_events`, all with the same names. One with a `session_id` and no `user_id`
     is of that anonymous session, or of its person. source: their origin. by_pseudonym: the ids are pseudonyms.
     """
-    from recllm.shop.ingest.record import record_events
-
-    frame = pl.DataFrame(list(rows), schema={name: EVENT_SCHEMA[name] for name in rows[0]})
+    frame = pl.DataFrame(list(rows), schema={name: EVENT_TYPES[name] for name in rows[0]})
     if "session_id" in frame.columns and "user_id" not in frame.columns:
         frame = frame.with_columns(user_id=pl.lit(None, pl.String))
     if not by_pseudonym and "user_id" in frame.columns:
@@ -164,8 +148,6 @@ def add_events(
 
 def add_users(workspace: Workspace, basics: Mapping[str, Mapping[str, str]], *, source: str) -> Any:
     """Inserts or replaces basics of people: the shop's own id -> name -> value."""
-    from recllm.shop.ingest.record import record_rows
-
     texts = [json.dumps(stated, ensure_ascii=False, sort_keys=True) for stated in basics.values()]
     rows = pl.DataFrame({"user_id": workspace.pseudonymiser().many(list(basics)), "basics": texts})
     return record_rows(rows, Table.USERS, workspace.store(), source=source)
@@ -180,29 +162,22 @@ def add_consent(
 ) -> Any:
     """Appends decisions: the shop's own id, purpose, granted, and when (None for now). by_pseudonym: the ids are
     pseudonyms."""
-    from recllm.shop.ingest.record import record_rows
-
     user_ids, purposes, granted, times = (list(column) for column in zip(*decisions, strict=True))
     rows = pl.DataFrame(
         {
             "user_id": user_ids if by_pseudonym else workspace.pseudonymiser().many(user_ids),
             "purpose": [purpose.value for purpose in purposes],
             "granted": granted,
-            "at": list(map(_microseconds, times)),
+            "at": [time and microseconds(time) for time in times],
         },
         schema_overrides={"at": pl.Int64},
     )
     return record_rows(rows, Table.CONSENT, workspace.store(), source=source)
 
 
-def _microseconds(time: datetime | None) -> int | None:
-    return None if time is None else round(time.timestamp() * 1_000_000)
-
-
 def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> Any:
     """Inserts or replaces items, without invisible characters in their texts."""
     from recllm.shop.ingest.parse.batch import UNSEEN_IN_TEXT
-    from recllm.shop.ingest.record import record_rows
 
     currency = workspace.settings.currency
     rows = pl.DataFrame(
@@ -213,14 +188,11 @@ def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> An
                 "price": None if item.price is None else str(item.price),
                 "currency": item.currency or currency,
                 "attributes": json.dumps(dict(item.attributes), ensure_ascii=False),
-                "available_until": _microseconds(item.available_until),
+                "available_until": item.available_until and microseconds(item.available_until),
             }
             for item in items
         ],
-        schema_overrides={
-            **dict.fromkeys(("category", "brand", "description", "price", "currency"), pl.String),
-            "available_until": pl.Int64,
-        },
+        schema={name.removesuffix("?"): dtype for name, dtype in COLUMNS[Table.ITEMS].items()},
     )
     texts = pl.col("title", "category", "brand", "description").str.replace_all(UNSEEN_IN_TEXT, "")
     return record_rows(rows.with_columns(texts), Table.ITEMS, workspace.store(), source=source)
@@ -254,8 +226,6 @@ def record_shown(workspace: Workspace, slates: Sequence[Slate], *, names: Sequen
     slate counts once, however often it is recorded. names: pseudonyms of the slates' customers or sessions; None where
     they follow from customers' ids.
     """
-    from recllm.shop.ingest.record import record_events
-
     if names is None:
         names = workspace.pseudonymiser().many([s.user_id for s in slates])
     permitted = workspace.gate().permits_each(names, Purpose.ANALYTICS)

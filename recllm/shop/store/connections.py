@@ -62,7 +62,7 @@ def open_engine(url: URL, busy_seconds: float) -> Engine:
     if url.get_backend_name() == "postgresql":
         return postgres.open_engine(url, busy_seconds)
     engine = create_engine(url, connect_args={"timeout": busy_seconds}, hide_parameters=True)
-    event.listen(engine, "connect", partial(_prepare, busy_seconds))
+    event.listen(engine, "connect", partial(prepare_connection, busy_seconds))
     event.listen(engine, "begin", _begin)
     return engine
 
@@ -97,7 +97,7 @@ def explained(engine: Engine, where: str) -> Iterator[None]:
         raise StoreError(f"the store {where} {remedy}") from error
 
 
-def _prepare(busy_seconds: float, connection: Any, _record: object) -> None:
+def prepare_connection(busy_seconds: float, connection: Any, _record: object) -> None:
     connection.isolation_level = None  # we send BEGIN ourselves: Python's driver would send it too late for DDL
     cursor = connection.cursor()
     end = time.monotonic() + busy_seconds
@@ -122,11 +122,11 @@ def watch_file(engine: Engine, file: Path) -> None:
 
     SQLite itself would continue in a deleted file: it acknowledges writes, which are lost at the end.
     """
-    identity = _identity(file)
+    identity = file_identity(file)
 
     def check(*_: object) -> None:
         nonlocal identity
-        identity_now = _identity(file)
+        identity_now = file_identity(file)
         if identity_now is None:
             raise StoreError(f"the store {file} is gone; put it back, or put a backup in its place")
         if identity_now != identity:
@@ -138,7 +138,7 @@ def watch_file(engine: Engine, file: Path) -> None:
     event.listen(engine, "begin", check)
 
 
-def _identity(file: Path) -> tuple[int, int] | None:
+def file_identity(file: Path) -> tuple[int, int] | None:
     """Identity of the file under this name; None for none."""
     try:
         status = file.stat()

@@ -188,7 +188,7 @@ class Store:
                     connection.begin(),
                     writing(copy._engine) as target_connection,
                 ):
-                    _copy_tables(connection, target_connection)
+                    copy_tables(connection, target_connection)
         with contextlib.closing(Store.open(path)) as copy, copy.read() as reader:
             with copy._engine.connect() as connection:
                 problem = connection.exec_driver_sql("PRAGMA integrity_check").scalar()
@@ -207,7 +207,7 @@ class Store:
             with_rows = (tables.users, tables.items, tables.loads)
             if any(target.scalar(select(func.count()).select_from(table)) for table in with_rows):
                 raise StoreError(f"the store {self._where} has rows; give an empty one, e.g. another ?schema=NAME")
-            _copy_tables(connection, target)
+            copy_tables(connection, target)
 
     # --- people's rights ----------------------------------------------------------------------------------------------
 
@@ -418,7 +418,7 @@ class Store:
         self._engine.dispose()
 
 
-def _copy_tables(source: Connection, target: Connection) -> None:
+def copy_tables(source: Connection, target: Connection) -> None:
     """Copies every row of every table; numbering continues behind the highest number."""
     for table in tables.metadata.sorted_tables:
         target.execute(delete(table))

@@ -14,7 +14,7 @@ from recllm.shop.store import tables
 def add_messages(connection: sa.Connection, messages: Sequence[CampaignMessage]) -> None:
     """Keeps the messages that are not there yet. Those of people whom the store does not know are left out."""
     user = tables.users.c
-    users = _keys(connection, user.user_id, user.user_key, (m.user_id for m in messages))
+    users = keys_of(connection, user.user_id, user.user_key, (m.user_id for m in messages))
     rows = [
         {
             **{name: getattr(m, name) for name in _PLAIN_COLUMNS},
@@ -32,7 +32,7 @@ def add_messages(connection: sa.Connection, messages: Sequence[CampaignMessage])
 def read_messages(connection: sa.Connection, message_ids: Iterable[str]) -> dict[str, CampaignMessage]:
     """Message id -> message, of those that are there."""
     return {
-        row["message_id"]: _message(row)
+        row["message_id"]: message_of_row(row)
         for some in tables.among(tables.messages.c.message_id, message_ids)
         for row in connection.execute(_MESSAGES.where(some)).mappings()
     }
@@ -51,7 +51,7 @@ def messages_of(connection: sa.Connection, user_id: str) -> list[tuple[CampaignM
             )
             for event_id, kind, at in connection.execute(of_this)
         ]
-        pairs.append((_message(row), events))
+        pairs.append((message_of_row(row), events))
     return pairs
 
 
@@ -74,7 +74,7 @@ def known_events(connection: sa.Connection, source: str, event_ids: Iterable[str
 def add_events(connection: sa.Connection, source: str, events: Sequence[MessageEvent], received_at: datetime) -> int:
     """Keeps new events of a provider and returns their number. Events of unknown messages are left out."""
     m = tables.messages.c
-    numbers = _keys(connection, m.message_id, m.message_no, (event.message_id for event in events))
+    numbers = keys_of(connection, m.message_id, m.message_no, (event.message_id for event in events))
     rows = [
         {
             "source": source,
@@ -132,12 +132,12 @@ _MESSAGES = sa.select(tables.messages, tables.users.c.user_id).join_from(
 )
 
 
-def _message(row: sa.RowMapping) -> CampaignMessage:
+def message_of_row(row: sa.RowMapping) -> CampaignMessage:
     fields = {name: row[name] for name in ("user_id", *_PLAIN_COLUMNS)}
     return CampaignMessage(**fields, exported_at=tables.moment(row["exported_at"]))
 
 
-def _keys(
+def keys_of(
     connection: sa.Connection, name: sa.ColumnElement[str], key: sa.ColumnElement[int], names: Iterable[str]
 ) -> dict[str, int]:
     query = sa.select(name, key)

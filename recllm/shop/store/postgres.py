@@ -104,7 +104,7 @@ def make_schema(connection: sa.Connection) -> None:
 
 
 @cache
-def _staging_table(table: sa.Table) -> sa.Table:
+def staging_table(table: sa.Table) -> sa.Table:
     columns = [sa.Column("row_no", sa.BigInteger, sa.Identity()), *(sa.Column(c.name, c.type) for c in table.columns)]
     options: Any = {"schema": "pg_temp", "prefixes": ["TEMPORARY"], "postgresql_on_commit": "DROP"}
     return sa.Table(f"staged_{table.name}", sa.MetaData(), *columns, **options)
@@ -112,7 +112,7 @@ def _staging_table(table: sa.Table) -> sa.Table:
 
 def stage(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> sa.Select[Any]:
     """Copies rows of `table` to a temporary table, in the place of earlier ones. Returns a query of them, in order."""
-    staged = _staging_table(table)  # one for a whole load: each that is made, and dropped, takes locks until its end
+    staged = staging_table(table)  # one for a whole load: each that is made, and dropped, takes locks until its end
     connection.execute(sa.schema.CreateTable(staged, if_not_exists=True))
     connection.exec_driver_sql(f"TRUNCATE {staged.fullname}")
     driver: Any = connection.connection

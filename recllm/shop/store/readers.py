@@ -26,8 +26,10 @@ _TYPES: Mapping[type, type[pl.DataType]] = {
 }
 _FETCH_ROWS = 500  # rows that stand in memory as Python objects at a time: so few never wake the garbage collector
 
-Keys = tuple[sa.ColumnElement[Any], Iterable[Any]]
-"""A column and the values that it may have."""
+Keys = tuple[sa.ColumnElement[Any], Iterable[Any] | None]
+"""A column and the values that it may have; None for any."""
+INSTANTS = ("at", "committed_at", "available_until")
+"""Columns of epoch microseconds that frames give as times in UTC."""
 
 EVENT_DETAILS = (
     *("quantity", "price", "basket_id", "value", "request_id", "position", "model_version", "propensity"),
@@ -137,7 +139,7 @@ class StoreReader:
                 "user_id",
                 "item_id",
                 pl.col("action").replace_strict(dict(enumerate(ACTIONS)), return_dtype=pl.String).alias("event"),
-                pl.col("at").cast(pl.Datetime("us", "UTC")).alias("timestamp"),
+                pl.col("at").alias("timestamp"),
                 *details,
             )
         )
@@ -169,7 +171,8 @@ class StoreReader:
             frame = self._frame(query, (e.user_key, users["user_key"]))
             frame = frame.join(users, on="user_key", how="left", maintain_order="left")
             frame = frame.join(items, on="item_key", how="left", maintain_order="left")
-            yield len(some_ids), frame.select("user", "item", "action", "at", "quantity", "price", "basket_id")
+            at = pl.col("at").dt.epoch("us")
+            yield len(some_ids), frame.select("user", "item", "action", at, "quantity", "price", "basket_id")
 
     def history(
         self,
@@ -201,8 +204,7 @@ class StoreReader:
     def users(self, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
         """user_id and basics (a JSON object of strings), ordered by id: all people, or the known ones of these."""
         u = tables.users.c
-        keys = None if user_ids is None else (u.user_id, user_ids)
-        return self._frame(sa.select(u.user_id, u.basics), keys).sort("user_id")
+        return self._frame(sa.select(u.user_id, u.basics), (u.user_id, user_ids)).sort("user_id")
 
     def items(self, item_ids: Iterable[str] | None = None, *, after_load: int | None = None) -> pl.DataFrame:
         """The whole catalogue, or the known ones of these items, ordered by id.
@@ -217,11 +219,8 @@ class StoreReader:
         query = sa.select(*(column for column in item if column.name not in ("item_key", "load_no")))
         if after_load is not None:
             query = query.where(item.load_no > after_load)
-        frame = self._frame(query, None if item_ids is None else (item.item_id, item_ids))
-        return frame.sort("item_id").with_columns(
-            pl.col("category").str.json_decode(pl.List(pl.String)),
-            pl.col("available_until").cast(pl.Datetime("us", "UTC")),
-        )
+        frame = self._frame(query, (item.item_id, item_ids)).sort("item_id")
+        return frame.with_columns(pl.col("category").str.json_decode(pl.List(pl.String)))
 
     def item_states(self) -> pl.DataFrame:
         """item_id, at (UTC), price (decimal text), currency, available: past prices and availability, in the order of
@@ -229,8 +228,7 @@ class StoreReader:
         state, item = tables.item_states.c, tables.items.c
         query = sa.select(item.item_id, state.at, state.price, state.currency, state.available)
         query = query.join_from(tables.item_states, tables.items, state.item_key == item.item_key)
-        frame = self._frame(query.order_by(state.load_no, item.item_id))
-        return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+        return self._frame(query.order_by(state.load_no, item.item_id))
 
     def brands(self) -> list[str]:
         """Every brand of the catalogue, once each, in order."""
@@ -257,21 +255,18 @@ class StoreReader:
             query = query.where(c.purpose == purpose)
         if granted_until is not None:
             query = query.where(sa.or_(~c.granted, c.at <= tables.microseconds(granted_until)))
-        keys = None if user_ids is None else (u.user_id, user_ids)
-        frame = self._frame(query.order_by(c.at, c.granted.desc(), u.user_id), keys)
-        return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+        return self._frame(query.order_by(c.at, c.granted.desc(), u.user_id), (u.user_id, user_ids))
 
     def restrictions(self, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
         """user_id and at (UTC) of the people whose data may be used for nothing: all, or among these."""
         r, u = tables.restrictions.c, tables.users.c
         query = sa.select(u.user_id, r.at).join_from(tables.restrictions, tables.users, u.user_key == r.user_key)
-        frame = self._frame(query, None if user_ids is None else (u.user_id, user_ids))
-        return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+        return self._frame(query, (u.user_id, user_ids))
 
     def first_loaded(self, user_ids: Iterable[str]) -> dict[str, tuple[int, datetime]]:
         """Pseudonym -> number and time of the load with the person's first event, which may be deleted by age."""
         u, load, names = tables.users.c, tables.loads.c, list(user_ids)
-        first: dict[str, tuple[int, int]] = {}
+        first: dict[str, tuple[int, datetime]] = {}
         for table in (tables.events, tables.first_loads):
             query = (
                 sa.select(u.user_id, sa.func.min(load.load_no), sa.func.min(load.committed_at).label("committed_at"))
@@ -281,7 +276,7 @@ class StoreReader:
             )
             for user_id, number, at in self._frame(query, (u.user_id, names)).iter_rows():
                 first[user_id] = min(first.get(user_id, (number, at)), (number, at))
-        return {user_id: (n, tables.moment(at)) for user_id, (n, at) in first.items()}
+        return first
 
     def joined_sessions(self, session_ids: Iterable[str] | None = None, user_id: str | None = None) -> dict[str, str]:
         """Session -> person, of the sessions that were joined to one: all, these, or those of a person."""
@@ -289,7 +284,7 @@ class StoreReader:
         query = sa.select(s.session_id, u.user_id).join_from(tables.sessions, tables.users, u.user_key == s.user_key)
         if user_id is not None:
             query = query.where(u.user_id == user_id)
-        return dict(self._frame(query, None if session_ids is None else (s.session_id, session_ids)).iter_rows())
+        return dict(self._frame(query, (s.session_id, session_ids)).iter_rows())
 
     def marks(self) -> Marks:
         """The present position; what is written later has higher numbers."""
@@ -306,7 +301,7 @@ class StoreReader:
         loads = tables.loads.c
         query = sa.select(loads.load_id, loads.table_name, loads.source, loads.counts, loads.committed_at)
         query = query.where(loads.source.not_in(list(without_sources))).order_by(loads.load_no.desc()).limit(limit)
-        return self._frame(query).with_columns(pl.col("committed_at").cast(pl.Datetime("us", "UTC")))
+        return self._frame(query)
 
     def last_event(self, until: datetime | None = None) -> datetime | None:
         """When the latest event happened (UTC, whole seconds); None without events. until: of the loads that hold no
@@ -348,18 +343,20 @@ class StoreReader:
     def _frame(self, query: sa.Select[*tuple[Any, ...]], keys: Keys | None = None) -> pl.DataFrame:
         """The rows of a query. `keys`: only those whose column has one of these values; then the query's order holds
         among the rows of one value."""
-        queries = [query]
-        if keys is not None:
-            queries = [query.where(condition) for condition in tables.among(*keys)]
+        queries, by_key = [query], False
+        column, values = keys or (None, None)
+        if column is not None and values is not None:
+            queries, by_key = [query.where(condition) for condition in tables.among(column, values)], True
         types = {column.name: _TYPES[type(column.type)] for column in query.selected_columns}
         parts = [pl.DataFrame(schema=types)]
         for some_rows in queries:
-            with closing(self._cursor(some_rows, by_key=keys is not None)) as cursor:
+            with closing(self._cursor(some_rows, by_key=by_key)) as cursor:
                 while rows := cursor.fetchmany(_FETCH_ROWS):
                     # column by column: a third of the time of taking the rows one by one
                     columns = zip(types.items(), zip(*rows, strict=True), strict=True)
-                    parts.append(pl.DataFrame([_series(name, dtype, values) for (name, dtype), values in columns]))
-        return pl.concat(parts, rechunk=True)
+                    parts.append(pl.DataFrame([series_of(name, dtype, values) for (name, dtype), values in columns]))
+        times: dict[Any, pl.DataType] = {name: pl.Datetime("us", "UTC") for name in INSTANTS if name in types}
+        return pl.concat(parts, rechunk=True).cast(times)
 
     def _cursor(self, query: sa.Select[*tuple[Any, ...]], *, by_key: bool) -> Any:
         """The driver's own cursor and tuples: handling each row by itself would take longer than the database does."""
@@ -371,7 +368,7 @@ class StoreReader:
         return self._connection.connection.cursor("rows").execute(str(compiled), compiled.params)
 
 
-def _series(name: str, dtype: type[pl.DataType], values: tuple[Any, ...]) -> pl.Series:
+def series_of(name: str, dtype: type[pl.DataType], values: tuple[Any, ...]) -> pl.Series:
     if dtype == pl.Boolean:  # 0 and 1 on SQLite
         return pl.Series(name, values, dtype=pl.Int8, strict=False).cast(pl.Boolean)
     return pl.Series(name, values, dtype=dtype)

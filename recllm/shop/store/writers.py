@@ -242,7 +242,7 @@ class Load:
         """Deletes the rows of `AGES` that are older than a time, except those of restricted people. Of people whose
         events go, the load of the first one is remembered. For a load of consent."""
         event, first = tables.events.c, tables.first_loads.c
-        conditions = list(_outdated(before))
+        conditions = list(outdated_rows(before))
         for table, condition in conditions:
             if table is not tables.events:
                 continue
@@ -387,13 +387,13 @@ class Load:
 def count_old(connection: sa.Connection, before: Mapping[str, datetime]) -> dict[str, int]:
     """How many rows `Load.delete_old` would delete."""
     rows: dict[str, int] = {}
-    for table, condition in _outdated(before):
+    for table, condition in outdated_rows(before):
         n_rows = connection.scalar(sa.select(sa.func.count()).select_from(table).where(condition)) or 0
         rows[table.name] = rows.get(table.name, 0) + n_rows
     return rows
 
 
-def _outdated(before: Mapping[str, datetime]) -> Iterator[tuple[sa.Table, sa.ColumnElement[bool]]]:
+def outdated_rows(before: Mapping[str, datetime]) -> Iterator[tuple[sa.Table, sa.ColumnElement[bool]]]:
     """Table, and which of its rows are too old, in the order of deleting; none of people who are restricted."""
     message, restricted = tables.messages.c, sa.select(tables.restrictions.c.user_key)
     for name, time in before.items():

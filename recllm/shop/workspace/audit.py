@@ -215,37 +215,41 @@ def verify_audit(workspace: Workspace) -> AuditCheck:
 
     An entry behind the anchor is right: its writer was stopped before it signed the anchor.
     """
-    entries, digest = workspace.store().audit_entries(), ""
-    keys, hashes = list(workspace.signing_keys("audit")), []
-    n_unsigned = _signed_with_a_lost_key(entries, keys)
+    entries = workspace.store().audit_entries()
+    n_unsigned = signed_with_a_lost_key(entries, workspace.signing_keys("audit"))
+    problem = audit_problem(workspace, entries, n_unsigned)
+    return AuditCheck(entries=len(entries), problem=problem, n_unsigned=n_unsigned if problem is None else 0)
+
+
+def audit_problem(workspace: Workspace, entries: Sequence[tuple[int, str, str]], n_unsigned: int) -> str | None:
+    """The first thing that is wrong with the log; None where nothing is."""
+    keys, digest = list(workspace.signing_keys("audit")), ""
     for expected, (number, entry, recorded) in enumerate(entries, start=1):
         if number != expected:
-            return AuditCheck(entries=len(entries), problem=f"entry {expected} is missing")
+            return f"entry {expected} is missing"
         while number > n_unsigned and keys and not hmac.compare_digest(_hash(keys[0], digest, entry), recorded):
             del keys[0]  # from here on with the next key, or with none
         if not keys:
-            return AuditCheck(entries=len(entries), problem=f"entry {number} is not as it was written")
+            return f"entry {number} is not as it was written"
         digest = recorded
-        hashes.append(digest)
     path = workspace.root / ANCHOR
     if not path.exists():
-        problem = f"{ANCHOR} is missing, so a cut end cannot be seen" if entries else None
-        return AuditCheck(entries=len(entries), problem=problem)
+        return f"{ANCHOR} is missing, so a cut end cannot be seen" if entries else None
     try:
         anchor = json.loads(path.read_bytes())
         count, last, signature = int(anchor["entries"]), str(anchor["hash"]), str(anchor["signature"])
     except (OSError, ValueError, KeyError, TypeError):
-        return AuditCheck(entries=len(entries), problem=f"{ANCHOR} is damaged")
+        return f"{ANCHOR} is damaged"
     if not any(hmac.compare_digest(_signature(key, count, last), signature) for key in workspace.signing_keys("audit")):
-        return AuditCheck(entries=len(entries), problem=f"{ANCHOR} was not signed by this workspace")
+        return f"{ANCHOR} was not signed by this workspace"
     if count > len(entries):
-        return AuditCheck(entries=len(entries), problem=f"the last {count - len(entries)} entries are missing")
-    if count and hashes[count - 1] != last:
-        return AuditCheck(entries=len(entries), problem=f"entry {count} is not the one that was signed")
-    return AuditCheck(entries=len(entries), problem=None, n_unsigned=n_unsigned)
+        return f"the last {count - len(entries)} entries are missing"
+    if count and entries[count - 1][2] != last:
+        return f"entry {count} is not the one that was signed"
+    return None
 
 
-def _signed_with_a_lost_key(entries: Sequence[tuple[int, str, str]], keys: Sequence[bytes]) -> int:
+def signed_with_a_lost_key(entries: Sequence[tuple[int, str, str]], keys: Sequence[bytes]) -> int:
     """Number of entries before the latest one that says, signed, that the key before it was lost. It is signed over
     the last hash before it, so that those entries cannot be changed later."""
     for (_, _, before), (number, entry, recorded) in reversed(list(pairwise(entries))):

@@ -129,7 +129,7 @@ class FigureGate:
         digests, costs, sizes = dict[str, bytes](), dict[bytes, float](), dict[bytes, int | None]()
         for name, n in counts.items():
             noise = max(SIZE_NOISE * floor, RELATIVE_NOISE * n)
-            noisy = n + noise * _drawn()
+            noisy = n + noise * NormalDist().inv_cdf((secrets.randbits(64) + 0.5) / 2**64)  # unpredictable
             step = floor * max(1, round(noise / (SIZE_NOISE * floor)))
             digest = digests[name] = self._digest("size", question, name)
             costs[digest] = share * (SIZE_NOISE * floor / noise) ** 2
@@ -230,8 +230,3 @@ class FigureGate:
             text = str(question).encode("utf-8", "surrogatepass")
             digest.update(len(text).to_bytes(4, "big") + text)
         return digest.digest()
-
-
-def _drawn() -> float:
-    """An unpredictable standard normal number."""
-    return NormalDist().inv_cdf((secrets.randbits(64) + 0.5) / 2**64)

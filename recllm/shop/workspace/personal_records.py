@@ -109,12 +109,12 @@ class PersonalRecords:
 
     def has(self, path: PurePath) -> bool:
         """Whether a file belongs to the place; path: relative to the workspace."""
-        return _lies_in(path, self.files)
+        return lies_in(path, self.files)
 
     def is_backed_up(self, path: PurePath) -> bool:
         """Whether a backup holds a file of the place; path: relative to the workspace."""
         is_draft = any(map(_DRAFT.fullmatch, path.parts))
-        return self.in_backup and not is_draft and not _lies_in(path, self.leftovers)
+        return self.in_backup and not is_draft and not lies_in(path, self.leftovers)
 
     def stored_counts(self, workspace: Workspace) -> Iterator[StoredCount]:
         if self.counts is not None:
@@ -151,7 +151,7 @@ class RecordRegistry:
         return tuple(path.as_posix() for path in paths if not self.owners(path))
 
 
-def _lies_in(path: PurePath, patterns: Iterable[str]) -> bool:
+def lies_in(path: PurePath, patterns: Iterable[str]) -> bool:
     parts = [draft["name"] if (draft := _DRAFT.fullmatch(name)) else name for name in path.parts]
     split = [pattern.split("/") for pattern in patterns]
     return any(len(names) <= len(parts) and all(map(fnmatchcase, parts, names)) for names in split)

@@ -232,7 +232,7 @@ class PolicyGate:
             items, order = reader.items(), reader.order_log()
         # a product that only other people's events know is left out
         in_catalogue = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
-        dataset = Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
+        dataset = Dataset.construct(events, with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
         return replace(dataset, sample=sample, step_seconds=None if order is None else order.step_seconds)
 
     def log(self, purpose: Purpose, folder: Path) -> tuple[Dataset, EventFiles, Marks]:
@@ -262,7 +262,7 @@ class PolicyGate:
         in_catalogue = (~items["pending"]).to_numpy() | is_used
         if not in_catalogue.all():
             files = replace(files, item_row=np.cumsum(in_catalogue, dtype=np.int32) - 1)
-        users = _with_basics(people)
+        users = with_basics(people)
         shop_items = _catalogue(items.filter(pl.Series(in_catalogue)))
         nothing = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
         shop = Dataset.construct(nothing, users, shop_items, as_of=0)
@@ -282,7 +282,7 @@ class PolicyGate:
         with self._store.read() as reader:
             people = self._allowed(reader, purpose, user_ids)
             events = reader.events(_DETAILS, since=self.oldest_event(), before=before, user_ids=people["user_id"])
-        return HistoryFrames(events=events, users=_with_basics(people))
+        return HistoryFrames(events=events, users=with_basics(people))
 
     def stored_histories(
         self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None
@@ -309,7 +309,7 @@ class PolicyGate:
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
             events = reader.events(_DETAILS, since=self.oldest_event(), after_event=after_event)
-        return _with_basics(people), events.join(people, on="user_id", how="semi", maintain_order="left")
+        return with_basics(people), events.join(people, on="user_id", how="semi", maintain_order="left")
 
     def permitted_users(self, purpose: Purpose) -> list[str]:
         """Everyone of the store who agreed to the purpose."""
@@ -393,7 +393,7 @@ def _catalogue(items: pl.DataFrame) -> pl.DataFrame:
     return items.with_columns(pl.col("price").cast(pl.Float64), available).drop("pending")
 
 
-def _with_basics(people: pl.DataFrame) -> pl.DataFrame:
+def with_basics(people: pl.DataFrame) -> pl.DataFrame:
     """user_id and one text column per basic, in the order of their names."""
     basics = [json.loads(text) for text in people["basics"]]
     names = sorted({name for row in basics for name in row} - {"user_id"})

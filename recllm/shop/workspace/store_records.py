@@ -69,11 +69,6 @@ def _outdated(workspace: Workspace, clock: datetime, dry_run: bool) -> Removed:
     return Removed(rows=workspace.store().count_old(before) if dry_run else workspace.store().delete_old(before))
 
 
-def _accesses(workspace: Workspace, person: ExportedPerson) -> dict[str, Any]:
-    entries = read_audit(workspace, subjects=person.names_over_time)
-    return {"accesses": [{"at": plain(entry.at), "action": entry.action.value} for entry in entries]}
-
-
 STORE = PersonalRecords(
     name="store", files=(f"{STORE_FILE}*",), forget=_forget, export=_export, counts=_counts, outdated=_outdated
 )
@@ -81,6 +76,11 @@ AUDIT_LOG = PersonalRecords(
     name="audit log",
     files=(ANCHOR,),
     in_backup=True,
-    export=_accesses,
+    export=lambda shop, person: {
+        "accesses": [
+            {"at": plain(entry.at), "action": entry.action.value}
+            for entry in read_audit(shop, subjects=person.names_over_time)
+        ]
+    },
     counts=lambda shop: [StoredCount("audit", len(shop.store().audit_entries()))],
 )

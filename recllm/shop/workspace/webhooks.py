@@ -21,7 +21,6 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -116,9 +115,15 @@ def add_source(
         raise UsageError(
             "SendGrid makes the key: give its public key with --secret-file; its Event Webhook settings show it"
         )
-    secret = _new_secret(text, scheme)
+    if text is None:
+        text = SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+    elif scheme is WebhookScheme.STANDARD:
+        secret_bytes(text)
+    else:
+        public_key(text)
+    secret = WebhookSecret(text=text, created_at=datetime.now(UTC).replace(microsecond=0))
     safe_id(name, "the name of a webhook")
-    with _locked(workspace):
+    with lock_file(workspace.root / ".webhooks.lock"):
         hooks = read_webhooks(workspace)
         old = hooks.sources.get(name)
         if old is not None and old.scheme is not scheme:
@@ -126,7 +131,8 @@ def add_source(
         before = old.secrets if old else ()
         is_known = any(earlier.text == secret.text for earlier in before)
         source = WebhookSource(name=name, scheme=scheme, secrets=before if is_known else (*before, secret))
-        _write(workspace, Webhooks({**hooks.sources, name: source}))
+        hooks = Webhooks({**hooks.sources, name: source})
+        write_whole(workspace.webhooks_path, json.dumps(plain(hooks), indent=1) + "\n", mode=PRIVATE)
     return source, secret
 
 
@@ -135,7 +141,7 @@ def remove_webhook(workspace: Workspace, name: str, fingerprint: str | None = No
 
     Raises `UnknownIdError` where there is none, `UsageError` for the last secret of a name.
     """
-    with _locked(workspace):
+    with lock_file(workspace.root / ".webhooks.lock"):
         sources = dict(read_webhooks(workspace).sources)
         source = sources.pop(name, None)
         if source is None:
@@ -147,15 +153,13 @@ def remove_webhook(workspace: Workspace, name: str, fingerprint: str | None = No
             if not left:
                 raise UsageError(f"{fingerprint} is the only secret of {name!r}; remove all of it without --secret")
             sources[name] = replace(source, secrets=left)
-        _write(workspace, Webhooks(sources))
+        hooks = Webhooks(sources)
+        write_whole(workspace.webhooks_path, json.dumps(plain(hooks), indent=1) + "\n", mode=PRIVATE)
 
 
 def secret_bytes(text: str) -> bytes:
     """Of a `whsec_...`. Raises `UsageError`, which does not repeat it, for one of another form or length."""
-    try:
-        key = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
+    key = from_base64(text.removeprefix(SECRET_PREFIX))
     if not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
         raise UsageError(
             f"a secret is {SECRET_PREFIX} and {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes in base64; copy it again"
@@ -177,24 +181,6 @@ def public_key(text: str) -> EllipticCurvePublicKey:
     if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
         raise UsageError("that is no public key of SendGrid: base64 of a P-256 key; copy it again")
     return key
-
-
-def _new_secret(text: str | None, scheme: WebhookScheme) -> WebhookSecret:
-    if text is None:
-        text = SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
-    elif scheme is WebhookScheme.STANDARD:
-        secret_bytes(text)
-    else:
-        public_key(text)
-    return WebhookSecret(text=text, created_at=datetime.now(UTC).replace(microsecond=0))
-
-
-def _locked(workspace: Workspace) -> AbstractContextManager[None]:
-    return lock_file(workspace.root / ".webhooks.lock")
-
-
-def _write(workspace: Workspace, hooks: Webhooks) -> None:
-    write_whole(workspace.webhooks_path, json.dumps(plain(hooks), indent=1) + "\n", mode=PRIVATE)
 
 
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
@@ -233,20 +219,17 @@ def verify(
     if call_id is not None and not _CALL_ID.fullmatch(call_id):
         return None
     if call_id is not None:
-        signatures = [_decoded(text[3:]) for text in headers.get(SIGNATURE, "").split(" ") if text.startswith("v1,")]
-        expected = [_hmac(secret, call_id, timestamp, body) for secret in source.secrets]
+        signatures = [from_base64(text[3:]) for text in headers.get(SIGNATURE, "").split(" ") if text.startswith("v1,")]
+        content = f"{call_id}.{timestamp}.".encode() + body
+        expected = [hmac.digest(secret_bytes(secret.text), content, hashlib.sha256) for secret in source.secrets]
         holds = any([hmac.compare_digest(mac, signature) for mac in expected for signature in signatures])
     else:
-        signature = _decoded(headers.get(SENDGRID_SIGNATURE, ""))
-        holds = any(_is_signed_by(secret, signature, timestamp.encode() + body) for secret in source.secrets)
+        signature = from_base64(headers.get(SENDGRID_SIGNATURE, ""))
+        holds = any(is_signed_by(secret, signature, timestamp.encode() + body) for secret in source.secrets)
     return SignedCall(call_id=call_id, sent_at=datetime.fromtimestamp(int(timestamp), UTC)) if holds else None
 
 
-def _hmac(secret: WebhookSecret, call_id: str, timestamp: str, body: bytes) -> bytes:
-    return hmac.digest(secret_bytes(secret.text), f"{call_id}.{timestamp}.".encode() + body, hashlib.sha256)
-
-
-def _is_signed_by(secret: WebhookSecret, signature: bytes, content: bytes) -> bool:
+def is_signed_by(secret: WebhookSecret, signature: bytes, content: bytes) -> bool:
     key = public_key(secret.text)
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
@@ -259,7 +242,7 @@ def _is_signed_by(secret: WebhookSecret, signature: bytes, content: bytes) -> bo
     return True
 
 
-def _decoded(text: str) -> bytes:
+def from_base64(text: str) -> bytes:
     """No bytes for what is not base64: they sign nothing."""
     try:
         return base64.b64decode(text, validate=True)

@@ -161,7 +161,7 @@ class Workspace:
                     if not (os.environ.get(KEY_VARIABLE) or os.environ.get(KEY_FILE_VARIABLE)):
                         make_key_file(root / "key")
                     key_fingerprint = fingerprint_of(find_keys(root / "key"), checked.tenant, folding=True)
-                    location = _store_location(root, checked)
+                    location = store_location(root, checked)
                     Store.open(location, create=True, key_fingerprint=key_fingerprint).close()
                     table = checked.table() | {"key_fingerprint": key_fingerprint}
                     for file in filter(Path.is_file, root.iterdir()):
@@ -216,7 +216,7 @@ class Workspace:
 
     def is_rotated(self) -> bool:
         keys = lines_of((self.root / NEXT_KEY).read_bytes())
-        with closing(Store.open(_store_location(self.root, self.settings))) as store:
+        with closing(Store.open(store_location(self.root, self.settings))) as store:
             return store.key_fingerprint() == self.fingerprint_under(keys)
 
     @property
@@ -238,13 +238,13 @@ class Workspace:
 
     def store(self) -> Store:
         if self._store is None:
-            location = _store_location(self.root, self.settings)
+            location = store_location(self.root, self.settings)
             self._store = Store.open(location, key_fingerprint=self._key_fingerprint)
         return self._store
 
     def postgres_url(self) -> str | None:
         """URL of the store's database, which may hold a password; None where the store is a file."""
-        location = _store_location(self.root, self.settings)
+        location = store_location(self.root, self.settings)
         return location if isinstance(location, str) else None
 
     def gate(self) -> PolicyGate:
@@ -305,7 +305,7 @@ def _find_domain(root: Path, settings: Settings) -> str:
     return settings.domain
 
 
-def _store_location(root: Path, settings: Settings) -> str | Path:
+def store_location(root: Path, settings: Settings) -> str | Path:
     """Path or URL, which may hold a password: only for `Store.open` and the item index."""
     return os.environ.get(STORE_VARIABLE) or settings.store or root / STORE_FILE
 

@@ -28,11 +28,11 @@ def has_known_name(words: Sequence[str]) -> bool:
     """True where one of the words, in small letters, is a common given or family name, with or without accents."""
     words = [piece for word in words for piece in (word, *word.split("-"))]
     bare = (unicodedata.normalize("NFD", word).encode("ascii", "ignore").decode() for word in words)
-    return not _known_names().isdisjoint(bare) or not _known_names().isdisjoint(words)
+    return not known_names().isdisjoint(bare) or not known_names().isdisjoint(words)
 
 
 @cache
-def _known_names() -> frozenset[str]:
+def known_names() -> frozenset[str]:
     return word_set("name.given") | word_set("name.family")
 
 
@@ -66,22 +66,17 @@ def surname(name: str) -> int:
     """How many characters of a Chinese name are the surname; 0 where it begins with none."""
     if name[:2] in word_set("name.double_surnames"):
         return 2
-    return int(name[:1] in _surnames())
-
-
-@cache
-def _surnames() -> frozenset[str]:
-    return frozenset(entry("name.surnames").strip())
+    return int(name != "" and name[0] in entry("name.surnames").strip())
 
 
 def introduced_names(text: str) -> Iterator[Span]:
     if not text.isascii():
-        yield from _chinese_introductions(text)
-    yield from _names_in_columns(text)
-    yield from _latin_introductions(text)
+        yield from chinese_introductions(text)
+    yield from names_in_columns(text)
+    yield from latin_introductions(text)
 
 
-def _latin_introductions(text: str) -> Iterator[Span]:
+def latin_introductions(text: str) -> Iterator[Span]:
     has_names = pattern("introduced.two_names").search(text) is not None
     for name in _OF_TWO_WORDS if has_names else ("bell",):
         for match in matches(f"introduced.{name}", text, RELATION=entry("introduced.relation")):
@@ -103,13 +98,13 @@ _OF_TWO_WORDS = ("bell", "person", "whose", "self", "subject", "wish", "made", "
 
 
 @cache
-def _chinese_patterns() -> dict[str, re.Pattern[str]]:
+def chinese_patterns() -> dict[str, re.Pattern[str]]:
     parts = {"CHINESE_RELATION": entry("introduced.chinese_relation"), "CHINESE_NAME": chinese_name_pattern()}
     names = ("chinese", "chinese_signed", "chinese_beside", "chinese_dotted", "chinese_used")
     return {name: pattern(f"introduced.{name}", **parts) for name in names}
 
 
-def _names_in_columns(text: str) -> Iterator[Span]:
+def names_in_columns(text: str) -> Iterator[Span]:
     heads = columns(text)
     if heads is None:
         return
@@ -123,9 +118,9 @@ def _names_in_columns(text: str) -> Iterator[Span]:
             yield match.span("name")
 
 
-def _chinese_introductions(text: str) -> Iterator[Span]:
+def chinese_introductions(text: str) -> Iterator[Span]:
     has_name = not common_surname_signs().isdisjoint(marks_of(text))
-    for name, expression in _chinese_patterns().items():
+    for name, expression in chinese_patterns().items():
         if not has_name and name != "chinese_dotted":
             continue
         for match in expression.finditer(text):
@@ -142,13 +137,13 @@ _COLON = re.compile(r"[:=|\t]|name - | is |[\"'] ?[,;]", re.IGNORECASE)
 
 def names(text: str) -> Iterator[Span]:
     if A_WORD.search(text):
-        yield from _latin_names(text)
+        yield from latin_names(text)
     yield from introduced_names(text)
     if not text.isascii():
-        yield from _chinese_names(text)
+        yield from chinese_names(text)
 
 
-def _latin_names(text: str) -> Iterator[Span]:
+def latin_names(text: str) -> Iterator[Span]:
     for match in matches("name.salutation", text):
         words = match["name"].replace("’", "'").lower().split()
         brands = entry("name.brands").get(match["title"].lower(), "")
@@ -177,10 +172,10 @@ def _latin_names(text: str) -> Iterator[Span]:
                 continue
             is_title = reads_like_title(text) or (match["label"] == "Contact" and reads_like_title(text, match.end()))
             is_title &= match["label"].lower() not in ("fao", "attn", "attention", "c/o")
-            end = 0 if is_title else _end_of_name(match["name"], match["label"])
+            end = 0 if is_title else end_of_name(match["name"], match["label"])
             if end:
                 yield match.start("name"), match.start("name") + end
-    yield from _loosely_labelled_names(text)
+    yield from loosely_labelled_names(text)
     text_end = len(text.rstrip())
     for name in ("name.greeting", "name.closing"):
         for match in matches(name, text):
@@ -197,7 +192,7 @@ def _latin_names(text: str) -> Iterator[Span]:
                 yield match.span("name")
 
 
-def _end_of_name(name: str, label: str) -> int:
+def end_of_name(name: str, label: str) -> int:
     """Length of the name at the beginning of what follows a label; 0 for none."""
     words = name.split(" ")
     size = next(
@@ -215,7 +210,7 @@ def _end_of_name(name: str, label: str) -> int:
     return len(" ".join(words)) if is_known or is_firm or has_names else 0
 
 
-def _loosely_labelled_names(text: str) -> Iterator[Span]:
+def loosely_labelled_names(text: str) -> Iterator[Span]:
     for match in matches("name.loose_label", text):
         words = [word.lower().strip(".,") for word in match["name"].split()]
         is_told = pattern("name.loose_after").match(match["after"]) is not None
@@ -233,7 +228,7 @@ _TITLES_OF_PEOPLE = frozenset({"Herrn", "Frau", "Mme", "Mlle", "Sra", "Señora",
 _TITLES_OF_BRANDS = frozenset({"Dr", "DR", "Miss", "Sir", "Madam", "Madame", "Professor", "Prof", "Mx"})
 
 
-def _chinese_names(text: str) -> Iterator[Span]:
+def chinese_names(text: str) -> Iterator[Span]:
     has_field = pattern("name.han_value").search(text) is not None
     for name in ("name.han_name", "name.han_sent") if has_field else ("name.han_sent",):
         for match in matches(name, text):
@@ -244,7 +239,7 @@ def _chinese_names(text: str) -> Iterator[Span]:
     for match in matches("name.chinese_label", text):
         name, is_firm = match["name"], match["label"] in word_set("name.firm_chinese_labels")
         if name.isascii():
-            if match["colon"].strip() and _end_of_name(name, "recipient"):
+            if match["colon"].strip() and end_of_name(name, "recipient"):
                 yield match.span("name")
             continue
         stop = pattern("name.chinese_name_stop").search(name)

@@ -26,7 +26,7 @@ _BETWEEN = " -._/\n"
 
 
 def ibans(text: str) -> Iterator[Span]:
-    lengths = _iban_lengths()
+    lengths = iban_lengths()
     for match in pattern("iban.start").finditer(text) if n_digits(text) > 9 else ():
         length, signs, at = lengths.get(match[0][:2].upper(), 0), "", match.start()
         while len(signs) < length and at < len(text):
@@ -43,7 +43,7 @@ def ibans(text: str) -> Iterator[Span]:
 
 
 @cache
-def _iban_lengths() -> dict[str, int]:
+def iban_lengths() -> dict[str, int]:
     return {country[:2]: int(country[2:]) for country in entry("iban.lengths").split()}
 
 
@@ -66,7 +66,7 @@ def cards(text: str) -> Iterator[Span]:
         pieces = list(_PIECE.finditer(match[0]))
         # The date of expiry may follow: "4111 1111 1111 1111 12/27".
         signs = [piece[0] for piece in pieces]
-        sizes = [n for n in range(len(signs), 0, -1) if _may_be_card("".join(signs[:n]), is_whole=n == len(signs))]
+        sizes = [n for n in range(len(signs), 0, -1) if may_be_card("".join(signs[:n]), is_whole=n == len(signs))]
         if not sizes:
             continue
         before = text[max(0, match.start() - 28) : match.start()]
@@ -80,7 +80,7 @@ def cards(text: str) -> Iterator[Span]:
         around = before + " " + text[match.end() : match.end() + 28]
         is_told = not is_other and has_words("card.context", around)
         for n in sizes:
-            if _is_card(signs[:n], is_labelled, is_other, is_told, is_whole=n == len(signs)):
+            if is_card(signs[:n], is_labelled, is_other, is_told, is_whole=n == len(signs)):
                 yield match.start(), match.start() + pieces[n - 1].end()
                 break
 
@@ -88,15 +88,15 @@ def cards(text: str) -> Iterator[Span]:
 _PIECE = re.compile(r"[^ ._/·\n-]+")
 
 
-def _may_be_card(digits: str, *, is_whole: bool) -> bool:
+def may_be_card(digits: str, *, is_whole: bool) -> bool:
     """False for what no word makes a card of: no check digit, or a part of a number that no issuer has."""
-    is_enough = len(digits) > 11 if is_whole else len(digits) > 14 and len(digits) in _card_lengths(digits[:4])
+    is_enough = len(digits) > 11 if is_whole else len(digits) > 14 and len(digits) in card_lengths(digits[:4])
     return is_enough and len(set(digits)) > 1 and luhn(digits)
 
 
-def _is_card(pieces: Sequence[str], is_labelled: bool, is_other: bool, is_told: bool, *, is_whole: bool) -> bool:
+def is_card(pieces: Sequence[str], is_labelled: bool, is_other: bool, is_told: bool, *, is_whole: bool) -> bool:
     digits, sizes = "".join(pieces), [len(piece) for piece in pieces]
-    is_issued = len(digits) in _card_lengths(digits[:4])
+    is_issued = len(digits) in card_lengths(digits[:4])
     is_grouped = " ".join(map(str, sizes)) in word_set("card.groups") or (
         is_issued
         and (
@@ -114,7 +114,7 @@ def _is_card(pieces: Sequence[str], is_labelled: bool, is_other: bool, is_told: 
 
 
 @cache
-def _card_lengths(digits: str) -> frozenset[int]:
+def card_lengths(digits: str) -> frozenset[int]:
     """How many digits cards have that begin with these four; empty where no issuer's do."""
     return frozenset(
         length
@@ -147,9 +147,9 @@ def phones(text: str) -> Iterator[Span]:
     if not SEVEN_DIGITS.search(text):
         return
     heads = columns(text)
-    for match in _phone_pattern().finditer(text):
+    for match in phone_pattern().finditer(text):
         named = {name: value for name, value in match.groupdict().items() if value}
-        number, end = _without_next_words(
+        number, end = without_next_words(
             match["number"], match.end("number"), text, is_loose=not named.keys().isdisjoint(("any", "trunk"))
         )
         end = match.end() if end == match.end("number") else end
@@ -186,9 +186,9 @@ def phones(text: str) -> Iterator[Span]:
         if before.endswith("=") and not is_phone and "plus" not in named:
             continue
         if not is_phone and not is_other:
-            is_phone = _stands_alone(named, number, words_before[-24:], after) or (
+            is_phone = stands_alone(named, number, words_before[-24:], after) or (
                 has_letters
-                and _is_callable(named, number)
+                and is_callable(named, number)
                 and has_words("phone.context", words_before + " " + text[end : end + 32])
             )
         is_other = has_letters and not is_in_column and has_words("phone.not_label_after", after)
@@ -196,7 +196,7 @@ def phones(text: str) -> Iterator[Span]:
             yield start, end
 
 
-def _without_next_words(number: str, end: int, text: str, *, is_loose: bool) -> tuple[str, int]:
+def without_next_words(number: str, end: int, text: str, *, is_loose: bool) -> tuple[str, int]:
     """(the number, where it ends in `text`) without the groups that belong to what follows: "... 900877 30 min"."""
     while " " in number:
         n_digits = sum(map(str.isdigit, number))
@@ -215,7 +215,7 @@ _NO_DIGIT, _FIELD = re.compile(r"\D"), re.compile(r"\d{3}-\d{3}-\d{4}")
 _CLAUSE = re.compile(r"[!?。;] ?|(?<=[a-z]{4})(?<!nr)\. |[,.、\n] ?(?=[^\W\d_]{2})")
 
 
-def _is_callable(named: Mapping[str, str], number: str) -> bool:
+def is_callable(named: Mapping[str, str], number: str) -> bool:
     """True for digits that are a phone's next to a word of calling."""
     digits = _NO_DIGIT.sub("", number)
     if "any" not in named:
@@ -238,13 +238,13 @@ def _is_row(groups: Sequence[str]) -> bool:
 
 
 @cache
-def _phone_pattern() -> re.Pattern[str]:
+def phone_pattern() -> re.Pattern[str]:
     shapes = "|".join(f"(?:{shape.removeprefix('?')})" for shape in entry("phone.shapes"))
     parts = (entry("phone.before"), f"(?P<number>{shapes})", entry("phone.extension"), entry("phone.after"))
     return compiled("".join(parts))
 
 
-def _stands_alone(named: Mapping[str, str], number: str, before: str, after: str) -> bool:
+def stands_alone(named: Mapping[str, str], number: str, before: str, after: str) -> bool:
     """True for a number that reads like a phone without a label."""
     digits = _NO_DIGIT.sub("", number)
     if "any" in named:

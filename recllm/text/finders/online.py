@@ -18,10 +18,10 @@ def emails(text: str) -> Iterator[Span]:
                 yield match.span()
         yield from (match.span() for match in pattern("email.letters").finditer(text))
     if any(matches("email.hidden", text)):
-        yield from _hidden_emails(text)
+        yield from hidden_emails(text)
 
 
-def _hidden_emails(text: str) -> Iterator[Span]:
+def hidden_emails(text: str) -> Iterator[Span]:
     """Those whose signs are in words, in brackets, or other signs."""
     for match in pattern("email.spoken").finditer(text):
         last = match["local"].split()[-1].lower()
@@ -49,7 +49,7 @@ def handles(text: str) -> Iterator[Span]:
     if "@" in text:
         for name in ("handle.at", "handle.at_han"):
             for match in pattern(name).finditer(text):
-                if name == "handle.at_han" or _is_mention(text, match.start(), match["name"]):
+                if name == "handle.at_han" or is_mention(text, match.start(), match["name"]):
                     yield match.start("name") - (name == "handle.at"), match.end()
     for name in ("handle.owned", "handle.reddit"):
         yield from (match.span("name") for match in matches(name, text))
@@ -63,7 +63,7 @@ def handles(text: str) -> Iterator[Span]:
             yield match.start(group), match.start(group) + len(value)
 
 
-def _is_mention(text: str, start: int, name: str) -> bool:
+def is_mention(text: str, start: int, name: str) -> bool:
     """True for "@ann_s" and "@annsmith", False for "@Brighton Pier", but after a word such as "follow"."""
     if not name.isalpha():
         return True
@@ -90,7 +90,7 @@ def ip_addresses(text: str) -> Iterator[Span]:
             yield start, match.end()
     for match in pattern("ip.v4").finditer(text) if pattern("ip.dotted").search(text) else ():
         parts = [int(piece) for piece in match[0].split(".")]
-        if _is_of_nobody(parts):
+        if is_of_every_network(parts):
             continue
         before = text[max(0, match.start() - 24) : match.start()]
         label = max((match.end() for match in pattern("ip.label").finditer(before)), default=0)
@@ -106,7 +106,7 @@ def ip_addresses(text: str) -> Iterator[Span]:
             yield match.span()
     for match in pattern("ip.hidden").finditer(text) if not text.isalnum() else ():
         parts = [int(piece) for piece in re.findall(r"\d+", match[0])]
-        if max(parts) < 256 and not _is_of_nobody(parts):
+        if max(parts) < 256 and not is_of_every_network(parts):
             yield match.span()
 
 
@@ -114,7 +114,7 @@ _MAX_VERSION = 40
 """Four numbers of which the first is lower are a version, unless a word says that they are an address."""
 
 
-def _is_of_nobody(parts: Sequence[int]) -> bool:
+def is_of_every_network(parts: Sequence[int]) -> bool:
     """True for IPv4 addresses that all networks have: private, loopback, link-local, multicast, and masks."""
     first, second = parts[:2]
     is_private = first == 10 or (first, second) == (192, 168) or (first == 172 and 16 <= second < 32)

@@ -138,14 +138,14 @@ def has_words(name: str, piece: str) -> bool:
 def has_label(text: str, start: int, label: str, *, reach: int = 28, against: str | None = None) -> bool:
     """True where a word of the pattern `label` stands before `start`, and none of `against` stands nearer."""
     before = text[max(0, start - reach) : start]
-    last = _last_label(label, before)
-    rival = _last_label(against, before) if against and last else None
+    last = last_label(label, before)
+    rival = last_label(against, before) if against and last else None
     # of two that end together the longer: "invoice number" is of an invoice
     return last is not None and (rival is None or last >= rival)
 
 
 @lru_cache(maxsize=1 << 12)
-def _last_label(label: str, before: str) -> tuple[int, int] | None:
+def last_label(label: str, before: str) -> tuple[int, int] | None:
     if not A_LETTER.search(before):
         return None
     return max(((m.end(), -m.start()) for m in pattern(label).finditer(before)), default=None)

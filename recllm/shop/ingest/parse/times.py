@@ -124,12 +124,12 @@ class TimeEvidence:
         kind = self._commonest()
         if kind == "epoch":
             if len(self.digits) > 1:
-                raise _mixed_epoch(file, sorted(self.digits))
+                raise mixed_epoch(file, sorted(self.digits))
             return TimeFormat(kind="epoch", epoch_digits=next(iter(self.digits)), tz=tz)
         if kind != "slash":
             return TimeFormat(kind="named" if kind == "named" else "iso", tz=tz)
         if date_order is None and bool(self.day_first) == bool(self.month_first):
-            raise _ambiguous_date(file, contradictory=bool(self.day_first))
+            raise ambiguous_date(file, contradictory=bool(self.day_first))
         day_first = date_order == "dmy" if date_order else bool(self.day_first)
         return TimeFormat(kind="dmy" if day_first else "mdy", tz=tz)
 
@@ -137,12 +137,12 @@ class TimeEvidence:
         return max(self.kinds, key=lambda kind: self.kinds[kind]) if self.kinds.total() else None
 
 
-def _mixed_epoch(file: str, digits: list[int]) -> IngestError:
+def mixed_epoch(file: str, digits: list[int]) -> IngestError:
     units = ", ".join(f"{d} digits ({ {10: 'seconds', 13: 'milliseconds', 16: 'microseconds'}[d] })" for d in digits)
     return IngestError("E_MIXED_EPOCH", f"{file}: epoch times of {units} in one file; bring them to one unit")
 
 
-def _ambiguous_date(file: str, *, contradictory: bool) -> IngestError:
+def ambiguous_date(file: str, *, contradictory: bool) -> IngestError:
     why = "some dates only read day first and some only month first" if contradictory else "no day is above 12"
     return IngestError(
         "E_AMBIGUOUS_DATE",
@@ -182,18 +182,18 @@ def parse_times(column: pl.Series, form: TimeFormat, *, file: str, now: datetime
         days = days.set(~days.is_between(1, 200_000).fill_null(False), None)
         seconds = ((days + _EXCEL_DAY_0) * 86_400).round(0)
         clock = (seconds * _SECOND).cast(pl.Int64).cast(pl.Datetime("us"))
-        times = _to_utc(_without_zone(clock), form, file)
+        times = to_utc(without_zone(clock), form, file)
     elif form.kind == "iso":
         # the commonest spelling at once, all others by their parts
         quick = text.str.to_datetime(_QUICK, time_unit="us", strict=False)
-        written = _without_zone(quick)
+        written = without_zone(quick)
         rows = quick.is_null().arg_true()
         if len(rows):
             slow = _by_parts(text.gather(rows), form, file)
             written.at[rows], written.offset[rows], written.status[rows] = slow.at, slow.offset, slow.status
-        times = _to_utc(written, form, file)
+        times = to_utc(written, form, file)
     else:
-        times = _to_utc(_by_parts(text, form, file), form, file)
+        times = to_utc(_by_parts(text, form, file), form, file)
 
     first = int(datetime(EARLIEST_YEAR, 1, 1, tzinfo=UTC).timestamp()) * _SECOND
     last = int((now + timedelta(hours=FUTURE_HOURS)).timestamp() * _SECOND)
@@ -209,7 +209,7 @@ def _epoch(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
     digits = number.str.len_chars().fill_null(0).to_numpy()
     other_units = {10, 13, 16} - {form.epoch_digits}
     if np.isin(digits, list(other_units)).any():
-        raise _mixed_epoch(file, sorted({form.epoch_digits, *(int(d) for d in np.unique(digits) if d in other_units)}))
+        raise mixed_epoch(file, sorted({form.epoch_digits, *(int(d) for d in np.unique(digits) if d in other_units)}))
     unit = _SECOND // 10 ** (form.epoch_digits - 10)
     fits = digits == form.epoch_digits
     return ParsedTimes(
@@ -219,7 +219,7 @@ def _epoch(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
     )
 
 
-def _without_zone(clock: pl.Series) -> ParsedTimes:
+def without_zone(clock: pl.Series) -> ParsedTimes:
     """clock: naive times, null where unreadable."""
     return ParsedTimes(
         at=_microseconds(clock),
@@ -237,14 +237,14 @@ def _pattern(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
     except pl.exceptions.PolarsError as error:
         raise IngestError("E_TIMESTAMP", f"{file}: the time format {form.pattern!r} cannot be used: {error}") from error
     if times.dtype == pl.Datetime("us"):
-        return _to_utc(_without_zone(times), form, file)
-    return _without_zone(times.dt.convert_time_zone("UTC").dt.replace_time_zone(None))
+        return to_utc(without_zone(times), form, file)
+    return without_zone(times.dt.convert_time_zone("UTC").dt.replace_time_zone(None))
 
 
 def _by_parts(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
     """Clock times as written, with the offset where one is written."""
     if form.kind == "named":
-        text = _with_numbered_months(text)
+        text = with_numbered_months(text)
     parts = text.str.extract_groups(_SLASH_PARTS if form.kind in {"dmy", "mdy"} else _ISO_PARTS).struct.unnest()
     matched = parts["1"].is_not_null().to_numpy()
     a, b, c, hour, minute, second = (
@@ -252,7 +252,7 @@ def _by_parts(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
     )
     year, month, day = {"dmy": (c, b, a), "mdy": (c, a, b)}.get(form.kind, (a, b, c))
     if form.kind in {"dmy", "mdy"} and (matched & (month > 12) & (day <= 12)).any():
-        raise _ambiguous_date(file, contradictory=True)
+        raise ambiguous_date(file, contradictory=True)
     half = parts["8"].str.to_lowercase()
     afternoon, morning = ((half == mark).fill_null(False).to_numpy() for mark in ("p", "a"))
     hour = np.where(afternoon & (hour < 12), hour + 12, hour)
@@ -278,7 +278,7 @@ def _by_parts(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
     return ParsedTimes(at=at, offset=np.where(has_zone, offset, NO_OFFSET).astype(np.int16), status=status)
 
 
-def _with_numbered_months(text: pl.Series) -> pl.Series:
+def with_numbered_months(text: pl.Series) -> pl.Series:
     """ISO dates for those with English names of months; years of two digits are of this century."""
     parts = text.str.extract_groups(_NAMED).struct.unnest()
     numbers = {name: f"{number:02}" for number, name in enumerate(_MONTHS, 1)}
@@ -288,7 +288,7 @@ def _with_numbered_months(text: pl.Series) -> pl.Series:
     return year + "-" + month + "-" + day + text.str.replace(_NAMED, "")
 
 
-def _to_utc(clock: ParsedTimes, form: TimeFormat, file: str) -> ParsedTimes:
+def to_utc(clock: ParsedTimes, form: TimeFormat, file: str) -> ParsedTimes:
     """From clock time to UTC, by the written offset or else by the file's zone."""
     at, offset, status = clock.at, clock.offset, clock.status
     has_zone = offset != NO_OFFSET

@@ -63,7 +63,7 @@ def open_delimited(
         raise IngestError("E_DELIMITER", f"the delimiter must be one ASCII character and no quote, not {delimiter!r}")
     cut = first.text[:_SAMPLE_BYTES].rfind(b"\n") + 1
     sample = first.text[: cut or first.text.index(b"\n") + 1].decode("utf-8")
-    delimiter = delimiter or _sniff(sample, file)
+    delimiter = delimiter or sniff_delimiter(sample, file)
     text = io.StringIO(sample)  # a line ends with "\n": a lone carriage return is part of a cell
     if has_quotes:
         reader = csv.reader(text, delimiter=delimiter)
@@ -79,7 +79,7 @@ def open_delimited(
     except (csv.Error, StopIteration) as error:
         if not top:
             raise IngestError("E_HEADER", f"{file}: the first line is not a header: {error}") from error
-    n_above = _header_row([record for record, _ in top])
+    n_above = header_row([record for record, _ in top])
     header, header_lines = top[n_above]
     if len(header) > MAX_COLUMNS:
         raise IngestError("E_HEADER", f"{file}: {len(header):,} columns; at most {MAX_COLUMNS:,} are read")
@@ -93,7 +93,7 @@ def open_delimited(
     )
 
 
-def _header_row(top: Sequence[Sequence[str]]) -> int:
+def header_row(top: Sequence[Sequence[str]]) -> int:
     """Number of the header among the first records: the first, unless a later one has at least two known names, more
     than the first has, and more cells than any above it."""
     n_cells = [sum(bool(cell.strip()) for cell in record) for record in top]
@@ -103,7 +103,7 @@ def _header_row(top: Sequence[Sequence[str]]) -> int:
     return best if is_below else 0
 
 
-def _sniff(sample: str, file: str) -> str:
+def sniff_delimiter(sample: str, file: str) -> str:
     """The delimiter that gives (nearly) every line the header's number of fields; "," where there is one column."""
     candidates = []
     for delimiter in DELIMITERS:
@@ -111,7 +111,7 @@ def _sniff(sample: str, file: str) -> str:
             rows = [row for row in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if any(row)]
         except csv.Error:
             continue
-        widths = [len(row) for row in rows[_header_row(rows[:HEADER_ROWS]) if rows else 0 :]]
+        widths = [len(row) for row in rows[header_row(rows[:HEADER_ROWS]) if rows else 0 :]]
         for _ in range(_FOOTER_LINES):
             if len(widths) > 1 and widths[-1] < widths[0]:
                 widths.pop()
@@ -148,7 +148,7 @@ def _chunks(blocks: Iterator[LineBlock], form: _CsvFormat) -> Iterator[Chunk]:
 
 def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, int]:
     """(the records of a block, the number of their lines; later lines belong to a record of the next block)."""
-    quoted, problems, end = _quoted_records(block, form, last=last)
+    quoted, problems, end = quoted_records(block, form, last=last)
     covered = np.zeros(block.n_lines, bool)
     covered[list(problems)] = True
     for start, n, _ in quoted:
@@ -161,7 +161,7 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
     unquoted = ~covered & ~blank
     unquoted[end:] = False
     fast = unquoted & (width == len(form.columns))
-    problems |= {int(i): _field_count(int(width[i]), form) for i in np.flatnonzero(unquoted & ~fast)}
+    problems |= {int(i): field_count(int(width[i]), form) for i in np.flatnonzero(unquoted & ~fast)}
 
     schema = dict.fromkeys(form.columns, pl.String)
     frame = pl.DataFrame([cells for _, _, cells in quoted], schema=schema, orient="row")
@@ -179,7 +179,7 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
     if quoted:
         order = np.argsort(line, kind="stable")
         frame, line, n_lines = frame[order], line[order], n_lines[order]
-    bad_rows = _bad_rows(frame, block.ends[line + n_lines - 1] - block.starts[line], form)
+    bad_rows = rows_to_refuse(frame, block.ends[line + n_lines - 1] - block.starts[line], form)
     if bad_rows:
         problems |= {int(line[row]): problem for row, problem in bad_rows.items()}
         good = np.ones(len(line), bool)
@@ -196,11 +196,11 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
     return chunk, end
 
 
-def _field_count(width: int, form: _CsvFormat) -> _Problem:
+def field_count(width: int, form: _CsvFormat) -> _Problem:
     return "E_FIELD_COUNT", f"{width} fields where the header has {len(form.columns)}"
 
 
-def _quoted_records(
+def quoted_records(
     block: LineBlock, form: _CsvFormat, *, last: bool
 ) -> tuple[list[tuple[int, int, list[str | None]]], dict[int, _Problem], int]:
     """Records that begin on a line with a quote, each as (its first line, its number of lines, its cells).
@@ -232,7 +232,7 @@ def _quoted_records(
                     f"{form.source.path.name}: the quote opened on line {block.line_no[line]} is still open "
                     f"{_MAX_RECORD_LINES:,} lines later; close it, or double it inside a text",
                 )
-            problem = _problem(block, line, cells, n_lines, error, form)
+            problem = record_problem(block, line, cells, n_lines, error, form)
             if problem == _OPEN and not last:
                 return records, problems, line
             if problem is None:
@@ -244,7 +244,7 @@ def _quoted_records(
     return records, problems, block.n_lines
 
 
-def _problem(
+def record_problem(
     block: LineBlock, line: int, cells: list[str], n_lines: int, error: str, form: _CsvFormat
 ) -> _Problem | None:
     if "field larger" in error:
@@ -256,13 +256,13 @@ def _problem(
     if len(cells) != len(form.columns):
         if n_lines > 1:
             return "E_QUOTE", f"a quote swallowed {n_lines - 1} further lines"
-        return _field_count(len(cells), form)
-    if n_lines > 1 and len(form.columns) > 3 and _swallows_rows(block, line, n_lines, form):
+        return field_count(len(cells), form)
+    if n_lines > 1 and len(form.columns) > 3 and swallows_rows(block, line, n_lines, form):
         return "E_QUOTE", "a quote seems to have swallowed whole rows"
     return None
 
 
-def _swallows_rows(block: LineBlock, line: int, n_lines: int, form: _CsvFormat) -> bool:
+def swallows_rows(block: LineBlock, line: int, n_lines: int, form: _CsvFormat) -> bool:
     """Whether the lines of a quoted record are rows rather than a text of several lines: the first and another one have
     a row's number of cells if the open quote is a plain character. In a wide table the delimiters of one line inside
     the text are enough."""
@@ -274,7 +274,7 @@ def _swallows_rows(block: LineBlock, line: int, n_lines: int, form: _CsvFormat) 
     return width > _WIDE and any(text.count(delimiter) == width - 1 for text in lines[1:-1])
 
 
-def _bad_rows(frame: pl.DataFrame, record_bytes: NDArray[np.int64], form: _CsvFormat) -> dict[int, _Problem]:
+def rows_to_refuse(frame: pl.DataFrame, record_bytes: NDArray[np.int64], form: _CsvFormat) -> dict[int, _Problem]:
     """Rows that repeat the header, or are too long; record_bytes: (n,)."""
     problems = {}
     for row in (frame[form.columns[0]] == form.columns[0]).arg_true().to_list():

@@ -55,7 +55,7 @@ def _chunks(path: Path, schema: dict[str, pl.DataType], n_rows: int) -> Iterator
     limit, total = unpacked_limit(path), n_rows * len(schema)
     start, stop = 0, min(n_rows, FIRST_ROWS)  # few at first: by them most of what is too large is known
     table = pl.scan_parquet(path, glob=False)
-    as_text = [_as_text(name, dtype) for name, dtype in schema.items()]
+    as_text = [as_text_column(name, dtype) for name, dtype in schema.items()]
     while start < n_rows:
         if total > limit:
             raise _too_much(path, limit)
@@ -64,7 +64,7 @@ def _chunks(path: Path, schema: dict[str, pl.DataType], n_rows: int) -> Iterator
         except _UNREADABLE as error:
             raise _damaged(path, error) from None
         # equal texts are still one here, whatever their number; as columns of text each would be a copy
-        sizes = pl.DataFrame({column.name: _text_bytes(column) for column in frame}).fill_null(0)
+        sizes = pl.DataFrame({column.name: text_bytes(column) for column in frame}).fill_null(0)
         row_bytes = sizes.sum_horizontal().to_numpy().astype(np.int64)
         total += int(row_bytes.sum())
         if total > limit:
@@ -91,7 +91,7 @@ def _too_much(path: Path, limit: int) -> IngestError:
     )
 
 
-def _text_bytes(column: pl.Series) -> pl.Series:
+def text_bytes(column: pl.Series) -> pl.Series:
     """Length of each cell as text; of numbers and times more than any has."""
     if column.dtype == pl.String:
         return column.str.len_bytes()
@@ -102,7 +102,7 @@ def _text_bytes(column: pl.Series) -> pl.Series:
     return pl.repeat(NUMBER_BYTES, len(column), dtype=pl.UInt32, eager=True)
 
 
-def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
+def as_text_column(name: str, dtype: pl.DataType) -> pl.Expr:
     column = pl.col(name)
     if isinstance(dtype, pl.Datetime):
         pattern = "%Y-%m-%d %H:%M:%S%.f" if dtype.time_zone is None else "%Y-%m-%dT%H:%M:%S%.f%:z"

@@ -91,16 +91,16 @@ def chunk_of_table(
     return Chunk(
         frame=rows,
         line_no=line_no[good],
-        raw=partial(_row_text, rows),
+        raw=partial(row_text, rows),
         bad=tuple(
-            BadRecord(int(line_no[row]), None, "E_TOO_LONG", message, _row_text(frame, row))
+            BadRecord(int(line_no[row]), None, "E_TOO_LONG", message, row_text(frame, row))
             for row in np.flatnonzero(long).tolist()
         ),
         blank_lines=blank_lines,
     )
 
 
-def _row_text(frame: pl.DataFrame, row: int) -> str:
+def row_text(frame: pl.DataFrame, row: int) -> str:
     cells = {name: cell if cell is None else str(cell)[:RAW_BYTES] for name, cell in frame.row(row, named=True).items()}
     return json.dumps(cells, ensure_ascii=False)[:RAW_BYTES]
 
@@ -123,6 +123,16 @@ class RecordReader:
         """The reader with another form of each chunk. columns: of the new chunks, where they differ."""
         names = self.columns if columns is None else tuple(columns)
         return replace(self, columns=names, chunks=lambda: map(function, self.chunks()))
+
+    def with_frames(self, function: Callable[[pl.DataFrame], pl.DataFrame], columns: Sequence[str]) -> RecordReader:
+        """The reader with another form of each frame, of as many rows. columns: of the new frames."""
+        return self.mapped(lambda chunk: replace(chunk, frame=function(chunk.frame)), columns)
+
+
+def filled(column: str) -> pl.Expr:
+    """The text of each cell without outer spaces; null where nothing is left."""
+    text = pl.col(column).str.strip_chars()
+    return pl.when(text != "").then(text)
 
 
 def unique_columns(
@@ -218,7 +228,12 @@ def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Ite
             line_no += 1
             yield LineBlock(text=b"", line_no=np.empty(0, np.int64), bad=(bad_line,))
             continue
-        block = _decoded(data, line_no, newline, decoding, source)
+        try:
+            text = data if decoding.encoding == "utf-8" else data.decode(decoding.encoding).encode("utf-8")
+        except UnicodeDecodeError as error:  # the file was changed since the probe read it
+            raise IngestError("E_ENCODING", f"{source.path.name}: a bad byte behind line {line_no:,}") from error
+        text = text.replace(b"\r", b"\n") if newline == b"\r" else text
+        block = LineBlock(text=text, line_no=line_no + np.arange(text.count(b"\n"), dtype=np.int64))
         line_no += block.n_lines + len(block.bad)
         if len(block.text) > MAX_ROW_BYTES:
             # lines above the limit that came complete within one block
@@ -235,13 +250,13 @@ def _spans(source: SourceFile, skip: int, newline: bytes, block_bytes: int) -> I
     for number, piece in enumerate(source.pieces(block_bytes)):
         data = tail + (piece if number else piece[skip:])
         if long_line:
-            end = _behind_newline(data, newline, last=False)
+            end = behind_newline(data, newline, last=False)
             if not end:
                 tail = b""
                 continue
             yield long_line, False
             data, long_line = data[end:], b""
-        cut = _behind_newline(data, newline, last=True)
+        cut = behind_newline(data, newline, last=True)
         if cut:
             yield data[:cut], True
         tail = data[cut:]
@@ -253,20 +268,9 @@ def _spans(source: SourceFile, skip: int, newline: bytes, block_bytes: int) -> I
         yield tail + newline, True
 
 
-def _behind_newline(data: bytes, newline: bytes, *, last: bool) -> int:
+def behind_newline(data: bytes, newline: bytes, *, last: bool) -> int:
     """Position behind the first or last newline on a character's border; 0 when there is none."""
     at = data.rfind(newline) if last else data.find(newline)
     while at >= 0 and at % len(newline):
         at = data.rfind(newline, 0, at + len(newline) - 1) if last else data.find(newline, at + 1)
     return at + len(newline) if at >= 0 else 0
-
-
-def _decoded(data: bytes, line_no: int, newline: bytes, decoding: Decoding, source: SourceFile) -> LineBlock:
-    """data: whole lines, the last one with its newline too; line_no: number of the first."""
-    try:
-        text = data if decoding.encoding == "utf-8" else data.decode(decoding.encoding).encode("utf-8")
-    except UnicodeDecodeError as error:  # the file was changed since the probe read it
-        raise IngestError("E_ENCODING", f"{source.path.name}: a bad byte behind line {line_no:,}") from error
-    if newline == b"\r":
-        text = text.replace(b"\r", b"\n")
-    return LineBlock(text=text, line_no=line_no + np.arange(text.count(b"\n"), dtype=np.int64))

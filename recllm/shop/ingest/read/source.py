@@ -106,7 +106,7 @@ def probe(path: str | Path) -> SourceFile:
         suffix = path.suffix.lower()
         is_parquet = magic.startswith(b"PAR1") and suffix in {".parquet", ""}
         if suffix == ".parquet" and not is_parquet:
-            content = _content_name(magic) or "something else"
+            content = content_name(magic) or "something else"
             raise IngestError("E_NOT_TEXT", f"{path.name} is named .parquet and is {content}")
         gzipped = magic.startswith(b"\x1f\x8b") and suffix == ".gz"
         source = SourceFile(path=path, sha256=sha256, head=magic, gzipped=gzipped)
@@ -119,15 +119,15 @@ def probe(path: str | Path) -> SourceFile:
                 "E_NOT_TEXT", f"{path.name} is locked with a password, or an old workbook: save it as .xlsx without one"
             )
         if not gzipped:
-            _refuse_binary(path, magic)
-        return _probe_text(source)
+            refuse_binary(path, magic)
+        return probe_text(source)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise IngestError("E_NOT_TEXT", f"{path.name}: the gzip data are damaged or end early ({error})") from error
     except OSError as error:
         raise IngestError("E_FILE", f"{path}: {error.strerror or error}") from error
 
 
-def _probe_text(source: SourceFile) -> SourceFile:
+def probe_text(source: SourceFile) -> SourceFile:
     head, size, first_bad, first_nul = b"", 0, None, None
     decoder = codecs.getincrementaldecoder("utf-8")()
     for piece in source.pieces(_PIECE_BYTES):
@@ -142,7 +142,7 @@ def _probe_text(source: SourceFile) -> SourceFile:
     if not size:
         raise IngestError("E_EMPTY", f"{source.path.name} unpacks to no bytes")
     if source.gzipped:
-        _refuse_binary(source.path, head)
+        refuse_binary(source.path, head)
     if re.match(rb"[\xef\xbb\xbf\s]*(\{\s*[\"}]|\[\s*[\[{])", head):
         raise IngestError(
             "E_NOT_TEXT", f"{source.path.name} is JSON; write its rows as CSV or Parquet, e.g. with polars.read_ndjson"
@@ -163,7 +163,7 @@ def undecodable_at(decoder: codecs.IncrementalDecoder, piece: bytes, offset: int
     return None
 
 
-def _content_name(magic: bytes) -> str | None:
+def content_name(magic: bytes) -> str | None:
     for prefix, name in _MAGIC:
         if magic.startswith(prefix):
             workbook = prefix == b"PK\x03\x04" and (b"xl/" in magic or b"[Content_Types].xml" in magic)
@@ -171,8 +171,8 @@ def _content_name(magic: bytes) -> str | None:
     return None
 
 
-def _refuse_binary(path: Path, magic: bytes) -> None:
-    content = _content_name(magic)
+def refuse_binary(path: Path, magic: bytes) -> None:
+    content = content_name(magic)
     if content is None:
         return
     if content == "a zip archive":
@@ -222,10 +222,10 @@ def find_decoding(source: SourceFile, options: IngestOptions, column_map: Column
         return Decoding(encoding=declared, warnings={"W_ENCODING": 1})
     if _first_bad(source, "gb18030") is None:
         text = codecs.getincrementaldecoder("gb18030")().decode(head)
-        if common_han_share(text) > 0.9 and _header_is_known(text, column_map):
+        if common_han_share(text) > 0.9 and header_is_known(text, column_map):
             return Decoding(encoding="gb18030", warnings={"W_ENCODING": 1})
     hint = canonical_name(column_map.read.encoding) if column_map.read.encoding else None
-    is_hinted = hint is not None and _header_is_known(head.decode(hint, errors="replace"), column_map)
+    is_hinted = hint is not None and header_is_known(head.decode(hint, errors="replace"), column_map)
     if hint is not None and is_hinted and _first_bad(source, hint) is None:
         return Decoding(encoding=hint, warnings={"W_ENCODING": 1})
     able = [name for name in _SUGGESTED if undecodable_at(codecs.getincrementaldecoder(name)(), head, 0) is None]
@@ -236,7 +236,7 @@ def find_decoding(source: SourceFile, options: IngestOptions, column_map: Column
     )
 
 
-def _header_is_known(head: str, column_map: ColumnMap) -> bool:
+def header_is_known(head: str, column_map: ColumnMap) -> bool:
     """Whether one of the first lines has at least two known names."""
     mapped = {name.casefold() for names in column_map.columns.values() for name in names}
     for line in head.lstrip().split("\n", HEADER_ROWS)[:HEADER_ROWS]:

@@ -35,8 +35,8 @@ def open_workbook(path: Path, sheet: str | None, *, keeps_first: bool = False) -
     """sheet: its name; None where only one holds anything. With `keeps_first` further columns of one name are numbered,
     "name (2)", and counted. Raises `IngestError` E_SHEET where it is not clear which, E_BOMB for one that unpacks to
     much, and E_NOT_TEXT for none."""
-    _check_size(path)
-    names, stream = _read_apart(path, sheet)
+    check_unpacked_size(path)
+    names, stream = read_apart(path, sheet)
     if not names:
         raise IngestError("E_EMPTY", f"{path.name} has no cell with anything in it")
     if not stream:
@@ -63,7 +63,7 @@ def open_workbook(path: Path, sheet: str | None, *, keeps_first: bool = False) -
     )
 
 
-def _check_size(path: Path) -> None:
+def check_unpacked_size(path: Path) -> None:
     """Counts what is unpacked: the sizes that the file itself states are not believed."""
     limit, unpacked = unpacked_limit(path), 0
     try:
@@ -79,7 +79,7 @@ def _check_size(path: Path) -> None:
         raise _damaged(path, str(error)) from None
 
 
-def _read_apart(path: Path, sheet: str | None) -> tuple[list[str], bytes]:
+def read_apart(path: Path, sheet: str | None) -> tuple[list[str], bytes]:
     """(the sheets that hold anything, the cells of the chosen one), read by `workbook_child`: what a few bytes stand
     for takes the memory of that process, and not of one that serves."""
     max_bytes = min(MAX_BYTES, psutil.virtual_memory().total // 2)
