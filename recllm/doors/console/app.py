@@ -27,18 +27,7 @@ from starlette.types import Scope as AsgiScope
 from recllm.base.errors import RecllmError
 from recllm.base.words.sentences import LANGUAGES, language_of
 from recllm.base.words.words import Words
-from recllm.doors.console import (
-    campaigns,
-    data,
-    home,
-    items,
-    models,
-    people,
-    privacy,
-    results,
-    settings,
-    sign_in,
-)
+from recllm.doors.console import campaigns, data, home, items, models, people, privacy, results, settings, sign_in
 from recllm.doors.console.loads import FileLoads, sweep_uploads
 from recllm.doors.console.memory import (
     CONFIRM_SECONDS,
@@ -137,16 +126,13 @@ class ConsoleMiddleware:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
-                headers["Content-Security-Policy"] = content_policy(nonce)
                 is_file = path.startswith("/static/")
-                headers["Cache-Control"] = f"public, max-age={FILE_SECONDS}" if is_file else "no-store"
+                kept = {"Cache-Control": f"public, max-age={FILE_SECONDS}" if is_file else "no-store"}
+                policy = {"Content-Security-Policy": content_policy(nonce)}
+                MutableHeaders(scope=message).update({**HEADERS, **policy, **kept})
             await send(message)
 
-        problem: Exception | None = None
-        signed_in = None
+        problem, signed_in = None, None
         is_used = WAITING_HEADER not in request.headers and not is_open
         identify = partial(identify_browser, self._state.service, cookies, is_used=is_used)
         try:
@@ -159,10 +145,7 @@ class ConsoleMiddleware:
         if answer is None and not is_open:
             answer = await go_to_be_confirmed(visit)
         try:
-            if answer is not None:
-                await answer(scope, receive, send_with_headers)
-            else:
-                await self._app(scope, receive, send_with_headers)
+            await (answer or self._app)(scope, receive, send_with_headers)
         except ClientDisconnect:  # in the middle of a form: no one reads the answer
             if not started:
                 await error_page(visit, HTTPException(400))(scope, receive, send_with_headers)

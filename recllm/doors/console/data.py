@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,14 +18,7 @@ from starlette.datastructures import UploadFile
 
 from recllm.base.errors import IngestError, UnknownIdError, UsageError
 from recllm.base.schema import Table
-from recllm.doors.console.loads import (
-    FileLoad,
-    Upload,
-    find_upload,
-    quarantine_name,
-    receive_upload,
-    remove_upload,
-)
+from recllm.doors.console.loads import FileLoad, Upload, find_upload, quarantine_name, receive_upload, remove_upload
 from recllm.doors.console.pages import (
     ConsoleForm,
     ConsoleSection,
@@ -111,7 +105,9 @@ def quarantine_files(visit: Visit) -> list[dict[str, Any]]:
 def quarantine_page(visit: TheVisit, name: str, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1) -> Response:
     """The rows of one load that were set aside, each with its reason."""
     visit.require(Scope.EVENTS)
-    path = _quarantine_path(visit, name)
+    path = visit.workspace.quarantine_dir / f"{name}.jsonl"
+    if not QUARANTINE_NAME.fullmatch(name) or not path.is_file():
+        raise UnknownIdError("there is no such list of rows that were set aside")
     codes = Counter(row["code"] for row in _quarantine_rows(path))
     table = quarantine_table(visit, name, path, (page - 1) * QUARANTINE_ROWS)
     return visit.page(
@@ -157,20 +153,11 @@ def row_fields(row: Mapping[str, Any]) -> dict[str, str]:
     """Field -> text of a row that was set aside; one field of all of it where its cells did not fit the columns."""
     parsed = row.get("fields")
     if parsed is None:
-        try:
+        with suppress(ValueError):
             parsed = json.loads(row["raw"])
-        except ValueError:
-            parsed = None
     if isinstance(parsed, dict):
         return {str(name): "" if value is None else str(value) for name, value in parsed.items()}
     return {"row": str(row["raw"])}
-
-
-def _quarantine_path(visit: Visit, name: str) -> Path:
-    path = visit.workspace.quarantine_dir / f"{name}.jsonl"
-    if not QUARANTINE_NAME.fullmatch(name) or not path.is_file():
-        raise UnknownIdError("there is no such list of rows that were set aside")
-    return path
 
 
 def _quarantine_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -292,13 +279,8 @@ def load_page(visit: TheVisit, load_id: str) -> Response:
     """How far a load is, and its account."""
     job, load = visit.state.loads.find(visit.shop.name, load_id)
     template = "load_state.html.j2" if visit.is_part else "load.html.j2"
-    values: dict[str, Any] = {
-        "job": job,
-        "is_over": job.state in ENDED,
-        "load": load,
-        "quarantine_name": quarantine_name,
-    }
-    return visit.page(template, section="data", **values)
+    is_over = job.state in ENDED
+    return visit.page(template, section="data", job=job, is_over=is_over, load=load, quarantine_name=quarantine_name)
 
 
 @router.post("/load/{load_id}/cancel")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -93,13 +94,9 @@ def index(visit: TheVisit) -> Response:
 def gate_table(visit: Visit, line: ModelLine) -> ConsoleTable | None:
     """A version and the one that served when the gate compared them; None where it did not compare."""
     gate = line.lineage.gate if line.lineage is not None else None
-    rows = [
-        (
-            *(f"{c.slice} {c.metric}", c.serving, c.challenger),
-            *(ConfidenceInterval(c.difference, c.low, c.high), c.people),
-        )
-        for c in (gate.comparisons if gate is not None else ())
-    ]
+    compared = gate.comparisons if gate is not None else ()
+    differences = (ConfidenceInterval(c.difference, c.low, c.high) for c in compared)
+    rows = [(f"{c.slice} {c.metric}", c.serving, c.challenger, next(differences), c.people) for c in compared]
     return visit.table(f"gate-{line.version}", rows, of="gate") if rows else None
 
 
@@ -168,11 +165,9 @@ def model_lines(visit: Visit) -> list[ModelLine]:
     now_serving = serving(models_dir)
     lines = []
     for manifest in reversed(versions(models_dir)):
-        try:
-            text = (models_dir / "versions" / manifest.version / MODEL_FILE).read_text("utf-8")
-            record = json.loads(text)
-        except (OSError, ValueError):  # a version that cannot serve: its promotion says why
-            record = {}
+        record = {}
+        with suppress(OSError, ValueError):  # a version that cannot serve: its promotion says why
+            record = json.loads((models_dir / "versions" / manifest.version / MODEL_FILE).read_text("utf-8"))
         lines.append(
             ModelLine(
                 version=manifest.version,
@@ -202,12 +197,7 @@ class VariantAdvice(StrEnum):
     WAIT = "wait"
 
 
-TONES = {
-    VariantAdvice.BETTER: "good",
-    VariantAdvice.WORSE: "bad",
-    VariantAdvice.GUARD: "bad",
-    VariantAdvice.MISMATCH: "bad",
-}
+BAD = (VariantAdvice.WORSE, VariantAdvice.GUARD, VariantAdvice.MISMATCH)
 
 
 @router.get("/experiments")
@@ -216,14 +206,9 @@ def experiments_page(visit: TheVisit) -> Response:
     at = utc(present(visit.workspace))
     stored = list_experiments(visit.workspace)
     stored.sort(key=lambda e: (not e.is_running(at), -(e.started_at or at).timestamp()))
-    rows = [experiment_row(visit, e, at) for e in stored]
+    table = visit.table("experiments", [experiment_row(visit, e, at) for e in stored]) if stored else None
     share = visit.workspace.settings.experiments.holdout_share
-    return visit.page(
-        "experiments.html.j2",
-        section="models",
-        table=visit.table("experiments", rows) if rows else None,
-        holdout_share=share,
-    )
+    return visit.page("experiments.html.j2", section="models", table=table, holdout_share=share)
 
 
 def experiment_row(visit: Visit, e: Experiment, at: datetime) -> TableRow:
@@ -239,8 +224,7 @@ def experiment_row(visit: Visit, e: Experiment, at: datetime) -> TableRow:
 
 
 def _days(stored: Experiment, at: datetime) -> int:
-    started = stored.started_at or at
-    return max(0, ((stored.ended_at or at) - started).days)
+    return max(0, ((stored.ended_at or at) - (stored.started_at or at)).days)
 
 
 def treatment_words(visit: Visit, treatment: Treatment) -> str:
@@ -259,33 +243,28 @@ def treatment_words(visit: Visit, treatment: Treatment) -> str:
 @slow
 def experiment_page(visit: TheVisit, name: str) -> Response:
     """What may be said of an experiment now."""
-    values = experiment_values(visit, name)
-    return visit.page("experiment.html.j2", section="models", **values)
+    return visit.page("experiment.html.j2", section="models", **experiment_values(visit, name))
 
 
 def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
-    stored = experiment = find_experiment(visit.workspace, name)
-    at = utc(present(visit.workspace))
+    stored, at = find_experiment(visit.workspace, name), utc(present(visit.workspace))
 
     def reported() -> list[ExperimentOutcome]:
         return [reported_experiment(look, visit.figures) for look in experiment_course(visit.workspace, name)]
 
     looks = visit.shop.once_a_day(visit.figures, ("course", name, stored.revision), reported)
-    latest, metric = looks[-1], Metric(experiment.metric)
-    guard = Metric(experiment.guard) if experiment.guard else None
-    comparisons = [
-        compared(visit, stored, latest, comparison)
-        for comparison in (latest.report.comparisons if latest.report else ())
-    ]
+    latest = looks[-1]
+    of_variants = latest.report.comparisons if latest.report else ()
+    comparisons = [compared(visit, stored, latest, comparison) for comparison in of_variants]
     # what has to be stopped before what may stay
     first = min((c["advice"] for c in comparisons), key=list(VariantAdvice).index, default=VariantAdvice.EMPTY)
     return {
         "problem": "",
         "stored": stored,
-        "running": experiment.is_running(at),
+        "running": stored.is_running(at),
         "days": _days(stored, at),
-        "metric": metric,
-        "guard": guard,
+        "metric": Metric(stored.metric),
+        "guard": Metric(stored.guard) if stored.guard else None,
         "split": split_table(visit, stored, latest),
         "as_planned": latest.report is None or latest.report.sample_ratio.verdict is RatioVerdict.AS_PLANNED,
         "comparisons": comparisons,
@@ -329,7 +308,7 @@ def compared(
     return {
         "variant": comparison.variant,
         "advice": advice,
-        "tone": TONES.get(advice, ""),
+        "tone": "good" if advice is VariantAdvice.BETTER else "bad" if advice in BAD else "",
         "figures": effect_table(visit, stored, comparison),
         "model": next(v.treatment.model for v in stored.variants if v.name == comparison.variant),
     }
