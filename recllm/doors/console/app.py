@@ -27,7 +27,18 @@ from starlette.types import Scope as AsgiScope
 from recllm.base.errors import RecllmError
 from recllm.base.words.sentences import LANGUAGES, language_of
 from recllm.base.words.words import Words
-from recllm.doors.console import campaigns, data, home, items, models, people, privacy, results, settings, sign_in
+from recllm.doors.console import (
+    campaigns,
+    data,
+    home,
+    items,
+    models,
+    people,
+    privacy,
+    results,
+    settings,
+    sign_in,
+)
 from recllm.doors.console.loads import FileLoads, sweep_uploads
 from recllm.doors.console.memory import (
     CONFIRM_SECONDS,
@@ -126,10 +137,11 @@ class ConsoleMiddleware:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers["Content-Security-Policy"] = content_policy(nonce)
                 is_file = path.startswith("/static/")
-                kept = {"Cache-Control": f"public, max-age={FILE_SECONDS}" if is_file else "no-store"}
-                policy = {"Content-Security-Policy": content_policy(nonce)}
-                MutableHeaders(scope=message).update({**HEADERS, **policy, **kept})
+                headers["Cache-Control"] = f"public, max-age={FILE_SECONDS}" if is_file else "no-store"
             await send(message)
 
         problem, signed_in = None, None

@@ -18,7 +18,14 @@ from starlette.datastructures import UploadFile
 
 from recllm.base.errors import IngestError, UnknownIdError, UsageError
 from recllm.base.schema import Table
-from recllm.doors.console.loads import FileLoad, Upload, find_upload, quarantine_name, receive_upload, remove_upload
+from recllm.doors.console.loads import (
+    FileLoad,
+    Upload,
+    find_upload,
+    quarantine_name,
+    receive_upload,
+    remove_upload,
+)
 from recllm.doors.console.pages import (
     ConsoleForm,
     ConsoleSection,
@@ -279,8 +286,13 @@ def load_page(visit: TheVisit, load_id: str) -> Response:
     """How far a load is, and its account."""
     job, load = visit.state.loads.find(visit.shop.name, load_id)
     template = "load_state.html.j2" if visit.is_part else "load.html.j2"
-    is_over = job.state in ENDED
-    return visit.page(template, section="data", job=job, is_over=is_over, load=load, quarantine_name=quarantine_name)
+    values: dict[str, Any] = {
+        "job": job,
+        "is_over": job.state in ENDED,
+        "load": load,
+        "quarantine_name": quarantine_name,
+    }
+    return visit.page(template, section="data", **values)
 
 
 @router.post("/load/{load_id}/cancel")

@@ -192,8 +192,11 @@ def items_table(visit: Visit, recommender: Recommender, rows: Rows, start: int) 
 def buyers_by_window(visit: Visit, recommender: Recommender, row: int) -> list[tuple[int, int | None]]:
     """Days, and customers who bought in them; None below the policy's floor."""
     stats, figures = recommender.population.stats, visit.figures
-    windows = (SHORT_WINDOW_DAYS, WINDOW_DAYS, LONG_WINDOW_DAYS)
-    counts = zip(windows, (stats.buyers_7, stats.buyers_28, stats.buyers_91), strict=True)
+    counts = (
+        (SHORT_WINDOW_DAYS, stats.buyers_7),
+        (WINDOW_DAYS, stats.buyers_28),
+        (LONG_WINDOW_DAYS, stats.buyers_91),
+    )
     return [(int(days), figures.people(int(of_items[row]), "buyers", days, row)) for days, of_items in counts]
 
 
@@ -260,7 +263,12 @@ def search_everything(visit: TheVisit, form: TheForm) -> Response:
     if recommender.dataset.item_rows([words])[0] >= 0:
         return RedirectResponse(f"/items/item/{quote(words)}", 303)
     rows, wording = matching_rows(recommender, words)[0][:PAGE_ITEMS], words.casefold()
-    table = items_table(visit, recommender, rows, 0) if len(rows) else None
-    drafts = list_campaigns(visit.workspace)
-    campaigns = [line for line in drafts if wording in f"{line.goal} {line.campaign_id}".casefold()]
-    return visit.page("search.html.j2", words=words, table=table, campaigns=campaigns)
+    campaigns = [
+        line for line in list_campaigns(visit.workspace) if wording in f"{line.goal} {line.campaign_id}".casefold()
+    ]
+    return visit.page(
+        "search.html.j2",
+        words=words,
+        table=items_table(visit, recommender, rows, 0) if len(rows) else None,
+        campaigns=campaigns,
+    )

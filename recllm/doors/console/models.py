@@ -94,9 +94,13 @@ def index(visit: TheVisit) -> Response:
 def gate_table(visit: Visit, line: ModelLine) -> ConsoleTable | None:
     """A version and the one that served when the gate compared them; None where it did not compare."""
     gate = line.lineage.gate if line.lineage is not None else None
-    compared = gate.comparisons if gate is not None else ()
-    differences = (ConfidenceInterval(c.difference, c.low, c.high) for c in compared)
-    rows = [(f"{c.slice} {c.metric}", c.serving, c.challenger, next(differences), c.people) for c in compared]
+    rows = [
+        (
+            *(f"{c.slice} {c.metric}", c.serving, c.challenger),
+            *(ConfidenceInterval(c.difference, c.low, c.high), c.people),
+        )
+        for c in (gate.comparisons if gate is not None else ())
+    ]
     return visit.table(f"gate-{line.version}", rows, of="gate") if rows else None
 
 
@@ -197,7 +201,12 @@ class VariantAdvice(StrEnum):
     WAIT = "wait"
 
 
-BAD = (VariantAdvice.WORSE, VariantAdvice.GUARD, VariantAdvice.MISMATCH)
+TONES = {
+    VariantAdvice.BETTER: "good",
+    VariantAdvice.WORSE: "bad",
+    VariantAdvice.GUARD: "bad",
+    VariantAdvice.MISMATCH: "bad",
+}
 
 
 @router.get("/experiments")
@@ -206,9 +215,14 @@ def experiments_page(visit: TheVisit) -> Response:
     at = utc(present(visit.workspace))
     stored = list_experiments(visit.workspace)
     stored.sort(key=lambda e: (not e.is_running(at), -(e.started_at or at).timestamp()))
-    table = visit.table("experiments", [experiment_row(visit, e, at) for e in stored]) if stored else None
+    rows = [experiment_row(visit, e, at) for e in stored]
     share = visit.workspace.settings.experiments.holdout_share
-    return visit.page("experiments.html.j2", section="models", table=table, holdout_share=share)
+    return visit.page(
+        "experiments.html.j2",
+        section="models",
+        table=visit.table("experiments", rows) if rows else None,
+        holdout_share=share,
+    )
 
 
 def experiment_row(visit: Visit, e: Experiment, at: datetime) -> TableRow:
@@ -224,7 +238,8 @@ def experiment_row(visit: Visit, e: Experiment, at: datetime) -> TableRow:
 
 
 def _days(stored: Experiment, at: datetime) -> int:
-    return max(0, ((stored.ended_at or at) - (stored.started_at or at)).days)
+    started = stored.started_at or at
+    return max(0, ((stored.ended_at or at) - started).days)
 
 
 def treatment_words(visit: Visit, treatment: Treatment) -> str:
@@ -308,7 +323,7 @@ def compared(
     return {
         "variant": comparison.variant,
         "advice": advice,
-        "tone": "good" if advice is VariantAdvice.BETTER else "bad" if advice in BAD else "",
+        "tone": TONES.get(advice, ""),
         "figures": effect_table(visit, stored, comparison),
         "model": next(v.treatment.model for v in stored.variants if v.name == comparison.variant),
     }

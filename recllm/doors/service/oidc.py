@@ -290,10 +290,19 @@ class OidcClient:
             raise SignInError(SignInProblem.NOT_GENUINE, "the answer has no ID token")
         try:
             token = jwt.decode(text, keys, algorithms=request.metadata.algorithms)
-            needed = {"iss": self.issuer, "aud": self._client_id}
-            options = {name: {"essential": True, "value": value} for name, value in needed.items()}
-            asked = {"nonce": request.nonce, "client_id": self._client_id, "access_token": tokens.get("access_token")}
-            claims = CodeIDToken(token.claims, token.header, options, asked)
+            claims = CodeIDToken(
+                token.claims,
+                token.header,
+                {
+                    "iss": {"essential": True, "value": self.issuer},
+                    "aud": {"essential": True, "value": self._client_id},
+                },
+                {
+                    "nonce": request.nonce,
+                    "client_id": self._client_id,
+                    "access_token": tokens.get("access_token"),
+                },
+            )
             claims.validate(int(time.time()), LEEWAY_SECONDS)
         except JoseError as error:  # its message may repeat the token
             claim = getattr(error, "claim", "")

@@ -223,7 +223,7 @@ def prediction_document(prediction: Prediction, ids: Mapping[str, str] | None = 
     people = []
     for person in prediction.people:
         row = {"user_id": ids.get(person.user_id, person.user_id), "probability": person.probability}
-        row |= {name: _text_of_date(getattr(person, name)) for name in columns.get(prediction.kind, ())}
+        row |= {name: plain(getattr(person, name)) for name in columns.get(prediction.kind, ())}
         people.append(row | {"reasons": plain(person.reasons)})
     return {
         "kind": prediction.kind.value,
@@ -244,7 +244,3 @@ def prediction_document(prediction: Prediction, ids: Mapping[str, str] | None = 
         "left_out": dict(prediction.left_out),
         "notes": list(prediction.notes),
     }
-
-
-def _text_of_date(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, dt.date) else value
