@@ -319,15 +319,8 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
         values["categories"] |= categories_of(recommender, changed)
     entries = history_entries(visit, recommender, person)
     start = (page - 1) * HISTORY_LINES
-    step_seconds = recommender.dataset.step_seconds
-
-    def when(entry: Mapping[str, Any]) -> str:
-        if step_seconds is None:
-            return visit.words.day(entry["at"])
-        seconds = (entries[0]["at"] - entry["at"]).total_seconds()
-        return visit.say("people.steps_back", n=round(seconds) // step_seconds + 1)
-
-    by_day = itertools.groupby(entries[start : start + HISTORY_LINES], key=when)
+    shown = entries[start : start + HISTORY_LINES]
+    by_day = itertools.groupby(shown, key=lambda entry: visit.words.day(entry["at"]))
     return values | {
         "profile": profile,
         "favourites": favourites(visit, profile),
