@@ -115,8 +115,10 @@ def people_list(
     figures = visit.state.figures.get(visit.shop)
     suggestions = None if figures is None else figures.suggestions
     line = next((line for line in suggestions or () if line.occasion is kind), None)
-    people, is_small = line.people if line else (), line is None or len(line.people) < visit.figures.floor
-    start, title = (page - 1) * LISTED_PEOPLE, suggestion_title(visit, line) if line else visit.say("people.title")
+    people = line.people if line else ()
+    is_small = line is None or len(line.people) < visit.figures.floor
+    start = (page - 1) * LISTED_PEOPLE
+    title = suggestion_title(visit, line) if line else visit.say("people.title")
     shown_people = people[start : start + LISTED_PEOPLE]
     items = visit.workspace.gate().catalogue(sorted({person.item_id for person in shown_people if person.item_id}))
     titles = dict(zip(items["item_id"], item_names(items, visit.language), strict=True))
@@ -162,7 +164,8 @@ def person_page(
 def predict(visit: TheVisit, name: str) -> Response:
     """Predict all people in the background, unless a job does it."""
     visit.require(Scope.MARKETING)
-    background, shop, subject = visit.state.service.background, visit.shop, PREDICTIONS_JOB[visit.language]
+    background, shop = visit.state.service.background, visit.shop
+    subject = PREDICTIONS_JOB[visit.language]
 
     def learn(tell: Progress) -> dict[str, str]:
         """Kind -> why it cannot be predicted."""
@@ -319,8 +322,8 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
         values["categories"] |= categories_of(recommender, changed)
     entries = history_entries(visit, recommender, person)
     start = (page - 1) * HISTORY_LINES
-    shown = entries[start : start + HISTORY_LINES]
-    by_day = itertools.groupby(shown, key=lambda entry: visit.words.day(entry["at"]))
+    of_page = entries[start : start + HISTORY_LINES]
+    by_day = itertools.groupby(of_page, key=lambda entry: visit.words.day(entry["at"]))
     return values | {
         "profile": profile,
         "favourites": favourites(visit, profile),

@@ -4,9 +4,8 @@ A session is a file of the workspace and a random token in a cookie; see `worksp
 key behind it is looked up at each request, so that revoking it ends the session; so are the settings that let a person
 of the company's directory in. Where no shop has keys or a directory, only this machine is answered, without sign-in.
 
-A cookie holds a choice or a random text, and no personal data. Over https their names begin with `__Host-`, by which a
-browser takes them from this host alone, over https and for all paths; others are not read. Over http, where no browser
-takes such names, they go without.
+A cookie holds a choice or a random text, and no personal data. Over https their names begin with `__Host-`; others
+are not read.
 """
 
 from __future__ import annotations

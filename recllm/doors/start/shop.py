@@ -156,7 +156,8 @@ def run_start(
             raise UsageError(f"{folder} was made with other answers about consent; give these, or another folder: -w")
         if name != "policy" and setting != value:
             raise UsageError(f"{folder} is a workspace with {name} = {setting!r}: change that in its workspace.toml")
-    page_locale, currency, timezone = workspace.locale(locale), workspace.settings.currency, workspace.settings.timezone
+    page_locale, currency = workspace.locale(locale), workspace.settings.currency
+    timezone = workspace.settings.timezone
     run = Run(workspace, words_of(page_locale, currency, timezone), seed)
     loads = load_files(run, files, answers, page_locale)
     encoder = workspace_encoder(workspace)

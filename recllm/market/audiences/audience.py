@@ -371,7 +371,8 @@ def as_reported(
             return total
         return figures.total(total / max(n, 1), size, question) if is_large and size else None
 
-    noise, others = figures.trait_noise(question) if is_large else None, np.setdiff1d(pool.user_rows, reached)
+    noise = figures.trait_noise(question) if is_large else None
+    others = np.setdiff1d(pool.user_rows, reached)
     traits = noise and distinguishing_traits(recommender.dataset, reached, others, recommender.policy, noise)
     return replace(
         audience,

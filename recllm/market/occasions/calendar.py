@@ -263,8 +263,6 @@ def season_lifts(dataset: Dataset, coming: ComingDay, settings: Settings) -> NDA
     """How much larger the share of each item's purchases, (n_items,), that lies before the day is than that of all
     items, smoothed towards its category's; 0 for items that are none of the day's. None where the log holds no such
     weeks of an earlier year, or no whole year.
-
-    Days are those of UTC: a few hours do not matter.
     """
     bought, profile = dataset.events.of(Action.PURCHASE), profile_of(coming.day, settings)
     if not len(bought) or np.ptp(bought.at) < LEAST_YEAR_DAYS * DAY:

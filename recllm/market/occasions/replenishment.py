@@ -189,7 +189,8 @@ def repeated_lately(pairs: pl.DataFrame, by: str) -> pl.DataFrame:
 
 def figures_of_person(days: pl.DataFrame, repeated: pl.DataFrame) -> pl.DataFrame:
     """How often a person shops, and how much of what they buy repeatedly they bought lately."""
-    age, lines, week = pl.col("age"), pl.col("lines"), (pl.col("age") // 7).filter(pl.col("age") < 77).unique()
+    age, lines = pl.col("age"), pl.col("lines")
+    week = (pl.col("age") // 7).filter(pl.col("age") < 77).unique()
     people = days.group_by("user", "age").agg(lines=pl.len()).group_by("user")
     table = people.agg(
         **{f"trips_{window}": within_days(window) for window in (7, 14, 28, 91)},
@@ -252,7 +253,8 @@ def hazards_of(
     since, item = pairs["since"].to_numpy(), pairs["item"].to_numpy()
     spell, spell_item = once["since"].to_numpy(), once["item"].to_numpy()
     n_gaps, spells = np.sort(gap), np.sort(spell)
-    passed, ended = np.searchsorted(n_gaps, since, "right"), np.searchsorted(n_gaps, since + HORIZON_DAYS, "right")
+    passed = np.searchsorted(n_gaps, since, "right")
+    ended = np.searchsorted(n_gaps, since + HORIZON_DAYS, "right")
     lasting = len(spells) - np.searchsorted(spells, since, "right")
     everything = (ended - passed) / np.maximum(len(gap) - passed + lasting, 1)
     columns = [pl.Series("hazard", everything)]

@@ -3,8 +3,7 @@
     |--- history ---|cut ---- horizon ----|                  features of the cut, label of the horizon
                                     |cut ---- horizon ----|  as_of
 
-The latest cut lies one horizon before the end of the log, the others further back. `Examples.check` refuses a table
-that holds a label from after the time at which it is learned.
+The latest cut lies one horizon before the end of the log, the others further back.
 """
 
 from __future__ import annotations
@@ -185,13 +184,13 @@ def cuts(dataset: Dataset, horizon_days: int) -> list[int]:
     return times
 
 
-def past_starts(dataset: Dataset, days: int, most: int, *, history_days: int) -> list[int]:
-    """Starts of the latest windows of these days that lie within the log, `most` at most, latest first, epoch seconds;
-    before each there is as much of the log as told. Raises `DataError` for an empty log."""
+def past_starts(dataset: Dataset, days: int, limit: int, *, history_days: int) -> list[int]:
+    """Starts of the latest windows of these days that lie within the log, `limit` at most, latest first, epoch seconds;
+    before each lie at least `history_days` of the log. Raises `DataError` for an empty log."""
     if not len(dataset.events):
         raise DataError("the log is empty: no customer has agreed to model training, or no events were loaded")
     first, end = int(dataset.events.at.min()), int(dataset.events.at.max()) + 1
-    starts = (end - n * days * DAY for n in range(1, most + 1))
+    starts = (end - n * days * DAY for n in range(1, limit + 1))
     return [start for start in starts if start >= first + history_days * DAY]
 
 

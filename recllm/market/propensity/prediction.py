@@ -1,7 +1,5 @@
 """What is asked of a prediction, and the answer: people with a probability, a value or a date, why, and how good it is.
 
-A request says at once what is wrong in it, before anything is loaded.
-
 reliability     mean probability and share of outcomes in bins of equal mass, with a 95 % interval (Wilson 1927).
 lift@q          share of outcomes among the fraction q with the highest probabilities, over the share among all.
 
