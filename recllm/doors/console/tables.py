@@ -179,7 +179,7 @@ def csv_lines(table: ConsoleTable, may: Callable[[Scope], bool]) -> Iterator[str
     names = (guarded(c.name) + end for _, c in columns for end in (ends if c.is_ranged else ends[:1]))
     yield "\ufeff" + _csv_line(names)
     for row in table.rows if table.all_rows is None else table.all_rows():
-        texts = []
+        texts: list[str] = []
         for n, column in columns:
             value = _cell(row[n]).value
             ranged = (getattr(value, name, None) for name in ("value", "low", "high"))
