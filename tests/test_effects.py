@@ -11,6 +11,7 @@ import pytest
 
 from recllm.base.errors import DataError, ModelError, UsageError
 from recllm.market.propensity.effects import (
+    EARLIER_TREES,
     RECORD,
     LearnedEffects,
     UpliftSettings,
@@ -61,6 +62,8 @@ def test_intervals_are_as_wide_as_the_learners_errors_say(model: LearnedEffects)
 
 
 def test_what_is_saved_comes_back(model: LearnedEffects, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / EARLIER_TREES).write_bytes(b"of an earlier version")
     save_effects(model, tmp_path / "x")
     again = load_effects(tmp_path / "x")
     first, second = (astuple(of.predict(people(50, 5))) for of in (model, again))

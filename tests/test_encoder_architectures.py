@@ -200,7 +200,7 @@ def test_long_texts_keep_their_beginning(tmp_path: Path) -> None:
 def test_fingerprint_follows_what_changes_vectors(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "m")
     first = load_encoder(folder).fingerprint
-    assert load_encoder(folder).fingerprint == first
+    assert load_encoder(folder).fingerprint == first != load_encoder(folder).earlier_fingerprint
     assert load_encoder(make_model(tmp_path / "twin")).fingerprint == first, "the place does not matter"
     others = [load_encoder(make_sentence_model(tmp_path / "cut", max_tokens=20))]
     others += [load_encoder(make_model(tmp_path / "other", seed=1)), load_encoder(make_sentence_model(tmp_path / "s"))]

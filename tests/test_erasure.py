@@ -472,11 +472,11 @@ def test_the_export_holds_nobody_else(visited: Path) -> None:
 DRAFT = f"{'a' * 32}.{2**22 + 1}.draft"
 """The end of the name of what a killed process was writing."""
 LONG_IN_THE_MAKING = f"""
-webhooks.json .webhooks.lock vocabulary.json .vocabulary.json.lock console.jsonl
-domains/media.toml replenishment.safetensors effects/x/effects.json effects/.lock
+webhooks.json .webhooks.lock vocabulary.json .vocabulary.json.lock console.jsonl privacy_budget.jsonl
+.privacy_budget.lock domains/media.toml replenishment.safetensors effects/x/effects.json effects/.lock
 cache/item-index/faiss/rows.npy cache/item-index/.faiss.7.new/rows cache/generators/x/weights cache/precision.json
 cache/training-probe.json copies/x.json certificates/x.json cache/lora/run/examples/e.arrow
-cache/lora/run/checkpoints/step-1.tmp/x console-sessions/0af3 models/versions/x.tmp/scorer.json
+cache/lora/run/checkpoints/step-1.tmp/x console-sessions/0af3 models/versions/x.tmp/scorer.json effect/head.safetensors
 .backup/store.sqlite .backup.lock .workspace.toml.{DRAFT} .report.html.{DRAFT} quarantine/.x.jsonl.{DRAFT}
 serving/.parts.{DRAFT}/people campaigns/tea/.people.jsonl.{DRAFT} campaigns/.tea.lock uploads/x.tmp/people.csv
 report.json

@@ -258,10 +258,12 @@ def test_a_published_model_answers_as_before(trained: Recommender, tmp_path) -> 
     assert [(r.item_id, r.logit) for r in one.items] == [(r.item_id, r.logit) for r in two.items]
 
 
-def test_another_encoder_is_refused(trained: Recommender, tmp_path: Path) -> None:
+def test_another_encoder_is_refused_and_an_earlier_precision_of_it_is_not(trained: Recommender, tmp_path: Path) -> None:
     encoder = CachedEncoder(ToyEncoder(dim=32), tmp_path)
     with pytest.raises(UsageError, match="another state of the encoder"):
         Recommender(trained.dataset, encoder, model=trained.model)
+    encoder.earlier_fingerprint = trained.model.encoder_fingerprint
+    Recommender(trained.dataset, encoder, model=trained.model)
 
 
 def test_dismissed_lists_follow_the_latest_word() -> None:

@@ -15,7 +15,7 @@ import pytest
 from tables import table
 from test_cli import Run, document
 
-from recllm.base.documents import FrozenModel
+from recllm.base.documents import FrozenModel, note_retired, retired_settings, without_retired
 from recllm.base.errors import StoreError, UsageError
 from recllm.base.settings import (
     LoraSettings,
@@ -181,6 +181,45 @@ def test_every_setting_is_read_by_some_room() -> None:
     by_method = {("oidc", "group_scopes")}  # a method of the settings reads it
     unread = [(s, n) for s, n in NAMES if (s, n) not in by_method and not re.search(rf"\.{n}\b", text)]
     assert not unread
+
+
+def test_what_can_no_longer_be_set_is_accepted_where_it_says_what_holds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = retired_settings()
+    assert not [(s, n) for s, table in gone.items() for n in table if (s, n) in NAMES]
+    caplog.set_level("WARNING")
+    note_retired.cache_clear()
+    assert Settings(**{section: dict(table) for section, table in gone.items()}) == Settings()
+    assert len(caplog.records) == sum(map(len, gone.values()))
+    Workspace.create(tmp_path).close()
+    file = tmp_path / SETTINGS_FILE
+    whole = file.read_text()
+    file.write_text(whole + "\n[scorer]\nepochs = 4\ndropout = 0.0\n\n[search]\nwords = 300\n")
+    with Workspace.open(tmp_path) as opened:
+        assert opened.settings == Settings(scorer={"epochs": 4})
+    for lines, says in (
+        (
+            "[scorer]\ndropout = 0.1",
+            r"scorer\.dropout: it is no longer a setting, .* its last default, 0\.0, not 0\.1; remove it",
+        ),
+        (
+            "[search]\nwords = 5",
+            r"search\.words: it is no longer a setting, .* its last default, 300, not 5",
+        ),
+        ("[search]\nword = 5", "unknown setting search"),
+        ("[serch]\n", "unknown setting serch"),
+    ):
+        file.write_text(f"{whole}\n{lines}\n")
+        with pytest.raises(StoreError, match=says):
+            Workspace.open(tmp_path)
+
+
+def test_a_model_that_counted_by_a_value_that_is_gone_is_not_opened() -> None:
+    fixed = retired_settings()["collaborative"]
+    assert without_retired("collaborative", {**fixed, "neighbours": 3}) == {"neighbours": 3}
+    with pytest.raises(UsageError, match=r"collaborative\.recent_days: it is no longer a setting.* not 14"):
+        without_retired("collaborative", {**fixed, "recent_days": 14})
 
 
 def test_settings_are_light_to_import() -> None:

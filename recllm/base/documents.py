@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import difflib
 import json
+import logging
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +34,10 @@ CountOrZero = Annotated[int, Strict(), Field(ge=0)]
 Positive = Annotated[float, Strict(), Field(gt=0)]
 Weight = Annotated[float, Strict(), Field(ge=0)]
 Share = Annotated[float, Strict(), Field(ge=0, le=1)]
+
+
+RETIRED_FILE = Path(__file__).with_name("retired_settings.toml")
+logger = logging.getLogger(__name__)
 
 
 REMEDIES: Mapping[str, str] = {
@@ -89,6 +94,7 @@ class FrozenModel(BaseModel):
     @classmethod
     def _check(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if isinstance(values, Mapping):
+            values = without_retired(cls.section, values, warn=True)
             if unknown := [str(name) for name in values if name not in cls.model_fields]:
                 raise UsageError(unknown_name(f"{cls.section}.{unknown[0]}".lstrip("."), unknown[0], cls.model_fields))
             # TOML and the command line have no null: "none" stands for it where None is allowed
@@ -132,6 +138,35 @@ class FrozenModel(BaseModel):
         """What a field takes, in words, e.g. "a whole number at least 1"."""
         schema = _json_schema(cls)
         return _expected(schema["properties"][name], schema.get("$defs", {}))
+
+
+@cache
+def retired_settings() -> Mapping[str, Mapping[str, Any]]:
+    """Section -> name -> last default, of what is no longer a setting."""
+    return tomllib.loads(RETIRED_FILE.read_text("utf-8"))
+
+
+def without_retired(section: str, table: Mapping[str, Any], *, warn: bool = False) -> dict[str, Any]:
+    """A section's table without settings that are none any longer; with `warn` each is logged once.
+
+    Raises `UsageError` where the table states another value than the last default.
+    """
+    fixed = retired_settings().get(section, {})
+    for name in sorted(table.keys() & fixed.keys()):
+        value = "none" if table[name] is None else plain(table[name])
+        if value != fixed[name]:
+            raise UsageError(
+                f"setting {section}.{name}: it is no longer a setting, and a file may only state its last default, "
+                f"{json.dumps(fixed[name])}, not {json.dumps(value)}; remove it"
+            )
+        if warn:
+            note_retired(f"{section}.{name}")
+    return {name: value for name, value in table.items() if name not in fixed}
+
+
+@cache
+def note_retired(name: str) -> None:
+    logger.warning("setting %s: it is no longer a setting; remove it", name)
 
 
 @cache

@@ -7,11 +7,15 @@ import re
 from typing import Annotated, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import BeforeValidator, Field, StringConstraints, field_validator
 
 from recllm.base.documents import Count, CountOrZero, Flag, FrozenModel, Positive, Share, Text, Weight
 
-IndexKind = Literal["exact", "faiss", "pgvector", "qdrant"]
+IndexKind = Annotated[
+    Literal["exact", "faiss", "pgvector", "qdrant"],
+    BeforeValidator(lambda kind: "exact" if kind == "usearch" else kind),  # a kind that older workspaces name
+]
+
 ConsoleScope = Literal["console", "events", "marketing", "people", "privacy", "admin"]
 """Permissions in the console: see `recllm.shop.workspace.keys.Scope`."""
 
@@ -89,7 +93,8 @@ class ItemIndexSettings(FrozenModel):
 
     kind: IndexKind = "exact"
     """exact compares all of them. `recllm refresh --index` builds the others: faiss in the workspace (extra faiss),
-    pgvector in the PostgreSQL of `store`, qdrant in a Qdrant server (extra qdrant)."""
+    pgvector in the PostgreSQL of `store`, qdrant in a Qdrant server (extra qdrant). usearch, of older workspaces, means
+    exact."""
     qdrant_url: Annotated[Text | None, Field(json_schema_extra={"expected": "a URL"})] = None
     """The Qdrant server; its key is read from RECLLM_QDRANT_KEY. It receives the vectors of items and of queries,
     which follow from a customer's history or words, and no id."""

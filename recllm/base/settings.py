@@ -14,13 +14,15 @@ import zoneinfo
 from collections.abc import Mapping
 from datetime import time
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
+    ModelWrapValidatorHandler,
     Strict,
     StringConstraints,
     field_validator,
+    model_validator,
 )
 
 from recllm.base.documents import (
@@ -33,7 +35,9 @@ from recllm.base.documents import (
     Text,
     Weight,
     plain,
+    retired_settings,
     toml_table,
+    without_retired,
 )
 from recllm.base.errors import UsageError
 from recllm.base.files import safe_id
@@ -345,6 +349,17 @@ class Settings(FrozenModel):
     occasions: OccasionSettings = OccasionSettings()
     retraining: RetrainingSettings = RetrainingSettings()
     retention: RetentionSettings = RetentionSettings()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _drop_retired_sections(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        def is_retired(name: str, table: Any) -> bool:
+            is_gone = name not in cls.model_fields and name in retired_settings() and isinstance(table, Mapping)
+            return is_gone and not without_retired(name, table, warn=True)
+
+        if isinstance(values, Mapping):
+            values = {name: value for name, value in values.items() if not is_retired(str(name), value)}
+        return handler(values)
 
     @field_validator("timezone")
     @classmethod

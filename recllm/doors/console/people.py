@@ -115,10 +115,8 @@ def people_list(
     figures = visit.state.figures.get(visit.shop)
     suggestions = None if figures is None else figures.suggestions
     line = next((line for line in suggestions or () if line.occasion is kind), None)
-    people = line.people if line else ()
-    is_small = line is None or len(line.people) < visit.figures.floor
-    start = (page - 1) * LISTED_PEOPLE
-    title = suggestion_title(visit, line) if line else visit.say("people.title")
+    people, is_small = line.people if line else (), line is None or len(line.people) < visit.figures.floor
+    start, title = (page - 1) * LISTED_PEOPLE, suggestion_title(visit, line) if line else visit.say("people.title")
     shown_people = people[start : start + LISTED_PEOPLE]
     items = visit.workspace.gate().catalogue(sorted({person.item_id for person in shown_people if person.item_id}))
     titles = dict(zip(items["item_id"], item_names(items, visit.language), strict=True))
@@ -164,8 +162,7 @@ def person_page(
 def predict(visit: TheVisit, name: str) -> Response:
     """Predict all people in the background, unless a job does it."""
     visit.require(Scope.MARKETING)
-    background, shop = visit.state.service.background, visit.shop
-    subject = PREDICTIONS_JOB[visit.language]
+    background, shop, subject = visit.state.service.background, visit.shop, PREDICTIONS_JOB[visit.language]
 
     def learn(tell: Progress) -> dict[str, str]:
         """Kind -> why it cannot be predicted."""
@@ -322,8 +319,15 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
         values["categories"] |= categories_of(recommender, changed)
     entries = history_entries(visit, recommender, person)
     start = (page - 1) * HISTORY_LINES
-    of_page = entries[start : start + HISTORY_LINES]
-    by_day = itertools.groupby(of_page, key=lambda entry: visit.words.day(entry["at"]))
+    step_seconds = recommender.dataset.step_seconds
+
+    def when(entry: Mapping[str, Any]) -> str:
+        if step_seconds is None:
+            return visit.words.day(entry["at"])
+        seconds = (entries[0]["at"] - entry["at"]).total_seconds()
+        return visit.say("people.steps_back", n=round(seconds) // step_seconds + 1)
+
+    by_day = itertools.groupby(entries[start : start + HISTORY_LINES], key=when)
     return values | {
         "profile": profile,
         "favourites": favourites(visit, profile),

@@ -66,6 +66,7 @@ from recllm.shop.workspace.workspace import (
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
+READABLE_FORMATS = (1, 2)
 MANIFEST = "backup.json"
 SECRETS = ("key", "webhooks.json")
 
@@ -301,8 +302,8 @@ def read_backup(file: Path, target: Path | None, passphrase: str | None) -> dict
                 hashes[member.name] = reader.digest.hexdigest()
     except (OSError, tarfile.TarError, ValueError, EOFError) as error:
         raise DataError(f"{file}: damaged, or no backup: {str(error).splitlines()[0]}") from error
-    if manifest is None or manifest.get("format") != FORMAT:
-        raise DataError(f"{file}: cut off, or of another version: it has no {MANIFEST} of format {FORMAT}")
+    if manifest is None or manifest.get("format") not in READABLE_FORMATS:
+        raise DataError(f"{file}: cut off, or of another version: it has no {MANIFEST} of format {FORMAT} or before")
     if hashes != manifest["members"]:
         odd = sorted({n for n in {*hashes, *manifest["members"]} if hashes.get(n) != manifest["members"].get(n)})
         raise DataError(f"{file}: {odd[0]} is missing or was changed")
@@ -439,6 +440,9 @@ def work_of_guess(locked_key: bytes) -> int:
 def _opened(source: IO[bytes], passphrase: str | None, scratch: Path) -> Iterator[IO[bytes]]:
     """The bytes of a backup, decrypted. scratch: a folder with room for all of them."""
     head = source.readline(len(_KEY_BEGIN))
+    if head == b"recllm encrypted backup 1\n":
+        remedy = "restore it with the version that wrote it"
+        raise DataError(f"the backup was encrypted before the age format; {remedy}")
     if head != _KEY_BEGIN:
         source.seek(0)
         yield source

@@ -24,6 +24,7 @@ from recllm.shop.workspace.workspace import NEXT_KEY, SETTINGS_FILE, SNAPSHOT, W
 from recllm.text.domains import FOLDER as DOMAINS
 from recllm.text.encoder.cache import CACHE_FILE
 
+OF_EARLIER_RELEASES = ("privacy_budget.jsonl", "effect")
 _PAGES = ("report.json", "report.html")
 """Of `recllm start` and `recllm start --demo`: slates, texts and a profile of some people, and the same for the eye."""
 
@@ -71,7 +72,7 @@ REGISTRY = records.RecordRegistry(
         ),
         records.PersonalRecords(
             name="what the shop set and wrote",
-            files=(SETTINGS_FILE, VOCABULARY, DOMAINS, CAMPAIGN_FILES, "images", "console.jsonl"),
+            files=(SETTINGS_FILE, VOCABULARY, DOMAINS, CAMPAIGN_FILES, "images", "console.jsonl", *OF_EARLIER_RELEASES),
             in_backup=True,
             leftovers=(f"{CAMPAIGN_FILES}/.*.lock",),
         ),

@@ -40,6 +40,8 @@ from recllm.shop.workspace.workspace import Workspace
 FOLDER = "effects"
 RECORD = "effects.json"
 FORMAT = 2
+EARLIER_TREES = "effects.safetensors"
+"""Of format 1, which is not read any more."""
 EFFECT_FOLDS = 5
 HALVED_FOLDS = 2
 """Folds whose people are predicted by learners of two halves of the others, too: that is what errors are scaled by."""
@@ -281,7 +283,7 @@ def fit_effects(
 
 
 def save_effects(model: LearnedEffects, folder: Path) -> None:
-    """Writes the file, readable by the owner only."""
+    """Writes the file, readable by the owner only; effects of an earlier version give way."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     record = {
         "format": FORMAT,
@@ -294,6 +296,7 @@ def save_effects(model: LearnedEffects, folder: Path) -> None:
         "trees": [[trees.text() for trees in group] for group in model.trees.groups],
     }
     write_whole(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n", mode=PRIVATE)
+    (folder / EARLIER_TREES).unlink(missing_ok=True)
 
 
 def load_effects(folder: Path) -> LearnedEffects:
@@ -312,6 +315,7 @@ def load_effects(folder: Path) -> LearnedEffects:
         groups = [
             (BoostedTrees.parse(control, used), BoostedTrees.parse(arm, used)) for control, arm in record["trees"]
         ]
+        record["source"].pop("binary", None)  # always true: an earlier recllm wrote it
         trees = EffectTrees(tuple(groups), share)
         return LearnedEffects(names, columns, trees, scale, bias, EffectSource(**record["source"]))
     except Exception as error:  # each kind of damage has an error of its own

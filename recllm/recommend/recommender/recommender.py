@@ -103,7 +103,8 @@ class Recommender:
             self.item_vectors = item_vectors
         if together is not None:
             self.together = together
-        if model is not None and model.encoder_fingerprint != encoder.fingerprint:
+        fingerprints = (encoder.fingerprint, getattr(encoder, "earlier_fingerprint", ""))
+        if model is not None and model.encoder_fingerprint not in fingerprints:
             raise UsageError(
                 f"the model was trained with another state of the encoder {model.encoder} than {encoder.name} is now: "
                 "their vectors do not mix; load that encoder, or run: recllm train"

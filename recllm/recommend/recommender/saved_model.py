@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recllm.base.documents import json_value
+from recllm.base.documents import json_value, without_retired
 from recllm.base.errors import ModelError, NotFittedError, UsageError
 from recllm.base.schema import Encoder
 from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
@@ -133,7 +133,7 @@ def read_model(folder: Path, version: str | None = None) -> Model:
         record = json_value((folder / MODEL_FILE).read_text(encoding="utf-8"))
         return Model(
             scorer=load_scorer(folder),
-            population=CollaborativeSettings(**record["population"]),
+            population=CollaborativeSettings(**without_retired("collaborative", record["population"])),
             candidates=CandidateCounts(**record["candidates"]),
             encoder=record["encoder"],
             encoder_fingerprint=record["encoder_fingerprint"],

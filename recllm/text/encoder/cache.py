@@ -68,6 +68,7 @@ class CachedEncoder:
         self.encoder = encoder
         self.name = encoder.name
         self.fingerprint = encoder.fingerprint
+        self.earlier_fingerprint = getattr(encoder, "earlier_fingerprint", "")
         self.dim = encoder.dim
         self._files = {
             "document": _VectorFile(Path(directory) / CACHE_FILE),

@@ -74,9 +74,11 @@ class HuggingFaceEncoder:
             change = adapter_hash(self.adapter)
             check_base(self.adapter, model_type=self.model_type, base=weights.name, base_hash=self.base_hash)
         self.name = f"{weights.name}+lora-{change[:12]}" if change else weights.name
-        self.fingerprint = self._fingerprint(change)
+        self.fingerprint = self._fingerprint(change, "float32")
+        self.earlier_fingerprint = self._fingerprint(change, "bfloat16")
+        """Of the vectors that an earlier version computed on some machines; their cosine with ours is above .999."""
 
-    def _fingerprint(self, adapter: str) -> str:
+    def _fingerprint(self, adapter: str, precision: str) -> str:
         """Hash over all that decides about a vector. `adapter`: the hash of a LoRA adapter, "" for none."""
         weights, modes = self.weights, list(self.weights.pooling)
         patterns = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
@@ -89,7 +91,7 @@ class HuggingFaceEncoder:
             "prompts": self._used_prompts,
             "lower_case": weights.lower_case,
             "limit": self.limit,
-            "precision": "float32",
+            "precision": precision,
         }
         if adapter:
             parts["adapter"] = adapter
