@@ -327,3 +327,24 @@ def test_the_shell_completes_commands(run: Run, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("COMP_WORDS", "recllm models ")
     monkeypatch.setenv("COMP_CWORD", "2")
     assert run()[1].split() == ["list", "promote"]
+
+
+def test_what_went_answers_with_what_does_the_same(run: Run) -> None:
+    from typer.main import get_command
+
+    from recllm.doors.cli.main import MOVED, app
+
+    def command(words: list[str]) -> Any:
+        found = get_command(app)
+        for word in words:
+            found = getattr(found, "commands", {}).get(word, found)
+        return found
+
+    wrong = []
+    for old, new in MOVED.items():
+        code, _, err = run(*(f"{word}=x" if word.startswith("--") else word for word in old.split()))
+        options = {option for parameter in command(new.split()).params for option in parameter.opts}
+        named = {word for word in new.split() if word.startswith("-")}
+        if code != 2 or f"recllm {new}" not in err or not named <= options:
+            wrong.append((old, new, code, err, named - options))
+    assert not wrong
