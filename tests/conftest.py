@@ -43,7 +43,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 SLOW_FILES = """
 campaigns faults sources uplift retrain console_browser serving_state store batch erasure hostile service_marketing
-oidc service_processes console_campaigns_browser console_campaigns recommender training webhooks rights
+oidc service_processes console_campaigns_browser console_campaigns recommender training onnx webhooks rights
 cli_uplift transport ingest_properties service_schema generator finetuning finetuning_workspace learning_jobs
 behaviour evaluation console exports_to_campaigns store_postgres loop encoder_cache service audiences wheel ranking
 worked_case

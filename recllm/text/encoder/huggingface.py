@@ -20,17 +20,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from recllm.base.errors import ModelError
 from recllm.text.encoder.adapters import adapter_hash, check_base, merge_adapter
-from recllm.text.encoder.batches import Tokens, distinct, plan_batches, progress_bar
+from recllm.text.encoder.batches import TokenEncoder, Tokens
 from recllm.text.encoder.folder import file_hash, first_line, quiet_loading
 
 if TYPE_CHECKING:
     import torch
 
-    from recllm.base.schema import FloatArray, TextKind
+    from recllm.base.schema import FloatArray
     from recllm.text.encoder.folder import ModelFolder
 
 _SCHEME = "recllm-encoder-1"
@@ -43,7 +41,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, repr=False)
-class HuggingFaceEncoder:
+class HuggingFaceEncoder(TokenEncoder):
     """Texts to unit vectors with a transformers model; made by `load_encoder`.
 
     A text of at most `limit` tokens is used whole, prompt included; longer ones lose their end.
@@ -177,22 +175,7 @@ class HuggingFaceEncoder:
             features = module(features)
         return torch.nn.functional.normalize(features["sentence_embedding"][:, : self.dim], dim=1)
 
-    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
-        """Unit rows, (len(texts), dim) float32. Each distinct text is computed once, in whatever order is fast.
-
-        A text's vector does not depend on its neighbours beyond rounding (about 1e-6).
-        """
-        texts_once, inverse = distinct(texts)
-        rows = np.zeros((len(texts_once), self.dim), np.float32)
-        tokens = self.tokens.ids(texts_once, kind) if texts_once else []
-        with progress_bar(len(tokens), self.progress) as bar:
-            for batch in plan_batches(np.array([len(ids) for ids in tokens], np.int64)):
-                rows[batch] = self.forward([tokens[row] for row in batch])
-                bar.update(len(batch))
-        return rows[inverse]
-
     def forward(self, tokens: list[list[int]]) -> FloatArray:
-        """Unit rows of a batch, (len(tokens), dim) float32."""
         import torch
 
         ids, mask = self.padded(tokens)
