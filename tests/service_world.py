@@ -8,10 +8,11 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx2
@@ -39,10 +40,19 @@ PEOPLE = 24
 FAST = ServiceSettings(watch_seconds=0.1)
 
 
-def build_shop(folder: Path, people: int = PEOPLE, *, store: str | None = None, n_models: int = 2) -> Path:
+def build_shop(
+    folder: Path,
+    people: int = PEOPLE,
+    *,
+    store: str | None = None,
+    n_models: int = 2,
+    first: str = "u00",
+    more: Mapping[str, pl.DataFrame] = MappingProxyType({}),
+) -> Path:
     """A shop whose even people buy tea and whose odd people buy tools, each of another name.
 
-    n_models: versions of a model that are published, which score differently. store: as of `Workspace.create`.
+    n_models: versions of a model that are published, which score differently. store: as of `Workspace.create`. first:
+    id of the first person. more: further rows by table, loaded last.
     """
     rng = np.random.default_rng(1)
     kinds = (("food > tea", "tea", "Green tea {}"), ("home > tools", "tools", "Steel hammer {}"))
@@ -53,10 +63,12 @@ def build_shop(folder: Path, people: int = PEOPLE, *, store: str | None = None, 
         for visit in range(14):
             at = LAST_DAY - timedelta(days=7 * visit + user % 7)
             for n in rng.choice(liked, 2, replace=False):
-                events.append((f"u{user:02}", f"{kinds[user % 2][1]}-{n}", at.isoformat(), 2.0 + n))
+                events.append((f"u{user:02}" if user else first, f"{kinds[user % 2][1]}-{n}", at.isoformat(), 2.0 + n))
     pl.DataFrame(items, schema=["item_id", "title", "category", "price"], orient="row").write_csv(folder / "items.csv")
     columns = ["user_id", "item_id", "timestamp", "price"]
     pl.DataFrame(events, schema=columns, orient="row").write_csv(folder / "events.csv")
+    for table, rows in more.items():
+        rows.write_csv(folder / f"{table}-more.csv")
     with Workspace.create(
         folder / "shop",
         consent_default=True,
@@ -67,8 +79,8 @@ def build_shop(folder: Path, people: int = PEOPLE, *, store: str | None = None, 
         service=FAST,
         policy=Policy(group_floor=3, small_shop=0),
     ) as shop:
-        for table in ("items", "events"):
-            load_file(shop, folder / f"{table}.csv", table)
+        for name in ("items", "events", *(f"{table}-more" for table in more)):
+            load_file(shop, folder / f"{name}.csv", name.removesuffix("-more"))
         data = shop.gate().dataset(Purpose.MODEL_TRAINING)
         for seed in range(n_models):
             arguments = ScorerTrainingSettings(n_windows=2, epochs=1, min_steps=20, seed=seed)
@@ -95,13 +107,22 @@ HERE = {"Origin": "http://localhost"}
 
 @contextmanager
 def serving(
-    *folders: Path, settings: ServiceSettings = FAST, console: bool = False, **options: Any
+    *folders: Path,
+    settings: ServiceSettings = FAST,
+    console: bool = False,
+    base: str = "http://localhost",
+    waits: bool = True,
+    follow_redirects: bool = True,
+    **options: Any,
 ) -> Iterator[TestClient]:
+    """waits: until the shops are open."""
+    client_options: dict[str, Any] = {"raise_server_exceptions": False, "follow_redirects": follow_redirects}
     app = create_app([LiveShop(Workspace.open(folder), folder.name) for folder in folders], settings, **options)
     if console:
         mount_console(app)
-    with TestClient(app, base_url="http://localhost", headers=HERE, raise_server_exceptions=False) as client:
-        until(lambda: client.get("/readyz").status_code == 200)
+    with TestClient(app, base_url=base, headers={"Origin": base}, **client_options) as client:
+        if waits:
+            until(lambda: client.get("/readyz").status_code == 200)
         yield client
 
 

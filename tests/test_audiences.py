@@ -240,13 +240,7 @@ def test_each_exclusion_is_counted_and_obeyed(trained: Recommender) -> None:
         explain=False,
         agreed=lambda names: [n != "u12" for n in names],
     )
-    assert found.excluded == {
-        "no_consent": 2,
-        "suppression_list": 1,
-        "minor": 2,
-        "returned": 1,
-        "frequency_cap": 1,
-    }
+    assert found.excluded == {"no_consent": 2, "suppression_list": 1, "minor": 2, "returned": 1, "frequency_cap": 1}
     assert accounted(found)
     assert not {"u00", "u02", "u04", "u06", "u08", "u10", "u12"} & {*ids(found), *found.holdout}
     once = audience(shop_now, items=["tea3"], exclusions=Exclusions(frequency_cap=3), explain=False)

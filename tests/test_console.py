@@ -12,9 +12,9 @@ import shutil
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,27 +22,25 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from console_world import HOSTILE, LAST_DAY, PEOPLE, SHOP_ID, Page
+import service_world
+from console_world import HOSTILE, SHOP_ID, Page
 from fastapi.testclient import TestClient
 from PIL import Image
-from service_world import HERE
+from service_world import HERE, LAST_DAY, PEOPLE
 from waiting import until
 
 from recllm.base.errors import UnknownIdError, UsageError
 from recllm.base.schema import Purpose, Table
-from recllm.base.service_settings import ConsoleSettings, ServiceSettings
 from recllm.base.words.sentences import LANGUAGES
 from recllm.base.words.words import Words
 from recllm.doors.console import app as console_app
 from recllm.doors.console import people
-from recllm.doors.console.app import SECTIONS, mount_console
+from recllm.doors.console.app import SECTIONS
 from recllm.doors.console.loads import UPLOADS, find_upload, receive_upload, sweep_uploads
 from recllm.doors.console.pages import HISTORY_FILE, local_path
 from recllm.doors.console.session import session_cookie, session_visitor
 from recllm.doors.console.tables import day_chart
 from recllm.doors.privacy.export import export_person
-from recllm.doors.service.app import create_app
-from recllm.doors.service.live import LiveShop
 from recllm.market.propensity.answers import predict_workspace
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.recommend.recommender.lineage import GateComparison, GateReason, GateReport, GateVerdict, Lineage, Origin
@@ -72,16 +70,7 @@ def copy_shop(source: Path, target: Path) -> Path:
     return target
 
 
-@contextmanager
-def serving(*folders: Path, base: str = "http://localhost", waits: bool = True, **options: Any) -> Iterator[TestClient]:
-    """waits: until the shops are open."""
-    shops = [LiveShop(Workspace.open(folder), folder.name) for folder in folders]
-    app = create_app(shops, ServiceSettings(), **options)
-    mount_console(app)
-    with TestClient(app, base_url=base, headers={"Origin": base}, raise_server_exceptions=False) as client:
-        if waits:
-            until(lambda: client.get("/readyz").status_code == 200)
-        yield client
+serving = partial(service_world.serving, console=True)
 
 
 @pytest.fixture(scope="module")
@@ -212,10 +201,7 @@ def test_ids_leave_only_for_who_may_export_them(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         _, look_only = create_key(shop, "Ann", [Scope.CONSOLE])
         _, marketing = create_key(shop, "Ben", [Scope.CONSOLE, Scope.MARKETING, Scope.PEOPLE])
-    for key, columns in (
-        (look_only, ["item_id", *LIST_COLUMNS]),
-        (marketing, ["pseudonym", "item_id", *LIST_COLUMNS]),
-    ):
+    for key, columns in ((look_only, ["item_id", *LIST_COLUMNS]), (marketing, ["pseudonym", "item_id", *LIST_COLUMNS])):
         with serving(folder) as client:
             assert send(client, "/sign-in", key=key).status_code == 303
             until_counted(client, "/people/list/replenish")
@@ -617,19 +603,6 @@ def test_a_key_does_what_its_scopes_say(folder: Path) -> None:
             answer = send(client, path, purpose="email", granted="no", act="dismiss", item_id="tea-1", name="x")
             assert answer.status_code == 403 and "lacks the scope" in Page(answer.text).text, path
         assert client.get("/data/quarantine/events-x").status_code == 403
-
-
-def test_sign_in_is_tried_a_few_times_a_minute(folder: Path) -> None:
-    with_key(folder, Scope.CONSOLE)
-    with Workspace.open(folder) as shop:
-        table = tomllib.loads((folder / "workspace.toml").read_text("utf-8"))
-        assert shop.settings.console == ConsoleSettings() and "console" not in table
-    (folder / "workspace.toml").write_text(
-        (folder / "workspace.toml").read_text("utf-8") + "\n[console]\nsign_ins_per_minute = 3\n", "utf-8"
-    )
-    with serving(folder) as client:
-        statuses = [send(client, "/sign-in", key="rk_guess").status_code for _ in range(5)]
-    assert statuses == [401, 401, 401, 429, 429]
 
 
 def test_a_service_for_others_is_never_open(folder: Path) -> None:

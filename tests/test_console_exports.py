@@ -160,11 +160,7 @@ def test_somebody_may_know_better_and_come_back(looking: TestClient) -> None:
 @pytest.mark.parametrize(
     ("language", "unknown", "nothing"),
     [
-        (
-            "en",
-            "Shopify: products: missing Vendor, Variant Price",
-            "Nothing of it can be taken in: it has one line",
-        ),
+        ("en", "Shopify: products: missing Vendor, Variant Price", "Nothing of it can be taken in: it has one line"),
         ("zh", "Shopify：商品：缺少 Vendor, Variant Price", "其中没有可载入的内容：每个订单一行"),
     ],
 )

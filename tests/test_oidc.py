@@ -11,7 +11,6 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -19,22 +18,19 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx2
 import pytest
+import service_world
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
 from joserfc.jwk import RSAKey
 from oidc_provider import CLIENT_ID, CLIENT_SECRET, KEYS, REDIRECT_URI, Claims, Provider, running_provider, stranger_key
-from service_world import HERE
 from tables import table
 
 from recllm.base.errors import MissingExtraError, UsageError
-from recllm.base.service_settings import ConsoleScope, OidcSettings, ServiceSettings
-from recllm.doors.console.app import mount_console
+from recllm.base.service_settings import ConsoleScope, OidcSettings
 from recllm.doors.console.pages import HISTORY_FILE
 from recllm.doors.console.session import session_cookie, session_visitor
-from recllm.doors.service.app import create_app
-from recllm.doors.service.live import LiveShop
 from recllm.doors.service.oidc import StaffMember, connect_provider
 from recllm.shop.workspace.audit import AuditAction, read_audit
 from recllm.shop.workspace.console_sessions import find_session
@@ -85,15 +81,7 @@ def make_shop(folder: Path, provider: Provider, tries: int = 1_000, **settings: 
     return folder
 
 
-@contextmanager
-def serving(*folders: Path, base: str = "http://localhost") -> Iterator[TestClient]:
-    shops = [LiveShop(Workspace.open(folder), folder.name) for folder in folders]
-    app = create_app(shops, ServiceSettings())
-    mount_console(app)
-    with TestClient(
-        app, base_url=base, headers={"Origin": base}, raise_server_exceptions=False, follow_redirects=False
-    ) as client:
-        yield client
+serving = partial(service_world.serving, console=True, waits=False, follow_redirects=False)
 
 
 @pytest.fixture
@@ -410,11 +398,9 @@ def test_nobody_is_led_elsewhere(client: TestClient) -> None:
 
 
 def test_the_way_back_is_what_the_settings_say(tmp_path: Path, provider: Provider) -> None:
-    folder = make_shop(tmp_path / "shop", provider)
-    app = create_app([LiveShop(Workspace.open(folder), "shop")], ServiceSettings(), loopback_only=False)
-    mount_console(app)
-    headers = {"host": "evil.example", "x-forwarded-host": "evil.example", "forwarded": "host=evil.example"}
-    with TestClient(app, base_url="http://localhost", follow_redirects=False, headers=headers) as client:
+    with serving(make_shop(tmp_path / "shop", provider), loopback_only=False) as client:
+        del client.headers["origin"]
+        client.headers |= {"host": "evil.example", "x-forwarded-host": "evil.example", "forwarded": "host=evil.example"}
         location = client.get(link(client)).headers["location"]
         assert parse_qs(urlsplit(location).query)["redirect_uri"] == [REDIRECT_URI] and "evil" not in location
 
@@ -651,7 +637,7 @@ def test_an_address_that_another_person_has_now(tmp_path: Path, provider: Provid
     with serving(folder) as first:
         sign_in(first)
         provider.person["sub"] = "subject-0815"
-        second = TestClient(first.app, base_url="http://localhost", headers=HERE, follow_redirects=False)
+        second = TestClient(first.app, base_url="http://localhost", headers=service_world.HERE, follow_redirects=False)
         sign_in(second)
         assert len(session_files(folder)) == 2
         for client in (first, second):
@@ -662,7 +648,7 @@ def test_an_address_that_another_person_has_now(tmp_path: Path, provider: Provid
             assert second.post(f"/settings/sessions/{path.name}/end").status_code == 404
         assert second.post("/settings/sessions/end").status_code == 404 and is_in(first)
         provider.person["sub"] = "subject-4711"
-        third = TestClient(first.app, base_url="http://localhost", headers=HERE, follow_redirects=False)
+        third = TestClient(first.app, base_url="http://localhost", headers=service_world.HERE, follow_redirects=False)
         sign_in(third)
         assert posted(third, "/settings/sessions/end").status_code == 303
         assert is_in(second) and is_in(third) and not is_in(first)

@@ -286,10 +286,7 @@ WRITES: tuple[tuple[str, str, Any], ...] = (
         "/v1/experiments",
         {
             "name": "w",
-            "variants": [
-                {"name": "a", "weight": 0.5},
-                {"name": "b", "weight": 0.5, "treatment": {"personal": False}},
-            ],
+            "variants": [{"name": "a", "weight": 0.5}, {"name": "b", "weight": 0.5, "treatment": {"personal": False}}],
         },
     ),
 )

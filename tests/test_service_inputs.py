@@ -233,9 +233,7 @@ def test_an_upload_of_which_half_comes_leaves_nothing(folder: Path, caplog: pyte
         before = counts(folder)
 
         async def half(path: str, body: bytes, content_type: str) -> list[dict[str, Any]]:
-            messages = iter(
-                [{"type": "http.request", "body": body, "more_body": True}, {"type": "http.disconnect"}],
-            )
+            messages = iter([{"type": "http.request", "body": body, "more_body": True}, {"type": "http.disconnect"}])
             sent: list[dict[str, Any]] = []
 
             async def receive() -> dict[str, Any]:

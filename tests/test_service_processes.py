@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -20,12 +19,6 @@ from recllm.doors.service.requests import SlateRequest
 from recllm.recommend.recommender.registry import current
 from recllm.shop.workspace.keys import create_key, revoke_key
 from recllm.shop.workspace.workspace import Workspace
-
-
-@pytest.fixture
-def shop_folder(service_shop: Path, tmp_path: Path) -> Path:
-    """A trained shop of the test's own."""
-    return shutil.copytree(service_shop, tmp_path / "shop")
 
 
 def slate(client: httpx2.Client, user: str = "u00", **body: object) -> list[str]:
@@ -44,11 +37,11 @@ def slate_processes(client: httpx2.Client) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found in /proc")
-def test_slates_in_processes_of_their_own(shop_folder: Path) -> None:
-    with serving(shop_folder) as client:
+def test_slates_in_processes_of_their_own(folder: Path) -> None:
+    with serving(folder) as client:
         here, refused = slate(client), client.post("/v1/recommend", json={"where": "colour = 1"})
         assert slate_processes(client) == 0
-    with server_process(shop_folder, "service.processes=2") as (client, server):
+    with server_process(folder, "service.processes=2") as (client, server):
         until(lambda: slate_processes(client) == 2)
         first, second = children(server.pid)
         for pid in (first, second):  # each alone answers as one process does
@@ -77,13 +70,13 @@ def test_slates_in_processes_of_their_own(shop_folder: Path) -> None:
 
 
 def test_a_process_that_cannot_open_the_model_is_not_asked(
-    shop_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recllm.doors.service.live.RESTART_SECONDS", 0.0)
-    version = str(current(shop_folder / "models"))
-    scorer = shop_folder / "models" / "versions" / version / "scorer.safetensors"
-    slates, body = SlateProcesses({"shop": shop_folder}, 1), SlateRequest(user_id="u00", k=5)
-    shop = LiveShop(Workspace.open(shop_folder), "shop", slates.update)
+    version = str(current(folder / "models"))
+    scorer = folder / "models" / "versions" / version / "scorer.safetensors"
+    slates, body = SlateProcesses({"shop": folder}, 1), SlateRequest(user_id="u00", k=5)
+    shop = LiveShop(Workspace.open(folder), "shop", slates.update)
     try:
         shop.update()
         until(lambda: slates.n_ready == 1)
@@ -105,8 +98,8 @@ def test_a_process_that_cannot_open_the_model_is_not_asked(
 
 def test_two_processes_share_state(postgres_server: PostgresServer, tmp_path: Path) -> None:
     """On SQLite one process serves a shop."""
-    shop_folder = build_shop(tmp_path, store=postgres_server.url(), n_models=1)
-    with server_process(shop_folder) as (first, _), server_process(shop_folder) as (second, other_server):
+    folder = build_shop(tmp_path, store=postgres_server.url(), n_models=1)
+    with server_process(folder) as (first, _), server_process(folder) as (second, other_server):
         gone = slate(first)[0]
         event = {"event_id": "only-once", "user_id": "u00", "item_id": gone, "event": "dismiss"}
         assert first.post("/v1/events", json={"events": [event]}).json()["accepted"] == 1
@@ -137,7 +130,7 @@ def test_two_processes_share_state(postgres_server: PostgresServer, tmp_path: Pa
         os.kill(other_server.pid, signal.SIGKILL)
         other_server.wait(60)
         assert slate(first), "one goes on without the other"
-        with Workspace.open(shop_folder) as shop:
+        with Workspace.open(folder) as shop:
             key, text = create_key(shop, "site", ["recommend"])
             refused = first.post("/v1/recommend", json={"user_id": "u00"})
             granted = first.post("/v1/recommend", json={"user_id": "u00"}, headers={"X-API-Key": text})

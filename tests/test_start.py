@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def test_the_questions_are_asked_once_in_the_shops_words(monkeypatch: pytest.Mon
     asked = answers_of({}, None, columns, english, at_terminal=True)
     assert (asked.basis, asked.contact) == ("Accepts Marketing", ("Accepts Marketing",))
     assert asked.sender is not None and asked.sender.opt_out == "mailto:stop@tea.example"
-    again = answers_of({}, json.loads(json.dumps(asked.document())), columns, english, at_terminal=True)
+    again = answers_of({}, json.loads(json.dumps(asdict(asked))), columns, english, at_terminal=True)
     assert again == asked, "no question twice"
     with pytest.raises(UsageError, match=r"(?s)“Accepts Marketing”.*--contact COLUMN.*--sender") as refused:
         answers_of({"basis": "interest"}, None, columns, english, at_terminal=False)

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
+import service_world
 import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from fastapi.testclient import TestClient
 from service_world import server_process, stopped
 from typer.testing import CliRunner
@@ -30,7 +24,6 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from recllm.base.errors import PolicyError, RecllmError, UsageError
 from recllm.base.service_settings import ServiceSettings
 from recllm.doors.cli.main import app as command_line
-from recllm.doors.console.app import mount_console
 from recllm.doors.service import api
 from recllm.doors.service.app import create_app
 from recllm.doors.service.callers import ANSWER_HEADERS
@@ -66,14 +59,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "shop"
 
 
-@contextmanager
-def serving(folder: Path, base: str = "http://localhost", **options: Any) -> Iterator[TestClient]:
-    app = create_app([LiveShop(Workspace.open(folder), folder.name)], ServiceSettings(), **options)
-    mount_console(app)
-    with TestClient(
-        app, base_url=base, headers={"Origin": base}, raise_server_exceptions=False, follow_redirects=False
-    ) as client:
-        yield client
+serving = partial(service_world.serving, console=True, waits=False, follow_redirects=False)
 
 
 def test_no_answer_of_the_service_is_rendered_by_a_browser(folder: Path) -> None:
@@ -90,7 +76,7 @@ def test_a_failure_has_the_headers_too(tmp_path: Path, monkeypatch: pytest.Monke
 
     Workspace.create(tmp_path / "shop", encoder="toy").close()
     monkeypatch.setattr(api, "generate_latest", fail)
-    with serving(tmp_path / "shop", "https://localhost") as client:
+    with serving(tmp_path / "shop", base="https://localhost") as client:
         answer = client.get("/metrics")
         assert answer.status_code == 500 and answer.headers["X-Content-Type-Options"] == "nosniff"
         assert "sandbox" in answer.headers["Content-Security-Policy"] and "Strict-Transport-Security" in answer.headers
@@ -98,7 +84,7 @@ def test_a_failure_has_the_headers_too(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_whoever_came_by_https_is_told_to_do_so_for_a_year(folder: Path) -> None:
     paths = ("/v1/nothing", "/livez", "/", "/sign-in", "/static/console.css", "/no-page")
-    with serving(folder, "https://localhost") as client:
+    with serving(folder, base="https://localhost") as client:
         for path in paths:
             policy = client.get(path).headers["Strict-Transport-Security"]
             assert policy == "max-age=31536000; includeSubDomains", path
@@ -108,12 +94,12 @@ def test_whoever_came_by_https_is_told_to_do_so_for_a_year(folder: Path) -> None
 
 def test_what_came_by_http_from_elsewhere_is_refused(folder: Path) -> None:
     options = {"loopback_only": False, "https_only": True}
-    with serving(folder, "http://shop.example", **options) as client:
+    with serving(folder, base="http://shop.example", **options) as client:
         for path in ("/v1/audit", "/metrics", "/", "/sign-in", "/static/console.css", "/openapi.json"):
             answer = client.get(path)
             assert answer.status_code == 403 and "by https alone" in answer.json()["error"]["message"], path
         assert client.get("/livez").status_code == 200
-    with serving(folder, "https://shop.example", **options) as client:
+    with serving(folder, base="https://shop.example", **options) as client:
         assert client.get("/sign-in").status_code == 200 and client.get("/v1/audit").status_code == 401
 
 

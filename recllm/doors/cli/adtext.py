@@ -183,7 +183,8 @@ def vocabulary(
         if by is None:
             raise UsageError("words are approved by a person: give --by NAME")
         added = add_words(vocabulary_file(shop.root), words, by=by, at=datetime.now(UTC))
-        version, repeated = read_vocabulary(vocabulary_file(shop.root)).version, len(words) - len(added)
+        version = read_vocabulary(vocabulary_file(shop.root)).version
+        repeated = len(words) - len(added)
         notes = [f"{repeated} of {len(words)} words were approved before"] if repeated else []
         return Answer({"version": version, "added": added}, [f"version {version}: {', '.join(added)}"], notes)
     return Answer(read_vocabulary(vocabulary_file(shop.root)))

@@ -196,7 +196,7 @@ def start_experiment(
         compared_on, guarded = Metric(metric), None if guard == "none" else Metric(guard)
     except ValueError as error:
         raise UsageError(f"{error}; metrics are {', '.join(Metric)}") from None
-    variants = dict(_variant(text) for text in variant)
+    variants = dict(map(variant_of, variant))
     if len(variants) < len(variant):
         raise UsageError("two variants have one name; give each its own")
     experiment = start(shop, name, variants, metric=compared_on, guard=guarded)
@@ -204,7 +204,7 @@ def start_experiment(
     return Answer(experiment.document())
 
 
-def _variant(text: str) -> tuple[str, tuple[float, Any]]:
+def variant_of(text: str) -> tuple[str, tuple[float, Any]]:
     from recllm.market.experiments.effect import Treatment
 
     name, _, weighted = text.partition(":")
@@ -220,14 +220,6 @@ def _variant(text: str) -> tuple[str, tuple[float, Any]]:
         raise UsageError(f"--variant {text!r}: give NAME:WEIGHT or NAME:WEIGHT:setting=value, e.g. new:0.5") from None
 
 
-def list_experiments(shop: Shop) -> Answer:
-    """All experiments with their variants."""
-    from recllm.market.experiments import slates
-
-    documents = [stored.document() for stored in slates.list_experiments(shop)]
-    return Answer({"experiments": documents})
-
-
 def report_experiment(
     *,
     name: Annotated[str | None, typer.Argument(help="The experiment's name; a list of all when left out.")],
@@ -239,12 +231,12 @@ def report_experiment(
     shop: Shop,
 ) -> Answer:
     """Variants compared with the control, with intervals that hold at every look."""
-    from recllm.market.experiments.slates import experiment_outcome
+    from recllm.market.experiments.slates import experiment_outcome, list_experiments
 
     if model is not None:
         return estimate(shop, model, metric)
     if name is None:
-        return list_experiments(shop)
+        return Answer({"experiments": [stored.document() for stored in list_experiments(shop)]})
     return Answer(experiment_outcome(shop, name))
 
 

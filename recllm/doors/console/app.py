@@ -138,15 +138,13 @@ class ConsoleMiddleware:
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
+                headers.update(HEADERS)
                 headers["Content-Security-Policy"] = content_policy(nonce)
                 is_file = path.startswith("/static/")
                 headers["Cache-Control"] = f"public, max-age={FILE_SECONDS}" if is_file else "no-store"
             await send(message)
 
-        problem: Exception | None = None
-        signed_in = None
+        problem, signed_in = None, None
         is_used = WAITING_HEADER not in request.headers and not is_open
         identify = partial(identify_browser, self._state.service, cookies, is_used=is_used)
         try:
@@ -159,10 +157,7 @@ class ConsoleMiddleware:
         if answer is None and not is_open:
             answer = await go_to_be_confirmed(visit)
         try:
-            if answer is not None:
-                await answer(scope, receive, send_with_headers)
-            else:
-                await self._app(scope, receive, send_with_headers)
+            await (answer or self._app)(scope, receive, send_with_headers)
         except ClientDisconnect:  # in the middle of a form: no one reads the answer
             if not started:
                 await error_page(visit, HTTPException(400))(scope, receive, send_with_headers)

@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,7 +112,9 @@ def quarantine_files(visit: Visit) -> list[dict[str, Any]]:
 def quarantine_page(visit: TheVisit, name: str, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1) -> Response:
     """The rows of one load that were set aside, each with its reason."""
     visit.require(Scope.EVENTS)
-    path = _quarantine_path(visit, name)
+    path = visit.workspace.quarantine_dir / f"{name}.jsonl"
+    if not QUARANTINE_NAME.fullmatch(name) or not path.is_file():
+        raise UnknownIdError("there is no such list of rows that were set aside")
     codes = Counter(row["code"] for row in _quarantine_rows(path))
     table = quarantine_table(visit, name, path, (page - 1) * QUARANTINE_ROWS)
     return visit.page(
@@ -157,20 +160,11 @@ def row_fields(row: Mapping[str, Any]) -> dict[str, str]:
     """Field -> text of a row that was set aside; one field of all of it where its cells did not fit the columns."""
     parsed = row.get("fields")
     if parsed is None:
-        try:
+        with suppress(ValueError):
             parsed = json.loads(row["raw"])
-        except ValueError:
-            parsed = None
     if isinstance(parsed, dict):
         return {str(name): "" if value is None else str(value) for name, value in parsed.items()}
     return {"row": str(row["raw"])}
-
-
-def _quarantine_path(visit: Visit, name: str) -> Path:
-    path = visit.workspace.quarantine_dir / f"{name}.jsonl"
-    if not QUARANTINE_NAME.fullmatch(name) or not path.is_file():
-        raise UnknownIdError("there is no such list of rows that were set aside")
-    return path
 
 
 def _quarantine_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -124,7 +124,8 @@ def home_page(visit: TheVisit) -> Response:
 
 def shown_lines(visit: Visit, figures: ShopFigures) -> list[tuple[str, str, ShownOutcome | None]]:
     """Which days, the model, and the outcomes of what was shown; None for those of few customers."""
-    floor, days = visit.workspace.policy.group_floor, {"yesterday": figures.yesterday, "recent": figures.outcomes}
+    floor = visit.workspace.policy.group_floor
+    days = {"yesterday": figures.yesterday, "recent": figures.outcomes}
     return [
         (key, o.name, next(iter(reported_outcomes([o], visit.figures)), None) if o.people >= floor else None)
         for key, outcomes in days.items()

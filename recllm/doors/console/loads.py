@@ -1,12 +1,11 @@
 """Files on their way into a shop: the upload on disk, and the load that runs while its page is looked at.
 
-uploads/<id>/file, upload.json      in the workspace, readable by its owner only, gone when it was loaded or after a
-                                    day; an upload that broke off leaves nothing
+uploads/<id>/file      in the workspace, readable by its owner only, gone when it was loaded or after a day; an upload
+                       that broke off leaves nothing
 """
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import shutil
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from recllm.base.errors import IngestError, StoreError, UnknownIdError, UsageError
-from recllm.base.files import PRIVATE, whole_file, write_whole
+from recllm.base.files import PRIVATE, whole_file
 from recllm.base.schema import IngestReport, Table
 from recllm.doors.service.jobs import Background, Job, Progress
 from recllm.doors.service.live import LiveShop
@@ -122,14 +121,15 @@ def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Upload:
     folder = _uploads_folder(workspace)
     folder.mkdir(mode=0o700, exist_ok=True)
     upload_id = secrets.token_urlsafe(9).replace("-", "x").replace("_", "y")
-    draft, safe = folder / f"{upload_id}.tmp", _safe_name(name)
+    # the file's own name as far as it is safe in a path
+    safe = re.sub(r"[^\w.-]+", "_", name.replace("\\", "/").rsplit("/", 1)[-1], flags=re.ASCII)[-60:].lstrip("._-")
+    safe, draft = safe or "upload.csv", folder / f"{upload_id}.tmp"
     draft.mkdir(mode=0o700)
     try:
         with whole_file(draft / safe, mode=PRIVATE) as target:
             shutil.copyfileobj(stream, target, BLOCK_BYTES)
         if not (draft / safe).stat().st_size:
             raise UsageError("the file is empty; choose another one")
-        write_whole(draft / "upload.json", json.dumps({"name": safe}), mode=PRIVATE)
         draft.rename(folder / upload_id)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -139,11 +139,11 @@ def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Upload:
 
 def find_upload(workspace: Workspace, upload_id: str) -> Upload:
     """Raises `UnknownIdError` for one that never was, or is gone."""
-    folder = workspace.root / UPLOADS / upload_id
-    if not re.fullmatch(r"[A-Za-z0-9]{12}", upload_id) or not (folder / "upload.json").is_file():
+    is_id = re.fullmatch(r"[A-Za-z0-9]{12}", upload_id) is not None
+    path = next((workspace.root / UPLOADS / upload_id).glob("*"), None) if is_id else None
+    if path is None:
         raise UnknownIdError("this upload is gone: it was loaded, or is older than a day; upload the file again")
-    about = json.loads((folder / "upload.json").read_text("utf-8"))
-    return Upload(upload_id=upload_id, path=folder / about["name"], name=about["name"])
+    return Upload(upload_id=upload_id, path=path, name=path.name)
 
 
 def remove_upload(workspace: Workspace, upload_id: str) -> None:
@@ -168,12 +168,6 @@ def _uploads_folder(workspace: Workspace) -> Path:
 def quarantine_name(source: IngestReport | IngestError) -> str:
     """Name of the list of rows that a load set aside; "" where there are none."""
     return Path(source.quarantine_file).stem if source.quarantine_file else ""
-
-
-def _safe_name(name: str) -> str:
-    """The file's own name as far as it is safe in a path."""
-    safe = re.sub(r"[^\w.-]+", "_", name.replace("\\", "/").rsplit("/", 1)[-1], flags=re.ASCII)[-60:].lstrip("._-")
-    return safe if safe not in ("", "upload.json") else "upload.csv"
 
 
 class FileLoads:

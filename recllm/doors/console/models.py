@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -168,11 +169,9 @@ def model_lines(visit: Visit) -> list[ModelLine]:
     now_serving = serving(models_dir)
     lines = []
     for manifest in reversed(versions(models_dir)):
-        try:
-            text = (models_dir / "versions" / manifest.version / MODEL_FILE).read_text("utf-8")
-            record = json.loads(text)
-        except (OSError, ValueError):  # a version that cannot serve: its promotion says why
-            record = {}
+        record = {}
+        with suppress(OSError, ValueError):  # a version that cannot serve: its promotion says why
+            record = json.loads((models_dir / "versions" / manifest.version / MODEL_FILE).read_text("utf-8"))
         lines.append(
             ModelLine(
                 version=manifest.version,
@@ -259,33 +258,28 @@ def treatment_words(visit: Visit, treatment: Treatment) -> str:
 @slow
 def experiment_page(visit: TheVisit, name: str) -> Response:
     """What may be said of an experiment now."""
-    values = experiment_values(visit, name)
-    return visit.page("experiment.html.j2", section="models", **values)
+    return visit.page("experiment.html.j2", section="models", **experiment_values(visit, name))
 
 
 def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
-    stored = experiment = find_experiment(visit.workspace, name)
-    at = utc(present(visit.workspace))
+    stored, at = find_experiment(visit.workspace, name), utc(present(visit.workspace))
 
     def reported() -> list[ExperimentOutcome]:
         return [reported_experiment(look, visit.figures) for look in experiment_course(visit.workspace, name)]
 
     looks = visit.shop.once_a_day(visit.figures, ("course", name, stored.revision), reported)
-    latest, metric = looks[-1], Metric(experiment.metric)
-    guard = Metric(experiment.guard) if experiment.guard else None
-    comparisons = [
-        compared(visit, stored, latest, comparison)
-        for comparison in (latest.report.comparisons if latest.report else ())
-    ]
+    latest = looks[-1]
+    of_variants = latest.report.comparisons if latest.report else ()
+    comparisons = [compared(visit, stored, latest, comparison) for comparison in of_variants]
     # what has to be stopped before what may stay
     first = min((c["advice"] for c in comparisons), key=list(VariantAdvice).index, default=VariantAdvice.EMPTY)
     return {
         "problem": "",
         "stored": stored,
-        "running": experiment.is_running(at),
+        "running": stored.is_running(at),
         "days": _days(stored, at),
-        "metric": metric,
-        "guard": guard,
+        "metric": Metric(stored.metric),
+        "guard": Metric(stored.guard) if stored.guard else None,
         "split": split_table(visit, stored, latest),
         "as_planned": latest.report is None or latest.report.sample_ratio.verdict is RatioVerdict.AS_PLANNED,
         "comparisons": comparisons,

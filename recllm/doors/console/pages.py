@@ -206,20 +206,16 @@ class Visit:
         """Whether htmx asks for a part of a page."""
         return "hx-request" in self.request.headers
 
-    def speaking(self, language: str) -> Visit:
-        """The same in another language."""
-        return replace(self, words=replace(self.words, language=language))
-
     def say(self, path: str, /, **values: object) -> str:
         return self.words.say(path, **values)
 
-    def problem_text(self, error: RecllmError, message: str = "") -> str:
+    def problem_text(self, error: RecllmError) -> str:
         """The kind of the problem in the visitor's language, and the message, which is English unless it is worded."""
         if isinstance(error, WordedError):
             return str(error)
         kinds = (kind.__name__ for kind in type(error).__mro__)
         words = next(self.say(path) for kind in kinds if self.words.has(path := f"problem.{kind}"))
-        return self.say("problem.line", kind=words, message=message or str(error))
+        return self.say("problem.line", kind=words, message=str(error))
 
     def may(self, scope: str) -> bool:
         """Whether the caller's key has a scope."""
@@ -251,7 +247,7 @@ class Visit:
         return HTMLResponse(self.render(template, section=section, **values), status)
 
     def render(self, template: str, **values: Any) -> str:
-        words = self.words
+        words, notice = self.words, f"notice.{self.request.query_params.get('notice', '')}"
         return (
             environment()
             .get_template(template)
@@ -267,7 +263,8 @@ class Visit:
                 cell_remark=cell_remark,
                 languages=LANGUAGES,
                 version=recllm.__version__,
-                notice=self._notice(),
+                # by its key, so that a link can make the console say nothing of its own
+                notice=notice if words.has(notice) else None,
                 **values,
             )
         )
@@ -299,11 +296,6 @@ class Visit:
         lines = csv_lines(table, self.may)
         return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
-    def _notice(self) -> str | None:
-        """What the page before this one did, by its key, so that a link can make the console say nothing of its own."""
-        key = f"notice.{self.request.query_params.get('notice', '')}"
-        return key if self.words.has(key) else None
-
     def back(self, path: str, notice: str = "") -> Response:
         """To a page after something was done; notice: a key under `notice`."""
         joint = "&" if "?" in path else "?"
@@ -331,9 +323,8 @@ class Visit:
             if column.name not in without
         )
         columns += tuple(TableColumn(name=field, label=field or "–") for field in fields)
-        return ConsoleTable(
-            name=name, title=title or self.say(title_path), columns=columns, rows=rows, all_rows=all_rows
-        )
+        title = title or self.say(title_path)
+        return ConsoleTable(name=name, title=title, columns=columns, rows=rows, all_rows=all_rows)
 
     @property
     def actor(self) -> str:

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from recllm.base.documents import json_text
 from recllm.base.errors import RecllmError, UnknownIdError
 from recllm.base.schema import ACTIONS, Action, Occasion, Profile, Purpose, SlateStatus, Table
+from recllm.base.words.sentences import LANGUAGES
 from recllm.doors.console.home import suggestion_title, suggestion_words
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, slow
 from recllm.doors.console.tables import TableCell, TableRow
@@ -61,6 +62,8 @@ PURPOSES = (
 
 KINDS = (PredictionKind.BUY, PredictionKind.NEXT_ORDER, PredictionKind.LEAVE, PredictionKind.VALUE)
 """Predictions in the order of the page; all within the horizon of a `PredictionRequest` that says none."""
+PREDICTIONS_JOB = {language: f"predictions {language}" for language in LANGUAGES}
+"""Language of the page, which is that of the reasons -> what the job that computes them is about."""
 
 
 @router.get("")
@@ -159,7 +162,7 @@ def person_page(
 def predict(visit: TheVisit, name: str) -> Response:
     """Predict all people in the background, unless a job does it."""
     visit.require(Scope.MARKETING)
-    background, shop, subject = visit.state.service.background, visit.shop, predictions_subject(visit)
+    background, shop, subject = visit.state.service.background, visit.shop, PREDICTIONS_JOB[visit.language]
 
     def learn(tell: Progress) -> dict[str, str]:
         """Kind -> why it cannot be predicted."""
@@ -336,17 +339,12 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
     }
 
 
-def predictions_subject(visit: Visit) -> str:
-    """Of the job that computes them, in the visitor's language, which is that of the reasons."""
-    return f"predictions {visit.language}"
-
-
 def prediction_values(visit: Visit, name: str) -> dict[str, Any]:
     """The predictions on the page of a person; none without consent to personalisation. They are computed in the
     background, for all people at once, and kept as `recllm.doors.service.everybody` says."""
     if not visit.workspace.gate().permits(name, Purpose.PERSONALISATION):
         return {"name": name, "may_predict": False}
-    job = visit.state.service.background.latest_job(visit.shop.name, predictions_subject(visit))
+    job = visit.state.service.background.latest_job(visit.shop.name, PREDICTIONS_JOB[visit.language])
     problems: Mapping[str, str] = job.result if job is not None and job.state is JobState.DONE else {}
     return {
         "name": name,

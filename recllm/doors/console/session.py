@@ -4,9 +4,8 @@ A session is a file of the workspace and a random token in a cookie; see `worksp
 key behind it is looked up at each request, so that revoking it ends the session; so are the settings that let a person
 of the company's directory in. Where no shop has keys or a directory, only this machine is answered, without sign-in.
 
-A cookie holds a choice or a random text, and no personal data. Over https their names begin with `__Host-`, by which a
-browser takes them from this host alone, over https and for all paths; others are not read. Over http, where no browser
-takes such names, they go without.
+A cookie holds a choice or a random text, and no personal data. Over https their names begin with `__Host-`; others
+are not read.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -26,7 +25,7 @@ from recllm.base.errors import StoreError
 from recllm.doors.service.callers import Service
 from recllm.doors.service.live import LiveShop
 from recllm.doors.service.oidc import StaffIdentity, StaffMember, staff_member
-from recllm.shop.workspace.console_sessions import ConsoleSession, begin_session, find_session
+from recllm.shop.workspace.console_sessions import ConsoleSession, find_session
 from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, key_in_force, list_keys
 from recllm.shop.workspace.workspace import Workspace
 
@@ -124,14 +123,6 @@ def sign_in(service: Service, key_text: str) -> tuple[LiveShop, ApiKey] | None:
         except StoreError as error:
             logger.warning("keys cannot be read: %s", error, extra={"shop": shop.name})
     return None
-
-
-def begin_staff_session(
-    workspace: Workspace, identity: StaffIdentity, confirmed: ConsoleSession | None = None
-) -> tuple[ConsoleSession, str]:
-    """A new session and its token. confirmed: the session until now, which goes on if it is the same person's."""
-    is_theirs = confirmed is not None and is_session_of(confirmed, identity)
-    return begin_session(workspace, person=asdict(identity), confirmed=confirmed if is_theirs else None)
 
 
 def session_visitor(workspace: Workspace, session: ConsoleSession) -> ApiKey | StaffMember | None:

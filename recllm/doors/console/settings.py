@@ -54,7 +54,7 @@ def make_key(visit: TheVisit, form: TheForm) -> Response:
 def revoke(visit: TheVisit, key_id: str) -> Response:
     """Refuse a key from now on, and end its sessions."""
     visit.require(Scope.ADMIN)
-    if visit.signed_in is not None and visit.signed_in.key_id == key_id:
+    if visit.actor == f"key:{key_id}":
         raise PolicyError(visit.say("settings.own_key"))
     revoke_key(visit.workspace, key_id)
     visit.remember("revoke_key", key=key_id)
@@ -75,7 +75,7 @@ def end_sessions(visit: TheVisit, session_id: str = "") -> Response:
         (session, visitor)
         for session, visitor in _sessions(visit)
         if (session.session_id == session_id if session_id else _is_mine(visit, session))
-        and not _is_this(visit, session)
+        and session.session_id != visit.browser
     ]
     if not meant:
         raise UnknownIdError("there is no such session any more")
@@ -104,18 +104,13 @@ def _is_mine(visit: Visit, session: ConsoleSession) -> bool:
     return visit.session is not None and is_same_visitor(visit.session, session)
 
 
-def _is_this(visit: Visit, session: ConsoleSession) -> bool:
-    return visit.session is not None and visit.session.session_id == session.session_id
-
-
 def _page(
     visit: Visit, *, key_text: str | None = None, problem: str | None = None, typed: str = "", status: int = 200
 ) -> Response:
-    rows = setting_rows(visit.workspace.root, {})
-    groups = itertools.groupby(rows, lambda row: str(row["section"]))
+    groups = itertools.groupby(setting_rows(visit.workspace.root, {}), lambda row: str(row["section"]))
     keys = list_keys(visit.workspace) if visit.may(Scope.ADMIN) else []
     sessions = _sessions(visit)
-    others = [(session, visitor) for session, visitor in sessions if not _is_this(visit, session)]
+    others = [(session, visitor) for session, visitor in sessions if session.session_id != visit.browser]
     return visit.page(
         "settings.html.j2",
         status=status,
@@ -126,7 +121,7 @@ def _page(
         typed=typed,
         groups=[(name, settings_table(visit, name, list(group))) for name, group in groups],
         keys=keys_table(visit, keys) if keys else None,
-        revocable=[key for key in keys if not key.revoked_at and not _is_own(visit, key)],
+        revocable=[key for key in keys if not key.revoked_at and visit.actor != f"key:{key.key_id}"],
         sessions=sessions_table(visit, sessions) if sessions else None,
         endable=[(s.session_id, visitor.name, _moment(s.begun_at)) for s, visitor in others],
         has_others=any(_is_mine(visit, session) for session, _ in others),
@@ -135,18 +130,13 @@ def _page(
     )
 
 
-def _is_own(visit: Visit, key: ApiKey) -> bool:
-    """Whether it is the key that the visitor signed in with."""
-    return visit.signed_in is not None and visit.signed_in.key_id == key.key_id
-
-
 def keys_table(visit: Visit, keys: Sequence[ApiKey]) -> ConsoleTable:
     """Who may do what; no key itself."""
 
     def row(key: ApiKey) -> TableRow:
         scopes = sorted(key.scopes)
         words = visit.say("people.comma").join(visit.say(f"scope.{scope}") for scope in scopes)
-        tag, tone = (visit.say("settings.yours"), "good") if _is_own(visit, key) else ("", "")
+        tag, tone = (visit.say("settings.yours"), "good") if visit.actor == f"key:{key.key_id}" else ("", "")
         if key.revoked_at:
             tag, tone = visit.say("settings.revoked"), "bad"
         return (
@@ -165,7 +155,7 @@ def sessions_table(visit: Visit, sessions: Sequence[tuple[ConsoleSession, ApiKey
 
     def row(session: ConsoleSession, visitor: ApiKey | StaffMember) -> TableRow:
         way = "directory" if isinstance(visitor, StaffMember) else "key"
-        is_this = _is_this(visit, session)
+        is_this = session.session_id == visit.browser
         return (
             TableCell(value=visitor.name, tag=visit.say("settings.this_browser") if is_this else "", tone="good"),
             TableCell(value=way, text=visit.say(f"settings.by.{way}")),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from http import HTTPStatus
 from urllib.parse import quote, unquote
 
@@ -28,7 +29,6 @@ from recllm.doors.console.session import (
     PENDING_COOKIE,
     SHOP_COOKIE,
     YEAR,
-    begin_staff_session,
     drop_cookie,
     has_to_be_confirmed,
     is_session_of,
@@ -128,7 +128,8 @@ async def sign_in_returned(visit: TheVisit) -> Response:
         except SignInError:
             visit.state.sign_ins.count(_address(visit))  # one that was begun was counted at its begin
             raise
-        visit, after, provider = visit.speaking(pending.language), pending.after, pending.provider
+        visit = replace(visit, words=replace(visit.words, language=pending.language))
+        after, provider = pending.after, pending.provider
         shops = [s for s in visit.state.service.shops.values() if provider_id(s.workspace.settings.oidc) == provider]
         claim_names = sorted({name for shop in shops for name in _claims_in_use(shop)})
         claims = await visit.state.providers[provider].finish(pending.request, query, claim_names)
@@ -330,8 +331,10 @@ def _sessions(
         try:
             if shop.name in looking:
                 member = looking[shop.name]
-                confirmed = before if pending.is_confirmation else None
-                session, token = begin_staff_session(shop.workspace, member.identity, confirmed)
+                # the session until now goes on if it is the same person's
+                goes_on = pending.is_confirmation and before is not None and is_session_of(before, member.identity)
+                person, confirmed = asdict(member.identity), before if goes_on else None
+                session, token = begin_session(shop.workspace, person=person, confirmed=confirmed)
                 sessions.append((shop, session, token))
                 if not session.is_confirmed:  # an address may change its owner; a subject never does
                     actor, subject = f"console:{member.name}", member.identity.subject

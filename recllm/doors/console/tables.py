@@ -179,12 +179,12 @@ def csv_lines(table: ConsoleTable, may: Callable[[Scope], bool]) -> Iterator[str
     names = (guarded(c.name) + end for _, c in columns for end in (ends if c.is_ranged else ends[:1]))
     yield "\ufeff" + _csv_line(names)
     for row in table.rows if table.all_rows is None else table.all_rows():
-        cells = ((column, _cell(row[n])) for n, column in columns)
-        yield _csv_line(_csv_text(value) for column, cell in cells for value in _csv_values(column, cell.value))
-
-
-def _csv_values(column: TableColumn, value: CellValue) -> list[Any]:
-    return [getattr(value, name, None) for name in ("value", "low", "high")] if column.is_ranged else [value]
+        texts: list[str] = []
+        for n, column in columns:
+            value = _cell(row[n]).value
+            ranged = (getattr(value, name, None) for name in ("value", "low", "high"))
+            texts += map(_csv_text, ranged if column.is_ranged else [value])
+        yield _csv_line(texts)
 
 
 def _csv_text(value: Any) -> str:

@@ -192,11 +192,10 @@ def restore(
 ) -> Restored:
     """Makes a workspace of a backup, and erases again the people who were erased since.
 
-    Tombstones come from the backup, from the replaced workspace, and from certificates; the module's docstring says
-    what else is taken over. key_file: the keys, where neither the backup nor `root` has them; an older backup is
-    brought to their newest. replace: put it in the place of the workspace in `root`, which is kept next to it. store:
-    URL of an empty PostgreSQL schema for the rows. If it is stopped, repeat it: then the old workspace or the new one
-    is there. Raises `DataError` for a damaged, changed or cut file, or a wrong passphrase, changing nothing.
+    key_file: the keys, where neither the backup nor `root` has them; an older backup is brought to their newest.
+    replace: put it in the place of the workspace in `root`, which is kept next to it. store: URL of an empty PostgreSQL
+    schema for the rows. If it is stopped, repeat it: then the old workspace or the new one is there. Raises
+    `DataError` for a damaged, changed or cut file, or a wrong passphrase, changing nothing.
     """
     draft, done = restore_drafts(root)
     if done.exists() and not root.exists():  # stopped between two names

@@ -74,8 +74,8 @@ class ErasureCertificate:
 
 def issue(workspace: Workspace, certificate: ErasureCertificate) -> ErasureCertificate:
     """Signs a certificate and keeps it in the workspace."""
-    body = {name: value for name, value in plain(certificate).items() if name != "signature"}
-    signed = body | {"signature": _signature(workspace.signing_key("certificate"), body)}
+    signed = plain(certificate)
+    signed["signature"] = signature_of(workspace.signing_key("certificate"), signed)
     folder = workspace.root / CERTIFICATES
     folder.mkdir(mode=0o700, exist_ok=True)
     write_whole(folder / f"{certificate.certificate_id}.json", json.dumps(signed, indent=1) + "\n", mode=PRIVATE)
@@ -92,9 +92,8 @@ def read_certificate(workspace: Workspace, file: Path) -> ErasureCertificate:
         certificate = TypeAdapter(ErasureCertificate).validate_json(content, strict=True)
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{file}: no certificate of an erasure: {str(error).splitlines()[0]}") from error
-    body = {name: value for name, value in fields.items() if name != "signature"}
     keys = workspace.signing_keys("certificate")
-    if not any(hmac.compare_digest(_signature(key, body), certificate.signature) for key in keys):
+    if not any(hmac.compare_digest(signature_of(key, fields), certificate.signature) for key in keys):
         raise DataError(
             f"{file}: the signature does not hold: it was changed, or another workspace, or key, signed it; "
             "see the audit log for what was erased: recllm privacy audit"
@@ -102,6 +101,8 @@ def read_certificate(workspace: Workspace, file: Path) -> ErasureCertificate:
     return certificate
 
 
-def _signature(key: bytes, body: Mapping[str, Any]) -> str:
+def signature_of(key: bytes, fields: Mapping[str, Any]) -> str:
+    """HMAC-SHA256 over all fields but the signature."""
+    body = {name: value for name, value in fields.items() if name != "signature"}
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256").hex()

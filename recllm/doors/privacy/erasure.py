@@ -9,8 +9,6 @@ An unreadable file stops nothing: the certificate names it, and the note stays u
 
 Out of reach: files of exports that left the workspace, earlier backups (a restore puts the tombstones back into force),
 and copies in a database server's archive or standby.
-
-Also here: deletion by age, by the settings' `retention` and the clock, which goes on with stopped erasures.
 """
 
 from __future__ import annotations

@@ -219,7 +219,8 @@ def check(body: TextsRequest, caller: MayMarket) -> dict[str, Any]:
     # checked between two texts: the lengths of a text and its item are bounded, so one takes 50 ms or so at most
     deadline = time.monotonic() + caller.service.settings.deadline_seconds
     now, workspace = body.at or datetime.now(UTC), caller.shop.workspace
-    vocabulary, domain = approved_words(vocabulary_file(workspace.root)), domain_of(workspace.locale())
+    vocabulary = approved_words(vocabulary_file(workspace.root))
+    domain = domain_of(workspace.locale())
     submissions = [submission_of(line, now=now, vocabulary=vocabulary, domain=domain) for line in body.texts]
     answers = []
     for submission in submissions:
@@ -355,7 +356,8 @@ def join_session(workspace: Workspace, session_id: str, user_id: str) -> Session
 
     Raises `ConflictError` for a session that belongs to another person.
     """
-    session, person = workspace.session_pseudonymiser().one(session_id), workspace.pseudonymiser().one(user_id)
+    session = workspace.session_pseudonymiser().one(session_id)
+    person = workspace.pseudonymiser().one(user_id)
     if workspace.store().tombstones([session, person]):
         return SessionJoin(joined=False, events=0)
     with workspace.store().read() as reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -129,7 +130,17 @@ class Everybody:
             self._predictions[key] = learned
             while len(self._predictions) > MAX_PREDICTIONS:
                 self._predictions.popitem(last=False)
-        return self._of_those_who_agree(learned.prediction)
+        prediction, gate = learned.prediction, self._workspace.gate()
+        names = [person.user_id for person in prediction.people]
+        agreed, stored = gate.permits_each(names, Purpose.PERSONALISATION), gate.knows_each(names)
+        people = tuple(itertools.compress(prediction.people, map(all, zip(agreed, stored, strict=True))))
+        withdrawn = len(names) - len(people)
+        if not withdrawn:
+            return prediction
+        if not people:
+            raise NothingToDo("no one to predict: all predicted people have withdrawn since")
+        left_out = {"no_consent": withdrawn + prediction.left_out.get("no_consent", 0)}
+        return replace(prediction, people=people, left_out={**prediction.left_out, **left_out})
 
     def learned_prediction(self, request: PredictionRequest) -> LearnedPrediction | None:
         """The prediction in memory, with people who withdrew since; None where there is none."""
@@ -142,17 +153,3 @@ class Everybody:
 
     def _is_young(self, learned: LearnedPrediction) -> bool:
         return time.monotonic() - learned.at <= 3_600 * PREDICTION_HOURS
-
-    def _of_those_who_agree(self, prediction: Prediction) -> Prediction:
-        gate, names = self._workspace.gate(), [person.user_id for person in prediction.people]
-        agreed, stored = gate.permits_each(names, Purpose.PERSONALISATION), gate.knows_each(names)
-        people = tuple(
-            p for p, yes, is_stored in zip(prediction.people, agreed, stored, strict=True) if yes and is_stored
-        )
-        withdrawn = len(names) - len(people)
-        if not withdrawn:
-            return prediction
-        if not people:
-            raise NothingToDo("no one to predict: all predicted people have withdrawn since")
-        left_out = {"no_consent": withdrawn + prediction.left_out.get("no_consent", 0)}
-        return replace(prediction, people=people, left_out={**prediction.left_out, **left_out})

@@ -131,17 +131,18 @@ class LiveShop:
 
     def visitor(self, user_id: str | None, session_id: str | None) -> tuple[Recommender, str]:
         """The recommender that knows a visitor, and the id to ask it with; "" for one without an id."""
+
+        def session_pseudonyms(session_ids: Sequence[str]) -> list[str]:
+            """Of sessions, or of the people to whom they were joined."""
+            names = self.workspace.session_pseudonymiser().many(session_ids)
+            with self.workspace.store().read() as reader:
+                person = reader.joined_sessions(names)
+            return [person.get(name, name) for name in names]
+
         recommender = self.recommender()
         if session_id is not None:
-            return recommender.for_ids(self._session_pseudonyms), session_id
+            return recommender.for_ids(session_pseudonyms), session_id
         return (recommender, user_id) if user_id is not None else (recommender.for_nobody(), "")
-
-    def _session_pseudonyms(self, session_ids: Sequence[str]) -> list[str]:
-        """Of sessions, or of the people to whom they were joined."""
-        names = self.workspace.session_pseudonymiser().many(session_ids)
-        with self.workspace.store().read() as reader:
-            person = reader.joined_sessions(names)
-        return [person.get(name, name) for name in names]
 
     def slate(self, body: SlateRequest) -> Slate:
         """The answer to a request, by the treatment of the customer's variant; recorded as shown where asked."""
@@ -192,8 +193,9 @@ class LiveShop:
                 problem = str(error)
                 try:
                     new = self._open(old[0].version, load_no, old)
-                except ModelError:  # its files are gone too: it stays in memory
-                    new = self._with_current_offer(old, load_no)
+                except ModelError:  # its files are gone too: it stays in memory, with the current items
+                    marks = replace(old[0], items=load_no.get(Table.ITEMS, 0), consent=NEVER)
+                    new = None if marks == old[0] else (marks, with_current_offer(self.workspace, old[1]))
             if new is not None:
                 self.n_swaps += old is not None
                 self._opened = new
@@ -235,11 +237,6 @@ class LiveShop:
             visitor = RecommendRequest(users=("",), k=1, basket=(recommender.dataset.items["item_id"][0],))
             recommender.for_nobody().recommend(visitor)
         return marks, recommender
-
-    def _with_current_offer(self, before: Opened, load_no: Mapping[Table, int]) -> Opened | None:
-        """The recommender in memory with the current items, under marks of its own; None when they are the same."""
-        marks = replace(before[0], items=load_no.get(Table.ITEMS, 0), consent=NEVER)
-        return None if marks == before[0] else (marks, with_current_offer(self.workspace, before[1]))
 
     def _watch(self) -> None:
         stated = self.workspace.settings.service.load_encoder
@@ -307,8 +304,11 @@ class SlateProcesses:
     def answer(self, shop: LiveShop, body: SlateRequest) -> tuple[SlateStatus, str]:
         """Status and JSON of a slate, computed here where no process is free or it could not. Raises as
         `LiveShop.slate` does."""
-        process = self._free_process()
-        if process is not None:
+        process = None
+        with suppress(Empty):
+            while process is None or not process.is_alive:
+                process = self._free.get_nowait()
+        if process is not None and process.is_alive:
             try:
                 request = {"shop": shop.name, "slate": body.model_dump(mode="json")}
                 if shop.name in process.shops and (reply := process.ask(request)):
@@ -322,13 +322,6 @@ class SlateProcesses:
                     self._free.put(process)
         slate = shop.slate(body)
         return slate.status, json_text(slate)
-
-    def _free_process(self) -> _SlateProcess | None:
-        with suppress(Empty):
-            while True:
-                if (process := self._free.get_nowait()).is_alive:
-                    return process
-        return None
 
     def update(self, shop: str) -> None:
         """Let every process open what is new of a shop, and wait for them; start those that are missing."""

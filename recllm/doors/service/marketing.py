@@ -293,7 +293,8 @@ def order_plan(
         progress("opening the workspace")
         recommender, file = shop.everybody.recommender(), campaign_file(shop.workspace, campaign_id)
         campaign_plan = plan_campaign(shop.workspace, file, replace=replace, recommender=recommender, progress=progress)
-        addressed, held_out, texts = campaign_plan.addressed, campaign_plan.held_out, campaign_plan.texts
+        addressed = campaign_plan.addressed
+        held_out, texts = campaign_plan.held_out, campaign_plan.texts
         counts = {"addressed": len(addressed), "held_out": len(held_out), "texts": len(texts)}
         note(shop.workspace, campaign_id, CampaignAct.PLANNED, by=by, at=datetime.now(UTC), **counts)
         return {**counts, **_revised(shop, campaign_id)}
@@ -349,7 +350,8 @@ def campaign_report(campaign_id: OneCampaign, caller: MayMarket) -> Any:
     out."""
     from recllm.market.campaigns.outcome import campaign_outcome
 
-    figures, opened_campaign = caller.figures, open_by_id(caller.shop.workspace, campaign_id, recheck=False)
+    figures = caller.figures
+    opened_campaign = open_by_id(caller.shop.workspace, campaign_id, recheck=False)
     return caller.shop.once_a_day(
         figures, ("campaign", campaign_id), lambda: campaign_outcome(opened_campaign, figures)
     )

@@ -17,7 +17,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.util import find_spec
@@ -117,20 +117,13 @@ class OidcClient:
 
     def __init__(self, settings: OidcSettings, secret: str | None) -> None:
         assert settings.issuer is not None  # noqa: S101 - connect makes none without
-        self._settings, self._issuer, self._secret = settings, settings.issuer, secret
-        self._client_id = settings.client_id
+        self._settings, self._secret, self._client_id = settings, secret, settings.client_id
+        self.issuer = settings.issuer
+        self.title = settings.title or urlsplit(self.issuer).netloc
+        """What people call the provider."""
 
     def __repr__(self) -> str:
         return f"OidcClient({self.issuer}, {self._client_id})"
-
-    @property
-    def issuer(self) -> str:
-        return self._issuer
-
-    @property
-    def title(self) -> str:
-        """What people call the provider."""
-        return self._settings.title or urlsplit(self._issuer).netloc
 
     async def begin(self, language: str, *, asks_again: bool = False) -> tuple[str, SignInRequest]:
         """The address for the browser, and the request to finish. asks_again: ask for a new proof."""
@@ -168,7 +161,7 @@ class OidcClient:
         info endpoint is asked. Raises `SignInError`.
         """
         issuer = answer.get("iss")
-        if issuer != self._issuer and (issuer is not None or request.metadata.names_itself):
+        if issuer != self.issuer and (issuer is not None or request.metadata.names_itself):
             raise SignInError(SignInProblem.NOT_GENUINE, "the answer came from another provider")
         if "error" in answer:
             raise SignInError(SignInProblem.DECLINED, f"the provider says {_word(answer['error'])}")
@@ -177,7 +170,7 @@ class OidcClient:
         async with self._asking() as http:
             tokens = await self._redeem(http, request, answer["code"])
             keys = await self._ask(http, "GET", request.metadata.jwks_uri, "the provider's keys")
-            claims = self._verified(tokens, keys, request)
+            claims = self._verified(tokens, signing_keys(keys), request)
             endpoint, access_token = request.metadata.userinfo_endpoint, tokens.get("access_token")
             if endpoint and isinstance(access_token, str) and any(name not in claims for name in claim_names):
                 headers = {"Authorization": f"Bearer {access_token}"}
@@ -228,9 +221,9 @@ class OidcClient:
         return document
 
     async def _discover(self, http: httpx2.AsyncClient) -> ProviderMetadata:
-        url = self._issuer.rstrip("/") + "/.well-known/openid-configuration"
+        url = self.issuer.rstrip("/") + "/.well-known/openid-configuration"
         document = await self._ask(http, "GET", url, "discovery")
-        if document.get("issuer") != self._issuer:
+        if document.get("issuer") != self.issuer:
             raise SignInError(SignInProblem.NOT_SET_UP, "discovery names another issuer than oidc.issuer")
         required = {name: self._endpoint(document, name) for name in REQUIRED_ENDPOINTS}
         if lacking := [name for name, url in required.items() if url is None]:
@@ -260,7 +253,7 @@ class OidcClient:
         try:
             parts = urlsplit(url)
             is_safe = parts.scheme == "https" or (
-                parts.scheme == "http" and parts.hostname in PLAIN_HTTP_HOSTS and self._issuer.startswith("http:")
+                parts.scheme == "http" and parts.hostname in PLAIN_HTTP_HOSTS and self.issuer.startswith("http:")
             )
             is_safe = is_safe and bool(parts.hostname) and parts.username is None and not parts.fragment
         except (TypeError, ValueError, AttributeError):
@@ -286,8 +279,8 @@ class OidcClient:
         endpoint = request.metadata.token_endpoint
         return await self._ask(http, "POST", endpoint, "the token", data=form, headers=headers)
 
-    def _verified(self, tokens: Mapping[str, Any], keys: Mapping[str, Any], request: SignInRequest) -> dict[str, Any]:
-        """Claims of an ID token of this client, this sign-in and this provider's key."""
+    def _verified(self, tokens: Mapping[str, Any], keys: Any, request: SignInRequest) -> dict[str, Any]:
+        """Claims of an ID token of this client, this sign-in and one of these keys."""
         from authlib.oidc.core import CodeIDToken
         from joserfc import jwt
         from joserfc.errors import JoseError
@@ -295,14 +288,13 @@ class OidcClient:
         text = tokens.get("id_token")
         if not isinstance(text, str):
             raise SignInError(SignInProblem.NOT_GENUINE, "the answer has no ID token")
-        now = int(time.time())
         try:
-            token = jwt.decode(text, _signing_keys(keys), algorithms=request.metadata.algorithms)
+            token = jwt.decode(text, keys, algorithms=request.metadata.algorithms)
             claims = CodeIDToken(
                 token.claims,
                 token.header,
                 {
-                    "iss": {"essential": True, "value": self._issuer},
+                    "iss": {"essential": True, "value": self.issuer},
                     "aud": {"essential": True, "value": self._client_id},
                 },
                 {
@@ -311,7 +303,7 @@ class OidcClient:
                     "access_token": tokens.get("access_token"),
                 },
             )
-            claims.validate(now, LEEWAY_SECONDS)
+            claims.validate(int(time.time()), LEEWAY_SECONDS)
         except JoseError as error:  # its message may repeat the token
             claim = getattr(error, "claim", "")
             detail = f" ({claim})" if claim in CodeIDToken.REGISTERED_CLAIMS else ""
@@ -325,13 +317,12 @@ class OidcClient:
         if claims["iat"] < request.begun_at - LEEWAY_SECONDS:
             raise SignInError(SignInProblem.NOT_GENUINE, "the ID token: issued before this sign-in began")
         if not 0 < len(subject) <= MAX_SUBJECT or not subject.isprintable():
-            raise SignInError(
-                SignInProblem.NOT_GENUINE, "the ID token: its subject is empty, too long or not printable"
-            )
+            cause = "the ID token: its subject is empty, too long or not printable"
+            raise SignInError(SignInProblem.NOT_GENUINE, cause)
         return dict(claims)
 
 
-def _signing_keys(document: Mapping[str, Any]) -> Any:
+def signing_keys(document: Mapping[str, Any]) -> Any:
     """The provider's public keys that sign, as a key set of joserfc: a shared secret among them is none of them."""
     from joserfc.errors import JoseError
     from joserfc.jwk import KeySet, RSAKey, import_key
@@ -339,19 +330,12 @@ def _signing_keys(document: Mapping[str, Any]) -> Any:
     entries = document.get("keys")
     usable = []
     for entry in entries if isinstance(entries, list) else []:
-        if (
-            not isinstance(entry, dict)
-            or entry.get("kty") not in ("RSA", "EC", "OKP")
-            or entry.get("use", "sig") != "sig"
-        ):
-            continue
-        try:
-            key = import_key(entry)
-            is_strong = not isinstance(key, RSAKey) or key.public_key.key_size >= MIN_RSA_BITS
-        except (JoseError, ValueError, TypeError, KeyError):
-            continue  # another key may be usable
-        if is_strong:
-            usable.append(key)
+        is_public = isinstance(entry, dict) and entry.get("kty") in ("RSA", "EC", "OKP")
+        if is_public and entry.get("use", "sig") == "sig":
+            with suppress(JoseError, ValueError, TypeError, KeyError):  # another key may be usable
+                key = import_key(entry)
+                if not isinstance(key, RSAKey) or key.public_key.key_size >= MIN_RSA_BITS:
+                    usable.append(key)
     if not usable:
         raise SignInError(SignInProblem.NOT_SET_UP, "the provider publishes no key that can be used")
     return KeySet(usable)

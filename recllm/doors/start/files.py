@@ -7,7 +7,7 @@ import os
 import re
 import zoneinfo
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,6 @@ class Answers:
         of_use = frozenset() if by_interest else USE
         explicit = Policy().explicit_purposes | of_use | (CONTACT - {channel} if to_all else CONTACT)
         return {"consent_default": by_interest or to_all, "policy": Policy(explicit_purposes=explicit)}
-
-    def document(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def answers_of(

@@ -9,8 +9,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,9 @@ def start_shop(
     options: basis, contact and sender, empty where they are not stated. at_terminal: whether questions can be asked.
     Raises what `read_files`, `answers_of` and `run_start` do.
     """
-    before = earlier_record(folder)
+    before: dict[str, Any] = {}
+    with suppress(OSError, ValueError):  # the record of the start before in this workspace
+        before = dict(json.loads((folder / "report.json").read_text("utf-8")))
     files = read_files(paths, words_of(settings.get("locale") or before.get("locale") or "en"))
     settings = settings if (folder / SETTINGS_FILE).exists() else {**shop_settings(files), **settings}
     words = words_of(before.get("locale") or settings.get("locale") or "en")
@@ -154,7 +156,8 @@ def run_start(
             raise UsageError(f"{folder} was made with other answers about consent; give these, or another folder: -w")
         if name != "policy" and setting != value:
             raise UsageError(f"{folder} is a workspace with {name} = {setting!r}: change that in its workspace.toml")
-    page_locale, currency, timezone = workspace.locale(locale), workspace.settings.currency, workspace.settings.timezone
+    page_locale, currency = workspace.locale(locale), workspace.settings.currency
+    timezone = workspace.settings.timezone
     run = Run(workspace, words_of(page_locale, currency, timezone), seed)
     loads = load_files(run, files, answers, page_locale)
     encoder = workspace_encoder(workspace)
@@ -178,7 +181,7 @@ def run_start(
         "report": str(folder / "report.html"),
         "command": "recllm start",
         "note": note,
-        "answers": answers.document(),
+        "answers": asdict(answers),
         "locale": page_locale,
         "currency": currency,
         "timezone": timezone,
@@ -215,14 +218,6 @@ def run_start(
     (folder / "report.json").write_text(json_text(record, indent=1), encoding="utf-8")
     write_whole(folder / "report.html", start_page(record))
     return record
-
-
-def earlier_record(folder: Path) -> dict[str, Any]:
-    """The record of the start before in this workspace; empty where there is none."""
-    try:
-        return dict(json.loads((folder / "report.json").read_text("utf-8")))
-    except (OSError, ValueError):
-        return {}
 
 
 def check_columns(files: Sequence[ShopFile], answers: Answers) -> None:
@@ -404,9 +399,9 @@ def start_page(record: Mapping[str, Any]) -> str:
         day=lambda text: page_words.day(datetime.fromisoformat(text)),
         moment=lambda text: page_words.moment(datetime.fromisoformat(text)),
         tag=page_words.tag,
-        bars=[] if evaluation is None else _bars(evaluation),
+        bars=[] if evaluation is None else bars(evaluation),
         verdict="" if evaluation is None else verdict(evaluation, page_words),
-        gaps={} if evaluation is None else _gaps(evaluation),
+        gaps={} if evaluation is None else gaps(evaluation),
         metric=METRIC,
         ours=OURS,
         list_length=LIST_LENGTH,
@@ -418,19 +413,19 @@ def verdict(evaluation: Mapping[str, Any], page_words: Words) -> str:
     difference excludes zero."""
     peers = {name: slices["ALL"][METRIC] for name, slices in evaluation["systems"].items() if name != OURS}
     best = max(peers, key=lambda name: peers[name], default=None)
-    gap = _gaps(evaluation).get(best or "")
+    gap = gaps(evaluation).get(best or "")
     if best is None or gap is None:
         return ""
     outcome = "better" if gap["low"] > 0 else "worse" if gap["high"] < 0 else "same"
     return page_words.say(f"start.verdict_{outcome}", ours=OURS, peer=page_words.say(f"start.way.{best}"))
 
 
-def _gaps(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def gaps(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Peer -> difference to it, with the interval."""
     return {gap["peer"]: gap for gap in evaluation["differences"] if (gap["slice"], gap["metric"]) == ("ALL", METRIC)}
 
 
-def _bars(evaluation: Mapping[str, Any]) -> list[tuple[str, float]]:
+def bars(evaluation: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Systems with their figure for all people, the best first; none of too few people."""
     if evaluation["slices"]["ALL"]["users"] < FEWEST_MEASURED:
         return []

@@ -182,23 +182,17 @@ def audience_of_workspace(
     from recllm.market.propensity.effects import effects_of
     from recllm.shop.workspace.figures import FigureGate
 
-    gate, name = workspace.gate(), request.choice.effects
+    gate, name, holdout = workspace.gate(), request.choice.effects, workspace.settings.experiments
+    of_holdout = {"holdout_share": holdout.holdout_share, "holdout_salt": holdout.holdout_salt}
+    exclusions = request.exclusions.model_copy(update=of_holdout)
     return find_audience(
         recommender,
-        with_global_holdout(workspace, request),
+        request.model_copy(update={"exclusions": exclusions}),
         agreed=agreement(gate, request.channel),
         gate=gate,
         effects=None if name is None else effects_of(workspace, name, recommender.dataset),
         figures=figures or FigureGate(workspace),
     )
-
-
-def with_global_holdout(workspace: Workspace, request: AudienceRequest) -> AudienceRequest:
-    """The same without the workspace's global holdout."""
-    holdout = workspace.settings.experiments
-    of_holdout = {"holdout_share": holdout.holdout_share, "holdout_salt": holdout.holdout_salt}
-    exclusions = request.exclusions.model_copy(update=of_holdout)
-    return request.model_copy(update={"exclusions": exclusions})
 
 
 def eligible_pool(
@@ -305,8 +299,8 @@ def build_audience(
     if figures is None or figures.is_exact:
         check_floor(len(selection.addressed), floor)
     reached, addressed = pool.user_rows[selection.addressed], scores.rows(selection.addressed)
-    explained = slice(explain_first)
-    reasons = reasons_for(recommender, reached[explained], addressed.best_item[explained])
+    others = np.setdiff1d(pool.user_rows, reached)
+    reasons = reasons_for(recommender, reached[:explain_first], addressed.best_item[:explain_first])
     reasons += [()] * (len(reached) - len(reasons))
     columns = {"score": addressed.score}
     if addressed.probability is not None:
@@ -323,13 +317,12 @@ def build_audience(
         for n, (position, item, why) in enumerate(zip(selection.addressed, addressed.best_item, reasons, strict=True))
     )
     cut = {
-        ExclusionReason.UNPROFITABLE.value: selection.unprofitable,
-        ExclusionReason.BEYOND_LIMIT.value: selection.beyond_limit,
+        ExclusionReason.UNPROFITABLE: selection.unprofitable,
+        ExclusionReason.BEYOND_LIMIT: selection.beyond_limit,
     }
     actions, notes = recommender.population.settings.target, pool.target.notes
     if pool.rule:
-        note = Prompts.load().render("people_rule.note", recommender.locale, part=pool.rule[0].words)
-        notes = (*notes, note)
+        notes = (*notes, Prompts.load().render("people_rule.note", recommender.locale, part=pool.rule[0].words))
     if actions != (Action.PURCHASE,):
         notes = (*notes, f"a conversion is any of: {', '.join(actions)}")
     audience = Audience(
@@ -340,32 +333,26 @@ def build_audience(
         items=tuple(data.items["item_id"].gather(pool.target.items).to_list()),
         people=people,
         holdout=tuple(pool.user_ids[position] for position in selection.holdout),
-        excluded={**pool.excluded, **{reason: n for reason, n in cut.items() if n}},
-        group=()
-        if figures
-        else distinguishing_traits(data, reached, np.setdiff1d(pool.user_rows, reached), recommender.policy),
+        excluded={**pool.excluded, **{reason.value: n for reason, n in cut.items() if n}},
+        group=() if figures else distinguishing_traits(data, reached, others, recommender.policy),
         expected_conversions=float(columns["probability"].sum()) if "probability" in columns else None,
         converts=tuple(actions),
         expected_extra=None if effects is None else float(effects.effect.sum()),
         notes=notes,
-        rule=tuple(
-            replace(count, people=count.people if (count.people or 0) >= floor else None) for count in pool.rule
-        ),
+        rule=tuple(count if (count.people or 0) >= floor else replace(count, people=None) for count in pool.rule),
     )
-    if figures is not None:
-        return _as_reported(audience, recommender, pool, selection, figures, question)
-    return audience
+    return audience if figures is None else as_reported(audience, recommender, pool, reached, figures, question)
 
 
-def _as_reported(
+def as_reported(
     audience: Audience,
     recommender: Recommender,
     pool: EligiblePool,
-    selection: Selection,
+    reached: NDArray[np.int64],
     figures: FigureGate,
     question: object,
 ) -> Audience:
-    """The same with the figures that the caller gets."""
+    """The same with the figures that the caller gets. reached: rows of the people addressed."""
     counts = {
         **dict.fromkeys(ExclusionReason, 0),  # which reasons are missing would say which groups are empty
         **{reason: n or 0 for reason, n in audience.excluded.items()},
@@ -384,7 +371,7 @@ def _as_reported(
             return total
         return figures.total(total / max(n, 1), size, question) if is_large and size else None
 
-    reached, noise = pool.user_rows[selection.addressed], figures.trait_noise(question) if is_large else None
+    noise = figures.trait_noise(question) if is_large else None
     others = np.setdiff1d(pool.user_rows, reached)
     traits = noise and distinguishing_traits(recommender.dataset, reached, others, recommender.policy, noise)
     return replace(

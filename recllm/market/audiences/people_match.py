@@ -173,7 +173,12 @@ class _PeopleFacts:
             elif category is not None:
                 mask = self._of_category(category)
             elif brand is not None:
-                mask = self._of_brand(brand)
+                brands = self.dataset.items["brand"]
+                is_brand = brands.str.strip_chars().str.to_lowercase() == brand.strip().lower()
+                mask = np.array(is_brand.fill_null(False).to_numpy())
+                if not mask.any():
+                    listed = brands.drop_nulls().unique()
+                    raise UsageError(f"no item is of the brand {brand!r}; {_near(brand, listed)}")
             rows = np.flatnonzero(mask)
             sensitive = sensitive_items(self.dataset.items[rows.tolist()], self.policy)
             if sensitive.all():
@@ -192,13 +197,6 @@ class _PeopleFacts:
             candidates = full_paths if CATEGORY_SEPARATOR.strip() in category else names
             raise UsageError(f"no item is of the category {category!r}; {_near(category, candidates)}")
         return mask
-
-    def _of_brand(self, brand: str) -> Mask:
-        brands = self.dataset.items["brand"]
-        mask = (brands.str.strip_chars().str.to_lowercase() == brand.strip().lower()).fill_null(False).to_numpy()
-        if not mask.any():
-            raise UsageError(f"no item is of the brand {brand!r}; {_near(brand, brands.drop_nulls().unique())}")
-        return np.array(mask)
 
     def _basic(self, rule: BasicRule) -> Mask:
         basics = {name.casefold(): name for name in self.dataset.users.columns if name != USER_COLUMN}

@@ -7,7 +7,7 @@
     ]}
 
 A rule says yes or no of every person. What is unknown counts as not done, so `not` also holds for people of whom
-nothing is known. `people_match` finds the people, and `rule_words` says a rule in words.
+nothing is known.
 """
 
 from __future__ import annotations

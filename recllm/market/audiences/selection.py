@@ -132,7 +132,8 @@ def spread_offers(
         n_listed = int((listed >= 0).sum())
         if not n_listed:
             continue
-        value, penalty = offers.offer_value[person, :n_listed], spread * np.log1p(n_offered[listed[:n_listed]])
+        value = offers.offer_value[person, :n_listed]
+        penalty = spread * np.log1p(n_offered[listed[:n_listed]])
         # what is worth less than nothing is worth less still
         column[person] = int(np.argmax(value * np.exp(-np.sign(value) * penalty)))
         n_offered[listed[column[person]]] += 1

@@ -48,9 +48,7 @@ def audience_target(
     """The target of one of the three, a text possibly with its category, or of the whole catalogue, and the recommender
     that knows its items.
 
-    It is named by `target_name`. Of a category its available items count; see `data.catalogue.in_category`. For
-    a text see `text_target`. Raises `UsageError` for an unknown item or a category without any, `PolicyError` when all
-    are of a sensitive category.
+    Raises `UsageError` for an unknown item or a category without any, `PolicyError` when all are of a sensitive one.
     """
     if text is not None:
         return text_target(recommender, text, category)

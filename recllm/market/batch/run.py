@@ -205,7 +205,8 @@ class ShardWorker:
         """Slates of everybody of a shard who may be served, by the variant that is theirs, as `COLUMNS`; and the number
         of people."""
         recommender = self._shard(shard, self.run.version)
-        experiments, users = list_experiments(self.shop), recommender.dataset.users[USER_COLUMN].to_list()
+        experiments = list_experiments(self.shop)
+        users = recommender.dataset.users[USER_COLUMN].to_list()
         rng = np.random.default_rng([self.run.seed, shard])
         of_version = {self.run.version: recommender}
 

@@ -9,7 +9,6 @@ Whether each variant got the people that its weight promised is a test that hold
 
 (Lindon and Malek 2022, Anytime-valid inference for multinomial count data). While people are drawn by the weights the
 ratio is a martingale of mean 1, so the chance that it ever exceeds 1 / alpha is at most alpha, however often one looks.
-What usually breaks a ratio is not the draw but what is lost after it: a variant whose page fails is not logged.
 
 Of a difference the unit is the person, since people are what was drawn: each gives one numerator (clicks, orders,
 revenue) and one denominator (showings; 1 for a mean per person). A variant's value is sum of numerators / sum of
@@ -134,8 +133,7 @@ def variant_of(experiment: Experiment, pseudonym: str) -> Variant:
     """A person's variant, the same at every call and on every machine.
 
     SHA-256 over the experiment's name and the pseudonym gives a number in [0, 1); the variants take turns on that line,
-    each as long as its weight. Other experiments draw other numbers, so they do not meet in the same people more often
-    than by chance.
+    each as long as its weight.
     """
     number = float(draws([pseudonym], experiment.name, "experiment")[0])
     end = 0.0

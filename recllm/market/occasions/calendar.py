@@ -263,8 +263,6 @@ def season_lifts(dataset: Dataset, coming: ComingDay, settings: Settings) -> NDA
     """How much larger the share of each item's purchases, (n_items,), that lies before the day is than that of all
     items, smoothed towards its category's; 0 for items that are none of the day's. None where the log holds no such
     weeks of an earlier year, or no whole year.
-
-    Days are those of UTC: a few hours do not matter.
     """
     bought, profile = dataset.events.of(Action.PURCHASE), profile_of(coming.day, settings)
     if not len(bought) or np.ptp(bought.at) < LEAST_YEAR_DAYS * DAY:
@@ -282,7 +280,8 @@ def season_lifts(dataset: Dataset, coming: ComingDay, settings: Settings) -> NDA
     n_all, n_before, n_after = (
         np.bincount(bought.item[mask], minlength=dataset.n_items) for mask in (slice(None), is_before, is_after)
     )
-    share, group = float(is_before.mean()), _deepest_categories(dataset)
+    path = dataset.items["category"].list.join(" > ").fill_null("")
+    share, group = float(is_before.mean()), path.rank("dense").cast(pl.Int64).to_numpy() - 1
     of_group = (np.bincount(group, n_before) + _PRIOR * share) / (np.bincount(group, n_all) + _PRIOR)
     lift = (n_before + _PRIOR * of_group[group]) / (n_all + _PRIOR) / share
     has_category = dataset.items["category"].list.len().fill_null(0).to_numpy() > 0
@@ -291,9 +290,3 @@ def season_lifts(dataset: Dataset, coming: ComingDay, settings: Settings) -> NDA
     if coming.day not in SEASONS:
         is_of_day &= n_before >= LEAST_FALL * n_after
     return np.where(is_of_day, lift, 0.0)
-
-
-def _deepest_categories(dataset: Dataset) -> NDArray[np.int64]:
-    """A number for the whole category path of each item."""
-    path = dataset.items["category"].list.join(" > ").fill_null("")
-    return path.rank("dense").cast(pl.Int64).to_numpy() - 1

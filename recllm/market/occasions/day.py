@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import ACTION_CODE, Action, Occasion, Purpose, Reason, ReasonKind
-from recllm.market.audiences.contacts import CHANNEL_PURPOSE, first_channels
+from recllm.market.audiences.contacts import agreement, first_channels
 from recllm.market.audiences.exclusions import first_only, minors
 from recllm.market.audiences.selection import globally_held_out
 from recllm.market.occasions.detect import (
@@ -106,9 +106,8 @@ def find_occasions(
     missing |= {occasion: why for occasion, why in lacking(shop).items() if occasion in settings.order}
     data, gate = shop.dataset, workspace.gate()
     ids = data.users[USER_COLUMN].to_list()
-    if unknown := [name for name in settings.channels if name not in CHANNEL_PURPOSE]:
-        with_consent = ", ".join(CHANNEL_PURPOSE)
-        raise UsageError(f"there is no consent for the channel {unknown[0]!r}; take one of {with_consent}")
+    for channel in settings.channels:
+        agreement(gate, channel)  # refuses one without consent records
     channels = first_channels(gate, ids, settings.channels)
     holdout = workspace.settings.experiments
     sent = gate.messages(Purpose.PERSONALISATION)

@@ -268,7 +268,8 @@ def with_items(shop: Shop, occasion: Occasion, cases: Cases) -> Cases:
     """The cases of win-back with what each person bought on most days, lately more; those of welcome with what others
     buy with the person's items, and that one as `companion`."""
     if occasion is Occasion.WIN_BACK:
-        data, lapsed = shop.dataset, np.isin(np.arange(shop.dataset.n_users), cases["user"].to_numpy())
+        data = shop.dataset
+        lapsed = np.isin(np.arange(shop.dataset.n_users), cases["user"].to_numpy())
         of_people = replace(data, events=data.events.select(lapsed[data.events.user] & shop.offered[data.events.item]))
         # a day is halved in worth every 91 days
         decayed = (-pl.col("age") / 91 * np.log(2)).exp().sum()

@@ -25,6 +25,7 @@ from recllm.base.errors import DataError, ModelError
 from recllm.base.schema import Action
 from recllm.base.stats.probabilities import sigmoid
 from recllm.learn.models.trees import BoostedTrees, BoostingSettings, grow_trees
+from recllm.market.propensity.examples import past_starts, span_days
 from recllm.market.propensity.features import category_codes
 from recllm.shop.data.dataset import DAY, Dataset, utc
 
@@ -188,7 +189,8 @@ def repeated_lately(pairs: pl.DataFrame, by: str) -> pl.DataFrame:
 
 def figures_of_person(days: pl.DataFrame, repeated: pl.DataFrame) -> pl.DataFrame:
     """How often a person shops, and how much of what they buy repeatedly they bought lately."""
-    age, lines, week = pl.col("age"), pl.col("lines"), (pl.col("age") // 7).filter(pl.col("age") < 77).unique()
+    age, lines = pl.col("age"), pl.col("lines")
+    week = (pl.col("age") // 7).filter(pl.col("age") < 77).unique()
     people = days.group_by("user", "age").agg(lines=pl.len()).group_by("user")
     table = people.agg(
         **{f"trips_{window}": within_days(window) for window in (7, 14, 28, 91)},
@@ -251,7 +253,8 @@ def hazards_of(
     since, item = pairs["since"].to_numpy(), pairs["item"].to_numpy()
     spell, spell_item = once["since"].to_numpy(), once["item"].to_numpy()
     n_gaps, spells = np.sort(gap), np.sort(spell)
-    passed, ended = np.searchsorted(n_gaps, since, "right"), np.searchsorted(n_gaps, since + HORIZON_DAYS, "right")
+    passed = np.searchsorted(n_gaps, since, "right")
+    ended = np.searchsorted(n_gaps, since + HORIZON_DAYS, "right")
     lasting = len(spells) - np.searchsorted(spells, since, "right")
     everything = (ended - passed) / np.maximum(len(gap) - passed + lasting, 1)
     columns = [pl.Series("hazard", everything)]
@@ -355,7 +358,10 @@ def learn_replenishment(
     progress: gets each step in words. Raises `DataError` for a log without two weeks that can be learned from, or with
     too few repurchases.
     """
-    tell, rng, starts = progress or (lambda _: None), np.random.default_rng(trees.seed), past_weeks(dataset, weeks)
+    tell, rng = progress or (lambda _: None), np.random.default_rng(trees.seed)
+    starts = past_starts(dataset, HORIZON_DAYS, weeks, history_days=4 * HORIZON_DAYS)
+    if len(starts) < 2:
+        raise DataError(f"the log spans {span_days(dataset):.0f} days; to learn when something is due takes six weeks")
     tables, labels = [], []
     for number, start in enumerate(starts, 1):
         tell(f"reading week {number} of {len(starts)}, from {utc(start):%Y-%m-%d}")
@@ -385,17 +391,3 @@ def learn_replenishment(
     grown = grow_trees(table.to_numpy(), label, trees, names=table.columns, column_share=COLUMN_SHARE)
     logger.info("replenishment: %d pairs of %d weeks", record["pairs"], len(starts))
     return ReplenishmentModel(trees=grown, as_of=end, record=record)
-
-
-def past_weeks(dataset: Dataset, n: int) -> list[int]:
-    """Starts of the latest n weeks whose end is known, latest first, epoch seconds; fewer where the log is short.
-
-    Raises `DataError` for a log with fewer than two of them after its first four weeks.
-    """
-    if not len(dataset.events):
-        raise DataError("the log is empty: no customer has agreed to model training, or no events were loaded")
-    first, end, week = int(dataset.events.at.min()), int(dataset.events.at.max()) + 1, HORIZON_DAYS * DAY
-    starts = [end - number * week for number in range(1, n + 1) if end - number * week >= first + 4 * week]
-    if len(starts) < 2:
-        raise DataError(f"the log spans {(end - first) / DAY:.0f} days; to learn when something is due takes six weeks")
-    return starts

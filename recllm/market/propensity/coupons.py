@@ -9,7 +9,7 @@ Times are aware datetimes, ISO texts or epoch seconds. Rows of people who are no
 agree to its purpose or are unknown, are dropped when the tables meet the dataset.
 
 Features: what a person did with coupons, and with a campaign's products, before the campaign reached them, and
-its kind. Counts of its items and of its people would tell a dozen campaigns apart and nothing else.
+its kind.
 """
 
 from __future__ import annotations
@@ -203,7 +203,8 @@ def _redemptions(past: Dataset, earlier: Coupons, alike: list[str]) -> Columns:
         days_since_redeemed=pl.col("age").min(),
     )
     hits = columns["redeemed_campaigns"] + PRIOR_RATE * PRIOR_MAILINGS
-    rate, days = hits / (columns["mailed_before"] + PRIOR_MAILINGS), columns.pop("days_since_redeemed")
+    rate = hits / (columns["mailed_before"] + PRIOR_MAILINGS)
+    days = columns.pop("days_since_redeemed")
     return columns | {"redeem_rate": rate, "days_since_redeemed": days}
 
 

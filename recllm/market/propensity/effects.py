@@ -8,8 +8,7 @@ effect     of a person, by an X-learner (Künzel et al. 2019): outcome models sa
            treated.
 
 The X-learner is learned on random halves of all people, one group of trees each. How much the groups' answers differ is
-the standard error of their mean. `error_scale` compares it with how much two learners of different people differ, and
-`shrinkage_bias` is what a learner draws effects towards their mean.
+the standard error of their mean.
 
 effects/NAME/effects.json holds the trees, their columns, scales and where the effects come from; no row of any person.
 """
@@ -115,7 +114,8 @@ def grow_effects(
     """Trees of these rows over the features that vary in the trial: an X-learner of each group's half, outcome models
     and all, so that the errors of these are among the groups' differences."""
     values, treated, outcome = trial.features.values, trial.treated, trial.outcome
-    used, weights = values[:, varying(values)], 1 / np.where(treated, trial.propensity, 1 - trial.propensity)
+    used = values[:, varying(values)]
+    weights = 1 / np.where(treated, trial.propensity, 1 - trial.propensity)
 
     def grown(rows: NDArray[np.int64], effect: Values) -> BoostedTrees:
         weight = weights[rows] / weights[rows].mean()
@@ -266,7 +266,8 @@ def fit_effects(
     settings = settings or UpliftSettings()
     score, rng = person_scores(trial, settings), np.random.default_rng(settings.seed)
     held_out = held_out_effects(trial, score, settings, rng)
-    effect, reach = float(score.mean()), normal_quantile() * float(score.std(ddof=1) / np.sqrt(len(trial)))
+    effect = float(score.mean())
+    reach = normal_quantile() * float(score.std(ddof=1) / np.sqrt(len(trial)))
     about = EffectSource(
         start=start,
         trial=source,
@@ -276,7 +277,8 @@ def fit_effects(
         effect_low=effect - reach,
         effect_high=effect + reach,
     )
-    columns, trees = varying(trial.features.values), grow_effects(trial, np.arange(len(trial)), settings, rng)
+    columns = varying(trial.features.values)
+    trees = grow_effects(trial, np.arange(len(trial)), settings, rng)
     return LearnedEffects(trial.features.names, columns, trees, held_out.scale, held_out.bias, about), held_out
 
 

@@ -3,8 +3,7 @@
     |--- history ---|cut ---- horizon ----|                  features of the cut, label of the horizon
                                     |cut ---- horizon ----|  as_of
 
-The latest cut lies one horizon before the end of the log, the others further back. `Examples.check` refuses a table
-that holds a label from after the time at which it is learned.
+The latest cut lies one horizon before the end of the log, the others further back.
 """
 
 from __future__ import annotations
@@ -175,21 +174,29 @@ class Examples:
 
 def cuts(dataset: Dataset, horizon_days: int) -> list[int]:
     """Times of `MAX_WINDOWS` past windows at most, which do not overlap, latest first; each with at least a horizon of
-    history.
-
-    Raises `DataError` for a log too short to hold two of them.
-    """
-    if not len(dataset.events):
-        raise DataError("the log is empty: no customer has agreed to model training, or no events were loaded")
-    first, horizon = int(dataset.events.at.min()), horizon_days * DAY
-    end = int(dataset.events.at.max()) + 1
-    times = [end - n * horizon for n in range(1, MAX_WINDOWS + 1) if end - n * horizon - horizon >= first]
+    history. Raises `DataError` for a log too short to hold two of them."""
+    times = past_starts(dataset, horizon_days, MAX_WINDOWS, history_days=horizon_days)
     if not times:
         raise DataError(
-            f"the log spans {(end - first) / DAY:.0f} days, and a horizon of {horizon_days} days needs "
+            f"the log spans {span_days(dataset):.0f} days, and a horizon of {horizon_days} days needs "
             f"{2 * horizon_days}: one window to learn from and as long before it; give a shorter --horizon"
         )
     return times
+
+
+def past_starts(dataset: Dataset, days: int, limit: int, *, history_days: int) -> list[int]:
+    """Starts of the latest windows of these days that lie within the log, `limit` at most, latest first, epoch seconds;
+    before each lie at least `history_days` of the log. Raises `DataError` for an empty log."""
+    if not len(dataset.events):
+        raise DataError("the log is empty: no customer has agreed to model training, or no events were loaded")
+    first, end = int(dataset.events.at.min()), int(dataset.events.at.max()) + 1
+    starts = (end - n * days * DAY for n in range(1, limit + 1))
+    return [start for start in starts if start >= first + history_days * DAY]
+
+
+def span_days(dataset: Dataset) -> float:
+    """Of a log with events."""
+    return (int(dataset.events.at.max()) + 1 - int(dataset.events.at.min())) / DAY
 
 
 def past_examples(

@@ -72,8 +72,10 @@ class OrderDates:
     def survival(self, features: FeatureTable) -> Values:
         """S at each bound, (n, len(bounds)); the first column is 1."""
         survival = np.ones((len(features), len(self.bounds)))
-        table, person = self.propensity.inputs(_with_interval(features, self.bounds, 0)), features.rows(np.arange(1))
-        inputs, is_interval = table.values.copy(), np.array([group == INTERVAL for group in table.groups])
+        table = self.propensity.inputs(_with_interval(features, self.bounds, 0))
+        person = features.rows(np.arange(1))
+        inputs = table.values.copy()
+        is_interval = np.array([group == INTERVAL for group in table.groups])
         for k in range(len(self.bounds) - 1):  # from one interval to the next these columns alone differ
             of_interval = self.propensity.inputs(_with_interval(person, self.bounds, k))
             inputs[:, is_interval] = of_interval.values[0, is_interval]

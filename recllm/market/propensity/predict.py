@@ -12,8 +12,7 @@ Why a person's probability is what it is: what the served score would be without
     delta(group) = score(person) - mean over some others of score(person, but with the other's values of the group)
 
 which is the group's interventional worth (Janzing et al. 2020) with one group left out at a time. The others are drawn
-once from the people learned from. Groups with the same information can replace each other, and then each is worth less
-than both together.
+once from the people learned from.
 """
 
 from __future__ import annotations
@@ -191,7 +190,8 @@ def learn_outcome(request: PredictionRequest, learn: Cohort) -> Callable[[Cohort
     def left(cohort: Cohort, start: int, end: int) -> NDArray[np.float64]:
         return 1 - cohort.bought(start, end)
 
-    data, horizon, settings = learn.dataset, request.horizon_days, PropensitySettings(seed=request.seed)
+    data, horizon = learn.dataset, request.horizon_days
+    settings = PropensitySettings(seed=request.seed)
     outcome: Outcome = Cohort.bought
     binary_of: Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None = None
     days = 0
@@ -209,7 +209,8 @@ def learn_outcome(request: PredictionRequest, learn: Cohort) -> Callable[[Cohort
     binary = examples if binary_of is None else examples.with_label(binary_of(examples.label))
     check = backtest(binary, data.as_of, settings)
     model = fit_propensity(binary, data.as_of, settings)
-    earlier, validation, others = examples.rows(~check.inside), examples.rows(check.inside), background(examples)
+    earlier = examples.rows(~check.inside)
+    validation, others = examples.rows(check.inside), background(examples)
     figures: dict[str, float] = {}
     dates: OrderDates | None = None
     spend: SpendModel | None = None
@@ -330,7 +331,8 @@ def predict_redeem(request: PredictionRequest, learn: Cohort, ask: Cohort) -> Pr
     past = usable(learn, [m for m in every if m.campaign != campaign and m.end <= as_of])
     if not past:
         raise DataError(f"no campaign was over before {utc(as_of):%Y-%m-%d}, so there is nothing to learn from")
-    settings, examples = redeem_settings(PropensitySettings(seed=request.seed)), redeem_examples(learn, coupons, past)
+    settings = redeem_settings(PropensitySettings(seed=request.seed))
+    examples = redeem_examples(learn, coupons, past)
     check, model = backtest(examples, as_of, settings), fit_propensity(examples, as_of, settings)
     rows = ask.user_rows(list(user_ids))
     if not len(rows):

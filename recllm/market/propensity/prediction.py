@@ -1,7 +1,5 @@
 """What is asked of a prediction, and the answer: people with a probability, a value or a date, why, and how good it is.
 
-A request says at once what is wrong in it, before anything is loaded.
-
 reliability     mean probability and share of outcomes in bins of equal mass, with a 95 % interval (Wilson 1927).
 lift@q          share of outcomes among the fraction q with the highest probabilities, over the share among all.
 
@@ -223,7 +221,7 @@ def prediction_document(prediction: Prediction, ids: Mapping[str, str] | None = 
     people = []
     for person in prediction.people:
         row = {"user_id": ids.get(person.user_id, person.user_id), "probability": person.probability}
-        row |= {name: _text_of_date(getattr(person, name)) for name in columns.get(prediction.kind, ())}
+        row |= {name: plain(getattr(person, name)) for name in columns.get(prediction.kind, ())}
         people.append(row | {"reasons": plain(person.reasons)})
     return {
         "kind": prediction.kind.value,
@@ -244,7 +242,3 @@ def prediction_document(prediction: Prediction, ids: Mapping[str, str] | None = 
         "left_out": dict(prediction.left_out),
         "notes": list(prediction.notes),
     }
-
-
-def _text_of_date(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, dt.date) else value

@@ -3,8 +3,6 @@
 An effect can be read off data only when who is treated does not depend on what is to come: drawn at random (a trial),
 or by known chances (propensities). Nothing here guesses propensities: campaigns that a shop mailed to whom it liked, as
 those of Complete Journey, are refused.
-
-A classifier looks whether features say who was treated (`check_assignment`); groups that differ beforehand are refused.
 """
 
 from __future__ import annotations

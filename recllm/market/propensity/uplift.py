@@ -92,7 +92,8 @@ def uplift_workspace(
         raise NothingToDo("no one to predict: no customer has a past that counts")
     settings = UpliftSettings(seed=seed)
     effects, held_out = fit_effects(randomised_trial, settings, start=utc(at).isoformat(), source=source)
-    uplift, ids = effects.predict(cohort.features(ask.as_of).rows(user_rows)), cohort.user_ids(user_rows)
+    uplift = effects.predict(cohort.features(ask.as_of).rows(user_rows))
+    ids = cohort.user_ids(user_rows)
     if folder is not None:
         save_effects(effects, folder)
         clear_taint(folder.parent, folder.name)

@@ -2,7 +2,6 @@
 
 Only data is read: JSON, vocabularies and safetensors. A folder can be written by anyone, so everything in it that
 would make a library run code, fetch something or read outside the folder is refused before the libraries see it.
-Nothing here needs torch: name, dimension and limits of a model are known without loading it.
 """
 
 from __future__ import annotations
@@ -288,7 +287,7 @@ def file_hash(path: Path, cache_dir: str | Path | None = None) -> str:
     """SHA-256 of a file, remembered while its size and time of change stay the same: by this process, and on disk.
 
     `cache_dir` is where it is kept, in hashes.json; a damaged one is replaced, and a folder that cannot be written only
-    costs a repeat. Hashing 90 MB takes a tenth of a second and more.
+    costs a repeat.
     """
     status = path.stat()
     return _hash_of(path, status.st_size, status.st_mtime_ns, None if cache_dir is None else Path(cache_dir))

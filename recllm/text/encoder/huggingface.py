@@ -1,7 +1,6 @@
 """A model of the sentence-transformers ecosystem on disk as an `Encoder`.
 
-The library opens it, with its own pooling, Dense modules, prompts and limit. What is known from its files
-(name, fingerprint, dimension) is known at once; torch and the library are imported when a text is to be encoded.
+The library opens it, with its own pooling, Dense modules, prompts and limit.
 
 The way from texts to batches is our own, and changes no vector by more than rounding: see `encoder.batches`; no
 mask where none is needed. `SentenceTransformer.encode`, given the same distinct texts, takes 1.35 times as long (4,000
