@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.base.errors import DataError, NothingToDo, PolicyError, UsageError
+from recllm.base.errors import NothingToDo, PolicyError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import (
     ACTION_CODE,
@@ -31,7 +30,6 @@ from recllm.base.schema import (
     Occasion,
     Purpose,
     Reason,
-    Slate,
     is_confidential,
 )
 from recllm.market.adcopy.channels import channel_written_for
@@ -67,9 +65,8 @@ class Ads:
 def write_ads(
     workspace: Workspace,
     recommender: Recommender,
-    users: Sequence[str] = (),
+    users: Sequence[str],
     *,
-    slates: Sequence[Slate] | None = None,
     item_id: str | None = None,
     intent: Intent = Intent.MIXED,
     objective: Objective = Objective.LIFT,
@@ -80,89 +77,80 @@ def write_ads(
     seed: int = 0,
     packs: Sequence[Pack] = (),
     voice: Voice | None = None,
-    occasion: Occasion | None = None,
     variants: int = 1,
     records: Path | None = None,
-    by_pseudonym: bool = False,
 ) -> Ads:
     """A checked ad text for each customer, or up to `variants`, for `item_id` or for the first of the customer's best
     items of the `intent` by `objective` about which there is something to say.
 
-    The customers are `users`, or those of `slates` that were made before. A generative model is used only for customers
-    who agreed to it, by the generator's `purpose`; the others get texts of frames. Texts go on without it when it
-    fails. `records` is the folder that receives the records of texts. An item of a sensitive category is never
-    advertised to a person. by_pseudonym: the people are pseudonyms, and `recommender` takes them.
+    A generative model is used only for customers who agreed to it, by the generator's `purpose`; the others get texts
+    of frames. Texts go on without it when it fails. `records` is the folder that receives the records of texts. An item
+    of a sensitive category is never advertised to a person.
 
     Raises `PolicyError` for a customer without consent to personalisation or to the channel, `NothingToDo` where no
     customer gets a text.
     """
     channel_written_for(channel)
     vocabulary = approved_words(vocabulary_file(workspace.root))
-    people = [slate.user_id for slate in slates] if slates is not None else list(users)
-    user_ids, gate = people if by_pseudonym else workspace.pseudonymiser().many(people), workspace.gate()
+    user_ids, gate = workspace.pseudonymiser().many(users), workspace.gate()
     for purpose in filter(None, (Purpose.PERSONALISATION, CHANNEL_PURPOSE.get(channel))):
         if not all(gate.permits_each(user_ids, purpose)):
             raise PolicyError(f"someone of the list has not agreed to {purpose}: no personal ad; nothing was written")
-    with open_generator(generator, workspace.cache_dir, adapter=adapter) as model:
-        permitted = may_be_modelled(gate, user_ids, model)
-        if slates is None:
-            allow = (item_id,) if item_id else None
-            slates = recommender.recommend(people, k=AD_CHOICE, intent=intent, objective=objective, allow=allow)
-        histories = recommender.people.histories(user_ids).events
-        shop = recommender.dataset
-        choices = [(n, best) for n, slate in enumerate(slates) for best in slate.items[:AD_CHOICE]]
-        rows = shop.item_rows([best.item_id for _, best in choices]).tolist()
-        if -1 in rows:
-            raise DataError(f"no item {choices[rows.index(-1)][1].item_id!r} in the catalogue")
-        facts = customer_facts(
-            histories.rows(np.array([n for n, _ in choices], np.int64)),
-            shop.items,
-            shop.as_of,
-            rows,
-            [best.reasons for _, best in choices],
-            recommender.together,
-            workspace.policy,
-            occasion,
-            recommender.broad_categories,
-        )
-        of_slate: dict[int, list[tuple[int, PersonFacts]]] = defaultdict(list)
-        for (n, _), row, person in zip(choices, rows, facts, strict=True):
-            of_slate[n].append((row, person))
-        texts: list[AdCopy] = []
-        left_out: dict[str, str] = {}
-        for n, (slate, modelled) in enumerate(zip(slates, permitted, strict=True)):
-            why = slate.degraded_reason or "there is no item to advertise"
-            for row, person in of_slate[n]:
-                item = item_of(shop.items.row(row, named=True))
-                if workspace.policy.is_sensitive((*item.category, item.title)):
-                    why = "sensitive products are not advertised to single people; see sensitive_categories in [policy]"
-                    continue
-                request = CopyRequest(
-                    item=item,
-                    channel=channel,
-                    now=slate.as_of,
-                    locale=workspace.locale(locale),
-                    occasion=occasion,
-                    person=person,
-                    seed=seed * WORDINGS + wording_of(slate.user_id),
-                    known_brands=frozenset(recommender.brands),
-                    policy=workspace.policy,
-                    packs=tuple(packs),
-                    voice=voice or Voice(),
-                    variants=variants,
-                    vocabulary=vocabulary,
-                )
-                written = write_recorded(request, generator=model if modelled else None, user_id=slate.user_id)
-                if not written:
-                    why = "nothing that is known of the customer and the products makes a text for this channel"
-                    continue
-                for copy, record in written:
-                    if records is not None:
-                        save(record, records)
-                    texts.append(copy if records is not None else replace(copy, record_id=None))
-                break
-            else:
-                left_out[slate.user_id] = why
+    model = generator_named(generator, workspace.cache_dir, adapter=adapter)
+    permitted = may_be_modelled(gate, user_ids, model)
+    allow = (item_id,) if item_id else None
+    slates = recommender.recommend(users, k=AD_CHOICE, intent=intent, objective=objective, allow=allow)
+    histories = recommender.people.histories(user_ids).events
+    shop = recommender.dataset
+    choices = [(n, best) for n, slate in enumerate(slates) for best in slate.items]
+    rows = shop.item_rows([best.item_id for _, best in choices]).tolist()
+    facts = customer_facts(
+        histories.rows(np.array([n for n, _ in choices], np.int64)),
+        shop.items,
+        shop.as_of,
+        rows,
+        [best.reasons for _, best in choices],
+        recommender.together,
+        workspace.policy,
+        broad=recommender.broad_categories,
+    )
+    of_slate: dict[int, list[tuple[int, PersonFacts]]] = defaultdict(list)
+    for (n, _), row, person in zip(choices, rows, facts, strict=True):
+        of_slate[n].append((row, person))
+    texts: list[AdCopy] = []
+    left_out: dict[str, str] = {}
+    for n, (slate, modelled) in enumerate(zip(slates, permitted, strict=True)):
+        why = slate.degraded_reason or "there is no item to advertise"
+        for row, person in of_slate[n]:
+            item = item_of(shop.items.row(row, named=True))
+            if workspace.policy.is_sensitive((*item.category, item.title)):
+                why = "sensitive products are not advertised to single people; see sensitive_categories in [policy]"
+                continue
+            request = CopyRequest(
+                item=item,
+                channel=channel,
+                now=slate.as_of,
+                locale=workspace.locale(locale),
+                person=person,
+                seed=seed * WORDINGS + wording_of(slate.user_id),
+                known_brands=frozenset(recommender.brands),
+                policy=workspace.policy,
+                packs=tuple(packs),
+                voice=voice or Voice(),
+                variants=variants,
+                vocabulary=vocabulary,
+            )
+            written = write_recorded(request, generator=model if modelled else None, user_id=slate.user_id)
+            if not written:
+                why = "nothing that is known of the customer and the products makes a text for this channel"
+                continue
+            for copy, record in written:
+                if records is not None:
+                    save(record, records)
+                texts.append(copy if records is not None else replace(copy, record_id=None))
+            break
+        else:
+            left_out[slate.user_id] = why
     if not texts and left_out:
         reason = next(iter(left_out.values()))
         error = PolicyError if reason.startswith("sensitive") else NothingToDo
@@ -190,16 +178,15 @@ def may_be_modelled(gate: PolicyGate, user_ids: Sequence[str], generator: Genera
     return gate.permits_each(user_ids, purpose)
 
 
-@contextmanager
-def open_generator(
+def generator_named(
     generator: str | Generator | None, cache_dir: Path, *, adapter: Path | None = None
-) -> Iterator[Generator | None]:
+) -> Generator | None:
     """A generator by its name; another one as it is."""
     from recllm.text.generator.locate import find_generator
 
     if isinstance(generator, str):
-        generator = find_generator(generator, cache_dir=cache_dir / "generators", adapter=adapter)
-    yield generator
+        return find_generator(generator, cache_dir=cache_dir / "generators", adapter=adapter)
+    return generator
 
 
 def item_of(row: Mapping[str, Any]) -> Item:
