@@ -476,9 +476,8 @@ def test_kinds_of_reasons() -> None:
         ("B:b1", -0.3, ReasonKind.GENERAL),
     ]:
         reason = Reason(evidence_id=evidence, delta=delta, text="")
-        assert reason_kind(reason, "b1", sensitive=False) is kind, evidence
-        assert reason_kind(reason, "b1", sensitive=True) is ReasonKind.GENERAL
-    assert reason_kind(None, "b1", sensitive=False) is ReasonKind.GENERAL
+        assert reason_kind(reason, "b1") is kind, evidence
+    assert reason_kind(None, "b1") is ReasonKind.GENERAL
 
 
 PAYLOADS = table("adcopy", "payloads")

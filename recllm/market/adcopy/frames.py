@@ -176,16 +176,22 @@ def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
         for name, parts in entry.items()
         if isinstance(parts, dict)
     }
+
+    def shared(part: str) -> tuple[str, ...]:
+        """What frames without a part of their own say there: by the offer, the occasion, or a day of the calendar."""
+        by_occasion: Mapping[str, Sequence[str]] = tables[f"{part}s"]
+        return tuple(by_occasion.get("offer" if entry.get("offer") else entry["occasion"][0], by_occasion["day"]))
+
     if "email" in channels or ("push" in channels and "wechat" in channels):
         email = channels.setdefault("email", {})
         if "preheader" not in email and "push" in channels:
-            email["preheader"] = tuple(_shared(entry, tables, "preheaders"))
+            email["preheader"] = shared("preheader")
         for slot, (channel, source) in _PARTS_OF_EMAIL.items():
             if slot not in email and channel in channels:
                 email[slot] = channels[channel][source]
     for name, slot in (("email", "headline"), ("email", "button"), ("banner", "button")):
         if name in channels and slot not in channels[name]:
-            channels[name][slot] = tuple(_shared(entry, tables, f"{slot}s"))
+            channels[name][slot] = shared(slot)
     fields: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in entry.items() if key not in channels
     }
@@ -195,12 +201,6 @@ def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
     if isinstance(entry["voice"], str):
         fields["voice"] = (entry["voice"],)
     return Frame(**fields, channels=channels)
-
-
-def _shared(entry: Mapping[str, Any], tables: Mapping[str, Any], slot: str) -> Sequence[str]:
-    """What frames without a part of their own say there: by the offer, the occasion, or a day of the calendar."""
-    shared: Mapping[str, Sequence[str]] = tables[slot]
-    return shared.get("offer" if entry.get("offer") else entry["occasion"][0], shared["day"])
 
 
 @cache
@@ -238,8 +238,8 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
 
     def fits(name: str, text: str) -> bool:
         slot = limits.get(name)
-        is_plain = slot is None or slot.counter != "sms" or situation.language != "en" or is_gsm7(text)
-        return slot is None or (slot.fits(text) and is_plain)
+        is_plain_sms = slot is not None and slot.counter == "sms" and situation.language == "en"
+        return slot is None or (slot.fits(text) and (is_gsm7(text) or not is_plain_sms))
 
     fitting = {name: [text for text in texts if fits(name, text)] for name, texts in parts.items()}
     if not all(fitting.values()) or (tags is not None and len(tags) < 2):
@@ -249,7 +249,9 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         yield {"headlines": "\n".join(headlines[:15]), "descriptions": "\n".join(descriptions[:4])}
         return
     total = prod(map(len, fitting.values()))
-    step = _coprime(total)
+    step = max(1, round(total * 0.618))
+    while gcd(step, total) != 1:  # visits every combination, and changes all parts at once
+        step += 1
     names = " ".join(value for slot, value in situation.slots.items() if slot in _NAMES)
     named = _content(names, situation.language)
     content = {text: _content(text, situation.language) - named for texts in fitting.values() for text in texts}
@@ -283,14 +285,6 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
             incomplete.append(text)
     ranked.sort(key=lambda pair: pair[0])
     yield from [text for _, text in ranked] or incomplete
-
-
-def _coprime(total: int) -> int:
-    """A step that visits every combination and changes all parts at once."""
-    step = max(1, round(total * 0.618))
-    while gcd(step, total) != 1:
-        step += 1
-    return step
 
 
 def _rotated(texts: Sequence[str], draw: int) -> list[str]:

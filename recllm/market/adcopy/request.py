@@ -42,7 +42,6 @@ from recllm.market.adcopy.lexicon import (
     translation,
     words,
 )
-from recllm.market.adcopy.names import name_and_size
 from recllm.market.adcopy.packs import FilledText, Pack, parse
 from recllm.market.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.text.domains import Domain, domain_of, without_domain
@@ -328,10 +327,6 @@ class CopyRequest:
         """Words beyond the facts that a text may hold: those that people approved, and the domain's own."""
         return self.vocabulary.union(self.domain.neutral[self.language])
 
-    def name_and_size(self, title: str) -> tuple[str, str]:
-        """As `recllm.market.adcopy.names.name_and_size`, where titles are those of goods: 21 Grams is a film."""
-        return name_and_size(title) if self.domain.titles == "goods" else (title, "")
-
     @property
     def limits(self) -> Channel:
         """The slots and limits of the channel."""
@@ -361,10 +356,6 @@ class CopyRequest:
         texts = (item.title, item.brand, *item.category, *attributes)
         return any(speaks_to_machines(text) for text in texts if text)
 
-    def facts(self) -> FactSheet:
-        """What the catalogue says about the item, made harmless."""
-        return FactSheet.of(self.item)
-
 
 def checked_locale(locale: str) -> str:
     """The locale, when texts can be written in its language; raises `UsageError` otherwise."""
@@ -377,9 +368,9 @@ def checked_locale(locale: str) -> str:
     return locale
 
 
-def reason_kind(reason: Reason | None, item_id: str, *, sensitive: bool) -> ReasonKind:
-    """From the evidence of a reason; GENERAL where there is none, it does not count, or the item is sensitive."""
-    if reason is None or sensitive or reason.delta < 0:
+def reason_kind(reason: Reason | None, item_id: str) -> ReasonKind:
+    """From the evidence of a reason; GENERAL where there is none, or it does not count."""
+    if reason is None or reason.delta < 0:
         return ReasonKind.GENERAL
     source, _, evidence = reason.evidence_id.partition(":")
     if source == "B":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from hashlib import sha256
@@ -99,7 +98,7 @@ def write_copy(request: CopyRequest, *, generator: Generator | None = None) -> t
         return ()
     rejected: list[Rejected] = []
     copies: list[AdCopy] = []
-    if generator is not None and _may_be_modelled(situation, request):
+    if generator is not None:
         copies, rejected = _generated(request, facts, situation, frames[0], generator)
     waiting: list[AdCopy] = []
     n_tried = 0
@@ -128,17 +127,14 @@ def _candidates(frames: Sequence[Frame], situation: Situation, request: CopyRequ
     for _, group in groupby(frames, key=lambda frame: (frame.reason, frame.rank)):
         of_group = list(group)
         start = draw % len(of_group)
-        sources = [
-            (f, texts_of(f, situation, request.limits, draw // len(of_group)))
-            for f in (*of_group[start:], *of_group[:start])
-        ]
+        frames_in_turn = (*of_group[start:], *of_group[:start])
+        sources = [(f, texts_of(f, situation, request.limits, draw // len(of_group))) for f in frames_in_turn]
         while sources:
-            still = []
-            for frame, texts in sources:
+            for frame, texts in tuple(sources):
                 if (parts := next(texts, None)) is not None:
                     yield frame, parts
-                    still.append((frame, texts))
-            sources = still
+                else:
+                    sources.remove((frame, texts))
 
 
 def _checked(
@@ -178,7 +174,7 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
     instructions, personal data or foul language is not used at all: the narrowest category that may be said stands in
     for it.
     """
-    facts = request.facts()
+    facts = FactSheet.of(request.item)
     bare = replace(request, evidence={})  # a proof of the shop's is no proof of a seller's words
     categories = [_cleaned(name, facts, bare) for name in facts.category]
     sheet = replace(
@@ -266,59 +262,55 @@ def tidy(name: str) -> str:
 # --- texts of a model ------------------------------------------------------------------------------------------------
 
 
-def _may_be_modelled(situation: Situation, request: CopyRequest) -> bool:
-    """False for sensitive or hostile items, for titles, and for medicines and the like."""
-    if not request.domain.generated_lines or request.limits.title_only:
-        return False
-    return not (request.is_sensitive or request.is_hostile or "sober" in situation.goods)
-
-
 def _generated(
     request: CopyRequest, facts: FactSheet, situation: Situation, frame: Frame, generator: Generator
 ) -> tuple[list[AdCopy], list[Rejected]]:
-    """(texts of the generator that pass, what was stopped and why). It gets one more try, with what was wrong."""
+    """(texts of the generator that pass, what was stopped and why). It gets one more try, with what was wrong. None of
+    sensitive or hostile items, of titles, and of medicines and the like."""
+    is_of_facts_alone = not request.domain.generated_lines or request.limits.title_only
+    if is_of_facts_alone or request.is_sensitive or request.is_hostile or "sober" in situation.goods:
+        return [], []
     languages = getattr(generator, "languages", None)
     if languages is not None and request.language not in languages:
         message = f"{generator.name} writes {', '.join(sorted(languages))} only"
         return [], [("", (Check(guarantee="G11", passed=False, message=message),))]
     prompt = brief(request, situation, frame, tuned=getattr(generator, "tuned", False))
-    try:
-        answers = generator.generate(prompt, n=request.n_candidates, max_tokens=400, seed=request.seed)
-    except GenerationError as error:
-        return [], [("", (Check(guarantee="G16", passed=False, message=str(error)),))]
-    copies, rejected = _judged(answers, request, facts, situation, generator.name)
-    if not copies and rejected:
-        with suppress(GenerationError):  # the first answers are there
-            second_prompt = second_brief(prompt, *rejected[0], locale=request.locale)
-            answers = generator.generate(second_prompt, n=1, max_tokens=400, seed=request.seed)
-            copies, refused = _judged(answers, request, facts, situation, generator.name)
-            rejected += refused
+    copies: list[AdCopy] = []
+    rejected: list[Rejected] = []
+    for n in (request.n_candidates, 1):
+        if rejected:
+            prompt = second_brief(prompt, *rejected[0], locale=request.locale)
+        try:
+            answers = generator.generate(prompt, n=n, max_tokens=400, seed=request.seed)
+        except GenerationError as error:
+            failure = Check(guarantee="G16", passed=False, message=str(error))
+            return [], rejected or [("", (failure,))]  # the first answers say more
+        for answer in dict.fromkeys(answers):
+            copy, faults = _judged(answer, request, facts, situation, generator.name)
+            if copy is not None and copy.verified and not faults:
+                copies.append(copy)
+            else:
+                rejected.append((answer if copy is None else copy.text, faults))
+        if copies or not rejected:
+            break
     return copies, rejected
 
 
 def _judged(
-    answers: Sequence[str], request: CopyRequest, facts: FactSheet, situation: Situation, by: str
-) -> tuple[list[AdCopy], list[Rejected]]:
-    copies: list[AdCopy] = []
-    rejected: list[Rejected] = []
-    for answer in dict.fromkeys(answers):
-        parts = parts_of_answer(answer, request.limits)
-        if parts is None:
-            fault = Check(guarantee="G6", passed=False, message="the answer lacks parts of the channel")
-            rejected.append((answer, (fault,)))
-            continue
-        copy = _checked(request.limits.joined(parts), None, facts, request, situation, by)
-        is_offered = situation.slots.get("offer.short", situation.slots.get("offer", "")) in copy.text
-        if copy.verified and is_offered:
-            copies.append(copy)
-        else:
-            fault = Check(guarantee="G2", passed=False, message="the text does not state the offer")
-            ungrounded = [
-                Check(guarantee="G5", passed=False, message=f"no fact speaks of {word!r}", span=word)
-                for word in copy.ungrounded
-            ]
-            rejected.append((copy.text, (*_failures(copy), *ungrounded) if is_offered else (fault,)))
-    return copies, rejected
+    answer: str, request: CopyRequest, facts: FactSheet, situation: Situation, by: str
+) -> tuple[AdCopy | None, tuple[Check, ...]]:
+    """(the text of an answer, None where a part is missing; why it is not taken)."""
+    parts = parts_of_answer(answer, request.limits)
+    if parts is None:
+        return None, (Check(guarantee="G6", passed=False, message="the answer lacks parts of the channel"),)
+    copy = _checked(request.limits.joined(parts), None, facts, request, situation, by)
+    if situation.slots.get("offer.short", situation.slots.get("offer", "")) not in copy.text:
+        return copy, (Check(guarantee="G2", passed=False, message="the text does not state the offer"),)
+    ungrounded = (
+        Check(guarantee="G5", passed=False, message=f"no fact speaks of {word!r}", span=word)
+        for word in copy.ungrounded
+    )
+    return copy, (*_failures(copy), *ungrounded)
 
 
 def brief(request: CopyRequest, situation: Situation, frame: Frame | None, *, tuned: bool = False) -> str:

@@ -335,7 +335,7 @@ class Draw:
                 held_out=False,
                 probability=round(float(probabilities[n]), 6),
                 item_id=item_id,
-                kind=reason_kind(reasons[n][0] if reasons[n] else None, item_id, sensitive=False).value,
+                kind=reason_kind(reasons[n][0] if reasons[n] else None, item_id).value,
                 channel=channels[n] or file.personal_channels[0],
                 locale=_locale(file, basics[n]),
                 variant=0,

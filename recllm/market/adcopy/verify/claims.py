@@ -31,6 +31,7 @@ from recllm.market.adcopy.lexicon import (
 from recllm.market.adcopy.names import name_and_size
 from recllm.market.adcopy.quantities import (
     EACH,
+    UNITS,
     WEEKDAYS,
     Quantity,
     QuantityKind,
@@ -41,11 +42,10 @@ from recllm.market.adcopy.quantities import (
     renderings,
     rounded,
     same_size,
-    unit_of,
 )
 from recllm.market.adcopy.request import FactSheet, OfferType
 from recllm.market.adcopy.situation import money_text
-from recllm.market.adcopy.verify.case import Case, Violation, matches, stated_by_facts, used_with, violations
+from recllm.market.adcopy.verify.case import Case, Violation, listed, matches, stated_by_facts, used_with, violations
 from recllm.text.plurals import stem
 
 _PRICE_TALK = {"en": "claims.price_talk", "zh": "claims.price_talk_zh"}
@@ -117,7 +117,8 @@ def is_around(quantity: Quantity, case: Case) -> bool:
         return False
     end = at + len(span)
     before, after = _TOKEN.findall(text[max(0, at - _NEAR) : at]), _TOKEN.findall(text[end : end + _NEAR])[:2]
-    if case.ascribes(before[-3:]) or any(stem(word) in word_class("counted_parts") for word in (*after, quantity.unit)):
+    is_ascribed = not listed("en", "ascribing").isdisjoint(before[-3:])
+    if is_ascribed or any(stem(word) in word_class("counted_parts") for word in (*after, quantity.unit)):
         return False
     is_of_item = any(stem(word) in case.item_stems | stems(case.facts.words) for word in after)
     return bool(after) and after[0] not in word_class("glue") and not is_of_item
@@ -242,22 +243,17 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
         return stem(quantity.unit) in stems(facts.words) or stated_by_facts(quantity.unit, facts)
     if kind is QuantityKind.NUMBER and quantity.unit and any(same_size(quantity, fact) for fact in facts.quantities):
         return True
-    for fact in facts.quantities:
-        if kind is fact.kind and quantity.value == fact.value:
-            is_age = quantity.unit == "year" and not fact.unit  # "aged 4" of "4+"
-            if quantity.unit == fact.unit or is_age:
-                word = quantity.role
-                if not word or word in word_class("glue") or stem(word) in stems(facts.words):
-                    return True
-            # and "60 count" counts the tablets of the title
-            is_of_title = fact.role and stem(fact.role) in stems(read(facts.title).words)
-            if quantity.unit == "ct" and not fact.unit and is_of_title:
-                return True
-            # "eight buns" counts the eight of "8 count" where the item is called buns, and so does "eight for $2.49"
-            is_counted = quantity.role == "for" or stem(quantity.role) in stems(read(facts.title).words)
-            if fact.unit == "ct" and not quantity.unit and is_counted:
-                return True
-    return False
+    word, unit, of_title = quantity.role, quantity.unit, stems(read(facts.title).words)
+    is_word_of_facts = not word or word in word_class("glue") or stem(word) in stems(facts.words)
+    return any(
+        (is_word_of_facts and (unit == fact.unit or (unit == "year" and not fact.unit)))  # "aged 4" of "4+"
+        # "60 count" counts the tablets of the title
+        or (unit == "ct" and not fact.unit and fact.role and stem(fact.role) in of_title)
+        # "eight buns" counts the eight of "8 count" where the item is called buns, and so does "eight for $2.49"
+        or (fact.unit == "ct" and not unit and (word == "for" or stem(word) in of_title))
+        for fact in facts.quantities
+        if kind is fact.kind and quantity.value == fact.value
+    )
 
 
 def _is_reduction(quantity: Quantity, case: Case) -> bool:
@@ -280,7 +276,9 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
     facts, offer, value = case.facts, case.offer, quantity.value
     if facts.currency is None or value is None:
         return False
-    if _counts_pieces(quantity, case):
+    before = pattern("claims.price_before_zh", SPAN=re.escape(quantity.span))
+    is_of_pieces = quantity.span.endswith("块") and any(fact.span == quantity.span for fact in facts.quantities)
+    if is_of_pieces and not before.search(case.reading.folded):  # 60块: 块 counts pieces and yuan
         return True
     currency = currency_of(facts.currency)
     signs = (*currency.signs["en"], *currency.signs["zh"], *currency.chinese_words) if currency else ()
@@ -330,7 +328,7 @@ def _unit_prices(word: str, case: Case) -> list[Decimal]:
     price = case.facts.price
     if price is None:
         return []
-    unit = unit_of(word)
+    unit = UNITS.get(word, "")
     sizes = [
         fact.value
         for fact in case.facts.quantities
@@ -342,15 +340,6 @@ def _unit_prices(word: str, case: Case) -> list[Decimal]:
         or f"{fact.span}{word}" in case.facts.folded
     ]
     return [price / size for size in sizes]
-
-
-def _counts_pieces(quantity: Quantity, case: Case) -> bool:
-    """True for the 60块 of an item whose facts say 60块: 块 counts pieces and yuan, and no word of a price stands
-    before it."""
-    span = quantity.span
-    if not span.endswith("块") or not any(fact.span == span for fact in case.facts.quantities):
-        return False
-    return not pattern("claims.price_before_zh", SPAN=re.escape(span)).search(case.reading.folded)
 
 
 def reduced_price(case: Case) -> Decimal | None:
@@ -403,7 +392,7 @@ def _deadlines(case: Case) -> Iterator[Violation]:
     """Deadlines given by their distance, such as "today only", against the end of the running offer."""
     end, now = None if case.offer is None else case.offer.end, case.request.now
     dates = [q.span.strip() for q in case.quantities if q.kind is QuantityKind.DATE and is_fact(q, case)]
-    tells_end = case.tells_end or bool(dates)
+    tells_end = bool(dates) or (end is not None and any(phrase.ends_on(end, now) for phrase in case.deadlines))
     for phrase in case.deadlines:
         if end is not None and phrase.ends_on(end, now):
             continue
@@ -471,18 +460,19 @@ def _deeds(case: Case) -> Iterator[Violation]:
     shapes = [(pattern(name), subject, proof) for name, subject, proof in _SHAPES_OF_CLAIMS]
     dates = [q for q in case.quantities if q.kind is QuantityKind.DATE and is_fact(q, case)]
     if case.language == "en":
-        that_does = pattern("claims.that_does", VERBS="|".join(word_class("claim_verbs")))
-        shapes.append((that_does, "what the product does", "performance"))
-        does = pattern("claims.does", VERBS="|".join(word_class("claim_verbs")))
-        of_item = {*stems(read(case.facts.title).words), *word_class("stand_for_item")}
+        verbs = "|".join(word_class("claim_verbs"))
+        shapes.append((pattern("claims.that_does", VERBS=verbs), "what the product does", "performance"))
         if not case.request.evidence.get("performance"):
             names = stems(read(case.facts.title).words)  # "wooden blocks" of building blocks is their name
-            acts = [m for m in does.finditer(text) if stem(m["subject"]) in of_item and stem(m["verb"]) not in names]
-            measured = _measured(case) if acts else None
+            of_item = {*names, *word_class("stand_for_item")}
+            doing = pattern("claims.does", VERBS=verbs).finditer(text)
+            acts = [m for m in doing if stem(m["subject"]) in of_item and stem(m["verb"]) not in names]
+            known = (q for q in case.quantities if q.kind is QuantityKind.NUMBER and q.unit and is_fact(q, case))
+            sizes = "|".join(re.escape(q.span.strip()) for q in known) if acts else ""  # "holds 350 ml"
             deeds = (
                 m[0]
                 for m in acts
-                if not (measured and measured.match(text, m.start("verb")))
+                if not (sizes and pattern("claims.measures", SIZES=sizes).match(text, m.start("verb")))
                 and not _is_stated(text[m.end("verb") :], m["verb"], case)
             )
             deeds = (deed for deed in deeds if deed not in case.facts.folded)
@@ -510,12 +500,6 @@ def _holds_words(phrase: str, facts: FactSheet) -> bool:
     """True when the facts hold every word of a phrase but those that join words: "with an ash wood handle"."""
     content = " ".join(w for w in words(phrase) if w not in word_class("glue") and w != "with") or phrase
     return stated_by_facts(content, facts)
-
-
-def _measured(case: Case) -> re.Pattern[str] | None:
-    """A verb that states a measure of the facts: "holds 350 ml", "runs for 30 hours"."""
-    sizes = [q.span.strip() for q in case.quantities if q.kind is QuantityKind.NUMBER and q.unit and is_fact(q, case)]
-    return pattern("claims.measures", SIZES="|".join(map(re.escape, sizes))) if sizes else None
 
 
 def _comparisons(case: Case) -> Iterator[Violation]:
@@ -577,11 +561,8 @@ def _misspelt_brands(case: Case) -> Iterator[Violation]:
             changes = 1 if is_plain or len(word) < limit("misspelt_twice_from") else 2
             likeness = SequenceMatcher(None, token, word)
             cutoff = 1 - (2 * changes + 0.1) / (len(word) + len(token))  # each change takes two letters, one of each
-            if (
-                abs(len(word) - len(token)) <= changes
-                and cutoff <= likeness.quick_ratio()
-                and cutoff <= likeness.ratio()
-            ):
+            is_as_long = abs(len(word) - len(token)) <= changes
+            if is_as_long and cutoff <= likeness.quick_ratio() and cutoff <= likeness.ratio():
                 yield Violation(f"{token!r} reads like {name!r}, written wrong", token, holds=True)
     for name in (fold(brand) for brand in brands):
         if len(name) >= limit("misspelt_from_han") and _HAN_RUN.fullmatch(name):

@@ -34,7 +34,7 @@ from recllm.market.adcopy.lexicon import (
     limit,
     neutral_words,
     pattern,
-    phrase_pattern,
+    phrase_patterns,
     read,
     table,
     word_class,
@@ -43,7 +43,7 @@ from recllm.market.adcopy.lexicon import (
 from recllm.market.adcopy.request import CopyRequest, FactSheet
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify import claims, form
-from recllm.market.adcopy.verify.case import Case, Violation, denials, words_beside
+from recllm.market.adcopy.verify.case import Case, Violation, denials, matches, words_beside
 from recllm.market.adcopy.verify.claims import is_around, is_fact, says_saving, synonyms
 
 GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
@@ -80,6 +80,8 @@ _MEASURES: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     for unit in entry["units"]
 }
 _VAGUE_OFFERS = ("骨折价", "骨折", "白菜价", "跳楼价", "血亏", "亏本")
+_NEUTRAL_PHRASES = phrase_patterns(table("neutral.en.toml")["phrases"])
+"""English phrases that claim nothing although a word of them would."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,7 @@ def review(
     if len(text) > limit("max_text"):
         too_long = f"the text has {len(text)} characters; no channel takes more than {limit('max_text')}"
         return Review((Check(guarantee="G6", passed=False, message=too_long),))
-    facts = facts or request.facts()
+    facts = facts or FactSheet.of(request.item)
     slots = (situation or situation_of(request, facts)).slots
     names = tuple(slots[name] for name in ("item.short", "item", "short", "category") if name in slots)
     case = Case(text=text, facts=facts, request=request, statements=tuple(slots.values()), names=names)
@@ -217,33 +219,24 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
         if case.proves(family.evidence):
             yield from family.find(case.reading)
     yield from (fold(phrase) for phrase in case.request.free_words if _is_phrase(phrase))
-    if phrases := _neutral_phrases():
-        yield from (match[0] for match in phrases.finditer(case.reading.folded))
-    for unstated in (pattern("quantities.clock"), pattern("quantities.festival")):
-        yield from (match[0] for match in unstated.finditer(case.reading.folded))
+    unstating = [*_NEUTRAL_PHRASES, pattern("quantities.clock"), pattern("quantities.festival")]
     if case.offer is not None and case.offer.end is not None:
-        yield from (match[0] for match in pattern("quantities.end_of_day").finditer(case.reading.folded))
+        unstating.append(pattern("quantities.end_of_day"))
+    yield from (phrase for shape in unstating for phrase in matches(shape, case.reading.folded))
     yield from (phrase for phrase in frame_phrases(case.language) if phrase in case.reading.folded)
-    yield from _measures_that_hold(case)
+    for quantity in case.quantities:  # "45 cm tall", "weighs 250 g"
+        if quantity.unit in _MEASURES and is_fact(quantity, case):
+            span, (before, after) = quantity.span.strip(), _MEASURES[quantity.unit]
+            yield from (*(f"{word} {span}" for word in before), *(f"{span} {word}" for word in after))
     yield from denials(case.facts)
     yield from filter(_is_phrase, words_beside("scene", case.facts))
     if case.is_lowest_price:
-        yield from (match[0] for match in pattern("claims.lowest_30d").finditer(fold(case.text)))
+        yield from matches(pattern("claims.lowest_30d"), fold(case.text))
     if case.tells_saving:
         yield from (p for family in families("offers.toml") for p in family.find(case.reading) if says_saving(p))
         yield from str(table("offer_words.toml")[case.language]["saving"]).split()
     if case.request.list_price is not None:
         yield from str(table("offer_words.toml")[case.language]["list_price"]).split()
-
-
-def _measures_that_hold(case: Case) -> Iterator[str]:
-    """Sizes of the facts with the word that says which one it is: "45 cm tall", "weighs 250 g"."""
-    for quantity in case.quantities:
-        if quantity.unit in _MEASURES and is_fact(quantity, case):
-            span = quantity.span.strip()
-            before, after = _MEASURES[quantity.unit]
-            yield from (f"{word} {span}" for word in before)
-            yield from (f"{span} {word}" for word in after)
 
 
 def _words(
@@ -383,15 +376,10 @@ def _grounds_of(texts: frozenset[str]) -> _Grounds:
         folded = fold(text)
         latin |= {w.removesuffix("'s") for w in _TOKEN.findall(folded) if not _HAN_RUN.match(w)} | set(words(text))
         for run in _HAN_RUN.findall(folded):
-            pieces |= {run} if len(run) == 1 else _pieces_of(run)
+            # pieces of two characters or more, and the last one, which names the kind: 龙井茶, 茶
+            longest = min(len(run), _LONGEST_PIECE)
+            pieces |= {run[i : i + n] for n in range(2, longest + 1) for i in range(len(run) - n + 1)} | {run[-1]}
     return _Grounds(frozenset(latin), frozenset(b for w in latin for b in bases(w)), frozenset(), frozenset(pieces))
-
-
-def _pieces_of(run: str) -> set[str]:
-    """Every piece of a fact's Chinese of two characters or more, and its last one, which names the kind: 龙井茶, 茶."""
-    size = len(run)
-    longest = min(size, _LONGEST_PIECE)
-    return {run[i : i + n] for n in range(2, longest + 1) for i in range(size - n + 1)} | {run[-1]}
 
 
 @cache
@@ -400,9 +388,3 @@ def _neutral() -> _Grounds:
     listed = neutral_words()
     latin = frozenset(w for w in listed if w.isascii())
     return _Grounds(latin, frozenset(b for w in latin for b in bases(w)), frozenset(), frozenset(listed - latin))
-
-
-@cache
-def _neutral_phrases() -> re.Pattern[str] | None:
-    """English phrases that claim nothing although a word of them would."""
-    return phrase_pattern(table("neutral.en.toml")["phrases"])
