@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 AD_CHOICE = 5
 """An ad is for the first of these items that may be advertised."""
 WORDINGS = 101
-"""Draws among the shop's wordings that people are spread over: too few to identify a person."""
+"""Draws among the shop's wordings that people are spread over, each always in the same one: two people who get one item
+for one reason may read it in different words. Too few to identify a person."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def write_ads(
                 now=slate.as_of,
                 locale=workspace.locale(locale),
                 person=person,
-                seed=seed * WORDINGS + wording_of(slate.user_id),
+                seed=seed * WORDINGS + int.from_bytes(sha256(slate.user_id.encode()).digest()[:4]) % WORDINGS,
                 known_brands=frozenset(recommender.brands),
                 policy=workspace.policy,
                 packs=tuple(packs),
@@ -156,12 +157,6 @@ def write_ads(
         error = PolicyError if reason.startswith("sensitive") else NothingToDo
         raise error(f"no text was written: {reason}")
     return Ads(tuple(texts), left_out)
-
-
-def wording_of(user_id: str) -> int:
-    """A person's draw in [0, `WORDINGS`), always the same: two people who get one item for one reason may read it in
-    different words."""
-    return int.from_bytes(sha256(user_id.encode()).digest()[:4], "big") % WORDINGS
 
 
 def may_be_modelled(gate: PolicyGate, user_ids: Sequence[str], generator: Generator | None) -> list[bool]:
@@ -230,7 +225,7 @@ def customer_facts(
     occasion: Occasion | None = None,
     broad: Collection[tuple[str, ...]] = (),
 ) -> list[PersonFacts]:
-    """For each customer (a run of `events`) and item (row of the catalogue, as `Dataset.items`; -1 for none).
+    """For each customer (a run of `events`) and item (row of the catalogue, as `Dataset.items`).
 
     reasons: of each, the clearest first: a purchase named there may be named with the item where the two are bought
     together more often than chance. together: see `recllm.learn.features.together`; None where it is not known. broad:
@@ -292,8 +287,6 @@ def _facts(
         away = (now - int(when.max())) / DAY
         if away >= AWAY_DAYS and away >= AWAY_GAPS * float(np.median(np.diff(days))):
             facts["away"] = ago(int(when.max()))
-    if item < 0:
-        return PersonFacts(**facts).coarse()
     is_same = codes["title"][purchases] == codes["title"][item]
     same = when[is_same]
     if len(same):
@@ -305,10 +298,17 @@ def _facts(
     carted = history.at[(history.action == ACTION_CODE[Action.CART]) & (history.item == item)]
     if len(carted) and now - carted.max() <= CART_DAYS * DAY and not (len(same) and same.max() > carted.max()):
         facts["in_cart"] = True
-    companion = _companion(catalogue["item_id"], item, purchases, reasons, together)
-    if (with_item := thing(companion)) is not None:
-        facts |= {"with_item": with_item, "with_last": ago(int(when[purchases == companion].max()))}
-    facts["because"] = thing(_named(catalogue["item_id"], item, purchases, reasons))
+    others = {f"B:{catalogue['item_id'][row]}": row for row in np.unique(purchases).tolist() if row != item}
+    named = [reason for reason in reasons if reason.evidence_id in others]
+    facts["because"] = thing(next((others[r.evidence_id] for r in named if r.delta >= CLEAR_DELTA), -1))
+    if together is not None:  # what goes best with the item, one that a reason names before others
+        column = slice(*together.indptr[item : item + 2])
+        strength = dict(zip(together.indices[column].tolist(), together.data[column].tolist(), strict=True))
+        rows = {others[reason.evidence_id] for reason in named}
+        usable = (row for row in others.values() if row in strength)
+        companion = max(usable, key=lambda row: (row in rows, strength[row]), default=-1)
+        if (with_item := thing(companion)) is not None:
+            facts |= {"with_item": with_item, "with_last": ago(int(when[purchases == companion].max()))}
     facts["bought_last_year"] = bool((np.abs((now - same) / DAY - YEAR_DAYS) <= 30).any())
     return PersonFacts(**facts).coarse()
 
@@ -324,27 +324,3 @@ def _rhythm(at: NDArray[np.int64], now: int) -> Mapping[str, object]:
     if high - median > STEADY_SPREAD * median or median - low > STEADY_SPREAD * median:
         return {"times_bought": len(days)}
     return {"times_bought": len(days), "every_days": median, "waited": (now - float(at.max())) / DAY / median}
-
-
-def _companion(
-    ids: pl.Series,
-    item: int,
-    purchases: NDArray[np.integer],
-    reasons: Sequence[Reason],
-    together: csc_matrix | None,
-) -> int:
-    """The purchase that goes best with an item, one that a reason names before others; -1 for none."""
-    if together is None:
-        return -1
-    column = slice(*together.indptr[item : item + 2])
-    strength = dict(zip(together.indices[column].tolist(), together.data[column].tolist(), strict=True))
-    named = {reason.evidence_id.partition(":")[2] for reason in reasons if reason.evidence_id.startswith("B:")}
-    usable = [row for row in np.unique(purchases).tolist() if row in strength and row != item]
-    return int(max(usable, key=lambda row: (ids[row] in named, strength[row]), default=-1))
-
-
-def _named(ids: pl.Series, item: int, purchases: NDArray[np.integer], reasons: Sequence[Reason]) -> int:
-    """The purchase of another item that a reason names, the clearest first; -1 for none."""
-    row_of = {f"B:{ids[row]}": row for row in np.unique(purchases).tolist() if row != item}
-    clear = (row_of[r.evidence_id] for r in reasons if r.delta >= CLEAR_DELTA and r.evidence_id in row_of)
-    return int(next(clear, -1))

@@ -55,7 +55,7 @@ def written_out(title: str) -> str:
 
 def without_sorting_words(name: str) -> str:
     """A name without the first and the last word that only sort the catalogue; "" where it is no more than one."""
-    leading, trailing = (table("names.toml")["words"][place] for place in ("leading", "trailing"))
+    leading, trailing = (table("names.toml")["words"][list_name] for list_name in ("leading", "trailing"))
     name = pattern("titles.left_over").sub("", name).rstrip()
     name = name.removeprefix(next((f"{word} " for word in leading if name.startswith(f"{word} ")), ""))
     name = name.removesuffix(next((f" {word}" for word in trailing if name.endswith(f" {word}")), ""))

@@ -325,14 +325,14 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
     unit, role, span = "", "", numeral
     others = pattern("quantities.same_unit").match(after)  # 12、15、18厘米
     shared = _UNIT.match(after[others.end() :]) if others else None
-    own = _UNIT.match(after)
+    unit_match = _UNIT.match(after)
     is_year = len(numeral) == 4 and numeral.startswith(("19", "20"))
     if pattern("quantities.ordinal_after").match(after):
         unit = "ordinal"
     elif shared:
         unit = UNITS[shared[1]]
-    elif own and not (own[1] == "in" and (numeral.isalpha() or is_year)):  # "one in the wash", "2027 in"
-        unit, span = UNITS[own[1]], numeral + own[0]
+    elif unit_match and not (unit_match[1] == "in" and (numeral.isalpha() or is_year)):  # "one in the wash", "2027 in"
+        unit, span = UNITS[unit_match[1]], numeral + unit_match[0]
     elif pattern("quantities.pack_before").search(before) or pattern("quantities.pack_after").match(after):
         unit = "ct"
     elif pattern("quantities.age_before").search(before):
@@ -457,9 +457,9 @@ def last_day(end: datetime) -> date:
     return (end - timedelta(microseconds=1)).date()
 
 
-def day_in_words(day: date, place: str, skeleton: str = "MMMMd") -> str:
+def day_in_words(day: date, locale: str, skeleton: str = "MMMMd") -> str:
     """ "30 November" of GB and en, "November 30" of US, "11月30日" of zh. skeleton: parts, by Unicode's letters."""
-    return str(format_skeleton(skeleton, day, locale={"US": "en_US", "zh": "zh"}.get(place, "en_GB")))
+    return str(format_skeleton(skeleton, day, locale={"US": "en_US", "zh": "zh"}.get(locale, "en_GB")))
 
 
 def deadlines(reading: Reading) -> Sequence[Deadline]:

@@ -467,8 +467,8 @@ def _deeds(case: Case) -> Iterator[Violation]:
             of_item = {*names, *word_class("stand_for_item")}
             doing = pattern("claims.does", VERBS=verbs).finditer(text)
             acts = [m for m in doing if stem(m["subject"]) in of_item and stem(m["verb"]) not in names]
-            known = (q for q in case.quantities if q.kind is QuantityKind.NUMBER and q.unit and is_fact(q, case))
-            sizes = "|".join(re.escape(q.span.strip()) for q in known) if acts else ""  # "holds 350 ml"
+            measures = (q for q in case.quantities if q.kind is QuantityKind.NUMBER and q.unit and is_fact(q, case))
+            sizes = "|".join(re.escape(q.span.strip()) for q in measures) if acts else ""  # "holds 350 ml"
             deeds = (
                 m[0]
                 for m in acts
