@@ -420,6 +420,10 @@ class FactSheet:
             ),
         )
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.title, *self.category)
+
     @cached_property
     def texts(self) -> tuple[str, ...]:
         """Every text of the sheet: title, brand, categories, attribute names and values."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
 from decimal import Decimal
 from math import inf
 from typing import Any
@@ -46,6 +45,7 @@ _RECENT_DAYS, _JUST_DAYS = 10, 9
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"\{([\w.]+)\}")
+_MONTHS = get_month_names("wide", locale="en")
 _ON_ORDER = (OfferType.FREE_SHIPPING, OfferType.GIFT, OfferType.COUPON)
 """Offers on a whole order."""
 
@@ -253,7 +253,7 @@ def item_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[s
         slots |= dict.fromkeys(("occasion", "calendar"), day.names["en"])
         slots["day"] = day_in_words(day.on, request.region, "EEEEdMMMM")
         slots["order_by"] = f"by {day_in_words(request.order_by, request.region)}" if request.order_by else ""
-        slots["season_last"] = f"last {_month(day.on)}" if request.person.bought_last_year else ""
+        slots["season_last"] = f"last {_MONTHS[day.on.month]}" if request.person.bought_last_year else ""
     return slots
 
 
@@ -290,14 +290,14 @@ def thing_slots(key: str, name: Naming, request: CopyRequest) -> dict[str, str]:
         "the": f"the {called}" if name.has_article else called,
         "a": f"{article} {called}" if is_one else called,
         "more": f"another {short}" if is_one else f"more {short}",
-        **dict(zip(_VERB_FORMS, _PLURAL if is_plural else _SINGULAR, strict=True)),
+        **{form: words[is_plural] for form, words in _OF_NUMBER.items()},
     }
     return {key: called, **{f"{key}.{form}": word for form, word in forms.items()}}
 
 
-_VERB_FORMS = ("is", "was", "has", "s", "es", "it", "them")
-_SINGULAR = ("is", "was", "has", "s", "es", "it", "it")
-_PLURAL = ("are", "were", "have", "", "", "they", "them")
+_OF_NUMBER = {"is": ("is", "are"), "was": ("was", "were"), "has": ("has", "have"), "s": ("s", ""), "es": ("es", "")}
+_OF_NUMBER |= {"it": ("it", "they"), "them": ("it", "them")}
+"""Form -> the word for one thing, and for several."""
 
 
 def ago_english(key: str, ago: Ago | None) -> dict[str, str]:
@@ -307,10 +307,10 @@ def ago_english(key: str, ago: Ago | None) -> dict[str, str]:
     if days < _RECENT_DAYS:
         when = "about a week ago" if days >= 4 else "a few days ago"
     elif days >= _YEAR_DAYS:
-        when = f"last {_month(day)}"
+        when = f"last {_MONTHS[day.month]}"
     else:
         third = "" if days > _MONTH_DAYS else "early " if day.day <= 10 else "mid-" if day.day <= 20 else "late "
-        when, slots[f"{key}.since"] = f"in {third}{_month(day)}", f"since {third}{_month(day)}"
+        when, slots[f"{key}.since"] = f"in {third}{_MONTHS[day.month]}", f"since {third}{_MONTHS[day.month]}"
     if row := _row(frame_file("en").tables["span"], days):
         slots |= {f"{key}_span": row["span"], f"{key}.span": row["span"], f"{key}.ago": f"{row['span']} ago"}
     return {key: when, f"{key}.in": when, **slots}
@@ -422,10 +422,9 @@ def ago_chinese(ago: Ago | None, **entries: str) -> dict[str, str]:
     """Slots by entries of the table of times, and for the third of the month."""
     if ago is None or ago.days >= LONG_AGO_DAYS:
         return {}
-    (days, day), row = ago, _row(frame_file("zh").tables["span"], ago.days)
-    third = "上旬" if day.day <= 10 else "中旬" if day.day <= 20 else "下旬"
-    slots = {slot: row.get(entry, "").replace("{days}", f"{days:.0f}") for slot, entry in entries.items()}
-    return {**slots, "last_date": f"{day.month}月{third}"}
+    row, day = _row(frame_file("zh").tables["span"], ago.days), ago.on
+    slots = {slot: row.get(entry, "").replace("{days}", f"{ago.days:.0f}") for slot, entry in entries.items()}
+    return {**slots, "last_date": f"{day.month}月{'上' if day.day <= 10 else '中' if day.day <= 20 else '下'}旬"}
 
 
 def offer_chinese(request: CopyRequest, facts: FactSheet) -> dict[str, str]:
@@ -496,7 +495,3 @@ def described_in_english(facts: FactSheet) -> str:
     values = [value for value in values if " " in value or any(c.isdigit() for c in value)]
     text = ", ".join(values[:3])
     return text if 0 < len(text) <= 44 else ", ".join(values[:1])
-
-
-def _month(day: date) -> str:
-    return str(get_month_names("wide", locale="en")[day.month])

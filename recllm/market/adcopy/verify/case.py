@@ -316,12 +316,6 @@ def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
     return bool(parts) and stems(facts.words).issuperset(parts)
 
 
-def words_beside(kind: str, facts: FactSheet) -> tuple[str, ...]:
-    """Words that the item is none of, endings cut off. kind: "use" for what goes with it without being part of it,
-    coffee of a mug; "scene" for the scenes that it stands in, which claim nothing with it, wick of a candle."""
-    return _words_by_names(kind, (facts.title, *facts.category))
-
-
 def denials(facts: FactSheet) -> Iterator[str]:
     """What a text may say that the item lacks: "no cables", of wireless headphones."""
     for entry in table("uses.toml")["without"]:
@@ -331,7 +325,10 @@ def denials(facts: FactSheet) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1024)
-def _words_by_names(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
+def words_beside(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Words that an item of this title and these categories is none of, endings cut off. kind: "use" for what goes with
+    it without being part of it, coffee of a mug; "scene" for the scenes that it stands in, which claim nothing with it,
+    wick of a candle."""
     readings = [read(name) for name in names]
     of_names = {stem(word) for reading in readings for word in reading.words}
     return tuple(
@@ -344,4 +341,4 @@ def _words_by_names(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def used_with(phrase: str, facts: FactSheet) -> bool:
     """True when the item is a thing that goes with the phrase without being made of it: coffee, and a mug."""
-    return stem(phrase) in {stem(word) for word in words_beside("use", facts)}
+    return stem(phrase) in map(stem, words_beside("use", facts.names))

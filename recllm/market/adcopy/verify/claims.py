@@ -614,17 +614,20 @@ def product_named(case: Case) -> Iterator[Violation]:
     is_about_order = offer is not None and offer.type in (OfferType.COUPON, OfferType.FREE_SHIPPING, OfferType.GIFT)
     if not case.facts.title or person.in_cart or person.away or person.first_order or is_about_order:
         return
-    text = _joined(case.reading.words)
-    names = (_joined(read(name).words) for name in dict.fromkeys(head_names(case)))
-    if another := _another_thing(case):
-        yield Violation(f"{another!r} is another thing than {case.facts.title!r}", another, holds=True)
-    elif not any(len(name) > 1 and name in text for name in names):
+    han = "".join(_HAN_RUN.findall(fold(_first_part(case.facts))))
+    if len(han) > 2 and han[-1] not in case.reading.folded:  # a name with another end: 保温壶 of a 保温杯
+        ends = "".join(kind for kind in word_class("kinds_zh") if kind != han[-1])
+        if match := re.search(f"{han[-3:-1]}[{ends}]", case.reading.folded):
+            yield Violation(f"{match[0]!r} is another thing than {case.facts.title!r}", match[0], holds=True)
+            return
+
+    def spaced(names: tuple[str, ...]) -> str:
+        """Their stems, with a space around each; a single space for none."""
+        return " ".join(("", *map(stem, names), ""))
+
+    text, names = spaced(case.reading.words), (spaced(read(name).words) for name in dict.fromkeys(head_names(case)))
+    if not any(len(name) > 1 and name in text for name in names):
         yield Violation(f"the product {case.facts.title!r} is not named", holds=True)
-
-
-def _joined(words: tuple[str, ...]) -> str:
-    """Their stems, with a space around each; a single space for none."""
-    return " ".join(("", *map(stem, words), ""))
 
 
 def head_names(case: Case) -> list[str]:
@@ -666,13 +669,3 @@ def _tastes(title: str) -> frozenset[str]:
     composition = next(family for family in families("claims.toml") if family.id == "composition")
     phrases = (p for p in composition.find(read(title)) if not fold(title).endswith(p))
     return frozenset(p[i : i + 2] for p in phrases for i in range(len(p) - 1))
-
-
-def _another_thing(case: Case) -> str:
-    """A Chinese name with another thing at its end: 保温壶 of a 保温杯; empty where there is none."""
-    han = "".join(_HAN_RUN.findall(fold(_first_part(case.facts))))
-    if len(han) < 3 or han[-1] in case.reading.folded:
-        return ""
-    others = "".join(kind for kind in word_class("kinds_zh") if kind != han[-1])
-    match = re.search(f"{han[-3:-1]}[{others}]", case.reading.folded)
-    return match[0] if match else ""

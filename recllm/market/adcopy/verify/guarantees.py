@@ -229,7 +229,7 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
             span, (before, after) = quantity.span.strip(), _MEASURES[quantity.unit]
             yield from (*(f"{word} {span}" for word in before), *(f"{span} {word}" for word in after))
     yield from denials(case.facts)
-    yield from filter(_is_phrase, words_beside("scene", case.facts))
+    yield from filter(_is_phrase, words_beside("scene", case.facts.names))
     if case.is_lowest_price:
         yield from matches(pattern("claims.lowest_30d"), fold(case.text))
     if case.tells_saving:
@@ -251,9 +251,8 @@ def _words(
         if _HAN_RUN.match(match[0]):
             yield from _left_over(match[0], start, grounded, grounds, apart)
             continue
-        neighbours = {match[0] + t[0] for t in tokens[i + 1 : i + 2]} | {
-            t[0] + match[0] for t in tokens[max(0, i - 1) : i]
-        }
+        before, after = tokens[max(0, i - 1) : i], tokens[i + 1 : i + 2]
+        neighbours = {*(match[0] + t[0] for t in after), *(t[0] + match[0] for t in before)}
         letters_left = "".join(c for c, holds in zip(match[0], grounded[start:end], strict=True) if not holds)
         word = letters_left.strip("'") if letters_left != match[0] else match[0]  # Kids'12, 12 being a fact
         if not (grounds.holds(word) or neighbours & grounds.compounds or word.removesuffix("'s") in apart):
@@ -276,7 +275,8 @@ def _left_over(
         costs[i] = (left + 1, pieces)
         for length in range(1, min(_LONGEST_PIECE, size - i) + 1):
             piece = run[i : i + length]
-            if grounds.holds_piece(piece) or (length > 1 and piece in apart):
+            is_grounded = piece in grounds.pieces or piece in _neutral().pieces
+            if is_grounded or (length > 1 and piece in apart):
                 left, pieces = costs[i + length]
                 if (left, pieces + 1) <= costs[i]:
                     costs[i], lengths[i] = (left, pieces + 1), length
@@ -309,10 +309,10 @@ class _Grounds:
     def of(cls, case: Case) -> _Grounds:
         facts, request = case.facts, case.request
         of_item = _grounds_of(frozenset(filter(None, (*case.item_texts, facts.description))))
-        listed = (*words_beside("scene", facts), *request.free_words)
+        listed = (*words_beside("scene", facts.names), *request.free_words)
         texts = (
             *(entry for entry in listed if not _is_phrase(entry)),
-            *words_beside("use", facts),
+            *words_beside("use", facts.names),
             *synonyms(facts.title),
             *_implied(facts),
             *request.evidence.values(),
@@ -331,11 +331,8 @@ class _Grounds:
     def holds(self, word: str) -> bool:
         """True for a Latin word that is grounded itself, in another inflection, or part by part."""
         plain = word.removesuffix("'s").removesuffix("'")
-        return self._is_form(plain) or (plain.isalpha() and self._is_compound(plain))
-
-    def holds_piece(self, piece: str) -> bool:
-        """True for a piece of Chinese that is grounded."""
-        return piece in self.pieces or piece in _neutral().pieces
+        cuts = range(_SHORTEST_PART, len(plain) - _SHORTEST_PART + 1) if plain.isalpha() else ()
+        return self._is_form(plain) or any(self._is_word(plain[:i]) and self._is_form(plain[i:]) for i in cuts)
 
     def _is_word(self, word: str) -> bool:
         return word in self.words or word in _neutral().words
@@ -346,10 +343,6 @@ class _Grounds:
             return True
         word_bases = bases(word)
         return not (self.bases.isdisjoint(word_bases) and _neutral().bases.isdisjoint(word_bases))
-
-    def _is_compound(self, word: str) -> bool:
-        parts = ((word[:i], word[i:]) for i in range(_SHORTEST_PART, len(word) - _SHORTEST_PART + 1))
-        return any(self._is_word(first) and self._is_form(last) for first, last in parts)
 
 
 def _implied(facts: FactSheet) -> Iterator[str]:
