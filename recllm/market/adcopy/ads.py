@@ -50,8 +50,7 @@ if TYPE_CHECKING:
 AD_CHOICE = 5
 """An ad is for the first of these items that may be advertised."""
 WORDINGS = 101
-"""Draws among the shop's wordings that people are spread over, each always in the same one: two people who get one item
-for one reason may read it in different words. Too few to identify a person."""
+"""Draws among the wordings, of which a person always gets the same: too few to identify anyone."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +126,14 @@ def write_ads(
             if workspace.policy.is_sensitive((*item.category, item.title)):
                 why = "sensitive products are not advertised to single people; see sensitive_categories in [policy]"
                 continue
+            draw = int.from_bytes(sha256(slate.user_id.encode()).digest()[:4])
             request = CopyRequest(
                 item=item,
                 channel=channel,
                 now=slate.as_of,
                 locale=workspace.locale(locale),
                 person=person,
-                seed=seed * WORDINGS + int.from_bytes(sha256(slate.user_id.encode()).digest()[:4]) % WORDINGS,
+                seed=seed * WORDINGS + draw % WORDINGS,
                 known_brands=frozenset(recommender.brands),
                 policy=workspace.policy,
                 packs=tuple(packs),

@@ -180,7 +180,8 @@ def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
     def shared(slot: str) -> tuple[str, ...]:
         """What frames without a part of their own say there: by the offer, the occasion, or a day of the calendar."""
         by_occasion: Mapping[str, Sequence[str]] = tables[f"{slot}s"]
-        return tuple(by_occasion.get("offer" if entry.get("offer") else entry["occasion"][0], by_occasion["day"]))
+        occasion = "offer" if entry.get("offer") else entry["occasion"][0]
+        return tuple(by_occasion.get(occasion, by_occasion["day"]))
 
     if "email" in channels or ("push" in channels and "wechat" in channels):
         email = channels.setdefault("email", {})

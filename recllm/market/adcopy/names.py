@@ -103,7 +103,8 @@ def _size_words() -> frozenset[str]:
 
 
 _HAN_UNITS = {s for forms in table("numbers.toml")["units"].values() for s in forms if not s.isascii()}
-_HAN_SIZE = pattern("titles.han_size", UNITS="|".join(sorted(map(re.escape, _HAN_UNITS), key=len, reverse=True)))
+_LONGEST_FIRST = sorted(map(re.escape, _HAN_UNITS), key=len, reverse=True)
+_HAN_SIZE = pattern("titles.han_size", UNITS="|".join(_LONGEST_FIRST))
 
 
 @lru_cache(maxsize=1 << 14)
@@ -111,8 +112,9 @@ def shelf(names: tuple[str, ...]) -> str:
     """The shelf of `data/shelves.toml` that the first of the names with a listed word belongs on."""
     shelves, loose, first = _shelf_words()
     for name in names:
-        parts = [listed for phrase in pattern("titles.part_of_name").split(name) if (listed := _listed_in(phrase))]
-        of_first = [shelves[word] for listed in parts for word in listed if shelves[word] in first]
+        phrases = pattern("titles.part_of_name").split(name)
+        parts = [words_in for phrase in phrases if (words_in := _listed_in(phrase))]
+        of_first = [shelves[word] for words_in in parts for word in words_in if shelves[word] in first]
         if of_first:
             return of_first[0]
         if parts:

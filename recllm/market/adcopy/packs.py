@@ -130,12 +130,20 @@ def pack_named(name: str) -> Pack:
     content = (_FOLDER / f"{name}.toml").read_bytes()
     rules = [
         Rule(
-            **{field: entry[field] for field in ("id", "guarantee", "severity", "citation", "evidence", "message")},
+            id=entry["id"],
+            guarantee=entry["guarantee"],
+            severity=entry["severity"],
+            citation=entry["citation"],
+            evidence=entry["evidence"],
+            message=entry["message"],
             demands=entry.get("demands", ""),
             languages=tuple(entry["languages"]),
             family=Family(
                 id=entry["id"],
-                shapes=(*phrase_patterns(entry.get("phrases", ())), *map(folded_pattern, entry.get("patterns", ()))),
+                shapes=(
+                    *phrase_patterns(entry.get("phrases", ())),
+                    *map(folded_pattern, entry.get("patterns", ())),
+                ),
                 exceptions=phrase_pattern(entry.get("not", ())),
             ),
         )

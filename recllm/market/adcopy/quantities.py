@@ -316,7 +316,8 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
         return Quantity(kind=QuantityKind.MONEY, value=value, unit=unit, role=role, bound=bound, span=span)
     bare = pattern("quantities.bare_money_before").search(idioms_before)
     is_cut = pattern("quantities.bare_money_cut").match(after)
-    if numeral[0].isdigit() and (is_cut or (bare and pattern("quantities.clause_end").match(after))):  # 89降到59, 省24
+    is_price_alone = is_cut or (bare and pattern("quantities.clause_end").match(after))  # 89降到59, 省24
+    if numeral[0].isdigit() and is_price_alone:
         if is_cut or pattern("quantities.list_before").search(before):
             role = "list"
         else:
@@ -327,11 +328,12 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
     shared = _UNIT.match(after[others.end() :]) if others else None
     unit_match = _UNIT.match(after)
     is_year = len(numeral) == 4 and numeral.startswith(("19", "20"))
+    is_place = numeral.isalpha() or is_year  # "one in the wash", "2027 in"
     if pattern("quantities.ordinal_after").match(after):
         unit = "ordinal"
     elif shared:
         unit = UNITS[shared[1]]
-    elif unit_match and not (unit_match[1] == "in" and (numeral.isalpha() or is_year)):  # "one in the wash", "2027 in"
+    elif unit_match and not (unit_match[1] == "in" and is_place):
         unit, span = UNITS[unit_match[1]], numeral + unit_match[0]
     elif pattern("quantities.pack_before").search(before) or pattern("quantities.pack_after").match(after):
         unit = "ct"

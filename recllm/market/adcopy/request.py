@@ -2,9 +2,8 @@
 
     request = CopyRequest(item=item, channel="push", now=now, locale="en", person=PersonFacts(in_cart=True))
 
-With it the facts of its item, which are all that may be said. Every lister of a product can write into its title. A
-text with instructions, code or reversed writing is no name: it counts as empty. A tricky text that is missed does no
-harm, since every advertisement is verified.
+With it the facts of its item, which are all that may be said. Every lister of a product can write into its title: a
+text with instructions, code or reversed writing counts as empty.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
     """facts: made sayable. An item that no text is written for has no reasons, and so no frames."""
     item, offer = request.item, request.running_offer
     title = facts.title if facts.has_title else ""
-    if title and request.language == "zh" and fold(item.title).replace(" ", "") == fold(title).replace(" ", ""):
+    as_written, sayable = (fold(text).replace(" ", "") for text in (item.title, title))
+    if title and request.language == "zh" and as_written == sayable:
         title = item.title  # as the shop writes it: spaces of a Chinese title say where its name ends
     name = naming(
         title,
@@ -64,7 +65,9 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
         titles=request.domain.titles,
         is_till=is_shouted(item.title),
     )
-    goods = goods_of((item.title, *item.category)) if request.domain.name == SHOP else frozenset({"one_off", "works"})
+    goods = goods_of((item.title, *item.category))
+    if request.domain.name != SHOP:
+        goods = frozenset({"one_off", "works"})
     category = category_name(facts.category, request.language)
     if offer is not None and offer.type not in _ON_ORDER and fold(offer.scope or "") != fold(category):
         category = ""  # "20% off clothing" is untrue where the offer is for base layers
@@ -127,7 +130,9 @@ def words_that_hold(holds: Mapping[str, bool]) -> Iterator[str]:
 def is_near(item: Item, thing: ThingFacts) -> bool:
     """Whether a customer sees why one led to the other: a light after a light, no cat litter after milk."""
     paths = (item.category[:1], thing.category[:1])
-    return paths[0] == paths[1] if all(paths) else shelf((item.title, *paths[0])) == shelf((thing.title, *paths[1]))
+    if all(paths):
+        return paths[0] == paths[1]
+    return shelf((item.title, *paths[0])) == shelf((thing.title, *paths[1]))
 
 
 def conditions_of(
@@ -207,9 +212,6 @@ def old_price_of(request: CopyRequest, facts: FactSheet) -> Decimal | None:
     return lowest if lowest is not None and price is not None and lowest > price else None
 
 
-# --- slots -----------------------------------------------------------------------------------------------------------
-
-
 def slots_of(request: CopyRequest, facts: FactSheet, name: Naming, category: str) -> dict[str, str]:
     """The facts in words, some of them empty."""
     words, old_price = request.domain.words[request.language], old_price_of(request, facts)
@@ -226,12 +228,14 @@ def slots_of(request: CopyRequest, facts: FactSheet, name: Naming, category: str
     if request.language == "zh":
         former = yuan_text(old_price, facts)
         slots |= {"was": former, "list": former, "cut": yuan_text(saving, facts)}
-        return slots | item_chinese(request, facts, name) | person_chinese(request) | offer_chinese(request, facts)
+        slots |= item_chinese(request, facts, name)
+        return slots | person_chinese(request) | offer_chinese(request, facts)
     slots |= {"old_price": money_text(old_price, facts), "saving": money_text(saving, facts)}
     if category:
         is_several = category.endswith("s") or " and " in category or " & " in category
         slots |= {"category.headline": category.title(), "category.is": "are" if is_several else "is"}
-    return slots | item_english(request, facts, name) | person_english(request) | offer_english(request, facts, name)
+    slots |= item_english(request, facts, name)
+    return slots | person_english(request) | offer_english(request, facts, name)
 
 
 def item_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
@@ -295,8 +299,15 @@ def thing_slots(key: str, name: Naming, request: CopyRequest) -> dict[str, str]:
     return {key: called, **{f"{key}.{form}": word for form, word in forms.items()}}
 
 
-_OF_NUMBER = {"is": ("is", "are"), "was": ("was", "were"), "has": ("has", "have"), "s": ("s", ""), "es": ("es", "")}
-_OF_NUMBER |= {"it": ("it", "they"), "them": ("it", "them")}
+_OF_NUMBER = {
+    "is": ("is", "are"),
+    "was": ("was", "were"),
+    "has": ("has", "have"),
+    "s": ("s", ""),
+    "es": ("es", ""),
+    "it": ("it", "they"),
+    "them": ("it", "them"),
+}
 """Form -> the word for one thing, and for several."""
 
 
@@ -327,11 +338,11 @@ def offer_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[
         value = "buy one, get one free"
     until = short_until = ""
     if offer.end is not None:
-        until, short_until = (
-            f"{'through' if request.region == 'US' else 'until'} {day_in_words(last_day(offer.end), request.region, f)}"
-            for f in ("MMMMd", "MMMd")
-        )
-    scope = offer.scope or ("" if offer.type in _ON_ORDER else f"the {name.name}" if name.has_article else name.name)
+        word, day = "through" if request.region == "US" else "until", last_day(offer.end)
+        until, short_until = (f"{word} {day_in_words(day, request.region, form)}" for form in ("MMMMd", "MMMd"))
+    scope = offer.scope or ""
+    if not scope and offer.type not in _ON_ORDER:
+        scope = f"the {name.name}" if name.has_article else name.name
     terms = {
         "until": until,
         "code": offer.code or "",
@@ -373,11 +384,11 @@ def worded_offer(form: str, offer_slots: Mapping[str, str]) -> str:
 
 
 def item_chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
-    day = request.day
+    day, by_voice = request.day, frame_file("zh").tables["you"]
     values = facts.attributes.values()
     described = [v for v in values if not v.isascii() and len(v) <= 10 and v not in facts.title]
     slots = {
-        **{f"you@{voice}": request.voice.address or word for voice, word in frame_file("zh").tables["you"].items()},
+        **{f"you@{voice}": request.voice.address or you for voice, you in by_voice.items()},
         "you": request.voice.address or "您",
         "price": yuan_text(facts.price, facts),
         "desc": "".join(described[:1]),
@@ -424,7 +435,8 @@ def ago_chinese(ago: Ago | None, **entries: str) -> dict[str, str]:
         return {}
     row, day = _row(frame_file("zh").tables["span"], ago.days), ago.on
     slots = {slot: row.get(entry, "").replace("{days}", f"{ago.days:.0f}") for slot, entry in entries.items()}
-    return {**slots, "last_date": f"{day.month}月{'上' if day.day <= 10 else '中' if day.day <= 20 else '下'}旬"}
+    third = "上旬" if day.day <= 10 else "中旬" if day.day <= 20 else "下旬"
+    return {**slots, "last_date": f"{day.month}月{third}"}
 
 
 def offer_chinese(request: CopyRequest, facts: FactSheet) -> dict[str, str]:

@@ -4,8 +4,6 @@ the check of each text, and the record of what decided it.
     for copy in write_copy(CopyRequest(item=item, channel="push", now=now)): ...
     ((copy, record),) = write_recorded(CopyRequest(item=item, channel="push", now=now), generator=generator)
 
-A text model, where one is set up, writes the same parts from the same facts; the frame's text stands where it fails.
-
 A record (G15) holds the text, its request, and hashes of prompts, frames, word lists, rule packs and the generator's
 weights. It names no customer. Its file is named by its hash, which shows a later change.
 """
@@ -119,7 +117,11 @@ def write_copy(request: CopyRequest, *, generator: Generator | None = None) -> t
     return tuple(replace(copy, rejected=tuple(rejected[:_REJECTED_SHOWN])) for copy in copies[: request.variants])
 
 
-def _candidates(frames: Sequence[Frame], situation: Situation, request: CopyRequest) -> Iterator[tuple[Frame, Parts]]:
+def _candidates(
+    frames: Sequence[Frame],
+    situation: Situation,
+    request: CopyRequest,
+) -> Iterator[tuple[Frame, Parts]]:
     """Texts of the strongest frames first, one of each in turn; where each begins is drawn by the request's seed."""
     draw = int.from_bytes(
         sha256(f"{request.seed}:{request.item.item_id}:{request.channel}".encode()).digest()[:4], "big"
@@ -138,7 +140,12 @@ def _candidates(frames: Sequence[Frame], situation: Situation, request: CopyRequ
 
 
 def _checked(
-    text: str, frame: Frame | None, facts: FactSheet, request: CopyRequest, situation: Situation, by: str = TEMPLATE
+    text: str,
+    frame: Frame | None,
+    facts: FactSheet,
+    request: CopyRequest,
+    situation: Situation,
+    by: str = TEMPLATE,
 ) -> AdCopy:
     answer = review(text, request, facts=facts, situation=situation)
     values = {"title": facts.title, "brand": facts.brand}
@@ -162,9 +169,6 @@ def _checked(
 
 def _failures(copy: AdCopy) -> tuple[Check, ...]:
     return tuple(check for check in copy.checks if not check.passed)
-
-
-# --- what may be said of the item ------------------------------------------------------------------------------------
 
 
 def sayable_facts(request: CopyRequest) -> FactSheet:
@@ -259,11 +263,12 @@ def tidy(name: str) -> str:
     return _HANGING.sub("", " ".join(name.split())).lstrip(" ,;:/&+-|，；：、")
 
 
-# --- texts of a model ------------------------------------------------------------------------------------------------
-
-
 def _generated(
-    request: CopyRequest, facts: FactSheet, situation: Situation, frame: Frame, generator: Generator
+    request: CopyRequest,
+    facts: FactSheet,
+    situation: Situation,
+    frame: Frame,
+    generator: Generator,
 ) -> tuple[list[AdCopy], list[Rejected]]:
     """(texts of the generator that pass, what was stopped and why). It gets one more try, with what was wrong. None of
     sensitive or hostile items, of titles, and of medicines and the like."""
@@ -297,7 +302,11 @@ def _generated(
 
 
 def _judged(
-    answer: str, request: CopyRequest, facts: FactSheet, situation: Situation, by: str
+    answer: str,
+    request: CopyRequest,
+    facts: FactSheet,
+    situation: Situation,
+    by: str,
 ) -> tuple[AdCopy | None, tuple[Check, ...]]:
     """(the text of an answer, None where a part is missing; why it is not taken)."""
     parts = parts_of_answer(answer, request.limits)
@@ -384,9 +393,6 @@ def parts_of_answer(answer: str, channel: Channel) -> Parts | None:
     elif CALL_TO_ACTION in named:
         parts["button"] = named[CALL_TO_ACTION]
     return parts if all(parts.values()) else None
-
-
-# --- records and approval --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -277,7 +277,8 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
     if facts.currency is None or value is None:
         return False
     before = pattern("claims.price_before_zh", SPAN=re.escape(quantity.span))
-    is_of_pieces = quantity.span.endswith("块") and any(fact.span == quantity.span for fact in facts.quantities)
+    is_counted = any(fact.span == quantity.span for fact in facts.quantities)
+    is_of_pieces = is_counted and quantity.span.endswith("块")
     if is_of_pieces and not before.search(case.reading.folded):  # 60块: 块 counts pieces and yuan
         return True
     currency = currency_of(facts.currency)
@@ -625,7 +626,8 @@ def product_named(case: Case) -> Iterator[Violation]:
         """Their stems, with a space around each; a single space for none."""
         return " ".join(("", *map(stem, names), ""))
 
-    text, names = spaced(case.reading.words), (spaced(read(name).words) for name in dict.fromkeys(head_names(case)))
+    text = spaced(case.reading.words)
+    names = (spaced(read(name).words) for name in dict.fromkeys(head_names(case)))
     if not any(len(name) > 1 and name in text for name in names):
         yield Violation(f"the product {case.facts.title!r} is not named", holds=True)
 

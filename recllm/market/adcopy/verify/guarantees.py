@@ -9,7 +9,7 @@ A word is grounded by the item's texts, by a number that is a fact, an offer tha
 the neutral words of the language (`data/neutral.*.toml`), the brand's own lines, and what the shop's people approved.
 English words count in their inflections and as compounds; Chinese is cut into the longest pieces that are grounded.
 
-The word lists, patterns and limits are data, in `adcopy/data/`. They help a reviewer; they are not legal advice.
+The word lists, patterns and limits are data, in `adcopy/data/`.
 """
 
 from __future__ import annotations
@@ -62,8 +62,7 @@ GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
     "G14": form.in_voice,
     "G17": claims.currency_format,
 }
-"""Those on the words of one text. G13, that variants differ, holds by how `recllm.market.adcopy.write` makes them; G15
-and G18 stand in `recllm.market.adcopy.write`, G16 in `recllm.market.adcopy.write`."""
+"""Those on the words of one text; G13, G15, G16 and G18 hold by `recllm.market.adcopy.write`."""
 
 
 _OF_CLAIMS = ("G1", "G2", "G3", "G4")
@@ -371,7 +370,8 @@ def _grounds_of(texts: frozenset[str]) -> _Grounds:
         for run in _HAN_RUN.findall(folded):
             # pieces of two characters or more, and the last one, which names the kind: 龙井茶, 茶
             longest = min(len(run), _LONGEST_PIECE)
-            pieces |= {run[i : i + n] for n in range(2, longest + 1) for i in range(len(run) - n + 1)} | {run[-1]}
+            pieces |= {run[i : i + n] for n in range(2, longest + 1) for i in range(len(run) - n + 1)}
+            pieces.add(run[-1])
     return _Grounds(frozenset(latin), frozenset(b for w in latin for b in bases(w)), frozenset(), frozenset(pieces))
 
 
