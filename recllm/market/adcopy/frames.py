@@ -159,7 +159,7 @@ def frame_file(language: str) -> FrameFile:
         frames = tuple(_frame(entry, tables) for entry in tables.pop("frame"))
     except (ValueError, KeyError, TypeError) as error:
         raise PromptError(f"{file}: {error}") from error
-    restricted = frozenset(kind for frame in frames for kind in frame.only)
+    restricted = frozenset([*tables.get("unsaid", ()), *(kind for frame in frames for kind in frame.only)])
     return FrameFile(frames, tables, restricted, f"frames.{language}-{sha256(text.encode()).hexdigest()[:8]}")
 
 

@@ -187,10 +187,6 @@ class PersonFacts:
     waited: float | None = None
     """Days since then over `every_days`."""
     in_cart: bool = False
-    asked_alert: bool = False
-    """Asked for a message when the item is back."""
-    viewed: bool = False
-    """Looked at the item, where the shop says so aloud."""
     with_item: ThingFacts | None = None
     """Something the customer bought that is bought together with the item more often than chance."""
     with_last: Ago | None = None
@@ -199,8 +195,6 @@ class PersonFacts:
     category_bought: int = 0
     """Purchases in the item's category within a year."""
     brand_bought: int = 0
-    favourite_category: str | None = None
-    """Where the customer buys, if it is another category than the item's."""
     away: Ago | None = None
     """The last purchase of a customer who has stayed away."""
     first_order: ThingFacts | None = None

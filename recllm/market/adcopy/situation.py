@@ -106,12 +106,10 @@ def reasons_of(request: CopyRequest) -> tuple[str, ...]:
     is_new = request.occasion is Occasion.NEW_ARRIVAL and person.category_bought > 0
     holds = {
         "in_cart": person.in_cart,
-        "asked_alert": person.asked_alert,
         "lapsed": person.away is not None,
         "first_purchase": person.first_order is not None,
         "bought_before": not is_first,
         "bought_last_year": person.bought_last_year,
-        "viewed": person.viewed,
         "goes_with people_also_buy": person.with_item is not None and is_first,
         "because": person.because is not None and is_first and is_near(request.item, person.because),
         "new_in_category": is_new,
@@ -150,7 +148,7 @@ def conditions_of(
         "treat": "snacks" in goods,
         "arrived_30 new": request.occasion is Occasion.NEW_ARRIVAL,
         "back": request.occasion is Occasion.BACK_IN_STOCK,
-        "old_price_proven price_drop": old_price_of(request, facts) is not None,
+        "old_price_proven": old_price_of(request, facts) is not None,
         "season fest_near": day is not None,
         "before_order_by": day is not None and day.days_left >= 1,
         "season_goods": day is not None and day.is_season_good,
@@ -177,7 +175,6 @@ def conditions_of_person(person: PersonFacts, lately_days: int) -> Mapping[str, 
         "bought_twice": person.waited is None and person.times_bought == 2,
         "frequent": person.times_bought >= FREQUENT,
         "cart cart_any": person.in_cart,
-        "seen": person.viewed,
         "pair also": person.with_item is not None,
         "fav_category": person.category_bought >= FREQUENT,
         "fav_brand": person.brand_bought >= FREQUENT,
@@ -276,8 +273,6 @@ def person_english(request: CopyRequest) -> dict[str, str]:
         slots |= thing_slots(key, named, request) if named.name else {}
     if "with_item" in slots and (ago := ago_english("with_item", person.with_last)):
         slots |= {slot: value for slot, value in ago.items() if "." in slot} | {"with_date": ago["with_item.in"]}
-    if person.category_bought >= FREQUENT:
-        slots["category_bought"] = person.favourite_category or ""
     return slots
 
 
