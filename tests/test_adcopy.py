@@ -20,6 +20,7 @@ from recllm.market.adcopy import situation as situations
 from recllm.market.adcopy.channels import channels
 from recllm.market.adcopy.frames import Situation, frame_file, frames_for, slot_text, texts_of
 from recllm.market.adcopy.naming import goods_of, is_silent, naming
+from recllm.market.adcopy.packs import pack_named
 from recllm.market.adcopy.quantities import format_money, renderings
 from recllm.market.adcopy.request import (
     Ago,
@@ -409,6 +410,15 @@ def test_an_answer_without_the_offer_is_stopped() -> None:
         model = ScriptedGenerator([f"title: 海天酱油\nbody: {body}"], name="model", repeat=True)
         (copy,) = write(SOY, person=DUE, offer=OFFER, locale="zh", generator=model)
         assert copy.generator == by and "8折" in copy.text, [copy.text, copy.rejected]
+
+
+def test_an_answer_that_a_rule_pack_doubts_is_stopped() -> None:
+    answer = "title: Just launched: oat drink\nbody: You buy it about every two weeks."
+    generator = ScriptedGenerator([answer], repeat=True)
+    packs, words = (pack_named("us_ftc"),), frozenset({"launched"})
+    (copy,) = write(person=DUE, generator=generator, packs=packs, vocabulary=words)
+    assert copy.generator == "template"
+    assert [faults for _, faults in copy.rejected] == [(), ()], "no check fails, and a person has to look"
 
 
 def test_a_failing_generator_leaves_the_frame() -> None:
