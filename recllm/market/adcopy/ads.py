@@ -290,7 +290,7 @@ def _facts(
     is_same = codes["title"][purchases] == codes["title"][item]
     same = when[is_same]
     if len(same):
-        facts |= {**_rhythm(same, now), "last": ago(int(same.max()))}
+        facts |= {**steady_rhythm(same, now), "last": ago(int(same.max()))}
     is_recent = when >= now - YEAR_DAYS * DAY
     for name in ("category", "brand"):
         is_alike = is_recent & (codes[name][purchases] == codes[name][item])
@@ -313,7 +313,7 @@ def _facts(
     return PersonFacts(**facts).coarse()
 
 
-def _rhythm(at: NDArray[np.int64], now: int) -> Mapping[str, object]:
+def steady_rhythm(at: NDArray[np.int64], now: int) -> Mapping[str, object]:
     """times_bought, and every_days and waited of a steady buyer."""
     days = np.unique(at // DAY)
     gaps = np.diff(days)

@@ -156,7 +156,7 @@ def frame_file(language: str) -> FrameFile:
     text = file.read_text(encoding="utf-8")
     try:
         tables = tomllib.loads(text)
-        frames = tuple(_frame(entry, tables) for entry in tables.pop("frame"))
+        frames = tuple(read_frame(entry, tables) for entry in tables.pop("frame"))
     except (ValueError, KeyError, TypeError) as error:
         raise PromptError(f"{file}: {error}") from error
     restricted = frozenset([*tables.get("unsaid", ()), *(kind for frame in frames for kind in frame.only)])
@@ -166,11 +166,12 @@ def frame_file(language: str) -> FrameFile:
 @cache
 def wording_days() -> tuple[float, ...]:
     """Days at which the words for a time change, in one of the languages; from 0 on."""
-    rows = [row for language in LANGUAGES for name in ("rhythm", "span") for row in frame_file(language).tables[name]]
+    tables = [frame_file(language).tables for language in LANGUAGES]
+    rows = [row for table in tables for name in ("rhythm", "span") for row in table[name]]
     return tuple(sorted({0, *_OTHER_DAYS, *(day for row in rows for day in (row["from"], row["to"] + 1))}))
 
 
-def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
+def read_frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
     channels = {
         name: {slot: tuple(dict.fromkeys(v)) for slot, v in parts.items()}
         for name, parts in entry.items()
@@ -254,8 +255,8 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
     while gcd(step, total) != 1:  # visits every combination, and changes all parts at once
         step += 1
     names = " ".join(value for slot, value in situation.slots.items() if slot in _NAMES)
-    named = _content(names, situation.language)
-    content = {text: _content(text, situation.language) - named for texts in fitting.values() for text in texts}
+    named = content_stems(names, situation.language)
+    content = {text: content_stems(text, situation.language) - named for texts in fitting.values() for text in texts}
     slots = situation.slots if situation.offer else {}
     terms = [wordings for names in _TERMS if (wordings := [fold(slots[name]) for name in names if name in slots])]
     ranked: list[tuple[int, Parts]] = []
@@ -265,7 +266,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         for name, texts in fitting.items():
             combination, position = divmod(combination, len(texts))
             text[name] = texts[position]
-        if _repeats(text, situation.language):
+        if repeats_itself(text, situation.language):
             continue
         stated = [
             fact
@@ -342,19 +343,19 @@ def _tautological(names: Sequence[str], slots: Mapping[str, str]) -> bool:
     return {"item", "with_item"} <= things and fold(slots["with_item"]) in fold(slots["item"])
 
 
-def _repeats(text: Parts, language: str) -> bool:
+def repeats_itself(text: Parts, language: str) -> bool:
     """True where two parts are the same, or a headline says what the subject or the line under it says."""
     if len(set(map(fold, text.values()))) < len(text):
         return True
-    headline = _content(text.get("headline", ""), language)
-    lines = [_content(text.get(name, ""), language) for name in ("subject", "title", "preheader")]
+    headline = content_stems(text.get("headline", ""), language)
+    lines = [content_stems(text.get(name, ""), language) for name in ("subject", "title", "preheader")]
     if language == "en":
-        body = _content(text.get("body", ""), language)
+        body = content_stems(text.get("body", ""), language)
         return any(len(headline & line) >= 2 for line in lines) or bool(headline and headline <= body)
     return any(2 * len(headline & line) > min(len(headline), len(line)) for line in lines)
 
 
-def _content(text: str, language: str) -> set[str]:
+def content_stems(text: str, language: str) -> set[str]:
     """Stems of the English words that say something, or pairs of Chinese characters."""
     if language == "zh":
         return {run[n : n + 2] for run in _HAN_RUN.findall(text) for n in range(len(run) - 1)}

@@ -206,7 +206,8 @@ def _known() -> frozenset[str]:
         words.update(str(text).split())
     names = table("names.toml")
     listed = [entry for shelf in table("shelves.toml")["shelf"] for entry in shelf["words"]]
-    listed += [*table("shelves.toml")["loose"], *Prompts.load().short_forms.values(), *names["words"]["after_noun"]]
+    listed += [*table("shelves.toml")["loose"], *names["words"]["after_noun"]]
+    listed += Prompts.load().short_forms.values()
     listed += [names["till"]["known"], *names["till"]["flavours"]]
     words.update(word for entry in listed for word in entry.lower().split())
     return frozenset(word for word in words | set(map(stem, words)) if word.isascii())

@@ -232,7 +232,7 @@ def _fraction_off(match: re.Match[str], *, left: bool = False) -> Decimal | None
     if top.isascii():
         parts = Fraction(_ENGLISH.get(top, 1), _ENGLISH_PARTS[bottom])
     else:
-        parts = Fraction(_han_integer(top), _han_integer(bottom))
+        parts = Fraction(han_integer(top), han_integer(bottom))
     share = 100 * (1 - parts if left else parts)
     return Decimal(share.numerator) / Decimal(share.denominator) if 0 < share < 100 else None
 
@@ -354,7 +354,7 @@ def _value(match: re.Match[str]) -> Decimal | None:
         return Decimal(text.replace(",", "")) * (_NUMERALS["scales"][match["scale"]] if match["scale"] else 1)
     if text := match["han"]:
         integer, _, decimals = text.partition("点")
-        value = Decimal(_han_integer(integer))
+        value = Decimal(han_integer(integer))
         if decimals and all(c in _DIGITS for c in decimals):
             value += Decimal("0." + "".join(str(_DIGITS[c]) for c in decimals))
         return value
@@ -369,7 +369,7 @@ def _value(match: re.Match[str]) -> Decimal | None:
     return Decimal(total + section)
 
 
-def _han_integer(text: str) -> int:
+def han_integer(text: str) -> int:
     """ "三百二十" -> 320, "二〇一七" -> 2017, "七五" -> 75."""
     if all(c in _DIGITS for c in text):
         return int("".join(str(_DIGITS[c]) for c in text) or "0")
@@ -470,7 +470,7 @@ def deadlines(reading: Reading) -> Sequence[Deadline]:
     weak = [Deadline(span, day, False) for day, _, family in _families() for span in family.find(reading)]
     for match in pattern("deadlines.days_left").finditer(reading.folded):
         text = _first_group(match)
-        number = _ENGLISH[text] if text in _ENGLISH else int(text) if text.isascii() else _han_integer(text)
+        number = _ENGLISH[text] if text in _ENGLISH else int(text) if text.isascii() else han_integer(text)
         strong.append(Deadline(match[0], _DAYS_LEFT, True, number))
     return [d for d in (*strong, *weak) if not any(d.span in s.span and d.span != s.span for s in strong)]
 

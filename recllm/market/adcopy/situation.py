@@ -375,7 +375,9 @@ def worded_offer(form: str, offer_slots: Mapping[str, str]) -> str:
         return all(offer_slots.get(name) for name in _PLACE.findall(words))
 
     form = _BRACKET.sub(lambda match: match[1] if is_known(match[1]) else "", form)
-    return _PLACE.sub(lambda match: offer_slots[match[1]], form) if is_known(form) else ""
+    if not is_known(form):
+        return ""
+    return _PLACE.sub(lambda match: offer_slots[match[1]], form)
 
 
 def item_chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
@@ -438,9 +440,10 @@ def offer_chinese(request: CopyRequest, facts: FactSheet) -> dict[str, str]:
     offer = request.running_offer
     if offer is None:
         return {}
+    zhe = (100 - offer.value) / 10 if offer.type is OfferType.PERCENT and offer.value else None
     value = "" if offer.value is None else f"{offer.value.normalize():f}"
     stated = {
-        "zhe": f"{((100 - offer.value) / 10).normalize():f}" if offer.type is OfferType.PERCENT and offer.value else "",
+        "zhe": "" if zhe is None else f"{zhe.normalize():f}",
         "off": value if offer.type in (OfferType.AMOUNT, OfferType.COUPON) else "",
         "min": "" if offer.min_spend is None else f"{offer.min_spend.normalize():f}",
         "code": offer.code or "",

@@ -100,10 +100,10 @@ def write_copy(request: CopyRequest, *, generator: Generator | None = None) -> t
         copies, rejected = _generated(request, facts, situation, frames[0], generator)
     waiting: list[AdCopy] = []
     n_tried = 0
-    for frame, parts in _candidates(frames, situation, request):
+    for frame, parts in candidate_texts(frames, situation, request):
         if len(copies) >= request.variants or n_tried >= _MOST_TRIED + request.variants:
             break
-        copy = _checked(request.limits.joined(parts), frame, facts, request, situation)
+        copy = checked_copy(request.limits.joined(parts), frame, facts, request, situation)
         if any(copy.text == written.text for written in copies):
             continue
         n_tried += 1
@@ -117,7 +117,7 @@ def write_copy(request: CopyRequest, *, generator: Generator | None = None) -> t
     return tuple(replace(copy, rejected=tuple(rejected[:_REJECTED_SHOWN])) for copy in copies[: request.variants])
 
 
-def _candidates(
+def candidate_texts(
     frames: Sequence[Frame],
     situation: Situation,
     request: CopyRequest,
@@ -139,7 +139,7 @@ def _candidates(
                     sources.remove((frame, texts))
 
 
-def _checked(
+def checked_copy(
     text: str,
     frame: Frame | None,
     facts: FactSheet,
@@ -180,14 +180,14 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
     """
     facts = FactSheet.of(request.item)
     bare = replace(request, evidence={})  # a proof of the shop's is no proof of a seller's words
-    categories = [_cleaned(name, facts, bare) for name in facts.category]
+    categories = [cleaned_name(name, facts, bare) for name in facts.category]
     sheet = replace(
         facts,
-        brand=facts.brand if facts.brand and _unsayable(facts.brand, facts, bare) == [] else None,
+        brand=facts.brand if facts.brand and unsayable_pieces(facts.brand, facts, bare) == [] else None,
         category=tuple(filter(None, categories)),
-        attributes={k: v for k, v in facts.attributes.items() if _unsayable(f"{k}: {v}", facts, bare) == []},
+        attributes={k: v for k, v in facts.attributes.items() if unsayable_pieces(f"{k}: {v}", facts, bare) == []},
     )
-    title = _cleaned(facts.title, facts, bare)
+    title = cleaned_name(facts.title, facts, bare)
     if title and request.domain.titles == "goods":
         title = _with_thing(title, sheet.category)
     if title:
@@ -204,14 +204,14 @@ def _with_thing(title: str, categories: Sequence[str]) -> str:
     return " ".join(filter(None, (name, pattern("titles.first_alternative").split(thing)[0].strip(), size)))
 
 
-def _cleaned(name: str, facts: FactSheet, request: CopyRequest) -> str:
+def cleaned_name(name: str, facts: FactSheet, request: CopyRequest) -> str:
     """`name` as running text without what the facts do not bear out; empty when it is hostile, nothing is left, or what
     is left would name another thing."""
     if request.domain.titles != "goods":  # a name with a piece cut out is no name
-        return name if _unsayable(name, facts, request) == [] else ""
+        return name if unsayable_pieces(name, facts, request) == [] else ""
     for _ in range(_MAX_ROUNDS):
         name = written_out(name)
-        spans = _unsayable(name, facts, request)
+        spans = unsayable_pieces(name, facts, request)
         if spans is None:
             return ""
         if not spans:
@@ -244,7 +244,7 @@ def _without(name: str, start: int, end: int) -> str:
     return "" if is_one_of_two else f"{name[:start]} {name[end:]}"
 
 
-def _unsayable(name: str, facts: FactSheet, request: CopyRequest) -> list[str] | None:
+def unsayable_pieces(name: str, facts: FactSheet, request: CopyRequest) -> list[str] | None:
     """The pieces of a seller's words that promise or claim something, or state a price; None for words that are not
     used at all, since they hold personal data, foul language or leaks."""
     case = Case(text=name, facts=facts, request=request)
@@ -312,7 +312,7 @@ def _judged(
     parts = parts_of_answer(answer, request.limits)
     if parts is None:
         return None, (Check(guarantee="G6", passed=False, message="the answer lacks parts of the channel"),)
-    copy = _checked(request.limits.joined(parts), None, facts, request, situation, by)
+    copy = checked_copy(request.limits.joined(parts), None, facts, request, situation, by)
     if situation.slots.get("offer.short", situation.slots.get("offer", "")) not in copy.text:
         return copy, (Check(guarantee="G2", passed=False, message="the text does not state the offer"),)
     ungrounded = (

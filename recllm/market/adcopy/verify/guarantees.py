@@ -191,7 +191,7 @@ def ungrounded(case: Case) -> tuple[UngroundedWord, ...]:
         else:
             others += spans
     numbers = [span for span in dict.fromkeys(others) if not all(grounded[slice(*span)])]
-    for phrase in dict.fromkeys(_phrases_that_hold(case)):
+    for phrase in dict.fromkeys(phrases_that_hold(case)):
         _take(grounded, readable.occurrences(phrase))
     _take(grounded, numbers)  # shown as numbers, not once more as words
     grounds = _Grounds.of(case)
@@ -205,7 +205,7 @@ def _take(grounded: list[bool], spans: Iterable[tuple[int, int]]) -> None:
         grounded[start:end] = [True] * (end - start)
 
 
-def _phrases_that_hold(case: Case) -> Iterator[str]:
+def phrases_that_hold(case: Case) -> Iterator[str]:
     """What the text promises and claims truly: words of the offer that runs, deadlines it keeps, claims with proof."""
     if (running := case.offer) is not None:
         for family in families("offers.toml"):
