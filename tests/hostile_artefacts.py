@@ -1060,6 +1060,12 @@ def _voice(case: Case, file: Path) -> Door:
     return lambda: load_voice(file)
 
 
+def _pack(case: Case, file: Path) -> Door:
+    from recllm.market.adcopy.packs import load_pack
+
+    return lambda: load_pack(file)
+
+
 def _rule(case: Case, file: Path) -> Door:
     from recllm.market.audiences.people_rule import read_rule
 
@@ -1077,6 +1083,7 @@ READERS: dict[str, Callable[[Case, Path], Door]] = {
     "workspace": _workspace,
     "campaign": lambda case, file: lambda: read_campaign(file),
     "voice": _voice,
+    "pack": _pack,
     "rule": _rule,
     "uploaded campaign": _fields,
 }
@@ -1099,12 +1106,17 @@ def _naming(name: str, *, limits: str = "", words: str = "", make: Spoil = lambd
     _add(f"campaign: {name}", prepare)
 
 
+def _pack_outside(case: Case, folder: Path) -> None:
+    (case.outside / "evil.toml").write_text(f"name = '{SECRET}'\nx = 1")
+
+
 for _name, _values in table("hostile_artefacts", "campaigns that name files"):
     _naming(_name, **_values)
 IDS_FILE = 'suppress = "never.txt"'
 _naming("a list of ids that is a link", limits=IDS_FILE, make=link("never.txt"))
 _naming("a list of ids that is a pipe", limits=IDS_FILE, make=lambda _, folder: os.mkfifo(folder / "never.txt"))
 _naming("a list of ids that is a pickle", limits=IDS_FILE, make=put("never.txt", pickled))
+_naming("a pack outside", words='packs = ["OUTSIDE/evil.toml"]', make=_pack_outside)
 
 
 def _planned(read: Callable[[CampaignFolder], object]) -> Kind:

@@ -582,9 +582,15 @@ def test_a_second_short_message_needs_a_person(shop: Workspace, folder: Path) ->
 
 
 def test_auto_approves_what_nobody_doubts(shop: Workspace, folder: Path) -> None:
-    (folder / "voice.toml").write_text('banned = ["green tea 0", "usual"]\n')
+    doubtful = 'name = "own"\n' + "".join(
+        f'[[rule]]\nid = "{n}"\nguarantee = "G3"\nseverity = "{severity}"\ncitation = "house"\nevidence = "never"\n'
+        f'reviewed = "2025-01-01"\nlanguages = ["en"]\nmessage = "is not our style"\nphrases = ["{phrase}"]\n'
+        f'hit = ["{phrase}"]\nmiss = ["x"]\n'
+        for n, (severity, phrase) in enumerate([("warning", "green tea 0"), ("warning", "usual")])
+    )
+    (folder / "own.toml").write_text(doubtful)
     items = ('category = "food > tea"\nmost_items = 1', 'items = ["tea0", "tea1", "tea2"]')
-    file = changed(folder, items, ('packs = ["us_ftc"]', 'packs = ["us_ftc"]\nvoice = "voice.toml"\nauto = true'))
+    file = changed(folder, items, ('packs = ["us_ftc"]', 'packs = ["us_ftc", "own.toml"]\nauto = true'))
     plan = plan_campaign(shop, file, now=NOW)
     campaign = open_campaign(shop, file, clock=NOW)
     of = {t.id: t for t in plan.texts}

@@ -193,11 +193,17 @@ def test_every_ad_is_kept_with_its_inputs(run: Run, shop: Path) -> None:
 
 def test_a_record_elsewhere_and_rules_of_the_shop(run: Run, shop: Path) -> None:
     voice = _write(shop.parent / "voice.toml", 'banned = ["match"]\n')
-    told = ("--with", f"voice={voice}", "--pack", "eu", "--record", "kept")
+    own = _write(
+        shop.parent / "own.toml",
+        'name = "own"\n[[rule]]\nid = "x"\nguarantee = "G3"\nseverity = "error"\ncitation = "house"\n'
+        'evidence = "never"\nreviewed = "2025-11-25"\nmessage = "is not said"\nphrases = ["basket"]\n'
+        'languages = ["en"]\nhit = ["A basket"]\nmiss = ["A bag"]\n',
+    )
+    told = ("--with", f"voice={voice}", "--pack", str(own), "--record", "kept")
     ad = document(run("copy", "-u", "ann", "-w", "shop", *told, "--json")[1])
-    assert "match" not in ad["text"]
+    assert "match" not in ad["text"] and "basket" not in ad["text"]
     assert not (shop / "copies").exists()
-    assert set(json.loads(Path("kept", f"{ad['record_id']}.json").read_text(encoding="utf-8"))["packs"]) == {"eu"}
+    assert set(json.loads(Path("kept", f"{ad['record_id']}.json").read_text(encoding="utf-8"))["packs"]) == {"own"}
     assert run("copy", "-u", "ann", "-w", "shop", "--pack", "mars")[0] == 2
     for refused in ("sms", "sms_cn"):
         code, _, error = run("copy", "-u", "ann", "-w", "shop", "--channel", refused)

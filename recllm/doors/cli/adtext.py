@@ -29,13 +29,14 @@ from recllm.doors.cli.options import (
 
 if TYPE_CHECKING:
     from recllm.base.schema import AdCopy
+    from recllm.market.adcopy.packs import Pack
     from recllm.market.adcopy.verify.guarantees import Review
 
 RECORDS = "copies"
 """Folder of a workspace with the records of its texts."""
 Packs = Annotated[
     list[str] | None,
-    typer.Option("--pack", help="A rule pack: cn, eu or us_ftc; may be repeated."),
+    typer.Option("--pack", help="A rule pack: cn, eu, us_ftc, or a file of your own; may be repeated."),
 ]
 VoiceFile = Annotated[Path | None, typer.Option("--voice", help="The brand's voice, as TOML.")]
 Records = Annotated[Path | None, typer.Option("--record", help="Folder of the records; default: the workspace's.")]
@@ -82,7 +83,6 @@ def written_texts(
 ) -> list[AdCopy]:
     """The texts for these people, each with its record."""
     from recllm.market.adcopy.ads import write_ads
-    from recllm.market.adcopy.packs import pack_named
     from recllm.market.adcopy.request import load_voice
     from recllm.recommend.recommender.shop_recommender import open_recommender
 
@@ -93,7 +93,7 @@ def written_texts(
             open_recommender(shop, locale=question.locale),
             people,
             generator=question.generator or "template",
-            packs=[pack_named(name) for name in dict.fromkeys(pack or ())],
+            packs=_packs(pack),
             voice=load_voice(question.voice) if question.voice else None,
             records=record or workspace / RECORDS,
             **{name: getattr(question, name) for name in asked_fields},
@@ -126,7 +126,7 @@ def check(
 ) -> Answer:
     """Check ad texts of any author: each passes, is held for a person, or is blocked. A workspace adds its approved
     words. Ends with 2 when a text does not pass or a line cannot be read, with 3 when there is nothing to check."""
-    from recllm.market.adcopy.packs import approved_words, pack_named, vocabulary_file
+    from recllm.market.adcopy.packs import approved_words, vocabulary_file
     from recllm.market.adcopy.request import load_voice
     from recllm.market.adcopy.submissions import Submission, UnreadableLine, judge, read_submissions, reviews_document
     from recllm.shop.workspace.workspace import SETTINGS_FILE
@@ -149,7 +149,7 @@ def check(
         read_submissions(
             file,
             now=moment,
-            packs=tuple(pack_named(name) for name in dict.fromkeys(pack or ())),
+            packs=_packs(pack),
             voice=brand_voice,
             vocabulary=approved_words(vocabulary_file(workspace)),
             domain=domain,
@@ -187,6 +187,20 @@ def vocabulary(
         notes = [f"{repeated} of {len(words)} words were approved before"] if repeated else []
         return Answer({"version": version, "added": added}, [f"version {version}: {', '.join(added)}"], notes)
     return Answer(read_vocabulary(vocabulary_file(shop.root)))
+
+
+def _packs(names: list[str] | None) -> tuple[Pack, ...]:
+    from recllm.market.adcopy.packs import load_pack, pack_named, pack_names
+
+    shipped, files = [], []
+    for name in dict.fromkeys(names or ()):
+        if name in pack_names():
+            shipped.append(pack_named(name))
+        elif Path(name).is_file():
+            files.append(load_pack(Path(name)))
+        else:
+            raise UsageError(f"--pack {name}: neither a shipped pack ({', '.join(pack_names())}) nor a file")
+    return (*shipped, *files)
 
 
 def _lines(text_id: str, answer: Review) -> list[str]:

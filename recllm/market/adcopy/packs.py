@@ -1,8 +1,25 @@
 """What is laid down for texts besides the facts: rule packs, and the words that a shop's people approved.
 
-A rule pack is what a law says about advertisements, as data with a citation for every rule, in `data/packs/`. A rule
-finds phrases; it is met when its `evidence` is there. An error keeps a text back, a warning asks for a person's eyes.
-The packs help a reviewer; they are not legal advice.
+A rule pack is what a law says about advertisements, as data with a citation for every rule. A rule finds phrases; it
+is met when its `evidence` is there. An error keeps a text back, a warning asks for a person's eyes. The packs help a
+reviewer; they are not legal advice. The shipped ones lie in `data/packs/`, a shop's own can be read from any TOML file
+of the same form:
+
+    name = "us_ftc"
+    [[rule]]
+    id = "made-in-usa"
+    guarantee = "G3"
+    severity = "error"                      # or "warning"
+    citation = "16 CFR 323"
+    evidence = "made_in_usa"                # a key of the caller's evidence, "never", "list_price" or "offer.end"
+    reviewed = "2025-11-25"
+    languages = ["en"]
+    message = "is a claim of origin"
+    phrases = ["made in the usa"]           # whole words, "*" up to 20 letters; Chinese matches anywhere
+    patterns = []                           # regular expressions on folded text, bounded repeats only
+    not = []                                # phrases that hold such a word and claim nothing
+    hit = ["Proudly made in the USA"]       # the rule's own test
+    miss = ["Made for sunny days"]
 
 The words beyond the facts that may stand in texts are a file of the workspace that only grows. Each addition is a
 version of it, with who approved the words and when:
@@ -15,22 +32,32 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cache
+from datetime import date, datetime
+from functools import cache, cached_property
 from hashlib import sha256
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
-from recllm.base.documents import json_value, plain
+from recllm.base.documents import json_value, plain, toml_table
 from recllm.base.errors import DataError, UsageError
 from recllm.base.files import lock_file, write_whole
-from recllm.market.adcopy.lexicon import Family, fold, folded_pattern, phrase_pattern, phrase_patterns
+from recllm.market.adcopy.lexicon import Family, Reading, fold, folded_pattern, phrase_pattern, phrase_patterns, read
 
 T = TypeVar("T")
 _LONGEST_EXCERPT = 200  # characters of a wrong value
@@ -85,71 +112,117 @@ def _message(model: Any, values: Any, owner: str, error: ValidationError) -> str
     return f"{'.'.join(path) or owner} is {described.description if described else 'an object'}, not {excerpt}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """One rule of a pack."""
+_UNBOUNDED = re.compile(r"(?<!\\)(?:\\\\)*[*+](?!\])|\{\d+,\}")
 
-    id: str
-    guarantee: str
+
+_Text = Annotated[str, StringConstraints(pattern=r"\S"), Field(description="a text")]
+_Texts = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], Field(description="a list of texts")]
+
+
+class Rule(BaseModel):
+    """One rule of a pack, as it stands in a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: _Text
+    guarantee: Annotated[str, Field(pattern=r"^G(?:[1-9]|1[0-8])$", description="one of G1 to G18")]
     """The guarantee that a text breaks which breaks this rule."""
-    severity: str
-    """error or warning."""
-    citation: str
-    evidence: str
+    severity: Annotated[Literal["error", "warning"], Field(description="error or warning")]
+    citation: _Text
+    evidence: _Text
     """What allows the phrases: a key of the caller's evidence, "list_price" (the item has one), "offer.end" (an offer
     with an end runs), or "never"."""
-    message: str
-    demands: str
+    reviewed: Annotated[date, Field(description="a day such as 2025-11-25")]
+    message: _Text
+    demands: _Text = ""
     """A statement that meets the rule when it stands in the text; empty where there is none."""
-    languages: tuple[str, ...]
-    family: Family
-    """The rule's phrases and patterns, as they are matched."""
+    languages: Annotated[tuple[Literal["en", "zh"], ...], Field(min_length=1, description="a list of en and zh")]
+    phrases: _Texts = ()
+    patterns: _Texts = ()
+    exceptions: _Texts = Field((), alias="not")
+    hit: _Texts
+    miss: _Texts
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Rule:
+        if not (self.phrases or self.patterns):
+            raise ValueError("has neither phrases nor patterns")
+        if not (self.hit and self.miss):
+            raise ValueError("needs a text that hits and one that misses")
+        for text in self.patterns:
+            if _UNBOUNDED.search(text):  # can take a text's length squared
+                raise ValueError(f"the pattern {text!r} repeats without bound; write {{0,20}} instead of * or +")
+            try:
+                re.compile(text)
+            except re.error as error:
+                raise ValueError(f"the pattern {text!r} does not compile: {error}") from None
+        return self
+
+    @cached_property
+    def family(self) -> Family:
+        """The rule's phrases and patterns, as they are matched."""
+        shapes = (*phrase_patterns(self.phrases), *map(folded_pattern, self.patterns))
+        return Family(id=self.id, shapes=shapes, exceptions=phrase_pattern(self.exceptions))
+
+    def find(self, reading: Reading) -> list[str]:
+        """The phrases that the rule is about, as they stand in the folded text, each once."""
+        return self.family.find(reading)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pack:
     name: str
     rules: tuple[Rule, ...]
-    sha256: str
-    """Of the pack's file."""
+    sha256: str = ""
+    """Of the file that the pack was read from."""
 
 
 _FOLDER = resources.files("recllm.market.adcopy") / "data" / "packs"
 
 
 def pack_names() -> tuple[str, ...]:
-    """All packs, sorted."""
+    """The packs that come with the package, sorted."""
     return tuple(sorted(p.name.removesuffix(".toml") for p in _FOLDER.iterdir() if p.name.endswith(".toml")))
 
 
 @cache
 def pack_named(name: str) -> Pack:
-    """Raises `UsageError` with the known names."""
+    """A shipped pack. Raises `UsageError` with the known names."""
     if name not in pack_names():
         raise UsageError(f"unknown rule pack {name!r}; known: {', '.join(pack_names())}")
-    content = (_FOLDER / f"{name}.toml").read_bytes()
-    rules = [
-        Rule(
-            id=entry["id"],
-            guarantee=entry["guarantee"],
-            severity=entry["severity"],
-            citation=entry["citation"],
-            evidence=entry["evidence"],
-            message=entry["message"],
-            demands=entry.get("demands", ""),
-            languages=tuple(entry["languages"]),
-            family=Family(
-                id=entry["id"],
-                shapes=(
-                    *phrase_patterns(entry.get("phrases", ())),
-                    *map(folded_pattern, entry.get("patterns", ())),
-                ),
-                exceptions=phrase_pattern(entry.get("not", ())),
-            ),
-        )
-        for entry in tomllib.loads(content.decode())["rule"]
-    ]
-    return Pack(name=name, rules=tuple(rules), sha256=sha256(content).hexdigest())
+    return load_pack(_FOLDER / f"{name}.toml", name=f"{name}.toml")
+
+
+def load_pack(file: Path | Traversable, *, name: str = "") -> Pack:
+    """A shop's own pack, after each rule was tried on its own examples. Raises `DataError` with file and rule for
+    whatever is wrong with it.
+
+    name: what the file is called in messages, when not by its path.
+    """
+    where = name or str(file)
+    try:
+        content = file.read_bytes()
+        values = toml_table(content.decode())
+    except ValueError as error:
+        raise DataError(f"{where}: not a rule pack, since it is not TOML: {error}") from error
+    title, entries = values.get("name"), values.get("rule")
+    if not isinstance(title, str) or not isinstance(entries, list) or set(values) - {"name", "rule"}:
+        raise DataError(f"{where}: a rule pack has a name and [[rule]] tables, and nothing else")
+    rules: dict[str, Rule] = {}
+    for number, entry in enumerate(entries, start=1):
+        rule_id = entry.get("id") if isinstance(entry, dict) else None
+        label = f"{where}, rule {rule_id if isinstance(rule_id, str) and rule_id else f'number {number}'}: "
+        rule = parse(Rule, entry, owner="a rule", prefix=label)
+        if rule.id in rules:
+            raise DataError(f"{label}the id occurs twice")
+        for text in rule.hit:
+            if not rule.find(read(text)):
+                raise DataError(f"{label}its own hit {text!r} is not found; change the phrases, or the example")
+        for text in rule.miss:
+            if phrases := rule.find(read(text)):
+                raise DataError(f"{label}its own miss {text!r} is found, by {phrases[0]!r}; add that to not")
+        rules[rule.id] = rule
+    return Pack(name=title, rules=tuple(rules.values()), sha256=sha256(content).hexdigest())
 
 
 VOCABULARY = "vocabulary.json"

@@ -22,6 +22,7 @@ import tomli_w
 from recllm.base.documents import plain
 from recllm.base.errors import ConflictError, UnknownIdError, UsageError
 from recllm.base.files import PRIVATE, safe_id, write_whole
+from recllm.market.adcopy.packs import pack_names
 from recllm.market.campaigns.file import SERVER, CampaignFile, parse_campaign
 from recllm.market.campaigns.folder import (
     CampaignFolder,
@@ -90,8 +91,12 @@ def campaign_of_fields(fields: Mapping[str, Any]) -> tuple[CampaignFile, bytes]:
     for section, name in ((limits, "suppress"), (words, "adapter"), (words, "voice")):
         if isinstance(section, dict) and name in section:
             raise UsageError(f"{name} names a file of the machine that runs this; write it in a campaign's file there")
-    if isinstance(words, dict) and words.get("generator", GENERATORS[0]) not in GENERATORS:
-        raise UsageError(f"generator is {', '.join(GENERATORS)}")
+    if isinstance(words, dict):
+        packs = words.get("packs", [])
+        if isinstance(packs, list) and not set(map(str, packs)) <= set(pack_names()):
+            raise UsageError(f"packs are {', '.join(pack_names())}")
+        if words.get("generator", GENERATORS[0]) not in GENERATORS:
+            raise UsageError(f"generator is {', '.join(GENERATORS)}")
     return parse_campaign(content, Path("campaign.toml")), content
 
 

@@ -58,7 +58,7 @@ from recllm.base.errors import DataError, RecllmError, UsageError
 from recllm.base.files import check_plain, safe_id
 from recllm.base.schema import Intent, Objective, Occasion
 from recllm.market.adcopy.channels import Sender, channel_written_for, complete
-from recllm.market.adcopy.packs import Pack, pack_named, pack_names
+from recllm.market.adcopy.packs import Pack, load_pack, pack_named, pack_names
 from recllm.market.adcopy.request import Offer, OfferType, Voice, checked_locale, load_voice
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.audiences.people_rule import RuleField
@@ -346,7 +346,7 @@ class WordsSection(_Section):
     packs: tuple[InstanceOf[Pack], ...] = Field(
         default_factory=lambda: tuple(pack_named(name) for name in pack_names())
     )
-    """Rule packs by name; all by default."""
+    """Rule packs by name, or files in the folder of this one; all shipped ones by default."""
     voice: InstanceOf[Voice] | None = None
     """From a file in the folder of this one."""
     link: Text | None = None
@@ -369,11 +369,14 @@ class WordsSection(_Section):
 
     @field_validator("packs", mode="before")
     @classmethod
-    def _load_packs(cls, names: object) -> object:
+    def _load_packs(cls, names: object, info: ValidationInfo) -> object:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             fail(f"is a list of texts, not {names!r}")
         with in_words():
-            return tuple(map(pack_named, dict.fromkeys(names)))
+            return tuple(
+                load_pack(_existing(name, info)) if name.endswith(".toml") else pack_named(name)
+                for name in dict.fromkeys(names)
+            )
 
     @field_validator("voice", mode="before")
     @classmethod

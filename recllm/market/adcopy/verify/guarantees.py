@@ -151,7 +151,7 @@ def review(
         is_demand_met = rule.demands and fold(rule.demands) in case.reading.folded
         if case.language not in rule.languages or is_demand_met or case.proves(rule.evidence):
             continue
-        for phrase in rule.family.find(case.beside_work.reading):
+        for phrase in rule.find(case.beside_work.reading):
             remedy = "" if rule.evidence == "never" else f"; needs {rule.evidence}"
             message = f"{phrase!r} {rule.message} ({rule.citation}{remedy})"
             if rule.severity == "error":
