@@ -16,9 +16,11 @@ from tables import table
 
 from recllm.base.errors import GenerationError, UsageError
 from recllm.base.schema import AdCopy, Item, Occasion, Reason, ReasonKind
+from recllm.market.adcopy import situation as situations
 from recllm.market.adcopy.channels import channels
-from recllm.market.adcopy.frames import frame_file, frames_for, slot_text, texts_of
+from recllm.market.adcopy.frames import Situation, frame_file, frames_for, slot_text, texts_of
 from recllm.market.adcopy.naming import goods_of, is_silent, naming
+from recllm.market.adcopy.packs import pack_named
 from recllm.market.adcopy.quantities import format_money, renderings
 from recllm.market.adcopy.request import (
     Ago,
@@ -72,89 +74,58 @@ def request_for(item: Item = OAT, **values: object) -> CopyRequest:
     return CopyRequest(item=item, **{"channel": "push", "now": NOW, "locale": "en-GB", **values})  # type: ignore[arg-type]
 
 
+def situation(item: Item, **values: object) -> Situation:
+    request = request_for(item, **values)
+    return situation_of(request, sayable_facts(request))
+
+
 def write(item: Item = OAT, *, generator: ScriptedGenerator | None = None, **values: object) -> tuple[AdCopy, ...]:
     return write_copy(request_for(item, **values), generator=generator)
 
 
-def test_frames_name_known_slots_channels_and_parts() -> None:
+def test_frames_name_known_slots_channels_and_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        situations, "words_that_hold", lambda holds: (word for words in holds for word in words.split())
+    )
     day = FestiveDay(key="christmas", names={"en": "Christmas", "zh": "圣诞"}, on=TODAY, days_left=5)
     faults = []
     for language, item in (("en", OAT), ("zh", SOY)):
         thing = ThingFacts("Soap" if language == "en" else "酱油")
-        person = PersonFacts(
-            **{**{n: getattr(DUE, n) for n in ("times_bought", "every_days", "last", "waited")}},
+        person = replace(
+            DUE,
             with_item=thing,
             with_last=Ago.of(20, TODAY),
             first_order=thing,
             because=thing,
             away=Ago.of(90, TODAY),
             category_bought=3,
-            favourite_category="tea",
             bought_last_year=True,
         )
         known: dict[str, str] = {}
         for kind, least in product(OfferType, (None, Decimal(9))):
-            offer = Offer(
-                type=kind, value=Decimal(5), end=OFFER.end, code="A", min_spend=least, gift="bag", scope="all"
-            )
-            request = request_for(
-                item,
-                locale=language,
-                person=person,
-                day=day,
-                order_by=TODAY,
-                offer=offer,
-                shop="Shop",
-                link="s.example",
-                evidence={"lowest_30d": "99"},
-            )
-            known |= situation_of(request, sayable_facts(request)).slots
+            offer = replace(OFFER, type=kind, value=Decimal(5), code="A", min_spend=least, gift="bag", scope="all")
+            shop = {"shop": "Shop", "link": "s.example", "evidence": {"lowest_30d": "99"}}
+            holds = situation(item, locale=language, person=person, day=day, order_by=TODAY, offer=offer, **shop)
+            known |= holds.slots
         for frame in frame_file(language).frames:
+            conditions = {c.removeprefix("not:") for c in frame.when if not c.startswith("kind:")}
+            faults += [(frame.id, c) for c in conditions - holds.conditions - {"author", "words"} if c not in known]
+            assert frame.reason in holds.reasons and ({*frame.offer} <= {*OfferType, "any"}), frame.id
             for channel, parts in frame.channels.items():
                 of_channel = {slot.name for slot in channels()[channel].slots} | {"button", "tags"}
                 faults += [(frame.id, channel, part) for part in parts if part not in of_channel]
                 faults += [(frame.id, channel, s.name) for s in channels()[channel].slots if s.name not in parts]
                 for variants in parts.values():
                     slots = {slot for text in variants for slot in re.findall(r"\{([^{}]+)\}", text)}
-                    faults += [(frame.id, s) for s in slots - WITHOUT_A_FACT[language] if not slot_text(s, known)]
+                    faults += [
+                        (frame.id, s)
+                        for s in slots.difference(WITHOUT_A_FACT[language].split())
+                        if not slot_text(s, known)
+                    ]
     assert faults == []
 
 
-WITHOUT_A_FACT = {
-    "en": {
-        *(
-            "author",
-            "series",
-            "volume",
-            "colour",
-            "size",
-            "items",
-            "Items",
-            "new_count",
-            "cart_count",
-            "Cart_count",
-            "guide",
-        ),
-        *("guide.s", "returns", "skip_link", "label_line", "age_line", "age_short", "delivery_from", "returns_days"),
-        *("stores", "stop", "arrived", "words", "Words"),
-    },
-    "zh": {
-        *(
-            "price2",
-            "paid",
-            "size",
-            "shop_rhythm",
-            "short2",
-            "cart_n",
-            "new_count",
-            "drop_count",
-            "gift_how",
-            "from",
-            "when",
-        ),
-        *("guide", "sign", "optout", "unsubscribe", "desc", "desc2", "fixed", "off", "zhe", "mw"),
-    },
-}
+WITHOUT_A_FACT = {"en": "author words Words", "zh": "size drop_count gift_how from when desc desc2 off zhe mw"}
 """Slots whose fact comes from attributes that these items lack, or from data that a shop would have to give."""
 
 
@@ -169,9 +140,9 @@ def test_every_text_of_every_frame_that_holds_passes_the_check() -> None:
         shop = ("", "Fells")[(p + o) % 2]
         for channel in WRITTEN:
             request = request_for(item, locale=locale, person=person, offer=offer, channel=channel, shop=shop)
-            situation = situation_of(request, sayable_facts(request))
-            for frame in frames_for(situation, channel, request.language):
-                for n, parts in enumerate(texts_of(frame, situation, request.limits, 0)):
+            holds = situation_of(request, sayable_facts(request))
+            for frame in frames_for(holds, channel, request.language):
+                for n, parts in enumerate(texts_of(frame, holds, request.limits, 0)):
                     if n == 3:
                         break
                     text = request.limits.joined(parts)
@@ -237,8 +208,8 @@ def test_what_a_customer_bought_lately_is_left_alone() -> None:
 
 def test_a_reason_that_says_nothing_to_a_customer_is_left_out() -> None:
     for title, category, is_said in (("Lumora lamp", ("Outdoor",), True), ("Milk", ("Dairy",), False)):
-        request = request_for(TENT, person=PersonFacts(because=ThingFacts(title, category)))
-        assert ("because" in situation_of(request, sayable_facts(request)).reasons) is is_said, title
+        person = PersonFacts(because=ThingFacts(title, category))
+        assert ("because" in situation(TENT, person=person).reasons) is is_said, title
 
 
 def test_a_locked_screen_says_no_number_of_purchases() -> None:
@@ -260,16 +231,14 @@ def test_a_thing_has_an_article_and_goods_have_none() -> None:
         ("Oat and Date Bars, Box of 12", "the oat and date bars", "more oat and date bars"),
     ]
     for title, the, more in cases:
-        request = request_for(Item(item_id="x", title=title), person=DUE)
-        slots = situation_of(request, sayable_facts(request)).slots
+        slots = situation(Item(item_id="x", title=title), person=DUE).slots
         assert (slots["item.the"], slots["item.more"]) == (the, more), title
 
 
 def test_texts_that_state_a_fact_twice_come_last() -> None:
-    request = request_for(SOY, person=DUE, channel="email", locale="zh")
-    situation = situation_of(request, sayable_facts(request))
-    (frame,) = [frame for frame in frames_for(situation, "email", "zh") if frame.id == "R04"]
-    texts = list(texts_of(frame, situation, request.limits, 0))
+    holds = situation(SOY, person=DUE, channel="email", locale="zh")
+    (frame,) = [frame for frame in frames_for(holds, "email", "zh") if frame.id == "R04"]
+    texts = list(texts_of(frame, holds, channels()["email"], 0))
     beyond_body = [" ".join(text for part, text in parts.items() if part not in ("body", "button")) for parts in texts]
     states_twice = [any(fact in text for fact in ("19.9元", "买过7次", "上次")) for text in beyond_body]
     assert states_twice == sorted(states_twice) and 0 < states_twice.count(False) < len(texts)
@@ -301,14 +270,11 @@ def test_a_price_without_a_currency_is_not_told() -> None:
 
 
 def test_a_former_price_is_told_with_its_proof_alone() -> None:
-    values: dict[str, object] = {
-        "person": PersonFacts(viewed=True),
-        "occasion": Occasion.PRICE_DROP,
-        "channel": "email",
-    }
-    assert not any("£210" in copy.text for copy in write(TENT, **values, list_price=Decimal(210)))
-    (copy,) = write(TENT, **values, evidence={"lowest_30d": "£210"})
-    assert copy.verified and "£210" in copy.text
+    early = replace(DUE, last=Ago.of(10, TODAY), waited=0.7)
+    values: dict[str, object] = {"person": early, "occasion": Occasion.PRICE_DROP, "channel": "email"}
+    assert not any("£2.40" in copy.text for copy in write(OAT, **values, list_price=Decimal("2.40")))
+    (copy,) = write(OAT, **values, evidence={"lowest_30d": "£2.40"})
+    assert copy.verified and "£2.40" in copy.text
 
 
 def test_no_text_is_written_for_a_person_where_carriers_take_templates_only() -> None:
@@ -373,14 +339,13 @@ def test_an_offer_is_said_of_the_category_only_if_it_is_for_the_category() -> No
         item_id="i", title="Merino Base Layer", category=("Clothing", "Base layers"), price=Decimal(65), currency="GBP"
     )
     for scope, is_said in (("base layers", True), ("merino", False), (None, False)):
-        request = request_for(layer, offer=replace(OFFER, scope=scope), channel="email", locale="en-GB")
-        assert ("category" in situation_of(request, sayable_facts(request)).slots) is is_said, scope
+        slots = situation(layer, offer=replace(OFFER, scope=scope), channel="email").slots
+        assert ("category" in slots) is is_said, scope
 
 
 def test_an_item_that_was_bought_is_advertised_for_no_other_reason() -> None:
     bought = replace(TOGETHER, times_bought=1, last=Ago.of(18, TODAY), because=TOGETHER.with_item)
-    request = request_for(TENT, person=bought)
-    assert not {"goes_with", "people_also_buy", "because"} & set(situation_of(request, sayable_facts(request)).reasons)
+    assert not {"goes_with", "people_also_buy", "because"} & set(situation(TENT, person=bought).reasons)
 
 
 def test_kinds_of_goods() -> None:
@@ -447,6 +412,15 @@ def test_an_answer_without_the_offer_is_stopped() -> None:
         assert copy.generator == by and "8折" in copy.text, [copy.text, copy.rejected]
 
 
+def test_an_answer_that_a_rule_pack_doubts_is_stopped() -> None:
+    answer = "title: Just launched: oat drink\nbody: You buy it about every two weeks."
+    generator = ScriptedGenerator([answer], repeat=True)
+    packs, words = (pack_named("us_ftc"),), frozenset({"launched"})
+    (copy,) = write(person=DUE, generator=generator, packs=packs, vocabulary=words)
+    assert copy.generator == "template"
+    assert [faults for _, faults in copy.rejected] == [(), ()], "no check fails, and a person has to look"
+
+
 def test_a_failing_generator_leaves_the_frame() -> None:
     for generator in (ScriptedGenerator([]), ScriptedGenerator([GenerationError("down")])):
         (copy,) = write(person=DUE, generator=generator)
@@ -476,9 +450,8 @@ def test_kinds_of_reasons() -> None:
         ("B:b1", -0.3, ReasonKind.GENERAL),
     ]:
         reason = Reason(evidence_id=evidence, delta=delta, text="")
-        assert reason_kind(reason, "b1", sensitive=False) is kind, evidence
-        assert reason_kind(reason, "b1", sensitive=True) is ReasonKind.GENERAL
-    assert reason_kind(None, "b1", sensitive=False) is ReasonKind.GENERAL
+        assert reason_kind(reason, "b1") is kind, evidence
+    assert reason_kind(None, "b1") is ReasonKind.GENERAL
 
 
 PAYLOADS = table("adcopy", "payloads")
@@ -507,27 +480,13 @@ def test_sellers_promises_leave_the_title(title: str, shown: str) -> None:
     assert sayable_facts(request_for(Item(item_id="x", title=title))).title == shown
 
 
+PIECES = "red|pot|Plate|12 oz|set of 6|Böhm|X-200|100%|linen|纯棉|衬衫|2条装|(large)|&"
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     title=st.lists(
-        st.sampled_from(
-            [
-                "red",
-                "pot",
-                "Plate",
-                "12 oz",
-                "set of 6",
-                "Böhm",
-                "X-200",
-                "100%",
-                "linen",
-                "纯棉",
-                "衬衫",
-                "2条装",
-                "(large)",
-                "&",
-            ]
-        ),
+        st.sampled_from(PIECES.split("|")),
         min_size=1,
         max_size=9,
     ).map(" ".join),

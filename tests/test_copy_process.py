@@ -18,12 +18,7 @@ from recllm.base.schema import AdCopy, Check, CopyVerdict, Item
 from recllm.market.adcopy.channels import Sender, complete
 from recllm.market.adcopy.packs import pack_named
 from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice, load_voice
-from recllm.market.adcopy.write import (
-    approvable,
-    save,
-    write_copy,
-    write_recorded,
-)
+from recllm.market.adcopy.write import approvable, save, write_copy, write_recorded
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
 BUNS = Item(

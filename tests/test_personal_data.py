@@ -16,7 +16,7 @@ import pytest
 
 from recllm.base.policy import Policy
 from recllm.base.schema import Item
-from recllm.market.adcopy.request import CopyRequest
+from recllm.market.adcopy.request import CopyRequest, FactSheet
 from recllm.market.adcopy.verify.guarantees import review
 from recllm.market.adcopy.write import write_copy
 from recllm.shop.ingest.load import ingest_file
@@ -212,7 +212,8 @@ def test_the_verifier_stops_a_contact(phrase: str, guarantee: str) -> None:
 
 def test_an_address_in_a_description_grounds_nothing() -> None:
     request = pan(description="Even heat. Ship returns to 12 Baker Street, London NW1 6XE, attn: Robert Fox")
-    assert "Baker" not in request.facts().description and "Even heat" in request.facts().description
+    description = FactSheet.of(request.item).description
+    assert "Baker" not in description and "Even heat" in description
     assert all(find_personal_data(copy.text) == () for copy in write_copy(request))
 
 

@@ -70,4 +70,4 @@ def test_tmall_in_chinese(tmp_path: Path) -> None:
     assert all(re.search(r"[\u4e00-\u9fff]", r.text) for i in slate.items for r in i.reasons)
     assert re.search(r"[\u4e00-\u9fff]", person_profile(shop, busiest, "zh")[1].browsing)
     with pytest.raises(NothingToDo, match="no text was written"):  # what a customer only clicked on is not said
-        write_ads(shop, recommender, slates=[slate], channel="push")
+        write_ads(shop, recommender, [busiest], channel="push")

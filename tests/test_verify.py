@@ -153,15 +153,7 @@ def test_inflections_and_stems_follow_the_rules_of_spelling() -> None:
     others = {"caring": "car", "princes": "princ", "bed": "b"}
     assert [word for word, base in (forms | {"offering": "offer"}).items() if base not in bases(word)] == []
     assert [word for word, base in others.items() if base in bases(word)] == []
-    stems = {
-        "pies": "pie",
-        "flies": "fly",
-        "berries": "berry",
-        "bus": "bus",
-        "buns": "bun",
-        "glass": "glass",
-        "tea": "tea",
-    }
+    stems = {"pies": "pie", "flies": "fly", "berries": "berry", "bus": "bus", "buns": "bun", "glass": "glass"}
     assert {word: stem(word) for word in stems} == stems
 
 

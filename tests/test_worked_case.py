@@ -64,5 +64,5 @@ def test_user_a(tmp_path: Path) -> None:
     viewed = data.with_event(int(rows[0][0]), int(rows[1][0]), data.as_of, Action.VIEW)
     keener = recommender.with_people(viewed, recommender.population.pool).recommend("A", k=1, repeats=False)
     assert keener[0].items[0].item_id == "headphones"
-    (ad,) = write_ads(shop, recommender, slates=[slate], channel="email").texts
+    (ad,) = write_ads(shop, recommender, ["A"], channel="email").texts
     assert ad.verified and all(c.passed for c in ad.checks)

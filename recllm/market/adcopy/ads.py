@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.base.errors import DataError, NothingToDo, PolicyError, UsageError
+from recllm.base.errors import NothingToDo, PolicyError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import (
     ACTION_CODE,
@@ -31,7 +30,6 @@ from recllm.base.schema import (
     Occasion,
     Purpose,
     Reason,
-    Slate,
     is_confidential,
 )
 from recllm.market.adcopy.channels import channel_written_for
@@ -52,7 +50,7 @@ if TYPE_CHECKING:
 AD_CHOICE = 5
 """An ad is for the first of these items that may be advertised."""
 WORDINGS = 101
-"""Draws among the shop's wordings that people are spread over: too few to identify a person."""
+"""Draws among the wordings, of which a person always gets the same: too few to identify anyone."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,8 @@ class Ads:
 def write_ads(
     workspace: Workspace,
     recommender: Recommender,
-    users: Sequence[str] = (),
+    users: Sequence[str],
     *,
-    slates: Sequence[Slate] | None = None,
     item_id: str | None = None,
     intent: Intent = Intent.MIXED,
     objective: Objective = Objective.LIFT,
@@ -80,100 +77,86 @@ def write_ads(
     seed: int = 0,
     packs: Sequence[Pack] = (),
     voice: Voice | None = None,
-    occasion: Occasion | None = None,
     variants: int = 1,
     records: Path | None = None,
-    by_pseudonym: bool = False,
 ) -> Ads:
     """A checked ad text for each customer, or up to `variants`, for `item_id` or for the first of the customer's best
     items of the `intent` by `objective` about which there is something to say.
 
-    The customers are `users`, or those of `slates` that were made before. A generative model is used only for customers
-    who agreed to it, by the generator's `purpose`; the others get texts of frames. Texts go on without it when it
-    fails. `records` is the folder that receives the records of texts. An item of a sensitive category is never
-    advertised to a person. by_pseudonym: the people are pseudonyms, and `recommender` takes them.
+    A generative model is used only for customers who agreed to it, by the generator's `purpose`; the others get texts
+    of frames. Texts go on without it when it fails. `records` is the folder that receives the records of texts. An item
+    of a sensitive category is never advertised to a person.
 
     Raises `PolicyError` for a customer without consent to personalisation or to the channel, `NothingToDo` where no
     customer gets a text.
     """
     channel_written_for(channel)
     vocabulary = approved_words(vocabulary_file(workspace.root))
-    people = [slate.user_id for slate in slates] if slates is not None else list(users)
-    user_ids, gate = people if by_pseudonym else workspace.pseudonymiser().many(people), workspace.gate()
+    user_ids, gate = workspace.pseudonymiser().many(users), workspace.gate()
     for purpose in filter(None, (Purpose.PERSONALISATION, CHANNEL_PURPOSE.get(channel))):
         if not all(gate.permits_each(user_ids, purpose)):
             raise PolicyError(f"someone of the list has not agreed to {purpose}: no personal ad; nothing was written")
-    with open_generator(generator, workspace.cache_dir, adapter=adapter) as model:
-        permitted = may_be_modelled(gate, user_ids, model)
-        if slates is None:
-            allow = (item_id,) if item_id else None
-            slates = recommender.recommend(people, k=AD_CHOICE, intent=intent, objective=objective, allow=allow)
-        histories = recommender.people.histories(user_ids).events
-        shop = recommender.dataset
-        choices = [(n, best) for n, slate in enumerate(slates) for best in slate.items[:AD_CHOICE]]
-        rows = shop.item_rows([best.item_id for _, best in choices]).tolist()
-        if -1 in rows:
-            raise DataError(f"no item {choices[rows.index(-1)][1].item_id!r} in the catalogue")
-        facts = customer_facts(
-            histories.rows(np.array([n for n, _ in choices], np.int64)),
-            shop.items,
-            shop.as_of,
-            rows,
-            [best.reasons for _, best in choices],
-            recommender.together,
-            workspace.policy,
-            occasion,
-            recommender.broad_categories,
-        )
-        of_slate: dict[int, list[tuple[int, PersonFacts]]] = defaultdict(list)
-        for (n, _), row, person in zip(choices, rows, facts, strict=True):
-            of_slate[n].append((row, person))
-        texts: list[AdCopy] = []
-        left_out: dict[str, str] = {}
-        for n, (slate, modelled) in enumerate(zip(slates, permitted, strict=True)):
-            why = slate.degraded_reason or "there is no item to advertise"
-            for row, person in of_slate[n]:
-                item = item_of(shop.items.row(row, named=True))
-                if workspace.policy.is_sensitive((*item.category, item.title)):
-                    why = "sensitive products are not advertised to single people; see sensitive_categories in [policy]"
-                    continue
-                request = CopyRequest(
-                    item=item,
-                    channel=channel,
-                    now=slate.as_of,
-                    locale=workspace.locale(locale),
-                    occasion=occasion,
-                    person=person,
-                    seed=seed * WORDINGS + wording_of(slate.user_id),
-                    known_brands=frozenset(recommender.brands),
-                    policy=workspace.policy,
-                    packs=tuple(packs),
-                    voice=voice or Voice(),
-                    variants=variants,
-                    vocabulary=vocabulary,
-                )
-                written = write_recorded(request, generator=model if modelled else None, user_id=slate.user_id)
-                if not written:
-                    why = "nothing that is known of the customer and the products makes a text for this channel"
-                    continue
-                for copy, record in written:
-                    if records is not None:
-                        save(record, records)
-                    texts.append(copy if records is not None else replace(copy, record_id=None))
-                break
-            else:
-                left_out[slate.user_id] = why
+    model = generator_named(generator, workspace.cache_dir, adapter=adapter)
+    permitted = may_be_modelled(gate, user_ids, model)
+    allow = (item_id,) if item_id else None
+    slates = recommender.recommend(users, k=AD_CHOICE, intent=intent, objective=objective, allow=allow)
+    histories = recommender.people.histories(user_ids).events
+    shop = recommender.dataset
+    choices = [(n, best) for n, slate in enumerate(slates) for best in slate.items]
+    rows = shop.item_rows([best.item_id for _, best in choices]).tolist()
+    facts = customer_facts(
+        histories.rows(np.array([n for n, _ in choices], np.int64)),
+        shop.items,
+        shop.as_of,
+        rows,
+        [best.reasons for _, best in choices],
+        recommender.together,
+        workspace.policy,
+        broad=recommender.broad_categories,
+    )
+    of_slate: dict[int, list[tuple[int, PersonFacts]]] = defaultdict(list)
+    for (n, _), row, person in zip(choices, rows, facts, strict=True):
+        of_slate[n].append((row, person))
+    texts: list[AdCopy] = []
+    left_out: dict[str, str] = {}
+    for n, (slate, modelled) in enumerate(zip(slates, permitted, strict=True)):
+        why = slate.degraded_reason or "there is no item to advertise"
+        for row, person in of_slate[n]:
+            item = item_of(shop.items.row(row, named=True))
+            if workspace.policy.is_sensitive((*item.category, item.title)):
+                why = "sensitive products are not advertised to single people; see sensitive_categories in [policy]"
+                continue
+            draw = int.from_bytes(sha256(slate.user_id.encode()).digest()[:4])
+            request = CopyRequest(
+                item=item,
+                channel=channel,
+                now=slate.as_of,
+                locale=workspace.locale(locale),
+                person=person,
+                seed=seed * WORDINGS + draw % WORDINGS,
+                known_brands=frozenset(recommender.brands),
+                policy=workspace.policy,
+                packs=tuple(packs),
+                voice=voice or Voice(),
+                variants=variants,
+                vocabulary=vocabulary,
+            )
+            written = write_recorded(request, generator=model if modelled else None, user_id=slate.user_id)
+            if not written:
+                why = "nothing that is known of the customer and the products makes a text for this channel"
+                continue
+            for copy, record in written:
+                if records is not None:
+                    save(record, records)
+                texts.append(copy if records is not None else replace(copy, record_id=None))
+            break
+        else:
+            left_out[slate.user_id] = why
     if not texts and left_out:
         reason = next(iter(left_out.values()))
         error = PolicyError if reason.startswith("sensitive") else NothingToDo
         raise error(f"no text was written: {reason}")
     return Ads(tuple(texts), left_out)
-
-
-def wording_of(user_id: str) -> int:
-    """A person's draw in [0, `WORDINGS`), always the same: two people who get one item for one reason may read it in
-    different words."""
-    return int.from_bytes(sha256(user_id.encode()).digest()[:4], "big") % WORDINGS
 
 
 def may_be_modelled(gate: PolicyGate, user_ids: Sequence[str], generator: Generator | None) -> list[bool]:
@@ -190,16 +173,15 @@ def may_be_modelled(gate: PolicyGate, user_ids: Sequence[str], generator: Genera
     return gate.permits_each(user_ids, purpose)
 
 
-@contextmanager
-def open_generator(
+def generator_named(
     generator: str | Generator | None, cache_dir: Path, *, adapter: Path | None = None
-) -> Iterator[Generator | None]:
+) -> Generator | None:
     """A generator by its name; another one as it is."""
     from recllm.text.generator.locate import find_generator
 
     if isinstance(generator, str):
-        generator = find_generator(generator, cache_dir=cache_dir / "generators", adapter=adapter)
-    yield generator
+        return find_generator(generator, cache_dir=cache_dir / "generators", adapter=adapter)
+    return generator
 
 
 def item_of(row: Mapping[str, Any]) -> Item:
@@ -243,7 +225,7 @@ def customer_facts(
     occasion: Occasion | None = None,
     broad: Collection[tuple[str, ...]] = (),
 ) -> list[PersonFacts]:
-    """For each customer (a run of `events`) and item (row of the catalogue, as `Dataset.items`; -1 for none).
+    """For each customer (a run of `events`) and item (row of the catalogue, as `Dataset.items`).
 
     reasons: of each, the clearest first: a purchase named there may be named with the item where the two are bought
     together more often than chance. together: see `recllm.learn.features.together`; None where it is not known. broad:
@@ -305,12 +287,10 @@ def _facts(
         away = (now - int(when.max())) / DAY
         if away >= AWAY_DAYS and away >= AWAY_GAPS * float(np.median(np.diff(days))):
             facts["away"] = ago(int(when.max()))
-    if item < 0:
-        return PersonFacts(**facts).coarse()
     is_same = codes["title"][purchases] == codes["title"][item]
     same = when[is_same]
     if len(same):
-        facts |= {**_rhythm(same, now), "last": ago(int(same.max()))}
+        facts |= {**steady_rhythm(same, now), "last": ago(int(same.max()))}
     is_recent = when >= now - YEAR_DAYS * DAY
     for name in ("category", "brand"):
         is_alike = is_recent & (codes[name][purchases] == codes[name][item])
@@ -318,15 +298,22 @@ def _facts(
     carted = history.at[(history.action == ACTION_CODE[Action.CART]) & (history.item == item)]
     if len(carted) and now - carted.max() <= CART_DAYS * DAY and not (len(same) and same.max() > carted.max()):
         facts["in_cart"] = True
-    companion = _companion(catalogue["item_id"], item, purchases, reasons, together)
-    if (with_item := thing(companion)) is not None:
-        facts |= {"with_item": with_item, "with_last": ago(int(when[purchases == companion].max()))}
-    facts["because"] = thing(_named(catalogue["item_id"], item, purchases, reasons))
+    others = {f"B:{catalogue['item_id'][row]}": row for row in np.unique(purchases).tolist() if row != item}
+    named = [reason for reason in reasons if reason.evidence_id in others]
+    facts["because"] = thing(next((others[r.evidence_id] for r in named if r.delta >= CLEAR_DELTA), -1))
+    if together is not None:  # what goes best with the item, one that a reason names before others
+        column = slice(*together.indptr[item : item + 2])
+        strength = dict(zip(together.indices[column].tolist(), together.data[column].tolist(), strict=True))
+        rows = {others[reason.evidence_id] for reason in named}
+        usable = (row for row in others.values() if row in strength)
+        companion = max(usable, key=lambda row: (row in rows, strength[row]), default=-1)
+        if (with_item := thing(companion)) is not None:
+            facts |= {"with_item": with_item, "with_last": ago(int(when[purchases == companion].max()))}
     facts["bought_last_year"] = bool((np.abs((now - same) / DAY - YEAR_DAYS) <= 30).any())
     return PersonFacts(**facts).coarse()
 
 
-def _rhythm(at: NDArray[np.int64], now: int) -> Mapping[str, object]:
+def steady_rhythm(at: NDArray[np.int64], now: int) -> Mapping[str, object]:
     """times_bought, and every_days and waited of a steady buyer."""
     days = np.unique(at // DAY)
     gaps = np.diff(days)
@@ -337,27 +324,3 @@ def _rhythm(at: NDArray[np.int64], now: int) -> Mapping[str, object]:
     if high - median > STEADY_SPREAD * median or median - low > STEADY_SPREAD * median:
         return {"times_bought": len(days)}
     return {"times_bought": len(days), "every_days": median, "waited": (now - float(at.max())) / DAY / median}
-
-
-def _companion(
-    ids: pl.Series,
-    item: int,
-    purchases: NDArray[np.integer],
-    reasons: Sequence[Reason],
-    together: csc_matrix | None,
-) -> int:
-    """The purchase that goes best with an item, one that a reason names before others; -1 for none."""
-    if together is None:
-        return -1
-    column = slice(*together.indptr[item : item + 2])
-    strength = dict(zip(together.indices[column].tolist(), together.data[column].tolist(), strict=True))
-    named = {reason.evidence_id.partition(":")[2] for reason in reasons if reason.evidence_id.startswith("B:")}
-    usable = [row for row in np.unique(purchases).tolist() if row in strength and row != item]
-    return int(max(usable, key=lambda row: (ids[row] in named, strength[row]), default=-1))
-
-
-def _named(ids: pl.Series, item: int, purchases: NDArray[np.integer], reasons: Sequence[Reason]) -> int:
-    """The purchase of another item that a reason names, the clearest first; -1 for none."""
-    row_of = {f"B:{ids[row]}": row for row in np.unique(purchases).tolist() if row != item}
-    clear = (row_of[r.evidence_id] for r in reasons if r.delta >= CLEAR_DELTA and r.evidence_id in row_of)
-    return int(next(clear, -1))

@@ -1,7 +1,5 @@
 """Where a text goes: the channels of `data/channels.toml` with their slots, limits and allowed characters, how they
 measure length (code points, display width, UTF-16 units, GSM 7-bit septets), and what is added when a text leaves.
-
-    message = complete(text, channel="email", locale="en", sender=Sender(name="Hearth", address="...", opt_out="..."))
 """
 
 from __future__ import annotations

@@ -156,36 +156,44 @@ def frame_file(language: str) -> FrameFile:
     text = file.read_text(encoding="utf-8")
     try:
         tables = tomllib.loads(text)
-        frames = tuple(_frame(entry, tables) for entry in tables.pop("frame"))
+        frames = tuple(read_frame(entry, tables) for entry in tables.pop("frame"))
     except (ValueError, KeyError, TypeError) as error:
         raise PromptError(f"{file}: {error}") from error
-    restricted = frozenset(kind for frame in frames for kind in frame.only)
+    restricted = frozenset([*tables.get("unsaid", ()), *(kind for frame in frames for kind in frame.only)])
     return FrameFile(frames, tables, restricted, f"frames.{language}-{sha256(text.encode()).hexdigest()[:8]}")
 
 
 @cache
 def wording_days() -> tuple[float, ...]:
     """Days at which the words for a time change, in one of the languages; from 0 on."""
-    rows = [row for language in LANGUAGES for name in ("rhythm", "span") for row in frame_file(language).tables[name]]
+    tables = [frame_file(language).tables for language in LANGUAGES]
+    rows = [row for table in tables for name in ("rhythm", "span") for row in table[name]]
     return tuple(sorted({0, *_OTHER_DAYS, *(day for row in rows for day in (row["from"], row["to"] + 1))}))
 
 
-def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
+def read_frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
     channels = {
         name: {slot: tuple(dict.fromkeys(v)) for slot, v in parts.items()}
         for name, parts in entry.items()
         if isinstance(parts, dict)
     }
+
+    def shared(slot: str) -> tuple[str, ...]:
+        """What frames without a part of their own say there: by the offer, the occasion, or a day of the calendar."""
+        by_occasion: Mapping[str, Sequence[str]] = tables[f"{slot}s"]
+        occasion = "offer" if entry.get("offer") else entry["occasion"][0]
+        return tuple(by_occasion.get(occasion, by_occasion["day"]))
+
     if "email" in channels or ("push" in channels and "wechat" in channels):
         email = channels.setdefault("email", {})
         if "preheader" not in email and "push" in channels:
-            email["preheader"] = tuple(_shared(entry, tables, "preheaders"))
+            email["preheader"] = shared("preheader")
         for slot, (channel, source) in _PARTS_OF_EMAIL.items():
             if slot not in email and channel in channels:
                 email[slot] = channels[channel][source]
     for name, slot in (("email", "headline"), ("email", "button"), ("banner", "button")):
         if name in channels and slot not in channels[name]:
-            channels[name][slot] = tuple(_shared(entry, tables, f"{slot}s"))
+            channels[name][slot] = shared(slot)
     fields: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in entry.items() if key not in channels
     }
@@ -195,12 +203,6 @@ def _frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
     if isinstance(entry["voice"], str):
         fields["voice"] = (entry["voice"],)
     return Frame(**fields, channels=channels)
-
-
-def _shared(entry: Mapping[str, Any], tables: Mapping[str, Any], slot: str) -> Sequence[str]:
-    """What frames without a part of their own say there: by the offer, the occasion, or a day of the calendar."""
-    shared: Mapping[str, Sequence[str]] = tables[slot]
-    return shared.get("offer" if entry.get("offer") else entry["occasion"][0], shared["day"])
 
 
 @cache
@@ -238,8 +240,8 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
 
     def fits(name: str, text: str) -> bool:
         slot = limits.get(name)
-        is_plain = slot is None or slot.counter != "sms" or situation.language != "en" or is_gsm7(text)
-        return slot is None or (slot.fits(text) and is_plain)
+        is_plain_sms = slot is not None and slot.counter == "sms" and situation.language == "en"
+        return slot is None or (slot.fits(text) and (is_gsm7(text) or not is_plain_sms))
 
     fitting = {name: [text for text in texts if fits(name, text)] for name, texts in parts.items()}
     if not all(fitting.values()) or (tags is not None and len(tags) < 2):
@@ -249,10 +251,12 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         yield {"headlines": "\n".join(headlines[:15]), "descriptions": "\n".join(descriptions[:4])}
         return
     total = prod(map(len, fitting.values()))
-    step = _coprime(total)
+    step = max(1, round(total * 0.618))
+    while gcd(step, total) != 1:  # visits every combination, and changes all parts at once
+        step += 1
     names = " ".join(value for slot, value in situation.slots.items() if slot in _NAMES)
-    named = _content(names, situation.language)
-    content = {text: _content(text, situation.language) - named for texts in fitting.values() for text in texts}
+    named = content_stems(names, situation.language)
+    content = {text: content_stems(text, situation.language) - named for texts in fitting.values() for text in texts}
     slots = situation.slots if situation.offer else {}
     terms = [wordings for names in _TERMS if (wordings := [fold(slots[name]) for name in names if name in slots])]
     ranked: list[tuple[int, Parts]] = []
@@ -262,7 +266,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         for name, texts in fitting.items():
             combination, position = divmod(combination, len(texts))
             text[name] = texts[position]
-        if _repeats(text, situation.language):
+        if repeats_itself(text, situation.language):
             continue
         stated = [
             fact
@@ -283,14 +287,6 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
             incomplete.append(text)
     ranked.sort(key=lambda pair: pair[0])
     yield from [text for _, text in ranked] or incomplete
-
-
-def _coprime(total: int) -> int:
-    """A step that visits every combination and changes all parts at once."""
-    step = max(1, round(total * 0.618))
-    while gcd(step, total) != 1:
-        step += 1
-    return step
 
 
 def _rotated(texts: Sequence[str], draw: int) -> list[str]:
@@ -347,19 +343,19 @@ def _tautological(names: Sequence[str], slots: Mapping[str, str]) -> bool:
     return {"item", "with_item"} <= things and fold(slots["with_item"]) in fold(slots["item"])
 
 
-def _repeats(text: Parts, language: str) -> bool:
+def repeats_itself(text: Parts, language: str) -> bool:
     """True where two parts are the same, or a headline says what the subject or the line under it says."""
     if len(set(map(fold, text.values()))) < len(text):
         return True
-    headline = _content(text.get("headline", ""), language)
-    lines = [_content(text.get(name, ""), language) for name in ("subject", "title", "preheader")]
+    headline = content_stems(text.get("headline", ""), language)
+    lines = [content_stems(text.get(name, ""), language) for name in ("subject", "title", "preheader")]
     if language == "en":
-        body = _content(text.get("body", ""), language)
+        body = content_stems(text.get("body", ""), language)
         return any(len(headline & line) >= 2 for line in lines) or bool(headline and headline <= body)
     return any(2 * len(headline & line) > min(len(headline), len(line)) for line in lines)
 
 
-def _content(text: str, language: str) -> set[str]:
+def content_stems(text: str, language: str) -> set[str]:
     """Stems of the English words that say something, or pairs of Chinese characters."""
     if language == "zh":
         return {run[n : n + 2] for run in _HAN_RUN.findall(text) for n in range(len(run) - 1)}

@@ -35,51 +35,37 @@ def written_out(title: str) -> str:
     expanded = " ".join(_WORD.sub(lambda m: forms.get(m[0], m[0]), _BRACKET.sub(" ", text)).split()) or text
     name, size = name_and_size(expanded)
     name = pattern("titles.with").sub("", name).strip() or name
-    parts = [phrase for phrase in map(_without_sorting_words, _FIRST_PART.split(name)) if phrase]
+    parts = [phrase for phrase in map(without_sorting_words, _FIRST_PART.split(name)) if phrase]
     if len(parts) > 1 and parts[0] in table("names.toml")["words"]["adjectives"]:
         parts[:2] = [" ".join(parts[:2])]
     named = [phrase for phrase in parts if len("".join(_WORD.findall(phrase))) >= _LEAST_LETTERS]
     if not named:
         return text
-    return " ".join(filter(None, (_listed(_adjective_first(named[0])), size)))
-
-
-def _listed(name: str) -> str:
-    """ "waffles/french toast" -> "waffles and french toast", "sandwiches&handhelds" -> "sandwiches & handhelds"."""
-    things = pattern("titles.joined_by_and").sub(" & ", name).split("/")
-    if len(things) == 1 or not all(pattern("titles.thing").fullmatch(thing) for thing in things):
-        return "/".join(things)
-    return f"{', '.join(things[:-1])} and {things[-1]}"
-
-
-def _without_sorting_words(name: str) -> str:
-    sorting = table("names.toml")["words"]
-    name = pattern("titles.left_over").sub("", name).rstrip()
-    for word in sorting["leading"]:
-        if name.startswith(f"{word} "):
-            name = name[len(word) + 1 :]
-            break
-    for word in sorting["trailing"]:
-        if name.endswith(f" {word}"):
-            name = name[: -len(word) - 1]
-            break
-    return "" if name in (*sorting["leading"], *sorting["trailing"]) else name.rstrip(" &/-")
-
-
-def _adjective_first(name: str) -> str:
-    """ "peppers red bell" -> "red bell peppers"; a name with anything after the adjective stays as it is."""
-    tokens = name.split()
-    for n in (2, 1):
+    name, tokens = named[0], named[0].split()
+    for n in (1, 2):  # "peppers red bell" -> "red bell peppers"
         tail = " ".join(tokens[-n:])
         if len(tokens) > n and tail in table("names.toml")["words"]["after_noun"]:
-            return " ".join((tail, *tokens[:-n]))
-    return name
+            name = " ".join((tail, *tokens[:-n]))
+    # "waffles/french toast" -> "waffles and french toast", "sandwiches&handhelds" -> "sandwiches & handhelds"
+    things = pattern("titles.joined_by_and").sub(" & ", name).split("/")
+    are_listed = len(things) > 1 and all(pattern("titles.thing").fullmatch(thing) for thing in things)
+    name = f"{', '.join(things[:-1])} and {things[-1]}" if are_listed else "/".join(things)
+    return f"{name} {size}" if size else name
+
+
+def without_sorting_words(name: str) -> str:
+    """A name without the first and the last word that only sort the catalogue; "" where it is no more than one."""
+    leading, trailing = (table("names.toml")["words"][list_name] for list_name in ("leading", "trailing"))
+    name = pattern("titles.left_over").sub("", name).rstrip()
+    name = name.removeprefix(next((f"{word} " for word in leading if name.startswith(f"{word} ")), ""))
+    name = name.removesuffix(next((f" {word}" for word in trailing if name.endswith(f" {word}")), ""))
+    return "" if name in (*leading, *trailing) else name.rstrip(" &/-")
 
 
 @lru_cache(maxsize=1 << 14)
 def name_and_size(title: str) -> tuple[str, str]:
     """A title without the size at its end, and that size; "" where it has none or is nothing else."""
-    if match := _han_size().search(title):
+    if match := _HAN_SIZE.search(title):
         return (title[: match.start()].rstrip(), match[0]) if match.start() else (title, "")
     tokens = title.split()
     start = len(tokens)
@@ -116,30 +102,27 @@ def _size_words() -> frozenset[str]:
     )
 
 
-@cache
-def _han_size() -> re.Pattern[str]:
-    units = {s for forms in table("numbers.toml")["units"].values() for s in forms if not s.isascii()}
-    return pattern("titles.han_size", UNITS="|".join(sorted(map(re.escape, units), key=len, reverse=True)))
+_HAN_UNITS = {s for forms in table("numbers.toml")["units"].values() for s in forms if not s.isascii()}
+_LONGEST_FIRST = sorted(map(re.escape, _HAN_UNITS), key=len, reverse=True)
+_HAN_SIZE = pattern("titles.han_size", UNITS="|".join(_LONGEST_FIRST))
 
 
 @lru_cache(maxsize=1 << 14)
 def shelf(names: tuple[str, ...]) -> str:
     """The shelf of `data/shelves.toml` that the first of the names with a listed word belongs on."""
-    return next(filter(None, map(_shelf_of_name, names)), OTHER_SHELF)
-
-
-def _shelf_of_name(name: str) -> str | None:
     shelves, loose, first = _shelf_words()
-    parts = [_listed_in(phrase) for phrase in pattern("titles.part_of_name").split(name)]
-    for word in (word for phrase in parts for word in phrase):
-        if shelves[word] in first:
-            return shelves[word]
-    head = next(filter(None, parts), ())
-    telling = [word for word in head if word not in loose] or head
-    return shelves[telling[-1]] if telling else None
+    for name in names:
+        phrases = pattern("titles.part_of_name").split(name)
+        parts = [words_in for phrase in phrases if (words_in := _listed_in(phrase))]
+        of_first = [shelves[word] for words_in in parts for word in words_in if shelves[word] in first]
+        if of_first:
+            return of_first[0]
+        if parts:
+            return shelves[([word for word in parts[0] if word not in loose] or parts[0])[-1]]
+    return OTHER_SHELF
 
 
-def _listed_in(phrase: str) -> tuple[tuple[str, ...], ...]:
+def _listed_in(phrase: str) -> list[tuple[str, ...]]:
     """The words of shelves in a phrase of a name, in their order; a longer one hides those in it."""
     shelves, _, _ = _shelf_words()
     tokens, longest = _singular(phrase), max(map(len, shelves))
@@ -147,10 +130,9 @@ def _listed_in(phrase: str) -> tuple[tuple[str, ...], ...]:
     while start < len(tokens):
         candidates = (tokens[start : start + length] for length in range(longest, 0, -1))
         word = next((candidate for candidate in candidates if candidate in shelves), tokens[start : start + 1])
-        if shelves.get(word):
-            listed.append(word)
+        listed += [word] if shelves.get(word) else []
         start += len(word)
-    return tuple(listed)
+    return listed
 
 
 @cache

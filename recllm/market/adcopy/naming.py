@@ -48,9 +48,9 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naming:
-    name: str
+    name: str = ""
     """As it stands inside a sentence; "" where nothing may be said."""
-    short: str
+    short: str = ""
     """The thing with one word before it at most; "" where none is known."""
     number: str = "singular"
     """singular, plural, mass or title (of a book or film)."""
@@ -134,7 +134,10 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
     wearer = pattern("naming.wearer").search(name)
     small = _small(name[: wearer.start()] if wearer else name, known_only=True, brand=brand)
     if len(small) > _NAME_CHARS["en"]:
-        small = _within(small, _NAME_CHARS["en"])
+        small = pattern("naming.cut").split(small)[0].strip()
+        if len(small) > _NAME_CHARS["en"]:
+            cut = small[: _NAME_CHARS["en"] + 1].rsplit(" ", 1)[0]
+            small = cut if " " in cut else small[: _NAME_CHARS["en"]]
     short = _short(_small(short_name, known_only=True, brand=brand) or small, brand, _CLEAN_SHORT_CHARS)
     small = f"{wearer['wearer'].lower()} {small}" if wearer else small
     number = _number(short or small)
@@ -156,15 +159,11 @@ def _of_till(name: str, size: str, is_alone: bool) -> Naming:
     name = table("names.toml")["till"]["say"].get(name, name)
     is_none = fold(name) in _listed("no_goods") or any(sign in name for sign in _SEVERAL)
     if is_none or not _is_sayable(name) or len(name) > _NAME_CHARS["en"]:
-        return Naming(name="", short="")
-    return Naming(
-        name=_proper(name),
-        short=_proper(_short(name, None)),
-        number=_number(name),
-        level=Level.TILL,
-        size=size,
-        has_article=is_thing,
-    )
+        return Naming()
+    number, short = _number(name), _short(name, None)
+    for words_of_name in table("names.toml")["till"]["proper"]:  # named after something: Granny Smith apples
+        name, short = (text.replace(words_of_name.lower(), words_of_name) for text in (name, short))
+    return Naming(name=name, short=short, number=number, level=Level.TILL, size=size, has_article=is_thing)
 
 
 def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
@@ -182,13 +181,6 @@ def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
 @cache
 def _stems(*lists: str) -> frozenset[str]:
     return frozenset(stem(word) for name in lists for word in table("goods.toml")[name] if word.isascii())
-
-
-def _proper(name: str) -> str:
-    """With the capitals of kinds that are named after something: Granny Smith apples."""
-    for words in table("names.toml")["till"]["proper"]:
-        name = name.replace(words.lower(), words)
-    return name
 
 
 def _is_sayable(name: str) -> bool:
@@ -214,7 +206,8 @@ def _known() -> frozenset[str]:
         words.update(str(text).split())
     names = table("names.toml")
     listed = [entry for shelf in table("shelves.toml")["shelf"] for entry in shelf["words"]]
-    listed += [*table("shelves.toml")["loose"], *Prompts.load().short_forms.values(), *names["words"]["after_noun"]]
+    listed += [*table("shelves.toml")["loose"], *names["words"]["after_noun"]]
+    listed += Prompts.load().short_forms.values()
     listed += [names["till"]["known"], *names["till"]["flavours"]]
     words.update(word for entry in listed for word in entry.lower().split())
     return frozenset(word for word in words | set(map(stem, words)) if word.isascii())
@@ -257,14 +250,6 @@ def _short(name: str, brand: str | None, longest: int = _SHORT_CHARS["en"]) -> s
     return ""
 
 
-def _within(name: str, longest: int) -> str:
-    first = pattern("naming.cut").split(name)[0].strip()
-    if len(first) <= longest:
-        return first
-    cut = first[: longest + 1].rsplit(" ", 1)[0]
-    return cut if " " in cut else first[:longest]
-
-
 def _number(name: str) -> str:
     words = _WORD.findall(name.split(" with ")[0].split(" for ")[0].split(" in ")[0])
     if not words:
@@ -298,12 +283,12 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     if not short and leaf and _HAN_NAME.search(leaf) and len(leaf) <= _SHORT_CHARS["zh"] and leaf in name:
         short = leaf
     if not _HAN_NAME.search(name):
-        return Naming(name="", short="")
+        return Naming()
     if short and len(name) > _NAME_CHARS["zh"]:
         at = name.find(short)
         name = name[max(0, at - 4) : at + len(short)].split(" ")[-1]
     if len(name) > _NAME_CHARS["zh"]:
-        return Naming(name="", short="")
+        return Naming()
     short = short or (name if len(name) <= _SHORT_CHARS["zh"] and not name[-1].isascii() else "")
     if wearer := pattern("naming.wearer_zh").search(name):  # 针织开衫 女款
         name = f"{wearer[1]}{name[: wearer.start()]}"

@@ -106,7 +106,8 @@ def _alternatives(texts: set[str]) -> str:
 
 _NUMERALS = _NUMBERS["numerals"]
 _MONTHS = [month.lower() for month in word_class("months")]
-_UNITS = {spelling: key for key, spellings in _NUMBERS["units"].items() for spelling in spellings}
+UNITS = {spelling: key for key, spellings in _NUMBERS["units"].items() for spelling in spellings}
+"""Spelling of a unit, folded -> its key."""
 _MULTITUDES = frozenset(_NUMBERS["multitudes"])
 _ENGLISH_SCALES = _NUMERALS["english_scales"]
 _ENGLISH = {word: n for n, word in enumerate(word_class("small_numbers"))}
@@ -123,8 +124,8 @@ _CONVERSIONS: Mapping[str, tuple[str, Decimal]] = {
 """Unit -> what it measures, and how many of that one's smallest unit it is."""
 
 _UNIT = folded_pattern(
-    rf"[ -]?((?:{_alternatives({u for u in _UNITS if u.isascii()})})(?![a-z0-9])"
-    rf"|(?:{_alternatives({u for u in _UNITS if not u.isascii()})}))"
+    rf"[ -]?((?:{_alternatives({u for u in UNITS if u.isascii()})})(?![a-z0-9])"
+    rf"|(?:{_alternatives({u for u in UNITS if not u.isascii()})}))"
 )
 _PHRASES = [p for p in table("neutral.en.toml")["phrases"] if p.split()[-1] not in _ENGLISH]
 """Without "for two", which may go on: "for two dollars"."""
@@ -185,11 +186,6 @@ def quantities(text: str) -> tuple[Quantity, ...]:
     return tuple(stated)
 
 
-def unit_of(word: str) -> str:
-    """The key of a unit by one of its spellings, folded; empty for any other word."""
-    return str(_UNITS.get(word, ""))
-
-
 def same_size(first: Quantity, second: Quantity) -> bool:
     """True for the same size in two units that convert without a remainder: 10斤 and 5公斤, 0.5 l and 500 ml."""
     a, b = _CONVERSIONS.get(first.unit), _CONVERSIONS.get(second.unit)
@@ -221,7 +217,7 @@ def _model_number(match: re.Match[str]) -> str | None:
     if letters and _SIGN.search(letters[0]):
         return None
     is_pence = amount is not None and amount[1] == "p" and len(text) < 4
-    return None if amount and (is_pence or amount[1] in _UNITS or amount[1] in word_class("glued")) else text
+    return None if amount and (is_pence or amount[1] in UNITS or amount[1] in word_class("glued")) else text
 
 
 _ENGLISH_PARTS = {"third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "tenth": 10}
@@ -236,7 +232,7 @@ def _fraction_off(match: re.Match[str], *, left: bool = False) -> Decimal | None
     if top.isascii():
         parts = Fraction(_ENGLISH.get(top, 1), _ENGLISH_PARTS[bottom])
     else:
-        parts = Fraction(_han_integer(top), _han_integer(bottom))
+        parts = Fraction(han_integer(top), han_integer(bottom))
     share = 100 * (1 - parts if left else parts)
     return Decimal(share.numerator) / Decimal(share.denominator) if 0 < share < 100 else None
 
@@ -320,27 +316,32 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
         return Quantity(kind=QuantityKind.MONEY, value=value, unit=unit, role=role, bound=bound, span=span)
     bare = pattern("quantities.bare_money_before").search(idioms_before)
     is_cut = pattern("quantities.bare_money_cut").match(after)
-    if numeral[0].isdigit() and (is_cut or (bare and pattern("quantities.clause_end").match(after))):  # 89降到59, 省24
+    is_price_alone = is_cut or (bare and pattern("quantities.clause_end").match(after))  # 89降到59, 省24
+    if numeral[0].isdigit() and is_price_alone:
         if is_cut or pattern("quantities.list_before").search(before):
             role = "list"
         else:
             role = "off" if off_before.search(before) else f"per {EACH}" if bare and bare["one"] else ""
         return Quantity(kind=QuantityKind.MONEY, value=value, role=role, span=numeral)
-    if pattern("quantities.ordinal_after").match(after):
-        return Quantity(kind=QuantityKind.NUMBER, value=value, unit="ordinal", span=numeral)
+    unit, role, span = "", "", numeral
     others = pattern("quantities.same_unit").match(after)  # 12、15、18厘米
-    if others and (shared := _UNIT.match(after[others.end() :])):
-        return Quantity(kind=QuantityKind.NUMBER, value=value, unit=_UNITS[shared[1]], span=numeral)
+    shared = _UNIT.match(after[others.end() :]) if others else None
     unit_match = _UNIT.match(after)
     is_year = len(numeral) == 4 and numeral.startswith(("19", "20"))
-    if unit_match and not (unit_match[1] == "in" and (numeral.isalpha() or is_year)):  # "one in the wash", "2027 in"
-        return Quantity(kind=QuantityKind.NUMBER, value=value, unit=_UNITS[unit_match[1]], span=numeral + unit_match[0])
-    if pattern("quantities.pack_before").search(before) or pattern("quantities.pack_after").match(after):
-        return Quantity(kind=QuantityKind.NUMBER, value=value, unit="ct", span=numeral)
-    if pattern("quantities.age_before").search(before):
-        return Quantity(kind=QuantityKind.NUMBER, value=value, unit="year", span=numeral)
-    next_word = _NEXT_WORD.match(after)
-    return Quantity(kind=QuantityKind.NUMBER, value=value, role=next_word[1] if next_word else "", span=numeral)
+    is_place = numeral.isalpha() or is_year  # "one in the wash", "2027 in"
+    if pattern("quantities.ordinal_after").match(after):
+        unit = "ordinal"
+    elif shared:
+        unit = UNITS[shared[1]]
+    elif unit_match and not (unit_match[1] == "in" and is_place):
+        unit, span = UNITS[unit_match[1]], numeral + unit_match[0]
+    elif pattern("quantities.pack_before").search(before) or pattern("quantities.pack_after").match(after):
+        unit = "ct"
+    elif pattern("quantities.age_before").search(before):
+        unit = "year"
+    elif next_word := _NEXT_WORD.match(after):
+        role = next_word[1]
+    return Quantity(kind=QuantityKind.NUMBER, value=value, unit=unit, role=role, span=span)
 
 
 def _value(match: re.Match[str]) -> Decimal | None:
@@ -353,7 +354,7 @@ def _value(match: re.Match[str]) -> Decimal | None:
         return Decimal(text.replace(",", "")) * (_NUMERALS["scales"][match["scale"]] if match["scale"] else 1)
     if text := match["han"]:
         integer, _, decimals = text.partition("点")
-        value = Decimal(_han_integer(integer))
+        value = Decimal(han_integer(integer))
         if decimals and all(c in _DIGITS for c in decimals):
             value += Decimal("0." + "".join(str(_DIGITS[c]) for c in decimals))
         return value
@@ -368,12 +369,7 @@ def _value(match: re.Match[str]) -> Decimal | None:
     return Decimal(total + section)
 
 
-def integer_of(numeral: str) -> int:
-    """A whole number in digits, in Chinese or in one English word, folded."""
-    return _ENGLISH[numeral] if numeral in _ENGLISH else int(numeral) if numeral.isascii() else _han_integer(numeral)
-
-
-def _han_integer(text: str) -> int:
+def han_integer(text: str) -> int:
     """ "三百二十" -> 320, "二〇一七" -> 2017, "七五" -> 75."""
     if all(c in _DIGITS for c in text):
         return int("".join(str(_DIGITS[c]) for c in text) or "0")
@@ -463,9 +459,9 @@ def last_day(end: datetime) -> date:
     return (end - timedelta(microseconds=1)).date()
 
 
-def day_in_words(day: date, language: str) -> str:
-    """ "30 November", "11月30日"."""
-    return str(format_skeleton("MMMMd", day, locale="en_GB" if language == "en" else "zh"))
+def day_in_words(day: date, locale: str, skeleton: str = "MMMMd") -> str:
+    """ "30 November" of GB and en, "November 30" of US, "11月30日" of zh. skeleton: parts, by Unicode's letters."""
+    return str(format_skeleton(skeleton, day, locale={"US": "en_US", "zh": "zh"}.get(locale, "en_GB")))
 
 
 def deadlines(reading: Reading) -> Sequence[Deadline]:
@@ -473,32 +469,30 @@ def deadlines(reading: Reading) -> Sequence[Deadline]:
     strong = [Deadline(span, day, True) for day, family, _ in _families() for span in family.find(reading)]
     weak = [Deadline(span, day, False) for day, _, family in _families() for span in family.find(reading)]
     for match in pattern("deadlines.days_left").finditer(reading.folded):
-        number = next(filter(None, match.groups()))
-        strong.append(Deadline(match[0], _DAYS_LEFT, True, integer_of(number)))
+        text = _first_group(match)
+        number = _ENGLISH[text] if text in _ENGLISH else int(text) if text.isascii() else han_integer(text)
+        strong.append(Deadline(match[0], _DAYS_LEFT, True, number))
     return [d for d in (*strong, *weak) if not any(d.span in s.span and d.span != s.span for s in strong)]
 
 
 @cache
 def _families() -> Sequence[tuple[str, Family, Family]]:
     """(last day, strong phrases, weak ones)."""
+    entries, of_weekdays = list(table("deadlines.toml")["deadline"]), table("deadlines.toml")["weekdays"]
+    for day, names in of_weekdays["names"].items():
+        # each phrase with each name of its language, {DAY} with the long ones
+        named = {
+            strength: [
+                phrase.format(day=name, DAY=name)
+                for phrase in of_weekdays[strength]
+                for name in names
+                if name.isascii() is phrase.isascii() and ("{DAY}" not in phrase or name in WEEKDAYS)
+            ]
+            for strength in ("strong", "weak")
+        }
+        entries.append({"ends": day, **named})
 
     def family(day: str, phrases: Sequence[str]) -> Family:
         return Family(id=day, shapes=phrase_patterns(phrases), exceptions=pattern("quantities.weekdays"))
 
-    entries = table("deadlines.toml")["deadline"]
-    weekdays = table("deadlines.toml")["weekdays"]
-
-    def named(phrases: Sequence[str], names: Sequence[str]) -> Sequence[str]:
-        """The phrases with each name of their language, {DAY} with the long ones."""
-        return [
-            phrase.format(day=name, DAY=name)
-            for phrase in phrases
-            for name in names
-            if name.isascii() is phrase.isascii() and ("{DAY}" not in phrase or name in WEEKDAYS)
-        ]
-
-    days = weekdays["names"].items()
-    return [(e["ends"], family(e["ends"], e["strong"]), family(e["ends"], e["weak"])) for e in entries] + [
-        (day, family(day, named(weekdays["strong"], names)), family(day, named(weekdays["weak"], names)))
-        for day, names in days
-    ]
+    return [(e["ends"], family(e["ends"], e["strong"]), family(e["ends"], e["weak"])) for e in entries]

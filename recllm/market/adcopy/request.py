@@ -2,9 +2,8 @@
 
     request = CopyRequest(item=item, channel="push", now=now, locale="en", person=PersonFacts(in_cart=True))
 
-With it the facts of its item, which are all that may be said. Every lister of a product can write into its title. A
-text with instructions, code or reversed writing is no name: it counts as empty. A tricky text that is missed does no
-harm, since every advertisement is verified.
+With it the facts of its item, which are all that may be said. Every lister of a product can write into its title: a
+text with instructions, code or reversed writing counts as empty.
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ from recllm.market.adcopy.lexicon import (
     translation,
     words,
 )
-from recllm.market.adcopy.names import name_and_size
 from recllm.market.adcopy.packs import FilledText, Pack, parse
 from recllm.market.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.text.domains import Domain, domain_of, without_domain
@@ -189,10 +187,6 @@ class PersonFacts:
     waited: float | None = None
     """Days since then over `every_days`."""
     in_cart: bool = False
-    asked_alert: bool = False
-    """Asked for a message when the item is back."""
-    viewed: bool = False
-    """Looked at the item, where the shop says so aloud."""
     with_item: ThingFacts | None = None
     """Something the customer bought that is bought together with the item more often than chance."""
     with_last: Ago | None = None
@@ -201,8 +195,6 @@ class PersonFacts:
     category_bought: int = 0
     """Purchases in the item's category within a year."""
     brand_bought: int = 0
-    favourite_category: str | None = None
-    """Where the customer buys, if it is another category than the item's."""
     away: Ago | None = None
     """The last purchase of a customer who has stayed away."""
     first_order: ThingFacts | None = None
@@ -328,10 +320,6 @@ class CopyRequest:
         """Words beyond the facts that a text may hold: those that people approved, and the domain's own."""
         return self.vocabulary.union(self.domain.neutral[self.language])
 
-    def name_and_size(self, title: str) -> tuple[str, str]:
-        """As `recllm.market.adcopy.names.name_and_size`, where titles are those of goods: 21 Grams is a film."""
-        return name_and_size(title) if self.domain.titles == "goods" else (title, "")
-
     @property
     def limits(self) -> Channel:
         """The slots and limits of the channel."""
@@ -361,10 +349,6 @@ class CopyRequest:
         texts = (item.title, item.brand, *item.category, *attributes)
         return any(speaks_to_machines(text) for text in texts if text)
 
-    def facts(self) -> FactSheet:
-        """What the catalogue says about the item, made harmless."""
-        return FactSheet.of(self.item)
-
 
 def checked_locale(locale: str) -> str:
     """The locale, when texts can be written in its language; raises `UsageError` otherwise."""
@@ -377,9 +361,9 @@ def checked_locale(locale: str) -> str:
     return locale
 
 
-def reason_kind(reason: Reason | None, item_id: str, *, sensitive: bool) -> ReasonKind:
-    """From the evidence of a reason; GENERAL where there is none, it does not count, or the item is sensitive."""
-    if reason is None or sensitive or reason.delta < 0:
+def reason_kind(reason: Reason | None, item_id: str) -> ReasonKind:
+    """From the evidence of a reason; GENERAL where there is none, or it does not count."""
+    if reason is None or reason.delta < 0:
         return ReasonKind.GENERAL
     source, _, evidence = reason.evidence_id.partition(":")
     if source == "B":
@@ -428,6 +412,10 @@ class FactSheet:
                 without_personal_data((item.description or "")[: limit("description_read")]), longest_description
             ),
         )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.title, *self.category)
 
     @cached_property
     def texts(self) -> tuple[str, ...]:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from datetime import date
 from decimal import Decimal
 from math import inf
 from typing import Any
 
-from babel.dates import format_skeleton, get_month_names
+from babel.dates import get_month_names
 
 from recllm.base.schema import Item, Occasion
 from recllm.market.adcopy.frames import Situation, capital, frame_file
@@ -31,7 +29,7 @@ from recllm.market.adcopy.naming import (
     measures_zh,
     naming,
 )
-from recllm.market.adcopy.quantities import currency_of, format_money, last_day, rounded
+from recllm.market.adcopy.quantities import currency_of, day_in_words, format_money, last_day, rounded
 from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType, PersonFacts, ThingFacts
 from recllm.text.domains import SHOP
 from recllm.text.templates import quoted
@@ -47,35 +45,37 @@ _RECENT_DAYS, _JUST_DAYS = 10, 9
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"\{([\w.]+)\}")
+_MONTHS = get_month_names("wide", locale="en")
 _ON_ORDER = (OfferType.FREE_SHIPPING, OfferType.GIFT, OfferType.COUPON)
 """Offers on a whole order."""
 
 
 def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
     """facts: made sayable. An item that no text is written for has no reasons, and so no frames."""
+    item, offer = request.item, request.running_offer
+    title = facts.title if facts.has_title else ""
+    as_written, sayable = (fold(text).replace(" ", "") for text in (item.title, title))
+    if title and request.language == "zh" and as_written == sayable:
+        title = item.title  # as the shop writes it: spaces of a Chinese title say where its name ends
     name = naming(
-        _title_of(request, facts),
+        title,
         facts.category,
         request.language,
         brand=facts.brand,
         titles=request.domain.titles,
-        is_till=is_shouted(request.item.title),
+        is_till=is_shouted(item.title),
     )
-    goods = goods_of((request.item.title, *request.item.category))
+    goods = goods_of((item.title, *item.category))
     if request.domain.name != SHOP:
         goods = frozenset({"one_off", "works"})
-    offer = request.running_offer
     category = category_name(facts.category, request.language)
     if offer is not None and offer.type not in _ON_ORDER and fold(offer.scope or "") != fold(category):
-        facts = replace(facts, category=())  # "20% off clothing" is untrue where the offer is for base layers
-    slots = english_slots(request, facts, name) if request.language == "en" else chinese_slots(request, facts, name)
-    words = request.domain.words[request.language]
-    slots |= {"do": words["buy"], "done": words["bought"], "noun": words.get("product", "")}
-    conditions = conditions_of(request, facts, name, goods)
-    reasons = () if is_silent(goods) or name.level is Level.NONE else reasons_of(request)
+        category = ""  # "20% off clothing" is untrue where the offer is for base layers
+    conditions = conditions_of(request, facts, name, goods, category)
+    slots = slots_of(request, facts, name, category)
     return Situation(
         occasions=frozenset(occasions_of(request, conditions)),
-        reasons=reasons,
+        reasons=() if is_silent(goods) or name.level is Level.NONE else reasons_of(request),
         goods=goods,
         number=name.number,
         offer=offer.type.value if offer is not None else "",
@@ -84,15 +84,6 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
         slots={key: value for key, value in slots.items() if value},
         voice=request.voice.tone or "",
     )
-
-
-def _title_of(request: CopyRequest, facts: FactSheet) -> str:
-    """The title that may be shown: as the shop writes it where nothing was cut out, since spaces of a Chinese title say
-    where its name ends."""
-    if not facts.has_title:
-        return ""
-    as_written, sayable = (fold(title).replace(" ", "") for title in (request.item.title, facts.title))
-    return request.item.title if request.language == "zh" and as_written == sayable else facts.title
 
 
 def occasions_of(request: CopyRequest, conditions: frozenset[str]) -> Iterator[str]:
@@ -115,12 +106,10 @@ def reasons_of(request: CopyRequest) -> tuple[str, ...]:
     is_new = request.occasion is Occasion.NEW_ARRIVAL and person.category_bought > 0
     holds = {
         "in_cart": person.in_cart,
-        "asked_alert": person.asked_alert,
         "lapsed": person.away is not None,
         "first_purchase": person.first_order is not None,
         "bought_before": not is_first,
         "bought_last_year": person.bought_last_year,
-        "viewed": person.viewed,
         "goes_with people_also_buy": person.with_item is not None and is_first,
         "because": person.because is not None and is_first and is_near(request.item, person.because),
         "new_in_category": is_new,
@@ -129,20 +118,24 @@ def reasons_of(request: CopyRequest) -> tuple[str, ...]:
         "bought_in_brand": person.brand_bought >= FREQUENT,
         "never_bought": is_first and person.category_bought > 0,
     }
-    return (*(() if request.is_sensitive else _words_that_hold(holds)), "none")
+    return (*(() if request.is_sensitive else words_that_hold(holds)), "none")
 
 
-def _words_that_hold(holds: Mapping[str, bool]) -> Iterator[str]:
+def words_that_hold(holds: Mapping[str, bool]) -> Iterator[str]:
     return (word for words, is_so in holds.items() if is_so for word in words.split())
 
 
 def is_near(item: Item, thing: ThingFacts) -> bool:
     """Whether a customer sees why one led to the other: a light after a light, no cat litter after milk."""
     paths = (item.category[:1], thing.category[:1])
-    return paths[0] == paths[1] if all(paths) else shelf((item.title, *paths[0])) == shelf((thing.title, *paths[1]))
+    if all(paths):
+        return paths[0] == paths[1]
+    return shelf((item.title, *paths[0])) == shelf((thing.title, *paths[1]))
 
 
-def conditions_of(request: CopyRequest, facts: FactSheet, name: Naming, goods: frozenset[str]) -> frozenset[str]:
+def conditions_of(
+    request: CopyRequest, facts: FactSheet, name: Naming, goods: frozenset[str], category: str
+) -> frozenset[str]:
     """The conditions of frames that hold."""
     day = request.day
     holds = {
@@ -150,22 +143,22 @@ def conditions_of(request: CopyRequest, facts: FactSheet, name: Naming, goods: f
         "named": name.level in (Level.CLEAN, Level.TILL),
         "clean_title": name.level is Level.CLEAN,
         "till_title": name.level is not Level.CLEAN,
-        "category_ok": bool(facts.category and category_name(facts.category, request.language)),
+        "category_ok": bool(category),
         "giftable gift_item": not goods.isdisjoint({"gift", "toys", "books"}),
         "treat": "snacks" in goods,
         "arrived_30 new": request.occasion is Occasion.NEW_ARRIVAL,
         "back": request.occasion is Occasion.BACK_IN_STOCK,
-        "old_price_proven price_drop": old_price_of(request, facts) is not None,
+        "old_price_proven": old_price_of(request, facts) is not None,
         "season fest_near": day is not None,
         "before_order_by": day is not None and day.days_left >= 1,
         "season_goods": day is not None and day.is_season_good,
-        **_of_person(request.person, FRESH_DAYS if "perishable" in goods else LATELY_DAYS),
-        **_of_offer(request, facts),
+        **conditions_of_person(request.person, FRESH_DAYS if "perishable" in goods else LATELY_DAYS),
+        **conditions_of_offer(request, facts),
     }
-    return frozenset(_words_that_hold(holds))
+    return frozenset(words_that_hold(holds))
 
 
-def _of_person(person: PersonFacts, lately_days: int) -> Mapping[str, bool]:
+def conditions_of_person(person: PersonFacts, lately_days: int) -> Mapping[str, bool]:
     ratio, days = person.waited or 0.0, inf if person.last is None else person.last.days
     return {
         "same_sku bought_before": person.times_bought > 0,
@@ -182,7 +175,6 @@ def _of_person(person: PersonFacts, lately_days: int) -> Mapping[str, bool]:
         "bought_twice": person.waited is None and person.times_bought == 2,
         "frequent": person.times_bought >= FREQUENT,
         "cart cart_any": person.in_cart,
-        "seen": person.viewed,
         "pair also": person.with_item is not None,
         "fav_category": person.category_bought >= FREQUENT,
         "fav_brand": person.brand_bought >= FREQUENT,
@@ -193,7 +185,7 @@ def _of_person(person: PersonFacts, lately_days: int) -> Mapping[str, bool]:
     }
 
 
-def _of_offer(request: CopyRequest, facts: FactSheet) -> Mapping[str, bool]:
+def conditions_of_offer(request: CopyRequest, facts: FactSheet) -> Mapping[str, bool]:
     offer = request.running_offer
     if offer is None:
         return {}
@@ -217,51 +209,58 @@ def old_price_of(request: CopyRequest, facts: FactSheet) -> Decimal | None:
     return lowest if lowest is not None and price is not None and lowest > price else None
 
 
-# --- English ---------------------------------------------------------------------------------------------------------
-
-
-def english_slots(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
-    day, is_box = request.day, " of " in name.size
-    price, old_price = money_text(facts.price, facts), old_price_of(request, facts)
+def slots_of(request: CopyRequest, facts: FactSheet, name: Naming, category: str) -> dict[str, str]:
+    """The facts in words, some of them empty."""
+    words, old_price = request.domain.words[request.language], old_price_of(request, facts)
     slots = {
         "shop": request.shop,
         "link": request.link,
+        "category": category,
+        "brand": facts.brand or "",
+        "do": words["buy"],
+        "done": words["bought"],
+        "noun": words.get("product", ""),
+    }
+    saving = None if old_price is None or facts.price is None else old_price - facts.price
+    if request.language == "zh":
+        former = yuan_text(old_price, facts)
+        slots |= {"was": former, "list": former, "cut": yuan_text(saving, facts)}
+        slots |= item_chinese(request, facts, name)
+        return slots | person_chinese(request) | offer_chinese(request, facts)
+    slots |= {"old_price": money_text(old_price, facts), "saving": money_text(saving, facts)}
+    if category:
+        is_several = category.endswith("s") or " and " in category or " & " in category
+        slots |= {"category.headline": category.title(), "category.is": "are" if is_several else "is"}
+    slots |= item_english(request, facts, name)
+    return slots | person_english(request) | offer_english(request, facts, name)
+
+
+def item_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
+    day, is_box = request.day, " of " in name.size
+    price = money_text(facts.price, facts)
+    slots = {
         "basket": "cart" if request.region == "US" else "basket",
-        "brand": facts.brand if facts.brand and fold(facts.brand) not in ("private", "national") else "",
         "price": f"{price} for a {name.size}" if price and is_box else price,
         "pack": "" if is_box else name.size,
-        "words": _words(facts, ", "),
+        "words": described_in_english(facts),
         "author": _attribute(facts, "author", "作者"),
         "series": _attribute(facts, "series"),
-        "old_price": money_text(old_price, facts),
     }
-    if old_price is not None and facts.price is not None:
-        slots["saving"] = money_text(old_price - facts.price, facts)
+    if fold(facts.brand or "") in ("private", "national"):
+        slots["brand"] = ""
     if name.level in (Level.CLEAN, Level.TILL):
         slots |= thing_slots("item", name, request)
-    if category := category_name(facts.category, "en"):
-        is_several = category.endswith("s") or " and " in category or " & " in category
-        slots |= {
-            "category": category,
-            "category.headline": category.title(),
-            "category.is": _verb(is_several),
-        }
-    slots |= person_english(request) | offer_english(request, facts, name)
     if day is not None:
-        slots |= {
-            "occasion": day.names["en"],
-            "calendar": day.names["en"],
-            "day": _date(day.on, request, "EEEEdMMMM"),
-        }
-        if request.order_by is not None:
-            slots["order_by"] = f"by {_date(request.order_by, request, 'dMMMM')}"
-        if request.person.bought_last_year:
-            slots["season_last"] = f"last {_month(day.on)}"
+        slots |= dict.fromkeys(("occasion", "calendar"), day.names["en"])
+        slots["day"] = day_in_words(day.on, request.region, "EEEEdMMMM")
+        slots["order_by"] = f"by {day_in_words(request.order_by, request.region)}" if request.order_by else ""
+        slots["season_last"] = f"last {_MONTHS[day.on.month]}" if request.person.bought_last_year else ""
     return slots
 
 
 def person_english(request: CopyRequest) -> dict[str, str]:
-    person, tables, slots = request.person, frame_file("en").tables, dict[str, str]()
+    person, tables = request.person, frame_file("en").tables
+    slots = ago_english("lapsed", person.away)
     if person.times_bought:
         every = _row(tables["rhythm"], person.every_days) if person.every_days else {}
         slots |= {
@@ -270,13 +269,10 @@ def person_english(request: CopyRequest) -> dict[str, str]:
             "count": tables["count"].get(str(person.times_bought), ""),
             **ago_english("last", person.last),
         }
-    slots |= ago_english("lapsed", person.away)
     for key, named in _other_things(request):
         slots |= thing_slots(key, named, request) if named.name else {}
     if "with_item" in slots and (ago := ago_english("with_item", person.with_last)):
         slots |= {slot: value for slot, value in ago.items() if "." in slot} | {"with_date": ago["with_item.in"]}
-    if person.category_bought >= FREQUENT:
-        slots["category_bought"] = person.favourite_category or ""
     return slots
 
 
@@ -293,19 +289,21 @@ def thing_slots(key: str, name: Naming, request: CopyRequest) -> dict[str, str]:
         "the": f"the {called}" if name.has_article else called,
         "a": f"{article} {called}" if is_one else called,
         "more": f"another {short}" if is_one else f"more {short}",
-        "is": _verb(is_plural),
-        "was": "were" if is_plural else "was",
-        "has": "have" if is_plural else "has",
-        "s": "" if is_plural else "s",
-        "es": "" if is_plural else "es",
-        "it": "they" if is_plural else "it",
-        "them": "them" if is_plural else "it",
+        **{form: words[is_plural] for form, words in _OF_NUMBER.items()},
     }
     return {key: called, **{f"{key}.{form}": word for form, word in forms.items()}}
 
 
-def _verb(is_plural: bool) -> str:
-    return "are" if is_plural else "is"
+_OF_NUMBER = {
+    "is": ("is", "are"),
+    "was": ("was", "were"),
+    "has": ("has", "have"),
+    "s": ("s", ""),
+    "es": ("es", ""),
+    "it": ("it", "they"),
+    "them": ("it", "them"),
+}
+"""Form -> the word for one thing, and for several."""
 
 
 def ago_english(key: str, ago: Ago | None) -> dict[str, str]:
@@ -315,17 +313,12 @@ def ago_english(key: str, ago: Ago | None) -> dict[str, str]:
     if days < _RECENT_DAYS:
         when = "about a week ago" if days >= 4 else "a few days ago"
     elif days >= _YEAR_DAYS:
-        when = f"last {_month(day)}"
+        when = f"last {_MONTHS[day.month]}"
     else:
         third = "" if days > _MONTH_DAYS else "early " if day.day <= 10 else "mid-" if day.day <= 20 else "late "
-        when, slots[f"{key}.since"] = f"in {third}{_month(day)}", f"since {third}{_month(day)}"
+        when, slots[f"{key}.since"] = f"in {third}{_MONTHS[day.month]}", f"since {third}{_MONTHS[day.month]}"
     if row := _row(frame_file("en").tables["span"], days):
-        span = row["span"]
-        slots |= {
-            f"{key}_span": span,
-            f"{key}.span": span,
-            f"{key}.ago": f"{span} ago",
-        }
+        slots |= {f"{key}_span": row["span"], f"{key}.span": row["span"], f"{key}.ago": f"{row['span']} ago"}
     return {key: when, f"{key}.in": when, **slots}
 
 
@@ -340,11 +333,11 @@ def offer_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[
         value = "buy one, get one free"
     until = short_until = ""
     if offer.end is not None:
-        until, short_until = (
-            f"{'through' if request.region == 'US' else 'until'} {_date(last_day(offer.end), request, skeleton)}"
-            for skeleton in ("dMMMM", "dMMM")
-        )
-    scope = offer.scope or ("" if offer.type in _ON_ORDER else f"the {name.name}" if name.has_article else name.name)
+        word, day = "through" if request.region == "US" else "until", last_day(offer.end)
+        until, short_until = (f"{word} {day_in_words(day, request.region, form)}" for form in ("MMMMd", "MMMd"))
+    scope = offer.scope or ""
+    if not scope and offer.type not in _ON_ORDER:
+        scope = f"the {name.name}" if name.has_article else name.name
     terms = {
         "until": until,
         "code": offer.code or "",
@@ -378,32 +371,22 @@ def offer_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[
 def worded_offer(form: str, offer_slots: Mapping[str, str]) -> str:
     """The words of an offer without those whose fact is missing; "" where a fact outside of brackets is."""
 
-    def optional(match: re.Match[str]) -> str:
-        return match[1] if all(offer_slots.get(name) for name in _PLACE.findall(match[1])) else ""
+    def is_known(words: str) -> bool:
+        return all(offer_slots.get(name) for name in _PLACE.findall(words))
 
-    form = _BRACKET.sub(optional, form)
-    if not all(offer_slots.get(name) for name in _PLACE.findall(form)):
+    form = _BRACKET.sub(lambda match: match[1] if is_known(match[1]) else "", form)
+    if not is_known(form):
         return ""
     return _PLACE.sub(lambda match: offer_slots[match[1]], form)
 
 
-# --- Chinese ---------------------------------------------------------------------------------------------------------
-
-
-def chinese_slots(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
-    tables, day, old_price = frame_file("zh").tables, request.day, old_price_of(request, facts)
-    described = [
-        value
-        for value in facts.attributes.values()
-        if not value.isascii() and len(value) <= 10 and value not in facts.title
-    ]
+def item_chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
+    day, by_voice = request.day, frame_file("zh").tables["you"]
+    values = facts.attributes.values()
+    described = [v for v in values if not v.isascii() and len(v) <= 10 and v not in facts.title]
     slots = {
-        **{f"you@{voice}": request.voice.address or word for voice, word in tables["you"].items()},
+        **{f"you@{voice}": request.voice.address or you for voice, you in by_voice.items()},
         "you": request.voice.address or "您",
-        "shop": request.shop,
-        "link": request.link,
-        "category": category_name(facts.category, "zh"),
-        "brand": facts.brand or "",
         "price": yuan_text(facts.price, facts),
         "desc": "".join(described[:1]),
         "desc2": "".join(described[1:2]),
@@ -412,20 +395,11 @@ def chinese_slots(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[
         size = name.size.replace(" ", "").replace("*", "×")
         called = name.name + size if len(name.name + size) <= 16 else name.name
         measure = next((m for noun, m in measures_zh().items() if name.short.endswith(noun)), "")
-        slots |= {
-            "item": _marked(called, request),
-            "short": name.short,
-            "mw": measure,
-            "spec": size,
-        }
-    slots |= person_chinese(request) | offer_chinese(request, facts)
-    if old_price is not None and facts.price is not None:
-        slots |= dict.fromkeys(("was", "list"), yuan_text(old_price, facts))
-        slots["cut"] = yuan_text(old_price - facts.price, facts)
+        slots |= {"item": _marked(called, request), "short": name.short, "mw": measure, "spec": size}
     if day is not None:
-        slots |= {"festival": day.names["zh"], "festival_date": _date_zh(day.on)}
+        slots |= {"festival": day.names["zh"], "festival_date": day_in_words(day.on, "zh")}
         if request.order_by is not None:
-            slots["ship"] = f"{_date_zh(request.order_by)}前下单，节前送到"
+            slots["ship"] = f"{day_in_words(request.order_by, 'zh')}前下单，节前送到"
             slots["ship_promise"] = "y"
     return slots
 
@@ -436,15 +410,17 @@ def _marked(name: str, request: CopyRequest) -> str:
 
 
 def person_chinese(request: CopyRequest) -> dict[str, str]:
-    person, slots = request.person, dict[str, str]()
+    person = request.person
+    slots = {key: _marked(named.short, request) for key, named in _other_things(request) if named.short}
     if person.times_bought:
         every = _row(frame_file("zh").tables["rhythm"], person.every_days) if person.every_days else {}
-        slots["n"] = str(person.times_bought) if 3 <= person.times_bought <= 9 else ""
-        slots["times"] = f"{person.times_bought}次"
-        slots["rhythm"] = every.get("say", "")
-        slots |= ago_chinese(person.last, last="say", since="span")
+        slots |= {
+            "n": str(person.times_bought) if 3 <= person.times_bought <= 9 else "",
+            "times": f"{person.times_bought}次",
+            "rhythm": every.get("say", ""),
+            **ago_chinese(person.last, last="say", since="span"),
+        }
     slots |= ago_chinese(person.away, away="span")
-    slots |= {key: _marked(named.short, request) for key, named in _other_things(request) if named.short}
     if person.with_last is not None and person.with_last.days <= 60:
         slots["with_last"] = ago_chinese(person.with_last, with_last="say").get("with_last", "")
     return slots
@@ -454,9 +430,9 @@ def ago_chinese(ago: Ago | None, **entries: str) -> dict[str, str]:
     """Slots by entries of the table of times, and for the third of the month."""
     if ago is None or ago.days >= LONG_AGO_DAYS:
         return {}
-    (days, day), row = ago, _row(frame_file("zh").tables["span"], ago.days)
+    row, day = _row(frame_file("zh").tables["span"], ago.days), ago.on
+    slots = {slot: row.get(entry, "").replace("{days}", f"{ago.days:.0f}") for slot, entry in entries.items()}
     third = "上旬" if day.day <= 10 else "中旬" if day.day <= 20 else "下旬"
-    slots = {slot: row.get(entry, "").replace("{days}", f"{days:.0f}") for slot, entry in entries.items()}
     return {**slots, "last_date": f"{day.month}月{third}"}
 
 
@@ -464,23 +440,22 @@ def offer_chinese(request: CopyRequest, facts: FactSheet) -> dict[str, str]:
     offer = request.running_offer
     if offer is None:
         return {}
+    zhe = (100 - offer.value) / 10 if offer.type is OfferType.PERCENT and offer.value else None
     value = "" if offer.value is None else f"{offer.value.normalize():f}"
     stated = {
-        "zhe": f"{((100 - offer.value) / 10).normalize():f}" if offer.type is OfferType.PERCENT and offer.value else "",
+        "zhe": "" if zhe is None else f"{zhe.normalize():f}",
         "off": value if offer.type in (OfferType.AMOUNT, OfferType.COUPON) else "",
         "min": "" if offer.min_spend is None else f"{offer.min_spend.normalize():f}",
         "code": offer.code or "",
         "gift": offer.gift or "",
         "scope": offer.scope or "",
-        "until": _date_zh(last_day(offer.end)) if offer.end is not None else "",
+        "until": "" if offer.end is None else day_in_words(last_day(offer.end), "zh"),
         "pay": yuan_text(price_with_offer(request, facts), facts),
     }
     kind, forms = offer.type.value, frame_file("zh").tables["offer"]
     form = forms.get(f"{kind}_min" if stated["min"] and f"{kind}_min" in forms else kind, "")
-    stated["offer"] = worded_offer(form, stated)
-    if offer.type is OfferType.BOGO:
-        stated["offer"] = stated["offer"] or "买一送一"
-    return stated
+    is_bogo = offer.type is OfferType.BOGO
+    return stated | {"offer": worded_offer(form, stated) or ("买一送一" if is_bogo else "")}
 
 
 def price_with_offer(request: CopyRequest, facts: FactSheet) -> Decimal | None:
@@ -497,8 +472,12 @@ def yuan_text(amount: Decimal | None, facts: FactSheet) -> str:
     return money_text(amount, facts, "zh")
 
 
-def _date_zh(day: date) -> str:
-    return f"{day.month}月{day.day}日"
+def money_text(amount: Decimal | None, facts: FactSheet, language: str = "en") -> str:
+    """£10 and £7.50 in English, without cents where there are none; "" where the amount or its currency is unknown."""
+    if amount is None or facts.currency is None or currency_of(facts.currency) is None:
+        return ""
+    text = format_money(amount, facts.currency, language)
+    return text.removesuffix(".00") if language == "en" else text
 
 
 def _row(rows: Sequence[Mapping[str, Any]], days: float) -> Mapping[str, Any]:
@@ -509,11 +488,7 @@ def _row(rows: Sequence[Mapping[str, Any]], days: float) -> Mapping[str, Any]:
 def _other_things(request: CopyRequest) -> Iterator[tuple[str, Naming]]:
     """(slot, what it is called) of what the customer bought besides."""
     person, titles = request.person, request.domain.titles
-    things = {
-        "with_item": person.with_item,
-        "first_item": person.first_order,
-        "because": person.because,
-    }
+    things = {"with_item": person.with_item, "first_item": person.first_order, "because": person.because}
     for slot, thing in things.items():
         if thing is not None:
             yield slot, naming(thing.title, thing.category, request.language, brand=thing.brand, titles=titles)
@@ -523,27 +498,10 @@ def _attribute(facts: FactSheet, *names: str) -> str:
     return next((value for name, value in facts.attributes.items() if fold(name) in names), "")
 
 
-def _words(facts: FactSheet, separator: str) -> str:
+def described_in_english(facts: FactSheet) -> str:
     """What the catalogue says of the item in a few words, without sizes and colours, which the customer chooses."""
     skipped = ("size", "colour", "color", "pack", "pack size", "author", "series", "尺码", "颜色", "规格")
     values = [v for name, v in facts.attributes.items() if fold(name) not in skipped and len(v) <= 24 and v.isascii()]
     values = [value for value in values if " " in value or any(c.isdigit() for c in value)]
-    text = separator.join(values[:3])
-    return text if 0 < len(text) <= 44 else separator.join(values[:1])
-
-
-def _month(day: date) -> str:
-    return str(get_month_names("wide", locale="en")[day.month])
-
-
-def _date(day: date, request: CopyRequest, skeleton: str) -> str:
-    locale = "en_US" if request.region == "US" else "en_GB"
-    return str(format_skeleton(skeleton, day, locale=locale))
-
-
-def money_text(amount: Decimal | None, facts: FactSheet, language: str = "en") -> str:
-    """£10 and £7.50 in English, without cents where there are none; "" where the amount or its currency is unknown."""
-    if amount is None or facts.currency is None or currency_of(facts.currency) is None:
-        return ""
-    text = format_money(amount, facts.currency, language)
-    return text.removesuffix(".00") if language == "en" else text
+    text = ", ".join(values[:3])
+    return text if 0 < len(text) <= 44 else ", ".join(values[:1])

@@ -4,8 +4,6 @@ the check of each text, and the record of what decided it.
     for copy in write_copy(CopyRequest(item=item, channel="push", now=now)): ...
     ((copy, record),) = write_recorded(CopyRequest(item=item, channel="push", now=now), generator=generator)
 
-A text model, where one is set up, writes the same parts from the same facts; the frame's text stands where it fails.
-
 A record (G15) holds the text, its request, and hashes of prompts, frames, word lists, rule packs and the generator's
 weights. It names no customer. Its file is named by its hash, which shows a later change.
 """
@@ -15,7 +13,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from hashlib import sha256
@@ -99,14 +96,14 @@ def write_copy(request: CopyRequest, *, generator: Generator | None = None) -> t
         return ()
     rejected: list[Rejected] = []
     copies: list[AdCopy] = []
-    if generator is not None and _may_be_modelled(situation, request):
+    if generator is not None:
         copies, rejected = _generated(request, facts, situation, frames[0], generator)
     waiting: list[AdCopy] = []
     n_tried = 0
-    for frame, parts in _candidates(frames, situation, request):
+    for frame, parts in candidate_texts(frames, situation, request):
         if len(copies) >= request.variants or n_tried >= _MOST_TRIED + request.variants:
             break
-        copy = _checked(request.limits.joined(parts), frame, facts, request, situation)
+        copy = checked_copy(request.limits.joined(parts), frame, facts, request, situation)
         if any(copy.text == written.text for written in copies):
             continue
         n_tried += 1
@@ -120,7 +117,11 @@ def write_copy(request: CopyRequest, *, generator: Generator | None = None) -> t
     return tuple(replace(copy, rejected=tuple(rejected[:_REJECTED_SHOWN])) for copy in copies[: request.variants])
 
 
-def _candidates(frames: Sequence[Frame], situation: Situation, request: CopyRequest) -> Iterator[tuple[Frame, Parts]]:
+def candidate_texts(
+    frames: Sequence[Frame],
+    situation: Situation,
+    request: CopyRequest,
+) -> Iterator[tuple[Frame, Parts]]:
     """Texts of the strongest frames first, one of each in turn; where each begins is drawn by the request's seed."""
     draw = int.from_bytes(
         sha256(f"{request.seed}:{request.item.item_id}:{request.channel}".encode()).digest()[:4], "big"
@@ -128,21 +129,23 @@ def _candidates(frames: Sequence[Frame], situation: Situation, request: CopyRequ
     for _, group in groupby(frames, key=lambda frame: (frame.reason, frame.rank)):
         of_group = list(group)
         start = draw % len(of_group)
-        sources = [
-            (f, texts_of(f, situation, request.limits, draw // len(of_group)))
-            for f in (*of_group[start:], *of_group[:start])
-        ]
+        frames_in_turn = (*of_group[start:], *of_group[:start])
+        sources = [(f, texts_of(f, situation, request.limits, draw // len(of_group))) for f in frames_in_turn]
         while sources:
-            still = []
-            for frame, texts in sources:
+            for frame, texts in tuple(sources):
                 if (parts := next(texts, None)) is not None:
                     yield frame, parts
-                    still.append((frame, texts))
-            sources = still
+                else:
+                    sources.remove((frame, texts))
 
 
-def _checked(
-    text: str, frame: Frame | None, facts: FactSheet, request: CopyRequest, situation: Situation, by: str = TEMPLATE
+def checked_copy(
+    text: str,
+    frame: Frame | None,
+    facts: FactSheet,
+    request: CopyRequest,
+    situation: Situation,
+    by: str = TEMPLATE,
 ) -> AdCopy:
     answer = review(text, request, facts=facts, situation=situation)
     values = {"title": facts.title, "brand": facts.brand}
@@ -168,9 +171,6 @@ def _failures(copy: AdCopy) -> tuple[Check, ...]:
     return tuple(check for check in copy.checks if not check.passed)
 
 
-# --- what may be said of the item ------------------------------------------------------------------------------------
-
-
 def sayable_facts(request: CopyRequest) -> FactSheet:
     """The facts of a request under a title that may be shown.
 
@@ -178,16 +178,16 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
     instructions, personal data or foul language is not used at all: the narrowest category that may be said stands in
     for it.
     """
-    facts = request.facts()
+    facts = FactSheet.of(request.item)
     bare = replace(request, evidence={})  # a proof of the shop's is no proof of a seller's words
-    categories = [_cleaned(name, facts, bare) for name in facts.category]
+    categories = [cleaned_name(name, facts, bare) for name in facts.category]
     sheet = replace(
         facts,
-        brand=facts.brand if facts.brand and _unsayable(facts.brand, facts, bare) == [] else None,
+        brand=facts.brand if facts.brand and unsayable_pieces(facts.brand, facts, bare) == [] else None,
         category=tuple(filter(None, categories)),
-        attributes={k: v for k, v in facts.attributes.items() if _unsayable(f"{k}: {v}", facts, bare) == []},
+        attributes={k: v for k, v in facts.attributes.items() if unsayable_pieces(f"{k}: {v}", facts, bare) == []},
     )
-    title = _cleaned(facts.title, facts, bare)
+    title = cleaned_name(facts.title, facts, bare)
     if title and request.domain.titles == "goods":
         title = _with_thing(title, sheet.category)
     if title:
@@ -204,14 +204,14 @@ def _with_thing(title: str, categories: Sequence[str]) -> str:
     return " ".join(filter(None, (name, pattern("titles.first_alternative").split(thing)[0].strip(), size)))
 
 
-def _cleaned(name: str, facts: FactSheet, request: CopyRequest) -> str:
+def cleaned_name(name: str, facts: FactSheet, request: CopyRequest) -> str:
     """`name` as running text without what the facts do not bear out; empty when it is hostile, nothing is left, or what
     is left would name another thing."""
     if request.domain.titles != "goods":  # a name with a piece cut out is no name
-        return name if _unsayable(name, facts, request) == [] else ""
+        return name if unsayable_pieces(name, facts, request) == [] else ""
     for _ in range(_MAX_ROUNDS):
         name = written_out(name)
-        spans = _unsayable(name, facts, request)
+        spans = unsayable_pieces(name, facts, request)
         if spans is None:
             return ""
         if not spans:
@@ -244,7 +244,7 @@ def _without(name: str, start: int, end: int) -> str:
     return "" if is_one_of_two else f"{name[:start]} {name[end:]}"
 
 
-def _unsayable(name: str, facts: FactSheet, request: CopyRequest) -> list[str] | None:
+def unsayable_pieces(name: str, facts: FactSheet, request: CopyRequest) -> list[str] | None:
     """The pieces of a seller's words that promise or claim something, or state a price; None for words that are not
     used at all, since they hold personal data, foul language or leaks."""
     case = Case(text=name, facts=facts, request=request)
@@ -263,62 +263,63 @@ def tidy(name: str) -> str:
     return _HANGING.sub("", " ".join(name.split())).lstrip(" ,;:/&+-|，；：、")
 
 
-# --- texts of a model ------------------------------------------------------------------------------------------------
-
-
-def _may_be_modelled(situation: Situation, request: CopyRequest) -> bool:
-    """False for sensitive or hostile items, for titles, and for medicines and the like."""
-    if not request.domain.generated_lines or request.limits.title_only:
-        return False
-    return not (request.is_sensitive or request.is_hostile or "sober" in situation.goods)
-
-
 def _generated(
-    request: CopyRequest, facts: FactSheet, situation: Situation, frame: Frame, generator: Generator
+    request: CopyRequest,
+    facts: FactSheet,
+    situation: Situation,
+    frame: Frame,
+    generator: Generator,
 ) -> tuple[list[AdCopy], list[Rejected]]:
-    """(texts of the generator that pass, what was stopped and why). It gets one more try, with what was wrong."""
+    """(texts of the generator that pass, what was stopped and why). It gets one more try, with what was wrong. None of
+    sensitive or hostile items, of titles, and of medicines and the like."""
+    is_of_facts_alone = not request.domain.generated_lines or request.limits.title_only
+    if is_of_facts_alone or request.is_sensitive or request.is_hostile or "sober" in situation.goods:
+        return [], []
     languages = getattr(generator, "languages", None)
     if languages is not None and request.language not in languages:
         message = f"{generator.name} writes {', '.join(sorted(languages))} only"
         return [], [("", (Check(guarantee="G11", passed=False, message=message),))]
     prompt = brief(request, situation, frame, tuned=getattr(generator, "tuned", False))
-    try:
-        answers = generator.generate(prompt, n=request.n_candidates, max_tokens=400, seed=request.seed)
-    except GenerationError as error:
-        return [], [("", (Check(guarantee="G16", passed=False, message=str(error)),))]
-    copies, rejected = _judged(answers, request, facts, situation, generator.name)
-    if not copies and rejected:
-        with suppress(GenerationError):  # the first answers are there
-            second_prompt = second_brief(prompt, *rejected[0], locale=request.locale)
-            answers = generator.generate(second_prompt, n=1, max_tokens=400, seed=request.seed)
-            copies, refused = _judged(answers, request, facts, situation, generator.name)
-            rejected += refused
+    copies: list[AdCopy] = []
+    rejected: list[Rejected] = []
+    for n in (request.n_candidates, 1):
+        if rejected:
+            prompt = second_brief(prompt, *rejected[0], locale=request.locale)
+        try:
+            answers = generator.generate(prompt, n=n, max_tokens=400, seed=request.seed)
+        except GenerationError as error:
+            failure = Check(guarantee="G16", passed=False, message=str(error))
+            return [], rejected or [("", (failure,))]  # the first answers say more
+        for answer in dict.fromkeys(answers):
+            copy, faults = _judged(answer, request, facts, situation, generator.name)
+            if copy is not None and copy.verified and not faults:
+                copies.append(copy)
+            else:
+                rejected.append((answer if copy is None else copy.text, faults))
+        if copies or not rejected:
+            break
     return copies, rejected
 
 
 def _judged(
-    answers: Sequence[str], request: CopyRequest, facts: FactSheet, situation: Situation, by: str
-) -> tuple[list[AdCopy], list[Rejected]]:
-    copies: list[AdCopy] = []
-    rejected: list[Rejected] = []
-    for answer in dict.fromkeys(answers):
-        parts = parts_of_answer(answer, request.limits)
-        if parts is None:
-            fault = Check(guarantee="G6", passed=False, message="the answer lacks parts of the channel")
-            rejected.append((answer, (fault,)))
-            continue
-        copy = _checked(request.limits.joined(parts), None, facts, request, situation, by)
-        is_offered = situation.slots.get("offer.short", situation.slots.get("offer", "")) in copy.text
-        if copy.verified and is_offered:
-            copies.append(copy)
-        else:
-            fault = Check(guarantee="G2", passed=False, message="the text does not state the offer")
-            ungrounded = [
-                Check(guarantee="G5", passed=False, message=f"no fact speaks of {word!r}", span=word)
-                for word in copy.ungrounded
-            ]
-            rejected.append((copy.text, (*_failures(copy), *ungrounded) if is_offered else (fault,)))
-    return copies, rejected
+    answer: str,
+    request: CopyRequest,
+    facts: FactSheet,
+    situation: Situation,
+    by: str,
+) -> tuple[AdCopy | None, tuple[Check, ...]]:
+    """(the text of an answer, None where a part is missing; why it is not taken)."""
+    parts = parts_of_answer(answer, request.limits)
+    if parts is None:
+        return None, (Check(guarantee="G6", passed=False, message="the answer lacks parts of the channel"),)
+    copy = checked_copy(request.limits.joined(parts), None, facts, request, situation, by)
+    if situation.slots.get("offer.short", situation.slots.get("offer", "")) not in copy.text:
+        return copy, (Check(guarantee="G2", passed=False, message="the text does not state the offer"),)
+    ungrounded = (
+        Check(guarantee="G5", passed=False, message=f"no fact speaks of {word!r}", span=word)
+        for word in copy.ungrounded
+    )
+    return copy, (*_failures(copy), *ungrounded)
 
 
 def brief(request: CopyRequest, situation: Situation, frame: Frame | None, *, tuned: bool = False) -> str:
@@ -392,9 +393,6 @@ def parts_of_answer(answer: str, channel: Channel) -> Parts | None:
     elif CALL_TO_ACTION in named:
         parts["button"] = named[CALL_TO_ACTION]
     return parts if all(parts.values()) else None
-
-
-# --- records and approval --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

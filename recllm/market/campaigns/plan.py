@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,7 @@ from recllm.base.errors import DataError, NotFittedError, NothingToDo, UsageErro
 from recllm.base.schema import CopyVerdict, Generator, Intent
 from recllm.base.words.sentences import language
 from recllm.learn.features.item_vectors import basics_of
-from recllm.market.adcopy.ads import customer_facts, may_be_modelled, open_generator
+from recllm.market.adcopy.ads import customer_facts, generator_named, may_be_modelled
 from recllm.market.adcopy.request import reason_kind
 from recllm.market.audiences.audience import EligiblePool, build_audience, counts_in_words
 from recllm.market.audiences.contacts import first_channels
@@ -93,9 +92,7 @@ def plan_campaign(
             f"{file.source} asks for the operator's text server, and none is set; "
             f"set {URL_VARIABLE}, e.g. to http://localhost:8000/v1#model"
         )
-    opened_generator = partial(open_generator, writer, workspace.cache_dir, adapter=file.words.adapter)
-    with opened_generator():
-        pass  # there is such a generator; a local one starts when it is asked for a text
+    speaker = generator_named(writer, workspace.cache_dir, adapter=file.words.adapter)
     if recommender is None and current(workspace.models_dir) is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
     tell("opening the workspace")
@@ -103,8 +100,7 @@ def plan_campaign(
     tell(f"finding people for {file.id}")
     pool = campaign_pool(loaded, file, workspace)
     tell(f"writing the texts of {file.id}")
-    with opened_generator() as speaker:
-        plan = _plan(workspace, loaded, file, pool, send, speaker)
+    plan = _plan(workspace, loaded, file, pool, send, speaker)
     approvals = auto_approvals(plan, at=now or datetime.now(UTC)) if file.words.auto else []
     publish(folder, plan, replace=replace, decisions=approvals)
     _logger.info("planned %d people, %d held out, %d texts", len(plan.addressed), len(plan.held_out), len(plan.texts))
@@ -339,7 +335,7 @@ class Draw:
                 held_out=False,
                 probability=round(float(probabilities[n]), 6),
                 item_id=item_id,
-                kind=reason_kind(reasons[n][0] if reasons[n] else None, item_id, sensitive=False).value,
+                kind=reason_kind(reasons[n][0] if reasons[n] else None, item_id).value,
                 channel=channels[n] or file.personal_channels[0],
                 locale=_locale(file, basics[n]),
                 variant=0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache, cached_property, lru_cache
@@ -12,7 +12,6 @@ from recllm.market.adcopy.lexicon import (
     HAN,
     Reading,
     bases,
-    chinese_pattern,
     fold,
     limit,
     pattern,
@@ -40,6 +39,15 @@ _WORDS_OF_NAME = {True: 2, False: 3}
 """Words, or Chinese characters, that make a name that is no plain word: by whether it is in plain Latin script."""
 _CONSUMED = ("food", "drink", "care", "pets")
 """Shelves whose items are eaten, drunk or put on the skin."""
+
+
+@cache
+def listed(language: str, name: str) -> frozenset[str]:
+    return frozenset(str(table(f"surroundings.{language}.toml")[name]).split())
+
+
+_CHINESE_NAMES = map(fold, listed("zh", "things") | listed("zh", "food"))
+_CHINESE_THINGS = re.compile("|".join(sorted(_CHINESE_NAMES, key=len, reverse=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +130,6 @@ class Case:
     @cached_property
     def deadlines(self) -> tuple[Deadline, ...]:
         return tuple(deadlines(self.reading))
-
-    @cached_property
-    def tells_end(self) -> bool:
-        """True when a phrase puts the last day of the running offer where it is."""
-        end = self.offer.end if self.offer is not None else None
-        return end is not None and any(phrase.ends_on(end, self.request.now) for phrase in self.deadlines)
 
     @cached_property
     def language(self) -> str:
@@ -214,51 +216,47 @@ class Case:
         what is eaten, drunk or put on the skin only where an English text names it as what the item is served with.
         """
         of_shelf = shelf((self.facts.title, *reversed(self.facts.category)))
-        contents = _listed("en", "contents") | _listed("zh", "contents")
+        contents = listed("en", "contents") | listed("zh", "contents")
         has_contents = any(fold(name) in contents for name in self.request.item.attributes)
         is_consumed = of_shelf in _CONSUMED or (of_shelf == OTHER_SHELF and has_contents)
         apart: set[str] = set()
         joined: set[str] = set()
-        loose = _listed("en", "loose") | {*word_class("plain_superlatives")}
+        loose = listed("en", "loose") | {*word_class("plain_superlatives")}
         for clause in _CLAUSE.split(self.reading.squashed):
             clause_words = frozenset(_LATIN_WORD.findall(clause))
-            is_of_item = bool(stems(clause_words) & self.item_stems or clause_words & _listed("en", "pronouns"))
+            is_of_item = bool(stems(clause_words) & self.item_stems or clause_words & listed("en", "pronouns"))
             (joined if is_of_item else apart).update(clause_words & loose)
             pairs = {clause[i : i + 2] for i in range(len(clause) - 1)}
-            is_of_item = bool(pairs & self.item_pairs) or any(word in clause for word in _listed("zh", "pronouns"))
+            is_of_item = bool(pairs & self.item_pairs) or any(word in clause for word in listed("zh", "pronouns"))
             (joined if is_of_item else apart).update(_HAN.findall(clause))
             for word, is_apart in (
                 *self._english_things(clause, is_consumed),
                 *self._chinese_things(clause, is_consumed),
             ):
                 (apart if is_apart else joined).add(word)
-        return frozenset(apart - joined - {*"".join(_listed("zh", "held"))})
-
-    def ascribes(self, tokens: Sequence[str]) -> bool:
-        """True when one of the English words says that what follows is the item's: with, has, includes."""
-        return not _listed("en", "ascribing").isdisjoint(tokens)
+        return frozenset(apart - joined - {*"".join(listed("zh", "held"))})
 
     def _english_things(self, clause: str, is_consumed: bool) -> Iterator[tuple[str, bool]]:
         """(thing, whether it stands apart) of a clause."""
-        ascribing, served = _listed("en", "ascribing"), _listed("en", "served")
+        ascribing, served = listed("en", "ascribing"), listed("en", "served")
         tokens = [t.removesuffix("'s") for t in _LATIN_WORD.findall(clause)]
         for i, token in enumerate(tokens):
             token_bases = bases(token)
-            is_food = not token_bases.isdisjoint(_listed("en", "food"))
-            if is_food or not token_bases.isdisjoint(_listed("en", "things")):
+            is_food = not token_bases.isdisjoint(listed("en", "food"))
+            if is_food or not token_bases.isdisjoint(listed("en", "things")):
                 before = tokens[max(0, i - 3) : i]
                 neighbours = {stem(t) for t in (*before[-1:], *tokens[i + 1 : i + 2])}
                 is_alone = neighbours.isdisjoint(self.item_stems) and ascribing.isdisjoint(before)
-                is_alone = is_alone and _listed("en", "ascribed").isdisjoint(tokens[i + 1 : i + 2])
+                is_alone = is_alone and listed("en", "ascribed").isdisjoint(tokens[i + 1 : i + 2])
                 yield token, is_alone and not (is_food and is_consumed and served.isdisjoint(before))
 
     def _chinese_things(self, clause: str, is_consumed: bool) -> Iterator[tuple[str, bool]]:
         """(thing, whether it stands apart) of a clause; a neighbour of the item shares two characters with it."""
-        for match in shape.finditer(clause) if (shape := _chinese_things()) else ():
+        for match in _CHINESE_THINGS.finditer(clause):
             before, after = clause[: match.start()].removesuffix("的"), clause[match.end() :]
             is_beside = before[-2:] in self.item_pairs or after[:2] in self.item_pairs
             is_beside = is_beside or (before != "" and before[-1] in table("surroundings.zh.toml")["ascribing"])
-            yield match[0], not is_beside and not (is_consumed and match[0] in _listed("zh", "food"))
+            yield match[0], not is_beside and not (is_consumed and match[0] in listed("zh", "food"))
 
     @cached_property
     def item_stems(self) -> frozenset[str]:
@@ -318,22 +316,6 @@ def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
     return bool(parts) and stems(facts.words).issuperset(parts)
 
 
-@cache
-def _listed(language: str, name: str) -> frozenset[str]:
-    return frozenset(str(table(f"surroundings.{language}.toml")[name]).split())
-
-
-@cache
-def _chinese_things() -> re.Pattern[str] | None:
-    return chinese_pattern(_listed("zh", "things") | _listed("zh", "food"))
-
-
-def words_beside(kind: str, facts: FactSheet) -> tuple[str, ...]:
-    """Words that the item is none of, endings cut off. kind: "use" for what goes with it without being part of it,
-    coffee of a mug; "scene" for the scenes that it stands in, which claim nothing with it, wick of a candle."""
-    return _words_by_names(kind, (facts.title, *facts.category))
-
-
 def denials(facts: FactSheet) -> Iterator[str]:
     """What a text may say that the item lacks: "no cables", of wireless headphones."""
     for entry in table("uses.toml")["without"]:
@@ -343,7 +325,10 @@ def denials(facts: FactSheet) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1024)
-def _words_by_names(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
+def words_beside(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Words that an item of this title and these categories is none of, endings cut off. kind: "use" for what goes with
+    it without being part of it, coffee of a mug; "scene" for the scenes that it stands in, which claim nothing with it,
+    wick of a candle."""
     readings = [read(name) for name in names]
     of_names = {stem(word) for reading in readings for word in reading.words}
     return tuple(
@@ -356,4 +341,4 @@ def _words_by_names(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def used_with(phrase: str, facts: FactSheet) -> bool:
     """True when the item is a thing that goes with the phrase without being made of it: coffee, and a mug."""
-    return stem(phrase) in {stem(word) for word in words_beside("use", facts)}
+    return stem(phrase) in map(stem, words_beside("use", facts.names))

@@ -31,6 +31,7 @@ from recllm.market.adcopy.lexicon import (
 from recllm.market.adcopy.names import name_and_size
 from recllm.market.adcopy.quantities import (
     EACH,
+    UNITS,
     WEEKDAYS,
     Quantity,
     QuantityKind,
@@ -41,11 +42,10 @@ from recllm.market.adcopy.quantities import (
     renderings,
     rounded,
     same_size,
-    unit_of,
 )
 from recllm.market.adcopy.request import FactSheet, OfferType
 from recllm.market.adcopy.situation import money_text
-from recllm.market.adcopy.verify.case import Case, Violation, matches, stated_by_facts, used_with, violations
+from recllm.market.adcopy.verify.case import Case, Violation, listed, matches, stated_by_facts, used_with, violations
 from recllm.text.plurals import stem
 
 _PRICE_TALK = {"en": "claims.price_talk", "zh": "claims.price_talk_zh"}
@@ -87,12 +87,12 @@ def numbers(case: Case) -> Iterator[Violation]:
     for quantity in case.quantities:
         if not (is_fact(quantity, case) or is_around(quantity, case)):
             span = quantity.span.strip()
-            fact = _fact_beside(quantity, case)
-            is_other_day = quantity.kind is QuantityKind.DATE and not _is_deadline(quantity, case)  # "Easter: 5 April"
+            fact = contradicted_fact(quantity, case)
+            is_other_day = quantity.kind is QuantityKind.DATE and not is_deadline(quantity, case)  # "Easter: 5 April"
             is_few = quantity.kind is QuantityKind.NUMBER and not span[0].isdigit() and (quantity.value or 4) <= 3
             holds = is_other_day or is_few or (not fact and quantity.kind not in _NEVER_GUESSED)
             yield Violation(f"{quantity.kind} {span!r} is not among the facts{fact and f': {fact}'}", span, holds)
-    yield from _weekdays(case)
+    yield from wrong_weekdays(case)
 
 
 def is_around(quantity: Quantity, case: Case) -> bool:
@@ -117,7 +117,8 @@ def is_around(quantity: Quantity, case: Case) -> bool:
         return False
     end = at + len(span)
     before, after = _TOKEN.findall(text[max(0, at - _NEAR) : at]), _TOKEN.findall(text[end : end + _NEAR])[:2]
-    if case.ascribes(before[-3:]) or any(stem(word) in word_class("counted_parts") for word in (*after, quantity.unit)):
+    is_ascribed = not listed("en", "ascribing").isdisjoint(before[-3:])
+    if is_ascribed or any(stem(word) in word_class("counted_parts") for word in (*after, quantity.unit)):
         return False
     is_of_item = any(stem(word) in case.item_stems | stems(case.facts.words) for word in after)
     return bool(after) and after[0] not in word_class("glue") and not is_of_item
@@ -127,7 +128,7 @@ _OF_SCENES = ("ct", "person", "floor", "box", "bag", "bottle")
 """Units of a Chinese count that may be of something else than the item."""
 
 
-def _is_deadline(date: Quantity, case: Case) -> bool:
+def is_deadline(date: Quantity, case: Case) -> bool:
     """True for a date that stands where a deadline does: "until 5 April", 4月5日截止."""
     text, span = case.reading.squashed, date.span.strip()
     before, after = pattern("quantities.deadline_before"), pattern("quantities.deadline_after")
@@ -137,7 +138,7 @@ def _is_deadline(date: Quantity, case: Case) -> bool:
     )
 
 
-def _weekdays(case: Case) -> Iterator[Violation]:
+def wrong_weekdays(case: Case) -> Iterator[Violation]:
     """G1: a weekday next to a date is its weekday, in the year that brings the date nearest to now."""
     text, now = case.reading.squashed, case.request.now
     for quantity in case.quantities:
@@ -168,7 +169,7 @@ _COUNTED = ("ct", "box", "bag", "bottle", "")
 _NEVER_GUESSED = (QuantityKind.MONEY, QuantityKind.DISCOUNT, QuantityKind.DATE)
 
 
-def _fact_beside(quantity: Quantity, case: Case) -> str:
+def contradicted_fact(quantity: Quantity, case: Case) -> str:
     """The fact that a wrong quantity contradicts, and what would be right; empty where no fact is of its kind."""
     facts, kind = case.facts, quantity.kind
     if kind is QuantityKind.MONEY and quantity.role not in _PROMISED:
@@ -178,9 +179,9 @@ def _fact_beside(quantity: Quantity, case: Case) -> str:
         written = money_text(amount, facts, case.language)
         return f"the {name} is {written}" if written else f"no {name} is known, leave it out"
     if kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT):
-        return _offer_in_words(case)
+        return offer_in_words(case)
     if kind is QuantityKind.DATE:
-        return _end_in_words(case)
+        return end_in_words(case)
     stated = [q for q in (*facts.quantities, *case.evidence_quantities) if q.kind is kind and q.value is not None]
     if quantity.unit:
         stated = [q for q in stated if q.unit == quantity.unit]
@@ -190,7 +191,7 @@ def _fact_beside(quantity: Quantity, case: Case) -> str:
     return f"the facts say {spans}" if spans else ""
 
 
-def _offer_in_words(case: Case) -> str:
+def offer_in_words(case: Case) -> str:
     """The running offer as a message shows it."""
     offer = case.offer
     if offer is None:
@@ -203,7 +204,7 @@ def _offer_in_words(case: Case) -> str:
     return f"the offer is {money_text(offer.value, case.facts, case.language) or value} off"
 
 
-def _end_in_words(case: Case) -> str:
+def end_in_words(case: Case) -> str:
     """The last day of the running offer as a message shows it."""
     if case.offer is None or case.offer.end is None:
         return "no offer with an end runs, leave it out"
@@ -224,9 +225,9 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
     ):
         return True  # 3XL of M-3XL
     if kind is QuantityKind.MONEY:
-        return _is_price(quantity, case)
+        return is_price(quantity, case)
     if kind is QuantityKind.DISCOUNT:
-        return _is_reduction(quantity, case)
+        return is_reduction(quantity, case)
     if kind is QuantityKind.DATE:
         if offer is None:
             return False
@@ -242,25 +243,20 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
         return stem(quantity.unit) in stems(facts.words) or stated_by_facts(quantity.unit, facts)
     if kind is QuantityKind.NUMBER and quantity.unit and any(same_size(quantity, fact) for fact in facts.quantities):
         return True
-    for fact in facts.quantities:
-        if kind is fact.kind and quantity.value == fact.value:
-            is_age = quantity.unit == "year" and not fact.unit  # "aged 4" of "4+"
-            if quantity.unit == fact.unit or is_age:
-                word = quantity.role
-                if not word or word in word_class("glue") or stem(word) in stems(facts.words):
-                    return True
-            # and "60 count" counts the tablets of the title
-            is_of_title = fact.role and stem(fact.role) in stems(read(facts.title).words)
-            if quantity.unit == "ct" and not fact.unit and is_of_title:
-                return True
-            # "eight buns" counts the eight of "8 count" where the item is called buns, and so does "eight for $2.49"
-            is_counted = quantity.role == "for" or stem(quantity.role) in stems(read(facts.title).words)
-            if fact.unit == "ct" and not quantity.unit and is_counted:
-                return True
-    return False
+    word, unit, of_title = quantity.role, quantity.unit, stems(read(facts.title).words)
+    is_word_of_facts = not word or word in word_class("glue") or stem(word) in stems(facts.words)
+    return any(
+        (is_word_of_facts and (unit == fact.unit or (unit == "year" and not fact.unit)))  # "aged 4" of "4+"
+        # "60 count" counts the tablets of the title
+        or (unit == "ct" and not fact.unit and fact.role and stem(fact.role) in of_title)
+        # "eight buns" counts the eight of "8 count" where the item is called buns, and so does "eight for $2.49"
+        or (fact.unit == "ct" and not unit and (word == "for" or stem(word) in of_title))
+        for fact in facts.quantities
+        if kind is fact.kind and quantity.value == fact.value
+    )
 
 
-def _is_reduction(quantity: Quantity, case: Case) -> bool:
+def is_reduction(quantity: Quantity, case: Case) -> bool:
     """True for the share that the running offer, or else the former price, takes off: "a third" is any share within
     half a per cent of it."""
     offer, price, share = case.offer, case.facts.price, quantity.value
@@ -276,11 +272,14 @@ def _is_reduction(quantity: Quantity, case: Case) -> bool:
     )
 
 
-def _is_price(quantity: Quantity, case: Case) -> bool:
+def is_price(quantity: Quantity, case: Case) -> bool:
     facts, offer, value = case.facts, case.offer, quantity.value
     if facts.currency is None or value is None:
         return False
-    if _counts_pieces(quantity, case):
+    before = pattern("claims.price_before_zh", SPAN=re.escape(quantity.span))
+    is_counted = any(fact.span == quantity.span for fact in facts.quantities)
+    is_of_pieces = is_counted and quantity.span.endswith("块")
+    if is_of_pieces and not before.search(case.reading.folded):  # 60块: 块 counts pieces and yuan
         return True
     currency = currency_of(facts.currency)
     signs = (*currency.signs["en"], *currency.signs["zh"], *currency.chinese_words) if currency else ()
@@ -299,7 +298,7 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
     if quantity.role == "list" and reduced_price(case) is not None:
         amounts.append(facts.price)  # "£77 instead of £110" while 30 % are off
     if is_plain:
-        amounts += _unit_prices(quantity.role.removeprefix("per "), case) if quantity.role else []
+        amounts += unit_prices(quantity.role.removeprefix("per "), case) if quantity.role else []
         if amount is None:  # "a coupon worth 5 dollars": the offer's value, said without "off"
             amounts.append(offered)
         amounts += [reduced_price(case), case.saving if case.is_saving(quantity) else None]
@@ -325,12 +324,12 @@ def _agrees(quantity: Quantity, amount: Decimal) -> bool:
     return value == amount
 
 
-def _unit_prices(word: str, case: Case) -> list[Decimal]:
+def unit_prices(word: str, case: Case) -> list[Decimal]:
     """The price by one of the units that the facts count: 60 tablets for $9.99 are $0.17 a tablet."""
     price = case.facts.price
     if price is None:
         return []
-    unit = unit_of(word)
+    unit = UNITS.get(word, "")
     sizes = [
         fact.value
         for fact in case.facts.quantities
@@ -342,15 +341,6 @@ def _unit_prices(word: str, case: Case) -> list[Decimal]:
         or f"{fact.span}{word}" in case.facts.folded
     ]
     return [price / size for size in sizes]
-
-
-def _counts_pieces(quantity: Quantity, case: Case) -> bool:
-    """True for the 60块 of an item whose facts say 60块: 块 counts pieces and yuan, and no word of a price stands
-    before it."""
-    span = quantity.span
-    if not span.endswith("块") or not any(fact.span == span for fact in case.facts.quantities):
-        return False
-    return not pattern("claims.price_before_zh", SPAN=re.escape(span)).search(case.reading.folded)
 
 
 def reduced_price(case: Case) -> Decimal | None:
@@ -383,7 +373,7 @@ def offers(case: Case) -> Iterator[Violation]:
         text = pattern("claims.no_price_talk").sub(lambda m: "\x00" * len(m[0]), read(case.own_words).squashed)
         talk = matches(pattern(_PRICE_TALK[case.language]), text)
         yield from violations(talk, "speaks of a price and states none: state it, or leave this out", holds=True)
-    state = "none runs" if running is None else _offer_in_words(case)
+    state = "none runs" if running is None else offer_in_words(case)
     for family in families("offers.toml"):
         has_code = running is not None and running.code and OfferType.COUPON in family.offers
         if running is None or not (running.type in family.offers or has_code):
@@ -391,7 +381,7 @@ def offers(case: Case) -> Iterator[Violation]:
             phrases = (p for p in family.find(case.reading) if p not in case.terms_folded)
             promised = (p for p in phrases if not (p in family.goods and p in case.facts.folded))
             yield from violations((p for p in promised if not (case.tells_saving and says_saving(p))), remark)
-    yield from _deadlines(case)
+    yield from false_deadlines(case)
 
 
 def says_saving(phrase: str) -> bool:
@@ -399,11 +389,11 @@ def says_saving(phrase: str) -> bool:
     return phrase.replace("-", " ") in table("offer_words.toml")["former_price"]
 
 
-def _deadlines(case: Case) -> Iterator[Violation]:
+def false_deadlines(case: Case) -> Iterator[Violation]:
     """Deadlines given by their distance, such as "today only", against the end of the running offer."""
     end, now = None if case.offer is None else case.offer.end, case.request.now
     dates = [q.span.strip() for q in case.quantities if q.kind is QuantityKind.DATE and is_fact(q, case)]
-    tells_end = case.tells_end or bool(dates)
+    tells_end = bool(dates) or (end is not None and any(phrase.ends_on(end, now) for phrase in case.deadlines))
     for phrase in case.deadlines:
         if end is not None and phrase.ends_on(end, now):
             continue
@@ -411,12 +401,12 @@ def _deadlines(case: Case) -> Iterator[Violation]:
             continue  # "until Sunday 7 September": the date decides
         if tells_end and (not phrase.strong or phrase.span in word_class("bare_last_day")):
             continue  # "until Sunday. What's for dinner tonight?", 9月30日最后一天
-        if not (phrase.strong or _speaks_of_an_offer(case)):  # "for this weekend", where nothing is on offer
+        if not (phrase.strong or speaks_of_an_offer(case)):  # "for this weekend", where nothing is on offer
             continue
-        yield Violation(f"{phrase.span!r} is a deadline ({phrase.day}), and {_end_in_words(case)}", phrase.span)
+        yield Violation(f"{phrase.span!r} is a deadline ({phrase.day}), and {end_in_words(case)}", phrase.span)
 
 
-def _speaks_of_an_offer(case: Case) -> bool:
+def speaks_of_an_offer(case: Case) -> bool:
     """True for a text that promises a reduction, but for what the former price lies above the price."""
     promises = (q for q in case.quantities if q.kind is QuantityKind.DISCOUNT or q.role in _PROMISED)
     phrases = (phrase for family in families("offers.toml") for phrase in family.find(case.reading))
@@ -427,13 +417,13 @@ def _speaks_of_an_offer(case: Case) -> bool:
 
 def proofs(case: Case) -> Iterator[Violation]:
     """G3: no claim without its proof: cures, certificates, awards, ranks, ratings, sales, urgency, materials, ..."""
-    yield from _comparisons(case)
+    yield from unproven_comparisons(case)
     if not case.request.evidence.get("composition"):  # what was added or smells through stands among the facts
         for match in (m for shape in _ADDED for m in pattern(shape).finditer(case.reading.squashed)):
             name = next(value for value in match.groups() if value)
             if not (stated_by_facts(name, case.facts) or used_with(name, case.facts)):
                 yield Violation(f"{match[0]!r} names {name!r}, which the facts do not hold", match[0], holds=True)
-    yield from _deeds(case)
+    yield from unproven_deeds(case)
     for family in families("claims.toml"):
         if not (case.proves(family.evidence) or (case.offer and case.offer.type in family.offers)):
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
@@ -463,7 +453,7 @@ def _is_plain_superlative(phrase: str, case: Case) -> bool:
     return following is not None and stem(following[1]) not in case.item_stems and following[1] in neutral_words()
 
 
-def _deeds(case: Case) -> Iterator[Violation]:
+def unproven_deeds(case: Case) -> Iterator[Violation]:
     """No word on what the product does, how long it lasts, when it comes and who has it: everyday words can say all
     that, so their order gives it away."""
     unread = case.own_words if case.language == "zh" else case.text
@@ -471,18 +461,19 @@ def _deeds(case: Case) -> Iterator[Violation]:
     shapes = [(pattern(name), subject, proof) for name, subject, proof in _SHAPES_OF_CLAIMS]
     dates = [q for q in case.quantities if q.kind is QuantityKind.DATE and is_fact(q, case)]
     if case.language == "en":
-        that_does = pattern("claims.that_does", VERBS="|".join(word_class("claim_verbs")))
-        shapes.append((that_does, "what the product does", "performance"))
-        does = pattern("claims.does", VERBS="|".join(word_class("claim_verbs")))
-        of_item = {*stems(read(case.facts.title).words), *word_class("stand_for_item")}
+        verbs = "|".join(word_class("claim_verbs"))
+        shapes.append((pattern("claims.that_does", VERBS=verbs), "what the product does", "performance"))
         if not case.request.evidence.get("performance"):
             names = stems(read(case.facts.title).words)  # "wooden blocks" of building blocks is their name
-            acts = [m for m in does.finditer(text) if stem(m["subject"]) in of_item and stem(m["verb"]) not in names]
-            measured = _measured(case) if acts else None
+            of_item = {*names, *word_class("stand_for_item")}
+            doing = pattern("claims.does", VERBS=verbs).finditer(text)
+            acts = [m for m in doing if stem(m["subject"]) in of_item and stem(m["verb"]) not in names]
+            measures = (q for q in case.quantities if q.kind is QuantityKind.NUMBER and q.unit and is_fact(q, case))
+            sizes = "|".join(re.escape(q.span.strip()) for q in measures) if acts else ""  # "holds 350 ml"
             deeds = (
                 m[0]
                 for m in acts
-                if not (measured and measured.match(text, m.start("verb")))
+                if not (sizes and pattern("claims.measures", SIZES=sizes).match(text, m.start("verb")))
                 and not _is_stated(text[m.end("verb") :], m["verb"], case)
             )
             deeds = (deed for deed in deeds if deed not in case.facts.folded)
@@ -512,13 +503,7 @@ def _holds_words(phrase: str, facts: FactSheet) -> bool:
     return stated_by_facts(content, facts)
 
 
-def _measured(case: Case) -> re.Pattern[str] | None:
-    """A verb that states a measure of the facts: "holds 350 ml", "runs for 30 hours"."""
-    sizes = [q.span.strip() for q in case.quantities if q.kind is QuantityKind.NUMBER and q.unit and is_fact(q, case)]
-    return pattern("claims.measures", SIZES="|".join(map(re.escape, sizes))) if sizes else None
-
-
-def _comparisons(case: Case) -> Iterator[Violation]:
+def unproven_comparisons(case: Case) -> Iterator[Violation]:
     """No comparison with other products of the kind; what stands in the item's own title, such as "other hot cereal",
     is its name."""
     title = read(case.facts.title)
@@ -534,15 +519,15 @@ def _comparisons(case: Case) -> Iterator[Violation]:
 
 def foreign_names(case: Case) -> Iterator[Violation]:
     """G4: no brand but the item's own, and no capitalised name inside a sentence that the facts do not hold."""
-    yield from _foreign_brands(case)
-    yield from _misspelt_brands(case)
+    yield from foreign_brands(case)
+    yield from misspelt_brands(case)
     proven = {word for text in case.request.evidence.values() for word in words(text)}
     stated = {word for text in case.statements for word in words(text)}
     allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words), *stems(proven), *stems(stated)}
     if case.request.limits.slots[0].each_line:  # lines of a search ad are in title case
         allowed |= stems(neutral_words() | {word for phrase in frame_phrases("en") for word in phrase.split()})
     if case.language == "en":
-        tokens = _inner_capitals(case.own_words)
+        tokens = inner_capitals(case.own_words)
     else:  # capitalised Latin words in a Chinese text, but for short ones such as T in T恤
         tokens = (token for token in _TOKEN.findall(case.own_words) if len(token) > 2 and token[0].isupper())
     for token in tokens:
@@ -564,7 +549,7 @@ def foreign_names(case: Case) -> Iterator[Violation]:
             yield Violation(f"{match[0]!r} names {name!r}, which the facts do not hold", name, holds=True)
 
 
-def _misspelt_brands(case: Case) -> Iterator[Violation]:
+def misspelt_brands(case: Case) -> Iterator[Violation]:
     """A word that is one letter, or two of a long one, away from the item's own brand or one of the shop's."""
     fact_words = {*case.facts.words, *words(case.title_written_out)}
     brands = [case.facts.brand or "", *case.request.known_brands]
@@ -577,11 +562,8 @@ def _misspelt_brands(case: Case) -> Iterator[Violation]:
             changes = 1 if is_plain or len(word) < limit("misspelt_twice_from") else 2
             likeness = SequenceMatcher(None, token, word)
             cutoff = 1 - (2 * changes + 0.1) / (len(word) + len(token))  # each change takes two letters, one of each
-            if (
-                abs(len(word) - len(token)) <= changes
-                and cutoff <= likeness.quick_ratio()
-                and cutoff <= likeness.ratio()
-            ):
+            is_as_long = abs(len(word) - len(token)) <= changes
+            if is_as_long and cutoff <= likeness.quick_ratio() and cutoff <= likeness.ratio():
                 yield Violation(f"{token!r} reads like {name!r}, written wrong", token, holds=True)
     for name in (fold(brand) for brand in brands):
         if len(name) >= limit("misspelt_from_han") and _HAN_RUN.fullmatch(name):
@@ -593,7 +575,7 @@ def _misspelt_brands(case: Case) -> Iterator[Violation]:
                         yield Violation(f"{piece!r} reads like {name!r}, written wrong", piece, holds=True)
 
 
-def _foreign_brands(case: Case) -> Iterator[Violation]:
+def foreign_brands(case: Case) -> Iterator[Violation]:
     own_brand, brands = read(case.facts.brand or "").words, _brands(case.request.known_brands)
     words = case.reading.words
     fact_words = [f" {' '.join(read(text).words)} " for text in case.facts.texts]
@@ -604,7 +586,7 @@ def _foreign_brands(case: Case) -> Iterator[Violation]:
             continue
         # a brand that is a plain word, such as "Dove", is meant only with a capital inside a sentence
         plain = len(gram) == 1 and gram[0] in table("brands.toml")["plain_words"]
-        if not plain or any(fold(token) == gram[0] for token in _inner_capitals(case.text)):
+        if not plain or any(fold(token) == gram[0] for token in inner_capitals(case.text)):
             yield Violation(f"{name!r} is another brand", name)
 
 
@@ -615,7 +597,7 @@ def _brands(known_brands: frozenset[str]) -> Mapping[tuple[str, ...], str]:
     return {words: name for name in names if (words := read(name).words) and (len(words) > 1 or len(words[0]) > 1)}
 
 
-def _inner_capitals(text: str) -> Iterator[str]:
+def inner_capitals(text: str) -> Iterator[str]:
     """Capitalised words inside a sentence, none from a line written in title case; and an owner at its beginning."""
     for sentence in _SENTENCE.split(text):
         tokens = _TOKEN.findall(sentence)
@@ -633,17 +615,21 @@ def product_named(case: Case) -> Iterator[Violation]:
     is_about_order = offer is not None and offer.type in (OfferType.COUPON, OfferType.FREE_SHIPPING, OfferType.GIFT)
     if not case.facts.title or person.in_cart or person.away or person.first_order or is_about_order:
         return
-    text = _joined(case.reading.words)
-    names = (_joined(read(name).words) for name in dict.fromkeys(head_names(case)))
-    if another := _another_thing(case):
-        yield Violation(f"{another!r} is another thing than {case.facts.title!r}", another, holds=True)
-    elif not any(len(name) > 1 and name in text for name in names):
+    han = "".join(_HAN_RUN.findall(fold(_first_part(case.facts))))
+    if len(han) > 2 and han[-1] not in case.reading.folded:  # a name with another end: 保温壶 of a 保温杯
+        ends = "".join(kind for kind in word_class("kinds_zh") if kind != han[-1])
+        if match := re.search(f"{han[-3:-1]}[{ends}]", case.reading.folded):
+            yield Violation(f"{match[0]!r} is another thing than {case.facts.title!r}", match[0], holds=True)
+            return
+
+    def spaced(names: tuple[str, ...]) -> str:
+        """Their stems, with a space around each; a single space for none."""
+        return " ".join(("", *map(stem, names), ""))
+
+    text = spaced(case.reading.words)
+    names = (spaced(read(name).words) for name in dict.fromkeys(head_names(case)))
+    if not any(len(name) > 1 and name in text for name in names):
         yield Violation(f"the product {case.facts.title!r} is not named", holds=True)
-
-
-def _joined(words: tuple[str, ...]) -> str:
-    """Their stems, with a space around each; a single space for none."""
-    return " ".join(("", *map(stem, words), ""))
 
 
 def head_names(case: Case) -> list[str]:
@@ -685,13 +671,3 @@ def _tastes(title: str) -> frozenset[str]:
     composition = next(family for family in families("claims.toml") if family.id == "composition")
     phrases = (p for p in composition.find(read(title)) if not fold(title).endswith(p))
     return frozenset(p[i : i + 2] for p in phrases for i in range(len(p) - 1))
-
-
-def _another_thing(case: Case) -> str:
-    """A Chinese name with another thing at its end: 保温壶 of a 保温杯; empty where there is none."""
-    han = "".join(_HAN_RUN.findall(fold(_first_part(case.facts))))
-    if len(han) < 3 or han[-1] in case.reading.folded:
-        return ""
-    others = "".join(kind for kind in word_class("kinds_zh") if kind != han[-1])
-    match = re.search(f"{han[-3:-1]}[{others}]", case.reading.folded)
-    return match[0] if match else ""

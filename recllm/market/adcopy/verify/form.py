@@ -98,10 +98,9 @@ def personal_data(case: Case) -> Iterator[Violation]:
     observed = [*matches(pattern("people.observed"), text)]
     watching = next(family for family in families("language.toml") if family.id == "watching")
     for phrase in dict.fromkeys((*observed, *watching.find(case.reading))):
-        person = case.request.person
         is_purchase = fold(case.request.domain.words[case.language]["bought"]) in phrase  # 看过 of a film
         is_look = pattern("people.looked").search(phrase) and not is_purchase
-        if not (person.viewed if is_look else person.is_customer):
+        if is_look or not case.request.person.is_customer:
             yield Violation(f"{phrase!r} {watching.message}", phrase)
     yield from (v for v in _phrases("G8", case) if not v.message.endswith(watching.message))
 

@@ -9,7 +9,7 @@ A word is grounded by the item's texts, by a number that is a fact, an offer tha
 the neutral words of the language (`data/neutral.*.toml`), the brand's own lines, and what the shop's people approved.
 English words count in their inflections and as compounds; Chinese is cut into the longest pieces that are grounded.
 
-The word lists, patterns and limits are data, in `adcopy/data/`. They help a reviewer; they are not legal advice.
+The word lists, patterns and limits are data, in `adcopy/data/`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from recllm.market.adcopy.lexicon import (
     limit,
     neutral_words,
     pattern,
-    phrase_pattern,
+    phrase_patterns,
     read,
     table,
     word_class,
@@ -43,7 +43,7 @@ from recllm.market.adcopy.lexicon import (
 from recllm.market.adcopy.request import CopyRequest, FactSheet
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify import claims, form
-from recllm.market.adcopy.verify.case import Case, Violation, denials, words_beside
+from recllm.market.adcopy.verify.case import Case, Violation, denials, matches, words_beside
 from recllm.market.adcopy.verify.claims import is_around, is_fact, says_saving, synonyms
 
 GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
@@ -62,8 +62,7 @@ GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
     "G14": form.in_voice,
     "G17": claims.currency_format,
 }
-"""Those on the words of one text. G13, that variants differ, holds by how `recllm.market.adcopy.write` makes them; G15
-and G18 stand in `recllm.market.adcopy.write`, G16 in `recllm.market.adcopy.write`."""
+"""Those on the words of one text; G13, G15, G16 and G18 hold by `recllm.market.adcopy.write`."""
 
 
 _OF_CLAIMS = ("G1", "G2", "G3", "G4")
@@ -80,6 +79,8 @@ _MEASURES: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     for unit in entry["units"]
 }
 _VAGUE_OFFERS = ("骨折价", "骨折", "白菜价", "跳楼价", "血亏", "亏本")
+_NEUTRAL_PHRASES = phrase_patterns(table("neutral.en.toml")["phrases"])
+"""English phrases that claim nothing although a word of them would."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +141,7 @@ def review(
     if len(text) > limit("max_text"):
         too_long = f"the text has {len(text)} characters; no channel takes more than {limit('max_text')}"
         return Review((Check(guarantee="G6", passed=False, message=too_long),))
-    facts = facts or request.facts()
+    facts = facts or FactSheet.of(request.item)
     slots = (situation or situation_of(request, facts)).slots
     names = tuple(slots[name] for name in ("item.short", "item", "short", "category") if name in slots)
     case = Case(text=text, facts=facts, request=request, statements=tuple(slots.values()), names=names)
@@ -190,7 +191,7 @@ def ungrounded(case: Case) -> tuple[UngroundedWord, ...]:
         else:
             others += spans
     numbers = [span for span in dict.fromkeys(others) if not all(grounded[slice(*span)])]
-    for phrase in dict.fromkeys(_phrases_that_hold(case)):
+    for phrase in dict.fromkeys(phrases_that_hold(case)):
         _take(grounded, readable.occurrences(phrase))
     _take(grounded, numbers)  # shown as numbers, not once more as words
     grounds = _Grounds.of(case)
@@ -204,7 +205,7 @@ def _take(grounded: list[bool], spans: Iterable[tuple[int, int]]) -> None:
         grounded[start:end] = [True] * (end - start)
 
 
-def _phrases_that_hold(case: Case) -> Iterator[str]:
+def phrases_that_hold(case: Case) -> Iterator[str]:
     """What the text promises and claims truly: words of the offer that runs, deadlines it keeps, claims with proof."""
     if (running := case.offer) is not None:
         for family in families("offers.toml"):
@@ -217,33 +218,24 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
         if case.proves(family.evidence):
             yield from family.find(case.reading)
     yield from (fold(phrase) for phrase in case.request.free_words if _is_phrase(phrase))
-    if phrases := _neutral_phrases():
-        yield from (match[0] for match in phrases.finditer(case.reading.folded))
-    for unstated in (pattern("quantities.clock"), pattern("quantities.festival")):
-        yield from (match[0] for match in unstated.finditer(case.reading.folded))
+    unstating = [*_NEUTRAL_PHRASES, pattern("quantities.clock"), pattern("quantities.festival")]
     if case.offer is not None and case.offer.end is not None:
-        yield from (match[0] for match in pattern("quantities.end_of_day").finditer(case.reading.folded))
+        unstating.append(pattern("quantities.end_of_day"))
+    yield from (phrase for shape in unstating for phrase in matches(shape, case.reading.folded))
     yield from (phrase for phrase in frame_phrases(case.language) if phrase in case.reading.folded)
-    yield from _measures_that_hold(case)
+    for quantity in case.quantities:  # "45 cm tall", "weighs 250 g"
+        if quantity.unit in _MEASURES and is_fact(quantity, case):
+            span, (before, after) = quantity.span.strip(), _MEASURES[quantity.unit]
+            yield from (*(f"{word} {span}" for word in before), *(f"{span} {word}" for word in after))
     yield from denials(case.facts)
-    yield from filter(_is_phrase, words_beside("scene", case.facts))
+    yield from filter(_is_phrase, words_beside("scene", case.facts.names))
     if case.is_lowest_price:
-        yield from (match[0] for match in pattern("claims.lowest_30d").finditer(fold(case.text)))
+        yield from matches(pattern("claims.lowest_30d"), fold(case.text))
     if case.tells_saving:
         yield from (p for family in families("offers.toml") for p in family.find(case.reading) if says_saving(p))
         yield from str(table("offer_words.toml")[case.language]["saving"]).split()
     if case.request.list_price is not None:
         yield from str(table("offer_words.toml")[case.language]["list_price"]).split()
-
-
-def _measures_that_hold(case: Case) -> Iterator[str]:
-    """Sizes of the facts with the word that says which one it is: "45 cm tall", "weighs 250 g"."""
-    for quantity in case.quantities:
-        if quantity.unit in _MEASURES and is_fact(quantity, case):
-            span = quantity.span.strip()
-            before, after = _MEASURES[quantity.unit]
-            yield from (f"{word} {span}" for word in before)
-            yield from (f"{span} {word}" for word in after)
 
 
 def _words(
@@ -258,9 +250,8 @@ def _words(
         if _HAN_RUN.match(match[0]):
             yield from _left_over(match[0], start, grounded, grounds, apart)
             continue
-        neighbours = {match[0] + t[0] for t in tokens[i + 1 : i + 2]} | {
-            t[0] + match[0] for t in tokens[max(0, i - 1) : i]
-        }
+        before, after = tokens[max(0, i - 1) : i], tokens[i + 1 : i + 2]
+        neighbours = {*(match[0] + t[0] for t in after), *(t[0] + match[0] for t in before)}
         letters_left = "".join(c for c, holds in zip(match[0], grounded[start:end], strict=True) if not holds)
         word = letters_left.strip("'") if letters_left != match[0] else match[0]  # Kids'12, 12 being a fact
         if not (grounds.holds(word) or neighbours & grounds.compounds or word.removesuffix("'s") in apart):
@@ -283,7 +274,8 @@ def _left_over(
         costs[i] = (left + 1, pieces)
         for length in range(1, min(_LONGEST_PIECE, size - i) + 1):
             piece = run[i : i + length]
-            if grounds.holds_piece(piece) or (length > 1 and piece in apart):
+            is_grounded = piece in grounds.pieces or piece in _neutral().pieces
+            if is_grounded or (length > 1 and piece in apart):
                 left, pieces = costs[i + length]
                 if (left, pieces + 1) <= costs[i]:
                     costs[i], lengths[i] = (left, pieces + 1), length
@@ -316,10 +308,10 @@ class _Grounds:
     def of(cls, case: Case) -> _Grounds:
         facts, request = case.facts, case.request
         of_item = _grounds_of(frozenset(filter(None, (*case.item_texts, facts.description))))
-        listed = (*words_beside("scene", facts), *request.free_words)
+        listed = (*words_beside("scene", facts.names), *request.free_words)
         texts = (
             *(entry for entry in listed if not _is_phrase(entry)),
-            *words_beside("use", facts),
+            *words_beside("use", facts.names),
             *synonyms(facts.title),
             *_implied(facts),
             *request.evidence.values(),
@@ -338,11 +330,8 @@ class _Grounds:
     def holds(self, word: str) -> bool:
         """True for a Latin word that is grounded itself, in another inflection, or part by part."""
         plain = word.removesuffix("'s").removesuffix("'")
-        return self._is_form(plain) or (plain.isalpha() and self._is_compound(plain))
-
-    def holds_piece(self, piece: str) -> bool:
-        """True for a piece of Chinese that is grounded."""
-        return piece in self.pieces or piece in _neutral().pieces
+        cuts = range(_SHORTEST_PART, len(plain) - _SHORTEST_PART + 1) if plain.isalpha() else ()
+        return self._is_form(plain) or any(self._is_word(plain[:i]) and self._is_form(plain[i:]) for i in cuts)
 
     def _is_word(self, word: str) -> bool:
         return word in self.words or word in _neutral().words
@@ -353,10 +342,6 @@ class _Grounds:
             return True
         word_bases = bases(word)
         return not (self.bases.isdisjoint(word_bases) and _neutral().bases.isdisjoint(word_bases))
-
-    def _is_compound(self, word: str) -> bool:
-        parts = ((word[:i], word[i:]) for i in range(_SHORTEST_PART, len(word) - _SHORTEST_PART + 1))
-        return any(self._is_word(first) and self._is_form(last) for first, last in parts)
 
 
 def _implied(facts: FactSheet) -> Iterator[str]:
@@ -383,15 +368,11 @@ def _grounds_of(texts: frozenset[str]) -> _Grounds:
         folded = fold(text)
         latin |= {w.removesuffix("'s") for w in _TOKEN.findall(folded) if not _HAN_RUN.match(w)} | set(words(text))
         for run in _HAN_RUN.findall(folded):
-            pieces |= {run} if len(run) == 1 else _pieces_of(run)
+            # pieces of two characters or more, and the last one, which names the kind: 龙井茶, 茶
+            longest = min(len(run), _LONGEST_PIECE)
+            pieces |= {run[i : i + n] for n in range(2, longest + 1) for i in range(len(run) - n + 1)}
+            pieces.add(run[-1])
     return _Grounds(frozenset(latin), frozenset(b for w in latin for b in bases(w)), frozenset(), frozenset(pieces))
-
-
-def _pieces_of(run: str) -> set[str]:
-    """Every piece of a fact's Chinese of two characters or more, and its last one, which names the kind: 龙井茶, 茶."""
-    size = len(run)
-    longest = min(size, _LONGEST_PIECE)
-    return {run[i : i + n] for n in range(2, longest + 1) for i in range(size - n + 1)} | {run[-1]}
 
 
 @cache
@@ -400,9 +381,3 @@ def _neutral() -> _Grounds:
     listed = neutral_words()
     latin = frozenset(w for w in listed if w.isascii())
     return _Grounds(latin, frozenset(b for w in latin for b in bases(w)), frozenset(), frozenset(listed - latin))
-
-
-@cache
-def _neutral_phrases() -> re.Pattern[str] | None:
-    """English phrases that claim nothing although a word of them would."""
-    return phrase_pattern(table("neutral.en.toml")["phrases"])
