@@ -134,9 +134,8 @@ async def sign_in_returned(visit: TheVisit) -> Response:
         claim_names = sorted({name for shop in shops for name in _claims_in_use(shop)})
         claims = await visit.state.providers[provider].finish(pending.request, query, claim_names)
         identities = [(shop, staff_identity(claims, shop.workspace.settings.oidc)) for shop in shops]
-        if pending.is_confirmation and not any(
-            is_session_of(session, identities[0][1]) for session in pending.sessions.values()
-        ):
+        is_theirs = (is_session_of(session, identities[0][1]) for session in pending.sessions.values())
+        if pending.is_confirmation and not any(is_theirs):
             raise SignInError(SignInProblem.DECLINED, "another person is signed in there than here")
         sessions = await anyio.to_thread.run_sync(_sessions, identities, pending)
     except OverloadError:

@@ -2,7 +2,7 @@
 
 `CollaborativeStatistics.fit` counts how items sell of late and ever, who buys like whom, what goes with what, and how
 groups of items sell. Pair features and candidates are pure functions of these statistics and of a batch of users
-(`UserBatch`), so that serving, fresh feedback and leave-one-out explanations run through the same code.
+(`UserBatch`), so serving, fresh feedback and explanations run the same code.
 """
 
 from __future__ import annotations
@@ -299,9 +299,8 @@ class CollaborativeStatistics:
     @cached_property
     def text_centrality(self) -> Floats:
         """What is taken off the cosine of each item's text where items compete by it, (n_items,): its mean cosine with
-        the catalogue times `text_centring`. Some texts are among the nearest of nearly every other in many dimensions,
-        and centring makes them no nearer than others (Suzuki et al. 2013, "Centering similarity measures to reduce
-        hubs"); so such a text does not win every list."""
+        the catalogue times `text_centring`. It keeps a text that is near to all others from winning every list (Suzuki
+        et al. 2013, "Centering similarity measures to reduce hubs")."""
         return np.asarray(self.settings.text_centring * (self.item_vectors @ self.mean_vector))
 
     @cached_property
@@ -388,15 +387,7 @@ def ask(
     basics: Emb(I), (n, dim), or None. Events at or after `as_of` are dropped.
     """
     histories = histories.select(histories.at < as_of)
-    cart: WeightedSums | None = None
-    if population.carts is not None:
-        in_cart = (histories.action == ACTION_CODE[Action.CART]) & (histories.at == as_of - 1)
-        in_cart &= np.diff(population.carts.indptr)[histories.item] > 0
-        if in_cart.any():
-            carted = histories.select(in_cart)
-            cart = WeightedSums(matrix(carted, population.n_items, np.ones(len(carted))), population.carts)
-            # the scorer has learned from what people do over weeks, which the items of one moment do not resemble
-            histories = histories.select(~in_cart)
+    cart, histories = _open_cart(population, histories, as_of)
     n_items, settings, kind = population.n_items, population.settings, population.facets.type
     purchases = merged_lines(of_actions(histories, settings.target))
     typed = purchases.select(kind[purchases.item] >= 0)
@@ -414,6 +405,22 @@ def ask(
         None if population.interests is None else population.interests.users(histories, as_of, basics),
         cart,
     )
+
+
+def _open_cart(
+    population: CollaborativeStatistics, histories: Events, as_of: int
+) -> tuple[WeightedSums | None, Events]:
+    """What completes the carts as of now, None where there is none, and the histories without them: the scorer has
+    learned from what people do over weeks, which the items of one moment do not resemble."""
+    if population.carts is None:
+        return None, histories
+    in_cart = (histories.action == ACTION_CODE[Action.CART]) & (histories.at == as_of - 1)
+    in_cart &= np.diff(population.carts.indptr)[histories.item] > 0
+    if not in_cart.any():
+        return None, histories
+    carted = histories.select(in_cart)
+    cart = WeightedSums(matrix(carted, population.n_items, np.ones(len(carted))), population.carts)
+    return cart, histories.select(~in_cart)
 
 
 def _profile_rows(purchases: Events, n_items: int, as_of: int) -> Any:
@@ -482,10 +489,9 @@ def _with_bounded_influence(profiles: Any, settings: CollaborativeSettings) -> A
     """Profiles of the pool, whose rows are shortened so that no one is near to many more people than others are.
 
     profiles: unit rows. Each of a sample names its nearest people, whose weights sum to 1; a row whose weights sum to
-    more than `neighbour_influence` times the mean is divided by the excess. In many dimensions some points are near to
-    nearly all ("hubs", Radovanovic et al. 2010), and accounts that buy what everybody buys are such points on purpose
-    (the bandwagon attack, Mobasher et al. 2007); to count each person the same also made the lists of new items better
-    (`eval/LOG.md`).
+    more than `neighbour_influence` times the mean is divided by the excess. Some points are near to nearly all ("hubs",
+    Radovanovic et al. 2010); accounts made for it are such points on purpose (the bandwagon attack, Mobasher et al.
+    2007).
     """
     n = profiles.shape[0]
     if n < 2:

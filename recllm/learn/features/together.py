@@ -106,8 +106,8 @@ def bought_together(
 def cart_weights(log: EventLog, n_items: int, limits: CollaborativeSettings | None = None) -> csr_matrix:
     """What completes a cart: the sum of the rows of its items orders the others, sparse float32 (n_items, n_items).
 
-    It is EASE over the trips of all people, those within `limits`. A trip weighs one over the root of its size, and
-    over the root of the person's trips, so that no cart and no person says what all others get.
+    EASE over the trips within `limits`. A trip weighs one over the root of its size, and of the person's trips, so that
+    no cart and no person decides for all others.
     """
     limits = limits or CollaborativeSettings()
     buyers = np.zeros(n_items, np.int64)

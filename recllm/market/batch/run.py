@@ -1,4 +1,4 @@
-"""Slates of all customers, in shards: in this process, in several, or on many machines.
+"""Slates of all customers, in shards: in this process or in several.
 
     run = BatchRun.plan(workspace, folder, {"k": 10}, shards=64)
     run_batch(run, Engine.PROCESSES, workers=2)
@@ -10,8 +10,6 @@ a run holds
     plan.json               what is asked, of which model, as of when, in how many shards
     shard-00007.parquet     the slates of one shard, complete or missing
     done.json               after the last shard: bytes and SHA-256 of each file
-
-On several machines the workspace and the folder have to be on a file system that all of them see.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from recllm.recommend.evaluation.protocols import (
     Ranker,
     System,
 )
-from recllm.shop.data.dataset import Dataset
+from recllm.shop.data.dataset import Dataset, Events
 
 if TYPE_CHECKING:
     from recllm.base.settings import (
@@ -241,6 +241,15 @@ def fit_recipe(
     )
 
 
+def _histories(query: EvaluationQuery) -> Events:
+    """What the users did, or have in the cart now."""
+    events = query.dataset.events.rows(query.users)
+    if not query.open_carts:
+        return events
+    in_cart = np.full_like(events.action, ACTION_CODE[Action.CART])
+    return replace(events, action=in_cart, at=np.full_like(events.at, query.as_of - 1))
+
+
 def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
     from recllm.learn.features.item_vectors import basics_of, basics_vectors
     from recllm.recommend.recommender.ranking import UserInputs
@@ -251,11 +260,7 @@ def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
         rows = query.fit_users if query.hidden_users is None else np.maximum(query.fit_users, query.hidden_users)
         people = basics_of(query.dataset.users[query.users])
         basics = basics_vectors(recommender.encoder, people, recommender.text_locale)
-        events = query.dataset.events.rows(query.users)
-        if query.open_carts:
-            in_cart = np.full_like(events.action, ACTION_CODE[Action.CART])
-            events = replace(events, action=in_cart, at=np.full_like(events.at, query.as_of - 1))
-        return UserInputs(events, query.as_of, rows, basics)
+        return UserInputs(_histories(query), query.as_of, rows, basics)
 
     def allowed(query: EvaluationQuery) -> NDArray[np.bool_]:
         return np.isin(np.arange(query.dataset.n_items), query.items)
@@ -268,13 +273,9 @@ def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
         return [RankedLists(ranked.item, ranked.probability) for ranked in both]
 
     def answer(query: EvaluationQuery) -> RankedLists:
-        if query.open_carts:
-            carts = query.dataset.events.rows(query.users)
-            banned = (carts.indptr, carts.item)  # as a page does that shows the cart
-            ranked = ranker.rank(inputs(query), query.k, allowed=allowed(query), banned=banned)
-            return RankedLists(ranked.item, ranked.probability)
+        carts = _histories(query) if query.open_carts else None
         sold = ranker.population.stats.buyers_ever[query.items].any()
-        if sold and query.hidden_users is None:
+        if sold and query.hidden_users is None and carts is None:
             return with_and_without_repeats(query)
         # no source of candidates can propose what never sold
         ranked = ranker.rank(
@@ -282,6 +283,7 @@ def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
             query.k,
             items=None if sold else query.items,
             allowed=allowed(query),
+            banned=None if carts is None else (carts.indptr, carts.item),  # the page shows the cart itself
             repeats=not query.mask_seen,
             popularity_weight=popularity_weight,
         )

@@ -131,11 +131,11 @@ class Recommender:
         ids = self.dataset.items["item_id"].to_list()
         interests = None if stored is None else stored.bind(ids, self.item_vectors)
         if self.dataset.sample is not None:
-            counted = sample_statistics(self.dataset, self.item_vectors, settings, basics, interests)
+            population = sample_statistics(self.dataset, self.item_vectors, settings, basics, interests)
         else:
             arguments = (self.dataset, self.item_vectors, settings, basics, interests)
-            counted = CollaborativeStatistics.fit(*arguments, log=self._log)
-        return replace(counted, carts=cart_weights(self._log, self.dataset.n_items, counted.settings))
+            population = CollaborativeStatistics.fit(*arguments, log=self._log)
+        return replace(population, carts=cart_weights(self._log, self.dataset.n_items, population.settings))
 
     @property
     def index(self) -> CatalogueIndex | None:
