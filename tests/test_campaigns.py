@@ -41,7 +41,6 @@ from recllm.market.campaigns.folder import (
     read_log,
     read_plan,
 )
-from recllm.market.campaigns.goods import MOST_ITEMS, words_that_name
 from recllm.market.campaigns.open_campaign import (
     AUTO,
     OpenCampaign,
@@ -54,6 +53,7 @@ from recllm.market.campaigns.open_campaign import (
 from recllm.market.campaigns.outcome import campaign_outcome, campaign_trial
 from recllm.market.campaigns.plan import plan_campaign
 from recllm.market.campaigns.reach import count_reachable
+from recllm.market.campaigns.suggestions import MOST_ITEMS, words_that_name
 from recllm.market.experiments.effect import in_global_holdout
 from recllm.market.propensity.effects import UpliftSettings
 from recllm.recommend.recommender.shop_recommender import open_recommender

@@ -49,7 +49,7 @@ from recllm.market.propensity.question import PredictionKind, PredictionQuestion
 
 if TYPE_CHECKING:
     from recllm.base.schema import Slate
-    from recllm.market.campaigns.today import OccasionSuggestion
+    from recllm.market.campaigns.suggestions import OccasionSuggestion
     from recllm.shop.workspace.workspace import Workspace
 
 COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
@@ -368,7 +368,7 @@ def occasions(
 ) -> Answer:
     """Whom to write to on a day, and about what: days of the calendar that come, due again, left in the cart, cheaper,
     back, new, long away, just come."""
-    from recllm.market.campaigns.today import coming_days, customers_of
+    from recllm.market.campaigns.suggestions import coming_days, customers_of
     from recllm.market.occasions.day import find_occasions, moment_of, open_shop_at
     from recllm.recommend.recommender.shop_recommender import open_recommender
 
@@ -401,7 +401,7 @@ def day_document(line: OccasionSuggestion) -> dict[str, Any]:
 
 def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[str]:
     """The days of the calendar, each with who and what."""
-    from recllm.market.campaigns.goods import DayGoods, goods_note
+    from recllm.market.campaigns.suggestions import DayGoods, goods_note
     from recllm.market.occasions.calendar import profile_of
 
     for line in days:

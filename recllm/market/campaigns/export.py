@@ -34,12 +34,11 @@ from recllm.market.campaigns.folder import (
 )
 from recllm.market.campaigns.hours import SendWindow
 from recllm.market.campaigns.open_campaign import OpenCampaign, States, text_states
-from recllm.market.campaigns.reports import undeliverable
 from recllm.market.campaigns.texts import message
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import FEEDBACK_SCHEMA
 from recllm.shop.workspace.figures import FigureGate
-from recllm.shop.workspace.workspace import present
+from recllm.shop.workspace.workspace import Workspace, present
 
 WITHDRAWN, SUPPRESSED, UNAPPROVED = "consent_withdrawn", "suppression_list", "text_not_approved"
 BOUNCED = "address_bounced"
@@ -174,6 +173,16 @@ def _reachable(
         else:
             reachable.append(person)
     return reachable, dict(dropped)
+
+
+def undeliverable(workspace: Workspace, channel: str) -> set[str]:
+    """Pseudonyms of people whose address on the channel failed permanently, and who did not agree to it again since."""
+    store = workspace.store()
+    bounced = store.bounced_at(channel)
+    with store.read() as reader:
+        decisions = reader.consent(CHANNEL_PURPOSE[channel].value, bounced).filter("granted")
+    agreed = dict(decisions.group_by("user_id").agg(pl.max("at")).iter_rows())
+    return {user_id for user_id, at in bounced.items() if user_id not in agreed or agreed[user_id] <= at}
 
 
 def _write_files(

@@ -22,7 +22,7 @@ from recllm.market.audiences.request import Exclusions
 from recllm.market.audiences.selection import Selection, select, spread_offers
 from recllm.market.audiences.targets import AudienceTarget, audience_target
 from recllm.market.campaigns.file import CampaignFile
-from recllm.market.campaigns.goods import MOST_ITEMS, DayGoods, fitting_items, goods_note, goods_of_day
+from recllm.market.campaigns.suggestions import MOST_ITEMS, DayGoods, fitting_items, goods_note, goods_of_day
 from recllm.market.campaigns.texts import festive_day
 from recllm.market.occasions.calendar import CalendarDay, ComingDay, profile_of
 from recllm.market.occasions.day import cases_of, lacking, shop_of_people
