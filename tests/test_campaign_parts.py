@@ -21,7 +21,7 @@ from recllm.market.adcopy.channels import Sender
 from recllm.market.audiences.audience import counts_in_words
 from recllm.market.campaigns.file import CampaignFile, read_campaign
 from recllm.market.campaigns.folder import PlannedPerson, append, read_log
-from recllm.market.campaigns.hours import send_window
+from recllm.market.campaigns.open_campaign import send_window
 from recllm.market.campaigns.outcome import (
     OTHERS,
     CampaignOutcome,

@@ -39,6 +39,9 @@ CATALOGUE_ITEMS = 20
 """Items of a campaign that picks them from the whole catalogue and says no number: each needs its texts."""
 PRODUCTS_TRIED = 10
 """For one customer, from the top of their list, until there is something to say about one."""
+FEW_PRODUCTS = 3
+"""The same of a campaign for all customers, whose silent ones no others replace; and where only a reason could carry a
+text."""
 CUSTOMERS_TRIED = 3
 """For each one of a campaign's size, until there is something to say to as many."""
 REACHABLE = "reachable"
@@ -58,13 +61,13 @@ def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Works
     if recommender.model is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
     section, gate = file.target, workspace.gate()
-    rules, agreed = _exclusions(file, workspace), _agreed(file, gate)
+    rules, agreed = exclusions_of(file, workspace), agreed_to(file, gate)
     if section.occasion is not None:
         target, only_for = occasion_target(workspace, recommender, section.occasion)
         return eligible_pool(recommender, target, rules, agreed, gate=gate, only_for=only_for)
     limit, note, items = section.most_items, "", section.items
     if section.picks_items:
-        limit, goods = limit or CATALOGUE_ITEMS, _goods_of_day(workspace, recommender, file)
+        limit, goods = limit or CATALOGUE_ITEMS, campaign_goods(workspace, recommender, file)
         if section.day is not None and goods.item_ids:
             items, note = goods.item_ids, goods_note(goods, profile_of(section.day, workspace.settings).names["en"])
     elif section.text is not None:
@@ -78,12 +81,12 @@ def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Works
         raise UsageError(f"the item {name!r} of the campaign {file.id!r} is no longer on offer; take it out")
     target = replace(target, notes=(*target.notes, note) if note else target.notes)
     if limit is not None and len(target.items) > limit:
-        target = _narrowed(recommender, target, rules, agreed, file, workspace, limit)
+        target = narrowed(recommender, target, rules, agreed, file, workspace, limit)
     effects = None if section.effects is None else effects_of(workspace, section.effects, recommender.dataset)
     return eligible_pool(recommender, target, rules, agreed, gate=gate, choice=section.choice, effects=effects)
 
 
-def _goods_of_day(workspace: Workspace, recommender: Recommender, file: CampaignFile) -> DayGoods:
+def campaign_goods(workspace: Workspace, recommender: Recommender, file: CampaignFile) -> DayGoods:
     """Of a campaign for a day of the calendar that names no goods and no intent; none for another.
 
     Raises `NothingToDo` where no goods are known.
@@ -99,7 +102,7 @@ def _goods_of_day(workspace: Workspace, recommender: Recommender, file: Campaign
     return goods
 
 
-def _spread(file: CampaignFile, workspace: Workspace) -> float:
+def campaign_spread(file: CampaignFile, workspace: Workspace) -> float:
     """How far the campaign's offers spread over its items."""
     if file.target.spread is not None:
         return file.target.spread
@@ -124,7 +127,7 @@ def occasion_target(
     return AudienceTarget(occasion.value, np.unique(item)), (cases["user"].to_numpy(), scores)
 
 
-def _exclusions(file: CampaignFile, workspace: Workspace) -> Exclusions:
+def exclusions_of(file: CampaignFile, workspace: Workspace) -> Exclusions:
     holdout = workspace.settings.experiments
     return file.limits.part(
         Exclusions,
@@ -137,7 +140,7 @@ def _exclusions(file: CampaignFile, workspace: Workspace) -> Exclusions:
     )
 
 
-def _agreed(file: CampaignFile, gate: PolicyGate) -> Consents:
+def agreed_to(file: CampaignFile, gate: PolicyGate) -> Consents:
     """Who agreed to one of the campaign's channels."""
     return lambda ids: [channel is not None for channel in first_channels(gate, ids, file.personal_channels)]
 
@@ -166,7 +169,7 @@ def count_reachable(
     """Counted in a moment, without scores. figures: what the caller may learn of groups; None for the owner of the
     machine. Raises `UsageError` for an unknown item or an empty category, `PolicyError` for a sensitive target."""
     section, gate = file.target, workspace.gate()
-    items, rules = np.zeros(0, np.int64), _exclusions(file, workspace)
+    items, rules = np.zeros(0, np.int64), exclusions_of(file, workspace)
     if section.occasion is not None:
         target, (having, _) = occasion_target(workspace, recommender, section.occasion)
         items = target.items
@@ -175,7 +178,7 @@ def count_reachable(
         if section.picks_items:  # which ones is not known before people are scored
             items = items[:0]
     match = rule_match(recommender, rules, gate)
-    masks = exclusion_masks(recommender, items, rules, _agreed(file, gate), match=match)
+    masks = exclusion_masks(recommender, items, rules, agreed_to(file, gate), match=match)
     if section.occasion is not None:
         others = ~np.isin(np.arange(recommender.dataset.n_users), having)
         masks = first_only(masks | {ExclusionReason.NO_OCCASION: others})
@@ -203,7 +206,7 @@ def count_reachable(
     )
 
 
-def _narrowed(
+def narrowed(
     recommender: Recommender,
     target: AudienceTarget,
     rules: Exclusions,
@@ -222,7 +225,7 @@ def _narrowed(
     scores = independent_probabilities(recommender, target.items, user_rows, choice.intent, objective)
     first = np.argsort(-scores.score, kind="stable")[: file.limits.cut.max_contacts]
     best = scores.best_item[first]
-    if scores.offers is not None and (spread := _spread(file, workspace)):
+    if scores.offers is not None and (spread := campaign_spread(file, workspace)):
         best = spread_offers(scores.offers, first, spread)[0][first]
     listed = best[:, None] if scores.offers is None else scores.offers.item[first, :PRODUCTS_TRIED]
     n_best, n_listed = (
@@ -239,7 +242,7 @@ def first_items(file: CampaignFile, workspace: Workspace, pool: EligiblePool, se
     positions = np.concatenate([selection.addressed, selection.holdout])
     positions = positions[np.argsort(-scores.score[positions], kind="stable")]
     items = scores.best_item[positions]
-    if scores.offers is not None and (spread := _spread(file, workspace)):
+    if scores.offers is not None and (spread := campaign_spread(file, workspace)):
         items = spread_offers(scores.offers, positions, spread)[0][positions]
     items = np.where(items < 0, pool.target.items[0], items)  # nothing of the campaign was proposed for them
     return dict(zip(positions.tolist(), items.tolist(), strict=True))
