@@ -401,14 +401,14 @@ def day_document(line: OccasionSuggestion) -> dict[str, Any]:
 
 def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[str]:
     """The days of the calendar, each with who and what."""
-    from recllm.market.campaigns.suggestions import DayGoods, goods_note
+    from recllm.market.campaigns.suggestions import goods_note
     from recllm.market.occasions.calendar import profile_of
 
     for line in days:
         if line.coming is None:
             continue
         profile = profile_of(line.coming.day, shop.settings)
-        goods = goods_note(DayGoods(item_ids=line.item_ids, source=line.source), profile.names["en"])
+        goods = goods_note(len(line.item_ids), line.source, profile.names["en"])
         goods = "the day is about an offer" if profile.is_sale else goods
         name, people = profile.names["en"], count_text(len(line.people), "customer")
         yield f'{name[:1].upper()}{name[1:]} on {line.coming.on}: {people}; {goods} (day = "{line.occasion}")'

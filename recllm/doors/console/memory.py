@@ -131,6 +131,7 @@ def shop_figures(workspace: Workspace, counts: Mapping[str, int]) -> ShopFigures
     bought = recent.filter((pl.col("event") == Action.PURCHASE) & (pl.col("timestamp") < today))
     buyers = bought.group_by(day=pl.col("timestamp").dt.truncate("1d")).agg(n=pl.col("user_id").n_unique())
     n_by_day = {day: int(n) for day, n in buyers.iter_rows()}
+    days = [first + timedelta(days=n) for n in range(CHART_DAYS)]
 
     def outcomes(start: datetime, end: datetime) -> tuple[ShownOutcome, ...]:
         """What followed what was shown in [start, end)."""
@@ -145,9 +146,7 @@ def shop_figures(workspace: Workspace, counts: Mapping[str, int]) -> ShopFigures
         items=counts["items"] - counts["pending_items"],
         events=counts["events"],
         agreed={p: len(gate.permitted_users(p)) for p in (Purpose.PERSONALISATION, *CHANNELS)},
-        buyers_by_day=tuple(
-            (day, n_by_day.get(day, 0)) for day in (first + timedelta(days=n) for n in range(CHART_DAYS))
-        ),
+        buyers_by_day=tuple((day, n_by_day.get(day, 0)) for day in days),
         outcomes=outcomes(first, now),
         yesterday=outcomes(today - timedelta(days=1), today),
     )

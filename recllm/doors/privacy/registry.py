@@ -183,9 +183,6 @@ UNFINISHED = records.PersonalRecords(
 )
 
 
-# --- all of them -----------------------------------------------------------------------------------------------------
-
-
 def forget_snapshot(workspace: Workspace, people: records.ErasedPeople) -> records.Removed:
     """Of a backup that was stopped; of one that is being written it goes with the backup."""
     with suppress(StoreError), lock_file(workspace.root / f"{SNAPSHOT}.lock", wait_seconds=0.0):

@@ -32,7 +32,7 @@ from starlette.exceptions import HTTPException
 
 from recllm.base.documents import json_text
 from recllm.base.errors import DataError
-from recllm.base.messages import MessageEvent, MessageEventKind
+from recllm.base.messages import CampaignMessage, MessageEvent, MessageEventKind
 from recllm.base.schema import Action
 from recllm.doors.service.callers import ERRORS, TheService, document_answer
 from recllm.doors.service.live import LiveShop
@@ -142,6 +142,7 @@ def record_reports(workspace: Workspace, source: str, reports: Sequence[MessageE
     between, the provider sends the event again.
     """
     store, now = workspace.store(), datetime.now(UTC)
+    latest = utc(present(workspace, now) - 1)  # in a replayed log at its end, like the exports
     messages = store.messages(report.message_id for report in reports)
     of_messages = {report.event_id: report for report in reversed(reports) if report.message_id in messages}
     duplicates = store.known_message_events(source, of_messages)
@@ -151,32 +152,37 @@ def record_reports(workspace: Workspace, source: str, reports: Sequence[MessageE
         if event_id not in duplicates
     ]
     refusals, clicks = [], []
-    latest = utc(present(workspace, now) - 1)  # in a replayed log at its end, like the exports
     for event in new:
         message = messages[event.message_id]
         if event.kind in WITHDRAWS:
             # one in whole seconds is dated to the end of its second, after any consent within it
-            at = event.at if event.at.microsecond else min(event.at + timedelta(microseconds=999_999), now)
+            at = event.at
+            if not at.microsecond:
+                at = min(at + timedelta(microseconds=999_999), now)
             refusals.append((message.user_id, CHANNEL_PURPOSE[message.channel], False, at))
         elif event.kind is MessageEventKind.CLICKED and message.item_id is not None:
-            clicks.append(
-                {
-                    "event_id": f"webhook {source} {event.event_id}",
-                    "user_id": message.user_id,
-                    "item_id": message.item_id,
-                    "event": Action.CLICK.value,
-                    "timestamp": min(event.at, latest),
-                    "request_id": message.request_id,
-                }
-            )
+            clicks.append(click_row(message, event, source, latest))
+    of_source = f"webhook {source}"
     if refusals:
-        add_consent(workspace, refusals, source=f"webhook {source}", by_pseudonym=True)
+        add_consent(workspace, refusals, source=of_source, by_pseudonym=True)
     if clicks:
-        add_events(workspace, clicks, source=f"webhook {source}", by_pseudonym=True)
+        add_events(workspace, clicks, source=of_source, by_pseudonym=True)
     accepted = store.add_message_events(source, new, now)
     ignored = sum(report.message_id not in messages for report in reports)
     logger.info("%d events of messages counted, %d ignored", accepted, ignored, extra={"source": source})
     return ReportAnswer(accepted=accepted, duplicates=len(reports) - ignored - accepted, ignored=ignored)
+
+
+def click_row(message: CampaignMessage, event: MessageEvent, source: str, latest: datetime) -> dict[str, object]:
+    """A click on the item of a message, as an event."""
+    return {
+        "event_id": f"webhook {source} {event.event_id}",
+        "user_id": message.user_id,
+        "item_id": message.item_id,
+        "event": Action.CLICK.value,
+        "timestamp": min(event.at, latest),
+        "request_id": message.request_id,
+    }
 
 
 def message_events(scheme: WebhookScheme, body: bytes, call: SignedCall) -> tuple[list[MessageEvent], int]:

@@ -49,7 +49,6 @@ from recllm.market.campaigns.texts import (
     copy_request,
     facts_of,
     message,
-    verdict_of_notes,
 )
 from recllm.market.occasions.hours import is_quiet
 from recllm.shop.data.dataset import utc
@@ -62,9 +61,6 @@ AUTO = "campaign (auto)"
 """Who approved a text that no person looked at."""
 
 _logger = logging.getLogger(__name__)
-
-
-# --- when messages may leave ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +96,6 @@ def next_time(local: datetime, hour: time) -> datetime:
     if then <= local:
         then = then + timedelta(days=1)  # of the wall clock: the zone's offset may change meanwhile
     return then.astimezone(UTC).astimezone(local.tzinfo)
-
-
-# --- the campaign -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -388,7 +381,9 @@ def text_documents(campaign: OpenCampaign) -> list[dict[str, Any]]:
     states, documents = campaign.states, []
     for text in campaign.plan.texts:
         state, item = states[text.id], campaign.catalogue.items.get(text.item_id)
-        verdict = verdict_of_notes(state.failures, state.warnings)
+        verdict = CopyVerdict.PERSON if state.warnings else CopyVerdict.PASS
+        if state.failures:
+            verdict = CopyVerdict.BLOCKED
         document = {
             "id": text.id,
             "status": state.action.value,

@@ -127,9 +127,6 @@ def check_times(file: CampaignFile, send: datetime, moment: datetime) -> None:
     )
 
 
-# --- the plan --------------------------------------------------------------------------------------------------------
-
-
 def written_plan(
     workspace: Workspace,
     recommender: Recommender,
@@ -148,7 +145,7 @@ def written_plan(
     if not audience.people:
         counts, n_held_out = counts_in_words(audience.excluded), len(audience.holdout)
         raise NothingToDo(f"the campaign {file.id!r} reaches no customers: {counts}; held out: {n_held_out}")
-    addressed = [recipient for recipient in recipients if not recipient.person.held_out]
+    addressed = [recipient for recipient in recipients if not recipient.held_out]
     if not addressed:
         if silent[Silence.NO_PROOF]:
             item_id, missing = next(iter(writer.unproven.items()))
@@ -167,12 +164,24 @@ def written_plan(
     if n_further := sum(recipient.is_further for recipient in addressed):
         customers = count_text(n_further, "customer")
         remarks.append(f"{customers}: a product from further down their list, as nothing can be said about the first")
-    people, names = [], [recipient.person.user_id for recipient in recipients]
+    people, names = [], [recipient.user_id for recipient in recipients]
     # a hash of campaign and pseudonym draws each person's variant: so variants can be compared
     for recipient, draw in zip(recipients, draws(names, file.id, "variant"), strict=True):
         if variants := texts[recipient.key]:
             text, share = variants[int(draw * len(variants))], 1 / len(variants)
-            people.append(replace(recipient.person, variant=text.variant, text_id=text.id, propensity=share))
+            person = PlannedPerson(
+                user_id=recipient.user_id,
+                held_out=recipient.held_out,
+                probability=recipient.probability,
+                item_id=text.item_id,
+                kind=text.kind,
+                channel=text.channel,
+                locale=text.locale,
+                variant=text.variant,
+                text_id=text.id,
+                propensity=share,
+            )
+            people.append(person)
     readers, cost = Counter(person.text_id for person in people if not person.held_out), file.limits.cost
     return CampaignPlan(
         campaign_id=file.id,
@@ -187,12 +196,12 @@ def written_plan(
         model_version=audience.model_version,
         holdout=file.limits.holdout,
         excluded={**audience.excluded, **{silence.value: n for silence, n in silent.items()}},
-        expected_conversions=sum(recipient.person.probability for recipient in addressed),
+        expected_conversions=sum(recipient.probability for recipient in addressed),
         cost=None if cost is None else cost * len(addressed),
         items=audience.items,
         converts=tuple(action.value for action in audience.converts),
         group=tuple(plain(audience.group)),
-        notes=(*audience.notes, *remarks),
+        notes=(*audience.notes, *remarks, *writer.product_remarks()),
         # all texts in the order of their numbers
         texts=tuple(replace(text, people=readers[text.id]) for variants in texts.values() for text in variants),
         people=tuple(people),
@@ -200,18 +209,16 @@ def written_plan(
     )
 
 
-# --- its people, each with a product of which something can be said --------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """One of a campaign's people with a product of which a text says something that no check stops."""
+    """One of a campaign's people with a product about which a text can go out."""
 
-    person: PlannedPerson
-    """So far without a text."""
+    user_id: str
+    probability: float
     key: TextKey
     is_further: bool
     """Whether the product is not the first of the person's list."""
+    held_out: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,13 +240,13 @@ class Draw:
         """
         cut, limit = self.file.limits.cut, self.file.limits.cut.max_contacts
         max_size = CUSTOMERS_TRIED * (limit or 0)
-        found: dict[int, Recipient | Silence] = {}
+        results: dict[int, Recipient | Silence] = {}
         while True:
             selection = select(self.pool.scores, self.pool.user_ids, self.file.id, cut)
             first = first_items(self.file, self.workspace, self.pool, selection)
-            found |= self.with_products({at: item for at, item in first.items() if at not in found})
+            results |= self.with_products({at: item for at, item in first.items() if at not in results})
             addressed = selection.addressed.tolist()
-            written = [n for n, at in enumerate(addressed, start=1) if isinstance(found[at], Recipient)]
+            written = [n for n, at in enumerate(addressed, start=1) if isinstance(results[at], Recipient)]
             size = cut.max_contacts or 0
             if limit is None or len(written) >= limit or len(addressed) < size or size >= max_size:
                 break
@@ -252,58 +259,80 @@ class Draw:
         is_held_out |= dict.fromkeys(selection.holdout.tolist(), True)
         recipients, silent = [], Counter[Silence]()
         for at in (at for at in first if at in is_held_out):
-            if isinstance(recipient := found[at], Silence):
+            if isinstance(recipient := results[at], Silence):
                 silent[recipient] += 1
             else:
-                person = replace(recipient.person, held_out=is_held_out[at])
-                recipients.append(replace(recipient, person=person))
+                recipients.append(replace(recipient, held_out=is_held_out[at]))
         return selection, recipients, silent
 
     def with_products(self, first: Mapping[int, int]) -> dict[int, Recipient | Silence]:
-        """Each person with the first product of their list of which something can be said, or why there is none.
+        """Each person with the first product of their list about which a text can go out, or why none can.
 
-        Reasons take a scoring of the person and each product. So products about which nothing is said to anyone drop
-        out first; of the others those are scored that the person's own history gives something to say about, and the
-        first of the list, of which a reason may. first: position in the pool -> row of the product that is tried first.
+        first: position in the pool -> row of the product that is tried first.
         """
         if not first:
             return {}
-        scores, file, data = self.pool.scores, self.file, self.recommender.dataset
-        names, rows = [self.pool.user_ids[at] for at in first], self.pool.user_rows[list(first)].tolist()
-        channels = first_channels(self.workspace.gate(), names, file.personal_channels)
-        item_ids, n_tried = data.items["item_id"], PRODUCTS_TRIED if file.limits.cut.max_contacts else FEW_PRODUCTS
-        ways: dict[int, tuple[str, str]] = {}
+        item_ids, ways = self.recommender.dataset.items["item_id"], self.ways(list(first))
+        results: dict[int, Recipient | Silence] = {}
+        for at, item in first.items():
+            silence = self.writer.silence(item_ids[item], *ways[at])
+            results[at] = silence or Silence.NOTHING_TO_SAY
+        scored = self.promising_products(first, ways)
+        pairs = [(at, item) for at, items in scored.items() for item in items]
+        for at, recipient in self.candidates(pairs, ways):
+            before, silence = results[at], self.writer.verdict(recipient.key)
+            if isinstance(before, Recipient):
+                continue
+            is_further = recipient.key.item_id != item_ids[first[at]]
+            results[at] = replace(recipient, is_further=is_further)
+            if silence is not None:
+                results[at] = max(before, silence, key=SILENCES.index)
+        return results
+
+    def promising_products(self, first: Mapping[int, int], ways: Mapping[int, tuple[str, str]]) -> dict[int, list[int]]:
+        """Which products are scored for each person: a score finds the reasons, and takes long.
+
+        It is the first of which their history alone gives something to say, and the first of the list, of which a
+        reason may. Products that get no text at all are passed over.
+        """
+        item_ids, offers = self.recommender.dataset.items["item_id"], self.pool.scores.offers
+        limit = PRODUCTS_TRIED if self.file.limits.cut.max_contacts else FEW_PRODUCTS
         products: dict[int, Iterator[int]] = {}
+        for at, item in first.items():
+            further = [] if offers is None else offers.item[at].tolist()
+            items = dict.fromkeys([item, *(row for row in further if row != -1)])
+            products[at] = islice(self.sayable(items, *ways[at]), limit)
         tried: dict[int, list[int]] = {at: [] for at in first}
-        for (at, item), channel, basics in zip(first.items(), channels, basics_of(data.users[rows]), strict=True):
-            # the first of the campaign's locales in a language that the person named; the first one without a name
-            spoken = {language(value) for basic, value in basics.items() if basic.casefold() in LANGUAGE_BASICS}
-            locale = next((locale for locale in file.locales if language(locale) in spoken), file.locales[0])
-            ways[at] = channel or file.personal_channels[0], locale
-            others = [] if scores.offers is None else scores.offers.item[at].tolist()
-            listed = dict.fromkeys([item, *(other for other in others if other != -1)])
-            products[at] = islice(self.sayable(listed, *ways[at]), n_tried)
         scored: dict[int, list[int]] = {}
         waiting = list(first)
-        while pairs := [(at, item) for at in waiting if (item := next(products[at], None)) is not None]:
+        while waiting:
+            pairs = [(at, item) for at in waiting for item in islice(products[at], 1)]
             waiting = []
             for (at, item), facts in zip(pairs, self.facts(pairs), strict=True):
                 tried[at].append(item)
-                key = TextKey(item_ids[item], ReasonKind.GENERAL, *ways[at], modelled=False, person=facts)
+                key = TextKey(item_ids[item], ReasonKind.GENERAL, *ways[at], False, facts)
                 if self.writer.verdict(key) is None:
                     scored[at] = list(dict.fromkeys([tried[at][0], item]))
                 else:
                     waiting.append(at)
-        scored |= {at: tried[at][:FEW_PRODUCTS] for at in first if at not in scored}
-        found: dict[int, Recipient | Silence] = {
-            at: self.writer.silence(item_ids[item], *ways[at]) or Silence.NOTHING_TO_SAY for at, item in first.items()
-        }
-        for at, person, key in self.candidates([(at, item) for at, items in scored.items() for item in items], ways):
-            if isinstance(known := found[at], Silence):
-                silence = self.writer.verdict(key)
-                is_further = person.item_id != item_ids[first[at]]
-                found[at] = max(known, silence, key=SILENCES.index) if silence else Recipient(person, key, is_further)
-        return found
+        return {at: scored.get(at, tried[at][:FEW_PRODUCTS]) for at in first}
+
+    def ways(self, positions: Sequence[int]) -> dict[int, tuple[str, str]]:
+        """Position in the pool -> channel and locale of a person's text.
+
+        It is the first of the campaign's locales in a language that the person named; the first one without a name.
+        """
+        channels, locales = self.file.personal_channels, self.file.locales
+        names = [self.pool.user_ids[at] for at in positions]
+        users = self.recommender.dataset.users[self.pool.user_rows[positions].tolist()]
+        agreed = first_channels(self.workspace.gate(), names, channels)
+        ways = {}
+        for at, channel, basics in zip(positions, agreed, basics_of(users), strict=True):
+            named = [name for name in basics if name.casefold() in LANGUAGE_BASICS]
+            languages = {language(basics[name]) for name in named}
+            locale = next((name for name in locales if language(name) in languages), locales[0])
+            ways[at] = channel or channels[0], locale
+        return ways
 
     def sayable(self, items: Iterable[int], channel: str, locale: str) -> Iterator[int]:
         """Those of the products about which something is said to some customers."""
@@ -313,8 +342,10 @@ class Draw:
     def facts(
         self, pairs: Sequence[tuple[int, int]], reasons: Sequence[Sequence[Reason]] | None = None
     ) -> list[PersonFacts]:
-        """What may be said of people about products. pairs: position in the pool and row of the product. reasons: of
-        each; None where they are not known."""
+        """What may be said of people about products.
+
+        pairs: position in the pool and row of the product. reasons: of each; None where they are not known.
+        """
         if not pairs:
             return []
         positions, items = zip(*pairs, strict=True)
@@ -333,32 +364,27 @@ class Draw:
 
     def candidates(
         self, pairs: Sequence[tuple[int, int]], ways: Mapping[int, tuple[str, str]]
-    ) -> Iterator[tuple[int, PlannedPerson, TextKey]]:
-        """The people with products, and what decides the text of each. pairs: as of `facts`. ways: channel and locale
-        of each position."""
+    ) -> Iterator[tuple[int, Recipient]]:
+        """The people with products.
+
+        pairs: as of `facts`. ways: as of `ways`.
+        """
         if not pairs:
             return
-        recommender, scores = self.recommender, self.pool.scores
+        recommender, offers = self.recommender, self.pool.scores.offers
         positions, items = np.array(pairs, np.int64).T
-        names, probabilities = [self.pool.user_ids[at] for at, _ in pairs], scores.probabilities()[positions]
-        if scores.offers is not None and self.file.target.choice.intent is not Intent.MIXED:  # that of the product
-            is_product = scores.offers.item[positions] == items[:, None]
-            of_product = scores.offers.probability[positions, is_product.argmax(1)]
+        names = [self.pool.user_ids[at] for at, _ in pairs]
+        probabilities = self.pool.scores.probabilities()[positions]
+        if offers is not None and self.file.target.choice.intent is not Intent.MIXED:
+            # that of the product itself
+            is_product = offers.item[positions] == items[:, None]
+            of_product = offers.probability[positions, is_product.argmax(1)]
             probabilities = np.where(is_product.any(1), of_product, probabilities)
         modelled = may_be_modelled(self.workspace.gate(), names, self.speaker)
         reasons = reasons_for(recommender, self.pool.user_rows[positions], items)
-        item_ids, facts = recommender.dataset.items["item_id"].gather(items).to_list(), self.facts(pairs, reasons)
+        item_ids = recommender.dataset.items["item_id"].gather(items).to_list()
+        facts = self.facts(pairs, reasons)
         for n, (at, _) in enumerate(pairs):
-            channel, locale = ways[at]
-            person = PlannedPerson(
-                user_id=names[n],
-                held_out=False,
-                probability=round(float(probabilities[n]), 6),
-                item_id=item_ids[n],
-                kind=reason_kind(reasons[n][0] if reasons[n] else None, item_ids[n], sensitive=False).value,
-                channel=channel,
-                locale=locale,
-                variant=0,
-                text_id="",
-            )
-            yield at, person, TextKey(person.item_id, person.kind, channel, locale, modelled[n], facts[n])
+            kind = reason_kind(reasons[n][0] if reasons[n] else None, item_ids[n], sensitive=False)
+            key = TextKey(item_ids[n], kind.value, *ways[at], modelled[n], facts[n])
+            yield at, Recipient(names[n], round(float(probabilities[n]), 6), key, is_further=False)

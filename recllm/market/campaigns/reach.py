@@ -22,9 +22,9 @@ from recllm.market.audiences.request import Exclusions
 from recllm.market.audiences.selection import Selection, select, spread_offers
 from recllm.market.audiences.targets import AudienceTarget, audience_target
 from recllm.market.campaigns.file import CampaignFile
-from recllm.market.campaigns.suggestions import MOST_ITEMS, DayGoods, fitting_items, goods_note, goods_of_day
+from recllm.market.campaigns.suggestions import MOST_ITEMS, fitting_items, goods_note, goods_of_day
 from recllm.market.campaigns.texts import festive_day
-from recllm.market.occasions.calendar import CalendarDay, ComingDay, profile_of
+from recllm.market.occasions.calendar import CalendarDay, ComingDay
 from recllm.market.occasions.day import cases_of, lacking, shop_of_people
 from recllm.market.propensity.effects import effects_of
 from recllm.shop.data.dataset import USER_COLUMN, utc
@@ -40,8 +40,7 @@ CATALOGUE_ITEMS = 20
 PRODUCTS_TRIED = 10
 """For one customer, from the top of their list, until there is something to say about one."""
 FEW_PRODUCTS = 3
-"""The same of a campaign for all customers, whose silent ones no others replace; and where only a reason could carry a
-text."""
+"""The same of a campaign for all customers; and where only a reason could carry a text."""
 CUSTOMERS_TRIED = 3
 """For each one of a campaign's size, until there is something to say to as many."""
 REACHABLE = "reachable"
@@ -67,9 +66,14 @@ def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Works
         return eligible_pool(recommender, target, rules, agreed, gate=gate, only_for=only_for)
     limit, note, items = section.most_items, "", section.items
     if section.picks_items:
-        limit, goods = limit or CATALOGUE_ITEMS, campaign_goods(workspace, recommender, file)
-        if section.day is not None and goods.item_ids:
-            items, note = goods.item_ids, goods_note(goods, profile_of(section.day, workspace.settings).names["en"])
+        limit = limit or CATALOGUE_ITEMS
+        day = festive_day(workspace.settings, file, file.send or utc(recommender.dataset.as_of))
+        if day is not None and section.intent is None:
+            name, coming = day.names["en"], ComingDay(day=CalendarDay(day.key), on=day.on)
+            items, source = goods_of_day(workspace, recommender.dataset, coming, recommender)
+            if not items:
+                raise NothingToDo(f"no products are known to fit {name}; name items, a category or an intent")
+            note = goods_note(len(items), source, name)
     elif section.text is not None:
         limit = limit or MOST_ITEMS
         items = tuple(fitting_items(recommender, section.text, section.category, limit=limit))
@@ -86,27 +90,16 @@ def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Works
     return eligible_pool(recommender, target, rules, agreed, gate=gate, choice=section.choice, effects=effects)
 
 
-def campaign_goods(workspace: Workspace, recommender: Recommender, file: CampaignFile) -> DayGoods:
-    """Of a campaign for a day of the calendar that names no goods and no intent; none for another.
-
-    Raises `NothingToDo` where no goods are known.
-    """
-    section, moment = file.target, file.send or utc(recommender.dataset.as_of)
-    day = festive_day(workspace.settings, file, moment)
-    if day is None or not section.picks_items or section.intent is not None:
-        return DayGoods()
-    coming = ComingDay(day=CalendarDay(day.key), on=day.on)
-    goods = goods_of_day(workspace, recommender.dataset, coming, recommender)
-    if not goods.item_ids:
-        raise NothingToDo(f"no products are known to fit {day.names['en']}; name items, a category or an intent")
-    return goods
-
-
-def campaign_spread(file: CampaignFile, workspace: Workspace) -> float:
-    """How far the campaign's offers spread over its items."""
-    if file.target.spread is not None:
-        return file.target.spread
-    return workspace.settings.offers.spread if file.target.picks_items else 0.0
+def offered_items(
+    file: CampaignFile, workspace: Workspace, scores: UserScores, positions: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Row of the item that each person is offered, -1 for none; those who come first choose first."""
+    spread = file.target.spread
+    if spread is None:
+        spread = workspace.settings.offers.spread if file.target.picks_items else 0.0
+    if scores.offers is None or not spread:
+        return scores.best_item[positions]
+    return spread_offers(scores.offers, positions, spread)[0][positions]
 
 
 def occasion_target(
@@ -224,9 +217,7 @@ def narrowed(
     objective = Objective.PROBABILITY if choice.objective is Objective.UPLIFT else choice.objective
     scores = independent_probabilities(recommender, target.items, user_rows, choice.intent, objective)
     first = np.argsort(-scores.score, kind="stable")[: file.limits.cut.max_contacts]
-    best = scores.best_item[first]
-    if scores.offers is not None and (spread := campaign_spread(file, workspace)):
-        best = spread_offers(scores.offers, first, spread)[0][first]
+    best = offered_items(file, workspace, scores, first)
     listed = best[:, None] if scores.offers is None else scores.offers.item[first, :PRODUCTS_TRIED]
     n_best, n_listed = (
         np.bincount(items[items >= 0], minlength=int(target.items.max()) + 1)[target.items] for items in (best, listed)
@@ -241,8 +232,6 @@ def first_items(file: CampaignFile, workspace: Workspace, pool: EligiblePool, se
     scores = pool.scores
     positions = np.concatenate([selection.addressed, selection.holdout])
     positions = positions[np.argsort(-scores.score[positions], kind="stable")]
-    items = scores.best_item[positions]
-    if scores.offers is not None and (spread := campaign_spread(file, workspace)):
-        items = spread_offers(scores.offers, positions, spread)[0][positions]
+    items = offered_items(file, workspace, scores, positions)
     items = np.where(items < 0, pool.target.items[0], items)  # nothing of the campaign was proposed for them
     return dict(zip(positions.tolist(), items.tolist(), strict=True))

@@ -62,18 +62,10 @@ class GoodsSource(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DayGoods:
-    """Ids of the goods of a day, the strongest first."""
-
-    item_ids: tuple[str, ...] = ()
-    source: GoodsSource = GoodsSource.NONE
-
-
 def goods_of_day(
     workspace: Workspace, dataset: Dataset, coming: ComingDay, recommender: Recommender | None = None
-) -> DayGoods:
-    """Goods on offer of no sensitive category; of those that differ in size alone the strongest.
+) -> tuple[tuple[str, ...], GoodsSource]:
+    """Ids of goods on offer of no sensitive category, the strongest first; of those that differ in size alone that one.
 
     recommender: finds goods by their texts where sales do not tell; None for sales alone.
     """
@@ -87,24 +79,19 @@ def goods_of_day(
         kept_rows = [row for n, row in enumerate(rows) if names.index(names[n]) == n]
         if kept_rows:
             item_ids = dataset.items["item_id"].gather(kept_rows[:MOST_GOODS]).to_list()
-            return DayGoods(item_ids=tuple(item_ids), source=GoodsSource.SALES)
+            return tuple(item_ids), GoodsSource.SALES
     about = profile_of(coming.day, workspace.settings).about
-    if recommender is None or not about:
-        return DayGoods()
-    try:
-        return DayGoods(
-            item_ids=tuple(fitting_items(recommender, about, None, limit=MOST_GOODS)), source=GoodsSource.TEXT
-        )
-    except UsageError:
-        return DayGoods()
+    if recommender is not None and about:
+        with suppress(UsageError):
+            return tuple(fitting_items(recommender, about, None, limit=MOST_GOODS)), GoodsSource.TEXT
+    return (), GoodsSource.NONE
 
 
-def goods_note(goods: DayGoods, name: str) -> str:
-    """How the goods of a day were found, in words."""
-    n = len(goods.item_ids)
-    if goods.source is GoodsSource.SALES:
+def goods_note(n: int, source: GoodsSource, name: str) -> str:
+    """How the n goods of a day were found, in words."""
+    if source is GoodsSource.SALES:
         return f"{n} products sold more before {name} in earlier years"
-    if goods.source is GoodsSource.TEXT:
+    if source is GoodsSource.TEXT:
         return f"{n} products fit {name} by their descriptions; the log holds no earlier year"
     return f"no products are known to fit {name}"
 
@@ -151,9 +138,6 @@ def words_that_name(text: str) -> str:
     """A text without the words that only join others: "something for a picnic" would find "sauce for pasta"."""
     joining = set(str(table("neutral.en.toml")["function"]).split())
     return " ".join(word for word in text.split() if fold(word).strip(".,") not in joining) or text
-
-
-# --- what could go out ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,15 +210,13 @@ def coming_days(
     suggestions: list[OccasionSuggestion] = []
     by_text: Recommender | None = None
     for coming in coming_now:
-        goods = goods_of_day(workspace, data, coming)
-        if goods.source is GoodsSource.NONE and recommender and profile_of(coming.day, workspace.settings).about:
+        item_ids, source = goods_of_day(workspace, data, coming)
+        if source is GoodsSource.NONE and recommender and profile_of(coming.day, workspace.settings).about:
             with suppress(RecllmError):  # without an encoder the shop chooses
                 by_text = by_text or recommender()
-                goods = goods_of_day(workspace, data, coming, by_text)
+                item_ids, source = goods_of_day(workspace, data, coming, by_text)
         suggestions.append(
-            OccasionSuggestion(
-                occasion=coming.day, people=people, item_ids=goods.item_ids, coming=coming, source=goods.source
-            )
+            OccasionSuggestion(occasion=coming.day, people=people, item_ids=item_ids, coming=coming, source=source)
         )
     return [s for s in suggestions if s.people]
 

@@ -5,7 +5,7 @@ written once. What is said of customers is coarse, so that several share a text.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from recllm.base.documents import count_text
-from recllm.base.schema import CopyVerdict, Generator, Item, ReasonKind
+from recllm.base.schema import AdCopy, CopyVerdict, Generator, Item, ReasonKind
 from recllm.base.settings import Settings
 from recllm.base.words.sentences import section
 from recllm.market.adcopy.ads import item_of
@@ -163,11 +163,6 @@ DAY_RULE = "day"
 """The rule of a text for a day of the calendar that is past, or far ahead."""
 
 
-def verdict_of_notes(failures: Sequence[CheckNote], warnings: Sequence[CheckNote]) -> CopyVerdict:
-    """The verdict that follows from what `check_notes` gives."""
-    return CopyVerdict.BLOCKED if failures else CopyVerdict.PERSON if warnings else CopyVerdict.PASS
-
-
 def check_notes(
     text: str, request: CopyRequest, file: CampaignFile, generator: str, *, is_verified: bool = False
 ) -> tuple[tuple[CheckNote, ...], tuple[CheckNote, ...]]:
@@ -204,9 +199,6 @@ def check_notes(
             remark = f"with what the law adds, the {slot.name} takes {length} where {limit} fit"
             warnings.append(CheckNote(rule="G6", message=remark))
     return failures, tuple(warnings)
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
 
 
 class TextKey(NamedTuple):
@@ -293,7 +285,7 @@ class CampaignWriter:
             copies = write_copy(replace(request, variants=1), facts=facts)
             silence = None if copies else Silence.NOTHING_TO_SAY
             for copy in copies:
-                failures, _ = check_notes(copy.text, request, self.file, copy.generator, is_verified=copy.verified)
+                failures, _ = self.notes(copy, request)
                 missing = next((note.message for note in failures if NEEDS_PROOF in note.message), None)
                 if failures:
                     silence = Silence.TEXT_BLOCKED
@@ -306,35 +298,36 @@ class CampaignWriter:
     def texts(
         self, keys: Counter[TextKey], *, generator: Generator | None
     ) -> tuple[dict[TextKey, list[CampaignText]], list[str]]:
-        """The variants of each key, the widest read first, and remarks. People of a key are shared out later.
+        """The variants of each key, the widest read first, and remarks.
 
-        A key has one variant for every two of its customers, so that a mailing does not repeat itself, at least as many
-        as the campaign compares, and at most `MOST_VARIANTS`; where no text passes, the one that fails; none where
-        there is nothing to say.
+        A key has one for every two of its customers, so that a mailing does not repeat itself, at least as
+        many as the campaign compares, and at most `MOST_VARIANTS`. Where no text passes it is the one that fails.
         """
         texts: dict[TextKey, list[CampaignText]] = {}
         number, n_failed = 0, 0
-        n_of_item: Counter[tuple[str, str]] = Counter()  # each key begins with other words than the one before
+        n_of_item: Counter[tuple[str, str]] = Counter()
         for key in sorted(keys, key=lambda k: (-keys[k], str(k))):
             texts[key] = []
             request, facts = self.request(key)
             n_variants = max(self.file.words.variants, min(MOST_VARIANTS, (keys[key] + 1) // 2))
-            request = replace(request, variants=n_variants)
-            speaker = generator if key.modelled else None
-            # where no text that begins with other words passes, those of the verdict
-            for seed in dict.fromkeys((request.seed + n_of_item[key.item_id, key.channel], request.seed)):
-                written = write_recorded(replace(request, seed=seed), generator=speaker, facts=facts)
-                checked = [
-                    check_notes(copy.text, request, self.file, copy.generator, is_verified=copy.verified)
-                    for copy, _ in written
-                ]
-                if not any(failures for failures, _ in checked):
-                    break
+            # each key begins with other words than the one before
+            seed = request.seed + n_of_item[key.item_id, key.channel]
             n_of_item[key.item_id, key.channel] += 1
-            for (copy, record), (failures, warnings) in zip(written, checked, strict=True):
+            # where no text that begins so passes, those of the verdict
+            for first_draw in dict.fromkeys((seed, request.seed)):
+                written = write_recorded(
+                    replace(request, variants=n_variants, seed=first_draw),
+                    generator=generator if key.modelled else None,
+                    facts=facts,
+                )
+                notes = [self.notes(copy, request) for copy, _ in written]
+                if not any(failures for failures, _ in notes):
+                    break
+            for (copy, record), (failures, warnings) in zip(written, notes, strict=True):
                 number += 1
                 save(record, self.workspace.root / COPIES)
-                n_failed += any(check.guarantee == "G16" for _, checks in copy.rejected for check in checks)
+                checks = [check for _, failed in copy.rejected for check in failed]
+                n_failed += any(check.guarantee == "G16" for check in checks)
                 text = CampaignText(
                     **key._asdict(),
                     id=f"t{number}",
@@ -352,9 +345,18 @@ class CampaignWriter:
         if n_failed:
             n_texts = count_text(number, "text")
             remarks.append(f"the generator failed at {n_failed} of {n_texts}; these are from templates")
-        for silence in sorted(set(self.silent_items.values())):
-            titles = [repr(self.catalogue.items[i].title) for i, s in self.silent_items.items() if s is silence]
-            listed = ", ".join(titles[:LISTED_TITLES]) + (", ..." if len(titles) > LISTED_TITLES else "")
-            products = count_text(len(titles), "product")
-            remarks.append(f"{products} left out, as {section('campaigns.silent_item', 'en')[silence]}: {listed}")
         return texts, remarks
+
+    def notes(self, copy: AdCopy, request: CopyRequest) -> tuple[tuple[CheckNote, ...], tuple[CheckNote, ...]]:
+        """As `check_notes`."""
+        return check_notes(copy.text, request, self.file, copy.generator, is_verified=copy.verified)
+
+    def product_remarks(self) -> Iterator[str]:
+        """Which products nothing is said of, and why."""
+        why = section("campaigns.silent_item", "en")
+        for silence in SILENCES:
+            item_ids = [name for name, reason in self.silent_items.items() if reason is silence]
+            titles = [repr(self.catalogue.items[name].title) for name in item_ids[:LISTED_TITLES]]
+            if item_ids:
+                n_items, dots = count_text(len(item_ids), "product"), ", ..." * (len(item_ids) > LISTED_TITLES)
+                yield f"{n_items} left out, as {why[silence]}: {', '.join(titles)}{dots}"
