@@ -93,7 +93,7 @@ def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Works
 def offered_items(
     file: CampaignFile, workspace: Workspace, scores: UserScores, positions: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Row of the item that each person is offered, -1 for none; those who come first choose first."""
+    """Row of each person's item, -1 for none; those who come first choose first."""
     spread = file.target.spread
     if spread is None:
         spread = workspace.settings.offers.spread if file.target.picks_items else 0.0
