@@ -141,7 +141,7 @@ def written_plan(
         catalogue = replace(catalogue, day_items=frozenset(item_ids))
     writer = CampaignWriter(workspace, file, catalogue, send)
     selection, recipients, silent = Draw(workspace, recommender, file, pool, writer, speaker).drawn()
-    silent_counts: dict[str, int | None] = {silence.value: n for silence, n in silent.items()}
+    silences: dict[str, int | None] = {silence.value: n for silence, n in silent.items()}
     audience = build_audience(recommender, pool, selection, file.id, 0, figures=FigureGate(workspace))
     if not audience.people:
         counts, n_held_out = counts_in_words(audience.excluded), len(audience.holdout)
@@ -155,7 +155,7 @@ def written_plan(
                 f"{file.source}: the offer cannot be stated for {title!r}: {missing}; give the proof, or change it"
             )
         raise NothingToDo(
-            f"{file.source}: nothing can be said to these customers about these products: {counts_in_words(silent_counts)}; "
+            f"{file.source}: nothing can be said to these customers about these products: {counts_in_words(silences)}; "
             "name an offer, an occasion, or products that they have a reason to buy"
         )
     keys = Counter(recipient.key for recipient in addressed)
@@ -196,7 +196,7 @@ def written_plan(
         window_days=file.window_days or audience.horizon_days,
         model_version=audience.model_version,
         holdout=file.limits.holdout,
-        excluded={**audience.excluded, **silent_counts},
+        excluded={**audience.excluded, **silences},
         expected_conversions=sum(recipient.probability for recipient in addressed),
         cost=None if cost is None else cost * len(addressed),
         items=audience.items,
