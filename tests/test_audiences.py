@@ -40,7 +40,7 @@ from recllm.market.audiences.reasons import distinguishing_traits, enough_people
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions
 from recllm.market.audiences.selection import draws, select
 from recllm.market.audiences.targets import audience_target
-from recllm.market.campaigns.goods import fitting_items
+from recllm.market.campaigns.suggestions import fitting_items
 from recllm.market.experiments.effect import in_global_holdout
 from recllm.recommend.recommender.people import Histories
 from recllm.recommend.recommender.ranking import UserInputs

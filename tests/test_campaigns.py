@@ -40,7 +40,6 @@ from recllm.market.campaigns.folder import (
     read_log,
     read_plan,
 )
-from recllm.market.campaigns.goods import MOST_ITEMS, words_that_name
 from recllm.market.campaigns.open_campaign import (
     AUTO,
     OpenCampaign,
@@ -53,6 +52,7 @@ from recllm.market.campaigns.open_campaign import (
 from recllm.market.campaigns.outcome import campaign_outcome, campaign_trial
 from recllm.market.campaigns.plan import plan_campaign
 from recllm.market.campaigns.reach import count_reachable
+from recllm.market.campaigns.suggestions import MOST_ITEMS, words_that_name
 from recllm.market.experiments.effect import in_global_holdout
 from recllm.market.propensity.effects import UpliftSettings
 from recllm.recommend.recommender.shop_recommender import open_recommender
@@ -439,7 +439,7 @@ def silenced(monkeypatch: pytest.MonkeyPatch, *item_ids: str) -> None:
     """Nothing can be said about these products."""
     monkeypatch.setattr(
         "recllm.market.campaigns.texts.write_copy",
-        lambda request: () if request.item.item_id in item_ids else write_copy(request),
+        lambda request, **facts: () if request.item.item_id in item_ids else write_copy(request, **facts),
     )
 
 
@@ -484,6 +484,38 @@ def test_a_plan_says_why_nothing_can_be_said(shop: Workspace, folder: Path, monk
     silenced(monkeypatch, "tea1")
     with pytest.raises(NothingToDo, match=r"nothing known of them carries a text \(\d+\);"):
         plan_campaign(shop, changed(folder, (CATEGORY, 'items = ["tea1"]'), name="tea1"))
+
+
+def test_products_without_a_legal_proof_are_left_out_and_named(shop: Workspace, folder: Path) -> None:
+    items, eu = (CATEGORY, 'items = ["tea0", "tea1"]'), ('packs = ["us_ftc"]', 'packs = ["eu"]')
+    with pytest.raises(DataError, match=r"the offer cannot be stated for 'Green tea \d': .*needs lowest_30d"):
+        plan_campaign(shop, changed(folder, items, eu))
+    proof = ('packs = ["eu"]', 'packs = ["eu"]\n[words.evidence.lowest_30d]\ntea1 = "9 USD"')
+    plan = plan_campaign(shop, changed(folder, items, eu, proof, name="proven"))
+    assert {p.item_id for p in plan.people} == {"tea1"} and plan.silent_items == {"tea0": "no_proof"}
+    assert any(note.startswith("1 product left out, as the law asks for a proof") for note in plan.notes)
+    assert len(plan.addressed) == 60 and not any(text.failures for text in plan.texts)
+
+
+def own_pack(folder: Path, *rules: tuple[str, str]) -> None:
+    """A shop's own pack, of severities and phrases."""
+    texts = [
+        f'[[rule]]\nid = "{n}"\nguarantee = "G3"\nseverity = "{severity}"\ncitation = "house"\nevidence = "never"\n'
+        f'reviewed = "2025-01-01"\nlanguages = ["en"]\nmessage = "is not our style"\nphrases = ["{phrase}"]\n'
+        f'hit = ["{phrase}"]\nmiss = ["x"]\n'
+        for n, (severity, phrase) in enumerate(rules)
+    ]
+    (folder / "own.toml").write_text("".join(['name = "own"\n', *texts]))
+
+
+def test_a_text_that_a_check_stops_is_nobodys(shop: Workspace, folder: Path) -> None:
+    own_pack(folder, ("error", "green tea 0"))
+    packs = ('packs = ["us_ftc"]', 'packs = ["own.toml"]')
+    with pytest.raises(NothingToDo, match=r"a check stops every text about their products \(\d+\);"):
+        plan_campaign(shop, changed(folder, (CATEGORY, 'items = ["tea0"]'), packs))
+    plan = plan_campaign(shop, changed(folder, (CATEGORY, 'items = ["tea0", "tea1"]'), packs, name="both"))
+    assert {p.item_id for p in plan.people} == {"tea1"} and len(plan.addressed) == 60
+    assert not any(text.failures for text in plan.texts) and sum(text.people for text in plan.texts) == 60
 
 
 def test_a_campaign_of_an_earlier_version_opens(
@@ -582,13 +614,7 @@ def test_a_second_short_message_needs_a_person(shop: Workspace, folder: Path) ->
 
 
 def test_auto_approves_what_nobody_doubts(shop: Workspace, folder: Path) -> None:
-    doubtful = 'name = "own"\n' + "".join(
-        f'[[rule]]\nid = "{n}"\nguarantee = "G3"\nseverity = "{severity}"\ncitation = "house"\nevidence = "never"\n'
-        f'reviewed = "2025-01-01"\nlanguages = ["en"]\nmessage = "is not our style"\nphrases = ["{phrase}"]\n'
-        f'hit = ["{phrase}"]\nmiss = ["x"]\n'
-        for n, (severity, phrase) in enumerate([("warning", "green tea 0"), ("warning", "usual")])
-    )
-    (folder / "own.toml").write_text(doubtful)
+    own_pack(folder, ("warning", "green tea 0"), ("warning", "usual"))
     items = ('category = "food > tea"\nmost_items = 1', 'items = ["tea0", "tea1", "tea2"]')
     file = changed(folder, items, ('packs = ["us_ftc"]', 'packs = ["us_ftc", "own.toml"]\nauto = true'))
     plan = plan_campaign(shop, file, now=NOW)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -96,6 +97,10 @@ def test_from_an_empty_list_to_an_export(client: TestClient, folder: Path) -> No
         file = campaign_file(shop, NAME)
         assert file.limits.holdout == 0.4 and set(file.target.items or ()) == set(TEAS.split())
     page = assert_harmless(written(client))
+    plan = folder / "campaigns" / NAME / "plan.json"
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"silent_items": {"tea-1": "no_proof"}}))
+    for language, words in (("en", "the law asks for a proof of the offer"), ("zh", "缺少法律要求的优惠证明")):
+        assert words in client.get(f"{ADDRESS}/products", headers={"cookie": f"recllm-language={language}"}).text
     nameless = press(client, f"{ADDRESS}/messages", "Approve all")
     assert nameless.status_code == 422 and "Type your name" in nameless.text
     approved(client)

@@ -143,7 +143,7 @@ def test_a_stopped_export_is_repeated_and_everybody_was_shown_it_once(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    for part in ("append", "_write_files", "_record_shown"):
+    for part in ("append", "write_lists", "record_shown"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(f"recllm.market.campaigns.export.{part}", stop)
             campaign.export(shop, file)

@@ -49,7 +49,7 @@ from recllm.market.propensity.question import PredictionKind, PredictionQuestion
 
 if TYPE_CHECKING:
     from recllm.base.schema import Slate
-    from recllm.market.campaigns.today import OccasionSuggestion
+    from recllm.market.campaigns.suggestions import OccasionSuggestion
     from recllm.shop.workspace.workspace import Workspace
 
 COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
@@ -368,7 +368,7 @@ def occasions(
 ) -> Answer:
     """Whom to write to on a day, and about what: days of the calendar that come, due again, left in the cart, cheaper,
     back, new, long away, just come."""
-    from recllm.market.campaigns.today import coming_days, customers_of
+    from recllm.market.campaigns.suggestions import coming_days, customers_of
     from recllm.market.occasions.day import find_occasions, moment_of, open_shop_at
     from recllm.recommend.recommender.shop_recommender import open_recommender
 
@@ -401,14 +401,14 @@ def day_document(line: OccasionSuggestion) -> dict[str, Any]:
 
 def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[str]:
     """The days of the calendar, each with who and what."""
-    from recllm.market.campaigns.goods import DayGoods, goods_note
+    from recllm.market.campaigns.suggestions import goods_note
     from recllm.market.occasions.calendar import profile_of
 
     for line in days:
         if line.coming is None:
             continue
         profile = profile_of(line.coming.day, shop.settings)
-        goods = goods_note(DayGoods(item_ids=line.item_ids, source=line.source), profile.names["en"])
+        goods = goods_note(len(line.item_ids), line.source, profile.names["en"])
         goods = "the day is about an offer" if profile.is_sale else goods
         name, people = profile.names["en"], count_text(len(line.people), "customer")
         yield f'{name[:1].upper()}{name[1:]} on {line.coming.on}: {people}; {goods} (day = "{line.occasion}")'

@@ -60,8 +60,8 @@ from recllm.market.campaigns.drafts import (
     revision_of,
     stage_of,
 )
-from recllm.market.campaigns.goods import BUYER_DAYS, send_time
 from recllm.market.campaigns.open_campaign import OpenCampaign
+from recllm.market.campaigns.suggestions import BUYER_DAYS, send_time
 from recllm.market.occasions.calendar import CalendarDay, ComingDay, days_of, nearest_date
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope

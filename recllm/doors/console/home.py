@@ -13,10 +13,11 @@ from fastapi.responses import Response
 
 from recllm.base.words.sentences import language
 from recllm.doors.console.data import quarantine_files
+from recllm.doors.console.memory import ATTRIBUTION_DAYS, CHANNELS, CHART_DAYS, ShopFigures
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, history
 from recllm.doors.console.tables import day_chart
 from recllm.market.campaigns.drafts import CampaignStage, list_campaigns
-from recllm.market.campaigns.today import ATTRIBUTION_DAYS, CHANNELS, CHART_DAYS, OccasionSuggestion, ShopFigures
+from recllm.market.campaigns.suggestions import OccasionSuggestion
 from recllm.market.experiments.feedback import ShownOutcome, reported_outcomes
 from recllm.market.experiments.slates import list_experiments, running_experiment
 from recllm.market.occasions.calendar import CalendarDay, profile_of

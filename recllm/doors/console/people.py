@@ -27,7 +27,7 @@ from recllm.doors.console.tables import TableCell, TableRow
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
 from recllm.doors.service.jobs import ENDED, JobState, Progress
-from recllm.market.campaigns.today import SuggestedPerson
+from recllm.market.campaigns.suggestions import SuggestedPerson
 from recllm.market.occasions.calendar import CalendarDay
 from recllm.market.propensity.prediction import PredictionRequest
 from recllm.market.propensity.question import PredictionKind

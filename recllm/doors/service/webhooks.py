@@ -3,6 +3,14 @@
 The signature is the proof, and it is checked before anything is parsed. A message is recognised by the id that its
 export gave it, `recllm_message_id`, never by an address. What is of another form is counted as ignored and answered
 with success: a provider would send the same again and again.
+
+Each event counts once, by the provider's id, in any order. Its time is the provider's, but never before the export of
+the message nor ahead of the clock.
+
+clicked                      also a click on the message's item, with the request id of its showing
+unsubscribed, complained     withdraws the consent to the channel
+bounced                      leaves the person out of the channel's exports until a message arrives, or the person
+                             agrees to the channel again; consent stays
 """
 
 from __future__ import annotations
@@ -10,7 +18,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -23,11 +32,15 @@ from starlette.exceptions import HTTPException
 
 from recllm.base.documents import json_text
 from recllm.base.errors import DataError
-from recllm.base.messages import MessageEvent, MessageEventKind
+from recllm.base.messages import CampaignMessage, MessageEvent, MessageEventKind
+from recllm.base.schema import Action
 from recllm.doors.service.callers import ERRORS, TheService, document_answer
 from recllm.doors.service.live import LiveShop
-from recllm.market.campaigns.reports import ReportAccount, record_reports
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE
+from recllm.shop.data.dataset import utc
+from recllm.shop.ingest.workspace_load import add_consent, add_events
 from recllm.shop.workspace.webhooks import SignedCall, WebhookScheme, WebhookSource, read_webhooks, verify
+from recllm.shop.workspace.workspace import Workspace, present
 
 TOLERANCE_SECONDS = 300.0  # a signed request may be so old, or so far ahead of this machine's clock
 
@@ -61,6 +74,7 @@ SENDGRID_KINDS: Mapping[str, MessageEventKind] = {
     "spamreport": MessageEventKind.COMPLAINED,
 }
 SENDGRID_SOFT_BOUNCES = ("blocked", "expired")
+WITHDRAWS = frozenset({MessageEventKind.UNSUBSCRIBED, MessageEventKind.COMPLAINED})
 
 
 class ReportAnswer(BaseModel):
@@ -110,15 +124,65 @@ async def receive(shop_name: str, source_name: str, request: Request, service: T
     shop, source, call = await anyio.to_thread.run_sync(proof)
     request.state.shop_name = shop.name
 
-    def account() -> ReportAccount:
+    def account() -> ReportAnswer:
         reports, n_ignored = message_events(source.scheme, body, call)
         done = record_reports(shop.workspace, source.name, reports)
-        return ReportAccount(accepted=done.accepted, duplicates=done.duplicates, ignored=done.ignored + n_ignored)
+        return done.model_copy(update={"ignored": done.ignored + n_ignored})
 
     done = await service.capacity.run(account)
     for outcome in ("accepted", "duplicates", "ignored"):
         service.metrics[shop.name].message_events.labels(outcome).inc(getattr(done, outcome))
     return document_answer(json_text(done))
+
+
+def record_reports(workspace: Workspace, source: str, reports: Sequence[MessageEvent]) -> ReportAnswer:
+    """Records reports of a provider with their consequences; durable and in force on return.
+
+    source: the provider's name. The consequences are written first, and may be written twice: if the process dies in
+    between, the provider sends the event again.
+    """
+    store, now = workspace.store(), datetime.now(UTC)
+    latest = utc(present(workspace, now) - 1)  # in a replayed log at its end, like the exports
+    messages = store.messages(report.message_id for report in reports)
+    of_messages = {report.event_id: report for report in reversed(reports) if report.message_id in messages}
+    duplicates = store.known_message_events(source, of_messages)
+    new = [
+        replace(report, at=min(max(report.at, messages[report.message_id].exported_at), now))
+        for event_id, report in of_messages.items()
+        if event_id not in duplicates
+    ]
+    refusals, clicks = [], []
+    for event in new:
+        message = messages[event.message_id]
+        if event.kind in WITHDRAWS:
+            # one in whole seconds is dated to the end of its second, after any consent within it
+            at = event.at
+            if not at.microsecond:
+                at = min(at + timedelta(microseconds=999_999), now)
+            refusals.append((message.user_id, CHANNEL_PURPOSE[message.channel], False, at))
+        elif event.kind is MessageEventKind.CLICKED and message.item_id is not None:
+            clicks.append(click_row(message, event, source, latest))
+    of_source = f"webhook {source}"
+    if refusals:
+        add_consent(workspace, refusals, source=of_source, by_pseudonym=True)
+    if clicks:
+        add_events(workspace, clicks, source=of_source, by_pseudonym=True)
+    accepted = store.add_message_events(source, new, now)
+    ignored = sum(report.message_id not in messages for report in reports)
+    logger.info("%d events of messages counted, %d ignored", accepted, ignored, extra={"source": source})
+    return ReportAnswer(accepted=accepted, duplicates=len(reports) - ignored - accepted, ignored=ignored)
+
+
+def click_row(message: CampaignMessage, event: MessageEvent, source: str, latest: datetime) -> dict[str, object]:
+    """A click on the item of a message, as an event."""
+    return {
+        "event_id": f"webhook {source} {event.event_id}",
+        "user_id": message.user_id,
+        "item_id": message.item_id,
+        "event": Action.CLICK.value,
+        "timestamp": min(event.at, latest),
+        "request_id": message.request_id,
+    }
 
 
 def message_events(scheme: WebhookScheme, body: bytes, call: SignedCall) -> tuple[list[MessageEvent], int]:

@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from itertools import chain, zip_longest
 from math import gcd, prod
@@ -355,8 +355,9 @@ def repeats_itself(text: Parts, language: str) -> bool:
     return any(2 * len(headline & line) > min(len(headline), len(line)) for line in lines)
 
 
-def content_stems(text: str, language: str) -> set[str]:
+@lru_cache(maxsize=1 << 14)
+def content_stems(text: str, language: str) -> frozenset[str]:
     """Stems of the English words that say something, or pairs of Chinese characters."""
     if language == "zh":
-        return {run[n : n + 2] for run in _HAN_RUN.findall(text) for n in range(len(run) - 1)}
-    return {stem(word) for word in _WORD.findall(fold(text)) if word not in word_class("function")}
+        return frozenset(run[n : n + 2] for run in _HAN_RUN.findall(text) for n in range(len(run) - 1))
+    return frozenset(stem(word) for word in _WORD.findall(fold(text)) if word not in word_class("function"))

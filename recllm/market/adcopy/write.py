@@ -78,18 +78,20 @@ Rejected = tuple[str, tuple[Check, ...]]
 """A text that was stopped, and the checks that it failed."""
 
 
-def write_copy(request: CopyRequest, *, generator: Generator | None = None) -> tuple[AdCopy, ...]:
+def write_copy(
+    request: CopyRequest, *, generator: Generator | None = None, facts: FactSheet | None = None
+) -> tuple[AdCopy, ...]:
     """Up to `request.variants` texts that differ; none where no frame holds, as nothing is better than a silly text.
 
     The same arguments give the same texts. A text that passes is preferred to one that a person must judge; where all
     fail, the first of them is returned with what is wrong, such as an offer that a law forbids. A generator
     writes first, where it may: its texts that pass come before those of frames. `AdCopy.rejected` holds what was
-    stopped and why.
+    stopped and why. facts: `sayable_facts` of the request, for several texts of one item.
 
     Raises `UsageError` for a channel that takes no text for a customer.
     """
     channel_written_for(request.channel)
-    facts = sayable_facts(request)
+    facts = facts or sayable_facts(request)
     situation = situation_of(request, facts)
     frames = frames_for(situation, request.channel, request.language)
     if not frames:
@@ -422,14 +424,18 @@ class CopyRecord:
 
 
 def write_recorded(
-    request: CopyRequest, *, generator: Generator | None = None, user_id: str | None = None
+    request: CopyRequest,
+    *,
+    generator: Generator | None = None,
+    user_id: str | None = None,
+    facts: FactSheet | None = None,
 ) -> tuple[tuple[AdCopy, CopyRecord], ...]:
     """The texts of `write_copy`, each with its record, whose id stands in `AdCopy.record_id`. The person stands in the
     texts and not in the records. Raises what `write_copy` raises."""
     values = plain(replace(request, packs=()))
     values["policy"] = {"sensitive_categories": values["policy"]["sensitive_categories"]}  # what decides about texts
     recorded = []
-    for variant, copy in enumerate(write_copy(request, generator=generator)):
+    for variant, copy in enumerate(write_copy(request, generator=generator, facts=facts)):
         record = CopyRecord(
             text=copy.text,
             variant=variant,

@@ -83,7 +83,7 @@ def campaign_of_fields(fields: Mapping[str, Any]) -> tuple[CampaignFile, bytes]:
     Raises `UsageError` or `DataError` for what is wrong in them, and for a field that names a file or a model here.
     """
     try:
-        table = _without_nulls(fields)
+        table = without_nulls(fields)
         content = tomli_w.dumps(table).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError("the fields cannot be written as a campaign's file: a text is broken, or too deep") from error
@@ -100,10 +100,10 @@ def campaign_of_fields(fields: Mapping[str, Any]) -> tuple[CampaignFile, bytes]:
     return parse_campaign(content, Path("campaign.toml")), content
 
 
-def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
+def without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
     def without(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return _without_nulls(value)
+            return without_nulls(value)
         return [without(member) for member in value] if isinstance(value, list) else value
 
     return {name: without(value) for name, value in fields.items() if value is not None}
@@ -121,7 +121,7 @@ def create_campaign(workspace: Workspace, fields: Mapping[str, Any], *, by: str,
         folder.check_free(replace=False)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         write_whole(path, content, mode=PRIVATE)
-        _note(workspace, file.id, CampaignAct.CREATED, by=by, at=at)
+        add_note(workspace, file.id, CampaignAct.CREATED, by=by, at=at)
     return file.id
 
 
@@ -140,7 +140,7 @@ def change_campaign(
         folder.check_revision(before.digest, revision)
         folder.check_free(replace=True)
         write_whole(file_path(workspace, campaign_id), content, mode=PRIVATE)
-        _note(workspace, campaign_id, CampaignAct.CHANGED, by=by, at=at)
+        add_note(workspace, campaign_id, CampaignAct.CHANGED, by=by, at=at)
 
 
 # --- read ------------------------------------------------------------------------------------------------------------
@@ -173,13 +173,29 @@ def list_campaigns(workspace: Workspace) -> list[CampaignSummary]:
     """All campaigns of the workspace, by id, those planned by the command line too."""
     files = {path.stem for path in (workspace.root / FILES).glob("*.toml")}
     folders = {p.name for p in (workspace.root / "campaigns").glob("*") if p.is_dir() and not p.name.startswith(".")}
-    return [_summary(workspace, name) for name in sorted(files | folders)]
+    summaries = []
+    for name in sorted(files | folders):
+        folder = CampaignFolder.of(workspace.root, name)
+        file = campaign_file(workspace, name) if name in files else None
+        planned = read_plan(folder) if folder.plan.exists() else None
+        counts = Counter(person.held_out for person in planned.people) if planned else Counter()
+        summary = CampaignSummary(
+            campaign_id=name,
+            goal=file.goal if file else planned.goal if planned else "",
+            stage=campaign_stage(folder, planned, file),
+            revision=revision_of(workspace, name) if file else None,
+            addressed=counts[False],
+            held_out=counts[True],
+            texts=len(planned.texts) if planned else 0,
+        )
+        summaries.append(summary)
+    return summaries
 
 
 def stage_of(workspace: Workspace, campaign_id: str) -> CampaignStage:
     """Raises `UnknownIdError` as `campaign_file` does."""
     file, folder = campaign_file(workspace, campaign_id), CampaignFolder.of(workspace.root, campaign_id)
-    return _stage(folder, read_plan(folder) if folder.plan.exists() else None, file)
+    return campaign_stage(folder, read_plan(folder) if folder.plan.exists() else None, file)
 
 
 def open_by_id(workspace: Workspace, campaign_id: str, *, recheck: bool = True) -> OpenCampaign:
@@ -187,23 +203,7 @@ def open_by_id(workspace: Workspace, campaign_id: str, *, recheck: bool = True) 
     return open_campaign(workspace, campaign_file(workspace, campaign_id), recheck=recheck)
 
 
-def _summary(workspace: Workspace, campaign_id: str) -> CampaignSummary:
-    folder = CampaignFolder.of(workspace.root, campaign_id)
-    file = campaign_file(workspace, campaign_id) if file_path(workspace, campaign_id).is_file() else None
-    planned = read_plan(folder) if folder.plan.exists() else None
-    counts = Counter(person.held_out for person in planned.people) if planned else Counter()
-    return CampaignSummary(
-        campaign_id=campaign_id,
-        goal=file.goal if file else planned.goal if planned else "",
-        stage=_stage(folder, planned, file),
-        revision=revision_of(workspace, campaign_id) if file else None,
-        addressed=counts[False],
-        held_out=counts[True],
-        texts=len(planned.texts) if planned else 0,
-    )
-
-
-def _stage(folder: CampaignFolder, planned: CampaignPlan | None, file: CampaignFile | None) -> CampaignStage:
+def campaign_stage(folder: CampaignFolder, planned: CampaignPlan | None, file: CampaignFile | None) -> CampaignStage:
     if folder.exports.exists():
         return CampaignStage.EXPORTED
     if planned is None or (file is not None and planned.digest != file.digest):
@@ -217,24 +217,24 @@ def _stage(folder: CampaignFolder, planned: CampaignPlan | None, file: CampaignF
 def note(workspace: Workspace, campaign_id: str, act: CampaignAct, *, by: str, at: datetime, **counts: int) -> None:
     """Adds a line to the campaign's history."""
     with CampaignFolder.of(workspace.root, campaign_id).locked():
-        _note(workspace, campaign_id, act, by=by, at=at, **counts)
+        add_note(workspace, campaign_id, act, by=by, at=at, **counts)
 
 
 def history(workspace: Workspace, campaign_id: str) -> list[dict[str, Any]]:
     """Who did what to a campaign and its texts, oldest first; texts of an earlier plan are not in it."""
     folder = CampaignFolder.of(workspace.root, campaign_id)
     with folder.locked():
-        acts = read_log(_history_path(workspace, campaign_id))
+        acts = read_log(history_path(workspace, campaign_id))
         decisions = [plain(decision) for decision in read_entries(folder.decisions, Decision)]
     of_texts = [{name: d[name] for name in ("at", "by", "action", "text_id", "why")} for d in decisions]
     # within one second in the order in which a campaign goes on: texts are decided about before they leave
     return sorted([*acts, *of_texts], key=lambda line: (line["at"], line["action"] == CampaignAct.EXPORTED))
 
 
-def _history_path(workspace: Workspace, campaign_id: str) -> Path:
+def history_path(workspace: Workspace, campaign_id: str) -> Path:
     return workspace.root / FILES / f"{safe_id(campaign_id, 'a campaign')}.history.jsonl"
 
 
-def _note(workspace: Workspace, campaign_id: str, act: CampaignAct, *, by: str, at: datetime, **counts: int) -> None:
+def add_note(workspace: Workspace, campaign_id: str, act: CampaignAct, *, by: str, at: datetime, **counts: int) -> None:
     entry = {"at": at.isoformat(timespec="seconds"), "by": by, "action": act.value, **counts}
-    append(_history_path(workspace, campaign_id), [entry])
+    append(history_path(workspace, campaign_id), [entry])

@@ -32,14 +32,12 @@ from recllm.market.campaigns.folder import (
     append,
     read_entries,
 )
-from recllm.market.campaigns.hours import SendWindow
-from recllm.market.campaigns.open_campaign import OpenCampaign, States, text_states
-from recllm.market.campaigns.reports import undeliverable
+from recllm.market.campaigns.open_campaign import OpenCampaign, SendWindow, States, text_states
 from recllm.market.campaigns.texts import message
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import FEEDBACK_SCHEMA
 from recllm.shop.workspace.figures import FigureGate
-from recllm.shop.workspace.workspace import present
+from recllm.shop.workspace.workspace import Workspace, present
 
 WITHDRAWN, SUPPRESSED, UNAPPROVED = "consent_withdrawn", "suppression_list", "text_not_approved"
 BOUNCED = "address_bounced"
@@ -89,8 +87,8 @@ def export_campaign(
             raise NothingToDo(
                 f"the offer of {plan.campaign_id!r} ends before the quiet hours do; nothing can be sent in time"
             )
-        reached, dropped = _reachable(campaign, plan.addressed, states)
-        held_out, _ = _reachable(campaign, plan.held_out, states)
+        reached, dropped = reachable_people(campaign, plan.addressed, states)
+        held_out, _ = reachable_people(campaign, plan.held_out, states)
         if not reached:
             counts = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
             raise NothingToDo(f"the campaign {plan.campaign_id!r} has no customers left to reach: {counts}")
@@ -98,10 +96,10 @@ def export_campaign(
         before = {name for entry in read_entries(campaign.folder.exports, ExportEntry) for name in entry.reached}
         folder.mkdir(parents=True, exist_ok=True)
         at = clock or datetime.now(UTC)
-        messages = _messages(campaign, reached, at)
+        messages = messages_of(campaign, reached, at)
         # before the files: a report may come as soon as a message can be sent
         campaign.workspace.store().add_messages(list(messages.values()))
-        files = _write_files(campaign, folder, messages, states, window, ids or {})
+        files = write_lists(campaign, folder, messages, states, window, ids or {})
         entry = {
             "at": at.isoformat(timespec="seconds"),
             "send_from": plain(window.start),
@@ -111,7 +109,7 @@ def export_campaign(
             "dropped": dropped,
         }
         # before the line that says they are recorded: a repeated export records them, and none twice
-        _record_shown(campaign, [p for p in reached if p.user_id not in before], messages, at)
+        record_shown(campaign, [p for p in reached if p.user_id not in before], messages, at)
         append(campaign.folder.exports, [entry])
     _logger.info("exported %d people, %d held out, %d dropped", len(reached), len(held_out), sum(dropped.values()))
     return CampaignExport(
@@ -140,13 +138,13 @@ class ExportForecast:
 def export_forecast(campaign: OpenCampaign) -> ExportForecast:
     """What `export_campaign` would do now, by the same questions; nothing is written."""
     states = campaign.states
-    reached, dropped = _reachable(campaign, campaign.plan.addressed, states)
-    held_out, _ = _reachable(campaign, campaign.plan.held_out, states)
+    reached, dropped = reachable_people(campaign, campaign.plan.addressed, states)
+    held_out, _ = reachable_people(campaign, campaign.plan.held_out, states)
     channels = Counter(person.channel for person in reached)
     return ExportForecast(reached=len(reached), held_out=len(held_out), dropped=dropped, channels=channels)
 
 
-def _reachable(
+def reachable_people(
     campaign: OpenCampaign, people: Sequence[PlannedPerson], states: States
 ) -> tuple[list[PlannedPerson], dict[str, int]]:
     """Who may be reached at this moment, and how many may not for which reason. The same is asked of those held out, so
@@ -176,7 +174,17 @@ def _reachable(
     return reachable, dict(dropped)
 
 
-def _write_files(
+def undeliverable(workspace: Workspace, channel: str) -> set[str]:
+    """Pseudonyms of people whose address on the channel failed permanently, and who did not agree to it again since."""
+    store = workspace.store()
+    bounced = store.bounced_at(channel)
+    with store.read() as reader:
+        decisions = reader.consent(CHANNEL_PURPOSE[channel].value, bounced).filter("granted")
+    agreed = dict(decisions.group_by("user_id").agg(pl.max("at")).iter_rows())
+    return {user_id for user_id, at in bounced.items() if user_id not in agreed or agreed[user_id] <= at}
+
+
+def write_lists(
     campaign: OpenCampaign,
     folder: Path,
     messages: Mapping[str, CampaignMessage],
@@ -235,7 +243,7 @@ def _write_files(
     return files
 
 
-def _messages(campaign: OpenCampaign, people: Sequence[PlannedPerson], at: datetime) -> dict[str, CampaignMessage]:
+def messages_of(campaign: OpenCampaign, people: Sequence[PlannedPerson], at: datetime) -> dict[str, CampaignMessage]:
     """Pseudonym -> message. Its id is the same at each export, and cannot be guessed without the workspace's key."""
     plan, hashed = campaign.plan, campaign.workspace.pseudonymiser("message")
     return {
@@ -254,7 +262,7 @@ def _messages(campaign: OpenCampaign, people: Sequence[PlannedPerson], at: datet
     }
 
 
-def _record_shown(
+def record_shown(
     campaign: OpenCampaign, people: Sequence[PlannedPerson], messages: Mapping[str, CampaignMessage], clock: datetime
 ) -> None:
     """What people were sent counts as shown, for frequency caps and feedback: at the last second before the present, so

@@ -38,7 +38,6 @@ from pathlib import Path
 from typing import Annotated, NoReturn, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -107,7 +106,7 @@ def in_words(key: str = "") -> Iterator[None]:
         fail(f"is wrong: {error}", key)
 
 
-def _amount(value: object) -> Decimal:
+def positive_amount(value: object) -> Decimal:
     """An exact amount above 0: a number, or a number as text."""
     with suppress(InvalidOperation):
         if isinstance(value, int | float | str | Decimal) and not isinstance(value, bool):
@@ -117,7 +116,7 @@ def _amount(value: object) -> Decimal:
     return fail(f"is an amount above 0, not {value}")
 
 
-def _moment(value: object) -> datetime:
+def time_with_zone(value: object) -> datetime:
     if isinstance(value, str):
         with suppress(ValueError):
             value = datetime.fromisoformat(value)
@@ -126,7 +125,7 @@ def _moment(value: object) -> datetime:
     return fail(f"is a time with its zone, such as 2025-11-01T00:00:00+08:00, not {value}")
 
 
-def _beside(name: str, info: ValidationInfo) -> Path:
+def path_beside(name: str, info: ValidationInfo) -> Path:
     """The file or folder of this name in the folder of a campaign's file or below, so that a campaign names no other
     file of the machine."""
     if not info.context:
@@ -141,17 +140,12 @@ def _beside(name: str, info: ValidationInfo) -> Path:
     return Path(folder / name)
 
 
-def _existing(name: str, info: ValidationInfo) -> Path:
-    file = _beside(name, info)
+def existing_file(name: str, info: ValidationInfo) -> Path:
+    file = path_beside(name, info)
     return file if file.is_file() else fail(f"is wrong: there is no file {file}")
 
 
-def _opt_out(text: str) -> str:
-    with in_words():
-        return Sender(name="", opt_out=text).opt_out
-
-
-def _proof(value: object) -> object:
+def checked_proofs(value: object) -> object:
     texts = value.values() if isinstance(value, dict) else [value]
     if not all(isinstance(text, str) and text.strip() for text in texts):
         fail(f"is a text, or a table of texts by item, not {value!r}")
@@ -160,11 +154,11 @@ def _proof(value: object) -> object:
 
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 Texts = Annotated[tuple[Text, ...], Strict(False)]
-Amount = Annotated[Decimal, BeforeValidator(_amount)]
+Amount = Annotated[Decimal, BeforeValidator(positive_amount)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Moment = Annotated[datetime, BeforeValidator(_moment)]
+Moment = Annotated[datetime, BeforeValidator(time_with_zone)]
 FileBeside = Annotated[
-    Path, BeforeValidator(lambda value, info: _beside(value, info) if isinstance(value, str) else value)
+    Path, BeforeValidator(lambda value, info: path_beside(value, info) if isinstance(value, str) else value)
 ]
 
 
@@ -352,7 +346,7 @@ class WordsSection(_Section):
     link: Text | None = None
     """Where messages lead to, as short as a text message shows it: shop.example/tents."""
     known_brands: Texts = ()
-    evidence: Mapping[str, Annotated[str | Mapping[str, str], BeforeValidator(_proof)]] = {}
+    evidence: Mapping[str, Annotated[str | Mapping[str, str], BeforeValidator(checked_proofs)]] = {}
     """Key -> proof, or key -> item -> proof."""
     auto: bool = False
     """Texts without any warning need no person."""
@@ -374,7 +368,7 @@ class WordsSection(_Section):
             fail(f"is a list of texts, not {names!r}")
         with in_words():
             return tuple(
-                load_pack(_existing(name, info)) if name.endswith(".toml") else pack_named(name)
+                load_pack(existing_file(name, info)) if name.endswith(".toml") else pack_named(name)
                 for name in dict.fromkeys(names)
             )
 
@@ -382,7 +376,7 @@ class WordsSection(_Section):
     @classmethod
     def _load_voice(cls, name: object, info: ValidationInfo) -> object:
         with in_words():
-            return load_voice(_existing(name, info)) if isinstance(name, str) else name
+            return load_voice(existing_file(name, info)) if isinstance(name, str) else name
 
     @model_validator(mode="after")
     def _adapter_fits(self) -> Self:
@@ -397,8 +391,14 @@ class SenderSection(_Section):
     name: Text
     address: str = ""
     """Postal address; needed for e-mail and short messages."""
-    opt_out: Annotated[str, AfterValidator(_opt_out)] = ""
+    opt_out: str = ""
     """Link (http, https or mailto) or mailbox that ends the messages; needed for e-mail."""
+
+    @field_validator("opt_out")
+    @classmethod
+    def _link(cls, text: str) -> str:
+        with in_words():
+            return Sender(name="", opt_out=text).opt_out
 
 
 class CampaignFile(_Section):
@@ -520,23 +520,23 @@ def parse_campaign(content: bytes, file: Path) -> CampaignFile:
     outside = {"digest": hashlib.sha256(content).hexdigest(), "source": file}
     try:
         if key := next(iter(outside.keys() & table.keys()), None):
-            raise DataError(f"{file}: {key} is unknown; {_known('', key)}")
+            raise DataError(f"{file}: {key} is unknown; {likely_key('', key)}")
         return CampaignFile.model_validate(table | outside, context={"folder": file.parent})
     except ValidationError as error:
-        raise DataError("\n".join(dict.fromkeys(_faults(file, error)))) from None
+        raise DataError("\n".join(dict.fromkeys(faults_in_words(file, error)))) from None
 
 
-def _faults(file: Path, error: ValidationError) -> Iterator[str]:
+def faults_in_words(file: Path, error: ValidationError) -> Iterator[str]:
     """Everything that is wrong in a file, each with its key."""
     for fault in error.errors(include_url=False):
         context = whole_numbers(fault.get("ctx", {}))
         path = [step for step in (*fault["loc"], context.get("key")) if step and isinstance(step, str)] or ['""']
-        facts = {"message": fault["msg"], "input": fault["input"], "known": _known(".".join(path[:-1]), path[-1])}
+        facts = {"message": fault["msg"], "input": fault["input"], "known": likely_key(".".join(path[:-1]), path[-1])}
         expected = EXPECTED.get(fault["type"], "is wrong: {message}, not {input!r}")
         yield f"{file}: {'.'.join(path)} {expected.format(**facts | context | {'key': '.'.join(path)})}"
 
 
-def _known(section: str, key: str) -> str:
+def likely_key(section: str, key: str) -> str:
     """What an unknown key may have meant."""
     fields = SECTIONS[section].model_fields if section in SECTIONS else {}
     names = [field.alias or name for name, field in fields.items() if name not in ("digest", "source")]

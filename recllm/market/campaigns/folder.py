@@ -147,6 +147,8 @@ class CampaignPlan:
     texts: tuple[CampaignText, ...]
     people: tuple[PlannedPerson, ...]
     """Best first, those held out among them."""
+    silent_items: Mapping[str, str] = field(default_factory=dict)
+    """Product of which nothing is said -> a `texts.Silence`."""
 
     @property
     def addressed(self) -> tuple[PlannedPerson, ...]:
@@ -300,7 +302,7 @@ def publish(folder: CampaignFolder, plan: CampaignPlan, *, replace: bool, decisi
         draft = CampaignFolder(folder.aside("part"))
         try:
             draft.path.mkdir(mode=0o700)
-            people = _adapter(tuple[PlannedPerson, ...]).dump_python(plan.people, mode="json", by_alias=True)
+            people = adapter_of(tuple[PlannedPerson, ...]).dump_python(plan.people, mode="json", by_alias=True)
             write_whole(draft.people, json_lines(people))
             head = plain(dataclasses.replace(plan, people=()))
             del head["people"]
@@ -317,32 +319,26 @@ def publish(folder: CampaignFolder, plan: CampaignPlan, *, replace: bool, decisi
 def read_plan(folder: CampaignFolder) -> CampaignPlan:
     """Raises `UsageError` where nothing was planned, `DataError` for a damaged file."""
     with folder.locked():
-        head = _read_head(folder)
-        with _undamaged(folder.people):
+        head = read_head(folder)
+        with undamaged(folder.people):
             lines = b",".join(filter(None, folder.people.read_bytes().split(b"\n")))
-            people = _adapter(tuple[PlannedPerson, ...]).validate_json(b"[" + lines + b"]", strict=True)
+            people = adapter_of(tuple[PlannedPerson, ...]).validate_json(b"[" + lines + b"]", strict=True)
     return dataclasses.replace(head, people=people)
 
 
-def check_current(folder: CampaignFolder, plan: CampaignPlan) -> None:
-    """Under the lock: raises `UsageError` when the campaign was planned again since `plan` was read."""
-    if _read_head(folder) != dataclasses.replace(plan, people=()):
-        raise UsageError(f"{plan.campaign_id!r} was planned again meanwhile; look at its preview, then repeat this")
-
-
-def _read_head(folder: CampaignFolder) -> CampaignPlan:
+def read_head(folder: CampaignFolder) -> CampaignPlan:
     """The plan without its people."""
     if not folder.plan.exists():
         raise UsageError(f"nothing is planned for {folder.path.name!r}; run: recllm campaign plan FILE")
-    with _undamaged(folder.plan):
+    with undamaged(folder.plan):
         fields = json_value(folder.plan.read_bytes()) | {"people": []}
         fields.pop("spread", None)  # of earlier versions
-        head: CampaignPlan = _adapter(CampaignPlan).validate_json(json.dumps(fields), strict=True)
+        head: CampaignPlan = adapter_of(CampaignPlan).validate_json(json.dumps(fields), strict=True)
     return head
 
 
 @contextmanager
-def _undamaged(file: Path) -> Iterator[None]:
+def undamaged(file: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError) as error:
@@ -384,7 +380,7 @@ def append_decisions(log: Path, decisions: Sequence[Decision]) -> None:
 def read_entries(log: Path, form: type[Entry]) -> list[Entry]:
     """A log of decisions or exports; the errors are those of `read_log`, and `DataError` for another form."""
     try:
-        entries: list[Entry] = _adapter(list[form]).validate_python(read_log(log))  # type: ignore[valid-type]
+        entries: list[Entry] = adapter_of(list[form]).validate_python(read_log(log))  # type: ignore[valid-type]
         return entries
     except ValidationError as error:
         raise DataError(
@@ -397,5 +393,5 @@ def json_lines(entries: Iterable[Mapping[str, Any]]) -> str:
 
 
 @cache
-def _adapter(form: Any) -> TypeAdapter[Any]:
+def adapter_of(form: Any) -> TypeAdapter[Any]:
     return TypeAdapter(form)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ IsLeaving = Callable[[str], bool]
 """Whether the person of a pseudonym leaves."""
 
 
-def _campaigns(workspace: Workspace) -> list[CampaignFolder]:
+def all_campaigns(workspace: Workspace) -> list[CampaignFolder]:
     """Every campaign, planned or not, whatever its id."""
     folder = workspace.root / "campaigns"
     names = [path.name for path in folder.glob("*") if path.is_dir()]
@@ -41,20 +41,16 @@ def _campaigns(workspace: Workspace) -> list[CampaignFolder]:
     return [CampaignFolder(folder / campaign_id) for campaign_id in sorted(ids)]
 
 
-def _forget(workspace: Workspace, people: records.ErasedPeople) -> records.Removed:
-    return _take_out(_campaigns(workspace), people.subjects.__contains__)
-
-
-def _take_out(campaigns: Iterable[CampaignFolder], is_leaving: IsLeaving) -> records.Removed:
+def take_out(campaigns: Iterable[CampaignFolder], is_leaving: IsLeaving) -> records.Removed:
     removed = records.Removed(files={"campaign_people": 0, "campaign_exports": 0})
     for campaign in campaigns:
         with campaign.locked():
             for file in sorted(campaign.path.glob("*")):
-                removed = removed.plus(_take_out_of(file, is_leaving))
+                removed = removed.plus(take_out_of_file(file, is_leaving))
     return removed
 
 
-def _take_out_of(file: Path, is_leaving: IsLeaving) -> records.Removed:
+def take_out_of_file(file: Path, is_leaving: IsLeaving) -> records.Removed:
     kind, name, n_removed, is_whole = f"campaign_{file.stem}", f"campaigns/{file.parent.name}/{file.name}", 0, True
     try:
         check_plain(file)
@@ -67,13 +63,18 @@ def _take_out_of(file: Path, is_leaving: IsLeaving) -> records.Removed:
             remaining = b"".join(line for line in lines if not is_leaving(json.loads(line)["user_id"]))
             n_removed = len(lines) - len(remaining.splitlines())
         elif file.name == "exports.jsonl":
-            entries = read_log(file)
-            reduced = [_entry_without(entry, is_leaving) for entry in entries]
-            n_removed = sum(map(_mentions, entries)) - sum(map(_mentions, reduced))
-            remaining = json_lines(reduced).encode() if n_removed else content
+            entries, n_leaving = read_log(file), 0
+            for entry in entries:
+                for name in ("reached", "held"):
+                    staying = [user for user in entry[name] if not is_leaving(user)]
+                    n_leaving += len(entry[name]) - len(staying)
+                    entry[name] = staying
+                entry["texts"] = {user: text for user, text in entry["texts"].items() if not is_leaving(user)}
+            n_removed = n_leaving
+            remaining = json_lines(entries).encode() if n_removed else content
     except (DataError, ValueError, KeyError, TypeError):
         is_whole = False
-    remaining = _with_names(remaining, lambda pseudonym: "erased" if is_leaving(pseudonym) else None)
+    remaining = with_names(remaining, lambda pseudonym: "erased" if is_leaving(pseudonym) else None)
     if remaining != content:
         write_whole(file, remaining)
     is_exported = file.name == "exports.jsonl" and remaining != content
@@ -84,47 +85,38 @@ def _take_out_of(file: Path, is_leaving: IsLeaving) -> records.Removed:
     )
 
 
-def _entry_without(entry: Mapping[str, Any], is_leaving: IsLeaving) -> dict[str, Any]:
-    lists = {name: [user for user in entry[name] if not is_leaving(user)] for name in ("reached", "held")}
-    return {**entry, **lists, "texts": {user: text for user, text in entry["texts"].items() if not is_leaving(user)}}
-
-
-def _mentions(entry: Mapping[str, Any]) -> int:
-    return len(entry["reached"]) + len(entry["held"])
-
-
-def _with_names(content: bytes, name_of: Callable[[str], str | None]) -> bytes:
+def with_names(content: bytes, name_of: Callable[[str], str | None]) -> bytes:
     """The content with other pseudonyms, whatever its form."""
     return _PSEUDONYM.sub(lambda match: (name_of(match[0].decode()) or match[0].decode()).encode(), content)
 
 
-def _outdated(workspace: Workspace, clock: datetime, dry_run: bool) -> records.Removed:
+def outdated_people(workspace: Workspace, clock: datetime, dry_run: bool) -> records.Removed:
     """Takes everybody out of campaigns that were planned and exported long ago."""
     days, old = workspace.settings.retention.campaigns, []
-    for campaign in _campaigns(workspace) if days is not None else ():
+    for campaign in all_campaigns(workspace) if days is not None else ():
         dated = [path for path in (campaign.plan, campaign.exports) if path.exists()] or [campaign.people]
         is_old = campaign.people.is_file() and min(records.age(p, clock) for p in dated) > timedelta(days=days or 0)
         old += [campaign] if is_old else []
     if dry_run:
         return records.Removed(files={"campaign_people": sum(c.people.read_bytes().count(b"\n") for c in old)})
-    removed = _take_out(old, lambda name: True)
+    removed = take_out(old, lambda name: True)
     return records.Removed(files={"campaign_people": sum(removed.files.values())}, unread=removed.unread)
 
 
-def _rename(workspace: Workspace, renamed: records.Renamed) -> None:
-    for campaign in _campaigns(workspace):
+def rename_people(workspace: Workspace, renamed: records.Renamed) -> None:
+    for campaign in all_campaigns(workspace):
         with campaign.locked():
             for file in (path for path in sorted(campaign.path.glob("*")) if path.is_file()):
                 content = file.read_bytes()
                 names = renamed({name.decode() for name in _PSEUDONYM.findall(content)})
                 if names:
-                    write_whole(file, _with_names(content, names.get))
+                    write_whole(file, with_names(content, names.get))
 
 
-def _export(workspace: Workspace, person: records.ExportedPerson) -> dict[str, Any]:
+def export_campaigns(workspace: Workspace, person: records.ExportedPerson) -> dict[str, Any]:
     """Each campaign that planned for the person: what for, with which text, and when it left."""
     lines: list[dict[str, Any]] = []
-    for folder in _campaigns(workspace):
+    for folder in all_campaigns(workspace):
         if not folder.plan.exists():
             continue
         try:
@@ -150,9 +142,9 @@ CAMPAIGNS = records.PersonalRecords(
     in_backup=True,
     leftovers=("campaigns/.*.lock", "campaigns/.*.part", "campaigns/.*.old"),
     locked=lambda file: CampaignFolder(file.parent).locked(),
-    forget=_forget,
-    rename=_rename,
-    export=_export,
-    counts=lambda shop: [records.StoredCount("campaigns", len(_campaigns(shop)), shop.settings.retention.campaigns)],
-    outdated=_outdated,
+    forget=lambda workspace, people: take_out(all_campaigns(workspace), people.subjects.__contains__),
+    rename=rename_people,
+    export=export_campaigns,
+    counts=lambda shop: [records.StoredCount("campaigns", len(all_campaigns(shop)), shop.settings.retention.campaigns)],
+    outdated=outdated_people,
 )

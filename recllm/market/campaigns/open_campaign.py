@@ -20,8 +20,9 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, PolicyError, UsageError
@@ -36,11 +37,10 @@ from recllm.market.campaigns.folder import (
     TextFacts,
     TextStatus,
     append_decisions,
-    check_current,
     read_entries,
+    read_head,
     read_plan,
 )
-from recllm.market.campaigns.hours import SendWindow, send_window
 from recllm.market.campaigns.texts import (
     GROUNDING,
     Catalogue,
@@ -49,8 +49,8 @@ from recllm.market.campaigns.texts import (
     copy_request,
     facts_of,
     message,
-    verdict_of_notes,
 )
+from recllm.market.occasions.hours import is_quiet
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.workspace import Workspace, present
 
@@ -61,6 +61,41 @@ AUTO = "campaign (auto)"
 """Who approved a text that no person looked at."""
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SendWindow:
+    """Messages may leave from `start` on, before `end`: aware times."""
+
+    start: datetime
+    end: datetime | None
+    """None where nothing sets an end."""
+
+
+def send_window(
+    moment: datetime, quiet: tuple[time, time] | None, zone: str | None, offer_end: datetime | None
+) -> SendWindow | None:
+    """The first stretch from `moment` on in which messages may leave; None when the offer ends before it begins.
+
+    quiet: two local times of the zone between which no message leaves. zone: IANA name; UTC when None.
+    """
+    if quiet is None:
+        start, end = moment, None
+    else:
+        local = moment.astimezone(ZoneInfo(zone or "UTC"))
+        local = next_time(local, quiet[1]) if is_quiet(local.time(), *quiet) else local
+        start, end = local, next_time(local, quiet[0])
+    if offer_end is not None:
+        end = offer_end.astimezone(start.tzinfo) if end is None else min(end, offer_end.astimezone(start.tzinfo))
+    return None if end is not None and end <= start else SendWindow(start, end)
+
+
+def next_time(local: datetime, hour: time) -> datetime:
+    """The next time that clocks show `hour`, after `local`; one that clocks leap over is put right through UTC."""
+    then = local.replace(hour=hour.hour, minute=hour.minute, second=0, microsecond=0, fold=0)
+    if then <= local:
+        then = then + timedelta(days=1)  # of the wall clock: the zone's offset may change meanwhile
+    return then.astimezone(UTC).astimezone(local.tzinfo)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,22 +148,22 @@ def open_campaign(
     campaign = OpenCampaign(workspace, file, folder, plan, catalogue, moment)
     if recheck:
         at = clock or datetime.now(UTC)
-        _decide(campaign, (), lambda states: _withdrawals(campaign, states, at), by=CHECKER)
+        decide(campaign, (), lambda states: withdrawals_of(campaign, states, at), by=CHECKER)
     return campaign
 
 
-def _withdrawals(campaign: OpenCampaign, states: States, at: datetime) -> list[Decision]:
+def withdrawals_of(campaign: OpenCampaign, states: States, at: datetime) -> list[Decision]:
     """Of the texts that no longer hold."""
     end = campaign.file.offer.end if campaign.file.offer else None
     withdrawals = []
     for text in campaign.plan.texts:
         if states[text.id].action not in (TextStatus.DRAFT, TextStatus.APPROVED, TextStatus.EDITED):
             continue
-        why = _changed(states[text.id].facts or text.facts, campaign.facts(text))
+        why = change_in_words(states[text.id].facts or text.facts, campaign.facts(text))
         if not why and end is not None and end <= campaign.moment:
             why = f"the offer ended at {end.isoformat()}"
         if why:
-            withdrawals += _decisions(TextStatus.WITHDRAWN, [text.id], by=CHECKER, at=at, why=why)
+            withdrawals += decisions_for(TextStatus.WITHDRAWN, [text.id], by=CHECKER, at=at, why=why)
     return withdrawals
 
 
@@ -149,13 +184,13 @@ def enter_edit(
         raise UsageError(f"the item of {text_id} is no longer on offer; there is nothing to say about it")
     request = copy_request(campaign.file, campaign.catalogue, text, campaign.moment)
     failures, warnings = check_notes(wording, request, campaign.file, text.generator)
-    (blank,) = _decisions(TextStatus.EDITED, [text_id], by=by, at=at)
+    (blank,) = decisions_for(TextStatus.EDITED, [text_id], by=by, at=at)
     edited = replace(blank, text=wording, failures=failures, warnings=warnings, facts=campaign.facts(text))
-    _decide(campaign, [text_id], lambda _: [edited], by=by, revision=revision)
+    decide(campaign, [text_id], lambda _: [edited], by=by, revision=revision)
     return campaign.states[text_id]
 
 
-def _changed(was: TextFacts, now: TextFacts) -> str:
+def change_in_words(was: TextFacts, now: TextFacts) -> str:
     """What changed, in words; empty when nothing did."""
     if not now.available:
         return "the item is no longer on offer"
@@ -176,18 +211,19 @@ for a draft that of the plan, without a name."""
 def text_states(campaign: OpenCampaign) -> dict[str, Decision]:
     """Under the folder's lock. Raises `DataError` for a changed log, `UsageError` when there is another plan by now."""
     folder, plan = campaign.folder, campaign.plan
-    check_current(folder, plan)
-    states = {t.id: Decision(at="", by="", action=TextStatus.DRAFT, text_id=t.id, **_wording(t)) for t in plan.texts}
+    if read_head(folder) != replace(plan, people=()):
+        raise UsageError(f"{plan.campaign_id!r} was planned again meanwhile; look at its preview, then repeat this")
+    states = {t.id: Decision(at="", by="", action=TextStatus.DRAFT, text_id=t.id, **wording_of(t)) for t in plan.texts}
     for decision in read_entries(folder.decisions, Decision):
         name = decision.text_id
         if name not in states:
             raise DataError(f"{folder.decisions}: decides about a text {name!r} that the plan does not have")
         is_edit = decision.action is TextStatus.EDITED
-        states[name] = decision if is_edit else replace(decision, **_wording(states[name]))
+        states[name] = decision if is_edit else replace(decision, **wording_of(states[name]))
     return states
 
 
-def _wording(text: CampaignText | Decision) -> dict[str, Any]:
+def wording_of(text: CampaignText | Decision) -> dict[str, Any]:
     """The wording that a decision is about, the findings of the checks, and their facts."""
     return {name: getattr(text, name) for name in ("text", "failures", "warnings", "facts")}
 
@@ -206,17 +242,17 @@ def approve_texts(
             state = states[name]
             if state.action in (TextStatus.REJECTED, TextStatus.WITHDRAWN):
                 raise PolicyError(f"{name} was {state.action} ({state.why or 'no reason given'}); edit it first")
-            if faults := _faults(state, by):
+            if faults := faults_of(state, by):
                 raise PolicyError(f"{name} cannot be approved: it {faults[0]}; edit it, or reject it")
-        return _decisions(TextStatus.APPROVED, text_ids, by=by, at=at)
+        return decisions_for(TextStatus.APPROVED, text_ids, by=by, at=at)
 
-    _decide(campaign, text_ids, approvals, by=by, revision=revision)
+    decide(campaign, text_ids, approvals, by=by, revision=revision)
 
 
 def auto_approvals(plan: CampaignPlan, *, at: datetime) -> list[Decision]:
     """What a campaign that says `auto` approves of its new plan: texts with the verdict `pass`."""
-    text_ids = [text.id for text in plan.texts if not _faults(text, None)]
-    return _decisions(TextStatus.APPROVED, text_ids, by=AUTO, at=at)
+    text_ids = [text.id for text in plan.texts if not faults_of(text, None)]
+    return decisions_for(TextStatus.APPROVED, text_ids, by=AUTO, at=at)
 
 
 def reject_texts(
@@ -229,8 +265,8 @@ def reject_texts(
     revision: str | None = None,
 ) -> None:
     """A person says no; the texts do not leave. revision and errors as in `approve_texts`."""
-    rejections = _decisions(TextStatus.REJECTED, text_ids, by=by, at=at, why=why)
-    _decide(campaign, text_ids, lambda _: rejections, by=by, revision=revision)
+    rejections = decisions_for(TextStatus.REJECTED, text_ids, by=by, at=at, why=why)
+    decide(campaign, text_ids, lambda _: rejections, by=by, revision=revision)
 
 
 def take_back(
@@ -244,18 +280,18 @@ def take_back(
 
     def earlier(states: States) -> list[Decision]:
         entries = read_entries(campaign.folder.decisions, Decision)
-        decisions = _decisions(TextStatus.DRAFT, text_ids, by=by, at=at)
+        decisions = decisions_for(TextStatus.DRAFT, text_ids, by=by, at=at)
         for n, name in enumerate(text_ids):
             if states[name].action is TextStatus.EDITED:
                 edits = [entry for entry in entries if entry.text_id == name and entry.action is TextStatus.EDITED]
                 before = edits[-2] if len(edits) > 1 else of_plan[name]
-                decisions[n] = replace(decisions[n], action=TextStatus.EDITED, **_wording(before))
+                decisions[n] = replace(decisions[n], action=TextStatus.EDITED, **wording_of(before))
         return decisions
 
-    _decide(campaign, text_ids, earlier, by=by, revision=revision)
+    decide(campaign, text_ids, earlier, by=by, revision=revision)
 
 
-def _decide(
+def decide(
     campaign: OpenCampaign,
     text_ids: Sequence[str],
     new_decisions: Callable[[States], Sequence[Decision]],
@@ -280,12 +316,14 @@ def _decide(
         _logger.info("%d texts %s", n, action)
 
 
-def _decisions(action: TextStatus, text_ids: Sequence[str], *, by: str, at: datetime, why: str = "") -> list[Decision]:
+def decisions_for(
+    action: TextStatus, text_ids: Sequence[str], *, by: str, at: datetime, why: str = ""
+) -> list[Decision]:
     moment = at.isoformat(timespec="seconds")
     return [Decision(at=moment, by=by.strip(), action=action, text_id=name, why=why) for name in text_ids]
 
 
-def _faults(text: CampaignText | Decision, by: str | None) -> list[str]:
+def faults_of(text: CampaignText | Decision, by: str | None) -> list[str]:
     """Why a text cannot be approved. by: a person; None for the campaign itself, which says `auto`."""
     checks = [Check(guarantee=n.rule, passed=False, message=n.message, span=n.span) for n in text.failures]
     return [fault.message for fault in approvable(checks, warnings=len(text.warnings), by=by, auto=by is None)]
@@ -343,7 +381,9 @@ def text_documents(campaign: OpenCampaign) -> list[dict[str, Any]]:
     states, documents = campaign.states, []
     for text in campaign.plan.texts:
         state, item = states[text.id], campaign.catalogue.items.get(text.item_id)
-        verdict = verdict_of_notes(state.failures, state.warnings)
+        verdict = CopyVerdict.PERSON if state.warnings else CopyVerdict.PASS
+        if state.failures:
+            verdict = CopyVerdict.BLOCKED
         document = {
             "id": text.id,
             "status": state.action.value,

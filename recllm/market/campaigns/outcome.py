@@ -126,7 +126,7 @@ class CampaignOutcome:
 
 
 @dataclass(frozen=True, eq=False)
-class _WindowActions:
+class WindowActions:
     """What every person of the dataset did within the window, (n_users,) each."""
 
     data: Dataset
@@ -174,7 +174,7 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate | None = None) -> 
     start = datetime.fromisoformat(exports[0].send_from)
     end = start + timedelta(days=plan.window_days)
     gate = gate or FigureGate(workspace)
-    actions = _window_actions(campaign, start, end, gate)
+    actions = window_actions(campaign, start, end, gate)
     every_row = actions.rows(plan.people)
     # whom any export reached, or would have reached, had they not been held out
     reached_names = {name for entry in exports for name in entry.reached}
@@ -182,13 +182,15 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate | None = None) -> 
     countable = [p for p, row in zip(plan.people, every_row, strict=True) if row >= 0]
     sent = [p for p in countable if p.user_id in reached_names]
     reports = workspace.store().campaign_message_events(plan.campaign_id)
-    basis = _reach_basis(sent, reports, actions.part_floor)
+    basis = reach_basis(sent, reports, actions.part_floor)
     arrived = {(name, channel) for name, channel, kind in reports if kind in ARRIVED}
     reached = [p for p in sent if basis[p.channel] is ReachBasis.EXPORTED or (p.user_id, p.channel) in arrived]
     held_out = [p for p in countable if p.user_id in held_out_names]
     rows, control_rows = actions.rows(sent), actions.rows(held_out)
     others = np.setdiff1d(np.arange(actions.data.n_users), every_row)
     parts = divided(sent, held_out, campaign.catalogue.items, actions.part_floor)
+    channels_sent = {(p.user_id, p.channel) for p in sent}
+    counts = Counter(kind for name, channel, kind in reports if (name, channel) in channels_sent)
     figures, control, revenue_effect = actions.figures(rows), actions.figures(control_rows), None
     if figures and control:
         exact = mean_difference(actions.revenue[rows], actions.revenue[control_rows])
@@ -208,7 +210,7 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate | None = None) -> 
         not_counted=gate.listed(n_not_counted, "not counted") or 0,
         not_delivered=gate.listed(n_not_delivered, "not delivered") or 0,
         reached_means=basis,
-        messages=_message_counts(sent, reports, gate),
+        messages={kind.value: gate.listed(counts[kind], kind) for kind in MessageEventKind if counts[kind]},
         horizon_days=plan.horizon_days,
         expected_conversions=gate.amount(sum(p.probability for p in reached), 0.0),
         converts=plan.converts,
@@ -216,9 +218,9 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate | None = None) -> 
         sent=figures,
         held_out=control,
         other_people=actions.figures(others, addressed=False),
-        effect=_effect(gate, figures, control, actions.converted[rows], actions.converted[control_rows]),
+        effect=rate_effect(gate, figures, control, actions.converted[rows], actions.converted[control_rows]),
         revenue_effect=revenue_effect,
-        segments=_segments(actions, parts),
+        segments=segments_of(actions, parts),
         words=(),
     )
     return replace(outcome, words=conclusions(outcome, gate.floor, workspace.settings.locale))
@@ -250,7 +252,7 @@ def campaign_trial(campaign: OpenCampaign) -> tuple[datetime, pl.DataFrame]:
             "in the next one"
         )
     names = [person.user_id for person in plan.people if person.user_id in sent | held_out]
-    actions = _window_actions(campaign, start, end, FigureGate(campaign.workspace))
+    actions = window_actions(campaign, start, end, FigureGate(campaign.workspace))
     rows = actions.data.user_rows(names)
     converted = actions.converted[np.maximum(rows, 0)].astype(np.float64)
     table = pl.DataFrame({"user_id": names, "treated": [float(name in sent) for name in names], "outcome": converted})
@@ -261,7 +263,7 @@ Reports = Collection[tuple[str, str, MessageEventKind]]
 """Pseudonym, channel and what was reported of the person's message there."""
 
 
-def _reach_basis(sent: People, reports: Reports, floor: int) -> dict[str, ReachBasis]:
+def reach_basis(sent: People, reports: Reports, floor: int) -> dict[str, ReachBasis]:
     """Channel of these people -> what counts as reached there: delivered where any delivery is reported.
 
     Where fewer people than `floor` are left without a delivery, and not none, it is exported on every channel: what
@@ -276,13 +278,7 @@ def _reach_basis(sent: People, reports: Reports, floor: int) -> dict[str, ReachB
     return {name: ReachBasis.DELIVERED if name in reported else ReachBasis.EXPORTED for name in channels}
 
 
-def _message_counts(sent: People, reports: Reports, gate: FigureGate) -> dict[str, int | None]:
-    names = {(p.user_id, p.channel) for p in sent}
-    counts = Counter(kind for name, channel, kind in reports if (name, channel) in names)
-    return {kind.value: gate.listed(counts[kind], kind) for kind in MessageEventKind if counts[kind]}
-
-
-def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate: FigureGate) -> _WindowActions:
+def window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate: FigureGate) -> WindowActions:
     plan, policy = campaign.plan, campaign.workspace.gate()
     data = policy.dataset(Purpose.ANALYTICS)
     items = data.item_rows(list(plan.items))
@@ -296,7 +292,7 @@ def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate
     for channel_name, purpose in CHANNEL_PURPOSE.items():
         agreed = np.array(policy.permits_each(names, purpose), bool)
         unsubscribed |= np.array([channel.get(name) == channel_name for name in names], bool) & ~agreed
-    return _WindowActions(
+    return WindowActions(
         data=data,
         converted=np.bincount(events.user, minlength=data.n_users) > 0,
         revenue=np.bincount(purchases.user, money(purchases), minlength=data.n_users).astype(np.float64),
@@ -305,7 +301,7 @@ def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate
     )
 
 
-def _effect(
+def rate_effect(
     gate: FigureGate,
     figures: GroupFigures | None,
     control: GroupFigures | None,
@@ -320,8 +316,8 @@ def _effect(
     return gate.moved(exact, figures.rate.value - control.rate.value)
 
 
-def _segments(
-    actions: _WindowActions, parts_by_way: Mapping[str, Mapping[str, BothSides]]
+def segments_of(
+    actions: WindowActions, parts_by_way: Mapping[str, Mapping[str, BothSides]]
 ) -> tuple[SegmentFigures, ...]:
     """Every way to divide the people; a part below the floor is left out.
 
@@ -335,7 +331,7 @@ def _segments(
         for name, (group, control) in figures.items():
             if group is not None:
                 control = control if is_comparable else None
-                effect = _effect(actions.gate, group, control, *(actions.converted[side] for side in rows[name]))
+                effect = rate_effect(actions.gate, group, control, *(actions.converted[side] for side in rows[name]))
                 segments.append(SegmentFigures(by=by, name=name, reached=group, held_out=control, effect=effect))
     return tuple(segments)
 
@@ -365,13 +361,13 @@ def divided(
             }
             for by, name in names.items():
                 ways.setdefault(by, {}).setdefault(name, ([], []))[side].append(p)
-    merged = {by: _merged(parts, floor) for by, parts in ways.items()}
+    merged = {by: merged_parts(parts, floor) for by, parts in ways.items()}
     for by in ("likelihood", "variant"):  # they have an order of their own, which is that of the alphabet
         merged[by] = dict(sorted(merged.get(by, {}).items(), key=lambda named: (named[0] == OTHERS, named[0])))
     return {by: parts for by, parts in merged.items() if len(parts) > 1}
 
 
-def _merged(parts: Mapping[str, BothSides], floor: int) -> dict[str, BothSides]:
+def merged_parts(parts: Mapping[str, BothSides], floor: int) -> dict[str, BothSides]:
     """Largest first, the merged parts last."""
     order = sorted(parts, key=lambda name: (-len(parts[name][0]), name))
     large = [name for name in order if len(parts[name][0]) >= floor]

@@ -5,36 +5,37 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recllm.base.documents import count_text, plain
 from recllm.base.errors import DataError, NotFittedError, NothingToDo, UsageError
-from recllm.base.schema import CopyVerdict, Generator, Intent
+from recllm.base.schema import Generator, Intent, Reason, ReasonKind
 from recllm.base.words.sentences import language
 from recllm.learn.features.item_vectors import basics_of
 from recllm.market.adcopy.ads import customer_facts, generator_named, may_be_modelled
-from recllm.market.adcopy.request import reason_kind
+from recllm.market.adcopy.request import PersonFacts, reason_kind
 from recllm.market.audiences.audience import EligiblePool, build_audience, counts_in_words
 from recllm.market.audiences.contacts import first_channels
 from recllm.market.audiences.reasons import reasons_for
 from recllm.market.audiences.selection import Selection, draws, select
 from recllm.market.campaigns.file import SERVER, CampaignFile
-from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, CampaignText, PlannedPerson, publish
+from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish
 from recllm.market.campaigns.open_campaign import auto_approvals
-from recllm.market.campaigns.reach import CUSTOMERS_TRIED, PRODUCTS_TRIED, campaign_pool, first_items
-from recllm.market.campaigns.texts import (
-    Silence,
-    TextKey,
-    catalogue_at,
-    public_keys,
-    verdicts_of_frames,
-    write_texts,
+from recllm.market.campaigns.reach import (
+    CUSTOMERS_TRIED,
+    FEW_PRODUCTS,
+    PRODUCTS_TRIED,
+    campaign_pool,
+    first_items,
 )
+from recllm.market.campaigns.texts import SILENCES, CampaignWriter, Silence, TextKey, catalogue_at, public_keys
 from recllm.market.propensity.effects import saved_effects
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender
@@ -80,7 +81,7 @@ def plan_campaign(
         file = file.model_copy(update={"locales": (workspace.settings.locale,)})
     folder, moment = CampaignFolder.of(workspace.root, file.id), utc(present(workspace, now))
     send = file.send or moment
-    _check_times(file, send, moment)
+    check_times(file, send, moment)
     with folder.locked():
         folder.check_free(replace=replace)
     if file.target.effects is not None:
@@ -100,14 +101,14 @@ def plan_campaign(
     tell(f"finding people for {file.id}")
     pool = campaign_pool(loaded, file, workspace)
     tell(f"writing the texts of {file.id}")
-    plan = _plan(workspace, loaded, file, pool, send, speaker)
+    plan = written_plan(workspace, loaded, file, pool, send, speaker)
     approvals = auto_approvals(plan, at=now or datetime.now(UTC)) if file.words.auto else []
     publish(folder, plan, replace=replace, decisions=approvals)
     _logger.info("planned %d people, %d held out, %d texts", len(plan.addressed), len(plan.held_out), len(plan.texts))
     return plan
 
 
-def _check_times(file: CampaignFile, send: datetime, moment: datetime) -> None:
+def check_times(file: CampaignFile, send: datetime, moment: datetime) -> None:
     """Raises `DataError` where texts would go out before `moment`, or while the offer does not run."""
     if send < moment:
         raise DataError(f"{file.source}: send is {send.isoformat()}, and the present is {moment.isoformat()}")
@@ -123,10 +124,7 @@ def _check_times(file: CampaignFile, send: datetime, moment: datetime) -> None:
     )
 
 
-# --- the plan --------------------------------------------------------------------------------------------------------
-
-
-def _plan(
+def written_plan(
     workspace: Workspace,
     recommender: Recommender,
     file: CampaignFile,
@@ -138,29 +136,50 @@ def _plan(
     catalogue = catalogue_at(workspace, file, item_ids, send)
     if file.target.intent is None:  # else a customer may get any item of the shop
         catalogue = replace(catalogue, day_items=frozenset(item_ids))
-    verdict = verdicts_of_frames(workspace, file, catalogue, send)
-    selection, drawn = Draw(workspace, recommender, file, pool, verdict, speaker).drawn()
-    recipients = [recipient for recipient in drawn if isinstance(recipient.verdict, CopyVerdict)]
-    silent = Counter(recipient.verdict.value for recipient in drawn if isinstance(recipient.verdict, Silence))
+    writer = CampaignWriter(workspace, file, catalogue, send)
+    selection, recipients, silent = Draw(workspace, recommender, file, pool, writer, speaker).drawn()
+    silences: dict[str, int | None] = {silence.value: n for silence, n in silent.items()}
     audience = build_audience(recommender, pool, selection, file.id, 0, figures=FigureGate(workspace))
     if not audience.people:
         counts, n_held_out = counts_in_words(audience.excluded), len(audience.holdout)
         raise NothingToDo(f"the campaign {file.id!r} reaches no customers: {counts}; held out: {n_held_out}")
-    addressed = [recipient for recipient in recipients if not recipient.person.held_out]
+    addressed = [recipient for recipient in recipients if not recipient.held_out]
     if not addressed:
+        if silent[Silence.NO_PROOF]:
+            item_id, missing = next(iter(writer.unproven.items()))
+            title = catalogue.items[item_id].title
+            raise DataError(
+                f"{file.source}: the offer cannot be stated for {title!r}: {missing}; give the proof, or change it"
+            )
         raise NothingToDo(
-            f"{file.source}: nothing can be said to these customers about these products: {counts_in_words(silent)}; "
+            f"{file.source}: nothing can be said to these customers about these products: {counts_in_words(silences)}; "
             "name an offer, an occasion, or products that they have a reason to buy"
         )
     keys = Counter(recipient.key for recipient in addressed)
     keys.update(dict.fromkeys((recipient.key for recipient in recipients), 0))
     keys.update(dict.fromkeys(public_keys((recipient.key.item_id for recipient in recipients), file), 0))
-    texts, remarks = write_texts(keys, workspace, file, catalogue, send, generator=speaker)
-    _check_proofs(file, texts)
+    texts, remarks = writer.texts(keys, generator=speaker)
     if n_further := sum(recipient.is_further for recipient in addressed):
         customers = count_text(n_further, "customer")
         remarks.append(f"{customers}: a product from further down their list, as nothing can be said about the first")
-    people = _with_texts(file, recipients, texts)
+    people, names = [], [recipient.user_id for recipient in recipients]
+    # a hash of campaign and pseudonym draws each person's variant: so variants can be compared
+    for recipient, draw in zip(recipients, draws(names, file.id, "variant"), strict=True):
+        if variants := texts[recipient.key]:
+            text, share = variants[int(draw * len(variants))], 1 / len(variants)
+            person = PlannedPerson(
+                user_id=recipient.user_id,
+                held_out=recipient.held_out,
+                probability=recipient.probability,
+                item_id=text.item_id,
+                kind=text.kind,
+                channel=text.channel,
+                locale=text.locale,
+                variant=text.variant,
+                text_id=text.id,
+                propensity=share,
+            )
+            people.append(person)
     readers, cost = Counter(person.text_id for person in people if not person.held_out), file.limits.cost
     return CampaignPlan(
         campaign_id=file.id,
@@ -174,71 +193,30 @@ def _plan(
         window_days=file.window_days or audience.horizon_days,
         model_version=audience.model_version,
         holdout=file.limits.holdout,
-        excluded={**audience.excluded, **silent},
-        expected_conversions=sum(recipient.person.probability for recipient in addressed),
+        excluded={**audience.excluded, **silences},
+        expected_conversions=sum(recipient.probability for recipient in addressed),
         cost=None if cost is None else cost * len(addressed),
         items=audience.items,
         converts=tuple(action.value for action in audience.converts),
         group=tuple(plain(audience.group)),
-        notes=(*audience.notes, *remarks),
+        notes=(*audience.notes, *remarks, *writer.product_remarks()),
         # all texts in the order of their numbers
         texts=tuple(replace(text, people=readers[text.id]) for variants in texts.values() for text in variants),
         people=tuple(people),
+        silent_items=writer.silent_items,
     )
-
-
-def _check_proofs(file: CampaignFile, texts: Mapping[TextKey, Sequence[CampaignText]]) -> None:
-    """Raises `DataError` for an offer that a law forbids to state for want of a proof."""
-    for text in (text for variants in texts.values() for text in variants if file.offer is not None):
-        for note in text.failures:
-            if "; needs " in note.message:
-                raise DataError(
-                    f"{file.source}: the offer cannot be stated for {text.facts.title!r}: {note.message}; give the "
-                    "proof, or change it"
-                )
-
-
-def _with_texts(
-    file: CampaignFile, recipients: Sequence[Recipient], texts: Mapping[TextKey, Sequence[CampaignText]]
-) -> list[PlannedPerson]:
-    """Each person with a variant of their text, drawn by a hash of campaign and pseudonym: so variants can be
-    compared."""
-    people, names = [], [recipient.person.user_id for recipient in recipients]
-    for recipient, draw in zip(recipients, draws(names, file.id, "variant"), strict=True):
-        if variants := texts[recipient.key]:
-            text, share = variants[int(draw * len(variants))], 1 / len(variants)
-            people.append(replace(recipient.person, variant=text.variant, text_id=text.id, propensity=share))
-    return people
-
-
-# --- its people, each with a product of which something can be said --------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """One of a campaign's people with a product."""
+    """One of a campaign's people with a product about which a text can go out."""
 
-    person: PlannedPerson
-    """So far without a text."""
+    user_id: str
+    probability: float
     key: TextKey
-    verdict: CopyVerdict | Silence
-    """What can be said of the product."""
     is_further: bool
     """Whether the product is not the first of the person's list."""
-
-    @property
-    def strength(self) -> int:
-        return VERDICTS.index(self.verdict)
-
-
-VERDICTS = (
-    Silence.NO_TEXT_FOR_PRODUCT,
-    Silence.NOTHING_TO_SAY,
-    CopyVerdict.BLOCKED,
-    CopyVerdict.PERSON,
-    CopyVerdict.PASS,
-)
-"""The best last."""
+    held_out: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,24 +227,24 @@ class Draw:
     recommender: Recommender
     file: CampaignFile
     pool: EligiblePool
-    verdict: Callable[[TextKey], CopyVerdict | Silence]
+    writer: CampaignWriter
     speaker: Generator | None
 
-    def drawn(self) -> tuple[Selection, list[Recipient]]:
-        """The people, best first, those held out among them.
+    def drawn(self) -> tuple[Selection, list[Recipient], Counter[Silence]]:
+        """The people, best first, those held out among them, and how many are drawn without a text.
 
         Where the campaign has a size, the next customers replace those to whom nothing can be said; `CUSTOMERS_TRIED`
         times as many are looked at.
         """
         cut, limit = self.file.limits.cut, self.file.limits.cut.max_contacts
         max_size = CUSTOMERS_TRIED * (limit or 0)
-        recipients: dict[int, Recipient] = {}
+        results: dict[int, Recipient | Silence] = {}
         while True:
             selection = select(self.pool.scores, self.pool.user_ids, self.file.id, cut)
             first = first_items(self.file, self.workspace, self.pool, selection)
-            recipients |= self.with_products({at: item for at, item in first.items() if at not in recipients})
+            results |= self.with_products({at: item for at, item in first.items() if at not in results})
             addressed = selection.addressed.tolist()
-            written = [n for n, at in enumerate(addressed, start=1) if isinstance(recipients[at].verdict, CopyVerdict)]
+            written = [n for n, at in enumerate(addressed, start=1) if isinstance(results[at], Recipient)]
             size = cut.max_contacts or 0
             if limit is None or len(written) >= limit or len(addressed) < size or size >= max_size:
                 break
@@ -277,75 +255,134 @@ class Draw:
             selection = select(self.pool.scores, self.pool.user_ids, self.file.id, cut)
         is_held_out = dict.fromkeys(selection.addressed.tolist(), False)
         is_held_out |= dict.fromkeys(selection.holdout.tolist(), True)
-        return selection, [
-            replace(recipients[at], person=replace(recipients[at].person, held_out=is_held_out[at]))
-            for at in first
-            if at in is_held_out
-        ]
+        recipients, silent = [], Counter[Silence]()
+        for at in (at for at in first if at in is_held_out):
+            if isinstance(recipient := results[at], Silence):
+                silent[recipient] += 1
+            else:
+                recipients.append(replace(recipient, held_out=is_held_out[at]))
+        return selection, recipients, silent
 
-    def with_products(self, first: Mapping[int, int]) -> dict[int, Recipient]:
-        """Each person with the first product of their list of which a text says something that no check stops;
-        `PRODUCTS_TRIED` are looked at, and where there is none, the one that comes nearest is taken. first: position in
-        the pool -> row of the product that is tried first."""
-        offers, recipients = self.pool.scores.offers, dict[int, Recipient]()
-        lists = {at: [item] for at, item in first.items()}
-        if offers is not None:
-            for at, items in lists.items():
-                items += [item for item in offers.item[at].tolist() if item not in (-1, items[0])]
-        stopped = VERDICTS.index(CopyVerdict.BLOCKED)
-        for n in range(PRODUCTS_TRIED):
-            waiting = [at for at in lists if at not in recipients or recipients[at].strength <= stopped]
-            products = {at: lists[at][n] for at in waiting if len(lists[at]) > n}
-            for at, (person, key) in self.candidates(products).items():
-                recipient = Recipient(person, key, self.verdict(key), is_further=n > 0)
-                if n == 0 or recipient.strength > recipients[at].strength:
-                    recipients[at] = recipient
-        return recipients
+    def with_products(self, first: Mapping[int, int]) -> dict[int, Recipient | Silence]:
+        """Each person with the first product of their list about which a text can go out, or why none can.
 
-    def candidates(self, products: Mapping[int, int]) -> dict[int, tuple[PlannedPerson, TextKey]]:
-        """The people at positions of the pool with these products, and what decides the text of each."""
-        if not products:
+        first: position in the pool -> row of the product that is tried first.
+        """
+        if not first:
             return {}
-        recommender, file, scores = self.recommender, self.file, self.pool.scores
-        positions, items = np.array(list(products), np.int64), np.array(list(products.values()), np.int64)
-        data, gate, rows = recommender.dataset, self.workspace.gate(), self.pool.user_rows[positions]
-        names, probabilities = [self.pool.user_ids[at] for at in products], scores.probabilities()[positions]
-        if scores.offers is not None and file.target.choice.intent is not Intent.MIXED:  # that of the product itself
-            is_product = scores.offers.item[positions] == items[:, None]
-            of_product = scores.offers.probability[positions, is_product.argmax(1)]
-            probabilities = np.where(is_product.any(1), of_product, probabilities)
-        channels = first_channels(gate, names, file.personal_channels)
-        modelled = may_be_modelled(gate, names, self.speaker)
-        basics, reasons = basics_of(data.users[rows.tolist()]), reasons_for(recommender, rows, items)
-        facts = customer_facts(
-            data.events.rows(rows),
+        item_ids, ways = self.recommender.dataset.items["item_id"], self.ways(list(first))
+        results: dict[int, Recipient | Silence] = {}
+        for at, item in first.items():
+            silence = self.writer.silence(item_ids[item], *ways[at])
+            results[at] = silence or Silence.NOTHING_TO_SAY
+        scored = self.promising_products(first, ways)
+        pairs = [(at, item) for at, items in scored.items() for item in items]
+        for at, recipient in self.candidates(pairs, ways):
+            before, silence = results[at], self.writer.verdict(recipient.key)
+            if isinstance(before, Recipient):
+                continue
+            is_further = recipient.key.item_id != item_ids[first[at]]
+            results[at] = replace(recipient, is_further=is_further)
+            if silence is not None:
+                results[at] = max(before, silence, key=SILENCES.index)
+        return results
+
+    def promising_products(self, first: Mapping[int, int], ways: Mapping[int, tuple[str, str]]) -> dict[int, list[int]]:
+        """Which products are scored for each person: a score finds the reasons, and takes long.
+
+        It is the first of which their history alone gives something to say, and the first of the list, of which a
+        reason may. Products that get no text at all are passed over.
+        """
+        item_ids, offers = self.recommender.dataset.items["item_id"], self.pool.scores.offers
+        limit = PRODUCTS_TRIED if self.file.limits.cut.max_contacts else FEW_PRODUCTS
+        products: dict[int, Iterator[int]] = {}
+        for at, item in first.items():
+            further = [] if offers is None else offers.item[at].tolist()
+            items = dict.fromkeys([item, *(row for row in further if row != -1)])
+            products[at] = islice(self.sayable(items, *ways[at]), limit)
+        tried: dict[int, list[int]] = {at: [] for at in first}
+        scored: dict[int, list[int]] = {}
+        waiting = list(first)
+        while waiting:
+            pairs = [(at, item) for at in waiting for item in islice(products[at], 1)]
+            waiting = []
+            for (at, item), facts in zip(pairs, self.facts(pairs), strict=True):
+                tried[at].append(item)
+                key = TextKey(item_ids[item], ReasonKind.GENERAL, *ways[at], False, facts)
+                if self.writer.verdict(key) is None:
+                    scored[at] = list(dict.fromkeys([tried[at][0], item]))
+                else:
+                    waiting.append(at)
+        return {at: scored.get(at, tried[at][:FEW_PRODUCTS]) for at in first}
+
+    def ways(self, positions: Sequence[int]) -> dict[int, tuple[str, str]]:
+        """Position in the pool -> channel and locale of a person's text.
+
+        It is the first of the campaign's locales in a language that the person named; the first one without a name.
+        """
+        channels, locales = self.file.personal_channels, self.file.locales
+        names = [self.pool.user_ids[at] for at in positions]
+        users = self.recommender.dataset.users[self.pool.user_rows[positions].tolist()]
+        agreed = first_channels(self.workspace.gate(), names, channels)
+        ways = {}
+        for at, channel, basics in zip(positions, agreed, basics_of(users), strict=True):
+            named = [name for name in basics if name.casefold() in LANGUAGE_BASICS]
+            languages = {language(basics[name]) for name in named}
+            locale = next((name for name in locales if language(name) in languages), locales[0])
+            ways[at] = channel or channels[0], locale
+        return ways
+
+    def sayable(self, items: Iterable[int], channel: str, locale: str) -> Iterator[int]:
+        """Those of the products about which something is said to some customers."""
+        item_ids = self.recommender.dataset.items["item_id"]
+        return (item for item in items if self.writer.silence(item_ids[item], channel, locale) is None)
+
+    def facts(
+        self, pairs: Sequence[tuple[int, int]], reasons: Sequence[Sequence[Reason]] | None = None
+    ) -> list[PersonFacts]:
+        """What may be said of people about products.
+
+        pairs: position in the pool and row of the product. reasons: of each; None where they are not known.
+        """
+        if not pairs:
+            return []
+        positions, items = zip(*pairs, strict=True)
+        recommender, data = self.recommender, self.recommender.dataset
+        return customer_facts(
+            data.events.rows(self.pool.user_rows[list(positions)]),
             data.items,
             data.as_of,
-            items.tolist(),
-            reasons,
+            items,
+            reasons or [()] * len(pairs),
             recommender.together,
             recommender.policy,
-            file.target.occasion,
+            self.file.target.occasion,
             recommender.broad_categories,
         )
-        candidates = {}
-        for n, (at, item_id) in enumerate(zip(products, data.items["item_id"].gather(items).to_list(), strict=True)):
-            person = PlannedPerson(
-                user_id=names[n],
-                held_out=False,
-                probability=round(float(probabilities[n]), 6),
-                item_id=item_id,
-                kind=reason_kind(reasons[n][0] if reasons[n] else None, item_id).value,
-                channel=channels[n] or file.personal_channels[0],
-                locale=_locale(file, basics[n]),
-                variant=0,
-                text_id="",
-            )
-            candidates[at] = person, TextKey.of(person, modelled[n], facts[n])
-        return candidates
 
+    def candidates(
+        self, pairs: Sequence[tuple[int, int]], ways: Mapping[int, tuple[str, str]]
+    ) -> Iterator[tuple[int, Recipient]]:
+        """The people with products.
 
-def _locale(file: CampaignFile, basics: Mapping[str, str]) -> str:
-    """The first of the campaign's locales in a language that the person named; the first one without a name."""
-    languages = {language(value) for basic, value in basics.items() if basic.casefold() in LANGUAGE_BASICS}
-    return next((locale for locale in file.locales if language(locale) in languages), file.locales[0])
+        pairs: as of `facts`. ways: as of `ways`.
+        """
+        if not pairs:
+            return
+        recommender, offers = self.recommender, self.pool.scores.offers
+        positions, items = np.array(pairs, np.int64).T
+        names = [self.pool.user_ids[at] for at, _ in pairs]
+        probabilities = self.pool.scores.probabilities()[positions]
+        if offers is not None and self.file.target.choice.intent is not Intent.MIXED:
+            # that of the product itself
+            is_product = offers.item[positions] == items[:, None]
+            of_product = offers.probability[positions, is_product.argmax(1)]
+            probabilities = np.where(is_product.any(1), of_product, probabilities)
+        modelled = may_be_modelled(self.workspace.gate(), names, self.speaker)
+        reasons = reasons_for(recommender, self.pool.user_rows[positions], items)
+        item_ids = recommender.dataset.items["item_id"].gather(items).to_list()
+        facts = self.facts(pairs, reasons)
+        for n, (at, _) in enumerate(pairs):
+            kind = reason_kind(reasons[n][0] if reasons[n] else None, item_ids[n], sensitive=False)
+            key = TextKey(item_ids[n], kind.value, *ways[at], modelled[n], facts[n])
+            yield at, Recipient(names[n], round(float(probabilities[n]), 6), key, is_further=False)

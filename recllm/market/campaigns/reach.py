@@ -22,9 +22,9 @@ from recllm.market.audiences.request import Exclusions
 from recllm.market.audiences.selection import Selection, select, spread_offers
 from recllm.market.audiences.targets import AudienceTarget, audience_target
 from recllm.market.campaigns.file import CampaignFile
-from recllm.market.campaigns.goods import MOST_ITEMS, DayGoods, fitting_items, goods_note, goods_of_day
+from recllm.market.campaigns.suggestions import MOST_ITEMS, fitting_items, goods_note, goods_of_day
 from recllm.market.campaigns.texts import festive_day
-from recllm.market.occasions.calendar import CalendarDay, ComingDay, profile_of
+from recllm.market.occasions.calendar import CalendarDay, ComingDay
 from recllm.market.occasions.day import cases_of, lacking, shop_of_people
 from recllm.market.propensity.effects import effects_of
 from recllm.shop.data.dataset import USER_COLUMN, utc
@@ -39,6 +39,8 @@ CATALOGUE_ITEMS = 20
 """Items of a campaign that picks them from the whole catalogue and says no number: each needs its texts."""
 PRODUCTS_TRIED = 10
 """For one customer, from the top of their list, until there is something to say about one."""
+FEW_PRODUCTS = 3
+"""The same of a campaign for all customers; and where only a reason could carry a text."""
 CUSTOMERS_TRIED = 3
 """For each one of a campaign's size, until there is something to say to as many."""
 REACHABLE = "reachable"
@@ -58,15 +60,20 @@ def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Works
     if recommender.model is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
     section, gate = file.target, workspace.gate()
-    rules, agreed = _exclusions(file, workspace), _agreed(file, gate)
+    rules, agreed = exclusions_of(file, workspace), agreed_to(file, gate)
     if section.occasion is not None:
         target, only_for = occasion_target(workspace, recommender, section.occasion)
         return eligible_pool(recommender, target, rules, agreed, gate=gate, only_for=only_for)
     limit, note, items = section.most_items, "", section.items
     if section.picks_items:
-        limit, goods = limit or CATALOGUE_ITEMS, _goods_of_day(workspace, recommender, file)
-        if section.day is not None and goods.item_ids:
-            items, note = goods.item_ids, goods_note(goods, profile_of(section.day, workspace.settings).names["en"])
+        limit = limit or CATALOGUE_ITEMS
+        day = festive_day(workspace.settings, file, file.send or utc(recommender.dataset.as_of))
+        if day is not None and section.intent is None:
+            name, coming = day.names["en"], ComingDay(day=CalendarDay(day.key), on=day.on)
+            items, source = goods_of_day(workspace, recommender.dataset, coming, recommender)
+            if not items:
+                raise NothingToDo(f"no products are known to fit {name}; name items, a category or an intent")
+            note = goods_note(len(items), source, name)
     elif section.text is not None:
         limit = limit or MOST_ITEMS
         items = tuple(fitting_items(recommender, section.text, section.category, limit=limit))
@@ -78,32 +85,21 @@ def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Works
         raise UsageError(f"the item {name!r} of the campaign {file.id!r} is no longer on offer; take it out")
     target = replace(target, notes=(*target.notes, note) if note else target.notes)
     if limit is not None and len(target.items) > limit:
-        target = _narrowed(recommender, target, rules, agreed, file, workspace, limit)
+        target = narrowed(recommender, target, rules, agreed, file, workspace, limit)
     effects = None if section.effects is None else effects_of(workspace, section.effects, recommender.dataset)
     return eligible_pool(recommender, target, rules, agreed, gate=gate, choice=section.choice, effects=effects)
 
 
-def _goods_of_day(workspace: Workspace, recommender: Recommender, file: CampaignFile) -> DayGoods:
-    """Of a campaign for a day of the calendar that names no goods and no intent; none for another.
-
-    Raises `NothingToDo` where no goods are known.
-    """
-    section, moment = file.target, file.send or utc(recommender.dataset.as_of)
-    day = festive_day(workspace.settings, file, moment)
-    if day is None or not section.picks_items or section.intent is not None:
-        return DayGoods()
-    coming = ComingDay(day=CalendarDay(day.key), on=day.on)
-    goods = goods_of_day(workspace, recommender.dataset, coming, recommender)
-    if not goods.item_ids:
-        raise NothingToDo(f"no products are known to fit {day.names['en']}; name items, a category or an intent")
-    return goods
-
-
-def _spread(file: CampaignFile, workspace: Workspace) -> float:
-    """How far the campaign's offers spread over its items."""
-    if file.target.spread is not None:
-        return file.target.spread
-    return workspace.settings.offers.spread if file.target.picks_items else 0.0
+def offered_items(
+    file: CampaignFile, workspace: Workspace, scores: UserScores, positions: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Row of each person's item, -1 for none; those who come first choose first."""
+    spread = file.target.spread
+    if spread is None:
+        spread = workspace.settings.offers.spread if file.target.picks_items else 0.0
+    if scores.offers is None or not spread:
+        return scores.best_item[positions]
+    return spread_offers(scores.offers, positions, spread)[0][positions]
 
 
 def occasion_target(
@@ -124,7 +120,7 @@ def occasion_target(
     return AudienceTarget(occasion.value, np.unique(item)), (cases["user"].to_numpy(), scores)
 
 
-def _exclusions(file: CampaignFile, workspace: Workspace) -> Exclusions:
+def exclusions_of(file: CampaignFile, workspace: Workspace) -> Exclusions:
     holdout = workspace.settings.experiments
     return file.limits.part(
         Exclusions,
@@ -137,7 +133,7 @@ def _exclusions(file: CampaignFile, workspace: Workspace) -> Exclusions:
     )
 
 
-def _agreed(file: CampaignFile, gate: PolicyGate) -> Consents:
+def agreed_to(file: CampaignFile, gate: PolicyGate) -> Consents:
     """Who agreed to one of the campaign's channels."""
     return lambda ids: [channel is not None for channel in first_channels(gate, ids, file.personal_channels)]
 
@@ -166,7 +162,7 @@ def count_reachable(
     """Counted in a moment, without scores. figures: what the caller may learn of groups; None for the owner of the
     machine. Raises `UsageError` for an unknown item or an empty category, `PolicyError` for a sensitive target."""
     section, gate = file.target, workspace.gate()
-    items, rules = np.zeros(0, np.int64), _exclusions(file, workspace)
+    items, rules = np.zeros(0, np.int64), exclusions_of(file, workspace)
     if section.occasion is not None:
         target, (having, _) = occasion_target(workspace, recommender, section.occasion)
         items = target.items
@@ -175,7 +171,7 @@ def count_reachable(
         if section.picks_items:  # which ones is not known before people are scored
             items = items[:0]
     match = rule_match(recommender, rules, gate)
-    masks = exclusion_masks(recommender, items, rules, _agreed(file, gate), match=match)
+    masks = exclusion_masks(recommender, items, rules, agreed_to(file, gate), match=match)
     if section.occasion is not None:
         others = ~np.isin(np.arange(recommender.dataset.n_users), having)
         masks = first_only(masks | {ExclusionReason.NO_OCCASION: others})
@@ -203,7 +199,7 @@ def count_reachable(
     )
 
 
-def _narrowed(
+def narrowed(
     recommender: Recommender,
     target: AudienceTarget,
     rules: Exclusions,
@@ -221,9 +217,7 @@ def _narrowed(
     objective = Objective.PROBABILITY if choice.objective is Objective.UPLIFT else choice.objective
     scores = independent_probabilities(recommender, target.items, user_rows, choice.intent, objective)
     first = np.argsort(-scores.score, kind="stable")[: file.limits.cut.max_contacts]
-    best = scores.best_item[first]
-    if scores.offers is not None and (spread := _spread(file, workspace)):
-        best = spread_offers(scores.offers, first, spread)[0][first]
+    best = offered_items(file, workspace, scores, first)
     listed = best[:, None] if scores.offers is None else scores.offers.item[first, :PRODUCTS_TRIED]
     n_best, n_listed = (
         np.bincount(items[items >= 0], minlength=int(target.items.max()) + 1)[target.items] for items in (best, listed)
@@ -238,8 +232,6 @@ def first_items(file: CampaignFile, workspace: Workspace, pool: EligiblePool, se
     scores = pool.scores
     positions = np.concatenate([selection.addressed, selection.holdout])
     positions = positions[np.argsort(-scores.score[positions], kind="stable")]
-    items = scores.best_item[positions]
-    if scores.offers is not None and (spread := _spread(file, workspace)):
-        items = spread_offers(scores.offers, positions, spread)[0][positions]
+    items = offered_items(file, workspace, scores, positions)
     items = np.where(items < 0, pool.target.items[0], items)  # nothing of the campaign was proposed for them
     return dict(zip(positions.tolist(), items.tolist(), strict=True))

@@ -5,30 +5,29 @@ written once. What is said of customers is coarse, so that several share a text.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from functools import cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import polars as pl
 
 from recllm.base.documents import count_text
-from recllm.base.schema import CopyVerdict, Generator, Item, ReasonKind
+from recllm.base.schema import AdCopy, CopyVerdict, Generator, Item, ReasonKind
 from recllm.base.settings import Settings
+from recllm.base.words.sentences import section
 from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.channels import channel_named, complete
-from recllm.market.adcopy.frames import frames_for
 from recllm.market.adcopy.packs import approved_words, vocabulary_file
 from recllm.market.adcopy.request import CopyRequest, FactSheet, FestiveDay, PersonFacts, Voice
 from recllm.market.adcopy.situation import situation_of
-from recllm.market.adcopy.verify.guarantees import review
+from recllm.market.adcopy.verify.guarantees import Review, review
 from recllm.market.adcopy.write import TEMPLATE, save, sayable_facts, write_copy, write_recorded
 from recllm.market.campaigns.file import CampaignFile
-from recllm.market.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPerson, TextFacts
+from recllm.market.campaigns.folder import COPIES, CampaignText, CheckNote, TextFacts
 from recllm.market.occasions.calendar import SENSIBLE_DAYS, nearest_date, profile_of
 from recllm.shop.data.catalogue import on_offer
 from recllm.shop.workspace.workspace import Workspace
@@ -121,7 +120,12 @@ def message(file: CampaignFile, text: str, channel: str, locale: str, generator:
 
 
 def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | CampaignText, now: datetime) -> CopyRequest:
-    """What decides a text of the campaign, but for the reason and who writes."""
+    """What decides a text of the campaign, but for the reason and who writes.
+
+    Its proofs are those of the file, and the lowest price of 30 days by the store's history.
+    """
+    lowest = catalogue.lowest.get(text.item_id)
+    of_history = {} if lowest is None else {"lowest_30d": f"{lowest}"}
     return CopyRequest(
         item=catalogue.items[text.item_id],
         channel=text.channel,
@@ -137,7 +141,7 @@ def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | Campa
         link=file.words.link or "",
         offer=file.offer,
         list_price=file.list_prices.get(text.item_id),
-        evidence=_proofs(file, catalogue, text.item_id),
+        evidence=of_history | file.evidence_for(text.item_id),
         packs=file.words.packs,
         voice=file.words.voice or Voice(),
         variants=file.words.variants,
@@ -145,14 +149,12 @@ def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | Campa
     )
 
 
-def _proofs(file: CampaignFile, catalogue: Catalogue, item_id: str) -> dict[str, str]:
-    """Those of the file, and the lowest price of 30 days by the store's history."""
-    lowest = catalogue.lowest.get(item_id)
-    return ({} if lowest is None else {"lowest_30d": f"{lowest}"}) | dict(file.evidence_for(item_id))
-
-
 PRICE_DAYS = 30
 """Days before a reduction whose lowest price it is compared with: Directive 98/6/EC, Article 6a."""
+LISTED_TITLES = 5
+"""Titles that a remark names."""
+NEEDS_PROOF = "; needs "
+"""In the message of a rule that a proof would meet."""
 MOST_VARIANTS = 8
 """Wordings of one text, for customers of whom the same may be said."""
 GROUNDING = "grounding"
@@ -161,21 +163,18 @@ DAY_RULE = "day"
 """The rule of a text for a day of the calendar that is past, or far ahead."""
 
 
-def verdict_of_notes(failures: Sequence[CheckNote], warnings: Sequence[CheckNote]) -> CopyVerdict:
-    """The verdict that follows from what `check_notes` gives."""
-    return CopyVerdict.BLOCKED if failures else CopyVerdict.PERSON if warnings else CopyVerdict.PASS
-
-
 def check_notes(
-    text: str, request: CopyRequest, file: CampaignFile, generator: str
+    text: str, request: CopyRequest, file: CampaignFile, generator: str, *, is_verified: bool = False
 ) -> tuple[tuple[CheckNote, ...], tuple[CheckNote, ...]]:
     """What blocks a text, and what holds it for a person, under the facts of the request's item; a text with neither
     passes.
 
     What holds it includes each word that nothing grounds, and each slot of the finished message which is longer than
     the channel's limit: a second short message is a second price, which a person should agree to.
+
+    is_verified: it was written for this request, and passed under what may be said of its item.
     """
-    answer = review(text, request)
+    answer = Review(()) if is_verified else review(text, request)
     if answer.verdict is not CopyVerdict.PASS:  # the shop's own texts name a till's title as it is written out
         written_out = review(text, request, facts=sayable_facts(request))
         answer = written_out if written_out.verdict is CopyVerdict.PASS else answer
@@ -202,9 +201,6 @@ def check_notes(
     return failures, tuple(warnings)
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
-
-
 class TextKey(NamedTuple):
     """What decides a text, besides the campaign."""
 
@@ -217,41 +213,21 @@ class TextKey(NamedTuple):
     """Whether a generative model may be asked for it."""
     person: PersonFacts = PersonFacts()
 
-    @classmethod
-    def of(cls, person: PlannedPerson, modelled: bool, facts: PersonFacts) -> TextKey:
-        """modelled: whether a generative model may be asked for a text that the customer gets."""
-        return cls(person.item_id, person.kind, person.channel, person.locale, modelled, facts)
-
 
 class Silence(StrEnum):
-    """Why a customer gets no text about a product."""
+    """Why a customer gets no text about a product; the nearest to a text last."""
 
+    NO_TEXT_FOR_PRODUCT = "no_text_for_product"
+    """No text is written about such products, or their name cannot be used."""
+    NO_PROOF = "no_proof"
+    """A law forbids the offer without a proof that is missing."""
     NOTHING_TO_SAY = "nothing_to_say"
     """What is known of the customer carries none."""
-    NO_TEXT_FOR_PRODUCT = "no_text_for_product"
-    """No text is written about such products."""
+    TEXT_BLOCKED = "text_blocked"
+    """A check stops every one."""
 
 
-def verdicts_of_frames(
-    workspace: Workspace, file: CampaignFile, catalogue: Catalogue, send: datetime
-) -> Callable[[TextKey], CopyVerdict | Silence]:
-    """What finds the verdict of the text that `write_texts` would begin with, without a generative model."""
-    sheets: dict[tuple[str, str, str], FactSheet] = {}
-
-    @cache
-    def verdict(key: TextKey) -> CopyVerdict | Silence:
-        request = copy_request(file, catalogue, key, send)
-        request = replace(request, policy=workspace.policy, variants=1)
-        about = key.item_id, key.channel, key.locale
-        if about not in sheets:
-            sheets[about] = sayable_facts(request)
-        situation = situation_of(request, sheets[about])
-        copies = write_copy(request) if frames_for(situation, key.channel, request.language) else ()
-        if copies:
-            return copies[0].verdict
-        return Silence.NOTHING_TO_SAY if situation.reasons else Silence.NO_TEXT_FOR_PRODUCT
-
-    return verdict
+SILENCES = tuple(Silence)
 
 
 def public_keys(items: Iterable[str], file: CampaignFile) -> Iterator[TextKey]:
@@ -261,54 +237,126 @@ def public_keys(items: Iterable[str], file: CampaignFile) -> Iterator[TextKey]:
             yield from (TextKey(item, ReasonKind.GENERAL, channel, locale, False) for locale in file.locales)
 
 
-def write_texts(
-    keys: Counter[TextKey],
-    workspace: Workspace,
-    file: CampaignFile,
-    catalogue: Catalogue,
-    send: datetime,
-    *,
-    generator: Generator | None,
-) -> tuple[dict[TextKey, list[CampaignText]], list[str]]:
-    """The variants of each key, the widest read first, and remarks. People of a key are shared out later.
+@dataclass(frozen=True, eq=False)
+class CampaignWriter:
+    """Writes the texts of a campaign that go out at `send`; what holds for a product is found once."""
 
-    A key has one variant for every two of its customers, so that a mailing does not repeat itself, at least as many as
-    the campaign compares, and at most `MOST_VARIANTS`; where no text passes, the one that fails; none where there is
-    nothing to say.
+    workspace: Workspace
+    file: CampaignFile
+    catalogue: Catalogue
+    send: datetime
+    sheets: dict[tuple[str, str, str], FactSheet] = field(default_factory=dict)
+    """Product, channel and locale -> what may be said of the product."""
+    silences: dict[tuple[str, str, str], Silence | None] = field(default_factory=dict)
+    """The same -> why no customer gets a text about it; None where some may."""
+    verdicts: dict[TextKey, Silence | None] = field(default_factory=dict)
+    unproven: dict[str, str] = field(default_factory=dict)
+    """Product -> what a law asks for."""
 
-    send: when texts go out.
-    """
-    texts: dict[TextKey, list[CampaignText]] = {}
-    number, n_failed = 0, 0
-    n_of_item: Counter[tuple[str, str]] = Counter()  # each key begins with other words than the one before
-    for key in sorted(keys, key=lambda k: (-keys[k], str(k))):
-        texts[key] = []
-        request = copy_request(file, catalogue, key, send)
-        request = replace(request, seed=request.seed + n_of_item[key.item_id, key.channel])
-        n_of_item[key.item_id, key.channel] += 1
-        n_variants = max(file.words.variants, min(MOST_VARIANTS, (keys[key] + 1) // 2))
-        for copy, record in write_recorded(
-            replace(request, policy=workspace.policy, variants=n_variants),
-            generator=generator if key.modelled else None,
-        ):
-            number += 1
-            save(record, workspace.root / COPIES)
-            n_failed += any(check.guarantee == "G16" for _, checks in copy.rejected for check in checks)
-            failures, warnings = check_notes(copy.text, request, file, copy.generator)
-            text = CampaignText(
-                **key._asdict(),
-                id=f"t{number}",
-                variant=len(texts[key]),
-                text=copy.text,
-                generator=copy.generator,
-                record=record.id,
-                failures=failures,
-                warnings=warnings,
-                facts=facts_of(request.item, file),
-                people=0,
-            )
-            texts[key].append(text)
-    remarks = []
-    if n_failed:
-        remarks.append(f"the generator failed at {n_failed} of {count_text(number, 'text')}; these are from templates")
-    return texts, remarks
+    @property
+    def silent_items(self) -> dict[str, Silence]:
+        """Product -> why nothing is said of it to any customer of a channel and locale."""
+        return {item_id: silence for (item_id, _, _), silence in self.silences.items() if silence is not None}
+
+    def request(self, key: TextKey) -> tuple[CopyRequest, FactSheet]:
+        request = replace(copy_request(self.file, self.catalogue, key, self.send), policy=self.workspace.policy)
+        about = key.item_id, key.channel, key.locale
+        if about not in self.sheets:
+            self.sheets[about] = sayable_facts(request)
+        return request, self.sheets[about]
+
+    def silence(self, item_id: str, channel: str, locale: str) -> Silence | None:
+        """Why nothing is said of a product to any customer; None where it depends on the customer."""
+        about = item_id, channel, locale
+        if about not in self.silences:
+            key = TextKey(item_id, ReasonKind.GENERAL, channel, locale, modelled=False)
+            self.silences[about] = None
+            if not situation_of(*self.request(key)).reasons:
+                self.silences[about] = Silence.NO_TEXT_FOR_PRODUCT
+            elif self.file.offer is not None and self.verdict(key) is Silence.NO_PROOF:
+                self.silences[about] = Silence.NO_PROOF
+        return self.silences[about]
+
+    def verdict(self, key: TextKey) -> Silence | None:
+        """Why the text that `texts` would begin with, without a generative model, cannot go out; None where it can."""
+        key = key._replace(kind=ReasonKind.GENERAL, modelled=False)  # they decide no word of it
+        if key not in self.verdicts:
+            request, facts = self.request(key)
+            copies = write_copy(replace(request, variants=1), facts=facts)
+            silence = None if copies else Silence.NOTHING_TO_SAY
+            for copy in copies:
+                failures, _ = self.notes(copy, request)
+                missing = next((note.message for note in failures if NEEDS_PROOF in note.message), None)
+                if failures:
+                    silence = Silence.TEXT_BLOCKED
+                if missing is not None and self.file.offer is not None:
+                    silence = Silence.NO_PROOF
+                    self.unproven.setdefault(key.item_id, missing)
+            self.verdicts[key] = silence
+        return self.verdicts[key]
+
+    def texts(
+        self, keys: Counter[TextKey], *, generator: Generator | None
+    ) -> tuple[dict[TextKey, list[CampaignText]], list[str]]:
+        """The variants of each key, the widest read first, and remarks.
+
+        A key has one for every two of its customers, so that a mailing does not repeat itself, at least as
+        many as the campaign compares, and at most `MOST_VARIANTS`. Where no text passes it is the one that fails.
+        """
+        texts: dict[TextKey, list[CampaignText]] = {}
+        number, n_failed = 0, 0
+        n_of_item: Counter[tuple[str, str]] = Counter()
+        for key in sorted(keys, key=lambda k: (-keys[k], str(k))):
+            texts[key] = []
+            request, facts = self.request(key)
+            n_variants = max(self.file.words.variants, min(MOST_VARIANTS, (keys[key] + 1) // 2))
+            # each key begins with other words than the one before
+            seed = request.seed + n_of_item[key.item_id, key.channel]
+            n_of_item[key.item_id, key.channel] += 1
+            # where no text that begins so passes, those of the verdict
+            for first_draw in dict.fromkeys((seed, request.seed)):
+                written = write_recorded(
+                    replace(request, variants=n_variants, seed=first_draw),
+                    generator=generator if key.modelled else None,
+                    facts=facts,
+                )
+                notes = [self.notes(copy, request) for copy, _ in written]
+                if not any(failures for failures, _ in notes):
+                    break
+            for (copy, record), (failures, warnings) in zip(written, notes, strict=True):
+                number += 1
+                save(record, self.workspace.root / COPIES)
+                checks = [check for _, failed in copy.rejected for check in failed]
+                n_failed += any(check.guarantee == "G16" for check in checks)
+                text = CampaignText(
+                    **key._asdict(),
+                    id=f"t{number}",
+                    variant=len(texts[key]),
+                    text=copy.text,
+                    generator=copy.generator,
+                    record=record.id,
+                    failures=failures,
+                    warnings=warnings,
+                    facts=facts_of(request.item, self.file),
+                    people=0,
+                )
+                texts[key].append(text)
+        remarks = []
+        if n_failed:
+            n_texts = count_text(number, "text")
+            remarks.append(f"the generator failed at {n_failed} of {n_texts}; these are from templates")
+        return texts, remarks
+
+    def notes(self, copy: AdCopy, request: CopyRequest) -> tuple[tuple[CheckNote, ...], tuple[CheckNote, ...]]:
+        """As `check_notes`."""
+        return check_notes(copy.text, request, self.file, copy.generator, is_verified=copy.verified)
+
+    def product_remarks(self) -> Iterator[str]:
+        """Which products nothing is said of, and why."""
+        why = section("campaigns.silent_item", "en")
+        for silence in SILENCES:
+            item_ids = [name for name, reason in self.silent_items.items() if reason is silence]
+            titles = [repr(self.catalogue.items[name].title) for name in item_ids[:LISTED_TITLES]]
+            if item_ids:
+                n_items, dots = count_text(len(item_ids), "product"), ", ..." * (len(item_ids) > LISTED_TITLES)
+                yield f"{n_items} left out, as {why[silence]}: {', '.join(titles)}{dots}"
