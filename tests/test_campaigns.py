@@ -526,7 +526,10 @@ def test_a_campaign_of_an_earlier_version_opens(
     assert "words.learn_from of a campaign's file has no effect any more" in caplog.text
     plan = plan_campaign(shop, file, now=NOW)
     files = open_campaign(shop, file, clock=NOW).folder
-    files.plan.write_text(json.dumps(json.loads(files.plan.read_text()) | {"spread": {"spread": 0.1, "people": 3}}))
+    stored = json.loads(files.plan.read_text()) | {"spread": {"spread": 0.1, "people": 3}}
+    for text in stored["texts"]:
+        text["person"] |= {"viewed": False, "asked_alert": False, "favourite_category": False}
+    files.plan.write_text(json.dumps(stored))
     approval = {"at": "2025-01-01T12:00:00+00:00", "by": "Ann", "action": "approved", "text_id": "t1", "hash": "0a"}
     files.decisions.write_text(json.dumps(approval) + "\n")
     campaign = open_campaign(shop, read_campaign(file.source), clock=NOW)

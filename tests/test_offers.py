@@ -14,7 +14,7 @@ from recllm.base.policy import Policy
 from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Action, Intent, NoteKind, Objective, ReasonKind
 from recllm.base.settings import OfferSettings, ScorerTrainingSettings
-from recllm.learn.features.together import bought_together
+from recllm.learn.features.together import bought_together, cart_weights
 from recllm.market.audiences.audience import eligible_pool, find_audience
 from recllm.market.audiences.exclusions import ExclusionReason
 from recllm.market.audiences.probabilities import OfferTable, independent_probabilities
@@ -249,10 +249,23 @@ def test_what_completes_a_cart_comes_first_for_visitors_and_customers(trained: R
         first = slate.items[0]
         assert first.item_id == "sauce1" and first.reasons[0].text == "You put “Pasta number 1” into your cart."
         assert not {"pasta1", "tea0"} & {item.item_id for item in slate.items}
-        assert first.probability is None or first.probability == max(item.probability or 0 for item in slate.items)
+        (again,) = recommender.recommend(user, basket=("pasta1", "tea0", "pasta1"), k=5)
+        assert [item.score for item in again.items] == [item.score for item in slate.items]
         assert NoteKind.BY_LIFT not in [note.kind for note in slate.notes]
     (search,) = trained.recommend("", basket=("pasta1",), allow=("pasta1", "soap0"), k=2)
     assert {item.item_id for item in search.items} == {"pasta1", "soap0"}  # the caller's own list stays whole
+
+
+def test_what_few_people_bought_together_completes_no_cart() -> None:
+    rows = [(f"u{n}", item, START + n) for n in range(8) for item in (("a", "b") if n % 2 else ("c",))]
+    rows += [(f"u{n}", "d", START + DAY) for n in range(8)]
+    rows += [("u0", item, START + k * DAY) for item in ("c", "d") for k in range(2, 60)]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    data = Dataset.construct(events)
+    row = {item: n for n, item in enumerate(data.items["item_id"])}
+    few, five = (cart_weights(data.events, data.n_items, min_people=people) for people in (4, 5))
+    assert few[row["a"], row["b"]] > 0 and few[row["c"], row["d"]] == 0
+    assert five.nnz == 0
 
 
 def test_the_parts_of_a_slate_are_told_apart(trained: Recommender) -> None:

@@ -110,8 +110,8 @@ reason = "nothing ordered"
 
 
 def test_each_cell_with_a_line_of_an_order_is_a_row(shop: Workspace) -> None:
-    rows = "who,when,line 1,line 2\nann,2024-05-01,name:a: b|n:2,name:c\nbob,2024-05-02,,\n"
-    rows += "eve,2024-05-03,n:1|name:,name:d|n:9\n"
+    rows = "who,when,line 1,line 2,variable\nann,2024-05-01,name:a: b|n:2,name:c,x\nbob,2024-05-02,,,x\n"
+    rows += "eve,2024-05-03,n:1|name:,name:d|n:9,x\n"
     report = load(shop, rows, "events", LINES)
     assert (report.read, report.accepted, report.codes) == (5, 3, {"E_MAP_REJECT": 2})
     events = view(shop.store()).events()

@@ -26,7 +26,7 @@ class ItemsQuestion(Question):
     k: Annotated[int, Field(ge=1)] = 10
     """Items at most."""
     basket: Ids = ()
-    """Items in the cart now; they count as the latest of the person's history."""
+    """Items in the cart now; a list begins with what completes it and leaves these out."""
     where: str | None = None
     """A condition on item_id, title, category ("a > b > c"), brand, price and currency, e.g. "price < 50 AND brand =
     'Acme'"."""

@@ -96,7 +96,7 @@ def recommend(
 
 
 def slates_of_everybody(shop: Workspace, question: SlateOptions, folder: Path) -> Answer:
-    """Shard by shard, in processes or on many machines; a Parquet file for each."""
+    """Shard by shard, in this process or in several; a Parquet file for each."""
     from tqdm import tqdm
 
     from recllm.market.batch.run import BatchRun, run_batch

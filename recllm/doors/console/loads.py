@@ -140,7 +140,8 @@ def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Upload:
 def find_upload(workspace: Workspace, upload_id: str) -> Upload:
     """Raises `UnknownIdError` for one that never was, or is gone."""
     is_id = re.fullmatch(r"[A-Za-z0-9]{12}", upload_id) is not None
-    path = next((workspace.root / UPLOADS / upload_id).glob("*"), None) if is_id else None
+    files = (workspace.root / UPLOADS / upload_id).glob("*") if is_id else ()
+    path = next((file for file in files if file.name != "upload.json"), None)  # of an earlier version
     if path is None:
         raise UnknownIdError("this upload is gone: it was loaded, or is older than a day; upload the file again")
     return Upload(upload_id=upload_id, path=path, name=path.name)

@@ -5,11 +5,9 @@ the serving model, the items, neighbours who withdrew. It opens a new recommende
 computes an answer from its beginning to its end. When the new one cannot be opened, the old one stays, and
 `LiveShop.problem` says why.
 
-Python computes one answer at a time in a process, and a service has several cores: slates are computed in processes of
-their own. The first one owns the HTTP interface, what is written and the jobs. Each of the others opens the same
-workspaces, reads histories from the store by key, and answers one request after the other. It opens what is new when
-the first one says so, which waits for it: an acknowledged change is in force in all of them. A process that dies is
-started again, and its request is answered by the first one.
+Slates are computed in further processes, one request at a time each. The first process owns the HTTP interface, what is
+written and the jobs. The others open what is new when the first one says so, which waits for them: an acknowledged
+change is in force in all of them. A process that dies is started again, and the first one answers its request.
 """
 
 from __future__ import annotations

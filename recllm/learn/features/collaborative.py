@@ -18,7 +18,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.errors import DataError
-from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import CollaborativeSettings
 from recllm.shop.data.catalogue import (
     NEVER,
@@ -31,7 +30,7 @@ from recllm.shop.data.catalogue import (
     per_group,
     size_of,
 )
-from recllm.shop.data.dataset import DAY, Counted, Dataset, Events
+from recllm.shop.data.dataset import DAY, OPEN_CART, Counted, Dataset, Events
 from recllm.shop.data.event_files import EventLog
 from recllm.shop.data.interactions import (
     Floats,
@@ -130,7 +129,7 @@ class CollaborativeStatistics:
     index: CatalogueIndex | None = None
     """Of `item_vectors`; None where all items are compared."""
     carts: Any | None = None
-    """(n_items, n_items), what completes a cart, see `features.together.cart_weights`; None where no cart is asked."""
+    """(n_items, n_items), what completes a cart, see `features.together.cart_weights`; None where no cart was asked."""
 
     @property
     def n_items(self) -> int:
@@ -147,7 +146,7 @@ class CollaborativeStatistics:
         facets: ItemGroups | None = None,
         log: EventLog | None = None,
     ) -> CollaborativeStatistics:
-        """Counts over `dataset`, which must already be cut at its `as_of`, of each person within the limits of a day.
+        """Counts over `dataset`, which is cut at its `as_of` already, of each person within the limits of a day.
 
         `item_vectors`: float32 unit rows (n_items, dim). `basics`: Emb(I) of its people, (n_users, dim), by which
         people who bought nothing yet find their neighbours; without it they have none. `interests` is not fitted here,
@@ -387,7 +386,7 @@ def ask(
     basics: Emb(I), (n, dim), or None. Events at or after `as_of` are dropped.
     """
     histories = histories.select(histories.at < as_of)
-    cart, histories = _open_cart(population, histories, as_of)
+    cart, histories = _open_cart(population, histories)
     n_items, settings, kind = population.n_items, population.settings, population.facets.type
     purchases = merged_lines(of_actions(histories, settings.target))
     typed = purchases.select(kind[purchases.item] >= 0)
@@ -407,15 +406,12 @@ def ask(
     )
 
 
-def _open_cart(
-    population: CollaborativeStatistics, histories: Events, as_of: int
-) -> tuple[WeightedSums | None, Events]:
-    """What completes the carts as of now, None where there is none, and the histories without them: the scorer has
-    learned from what people do over weeks, which the items of one moment do not resemble."""
+def _open_cart(population: CollaborativeStatistics, histories: Events) -> tuple[WeightedSums | None, Events]:
+    """What completes the open carts, None where there is none, and the histories without them: the scorer has learned
+    from what people do over weeks, which the items of one moment do not resemble."""
     if population.carts is None:
         return None, histories
-    in_cart = (histories.action == ACTION_CODE[Action.CART]) & (histories.at == as_of - 1)
-    in_cart &= np.diff(population.carts.indptr)[histories.item] > 0
+    in_cart = (histories.basket == OPEN_CART) & (np.diff(population.carts.indptr)[histories.item] > 0)
     if not in_cart.any():
         return None, histories
     carted = histories.select(in_cart)

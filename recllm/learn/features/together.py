@@ -37,7 +37,7 @@ TOGETHER_ITEMS = 2_500
 """Best selling items that are looked at; cost grows with the square of it."""
 LINES_AT_ONCE = 2**21
 """Pairs of lines of one trip that are looked at together."""
-CART_ITEMS = 4_000
+CART_ITEMS = 3_500
 """Best selling items that complete a cart; cost grows with the cube of it."""
 CART_RIDGE = 5.0
 
@@ -103,24 +103,38 @@ def bought_together(
     return csr_matrix((z[passing].astype(np.float32), cells), shape=(n_items, n_items))
 
 
-def cart_weights(log: EventLog, n_items: int, limits: CollaborativeSettings | None = None) -> csr_matrix:
+def cart_weights(
+    log: EventLog, n_items: int, limits: CollaborativeSettings | None = None, *, min_people: int = 5
+) -> csr_matrix:
     """What completes a cart: the sum of the rows of its items orders the others, sparse float32 (n_items, n_items).
 
-    EASE over the trips within `limits`. A trip weighs one over the root of its size, and of the person's trips, so that
-    no cart and no person decides for all others.
+    EASE over the trips within `limits`. A trip weighs one over the root of its size, and of the person's trips. A pair
+    needs `min_people` with both on a trip, so that no list shows what few bought, or made up.
     """
+    from scipy.sparse import csr_matrix
+
     limits = limits or CollaborativeSettings()
     buyers = np.zeros(n_items, np.int64)
     for counts in log.each(partial(_buyers, n_items=n_items, limits=limits)):
         buyers += counts
     rows = np.sort(np.argsort(-buyers, kind="stable")[:CART_ITEMS])
-    rows = rows[buyers[rows] > 1]
-    column = np.full(n_items, -1)
-    column[rows] = np.arange(len(rows))
-    gram = np.zeros((len(rows), len(rows)), np.float32)
-    for products in log.each(partial(_products_of_trips, column=column, n=len(rows), limits=limits)):
+    rows = rows[buyers[rows] >= min_people]
+    n, column = len(rows), np.full(n_items, -1)
+    column[rows] = np.arange(n)
+    gram = np.zeros((n, n), np.float32)
+    for products in log.each(partial(_products_of_trips, column=column, n=n, limits=limits)):
         gram += products
-    return ease(gram, rows, n_items, CART_RIDGE)
+    weights = ease(gram, rows, n_items, CART_RIDGE).tocoo()
+    a, b = column[weights.row], column[weights.col]
+    pairs, pair = np.unique(np.minimum(a, b) * n + np.maximum(a, b), return_inverse=True)
+    number = np.full(n * n, -1, np.int32)
+    number[pairs] = np.arange(len(pairs))
+    people = np.zeros(len(pairs), np.int64)
+    for counts in log.each(partial(_people_of_pairs, column=column, number=number, n_pairs=len(pairs), limits=limits)):
+        people += counts
+    shared = people[pair] >= min_people
+    cells = (weights.row[shared], weights.col[shared])
+    return csr_matrix((weights.data[shared], cells), shape=(n_items, n_items))
 
 
 def _products_of_trips(
@@ -134,6 +148,14 @@ def _products_of_trips(
     weight = (np.maximum(trips.size, 1) * n_trips) ** -0.25  # on both sides of the product
     lines = csr_matrix((weight[trips.trip].astype(np.float32), (trips.trip, trips.item)), (len(trips.size), n))
     return np.asarray((lines.T @ lines).toarray(), np.float32)
+
+
+def _people_of_pairs(
+    _: int, events: Events, column: Ints, number: NDArray[np.int32], n_pairs: int, limits: CollaborativeSettings
+) -> Ints:
+    """People with each pair on a trip, (n_pairs,). number: as of `_squares_of_people`."""
+    trips = _TripLines.of(_purchases(events, limits), column, math.isqrt(len(number)))
+    return np.bincount(trips.pairs_of_people(number, n_pairs)[1], minlength=n_pairs)
 
 
 def _buyers(_: int, events: Events, n_items: int, limits: CollaborativeSettings) -> Ints:
@@ -167,12 +189,8 @@ def _squares_of_people(
     squared other lines, (n,); of each pair the squared trips with both, and these times the other lines of a, and of b,
     (n_pairs,) each. number: of the pair of two columns, -1 for none, (n * n,)."""
     n, n_pairs = math.isqrt(len(number)), len(pairs[0])
-    trips, keys = _TripLines.of(_purchases(events, limits), column, n), [np.zeros(0, np.int64)]
-    for at, first, second in trips.pairs():
-        pair = number[first * n + second]
-        keys.append((trips.owner[trips.trip[at]] * n_pairs + pair)[pair >= 0])
-    of_person, n_joint = np.unique(np.concatenate(keys), return_counts=True)
-    person, pair = np.divmod(of_person, max(n_pairs, 1))
+    trips = _TripLines.of(_purchases(events, limits), column, n)
+    person, pair, n_joint = trips.pairs_of_people(number, n_pairs)
     bought_by, group = np.unique(trips.owner[trips.trip] * n + trips.item, return_inverse=True)
     companions = np.bincount(group, trips.size[trips.trip] - 1)  # other lines on a person's trips with an item
     products = []
@@ -213,6 +231,16 @@ class _TripLines:
         owner = np.zeros(int(trips.max(initial=-1)) + 1, np.int64)
         owner[trips] = sold.user
         return cls(trip, item, np.bincount(trip, minlength=len(owner)), owner)
+
+    def pairs_of_people(self, number: NDArray[np.int32], n_pairs: int) -> tuple[Ints, Ints, Ints]:
+        """Person, pair and on how many trips, for each person's pairs. number: as of `_squares_of_people`."""
+        n, keys = math.isqrt(len(number)), [np.zeros(0, np.int64)]
+        for at, first, second in self.pairs():
+            pair = number[first * n + second]
+            keys.append((self.owner[self.trip[at]] * n_pairs + pair)[pair >= 0])
+        of_person, n_joint = np.unique(np.concatenate(keys), return_counts=True)
+        person, pair = np.divmod(of_person, max(n_pairs, 1))
+        return person, pair, n_joint
 
     def pairs(self) -> Iterator[tuple[Ints, Ints, Ints]]:
         """Each two lines of one trip once, some at a time: row of the first, and the items of both, the lower first."""

@@ -7,11 +7,9 @@ Definitions
     interval    median number of days between the distinct (UTC) days on which the person bought the item.
     return      a return takes back its share of the line: with q bought and r returned, count (rounded up), quantity,
                 spent and weight keep the share 1 - r / q; a line returned in full disappears.
-    favourite   share of the person's weight in purchases; of a category path, the narrowest name counts, because a
-                wide one ("grocery") is everybody's favourite and says nothing about a person.
+    favourite   share of the person's weight in purchases; of a category path, the narrowest name counts.
     order only  where the log knows only an order, days and intervals are None: a step is no number of days.
-    browsing    views, carts, favourites and clicks. What was shown to a person, and what they dismissed or rated, is
-                not part of H.
+    browsing    views, carts, favourites and clicks, but not what was shown, dismissed or rated.
 """
 
 from __future__ import annotations

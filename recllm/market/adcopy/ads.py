@@ -37,6 +37,7 @@ from recllm.market.adcopy.packs import Pack, approved_words, vocabulary_file
 from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts, ThingFacts, Voice
 from recllm.market.adcopy.write import save, write_recorded
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
+from recllm.shop.data.catalogue import known_rows
 from recllm.shop.data.dataset import DAY, Events, utc
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace
@@ -103,7 +104,7 @@ def write_ads(
     histories = recommender.people.histories(user_ids).events
     shop = recommender.dataset
     choices = [(n, best) for n, slate in enumerate(slates) for best in slate.items]
-    rows = shop.item_rows([best.item_id for _, best in choices]).tolist()
+    rows = known_rows(shop, [best.item_id for _, best in choices]).tolist()
     facts = customer_facts(
         histories.rows(np.array([n for n, _ in choices], np.int64)),
         shop.items,

@@ -157,9 +157,9 @@ def frame_file(language: str) -> FrameFile:
     try:
         tables = tomllib.loads(text)
         frames = tuple(read_frame(entry, tables) for entry in tables.pop("frame"))
+        restricted = frozenset([*tables["unsaid"], *(kind for frame in frames for kind in frame.only)])
     except (ValueError, KeyError, TypeError) as error:
         raise PromptError(f"{file}: {error}") from error
-    restricted = frozenset([*tables.get("unsaid", ()), *(kind for frame in frames for kind in frame.only)])
     return FrameFile(frames, tables, restricted, f"frames.{language}-{sha256(text.encode()).hexdigest()[:8]}")
 
 

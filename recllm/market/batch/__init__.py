@@ -1,1 +1,1 @@
-"""Slates, audiences, texts and predictions for everybody, shard by shard, in one process or on many machines."""
+"""Slates, audiences, texts and predictions for everybody, shard by shard, in one process or several."""

@@ -332,7 +332,10 @@ def read_head(folder: CampaignFolder) -> CampaignPlan:
         raise UsageError(f"nothing is planned for {folder.path.name!r}; run: recllm campaign plan FILE")
     with undamaged(folder.plan):
         fields = json_value(folder.plan.read_bytes()) | {"people": []}
-        fields.pop("spread", None)  # of earlier versions
+        fields.pop("spread", None)  # of earlier versions, as are facts that no data gave
+        for text in fields["texts"]:
+            for name in ("asked_alert", "viewed", "favourite_category"):
+                text["person"].pop(name, None)
         head: CampaignPlan = adapter_of(CampaignPlan).validate_json(json.dumps(fields), strict=True)
     return head
 

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -383,6 +382,6 @@ class Draw:
         item_ids = recommender.dataset.items["item_id"].gather(items).to_list()
         facts = self.facts(pairs, reasons)
         for n, (at, _) in enumerate(pairs):
-            kind = reason_kind(reasons[n][0] if reasons[n] else None, item_ids[n], sensitive=False)
+            kind = reason_kind(reasons[n][0] if reasons[n] else None, item_ids[n])
             key = TextKey(item_ids[n], kind.value, *ways[at], modelled[n], facts[n])
             yield at, Recipient(names[n], round(float(probabilities[n]), 6), key, is_further=False)

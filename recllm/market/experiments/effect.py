@@ -15,8 +15,7 @@ revenue) and one denominator (showings; 1 for a mean per person). A variant's va
 denominators, and its variance that of the linearised (numerator - value * denominator) / mean denominator (delta
 method; Deng et al. 2018).
 
-fixed          Welch's t. Right at one look that was chosen in advance; looked at daily it finds differences that are
-               not there in a fifth to a half of all experiments.
+fixed          Welch's t. Right at one look that was chosen in advance; a daily look finds what is not there.
 always valid   the normal mixture as an asymptotic confidence sequence (Robbins 1970; Johari et al. 2022; Waudby-Smith
                et al. 2024, theorem 2.2). Holds the truth at all looks together, so a test may be ended at any of them.
 

@@ -9,9 +9,8 @@ position and the other items of the slate. Items that the log could not show are
 Requests before the end of the model's training are left out: the model learned from their answers. The filters of a
 request were not logged, so a filtered request counts as if it had none.
 
-Intervals are Student's over customers, by the delta method. None of a few heavy rows may have been rewarded yet, so
-each end is computed with a further row of the mean weight, without reward for the lower end and with it for the upper
-one (as Fay and Feuer 1997 do for weighted counts).
+Intervals are Student's over customers, by the delta method. As few heavy rows may have no reward yet, each end has a
+further row of the mean weight, without reward below and with it above (Fay and Feuer 1997).
 """
 
 from __future__ import annotations

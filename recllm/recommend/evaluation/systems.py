@@ -39,7 +39,7 @@ from recllm.recommend.evaluation.protocols import (
     Ranker,
     System,
 )
-from recllm.shop.data.dataset import Dataset, Events
+from recllm.shop.data.dataset import OPEN_CART, Dataset, Events
 
 if TYPE_CHECKING:
     from recllm.base.settings import (
@@ -247,14 +247,14 @@ def _histories(query: EvaluationQuery) -> Events:
     if not query.open_carts:
         return events
     in_cart = np.full_like(events.action, ACTION_CODE[Action.CART])
-    return replace(events, action=in_cart, at=np.full_like(events.at, query.as_of - 1))
+    return replace(events, action=in_cart, basket=np.full_like(events.basket, OPEN_CART))
 
 
 def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
     from recllm.learn.features.item_vectors import basics_of, basics_vectors
     from recllm.recommend.recommender.ranking import UserInputs
 
-    ranker = recommender.ranker
+    ranker = recommender.with_carts().ranker
 
     def inputs(query: EvaluationQuery) -> UserInputs:
         rows = query.fit_users if query.hidden_users is None else np.maximum(query.fit_users, query.hidden_users)

@@ -36,7 +36,7 @@ from recllm.recommend.recommender.leave_one_out import (
 from recllm.recommend.recommender.people import Histories
 from recllm.recommend.recommender.ranking import LIST_DEPTH, NAMESAKES, Ranked
 from recllm.shop.data.catalogue import on_offer
-from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events
+from recllm.shop.data.dataset import OPEN_CART, USER_COLUMN, Dataset, Events
 from recllm.shop.data.interactions import Pairs
 from recllm.text.items import item_names, reason_text
 
@@ -92,6 +92,8 @@ class Explainer:
         """The person's pieces of evidence, and their measured worth for these items, (n_units, n_items)."""
         units = units_of(person)
         tried = choose(units, item_rows, self.item_vectors, self.item_type, EVIDENCE_PER_ITEM)
+        cart = set(person.events.item[person.events.basket == OPEN_CART].tolist())  # what orders the list before all
+        tried[[unit.kind == "H" and unit.item in cart for unit in units]] = True
         return units, deltas(person, units, item_rows, tried, self.scores_of(person))
 
     def scores_of(self, person: UserHistory) -> Score:

@@ -17,7 +17,7 @@ from recllm.base.errors import PolicyError, UnknownIdError
 from recllm.base.schema import ACTION_CODE, Action, Profile, Purpose
 from recllm.learn.features.item_vectors import basics_of
 from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory, lacking
-from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events, utc
+from recllm.shop.data.dataset import OPEN_CART, USER_COLUMN, Dataset, Events, utc
 from recllm.shop.data.interactions import Ints, merge
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Histories:
             "action": cart,
             "quantity": 1,
             "price": np.nan,
-            "basket": -1,
+            "basket": OPEN_CART,
         }
         ends = np.repeat(events.indptr[1:], size)
         columns = {

@@ -38,9 +38,9 @@ USERS_AT_ONCE = 128
 
 TEXT_WEIGHT = 2.0
 """Of the cosine, next to the logarithm of counts, where no scorer ranks."""
-CART_WEIGHT, VISITOR_CART_WEIGHT = 20.0, 100.0
-"""Of how well an item completes the cart, next to the logit; the logit of a visitor is little more than popularity.
-Chosen on trips of Online Retail and Complete Journey, an item of each hidden (`eval/LOG.md`)."""
+CART_WEIGHT = 50.0
+"""Of how well an item completes the cart, next to the logit; chosen on trips of Online Retail and Complete Journey of
+which an item was hidden (`eval/LOG.md`)."""
 TEXT_CANDIDATES = 100
 """Nearest texts that are candidates where no scorer ranks."""
 
@@ -50,9 +50,8 @@ Runs = tuple[Ints, NDArray[np.integer]]
 
 
 class ScoredPairs(NamedTuple):
-    """Float32 (n_pairs,) each; logit = a * cosine + mlp, more for what completes the cart, and a
-    calibrated probability in (0, 1). Without a scorer `mlp`
-    and `probability` are NaN."""
+    """Float32 (n_pairs,) each; logit = a * cosine + mlp, more for what completes the cart. The probability in (0, 1) is
+    calibrated, and that without the cart. Without a scorer `mlp` and `probability` are NaN."""
 
     cosine: Floats
     mlp: Floats
@@ -152,10 +151,9 @@ class ItemRanker:
 
         When the sources propose fewer than `k` items of the catalogue, popular ones fill the list, so it is short only
         when fewer than `k` items pass the filters, for which see `recllm.learn.features.candidates.candidates`.
-        popularity_weight: items are ordered by logit - weight * log(1 + people who ever bought the item), so that more
-        of the catalogue is shown, at a price in accuracy; the scores in the answer stay what they were. As exp(logit)
-        is about an expected number of purchases, 1 ranks by how much more the user buys an item than people in general
-        do. `eval/catalogue_coverage.py` draws the curve.
+        popularity_weight: items are ordered by logit - weight * log(1 + people who ever bought them), so that more
+        of the catalogue is shown, at a price in accuracy (`eval/catalogue_coverage.py`); the scores in the answer stay
+        what they were. 1 ranks by how much more the user buys an item than people in general do.
         objective: see `Objective`; margins: what the shop earns by each item, (n_items,), for the margin.
         """
         if items is not None:
@@ -227,7 +225,7 @@ class ItemRanker:
             is_new = features[:, FEATURE_NAMES.index("times")] == 0
             best_seller = sales(population.stats.buyers_28, population.stats.buyers_91).max(initial=0)
             logit = counting_score(features, FEATURE_NAMES, float(best_seller)) + TEXT_WEIGHT * centred * is_new
-            logit += _cart_weight(batch, pairs) * completes_cart(batch, pairs)
+            logit += completes_cart(batch, pairs)
             return ScoredPairs(np.clip(cosine, -1, 1), unknown, logit, unknown)
         if scorer.config.features != FEATURE_NAMES:
             raise ModelError("the model was trained on other pair features than this version computes; train again")
@@ -238,10 +236,7 @@ class ItemRanker:
             projections = ItemProjections(scorer, population.item_vectors)
         projected, row = projections.of(pairs.item)
         _, mlp, logit = score_in_chunks(scorer.score, users, projected, pairs.user, row, cosine, features)
-        completes = completes_cart(batch, pairs)
-        # not bought without the cart, nor for its sake
-        probability = 1 - (1 - scorer.probability(logit)) * (1 - np.minimum(completes, 1))
-        return ScoredPairs(cosine, mlp, logit + _cart_weight(batch, pairs) * completes, probability)
+        return ScoredPairs(cosine, mlp, logit + completes_cart(batch, pairs), scorer.probability(logit))
 
     def value(
         self,
@@ -312,16 +307,10 @@ class ItemRanker:
 
 
 def completes_cart(batch: UserBatch, pairs: Pairs) -> Floats:
-    """How well each item completes the user's cart, (n_pairs,), at least 0 and mostly below 1: about the share of such
-    carts that hold it."""
+    """What each pair's logit gains by how well the item completes the user's cart, (n_pairs,), at least 0."""
     if batch.cart is None:
         return np.zeros(len(pairs.item), np.float32)
-    return np.maximum(batch.cart.at(pairs.item, pairs), 0)
-
-
-def _cart_weight(batch: UserBatch, pairs: Pairs) -> Floats:
-    is_visitor = np.diff(batch.histories.indptr) == 0
-    return np.where(is_visitor, VISITOR_CART_WEIGHT, CART_WEIGHT).astype(np.float32)[pairs.user]
+    return np.asarray(CART_WEIGHT * np.maximum(batch.cart.at(pairs.item, pairs), 0), np.float32)
 
 
 def _open(pairs: Candidates, users: UserBatch, hidden: Runs | None, repeats: bool) -> NDArray[np.bool_]:

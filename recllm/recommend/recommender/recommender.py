@@ -61,9 +61,9 @@ class Recommender:
     dataset: those who agreed, and what they did. `people` reads histories from elsewhere, by key; the dataset then
     may be without users. `pseudonyms` turns the caller's ids into the dataset's; answers carry the caller's own.
     `permits` says who may be served personally; without it everybody in the dataset. item_vectors, population,
-    together: what these properties would compute, where it is known already.
+    together: what these properties compute, where it is known already.
     locale: the language of answers; text_locale: that of the texts that are encoded, where it is another.
-    log: what the dataset's people did, where it is not in `dataset.events`; for counting over all of them.
+    log: what the dataset's people did, where it is not in `dataset.events`.
     """
 
     def __init__(
@@ -131,11 +131,8 @@ class Recommender:
         ids = self.dataset.items["item_id"].to_list()
         interests = None if stored is None else stored.bind(ids, self.item_vectors)
         if self.dataset.sample is not None:
-            population = sample_statistics(self.dataset, self.item_vectors, settings, basics, interests)
-        else:
-            arguments = (self.dataset, self.item_vectors, settings, basics, interests)
-            population = CollaborativeStatistics.fit(*arguments, log=self._log)
-        return replace(population, carts=cart_weights(self._log, self.dataset.n_items, population.settings))
+            return sample_statistics(self.dataset, self.item_vectors, settings, basics, interests)
+        return CollaborativeStatistics.fit(self.dataset, self.item_vectors, settings, basics, interests, log=self._log)
 
     @property
     def index(self) -> CatalogueIndex | None:
@@ -153,6 +150,13 @@ class Recommender:
             raise ModelError("the serving state does not say what is bought together; run: recllm refresh")
         kind, limits = self.population.facets.type, self.population.settings
         return bought_together(self._log, self.dataset.n_items, kind, limits)
+
+    def with_carts(self) -> Recommender:
+        """The same with what completes a cart, unless an older serving state does not say it."""
+        if self.population.carts is None and self.dataset.n_users:
+            carts = cart_weights(self._log, self.dataset.n_items, self.population.settings)
+            self.population = replace(self.population, carts=carts)
+        return self
 
     @property
     def ranker(self) -> ItemRanker:
@@ -238,7 +242,9 @@ class Recommender:
         allowed = allowed_items(self.dataset, request.allow, request.exclude, request.where)
         if request.objective is Objective.MARGIN:
             allowed &= np.isfinite(self.margins)
-        basket = known_rows(self.dataset, request.basket)
+        basket = np.unique(known_rows(self.dataset, request.basket))
+        if len(basket):
+            self.with_carts()
         permitted, histories = self._agreed(self._pseudonyms(request.users))
         agreed = np.flatnonzero(permitted)
         histories = histories.with_basket(basket, self.dataset.as_of - 1)

@@ -6,14 +6,12 @@ A slate explores with the exact probability of every item that it shows:
     ranks          0        1        2
     strata       3 6 9    4 7 10   5 8 11                  pool = 9: ranks 3 to 11, dealt out like cards
 
-Each position is explored independently with probability `share`, and an explored position draws uniformly from a
-stratum of its own. So nothing is shown twice, positions do not depend on each other, and the propensities are known
-exactly: 1 - share for the item of the rank itself, share / (size of the stratum) for each item of the stratum. A
-position whose stratum is empty is never explored: propensity 1.
+Each position is explored independently with probability `share`, and then draws uniformly from a stratum of its own.
+So the propensities are exact: 1 - share for the item of the rank itself, share / (size of the stratum) for each item of
+the stratum, and 1 where the stratum is empty.
 
-What is simplified: an item of the pool can only appear at one position, and the k best only at their own. So what a
-log of such slates can say of another ranking ends at the pool (`experiments.off_policy` says how much of the
-other ranking that leaves out).
+Simplified: an item of the pool has one possible position. So a log of such slates says nothing of a ranking beyond the
+pool; `experiments.off_policy` says how much is left out.
 """
 
 from __future__ import annotations
@@ -118,7 +116,8 @@ class SlateWriter:
         notes: list[Note] = []
         probabilities = [item.probability for item in items if item.probability is not None]
         by_chance = probabilities == sorted(probabilities, reverse=True)
-        if not by_chance and not request.explore_share and not request.basket:
+        by_cart = request.basket and request.objective is Objective.PROBABILITY
+        if not by_chance and not by_cart and not request.explore_share:
             notes.append(self._note(NoteKind.BY_MARGIN if request.objective is Objective.MARGIN else NoteKind.BY_LIFT))
         if remark is not None:
             days = remark[1] if self.dataset.step_seconds is None else None

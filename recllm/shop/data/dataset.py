@@ -31,6 +31,8 @@ EVENTS_OF_A_PART = 2_000_000
 """Events per part of a long log, which keeps people whole: with all results some 700 MB."""
 
 USER_COLUMN = "user_id"
+OPEN_CART = -2
+"""In `Events.basket`: the item is in the cart that the request names."""
 ITEM_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "item_id": pl.String,
     "title": pl.String,

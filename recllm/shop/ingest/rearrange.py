@@ -140,7 +140,9 @@ def with_lines(reader: RecordReader, lines: OrderLines, file: str) -> RecordRead
 
     def unfolded(chunk: Chunk) -> Chunk:
         rows = chunk.frame.with_row_index(ROW)
-        long = rows.unpivot(cells, index=ROW, value_name=CELL).filter(pl.col(CELL).str.strip_chars() != "")
+        long = rows.unpivot(cells, index=ROW, variable_name=KEY, value_name=CELL).filter(
+            pl.col(CELL).str.strip_chars() != ""
+        )
         rows = rows.select(ROW, *others)
         long = long.join(rows, on=ROW, how="left", maintain_order="left").with_columns(cells_of_lines)
         return unfolded_chunk(chunk, long, rows, columns)

@@ -7,11 +7,10 @@ Every size, share and sum about customers that leaves a workspace passes `Figure
   It is kept for `KEPT_DAYS`: the same question gets the same answer.
 - A result (customers who converted, revenue) gets noise of half its standard error, and its interval is wider by that.
 
-Two questions get independent noise even where they are about the same customers: equal answers would show that two
-groups are one. The mean over many questions removes noise, so a caller gets a limited number of sizes: over n pairs of
-groups that differ in one customer the mean difference is off by `noise * sqrt(2 / n)`. With the values below that is 11
-customers after the whole budget, so a guess about one customer is right in 52 of 100 cases, where 50 is chance.
-`eval/attack.py` measures it.
+Two questions about the same customers get independent noise: equal answers would show that two groups are one. A caller
+gets a limited number of sizes: over n pairs of groups that differ in one customer the mean difference is off by
+`noise * sqrt(2 / n)`, 11 customers after the whole budget. A guess about one is right in 52 of 100 cases
+(`eval/attack.py`).
 
 Exact figures: the owner of the machine (command line, Python), callers who may read single customers' data anyway, and
 every caller of a shop with fewer customers than `policy.small_shop`.

@@ -11,7 +11,7 @@ uploads/         files that the console received, until they are loaded
 console-sessions/   users who are signed in to the console
 campaigns/, campaign-files/, copies/   plans with their people, the files behind them, records of texts
 models/          published model versions
-serving/         what models answer from; counted by a refresh, and again when a customer withdraws or is erased
+serving/         what models answer from; counted again when a customer withdraws or is erased
 certificates/    of erasures
 effects/, replenishment.json   effects measured by trials; intervals between purchases
 domains/         the shop's own words: see `recllm.text.domains`

