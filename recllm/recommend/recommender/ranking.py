@@ -307,7 +307,7 @@ class ItemRanker:
 
 
 def completes_cart(batch: UserBatch, pairs: Pairs) -> Floats:
-    """What each pair's logit gains by how well the item completes the user's cart, (n_pairs,), at least 0."""
+    """What each pair's logit gains by how well the item completes the user's cart, (n_pairs,)."""
     if batch.cart is None:
         return np.zeros(len(pairs.item), np.float32)
     return np.asarray(CART_WEIGHT * np.maximum(batch.cart.at(pairs.item, pairs), 0), np.float32)
