@@ -65,10 +65,10 @@ def take_out_of_file(file: Path, is_leaving: IsLeaving) -> records.Removed:
         elif file.name == "exports.jsonl":
             entries, n_leaving = read_log(file), 0
             for entry in entries:
-                for name in ("reached", "held"):
-                    staying = [user for user in entry[name] if not is_leaving(user)]
-                    n_leaving += len(entry[name]) - len(staying)
-                    entry[name] = staying
+                for users in ("reached", "held"):
+                    staying = [user for user in entry[users] if not is_leaving(user)]
+                    n_leaving += len(entry[users]) - len(staying)
+                    entry[users] = staying
                 entry["texts"] = {user: text for user, text in entry["texts"].items() if not is_leaving(user)}
             n_removed = n_leaving
             remaining = json_lines(entries).encode() if n_removed else content
