@@ -259,13 +259,13 @@ def test_what_completes_a_cart_comes_first_for_visitors_and_customers(trained: R
 def test_what_few_people_bought_together_completes_no_cart() -> None:
     rows = [(f"u{n}", item, START + n) for n in range(8) for item in (("a", "b") if n % 2 else ("c",))]
     rows += [(f"u{n}", "d", START + DAY) for n in range(8)]
-    rows += [("u0", item, START + k * DAY) for item in ("c", "d") for k in range(2, 60)]
+    rows += [("u0", item, START + k * DAY) for item in "cd" for k in range(2, 60)]
     events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
     data = Dataset.construct(events)
     row = {item: n for n, item in enumerate(data.items["item_id"])}
-    few, five = (cart_weights(data.events, data.n_items, min_people=people) for people in (4, 5))
-    assert few[row["a"], row["b"]] > 0 and few[row["c"], row["d"]] == 0
-    assert five.nnz == 0
+    (few, share), (five, _) = (cart_weights(data.events, data.n_items, min_people=people) for people in (4, 5))
+    assert share[row["a"]] == pytest.approx(share[row["b"]]) and 0 < share[row["a"]] < 0.5
+    assert few[row["a"], row["b"]] > 0 and few[row["c"], row["d"]] == 0 and five.nnz == 0
 
 
 def test_the_parts_of_a_slate_are_told_apart(trained: Recommender) -> None:

@@ -8,11 +8,9 @@ prefix of an issuer), IBAN (remainder of 97), the Chinese identity number (GB 11
 number, a size or a date need a word next to them that says what they are, and the nearest such word decides: "order
 4155550132" is none, "call 4155550132" is one. Names are found where a person is introduced: by a salutation, a label,
 a relation, a word of giving or signing, or next to a phone; addresses by a street and a number, or by the postcode and
-town behind. A text that reads like the title of goods needs more than others. It is a net and no proof: what names a
-person in words of its own passes.
+town behind. A title of goods needs more than other texts. It is a net and no proof.
 
-What finds a kind is in `recllm.text.finders`. All patterns and word lists are data, in `data/personal_data.toml`. They
-read a text in time linear in its length.
+What finds a kind is in `recllm.text.finders`, patterns and word lists in `data/personal_data.toml`. Time is linear.
 """
 
 from __future__ import annotations

@@ -9,8 +9,7 @@ definitions differ:
 
 * `recall` divides by min(|truth|, k), so that a perfect list of k scores 1; `ranx` divides by |truth|.
 * A person with an empty truth is NaN here and left out of the average; `ranx` counts 0.
-* `ranx` breaks ties of scores in no documented way. Here a ranking has no ties: who made the list broke them.
-* A list that names an item twice is refused; counting both would allow an NDCG above 1.
+* A ranking has no ties, and a list that names an item twice is refused.
 """
 
 from __future__ import annotations

@@ -63,11 +63,8 @@ LONG_WINDOW_DAYS = 91.0  # a quarter: the usual level of an item's buyers
 PRICE_WINDOW_DAYS = 14.0  # its mean price against the usual one: is an item cheaper lately?
 NEW_ITEM_DAYS = 42.0  # an item counts as new for so long after its first sale
 MAX_NEW_ITEMS = 5_000  # new items that are proposed at most, best selling first
-
-
 INFLUENCE_SAMPLE = 2_500
 """People of the pool from whom each one's weight as a neighbour is estimated."""
-
 LIKE_PROFILES = 4
 """Profiles are alike where a table of their items has at most this many numbers for each that is not 0."""
 
@@ -130,6 +127,8 @@ class CollaborativeStatistics:
     """Of `item_vectors`; None where all items are compared."""
     carts: Any | None = None
     """(n_items, n_items), what completes a cart, see `features.together.cart_weights`; None where no cart was asked."""
+    cart_share: Floats | None = None
+    """(n_items,), share of trips with each item, where there are `carts`."""
 
     @property
     def n_items(self) -> int:
@@ -270,6 +269,7 @@ class CollaborativeStatistics:
             decayed=wider(self.decayed, n_items),
             item_item=wider(self.item_item, n_items, n_items),
             carts=None if self.carts is None else wider(self.carts, n_items, n_items),
+            cart_share=None if self.cart_share is None else longer(self.cart_share),
             arrived=arrived,
             group_statistics=groups,
             interests=None if self.interests is None else self.interests.with_new_items(vectors),
@@ -407,8 +407,7 @@ def ask(
 
 
 def _open_cart(population: CollaborativeStatistics, histories: Events) -> tuple[WeightedSums | None, Events]:
-    """What completes the open carts, None where there is none, and the histories without them: the scorer has learned
-    from what people do over weeks, which the items of one moment do not resemble."""
+    """What completes the open carts, None without any, and the histories without them, as the scorer learned them."""
     if population.carts is None:
         return None, histories
     in_cart = (histories.basket == OPEN_CART) & (np.diff(population.carts.indptr)[histories.item] > 0)

@@ -105,12 +105,12 @@ def bought_together(
 
 def cart_weights(
     log: EventLog, n_items: int, limits: CollaborativeSettings | None = None, *, min_people: int = 5
-) -> csr_matrix:
-    """What completes a cart: the sum of the rows of its items orders the others, sparse float32 (n_items, n_items).
+) -> tuple[csr_matrix, NDArray[np.float32]]:
+    """What completes a cart, sparse float32 (n_items, n_items), and the share of trips with each item, (n_items,).
 
-    EASE over the trips within `limits`. A trip weighs one over the root of its size, and of the person's trips. A pair
-    needs `min_people` with both on a trip, so that no list shows what few bought, or made up.
-    """
+    The sum of the rows of a cart's items less the share is the order: without it all carts get the best sellers. EASE
+    over the trips within `limits`, each weighing one over the root of its size, and of the person's trips. A pair needs
+    `min_people` with both on a trip."""
     from scipy.sparse import csr_matrix
 
     limits = limits or CollaborativeSettings()
@@ -121,9 +121,12 @@ def cart_weights(
     rows = rows[buyers[rows] >= min_people]
     n, column = len(rows), np.full(n_items, -1)
     column[rows] = np.arange(n)
-    gram = np.zeros((n, n), np.float32)
-    for products in log.each(partial(_products_of_trips, column=column, n=n, limits=limits)):
+    gram, weight = np.zeros((n, n), np.float32), 0.0
+    for products, weight_of_part in log.each(partial(_products_of_trips, column=column, n=n, limits=limits)):
         gram += products
+        weight += weight_of_part
+    share = np.zeros(n_items, np.float32)
+    share[rows] = np.diag(gram) / max(weight, 1e-9)
     weights = ease(gram, rows, n_items, CART_RIDGE).tocoo()
     a, b = column[weights.row], column[weights.col]
     pairs, pair = np.unique(np.minimum(a, b) * n + np.maximum(a, b), return_inverse=True)
@@ -134,20 +137,20 @@ def cart_weights(
         people += counts
     shared = people[pair] >= min_people
     cells = (weights.row[shared], weights.col[shared])
-    return csr_matrix((weights.data[shared], cells), shape=(n_items, n_items))
+    return csr_matrix((weights.data[shared], cells), shape=(n_items, n_items)), share
 
 
 def _products_of_trips(
     _: int, events: Events, column: Ints, n: int, limits: CollaborativeSettings
-) -> NDArray[np.float32]:
-    """Weighted number of trips with each two items, (n, n). column: see `_TripLines.of`."""
+) -> tuple[NDArray[np.float32], float]:
+    """Weight of the trips with each two items, (n, n), and of all."""
     from scipy.sparse import csr_matrix
 
     trips = _TripLines.of(_purchases(events, limits), column, n)
     n_trips = np.maximum(np.bincount(trips.owner), 1)[trips.owner]
     weight = (np.maximum(trips.size, 1) * n_trips) ** -0.25  # on both sides of the product
     lines = csr_matrix((weight[trips.trip].astype(np.float32), (trips.trip, trips.item)), (len(trips.size), n))
-    return np.asarray((lines.T @ lines).toarray(), np.float32)
+    return np.asarray((lines.T @ lines).toarray(), np.float32), float((weight**2).sum())
 
 
 def _people_of_pairs(

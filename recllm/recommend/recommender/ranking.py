@@ -308,9 +308,11 @@ class ItemRanker:
 
 def completes_cart(batch: UserBatch, pairs: Pairs) -> Floats:
     """What each pair's logit gains by how well the item completes the user's cart, (n_pairs,)."""
-    if batch.cart is None:
+    share = batch.population.cart_share
+    if batch.cart is None or share is None:
         return np.zeros(len(pairs.item), np.float32)
-    return np.asarray(CART_WEIGHT * np.maximum(batch.cart.at(pairs.item, pairs), 0), np.float32)
+    lift = batch.cart.at(pairs.item, pairs) - share[pairs.item]
+    return np.asarray(CART_WEIGHT * np.maximum(lift, 0), np.float32)
 
 
 def _open(pairs: Candidates, users: UserBatch, hidden: Runs | None, repeats: bool) -> NDArray[np.bool_]:

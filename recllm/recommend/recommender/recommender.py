@@ -154,8 +154,8 @@ class Recommender:
     def with_carts(self) -> Recommender:
         """The same with what completes a cart, unless an older serving state does not say it."""
         if self.population.carts is None and self.dataset.n_users:
-            carts = cart_weights(self._log, self.dataset.n_items, self.population.settings)
-            self.population = replace(self.population, carts=carts)
+            carts, share = cart_weights(self._log, self.dataset.n_items, self.population.settings)
+            self.population = replace(self.population, carts=carts, cart_share=share)
         return self
 
     @property

@@ -7,9 +7,8 @@
       versions/<version>/      the files of a version, and manifest.json with the SHA-256 of each and the lineage
       versions/<version>.tmp/  a version being written; swept away by the next publication
 
-A version is complete before its name exists, and the pointer is replaced in one step: a process that is killed at any
-moment leaves the old version or the new one, never half of one. A decision is written just before the pointer, so
-whatever serves has its line; one that was cut off in between leaves a line that came to nothing.
+A version is complete before its name exists, and the pointer is replaced in one step: a process that is killed leaves
+the old version or the new one. A decision is written just before the pointer, so what serves has its line.
 """
 
 from __future__ import annotations

@@ -80,13 +80,12 @@ def save_state(
     event_no: int = 0,
     consent_load: int = 0,
 ) -> None:
-    """Write all three files into an existing folder. together: what
-    is bought together, see `recllm.learn.features.together`. log: everybody's events. The numbers: as in
-    `CatalogueState` and `PeopleState`."""
+    """Write all three files into an existing folder. together: as of `bought_together`. log: everybody's events. The
+    numbers: as in `CatalogueState` and `PeopleState`."""
     arrays: Arrays = {"item_vectors": population.item_vectors, **_csr_arrays("item_item", population.item_item)}
     arrays |= _csr_arrays("together", together)
-    if population.carts is not None:
-        arrays |= _csr_arrays("carts", population.carts)
+    if population.carts is not None and population.cart_share is not None:
+        arrays |= {**_csr_arrays("carts", population.carts), "cart_share": population.cart_share}
     arrays |= {f"groups.{name}": codes for name, codes in population.facets.each().items()}
     arrays |= {f"stats.{f.name}": getattr(population.stats, f.name) for f in fields(ItemStatistics)}
     arrays |= {f"new_items.{f.name}": getattr(population.arrived, f.name) for f in fields(NewItems)}
@@ -303,7 +302,8 @@ def population_of(
         crowds,
         of_people.get("pool_basics"),
         interests,
-        carts=_csr(arrays, "carts") if "carts.shape" in arrays else None,
+        carts=_csr(arrays, "carts") if "cart_share" in arrays else None,
+        cart_share=arrays.get("cart_share"),
     )
 
 
