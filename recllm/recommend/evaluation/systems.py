@@ -254,7 +254,7 @@ def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
     from recllm.learn.features.item_vectors import basics_of, basics_vectors
     from recllm.recommend.recommender.ranking import UserInputs
 
-    ranker = recommender.with_carts().ranker
+    ranker = recommender.count_carts().ranker
 
     def inputs(query: EvaluationQuery) -> UserInputs:
         rows = query.fit_users if query.hidden_users is None else np.maximum(query.fit_users, query.hidden_users)

@@ -151,8 +151,8 @@ class Recommender:
         kind, limits = self.population.facets.type, self.population.settings
         return bought_together(self._log, self.dataset.n_items, kind, limits)
 
-    def with_carts(self) -> Recommender:
-        """The same with what completes a cart, unless an older serving state does not say it."""
+    def count_carts(self) -> Recommender:
+        """Counts now what completes a cart; not where an older serving state lacks it."""
         if self.population.carts is None and self.dataset.n_users:
             carts, share = cart_weights(self._log, self.dataset.n_items, self.population.settings)
             self.population = replace(self.population, carts=carts, cart_share=share)
@@ -244,7 +244,7 @@ class Recommender:
             allowed &= np.isfinite(self.margins)
         basket = np.unique(known_rows(self.dataset, request.basket))
         if len(basket):
-            self.with_carts()
+            self.count_carts()
         permitted, histories = self._agreed(self._pseudonyms(request.users))
         agreed = np.flatnonzero(permitted)
         histories = histories.with_basket(basket, self.dataset.as_of - 1)

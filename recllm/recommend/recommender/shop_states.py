@@ -77,7 +77,7 @@ def write_state(
         shop = replace(shop, as_of=present(workspace, now))
         arguments: dict[str, Any] = {"model": model, "locale": locale, "offers": workspace.settings.offers}
         recommender = Recommender(shop, encoder, log=log.before(shop.as_of), **arguments)
-        population, basics = recommender.with_carts().population, basics_of(shop.users)
+        population, basics = recommender.count_carts().population, basics_of(shop.users)
         lacking_one = [{n: v for n, v in row.items() if n != name} for row in basics for name in row]
         variants = {tuple(sorted(row.items())): row for row in lacking_one}
         basics_vectors(encoder, list(variants.values())[:BASICS_TEXTS], locale)
