@@ -264,6 +264,7 @@ def step_page(
         selected, listed = products(visit, values["texts_of_form"]["target.items"].splitlines(), state.words)
         values |= {"chosen": selected, "listed": listed, "categories": categories(visit), "words": state.words}
         values["planned_items"] = items_table(visit, values["campaign"]) if values["campaign"] else None
+        values["silent"] = products(visit, [*values["plan"].silent_items], "")[0] if values["plan"] else ()
     return visit.page(f"campaign_{step}.html.j2", section="campaigns", status=state.status, **values)
 
 
