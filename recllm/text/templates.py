@@ -17,7 +17,7 @@ Templates can neither include files nor call into Python; values are data and ar
 Every template may also use `domain.WORD`, the words of the domain that speaks ("bought" in a shop, "watched" in a media
 service), and a domain may reword a whole template: see `recllm.text.domains`.
 
-`short_forms.LOCALE.txt` is the one other kind of file: lines "FRZN = frozen", by which titles are read.
+`short_forms.LOCALE.txt` is the other kind of file: lines "FRZN = frozen", by which titles are read.
 """
 
 from __future__ import annotations

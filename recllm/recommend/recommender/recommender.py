@@ -61,9 +61,9 @@ class Recommender:
     dataset: those who agreed, and what they did. `people` reads histories from elsewhere, by key; the dataset then
     may be without users. `pseudonyms` turns the caller's ids into the dataset's; answers carry the caller's own.
     `permits` says who may be served personally; without it everybody in the dataset. item_vectors, population,
-    together: what these properties compute, where it is known already.
+    together: these properties, where they are known.
     locale: the language of answers; text_locale: that of the texts that are encoded, where it is another.
-    log: what the dataset's people did, where it is not in `dataset.events`.
+    log: what they did, where it is not in `dataset.events`.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Recommender:
         return bought_together(self._log, self.dataset.n_items, kind, limits)
 
     def count_carts(self) -> Recommender:
-        """Counts now what completes a cart; not where an older serving state lacks it."""
+        """Counts what completes a cart, unless it is known."""
         if self.population.carts is None and self.dataset.n_users:
             carts, share = cart_weights(self._log, self.dataset.n_items, self.population.settings)
             self.population = replace(self.population, carts=carts, cart_share=share)
