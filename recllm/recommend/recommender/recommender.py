@@ -61,7 +61,7 @@ class Recommender:
     dataset: those who agreed, and what they did. `people` reads histories from elsewhere, by key; the dataset then
     may be without users. `pseudonyms` turns the caller's ids into the dataset's; answers carry the caller's own.
     `permits` says who may be served personally; without it everybody in the dataset. item_vectors, population,
-    together: these properties, where they are known.
+    together: these properties, where known.
     locale: the language of answers; text_locale: that of the texts that are encoded, where it is another.
     log: what they did, where it is not in `dataset.events`.
     """
