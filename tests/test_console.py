@@ -408,7 +408,7 @@ def test_a_person_with_reasons(looking: TestClient, trained: Path) -> None:
     with Workspace.open(trained) as shop:
         recommender = open_recommender(shop)
         (slate,) = recommender.recommend("u02", k=20)
-        bought = {line.item_id for line in recommender.explainer().profile(recommender.person("u02")).purchases}
+        bought = {line.item_id for line in recommender.person("u02").profile(recommender.dataset).purchases}
     assert "To buy again" in page.text and "New for this customer" in page.text
     listed = [str(a["href"]).rsplit("/", 1)[1] for a in page.of("a") if str(a["href"]).startswith("/items/item/")]
     again = [item.item_id for item in slate.items if item.item_id in bought]
@@ -424,7 +424,7 @@ def test_what_if_is_the_library_without_the_evidence(looking: TestClient, traine
     address = find_person(looking, "u02")
     with Workspace.open(trained) as shop:
         recommender = open_recommender(shop)
-        profile = recommender.explainer().profile(recommender.person("u02"))
+        profile = recommender.person("u02").profile(recommender.dataset)
         evidence = [f"B:{line.item_id}" for line in profile.purchases]
         (without,) = recommender.lacking("u02", evidence).recommend("u02", k=6, repeats=False)
         (with_all,) = recommender.recommend("u02", k=6, repeats=False)

@@ -158,7 +158,7 @@ def test_basics_alone_are_served_personally(trained: Recommender) -> None:
 
 
 def test_filters(trained: Recommender) -> None:
-    bought = {line.item_id for line in trained.explainer().profile(trained.person("u0")).purchases}
+    bought = {line.item_id for line in trained.person("u0").profile(trained.dataset).purchases}
     unseen = trained.recommend("u0", k=20, repeats=False)[0]
     assert not bought & {r.item_id for r in unseen.items}
     cheap = trained.recommend("u1", k=24, where="price < 5")[0]

@@ -312,7 +312,7 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
     if lists.status not in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY):
         return values
     person = recommender.person(name)
-    profile = recommender.explainer().profile(person, name)
+    profile = person.profile(recommender.dataset, name)
     if without:
         changed = slate_lists(recommender.lacking(name, without), name)
         values["changed"] = changed

@@ -26,7 +26,6 @@ from recllm.base.policy import Policy
 from recllm.base.schema import Action, Reason
 from recllm.base.stats.intervals import ratios
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
-from recllm.learn.profiles.profile import build_profile
 from recllm.market.audiences.probabilities import restricted_to
 from recllm.recommend.recommender.leave_one_out import (
     EVIDENCE_PER_ITEM,
@@ -77,11 +76,14 @@ def reasons_for(
         units: list[list[Evidence]] = []
         histories: list[Events] = []
         basics: list[Mapping[str, str]] = []
-        for row, item, answers in zip(rows, targets, basics_of(data.users[rows.tolist()]), strict=True):
-            person = UserHistory(data.events.rows(np.array([row])), answers)
+        people = [
+            UserHistory(data.events.rows(np.array([row])), answers)
+            for row, answers in zip(rows, basics_of(data.users[rows.tolist()]), strict=True)
+        ]
+        for person, item in zip(people, targets, strict=True):
             units.append(_units(recommender, person, item))
             histories.append(person.events)
-            basics.append(answers)
+            basics.append(person.basics)
             if units[-1]:
                 shortened, fewer_answers = lacking(person, [(unit,) for unit in units[-1]])
                 histories.append(shortened)
@@ -96,9 +98,9 @@ def reasons_for(
         )
         scored = ranker.score(users, Pairs(np.arange(len(repeated) + 1, dtype=np.int64), repeated))
         logits = np.split(scored.logit, np.cumsum(sizes)[:-1])
-        profiles = [build_profile(data, int(row)) for row in rows]
-        for position, item, tried, logit, profile in zip(positions, targets, units, logits, profiles, strict=True):
+        for position, item, person, tried, logit in zip(positions, targets, people, units, logits, strict=True):
             deltas = np.asarray(logit[0] - logit[1:], np.float32)
+            profile = person.of_items([unit.item for unit in tried]).profile(data)
             reasons[position] = speaker.reasons(tried, deltas, int(item), profile, 1.0)
 
     map_blocks(explain, len(with_item), USERS_PER_BLOCK)

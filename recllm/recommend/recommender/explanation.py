@@ -9,17 +9,15 @@ Every number is a score or a list of the served model, computed again for a shor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
 from recllm.base.policy import Policy
-from recllm.base.schema import Profile, Reason
-from recllm.learn.profiles.profile import build_profile
+from recllm.base.schema import Reason
 from recllm.recommend.recommender.leave_one_out import (
     EVIDENCE_PER_ITEM,
     Counterfactual,
@@ -36,7 +34,7 @@ from recllm.recommend.recommender.leave_one_out import (
 from recllm.recommend.recommender.people import Histories
 from recllm.recommend.recommender.ranking import LIST_DEPTH, NAMESAKES, Ranked
 from recllm.shop.data.catalogue import on_offer
-from recllm.shop.data.dataset import OPEN_CART, USER_COLUMN, Dataset, Events
+from recllm.shop.data.dataset import OPEN_CART, Dataset, Events
 from recllm.shop.data.interactions import Pairs
 from recllm.text.items import item_names, reason_text
 
@@ -113,21 +111,18 @@ class Explainer:
         if not len(item_rows):
             return []
         units, deltas_of_units = self.evidence(person, item_rows)
-        writer, profile = self._writer(), self.profile(person)
+        tried = np.isfinite(deltas_of_units).any(axis=1)
+        named = person.of_items([unit.item for unit, is_tried in zip(units, tried, strict=True) if is_tried])
+        writer, profile = self._writer(), named.profile(self.dataset)
         return [
             writer.reasons(units, deltas_of_units[:, column], int(row), profile, spread)
             for column, row in enumerate(item_rows)
         ]
 
-    def profile(self, person: UserHistory, pseudonym: str = "") -> Profile:
-        """The user's profile as of the dataset's time."""
-        users = pl.DataFrame({USER_COLUMN: [pseudonym], **{name: [value] for name, value in person.basics.items()}})
-        return build_profile(replace(self.dataset, users=users, events=person.events), 0)
-
     def explanation(self, person: UserHistory, user: str, column: int, k: int) -> Explanation:
         """One item for one user, whether or not it would be shown. column: the item's row."""
         units, unit_deltas = self.evidence(person, np.array([column]))
-        writer, profile = self._writer(), self.profile(person)
+        writer, profile = self._writer(), person.profile(self.dataset)
         named = np.array([not writer.sensitive(unit) for unit in units], bool)
         position = self.positions(person, column, k)
         before = int(position(person.events, [person.basics])[0])

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import numpy as np
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from recllm.base.errors import UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import ACTION_CODE, BROWSING, Action, HistoryLine, Profile, Reason, ReasonKind
+from recllm.learn.profiles.profile import build_profile
 from recllm.shop.data.catalogue import known_rows
-from recllm.shop.data.dataset import Dataset, Events
+from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events
 from recllm.shop.data.interactions import Pairs
 from recllm.text.items import item_names, reason_text
 
@@ -81,6 +82,15 @@ class UserHistory:
     basics: Mapping[str, str]
     row: int = -1
     """Who they are in `CollaborativeStatistics.pool`, so that a person is not their own neighbour; -1 for none."""
+
+    def of_items(self, items: NDArray[np.integer] | Sequence[int]) -> UserHistory:
+        """Only what they did with these items."""
+        return replace(self, events=self.events.select(np.isin(self.events.item, items)))
+
+    def profile(self, dataset: Dataset, pseudonym: str = "") -> Profile:
+        """The profile as of the dataset's time."""
+        users = pl.DataFrame({USER_COLUMN: [pseudonym], **{name: [value] for name, value in self.basics.items()}})
+        return build_profile(replace(dataset, users=users, events=self.events), 0)
 
 
 Score = Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]
