@@ -259,10 +259,11 @@ def learn(
     network = _untrained(windows, args, new_users)
     rng = np.random.default_rng(args.seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=WEIGHT_DECAY)
-    # steps of the windows of items that sold: those of new items alone do not make a small log a large one
-    sold = args.epochs * sum(-(-w.n // args.batch_size) for w in windows if not w.is_of_new_items)
-    passes = max(1, -(-args.min_steps // max(sold, 1)))
-    steps = passes * args.epochs * sum(-(-w.n // args.batch_size) for w in windows)
+    # only windows of items that sold make up for a small log: those of new items are learned once a round
+    sold_windows = [w for w in windows if not w.is_of_new_items]
+    n_batches, n_sold = (sum(-(-w.n // args.batch_size) for w in of) for of in (windows, sold_windows))
+    passes = max(1, -(-args.min_steps // max(args.epochs * n_sold, 1)))
+    steps = args.epochs * (n_batches + (passes - 1) * n_sold)
 
     def pace(step: int) -> float:
         """Share of the learning rate: a warm-up, then a cosine."""
@@ -274,7 +275,8 @@ def learn(
     weights, best = {name: value.clone() for name, value in network.state_dict().items()}, -1
     for epoch in range(args.epochs):
         with _halves_at_once() as pool:
-            loss = np.mean([_epoch(network, windows, args, optimiser, schedule, rng, pool) for _ in range(passes)])
+            of_passes = [windows, *[sold_windows] * (passes - 1)]
+            loss = np.mean([_epoch(network, of, args, optimiser, schedule, rng, pool) for of in of_passes])
         if not np.isfinite(loss):
             tell(f"epoch {epoch + 1}: the loss is not finite; the last good state is used")
             break
