@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 results=eval/results
 simple=random,popular,popular-recent,personal-frequency,user-knn,zero-shot
-peers=tifu-knn,ease,als,bpr,lightgbm,sasrec,source-model
+peers=tifu-knn,slrc,taiw,ease,als,bm25,lightgbm,sasrec
 for protocol in cj-next28 or-next28; do
   python eval/run.py "$protocol" --systems "recllm,$simple,$peers" -o "$results/$protocol.json"
 done
@@ -30,6 +30,5 @@ python eval/speed.py -o "$results/speed.json"
 python eval/attack.py -o "$results/attack.json"
 recllm start --demo -w "$tuned/demo"
 python eval/serve.py -w "$tuned/demo" -o "$results/serve.json"
-python eval/scale_index.py -o "$results/scale-index.json"
 python eval/scale.py --model "$tuned/demo/models" -o "$results/scale.json"
 python eval/results_page.py

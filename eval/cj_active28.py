@@ -2,7 +2,7 @@
 
 The rows of cj-next28; asked of every household with a purchase before the cut. Trained on the windows of 28 days before
 it. `--validation` moves the cut to 2017-11-03. The other systems: days since the last purchase, number of baskets, the
-decayed number of trips, and boosted trees (LightGBM, scikit-learn) on days since the last purchase, trips in several
+decayed number of trips, and boosted trees (LightGBM) on days since the last purchase, trips in several
 windows and spend, on the same training windows.
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
     systems = {
         name: {"ALL": {"auc": auc(score, label), "lift@10%": lift(score, label, 0.1)}} for name, score in scores.items()
     }
-    for name in ("recllm", "lightgbm", "scikit-learn boosting"):
+    for name in ("recllm", "lightgbm"):
         systems[name]["ALL"]["ece"] = quality(scores[name], label).ece
     best = max((name for name in systems if name != "recllm"), key=lambda name: systems[name]["ALL"]["auc"])
     gap = bootstrap(lambda r: auc(ours[r], label[r]) - auc(scores[best][r], label[r]), len(label), seed=args.seed)

@@ -197,7 +197,7 @@ def looped(record: dict[str, Any]) -> str:
 
 
 def small_shops() -> str:
-    """Means over seeds of each cut of a log: ours, ours before any training, and the simple systems."""
+    """Means over seeds of each cut of a log: ours, ours before any training, and the other systems."""
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for row in load("small-shops")["means"]:
         cut = cells.setdefault((row["log"], str(row["people"])), {})
@@ -205,6 +205,24 @@ def small_shops() -> str:
     systems = list(next(iter(cells.values())))
     rows = [(*cut, *figures.values()) for cut, figures in cells.items()]
     return table(("log", "customers", *systems), rows)
+
+
+def small_shop_gaps() -> str:
+    """recllm less the best simple system, and less each of the others: means over cuts, and cuts that are certain."""
+    gaps: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for row in load("small-shops")["ahead"]:
+        parts = gaps.setdefault(row.get("of", "best simple"), {"ALL": [], "NEW": []})
+        for part, of_cuts in parts.items():
+            of_cuts.append(row[part])
+    rows = []
+    for name, parts in gaps.items():
+        cells = []
+        for of_cuts in parts.values():
+            mean = sum(gap["mean"] for gap in of_cuts) / len(of_cuts)
+            ahead, behind = sum(gap["low"] > 0 for gap in of_cuts), sum(gap["high"] < 0 for gap in of_cuts)
+            cells.append(f"{mean:+.4f}, {ahead} / {behind} of {len(of_cuts)}")
+        rows.append((name, *cells))
+    return table(("recllm minus", *next(iter(gaps.values()))), rows)
 
 
 def per_thousand(figures: dict[str, float]) -> str:
@@ -237,6 +255,7 @@ def page() -> str:
     environment.globals |= {
         "load": load,
         "small_shops": small_shops,
+        "small_shop_gaps": small_shop_gaps,
         "source": source,
         "protocol": protocol,
         "interval": interval,

@@ -4,7 +4,8 @@ Cuts of Complete Journey (simulated from real shopping patterns, by its package'
 people drawn at random with all their purchases, the items that they bought and as many others. The four weeks of
 cj-next28 and or-next28 are held out; NDCG@20. recllm is what `recllm advise` proposes for the cut, recllm-untrained
 what a shop has before any training. `ahead` is recllm less the best simple system of each cut, with the paired
-bootstrap's interval over people; that peer is chosen by the held-out weeks themselves, which favours it.
+bootstrap's interval over people; that peer is chosen by the held-out weeks themselves, which favours it. Simple is what
+reads purchases or texts alone; LightGBM, which reads recllm's own features, and recllm-untrained follow by themselves.
 
 Each cut's figures stay in --parts, so a run that was stopped goes on.
 """
@@ -24,19 +25,22 @@ from inputs import HERE, default_encoder, finish, finished_parts, peer_settings,
 from peers import PEERS
 from published import BENCHMARKS
 
+from recllm.learn.features.item_vectors import item_vectors
 from recllm.recommend.evaluation.protocols import ALL, NEW, OURS, EvaluationWindow
-from recllm.recommend.evaluation.report import evaluate
+from recllm.recommend.evaluation.report import best_peers, evaluate
 from recllm.recommend.evaluation.systems import TrainingRecipe, advised_recipe, fit_recipe, make_systems, served_system
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import Dataset
 
 LOGS = ("cj-next28", "or-next28")
-SIMPLE = ("popular-recent", "personal-frequency", "user-knn", "tifu-knn")
+SIMPLE = ("popular-recent", "personal-frequency", "user-knn", "tifu-knn", "slrc", "bm25")
+TREES = "lightgbm"
 PEOPLE = (25, 50, 100, 200, 400, 800)
 """Customers of a cut."""
 SEEDS = (10, 11, 12, 13, 14)
 """Draws that nothing was chosen on: the constants of counting were, on the same weeks of the draws 0 to 4."""
 UNTRAINED = "recllm-untrained"
+CUT = ("log", "people", "seed")
 
 
 def main() -> None:
@@ -50,14 +54,14 @@ def main() -> None:
     }
     done = finished_parts(args.parts, cuts, lambda name: measure(args, *cuts[name]))
     figures = [part["figures"] for part in done.values()]
-    rows = [{key: cut[key] for key in ("log", "people", "seed")} | row for cut in figures for row in cut["rows"]]
+    rows = [{key: cut[key] for key in CUT} | row for cut in figures for row in cut["rows"]]
     record = {
         "protocol": "small-shops",
         "seeds": list(args.seeds),
         "data_hash": {name: part["figures"]["data_hash"] for name, part in done.items()},
         "rows": rows,
         "means": list(means(rows)),
-        "ahead": [{key: cut[key] for key in ("log", "people", "seed")} | cut["ahead"] for cut in figures],
+        "ahead": [{key: cut[key] for key in CUT} | row for cut in figures for row in cut["ahead"]],
         "train_cpu_seconds": {
             str(people): round(mean(cut["train_cpu_seconds"] for cut in figures if cut["people"] == people), 1)
             for people in args.people
@@ -77,13 +81,17 @@ def measure(args: Namespace, log: str, people: int, seed: int) -> dict[str, Any]
     trained = fit_recipe(window.fit_on, encoder, recipe, None)
     seconds = time.process_time() - began
     systems = {OURS: served_system(trained), UNTRAINED: served_system(untrained)}
-    systems |= make_systems(SIMPLE, settings=peer_settings(log), seed=seed, further=PEERS)
+    settings = peer_settings(log) | peer_settings("small-shops")
+    vectors = item_vectors(encoder, window.fit_on)
+    systems |= make_systems((*SIMPLE, TREES), vectors=vectors, settings=settings, seed=seed, further=PEERS)
     report = evaluate(window, systems, k=20, seed=seed)
-    ahead = {
-        d.slice: {"peer": d.peer, "mean": d.mean, "low": d.low, "high": d.high}
+    gaps = {
+        (d.peer, d.slice): {"peer": d.peer, "mean": d.mean, "low": d.low, "high": d.high}
         for d in report.differences
-        if d.metric == "ndcg@20" and d.peer == report.extra["best_peers"][d.slice]
+        if d.metric == "ndcg@20"
     }
+    best = best_peers({name: report.systems[name] for name in SIMPLE}, 20)
+    compared = {"best simple": best} | {peer: dict.fromkeys(best, peer) for peer in (TREES, UNTRAINED)}
     assert trained.model is not None
     return {
         "log": log,
@@ -94,7 +102,9 @@ def measure(args: Namespace, log: str, people: int, seed: int) -> dict[str, Any]
             {"system": name, "all": scores[ALL]["ndcg@20"], "new": scores[NEW]["ndcg@20"]}
             for name, scores in report.systems.items()
         ],
-        "ahead": ahead,
+        "ahead": [
+            {"of": name} | {part: gaps[peer, part] for part, peer in peers.items()} for name, peers in compared.items()
+        ],
         "counting_share": float(trained.model.scorer.weights["counting"][0]),
         "train_cpu_seconds": round(seconds, 1),
     }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import polars as pl
 import pytest
 from peers import PEERS
-from peers.collaborative import als, ease, fit, person_vectors, tifu_knn
+from peers.collaborative import ease, fit, person_vectors, tifu_knn
+from peers.repurchase import slrc, taiw
 
-from recllm.base.errors import MissingExtraError
 from recllm.learn.features.item_vectors import item_vectors
 from recllm.recommend.evaluation.baselines import purchase_matrix, rank_by
 from recllm.recommend.evaluation.protocols import EvaluationQuery, EvaluationWindow, RankedLists, System, time_split
@@ -20,9 +20,8 @@ from recllm.text.encoder.toy import ToyEncoder
 
 SMALL = {
     "tifu-knn": {"neighbours": 10},
+    "taiw": {"neighbours": 10},
     "als": {"factors": 2, "iterations": 5},
-    "bpr": {"factors": 8, "iterations": 30},
-    "source-model": {"epochs": 20, "dim": 8, "hidden": 8, "learning_rate": 0.01},
     "lightgbm": {"rounds": 20, "leaves": 7, "least_rows": 5, "windows": 2,
                  "arrivals": {"rounds": 20, "least_rows": 2, "windows": 2}},
 }  # fmt: skip
@@ -119,15 +118,6 @@ def test_strangers_and_people_without_history_are_served(name: str) -> None:
     assert (made()[name].rank(asked).items >= 0).all()
 
 
-def test_names_without_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    asked = window().query(window().slice("ALL"), 2)
-    monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
-    with pytest.raises(MissingExtraError, match=r"recllm\[bench\]"):
-        als()(asked)
-
-
 def log(*rows: tuple[str, str, int]) -> Dataset:
     user, item, day = zip(*rows, strict=True)
     return Dataset.construct(pl.DataFrame({"user_id": user, "item_id": item, "timestamp": [d * DAY for d in day]}))
@@ -161,6 +151,16 @@ def test_tifu_blends_the_nearest() -> None:
     past = log(("u", "x", 1), ("v", "x", 1), ("v", "y", 1), ("w", "z", 1), ("w", "q", 1))
     assert names(past, rank_by(tifu_knn, neighbours=1, own_share=0.7)(asking(past, "u", k=2))) == [["x", "y"]]
     assert names(past, rank_by(tifu_knn, neighbours=1, own_share=0.0)(asking(past, "u", k=2)))[0][:2] != ["z", "q"]
+
+
+def test_what_returns_weekly_is_due_on_the_seventh_day() -> None:
+    """Milk comes back after a week, soap after five: v bought both a week ago, w five weeks ago."""
+    weekly = [(f"u{n}", "milk", day) for n in range(20) for day in range(n % 7, 140, 7)]
+    rare = [(f"u{n}", "soap", day) for n in range(20) for day in range(n, 140, 35)]
+    past = log(*weekly, *rare, ("v", "milk", 133), ("v", "soap", 133), ("w", "milk", 105), ("w", "soap", 105))
+    for peer in (partial(slrc, base_weight=0.0), partial(taiw, own_share=1.0)):
+        asked = asking(past, "v", "w", k=1)
+        assert names(past, peer(horizon_days=3, interval_prior=1.0, l2=0.1)(asked)) == [["milk"], ["soap"]]
 
 
 def test_ease_is_the_closed_form() -> None:

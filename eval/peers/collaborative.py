@@ -1,17 +1,16 @@
-"""Peers that learn from who bought what: EASE, ALS, BPR and TIFU-KNN."""
+"""Peers that learn from who bought what: EASE, ALS and TIFU-KNN."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.base.errors import MissingExtraError
 from recllm.base.schema import Action
 from recllm.recommend.evaluation.baselines import Items, Score, Scores, buyers, purchase_matrix, rank_by
 from recllm.recommend.evaluation.protocols import EvaluationQuery, Ranker
@@ -39,6 +38,13 @@ def ease(*, l2: float = 500.0, items: int = 6000, half_life_days: float | None =
     Only the `items` most bought take part, others score 0: memory is 8 * items^2 bytes (288 MB for 6,000), time grows
     with its cube. `half_life_days` decays a user's purchases when the user is asked; the model learns from 0/1.
     """
+    return rank_by(ease_scores(l2=l2, items=items, half_life_days=half_life_days))
+
+
+def ease_scores(
+    *, l2: float = 500.0, items: int = 6000, half_life_days: float | None = None
+) -> Callable[[EvaluationQuery, Items], Score]:
+    """What `ease` ranks by, fitted at the first query."""
     fitted = lru_cache(maxsize=1)(lambda past: fit(past, l2, items))
 
     def scores(query: EvaluationQuery, listed: Items) -> Score:
@@ -56,7 +62,7 @@ def ease(*, l2: float = 500.0, items: int = 6000, half_life_days: float | None =
 
         return score
 
-    return rank_by(scores)
+    return scores
 
 
 def fit(past: Dataset, l2: float, items: int, step: int = 512) -> ItemWeights:
@@ -84,12 +90,11 @@ def fit(past: Dataset, l2: float, items: int, step: int = 512) -> ItemWeights:
     return ItemWeights(rows, weight)
 
 
-# --- the library implicit: ALS (Hu, Koren, Volinsky 2008) and BPR (Rendle et al. 2009) ------------------------------
+# --- the library implicit: ALS (Hu, Koren, Volinsky 2008) ----------------------------------------------------------
 
 
 ALS = {"factors": 128, "regularization": 0.01, "alpha": 1.0, "iterations": 15}
-BPR = {"factors": 128, "learning_rate": 0.05, "regularization": 0.01, "iterations": 100}
-"""Settings of the two models, where the caller gives no others."""
+"""Its settings, where the caller gives no others."""
 
 
 def als(*, half_life_days: float | None = None, seed: int = 0, **settings: float) -> Ranker:
@@ -98,7 +103,10 @@ def als(*, half_life_days: float | None = None, seed: int = 0, **settings: float
 
     @lru_cache(maxsize=1)
     def fitted(past: Dataset) -> Any:
-        model = _implicit("als").AlternatingLeastSquares(num_threads=1, random_state=seed, **ALS | settings)
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the library asks for
+        from implicit.cpu.als import AlternatingLeastSquares
+
+        model = AlternatingLeastSquares(num_threads=1, random_state=seed, **ALS | settings)
         model.fit(_counts(past, np.arange(past.n_users), half_life_days), show_progress=False)
         return model
 
@@ -116,31 +124,6 @@ def als(*, half_life_days: float | None = None, seed: int = 0, **settings: float
     return rank_by(scores)
 
 
-def bpr(*, seed: int = 0, **settings: float) -> Ranker:
-    """Pairs of a bought and an unbought item, by stochastic gradient. It has no vector for unknown users and for those
-    who bought nothing yet; they get the mean user's."""
-
-    @lru_cache(maxsize=1)
-    def fitted(past: Dataset) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Vectors of users and items, whose last number is a bias beside a 1, and the mean of those who bought."""
-        model = _implicit("bpr").BayesianPersonalizedRanking(num_threads=1, random_state=seed, **BPR | settings)
-        counts = _counts(past, np.arange(past.n_users), None)
-        model.fit(counts, show_progress=False)
-        active = np.diff(counts.indptr) > 0
-        users = np.array(model.user_factors, dtype=np.float32)
-        mean_user = users[active].mean(axis=0)
-        users[~active] = mean_user
-        return users, np.asarray(model.item_factors, dtype=np.float32), mean_user
-
-    def scores(query: EvaluationQuery, items: Items) -> Score:
-        user_vectors, item_vectors, mean_user = fitted(query.fit_on)
-        vectors = item_vectors[items]
-        users = np.where(query.fit_users[:, None] >= 0, user_vectors[np.maximum(query.fit_users, 0)], mean_user)
-        return lambda block: users[block] @ vectors.T
-
-    return rank_by(scores)
-
-
 def _counts(dataset: Dataset, users: NDArray[np.int64], half_life_days: float | None) -> csr_matrix:
     """What `implicit` accepts: the older kind of sparse matrix, with int32 indices."""
     from scipy.sparse import csr_matrix
@@ -148,15 +131,6 @@ def _counts(dataset: Dataset, users: NDArray[np.int64], half_life_days: float | 
     counts = purchase_matrix(dataset, users, half_life_days)
     columns, ends = counts.indices.astype(np.int32), counts.indptr.astype(np.int32)
     return csr_matrix((counts.data, columns, ends), shape=counts.shape)
-
-
-def _implicit(name: str) -> Any:
-    """The module of one model; it is asked to leave the BLAS library's threads alone."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    try:
-        return import_module(f"implicit.cpu.{name}")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("implicit", "bench") from error
 
 
 # --- TIFU-KNN: Hu et al. 2020, "Modeling Personalized Item Frequency Information for Next-basket Recommendation" ----
@@ -177,12 +151,21 @@ def tifu_knn(
     A person's baskets (distinct times) are cut into `groups` runs of nearly equal length, oldest first; fewer baskets
     are a group each. With n_g baskets in a group, its vector is the mean over its baskets j = 1..n_g of
     within_decay^(n_g - j) times the basket's 0/1 vector; the person's is the mean over the m groups i = 1..m of
-    group_decay^(m - i) times the group's. Score = own_share * own vector + (1 - own_share) * mean vector of the
-    `neighbours` nearest people by Euclidean distance, without the person. Nobody is near to a person without baskets.
+    group_decay^(m - i) times the group's. `blended_with_nearest` makes the score of both.
     """
     everyone = np.arange(query.fit_on.n_users)
     fit_vectors = person_vectors(query.fit_on, everyone, groups, within_decay, group_decay)
     vectors = person_vectors(query.dataset, query.users, groups, within_decay, group_decay)
+    return blended_with_nearest(query, items, fit_vectors, vectors, neighbours, own_share)
+
+
+def blended_with_nearest(
+    query: EvaluationQuery, items: Items, fit_vectors: csr_array, vectors: csr_array, neighbours: int, own_share: float
+) -> Score:
+    """own_share * own vector + (1 - own_share) * mean vector of the `neighbours` nearest people by Euclidean distance.
+
+    fit_vectors: of all of `query.fit_on.users`. vectors: of `query.users`. Nobody is near to a person without baskets.
+    """
     active = np.flatnonzero(np.diff(fit_vectors.indptr) > 0)
     active_row = np.full(query.fit_on.n_users + 1, -1)  # the last one is for the unknown user, row -1
     active_row[active] = np.arange(len(active))
