@@ -37,7 +37,7 @@ TEXT_WORK, SEQUENCE_WORK = 50, 10
 """Encoding a text, and an event of the sequence model, take about as long as this number of events of the scorer."""
 INDEX_ITEMS, INDEX_MS = 200_000, 250
 """Items from which an item index is advised: then comparing all takes as long as the whole answer of a small shop.
-Milliseconds for a million items: `eval/results/scale-index.json`."""
+Milliseconds for a million items of 384 dimensions (`eval/LOG.md`)."""
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
