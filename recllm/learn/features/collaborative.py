@@ -574,12 +574,13 @@ def ease(gram: Floats, rows: Ints, n_items: int, ridge: float) -> Any:
 
     gram: products of the items `rows` over what they were bought in, (n, n). It is changed.
     """
+    from scipy.linalg import inv
     from scipy.sparse import csr_matrix
 
     if not len(rows):
         return csr_matrix((n_items, n_items), dtype=np.float32)
     gram[np.diag_indices(len(rows))] += ridge  # float32 is exact enough: the ridge conditions it well
-    inverse = np.linalg.inv(gram)
+    inverse = inv(gram, overwrite_a=True, assume_a="pos")
     weight = -inverse / np.diag(inverse)
     np.fill_diagonal(weight, 0)
     n_weights = min(ITEM_ITEM_WEIGHTS, len(rows))
