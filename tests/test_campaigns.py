@@ -871,6 +871,18 @@ def test_a_campaign_that_picks_its_items_offers_each_person_their_own(shop: Work
     assert len(plan.items) <= 6 and {p.item_id for p in plan.people} <= set(plan.items)
 
 
+def test_each_customer_gets_a_product_of_the_whole_shop_that_they_did_not_return(shop: Workspace, folder: Path) -> None:
+    file = changed(folder, (CATEGORY, 'intent = "mixed"'), ("size = 60\n", ""))
+    plan = plan_campaign(shop, file)
+    own = {person.user_id: person.item_id for person in plan.people}
+    assert set(plan.items) == set(own.values()) and len(plan.items) > 6
+    name = plan.people[0].user_id
+    row = {"user_id": name, "item_id": own[name], "event": "return", "timestamp": datetime(2024, 2, 20, tzinfo=UTC)}
+    record_events(pl.DataFrame([row]), shop.store(), source="log")
+    later = {person.user_id: person.item_id for person in plan_campaign(shop, file, replace=True).people}
+    assert name in later and later[name] != own[name]
+
+
 def test_an_intent_leaves_out_whom_nothing_fits(shop: Workspace, folder: Path) -> None:
     file = changed(folder, ("most_items = 1", 'most_items = 4\nintent = "discover"\nspread = 0'))
     plan = plan_campaign(shop, file)
@@ -896,7 +908,10 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     held = [p.user_id for p in plan.held_out]
     evens = sorted({*done.people, *held} - odd)
     moved = [n for n in done.people if n in odd] + np.random.default_rng(1).permutation(evens)[::3].tolist()
-    buy(shop, moved, plan.items[0])
+    own = {person.user_id: person.item_id for person in plan.people}
+    for item in plan.items:
+        buy(shop, [name for name in moved if own[name] == item], item)
+    buy(shop, [name for name in evens if name not in moved], "tool1")  # an item of other customers converts no one
     buy(shop, [held[0]], "tea11", day=28)  # the log goes on past the window
     _, trial = campaign_trial(open_campaign(shop, file, clock=NOW))
     assert trial.height == len(done.people) + len(held)

@@ -256,7 +256,7 @@ def draft_campaign(run: Run, answers: Answers, channel: str, generator: str) -> 
             "goal": run.words.say("start.campaign_goal"),
             "channels": [channel],
             "locales": [language_of(workspace.settings.locale)],
-            "target": {"intent": "mixed", "objective": "probability"},
+            "target": {"intent": "mixed"},
             "limits": {"holdout": HOLDOUT, "size": SIZE},
             "words": {"generator": generator},
             "sender": plain(answers.sender),

@@ -238,10 +238,10 @@ def eligible_pool(
         scores = only_for[1].rows(np.searchsorted(only_for[0], user_rows))
     else:
         objective = Objective.PROBABILITY if choice.objective is Objective.UPLIFT else choice.objective
-        scores = target_probabilities(recommender, items, scored, choice.intent, objective)
+        scores = target_probabilities(recommender, items, scored, choice.intent, objective, of_offer=target.is_personal)
         scores = scores.rows(user_rows) if score_all else scores
         late: dict[ExclusionReason, NDArray[np.bool_]] = {}
-        if choice.intent is not Intent.MIXED or objective is Objective.MARGIN:
+        if target.is_personal or choice.intent is not Intent.MIXED or objective is Objective.MARGIN:
             late[ExclusionReason.NO_OFFER] = scores.best_item < 0
         if choice.objective is Objective.UPLIFT:
             if effects is None:

@@ -124,14 +124,16 @@ def target_probabilities(
     user_rows: NDArray[np.integer],
     intent: Intent = Intent.MIXED,
     objective: Objective = Objective.PROBABILITY,
+    *,
+    of_offer: bool = False,
 ) -> UserScores:
-    """The probability of at least one of `items` (rows of the catalogue), those of several calibrated as a set; where
-    each person has items of their own, by another intent than mixed, that of the offered one.
+    """The probability of at least one of `items` (rows of the catalogue), those of several calibrated as a set.
 
+    of_offer: that of the offered one; so it is of another intent than mixed, where each person has items of their own.
     Raises `NotFittedError` without a trained model.
     """
-    scores = independent_probabilities(recommender, items, user_rows, intent, objective)
-    if len(items) < 2 or not len(user_rows) or scores.probability is None or intent is not Intent.MIXED:
+    scores = independent_probabilities(recommender, items, user_rows, intent, objective, of_offer=of_offer)
+    if len(items) < 2 or not len(user_rows) or scores.probability is None or of_offer or intent is not Intent.MIXED:
         return scores
     rate = scores.score if objective is Objective.PROBABILITY else -np.log1p(-scores.probability.astype(np.float64))
     rate = calibrated_rate(rate, calibration_line(recommender, items))
@@ -145,6 +147,8 @@ def independent_probabilities(
     user_rows: NDArray[np.integer],
     intent: Intent = Intent.MIXED,
     objective: Objective = Objective.PROBABILITY,
+    *,
+    of_offer: bool = False,
 ) -> UserScores:
     """The same before the calibration of the set. Raises `NotFittedError` without a trained model, `UsageError` for a
     margin that no item has."""
@@ -191,7 +195,7 @@ def independent_probabilities(
         )
 
     map_blocks(score, len(user_rows), USERS_PER_BLOCK)
-    if intent is not Intent.MIXED:
+    if of_offer or intent is not Intent.MIXED:
         rate = -np.log1p(-np.minimum(listed.probability[:, 0].astype(np.float64), 1 - 1e-7))
     by_value = rate if objective is Objective.PROBABILITY else listed.offer_value[:, 0].astype(np.float64)
     return UserScores(by_value, listed.item[:, 0].copy(), np.asarray(-np.expm1(-rate), np.float32), listed)

@@ -40,6 +40,8 @@ class AudienceTarget:
     items: NDArray[np.int64]
     """Rows of the catalogue, ascending."""
     notes: tuple[str, ...] = ()
+    is_personal: bool = False
+    """A customer's probability is that of the item that suits them best, else of at least one item."""
 
 
 def audience_target(

@@ -188,7 +188,7 @@ class TargetSection(_Section):
     order_by: Annotated[date, Strict(False)] | None = None
     """The last day to order for `day`."""
     most_items: Annotated[int, Field(ge=1)] | None = None
-    """Maximum number of items: those that suit most people; when None all, or 20 of the whole catalogue."""
+    """Maximum number of items: those that suit most people; when None all, or 20 that fit the day."""
     intent: Annotated[Intent, Strict(False)] | None = None
     """What an offer is to a person: mixed (the same as None), discover, remind, cross_sell or win_back."""
     objective: Annotated[Objective, Strict(False)] | None = None
@@ -231,6 +231,11 @@ class TargetSection(_Section):
     def picks_items(self) -> bool:
         """Whether the items come from the whole catalogue."""
         return not (self.items or self.category or self.text or self.occasion)
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether customers get the item of the whole catalogue that suits each of them."""
+        return self.picks_items and self.intent is not None
 
     @cached_property
     def choice(self) -> OfferChoice:

@@ -149,6 +149,8 @@ class CampaignPlan:
     """Best first, those held out among them."""
     silent_items: Mapping[str, str] = field(default_factory=dict)
     """Product of which nothing is said -> a `texts.Silence`."""
+    own_items: bool = False
+    """Only to take the item of their own text converts customers, not any of `items`."""
 
     @property
     def addressed(self) -> tuple[PlannedPerson, ...]:

@@ -281,12 +281,16 @@ def reach_basis(sent: People, reports: Reports, floor: int) -> dict[str, ReachBa
 def window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate: FigureGate) -> WindowActions:
     plan, policy = campaign.plan, campaign.workspace.gate()
     data = policy.dataset(Purpose.ANALYTICS)
-    items = data.item_rows(list(plan.items))
+    names, items = data.users["user_id"].to_list(), data.item_rows(list(plan.items))
     events = of_actions(data.events, [Action(name) for name in plan.converts])
-    in_window = (events.at >= start.timestamp()) & (events.at < end.timestamp())
-    events = events.select(in_window & np.isin(events.item, items[items >= 0]))
+    events = events.select((events.at >= start.timestamp()) & (events.at < end.timestamp()))
+    if plan.own_items:
+        item_of = {person.user_id: person.item_id for person in plan.people}
+        own_item = data.item_rows([item_of.get(name, "") for name in names])
+        events = events.select(events.item == own_item[events.user])
+    else:
+        events = events.select(np.isin(events.item, items[items >= 0]))
     purchases = events.of(Action.PURCHASE)
-    names = data.users["user_id"].to_list()
     channel = {p.user_id: p.channel for p in plan.people}
     unsubscribed = np.zeros(data.n_users, bool)
     for channel_name, purpose in CHANNEL_PURPOSE.items():

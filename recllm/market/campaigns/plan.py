@@ -15,7 +15,7 @@ import numpy as np
 
 from recllm.base.documents import count_text, plain
 from recllm.base.errors import DataError, NotFittedError, NothingToDo, UsageError
-from recllm.base.schema import Generator, Intent, Reason, ReasonKind
+from recllm.base.schema import ACTION_CODE, Action, Generator, Intent, Reason, ReasonKind
 from recllm.base.words.sentences import language
 from recllm.learn.features.item_vectors import basics_of
 from recllm.market.adcopy.ads import customer_facts, generator_named, may_be_modelled
@@ -38,7 +38,8 @@ from recllm.market.campaigns.texts import SILENCES, CampaignWriter, Silence, Tex
 from recllm.market.propensity.effects import saved_effects
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender
-from recllm.shop.data.dataset import utc
+from recllm.shop.data.dataset import DAY, utc
+from recllm.shop.data.interactions import of_actions
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
 
@@ -131,7 +132,10 @@ def written_plan(
     send: datetime,
     speaker: Generator | None,
 ) -> CampaignPlan:
-    item_ids = recommender.dataset.items["item_id"].gather(pool.target.items).to_list()
+    items, offers = pool.target.items, pool.scores.offers
+    if file.target.is_personal and offers is not None:
+        items = np.unique(offers.item[offers.item >= 0])
+    item_ids = recommender.dataset.items["item_id"].gather(items).to_list()
     catalogue = catalogue_at(workspace, file, item_ids, send)
     if file.target.intent is None:  # else a customer may get any item of the shop
         catalogue = replace(catalogue, day_items=frozenset(item_ids))
@@ -195,7 +199,8 @@ def written_plan(
         excluded={**audience.excluded, **silences},
         expected_conversions=sum(recipient.probability for recipient in addressed),
         cost=None if cost is None else cost * len(addressed),
-        items=audience.items,
+        items=tuple(sorted({person.item_id for person in people})) if file.target.is_personal else audience.items,
+        own_items=file.target.is_personal,
         converts=tuple(action.value for action in audience.converts),
         group=tuple(plain(audience.group)),
         notes=(*audience.notes, *remarks, *writer.product_remarks()),
@@ -297,7 +302,8 @@ class Draw:
         products: dict[int, Iterator[int]] = {}
         for at, item in first.items():
             further = [] if offers is None else offers.item[at].tolist()
-            items = dict.fromkeys([item, *(row for row in further if row != -1)])
+            unwanted = self.unwanted(at)
+            items = dict.fromkeys(row for row in [item, *further] if row != -1 and row not in unwanted)
             products[at] = islice(self.sayable(items, *ways[at]), limit)
         tried: dict[int, list[int]] = {at: [] for at in first}
         scored: dict[int, list[int]] = {}
@@ -313,6 +319,18 @@ class Draw:
                 else:
                     waiting.append(at)
         return {at: scored.get(at, tried[at][:FEW_PRODUCTS]) for at in first}
+
+    def unwanted(self, at: int) -> set[int]:
+        """Rows of the products that a customer returned last, or bought too lately; where the campaign is about the
+        same products for all, such customers are left out instead."""
+        limits, data = self.file.limits, self.recommender.dataset
+        if not self.file.target.is_personal:
+            return set()
+        events = of_actions(data.events.rows(self.pool.user_rows[[at]]), (Action.PURCHASE, Action.RETURN))
+        too_lately = events.at >= data.as_of - (limits.bought_days or 0) * DAY
+        is_unwanted = too_lately | (limits.returned & (events.action == ACTION_CODE[Action.RETURN]))
+        last = dict(zip(events.item.tolist(), is_unwanted.tolist(), strict=True))  # events are in the order of time
+        return {item for item, unwanted in last.items() if unwanted}
 
     def ways(self, positions: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Position in the pool -> channel and locale of a person's text.
@@ -372,7 +390,7 @@ class Draw:
         positions, items = np.array(pairs, np.int64).T
         names = [self.pool.user_ids[at] for at, _ in pairs]
         probabilities = self.pool.scores.probabilities()[positions]
-        if offers is not None and self.file.target.choice.intent is not Intent.MIXED:
+        if offers is not None and (self.file.target.is_personal or self.file.target.choice.intent is not Intent.MIXED):
             # that of the product itself
             is_product = offers.item[positions] == items[:, None]
             of_product = offers.probability[positions, is_product.argmax(1)]

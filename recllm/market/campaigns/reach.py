@@ -35,8 +35,8 @@ from recllm.shop.workspace.workspace import Workspace
 if TYPE_CHECKING:
     from recllm.recommend.recommender.recommender import Recommender
 
-CATALOGUE_ITEMS = 20
-"""Items of a campaign that picks them from the whole catalogue and says no number: each needs its texts."""
+DAY_ITEMS = 20
+"""Items of a campaign for a day of the calendar that says no number."""
 PRODUCTS_TRIED = 10
 """For one customer, from the top of their list, until there is something to say about one."""
 FEW_PRODUCTS = 3
@@ -65,10 +65,10 @@ def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Works
         target, only_for = occasion_target(workspace, recommender, section.occasion)
         return eligible_pool(recommender, target, rules, agreed, gate=gate, only_for=only_for)
     limit, note, items = section.most_items, "", section.items
-    if section.picks_items:
-        limit = limit or CATALOGUE_ITEMS
+    if section.picks_items and not section.is_personal:
+        limit = limit or DAY_ITEMS
         day = festive_day(workspace.settings, file, file.send or utc(recommender.dataset.as_of))
-        if day is not None and section.intent is None:
+        if day is not None:
             name, coming = day.names["en"], ComingDay(day=CalendarDay(day.key), on=day.on)
             items, source = goods_of_day(workspace, recommender.dataset, coming, recommender)
             if not items:
@@ -83,7 +83,7 @@ def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Works
     if not offered.all():
         name = recommender.dataset.items["item_id"][int(target.items[~offered][0])]
         raise UsageError(f"the item {name!r} of the campaign {file.id!r} is no longer on offer; take it out")
-    target = replace(target, notes=(*target.notes, note) if note else target.notes)
+    target = replace(target, notes=(*target.notes, note) if note else target.notes, is_personal=section.is_personal)
     if limit is not None and len(target.items) > limit:
         target = narrowed(recommender, target, rules, agreed, file, workspace, limit)
     effects = None if section.effects is None else effects_of(workspace, section.effects, recommender.dataset)
@@ -122,10 +122,12 @@ def occasion_target(
 
 def exclusions_of(file: CampaignFile, workspace: Workspace) -> Exclusions:
     holdout = workspace.settings.experiments
+    # where customers have an item of their own, only their dealings with it matter
+    own_items = file.target.occasion is not None or file.target.is_personal
     return file.limits.part(
         Exclusions,
-        # with an occasion each person has an item of their own, and others' do not matter
-        returned=file.limits.returned and file.target.occasion is None,
+        returned=file.limits.returned and not own_items,
+        bought_days=None if own_items else file.limits.bought_days,
         suppressed=tuple(file.limits.suppressed_ids()),
         people=file.target.people,
         holdout_share=holdout.holdout_share,
@@ -224,7 +226,7 @@ def narrowed(
     )
     top = np.lexsort((-n_listed, -n_best))[: min(limit, max(int((n_best + n_listed > 0).sum()), 1))]
     note = f"of {len(target.items):,} items the {len(top)} that suit most people"
-    return AudienceTarget(target.name, np.sort(target.items[top]), (*target.notes, note))
+    return replace(target, items=np.sort(target.items[top]), notes=(*target.notes, note))
 
 
 def first_items(file: CampaignFile, workspace: Workspace, pool: EligiblePool, selection: Selection) -> dict[int, int]:
