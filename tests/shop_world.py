@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from recllm.base.schema import ACTION_CODE, Action
+from recllm.base.schema import ACTION_CODE, Action, IngestReport
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
@@ -86,9 +86,15 @@ def loaded(folder: Path, tables: Mapping[str, Sequence[str]], **settings: Any) -
     """A workspace `shop` in the folder. tables: table -> the lines of a CSV, which is written beside it and loaded."""
     with Workspace.create(folder / "shop", **{"consent_default": True, "encoder": "toy"} | settings) as opened:
         for table, lines in tables.items():
-            (folder / f"{table}.csv").write_text("\n".join(lines) + "\n", "utf-8")
-            assert load_file(opened, folder / f"{table}.csv", table).accepted
+            assert load_lines(opened, table, lines).accepted
     return folder / "shop"
+
+
+def load_lines(workspace: Workspace, table: str, lines: Iterable[str]) -> IngestReport:
+    """What a load of a CSV of these lines says; the file stands beside the workspace."""
+    file = workspace.root.parent / f"{table}.csv"
+    file.write_text("\n".join(lines) + "\n", "utf-8")
+    return load_file(workspace, file, table)
 
 
 QUICKLY = {"n_windows": 1, "epochs": 1, "min_steps": 40, "heads": 1}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -16,7 +14,6 @@ from typing import Any
 import pytest
 from shop_world import EVENTS_CSV, ITEMS_CSV
 
-from recllm.base.errors import PolicyError
 from recllm.doors.cli.options import document_lines
 
 Run = Callable[..., tuple[int, str, str]]
@@ -155,32 +152,6 @@ def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
         assert code == 4 and err.count("\n") == 1 and "agreed" in err
 
 
-def test_a_model_writes_only_for_those_who_agreed(shop: Path) -> None:
-    from scripted import ScriptedGenerator
-
-    from recllm.market.adcopy.ads import write_ads
-    from recllm.recommend.recommender.shop_recommender import open_recommender
-    from recllm.shop.ingest.workspace_load import load_file
-    from recllm.shop.workspace.workspace import Workspace
-
-    _write(shop.parent / "no.csv", "user_id,purpose,granted,timestamp\nbob,llm_local,false,2025-01-01T00:00:00Z\n")
-    _write(shop.parent / "quiet.csv", "user_id,purpose,granted,timestamp\nann,push,false,2025-01-01T00:00:00Z\n")
-    with Workspace.open(shop) as opened:
-        load_file(opened, shop.parent / "no.csv", "consent")
-        log = "user_id,item_id,event,timestamp\nbob,tea,purchase,2025-02-03T10:00:00Z\n"
-        load_file(opened, _write(shop.parent / "more.csv", log), "events")
-        answer = "subject: Green tea\npreheader: $3.20 today.\nheadline: In stock\nbody: Green tea for your next order."
-        speaker = ScriptedGenerator([answer], repeat=True)
-        ann, bob = write_ads(
-            opened, open_recommender(opened), ["ann", "bob"], item_id="tea", channel="email", generator=speaker
-        ).texts
-        assert (ann.generator, bob.generator) == (speaker.name, "template")
-        load_file(opened, shop.parent / "quiet.csv", "consent")
-        with pytest.raises(PolicyError, match="push"):
-            write_ads(opened, open_recommender(opened), ["ann"], channel="push")
-        assert write_ads(opened, open_recommender(opened), ["ann"], channel="email").texts[0].verified
-
-
 def test_every_ad_is_kept_with_its_inputs(run: Run, shop: Path) -> None:
     ads = document(run("copy", "-u", "ann", "-w", "shop", "--variants", "3", "--pack", "us_ftc", "--json")[1])
     assert len({ad["text"] for ad in ads}) == len(ads) >= 2
@@ -291,15 +262,6 @@ def test_a_document_is_printed_with_all_that_it_says() -> None:
         ["u1", "Hi.", "2"],
     ]
     assert len(lines) == 6 + 1 + 20 + 1 and lines[-1].startswith("  ... and 1 more; --csv")
-
-
-def test_help_is_quick_to_import() -> None:
-    heavy = ["torch", "transformers", "polars", "sqlalchemy", "numpy"]
-    code = f"import sys, recllm.doors.cli; print([m for m in {heavy!r} if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
-    )
-    assert done.stdout.strip() == "[]"
 
 
 def test_the_log_goes_to_standard_error_with_its_fields(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,4 +244,4 @@ FORMULAS += ("＋1", "－1", "＠SUM(A1)")
 def test_no_cell_is_taken_for_a_formula_and_other_cells_stay() -> None:
     assert [guarded(cell) for cell in FORMULAS] == [f"'{cell}" for cell in FORMULAS]
     others = ["tea", "1 = 1", "a-b", "", "’t", "茶＝叶"]
-    assert [guarded(cell) for cell in others] == others
+    assert [guarded(cell) for cell in others] == others and guarded(None) == ""
