@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from fastapi.testclient import TestClient
 from filelock import FileLock
 from hypothesis import settings
 from postgres_server import PASSWORD, PostgresServer, find_binaries
@@ -175,6 +176,15 @@ def service_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(service_shop: Path, tmp_path: Path) -> Path:
     """A small trained shop of the test's own."""
     return Path(shutil.copytree(service_shop, tmp_path / "shop"))
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[TestClient]:
+    """A browser at the console of `folder`, or a program at its service."""
+    from service_world import serving
+
+    with serving(folder, console=True) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -5,22 +5,17 @@ chromium chromium-driver`); skips without, and `RECLLM_TEST_BROWSER=required` ma
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from console_world import SHOP_ID
+from service_world import app_of, listening
 from waiting import until
-
-from recllm.base.service_settings import ServiceSettings
-from recllm.doors.console.app import mount_console
-from recllm.doors.service.app import create_app
-from recllm.doors.service.live import LiveShop
-from recllm.shop.workspace.workspace import Workspace
 
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 PAGES = ("/", "/people", "/items", "/items/item/tea-1", "/items/item/bad-37", "/models", "/data")
@@ -41,21 +36,11 @@ def driver(browser: Any) -> Any:
 @pytest.fixture(scope="module")
 def address(console_shop: Path, tmp_path_factory: pytest.TempPathFactory, driver: Any) -> Iterator[str]:
     """Where the console of the small shop answers."""
-    import uvicorn
-
-    folder = shutil.copytree(console_shop, tmp_path_factory.mktemp("browser") / "shop")
-    shop = LiveShop(Workspace.open(folder), "shop")
-    app = create_app([shop], ServiceSettings())
-    mount_console(app)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    until(lambda: shop.ready)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(30)
+    folder = Path(shutil.copytree(console_shop, tmp_path_factory.mktemp("browser") / "shop"))
+    with listening(app_of(folder, console=True)) as (host, port):
+        address = f"http://{host}:{port}"
+        until(lambda: httpx2.get(f"{address}/readyz", trust_env=False).status_code == 200)
+        yield address
 
 
 def resize(driver: Any, width: int, *, dark: bool = False) -> None:

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ import polars as pl
 import pytest
 from console_world import SHOP_ID, Page, press
 from fastapi.testclient import TestClient
-from test_console import assert_harmless, copy_shop, find_person, send, serving
+from test_console import assert_harmless, find_person, send, serving
 from waiting import until
 
 from recllm.base.stats.intervals import expected_hits, smallest_difference
@@ -56,13 +57,7 @@ TEAS = "tea-1\ntea-2\ntea-3"
 
 @pytest.fixture
 def folder(console_shop: Path, tmp_path: Path) -> Path:
-    return copy_shop(console_shop, tmp_path / "shop")
-
-
-@pytest.fixture
-def client(folder: Path) -> Iterator[TestClient]:
-    with serving(folder) as client:
-        yield client
+    return Path(shutil.copytree(console_shop, tmp_path / "shop"))
 
 
 def drafted(client: TestClient, **typed: Any) -> None:
@@ -442,7 +437,7 @@ def test_an_experiment_stops_only_when_confirmed(client: TestClient, folder: Pat
 
 @pytest.fixture(scope="module")
 def looking(console_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    with serving(copy_shop(console_shop, tmp_path_factory.mktemp("campaigns") / "shop")) as client:
+    with serving(Path(shutil.copytree(console_shop, tmp_path_factory.mktemp("campaigns") / "shop"))) as client:
         yield client
 
 

@@ -31,12 +31,6 @@ def folder(tmp_path: Path) -> Path:
     return make_shop(tmp_path / "shop")
 
 
-@pytest.fixture
-def client(folder: Path) -> Iterator[TestClient]:
-    with serving(folder, console=True) as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     with serving(make_shop(tmp_path_factory.mktemp("console") / "shop"), console=True) as client:

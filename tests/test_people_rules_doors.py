@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from console_world import Page, press
 from fastapi.testclient import TestClient
-from shop_world import START, item_lines, loaded, purchase_lines
+from shop_world import START, item_lines, load_lines, loaded, purchase_lines
 from shop_world import shop as world
-from test_console import assert_harmless, serving
+from test_console import assert_harmless
 from waiting import until
 
 from recllm.base.errors import DataError
@@ -29,7 +29,6 @@ from recllm.market.audiences.people_rule import parse_rule
 from recllm.market.campaigns.drafts import campaign_file, change_campaign, create_campaign, revision_of
 from recllm.market.campaigns.reach import count_reachable
 from recllm.recommend.recommender.shop_recommender import open_recommender
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace
 
@@ -75,12 +74,6 @@ def folder(untrained: Path, tmp_path: Path) -> Path:
     return tmp_path / "shop"
 
 
-@pytest.fixture
-def client(folder: Path) -> Iterator[TestClient]:
-    with serving(folder) as client:
-        yield client
-
-
 def expected() -> set[int]:
     """Numbers of the people whom RULE means."""
     return {n for n in range(2, PEOPLE) if n % 2 == 0 and (n % 4 == 0 or n not in (2, 4)) and n != 6}
@@ -110,15 +103,12 @@ def test_an_audience_of_a_rule_adds_up_and_names_it(client: TestClient) -> None:
     assert everybody["rule"] == [] and "people_rule" not in everybody["excluded"]
 
 
-def test_only_people_who_agreed_are_counted_and_a_withdrawal_acts_at_once(
-    client: TestClient, folder: Path, tmp_path: Path
-) -> None:
+def test_only_people_who_agreed_are_counted_and_a_withdrawal_acts_at_once(client: TestClient, folder: Path) -> None:
     before = audience(client, people=TEA)
     assert before["rule"][0]["people"] == 19  # u00 bought tea too, and refused
     refusals = [f"{name},personalisation,false,2025-01-01T00:00:00Z" for name in ("u08", "u10")]
-    (tmp_path / "no.csv").write_text("\n".join(["user_id,purpose,granted,timestamp", *refusals]) + "\n")
     with Workspace.open(folder) as shop:
-        load_file(shop, tmp_path / "no.csv", "consent")
+        load_lines(shop, "consent", ["user_id,purpose,granted,timestamp", *refusals])
     after = audience(client, people=TEA)
     assert after["rule"][0]["people"] == 17 and after["excluded"]["no_consent"] in (None, len(REFUSED) + 2)
     # of those who agreed to the channel alone, where one is asked for
