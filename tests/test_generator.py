@@ -13,7 +13,10 @@ from typing import Any
 
 import httpx2
 import pytest
+import torch
 from tiny_encoders import make_letters_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from recllm.base.errors import GenerationError, ModelError, UsageError
 from recllm.base.schema import Generator
@@ -283,10 +286,6 @@ WRITINGS = [
 @pytest.fixture(scope="session")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A causal model with random weights over a byte-level vocabulary: any text at all is as likely as another."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
     folder = tmp_path_factory.mktemp("noise")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 
 import numpy as np
@@ -9,11 +10,12 @@ import polars as pl
 import pytest
 from peers import PEERS
 from peers.collaborative import als, ease, fit, person_vectors, tifu_knn
+from test_baselines import names
 
 from recllm.base.errors import MissingExtraError
 from recllm.learn.features.item_vectors import item_vectors
 from recllm.recommend.evaluation.baselines import purchase_matrix, rank_by
-from recllm.recommend.evaluation.protocols import EvaluationQuery, EvaluationWindow, RankedLists, System, time_split
+from recllm.recommend.evaluation.protocols import EvaluationQuery, EvaluationWindow, System, time_split
 from recllm.recommend.evaluation.systems import BASELINES, make_systems
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.text.encoder.toy import ToyEncoder
@@ -120,8 +122,6 @@ def test_strangers_and_people_without_history_are_served(name: str) -> None:
 
 
 def test_names_without_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     asked = window().query(window().slice("ALL"), 2)
     monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
     with pytest.raises(MissingExtraError, match=r"recllm\[bench\]"):
@@ -139,10 +139,6 @@ def asking(past: Dataset, *people: str, k: int = 3) -> EvaluationQuery:
     return EvaluationQuery(
         dataset=past, fit_on=past, users=rows, fit_users=rows, items=items, k=k, mask_seen=False, slice="ALL"
     )
-
-
-def names(past: Dataset, lists: RankedLists) -> list[list[str]]:
-    return [[past.items["item_id"][int(i)] for i in row if i >= 0] for row in lists.items]
 
 
 def test_tifu_vector_by_hand() -> None:
