@@ -23,6 +23,7 @@ from shop_world import EVENTS_CSV, ITEMS_CSV
 
 from recllm.base.files import PRIVATE, write_whole
 from recllm.doors.cli.main import main
+from recllm.shop.store.database import Store
 from recllm.shop.workspace import workspace
 
 # last, as a script may be called like a library: what tests of the benchmarks' peers read
@@ -172,10 +173,23 @@ def service_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built_once(tmp_path_factory, "service", build_shop)
 
 
+@pytest.fixture(scope="session")
+def made(service_shop: Path) -> Path:
+    """A small trained shop; a module may make another one."""
+    return service_shop
+
+
 @pytest.fixture
-def folder(service_shop: Path, tmp_path: Path) -> Path:
-    """A small trained shop of the test's own."""
-    return Path(shutil.copytree(service_shop, tmp_path / "shop"))
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy of it of the test's own."""
+    return Path(shutil.copytree(made, tmp_path / "shop"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store in a file."""
+    with contextlib.closing(Store.open(tmp_path / "store.sqlite", create=True)) as opened:
+        yield opened
 
 
 @pytest.fixture
