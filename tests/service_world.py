@@ -22,6 +22,7 @@ import polars as pl
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from shop_world import load_lines
 from waiting import until
 
 from recllm.base.policy import Policy
@@ -34,7 +35,6 @@ from recllm.doors.service.live import LiveShop
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.saved_model import load_model
 from recllm.recommend.recommender.shop_recommender import model_encoder, publish_recommender
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
@@ -68,11 +68,10 @@ def build_shop(
             at = LAST_DAY - timedelta(days=7 * visit + user % 7)
             for n in rng.choice(liked, 2, replace=False):
                 events.append((f"u{user:02}" if user else first, f"{kinds[user % 2][1]}-{n}", at.isoformat(), 2.0 + n))
-    pl.DataFrame(items, schema=["item_id", "title", "category", "price"], orient="row").write_csv(folder / "items.csv")
-    columns = ["user_id", "item_id", "timestamp", "price"]
-    pl.DataFrame(events, schema=columns, orient="row").write_csv(folder / "events.csv")
-    for table, rows in more.items():
-        rows.write_csv(folder / f"{table}-more.csv")
+    tables = {
+        "items": pl.DataFrame(items, schema=["item_id", "title", "category", "price"], orient="row"),
+        "events": pl.DataFrame(events, schema=["user_id", "item_id", "timestamp", "price"], orient="row"),
+    }
     with Workspace.create(
         folder / "shop",
         consent_default=True,
@@ -83,8 +82,8 @@ def build_shop(
         service=FAST,
         policy=Policy(group_floor=3, small_shop=0),
     ) as shop:
-        for name in ("items", "events", *(f"{table}-more" for table in more)):
-            load_file(shop, folder / f"{name}.csv", name.removesuffix("-more"))
+        for table, rows in (*tables.items(), *more.items()):
+            load_lines(shop, table, rows)
         data = shop.gate().dataset(Purpose.MODEL_TRAINING)
         for seed in range(n_models):
             arguments = ScorerTrainingSettings(n_windows=2, epochs=1, min_steps=20, seed=seed)
@@ -92,6 +91,15 @@ def build_shop(
             assert model is not None
             publish_recommender(shop, model, ToyEncoder())
     return folder / "shop"
+
+
+CAMPAIGN: dict[str, Any] = {
+    "id": "tea",
+    "goal": "tea for those who drink it",
+    "channels": ["email"],
+    "sender": {"name": "Leaf & Iron", "address": "1 Market Street", "opt_out": "https://example.com/stop"},
+}
+"""Of the fields of a campaign, those that any has."""
 
 
 def counts(folder: Path) -> dict[str, int]:

@@ -89,6 +89,16 @@ def errors(driver: Any) -> list[str]:
     ]
 
 
+def all_faults(driver: Any) -> list[str]:
+    """Of the page, with everything opened, its width too."""
+    for details in driver.find_elements("css selector", "main details"):
+        driver.execute_script("arguments[0].open = true", details)
+    until(lambda: not driver.find_elements("css selector", ".htmx-request"))
+    overflow = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+    wide = [f"{overflow} px wider than the window"] if overflow > 0 else []
+    return [*map(str, faults(driver)), *map(str, errors(driver)), *wide]
+
+
 @pytest.mark.parametrize(("width", "language"), ROOM)
 def test_every_page_is_for_everybody(driver: Any, address: str, width: int, language: str) -> None:
     resize(driver, width, dark=language == "zh")
@@ -101,15 +111,8 @@ def test_every_page_is_for_everybody(driver: Any, address: str, width: int, lang
             open_person(driver, address)
         else:
             driver.get(address + path)
-        for details in driver.find_elements("css selector", "main details"):
-            driver.execute_script("arguments[0].open = true", details)
-        found_faults = faults(driver) + errors(driver)
-        overflow = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
-        if overflow > 0:
-            found_faults.append(f"{overflow} px wider than the window")
-        if found_faults:
-            problems[path] = found_faults
-    assert not problems
+        problems[path] = all_faults(driver)
+    assert not {path: found for path, found in problems.items() if found}
 
 
 def test_scripts_make_what_if_smoother(driver: Any, address: str) -> None:

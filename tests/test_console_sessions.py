@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from service_world import HERE, app_of, listening, make_key
+from shop_world import add_settings
 from test_console_browser import driver, errors, faults, find, resize, text_of  # noqa: F401
 from test_oidc import is_in, serving
 from waiting import until
@@ -106,8 +107,7 @@ def test_signing_in_anew_ends_the_session_before(folder: Path) -> None:
 
 
 def test_a_session_ends_when_nothing_is_done(folder: Path) -> None:
-    with (folder / "workspace.toml").open("a", encoding="utf-8") as file:
-        file.write("\n[console]\nidle_minutes = 20\n")
+    add_settings(folder, "[console]\nidle_minutes = 20")
     with browsers(folder, make_key(folder, Scope.CONSOLE)) as (client,):
         (path,) = files_of(folder)
         leave_unused(path, 19 * 60)
@@ -264,8 +264,7 @@ def test_a_browser_is_told_to_forget(folder: Path) -> None:
 
 def test_an_open_page_is_taken_away(driver: Any, folder: Path) -> None:  # noqa: F811
     """Where somebody signs out in another tab, and where nothing is done, each without asking the server."""
-    with (folder / "workspace.toml").open("a", encoding="utf-8") as file:
-        file.write("\n[console]\nsign_ins_per_minute = 100\nidle_minutes = 10\n")
+    add_settings(folder, "[console]\nsign_ins_per_minute = 100\nidle_minutes = 10")
     key = make_key(folder, Scope.CONSOLE)
     stack = ExitStack()
     address = "http://{}:{}".format(*stack.enter_context(listening(app_of(folder, console=True))))
@@ -311,8 +310,7 @@ def test_an_open_page_is_taken_away(driver: Any, folder: Path) -> None:  # noqa:
 
 def test_every_try_to_sign_in_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    with (folder / "workspace.toml").open("a", encoding="utf-8") as file:
-        file.write("\n[console]\nsign_ins_per_minute = 3\n")
+    add_settings(folder, "[console]\nsign_ins_per_minute = 3")
     good = make_key(folder, Scope.CONSOLE)
     lacking = make_key(folder, Scope.RECOMMEND, name="web")
     with serving(folder) as client:

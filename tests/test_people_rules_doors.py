@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Command
 from console_world import Page, press
 from fastapi.testclient import TestClient
 from shop_world import START, item_lines, load_lines, loaded, purchase_lines
 from shop_world import shop as world
+from store_view import campaign_message
 from test_console import assert_harmless
 from waiting import until
 
 from recllm.base.errors import DataError
-from recllm.base.messages import CampaignMessage
 from recllm.base.policy import Policy
 from recllm.base.service_settings import ServiceSettings
 from recllm.market.audiences.people_rule import parse_rule
@@ -32,7 +31,6 @@ from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace
 
-Run = Callable[..., tuple[int, str, str]]
 PEOPLE = 40
 FLOOR = 3
 REFUSED, NO_EMAIL = ("u00", "u01"), ("u02", "u04")
@@ -44,7 +42,7 @@ RULE = {"all": [TEA, {"any": [OLDER, {"condition": "agreed", "channel": "email"}
 
 
 @pytest.fixture(scope="module")
-def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two people refused everything personal, two e-mail; u06 and u00 were sent a message."""
     folder = tmp_path_factory.mktemp("rules")
     data = world(people=PEOPLE, visits=4)
@@ -58,20 +56,10 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     loaded(folder, files, policy=Policy(group_floor=FLOOR, small_shop=0), **settings)
     with Workspace.open(folder / "shop") as shop:
         at = datetime.fromtimestamp(START, UTC) + timedelta(days=20)
-        common = {"campaign_id": "winter", "channel": "email", "text_id": "t1", "variant": 0, "item_id": "tea1"}
-        shop.store().add_messages(
-            [
-                CampaignMessage(message_id=name, user_id=name, request_id=name, exported_at=at, **common)
-                for name in shop.pseudonymiser().many(["u06", "u00"])
-            ]
-        )
+        names = enumerate(shop.pseudonymiser().many(["u06", "u00"]))
+        sent = [campaign_message(n, name, "email", "tea1", campaign_id="winter", exported_at=at) for n, name in names]
+        shop.store().add_messages(sent)
     return folder / "shop"
-
-
-@pytest.fixture
-def folder(untrained: Path, tmp_path: Path) -> Path:
-    shutil.copytree(untrained, tmp_path / "shop")
-    return tmp_path / "shop"
 
 
 def expected() -> set[int]:
@@ -171,7 +159,7 @@ def test_a_campaign_counts_whom_its_rule_leaves_out(folder: Path) -> None:
             change_campaign(shop, "tea", broken, revision=revision_of(shop, "tea"), by="Ann", at=datetime.now(UTC))
 
 
-def test_the_command_line_takes_json_and_files(command: Run, folder: Path, tmp_path: Path) -> None:
+def test_the_command_line_takes_json_and_files(command: Command, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "seeds.txt").write_text("u03\nu05\n")
     (tmp_path / "rule.toml").write_text('[[all]]\ncondition = "bought"\ncategory = "tea"\n')
     options = ["audience", "--with", f"seeds=@{tmp_path / 'seeds.txt'},holdout=0", "-w", str(folder)]

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from shop_world import load_lines
+from shop_world import add_settings, load_lines, loaded
 from store_view import add_feedback
 
 from recllm.base.errors import ModelError
@@ -40,8 +41,8 @@ from recllm.recommend.recommender.shop_recommender import (
     workspace_encoder,
 )
 from recllm.recommend.recommender.shop_states import states
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder.loading import DEFAULT_ENCODER
 from recllm.text.encoder.toy import ToyEncoder
 
 PEOPLE = 40
@@ -91,19 +92,13 @@ SHOPS = {
 }
 
 
-def write_tables(folder: Path, locale: str, *, repeats: bool, browsing: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    frames = rows(locale, repeats=repeats, browsing=browsing)
-    for table, frame in zip(("events", "items", "users"), frames, strict=True):
-        frame.write_csv(folder / f"{table}.csv")
+def open_with_tables(folder: Path, locale: str = "en", *, repeats: bool, browsing: bool, **settings: Any) -> Workspace:
+    tables = dict(zip(("events", "items", "users"), rows(locale, repeats=repeats, browsing=browsing), strict=True))
+    return Workspace.open(loaded(folder, tables, currency="EUR", timezone="UTC", locale=locale, **settings))
 
 
 def make(folder: Path, locale: str, repeats: bool, browsing: bool, *, store: str | None = None) -> Workspace:
-    write_tables(folder, locale, repeats=repeats, browsing=browsing)
-    settings = {"currency": "EUR", "timezone": "UTC", "encoder": "toy", "locale": locale, "store": store}
-    shop = Workspace.create(folder / "shop", consent_default=True, **settings)
-    for table in ("items", "users", "events"):
-        assert not load_file(shop, folder / f"{table}.csv", table).quarantined
+    shop = open_with_tables(folder, locale, repeats=repeats, browsing=browsing, store=store)
     data = shop.gate().dataset(Purpose.MODEL_TRAINING)
     model = Recommender(data, ToyEncoder(), locale=locale).fit(TRAINING, interests=None if repeats else SEQUENCE).model
     assert model is not None and (model.interests is None) == repeats
@@ -301,8 +296,7 @@ def test_a_state_that_was_swept_away_is_made_anew(own_shop: Workspace) -> None:
 
 
 def test_events_that_are_too_old_by_the_policy_are_not_used(own_shop: Workspace) -> None:
-    path = own_shop.root / "workspace.toml"
-    path.write_text(path.read_text() + f"\n[policy]\nevent_days = {(datetime.now(UTC) - LAST_DAY).days + 30}\n")
+    add_settings(own_shop.root, f"[policy]\nevent_days = {(datetime.now(UTC) - LAST_DAY).days + 30}")
     aging = Workspace.open(own_shop.root)
     light, reference = open_recommender(aging, everybody=True), open_recommender(aging, recompute=True)
     assert 0 < len(light.dataset.events) < len(open_recommender(own_shop, everybody=True).dataset.events)
@@ -383,10 +377,7 @@ for command in json.loads(sys.argv[1]):
 
 @pytest.mark.slow
 def test_the_light_door_imports_neither_torch_nor_transformers(tmp_path: Path) -> None:
-    write_tables(tmp_path, "en", repeats=True, browsing=True)
-    real = Workspace.create(tmp_path / "real", consent_default=True, currency="EUR", timezone="UTC")
-    for table in ("items", "users", "events"):
-        load_file(real, tmp_path / f"{table}.csv", table)
+    real = open_with_tables(tmp_path, repeats=True, browsing=True, encoder=DEFAULT_ENCODER)
     try:
         encoder = workspace_encoder(real)
         fitted = Recommender(real.gate().dataset(Purpose.MODEL_TRAINING), encoder).fit(TRAINING)
@@ -402,7 +393,7 @@ def test_the_light_door_imports_neither_torch_nor_transformers(tmp_path: Path) -
         ["copy", "--user", "u00", "--channel", "push"],
         ["describe", "u00"],
     )
-    argument = json.dumps([[*command, "-w", str(tmp_path / "real")] for command in commands])
+    argument = json.dumps([[*command, "-w", str(real.root)] for command in commands])
     done = subprocess.run([sys.executable, "-c", LIGHT, argument], capture_output=True, text=True)
     answers = [json.loads(line.removeprefix("HEAVY ")) for line in done.stderr.splitlines() if "HEAVY" in line]
     assert answers == [[command[0], [], 0] for command in commands], done.stderr[-500:]
