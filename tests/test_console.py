@@ -119,7 +119,9 @@ PATHS += ("/models", "/experiments", "/data", "/privacy", "/settings", "/sign-in
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("path", PATHS)
 def test_every_page_in_every_language(looking: TestClient, path: str, language: str) -> None:
-    answer = looking.get(path, headers={"cookie": f"recllm-language={language}"})
+    looking.cookies.set("recllm-language", language)
+    answer = looking.get(path)
+    looking.cookies.delete("recllm-language")
     assert answer.status_code == 200, answer.text
     page = assert_harmless(answer.text)
     assert page.of("html")[0]["lang"] == {"en": "en", "zh": "zh-Hans"}[language]
