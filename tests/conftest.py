@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from fastapi.testclient import TestClient
 from filelock import FileLock
 from hypothesis import settings
 from postgres_server import PASSWORD, PostgresServer, find_binaries
@@ -22,6 +23,7 @@ from shop_world import EVENTS_CSV, ITEMS_CSV
 
 from recllm.base.files import PRIVATE, write_whole
 from recllm.doors.cli.main import main
+from recllm.shop.store.database import Store
 from recllm.shop.workspace import workspace
 
 # last, as a script may be called like a library: what tests of the benchmarks' peers read
@@ -171,10 +173,32 @@ def service_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built_once(tmp_path_factory, "service", build_shop)
 
 
+@pytest.fixture(scope="session")
+def made(service_shop: Path) -> Path:
+    """A small trained shop; a module may make another one."""
+    return service_shop
+
+
 @pytest.fixture
-def folder(service_shop: Path, tmp_path: Path) -> Path:
-    """A small trained shop of the test's own."""
-    return Path(shutil.copytree(service_shop, tmp_path / "shop"))
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy of it of the test's own."""
+    return Path(shutil.copytree(made, tmp_path / "shop"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store in a file."""
+    with contextlib.closing(Store.open(tmp_path / "store.sqlite", create=True)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[TestClient]:
+    """A browser at the console of `folder`, or a program at its service."""
+    from service_world import serving
+
+    with serving(folder, console=True) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

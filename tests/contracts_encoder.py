@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
 from recllm.base.errors import UsageError
 from recllm.base.schema import Encoder
+from recllm.text.encoder.toy import ToyEncoder
 
 TEXTS = [
     "red running shoes",
@@ -49,3 +53,16 @@ def _shape_and_length(encoder: Encoder, rows: np.ndarray) -> None:
 def _length_does_not_break(encoder: Encoder) -> None:
     long = "milk " * 2_000
     np.testing.assert_allclose(np.linalg.norm(encoder.encode([long, "milk"]), axis=1), 1, atol=1e-5)
+
+
+class Counting(ToyEncoder):
+    """A toy that remembers what it was asked for."""
+
+    def __init__(self, dim: int = 64, fingerprint: str = "") -> None:
+        super().__init__(dim)
+        self.fingerprint = fingerprint or self.fingerprint
+        self.seen: list[str] = []
+
+    def encode(self, texts: Sequence[str], *, kind: Any = "document") -> Any:
+        self.seen += texts
+        return super().encode(texts, kind=kind)

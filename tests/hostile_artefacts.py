@@ -29,19 +29,40 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet
 from hostile_watch import Outcome, look
+from safetensors.numpy import load_file as load_tensors
+from safetensors.numpy import save_file
+from service_world import build_shop
 from tables import table
 from tiny_encoders import edit_json, make_letters_model, make_model, write_json
 
+from recllm.base.settings import read_settings_file
+from recllm.doors.console.campaign_fields import fields_of_file
+from recllm.doors.console.loads import receive_upload, sweep_uploads
+from recllm.learn.models.trees import BoostedTrees
+from recllm.market.adcopy.packs import load_pack
+from recllm.market.adcopy.request import load_voice
+from recllm.market.audiences.people_rule import read_rule
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.folder import CampaignFolder, append, read_log, read_plan
+from recllm.market.propensity.effects import FORMAT, load_effects
+from recllm.market.propensity.features import FeatureTable
+from recllm.market.propensity.trial import read_trial
+from recllm.recommend.recommender.registry import current, decisions, rollback
+from recllm.recommend.recommender.serving_state import open_people_state
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.cache import CACHE_FILE, CachedEncoder
 from recllm.text.encoder.folder import HASH_FILE
-from recllm.text.encoder.loading import load_encoder
+from recllm.text.encoder.huggingface import HuggingFaceEncoder
+from recllm.text.encoder.loading import find_weights, load_encoder
 from recllm.text.encoder.onnx import SCHEME
 from recllm.text.encoder.toy import ToyEncoder
+from recllm.text.generator.locate import find_generator
+from recllm.text.templates import Template
 
 Door = Callable[[], object]
 """Reads an artefact; what it answers is not told to anyone by itself."""
@@ -67,8 +88,6 @@ class World:
     @cached_property
     def shop(self) -> Path:
         """A trained shop."""
-        from service_world import build_shop
-
         if self.trained is not None:
             return self.trained
         folder = self.folder / "trained"
@@ -394,11 +413,6 @@ PARTS = {
 
 def _sound_adapter(case: Case) -> tuple[Path, Door]:
     """Of the sound encoder."""
-    from safetensors.numpy import save_file
-
-    from recllm.text.encoder.huggingface import HuggingFaceEncoder
-    from recllm.text.encoder.loading import find_weights
-
     encoder, folder = case.copy(case.world.encoder, "encoder"), case.folder / "adapter"
     folder.mkdir()
     tensors, rank = {}, 2
@@ -417,11 +431,9 @@ def _sound_adapter(case: Case) -> tuple[Path, Door]:
 
 
 def _other_base(_: Case, folder: Path) -> None:
-    from safetensors.numpy import load_file, save_file
-
     path = folder / "adapter_model.safetensors"
     record = json.dumps({"base": "other/model", "base_hash": "0" * 64})
-    save_file(load_file(path), path, metadata={"recllm": record})
+    save_file(load_tensors(path), path, metadata={"recllm": record})
 
 
 _lora = partial(edit, "adapter_config.json")
@@ -543,8 +555,6 @@ Kind("cache", _sound_encoder).add(
 
 def _write(folder: Path) -> Door:
     def door() -> object:
-        from recllm.text.generator.locate import find_generator
-
         generator = find_generator(str(folder), cache_dir=folder.parent / "unpacked")
         assert generator is not None
         return generator.generate("[system] Be short.\n[user] Name a colour.", n=1, max_tokens=2)
@@ -643,8 +653,6 @@ def _seal(folder: Path) -> None:
 
 def _recommend(shop: Path) -> Door:
     def door() -> object:
-        from recllm.recommend.recommender.shop_recommender import open_recommender
-
         with Workspace.open(shop) as workspace:
             recommender = open_recommender(workspace)
             return recommender.recommend(workspace.pseudonymiser().one("u01"), k=3)[0].degraded_reason
@@ -653,8 +661,6 @@ def _recommend(shop: Path) -> Door:
 
 
 def _sound_version(case: Case) -> tuple[Path, Door]:
-    from recllm.recommend.recommender.registry import current
-
     shop = case.trained()
     return shop / "models" / "versions" / str(current(shop / "models")), _recommend(shop)
 
@@ -682,8 +688,6 @@ unsealed.add(
 
 
 def _sound_state(case: Case) -> tuple[Path, Door]:
-    from recllm.recommend.recommender.registry import current
-
     shop = case.trained()
     folder = max((shop / "serving").glob(f"{current(shop / 'models')}*"))  # of the model in use
     return folder, _recommend(shop)
@@ -699,8 +703,6 @@ def _checksum(folder: Path) -> None:
 
 def _hostile_arrow(case: Case, folder: Path) -> None:
     """Metadata that claims to be Python's, and a column of another kind."""
-    import pyarrow as pa
-
     table = pa.ipc.open_file(folder / "items.arrow").read_all()
     marks = {b"pandas": pickled(case), b"ARROW:extension:name": b"arrow.py_extension_type"}
     field = pa.field("item_id", pa.binary(), metadata={**marks, b"ARROW:extension:metadata": pickled(case)})
@@ -726,8 +728,6 @@ Kind("state", _sound_state, _checksum).add(
 
 
 def _people_state(case: Case) -> tuple[Path, Door]:
-    from recllm.recommend.recommender.serving_state import open_people_state
-
     folder, _ = _sound_state(case)
     return folder, lambda: open_people_state(folder / "people.safetensors")
 
@@ -743,8 +743,6 @@ def _sound_models(case: Case) -> tuple[Path, Door]:
 
 
 def _roll_back(case: Case) -> tuple[Path, Door]:
-    from recllm.recommend.recommender.registry import decisions, rollback
-
     models = case.trained() / "models"
     return models, lambda: (rollback(models), len(decisions(models)))
 
@@ -802,9 +800,6 @@ def tree_text(**change: object) -> str:
 
 def _sound_effects(case: Case) -> tuple[Path, Door]:
     """Trees of both groups; everybody is asked."""
-    from recllm.market.propensity.effects import FORMAT, load_effects
-    from recllm.market.propensity.features import FeatureTable
-
     source = {"start": "2025-01-01", "trial": "t.csv", "people": 10, "treated": 5, "effect": 0.1}
     source |= {"effect_low": 0.0, "effect_high": 0.2}
     line = {"center": 0.0, "mean": 0.1, "slope": 1.0, "mean_error": 0.1, "slope_error": 0.1}
@@ -816,8 +811,6 @@ def _sound_effects(case: Case) -> tuple[Path, Door]:
 
 
 def _sound_trees(case: Case) -> tuple[Path, Door]:
-    from recllm.learn.models.trees import BoostedTrees
-
     file = case.file("trees.json", json.dumps({"format": 2, "features": ["a"], "trees": tree_text(), "record": {}}))
     return case.folder, lambda: BoostedTrees.read(file)[0].score(np.zeros((3, 1)))
 
@@ -887,9 +880,6 @@ def _numpy_objects(case: Case) -> bytes:
 
 def _parquet(table: Callable[[Any], Any]) -> Callable[[Case], bytes]:
     def content(_: Case) -> bytes:
-        import pyarrow as pa
-        import pyarrow.parquet
-
         stream = io.BytesIO()
         pa.parquet.write_table(table(pa), stream, compression="zstd", row_group_size=1 << 30)
         return stream.getvalue()
@@ -1041,12 +1031,6 @@ for _name, _text in MAPS.items():
     _add(f"column map: {_name}", partial(_mapped, _text))
 
 
-def _settings(case: Case, file: Path) -> Door:
-    from recllm.base.settings import read_settings_file
-
-    return lambda: read_settings_file(file)
-
-
 def _workspace(case: Case, file: Path) -> Door:
     shop = case.shop()
     path = shop / "workspace.toml"
@@ -1054,38 +1038,14 @@ def _workspace(case: Case, file: Path) -> Door:
     return lambda: Workspace.open(shop)
 
 
-def _voice(case: Case, file: Path) -> Door:
-    from recllm.market.adcopy.request import load_voice
-
-    return lambda: load_voice(file)
-
-
-def _pack(case: Case, file: Path) -> Door:
-    from recllm.market.adcopy.packs import load_pack
-
-    return lambda: load_pack(file)
-
-
-def _rule(case: Case, file: Path) -> Door:
-    from recllm.market.audiences.people_rule import read_rule
-
-    return lambda: read_rule(str(file))
-
-
-def _fields(case: Case, file: Path) -> Door:
-    from recllm.doors.console.campaign_fields import fields_of_file
-
-    return lambda: fields_of_file(file.read_bytes())
-
-
 READERS: dict[str, Callable[[Case, Path], Door]] = {
-    "settings": _settings,
+    "settings": lambda case, file: lambda: read_settings_file(file),
     "workspace": _workspace,
     "campaign": lambda case, file: lambda: read_campaign(file),
-    "voice": _voice,
-    "pack": _pack,
-    "rule": _rule,
-    "uploaded campaign": _fields,
+    "voice": lambda case, file: lambda: load_voice(file),
+    "pack": lambda case, file: lambda: load_pack(file),
+    "rule": lambda case, file: lambda: read_rule(str(file)),
+    "uploaded campaign": lambda case, file: lambda: fields_of_file(file.read_bytes()),
 }
 for _kind, _read in READERS.items():
     for _name, _text in TABLES.items():
@@ -1175,8 +1135,6 @@ _planned(_lock).add(
 
 def _linked_uploads(case: Case) -> Door:
     """Sweeping old uploads would take away what lies at its end."""
-    from recllm.doors.console.loads import sweep_uploads
-
     shop = case.shop()
     (case.outside / "work").mkdir()
     (case.outside / "work" / "thesis.txt").write_text("years")
@@ -1191,8 +1149,6 @@ def _linked_uploads(case: Case) -> Door:
 
 
 def _upload(file: str, case: Case) -> Door:
-    from recllm.doors.console.loads import receive_upload
-
     shop = case.shop()
 
     def door() -> object:
@@ -1219,8 +1175,6 @@ for _name, _file in {
 
 
 def _prompt(body: str, case: Case) -> Door:
-    from recllm.text.templates import Template
-
     source = "{{ x }}" + body
     template = Template(
         "item", "en", case.file("prompts/item.en.txt", source), "item.en-v1-0", frozenset({"x"}), source
@@ -1233,8 +1187,6 @@ for _name, _text, _ in [*table("hostile_artefacts", "prompts"), ("deep", "{{ " +
 
 
 def _trial(file: str, content: Content, case: Case) -> Door:
-    from recllm.market.propensity.trial import read_trial
-
     path = case.file(file, content)
     return lambda: read_trial(path).shape
 

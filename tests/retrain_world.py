@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from shop_world import load_lines
 
 from recllm.shop.data.dataset import DAY, Dataset
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 
 START = 1_700_006_400  # a midnight (UTC)
@@ -61,8 +61,7 @@ def make_shop(root: Path, weeks: range, people: int = PEOPLE) -> None:
     (root / "key").write_text("5e" * 32 + "\n")
     (root / "key").chmod(0o600)
     with Workspace.create(root, consent_default=True, encoder="toy", currency="USD", **SETTINGS) as shop:
-        items().write_csv(root / "items.csv")
-        load_file(shop, root / "items.csv", "items")
+        load_lines(shop, "items", items())
     grow(root, log(weeks, people))
 
 
@@ -78,6 +77,5 @@ def tenth(past: Dataset, rng: np.random.Generator) -> Dataset:
 
 
 def grow(root: Path, events: pl.DataFrame) -> None:
-    events.write_csv(root / "log.csv")
     with Workspace.open(root) as shop:
-        load_file(shop, root / "log.csv", "events")
+        load_lines(shop, "events", events)

@@ -33,9 +33,6 @@ class ScriptedGenerator:
         self._queue = deque(replies)
         self._repeat = repeat
 
-    def enqueue(self, *replies: Reply) -> None:
-        self._queue.extend(replies)
-
     def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
         """The next `n` replies; `max_tokens` and `seed` change nothing."""
         self.prompts.append(prompt)
@@ -48,5 +45,5 @@ class ScriptedGenerator:
                 raise reply
             texts.append((reply(prompt) if callable(reply) else reply).strip())
         if not texts:
-            raise GenerationError(f"{self.name} has no reply left; enqueue more")
+            raise GenerationError(f"{self.name} has no reply left")
         return texts

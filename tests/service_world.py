@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,10 @@ from typing import Any
 import httpx2
 import numpy as np
 import polars as pl
+import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from shop_world import load_lines
 from waiting import until
 
 from recllm.base.policy import Policy
@@ -31,7 +35,7 @@ from recllm.doors.service.live import LiveShop
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.saved_model import load_model
 from recllm.recommend.recommender.shop_recommender import model_encoder, publish_recommender
-from recllm.shop.ingest.workspace_load import load_file
+from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
 
@@ -64,11 +68,10 @@ def build_shop(
             at = LAST_DAY - timedelta(days=7 * visit + user % 7)
             for n in rng.choice(liked, 2, replace=False):
                 events.append((f"u{user:02}" if user else first, f"{kinds[user % 2][1]}-{n}", at.isoformat(), 2.0 + n))
-    pl.DataFrame(items, schema=["item_id", "title", "category", "price"], orient="row").write_csv(folder / "items.csv")
-    columns = ["user_id", "item_id", "timestamp", "price"]
-    pl.DataFrame(events, schema=columns, orient="row").write_csv(folder / "events.csv")
-    for table, rows in more.items():
-        rows.write_csv(folder / f"{table}-more.csv")
+    tables = {
+        "items": pl.DataFrame(items, schema=["item_id", "title", "category", "price"], orient="row"),
+        "events": pl.DataFrame(events, schema=["user_id", "item_id", "timestamp", "price"], orient="row"),
+    }
     with Workspace.create(
         folder / "shop",
         consent_default=True,
@@ -79,8 +82,8 @@ def build_shop(
         service=FAST,
         policy=Policy(group_floor=3, small_shop=0),
     ) as shop:
-        for name in ("items", "events", *(f"{table}-more" for table in more)):
-            load_file(shop, folder / f"{name}.csv", name.removesuffix("-more"))
+        for table, rows in (*tables.items(), *more.items()):
+            load_lines(shop, table, rows)
         data = shop.gate().dataset(Purpose.MODEL_TRAINING)
         for seed in range(n_models):
             arguments = ScorerTrainingSettings(n_windows=2, epochs=1, min_steps=20, seed=seed)
@@ -88,6 +91,15 @@ def build_shop(
             assert model is not None
             publish_recommender(shop, model, ToyEncoder())
     return folder / "shop"
+
+
+CAMPAIGN: dict[str, Any] = {
+    "id": "tea",
+    "goal": "tea for those who drink it",
+    "channels": ["email"],
+    "sender": {"name": "Leaf & Iron", "address": "1 Market Street", "opt_out": "https://example.com/stop"},
+}
+"""Of the fields of a campaign, those that any has."""
 
 
 def counts(folder: Path) -> dict[str, int]:
@@ -101,26 +113,52 @@ def publish_again(shop: Workspace) -> str:
     return publish_recommender(shop, model, model_encoder(shop, model))
 
 
+def make_key(folder: Path, *scopes: str, name: str = "Anna") -> str:
+    """The text of a new key, in which its id stands second."""
+    with Workspace.open(folder) as shop:
+        return create_key(shop, name, scopes)[1]
+
+
 HERE = {"Origin": "http://localhost"}
 """As a browser says of a form of this console."""
+
+
+def app_of(*folders: Path, settings: ServiceSettings = FAST, console: bool = False, **options: Any) -> FastAPI:
+    """The service of these shops, with the console or without."""
+    app = create_app([LiveShop(Workspace.open(folder), folder.name) for folder in folders], settings, **options)
+    if console:
+        mount_console(app)
+    return app
+
+
+@contextmanager
+def listening(app: Any, door: socket.socket | None = None, **options: Any) -> Iterator[tuple[str, int]]:
+    """Host and port where the app answers, in a thread of this process; the door is a socket that is bound."""
+    with door or socket.socket() as listener:
+        if door is None:
+            listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", **options))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            until(lambda: server.started)
+            yield listener.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join(30)
 
 
 @contextmanager
 def serving(
     *folders: Path,
-    settings: ServiceSettings = FAST,
-    console: bool = False,
     base: str = "http://localhost",
     waits: bool = True,
     follow_redirects: bool = True,
     **options: Any,
 ) -> Iterator[TestClient]:
-    """waits: until the shops are open."""
+    """waits: until the shops are open. options: of `app_of`."""
     client_options: dict[str, Any] = {"raise_server_exceptions": False, "follow_redirects": follow_redirects}
-    app = create_app([LiveShop(Workspace.open(folder), folder.name) for folder in folders], settings, **options)
-    if console:
-        mount_console(app)
-    with TestClient(app, base_url=base, headers={"Origin": base}, **client_options) as client:
+    with TestClient(app_of(*folders, **options), base_url=base, headers={"Origin": base}, **client_options) as client:
         if waits:
             until(lambda: client.get("/readyz").status_code == 200)
         yield client

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from recllm.base.schema import ACTION_CODE, Action
+from recllm.base.schema import ACTION_CODE, Action, IngestReport
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
@@ -17,7 +17,14 @@ from recllm.shop.workspace.workspace import Workspace
 START = 1_700_000_000
 
 
-def shop(people: int = 40, visits: int = 14, seed: int = 0, kind: str = "purchase", bare: bool = False) -> Dataset:
+def shop(
+    people: int = 40,
+    visits: int = 14,
+    seed: int = 0,
+    kind: str = "purchase",
+    bare: bool = False,
+    users: pl.DataFrame | None = None,
+) -> Dataset:
     """Each person has four favourites of one kind and buys two of them weekly. `bare`: no items table, no prices."""
     rng = np.random.default_rng(seed)
     items = [(f"tea{i}", f"Green tea {i}", ["food", "tea"], "Leaf", 2.0 + i) for i in range(12)]
@@ -35,7 +42,7 @@ def shop(people: int = 40, visits: int = 14, seed: int = 0, kind: str = "purchas
     if bare:
         return Dataset.construct(events.drop("price", "quantity"))
     catalogue = pl.DataFrame(items, schema=["item_id", "title", "category", "brand", "price"], orient="row")
-    return Dataset.construct(events, items=catalogue)
+    return Dataset.construct(events, users, catalogue)
 
 
 def vectors(dataset: Dataset, dim: int = 8) -> np.ndarray:
@@ -63,6 +70,12 @@ def history(*runs: list[tuple[int, int]], action: Action = Action.PURCHASE, pric
     )
 
 
+def log_of(data: Dataset) -> pl.DataFrame:
+    """Who bought what and when."""
+    users, items = data.users["user_id"].gather(data.events.user), data.items["item_id"].gather(data.events.item)
+    return pl.DataFrame({"user_id": users, "item_id": items, "timestamp": data.events.at})
+
+
 def item_lines(data: Dataset) -> list[str]:
     """The lines of a CSV of the items."""
     rows = data.items.to_dicts()
@@ -82,13 +95,30 @@ def purchase_lines(data: Dataset, users: Sequence[str]) -> list[str]:
     return lines
 
 
-def loaded(folder: Path, tables: Mapping[str, Sequence[str]], **settings: Any) -> Path:
-    """A workspace `shop` in the folder. tables: table -> the lines of a CSV, which is written beside it and loaded."""
+Rows = Iterable[str] | pl.DataFrame
+"""The lines of a CSV, or what a CSV is written of."""
+
+
+def loaded(folder: Path, tables: Mapping[str, Rows], **settings: Any) -> Path:
+    """A workspace `shop` in the folder. tables: table -> the rows of a CSV, which is written beside it and loaded."""
     with Workspace.create(folder / "shop", **{"consent_default": True, "encoder": "toy"} | settings) as opened:
-        for table, lines in tables.items():
-            (folder / f"{table}.csv").write_text("\n".join(lines) + "\n", "utf-8")
-            assert load_file(opened, folder / f"{table}.csv", table).accepted
+        for table, rows in tables.items():
+            report = load_lines(opened, table, rows)
+            assert report.accepted and not report.quarantined, report
     return folder / "shop"
+
+
+def load_lines(workspace: Workspace, table: str, rows: Rows) -> IngestReport:
+    """What a load of a CSV of these rows says; the file stands beside the workspace."""
+    file = workspace.root.parent / f"{table}.csv"
+    file.write_text(rows.write_csv() if isinstance(rows, pl.DataFrame) else "\n".join(rows) + "\n", "utf-8")
+    return load_file(workspace, file, table)
+
+
+def add_settings(folder: Path, text: str) -> None:
+    """At the end of what a workspace's file says."""
+    with (folder / "workspace.toml").open("a", encoding="utf-8") as file:
+        file.write(f"\n{text}\n")
 
 
 QUICKLY = {"n_windows": 1, "epochs": 1, "min_steps": 40, "heads": 1}

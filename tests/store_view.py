@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
 from sqlalchemy import Row, select, text
 
+from recllm.base.messages import CampaignMessage
 from recllm.shop.ingest.workspace_load import add_events
 from recllm.shop.store import tables
 from recllm.shop.store.database import Store
@@ -65,6 +67,15 @@ def items(*rows: tuple[str, str]) -> pl.DataFrame:
 def put(store: Store, table: str, frame: pl.DataFrame, load_id: str = "load"):
     with store.load(table, load_id=load_id, source="test") as load:
         return load.write(frame)
+
+
+def campaign_message(
+    number: int, user: str = "u1", channel: str = "email", item_id: str | None = "i1", **changes: Any
+) -> CampaignMessage:
+    """One of the campaign `spring`, which left on the day when 1.7 billion seconds had passed since 1970."""
+    values = {"campaign_id": "spring", "text_id": "t1", "variant": 1, "request_id": f"r{number}"}
+    left = {"message_id": f"m{number}", "exported_at": datetime.fromtimestamp(1_700_000_000, UTC)}
+    return CampaignMessage(user_id=user, channel=channel, item_id=item_id, **values | left | changes)
 
 
 def dump(store: Store) -> dict[str, list[tuple[object, ...]]]:

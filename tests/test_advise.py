@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import Result
+from shop_world import log_of
 from typer.testing import CliRunner
 
 from recllm.base.documents import plain
@@ -63,7 +64,7 @@ def test_a_large_log_is_fine_tuned_on_where_there_is_a_gpu(large: Dataset) -> No
     found = ask(large, SERVER)
     assert found.mode == "lora and scorer" and found.encoder == DEFAULT_ENCODER
     assert found.training is not None and found.lora is not None and found.missing == ()
-    assert found.lora.horizon_days == found.training.horizon_days == 28
+    assert found.lora.horizon_days == found.training.horizon_days == 28 and found.lora.max_minutes is None
     names = [c.name for c in found.choices]
     of_scorer = {"scorer.horizon_days", "scorer.n_windows", "scorer.epochs"}
     assert {"encoder", "lora", *of_scorer} <= set(names)
@@ -144,11 +145,6 @@ def test_people_who_buy_the_same_again_need_no_sequence_model() -> None:
     assert found.survey.repeats > 0.5 and found.interests is None
 
 
-def test_a_gpu_has_no_limit_of_minutes(large: Dataset) -> None:
-    quick = ask(large, SERVER)
-    assert quick.lora is not None and quick.lora.max_minutes is None
-
-
 def test_more_events_take_longer() -> None:
     times = list(TrainingTime)
     short, long = (times.index(ask(world(people, 200, n_items=20_000)).time) for people in (20, 1_000))
@@ -160,11 +156,7 @@ def test_one_person_with_many_events_is_noted() -> None:
     rows = pl.DataFrame(
         {"user_id": ["till"] * 600, "item_id": ["i1"] * 600, "timestamp": [START + k * 9_000 for k in range(600)]}
     )
-    users = np.repeat(many.users["user_id"].to_numpy(), np.diff(many.events.indptr))
-    old = pl.DataFrame(
-        {"user_id": users, "item_id": many.items["item_id"].gather(many.events.item), "timestamp": many.events.at}
-    )
-    found = ask(Dataset.construct(pl.concat([old, rows]), items=many.items))
+    found = ask(Dataset.construct(pl.concat([log_of(many), rows]), items=many.items))
     assert any("one person has 43% of all events" in note for note in found.notes)
 
 
@@ -186,19 +178,14 @@ def test_training_follows_the_advice() -> None:
 
 def test_the_advice_does_not_depend_on_the_order_of_the_log() -> None:
     shop = world(60, 20)
-    users = np.repeat(shop.users["user_id"].to_numpy(), np.diff(shop.events.indptr))
-    frame = pl.DataFrame(
-        {"user_id": users, "item_id": shop.items["item_id"].gather(shop.events.item), "timestamp": shop.events.at}
-    )
-    again = Dataset.construct(frame.sample(fraction=1, shuffle=True, seed=1), items=shop.items.reverse())
+    shuffled = log_of(shop).sample(fraction=1, shuffle=True, seed=1)
+    again = Dataset.construct(shuffled, items=shop.items.reverse())
     assert plain(ask(shop)) == plain(ask(again))
 
 
 def test_the_command(tmp_path: Path) -> None:
     shop, folder = world(60, 20, n_items=40, days=120), str(tmp_path / "shop")
-    users = np.repeat(shop.users["user_id"].to_numpy(), np.diff(shop.events.indptr))
-    frame = {"user_id": users, "item_id": shop.items["item_id"].gather(shop.events.item), "timestamp": shop.events.at}
-    pl.DataFrame(frame).write_parquet(tmp_path / "events.parquet")
+    log_of(shop).write_parquet(tmp_path / "events.parquet")
     shop.items.select("item_id", "title").write_parquet(tmp_path / "items.parquet")
 
     def run(*arguments: str) -> Result:

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from conftest import Command
 from public_logs import column_split, read_folder
+from shop_world import loaded
 from test_order_logs import steps
 
 from recllm.base.errors import DataError
@@ -84,9 +85,7 @@ def quick() -> Iterator[None]:
 
 @pytest.mark.usefixtures("quick")
 def test_a_workspace_is_measured_by_leaving_one_out(tmp_path: Path, run: Command) -> None:
-    log("timestamp").with_columns(event=pl.lit("purchase")).write_csv(tmp_path / "log.csv")
-    assert run("init", "-w", "shop", "--consent-default", "granted", "--encoder", "toy")[0] == 0
-    assert run("ingest", str(tmp_path / "log.csv"), "--table", "events", "-w", "shop")[0] == 0
+    loaded(tmp_path, {"events": log("timestamp").with_columns(event=pl.lit("purchase"))})
     measuring = ("evaluate", "-w", "shop", "--split", "leave-one-out", "--baselines", "popular", "--k", "5,10")
     code, out, err = run(*measuring, "--json")
     assert code == 0, err

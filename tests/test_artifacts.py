@@ -17,8 +17,6 @@ from recllm.base.errors import ModelError, UsageError
 from recllm.recommend.recommender import registry as artifacts
 from recllm.recommend.recommender.lineage import GateReason, GateReport, GateVerdict, Lineage, Origin
 
-HERE = Path(__file__).parent
-
 
 def write(folder: Path) -> None:
     (folder / "encoder").mkdir()
@@ -100,14 +98,13 @@ def test_a_writer_that_fails_or_has_no_space_changes_nothing(tmp_path: Path, fau
     _assert_only(tmp_path, "v1")
 
 
-@pytest.mark.parametrize("version", ["../v", "a/b", "..", "", "v1.tmp", "x" * 65])
+@pytest.mark.parametrize("version", ["../v", "a/b", "..", "v1.tmp", "x" * 65])
 def test_unsafe_names_of_versions(tmp_path: Path, version: str) -> None:
     publish(tmp_path, "v1")
-    if version:
-        with pytest.raises(UsageError):
-            publish(tmp_path, version)
-        with pytest.raises((UsageError, ModelError)):
-            artifacts.open_version(tmp_path, version)
+    with pytest.raises(UsageError):
+        publish(tmp_path, version)
+    with pytest.raises((UsageError, ModelError)):
+        artifacts.open_version(tmp_path, version)
     _assert_only(tmp_path, "v1")
 
 
@@ -238,8 +235,6 @@ def test_a_refused_version_is_kept_and_does_not_serve(tmp_path: Path) -> None:
     assert [m.is_refused for m in manifests.values()] == [False, True, False]
     assert manifests["v2"].lineage == lineage("v1", verdict=GateVerdict.REFUSED), "the manifest seals it"
     with pytest.raises(UsageError, match=r"v2 was refused \(worse\).*--force"):
-        artifacts.promote(tmp_path, "v2")
-    with pytest.raises(UsageError, match="refused"):
         artifacts.promote(tmp_path, "v2")
     assert artifacts.rollback(tmp_path) == "v1", "a refused version is passed over"
     assert artifacts.promote(tmp_path, "v2", force=True) == artifacts.current(tmp_path) == "v2"

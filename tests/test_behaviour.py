@@ -58,10 +58,6 @@ def ask(kind: PredictionKind, learn: Dataset, asked: Dataset | None = None, **re
     return predict(PredictionRequest(kind=kind, **request), learn, asked or learn, **arguments)
 
 
-def column(table: FeatureTable, name: str) -> np.ndarray:
-    return table.column(name)
-
-
 def person(*rows: tuple[float, str, float]) -> Dataset:
     """One person's events: (day, action, price)."""
     events = pl.DataFrame(
@@ -96,13 +92,13 @@ def test_the_numbers_of_one_person() -> None:
         "repeats_91": 0,
         "trend_trips": np.log(2) - np.log(3),
     }
-    assert {name: column(table, name)[0] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert {name: table.column(name)[0] for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
 def test_who_did_nothing_has_no_times_and_zero_counts() -> None:
     table = person_features(person((50, "purchase", 4.0)), START + 40 * DAY)
-    assert np.isnan(column(table, "days_since")[0]) and np.isnan(column(table, "gap_mean")[0])
-    assert column(table, "trips")[0] == 0 and column(table, "spend")[0] == 0
+    assert np.isnan(table.column("days_since")[0]) and np.isnan(table.column("gap_mean")[0])
+    assert table.column("trips")[0] == 0 and table.column("spend")[0] == 0
 
 
 @settings(max_examples=15)
@@ -134,12 +130,12 @@ def test_later_redemptions_mailings_and_uses_change_no_coupon_feature(data: Data
         used.filter(past),
     )
     assert np.array_equal(whole.values, coupon_features(data, cut, "c2", at).values, equal_nan=True)
-    assert column(whole, "mailed_before").max() == 2 and column(whole, "coupon_trips").max() == 2
+    assert whole.column("mailed_before").max() == 2 and whole.column("coupon_trips").max() == 2
 
 
 def test_target_features_count_the_target_alone(data: Dataset) -> None:
     tea = np.array([c == ["food", "tea"] for c in data.items["category"].to_list()])
-    share = column(target_features(data, CUT, tea), "target_share")
+    share = target_features(data, CUT, tea).column("target_share")
     group = np.array([int(name[1:]) % 4 // 2 for name in data.users["user_id"]])
     assert np.nanmax(share[group == 1]) == 0 and np.nanmin(share[group == 0]) == 1
 

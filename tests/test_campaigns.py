@@ -9,7 +9,7 @@ import re
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from conftest import Command
 from scripted import ScriptedGenerator
-from shop_world import QUICKLY, item_lines, loaded, purchase_lines, train
+from shop_world import QUICKLY, add_settings, item_lines, load_lines, loaded, purchase_lines, train
 from shop_world import shop as world
 from store_view import view
 
@@ -57,7 +58,6 @@ from recllm.market.experiments.effect import in_global_holdout
 from recllm.market.propensity.effects import UpliftSettings
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.record import record_events
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.privacy import KEY_VARIABLE
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
@@ -121,11 +121,15 @@ def key() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory, key: None) -> Path:
     """A folder with a trained shop, the campaign's file, and its plan."""
-    folder = tmp_path_factory.mktemp("campaigns")
+    return plan_tea(tmp_path_factory.mktemp("campaigns"), TEA, Policy(small_shop=0))
+
+
+def plan_tea(folder: Path, text: str, policy: Policy) -> Path:
+    """The folder, with a trained shop and the plan of a campaign of this text."""
     (folder / "never.txt").write_text("a stranger\n")
-    (folder / "tea.toml").write_text(TEA)
-    settings = {"currency": "USD", "timezone": "Europe/Berlin", "policy": Policy(small_shop=0)}
-    with Workspace.open(train(loaded(folder, tables(), **settings), **QUICKLY)) as shop:
+    (folder / "tea.toml").write_text(text)
+    made = loaded(folder, tables(), currency="USD", timezone="Europe/Berlin", policy=policy)
+    with Workspace.open(train(made, **QUICKLY)) as shop:
         plan_campaign(shop, read_campaign(folder / "tea.toml"))
     return folder
 
@@ -167,10 +171,16 @@ def exported(shop: Workspace) -> tuple[OpenCampaign, CampaignExport]:
     return campaign, export_campaign(campaign, shop.root.parent / "out", clock=NOW)
 
 
+def went_out(shop: Workspace, file: CampaignFile) -> tuple[OpenCampaign, CampaignExport]:
+    """From the plan to the files."""
+    plan = plan_campaign(shop, file)
+    campaign = open_campaign(shop, file, clock=NOW)
+    approve_texts(campaign, [t.id for t in plan.texts], by="Ann", at=NOW)
+    return campaign, export_campaign(campaign, shop.root.parent / "out", clock=NOW)
+
+
 def said(shop: Workspace, lines: list[str], table: str = "consent", head: str = CONSENT_HEAD) -> None:
-    file = shop.root.parent / f"more-{table}.csv"
-    file.write_text("\n".join([head, *lines]) + "\n")
-    assert load_file(shop, file, table).accepted == len(lines)
+    assert load_lines(shop, table, [head, *lines]).accepted == len(lines)
 
 
 def raw_ids(shop: Workspace) -> dict[str, str]:
@@ -196,8 +206,7 @@ def test_the_global_holdout_gets_no_campaign(folder: Path) -> None:
     with Workspace.open(folder / "shop") as shop:
         before = tea(shop).plan
         approved(shop)
-    file = folder / "shop" / "workspace.toml"
-    file.write_text(file.read_text() + '\n[experiments]\nholdout_share = 0.1\nholdout_salt = "2025"\n')
+    add_settings(folder / "shop", '[experiments]\nholdout_share = 0.1\nholdout_salt = "2025"')
     with Workspace.open(folder / "shop") as shop:
         held_back = {p.user_id for p in before.people if in_global_holdout(p.user_id, 0.1, "2025")}
         export = export_campaign(tea(shop), folder / "out", clock=NOW)
@@ -709,11 +718,7 @@ def test_the_log_of_the_program_counts_and_names_nobody(
     shop: Workspace, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "recllm")
-    file = changed(folder)
-    plan = plan_campaign(shop, file)
-    campaign = open_campaign(shop, file, clock=NOW)
-    approve_texts(campaign, [t.id for t in plan.texts], by="Ann", at=NOW)
-    export_campaign(campaign, folder / "out", clock=NOW)
+    plan = went_out(shop, changed(folder))[0].plan
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("recllm.market.campaigns")]
     assert lines[0].startswith("planned 60 people, ") and lines[-1].startswith("exported 60 people, ")
     assert f"{len(plan.texts)} texts approved" in lines and "u1_" not in caplog.text and "Ann" not in caplog.text
@@ -760,7 +765,8 @@ def test_what_it_brought(shop: Workspace) -> None:
     held = [p.user_id for p in campaign.plan.held_out]
     buy(shop, [*done.people[:30], *held[:6]], campaign.plan.items[0])
     buy(shop, list(done.people[30:]), "tool1")  # not of the campaign
-    said(shop, [f"{raw_ids(shop)[name]},{channel_of(campaign, name)},false,{LATER}" for name in done.people[:4]])
+    channels = {p.user_id: p.channel for p in campaign.plan.people}
+    said(shop, [f"{raw_ids(shop)[name]},{channels[name]},false,{LATER}" for name in done.people[:4]])
     found = campaign_outcome(tea(shop))
     assert found.reached and found.held_out and found.effect and found.revenue_effect
     assert (found.reached.people, found.reached.converted, found.reached.revenue) == (60, 30, 90.0)
@@ -775,20 +781,13 @@ def test_what_it_brought(shop: Workspace) -> None:
 LATER = "2024-02-22T00:00:00Z"
 
 
-def channel_of(campaign: OpenCampaign, name: str) -> str:
-    return next(p.channel for p in campaign.plan.people if p.user_id == name)
-
-
 def test_honest_words_without_a_comparison(shop: Workspace, folder: Path) -> None:
     cases = (("none", "0", "had no control group", 21), ("few", "0.1", "had fewer than 50 customers", 24))
     for name, share, words, day in cases:
         file = changed(folder, ("holdout = 0.5", f"holdout = {share}"), name=name)
-        plan = plan_campaign(shop, file)
-        campaign = open_campaign(shop, file, clock=NOW)
-        approve_texts(campaign, [t.id for t in plan.texts], by="Ann", at=NOW)
-        done = export_campaign(campaign, folder / "out", clock=NOW)
+        campaign, done = went_out(shop, file)
         assert "Nothing is known of the window" in campaign_outcome(campaign).words[0]
-        buy(shop, list(done.people[:30]), plan.items[0], day=day)
+        buy(shop, list(done.people[:30]), campaign.plan.items[0], day=day)
         found = campaign_outcome(open_campaign(shop, file, clock=NOW))
         assert found.effect is None and words in found.words[0] and "no effect of the campaign" in found.words[0]
 
@@ -892,7 +891,7 @@ def test_an_intent_leaves_out_whom_nothing_fits(shop: Workspace, folder: Path) -
 
 
 def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
-    shop: Workspace, folder: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+    shop: Workspace, folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tools sell because of the message, tea does not: the next campaign goes to tool buyers."""
     file = changed(folder, *CHOOSES, ('goal = "tea', 'window_days = 5\ngoal = "tea'))
@@ -949,10 +948,7 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
 
 def test_a_campaign_without_a_control_teaches_nothing(shop: Workspace, folder: Path) -> None:
     file = changed(folder, ("holdout = 0.5", "holdout = 0"))
-    plan = plan_campaign(shop, file)
-    campaign = open_campaign(shop, file, clock=NOW)
-    approve_texts(campaign, [t.id for t in plan.texts], by="Ann", at=NOW)
-    export_campaign(campaign, folder / "out", clock=NOW)
+    plan = went_out(shop, file)[0].plan
     buy(shop, [plan.people[0].user_id], "tea11", day=20)
     late = f"{raw_ids(shop)[plan.people[0].user_id]},tea11,purchase,{NOW.isoformat()}"
     said(shop, [late], "events", "user_id,item_id,event,timestamp")

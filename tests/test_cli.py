@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 import re
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Command
 from shop_world import EVENTS_CSV, ITEMS_CSV
+from typer.main import get_command
 
-from recllm.base.errors import PolicyError
+from recllm.doors.cli.main import MOVED, app
 from recllm.doors.cli.options import document_lines
-
-Run = Callable[..., tuple[int, str, str]]
+from recllm.shop.ingest import describe
 
 
 def document(out: str) -> Any:
@@ -27,7 +27,7 @@ def document(out: str) -> Any:
     return json.loads(out)
 
 
-def test_ingest_reports_what_the_contract_names(run: Run, shop: Path) -> None:
+def test_ingest_reports_what_the_contract_names(run: Command, shop: Path) -> None:
     code, out, _ = run("ingest", "log.csv", "--table", "events", "-w", "shop", "--json")
     report = document(out)
     assert code == 0
@@ -37,13 +37,13 @@ def test_ingest_reports_what_the_contract_names(run: Run, shop: Path) -> None:
     assert (line["line_no"], line["column"], line["code"]) == (6, "user_id", "E_NO_USER") and line["message"]
 
 
-def test_a_header_without_rows_is_nothing_to_do(run: Run, shop: Path) -> None:
+def test_a_header_without_rows_is_nothing_to_do(run: Command, shop: Path) -> None:
     (shop.parent / "empty.csv").write_text("user_id,item_id,timestamp\n")
     code, out, err = run("ingest", "empty.csv", "--table", "events", "-w", "shop", "--json")
     assert code == 3 and document(out)["warnings"] == {"W_NO_ROWS": 1} and "no rows" in err
 
 
-def test_recommend(run: Run, shop: Path) -> None:
+def test_recommend(run: Command, shop: Path) -> None:
     code, out, _ = run("recommend", "-u", "ann", "-u", "zoe", "-k", "2", "-w", "shop", "--json")
     ann, zoe = document(out)
     assert code == 0
@@ -55,7 +55,7 @@ def test_recommend(run: Run, shop: Path) -> None:
     assert zoe["items"][0]["served_by"] == ["popular"]
 
 
-def test_explain(run: Run, shop: Path) -> None:
+def test_explain(run: Command, shop: Path) -> None:
     slate = document(run("recommend", "-u", "ann", "-k", "1", "-w", "shop", "--json")[1])[0]
     code, out, _ = run("explain", "-u", "ann", "-i", slate["items"][0]["item_id"], "-w", "shop", "--json")
     explained = document(out)
@@ -66,7 +66,7 @@ def test_explain(run: Run, shop: Path) -> None:
     assert run("explain", "-u", "ann", "-i", "no such item", "-w", "shop")[0] == 2
 
 
-def test_recommend_takes_a_weight_on_popularity(run: Run, shop: Path) -> None:
+def test_recommend_takes_a_weight_on_popularity(run: Command, shop: Path) -> None:
     command = ("recommend", "-u", "ann", "-w", "shop", "--json", "--with")
     assert document(run(*command, "popularity_weight=1")[1])[0]["items"]
     for wrong in ("popularity_weight=1.5", "popularity_wait=1", "popularity_weight"):
@@ -74,7 +74,7 @@ def test_recommend_takes_a_weight_on_popularity(run: Run, shop: Path) -> None:
         assert code == 2 and ("popularity_weight" in err or "--with" in err)
 
 
-def test_copy(run: Run, shop: Path) -> None:
+def test_copy(run: Command, shop: Path) -> None:
     code, out, _ = run("copy", "-u", "ann", "--channel", "push", "-w", "shop", "--json")
     text = document(out)
     assert code == 0
@@ -82,7 +82,7 @@ def test_copy(run: Run, shop: Path) -> None:
     assert text["verified"] is True and text["channel"] == "push"
 
 
-def test_feedback_changes_the_next_slate_and_the_report(run: Run, shop: Path) -> None:
+def test_feedback_changes_the_next_slate_and_the_report(run: Command, shop: Path) -> None:
     first = document(run("recommend", "-u", "ann", "-k", "1", "--record", "-w", "shop", "--json")[1])[0]
     item, request = first["items"][0]["item_id"], first["request_id"]
     header, row = "user_id,item_id,event,timestamp,request_id", f"ann,{item},dismiss,{first['as_of']},{request}"
@@ -94,7 +94,7 @@ def test_feedback_changes_the_next_slate_and_the_report(run: Run, shop: Path) ->
     assert (version["shown"], version["dismissed"], version["clicked"]) == (1, 1, 0)
 
 
-def test_looking_is_not_recording(run: Run, shop: Path) -> None:
+def test_looking_is_not_recording(run: Command, shop: Path) -> None:
     """A typing mistake is answered and makes no person, whatever is asked of it; only --record and events make one."""
     ids = _write(shop.parent / "ids.txt", "nobody123\nann\n")
     before = rows_about_people(shop)
@@ -136,7 +136,7 @@ def rows_about_people(shop: Path) -> list[list[Any]]:
         return [store.execute(f"select * from {table}").fetchall() for table in tables]  # noqa: S608
 
 
-def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
+def test_consent_is_asked_for_by_default(run: Command, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("\n".join(EVENTS_CSV.splitlines()[:5]) + "\n")
     (tmp_path / "items.csv").write_text(ITEMS_CSV)
     (tmp_path / "yes.csv").write_text(
@@ -155,33 +155,7 @@ def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
         assert code == 4 and err.count("\n") == 1 and "agreed" in err
 
 
-def test_a_model_writes_only_for_those_who_agreed(shop: Path) -> None:
-    from scripted import ScriptedGenerator
-
-    from recllm.market.adcopy.ads import write_ads
-    from recllm.recommend.recommender.shop_recommender import open_recommender
-    from recllm.shop.ingest.workspace_load import load_file
-    from recllm.shop.workspace.workspace import Workspace
-
-    _write(shop.parent / "no.csv", "user_id,purpose,granted,timestamp\nbob,llm_local,false,2025-01-01T00:00:00Z\n")
-    _write(shop.parent / "quiet.csv", "user_id,purpose,granted,timestamp\nann,push,false,2025-01-01T00:00:00Z\n")
-    with Workspace.open(shop) as opened:
-        load_file(opened, shop.parent / "no.csv", "consent")
-        log = "user_id,item_id,event,timestamp\nbob,tea,purchase,2025-02-03T10:00:00Z\n"
-        load_file(opened, _write(shop.parent / "more.csv", log), "events")
-        answer = "subject: Green tea\npreheader: $3.20 today.\nheadline: In stock\nbody: Green tea for your next order."
-        speaker = ScriptedGenerator([answer], repeat=True)
-        ann, bob = write_ads(
-            opened, open_recommender(opened), ["ann", "bob"], item_id="tea", channel="email", generator=speaker
-        ).texts
-        assert (ann.generator, bob.generator) == (speaker.name, "template")
-        load_file(opened, shop.parent / "quiet.csv", "consent")
-        with pytest.raises(PolicyError, match="push"):
-            write_ads(opened, open_recommender(opened), ["ann"], channel="push")
-        assert write_ads(opened, open_recommender(opened), ["ann"], channel="email").texts[0].verified
-
-
-def test_every_ad_is_kept_with_its_inputs(run: Run, shop: Path) -> None:
+def test_every_ad_is_kept_with_its_inputs(run: Command, shop: Path) -> None:
     ads = document(run("copy", "-u", "ann", "-w", "shop", "--variants", "3", "--pack", "us_ftc", "--json")[1])
     assert len({ad["text"] for ad in ads}) == len(ads) >= 2
     for ad in ads:
@@ -191,7 +165,7 @@ def test_every_ad_is_kept_with_its_inputs(run: Run, shop: Path) -> None:
     assert '"ann"' not in kept and "u1_" not in kept
 
 
-def test_a_record_elsewhere_and_rules_of_the_shop(run: Run, shop: Path) -> None:
+def test_a_record_elsewhere_and_rules_of_the_shop(run: Command, shop: Path) -> None:
     voice = _write(shop.parent / "voice.toml", 'banned = ["match"]\n')
     own = _write(
         shop.parent / "own.toml",
@@ -211,7 +185,7 @@ def test_a_record_elsewhere_and_rules_of_the_shop(run: Run, shop: Path) -> None:
         assert code == 2 and "sms_gsm," in offered and "sms_cn," not in offered
 
 
-def test_sensitive_products_are_never_targeted(run: Run, shop: Path) -> None:
+def test_sensitive_products_are_never_targeted(run: Command, shop: Path) -> None:
     more = "item_id,title,category,price,currency\nwine,Red wine,food > alcohol,9.00,USD\n"
     run("ingest", str(_write(shop.parent / "wine.csv", more)), "--table", "items", "-w", "shop")
     log = "user_id,item_id,timestamp\n" + "".join(f"cy,wine,2025-03-0{d}T10:00:00Z\n" for d in range(1, 9))
@@ -247,7 +221,7 @@ def _write(path: Path, text: str) -> Path:
     ],
 )
 def test_each_fault_has_its_line_and_code_and_changes_nothing(
-    run: Run, shop: Path, arguments: tuple[str, ...], code: int, words: str
+    run: Command, shop: Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     def rows() -> list[tuple[str]]:
         return list(sqlite3.connect(shop / "store.sqlite").execute("select count(*) from events"))
@@ -270,7 +244,7 @@ def test_each_fault_has_its_line_and_code_and_changes_nothing(
     ids=["corrupt store", "no workspace", "another key"],
 )
 def test_a_spoilt_workspace_is_told_in_one_line(
-    run: Run, shop: Path, spoil: Callable[[Path], object], words: str
+    run: Command, shop: Path, spoil: Callable[[Path], object], words: str
 ) -> None:
     spoil(shop)
     code, out, err = run("recommend", "-u", "ann", "-w", "shop")
@@ -293,20 +267,9 @@ def test_a_document_is_printed_with_all_that_it_says() -> None:
     assert len(lines) == 6 + 1 + 20 + 1 and lines[-1].startswith("  ... and 1 more; --csv")
 
 
-def test_help_is_quick_to_import() -> None:
-    heavy = ["torch", "transformers", "polars", "sqlalchemy", "numpy"]
-    code = f"import sys, recllm.doors.cli; print([m for m in {heavy!r} if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
-    )
-    assert done.stdout.strip() == "[]"
-
-
-def test_the_log_goes_to_standard_error_with_its_fields(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import logging
-
-    from recllm.shop.ingest import describe
-
+def test_the_log_goes_to_standard_error_with_its_fields(
+    run: Command, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def described(store: object) -> dict[str, int]:
         logging.getLogger("recllm.shop.ingest.workspace_load").info("described", extra={"tables": 4})
         return {"items": 4}
@@ -319,7 +282,7 @@ def test_the_log_goes_to_standard_error_with_its_fields(run: Run, shop: Path, mo
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO ", err), "times are UTC and say so"
 
 
-def test_the_shell_completes_commands(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shell_completes_commands(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("_RECLLM_COMPLETE", "complete_bash"), ("COMP_WORDS", "recllm ba"), ("COMP_CWORD", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys.modules["__main__"], "__package__", None)  # `python -m pytest` would name the command
@@ -329,11 +292,7 @@ def test_the_shell_completes_commands(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert run()[1].split() == ["list", "promote"]
 
 
-def test_what_went_answers_with_what_does_the_same(run: Run) -> None:
-    from typer.main import get_command
-
-    from recllm.doors.cli.main import MOVED, app
-
+def test_what_went_answers_with_what_does_the_same(run: Command) -> None:
     def command(words: list[str]) -> Any:
         found = get_command(app)
         for word in words:

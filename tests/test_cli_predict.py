@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import pytest
 from behaviour_world import START, coupons, shop
+from conftest import Command
 from shop_world import item_lines, loaded, purchase_lines
 
 from recllm.shop.data.dataset import DAY
 from recllm.shop.workspace.workspace import Workspace
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def iso(at: int) -> str:
@@ -48,14 +45,8 @@ def write_coupons(folder: Path) -> None:
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, command: Run) -> Run:
-    monkeypatch.delenv("RECLLM_KEY", raising=False)
-    return partial(command, "predict")
-
-
-def test_the_contract(run: Run, place: Path) -> None:
-    code, out, _ = run("buy", "--horizon", "28", "--json", "-w", str(place / "shop"))
+def test_the_contract(run: Command, place: Path) -> None:
+    code, out, _ = run("predict", "buy", "--horizon", "28", "--json", "-w", str(place / "shop"))
     assert code == 0 and out.count("\n") == 1
     found = json.loads(out)
     assert found["kind"] == "buy" and found["horizon_days"] == 28 and 0 <= found["calibration"]["ece"] < 0.2
@@ -64,27 +55,29 @@ def test_the_contract(run: Run, place: Path) -> None:
     assert all(one["user_id"].startswith("u1_") for one in found["people"]), "pseudonyms"
 
 
-def test_files_and_own_ids(run: Run, place: Path, tmp_path: Path) -> None:
+def test_files_and_own_ids(run: Command, place: Path, tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("\n".join(f"u{n:03}" for n in range(120)))
     file = tmp_path / "x.csv"
     arguments = ("--ids", str(tmp_path / "ids.txt"), "--csv", str(file))
-    code, out, _ = run("value", *arguments, "-w", str(place / "shop"))
+    code, out, _ = run("predict", "value", *arguments, "-w", str(place / "shop"))
     assert code == 0 and "95 more" in out and "mae" in out
     rows = list(csv.DictReader(file.open(encoding="utf-8")))
     assert len(rows) == 115 and all(row["user_id"].startswith("u") and len(row["user_id"]) == 4 for row in rows)
 
 
-def test_next_order_and_leave(run: Run, place: Path) -> None:
-    code, out, _ = run("next-order", "--with", "explain=false", "--json", "-w", str(place / "shop"))
+def test_next_order_and_leave(run: Command, place: Path) -> None:
+    code, out, _ = run("predict", "next-order", "--with", "explain=false", "--json", "-w", str(place / "shop"))
     first = json.loads(out)["people"][0]
     assert code == 0 and first["date"].startswith("2024-06-0") and first["earliest"] <= first["date"]
-    code, out, _ = run("leave", "--with", "active_days=60", "--with", "explain=false", "-w", str(place / "shop"))
+    code, out, _ = run(
+        "predict", "leave", "--with", "active_days=60", "--with", "explain=false", "-w", str(place / "shop")
+    )
     assert code == 0 and "bought within the last 60 days" in out
 
 
-def test_redeem(run: Run, place: Path) -> None:
+def test_redeem(run: Command, place: Path) -> None:
     given = ("--coupons", str(place / "coupons"), "-w", str(place / "shop"), "--json")
-    code, out, _ = run("redeem", *given, "--horizon", "21", "--with", "campaign=c4")
+    code, out, _ = run("predict", "redeem", *given, "--horizon", "21", "--with", "campaign=c4")
     found = json.loads(out)
     assert code == 0 and len(found["people"]) == 115 and found["as_of"].startswith(iso(START + 162 * DAY)[:10])
     assert "campaign c4" in found["notes"][0] and found["people"][0]["probability"] > 0.5
@@ -109,24 +102,24 @@ UNREAD = {
 
 
 def test_wrong_use_is_told_as_early_as_can_be(
-    run: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Command, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_reading(*_: object) -> None:
         raise AssertionError("the log was read")
 
-    assert "spans 200 days" in run("buy", "--horizon", "150", "-w", str(place / "shop"))[2]
+    assert "spans 200 days" in run("predict", "buy", "--horizon", "150", "-w", str(place / "shop"))[2]
     monkeypatch.setattr("recllm.shop.workspace.privacy.PolicyGate.dataset", no_reading)
     wrong = {}
     for folder, cases in ((tmp_path / "nowhere", UNOPENED), (place / "shop", UNREAD)):
         for arguments, words in cases.items():
-            code, _, said = run(*arguments, "-w", str(folder))
+            code, _, said = run("predict", *arguments, "-w", str(folder))
             if code != 2 or words not in said or said.count("\n") != 1:
                 wrong[arguments] = (code, said)
     assert wrong == {}
 
 
-def test_nobody_agreed_to_training(run: Run, tmp_path: Path) -> None:
+def test_nobody_agreed_to_training(run: Command, tmp_path: Path) -> None:
     with Workspace.create(tmp_path / "bare", consent_default=False, encoder="toy"):
         pass
-    code, _, said = run("buy", "-w", str(tmp_path / "bare"))
+    code, _, said = run("predict", "buy", "-w", str(tmp_path / "bare"))
     assert code == 4 and "model training" in said

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from behaviour_world import DAYS, START, shop
+from conftest import Command
 from shop_world import loaded, purchase_lines
 
 from recllm.market.propensity.effects import UpliftSettings, saved_effects
 from recllm.shop.data.dataset import DAY
 from recllm.shop.workspace.workspace import Workspace
 
-Run = Callable[..., tuple[int, str, str]]
 PEOPLE = 700
 BEGIN = "2024-05-20"  # the log ends on 2024-06-02
 
@@ -43,13 +42,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, command: Run, place: Path) -> Run:
-    monkeypatch.delenv("RECLLM_KEY", raising=False)
+def uplift(monkeypatch: pytest.MonkeyPatch, run: Command, place: Path) -> Command:
     monkeypatch.setattr("recllm.market.propensity.uplift.UpliftSettings", partial(UpliftSettings, forest_groups=6))
 
     def call(trial: str, *arguments: str) -> tuple[int, str, str]:
         where = ("--start", BEGIN, "-w", str(place / "shop"), *arguments)
-        return command("uplift", str(place / trial), *where)
+        return run("uplift", str(place / trial), *where)
 
     return call
 
@@ -59,9 +57,9 @@ def test_the_log_ends_after_the_trial_begins() -> None:
 
 
 @pytest.mark.parametrize(("trial", "flag"), [("lot.csv", ("--randomised",)), ("known.csv", ())])
-def test_whom_it_moves(run: Run, place: Path, tmp_path: Path, trial: str, flag: tuple[str, ...]) -> None:
+def test_whom_it_moves(uplift: Command, place: Path, tmp_path: Path, trial: str, flag: tuple[str, ...]) -> None:
     files = ("--csv", str(tmp_path / "x.csv"), "--ids", str(place / "ids.txt"))
-    code, out, _ = run(trial, *flag, *files, "--json")
+    code, out, _ = uplift(trial, *flag, *files, "--json")
     found = json.loads(out)
     assert code == 0 and found["trial"]["people"] == PEOPLE and 0.1 < found["trial"]["effect"] < 0.4
     moved = [int(one["user_id"][1:]) % 2 for one in found["people"]]
@@ -81,14 +79,14 @@ def test_whom_it_moves(run: Run, place: Path, tmp_path: Path, trial: str, flag: 
         ("nothing.csv", ("--randomised",), 2, "cannot be read"),
     ],
 )
-def test_what_is_refused(run: Run, trial: str, flag: tuple[str, ...], code: int, words: str) -> None:
-    found, out, said = run(trial, *flag)
+def test_what_is_refused(uplift: Command, trial: str, flag: tuple[str, ...], code: int, words: str) -> None:
+    found, out, said = uplift(trial, *flag)
     assert found == code and words in said and out == "" and said.count("\n") == 1
 
 
-def test_effects_are_kept_with_their_intervals(run: Run, place: Path, tmp_path: Path) -> None:
+def test_effects_are_kept_with_their_intervals(uplift: Command, place: Path, tmp_path: Path) -> None:
     file = str(tmp_path / "x.csv")
-    code, out, err = run("lot.csv", "--randomised", "--save", "lot", "--csv", file)
+    code, out, err = uplift("lot.csv", "--randomised", "--save", "lot", "--csv", file)
     assert code == 0 and "kept as lot" in err and "low" in out
     rows = list(csv.DictReader(Path(file).read_text(encoding="utf-8").splitlines()))
     assert all(float(row["low"]) <= float(row["uplift"]) <= float(row["high"]) for row in rows)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from shop_world import loaded
 from store_view import add_feedback
 
 from recllm.base.schema import Purpose, Slate
 from recllm.market.experiments.feedback import showings_with_answers
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import utc
-from recllm.shop.ingest.workspace_load import load_file, record_shown
+from recllm.shop.ingest.workspace_load import record_shown
 from recllm.shop.workspace.workspace import Workspace, log_end, present
 from recllm.text.encoder.toy import ToyEncoder
 
@@ -24,18 +25,14 @@ NOW = datetime(2025, 11, 26, 12, tzinfo=UTC)
 @pytest.fixture
 def shop(tmp_path: Path) -> Workspace:
     """Ann agreed to everything and was last seen 20 days ago; Bob refused and was seen yesterday."""
-    files = {
-        "items": "item_id,title\ntea,Green tea\nmug,Mug\n",
-        "events": "user_id,item_id,event,timestamp\nann,tea,purchase,2025-11-06T12:00:00Z\n"
-        "bob,mug,purchase,2025-11-25T12:00:00Z\n",
-        "consent": "user_id,purpose,granted,timestamp\n"
-        + "".join(f"bob,{purpose},false,2025-01-01T00:00:00Z\n" for purpose in ("personalisation", "analytics")),
+    log = ["ann,tea,purchase,2025-11-06T12:00:00Z", "bob,mug,purchase,2025-11-25T12:00:00Z"]
+    refusals = [f"bob,{purpose},false,2025-01-01T00:00:00Z" for purpose in ("personalisation", "analytics")]
+    tables = {
+        "items": ["item_id,title", "tea,Green tea", "mug,Mug"],
+        "events": ["user_id,item_id,event,timestamp", *log],
+        "consent": ["user_id,purpose,granted,timestamp", *refusals],
     }
-    workspace = Workspace.create(tmp_path / "shop", consent_default=True, encoder="toy", timezone="UTC")
-    for table, text in files.items():
-        (tmp_path / f"{table}.csv").write_text(text)
-        assert load_file(workspace, tmp_path / f"{table}.csv", table).accepted
-    return workspace
+    return Workspace.open(loaded(tmp_path, tables, timezone="UTC"))
 
 
 def test_the_recommender_lives_when_everything_else_does(shop: Workspace) -> None:
@@ -56,14 +53,10 @@ def test_an_empty_log_lives_now(tmp_path: Path) -> None:
 
 def shop_that_ended(folder: Path, end: datetime) -> Workspace:
     """Ann bought tea at `end`; a mug is for sale for 400 seconds from the clock on."""
-    workspace = Workspace.create(folder, consent_default=True, encoder="toy", timezone="UTC")
     until = (datetime.now(UTC) + timedelta(seconds=400)).isoformat()
-    items = f"item_id,title,available_until\ntea,Green tea,\nmug,Mug,{until}\n"
-    events = f"user_id,item_id,event,timestamp\nann,tea,purchase,{end.isoformat()}\n"
-    for table, text in {"items": items, "events": events}.items():
-        (folder / f"{table}.csv").write_text(text)
-        assert load_file(workspace, folder / f"{table}.csv", table).accepted
-    return workspace
+    items = ["item_id,title,available_until", "tea,Green tea,", f"mug,Mug,{until}"]
+    events = ["user_id,item_id,event,timestamp", f"ann,tea,purchase,{end.isoformat()}"]
+    return Workspace.open(loaded(folder, {"items": items, "events": events}, timezone="UTC"))
 
 
 def slates_of(workspace: Workspace, n: int) -> list[Slate]:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import re
 import shutil
 import time
@@ -26,15 +27,16 @@ import service_world
 from console_world import HOSTILE, SHOP_ID, Page
 from fastapi.testclient import TestClient
 from PIL import Image
-from service_world import HERE, LAST_DAY, PEOPLE
+from service_world import HERE, LAST_DAY, PEOPLE, counts, make_key
+from shop_world import add_settings, load_lines
+from test_artifacts import lineage
 from waiting import until
 
 from recllm.base.errors import UnknownIdError, UsageError
 from recllm.base.schema import Purpose, Table
 from recllm.base.words.sentences import LANGUAGES
 from recllm.base.words.words import Words
-from recllm.doors.console import app as console_app
-from recllm.doors.console import people
+from recllm.doors.console import models, people
 from recllm.doors.console.app import SECTIONS
 from recllm.doors.console.loads import UPLOADS, find_upload, receive_upload, sweep_uploads
 from recllm.doors.console.pages import HISTORY_FILE, local_path
@@ -43,14 +45,13 @@ from recllm.doors.console.tables import day_chart
 from recllm.doors.privacy.export import export_person
 from recllm.market.propensity.answers import predict_workspace
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
-from recllm.recommend.recommender.lineage import GateComparison, GateReason, GateReport, GateVerdict, Lineage, Origin
+from recllm.recommend.recommender.lineage import GateComparison, GateReason, GateReport, GateVerdict
 from recllm.recommend.recommender.registry import current, publish, versions
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.suggest import preview_file, proposed_columns
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.store.readers import StoreReader
 from recllm.shop.workspace.console_sessions import begin_session, find_session
-from recllm.shop.workspace.keys import Scope, create_key, key_in_force, revoke_key
+from recllm.shop.workspace.keys import Scope, key_in_force, revoke_key
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.items import item_texts
@@ -62,12 +63,7 @@ CONSOLE = ROOT / "recllm" / "doors" / "console"
 @pytest.fixture
 def folder(console_shop: Path, tmp_path: Path) -> Path:
     """A shop of the test's own."""
-    return copy_shop(console_shop, tmp_path / "shop")
-
-
-def copy_shop(source: Path, target: Path) -> Path:
-    shutil.copytree(source, target)
-    return target
+    return Path(shutil.copytree(console_shop, tmp_path / "shop"))
 
 
 serving = partial(service_world.serving, console=True)
@@ -76,18 +72,12 @@ serving = partial(service_world.serving, console=True)
 @pytest.fixture(scope="module")
 def trained(console_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shop that is only looked at."""
-    return copy_shop(console_shop, tmp_path_factory.mktemp("console") / "shop")
+    return Path(shutil.copytree(console_shop, tmp_path_factory.mktemp("console") / "shop"))
 
 
 @pytest.fixture(scope="module")
 def looking(trained: Path) -> Iterator[TestClient]:
     with serving(trained) as client:
-        yield client
-
-
-@pytest.fixture
-def client(folder: Path) -> Iterator[TestClient]:
-    with serving(folder) as client:
         yield client
 
 
@@ -122,11 +112,6 @@ def assert_harmless(text: str) -> Page:
     return page
 
 
-def values_of(text: str) -> list[str | None]:
-    """What stands in the fields of a page."""
-    return [field.get("value") for field in assert_harmless(text).of("input")]
-
-
 PATHS = ("/", "/people", "/items", "/items?q=green", "/items/item/tea-1", "/campaigns", "/results")
 PATHS += ("/models", "/experiments", "/data", "/privacy", "/settings", "/sign-in")
 
@@ -149,9 +134,9 @@ def test_every_page_in_every_language(looking: TestClient, path: str, language: 
     assert all(field["id"] in labels for field in fields)
 
 
-def rows_of(client: TestClient, address: str) -> list[dict[str, str]]:
+def rows_of(client: TestClient, address: str, headers: dict[str, str] | None = None) -> list[dict[str, str]]:
     """A table of a page, as its file has it."""
-    answer = client.get(address)
+    answer = client.get(address, headers=headers)
     assert answer.status_code == 200 and answer.headers["content-type"] == "text/csv; charset=utf-8", answer.text
     assert answer.headers["content-disposition"].startswith("attachment; filename=")
     return list(csv.DictReader(io.StringIO(answer.text.removeprefix("\ufeff"))))
@@ -165,10 +150,7 @@ def test_every_table_is_a_file_too(looking: TestClient) -> None:
         links = [str(a["href"]) for a in page.of("a") if "download" in a and "csv=" in str(a["href"])]
         assert len(links) == len(page.of("table")), path
         for link in links:
-            rows = rows_of(looking, link)
-            looking.cookies.set("recllm-language", "zh")
-            translated = rows_of(looking, link)
-            looking.cookies.delete("recllm-language")
+            rows, translated = rows_of(looking, link), rows_of(looking, link, {"cookie": "recllm-language=zh"})
             assert [list(row) for row in rows] == [list(row) for row in translated], link
             numbers = [value for row in rows for name, value in row.items() if re.search("share|price|people", name)]
             assert all(value == "" or float(value) >= 0 for value in numbers), (link, numbers)
@@ -198,9 +180,8 @@ LIST_COLUMNS = ["days_since_last", "usual_days_between", "chance_in_7_days"]
 
 
 def test_ids_leave_only_for_who_may_export_them(folder: Path) -> None:
-    with Workspace.open(folder) as shop:
-        _, look_only = create_key(shop, "Ann", [Scope.CONSOLE])
-        _, marketing = create_key(shop, "Ben", [Scope.CONSOLE, Scope.MARKETING, Scope.PEOPLE])
+    look_only = make_key(folder, Scope.CONSOLE)
+    marketing = make_key(folder, Scope.CONSOLE, Scope.MARKETING, Scope.PEOPLE, name="Ben")
     for key, columns in ((look_only, ["item_id", *LIST_COLUMNS]), (marketing, ["pseudonym", "item_id", *LIST_COLUMNS])):
         with serving(folder) as client:
             assert send(client, "/sign-in", key=key).status_code == 303
@@ -254,7 +235,8 @@ def test_hostile_titles_stay_text(looking: TestClient) -> None:
         for path in ("/items", "/people/list/replenish", "/sign-in"):
             assert_harmless(looking.get(path, params={"q": text, "after": text, "notice": text}).text)
         answer = send(looking, "/people/search", user_id=text)
-        assert answer.status_code == 404 and text.strip() in values_of(answer.text)
+        typed = [field.get("value") for field in assert_harmless(answer.text).of("input")]
+        assert answer.status_code == 404 and text.strip() in typed
 
 
 FROM_ELSEWHERE = (
@@ -296,26 +278,18 @@ def test_every_form_path_asks_where_a_form_comes_from(looking: TestClient) -> No
 
 def load_more_people(folder: Path) -> None:
     """80 people, some of whom shop every week and some seldom: enough to learn from."""
-    rng, rows = np.random.default_rng(5), []
+    rng, lines = np.random.default_rng(5), ["user_id,item_id,event,timestamp,price"]
     for user in range(80):
         for day in range(120):
             if rng.random() < (0.02, 0.01, 0.4)[user % 3]:
                 at = LAST_DAY - timedelta(days=day, hours=1)
-                rows.append((f"p{user}", f"tea-{user % 10}", "purchase", at.isoformat(), 3.0))
-    columns = ["user_id", "item_id", "event", "timestamp", "price"]
-    file = folder.parent / "more.csv"
-    pl.DataFrame(rows, schema=columns, orient="row").write_csv(file)
+                lines.append(f"p{user},tea-{user % 10},purchase,{at.isoformat()},3.0")
     with Workspace.open(folder) as shop:
-        load_file(shop, file, "events")
+        load_lines(shop, "events", lines)
 
 
-def test_a_persons_page_says_what_they_will_do(folder: Path) -> None:
+def test_a_persons_page_says_what_they_will_do(client: TestClient, folder: Path) -> None:
     load_more_people(folder)
-    with serving(folder) as client:
-        check_predictions(client, folder)
-
-
-def check_predictions(client: TestClient, folder: Path) -> None:
     address = find_person(client, "p2")
     page = assert_harmless(client.get(address).text)
     assert "No predictions yet" in page.text and "of 100" not in page.text.split("will likely do")[1][:100]
@@ -339,10 +313,8 @@ def check_predictions(client: TestClient, folder: Path) -> None:
 
 
 def test_predictions_are_ordered_by_who_may_and_told_when_impossible(folder: Path) -> None:
-    with Workspace.open(folder) as shop:
-        _, key = create_key(shop, "Ann", [Scope.CONSOLE])
     with serving(folder) as client:
-        assert send(client, "/sign-in", key=key).status_code == 303
+        assert send(client, "/sign-in", key=make_key(folder, Scope.CONSOLE)).status_code == 303
         name = find_person(client)
         assert "Your key lacks the scope marketing" in Page(client.get(name).text).text
         assert send(client, f"{name}/predictions").status_code == 403
@@ -384,7 +356,7 @@ def test_the_shops_own_id_stays_out_of_addresses_and_logs(
 
 
 def test_the_id_is_told_only_to_the_session_that_typed_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, key = with_key(folder, Scope.CONSOLE)
+    key = make_key(folder, Scope.CONSOLE)
     with serving(folder) as client:
         send(client, "/sign-in", key=key)
         answer = send(client, "/people/search", user_id=SHOP_ID)
@@ -484,10 +456,9 @@ def test_a_person_is_exported_and_erased(client: TestClient, folder: Path) -> No
     assert '"act": "erase"' in acts and "u1_" not in acts
 
 
-def test_a_stranger_of_another_shop(trained: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_stranger_of_another_shop(folder: Path, tmp_path: Path) -> None:
     with Workspace.create(tmp_path / "other", consent_default=True, encoder="toy") as shop:
-        (tmp_path / "e.csv").write_text("user_id,item_id,timestamp\nann,mug,2025-03-01T10:00:00Z\n")
-        load_file(shop, tmp_path / "e.csv", "events")
+        load_lines(shop, "events", ["user_id,item_id,timestamp", "ann,mug,2025-03-01T10:00:00Z"])
         ann = shop.pseudonymiser().one("ann")
     with serving(folder, tmp_path / "other") as client:
         assert client.get(f"/people/{ann}").status_code == 404
@@ -496,29 +467,21 @@ def test_a_stranger_of_another_shop(trained: Path, folder: Path, tmp_path: Path)
         assert send(client, "/shop", shop="nowhere").status_code == 404
         assert send(client, "/shop", shop="other").status_code == 303
         assert client.get(f"/people/{ann}").status_code == 200
-        assert client.get(find_person_address(trained)).status_code == 404
-
-
-def find_person_address(folder: Path) -> str:
-    with Workspace.open(folder) as shop:
-        return f"/people/{shop.pseudonymiser().one(SHOP_ID)}"
-
-
-def with_key(folder: Path, *scopes: Scope, name: str = "Anna") -> tuple[str, str]:
-    """Id and text of a new key."""
-    with Workspace.open(folder) as shop:
-        key, text = create_key(shop, name, scopes)
-    return key.key_id, text
+        with Workspace.open(folder) as shop:
+            assert client.get(f"/people/{shop.pseudonymiser().one(SHOP_ID)}").status_code == 404
 
 
 def test_with_keys_everybody_signs_in(folder: Path) -> None:
-    key_id, text = with_key(folder, Scope.CONSOLE)
-    _, without_scope = with_key(folder, Scope.RECOMMEND)
+    with serving(folder, loopback_only=False) as client:  # others reach it: never open, with keys or without
+        assert client.get("/", follow_redirects=False).status_code == 303
+    text, without_scope = make_key(folder, Scope.CONSOLE), make_key(folder, Scope.RECOMMEND)
     with serving(folder) as client:
         for path in ("/", "/people", "/settings", "/nothing"):
             answer = client.get(path, follow_redirects=False)
             assert answer.status_code == 303 and answer.headers["location"].startswith("/sign-in?after=/")
-        assert client.get("/sign-in").status_code == 200 and client.get("/static/console.css").status_code == 200
+        page = client.get("/sign-in").text
+        assert "Type the key" in page and "oidc" not in page  # no directory is set
+        assert client.get("/static/console.css").status_code == 200
         assert send(client, "/sign-in", key="rk_wrong").status_code == 401
         assert send(client, "/sign-in", key=without_scope).status_code == 403
         answer = send(client, "/sign-in", key=f" {text} ", after="/people")
@@ -533,12 +496,12 @@ def test_with_keys_everybody_signs_in(folder: Path) -> None:
         send(client, "/sign-in", key=text)
         assert client.get("/people", follow_redirects=False).status_code == 200
         with Workspace.open(folder) as shop:
-            revoke_key(shop, key_id)
+            revoke_key(shop, text.split("_")[1])
         assert client.get("/people", follow_redirects=False).status_code == 303
 
 
 def test_a_cookie_is_secure_over_https(folder: Path) -> None:
-    _, text = with_key(folder, Scope.CONSOLE)
+    text = make_key(folder, Scope.CONSOLE)
     with serving(folder, base="https://localhost") as client:
         answer = send(client, "/sign-in", key=text)
         cookies = answer.headers.get_list("set-cookie")
@@ -554,7 +517,7 @@ def test_a_cookie_is_secure_over_https(folder: Path) -> None:
 
 
 def test_a_session_cannot_be_made_or_changed(folder: Path, tmp_path: Path) -> None:
-    key_id, _ = with_key(folder, Scope.CONSOLE)
+    key_id = make_key(folder, Scope.CONSOLE).split("_")[1]
     with Workspace.open(folder) as shop, Workspace.create(tmp_path / "other", encoder="toy") as other:
         key = key_in_force(shop, key_id)
         session, token = begin_session(shop, key_id=key_id)
@@ -583,9 +546,9 @@ def test_a_session_cannot_be_made_or_changed(folder: Path, tmp_path: Path) -> No
 
 
 def test_a_key_does_what_its_scopes_say(folder: Path) -> None:
-    _, text = with_key(folder, Scope.CONSOLE)
-    address = find_person_address(folder)
+    text = make_key(folder, Scope.CONSOLE)
     with Workspace.open(folder) as shop:
+        address = f"/people/{shop.pseudonymiser().one(SHOP_ID)}"
         version = versions(shop.models_dir)[0].version
     with serving(folder) as client:
         send(client, "/sign-in", key=text)
@@ -605,13 +568,8 @@ def test_a_key_does_what_its_scopes_say(folder: Path) -> None:
         assert client.get("/data/quarantine/events-x").status_code == 403
 
 
-def test_a_service_for_others_is_never_open(folder: Path) -> None:
-    with serving(folder, loopback_only=False) as client:
-        assert client.get("/", follow_redirects=False).status_code == 303
-
-
 def test_a_broken_shop_keeps_nobody_from_another(folder: Path, tmp_path: Path) -> None:
-    _, text = with_key(folder, Scope.CONSOLE)
+    text = make_key(folder, Scope.CONSOLE)
     with Workspace.create(tmp_path / "broken", encoder="toy"):
         pass
     (tmp_path / "broken" / "store.sqlite").write_bytes(b"no database" * 100)
@@ -662,12 +620,11 @@ def test_a_file_goes_in_by_forms_alone(client: TestClient, folder: Path) -> None
     assert '<option value="Kunde" selected' in missing.text  # what was chosen is kept
     checked = send(client, f"{path}/load", table="events", act="check", tz="UTC", **COLUMNS)
     assert "Checked; nothing was written" in finished(client, checked.headers["location"]).text
-    with Workspace.open(folder) as shop, shop.store().read() as reader:
-        before = reader.counts()["events"]
+    before = counts(folder)["events"]
     loaded = send(client, f"{path}/load", table="events", act="load", tz="UTC", **COLUMNS)
     assert "Rows read3" in finished(client, loaded.headers["location"]).text.replace("\n", "")
+    assert counts(folder)["events"] == before + 3
     with Workspace.open(folder) as shop, shop.store().read() as reader:
-        assert reader.counts()["events"] == before + 3
         assert reader.loads(1).row(0, named=True)["source"] == "orders.csv"
     assert not list((folder / UPLOADS).iterdir())
     assert client.get(path).status_code == 404
@@ -722,9 +679,7 @@ def test_a_row_that_was_set_aside_has_a_column_for_each_field(client: TestClient
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(folder: Path) -> None:
-    (folder / "workspace.toml").write_text(
-        (folder / "workspace.toml").read_text("utf-8") + "\n[console]\nmax_upload_mib = 0.5\n", "utf-8"
-    )
+    add_settings(folder, "[console]\nmax_upload_mib = 0.5")
     with serving(folder) as client:
         files = {"file": ("big.csv", b"a" * 2_000_000, "text/csv")}
         answer = client.post("/data/upload", files=files)
@@ -741,8 +696,6 @@ def test_an_upload_that_breaks_off_leaves_nothing(folder: Path) -> None:
         with pytest.raises(OSError, match="went away"):
             receive_upload(shop, Broken(), "../../etc/pass wd.csv")  # type: ignore[arg-type]
         assert not list((folder / UPLOADS).glob("*"))
-        import os
-
         file = receive_upload(shop, io.BytesIO(b"user_id\nann\n"), "../../etc/pass wd.csv")
         assert file.name == "pass_wd.csv" and file.path.parent.parent == folder / UPLOADS
         assert file.path.stat().st_mode & 0o077 == 0
@@ -759,17 +712,14 @@ def test_an_upload_that_breaks_off_leaves_nothing(folder: Path) -> None:
 def test_a_cancelled_load_keeps_nothing(client: TestClient, folder: Path) -> None:
     rows = "".join(f"c{n},tea-{n % 10},2025-05-01 10:{n % 60:02},1\n" for n in range(50_000))
     path = upload(client, "Kunde,Artikel,Datum,Menge\n" + rows).split("?")[0]
-    with Workspace.open(folder) as shop, shop.store().read() as reader:
-        before = reader.counts()["events"]
+    before = counts(folder)["events"]
     started = send(client, f"{path}/load", table="events", act="load", tz="UTC", **COLUMNS).headers["location"]
     second = send(client, f"{path}/load", table="events", act="load", tz="UTC", **COLUMNS)
     cancelled = send(client, f"{started}/cancel")
     assert cancelled.status_code == 303
     page = finished(client, started)
     assert "Cancelled" in page.text or "Loaded" in page.text  # it may have been done already
-    with Workspace.open(folder) as shop, shop.store().read() as reader:
-        assert reader.counts()["events"] in (before, before + 50_000)
-        assert (reader.counts()["events"] == before) == ("Cancelled" in page.text)
+    assert counts(folder)["events"] == before + (0 if "Cancelled" in page.text else 50_000)
     assert second.status_code in (422, 303, 404)
 
 
@@ -825,18 +775,13 @@ def test_what_the_gate_refused_serves_only_after_a_further_tick(client: TestClie
     )  # fmt: skip
     models_dir = folder / "models"
     now_serving = current(models_dir)
-    lineage = Lineage(
-        origin=Origin.RETRAINED, parent=now_serving, data_hash="x", people=1, items=1, events=1,
-        trained_from="2025-01-01T00:00:00+00:00", trained_until="2025-05-01T00:00:00+00:00", gate=gate,
-    )  # fmt: skip
-    source = models_dir / "versions" / str(now_serving)
+    refused_by = lineage(now_serving).model_copy(update={"gate": gate})
 
     def write(draft: Path) -> None:
-        for file in source.iterdir():
-            if file.name != "manifest.json":
-                shutil.copy(file, draft)
+        source, without = models_dir / "versions" / str(now_serving), shutil.ignore_patterns("manifest.json")
+        shutil.copytree(source, draft, ignore=without, dirs_exist_ok=True)
 
-    refused = publish(models_dir, write, lineage=lineage)
+    refused = publish(models_dir, write, lineage=refused_by)
     page = Page(client.get("/models").text).text
     assert "refused by the gate" in page and "it is worse, its lists show much less of the catalogue" in page
     assert "-0.1000-0.1500 – -0.0500" in page and current(models_dir) == now_serving
@@ -947,11 +892,10 @@ def test_pictures_of_products_come_from_a_folder_and_are_drawn_anew(folder: Path
     Image.new("RGB", (30, 30), "blue").save(folder / "images" / "cup one.jpg")
     (folder / "images" / "tea-3.png").write_text("<script>alert(1)</script>")
     (folder / "images" / "tea-4.png").symlink_to(folder / "images" / "tea-1.png")
-    rows = "tea-2,Tea,food > tea,https://a.example/a/cup%20one.jpg?v=2\ntea-5,Tea,food > tea,../workspace.toml\n"
-    rows += "tools-3,Saw,tools,https://[x/a.png\n"
-    (folder.parent / "more.csv").write_text("item_id,title,category,image\n" + rows)
+    rows = ["tea-2,Tea,food > tea,https://a.example/a/cup%20one.jpg?v=2", "tea-5,Tea,food > tea,../workspace.toml"]
+    rows.append("tools-3,Saw,tools,https://[x/a.png")
     with Workspace.open(folder) as shop:
-        load_file(shop, folder.parent / "more.csv", "items")
+        load_lines(shop, "items", ["item_id,title,category,image", *rows])
         assert "cup" not in item_texts(shop.gate().catalogue(["tea-2"]))[0]
     with serving(folder) as client:
         for name, size in (("tea-1", (480, 160)), ("tea-2", (30, 30))):
@@ -1004,8 +948,6 @@ def test_an_empty_shop_says_what_to_do(tmp_path: Path) -> None:
 def test_a_failure_says_what_to_do_and_nothing_of_this_machine(
     looking: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from recllm.doors.console import models
-
     def fail(_: object) -> None:
         raise RuntimeError("secret of this machine")
 
@@ -1041,4 +983,4 @@ def test_templates_escape_whatever_they_are_given() -> None:
 def test_the_navigation_is_the_list_of_sections(looking: TestClient) -> None:
     links = [a["href"] for a in Page(looking.get("/people").text).of("a") if a.get("aria-current") == "page"]
     assert links == ["/people"]
-    assert console_app.SECTIONS[0].path == "/"
+    assert SECTIONS[0].path == "/"

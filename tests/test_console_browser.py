@@ -5,22 +5,17 @@ chromium chromium-driver`); skips without, and `RECLLM_TEST_BROWSER=required` ma
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from console_world import SHOP_ID
+from service_world import app_of, listening
 from waiting import until
-
-from recllm.base.service_settings import ServiceSettings
-from recllm.doors.console.app import mount_console
-from recllm.doors.service.app import create_app
-from recllm.doors.service.live import LiveShop
-from recllm.shop.workspace.workspace import Workspace
 
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 PAGES = ("/", "/people", "/items", "/items/item/tea-1", "/items/item/bad-37", "/models", "/data")
@@ -41,21 +36,11 @@ def driver(browser: Any) -> Any:
 @pytest.fixture(scope="module")
 def address(console_shop: Path, tmp_path_factory: pytest.TempPathFactory, driver: Any) -> Iterator[str]:
     """Where the console of the small shop answers."""
-    import uvicorn
-
-    folder = shutil.copytree(console_shop, tmp_path_factory.mktemp("browser") / "shop")
-    shop = LiveShop(Workspace.open(folder), "shop")
-    app = create_app([shop], ServiceSettings())
-    mount_console(app)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    until(lambda: shop.ready)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(30)
+    folder = Path(shutil.copytree(console_shop, tmp_path_factory.mktemp("browser") / "shop"))
+    with listening(app_of(folder, console=True)) as (host, port):
+        address = f"http://{host}:{port}"
+        until(lambda: httpx2.get(f"{address}/readyz", trust_env=False).status_code == 200)
+        yield address
 
 
 def resize(driver: Any, width: int, *, dark: bool = False) -> None:
@@ -104,6 +89,16 @@ def errors(driver: Any) -> list[str]:
     ]
 
 
+def all_faults(driver: Any) -> list[str]:
+    """Of the page, with everything opened, its width too."""
+    for details in driver.find_elements("css selector", "main details"):
+        driver.execute_script("arguments[0].open = true", details)
+    until(lambda: not driver.find_elements("css selector", ".htmx-request"))
+    overflow = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+    wide = [f"{overflow} px wider than the window"] if overflow > 0 else []
+    return [*map(str, faults(driver)), *map(str, errors(driver)), *wide]
+
+
 @pytest.mark.parametrize(("width", "language"), ROOM)
 def test_every_page_is_for_everybody(driver: Any, address: str, width: int, language: str) -> None:
     resize(driver, width, dark=language == "zh")
@@ -116,15 +111,8 @@ def test_every_page_is_for_everybody(driver: Any, address: str, width: int, lang
             open_person(driver, address)
         else:
             driver.get(address + path)
-        for details in driver.find_elements("css selector", "main details"):
-            driver.execute_script("arguments[0].open = true", details)
-        found_faults = faults(driver) + errors(driver)
-        overflow = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
-        if overflow > 0:
-            found_faults.append(f"{overflow} px wider than the window")
-        if found_faults:
-            problems[path] = found_faults
-    assert not problems
+        problems[path] = all_faults(driver)
+    assert not {path: found for path, found in problems.items() if found}
 
 
 def test_scripts_make_what_if_smoother(driver: Any, address: str) -> None:

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ import polars as pl
 import pytest
 from console_world import SHOP_ID, Page, press
 from fastapi.testclient import TestClient
-from test_console import assert_harmless, copy_shop, find_person, send, serving
+from test_console import assert_harmless, find_person, send, serving
 from waiting import until
 
 from recllm.base.stats.intervals import expected_hits, smallest_difference
@@ -56,13 +57,7 @@ TEAS = "tea-1\ntea-2\ntea-3"
 
 @pytest.fixture
 def folder(console_shop: Path, tmp_path: Path) -> Path:
-    return copy_shop(console_shop, tmp_path / "shop")
-
-
-@pytest.fixture
-def client(folder: Path) -> Iterator[TestClient]:
-    with serving(folder) as client:
-        yield client
+    return Path(shutil.copytree(console_shop, tmp_path / "shop"))
 
 
 def drafted(client: TestClient, **typed: Any) -> None:
@@ -249,9 +244,7 @@ def test_what_is_wrong_is_said_at_its_field_in_the_shops_words(
         button, typed
     )
     for language, sentences in (("en", english), ("zh", chinese)):
-        looking.cookies.set("recllm-language", language)
-        answer = looking.post(address, data=data)
-        looking.cookies.delete("recllm-language")
+        answer = looking.post(address, data=data, headers={"cookie": f"recllm-language={language}"})
         page = assert_harmless(answer.text)
         words = " ".join(page.text.split())
         assert answer.status_code == 422 and ("aria-invalid" in answer.text or 'class="pad err"' in answer.text), words
@@ -322,10 +315,8 @@ def test_messages_are_checked_filtered_changed_and_taken_back(client: TestClient
     bad = {part: "Green tea 1 for 0.01 EUR, the best tea in the world", "Your name": "Ann"}
     checked = press(client, f"{ADDRESS}/messages", "Only check", bad)
     assert checked.status_code == 200 and '<mark class="bad">' in checked.text and "Not saved yet" in checked.text
-    client.cookies.set("recllm-language", "zh")
     address, data = page.filled("Only check", bad)
-    chinese = client.post(address, data=data)
-    client.cookies.delete("recllm-language")
+    chinese = client.post(address, data=data, headers={"cookie": "recllm-language=zh"})
     assert "每个数字都须出自商品资料" in chinese.text and "没有证明就不作宣称" in chinese.text
     assert Page(client.get(f"{ADDRESS}/messages").text).value("Your name") == "Ann"  # typed once
     saved = press(client, f"{ADDRESS}/messages", "Check and save", bad)
@@ -410,12 +401,10 @@ def test_pages_speak_as_a_marketer_does(looking: TestClient) -> None:
     make_once(looking)
     until(lambda: "being counted" not in looking.get("/").text)
     for language, words_of in (("en", MARKETERS_WORDS), ("zh", MARKETERS_WORDS_ZH)):
-        looking.cookies.set("recllm-language", language)
         for path, words in words_of.items():
-            shown = Page(looking.get(path).text).text
+            shown = Page(looking.get(path, headers={"cookie": f"recllm-language={language}"}).text).text
             missing = [word for word in words if word not in shown]
             assert not missing, (path, missing)
-        looking.cookies.delete("recllm-language")
     person = Page(looking.get(find_person(looking)).text).text
     for word in ("Withdraw consent", "Restrict processing", "No predictions yet"):
         assert word in person
@@ -442,7 +431,7 @@ def test_an_experiment_stops_only_when_confirmed(client: TestClient, folder: Pat
 
 @pytest.fixture(scope="module")
 def looking(console_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    with serving(copy_shop(console_shop, tmp_path_factory.mktemp("campaigns") / "shop")) as client:
+    with serving(Path(shutil.copytree(console_shop, tmp_path_factory.mktemp("campaigns") / "shop"))) as client:
         yield client
 
 

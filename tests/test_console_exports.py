@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from exports import Export, first_export
 from fastapi.testclient import TestClient
-from service_world import serving
+from service_world import counts, serving
 from waiting import until
 
 from recllm.base.errors import IngestError
@@ -29,12 +29,6 @@ def make_shop(folder: Path) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return make_shop(tmp_path / "shop")
-
-
-@pytest.fixture
-def client(folder: Path) -> Iterator[TestClient]:
-    with serving(folder, console=True) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +69,7 @@ def account(client: TestClient, answer: Any) -> str:
 
 
 def stored(folder: Path) -> dict[str, int]:
-    with Workspace.open(folder) as shop, shop.store().read() as reader:
-        counts = reader.counts()
-        return {"events": counts["events"], "consent": counts["consent"], "users": counts["users"]}
+    return {name: n for name, n in counts(folder).items() if name in ("events", "consent", "users")}
 
 
 def refusers(folder: Path, purpose: str) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,6 @@ from recllm.shop.store.connections import writing
 from recllm.shop.workspace.audit import AuditAction, read_audit
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
-
-
-@pytest.fixture
-def client(folder: Path) -> Iterator[TestClient]:
-    with serving(folder, console=True) as client:
-        yield client
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -7,34 +7,31 @@ import logging
 import os
 import re
 import tarfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from service_world import HERE
+from service_world import HERE, app_of, listening, make_key
+from shop_world import add_settings
 from test_console_browser import driver, errors, faults, find, resize, text_of  # noqa: F401
 from test_oidc import is_in, serving
 from waiting import until
 
 from recllm.base.errors import StoreError
-from recllm.base.service_settings import ServiceSettings
 from recllm.doors.console import sign_in as sign_in_module
-from recllm.doors.console.app import WAITING_HEADER, mount_console
+from recllm.doors.console.app import WAITING_HEADER
 from recllm.doors.console.memory import MAX_TYPED, TYPED_SECONDS, RecentEntries
 from recllm.doors.console.pages import HISTORY_FILE
 from recllm.doors.console.session import FRESH_SECONDS, session_cookie
 from recllm.doors.privacy.backup import back_up
 from recllm.doors.privacy.erasure import apply_retention
-from recllm.doors.service.app import create_app
-from recllm.doors.service.live import LiveShop
 from recllm.shop.workspace.audit import AuditAction, read_audit
 from recllm.shop.workspace.console_sessions import begin_session, end_session, list_sessions
-from recllm.shop.workspace.keys import Scope, create_key
+from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import Workspace
 
 SESSIONS = "console-sessions"
@@ -45,11 +42,6 @@ def folder(tmp_path: Path) -> Path:
     """A shop without data."""
     Workspace.create(tmp_path / "shop", encoder="toy").close()
     return tmp_path / "shop"
-
-
-def make_key(folder: Path, name: str = "Anna", *scopes: Scope) -> str:
-    with Workspace.open(folder) as shop:
-        return create_key(shop, name, [Scope.CONSOLE, *scopes])[1]
 
 
 def sign_in(client: TestClient, key: str, **fields: str) -> Any:
@@ -89,7 +81,7 @@ def leave_unused(path: Path, seconds: float) -> None:
 
 def test_a_copied_cookie_is_of_no_use_after_signing_out(folder: Path) -> None:
     """Nor at another process of the service, which shares the workspace's folder and nothing else."""
-    key = make_key(folder)
+    key = make_key(folder, Scope.CONSOLE)
     with serving(folder) as here, serving(folder) as there:
         sign_in(here, key)
         there.cookies.update(here.cookies)
@@ -100,7 +92,7 @@ def test_a_copied_cookie_is_of_no_use_after_signing_out(folder: Path) -> None:
 
 
 def test_signing_in_anew_ends_the_session_before(folder: Path) -> None:
-    anna, bert = make_key(folder), make_key(folder, "Bert")
+    anna, bert = make_key(folder, Scope.CONSOLE), make_key(folder, Scope.CONSOLE, name="Bert")
     with browsers(folder, anna) as (client,):
         for key in (anna, bert):
             (before,), token = files_of(folder), client.cookies[session_cookie(folder.name)]
@@ -115,9 +107,8 @@ def test_signing_in_anew_ends_the_session_before(folder: Path) -> None:
 
 
 def test_a_session_ends_when_nothing_is_done(folder: Path) -> None:
-    with (folder / "workspace.toml").open("a", encoding="utf-8") as file:
-        file.write("\n[console]\nidle_minutes = 20\n")
-    with browsers(folder, make_key(folder)) as (client,):
+    add_settings(folder, "[console]\nidle_minutes = 20")
+    with browsers(folder, make_key(folder, Scope.CONSOLE)) as (client,):
         (path,) = files_of(folder)
         leave_unused(path, 19 * 60)
         assert is_in(client) and time.time() - path.stat().st_mtime < 60  # that was a use
@@ -130,7 +121,7 @@ def test_a_session_ends_when_nothing_is_done(folder: Path) -> None:
 
 
 def test_a_session_ends_at_its_time_whatever_is_done(folder: Path) -> None:
-    with browsers(folder, make_key(folder)) as (client,):
+    with browsers(folder, make_key(folder, Scope.CONSOLE)) as (client,):
         (path,) = files_of(folder)
         content = json.loads(path.read_bytes())
         assert content["end"] - content["begun_at"] == 12 * 3_600
@@ -148,7 +139,9 @@ def end(client: TestClient, way: str) -> int:
 
 
 def test_people_see_their_sessions_and_end_them(folder: Path) -> None:
-    anna, bert, chief = make_key(folder), make_key(folder, "Bert"), make_key(folder, "Chief", Scope.ADMIN)
+    anna = make_key(folder, Scope.CONSOLE)
+    bert = make_key(folder, Scope.CONSOLE, name="Bert")
+    chief = make_key(folder, Scope.CONSOLE, Scope.ADMIN, name="Chief")
     with browsers(folder, anna, anna, anna, bert, chief) as (first, second, third, of_bert, of_chief):
         rows = first.get("/settings", params={"csv": "sessions"}).text.splitlines()
         assert len(rows) == 1 + 3 and all(row.startswith("Anna,key,") for row in rows[1:])
@@ -173,7 +166,7 @@ def test_people_see_their_sessions_and_end_them(folder: Path) -> None:
 
 
 def test_sessions_are_ended_by_who_has_just_signed_in(folder: Path) -> None:
-    anna = make_key(folder)
+    anna = make_key(folder, Scope.CONSOLE)
     with browsers(folder, anna, anna) as (first, second):
         (way,) = ends_of(first)
         for path in files_of(folder):
@@ -189,7 +182,7 @@ def test_sessions_are_ended_by_who_has_just_signed_in(folder: Path) -> None:
 
 
 def test_what_is_kept_of_a_session_opens_nothing(folder: Path) -> None:
-    key = make_key(folder)
+    key = make_key(folder, Scope.CONSOLE)
     with browsers(folder, key) as (client,):
         token = client.cookies[session_cookie(folder.name)]
         (path,) = files_of(folder)
@@ -256,7 +249,7 @@ def test_what_somebody_typed_is_in_memory_for_an_hour(monkeypatch: pytest.Monkey
 
 
 def test_a_browser_is_told_to_forget(folder: Path) -> None:
-    with browsers(folder, make_key(folder)) as (client,):
+    with browsers(folder, make_key(folder, Scope.CONSOLE)) as (client,):
         page = client.get("/settings")
         assert page.headers["cache-control"] == "no-store"
         assert '<noscript><meta http-equiv="refresh" content="3600; url=/sign-in"></noscript>' in page.text
@@ -271,18 +264,10 @@ def test_a_browser_is_told_to_forget(folder: Path) -> None:
 
 def test_an_open_page_is_taken_away(driver: Any, folder: Path) -> None:  # noqa: F811
     """Where somebody signs out in another tab, and where nothing is done, each without asking the server."""
-    import uvicorn
-
-    with (folder / "workspace.toml").open("a", encoding="utf-8") as file:
-        file.write("\n[console]\nsign_ins_per_minute = 100\nidle_minutes = 10\n")
-    key = make_key(folder)
-    app = create_app([LiveShop(Workspace.open(folder), "shop")], ServiceSettings())
-    mount_console(app)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until(lambda: server.started)
-    address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    add_settings(folder, "[console]\nsign_ins_per_minute = 100\nidle_minutes = 10")
+    key = make_key(folder, Scope.CONSOLE)
+    stack = ExitStack()
+    address = "http://{}:{}".format(*stack.enter_context(listening(app_of(folder, console=True))))
 
     def enter() -> None:
         driver.get(f"{address}/sign-in?after=/settings")
@@ -320,17 +305,14 @@ def test_an_open_page_is_taken_away(driver: Any, folder: Path) -> None:  # noqa:
                 driver.switch_to.window(handle)
                 driver.close()
         driver.switch_to.window(first)
-        server.should_exit = True
-        thread.join(30)
+        stack.close()
 
 
 def test_every_try_to_sign_in_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    with (folder / "workspace.toml").open("a", encoding="utf-8") as file:
-        file.write("\n[console]\nsign_ins_per_minute = 3\n")
-    good = make_key(folder)
-    with Workspace.open(folder) as shop:
-        key, lacking = create_key(shop, "web", [Scope.RECOMMEND])
+    add_settings(folder, "[console]\nsign_ins_per_minute = 3")
+    good = make_key(folder, Scope.CONSOLE)
+    lacking = make_key(folder, Scope.RECOMMEND, name="web")
     with serving(folder) as client:
         statuses = [sign_in(client, text).status_code for text in ("rk_wrong", lacking, good, good)]
     assert statuses == [401, 403, 303, 429]
@@ -339,7 +321,7 @@ def test_every_try_to_sign_in_is_logged(folder: Path, caplog: pytest.LogCaptureF
     wrong, refused, done, too_many = (line.getMessage() for line in lines)
     assert "through a key: it is not the key of any shop here" in wrong and "lacks the scope console" in refused
     assert done == "sign-in through a key: succeeded" and "more tries than" in too_many
-    assert vars(lines[1])["key"] == key.key_id and vars(lines[2])["shop"] == "shop"
+    assert vars(lines[1])["key"] == lacking.split("_")[1] and vars(lines[2])["shop"] == "shop"
     assert all(vars(line)["request_id"] for line in lines) and vars(lines[0])["address"] == "testclient"
     logged = "".join(f"{line.getMessage()}{vars(line)}" for line in caplog.records)
     for secret in (text[-32:] for text in (good, lacking)):
@@ -354,7 +336,7 @@ def test_many_failures_fill_no_log(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recllm.doors.console.app.FAILURES_A_MINUTE", 2)
-    key = make_key(folder)
+    key = make_key(folder, Scope.CONSOLE)
     with serving(folder) as client:
         for _ in range(4):
             assert sign_in(client, "rk_wrong").status_code == 401

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import resources
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,11 +41,10 @@ LINE: dict[str, Any] = {
     "evidence": {},
 }
 OFFER = {"type": "percent", "value": 20, "start": "2025-11-01T00:00:00Z", "end": "2025-11-12T00:00:00Z"}
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[int, str, str]]) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Command:
     monkeypatch.chdir(tmp_path)
 
     def call(*lines: dict[str, Any] | str, options: tuple[str, ...] = ("--json",)) -> tuple[int, str, str]:
@@ -58,7 +55,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., 
     return call
 
 
-def test_what_passes_ends_with_0(run: Run) -> None:
+def test_what_passes_ends_with_0(run: Command) -> None:
     code, out, _ = run(LINE, "", {**LINE, "id": "b"})
     assert code == 0
     passes = {"verdict": "pass", "verified": True, "failures": [], "warnings": [], "ungrounded": []}
@@ -67,14 +64,14 @@ def test_what_passes_ends_with_0(run: Run) -> None:
     assert json.loads(out) == {**counts, "results": results, "unreadable": []}
 
 
-def test_the_guides_example_passes_as_printed(run: Run) -> None:
+def test_the_guides_example_passes_as_printed(run: Command) -> None:
     guide = (resources.files("recllm") / "guide" / "ad-text.md").read_text(encoding="utf-8")
     example = next(block for block in re.findall(r"```json\n(.*?)```", guide, re.DOTALL) if '"evidence"' in block)
     code, out, _ = run(json.loads(example))
     assert code == 0 and json.loads(out)["passed"] == 1
 
 
-def test_what_fails_ends_with_2_and_says_where(run: Run) -> None:
+def test_what_fails_ends_with_2_and_says_where(run: Command) -> None:
     code, out, _ = run(LINE, {**LINE, "id": "b", "text": "Honey sandwich buns, $1.99."})
     found = json.loads(out)
     assert (code, found["checked"], found["passed"]) == (2, 2, 1)
@@ -85,7 +82,7 @@ def test_what_fails_ends_with_2_and_says_where(run: Run) -> None:
     assert (found["results"][1]["verdict"], found["blocked"], found["held"]) == ("blocked", 1, 0)
 
 
-def test_warnings_hold_a_text_for_a_person_and_without_packs_all_apply(run: Run) -> None:
+def test_warnings_hold_a_text_for_a_person_and_without_packs_all_apply(run: Command) -> None:
     launched = {**LINE, "text": "Just launched: honey sandwich buns."}
     without = {name: value for name, value in launched.items() if name != "packs"} | {"id": "b"}
     code, out, _ = run(launched, without, {**launched, "id": "c", "packs": []})
@@ -96,13 +93,13 @@ def test_warnings_hold_a_text_for_a_person_and_without_packs_all_apply(run: Run)
     assert second["warnings"] and not third["warnings"]
 
 
-def test_an_offer_is_judged_by_its_moment(run: Run) -> None:
+def test_an_offer_is_judged_by_its_moment(run: Command) -> None:
     line = {**LINE, "text": "Honey sandwich buns, 20% off.", "offer": OFFER, "evidence": {"lowest_30d": "$2.49"}}
     for at, code in (("2025-11-05T00:00:00Z", 0), ("2025-10-31T23:59:59Z", 2), ("2025-11-12T00:00:00Z", 2)):
         assert run(line, options=("--json", "--at", at))[0] == code
 
 
-def test_chinese(run: Run) -> None:
+def test_chinese(run: Command) -> None:
     tea = {"title": "龙井绿茶", "brand": "山里人", "category": ["茶叶"], "price": "168", "currency": "CNY"}
     line = {"id": "z", "channel": "wechat", "locale": "zh", "item": tea, "packs": ["cn"]}
     assert run({**line, "text": "山里人龙井绿茶，168元。"})[0] == 0
@@ -137,7 +134,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_a_bad_line_is_named_and_the_others_are_judged(run: Run) -> None:
+def test_a_bad_line_is_named_and_the_others_are_judged(run: Command) -> None:
     lines = [
         LINE,
         *({**LINE, "id": f"bad{n}", **change} for n, (change, _) in enumerate(BAD_VALUES)),
@@ -153,7 +150,7 @@ def test_a_bad_line_is_named_and_the_others_are_judged(run: Run) -> None:
         assert f"texts.jsonl, line {line['line_no']}: {line['message']}" in err
 
 
-def test_a_line_that_is_no_object(run: Run) -> None:
+def test_a_line_that_is_no_object(run: Command) -> None:
     faults = {"{": "not JSON", "[]": "one JSON object", "[" * 100_000: "deep", json.dumps(LINE): "occurs twice"}
     code, out, err = run(LINE, *faults)
     document = json.loads(out)
@@ -182,7 +179,7 @@ def test_whatever_a_field_holds_is_a_submission_or_one_error(field: tuple[str, .
         assert error.exit_code == 2
 
 
-def test_a_wrong_moment(run: Run) -> None:
+def test_a_wrong_moment(run: Command) -> None:
     code, _, err = run(LINE, options=("--at", "noon"))
     assert (code, "--at is a time" in err) == (2, True)
     assert "no time zone" in run(LINE, options=("--at", "2025-11-05T00:00:00"))[2]
@@ -196,7 +193,7 @@ def test_a_file_of_another_encoding(tmp_path: Path) -> None:
     assert isinstance(submission, Submission) and submission.id == "a"
 
 
-def test_a_file_without_a_readable_line(run: Run) -> None:
+def test_a_file_without_a_readable_line(run: Command) -> None:
     code, out, err = run("", "  ")
     assert (code, out) == (3, "") and "no text to check" in err
     code, out, _ = run("{", "[]")
@@ -204,7 +201,7 @@ def test_a_file_without_a_readable_line(run: Run) -> None:
     assert (code, document["checked"], [line["line_no"] for line in document["unreadable"]]) == (2, 0, [1, 2])
 
 
-def test_own_packs_and_voice(run: Run, tmp_path: Path) -> None:
+def test_own_packs_and_voice(run: Command, tmp_path: Path) -> None:
     (tmp_path / "voice.toml").write_text('banned = ["sandwich*"]\nexclamation = false\n')
     code, out, _ = run(LINE, options=("--json", "--voice", "voice.toml"))
     assert (code, json.loads(out)["results"][0]["failures"][0]["guarantee"]) == (2, "G14")
@@ -212,18 +209,11 @@ def test_own_packs_and_voice(run: Run, tmp_path: Path) -> None:
     assert "own.toml" in run(LINE, options=("--pack", "own.toml"))[2]
 
 
-def test_people_read_lines(run: Run) -> None:
+def test_people_read_lines(run: Command) -> None:
     code, out, err = run(LINE, {**LINE, "id": "b", "text": "Buns, $9."}, options=())
     assert code == 2
     assert out.splitlines()[:2] == ["a: passes", "b: BLOCKED"]
     assert "1 of 2 texts pass; 0 held for a person, 1 blocked, 0 lines unreadable" in err
-
-
-def test_no_model_and_no_tables_are_loaded() -> None:
-    heavy = {"torch", "numpy", "polars", "transformers"}
-    code = f"import sys; import recllm.market.adcopy.submissions; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_the_command_line_says_that_a_text_is_held() -> None:

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 from scripted import ScriptedGenerator
+from shop_world import load_lines, loaded
 
 from recllm.base.errors import PolicyError, UsageError
 from recllm.base.schema import Generator, Purpose
 from recllm.market.adcopy.ads import may_be_modelled, write_ads
 from recllm.recommend.recommender.shop_recommender import open_recommender
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.generator.http import HttpGenerator
+from recllm.text.generator.local import LocalGenerator
 
 ITEMS = """item_id,title,category,brand,price,currency
 mug,Green tea,food > tea,Clay,7.00,USD
@@ -48,10 +49,7 @@ class Wrapper:
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Workspace]:
     tables = {"items": ITEMS, "events": EVENTS, "consent": CONSENT}
-    with Workspace.create(tmp_path / "shop", consent_default=True, currency="USD", encoder="toy") as workspace:
-        for table, text in tables.items():
-            (tmp_path / f"{table}.csv").write_text(text)
-            load_file(workspace, tmp_path / f"{table}.csv", table)
+    with Workspace.open(loaded(tmp_path, {n: t.splitlines() for n, t in tables.items()}, currency="USD")) as workspace:
         yield workspace
 
 
@@ -83,15 +81,13 @@ def test_a_generator_that_says_nothing_is_refused(shop: Workspace) -> None:
         may_be_modelled(shop.gate(), ["ann"], silent)
 
 
-def test_a_channel_asks_for_consent_too(shop: Workspace, tmp_path: Path) -> None:
-    (tmp_path / "no.csv").write_text("user_id,purpose,granted,timestamp\nbob,email,false,2025-02-01T00:00:00Z\n")
-    load_file(shop, tmp_path / "no.csv", "consent")
+def test_a_channel_asks_for_consent_too(shop: Workspace) -> None:
+    load_lines(shop, "consent", ["user_id,purpose,granted,timestamp", "bob,email,false,2025-02-01T00:00:00Z"])
     with pytest.raises(PolicyError, match="email"):
         write_ads(shop, open_recommender(shop), ["ann", "bob"], channel="email")
+    assert write_ads(shop, open_recommender(shop), ["bob"], channel="push").texts[0].verified
 
 
 def test_every_generator_states_its_purpose() -> None:
-    from recllm.text.generator.local import LocalGenerator
-
     assert HttpGenerator("http://localhost:8000/v1").purpose is Purpose.LLM_THIRD_PARTY
     assert LocalGenerator.purpose is Purpose.LLM_LOCAL

@@ -6,12 +6,12 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
 
 import pytest
+from conftest import Command
 
 from recllm.base.errors import DataError, UsageError
 from recllm.market.adcopy import lexicon
@@ -89,7 +89,7 @@ def test_a_damaged_vocabulary_is_named_and_a_bad_word_refused(tmp_path: Path) ->
         assert str(file) in str(caught.value)
 
 
-def test_one_command_lets_a_word_pass(run: Callable[..., tuple[int, str, str]]) -> None:
+def test_one_command_lets_a_word_pass(run: Command) -> None:
     item = {"title": "Sandwich buns", "description": "Glazed."}
     line = {"id": "a", "text": "Toasty sandwich buns.", "channel": "push", "locale": "en", "item": item, "packs": []}
     Path("texts.jsonl").write_text(json.dumps(line))

@@ -113,11 +113,6 @@ def test_rules_of_another_language_are_silent() -> None:
     assert not any("eco" in c.span and "UCPD" in c.message for c in reviewed(text).checks)
 
 
-def test_without_packs_no_rule_speaks() -> None:
-    checks = review("Just launched green tea.", CopyRequest(item=GREEN_TEA, channel="email", now=NOW)).checks
-    assert all(check.passed for check in checks)
-
-
 GOOD = """name = "own"
 [[rule]]
 id = "quiet"

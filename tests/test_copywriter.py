@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from text_lines import Pair, pairs, read_approved, split
 from tiny_encoders import make_causal
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaForCausalLM
 
 from recllm.base.errors import DataError, ModelError, UsageError
-from recllm.text.generator.locate import find_generator
+from recllm.learn.training.lora.copywriter import CopywriterArguments, tokens_of, tune_generator
+from recllm.text.generator.local import load_causal
+from recllm.text.generator.locate import _languages, find_generator
 
 WORDS = ("Product", ":", "Why", "soft", "buns", "mug", "for", "you", "your", "table", "Warm", "a", ".", "\n")
 LEARN = [Pair(f"[user]\nProduct: {name}", f"Warm {name} for your table.") for name in ("buns", "mug", "soft buns")] * 4
@@ -21,8 +26,6 @@ JUDGE = [Pair("[user]\nProduct: soft mug", "Warm soft mug for your table.")]
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights and a vocabulary of whole words."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
     special = ["<|im_start|>", "<|im_end|>", "<unk>"]
     vocabulary = {word: i for i, word in enumerate([*special, *WORDS, "user", "assistant", " "])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -36,25 +39,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(**values: Any) -> Any:
-    from recllm.learn.training.lora.copywriter import CopywriterArguments
-
     told = {"learning_rate": 2e-2, "epochs": 4, "batch_size": 4, "top_layers": 2, "warmup_steps": 1}
     return CopywriterArguments(**{**told, **values})
 
 
 def tune(base: Path, out: Path, **values: Any) -> Any:
-    from recllm.learn.training.lora.copywriter import tune_generator
-
     return tune_generator(LEARN, JUDGE, base, out, arguments(**values))
 
 
 def perplexity_of(folder: Path, adapter: Path | None = None) -> float:
     """Of the held-back line, by the plain model, one token after the other."""
-    import torch
-
-    from recllm.learn.training.lora.copywriter import tokens_of
-    from recllm.text.generator.local import load_causal
-
     tokenizer, model = load_causal(folder, "cpu", adapter=adapter)
     tokens = tokens_of(JUDGE[0], tokenizer, 160) or {}
     with torch.no_grad():
@@ -65,8 +59,6 @@ def perplexity_of(folder: Path, adapter: Path | None = None) -> float:
 
 
 def test_it_learns_and_is_loaded(base: Path, tmp_path: Path) -> None:
-    import torch
-
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
     tuned = tune(base, tmp_path / "voice", languages=("en",))
@@ -83,9 +75,6 @@ def test_it_learns_and_is_loaded(base: Path, tmp_path: Path) -> None:
 
 
 def test_only_the_line_is_learned(base: Path) -> None:
-    from recllm.learn.training.lora.copywriter import tokens_of
-    from recllm.text.generator.local import load_causal
-
     tokenizer, _ = load_causal(base, "cpu")
     tokens = tokens_of(LEARN[0], tokenizer, 160) or {}
     ids, labels = tokens["input_ids"], tokens["labels"]
@@ -97,9 +86,6 @@ def test_only_the_line_is_learned(base: Path) -> None:
 
 
 def test_an_adapter_belongs_to_its_weights(base: Path, tmp_path: Path) -> None:
-    import torch
-    from transformers import LlamaForCausalLM
-
     tuned = tune(base, tmp_path / "voice", epochs=1)
     other = tmp_path / "other"
     other.mkdir()
@@ -121,8 +107,6 @@ def test_an_adapter_belongs_to_its_weights(base: Path, tmp_path: Path) -> None:
 def test_smollm2_is_not_trusted_with_chinese(
     tmp_path: Path, learned: list[str], spoken: tuple[str, ...] | None
 ) -> None:
-    from recllm.text.generator.locate import _languages
-
     (tmp_path / "recllm.json").write_text(json.dumps({"languages": learned}))
     if spoken is None:
         with pytest.raises(UsageError, match="tune a model that knows the language"):
@@ -133,8 +117,6 @@ def test_smollm2_is_not_trusted_with_chinese(
 
 
 def test_nothing_to_learn_from(base: Path, tmp_path: Path) -> None:
-    from recllm.learn.training.lora.copywriter import tune_generator
-
     with pytest.raises(DataError, match="more approved copy"):
         tune_generator(LEARN, [], base, tmp_path / "voice", arguments())
     with pytest.raises(UsageError, match="at least 1"):

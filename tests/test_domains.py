@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,6 +16,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from conftest import Command
 from domain_cases import rendered
 from scripted import ScriptedGenerator
 from service_world import serving
@@ -40,7 +41,7 @@ from recllm.shop.workspace.workspace import Workspace, overridden
 from recllm.text.domains import domain_of, in_domain
 from recllm.text.encoder.toy import ToyEncoder
 from recllm.text.items import item_texts, reason_text
-from recllm.text.templates import Prompts, bring_domain, domain_names
+from recllm.text.templates import Prompts, bring_domain
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"
@@ -79,10 +80,6 @@ def test_the_shop_says_what_it_said_before_there_were_domains() -> None:
 def test_what_a_domain_says_otherwise_is_pinned(domain: str) -> None:
     expected = json.loads((GOLDEN / f"domain.{domain}.json").read_text(encoding="utf-8"))
     assert differing(domain) == expected
-
-
-def test_these_domains_are_shipped() -> None:
-    assert domain_names() == (*OTHERS, "shop")
 
 
 @pytest.mark.parametrize("locale", LANGUAGES)
@@ -265,7 +262,7 @@ def test_a_shop_knows_none_of_these_events(tmp_path: Path) -> None:
         load_file(workspace, file, "events")
 
 
-def test_a_map_is_proposed_in_the_words_of_the_domain(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_map_is_proposed_in_the_words_of_the_domain(tmp_path: Path, run: Command) -> None:
     file = tmp_path / "log.csv"
     file.write_text(WATCHING.replace("event", "what"), encoding="utf-8")
     assert run("init", "-w", str(tmp_path / "w"), "--domain", "media")[0] == 0
@@ -359,7 +356,8 @@ def test_a_shop_brings_its_own_words(tmp_path: Path) -> None:
         )
         assert workspace.domain.events["check_in"] is Action.PURCHASE
         assert workspace.domain.events["enrol"] is Action.PURCHASE
-        assert Recommender.in_language(_nobody(english), "zh").locale == chinese
+        visits = Dataset.construct(pl.DataFrame({"user_id": ["a"], "item_id": ["x"], "timestamp": [1]}))
+        assert Recommender(visits, ToyEncoder(), locale=english).in_language("zh").locale == chinese
 
 
 def test_the_example_of_the_guide_works(tmp_path: Path) -> None:
@@ -373,11 +371,6 @@ def test_the_example_of_the_guide_works(tmp_path: Path) -> None:
     assert reason_text("popular", locale, category=None) == "Popular in the shop now."
     rented = replace(request("shop", "en", "Drill", channel="push", person=PEOPLE[0]), locale=locale)
     assert "rent" in best(rented).text and best(rented).verified
-
-
-def _nobody(locale: str) -> Recommender:
-    visits = pl.DataFrame({"user_id": ["a"], "item_id": ["x"], "timestamp": [1]})
-    return Recommender(Dataset.construct(visits), ToyEncoder(), locale=locale)
 
 
 def test_two_shops_may_call_their_words_the_same(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from contracts_encoder import check_encoder
+from contracts_encoder import Counting, check_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_encoders import edit_json, make_model, make_sentence_model, write_json
@@ -126,13 +126,6 @@ def test_loading_a_folder_asks_no_network(model: Path, monkeypatch: pytest.Monke
     assert load_encoder(model).encode(["milk"]).shape == (1, 32)
 
 
-def test_import_is_light() -> None:
-    heavy = {"torch", "transformers", "huggingface_hub", "sqlite3"}
-    code = f"import sys, recllm.text.encoder; print({heavy} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert done.stdout.strip() == "set()", done.stderr
-
-
 def set_key(file: str, **values: Any) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         if not (folder / file).exists():
@@ -203,16 +196,6 @@ def test_spoilt_module_folder_is_refused(tmp_path: Path) -> None:
     edit_json(folder / "1_Pooling" / "config.json", include_prompt=False)
     with pytest.raises(ModelError, match="prompt included"):
         load_encoder(folder)
-
-
-class Counting(ToyEncoder):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def encode(self, texts: Sequence[str], *, kind: Any = "document") -> Any:
-        self.seen += texts
-        return super().encode(texts, kind=kind)
 
 
 @given(st.lists(st.text(max_size=8)))

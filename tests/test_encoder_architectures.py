@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from contracts_encoder import TEXTS, check_encoder
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules as parts
 from tiny_encoders import ARCHITECTURES, POSITIONS, edit_json, make_model, make_sentence_model, write_json
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, Qwen3Config, Qwen3ForCausalLM
 
 from recllm.base.errors import ModelError
 from recllm.text.encoder.adapters import AdapterSpec, adapter_state, attach, save_adapter
@@ -30,8 +34,6 @@ def test_contract(model_type: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
 def test_sentence_folder_gives_what_sentence_transformers_gives(pooling: str, tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
     folder = make_sentence_model(tmp_path / "m", pooling=pooling)
     encoder = load_encoder(folder, device="cpu")
     check_encoder(encoder)
@@ -41,8 +43,6 @@ def test_sentence_folder_gives_what_sentence_transformers_gives(pooling: str, tm
 
 
 def test_current_layout_of_sentence_transformers(tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
     old = SentenceTransformer(str(make_sentence_model(tmp_path / "old", pooling="cls")), device="cpu")
     old.save(str(tmp_path / "new"))
     expected = load_encoder(tmp_path / "old", device="cpu").encode(TEXTS)
@@ -61,9 +61,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_module_of_a_sentence_model_takes_part(layout: str, tmp_path: Path) -> None:
     """The dimension is known from the files, and the vectors are those of the library."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer import modules as parts
-
     pooling, dense, norm, cut = (LAYOUTS[layout].get(key) for key in ("pooling", "dense", "norm", "truncate_dim"))
     stack = [parts.Transformer(str(make_model(tmp_path / "plain"))), parts.Pooling(32, pooling)]
     width = 32 * (len(pooling) if isinstance(pooling, list) else 1)
@@ -86,9 +83,6 @@ def test_every_module_of_a_sentence_model_takes_part(layout: str, tmp_path: Path
 
 
 def test_a_decoder_gives_its_last_token(tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
     folder = make_model(tmp_path / "m")
     config = Qwen3Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
     config.intermediate_size, config.vocab_size, config.max_position_embeddings = 48, 200, 64
@@ -101,8 +95,6 @@ def test_a_decoder_gives_its_last_token(tmp_path: Path) -> None:
 
 def random_adapter(encoder: HuggingFaceEncoder, folder: Path) -> Path:
     """A LoRA adapter that changes something, as training would leave it."""
-    import torch
-
     spec = AdapterSpec(
         rank=2, alpha=4.0, model_type=encoder.model_type, base=encoder.weights.name, base_hash=encoder.base_hash
     )
@@ -152,8 +144,6 @@ def test_lower_case_when_the_folder_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model_type", ["bert", "distilbert"])
 def test_weights_saved_with_a_head_for_masked_words(model_type: str, tmp_path: Path) -> None:
     """As bert-base-chinese and distilbert-base-uncased are: names with a prefix, and tensors that are not needed."""
-    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
-
     folder = make_model(tmp_path / "m", model_type)
     plain = load_encoder(folder).encode(TEXTS)
     whole = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder))
@@ -244,8 +234,6 @@ MINILM = "37916224e5b0f253f12a9454a5ba61b714ed3da0d857851ab7960f1f5060b9ad"
 
 @pytest.mark.slow
 def test_real_minilm() -> None:
-    from sentence_transformers import SentenceTransformer
-
     encoder = load_encoder(DEFAULT_ENCODER, device="cpu")
     check_encoder(encoder)
     assert (encoder.dim, encoder.limit) == (384, 256)

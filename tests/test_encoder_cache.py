@@ -10,14 +10,12 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-from contracts_encoder import TEXTS, check_encoder
+from contracts_encoder import TEXTS, Counting, check_encoder
 from tiny_encoders import make_model
 from waiting import at_once
 
@@ -27,19 +25,6 @@ from recllm.text.encoder.loading import load_encoder
 from recllm.text.encoder.toy import ToyEncoder
 
 WORDS = [f"product number {number}" for number in range(400)]
-
-
-class Counting(ToyEncoder):
-    """A toy that remembers what it was asked for."""
-
-    def __init__(self, dim: int = 64, fingerprint: str = "") -> None:
-        super().__init__(dim)
-        self.fingerprint = fingerprint or self.fingerprint
-        self.seen: list[str] = []
-
-    def encode(self, texts: Sequence[str], *, kind: Any = "document") -> Any:
-        self.seen += texts
-        return super().encode(texts, kind=kind)
 
 
 @pytest.fixture

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import ast
+import base64
 import csv
+import gzip
 import io
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+import service_world
 import tomli_w
 from canaries import MARK, canary, forms, hits
 from exports import first_export
-from fastapi.testclient import TestClient
 from postgres_server import PostgresServer
-from shop_world import item_lines, loaded, purchase_lines, train
+from service_world import serving
+from shop_world import add_settings, item_lines, load_lines, loaded, purchase_lines, train
 from shop_world import shop as world
 from store_view import view
 from test_layers import PACKAGE, imported_rooms
@@ -32,7 +38,6 @@ from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Purpose, SlateStatus
 from recllm.base.settings import ServiceSettings
 from recllm.doors.cli.rights import remedies
-from recllm.doors.console.app import mount_console
 from recllm.doors.console.loads import receive_upload
 from recllm.doors.privacy.backup import back_up, read_backup, restore
 from recllm.doors.privacy.certificate import read_certificate
@@ -40,14 +45,13 @@ from recllm.doors.privacy.erasure import apply_retention, erase_people, finish_e
 from recllm.doors.privacy.export import export_person
 from recllm.doors.privacy.registry import REGISTRY
 from recllm.doors.privacy.rotation import rotate_key
-from recllm.doors.service.app import create_app
-from recllm.doors.service.live import LiveShop
 from recllm.doors.start.files import Answers, read_files
 from recllm.doors.start.shop import run_start, words_of
 from recllm.market.campaigns.drafts import create_campaign
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.folder import read_log
 from recllm.market.campaigns.plan import plan_campaign
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import open_version, taints
 from recllm.recommend.recommender.registry import serving as serving_version
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh, usable_version
@@ -63,15 +67,11 @@ from recllm.text.encoder.toy import ToyEncoder
 PEOPLE = 120
 WHO = canary("person")
 FAST = ServiceSettings(watch_seconds=0.05, marketing_seconds=0.0)
-CAMPAIGN: dict[str, Any] = {
-    "id": "tea",
-    "goal": "tea for those who drink it",
-    "channels": ["email"],
+CAMPAIGN = service_world.CAMPAIGN | {
     "target": {"category": "food > tea", "most_items": 3},
     "offer": {"type": "free_shipping"},
     "limits": {"size": 55},
     "words": {"packs": ["us_ftc"]},
-    "sender": {"name": "Leaf & Iron", "address": "1 Market Street", "opt_out": "https://example.com/stop"},
 }
 
 
@@ -93,31 +93,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shop(tmp_path_factory.mktemp("erasure"))
 
 
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    shutil.copytree(made, tmp_path / "shop")
-    return tmp_path / "shop"
-
-
 def through_every_door(folder: Path, scratch: Path) -> None:
     """The person does, is told and is planned for whatever a shop has a door for, with a canary in each field."""
-    refused = f"user_id,item_id,event,timestamp,basket_id\n{WHO},tea1,purchase,not a time,{canary('refused')}\n"
-    good = "".join(f"u{n:02},tea1,view,2024-02-19T10:00:00Z,\n" for n in range(2, 42, 2))
-    (scratch / "refused.csv").write_text(refused + good)
+    refused = f"{WHO},tea1,purchase,not a time,{canary('refused')}"
+    good = [f"u{n:02},tea1,view,2024-02-19T10:00:00Z," for n in range(2, 42, 2)]
     shop = Workspace.open(folder)
-    assert load_file(shop, scratch / "refused.csv", "events").quarantined == 1
-    basics = f"user_id,age,city,note\n{WHO},{canary('age')},{canary('city')},{canary('note')}\n"
-    (scratch / "basics.csv").write_text(basics)
-    load_file(shop, scratch / "basics.csv", "users")
-    receive_upload(shop, io.BytesIO(basics.encode()), "people.csv")
+    report = load_lines(shop, "events", ["user_id,item_id,event,timestamp,basket_id", refused, *good])
+    assert report.quarantined == 1
+    basics = ["user_id,age,city,note", f"{WHO},{canary('age')},{canary('city')},{canary('note')}"]
+    load_lines(shop, "users", basics)
+    receive_upload(shop, io.BytesIO("\n".join(basics).encode()), "people.csv")
     vectors = CachedEncoder(ToyEncoder(), shop.cache_dir / "vectors")
     vectors.encode([f"Age: {canary('age')}"], kind="query")
     refresh(shop)
     shop.close()
-    app = create_app([LiveShop(Workspace.open(folder), "shop")], FAST)
-    mount_console(app)
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
-        until(lambda: client.get("/readyz").status_code == 200)
+    with serving(folder, settings=FAST, console=True) as client:
 
         def ask(path: str, body: dict[str, Any], status: int = 200) -> Any:
             answer = client.post(path, json=body)
@@ -201,13 +191,6 @@ def test_every_door_writes_to_the_log_what_it_did_to_whom(visited: Path) -> None
 
 
 def test_canaries_are_seen_in_every_form(tmp_path: Path) -> None:
-    import base64
-    import gzip
-    import sqlite3
-    from contextlib import closing
-
-    import polars as pl
-
     text = canary("form")
     disguises = {
         "a": b"xx" + text.encode(),
@@ -235,14 +218,13 @@ def test_canaries_are_seen_in_every_form(tmp_path: Path) -> None:
 AT_NOON = datetime(2024, 2, 1, 12, tzinfo=UTC)
 
 
-def test_of_refused_rows_only_places_and_reasons_stay(folder: Path, tmp_path: Path) -> None:
+def test_of_refused_rows_only_places_and_reasons_stay(folder: Path) -> None:
     """Any row may hold the id of any person: in a cell, a message, the name of the file or of a column."""
     rows = ["7,tea1,purchase,not a time,1", "u02,tea1,purchase,ask 7,x", "7,tea1,purchase,2024-02-01T10:00:00Z"]
     good = [f"u{n:02},tea1,view,2024-02-19T10:00:00Z,1" for n in range(2, 82)]
-    (tmp_path / "of-7.csv").write_text("\n".join(["user_id,item_id,event,timestamp,quantity", *rows, *good]) + "\n")
     with Workspace.open(folder) as shop:
         add_events(shop, [{"user_id": "7", "item_id": "tea1", "event": "view", "timestamp": AT_NOON}], source="test")
-        report = load_file(shop, tmp_path / "of-7.csv", "events")
+        report = load_lines(shop, "events", ["user_id,item_id,event,timestamp,quantity", *rows, *good])
         assert report.quarantined == 3 and len(export_person(shop, "7")["refused_rows"]) == 1
         (path,) = (folder / "quarantine").glob("*.jsonl")
         before = [json.loads(line) for line in path.read_text().splitlines()]
@@ -260,21 +242,19 @@ def test_of_refused_rows_only_places_and_reasons_stay(folder: Path, tmp_path: Pa
         assert erase_people(shop, ["u02"], actor="test").files["quarantined_rows"] == 0
 
 
-def test_late_events_do_not_bring_somebody_back(folder: Path, tmp_path: Path) -> None:
+def test_late_events_do_not_bring_somebody_back(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         erase_people(shop, [WHO], actor="test")
         n_events = view(shop.store()).events().height
-        late = {"user_id": WHO, "item_id": "tea1", "event": "purchase", "timestamp": datetime(2024, 2, 1, tzinfo=UTC)}
+        late = {"user_id": WHO, "item_id": "tea1", "event": "purchase", "timestamp": AT_NOON}
         result = add_events(shop, [late, late | {"user_id": "u02", "event": "view"}], source="test")
         assert (result.accepted, result.erased) == (1, [0])
-        rows = f"{WHO},tea1,purchase,2024-02-01T10:00:00Z\nu04,tea1,purchase,2024-02-01T10:00:00Z\n"
-        (tmp_path / "late.csv").write_text("user_id,item_id,event,timestamp\n" + rows)
-        report = load_file(shop, tmp_path / "late.csv", "events")
+        rows = [f"{name},tea1,purchase,{AT}" for name in (WHO, "u04")]
+        report = load_lines(shop, "events", ["user_id,item_id,event,timestamp", *rows])
         assert (report.read, report.accepted, report.quarantined) == (2, 1, 1)
         assert report.codes == {"E_ERASED_SUBJECT": 1}
         for table, head, row in (("users", "user_id,age", f"{WHO},40"), ("consent", CONSENT, f"{WHO},email,true,{AT}")):
-            (tmp_path / "again.csv").write_text(f"{head}\n{row}\n")
-            assert load_file(shop, tmp_path / "again.csv", table).codes == {"E_ERASED_SUBJECT": 1}
+            assert load_lines(shop, table, [head, row]).codes == {"E_ERASED_SUBJECT": 1}
         assert view(shop.store()).events().height == n_events + 2
         assert shop.pseudonymiser().one(WHO) not in view(shop.store()).users()["user_id"].to_list()
         assert hits(folder) == []
@@ -296,12 +276,7 @@ def test_somebody_unknown_gets_a_tombstone_all_the_same(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         with pytest.raises(NothingToDo, match="tombstones stand"):
             erase_people(shop, ["stranger"], actor="test")
-        late = {
-            "user_id": "stranger",
-            "item_id": "tea1",
-            "event": "view",
-            "timestamp": datetime(2024, 2, 1, tzinfo=UTC),
-        }
+        late = {"user_id": "stranger", "item_id": "tea1", "event": "view", "timestamp": AT_NOON}
         assert add_events(shop, [late], source="test").erased == [0]
         assert erase_people(shop, ["stranger", WHO], actor="test").unknown == 1
         with pytest.raises(NothingToDo):
@@ -342,8 +317,7 @@ def test_what_learned_from_somebody_is_marked_replaced_and_not_opened_any_more(f
 
 
 def test_a_model_is_marked_though_what_it_learned_from_is_gone_by_age(folder: Path) -> None:
-    toml = (folder / "workspace.toml").read_text()
-    (folder / "workspace.toml").write_text(f"{toml}\n[retention]\nevents = 1\n")
+    add_settings(folder, "[retention]\nevents = 1")
     with Workspace.open(folder) as shop:
         version, name = serving_version(shop.models_dir), shop.pseudonymiser().one(WHO)
         with shop.store().read() as reader:
@@ -358,16 +332,13 @@ def test_a_model_is_marked_though_what_it_learned_from_is_gone_by_age(folder: Pa
             assert not reader.first_loaded([name])
 
 
-def test_somebody_without_events_taints_nothing(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "users.csv").write_text("user_id,age\nnew,40\n")
+def test_somebody_without_events_taints_nothing(folder: Path) -> None:
     with Workspace.open(folder) as shop:
-        load_file(shop, tmp_path / "users.csv", "users")
+        load_lines(shop, "users", ["user_id,age", "new,40"])
         assert erase_people(shop, ["new"], actor="test").models == ()
 
 
 def test_who_is_erased_while_a_model_is_trained_taints_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.recommend.recommender.recommender import Recommender
-
     fit = Recommender.fit
 
     def erase_then_fit(self: Recommender, *args: Any, **kwargs: Any) -> Recommender:
@@ -503,10 +474,6 @@ def through_every_state(folder: Path) -> None:
         (folder / "report.html").write_text(canary("profile"))
 
 
-def files_below(folder: Path) -> list[Path]:
-    return [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
-
-
 def test_every_file_of_a_workspace_belongs_to_one_place_and_people_only_to_a_place_that_forgets(
     visited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -514,7 +481,8 @@ def test_every_file_of_a_workspace_belongs_to_one_place_and_people_only_to_a_pla
     (visited / "images").mkdir()
     (visited / "images" / "tea-1.png").write_bytes(b"")
     assert REGISTRY.unknown_files(visited) == ()
-    owners = {path: [record.name for record in REGISTRY.owners(path)] for path in files_below(visited)}
+    files = [path.relative_to(visited) for path in sorted(visited.rglob("*")) if path.is_file()]
+    owners = {path: [record.name for record in REGISTRY.owners(path)] for path in files}
     assert {str(path): names for path, names in owners.items() if len(names) != 1} == {}
     for record in REGISTRY.records:
         others = tuple(other for other in REGISTRY.records if other is not record)

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from peers import PEERS
 from public_logs import column_split, read_folder, row_split
 from published import BENCHMARKS, beauty_loo, cj_next28, or_next28
+from shop_world import log_of
 
 from recllm.base.errors import DataError, MissingExtraError, UsageError
 from recllm.base.schema import Action
+from recllm.base.settings import ScorerTrainingSettings
 from recllm.base.stats.intervals import ConfidenceInterval, bootstrap, paired_bootstraps
 from recllm.recommend.evaluation.benchmarks import complete_journey
 from recllm.recommend.evaluation.protocols import (
@@ -394,18 +396,10 @@ def with_arrivals(dataset: Dataset) -> Dataset:
     late = log(("p0", "a-new", 140), ("p1", "b-new", 141), ("p2", "a-new", 142))
     arrivals = pl.DataFrame({"item_id": ["a-new", "b-new"], "title": ["apple", "bolt"]})
     items = pl.concat([dataset.items, arrivals], how="diagonal")
-    return Dataset.construct(pl.concat([rows_of(dataset), late]), items=items)
-
-
-def rows_of(dataset: Dataset) -> pl.DataFrame:
-    e = dataset.events
-    users, items = dataset.users["user_id"].gather(e.user), dataset.items["item_id"].gather(e.item)
-    return pl.DataFrame({"user_id": users, "item_id": items, "timestamp": e.at})
+    return Dataset.construct(pl.concat([log_of(dataset), late]), items=items)
 
 
 def test_the_learned_scorer_is_a_system_and_is_trained_once_per_window() -> None:
-    from recllm.base.settings import ScorerTrainingSettings
-
     window = time_split(with_arrivals(world()), test_days=28)
     told: list[str] = []
     recipe = TrainingRecipe(training=ScorerTrainingSettings(epochs=2, n_windows=1, min_actions=50, min_steps=60))

@@ -13,19 +13,21 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shop_world import START, history, shop, vectors
+from shop_world import START, history, load_lines, loaded, shop, vectors
 
 from recllm.base.schema import Purpose
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features import collaborative as collaborative_module
-from recllm.learn.features.collaborative import CollaborativeStatistics
-from recllm.learn.features.item_vectors import item_vectors
+from recllm.learn.features.candidates import explicit
+from recllm.learn.features.collaborative import CollaborativeStatistics, ask
+from recllm.learn.features.item_vectors import _prices, item_vectors
+from recllm.learn.features.pair_features import FEATURE_NAMES, pair_features
 from recllm.learn.features.together import bought_together
 from recllm.shop.data import catalogue as item_groups_module
 from recllm.shop.data import dataset as dataset_module
 from recllm.shop.data.dataset import DAY, Dataset, Events, person_ranges
 from recllm.shop.data.event_files import EventFiles, EventLog, write_part
-from recllm.shop.ingest.workspace_load import add_consent, load_file
+from recllm.shop.ingest.workspace_load import add_consent
 from recllm.shop.workspace import privacy as privacy_module
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
@@ -99,16 +101,13 @@ def test_files_give_back_what_was_written_part_by_part(tmp_path: Path) -> None:
     rows[::3] = -1
     moved = DATA.events.select(rows[DATA.events.item] >= 0)
     assert whole(replace(files, item_row=rows)).item.tolist() == rows[moved.item].tolist()
-    assert [len(whole(EventFiles.write(_empty(tmp_path / name), parts))) for name, parts in _nothing()] == [0, 0]
+    for name, parts in (("no-part", []), ("nobody", [Events.nothing(3)])):
+        assert len(whole(EventFiles.write(_empty(tmp_path / name), parts))) == 0
 
 
 def _empty(folder: Path) -> Path:
     folder.mkdir()
     return folder
-
-
-def _nothing() -> list[tuple[str, list[Events]]]:
-    return [("no-part", []), ("nobody", [Events.nothing(3)])]
 
 
 def test_a_file_that_ends_early_is_told(tmp_path: Path) -> None:
@@ -148,8 +147,6 @@ def test_statistics_of_parts_are_those_of_the_whole(
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60)), max_size=9), min_size=1, max_size=6))
 def test_the_price_of_an_item_is_the_median_of_what_was_paid(people: list[list[tuple[int, int]]]) -> None:
-    from recllm.learn.features.item_vectors import _prices
-
     runs = [sorted((item, START + price) for item, price in run) for run in people]
     runs = [sorted(run, key=lambda line: line[1]) for run in runs]
     events = history(*runs)
@@ -167,10 +164,9 @@ def test_the_price_of_an_item_is_the_median_of_what_was_paid(people: list[list[t
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A shop with somebody who withdrew, an item that events alone know, and baskets."""
     folder = tmp_path_factory.mktemp("log")
-    shop = Workspace.create(folder / "shop", consent_default=True, currency="EUR", timezone="UTC", encoder="toy")
     rng = np.random.default_rng(1)
     at = [datetime.fromtimestamp(START + int(s), UTC).isoformat() for s in rng.integers(0, 90 * DAY, 400)]
-    pl.DataFrame(
+    events = pl.DataFrame(
         {
             "user_id": [f"u{n}" for n in rng.integers(0, 25, 400)],
             "item_id": [f"i{n}" for n in rng.integers(0, 30, 400)],
@@ -179,12 +175,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
             "price": [None if n % 3 == 0 else float(n) for n in rng.integers(1, 9, 400)],
             "basket_id": [None if n == 0 else f"b{n}" for n in rng.integers(0, 9, 400)],
         }
-    ).write_csv(folder / "events.csv")
-    items = [f"i{n}" for n in range(28)] + ["unsold"]
-    pl.DataFrame({"item_id": items, "title": [f"Item {i}" for i in items]}).write_csv(folder / "items.csv")
-    pl.DataFrame({"user_id": ["u1", "told"], "age": ["30", "40"]}).write_csv(folder / "users.csv")
-    for table in ("events", "items", "users"):
-        load_file(shop, folder / f"{table}.csv", table)
+    )
+    items = ["item_id,title", *(f"i{n},Item i{n}" for n in range(28)), "unsold,Item unsold"]
+    tables = {"events": events, "items": items, "users": ["user_id,age", "u1,30", "told,40"]}
+    shop = Workspace.open(loaded(folder, tables, currency="EUR", timezone="UTC"))
     add_consent(shop, [("u3", Purpose.PERSONALISATION, False, datetime.now(UTC))], source="test")
     return shop
 
@@ -212,9 +206,8 @@ def test_what_is_written_while_a_log_is_read_is_not_in_it(
     before = len(workspace.gate().dataset(Purpose.PERSONALISATION).events)
 
     def written_meanwhile(*part: Any) -> np.ndarray:
-        late = pl.DataFrame({"user_id": ["u1"], "item_id": ["i1"], "timestamp": ["2023-12-02T00:00:00Z"]})
-        late.write_csv(tmp_path / "late.csv")
-        assert load_file(workspace, tmp_path / "late.csv", "events").accepted == 1
+        late = "u1,i1,2023-12-02T00:00:00Z"
+        assert load_lines(workspace, "events", ["user_id,item_id,timestamp", late]).accepted == 1
         return write_part(*part)
 
     monkeypatch.setattr(privacy_module, "write_part", written_meanwhile)
@@ -225,9 +218,7 @@ def test_what_is_written_while_a_log_is_read_is_not_in_it(
 
 
 def test_an_item_that_only_a_person_who_withdrew_knew_is_in_no_catalogue(workspace: Workspace, tmp_path: Path) -> None:
-    add = pl.DataFrame({"user_id": ["u3"], "item_id": ["secret"], "timestamp": ["2023-12-01T00:00:00Z"]})
-    add.write_csv(tmp_path / "late.csv")
-    load_file(workspace, tmp_path / "late.csv", "events")
+    load_lines(workspace, "events", ["user_id,item_id,timestamp", "u3,secret,2023-12-01T00:00:00Z"])
     folder = _empty(tmp_path / "log")
     shop, log, _ = workspace.gate().log(Purpose.PERSONALISATION, folder)
     assert "secret" not in shop.items["item_id"] and "i29" in shop.items["item_id"]
@@ -235,10 +226,6 @@ def test_an_item_that_only_a_person_who_withdrew_knew_is_in_no_catalogue(workspa
 
 
 def test_a_rush_on_a_new_item_waits_for_its_second_week() -> None:
-    from recllm.learn.features.candidates import explicit
-    from recllm.learn.features.collaborative import ask
-    from recllm.learn.features.pair_features import FEATURE_NAMES, pair_features
-
     def lately(first_day: int, age: int = 90, **changes: Any) -> float:
         """Buyers of the last week, as scores see them, of an item that three people bought on a day and on each of the
         last two, in a shop of so many days; a fourth bought something else all the time."""

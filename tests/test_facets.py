@@ -36,7 +36,7 @@ ITEMS = pl.DataFrame(
 )
 
 
-def shop(rows: list[tuple[str, str, float]]) -> Dataset:
+def shop(rows: list[tuple[str, str, float]], items: pl.DataFrame = ITEMS) -> Dataset:
     """Person, item, day."""
     events = pl.DataFrame(
         {
@@ -45,7 +45,7 @@ def shop(rows: list[tuple[str, str, float]]) -> Dataset:
             "timestamp": [START + int(r[2] * DAY) for r in rows],
         }
     )
-    return Dataset.construct(events, None, ITEMS, as_of=START + 120 * DAY)
+    return Dataset.construct(events, None, items, as_of=START + 120 * DAY)
 
 
 LOG = [
@@ -66,27 +66,26 @@ def row(item: str) -> int:
     return int(DATA.item_rows([item])[0])
 
 
+CROWD = CollaborativeStatistics.fit(DATA, VECTORS)
+ASKED = ask(CROWD, DATA.events, DATA.as_of, user_rows=np.arange(DATA.n_users))
+PAIRS = explicit(DATA.n_users, np.arange(DATA.n_items))
+"""Everybody with every item."""
+
+
 def column(name: str, user: str, item: str) -> float:
-    crowd = CollaborativeStatistics.fit(DATA, VECTORS)
-    asked = ask(crowd, DATA.events, DATA.as_of, user_rows=np.arange(DATA.n_users))
-    pairs = explicit(DATA.n_users, np.arange(DATA.n_items))
-    found = pair_features(asked, pairs)[:, FEATURE_NAMES.index(name)].reshape(DATA.n_users, DATA.n_items)
+    found = pair_features(ASKED, PAIRS)[:, FEATURE_NAMES.index(name)].reshape(DATA.n_users, DATA.n_items)
     return float(found[int(DATA.user_rows([user])[0]), row(item)])
 
 
 def test_narrow_features_leave_out_only_what_is_not_read_of_sold_items() -> None:
-    crowd = CollaborativeStatistics.fit(DATA, VECTORS)
-    asked = ask(crowd, DATA.events, DATA.as_of, user_rows=np.arange(DATA.n_users))
-    pairs = explicit(DATA.n_users, np.arange(DATA.n_items))
-    whole, narrow = (pair_features(asked, pairs, narrow=flag) for flag in (False, True))
-    sold = crowd.stats.buyers_ever[pairs.item] > 0
+    whole, narrow = (pair_features(ASKED, PAIRS, narrow=flag) for flag in (False, True))
+    sold = CROWD.stats.buyers_ever[PAIRS.item] > 0
     assert sold.any() and not sold.all()
     read = np.isin(FEATURE_NAMES, SOLD_FEATURES)
     assert np.array_equal(narrow[~sold], whole[~sold])
     assert np.array_equal(narrow[sold][:, read], whole[sold][:, read])
     assert whole[sold][:, ~read].any() and not narrow[sold][:, ~read].any()
-    of_sold = pairs.select(sold)
-    assert np.array_equal(pair_features(asked, of_sold, narrow=True), narrow[sold])
+    assert np.array_equal(pair_features(ASKED, PAIRS.select(sold), narrow=True), narrow[sold])
 
 
 def test_groups_come_from_the_path_the_brand_and_attributes_of_any_usual_name() -> None:
@@ -169,14 +168,7 @@ def test_the_arrivals_of_a_window_are_learned_among_themselves() -> None:
     items = ITEMS.filter(pl.col("item_id") != "bun")
     many = [f"fresh{i}" for i in range(40)]
     rows += [(p, f, 96.0) for p, f in zip(people, many, strict=True)]
-    events = pl.DataFrame(
-        {
-            "user_id": [r[0] for r in rows],
-            "item_id": [r[1] for r in rows],
-            "timestamp": [START + int(r[2] * DAY) for r in rows],
-        }
-    )
-    data = Dataset.construct(events, None, items, as_of=START + 120 * DAY)
+    data = shop(rows, items)
     vectors = np.eye(data.n_items, 64, dtype=np.float32)
     past = PastWindows(data, vectors, None, ScorerTrainingSettings(), CollaborativeSettings(), CandidateCounts())
     found = past.new_items(past.population(START + 92 * DAY))

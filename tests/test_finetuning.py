@@ -14,7 +14,9 @@ import torch
 from arrivals_world import arrivals
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import PeftModel
 from tiny_encoders import ARCHITECTURES, make_model
+from transformers import AutoModel
 
 from recllm.base.errors import DataError, ModelError
 from recllm.base.schema import Action
@@ -88,9 +90,6 @@ def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_peft_itself_reads_the_folder(folder: Path, adapter: Path) -> None:
-    from peft import PeftModel
-    from transformers import AutoModel
-
     encoder = HuggingFaceEncoder(find_weights(folder))
     plain = AutoModel.from_pretrained(folder, add_pooling_layer=False)
     encoder.model = PeftModel.from_pretrained(plain, str(adapter)).eval()
@@ -128,17 +127,12 @@ def test_the_cache_keeps_tuned_vectors_apart(folder: Path, adapter: Path, tmp_pa
 def test_what_takes_no_adapter_is_named(tmp_path: Path, folder: Path, adapter: Path) -> None:
     with pytest.raises(ModelError, match="no transformer weights; train the scorer alone"):
         tune_encoder(DATA, "toy", QUICK, tmp_path)
-    albert = _of_type(folder, "albert")
+    albert = HuggingFaceEncoder(find_weights(folder))
+    albert.model_type = "albert"
     with pytest.raises(ModelError, match="no LoRA for the architecture 'albert'; supported: bert, distilbert, llama"):
         tune_encoder(DATA, albert, QUICK, tmp_path)
     with pytest.raises(ModelError, match="has an adapter already"):
         tune_encoder(DATA, load_encoder(folder, adapter=adapter), QUICK, tmp_path)
-
-
-def _of_type(folder: Path, model_type: str) -> HuggingFaceEncoder:
-    encoder = HuggingFaceEncoder(find_weights(folder))
-    encoder.model_type = model_type
-    return encoder
 
 
 def test_questions_are_what_was_taken_for_the_first_time() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from arrivals_world import arrivals
+from shop_world import loaded, log_of
 from tiny_encoders import make_model
 
 from recllm.base.settings import read_settings_file
@@ -27,21 +28,11 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("shop")
-    data, e = arrivals(), arrivals().events
-    data.items.select("item_id", "title", category=pl.col("category").list.join(" > ")).write_csv(place / "items.csv")
-    log = pl.DataFrame({"timestamp": e.at}).select(
-        user_id=data.users["user_id"].gather(e.user),
-        item_id=data.items["item_id"].gather(e.item),
-        event=pl.lit("purchase"),
-        timestamp=pl.from_epoch("timestamp").dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
-    )
-    log.write_csv(place / "log.csv")
-    encoder = make_model(place / "tiny")
-    recllm("init", "-w", place / "shop", "--consent-default", "granted", "--encoder", encoder)
-    settings = place / "shop" / "workspace.toml"
-    settings.write_text(settings.read_text() + "\n[scorer]\nn_windows = 2\nepochs = 1\nmin_steps = 20\nheads = 1\n")
-    recllm("ingest", place / "items.csv", "--table", "items", "-w", place / "shop")
-    recllm("ingest", place / "log.csv", "--table", "events", "-w", place / "shop")
+    data = arrivals()
+    items = data.items.select("item_id", "title", category=pl.col("category").list.join(" > "))
+    scorer = {"n_windows": 2, "epochs": 1, "min_steps": 20, "heads": 1}
+    encoder = str(make_model(place / "tiny"))
+    loaded(place, {"items": items, "events": log_of(data)}, encoder=encoder, scorer=scorer)
     return place
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,10 +21,12 @@ from typing import Any
 import pytest
 from hostile_artefacts import ARTEFACTS, SECRET, World, look_at
 from hostile_watch import NEVER_ENDS, look
+from service_world import listening
 from waiting import until
 
 from recllm.base.documents import MAX_NESTING, guarded, json_value, toml_table
 from recllm.base.errors import ModelError
+from recllm.doors.service import transport
 
 IN_TESTS = [name for name, item in ARTEFACTS.items() if not item.slow]
 
@@ -96,12 +98,8 @@ Asked = list[dict[str, Any]]
 
 
 @contextmanager
-def listening() -> Iterator[tuple[Any, Asked]]:
+def counting() -> Iterator[tuple[Any, Asked]]:
     """(address, what was asked) of an app that reads a request to its end and answers 204."""
-    import uvicorn
-
-    from recllm.doors.service.transport import BoundedRequests
-
     asked: Asked = []
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -112,16 +110,8 @@ def listening() -> Iterator[tuple[Any, Asked]]:
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body", "body": b""})
 
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, http=BoundedRequests, lifespan="off", log_level="critical", timeout_keep_alive=60)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        until(lambda: server.started)
-        yield listener.getsockname(), asked
-        server.should_exit = True
-        thread.join()
+    with listening(app, http=transport.BoundedRequests, lifespan="off", timeout_keep_alive=60) as address:
+        yield address, asked
 
 
 def answered(line: socket.socket, request: bytes = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") -> bytes:
@@ -142,7 +132,7 @@ def has_ended(line: socket.socket) -> bool:
 
 def test_headers_without_end_are_cut_off() -> None:
     """What an app is given later can no longer be bounded."""
-    with listening() as (address, asked):
+    with counting() as (address, asked):
         with socket.create_connection(address) as line:
             line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
             sent = 0
@@ -160,23 +150,19 @@ HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n\r\n"
 
 
 def test_half_sent_requests_end_and_leave_room_for_a_new_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    import resource
-
-    from recllm.doors.service import transport as headers
-
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     n_files = 4_096 if limits[1] == resource.RLIM_INFINITY else min(4_096, limits[1])
     if n_files < 3_000:
         pytest.skip(f"both sides of 1,300 connections need more than the {n_files} files that may be open here")
-    monkeypatch.setattr(headers, "HEADER_SECONDS", 2.0)
-    with listening() as (address, asked), ExitStack() as lines:
+    monkeypatch.setattr(transport, "HEADER_SECONDS", 2.0)
+    with counting() as (address, asked), ExitStack() as lines:
         lines.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
         resource.setrlimit(resource.RLIMIT_NOFILE, (n_files, limits[1]))
         half = [lines.enter_context(socket.create_connection(address)) for _ in range(1_300)]
         for line in half:
             with suppress(OSError):  # the first ones are closed by now
                 line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
-        until(lambda: len(headers.BoundedRequests.waiting) <= headers.MAX_WAITING)
+        until(lambda: len(transport.BoundedRequests.waiting) <= transport.MAX_WAITING)
         with socket.create_connection(address) as line:
             assert answered(line).startswith(b"HTTP/1.1 204")
             assert answered(line).startswith(b"HTTP/1.1 204"), "on the same connection, too"
@@ -186,11 +172,9 @@ def test_half_sent_requests_end_and_leave_room_for_a_new_caller(monkeypatch: pyt
 
 def test_what_waits_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection without a request, one that sends blank lines for ever, and a slow body; but no large body."""
-    from recllm.doors.service import transport as headers
-
-    monkeypatch.setattr(headers, "HEADER_SECONDS", 0.5)
-    monkeypatch.setattr(headers, "BODY_SECONDS", 0.5)
-    with listening() as (address, _), ExitStack() as lines:
+    monkeypatch.setattr(transport, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(transport, "BODY_SECONDS", 0.5)
+    with counting() as (address, _), ExitStack() as lines:
         silent, blank, slow, stopped = (lines.enter_context(socket.create_connection(address)) for _ in range(4))
         slow.sendall(HEAD + b"x")
         stopped.sendall(HEAD + b"x" * 20_000)
@@ -244,4 +228,4 @@ FORMULAS += ("＋1", "－1", "＠SUM(A1)")
 def test_no_cell_is_taken_for_a_formula_and_other_cells_stay() -> None:
     assert [guarded(cell) for cell in FORMULAS] == [f"'{cell}" for cell in FORMULAS]
     others = ["tea", "1 = 1", "a-b", "", "’t", "茶＝叶"]
-    assert [guarded(cell) for cell in others] == others
+    assert [guarded(cell) for cell in others] == others and guarded(None) == ""

@@ -8,7 +8,6 @@ import logging
 import re
 import sqlite3
 import stat
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
@@ -34,13 +33,6 @@ from recllm.shop.workspace.privacy import Pseudonymiser
 KEY = Pseudonymiser(b"0123456789abcdef")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(tmp_path / "store.sqlite", create=True)
-    yield opened
-    opened.close()
 
 
 class Shop:
@@ -404,8 +396,9 @@ def test_users_keep_known_basics_only(shop: Shop, store: Store) -> None:
 
 
 def test_special_categories_have_to_be_declared(shop: Shop, store: Store) -> None:
-    with pytest.raises(IngestError, match="E_SPECIAL_CATEGORY"):
-        shop.load("user_id,民族\nann,x\n", "users")
+    for column in ("民族", "Konfession", "santé", "embarazo", "geloof"):
+        with pytest.raises(IngestError, match="E_SPECIAL_CATEGORY"):
+            shop.load(f"user_id,{column}\nann,x\n", "users")
     shop.load("user_id,Health\nann,good\n", "users", mapping=parse_map('special = ["health"]', "m"))
     assert json.loads(view(store).users()["basics"][0]) == {"health": "good"}
 
@@ -606,13 +599,6 @@ def test_headers_of_other_languages_are_known(header: str, shop: Shop, store: St
     events = view(store).events()
     assert events["quantity"].unique().to_list() == [2.0] and events["price"].unique().to_list() == [3.5]
     assert set(events["basket_id"]) == {f"b{n}" for n in range(15)}
-
-
-def test_specially_protected_columns_are_known_in_other_languages(shop: Shop) -> None:
-    for column in ("Konfession", "santé", "embarazo", "geloof"):
-        with pytest.raises(IngestError) as refused:
-            shop.load(f"user_id,{column}\nann,x\n".encode(), "users")
-        assert refused.value.code == "E_SPECIAL_CATEGORY"
 
 
 def test_two_shops_that_count_alike_are_kept_apart(run: Command, tmp_path: Path) -> None:

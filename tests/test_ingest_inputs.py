@@ -53,10 +53,6 @@ def holding(column: str, *values: object) -> Callable[[Loaded], bool]:
     return lambda loaded: set(values) <= set(loaded.events(column))
 
 
-def is_of_nine(loaded: Loaded) -> bool:
-    return len(set(loaded.events("user_id"))) == 9
-
-
 def is_of_2025(loaded: Loaded) -> bool:
     return loaded.events("timestamp")[0].year == 2025
 
@@ -78,7 +74,7 @@ CHECKS: dict[str, Callable[[Loaded], bool]] = {
     "ids of 17 digits and more": holding("item_id", "90071992547409931234"),
     "items named NA, None and null": holding("item_id", "NA", "None", "null"),
     "a brand named NA": lambda loaded: "NA" in loaded.items("brand"),
-    "ids that differ in case, space and width": is_of_nine,
+    "ids that differ in case, space and width": lambda loaded: len(set(loaded.events("user_id"))) == 9,
     "unseen characters in a title": titled("Red pan"),
     "a negative quantity": lambda loaded: (
         loaded.events("event").count("return") == 1 and loaded.events("quantity")[0] == 1.0

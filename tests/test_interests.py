@@ -95,13 +95,9 @@ def test_it_learns_what_follows_what() -> None:
     rows = data.item_rows([f"i{i}" for i in range(24)])
     asked = log([("x", "i3", 0), ("x", "i4", STEP), ("y", "i10", 0), ("y", "i11", STEP)])
     users = model.users(asked.events, 2 * STEP)
-    x, y = data_rows(asked, ["x", "y"])
+    x, y = asked.user_rows(["x", "y"]).tolist()
     best = [int(np.argmax(scores)) for scores in model.catalogue(users)]
     assert best[x] == rows[5] and best[y] == rows[12]
-
-
-def data_rows(data: Dataset, users: list[str]) -> list[int]:
-    return [int(u) for u in data.user_rows(users)]
 
 
 def test_nothing_after_a_cut_reaches_its_snapshot() -> None:

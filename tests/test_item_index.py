@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from postgres_server import DATABASE, PASSWORD, ROLE
 
 from recllm.base.errors import MissingExtraError, ModelError, UsageError
 from recllm.learn.features.item_index import catalogue as rules
@@ -91,8 +93,6 @@ def indexes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Indexes]
 @pytest.fixture(scope="session")
 def pgvector(postgres_server: Any) -> Any:
     """A server that has the extension; it is made by its administrator, as a shop's would."""
-    from postgres_server import DATABASE
-
     with postgres_server.admin(DATABASE) as connection:
         there = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'").fetchone()
         if there is None:
@@ -104,7 +104,6 @@ def pgvector(postgres_server: Any) -> Any:
 @pytest.fixture
 def pgvector_url(pgvector: Any) -> str:
     import psycopg
-    from postgres_server import DATABASE, PASSWORD, ROLE
 
     url = str(pgvector.url())
     with psycopg.connect(
@@ -241,8 +240,6 @@ def test_a_server_that_fails_is_asked_again_later(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_missing_extra_is_named(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     for name in [name for name in sys.modules if name.split(".")[0] == MODULES[kind]]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, MODULES[kind], None)

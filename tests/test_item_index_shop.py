@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 from conftest import Command
+from shop_world import load_lines
 
 from recllm.base.errors import NotFittedError, NothingToDo
 from recllm.base.questions import SearchRequest
@@ -22,7 +22,6 @@ from recllm.recommend.recommender.registry import rollback
 from recllm.recommend.recommender.search import search_workspace, similar_items
 from recllm.recommend.recommender.shop_index import build_index
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace, overridden
 
 FAISS = {"item_index": {"kind": "faiss"}}
@@ -105,11 +104,10 @@ def test_an_index_of_another_version_is_refused(shop: Workspace, caplog: pytest.
     assert 0 in (proposed(open_recommender(shop), 0) or [])
 
 
-def test_it_follows_the_catalogue_and_a_new_version(shop: Workspace, tmp_path: Path) -> None:
+def test_it_follows_the_catalogue_and_a_new_version(shop: Workspace) -> None:
     build_index(shop)
-    rows = [("tea-0", "Anvil of iron", "home > tools", 44.0), ("late", "Green tea 99", "food > tea", 4.0)]
-    pl.DataFrame(rows, schema=["item_id", "title", "category", "price"], orient="row").write_csv(tmp_path / "more.csv")
-    load_file(shop, tmp_path / "more.csv", "items")
+    rows = ["tea-0,Anvil of iron,home > tools,44.0", "late,Green tea 99,food > tea,4.0"]
+    load_lines(shop, "items", ["item_id,title,category,price", *rows])
     recommender = open_recommender(shop)
     new_row = int(recommender.dataset.item_rows(["late"])[0])
     assert new_row in (proposed(recommender, 0) or []), "an item that the index does not have is always among them"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 from conftest import Command
-from shop_world import item_lines, loaded, purchase_lines, shop
+from shop_world import item_lines, load_lines, loaded, purchase_lines, shop
 
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.training import scorer
@@ -31,49 +30,37 @@ FAST = {"epochs": 1, "heads": 1, "hidden": (8,), "projection": 4, "min_steps": 1
 
 
 @pytest.fixture(scope="module")
-def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace of forty people who all agreed to everything, with the toy encoder."""
     data = shop()
     tables = {"items": item_lines(data), "events": purchase_lines(data, data.users["user_id"].to_list())}
     return loaded(tmp_path_factory.mktemp("learning"), tables, currency="USD")
 
 
-@pytest.fixture
-def folder(shop_folder: Path, tmp_path: Path) -> Path:
-    """A workspace of forty people who all agreed to everything, with the toy encoder; it is the test's own."""
-    return Path(shutil.copytree(shop_folder, tmp_path / "shop"))
-
-
-Fits = list[tuple[Dataset, ScorerTrainingSettings]]
+Fits = list[tuple[Dataset, ScorerTrainingSettings, Mapping[str, Any]]]
 
 
 @pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> Fits:
-    """What the scorer is trained on, and by which settings; it is really trained by faster ones."""
+    """What the scorer is trained on, by which settings, and what else; it is really trained by faster settings."""
     calls: Fits = []
     real = scorer.fit_scorer
 
     def spy(
         data: Dataset, vectors: Any, basics: Any, args: ScorerTrainingSettings, *rest: Any, **more: Any
     ) -> FittedScorer:
-        calls.append((data, args))
+        calls.append((data, args, more))
         return real(data, vectors, basics, args.model_copy(update=FAST), *rest, **more)
 
     monkeypatch.setattr("recllm.learn.training.scorer.fit_scorer", spy)
     return calls
 
 
-def _consent(folder: Path, rows: Mapping[str, tuple[str, str]], command: Command) -> None:
-    lines = [f"{user},{purpose},{granted},2020-01-01T00:00:00Z" for user, (purpose, granted) in rows.items()]
-    file = folder.parent / "consent.csv"
-    file.write_text("user_id,purpose,granted,at\n" + "\n".join(lines) + "\n")
-    code, _, err = command("ingest", str(file), "--table", "consent", "-w", str(folder))
-    assert code == 0, err
-
-
-def test_evaluation_learns_from_nobody_who_refused_training(folder: Path, fits: Fits, command: Command) -> None:
-    refusing = {"u00": ("model_training", "false"), "u01": ("analytics", "false")}
-    _consent(folder, refusing, command)
+def test_evaluation_learns_from_nobody_who_refused_training(folder: Path, fits: Fits) -> None:
+    refusing = {"u00": "model_training", "u01": "analytics"}
+    lines = [f"{user},{purpose},false,2020-01-01T00:00:00Z" for user, purpose in refusing.items()]
     with Workspace.open(folder) as workspace:
+        assert load_lines(workspace, "consent", ["user_id,purpose,granted,at", *lines]).accepted == 2
         evaluate_workspace(workspace, test_days=14, baselines=["popular"])
         pseudonyms = set(workspace.pseudonymiser().many(list(refusing)))
     learned_from = set(fits[0][0].users["user_id"])
@@ -84,9 +71,9 @@ def test_evaluation_measures_what_training_would_make(folder: Path, fits: Fits) 
     with Workspace.open(folder) as workspace:
         evaluate_workspace(workspace, test_days=14, baselines=["popular"])
         train_workspace(workspace)
-    past, measured = fits[0]
+    past, measured, _ = fits[0]
     assert measured == advise(past, item_texts(past.items), encoder="toy", horizon_days=14).training
-    data, trained = fits[1]
+    data, trained, _ = fits[1]
     assert trained == advise(data, item_texts(data.items), encoder="toy").training
 
 
@@ -97,26 +84,15 @@ def test_a_log_of_orders_is_measured_as_one() -> None:
     assert args is not None and (args.timed, args.n_windows, args.parts) == (False, 1, ("cosine", "features"))
 
 
-def test_evaluation_and_training_use_every_section_that_is_set(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, command: Command
-) -> None:
-    calls: list[Mapping[str, Any]] = []
-    real = scorer.fit_scorer
-
-    def spy(data: Dataset, vectors: Any, basics: Any, args: ScorerTrainingSettings, *rest: Any, **more: Any) -> Any:
-        calls.append(more)
-        return real(data, vectors, basics, args.model_copy(update=FAST), *rest, **more)
-
-    monkeypatch.setattr("recllm.learn.training.scorer.fit_scorer", spy)
+def test_evaluation_and_training_use_every_section_that_is_set(folder: Path, fits: Fits, command: Command) -> None:
     for line in (("train",), ("evaluate", "--test-days", "14", "--baselines", "popular")):
         set_ = ("--set", "collaborative.neighbours=7")
         code, _, err = command(*line, *set_, "-w", str(folder))
         assert code == 0, err
-    assert [call["population"].neighbours for call in calls] == [7, 7]
-    assert [call["interests"] for call in calls] == [None, None], "advised for so small a log"
-    calls.clear()
+    assert [more["population"].neighbours for *_, more in fits] == [7, 7]
+    assert [more["interests"] for *_, more in fits] == [None, None], "advised for so small a log"
     assert command("train", "--set", "sequence_model=true", "-w", str(folder))[0] == 0
-    assert calls[0]["interests"].epochs == 30
+    assert fits[2][2]["interests"].epochs == 30
 
 
 def test_without_a_terminal_each_step_is_a_line(folder: Path, fits: Fits, command: Command) -> None:

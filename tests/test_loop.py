@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from fastapi.testclient import TestClient
 from service_world import PEOPLE, publish_again, serving
+from shop_world import add_settings
 from waiting import until
 
 from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
@@ -40,6 +41,9 @@ from recllm.shop.ingest.workspace_load import FEEDBACK_SCHEMA
 from recllm.shop.workspace.workspace import Workspace, present
 
 TWO = {"as before": (0.5, Treatment()), "popular": (0.5, Treatment(personal=False))}
+VARIANTS = [{"name": "as before", "weight": 0.5}]
+VARIANTS += [{"name": "popular", "weight": 0.5, "treatment": {"personal": False}}]
+"""The same as a request has them."""
 USERS = [f"u{n:02}" for n in range(PEOPLE)]
 
 
@@ -55,13 +59,7 @@ def slates(client: TestClient, **body: object) -> dict[str, dict[str, object]]:
 
 def test_people_are_split_by_lot_and_each_gets_the_treatment_of_their_variant(folder: Path) -> None:
     with serving(folder) as client:
-        body = {
-            "name": "personal or not",
-            "variants": [
-                {"name": "as before", "weight": 0.5},
-                {"name": "popular", "weight": 0.5, "treatment": {"personal": False}},
-            ],
-        }
+        body = {"name": "personal or not", "variants": VARIANTS}
         started = client.post("/v1/experiments", json=body)
         assert started.status_code == 200, started.text
         first, again = slates(client), slates(client)
@@ -112,11 +110,7 @@ def test_a_variant_whose_model_is_damaged_is_not_served_under_its_name(folder: P
 
 def test_what_was_shown_in_an_experiment_is_compared(folder: Path) -> None:
     with serving(folder) as client:
-        variants = [
-            {"name": "as before", "weight": 0.5},
-            {"name": "popular", "weight": 0.5, "treatment": {"personal": False}},
-        ]
-        client.post("/v1/experiments", json={"name": "e", "variants": variants, "guard": None}).raise_for_status()
+        client.post("/v1/experiments", json={"name": "e", "variants": VARIANTS, "guard": None}).raise_for_status()
         assert client.get("/v1/experiments/e").json()["report"] is None
         now = datetime.now(UTC)
         for user, slate in slates(client, record=True).items():
@@ -160,8 +154,7 @@ def test_revenue_counts_all_that_a_person_bought_after_the_first_showing(
 
 
 def test_the_global_holdout_gets_nothing_personal_and_stays(folder: Path) -> None:
-    file = folder / "workspace.toml"
-    file.write_text(file.read_text() + '\n[experiments]\nholdout_share = 0.3\nholdout_salt = "2025"\n')
+    add_settings(folder, '[experiments]\nholdout_share = 0.3\nholdout_salt = "2025"')
     with serving(folder) as client:
         first, again = slates(client), slates(client)
     held_out = {user for user, slate in first.items() if slate["status"] == "holdout"}
@@ -172,8 +165,7 @@ def test_the_global_holdout_gets_nothing_personal_and_stays(folder: Path) -> Non
 
 
 def test_exploring_slates_are_written_down_with_their_propensities(folder: Path) -> None:
-    file = folder / "workspace.toml"
-    file.write_text(file.read_text() + "\n[experiments]\nexplore_share = 0.5\nexplore_pool = 8\n")
+    add_settings(folder, "[experiments]\nexplore_share = 0.5\nexplore_pool = 8")
     with serving(folder) as client:
         shown = slates(client, record=True)
     propensities = {item["propensity"] for slate in shown.values() for item in slate["items"]}  # type: ignore[attr-defined]
@@ -189,7 +181,6 @@ def test_exploring_slates_are_written_down_with_their_propensities(folder: Path)
 
 def test_wrong_experiments_are_refused_and_change_nothing(shop: Workspace) -> None:
     for variants in (
-        {"one": (1.0, Treatment())},
         {"a": (0.5, Treatment()), "b": (0.4, Treatment(personal=False))},
         {"a": (0.5, Treatment()), "b": (0.5, Treatment())},
         {"a": (0.5, Treatment()), "b": (0.5, Treatment(model="no-such-version"))},
@@ -230,8 +221,7 @@ def test_the_log_of_exploring_slates_tells_what_another_ranking_would_bring(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    file = folder / "workspace.toml"
-    file.write_text(file.read_text() + "\n[experiments]\nexplore_share = 0.5\nexplore_pool = 8\n")
+    add_settings(folder, "[experiments]\nexplore_share = 0.5\nexplore_pool = 8")
     rng = np.random.default_rng(3)
     worth_of_shown = []
     with serving(folder) as client:

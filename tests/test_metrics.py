@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 
 from recllm.base.errors import UsageError
 from recllm.base.stats import probabilities, ranking
@@ -159,9 +161,6 @@ def test_accuracy_at_a_threshold() -> None:
 
 
 def test_probabilities_against_the_libraries() -> None:
-    from scipy.special import expit
-    from sklearn.linear_model import LogisticRegression
-
     rng = np.random.default_rng(0)
     x, weight = rng.normal(-1, 2, 3_000), rng.integers(1, 5, 3_000).astype(np.float64)
     label = rng.random(len(x)) < expit(0.7 * x + 0.4)

@@ -13,14 +13,18 @@ import polars as pl
 import pytest
 from conftest import Command
 from polars.testing import assert_frame_equal
-from shop_world import QUICKLY
+from shop_world import QUICKLY, load_lines, loaded
 
 from recllm.base.errors import DataError, ModelError, UsageError
 from recllm.base.policy import Policy
-from recllm.base.schema import Occasion
-from recllm.base.settings import OccasionSettings, Settings
+from recllm.base.schema import Occasion, Purpose
+from recllm.base.settings import OccasionSettings, ScorerTrainingSettings, Settings
 from recllm.learn.models.trees import BoostedTrees, grow_trees
 from recllm.market.adcopy.frames import frame_file
+from recllm.market.campaigns.file import read_campaign
+from recllm.market.campaigns.plan import plan_campaign
+from recllm.market.campaigns.reach import count_reachable, occasion_target
+from recllm.market.campaigns.texts import DAY_RULE
 from recllm.market.occasions.calendar import (
     CHINESE_DAYS,
     WESTERN_DAYS,
@@ -61,9 +65,11 @@ from recllm.market.occasions.replenishment import (
     repurchase_pairs,
 )
 from recllm.market.propensity.model import PropensitySettings
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender
 from recllm.shop.data.dataset import DAY, Dataset
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace, overridden
+from recllm.text.encoder.toy import ToyEncoder
 
 NOW = 1_760_000_000
 SMALL = replace(TREES, rounds=50, min_leaf_rows=10)
@@ -477,21 +483,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for ago in range(user % 7, 210, every):
             rows.append(f"u{user},milk,purchase,{(now - timedelta(days=ago, hours=2)).isoformat()},1,2.00")
     rows += [f"u{n},mug,cart,{(now - timedelta(days=1)).isoformat()},1," for n in (8, 10)]
-    (folder / "events.csv").write_text("\n".join(rows))
-    (folder / "items.csv").write_text(
-        "item_id,title,category,price\nmilk,Oat milk,food > drinks,2.00\nmug,Blue mug,home > kitchen,9.00\n"
-    )
-    (folder / "consent.csv").write_text(
-        "user_id,purpose,granted,timestamp\n"
-        f"u1,personalisation,false,{now.isoformat()}\n"
-        f"u3,email,false,{now.isoformat()}\nu3,push,false,{now.isoformat()}\nu3,sms,false,{now.isoformat()}\n"
-    )
-    settings = {"consent_default": True, "currency": "EUR", "timezone": "UTC", "encoder": "toy"}
-    policy = Policy(group_floor=3)
-    with Workspace.create(folder / "shop", **settings, policy=policy) as shop:
-        for table in ("items", "events", "consent"):
-            load_file(shop, folder / f"{table}.csv", table)
-    return folder / "shop"
+    refused = [("u1", "personalisation"), *(("u3", channel) for channel in ("email", "push", "sms"))]
+    refusals = [f"{user},{purpose},false,{now.isoformat()}" for user, purpose in refused]
+    consent = ["user_id,purpose,granted,timestamp", *refusals]
+    tables = {"items": [*ITEMS, "milk,Oat milk,food > drinks,2.00"], "events": rows, "consent": consent}
+    return loaded(folder, tables, currency="EUR", timezone="UTC", policy=Policy(group_floor=3))
+
+
+ITEMS = ["item_id,title,category,price", "mug,Blue mug,home > kitchen,9.00"]
 
 
 def test_the_list_of_a_day(workspace: Path) -> None:
@@ -522,14 +521,9 @@ def test_the_global_holdout_and_recent_contacts_are_left_out(workspace: Path) ->
         assert not listed.people and listed.left_out["global_holdout"] > 10
 
 
-def test_a_new_catalogue_brings_price_drops_and_arrivals(workspace: Path, tmp_path: Path) -> None:
-    file = tmp_path / "items.csv"
-    file.write_text(
-        "item_id,title,category,price\nmilk,Oat milk,food > drinks,1.50\nmug,Blue mug,home > kitchen,9.00\n"
-        "soy,Soy milk,food > drinks,2.10\n"
-    )
+def test_a_new_catalogue_brings_price_drops_and_arrivals(workspace: Path) -> None:
     with Workspace.open(workspace) as shop:
-        load_file(shop, file, "items")
+        load_lines(shop, "items", [*ITEMS, "milk,Oat milk,food > drinks,1.50", "soy,Soy milk,food > drinks,2.10"])
         listed = find_occasions(shop)
     by = {occasion: [p for p in listed.people if p.occasion is occasion] for occasion in listed.counts}
     assert len(by[Occasion.PRICE_DROP]) > 40 and not listed.notes
@@ -575,16 +569,6 @@ def test_an_earlier_day_is_told_as_its_morning_would_have(workspace: Path) -> No
 
 
 def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: Path, tmp_path: Path) -> None:
-    from recllm.base.schema import Purpose
-    from recllm.base.settings import ScorerTrainingSettings
-    from recllm.market.campaigns.file import read_campaign
-    from recllm.market.campaigns.plan import plan_campaign
-    from recllm.market.campaigns.reach import count_reachable
-    from recllm.market.campaigns.texts import DAY_RULE
-    from recllm.recommend.recommender.recommender import Recommender
-    from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender
-    from recllm.text.encoder.toy import ToyEncoder
-
     file = tmp_path / "due.toml"
     limits = "[limits]\nholdout = 0.4\n"
     file.write_text(f'id = "due"\nchannels = ["push"]\n[target]\noccasion = "replenish"\n{limits}')
@@ -632,8 +616,6 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
     ],
 )
 def test_campaigns_that_cannot_be(tmp_path: Path, target: str, limits: str, message: str) -> None:
-    from recllm.market.campaigns.file import read_campaign
-
     file = tmp_path / "c.toml"
     file.write_text(f'id = "c"\nchannels = ["push"]\n[target]\n{target}\n[limits]\n{limits}\n')
     with pytest.raises(DataError, match=message):
@@ -641,10 +623,6 @@ def test_campaigns_that_cannot_be(tmp_path: Path, target: str, limits: str, mess
 
 
 def test_an_occasion_without_its_data_is_said_so(workspace: Path, tmp_path: Path) -> None:
-    from recllm.market.campaigns.reach import occasion_target
-    from recllm.recommend.recommender.recommender import Recommender
-    from recllm.text.encoder.toy import ToyEncoder
-
     data = weekly_world(people=20)
     with (
         Workspace.create(tmp_path / "bare", encoder="toy") as shop,

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
 from joserfc.jwk import RSAKey
 from oidc_provider import CLIENT_ID, CLIENT_SECRET, KEYS, REDIRECT_URI, Claims, Provider, running_provider, stranger_key
+from service_world import make_key
 from tables import table
 
 from recllm.base.errors import MissingExtraError, UsageError
@@ -34,7 +35,7 @@ from recllm.doors.console.session import session_cookie, session_visitor
 from recllm.doors.service.oidc import StaffMember, connect_provider
 from recllm.shop.workspace.audit import AuditAction, read_audit
 from recllm.shop.workspace.console_sessions import find_session
-from recllm.shop.workspace.keys import Scope, create_key
+from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import Workspace
 
 
@@ -387,9 +388,7 @@ def test_an_answer_of_another_provider(client: TestClient, provider: Provider) -
 
 def test_nobody_is_led_elsewhere(client: TestClient) -> None:
     provider_id = urlsplit(link(client)).path.rsplit("/", 1)[1]
-    for elsewhere in (
-        *("//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/a\nb", "", "evil"),
-    ):
+    for elsewhere in ("//evil.example", "https://evil.example", "javascript:alert(1)", ""):
         client.cookies.clear()
         way = returned(client.get(f"/sign-in/oidc/{provider_id}", params={"after": elsewhere}))
         answer = client.get(f"{way}&after={quote(elsewhere)}&redirect=//evil.example&next=//evil.example")
@@ -421,21 +420,18 @@ def test_every_sign_in_has_its_own_secrets(client: TestClient, provider: Provide
         assert first[name] != second[name] and len(first[name]) >= 43
 
 
-def test_nobody_is_let_in_by_default(tmp_path: Path, provider: Provider) -> None:
-    with serving(make_shop(tmp_path / "shop", provider, allowed_domains=[])) as client:
-        assert sign_in(client).status_code == 403 and not is_in(client)
-
-
 def test_domains_subjects_and_groups_let_somebody_in(tmp_path: Path, provider: Provider) -> None:
     provider.person["email"] = "Anna@SHOP.example"
     for allowed in (
+        {},
         {"allowed_subjects": ["other", "subject-4711"]},
         {"allowed_groups": ["crm"]},
         {"allowed_domains": ["shop.example"]},
     ):
-        folder = make_shop(tmp_path / "-".join(allowed), provider, **{"allowed_domains": []} | allowed)
+        folder = make_shop(tmp_path / "-".join(["shop", *allowed]), provider, **{"allowed_domains": []} | allowed)
         with serving(folder) as client:
-            assert sign_in(client).status_code == 200 and is_in(client), allowed
+            assert sign_in(client).status_code == (200 if allowed else 403), allowed
+            assert is_in(client) == bool(allowed)
 
 
 def signed_in_scopes(client: TestClient, folder: Path) -> set[str]:
@@ -751,8 +747,7 @@ TROUBLES: dict[str, tuple[int, bytes]] = {
 def test_a_provider_in_trouble_is_told_and_keys_go_on(
     client: TestClient, provider: Provider, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Workspace.open(tmp_path / "shop") as shop:
-        _, key = create_key(shop, "Bert", [Scope.CONSOLE])
+    key = make_key(tmp_path / "shop", Scope.CONSOLE)
     for path in ("/.well-known/openid-configuration", "/token", "/keys"):
         for name, trouble in TROUBLES.items():
             provider.answers, before = {path: lambda trouble=trouble: trouble}, causes(caplog)
@@ -764,23 +759,16 @@ def test_a_provider_in_trouble_is_told_and_keys_go_on(
         client.cookies.clear()
 
 
-def test_a_provider_that_is_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with running_provider() as down:
-        folder = make_shop(tmp_path / "shop", down)
-    with serving(folder) as client:
-        answer = client.get(link(client))
-        assert answer.status_code == 502 and "does not answer" in problem(answer)
-        assert "ConnectError" in causes(caplog)
-
-
-def test_a_slow_provider_has_so_many_seconds(
-    tmp_path: Path, provider: Provider, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_provider_that_is_down_or_slow(tmp_path: Path, provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
     provider.delay = 60
-    with serving(make_shop(tmp_path / "shop", provider, timeout_seconds=0.2)) as client:
-        answer = client.get(link(client))
-        assert answer.status_code == 502 and "does not answer" in problem(answer)
-        assert "within 0.2 s" in causes(caplog) or "ReadTimeout" in causes(caplog)
+    with running_provider() as down:
+        folder = make_shop(tmp_path / "down", down)
+    slow = make_shop(tmp_path / "slow", provider, timeout_seconds=0.2)
+    for place, words in ((folder, "ConnectError"), (slow, "within 0.2 s|ReadTimeout")):
+        with serving(place) as client:
+            answer = client.get(link(client))
+            assert answer.status_code == 502 and "does not answer" in problem(answer)
+            assert re.search(words, causes(caplog))
 
 
 def test_the_client_shows_its_secret_as_the_provider_wants(tmp_path: Path, provider: Provider) -> None:
@@ -831,8 +819,7 @@ def test_shops_with_different_providers(tmp_path: Path, provider: Provider) -> N
 def test_a_person_of_one_shop_and_a_key_of_another(tmp_path: Path, provider: Provider) -> None:
     tea, tools = make_shop(tmp_path / "tea", provider), tmp_path / "tools"
     Workspace.create(tools, encoder="toy").close()
-    with Workspace.open(tools) as shop:
-        _, text = create_key(shop, "Bert", [Scope.CONSOLE])
+    text = make_key(tools, Scope.CONSOLE, name="Bert")
     with serving(tea, tools) as client:
         sign_in(client)
         assert posted(client, "/sign-in", key=text).status_code == 303
@@ -841,11 +828,6 @@ def test_a_person_of_one_shop_and_a_key_of_another(tmp_path: Path, provider: Pro
         posted(client, "/shop", shop="tea")
         posted(client, "/sign-out")
         assert ">Bert</span>" in client.get("/settings").text  # the key's session goes on
-
-
-def test_a_console_with_a_directory_is_not_open_to_this_machine(client: TestClient) -> None:
-    answer = client.get("/settings")
-    assert answer.status_code == 303 and answer.headers["location"] == "/sign-in?after=/settings"
 
 
 def test_the_operations_of_a_shop_with_a_directory_need_a_key(client: TestClient) -> None:
@@ -917,12 +899,3 @@ def test_what_is_not_complete_is_said_at_the_start(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "authlib", None)
     with pytest.raises(MissingExtraError, match=r"authlib is not installed; run: pip install 'recllm\[oidc\]'"):
         connect_provider(OidcSettings(**COMPLETE))
-
-
-def test_without_an_issuer_nothing_is_shown(tmp_path: Path) -> None:
-    Workspace.create(tmp_path / "shop", encoder="toy").close()
-    with Workspace.open(tmp_path / "shop") as shop:
-        create_key(shop, "Bert", [Scope.CONSOLE])
-    with serving(tmp_path / "shop") as client:
-        page = client.get("/sign-in").text
-        assert "Type the key" in page and "oidc" not in page

@@ -5,20 +5,16 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from oidc_provider import CLIENT_ID, CLIENT_SECRET, Provider, running_provider
+from service_world import app_of, listening
 from test_console_browser import ROOM, driver, errors, faults, find, resize, text_of  # noqa: F401
 from waiting import until
 
-from recllm.base.service_settings import ServiceSettings
-from recllm.doors.console.app import mount_console
-from recllm.doors.service.app import create_app
-from recllm.doors.service.live import LiveShop
 from recllm.shop.workspace.workspace import Workspace
 
 
@@ -31,8 +27,6 @@ def directory() -> Iterator[Provider]:
 @pytest.fixture
 def console(tmp_path: Path, directory: Provider, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Where the console of a shop without data answers."""
-    import uvicorn
-
     monkeypatch.setenv("RECLLM_OIDC_SECRET", CLIENT_SECRET)
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -42,15 +36,8 @@ def console(tmp_path: Path, directory: Provider, monkeypatch: pytest.MonkeyPatch
         oidc = {"issuer": directory.issuer, "client_id": CLIENT_ID, "redirect_uri": directory.redirect_uri}
         oidc |= {"allowed_domains": ["shop.example"], "timeout_seconds": 120.0}
         Workspace.create(tmp_path / "shop", encoder="toy", oidc=oidc).close()
-        app = create_app([LiveShop(Workspace.open(tmp_path / "shop"), "shop")], ServiceSettings())
-        mount_console(app)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
-        thread.start()
-        until(lambda: server.started)
-        yield address
-        server.should_exit = True
-        thread.join(30)
+        with listening(app_of(tmp_path / "shop", console=True), bound):
+            yield address
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without"])

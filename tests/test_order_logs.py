@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import Command
+from shop_world import loaded
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import Intent, Purpose
@@ -114,25 +115,20 @@ def test_profiles_and_reasons_say_no_days() -> None:
 
 
 @pytest.fixture
-def loaded(tmp_path: Path, run: Command) -> Path:
+def stepped(tmp_path: Path) -> Path:
     """A workspace with a log of steps, as an earlier version made it."""
     log, days = steps(), 28
     at = times_of_steps(order_steps(log["user_id"], log["order"]), days) + 20 * 365 * DAY
-    log.drop("order").with_columns(timestamp=pl.Series(at)).write_csv(tmp_path / "log.csv")
     items = steps().select("item_id").unique().sort("item_id").with_columns(title=pl.col("item_id") + " green")
-    items.write_csv(tmp_path / "items.csv")
-    assert run("init", "-w", "shop", "--consent-default", "granted", "--encoder", "toy")[0] == 0
-    for table in ("items", "events"):
-        file = "items.csv" if table == "items" else "log.csv"
-        assert run("ingest", file, "--table", table, "-w", "shop")[0] == 0
+    loaded(tmp_path, {"items": items, "events": log.drop("order").with_columns(timestamp=pl.Series(at))})
     with closing(sqlite3.connect(tmp_path / "shop" / "store.sqlite")) as store, store:
         meta = [("order_step_seconds", str(days * DAY)), ("order_file", "0" * 64)]
         store.executemany("INSERT INTO meta VALUES (?, ?)", meta)
     return tmp_path
 
 
-def test_a_workspace_keeps_that_its_log_knows_only_an_order(loaded: Path, run: Command) -> None:
-    with Workspace.open(loaded / "shop") as shop:
+def test_a_workspace_keeps_that_its_log_knows_only_an_order(stepped: Path, run: Command) -> None:
+    with Workspace.open(stepped / "shop") as shop:
         data = shop.gate().dataset(Purpose.MODEL_TRAINING)
         assert data.step_seconds == HORIZON_DAYS * DAY and len(np.unique(data.events.at)) == 8
         with pytest.raises(UsageError, match="occasions need times"):
@@ -147,5 +143,5 @@ def test_a_workspace_keeps_that_its_log_knows_only_an_order(loaded: Path, run: C
     assert code == 0 and " ago" not in out
     code, out, _ = run("describe", "u01", "-w", "shop")
     assert code == 0 and "tea" in out and "ago" not in out
-    code, _, err = run("ingest", "log.csv", "--table", "events", "-w", "shop")
+    code, _, err = run("ingest", "events.csv", "--table", "events", "-w", "shop")
     assert code == 2 and "E_ORDER_LOG" in err and "knows only an order" in err

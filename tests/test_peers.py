@@ -10,10 +10,11 @@ import pytest
 from peers import PEERS
 from peers.collaborative import ease, fit, person_vectors, tifu_knn
 from peers.repurchase import slrc, taiw
+from test_baselines import names
 
 from recllm.learn.features.item_vectors import item_vectors
 from recllm.recommend.evaluation.baselines import purchase_matrix, rank_by
-from recllm.recommend.evaluation.protocols import EvaluationQuery, EvaluationWindow, RankedLists, System, time_split
+from recllm.recommend.evaluation.protocols import EvaluationQuery, EvaluationWindow, System, time_split
 from recllm.recommend.evaluation.systems import BASELINES, make_systems
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.text.encoder.toy import ToyEncoder
@@ -129,10 +130,6 @@ def asking(past: Dataset, *people: str, k: int = 3) -> EvaluationQuery:
     return EvaluationQuery(
         dataset=past, fit_on=past, users=rows, fit_users=rows, items=items, k=k, mask_seen=False, slice="ALL"
     )
-
-
-def names(past: Dataset, lists: RankedLists) -> list[list[str]]:
-    return [[past.items["item_id"][int(i)] for i in row if i >= 0] for row in lists.items]
 
 
 def test_tifu_vector_by_hand() -> None:

@@ -7,33 +7,30 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Command
 from console_world import Page, press
 from fastapi.testclient import TestClient
-from shop_world import START, item_lines, loaded, purchase_lines
+from shop_world import START, item_lines, load_lines, loaded, purchase_lines
 from shop_world import shop as world
-from test_console import assert_harmless, serving
+from store_view import campaign_message
+from test_console import assert_harmless
 from waiting import until
 
 from recllm.base.errors import DataError
-from recllm.base.messages import CampaignMessage
 from recllm.base.policy import Policy
 from recllm.base.service_settings import ServiceSettings
 from recllm.market.audiences.people_rule import parse_rule
 from recllm.market.campaigns.drafts import campaign_file, change_campaign, create_campaign, revision_of
 from recllm.market.campaigns.reach import count_reachable
 from recllm.recommend.recommender.shop_recommender import open_recommender
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace
 
-Run = Callable[..., tuple[int, str, str]]
 PEOPLE = 40
 FLOOR = 3
 REFUSED, NO_EMAIL = ("u00", "u01"), ("u02", "u04")
@@ -45,7 +42,7 @@ RULE = {"all": [TEA, {"any": [OLDER, {"condition": "agreed", "channel": "email"}
 
 
 @pytest.fixture(scope="module")
-def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two people refused everything personal, two e-mail; u06 and u00 were sent a message."""
     folder = tmp_path_factory.mktemp("rules")
     data = world(people=PEOPLE, visits=4)
@@ -59,26 +56,10 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     loaded(folder, files, policy=Policy(group_floor=FLOOR, small_shop=0), **settings)
     with Workspace.open(folder / "shop") as shop:
         at = datetime.fromtimestamp(START, UTC) + timedelta(days=20)
-        common = {"campaign_id": "winter", "channel": "email", "text_id": "t1", "variant": 0, "item_id": "tea1"}
-        shop.store().add_messages(
-            [
-                CampaignMessage(message_id=name, user_id=name, request_id=name, exported_at=at, **common)
-                for name in shop.pseudonymiser().many(["u06", "u00"])
-            ]
-        )
+        names = enumerate(shop.pseudonymiser().many(["u06", "u00"]))
+        sent = [campaign_message(n, name, "email", "tea1", campaign_id="winter", exported_at=at) for n, name in names]
+        shop.store().add_messages(sent)
     return folder / "shop"
-
-
-@pytest.fixture
-def folder(untrained: Path, tmp_path: Path) -> Path:
-    shutil.copytree(untrained, tmp_path / "shop")
-    return tmp_path / "shop"
-
-
-@pytest.fixture
-def client(folder: Path) -> Iterator[TestClient]:
-    with serving(folder) as client:
-        yield client
 
 
 def expected() -> set[int]:
@@ -110,15 +91,12 @@ def test_an_audience_of_a_rule_adds_up_and_names_it(client: TestClient) -> None:
     assert everybody["rule"] == [] and "people_rule" not in everybody["excluded"]
 
 
-def test_only_people_who_agreed_are_counted_and_a_withdrawal_acts_at_once(
-    client: TestClient, folder: Path, tmp_path: Path
-) -> None:
+def test_only_people_who_agreed_are_counted_and_a_withdrawal_acts_at_once(client: TestClient, folder: Path) -> None:
     before = audience(client, people=TEA)
     assert before["rule"][0]["people"] == 19  # u00 bought tea too, and refused
     refusals = [f"{name},personalisation,false,2025-01-01T00:00:00Z" for name in ("u08", "u10")]
-    (tmp_path / "no.csv").write_text("\n".join(["user_id,purpose,granted,timestamp", *refusals]) + "\n")
     with Workspace.open(folder) as shop:
-        load_file(shop, tmp_path / "no.csv", "consent")
+        load_lines(shop, "consent", ["user_id,purpose,granted,timestamp", *refusals])
     after = audience(client, people=TEA)
     assert after["rule"][0]["people"] == 17 and after["excluded"]["no_consent"] in (None, len(REFUSED) + 2)
     # of those who agreed to the channel alone, where one is asked for
@@ -181,7 +159,7 @@ def test_a_campaign_counts_whom_its_rule_leaves_out(folder: Path) -> None:
             change_campaign(shop, "tea", broken, revision=revision_of(shop, "tea"), by="Ann", at=datetime.now(UTC))
 
 
-def test_the_command_line_takes_json_and_files(command: Run, folder: Path, tmp_path: Path) -> None:
+def test_the_command_line_takes_json_and_files(command: Command, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "seeds.txt").write_text("u03\nu05\n")
     (tmp_path / "rule.toml").write_text('[[all]]\ncondition = "bought"\ncategory = "tea"\n')
     options = ["audience", "--with", f"seeds=@{tmp_path / 'seeds.txt'},holdout=0", "-w", str(folder)]

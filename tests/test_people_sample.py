@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from retrain_world import PEOPLE, grow, log, make_shop
+from shop_world import load_lines, vectors
 from shop_world import shop as world
-from shop_world import vectors
 
 from recllm.base.schema import Purpose, SlateStatus
 from recllm.base.settings import ScorerTrainingSettings
@@ -27,7 +27,6 @@ from recllm.recommend.recommender.saved_model import load_model
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.people_sample import PeopleSample, sampled_rows
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.store.readers import StoreReader
 from recllm.shop.workspace.workspace import Workspace, overridden
 from recllm.text.encoder.toy import ToyEncoder
@@ -152,8 +151,7 @@ def test_who_refused_training_is_neither_in_a_sample_nor_counted(root: Path) -> 
         raw_of = dict(zip(shop.pseudonymiser().many(RAW), RAW, strict=True))
         refusing = [raw_of[name] for name in first.users["user_id"][:5]]
         rows = [f"{raw},model_training,false,2020-01-01T00:00:00Z" for raw in refusing]
-        (root / "consent.csv").write_text("\n".join(["user_id,purpose,granted,at", *rows]) + "\n")
-        load_file(shop, root / "consent.csv", "consent")
+        load_lines(shop, "consent", ["user_id,purpose,granted,at", *rows])
         second = shop.gate().dataset(Purpose.MODEL_TRAINING, people_limit=LIMIT)
     left, joined = (set(a.users["user_id"]) - set(b.users["user_id"]) for a, b in ((first, second), (second, first)))
     assert {raw_of[name] for name in left} == set(refusing) and len(joined) == 5

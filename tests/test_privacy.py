@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
@@ -31,13 +31,6 @@ from recllm.shop.workspace.workspace import Workspace
 
 KEY = b"k" * 32
 TRAINING, EMAIL, THIRD_PARTY = Purpose.MODEL_TRAINING, Purpose.EMAIL, Purpose.LLM_THIRD_PARTY
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(tmp_path / "store.sqlite", create=True)
-    yield opened
-    opened.close()
 
 
 def bought(*pairs: tuple[str, str], at: int = 1_000_000) -> pl.DataFrame:

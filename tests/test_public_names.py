@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 import recllm
+from recllm.base import errors
 from recllm.base.errors import DataError
+from recllm.market.adcopy.request import Offer, OfferType
 
 
 def test_all_names_exist() -> None:
@@ -21,14 +24,10 @@ def test_all_names_exist() -> None:
 
 
 def test_version_is_the_package_version() -> None:
-    import importlib.metadata
-
     assert recllm.__version__ == importlib.metadata.version("recllm")
 
 
 def test_errors_have_their_exit_codes() -> None:
-    from recllm.base import errors
-
     codes = {"RecllmError": 1, "UsageError": 2, "DataError": 2, "NothingToDo": 3, "PolicyError": 4, "StoreError": 1}
     assert {name: getattr(errors, name).exit_code for name in codes} == codes
 
@@ -43,8 +42,6 @@ def test_waiting_threads_do_not_spin_unless_the_caller_says_so(set_before: str |
 
 
 def test_any_number_is_a_price_and_what_is_none_is_refused_in_words() -> None:
-    from recllm.market.adcopy.request import Offer, OfferType
-
     now = datetime(2025, 6, 1, tzinfo=UTC)
     texts = set()
     for price in (4.9, "4.9", Decimal("4.90"), np.float64(4.9), np.float32(4.9), 4.90):

@@ -23,6 +23,8 @@ DATA = shop()
 V = vectors(DATA)
 EVERYBODY = np.arange(DATA.n_users)
 NOW = DATA.as_of
+ALL = UserInputs(DATA.events, NOW, EVERYBODY)
+"""Everybody, with all that they did."""
 QUICK = ScorerTrainingSettings(
     horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_size=8, min_steps=80
 )
@@ -38,10 +40,13 @@ def crowd(fitted: FittedScorer) -> CollaborativeStatistics:
     return CollaborativeStatistics.fit(DATA, V, fitted.population)
 
 
-def test_favourites_come_first_and_say_where_they_come_from(
-    fitted: FittedScorer, crowd: CollaborativeStatistics
-) -> None:
-    found = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 4)
+@pytest.fixture(scope="module")
+def ranker(fitted: FittedScorer, crowd: CollaborativeStatistics) -> ItemRanker:
+    return ItemRanker(fitted.scorer, crowd)
+
+
+def test_favourites_come_first_and_say_where_they_come_from(ranker: ItemRanker, fitted: FittedScorer) -> None:
+    found = ranker.rank(ALL, 4)
     for u in EVERYBODY:
         mine = set(DATA.events.rows(np.array([u])).item.tolist())
         assert set(found.item[u].tolist()) == mine
@@ -52,43 +57,43 @@ def test_favourites_come_first_and_say_where_they_come_from(
     assert ((found.probability > 0) & (found.probability < 1)).all()
 
 
-def test_one_scoring_gives_the_lists_with_and_without_repeats(
-    fitted: FittedScorer, crowd: CollaborativeStatistics
-) -> None:
-    both = ItemRanker(fitted.scorer, crowd).rank_with_and_without_repeats(UserInputs(DATA.events, NOW, EVERYBODY), 6)
+def test_one_scoring_gives_the_lists_with_and_without_repeats(ranker: ItemRanker) -> None:
+    both = ranker.rank_with_and_without_repeats(ALL, 6)
     for found, repeats in zip(both, (True, False), strict=True):
-        alone = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 6, repeats=repeats)
+        alone = ranker.rank(ALL, 6, repeats=repeats)
         assert np.array_equal(found.item, alone.item)
         assert np.array_equal(found.sources, alone.sources)
         np.testing.assert_allclose(found.logit, alone.logit, atol=1e-4)
 
 
-def test_the_size_of_the_blocks_changes_nothing(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
-    whole = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 10)
-    small = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 10, block=7)
+def test_the_size_of_the_blocks_changes_nothing(ranker: ItemRanker) -> None:
+    whole = ranker.rank(ALL, 10)
+    small = ranker.rank(ALL, 10, block=7)
     assert np.array_equal(whole.item, small.item)
     np.testing.assert_allclose(whole.logit, small.logit, atol=1e-4)
 
 
-def test_lists_are_distinct_filtered_and_filled_back_to_k(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
+def test_lists_are_distinct_filtered_and_filled_back_to_k(
+    ranker: ItemRanker, fitted: FittedScorer, crowd: CollaborativeStatistics
+) -> None:
     allowed = np.arange(DATA.n_items) % 2 == 0
     tight = CandidateCounts(own_history=1, neighbours=1, item_item=0, category_trend=0, popular=1)
-    found = ItemRanker(fitted.scorer, crowd, tight).rank(UserInputs(DATA.events, NOW, EVERYBODY), 12, allowed=allowed)
+    found = ItemRanker(fitted.scorer, crowd, tight).rank(ALL, 12, allowed=allowed)
     for row in found.item:
         assert len(set(row.tolist())) == 12 and (row % 2 == 0).all()
-    new = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 20, repeats=False)
+    new = ranker.rank(ALL, 20, repeats=False)
     for u, row in enumerate(new.item):
         assert not set(DATA.events.rows(np.array([u])).item.tolist()) & set(row.tolist())
         assert (row >= 0).sum() == DATA.n_items - 4
 
 
-def test_a_short_catalogue_pads_with_minus_one(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
+def test_a_short_catalogue_pads_with_minus_one(ranker: ItemRanker) -> None:
     allowed = np.zeros(DATA.n_items, bool)
     allowed[[3, 5]] = True
-    found = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 4, allowed=allowed)
+    found = ranker.rank(ALL, 4, allowed=allowed)
     assert (np.sort(found.item, axis=1) == [-1, -1, 3, 5]).all()
     assert np.isnan(found.logit[:, 2:]).all() and not found.sources[:, 2:].any()
-    nobody = ItemRanker(fitted.scorer, crowd).rank(UserInputs(history(), NOW), 4)
+    nobody = ranker.rank(UserInputs(history(), NOW), 4)
     assert nobody.item.shape == (0, 4) and nobody.sources.dtype == np.uint16
 
 
@@ -101,65 +106,55 @@ def test_equal_scores_are_ordered_by_item_row(crowd: CollaborativeStatistics) ->
     assert found.item.tolist() == [[2, 5, 9]]
 
 
-def test_banned_items_are_hidden_from_one_person_only(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
-    first = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 1).item[:, 0]
+def test_banned_items_are_hidden_from_one_person_only(ranker: ItemRanker) -> None:
+    first = ranker.rank(ALL, 1).item[:, 0]
     indptr = np.minimum(np.arange(DATA.n_users + 1), 1)
-    again = (
-        ItemRanker(fitted.scorer, crowd)
-        .rank(UserInputs(DATA.events, NOW, EVERYBODY), 1, banned=(indptr, first[:1]))
-        .item[:, 0]
-    )
+    again = ranker.rank(ALL, 1, banned=(indptr, first[:1])).item[:, 0]
     assert again[0] != first[0] and np.array_equal(again[1:], first[1:])
-    listed = ItemRanker(fitted.scorer, crowd).rank(
-        UserInputs(DATA.events, NOW, EVERYBODY), 1, items=np.arange(24), banned=(indptr, first[:1])
-    )
+    listed = ranker.rank(ALL, 1, items=np.arange(24), banned=(indptr, first[:1]))
     assert first[0] not in listed.item[0] and np.array_equal(listed.item[1:, 0], first[1:])
 
 
-def test_an_explicit_list_can_leave_out_what_was_taken(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
-    found = ItemRanker(fitted.scorer, crowd).rank(
-        UserInputs(DATA.events, NOW, EVERYBODY), 24, items=np.arange(24), repeats=False
-    )
+def test_an_explicit_list_can_leave_out_what_was_taken(ranker: ItemRanker) -> None:
+    found = ranker.rank(ALL, 24, items=np.arange(24), repeats=False)
     for u, row in enumerate(found.item):
         mine = set(DATA.events.rows(np.array([u])).item.tolist())
         assert set(row[row >= 0].tolist()) == set(range(24)) - mine
 
 
-def test_pairs_score_as_they_do_in_a_ranking(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
-    found = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 5)
+def test_pairs_score_as_they_do_in_a_ranking(ranker: ItemRanker) -> None:
+    found = ranker.rank(ALL, 5)
     order = np.argsort(found.item, axis=1)
     items = np.take_along_axis(found.item, order, 1)
     pairs = Pairs(np.arange(DATA.n_users + 1) * 5, items.ravel())
-    scored = ItemRanker(fitted.scorer, crowd).score(UserInputs(DATA.events, NOW, EVERYBODY), pairs)
+    scored = ranker.score(ALL, pairs)
     np.testing.assert_allclose(scored.logit, np.take_along_axis(found.logit, order, 1).ravel(), atol=1e-4)
     np.testing.assert_allclose(scored.probability, np.take_along_axis(found.probability, order, 1).ravel(), atol=1e-4)
 
 
-def test_leaving_a_line_out_is_the_same_as_never_having_had_it(
-    fitted: FittedScorer, crowd: CollaborativeStatistics
-) -> None:
+def test_leaving_a_line_out_is_the_same_as_never_having_had_it(ranker: ItemRanker) -> None:
     mine = DATA.events.rows(np.array([0]))
-    best = int(ItemRanker(fitted.scorer, crowd).rank(UserInputs(mine, NOW, np.array([0])), 1).item[0, 0])
+    best = int(ranker.rank(UserInputs(mine, NOW, np.array([0])), 1).item[0, 0])
     without = mine.select(mine.item != best)
     two = mine.rows(np.array([0, 0]))
     version = two.user
     virtual = two.select((version == 0) | (two.item != best))
     pair, pairs = Pairs(np.array([0, 1]), np.array([best], np.int32)), Pairs(np.array([0, 1, 2]), np.array([best] * 2))
-    alone = ItemRanker(fitted.scorer, crowd).score(UserInputs(without, NOW, np.array([0])), pair).logit
-    both = ItemRanker(fitted.scorer, crowd).score(UserInputs(virtual, NOW, np.array([0, 0])), pairs).logit
+    alone = ranker.score(UserInputs(without, NOW, np.array([0])), pair).logit
+    both = ranker.score(UserInputs(virtual, NOW, np.array([0, 0])), pairs).logit
     np.testing.assert_allclose(both[1], alone[0], atol=1e-4)
     assert both[0] > both[1] + 0.5
 
 
-def test_a_fresh_purchase_is_felt_without_training(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
+def test_a_fresh_purchase_is_felt_without_training(ranker: ItemRanker) -> None:
     tool = int(DATA.item_rows(["tool0"])[0])
     pair = Pairs(np.array([0, 1]), np.array([tool], np.int32))
-    before = ItemRanker(fitted.scorer, crowd).score(UserInputs(history([]), NOW), pair).logit
-    after = ItemRanker(fitted.scorer, crowd).score(UserInputs(history([(tool, NOW - DAY)]), NOW), pair).logit
+    before = ranker.score(UserInputs(history([]), NOW), pair).logit
+    after = ranker.score(UserInputs(history([(tool, NOW - DAY)]), NOW), pair).logit
     assert after > before
 
 
-def test_items_that_never_sold_can_be_ranked_by_their_text_and_kind() -> None:
+def test_items_that_never_sold_can_be_ranked_by_their_text_and_kind(ranker: ItemRanker) -> None:
     items = DATA.items.vstack(
         DATA.items[:2].with_columns(
             pl.Series("item_id", ["tea-new", "tool-new"]),
@@ -174,9 +169,8 @@ def test_items_that_never_sold_can_be_ranked_by_their_text_and_kind() -> None:
         fitted = fit_scorer(data, v, None, QUICK.model_copy(update={"seed": seed}))
         assert not fitted.scorer.config.learned_arrivals
         crowd = CollaborativeStatistics.fit(data, v, fitted.population)
-        found = ItemRanker(fitted.scorer, crowd).rank(
-            UserInputs(data.events, NOW, EVERYBODY), 2, items=np.array([24, 25])
-        )
+        everybody = UserInputs(data.events, NOW, EVERYBODY)
+        found = ItemRanker(fitted.scorer, crowd).rank(everybody, 2, items=np.array([24, 25]))
         assert (found.item[:, 0] == np.where(tea, 24, 25)).mean() > 0.9
 
 
@@ -195,18 +189,3 @@ def test_a_bare_log_trains_and_ranks() -> None:
     )
     mine = set(bare.events.rows(np.array([0])).item.tolist())
     assert len(mine & set(found.item[0].tolist())) >= 3
-
-
-def test_a_weight_on_popularity_changes_the_order_and_no_score(
-    fitted: FittedScorer, crowd: CollaborativeStatistics
-) -> None:
-    plain = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), DATA.n_items)
-    weighed = ItemRanker(fitted.scorer, crowd).rank(
-        UserInputs(DATA.events, NOW, EVERYBODY), DATA.n_items, popularity_weight=1.0
-    )
-    assert not np.array_equal(plain.item, weighed.item)
-    for name in ("logit", "probability"):
-        sorted_by_item = [np.take_along_axis(getattr(r, name), np.argsort(r.item), 1) for r in (plain, weighed)]
-        np.testing.assert_array_equal(*sorted_by_item)
-    lowered = weighed.logit - np.log1p(crowd.stats.buyers_ever)[weighed.item]
-    assert (np.diff(lowered, axis=1) <= 1e-5).all()

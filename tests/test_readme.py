@@ -10,6 +10,12 @@ import runpy
 import tomllib
 from pathlib import Path
 
+from typer.main import get_command
+
+from recllm.base.settings import sections
+from recllm.doors.cli.main import app
+from recllm.market.campaigns.file import read_campaign
+
 ROOT = Path(__file__).resolve().parents[1]
 README, RESULTS = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "eval/results/README.md"))
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "recllm" / "guide").glob("*.md")}
@@ -75,11 +81,6 @@ def test_figures_are_those_of_the_result_files() -> None:
 
 
 def test_the_commands_options_and_settings_of_the_documents_exist() -> None:
-    from typer.main import get_command
-
-    from recllm.base.settings import sections
-    from recllm.doors.cli.main import app
-
     lines = re.findall(r"(?:^(?:\w+=\S+ )?|`)recllm ([^`\n]+(?:\n[^`\n]+`)?)", DOCUMENTS, re.MULTILINE)
     assert len(lines) > 130
     for line in lines:
@@ -103,8 +104,6 @@ def test_links_resolve_and_the_contents_of_the_guide_are_whole() -> None:
 
 
 def test_the_campaign_of_the_readme_can_be_read(tmp_path: Path) -> None:
-    from recllm.market.campaigns.file import read_campaign
-
     file = tmp_path / "spring.toml"
     file.write_text(re.search(r"```toml\n(.*?)```", PAGES["campaigns.md"], re.DOTALL)[1], encoding="utf-8")  # type: ignore[index]
     read = read_campaign(file)

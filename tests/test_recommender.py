@@ -8,38 +8,28 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from shop_world import shop
 
 from recllm.base.errors import PolicyError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Action, Intent, NoteKind, Objective, ServedBy, SlateStatus
 from recllm.base.settings import ScorerTrainingSettings
-from recllm.recommend.recommender.people import DatasetPeople
+from recllm.recommend.recommender import ranking
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.shop.data.dataset import DAY, Dataset
+from recllm.recommend.recommender.saved_model import load_model, publish_model
+from recllm.shop.data.dataset import Dataset
 from recllm.text.encoder.cache import CachedEncoder
 from recllm.text.encoder.toy import ToyEncoder
 
 N = 40
-"""A tiny world: even people buy tea of all kinds, odd people buy tools; each comes back every fortnight."""
+"""The small world in which even people buy tea and odd people buy tools, with their ages and two more people."""
 
 
 def world() -> Dataset:
-    items = [(f"tea{i}", f"Green tea number {i}", ["food", "tea"], 2.0 + i) for i in range(12)]
-    items += [(f"tool{i}", f"Steel hammer number {i}", ["home", "tools"], 20.0 + i) for i in range(12)]
-    rng = np.random.default_rng(0)
-    rows = []
-    for user in range(N):
-        kind = "tea" if user % 2 == 0 else "tool"
-        liked = rng.choice(12, 4, replace=False)
-        for visit in range(12):
-            for i in rng.choice(liked, 2, replace=False):
-                rows.append((f"u{user}", f"{kind}{i}", (visit * 14 + user % 7) * DAY, 1.0))
-    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "quantity"], orient="row")
     ages = ["old" if u % 2 == 0 else "young" for u in range(N)]
-    users = pl.DataFrame({"user_id": [*(f"u{u}" for u in range(N)), "told", "blank"], "age": [*ages, "young", None]})
-    catalogue = pl.DataFrame(items, schema=["item_id", "title", "category", "price"], orient="row")
-    return Dataset.construct(events, users, catalogue)
+    names = [*(f"u{u:02}" for u in range(N)), "told", "blank"]
+    return shop(N, 12, users=pl.DataFrame({"user_id": names, "age": [*ages, "young", None]}))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +47,7 @@ def kinds(slate) -> set[str]:  # type: ignore[no-untyped-def]
 
 
 def test_tea_drinkers_get_tea_and_tool_buyers_tools(trained: Recommender) -> None:
-    even, odd = trained.recommend(["u0", "u1"], k=3)
+    even, odd = trained.recommend(["u00", "u01"], k=3)
     assert kinds(even) == {"tea"} and kinds(odd) == {"tool"}
     assert [r.rank for r in even.items] == [1, 2, 3]
     assert all(r.served_by for r in even.items)
@@ -66,7 +56,7 @@ def test_tea_drinkers_get_tea_and_tool_buyers_tools(trained: Recommender) -> Non
 def test_both_parts_of_the_score_are_reported_and_add_up(trained: Recommender) -> None:
     assert trained.model is not None
     a = float(trained.model.scorer.weights["cosine_weight"])
-    for r in trained.recommend("u0", k=5)[0].items:
+    for r in trained.recommend("u00", k=5)[0].items:
         assert r.logit == pytest.approx(a * r.cosine + r.mlp, abs=1e-4)
         assert 0 < r.probability < 1 and -1 <= r.cosine <= 1
 
@@ -77,19 +67,21 @@ def test_a_weight_on_popularity_lowers_what_many_people_buy(trained: Recommender
         lowered = [r.score for r in slate.items] - np.log1p(trained.population.stats.buyers_ever[rows])
         return [r.item_id for r in slate.items], np.diff(lowered)
 
-    plain, weighed = (trained.recommend("u0", k=24, popularity_weight=w, explain=False)[0] for w in (0.0, 1.0))
+    plain, weighed = (trained.recommend("u00", k=24, popularity_weight=w, explain=False)[0] for w in (0.0, 1.0))
     assert places(plain)[0] != places(weighed)[0] and set(places(plain)[0]) == set(places(weighed)[0])
     assert (places(weighed)[1] <= 1e-5).all()
+    values = [{r.item_id: (r.score, r.probability) for r in slate.items} for slate in (plain, weighed)]
+    assert values[0] == values[1], "the order is another one, no score is"
     policy = Policy(popularity_weight=1.0)
     ruled = Recommender(trained.dataset, trained.encoder, model=trained.model, policy=policy)
-    assert places(ruled.recommend("u0", k=24, explain=False)[0])[0] == places(weighed)[0]
+    assert places(ruled.recommend("u00", k=24, explain=False)[0])[0] == places(weighed)[0]
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(UsageError, match="popularity_weight"):
-            trained.recommend("u0", popularity_weight=wrong)
+            trained.recommend("u00", popularity_weight=wrong)
 
 
 def test_by_lift_comes_first_what_people_in_general_do_not_buy(trained: Recommender) -> None:
-    stats, users = trained.population.stats, [f"u{n}" for n in range(N)]
+    stats, users = trained.population.stats, [f"u{n:02}" for n in range(N)]
     chance, lift = (trained.recommend(users, k=24, objective=o, explain=False) for o in list(Objective)[:2])
     assert [slate.items for slate in chance] != [slate.items for slate in lift]
     for user, by_chance, by_lift in zip(users, chance, lift, strict=True):
@@ -109,20 +101,20 @@ def test_by_margin_comes_first_what_earns_most(trained: Recommender) -> None:
         json.dumps({"margin": str(margin[i])}) if i in margin else None for i in trained.dataset.items["item_id"]
     ]
     told = trained.dataset.items.with_columns(attributes=pl.Series(attributes, dtype=pl.String))
-    slate = trained.offering(told).recommend("u0", objective=Objective.MARGIN)[0]
+    slate = trained.offering(told).recommend("u00", objective=Objective.MARGIN)[0]
     assert {item.item_id for item in slate.items} == set(margin)  # what earns nobody knows how much is left out
     worth = [margin[item.item_id] * (item.probability or 0) for item in slate.items]
     assert worth == sorted(worth, reverse=True) and slate.items[0].item_id == "tea3"
     costs = ['{"cost": "1.5"}' if i == "tea1" else '{"成本": "x"}' for i in trained.dataset.items["item_id"]]
     priced = trained.dataset.items.with_columns(attributes=pl.Series(costs))
-    (only,) = trained.offering(priced).recommend("u0", objective=Objective.MARGIN)[0].items
+    (only,) = trained.offering(priced).recommend("u00", objective=Objective.MARGIN)[0].items
     assert only.item_id == "tea1" and trained.offering(priced).margins[trained.dataset.item_rows(["tea1"])[0]] == 1.5
     with pytest.raises(UsageError, match="attribute margin"):
-        trained.recommend("u0", objective=Objective.MARGIN)
+        trained.recommend("u00", objective=Objective.MARGIN)
 
 
 def test_without_a_model_counting_and_texts_rank_and_it_is_said(untrained: Recommender) -> None:
-    slate = untrained.recommend("u0", k=3)[0]
+    slate = untrained.recommend("u00", k=3)[0]
     assert slate.status is SlateStatus.TEXT_ONLY
     assert slate.degraded_reason == "no trained model: ranked by this person's own history, what is popular and texts"
     assert kinds(slate) == {"tea"}
@@ -131,15 +123,15 @@ def test_without_a_model_counting_and_texts_rank_and_it_is_said(untrained: Recom
         untrained.dataset.items["item_id"][int(i)] for i in untrained.dataset.events.rows(np.array([0])).item
     )
     assert slate.items[0].item_id in bought, "a person's own habits lead"
-    new = untrained.recommend("u0", k=3, repeats=False)[0]
+    new = untrained.recommend("u00", k=3, repeats=False)[0]
     assert kinds(new) == {"tea"} and not bought.keys() & {item.item_id for item in new.items}
 
 
 def test_strangers_and_the_unwilling_get_what_is_popular(trained: Recommender) -> None:
     guarded = Recommender(
-        trained.dataset, trained.encoder, model=trained.model, permits=lambda ids: [i != "u0" for i in ids]
+        trained.dataset, trained.encoder, model=trained.model, permits=lambda ids: [i != "u00" for i in ids]
     )
-    unwilling, stranger, blank, fine = guarded.recommend(["u0", "nobody", "blank", "u1"], k=4)
+    unwilling, stranger, blank, fine = guarded.recommend(["u00", "nobody", "blank", "u01"], k=4)
     assert unwilling.status is SlateStatus.NO_CONSENT and "no consent" in (unwilling.degraded_reason or "")
     assert stranger.status is blank.status is SlateStatus.UNKNOWN_USER
     assert [r.item_id for r in unwilling.items] == [r.item_id for r in stranger.items]
@@ -158,14 +150,14 @@ def test_basics_alone_are_served_personally(trained: Recommender) -> None:
 
 
 def test_filters(trained: Recommender) -> None:
-    bought = {line.item_id for line in trained.person("u0").profile(trained.dataset).purchases}
-    unseen = trained.recommend("u0", k=20, repeats=False)[0]
+    bought = {line.item_id for line in trained.person("u00").profile(trained.dataset).purchases}
+    unseen = trained.recommend("u00", k=20, repeats=False)[0]
     assert not bought & {r.item_id for r in unseen.items}
-    cheap = trained.recommend("u1", k=24, where="price < 5")[0]
+    cheap = trained.recommend("u01", k=24, where="price < 5")[0]
     assert {r.item_id for r in cheap.items} == {"tea0", "tea1", "tea2"}
     assert (cheap.notes[-1].kind, cheap.notes[-1].numbers) == (NoteKind.SHORT, {"shown": 3, "k": 24})
     assert cheap.degraded_reason == "only 3 of 24 items: no more pass the filters"
-    listed = trained.recommend("u1", k=5, allow=["tea1", "tool1"], exclude=["tool1"])[0]
+    listed = trained.recommend("u01", k=5, allow=["tea1", "tool1"], exclude=["tool1"])[0]
     assert [r.item_id for r in listed.items] == ["tea1"]
 
 
@@ -175,9 +167,9 @@ def test_of_one_name_only_the_best_is_shown_unless_twins_are_wanted() -> None:
         title=pl.when(pl.col("item_id").is_in(["tea0", "tea1", "tea2"])).then(pl.lit("House tea")).otherwise("title")
     )
     twins = Recommender(replace(data, items=renamed), ToyEncoder())
-    names = [r.title for r in twins.recommend("u0", k=10)[0].items]
+    names = [r.title for r in twins.recommend("u00", k=10)[0].items]
     assert len(names) == len(set(names)) == 10
-    assert [r.title for r in twins.recommend("u0", k=24, same_names=True)[0].items].count("House tea") == 3
+    assert [r.title for r in twins.recommend("u00", k=24, same_names=True)[0].items].count("House tea") == 3
 
 
 def observed(recommender: Recommender, user: str, item: str, action: Action) -> Recommender:
@@ -192,15 +184,10 @@ def test_what_was_shown_is_no_history(trained: Recommender) -> None:
     assert shown.recommend("blank", k=2)[0].status is SlateStatus.UNKNOWN_USER
 
 
-def test_k_above_the_catalogue_gives_the_catalogue(trained: Recommender) -> None:
-    assert len(trained.recommend("u0", k=1000)[0].items) == 24
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"k": 0}, "at least 1"),
-        ({"where": "price <"}, "cannot be read"),
         ({"where": "colour = 'red'"}, "cannot be read"),
         ({"where": "price"}, "not a condition"),
         ({"exclude": ["nothing"]}, "no item 'nothing'"),
@@ -208,11 +195,11 @@ def test_k_above_the_catalogue_gives_the_catalogue(trained: Recommender) -> None
 )
 def test_wrong_use_is_told(trained: Recommender, arguments: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        trained.recommend("u0", **arguments)  # type: ignore[arg-type]
+        trained.recommend("u00", **arguments)  # type: ignore[arg-type]
 
 
 def test_reasons_name_what_the_person_did(trained: Recommender) -> None:
-    for r in trained.recommend("u0", k=2)[0].items:
+    for r in trained.recommend("u00", k=2)[0].items:
         assert r.reasons
         for reason in r.reasons:
             assert reason.evidence_id.startswith(("B:tea", "I:age", "general"))
@@ -220,40 +207,31 @@ def test_reasons_name_what_the_person_did(trained: Recommender) -> None:
 
 def test_reasons_are_exact(trained: Recommender) -> None:
     """Taking the evidence out of the log itself gives the score that the reason speaks of."""
-    top = trained.recommend("u0", k=1)[0].items[0]
+    top = trained.recommend("u00", k=1)[0].items[0]
     reason = next(r for r in top.reasons if r.evidence_id != "general")
     gone = reason.evidence_id.removeprefix("B:")
-    data, row = trained.dataset, int(trained.dataset.user_rows(["u0"])[0])
+    data, row = trained.dataset, int(trained.dataset.user_rows(["u00"])[0])
     e = data.events
     kept = ~((e.user == row) & (e.item == int(data.item_rows([gone])[0])))
     less = Recommender(replace(data, events=e.select(kept)), trained.encoder, model=trained.model)
     less.population = trained.population
-    again = less.recommend("u0", k=1, allow=[top.item_id], explain=False)[0].items[0]
+    again = less.recommend("u00", k=1, allow=[top.item_id], explain=False)[0].items[0]
     assert top.logit - again.logit == pytest.approx(reason.delta, abs=1e-4)
 
 
 def test_a_dismissed_item_is_gone_and_comes_back_when_bought(trained: Recommender) -> None:
-    first = trained.recommend("u0", k=3)[0].items[0].item_id
-    after = observed(trained, "u0", first, Action.DISMISS)
-    assert first not in {r.item_id for r in after.recommend("u0", k=24)[0].items}
-    assert first in {r.item_id for r in after.recommend("u2", k=24)[0].items}
-    again = observed(after, "u0", first, Action.PURCHASE)
-    assert first in {r.item_id for r in again.recommend("u0", k=24)[0].items}
-
-
-def test_a_purchase_changes_the_scores_without_training(trained: Recommender) -> None:
-    before = {r.item_id: r.logit for r in trained.recommend("u0", k=24, explain=False)[0].items}
-    (slate,) = observed(trained, "u0", "tea0", Action.PURCHASE).recommend("u0", k=24)
-    after = {r.item_id: r.logit for r in slate.items}
-    assert before["tea0"] != after["tea0"]
+    first = trained.recommend("u00", k=3)[0].items[0].item_id
+    after = observed(trained, "u00", first, Action.DISMISS)
+    assert first not in {r.item_id for r in after.recommend("u00", k=24)[0].items}
+    assert first in {r.item_id for r in after.recommend("u02", k=24)[0].items}
+    again = observed(after, "u00", first, Action.PURCHASE)
+    assert first in {r.item_id for r in again.recommend("u00", k=24)[0].items}
 
 
 def test_a_published_model_answers_as_before(trained: Recommender, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from recllm.recommend.recommender.saved_model import load_model, publish_model
-
     version = publish_model(trained.model, tmp_path)
     again = Recommender(trained.dataset, trained.encoder, model=load_model(tmp_path))
-    one, two = (r.recommend("u3", k=5)[0] for r in (trained, again))
+    one, two = (r.recommend("u03", k=5)[0] for r in (trained, again))
     assert two.model_version == version
     assert [(r.item_id, r.logit) for r in one.items] == [(r.item_id, r.logit) for r in two.items]
 
@@ -266,21 +244,6 @@ def test_another_encoder_is_refused_and_an_earlier_precision_of_it_is_not(traine
     Recommender(trained.dataset, encoder, model=trained.model)
 
 
-def test_dismissed_lists_follow_the_latest_word() -> None:
-    frame = pl.DataFrame(
-        {
-            "user_id": ["a", "a", "a", "b"],
-            "item_id": ["x", "y", "y", "x"],
-            "event": ["dismiss", "dismiss", "purchase", "purchase"],
-            "timestamp": [1, 1, 2, 1],
-        }
-    )
-    data = Dataset.construct(frame)
-    indptr, item = DatasetPeople(data).histories(["a", "b"]).dismissed()
-    assert indptr.tolist() == [0, 1, 1]
-    assert data.items["item_id"][int(item[0])] == "x"
-
-
 @pytest.mark.parametrize("min_effect", [0.05, 0.1, 0.2])
 def test_every_slate_gives_the_reasons_of_explain(
     trained: Recommender, min_effect: float, monkeypatch: pytest.MonkeyPatch
@@ -288,7 +251,7 @@ def test_every_slate_gives_the_reasons_of_explain(
     """What is clear is told by the person's own list, whatever was asked for and however short the slate is."""
     monkeypatch.setattr("recllm.recommend.recommender.leave_one_out.MIN_EFFECT", min_effect)
     strict = Recommender(trained.dataset, trained.encoder, model=trained.model)
-    for user in ("u0", "u1", "told"):
+    for user in ("u00", "u01", "told"):
         for options in (
             {},
             {"k": 3},
@@ -306,16 +269,16 @@ def test_every_slate_gives_the_reasons_of_explain(
 def test_whoever_withdrew_is_not_explained_even_what_is_off_sale(trained: Recommender) -> None:
     off_sale = trained.dataset.items.with_columns(available=pl.col("item_id") != "tea3")
     data = replace(trained.dataset, items=off_sale)
-    guarded = Recommender(data, trained.encoder, model=trained.model, permits=lambda ids: [i != "u0" for i in ids])
+    guarded = Recommender(data, trained.encoder, model=trained.model, permits=lambda ids: [i != "u00" for i in ids])
     for item in ("tea1", "tea3"):
         with pytest.raises(PolicyError, match="not agreed"):
-            guarded.explain("u0", item)
+            guarded.explain("u00", item)
     for item in ("tea1", "tea3"):
         with pytest.raises(UsageError, match="nothing to explain"):
             guarded.explain("nobody", item)
-    explained = guarded.explain("u2", "tea3")
+    explained = guarded.explain("u02", "tea3")
     assert not explained.available and explained.rank is None and explained.reasons
-    assert guarded.explain("u2", "tea1").available
+    assert guarded.explain("u02", "tea1").available
 
 
 def test_a_slate_is_filled_behind_many_namesakes() -> None:
@@ -340,7 +303,7 @@ def test_a_basket_counts_at_once_and_serves_somebody_unknown(trained: Recommende
 
 
 def test_where_chances_do_not_fall_with_the_rank_the_slate_says_why(trained: Recommender) -> None:
-    users = [f"u{n}" for n in range(N)]
+    users = [f"u{n:02}" for n in range(N)]
     for weight, kinds in ((0.0, set()), (1.0, {NoteKind.BY_LIFT})):
         notes = set()
         for slate in trained.recommend(users, k=24, explain=False, popularity_weight=weight):
@@ -348,13 +311,11 @@ def test_where_chances_do_not_fall_with_the_rank_the_slate_says_why(trained: Rec
             assert (chances == sorted(chances, reverse=True)) == (not slate.notes)
             notes |= {note.kind for note in slate.notes}
         assert notes == kinds
-    lifted = trained.recommend("u0", k=24, explain=False, popularity_weight=1.0)[0]
+    lifted = trained.recommend("u00", k=24, explain=False, popularity_weight=1.0)[0]
     assert [note.kind for note in lifted.notes] == [NoteKind.BY_LIFT]
 
 
 def test_ranking_by_text_goes_in_blocks(untrained: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.recommend.recommender import ranking
-
     sizes = []
     real = ranking.ask
     monkeypatch.setattr(ranking, "ask", lambda *a, **k: sizes.append(real(*a, **k)) or sizes[-1])
@@ -366,7 +327,7 @@ def test_ranking_by_text_goes_in_blocks(untrained: Recommender, monkeypatch: pyt
 
 
 def test_a_slate_that_explores_tells_how_likely_each_item_was(trained: Recommender) -> None:
-    request = RecommendRequest(users=("u0", "u1"), k=4, explain=False)
+    request = RecommendRequest(users=("u00", "u01"), k=4, explain=False)
     plain = trained.recommend(request)
     exploring = request.model_copy(update={"explore_share": 0.5, "explore_pool": 8})
     rng = np.random.default_rng(0)
@@ -385,19 +346,19 @@ def test_a_slate_that_explores_tells_how_likely_each_item_was(trained: Recommend
 
 
 def test_a_slate_that_does_not_explore_is_certain(trained: Recommender) -> None:
-    (slate,) = trained.recommend("u0", k=3)
+    (slate,) = trained.recommend("u00", k=3)
     assert slate.propensity == 1.0 and slate.ranked == () and {i.propensity for i in slate.items} == {1.0}
 
 
 def test_the_group_to_compare_with_sees_what_is_popular(trained: Recommender) -> None:
-    (slate,) = trained.recommend("u0", k=3, personal=False)
+    (slate,) = trained.recommend("u00", k=3, personal=False)
     assert slate.status is SlateStatus.HOLDOUT and slate.served_by is ServedBy.POPULAR and slate.degraded_reason
     (stranger,) = trained.recommend("nobody", k=3, personal=False)
     assert stranger.status is SlateStatus.UNKNOWN_USER and stranger.items[0].item_id == slate.items[0].item_id
 
 
 def test_an_intent_says_whether_a_slate_is_for_what_was_bought_before_or_is_new(trained: Recommender) -> None:
-    users = ("u0", "u1", "u3")
+    users = ("u00", "u01", "u03")
     purchases = trained.dataset.events.of(Action.PURCHASE)
     rows = trained.user_rows(users)
     bought = [set(trained.dataset.items["item_id"].gather(np.unique(purchases.rows(np.array([r])).item))) for r in rows]
@@ -408,13 +369,13 @@ def test_an_intent_says_whether_a_slate_is_for_what_was_bought_before_or_is_new(
     many = trained.recommend(users, k=4, intent=Intent.REMIND)
     assert [trained.recommend(u, k=4, intent=Intent.REMIND)[0].items for u in users] == [slate.items for slate in many]
     with pytest.raises(UsageError, match="remind"):
-        trained.recommend("u0", intent=Intent.REMIND, repeats=False)
+        trained.recommend("u00", intent=Intent.REMIND, repeats=False)
 
 
 def test_by_lift_new_things_are_what_the_person_buys_and_another_would_not(trained: Recommender) -> None:
     stats = trained.population.stats
     assert trained.model is not None
-    for slate in trained.recommend(["u0", "u1"], k=8, intent=Intent.DISCOVER, objective=Objective.LIFT):
+    for slate in trained.recommend(["u00", "u01"], k=8, intent=Intent.DISCOVER, objective=Objective.LIFT):
         rows = trained.dataset.item_rows([item.item_id for item in slate.items])
         general = stats.first_buying_rate[rows] * trained.model.horizon_days / 28
         worth = [item.probability or 0 for item in slate.items] * (1 - np.minimum(general, 1))

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-from fastapi.testclient import TestClient
-from service_world import HERE
+import service_world
+from service_world import make_key
 
 from recllm.base.service_settings import ServiceSettings
-from recllm.doors.console.app import mount_console
 from recllm.doors.service import refusals
-from recllm.doors.service.app import create_app
-from recllm.doors.service.live import LiveShop
 from recllm.doors.service.refusals import MAX_KINDS, SECONDS, RefusalLog
-from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.log_lines import LogFormatter
 
@@ -31,19 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "shop"
 
 
-def make_key(folder: Path, *scopes: str) -> tuple[str, str]:
-    """Id and text."""
-    with Workspace.open(folder) as shop:
-        key, text = create_key(shop, "site", list(scopes))
-    return key.key_id, text
-
-
-@contextmanager
-def serving(folder: Path, **settings: float) -> Iterator[TestClient]:
-    app = create_app([LiveShop(Workspace.open(folder), "shop")], ServiceSettings(**settings))
-    mount_console(app)
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False, follow_redirects=False) as client:
-        yield client
+serving = partial(service_world.serving, console=True, waits=False, follow_redirects=False)
 
 
 def refused(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -57,7 +40,8 @@ def refused(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_whose_key_lacked_what_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (key_id, key), (other_id, other_key) = make_key(folder, "recommend"), make_key(folder, "console")
+    key, other_key = make_key(folder, "recommend"), make_key(folder, "console")
+    key_id, other_id = (text.split("_")[1] for text in (key, other_key))
     with serving(folder) as client:
         sent = {"X-API-Key": key}
         client.post("/v1/users/erase", json={"user_id": PERSON}, headers=sent)
@@ -73,8 +57,8 @@ def test_whose_key_lacked_what_is_logged(folder: Path, caplog: pytest.LogCapture
         assert refused(caplog) == [f"actor=nobody operation=unknown status=401 claimed_key={key_id}"]
         client.get("/v1/audit", headers={"X-API-Key": "x\tactor=root"})
         assert not refused(caplog)  # of the same kind, within the minute
-        assert client.post("/sign-in", data={"key": other_key}, headers=HERE).status_code == 303
-        answer = client.post("/settings/keys", data={"name": "x"}, headers=HERE)
+        assert client.post("/sign-in", data={"key": other_key}).status_code == 303
+        answer = client.post("/settings/keys", data={"name": "x"})
         assert answer.status_code == 403
         (line,) = refused(caplog)
         assert line.startswith(f"actor=key:{other_id} operation=") and line.endswith(" status=403")
@@ -83,13 +67,14 @@ def test_whose_key_lacked_what_is_logged(folder: Path, caplog: pytest.LogCapture
 
 
 def test_limits_that_were_hit_are_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    key_id, key = make_key(folder, "recommend", "events")
-    with serving(folder, requests_per_minute=3, max_body_mib=0.001) as client:
+    key = make_key(folder, "recommend", "events")
+    with serving(folder, settings=ServiceSettings(requests_per_minute=3, max_body_mib=0.001)) as client:
         sent = {"X-API-Key": key, "Content-Type": "application/json"}
         client.post("/v1/recommend", content=b'{"user_id": "' + b"x" * 2_000, headers=sent)
         client.post("/v1/recommend", json={"user_id": "null"}, headers=sent)
         client.post("/v1/recommend", content=b'{"user_id": "\xff"}', headers=sent)
         client.post("/v1/recommend", json={"user_id": PERSON}, headers=sent)
+    key_id = key.split("_")[1]
     of_key = f"actor=key:{key_id} operation=recommend status="
     assert refused(caplog) == [
         f"{of_key}413 shop=shop",

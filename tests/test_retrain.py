@@ -27,7 +27,7 @@ from recllm.recommend.evaluation import retrain as job
 from recllm.recommend.evaluation.retrain import RetrainOutcome, RetrainReport, model_history, retrain
 from recllm.recommend.recommender import registry
 from recllm.recommend.recommender.lineage import CheckKind, CheckVerdict, GateReason, Origin
-from recllm.recommend.recommender.saved_model import Model
+from recllm.recommend.recommender.saved_model import Model, load_model
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import Dataset
@@ -335,8 +335,6 @@ def test_the_command_says_what_it_found(young: Path, shop: Path, command: Comman
 
 
 def test_settings_of_the_workspace_stand_above_the_stored_recipe(shop: Path) -> None:
-    from recllm.recommend.recommender.saved_model import load_model
-
     with Workspace.open(shop) as workspace:
         model = load_model(workspace.models_dir)
         recipe = job.serving_recipe(model, workspace.settings, 3)

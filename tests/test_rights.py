@@ -23,6 +23,7 @@ import pytest
 from canaries import hits
 from conftest import Command
 from postgres_server import PostgresServer
+from shop_world import add_settings
 from sqlalchemy import delete, insert, select, text
 from store_view import view
 
@@ -170,8 +171,7 @@ def test_a_writer_that_was_stopped_before_the_anchor_did_no_harm(
 
 
 def test_what_is_over_its_time_goes_by_rule_and_clock(shop: Path) -> None:
-    toml = (shop / "workspace.toml").read_text()
-    (shop / "workspace.toml").write_text(f"{toml}\n[retention]\nevents = 5\nquarantine = 10\ncopies = 20\n")
+    add_settings(shop, "[retention]\nevents = 5\nquarantine = 10\ncopies = 20")
     with Workspace.open(shop) as opened:
         (quarantined,) = opened.quarantine_dir.glob("*.jsonl")
         (shop / "copies").mkdir()
@@ -196,8 +196,7 @@ def test_what_is_over_its_time_goes_by_rule_and_clock(shop: Path) -> None:
 
 
 def test_of_somebody_restricted_nothing_goes_by_age(shop: Path) -> None:
-    toml = (shop / "workspace.toml").read_text()
-    (shop / "workspace.toml").write_text(f"{toml}\n[retention]\nevents = 5\n")
+    add_settings(shop, "[retention]\nevents = 5")
     with Workspace.open(shop) as opened:
         events = view(opened.store()).events()
         name = events["user_id"][0]

@@ -11,7 +11,11 @@ from pathlib import Path
 import pyrage
 import pytest
 from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
 from source_trees import SOURCES, tree
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 
 from recllm.base.errors import StoreError
 from recllm.doors.console.pages import static_folder
@@ -171,11 +175,6 @@ def test_no_parser_of_xml_and_no_other_door_is_imported() -> None:
 
 
 def test_no_folder_is_listed() -> None:
-    from fastapi.testclient import TestClient
-    from starlette.applications import Starlette
-    from starlette.routing import Mount
-    from starlette.staticfiles import StaticFiles
-
     client = TestClient(Starlette(routes=[Mount("/", StaticFiles(directory=static_folder()))]))
     assert client.get("/console.css").status_code == 200
     for path in ("/", "/.", "/%2e%2e/", "/../app.py", "/..%2fapp.py"):

@@ -7,7 +7,7 @@ import re
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import anyio
 import pytest
 from fastapi.testclient import TestClient
-from service_world import FAST, LAST_DAY, publish_again, server_process, serving, stopped
+from service_world import FAST, LAST_DAY, counts, make_key, publish_again, server_process, serving, stopped
+from shop_world import load_lines, loaded
 from typer.testing import CliRunner
 from waiting import until
 
@@ -29,15 +30,8 @@ from recllm.doors.service.refusals import OverloadError
 from recllm.recommend.recommender import shop_recommender
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import open_recommender
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, create_key, list_keys, revoke_key
 from recllm.shop.workspace.workspace import Workspace
-
-
-@pytest.fixture
-def client(folder: Path) -> Iterator[TestClient]:
-    with serving(folder) as client:
-        yield client
 
 
 def shown(client: TestClient, user: str | None = "u00", **body: Any) -> list[str]:
@@ -55,13 +49,6 @@ def test_an_objective_reaches_the_slate(folder: Path, client: TestClient) -> Non
     assert by_lift != [shown(client, user, objective="probability") for user in users]
     refused = client.post("/v1/recommend", json={"user_id": "u00", "objective": "margin"})
     assert refused.status_code == 422 and "attribute margin" in refused.json()["error"]["message"]
-
-
-def load(folder: Path, table: str, text: str) -> None:
-    file = folder.parent / f"{table}-more.csv"
-    file.write_text(text, encoding="utf-8")
-    with Workspace.open(folder) as shop:
-        assert load_file(shop, file, table).accepted
 
 
 def test_a_slate_is_the_librarys(folder: Path, client: TestClient) -> None:
@@ -181,9 +168,7 @@ def test_events_are_idempotent_and_each_is_accounted_for(client: TestClient) -> 
 
 def test_an_unknown_id_is_answered_and_makes_nobody_unless_it_is_recorded(folder: Path, client: TestClient) -> None:
     def rows() -> dict[str, int]:
-        with Workspace.open(folder) as shop, shop.store().read() as reader:
-            counts = reader.counts()
-        return {name: counts[name] for name in ("users", "events", "consent")}
+        return {name: n for name, n in counts(folder).items() if name in ("users", "events", "consent")}
 
     before, person = rows(), {"user_id": "nobody123"}
     visitors: list[dict[str, Any]] = [person, {"session_id": "nobody123"}, {}]
@@ -220,7 +205,9 @@ def test_a_new_item_and_a_change_of_the_offer_are_served_within_moments(client: 
 
 def test_a_withdrawal_acts_in_the_next_answer(folder: Path, client: TestClient) -> None:
     assert client.post("/v1/recommend", json={"user_id": "u04", "k": 3}).json()["status"] == "personal"
-    load(folder, "consent", "user_id,purpose,granted,timestamp\nu04,personalisation,false,2025-06-01T12:00:00Z\n")
+    with Workspace.open(folder) as shop:
+        refusal = "u04,personalisation,false,2025-06-01T12:00:00Z"
+        load_lines(shop, "consent", ["user_id,purpose,granted,timestamp", refusal])
     answer = client.post("/v1/recommend", json={"user_id": "u04", "k": 3, "explain": True}).json()
     assert answer["status"] == "no_consent" and {r["evidence_id"] for i in answer["items"] for r in i["reasons"]} == {
         "general"
@@ -231,21 +218,14 @@ def test_a_withdrawal_acts_in_the_next_answer(folder: Path, client: TestClient) 
 
 
 def test_a_shop_without_a_model_answers_by_texts(tmp_path: Path) -> None:
-    with Workspace.create(tmp_path / "new", consent_default=True, encoder="toy", service=FAST):
-        pass
-    load(tmp_path / "new", "items", "item_id,title\na,Green tea\nb,Black tea\nc,Hammer\n")
-    load(tmp_path / "new", "events", "user_id,item_id,timestamp\nann,a,2025-05-01T00:00:00Z\n")
-    with serving(tmp_path / "new") as client:
+    items = ["item_id,title", "a,Green tea", "b,Black tea", "c,Hammer"]
+    events = ["user_id,item_id,timestamp", "ann,a,2025-05-01T00:00:00Z"]
+    with serving(loaded(tmp_path, {"items": items, "events": events}, service=FAST)) as client:
         answer = client.post("/v1/recommend", json={"user_id": "ann", "k": 1, "repeats": False}).json()
         assert answer["status"] == "text_only" and answer["items"][0]["item_id"] == "b"
         bought = {"user_id": "bob", "item_id": "c", "event": "purchase"}
         client.post("/v1/events", json={"events": [bought]})
         until(lambda: client.post("/v1/recommend", json={"user_id": "bob"}).json()["status"] == "text_only")
-
-
-def make_key(folder: Path, *scopes: str) -> str:
-    with Workspace.open(folder) as shop:
-        return create_key(shop, "test", scopes)[1]
 
 
 def test_once_there_is_a_key_nothing_is_answered_without_one(folder: Path, client: TestClient) -> None:
@@ -291,7 +271,8 @@ def test_two_shops_in_one_process_are_strictly_apart(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(folder, tmp_path / "other")
-    load(tmp_path / "other", "items", "item_id,title,price\nonly-here,Green tea 50,3\n")
+    with Workspace.open(tmp_path / "other") as shop:
+        load_lines(shop, "items", ["item_id,title,price", "only-here,Green tea 50,3"])
     with serving(folder, tmp_path / "other") as client:
         assert client.post("/v1/recommend", json={"user_id": "u00"}).status_code == 400
         of_other = {"X-Shop": "other"}

@@ -24,7 +24,6 @@ from recllm.base.documents import plain
 from recllm.base.errors import GenerationError
 from recllm.base.files import write_whole
 from recllm.base.service_settings import ServiceSettings
-from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
 from recllm.market.adcopy import ads as ad_copy
 from recllm.market.adcopy import submissions
@@ -224,9 +223,7 @@ def test_a_service_that_starts_with_a_broken_model_says_so_and_heals(folder: Pat
     version = current(folder / "models")
     assert version is not None
     mend = truncate_weights(folder, version)
-    shop = LiveShop(Workspace.open(folder), "shop")
-    app = create_app([shop], ServiceSettings())
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+    with serving(folder, settings=ServiceSettings(), waits=False) as client:
         until(lambda: of_shop(client)["problem"] is not None)
         assert client.get("/readyz").status_code == 503 and client.get("/livez").status_code == 200
         answer = client.post("/v1/recommend", json={"user_id": "u00"})

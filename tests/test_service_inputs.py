@@ -5,35 +5,30 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+import service_world
 from fastapi.testclient import TestClient
-from service_world import counts, serving
+from service_world import app_of, counts, listening, make_key, serving
 from starlette.exceptions import HTTPException
 from tables import table
-from waiting import at_once
+from waiting import at_once, until
 
 from recllm.base.service_settings import ServiceSettings
 from recllm.doors.console.app import OPERATION_NAMES
 from recllm.doors.console.loads import UPLOADS
 from recllm.doors.service.requests import MAX_DEPTH, MAX_DIGITS, read_json
-from recllm.shop.workspace.keys import create_key
-from recllm.shop.workspace.workspace import Workspace
 
 JSON = {"Content-Type": "application/json"}
 DEEP = 100_000
-CAMPAIGN = {
-    "id": "tea",
-    "goal": "tea for those who drink it",
-    "channels": ["email"],
-    "target": {"items": ["tea-1"]},
-    "sender": {"name": "Leaf & Iron", "address": "1 Market Street", "opt_out": "https://example.com/stop"},
-}
+CAMPAIGN = service_world.CAMPAIGN | {"target": {"items": ["tea-1"]}}
 EVENT = {"user_id": "u00", "item_id": "tea-1", "event": "view"}
 
 
@@ -199,8 +194,7 @@ def test_what_is_another_shops_is_not_there(folder: Path, tmp_path: Path) -> Non
         job = client.post("/v1/campaigns/tea/plan", json={"revision": draft["revision"]}, headers=own).json()
         refused(client.get(f"/v1/jobs/{job['job_id']}", headers=other), 404)
         refused(client.post(f"/v1/jobs/{job['job_id']}/cancel", headers=other), 404)
-        with Workspace.open(folder) as shop:
-            key = create_key(shop, "site", ["recommend"])[1]
+        key = make_key(folder, "recommend")
         wrong: tuple[dict[str, Any], ...] = (
             {"X-API-Key": key[:-1]},
             {"X-API-Key": ""},
@@ -229,55 +223,22 @@ def test_of_edits_at_once_one_counts_and_the_others_are_told(folder: Path) -> No
 
 def test_an_upload_of_which_half_comes_leaves_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The browser goes away in the middle of a file."""
-    with serving(folder, console=True) as client:
+    file = '--frontier\r\nContent-Disposition: form-data; name="file"; filename="log.csv"\r\n\r\n'
+    file += "user_id,item_id,timestamp\nann,tea-1,2025-05-0"
+    with listening(app_of(folder, console=True)) as address:
+        client = httpx2.Client(base_url="http://{}:{}".format(*address), trust_env=False)
+        until(lambda: client.get("/readyz").status_code == 200)
         before = counts(folder)
-
-        async def half(path: str, body: bytes, content_type: str) -> list[dict[str, Any]]:
-            messages = iter([{"type": "http.request", "body": body, "more_body": True}, {"type": "http.disconnect"}])
-            sent: list[dict[str, Any]] = []
-
-            async def receive() -> dict[str, Any]:
-                return next(messages)
-
-            async def send(message: Any) -> None:
-                sent.append(message)
-
-            headers = {
-                "host": "localhost",
-                "content-type": content_type,
-                "content-length": "9999999",
-                "origin": "http://localhost",
-            }
-            scope = {
-                "type": "http",
-                "asgi": {"version": "3.0"},
-                "http_version": "1.1",
-                "method": "POST",
-                "scheme": "http",
-                "path": path,
-                "raw_path": path.encode(),
-                "query_string": b"",
-                "root_path": "",
-                "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-                "client": ("127.0.0.1", 1),
-                "server": ("localhost", 80),
-            }
-            await client.app(scope, receive, send)  # type: ignore[arg-type]
-            return sent
-
-        boundary = "frontier"
-        upload = (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="log.csv"\r\n\r\n'
-            "user_id,item_id,timestamp\nann,tea-1,2025-05-0"
-        ).encode()
-        assert client.portal is not None
-        multipart = f"multipart/form-data; boundary={boundary}"
         for path, body, kind in (
-            ("/data/upload", upload, multipart),
-            ("/v1/events", b'{"events": [{"user_id": "u00", ', "application/json"),
+            ("/data/upload", file, "multipart/form-data; boundary=frontier"),
+            ("/v1/events", '{"events": [{"user_id": "u00", ', "application/json"),
         ):
-            sent = client.portal.call(half, path, body, kind)
-            assert not [m for m in sent if m["type"] == "http.response.start" and m["status"] >= 500], sent
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\nContent-Length: 999999\r\n"
+            with socket.create_connection(address) as line:
+                line.sendall(f"{head}Content-Type: {kind}\r\n\r\n{body}".encode())
+                line.shutdown(socket.SHUT_WR)
+                assert b"HTTP/1.1 5" not in line.recv(1_000)
         assert not list((folder / UPLOADS).glob("*")) and counts(folder) == before
         assert client.post("/v1/recommend", json={"user_id": "u00"}).status_code == 200
+        client.close()
     assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -13,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import service_world
 from fastapi.testclient import TestClient
-from service_world import serving
+from service_world import make_key, serving
 from shop_world import item_lines, loaded, purchase_lines, train
 from shop_world import shop as world
 from tables import table
@@ -24,41 +24,31 @@ from recllm.base.errors import PolicyError, UnknownIdError
 from recllm.base.policy import Policy
 from recllm.base.schema import SESSION_PREFIX, Purpose
 from recllm.base.settings import ServiceSettings
+from recllm.doors.service import everybody
 from recllm.doors.service.jobs import Background, JobState
 from recllm.market.audiences import audience
 from recllm.market.audiences.exclusions import ExclusionReason
-from recllm.shop.workspace.keys import create_key
+from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
 from recllm.shop.workspace.workspace import Workspace
 
 PEOPLE = 240
 FAST = ServiceSettings(watch_seconds=0.05, marketing_seconds=0.0)
 EXACT = Policy(small_shop=0)
-CAMPAIGN = {
-    "id": "tea",
-    "goal": "tea for those who drink it",
-    "channels": ["email"],
+CAMPAIGN = service_world.CAMPAIGN | {
     "target": {"category": "food > tea", "most_items": 3},
     "offer": {"type": "percent", "value": 10},
     "limits": {"size": 60, "holdout": 0.3},
     "words": {"packs": ["us_ftc"]},
-    "sender": {"name": "Leaf & Iron", "address": "1 Market Street", "opt_out": "https://example.com/stop"},
 }
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shop with a published model."""
     data = world(people=PEOPLE)
     files = {"items": item_lines(data), "events": purchase_lines(data, data.users["user_id"].to_list())}
     settings = {"currency": "USD", "timezone": "UTC", "service": FAST, "policy": EXACT}
     return train(loaded(tmp_path_factory.mktemp("marketing"), files, **settings))
-
-
-@pytest.fixture
-def folder(trained: Path, tmp_path: Path) -> Path:
-    """A shop of the test's own."""
-    shutil.copytree(trained, tmp_path / "shop")
-    return tmp_path / "shop"
 
 
 @pytest.fixture
@@ -85,11 +75,6 @@ def found(client: TestClient, query: str, **body: Any) -> list[str]:
 
 def shown(client: TestClient, **body: Any) -> list[str]:
     return [item["item_id"] for item in ask(client, "/v1/recommend", {"k": 30, **body})["items"]]
-
-
-def make_key(folder: Path, *scopes: str, name: str = "test") -> dict[str, str]:
-    with Workspace.open(folder) as shop:
-        return {"X-API-Key": create_key(shop, name, scopes)[1]}
 
 
 def load_encoder(client: TestClient) -> None:
@@ -192,8 +177,6 @@ def test_few_who_are_left_out_are_not_counted_and_small_groups_are_refused(clien
 def test_a_prediction_is_learned_once_and_knows_who_withdrew(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import recllm.doors.service.everybody as everybody
-
     learn, calls = everybody.predict_workspace, []
     monkeypatch.setattr(everybody, "predict_workspace", lambda *a: (calls.append(a), learn(*a))[1])
     query = {"kind": "buy", "horizon_days": 7, "items": ["tea0", "tea1"], "limit": 500, "ids": everyone()}
@@ -227,8 +210,6 @@ def test_a_wrong_prediction_is_told(client: TestClient) -> None:
 
 
 def test_a_long_learning_keeps_no_visitor_waiting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import recllm.doors.service.everybody as everybody
-
     release, began = threading.Event(), threading.Event()
 
     def learn(*_: Any) -> Any:
@@ -516,17 +497,13 @@ def test_what_is_written_after_an_erasure_counts_for_everybody(folder: Path) -> 
         last = {"user_id": "last", "item_id": "tea1", "event": "purchase"}
         ask(client, "/v1/events", {"events": [last]})
         with Workspace.open(folder) as shop:
-            from recllm.recommend.recommender.shop_recommender import refresh
-
             refresh(shop)
         client.post("/v1/users/erase", json={"user_id": "last"})
         ask(client, "/v1/events", {"events": [last | {"user_id": "u01", "item_id": "tea7"}]})
         with Workspace.open(folder) as shop:
-            from recllm.recommend.recommender.shop_recommender import open_recommender
-
-            everybody = open_recommender(shop, everybody=True).dataset
-            row = int(everybody.user_rows([shop.pseudonymiser().one("u01")])[0])
-            mine = everybody.items["item_id"].gather(everybody.events.rows([row]).item.tolist()).to_list()
+            data = open_recommender(shop, everybody=True).dataset
+            row = int(data.user_rows([shop.pseudonymiser().one("u01")])[0])
+            mine = data.items["item_id"].gather(data.events.rows([row]).item.tolist()).to_list()
             assert mine.count("tea7") == 1 and len(mine) == 29
 
 
@@ -573,7 +550,7 @@ def test_the_work_for_a_figure_does_not_depend_on_who_is_in_the_group(
         )
     alone = {"suppressed": [f"u{n:02}" for n in range(1, PEOPLE)], "explain_first": 5}
     with serving(folder, settings=FAST) as client:
-        figures = make_key(folder, "marketing")
+        figures = {"X-API-Key": make_key(folder, "marketing")}
         for target in ({"items": ["tea2", "tea1"]}, {"seeds": ["u01", "u02"]}):
             calls.clear()
             for n in (1, 999):  # one customer, or none
@@ -595,7 +572,8 @@ def test_a_key_without_the_scope_people_gets_rounded_figures_and_no_customer(
     monkeypatch.setattr("recllm.shop.workspace.figures.SIZE_BUDGET", 60.0)
     body = {"items": ["tea2"], "size": 60, "people": {"condition": "orders", "at_least": 1}}
     with serving(folder, settings=FAST) as client:
-        figures, lists = make_key(folder, "marketing"), make_key(folder, "marketing", "people")
+        figures = {"X-API-Key": make_key(folder, "marketing")}
+        lists = {"X-API-Key": make_key(folder, "marketing", "people")}
         exact = ask(client, "/v1/audience", body, headers=lists)
         rounded = ask(client, "/v1/audience", body, headers=figures)
         assert len(exact["people"]) == exact["size"] and rounded["people"] == []

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import uvicorn
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
-from service_world import FAST
+from service_world import app_of, listening, make_key
 from waiting import until
 
-from recllm.doors.console.app import mount_console
-from recllm.doors.service.app import create_app
-from recllm.doors.service.live import LiveShop
-from recllm.shop.workspace.keys import Scope, create_key
-from recllm.shop.workspace.workspace import Workspace
+from recllm.shop.workspace.keys import Scope
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install 'recllm[dev]'")
 
@@ -34,24 +26,11 @@ EXAMPLES = 2
 def server(service_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """Address of a real server with the console beside the operations, and the headers of a key that may do all."""
     folder = Path(shutil.copytree(service_shop, tmp_path_factory.mktemp("schema") / "shop"))
-    with Workspace.open(folder) as shop:
-        key = create_key(shop, "all", list(Scope))[1]
-    app = create_app([LiveShop(Workspace.open(folder), "shop")], FAST)
-    mount_console(app)
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([door])))
-        thread.start()
-        address = f"http://127.0.0.1:{door.getsockname()[1]}"
-        try:
-            until(lambda: server.started)
-            with session() as client:
-                until(lambda: client.get(f"{address}/readyz").status_code == 200)
-            yield address, {"X-API-Key": key}
-        finally:
-            server.should_exit = True
-            thread.join()
+    key = make_key(folder, *Scope)
+    with listening(app_of(folder, console=True)) as (host, port), session() as client:
+        address = f"http://{host}:{port}"
+        until(lambda: client.get(f"{address}/readyz").status_code == 200)
+        yield address, {"X-API-Key": key}
 
 
 def session() -> requests.Session:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from shop_world import add_settings, load_lines, loaded
 from store_view import add_feedback
 
 from recllm.base.errors import ModelError
@@ -32,10 +34,15 @@ from recllm.recommend.recommender.serving_state import (
     open_catalogue_state,
     together_of,
 )
-from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender, refresh
+from recllm.recommend.recommender.shop_recommender import (
+    open_recommender,
+    publish_recommender,
+    refresh,
+    workspace_encoder,
+)
 from recllm.recommend.recommender.shop_states import states
-from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder.loading import DEFAULT_ENCODER
 from recllm.text.encoder.toy import ToyEncoder
 
 PEOPLE = 40
@@ -85,19 +92,13 @@ SHOPS = {
 }
 
 
-def write_tables(folder: Path, locale: str, *, repeats: bool, browsing: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    frames = rows(locale, repeats=repeats, browsing=browsing)
-    for table, frame in zip(("events", "items", "users"), frames, strict=True):
-        frame.write_csv(folder / f"{table}.csv")
+def open_with_tables(folder: Path, locale: str = "en", *, repeats: bool, browsing: bool, **settings: Any) -> Workspace:
+    tables = dict(zip(("events", "items", "users"), rows(locale, repeats=repeats, browsing=browsing), strict=True))
+    return Workspace.open(loaded(folder, tables, currency="EUR", timezone="UTC", locale=locale, **settings))
 
 
 def make(folder: Path, locale: str, repeats: bool, browsing: bool, *, store: str | None = None) -> Workspace:
-    write_tables(folder, locale, repeats=repeats, browsing=browsing)
-    settings = {"currency": "EUR", "timezone": "UTC", "encoder": "toy", "locale": locale, "store": store}
-    shop = Workspace.create(folder / "shop", consent_default=True, **settings)
-    for table in ("items", "users", "events"):
-        assert not load_file(shop, folder / f"{table}.csv", table).quarantined
+    shop = open_with_tables(folder, locale, repeats=repeats, browsing=browsing, store=store)
     data = shop.gate().dataset(Purpose.MODEL_TRAINING)
     model = Recommender(data, ToyEncoder(), locale=locale).fit(TRAINING, interests=None if repeats else SEQUENCE).model
     assert model is not None and (model.interests is None) == repeats
@@ -265,9 +266,8 @@ def test_the_state_of_one_earlier_version_stays_until_a_customer_withdraws(own_s
 
 
 def refuse(shop: Workspace, user: str) -> None:
-    path = shop.root.parent / "no.csv"
-    path.write_text(f"user_id,purpose,granted,timestamp\n{user},personalisation,false,2025-06-02T00:00:00Z\n")
-    load_file(shop, path, "consent")
+    line = f"{user},personalisation,false,2025-06-02T00:00:00Z"
+    load_lines(shop, "consent", ["user_id,purpose,granted,timestamp", line])
 
 
 def test_whoever_withdraws_is_gone_from_the_state_at_once(own_shop: Workspace) -> None:
@@ -296,8 +296,7 @@ def test_a_state_that_was_swept_away_is_made_anew(own_shop: Workspace) -> None:
 
 
 def test_events_that_are_too_old_by_the_policy_are_not_used(own_shop: Workspace) -> None:
-    path = own_shop.root / "workspace.toml"
-    path.write_text(path.read_text() + f"\n[policy]\nevent_days = {(datetime.now(UTC) - LAST_DAY).days + 30}\n")
+    add_settings(own_shop.root, f"[policy]\nevent_days = {(datetime.now(UTC) - LAST_DAY).days + 30}")
     aging = Workspace.open(own_shop.root)
     light, reference = open_recommender(aging, everybody=True), open_recommender(aging, recompute=True)
     assert 0 < len(light.dataset.events) < len(open_recommender(own_shop, everybody=True).dataset.events)
@@ -306,9 +305,8 @@ def test_events_that_are_too_old_by_the_policy_are_not_used(own_shop: Workspace)
 
 def test_what_is_on_offer_and_its_price_are_those_of_the_store(own_shop: Workspace) -> None:
     best = open_recommender(own_shop).recommend("u00", k=1, explain=False)[0].items[0].item_id
-    path = own_shop.root.parent / "gone.csv"
-    path.write_text(f"item_id,title,category,price,available\n{best},Green tea,food > tea,1.5,false\n")
-    load_file(own_shop, path, "items")
+    row = f"{best},Green tea,food > tea,1.5,false"
+    load_lines(own_shop, "items", ["item_id,title,category,price,available", row])
     again = open_recommender(own_shop)
     assert best not in {item.item_id for item in again.recommend("u00", k=20, explain=False)[0].items}
     assert again.dataset.items.filter(pl.col("item_id") == best)["price"].item() == 1.5
@@ -320,18 +318,17 @@ NEW_ITEMS = {  # a known type, maker and price; an unknown type; nothing but a t
 }
 
 
-def add_new_items(shop: Workspace, folder: Path) -> None:
+def add_new_items(shop: Workspace) -> None:
     tea, path, spade = NEW_ITEMS[shop.settings.locale]
     lines = ["item_id,title,category,brand,price", f"new-tea,{tea},{path},Brand 1,9.5", f"new-spade,{spade},,,"]
     lines += [f"new-{n},{spade} {n},garden > tools,Brand {n},3" for n in (1, 7)]
-    (folder / "new.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert not load_file(shop, folder / "new.csv", "items").quarantined
+    assert not load_lines(shop, "items", lines).quarantined
 
 
 def test_a_new_item_is_recommended_as_if_the_state_had_been_made_with_it(shop: Workspace, tmp_path: Path) -> None:
     shutil.copytree(shop.root, tmp_path / "shop")
     shop = Workspace.open(tmp_path / "shop")
-    add_new_items(shop, tmp_path)
+    add_new_items(shop)
     light, reference = open_recommender(shop), open_recommender(shop, recompute=True)
     assert light.dataset.n_items == reference.dataset.n_items == 32
     rows = reference.dataset.item_rows(light.dataset.items["item_id"])
@@ -350,36 +347,6 @@ def test_a_new_item_is_recommended_as_if_the_state_had_been_made_with_it(shop: W
     assert "new-tea" in {
         item.item_id for item in open_recommender(shop, everybody=True).recommend("u00", k=32)[0].items
     }
-
-
-def test_a_published_model_holds_nobody(shop: Workspace) -> None:
-    """No id, no pseudonym, and no array with a row for each person or event."""
-    folder = shop.root / "models" / "versions"
-    (version,) = folder.iterdir()
-    ids = [f"u{n:02}" for n in range(PEOPLE)]
-    names = shop.pseudonymiser().many(ids)
-    for path in version.rglob("*"):
-        content = path.read_bytes()
-        assert not any(name.encode() in content for name in names), path.name
-    for name in (CATALOGUE_STATE, ITEMS):
-        content = (the_state(shop) / name).read_bytes()
-        assert not any(name.encode() in content for name in names)
-    arrays, _ = map_arrays(the_state(shop) / CATALOGUE_STATE)
-    n_events = len(open_recommender(shop, recompute=True).dataset.events)
-    forbidden = {PEOPLE, PEOPLE + 1, PEOPLE + 2, n_events}
-    n_items = len(arrays["item_vectors"])
-    assert n_items not in forbidden
-    for name, array in arrays.items():
-        if name not in ("carts.data", "carts.indices"):  # as long as there are pairs of items, by chance 40 here
-            assert not forbidden & set(array.shape), name
-
-
-def test_people_are_salted_digests_and_the_file_is_private(shop: Workspace) -> None:
-    path = the_state(shop) / PEOPLE_STATE
-    names = shop.pseudonymiser().many([f"u{n:02}" for n in range(PEOPLE)])
-    content = path.read_bytes()
-    assert not any(name.encode() in content for name in names)
-    assert path.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("name", [CATALOGUE_STATE, ITEMS, PEOPLE_STATE])
@@ -410,12 +377,7 @@ for command in json.loads(sys.argv[1]):
 
 @pytest.mark.slow
 def test_the_light_door_imports_neither_torch_nor_transformers(tmp_path: Path) -> None:
-    from recllm.recommend.recommender.shop_recommender import workspace_encoder
-
-    write_tables(tmp_path, "en", repeats=True, browsing=True)
-    real = Workspace.create(tmp_path / "real", consent_default=True, currency="EUR", timezone="UTC")
-    for table in ("items", "users", "events"):
-        load_file(real, tmp_path / f"{table}.csv", table)
+    real = open_with_tables(tmp_path, repeats=True, browsing=True, encoder=DEFAULT_ENCODER)
     try:
         encoder = workspace_encoder(real)
         fitted = Recommender(real.gate().dataset(Purpose.MODEL_TRAINING), encoder).fit(TRAINING)
@@ -431,7 +393,7 @@ def test_the_light_door_imports_neither_torch_nor_transformers(tmp_path: Path) -
         ["copy", "--user", "u00", "--channel", "push"],
         ["describe", "u00"],
     )
-    argument = json.dumps([[*command, "-w", str(tmp_path / "real")] for command in commands])
+    argument = json.dumps([[*command, "-w", str(real.root)] for command in commands])
     done = subprocess.run([sys.executable, "-c", LIGHT, argument], capture_output=True, text=True)
     answers = [json.loads(line.removeprefix("HEAVY ")) for line in done.stderr.splitlines() if "HEAVY" in line]
     assert answers == [[command[0], [], 0] for command in commands], done.stderr[-500:]

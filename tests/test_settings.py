@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import tomllib
 from enum import Enum
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any
 import pytest
 from tables import table
 from test_cli import Run, document
+from test_training import DATA
+from typer.main import get_command
 
 from recllm.base.documents import FrozenModel, note_retired, retired_settings, without_retired
 from recllm.base.errors import StoreError, UsageError
@@ -27,6 +27,10 @@ from recllm.base.settings import (
 )
 from recllm.doors.cli.main import app
 from recllm.doors.cli.options import read_settings
+from recllm.learn.training.advise import advise
+from recllm.recommend.recommender import shop_recommender
+from recllm.recommend.recommender.registry import publish
+from recllm.recommend.recommender.train import settings_in_use
 from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace, overridden
 
 NAMES = setting_names()
@@ -222,19 +226,7 @@ def test_a_model_that_counted_by_a_value_that_is_gone_is_not_opened() -> None:
         without_retired("collaborative", {**fixed, "recent_days": 14})
 
 
-def test_settings_are_light_to_import() -> None:
-    heavy = ["torch", "numpy", "polars", "scipy", "sqlalchemy"]
-    code = f"import sys, recllm.base.settings; print([m for m in {heavy!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_training_takes_advice_then_the_file_then_the_call(tmp_path: Path) -> None:
-    from test_training import DATA
-
-    from recllm.learn.training.advise import advise
-    from recllm.recommend.recommender.train import settings_in_use
-
     advice = advise(DATA, [f"item {n}" for n in range(DATA.n_items)])
     settings = Settings(scorer={"epochs": 9})
     scorer, sequence = settings_in_use(settings, advice, DATA, heads=1)
@@ -261,8 +253,6 @@ def test_the_command_prints_values_defaults_and_where_each_came_from(run: Run, s
 
 
 def test_every_command_that_opens_a_workspace_takes_settings() -> None:
-    from typer.main import get_command
-
     def commands(group: Any, path: str = "") -> dict[str, Any]:
         below = {}
         for name, command in group.commands.items():
@@ -286,8 +276,6 @@ def test_a_setting_of_the_call_reaches_the_command(run: Run, shop: Path) -> None
 
 
 def test_models_are_listed_promoted_and_rolled_back(run: Run, shop: Path) -> None:
-    from recllm.recommend.recommender.registry import publish
-
     code, _, err = run("models", "list", "-w", "shop")
     assert code == 3 and "recllm train -w shop" in err
     for version in ("a", "b"):
@@ -307,8 +295,6 @@ def test_models_are_listed_promoted_and_rolled_back(run: Run, shop: Path) -> Non
 
 
 def test_refresh_names_the_version_that_serves(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.recommend.recommender import shop_recommender
-
     code, _, err = run("refresh", "-w", "shop")
     assert code == 1 and "recllm train" in err
     monkeypatch.setattr(shop_recommender, "refresh", lambda workspace, progress: str(workspace.root))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from service_world import serving
+from service_world import counts, serving
 from simulated_shop import HIDDEN, NEEDED, OTHERWISE, Customers, ShopLog, replay
 
 from recllm.recommend.recommender.train import train_workspace
@@ -37,11 +37,6 @@ def shop_folder(log: ShopLog, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "shop"
 
 
-def n_events(folder: Path) -> int:
-    with Workspace.open(folder) as shop, shop.store().read() as reader:
-        return int(reader.counts()["events"])
-
-
 def test_what_customers_wish_for_is_known_exactly(log: ShopLog) -> None:
     customers = Customers(log, np.random.default_rng(1))
     household = log.households[0]
@@ -64,7 +59,7 @@ def test_what_customers_wish_for_is_known_exactly(log: ShopLog) -> None:
 
 
 def test_days_of_the_shop_reach_the_log_and_the_report(log: ShopLog, shop_folder: Path) -> None:
-    customers, before = Customers(log, np.random.default_rng(3)), n_events(shop_folder)
+    customers, before = Customers(log, np.random.default_rng(3)), counts(shop_folder)["events"]
     with serving(shop_folder) as client:
         slates = list(replay(client, customers, range(3), k=5))
         report = client.get("/v1/report").json()["groups"]
@@ -76,4 +71,4 @@ def test_days_of_the_shop_reach_the_log_and_the_report(log: ShopLog, shop_folder
     assert sum(group["clicked"] for group in report) == sum(slate.clicks for slate in slates) > 0
     assert newest["as_of"] > visits["transaction_timestamp"].max().isoformat()
     answers = sum(slate.clicks for slate in slates)
-    assert n_events(shop_folder) - before >= visits.height + 5 * len(slates) + answers
+    assert counts(shop_folder)["events"] - before >= visits.height + 5 * len(slates) + answers

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, inspect, text
-from store_view import dump, events, items, put, view
+from store_view import campaign_message, dump, events, items, put, view
 from waiting import at_once
 
 from recllm.base.errors import ConflictError, DataError, StoreError, UnknownIdError, UsageError
-from recllm.base.messages import CampaignMessage, MessageEvent, MessageEventKind
+from recllm.base.messages import MessageEvent, MessageEventKind
 from recllm.base.schema import Table
 from recllm.shop.store import postgres, readers, tables
 from recllm.shop.store.connections import writing
@@ -355,20 +355,6 @@ def test_accounts_match_a_dictionary(
     assert {key: payload for key, payload in stored.items() if 0 <= key < 100} == known
 
 
-def message(number: int, user: str = "u1", channel: str = "email", item_id: str | None = "i1") -> CampaignMessage:
-    return CampaignMessage(
-        message_id=f"m{number}",
-        user_id=user,
-        campaign_id="spring",
-        channel=channel,
-        text_id="t1",
-        variant=1,
-        item_id=item_id,
-        request_id=f"r{number}",
-        exported_at=moment(0),
-    )
-
-
 def moment(second: float) -> datetime:
     return datetime.fromtimestamp(1_700_000_000 + second, UTC)
 
@@ -379,21 +365,21 @@ def told(event_id: str, number: int, kind: str, second: float = 1) -> MessageEve
 
 def test_messages_come_back_as_they_went_in(store: Store) -> None:
     put(store, "events", events([1]))
-    sent = [message(1), message(2, item_id=None), message(3, user="nobody")]
+    sent = [campaign_message(1), campaign_message(2, item_id=None), campaign_message(3, user="nobody")]
     store.add_messages(sent)
     store.add_messages([])
     later = replace(sent[0], exported_at=moment(99), channel="push")
     store.add_messages([later])  # as it left first
     assert store.messages(["m1", "m2", "m3", "m4", "m1"]) == {"m1": sent[0], "m2": sent[1]}
     assert store.messages([]) == {}
-    many = [message(number) for number in range(10, 1_500)]
+    many = [campaign_message(number) for number in range(10, 1_500)]
     store.add_messages(many)
     assert len(store.messages(m.message_id for m in many)) == len(many)
 
 
 def test_what_became_of_messages_counts_once_per_provider_and_id(store: Store) -> None:
     put(store, "events", events([1]))
-    store.add_messages([message(1), message(2, channel="push")])
+    store.add_messages([campaign_message(1), campaign_message(2, channel="push")])
     batch = [told("a", 1, "delivered"), told("b", 2, "opened"), told("c", 9, "opened"), told("a", 1, "bounced")]
     assert store.add_message_events("mail", batch, moment(5)) == 2
     assert store.add_message_events("mail", batch, moment(6)) == 0
@@ -416,7 +402,9 @@ def test_an_address_has_trouble_after_its_last_bounce(store: Store, reports: lis
     """Whatever the order in which it is told; of one instant the bounce counts."""
     user = uuid.uuid4().hex
     put(store, "users", pl.DataFrame({"user_id": [user], "basics": ["{}"]}), user)
-    store.add_messages([replace(message(1, user), message_id=user), replace(message(2, user), message_id=f"{user}2")])
+    store.add_messages(
+        [replace(campaign_message(1, user), message_id=user), replace(campaign_message(2, user), message_id=f"{user}2")]
+    )
     batch = [
         replace(told(f"{user}{n}", 1, kind, second), message_id=user if first else f"{user}2")
         for n, (kind, second, first) in enumerate(reports)
@@ -432,7 +420,7 @@ def test_an_address_has_trouble_after_its_last_bounce(store: Store, reports: lis
 
 def test_nothing_of_an_erased_persons_messages_stays(store: Store) -> None:
     put(store, "users", pl.DataFrame({"user_id": ["u1", "u2"], "basics": ["{}"] * 2}))
-    store.add_messages([message(1), message(2, user="u2"), message(3)])
+    store.add_messages([campaign_message(1), campaign_message(2, user="u2"), campaign_message(3)])
     reports = [told("a", 1, "bounced"), told("b", 2, "opened"), told("c", 3, "opened", 2), told("d", 3, "delivered")]
     assert store.add_message_events("mail", reports, moment(5)) == 4
     sent = store.messages_of("u1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,6 @@ from store_view import dump, events, put, view
 from recllm.base.errors import StoreError
 from recllm.shop.store.connections import writing
 from recllm.shop.store.database import Store
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(tmp_path / "store.sqlite", create=True)
-    yield opened
-    opened.close()
-
-
-def path_of(store: Store) -> Path:
-    return Path(str(store._engine.url.database))
 
 
 def test_every_connection_is_durable(store: Store) -> None:
@@ -53,7 +41,7 @@ def test_a_missing_store_names_the_remedy(tmp_path: Path) -> None:
 
 def test_a_read_only_store_reads_and_refuses_to_write(store: Store) -> None:
     put(store, "events", events([1]), "a")
-    readonly = Store.open(f"sqlite:///file:{path_of(store)}?mode=ro&uri=true")
+    readonly = Store.open(f"sqlite:///file:{store._engine.url.database}?mode=ro&uri=true")
     before = dump(store)
     assert view(readonly).events().height == 1
     with pytest.raises(StoreError, match="read-only; make the file"):

@@ -121,37 +121,11 @@ def rendered(locale: str) -> dict[str, Any]:
         "purchases": texts.purchases.splitlines(),
         "browsing": texts.browsing.splitlines(),
         "reasons": {kind: reason(kind, locale) for kind in reason_kinds()},
-        "once": reason("bought_before", locale, times=1, interval_days=None, days_since=0.3),
-        "twice a day": reason("bought_before", locale, times=2, interval_days=None, days_since=1.0),
         "without times": [
-            reason("bought_before", locale, times=1, interval_days=None, days_since=None),
-            *(
-                reason(kind, locale, interval_days=None, days_since=None)
-                for kind in ("bought_before", "browsed_before", "goes_with")
-            ),
             *user_texts(UNTIMED, ITEMS, locale).purchases.splitlines(),
             *user_texts(UNTIMED, ITEMS, locale).browsing.splitlines(),
         ],
-        "without category": [
-            reason(kind, locale, category=None)
-            for kind in ("bought_similar", "browsed_similar", "popular", "new_arrival")
-        ],
-        "counterfactuals": [
-            reason("counterfactual", locale, titles=["Green tea"]),
-            reason("counterfactual", locale, titles=["Green tea", "Blue mug"], after=None),
-        ],
-        "rhythm": [
-            reason("bought_before", locale, days_since=90.0),
-            reason("bought_before", locale, interval_days=157.0, times=2, days_since=206.0),
-        ],
-        "in the cart": reason("goes_with", locale, in_cart=True),
-        "deeds": [reason("browsed_before", locale, action=a) for a in ("view", "cart", "favourite", "click")],
     }
-
-
-def test_every_template_of_the_package_is_sound() -> None:
-    for template in PROMPTS.templates.values():
-        assert template.compiled.render is not None  # it parses, and uses what its header lists
 
 
 @pytest.mark.parametrize("locale", LANGUAGES)

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from contracts_encoder import Counting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop_world import START, shop, vectors
@@ -27,9 +27,6 @@ from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import Pairs
 from recllm.text.encoder.toy import ToyEncoder
-
-if TYPE_CHECKING:
-    from recllm.base.schema import FloatArray, TextKind
 
 QUICK = ScorerTrainingSettings(
     horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_size=8, min_steps=1
@@ -315,18 +312,6 @@ def test_a_handful_of_people_cannot_turn_the_calibration_round() -> None:
     assert slope > 0 and mean == pytest.approx(1 / 6, abs=0.02)  # none of four: Platt's smoothed rate
 
 
-class CountingEncoder(ToyEncoder):
-    """Remembers every text that it was given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-
-    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
-        self.texts += texts
-        return super().encode(texts, kind=kind)
-
-
 def _without_catalogue_prices() -> Dataset:
     """The shop's events carry prices, its catalogue does not, and `late` is first sold in the latest window."""
     rng = np.random.default_rng(0)
@@ -343,10 +328,10 @@ def _without_catalogue_prices() -> Dataset:
 
 
 def test_item_vectors_of_a_past_window_know_only_the_prices_paid_before_it() -> None:
-    data, encoder = _without_catalogue_prices(), CountingEncoder()
+    data, encoder = _without_catalogue_prices(), Counting()
     start, late = data.as_of - 14 * DAY, int(data.item_rows(["late"])[0])
     dated = DatedItemVectors(encoder, data)
-    assert len(encoder.texts) == len(set(encoder.texts))
+    assert len(encoder.seen) == len(set(encoder.seen))
     assert np.array_equal(dated.before(start), item_vectors(ToyEncoder(), data.before(start)))
     assert not np.allclose(dated.before(start)[late], dated.latest[late])
     assert np.array_equal(dated.before(data.as_of), dated.latest)
@@ -358,7 +343,7 @@ def test_item_vectors_of_a_past_window_know_only_the_prices_paid_before_it() -> 
 
     times: list[int] = []
 
-    def before(time: int) -> FloatArray:
+    def before(time: int) -> np.ndarray:
         times.append(time)
         return dated.before(time)
 
@@ -367,9 +352,9 @@ def test_item_vectors_of_a_past_window_know_only_the_prices_paid_before_it() -> 
 
 
 def test_a_recommender_learns_from_the_vectors_of_the_time_and_encodes_each_text_once() -> None:
-    data, encoder = _without_catalogue_prices(), CountingEncoder()
+    data, encoder = _without_catalogue_prices(), Counting()
     fitted = Recommender(data, encoder).fit(QUICK)
-    assert len(encoder.texts) == len(set(encoder.texts))
+    assert len(encoder.seen) == len(set(encoder.seen))
     assert fitted.model is not None
     known_all_along = fit_scorer(data, item_vectors(ToyEncoder(), data), None, QUICK).scorer.weights
     assert any(not np.array_equal(fitted.model.scorer.weights[name], known_all_along[name]) for name in known_all_along)

@@ -25,9 +25,7 @@ from recllm.base.errors import PolicyError, RecllmError, UsageError
 from recllm.base.service_settings import ServiceSettings
 from recllm.doors.cli.main import app as command_line
 from recllm.doors.service import api
-from recllm.doors.service.app import create_app
 from recllm.doors.service.callers import ANSWER_HEADERS
-from recllm.doors.service.live import LiveShop
 from recllm.doors.service.transport import tls_context
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
@@ -104,9 +102,7 @@ def test_what_came_by_http_from_elsewhere_is_refused(folder: Path) -> None:
 
 
 def test_a_proxy_that_is_trusted_says_that_it_was_https(folder: Path) -> None:
-    app = create_app(
-        [LiveShop(Workspace.open(folder), "shop")], ServiceSettings(), loopback_only=False, https_only=True
-    )
+    app = service_world.app_of(folder, loopback_only=False, https_only=True)
     said = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7"}
     for address, status in (("10.0.0.7", 401), ("10.0.1.7", 403)):
         behind = ProxyHeadersMiddleware(app, trusted_hosts=["10.0.0.0/24"])

@@ -25,14 +25,14 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from service_world import serving
-from shop_world import QUICKLY, loaded, train
 from standardwebhooks import Webhook
-from store_view import view
-from test_campaigns import LIGHT, tables
+from store_view import campaign_message, view
+from test_campaigns import LIGHT, plan_tea
 from waiting import at_once
 
 from recllm.base.errors import StoreError, UnknownIdError, UsageError
 from recllm.base.messages import CampaignMessage, MessageEvent, MessageEventKind
+from recllm.base.policy import Policy
 from recllm.base.questions import ReportBy
 from recllm.base.schema import Purpose
 from recllm.base.service_settings import ServiceSettings
@@ -41,7 +41,6 @@ from recllm.market.campaigns.export import export_campaign, undeliverable
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.open_campaign import OpenCampaign, approve_texts, open_campaign
 from recllm.market.campaigns.outcome import campaign_outcome
-from recllm.market.campaigns.plan import plan_campaign
 from recllm.market.experiments.feedback import feedback_report
 from recllm.shop.ingest.workspace_load import add_consent
 from recllm.shop.workspace.privacy import KEY_VARIABLE
@@ -142,16 +141,8 @@ def sent(shop: Path) -> tuple[CampaignMessage, ...]:
     with Workspace.open(shop) as workspace:
         people = workspace.pseudonymiser().many(["ann", "bob"])
         messages = tuple(
-            CampaignMessage(
-                message_id=f"m1_{user}{channel}",
-                user_id=user,
-                campaign_id="spring",
-                channel=channel,
-                text_id="t1",
-                variant=0,
-                item_id="tea",
-                request_id=f"r{number}",
-                exported_at=datetime.now(UTC) - HOUR,
+            campaign_message(
+                number, user, channel, "tea", message_id=f"m1_{user}{channel}", exported_at=datetime.now(UTC) - HOUR
             )
             for number, user in enumerate(people)
             for channel in ("email", "push")
@@ -532,14 +523,10 @@ def spring(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("spring")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(KEY_VARIABLE, "the same key each time")
-        (folder / "never.txt").write_text("a stranger\n")
-        (folder / "tea.toml").write_text(LIGHT)
-        settings = {"currency": "USD", "timezone": "Europe/Berlin", "policy": {"group_floor": 5, "small_shop": 0}}
-        made = loaded(folder, tables(), **settings)
-        with Workspace.open(train(made, **QUICKLY)) as workspace:
-            plan = plan_campaign(workspace, read_campaign(folder / "tea.toml"))
+        plan_tea(folder, LIGHT, Policy(group_floor=5, small_shop=0))
+        with Workspace.open(folder / "shop") as workspace:
             campaign = open_campaign(workspace, read_campaign(folder / "tea.toml"))
-            approve_texts(campaign, [text.id for text in plan.texts], by="Ann", at=datetime.now(UTC))
+            approve_texts(campaign, [text.id for text in campaign.plan.texts], by="Ann", at=datetime.now(UTC))
     return folder
 
 

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 WORDS = ["red", "running", "shoes", "garden", "sofa", "with", "four", "cushions", "milk", "query", "passage", ":"]
 WORDS += ["and", ",", "the", "a", "s"]
 LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789秋装新款打底衫")
@@ -22,9 +26,6 @@ POSITIONS = 40
 
 def make_model(folder: Path, model_type: str = "bert", *, seed: int = 0, old_vocabulary: bool = False) -> Path:
     """A plain transformers folder: config.json, model.safetensors, tokenizer. At most 40 positions."""
-    import torch
-    from transformers import AutoConfig, AutoModel
-
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _byte_pairs() if model_type == "roberta" else _pieces() if model_type == "xlm-roberta" else _words()
     pad = tokenizer.token_to_id("<pad>" if "roberta" in model_type else "[PAD]")
@@ -76,8 +77,6 @@ def edit_json(path: Path, **values: Any) -> None:
 
 
 def _words() -> Any:
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = dict.fromkeys([*special, *LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS])
     tokenizer = Tokenizer(models.WordPiece({t: i for i, t in enumerate(vocabulary)}, unk_token="[UNK]"))
@@ -91,8 +90,6 @@ def _words() -> Any:
 
 
 def _byte_pairs() -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("m", "i"), ("l", "k"), ("mi", "lk"), ("r", "e"), ("re", "d")]
@@ -105,8 +102,6 @@ def _byte_pairs() -> Any:
 
 
 def _pieces() -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     scores = [(token, 0.0) for token in special]
     scores += [(f"▁{word}", -3.0) for word in WORDS] + [(letter, -6.0) for letter in ["▁", *LETTERS]]
@@ -137,9 +132,6 @@ def _save_old_vocabulary(folder: Path, tokenizer: Any) -> None:
 def make_causal(folder: Path, tokenizer: Any, special: Sequence[str], *, vocabulary: int = 0, **sizes: Any) -> Path:
     """A causal model for a tokenizer of the library `tokenizers`. special: what begins a text, what ends it, and what
     stands for the unknown, if anything does. vocabulary: the model's, where it is larger than the tokenizer's."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
     names = dict(zip(("bos_token", "eos_token", "unk_token"), special, strict=False))
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
     fast.save_pretrained(folder)
@@ -152,8 +144,6 @@ def make_causal(folder: Path, tokenizer: Any, special: Sequence[str], *, vocabul
 
 def make_letters_model(folder: Path, alphabet: str, special: Sequence[str], **sizes: Any) -> Path:
     """A causal model that knows single characters."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
     vocabulary = {token: number for number, token in enumerate([*alphabet, *special])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special[-1]))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()

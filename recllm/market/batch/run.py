@@ -29,7 +29,7 @@ import numpy as np
 import polars as pl
 
 from recllm.base.documents import json_text, json_value
-from recllm.base.errors import DataError, NotFittedError, PolicyError, RecllmError, UsageError
+from recllm.base.errors import NotFittedError, PolicyError, RecllmError, UsageError
 from recllm.base.files import PRIVATE, sweep_drafts, write_whole
 from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Purpose, SlateStatus
@@ -358,11 +358,3 @@ def _is_complete(file: Path) -> bool:
     except (OSError, pl.exceptions.PolarsError):
         return False
     return True
-
-
-def read_batch(run: BatchRun) -> pl.LazyFrame:
-    """All rows of a finished run, in the order of its shards. Raises `DataError` where a file is missing or damaged."""
-    for shard in range(run.shards):
-        if not _is_complete(run.file(shard)):
-            raise DataError(f"{run.file(shard)} is missing or damaged; run the same batch again")
-    return pl.scan_parquet([run.file(shard) for shard in range(run.shards)])
