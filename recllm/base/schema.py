@@ -439,8 +439,6 @@ class AdCopy:
     """Words of the text that nothing known about the item or its shop grounds."""
     rejected: tuple[tuple[str, tuple[Check, ...]], ...] = ()
     """Texts of the generator that were stopped, with the failed checks of each."""
-    record_id: str | None = None
-    """Its record, where one was kept."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """`text` by the parts of its channel, such as subject, preheader, body and call_to_action."""
 

@@ -284,7 +284,7 @@ class RetentionSettings(FrozenModel):
     quarantine: Count | None = 30
     """Refused rows, raw."""
     copies: Count | None = 365
-    """Records of ad texts, which make them again; they name no one."""
+    """Records of ad texts, which earlier versions kept; they name no one."""
     uploads: Count = 1
     """Uploads to the console that were not loaded."""
     fine_tuning: Count | None = 30

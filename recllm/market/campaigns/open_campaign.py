@@ -399,7 +399,7 @@ def text_documents(campaign: OpenCampaign) -> list[dict[str, Any]]:
             "people": text.people,
             "text": state.text,
             "message": message(campaign.file, state.text, text.channel, text.locale, text.generator),
-            "meta": {"generated": text.generator != TEMPLATE, "generator": text.generator, "record": text.record},
+            "meta": {"generated": text.generator != TEMPLATE, "generator": text.generator},
             "verdict": verdict.value,
             "verified": verdict is CopyVerdict.PASS,
             "failures": plain(state.failures),

@@ -25,9 +25,9 @@ from recllm.market.adcopy.packs import approved_words, vocabulary_file
 from recllm.market.adcopy.request import CopyRequest, FactSheet, FestiveDay, PersonFacts, Voice
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify.guarantees import Review, review
-from recllm.market.adcopy.write import TEMPLATE, save, sayable_facts, write_copy, write_recorded
+from recllm.market.adcopy.write import TEMPLATE, sayable_facts, write_copy
 from recllm.market.campaigns.file import CampaignFile
-from recllm.market.campaigns.folder import COPIES, CampaignText, CheckNote, TextFacts
+from recllm.market.campaigns.folder import CampaignText, CheckNote, TextFacts
 from recllm.market.occasions.calendar import SENSIBLE_DAYS, nearest_date, profile_of
 from recllm.shop.data.catalogue import on_offer
 from recllm.shop.workspace.workspace import Workspace
@@ -315,17 +315,16 @@ class CampaignWriter:
             n_of_item[key.item_id, key.channel] += 1
             # where no text that begins so passes, those of the verdict
             for first_draw in dict.fromkeys((seed, request.seed)):
-                written = write_recorded(
+                written = write_copy(
                     replace(request, variants=n_variants, seed=first_draw),
                     generator=generator if key.modelled else None,
                     facts=facts,
                 )
-                notes = [self.notes(copy, request) for copy, _ in written]
+                notes = [self.notes(copy, request) for copy in written]
                 if not any(failures for failures, _ in notes):
                     break
-            for (copy, record), (failures, warnings) in zip(written, notes, strict=True):
+            for copy, (failures, warnings) in zip(written, notes, strict=True):
                 number += 1
-                save(record, self.workspace.root / COPIES)
                 checks = [check for _, failed in copy.rejected for check in failed]
                 n_failed += any(check.guarantee == "G16" for check in checks)
                 text = CampaignText(
@@ -334,7 +333,6 @@ class CampaignWriter:
                     variant=len(texts[key]),
                     text=copy.text,
                     generator=copy.generator,
-                    record=record.id,
                     failures=failures,
                     warnings=warnings,
                     facts=facts_of(request.item, self.file),

@@ -62,7 +62,7 @@ GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
     "G14": form.in_voice,
     "G17": claims.currency_format,
 }
-"""Those on the words of one text; G13, G15, G16 and G18 hold by `recllm.market.adcopy.write`."""
+"""Those on the words of one text; G13, G16 and G18 hold by `recllm.market.adcopy.write`."""
 
 
 _OF_CLAIMS = ("G1", "G2", "G3", "G4")
