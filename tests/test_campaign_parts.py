@@ -21,7 +21,7 @@ from recllm.market.adcopy.channels import Sender
 from recllm.market.audiences.audience import counts_in_words
 from recllm.market.campaigns.file import CampaignFile, read_campaign
 from recllm.market.campaigns.folder import PlannedPerson, append, read_log
-from recllm.market.campaigns.open_campaign import send_window
+from recllm.market.campaigns.open_campaign import is_quiet, send_window
 from recllm.market.campaigns.outcome import (
     OTHERS,
     CampaignOutcome,
@@ -31,7 +31,6 @@ from recllm.market.campaigns.outcome import (
     conclusions,
     divided,
 )
-from recllm.market.occasions.hours import is_quiet
 
 GOOD = """\
 id = "spring"
