@@ -57,6 +57,7 @@ from recllm.market.propensity.effects import UpliftSettings
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.record import record_events
 from recllm.shop.ingest.workspace_load import load_file
+from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.privacy import KEY_VARIABLE
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
@@ -205,7 +206,7 @@ def test_the_global_holdout_gets_no_campaign(folder: Path) -> None:
         plan = plan_campaign(shop, changed(folder, name="later"), now=NOW)
         assert "global_holdout" in plan.excluded and not held_back & {p.user_id for p in plan.people}
         recommender = open_recommender(shop, everybody=True)
-        count = count_reachable(shop, recommender, read_campaign(folder / "later.toml"))
+        count = count_reachable(shop, recommender, read_campaign(folder / "later.toml"), FigureGate(shop))
         assert "global_holdout" in count.excluded
         found = audience_of_workspace(shop, recommender, AudienceRequest(items=("tea3",), explain=False))
         assert "global_holdout" in found.excluded
@@ -743,7 +744,7 @@ def test_too_few_are_not_exported(shop: Workspace) -> None:
         export_campaign(campaign, shop.root / "out")
     assert not campaign.folder.exports.exists()
     with pytest.raises(NothingToDo, match="not exported yet"):
-        campaign_outcome(campaign)
+        campaign_outcome(campaign, FigureGate(shop))
 
 
 def buy(shop: Workspace, people: list[str], item: str, price: float = 3.0, day: int = 21) -> None:
@@ -758,7 +759,7 @@ def test_what_it_brought(shop: Workspace) -> None:
     buy(shop, [*done.people[:30], *held[:6]], campaign.plan.items[0])
     buy(shop, list(done.people[30:]), "tool1")  # not of the campaign
     said(shop, [f"{raw_ids(shop)[name]},{channel_of(campaign, name)},false,{LATER}" for name in done.people[:4]])
-    found = campaign_outcome(tea(shop))
+    found = campaign_outcome(tea(shop), FigureGate(shop))
     assert found.reached and found.held_out and found.effect and found.revenue_effect
     assert (found.reached.people, found.reached.converted, found.reached.revenue) == (60, 30, 90.0)
     assert (found.held_out.people, found.held_out.converted, found.reached.unsubscribed) == (len(held), 6, 4)
@@ -784,9 +785,9 @@ def test_honest_words_without_a_comparison(shop: Workspace, folder: Path) -> Non
         campaign = open_campaign(shop, file, clock=NOW)
         approve_texts(campaign, [t.id for t in plan.texts], by="Ann", at=NOW)
         done = export_campaign(campaign, folder / "out", clock=NOW)
-        assert "Nothing is known of the window" in campaign_outcome(campaign).words[0]
+        assert "Nothing is known of the window" in campaign_outcome(campaign, FigureGate(shop)).words[0]
         buy(shop, list(done.people[:30]), plan.items[0], day=day)
-        found = campaign_outcome(open_campaign(shop, file, clock=NOW))
+        found = campaign_outcome(open_campaign(shop, file, clock=NOW), FigureGate(shop))
         assert found.effect is None and words in found.words[0] and "no effect of the campaign" in found.words[0]
 
 
@@ -794,7 +795,7 @@ def test_who_may_not_be_counted_is_not(shop: Workspace) -> None:
     _, done = exported(shop)
     names = raw_ids(shop)
     said(shop, [f"{names[name]},analytics,false,{AFTER}" for name in done.people[:3]])
-    found = campaign_outcome(tea(shop))
+    found = campaign_outcome(tea(shop), FigureGate(shop))
     assert found.reached and found.reached.people == 57 and found.not_counted == 3
     assert found.planned == found.reached.people + found.not_counted + sum(found.dropped.values())
 

@@ -62,6 +62,7 @@ from recllm.market.occasions.replenishment import (
 from recllm.market.propensity.model import PropensitySettings
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.ingest.workspace_load import load_file
+from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, overridden
 
 NOW = 1_760_000_000
@@ -574,7 +575,7 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
         with overridden({"occasions": {"order": ["replenish"]}}), Workspace.open(workspace) as asked:
             due = {p.user_id for p in find_occasions(asked).people}
         plan = plan_campaign(shop, read_campaign(file))
-        reach = count_reachable(shop, open_recommender(shop, everybody=True), read_campaign(file))
+        reach = count_reachable(shop, open_recommender(shop, everybody=True), read_campaign(file), FigureGate(shop))
         today = find_occasions(shop).date
         christmas = date(today.year + ((today.month, today.day) > (12, 14)), 12, 25)
         of_day = {}

@@ -44,6 +44,7 @@ from recllm.market.campaigns.outcome import campaign_outcome
 from recllm.market.campaigns.plan import plan_campaign
 from recllm.market.experiments.feedback import feedback_report
 from recllm.shop.ingest.workspace_load import add_consent
+from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.privacy import KEY_VARIABLE
 from recllm.shop.workspace.webhooks import (
     SignedCall,
@@ -619,7 +620,7 @@ def test_who_unsubscribed_or_bounced_is_not_exported_again(campaign: OpenCampaig
 
 def test_reached_means_exported_where_nothing_is_reported(campaign: OpenCampaign, tmp_path: Path) -> None:
     export_campaign(campaign, tmp_path)
-    before = campaign_outcome(campaign)
+    before = campaign_outcome(campaign, FigureGate(campaign.workspace))
     assert before.reached == before.sent and before.reached and before.reached.people == 60
     assert before.reached_means == {"email": "exported", "push": "exported"} and not before.messages
     assert any("Reached on email, push means that the message left" in line for line in before.words)
@@ -631,7 +632,7 @@ def test_reached_means_delivered_where_that_is_reported(campaign: OpenCampaign, 
     email, push = (of_export(campaign, channel, tmp_path) for channel in ("email", "push"))
     record_reports(shop, "mail", [*email[6:], replace(email[0], kind=MessageEventKind.BOUNCED)])
     record_reports(shop, "mail", [replace(email[7], kind=MessageEventKind.OPENED, event_id="o")])
-    after = campaign_outcome(campaign)
+    after = campaign_outcome(campaign, FigureGate(campaign.workspace))
     assert after.reached_means == {"email": "delivered", "push": "exported"}
     assert after.reached and after.sent and after.reached.people == 54 and after.sent.people == 60
     assert after.not_delivered == 6 and after.messages == {"delivered": len(email) - 6, "opened": 1, "bounced": 1}
@@ -646,11 +647,11 @@ def test_few_without_a_delivery_cannot_be_had_by_subtraction(campaign: OpenCampa
     export_campaign(campaign, tmp_path)
     email = of_export(campaign, "email", tmp_path)
     record_reports(campaign.workspace, "mail", email[4:])
-    outcome = campaign_outcome(campaign)
+    outcome = campaign_outcome(campaign, FigureGate(campaign.workspace))
     assert outcome.reached == outcome.sent and outcome.not_delivered == 0
     assert outcome.reached_means["email"] == "exported" and outcome.messages == {"delivered": len(email) - 4}
     record_reports(campaign.workspace, "mail", email[:4])
-    outcome = campaign_outcome(campaign)
+    outcome = campaign_outcome(campaign, FigureGate(campaign.workspace))
     assert outcome.reached_means["email"] == "delivered" and outcome.not_delivered == 0
 
 

@@ -164,16 +164,15 @@ class WindowActions:
         )
 
 
-def campaign_outcome(campaign: OpenCampaign, gate: FigureGate | None = None) -> CampaignOutcome:
-    """From the first export to the end of the window, or of the log. gate: what the reader may learn of groups; None
-    for the owner of the machine. Raises `NothingToDo` before the first export."""
+def campaign_outcome(campaign: OpenCampaign, gate: FigureGate) -> CampaignOutcome:
+    """From the first export to the end of the window, or of the log. gate: what the reader may learn of groups.
+    Raises `NothingToDo` before the first export."""
     plan, workspace = campaign.plan, campaign.workspace
     exports = read_entries(campaign.folder.exports, ExportEntry)
     if not exports:
         raise NothingToDo(f"the campaign {plan.campaign_id!r} was not exported yet; there is nothing to report")
     start = datetime.fromisoformat(exports[0].send_from)
     end = start + timedelta(days=plan.window_days)
-    gate = gate or FigureGate(workspace)
     actions = window_actions(campaign, start, end, gate)
     every_row = actions.rows(plan.people)
     # whom any export reached, or would have reached, had they not been held out
