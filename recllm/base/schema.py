@@ -418,6 +418,8 @@ class Check:
     span: str = ""
     holds: bool = False
     """True where a failure leaves the text to a person; any other failure blocks it."""
+    needs: str = ""
+    """The evidence that a rule asks for; empty where none would help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -153,8 +153,6 @@ PRICE_DAYS = 30
 """Days before a reduction whose lowest price it is compared with: Directive 98/6/EC, Article 6a."""
 LISTED_TITLES = 5
 """Titles that a remark names."""
-NEEDS_PROOF = "; needs "
-"""In the message of a rule that a proof would meet."""
 MOST_VARIANTS = 8
 """Wordings of one text, for customers of whom the same may be said."""
 GROUNDING = "grounding"
@@ -286,12 +284,12 @@ class CampaignWriter:
             silence = None if copies else Silence.NOTHING_TO_SAY
             for copy in copies:
                 failures, _ = self.notes(copy, request)
-                missing = next((note.message for note in failures if NEEDS_PROOF in note.message), None)
-                if failures:
-                    silence = Silence.TEXT_BLOCKED
-                if missing is not None and self.file.offer is not None:
+                missing = next((check.message for check in copy.checks if check.needs), None)
+                if failures and missing is not None and self.file.offer is not None:
                     silence = Silence.NO_PROOF
                     self.unproven.setdefault(key.item_id, missing)
+                elif failures:
+                    silence = Silence.TEXT_BLOCKED
             self.verdicts[key] = silence
         return self.verdicts[key]
 
