@@ -327,7 +327,7 @@ def test_who_never_ordered_has_no_date() -> None:
 
 
 def test_a_horizon_of_nothing_and_one_longer_than_the_log(data: Dataset) -> None:
-    with pytest.raises(UsageError, match="at least 1"):
+    with pytest.raises(UsageError, match="horizon_days must be 1 or more"):
         ask(PredictionKind.BUY, data, horizon_days=0)
     with pytest.raises(DataError, match="spans"):
         ask(PredictionKind.BUY, data, horizon_days=DAYS)

@@ -222,7 +222,7 @@ def _write(path: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("recommend", "-u", "ann", "-k", "0"), 2, "at least 1"),
+        (("recommend", "-u", "ann", "-k", "0"), 2, "k must be 1 or more"),
         (("recommend", "-u", "ann", "--where", "price <"), 2, "--where"),
         (("recommend",), 2, "no user is named"),
         (("recommend", "-u", "ann", "--with", "model=v-none"), 1, "v-none"),

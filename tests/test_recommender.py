@@ -199,7 +199,7 @@ def test_k_above_the_catalogue_gives_the_catalogue(trained: Recommender) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"k": 0}, "at least 1"),
+        ({"k": 0}, "k must be 1 or more"),
         ({"where": "price <"}, "cannot be read"),
         ({"where": "colour = 'red'"}, "cannot be read"),
         ({"where": "price"}, "not a condition"),

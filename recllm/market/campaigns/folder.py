@@ -25,7 +25,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
-from recllm.base.documents import json_value, plain
+from recllm.base.documents import fault_in_words, json_value, plain
 from recllm.base.errors import ConflictError, DataError, PolicyError, StoreError, UsageError
 from recllm.base.files import lock_file, safe_id, sweep_drafts, write_whole
 from recllm.market.adcopy.request import PersonFacts
@@ -347,7 +347,7 @@ def undamaged(file: Path) -> Iterator[None]:
 def first_fault(error: ValidationError) -> str:
     """Where it is, and what is wrong."""
     first = error.errors(include_url=False)[0]
-    return f"{'.'.join(str(step) for step in first['loc'])}: {first['msg']}"
+    return f"{'.'.join(map(str, first['loc']))} {fault_in_words(first)}"
 
 
 # --- logs ------------------------------------------------------------------------------------------------------------
