@@ -1,4 +1,4 @@
-"""Who buys an item again within a week, and when people shop:  python eval/occasions.py -o eval/results/occasions.json
+"""Who buys an item again within a week:  python eval/occasions.py -o eval/results/occasions.json
 
 Pairs of a person and an item bought on at least two days, as of two days a week apart; the label is whether the person
 buys the item in the seven days after. Models learn on the eight weeks before the first of the two days alone. On
@@ -14,8 +14,7 @@ LightGBM          boosted trees on 22 plain features, untuned
 recllm            `recllm.market.occasions.replenishment`
 
 Intervals: 200 bootstraps over people. Days: error of the predicted day among pairs bought within 28 days. Next order:
-how often the 80 % interval of `recllm predict next-order` held the day of the next order, as of the first day. Hours:
-share of shopping days in the two weeks that begin in the hour, or in it or one beside it, that was foretold.
+how often the 80 % interval of `recllm predict next-order` held the day of the next order, as of the first day.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ from published import BENCHMARKS
 from recllm.base.schema import Action
 from recllm.base.stats.probabilities import calibration_error
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
-from recllm.market.occasions.hours import best_hours, hour_shares, local_hours
 from recllm.market.occasions.replenishment import (
     HORIZON_DAYS,
     TREES,
@@ -116,7 +114,6 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "model": dict(model.record),
         "days_off": days_off(dataset, weeks[0], starts[0], systems["recllm"][: len(weeks[0])]),
         "next_order": next_order(dataset, past, args.seed),
-        "hours": hours(dataset, starts[0]),
         "run_seconds": seconds,
     }
 
@@ -271,25 +268,6 @@ def next_order(dataset: Dataset, past: Dataset, seed: int) -> dict[str, float]:
         "within_80": round(float(np.mean(covered)), 4),
         "median_days": float(np.median(widths)),
     }
-
-
-def hours(dataset: Dataset, start: int) -> dict[str, Any]:
-    """Of shopping days in the two weeks from `start`: how many begin in the foretold hour."""
-    past, events = dataset.before(start), dataset.between(start, start + 14 * DAY)
-    shares = hour_shares(past, "UTC")
-    own = best_hours(shares, ())
-    purchases = past.events.of(Action.PURCHASE)
-    first = np.unique(np.stack([purchases.user.astype(np.int64), purchases.at // 3600]), axis=1)[1]
-    shop = int(np.bincount(local_hours(first * 3600, "UTC"), minlength=24).argmax())
-    moments = np.unique(np.stack([events.user.astype(np.int64), events.at // DAY, events.at // 3600]), axis=1)
-    begins = np.unique(moments[:2], axis=1, return_index=True)[1]
-    user, hour = moments[0][begins], local_hours(moments[2][begins] * 3600, "UTC")
-    figures: dict[str, Any] = {"shopping_days": len(user), "shop_hour": shop}
-    for name, foretold in (("recllm", own[user]), ("shop", np.full(len(user), shop))):
-        apart = np.abs(foretold - hour)
-        apart = np.minimum(apart, 24 - apart)
-        figures[name] = {"hour": round(float((apart == 0).mean()), 4), "beside": round(float((apart <= 1).mean()), 4)}
-    return figures
 
 
 if __name__ == "__main__":

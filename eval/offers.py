@@ -155,18 +155,21 @@ def spreading(
         assert scores.offers is not None
         order = np.argsort(-scores.score, kind="stable")
         for spread in SPREADS:
-            best, price = spread_offers(scores.offers, order, spread)
+            best = spread_offers(scores.offers, order, spread)
+            offers = scores.offers
+            rows = np.flatnonzero(best >= 0)
+            chosen = offers.probability[rows, (offers.item[rows] == best[rows, None]).argmax(axis=1)].mean()
             is_bought, others = judge(best.astype(np.int32)[:, None], shoppers, before, bought, n_items)
             counts = np.bincount(best[best >= 0])
             figures[f"{name}, {spread:g}"] = {
-                "items": price.items,
+                "items": len(np.unique(best[rows])),
                 "largest_share": float(counts.max() / counts.sum()),
-                "probability": price.probability,
-                "given_up": price.given_up,
+                "probability": float(chosen),
+                "given_up": float(offers.probability[rows, 0].mean() - chosen),
                 "bought": float(np.nanmean(is_bought)),
                 "natural_lift": float(np.nanmean(is_bought - others)),
             }
-        best, _ = spread_offers(scores.offers, order, OfferSettings().spread)
+        best = spread_offers(scores.offers, order, OfferSettings().spread)
         items = np.sort(np.argsort(-np.bincount(best[best >= 0], minlength=n_items), kind="stable")[:20])
     return figures
 

@@ -256,7 +256,7 @@ def test_the_global_holdout_is_in_no_audience(trained: Recommender) -> None:
     before = sum(n for reason, n in everybody.excluded.items() if reason != "beyond_the_cut")
     assert 0 < found.excluded["global_holdout"] <= len(held_out) and counts - before == found.excluded["global_holdout"]
     assert not held_out & {*(person.user_id for person in found.people), *found.holdout} and accounted(found)
-    with pytest.raises(UsageError, match=r"holdout_share is 1\.5; give at most 1"):
+    with pytest.raises(UsageError, match=r"holdout_share must be 1 at most, not 1\.5"):
         Exclusions(holdout_share=1.5)
 
 

@@ -198,7 +198,7 @@ def test_what_cannot_be_asked(shop: Workspace, folder: Path, tmp_path: Path, com
         BatchRun.plan(shop, run.folder, {"k": 4, "explain": False}, shards=4)
     with pytest.raises(UsageError, match="shards is 0"):
         BatchRun.plan(shop, tmp_path / "none", {}, shards=0)
-    with pytest.raises(UsageError, match="k is 0"):
+    with pytest.raises(UsageError, match="k must be 1 or more, not 0"):
         plan(shop, tmp_path / "none", k=0)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").touch()

@@ -23,7 +23,7 @@ from recllm.market.propensity.coupons import Coupons, coupon_features
 from recllm.market.propensity.examples import Cohort, Examples, cuts, past_examples
 from recllm.market.propensity.features import FeatureTable, person_features, target_features
 from recllm.market.propensity.model import calibrate, fit_propensity, normal_scores, people_folds
-from recllm.market.propensity.next_order import OrderDates, covered, day_of, edges
+from recllm.market.propensity.next_order import OrderDates, covered
 from recllm.market.propensity.predict import group_deltas, mailings, predict, redeem_examples
 from recllm.market.propensity.prediction import (
     Prediction,
@@ -35,6 +35,7 @@ from recllm.market.propensity.prediction import (
     reliability,
 )
 from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.rhythm import ShoppingDays
 
 CUT = START + 120 * DAY
 
@@ -295,28 +296,34 @@ def test_curves_keep_their_bounds(rows: list[tuple[float, bool]]) -> None:
         assert 0 <= found.auc <= 1 and lift(p, label, 1.0) == pytest.approx(1)
 
 
-def test_the_day_of_a_survival_curve() -> None:
-    bounds = edges(28)
-    assert bounds[0] == 0 and bounds[-1] == 28 and edges(1).tolist() == [0, 1] and edges(400)[-1] == 400
-    rate = np.log(2) / 5  # half have ordered by day 5
-    survival = np.exp(-rate * bounds)[None, :]
-    assert day_of(survival, bounds, 0.5)[0] == pytest.approx(5)
-    assert np.isinf(day_of(np.ones((1, len(bounds))), bounds, 0.5)[0])
-
-
-def test_the_interval_holds_four_fifths_of_the_orders() -> None:
-    rng, bounds, n = np.random.default_rng(0), edges(28), 4_000
-    rate = rng.uniform(0.02, 0.4, n)
-    days = rng.exponential(1 / rate)
-    label, cut = np.where(days < 28, days, np.inf), np.full(n, 1_700_000_000)
+def test_the_next_order_comes_by_the_usual_gap_and_its_interval_holds_four_fifths() -> None:
+    rng, n, known = np.random.default_rng(0), 2_000, 20
+    usual = rng.integers(2, 12, n)
+    gaps = np.maximum(np.round(usual[:, None] * rng.lognormal(0, 0.4, (n, known + 1))), 1)
+    days = np.cumsum(gaps, axis=1).astype(np.int64)
+    now = days[:, known - 1] + rng.integers(0, 2, n) + 1  # each as of a day or two after an order
+    ago = now.max() - now
+    user, at = np.repeat(np.arange(n), known), (days[:, :known] + ago[:, None]).ravel() * DAY
+    past = ShoppingDays.of(user, at, n, int(now.max()) * DAY)
+    ahead = (days[:, known] - now) + 0.5
+    label, cut = np.where((ahead > 0) & (ahead <= 28), ahead, np.inf), np.full(n, 1_700_006_400)
     features = FeatureTable.of({"none": {"none": np.zeros(n)}}, n)
     people = Examples(features, label, np.arange(n), np.zeros(n, np.int64), cut, cut + 28 * DAY)
-    dates = OrderDates(None, bounds).days(np.exp(-rate[:, None] * bounds))  # type: ignore[arg-type]
-    assert 0.78 < covered(dates, people).mean() < 0.88
+    dates = OrderDates.learn(past).days(past)
+    assert (dates[0] <= dates[1]).all() and (dates[1] <= dates[2]).all()
+    assert 0.72 < covered(dates, people, 28)[ahead > 0].mean() < 0.88
+    assert np.abs(dates[1] - label)[np.isfinite(label) & np.isfinite(dates[1])].mean() < 2.5
+
+
+def test_who_never_ordered_has_no_date() -> None:
+    past = ShoppingDays.of(np.array([0, 0, 0]), np.array([1, 4, 7]) * DAY, 2, 8 * DAY)
+    dates = OrderDates.learn(past).days(past)
+    assert dates[:, 0].tolist() == [2.5, 2.5, 2.5] and np.isinf(dates[:, 1]).all()
+    assert np.isinf(OrderDates.learn(ShoppingDays.of(np.array([0]), np.array([DAY]), 2, 8 * DAY)).days(past)).all()
 
 
 def test_a_horizon_of_nothing_and_one_longer_than_the_log(data: Dataset) -> None:
-    with pytest.raises(UsageError, match="at least 1"):
+    with pytest.raises(UsageError, match="horizon_days must be 1 or more"):
         ask(PredictionKind.BUY, data, horizon_days=0)
     with pytest.raises(DataError, match="spans"):
         ask(PredictionKind.BUY, data, horizon_days=DAYS)

@@ -21,17 +21,15 @@ from recllm.market.adcopy.channels import Sender
 from recllm.market.audiences.audience import counts_in_words
 from recllm.market.campaigns.file import CampaignFile, read_campaign
 from recllm.market.campaigns.folder import PlannedPerson, append, read_log
-from recllm.market.campaigns.open_campaign import send_window
+from recllm.market.campaigns.open_campaign import is_quiet, send_window
 from recllm.market.campaigns.outcome import (
     OTHERS,
     CampaignOutcome,
     GroupFigures,
-    ReachBasis,
     SegmentFigures,
     conclusions,
     divided,
 )
-from recllm.market.occasions.hours import is_quiet
 
 GOOD = """\
 id = "spring"
@@ -242,13 +240,11 @@ def outcome() -> CampaignOutcome:
         dropped={"consent_withdrawn": 10},
         not_counted=0,
         not_delivered=0,
-        reached_means={"email": ReachBasis.EXPORTED},
         messages={},
         horizon_days=28,
         expected_conversions=31.5,
         converts=("purchase",),
         reached=arm,
-        sent=arm,
         held_out=arm,
         other_people=arm,
         effect=gap,
@@ -276,7 +272,7 @@ def test_every_conclusion_can_be_said() -> None:
         (replace(whole, effect=difference(10, 100, 10, 100)), "less than about"),
         (replace(whole, effect=None, held_out=None), "the control group had fewer than 50 customers"),
         (replace(whole, effect=None, held_out=None, planned_held_out=0), "the campaign had no control group"),
-        (replace(whole, reached=None, sent=None), "Fewer than 50 customers were reached"),
+        (replace(whole, reached=None), "Fewer than 50 customers were reached"),
         (replace(whole, until=whole.start), "Nothing is known"),
     ]
     for found, sentence in cases:

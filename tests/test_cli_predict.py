@@ -85,7 +85,7 @@ def test_redeem(run: Command, place: Path) -> None:
 
 UNOPENED = {
     ("churn",): "'buy', 'leave', 'redeem', 'next-order' or 'value'",
-    ("buy", "--horizon", "0"): "at least 1",
+    ("buy", "--horizon", "0"): "horizon_days must be 1 or more",
     ("redeem",): "needs coupon tables",
     ("buy", "--with", "active_days=9"): "not for the kind buy",
     ("leave", "--with", "active_days=0"): "active_days",

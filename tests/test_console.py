@@ -914,16 +914,13 @@ def test_pictures_of_products_come_from_a_folder_and_are_drawn_anew(folder: Path
         assert not Page(client.get("/items").text).of("img")  # the drawings stand in the page
 
 
-def test_a_chart_by_day_has_round_steps_and_says_where_zero_is() -> None:
+def test_a_chart_by_day_has_round_steps() -> None:
     words, days = Words("en", "EUR", "UTC"), [LAST_DAY - timedelta(days=n) for n in (2, 1, 0)]
     table: Any = SimpleNamespace(title="t")
     counts = day_chart(words, list(zip(days, (0, 1, 2), strict=True)), table)
-    assert counts["y"] == ["3", "2", "1", "0"] and counts["zero"] == 190 and len(counts["x"]) == 3
+    assert counts["y"] == ["3", "2", "1", "0"] and len(counts["x"]) == 3
     assert counts["line"] == "M0.0 190.0L280.0 126.7L560.0 63.3"
-    ranges = [(-0.5, -0.3), (-0.2, 0.0), (0.1, 0.3)]
-    chart = day_chart(words, list(zip(days, (-0.4, -0.1, 0.2), strict=True)), table, ranges=ranges, figure=str)
-    assert chart["y"] == ["1.0", "0.5", "0.0", "-0.5"] and chart["zero"] == pytest.approx(190 * 2 / 3)
-    assert chart["line"].startswith("M0.0 177.3L") and chart["area"].count("L") == 5
+    assert counts["area"] == f"{counts['line']}V190H0Z"
     assert day_chart(words, [(days[0], 5)], table)["line"].count("L") == 1  # one day is a level
 
 

@@ -37,7 +37,7 @@ from recllm.doors.console.campaign_messages import marked
 from recllm.market.campaigns.drafts import campaign_file, list_campaigns
 from recllm.market.experiments.effect import Treatment, variant_of
 from recllm.market.experiments.feedback import FEEDBACK_SCHEMA
-from recllm.market.experiments.slates import experiment_course, experiment_outcome, list_experiments, start_experiment
+from recllm.market.experiments.slates import experiment_outcome, list_experiments, start_experiment
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.record import record_events
 from recllm.shop.workspace.keys import Scope, create_key
@@ -435,7 +435,7 @@ def looking(console_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield client
 
 
-def test_what_may_be_said_is_said_in_words_with_a_picture_and_a_table(folder: Path) -> None:
+def test_what_may_be_said_is_said_in_words_with_a_table(folder: Path) -> None:
     """People of one variant click three times as often: enough people, and the interval leaves zero."""
     people, days = 240, 4
     with Workspace.open(folder) as shop:
@@ -455,17 +455,12 @@ def test_what_may_be_said_is_said_in_words_with_a_picture_and_a_table(folder: Pa
                     rows.append(row | {"event": "click"})
         frame = pl.DataFrame([{c: r.get(c) for c in FEEDBACK_SCHEMA} for r in rows], schema=FEEDBACK_SCHEMA)
         record_events(frame, shop.store(), source="test")
-        looks = experiment_course(shop, "e/1")
         outcome = experiment_outcome(shop, "e/1")
-    assert [look.people for look in looks][-1] == outcome.people and sum(outcome.people.values()) == people
-    assert len(looks) >= days and sum(looks[0].people.values()) < people
-    assert looks[-1].report is not None and outcome.report is not None
-    assert looks[-1].report.comparisons[0].metric == outcome.report.comparisons[0].metric
+    assert sum(outcome.people.values()) == people and outcome.report is not None
     assert outcome.report.comparisons[0].metric.difference == pytest.approx(-0.4)
     with serving(folder) as client:
         page = assert_harmless(client.get("/experiments/experiment/e%2F1").text)
         assert "Worse: stop it" in page.text and "split as planned" in page.text and "-40.00%" in page.text
-        assert page.of("svg") and "Days since the start" in page.text
         assert re.search(r"popular.*50%.*\d+", page.text, re.DOTALL)
 
 

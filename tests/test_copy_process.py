@@ -1,8 +1,7 @@
-"""G7, G13 to G16 and G18: mandatory parts, variants, voice, records, answers and approval."""
+"""G7, G13, G14, G16 and G18: mandatory parts, variants, voice, answers and approval."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,12 +12,12 @@ from typing import Any
 import pytest
 from scripted import ScriptedGenerator
 
-from recllm.base.errors import DataError, GenerationError, UsageError
+from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import AdCopy, Check, CopyVerdict, Item
 from recllm.market.adcopy.channels import Sender, complete
 from recllm.market.adcopy.packs import pack_named
 from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice, load_voice
-from recllm.market.adcopy.write import approvable, save, write_copy, write_recorded
+from recllm.market.adcopy.write import approvable, write_copy
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
 BUNS = Item(
@@ -89,33 +88,6 @@ REQUEST = CopyRequest(
     list_price=Decimal("3.10"),
     evidence={"award": "2024"},
 )
-
-
-def test_each_variant_has_a_record_that_shows_a_change(tmp_path: Path) -> None:
-    request = replace(REQUEST, variants=3, packs=(pack_named("us_ftc"),))
-    recorded = write_recorded(request, user_id="u1_ann")
-    assert [record.variant for _, record in recorded] == [0, 1, 2]
-    for copy, record in recorded:
-        file = save(record, tmp_path)
-        values = json.loads(file.read_text(encoding="utf-8"))
-        assert (copy.record_id, copy.user_id, values["text"]) == (record.id, "u1_ann", copy.text)
-        assert file.stem == values["id"] == record.id != replace(record, text="Buns for nothing.").id
-        assert values["packs"] == {"us_ftc": pack_named("us_ftc").sha256}
-        assert "u1_ann" not in file.read_text(encoding="utf-8")
-    ids = {write_recorded(replace(REQUEST, seed=seed))[0][1].id for seed in range(3)}
-    assert len(ids) == 3
-
-
-def test_a_record_names_its_generator_and_whose_words_were_taken() -> None:
-    class Dead(ScriptedGenerator):
-        @property
-        def fingerprint(self) -> str:
-            raise GenerationError("no process")
-
-    for generator, words_by in ((None, "template"), (speaker(), "scripted"), (Dead(), "template")):
-        copy, record = write_recorded(REQUEST, generator=generator)[0]
-        assert (record.generator, record.words_by) == (generator.name if generator else "template", words_by)
-        assert record.generator_sha256 and copy.generator == words_by
 
 
 def only_copy(request: CopyRequest, **writers: Any) -> AdCopy:

@@ -71,7 +71,6 @@ def test_it_learns_and_is_loaded(base: Path, tmp_path: Path) -> None:
     assert after == pytest.approx(min(tuned.perplexity[1:]), rel=0.05)
     generator: Any = find_generator(str(base), adapter=tuned.folder)
     assert generator.tuned and generator.languages == {"en"}
-    assert generator.fingerprint != find_generator(str(base)).fingerprint  # type: ignore[union-attr]
 
 
 def test_only_the_line_is_learned(base: Path) -> None:

@@ -28,7 +28,7 @@ from recllm.market.adcopy.lexicon import phrase_pattern, read
 from recllm.market.adcopy.request import Ago, CopyRequest, Offer, OfferType, PersonFacts, ThingFacts
 from recllm.market.adcopy.submissions import judge, submission_of
 from recllm.market.adcopy.verify.guarantees import review
-from recllm.market.adcopy.write import write_copy, write_recorded
+from recllm.market.adcopy.write import write_copy
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.texts import TextKey, catalogue_at, copy_request
 from recllm.recommend.recommender.people import person_profile
@@ -200,13 +200,6 @@ def test_offers_that_make_no_sense_are_not_told(domain: str) -> None:
             assert not re.search(r"[Bb]uy|get one|[Ss]hipping|delivery", copy.text)
     offered = texts(replace(made, offer=Offer(type=OfferType.PERCENT, value=Decimal(20))), [PersonFacts()])
     assert offered and all("20% off" in copy.text and copy.verified for copy in offered)
-
-
-def test_a_record_names_the_prompts_of_its_domain() -> None:
-    ((copy, record),) = write_recorded(request("media", "zh", person=PEOPLE[1]))
-    assert "《港口灯火》" in copy.text
-    ((_, of_shop),) = write_recorded(request("shop", "en", person=PEOPLE[1]))
-    assert record.prompts_sha256 != of_shop.prompts_sha256
 
 
 def test_texts_of_others_are_checked_by_the_words_of_the_domain() -> None:

@@ -21,7 +21,6 @@ from shop_world import item_lines, loaded, purchase_lines
 from shop_world import shop as world
 
 from recllm.base.service_settings import IndexKind
-from recllm.doors.cli.main import main
 from recllm.learn.models.sequence import SequenceArguments
 from recllm.recommend.recommender.serving_state import PEOPLE_STATE, map_arrays, open_people_state
 from recllm.recommend.recommender.shop_index import build_index
@@ -33,7 +32,7 @@ PEOPLE = 137
 """A prime: no width of a model, and no count of items, windows or groups of this shop is it, or is one or two above."""
 SIZES = frozenset({PEOPLE, PEOPLE + 1, PEOPLE + 2, 16 * PEOPLE})
 """Rows for each person or event, or where each one's rows begin, also where an unknown person has a row too."""
-PUBLISHED = ("models", "copies", "cache/item-index", "serving")
+PUBLISHED = ("models", "cache/item-index", "serving")
 """Of the serving state what it says of items: that of people is apart, with salted digests in place of their names."""
 INDEXES: tuple[IndexKind, ...] = ("faiss",) if find_spec("faiss") else ()
 IDS = [f"{MARK}-{n:03}" for n in range(PEOPLE)]
@@ -44,7 +43,7 @@ small_sequence_model = partial(
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shop that trained with a sequence model, was refreshed, and wrote an ad for somebody."""
+    """A shop that trained with a sequence model, and was refreshed."""
     folder = tmp_path_factory.mktemp("nobody")
     data = world(people=PEOPLE, visits=8)
     basics = [f"{name},{30 + n % 3}" for n, name in enumerate(IDS)]
@@ -56,10 +55,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         refresh(shop)
         for kind in INDEXES:
             build_index(shop, kind)
-    with pytest.raises(SystemExit) as end, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["recllm", "copy", "-u", IDS[0], "-w", str(folder / "shop"), "--pack", "us_ftc"])
-        main()
-    assert not end.value.code
     return folder / "shop"
 
 
@@ -123,7 +118,7 @@ def people_in(folder: Path, names: list[str], digests: dict[bytes, str]) -> list
 
 def test_nothing_that_is_published_holds_anybody(made: Path, names: list[str]) -> None:
     digests = digests_in_use(made, names)
-    assert len(list((made / "models" / "versions").iterdir())) == 1 and list((made / "copies").iterdir())
+    assert len(list((made / "models" / "versions").iterdir())) == 1
     assert all((made / "cache" / "item-index" / kind / "index.json").exists() for kind in INDEXES)
     formats = {path.suffix for path in (made / "models").rglob("*") if path.is_file()}
     assert formats <= {".safetensors", ".arrow", ".json", ".jsonl", ".lock", ""}, "a new format has to be looked into"

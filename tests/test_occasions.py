@@ -15,7 +15,7 @@ from conftest import Command
 from polars.testing import assert_frame_equal
 from shop_world import QUICKLY, load_lines, loaded
 
-from recllm.base.errors import DataError, ModelError, UsageError
+from recllm.base.errors import DataError, ModelError
 from recllm.base.policy import Policy
 from recllm.base.schema import Occasion, Purpose
 from recllm.base.settings import OccasionSettings, ScorerTrainingSettings, Settings
@@ -56,7 +56,6 @@ from recllm.market.occasions.detect import (
     win_back,
     with_items,
 )
-from recllm.market.occasions.hours import best_hours, hour_shares
 from recllm.market.occasions.replenishment import (
     TREES,
     ReplenishmentModel,
@@ -68,6 +67,7 @@ from recllm.market.propensity.model import PropensitySettings
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender
 from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, overridden
 from recllm.text.encoder.toy import ToyEncoder
 
@@ -259,28 +259,6 @@ def test_each_person_is_addressed_once() -> None:
     allowed = np.array([True, True, True, False, True])
     chosen = one_for_each(all_cases, (Occasion.ABANDONED, Occasion.REPLENISH), allowed)
     assert {name: c["user"].to_list() for name, c in chosen.items()} == {"abandoned": [4, 1], "replenish": [0, 2]}
-
-
-def test_the_best_hour_is_the_persons_own_and_never_in_the_quiet_hours() -> None:
-    midnight = NOW // DAY * DAY
-    rows = [("ann", midnight - day * DAY + 7 * 3600) for day in range(20)]
-    rows += [("bob", midnight - day * DAY + 23 * 3600) for day in range(20)]
-    rows += [("cid", midnight - DAY + 12 * 3600)]
-    events = pl.DataFrame(rows, schema=["user_id", "timestamp"], orient="row").with_columns(item_id=pl.lit("tea"))
-    data = Dataset.construct(events)
-    shares = hour_shares(data, "UTC")
-    assert shares.sum(axis=1) == pytest.approx(np.ones(3))
-    of = dict(zip(data.users["user_id"], best_hours(shares, ()), strict=True))
-    assert of["ann"] == 7 and of["bob"] == 23
-    assert best_hours(hour_shares(data, "Asia/Shanghai"), ())[data.users["user_id"].to_list().index("ann")] == 15
-    waking = best_hours(shares, ("21:00", "08:00"))
-    assert ((waking >= 8) & (waking < 21)).all()
-
-
-@pytest.mark.parametrize("quiet", [("25:00", "08:00"), ("21:00",), ("21:00", "21:00")])
-def test_quiet_hours_that_cannot_be(quiet: tuple[str, ...]) -> None:
-    with pytest.raises(UsageError, match="two different local times"):
-        OccasionSettings(quiet=quiet)
 
 
 def weekly_world(people: int = 200, weeks: int = 30, seed: int = 0) -> Dataset:
@@ -540,8 +518,8 @@ def test_the_command(workspace: Path, tmp_path: Path, command: Command) -> None:
     document = json.loads(out)
     assert set(document) == {"date", "people", "counts", "left_out", "notes", "days"}
     first = document["people"][0]
-    expected = {"user_id", "occasion", "item_id", "title", "probability", "best_hour", "channel", "reasons"}
-    assert set(first) == expected and first["channel"] == "push" and 0 <= first["best_hour"] <= 23
+    expected = {"user_id", "occasion", "item_id", "title", "probability", "channel", "reasons"}
+    assert set(first) == expected and first["channel"] == "push"
     assert sum(document["counts"].values()) == len(document["people"])
     table = pl.read_csv(tmp_path / "day.csv")
     assert table.height == len(document["people"]) and table["occasion"][0] == first["occasion"]
@@ -581,7 +559,7 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
         with overridden({"occasions": {"order": ["replenish"]}}), Workspace.open(workspace) as asked:
             due = {p.user_id for p in find_occasions(asked).people}
         plan = plan_campaign(shop, read_campaign(file))
-        reach = count_reachable(shop, open_recommender(shop, everybody=True), read_campaign(file))
+        reach = count_reachable(shop, open_recommender(shop, everybody=True), read_campaign(file), FigureGate(shop))
         today = find_occasions(shop).date
         christmas = date(today.year + ((today.month, today.day) > (12, 14)), 12, 25)
         of_day = {}

@@ -148,7 +148,7 @@ def test_a_campaign_counts_whom_its_rule_leaves_out(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         create_campaign(shop, CAMPAIGN, by="Ann", at=datetime.now(UTC))
         recommender, file = open_recommender(shop, everybody=True), campaign_file(shop, "tea")
-        reach = count_reachable(shop, recommender, file)
+        reach = count_reachable(shop, recommender, file, FigureGate(shop))
         emailed = expected() - {2, 4}
         assert (reach.reachable, reach.excluded["people_rule"]) == (len(emailed), PEOPLE - 4 - len(emailed))
         assert list(reach.rule.values()) == [16, 17, 8, 36, None]  # the last is one person

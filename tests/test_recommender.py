@@ -187,7 +187,7 @@ def test_what_was_shown_is_no_history(trained: Recommender) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"k": 0}, "at least 1"),
+        ({"k": 0}, "k must be 1 or more"),
         ({"where": "colour = 'red'"}, "cannot be read"),
         ({"where": "price"}, "not a condition"),
         ({"exclude": ["nothing"]}, "no item 'nothing'"),

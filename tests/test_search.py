@@ -175,7 +175,7 @@ def test_of_one_name_only_the_best_is_shown() -> None:
 def test_a_wrong_request_says_so() -> None:
     with pytest.raises(UsageError, match="query is empty"):
         SearchRequest(query=" ")
-    with pytest.raises(UsageError, match="k is 0"):
+    with pytest.raises(UsageError, match="k must be 1 or more, not 0"):
         SearchRequest(query="tea", k=0)
 
 

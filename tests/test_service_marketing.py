@@ -593,7 +593,7 @@ def test_a_key_without_the_scope_people_gets_rounded_figures_and_no_customer(
 
 
 def test_the_occasions_of_a_day_are_listed_in_the_background(client: TestClient) -> None:
-    """Over HTTP as from the command line: each person once, with the reason, the channel and the hour."""
+    """Over HTTP as from the command line: each person once, with the reason and the channel."""
     ids = everyone()
     job = ask(client, "/v1/occasions", {"limit": 25, "ids": ids}, 202)
     assert job["about"] == "occasions"
@@ -603,7 +603,6 @@ def test_the_occasions_of_a_day_are_listed_in_the_background(client: TestClient)
     assert 0 < len(people) <= 25 and sum(listed["counts"].values()) == len(people)
     assert len({person["user_id"] for person in people}) == len(people)
     assert all(person["user_id"] in ids and person["reasons"] and person["channel"] for person in people)
-    assert all(0 <= person["best_hour"] <= 23 for person in people)
 
 
 def test_a_day_beyond_the_log_has_no_occasions(client: TestClient) -> None:

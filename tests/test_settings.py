@@ -76,7 +76,6 @@ def other_value(section: str, name: str) -> Any:
         ("item_index", "qdrant_url"): "https://qdrant.shop.example",
         ("item_index", "qdrant_collection"): "items",
         ("occasions", "order"): ["win_back"],
-        ("occasions", "quiet"): ["22:00", "07:00"],
     }
     if (section, name) in special:
         return special[section, name]

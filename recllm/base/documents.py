@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Strict, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from recllm.base.errors import UsageError
 
@@ -40,20 +41,39 @@ RETIRED_FILE = Path(__file__).with_name("retired_settings.toml")
 logger = logging.getLogger(__name__)
 
 
-REMEDIES: Mapping[str, str] = {
-    "greater_than": "give more than {gt}",
-    "greater_than_equal": "give at least {ge}",
-    "less_than": "give less than {lt}",
-    "less_than_equal": "give at most {le}",
-    "missing": "give it as well",
-    "string_pattern_mismatch": "give a text that fits the pattern {pattern}",
+EXPECTED: Mapping[str, str] = {
+    "missing": "is missing",
+    "extra_forbidden": "is unknown there; leave it out",
+    "string_type": "must be a text",
+    "string_pattern_mismatch": "must fit the pattern {pattern}",
+    "string_too_long": "must have {max_length} characters at most",
+    "tuple_type": "must be a list",
+    "too_short": "must not be empty",
+    "too_long": "is too long",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a number",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be {le} at most",
+    "literal_error": "must be {expected}",
 }
-"""pydantic's kinds of errors -> what would be right."""
+"""pydantic's kinds of errors in words."""
+NOT_EMPTY = r"\S"
+"""The pattern of a text that is more than white space."""
 
 
-def whole_numbers(context: Mapping[str, Any]) -> dict[str, Any]:
-    """What pydantic says of an error, bounds such as 1.0 written as 1."""
-    return {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in context.items()}
+def fault_in_words(fault: ErrorDetails, *, quoted: bool = True) -> str:
+    """What is wrong with a field's value, such as "must be a number, not 'x'". quoted: with the value."""
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind == "value_error":
+        return f"is wrong: {context['error']}"
+    bounds = {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in context.items()}
+    kind = "too_short" if bounds.get("pattern") == NOT_EMPTY else kind
+    words = EXPECTED[kind].format(**bounds) if kind in EXPECTED else f"is wrong: {fault['msg']}"
+    return f"{words}, not {fault['input']!r}" if quoted and kind not in ("missing", "extra_forbidden") else words
 
 
 class Question(BaseModel):
@@ -68,8 +88,7 @@ class Question(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
-            remedy = REMEDIES.get(fault["type"], fault["msg"]).format(**whole_numbers(fault.get("ctx", {})))
-            raise UsageError(f"{'.'.join(map(str, fault['loc']))} is {fault['input']!r}; {remedy}") from None
+            raise UsageError(f"{'.'.join(map(str, fault['loc']))} {fault_in_words(fault)}") from None
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined] # other doors report their own errors
 

@@ -41,6 +41,8 @@ class ConflictError(UsageError):
 
 class DataError(RecllmError):
     exit_code = 2
+    keys: tuple[str, ...] = ()
+    """Those of a document that are wrong, where they are known."""
 
 
 class IngestError(DataError):

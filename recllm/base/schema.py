@@ -418,6 +418,8 @@ class Check:
     span: str = ""
     holds: bool = False
     """True where a failure leaves the text to a person; any other failure blocks it."""
+    needs: str = ""
+    """The evidence that a rule asks for; empty where none would help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -439,8 +441,6 @@ class AdCopy:
     """Words of the text that nothing known about the item or its shop grounds."""
     rejected: tuple[tuple[str, tuple[Check, ...]], ...] = ()
     """Texts of the generator that were stopped, with the failed checks of each."""
-    record_id: str | None = None
-    """Its record, where one was kept."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """`text` by the parts of its channel, such as subject, preheader, body and call_to_action."""
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 import zoneinfo
 from collections.abc import Mapping
-from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -221,20 +220,10 @@ class OccasionSettings(FrozenModel):
     """A user is reached on the first of these that they agreed to."""
     contact_days: Days = 3.0
     """Days after a message of a campaign in which a user is left out."""
-    quiet: tuple[Text, ...] = ("21:00", "08:00")
-    """Two local times between which no best hour lies; empty for none."""
     price_drop: Share = 0.1
     """Least drop, as a share of the price before."""
     adult_age: CountOrZero = 18
     """Users who are or may be younger are left out."""
-
-    def check(self) -> None:
-        try:
-            hours = [time.fromisoformat(hour) for hour in self.quiet]
-        except ValueError:
-            hours = []
-        if self.quiet and (len(hours) != 2 or hours[0] == hours[1]):
-            raise ValueError(f'quiet is {list(self.quiet)}; give two different local times such as ["21:00", "08:00"]')
 
 
 class RetrainingSettings(FrozenModel):
@@ -284,7 +273,7 @@ class RetentionSettings(FrozenModel):
     quarantine: Count | None = 30
     """Refused rows, raw."""
     copies: Count | None = 365
-    """Records of ad texts, which make them again; they name no one."""
+    """Records of ad texts, which earlier versions kept; they name no one."""
     uploads: Count = 1
     """Uploads to the console that were not loaded."""
     fine_tuning: Count | None = 30

@@ -32,14 +32,11 @@ if TYPE_CHECKING:
     from recllm.market.adcopy.packs import Pack
     from recllm.market.adcopy.verify.guarantees import Review
 
-RECORDS = "copies"
-"""Folder of a workspace with the records of its texts."""
 Packs = Annotated[
     list[str] | None,
     typer.Option("--pack", help="A rule pack: cn, eu, us_ftc, or a file of your own; may be repeated."),
 ]
 VoiceFile = Annotated[Path | None, typer.Option("--voice", help="The brand's voice, as TOML.")]
-Records = Annotated[Path | None, typer.Option("--record", help="Folder of the records; default: the workspace's.")]
 
 
 class CopyOptions(AdQuestion):
@@ -66,22 +63,19 @@ def copy(
     user: Users,
     workspace: WorkspaceDir,
     pack: Packs,
-    record: Records,
 ) -> Answer | None:
-    """One ad text per person, whose claims all passed their checks. Each is kept with its inputs, as one JSON file."""
+    """One ad text per person, whose claims all passed their checks."""
     if context.invoked_subcommand:
         return None
-    texts = written_texts(question, read_user_ids(user), workspace, pack, record)
+    texts = written_texts(question, read_user_ids(user), workspace, pack)
     failures = [c.message for text in texts for _, faults in text.rejected for c in faults if c.guarantee == "G16"]
     if failures:  # of the generator, one for each text
         note(f"{len(failures)} of {count_text(len(texts), 'text')} had to do without the generator: {failures[0]}")
     return texts_answer(texts)
 
 
-def written_texts(
-    question: CopyOptions, people: list[str], workspace: Path, pack: list[str] | None, record: Path | None
-) -> list[AdCopy]:
-    """The texts for these people, each with its record."""
+def written_texts(question: CopyOptions, people: list[str], workspace: Path, pack: list[str] | None) -> list[AdCopy]:
+    """The texts for these people."""
     from recllm.market.adcopy.ads import write_ads
     from recllm.market.adcopy.request import load_voice
     from recllm.recommend.recommender.shop_recommender import open_recommender
@@ -95,7 +89,6 @@ def written_texts(
             generator=question.generator or "template",
             packs=_packs(pack),
             voice=load_voice(question.voice) if question.voice else None,
-            records=record or workspace / RECORDS,
             **{name: getattr(question, name) for name in asked_fields},
         )
     for user, why in ads.left_out.items():
@@ -104,15 +97,14 @@ def written_texts(
 
 
 def texts_answer(texts: Sequence[AdCopy]) -> Answer:
-    """Texts, each with its channel, its author, its verdict and its record."""
+    """Texts, each with its channel, its author and its verdict."""
     lines = []
     for text in texts:
         failed = [c.guarantee for c in text.checks if not c.passed]
         verdict = "held for a person" if text.verdict is CopyVerdict.PERSON else ""
         verdict += f", nothing grounds: {', '.join(text.ungrounded)}" if text.ungrounded else ""
         verdict = f"failed: {', '.join(failed)}" if failed else verdict or "all checks passed"
-        record = f"; record {text.record_id}" if text.record_id else ""
-        lines += ["", text.text, f"  {text.channel}, words by {text.generator}; {verdict}{record}"]
+        lines += ["", text.text, f"  {text.channel}, words by {text.generator}; {verdict}"]
     return Answer(texts if len(texts) != 1 else texts[0], lines)
 
 

@@ -109,8 +109,9 @@ def export(
 def report(file: OneFile, shop: Shop) -> Answer:
     """Results: reached, converted, revenue, unsubscribed, and the difference to the control group."""
     from recllm.market.campaigns.outcome import campaign_outcome
+    from recllm.shop.workspace.figures import FigureGate
 
-    outcome = campaign_outcome(_open_campaign(shop, file, recheck=False))
+    outcome = campaign_outcome(_open_campaign(shop, file, recheck=False), FigureGate(shop))
     groups = {
         "reached": outcome.reached,
         "held out": outcome.held_out,

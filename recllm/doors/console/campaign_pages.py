@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query
@@ -37,8 +37,7 @@ from recllm.doors.console.pages import ConsoleForm, FormRefusal, PageRoute, TheF
 from recllm.doors.console.tables import ConsoleTable, TableCell
 from recllm.doors.service.jobs import Job
 from recllm.doors.service.marketing import order_plan
-from recllm.market.adcopy.channels import Sender, channels
-from recllm.market.adcopy.request import OfferType
+from recllm.market.adcopy.channels import channels
 from recllm.market.audiences.people_rule import PeopleRule, rule_words
 from recllm.market.campaigns.drafts import (
     CampaignStage,
@@ -52,6 +51,7 @@ from recllm.market.campaigns.drafts import (
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignFolder, read_plan
 from recllm.market.campaigns.open_campaign import OpenCampaign
+from recllm.market.campaigns.plan import TimeFault, time_fault
 from recllm.market.campaigns.reach import ReachCount, count_reachable
 from recllm.market.campaigns.texts import festive_day
 from recllm.market.occasions.calendar import SENSIBLE_DAYS
@@ -64,7 +64,6 @@ router = APIRouter(prefix="/campaigns", route_class=PageRoute)
 
 SENDER_PARTS: Mapping[str, tuple[str, ...]] = {"sender": ("name", "address"), "unsubscribe": ("opt_out",)}
 """What a message must carry -> what of the sender it states."""
-ERROR_LINE = re.compile(r"campaign\.toml(?:, line \d+)?: (?P<key>[\w.]+|all\[\S+) (?P<message>.*)")
 UNKNOWN_NAME = re.compile(r"'(?P<name>[^']+)'.*did you mean '?(?P<near>[^'?]+)")
 Problems = dict[str, str]
 """Path of a field -> what to do, in the visitor's language."""
@@ -83,14 +82,13 @@ class FieldProblemsError(WordedError):
 
 def check_fields(visit: Visit, fields: Mapping[str, Any], step: CampaignStep | None = None) -> None:
     """Raises `FieldProblemsError` for all that is wrong, on the pages from the first one to `step`, or on all."""
-    problems = sender_problems(visit, fields, step) | target_problems(visit, fields) | offer_problems(visit, fields)
-    english = ""
+    problems, english = sender_problems(visit, fields, step) | target_problems(visit, fields), ""
     try:
-        campaign_of_fields(fields)
+        file, _ = campaign_of_fields(fields)
+        problems |= time_problems(visit, file)
     except (DataError, UsageError) as error:
-        english = str(error)
-        if not problems:
-            problems = problems_of_error(visit, error)
+        english, of_engine = str(error), problems_of_error(visit, error)
+        problems = {path: what for path, what in of_engine.items() if path or not problems} | problems
     if problems:
         raise FieldProblemsError(problems, english)
 
@@ -106,9 +104,7 @@ def problems_of_error(visit: Visit, error: RecllmError) -> Problems:
     if match := UNKNOWN_NAME.search(str(error)):
         return {"": visit.say("campaigns.missing.named", name=match["name"], near=match["near"])}
     problems = Problems()
-    for line in str(error).splitlines():
-        match = ERROR_LINE.fullmatch(line)
-        key = match["key"] if match else ""
+    for key in (isinstance(error, DataError) and error.keys) or [""]:
         path = next((path for path in STEP_OF if key == path or key.startswith(f"{path}.")), "")
         path = "target.people" if key.startswith("target.people") else path
         word = f"campaigns.invalid.{path.replace('.', '_')}"
@@ -126,11 +122,6 @@ def sender_problems(visit: Visit, fields: Mapping[str, Any], step: CampaignStep 
         for name in parts
         if not str(sender.get(name, "")).strip()
     }
-    if opt_out := str(sender.get("opt_out", "")).strip():
-        try:
-            Sender(name="", opt_out=opt_out)
-        except UsageError:
-            problems["sender.opt_out"] = visit.say("campaigns.invalid.sender_opt_out")
     if step is CampaignStep.PEOPLE and problems:
         return {"channels": visit.say("campaigns.missing.sender")}
     return problems
@@ -157,38 +148,23 @@ def target_problems(visit: Visit, fields: Mapping[str, Any]) -> Problems:
     return problems
 
 
-def offer_problems(visit: Visit, fields: Mapping[str, Any]) -> Problems:
-    """An offer without its amount, or outside of the time in which the messages go out."""
-    offer, problems = fields.get("offer") or {}, Problems()
-    now, send = utc(present(visit.workspace)), fields.get("send")
-    start, end = offer.get("start"), offer.get("end")
-    leaves = send if _is_time(send) else now
-    if _is_time(send) and send < now:
-        problems["send"] = visit.say("campaigns.invalid.send_past", now=visit.words.moment(now))
-    if offer.get("type") in (OfferType.PERCENT, OfferType.AMOUNT, OfferType.COUPON) and not offer.get("value"):
-        problems["offer.value"] = visit.say("campaigns.missing.offer_value")
-    elif offer.get("type") == OfferType.PERCENT and not 0 < offer["value"] < 100:
-        problems["offer.value"] = visit.say("campaigns.invalid.offer_percent")
-    if _is_time(start) and _is_time(end) and end <= start:
-        problems["offer.end"] = visit.say("campaigns.invalid.offer_end")
-    elif _is_time(end) and end <= leaves:
-        problems["offer.end"] = visit.say("campaigns.invalid.offer_over", send=visit.words.moment(leaves))
-    if _is_time(start) and start > leaves:
-        at = {"start": visit.words.moment(start), "send": visit.words.moment(leaves)}
-        problems["send"] = visit.say("campaigns.invalid.offer_start", **at)
-    return problems
-
-
-def _is_time(value: object) -> TypeGuard[datetime]:
-    return isinstance(value, datetime) and value.tzinfo is not None
+def time_problems(visit: Visit, file: CampaignFile) -> Problems:
+    """Messages that would go out in the past, or while the offer does not run."""
+    now = utc(present(visit.workspace))
+    send = file.send or now
+    fault = time_fault(file, send, now)
+    if fault is None:
+        return {}
+    times = {"now": now, "send": send, "start": file.offer and file.offer.start}
+    at = {name: visit.words.moment(time) for name, time in times.items() if time}
+    return {"offer.end" if fault is TimeFault.OVER else "send": visit.say(f"campaigns.invalid.{fault}", **at)}
 
 
 def mended(fields: dict[str, Any], now: datetime) -> dict[str, Any]:
     """Fields of an offer that starts later: messages that had no time of their own go out when it starts."""
     start = (fields.get("offer") or {}).get("start")
-    if _is_time(start) and not fields.get("send") and start > now:
-        return fields | {"send": start}
-    return fields
+    is_later = isinstance(start, datetime) and start.tzinfo is not None and start > now
+    return fields | {"send": start} if is_later and not fields.get("send") else fields
 
 
 def count_cell(visit: Visit, n: int | None, *, is_estimate: bool = False) -> TableCell:

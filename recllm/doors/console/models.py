@@ -4,12 +4,11 @@ experiments with their variants, their split and their effects."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from functools import partial
 from math import isfinite
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +20,7 @@ from recllm.base.errors import ModelError, UnknownIdError
 from recllm.base.stats.intervals import ConfidenceInterval
 from recllm.doors.console.campaign_pages import count_cell
 from recllm.doors.console.pages import ConsoleSection, FormRefusal, PageRoute, TheForm, TheVisit, Visit, history, slow
-from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow, day_chart
+from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.experiments.effect import (
     MIN_PEOPLE,
     Effect,
@@ -35,7 +34,7 @@ from recllm.market.experiments.effect import Verdict as EffectVerdict
 from recllm.market.experiments.slates import (
     ExperimentOutcome,
     Metric,
-    experiment_course,
+    experiment_outcome,
     find_experiment,
     list_experiments,
     reported_experiment,
@@ -264,11 +263,10 @@ def experiment_page(visit: TheVisit, name: str) -> Response:
 def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
     stored, at = find_experiment(visit.workspace, name), utc(present(visit.workspace))
 
-    def reported() -> list[ExperimentOutcome]:
-        return [reported_experiment(look, visit.figures) for look in experiment_course(visit.workspace, name)]
+    def reported() -> ExperimentOutcome:
+        return reported_experiment(experiment_outcome(visit.workspace, name), visit.figures)
 
-    looks = visit.shop.once_a_day(visit.figures, ("course", name, stored.revision), reported)
-    latest = looks[-1]
+    latest = visit.shop.once_a_day(visit.figures, ("experiment", name, stored.revision), reported)
     of_variants = latest.report.comparisons if latest.report else ()
     comparisons = [compared(visit, stored, latest, comparison) for comparison in of_variants]
     # what has to be stopped before what may stay
@@ -284,7 +282,6 @@ def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
         "as_planned": latest.report is None or latest.report.sample_ratio.verdict is RatioVerdict.AS_PLANNED,
         "comparisons": comparisons,
         "overall": VariantAdvice.FEW if None in latest.people.values() else first,
-        "charts": [course_chart(visit, stored, looks, c["variant"]) for c in comparisons],
         "floor": visit.workspace.policy.group_floor,
         "min_people": MIN_PEOPLE,
     }
@@ -366,31 +363,6 @@ def _value(visit: Visit, value: float, metric: Metric, *, signed: bool = False) 
     if metric in SHARES:
         return sign + visit.words.percent(value, 2)
     return sign + (visit.words.money(value) if metric is Metric.REVENUE else visit.words.number(value, 2))
-
-
-def course_chart(
-    visit: Visit, stored: Experiment, looks: Sequence[ExperimentOutcome], variant: str
-) -> Mapping[str, Any] | None:
-    """The difference to the control by day, as a picture and a table; None while nothing may be said."""
-    metric, start = Metric(stored.metric), stored.started_at or looks[0].until
-    points, ranges, rows = [], [], list[TableRow]()
-    for look in looks:
-        comparisons = look.report.comparisons if look.report else ()
-        effect = next((c.metric for c in comparisons if c.variant == variant), None)
-        if effect is None or not isfinite(effect.always_valid_interval.low):
-            continue
-        points.append((look.until, effect.difference))
-        ranges.append((effect.always_valid_interval.low, effect.always_valid_interval.high))
-        day = (look.until - start).total_seconds() / 86_400
-        day_cell = TableCell(value=day, text=visit.words.number(day, 0 if day % 1 < 0.05 else 1))
-        rows.append((day_cell, look.until, *_difference(visit, effect, metric)))
-    if not points:
-        return None
-    position = [v.name for v in stored.variants].index(variant)
-    title = visit.say("experiments.chart", variant=variant)
-    table = visit.table(f"course-{position}", rows[::-1], of="course", title=title)
-    figure = partial(_value, visit, metric=metric, signed=True)
-    return day_chart(visit.words, points, table, ranges=ranges, figure=figure)
 
 
 @router.post("/experiments/stop/{name:path}")

@@ -62,10 +62,10 @@ def outcome_of(visit: Visit, campaign_id: str) -> CampaignOutcome:
 
 def extra_sales(outcome: CampaignOutcome) -> ConfidenceInterval | None:
     """Money of all customers written to, beyond what the control group paid; None without a comparison."""
-    effect, sent = outcome.revenue_effect, outcome.sent
-    if effect is None or sent is None:
+    effect, reached = outcome.revenue_effect, outcome.reached
+    if effect is None or reached is None:
         return None
-    return ConfidenceInterval(sent.people * effect.value, sent.people * effect.low, sent.people * effect.high)
+    return ConfidenceInterval(*(reached.people * end for end in (effect.value, effect.low, effect.high)))
 
 
 def verdict_of(outcome: CampaignOutcome) -> CampaignVerdict:

@@ -211,37 +211,25 @@ CHART_WIDTH, CHART_HEIGHT = 560, 190
 
 def day_chart(
     words: Words,
-    points: Sequence[tuple[datetime, float]],
+    points: Sequence[tuple[datetime, int]],
     table: ConsoleTable,
-    *,
-    ranges: Sequence[tuple[float, float]] = (),
-    figure: Callable[[float], str] | None = None,
 ) -> Mapping[str, Any]:
-    """What `parts.days` draws: a line by day, over the area from zero to it, or of the (low, high) around each point.
+    """What `parts.days` draws: a line by day over the area under it.
 
-    points: oldest first; table: the same figures; figure: how a value is written, where it is no whole number."""
+    points: numbers from 0 on, oldest first; table: the same figures."""
     if len(points) == 1:  # a level
-        points, ranges = list(points) * 2, list(ranges) * 2
-    values = [value for _, value in points]
-    lows, highs = zip(*ranges, strict=True) if ranges else ([0.0] * len(points), values)
-    low, high = min(0.0, *lows), max(0.0, *highs)
-    size = 10.0 ** floor(log10(max(high - low, 1e-9) / 3))
-    steps = (size * n for n in (1, 2, 2.5, 5, 10, 20))
-    step = next(s for s in steps if (figure or s >= 1) and (floor(low / s) + 3) * s >= high)
-    bottom = floor(low / step) * step
-
+        points = list(points) * 2
+    high = max(1, *(value for _, value in points))
+    size = 10.0 ** floor(log10(high / 3))
+    step = next(s for s in (size * n for n in (1, 2, 2.5, 5, 10, 20)) if s >= 1 and 3 * s >= high)
     marks = sorted({n * (len(points) - 1) // 3 for n in range(4)})
-
-    def path(heights: Sequence[float]) -> list[str]:
-        y = [CHART_HEIGHT * (1 - (height - bottom) / (3 * step)) for height in heights]
-        return [f"{CHART_WIDTH * n / (len(y) - 1):.1f} {height:.1f}" for n, height in enumerate(y)]
-
+    heights = [CHART_HEIGHT * (1 - value / (3 * step)) for _, value in points]
+    line = "L".join(f"{CHART_WIDTH * n / (len(points) - 1):.1f} {height:.1f}" for n, height in enumerate(heights))
     return {
         "caption": table.title,
-        "line": f"M{'L'.join(path(values))}",
-        "area": f"M{'L'.join([*path(highs), *reversed(path(lows))])}Z",
-        "zero": CHART_HEIGHT * (1 + bottom / (3 * step)),
-        "y": [(figure or words.number)(bottom + n * step) for n in (3, 2, 1, 0)],
+        "line": f"M{line}",
+        "area": f"M{line}V{CHART_HEIGHT}H0Z",
+        "y": [words.number(n * step) for n in (3, 2, 1, 0)],
         "x": [words.short_day(points[n][0]) for n in marks],
         "table": table,
     }

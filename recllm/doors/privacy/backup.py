@@ -2,7 +2,7 @@
 
     backup.json       what it is of, when, and the SHA-256 of each member; the last member, so that half a file has none
     store.sqlite      the store at one moment, whichever database it lies in
-    workspace.toml, models/, campaigns/, campaign-files/, copies/, effects/, certificates/, ...
+    workspace.toml, models/, campaigns/, campaign-files/, effects/, certificates/, ...
     key, webhooks.json   only on request: with the key and the store, ids can be tried out
 
 Left out: what can be made again (cache, serving state), raw data (refused rows, uploads), and sessions of the console,

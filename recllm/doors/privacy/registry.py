@@ -22,7 +22,6 @@ from recllm.base.schema import Intent, Purpose
 from recllm.doors.privacy.certificate import CERTIFICATE_FILES
 from recllm.market.adcopy.packs import VOCABULARY
 from recllm.market.campaigns.drafts import FILES as CAMPAIGN_FILES
-from recllm.market.campaigns.folder import COPIES
 from recllm.market.campaigns.forget import CAMPAIGNS
 from recllm.market.experiments.effect import variant_of
 from recllm.market.experiments.slates import list_experiments
@@ -218,10 +217,10 @@ REGISTRY = records.RecordRegistry(
     ),
     impersonal=(
         records.PersonalRecords(
-            name="copies",
-            files=(COPIES,),
+            name="copies",  # records of texts, which earlier releases kept
+            files=("copies",),
             in_backup=True,
-            entries=f"{COPIES}/*.json",
+            entries="copies/*.json",
             days=lambda limits: limits.copies,
         ),
         records.PersonalRecords(

@@ -4,6 +4,6 @@
     for copy in write_copy(request):
         print(copy.text, copy.verified)
 
-`write_copy` writes nothing where no fact carries a text; `write_recorded` adds what decided a text, `review` checks a
-text that anyone wrote, `read_submissions` and `judge` do so for a file of texts.
+`write_copy` writes nothing where no fact carries a text; `review` checks a text that anyone wrote, `read_submissions`
+and `judge` do so for a file of texts.
 """

@@ -35,7 +35,7 @@ from recllm.base.schema import (
 from recllm.market.adcopy.channels import channel_written_for
 from recllm.market.adcopy.packs import Pack, approved_words, vocabulary_file
 from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts, ThingFacts, Voice
-from recllm.market.adcopy.write import save, write_recorded
+from recllm.market.adcopy.write import write_copy
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.shop.data.catalogue import known_rows
 from recllm.shop.data.dataset import DAY, Events, utc
@@ -79,14 +79,12 @@ def write_ads(
     packs: Sequence[Pack] = (),
     voice: Voice | None = None,
     variants: int = 1,
-    records: Path | None = None,
 ) -> Ads:
     """A checked ad text for each customer, or up to `variants`, for `item_id` or for the first of the customer's best
     items of the `intent` by `objective` about which there is something to say.
 
     A generative model is used only for customers who agreed to it, by the generator's `purpose`; the others get texts
-    of frames. Texts go on without it when it fails. `records` is the folder that receives the records of texts. An item
-    of a sensitive category is never advertised to a person.
+    of frames. Texts go on without it when it fails. An item of a sensitive category is never advertised to a person.
 
     Raises `PolicyError` for a customer without consent to personalisation or to the channel, `NothingToDo` where no
     customer gets a text.
@@ -142,14 +140,11 @@ def write_ads(
                 variants=variants,
                 vocabulary=vocabulary,
             )
-            written = write_recorded(request, generator=model if modelled else None, user_id=slate.user_id)
+            written = write_copy(request, generator=model if modelled else None)
             if not written:
                 why = "nothing that is known of the customer and the products makes a text for this channel"
                 continue
-            for copy, record in written:
-                if records is not None:
-                    save(record, records)
-                texts.append(copy if records is not None else replace(copy, record_id=None))
+            texts += (replace(copy, user_id=slate.user_id) for copy in written)
             break
         else:
             left_out[slate.user_id] = why

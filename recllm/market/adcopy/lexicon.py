@@ -3,7 +3,7 @@
 A text is folded for matching only; what is shown stays as it was written. Full-width, circled and fancy letters become
 plain ones, accents go, look-alike letters of other scripts become Latin, invisible characters go, Chinese loses its
 spaces: so a forbidden word is found however it is dressed up. Every list, pattern and limit that decides a verdict is
-data, so that `lists_sha256` covers it.
+data.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from hashlib import sha256
 from importlib import resources
 from typing import Any
 
@@ -34,16 +33,6 @@ _SPACE = re.compile(r"\s+")
 def table(file: str) -> Mapping[str, Any]:
     """One file of `data/`."""
     return tomllib.loads((resources.files("recllm.market.adcopy") / "data" / file).read_text(encoding="utf-8"))
-
-
-@cache
-def lists_sha256() -> str:
-    """Hash over the word lists, patterns and limits of the package."""
-    total = sha256()
-    folder = resources.files("recllm.market.adcopy") / "data"
-    for file in sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name):
-        total.update(file.name.encode() + b"\0" + file.read_bytes())
-    return total.hexdigest()
 
 
 @cache

@@ -36,7 +36,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cache, cached_property
-from hashlib import sha256
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -173,8 +172,6 @@ class Rule(BaseModel):
 class Pack:
     name: str
     rules: tuple[Rule, ...]
-    sha256: str = ""
-    """Of the file that the pack was read from."""
 
 
 _FOLDER = resources.files("recllm.market.adcopy") / "data" / "packs"
@@ -201,8 +198,7 @@ def load_pack(file: Path | Traversable, *, name: str = "") -> Pack:
     """
     where = name or str(file)
     try:
-        content = file.read_bytes()
-        values = toml_table(content.decode())
+        values = toml_table(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{where}: not a rule pack, since it is not TOML: {error}") from error
     title, entries = values.get("name"), values.get("rule")
@@ -222,7 +218,7 @@ def load_pack(file: Path | Traversable, *, name: str = "") -> Pack:
             if phrases := rule.find(read(text)):
                 raise DataError(f"{label}its own miss {text!r} is found, by {phrases[0]!r}; add that to not")
         rules[rule.id] = rule
-    return Pack(name=title, rules=tuple(rules.values()), sha256=sha256(content).hexdigest())
+    return Pack(name=title, rules=tuple(rules.values()))
 
 
 VOCABULARY = "vocabulary.json"

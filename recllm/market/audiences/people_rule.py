@@ -35,7 +35,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from recllm.base.documents import toml_table
+from recllm.base.documents import fault_in_words, toml_table
 from recllm.base.errors import UsageError
 
 MAX_DEPTH = 5
@@ -316,42 +316,17 @@ def _too_deep() -> str:
     return f"the rule over people is nested deeper than {MAX_DEPTH} groups; write it with fewer"
 
 
-_EXPECTED = {
-    "missing": "is missing",
-    "extra_forbidden": "is unknown there; leave it out",
-    "string_type": "must be a text",
-    "string_pattern_mismatch": "must not be empty",
-    "string_too_long": "is too long",
-    "tuple_type": "must be a list",
-    "too_short": "must not be empty",
-    "too_long": "is too long",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "finite_number": "must be a number",
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be {ge:g} or more",
-    "less_than_equal": "must be {le:g} at most",
-    "literal_error": "must be {expected}",
-}
-"""pydantic's kinds of errors in the words of rules."""
-
-
 def _fault(error: ValidationError) -> str:
     """What is wrong and where, e.g. "all[0].days must be a number". What was given is not repeated: it may be an id."""
     faults = error.errors(include_url=False)
     # a list whose members are wrong counts as too short as well
     fault = next((fault for fault in faults if fault["type"] != "too_short"), faults[0])
-    context = fault.get("ctx", {})
-    match fault["type"]:
-        case "union_tag_not_found":
-            words = f"must be a group ({', '.join(GROUPS)}) or a condition: {', '.join(CONDITIONS)}"
-        case "union_tag_invalid":
-            nearest = difflib.get_close_matches(str(context["tag"]), CONDITIONS, n=1)
-            words = f"has an unknown condition; did you mean {(nearest or CONDITIONS)[0]}?"
-        case "value_error":
-            words = f"is wrong: {context['error']}"
-        case kind:
-            words = _EXPECTED[kind].format(**context) if kind in _EXPECTED else f"is wrong: {fault['msg']}"
+    words = fault_in_words(fault, quoted=False)
+    if fault["type"] == "union_tag_not_found":
+        words = f"must be a group ({', '.join(GROUPS)}) or a condition: {', '.join(CONDITIONS)}"
+    elif fault["type"] == "union_tag_invalid":
+        nearest = difflib.get_close_matches(str(fault["ctx"]["tag"]), CONDITIONS, n=1)
+        words = f"has an unknown condition; did you mean {(nearest or CONDITIONS)[0]}?"
     return f"{_path(fault['loc']) or 'it'} {words}"
 
 

@@ -95,33 +95,8 @@ def check_floor(n: int, floor: int) -> None:
 # --- offers that spread over the catalogue ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpreadFigures:
-    """What spreading over the catalogue cost some people, and what it won."""
-
-    spread: float
-    people: int
-    """With an offer."""
-    items: int
-    """Different items that are offered."""
-    items_without: int
-    """The same at a spread of 0."""
-    probability: float
-    """Mean chance that people buy what they are offered, in [0, 1]."""
-    probability_without: float
-    """The same at a spread of 0."""
-
-    @property
-    def given_up(self) -> float:
-        """Mean probability that spreading gave up; below 0 where the order is by something else."""
-        return self.probability_without - self.probability
-
-
-def spread_offers(
-    offers: OfferTable, order: NDArray[np.integer], spread: float
-) -> tuple[NDArray[np.int64], SpreadFigures]:
-    """The item of each person of the table, (n,), -1 for none, and what it costs; people outside of `order` keep their
-    best.
+def spread_offers(offers: OfferTable, order: NDArray[np.integer], spread: float) -> NDArray[np.int64]:
+    """The item of each person of the table, (n,), -1 for none; people outside of `order` keep their best.
 
     order: rows of the table, those who choose first first. spread: in [0, 1].
     """
@@ -137,16 +112,4 @@ def spread_offers(
         # what is worth less than nothing is worth less still
         column[person] = int(np.argmax(value * np.exp(-np.sign(value) * penalty)))
         n_offered[listed[column[person]]] += 1
-    with_offer = order[column[order] >= 0]
-    if not len(with_offer):
-        return np.full(len(offers.item), -1), SpreadFigures(
-            spread=spread, people=0, items=0, items_without=0, probability=0.0, probability_without=0.0
-        )
-    return np.where(column >= 0, offers.item[np.arange(len(column)), column], -1), SpreadFigures(
-        spread=spread,
-        people=len(with_offer),
-        items=len(np.unique(offers.item[with_offer, column[with_offer]])),
-        items_without=len(np.unique(offers.item[with_offer, 0])),
-        probability=float(offers.probability[with_offer, column[with_offer]].mean()),
-        probability_without=float(offers.probability[with_offer, 0].mean()),
-    )
+    return np.where(column >= 0, offers.item[np.arange(len(column)), column], -1)

@@ -52,7 +52,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from recllm.base.documents import toml_table, whole_numbers
+from recllm.base.documents import fault_in_words, toml_table
 from recllm.base.errors import DataError, RecllmError, UsageError
 from recllm.base.files import check_plain, safe_id
 from recllm.base.schema import Intent, Objective, Occasion
@@ -70,26 +70,15 @@ SERVER = "server"
 """Names the operator's text server in a campaign's file."""
 
 
-EXPECTED = {
-    "missing": "is missing",
-    "string_type": "is a text, not {input!r}",
-    "string_pattern_mismatch": "is a text, not {input!r}",
-    "tuple_type": "is a list of texts, not {input!r}",
-    "bool_type": "is true or false, not {input!r}",
-    "int_type": "is a whole number, not {input}",
-    "float_type": "is a number, not {input!r}",
-    "finite_number": "is a number, not {input}",
-    "greater_than": "is a number above {gt}, not {input}",
-    "greater_than_equal": "is a number of {ge} or more, not {input}",
-    "less_than": "is a number below {lt}, not {input}",
-    "less_than_equal": "is {le} at most",
-    "model_type": "is a table; write [{key}]",
-    "mapping_type": "is a table; write [{key}]",
-    "is_instance_of": "is the name of a file, not {input!r}",
+OWN_WORDS = {
+    "tuple_type": "must be a list of texts, not {input!r}",
+    "model_type": "must be a table; write [{key}]",
+    "mapping_type": "must be a table; write [{key}]",
+    "is_instance_of": "must be the name of a file, not {input!r}",
     "extra_forbidden": "is unknown; {known}",
     "in_words": "{message}",
 }
-"""pydantic's kinds of errors in the words of this file."""
+"""Kinds of errors -> their words where this file has others than `fault_in_words`."""
 
 
 def fail(message: str, key: str = "") -> NoReturn:
@@ -275,7 +264,7 @@ class OfferSection(_Section):
             fail(f"is one of {', '.join(OfferType)}, not {self.type!r}", "type")
         if self.start and self.end and self.end <= self.start:
             fail(f"is not after the start: {self.end} and {self.start}", "end")
-        with in_words("type"):
+        with in_words("value"):
             self.offer  # noqa: B018
         return self
 
@@ -528,17 +517,20 @@ def parse_campaign(content: bytes, file: Path) -> CampaignFile:
             raise DataError(f"{file}: {key} is unknown; {likely_key('', key)}")
         return CampaignFile.model_validate(table | outside, context={"folder": file.parent})
     except ValidationError as error:
-        raise DataError("\n".join(dict.fromkeys(faults_in_words(file, error)))) from None
+        faults = list(dict.fromkeys(faults_of_file(error)))
+        refusal = DataError("\n".join(f"{file}: {key} {words}" for key, words in faults))
+        refusal.keys = tuple(key for key, _ in faults)
+        raise refusal from None
 
 
-def faults_in_words(file: Path, error: ValidationError) -> Iterator[str]:
+def faults_of_file(error: ValidationError) -> Iterator[tuple[str, str]]:
     """Everything that is wrong in a file, each with its key."""
     for fault in error.errors(include_url=False):
-        context = whole_numbers(fault.get("ctx", {}))
+        context = fault.get("ctx", {})
         path = [step for step in (*fault["loc"], context.get("key")) if step and isinstance(step, str)] or ['""']
-        facts = {"message": fault["msg"], "input": fault["input"], "known": likely_key(".".join(path[:-1]), path[-1])}
-        expected = EXPECTED.get(fault["type"], "is wrong: {message}, not {input!r}")
-        yield f"{file}: {'.'.join(path)} {expected.format(**facts | context | {'key': '.'.join(path)})}"
+        key, words = ".".join(path), OWN_WORDS.get(fault["type"])
+        facts = {"key": key, "known": likely_key(".".join(path[:-1]), path[-1]), "input": fault["input"]}
+        yield key, words.format(**context | facts) if words else fault_in_words(fault)
 
 
 def likely_key(section: str, key: str) -> str:

@@ -5,7 +5,6 @@ campaigns/ID/people.jsonl      one line per person: pseudonym, item, kind of rea
 campaigns/ID/decisions.jsonl   who approved, edited, rejected or withdrew which text, and when
 campaigns/ID/exports.jsonl     what left, and whom it reached
 campaigns/.ID.lock             held while a plan is read, published or decided about, so that none is seen half done
-copies/                        what made each text
 
 A plan with its first decisions appears complete or not at all, and so do the lines that one decision adds.
 """
@@ -26,13 +25,10 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
-from recllm.base.documents import json_value, plain
+from recllm.base.documents import fault_in_words, json_value, plain
 from recllm.base.errors import ConflictError, DataError, PolicyError, StoreError, UsageError
 from recllm.base.files import lock_file, safe_id, sweep_drafts, write_whole
 from recllm.market.adcopy.request import PersonFacts
-
-COPIES = "copies"
-"""Folder of a workspace with the records of its texts."""
 
 Entry = TypeVar("Entry")
 
@@ -81,8 +77,6 @@ class CampaignText:
     text: str
     generator: str
     """Whose words they are: "template", or the model's name."""
-    record: str
-    """Id of the record that makes the text again."""
     failures: tuple[CheckNote, ...]
     warnings: tuple[CheckNote, ...]
     facts: TextFacts
@@ -336,6 +330,7 @@ def read_head(folder: CampaignFolder) -> CampaignPlan:
         fields = json_value(folder.plan.read_bytes()) | {"people": []}
         fields.pop("spread", None)  # of earlier versions, as are facts that no data gave
         for text in fields["texts"]:
+            text.pop("record", None)
             for name in ("asked_alert", "viewed", "favourite_category"):
                 text["person"].pop(name, None)
         head: CampaignPlan = adapter_of(CampaignPlan).validate_json(json.dumps(fields), strict=True)
@@ -354,7 +349,7 @@ def undamaged(file: Path) -> Iterator[None]:
 def first_fault(error: ValidationError) -> str:
     """Where it is, and what is wrong."""
     first = error.errors(include_url=False)[0]
-    return f"{'.'.join(str(step) for step in first['loc'])}: {first['msg']}"
+    return f"{'.'.join(map(str, first['loc']))} {fault_in_words(first)}"
 
 
 # --- logs ------------------------------------------------------------------------------------------------------------

@@ -50,7 +50,6 @@ from recllm.market.campaigns.texts import (
     facts_of,
     message,
 )
-from recllm.market.occasions.hours import is_quiet
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.workspace import Workspace, present
 
@@ -88,6 +87,11 @@ def send_window(
     if offer_end is not None:
         end = offer_end.astimezone(start.tzinfo) if end is None else min(end, offer_end.astimezone(start.tzinfo))
     return None if end is not None and end <= start else SendWindow(start, end)
+
+
+def is_quiet(local: time, start: time, end: time) -> bool:
+    """Whether a local time lies in the quiet hours, which may reach over midnight; their end does not."""
+    return start <= local < end if start < end else local >= start or local < end
 
 
 def next_time(local: datetime, hour: time) -> datetime:
@@ -399,7 +403,7 @@ def text_documents(campaign: OpenCampaign) -> list[dict[str, Any]]:
             "people": text.people,
             "text": state.text,
             "message": message(campaign.file, state.text, text.channel, text.locale, text.generator),
-            "meta": {"generated": text.generator != TEMPLATE, "generator": text.generator, "record": text.record},
+            "meta": {"generated": text.generator != TEMPLATE, "generator": text.generator},
             "verdict": verdict.value,
             "verified": verdict is CopyVerdict.PASS,
             "failures": plain(state.failures),

@@ -8,10 +8,9 @@ compared with the intervals: see `recllm.shop.workspace.figures`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 import numpy as np
 import polars as pl
@@ -54,15 +53,6 @@ class GroupFigures:
     """People who have since withdrawn their consent to the channel; None for groups that were not addressed."""
 
 
-class ReachBasis(StrEnum):
-    """What "reached" means on a channel."""
-
-    DELIVERED = "delivered"
-    """The service that sent the messages reports so."""
-    EXPORTED = "exported"
-    """The message left; whether it arrived is unknown, or known of too few people."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentFigures:
     """One segment or variant."""
@@ -80,10 +70,10 @@ class SegmentFigures:
 class CampaignOutcome:
     """The outcome of a campaign. A group of too few people is None, and so is an effect without two groups.
 
-    planned = reached + not_delivered + not_counted + the sum of dropped.
+    planned = reached + not_counted + the sum of dropped.
 
-    Effects and segments are about everybody whose message left, delivered or not: among those held out it is unknown
-    whose message would have failed.
+    Reached are all people whose message left, delivered or not: among those held out it is unknown whose message would
+    have failed.
     """
 
     campaign_id: str
@@ -100,9 +90,7 @@ class CampaignOutcome:
     not_counted: int
     """Their message left, and they have not agreed to be counted."""
     not_delivered: int
-    """Their message left, and on a channel where "reached" means delivered it is not known to have arrived."""
-    reached_means: Mapping[str, ReachBasis]
-    """Channel -> what counts as reached there."""
+    """People reached whose message is not known to have arrived, on channels with reports of deliveries."""
     messages: Mapping[str, int | None]
     """`MessageEventKind` -> people of whose message it was reported, None below the floor; empty without reports."""
     horizon_days: int
@@ -111,15 +99,13 @@ class CampaignOutcome:
     converts: tuple[str, ...]
     """As `CampaignPlan.converts`."""
     reached: GroupFigures | None
-    sent: GroupFigures | None
-    """Everybody whose message left: the same as `reached` where that means exported."""
     held_out: GroupFigures | None = field(metadata={"json": "held"})
     other_people: GroupFigures | None = field(metadata={"json": "rest"})
     """Of the shop, neither reached nor held out: no comparison."""
     effect: ConfidenceInterval | None
-    """Share that converted, sent minus held out."""
+    """Share that converted, reached minus held out."""
     revenue_effect: ConfidenceInterval | None
-    """Revenue per person, sent minus held out."""
+    """Revenue per person, reached minus held out."""
     segments: tuple[SegmentFigures, ...]
     words: tuple[str, ...]
     """What the figures say and what they do not, as sentences."""
@@ -164,39 +150,37 @@ class WindowActions:
         )
 
 
-def campaign_outcome(campaign: OpenCampaign, gate: FigureGate | None = None) -> CampaignOutcome:
-    """From the first export to the end of the window, or of the log. gate: what the reader may learn of groups; None
-    for the owner of the machine. Raises `NothingToDo` before the first export."""
+def campaign_outcome(campaign: OpenCampaign, gate: FigureGate) -> CampaignOutcome:
+    """From the first export to the end of the window, or of the log. gate: what the reader may learn of groups.
+    Raises `NothingToDo` before the first export."""
     plan, workspace = campaign.plan, campaign.workspace
     exports = read_entries(campaign.folder.exports, ExportEntry)
     if not exports:
         raise NothingToDo(f"the campaign {plan.campaign_id!r} was not exported yet; there is nothing to report")
     start = datetime.fromisoformat(exports[0].send_from)
     end = start + timedelta(days=plan.window_days)
-    gate = gate or FigureGate(workspace)
     actions = window_actions(campaign, start, end, gate)
     every_row = actions.rows(plan.people)
     # whom any export reached, or would have reached, had they not been held out
     reached_names = {name for entry in exports for name in entry.reached}
     held_out_names = {name for entry in exports for name in entry.held_out}
     countable = [p for p, row in zip(plan.people, every_row, strict=True) if row >= 0]
-    sent = [p for p in countable if p.user_id in reached_names]
-    reports = workspace.store().campaign_message_events(plan.campaign_id)
-    basis = reach_basis(sent, reports, actions.part_floor)
-    arrived = {(name, channel) for name, channel, kind in reports if kind in ARRIVED}
-    reached = [p for p in sent if basis[p.channel] is ReachBasis.EXPORTED or (p.user_id, p.channel) in arrived]
+    reached = [p for p in countable if p.user_id in reached_names]
     held_out = [p for p in countable if p.user_id in held_out_names]
-    rows, control_rows = actions.rows(sent), actions.rows(held_out)
+    rows, control_rows = actions.rows(reached), actions.rows(held_out)
     others = np.setdiff1d(np.arange(actions.data.n_users), every_row)
-    parts = divided(sent, held_out, campaign.catalogue.items, actions.part_floor)
-    channels_sent = {(p.user_id, p.channel) for p in sent}
-    counts = Counter(kind for name, channel, kind in reports if (name, channel) in channels_sent)
+    parts = divided(reached, held_out, campaign.catalogue.items, actions.part_floor)
+    reports = workspace.store().campaign_message_events(plan.campaign_id)
+    messages_sent = {(p.user_id, p.channel) for p in reached}
+    counts = Counter(kind for name, channel, kind in reports if (name, channel) in messages_sent)
+    arrived = {(name, channel) for name, channel, kind in reports if kind in ARRIVED}
+    reporting = {channel for _, channel, kind in reports if kind is MessageEventKind.DELIVERED}
+    n_not_delivered = sum(channel in reporting for _, channel in messages_sent - arrived)
     figures, control, revenue_effect = actions.figures(rows), actions.figures(control_rows), None
     if figures and control:
         exact = mean_difference(actions.revenue[rows], actions.revenue[control_rows])
         revenue_effect = gate.moved(exact, figures.revenue_per_person - control.revenue_per_person)
-    n_not_counted = sum(p.user_id in reached_names for p in plan.people) - len(sent)
-    n_not_delivered = len(sent) - len(reached)
+    n_not_counted = sum(p.user_id in reached_names for p in plan.people) - len(reached)
     outcome = CampaignOutcome(
         campaign_id=plan.campaign_id,
         goal=plan.goal,
@@ -209,13 +193,11 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate | None = None) -> 
         dropped=exports[-1].dropped,
         not_counted=gate.listed(n_not_counted, "not counted") or 0,
         not_delivered=gate.listed(n_not_delivered, "not delivered") or 0,
-        reached_means=basis,
         messages={kind.value: gate.listed(counts[kind], kind) for kind in MessageEventKind if counts[kind]},
         horizon_days=plan.horizon_days,
         expected_conversions=gate.amount(sum(p.probability for p in reached), 0.0),
         converts=plan.converts,
-        reached=figures if len(reached) == len(sent) else actions.figures(actions.rows(reached)),
-        sent=figures,
+        reached=figures,
         held_out=control,
         other_people=actions.figures(others, addressed=False),
         effect=rate_effect(gate, figures, control, actions.converted[rows], actions.converted[control_rows]),
@@ -257,25 +239,6 @@ def campaign_trial(campaign: OpenCampaign) -> tuple[datetime, pl.DataFrame]:
     converted = actions.converted[np.maximum(rows, 0)].astype(np.float64)
     table = pl.DataFrame({"user_id": names, "treated": [float(name in sent) for name in names], "outcome": converted})
     return start, table.filter(pl.Series(rows >= 0))
-
-
-Reports = Collection[tuple[str, str, MessageEventKind]]
-"""Pseudonym, channel and what was reported of the person's message there."""
-
-
-def reach_basis(sent: People, reports: Reports, floor: int) -> dict[str, ReachBasis]:
-    """Channel of these people -> what counts as reached there: delivered where any delivery is reported.
-
-    Where fewer people than `floor` are left without a delivery, and not none, it is exported on every channel: what
-    they did could be had by subtraction.
-    """
-    reported = {channel for _, channel, kind in reports if kind is MessageEventKind.DELIVERED}
-    arrived = {(name, channel) for name, channel, kind in reports if kind in ARRIVED}
-    missing = sum(p.channel in reported and (p.user_id, p.channel) not in arrived for p in sent)
-    if 0 < missing < floor:
-        reported = set()
-    channels = sorted({p.channel for p in sent})
-    return {name: ReachBasis.DELIVERED if name in reported else ReachBasis.EXPORTED for name in channels}
 
 
 def window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate: FigureGate) -> WindowActions:
@@ -394,7 +357,7 @@ def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str,
     effect = outcome.effect
     if outcome.until <= outcome.start:
         words = [sentences["window_unknown"].format(**days)]
-    elif outcome.sent is None:
+    elif outcome.reached is None:
         words = [sentences["few_reached"].format(floor=floor)]
     elif effect is None:
         words = [sentences["few_held_out" if outcome.planned_held_out else "no_holdout"].format(floor=floor)]
@@ -410,11 +373,8 @@ def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str,
         words.append(sentences["not_counted"].format(n=outcome.not_counted))
     if any(segment.effect is not None for segment in outcome.segments):
         words.append(sentences["many_segments"])
-    if outcome.sent is not None and outcome.other_people is not None and effect is not None:
+    if outcome.reached is not None and outcome.other_people is not None and effect is not None:
         words.append(sentences["other_people"])
-    for basis in ReachBasis:
-        if channels := ", ".join(name for name, means in outcome.reached_means.items() if means is basis):
-            words.append(sentences[f"reached_{basis}"].format(channels=channels, n=outcome.not_delivered))
-    if effect is not None and outcome.not_delivered:
-        words.append(sentences["effect_of_sending"])
+    if outcome.not_delivered:
+        words.append(sentences["not_delivered"].format(n=outcome.not_delivered))
     return tuple(words)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -108,14 +109,33 @@ def plan_campaign(
     return plan
 
 
+class TimeFault(StrEnum):
+    """Why texts of a campaign cannot go out when they would."""
+
+    PAST = "send_past"
+    """The time to send is past."""
+    OVER = "offer_over"
+    EARLY = "offer_start"
+    """The offer starts later."""
+
+
+def time_fault(file: CampaignFile, send: datetime, moment: datetime) -> TimeFault | None:
+    """What is wrong with going out at `send` in the present `moment`; None where nothing is."""
+    if send < moment:
+        return TimeFault.PAST
+    if file.offer is None or file.offer.runs(send):
+        return None
+    return TimeFault.OVER if file.offer.end is not None and file.offer.end <= send else TimeFault.EARLY
+
+
 def check_times(file: CampaignFile, send: datetime, moment: datetime) -> None:
     """Raises `DataError` where texts would go out before `moment`, or while the offer does not run."""
-    if send < moment:
+    fault, offer = time_fault(file, send, moment), file.offer
+    if fault is TimeFault.PAST:
         raise DataError(f"{file.source}: send is {send.isoformat()}, and the present is {moment.isoformat()}")
-    offer = file.offer
-    if offer is None or offer.runs(send):
+    if fault is None or offer is None:
         return
-    over = offer.end is not None and offer.end <= send
+    over = fault is TimeFault.OVER
     edge = offer.end if over else offer.start
     remedy = "give it another end" if over else "set send to a time at or after it"
     raise DataError(

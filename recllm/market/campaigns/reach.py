@@ -99,7 +99,7 @@ def offered_items(
         spread = workspace.settings.offers.spread if file.target.picks_items else 0.0
     if scores.offers is None or not spread:
         return scores.best_item[positions]
-    return spread_offers(scores.offers, positions, spread)[0][positions]
+    return spread_offers(scores.offers, positions, spread)[positions]
 
 
 def occasion_target(
@@ -159,10 +159,10 @@ class ReachCount:
 
 
 def count_reachable(
-    workspace: Workspace, recommender: Recommender, file: CampaignFile, figures: FigureGate | None = None
+    workspace: Workspace, recommender: Recommender, file: CampaignFile, figures: FigureGate
 ) -> ReachCount:
-    """Counted in a moment, without scores. figures: what the caller may learn of groups; None for the owner of the
-    machine. Raises `UsageError` for an unknown item or an empty category, `PolicyError` for a sensitive target."""
+    """Counted in a moment, without scores. figures: what the caller may learn of groups. Raises `UsageError` for an
+    unknown item or an empty category, `PolicyError` for a sensitive target."""
     section, gate = file.target, workspace.gate()
     items, rules = np.zeros(0, np.int64), exclusions_of(file, workspace)
     if section.occasion is not None:
@@ -179,7 +179,6 @@ def count_reachable(
         masks = first_only(masks | {ExclusionReason.NO_OCCASION: others})
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
     names = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
-    figures = figures or FigureGate(workspace)
     # all channels and reasons: missing ones would say which groups are empty
     first = Counter(first_channels(gate, names, file.personal_channels))
     members = {channel: first[channel] for channel in file.personal_channels}

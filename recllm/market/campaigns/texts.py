@@ -25,9 +25,9 @@ from recllm.market.adcopy.packs import approved_words, vocabulary_file
 from recllm.market.adcopy.request import CopyRequest, FactSheet, FestiveDay, PersonFacts, Voice
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify.guarantees import Review, review
-from recllm.market.adcopy.write import TEMPLATE, save, sayable_facts, write_copy, write_recorded
+from recllm.market.adcopy.write import TEMPLATE, sayable_facts, write_copy
 from recllm.market.campaigns.file import CampaignFile
-from recllm.market.campaigns.folder import COPIES, CampaignText, CheckNote, TextFacts
+from recllm.market.campaigns.folder import CampaignText, CheckNote, TextFacts
 from recllm.market.occasions.calendar import SENSIBLE_DAYS, nearest_date, profile_of
 from recllm.shop.data.catalogue import on_offer
 from recllm.shop.workspace.workspace import Workspace
@@ -153,8 +153,6 @@ PRICE_DAYS = 30
 """Days before a reduction whose lowest price it is compared with: Directive 98/6/EC, Article 6a."""
 LISTED_TITLES = 5
 """Titles that a remark names."""
-NEEDS_PROOF = "; needs "
-"""In the message of a rule that a proof would meet."""
 MOST_VARIANTS = 8
 """Wordings of one text, for customers of whom the same may be said."""
 GROUNDING = "grounding"
@@ -286,12 +284,12 @@ class CampaignWriter:
             silence = None if copies else Silence.NOTHING_TO_SAY
             for copy in copies:
                 failures, _ = self.notes(copy, request)
-                missing = next((note.message for note in failures if NEEDS_PROOF in note.message), None)
-                if failures:
-                    silence = Silence.TEXT_BLOCKED
-                if missing is not None and self.file.offer is not None:
+                missing = next((check.message for check in copy.checks if check.needs), None)
+                if failures and missing is not None and self.file.offer is not None:
                     silence = Silence.NO_PROOF
                     self.unproven.setdefault(key.item_id, missing)
+                elif failures:
+                    silence = Silence.TEXT_BLOCKED
             self.verdicts[key] = silence
         return self.verdicts[key]
 
@@ -315,17 +313,16 @@ class CampaignWriter:
             n_of_item[key.item_id, key.channel] += 1
             # where no text that begins so passes, those of the verdict
             for first_draw in dict.fromkeys((seed, request.seed)):
-                written = write_recorded(
+                written = write_copy(
                     replace(request, variants=n_variants, seed=first_draw),
                     generator=generator if key.modelled else None,
                     facts=facts,
                 )
-                notes = [self.notes(copy, request) for copy, _ in written]
+                notes = [self.notes(copy, request) for copy in written]
                 if not any(failures for failures, _ in notes):
                     break
-            for (copy, record), (failures, warnings) in zip(written, notes, strict=True):
+            for copy, (failures, warnings) in zip(written, notes, strict=True):
                 number += 1
-                save(record, self.workspace.root / COPIES)
                 checks = [check for _, failed in copy.rejected for check in failed]
                 n_failed += any(check.guarantee == "G16" for check in checks)
                 text = CampaignText(
@@ -334,7 +331,6 @@ class CampaignWriter:
                     variant=len(texts[key]),
                     text=copy.text,
                     generator=copy.generator,
-                    record=record.id,
                     failures=failures,
                     warnings=warnings,
                     facts=facts_of(request.item, self.file),

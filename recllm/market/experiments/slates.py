@@ -235,33 +235,56 @@ def recommend_in_experiments(
 
 
 def experiment_outcome(workspace: Workspace, name: str) -> ExperimentOutcome:
-    """Variants against the control, over people who may be counted (purpose analytics).
-
-    Raises `UnknownIdError` for an unknown experiment.
-    """
-    return experiment_course(workspace, name, most_looks=1)[-1]
-
-
-def experiment_course(workspace: Workspace, name: str, *, most_looks: int = 60) -> tuple[ExperimentOutcome, ...]:
-    """The outcome at the end of each day since the start, the present or the end last; of a long experiment with
-    several days between them, so that there are `most_looks` at most.
+    """Variants against the control until the present or the experiment's end, over people who may be counted (purpose
+    analytics).
 
     Raises `UnknownIdError` for an unknown experiment.
     """
     experiment = find_experiment(workspace, name)
     until = experiment.ended_at or utc(present(workspace))
-    started = experiment.started_at or until
-    since = started - timedelta(days=COVARIATE_DAYS) - JUST_BEFORE
-    events = workspace.gate().events(Purpose.ANALYTICS, since=since)
-    persons = events.filter(pl.col("experiment") == name).select("user_id").unique()
-    events = events.join(persons, on="user_id", how="semi", maintain_order="left")
-    days = int((until - started) / timedelta(days=1))
-    step = max(1, -(-days // max(1, most_looks - 1)))
-    ends = [started + timedelta(days=day) for day in range(step, days + 1, step)]
-    # a day apart, so that no date stands twice
-    ends = [end for end in ends if until - end >= timedelta(days=1)] + [until]
-    evidence = _Evidence.of(events, name)
-    return tuple(_outcome(experiment, evidence, end) for end in ends)
+    since = (experiment.started_at or until) - timedelta(days=COVARIATE_DAYS) - JUST_BEFORE
+    events = workspace.gate().events(Purpose.ANALYTICS, since=since).filter(pl.col("timestamp") <= until)
+    persons = people_shown(events, name)
+    by_variant = {v.name: persons.filter(pl.col("variant") == v.name) for v in experiment.variants}
+
+    def values(metric: str) -> dict[str, Values]:
+        answer = ANSWER_COLUMNS.get(Metric(metric))
+        columns = (answer, "showings") if answer else (metric, pl.lit(1.0), f"{metric}_before")
+        return {
+            name: people_values(*rows.select(pl.col(c) if isinstance(c, str) else c for c in columns).to_numpy().T)
+            for name, rows in by_variant.items()
+        }
+
+    report, people = None, {name: rows.height for name, rows in by_variant.items()}
+    if any(people.values()):
+        report = analyse(experiment, values(experiment.metric), (experiment.guard and values(experiment.guard)) or None)
+    days = (until - (experiment.started_at or until)) / timedelta(days=1)
+    return ExperimentOutcome(experiment=experiment.document(), until=until, people=people, days=days, report=report)
+
+
+def people_shown(events: pl.DataFrame, experiment: str) -> pl.DataFrame:
+    """One row per person of an experiment: variant, showings, the answers to them, purchases and revenue since the
+    first showing, and purchases_before and revenue_before in the `COVARIATE_DAYS` before it."""
+    of_experiment = events.filter(pl.col("experiment") == experiment).select("user_id").unique()
+    events = events.join(of_experiment, on="user_id", how="semi", maintain_order="left")
+    showings = showings_with_answers(events).filter(pl.col("experiment") == experiment)
+    persons = showings.group_by("user_id", maintain_order=True).agg(
+        pl.col("variant").first(),  # at random, so it is the same on all of them
+        pl.len().alias("showings"),
+        pl.col(*ANSWER_COLUMNS.values()).sum(),
+        first_at=pl.col("timestamp").min(),
+    )
+    paid = (pl.col("price") * pl.col("quantity")).fill_null(0.0).alias("paid")
+    bought = events.filter(pl.col("event") == Action.PURCHASE).select("user_id", "timestamp", paid)
+    bought = bought.join(persons.select("user_id", "first_at"), on="user_id")
+    is_after = pl.col("timestamp") > pl.col("first_at")
+    is_just_before = pl.col("timestamp") > pl.col("first_at") - timedelta(days=COVARIATE_DAYS)
+    after = bought.filter(is_after).group_by("user_id")
+    before = bought.filter(~is_after, is_just_before).group_by("user_id")
+    persons = persons.join(after.agg(purchases=pl.len(), revenue=pl.sum("paid")), on="user_id", how="left")
+    earlier = before.agg(purchases_before=pl.len(), revenue_before=pl.sum("paid"))
+    persons = persons.join(earlier, on="user_id", how="left")
+    return persons.with_columns(pl.col("^(purchases|revenue).*$").fill_null(0))
 
 
 def reported_experiment(outcome: ExperimentOutcome, figures: FigureGate) -> ExperimentOutcome:
@@ -299,62 +322,3 @@ def _reported_effect(effect: Effect, figures: FigureGate) -> Effect:
         always_valid_interval=Interval(always.low, always.high),
         verdict=effect.verdict if always.excludes_zero else Verdict.UNDECIDED,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Evidence:
-    """What an experiment is judged by. Later events do not change an earlier look: an answer belongs to a showing
-    before it."""
-
-    showings: pl.DataFrame
-    """Of the experiment, as `showings_with_answers` gives them."""
-    purchases_before: pl.DataFrame
-    """user_id, purchases_before, revenue_before: in the `COVARIATE_DAYS` before the first showing."""
-    purchases_after: pl.DataFrame
-    """user_id, timestamp, paid: each since the first showing."""
-
-    @classmethod
-    def of(cls, events: pl.DataFrame, experiment: str) -> _Evidence:
-        showings = showings_with_answers(events).filter(pl.col("experiment") == experiment)
-        first = showings.group_by("user_id").agg(first_at=pl.col("timestamp").min())
-        paid = (pl.col("price") * pl.col("quantity")).fill_null(0.0).alias("paid")
-        bought = events.filter(pl.col("event") == Action.PURCHASE).select("user_id", "timestamp", paid)
-        bought = bought.join(first, on="user_id")
-        is_after = pl.col("timestamp") > pl.col("first_at")
-        is_just_before = pl.col("timestamp") > pl.col("first_at") - timedelta(days=COVARIATE_DAYS)
-        before = bought.filter(~is_after, is_just_before).group_by("user_id")
-        return cls(
-            showings,
-            before.agg(purchases_before=pl.len(), revenue_before=pl.sum("paid")),
-            bought.filter(is_after).drop("first_at"),
-        )
-
-
-def _outcome(experiment: Experiment, evidence: _Evidence, until: datetime) -> ExperimentOutcome:
-    """As it was known at `until`."""
-    is_past = pl.col("timestamp") <= until
-    by_person = evidence.showings.filter(is_past).group_by("user_id", maintain_order=True)
-    persons = by_person.agg(
-        pl.col("variant").first(),  # at random, so it is the same on all of them
-        pl.len().alias("showings"),
-        *((pl.col(f"{name}_at") <= until).sum().alias(name) for name in ANSWER_COLUMNS.values()),
-    )
-    after = evidence.purchases_after.filter(is_past).group_by("user_id")
-    persons = persons.join(after.agg(purchases=pl.len(), revenue=pl.sum("paid")), on="user_id", how="left")
-    persons = persons.join(evidence.purchases_before, on="user_id", how="left")
-    persons = persons.with_columns(pl.col("^(purchases|revenue).*$").fill_null(0))
-    by_variant = {v.name: persons.filter(pl.col("variant") == v.name) for v in experiment.variants}
-
-    def values(metric: str) -> dict[str, Values]:
-        answer = ANSWER_COLUMNS.get(Metric(metric))
-        columns = (answer, "showings") if answer else (metric, pl.lit(1.0), f"{metric}_before")
-        return {
-            name: people_values(*rows.select(pl.col(c) if isinstance(c, str) else c for c in columns).to_numpy().T)
-            for name, rows in by_variant.items()
-        }
-
-    report, people = None, {name: rows.height for name, rows in by_variant.items()}
-    if any(people.values()):
-        report = analyse(experiment, values(experiment.metric), (experiment.guard and values(experiment.guard)) or None)
-    days = (until - (experiment.started_at or until)) / timedelta(days=1)
-    return ExperimentOutcome(experiment=experiment.document(), until=until, people=people, days=days, report=report)

@@ -26,7 +26,6 @@ from recllm.market.occasions.detect import (
     replenish,
     with_items,
 )
-from recllm.market.occasions.hours import best_hours, hour_shares
 from recllm.market.occasions.replenishment import ReplenishmentModel, learn_replenishment
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, utc
 from recllm.shop.data.order import refuse_steps
@@ -56,8 +55,6 @@ class PersonOccasion:
     probability: float | None
     """That they buy the item within seven days, of `WIN_BACK` and `WELCOME` anything; None where the past had no such
     case to measure it by."""
-    best_hour: int
-    """0 to 23, by the shop's clock: when this person shops and browses most, outside of the quiet hours."""
     channel: str | None
     """The first that they agreed to; None where channels were not asked for."""
     reasons: tuple[Reason, ...]
@@ -89,7 +86,7 @@ def find_occasions(
     progress: Progress | None = None,
     shop: Shop | None = None,
 ) -> OccasionList:
-    """The messages of a day: people, reasons, channels and hours; one message for each person at most.
+    """The messages of a day: people, reasons and channels; one message for each person at most.
 
     on: None for today; an earlier day as of its morning. size: people at most. progress: gets each long step in words.
     shop: of that moment, where it is open.
@@ -99,7 +96,7 @@ def find_occasions(
     Raises `UsageError` for a day beyond the log's end, `DataError` where replenishment is the only occasion and cannot
     be learned.
     """
-    settings, zone = workspace.settings.occasions, workspace.settings.timezone or "UTC"
+    settings = workspace.settings.occasions
     day, as_of = moment_of(workspace, on, now)
     shop = shop or open_shop_at(workspace, as_of)
     cases, missing = cases_of(workspace, shop, settings.order, progress)
@@ -133,7 +130,6 @@ def find_occasions(
         n_left -= len(listed[occasion])
     beyond = sum(map(len, first_cases.values())) - sum(map(len, listed.values()))
     left_out |= {"beyond_the_cut": beyond} if beyond else {}
-    hours = best_hours(hour_shares(data, zone), settings.quiet)
     words, item_ids, people = workspace.locale(locale), data.items["item_id"], []
     for occasion, of_occasion in listed.items():
         names = names_of(data, of_occasion["item"], words)
@@ -146,7 +142,6 @@ def find_occasions(
                 item_id=None if item is None else item_ids[item],
                 title=names.get(item),
                 probability=None if chance is None else round(chance, 6),
-                best_hour=int(hours[user]),
                 channel=channels[user],
                 reasons=why,
             )

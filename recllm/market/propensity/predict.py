@@ -44,7 +44,7 @@ from recllm.market.propensity.examples import (
 )
 from recllm.market.propensity.features import FeatureTable, Floats
 from recllm.market.propensity.model import Backtest, PropensitySettings, backtest, fit_propensity
-from recllm.market.propensity.next_order import OrderDates, days_until
+from recllm.market.propensity.next_order import OrderDates, days_until, order_days
 from recllm.market.propensity.prediction import Prediction, PredictionRequest, UserPrediction, quality
 from recllm.market.propensity.question import PredictionKind
 from recllm.market.propensity.value import MIN_SPEND, SpendModel, spent
@@ -215,8 +215,10 @@ def learn_outcome(request: PredictionRequest, learn: Cohort) -> Callable[[Cohort
     dates: OrderDates | None = None
     spend: SpendModel | None = None
     if request.kind is PredictionKind.NEXT_ORDER:
-        figures = OrderDates.fit(earlier, horizon, data.as_of, settings).figures(validation)
-        dates = OrderDates.fit(examples, horizon, data.as_of, settings)
+        latest = examples.rows(examples.window == 0)
+        past = order_days(learn, int(latest.cut[0]))
+        figures = OrderDates.learn(past).figures(past, latest, horizon)
+        dates = OrderDates.learn(order_days(learn, data.as_of))
     elif request.kind is PredictionKind.VALUE:
         figures = SpendModel.fit(earlier, request.seed).figures(validation)
         spend = SpendModel.fit(examples, request.seed)
@@ -231,7 +233,7 @@ def learn_outcome(request: PredictionRequest, learn: Cohort) -> Callable[[Cohort
         probability = model.probability(table)
         rank_by, columns = probability, {"probability": probability.tolist()}
         if dates is not None:
-            rank_by, by_field = dates.answers(table, now)
+            rank_by, by_field = dates.answers(order_days(ask, now), rows, horizon, now)
             columns |= by_field
         if spend is None:
             columns["reasons"] = explained(model.logit, model.inputs(table), model.inputs(others), table)

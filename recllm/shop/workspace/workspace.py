@@ -9,7 +9,7 @@ audit.json       number and signature of the last entry of the store's audit log
 quarantine/      refused rows of each load
 uploads/         files that the console received, until they are loaded
 console-sessions/   users who are signed in to the console
-campaigns/, campaign-files/, copies/   plans with their people, the files behind them, records of texts
+campaigns/, campaign-files/            plans with their people, the files behind them
 models/          published model versions
 serving/         what models answer from; counted again when a customer withdraws or is erased
 certificates/    of erasures

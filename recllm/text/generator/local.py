@@ -6,7 +6,6 @@ from __future__ import annotations
 import threading
 import unicodedata
 from collections.abc import Collection
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, L
 
 from recllm.base.errors import GenerationError, ModelError
 from recllm.base.schema import Purpose
-from recllm.text.encoder.adapters import adapter_hash, merge_adapter
+from recllm.text.encoder.adapters import merge_adapter
 from recllm.text.encoder.folder import check_settings, check_weights, file_hash, quiet_loading
 from recllm.text.generator.chat import Message, messages
 
@@ -74,29 +73,19 @@ class LocalGenerator:
     ) -> None:
         path = Path(folder)
         self.name = name or path.name
-        self._folder = path
         self.languages = None if languages is None else frozenset(languages)
         """The languages that the model is fit to write; None where unknown."""
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._adapter = Path(adapter) if adapter is not None else None
         self.tuned = adapter is not None
         """Whether the model learned how this shop writes, and needs no examples in a prompt."""
-        self._tokenizer, self._model = load_causal(path, self._device, adapter=self._adapter)
+        self._tokenizer, self._model = load_causal(
+            path, self._device, adapter=None if adapter is None else Path(adapter)
+        )
         self._sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": 1.0}
         self._max_time = max_time
         banned, self._ends = _vocabulary(self._tokenizer, self._model.config.vocab_size)
         self._banned = banned.to(self._device)
         self._lock = threading.Lock()
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over the files of folder and adapter and the sampling: what has to be equal for a text to come
-        again."""
-        adapter = adapter_hash(self._adapter) if self._adapter else ""
-        total = sha256(repr([*sorted(self._sampling.items()), "mask 2", adapter]).encode())
-        for file in sorted(p for p in self._folder.iterdir() if p.is_file()):
-            total.update(file.name.encode() + b"\0" + bytes.fromhex(file_hash(file)))
-        return total.hexdigest()
 
     def __repr__(self) -> str:
         kind = str(self._model.dtype).removeprefix("torch.")

@@ -295,6 +295,8 @@ class Violation:
     span: str = ""
     holds: bool = False
     """True where a person may decide; any other violation blocks the text."""
+    needs: str = ""
+    """The evidence that would meet the rule."""
 
 
 def violations(phrases: Iterable[str], remark: str, *, holds: bool = False) -> Iterator[Violation]:

@@ -62,7 +62,7 @@ GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
     "G14": form.in_voice,
     "G17": claims.currency_format,
 }
-"""Those on the words of one text; G13, G15, G16 and G18 hold by `recllm.market.adcopy.write`."""
+"""Those on the words of one text; G13, G16 and G18 hold by `recllm.market.adcopy.write`."""
 
 
 _OF_CLAIMS = ("G1", "G2", "G3", "G4")
@@ -152,17 +152,18 @@ def review(
         if case.language not in rule.languages or is_demand_met or case.proves(rule.evidence):
             continue
         for phrase in rule.find(case.beside_work.reading):
-            remedy = "" if rule.evidence == "never" else f"; needs {rule.evidence}"
+            needs = "" if rule.evidence == "never" else rule.evidence
+            remedy = f"; needs {needs}" if needs else ""
             message = f"{phrase!r} {rule.message} ({rule.citation}{remedy})"
             if rule.severity == "error":
-                forbidden[rule.guarantee].append(Violation(message, phrase))
+                forbidden[rule.guarantee].append(Violation(message, phrase, needs=needs))
             else:
                 warnings.append(RuleWarning(guarantee=rule.guarantee, rule=name, span=phrase, message=message))
     checks: list[Check] = []
     for name, guarantee in GUARANTEES.items():
         violations = chain(guarantee(case.beside_work if name in _OF_CLAIMS else case), forbidden[name])
         faults = [
-            Check(guarantee=name, passed=False, message=v.message, span=v.span, holds=v.holds)
+            Check(guarantee=name, passed=False, message=v.message, span=v.span, holds=v.holds, needs=v.needs)
             for v in violations
             if not (v.holds and name != "G14" and _is_of_full_title(v.span, case))
         ]
