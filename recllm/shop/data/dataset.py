@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,10 +25,8 @@ from recllm.shop.data.people_sample import PeopleSample, sampled_rows
 
 DAY = 86_400
 
-Counted = TypeVar("Counted")
-
 EVENTS_OF_A_PART = 2_000_000
-"""Events per part of a long log, which keeps people whole: with all results some 700 MB."""
+"""Events that are counted at a time, which keeps people whole: with all results some 700 MB."""
 
 USER_COLUMN = "user_id"
 OPEN_CART = -2
@@ -73,20 +71,12 @@ class Events:
     def n_users(self) -> int:
         return len(self.indptr) - 1
 
-    @property
-    def n_parts(self) -> int:
-        return sum(1 for _ in person_ranges(self.indptr, EVENTS_OF_A_PART))
-
     def parts(self) -> Iterator[tuple[int, Events]]:
         """Row of the first user of each part, and the events of its users; one part where the log is short."""
         for first, end in person_ranges(self.indptr, EVENTS_OF_A_PART):
             start, stop = self.indptr[first], self.indptr[end]
             indptr = self.indptr[first : end + 1] - start
             yield first, Events(indptr, *(column[start:stop] for column in self.columns()))
-
-    def each(self, count: Callable[[int, Events], Counted]) -> Iterator[Counted]:
-        """`count` of each of `parts`, in their order."""
-        return (count(first, events) for first, events in self.parts())
 
     @property
     def user(self) -> NDArray[np.int32]:
@@ -269,7 +259,8 @@ class Dataset:
 
     def before(self, as_of: int) -> Dataset:
         """The same people and items, with only the events strictly before `as_of` (epoch seconds)."""
-        return replace(self, events=self.events.select(self.events.at < as_of), as_of=int(as_of))
+        late = self.events.at >= as_of
+        return replace(self, events=self.events.select(~late) if late.any() else self.events, as_of=int(as_of))
 
     def sampled(self, limit: int) -> Dataset:
         """At most `limit` of the people, with all of their events; see `recllm.shop.data.people_sample`."""
