@@ -308,7 +308,7 @@ def must_replace(gate: GateReport, taint: Taint) -> bool:
     which both were judged, which proves nothing against a challenger that had not; where it is worse, once the time is
     over."""
     has_seen_answers = gate.serving_seen_days > 0
-    is_worse = not {GateReason.WORSE, GateReason.MISCALIBRATED, GateReason.NARROW}.isdisjoint(gate.reasons)
+    is_worse = not {GateReason.WORSE, GateReason.MISCALIBRATED}.isdisjoint(gate.reasons)
     return has_seen_answers or not is_worse or taint.has_ended(datetime.now(UTC))
 
 
