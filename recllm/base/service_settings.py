@@ -72,20 +72,6 @@ class ServiceSettings(FrozenModel):
         return networks
 
 
-class AuditSettings(FrozenModel):
-    """A copy of the audit log outside the workspace's store."""
-
-    section: ClassVar[str] = "audit"
-
-    copy_to: Annotated[
-        Text | None,
-        StringConstraints(pattern=r"^(stderr|/.+)$"),
-        Field(json_schema_extra={"expected": "stderr, or the path of a socket such as /dev/log or of a file"}),
-    ] = None
-    """Target of each entry as a line of JSON with its number and hash, without the person's pseudonym: stderr, the
-    socket of this machine's syslog, or an existing file."""
-
-
 class ItemIndexSettings(FrozenModel):
     """How the items nearest to a vector are found: see `recllm.learn.features.item_index`."""
 

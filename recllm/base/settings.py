@@ -44,7 +44,6 @@ from recllm.base.files import safe_id
 from recllm.base.policy import Policy
 from recllm.base.schema import Action, Occasion
 from recllm.base.service_settings import (
-    AuditSettings,
     ConsoleSettings,
     ExperimentSettings,
     ItemIndexSettings,
@@ -340,7 +339,6 @@ class Settings(FrozenModel):
     experiments: ExperimentSettings = ExperimentSettings()
     console: ConsoleSettings = ConsoleSettings()
     oidc: OidcSettings = OidcSettings()
-    audit: AuditSettings = AuditSettings()
     item_index: ItemIndexSettings = ItemIndexSettings()
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()
     lora: LoraSettings = LoraSettings()
