@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -128,12 +127,10 @@ def restrict(
     by_pseudonym: Pseudonyms = False,
 ) -> Answer:
     """Keep a person's data without using them, whatever the consent."""
-    from recllm.recommend.recommender.shop_states import forget_in_states
+    from recllm.recommend.recommender.shop_states import restrict_person
 
     name = user if by_pseudonym else shop.pseudonymiser().one(user)
-    changed = shop.store().restrict(name, None if lift else datetime.now(UTC))
-    if changed:
-        forget_in_states(shop)
+    if changed := restrict_person(shop, name, restricted=not lift):
         write_audit(shop, "restriction_lifted" if lift else "restricted", subject=name)
     since = shop.store().restricted_since([name]).get(name)
     line = "not restricted" if since is None else f"restricted since {since:%Y-%m-%d %H:%M} UTC: used for nothing"

@@ -124,10 +124,9 @@ class CollaborativeStatistics:
     """The sequence model, trained on events before `as_of` alone; None where the shop has none."""
     index: CatalogueIndex | None = None
     """Of `item_vectors`; None where all items are compared."""
-    carts: Any | None = None
-    """(n_items, n_items), what completes a cart, see `features.together.cart_weights`; None where no cart was asked."""
-    cart_share: Floats | None = None
-    """(n_items,), share of trips with each item, where there are `carts`."""
+    carts: tuple[Any, Floats] | None = None
+    """What completes a cart, and the share of trips with each item, see `features.together.cart_weights`; None where no
+    cart was asked."""
 
     @property
     def n_items(self) -> int:
@@ -267,8 +266,7 @@ class CollaborativeStatistics:
             recent=wider(self.recent, n_items),
             decayed=wider(self.decayed, n_items),
             item_item=wider(self.item_item, n_items, n_items),
-            carts=None if self.carts is None else wider(self.carts, n_items, n_items),
-            cart_share=None if self.cart_share is None else longer(self.cart_share),
+            carts=None if self.carts is None else (wider(self.carts[0], n_items, n_items), longer(self.carts[1])),
             arrived=arrived,
             group_statistics=groups,
             interests=None if self.interests is None else self.interests.with_new_items(vectors),
@@ -409,11 +407,12 @@ def _open_cart(population: CollaborativeStatistics, histories: Events) -> tuple[
     """What completes the open carts, None without any, and the histories without them, as the scorer learned them."""
     if population.carts is None:
         return None, histories
-    in_cart = (histories.basket == OPEN_CART) & (np.diff(population.carts.indptr)[histories.item] > 0)
+    weights, _ = population.carts
+    in_cart = (histories.basket == OPEN_CART) & (np.diff(weights.indptr)[histories.item] > 0)
     if not in_cart.any():
         return None, histories
     carted = histories.select(in_cart)
-    cart = WeightedSums(matrix(carted, population.n_items, np.ones(len(carted))), population.carts)
+    cart = WeightedSums(matrix(carted, population.n_items, np.ones(len(carted))), weights)
     return cart, histories.select(~in_cart)
 
 

@@ -308,9 +308,9 @@ class ItemRanker:
 
 def completes_cart(batch: UserBatch, pairs: Pairs) -> Floats:
     """What each pair's logit gains by how well the item completes the user's cart, (n_pairs,)."""
-    share = batch.population.cart_share
-    if batch.cart is None or share is None:
+    if batch.cart is None or batch.population.carts is None:
         return np.zeros(len(pairs.item), np.float32)
+    _, share = batch.population.carts
     lift = batch.cart.at(pairs.item, pairs) - share[pairs.item]
     return np.asarray(CART_WEIGHT * np.maximum(lift, 0), np.float32)
 

@@ -150,8 +150,8 @@ class Recommender:
     def count_carts(self) -> Recommender:
         """Counts what completes a cart, unless it is known."""
         if self.population.carts is None and self.dataset.n_users:
-            carts, share = cart_weights(self.dataset.events, self.dataset.n_items, self.population.settings)
-            self.population = replace(self.population, carts=carts, cart_share=share)
+            carts = cart_weights(self.dataset.events, self.dataset.n_items, self.population.settings)
+            self.population = replace(self.population, carts=carts)
         return self
 
     @property

@@ -82,8 +82,9 @@ def save_state(
     numbers: as in `CatalogueState` and `PeopleState`."""
     arrays: Arrays = {"item_vectors": population.item_vectors, **_csr_arrays("item_item", population.item_item)}
     arrays |= _csr_arrays("together", together)
-    if population.carts is not None and population.cart_share is not None:
-        arrays |= {**_csr_arrays("carts", population.carts), "cart_share": population.cart_share}
+    if population.carts is not None:
+        weights, share = population.carts
+        arrays |= {**_csr_arrays("carts", weights), "cart_share": share}
     arrays |= {f"groups.{name}": codes for name, codes in population.facets.each().items()}
     arrays |= {f"stats.{f.name}": getattr(population.stats, f.name) for f in fields(ItemStatistics)}
     arrays |= {f"new_items.{f.name}": getattr(population.arrived, f.name) for f in fields(NewItems)}
@@ -281,8 +282,7 @@ def population_of(
         crowds,
         of_people.get("pool_basics"),
         interests,
-        carts=_csr(arrays, "carts") if "cart_share" in arrays else None,
-        cart_share=arrays.get("cart_share"),
+        carts=(_csr(arrays, "carts"), arrays["cart_share"]) if "cart_share" in arrays else None,
     )
 
 
