@@ -292,8 +292,6 @@ def test_the_history_of_a_few_is_that_of_the_dataset(store: Store, monkeypatch: 
         everything = reader.events(("quantity", "price", "basket_id"))
     expected = everything.filter(pl.col("user_id").is_in(["u5", "u20"]), pl.col("timestamp").dt.hour() > 1)
     assert histories.events.equals(expected), "the order of writing, which decides between events of one instant"
-    early = door.histories(few, TRAINING, before=datetime.fromtimestamp(3 * 3_600, UTC))
-    assert early.events["timestamp"].dt.hour().to_list() == [2, 2]
     assert door.histories([], TRAINING).events.height == 0
     assert_rows_are_frames(door, few)
 

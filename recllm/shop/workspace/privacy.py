@@ -26,7 +26,7 @@ from recllm.base.schema import SESSION_PREFIX, Purpose
 from recllm.shop.data.dataset import Dataset, Events, conformed_items, hash_order
 from recllm.shop.data.people_sample import PeopleSample, sampled_rows
 from recllm.shop.store.database import Store
-from recllm.shop.store.readers import EVENT_DETAILS, Marks, StoredHistory, StoreReader
+from recllm.shop.store.readers import Marks, StoredHistory, StoreReader
 
 KEY_VARIABLE = "RECLLM_KEY"
 KEY_FILE_VARIABLE = "RECLLM_KEY_FILE"
@@ -252,14 +252,11 @@ class PolicyGate:
             order = reader.order_log()
         return None if order is None else order.step_seconds
 
-    def histories(self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None) -> HistoryFrames:
-        """What `dataset` has of these people, read by key: the time depends on their own events only.
-
-        before: leaves out the events from then on.
-        """
+    def histories(self, user_ids: Sequence[str], purpose: Purpose) -> HistoryFrames:
+        """What `dataset` has of these people, read by key: the time depends on their own events only."""
         with self._store.read() as reader:
             people = self._allowed(reader, purpose, user_ids)
-            events = reader.events(_DETAILS, since=self.oldest_event(), before=before, user_ids=people["user_id"])
+            events = reader.events(_DETAILS, since=self.oldest_event(), user_ids=people["user_id"])
         return HistoryFrames(events=events, users=with_basics(people))
 
     def stored_histories(
@@ -314,13 +311,11 @@ class PolicyGate:
         with self._store.read() as reader:
             return reader.item_states()
 
-    def events(
-        self, purpose: Purpose, *, since: datetime | None = None, details: tuple[str, ...] = EVENT_DETAILS
-    ) -> pl.DataFrame:
+    def events(self, purpose: Purpose, *, since: datetime | None = None) -> pl.DataFrame:
         """Events of the people and sessions that may be used for the purpose; see `StoreReader.events`."""
         with self._store.read() as reader:
             people = self._allowed(reader, purpose, sessions=True)
-            events = reader.events(details, since=since)
+            events = reader.events(since=since)
         return events.join(people, on="user_id", how="semi", maintain_order="left")
 
     def _allowed(
