@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import ACTION_CODE, Action
-from recllm.shop.data.order import checked_orders, days_of_a_step, order_steps, steps_of_people, times_of_steps
 from recllm.shop.data.people_sample import PeopleSample, sampled_rows
 
 DAY = 86_400
@@ -230,21 +229,18 @@ class Dataset:
     ) -> Dataset:
         """A dataset of tables.
 
-        events: columns user_id, item_id, timestamp (aware datetime, or epoch seconds) or instead of it order (the
-        number of the person's step, see `data.order`) and, where known, event (default "purchase"), quantity
-        (1), price (null), basket_id (null). users: user_id and basics. items: `ITEM_SCHEMA`, missing columns allowed.
-        People and items that only occur in events get a bare row. `as_of` defaults to one second after the last event.
-        Raises `DataError` for a missing column, an id that is repeated, empty or no text, an empty or naive time, an
-        order that is no whole number from 0 or comes with times, and a number that is not finite (a NaN price is
-        unknown); `UsageError` for a naive `as_of`, or one of a log without times.
+        events: columns user_id, item_id, timestamp (aware datetime, or epoch seconds) and, where known, event (default
+        "purchase"), quantity (1), price (null), basket_id (null). users: user_id and basics. items: `ITEM_SCHEMA`,
+        missing columns allowed. People and items that only occur in events get a bare row. `as_of` defaults to one
+        second after the last event. Raises `DataError` for a missing column, an id that is repeated, empty or no text,
+        an empty or naive time, and a number that is not finite (a NaN price is unknown); `UsageError` for a naive
+        `as_of`.
         """
         if isinstance(as_of, datetime) and as_of.utcoffset() is None:
             raise UsageError(f"as_of: {as_of} has no time zone; give it one, e.g. as_of.replace(tzinfo=timezone.utc)")
-        _require(events, ("user_id", "item_id"), "events")
+        _require(events, ("user_id", "item_id", "timestamp"), "events")
         events = events.with_columns(_ids(events, key, "events") for key in (USER_COLUMN, "item_id"))
-        at, step_seconds = _times(events)
-        if step_seconds is not None and as_of is not None:
-            raise UsageError("as_of is a time, and events with an order have none; leave it out")
+        at = epoch_seconds(events["timestamp"])
         users = with_bare_rows(users, "users", events[USER_COLUMN])
         items = conformed_items(with_bare_rows(items, "items", events["item_id"]))
         items = items[hash_order(items["item_id"])]
@@ -255,7 +251,7 @@ class Dataset:
             limit = int(at.max()) + 1 if len(at) else 0
         else:
             limit = int(as_of.timestamp()) if isinstance(as_of, datetime) else int(as_of)
-        return cls(users, items, packed, limit, index, step_seconds).before(limit)
+        return cls(users, items, packed, limit, index).before(limit)
 
     def before(self, as_of: int) -> Dataset:
         """The same people and items, with only the events strictly before `as_of` (epoch seconds)."""
@@ -402,22 +398,6 @@ def epoch_seconds(column: pl.Series) -> NDArray[np.int64]:
     if column.dtype.is_integer():
         return column.to_numpy().astype(np.int64)
     raise DataError(f"events.timestamp: {column.dtype} is neither an aware datetime nor integer epoch seconds")
-
-
-def _times(events: pl.DataFrame) -> tuple[NDArray[np.int64], int | None]:
-    """Epoch seconds of the events, (n,), and the length of a step where they come from an order."""
-    says = {n: n in events.columns and events[n].null_count() < events.height for n in ("timestamp", "order")}
-    if all(says.values()):
-        raise DataError("events: both timestamp and order; drop order where the times are real, or else timestamp")
-    if not says["order"]:
-        if "timestamp" not in events.columns:
-            raise DataError(
-                f"events: missing column timestamp, or order in a log without times; found {', '.join(events.columns)}"
-            )
-        return epoch_seconds(events["timestamp"]), None
-    orders = checked_orders(events["order"], "events.order")
-    step_days = days_of_a_step(steps_of_people(events[USER_COLUMN], orders))
-    return times_of_steps(order_steps(events[USER_COLUMN], orders), step_days), step_days * DAY
 
 
 def with_bare_rows(frame: pl.DataFrame | None, table: str, in_events: pl.Series) -> pl.DataFrame:
