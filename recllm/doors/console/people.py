@@ -23,7 +23,7 @@ from recllm.base.words.sentences import LANGUAGES
 from recllm.doors.console.home import suggestion_title, suggestion_words
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, slow
 from recllm.doors.console.tables import TableCell, TableRow
-from recllm.doors.privacy.erasure import erase_people
+from recllm.doors.privacy.erasure import erase_people, restrict_person
 from recllm.doors.privacy.export import export_person
 from recllm.doors.service.jobs import ENDED, JobState, Progress
 from recllm.market.campaigns.suggestions import SuggestedPerson
@@ -32,7 +32,6 @@ from recllm.market.propensity.prediction import PredictionRequest
 from recllm.market.propensity.question import PredictionKind
 from recllm.recommend.recommender.leave_one_out import UserHistory
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.recommend.recommender.shop_states import restrict_person
 from recllm.recommend.recommender.two_lists import SlateLists, slate_lists
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import add_consent, add_events

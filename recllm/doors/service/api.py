@@ -23,7 +23,7 @@ from recllm.base.policy import EARLIEST_YEAR
 from recllm.base.questions import ReportBy
 from recllm.base.schema import AdCopy, Purpose, Slate, Table
 from recllm.doors.privacy.certificate import ErasureCertificate
-from recllm.doors.privacy.erasure import erase_people
+from recllm.doors.privacy.erasure import erase_people, restrict_person
 from recllm.doors.privacy.export import export_person
 from recllm.doors.service.callers import (
     ERRORS,
@@ -72,7 +72,6 @@ from recllm.market.experiments.slates import (
 from recllm.recommend.recommender.explanation import Explanation
 from recllm.recommend.recommender.people import person_profile
 from recllm.recommend.recommender.search import similar_items
-from recllm.recommend.recommender.shop_states import restrict_person
 from recllm.shop.ingest.workspace_load import add_consent, add_events, add_items, add_users
 from recllm.shop.workspace.audit import AuditAction, AuditCheck, AuditEntry, read_audit, verify_audit
 from recllm.shop.workspace.keys import Scope

@@ -12,7 +12,7 @@ import errno
 import shutil
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -136,15 +136,6 @@ def forget_in_states(workspace: Workspace) -> None:
         except ModelError:
             folder = None
     _sweep(workspace, folder, 0)
-
-
-def restrict_person(workspace: Workspace, name: str, *, restricted: bool) -> bool:
-    """Uses a person's data for nothing from now on, or again as they agreed; whether that changed anything. name: a
-    pseudonym. Raises `UnknownIdError`."""
-    changed = workspace.store().restrict(name, datetime.now(UTC) if restricted else None)
-    if changed:
-        forget_in_states(workspace)
-    return changed
 
 
 def remove_states(workspace: Workspace, version: str | None = None) -> None:
