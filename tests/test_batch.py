@@ -96,7 +96,7 @@ def test_a_sample_of_people_is_learned_from_and_is_always_the_same_and_of_all_sh
     from recllm.market.propensity.answers import people_learned_from
 
     everybody = shop.gate().dataset(Purpose.MODEL_TRAINING)
-    with overridden({"propensity": {"learn_people": 15}}), Workspace.open(shop.root) as few:
+    with overridden({"scorer": {"learn_people": 15}}), Workspace.open(shop.root) as few:
         first, second = people_learned_from(few), people_learned_from(few)
     assert first.n_users == 15 and first.data_hash() == second.data_hash()
     learned_from = first.users["user_id"].to_list()

@@ -721,10 +721,8 @@ def test_a_row_that_was_set_aside_has_a_column_for_each_field(client: TestClient
     ]
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(folder: Path) -> None:
-    (folder / "workspace.toml").write_text(
-        (folder / "workspace.toml").read_text("utf-8") + "\n[console]\nmax_upload_mib = 0.5\n", "utf-8"
-    )
+def test_an_upload_that_breaks_off_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console_app, "MAX_UPLOAD_BYTES", 1 << 19)
     with serving(folder) as client:
         files = {"file": ("big.csv", b"a" * 2_000_000, "text/csv")}
         answer = client.post("/data/upload", files=files)

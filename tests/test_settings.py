@@ -61,7 +61,6 @@ def other_value(section: str, name: str) -> Any:
         ("oidc", "secret_variable"): "SHOP_SECRET",
         ("oidc", "redirect_uri"): "https://console.shop.example/sign-in/oidc",
         ("oidc", "scopes"): ["openid", "groups"],
-        ("oidc", "title"): "Our shop",
         ("oidc", "allowed_domains"): ["shop.example", "tea.shop.example"],
         ("oidc", "groups_claim"): "roles",
         ("oidc", "base_scopes"): ["console", "events"],
