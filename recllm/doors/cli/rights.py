@@ -127,7 +127,7 @@ def restrict(
     by_pseudonym: Pseudonyms = False,
 ) -> Answer:
     """Keep a person's data without using them, whatever the consent."""
-    from recllm.doors.privacy.erasure import restrict_person
+    from recllm.doors.privacy.registry import restrict_person
 
     name = user if by_pseudonym else shop.pseudonymiser().one(user)
     if changed := restrict_person(shop, name, restricted=not lift):

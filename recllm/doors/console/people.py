@@ -23,8 +23,9 @@ from recllm.base.words.sentences import LANGUAGES
 from recllm.doors.console.home import suggestion_title, suggestion_words
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, slow
 from recllm.doors.console.tables import TableCell, TableRow
-from recllm.doors.privacy.erasure import erase_people, restrict_person
+from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
+from recllm.doors.privacy.registry import restrict_person
 from recllm.doors.service.jobs import ENDED, JobState, Progress
 from recllm.market.campaigns.suggestions import SuggestedPerson
 from recllm.market.occasions.calendar import CalendarDay

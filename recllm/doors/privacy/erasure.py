@@ -27,7 +27,6 @@ from recllm.base.errors import DataError, NothingToDo, RecllmError, StoreError, 
 from recllm.base.files import PRIVATE, sweep_drafts, write_whole
 from recllm.doors.privacy.certificate import ErasureCertificate, TaintedModel, issue, read_certificate
 from recllm.doors.privacy.registry import REGISTRY
-from recllm.recommend.recommender.shop_states import forget_in_states
 from recllm.shop.workspace.audit import AuditAction, audit, audit_each
 from recllm.shop.workspace.personal_records import ErasedPeople, PersonalRecords, Removed
 from recllm.shop.workspace.workspace import CERTIFICATES, Workspace, restore_drafts
@@ -216,15 +215,6 @@ class RetentionReport:
     dry_run: bool
     unread: tuple[str, ...] = ()
     """Files that could not be read."""
-
-
-def restrict_person(workspace: Workspace, name: str, *, restricted: bool) -> bool:
-    """Uses a person's data for nothing from now on, or again as they agreed; whether that changed anything. name: a
-    pseudonym. Raises `UnknownIdError`."""
-    changed = workspace.store().restrict(name, datetime.now(UTC) if restricted else None)
-    if changed:
-        forget_in_states(workspace)
-    return changed
 
 
 def apply_retention(

@@ -23,8 +23,9 @@ from recllm.base.policy import EARLIEST_YEAR
 from recllm.base.questions import ReportBy
 from recllm.base.schema import AdCopy, Purpose, Slate, Table
 from recllm.doors.privacy.certificate import ErasureCertificate
-from recllm.doors.privacy.erasure import erase_people, restrict_person
+from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
+from recllm.doors.privacy.registry import restrict_person
 from recllm.doors.service.callers import (
     ERRORS,
     MayAsk,
