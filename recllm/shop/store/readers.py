@@ -309,9 +309,9 @@ class StoreReader:
             return self.last_event()
         return None if last is None else datetime.fromtimestamp(last // 1_000_000, UTC)
 
-    def order_log(self) -> tables.OrderLog | None:
-        """Of a log that knows only the order of each person's events; None where it has times."""
-        return tables.order_log(self._connection)
+    def step_seconds(self) -> int | None:
+        """Length of one step of a log that knows only the order of each person's events; None where it has times."""
+        return tables.step_seconds(self._connection)
 
     def first_shown(self) -> datetime | None:
         """When an item was first shown (UTC, whole seconds); None for never."""

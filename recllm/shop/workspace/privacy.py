@@ -165,8 +165,8 @@ class HistoryFrames:
     """Events and basics of people who agreed to a purpose."""
 
     events: pl.DataFrame
-    """user_id, item_id, event, timestamp (UTC), quantity, price, basket_id, in the order of writing: the columns and
-    the order that `Dataset.construct` gets from `PolicyGate.dataset`."""
+    """user_id, item_id, event, timestamp (UTC), quantity, price, basket_id, in the order of writing: as
+    `Dataset.construct` takes them."""
     users: pl.DataFrame
     """user_id and one text column per basic, ordered by id. People who are unknown or did not agree have no row."""
 
@@ -226,7 +226,7 @@ class PolicyGate:
             if people_limit is not None and people.height > people_limit:
                 sample = PeopleSample(people=people_limit, of_people=people.height)
                 people = people[sampled_rows(people["user_id"].to_list(), people_limit).tolist()]
-            items, order, marks = reader.items(), reader.order_log(), reader.marks()
+            items, step_seconds, marks = reader.items(), reader.step_seconds(), reader.marks()
             items = items[hash_order(items["item_id"])]
             for n_users, frame in reader.events_by_user(people["user_id"], items["item_id"], since=since):
                 at, price = frame["at"].to_numpy() // 1_000_000, frame["price"].fill_null(np.nan).to_numpy()
@@ -238,7 +238,7 @@ class PolicyGate:
             conformed_items(_catalogue(items)),
             events,
             int(events.at.max(initial=-1)) + 1,
-            step_seconds=None if order is None else order.step_seconds,
+            step_seconds=step_seconds,
             sample=sample,
         )
         # a product that only other people's events know is left out
@@ -249,8 +249,7 @@ class PolicyGate:
     def step_seconds(self) -> int | None:
         """Length of one step of a log without times; None where it has times."""
         with self._store.read() as reader:
-            order = reader.order_log()
-        return None if order is None else order.step_seconds
+            return reader.step_seconds()
 
     def histories(self, user_ids: Sequence[str], purpose: Purpose) -> HistoryFrames:
         """What `dataset` has of these people, read by key: the time depends on their own events only."""
