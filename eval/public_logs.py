@@ -16,14 +16,12 @@ from recllm.base.errors import DataError
 from recllm.base.schema import ACTIONS, Action
 from recllm.recommend.evaluation.protocols import MASKED, UNMASKED, EvaluationWindow, held_out_window
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset
-from recllm.shop.data.order import (
-    HORIZON_DAYS,
-    ORDER_EPOCH,
-    checked_orders,
-    days_of_a_step,
-    order_steps,
-    steps_of_people,
-)
+from recllm.shop.data.order import HORIZON_DAYS
+
+ORDER_EPOCH = 1_000_000_000
+"""Time of the first step in a log without times (2001-09-09 UTC); long ago, so that the log counts as replayed."""
+WINDOWS = 13
+"""Horizons of a median person's history, if it has enough steps: a year."""
 
 EVENT_NAMES: dict[str, str] = {
     "alipay": Action.PURCHASE.value,
@@ -63,9 +61,9 @@ def read_folder(folder: str | Path) -> LogTables:
     """A folder of parquet tables: interactions (user_id, item_id, timestamp in epoch seconds or order, and where known
     event, split, quantity, price, basket_id); items, users and eval_rows where there are any.
 
-    An order becomes time as `data.order` says, laid so that each person's last train event falls on the same
-    day: a convention, by which recency is a number of steps. Item prices of the folder are dropped when the events
-    carry prices, since they may be taken over the whole span. Raises `DataError` for what is missing or unknown.
+    An order becomes time as `times_of_orders` says: a convention, by which recency is a number of steps. Item prices of
+    the folder are dropped when the events carry prices, since they may be taken over the whole span. Raises `DataError`
+    for what is missing or unknown.
     """
     path = Path(folder) / "interactions.parquet"
     if not path.is_file():
@@ -80,9 +78,9 @@ def read_folder(folder: str | Path) -> LogTables:
         actions = pl.col("event").fill_null("purchase").replace_strict(EVENT_NAMES, return_dtype=pl.String)
         events = events.with_columns(actions)
     if "timestamp" not in events.columns or not events["timestamp"].is_not_null().any():
-        events = events.with_columns(checked_orders(events["order"], f"{path}: order"))
-        step_seconds = days_of_a_step(steps_of_people(events[USER_COLUMN], events["order"])) * DAY
-        events = events.with_columns(timestamp=_times_of_orders(events, step_seconds))
+        events = events.with_columns(pl.col("order").cast(pl.Int64))
+        step_seconds = days_of_a_step(events) * DAY
+        events = events.with_columns(timestamp=times_of_orders(events, step_seconds))
     items = tables["items"]
     if items is None:
         items = events.select(pl.col("item_id").unique().sort())
@@ -162,14 +160,21 @@ def _step(tables: LogTables) -> int:
     return tables.step_seconds or HORIZON_DAYS * DAY
 
 
-def _times_of_orders(events: pl.DataFrame, step_seconds: int) -> pl.Series:
-    """Each person's last event of the train part falls on one day, `step_seconds` stand between two steps.
+def days_of_a_step(events: pl.DataFrame) -> int:
+    """One horizon of four weeks where histories are short; less where they are long, so that the log of a median
+    person spans `WINDOWS` horizons."""
+    steps = events.group_by(USER_COLUMN).agg(pl.col("order").n_unique())["order"]
+    return max(1, HORIZON_DAYS // max(1, int(steps.median() or 0) // WINDOWS))  # type: ignore[arg-type]
 
-    What follows train must not move it: how many events a person has in valid and test says who goes on buying. Where
-    no event belongs to train, all of them count as train; a person without one begins a step after that day.
-    """
-    is_train = None
-    if "split" in events.columns and (events["split"] == "train").any():
-        is_train = events["split"] == "train"
-    steps = order_steps(events[USER_COLUMN], events["order"], is_train)
-    return pl.Series(ORDER_EPOCH + (steps - steps.min()) * step_seconds, dtype=pl.Int64)
+
+def times_of_orders(events: pl.DataFrame, step_seconds: int) -> pl.Series:
+    """Equal orders of a person are one step, and gaps mean nothing. Each person's last event of the train part falls on
+    one day, `step_seconds` stand between two steps. What follows train must not move it: how many events a person has
+    in valid and test says who goes on buying. Where no event belongs to train, all of them count as train; a person
+    without one begins a step after that day."""
+    has_train = "split" in events.columns and (events["split"] == "train").any()
+    is_train = (pl.col("split") == "train").fill_null(False) if has_train else pl.lit(True)
+    step = pl.col("order").rank("dense").over(USER_COLUMN).cast(pl.Int64)
+    last = pl.col("step").filter(is_train).max().over(USER_COLUMN).fill_null(0)
+    steps = events.with_columns(step=step).select(pl.col("step") - last).to_series()
+    return ORDER_EPOCH + (steps - steps.min()) * step_seconds

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
-from public_logs import LogTables, column_split, read_folder, row_split
+from public_logs import ORDER_EPOCH, LogTables, column_split, read_folder, row_split
 
 from recllm.base.errors import UsageError
 from recllm.recommend.evaluation.benchmarks import cj_next28, complete_journey, with_quantity
@@ -22,7 +22,6 @@ from recllm.recommend.evaluation.protocols import (
     next_purchases,
 )
 from recllm.shop.data.dataset import DAY, Dataset
-from recllm.shop.data.order import ORDER_EPOCH
 
 BEAUTY_NOTE = (
     "Amazon Beauty 2014, 5-core, by order: learned from the train part; the asked history holds train and valid"

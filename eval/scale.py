@@ -10,7 +10,7 @@ Each part runs in a process of its own and its figures stay in --parts, so a run
     nightly 1x, 10x   a workspace of that size: the log up to the last day is ingested (rows per second, peak memory), a
                       model that learned at 1x is published; then a night: the last day is ingested, the serving state
                       refreshed, everybody ranked (`recllm recommend --everybody`, k = 20, two processes); how long one
-                      warm answer takes; beside it the same refresh by two processes, of which the largest is told
+                      warm answer takes
     part 100x         the same at 100x, but only some of the people are ranked, in as many shards as told
 
 top20_s is the ranking of everybody at 1x, 2,469 people, in one warm process; top20_batch_s the batch that writes
@@ -29,7 +29,6 @@ import tempfile
 import time
 from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -146,13 +145,12 @@ def refresh_state(folder: Path) -> dict[str, Any]:
     return {"seconds": round(time.perf_counter() - began, 1)}
 
 
-def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, only: int | None) -> dict[str, Any]:
+def everybody(folder: Path, shards: int, workers: int, only: int | None) -> dict[str, Any]:
     """only: work on so many of the shards."""
-    from recllm.market.batch.run import PLAN, BatchRun, ShardOutcome, run_batch, work_on
-    from recllm.shop.data.engines import Engine, open_workers
+    from recllm.market.batch.run import PLAN, BatchRun, run_batch, worked_shards
     from recllm.shop.workspace.workspace import Workspace
 
-    out = folder / name
+    out = folder / "slates"
     with closing(Workspace.open(folder / "shop")) as shop:
         if (folder / PLAN).exists():  # the same model as of the same time
             out.mkdir()
@@ -160,14 +158,12 @@ def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, o
         run = BatchRun.plan(shop, out, {"k": K, "explain": False}, shards=shards)
         if only is not None:
             began = time.perf_counter()
-            work, lost = partial(work_on, run), lambda shard, why: ShardOutcome(shard=shard, error=why)
-            with open_workers(Engine(engine), workers) as outcomes_of:
-                outcomes = list(outcomes_of(work, range(only), lost))
+            outcomes = list(worked_shards(run, range(only), workers))
             assert not any(outcome.error for outcome in outcomes), outcomes
             seconds = round(time.perf_counter() - began, 1)
             shutil.copy(out / PLAN, folder / PLAN)
             return {"people": sum(o.people for o in outcomes), "seconds": seconds, "shards": only, "of": shards}
-        result = run_batch(run, Engine(engine), workers=workers)
+        result = run_batch(run, workers=workers)
     assert not result.failed, result.failed
     shutil.copy(out / PLAN, folder / PLAN)
     return {"people": result.people, "seconds": round(result.seconds, 1)}
@@ -239,7 +235,7 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
         shutil.copytree(cache, folder / "shop" / "cache", dirs_exist_ok=True)
     loaded = step("ingest", folder, "--file", "log.parquet")
     published = step("publish", folder, "--model", str(model_folder))
-    options = ["--shards", str(SHARDS_PER_COPY * copies), "--engine", "processes", "--workers", "2"]
+    options = ["--shards", str(SHARDS_PER_COPY * copies), "--workers", "2"]
     options += [] if only is None else ["--only", str(only)]
     night = {
         "ingest": step("ingest", folder, "--file", "day.parquet"),
@@ -296,7 +292,7 @@ def main() -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--parts", type=Path, help="a folder where workspaces and finished parts stay")
     parser.add_argument("--model", type=Path, help="models/ of a workspace of the demonstration, which trained it")
-    for name in ("--step", "--folder", "--file", "--engine", "--name"):
+    for name in ("--step", "--folder", "--file"):
         parser.add_argument(name)
     parser.add_argument("--shards", type=int)
     parser.add_argument("--workers", type=int)
@@ -308,7 +304,7 @@ def main() -> None:
             "write": (args.copies,),
             "ingest": (args.file,),
             "publish": (args.model,),
-            "everybody": (args.shards, args.engine, args.workers, args.name or "slates", args.only),
+            "everybody": (args.shards, args.workers, args.only),
         }
         figures = STEPS[args.step](Path(args.folder), *options.get(args.step, ()))  # type: ignore[operator]
         of_children = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)

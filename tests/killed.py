@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
+
+from recllm.market.batch.run import BatchRun, ShardOutcome
 
 
-def work(folder: Path, shard: int) -> int:
-    """Kills its process for shard 2 always, and for shard 3 the first time."""
-    if shard == 2 or (shard == 3 and not (folder / "died").exists()):
-        (folder / "died").touch()
+def work(_: BatchRun, shard: int) -> ShardOutcome:
+    """Kills its process for shard 2."""
+    if shard == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return shard
+    return ShardOutcome(shard=shard)

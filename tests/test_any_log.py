@@ -12,7 +12,7 @@ import pytest
 from conftest import Command
 from public_logs import column_split, read_folder
 from shop_world import loaded
-from test_order_logs import steps
+from test_order_logs import ordered, steps
 
 from recllm.base.errors import DataError
 from recllm.recommend.evaluation.protocols import leave_one_out
@@ -34,7 +34,8 @@ def test_the_last_purchase_of_each_person_is_left_out(when: str) -> None:
     events = log(when).with_columns(event=pl.lit("purchase"))
     later = events.group_by("user_id").last().with_columns(pl.col(when) + 90_000, event=pl.lit("view"))
     lonely = events.head(2).with_columns(user_id=pl.lit("two"))
-    window = leave_one_out(Dataset.construct(pl.concat([events, later, lonely], how="diagonal")))
+    whole = pl.concat([events, later, lonely], how="diagonal")
+    window = leave_one_out(ordered(whole) if when == "order" else Dataset.construct(whole))
     assert window.protocol == "leave-one-out" and [s.name for s in window.slices] == ["UNMASKED", "MASKED"]
     assert len(window.slice("UNMASKED").users) == 40
     assert len(window.fit_on.events) == 40 * 6 + 2 and len(window.dataset.events) == 40 * 7 + 2
@@ -61,11 +62,11 @@ def test_the_published_split_of_beauty_is_that_of_leave_one_out() -> None:
 
 def test_nobody_with_three_purchases_is_no_protocol() -> None:
     with pytest.raises(DataError, match="no customer has three purchases"):
-        leave_one_out(Dataset.construct(log(each=2)))
+        leave_one_out(ordered(log(each=2)))
 
 
 def test_several_lengths_are_measured_of_one_list() -> None:
-    window = leave_one_out(Dataset.construct(log()))
+    window = leave_one_out(ordered(log()))
     systems = make_systems(["popular", "random"])
     report = evaluate(window, systems, k=10, ks=(1, 5), draws=10)
     alone = evaluate(window, systems, k=5, draws=10)

@@ -1,4 +1,4 @@
-"""Answers for everybody, shard by shard: the same as one by one, the same on every engine, and after a kill."""
+"""Answers for everybody, shard by shard: the same as one by one, the same in every process, and after a kill."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import killed
@@ -19,10 +18,10 @@ from shop_world import load_lines
 
 from recllm.base.errors import NotFittedError, UsageError
 from recllm.base.schema import Purpose, SlateStatus
+from recllm.market.batch import run as batch
 from recllm.market.batch.run import DONE, PLAN, BatchRun, run_batch, shard_numbers, work_on
 from recllm.market.propensity.answers import people_learned_from
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
-from recllm.shop.data.engines import Engine, open_workers
 from recllm.shop.workspace.workspace import Workspace, overridden
 
 SHARDS, PEOPLE = 5, 60
@@ -43,7 +42,7 @@ def plan(shop: Workspace, folder: Path, **options: object) -> BatchRun:
     return BatchRun.plan(shop, folder, options or {"k": 4, "explain": False}, shards=SHARDS)
 
 
-def rows_of(run: BatchRun) -> pl.DataFrame:
+def slates_of(run: BatchRun) -> pl.DataFrame:
     return pl.concat(pl.read_parquet(run.file(shard)) for shard in range(run.shards))
 
 
@@ -62,7 +61,7 @@ def test_slates_are_those_that_are_asked_for_one_by_one(shop: Workspace, tmp_pat
     run = plan(shop, tmp_path / "out", k=4, explain=True)
     result = run_batch(run)
     assert (result.people, result.resumed, result.failed) == (PEOPLE, 0, ())
-    rows = rows_of(run)
+    rows = slates_of(run)
     recommender = open_recommender(shop)
     people = rows["user_id"].unique(maintain_order=True).to_list()
     assert len(people) == PEOPLE
@@ -84,7 +83,7 @@ def test_what_people_did_since_the_state_was_made_counts(folder: Path, tmp_path:
         load_lines(shop, "events", ["user_id,item_id,timestamp", *late])
         run = plan(shop, tmp_path / "out")
         assert run_batch(run).people == PEOPLE + 1
-        rows = rows_of(run)
+        rows = slates_of(run)
         for name in shop.pseudonymiser().many(["new", "u00"]):
             (slate,) = open_recommender(shop).by_pseudonym().recommend([name], k=4)
             mine = rows.filter(pl.col("user_id") == name)
@@ -94,7 +93,7 @@ def test_what_people_did_since_the_state_was_made_counts(folder: Path, tmp_path:
 
 def test_a_sample_of_people_is_learned_from_and_is_always_the_same_and_of_all_shards(shop: Workspace) -> None:
     everybody = shop.gate().dataset(Purpose.MODEL_TRAINING)
-    with overridden({"propensity": {"learn_people": 15}}), Workspace.open(shop.root) as few:
+    with overridden({"scorer": {"learn_people": 15}}), Workspace.open(shop.root) as few:
         first, second = people_learned_from(few), people_learned_from(few)
     assert first.n_users == 15 and first.data_hash() == second.data_hash()
     learned_from = first.users["user_id"].to_list()
@@ -118,7 +117,7 @@ def test_a_withdrawal_counts_for_the_next_shard(folder: Path, tmp_path: Path) ->
         lines += [f"{names[n]},personalisation,no,{LAST_DAY.isoformat()}" for n in second[:5]]
         assert load_lines(shop, "consent", lines).accepted == 5
         assert run_batch(run).people == len(second) - 5
-        left = set(rows_of(run)["user_id"])
+        left = set(slates_of(run)["user_id"])
         assert not left & {pseudonyms[n] for n in second[:5]} and {pseudonyms[n] for n in second[5:]} <= left
 
 
@@ -129,7 +128,7 @@ def test_processes_write_the_same_bytes(shop: Workspace, tmp_path: Path) -> None
     folder.mkdir()
     (folder / PLAN).write_bytes((once.folder / PLAN).read_bytes())  # the same model as of the same time
     run = plan(shop, folder)
-    assert run_batch(run, Engine.PROCESSES, workers=2).failed == ()
+    assert run_batch(run, workers=2).failed == ()
     assert files(run) == files(once)
 
 
@@ -163,19 +162,16 @@ def test_a_refresh_in_the_middle_changes_no_shard(shop: Workspace, tmp_path: Pat
         assert failed.error is not None and "is gone; begin again" in failed.error
 
 
-def lost(shard: int, why: str) -> str:
-    return f"{shard}: {why}"
-
-
-def test_a_process_that_is_killed_changes_nothing(tmp_path: Path) -> None:
-    shards, work = list(range(5)), partial(killed.work, tmp_path)
-    with open_workers(Engine.PROCESSES, 2) as outcomes_of:
-        outcomes = [str(outcome) for outcome in outcomes_of(work, shards, lost)]
-        again = list(outcomes_of(partial(str.rjust, "7"), [1, 2], lost))
-    (failed,) = set(outcomes) - set("01234")
-    assert sorted(set(outcomes) - {failed}) == ["0", "1", "3", "4"] and len(outcomes) == 5
-    assert failed.startswith("2: ") and "more shards make each smaller" in failed
-    assert sorted(again) == [" 7", "7"], "the others go on"
+def test_a_process_that_is_killed_leaves_shards_to_the_next_run(
+    shop: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = plan(shop, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "work_on", killed.work)
+        failed = run_batch(run, workers=2).failed
+    assert 2 in {outcome.shard for outcome in failed}
+    assert all("more shards make each smaller" in str(outcome.error) for outcome in failed)
+    assert not (run.folder / DONE).exists() and run_batch(run).failed == ()
 
 
 def test_a_shard_that_fails_is_told_and_the_others_stand(shop: Workspace, tmp_path: Path) -> None:
@@ -215,8 +211,8 @@ def test_what_cannot_be_asked(shop: Workspace, folder: Path, tmp_path: Path, com
     with Workspace.create(tmp_path / "untrained", encoder="toy") as untrained, pytest.raises(NotFittedError):
         plan(untrained, tmp_path / "none")
     place = ("-w", str(folder), "-o", str(tmp_path / "x"))
-    code, _, text = command("recommend", "--everybody", *place, "--with", "engine=spark")
-    assert code == 2 and "spark" in text
+    code, _, text = command("recommend", "--everybody", *place, "--with", "workers=none")
+    assert code == 2 and "workers is 'none'" in text
     for wrong in (
         ("--everybody",),
         ("-o", str(tmp_path / "x")),

@@ -28,7 +28,7 @@ from console_world import HOSTILE, SHOP_ID, Page
 from fastapi.testclient import TestClient
 from PIL import Image
 from service_world import HERE, LAST_DAY, PEOPLE, counts, make_key
-from shop_world import add_settings, load_lines
+from shop_world import load_lines
 from test_artifacts import lineage
 from waiting import until
 
@@ -36,6 +36,7 @@ from recllm.base.errors import UnknownIdError, UsageError
 from recllm.base.schema import Purpose, Table
 from recllm.base.words.sentences import LANGUAGES
 from recllm.base.words.words import Words
+from recllm.doors.console import app as console_app
 from recllm.doors.console import models, people
 from recllm.doors.console.app import SECTIONS
 from recllm.doors.console.loads import UPLOADS, find_upload, receive_upload, sweep_uploads
@@ -678,8 +679,8 @@ def test_a_row_that_was_set_aside_has_a_column_for_each_field(client: TestClient
     ]
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(folder: Path) -> None:
-    add_settings(folder, "[console]\nmax_upload_mib = 0.5")
+def test_an_upload_that_breaks_off_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console_app, "MAX_UPLOAD_BYTES", 1 << 19)
     with serving(folder) as client:
         files = {"file": ("big.csv", b"a" * 2_000_000, "text/csv")}
         answer = client.post("/data/upload", files=files)

@@ -77,28 +77,25 @@ NOTHING: tuple[GateReason, ...] = ()
 
 
 @pytest.mark.parametrize(
-    ("comparisons", "calibrations", "coverage", "against", "uncertain"),
+    ("comparisons", "calibrations", "against", "uncertain"),
     [
-        ((comparison(0.01, 0.03),), GOOD, (0.2, 0.2), NOTHING, NOTHING),
-        ((comparison(-0.011, 0.02),), GOOD, (0.2, 0.2), NOTHING, NOTHING),
-        ((comparison(-0.013, 0.02),), GOOD, (0.2, 0.2), NOTHING, (GateReason.NOT_PROVEN,)),
-        ((comparison(-0.03, -0.001),), GOOD, (0.2, 0.2), (GateReason.WORSE,), NOTHING),
-        ((comparison(-0.005, -0.001),), GOOD, (0.2, 0.2), (GateReason.WORSE,), NOTHING),
-        ((comparison(0.1, 0.2), comparison(-0.2, -0.1, slice="NEW")), GOOD, (0.2, 0.2), (GateReason.WORSE,), NOTHING),
-        ((comparison(0.1, 0.2), comparison(-0.2, -0.1, people=9)), GOOD, (0.2, 0.2), NOTHING, NOTHING),
-        ((comparison(0.1, 0.2, people=9),), GOOD, (0.2, 0.2), NOTHING, (GateReason.TOO_FEW_PEOPLE,)),
-        ((), GOOD, (None, None), NOTHING, (GateReason.TOO_FEW_PEOPLE,)),
-        ((comparison(0, 0.1),), (calibration(0.12), GOOD[1]), (0.2, 0.2), (GateReason.MISCALIBRATED,), NOTHING),
-        ((comparison(0, 0.1),), (calibration(0.12), calibration(0.115)), (0.2, 0.2), NOTHING, NOTHING),
-        ((comparison(0, 0.1),), GOOD, (0.13, 0.2), (GateReason.NARROW,), NOTHING),
-        ((comparison(0, 0.1),), GOOD, (0.15, 0.2), NOTHING, NOTHING),
+        ((comparison(0.01, 0.03),), GOOD, NOTHING, NOTHING),
+        ((comparison(-0.011, 0.02),), GOOD, NOTHING, NOTHING),
+        ((comparison(-0.013, 0.02),), GOOD, NOTHING, (GateReason.NOT_PROVEN,)),
+        ((comparison(-0.03, -0.001),), GOOD, (GateReason.WORSE,), NOTHING),
+        ((comparison(-0.005, -0.001),), GOOD, (GateReason.WORSE,), NOTHING),
+        ((comparison(0.1, 0.2), comparison(-0.2, -0.1, slice="NEW")), GOOD, (GateReason.WORSE,), NOTHING),
+        ((comparison(0.1, 0.2), comparison(-0.2, -0.1, people=9)), GOOD, NOTHING, NOTHING),
+        ((comparison(0.1, 0.2, people=9),), GOOD, NOTHING, (GateReason.TOO_FEW_PEOPLE,)),
+        ((), GOOD, NOTHING, (GateReason.TOO_FEW_PEOPLE,)),
+        ((comparison(0, 0.1),), (calibration(0.12), GOOD[1]), (GateReason.MISCALIBRATED,), NOTHING),
+        ((comparison(0, 0.1),), (calibration(0.12), calibration(0.115)), NOTHING, NOTHING),
     ],
 )  # fmt: skip
 def test_what_speaks_against_a_challenger(
     comparisons: tuple[GateComparison, ...],
     calibrations: tuple[RetrainCheck, RetrainCheck],
-    coverage: tuple[float | None, float | None],
     against: tuple[GateReason, ...],
     uncertain: tuple[GateReason, ...],
 ) -> None:
-    assert objections(comparisons, calibrations, coverage, RetrainingSettings()) == (against, uncertain)
+    assert objections(comparisons, calibrations) == (against, uncertain)

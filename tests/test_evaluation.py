@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers import PEERS
-from public_logs import column_split, read_folder, row_split
+from public_logs import ORDER_EPOCH, column_split, read_folder, row_split
 from published import BENCHMARKS, beauty_loo, cj_next28, or_next28
 from shop_world import log_of
 
@@ -41,7 +41,7 @@ from recllm.recommend.evaluation.systems import (
 )
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset
-from recllm.shop.data.order import HORIZON_DAYS, ORDER_EPOCH
+from recllm.shop.data.order import HORIZON_DAYS
 from recllm.text.encoder.toy import ToyEncoder
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

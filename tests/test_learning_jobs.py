@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from conftest import Command
 from shop_world import item_lines, load_lines, loaded, purchase_lines, shop
+from test_order_logs import ordered
 
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.training import scorer
@@ -79,7 +80,7 @@ def test_evaluation_measures_what_training_would_make(folder: Path, fits: Fits) 
 
 def test_a_log_of_orders_is_measured_as_one() -> None:
     rows = [(f"u{user}", f"i{(user + step) % 12}", step) for user in range(40) for step in range(8)]
-    past = leave_one_out(Dataset.construct(pl.DataFrame(rows, schema=["user_id", "item_id", "order"], orient="row")))
+    past = leave_one_out(ordered(pl.DataFrame(rows, schema=["user_id", "item_id", "order"], orient="row")))
     args = advise(past.fit_on, item_texts(past.fit_on.items), encoder="toy").training
     assert args is not None and (args.timed, args.n_windows, args.parts) == (False, 1, ("cosine", "features"))
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from conftest import Command
+from public_logs import ORDER_EPOCH, days_of_a_step, times_of_orders
 from shop_world import loaded
 
-from recllm.base.errors import DataError, UsageError
+from recllm.base.errors import UsageError
 from recllm.base.schema import Intent, Purpose
 from recllm.learn.profiles.profile import build_profile
 from recllm.learn.training.advise import advise
@@ -22,66 +24,39 @@ from recllm.market.propensity.answers import everyday_predictions, predict_works
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset
-from recllm.shop.data.order import HORIZON_DAYS, ORDER_EPOCH, days_of_a_step, order_steps, times_of_steps
+from recllm.shop.data.order import HORIZON_DAYS
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
 from recllm.text.items import item_texts
 
 
-def frame(*rows: tuple[str, str, object]) -> pl.DataFrame:
-    return pl.DataFrame(
-        {"user_id": [r[0] for r in rows], "item_id": [r[1] for r in rows], "order": [r[2] for r in rows]}, strict=False
-    )
+def ordered(events: pl.DataFrame, items: pl.DataFrame | None = None) -> Dataset:
+    """The dataset of a log of steps, as a workspace of an earlier version has it."""
+    step = days_of_a_step(events) * DAY
+    data = Dataset.construct(events.with_columns(timestamp=times_of_orders(events, step)).drop("order"), items=items)
+    return replace(data, step_seconds=step)
+
+
+def frame(*rows: tuple[str, str, int]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=["user_id", "item_id", "order"], orient="row")
 
 
 def test_only_the_order_of_a_persons_numbers_counts() -> None:
     """Gaps mean nothing, equal numbers are one step, and everybody's last step is of one day."""
-    data = Dataset.construct(
-        frame(("ann", "a", 0), ("ann", "b", 7), ("ann", "c", 7), ("ann", "d", 100), ("bob", "a", 3))
-    )
+    data = ordered(frame(("ann", "a", 0), ("ann", "b", 7), ("ann", "c", 7), ("ann", "d", 100), ("bob", "a", 3)))
     ann, bob = (data.events.at[slice(*data.events.indptr[u : u + 2])].tolist() for u in (0, 1))
     step = HORIZON_DAYS * DAY
-    assert ann == [ORDER_EPOCH - 2 * step, ORDER_EPOCH - step, ORDER_EPOCH - step, ORDER_EPOCH]
-    assert bob == [ORDER_EPOCH] and data.as_of == ORDER_EPOCH + 1 and data.step_seconds == step
-    assert data.before(ORDER_EPOCH).step_seconds == step
-
-
-def test_one_number_over_the_whole_log_is_read_like_one_of_each_person() -> None:
+    assert ann == [ORDER_EPOCH, ORDER_EPOCH + step, ORDER_EPOCH + step, ORDER_EPOCH + 2 * step]
+    assert bob == [ann[-1]] and data.before(ORDER_EPOCH).step_seconds == data.step_seconds == step
     of_each = frame(("ann", "a", 0), ("bob", "b", 0), ("ann", "c", 1), ("bob", "d", 1))
     overall = of_each.with_columns(order=pl.int_range(pl.len()))
-    assert Dataset.construct(of_each).data_hash() == Dataset.construct(overall).data_hash()
+    assert ordered(of_each).data_hash() == ordered(overall).data_hash()
 
 
 def test_long_histories_have_several_steps_in_a_window() -> None:
-    assert days_of_a_step(np.array([3, 9, 25])) == 28
-    assert days_of_a_step(np.array([26, 26, 400])) == 14
-    assert days_of_a_step(np.array([5000])) == 1 and days_of_a_step(np.array([], np.int64)) == 28
-
-
-@pytest.mark.parametrize(
-    ("order", "message"),
-    [
-        ([0, None], "None in row 1 is no step"),
-        ([-1, 0], "-1 in row 0 is no step"),
-        ([0.5, 1], "0.5 in row 0 is no step"),
-        (["first", "second"], "'first' in row 0 is no step .2 such rows.; orders are whole numbers from 0"),
-    ],
-)
-def test_what_is_no_step_is_refused(order: list[object], message: str) -> None:
-    events = pl.DataFrame({"user_id": ["ann"] * 2, "item_id": ["a", "b"], "order": order})
-    with pytest.raises(DataError, match=message):
-        Dataset.construct(events)
-
-
-def test_an_order_stands_for_times_and_not_beside_them() -> None:
-    events = frame(("ann", "a", 0), ("ann", "b", 1))
-    with pytest.raises(DataError, match="both timestamp and order"):
-        Dataset.construct(events.with_columns(timestamp=pl.lit(1_700_000_000)))
-    assert Dataset.construct(events.with_columns(timestamp=pl.lit(None, pl.Int64))).step_seconds is not None
-    with pytest.raises(DataError, match="missing column timestamp, or order"):
-        Dataset.construct(events.drop("order"))
-    with pytest.raises(UsageError, match="as_of is a time"):
-        Dataset.construct(events, as_of=1_700_000_000)
+    for lengths, days in (((3, 9, 25), 28), ((26, 26, 400), 14), ((5000,), 1), ((), 28)):
+        events = [("u" + str(user), "a", n) for user, length in enumerate(lengths) for n in range(length)]
+        assert days_of_a_step(frame(*events)) == days
 
 
 def steps(people: int = 40, each: int = 8) -> pl.DataFrame:
@@ -93,8 +68,7 @@ def steps(people: int = 40, each: int = 8) -> pl.DataFrame:
 
 
 def test_advice_knows_a_log_of_steps() -> None:
-    events = steps()
-    data = Dataset.construct(events)
+    data = ordered(steps())
     advice = advise(data, item_texts(data.items), encoder="toy")
     assert advice.survey.by_order
     assert advice.training is not None and not advice.training.timed and advice.training.n_windows == 1
@@ -103,7 +77,7 @@ def test_advice_knows_a_log_of_steps() -> None:
 def test_profiles_and_reasons_say_no_days() -> None:
     items = pl.DataFrame({"item_id": ["tea", "mate", "mug"], "title": ["Green tea", "Mate tea", "Tea mug"]})
     events = frame(*[("ann", "tea", n) for n in range(3)], ("ann", "mug", 3), ("bob", "tea", 0))
-    data = Dataset.construct(events, items=items)
+    data = ordered(events, items)
     profile = build_profile(data, 0)
     assert [line.days_since for line in profile.purchases] == [None, None]
     assert profile.purchases[0].interval_days is None and profile.days_since_last_purchase is None
@@ -118,7 +92,7 @@ def test_profiles_and_reasons_say_no_days() -> None:
 def stepped(tmp_path: Path) -> Path:
     """A workspace with a log of steps, as an earlier version made it."""
     log, days = steps(), 28
-    at = times_of_steps(order_steps(log["user_id"], log["order"]), days) + 20 * 365 * DAY
+    at = times_of_orders(log, days * DAY) + 20 * 365 * DAY
     items = steps().select("item_id").unique().sort("item_id").with_columns(title=pl.col("item_id") + " green")
     loaded(tmp_path, {"items": items, "events": log.drop("order").with_columns(timestamp=pl.Series(at))})
     with closing(sqlite3.connect(tmp_path / "shop" / "store.sqlite")) as store, store:

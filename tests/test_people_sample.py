@@ -127,14 +127,14 @@ def test_a_model_of_a_sample_is_the_model_of_these_people_and_serves_all() -> No
 
 
 def test_only_the_events_of_the_sample_are_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[set[str] | None] = []
-    read_events = StoreReader.events
+    asked: list[set[str]] = []
+    read_events = StoreReader.events_by_user
 
-    def events(reader: StoreReader, *args: Any, user_ids: Iterable[str] | None = None, **more: Any) -> Any:
-        asked.append(None if user_ids is None else set(user_ids))
-        return read_events(reader, *args, user_ids=user_ids, **more)
+    def events(reader: StoreReader, user_ids: Iterable[str], *args: Any, **more: Any) -> Any:
+        asked.append(set(user_ids))
+        return read_events(reader, user_ids, *args, **more)
 
-    monkeypatch.setattr(StoreReader, "events", events)
+    monkeypatch.setattr(StoreReader, "events_by_user", events)
     with Workspace.open(root) as shop:
         gate = shop.gate()
         some = gate.dataset(Purpose.MODEL_TRAINING, people_limit=LIMIT)

@@ -60,13 +60,11 @@ def other_value(section: str, name: str) -> Any:
         ("service", "certificate"): "/etc/ssl/shop.crt",
         ("service", "certificate_key"): "/etc/ssl/shop.key",
         ("service", "trusted_proxies"): ["10.0.0.7", "10.1.0.0/24"],
-        ("audit", "copy_to"): "/dev/log",
         ("oidc", "issuer"): "https://login.shop.example/realms/shop",
         ("oidc", "client_id"): "4711",
         ("oidc", "secret_variable"): "SHOP_SECRET",
         ("oidc", "redirect_uri"): "https://console.shop.example/sign-in/oidc",
         ("oidc", "scopes"): ["openid", "groups"],
-        ("oidc", "title"): "Our shop",
         ("oidc", "allowed_domains"): ["shop.example", "tea.shop.example"],
         ("oidc", "groups_claim"): "roles",
         ("oidc", "base_scopes"): ["console", "events"],
@@ -198,7 +196,9 @@ def test_what_can_no_longer_be_set_is_accepted_where_it_says_what_holds(
     Workspace.create(tmp_path).close()
     file = tmp_path / SETTINGS_FILE
     whole = file.read_text()
-    file.write_text(whole + "\n[scorer]\nepochs = 4\ndropout = 0.0\n\n[search]\nwords = 300\n")
+    file.write_text(
+        whole + "\n[scorer]\nepochs = 4\ndropout = 0.0\n\n[search]\nwords = 300\n\n[audit]\ncopy_to = '/dev/log'\n"
+    )
     with Workspace.open(tmp_path) as opened:
         assert opened.settings == Settings(scorer={"epochs": 4})
     for lines, says in (

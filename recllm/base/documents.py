@@ -161,19 +161,19 @@ class FrozenModel(BaseModel):
 
 @cache
 def retired_settings() -> Mapping[str, Mapping[str, Any]]:
-    """Section -> name -> last default, of what is no longer a setting."""
+    """Section -> name -> last default, or "any", of what is no longer a setting."""
     return tomllib.loads(RETIRED_FILE.read_text("utf-8"))
 
 
 def without_retired(section: str, table: Mapping[str, Any], *, warn: bool = False) -> dict[str, Any]:
     """A section's table without settings that are none any longer; with `warn` each is logged once.
 
-    Raises `UsageError` where the table states another value than the last default.
+    Raises `UsageError` where the table states another value than the last default, unless it may be "any".
     """
     fixed = retired_settings().get(section, {})
     for name in sorted(table.keys() & fixed.keys()):
         value = "none" if table[name] is None else plain(table[name])
-        if value != fixed[name]:
+        if fixed[name] not in (value, "any"):
             raise UsageError(
                 f"setting {section}.{name}: it is no longer a setting, and a file may only state its last default, "
                 f"{json.dumps(fixed[name])}, not {json.dumps(value)}; remove it"

@@ -72,20 +72,6 @@ class ServiceSettings(FrozenModel):
         return networks
 
 
-class AuditSettings(FrozenModel):
-    """A copy of the audit log outside the workspace's store."""
-
-    section: ClassVar[str] = "audit"
-
-    copy_to: Annotated[
-        Text | None,
-        StringConstraints(pattern=r"^(stderr|/.+)$"),
-        Field(json_schema_extra={"expected": "stderr, or the path of a socket such as /dev/log or of a file"}),
-    ] = None
-    """Target of each entry as a line of JSON with its number and hash, without the person's pseudonym: stderr, the
-    socket of this machine's syslog, or an existing file."""
-
-
 class ItemIndexSettings(FrozenModel):
     """How the items nearest to a vector are found: see `recllm.learn.features.item_index`."""
 
@@ -118,8 +104,6 @@ class ConsoleSettings(FrozenModel):
     """Minutes without use after which a session ends."""
     sign_ins_per_minute: Count = 10
     """Attempts to sign in from one address; further ones are refused with 429."""
-    max_upload_mib: Positive = 2_048.0
-    """Larger files are refused with 413; `recllm ingest` takes them."""
 
 
 class OidcSettings(FrozenModel):
@@ -149,8 +133,6 @@ class OidcSettings(FrozenModel):
     confirm_minutes: Positive = 30.0
     """Minutes after which the next page leads by way of the provider, which asks nothing of people who are signed in
     there. Without confirmation for twice as long the session ends."""
-    title: Text = ""
-    """Name of the provider on the button; empty for the issuer's host."""
     allowed_domains: tuple[Text, ...] = ()
     """Domains whose verified email addresses are let in."""
     allowed_subjects: tuple[Text, ...] = ()

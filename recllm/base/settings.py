@@ -43,7 +43,6 @@ from recllm.base.files import safe_id
 from recllm.base.policy import Policy
 from recllm.base.schema import Action, Occasion
 from recllm.base.service_settings import (
-    AuditSettings,
     ConsoleSettings,
     ExperimentSettings,
     ItemIndexSettings,
@@ -125,8 +124,8 @@ class ScorerTrainingSettings(FrozenModel):
 
     # --- examples
     learn_people: Count = 50_000
-    """Maximum number of people that the scorer, the sequence model and an adapter learn from: a fixed sample by a hash
-    of their pseudonyms. Only their events are read; numbers of buyers are scaled up to all people."""
+    """Maximum number of people that the scorer, the sequence model, an adapter and predictions learn from: a fixed
+    sample by a hash of their pseudonyms. Only their events are read; numbers of buyers are scaled up to all people."""
     horizon_days: Count = 28
     """Length of a window, and horizon of the probability."""
     n_windows: Count = 4
@@ -190,15 +189,6 @@ class CopywriterSettings(FrozenModel):
     """Time limit: no epoch begins that would probably end later. One is made in any case."""
     languages: Annotated[tuple[Text, ...], Field(min_length=1)] = ("en",)
     """Languages that the tuned model writes."""
-
-
-class PredictionSettings(FrozenModel):
-    """Predictions of what users will do."""
-
-    section: ClassVar[str] = "propensity"
-
-    learn_people: Count = 50_000
-    """Maximum number of people learned from: a fixed sample by a hash of their pseudonyms."""
 
 
 class OccasionSettings(FrozenModel):
@@ -329,12 +319,10 @@ class Settings(FrozenModel):
     experiments: ExperimentSettings = ExperimentSettings()
     console: ConsoleSettings = ConsoleSettings()
     oidc: OidcSettings = OidcSettings()
-    audit: AuditSettings = AuditSettings()
     item_index: ItemIndexSettings = ItemIndexSettings()
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()
     lora: LoraSettings = LoraSettings()
     copywriter: CopywriterSettings = CopywriterSettings()
-    propensity: PredictionSettings = PredictionSettings()
     occasions: OccasionSettings = OccasionSettings()
     retraining: RetrainingSettings = RetrainingSettings()
     retention: RetentionSettings = RetentionSettings()

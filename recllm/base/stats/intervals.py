@@ -123,14 +123,13 @@ def bootstrap(
     n: int,
     *,
     draws: int = 1000,
-    level: float = LEVEL,
     seed: int | np.random.Generator = 0,
 ) -> ConfidenceInterval:
     """Of any figure of n rows, at least one. `figure` takes row numbers, (n,)."""
     rows = np.arange(n)
     value = low = high = figure(rows)
     if n > 1:  # one row is always redrawn
-        low, high = _percentiles(rows, figure, draws, level, seed)
+        low, high = _percentiles(rows, figure, draws, LEVEL, seed)
     return ConfidenceInterval(float(value), float(low), float(high))
 
 

@@ -116,7 +116,7 @@ def slates_of_everybody(shop: Workspace, question: SlateOptions, folder: Path) -
         def advance(_: object) -> None:
             bar.update()
 
-        result = run_batch(run, question.engine, workers=question.workers, progress=advance)
+        result = run_batch(run, workers=question.workers, progress=advance)
     write_audit(shop, "people_listed", what="batch recommend", people=result.people)
     if result.failed:
         first = "; ".join(f"shard {outcome.shard}: {outcome.error}" for outcome in result.failed[:3])

@@ -152,7 +152,7 @@ def list_models(shop: Shop) -> Answer:
     rows = [
         {
             "version": record.version,
-            "published": record.created_at[:19],
+            "published": record.created_at.isoformat()[:19],
             "MB": record.megabytes,
             "origin": record.lineage and record.lineage.origin,
             "serves": record.serves,

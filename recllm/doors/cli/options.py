@@ -21,7 +21,6 @@ from pydantic_core import PydanticUndefined
 from recllm.base.documents import Question, allows_none, guarded, json_text, plain, write_csv
 from recllm.base.errors import UsageError
 from recllm.base.settings import Settings, merged, sections
-from recllm.shop.data.engines import Engine
 
 WorkspaceDir = Annotated[Path, typer.Option("-w", "--workspace", help="The workspace folder.")]
 if TYPE_CHECKING:
@@ -83,10 +82,8 @@ class Batching(Question):
 
     shards: Annotated[int, Field(ge=1)] = 16
     """Parts that people or items are divided into; memory is that of one."""
-    engine: Engine = Engine.HERE
-    """here, or processes."""
     workers: Annotated[int, Field(ge=1)] = 1
-    """Processes at once."""
+    """Processes at once; with 1 the command's own."""
     seed: int = 0
     """Random seed."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -129,12 +127,10 @@ def restrict(
     by_pseudonym: Pseudonyms = False,
 ) -> Answer:
     """Keep a person's data without using them, whatever the consent."""
-    from recllm.recommend.recommender.shop_states import forget_in_states
+    from recllm.doors.privacy.registry import restrict_person
 
     name = user if by_pseudonym else shop.pseudonymiser().one(user)
-    changed = shop.store().restrict(name, None if lift else datetime.now(UTC))
-    if changed:
-        forget_in_states(shop)
+    if changed := restrict_person(shop, name, restricted=not lift):
         write_audit(shop, "restriction_lifted" if lift else "restricted", subject=name)
     since = shop.store().restricted_since([name]).get(name)
     line = "not restricted" if since is None else f"restricted since {since:%Y-%m-%d %H:%M} UTC: used for nothing"
@@ -145,8 +141,9 @@ def audit_log(
     shop: Shop,
     user: Annotated[str | None, typer.Option("--user", "-u", help="Only entries about this person.")] = None,
     last: Annotated[int, typer.Option(min=0, help="Number of the latest entries; 0 for all.")] = 20,
-    copy: Annotated[
-        Path | None, typer.Option(help="What a collector has of audit.copy_to: each entry of it has to be in the log.")
+    after: Annotated[
+        int | None,
+        typer.Option(min=0, help="The entries behind this number as JSON lines for another system, without people."),
     ] = None,
     certificate: Annotated[
         Path | None, typer.Option(help="Check this certificate of an erasure instead, and print what it says.")
@@ -154,27 +151,22 @@ def audit_log(
 ) -> Answer:
     """Who did what to whose data; the whole log is checked first."""
     from recllm.doors.privacy.certificate import read_certificate
-    from recllm.shop.workspace.audit import read_audit, verify_audit, verify_copy
+    from recllm.shop.workspace.audit import exported_lines, read_audit, verify_audit
 
     if certificate is not None:
         signed = read_certificate(shop, certificate)
         return Answer(signed, without_people(signed), ["signed by this workspace", *remedies(signed)])
     check = verify_audit(shop)
-    if copy is not None and check.problem is None:
-        try:
-            collected = copy.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError as error:
-            raise UsageError(f"{copy}: cannot be read as a copy of the log: {error.strerror}") from error
-        check = replace(verify_copy(shop, collected), entries=check.entries)
     names = None if user is None else frozenset(shop.pseudonymiser().each(user))
-    entries = read_audit(shop, subjects=names)[-last:]
+    entries = read_audit(shop, subjects=names, after=after or 0)[-last if after is None else 0 :]
     intact = [f"{check.entries:,} entries, each as it was written"] if check.problem is None else []
     if check.n_unsigned:
         unsigned = f"of the first {check.n_unsigned:,} only the order is checked"
         intact.append(f"{unsigned}: they were signed with a key that was lost")
     changed = f"the audit log is not as it was written: {check.problem}; compare it with a backup"
     problem = None if check.problem is None else DataError(changed)
-    return Answer({"check": check, "entries": entries}, notes=intact, problem=problem)
+    lines = () if after is None else exported_lines(shop, after)
+    return Answer({"check": check, "entries": entries}, lines, notes=intact, problem=problem)
 
 
 def retention(

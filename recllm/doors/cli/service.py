@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,9 @@ from recllm.doors.cli.options import (
     write_audit,
 )
 from recllm.text.log_lines import log_to_stderr
+
+if TYPE_CHECKING:
+    from recllm.shop.workspace.workspace import Workspace
 
 
 def serve(
@@ -53,26 +57,12 @@ def serve(
     from threadpoolctl import threadpool_limits
 
     from recllm.doors.service.live import LiveShop, SlateProcesses, default_processes
-    from recllm.shop.workspace.keys import list_keys
 
     folders = workspace or [DEFAULT_WORKSPACE]
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         raise UsageError(f"two workspaces are called {max(names, key=names.count)!r}; the folder's name names the shop")
     shops = [open_shop(folder) for folder in folders]
-    # a directory closes a shop as a key does
-    open_names = [
-        name
-        for name, shop in zip(names, shops, strict=True)
-        if shop.settings.oidc.issuer is None and not list_keys(shop)
-    ]
-    is_loopback = host == "localhost" or re.fullmatch(r"127\.[0-9.]+|::1", host) is not None
-    if open_names and not is_loopback:
-        folder = folders[names.index(open_names[0])]
-        raise PolicyError(
-            f"{host} can be reached by others, and {', '.join(open_names)} has no key; "
-            f"make one with: recllm keys --create web-shop --scope recommend -w {folder}"
-        )
     settings = shops[0].settings.service
     certificate = None
     if settings.certificate is not None:
@@ -80,17 +70,8 @@ def serve(
         certificate = tls_context(Path(settings.certificate), key)
     elif settings.certificate_key is not None:
         raise UsageError("setting service.certificate_key is set and service.certificate is not; set both, or neither")
-    if is_loopback:
-        if len(open_names) == len(names):
-            note("no shop has a key: only this machine is answered, and its users have full access")
-    elif certificate is None and settings.plain_http:
-        note(f"{host} can be reached by others, and keys and people's data go there without TLS (service.plain_http)")
-    elif certificate is None and "trusted_proxies" not in settings.explicit():
-        raise PolicyError(
-            f"{host} can be reached by others, and nothing encrypts what they send; set service.certificate and "
-            "service.certificate_key, or service.trusted_proxies where a proxy ends https, "
-            "or in a network that encrypts by itself: --set service.plain_http=true"
-        )
+    is_loopback = host == "localhost" or re.fullmatch(r"127\.[0-9.]+|::1", host) is not None
+    check_exposure(host, is_loopback, dict(zip(folders, shops, strict=True)), has_certificate=certificate is not None)
     n_processes = default_processes() if settings.processes is None else settings.processes
     slates = SlateProcesses(dict(zip(names, folders, strict=True)), n_processes) if n_processes else None
     live = [
@@ -132,6 +113,33 @@ def serve(
         server.run()
     if not server.started:
         raise typer.Exit(1)
+
+
+def check_exposure(host: str, is_loopback: bool, shops: Mapping[Path, Workspace], *, has_certificate: bool) -> None:
+    """Raises `PolicyError` where others could reach a shop without a key, or send what nothing encrypts. shops: by
+    their folders; the first one's settings are those of the connection."""
+    from recllm.shop.workspace.keys import list_keys
+
+    # a directory closes a shop as a key does
+    without_key = [f for f, shop in shops.items() if shop.settings.oidc.issuer is None and not list_keys(shop)]
+    if is_loopback:
+        if len(without_key) == len(shops):
+            note("no shop has a key: only this machine is answered, and its users have full access")
+        return
+    if without_key:
+        raise PolicyError(
+            f"{host} can be reached by others, and {', '.join(f.resolve().name for f in without_key)} has no key; "
+            f"make one with: recllm keys --create web-shop --scope recommend -w {without_key[0]}"
+        )
+    settings = next(iter(shops.values())).settings.service
+    if not has_certificate and settings.plain_http:
+        note(f"{host} can be reached by others, and keys and people's data go there without TLS (service.plain_http)")
+    elif not has_certificate and "trusted_proxies" not in settings.explicit():
+        raise PolicyError(
+            f"{host} can be reached by others, and nothing encrypts what they send; set service.certificate and "
+            "service.certificate_key, or service.trusted_proxies where a proxy ends https, "
+            "or in a network that encrypts by itself: --set service.plain_http=true"
+        )
 
 
 def keys(

@@ -96,6 +96,7 @@ WAITING_HEADER = "x-waiting"
 """Of a request that a page sends by itself while it waits, which is no use of a session."""
 OPERATION_NAMES = frozenset({"v1", "webhooks", "livez", "readyz", "metrics", "openapi.json"})
 """First names of the service's paths, which are no pages."""
+MAX_UPLOAD_BYTES = 2 << 30  # `recllm ingest` takes larger files
 FILE_SECONDS = 3_600
 """How long a browser keeps a style or script."""
 
@@ -213,7 +214,7 @@ def mount_console(app: FastAPI) -> None:
         FigureCache(),
         RecentEntries(TYPED_SECONDS, MAX_TYPED),
     )
-    service.body_limits[data.UPLOAD_PATH] = int(limits.max_upload_mib * 2**20)
+    service.body_limits[data.UPLOAD_PATH] = MAX_UPLOAD_BYTES
     for shop in service.shops.values():
         sweep_uploads(shop.workspace)
         end_outdated_sessions(shop.workspace)

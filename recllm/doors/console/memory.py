@@ -105,7 +105,6 @@ class ShopFigures:
 
     counted_at: datetime
     """By the machine's clock, UTC."""
-    present: datetime
     people: int
     items: int
     events: int
@@ -141,7 +140,6 @@ def shop_figures(workspace: Workspace, counts: Mapping[str, int]) -> ShopFigures
 
     return ShopFigures(
         counted_at=datetime.now(UTC),
-        present=now,
         people=counts["users"],
         items=counts["items"] - counts["pending_items"],
         events=counts["events"],

@@ -3,10 +3,6 @@ experiments with their variants, their split and their effects."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from math import isfinite
@@ -40,9 +36,8 @@ from recllm.market.experiments.slates import (
     reported_experiment,
     stop_experiment,
 )
-from recllm.recommend.recommender.lineage import Lineage
-from recllm.recommend.recommender.registry import VersionDecision, current, decisions, promote, serving, versions
-from recllm.recommend.recommender.saved_model import MODEL_FILE
+from recllm.recommend.evaluation.retrain import ModelRecord, model_history
+from recllm.recommend.recommender.registry import VersionDecision, current, decisions, promote, serving
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import present
@@ -55,25 +50,12 @@ METRICS = {"ndcg@20_all": "models.ndcg_all", "ndcg@20_new": "models.ndcg_new"}
 """Figures of a version in words; the page has the others for the engineer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelLine:
-    """One version as the list shows it."""
-
-    version: str
-    created_at: datetime
-    serves: bool
-    metrics: Mapping[str, float]
-    training: Mapping[str, Any]
-    """People, items, events, span and notes of the training, where they are known."""
-    lineage: Lineage | None
-    """Where it comes from, and what the gate said of it."""
-
-
 @router.get("/models")
 def index(visit: TheVisit) -> Response:
     """All versions, newest first."""
-    lines, problem, version = model_lines(visit), None, None
+    lines, problem, version = list[ModelRecord](), None, None
     try:
+        lines = model_lines(visit)
         version = current(visit.workspace.models_dir)
     except ModelError as error:
         problem = str(error)
@@ -90,7 +72,7 @@ def index(visit: TheVisit) -> Response:
     )
 
 
-def gate_table(visit: Visit, line: ModelLine) -> ConsoleTable | None:
+def gate_table(visit: Visit, line: ModelRecord) -> ConsoleTable | None:
     """A version and the one that served when the gate compared them; None where it did not compare."""
     gate = line.lineage.gate if line.lineage is not None else None
     rows = [
@@ -125,11 +107,11 @@ def confirm_page(visit: TheVisit, version: str) -> Response:
     return visit.page("model.html.j2", section="models", line=line, table=table, people=people)
 
 
-def comparison_table(visit: Visit, now_serving: ModelLine | None, line: ModelLine) -> ConsoleTable:
+def comparison_table(visit: Visit, now_serving: ModelRecord | None, line: ModelRecord) -> ConsoleTable:
     """The serving version and the one that would serve instead."""
     versions_shown = (now_serving, line)
 
-    def metric_cell(version: ModelLine | None, name: str) -> TableCell:
+    def metric_cell(version: ModelRecord | None, name: str) -> TableCell:
         value = None if version is None else version.metrics.get(name)
         return TableCell(value=value, text=None if value is None else visit.words.number(value, 4))
 
@@ -154,7 +136,7 @@ def promote_version(visit: TheVisit, form: TheForm, version: str) -> Response:
     return visit.back("/models", "promoted")
 
 
-def _line_of(visit: Visit, version: str) -> ModelLine:
+def _line_of(visit: Visit, version: str) -> ModelRecord:
     """Raises `UnknownIdError` for a version that there is not."""
     line = next((line for line in model_lines(visit) if line.version == version), None)
     if line is None:
@@ -162,26 +144,9 @@ def _line_of(visit: Visit, version: str) -> ModelLine:
     return line
 
 
-def model_lines(visit: Visit) -> list[ModelLine]:
+def model_lines(visit: Visit) -> list[ModelRecord]:
     """Every version whose manifest can be read, newest first."""
-    models_dir = visit.workspace.models_dir
-    now_serving = serving(models_dir)
-    lines = []
-    for manifest in reversed(versions(models_dir)):
-        record = {}
-        with suppress(OSError, ValueError):  # a version that cannot serve: its promotion says why
-            record = json.loads((models_dir / "versions" / manifest.version / MODEL_FILE).read_text("utf-8"))
-        lines.append(
-            ModelLine(
-                version=manifest.version,
-                created_at=datetime.fromisoformat(manifest.created_at),
-                serves=manifest.version == now_serving,
-                metrics=record.get("metrics", {}),
-                training=record.get("training", {}),
-                lineage=manifest.lineage,
-            )
-        )
-    return lines
+    return list(reversed(model_history(visit.workspace).versions))
 
 
 SHARES = (Metric.CLICKS, Metric.CONVERSIONS, Metric.DISMISSALS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVi
 from recllm.doors.console.tables import TableCell, TableRow
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
+from recllm.doors.privacy.registry import restrict_person
 from recllm.doors.service.jobs import ENDED, JobState, Progress
 from recllm.market.campaigns.suggestions import SuggestedPerson
 from recllm.market.occasions.calendar import CalendarDay
@@ -33,7 +33,6 @@ from recllm.market.propensity.prediction import PredictionRequest
 from recllm.market.propensity.question import PredictionKind
 from recllm.recommend.recommender.leave_one_out import UserHistory
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.recommend.recommender.shop_states import forget_in_states
 from recllm.recommend.recommender.two_lists import SlateLists, slate_lists
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import add_consent, add_events
@@ -249,8 +248,7 @@ def restrict(visit: TheVisit, form: TheForm, name: str) -> Response:
     visit.require(Scope.PRIVACY)
     restricted = form.text("restricted") == "yes"
     visit.require_person(name)
-    if visit.workspace.store().restrict(name, datetime.now(UTC) if restricted else None):
-        forget_in_states(visit.workspace)
+    if restrict_person(visit.workspace, name, restricted=restricted):
         visit.remember("restrict" if restricted else "lift_restriction", subject=name)
         visit.shop.update()
     return visit.back(f"/people/{name}", "restricted" if restricted else "unrestricted")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -145,6 +145,15 @@ LEARNED = records.PersonalRecords(
 
 
 # --- who is served, and what is unfinished ---------------------------------------------------------------------------
+
+
+def restrict_person(workspace: Workspace, name: str, *, restricted: bool) -> bool:
+    """Uses a person's data for nothing from now on, or again as they agreed; whether that changed anything. name: a
+    pseudonym. Raises `UnknownIdError`."""
+    changed = workspace.store().restrict(name, datetime.now(UTC) if restricted else None)
+    if changed:
+        forget_in_states(workspace)
+    return changed
 
 
 def forget_served(workspace: Workspace, people: records.ErasedPeople) -> records.Removed:

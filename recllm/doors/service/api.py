@@ -25,6 +25,7 @@ from recllm.base.schema import AdCopy, Purpose, Slate, Table
 from recllm.doors.privacy.certificate import ErasureCertificate
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
+from recllm.doors.privacy.registry import restrict_person
 from recllm.doors.service.callers import (
     ERRORS,
     MayAsk,
@@ -72,7 +73,6 @@ from recllm.market.experiments.slates import (
 from recllm.recommend.recommender.explanation import Explanation
 from recllm.recommend.recommender.people import person_profile
 from recllm.recommend.recommender.search import similar_items
-from recllm.recommend.recommender.shop_states import forget_in_states
 from recllm.shop.ingest.workspace_load import add_consent, add_events, add_items, add_users
 from recllm.shop.workspace.audit import AuditAction, AuditCheck, AuditEntry, read_audit, verify_audit
 from recllm.shop.workspace.keys import Scope
@@ -414,8 +414,7 @@ def user_restrict(body: RestrictionRequest, caller: MayErase) -> Restriction:
     """A person's data are kept and used for nothing, whatever they agreed to; or used again, as they agreed."""
     workspace = caller.shop.workspace
     name = workspace.pseudonymiser().one(body.user_id)
-    if workspace.store().restrict(name, datetime.now(UTC) if body.restricted else None):
-        forget_in_states(workspace)
+    if restrict_person(workspace, name, restricted=body.restricted):
         action = AuditAction.RESTRICTED if body.restricted else AuditAction.RESTRICTION_LIFTED
         caller.audit(action, subject=name)
         caller.shop.update()

@@ -119,7 +119,7 @@ class OidcClient:
         assert settings.issuer is not None  # noqa: S101 - connect makes none without
         self._settings, self._secret, self._client_id = settings, secret, settings.client_id
         self.issuer = settings.issuer
-        self.title = settings.title or urlsplit(self.issuer).netloc
+        self.title = urlsplit(self.issuer).netloc
         """What people call the provider."""
 
     def __repr__(self) -> str:

@@ -8,9 +8,9 @@ groups of items sell. Pair features and candidates are pure functions of these s
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,8 +30,7 @@ from recllm.shop.data.catalogue import (
     per_group,
     size_of,
 )
-from recllm.shop.data.dataset import DAY, OPEN_CART, Counted, Dataset, Events
-from recllm.shop.data.event_files import EventLog
+from recllm.shop.data.dataset import DAY, OPEN_CART, Dataset, Events
 from recllm.shop.data.interactions import (
     Floats,
     Ints,
@@ -125,10 +124,9 @@ class CollaborativeStatistics:
     """The sequence model, trained on events before `as_of` alone; None where the shop has none."""
     index: CatalogueIndex | None = None
     """Of `item_vectors`; None where all items are compared."""
-    carts: Any | None = None
-    """(n_items, n_items), what completes a cart, see `features.together.cart_weights`; None where no cart was asked."""
-    cart_share: Floats | None = None
-    """(n_items,), share of trips with each item, where there are `carts`."""
+    carts: tuple[Any, Floats] | None = None
+    """What completes a cart, and the share of trips with each item, see `features.together.cart_weights`; None where no
+    cart was asked."""
 
     @property
     def n_items(self) -> int:
@@ -143,29 +141,27 @@ class CollaborativeStatistics:
         basics: Floats | None = None,
         interests: SequenceModel | None = None,
         facets: ItemGroups | None = None,
-        log: EventLog | None = None,
     ) -> CollaborativeStatistics:
         """Counts over `dataset`, which is cut at its `as_of` already, of each person within the limits of a day.
 
         `item_vectors`: float32 unit rows (n_items, dim). `basics`: Emb(I) of its people, (n_users, dim), by which
         people who bought nothing yet find their neighbours; without it they have none. `interests` is not fitted here,
-        see `models.sequence`. facets: those of `dataset.items`, where the caller has them already. log: what the
-        dataset's people did, where it is not in `dataset.events`; memory is bounded by one of its parts.
+        see `models.sequence`. facets: those of `dataset.items`, where the caller has them already.
         Raises `DataError` when the number of vectors does not fit.
         """
-        settings, log = settings or CollaborativeSettings(), dataset.events if log is None else log
+        settings = settings or CollaborativeSettings()
         if len(item_vectors) != dataset.n_items:
             raise DataError(
                 f"item_vectors: {len(item_vectors)} rows for {dataset.n_items} items; encode every item once"
             )
         facets = facets or ItemGroups.of(dataset.items)
         n_items, as_of = dataset.n_items, dataset.as_of
-        purchases = _PurchaseLog(log, settings)
+        parts = [(start, _counting_purchases(events, settings)) for start, events in dataset.events.parts()]
 
-        sums, n_purchases = _ItemSums.of(Events.nothing(), n_items, as_of, settings), np.zeros(log.n_users, np.int64)
-        for start, of_part, lengths in purchases.each(_part_sums, n_items=n_items, as_of=as_of):
-            sums += of_part
-            n_purchases[start : start + len(lengths)] = lengths
+        sums = _ItemSums.of(Events.nothing(), n_items, as_of, settings)
+        for _, purchases in parts:
+            sums += _ItemSums.of(purchases, n_items, as_of, settings)
+        n_purchases = np.concatenate([np.zeros(0, np.int64), *(np.diff(purchases.indptr) for _, purchases in parts)])
         arrived = NewItems.since(sums.first, int(sums.first.min(initial=as_of)), as_of)
 
         n_buyers = int((n_purchases > 0).sum())
@@ -179,11 +175,13 @@ class CollaborativeStatistics:
         related = related[sums.n_owners[related] > 1]
         gram, got = np.zeros((len(related), len(related)), np.float32), np.zeros(n_items, np.int64)
         of_pool = [Events.nothing()]
-        crowd = {"pool": pool, "related": related, "arrived": arrived, "as_of": as_of}
-        for products, first_buyers, of_part_pool in purchases.each(_part_products, **crowd):
-            gram += products
-            got += first_buyers
-            of_pool.append(of_part_pool)
+        for start, purchases in parts:
+            # what a person stopped buying counts less
+            owned = _bought(purchases, n_items, as_of, settings.item_item_half_life_days)[:, related]
+            gram += (owned.T @ owned).toarray()
+            got += arrived.first_buyers(purchases)
+            in_part = pool[(pool >= start) & (pool < start + purchases.n_users)]
+            of_pool.append(purchases.rows(in_part - start))
         arrived = replace(arrived, got=got.astype(np.float32))
         pool_purchases = Events.concat(of_pool)
         recent = pool_purchases.select(pool_purchases.at >= as_of - RECENT_DAYS * DAY)
@@ -268,8 +266,7 @@ class CollaborativeStatistics:
             recent=wider(self.recent, n_items),
             decayed=wider(self.decayed, n_items),
             item_item=wider(self.item_item, n_items, n_items),
-            carts=None if self.carts is None else wider(self.carts, n_items, n_items),
-            cart_share=None if self.cart_share is None else longer(self.cart_share),
+            carts=None if self.carts is None else (wider(self.carts[0], n_items, n_items), longer(self.carts[1])),
             arrived=arrived,
             group_statistics=groups,
             interests=None if self.interests is None else self.interests.with_new_items(vectors),
@@ -410,11 +407,12 @@ def _open_cart(population: CollaborativeStatistics, histories: Events) -> tuple[
     """What completes the open carts, None without any, and the histories without them, as the scorer learned them."""
     if population.carts is None:
         return None, histories
-    in_cart = (histories.basket == OPEN_CART) & (np.diff(population.carts.indptr)[histories.item] > 0)
+    weights, _ = population.carts
+    in_cart = (histories.basket == OPEN_CART) & (np.diff(weights.indptr)[histories.item] > 0)
     if not in_cart.any():
         return None, histories
     carted = histories.select(in_cart)
-    cart = WeightedSums(matrix(carted, population.n_items, np.ones(len(carted))), population.carts)
+    cart = WeightedSums(matrix(carted, population.n_items, np.ones(len(carted))), weights)
     return cart, histories.select(~in_cart)
 
 
@@ -516,57 +514,8 @@ def _similarity(population: CollaborativeStatistics, profile: Any) -> Floats:
     return np.asarray((buyers[used].T @ table).T)
 
 
-@dataclass(frozen=True, eq=False)
-class _PurchaseLog:
-    """What counts of each person, part by part of a log. A log of one part is cut down once, a longer one each time."""
-
-    log: EventLog
-    settings: CollaborativeSettings
-    _whole: list[Events] = field(default_factory=list)
-
-    def each(self, count: Callable[..., Counted], **arguments: Any) -> Iterator[Counted]:
-        """What `count` makes of each part: of the row of its first user, what they bought, and the arguments."""
-        count = partial(count, settings=self.settings, **arguments)
-        if not self._whole and self.log.n_parts == 1:
-            ((_, events),) = self.log.parts()
-            self._whole.append(_counting_purchases(events, self.settings))
-        if self._whole:
-            return iter([count(0, self._whole[0])])
-        return self.log.each(partial(_count_purchases, count, self.settings))
-
-
-def _count_purchases(
-    count: Callable[[int, Events], Counted], settings: CollaborativeSettings, start: int, events: Events
-) -> Counted:
-    return count(start, _counting_purchases(events, settings))
-
-
 def _counting_purchases(events: Events, settings: CollaborativeSettings) -> Events:
     return within_limits(merged_lines(of_actions(events, settings.target)), settings)
-
-
-def _part_sums(
-    start: int, purchases: Events, n_items: int, as_of: int, settings: CollaborativeSettings
-) -> tuple[int, _ItemSums, Ints]:
-    """start as it is, the sums, and how much each person bought."""
-    return start, _ItemSums.of(purchases, n_items, as_of, settings), np.diff(purchases.indptr)
-
-
-def _part_products(
-    start: int,
-    purchases: Events,
-    pool: Ints,
-    related: Ints,
-    arrived: NewItems,
-    as_of: int,
-    settings: CollaborativeSettings,
-) -> tuple[Floats, Ints, Events]:
-    """Products of the items `related` over these people, where what they stopped buying counts less, see `_bought`; see
-    `NewItems.first_buyers`; and what those of them bought who are in the pool."""
-    owned = _bought(purchases, len(arrived.first), as_of, settings.item_item_half_life_days)[:, related]
-    in_part = pool[(pool >= start) & (pool < start + purchases.n_users)]
-    products = (owned.T @ owned).toarray()
-    return products, arrived.first_buyers(purchases), purchases.rows(in_part - start)
 
 
 def ease(gram: Floats, rows: Ints, n_items: int, ridge: float) -> Any:

@@ -10,7 +10,6 @@ items bought and browsed (`recllm.shop.data.interactions.user_parts`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from threading import Lock
 
 import numpy as np
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 
 from recllm.base.schema import ACTION_CODE, Action, Encoder
 from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events
-from recllm.shop.data.event_files import EventLog
 from recllm.shop.data.interactions import Floats
 from recllm.text.encoder.batches import distinct, encode_unique
 from recllm.text.items import basics_text, item_texts, price_texts
@@ -28,12 +26,9 @@ PRICE_WEIGHT = 0.25
 """The price is one fact among many: at equal weight two dear things would be nearer than two things to wear."""
 
 
-def item_vectors(encoder: Encoder, dataset: Dataset, locale: str = "en", log: EventLog | None = None) -> Floats:
-    """Unit vectors of all items, (n_items, dim). An item without a catalogue price takes the median price paid.
-
-    log: what the people did, where it is not in `dataset.events`.
-    """
-    return DatedItemVectors(encoder, dataset, locale, log).latest
+def item_vectors(encoder: Encoder, dataset: Dataset, locale: str = "en") -> Floats:
+    """Unit vectors of all items, (n_items, dim). An item without a catalogue price takes the median price paid."""
+    return DatedItemVectors(encoder, dataset, locale).latest
 
 
 def new_item_vectors(encoder: Encoder, items: pl.DataFrame, n_new: int, locale: str = "en") -> Floats:
@@ -55,20 +50,19 @@ class DatedItemVectors:
     Catalogue prices hold at all times.
     """
 
-    def __init__(self, encoder: Encoder, dataset: Dataset, locale: str = "en", log: EventLog | None = None) -> None:
+    def __init__(self, encoder: Encoder, dataset: Dataset, locale: str = "en") -> None:
         self._encoder, self._dataset, self._locale = encoder, dataset, locale
-        self._log = dataset.events if log is None else log
         self._price_vectors: dict[str, Floats] = {}
         self._lock = Lock()  # windows of the past are prepared in threads
         vectors, rows = encode_unique(encoder, item_texts(dataset.items, locale))
         self._unpriced = vectors[rows]
-        self._latest_prices = _prices(dataset, self._log)
+        self._latest_prices = _prices(dataset)
         self.latest: Floats = self._with_prices(self._latest_prices)
         """Unit rows of all items as of today, (n_items, dim)."""
 
     def before(self, time: int) -> Floats:
         """Unit rows (n_items, dim) as they were known just before `time` (epoch seconds)."""
-        prices = _prices(self._dataset, self._log, before=time)
+        prices = _prices(self._dataset, before=time)
         return self.latest if np.array_equal(prices, self._latest_prices, equal_nan=True) else self._with_prices(prices)
 
     def _with_prices(self, prices: NDArray[np.float64]) -> Floats:
@@ -106,11 +100,11 @@ def basics_of(users: pl.DataFrame) -> list[dict[str, str]]:
     return [{name: str(value) for name, value in row.items() if value is not None} for row in rows]
 
 
-def _prices(dataset: Dataset, log: EventLog, before: int | None = None) -> NDArray[np.float64]:
+def _prices(dataset: Dataset, before: int | None = None) -> NDArray[np.float64]:
     """Catalogue price, else the median unit price paid (before a time), else NaN; float64 (n_items,)."""
     counts = pl.DataFrame(schema={"item": pl.Int32, "price": pl.Float32, "len": pl.UInt32})
-    for of_part in log.each(partial(_paid_prices, before=before)):
-        counts = pl.concat([counts, of_part]).group_by("item", "price").agg(pl.col("len").sum())
+    for _, events in dataset.events.parts():
+        counts = pl.concat([counts, _paid_prices(events, before)]).group_by("item", "price").agg(pl.col("len").sum())
     # of an even number of lines the median is the mean of the two in the middle
     upto, n = pl.col("len").cum_sum().over("item"), pl.col("len").sum().over("item")
     counts = counts.sort("item", "price").with_columns(upto=upto, n=n)
@@ -122,7 +116,7 @@ def _prices(dataset: Dataset, log: EventLog, before: int | None = None) -> NDArr
     return np.where(np.isfinite(listed), listed, prices)
 
 
-def _paid_prices(_: int, events: Events, before: int | None) -> pl.DataFrame:
+def _paid_prices(events: Events, before: int | None) -> pl.DataFrame:
     """Lines of each item at each price: item, price, len."""
     paid = (events.action == ACTION_CODE[Action.PURCHASE]) & np.isfinite(events.price) & (events.price > 0)
     if before is not None:

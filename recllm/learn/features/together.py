@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,6 @@ from recllm.base.schema import Action
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features.collaborative import ease
 from recllm.shop.data.dataset import Events
-from recllm.shop.data.event_files import EventLog
 from recllm.shop.data.interactions import Ints, distinct, visits, within_limits
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ CART_RIDGE = 5.0
 
 
 def bought_together(
-    log: EventLog,
+    log: Events,
     n_items: int,
     kind: NDArray[np.integer],
     limits: CollaborativeSettings | None = None,
@@ -61,8 +59,8 @@ def bought_together(
 
     limits = limits or CollaborativeSettings()
     buyers = np.zeros(n_items, np.int64)
-    for counts in log.each(partial(_buyers, n_items=n_items, limits=limits)):
-        buyers += counts
+    for _, events in log.parts():
+        buyers += _buyers(events, n_items, limits)
     # items with too few buyers cannot go with anything
     rows = np.argsort(-buyers, kind="stable")[:TOGETHER_ITEMS]
     rows = np.sort(rows[buyers[rows] >= min_people])
@@ -72,7 +70,8 @@ def bought_together(
     column = np.full(n_items, -1)
     column[rows] = np.arange(n)
     n_lines, companions, joint = np.zeros(n, np.int64), np.zeros(n), np.zeros(n * n, np.int64)
-    for of_trips in log.each(partial(_counts_of_trips, column=column, n=n, limits=limits)):
+    for _, events in log.parts():
+        of_trips = _counts_of_trips(events, column, n, limits)
         for total, count in zip((n_lines, companions, joint), of_trips, strict=True):
             total += count
     chance = n_lines[None, :] / np.maximum(n_lines.sum() - n_lines, 1)[:, None]  # another line with a is of b
@@ -87,8 +86,8 @@ def bought_together(
     number = np.where(promising, np.cumsum(promising).reshape(n, n) - 1, -1).ravel().astype(np.int32)
     people, squares = np.zeros(len(a), np.int64), np.zeros(n)
     joint_squares, beside_a, beside_b = np.zeros(len(a)), np.zeros(len(a)), np.zeros(len(a))
-    squared = partial(_squares_of_people, column=column, pairs=(a, b), number=number, limits=limits)
-    for of_people in log.each(squared):
+    for _, events in log.parts():
+        of_people = _squares_of_people(events, column, (a, b), number, limits)
         for total, count in zip((people, squares, joint_squares, beside_a, beside_b), of_people, strict=True):
             total += count
 
@@ -104,7 +103,7 @@ def bought_together(
 
 
 def cart_weights(
-    log: EventLog, n_items: int, limits: CollaborativeSettings | None = None, *, min_people: int = 5
+    log: Events, n_items: int, limits: CollaborativeSettings | None = None, *, min_people: int = 5
 ) -> tuple[csr_matrix, NDArray[np.float32]]:
     """What completes a cart, sparse float32 (n_items, n_items), and the share of trips with each item, (n_items,).
 
@@ -115,14 +114,15 @@ def cart_weights(
 
     limits = limits or CollaborativeSettings()
     buyers = np.zeros(n_items, np.int64)
-    for counts in log.each(partial(_buyers, n_items=n_items, limits=limits)):
-        buyers += counts
+    for _, events in log.parts():
+        buyers += _buyers(events, n_items, limits)
     rows = np.sort(np.argsort(-buyers, kind="stable")[:CART_ITEMS])
     rows = rows[buyers[rows] >= min_people]
     n, column = len(rows), np.full(n_items, -1)
     column[rows] = np.arange(n)
     gram, weight = np.zeros((n, n), np.float32), 0.0
-    for products, weight_of_part in log.each(partial(_products_of_trips, column=column, n=n, limits=limits)):
+    for _, events in log.parts():
+        products, weight_of_part = _products_of_trips(events, column, n, limits)
         gram += products
         weight += weight_of_part
     share = np.zeros(n_items, np.float32)
@@ -133,15 +133,15 @@ def cart_weights(
     number = np.full(n * n, -1, np.int32)
     number[pairs] = np.arange(len(pairs))
     people = np.zeros(len(pairs), np.int64)
-    for counts in log.each(partial(_people_of_pairs, column=column, number=number, n_pairs=len(pairs), limits=limits)):
-        people += counts
+    for _, events in log.parts():
+        people += _people_of_pairs(events, column, number, len(pairs), limits)
     shared = people[pair] >= min_people
     cells = (weights.row[shared], weights.col[shared])
     return csr_matrix((weights.data[shared], cells), shape=(n_items, n_items)), share
 
 
 def _products_of_trips(
-    _: int, events: Events, column: Ints, n: int, limits: CollaborativeSettings
+    events: Events, column: Ints, n: int, limits: CollaborativeSettings
 ) -> tuple[NDArray[np.float32], float]:
     """Weight of the trips with each two items, (n, n), and of all."""
     from scipy.sparse import csr_matrix
@@ -154,23 +154,21 @@ def _products_of_trips(
 
 
 def _people_of_pairs(
-    _: int, events: Events, column: Ints, number: NDArray[np.int32], n_pairs: int, limits: CollaborativeSettings
+    events: Events, column: Ints, number: NDArray[np.int32], n_pairs: int, limits: CollaborativeSettings
 ) -> Ints:
     """People with each pair on a trip, (n_pairs,). number: as of `_squares_of_people`."""
     trips = _TripLines.of(_purchases(events, limits), column, math.isqrt(len(number)))
     return np.bincount(trips.pairs_of_people(number, n_pairs)[1], minlength=n_pairs)
 
 
-def _buyers(_: int, events: Events, n_items: int, limits: CollaborativeSettings) -> Ints:
+def _buyers(events: Events, n_items: int, limits: CollaborativeSettings) -> Ints:
     """People who bought each item, (n_items,)."""
     purchases = _purchases(events, limits)
     bought = distinct(purchases.user.astype(np.int64) * n_items + purchases.item)
     return np.bincount(bought % max(n_items, 1), minlength=n_items)
 
 
-def _counts_of_trips(
-    _: int, events: Events, column: Ints, n: int, limits: CollaborativeSettings
-) -> tuple[NDArray[Any], ...]:
+def _counts_of_trips(events: Events, column: Ints, n: int, limits: CollaborativeSettings) -> tuple[NDArray[Any], ...]:
     """Lines of each item, other lines on the same trips, (n,) each, and trips with each two items, the lower first,
     (n * n,). column: see `_TripLines.of`."""
     trips, joint = _TripLines.of(_purchases(events, limits), column, n), np.zeros(n * n, np.int64)
@@ -181,7 +179,6 @@ def _counts_of_trips(
 
 
 def _squares_of_people(
-    _: int,
     events: Events,
     column: Ints,
     pairs: tuple[Ints, Ints],

@@ -20,7 +20,7 @@ from recllm.learn.training.windows import choose_target, window_starts
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import merged_lines, of_actions
 from recllm.shop.data.order import HORIZON_DAYS
-from recllm.text.encoder.hardware import Machine, this_machine
+from recllm.text.encoder.hardware import has_gpu
 from recllm.text.encoder.loading import DEFAULT_ENCODER
 from recllm.text.encoder.onnx import is_onnx_folder
 
@@ -99,13 +99,12 @@ class Advice:
     notes: tuple[str, ...]
     time: TrainingTime
     survey: Survey
-    machine: Machine
 
 
 def advise(
     dataset: Dataset,
     texts: Sequence[str],
-    machine: Machine | None = None,
+    gpu: bool | None = None,
     *,
     encoder: str | None = None,
     horizon_days: int | None = None,
@@ -113,17 +112,18 @@ def advise(
 ) -> Advice:
     """Settings for a dataset whose items have these texts, (n_items,).
 
-    machine: this one when None. encoder: one that is already decided on. horizon_days: how far ahead the shop wants to
-    look, when it knows. Never raises for a small or strange log: the advice says what is missing and what is left.
+    gpu: whether there is one; as on this machine when None. encoder: one that is already decided on. horizon_days: how
+    far ahead the shop wants to look, when it knows. Never raises for a small or strange log: the advice says what is
+    missing and what is left.
     """
-    machine, survey = machine or this_machine(), look(dataset, texts)
+    survey, gpu = look(dataset, texts), has_gpu() if gpu is None else gpu
     reader = _encoder(survey, encoder)
     training, choices, missing = _training(dataset, survey, horizon_days, seed)
     interests, sequence = _interests(survey, training)
-    against_lora = _against_lora(survey, machine, reader.value, training)
+    against_lora = _against_lora(survey, gpu, reader.value, training)
     lora = None
     if training is not None and not against_lora:
-        minutes = LoraArguments().max_minutes if machine.gpu is None else None
+        minutes = LoraArguments().max_minutes if not gpu else None
         lora = LoraArguments(horizon_days=training.horizon_days, max_minutes=minutes, seed=seed)
     rule = against_lora or (
         f"{survey.buyers:,} buyers, {survey.purchases:,} purchases and {survey.distinct_texts:,} distinct texts are "
@@ -146,7 +146,6 @@ def advise(
         notes=tuple(_notes(survey)),
         time=_time(survey, training, interests, lora),
         survey=survey,
-        machine=machine,
     )
 
 
@@ -254,7 +253,7 @@ def _interests(survey: Survey, training: ScorerTrainingSettings | None) -> tuple
     return SequenceArguments(seed=training.seed), Choice("sequence_model", True, rule)
 
 
-def _against_lora(survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings | None) -> str:
+def _against_lora(survey: Survey, gpu: bool, encoder: str, training: ScorerTrainingSettings | None) -> str:
     """The first reason against fine-tuning, empty where there is none."""
     if training is None:
         return "the log is too small to learn from"
@@ -270,7 +269,7 @@ def _against_lora(survey: Survey, machine: Machine, encoder: str, training: Scor
         )
     if training.n_windows < 2 and not survey.by_order:
         return "one window only: fine-tuning needs one to learn from and one to judge by"
-    if machine.gpu is None:
+    if not gpu:
         return (
             "without a GPU the steps of a quarter of an hour gained nothing on the logs where it was measured "
             "(eval/LOG.md); try it with: recllm train --lora"

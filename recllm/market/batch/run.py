@@ -1,11 +1,11 @@
 """Slates of all customers, in shards: in this process or in several.
 
     run = BatchRun.plan(workspace, folder, {"k": 10}, shards=64)
-    run_batch(run, Engine.PROCESSES, workers=2)
+    run_batch(run, workers=2)
 
-A shard is the people whose pseudonyms hash to its number; its file is the same byte for byte on every engine. Memory is
-bounded by the shard and by the statistics of all people and the catalogue, which are mapped and not read. The folder of
-a run holds
+A shard is the people whose pseudonyms hash to its number; its file is the same byte for byte in every process. Memory
+is bounded by the shard and by the statistics of all people and the catalogue, which are mapped and not read. The folder
+of a run holds
 
     plan.json               what is asked, of which model, as of when, in how many shards
     shard-00007.parquet     the slates of one shard, complete or missing
@@ -17,8 +17,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -38,7 +39,6 @@ from recllm.recommend.recommender.people import AgreedPeople, StorePeople
 from recllm.recommend.recommender.shop_recommender import open_recommender, usable_version
 from recllm.recommend.recommender.shop_states import newest_state
 from recllm.shop.data.dataset import USER_COLUMN, utc
-from recllm.shop.data.engines import Engine, open_workers
 from recllm.shop.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
@@ -305,30 +305,61 @@ def work_on(run: BatchRun, shard: int) -> ShardOutcome:
         return ShardOutcome(shard=shard, error=f"{run.file(shard)} cannot be written: {error.strerror or error}")
 
 
+def worked_shards(run: BatchRun, shards: Sequence[int], workers: int) -> Iterator[ShardOutcome]:
+    """`work_on` for each shard, as they end: in this process, or with several workers in processes. A process that is
+    killed ends the others, and the shards that are left have failed."""
+    if workers == 1:
+        yield from map(partial(work_on, run), shards)
+        return
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=share_cores, initargs=(workers,))
+    try:
+        shard_of = {pool.submit(work_on, run, shard): shard for shard in shards}
+        for future in as_completed(shard_of):
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                reason = (
+                    "a process was killed, most likely for want of memory: more shards make each smaller, fewer "
+                    "workers leave each more"
+                )
+                yield ShardOutcome(shard=shard_of[future], error=reason)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def share_cores(workers: int) -> None:
+    """Gives each process its share of the machine's cores as threads. The libraries read these variables when they are
+    imported, which is later."""
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
+        os.environ.setdefault(name, threads)
+
+
 def run_batch(
-    run: BatchRun,
-    engine: Engine = Engine.HERE,
-    *,
-    workers: int = 1,
-    progress: Callable[[ShardOutcome], None] | None = None,
+    run: BatchRun, *, workers: int = 1, progress: Callable[[ShardOutcome], None] | None = None
 ) -> BatchResult:
     """Work on the shards without a file, and write `DONE` when all have one.
 
     A shard that fails is in `BatchResult.failed`; the others are done all the same, and the next run tries it again.
-    progress: called for each shard as it ends. Raises `UsageError` for no worker.
+    workers: processes at once; one works in this process. progress: called for each shard as it ends. Raises
+    `UsageError` for no worker.
     """
+    if workers < 1:
+        raise UsageError(f"workers is {workers}; give at least 1")
     began = time.perf_counter()
     sweep_drafts(run.folder)
     missing = [shard for shard in range(run.shards) if not _is_complete(run.file(shard))]
     outcomes = []
-    work, lost = partial(work_on, run), lambda shard, why: ShardOutcome(shard=shard, error=why)
     try:
         needed = min(workers, len(missing) or 1)  # no process is started for nothing
-        with open_workers(engine if missing else Engine.HERE, needed) as outcomes_of:
-            for outcome in outcomes_of(work, missing, lost):
-                outcomes.append(outcome)
-                if progress is not None:
-                    progress(outcome)
+        for outcome in worked_shards(run, missing, needed):
+            outcomes.append(outcome)
+            if progress is not None:
+                progress(outcome)
     finally:  # what this process opened; in other processes it ends with them
         if _worker.cache_info().currsize:
             _worker(run).close()

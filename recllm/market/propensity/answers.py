@@ -90,8 +90,8 @@ def datasets_of(workspace: Workspace) -> tuple[Dataset, Dataset]:
 
 
 def people_learned_from(workspace: Workspace) -> Dataset:
-    """People who agreed to model training; of more than `propensity.learn_people` a sample, see
+    """People who agreed to model training; of more than `scorer.learn_people` a sample, see
     `recllm.shop.data.people_sample`. Raises `UsageError` for a log of steps."""
     gate = workspace.gate()
     refuse_steps(gate.step_seconds(), "predictions of a person's next days")
-    return gate.dataset(Purpose.MODEL_TRAINING, people_limit=workspace.settings.propensity.learn_people)
+    return gate.dataset(Purpose.MODEL_TRAINING, people_limit=workspace.settings.scorer.learn_people)

@@ -164,9 +164,6 @@ def share_of_new_items(events: Events, trained_until: int, end: int, length: int
     return float((~np.isin(recent, sold)).mean()) if len(recent) else None
 
 
-MAX_COVERAGE_LOSS = 0.3
-"""A challenger's lists may show so much less of the items on offer, as a share of what the serving model's show."""
-
 K = 20
 SERVING = "serving"
 """The serving model's name in the report."""
@@ -205,13 +202,11 @@ def judge(
     """
     start, end = period
     comparisons: tuple[GateComparison, ...] = ()
-    coverage: tuple[float | None, float | None] = (None, None)
     if window is not None:
         systems = {OURS: served_system(challenger), SERVING: served_system(serving)}
         report = evaluate(window, systems, k=K, seed=seed)
         comparisons = tuple(gate_comparisons(report, window, settings))
-        coverage = tuple(report.systems[name][ALL].get(f"coverage@{K}") for name in (OURS, SERVING))  # type: ignore[assignment]
-    against, uncertain = objections(comparisons, calibrations, coverage, settings)
+    against, uncertain = objections(comparisons, calibrations)
     refused = (*against, *(uncertain if settings.when_uncertain == "keep" else ()))
     is_better = any(comparison.low > 0 for comparison in comparisons)
     return GateReport(
@@ -221,22 +216,17 @@ def judge(
         window_end=utc(end).isoformat(),
         comparisons=comparisons,
         serving_seen_days=max(0, min(serving_until, end) - start) / DAY,
-        challenger_coverage=coverage[0],
-        serving_coverage=coverage[1],
         challenger_calibration=calibrations[0],
         serving_calibration=calibrations[1],
     )
 
 
 def objections(
-    comparisons: tuple[GateComparison, ...],
-    calibrations: tuple[RetrainCheck, RetrainCheck],
-    coverage: tuple[float | None, float | None],
-    settings: RetrainingSettings,
+    comparisons: tuple[GateComparison, ...], calibrations: tuple[RetrainCheck, RetrainCheck]
 ) -> tuple[tuple[GateReason, ...], tuple[GateReason, ...]]:
     """What speaks against a challenger, and what leaves it uncertain; both empty where nothing does.
 
-    calibrations, coverage: of the challenger and of the serving model.
+    calibrations: of the challenger and of the serving model.
     """
     against, uncertain = list[GateReason](), list[GateReason]()
     judged = [comparison for comparison in comparisons if comparison.people >= MIN_PEOPLE]
@@ -250,9 +240,6 @@ def objections(
     error, serving_error = ours.figures["ece"], theirs.figures["ece"].value
     if error.is_beyond and (serving_error is None or (error.low or 0.0) > serving_error):
         against.append(GateReason.MISCALIBRATED)
-    challenger, serving = coverage
-    if challenger is not None and serving is not None and challenger < serving * (1 - MAX_COVERAGE_LOSS):
-        against.append(GateReason.NARROW)
     return tuple(against), tuple(uncertain)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,13 +109,15 @@ class ModelRecord:
     """A version in the history."""
 
     version: str
-    created_at: str
+    created_at: datetime
     megabytes: float
     serves: bool
     serving_since: str | None
     """ISO 8601, UTC; None for a version that does not serve, or was published before decisions were recorded."""
     metrics: dict[str, float]
     """Of its validation users, see `recllm.recommend.recommender.saved_model.Model`."""
+    training: dict[str, Any]
+    """People, items, events, span and notes of the training, where they are known."""
     lineage: Lineage | None
     """Its parent, data, checks and the gate's verdict; None for a version that was published without."""
     taint: Taint | None
@@ -308,7 +310,7 @@ def must_replace(gate: GateReport, taint: Taint) -> bool:
     which both were judged, which proves nothing against a challenger that had not; where it is worse, once the time is
     over."""
     has_seen_answers = gate.serving_seen_days > 0
-    is_worse = not {GateReason.WORSE, GateReason.MISCALIBRATED, GateReason.NARROW}.isdisjoint(gate.reasons)
+    is_worse = not {GateReason.WORSE, GateReason.MISCALIBRATED}.isdisjoint(gate.reasons)
     return has_seen_answers or not is_worse or taint.has_ended(datetime.now(UTC))
 
 
@@ -399,22 +401,25 @@ def last_window_end(workspace: Workspace) -> int:
 
 def model_history(workspace: Workspace) -> ModelHistory:
     """Every version on disk with its figures, where it comes from and since when it serves; and all decisions."""
-    from recllm.recommend.recommender.saved_model import stored_metrics
+    from recllm.recommend.recommender.saved_model import stored_record
 
     now_serving, log = serving(workspace.models_dir), decisions(workspace.models_dir)
     marked = taints(workspace.models_dir)
     since = {d.version: d.at for d in log if d.kind in (DecisionKind.PROMOTED, DecisionKind.ROLLED_BACK)}
-    records = [
-        ModelRecord(
-            version=manifest.version,
-            created_at=manifest.created_at,
-            megabytes=round(sum(file.bytes for file in manifest.files.values()) / 1e6, 1),
-            serves=manifest.version == now_serving,
-            serving_since=since.get(manifest.version) if manifest.version == now_serving else None,
-            metrics=stored_metrics(workspace.models_dir / "versions" / manifest.version),
-            lineage=manifest.lineage,
-            taint=marked.get(manifest.version),
+    records = []
+    for manifest in versions(workspace.models_dir):
+        record = stored_record(workspace.models_dir / "versions" / manifest.version)
+        records.append(
+            ModelRecord(
+                version=manifest.version,
+                created_at=datetime.fromisoformat(manifest.created_at),
+                megabytes=round(sum(file.bytes for file in manifest.files.values()) / 1e6, 1),
+                serves=manifest.version == now_serving,
+                serving_since=since.get(manifest.version) if manifest.version == now_serving else None,
+                metrics=record.get("metrics", {}),
+                training=record.get("training", {}),
+                lineage=manifest.lineage,
+                taint=marked.get(manifest.version),
+            )
         )
-        for manifest in versions(workspace.models_dir)
-    ]
     return ModelHistory(serving=now_serving, versions=tuple(records), decisions=tuple(log))

@@ -88,7 +88,7 @@ class GateReason(StrEnum):
     MISCALIBRATED = "miscalibrated"
     """Its probabilities are beyond the limits of the calibration, and farther off than those that serve."""
     NARROW = "narrow"
-    """Its lists show much less of the catalogue."""
+    """Its lists show much less of the catalogue: of the gate of earlier releases."""
 
 
 class GateComparison(FrozenModel):
@@ -119,7 +119,7 @@ class GateReport(FrozenModel):
     serving_seen_days: float
     """Days of the window that the serving model had learned from: above 0 it has an advantage."""
     serving_coverage: float | None = None
-    """Share of the items on offer that the lists show."""
+    """Share of the items on offer that the lists show, which the gate of earlier releases compared."""
     challenger_coverage: float | None = None
     serving_calibration: RetrainCheck | None = None
     challenger_calibration: RetrainCheck | None = None

@@ -190,7 +190,6 @@ class ItemRanker:
         *,
         allowed: NDArray[np.bool_] | None = None,
         popularity_weight: float = 0.0,
-        block: int = USERS_AT_ONCE,
     ) -> tuple[Ranked, Ranked]:
         """What `rank` gives with `repeats` and without, for one scoring: the sources propose the same new items."""
         wide = self._wide(k)
@@ -204,7 +203,7 @@ class ItemRanker:
             with_repeats = self._top(scores, pairs, k, popularity_weight)
             return with_repeats, self._top(new_scores, pairs.select(is_new), k, popularity_weight)
 
-        blocks = map_blocks(lists, users.n, block)
+        blocks = map_blocks(lists, users.n, USERS_AT_ONCE)
         return _stack([with_repeats for with_repeats, _ in blocks], k), _stack([new for _, new in blocks], k)
 
     def _wide(self, k: int) -> CandidateCounts:
@@ -308,9 +307,9 @@ class ItemRanker:
 
 def completes_cart(batch: UserBatch, pairs: Pairs) -> Floats:
     """What each pair's logit gains by how well the item completes the user's cart, (n_pairs,)."""
-    share = batch.population.cart_share
-    if batch.cart is None or share is None:
+    if batch.cart is None or batch.population.carts is None:
         return np.zeros(len(pairs.item), np.float32)
+    _, share = batch.population.carts
     lift = batch.cart.at(pairs.item, pairs) - share[pairs.item]
     return np.asarray(CART_WEIGHT * np.maximum(lift, 0), np.float32)
 

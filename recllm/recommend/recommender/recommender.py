@@ -37,7 +37,6 @@ from recllm.recommend.recommender.ranking import LIST_DEPTH, NAMESAKES, ItemRank
 from recllm.recommend.recommender.slate_writer import SlateWriter, slate_depth
 from recllm.shop.data.catalogue import allowed_items, catalogue_rows, known_rows, sensitive_items
 from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events
-from recllm.shop.data.event_files import EventLog
 from recllm.shop.data.interactions import Ints
 from recllm.shop.data.order import refuse_steps
 from recllm.text.domains import domain_of, in_domain, without_domain
@@ -63,7 +62,6 @@ class Recommender:
     `permits` says who may be served personally; without it everybody in the dataset. item_vectors, population,
     together: these properties, where known.
     locale: the language of answers; text_locale: that of the texts that are encoded, where it is another.
-    log: what they did, where it is not in `dataset.events`.
     """
 
     def __init__(
@@ -82,10 +80,8 @@ class Recommender:
         population: CollaborativeStatistics | None = None,
         together: csr_matrix | None = None,
         text_locale: str | None = None,
-        log: EventLog | None = None,
     ) -> None:
         self.dataset = dataset
-        self._log = dataset.events if log is None else log
         self.encoder = encoder
         self.model = model
         self.policy = policy or Policy()
@@ -119,7 +115,7 @@ class Recommender:
     @cached_property
     def item_vectors(self) -> FloatArray:
         """Unit rows, (n_items, dim)."""
-        return item_vectors(self.encoder, self.dataset, self.text_locale, self._log)
+        return item_vectors(self.encoder, self.dataset, self.text_locale)
 
     @cached_property
     def population(self) -> CollaborativeStatistics:
@@ -132,7 +128,7 @@ class Recommender:
         interests = None if stored is None else stored.bind(ids, self.item_vectors)
         if self.dataset.sample is not None:
             return sample_statistics(self.dataset, self.item_vectors, settings, basics, interests)
-        return CollaborativeStatistics.fit(self.dataset, self.item_vectors, settings, basics, interests, log=self._log)
+        return CollaborativeStatistics.fit(self.dataset, self.item_vectors, settings, basics, interests)
 
     @property
     def index(self) -> CatalogueIndex | None:
@@ -149,13 +145,13 @@ class Recommender:
         if not self.dataset.n_users:
             raise ModelError("the serving state does not say what is bought together; run: recllm refresh")
         kind, limits = self.population.facets.type, self.population.settings
-        return bought_together(self._log, self.dataset.n_items, kind, limits)
+        return bought_together(self.dataset.events, self.dataset.n_items, kind, limits)
 
     def count_carts(self) -> Recommender:
         """Counts what completes a cart, unless it is known."""
         if self.population.carts is None and self.dataset.n_users:
-            carts, share = cart_weights(self._log, self.dataset.n_items, self.population.settings)
-            self.population = replace(self.population, carts=carts, cart_share=share)
+            carts = cart_weights(self.dataset.events, self.dataset.n_items, self.population.settings)
+            self.population = replace(self.population, carts=carts)
         return self
 
     @property
@@ -420,7 +416,6 @@ class Recommender:
             "permits": self._permits,
             "people": self.people,
             "text_locale": self.text_locale,
-            "log": None if "dataset" in changes else self._log,
         }
         computed = {name: vars(self)[name] for name in ("item_vectors", "population") if name in vars(self)}
         copied = Recommender(**(arguments | computed | changes))

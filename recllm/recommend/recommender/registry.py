@@ -209,10 +209,10 @@ def taints(models_dir: Path) -> dict[str, Taint]:
         ) from error
 
 
-def check_usable(models_dir: Path, version: str, now: datetime | None = None) -> None:
+def check_usable(models_dir: Path, version: str) -> None:
     """Raises `ModelError` for a version whose time to be replaced is over, and for one of private training."""
     taint = taints(models_dir).get(version)
-    if taint is not None and taint.has_ended(now or datetime.now(UTC)):
+    if taint is not None and taint.has_ended(datetime.now(UTC)):
         raise ModelError(
             f"model version {version} learned from people who were erased, and its use ended on "
             f"{taint.use_until[:10]}; train another one: recllm train -w {models_dir.parent}"

@@ -173,11 +173,11 @@ def lineage_of(
     )
 
 
-def stored_metrics(folder: Path) -> dict[str, float]:
-    """The metrics of a version's folder; none where its files are no model's."""
+def stored_record(folder: Path) -> dict[str, Any]:
+    """The record of a version's folder; empty where its files are no model's."""
     try:
-        return dict(json_value((folder / MODEL_FILE).read_text(encoding="utf-8"))["metrics"])
-    except (OSError, ValueError, TypeError, KeyError):
+        return dict(json_value((folder / MODEL_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return {}
 
 

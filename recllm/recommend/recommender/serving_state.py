@@ -29,15 +29,13 @@ from numpy.typing import NDArray
 
 from recllm.base.documents import json_value
 from recllm.base.errors import ModelError
-from recllm.base.files import PRIVATE, drafts_folder, whole_file
+from recllm.base.files import PRIVATE, whole_file
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features.collaborative import CollaborativeStatistics, ItemStatistics
 from recllm.learn.models.sequence import SequenceModel, SequenceWeights
 from recllm.recommend.recommender.people import Arrays, PeopleState, digest
 from recllm.shop.data.catalogue import GROUPINGS, VOTED, GroupStatistics, ItemGroups, NewItems
-from recllm.shop.data.dataset import EVENT_DTYPES, ITEM_SCHEMA, Dataset, Events
-from recllm.shop.data.event_files import COLUMNS, EventFiles, EventLog
-from recllm.shop.data.interactions import Ints
+from recllm.shop.data.dataset import ITEM_SCHEMA, Dataset, Events
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -73,19 +71,20 @@ def save_state(
     dataset: Dataset,
     population: CollaborativeStatistics,
     together: csr_matrix,
-    log: EventLog,
+    events: Events,
     *,
     locale: str,
     item_load: int = 0,
     event_no: int = 0,
     consent_load: int = 0,
 ) -> None:
-    """Write all three files into an existing folder. together: as of `bought_together`. log: everybody's events. The
+    """Write all three files into an existing folder. together: as of `bought_together`. events: everybody's. The
     numbers: as in `CatalogueState` and `PeopleState`."""
     arrays: Arrays = {"item_vectors": population.item_vectors, **_csr_arrays("item_item", population.item_item)}
     arrays |= _csr_arrays("together", together)
-    if population.carts is not None and population.cart_share is not None:
-        arrays |= {**_csr_arrays("carts", population.carts), "cart_share": population.cart_share}
+    if population.carts is not None:
+        weights, share = population.carts
+        arrays |= {**_csr_arrays("carts", weights), "cart_share": share}
     arrays |= {f"groups.{name}": codes for name, codes in population.facets.each().items()}
     arrays |= {f"stats.{f.name}": getattr(population.stats, f.name) for f in fields(ItemStatistics)}
     arrays |= {f"new_items.{f.name}": getattr(population.arrived, f.name) for f in fields(NewItems)}
@@ -109,7 +108,7 @@ def save_state(
         of_people |= _csr_arrays(name, getattr(population, name))
     for name in VOTED:
         of_people |= _csr_arrays(f"votes.{name}", population.group_statistics[name].votes)
-    _write_people(folder / PEOPLE_STATE, of_people, log, salt, event_no, consent_load)
+    _write_people(folder / PEOPLE_STATE, of_people, events, salt, event_no, consent_load)
 
 
 def without_people(
@@ -129,33 +128,25 @@ def without_people(
         arrays["pool_basics"] = arrays["pool_basics"][pool_kept]
     for name in ("profiles", "recent", "decayed", *(f"votes.{voted}" for voted in VOTED)):
         arrays |= _csr_arrays(name, _csr(state.arrays, name)[np.flatnonzero(pool_kept)])
-    parts = (chunk.rows(np.flatnonzero(keep[start : start + chunk.n_users])) for start, chunk in state.events.parts())
-    with drafts_folder(path.parents[1]) as folder:
-        _write_people(path, arrays, EventFiles.write(folder, parts), state.salt, event_no, consent_load)
+    events = state.events.rows(np.flatnonzero(keep))
+    _write_people(path, arrays, events, state.salt, event_no, consent_load)
     return open_people_state(path)
 
 
-def _write_people(path: Path, arrays: Arrays, log: EventLog, salt: bytes, event_no: int, consent_load: int) -> None:
-    lengths = [np.zeros(1, np.int64), *log.each(_lengths)]
-    arrays = {**arrays, "events.indptr": np.cumsum(np.concatenate(lengths))}
-    _write(path, arrays, {"salt": salt.hex(), "event_no": str(event_no), "consent_load": str(consent_load)}, log)
+def _write_people(path: Path, arrays: Arrays, events: Events, salt: bytes, event_no: int, consent_load: int) -> None:
+    arrays = arrays | {f"events.{f.name}": getattr(events, f.name) for f in fields(Events)}
+    _write(path, arrays, {"salt": salt.hex(), "event_no": str(event_no), "consent_load": str(consent_load)})
 
 
-def _write(path: Path, arrays: Arrays, metadata: Mapping[str, str], log: EventLog | None = None) -> None:
-    """A safetensors file with a checksum of its arrays, whole or not at all. One part of the log is in memory at a
-    time; the other arrays are."""
-    columns = dict(zip((f"events.{name}" for name in COLUMNS), map(np.dtype, EVENT_DTYPES), strict=True))
-    columns = columns if log is not None else {}
-    n_events = int(arrays["events.indptr"][-1]) if log is not None else 0
-    dtypes = {name: array.dtype for name, array in arrays.items()} | columns
-    shapes = {name: list(array.shape) for name, array in arrays.items()} | {name: [n_events] for name in columns}
+def _write(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+    """A safetensors file with a checksum of its arrays, whole or not at all."""
     code_of = {np.dtype(code): name for name, code in _DTYPES.items()}
     header: dict[str, Any] = {}
     end = 0
     # the widest type first, as the format has it: so every array begins where its type may
-    for name in sorted(dtypes, key=lambda name: (-dtypes[name].itemsize, name)):
-        start, end = end, end + dtypes[name].itemsize * int(np.prod(shapes[name]))
-        header[name] = {"dtype": code_of[dtypes[name]], "shape": shapes[name], "data_offsets": [start, end]}
+    for name, array in sorted(arrays.items(), key=lambda named: (-named[1].itemsize, named[0])):
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": code_of[array.dtype], "shape": list(array.shape), "data_offsets": [start, end]}
 
     def beginning(checksum: int) -> bytes:
         text = json.dumps({"__metadata__": {**metadata, "body_crc32": f"{checksum:010d}"}, **header}).encode()
@@ -166,21 +157,10 @@ def _write(path: Path, arrays: Arrays, metadata: Mapping[str, str], log: EventLo
     with whole_file(path, mode=PRIVATE) as stream:
         for name, array in arrays.items():
             stream.seek(body + header[name]["data_offsets"][0])
-            stream.write(np.ascontiguousarray(array).tobytes())
-        n_written = 0
-        for _, chunk in () if log is None else log.parts():
-            for (name, dtype), column in zip(columns.items(), chunk.columns(), strict=True):
-                stream.seek(body + header[name]["data_offsets"][0] + n_written * dtype.itemsize)
-                stream.write(column.astype(dtype, copy=False).tobytes())
-            n_written += len(chunk)
+            stream.write(np.ascontiguousarray(array).data)
         checksum = _checksum(stream, body)
         stream.seek(0)
         stream.write(beginning(checksum))
-
-
-def _lengths(_: int, events: Events) -> Ints:
-    """How many events each person has, (n_users,). Other processes call it by its name."""
-    return np.diff(events.indptr)
 
 
 def _checksum(stream: IO[bytes], start: int) -> int:
@@ -302,8 +282,7 @@ def population_of(
         crowds,
         of_people.get("pool_basics"),
         interests,
-        carts=_csr(arrays, "carts") if "cart_share" in arrays else None,
-        cart_share=arrays.get("cart_share"),
+        carts=(_csr(arrays, "carts"), arrays["cart_share"]) if "cart_share" in arrays else None,
     )
 
 

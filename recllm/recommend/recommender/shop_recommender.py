@@ -225,19 +225,14 @@ def publish_recommender(
     return version
 
 
-def refresh(
-    workspace: Workspace,
-    *,
-    now: datetime | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> str:
+def refresh(workspace: Workspace, *, progress: Callable[[str], None] | None = None) -> str:
     """Bring the serving state of the current model up to the present; returns the version, which stays as it is.
 
     Raises `NotFittedError` when nothing was trained.
     """
     model, erased = load_model(workspace.models_dir), _erased(workspace)
     version = str(model.version)
-    last_load = write_state(workspace, model, model_encoder(workspace, model), now=now, progress=progress)
+    last_load = write_state(workspace, model, model_encoder(workspace, model), progress=progress)
     note_refresh(workspace.models_dir, version, last_load)
     _mark_erased_since(workspace, version, erased)
     bring_index_along(workspace, progress)

@@ -12,10 +12,8 @@ import errno
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -71,12 +69,10 @@ def write_state(
         explained(f"cannot write {workspace.root / 'serving'}"),
         drafts_folder(workspace.root / "serving") as scratch,
     ):
-        for name in ("log", "state"):
-            (scratch / name).mkdir(mode=0o700)
-        shop, log, marks = gate.log(Purpose.PERSONALISATION, scratch / "log")
-        shop = replace(shop, as_of=present(workspace, now))
-        arguments: dict[str, Any] = {"model": model, "locale": locale, "offers": workspace.settings.offers}
-        recommender = Recommender(shop, encoder, log=log.before(shop.as_of), **arguments)
+        (scratch / "state").mkdir(mode=0o700)
+        everything, marks = gate.dataset_and_marks(Purpose.PERSONALISATION)
+        shop = everything.before(present(workspace, now))
+        recommender = Recommender(shop, encoder, model=model, locale=locale, offers=workspace.settings.offers)
         population, basics = recommender.count_carts().population, basics_of(shop.users)
         lacking_one = [{n: v for n, v in row.items() if n != name} for row in basics for name in row]
         variants = {tuple(sorted(row.items())): row for row in lacking_one}
@@ -86,7 +82,7 @@ def write_state(
             shop,
             population,
             recommender.together,
-            log,
+            everything.events,
             locale=locale,
             item_load=marks.load_no.get(Table.ITEMS, 0),
             event_no=marks.event_no,

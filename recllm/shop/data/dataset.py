@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,15 +20,12 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import ACTION_CODE, Action
-from recllm.shop.data.order import checked_orders, days_of_a_step, order_steps, steps_of_people, times_of_steps
 from recllm.shop.data.people_sample import PeopleSample, sampled_rows
 
 DAY = 86_400
 
-Counted = TypeVar("Counted")
-
 EVENTS_OF_A_PART = 2_000_000
-"""Events per part of a long log, which keeps people whole: with all results some 700 MB."""
+"""Events that are counted at a time, which keeps people whole: with all results some 700 MB."""
 
 USER_COLUMN = "user_id"
 OPEN_CART = -2
@@ -73,20 +70,12 @@ class Events:
     def n_users(self) -> int:
         return len(self.indptr) - 1
 
-    @property
-    def n_parts(self) -> int:
-        return sum(1 for _ in person_ranges(self.indptr, EVENTS_OF_A_PART))
-
     def parts(self) -> Iterator[tuple[int, Events]]:
         """Row of the first user of each part, and the events of its users; one part where the log is short."""
         for first, end in person_ranges(self.indptr, EVENTS_OF_A_PART):
             start, stop = self.indptr[first], self.indptr[end]
             indptr = self.indptr[first : end + 1] - start
             yield first, Events(indptr, *(column[start:stop] for column in self.columns()))
-
-    def each(self, count: Callable[[int, Events], Counted]) -> Iterator[Counted]:
-        """`count` of each of `parts`, in their order."""
-        return (count(first, events) for first, events in self.parts())
 
     @property
     def user(self) -> NDArray[np.int32]:
@@ -240,21 +229,18 @@ class Dataset:
     ) -> Dataset:
         """A dataset of tables.
 
-        events: columns user_id, item_id, timestamp (aware datetime, or epoch seconds) or instead of it order (the
-        number of the person's step, see `data.order`) and, where known, event (default "purchase"), quantity
-        (1), price (null), basket_id (null). users: user_id and basics. items: `ITEM_SCHEMA`, missing columns allowed.
-        People and items that only occur in events get a bare row. `as_of` defaults to one second after the last event.
-        Raises `DataError` for a missing column, an id that is repeated, empty or no text, an empty or naive time, an
-        order that is no whole number from 0 or comes with times, and a number that is not finite (a NaN price is
-        unknown); `UsageError` for a naive `as_of`, or one of a log without times.
+        events: columns user_id, item_id, timestamp (aware datetime, or epoch seconds) and, where known, event (default
+        "purchase"), quantity (1), price (null), basket_id (null). users: user_id and basics. items: `ITEM_SCHEMA`,
+        missing columns allowed. People and items that only occur in events get a bare row. `as_of` defaults to one
+        second after the last event. Raises `DataError` for a missing column, an id that is repeated, empty or no text,
+        an empty or naive time, and a number that is not finite (a NaN price is unknown); `UsageError` for a naive
+        `as_of`.
         """
         if isinstance(as_of, datetime) and as_of.utcoffset() is None:
             raise UsageError(f"as_of: {as_of} has no time zone; give it one, e.g. as_of.replace(tzinfo=timezone.utc)")
-        _require(events, ("user_id", "item_id"), "events")
+        _require(events, ("user_id", "item_id", "timestamp"), "events")
         events = events.with_columns(_ids(events, key, "events") for key in (USER_COLUMN, "item_id"))
-        at, step_seconds = _times(events)
-        if step_seconds is not None and as_of is not None:
-            raise UsageError("as_of is a time, and events with an order have none; leave it out")
+        at = epoch_seconds(events["timestamp"])
         users = with_bare_rows(users, "users", events[USER_COLUMN])
         items = conformed_items(with_bare_rows(items, "items", events["item_id"]))
         items = items[hash_order(items["item_id"])]
@@ -265,11 +251,12 @@ class Dataset:
             limit = int(at.max()) + 1 if len(at) else 0
         else:
             limit = int(as_of.timestamp()) if isinstance(as_of, datetime) else int(as_of)
-        return cls(users, items, packed, limit, index, step_seconds).before(limit)
+        return cls(users, items, packed, limit, index).before(limit)
 
     def before(self, as_of: int) -> Dataset:
         """The same people and items, with only the events strictly before `as_of` (epoch seconds)."""
-        return replace(self, events=self.events.select(self.events.at < as_of), as_of=int(as_of))
+        late = self.events.at >= as_of
+        return replace(self, events=self.events.select(~late) if late.any() else self.events, as_of=int(as_of))
 
     def sampled(self, limit: int) -> Dataset:
         """At most `limit` of the people, with all of their events; see `recllm.shop.data.people_sample`."""
@@ -280,13 +267,13 @@ class Dataset:
         sample = PeopleSample(people=len(rows), of_people=of_people)
         return replace(self, users=self.users[rows.tolist()], events=self.events.rows(rows), sample=sample)
 
-    def with_event(self, user: int, item: int, at: int, action: Action, quantity: float = 1.0) -> Dataset:
+    def with_event(self, user: int, item: int, at: int, action: Action) -> Dataset:
         """With one more event of a known person on a known item; `as_of` moves past it if needed."""
         e = self.events
         start, end = e.indptr[user], e.indptr[user + 1]
         position = start + np.searchsorted(e.at[start:end], at, side="right")
 
-        values = (item, at, ACTION_CODE[action], quantity, np.nan, -1)
+        values = (item, at, ACTION_CODE[action], 1.0, np.nan, -1)
         columns = (np.insert(column, position, value) for column, value in zip(e.columns(), values, strict=True))
         events = Events(e.indptr + (np.arange(len(e.indptr)) > user), *columns)
         return replace(self, events=events, as_of=max(self.as_of, at + 1))
@@ -411,22 +398,6 @@ def epoch_seconds(column: pl.Series) -> NDArray[np.int64]:
     if column.dtype.is_integer():
         return column.to_numpy().astype(np.int64)
     raise DataError(f"events.timestamp: {column.dtype} is neither an aware datetime nor integer epoch seconds")
-
-
-def _times(events: pl.DataFrame) -> tuple[NDArray[np.int64], int | None]:
-    """Epoch seconds of the events, (n,), and the length of a step where they come from an order."""
-    says = {n: n in events.columns and events[n].null_count() < events.height for n in ("timestamp", "order")}
-    if all(says.values()):
-        raise DataError("events: both timestamp and order; drop order where the times are real, or else timestamp")
-    if not says["order"]:
-        if "timestamp" not in events.columns:
-            raise DataError(
-                f"events: missing column timestamp, or order in a log without times; found {', '.join(events.columns)}"
-            )
-        return epoch_seconds(events["timestamp"]), None
-    orders = checked_orders(events["order"], "events.order")
-    step_days = days_of_a_step(steps_of_people(events[USER_COLUMN], orders))
-    return times_of_steps(order_steps(events[USER_COLUMN], orders), step_days), step_days * DAY
 
 
 def with_bare_rows(frame: pl.DataFrame | None, table: str, in_events: pl.Series) -> pl.DataFrame:

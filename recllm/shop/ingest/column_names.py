@@ -83,7 +83,7 @@ def known_count(names: Iterable[str]) -> int:
 def nearest(field: str, columns: Iterable[str]) -> list[str]:
     """Up to three columns that may have been meant."""
     by_normal = {normal(column): column for column in columns}
-    names = sorted(candidates(field) | outside_shops(field), key=lambda name: name != normal(field))
+    names = sorted(candidates(field) | outside_shops(field), key=lambda name: (name != normal(field), name))
     close = chain.from_iterable(difflib.get_close_matches(name, by_normal, n=3, cutoff=0.6) for name in names)
     return [by_normal[name] for name in dict.fromkeys(close)][:3]
 

@@ -18,9 +18,9 @@ def describe(store: Store) -> dict[str, Any]:
     """The store's tables, JSON-ready."""
     with store.read() as reader:
         events, items, users, consent = reader.events(()), reader.items(), reader.users(), reader.consent()
-        order = reader.order_log()
+        step_seconds = reader.step_seconds()
     at = events.select(first=pl.col("timestamp").min(), last=pl.col("timestamp").max())
-    first, last = at.row(0) if order is None else (None, None)  # in a log without times no day is real
+    first, last = at.row(0) if step_seconds is None else (None, None)  # in a log without times no day is real
     catalogue = items.filter(~pl.col("pending"))
     departments = catalogue["category"].list.first().drop_nulls()
     basics = Counter(name for text in users["basics"] for name in json.loads(text))
@@ -32,7 +32,7 @@ def describe(store: Store) -> dict[str, Any]:
             "items": events["item_id"].n_unique(),
             "first": first and first.isoformat(),
             "last": last and last.isoformat(),
-            **({} if order is None else {"step_days": order.step_seconds // DAY}),
+            **({} if step_seconds is None else {"step_days": step_seconds // DAY}),
             "kinds": dict(events["event"].value_counts(sort=True).iter_rows()),
         },
         "items": {

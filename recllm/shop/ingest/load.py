@@ -110,7 +110,7 @@ def ingest_file(
         rows = RowStage(state=state, quarantine=quarantine, reader=reader, merged=merged, known_ids=known_ids)
         try:
             with store.load(table, load_id=load_id, source=state.file, sha256=source.sha256, dry_run=dry_run) as load:
-                if table is Table.EVENTS and load.order_log() is not None:
+                if table is Table.EVENTS and not load.has_times():
                     raise IngestError(
                         "E_ORDER_LOG",
                         f"{state.file}: the log of this workspace, of an earlier version, knows only an order; make "

@@ -38,6 +38,7 @@ from recllm.shop.ingest.read.records import RecordReader, filled
 from recllm.shop.ingest.read.source import probe
 from recllm.shop.ingest.tables import ACTION_OF_NAME, NO, YES
 
+PREVIEW_ROWS = 10
 SAMPLE_ROWS = 5_000
 _SURE = 0.95
 """Share of values from which on a rule holds."""
@@ -75,10 +76,10 @@ class FilePreview:
         return max((Table.CONSENT, Table.ITEMS, Table.USERS, Table.EVENTS), key=filled)
 
 
-def preview_file(path: Path, options: IngestOptions | None = None, *, n_rows: int = 10) -> FilePreview:
+def preview_file(path: Path, options: IngestOptions | None = None) -> FilePreview:
     """The head of a file. Raises `IngestError` for one that cannot be read at all."""
     reader = open_records(probe(path), options or IngestOptions(), ColumnMap())
-    frame, n_first = head(reader, n_rows)
+    frame, n_first = head(reader, PREVIEW_ROWS)
     likely_rows = reader.n_rows or round(n_first * max(1.0, path.stat().st_size / BLOCK_BYTES))
     return FilePreview(columns=reader.columns, rows=tuple(frame.to_dicts()), likely_rows=likely_rows)
 

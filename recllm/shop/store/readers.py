@@ -108,11 +108,10 @@ class StoreReader:
         details: tuple[str, ...] = EVENT_DETAILS,
         *,
         since: datetime | None = None,
-        before: datetime | None = None,
         user_ids: Iterable[str] | None = None,
         after_event: int = 0,
     ) -> pl.DataFrame:
-        """user_id, item_id, event, timestamp (UTC, microseconds) and `details`, with since <= timestamp < before.
+        """user_id, item_id, event, timestamp (UTC, microseconds) and `details`, from `since` on.
 
         The order is that of writing. Fewer details are faster: reading takes about a microsecond per value.
         `user_ids`: only the events of these people, read by key: the time does not depend on the other events.
@@ -123,8 +122,6 @@ class StoreReader:
         query = sa.select(*(e[n] for n in names)).where(e.event_no > after_event).order_by(e.event_no)
         if since is not None:
             query = query.where(e.at >= tables.microseconds(since))
-        if before is not None:
-            query = query.where(e.at < tables.microseconds(before))
         user_names, item_names = sa.select(u.user_key, u.user_id), sa.select(i.item_key, i.item_id)
         if user_ids is None:
             users, items, frame = self._frame(user_names), self._frame(item_names), self._frame(query)
@@ -312,9 +309,9 @@ class StoreReader:
             return self.last_event()
         return None if last is None else datetime.fromtimestamp(last // 1_000_000, UTC)
 
-    def order_log(self) -> tables.OrderLog | None:
-        """Of a log that knows only the order of each person's events; None where it has times."""
-        return tables.order_log(self._connection)
+    def step_seconds(self) -> int | None:
+        """Length of one step of a log that knows only the order of each person's events; None where it has times."""
+        return tables.step_seconds(self._connection)
 
     def first_shown(self) -> datetime | None:
         """When an item was first shown (UTC, whole seconds); None for never."""

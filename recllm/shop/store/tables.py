@@ -11,7 +11,6 @@ An older store is brought to `SCHEMA_VERSION` by `STEPS`, in one transaction.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -382,26 +381,11 @@ def key_fingerprint(connection: Connection) -> str | None:
     return connection.scalar(select(meta.c.value).where(meta.c.name == "key_fingerprint"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrderLog:
-    """Of a log that knows only the order of each person's events: see `recllm.shop.data.order`."""
-
-    step_seconds: int
-    """What one step counts."""
-    sha256: str
-    """Of the file that it came from."""
-
-
-_ORDER_LOG = ("order_step_seconds", "order_file")
-
-
-def order_log(connection: Connection) -> OrderLog | None:
-    """None where the log has times, or nothing."""
-    rows = connection.execute(select(meta.c.name, meta.c.value).where(meta.c.name.in_(_ORDER_LOG)))
-    values = {row.name: row.value for row in rows}
-    if len(values) < len(_ORDER_LOG):
-        return None
-    return OrderLog(step_seconds=int(values["order_step_seconds"]), sha256=values["order_file"])
+def step_seconds(connection: Connection) -> int | None:
+    """What a step counts in a log that knows only the order of each person's events, see `recllm.shop.data.order`; None
+    where the log has times, or nothing."""
+    seconds = connection.scalar(select(meta.c.value).where(meta.c.name == "order_step_seconds"))
+    return None if seconds is None else int(seconds)
 
 
 def migrate(connection: Connection, key_fingerprint: str | None = None) -> None:

@@ -188,9 +188,9 @@ class Load:
         stone = tables.tombstones.c
         return user_ids.is_in(lookup(self._connection, stone.user_id, stone.at, user_ids.unique())["user_id"].implode())
 
-    def order_log(self) -> tables.OrderLog | None:
-        """Of a log, loaded by an earlier version, that knows only an order."""
-        return tables.order_log(self._connection)
+    def has_times(self) -> bool:
+        """False of a log, loaded by an earlier version, that knows only an order."""
+        return tables.step_seconds(self._connection) is None
 
     # --- what is taken away or moved ---------------------------------------------------------------------------------
 

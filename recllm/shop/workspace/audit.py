@@ -4,9 +4,10 @@ Each entry of the store's table holds a hash over the one before it and itself (
 workspace's key: it shows a changed, removed, added or moved entry. Such a chain does not show a cut end, so the number
 and hash of the last entry are signed in a file next to the store, `audit.json`.
 
-Copies for another system, out of reach of an attacker who can write the store, are lines of JSON, `{"shop", "log",
-"number", "at", "actor", "action", "details", "hash"}`; `log` names the log among those of several shops. The subject is
-left out, as it could not be erased there; the hash covers it.
+Lines for another system, out of reach of an attacker who can write the store, are JSON, `{"shop", "log", "number",
+"at", "actor", "action", "details", "hash"}`; `log` names the log among those of several shops. The subject is left out,
+as it could not be erased there; the hash covers it. A line is the same whenever it is printed: what was cut or changed
+since differs from the lines that were collected.
 """
 
 from __future__ import annotations
@@ -14,75 +15,18 @@ from __future__ import annotations
 import getpass
 import hmac
 import json
-import logging
 import os
-import socket
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from recllm.base.documents import plain
 from recllm.base.files import PRIVATE, lock_file, sweep_drafts, write_whole
 from recllm.shop.workspace.workspace import Workspace
-
-logger = logging.getLogger(__name__)
-
-STDERR = "stderr"
-_SYSLOG_PRIORITY = 10 * 8 + 5
-"""Facility authpriv, severity notice (RFC 3164)."""
-_SYSLOG_SECONDS = 5.0
-"""Maximum wait for a full queue of syslog."""
-
-
-def copied_line(shop: str, log: str, number: int, entry: str, digest: str) -> str:
-    """An entry, which is JSON, as it is sent."""
-    fields = {name: value for name, value in json.loads(entry).items() if name != "subject"}
-    return json.dumps({"shop": shop, "log": log, "number": number, **fields, "hash": digest})
-
-
-def send_copies(copy_to: str, lines: Sequence[str]) -> None:
-    """Sends lines to `audit.copy_to`. A failure is logged; the entries are in the store."""
-    try:
-        if copy_to == STDERR:
-            sys.stderr.write("".join(f"{line}\n" for line in lines))
-            sys.stderr.flush()
-        elif Path(copy_to).is_socket():
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
-                syslog.settimeout(_SYSLOG_SECONDS)
-                syslog.connect(copy_to)
-                for line in lines:
-                    syslog.sendall(f"<{_SYSLOG_PRIORITY}>recllm[{os.getpid()}]: {line}".encode())
-        else:
-            # never created: a wrong name, or a stopped syslog, is an error
-            file = os.open(copy_to, os.O_WRONLY | os.O_APPEND)
-            try:
-                os.write(file, "".join(f"{line}\n" for line in lines).encode())
-            finally:
-                os.close(file)
-    except OSError as error:
-        logger.error(
-            "%d entries of the audit log were not copied (audit.copy_to): %s: %s", len(lines), error.strerror, copy_to
-        )
-
-
-def copied_hashes(lines: Iterable[str], log: str) -> set[tuple[int, str]]:
-    """Number and hash of a log's entries among collected lines; a prefix, such as syslog's time, and other lines are
-    skipped. After a cut two may have one number."""
-    hashes = set()
-    for line in lines:
-        try:
-            fields = json.loads(line[line.index("{") :])
-            if fields["log"] == log:
-                hashes.add((int(fields["number"]), str(fields["hash"])))
-        except (ValueError, KeyError, TypeError):
-            continue
-    return hashes
-
 
 ANCHOR = "audit.json"
 
@@ -182,19 +126,10 @@ def audit_each(
         json.dumps({**same, "subject": subject}, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         for subject in subjects
     ]
-    key, hashes = workspace.signing_key("audit"), list[str]()
-
-    def hashed(last: str, entry: str) -> str:
-        hashes.append(_hash(key, last, entry))
-        return hashes[-1]
-
+    key = workspace.signing_key("audit")
     with lock_file(workspace.root / f".{ANCHOR}.lock"):
-        number, digest = workspace.store().append_audit(entries, hashed)
+        number, digest = workspace.store().append_audit(entries, partial(_hash, key))
         _anchor(workspace, number, digest)
-        if (copy_to := workspace.settings.audit.copy_to) is not None:
-            shop, log, first = workspace.root.name, _log_name(workspace), number - len(entries) + 1
-            hashed_entries = enumerate(zip(entries, hashes, strict=True), start=first)
-            send_copies(copy_to, [copied_line(shop, log, n, *hashed_entry) for n, hashed_entry in hashed_entries])
     return number
 
 
@@ -261,18 +196,12 @@ def signed_with_a_lost_key(entries: Sequence[tuple[int, str, str]], keys: Sequen
     return 0
 
 
-def verify_copy(workspace: Workspace, lines: Iterable[str]) -> AuditCheck:
-    """Checks that the entries that another system collected (`audit.copy_to`) are still in the log: `verify_audit` does
-    not see that its end was cut and signed again with the key."""
-    recorded = {number: digest for number, _, digest in workspace.store().audit_entries()}
-    copied = copied_hashes(lines, _log_name(workspace))
-    for number, digest in sorted(copied):
-        if number not in recorded:
-            return AuditCheck(entries=len(copied), problem=f"entry {number} was copied and is missing")
-        if recorded[number] != digest:
-            return AuditCheck(entries=len(copied), problem=f"entry {number} is not the one that was copied")
-    problem = None if copied else f"the copy has no entry of this log, which is called {_log_name(workspace)}"
-    return AuditCheck(entries=len(copied), problem=problem)
+def exported_lines(workspace: Workspace, after: int) -> Iterator[str]:
+    """The entries behind a number as lines of JSON for another system."""
+    shop, log = workspace.root.name, _log_name(workspace)
+    for number, entry, digest in workspace.store().audit_entries(after):
+        fields = {name: value for name, value in json.loads(entry).items() if name != "subject"}
+        yield json.dumps({"shop": shop, "log": log, "number": number, **fields, "hash": digest})
 
 
 def anchor_audit(workspace: Workspace) -> None:

@@ -7,15 +7,13 @@ import contextlib
 import hashlib
 import hmac
 import json
-import math
 import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +23,10 @@ from recllm.base.errors import StoreError, UsageError
 from recllm.base.files import PRIVATE, write_whole
 from recllm.base.policy import Policy
 from recllm.base.schema import SESSION_PREFIX, Purpose
-from recllm.shop.data.dataset import EVENTS_OF_A_PART, Dataset, Events, hash_order
-from recllm.shop.data.event_files import EventFiles, write_part
+from recllm.shop.data.dataset import Dataset, Events, conformed_items, hash_order
 from recllm.shop.data.people_sample import PeopleSample, sampled_rows
 from recllm.shop.store.database import Store
-from recllm.shop.store.readers import EVENT_DETAILS, Marks, StoredHistory, StoreReader
+from recllm.shop.store.readers import Marks, StoredHistory, StoreReader
 
 KEY_VARIABLE = "RECLLM_KEY"
 KEY_FILE_VARIABLE = "RECLLM_KEY_FILE"
@@ -168,8 +165,8 @@ class HistoryFrames:
     """Events and basics of people who agreed to a purpose."""
 
     events: pl.DataFrame
-    """user_id, item_id, event, timestamp (UTC), quantity, price, basket_id, in the order of writing: the columns and
-    the order that `Dataset.construct` gets from `PolicyGate.dataset`."""
+    """user_id, item_id, event, timestamp (UTC), quantity, price, basket_id, in the order of writing: as
+    `Dataset.construct` takes them."""
     users: pl.DataFrame
     """user_id and one text column per basic, ordered by id. People who are unknown or did not agree have no row."""
 
@@ -212,76 +209,53 @@ class PolicyGate:
             stored = set(reader.users(user_ids)["user_id"])
         return [user_id in stored for user_id in user_ids]
 
-    def dataset(
-        self, purpose: Purpose, as_of: int | datetime | None = None, *, people_limit: int | None = None
-    ) -> Dataset:
-        """Everything known of the people who agreed to the purpose: events before `as_of`, basics, the catalogue.
+    def dataset(self, purpose: Purpose, *, people_limit: int | None = None) -> Dataset:
+        """Everything known of the people who agreed to the purpose: events, basics, the catalogue.
 
         Products only known from events keep them, without a title and as not available. The policy's `event_days`
         are counted back from the clock. people_limit: maximum number of people, see `data.people_sample`; of the
         others only the number is read.
         """
+        return self.dataset_and_marks(purpose, people_limit=people_limit)[0]
+
+    def dataset_and_marks(self, purpose: Purpose, *, people_limit: int | None = None) -> tuple[Dataset, Marks]:
+        """`dataset`, and how far the store was written then."""
+        since, parts, sample = self.oldest_event(), [Events.nothing()], None
         with self._store.read() as reader:
-            people, sample, names = self._allowed(reader, purpose), None, None
+            people = self._allowed(reader, purpose)
             if people_limit is not None and people.height > people_limit:
                 sample = PeopleSample(people=people_limit, of_people=people.height)
                 people = people[sampled_rows(people["user_id"].to_list(), people_limit).tolist()]
-                names = people["user_id"]
-            events = reader.events(_DETAILS, since=self.oldest_event(), user_ids=names)
-            events = events.join(people, on="user_id", how="semi", maintain_order="left")
-            items, order = reader.items(), reader.order_log()
-        # a product that only other people's events know is left out
-        in_catalogue = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
-        dataset = Dataset.construct(events, with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
-        return replace(dataset, sample=sample, step_seconds=None if order is None else order.step_seconds)
-
-    def log(self, purpose: Purpose, folder: Path) -> tuple[Dataset, EventFiles, Marks]:
-        """`dataset` for a log of any length: the people and the catalogue; the events, written part by part into an
-        empty folder; and how far the store was written then. The folder holds personal data: the caller removes it."""
-        lengths, since = [], self.oldest_event()
-        with self._store.read() as reader:
-            people = self._allowed(reader, purpose)
-            items, order, marks = reader.items(), reader.order_log(), reader.marks()
+            items, step_seconds, marks = reader.items(), reader.step_seconds(), reader.marks()
             items = items[hash_order(items["item_id"])]
-            is_used = np.zeros(items.height, bool)
-
-            def chunks(user_ids: pl.Series) -> Iterator[Events]:
-                for n_users, frame in reader.events_by_user(user_ids, items["item_id"], since=since):
-                    at, item = frame["at"].to_numpy() // 1_000_000, frame["item"].to_numpy()
-                    is_used[item] = True
-                    user, action, quantity = (frame[name].to_numpy() for name in ("user", "action", "quantity"))
-                    price = frame["price"].fill_null(np.nan).to_numpy()
-                    yield Events.of_rows(n_users, user, item, at, action, quantity, price, frame["basket_id"])
-
-            # ids are hashes: equal numbers of people have about equal numbers of events
-            n_parts = min(max(1, math.ceil(marks.event_no / EVENTS_OF_A_PART)), people.height)
-            edges = np.linspace(0, people.height, n_parts + 1).astype(np.int64)
-            for number, (first, end) in enumerate(pairwise(edges.tolist())):
-                lengths.append(write_part(folder, number, chunks(people["user_id"][first:end])))
-        files = EventFiles.of_parts(folder, lengths)
-        in_catalogue = (~items["pending"]).to_numpy() | is_used
-        if not in_catalogue.all():
-            files = replace(files, item_row=np.cumsum(in_catalogue, dtype=np.int32) - 1)
-        users = with_basics(people)
-        shop_items = _catalogue(items.filter(pl.Series(in_catalogue)))
-        nothing = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
-        shop = Dataset.construct(nothing, users, shop_items, as_of=0)
-        return replace(shop, step_seconds=None if order is None else order.step_seconds), files, marks
+            for n_users, frame in reader.events_by_user(people["user_id"], items["item_id"], since=since):
+                at, price = frame["at"].to_numpy() // 1_000_000, frame["price"].fill_null(np.nan).to_numpy()
+                user, item, action, quantity = (frame[c].to_numpy() for c in ("user", "item", "action", "quantity"))
+                parts.append(Events.of_rows(n_users, user, item, at, action, quantity, price, frame["basket_id"]))
+        events = Events.concat(parts)
+        dataset = Dataset(
+            with_basics(people),
+            conformed_items(_catalogue(items)),
+            events,
+            int(events.at.max(initial=-1)) + 1,
+            step_seconds=step_seconds,
+            sample=sample,
+        )
+        # a product that only other people's events know is left out
+        in_catalogue = ~items["pending"].to_numpy()
+        in_catalogue[events.item] = True
+        return (dataset if in_catalogue.all() else dataset.with_items(in_catalogue)), marks
 
     def step_seconds(self) -> int | None:
         """Length of one step of a log without times; None where it has times."""
         with self._store.read() as reader:
-            order = reader.order_log()
-        return None if order is None else order.step_seconds
+            return reader.step_seconds()
 
-    def histories(self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None) -> HistoryFrames:
-        """What `dataset` has of these people, read by key: the time depends on their own events only.
-
-        before: leaves out the events from then on.
-        """
+    def histories(self, user_ids: Sequence[str], purpose: Purpose) -> HistoryFrames:
+        """What `dataset` has of these people, read by key: the time depends on their own events only."""
         with self._store.read() as reader:
             people = self._allowed(reader, purpose, user_ids)
-            events = reader.events(_DETAILS, since=self.oldest_event(), before=before, user_ids=people["user_id"])
+            events = reader.events(_DETAILS, since=self.oldest_event(), user_ids=people["user_id"])
         return HistoryFrames(events=events, users=with_basics(people))
 
     def stored_histories(
@@ -336,13 +310,11 @@ class PolicyGate:
         with self._store.read() as reader:
             return reader.item_states()
 
-    def events(
-        self, purpose: Purpose, *, since: datetime | None = None, details: tuple[str, ...] = EVENT_DETAILS
-    ) -> pl.DataFrame:
+    def events(self, purpose: Purpose, *, since: datetime | None = None) -> pl.DataFrame:
         """Events of the people and sessions that may be used for the purpose; see `StoreReader.events`."""
         with self._store.read() as reader:
             people = self._allowed(reader, purpose, sessions=True)
-            events = reader.events(details, since=since)
+            events = reader.events(since=since)
         return events.join(people, on="user_id", how="semi", maintain_order="left")
 
     def _allowed(

@@ -7,38 +7,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """What training and encoding may use."""
-
-    cores: int
-    memory_gib: float
-    """That this process may use."""
-    gpu: str | None = None
-    gpu_gib: float = 0.0
-
-
-def this_machine() -> Machine:
-    """Measured in about a second."""
+def has_gpu() -> bool:
+    """Whether torch finds one, in about a second."""
     import torch
 
-    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    with contextlib.suppress(OSError, ValueError):  # the limit of this process's control group may be lower
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
-    return Machine(
-        cores=usable_cores(),
-        memory_gib=round(memory / 2**30, 1),
-        gpu=None if gpu is None else gpu.name,
-        gpu_gib=0.0 if gpu is None else round(gpu.total_memory / 2**30, 1),
-    )
+    return torch.cuda.is_available()
 
 
 def usable_cores() -> int:

@@ -1,4 +1,4 @@
-"""A log that does not fit into memory: part by part it counts the same, in memory, in files, and in a shop's store."""
+"""A long log: part by part it counts the same; the dataset of a store holds what its frames hold."""
 
 from __future__ import annotations
 
@@ -26,14 +26,12 @@ from recllm.learn.features.together import bought_together
 from recllm.shop.data import catalogue as item_groups_module
 from recllm.shop.data import dataset as dataset_module
 from recllm.shop.data.dataset import DAY, Dataset, Events, person_ranges
-from recllm.shop.data.event_files import EventFiles, EventLog, write_part
 from recllm.shop.ingest.workspace_load import add_consent
-from recllm.shop.workspace import privacy as privacy_module
+from recllm.shop.store.readers import StoreReader
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
 
 DATA = shop()
-NOBODY = Dataset(DATA.users, DATA.items, Events.nothing(DATA.n_users), DATA.as_of)
 SETTINGS = CollaborativeSettings(neighbour_pool=15)
 
 
@@ -46,7 +44,6 @@ def with_new_items(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_module, "EVENTS_OF_A_PART", 30)
-    monkeypatch.setattr(privacy_module, "EVENTS_OF_A_PART", 30)
 
 
 def arrays_of(value: Any, name: str = "") -> dict[str, np.ndarray]:
@@ -77,10 +74,6 @@ def assert_same(left: Events, right: Events) -> None:
         assert a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
-def whole(log: EventLog) -> Events:
-    return Events.concat([Events.nothing(), *(part for _, part in log.parts())])
-
-
 @given(st.lists(st.integers(0, 9), max_size=12), st.integers(1, 12))
 def test_parts_hold_everybody_once_and_nobody_by_halves(lengths: list[int], n_events: int) -> None:
     indptr = np.cumsum([0, *lengths])
@@ -91,49 +84,15 @@ def test_parts_hold_everybody_once_and_nobody_by_halves(lengths: list[int], n_ev
 
 
 @pytest.mark.usefixtures("short_parts")
-def test_files_give_back_what_was_written_part_by_part(tmp_path: Path) -> None:
-    files = EventFiles.write(tmp_path, (part for _, part in DATA.events.parts()))
-    assert len(list(files.parts())) > 3 and files.n_users == DATA.n_users
-    assert_same(whole(files), DATA.events)
-    middle = int(np.median(DATA.events.at))
-    assert_same(whole(files.before(middle)), DATA.before(middle).events)
-    rows = np.arange(DATA.n_items, dtype=np.int32) // 2
-    rows[::3] = -1
-    moved = DATA.events.select(rows[DATA.events.item] >= 0)
-    assert whole(replace(files, item_row=rows)).item.tolist() == rows[moved.item].tolist()
-    for name, parts in (("no-part", []), ("nobody", [Events.nothing(3)])):
-        assert len(whole(EventFiles.write(_empty(tmp_path / name), parts))) == 0
-
-
-def _empty(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
-
-
-def test_a_file_that_ends_early_is_told(tmp_path: Path) -> None:
-    files = EventFiles.write(tmp_path, [DATA.events])
-    with (tmp_path / "00000.price").open("r+b") as file:
-        file.truncate(10)
-    with pytest.raises(OSError, match=r"00000\.price ends early"):
-        list(files.parts())
-
-
-@pytest.mark.usefixtures("short_parts")
-@pytest.mark.parametrize("in_files", [False, True])
-def test_statistics_of_parts_are_those_of_the_whole(
-    in_files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_statistics_of_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     basics = np.random.default_rng(0).normal(size=(DATA.n_users, 8)).astype(np.float32)
-    log: EventLog = DATA.events
-    if in_files:
-        log = EventFiles.write(tmp_path, (part for _, part in DATA.events.parts()))
-    assert len(list(log.parts())) > 3
+    assert len(list(DATA.events.parts())) > 3
     with_new_items(monkeypatch)
-    by_parts = CollaborativeStatistics.fit(NOBODY, vectors(DATA), SETTINGS, basics, log=log)
+    by_parts = CollaborativeStatistics.fit(DATA, vectors(DATA), SETTINGS, basics)
     kind, limits = np.full(DATA.n_items, -1), by_parts.settings
     rules: dict[str, Any] = {"min_people": 2, "min_z": 0.1}
-    pairs = bought_together(log, DATA.n_items, kind, limits, **rules)
-    encoded = item_vectors(ToyEncoder(), NOBODY, log=log)
+    pairs = bought_together(DATA.events, DATA.n_items, kind, limits, **rules)
+    encoded = item_vectors(ToyEncoder(), DATA)
     monkeypatch.undo()
     with_new_items(monkeypatch)
     assert len(list(DATA.events.parts())) == 1
@@ -157,7 +116,7 @@ def test_the_price_of_an_item_is_the_median_of_what_was_paid(people: list[list[t
     paid = [[price for run in people for i, price in run if i == item and price] for item in range(3)]
     expected = [np.median(prices) if prices else np.nan for prices in paid[:2]] + [7.0]
     shop = Dataset.of_catalogue(items, START + DAY)
-    assert np.allclose(_prices(shop, events), expected, equal_nan=True)
+    assert np.allclose(_prices(replace(shop, events=events)), expected, equal_nan=True)
 
 
 @pytest.fixture(scope="module")
@@ -183,15 +142,18 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return shop
 
 
-@pytest.mark.usefixtures("short_parts")
-def test_the_log_of_a_store_is_its_dataset(workspace: Workspace, tmp_path: Path) -> None:
-    expected = workspace.gate().dataset(Purpose.PERSONALISATION)
-    shop, log, marks = workspace.gate().log(Purpose.PERSONALISATION, tmp_path)
-    assert marks.event_no >= 400 and log.n_parts > 3
+def test_the_dataset_of_a_store_is_that_of_its_frames(workspace: Workspace) -> None:
+    gate = workspace.gate()
+    users, events = gate.people(Purpose.PERSONALISATION)
+    expected, (shop, marks) = (
+        Dataset.construct(events, users, gate.catalogue()),
+        gate.dataset_and_marks(Purpose.PERSONALISATION),
+    )
+    assert marks.event_no >= 400 and shop.as_of == expected.as_of
     assert shop.users.equals(expected.users) and shop.items.equals(expected.items)
-    assert not len(shop.events) and len(expected.events) > 300
-    read, stored = whole(log), expected.events
-    assert_same(Events(read.indptr, *read.columns()[:-1], stored.basket), stored)
+    read, stored = shop.events, expected.events
+    assert len(stored) > 300
+    assert_same(replace(read, basket=stored.basket), stored)
     for user in range(expected.n_users):  # a basket's number is the person's own
         part = slice(stored.indptr[user], stored.indptr[user + 1])
         numbers = list(zip(read.basket[part].tolist(), stored.basket[part].tolist(), strict=True))
@@ -199,30 +161,30 @@ def test_the_log_of_a_store_is_its_dataset(workspace: Workspace, tmp_path: Path)
         assert all((a == -1) == (b == -1) for a, b in numbers)
 
 
-def test_what_is_written_while_a_log_is_read_is_not_in_it(
+def test_what_is_written_while_a_dataset_is_read_is_not_in_it(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever answers reads on from the last event that a state knows: one that was in it already would count twice."""
-    before = len(workspace.gate().dataset(Purpose.PERSONALISATION).events)
+    """A reader of later events reads on from the last event that a state knows: one in it already would count twice."""
+    gate, read_items = workspace.gate(), StoreReader.items
+    before = len(gate.dataset(Purpose.PERSONALISATION).events)
 
-    def written_meanwhile(*part: Any) -> np.ndarray:
+    def written_meanwhile(reader: StoreReader, *arguments: Any, **options: Any) -> pl.DataFrame:
+        monkeypatch.setattr(StoreReader, "items", read_items)
         late = "u1,i1,2023-12-02T00:00:00Z"
         assert load_lines(workspace, "events", ["user_id,item_id,timestamp", late]).accepted == 1
-        return write_part(*part)
+        return read_items(reader, *arguments, **options)
 
-    monkeypatch.setattr(privacy_module, "write_part", written_meanwhile)
-    _, log, marks = workspace.gate().log(Purpose.PERSONALISATION, _empty(tmp_path / "log"))
-    assert int(log.indptr[-1]) == before
-    _, written = workspace.gate().people(Purpose.PERSONALISATION, after_event=marks.event_no)
+    monkeypatch.setattr(StoreReader, "items", written_meanwhile)
+    data, marks = gate.dataset_and_marks(Purpose.PERSONALISATION)
+    assert len(data.events) == before
+    _, written = gate.people(Purpose.PERSONALISATION, after_event=marks.event_no)
     assert len(written) == 1
 
 
-def test_an_item_that_only_a_person_who_withdrew_knew_is_in_no_catalogue(workspace: Workspace, tmp_path: Path) -> None:
+def test_an_item_that_only_a_person_who_withdrew_knew_is_in_no_catalogue(workspace: Workspace) -> None:
     load_lines(workspace, "events", ["user_id,item_id,timestamp", "u3,secret,2023-12-01T00:00:00Z"])
-    folder = _empty(tmp_path / "log")
-    shop, log, _ = workspace.gate().log(Purpose.PERSONALISATION, folder)
-    assert "secret" not in shop.items["item_id"] and "i29" in shop.items["item_id"]
-    assert_alike(whole(log).item, workspace.gate().dataset(Purpose.PERSONALISATION).events.item)
+    items = workspace.gate().dataset(Purpose.PERSONALISATION).items["item_id"]
+    assert "secret" not in items and "i29" in items
 
 
 def test_a_rush_on_a_new_item_waits_for_its_second_week() -> None:
