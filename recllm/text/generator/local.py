@@ -78,7 +78,9 @@ class LocalGenerator:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tuned = adapter is not None
         """Whether the model learned how this shop writes, and needs no examples in a prompt."""
-        self._tokenizer, self._model = load_causal(path, self._device, adapter=adapter and Path(adapter))
+        self._tokenizer, self._model = load_causal(
+            path, self._device, adapter=None if adapter is None else Path(adapter)
+        )
         self._sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": 1.0}
         self._max_time = max_time
         banned, self._ends = _vocabulary(self._tokenizer, self._model.config.vocab_size)
