@@ -212,7 +212,7 @@ def test_what_cannot_be_asked(shop: Workspace, folder: Path, tmp_path: Path, com
         plan(untrained, tmp_path / "none")
     place = ("-w", str(folder), "-o", str(tmp_path / "x"))
     code, _, text = command("recommend", "--everybody", *place, "--with", "workers=none")
-    assert code == 2 and "workers is 'none'" in text
+    assert code == 2 and "workers must be a whole number, not 'none'" in text
     for wrong in (
         ("--everybody",),
         ("-o", str(tmp_path / "x")),

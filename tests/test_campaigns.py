@@ -339,7 +339,7 @@ BEFORE_LOADING: list[tuple[str, str, type[RecllmError], str]] = [
     (CATEGORY, 'intent = "sell"', DataError, "mixed"),
     (CATEGORY, 'intent = "mixed"\nobjective = "uplift"', DataError, "recllm uplift"),
     (CATEGORY, 'intent = "mixed"\neffects = "x"', DataError, "objective"),
-    (CATEGORY, 'intent = "mixed"\nspread = 1.5', DataError, "spread is 1.* at most"),
+    (CATEGORY, 'intent = "mixed"\nspread = 1.5', DataError, "spread must be 1 at most"),
     (CATEGORY, "most_items = 2", DataError, "or an intent"),
     (CATEGORY, 'intent = "mixed"\nobjective = "uplift"\neffects = "nothing"', RecllmError, "no effects 'nothing'"),
 ]

@@ -546,7 +546,7 @@ def test_the_work_for_a_figure_does_not_depend_on_who_is_in_the_group(
     for name in ("target_probabilities", "likeness", "reasons_for"):
         real = getattr(audience, name)
         monkeypatch.setattr(
-            audience, name, lambda *args, real=real: calls.append(tuple(map(len, args[1:3]))) or real(*args)
+            audience, name, lambda *args, real=real, **kw: calls.append(tuple(map(len, args[1:3]))) or real(*args, **kw)
         )
     alone = {"suppressed": [f"u{n:02}" for n in range(1, PEOPLE)], "explain_first": 5}
     with serving(folder, settings=FAST) as client:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Command
 from tables import table
-from test_cli import Run, document
+from test_cli import document
 from test_training import DATA
 from typer.main import get_command
 
@@ -235,7 +236,7 @@ def test_training_takes_advice_then_the_file_then_the_call(tmp_path: Path) -> No
     assert sequence == advice.interests
 
 
-def test_the_command_prints_values_defaults_and_where_each_came_from(run: Run, shop: Path) -> None:
+def test_the_command_prints_values_defaults_and_where_each_came_from(run: Command, shop: Path) -> None:
     code, out, _ = run("settings", "-w", "shop", "--set", "scorer.epochs=5", "--json")
     rows = {(row["section"], row["name"]): row for row in document(out)["settings"]}
     assert code == 0 and list(rows) == NAMES
@@ -266,7 +267,7 @@ def test_every_command_that_opens_a_workspace_takes_settings() -> None:
     assert not without
 
 
-def test_a_setting_of_the_call_reaches_the_command(run: Run, shop: Path) -> None:
+def test_a_setting_of_the_call_reaches_the_command(run: Command, shop: Path) -> None:
     arguments = ("ingest", "--dry-run", "log.csv", "--table", "events", "-w", "shop")  # one of its five rows is bad
     assert run(*arguments)[0] == 0
     assert run(*arguments, "--set", "policy.reject_limit=0.1")[0] == 2
@@ -274,7 +275,7 @@ def test_a_setting_of_the_call_reaches_the_command(run: Run, shop: Path) -> None
     assert code == 2 and "did you mean reject_limit" in err and err.count("\n") == 1
 
 
-def test_models_are_listed_promoted_and_rolled_back(run: Run, shop: Path) -> None:
+def test_models_are_listed_promoted_and_rolled_back(run: Command, shop: Path) -> None:
     code, _, err = run("models", "list", "-w", "shop")
     assert code == 3 and "recllm train -w shop" in err
     for version in ("a", "b"):
@@ -293,14 +294,14 @@ def test_models_are_listed_promoted_and_rolled_back(run: Run, shop: Path) -> Non
     assert code == 1 and "known: a, b" in err
 
 
-def test_refresh_names_the_version_that_serves(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refresh_names_the_version_that_serves(run: Command, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = run("refresh", "-w", "shop")
     assert code == 1 and "recllm train" in err
     monkeypatch.setattr(shop_recommender, "refresh", lambda workspace, progress: str(workspace.root))
     assert run("refresh", "-w", "shop") == (0, "serving: shop\n", "")
 
 
-def test_the_wrong_word_for_an_option_is_refused(run: Run, shop: Path) -> None:
+def test_the_wrong_word_for_an_option_is_refused(run: Command, shop: Path) -> None:
     for option in ("decimal=;", "date_order=ymd", "on_bad_bytes=quarantine", "anonymous=keep", "now=x"):
         code, _, err = run("ingest", "--dry-run", "items.csv", "--table", "items", "-w", "shop", "--read", option)
         assert code == 2 and option.split("=")[0] in err
