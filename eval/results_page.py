@@ -232,7 +232,7 @@ def small_shops() -> str:
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for row in load("small-shops")["means"]:
         cut = cells.setdefault((row["log"], str(row["people"])), {})
-        cut[row["system"]] = f"{cell(row['all'])} / {cell(row['new'])}"
+        cut[row["system"]] = f"{cell(row['all'])}/{cell(row['new'])}"
     systems = list(next(iter(cells.values())))
     rows = [(*cut, *figures.values()) for cut, figures in cells.items()]
     return table(("log", "customers", *systems), rows)
