@@ -878,6 +878,10 @@ def test_each_customer_gets_a_product_of_the_whole_shop_that_they_did_not_return
     record_events(pl.DataFrame([row]), shop.store(), source="log")
     later = {person.user_id: person.item_id for person in plan_campaign(shop, file, replace=True).people}
     assert name in later and later[name] != own[name]
+    buy(shop, [name], later[name])
+    lately = changed(folder, (CATEGORY, 'intent = "mixed"'), ("size = 60\n", "bought_days = 14\n"), name="lately")
+    latest = {person.user_id: person.item_id for person in plan_campaign(shop, lately).people}
+    assert latest.get(name) not in (own[name], later[name]) and len(latest) > PEOPLE / 2
 
 
 def test_an_intent_leaves_out_whom_nothing_fits(shop: Workspace, folder: Path) -> None:

@@ -1,10 +1,6 @@
-"""Faults survived: kills at random moments, a full or read-only disk, jumps of the clock, damaged files, two writers,
-a lost network, no memory.
+"""Faults survived: kills, a full or read-only disk, jumps of the clock, damaged files, two writers, a lost network.
 
-`eval/faults.py` kills each operation many times; here a handful of times. What else is tested where: a retraining
-that is killed in test_retrain; the service while its store is locked, full or gone and its models break in
-test_service_faults; a damaged file, no permission and a full disk below the store in test_store_sqlite; a server's lost
-connections and full disks in test_store_postgres.
+`eval/faults.py` kills each operation many times; here a handful of times.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def test_what_can_no_longer_be_set_is_accepted_where_it_says_what_holds(
     file = tmp_path / SETTINGS_FILE
     whole = file.read_text()
     file.write_text(
-        whole + "\n[scorer]\nepochs = 4\ndropout = 0.0\n\n[search]\nwords = 300\n\n[audit]\ncopy_to = '/dev/log'\n"
+        whole + "\n[scorer]\nepochs = 4\ndropout = 0.0\n\n[search]\nwords = 300\n\n[oidc]\ntitle = 'Staff'\n"
     )
     with Workspace.open(tmp_path) as opened:
         assert opened.settings == Settings(scorer={"epochs": 4})

@@ -62,6 +62,11 @@ EXPECTED: Mapping[str, str] = {
     "less_than": "must be below {lt}",
     "less_than_equal": "must be {le} at most",
     "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+    "dict_type": "must be a table",
+    "date_from_datetime_inexact": "must be a date without a time",
+    "date_from_datetime_parsing": "must be a date such as 2026-12-24",
+    "people_rule": "is wrong: {message}",
 }
 """pydantic's kinds of errors in words."""
 NOT_EMPTY = r"\S"

@@ -3,12 +3,9 @@
     find_personal_data("Call Ann on +49 30 1234567")   # (Finding(kind=PHONE, start=12, end=26),)
     scrub("Call Ann on +49 30 1234567")                # ("Call Ann on [phone]", (Finding(...),))
 
-What has a check digit or a shape of its own is found wherever it stands: e-mail, +49 numbers, cards (Luhn and the
-prefix of an issuer), IBAN (remainder of 97), the Chinese identity number (GB 11643). Digits that could be an article
-number, a size or a date need a word next to them that says what they are, and the nearest such word decides: "order
-4155550132" is none, "call 4155550132" is one. Names are found where a person is introduced: by a salutation, a label,
-a relation, a word of giving or signing, or next to a phone; addresses by a street and a number, or by the postcode and
-town behind. A title of goods needs more than other texts. It is a net and no proof.
+E-mail, cards, IBAN and numbers with a check digit are found wherever they stand; other digits need a word next to them,
+and the nearest such word decides: "order 4155550132" is none, "call 4155550132" is one. Names need a salutation, a
+label or a phone next to them, addresses a street and a number, or a postcode and a town. It is a net and no proof.
 
 What finds a kind is in `recllm.text.finders`, patterns and word lists in `data/personal_data.toml`. Time is linear.
 """

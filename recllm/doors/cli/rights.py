@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -153,6 +154,8 @@ def audit_log(
     from recllm.doors.privacy.certificate import read_certificate
     from recllm.shop.workspace.audit import exported_lines, read_audit, verify_audit
 
+    if after is not None and user is not None:
+        raise UsageError("--after prints the entries about all people, without them; leave out --user")
     if certificate is not None:
         signed = read_certificate(shop, certificate)
         return Answer(signed, without_people(signed), ["signed by this workspace", *remedies(signed)])
@@ -165,8 +168,9 @@ def audit_log(
         intact.append(f"{unsigned}: they were signed with a key that was lost")
     changed = f"the audit log is not as it was written: {check.problem}; compare it with a backup"
     problem = None if check.problem is None else DataError(changed)
-    lines = () if after is None else exported_lines(shop, after)
-    return Answer({"check": check, "entries": entries}, lines, notes=intact, problem=problem)
+    lines = [] if after is None else list(exported_lines(shop, after))
+    document = {"check": check, "entries": entries if after is None else list(map(json.loads, lines))}
+    return Answer(document, iter(lines) if after is not None else (), notes=intact, problem=problem)
 
 
 def retention(

@@ -9,8 +9,4 @@ A page is added in four steps.
    works without it. A table is declared in `tables.toml`, made by `visit.table` and drawn by `parts.grid(table)`.
 3. Its words in `recllm/base/words/en` and `zh`, under a table of its name, and `nav.<name>`.
 4. Its section in `SECTIONS` of `app.py`, which is the navigation, in its order.
-
-`visit.require(scope)` refuses a caller without a scope; `visit.may(scope)` lets a page leave out what would be refused.
-An error of `recllm.base.errors` becomes a page with the remedy; `visit.attempt` gives a form its refusal. A page that
-changes something returns `visit.back(path, "notice.key")` and calls `visit.remember`.
 """

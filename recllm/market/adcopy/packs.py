@@ -3,23 +3,7 @@
 A rule pack is what a law says about advertisements, as data with a citation for every rule. A rule finds phrases; it
 is met when its `evidence` is there. An error keeps a text back, a warning asks for a person's eyes. The packs help a
 reviewer; they are not legal advice. The shipped ones lie in `data/packs/`, a shop's own can be read from any TOML file
-of the same form:
-
-    name = "us_ftc"
-    [[rule]]
-    id = "made-in-usa"
-    guarantee = "G3"
-    severity = "error"                      # or "warning"
-    citation = "16 CFR 323"
-    evidence = "made_in_usa"                # a key of the caller's evidence, "never", "list_price" or "offer.end"
-    reviewed = "2025-11-25"
-    languages = ["en"]
-    message = "is a claim of origin"
-    phrases = ["made in the usa"]           # whole words, "*" up to 20 letters; Chinese matches anywhere
-    patterns = []                           # regular expressions on folded text, bounded repeats only
-    not = []                                # phrases that hold such a word and claim nothing
-    hit = ["Proudly made in the USA"]       # the rule's own test
-    miss = ["Made for sunny days"]
+of the same form, with the fields of `Rule`.
 
 The words beyond the facts that may stand in texts are a file of the workspace that only grows. Each addition is a
 version of it, with who approved the words and when:

@@ -195,6 +195,14 @@ def audience_of_workspace(
     )
 
 
+def person_rules(exclusions: Exclusions, target: AudienceTarget | None) -> Exclusions:
+    """Those that leave out people whatever the item: where each has their own, the others leave out items instead; see
+    `probabilities.is_left_out`."""
+    if target is None or not target.is_personal:
+        return exclusions
+    return exclusions.model_copy(update={"bought_days": None, "returned": False})
+
+
 def eligible_pool(
     recommender: Recommender,
     target: AudienceTarget | None,
@@ -218,7 +226,7 @@ def eligible_pool(
     choice = choice or OfferChoice()
     items = np.zeros(0, np.int64) if target is None else target.items
     match = rule_match(recommender, exclusions, gate)
-    masks = exclusion_masks(recommender, items, exclusions, agreed, seeds, match)
+    masks = exclusion_masks(recommender, items, person_rules(exclusions, target), agreed, seeds, match)
     if only_for is not None:
         others = np.ones(recommender.dataset.n_users, bool)
         others[only_for[0]] = False
@@ -238,7 +246,8 @@ def eligible_pool(
         scores = only_for[1].rows(np.searchsorted(only_for[0], user_rows))
     else:
         objective = Objective.PROBABILITY if choice.objective is Objective.UPLIFT else choice.objective
-        scores = target_probabilities(recommender, items, scored, choice.intent, objective, of_offer=target.is_personal)
+        personal = exclusions if target.is_personal else None
+        scores = target_probabilities(recommender, items, scored, choice.intent, objective, personal=personal)
         scores = scores.rows(user_rows) if score_all else scores
         late: dict[ExclusionReason, NDArray[np.bool_]] = {}
         if target.is_personal or choice.intent is not Intent.MIXED or objective is Objective.MARGIN:

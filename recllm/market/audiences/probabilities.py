@@ -26,13 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.base.errors import NotFittedError, UsageError
-from recllm.base.schema import Intent, Objective
+from recllm.base.schema import Action, Intent, Objective
 from recllm.learn.features.candidates import candidates, explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.market.audiences.request import LeftOut
 from recllm.market.propensity.effects import PersonEffects
-from recllm.shop.data.dataset import DAY
-from recllm.shop.data.interactions import Floats, of_actions, user_vectors
+from recllm.shop.data.dataset import DAY, Events
+from recllm.shop.data.interactions import Floats, Pairs, Tally, of_actions, padded, user_vectors
 from recllm.text.encoder.hardware import map_blocks
 
 if TYPE_CHECKING:
@@ -125,15 +126,17 @@ def target_probabilities(
     intent: Intent = Intent.MIXED,
     objective: Objective = Objective.PROBABILITY,
     *,
-    of_offer: bool = False,
+    personal: LeftOut | None = None,
 ) -> UserScores:
     """The probability of at least one of `items` (rows of the catalogue), those of several calibrated as a set.
 
-    of_offer: that of the offered one; so it is of another intent than mixed, where each person has items of their own.
+    personal, or another intent than mixed: that of the offered one, which is none that the rules `personal` leave out.
     Raises `NotFittedError` without a trained model.
     """
-    scores = independent_probabilities(recommender, items, user_rows, intent, objective, of_offer=of_offer)
-    if len(items) < 2 or not len(user_rows) or scores.probability is None or of_offer or intent is not Intent.MIXED:
+    scores = independent_probabilities(recommender, items, user_rows, intent, objective, personal=personal)
+    if len(items) < 2 or not len(user_rows) or scores.probability is None:
+        return scores
+    if personal is not None or intent is not Intent.MIXED:
         return scores
     rate = scores.score if objective is Objective.PROBABILITY else -np.log1p(-scores.probability.astype(np.float64))
     rate = calibrated_rate(rate, calibration_line(recommender, items))
@@ -148,7 +151,7 @@ def independent_probabilities(
     intent: Intent = Intent.MIXED,
     objective: Objective = Objective.PROBABILITY,
     *,
-    of_offer: bool = False,
+    personal: LeftOut | None = None,
 ) -> UserScores:
     """The same before the calibration of the set. Raises `NotFittedError` without a trained model, `UsageError` for a
     margin that no item has."""
@@ -179,6 +182,8 @@ def independent_probabilities(
             pairs = candidates(batch, ranker.candidates, allowed=allowed, repeats=intent is not Intent.DISCOVER)
         if intent is Intent.DISCOVER:
             pairs = pairs.select(batch.owned.find(pairs.user, pairs.item) == len(batch.owned.keys))
+        if personal is not None:
+            pairs = pairs.select(~is_left_out(batch.histories, pairs, data.n_items, data.as_of, personal))
         scored = ranker.score_batch(batch, pairs)
         pair_value = ranker.value(batch, pairs, objective, margins, discover=intent is Intent.DISCOVER)
         misses = np.log1p(-np.minimum(scored.probability.astype(np.float64), 1 - 1e-7))
@@ -195,10 +200,22 @@ def independent_probabilities(
         )
 
     map_blocks(score, len(user_rows), USERS_PER_BLOCK)
-    if of_offer or intent is not Intent.MIXED:
+    if personal is not None or intent is not Intent.MIXED:
         rate = -np.log1p(-np.minimum(listed.probability[:, 0].astype(np.float64), 1 - 1e-7))
     by_value = rate if objective is Objective.PROBABILITY else listed.offer_value[:, 0].astype(np.float64)
     return UserScores(by_value, listed.item[:, 0].copy(), np.asarray(-np.expm1(-rate), np.float32), listed)
+
+
+def is_left_out(histories: Events, pairs: Pairs, n_items: int, as_of: int, rules: LeftOut) -> NDArray[np.bool_]:
+    """Items that a person returned and did not buy since, or bought within `bought_days`, (n_pairs,)."""
+    last = {}
+    for action in (Action.PURCHASE, Action.RETURN):
+        events = histories.of(action)
+        tally = Tally.of(events.user, events.item, n_items)
+        last[action] = padded(tally.largest(events.at), -1)[tally.find(pairs.user, pairs.item)]
+    bought, returned = last[Action.PURCHASE], last[Action.RETURN]
+    left_out = rules.returned & (returned >= 0) & (returned >= bought)
+    return left_out if rules.bought_days is None else left_out | (bought >= as_of - rules.bought_days * DAY)
 
 
 def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer]) -> CollaborativeStatistics:

@@ -63,9 +63,9 @@ class LeftOut(Question):
     """Who is left out, by what they did and by their age."""
 
     bought_days: Days | None = None
-    """Leave out people who bought one of the items within this many days."""
+    """Leave out people who bought one of the items within this many days, or items where each has their own."""
     returned: bool = True
-    """Leave out people who returned one of the items and did not buy it since."""
+    """Leave out people who returned one of the items and did not buy it since, or items where each has their own."""
     frequency_cap: Annotated[int, Field(ge=1, le=1_000)] | None = None
     """Leave out people who saw recommendations this often in `frequency_days`."""
     frequency_days: Days = 7.0

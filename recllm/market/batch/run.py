@@ -3,9 +3,8 @@
     run = BatchRun.plan(workspace, folder, {"k": 10}, shards=64)
     run_batch(run, workers=2)
 
-A shard is the people whose pseudonyms hash to its number; its file is the same byte for byte in every process. Memory
-is bounded by the shard and by the statistics of all people and the catalogue, which are mapped and not read. The folder
-of a run holds
+A shard is the people whose pseudonyms hash to its number; its file is the same byte for byte in every process. The
+folder of a run holds
 
     plan.json               what is asked, of which model, as of when, in how many shards
     shard-00007.parquet     the slates of one shard, complete or missing
@@ -307,7 +306,7 @@ def work_on(run: BatchRun, shard: int) -> ShardOutcome:
 
 def worked_shards(run: BatchRun, shards: Sequence[int], workers: int) -> Iterator[ShardOutcome]:
     """`work_on` for each shard, as they end: in this process, or with several workers in processes. A process that is
-    killed ends the others, and the shards that are left have failed."""
+    killed ends the others, and the shards that are left have failed; one worker leaves the fault to its own shard."""
     if workers == 1:
         yield from map(partial(work_on, run), shards)
         return
@@ -316,17 +315,18 @@ def worked_shards(run: BatchRun, shards: Sequence[int], workers: int) -> Iterato
     from multiprocessing import get_context
 
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=share_cores, initargs=(workers,))
+    left = dict.fromkeys(shards)
     try:
         shard_of = {pool.submit(work_on, run, shard): shard for shard in shards}
         for future in as_completed(shard_of):
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                reason = (
-                    "a process was killed, most likely for want of memory: more shards make each smaller, fewer "
-                    "workers leave each more"
-                )
-                yield ShardOutcome(shard=shard_of[future], error=reason)
+            yield future.result()
+            del left[shard_of[future]]
+    except BrokenProcessPool:
+        reason = (
+            "a process was killed, most likely for want of memory: more shards make each smaller, fewer workers leave "
+            "each more, and one shows which shard it is"
+        )
+        yield from (ShardOutcome(shard=shard, error=reason) for shard in left)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -344,7 +344,8 @@ def run_batch(
 ) -> BatchResult:
     """Work on the shards without a file, and write `DONE` when all have one.
 
-    A shard that fails is in `BatchResult.failed`; the others are done all the same, and the next run tries it again.
+    A shard that fails is in `BatchResult.failed`; the others are done all the same, unless a process is killed, and the
+    next run tries it again.
     workers: processes at once; one works in this process. progress: called for each shard as it ends. Raises
     `UsageError` for no worker.
     """

@@ -179,7 +179,7 @@ class TargetSection(_Section):
     most_items: Annotated[int, Field(ge=1)] | None = None
     """Maximum number of items: those that suit most people; when None all, or 20 that fit the day."""
     intent: Annotated[Intent, Strict(False)] | None = None
-    """What an offer is to a person: mixed (the same as None), discover, remind, cross_sell or win_back."""
+    """What an offer is to a person: mixed, discover, remind, cross_sell or win_back."""
     objective: Annotated[Objective, Strict(False)] | None = None
     """By what people and their items are chosen: probability, lift, margin or uplift. When None lift for a campaign
     that picks its items, and probability for others."""

@@ -349,7 +349,7 @@ def undamaged(file: Path) -> Iterator[None]:
 def first_fault(error: ValidationError) -> str:
     """Where it is, and what is wrong."""
     first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc']))} {fault_in_words(first)}"
+    return f"{'.'.join(map(str, first['loc']))} {fault_in_words(first, quoted=False)}".strip()
 
 
 # --- logs ------------------------------------------------------------------------------------------------------------

@@ -9,9 +9,6 @@ What has been decided about each text is read from a log that only grows (G18):
       │  ▲        │             │
       │  └── edited ◄───────────┘     a new wording, checked when it is entered; it waits for approval as a draft does
       └────► rejected
-
-Nothing is approved without a person, unless the campaign says `auto` and the text passes; what is blocked cannot be
-approved.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate) -> CampaignOutcom
         converts=plan.converts,
         reached=figures,
         held_out=control,
-        other_people=actions.figures(others, addressed=False),
+        other_people=None if plan.own_items else actions.figures(others, addressed=False),  # they have no item
         effect=rate_effect(gate, figures, control, actions.converted[rows], actions.converted[control_rows]),
         revenue_effect=revenue_effect,
         segments=segments_of(actions, parts),

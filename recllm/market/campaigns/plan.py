@@ -16,7 +16,7 @@ import numpy as np
 
 from recllm.base.documents import count_text, plain
 from recllm.base.errors import DataError, NotFittedError, NothingToDo, UsageError
-from recllm.base.schema import ACTION_CODE, Action, Generator, Intent, Reason, ReasonKind
+from recllm.base.schema import Generator, Intent, Reason, ReasonKind
 from recllm.base.words.sentences import language
 from recllm.learn.features.item_vectors import basics_of
 from recllm.market.adcopy.ads import customer_facts, generator_named, may_be_modelled
@@ -39,8 +39,7 @@ from recllm.market.campaigns.texts import SILENCES, CampaignWriter, Silence, Tex
 from recllm.market.propensity.effects import saved_effects
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender
-from recllm.shop.data.dataset import DAY, utc
-from recllm.shop.data.interactions import of_actions
+from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
 
@@ -322,8 +321,7 @@ class Draw:
         products: dict[int, Iterator[int]] = {}
         for at, item in first.items():
             further = [] if offers is None else offers.item[at].tolist()
-            unwanted = self.unwanted(at)
-            items = dict.fromkeys(row for row in [item, *further] if row != -1 and row not in unwanted)
+            items = dict.fromkeys([item, *(row for row in further if row != -1)])
             products[at] = islice(self.sayable(items, *ways[at]), limit)
         tried: dict[int, list[int]] = {at: [] for at in first}
         scored: dict[int, list[int]] = {}
@@ -339,18 +337,6 @@ class Draw:
                 else:
                     waiting.append(at)
         return {at: scored.get(at, tried[at][:FEW_PRODUCTS]) for at in first}
-
-    def unwanted(self, at: int) -> set[int]:
-        """Rows of the products that a customer returned last, or bought too lately; where the campaign is about the
-        same products for all, such customers are left out instead."""
-        limits, data = self.file.limits, self.recommender.dataset
-        if not self.file.target.is_personal:
-            return set()
-        events = of_actions(data.events.rows(self.pool.user_rows[[at]]), (Action.PURCHASE, Action.RETURN))
-        too_lately = events.at >= data.as_of - (limits.bought_days or 0) * DAY
-        is_unwanted = too_lately | (limits.returned & (events.action == ACTION_CODE[Action.RETURN]))
-        last = dict(zip(events.item.tolist(), is_unwanted.tolist(), strict=True))  # events are in the order of time
-        return {item for item, unwanted in last.items() if unwanted}
 
     def ways(self, positions: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Position in the pool -> channel and locale of a person's text.

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import DataError, NotFittedError, NothingToDo, UsageError
 from recllm.base.schema import Objective, Occasion
-from recllm.market.audiences.audience import Audience, EligiblePool, build_audience, eligible_pool, rule_match
+from recllm.market.audiences.audience import (
+    Audience,
+    EligiblePool,
+    build_audience,
+    eligible_pool,
+    person_rules,
+    rule_match,
+)
 from recllm.market.audiences.contacts import first_channels
 from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
 from recllm.market.audiences.people_rule import PeopleRule
@@ -122,12 +129,10 @@ def occasion_target(
 
 def exclusions_of(file: CampaignFile, workspace: Workspace) -> Exclusions:
     holdout = workspace.settings.experiments
-    # where customers have an item of their own, only their dealings with it matter
-    own_items = file.target.occasion is not None or file.target.is_personal
     return file.limits.part(
         Exclusions,
-        returned=file.limits.returned and not own_items,
-        bought_days=None if own_items else file.limits.bought_days,
+        # with an occasion each person has an item of their own, and others' do not matter
+        returned=file.limits.returned and file.target.occasion is None,
         suppressed=tuple(file.limits.suppressed_ids()),
         people=file.target.people,
         holdout_share=holdout.holdout_share,
@@ -212,11 +217,13 @@ def narrowed(
     """The `limit` items that suit most of the people who come first, each person by what the campaign chooses by: those
     that suit people best before those further down their lists."""
     match = rule_match(recommender, rules, workspace.gate())
-    masks = exclusion_masks(recommender, target.items, rules, agreed, match=match)
+    masks = exclusion_masks(recommender, target.items, person_rules(rules, target), agreed, match=match)
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
-    choice = file.target.choice
+    choice, personal = file.target.choice, rules if target.is_personal else None
     objective = Objective.PROBABILITY if choice.objective is Objective.UPLIFT else choice.objective
-    scores = independent_probabilities(recommender, target.items, user_rows, choice.intent, objective)
+    scores = independent_probabilities(
+        recommender, target.items, user_rows, choice.intent, objective, personal=personal
+    )
     first = np.argsort(-scores.score, kind="stable")[: file.limits.cut.max_contacts]
     best = offered_items(file, workspace, scores, first)
     listed = best[:, None] if scores.offers is None else scores.offers.item[first, :PRODUCTS_TRIED]

@@ -74,7 +74,9 @@ class OrderDates:
         """What the people of `rows` are ranked by, soonest highest, and their dates by field of `UserPrediction`."""
         days, moment = self.days(past)[:, rows], utc(now)
         dates = [[(moment + timedelta(days=n)).date() if n <= horizon_days else None for n in c] for c in days.tolist()]
-        return -days[1], dict(zip(("earliest", "date", "latest"), dates, strict=True))
+        # without a date those come first who ordered last
+        soonest = np.where(np.isfinite(days[1]), -days[1], -1e6 - np.minimum(past.since[rows], 1e6))
+        return soonest, dict(zip(("earliest", "date", "latest"), dates, strict=True))
 
     def figures(self, past: ShoppingDays, validation: Examples, horizon_days: int) -> dict[str, float]:
         """Of people who ordered within the horizon: days by which the date is off. within_80: how often an order fell

@@ -3,9 +3,7 @@
 buy      at least one purchase (of some items) with as_of <= time < as_of + horizon; asked of everybody with any event.
 leave    no purchase at all in that time, asked of active people: those who bought within `active_days` before.
 next-order, value   the probability of buy, with the date of the next order or the money spent.
-redeem   at least one of a campaign's coupons, asked of who was mailed it. An example is a campaign and a person mailed:
-         features as of the midnight before the mailing, label 1 when a coupon is redeemed within the horizon and the
-         campaign. Only campaigns that were over before the mailing count.
+redeem   at least one of a campaign's coupons, asked of who was mailed it; see `coupons`.
 
 Why a person's probability is what it is: what the served score would be without each group of facts.
 

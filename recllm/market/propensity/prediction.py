@@ -3,8 +3,6 @@
 reliability     mean probability and share of outcomes in bins of equal mass, with a 95 % interval (Wilson 1927).
 lift@q          share of outcomes among the fraction q with the highest probabilities, over the share among all.
 
-Equal probabilities are taken as they are spread over the tie: no order inside of a tie helps or harms.
-
 How well uplifts order people: Qini and uplift curves (Radcliffe 2007; Gutierrez and Gérardy 2017). Among the first
 share q of people by uplift, with outcomes weighted by 1 / (probability of the own arm),
 

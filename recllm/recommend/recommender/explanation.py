@@ -111,8 +111,8 @@ class Explainer:
         if not len(item_rows):
             return []
         units, deltas_of_units = self.evidence(person, item_rows)
-        tried = np.isfinite(deltas_of_units).any(axis=1)
-        named = person.of_items([unit.item for unit, is_tried in zip(units, tried, strict=True) if is_tried])
+        tried = np.flatnonzero(np.isfinite(deltas_of_units).any(axis=1))
+        named = person.of_items([units[int(n)].item for n in tried])
         writer, profile = self._writer(), named.profile(self.dataset)
         return [
             writer.reasons(units, deltas_of_units[:, column], int(row), profile, spread)

@@ -8,9 +8,8 @@ A state is a folder of three files. A version of a model has states, and is not 
     people.safetensors       who serves as a neighbour, and everybody's history, for the owner only. Users are salted
                              digests, not ids. It is made again whenever a customer withdraws or is erased.
 
-Arrays are mapped and not read; a checksum of all bytes is compared once. An answer for one user reads that user's own
-history from the store, by key, so what happened after the state was made counts at once. Computing all of it again
-(`CollaborativeStatistics.fit`) stays the reference that tests compare with.
+Arrays are mapped and not read; a checksum of all bytes is compared once. Each user's own history is read from the
+store, by key, so what happened after the state was made counts at once.
 """
 
 from __future__ import annotations
