@@ -45,7 +45,7 @@ def main() -> None:
     args = parser.parse_args()
     window = window_of("cj-next28", args, validation=args.validation)
     encoder = default_encoder(args)
-    recipe = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed)
+    recipe = advised_recipe(window.fit_on, encoder, seed=args.seed)
     trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests, progress=say)
     people = np.flatnonzero(np.diff(window.fit_on.events.of("purchase").indptr))
     items, source = drawn(window.fit_on, args.items, args.seed)

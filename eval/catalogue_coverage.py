@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--weights", default="0,0.05,0.1,0.2,0.4,0.8", help="with commas; 0 comes first")
     args = parser.parse_args()
     window, encoder = window_of(args.protocol, args, validation=True), default_encoder(args)
-    recipe, k = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed), BENCHMARKS[args.protocol].k
+    recipe, k = advised_recipe(window.fit_on, encoder, seed=args.seed), BENCHMARKS[args.protocol].k
     trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests).warm()
     systems = {
         f"{OURS}-less-popular-{w:g}" if w else OURS: served_system(trained, popularity_weight=w)

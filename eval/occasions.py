@@ -145,7 +145,7 @@ def scorer(
 ) -> Values:
     """The trained score of each pair. Of the second week the histories are new, the statistics of all are not."""
     encoder = default_encoder(args)
-    recipe = advised_recipe(past, encoder, tuned=False, seed=args.seed)
+    recipe = advised_recipe(past, encoder, seed=args.seed)
     recommender = Recommender(past, encoder).fit(recipe.training, interests=recipe.interests).warm()
     scores = []
     for pairs, start in zip(weeks, starts, strict=True):

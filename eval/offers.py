@@ -67,7 +67,7 @@ def main() -> None:
 
 def measure(window: EvaluationWindow, args: argparse.Namespace) -> dict[str, Any]:
     past, encoder = window.fit_on, default_encoder(args)
-    recipe = advised_recipe(past, encoder, tuned=False, seed=args.seed)
+    recipe = advised_recipe(past, encoder, seed=args.seed)
     recommender = Recommender(past, encoder).fit(recipe.training, interests=recipe.interests).warm()
     purchases, n_items = past.events.of(Action.PURCHASE), past.n_items
     buyer = np.repeat(np.arange(past.n_users), np.diff(purchases.indptr))

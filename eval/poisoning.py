@@ -310,7 +310,7 @@ def measure(*, n_targets: int = 3, seed: int = 0) -> dict[str, Any]:
     args = script_parser(None, "data", "cache").parse_args([])
     encoder, window = default_encoder(args), window_of("cj-next28", args, validation=False)
     past = window.fit_on
-    recipe = advised_recipe(past, encoder, tuned=False, seed=seed)
+    recipe = advised_recipe(past, encoder, seed=seed)
     record: dict[str, Any] = {"protocol": window.protocol, "note": CJ_NOTE, "data_hash": window.data_hash, "seed": seed}
     for name, collaborative in (("bounded", None), ("unbounded", CollaborativeSettings(**UNLIMITED))):
         say("%s: train", name)
