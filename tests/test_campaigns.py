@@ -912,7 +912,7 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     own = {person.user_id: person.item_id for person in plan.people}
     for item in plan.items:
         buy(shop, [name for name in moved if own[name] == item], item)
-    buy(shop, [name for name in evens if name not in moved], "tool1")  # an item of other customers converts no one
+    buy(shop, [name for name in evens if name not in moved], own[moved[0]])  # others' items convert no one
     buy(shop, [held[0]], "tea11", day=28)  # the log goes on past the window
     _, trial = campaign_trial(open_campaign(shop, file, clock=NOW))
     assert trial.height == len(done.people) + len(held)
