@@ -87,6 +87,10 @@ class GenerationError(RecllmError):
     pass
 
 
+class DeliveryError(RecllmError):
+    """A mail server took nothing."""
+
+
 class MissingExtraError(RecllmError):
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; run: pip install 'recllm[{extra}]'")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -104,6 +105,56 @@ def export(
     if done.files:
         notes.append(LISTS_TELL)
     return Answer(document, notes=notes)
+
+
+def send(
+    file: OneFile,
+    shop: Shop,
+    addresses: Annotated[
+        Path | None, typer.Option(help="Your file of customers, with their ids and e-mail addresses.")
+    ] = None,
+    test: Annotated[str, typer.Option(metavar="ADDRESS", help="Send one text to this address instead.")] = "",
+    per_minute: Annotated[int, typer.Option(min=1, help="Most messages in a minute.")] = 600,
+    unanswered: Annotated[
+        Literal["sent", "again"] | None,
+        typer.Option(help="What your mail server's log says of messages that it gave no answer for."),
+    ] = None,
+) -> Answer:
+    """Send the approved e-mails to customers who agree now, each once; run it again to go on."""
+    from tqdm import tqdm
+
+    from recllm.market.sending.addresses import read_addresses
+    from recllm.market.sending.mail import SERVER_VARIABLE, MailServer
+    from recllm.market.sending.outbox import MessageState
+    from recllm.market.sending.send import send_campaign, send_test
+
+    server, campaign = MailServer.of(os.environ.get(SERVER_VARIABLE, "")), _open_campaign(shop, file)
+    if test:
+        text_id = send_test(campaign, server, test)
+        return Answer({"test": text_id}, [f"the text {text_id} was sent to {test}"])
+    if addresses is None:
+        raise UsageError("whom to send to: --addresses FILE with your customers' ids and e-mail addresses")
+    known = read_addresses(shop, addresses)
+    decision = {None: None, "sent": MessageState.SENT, "again": MessageState.DEFERRED}[unanswered]
+    with tqdm(unit=" e-mails", disable=None) as bar:
+
+        def progress(n_done: int, n_all: int) -> None:
+            bar.total = n_all
+            bar.update(n_done - bar.n)
+
+        outcome = send_campaign(campaign, server, known, per_minute=per_minute, unanswered=decision, progress=progress)
+    write_audit(shop, "campaign_sent", campaign=campaign.plan.campaign_id, sent=outcome.sent)
+    notes = []
+    if outcome.unanswered:
+        notes.append(
+            f"{count_text(len(outcome.unanswered), 'message')} may have left, as the server's answer is missing, and "
+            "will not be sent again. Look for their Message-ID in its log, then give --unanswered sent or again: "
+            + ", ".join(outcome.unanswered[:5])
+        )
+    if outcome.deferred or outcome.waiting:
+        n_left = outcome.deferred + outcome.waiting
+        notes.append(f"{count_text(n_left, 'message')} could not leave yet; run this again later")
+    return Answer(outcome, notes=notes)
 
 
 def report(file: OneFile, shop: Shop) -> Answer:

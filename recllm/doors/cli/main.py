@@ -50,6 +50,7 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., Answer | None]
             "plan": campaign.plan,
             "approve": campaign.approve,
             "export": campaign.export,
+            "send": campaign.send,
             "report": campaign.report,
         },
     ),

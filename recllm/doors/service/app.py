@@ -22,7 +22,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 import recllm
 from recllm.base.errors import RecllmError
 from recllm.base.service_settings import ServiceSettings
-from recllm.doors.service import api, marketing, webhooks
+from recllm.doors.service import api, marketing, unsubscribe, webhooks
 from recllm.doors.service.callers import (
     Capacity,
     RateLimit,
@@ -91,7 +91,7 @@ def create_app(
         description="Recommendations with true reasons, checked ad text, events and items.",
     )
     app.state.service = service
-    for operations in (api, marketing, webhooks):
+    for operations in (api, marketing, webhooks, unsubscribe):
         app.include_router(operations.router)
     if loopback_only:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_HOSTS))

@@ -64,7 +64,7 @@ class CampaignExport:
 
 def export_campaign(
     campaign: OpenCampaign,
-    folder: Path,
+    folder: Path | None,
     *,
     ids: Mapping[str, str] | None = None,
     clock: datetime | None = None,
@@ -72,6 +72,7 @@ def export_campaign(
 ) -> CampaignExport:
     """Writes ID-CHANNEL.csv files into `folder`, and logs whom they reach; who is held out is in none of them.
 
+    folder: None for messages that leave from here, without files; then people count once, however often it is called.
     ids: pseudonym -> the shop's own id, where it is known. revision: what the caller saw, see
     `CampaignFolder.revision`. Raises `PolicyError` when no text is approved, or fewer people than the policy's floor
     are left, `NothingToDo` with the counts for none, or when the offer is over, `ConflictError` for another revision.
@@ -92,14 +93,14 @@ def export_campaign(
         if not reached:
             counts = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
             raise NothingToDo(f"the campaign {plan.campaign_id!r} has no customers left to reach: {counts}")
-        check_floor(len(reached), FigureGate(campaign.workspace).floor)
         before = {name for entry in read_entries(campaign.folder.exports, ExportEntry) for name in entry.reached}
-        folder.mkdir(parents=True, exist_ok=True)
+        group = {p.user_id for p in reached} | (set() if folder else before)  # sending goes on with the same group
+        check_floor(len(group), FigureGate(campaign.workspace).floor)
         at = clock or datetime.now(UTC)
         messages = messages_of(campaign, reached, at)
         # before the files: a report may come as soon as a message can be sent
         campaign.workspace.store().add_messages(list(messages.values()))
-        files = write_lists(campaign, folder, messages, states, window, ids or {})
+        files = write_lists(campaign, folder, messages, states, window, ids or {}) if folder else []
         entry = {
             "at": at.isoformat(timespec="seconds"),
             "send_from": plain(window.start),
@@ -110,7 +111,8 @@ def export_campaign(
         }
         # before the line that says they are recorded: a repeated export records them, and none twice
         record_shown(campaign, [p for p in reached if p.user_id not in before], messages, at)
-        append(campaign.folder.exports, [entry])
+        if folder or not before.issuperset(messages):
+            append(campaign.folder.exports, [entry])
     _logger.info("exported %d people, %d held out, %d dropped", len(reached), len(held_out), sum(dropped.values()))
     return CampaignExport(
         campaign_id=plan.campaign_id,
@@ -217,6 +219,7 @@ def write_lists(
             **({CALL_TO_ACTION: call} if channel.slots[-1].lines else {}),
         }
 
+    folder.mkdir(parents=True, exist_ok=True)
     sweep_drafts(folder)  # of an export that was killed
     for channel in campaign.file.channels:
         if channel in campaign.file.public_channels:

@@ -4,6 +4,8 @@ campaigns/ID/plan.json         the plan without its people
 campaigns/ID/people.jsonl      one line per person: pseudonym, item, kind of reason, text; never a purchase
 campaigns/ID/decisions.jsonl   who approved, edited, rejected or withdrew which text, and when
 campaigns/ID/exports.jsonl     what left, and whom it reached
+campaigns/ID/outbox.jsonl      what was sent from here, see `recllm.market.sending.outbox`
+campaigns/.ID.send             held while the campaign is being sent
 campaigns/.ID.lock             held while a plan is read, published or decided about, so that none is seen half done
 
 A plan with its first decisions appears complete or not at all, and so do the lines that one decision adds.
@@ -227,8 +229,13 @@ class CampaignFolder:
     def exports(self) -> Path:
         return self.path / "exports.jsonl"
 
+    @property
+    def outbox(self) -> Path:
+        return self.path / "outbox.jsonl"
+
     def aside(self, suffix: str) -> Path:
-        """Next to the folder: "lock"; "part", a plan until it is published; "old", a plan while it is replaced."""
+        """Next to the folder: the locks "lock" and "send"; "part", a plan until it is published; "old", while it is
+        replaced."""
         return self.path.with_name(f".{self.path.name}.{suffix}")
 
     @contextmanager

@@ -58,7 +58,7 @@ def take_out_of_file(file: Path, is_leaving: IsLeaving) -> records.Removed:
     except OSError:
         return records.Removed(unread=(name,))
     try:
-        if file.name == "people.jsonl":
+        if file.name in ("people.jsonl", "outbox.jsonl"):
             lines = content.splitlines(keepends=True)
             remaining = b"".join(line for line in lines if not is_leaving(json.loads(line)["user_id"]))
             n_removed = len(lines) - len(remaining.splitlines())
@@ -140,7 +140,7 @@ CAMPAIGNS = records.PersonalRecords(
     name="campaigns",
     files=("campaigns",),
     in_backup=True,
-    leftovers=("campaigns/.*.lock", "campaigns/.*.part", "campaigns/.*.old"),
+    leftovers=("campaigns/.*.lock", "campaigns/.*.send", "campaigns/.*.part", "campaigns/.*.old"),
     locked=lambda file: CampaignFolder(file.parent).locked(),
     forget=lambda workspace, people: take_out(all_campaigns(workspace), people.subjects.__contains__),
     rename=rename_people,

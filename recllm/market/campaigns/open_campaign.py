@@ -123,9 +123,12 @@ class OpenCampaign:
     @property
     def window(self) -> SendWindow | None:
         """When messages may leave; None where the offer ends before they may."""
+        return self.window_from(self.moment)
+
+    def window_from(self, moment: datetime) -> SendWindow | None:
         offer, limits = self.file.offer, self.file.limits
         zone = limits.timezone or self.workspace.settings.timezone
-        return send_window(self.moment, limits.quiet_hours, zone, offer.end if offer else None)
+        return send_window(moment, limits.quiet_hours, zone, offer.end if offer else None)
 
     def facts(self, text: CampaignText) -> TextFacts:
         return facts_of(self.catalogue.items.get(text.item_id), self.file)

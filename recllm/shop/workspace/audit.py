@@ -50,6 +50,7 @@ class AuditAction(StrEnum):
     CAMPAIGN_PLANNED = "campaign_planned"
     CAMPAIGN_DECIDED = "campaign_decided"
     CAMPAIGN_EXPORTED = "campaign_exported"
+    CAMPAIGN_SENT = "campaign_sent"
     MODEL_TRAINED = "model_trained"
     MODEL_PROMOTED = "model_promoted"
     MODEL_REMOVED = "model_removed"

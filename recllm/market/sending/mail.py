@@ -1,0 +1,157 @@
+"""A text of a campaign as an e-mail, and the server that takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+from functools import cache
+from importlib.resources import files
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from jinja2 import Environment, Template
+
+from recllm.base.errors import UsageError
+from recllm.base.schema import IMAGE, Item
+from recllm.base.service_settings import PLAIN_HTTP_HOSTS
+from recllm.base.words.sentences import language
+from recllm.market.adcopy.channels import CALL_TO_ACTION, channel_named, complete
+from recllm.market.adcopy.write import TEMPLATE
+from recllm.market.campaigns.file import CampaignFile
+from recllm.market.campaigns.folder import CampaignText
+
+UNSUBSCRIBE_PATH = "/unsubscribe"
+"""Of the service: POST /unsubscribe/SHOP/MESSAGE ends the messages of the channel at once, without a question."""
+SERVER_VARIABLE = "RECLLM_SMTP"
+"""Environment variable with the URL of the mail server."""
+_UNSUBSCRIBE = {"en": "Unsubscribe", "zh": "退订"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MailServer:
+    """A server that takes mail from here, with TLS from the first byte (`smtps`) or by STARTTLS."""
+
+    host: str
+    port: int
+    is_tls: bool
+    user: str | None
+    password: str | None
+    sender: str
+    """The address that mails come from."""
+
+    @classmethod
+    def of(cls, url: str) -> MailServer:
+        """From `smtp://USER:PASSWORD@HOST:PORT?from=ADDRESS`, or smtps. `from` may be left out where the user is an
+        address. Raises `UsageError`, without the URL, which holds a password."""
+        example = f"give {SERVER_VARIABLE} a URL such as smtps://USER:PASSWORD@mail.example?from=news@shop.example"
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            raise UsageError(f"the mail server's URL is wrong; {example}") from None
+        if parts.scheme not in ("smtp", "smtps") or not host:
+            raise UsageError(f"no mail server is named; {example}")
+        user = unquote(parts.username) if parts.username else None
+        sender = parse_qs(parts.query).get("from", [user or ""])[0]
+        if "@" not in sender:
+            raise UsageError(f"the mail server's URL has no address that mails come from; {example}")
+        is_tls = parts.scheme == "smtps"
+        return cls(
+            host=host,
+            port=port or (465 if is_tls else 587),
+            is_tls=is_tls,
+            user=user,
+            password=unquote(parts.password) if parts.password else None,
+            sender=sender,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def header_id(self, message_id: str) -> str:
+        """The header Message-ID, by which the server's log names a mail."""
+        return f"<{message_id}@{self.sender.rpartition('@')[2]}>"
+
+    @property
+    def starts_tls(self) -> bool:
+        """STARTTLS is asked of every server but one on this machine."""
+        return not self.is_tls and self.host not in PLAIN_HTTP_HOSTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mail:
+    """One message to one address, ready to be handed over."""
+
+    user_id: str
+    address: str
+    content: bytes
+    """RFC 5322, lines ended by CRLF."""
+
+
+def unsubscribe_url(file: CampaignFile, shop: str, message_id: str) -> str:
+    """The address that ends the messages of one customer, where the campaign's `opt_out` is the page of the service,
+    .../unsubscribe/SHOP; else `opt_out` itself. The message's id cannot be guessed without the workspace's key."""
+    link = file.sender.opt_out
+    is_page = link.startswith("http") and urlsplit(link).path.rstrip("/").endswith(f"{UNSUBSCRIBE_PATH}/{shop}")
+    return f"{link.rstrip('/')}/{message_id}" if is_page else link
+
+
+def mail_of(
+    file: CampaignFile,
+    text: CampaignText,
+    wording: str,
+    *,
+    user_id: str,
+    item: Item | None,
+    server: MailServer,
+    address: str,
+    unsubscribe: str,
+    message_id: str,
+    at: datetime,
+) -> Mail:
+    """A text as a mail with a plain and an HTML part (RFC 5322), with the headers of RFC 8058 where `unsubscribe` is a
+    page for this message. wording: the approved one, of several lines."""
+    parts, shop = channel_named(text.channel).parts(wording), file.sender.name
+    sender, is_generated = replace(file.sender, opt_out=unsubscribe), text.generator != TEMPLATE
+    finished = complete(wording, channel=text.channel, locale=text.locale, sender=sender, generated=is_generated)
+    added = [line for line in finished[len(wording) :].split("\n") if line]
+    link = file.words.link and (file.words.link if "://" in file.words.link else f"https://{file.words.link}")
+    button = parts.get(CALL_TO_ACTION) if link else None
+    picture = item.attributes.get(IMAGE, "") if item else ""
+    mail = EmailMessage(policy=SMTP)
+    mail["From"] = Address(shop, addr_spec=server.sender)
+    mail["To"] = Address(addr_spec=address)
+    mail["Subject"] = parts["subject"]
+    mail["Date"] = format_datetime(at)
+    step = ["", f"{button}: {link}"] if button else []
+    lines = [parts["headline"], "", parts["body"], *step, "", "-- ", *added]
+    mail.set_content("\n".join(lines) + "\n", cte="quoted-printable")
+    page = template().render(
+        language=language(text.locale),
+        **parts,
+        paragraphs=parts["body"].split("\n"),
+        button=button,
+        link=link,
+        picture=picture if picture.startswith("https://") else "",
+        title=item.title if item else "",
+        added=[line for line in added if unsubscribe not in line],
+        unsubscribe=unsubscribe,
+        unsubscribe_words=_UNSUBSCRIBE[language(text.locale)],
+        shop=shop,
+    )
+    mail.add_alternative(page, subtype="html", cte="quoted-printable")
+    # written here, as `EmailMessage` encodes what is longer than a line and cannot be folded
+    heads = [f"Message-ID: {server.header_id(message_id)}", f"List-Unsubscribe: <{unsubscribe}>"]
+    if unsubscribe != file.sender.opt_out:
+        heads.append("List-Unsubscribe-Post: List-Unsubscribe=One-Click")
+    content = "".join(f"{head}\r\n" for head in heads).encode("ascii") + mail.as_bytes()
+    return Mail(user_id=user_id, address=address, content=content)
+
+
+@cache
+def template() -> Template:
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string((files("recllm.market.sending") / "mail.html").read_text(encoding="utf-8"))

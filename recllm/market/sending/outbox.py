@@ -1,0 +1,113 @@
+"""The outbox of a campaign: which message left, so that none leaves twice.
+
+campaigns/ID/outbox.jsonl has one line for each change, and the last line of a person counts. `LEAVING` is on the disk
+before a message is handed over. Where the process ends before the server's answer is written, the message may have
+left: it stays `LEAVING`, is not sent again, and a person decides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from recllm.base.documents import json_value
+from recllm.base.errors import DataError
+from recllm.market.campaigns.folder import CampaignFolder
+
+
+class MessageState(StrEnum):
+    LEAVING = "leaving"
+    """Handed over, and the server's answer is not known."""
+    SENT = "sent"
+    DEFERRED = "deferred"
+    """The server will not take it now; the next run tries again."""
+    REFUSED = "refused"
+    """The server will never take it."""
+
+
+FINAL = frozenset({MessageState.LEAVING, MessageState.SENT, MessageState.REFUSED})
+"""Messages in these states are not sent again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxEntry:
+    user_id: str
+    """A pseudonym."""
+    state: MessageState
+    code: str = ""
+    """The server's reply code, with its enhanced code: "550 5.1.1". Never its words, which may hold an address."""
+    at: str = ""
+    """ISO 8601, UTC."""
+
+
+class Outbox:
+    """The states of a campaign's messages, read once and written at each change.
+
+    An erasure or a rotation of the key rewrites the file in the meantime. What it took out is not written again.
+    """
+
+    def __init__(self, folder: CampaignFolder) -> None:
+        """Raises `DataError` for a damaged file. A line that a killed process left unfinished is removed."""
+        self._folder = folder
+        with folder.locked():
+            self._read()
+
+    def _read(self) -> None:
+        file = self._folder.outbox
+        content = file.read_bytes() if file.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            os.truncate(file, len(whole))
+        try:
+            fields = (json_value(line) for line in whole.splitlines())
+            entries = [OutboxEntry(**values | {"state": MessageState(values["state"])}) for values in fields]
+            self._entries = {entry.user_id: entry for entry in entries}
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{file}: damaged; put back the file from a backup") from error
+        self._version = version_of(file)
+
+    def entry(self, user_id: str) -> OutboxEntry | None:
+        """The last line of a person."""
+        return self._entries.get(user_id)
+
+    def state(self, user_id: str) -> MessageState | None:
+        entry = self._entries.get(user_id)
+        return entry and entry.state
+
+    def entries(self, state: MessageState) -> list[OutboxEntry]:
+        """The last lines of the people whose message is in the state."""
+        return [entry for entry in self._entries.values() if entry.state is state]
+
+    def record(self, user_ids: Iterable[str], state: MessageState, code: str = "") -> None:
+        """On the disk on return. Nothing is written of people whom an erasure took out since the last call."""
+        file, at = self._folder.outbox, datetime.now(UTC).isoformat(timespec="milliseconds")
+        with self._folder.locked():
+            erased: set[str] = set()
+            if version_of(file) != self._version:
+                before = set(self._entries)
+                self._read()
+                erased = before - set(self._entries)
+            entries = [
+                OutboxEntry(user_id=user_id, state=state, code=code, at=at)
+                for user_id in user_ids
+                if user_id not in erased
+            ]
+            with file.open("ab") as log:
+                log.write("".join(json.dumps(asdict(entry)) + "\n" for entry in entries).encode())
+                log.flush()
+                os.fsync(log.fileno())
+            self._version = version_of(file)
+            self._entries |= {entry.user_id: entry for entry in entries}
+
+
+def version_of(file: Path) -> tuple[int, ...]:
+    """Differs after each change by another process; empty without the file."""
+    if not file.exists():
+        return ()
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns

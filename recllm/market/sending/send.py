@@ -1,0 +1,316 @@
+"""Sends the e-mails of a campaign, each at most once, at a pace, outside quiet hours, to customers who agree then.
+
+A run takes up where the last one ended. Before each batch it asks again who may be reached and which texts are
+approved. What the server answers is written to the outbox, and counted like the reports of a sending service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import ModuleType
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from recllm.base.errors import DeliveryError, MissingExtraError, NothingToDo, PolicyError
+from recllm.base.files import lock_file
+from recllm.base.messages import MessageEvent, MessageEventKind
+from recllm.market.campaigns.export import export_campaign, messages_of, reachable_people
+from recllm.market.campaigns.folder import PlannedPerson, TextStatus
+from recllm.market.campaigns.open_campaign import OpenCampaign, States, text_states
+from recllm.market.sending.mail import Mail, MailServer, mail_of, unsubscribe_url
+from recllm.market.sending.outbox import FINAL, MessageState, Outbox
+
+if TYPE_CHECKING:
+    from aiosmtplib import SMTP
+
+EMAIL = "email"
+SOURCE = "smtp"
+"""Of what the server answers, where events of messages name theirs."""
+CONNECTIONS = 4
+BATCH = 100
+"""Messages between two looks at consent; many servers take no more on one connection."""
+TIMEOUT_SECONDS = 30.0
+"""For one answer of the server."""
+RECONNECT_SECONDS = (1.0, 5.0, 20.0)
+"""Waits after a lost connection, until one brings something."""
+_ENHANCED_CODE = re.compile(r"\s*([245]\.\d{1,3}\.\d{1,3})\b")
+_ADDRESS_CODES = re.compile(r"55[013]$|\d{3} 5\.(?:1\.\d+|2\.1)$")
+"""Refusals that are about the address itself, by RFC 3463 and RFC 5321."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SendOutcome:
+    """People of a campaign by what happened to their e-mail, in this run and those before."""
+
+    sent: int
+    deferred: int
+    """Put off by the server; the next run tries again."""
+    refused: int
+    unanswered: tuple[str, ...]
+    """Message-IDs that may have left: the process ended, or the connection broke, before the server's answer."""
+    waiting: int
+    """Still to be sent: the time to send in is over."""
+    no_address: int
+    dropped: Mapping[str, int]
+    """Reason -> people who may not be reached now."""
+
+
+def send_campaign(
+    campaign: OpenCampaign,
+    server: MailServer,
+    addresses: Mapping[str, str],
+    *,
+    per_minute: int,
+    unanswered: MessageState | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    progress: Callable[[int, int], None] | None = None,
+) -> SendOutcome:
+    """Sends what is not sent yet.
+
+    addresses: by pseudonym. unanswered: what a person found of messages that may have left: SENT, or DEFERRED to send
+    them again. progress: is called with the messages done and all of this run. Raises `StoreError` while another
+    process sends the campaign, `NothingToDo` outside the time to send in, `DeliveryError` when the server takes
+    nothing, and what `export_campaign` raises.
+    """
+    folder, plan = campaign.folder, campaign.plan
+    with lock_file(folder.aside("send"), wait_seconds=0.0):
+        now, outbox = clock(), Outbox(folder)
+        window = campaign.window_from(max(now, campaign.moment))
+        if window is None or window.start > now:
+            when = f"from {window.start:%Y-%m-%d %H:%M %Z} on" if window else "no more, as the offer ends before then"
+            raise NothingToDo(f"messages of {plan.campaign_id!r} may leave {when}; nothing was sent")
+        if unanswered is not None:
+            outbox.record([entry.user_id for entry in outbox.entries(MessageState.LEAVING)], unanswered)
+        reached = set(export_campaign(campaign, None, clock=now).people)
+        people = [p for p in plan.addressed if p.user_id in reached and p.channel == EMAIL]
+        with_address = [p for p in people if p.user_id in addresses]
+        queue = deque(p for p in with_address if outbox.state(p.user_id) not in FINAL)
+        count_answers(campaign, outbox, people, now)
+        pace, n_all = Pace(per_minute), len(queue)
+        while queue and (window.end is None or clock() < window.end):
+            batch = [queue.popleft() for _ in range(min(len(queue), BATCH, max(1, per_minute // 6)))]
+            states = text_states(campaign)
+            reachable, _ = reachable_people(campaign, batch, states)
+            try:
+                deliver(server, mails_of(campaign, reachable, states, server, addresses, clock()), outbox, pace)
+            finally:
+                count_answers(campaign, outbox, batch, clock())
+            if progress is not None:
+                progress(n_all - len(queue), n_all)
+        _, dropped = reachable_people(campaign, plan.addressed, text_states(campaign))
+        leaving = {entry.user_id for entry in outbox.entries(MessageState.LEAVING)}
+        unsure = messages_of(campaign, [p for p in plan.addressed if p.user_id in leaving], now)
+        return SendOutcome(
+            sent=len(outbox.entries(MessageState.SENT)),
+            deferred=len(outbox.entries(MessageState.DEFERRED)),
+            refused=len(outbox.entries(MessageState.REFUSED)),
+            unanswered=tuple(server.header_id(message.message_id) for message in unsure.values()),
+            waiting=len(queue),
+            no_address=len(people) - len(with_address),
+            dropped=dropped,
+        )
+
+
+def mails_of(
+    campaign: OpenCampaign,
+    people: Sequence[PlannedPerson],
+    states: States,
+    server: MailServer,
+    addresses: Mapping[str, str],
+    at: datetime,
+) -> list[Mail]:
+    """The mail of each person, with their own address to unsubscribe. addresses: by pseudonym."""
+    file, shop = campaign.file, campaign.workspace.root.name
+    texts, messages = {t.id: t for t in campaign.plan.texts}, messages_of(campaign, people, at)
+    return [
+        mail_of(
+            file,
+            texts[person.text_id],
+            states[person.text_id].text,
+            user_id=person.user_id,
+            item=campaign.catalogue.items.get(person.item_id),
+            server=server,
+            address=addresses[person.user_id],
+            unsubscribe=unsubscribe_url(file, shop, messages[person.user_id].message_id),
+            message_id=messages[person.user_id].message_id,
+            at=at,
+        )
+        for person in people
+    ]
+
+
+def send_test(campaign: OpenCampaign, server: MailServer, address: str) -> str:
+    """Sends the first approved e-mail of the campaign to an address of the shop's own, and returns the id of its text.
+
+    Nothing is recorded, and its link to unsubscribe is the campaign's own. Raises `PolicyError` where no e-mail is
+    approved, `DeliveryError` where the server does not take it.
+    """
+    states = campaign.states
+    approved = [t for t in campaign.plan.texts if t.channel == EMAIL and states[t.id].action is TextStatus.APPROVED]
+    if not approved:
+        raise PolicyError(f"no e-mail of {campaign.plan.campaign_id!r} is approved; see recllm campaign approve FILE")
+    text = approved[0]
+    mail = mail_of(
+        campaign.file,
+        text,
+        states[text.id].text,
+        user_id="",
+        item=campaign.catalogue.items.get(text.item_id),
+        server=server,
+        address=address,
+        unsubscribe=campaign.file.sender.opt_out,
+        message_id=f"test-{uuid4().hex}",
+        at=datetime.now(UTC),
+    )
+
+    async def hand_over() -> None:
+        async with connection(server) as smtp:
+            await smtp.sendmail(server.sender, [address], mail.content)
+
+    smtp_errors = import_smtp()
+    try:
+        asyncio.run(hand_over())
+    except smtp_errors.SMTPException as error:
+        raise DeliveryError(f"the mail server {server} did not take the test message: {error}") from error
+    return text.id
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+class Pace:
+    """Gives each message its time, so that no more than so many start in a minute."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._gap, self._next = 60.0 / per_minute, time.monotonic()
+
+    async def turn(self) -> None:
+        now = time.monotonic()
+        at = max(now, self._next)
+        self._next = at + self._gap
+        await asyncio.sleep(at - now)
+
+
+def deliver(server: MailServer, mails: Sequence[Mail], outbox: Outbox, pace: Pace) -> None:
+    """Hands mails to the server and records what becomes of each. A lost connection is made again; mails that had not
+    begun to leave are tried again. Raises `DeliveryError` when no connection brings anything, or the server takes
+    nothing from this sender."""
+    smtp = import_smtp()
+    queue, waits = deque(mails), iter(RECONNECT_SECONDS)
+    while queue:
+        n_before = len(queue)
+        try:
+            asyncio.run(_connections(server, queue, outbox, pace))
+        except (smtp.SMTPException, OSError) as error:
+            if isinstance(error, smtp.SMTPNotSupported) or getattr(error, "code", 0) >= 500:
+                raise DeliveryError(f"the mail server {server} takes nothing from {server.sender}: {error}") from error
+            if len(queue) < n_before:
+                waits = iter(RECONNECT_SECONDS)
+            wait = next(waits, None)
+            if wait is None:
+                raise DeliveryError(
+                    f"the mail server {server} cannot be reached: {error}; what has not left is sent by the next run"
+                ) from error
+            time.sleep(wait)
+
+
+async def _connections(server: MailServer, queue: deque[Mail], outbox: Outbox, pace: Pace) -> None:
+    """Empties the queue over several connections, or raises the error of one after all have ended. When it is
+    interrupted, each connection ends the message that it is at."""
+    tasks = [
+        asyncio.ensure_future(_connection(server, queue, outbox, pace)) for _ in range(min(CONNECTIONS, len(queue)))
+    ]
+    try:
+        await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        queue.clear()
+        await asyncio.wait(tasks)
+        raise
+    for task in tasks:
+        task.result()
+
+
+async def _connection(server: MailServer, queue: deque[Mail], outbox: Outbox, pace: Pace) -> None:
+    smtp_errors = import_smtp()
+    async with connection(server) as smtp:
+        while queue:
+            await pace.turn()
+            if not queue:
+                return
+            mail = queue.popleft()
+            try:
+                await smtp.mail(server.sender)
+                await smtp.rcpt(mail.address)
+            except smtp_errors.SMTPRecipientRefused as refusal:
+                outbox.record([mail.user_id], *answer_of(refusal.code, refusal.message))
+                await smtp.rset()
+                continue
+            except BaseException:
+                queue.appendleft(mail)  # not a word of it has left
+                raise
+            outbox.record([mail.user_id], MessageState.LEAVING)
+            try:
+                await smtp.data(mail.content)
+            except smtp_errors.SMTPDataError as refusal:
+                outbox.record([mail.user_id], *answer_of(refusal.code, refusal.message))
+            else:
+                outbox.record([mail.user_id], MessageState.SENT)
+
+
+def connection(server: MailServer) -> SMTP:
+    """To be entered: connects, with TLS and sign-in as the server is given."""
+    return import_smtp().SMTP(
+        hostname=server.host,
+        port=server.port,
+        username=server.user,
+        password=server.password,
+        use_tls=server.is_tls,
+        start_tls=server.starts_tls,
+        timeout=TIMEOUT_SECONDS,
+    )
+
+
+def import_smtp() -> ModuleType:
+    try:
+        import aiosmtplib
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("aiosmtplib", "send") from error
+    return aiosmtplib
+
+
+def answer_of(code: int, words: str) -> tuple[MessageState, str]:
+    """A refusal as a state, and its codes without the server's words, which may hold an address."""
+    enhanced = _ENHANCED_CODE.match(words)
+    state = MessageState.DEFERRED if code < 500 else MessageState.REFUSED
+    return state, f"{code} {enhanced[1]}" if enhanced else str(code)
+
+
+def count_answers(campaign: OpenCampaign, outbox: Outbox, people: Sequence[PlannedPerson], at: datetime) -> None:
+    """Counts the server's answers like the reports of a sending service, each once: a refusal of the address leaves
+    the customer out of later exports."""
+    kinds = {
+        MessageState.SENT: MessageEventKind.PROCESSED,
+        MessageState.DEFERRED: MessageEventKind.DEFERRED,
+        MessageState.REFUSED: MessageEventKind.DROPPED,
+    }
+    messages, events = messages_of(campaign, people, at), []
+    for user_id, message in messages.items():
+        entry = outbox.entry(user_id)
+        if entry is not None and entry.state in kinds:
+            is_address = entry.state is MessageState.REFUSED and _ADDRESS_CODES.match(entry.code)
+            kind = MessageEventKind.BOUNCED if is_address else kinds[entry.state]
+            event_id = f"{message.message_id} {entry.state}"
+            events.append(
+                MessageEvent(
+                    event_id=event_id, message_id=message.message_id, kind=kind, at=datetime.fromisoformat(entry.at)
+                )
+            )
+    store = campaign.workspace.store()
+    known = store.known_message_events(SOURCE, [event.event_id for event in events])
+    store.add_message_events(SOURCE, [event for event in events if event.event_id not in known], at)
