@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,15 +13,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from conftest import Command
 from mail_server import Inbox, mail_server
 from service_world import serving
 from shop_world import QUICKLY, item_lines, loaded, purchase_lines, train
 from shop_world import shop as world
 
-from recllm.base.errors import DeliveryError, UsageError
+from recllm.base.errors import DeliveryError, NothingToDo, PolicyError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import Purpose
 from recllm.doors.privacy.erasure import erase_people
+from recllm.market.campaigns.export import export_campaign
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.open_campaign import OpenCampaign, approve_texts, open_campaign
 from recllm.market.campaigns.outcome import campaign_outcome
@@ -148,6 +151,19 @@ def test_a_server_that_refuses_puts_off_and_dies(shop: Workspace) -> None:
     assert inbox.received == Counter(expected(shop) - {first})
 
 
+def test_a_campaign_leaves_by_files_or_from_here_but_not_both(shop: Workspace, folder: Path) -> None:
+    sent(shop, Inbox())
+    with pytest.raises(NothingToDo, match="no customers left"):
+        export_campaign(opened(shop), folder / "files")
+    assert not list(folder.glob("files/*"))
+    opened(shop).folder.exports.unlink()
+    export_campaign(opened(shop), folder / "files")
+    inbox = Inbox()
+    with pytest.raises(PolicyError, match="was exported to files"):
+        sent(shop, inbox)
+    assert not inbox.mails
+
+
 def campaign_log(shop: Workspace) -> str:
     return opened(shop).folder.outbox.read_text()
 
@@ -185,6 +201,26 @@ def test_an_erased_customer_leaves_the_outbox(shop: Workspace) -> None:
     assert person not in campaign_log(shop)
     outbox.record([person], MessageState.SENT)  # by a run that goes on meanwhile
     assert person not in campaign_log(shop) and len(campaign_log(shop).splitlines()) == 2 * (N - 1)
+
+
+def test_the_command_sends_a_test_then_the_campaign(
+    folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = Inbox()
+    send = ("campaign", "send", str(folder / "letter.toml"), "-w", str(folder / "shop"))
+    with mail_server(inbox) as url:
+        code, _, problem = command(*send, "--test", "ana@leaf.example")
+        assert code == 2 and "RECLLM_SMTP" in problem
+        monkeypatch.setenv("RECLLM_SMTP", url)
+        code, printed, _ = command(*send, "--test", "ana@leaf.example")
+        assert code == 0 and "was sent to ana@leaf.example" in printed and len(inbox.mails) == 1
+        assert inbox.mails[0]["List-Unsubscribe"] == "<https://mail.example/unsubscribe/shop>", "of no customer"
+        code, _, problem = command(*send)
+        assert code == 2 and "--addresses FILE" in problem
+        code, printed, _ = command(
+            *send, "--addresses", str(folder / "customers.csv"), "--per-minute", "60000", "--json"
+        )
+        assert code == 0 and json.loads(printed)["sent"] == N and len(inbox.mails) == 1 + N
 
 
 def test_one_click_unsubscribes_at_once(folder: Path) -> None:

@@ -41,6 +41,7 @@ from recllm.shop.workspace.workspace import Workspace, present
 
 WITHDRAWN, SUPPRESSED, UNAPPROVED = "consent_withdrawn", "suppression_list", "text_not_approved"
 BOUNCED = "address_bounced"
+EMAIL = "email"
 ERASED = "erased"
 
 _logger = logging.getLogger(__name__)
@@ -72,10 +73,11 @@ def export_campaign(
 ) -> CampaignExport:
     """Writes ID-CHANNEL.csv files into `folder`, and logs whom they reach; who is held out is in none of them.
 
-    folder: None for messages that leave from here, without files; then people count once, however often it is called.
-    ids: pseudonym -> the shop's own id, where it is known. revision: what the caller saw, see
-    `CampaignFolder.revision`. Raises `PolicyError` when no text is approved, or fewer people than the policy's floor
-    are left, `NothingToDo` with the counts for none, or when the offer is over, `ConflictError` for another revision.
+    folder: None for e-mails that `recllm.market.sending` sends. They are in no file from then on, and a campaign whose
+    files may have been sent is not sent. ids: pseudonym -> the shop's own id, where it is known. revision: what the
+    caller saw, see `CampaignFolder.revision`. Raises `PolicyError` when no text is approved, or fewer people than the
+    policy's floor are left, `NothingToDo` with the counts for none, or when the offer is over, `ConflictError` for
+    another revision.
     """
     plan = campaign.plan
     with campaign.folder.locked():  # no text is withdrawn between this look and the log of exports
@@ -88,12 +90,22 @@ def export_campaign(
             raise NothingToDo(
                 f"the offer of {plan.campaign_id!r} ends before the quiet hours do; nothing can be sent in time"
             )
-        reached, dropped = reachable_people(campaign, plan.addressed, states)
-        held_out, _ = reachable_people(campaign, plan.held_out, states)
+        entries = read_entries(campaign.folder.exports, ExportEntry)
+        if folder is None and not all(entry.sends for entry in entries):
+            raise PolicyError(
+                f"{plan.campaign_id!r} was exported to files, and may have been sent with them; plan another campaign"
+            )
+
+        def leaves_so(person: PlannedPerson) -> bool:
+            return (person.channel == EMAIL) if folder is None else not (sends_mail and person.channel == EMAIL)
+
+        sends_mail = any(entry.sends for entry in entries)
+        reached, dropped = reachable_people(campaign, list(filter(leaves_so, plan.addressed)), states)
+        held_out, _ = reachable_people(campaign, list(filter(leaves_so, plan.held_out)), states)
         if not reached:
             counts = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
             raise NothingToDo(f"the campaign {plan.campaign_id!r} has no customers left to reach: {counts}")
-        before = {name for entry in read_entries(campaign.folder.exports, ExportEntry) for name in entry.reached}
+        before = {name for entry in entries for name in entry.reached}
         group = {p.user_id for p in reached} | (set() if folder else before)  # sending goes on with the same group
         check_floor(len(group), FigureGate(campaign.workspace).floor)
         at = clock or datetime.now(UTC)
@@ -108,6 +120,7 @@ def export_campaign(
             "held": [p.user_id for p in held_out],
             "texts": {p.user_id: p.text_id for p in reached},
             "dropped": dropped,
+            "sends": folder is None,
         }
         # before the line that says they are recorded: a repeated export records them, and none twice
         record_shown(campaign, [p for p in reached if p.user_id not in before], messages, at)

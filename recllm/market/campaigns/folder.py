@@ -195,6 +195,8 @@ class ExportEntry:
     """Person -> id of their text."""
     dropped: Mapping[str, int]
     """Reason -> people of the plan who were not reached."""
+    sends: bool = False
+    """Its messages are sent from here, see `recllm.market.sending`; else files were written."""
     decisions: int | None = None
     """Of earlier versions: the number of decisions before the export."""
 

@@ -20,7 +20,7 @@ from uuid import uuid4
 from recllm.base.errors import DeliveryError, MissingExtraError, NothingToDo, PolicyError
 from recllm.base.files import lock_file
 from recllm.base.messages import MessageEvent, MessageEventKind
-from recllm.market.campaigns.export import export_campaign, messages_of, reachable_people
+from recllm.market.campaigns.export import EMAIL, export_campaign, messages_of, reachable_people
 from recllm.market.campaigns.folder import PlannedPerson, TextStatus
 from recllm.market.campaigns.open_campaign import OpenCampaign, States, text_states
 from recllm.market.sending.mail import Mail, MailServer, mail_of, unsubscribe_url
@@ -29,7 +29,6 @@ from recllm.market.sending.outbox import FINAL, MessageState, Outbox
 if TYPE_CHECKING:
     from aiosmtplib import SMTP
 
-EMAIL = "email"
 SOURCE = "smtp"
 """Of what the server answers, where events of messages name theirs."""
 CONNECTIONS = 4
@@ -88,7 +87,7 @@ def send_campaign(
         if unanswered is not None:
             outbox.record([entry.user_id for entry in outbox.entries(MessageState.LEAVING)], unanswered)
         reached = set(export_campaign(campaign, None, clock=now).people)
-        people = [p for p in plan.addressed if p.user_id in reached and p.channel == EMAIL]
+        people = [p for p in plan.addressed if p.user_id in reached]
         with_address = [p for p in people if p.user_id in addresses]
         queue = deque(p for p in with_address if outbox.state(p.user_id) not in FINAL)
         count_answers(campaign, outbox, people, now)
