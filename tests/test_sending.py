@@ -18,6 +18,7 @@ from mail_server import Inbox, mail_server
 from service_world import serving
 from shop_world import QUICKLY, item_lines, loaded, purchase_lines, train
 from shop_world import shop as world
+from waiting import until
 
 from recllm.base.errors import DeliveryError, NothingToDo, PolicyError, UsageError
 from recllm.base.policy import Policy
@@ -240,6 +241,26 @@ def test_one_click_unsubscribes_at_once(folder: Path) -> None:
         outcome = sent(shop, inbox)
         assert outcome.dropped == {"consent_withdrawn": 1} and len(inbox.mails) == N
         assert shop.gate().permits_each([person], Purpose.EMAIL) == [False]
+
+
+def test_the_console_sends_a_test_then_the_campaign(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inbox, path = Inbox(), "/campaigns/campaign/letter"
+    with mail_server(inbox) as url, serving(folder / "shop", console=True) as client:
+        (folder / "shop" / "campaign-files").mkdir()
+        shutil.copy(folder / "letter.toml", folder / "shop" / "campaign-files" / "letter.toml")
+        page = client.get(f"{path}/review")
+        assert "No mail server is set up" in page.text, page.text
+        monkeypatch.setenv("RECLLM_SMTP", url)
+        assert "First, send one message to yourself" in client.get(f"{path}/review").text
+        page = client.post(f"{path}/test", data={"to": "ana@leaf.example"})
+        assert "The test is on its way." in page.text and len(inbox.mails) == 1
+        page = client.post(f"{path}/send", data={"confirmed": "yes"})
+        assert page.status_code == 422 and "Choose the file" in page.text
+        with (folder / "customers.csv").open("rb") as file:
+            client.post(f"{path}/send", data={"confirmed": "yes"}, files={"addresses": file})
+        until(lambda: "Go on sending" in client.get(f"{path}/review").text)
+        page = client.get(f"{path}/review")
+        assert f"<dt>Sent</dt><dd>{N}</dd>" in page.text and inbox.received.total() == N + 1
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ from recllm.doors.console import (
     settings,
     sign_in,
 )
-from recllm.doors.console.loads import FileLoads, sweep_uploads
+from recllm.doors.console.loads import MOST_LOADS, FileLoads, sweep_uploads
 from recllm.doors.console.memory import (
     CONFIRM_SECONDS,
     MAX_PENDING,
@@ -71,6 +71,7 @@ from recllm.doors.console.session import (
 )
 from recllm.doors.console.sign_in import FAILURES_A_MINUTE, connect_providers, go_to_be_confirmed
 from recllm.doors.service.callers import RateLimit, Service
+from recllm.doors.service.jobs import Background
 from recllm.doors.service.refusals import DISK_REFUSALS, STATUS, UNKNOWN, OverloadError
 from recllm.shop.workspace.console_sessions import end_outdated_sessions
 from recllm.shop.workspace.keys import Scope
@@ -202,6 +203,8 @@ def mount_console(app: FastAPI) -> None:
     """
     service: Service = app.state.service
     limits = next(iter(service.shops.values())).workspace.settings.console
+    sending = Background(MOST_LOADS)
+    sending.start()
     state = ConsoleState(
         service,
         SECTIONS,
@@ -211,6 +214,7 @@ def mount_console(app: FastAPI) -> None:
         RecentEntries(CONFIRM_SECONDS, MAX_PENDING),
         RecentEntries(PENDING_SECONDS, MAX_PENDING),
         FileLoads(),
+        sending,
         FigureCache(),
         RecentEntries(TYPED_SECONDS, MAX_TYPED),
     )

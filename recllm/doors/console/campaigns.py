@@ -18,7 +18,7 @@ from fastapi.responses import Response
 
 from recllm.base.errors import ConflictError, UnknownIdError
 from recllm.base.schema import Occasion
-from recllm.doors.console import campaign_messages, campaign_pages
+from recllm.doors.console import campaign_messages, campaign_pages, campaign_review
 from recllm.doors.console.campaign_fields import (
     FIELDS,
     CampaignStep,
@@ -27,7 +27,7 @@ from recllm.doors.console.campaign_fields import (
     typed_texts,
     with_typed,
 )
-from recllm.doors.console.campaign_messages import MessageQuery, TheQuery, show_messages, show_review
+from recllm.doors.console.campaign_messages import MessageQuery, TheQuery, show_messages
 from recllm.doors.console.campaign_pages import (
     FieldProblemsError,
     PageState,
@@ -43,6 +43,7 @@ from recllm.doors.console.campaign_pages import (
     refused_state,
     show_people,
 )
+from recllm.doors.console.campaign_review import show_review
 from recllm.doors.console.home import day_name, is_sale, suggestion_rows
 from recllm.doors.console.items import categories, products
 from recllm.doors.console.pages import ConsoleSection, FormRefusal, PageRoute, TheForm, TheVisit, Visit
@@ -386,5 +387,5 @@ def clone(visit: TheVisit, campaign_id: str) -> Response:
     return visit.back(page_path(new_id, CampaignStep.OCCASION), "campaign_cloned")
 
 
-for pages in (campaign_pages, campaign_messages):
+for pages in (campaign_pages, campaign_messages, campaign_review):
     router.routes.extend(pages.router.routes)

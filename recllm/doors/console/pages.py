@@ -54,6 +54,7 @@ from recllm.doors.console.tables import (
     tables_of,
 )
 from recllm.doors.service.callers import RateLimit, Service
+from recllm.doors.service.jobs import Background
 from recllm.doors.service.live import LiveShop
 from recllm.doors.service.oidc import OidcClient
 from recllm.shop.data.dataset import utc
@@ -87,6 +88,7 @@ AUDITED: Mapping[str, AuditAction] = {
     "promote": AuditAction.MODEL_PROMOTED,
     "restrict": AuditAction.RESTRICTED,
     "lift_restriction": AuditAction.RESTRICTION_LIFTED,
+    "send_campaign": AuditAction.CAMPAIGN_SENT,
     "revoke_key": AuditAction.KEY_REVOKED,
     "stop_experiment": AuditAction.EXPERIMENT_STOPPED,
 }
@@ -143,6 +145,8 @@ class ConsoleState:
     pending: RecentEntries[PendingSignIn]
     """Sign-ins that have begun, by their state: each is finished once, in time, by its own browser."""
     loads: FileLoads
+    sending: Background
+    """Campaigns that are being sent, which may take hours; about the id of the campaign."""
     figures: FigureCache
     typed: RecentEntries[str]
     """Texts that the next pages show again, by session and subject."""

@@ -10,8 +10,8 @@ from fastapi.responses import Response
 
 from recllm.base.errors import RecllmError, UnknownIdError
 from recllm.base.stats.intervals import ConfidenceInterval
-from recllm.doors.console.campaign_messages import act_lines
 from recllm.doors.console.campaign_pages import excluded_table, left_out
+from recllm.doors.console.campaign_review import act_lines
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, slow
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.audiences.audience import aim

@@ -77,7 +77,7 @@ class Outbox:
 
     def state(self, user_id: str) -> MessageState | None:
         entry = self._entries.get(user_id)
-        return entry and entry.state
+        return None if entry is None else entry.state
 
     def entries(self, state: MessageState) -> list[OutboxEntry]:
         """The last lines of the people whose message is in the state."""

@@ -264,7 +264,7 @@ async def _connection(server: MailServer, queue: deque[Mail], outbox: Outbox, pa
 
 def connection(server: MailServer) -> SMTP:
     """To be entered: connects, with TLS and sign-in as the server is given."""
-    return import_smtp().SMTP(
+    smtp: SMTP = import_smtp().SMTP(
         hostname=server.host,
         port=server.port,
         username=server.user,
@@ -273,6 +273,7 @@ def connection(server: MailServer) -> SMTP:
         start_tls=server.starts_tls,
         timeout=TIMEOUT_SECONDS,
     )
+    return smtp
 
 
 def import_smtp() -> ModuleType:

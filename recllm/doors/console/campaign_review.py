@@ -1,0 +1,246 @@
+"""The last page of a campaign: what may be expected, what goes when, and how it leaves.
+
+It leaves by lists for another service, or by e-mail from here: a test, then the sending in the background."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from recllm.base.files import safe_id
+from recllm.base.stats.intervals import expected_hits, smallest_difference
+from recllm.doors.console.campaign_fields import CampaignStep
+from recllm.doors.console.campaign_messages import TONES, MessageVerdict, message_lines
+from recllm.doors.console.campaign_pages import (
+    PageState,
+    actor_name,
+    campaign_values,
+    excluded_table,
+    left_out,
+    page_path,
+    refused_state,
+)
+from recllm.doors.console.pages import FormRefusal, PageRoute, TheForm, TheVisit, Visit, WordedError, slow
+from recllm.doors.service.jobs import ENDED, Job, Progress
+from recllm.market.audiences.audience import aim
+from recllm.market.campaigns.drafts import CampaignAct, history, note, open_by_id
+from recllm.market.campaigns.export import EMAIL
+from recllm.market.campaigns.open_campaign import OpenCampaign
+from recllm.market.sending.mail import SERVER_VARIABLE, MailServer
+from recllm.market.sending.outbox import MessageState, Outbox
+from recllm.shop.workspace.keys import Scope
+
+router = APIRouter(prefix="/campaigns", route_class=PageRoute)
+
+MAX_IDS_BYTES = 20_000_000
+MANY_MESSAGES_FOR_AN_ORDER = 100
+"""From this number of messages for one expected order on, a page asks to write to fewer people."""
+
+
+def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
+    """What an export would do now."""
+    values = campaign_values(visit, campaign_id, CampaignStep.REVIEW, state)
+    values["acts"] = act_lines(history(visit.workspace, campaign_id))
+    if values["campaign"] is not None:
+        values |= review_values(visit, values["campaign"]) | {"send": send_values(visit, values["campaign"])}
+    return visit.page("campaign_review.html.j2", section="campaigns", status=state.status, **values)
+
+
+def review_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any]:
+    from recllm.market.campaigns.export import export_forecast
+
+    plan, forecast, lines = campaign.plan, export_forecast(campaign), message_lines(visit, campaign)
+    buyers = expected_hits([person.probability for person in plan.addressed])
+    cost, addressed = campaign.file.limits.cost, len(plan.addressed)
+    return {
+        "forecast": forecast,
+        "dropped": excluded_table(visit, left_out(forecast.dropped)) if forecast.dropped else None,
+        "approved": [line for line in lines if line.verdict is MessageVerdict.APPROVED],
+        "n_messages": len(lines),
+        "tones": TONES,
+        "people": visit.figures.people(addressed, plan.campaign_id, "addressed") or 0,
+        "held_out": visit.figures.people(len(plan.held_out), plan.campaign_id, "held out") or 0,
+        "aim": aim(plan.converts),
+        "buyers": buyers,
+        "is_thin": buyers.value * MANY_MESSAGES_FOR_AN_ORDER < addressed,
+        "smallest": smallest_difference(buyers.value / max(1, addressed), addressed, len(plan.held_out)),
+        "window": campaign.window,
+        "cost": None if cost is None else cost * forecast.reached,
+    }
+
+
+@router.post("/campaign/{campaign_id}/export")
+@slow
+def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
+    """Write the lists of one campaign and hand them over as one archive; logged as sent. Nothing of it stays here."""
+    visit.require(Scope.MARKETING)
+    visit.require(Scope.PEOPLE)
+    from recllm.market.campaigns.export import export_campaign
+
+    content = form.file("ids", MAX_IDS_BYTES)
+
+    def written() -> bytes:
+        if form.text("confirmed") != "yes":
+            raise WordedError(visit.say("campaigns.confirm_first"))
+        campaign, ids, archive = open_by_id(visit.workspace, campaign_id), shops_ids(visit, content), io.BytesIO()
+        with tempfile.TemporaryDirectory() as folder:
+            done = export_campaign(campaign, Path(folder), ids=ids, revision=form.text("revision"))
+            with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as files:
+                for name in done.files:
+                    files.write(name, Path(name).name)
+        counts = {"reached": done.reached, "held_out": done.held_out}
+        note(visit.workspace, campaign_id, CampaignAct.EXPORTED, by=actor_name(visit), at=datetime.now(UTC), **counts)
+        visit.remember("export_campaign", subject=None, file=campaign_id, **counts)
+        return archive.getvalue()
+
+    archive = visit.attempt(written)
+    if isinstance(archive, FormRefusal):
+        return show_review(visit, campaign_id, refused_state(visit, archive, PageState()))
+    name = f"{safe_id(campaign_id, 'a campaign')}.zip"
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
+    return Response(archive, media_type="application/zip", headers=headers)
+
+
+def shops_ids(visit: Visit, content: bytes) -> dict[str, str]:
+    """Pseudonym -> the shop's own id, of a file with one id a line. Raises `UsageError` for another file."""
+    if len(content) > MAX_IDS_BYTES:
+        raise WordedError(visit.say("campaigns.file_too_large"))
+    try:
+        ids = [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise WordedError(visit.say("campaigns.ids_not_text")) from error
+    return dict(zip(visit.workspace.pseudonymiser().many(ids), ids, strict=True))
+
+
+def act_lines(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A campaign's history, newest first: what one person did to many texts at one time is one line.
+
+    lines: oldest first, of `recllm.market.campaigns.drafts.history`.
+    """
+    columns = ("at", "by", "action", "why")
+    acts: list[dict[str, Any]] = []
+    for line in reversed(lines):
+        act: dict[str, Any] = {name: line.get(name, "") for name in columns}
+        text_ids = [line["text_id"]] if line.get("text_id") else []
+        if acts and text_ids and acts[-1]["text_ids"] and all(acts[-1][name] == act[name] for name in columns):
+            acts[-1]["text_ids"] += text_ids
+            continue
+        counts = {name: n for name, n in line.items() if name not in (*columns, "text_id")}
+        acts.append(act | {"text_ids": text_ids, "counts": counts})
+    return acts
+
+
+# --- e-mails that leave from here -------------------------------------------------------------------------------------
+
+MAX_ADDRESS_BYTES = 200_000_000
+PER_MINUTE = 600
+"""Messages in a minute; the command line can set another pace."""
+UNANSWERED: Mapping[str, MessageState] = {"left": MessageState.SENT, "again": MessageState.DEFERRED}
+
+
+def send_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any]:
+    """What the card of sending shows: the states of the messages, and the job that sends them."""
+    outbox = Outbox(campaign.folder) if campaign.folder.outbox.exists() else None
+    counts = {state.value: len(outbox.entries(state)) if outbox else 0 for state in MessageState}
+    job = visit.state.sending.latest_job(visit.shop.name, campaign.plan.campaign_id)
+    return {
+        "job": job,
+        "is_sending": job is not None and job.state not in ENDED,
+        "counts": counts,
+        "has_begun": any(counts.values()),
+        "has_server": bool(os.environ.get(SERVER_VARIABLE)),
+        "has_email": any(person.channel == EMAIL for person in campaign.plan.addressed),
+    }
+
+
+@router.get("/campaign/{campaign_id}/sending")
+def sending(visit: TheVisit, campaign_id: str) -> Response:
+    """The card alone, while messages are being sent."""
+    if not visit.is_part:
+        return visit.back(page_path(campaign_id, CampaignStep.REVIEW))
+    campaign = open_by_id(visit.workspace, campaign_id, recheck=False)
+    return visit.page("campaign_send.html.j2", campaign_id=campaign_id, send=send_values(visit, campaign))
+
+
+@router.post("/campaign/{campaign_id}/test")
+@slow
+def test_message(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
+    """Send one message to an address of the shop's own."""
+    visit.require(Scope.MARKETING)
+    visit.require(Scope.PEOPLE)
+    from recllm.market.sending.send import send_test
+
+    done = visit.attempt(
+        lambda: send_test(open_by_id(visit.workspace, campaign_id), mail_server(visit), form.text("to"))
+    )
+    if isinstance(done, FormRefusal):
+        return show_review(visit, campaign_id, refused_state(visit, done, PageState()))
+    return visit.back(page_path(campaign_id, CampaignStep.REVIEW), "test_sent")
+
+
+@router.post("/campaign/{campaign_id}/send")
+@slow
+def send(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
+    """Begin or go on with sending, in the background. The addresses are kept only as long as it runs."""
+    visit.require(Scope.MARKETING)
+    visit.require(Scope.PEOPLE)
+    from recllm.market.sending.addresses import read_addresses
+    from recllm.market.sending.send import send_campaign
+
+    content, unanswered = form.file("addresses", MAX_ADDRESS_BYTES), UNANSWERED.get(form.text("unanswered"))
+
+    def begun() -> Job:
+        server, running = mail_server(visit), visit.state.sending.open_job(visit.shop.name, campaign_id)
+        if running is not None:
+            raise WordedError(visit.say("sending.is_running"))
+        if not content:
+            raise WordedError(visit.say("sending.no_file"))
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "addresses.csv"
+            file.write_bytes(content)
+            addresses = read_addresses(visit.workspace, file)
+
+        def work(tell: Progress) -> None:
+            send_campaign(
+                open_by_id(visit.workspace, campaign_id),
+                server,
+                addresses,
+                per_minute=PER_MINUTE,
+                unanswered=unanswered,
+                progress=lambda n, n_all: tell(f"{n} {n_all}"),
+            )
+
+        note(visit.workspace, campaign_id, CampaignAct.EXPORTED, by=actor_name(visit), at=datetime.now(UTC))
+        visit.remember("send_campaign", subject=None, file=campaign_id)
+        return visit.state.sending.submit(visit.shop.name, campaign_id, work)
+
+    done = visit.attempt(begun)
+    if isinstance(done, FormRefusal):
+        return show_review(visit, campaign_id, refused_state(visit, done, PageState()))
+    return visit.back(page_path(campaign_id, CampaignStep.REVIEW))
+
+
+@router.post("/campaign/{campaign_id}/send/stop")
+def stop(visit: TheVisit, campaign_id: str) -> Response:
+    """End the sending after the messages that are leaving now."""
+    visit.require(Scope.MARKETING)
+    job = visit.state.sending.open_job(visit.shop.name, campaign_id)
+    if job is not None:
+        visit.state.sending.cancel(visit.shop.name, job.job_id)
+    return visit.back(page_path(campaign_id, CampaignStep.REVIEW))
+
+
+def mail_server(visit: Visit) -> MailServer:
+    if not os.environ.get(SERVER_VARIABLE):
+        raise WordedError(visit.say("sending.no_server"))
+    return MailServer.of(os.environ[SERVER_VARIABLE])
