@@ -36,12 +36,13 @@ from recllm.base.policy import Policy
 from recllm.base.questions import ReportBy
 from recllm.base.schema import Purpose
 from recllm.base.service_settings import ServiceSettings
-from recllm.doors.service.webhooks import message_events, record_reports
+from recllm.doors.service.webhooks import message_events
 from recllm.market.campaigns.export import export_campaign, undeliverable
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.open_campaign import OpenCampaign, approve_texts, open_campaign
 from recllm.market.campaigns.outcome import campaign_outcome
 from recllm.market.experiments.feedback import feedback_report
+from recllm.market.sending.reports import record_reports
 from recllm.shop.ingest.workspace_load import add_consent
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.privacy import KEY_VARIABLE

@@ -14,7 +14,7 @@ from recllm.market.campaigns.texts import Silence
 from recllm.text.templates import Prompts, domain_names
 
 PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
-SPEAKING = ("doors/console", "doors/start", "market/campaigns", "market/audiences")
+SPEAKING = ("doors/console", "doors/service", "doors/start", "market/campaigns", "market/audiences")
 """The rooms that ask for sentences."""
 ALIKE = {"start.way.recllm"}
 """Names that are the same in every language."""

@@ -134,15 +134,17 @@ def send(
         return Answer({"test": text_id}, [f"the text {text_id} was sent to {test}"])
     if addresses is None:
         raise UsageError("whom to send to: --addresses FILE with your customers' ids and e-mail addresses")
-    known = read_addresses(shop, addresses)
-    decision = {None: None, "sent": MessageState.SENT, "again": MessageState.DEFERRED}[unanswered]
+    by_customer = read_addresses(shop, addresses)
+    answered = {None: None, "sent": MessageState.SENT, "again": MessageState.DEFERRED}[unanswered]
     with tqdm(unit=" e-mails", disable=None) as bar:
 
         def progress(n_done: int, n_all: int) -> None:
             bar.total = n_all
             bar.update(n_done - bar.n)
 
-        outcome = send_campaign(campaign, server, known, per_minute=per_minute, unanswered=decision, progress=progress)
+        outcome = send_campaign(
+            campaign, server, by_customer, per_minute=per_minute, unanswered=answered, progress=progress
+        )
     write_audit(shop, "campaign_sent", campaign=campaign.plan.campaign_id, sent=outcome.sent)
     notes = []
     if outcome.unanswered:

@@ -7,7 +7,7 @@ or script, and the page names no one.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from importlib.resources import files
 
@@ -18,8 +18,8 @@ from jinja2 import Environment, Template
 from recllm.base.messages import MessageEvent, MessageEventKind
 from recllm.base.words.sentences import language_of, section
 from recllm.doors.service.callers import TheService
-from recllm.doors.service.webhooks import record_reports
 from recllm.market.sending.mail import UNSUBSCRIBE_PATH
+from recllm.market.sending.reports import record_reports
 
 SOURCE = "unsubscribe"
 router = APIRouter()
@@ -28,26 +28,20 @@ router = APIRouter()
 @router.api_route(UNSUBSCRIBE_PATH + "/{shop_name}/{message_id}", methods=["GET", "POST"], include_in_schema=False)
 async def unsubscribe(shop_name: str, message_id: str, request: Request, service: TheService) -> HTMLResponse:
     """Withdraws the consent to the message's channel on POST."""
-    shop = service.shops.get(shop_name)
-    service.rate.count("unsubscribe")
-
-    def answer() -> str:
-        message = shop and shop.workspace.store().messages([message_id]).get(message_id)
-        if shop is None or not message:
-            return "unknown"
-        if request.method == "GET":
-            return "ask"
-        now = datetime.now(UTC)
-        event_id = f"{message_id} {now.timestamp():.0f}"  # after a new agreement, the same link counts once more
-        kind = MessageEventKind.UNSUBSCRIBED
-        record_reports(
-            shop.workspace, SOURCE, [MessageEvent(event_id=event_id, message_id=message_id, kind=kind, at=now)]
-        )
-        return "done"
-
-    state = await service.capacity.run(answer)
+    service.rate.count(SOURCE)
+    shop, state = service.shops.get(shop_name), "ask"
+    if request.method == "POST":
+        now, accepted = datetime.now(UTC), 0
+        if shop is not None:
+            # with the time in its id, the same link counts once more after a new agreement
+            event_id = f"{message_id} {now.timestamp():.0f}"
+            kind = MessageEventKind.UNSUBSCRIBED
+            event = MessageEvent(event_id=event_id, message_id=message_id, kind=kind, at=now)
+            report = await service.capacity.run(partial(record_reports, shop.workspace, SOURCE, [event]))
+            accepted = report.accepted + report.duplicates
+        state = "done" if accepted else "unknown"
     locale = request.headers.get("accept-language", "en")
-    page = _template().render(state=state, language=language_of(locale), words=section("messages.unsubscribe", locale))
+    page = _template().render(state=state, language=language_of(locale), labels=section("messages.unsubscribe", locale))
     status = HTTPStatus.NOT_FOUND if state == "unknown" else HTTPStatus.OK
     return HTMLResponse(page, status, {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"})
 
@@ -57,5 +51,5 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; fra
 
 @cache
 def _template() -> Template:
-    page = (files("recllm.doors.service") / "unsubscribe.html").read_text(encoding="utf-8")
+    page = (files("recllm.doors.service") / "unsubscribe.html.j2").read_text(encoding="utf-8")
     return Environment(autoescape=True, trim_blocks=True).from_string(page)

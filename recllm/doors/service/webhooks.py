@@ -5,12 +5,7 @@ export gave it, `recllm_message_id`, never by an address. What is of another for
 with success: a provider would send the same again and again.
 
 Each event counts once, by the provider's id, in any order. Its time is the provider's, but never before the export of
-the message nor ahead of the clock.
-
-clicked                      also a click on the message's item, with the request id of its showing
-unsubscribed, complained     withdraws the consent to the channel
-bounced                      leaves the person out of the channel's exports until a message arrives, or the person
-                             agrees to the channel again; consent stays
+the message nor ahead of the clock. `recllm.market.sending.reports` says what follows from it.
 """
 
 from __future__ import annotations
@@ -18,8 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -27,20 +21,15 @@ from typing import Any
 import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from recllm.base.documents import json_text
 from recllm.base.errors import DataError
-from recllm.base.messages import CampaignMessage, MessageEvent, MessageEventKind
-from recllm.base.schema import Action
+from recllm.base.messages import MessageEvent, MessageEventKind
 from recllm.doors.service.callers import ERRORS, TheService, document_answer
 from recllm.doors.service.live import LiveShop
-from recllm.market.audiences.contacts import CHANNEL_PURPOSE
-from recllm.shop.data.dataset import utc
-from recllm.shop.ingest.workspace_load import add_consent, add_events
+from recllm.market.sending.reports import ReportAnswer, record_reports
 from recllm.shop.workspace.webhooks import SignedCall, WebhookScheme, WebhookSource, read_webhooks, verify
-from recllm.shop.workspace.workspace import Workspace, present
 
 TOLERANCE_SECONDS = 300.0  # a signed request may be so old, or so far ahead of this machine's clock
 
@@ -74,17 +63,6 @@ SENDGRID_KINDS: Mapping[str, MessageEventKind] = {
     "spamreport": MessageEventKind.COMPLAINED,
 }
 SENDGRID_SOFT_BOUNCES = ("blocked", "expired")
-WITHDRAWS = frozenset({MessageEventKind.UNSUBSCRIBED, MessageEventKind.COMPLAINED})
-
-
-class ReportAnswer(BaseModel):
-    """Account of a webhook: accepted + duplicates + ignored are its events."""
-
-    accepted: int
-    duplicates: int
-    """Events that were counted before."""
-    ignored: int
-    """Events of another kind or form, or of messages that did not leave here."""
 
 
 @router.post(
@@ -133,56 +111,6 @@ async def receive(shop_name: str, source_name: str, request: Request, service: T
     for outcome in ("accepted", "duplicates", "ignored"):
         service.metrics[shop.name].message_events.labels(outcome).inc(getattr(done, outcome))
     return document_answer(json_text(done))
-
-
-def record_reports(workspace: Workspace, source: str, reports: Sequence[MessageEvent]) -> ReportAnswer:
-    """Records reports of a provider with their consequences; durable and in force on return.
-
-    source: the provider's name. The consequences are written first, and may be written twice: if the process dies in
-    between, the provider sends the event again.
-    """
-    store, now = workspace.store(), datetime.now(UTC)
-    latest = utc(present(workspace, now) - 1)  # in a replayed log at its end, like the exports
-    messages = store.messages(report.message_id for report in reports)
-    of_messages = {report.event_id: report for report in reversed(reports) if report.message_id in messages}
-    duplicates = store.known_message_events(source, of_messages)
-    new = [
-        replace(report, at=min(max(report.at, messages[report.message_id].exported_at), now))
-        for event_id, report in of_messages.items()
-        if event_id not in duplicates
-    ]
-    refusals, clicks = [], []
-    for event in new:
-        message = messages[event.message_id]
-        if event.kind in WITHDRAWS:
-            # one in whole seconds is dated to the end of its second, after any consent within it
-            at = event.at
-            if not at.microsecond:
-                at = min(at + timedelta(microseconds=999_999), now)
-            refusals.append((message.user_id, CHANNEL_PURPOSE[message.channel], False, at))
-        elif event.kind is MessageEventKind.CLICKED and message.item_id is not None:
-            clicks.append(click_row(message, event, source, latest))
-    of_source = f"webhook {source}"
-    if refusals:
-        add_consent(workspace, refusals, source=of_source, by_pseudonym=True)
-    if clicks:
-        add_events(workspace, clicks, source=of_source, by_pseudonym=True)
-    accepted = store.add_message_events(source, new, now)
-    ignored = sum(report.message_id not in messages for report in reports)
-    logger.info("%d events of messages counted, %d ignored", accepted, ignored, extra={"source": source})
-    return ReportAnswer(accepted=accepted, duplicates=len(reports) - ignored - accepted, ignored=ignored)
-
-
-def click_row(message: CampaignMessage, event: MessageEvent, source: str, latest: datetime) -> dict[str, object]:
-    """A click on the item of a message, as an event."""
-    return {
-        "event_id": f"webhook {source} {event.event_id}",
-        "user_id": message.user_id,
-        "item_id": message.item_id,
-        "event": Action.CLICK.value,
-        "timestamp": min(event.at, latest),
-        "request_id": message.request_id,
-    }
 
 
 def message_events(scheme: WebhookScheme, body: bytes, call: SignedCall) -> tuple[list[MessageEvent], int]:

@@ -60,11 +60,11 @@ class Outbox:
     def _read(self) -> None:
         file = self._folder.outbox
         content = file.read_bytes() if file.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            os.truncate(file, len(whole))
+        lines = content[: content.rfind(b"\n") + 1]
+        if lines != content:
+            os.truncate(file, len(lines))
         try:
-            fields = (json_value(line) for line in whole.splitlines())
+            fields = (json_value(line) for line in lines.splitlines())
             entries = [OutboxEntry(**values | {"state": MessageState(values["state"])}) for values in fields]
             self._entries = {entry.user_id: entry for entry in entries}
         except (ValueError, TypeError, KeyError) as error:

@@ -25,6 +25,7 @@ from recllm.market.campaigns.folder import PlannedPerson, TextStatus
 from recllm.market.campaigns.open_campaign import OpenCampaign, States, text_states
 from recllm.market.sending.mail import Mail, MailServer, mail_of, unsubscribe_url
 from recllm.market.sending.outbox import FINAL, MessageState, Outbox
+from recllm.market.sending.reports import record_reports
 
 if TYPE_CHECKING:
     from aiosmtplib import SMTP
@@ -231,8 +232,8 @@ async def _connections(server: MailServer, queue: deque[Mail], outbox: Outbox, p
         queue.clear()
         await asyncio.wait(tasks)
         raise
-    for task in tasks:
-        task.result()
+    for error in filter(None, [task.exception() for task in tasks]):
+        raise error
 
 
 async def _connection(server: MailServer, queue: deque[Mail], outbox: Outbox, pace: Pace) -> None:
@@ -311,6 +312,4 @@ def count_answers(campaign: OpenCampaign, outbox: Outbox, people: Sequence[Plann
                     event_id=event_id, message_id=message.message_id, kind=kind, at=datetime.fromisoformat(entry.at)
                 )
             )
-    store = campaign.workspace.store()
-    known = store.known_message_events(SOURCE, [event.event_id for event in events])
-    store.add_message_events(SOURCE, [event for event in events if event.event_id not in known], at)
+    record_reports(campaign.workspace, SOURCE, events)
