@@ -385,6 +385,66 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+MAILGUN_KEY = "key-of-mailgun-0123456789abcdef"
+
+
+def mailgun(event: str, message_id: str, number: int, **more: Any) -> dict[str, Any]:
+    timestamp, token = str(int(datetime.now(UTC).timestamp())), f"token{number}"
+    signature = hmac.new(MAILGUN_KEY.encode(), f"{timestamp}{token}".encode(), "sha256").hexdigest()
+    data = {"event": event, "id": f"mg{number}", "timestamp": int(timestamp) - 1.5} | more
+    data["user-variables"] = {"recllm_message_id": message_id}
+    return {"signature": {"timestamp": timestamp, "token": token, "signature": signature}, "event-data": data}
+
+
+def postmark(record: str, message_id: str, **more: Any) -> dict[str, Any]:
+    return {"RecordType": record, "Metadata": {"recllm_message_id": message_id}} | more
+
+
+def resend(event: str, message_id: str, **more: Any) -> dict[str, Any]:
+    data = {"email_id": "4ef9", "tags": {"recllm_message_id": message_id}} | more
+    return {"type": f"email.{event}", "created_at": "2026-11-22T23:41:12.126Z", "data": data}
+
+
+def test_resend_mailgun_and_postmark_are_understood(door: Door) -> None:
+    """Bodies as their documentation shows them, and the same with a signature that does not hold."""
+    first, second = (message.message_id for message in door.messages[:2])
+    _, password = add_source(door.shop, "postmark", WebhookScheme.POSTMARK)
+    _, secret = add_source(door.shop, "resend", WebhookScheme.RESEND, f"whsec_{'c2VjcmV0' * 5}")
+    add_source(door.shop, "mailgun", WebhookScheme.MAILGUN, MAILGUN_KEY)
+    basic = base64.b64encode(f"recllm:{password.text}".encode()).decode()
+    suppressed = {"SuppressSending": True, "ChangedAt": "2026-12-01T10:00:00Z"}
+    reports = [
+        ("mailgun", mailgun("delivered", first, 1), "delivered"),
+        ("mailgun", mailgun("failed", second, 2, severity="permanent"), "bounced"),
+        ("mailgun", mailgun("failed", second, 3, severity="temporary"), "blocked"),
+        ("mailgun", mailgun("list_member_uploaded", second, 4), None),
+        ("postmark", postmark("Delivery", first, DeliveredAt="2026-12-01T10:00:00.1234567Z"), "delivered"),
+        ("postmark", postmark("Bounce", second, Type="HardBounce"), "bounced"),
+        ("postmark", postmark("Bounce", second, Type="SoftBounce"), "blocked"),
+        ("postmark", postmark("SubscriptionChange", first, SuppressionReason="HardBounce", **suppressed), None),
+        ("postmark", postmark("SubscriptionChange", second, SuppressionReason="ManualSuppression", **suppressed),
+         "unsubscribed"),
+        ("resend", resend("opened", first), "opened"),
+        ("resend", resend("bounced", second, bounce={"type": "Permanent"}), "bounced"),
+        ("resend", resend("bounced", second, bounce={"type": "Transient"}), "blocked"),
+        ("resend", resend("scheduled", first), None),
+    ]  # fmt: skip
+    for n, (source, document, kind) in enumerate(reports):
+        body, now, before = json.dumps(document).encode(), datetime.now(UTC), door.kinds()
+        signed = sign([secret], f"call{n}", now, body) if source == "resend" else {}
+        headers = {name.replace("webhook", "svix"): value for name, value in signed.items()}
+        headers |= {"Authorization": f"Basic {basic}"} if source == "postmark" else {}
+        forged = {name: value[:-4] + "AAA=" for name, value in headers.items()}
+        wrong = body.replace(b"token", b"talon") if source == "mailgun" else body
+        assert door.post(source, wrong, forged).status_code == 401, source
+        answer = door.post(source, body, headers).json()
+        assert answer["accepted"] == (kind is not None) and answer["ignored"] == (kind is None), (source, document)
+        added = [event for event in door.kinds() if event not in before]
+        assert [word for _, word in added] == ([kind] if kind else []), (source, document)
+        again = door.post(source, body, headers).json()
+        assert again["accepted"] == 0 and again["duplicates"] == (kind is not None), (source, document)
+
+
 @given(document=JSON, scheme=st.sampled_from(WebhookScheme))
 def test_any_json_is_events_and_what_is_none(document: Any, scheme: WebhookScheme) -> None:
     call = SignedCall(call_id="call" if scheme is WebhookScheme.STANDARD else None, sent_at=datetime.now(UTC))

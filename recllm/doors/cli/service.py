@@ -174,11 +174,11 @@ def keys(
 
 def add_webhook(
     *,
-    provider: Annotated[str, typer.Option(help="How it signs: standard (Standard Webhooks) or sendgrid.")],
+    provider: Annotated[str, typer.Option(help="standard (Standard Webhooks), sendgrid, resend, mailgun or postmark.")],
     name: Annotated[str, typer.Option(help="Its name, at the end of the address that it posts to.")],
     secret_file: Annotated[
         Path | None,
-        typer.Option(help="A file with its secret (whsec_...), or SendGrid's public key; - reads standard input."),
+        typer.Option(help="A file with the key that it shows (SendGrid: the public one); - reads standard input."),
     ],
     shop: Shop,
 ) -> Answer:

@@ -10,10 +10,12 @@ the message nor ahead of the clock. `recllm.market.sending.reports` says what fo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -50,19 +52,97 @@ _EVENT_ID = re.compile(r"[!-~]{1,200}")
 _MAX_SECONDS = 2**33
 """Of a time in epoch seconds: the year 2242."""
 
-SENDGRID_KINDS: Mapping[str, MessageEventKind] = {
-    "processed": MessageEventKind.PROCESSED,
-    "deferred": MessageEventKind.DEFERRED,
-    "dropped": MessageEventKind.DROPPED,
-    "delivered": MessageEventKind.DELIVERED,
-    "open": MessageEventKind.OPENED,
-    "click": MessageEventKind.CLICKED,
-    "bounce": MessageEventKind.BOUNCED,
-    "unsubscribe": MessageEventKind.UNSUBSCRIBED,
-    "group_unsubscribe": MessageEventKind.UNSUBSCRIBED,
-    "spamreport": MessageEventKind.COMPLAINED,
+Kind = MessageEventKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportForm:
+    """Where a provider's report says what: keys joined by dots."""
+
+    kind: str
+    kinds: Mapping[str, Kind]
+    """What stands there, after its last dot -> kind of event; others are ignored."""
+    message_id: str
+    at: tuple[str, ...]
+    """Epoch seconds, or ISO 8601 with a zone; the first that is there."""
+    event_id: str = ""
+    """Without one the call's own id counts, or the report's hash."""
+    soft: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    """Key -> values with which a bounce is not for good."""
+    hard: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    """Key -> values with which alone it is."""
+    only: Mapping[Kind, Mapping[str, object]] = field(default_factory=dict)
+    """Kind -> what else has to stand in the report."""
+
+
+ACTS = {"opened": Kind.OPENED, "clicked": Kind.CLICKED, "complained": Kind.COMPLAINED, "delivered": Kind.DELIVERED}
+FORMS: Mapping[WebhookScheme, ReportForm] = {
+    WebhookScheme.STANDARD: ReportForm(
+        kind="type",
+        kinds={kind.value: kind for kind in Kind},
+        message_id=f"data.{MESSAGE_ID}",
+        at=("timestamp",),
+        soft={"data.permanent": (False,)},
+    ),
+    WebhookScheme.RESEND: ReportForm(
+        kind="type",
+        kinds=ACTS
+        | {"sent": Kind.PROCESSED, "delivery_delayed": Kind.DEFERRED, "bounced": Kind.BOUNCED, "failed": Kind.DROPPED},
+        message_id=f"data.tags.{MESSAGE_ID}",
+        at=("created_at",),
+        hard={"data.bounce.type": ("Permanent",)},
+    ),
+    WebhookScheme.SENDGRID: ReportForm(
+        kind="event",
+        kinds={
+            "processed": Kind.PROCESSED,
+            "deferred": Kind.DEFERRED,
+            "dropped": Kind.DROPPED,
+            "delivered": Kind.DELIVERED,
+            "open": Kind.OPENED,
+            "click": Kind.CLICKED,
+            "bounce": Kind.BOUNCED,
+            "unsubscribe": Kind.UNSUBSCRIBED,
+            "group_unsubscribe": Kind.UNSUBSCRIBED,
+            "spamreport": Kind.COMPLAINED,
+        },
+        message_id=MESSAGE_ID,
+        at=("timestamp",),
+        event_id="sg_event_id",
+        soft={"type": ("blocked", "expired")},
+    ),
+    WebhookScheme.MAILGUN: ReportForm(
+        kind="event-data.event",
+        kinds=ACTS
+        | {
+            "accepted": Kind.PROCESSED,
+            "failed": Kind.BOUNCED,
+            "rejected": Kind.DROPPED,
+            "unsubscribed": Kind.UNSUBSCRIBED,
+        },
+        message_id=f"event-data.user-variables.{MESSAGE_ID}",
+        at=("event-data.timestamp",),
+        event_id="event-data.id",
+        hard={"event-data.severity": ("permanent",)},
+    ),
+    WebhookScheme.POSTMARK: ReportForm(
+        kind="RecordType",
+        kinds={
+            "Delivery": Kind.DELIVERED,
+            "Bounce": Kind.BOUNCED,
+            "SpamComplaint": Kind.COMPLAINED,
+            "Open": Kind.OPENED,
+            "Click": Kind.CLICKED,
+            "SubscriptionChange": Kind.UNSUBSCRIBED,
+        },
+        message_id=f"Metadata.{MESSAGE_ID}",
+        at=("DeliveredAt", "BouncedAt", "ReceivedAt", "ChangedAt"),
+        hard={"Type": ("HardBounce", "BadEmailAddress")},
+        only={Kind.UNSUBSCRIBED: {"SuppressSending": True, "SuppressionReason": "ManualSuppression"}},
+    ),
 }
-SENDGRID_SOFT_BOUNCES = ("blocked", "expired")
+MACHINE_OPENED = "sg_machine_open"
+"""Of SendGrid: a mail program fetched the picture; a person may not have looked."""
 
 
 @router.post(
@@ -73,13 +153,13 @@ SENDGRID_SOFT_BOUNCES = ("blocked", "expired")
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "One event of Standard Webhooks, or a list of SendGrid's.",
+            "description": "One event of the provider, or a list of SendGrid's.",
             "content": {"application/json": {"schema": {}, "example": EXAMPLE}},
         }
     },
 )
 async def receive(shop_name: str, source_name: str, request: Request, service: TheService) -> Response:
-    """Takes reports on messages, signed by Standard Webhooks or as SendGrid signs. No API key is needed.
+    """Takes reports on messages, signed as the provider signs. No API key is needed.
 
     Each event counts once by its id, in whatever order. An unsubscription and a complaint withdraw consent to the
     message's channel at once.
@@ -120,46 +200,42 @@ def message_events(scheme: WebhookScheme, body: bytes, call: SignedCall) -> tupl
         document = json.loads(body.decode(errors="replace"), parse_int=_integer)
     except (ValueError, RecursionError):
         raise DataError("the body is not JSON") from None
-    if scheme is WebhookScheme.SENDGRID:
-        entries = document if isinstance(document, list) else [document]
-        events = [_sendgrid_event(entry, call) for entry in entries]
-    else:
-        events = [_standard_event(document, call)]
+    entries = document if scheme is WebhookScheme.SENDGRID and isinstance(document, list) else [document]
+    events = [event_of(entry, FORMS[scheme], call) for entry in entries]
     read = [event for event in events if event is not None]
     return read, len(events) - len(read)
 
 
-def _sendgrid_event(entry: Any, call: SignedCall) -> MessageEvent | None:
-    if not isinstance(entry, dict):
+def event_of(entry: Any, form: ReportForm, call: SignedCall) -> MessageEvent | None:
+    """None for a report of another form, or that says nothing here."""
+    word = value_at(entry, form.kind)
+    kind = form.kinds.get(word.rpartition(".")[2]) if isinstance(word, str) else None
+    if kind is None or value_at(entry, MACHINE_OPENED) is True:
         return None
-    kind = SENDGRID_KINDS.get(_text(entry, "event"))
-    if kind is MessageEventKind.BOUNCED and _text(entry, "type") in SENDGRID_SOFT_BOUNCES:
-        kind = MessageEventKind.BLOCKED
-    if kind is MessageEventKind.OPENED and entry.get("sg_machine_open") is True:
-        return None  # a mail program fetched the picture; a person may not have looked
-    seconds = entry.get("timestamp")
-    at = call.sent_at
-    if isinstance(seconds, int) and not isinstance(seconds, bool) and 0 < seconds < _MAX_SECONDS:
-        at = datetime.fromtimestamp(seconds, UTC)
-    return _event(_text(entry, "sg_event_id"), _text(entry, MESSAGE_ID), kind, at)
-
-
-def _standard_event(document: Any, call: SignedCall) -> MessageEvent | None:
-    """`{"type": "message.delivered", "timestamp": ..., "data": {"recllm_message_id": ...}}`; one call is one event."""
-    data = document.get("data") if isinstance(document, dict) else None
-    if not isinstance(data, dict):
+    if any(value_at(entry, key) != value for key, value in form.only.get(kind, {}).items()):
         return None
-    name = _text(document, "type").rpartition(".")[2]
-    kind = MessageEventKind(name) if name in set(MessageEventKind) else None
-    if kind is MessageEventKind.BOUNCED and data.get("permanent") is False:
-        kind = MessageEventKind.BLOCKED
-    return _event(call.call_id or "", _text(data, MESSAGE_ID), kind, _moment(document.get("timestamp")) or call.sent_at)
-
-
-def _event(event_id: str, message_id: str, kind: MessageEventKind | None, at: datetime) -> MessageEvent | None:
-    if kind is None or not _EVENT_ID.fullmatch(event_id) or not _EVENT_ID.fullmatch(message_id):
+    if kind is Kind.BOUNCED:
+        is_soft = any(value_at(entry, key) in values for key, values in form.soft.items())
+        is_hard = all(value_at(entry, key) in values for key, values in form.hard.items())
+        kind = Kind.BOUNCED if is_hard and not is_soft else Kind.BLOCKED
+    event_id = value_at(entry, form.event_id) if form.event_id else call.call_id or digest_of(entry)
+    message_id = value_at(entry, form.message_id)
+    if not all(isinstance(name, str) and _EVENT_ID.fullmatch(name) for name in (event_id, message_id)):
         return None
+    times = (_moment(value_at(entry, key)) for key in form.at)
+    at = next((time for time in times if time is not None), call.sent_at)
     return MessageEvent(event_id=event_id, message_id=message_id, kind=kind, at=at)
+
+
+def value_at(entry: Any, path: str) -> Any:
+    """None where the path leads nowhere."""
+    for key in path.split("."):
+        entry = entry.get(key) if isinstance(entry, dict) else None
+    return entry
+
+
+def digest_of(entry: Any) -> str:
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
 
 
 def _integer(digits: str) -> int | None:
@@ -167,14 +243,11 @@ def _integer(digits: str) -> int | None:
     return int(digits) if len(digits) <= 20 else None
 
 
-def _text(entry: Mapping[str, Any], name: str) -> str:
-    value = entry.get(name)
-    return value if isinstance(value, str) else ""
-
-
 def _moment(value: Any) -> datetime | None:
-    """An ISO 8601 time with its zone; None for anything else."""
+    """Of epoch seconds, or an ISO 8601 time with its zone; None for anything else."""
     try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC) if 0 < value < _MAX_SECONDS else None
         at = datetime.fromisoformat(value) if isinstance(value, str) and len(value) < 64 else None
         return None if at is None or at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from email.headerregistry import Address
@@ -27,6 +28,12 @@ UNSUBSCRIBE_PATH = "/unsubscribe"
 """Of the service: POST /unsubscribe/SHOP/MESSAGE ends the messages of the channel at once, without a question."""
 SERVER_VARIABLE = "RECLLM_SMTP"
 """Environment variable with the URL of the mail server."""
+PROVIDER_HEADERS: Mapping[str, str] = {
+    "postmarkapp.com": "X-PM-Metadata-recllm_message_id: ID",
+    "mailgun.org": 'X-Mailgun-Variables: {"recllm_message_id": "ID"}',
+    "sendgrid.net": 'X-SMTPAPI: {"unique_args": {"recllm_message_id": "ID"}}',
+}
+"""End of a server's name -> the header by which its reports name the message."""
 _UNSUBSCRIBE = {"en": "Unsubscribe", "zh": "退订"}
 
 
@@ -147,6 +154,7 @@ def mail_of(
     heads = [f"Message-ID: {server.header_id(message_id)}", f"List-Unsubscribe: <{unsubscribe}>"]
     if unsubscribe != file.sender.opt_out:
         heads.append("List-Unsubscribe-Post: List-Unsubscribe=One-Click")
+    heads += [head.replace("ID", message_id) for host, head in PROVIDER_HEADERS.items() if server.host.endswith(host)]
     content = "".join(f"{head}\r\n" for head in heads).encode("ascii") + mail.as_bytes()
     return Mail(user_id=user_id, address=address, content=content)
 

@@ -5,9 +5,13 @@ the owner may read it. A second secret under the same name is in force together 
 that a change loses nothing.
 
 Standard Webhooks 1.0    HMAC-SHA256 over `id.timestamp.body`, base64 behind "v1,"; several are separated by blanks
+Resend                   the same, in headers that begin with "svix"
 SendGrid                 ECDSA on P-256 with SHA-256 over `timestamp` and body, DER in base64
+Mailgun                  HMAC-SHA256 over `timestamp` and a token, in hex; it stands in the body, which it does not
+                         cover
+Postmark                 no signature: a password in the address that it posts to
 
-The raw body is what was signed: nothing is parsed before its signature holds.
+Where the raw body is what was signed, nothing is parsed before its signature holds.
 """
 
 from __future__ import annotations
@@ -48,6 +52,15 @@ class WebhookScheme(StrEnum):
     """Standard Webhooks: HMAC-SHA256 with a shared secret."""
     SENDGRID = "sendgrid"
     """SendGrid's Event Webhook: ECDSA on P-256; what is kept is a public key."""
+    RESEND = "resend"
+    MAILGUN = "mailgun"
+    """What is kept is its HTTP webhook signing key."""
+    POSTMARK = "postmark"
+    """What is kept is a password."""
+
+
+SHARED = frozenset({WebhookScheme.STANDARD, WebhookScheme.POSTMARK})
+"""Their secret may be made here; the others make it themselves."""
 
 
 _file_form = with_config(ConfigDict(extra="forbid"))
@@ -107,20 +120,25 @@ def add_source(
 ) -> tuple[WebhookSource, WebhookSecret]:
     """Adds a secret of a provider to those that the name has already.
 
-    text: its secret (`whsec_...`) or, for SendGrid, its public key; None makes a secret. Raises `UsageError` for one
+    text: its secret (`whsec_...`), or the key that the provider shows; None makes a secret. Raises `UsageError` for one
     that cannot be used, or a name of another kind of provider, `MissingExtraError` where a key needs
     `cryptography`.
     """
-    if text is None and scheme is WebhookScheme.SENDGRID:
+    if text is None and scheme not in SHARED:
         raise UsageError(
-            "SendGrid makes the key: give its public key with --secret-file; its Event Webhook settings show it"
+            f"{scheme} makes the key (SendGrid: the public key), and its webhook settings show it: give it with "
+            "--secret-file"
         )
     if text is None:
-        text = SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
-    elif scheme is WebhookScheme.STANDARD:
-        secret_bytes(text)
-    else:
+        token = secrets.token_bytes(32)
+        is_password = scheme is WebhookScheme.POSTMARK
+        text = token.hex() if is_password else SECRET_PREFIX + base64.b64encode(token).decode()
+    elif scheme is WebhookScheme.SENDGRID:
         public_key(text)
+    elif scheme in SVIX_HEADERS:
+        secret_bytes(text)
+    elif len(text) < MIN_SECRET_BYTES or not text.isprintable():
+        raise UsageError(f"a key of {scheme} has at least {MIN_SECRET_BYTES} printable characters; copy it again")
     secret = WebhookSecret(text=text, created_at=datetime.now(UTC).replace(microsecond=0))
     safe_id(name, "the name of a webhook")
     with lock_file(workspace.root / ".webhooks.lock"):
@@ -183,9 +201,12 @@ def public_key(text: str) -> EllipticCurvePublicKey:
     return key
 
 
-ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
+SVIX_HEADERS: Mapping[WebhookScheme, str] = {WebhookScheme.STANDARD: "webhook", WebhookScheme.RESEND: "svix"}
+"""Schemes of Standard Webhooks -> with what the names of its headers begin."""
 SENDGRID_TIMESTAMP = "x-twilio-email-event-webhook-timestamp"
 SENDGRID_SIGNATURE = "x-twilio-email-event-webhook-signature"
+MAILGUN_RETRIES = timedelta(hours=9)
+"""It repeats a report for so long, with the time of the first attempt."""
 
 _SECONDS = re.compile(r"[0-9]{1,11}")
 _CALL_ID = re.compile(r"[!-~]{1,200}")
@@ -205,28 +226,45 @@ class SignedCall:
 def verify(
     source: WebhookSource, headers: Mapping[str, str], body: bytes, *, now: datetime, tolerance: timedelta
 ) -> SignedCall | None:
-    """What was signed by one of the source's secrets, at most `tolerance` before or after `now`; None otherwise.
+    """What one of the source's secrets vouches for, at most `tolerance` before or after `now`; None otherwise.
 
     headers: by lower-case name. Raises `MissingExtraError` where SendGrid's needs `cryptography`.
     """
-    is_standard = source.scheme is WebhookScheme.STANDARD
-    timestamp = headers.get(TIMESTAMP if is_standard else SENDGRID_TIMESTAMP, "")
-    if not _SECONDS.fullmatch(timestamp):
-        return None
-    if abs(int(timestamp) - now.timestamp()) > tolerance.total_seconds():
-        return None
-    call_id = headers.get(ID, "") if is_standard else None
-    if call_id is not None and not _CALL_ID.fullmatch(call_id):
-        return None
-    if call_id is not None:
-        signatures = [from_base64(text[3:]) for text in headers.get(SIGNATURE, "").split(" ") if text.startswith("v1,")]
+    if source.scheme is WebhookScheme.POSTMARK:
+        _, _, password = from_base64(headers.get("authorization", "").removeprefix("Basic ")).partition(b":")
+        holds = any([hmac.compare_digest(secret.text.encode(), password) for secret in source.secrets])
+        return SignedCall(call_id=None, sent_at=now) if holds else None
+    call_id = None
+    if source.scheme is WebhookScheme.MAILGUN:
+        timestamp, tolerance = mailgun_timestamp(source, body), MAILGUN_RETRIES
+        holds = bool(timestamp)
+    elif source.scheme is WebhookScheme.SENDGRID:
+        timestamp, signature = headers.get(SENDGRID_TIMESTAMP, ""), from_base64(headers.get(SENDGRID_SIGNATURE, ""))
+        holds = any(is_signed_by(secret, signature, timestamp.encode() + body) for secret in source.secrets)
+    else:
+        call_id, timestamp, signed = (
+            headers.get(f"{SVIX_HEADERS[source.scheme]}-{name}", "") for name in ("id", "timestamp", "signature")
+        )
+        signatures = [from_base64(text[3:]) for text in signed.split(" ") if text.startswith("v1,")]
         content = f"{call_id}.{timestamp}.".encode() + body
         expected = [hmac.digest(secret_bytes(secret.text), content, hashlib.sha256) for secret in source.secrets]
         holds = any([hmac.compare_digest(mac, signature) for mac in expected for signature in signatures])
-    else:
-        signature = from_base64(headers.get(SENDGRID_SIGNATURE, ""))
-        holds = any(is_signed_by(secret, signature, timestamp.encode() + body) for secret in source.secrets)
-    return SignedCall(call_id=call_id, sent_at=datetime.fromtimestamp(int(timestamp), UTC)) if holds else None
+    if not holds or not _SECONDS.fullmatch(timestamp) or not _CALL_ID.fullmatch(call_id or "-"):
+        return None
+    sent_at = datetime.fromtimestamp(int(timestamp), UTC)
+    return SignedCall(call_id=call_id, sent_at=sent_at) if abs(sent_at - now) <= tolerance else None
+
+
+def mailgun_timestamp(source: WebhookSource, body: bytes) -> str:
+    """The time in a body's signature; "" where none of the source's keys made it."""
+    try:
+        signed = json.loads(body)["signature"]
+        timestamp, token, signature = (str(signed[name]) for name in ("timestamp", "token", "signature"))
+        content, given = f"{timestamp}{token}".encode(), signature.encode()
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    macs = [hmac.new(secret.text.encode(), content, hashlib.sha256).hexdigest() for secret in source.secrets]
+    return timestamp if any([hmac.compare_digest(mac.encode(), given) for mac in macs]) else ""
 
 
 def is_signed_by(secret: WebhookSecret, signature: bytes, content: bytes) -> bool:
