@@ -19,8 +19,9 @@ from typing import Any
 import polars as pl
 import pytest
 from conftest import Command
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +45,7 @@ from recllm.market.campaigns.outcome import campaign_outcome
 from recllm.market.experiments.feedback import feedback_report
 from recllm.market.sending.reports import record_reports
 from recllm.shop.ingest.workspace_load import add_consent
+from recllm.shop.workspace import sns
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.privacy import KEY_VARIABLE
 from recllm.shop.workspace.webhooks import (
@@ -443,6 +445,81 @@ def test_resend_mailgun_and_postmark_are_understood(door: Door) -> None:
         assert [word for _, word in added] == ([kind] if kind else []), (source, document)
         again = door.post(source, body, headers).json()
         assert again["accepted"] == 0 and again["duplicates"] == (kind is not None), (source, document)
+
+
+@dataclass(frozen=True)
+class AmazonKey:
+    """A key of SNS with a certificate, as its hosts show it."""
+
+    private: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
+    url: str = "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0123.pem"
+
+    def certificate(self) -> bytes:
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sns.amazonaws.com")])
+        now = datetime.now(UTC)
+        maker = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(self.private.public_key())
+        maker = maker.serial_number(1).not_valid_before(now - HOUR).not_valid_after(now + HOUR)
+        return maker.sign(self.private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def message(self, kind: str, text: str, number: int, **more: str) -> dict[str, str]:
+        """Signed as Amazon says: the names and values of the fields, in the order of the alphabet."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        message = {"Type": kind, "MessageId": f"sns{number}", "TopicArn": "arn:aws:sns:eu-west-1:1:shop"}
+        message |= {"Message": text, "Timestamp": at} | more
+        content = "".join(f"{name}\n{message[name]}\n" for name in sorted(message)).encode()
+        signature = self.private.sign(content, padding.PKCS1v15(), hashes.SHA256())
+        signed = {
+            "SignatureVersion": "2",
+            "Signature": base64.b64encode(signature).decode(),
+            "SigningCertURL": self.url,
+        }
+        return message | signed
+
+
+def test_ses_reports_by_sns_and_nothing_else_is_asked(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, stranger, asked = AmazonKey(), AmazonKey(), list[str]()
+
+    def fetched(url: str) -> bytes:
+        asked.append(url)
+        return key.certificate()
+
+    certificate_host = sns.fetched
+    monkeypatch.setattr(sns, "fetched", fetched)
+    add_source(door.shop, "ses", WebhookScheme.SES, "arn:aws:sns:eu-west-1:1:shop")
+    first, second = (message.message_id for message in door.messages[:2])
+
+    def post(message: Mapping[str, str]) -> Any:
+        return door.post("ses", json.dumps(message).encode(), {"x-amz-sns-message-type": message["Type"]})
+
+    def event(kind: str, message_id: str, **more: Any) -> str:
+        return json.dumps({"eventType": kind, "mail": {"tags": {"recllm_message_id": [message_id]}}} | more)
+
+    place = "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription"
+    begun = key.message("SubscriptionConfirmation", "You have chosen to subscribe", 1, SubscribeURL=place, Token="t")
+    assert post(begun).status_code == 200 and asked[-1] == place
+    post(key.message("Notification", event("Delivery", first), 2))
+    post(key.message("Notification", event("Bounce", second, bounce={"bounceType": "Permanent"}), 3, Subject="x"))
+    post(key.message("Notification", event("Bounce", second, bounce={"bounceType": "Transient"}), 4))
+    again = post(key.message("Notification", event("Delivery", first), 2)).json()
+    assert again["duplicates"] == 1
+    assert door.kinds() == [("sns2", "delivered"), ("sns3", "bounced"), ("sns4", "blocked")]
+    good = key.message("Notification", event("Complaint", first), 5)
+    for forged in (
+        stranger.message("Notification", event("Complaint", first), 5),
+        good | {"Message": event("Complaint", second)},
+        good | {"TopicArn": "arn:aws:sns:eu-west-1:1:other"},
+        good | {"SignatureVersion": "3"},
+        good | {"Timestamp": "2025-01-01T00:00:00.000Z"},
+    ):
+        assert post(forged).status_code == 401, forged
+    for host in (
+        "sns.evil.example",
+        "127.0.0.1",
+        "sns.a.amazonaws.com@evil.example",
+        "sns.a.amazonaws.com.evil.example",
+    ):
+        with pytest.raises(LookupError, match="no address of Amazon"):
+            certificate_host(f"https://{host}/x.pem")
 
 
 @given(document=JSON, scheme=st.sampled_from(WebhookScheme))

@@ -174,7 +174,9 @@ def keys(
 
 def add_webhook(
     *,
-    provider: Annotated[str, typer.Option(help="standard (Standard Webhooks), sendgrid, resend, mailgun or postmark.")],
+    provider: Annotated[
+        str, typer.Option(help="standard (Standard Webhooks), sendgrid, ses, resend, mailgun or postmark")
+    ],
     name: Annotated[str, typer.Option(help="Its name, at the end of the address that it posts to.")],
     secret_file: Annotated[
         Path | None,

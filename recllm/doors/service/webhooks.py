@@ -125,6 +125,23 @@ FORMS: Mapping[WebhookScheme, ReportForm] = {
         event_id="event-data.id",
         hard={"event-data.severity": ("permanent",)},
     ),
+    WebhookScheme.SES: ReportForm(
+        kind="eventType",
+        kinds={
+            "Send": Kind.PROCESSED,
+            "DeliveryDelay": Kind.DEFERRED,
+            "Reject": Kind.DROPPED,
+            "Delivery": Kind.DELIVERED,
+            "Open": Kind.OPENED,
+            "Click": Kind.CLICKED,
+            "Bounce": Kind.BOUNCED,
+            "Subscription": Kind.UNSUBSCRIBED,
+            "Complaint": Kind.COMPLAINED,
+        },
+        message_id=f"mail.tags.{MESSAGE_ID}",
+        at=(),
+        hard={"bounce.bounceType": ("Permanent",)},
+    ),
     WebhookScheme.POSTMARK: ReportForm(
         kind="RecordType",
         kinds={
@@ -200,6 +217,11 @@ def message_events(scheme: WebhookScheme, body: bytes, call: SignedCall) -> tupl
         document = json.loads(body.decode(errors="replace"), parse_int=_integer)
     except (ValueError, RecursionError):
         raise DataError("the body is not JSON") from None
+    if scheme is WebhookScheme.SES:  # what SNS carries is a text; of a confirmed subscription, none of JSON
+        try:
+            document = json.loads(document["Message"], parse_int=_integer)
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return [], 1
     entries = document if scheme is WebhookScheme.SENDGRID and isinstance(document, list) else [document]
     events = [event_of(entry, FORMS[scheme], call) for entry in entries]
     read = [event for event in events if event is not None]
@@ -231,7 +253,7 @@ def value_at(entry: Any, path: str) -> Any:
     """None where the path leads nowhere."""
     for key in path.split("."):
         entry = entry.get(key) if isinstance(entry, dict) else None
-    return entry
+    return entry[0] if isinstance(entry, list) and len(entry) == 1 else entry  # a tag of SES has a list of values
 
 
 def digest_of(entry: Any) -> str:

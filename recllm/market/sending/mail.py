@@ -31,6 +31,7 @@ SERVER_VARIABLE = "RECLLM_SMTP"
 PROVIDER_HEADERS: Mapping[str, str] = {
     "postmarkapp.com": "X-PM-Metadata-recllm_message_id: ID",
     "mailgun.org": 'X-Mailgun-Variables: {"recllm_message_id": "ID"}',
+    "amazonaws.com": "X-SES-MESSAGE-TAGS: recllm_message_id=ID",
     "sendgrid.net": 'X-SMTPAPI: {"unique_args": {"recllm_message_id": "ID"}}',
 }
 """End of a server's name -> the header by which its reports name the message."""

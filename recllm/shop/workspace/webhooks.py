@@ -9,6 +9,7 @@ Resend                   the same, in headers that begin with "svix"
 SendGrid                 ECDSA on P-256 with SHA-256 over `timestamp` and body, DER in base64
 Mailgun                  HMAC-SHA256 over `timestamp` and a token, in hex; it stands in the body, which it does not
                          cover
+SES                      by Amazon SNS, see `sns`; the topic's ARN takes the place of a secret
 Postmark                 no signature: a password in the address that it posts to
 
 Where the raw body is what was signed, nothing is parsed before its signature holds.
@@ -35,6 +36,7 @@ from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError, wi
 from recllm.base.documents import plain
 from recllm.base.errors import MissingExtraError, StoreError, UnknownIdError, UsageError
 from recllm.base.files import PRIVATE, lock_file, safe_id, write_whole
+from recllm.shop.workspace.sns import confirm, signed_message
 from recllm.shop.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ class WebhookScheme(StrEnum):
     RESEND = "resend"
     MAILGUN = "mailgun"
     """What is kept is its HTTP webhook signing key."""
+    SES = "ses"
+    """Amazon SES; what is kept is the ARN of the topic that it reports to."""
     POSTMARK = "postmark"
     """What is kept is a password."""
 
@@ -126,8 +130,8 @@ def add_source(
     """
     if text is None and scheme not in SHARED:
         raise UsageError(
-            f"{scheme} makes the key (SendGrid: the public key), and its webhook settings show it: give it with "
-            "--secret-file"
+            f"{scheme} makes the key (SendGrid: a public key; SES: the topic's ARN), and its settings show it: give it "
+            "with --secret-file"
         )
     if text is None:
         token = secrets.token_bytes(32)
@@ -205,8 +209,8 @@ SVIX_HEADERS: Mapping[WebhookScheme, str] = {WebhookScheme.STANDARD: "webhook", 
 """Schemes of Standard Webhooks -> with what the names of its headers begin."""
 SENDGRID_TIMESTAMP = "x-twilio-email-event-webhook-timestamp"
 SENDGRID_SIGNATURE = "x-twilio-email-event-webhook-signature"
-MAILGUN_RETRIES = timedelta(hours=9)
-"""It repeats a report for so long, with the time of the first attempt."""
+RETRIES = timedelta(hours=9)
+"""For so long are reports repeated with the time of the first attempt."""
 
 _SECONDS = re.compile(r"[0-9]{1,11}")
 _CALL_ID = re.compile(r"[!-~]{1,200}")
@@ -236,8 +240,10 @@ def verify(
         return SignedCall(call_id=None, sent_at=now) if holds else None
     call_id = None
     if source.scheme is WebhookScheme.MAILGUN:
-        timestamp, tolerance = mailgun_timestamp(source, body), MAILGUN_RETRIES
+        timestamp, tolerance = mailgun_timestamp(source, body), RETRIES
         holds = bool(timestamp)
+    elif source.scheme is WebhookScheme.SES:
+        return sns_call(source, body, now)
     elif source.scheme is WebhookScheme.SENDGRID:
         timestamp, signature = headers.get(SENDGRID_TIMESTAMP, ""), from_base64(headers.get(SENDGRID_SIGNATURE, ""))
         holds = any(is_signed_by(secret, signature, timestamp.encode() + body) for secret in source.secrets)
@@ -253,6 +259,17 @@ def verify(
         return None
     sent_at = datetime.fromtimestamp(int(timestamp), UTC)
     return SignedCall(call_id=call_id, sent_at=sent_at) if abs(sent_at - now) <= tolerance else None
+
+
+def sns_call(source: WebhookSource, body: bytes, now: datetime) -> SignedCall | None:
+    """A message of one of the source's topics. A new subscription is confirmed."""
+    message = signed_message(body)
+    if message is None or message["TopicArn"] not in {secret.text for secret in source.secrets}:
+        return None
+    if message["Type"] != "Notification" and not confirm(message):
+        return None
+    sent_at = datetime.fromisoformat(message["Timestamp"])
+    return SignedCall(call_id=message["MessageId"], sent_at=sent_at) if abs(sent_at - now) <= RETRIES else None
 
 
 def mailgun_timestamp(source: WebhookSource, body: bytes) -> str:
