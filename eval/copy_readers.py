@@ -90,7 +90,7 @@ def open_shop(name: str, folder: Path, data: Path, seed: int) -> Workspace:
     if not (folder / SETTINGS_FILE).exists():
         say("making the shop %s", name)
         if name == "cj":
-            run_demo(folder, generator="template", seed=seed)
+            run_demo(folder)
         else:
             rng = np.random.default_rng(seed)
             items, events = read_retail(data) if name == "retail" else simulated(SHOPS[name], rng)
