@@ -162,7 +162,7 @@ def test_a_renamed_version_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_pointer_is_an_error_and_a_rollback_mends_it(tmp_path: Path, content: bytes) -> None:
     publish(tmp_path, "v1")
     (tmp_path / "CURRENT").write_bytes(content)
-    with pytest.raises(ModelError, match="recllm models promote VERSION"):
+    with pytest.raises(ModelError, match="recllm models --promote VERSION"):
         artifacts.open_version(tmp_path)
     assert artifacts.promote(tmp_path, "v1") == "v1"
     assert artifacts.open_version(tmp_path).name == "v1"

@@ -277,9 +277,9 @@ def test_the_shell_completes_commands(run: Command, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys.modules["__main__"], "__package__", None)  # `python -m pytest` would name the command
     assert run()[1].split() == ["backup"]
-    monkeypatch.setenv("COMP_WORDS", "recllm models ")
+    monkeypatch.setenv("COMP_WORDS", "recllm experiments ")
     monkeypatch.setenv("COMP_CWORD", "2")
-    assert run()[1].split() == ["list", "promote"]
+    assert run()[1].split() == ["start", "report"]
 
 
 def test_what_went_answers_with_what_does_the_same(run: Command) -> None:

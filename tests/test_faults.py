@@ -304,7 +304,7 @@ def test_a_read_only_disk_refuses_in_words_and_changes_nothing(
             assert "\n" not in str(caught.value)
         code, _, err = command("recommend", "--user", "u02", "-w", str(root))
         assert code == 1 and "may be written" in err and "Traceback" not in err
-        assert command("models", "list", "-w", str(root))[0] == 0
+        assert command("models", "-w", str(root))[0] == 0
         subprocess.run(["mount", "-o", "remount,rw", str(tmp_path / "disk")], check=True)
         assert [path for path in sorted(root.rglob("*")) if "sqlite-" not in path.name] == [
             path for path in files if "sqlite-" not in path.name
@@ -503,7 +503,7 @@ def test_a_damaged_store_is_told_with_the_remedy_and_nothing_is_served_from_it(
             assert "\n" not in str(caught.value) and "Green" not in str(caught.value)
     code, out, err = command("describe", "-w", str(folder))
     assert code == 1 and not out and "is damaged" in err
-    assert command("models", "list", "-w", str(folder))[0] == 0, "what needs no store goes on"
+    assert command("models", "-w", str(folder))[0] == 0, "what needs no store goes on"
     store.write_bytes(whole)
     with Workspace.open(folder) as shop:
         assert open_recommender(shop).recommend("u02", k=1)[0].items

@@ -186,7 +186,7 @@ def test_a_serving_model_that_saw_the_window_is_said_to_have_an_advantage(young:
 
 def test_a_refused_version_stays_with_its_reasons(worse: Retrained, tmp_path: Path, command: Command) -> None:
     shop, before, report = worse.copied(tmp_path), worse.first, worse.report
-    code, out, _ = command("models", "list", "-w", str(shop), "--json")
+    code, out, _ = command("models", "-w", str(shop), "--json")
     listed = json.loads(out)
     assert code == 0 and listed["serving"] == before
     record = next(v for v in listed["versions"] if v["version"] == report.challenger)
@@ -195,13 +195,13 @@ def test_a_refused_version_stays_with_its_reasons(worse: Retrained, tmp_path: Pa
     assert lineage["gate"]["verdict"] == "refused" and "worse" in lineage["gate"]["reasons"]
     assert lineage["gate"]["comparisons"][0]["high"] < 0 and lineage["checks"][0]["verdict"] == "due"
     assert listed["decisions"][-1]["kind"] == "refused" and listed["decisions"][-1]["version"] == report.challenger
-    code, _, err = command("models", "promote", str(report.challenger), "-w", str(shop))
+    code, _, err = command("models", "--promote", str(report.challenger), "-w", str(shop))
     assert code == 2 and "was refused (worse" in err and "--force" in err and serving(shop) == before
-    assert command("models", "promote", str(report.challenger), "--force", "-w", str(shop))[0] == 0
+    assert command("models", "--promote", str(report.challenger), "--force", "-w", str(shop))[0] == 0
     assert serving(shop) == report.challenger
     decision = registry.decisions(shop / "models")[-1]
     assert GateReason.WORSE in decision.overridden and decision.previous == before
-    assert command("models", "promote", "-w", str(shop))[0] == 0 and serving(shop) == before
+    assert command("models", "--promote", "previous", "-w", str(shop))[0] == 0 and serving(shop) == before
 
 
 def test_history_tells_parents_verdicts_and_since_when(better: Retrained, tmp_path: Path) -> None:

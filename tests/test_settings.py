@@ -276,21 +276,21 @@ def test_a_setting_of_the_call_reaches_the_command(run: Command, shop: Path) -> 
 
 
 def test_models_are_listed_promoted_and_rolled_back(run: Command, shop: Path) -> None:
-    code, _, err = run("models", "list", "-w", "shop")
+    code, _, err = run("models", "-w", "shop")
     assert code == 3 and "recllm train -w shop" in err
     for version in ("a", "b"):
         publish(shop / "models", lambda folder: (folder / "x.json").write_text("{}") and None, version=version)
-    found = document(run("models", "list", "-w", "shop", "--json")[1])
+    found = document(run("models", "-w", "shop", "--json")[1])
     assert found["serving"] == "b" and [v["version"] for v in found["versions"]] == ["a", "b"]
-    assert document(run("models", "promote", "-w", "shop", "--json")[1]) == {"serving": "a"}
-    assert run("models", "promote", "-w", "shop")[0] == 1
-    assert run("models", "promote", "b", "-w", "shop")[:2] == (0, "serving: b\n")
+    assert document(run("models", "--promote", "previous", "-w", "shop", "--json")[1]) == {"serving": "a"}
+    assert run("models", "--promote", "previous", "-w", "shop")[0] == 1
+    assert run("models", "--promote", "b", "-w", "shop")[:2] == (0, "serving: b\n")
     (shop / "models" / "CURRENT").write_text("../x")
     code, _, err = run("recommend", "-u", "ann", "-w", "shop")
-    assert code == 1 and "recllm models promote VERSION -w shop" in err
-    assert run("models", "list", "-w", "shop")[0] == 0
-    assert run("models", "promote", "a", "-w", "shop")[0] == 0
-    code, _, err = run("models", "promote", "c", "-w", "shop")
+    assert code == 1 and "recllm models --promote VERSION -w shop" in err
+    assert run("models", "-w", "shop")[0] == 0
+    assert run("models", "--promote", "a", "-w", "shop")[0] == 0
+    code, _, err = run("models", "--promote", "c", "-w", "shop")
     assert code == 1 and "known: a, b" in err
 
 

@@ -762,16 +762,16 @@ def test_who_is_reached_and_whose_message_is_not_known_to_have_arrived(campaign:
 
 
 def test_webhooks_by_command(run: Command, shop: Path, tmp_path: Path) -> None:
-    code, out, err = run("webhooks", "add", "--provider", "standard", "--name", "mail", "-w", "shop")
+    code, out, err = run("webhooks", "--add", "mail", "--provider", "standard", "-w", "shop")
     secret = out.strip()
     assert code == 0 and secret.startswith("whsec_") and "/webhooks/shop/mail" in err
     key = SendGridKey()
     (tmp_path / "key.txt").write_text(f"{key.public_text[:64]}\n{key.public_text[64:]}\n")
-    code, out, _ = run("webhooks", "add", "--provider", "sendgrid", "--name", "grid", "--secret-file", "key.txt")
+    code, out, _ = run("webhooks", "--add", "grid", "--provider", "sendgrid", "--secret-file", "key.txt")
     assert (code, out) == (0, "/webhooks/shop/grid\n")
-    assert run("webhooks", "add", "--provider", "pigeon", "--name", "mail")[0] == 2
-    assert run("webhooks", "add", "--provider", "standard", "--name", "../mail")[0] == 2
-    code, out, _ = run("webhooks", "list", "--json")
+    assert run("webhooks", "--add", "mail", "--provider", "pigeon")[0] == 2
+    assert run("webhooks", "--add", "../mail", "--provider", "standard")[0] == 2
+    code, out, _ = run("webhooks", "--json")
     listed = json.loads(out)
     assert [entry["name"] for entry in listed["providers"]] == ["mail", "grid"]
     assert secret not in out and key.public_text not in out
@@ -779,9 +779,9 @@ def test_webhooks_by_command(run: Command, shop: Path, tmp_path: Path) -> None:
         hooks = json.loads(workspace.webhooks_path.read_text())
         hooks["targets"] = {"crm": {"name": "crm", "url": "https://crm.example/", "secrets": []}}
         workspace.webhooks_path.write_text(json.dumps(hooks))
-    code, _, err = run("webhooks", "add", "--provider", "standard", "--name", "mail")
+    code, _, err = run("webhooks", "--add", "mail", "--provider", "standard")
     fingerprint = listed["providers"][0]["secrets"][0]["secret_id"]
-    assert code == 0 and f"recllm webhooks list --remove mail --secret {fingerprint}" in err
-    assert run("webhooks", "list", "--remove", "mail", "--secret", fingerprint)[0] == 0
-    assert run("webhooks", "list", "--remove", "mail", "--secret", fingerprint)[0] == 2
-    assert run("webhooks", "list", "--remove", "mail")[0] == 0 and run("webhooks", "list", "--remove", "mail")[0] == 2
+    assert code == 0 and f"recllm webhooks --remove mail:{fingerprint}" in err
+    assert run("webhooks", "--remove", f"mail:{fingerprint}")[0] == 0
+    assert run("webhooks", "--remove", f"mail:{fingerprint}")[0] == 2
+    assert run("webhooks", "--remove", "mail")[0] == 0 and run("webhooks", "--remove", "mail")[0] == 2

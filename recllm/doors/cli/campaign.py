@@ -282,25 +282,21 @@ def report_experiment(
         typer.Option(help="Instead: what this version would have brought, from explored positions."),
     ],
     metric: Annotated[str, typer.Option(help="Of --model: clicks, conversions or dismissals.")] = "clicks",
+    stop: Annotated[bool, typer.Option("--stop", help="End it: all customers get the active model again.")] = False,
     shop: Shop,
 ) -> Answer:
     """Variants compared with the control, with intervals that hold at every look."""
-    from recllm.market.experiments.slates import experiment_outcome, list_experiments
+    from recllm.market.experiments.slates import experiment_outcome, list_experiments, stop_experiment
 
     if model is not None:
         return estimate(shop, model, metric)
     if name is None:
         return Answer({"experiments": [stored.document() for stored in list_experiments(shop)]})
+    if stop:
+        stored = stop_experiment(shop, name)
+        write_audit(shop, "experiment_stopped", experiment=name)
+        return Answer(stored.document())
     return Answer(experiment_outcome(shop, name))
-
-
-def stop_experiment(name: Name, *, shop: Shop) -> Answer:
-    """End an experiment: all customers get the active model again."""
-    from recllm.market.experiments.slates import stop_experiment as stop
-
-    stored = stop(shop, name)
-    write_audit(shop, "experiment_stopped", experiment=name)
-    return Answer(stored.document())
 
 
 def estimate(shop: Shop, model: str, metric: str) -> Answer:

@@ -144,10 +144,24 @@ def evaluate(
     return Answer(report.document(), [report.table()])
 
 
-def list_models(shop: Shop) -> Answer:
-    """Published versions, oldest first, with origin and the verdict of the gate."""
+def models(
+    *,
+    promote: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Verify and activate it; previous: the one before.")
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Also a version that the gate refused.")] = False,
+    shop: Shop,
+) -> Answer:
+    """Published versions, oldest first, with origin and the verdict of the gate; or another one serves."""
     from recllm.recommend.evaluation.retrain import model_history
+    from recllm.recommend.recommender.registry import promote as serve_version
+    from recllm.recommend.recommender.registry import rollback
 
+    if promote is not None:
+        folder = shop.models_dir
+        serving = rollback(folder) if promote == "previous" else serve_version(folder, promote, force=force)
+        write_audit(shop, "model_promoted", version=serving)
+        return Answer({"serving": serving})
     history = model_history(shop)
     rows = [
         {
@@ -164,23 +178,6 @@ def list_models(shop: Shop) -> Answer:
     missing = f"no model was published; train one with: recllm train -w {shop.root}"
     problem = None if rows else NothingToDo(missing)
     return Answer(history, document_lines({"models": rows}), problem=problem)
-
-
-def promote(
-    shop: Shop,
-    version: Annotated[
-        str | None, typer.Argument(help="As `recllm models list` names it; the one before the serving one otherwise.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Also a version that the gate refused.")] = False,
-) -> Answer:
-    """Verify and activate a version; without VERSION the one before the active one. It skips refused versions."""
-    from recllm.recommend.recommender.registry import promote as serve_version
-    from recllm.recommend.recommender.registry import rollback
-
-    folder = shop.models_dir
-    serving = rollback(folder) if version is None else serve_version(folder, version, force=force)
-    write_audit(shop, "model_promoted", version=serving)
-    return Answer({"serving": serving})
 
 
 def refresh(

@@ -35,7 +35,7 @@ COMMANDS = (
     *(show.start, show.doctor, show.settings),
     answer.search,
     answer.occasions,
-    *(service.serve, service.keys),
+    *(service.serve, service.keys, service.webhooks, learn.models),
     *(rights.backup, rights.restore),
 )
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., Answer | None]]]] = {
@@ -70,18 +70,9 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., Answer | None]
         {
             "start": campaign.start_experiment,
             "report": campaign.report_experiment,
-            "stop": campaign.stop_experiment,
         },
     ),
-    "webhooks": (
-        "Reports of mail and message services.",
-        {"add": service.add_webhook, "list": service.webhooks},
-    ),
     "copy": (None, {"check": adtext.check, "vocabulary": adtext.vocabulary}),
-    "models": (
-        "Published models: list and activate them.",
-        {"list": learn.list_models, "promote": learn.promote},
-    ),
 }
 MOVED: Mapping[str, str] = tomllib.loads((files("recllm.doors.cli") / "moved.toml").read_text(encoding="utf-8"))
 """Commands and options of the release before -> what does the same now."""

@@ -172,59 +172,51 @@ def keys(
     return Answer({"keys": list_keys(shop)})
 
 
-def add_webhook(
+def webhooks(
     *,
+    add: Annotated[str | None, typer.Option(metavar="NAME", help="Accept its reports. Again: adds a second secret.")],
     provider: Annotated[
-        str, typer.Option(help="standard (Standard Webhooks), sendgrid, ses, resend, mailgun or postmark")
-    ],
-    name: Annotated[str, typer.Option(help="Its name, at the end of the address that it posts to.")],
+        str, typer.Option(help="Of --add: standard (Standard Webhooks), sendgrid, ses, resend, mailgun or postmark.")
+    ] = "standard",
     secret_file: Annotated[
         Path | None,
-        typer.Option(help="A file with the key that it shows (SendGrid: the public one); - reads standard input."),
-    ],
+        typer.Option(help="Of --add: a file with the key that it shows (SendGrid: the public one), or -."),
+    ] = None,
+    remove: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="End this provider at once, or one secret: NAME:SECRET_ID."),
+    ] = None,
     shop: Shop,
 ) -> Answer:
-    """Accept reports of a mail or message service. The same name again adds a second secret: both are then valid."""
-    from recllm.shop.workspace.webhooks import WebhookScheme, add_source
+    """Services that report on messages: a list of them, without secrets, or a change."""
+    from recllm.shop.workspace.webhooks import WebhookScheme, add_source, read_webhooks, remove_webhook
 
+    if remove is not None:
+        name, _, secret_id = remove.partition(":")
+        remove_webhook(shop, name, secret_id or None)
+        return Answer({"name": name, "secret_id": secret_id or None, "removed": True})
+    if add is None:
+        sources = [
+            {
+                "name": entry.name,
+                "provider": entry.scheme,
+                "secrets": [{"secret_id": s.fingerprint, "created_at": s.created_at} for s in entry.secrets],
+            }
+            for entry in read_webhooks(shop).sources.values()
+        ]
+        return Answer({"providers": sources})
     if provider not in set(WebhookScheme):
         raise UsageError(f"--provider is one of {', '.join(WebhookScheme)}, not {provider!r}")
     text = None if secret_file is None else _read_secret(secret_file)
-    entry, secret = add_source(shop, name, WebhookScheme(provider), text)
-    path = f"/webhooks/{shop.root.resolve().name}/{name}"
-    document = {"name": name, "provider": provider, "path": path, "secret_id": secret.fingerprint}
+    entry, secret = add_source(shop, add, WebhookScheme(provider), text)
+    path = f"/webhooks/{shop.root.resolve().name}/{add}"
+    document = {"name": add, "provider": provider, "path": path, "secret_id": secret.fingerprint}
     document |= {"secret": secret.text} if text is None else {}
     rotations = (
-        "an earlier secret is in force too; end it with: "
-        f"recllm webhooks list --remove {name} --secret {earlier.fingerprint}"
+        f"an earlier secret is in force too; end it with: recllm webhooks --remove {add}:{earlier.fingerprint}"
         for earlier in entry.secrets[:-1]
     )
     return Answer(document, [secret.text if text is None else path], [f"let it post to {path}", *rotations])
-
-
-def webhooks(
-    *,
-    remove: Annotated[str | None, typer.Option(metavar="NAME", help="Instead: end this provider, at once.")],
-    secret: Annotated[str | None, typer.Option(help="With --remove: end only this secret, by its id.")],
-    shop: Shop,
-) -> Answer:
-    """Services that report on messages; no secrets."""
-    from recllm.shop.workspace.webhooks import read_webhooks, remove_webhook
-
-    if secret is not None and remove is None:
-        raise UsageError("--secret says what --remove NAME ends; add it")
-    if remove is not None:
-        remove_webhook(shop, remove, secret)
-        return Answer({"name": remove, "secret_id": secret, "removed": True})
-    sources = [
-        {
-            "name": entry.name,
-            "provider": entry.scheme,
-            "secrets": [{"secret_id": s.fingerprint, "created_at": s.created_at} for s in entry.secrets],
-        }
-        for entry in read_webhooks(shop).sources.values()
-    ]
-    return Answer({"providers": sources})
 
 
 def _read_secret(file: Path) -> str:

@@ -183,7 +183,7 @@ class LiveShop:
                 version = usable_version(self.workspace)
                 none_serves = current(self.workspace.models_dir) is None
                 if none_serves and old is not None and old[0].version is not None:
-                    raise ModelError("no model is the current one any more; run: recllm models promote VERSION")
+                    raise ModelError("no model is the current one any more; run: recllm models --promote VERSION")
                 new = self._open(version, load_no, old)
             except ModelError as error:
                 if old is None:

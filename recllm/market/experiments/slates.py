@@ -145,7 +145,7 @@ def start_experiment(
     published = {manifest.version for manifest in versions(workspace.models_dir)}
     for variant in experiment.variants:
         if variant.treatment.model is not None and variant.treatment.model not in published:
-            raise UsageError(f"variant {variant.name!r}: no model {variant.treatment.model!r}; see recllm models list")
+            raise UsageError(f"variant {variant.name!r}: no model {variant.treatment.model!r}; see recllm models")
     earlier = list_experiments(workspace)
     if name in {before.name for before in earlier}:
         raise UsageError(f"there was an experiment {name!r} before; a name draws the variants, so give a new one")

@@ -159,7 +159,7 @@ def serving(models_dir: Path) -> str | None:
 
 
 def _remedy(models_dir: Path) -> str:
-    return f"let a version serve with: recllm models promote VERSION -w {models_dir.parent}"
+    return f"let a version serve with: recllm models --promote VERSION -w {models_dir.parent}"
 
 
 def versions(models_dir: Path) -> list[Manifest]:
@@ -188,7 +188,7 @@ def open_version(models_dir: Path, version: str | None = None) -> Path:
     folder = models_dir / "versions" / safe_id(version, "model version")
     if not folder.is_dir():
         names = ", ".join(manifest.version for manifest in versions(models_dir)) or "none"
-        raise ModelError(f"model version {version} is not in {models_dir}; see recllm models list; known: {names}")
+        raise ModelError(f"model version {version} is not in {models_dir}; see recllm models; known: {names}")
     with explained(f"cannot read model version {version} in {models_dir}"):
         verify(folder)
     return folder
@@ -290,21 +290,19 @@ def verify(folder: Path) -> Manifest:
     manifest = _read_manifest(folder)
     if manifest.version != folder.name:
         raise ModelError(
-            f"{folder}: its manifest belongs to version {manifest.version}; train again, or run: recllm models promote"
+            f"{folder}: its manifest belongs to version {manifest.version}; train again, or see: recllm models"
         )
     present = set(_files(folder)) - {MANIFEST}
     odd = sorted(present ^ set(manifest.files))
     if odd:
         raise ModelError(
-            f"{folder}: {odd[0]} is missing or was added after publication; train again, or run: recllm models promote"
+            f"{folder}: {odd[0]} is missing or was added after publication; train again, or see: recllm models"
         )
     for name, file in manifest.files.items():
         with (folder / name).open("rb") as stream:
             unchanged = hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
         if not unchanged:
-            raise ModelError(
-                f"{folder / name} was changed after publication; train again, or run: recllm models promote"
-            )
+            raise ModelError(f"{folder / name} was changed after publication; train again, or see: recllm models")
     return manifest
 
 
@@ -320,8 +318,8 @@ def promote(models_dir: Path, version: str, *, force: bool = False) -> str:
         overridden = manifest.lineage.gate.reasons
         if not force:
             raise UsageError(
-                f"model version {version} was refused ({', '.join(overridden)}); see recllm models list --json; "
-                f"to let it serve all the same: recllm models promote {version} --force"
+                f"model version {version} was refused ({', '.join(overridden)}); see recllm models --json; "
+                f"to let it serve all the same: recllm models --promote {version} --force"
             )
     with explained(f"cannot promote in {models_dir}"), lock_file(models_dir / ".lock"):
         _point(models_dir, DecisionKind.PROMOTED, version, overridden=overridden)
@@ -482,10 +480,10 @@ def _read_manifest(folder: Path) -> Manifest:
         body = {name: value for name, value in json_value(text).items() if name != "sha256"}
         manifest = Manifest(**body)
     except (OSError, ValueError, TypeError, AttributeError, UsageError) as error:
-        raise ModelError(f"{path} is missing or damaged; train again, or run: recllm models promote") from error
+        raise ModelError(f"{path} is missing or damaged; train again, or see: recllm models") from error
     # every byte of the manifest counts, too; a lineage as it was written, whatever fields later versions add to it
     if _sealed(body) != text:
-        raise ModelError(f"{path} was changed after publication; train again, or run: recllm models promote")
+        raise ModelError(f"{path} was changed after publication; train again, or see: recllm models")
     return manifest
 
 

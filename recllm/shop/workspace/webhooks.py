@@ -167,11 +167,11 @@ def remove_webhook(workspace: Workspace, name: str, fingerprint: str | None = No
         sources = dict(read_webhooks(workspace).sources)
         source = sources.pop(name, None)
         if source is None:
-            raise UnknownIdError(f"no webhook {name!r}; see recllm webhooks list")
+            raise UnknownIdError(f"no webhook {name!r}; see recllm webhooks")
         if fingerprint is not None:
             left = tuple(secret for secret in source.secrets if secret.fingerprint != fingerprint)
             if len(left) == len(source.secrets):
-                raise UnknownIdError(f"{name!r} has no secret {fingerprint!r}; see recllm webhooks list")
+                raise UnknownIdError(f"{name!r} has no secret {fingerprint!r}; see recllm webhooks")
             if not left:
                 raise UsageError(f"{fingerprint} is the only secret of {name!r}; remove all of it without --secret")
             sources[name] = replace(source, secrets=left)
