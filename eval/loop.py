@@ -132,7 +132,7 @@ def one_seed(seed: int, args: Any) -> dict[str, Any]:
                 of_week = [slate for slate in slates if slate.day // 7 == week]
                 say("seed %d week %d: %.4f clicks expected", seed, week, _mean(of_week))
                 if week + 1 < args.weeks:
-                    retrains.append(retrain(folder, seed))
+                    retrains.append(retrain(folder))
                     say("  %s", retrains[-1])
             report = client.get("/v1/experiments/the loop").raise_for_status().json()
             shown = client.get("/v1/report", params={"by": "variant"}).raise_for_status().json()
@@ -167,12 +167,12 @@ def recllm(*arguments: str) -> str:
 
 
 def models(folder: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(recllm("models", "list", "-w", str(folder), "--json"))
+    document: dict[str, Any] = json.loads(recllm("models", "-w", str(folder), "--json"))
     return document
 
 
-def retrain(folder: Path, seed: int) -> dict[str, Any]:
-    report = json.loads(recllm("retrain", "--if-due", "-w", str(folder), "--seed", str(seed), "--json"))
+def retrain(folder: Path) -> dict[str, Any]:
+    report = json.loads(recllm("retrain", "--if-due", "-w", str(folder), "--json"))
     gate = report["gate"]
     return {
         "outcome": report["outcome"],

@@ -30,7 +30,6 @@ from recllm.doors.cli.options import (
     Options,
     Out,
     ReasonLocale,
-    Seed,
     Shop,
     User,
     Users,
@@ -326,7 +325,6 @@ def uplift(
     randomised: Annotated[bool, typer.Option("--randomised", help="The treated were drawn at random.")] = False,
     csv: Csv,
     ids: Ids,
-    seed: Seed,
 ) -> Answer:
     """How much a treatment changes each customer's outcome, learned from a trial; what is no trial is refused."""
     if (trial is None) == (campaign is None):
@@ -348,7 +346,7 @@ def uplift(
         start, table_of_trial = campaign_trial(opened_campaign)
         randomised, source = True, opened_campaign.plan.campaign_id
     assert start is not None  # noqa: S101 - a trial of people has it, and a campaign says it
-    how: dict[str, Any] = {"start": start, "randomised": randomised, "seed": seed}
+    how: dict[str, Any] = {"start": start, "randomised": randomised}
     estimate = uplift_workspace(shop, table_of_trial, **how, source=source, save=save)
     document = uplift_document(estimate, pseudonyms)
     write_people(csv, document["people"])

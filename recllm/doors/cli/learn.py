@@ -83,7 +83,6 @@ def retrain(
     if_due: Annotated[
         bool, typer.Option("--if-due", help="Only when drift, age or an erasure ask for it; exit code 3 otherwise.")
     ] = False,
-    seed: Seed = 0,
 ) -> Answer:
     """Train a challenger with the active model's recipe, and activate it if it is not worse on the latest window."""
     from recllm.market.experiments.slates import treatment_models
@@ -92,7 +91,7 @@ def retrain(
 
     with progress_lines():
         progress, needed = note if sys.stderr.isatty() else None, treatment_models(shop)
-        report = retrain_workspace(shop, if_due=if_due, seed=seed, needed=needed, progress=progress)
+        report = retrain_workspace(shop, if_due=if_due, needed=needed, progress=progress)
     problem = None
     if report.challenger is None:
         why = "no check asks for a retraining"

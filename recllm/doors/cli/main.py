@@ -35,7 +35,7 @@ COMMANDS = (
     *(show.start, show.doctor, show.settings),
     answer.search,
     answer.occasions,
-    *(service.serve, service.keys, service.webhooks, learn.models),
+    *(service.serve, service.mcp, service.keys, service.webhooks, learn.models),
     *(rights.backup, rights.restore),
 )
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., Answer | None]]]] = {

@@ -17,6 +17,7 @@ from recllm.doors.cli.options import (
     DEFAULT_WORKSPACE,
     Answer,
     Shop,
+    WorkspaceDir,
     note,
     open_shop,
     write_audit,
@@ -113,6 +114,17 @@ def serve(
         server.run()
     if not server.started:
         raise typer.Exit(1)
+
+
+def mcp(workspace: WorkspaceDir = DEFAULT_WORKSPACE) -> None:
+    """Answer agents by the Model Context Protocol, on standard input and output; `serve` does it at /mcp."""
+    from recllm.doors.service.agents import serve_by_stdio
+    from recllm.doors.service.app import create_app
+    from recllm.doors.service.live import LiveShop
+
+    shop = open_shop(workspace)
+    log_to_stderr()
+    serve_by_stdio(create_app([LiveShop(shop, workspace.resolve().name)], shop.settings.service))
 
 
 def check_exposure(host: str, is_loopback: bool, shops: Mapping[Path, Workspace], *, has_certificate: bool) -> None:

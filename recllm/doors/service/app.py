@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from http import HTTPStatus
+from importlib.util import find_spec
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,6 +24,7 @@ import recllm
 from recllm.base.errors import RecllmError
 from recllm.base.service_settings import ServiceSettings
 from recllm.doors.service import api, marketing, unsubscribe, webhooks
+from recllm.doors.service.agents import agent_server, mcp_app
 from recllm.doors.service.callers import (
     Capacity,
     RateLimit,
@@ -76,7 +78,8 @@ def create_app(
         service.background.start()
         for shop in shops:
             shop.start()
-        yield
+        async with agents.session_manager.run() if agents else nullcontext():
+            yield
         service.background.close()
         service.slates.close()  # first: a shop's last update would wait for them
         for shop in shops:
@@ -93,6 +96,9 @@ def create_app(
     app.state.service = service
     for operations in (api, marketing, webhooks, unsubscribe):
         app.include_router(operations.router)
+    agents = agent_server(app) if find_spec("mcp") else None
+    if agents:
+        app.mount("/mcp", mcp_app(agents))
     if loopback_only:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_HOSTS))
     app.add_middleware(RequestMiddleware, service=service, https_only=https_only)
