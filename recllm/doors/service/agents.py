@@ -52,7 +52,7 @@ def agent_server(app: FastAPI) -> Server[Any]:
     except ModuleNotFoundError as error:
         raise MissingExtraError("mcp", "mcp") from error
 
-    operations = {name: operation_of(app.openapi(), *place) for name, place in TOOLS.items()}
+    operations = {name: operation_of(app.openapi(), method, path) for name, (method, path) in TOOLS.items()}
 
     async def list_tools(context: ServerRequestContext[Any, Any], _: Any) -> ListToolsResult:
         tools = [
@@ -114,15 +114,15 @@ async def ask(
 ) -> httpx2.Response:
     """One request of the API. arguments: of its path, its query and its body together."""
     headers = {"X-API-Key": key} if key else {}
-    places: dict[str, dict[str, Any]] = {"path": {}, "query": {}}
+    located: dict[str, dict[str, Any]] = {"path": {}, "query": {}}
     for parameter in operation.get("parameters", ()):
-        if parameter["in"] in places and parameter["name"] in arguments:
-            places[parameter["in"]][parameter["name"]] = arguments.pop(parameter["name"])
-    for name, value in places["path"].items():
+        if parameter["in"] in located and parameter["name"] in arguments:
+            located[parameter["in"]][parameter["name"]] = arguments.pop(parameter["name"])
+    for name, value in located["path"].items():
         path = path.replace(f"{{{name}}}", quote(str(value), safe=""))
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://localhost") as client:
         body = arguments if method == "post" else None
-        return await client.request(method, path, params=places["query"], json=body, headers=headers)
+        return await client.request(method, path, params=located["query"], json=body, headers=headers)
 
 
 def key_of(context: ServerRequestContext[Any, Any]) -> str | None:
@@ -155,8 +155,8 @@ def input_schema(document: Mapping[str, Any], operation: Mapping[str, Any]) -> d
         for name in set(json_references(waiting.pop())) - definitions.keys():
             definitions[name] = document["components"]["schemas"][name]
             waiting.append(json.dumps(definitions[name]))
-    whole = json.dumps(schema | {"type": "object"} | ({"$defs": definitions} if definitions else {}))
-    inlined: dict[str, Any] = json.loads(whole.replace(REFERENCE, "#/$defs/"))
+    text = json.dumps(schema | {"type": "object"} | ({"$defs": definitions} if definitions else {}))
+    inlined: dict[str, Any] = json.loads(text.replace(REFERENCE, "#/$defs/"))
     return inlined
 
 
@@ -164,7 +164,7 @@ REFERENCE = "#/components/schemas/"
 
 
 def json_references(text: str) -> list[str]:
-    return [rest.partition('"')[0] for rest in text.split(REFERENCE)[1:]]
+    return [piece.partition('"')[0] for piece in text.split(REFERENCE)[1:]]
 
 
 def without_people(answer: Any) -> Any:

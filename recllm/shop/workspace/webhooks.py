@@ -277,11 +277,11 @@ def mailgun_timestamp(source: WebhookSource, body: bytes) -> str:
     try:
         signed = json.loads(body)["signature"]
         timestamp, token, signature = (str(signed[name]) for name in ("timestamp", "token", "signature"))
-        content, given = f"{timestamp}{token}".encode(), signature.encode()
+        content, sent_mac = f"{timestamp}{token}".encode(), signature.encode()
     except (ValueError, LookupError, TypeError, RecursionError):
         return ""
     macs = [hmac.new(secret.text.encode(), content, hashlib.sha256).hexdigest() for secret in source.secrets]
-    return timestamp if any([hmac.compare_digest(mac.encode(), given) for mac in macs]) else ""
+    return timestamp if any([hmac.compare_digest(mac.encode(), sent_mac) for mac in macs]) else ""
 
 
 def is_signed_by(secret: WebhookSecret, signature: bytes, content: bytes) -> bool:
