@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,6 +27,7 @@ from recllm.doors.cli.options import (
 if TYPE_CHECKING:
     from recllm.market.campaigns.folder import CampaignPlan
     from recllm.market.campaigns.open_campaign import OpenCampaign
+    from recllm.market.sending.send import SendOutcome
 
 OneFile = Annotated[Path, typer.Argument(help="The campaign as TOML.")]
 
@@ -146,17 +148,7 @@ def send(
             campaign, server, by_customer, per_minute=per_minute, unanswered=answered, progress=progress
         )
     write_audit(shop, "campaign_sent", campaign=campaign.plan.campaign_id, sent=outcome.sent)
-    notes = []
-    if outcome.unanswered:
-        notes.append(
-            f"{count_text(len(outcome.unanswered), 'message')} may have left, as the server's answer is missing, and "
-            "will not be sent again. Look for their Message-ID in its log, then give --unanswered sent or again: "
-            + ", ".join(outcome.unanswered[:5])
-        )
-    if outcome.deferred or outcome.waiting:
-        n_left = outcome.deferred + outcome.waiting
-        notes.append(f"{count_text(n_left, 'message')} could not leave yet; run this again later")
-    return Answer(outcome, notes=notes)
+    return Answer(outcome, notes=list(_left_to_do(outcome)))
 
 
 def report(file: OneFile, shop: Shop) -> Answer:
@@ -199,6 +191,17 @@ def _decide(
         reject_texts(campaign, text_ids, by=by, at=clock, why=why)
     else:
         approve_texts(campaign, text_ids, by=by, at=clock)
+
+
+def _left_to_do(outcome: SendOutcome) -> Iterator[str]:
+    if outcome.unanswered:
+        yield (
+            f"{count_text(len(outcome.unanswered), 'message')} may have left, as the server's answer is missing, and "
+            "will not be sent again. Look for their Message-ID in its log, then give --unanswered sent or again: "
+            + ", ".join(outcome.unanswered[:5])
+        )
+    if n_left := outcome.deferred + outcome.waiting:
+        yield f"{count_text(n_left, 'message')} could not leave yet; run this again later"
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ from recllm.doors.cli.options import (
 from recllm.text.log_lines import log_to_stderr
 
 if TYPE_CHECKING:
+    from recllm.shop.workspace.webhooks import WebhookSource
     from recllm.shop.workspace.workspace import Workspace
 
 
@@ -208,15 +209,7 @@ def webhooks(
         remove_webhook(shop, name, secret_id or None)
         return Answer({"name": name, "secret_id": secret_id or None, "removed": True})
     if add is None:
-        sources = [
-            {
-                "name": entry.name,
-                "provider": entry.scheme,
-                "secrets": [{"secret_id": s.fingerprint, "created_at": s.created_at} for s in entry.secrets],
-            }
-            for entry in read_webhooks(shop).sources.values()
-        ]
-        return Answer({"providers": sources})
+        return Answer({"providers": list(map(_source_row, read_webhooks(shop).sources.values()))})
     if provider not in set(WebhookScheme):
         raise UsageError(f"--provider is one of {', '.join(WebhookScheme)}, not {provider!r}")
     text = None if secret_file is None else _read_secret(secret_file)
@@ -229,6 +222,12 @@ def webhooks(
         for earlier in entry.secrets[:-1]
     )
     return Answer(document, [secret.text if text is None else path], [f"let it post to {path}", *rotations])
+
+
+def _source_row(source: WebhookSource) -> dict[str, Any]:
+    """Without its secrets."""
+    secrets = [{"secret_id": s.fingerprint, "created_at": s.created_at} for s in source.secrets]
+    return {"name": source.name, "provider": source.scheme, "secrets": secrets}
 
 
 def _read_secret(file: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -12,17 +12,19 @@ from email.utils import format_datetime
 from functools import cache
 from importlib.resources import files
 from urllib.parse import parse_qs, unquote, urlsplit
+from uuid import uuid4
 
 from jinja2 import Environment, Template
 
 from recllm.base.errors import UsageError
-from recllm.base.schema import IMAGE, Item
+from recllm.base.messages import CampaignMessage
+from recllm.base.schema import IMAGE
 from recllm.base.service_settings import PLAIN_HTTP_HOSTS
 from recllm.base.words.sentences import language
 from recllm.market.adcopy.channels import CALL_TO_ACTION, channel_named, complete
 from recllm.market.adcopy.write import TEMPLATE
-from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignText
+from recllm.market.campaigns.open_campaign import OpenCampaign
 
 UNSUBSCRIBE_PATH = "/unsubscribe"
 """Of the service: POST /unsubscribe/SHOP/MESSAGE ends the messages of the channel at once, without a question."""
@@ -99,29 +101,29 @@ class Mail:
     """RFC 5322, lines ended by CRLF."""
 
 
-def unsubscribe_url(file: CampaignFile, shop: str, message_id: str) -> str:
-    """The address that ends the messages of one customer, where the campaign's `opt_out` is the page of the service,
-    .../unsubscribe/SHOP; else `opt_out` itself. The message's id cannot be guessed without the workspace's key."""
-    link = file.sender.opt_out
-    is_page = link.startswith("http") and urlsplit(link).path.rstrip("/").endswith(f"{UNSUBSCRIBE_PATH}/{shop}")
-    return f"{link.rstrip('/')}/{message_id}" if is_page else link
-
-
 def mail_of(
-    file: CampaignFile,
+    campaign: OpenCampaign,
     text: CampaignText,
     wording: str,
-    *,
-    user_id: str,
-    item: Item | None,
     server: MailServer,
     address: str,
-    unsubscribe: str,
-    message_id: str,
-    at: datetime,
+    message: CampaignMessage | None,
 ) -> Mail:
-    """A text as a mail with a plain and an HTML part (RFC 5322), with the headers of RFC 8058 where `unsubscribe` is a
-    page for this message. wording: the approved one, of several lines."""
+    """A text as a mail with a plain and an HTML part (RFC 5322). wording: the approved one. message: None for a test.
+
+    Where the campaign's `opt_out` is the page of the service, .../unsubscribe/SHOP, the mail has an address of its own
+    there, with the headers of RFC 8058. The message's id cannot be guessed without the workspace's key.
+    """
+    file, item = campaign.file, campaign.catalogue.items.get(text.item_id)
+    unsubscribe = file.sender.opt_out
+    message_id = message.message_id if message else f"test-{uuid4().hex}"
+    path = urlsplit(unsubscribe).path.rstrip("/")
+    if (
+        message
+        and unsubscribe.startswith("http")
+        and path.endswith(f"{UNSUBSCRIBE_PATH}/{campaign.workspace.root.name}")
+    ):
+        unsubscribe = f"{unsubscribe.rstrip('/')}/{message_id}"
     parts, shop = channel_named(text.channel).parts(wording), file.sender.name
     sender, is_generated = replace(file.sender, opt_out=unsubscribe), text.generator != TEMPLATE
     finished = complete(wording, channel=text.channel, locale=text.locale, sender=sender, generated=is_generated)
@@ -133,11 +135,11 @@ def mail_of(
     mail["From"] = Address(shop, addr_spec=server.sender)
     mail["To"] = Address(addr_spec=address)
     mail["Subject"] = parts["subject"]
-    mail["Date"] = format_datetime(at)
+    mail["Date"] = format_datetime(datetime.now(UTC))
     step = ["", f"{button}: {link}"] if button else []
     lines = [parts["headline"], "", parts["body"], *step, "", "-- ", *added]
     mail.set_content("\n".join(lines) + "\n", cte="quoted-printable")
-    page = template().render(
+    html = template().render(
         language=language(text.locale),
         **parts,
         paragraphs=parts["body"].split("\n"),
@@ -150,14 +152,14 @@ def mail_of(
         unsubscribe_words=_UNSUBSCRIBE[language(text.locale)],
         shop=shop,
     )
-    mail.add_alternative(page, subtype="html", cte="quoted-printable")
+    mail.add_alternative(html, subtype="html", cte="quoted-printable")
     # written here, as `EmailMessage` encodes what is longer than a line and cannot be folded
     heads = [f"Message-ID: {server.header_id(message_id)}", f"List-Unsubscribe: <{unsubscribe}>"]
     if unsubscribe != file.sender.opt_out:
         heads.append("List-Unsubscribe-Post: List-Unsubscribe=One-Click")
     heads += [head.replace("ID", message_id) for host, head in PROVIDER_HEADERS.items() if server.host.endswith(host)]
     content = "".join(f"{head}\r\n" for head in heads).encode("ascii") + mail.as_bytes()
-    return Mail(user_id=user_id, address=address, content=content)
+    return Mail(user_id=message.user_id if message else "", address=address, content=content)
 
 
 @cache

@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import ModuleType
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from recllm.base.errors import DeliveryError, MissingExtraError, NothingToDo, PolicyError
 from recllm.base.files import lock_file
 from recllm.base.messages import MessageEvent, MessageEventKind
 from recllm.market.campaigns.export import EMAIL, export_campaign, messages_of, reachable_people
 from recllm.market.campaigns.folder import PlannedPerson, TextStatus
-from recllm.market.campaigns.open_campaign import OpenCampaign, States, text_states
-from recllm.market.sending.mail import Mail, MailServer, mail_of, unsubscribe_url
+from recllm.market.campaigns.open_campaign import OpenCampaign, text_states
+from recllm.market.sending.mail import Mail, MailServer, mail_of
 from recllm.market.sending.outbox import FINAL, MessageState, Outbox
 from recllm.market.sending.reports import record_reports
 
@@ -92,57 +91,41 @@ def send_campaign(
         with_address = [p for p in people if p.user_id in addresses]
         queue = deque(p for p in with_address if outbox.state(p.user_id) not in FINAL)
         count_answers(campaign, outbox, people, now)
-        pace, n_all = Pace(per_minute), len(queue)
+        pace, n_all, texts = Pace(per_minute), len(queue), {text.id: text for text in plan.texts}
         while queue and (window.end is None or clock() < window.end):
             batch = [queue.popleft() for _ in range(min(len(queue), BATCH, max(1, per_minute // 6)))]
             states = text_states(campaign)
             reachable, _ = reachable_people(campaign, batch, states)
+            mails = [
+                mail_of(campaign, texts[m.text_id], states[m.text_id].text, server, addresses[m.user_id], m)
+                for m in messages_of(campaign, reachable, clock()).values()
+            ]
             try:
-                deliver(server, mails_of(campaign, reachable, states, server, addresses, clock()), outbox, pace)
+                deliver(server, mails, outbox, pace)
             finally:
                 count_answers(campaign, outbox, batch, clock())
             if progress is not None:
                 progress(n_all - len(queue), n_all)
-        _, dropped = reachable_people(campaign, plan.addressed, text_states(campaign))
-        leaving = {entry.user_id for entry in outbox.entries(MessageState.LEAVING)}
-        unsure = messages_of(campaign, [p for p in plan.addressed if p.user_id in leaving], now)
-        return SendOutcome(
-            sent=len(outbox.entries(MessageState.SENT)),
-            deferred=len(outbox.entries(MessageState.DEFERRED)),
-            refused=len(outbox.entries(MessageState.REFUSED)),
-            unanswered=tuple(server.header_id(message.message_id) for message in unsure.values()),
-            waiting=len(queue),
-            no_address=len(people) - len(with_address),
-            dropped=dropped,
-        )
+        n_without = len(people) - len(with_address)
+        return outcome_of(campaign, server, outbox, waiting=len(queue), no_address=n_without)
 
 
-def mails_of(
-    campaign: OpenCampaign,
-    people: Sequence[PlannedPerson],
-    states: States,
-    server: MailServer,
-    addresses: Mapping[str, str],
-    at: datetime,
-) -> list[Mail]:
-    """The mail of each person, with their own address to unsubscribe. addresses: by pseudonym."""
-    file, shop = campaign.file, campaign.workspace.root.name
-    texts, messages = {t.id: t for t in campaign.plan.texts}, messages_of(campaign, people, at)
-    return [
-        mail_of(
-            file,
-            texts[person.text_id],
-            states[person.text_id].text,
-            user_id=person.user_id,
-            item=campaign.catalogue.items.get(person.item_id),
-            server=server,
-            address=addresses[person.user_id],
-            unsubscribe=unsubscribe_url(file, shop, messages[person.user_id].message_id),
-            message_id=messages[person.user_id].message_id,
-            at=at,
-        )
-        for person in people
-    ]
+def outcome_of(
+    campaign: OpenCampaign, server: MailServer, outbox: Outbox, waiting: int, no_address: int
+) -> SendOutcome:
+    _, dropped = reachable_people(campaign, campaign.plan.addressed, text_states(campaign))
+    leaving = {entry.user_id for entry in outbox.entries(MessageState.LEAVING)}
+    unsure = [person for person in campaign.plan.addressed if person.user_id in leaving]
+    messages = messages_of(campaign, unsure, datetime.now(UTC)).values()
+    return SendOutcome(
+        sent=len(outbox.entries(MessageState.SENT)),
+        deferred=len(outbox.entries(MessageState.DEFERRED)),
+        refused=len(outbox.entries(MessageState.REFUSED)),
+        unanswered=tuple(server.header_id(message.message_id) for message in messages),
+        waiting=waiting,
+        no_address=no_address,
+        dropped=dropped,
+    )
 
 
 def send_test(campaign: OpenCampaign, server: MailServer, address: str) -> str:
@@ -151,29 +134,17 @@ def send_test(campaign: OpenCampaign, server: MailServer, address: str) -> str:
     Nothing is recorded, and its link to unsubscribe is the campaign's own. Raises `PolicyError` where no e-mail is
     approved, `DeliveryError` where the server does not take it.
     """
-    states = campaign.states
-    approved = [t for t in campaign.plan.texts if t.channel == EMAIL and states[t.id].action is TextStatus.APPROVED]
-    if not approved:
+    states, emails = campaign.states, [text for text in campaign.plan.texts if text.channel == EMAIL]
+    text = next((text for text in emails if states[text.id].action is TextStatus.APPROVED), None)
+    if text is None:
         raise PolicyError(f"no e-mail of {campaign.plan.campaign_id!r} is approved; see recllm campaign approve FILE")
-    text = approved[0]
-    mail = mail_of(
-        campaign.file,
-        text,
-        states[text.id].text,
-        user_id="",
-        item=campaign.catalogue.items.get(text.item_id),
-        server=server,
-        address=address,
-        unsubscribe=campaign.file.sender.opt_out,
-        message_id=f"test-{uuid4().hex}",
-        at=datetime.now(UTC),
-    )
+    content = mail_of(campaign, text, states[text.id].text, server, address, None).content
+    smtp_errors = import_smtp()
 
     async def hand_over() -> None:
         async with connection(server) as smtp:
-            await smtp.sendmail(server.sender, [address], mail.content)
+            await smtp.sendmail(server.sender, [address], content)
 
-    smtp_errors = import_smtp()
     try:
         asyncio.run(hand_over())
     except smtp_errors.SMTPException as error:
@@ -185,7 +156,7 @@ def send_test(campaign: OpenCampaign, server: MailServer, address: str) -> str:
 
 
 class Pace:
-    """Gives each message its time, so that no more than so many start in a minute."""
+    """Gives each message its time: at most `per_minute` start in a minute."""
 
     def __init__(self, per_minute: int) -> None:
         self._gap, self._next = 60.0 / per_minute, time.monotonic()
