@@ -1,6 +1,4 @@
-"""The messages of a campaign: a table with filter and order, decisions by group, and one message as it will look.
-
-The last page: what may be expected, what goes when, and the lists that leave."""
+"""The messages of a campaign, decisions about them, and its last page: what to expect, and the lists that leave."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -35,11 +34,12 @@ from recllm.doors.console.campaign_pages import (
     page_path,
     refused_state,
 )
-from recllm.doors.console.pages import ConsoleForm, FormRefusal, PageRoute, TheForm, TheVisit, Visit, WordedError, slow
-from recllm.doors.service.jobs import ENDED, Job, JobState
+from recllm.doors.console.pages import REFUSALS, ConsoleForm, PageRoute, TheForm, TheVisit, Visit, WordedError, slow
+from recllm.doors.service.jobs import ENDED, JobState
 from recllm.market.adcopy.channels import channel_named
 from recllm.market.audiences.audience import aim
 from recllm.market.campaigns.drafts import CampaignAct, CampaignStage, history, note, open_by_id
+from recllm.market.campaigns.export import export_campaign, export_forecast
 from recllm.market.campaigns.folder import CampaignText, CheckNote, Decision, TextStatus
 from recllm.market.campaigns.open_campaign import OpenCampaign, approve_texts, enter_edit, reject_texts, take_back
 from recllm.market.campaigns.texts import GROUNDING, check_notes, copy_request, message
@@ -91,7 +91,7 @@ class MessageSort(StrEnum):
 
 
 class MessageQuery(BaseModel):
-    """Which messages the table shows; addresses of forms have it, so that they come back to the same."""
+    """Which messages the table shows, in the addresses of its forms too."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     show: MessageVerdict | None = None
@@ -149,8 +149,13 @@ def show_messages(
     query = query or MessageQuery()
     values = campaign_values(visit, campaign_id, CampaignStep.MESSAGES, state)
     campaign: OpenCampaign | None = values["campaign"]
-    job = current_job(visit, campaign_id, query.job)
-    values |= {"query": query, "job": job, "tones": TONES, "verdicts": list(MessageVerdict), "sorts": list(MessageSort)}
+    background = visit.state.service.background
+    # the plan that is being made, else the one that the address names
+    job = background.open_job(visit.shop.name, campaign_id)
+    if job is None and query.job:
+        with suppress(UnknownIdError):
+            job = background.job(visit.shop.name, query.job)
+    values |= {"query": query, "job": job, "tones": TONES, "verdicts": list(MessageVerdict)}
     values["finding"] = finding_text
     values |= {"is_running": job is not None and job.state not in ENDED, "decider": typed_name(visit), "lines": None}
     if job is not None and job.state is JobState.DONE and values["stage"] is CampaignStage.PLANNED:
@@ -161,18 +166,6 @@ def show_messages(
         line = line or next(iter(values["lines"] or values["all_lines"]), None)
         values["opened"] = None if line is None else preview(visit, campaign, line, wording)
     return visit.page("campaign_messages.html.j2", section="campaigns", status=state.status, **values)
-
-
-def current_job(visit: Visit, campaign_id: str, job_id: str) -> Job | None:
-    """The plan that is being made, else the one that an address names."""
-    background = visit.state.service.background
-    job = background.open_job(visit.shop.name, campaign_id)
-    if job is None and job_id:
-        try:
-            job = background.job(visit.shop.name, job_id)
-        except UnknownIdError:
-            return None
-    return job
 
 
 def table_values(visit: Visit, campaign: OpenCampaign, query: MessageQuery) -> dict[str, Any]:
@@ -304,9 +297,8 @@ def decide(visit: TheVisit, form: TheForm, campaign_id: str, query: TheQuery) ->
     visit.require(Scope.MARKETING)
     act, by = form.text("act"), actor_name(visit, form)
     wording: str | None = None
-
-    def write() -> None:
-        nonlocal wording
+    _remember_name(visit, by)
+    try:
         campaign = open_by_id(visit.workspace, campaign_id)
         lines = {line.text.id: line for line in message_lines(visit, campaign)}
         text_ids = [query.m] if act in ("edit", "undo_last") else form.texts("text_id")
@@ -329,11 +321,8 @@ def decide(visit: TheVisit, form: TheForm, campaign_id: str, query: TheQuery) ->
             reject_texts(campaign, text_ids, why=form.text("why"), **common)
         else:
             approve_texts(campaign, text_ids, **common)
-
-    done = visit.attempt(write)
-    _remember_name(visit, by)
-    if isinstance(done, FormRefusal):
-        return show_messages(visit, campaign_id, refused_state(visit, done, PageState()), query, wording=wording)
+    except REFUSALS as error:
+        return show_messages(visit, campaign_id, refused_state(visit, error, PageState()), query, wording=wording)
     fields = {name: str(value) for name, value in query.model_dump(exclude_defaults=True).items()}
     return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, **fields), NOTICES[act])
 
@@ -359,18 +348,13 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
     """What an export would do now."""
     values = campaign_values(visit, campaign_id, CampaignStep.REVIEW, state)
     values["acts"] = act_lines(history(visit.workspace, campaign_id))
-    if values["campaign"] is not None:
-        values |= review_values(visit, values["campaign"])
-    return visit.page("campaign_review.html.j2", section="campaigns", status=state.status, **values)
-
-
-def review_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any]:
-    from recllm.market.campaigns.export import export_forecast
-
+    campaign: OpenCampaign | None = values["campaign"]
+    if campaign is None:
+        return visit.page("campaign_review.html.j2", section="campaigns", status=state.status, **values)
     plan, forecast, lines = campaign.plan, export_forecast(campaign), message_lines(visit, campaign)
     buyers = expected_hits([person.probability for person in plan.addressed])
     cost, addressed = campaign.file.limits.cost, len(plan.addressed)
-    return {
+    values |= {
         "forecast": forecast,
         "dropped": excluded_table(visit, left_out(forecast.dropped)) if forecast.dropped else None,
         "approved": [line for line in lines if line.verdict is MessageVerdict.APPROVED],
@@ -385,6 +369,7 @@ def review_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any]:
         "window": campaign.window,
         "cost": None if cost is None else cost * forecast.reached,
     }
+    return visit.page("campaign_review.html.j2", section="campaigns", status=state.status, **values)
 
 
 @router.post("/campaign/{campaign_id}/export")
@@ -393,14 +378,13 @@ def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Write the lists of one campaign and hand them over as one archive; logged as sent. Nothing of it stays here."""
     visit.require(Scope.MARKETING)
     visit.require(Scope.PEOPLE)
-    from recllm.market.campaigns.export import export_campaign
-
     content = form.file("ids", MAX_IDS_BYTES)
 
-    def written() -> bytes:
+    try:
         if form.text("confirmed") != "yes":
             raise WordedError(visit.say("campaigns.confirm_first"))
-        campaign, ids, archive = open_by_id(visit.workspace, campaign_id), shops_ids(visit, content), io.BytesIO()
+        campaign, archive = open_by_id(visit.workspace, campaign_id), io.BytesIO()
+        ids = ids_by_pseudonym(visit, content)
         with tempfile.TemporaryDirectory() as folder:
             done = export_campaign(campaign, Path(folder), ids=ids, revision=form.text("revision"))
             with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as files:
@@ -409,17 +393,13 @@ def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
         counts = {"reached": done.reached, "held_out": done.held_out}
         note(visit.workspace, campaign_id, CampaignAct.EXPORTED, by=actor_name(visit), at=datetime.now(UTC), **counts)
         visit.remember("export_campaign", subject=None, file=campaign_id, **counts)
-        return archive.getvalue()
-
-    archive = visit.attempt(written)
-    if isinstance(archive, FormRefusal):
-        return show_review(visit, campaign_id, refused_state(visit, archive, PageState()))
-    name = f"{safe_id(campaign_id, 'a campaign')}.zip"
-    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
-    return Response(archive, media_type="application/zip", headers=headers)
+    except REFUSALS as error:
+        return show_review(visit, campaign_id, refused_state(visit, error, PageState()))
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(safe_id(campaign_id, 'a campaign'))}.zip"}
+    return Response(archive.getvalue(), media_type="application/zip", headers=headers)
 
 
-def shops_ids(visit: Visit, content: bytes) -> dict[str, str]:
+def ids_by_pseudonym(visit: Visit, content: bytes) -> dict[str, str]:
     """Pseudonym -> the shop's own id, of a file with one id a line. Raises `UsageError` for another file."""
     if len(content) > MAX_IDS_BYTES:
         raise WordedError(visit.say("campaigns.file_too_large"))

@@ -1,6 +1,4 @@
-"""Home: what should go out, to whom, may it, and what did yesterday bring, as far as the shop's data answer it.
-
-Occasions of today and days of the calendar are rows here and on pages of campaigns."""
+"""Home: what should go out, to whom, may it, and what did yesterday bring; with rows of occasions and days."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visi
 from recllm.doors.console.tables import day_chart
 from recllm.market.campaigns.drafts import CampaignStage, list_campaigns
 from recllm.market.campaigns.suggestions import OccasionSuggestion
-from recllm.market.experiments.feedback import ShownOutcome, reported_outcomes
+from recllm.market.experiments.feedback import reported_outcomes
 from recllm.market.experiments.slates import list_experiments, running_experiment
 from recllm.market.occasions.calendar import CalendarDay, profile_of
 from recllm.shop.data.dataset import utc
@@ -101,6 +99,8 @@ def home_page(visit: TheVisit) -> Response:
     template = "home_figures.html.j2" if visit.is_part else "home.html.j2"
     figures = visit.state.figures.get(visit.shop)
     groups = {} if figures is None else {"all": figures.people} | {p.value: n for p, n in figures.agreed.items()}
+    outcomes_of = {} if figures is None else {"yesterday": figures.yesterday, "recent": figures.outcomes}
+    floor = visit.workspace.policy.group_floor
     with visit.workspace.store().read() as reader:
         counts = reader.counts()
     return visit.page(
@@ -111,7 +111,12 @@ def home_page(visit: TheVisit) -> Response:
         attribution_days=ATTRIBUTION_DAYS,
         figures=figures,
         people={name: visit.figures.people(n, "home", name) for name, n in groups.items()},
-        outcomes=[] if figures is None else shown_lines(visit, figures),
+        # which days, the model, and the outcomes of what was shown; None for those of few customers
+        outcomes=[
+            (days, o.name, next(iter(reported_outcomes([o], visit.figures)), None) if o.people >= floor else None)
+            for days, outcomes in outcomes_of.items()
+            for o in outcomes
+        ],
         counts=counts,
         chart=None if figures is None else buyers_chart(visit, figures),
         suggested=figures is not None and figures.suggestions is not None,
@@ -121,17 +126,6 @@ def home_page(visit: TheVisit) -> Response:
         quarantine=quarantine_files(visit),
         acts=history(visit.workspace, ACTS),
     )
-
-
-def shown_lines(visit: Visit, figures: ShopFigures) -> list[tuple[str, str, ShownOutcome | None]]:
-    """Which days, the model, and the outcomes of what was shown; None for those of few customers."""
-    floor = visit.workspace.policy.group_floor
-    days = {"yesterday": figures.yesterday, "recent": figures.outcomes}
-    return [
-        (key, o.name, next(iter(reported_outcomes([o], visit.figures)), None) if o.people >= floor else None)
-        for key, outcomes in days.items()
-        for o in outcomes
-    ]
 
 
 def buyers_chart(visit: Visit, figures: ShopFigures) -> Mapping[str, Any] | None:

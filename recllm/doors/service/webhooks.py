@@ -4,8 +4,7 @@ The signature is the proof, and it is checked before anything is parsed. A messa
 export gave it, `recllm_message_id`, never by an address. What is of another form is counted as ignored and answered
 with success: a provider would send the same again and again.
 
-Each event counts once, by the provider's id, in any order. Its time is the provider's, but never before the export of
-the message nor ahead of the clock.
+An event's time is the provider's, but never before the export of the message nor ahead of the clock.
 
 clicked                      also a click on the message's item, with the request id of its showing
 unsubscribed, complained     withdraws the consent to the channel
@@ -32,7 +31,7 @@ from starlette.exceptions import HTTPException
 
 from recllm.base.documents import json_text
 from recllm.base.errors import DataError
-from recllm.base.messages import CampaignMessage, MessageEvent, MessageEventKind
+from recllm.base.messages import MessageEvent, MessageEventKind
 from recllm.base.schema import Action
 from recllm.doors.service.callers import ERRORS, TheService, document_answer
 from recllm.doors.service.live import LiveShop
@@ -161,7 +160,9 @@ def record_reports(workspace: Workspace, source: str, reports: Sequence[MessageE
                 at = min(at + timedelta(microseconds=999_999), now)
             refusals.append((message.user_id, CHANNEL_PURPOSE[message.channel], False, at))
         elif event.kind is MessageEventKind.CLICKED and message.item_id is not None:
-            clicks.append(click_row(message, event, source, latest))
+            of_message = {name: getattr(message, name) for name in ("user_id", "item_id", "request_id")}
+            click = {"event": Action.CLICK.value, "timestamp": min(event.at, latest)}
+            clicks.append({"event_id": f"webhook {source} {event.event_id}", **of_message, **click})
     of_source = f"webhook {source}"
     if refusals:
         add_consent(workspace, refusals, source=of_source, by_pseudonym=True)
@@ -171,18 +172,6 @@ def record_reports(workspace: Workspace, source: str, reports: Sequence[MessageE
     ignored = sum(report.message_id not in messages for report in reports)
     logger.info("%d events of messages counted, %d ignored", accepted, ignored, extra={"source": source})
     return ReportAnswer(accepted=accepted, duplicates=len(reports) - ignored - accepted, ignored=ignored)
-
-
-def click_row(message: CampaignMessage, event: MessageEvent, source: str, latest: datetime) -> dict[str, object]:
-    """A click on the item of a message, as an event."""
-    return {
-        "event_id": f"webhook {source} {event.event_id}",
-        "user_id": message.user_id,
-        "item_id": message.item_id,
-        "event": Action.CLICK.value,
-        "timestamp": min(event.at, latest),
-        "request_id": message.request_id,
-    }
 
 
 def message_events(scheme: WebhookScheme, body: bytes, call: SignedCall) -> tuple[list[MessageEvent], int]:
