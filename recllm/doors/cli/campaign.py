@@ -232,30 +232,15 @@ def report_experiment(
     shop: Shop,
 ) -> Answer:
     """Variants compared with the control, with intervals that hold at every look."""
-    from recllm.market.experiments.slates import experiment_outcome, list_experiments
+    from recllm.market.experiments.slates import Metric, experiment_outcome, list_experiments
 
-    if model is not None:
-        return estimate(shop, model, metric)
-    if name is None:
+    if model is None and name is not None:
+        return Answer(experiment_outcome(shop, name))
+    if model is None:
         return Answer({"experiments": [stored.document() for stored in list_experiments(shop)]})
-    return Answer(experiment_outcome(shop, name))
-
-
-def stop_experiment(name: Name, *, shop: Shop) -> Answer:
-    """End an experiment: all customers get the active model again."""
-    from recllm.market.experiments.slates import stop_experiment as stop
-
-    stored = stop(shop, name)
-    write_audit(shop, "experiment_stopped", experiment=name)
-    return Answer(stored.document())
-
-
-def estimate(shop: Shop, model: str, metric: str) -> Answer:
-    """What a model would have brought, from slates that explored."""
     from tqdm import tqdm
 
     from recllm.market.experiments.off_policy import estimate_model
-    from recllm.market.experiments.slates import Metric
     from recllm.recommend.recommender.saved_model import load_model
     from recllm.recommend.recommender.shop_recommender import model_encoder
 
@@ -271,3 +256,12 @@ def estimate(shop: Shop, model: str, metric: str) -> Answer:
             progress=lambda n: bar.update(n - bar.n) and None,
         )
     return Answer(outcome)
+
+
+def stop_experiment(name: Name, *, shop: Shop) -> Answer:
+    """End an experiment: all customers get the active model again."""
+    from recllm.market.experiments.slates import stop_experiment as stop
+
+    stored = stop(shop, name)
+    write_audit(shop, "experiment_stopped", experiment=name)
+    return Answer(stored.document())
