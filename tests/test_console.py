@@ -917,8 +917,8 @@ def test_pictures_of_products_come_from_a_folder_and_are_drawn_anew(folder: Path
 
 def test_a_chart_by_day_has_round_steps() -> None:
     words, days = Words("en", "EUR", "UTC"), [LAST_DAY - timedelta(days=n) for n in (2, 1, 0)]
-    table: Any = SimpleNamespace(title="t")
-    counts = day_chart(words, list(zip(days, (0, 1, 2), strict=True)), table)
+    table: Any = SimpleNamespace(title="t", rows=list(zip(days, (0, 1, 2), strict=True)))
+    counts = day_chart(words, table)
     assert counts["y"] == ["3", "2", "1", "0"] and len(counts["x"]) == 3
     assert counts["line"] == "M0.0 190.0L280.0 126.7L560.0 63.3"
     assert counts["area"] == f"{counts['line']}V190H0Z"

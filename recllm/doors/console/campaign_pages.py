@@ -54,7 +54,6 @@ from recllm.market.campaigns.reach import ReachCount, count_reachable
 from recllm.market.campaigns.texts import festive_day
 from recllm.market.occasions.calendar import SENSIBLE_DAYS
 from recllm.shop.data.catalogue import on_offer
-from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import present
 
@@ -83,7 +82,7 @@ def check_fields(visit: Visit, fields: Mapping[str, Any], step: CampaignStep | N
     problems, english = sender_problems(visit, fields, step) | target_problems(visit, fields), ""
     try:
         file, _ = campaign_of_fields(fields)
-        now = utc(present(visit.workspace))
+        now = visit.now
         send = file.send or now
         # messages that would go out in the past, or while the offer does not run
         if fault := time_fault(file, send, now):
@@ -262,7 +261,7 @@ def day_warning(visit: Visit, file: CampaignFile, moment: datetime | None) -> st
     """Why messages that go out at a moment make no sense for the campaign's day of the calendar; "" where they do.
     moment: None for the present."""
     settings = visit.workspace.settings
-    day = festive_day(settings, file, moment or utc(present(visit.workspace)))
+    day = festive_day(settings, file, moment or visit.now)
     if day is None or 0 <= day.days_left <= SENSIBLE_DAYS:
         return ""
     names = {"name": day.names[language(visit.language)], "days": abs(day.days_left)}
@@ -295,7 +294,7 @@ def changed_fields(visit: Visit, campaign_id: str, typed: Mapping[str, str], ste
     campaign_file(visit.workspace, campaign_id)
     fields = fields_of_file(file_path(visit.workspace, campaign_id).read_bytes())
     changed = with_typed(fields, typed, step, visit.workspace.settings.timezone)
-    return mended(changed, utc(present(visit.workspace)))
+    return mended(changed, visit.now)
 
 
 def refused_state(visit: Visit, error: RecllmError, state: PageState) -> PageState:

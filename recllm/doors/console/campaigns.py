@@ -63,9 +63,7 @@ from recllm.market.campaigns.drafts import (
 from recllm.market.campaigns.open_campaign import OpenCampaign
 from recllm.market.campaigns.suggestions import BUYER_DAYS, send_time
 from recllm.market.occasions.calendar import CalendarDay, ComingDay, days_of, nearest_date
-from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
-from recllm.shop.workspace.workspace import present
 
 router = APIRouter(prefix="/campaigns", route_class=PageRoute)
 SECTION = ConsoleSection("campaigns", "/campaigns", router, is_main=True)
@@ -179,9 +177,9 @@ def draft(visit: TheVisit, form: TheForm) -> Response:
 def occasion_texts(visit: Visit, occasion: Occasion | CalendarDay) -> dict[str, str]:
     """The texts of the form of an occasion's campaign, which is named after it and the day."""
     if isinstance(occasion, Occasion):
-        name, at = visit.say(f"suggestion.{occasion}.title"), utc(present(visit.workspace))
+        name, at = visit.say(f"suggestion.{occasion}.title"), visit.now
         return {"target.occasion": occasion.value, "goal": f"{name}, {visit.words.short_day(at)}"}
-    on = nearest_date(occasion, visit.workspace.settings, utc(present(visit.workspace)).date())
+    on = nearest_date(occasion, visit.workspace.settings, visit.now.date())
     name = day_name(visit, occasion)
     return {"target.day": occasion.value, "goal": f"{name[:1].upper()}{name[1:]}, {visit.words.calendar_day(on)}"}
 
@@ -192,7 +190,7 @@ def day_fields(visit: Visit, name: str) -> dict[str, Any]:
     if not name:
         return {}
     day, settings = CalendarDay(name), visit.workspace.settings
-    figures, today = visit.state.figures.latest(visit.shop), utc(present(visit.workspace)).date()
+    figures, today = visit.state.figures.latest(visit.shop), visit.now.date()
     line = next((line for line in (figures and figures.suggestions) or () if line.occasion is day), None)
     target: dict[str, Any] = {"people": {"condition": "bought", "days": BUYER_DAYS}}
     if line is not None and line.item_ids:
@@ -207,7 +205,7 @@ def new_fields(visit: Visit, typed: Mapping[str, str], base: Mapping[str, Any] |
     fields |= {"id": free_id(visit, typed["goal"]), "channels": list(settings.occasions.channels)}
     if settings.locale.startswith("zh"):
         fields["locales"] = ["zh"]
-    return mended(with_typed(fields, typed, CampaignStep.OCCASION, settings.timezone), utc(present(visit.workspace)))
+    return mended(with_typed(fields, typed, CampaignStep.OCCASION, settings.timezone), visit.now)
 
 
 def free_id(visit: Visit, goal: str) -> str:
@@ -268,7 +266,7 @@ def step_page(
 
 def occasion_values(visit: Visit, texts: Mapping[str, str]) -> dict[str, Any]:
     figures, settings = visit.state.figures.latest(visit.shop), visit.workspace.settings
-    today = utc(present(visit.workspace)).date()
+    today = visit.now.date()
     return {
         "suggestions": {row["occasion"]: row for row in suggestion_rows(visit, figures)},
         "is_sender_known": bool(texts["sender.name"]),

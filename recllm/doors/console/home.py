@@ -19,8 +19,6 @@ from recllm.market.campaigns.suggestions import OccasionSuggestion
 from recllm.market.experiments.feedback import reported_outcomes
 from recllm.market.experiments.slates import list_experiments, running_experiment
 from recllm.market.occasions.calendar import CalendarDay, profile_of
-from recllm.shop.data.dataset import utc
-from recllm.shop.workspace.workspace import present
 
 PICTURES = 3
 
@@ -57,7 +55,7 @@ def days_left(visit: Visit, line: OccasionSuggestion) -> int | None:
     if line.coming is None:
         return None
     zone = ZoneInfo(visit.workspace.settings.timezone or "UTC")
-    return (line.coming.on - utc(present(visit.workspace)).astimezone(zone).date()).days
+    return (line.coming.on - visit.now.astimezone(zone).date()).days
 
 
 def day_name(visit: Visit, day: CalendarDay) -> str:
@@ -122,7 +120,7 @@ def home_page(visit: TheVisit) -> Response:
         suggested=figures is not None and figures.suggestions is not None,
         suggestions=suggestion_rows(visit, figures),
         waiting=[line for line in list_campaigns(visit.workspace) if line.stage is not CampaignStage.EXPORTED],
-        experiment=running_experiment(list_experiments(visit.workspace), utc(present(visit.workspace))),
+        experiment=running_experiment(list_experiments(visit.workspace), visit.now),
         quarantine=quarantine_files(visit),
         acts=history(visit.workspace, ACTS),
     )
@@ -134,6 +132,4 @@ def buyers_chart(visit: Visit, figures: ShopFigures) -> Mapping[str, Any] | None
     if not any(n for _, n in buyers) or any(n is None for _, n in buyers):
         return None
     title = visit.say("home.chart", days=CHART_DAYS)
-    return day_chart(
-        visit.words, [(day, n or 0) for day, n in buyers], visit.table("buyers-by-day", buyers, title=title)
-    )
+    return day_chart(visit.words, visit.table("buyers-by-day", buyers, title=title))

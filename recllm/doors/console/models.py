@@ -37,9 +37,7 @@ from recllm.market.experiments.slates import (
 )
 from recllm.recommend.evaluation.retrain import ModelRecord, model_history
 from recllm.recommend.recommender.registry import current, decisions, promote, serving
-from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
-from recllm.shop.workspace.workspace import present
 
 router = APIRouter(route_class=PageRoute)
 SECTION = ConsoleSection("models", "/models", router)
@@ -160,7 +158,7 @@ TONES = {
 @router.get("/experiments")
 def experiments_page(visit: TheVisit) -> Response:
     """All experiments, the running one first; what the global holdout is."""
-    at = utc(present(visit.workspace))
+    at = visit.now
     stored = list_experiments(visit.workspace)
     stored.sort(key=lambda e: (not e.is_running(at), -(e.started_at or at).timestamp()))
 
@@ -209,7 +207,7 @@ def experiment_page(visit: TheVisit, name: str) -> Response:
 
 
 def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
-    stored, at = find_experiment(visit.workspace, name), utc(present(visit.workspace))
+    stored, at = find_experiment(visit.workspace, name), visit.now
 
     def reported() -> ExperimentOutcome:
         return reported_experiment(experiment_outcome(visit.workspace, name), visit.figures)

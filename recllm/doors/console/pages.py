@@ -161,6 +161,11 @@ class Visit:
         return self.words.language
 
     @property
+    def now(self) -> datetime:
+        """The shop's present, UTC."""
+        return utc(present(self.workspace))
+
+    @property
     def idle_seconds(self) -> float:
         """After so long without a request the session is over."""
         return self.workspace.settings.console.idle_minutes * 60
@@ -331,7 +336,7 @@ class Visit:
         if self.signed_in is None:
             return {}
         try:
-            at = utc(present(self.workspace))
+            at = self.now
         except StoreError:
             return {}
         return {"at": at, "replayed": (datetime.now(UTC) - at).days >= REPLAY_DAYS}

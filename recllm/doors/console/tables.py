@@ -213,14 +213,9 @@ CHART_WIDTH, CHART_HEIGHT = 560, 190
 """Of the drawing of `day_chart` before it is stretched."""
 
 
-def day_chart(
-    words: Words,
-    points: Sequence[tuple[datetime, int]],
-    table: ConsoleTable,
-) -> Mapping[str, Any]:
-    """What `parts.days` draws: a line by day over the area under it.
-
-    points: numbers from 0 on, oldest first; table: the same figures."""
+def day_chart(words: Words, table: ConsoleTable) -> Mapping[str, Any]:
+    """What `parts.days` draws: a line by day over the area under it. table: days and numbers, oldest first."""
+    points: Sequence[Any] = table.rows
     high = max(1, *(value for _, value in points))
     size = 10.0 ** floor(log10(high / 3))
     step = next(s for s in (size * n for n in (1, 2, 2.5, 5, 10, 20)) if s >= 1 and 3 * s >= high)
