@@ -1154,7 +1154,7 @@ def _upload(file: str, case: Case) -> Door:
     def door() -> object:
         with Workspace.open(shop) as workspace:
             upload = receive_upload(workspace, io.BytesIO(b"item_id,title\na,b\n"), file)
-            assert upload.path.resolve().is_relative_to(shop.resolve())
+            assert upload.resolve().is_relative_to(shop.resolve())
             return upload.name
 
     return door

@@ -18,7 +18,6 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from recllm.base.errors import StoreError
-from recllm.doors.console.pages import static_folder
 from recllm.doors.privacy.backup import lock_key, work_of_guess
 from recllm.doors.service import api, marketing, webhooks
 from recllm.doors.service.callers import Allowed
@@ -175,7 +174,7 @@ def test_no_parser_of_xml_and_no_other_door_is_imported() -> None:
 
 
 def test_no_folder_is_listed() -> None:
-    client = TestClient(Starlette(routes=[Mount("/", StaticFiles(directory=static_folder()))]))
+    client = TestClient(Starlette(routes=[Mount("/", StaticFiles(packages=[("recllm.doors.console", "static")]))]))
     assert client.get("/console.css").status_code == 200
     for path in ("/", "/.", "/%2e%2e/", "/../app.py", "/..%2fapp.py"):
         assert client.get(path).status_code == 404, path

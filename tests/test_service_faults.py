@@ -24,8 +24,8 @@ from recllm.base.documents import plain
 from recllm.base.errors import GenerationError
 from recllm.base.files import write_whole
 from recllm.base.service_settings import ServiceSettings
+from recllm.doors.service import api
 from recllm.doors.service.live import LiveShop
-from recllm.market.adcopy import ads as ad_copy
 from recllm.market.adcopy import submissions
 from recllm.market.adcopy.verify.guarantees import Review
 from recllm.recommend.recommender import registry
@@ -49,7 +49,7 @@ def test_texts_to_check_have_a_deadline(folder: Path, monkeypatch: pytest.Monkey
         judged.append(submission.id)
         return Review(())
 
-    monkeypatch.setattr(submissions, "judge", slowly)
+    monkeypatch.setattr(api, "judge", slowly)
     lines = [{"id": str(n), "text": "a", "channel": "push", "locale": "en", "item": {"title": "a"}} for n in range(9)]
     with serving(folder, settings=ServiceSettings(watch_seconds=0.1, deadline_seconds=0.5)) as client:
         answer = client.post("/v1/copy/check", json={"texts": lines})
@@ -131,7 +131,7 @@ def test_a_generator_without_which_there_is_no_text_is_told_as_502(
 
     with serving(folder) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(ad_copy, "write_ads", fail)
+            patch.setattr(api, "write_ads", fail)
             answer = client.post("/v1/copy", json={"user_id": "u00", "channel": "push"})
         assert answer.status_code == 502 and answer.json()["error"]["type"] == "GenerationError"
         assert "/some/folder" not in answer.text

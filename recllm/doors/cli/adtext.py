@@ -67,33 +67,28 @@ def copy(
     """One ad text per person, whose claims all passed their checks."""
     if context.invoked_subcommand:
         return None
-    texts = written_texts(question, read_user_ids(user), workspace, pack)
-    failures = [c.message for text in texts for _, faults in text.rejected for c in faults if c.guarantee == "G16"]
-    if failures:  # of the generator, one for each text
-        note(f"{len(failures)} of {count_text(len(texts), 'text')} had to do without the generator: {failures[0]}")
-    return texts_answer(texts)
-
-
-def written_texts(question: CopyOptions, people: list[str], workspace: Path, pack: list[str] | None) -> list[AdCopy]:
-    """The texts for these people."""
     from recllm.market.adcopy.ads import write_ads
     from recllm.market.adcopy.request import load_voice
     from recllm.recommend.recommender.shop_recommender import open_recommender
 
     asked_fields = ("item_id", "intent", "objective", "channel", "locale", "adapter", "seed", "variants")
+    people = read_user_ids(user)
     with open_shop(workspace) as shop:
         ads = write_ads(
             shop,
             open_recommender(shop, locale=question.locale),
             people,
             generator=question.generator or "template",
-            packs=_packs(pack),
+            packs=read_packs(pack),
             voice=load_voice(question.voice) if question.voice else None,
             **{name: getattr(question, name) for name in asked_fields},
         )
-    for user, why in ads.left_out.items():
-        note(f"{user}: no text: {why}")
-    return list(ads.texts)
+    for person, why in ads.left_out.items():
+        note(f"{person}: no text: {why}")
+    failures = [c.message for text in ads.texts for _, faults in text.rejected for c in faults if c.guarantee == "G16"]
+    if failures:  # of the generator, one for each text
+        note(f"{len(failures)} of {count_text(len(ads.texts), 'text')} had to do without the generator: {failures[0]}")
+    return texts_answer(ads.texts)
 
 
 def texts_answer(texts: Sequence[AdCopy]) -> Answer:
@@ -141,7 +136,7 @@ def check(
         read_submissions(
             file,
             now=moment,
-            packs=_packs(pack),
+            packs=read_packs(pack),
             voice=brand_voice,
             vocabulary=approved_words(vocabulary_file(workspace)),
             domain=domain,
@@ -182,7 +177,7 @@ def vocabulary(
     return Answer(read_vocabulary(vocabulary_file(shop.root)))
 
 
-def _packs(names: list[str] | None) -> tuple[Pack, ...]:
+def read_packs(names: list[str] | None) -> tuple[Pack, ...]:
     from recllm.market.adcopy.packs import load_pack, pack_named, pack_names
 
     shipped, files = [], []

@@ -386,15 +386,12 @@ def occasions(
     nothing = f"no one has an occasion on {listed.date}; {'; '.join(listed.notes) or 'nothing is due'}"
     problem = None if listed.people or days else NothingToDo(nothing)
     lines = [*_day_lines(shop, days), *document_lines(document)]
-    document["days"] = [day_document(line) for line in days]
+    document["days"] = [
+        {"day": line.occasion, "on": line.coming and line.coming.on, "people": len(line.people)}
+        | {"items": line.item_ids, "items_by": line.source}
+        for line in days
+    ]
     return Answer(document, lines, problem=problem)
-
-
-def day_document(line: OccasionSuggestion) -> dict[str, Any]:
-    """A coming day for programs: its date, how many customers, and its goods with how they are known."""
-    on = None if line.coming is None else line.coming.on.isoformat()
-    goods = {"items": list(line.item_ids), "items_by": line.source.value}
-    return {"day": line.occasion.value, "on": on, "people": len(line.people), **goods}
 
 
 def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[str]:

@@ -289,25 +289,19 @@ def report_experiment(
     shop: Shop,
 ) -> Answer:
     """Variants compared with the control, with intervals that hold at every look."""
-    from recllm.market.experiments.slates import experiment_outcome, list_experiments, stop_experiment
+    from recllm.market.experiments.slates import Metric, experiment_outcome, list_experiments, stop_experiment
 
-    if model is not None:
-        return estimate(shop, model, metric)
-    if name is None:
-        return Answer({"experiments": [stored.document() for stored in list_experiments(shop)]})
-    if stop:
+    if stop and name is not None:
         stored = stop_experiment(shop, name)
         write_audit(shop, "experiment_stopped", experiment=name)
         return Answer(stored.document())
-    return Answer(experiment_outcome(shop, name))
-
-
-def estimate(shop: Shop, model: str, metric: str) -> Answer:
-    """What a model would have brought, from slates that explored."""
+    if model is None and name is not None:
+        return Answer(experiment_outcome(shop, name))
+    if model is None:
+        return Answer({"experiments": [stored.document() for stored in list_experiments(shop)]})
     from tqdm import tqdm
 
     from recllm.market.experiments.off_policy import estimate_model
-    from recllm.market.experiments.slates import Metric
     from recllm.recommend.recommender.saved_model import load_model
     from recllm.recommend.recommender.shop_recommender import model_encoder
 
@@ -323,3 +317,12 @@ def estimate(shop: Shop, model: str, metric: str) -> Answer:
             progress=lambda n: bar.update(n - bar.n) and None,
         )
     return Answer(outcome)
+
+
+def stop_experiment(name: Name, *, shop: Shop) -> Answer:
+    """End an experiment: all customers get the active model again."""
+    from recllm.market.experiments.slates import stop_experiment as stop
+
+    stored = stop(shop, name)
+    write_audit(shop, "experiment_stopped", experiment=name)
+    return Answer(stored.document())

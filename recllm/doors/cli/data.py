@@ -131,36 +131,25 @@ def describe(
     --ids prints two columns, id and pseudonym. An id that a spreadsheet would take for a formula has a quote before it;
     --json has it as it is.
     """
+    from recllm.recommend.recommender.people import person_profile
     from recllm.shop.ingest.describe import describe as describe_store
 
     if user is not None:
-        return describe_person(shop, user, locale or shop.settings.locale)
-    if ids is not None:
-        return describe_ids(shop, read_ids(ids))
-    return Answer(describe_store(shop.store()))
-
-
-def describe_ids(shop: Shop, user_ids: Sequence[str]) -> Answer:
-    """Each id with its pseudonym."""
-    names = shop.pseudonymiser().many(user_ids)
-    text = io.StringIO()
+        person, texts = person_profile(shop, user, locale or shop.settings.locale)
+        write_audit(shop, "person_shown", subject=shop.pseudonymiser().one(user))
+        lines = []
+        for name, of_name in (("I", texts.basics), ("B", texts.purchases), ("H", texts.browsing)):
+            lines += [f"{name}:", *(f"  {line}" for line in (of_name or "nothing known").splitlines())]
+        return Answer({**plain(person), "user_id": user, "texts": plain(texts)}, lines)
+    if ids is None:
+        return Answer(describe_store(shop.store()))
+    user_ids, text = read_ids(ids), io.StringIO()
+    pairs = list(zip(user_ids, shop.pseudonymiser().many(user_ids), strict=True))
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["user_id", "pseudonym"])
-    writer.writerows((guarded(user_id), name) for user_id, name in zip(user_ids, names, strict=True))
-    document = [{"user_id": user_id, "pseudonym": name} for user_id, name in zip(user_ids, names, strict=True)]
+    writer.writerows((guarded(user_id), name) for user_id, name in pairs)
+    document = [{"user_id": user_id, "pseudonym": name} for user_id, name in pairs]
     return Answer(document, [text.getvalue().removesuffix("\n")])
-
-
-def describe_person(shop: Shop, user: str, locale: str) -> Answer:
-    """A person as numbers and as texts."""
-    from recllm.recommend.recommender.people import person_profile
-
-    person, texts = person_profile(shop, user, locale)
-    write_audit(shop, "person_shown", subject=shop.pseudonymiser().one(user))
-    lines = []
-    for name, text in (("I", texts.basics), ("B", texts.purchases), ("H", texts.browsing)):
-        lines += [f"{name}:", *(f"  {line}" for line in (text or "nothing known").splitlines())]
-    return Answer({**plain(person), "user_id": user, "texts": plain(texts)}, lines)
 
 
 def suggestion_for(

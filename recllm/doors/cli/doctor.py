@@ -15,7 +15,6 @@ from recllm.base.errors import RecllmError
 from recllm.shop.workspace.workspace import Workspace
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate", "polars", "numpy")
-ALL_EXTRAS = "dev"
 
 
 class CheckState(StrEnum):
@@ -69,7 +68,7 @@ def check_extras() -> Iterator[InstallationCheck]:
         why = "recllm is not installed, and runs from a folder: what its extras need is not known; pip install -e ."
         yield InstallationCheck("extras", MISSING, why)
         return
-    for extra in sorted({*(metadata.metadata("recllm").get_all("Provides-Extra") or ())} - {ALL_EXTRAS}):
+    for extra in sorted({*(metadata.metadata("recllm").get_all("Provides-Extra") or ())} - {"dev"}):
         lacking = set()
         for requirement in requirements:
             marker, version = requirement.marker, version_of(requirement.name)

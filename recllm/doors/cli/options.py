@@ -413,13 +413,12 @@ def write_people(file: Path | None, people: Sequence[Mapping[str, Any]]) -> None
     """The people of a document as the CSV of --csv: a column for each field, reasons as their texts."""
     if file is None:
         return
-    rows = ([_csv_cell(value) for value in person.values()] for person in people)
-    write_csv(file, list(people[0]) if people else [], rows)
 
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.6f}"
+        if isinstance(value, list):
+            value = " | ".join(map(_cell, value))
+        return guarded("" if value is None else str(value))
 
-def _csv_cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6f}"
-    if isinstance(value, list):
-        value = " | ".join(map(_cell, value))
-    return guarded("" if value is None else str(value))
+    write_csv(file, list(people[0]) if people else [], ([cell(v) for v in person.values()] for person in people))

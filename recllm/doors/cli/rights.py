@@ -216,7 +216,7 @@ def backup(
     from recllm.doors.privacy.backup import back_up
     from recllm.shop.workspace.audit import command_line_actor
 
-    passphrase = _passphrase(passphrase_file)
+    passphrase = read_passphrase(passphrase_file)
     done = back_up(shop, file, actor=command_line_actor(), passphrase=passphrase, with_key=with_key)
     remark = "the key is not in it: keep it apart: without it no one in the backup can be found by their id"
     missing = [f"{file}: not in the backup, as it is no file of recllm" for file in done.unknown_files]
@@ -242,7 +242,7 @@ def restore(
         file,
         workspace,
         actor=command_line_actor(),
-        passphrase=_passphrase(passphrase_file),
+        passphrase=read_passphrase(passphrase_file),
         replace=replace,
         certificates=certificate or (),
         key_file=key_file,
@@ -257,7 +257,7 @@ def restore(
     return Answer(done, notes=notes)
 
 
-def _passphrase(file: Path | None) -> str | None:
+def read_passphrase(file: Path | None) -> str | None:
     if file is None:
         return None
     try:

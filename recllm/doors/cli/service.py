@@ -212,7 +212,13 @@ def webhooks(
         return Answer({"providers": list(map(_source_row, read_webhooks(shop).sources.values()))})
     if provider not in set(WebhookScheme):
         raise UsageError(f"--provider is one of {', '.join(WebhookScheme)}, not {provider!r}")
-    text = None if secret_file is None else _read_secret(secret_file)
+    text = None
+    if secret_file is not None:  # an option would be in the list of processes, and in the shell's history
+        try:
+            content = sys.stdin.read() if str(secret_file) == "-" else secret_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{secret_file}: cannot be read as a secret: {type(error).__name__}") from None
+        text = "".join(line.strip() for line in content.splitlines() if not line.startswith("-----"))
     entry, secret = add_source(shop, add, WebhookScheme(provider), text)
     path = f"/webhooks/{shop.root.resolve().name}/{add}"
     document = {"name": add, "provider": provider, "path": path, "secret_id": secret.fingerprint}
@@ -228,12 +234,3 @@ def _source_row(source: WebhookSource) -> dict[str, Any]:
     """Without its secrets."""
     secrets = [{"secret_id": s.fingerprint, "created_at": s.created_at} for s in source.secrets]
     return {"name": source.name, "provider": source.scheme, "secrets": secrets}
-
-
-def _read_secret(file: Path) -> str:
-    """From a file or standard input, so that no list of processes and no shell's history has it."""
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: cannot be read as a secret: {type(error).__name__}") from None
-    return "".join(line.strip() for line in text.splitlines() if not line.startswith("-----"))

@@ -39,7 +39,7 @@ from recllm.doors.console import (
     settings,
     sign_in,
 )
-from recllm.doors.console.loads import MOST_LOADS, FileLoads, sweep_uploads
+from recllm.doors.console.loads import MOST_LOADS, sweep_uploads
 from recllm.doors.console.memory import (
     CONFIRM_SECONDS,
     MAX_PENDING,
@@ -58,7 +58,6 @@ from recllm.doors.console.pages import (
     Visit,
     from_here,
     local_path,
-    static_folder,
 )
 from recllm.doors.console.session import (
     LANGUAGE_COOKIE,
@@ -69,9 +68,10 @@ from recllm.doors.console.session import (
     read_cookies,
     set_cookie,
 )
-from recllm.doors.console.sign_in import FAILURES_A_MINUTE, connect_providers, go_to_be_confirmed
+from recllm.doors.console.sign_in import FAILURES_A_MINUTE, go_to_be_confirmed
 from recllm.doors.service.callers import RateLimit, Service
 from recllm.doors.service.jobs import Background
+from recllm.doors.service.oidc import connect_provider, provider_id
 from recllm.doors.service.refusals import DISK_REFUSALS, STATUS, UNKNOWN, OverloadError
 from recllm.shop.workspace.console_sessions import end_outdated_sessions
 from recllm.shop.workspace.keys import Scope
@@ -205,25 +205,27 @@ def mount_console(app: FastAPI) -> None:
     limits = next(iter(service.shops.values())).workspace.settings.console
     sending = Background(MOST_LOADS)
     sending.start()
+    directories = [shop.workspace.settings.oidc for shop in service.shops.values()]
     state = ConsoleState(
         service,
         SECTIONS,
         RateLimit(limits.sign_ins_per_minute),
         RateLimit(FAILURES_A_MINUTE),
-        connect_providers(service.shops),
+        {provider_id(settings): connect_provider(settings) for settings in directories if settings.issuer},
         RecentEntries(CONFIRM_SECONDS, MAX_PENDING),
         RecentEntries(PENDING_SECONDS, MAX_PENDING),
-        FileLoads(),
+        Background(MOST_LOADS),
         sending,
         FigureCache(),
         RecentEntries(TYPED_SECONDS, MAX_TYPED),
     )
+    state.loads.start()
     service.body_limits[data.UPLOAD_PATH] = MAX_UPLOAD_BYTES
     for shop in service.shops.values():
         sweep_uploads(shop.workspace)
         end_outdated_sessions(shop.workspace)
     console = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    console.mount("/static", StaticFiles(directory=static_folder()), name="static")
+    console.mount("/static", StaticFiles(packages=[("recllm.doors.console", "static")]), name="static")
     console.include_router(sign_in.router)
     console.include_router(frame_router)
     console.include_router(items.search_router)
@@ -236,7 +238,7 @@ def mount_console(app: FastAPI) -> None:
 
 
 def _actor(signed_in: SignedIn | None) -> str:
-    """Who it is, for the log of refusals, which names no person: sessions as the log of sign-ins does."""
+    """Who it is, for the log of refusals, which names no person."""
     if signed_in is None:
         return UNKNOWN
     if signed_in.key_id is not None:

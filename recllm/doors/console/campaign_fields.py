@@ -263,9 +263,18 @@ def with_typed(
         if typed[field.path] == _text(field, before, zone):
             continue  # as it was: also what a form cannot show in full
         try:
-            _put(result, field.path, _value(field, typed[field.path], zone))
+            value = _value(field, typed[field.path], zone)
         except (ValueError, ArithmeticError, UsageError):
             wrong[field.path] = field.kind
+            continue
+        *tables, name = field.path.split(".")
+        table = result
+        for table_name in tables:
+            table = table.setdefault(table_name, {})
+        if value is None:
+            table.pop(name, None)
+        else:
+            table[name] = value
     if wrong:
         raise WrongFieldsError(wrong)
     if step is CampaignStep.OCCASION and not typed["offer.type"]:
@@ -284,16 +293,6 @@ def _with_one_target(fields: dict[str, Any]) -> dict[str, Any]:
     elif not any(target.get(name) for name in ("items", "category", "text", "intent", "day")):
         target["intent"] = Intent.MIXED.value
     return fields
-
-
-def _put(fields: dict[str, Any], path: str, value: Any) -> None:
-    *tables, name = path.split(".")
-    for table in tables:
-        fields = fields.setdefault(table, {})
-    if value is None:
-        fields.pop(name, None)
-    else:
-        fields[name] = value
 
 
 def _value(field: CampaignField, text: str, zone: str | None) -> Any:

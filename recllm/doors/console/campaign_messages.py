@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -25,8 +26,8 @@ from recllm.doors.console.campaign_pages import (
     page_path,
     refused_state,
 )
-from recllm.doors.console.pages import ConsoleForm, FormRefusal, PageRoute, TheForm, TheVisit, Visit, WordedError
-from recllm.doors.service.jobs import ENDED, Job, JobState
+from recllm.doors.console.pages import REFUSALS, ConsoleForm, PageRoute, TheForm, TheVisit, Visit, WordedError
+from recllm.doors.service.jobs import ENDED, JobState
 from recllm.market.adcopy.channels import channel_named
 from recllm.market.campaigns.drafts import CampaignStage, open_by_id
 from recllm.market.campaigns.folder import CampaignText, CheckNote, Decision, TextStatus
@@ -80,7 +81,7 @@ class MessageSort(StrEnum):
 
 
 class MessageQuery(BaseModel):
-    """Which messages the table shows; addresses of forms have it, so that they come back to the same."""
+    """Which messages the table shows, in the addresses of its forms too."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     show: MessageVerdict | None = None
@@ -138,8 +139,13 @@ def show_messages(
     query = query or MessageQuery()
     values = campaign_values(visit, campaign_id, CampaignStep.MESSAGES, state)
     campaign: OpenCampaign | None = values["campaign"]
-    job = current_job(visit, campaign_id, query.job)
-    values |= {"query": query, "job": job, "tones": TONES, "verdicts": list(MessageVerdict), "sorts": list(MessageSort)}
+    background = visit.state.service.background
+    # the plan that is being made, else the one that the address names
+    job = background.open_job(visit.shop.name, campaign_id)
+    if job is None and query.job:
+        with suppress(UnknownIdError):
+            job = background.job(visit.shop.name, query.job)
+    values |= {"query": query, "job": job, "tones": TONES, "verdicts": list(MessageVerdict)}
     values["finding"] = finding_text
     values |= {"is_running": job is not None and job.state not in ENDED, "decider": typed_name(visit), "lines": None}
     if job is not None and job.state is JobState.DONE and values["stage"] is CampaignStage.PLANNED:
@@ -150,18 +156,6 @@ def show_messages(
         line = line or next(iter(values["lines"] or values["all_lines"]), None)
         values["opened"] = None if line is None else preview(visit, campaign, line, wording)
     return visit.page("campaign_messages.html.j2", section="campaigns", status=state.status, **values)
-
-
-def current_job(visit: Visit, campaign_id: str, job_id: str) -> Job | None:
-    """The plan that is being made, else the one that an address names."""
-    background = visit.state.service.background
-    job = background.open_job(visit.shop.name, campaign_id)
-    if job is None and job_id:
-        try:
-            job = background.job(visit.shop.name, job_id)
-        except UnknownIdError:
-            return None
-    return job
 
 
 def table_values(visit: Visit, campaign: OpenCampaign, query: MessageQuery) -> dict[str, Any]:
@@ -293,9 +287,8 @@ def decide(visit: TheVisit, form: TheForm, campaign_id: str, query: TheQuery) ->
     visit.require(Scope.MARKETING)
     act, by = form.text("act"), actor_name(visit, form)
     wording: str | None = None
-
-    def write() -> None:
-        nonlocal wording
+    _remember_name(visit, by)
+    try:
         campaign = open_by_id(visit.workspace, campaign_id)
         lines = {line.text.id: line for line in message_lines(visit, campaign)}
         text_ids = [query.m] if act in ("edit", "undo_last") else form.texts("text_id")
@@ -318,11 +311,8 @@ def decide(visit: TheVisit, form: TheForm, campaign_id: str, query: TheQuery) ->
             reject_texts(campaign, text_ids, why=form.text("why"), **common)
         else:
             approve_texts(campaign, text_ids, **common)
-
-    done = visit.attempt(write)
-    _remember_name(visit, by)
-    if isinstance(done, FormRefusal):
-        return show_messages(visit, campaign_id, refused_state(visit, done, PageState()), query, wording=wording)
+    except REFUSALS as error:
+        return show_messages(visit, campaign_id, refused_state(visit, error, PageState()), query, wording=wording)
     fields = {name: str(value) for name, value in query.model_dump(exclude_defaults=True).items()}
     return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, **fields), NOTICES[act])
 

@@ -1,7 +1,5 @@
-"""What the pages of a campaign share: the campaign with what is typed, what is wrong in its fields, in the visitor's
-language, and who acts.
-
-The page of the people: who may get it by a rule, counted as it is typed, and who is left out."""
+"""What the pages of a campaign share: its fields as they are typed, what is wrong in them, who acts; and the page of
+the people, counted as the rule is typed."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from recllm.base.errors import DataError, PolicyError, RecllmError, UsageError
+from recllm.base.errors import ConflictError, DataError, PolicyError, RecllmError, UnknownIdError, UsageError
 from recllm.base.stats.intervals import ConfidenceInterval
 from recllm.base.words.sentences import language
 from recllm.doors.console.campaign_fields import (
@@ -33,7 +31,7 @@ from recllm.doors.console.campaign_fields import (
     with_typed,
 )
 from recllm.doors.console.items import brands, categories
-from recllm.doors.console.pages import ConsoleForm, FormRefusal, PageRoute, TheForm, TheVisit, Visit, WordedError, slow
+from recllm.doors.console.pages import ConsoleForm, PageRoute, TheForm, TheVisit, Visit, WordedError, slow
 from recllm.doors.console.tables import ConsoleTable, TableCell
 from recllm.doors.service.jobs import Job
 from recllm.doors.service.marketing import order_plan
@@ -56,7 +54,6 @@ from recllm.market.campaigns.reach import ReachCount, count_reachable
 from recllm.market.campaigns.texts import festive_day
 from recllm.market.occasions.calendar import SENSIBLE_DAYS
 from recllm.shop.data.catalogue import on_offer
-from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import present
 
@@ -85,7 +82,14 @@ def check_fields(visit: Visit, fields: Mapping[str, Any], step: CampaignStep | N
     problems, english = sender_problems(visit, fields, step) | target_problems(visit, fields), ""
     try:
         file, _ = campaign_of_fields(fields)
-        problems |= time_problems(visit, file)
+        now = visit.now
+        send = file.send or now
+        # messages that would go out in the past, or while the offer does not run
+        if fault := time_fault(file, send, now):
+            times = {"now": now, "send": send, "start": file.offer and file.offer.start}
+            at = {name: visit.words.moment(time) for name, time in times.items() if time}
+            path = "offer.end" if fault is TimeFault.OVER else "send"
+            problems[path] = visit.say(f"campaigns.invalid.{fault}", **at)
     except (DataError, UsageError) as error:
         english, of_engine = str(error), problems_of_error(visit, error)
         problems = {path: what for path, what in of_engine.items() if path or not problems} | problems
@@ -148,18 +152,6 @@ def target_problems(visit: Visit, fields: Mapping[str, Any]) -> Problems:
     return problems
 
 
-def time_problems(visit: Visit, file: CampaignFile) -> Problems:
-    """Messages that would go out in the past, or while the offer does not run."""
-    now = utc(present(visit.workspace))
-    send = file.send or now
-    fault = time_fault(file, send, now)
-    if fault is None:
-        return {}
-    times = {"now": now, "send": send, "start": file.offer and file.offer.start}
-    at = {name: visit.words.moment(time) for name, time in times.items() if time}
-    return {"offer.end" if fault is TimeFault.OVER else "send": visit.say(f"campaigns.invalid.{fault}", **at)}
-
-
 def mended(fields: dict[str, Any], now: datetime) -> dict[str, Any]:
     """Fields of an offer that starts later: messages that had no time of their own go out when it starts."""
     start = (fields.get("offer") or {}).get("start")
@@ -194,19 +186,6 @@ def excluded_table(
 def left_out(excluded: Mapping[str, int | None]) -> list[tuple[str, int | None]]:
     """Reason and people, the largest first, and those without a figure last."""
     return sorted(((reason, n) for reason, n in excluded.items() if n != 0), key=lambda pair: -(pair[1] or 0))
-
-
-def traits_table(visit: Visit, traits: Sequence[Mapping[str, Any]]) -> ConsoleTable | None:
-    """What a group has more of than others; None where nothing may be named. traits: fields of `AudienceTrait`."""
-    rows = [
-        (
-            TableCell(value=trait["name"], text=visit.words.basic(trait["name"])),
-            *(trait["share"], trait["share_of_rest"]),
-            ConfidenceInterval(trait["lift"], trait["low"], trait["high"]),
-        )
-        for trait in traits
-    ]
-    return visit.table("traits", rows) if rows else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +261,7 @@ def day_warning(visit: Visit, file: CampaignFile, moment: datetime | None) -> st
     """Why messages that go out at a moment make no sense for the campaign's day of the calendar; "" where they do.
     moment: None for the present."""
     settings = visit.workspace.settings
-    day = festive_day(settings, file, moment or utc(present(visit.workspace)))
+    day = festive_day(settings, file, moment or visit.now)
     if day is None or 0 <= day.days_left <= SENSIBLE_DAYS:
         return ""
     names = {"name": day.names[language(visit.language)], "days": abs(day.days_left)}
@@ -315,16 +294,18 @@ def changed_fields(visit: Visit, campaign_id: str, typed: Mapping[str, str], ste
     campaign_file(visit.workspace, campaign_id)
     fields = fields_of_file(file_path(visit.workspace, campaign_id).read_bytes())
     changed = with_typed(fields, typed, step, visit.workspace.settings.timezone)
-    return mended(changed, utc(present(visit.workspace)))
+    return mended(changed, visit.now)
 
 
-def refused_state(visit: Visit, refusal: FormRefusal, state: PageState) -> PageState:
-    """The page's state with why a form was refused."""
-    error = refusal.error
-    if refusal.is_conflict:
-        return replace(state, conflict=True, status=refusal.status)
+def refused_state(visit: Visit, error: RecllmError, state: PageState) -> PageState:
+    """The page's state with why a form was refused. Raises an `UnknownIdError`: then there is no page."""
+    if isinstance(error, UnknownIdError):
+        raise error
+    if isinstance(error, ConflictError):  # another person changed the same thing meanwhile
+        return replace(state, conflict=True, status=409)
     english = error.english if isinstance(error, FieldProblemsError) else str(error)
-    return replace(state, problems=problems_of_error(visit, error), english=english, status=refusal.status)
+    status = 403 if isinstance(error, PolicyError) else 422
+    return replace(state, problems=problems_of_error(visit, error), english=english, status=status)
 
 
 def order(visit: Visit, campaign_id: str, revision: str) -> Job:
@@ -367,13 +348,21 @@ def people_values(visit: Visit, values: Mapping[str, Any], state: PageState) -> 
         return result
     plan, figures = campaign.plan, visit.figures
     channels = Counter(person.channel for person in plan.addressed)
+    traits = [
+        (
+            TableCell(value=trait["name"], text=visit.words.basic(trait["name"])),
+            *(trait["share"], trait["share_of_rest"]),
+            ConfidenceInterval(trait["lift"], trait["low"], trait["high"]),
+        )
+        for trait in plan.group
+    ]
     numbers = {name: n and figures.people(n, plan.campaign_id, name) for name, n in plan.excluded.items()}
     return result | {
         "people": figures.people(len(plan.addressed), plan.campaign_id, "addressed") or 0,
         "held_out": figures.people(len(plan.held_out), plan.campaign_id, "held out") or 0,
         "channels": {n: k for n, c in channels.most_common() if (k := figures.people(c, plan.campaign_id, n))},
         "excluded": excluded_table(visit, left_out(numbers)),
-        "traits": traits_table(visit, plan.group),
+        "traits": visit.table("traits", traits) if traits else None,
         "overlaps": overlaps(visit, campaign),
     }
 
@@ -419,8 +408,7 @@ def audience_count(visit: Visit, campaign_id: str, typed: Mapping[str, str]) -> 
     try:
         file, _ = campaign_of_fields(changed_fields(visit, campaign_id, typed, CampaignStep.PEOPLE))
         if not everybody.is_open:
-            if background.open_job(visit.shop.name, OPENING) is None:
-                background.submit(visit.shop.name, OPENING, lambda _: everybody.recommender() and None)
+            background.submit_alone(visit.shop.name, OPENING, lambda _: everybody.recommender() and None)
             return AudienceCount(opening=True)
         reach = count_reachable(workspace, everybody.recommender(), file, visit.figures)
     except (UsageError, DataError, PolicyError) as error:

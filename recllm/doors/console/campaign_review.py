@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter
 from fastapi.responses import Response
+from starlette.datastructures import UploadFile
 
 from recllm.base.files import safe_id
 from recllm.base.stats.intervals import expected_hits, smallest_difference
@@ -30,14 +31,16 @@ from recllm.doors.console.campaign_pages import (
     page_path,
     refused_state,
 )
-from recllm.doors.console.pages import FormRefusal, PageRoute, TheForm, TheVisit, Visit, WordedError, slow
-from recllm.doors.service.jobs import ENDED, Job, Progress
+from recllm.doors.console.pages import REFUSALS, PageRoute, TheForm, TheVisit, Visit, WordedError, slow
+from recllm.doors.service.jobs import ENDED, Progress
 from recllm.market.audiences.audience import aim
 from recllm.market.campaigns.drafts import CampaignAct, history, note, open_by_id
-from recllm.market.campaigns.export import EMAIL
+from recllm.market.campaigns.export import EMAIL, export_campaign, export_forecast
 from recllm.market.campaigns.open_campaign import OpenCampaign
+from recllm.market.sending.addresses import read_addresses
 from recllm.market.sending.mail import SERVER_VARIABLE, MailServer
 from recllm.market.sending.outbox import MessageState, Outbox
+from recllm.market.sending.send import send_campaign, send_test
 from recllm.shop.workspace.keys import Scope
 
 router = APIRouter(prefix="/campaigns", route_class=PageRoute)
@@ -51,18 +54,13 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
     """What an export would do now."""
     values = campaign_values(visit, campaign_id, CampaignStep.REVIEW, state)
     values["acts"] = act_lines(history(visit.workspace, campaign_id))
-    if values["campaign"] is not None:
-        values |= review_values(visit, values["campaign"]) | {"send": send_values(visit, values["campaign"])}
-    return visit.page("campaign_review.html.j2", section="campaigns", status=state.status, **values)
-
-
-def review_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any]:
-    from recllm.market.campaigns.export import export_forecast
-
+    campaign: OpenCampaign | None = values["campaign"]
+    if campaign is None:
+        return visit.page("campaign_review.html.j2", section="campaigns", status=state.status, **values)
     plan, forecast, lines = campaign.plan, export_forecast(campaign), message_lines(visit, campaign)
     buyers = expected_hits([person.probability for person in plan.addressed])
     cost, addressed = campaign.file.limits.cost, len(plan.addressed)
-    return {
+    values |= {
         "forecast": forecast,
         "dropped": excluded_table(visit, left_out(forecast.dropped)) if forecast.dropped else None,
         "approved": [line for line in lines if line.verdict is MessageVerdict.APPROVED],
@@ -76,7 +74,9 @@ def review_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any]:
         "smallest": smallest_difference(buyers.value / max(1, addressed), addressed, len(plan.held_out)),
         "window": campaign.window,
         "cost": None if cost is None else cost * forecast.reached,
+        "send": send_values(visit, campaign),
     }
+    return visit.page("campaign_review.html.j2", section="campaigns", status=state.status, **values)
 
 
 @router.post("/campaign/{campaign_id}/export")
@@ -85,14 +85,13 @@ def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Write the lists of one campaign and hand them over as one archive; logged as sent. Nothing of it stays here."""
     visit.require(Scope.MARKETING)
     visit.require(Scope.PEOPLE)
-    from recllm.market.campaigns.export import export_campaign
-
     content = form.file("ids", MAX_IDS_BYTES)
 
-    def written() -> bytes:
+    try:
         if form.text("confirmed") != "yes":
             raise WordedError(visit.say("campaigns.confirm_first"))
-        campaign, ids, archive = open_by_id(visit.workspace, campaign_id), shops_ids(visit, content), io.BytesIO()
+        campaign, archive = open_by_id(visit.workspace, campaign_id), io.BytesIO()
+        ids = ids_by_pseudonym(visit, content)
         with tempfile.TemporaryDirectory() as folder:
             done = export_campaign(campaign, Path(folder), ids=ids, revision=form.text("revision"))
             with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as files:
@@ -101,17 +100,13 @@ def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
         counts = {"reached": done.reached, "held_out": done.held_out}
         note(visit.workspace, campaign_id, CampaignAct.EXPORTED, by=actor_name(visit), at=datetime.now(UTC), **counts)
         visit.remember("export_campaign", subject=None, file=campaign_id, **counts)
-        return archive.getvalue()
-
-    archive = visit.attempt(written)
-    if isinstance(archive, FormRefusal):
-        return show_review(visit, campaign_id, refused_state(visit, archive, PageState()))
-    name = f"{safe_id(campaign_id, 'a campaign')}.zip"
-    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
-    return Response(archive, media_type="application/zip", headers=headers)
+    except REFUSALS as error:
+        return show_review(visit, campaign_id, refused_state(visit, error, PageState()))
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(safe_id(campaign_id, 'a campaign'))}.zip"}
+    return Response(archive.getvalue(), media_type="application/zip", headers=headers)
 
 
-def shops_ids(visit: Visit, content: bytes) -> dict[str, str]:
+def ids_by_pseudonym(visit: Visit, content: bytes) -> dict[str, str]:
     """Pseudonym -> the shop's own id, of a file with one id a line. Raises `UsageError` for another file."""
     if len(content) > MAX_IDS_BYTES:
         raise WordedError(visit.say("campaigns.file_too_large"))
@@ -178,13 +173,10 @@ def test_message(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Send one message to an address of the shop's own."""
     visit.require(Scope.MARKETING)
     visit.require(Scope.PEOPLE)
-    from recllm.market.sending.send import send_test
-
-    done = visit.attempt(
-        lambda: send_test(open_by_id(visit.workspace, campaign_id), mail_server(visit), form.text("to"))
-    )
-    if isinstance(done, FormRefusal):
-        return show_review(visit, campaign_id, refused_state(visit, done, PageState()))
+    try:
+        send_test(open_by_id(visit.workspace, campaign_id), mail_server(visit), form.text("to"))
+    except REFUSALS as error:
+        return show_review(visit, campaign_id, refused_state(visit, error, PageState()))
     return visit.back(page_path(campaign_id, CampaignStep.REVIEW), "test_sent")
 
 
@@ -194,39 +186,35 @@ def send(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Begin or go on with sending, in the background. The addresses are kept only as long as it runs."""
     visit.require(Scope.MARKETING)
     visit.require(Scope.PEOPLE)
-    from recllm.market.sending.addresses import read_addresses
-    from recllm.market.sending.send import send_campaign
-
-    content, unanswered = form.file("addresses", MAX_ADDRESS_BYTES), UNANSWERED.get(form.text("unanswered"))
-
-    def begun() -> Job:
+    upload, unanswered = form.get("addresses"), UNANSWERED.get(form.text("unanswered"))
+    content = form.file("addresses", MAX_ADDRESS_BYTES)
+    name = (upload.filename if isinstance(upload, UploadFile) else None) or ""
+    try:
         server, running = mail_server(visit), visit.state.sending.open_job(visit.shop.name, campaign_id)
         if running is not None:
             raise WordedError(visit.say("sending.is_running"))
-        if not content:
+        if not content or len(content) > MAX_ADDRESS_BYTES:
             raise WordedError(visit.say("sending.no_file"))
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "addresses.csv"
+            file = Path(folder) / f"addresses.{'xlsx' if name.lower().endswith('.xlsx') else 'csv'}"
             file.write_bytes(content)
             addresses = read_addresses(visit.workspace, file)
+    except REFUSALS as error:
+        return show_review(visit, campaign_id, refused_state(visit, error, PageState()))
 
-        def work(tell: Progress) -> None:
-            send_campaign(
-                open_by_id(visit.workspace, campaign_id),
-                server,
-                addresses,
-                per_minute=PER_MINUTE,
-                unanswered=unanswered,
-                progress=lambda n, n_all: tell(f"{n} {n_all}"),
-            )
+    def work(tell: Progress) -> None:
+        send_campaign(
+            open_by_id(visit.workspace, campaign_id),
+            server,
+            addresses,
+            per_minute=PER_MINUTE,
+            unanswered=unanswered,
+            progress=lambda n, n_all: tell(f"{n} {n_all}"),
+        )
 
-        note(visit.workspace, campaign_id, CampaignAct.EXPORTED, by=actor_name(visit), at=datetime.now(UTC))
-        visit.remember("send_campaign", subject=None, file=campaign_id)
-        return visit.state.sending.submit(visit.shop.name, campaign_id, work)
-
-    done = visit.attempt(begun)
-    if isinstance(done, FormRefusal):
-        return show_review(visit, campaign_id, refused_state(visit, done, PageState()))
+    note(visit.workspace, campaign_id, CampaignAct.EXPORTED, by=actor_name(visit), at=datetime.now(UTC))
+    visit.remember("send_campaign", subject=None, file=campaign_id)
+    visit.state.sending.submit(visit.shop.name, campaign_id, work)
     return visit.back(page_path(campaign_id, CampaignStep.REVIEW))
 
 

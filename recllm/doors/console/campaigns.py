@@ -46,9 +46,9 @@ from recllm.doors.console.campaign_pages import (
 from recllm.doors.console.campaign_review import show_review
 from recllm.doors.console.home import day_name, is_sale, suggestion_rows
 from recllm.doors.console.items import categories, products
-from recllm.doors.console.pages import ConsoleSection, FormRefusal, PageRoute, TheForm, TheVisit, Visit
+from recllm.doors.console.pages import REFUSALS, ConsoleSection, PageRoute, TheForm, TheVisit, Visit
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
-from recllm.doors.service.jobs import ENDED, Job, JobState
+from recllm.doors.service.jobs import ENDED, JobState
 from recllm.market.adcopy.request import OfferType
 from recllm.market.campaigns.drafts import (
     CampaignStage,
@@ -64,9 +64,7 @@ from recllm.market.campaigns.drafts import (
 from recllm.market.campaigns.open_campaign import OpenCampaign
 from recllm.market.campaigns.suggestions import BUYER_DAYS, send_time
 from recllm.market.occasions.calendar import CalendarDay, ComingDay, days_of, nearest_date
-from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
-from recllm.shop.workspace.workspace import present
 
 router = APIRouter(prefix="/campaigns", route_class=PageRoute)
 SECTION = ConsoleSection("campaigns", "/campaigns", router, is_main=True)
@@ -142,22 +140,20 @@ def create(visit: TheVisit, form: TheForm) -> Response:
     visit.require(Scope.MARKETING)
     typed, item = typed_texts(form, CampaignStep.OCCASION), form.text("item", 256)
 
-    def write() -> str:
+    try:
         base = {"target": {"items": [item]}} if item else day_fields(visit, typed["target.day"])
         fields = new_fields(visit, typed, base)
         check_fields(visit, fields)
-        return create_campaign(visit.workspace, fields, by=actor_name(visit), at=datetime.now(UTC))
-
-    done = visit.attempt(write)
-    if isinstance(done, FormRefusal):
-        return _new_page(visit, refused_state(visit, done, PageState(typed=typed)), item)
-    return visit.back(page_path(done, CampaignStep.PEOPLE), "campaign_saved")
+        campaign_id = create_campaign(visit.workspace, fields, by=actor_name(visit), at=datetime.now(UTC))
+    except REFUSALS as error:
+        return _new_page(visit, refused_state(visit, error, PageState(typed=typed)), item)
+    return visit.back(page_path(campaign_id, CampaignStep.PEOPLE), "campaign_saved")
 
 
 @router.post("/draft")
 def draft(visit: TheVisit, form: TheForm) -> Response:
-    """A campaign of an occasion of today or a coming day with everything filled in; where the sender is known, its
-    messages too. A day that is about an offer asks for it first."""
+    """A campaign of an occasion or a coming day, filled in, and planned where the sender is known. A day that is about
+    an offer asks for it first."""
     visit.require(Scope.MARKETING)
     occasion = next((o for o in (*Occasion, *CalendarDay) if o == form.text("occasion")), None)
     if occasion is None:
@@ -180,11 +176,11 @@ def draft(visit: TheVisit, form: TheForm) -> Response:
 
 
 def occasion_texts(visit: Visit, occasion: Occasion | CalendarDay) -> dict[str, str]:
-    """The texts of the form of an occasion's campaign; its name is what the occasion is, and the day."""
+    """The texts of the form of an occasion's campaign, which is named after it and the day."""
     if isinstance(occasion, Occasion):
-        name, at = visit.say(f"suggestion.{occasion}.title"), utc(present(visit.workspace))
+        name, at = visit.say(f"suggestion.{occasion}.title"), visit.now
         return {"target.occasion": occasion.value, "goal": f"{name}, {visit.words.short_day(at)}"}
-    on = nearest_date(occasion, visit.workspace.settings, utc(present(visit.workspace)).date())
+    on = nearest_date(occasion, visit.workspace.settings, visit.now.date())
     name = day_name(visit, occasion)
     return {"target.day": occasion.value, "goal": f"{name[:1].upper()}{name[1:]}, {visit.words.calendar_day(on)}"}
 
@@ -195,7 +191,7 @@ def day_fields(visit: Visit, name: str) -> dict[str, Any]:
     if not name:
         return {}
     day, settings = CalendarDay(name), visit.workspace.settings
-    figures, today = visit.state.figures.latest(visit.shop), utc(present(visit.workspace)).date()
+    figures, today = visit.state.figures.latest(visit.shop), visit.now.date()
     line = next((line for line in (figures and figures.suggestions) or () if line.occasion is day), None)
     target: dict[str, Any] = {"people": {"condition": "bought", "days": BUYER_DAYS}}
     if line is not None and line.item_ids:
@@ -205,12 +201,12 @@ def day_fields(visit: Visit, name: str) -> dict[str, Any]:
 
 
 def new_fields(visit: Visit, typed: Mapping[str, str], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The fields of a new campaign: what was typed, the shop's channels and language, and an id out of its name."""
+    """The typed fields, the shop's channels and language, and an id out of the campaign's name."""
     settings, fields = visit.workspace.settings, dict(base or {})
     fields |= {"id": free_id(visit, typed["goal"]), "channels": list(settings.occasions.channels)}
     if settings.locale.startswith("zh"):
         fields["locales"] = ["zh"]
-    return mended(with_typed(fields, typed, CampaignStep.OCCASION, settings.timezone), utc(present(visit.workspace)))
+    return mended(with_typed(fields, typed, CampaignStep.OCCASION, settings.timezone), visit.now)
 
 
 def free_id(visit: Visit, goal: str) -> str:
@@ -271,7 +267,7 @@ def step_page(
 
 def occasion_values(visit: Visit, texts: Mapping[str, str]) -> dict[str, Any]:
     figures, settings = visit.state.figures.latest(visit.shop), visit.workspace.settings
-    today = utc(present(visit.workspace)).date()
+    today = visit.now.date()
     return {
         "suggestions": {row["occasion"]: row for row in suggestion_rows(visit, figures)},
         "is_sender_known": bool(texts["sender.name"]),
@@ -279,7 +275,6 @@ def occasion_values(visit: Visit, texts: Mapping[str, str]) -> dict[str, Any]:
             day.value: f"{day_name(visit, day)} ({visit.words.calendar_day(nearest_date(day, settings, today))})"
             for day in dict.fromkeys((*days_of(settings), *map(CalendarDay, filter(None, [texts["target.day"]]))))
         },
-        "categories": categories(visit),
     }
 
 
@@ -302,23 +297,20 @@ def save(visit: TheVisit, form: TheForm, campaign_id: str, step: CampaignStep) -
     """Keep a page's form. A plan that was made has to be made again."""
     visit.require(Scope.MARKETING)
     typed, is_planned = typed_texts(form, step), form.text("then") == "plan"
-
-    def write() -> Job | None:
+    if is_planned:
+        visit.require(Scope.PEOPLE)
+    try:
         changed = changed_fields(visit, campaign_id, typed, step)
         check_fields(visit, changed, step)
         if visit.state.service.background.open_job(visit.shop.name, campaign_id) is not None:
             raise ConflictError(visit.say("campaigns.is_planned_now"))
         revision, by, at = form.text("revision"), actor_name(visit), datetime.now(UTC)
         change_campaign(visit.workspace, campaign_id, changed, revision=revision, by=by, at=at)
-        return order(visit, campaign_id, revision_of(visit.workspace, campaign_id)) if is_planned else None
-
-    if is_planned:
-        visit.require(Scope.PEOPLE)
-    done = visit.attempt(write)
-    if isinstance(done, FormRefusal):
-        return step_page(visit, campaign_id, step, refused_state(visit, done, PageState(typed=typed)))
-    if done is not None:
-        return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, job=done.job_id))
+        job = order(visit, campaign_id, revision_of(visit.workspace, campaign_id)) if is_planned else None
+    except REFUSALS as error:
+        return step_page(visit, campaign_id, step, refused_state(visit, error, PageState(typed=typed)))
+    if job is not None:
+        return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, job=job.job_id))
     steps = list(CampaignStep)
     stays = step in (CampaignStep.MESSAGES, CampaignStep.REVIEW)
     after = step if stays else steps[steps.index(step) + 1]
@@ -341,13 +333,11 @@ def plan(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     visit.require(Scope.PEOPLE)
     campaign_file(visit.workspace, campaign_id)
 
-    def ordered() -> Job:
+    try:
         check_fields(visit, fields_of_file(file_path(visit.workspace, campaign_id).read_bytes()))
-        return order(visit, campaign_id, form.text("revision"))
-
-    job = visit.attempt(ordered)
-    if isinstance(job, FormRefusal):
-        return step_page(visit, campaign_id, CampaignStep.MESSAGES, refused_state(visit, job, PageState()))
+        job = order(visit, campaign_id, form.text("revision"))
+    except REFUSALS as error:
+        return step_page(visit, campaign_id, CampaignStep.MESSAGES, refused_state(visit, error, PageState()))
     return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, job=job.job_id))
 
 

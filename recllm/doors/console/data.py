@@ -1,4 +1,4 @@
-"""Data: what was loaded, what was set aside and why, and a file's way in: upload, columns, check, load."""
+"""Data: loads, rows that were set aside and why, and a file's way in."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from starlette.datastructures import UploadFile
 from recllm.base.errors import IngestError, UnknownIdError, UsageError
 from recllm.base.schema import Table
 from recllm.doors.console.loads import (
+    LOAD,
     FileLoad,
-    Upload,
     find_upload,
     quarantine_name,
     receive_upload,
     remove_upload,
 )
 from recllm.doors.console.pages import (
+    REFUSALS,
     ConsoleForm,
     ConsoleSection,
-    FormRefusal,
     PageRoute,
     TheForm,
     TheVisit,
@@ -70,31 +70,25 @@ def index(visit: TheVisit) -> Response:
     with visit.workspace.store().read() as reader:
         counts = reader.counts()
         loads = reader.loads(LOADS, without_sources=PROGRAM_SOURCES).to_dicts()
-    return visit.page(
-        "data.html.j2",
-        section="data",
-        counts=counts,
-        loads=loads_table(visit, loads),
-        quarantine=quarantine_files(visit),
-        running=visit.state.loads.running(visit.shop.name),
-    )
-
-
-def loads_table(visit: Visit, loads: Sequence[Mapping[str, Any]]) -> ConsoleTable | None:
-    """The latest loads, each with its account; None before the first. The file has all of them."""
 
     def row(load: Mapping[str, Any]) -> TableRow:
-        counts = json.loads(load["counts"])
-        table = TableCell(value=load["table_name"], text=visit.say(f"table.{load['table_name']}"))
-        numbers = (counts.get(name, 0) for name in ("read", "accepted", "duplicates", "quarantined"))
-        return load["committed_at"], table, load["source"], *numbers
+        of_load = json.loads(load["counts"])
+        numbers = (of_load.get(name, 0) for name in ("read", "accepted", "duplicates", "quarantined"))
+        return load["committed_at"], load["table_name"], load["source"], *numbers
 
     def all_rows() -> Iterator[TableRow]:
         with visit.workspace.store().read() as reader:
             everything = reader.loads(None, without_sources=PROGRAM_SOURCES).to_dicts()
         return map(row, everything)
 
-    return visit.table("loads", [row(load) for load in loads], all_rows=all_rows) if loads else None
+    return visit.page(
+        "data.html.j2",
+        section="data",
+        counts=counts,
+        loads=visit.table("loads", [row(load) for load in loads], all_rows=all_rows) if loads else None,
+        quarantine=quarantine_files(visit),
+        running=visit.state.loads.open_job(visit.shop.name, LOAD),
+    )
 
 
 def quarantine_files(visit: Visit) -> list[dict[str, Any]]:
@@ -115,39 +109,31 @@ def quarantine_page(visit: TheVisit, name: str, page: Annotated[int, Query(ge=1,
     path = visit.workspace.quarantine_dir / f"{name}.jsonl"
     if not QUARANTINE_NAME.fullmatch(name) or not path.is_file():
         raise UnknownIdError("there is no such list of rows that were set aside")
-    codes = Counter(row["code"] for row in _quarantine_rows(path))
-    table = quarantine_table(visit, name, path, (page - 1) * QUARANTINE_ROWS)
+    codes = Counter(row["code"] for row in quarantine_rows(path))
+    fields = list(dict.fromkeys(field for row in quarantine_rows(path) for field in row_fields(row)))
+
+    def cells(row: Mapping[str, Any]) -> TableRow:
+        code, texts = row["code"], row_fields(row)
+        return (
+            *(int(row["line_no"]), row["column"] or None),
+            TableCell(value=code, text=visit.words.label(f"code.{code}", code), remark=row["message"]),
+            row["message"],
+            *(_shortened(texts.get(field)) for field in fields),
+        )
+
+    def all_rows() -> Iterator[TableRow]:  # the file has all, to be corrected and loaded
+        return map(cells, quarantine_rows(path))
+
+    rows = list(itertools.islice(all_rows(), (page - 1) * QUARANTINE_ROWS, page * QUARANTINE_ROWS))
     return visit.page(
         "quarantine.html.j2",
         section="data",
         name=name,
         page=page,
         codes=codes.most_common(),
-        table=table,
+        table=visit.table(name, rows, of="quarantine", fields=fields, all_rows=all_rows),
         n_pages=-(-codes.total() // QUARANTINE_ROWS),
     )
-
-
-def quarantine_table(visit: Visit, name: str, path: Path, start: int) -> ConsoleTable:
-    """Refused rows from `start` on with their reason and fields; the file has all rows, to be corrected and loaded."""
-    fields = list(dict.fromkeys(field for row in _quarantine_rows(path) for field in row_fields(row)))
-
-    def cells(row: Mapping[str, Any]) -> TableRow:
-        code, texts = row["code"], row_fields(row)
-        words = visit.words.label(f"code.{code}", code)
-        return (
-            *(int(row["line_no"]), row["column"] or None),
-            TableCell(value=code, text=words, remark=row["message"]),
-            row["message"],
-            *(_shortened(texts.get(field)) for field in fields),
-        )
-
-    rows = [cells(row) for row in itertools.islice(_quarantine_rows(path), start, start + QUARANTINE_ROWS)]
-
-    def all_rows() -> Iterator[TableRow]:
-        return map(cells, _quarantine_rows(path))
-
-    return visit.table(name, rows, of="quarantine", fields=fields, all_rows=all_rows)
 
 
 def _shortened(text: str | None) -> TableCell:
@@ -167,7 +153,7 @@ def row_fields(row: Mapping[str, Any]) -> dict[str, str]:
     return {"row": str(row["raw"])}
 
 
-def _quarantine_rows(path: Path) -> Iterator[dict[str, Any]]:
+def quarantine_rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as stream:
         for line in stream:
             yield json.loads(line)
@@ -184,7 +170,7 @@ def upload(visit: TheVisit, form: TheForm) -> Response:
     uploaded = receive_upload(visit.workspace, file.file, name)
     table = form.text("table")
     query = f"?table={table}" if table in set(Table) else ""
-    return visit.back(f"{UPLOAD_PATH}/{uploaded.upload_id}{query}")
+    return visit.back(f"{UPLOAD_PATH}/{uploaded.parent.name}{query}")
 
 
 @router.get("/upload/{upload_id}")
@@ -205,16 +191,19 @@ def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
     visit.require(Scope.EVENTS)
     table = Table(form.text("table")) if form.text("table") in set(Table) else Table.EVENTS
 
-    def start() -> Job:
-        file = find_upload(visit.workspace, upload_id)
-        preview = preview_file(file.path)
-        maps = [(table, map_of(form, table, preview.columns))]
-        return start_load(visit, form, file, preview, maps, IngestOptions(**written_as(form)))
-
-    job = visit.attempt(start)
-    if isinstance(job, FormRefusal):
-        problem, selected = job.problem, dict(_selected(form))
-        values = upload_values(visit, upload_id, table.value, selected)
+    file = find_upload(visit.workspace, upload_id)
+    try:
+        preview = preview_file(file)
+        selected = {f: name for f, name in _selected(form) if f in FIELDS[table] and name in preview.columns}
+        if missing := [field for field in REQUIRED[table] if field not in selected]:
+            raise UsageError(f"choose a column for {', '.join(missing)}")
+        basics = {name: (name,) for name in form.texts("basic") if name in preview.columns}
+        columns = {field: (column,) for field, column in selected.items()}
+        maps = [(table, ColumnMap(table=table, columns=columns, basics=basics))]
+        job = start_load(visit, form, file, preview, maps, IngestOptions(**written_as(form)))
+    except REFUSALS as error:
+        problem = visit.problem_text(error)
+        values = upload_values(visit, upload_id, table.value, dict(_selected(form)))
         return visit.page("upload.html.j2", status=422, section="data", problem=problem, **values)
     return visit.back(f"/data/load/{job.job_id}")
 
@@ -225,17 +214,15 @@ def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
     visit.require(Scope.EVENTS)
     consent_from, tz = tuple(form.texts("consent")), form.text("tz").strip()
 
-    def start() -> Job:
-        file = find_upload(visit.workspace, upload_id)
-        recognised = recognise_file(file.path, IngestOptions())
+    file = find_upload(visit.workspace, upload_id)
+    try:
+        recognised = recognise_file(file, IngestOptions())
         options = IngestOptions(**written_as(form), encoding=recognised.encoding)
-        preview = preview_file(file.path, options)
+        preview = preview_file(file, options)
         maps = export_maps(recognised.source, consent_from)
-        return start_load(visit, form, file, preview, maps, options, is_export=True)
-
-    job = visit.attempt(start)
-    if isinstance(job, FormRefusal):
-        problem, values = job.problem, export_values(visit, upload_id, consent_from, tz)
+        job = start_load(visit, form, file, preview, maps, options, is_export=True)
+    except REFUSALS as error:
+        problem, values = visit.problem_text(error), export_values(visit, upload_id, consent_from, tz)
         if values is None:
             return visit.back(f"{UPLOAD_PATH}/{upload_id}")
         return visit.page("export.html.j2", status=422, section="data", problem=problem, **values)
@@ -251,7 +238,7 @@ def written_as(form: ConsoleForm) -> dict[str, str]:
 def start_load(
     visit: Visit,
     form: ConsoleForm,
-    file: Upload,
+    file: Path,
     preview: FilePreview,
     maps: Sequence[tuple[Table, ColumnMap]],
     options: IngestOptions,
@@ -260,6 +247,7 @@ def start_load(
 ) -> Job:
     """Begin to check or load an upload. Raises `UsageError` while another load of the shop runs."""
     load = FileLoad(
+        workspace=visit.workspace,
         upload=file,
         maps=maps,
         options=options.model_dump(include={"tz", "date_order", "encoding"}, exclude_none=True),
@@ -267,7 +255,9 @@ def start_load(
         dry_run=form.text("act") == "check",
         is_export=is_export,
     )
-    job = visit.state.loads.start(visit.shop, load)
+    job = visit.state.loads.submit_alone(visit.shop.name, LOAD, load.run, load)
+    if job is None:
+        raise UsageError("another file is being loaded; wait until it is done, or cancel it")
     if not load.dry_run:
         visit.remember("load", table=", ".join(dict.fromkeys(load.tables)), file=file.name)
     return job
@@ -284,12 +274,12 @@ def discard(visit: TheVisit, upload_id: str) -> Response:
 @router.get("/load/{load_id}")
 def load_page(visit: TheVisit, load_id: str) -> Response:
     """How far a load is, and its account."""
-    job, load = visit.state.loads.find(visit.shop.name, load_id)
+    job = visit.state.loads.job(visit.shop.name, load_id)
     template = "load_state.html.j2" if visit.is_part else "load.html.j2"
     values: dict[str, Any] = {
         "job": job,
         "is_over": job.state in ENDED,
-        "load": load,
+        "load": job.result,
         "quarantine_name": quarantine_name,
     }
     return visit.page(template, section="data", **values)
@@ -309,9 +299,9 @@ def export_values(
     """What the page of an export shows; None for a file of no known kind."""
     file = find_upload(visit.workspace, upload_id)
     try:
-        recognised = recognise_file(file.path, IngestOptions())
+        recognised = recognise_file(file, IngestOptions())
         options = IngestOptions(encoding=recognised.encoding)
-        preview = preview_file(file.path, options)
+        preview = preview_file(file, options)
     except IngestError:
         return None
     source, language = recognised.source, visit.language
@@ -330,30 +320,17 @@ def export_values(
     }
 
 
-def kinds_told(visit: Visit, columns: Sequence[str]) -> dict[str, Any]:
-    """The file's own kind, a kind that cannot be loaded, and the nearest ones with their missing columns."""
-    nearest = nearest_kinds(columns)
-    kinds = [kind.source.words(visit.language) for kind in nearest if not kind.missing]
-    return {
-        "export_kind": next((kind for kind in kinds if kind.gives_nothing is None), None),
-        "useless_kind": next((kind for kind in kinds if kind.gives_nothing is not None), None),
-        "nearest": [
-            (kind.source.words(visit.language).title, kind.missing[:MISSING_COLUMNS])
-            for kind in nearest
-            if kind.missing and len(kind.missing) < len(kind.source.signature)
-        ],
-    }
-
-
 def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[str, str]) -> dict[str, Any]:
     """What the page of the columns shows. selected: field -> column, where columns were chosen."""
     file = find_upload(visit.workspace, upload_id)
     values: dict[str, Any] = {"upload": file, "refused": None, "timezone": visit.workspace.settings.timezone}
     try:
-        preview = preview_file(file.path)
+        preview = preview_file(file)
     except IngestError as error:
         return values | {"refused": error}
     taken_for = Table(table) if table in set(Table) else preview.likely_table()
+    nearest = nearest_kinds(preview.columns)
+    kinds = [kind.source.words(visit.language) for kind in nearest if not kind.missing]
     fills = proposed_columns(preview.columns, taken_for)
     return values | {
         "table": taken_for,
@@ -369,7 +346,14 @@ def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[st
         ],
         "rare_fields": RARE_FIELDS,
         "basics": basic_columns(preview.columns, fills) if taken_for is Table.USERS else {},
-        **kinds_told(visit, preview.columns),
+        # the file's own kind, a kind that cannot be loaded, and the nearest ones with their missing columns
+        "export_kind": next((kind for kind in kinds if kind.gives_nothing is None), None),
+        "useless_kind": next((kind for kind in kinds if kind.gives_nothing is not None), None),
+        "nearest": [
+            (kind.source.words(visit.language).title, kind.missing[:MISSING_COLUMNS])
+            for kind in nearest
+            if kind.missing and len(kind.missing) < len(kind.source.signature)
+        ],
     }
 
 
@@ -377,16 +361,6 @@ def first_rows_table(visit: Visit, columns: Sequence[str], rows: Sequence[Mappin
     """The beginning of a file as it was read."""
     cells = [tuple(_shortened(row[name] or None) for name in columns) for row in rows]
     return visit.table("first-rows", cells, fields=columns)
-
-
-def map_of(form: ConsoleForm, table: Table, columns: tuple[str, ...]) -> ColumnMap:
-    """The column map that was chosen. Raises `UsageError` where a needed field has no column."""
-    selected = {field: column for field, column in _selected(form) if field in FIELDS[table] and column in columns}
-    missing = [field for field in REQUIRED[table] if field not in selected]
-    if missing:
-        raise UsageError(f"choose a column for {', '.join(missing)}")
-    basics = {name: (name,) for name in form.getlist("basic") if isinstance(name, str) and name in columns}
-    return ColumnMap(table=table, columns={field: (column,) for field, column in selected.items()}, basics=basics)
 
 
 def _selected(form: ConsoleForm) -> Iterator[tuple[str, str]]:

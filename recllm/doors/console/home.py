@@ -1,6 +1,4 @@
-"""Home: what should go out, to whom, may it, and what did yesterday bring, as far as the shop's data answer it.
-
-Occasions of today and days of the calendar are rows here and on pages of campaigns."""
+"""Home: what should go out, to whom, may it, and what did yesterday bring; with rows of occasions and days."""
 
 from __future__ import annotations
 
@@ -18,11 +16,9 @@ from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visi
 from recllm.doors.console.tables import day_chart
 from recllm.market.campaigns.drafts import CampaignStage, list_campaigns
 from recllm.market.campaigns.suggestions import OccasionSuggestion
-from recllm.market.experiments.feedback import ShownOutcome, reported_outcomes
+from recllm.market.experiments.feedback import reported_outcomes
 from recllm.market.experiments.slates import list_experiments, running_experiment
 from recllm.market.occasions.calendar import CalendarDay, profile_of
-from recllm.shop.data.dataset import utc
-from recllm.shop.workspace.workspace import present
 
 PICTURES = 3
 
@@ -59,7 +55,7 @@ def days_left(visit: Visit, line: OccasionSuggestion) -> int | None:
     if line.coming is None:
         return None
     zone = ZoneInfo(visit.workspace.settings.timezone or "UTC")
-    return (line.coming.on - utc(present(visit.workspace)).astimezone(zone).date()).days
+    return (line.coming.on - visit.now.astimezone(zone).date()).days
 
 
 def day_name(visit: Visit, day: CalendarDay) -> str:
@@ -101,6 +97,8 @@ def home_page(visit: TheVisit) -> Response:
     template = "home_figures.html.j2" if visit.is_part else "home.html.j2"
     figures = visit.state.figures.get(visit.shop)
     groups = {} if figures is None else {"all": figures.people} | {p.value: n for p, n in figures.agreed.items()}
+    outcomes_of = {} if figures is None else {"yesterday": figures.yesterday, "recent": figures.outcomes}
+    floor = visit.workspace.policy.group_floor
     with visit.workspace.store().read() as reader:
         counts = reader.counts()
     return visit.page(
@@ -111,27 +109,21 @@ def home_page(visit: TheVisit) -> Response:
         attribution_days=ATTRIBUTION_DAYS,
         figures=figures,
         people={name: visit.figures.people(n, "home", name) for name, n in groups.items()},
-        outcomes=[] if figures is None else shown_lines(visit, figures),
+        # which days, the model, and the outcomes of what was shown; None for those of few customers
+        outcomes=[
+            (days, o.name, next(iter(reported_outcomes([o], visit.figures)), None) if o.people >= floor else None)
+            for days, outcomes in outcomes_of.items()
+            for o in outcomes
+        ],
         counts=counts,
         chart=None if figures is None else buyers_chart(visit, figures),
         suggested=figures is not None and figures.suggestions is not None,
         suggestions=suggestion_rows(visit, figures),
         waiting=[line for line in list_campaigns(visit.workspace) if line.stage is not CampaignStage.EXPORTED],
-        experiment=running_experiment(list_experiments(visit.workspace), utc(present(visit.workspace))),
+        experiment=running_experiment(list_experiments(visit.workspace), visit.now),
         quarantine=quarantine_files(visit),
         acts=history(visit.workspace, ACTS),
     )
-
-
-def shown_lines(visit: Visit, figures: ShopFigures) -> list[tuple[str, str, ShownOutcome | None]]:
-    """Which days, the model, and the outcomes of what was shown; None for those of few customers."""
-    floor = visit.workspace.policy.group_floor
-    days = {"yesterday": figures.yesterday, "recent": figures.outcomes}
-    return [
-        (key, o.name, next(iter(reported_outcomes([o], visit.figures)), None) if o.people >= floor else None)
-        for key, outcomes in days.items()
-        for o in outcomes
-    ]
 
 
 def buyers_chart(visit: Visit, figures: ShopFigures) -> Mapping[str, Any] | None:
@@ -140,6 +132,4 @@ def buyers_chart(visit: Visit, figures: ShopFigures) -> Mapping[str, Any] | None
     if not any(n for _, n in buyers) or any(n is None for _, n in buyers):
         return None
     title = visit.say("home.chart", days=CHART_DAYS)
-    return day_chart(
-        visit.words, [(day, n or 0) for day, n in buyers], visit.table("buyers-by-day", buyers, title=title)
-    )
+    return day_chart(visit.words, visit.table("buyers-by-day", buyers, title=title))

@@ -1,4 +1,4 @@
-"""Products: search, facts, how many buy them, what is like them; what pickers offer; and the search over everything."""
+"""Products: search, facts, buyers, similar ones; pickers; and the search over everything."""
 
 from __future__ import annotations
 
@@ -90,14 +90,20 @@ def item_page(visit: TheVisit, item_id: str) -> Response:
     row = int(known_rows(dataset, [item_id])[0])
     item = item_of(dataset.items.row(row, named=True))
     (line,) = item_lines(visit, recommender, np.array([row]))
+    first_of_name: dict[str, tuple[str, str, float]] = {}
+    for near_id, title, cosine in similar_items(recommender, item_id, SIMILAR_DEPTH):
+        if title != line.title:
+            first_of_name.setdefault(title, (near_id, title, cosine))
+    stats = recommender.population.stats
+    windows = ((SHORT_WINDOW_DAYS, stats.buyers_7), (WINDOW_DAYS, stats.buyers_28), (LONG_WINDOW_DAYS, stats.buyers_91))
     return visit.page(
         "item.html.j2",
         section="items",
         item=item,
         line=line,
-        similar=other_names(similar_items(recommender, item_id, SIMILAR_DEPTH), line.title)[:SIMILAR_ITEMS],
+        similar=list(first_of_name.values())[:SIMILAR_ITEMS],
         sensitive=visit.workspace.policy.is_sensitive((*item.category, item.title)),
-        buyers=buyers_by_window(visit, recommender, row),
+        buyers=[(int(days), visit.figures.people(int(n[row]), "buyers", days, row)) for days, n in windows],
     )
 
 
@@ -112,12 +118,6 @@ def picture_of(visit: TheVisit, item_id: str) -> Response:
         return Response(content, media_type="image/webp")
     drawing = visit.render("picture.html.j2", category=" > ".join(items["category"].to_list()[0] or ()))
     return Response(drawing.strip(), media_type="image/svg+xml")
-
-
-def other_names(neighbours: list[tuple[str, str, float]], title: str) -> list[tuple[str, str, float]]:
-    """The first item of each name but this one."""
-    first = {near_title: (near_id, near_title, cosine) for near_id, near_title, cosine in reversed(neighbours)}
-    return [entry for entry in neighbours if entry[1] != title and first[entry[1]] == entry]
 
 
 def matching_rows(recommender: Recommender, query: str) -> tuple[Rows, list[str]]:
@@ -187,17 +187,6 @@ def items_table(visit: Visit, recommender: Recommender, rows: Rows, start: int) 
 
     page = item_lines(visit, recommender, rows[start : start + PAGE_ITEMS])
     return visit.table("items", [row(line) for line in page], all_rows=all_rows)
-
-
-def buyers_by_window(visit: Visit, recommender: Recommender, row: int) -> list[tuple[int, int | None]]:
-    """Days, and customers who bought in them; None below the policy's floor."""
-    stats, figures = recommender.population.stats, visit.figures
-    counts = (
-        (SHORT_WINDOW_DAYS, stats.buyers_7),
-        (WINDOW_DAYS, stats.buyers_28),
-        (LONG_WINDOW_DAYS, stats.buyers_91),
-    )
-    return [(int(days), figures.people(int(of_items[row]), "buyers", days, row)) for days, of_items in counts]
 
 
 MAX_CATEGORIES = 400

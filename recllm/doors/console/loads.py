@@ -9,19 +9,16 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from recllm.base.errors import IngestError, StoreError, UnknownIdError, UsageError
 from recllm.base.files import PRIVATE, whole_file
 from recllm.base.schema import IngestReport, Table
-from recllm.doors.service.jobs import Background, Job, Progress
-from recllm.doors.service.live import LiveShop
+from recllm.doors.service.jobs import Progress
 from recllm.shop.ingest.options import ColumnMap
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import UPLOADS, Workspace
@@ -29,26 +26,18 @@ from recllm.shop.workspace.workspace import UPLOADS, Workspace
 DAY_SECONDS = 24 * 3_600
 BLOCK_BYTES = 1 << 20
 MOST_LOADS = 50
-"""Loads that are remembered; the store keeps the account of each for good."""
+"""Loads that may wait."""
 LOAD = "load"
 """What the jobs are about."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
-    """A file that waits to be loaded."""
-
-    upload_id: str
-    path: Path
-    name: str
-    """The file's own name."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class FileLoad:
     """What a job loads; the job changes it while pages read it."""
 
-    upload: Upload
+    workspace: Workspace
+    upload: Path
+    """In a folder of its own, whose name is the upload's id."""
     maps: Sequence[tuple[Table, ColumnMap]]
     """What it goes into, in this order; several of an export that was recognised."""
     options: Mapping[str, Any]
@@ -88,7 +77,7 @@ class FileLoad:
     def again(self) -> str:
         """The address where it can be tried again."""
         table = "" if self.is_export else f"?table={self.tables[0]}"
-        return f"/data/upload/{self.upload.upload_id}{table}"
+        return f"/data/upload/{self.upload.parent.name}{table}"
 
     @property
     def seconds_left(self) -> float | None:
@@ -96,8 +85,8 @@ class FileLoad:
         passed = time.monotonic() - self.began
         return None if self.share < 0.02 else passed * (1 - self.share) / self.share
 
-    def run(self, workspace: Workspace, tell: Progress) -> None:
-        """Load the upload, table after table. Raises what `load_file` does."""
+    def run(self, tell: Progress) -> FileLoad:
+        """Load the upload, table after table; returns itself. Raises what `load_file` does."""
 
         def progress(rows: int) -> None:
             self.rows = rows
@@ -107,15 +96,16 @@ class FileLoad:
         try:
             for table, column_map in self.maps:
                 self.rows = 0
-                self.reports.append(load_file(workspace, self.upload.path, table, mapping=column_map, **common))
+                self.reports.append(load_file(self.workspace, self.upload, table, mapping=column_map, **common))
         except IngestError as error:
             self.error = error
             raise
         if not self.dry_run:
-            remove_upload(workspace, self.upload.upload_id)
+            remove_upload(self.workspace, self.upload.parent.name)
+        return self
 
 
-def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Upload:
+def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Path:
     """Copy a stream to the workspace's uploads, whole or not at all. Raises `UsageError` for an empty file."""
     sweep_uploads(workspace)
     folder = _uploads_folder(workspace)
@@ -137,18 +127,18 @@ def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Upload:
     return find_upload(workspace, upload_id)
 
 
-def find_upload(workspace: Workspace, upload_id: str) -> Upload:
+def find_upload(workspace: Workspace, upload_id: str) -> Path:
     """Raises `UnknownIdError` for one that never was, or is gone."""
     is_id = re.fullmatch(r"[A-Za-z0-9]{12}", upload_id) is not None
     files = (workspace.root / UPLOADS / upload_id).glob("*") if is_id else ()
     path = next((file for file in files if file.name != "upload.json"), None)  # of an earlier version
     if path is None:
         raise UnknownIdError("this upload is gone: it was loaded, or is older than a day; upload the file again")
-    return Upload(upload_id=upload_id, path=path, name=path.name)
+    return path
 
 
 def remove_upload(workspace: Workspace, upload_id: str) -> None:
-    shutil.rmtree(find_upload(workspace, upload_id).path.parent, ignore_errors=True)
+    shutil.rmtree(find_upload(workspace, upload_id).parent, ignore_errors=True)
 
 
 def sweep_uploads(workspace: Workspace) -> None:
@@ -169,39 +159,3 @@ def _uploads_folder(workspace: Workspace) -> Path:
 def quarantine_name(source: IngestReport | IngestError) -> str:
     """Name of the list of rows that a load set aside; "" where there are none."""
     return Path(source.quarantine_file).stem if source.quarantine_file else ""
-
-
-class FileLoads:
-    """The loads of one console: jobs in the background, one for each shop."""
-
-    def __init__(self) -> None:
-        self._background = Background(MOST_LOADS)
-        self._background.start()
-        self._loads: dict[str, FileLoad] = {}
-        self._lock = threading.Lock()
-
-    def find(self, shop: str, load_id: str) -> tuple[Job, FileLoad]:
-        """Raises `UnknownIdError` for a load that is not of this shop."""
-        job, load = self._background.job(shop, load_id), self._loads.get(load_id)
-        if load is None:
-            raise UnknownIdError("this load is forgotten; the list of loads has those that were committed")
-        return job, load
-
-    def running(self, shop: str) -> tuple[Job, FileLoad] | None:
-        """The load that runs in this shop, or waits for that of another shop."""
-        job = self._background.open_job(shop, LOAD)
-        load = None if job is None else self._loads.get(job.job_id)
-        return None if job is None or load is None else (job, load)
-
-    def cancel(self, shop: str, load_id: str) -> None:
-        """End a load at its next block of rows; nothing of it is kept."""
-        self._background.cancel(shop, load_id)
-
-    def start(self, shop: LiveShop, load: FileLoad) -> Job:
-        """Begin a load. Raises `UsageError` while another one of the shop runs."""
-        with self._lock:
-            if self._background.open_job(shop.name, LOAD) is not None:
-                raise UsageError("another file is being loaded; wait until it is done, or cancel it")
-            job = self._background.submit(shop.name, LOAD, partial(load.run, shop.workspace))
-            self._loads = dict(list(self._loads.items())[-MOST_LOADS:]) | {job.job_id: load}
-        return job

@@ -106,8 +106,6 @@ class ShopFigures:
     counted_at: datetime
     """By the machine's clock, UTC."""
     people: int
-    items: int
-    events: int
     agreed: Mapping[Purpose, int]
     """People who may be used for a purpose now."""
     buyers_by_day: tuple[tuple[datetime, int], ...] = ()
@@ -141,8 +139,6 @@ def shop_figures(workspace: Workspace, counts: Mapping[str, int]) -> ShopFigures
     return ShopFigures(
         counted_at=datetime.now(UTC),
         people=counts["users"],
-        items=counts["items"] - counts["pending_items"],
-        events=counts["events"],
         agreed={p: len(gate.permitted_users(p)) for p in (Purpose.PERSONALISATION, *CHANNELS)},
         buyers_by_day=tuple((day, n_by_day.get(day, 0)) for day in days),
         outcomes=outcomes(first, now),

@@ -1,5 +1,4 @@
-"""Models and tests: which version serves, what each was trained on and how good it was, and letting another one serve;
-experiments with their variants, their split and their effects."""
+"""Models: versions, their training, figures and promotion. Experiments: variants, split and effects."""
 
 from __future__ import annotations
 
@@ -12,10 +11,10 @@ from urllib.parse import quote
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from recllm.base.errors import ModelError, UnknownIdError
+from recllm.base.errors import ConflictError, ModelError, UnknownIdError
 from recllm.base.stats.intervals import ConfidenceInterval
 from recllm.doors.console.campaign_pages import count_cell
-from recllm.doors.console.pages import ConsoleSection, FormRefusal, PageRoute, TheForm, TheVisit, Visit, history, slow
+from recllm.doors.console.pages import REFUSALS, ConsoleSection, PageRoute, TheForm, TheVisit, Visit, history, slow
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.experiments.effect import (
     MIN_PEOPLE,
@@ -37,10 +36,8 @@ from recllm.market.experiments.slates import (
     stop_experiment,
 )
 from recllm.recommend.evaluation.retrain import ModelRecord, model_history
-from recllm.recommend.recommender.registry import VersionDecision, current, decisions, promote, serving
-from recllm.shop.data.dataset import utc
+from recllm.recommend.recommender.registry import current, decisions, promote, serving
 from recllm.shop.workspace.keys import Scope
-from recllm.shop.workspace.workspace import present
 
 router = APIRouter(route_class=PageRoute)
 SECTION = ConsoleSection("models", "/models", router)
@@ -54,6 +51,7 @@ METRICS = {"ndcg@20_all": "models.ndcg_all", "ndcg@20_new": "models.ndcg_new"}
 def index(visit: TheVisit) -> Response:
     """All versions, newest first."""
     lines, problem, version = list[ModelRecord](), None, None
+    decided = [(datetime.fromisoformat(d.at), d.kind, d.version) for d in decisions(visit.workspace.models_dir)][::-1]
     try:
         lines = model_lines(visit)
         version = current(visit.workspace.models_dir)
@@ -67,7 +65,7 @@ def index(visit: TheVisit) -> Response:
         serving=version,
         problem=problem,
         gates={line.version: gate_table(visit, line) for line in lines},
-        decisions=decisions_table(visit),
+        decisions=visit.table("decisions", decided[:ACTS], all_rows=lambda: decided) if decided else None,
         acts=[act for act in history(visit.workspace, 500) if act["act"] == "promote"][:ACTS],
     )
 
@@ -85,17 +83,6 @@ def gate_table(visit: Visit, line: ModelRecord) -> ConsoleTable | None:
     return visit.table(f"gate-{line.version}", rows, of="gate") if rows else None
 
 
-def decisions_table(visit: Visit) -> ConsoleTable | None:
-    """Which version served when, newest first; None before the first decision."""
-
-    def row(decision: VersionDecision) -> TableRow:
-        kind = TableCell(value=decision.kind, text=visit.say(f"decision.{decision.kind}"))
-        return datetime.fromisoformat(decision.at), kind, decision.version
-
-    rows = [row(decision) for decision in reversed(decisions(visit.workspace.models_dir))]
-    return visit.table("decisions", rows[:ACTS], all_rows=lambda: rows) if rows else None
-
-
 @router.get("/models/version/{version}")
 def confirm_page(visit: TheVisit, version: str) -> Response:
     """What would change if this version served."""
@@ -103,12 +90,6 @@ def confirm_page(visit: TheVisit, version: str) -> Response:
     now_serving = next((other_line for other_line in model_lines(visit) if other_line.serves), None)
     with visit.workspace.store().read() as reader:
         people = reader.counts()["users"]
-    table = comparison_table(visit, now_serving, line)
-    return visit.page("model.html.j2", section="models", line=line, table=table, people=people)
-
-
-def comparison_table(visit: Visit, now_serving: ModelRecord | None, line: ModelRecord) -> ConsoleTable:
-    """The serving version and the one that would serve instead."""
     versions_shown = (now_serving, line)
 
     def metric_cell(version: ModelRecord | None, name: str) -> TableCell:
@@ -122,7 +103,8 @@ def comparison_table(visit: Visit, now_serving: ModelRecord | None, line: ModelR
     for name, label in (("created_at", "models.made"), ("version", "models.version")):
         values = (None if version is None else getattr(version, name) for version in versions_shown)
         rows.append((TableCell(value=name, text=visit.say(label)), *values))
-    return visit.table("comparison", rows)
+    table = visit.table("comparison", rows)
+    return visit.page("model.html.j2", section="models", line=line, table=table, people=people)
 
 
 @router.post("/models/version/{version}/promote")
@@ -176,28 +158,27 @@ TONES = {
 @router.get("/experiments")
 def experiments_page(visit: TheVisit) -> Response:
     """All experiments, the running one first; what the global holdout is."""
-    at = utc(present(visit.workspace))
+    at = visit.now
     stored = list_experiments(visit.workspace)
     stored.sort(key=lambda e: (not e.is_running(at), -(e.started_at or at).timestamp()))
-    rows = [experiment_row(visit, e, at) for e in stored]
+
+    def row(e: Experiment) -> TableRow:
+        is_running = e.is_running(at)
+        variants = visit.say("people.comma").join(f"{v.name} {visit.words.percent(v.weight)}" for v in e.variants)
+        state = visit.say("experiments.runs" if is_running else "experiments.ended")
+        return (
+            TableCell(value=e.name, href=f"/experiments/experiment/{quote(e.name)}", remark=variants),
+            TableCell(value="runs" if is_running else "ended", text="", tag=state, tone="good" if is_running else ""),
+            *(e.metric, e.started_at, e.ended_at, _days(e, at)),
+        )
+
+    rows = [row(e) for e in stored]
     share = visit.workspace.settings.experiments.holdout_share
     return visit.page(
         "experiments.html.j2",
         section="models",
         table=visit.table("experiments", rows) if rows else None,
         holdout_share=share,
-    )
-
-
-def experiment_row(visit: Visit, e: Experiment, at: datetime) -> TableRow:
-    is_running = e.is_running(at)
-    variants = visit.say("people.comma").join(f"{v.name} {visit.words.percent(v.weight)}" for v in e.variants)
-    state = visit.say("experiments.runs" if is_running else "experiments.ended")
-    return (
-        TableCell(value=e.name, href=f"/experiments/experiment/{quote(e.name)}", remark=variants),
-        TableCell(value="runs" if is_running else "ended", text="", tag=state, tone="good" if is_running else ""),
-        TableCell(value=e.metric, text=visit.say(f"experiments.metric.{e.metric}")),
-        *(e.started_at, e.ended_at, _days(e, at)),
     )
 
 
@@ -226,7 +207,7 @@ def experiment_page(visit: TheVisit, name: str) -> Response:
 
 
 def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
-    stored, at = find_experiment(visit.workspace, name), utc(present(visit.workspace))
+    stored, at = find_experiment(visit.workspace, name), visit.now
 
     def reported() -> ExperimentOutcome:
         return reported_experiment(experiment_outcome(visit.workspace, name), visit.figures)
@@ -236,24 +217,6 @@ def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
     comparisons = [compared(visit, stored, latest, comparison) for comparison in of_variants]
     # what has to be stopped before what may stay
     first = min((c["advice"] for c in comparisons), key=list(VariantAdvice).index, default=VariantAdvice.EMPTY)
-    return {
-        "problem": "",
-        "stored": stored,
-        "running": stored.is_running(at),
-        "days": _days(stored, at),
-        "metric": Metric(stored.metric),
-        "guard": Metric(stored.guard) if stored.guard else None,
-        "split": split_table(visit, stored, latest),
-        "as_planned": latest.report is None or latest.report.sample_ratio.verdict is RatioVerdict.AS_PLANNED,
-        "comparisons": comparisons,
-        "overall": VariantAdvice.FEW if None in latest.people.values() else first,
-        "floor": visit.workspace.policy.group_floor,
-        "min_people": MIN_PEOPLE,
-    }
-
-
-def split_table(visit: Visit, stored: Experiment, latest: ExperimentOutcome) -> ConsoleTable:
-    """The planned and the real share of each variant."""
     total, floor = sum(n or 0 for n in latest.people.values()), visit.workspace.policy.group_floor
 
     def row(variant: Variant) -> TableRow:
@@ -262,14 +225,25 @@ def split_table(visit: Visit, stored: Experiment, latest: ExperimentOutcome) -> 
         words = treatment_words(visit, variant.treatment)
         return variant.name, words, variant.weight, real_share, count_cell(visit, n)
 
-    return visit.table("split", [row(variant) for variant in stored.variants])
+    return {
+        "problem": "",
+        "stored": stored,
+        "running": stored.is_running(at),
+        "days": _days(stored, at),
+        "metric": Metric(stored.metric),
+        "guard": Metric(stored.guard) if stored.guard else None,
+        "split": visit.table("split", [row(variant) for variant in stored.variants]),
+        "as_planned": latest.report is None or latest.report.sample_ratio.verdict is RatioVerdict.AS_PLANNED,
+        "comparisons": comparisons,
+        "overall": VariantAdvice.FEW if None in latest.people.values() else first,
+        "min_people": MIN_PEOPLE,
+    }
 
 
 def compared(
     visit: Visit, stored: Experiment, look: ExperimentOutcome, comparison: VariantComparison
 ) -> dict[str, Any]:
-    """A variant against the control: what to do with it, the metric with what guards it, and the version of its own
-    model."""
+    """A variant against the control: what to do with it, its figures, and its own model."""
     assert look.report is not None  # noqa: S101 - it has this comparison
     fewest = min(look.people[name] or 0 for name in (stored.control.name, comparison.variant))
     if look.report.sample_ratio.verdict is RatioVerdict.MISMATCH:
@@ -299,25 +273,22 @@ def effect_table(visit: Visit, experiment: Experiment, comparison: VariantCompar
     variant = comparison.variant
 
     def row(metric: Metric, effect: Effect) -> TableRow:
+        interval = effect.always_valid_interval
+        ends = (_value(visit, end, metric, signed=True) for end in (interval.low, interval.high))
+        difference = _value(visit, effect.difference, metric, signed=True)
         return (
-            TableCell(value=metric.value, text=visit.say(f"experiments.metric.{metric.value}")),
+            metric.value,
             TableCell(value=effect.control, text=_value(visit, effect.control, metric)),
             TableCell(value=effect.treatment, text=_value(visit, effect.treatment, metric)),
-            *_difference(visit, effect, metric),
+            # two cells of a page, one interval of a file
+            TableCell(value=interval.around(effect.difference), text=difference),
+            TableCell(text=" … ".join(ends)),
         )
 
     name = f"figures-{[v.name for v in experiment.variants].index(variant)}"
     headings = {"control": experiment.control.name, "variant": variant}
     rows = [row(metric, effect) for metric, effect in effects]
     return visit.table(name, rows, of="figures", title=variant, headings=headings)
-
-
-def _difference(visit: Visit, effect: Effect, metric: Metric) -> tuple[TableCell, TableCell]:
-    """A difference and its range: two cells of a page, one interval of a file."""
-    interval = effect.always_valid_interval
-    ends = [_value(visit, end, metric, signed=True) for end in (interval.low, interval.high)]
-    text = _value(visit, effect.difference, metric, signed=True)
-    return TableCell(value=interval.around(effect.difference), text=text), TableCell(text=" … ".join(ends))
 
 
 def _value(visit: Visit, value: float, metric: Metric, *, signed: bool = False) -> str:
@@ -336,14 +307,12 @@ def stop(visit: TheVisit, form: TheForm, name: str) -> Response:
     visit.require(Scope.MARKETING)
     revision = form.text("revision", 9)
 
-    def ended() -> None:
+    try:
         stop_experiment(visit.workspace, name, revision=int(revision) if revision.isdecimal() else -1)
-        visit.remember("stop_experiment", file=name)
-        visit.shop.update()
-
-    done = visit.attempt(ended)
-    if isinstance(done, FormRefusal):
-        word = "experiments.conflict" if done.is_conflict else "experiments.ended_already"
+    except REFUSALS as error:
+        word = "experiments.conflict" if isinstance(error, ConflictError) else "experiments.ended_already"
         values = experiment_values(visit, name) | {"problem": visit.say(word)}
         return visit.page("experiment.html.j2", section="models", status=409, **values)
+    visit.remember("stop_experiment", file=name)
+    visit.shop.update()
     return visit.back(f"/experiments/experiment/{quote(name)}", "experiment_stopped")

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial, wraps
 from inspect import iscoroutinefunction
-from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from fastapi import APIRouter, Depends, Request
@@ -27,7 +26,6 @@ from starlette.exceptions import HTTPException
 
 import recllm
 from recllm.base.errors import (
-    ConflictError,
     DataError,
     NothingToDo,
     PolicyError,
@@ -39,7 +37,6 @@ from recllm.base.errors import (
 from recllm.base.files import PRIVATE, lock_file
 from recllm.base.words.sentences import LANGUAGES
 from recllm.base.words.words import Words
-from recllm.doors.console.loads import FileLoads
 from recllm.doors.console.memory import FigureCache, PendingSignIn, RecentEntries
 from recllm.doors.console.pictures import FOLDER
 from recllm.doors.console.session import SignedIn
@@ -65,7 +62,6 @@ from recllm.shop.workspace.keys import ApiKey, Scope
 from recllm.shop.workspace.workspace import REPLAY_DAYS, Workspace, present
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 PSEUDONYM = re.compile(r"u1_[A-Z2-7]{26}")
 SAFE_METHODS = ("GET", "HEAD")
 FILE_FIELD = "csv"
@@ -99,22 +95,8 @@ class WordedError(UsageError):
     """A refusal whose message is in the visitor's language; the others of `recllm.base.errors` are in English."""
 
 
-@dataclass(frozen=True, slots=True)
-class FormRefusal:
-    """Why a form was refused; its page comes back with what was typed."""
-
-    error: RecllmError
-    problem: str
-    """In the visitor's language."""
-
-    @property
-    def is_conflict(self) -> bool:
-        """Whether another person changed the same thing meanwhile."""
-        return isinstance(self.error, ConflictError)
-
-    @property
-    def status(self) -> int:
-        return 409 if self.is_conflict else 403 if isinstance(self.error, PolicyError) else 422
+REFUSALS = (UsageError, DataError, PolicyError, NothingToDo)
+"""Why a form is refused; its page comes back with what was typed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +126,8 @@ class ConsoleState:
     """Sessions of which a provider was asked lately whether it still lets the person in."""
     pending: RecentEntries[PendingSignIn]
     """Sign-ins that have begun, by their state: each is finished once, in time, by its own browser."""
-    loads: FileLoads
+    loads: Background
+    """A job's result is its `FileLoad`, from the beginning on."""
     sending: Background
     """Campaigns that are being sent, which may take hours; about the id of the campaign."""
     figures: FigureCache
@@ -179,6 +162,11 @@ class Visit:
     @property
     def language(self) -> str:
         return self.words.language
+
+    @property
+    def now(self) -> datetime:
+        """The shop's present, UTC."""
+        return utc(present(self.workspace))
 
     @property
     def idle_seconds(self) -> float:
@@ -234,15 +222,6 @@ class Visit:
         """Raises `UnknownIdError` for a name that is no pseudonym of a person of this shop."""
         if not PSEUDONYM.fullmatch(name) or not self.workspace.gate().knows_each([name])[0]:
             raise UnknownIdError("this address belongs to no customer of this shop")
-
-    def attempt(self, work: Callable[[], T]) -> T | FormRefusal:
-        """The result of a form, or why it is refused. Raises errors that the visitor cannot mend."""
-        try:
-            return work()
-        except UnknownIdError:
-            raise
-        except (UsageError, DataError, PolicyError, NothingToDo) as error:
-            return FormRefusal(error, self.problem_text(error))
 
     def page(self, template: str, *, status: int = 200, section: str = "", **values: Any) -> Response:
         """A page from a template, or a table of it as a file. section: its entry of the navigation."""
@@ -360,7 +339,7 @@ class Visit:
         if self.signed_in is None:
             return {}
         try:
-            at = utc(present(self.workspace))
+            at = self.now
         except StoreError:
             return {}
         return {"at": at, "replayed": (datetime.now(UTC) - at).days >= REPLAY_DAYS}
@@ -457,7 +436,3 @@ def environment() -> Environment:
     )
     templates.globals["shape_of"] = lambda category: zlib.crc32(category.encode()) % SHAPES
     return templates
-
-
-def static_folder() -> Path:
-    return Path(__file__).parent / "static"

@@ -1,7 +1,6 @@
 """People: one person's profile, consent, history, recommendations with reasons, and what would be if.
 
 The shop's own id of a person comes in by a form only and becomes a pseudonym at once, which addresses and logs have.
-It stays in memory for an hour, for the browser that typed it, so that the person's page can name it.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ PURPOSES = (
 KINDS = (PredictionKind.BUY, PredictionKind.NEXT_ORDER, PredictionKind.LEAVE, PredictionKind.VALUE)
 """Predictions in the order of the page; all within the horizon of a `PredictionRequest` that says none."""
 PREDICTIONS_JOB = {language: f"predictions {language}" for language in LANGUAGES}
-"""Language of the page, which is that of the reasons -> what the job that computes them is about."""
+"""Language of the page and of the reasons -> what the job is about."""
 
 
 @router.get("")
@@ -174,8 +173,7 @@ def predict(visit: TheVisit, name: str) -> Response:
                 problems[kind.value] = str(error)
         return problems
 
-    if background.open_job(shop.name, subject) is None:
-        background.submit(shop.name, subject, learn)
+    background.submit_alone(shop.name, subject, learn)
     return visit.back(f"/people/{name}#predictions")
 
 
@@ -291,10 +289,16 @@ def erase(visit: TheVisit, name: str) -> Response:
 def person_values(visit: Visit, name: str, without: Sequence[str], page: int) -> dict[str, Any]:
     """What the page of a person shows. Raises `UnknownIdError` for a stranger."""
     visit.require_person(name)
+    gate = visit.workspace.gate()
+    decisions = gate.decisions(name)
     values: dict[str, Any] = {
         "name": name,
         "shop_id": visit.state.typed.get(visit.browser, name),
-        "consent": consent_lines(visit, name),
+        # of each purpose whether the data may be used now, and when the person decided it
+        "consent": [
+            {"purpose": p, "granted": gate.permits(name, p), "decided_at": decisions.get(p, (0, None))[1]}
+            for p in PURPOSES
+        ],
         "restricted_since": visit.workspace.store().restricted_since([name]).get(name),
         "without": without,
         "profile": None,
@@ -328,7 +332,11 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
     by_day = itertools.groupby(entries[start : start + HISTORY_LINES], key=when)
     return values | {
         "profile": profile,
-        "favourites": favourites(visit, profile),
+        "favourites": [
+            f"{share.name} {visit.words.percent(share.share)}"
+            for share in profile.favourite_categories
+            if not visit.workspace.policy.is_sensitive((share.name,))
+        ],
         "lines": evidence_lines(visit, recommender, profile),
         "days": [(day, list(entries_of_day)) for day, entries_of_day in by_day],
         "page": page,
@@ -338,8 +346,7 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
 
 
 def prediction_values(visit: Visit, name: str) -> dict[str, Any]:
-    """The predictions on the page of a person; none without consent to personalisation. They are computed in the
-    background, for all people at once, and kept as `recllm.doors.service.everybody` says."""
+    """The predictions on the page of a person; none without consent to personalisation."""
     if not visit.workspace.gate().permits(name, Purpose.PERSONALISATION):
         return {"name": name, "may_predict": False}
     job = visit.state.service.background.latest_job(visit.shop.name, PREDICTIONS_JOB[visit.language])
@@ -366,24 +373,13 @@ def prediction_line(visit: Visit, name: str, kind: PredictionKind, problem: str)
     if position is None:
         return line | {"state": "not_asked"}
     is_value, floor = kind is PredictionKind.VALUE, visit.workspace.policy.group_floor
-    mean = learned.mean_value if is_value else learned.mean_probability
     return line | {
         "state": "answered",
         "person": prediction.people[position],
-        "average": None if len(prediction.people) < floor or kind is PredictionKind.NEXT_ORDER else mean,
+        "average": None if len(prediction.people) < floor or kind is PredictionKind.NEXT_ORDER else learned.mean,
         "error": prediction.figures.get("mae" if is_value else "mae_days"),
         "as_of": prediction.as_of,
     }
-
-
-def consent_lines(visit: Visit, name: str) -> list[dict[str, Any]]:
-    """Of each purpose whether the person's data may be used now, and when they decided it."""
-    gate = visit.workspace.gate()
-    decisions = gate.decisions(name)
-    return [
-        {"purpose": purpose, "granted": gate.permits(name, purpose), "decided_at": decisions.get(purpose, (0, None))[1]}
-        for purpose in PURPOSES
-    ]
 
 
 def categories_of(recommender: Recommender, lists: SlateLists) -> dict[str, str]:
@@ -427,13 +423,6 @@ def history_entries(visit: Visit, recommender: Recommender, person: UserHistory)
             }
         )
     return entries
-
-
-def favourites(visit: Visit, profile: Profile) -> list[str]:
-    """Favourite categories that may be named, each with its share of the purchases."""
-    policy, words = visit.workspace.policy, visit.words
-    shares = [share for share in profile.favourite_categories if not policy.is_sensitive((share.name,))]
-    return [f"{share.name} {words.percent(share.share)}" for share in shares]
 
 
 def _sensitive(recommender: Recommender, row: int) -> bool:

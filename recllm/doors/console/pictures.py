@@ -1,5 +1,4 @@
-"""Pictures of products: files in the folder `images` of the workspace, named after the product, or as its attribute
-`image` says.
+"""Pictures of products: files of the folder `images`, named after the product or by its attribute `image`.
 
 Nothing is fetched: `https://shop.example/tent.jpg?v=2` stands for `images/tent.jpg`. A file is read, and answered as a
 small picture of its own, so that no browser gets a byte of the file itself.

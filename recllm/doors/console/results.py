@@ -51,7 +51,13 @@ def index(visit: TheVisit) -> Response:
         results.append((outcome, extra_sales(outcome), verdict_of(outcome)))
     ends = [end for _, extra, _ in results if extra for end in (extra.low, extra.high, 0.0)]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
-    lines = [(*result, result[1] and range_bar(result[1], low, high)) for result in results]
+
+    def bar(extra: ConfidenceInterval) -> dict[str, float]:
+        """Places of a range's ends, its value and zero, in per cent of the width from low to high."""
+        positions = {"low": extra.low, "high": extra.high, "value": extra.value, "zero": 0.0}
+        return {name: round(100 * (at - low) / ((high - low) or 1.0), 1) for name, at in positions.items()}
+
+    lines = [(*result, result[1] and bar(result[1])) for result in results]
     return visit.page("results.html.j2", section="results", results=lines, tones=TONES)
 
 
@@ -74,13 +80,6 @@ def verdict_of(outcome: CampaignOutcome) -> CampaignVerdict:
     if effect is None or effect.low <= 0 <= effect.high:
         return CampaignVerdict.UNCLEAR
     return CampaignVerdict.WORKED if effect.low > 0 else CampaignVerdict.LOST
-
-
-def range_bar(interval: ConfidenceInterval, low: float, high: float) -> dict[str, float]:
-    """Places of a range's ends, its value and zero, in per cent of the width from low to high."""
-    width = (high - low) or 1.0
-    ends = {"low": interval.low, "high": interval.high, "value": interval.value, "zero": 0.0}
-    return {name: round(100 * (end - low) / width, 1) for name, end in ends.items()}
 
 
 @router.get("/campaign/{campaign_id}")

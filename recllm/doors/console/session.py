@@ -77,7 +77,7 @@ class SignedIn:
 
 
 def session_cookie(shop_name: str) -> str:
-    """Name of the cookie of a shop's session: each shop has its own, and nothing in it says the shop's name."""
+    """Name of the cookie of a shop's session, which does not say the shop's name."""
     return f"recllm-session-{hashlib.sha256(shop_name.encode()).hexdigest()[:12]}"
 
 
@@ -133,8 +133,11 @@ def session_visitor(workspace: Workspace, session: ConsoleSession) -> ApiKey | S
     elif time.time() > session.proven_at + 2 * _confirm_seconds(workspace):
         return None
     else:
-        identity = _identity(session.person)
-        visitor = staff_member(identity, workspace.settings.oidc) if identity else None
+        try:
+            identity = StaffIdentity(**{**session.person, "groups": tuple(session.person["groups"])})
+        except (KeyError, TypeError):  # of another version of this program: the person signs in again
+            return None
+        visitor = staff_member(identity, workspace.settings.oidc)
     return visitor if visitor is not None and visitor.allows(Scope.CONSOLE) else None
 
 
@@ -149,7 +152,7 @@ def has_just_signed_in(session: ConsoleSession) -> bool:
 
 
 def is_same_visitor(session: ConsoleSession, another: ConsoleSession) -> bool:
-    """Whether two sessions are of one key, or of one person: a subject of an issuer, whatever their address is."""
+    """Whether two sessions are of one key, or of one subject of an issuer."""
     if session.person is None or another.person is None:
         return session.key_id is not None and session.key_id == another.key_id
     return _subject(session.person) == _subject(another.person)
@@ -161,14 +164,6 @@ def is_session_of(session: ConsoleSession, identity: StaffIdentity) -> bool:
 
 def _subject(person: Mapping[str, Any]) -> tuple[str, str]:
     return str(person.get("issuer")), str(person.get("subject"))
-
-
-def _identity(person: Mapping[str, Any]) -> StaffIdentity | None:
-    """None for data of another version of this program: the person signs in again."""
-    try:
-        return StaffIdentity(**{**person, "groups": tuple(person["groups"])})
-    except (KeyError, TypeError):
-        return None
 
 
 def _confirm_seconds(workspace: Workspace) -> float:

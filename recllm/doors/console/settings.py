@@ -10,8 +10,8 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
 
-from recllm.base.errors import PolicyError, UnknownIdError
-from recllm.doors.console.pages import ConsoleSection, FormRefusal, PageRoute, TheForm, TheVisit, Visit, WordedError
+from recllm.base.errors import PolicyError, UnknownIdError, UsageError
+from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit
 from recllm.doors.console.session import has_just_signed_in, is_same_visitor, session_visitor
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.service.oidc import StaffMember
@@ -37,16 +37,13 @@ def make_key(visit: TheVisit, form: TheForm) -> Response:
     visit.require(Scope.ADMIN)
     name, scopes = form.text("name", 200), form.texts("scope")
 
-    def write() -> str:
-        if not list_keys(visit.workspace) and not {Scope.CONSOLE, Scope.ADMIN} <= set(scopes):
-            raise WordedError(visit.say("settings.first_key"))
+    if not list_keys(visit.workspace) and not {Scope.CONSOLE, Scope.ADMIN} <= set(scopes):
+        return _page(visit, problem=visit.say("settings.first_key"), typed=name, status=422)
+    try:
         key, text = create_key(visit.workspace, name, scopes)
-        visit.remember("make_key", key=key.key_id, scopes=" ".join(sorted(key.scopes)))
-        return text
-
-    text = visit.attempt(write)
-    if isinstance(text, FormRefusal):
-        return _page(visit, problem=text.problem, typed=name, status=422)
+    except UsageError as error:
+        return _page(visit, problem=visit.problem_text(error), typed=name, status=422)
+    visit.remember("make_key", key=key.key_id, scopes=" ".join(sorted(key.scopes)))
     return _page(visit, key_text=text)
 
 
@@ -90,7 +87,7 @@ def _may_end(visit: Visit) -> bool:
 
 
 def _sessions(visit: Visit) -> list[tuple[ConsoleSession, ApiKey | StaffMember]]:
-    """Those that the visitor may see and end, with who is behind each: their own, and for an administrator all."""
+    """Those that the visitor may see and end: their own, and for an administrator all."""
     return [
         (session, visitor)
         for session in list_sessions(visit.workspace)
@@ -158,10 +155,8 @@ def sessions_table(visit: Visit, sessions: Sequence[tuple[ConsoleSession, ApiKey
         is_this = session.session_id == visit.browser
         return (
             TableCell(value=visitor.name, tag=visit.say("settings.this_browser") if is_this else "", tone="good"),
-            TableCell(value=way, text=visit.say(f"settings.by.{way}")),
-            _moment(session.begun_at),
-            _moment(session.used_at),
-            _moment(session.end),
+            way,
+            *map(_moment, (session.begun_at, session.used_at, session.end)),
         )
 
     return visit.table("sessions", [row(session, visitor) for session, visitor in sessions])

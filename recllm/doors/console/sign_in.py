@@ -38,12 +38,10 @@ from recllm.doors.console.session import (
 )
 from recllm.doors.service.live import LiveShop
 from recllm.doors.service.oidc import (
-    OidcClient,
     SignInError,
     SignInProblem,
     StaffIdentity,
     StaffMember,
-    connect_provider,
     groups_in_use,
     provider_id,
     staff_identity,
@@ -74,12 +72,6 @@ STATUS_OF_PROBLEM: Mapping[SignInProblem, HTTPStatus] = {
 }
 REFUSALS = (SignInProblem.DECLINED, SignInProblem.NOT_ALLOWED, SignInProblem.NO_SCOPE)
 """After which the sessions are over that the person had in this browser."""
-
-
-def connect_providers(shops: Mapping[str, LiveShop]) -> dict[str, OidcClient]:
-    """The providers of all shops by `provider_id`. Raises as `connect_provider` does."""
-    all_settings = [shop.workspace.settings.oidc for shop in shops.values()]
-    return {provider_id(settings): connect_provider(settings) for settings in all_settings if settings.issuer}
 
 
 @router.get("/sign-in")
@@ -235,7 +227,7 @@ async def _begin_at_provider(visit: Visit, provider: str, after: str, *, is_conf
 
 @router.post("/sign-out")
 async def sign_out(visit: TheVisit) -> Response:
-    """End the session of the shop that is looked at; a person's in all shops that they were signed in to at once."""
+    """End the session of the shop that is looked at; of a person those of all shops."""
     answer, names = RedirectResponse("/sign-in", 303), {visit.shop.name}
     if visit.signed_in is not None and isinstance(visit.signed_in.visitor, StaffMember):
         names |= {name for name, session in visit.signed_in.sessions.items() if session.person is not None}

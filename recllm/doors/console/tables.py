@@ -62,6 +62,8 @@ class TableColumn:
     """Whether a phone leaves it out."""
     is_english: bool = False
     """Whether its texts are English on every page, for screen readers."""
+    words: str = ""
+    """Path of the words of its values, as `table` of `table.events`; "" where a page writes the value."""
     scope: Scope | None = None
     """Without this scope the file leaves it out, as it identifies customers."""
 
@@ -139,11 +141,13 @@ def cell_text(words: Words, column: TableColumn, cell: TableCell) -> str:
         return words.day(value) if column.kind is CellKind.DAY else words.moment(value)
     if isinstance(value, date):
         return words.calendar_day(value)
-    return _number_text(words, column, value) if isinstance(value, int | float) else value
+    if isinstance(value, int | float):
+        return _number_text(words, column, value)
+    return words.say(f"{column.words}.{value}") if column.words else value
 
 
 def cell_remark(words: Words, column: TableColumn, cell: TableCell) -> str:
-    """The small second line of a cell: its own remark, or the range of an interval that the page writes by itself."""
+    """The small second line of a cell: its own remark, or the range of an interval."""
     value = cell.value
     if cell.text is not None or not isinstance(value, ConfidenceInterval):
         return cell.remark
@@ -209,16 +213,9 @@ CHART_WIDTH, CHART_HEIGHT = 560, 190
 """Of the drawing of `day_chart` before it is stretched."""
 
 
-def day_chart(
-    words: Words,
-    points: Sequence[tuple[datetime, int]],
-    table: ConsoleTable,
-) -> Mapping[str, Any]:
-    """What `parts.days` draws: a line by day over the area under it.
-
-    points: numbers from 0 on, oldest first; table: the same figures."""
-    if len(points) == 1:  # a level
-        points = list(points) * 2
+def day_chart(words: Words, table: ConsoleTable) -> Mapping[str, Any]:
+    """What `parts.days` draws: a line by day over the area under it. table: days and numbers, oldest first."""
+    points: Sequence[Any] = table.rows
     high = max(1, *(value for _, value in points))
     size = 10.0 ** floor(log10(high / 3))
     step = next(s for s in (size * n for n in (1, 2, 2.5, 5, 10, 20)) if s >= 1 and 3 * s >= high)

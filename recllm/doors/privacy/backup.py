@@ -50,7 +50,6 @@ from recllm.doors.privacy.registry import REGISTRY
 from recllm.doors.privacy.rotation import successor_of
 from recllm.shop.store.database import Store
 from recllm.shop.workspace.audit import AuditAction, anchor_audit, audit
-from recllm.shop.workspace.personal_records import PersonalRecords
 from recllm.shop.workspace.privacy import find_keys
 from recllm.shop.workspace.workspace import (
     CERTIFICATES,
@@ -90,7 +89,7 @@ class Backup:
     has_key: bool
     people: int
     unknown_files: tuple[str, ...] = ()
-    """Files in the workspace's folder that recllm did not write: an erasure would not look there, so they stay out."""
+    """Files in the workspace's folder that recllm did not write, and an erasure does not search: they stay out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,10 +129,14 @@ def back_up(
         people = workspace.store().snapshot(snapshot)
         with _sealed(target, passphrase, scratch) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
             _add_file(tar, STORE_FILE, snapshot, hashes)
-            for path, record in _members(root, with_key):
-                # a version may be removed meanwhile
-                with record.locked(path), suppress(FileNotFoundError):
-                    _add_file(tar, path.relative_to(root).as_posix(), path, hashes)
+            for path in sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink()):
+                name = path.relative_to(root)
+                is_secret = with_key and name.as_posix() in SECRETS
+                for record in REGISTRY.owners(name):
+                    if is_secret or record.is_backed_up(name):
+                        # a version may be removed meanwhile
+                        with record.locked(path), suppress(FileNotFoundError):
+                            _add_file(tar, name.as_posix(), path, hashes)
             manifest = {
                 "format": FORMAT,
                 "created_at": created_at.isoformat(),
@@ -308,15 +311,6 @@ def read_backup(file: Path, target: Path | None, passphrase: str | None) -> dict
         odd = sorted({n for n in {*hashes, *manifest["members"]} if hashes.get(n) != manifest["members"].get(n)})
         raise DataError(f"{file}: {odd[0]} is missing or was changed")
     return manifest
-
-
-def _members(root: Path, with_key: bool) -> Iterator[tuple[Path, PersonalRecords]]:
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root)
-        is_secret = with_key and name.as_posix() in SECRETS
-        for record in REGISTRY.owners(name) if path.is_file() and not path.is_symlink() else ():
-            if is_secret or record.is_backed_up(name):
-                yield path, record
 
 
 def _add_file(tar: tarfile.TarFile, name: str, path: Path, hashes: dict[str, str]) -> None:

@@ -14,8 +14,6 @@ from recllm.shop.workspace.workspace import Workspace
 FORMAT = 3
 """Of the document; it grows when a part changes its form."""
 
-NOBODY_STORED = "unknown user; check the id"
-
 
 def export_person(
     workspace: Workspace,
@@ -34,7 +32,7 @@ def export_person(
     name = user_id if by_pseudonym else workspace.pseudonymiser().one(user_id)
     with workspace.store().read() as reader:
         if not len(reader.users([name])):
-            raise UnknownIdError(NOBODY_STORED)
+            raise UnknownIdError("unknown user; check the id")
     names = frozenset({name} if by_pseudonym else workspace.pseudonymiser().each(user_id))
     person = ExportedPerson(name, names, recommender, predictions)
     document: dict[str, Any] = {"format": FORMAT, "user_id": user_id, "pseudonym": name}

@@ -43,7 +43,7 @@ from recllm.text.encoder.cache import CACHE_FILE, QUERY_CACHE_FILE
 
 OF_EARLIER_RELEASES = ("privacy_budget.jsonl", "effect")
 _PAGES = ("report.json", "report.html")
-"""Of `recllm start` and `recllm start --demo`: slates, texts and a profile of some people, and the same for the eye."""
+"""Of `recllm start`: slates, texts and a profile of some people, and the same for the eye."""
 SLATE_ITEMS = 10
 EARLIER_MODEL_FILE = "replenishment.safetensors"
 """Of an earlier version: no longer read."""

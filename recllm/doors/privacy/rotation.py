@@ -79,7 +79,7 @@ def rotate_key(
 
 
 def resume_rotation(root: Path) -> Workspace:
-    """Opens a workspace whose rotation was stopped: as it was where the store was not renamed yet, else finished."""
+    """Opens a workspace whose rotation was stopped: as it was, or finished where the store was renamed."""
     rotated = Workspace.open_rotated(root)
     if rotated.is_rotated():
         return finish_rotation(rotated, actor=command_line_actor())

@@ -59,6 +59,9 @@ from recllm.doors.service.requests import (
     TextsRequest,
     UsersRequest,
 )
+from recllm.market.adcopy.ads import write_ads
+from recllm.market.adcopy.packs import approved_words, vocabulary_file
+from recllm.market.adcopy.submissions import judge, reviews_document, submission_of
 from recllm.market.experiments.effect import Treatment
 from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, feedback_report, reported_outcomes
 from recllm.market.experiments.slates import (
@@ -76,7 +79,7 @@ from recllm.recommend.recommender.search import similar_items
 from recllm.shop.ingest.workspace_load import add_consent, add_events, add_items, add_users
 from recllm.shop.workspace.audit import AuditAction, AuditCheck, AuditEntry, read_audit, verify_audit
 from recllm.shop.workspace.keys import Scope
-from recllm.shop.workspace.workspace import Workspace, recording_time
+from recllm.shop.workspace.workspace import recording_time
 from recllm.text.domains import domain_of
 
 CLOCK_SKEW_SECONDS = 300.0  # an event may be so far ahead of this machine's clock
@@ -202,8 +205,6 @@ def copy(body: CopyTextRequest, caller: MayMarket) -> AdCopy:
     """A checked ad text for a person: for an item, or for the best one for them. Needs the scope `people` too: it says
     what suits one customer, and why."""
     require(caller, Scope.PEOPLE)
-    from recllm.market.adcopy.ads import write_ads
-
     fields = {name: getattr(body, name) for name in ("item_id", "intent", "objective", "channel", "locale")}
     shop = caller.shop
     return write_ads(shop.workspace, shop.recommender(), [body.user_id], **fields).texts[0]
@@ -213,9 +214,6 @@ def copy(body: CopyTextRequest, caller: MayMarket) -> AdCopy:
 def check(body: TextsRequest, caller: MayMarket) -> dict[str, Any]:
     """What the guarantees, rule packs and the shop's approved vocabulary say of ad texts that anyone wrote: a verdict
     for each (pass, person or blocked), why, and the words that nothing grounds."""
-    from recllm.market.adcopy.packs import approved_words, vocabulary_file
-    from recllm.market.adcopy.submissions import judge, reviews_document, submission_of
-
     # checked between two texts: the lengths of a text and its item are bounded, so one takes 50 ms or so at most
     deadline = time.monotonic() + caller.service.settings.deadline_seconds
     now, workspace = body.at or datetime.now(UTC), caller.shop.workspace
@@ -351,13 +349,16 @@ class AuditLog:
     entries: tuple[AuditEntry, ...]
 
 
-def join_session(workspace: Workspace, session_id: str, user_id: str) -> SessionJoin:
-    """Makes the present and later events of an anonymous session those of a person; may be repeated.
+@operation(router, "POST", "/v1/sessions/join", "events", answer=SessionJoin)
+def session_join(body: SessionJoinRequest, caller: MaySend) -> SessionJoin:
+    """An anonymous session's events become those of a person, whose next answer knows them.
 
-    Raises `ConflictError` for a session that belongs to another person.
+    Again for the same person it changes nothing; a session of another person is a conflict. Where the person refused
+    personalisation nothing is joined: the session's events stay unjoined, and the session counts as having refused.
     """
-    session = workspace.session_pseudonymiser().one(session_id)
-    person = workspace.pseudonymiser().one(user_id)
+    workspace = caller.shop.workspace
+    session = workspace.session_pseudonymiser().one(body.session_id)
+    person = workspace.pseudonymiser().one(body.user_id)
     if workspace.store().tombstones([session, person]):
         return SessionJoin(joined=False, events=0)
     with workspace.store().read() as reader:
@@ -367,18 +368,7 @@ def join_session(workspace: Workspace, session_id: str, user_id: str) -> Session
         add_consent(workspace, [refusal], source="session", by_pseudonym=True)
         return SessionJoin(joined=False, events=0)
     with workspace.store().load(Table.EVENTS, load_id=uuid.uuid4().hex, source="session") as load:
-        n_events = load.join_session(session, person)
-    return SessionJoin(joined=True, events=n_events)
-
-
-@operation(router, "POST", "/v1/sessions/join", "events", answer=SessionJoin)
-def session_join(body: SessionJoinRequest, caller: MaySend) -> SessionJoin:
-    """An anonymous session's events become those of a person, whose next answer knows them.
-
-    Again for the same person it changes nothing; a session of another person is a conflict. Where the person refused
-    personalisation nothing is joined: the session's events stay unjoined, and the session counts as having refused.
-    """
-    return join_session(caller.shop.workspace, body.session_id, body.user_id)
+        return SessionJoin(joined=True, events=load.join_session(session, person))
 
 
 @operation(router, "POST", "/v1/users/erase", "privacy", answer=ErasureCertificate, marketing=True)

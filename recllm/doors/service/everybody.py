@@ -10,22 +10,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from recllm.base.errors import NothingToDo
 from recllm.base.schema import Purpose, Table
 from recllm.market.propensity.answers import predict_workspace
+from recllm.market.propensity.prediction import Prediction, PredictionRequest
+from recllm.market.propensity.question import PredictionKind
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.recommend.recommender.shop_states import newest_state
 from recllm.shop.data.dataset import USER_COLUMN
 from recllm.shop.workspace.workspace import Workspace, present
-
-if TYPE_CHECKING:
-    from recllm.market.propensity.prediction import Prediction, PredictionRequest
-    from recllm.recommend.recommender.recommender import Recommender
 
 PREDICTION_HOURS = 24.0  # a prediction is learned again when it is older, or another model serves
 MAX_PREDICTIONS = 8  # kept in memory for a shop; the one not asked for the longest goes first
@@ -61,14 +59,10 @@ class LearnedPrediction:
     """Of each person in `prediction.people`."""
 
     @cached_property
-    def mean_probability(self) -> float:
-        """Over everybody predicted."""
-        return sum(person.probability for person in self.prediction.people) / len(self.prediction.people)
-
-    @cached_property
-    def mean_value(self) -> float:
-        """Money; 0 for kinds without a value."""
-        return sum(person.value or 0.0 for person in self.prediction.people) / len(self.prediction.people)
+    def mean(self) -> float:
+        """Over everybody predicted: the probability, or of the kind `value` the money."""
+        people, is_value = self.prediction.people, self.prediction.kind is PredictionKind.VALUE
+        return sum((person.value or 0.0) if is_value else person.probability for person in people) / len(people)
 
 
 class Everybody:

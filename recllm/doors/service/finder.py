@@ -7,16 +7,16 @@ import time
 from enum import StrEnum
 from functools import lru_cache
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from recllm.base.errors import RecllmError
+from recllm.base.schema import Encoder
 from recllm.text.encoder.cache import CachedEncoder
 from recllm.text.word_index import WordIndex
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from recllm.base.schema import Encoder, FloatArray
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class VectorState(StrEnum):
 
 
 class Finder:
-    """The word index of the newest catalogue, and the encoder's vectors of queries. No query is written to disk."""
+    """Queries and their vectors are in memory alone."""
 
     def __init__(self) -> None:
         self.vectors = VectorState.COLD
@@ -58,13 +58,13 @@ class Finder:
                 self._items = items
             return self._index
 
-    def vector(self, encoder: Encoder, query: str) -> FloatArray | None:
+    def vector(self, encoder: Encoder, query: str) -> NDArray[np.float32] | None:
         """Unit (dim,); None as long as the encoder is not loaded, which the first query sets off."""
         self.warm(encoder)
         if self.vectors is not VectorState.READY or self._fingerprint != encoder.fingerprint:
             return None
         with self._encoding:
-            vector: FloatArray = self._encode(query)
+            vector: NDArray[np.float32] = self._encode(query)
         return vector
 
     def warm(self, encoder: Encoder) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import RLock, Thread
 from typing import Any
 
 from recllm.base.errors import RecllmError, UnknownIdError
@@ -65,13 +65,13 @@ class _CancelledError(Exception):
 
 
 class Background:
-    """One thread that does jobs in the order of their coming, as long as the process lives; nothing outlasts it."""
+    """One thread that does jobs in the order of their coming; nothing outlasts the process."""
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
         self._jobs: dict[str, Job] = {}
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._lock = Lock()
+        self._lock = RLock()
         self._thread = Thread(target=self._run, name="background", daemon=True)
 
     def start(self) -> None:
@@ -83,19 +83,24 @@ class Background:
             self.cancel(job.shop, job.job_id)
         self._queue.put(None)
 
-    def submit(self, shop: str, about: str, work: Work) -> Job:
-        """Raises `OverloadError` when too many wait."""
+    def submit(self, shop: str, about: str, work: Work, result: Any = None) -> Job:
+        """Raises `OverloadError` when too many wait. result: of the job, until the work returns another one."""
         with self._lock:
             if sum(job.state is JobState.QUEUED for job in self._jobs.values()) > self._max_waiting:
                 raise OverloadError("too many jobs are waiting; try again in a minute", status=429, retry_seconds=60)
             now, state = datetime.now(UTC), JobState.QUEUED
-            job = Job(job_id=uuid.uuid4().hex, shop=shop, about=about, state=state, created_at=now)
+            job = Job(job_id=uuid.uuid4().hex, shop=shop, about=about, state=state, created_at=now, result=result)
             self._jobs[job.job_id] = job
             ended = [name for name, old in self._jobs.items() if old.state in ENDED]
             for name in ended[: max(0, len(self._jobs) - MAX_JOBS)]:
                 del self._jobs[name]
         self._queue.put(partial(self._do, job.job_id, work))
         return job
+
+    def submit_alone(self, shop: str, about: str, work: Work, result: Any = None) -> Job | None:
+        """As `submit`, but None while another job about the same thing has not ended."""
+        with self._lock:
+            return None if self.open_job(shop, about) else self.submit(shop, about, work, result)
 
     def job(self, shop: str, job_id: str) -> Job:
         """Raises `UnknownIdError` for a job that is none of the shop's."""

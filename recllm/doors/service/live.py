@@ -21,10 +21,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date
+from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from recllm.base.documents import json_text
 from recllm.base.errors import ModelError, RecllmError, StoreError
@@ -35,6 +36,7 @@ from recllm.doors.service.finder import Finder
 from recllm.doors.service.requests import SlateRequest
 from recllm.market.experiments.effect import Experiment
 from recllm.market.experiments.slates import list_experiments, recommend_in_experiments, running_experiment
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender, usable_version, with_current_offer
 from recllm.recommend.recommender.shop_states import newest_state
@@ -45,13 +47,8 @@ from recllm.shop.workspace.workspace import Workspace, call_overrides, overridde
 from recllm.text.encoder.hardware import usable_cores
 from recllm.text.log_lines import log_to_stderr
 
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-    from recllm.recommend.recommender.recommender import Recommender
-
-    Opened = tuple[ShopMarks, Recommender]
-    """A recommender, and what it was opened from."""
+Opened = tuple[ShopMarks, Recommender]
+"""A recommender, and what it was opened from."""
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -52,6 +52,7 @@ from recllm.doors.service.marketing_requests import (
     TextDecision,
 )
 from recllm.doors.service.requests import JsonRoute
+from recllm.market.audiences.audience import audience_document, audience_of_workspace
 from recllm.market.audiences.people_rule import rule_document, rule_words
 from recllm.market.campaigns.drafts import (
     CampaignAct,
@@ -66,12 +67,17 @@ from recllm.market.campaigns.drafts import (
     revision_of,
     stage_of,
 )
+from recllm.market.campaigns.export import export_campaign
+from recllm.market.campaigns.open_campaign import approve_texts, enter_edit, preview_document, reject_texts
+from recllm.market.campaigns.outcome import campaign_outcome
+from recllm.market.campaigns.plan import plan_campaign
+from recllm.market.occasions.day import find_occasions
+from recllm.market.propensity.coupons import Coupons
+from recllm.market.propensity.prediction import PredictionRequest, prediction_document
+from recllm.recommend.recommender.search import search as best_items
 from recllm.shop.data.catalogue import matching, on_offer
 from recllm.shop.workspace.audit import AuditAction
 from recllm.shop.workspace.keys import Scope
-
-if TYPE_CHECKING:
-    from recllm.market.propensity.coupons import Coupons
 
 router = APIRouter(responses=ERRORS, route_class=JsonRoute)
 
@@ -94,8 +100,6 @@ def search(body: SearchQuery, caller: MayAsk) -> Slate:
     An item whose id or title is the query comes first. `status` says whether the order is personal. Until the text
     encoder is loaded, which the first search sets off, queries go by words alone, and a note says so.
     """
-    from recllm.recommend.recommender.search import search as best_items
-
     shop = caller.shop
     recommender, visitor = shop.visitor(body.user_id, body.session_id)
     request = body.part(SearchRequest, user=visitor or None)
@@ -112,29 +116,24 @@ def audience(body: AudienceQuery, caller: MayMarket) -> dict[str, Any]:
     fewer people than the policy's floor is refused. Without it: figures alone, which are rounded, or null below the
     floor, and each key has a budget of different groups.
     """
-    from recllm.market.audiences.audience import audience_document, audience_of_workspace
-
     shop = caller.shop
     recommender = shop.everybody.recommender()
-    items = body.items if body.where is None else _items_where(recommender, body.where)
+    items = body.items
+    if body.where is not None:
+        catalogue = recommender.dataset.items
+        rows = np.flatnonzero(matching(catalogue, body.where) & on_offer(catalogue, recommender.dataset.as_of))
+        if not 0 < len(rows) <= MAX_TARGET_ITEMS:
+            raise UsageError(f"where selects {len(rows)} items on offer; an audience is for 1 to {MAX_TARGET_ITEMS}")
+        items = tuple(catalogue["item_id"].gather(rows).to_list())
     request = body.request(items=items, explain=body.explain_first > 0, explain_first=body.explain_first)
     members = audience_of_workspace(shop.workspace, recommender, request, caller.figures)
     limit = body.limit if caller.may(Scope.PEOPLE) else 0
-    document = audience_document(members, _shops_ids(shop, body.ids), limit=limit)
+    document = audience_document(members, ids_by_pseudonym(shop, body.ids), limit=limit)
     caller.audit(AuditAction.PEOPLE_LISTED, what="audience", people=len(document["people"]))
     return document
 
 
-def _items_where(recommender: Any, where: str) -> tuple[str, ...]:
-    """Items on offer that meet a condition. Raises `UsageError` for none, or too many."""
-    items = recommender.dataset.items
-    rows = np.flatnonzero(matching(items, where) & on_offer(items, recommender.dataset.as_of))
-    if not 0 < len(rows) <= MAX_TARGET_ITEMS:
-        raise UsageError(f"where selects {len(rows)} items on offer; an audience is for 1 to {MAX_TARGET_ITEMS}")
-    return tuple(items["item_id"].gather(rows).to_list())
-
-
-def _shops_ids(shop: LiveShop, ids: Sequence[str]) -> dict[str, str]:
+def ids_by_pseudonym(shop: LiveShop, ids: Sequence[str]) -> dict[str, str]:
     """Pseudonym -> the shop's own id."""
     return dict(zip(shop.workspace.pseudonymiser().many(ids), ids, strict=True))
 
@@ -147,8 +146,6 @@ def predict(body: PredictionQuery, caller: MayMarket) -> dict[str, Any]:
     People who withdrew consent since are left out. Needs the scope `people` too.
     """
     require(caller, Scope.PEOPLE)
-    from recllm.market.propensity.prediction import PredictionRequest, prediction_document
-
     shop = caller.shop
     request = body.part(
         PredictionRequest,
@@ -159,7 +156,7 @@ def predict(body: PredictionQuery, caller: MayMarket) -> dict[str, Any]:
     prediction = shop.everybody.prediction(request)
     listed = replace(prediction, people=prediction.people[: body.limit])
     caller.audit(AuditAction.PEOPLE_LISTED, what="prediction", kind=body.kind, people=len(listed.people))
-    return prediction_document(listed, _shops_ids(shop, body.ids)) | {"size": len(prediction.people)}
+    return prediction_document(listed, ids_by_pseudonym(shop, body.ids)) | {"size": len(prediction.people)}
 
 
 @operation(router, "POST", "/v1/occasions", "marketing", answer=Job, marketing=True, status=202)
@@ -167,8 +164,6 @@ def occasions(body: OccasionsQuery, caller: MayMarket) -> Job:
     """Who should hear what on a day, why, on which channel and at which hour, in the background: see
     `GET /v1/jobs/{job_id}`, whose `result` is the list. Needs the scope `people` too."""
     require(caller, Scope.PEOPLE)
-    from recllm.market.occasions.day import find_occasions
-
     shop = caller.shop
 
     def listed(progress: Any) -> dict[str, Any]:
@@ -177,7 +172,7 @@ def occasions(body: OccasionsQuery, caller: MayMarket) -> Job:
             shop.workspace, body.on, size=body.limit, explain=body.explain, locale=body.locale, progress=progress
         )
         document: dict[str, Any] = plain(day)
-        names = _shops_ids(shop, body.ids)
+        names = ids_by_pseudonym(shop, body.ids)
         for person in document["people"]:
             person["user_id"] = names.get(person["user_id"], person["user_id"])
         caller.audit(AuditAction.PEOPLE_LISTED, what="occasions", people=len(document["people"]))
@@ -187,8 +182,6 @@ def occasions(body: OccasionsQuery, caller: MayMarket) -> Job:
 
 
 def _coupons(shop: LiveShop, body: CouponsIn) -> Coupons:
-    from recllm.market.propensity.coupons import Coupons
-
     def table(rows: Sequence[BaseModel], row_model: type[BaseModel]) -> pl.DataFrame:
         types = {name: pl.Datetime("us", "UTC") if name in TIMES else pl.String for name in row_model.model_fields}
         frame = pl.DataFrame([row.model_dump() for row in rows], schema=types)
@@ -238,8 +231,6 @@ def campaign(campaign_id: OneCampaign, caller: MayMarket) -> dict[str, Any]:
 
 def _campaign(caller: Caller, campaign_id: str) -> dict[str, Any]:
     """With rounded numbers and without people for callers who may not see these."""
-    from recllm.market.campaigns.open_campaign import preview_document
-
     workspace, shop, figures = caller.shop.workspace, caller.shop, caller.figures
 
     def counted(n: int | None, *question: object) -> int | None:
@@ -287,7 +278,6 @@ def order_plan(
     service: Service, shop: LiveShop, campaign_id: str, *, by: str, revision: str, replace: bool = False
 ) -> Job:
     """Plans a campaign in the background. Raises `ConflictError`, and `OverloadError` when too many jobs wait."""
-    from recllm.market.campaigns.plan import plan_campaign
 
     def planned(progress: Any) -> dict[str, Any]:
         progress("opening the workspace")
@@ -308,8 +298,6 @@ def order_plan(
 @operation(router, "POST", "/v1/campaigns/{campaign_id}/decisions", "campaigns", marketing=True)
 def campaign_decide(campaign_id: OneCampaign, body: TextDecision, caller: MayMarket) -> dict[str, Any]:
     """Approve, edit or reject texts; answers with the campaign as it is then. All of the texts or none."""
-    from recllm.market.campaigns.open_campaign import approve_texts, enter_edit, reject_texts
-
     opened_campaign = open_by_id(caller.shop.workspace, campaign_id)
     common: dict[str, Any] = {"by": caller.name, "at": datetime.now(UTC), "revision": body.revision}
     if body.text is not None:
@@ -330,12 +318,11 @@ def campaign_export(campaign_id: OneCampaign, body: ExportOrder, caller: MayMark
     scope `people` too.
     """
     require(caller, Scope.PEOPLE)
-    from recllm.market.campaigns.export import export_campaign
-
     shop = caller.shop
     opened_campaign = open_by_id(shop.workspace, campaign_id)
+    ids = ids_by_pseudonym(shop, body.ids)
     with tempfile.TemporaryDirectory() as folder:
-        done = export_campaign(opened_campaign, Path(folder), ids=_shops_ids(shop, body.ids), revision=body.revision)
+        done = export_campaign(opened_campaign, Path(folder), ids=ids, revision=body.revision)
         files = {Path(file).name: Path(file).read_text(encoding="utf-8") for file in done.files}
     counts = {"reached": done.reached, "held_out": done.held_out}
     note(shop.workspace, campaign_id, CampaignAct.EXPORTED, by=caller.name, at=datetime.now(UTC), **counts)
@@ -348,8 +335,6 @@ def campaign_export(campaign_id: OneCampaign, body: ExportOrder, caller: MayMark
 def campaign_report(campaign_id: OneCampaign, caller: MayMarket) -> Any:
     """What an exported campaign brought: reached, converted, revenue, unsubscribed, and the difference to those held
     out."""
-    from recllm.market.campaigns.outcome import campaign_outcome
-
     figures = caller.figures
     opened_campaign = open_by_id(caller.shop.workspace, campaign_id, recheck=False)
     return caller.shop.once_a_day(

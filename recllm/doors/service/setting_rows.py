@@ -9,6 +9,7 @@ from typing import Any
 
 from recllm.base.documents import plain
 from recllm.base.settings import Settings, merged, sections, setting_names
+from recllm.shop.workspace.workspace import SETTINGS_FILE, STORE_VARIABLE, Workspace, environment_settings
 
 
 def setting_rows(workspace: Path | None, options: dict[str, Any]) -> list[dict[str, Any]]:
@@ -16,8 +17,6 @@ def setting_rows(workspace: Path | None, options: dict[str, Any]) -> list[dict[s
     Settings(**options)
     tables: dict[str, dict[str, Any]] = {"RECLLM_STORE_URL": {}, "option": options, "workspace.toml": {}}
     if workspace is not None:
-        from recllm.shop.workspace.workspace import SETTINGS_FILE, STORE_VARIABLE, Workspace, environment_settings
-
         tables[STORE_VARIABLE] = environment_settings()
         with Workspace.open(workspace):  # it checks the file
             tables["workspace.toml"] = tomllib.loads((workspace / SETTINGS_FILE).read_text("utf-8"))

@@ -4,8 +4,8 @@ The signature is the proof, and it is checked before anything is parsed. A messa
 export gave it, `recllm_message_id`, never by an address. What is of another form is counted as ignored and answered
 with success: a provider would send the same again and again.
 
-Each event counts once, by the provider's id, in any order. Its time is the provider's, but never before the export of
-the message nor ahead of the clock. `recllm.market.sending.reports` says what follows from it.
+An event's time is the provider's, but never before the export of the message nor ahead of the clock.
+`recllm.market.sending.reports` says what follows from it.
 """
 
 from __future__ import annotations

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recllm.base.errors import MissingExtraError, UsageError
-from recllm.base.schema import Purpose
+from recllm.base.schema import Encoder, Purpose
 from recllm.doors.start.files import ALL, INTEREST, Answers, ShopFile
 from recllm.doors.start.shop import BASELINES, Run, run_start
+from recllm.learn.features.item_vectors import basics_of, basics_vectors, item_vectors
 from recllm.market.adcopy.channels import Sender
+from recllm.recommend.evaluation.benchmarks import cj_next28
+from recllm.recommend.evaluation.report import Report, evaluate
+from recllm.recommend.evaluation.systems import make_systems, served_system
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import publish_recommender
+from recllm.shop.ingest.options import load_map
+from recllm.shop.ingest.sources import FileSource, Recognised
 from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace
-
-if TYPE_CHECKING:
-    from recllm.base.schema import Encoder
-    from recllm.recommend.evaluation.report import Report
 
 FILES = (
     ("products", "items", "complete-journey-products"),
@@ -41,9 +44,6 @@ def run_demo(folder: Path, *, generator: str = "template") -> dict[str, Any]:
 
     Raises `UsageError` when `folder` holds another workspace, `MissingExtraError` without the data's package.
     """
-    from recllm.shop.ingest.options import load_map
-    from recllm.shop.ingest.sources import FileSource, Recognised
-
     if (folder / SETTINGS_FILE).exists():
         with Workspace.open(folder) as shop:
             if shop.settings.tenant != "demo":
@@ -78,12 +78,6 @@ def data_folder() -> Path:
 
 def learn_before_december(run: Run, encoder: Encoder) -> tuple[str, Report]:
     """Trains once, on everything before December, and measures that model on December."""
-    from recllm.learn.features.item_vectors import basics_of, basics_vectors, item_vectors
-    from recllm.recommend.evaluation.benchmarks import cj_next28
-    from recllm.recommend.evaluation.report import evaluate
-    from recllm.recommend.evaluation.systems import make_systems, served_system
-    from recllm.recommend.recommender.recommender import Recommender
-
     with run.step("train"):
         data = run.workspace.gate().dataset(Purpose.MODEL_TRAINING)
         item_vectors(encoder, data)

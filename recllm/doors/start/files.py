@@ -266,7 +266,9 @@ def shop_settings(files: Sequence[ShopFile]) -> Mapping[str, str]:
     logs = [file.source.events for file in files if file.source.events is not None]
     currency = next(filter(None, map(file_currency, files)), None)
     zones = (zone for events in logs for zone in (events.read.tz, events.read.likely_tz) if zone)
-    settings = {"currency": currency, "timezone": next(zones, None) or machine_zone()}
+    of_machine = os.environ.get("TZ", "") or str(Path("/etc/localtime").resolve()).rpartition("zoneinfo/")[2]
+    of_machine = of_machine if of_machine in zoneinfo.available_timezones() else "UTC"
+    settings = {"currency": currency, "timezone": next(zones, None) or of_machine}
     return {name: text for name, text in settings.items() if text} | ({"locale": "zh"} if currency == "CNY" else {})
 
 
@@ -283,9 +285,3 @@ def file_currency(file: ShopFile) -> str | None:
         if len(codes):
             return str(codes.mode().sort()[0])
     return None
-
-
-def machine_zone() -> str:
-    """The IANA name of this machine's zone; UTC where it says none."""
-    name = os.environ.get("TZ", "") or str(Path("/etc/localtime").resolve()).rpartition("zoneinfo/")[2]
-    return name if name in zoneinfo.available_timezones() else "UTC"

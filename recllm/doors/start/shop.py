@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from recllm.base.documents import json_text, plain
 from recllm.base.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.base.files import write_whole
-from recllm.base.schema import Action, Purpose, Slate, Table
+from recllm.base.schema import Action, Encoder, Purpose, Slate, Table
 from recllm.base.words.sentences import language_of
 from recllm.base.words.words import Words
 from recllm.doors.start.files import Answers, ShopFile, answers_of, columns_of_consent, read_files, shop_settings
@@ -29,18 +29,15 @@ from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.campaigns.drafts import campaign_file, create_campaign, file_path
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, read_plan
 from recllm.market.campaigns.plan import plan_campaign
+from recllm.recommend.evaluation.report import Report
 from recllm.recommend.evaluation.shop_evaluation import evaluate_workspace
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import open_recommender, workspace_encoder
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import Dataset, utc
 from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace
 from recllm.text.domains import domain_of
 from recllm.text.templates import Prompts
-
-if TYPE_CHECKING:
-    from recllm.base.schema import Encoder
-    from recllm.recommend.evaluation.report import Report
-    from recllm.recommend.recommender.recommender import Recommender
 
 BASELINES = ("random", "popular", "popular-recent", "personal-frequency", "zero-shot")
 CAMPAIGN = "first-campaign"
@@ -79,7 +76,7 @@ class Run:
             self.problems[problem] = str(error)
 
 
-Learn = Callable[[Run, "Encoder"], tuple["str | None", "Report | None"]]
+Learn = Callable[[Run, Encoder], tuple[str | None, Report | None]]
 """Trains and measures: the model's version and its evaluation, None for what could not be done."""
 
 
@@ -159,7 +156,11 @@ def run_start(
     page_locale, currency = workspace.locale(locale), workspace.settings.currency
     timezone = workspace.settings.timezone
     run = Run(workspace, words_of(page_locale, currency, timezone), seed)
-    loads = load_files(run, files, answers, page_locale)
+    loads: list[dict[str, Any]] = []
+    for file in files:
+        with run.step("read", file=file.path.name, kind=file.source.words(page_locale).title):
+            reports = file.with_columns(answers.contact).load(workspace, answers)
+        loads += [{**plain(report), "file": file.path.name} for report in reports]
     encoder = workspace_encoder(workspace)
     model_version, evaluation = learn(run, encoder)
     contact = reachable(workspace, channel)
@@ -227,16 +228,6 @@ def check_columns(files: Sequence[ShopFile], answers: Answers) -> None:
             listed = ", ".join(column for file in files for column in file.source.agreements) or "none"
             option = "--basis" if name == answers.basis else "--contact"
             raise UsageError(f"{option} {name!r}: no file has such a column; columns of consent: {listed}")
-
-
-def load_files(run: Run, files: Sequence[ShopFile], answers: Answers, locale: str) -> list[dict[str, Any]]:
-    """Loads each file; the report of each table."""
-    loads: list[dict[str, Any]] = []
-    for file in files:
-        with run.step("read", file=file.path.name, kind=file.source.words(locale).title):
-            reports = file.with_columns(answers.contact).load(run.workspace, answers)
-        loads += [{**plain(report), "file": file.path.name} for report in reports]
-    return loads
 
 
 def reachable(workspace: Workspace, channel: str) -> set[str]:
@@ -383,7 +374,7 @@ def terminal_lines(record: Mapping[str, Any]) -> list[str]:
 
 
 def start_page(record: Mapping[str, Any]) -> str:
-    """The page of the record that `recllm start --json` prints: one file with no script and nothing from elsewhere."""
+    """The page of a record of `run_start`: one file with no script and nothing from elsewhere."""
     page_words = words_of(record["locale"], record["currency"], record["timezone"])
     evaluation = record["evaluation"]
     environment = Environment(

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
 
-from recllm.base.messages import CampaignMessage, MessageEvent, MessageEventKind
+from recllm.base.messages import MessageEvent, MessageEventKind
 from recllm.base.schema import Action
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.shop.data.dataset import utc
@@ -63,7 +63,9 @@ def record_reports(workspace: Workspace, source: str, reports: Sequence[MessageE
                 at = min(at + timedelta(microseconds=999_999), now)
             refusals.append((message.user_id, CHANNEL_PURPOSE[message.channel], False, at))
         elif event.kind is MessageEventKind.CLICKED and message.item_id is not None:
-            clicks.append(click_row(message, event, source, latest))
+            of_message = {name: getattr(message, name) for name in ("user_id", "item_id", "request_id")}
+            click = {"event": Action.CLICK.value, "timestamp": min(event.at, latest)}
+            clicks.append({"event_id": f"webhook {source} {event.event_id}", **of_message, **click})
     of_source = f"webhook {source}"
     if refusals:
         add_consent(workspace, refusals, source=of_source, by_pseudonym=True)
@@ -73,15 +75,3 @@ def record_reports(workspace: Workspace, source: str, reports: Sequence[MessageE
     ignored = sum(report.message_id not in messages for report in reports)
     logger.info("%d events of messages counted, %d ignored", accepted, ignored, extra={"source": source})
     return ReportAnswer(accepted=accepted, duplicates=len(reports) - ignored - accepted, ignored=ignored)
-
-
-def click_row(message: CampaignMessage, event: MessageEvent, source: str, latest: datetime) -> dict[str, object]:
-    """A click on the item of a message, as an event."""
-    return {
-        "event_id": f"webhook {source} {event.event_id}",
-        "user_id": message.user_id,
-        "item_id": message.item_id,
-        "event": Action.CLICK.value,
-        "timestamp": min(event.at, latest),
-        "request_id": message.request_id,
-    }
