@@ -55,6 +55,7 @@ def test_every_sentence_that_is_asked_for_exists_and_is_used() -> None:
     assert asked <= set(sentences("en"))
     begun = set(re.findall(r"""["']([\w.]+\.)["'] ~""", templates))
     begun |= set(re.findall(r"""f["']([\w.]+\.)\{""", code))
+    begun |= {f"{path}." for path in re.findall(r'words = "([\w.]+)"', texts[".toml"])}
     begun |= {"basic.", "people.", "notice.", "models.", "sign_in.", "error."}
     named = set(re.findall(r"""["']([a-z_]+(?:\.\w+)+)["']""", templates + code))
     codes = "".join(file.read_text("utf-8") for file in PACKAGE.rglob("*.py"))  # what labels are chosen by
