@@ -51,10 +51,10 @@ _TERMS = (("until", "short_until"), ("code",), ("min_spend", "min"), ("excluded"
 _FACTS = {
     fact: kinds.split()
     for facts, kinds in {
-        "price single_price old_price saving was list cut": "price",
+        "price single_price old_price saving": "price",
         "pays pay": "pays",
         "rhythm gap": "rhythm",
-        "last since last_date lapsed away count times n": "last",
+        "last since last_date lapsed away count n": "last",
         "until Until offer.terms offer.short_terms offer.Short_terms": "until",
         "offer zhe off": "offer",
         "offer.line offer.sms": "offer until",
@@ -108,7 +108,7 @@ class FrameFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What holds for one text: the facts as words, and the conditions that frames ask for."""
+    """What holds for one text: the facts as words, and what else frames ask for."""
 
     occasions: frozenset[str]
     reasons: tuple[str, ...]
@@ -129,7 +129,7 @@ class Situation:
             return not self.holds(value)
         if prefix == "kind":
             return not self.goods.isdisjoint(value.split("|"))
-        return condition in self.conditions or condition in self.slots
+        return any(condition in known for known in (self.conditions, self.slots, self.reasons, self.occasions))
 
     def allows(self, frame: Frame, restricted: frozenset[str]) -> bool:
         reserved = self.goods & restricted
