@@ -400,12 +400,12 @@ def test_a_bad_answer_is_stopped_goes_back_once_and_the_frame_speaks() -> None:
         "title: Oat drink for £1.50\nbody: You buy it about every two weeks.",
     ]
     for answer in bad:
-        model = ScriptedGenerator([answer, answer])
-        (copy,) = write(person=DUE, generator=model, n_candidates=1)
+        model = ScriptedGenerator([answer] * 4)
+        (copy,) = write(person=DUE, generator=model)
         assert (copy.generator, copy.verified) == ("template", True), answer
         assert len(model.prompts) == 2 and copy.rejected, answer
-    mended = ScriptedGenerator([bad[0], ANSWER], name="model")
-    assert write(person=DUE, generator=mended, n_candidates=1)[0].generator == "model"
+    mended = ScriptedGenerator([*bad[:3], ANSWER], name="model")
+    assert write(person=DUE, generator=mended)[0].generator == "model"
 
 
 def test_an_answer_without_the_offer_is_stopped() -> None:

@@ -47,8 +47,8 @@ def test_the_three_packs_are_there() -> None:
 
 
 def test_a_rule_hits_and_misses() -> None:
-    assert [text for rule in RULES for text in rule.hit if not rule.find(read(text))] == []
-    assert [text for rule in RULES for text in rule.miss if rule.find(read(text))] == []
+    assert [text for rule in RULES for text in rule.hit if not rule.family.find(read(text))] == []
+    assert [text for rule in RULES for text in rule.miss if rule.family.find(read(text))] == []
 
 
 def test_a_rule_says_where_it_comes_from() -> None:

@@ -66,10 +66,10 @@ def test_a_voice_is_read_and_a_faulty_one_refused(tmp_path: Path) -> None:
     file.write_text('banned = ["cheap"]\nrequired = ["warm"]\naddress = "您"\nemoji = false\n')
     assert load_voice(file) == Voice(banned=("cheap",), required=("warm",), address="您", emoji=False)
     for text, problem in [
-        ("banned = 'x'", "banned is a list"),
-        ("banned = [' ']", "banned is a list"),
-        ("emoji = 'no'", "emoji is true or false"),
-        ("address = '他'", "address is"),
+        ("banned = 'x'", "banned must be a list"),
+        ("banned = [' ']", "banned.0 must not be empty"),
+        ("emoji = 'no'", "emoji must be true or false"),
+        ("address = '他'", "address must be"),
         ("mood = 'x'", "no field 'mood'"),
         ("= 1", "not TOML"),
     ]:

@@ -213,13 +213,13 @@ def copy(body: CopyTextRequest, caller: MayMarket) -> AdCopy:
 def check(body: TextsRequest, caller: MayMarket) -> dict[str, Any]:
     """What the guarantees, rule packs and the shop's approved vocabulary say of ad texts that anyone wrote: a verdict
     for each (pass, person or blocked), why, and the words that nothing grounds."""
-    from recllm.market.adcopy.packs import approved_words, vocabulary_file
+    from recllm.market.adcopy.packs import approved_words
     from recllm.market.adcopy.submissions import judge, reviews_document, submission_of
 
     # checked between two texts: the lengths of a text and its item are bounded, so one takes 50 ms or so at most
     deadline = time.monotonic() + caller.service.settings.deadline_seconds
     now, workspace = body.at or datetime.now(UTC), caller.shop.workspace
-    vocabulary = approved_words(vocabulary_file(workspace.root))
+    vocabulary = approved_words(workspace.root)
     domain = domain_of(workspace.locale())
     submissions = [submission_of(line, now=now, vocabulary=vocabulary, domain=domain) for line in body.texts]
     answers = []

@@ -33,7 +33,7 @@ from recllm.base.schema import (
     is_confidential,
 )
 from recllm.market.adcopy.channels import channel_written_for
-from recllm.market.adcopy.packs import Pack, approved_words, vocabulary_file
+from recllm.market.adcopy.packs import Pack, approved_words
 from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts, ThingFacts, Voice
 from recllm.market.adcopy.write import write_copy
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
@@ -90,7 +90,7 @@ def write_ads(
     customer gets a text.
     """
     channel_written_for(channel)
-    vocabulary = approved_words(vocabulary_file(workspace.root))
+    vocabulary = approved_words(workspace.root)
     user_ids, gate = workspace.pseudonymiser().many(users), workspace.gate()
     for purpose in filter(None, (Purpose.PERSONALISATION, CHANNEL_PURPOSE.get(channel))):
         if not all(gate.permits_each(user_ids, purpose)):

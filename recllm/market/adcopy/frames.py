@@ -20,7 +20,7 @@ from typing import Any
 from recllm.base.errors import PromptError
 from recllm.base.words.sentences import LANGUAGES
 from recllm.market.adcopy.channels import Channel, channel_named, is_gsm7
-from recllm.market.adcopy.lexicon import HAN, fold, word_class
+from recllm.market.adcopy.lexicon import HAN_RUN, fold, word_class
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts
 
@@ -32,7 +32,6 @@ _PARTS_OF_EMAIL = {"subject": ("push", "title"), "body": ("wechat", "digest")}
 """What an e-mail takes from other channels where a frame has no words of its own for it; the rest is shared by many."""
 _WORD = re.compile("[a-z]{4,}")
 _LEAST_HAN = 2
-_HAN_RUN = re.compile(f"[{HAN}]+")
 
 _OTHER_DAYS = (60.5, 120.5, 300.5)
 """Where the words for a time change besides the rows of the tables."""
@@ -91,9 +90,6 @@ class Frame:
     voice: tuple[str, ...]
     channels: Mapping[str, Mapping[str, tuple[str, ...]]]
     """Channel -> part -> its variants."""
-
-    def __repr__(self) -> str:
-        return f"Frame({self.id})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +210,7 @@ def frame_phrases(language: str) -> tuple[str, ...]:
         for text in (t for parts in frame.channels.values() for variants in parts.values() for t in variants):
             for sentence in re.split(r"[\n.!?:;,，。：；！？、]", _SLOT.sub("\n", text)):
                 piece = fold(sentence).strip()
-                if len(piece.split()) > 1 or len(_HAN_RUN.findall(piece)[:1] and piece) > _LEAST_HAN:
+                if len(piece.split()) > 1 or len(HAN_RUN.findall(piece)[:1] and piece) > _LEAST_HAN:
                     pieces.add(piece)
     return tuple(sorted(pieces, key=len, reverse=True))
 
@@ -359,5 +355,5 @@ def repeats_itself(text: Parts, language: str) -> bool:
 def content_stems(text: str, language: str) -> frozenset[str]:
     """Stems of the English words that say something, or pairs of Chinese characters."""
     if language == "zh":
-        return frozenset(run[n : n + 2] for run in _HAN_RUN.findall(text) for n in range(len(run) - 1))
+        return frozenset(run[n : n + 2] for run in HAN_RUN.findall(text) for n in range(len(run) - 1))
     return frozenset(stem(word) for word in _WORD.findall(fold(text)) if word not in word_class("function"))

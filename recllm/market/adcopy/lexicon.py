@@ -21,6 +21,7 @@ from recllm.text.plurals import stem
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """The range of Chinese characters, as it stands inside the brackets of a pattern."""
+HAN_RUN = re.compile(f"[{HAN}]+")
 
 _UNSEEN_CATEGORIES = frozenset({"Cf", "Cc", "Co", "Cn", "Mn"})
 _SHORT = {code: nfkd[0] for code in range(0xFDF0, 0xFE00) if len(nfkd := unicodedata.normalize("NFKD", chr(code))) > 4}

@@ -12,11 +12,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache, lru_cache
+from typing import Literal
 
 from recllm.market.adcopy.frames import frame_file
-from recllm.market.adcopy.lexicon import HAN, bases, fold, neutral_words, pattern, table, word_class
+from recllm.market.adcopy.lexicon import HAN_RUN, bases, fold, neutral_words, pattern, table, word_class
 from recllm.market.adcopy.names import name_and_size, shelf, written_out
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts, natural
@@ -26,24 +26,12 @@ _CLEAN_SHORT_CHARS = 30
 """Of a clean English title, which is its own name."""
 _NAME_CHARS = {"en": 40, "zh": 14}
 _WORD = re.compile(r"[^\W\d_]+(?:['’&-][^\W\d_]+)*")
-_HAN_NAME = re.compile(f"[{HAN}]")
 _LEAST_HEAD = 3
 """Characters of a Chinese title's first word that name a thing."""
 _SORTING = ("needs", "products", "supplies", "additives", "sundries", "items")
 _SEVERAL = (",", " and ", " & ")
 """Of waffles, pancakes and french toast it is not known which was bought."""
 _DANGLING = ("on", "in", "of", "with", "and", "for", "non")
-
-
-class Level(StrEnum):
-    CLEAN = "clean"
-    """The title is a name."""
-    TILL = "till"
-    """A till's title, written out."""
-    CATEGORY = "category"
-    """The category stands for a title that says nothing to a customer."""
-    NONE = "none"
-    """Nothing may be said of the item."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +42,8 @@ class Naming:
     """The thing with one word before it at most; "" where none is known."""
     number: str = "singular"
     """singular, plural, mass or title (of a book or film)."""
-    level: Level = Level.NONE
+    level: Literal["clean", "till", "category"] = "category"
+    """clean: the title is a name. till: a till's title, written out. category: stands for a title that says nothing."""
     size: str = ""
     """The pack: "500 ml"."""
     has_article: bool = False
@@ -72,10 +61,10 @@ def naming(
 ) -> Naming:
     """title: as it may be shown (`sayable_facts`); "" where it may not. categories: from wide to
     narrow. titles: as `Domain.titles`. is_till: the title was written in capitals, as tills do."""
-    if language == "en" and _HAN_NAME.search(title):
+    if language == "en" and HAN_RUN.search(title):
         title = ""  # no check reads an English text around a Chinese name
     if titles != "goods":
-        return Naming(name=title, short=title, number="title", level=Level.CLEAN if title else Level.NONE)
+        return Naming(name=title, short=title, number="title", level="clean" if title else "category")
     if language == "zh":
         named = _chinese(title, categories, brand)
     else:
@@ -84,7 +73,7 @@ def naming(
         return named
     category = category_name(categories, language)
     number = _number(category) if language == "en" else "mass"
-    return Naming(name=category, short=category, number=number, level=Level.CATEGORY if category else Level.NONE)
+    return Naming(name=category, short=category, number=number)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -94,7 +83,7 @@ def category_name(categories: tuple[str, ...], language: str) -> str:
     for category in reversed(categories):
         name = written_out(category).strip()
         if language == "zh":
-            if _HAN_NAME.search(name) and len(name) <= _SHORT_CHARS["zh"] and name not in no_goods:
+            if HAN_RUN.search(name) and len(name) <= _SHORT_CHARS["zh"] and name not in no_goods:
                 return name
             continue
         words = [word for word in _small(name, known_only=False).split() if fold(word) not in _listed("jargon")]
@@ -146,7 +135,7 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
         small, short = (f"{name} {container[0].lower()}" for name in (small, short))
     elif pack and container:
         size = pack["pack"].lower()
-    return Naming(name=small, short=short, number=number, level=Level.CLEAN, size=size, has_article=True)
+    return Naming(name=small, short=short, number=number, level="clean", size=size, has_article=True)
 
 
 def _of_till(name: str, size: str, is_alone: bool) -> Naming:
@@ -163,7 +152,7 @@ def _of_till(name: str, size: str, is_alone: bool) -> Naming:
     number, short = _number(name), _short(name, None)
     for words_of_name in table("names.toml")["till"]["proper"]:  # named after something: Granny Smith apples
         name, short = (text.replace(words_of_name.lower(), words_of_name) for text in (name, short))
-    return Naming(name=name, short=short, number=number, level=Level.TILL, size=size, has_article=is_thing)
+    return Naming(name=name, short=short, number=number, level="till", size=size, has_article=is_thing)
 
 
 def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
@@ -280,9 +269,9 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     nouns = (noun for noun in _nouns_zh() if noun in name)
     short = short or max(nouns, key=lambda noun: (len(noun), -name.find(noun)), default="")
     leaf = categories[-1] if categories else ""
-    if not short and leaf and _HAN_NAME.search(leaf) and len(leaf) <= _SHORT_CHARS["zh"] and leaf in name:
+    if not short and leaf and HAN_RUN.search(leaf) and len(leaf) <= _SHORT_CHARS["zh"] and leaf in name:
         short = leaf
-    if not _HAN_NAME.search(name):
+    if not HAN_RUN.search(name):
         return Naming()
     if short and len(name) > _NAME_CHARS["zh"]:
         at = name.find(short)
@@ -292,7 +281,7 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     short = short or (name if len(name) <= _SHORT_CHARS["zh"] and not name[-1].isascii() else "")
     if wearer := pattern("naming.wearer_zh").search(name):  # 针织开衫 女款
         name = f"{wearer[1]}{name[: wearer.start()]}"
-    return Naming(name=natural(name, {}), short=short, number="mass", level=Level.CLEAN, size=size.strip())
+    return Naming(name=natural(name, {}), short=short, number="mass", level="clean", size=size.strip())
 
 
 @cache

@@ -4,9 +4,7 @@ All spellings count: ASCII, Chinese numerals (三十, 二〇一七), 百分之�
 折, which names what remains of a price: 八折 is 20 % off, 七五折 is 25 % off. The text is folded, see
 `recllm.market.adcopy.lexicon`. The patterns are linear: no nested repeats.
 
-And how amounts of money are written: decimals and grouping are Babel's, signs and words those of `data/numbers.toml`,
-since they decide what the checks accept. And the deadlines that a text gives by their distance from the day of
-sending: "today only", "this weekend", 今天最后一天. Their phrases are data, in `data/deadlines.toml`.
+And the deadlines that it gives by their distance from the day of sending: "today only", 今天最后一天.
 
     deadlines(read("Today only!"))[0].ends_on(offer.end, now)
 """
@@ -136,7 +134,7 @@ _IDIOMS = folded_pattern(
         for idiom in sorted(_UNSTATING, key=len, reverse=True)
     )
 )
-_MONTH = pattern("quantities.month").pattern
+_MONTH, _FESTIVAL = pattern("quantities.month").pattern, _alternatives(set(_NUMBERS["festivals"]))
 _NUMERAL = pattern(
     "quantities.numeral",
     HAN_NUMERAL="".join([*_DIGITS, *_POWERS, *_MYRIADS]),
@@ -157,7 +155,7 @@ def quantities(text: str) -> tuple[Quantity, ...]:
     text = pattern("quantities.clock").sub(_blanks, _IDIOMS.sub(_blanks, unblanked))
     text = pattern("deadlines.days_left").sub(_blanks, text)
     for name, kind, read_match in _SHAPES:
-        for match in _shape(name).finditer(text):
+        for match in pattern(name, MONTH=_MONTH, FESTIVAL=_FESTIVAL).finditer(text):
             if (read := read_match(match)) is not None:  # and blanked, so that later patterns do not see it again
                 value, unit = (None, read) if isinstance(read, str) else (read, "")
                 stated.append(Quantity(kind=kind, value=value, unit=unit, span=match[0]))
@@ -261,11 +259,6 @@ _SHAPES: tuple[tuple[str, QuantityKind, Callable[[re.Match[str]], str | Decimal 
 )
 """What is looked for before plain numbers, in this order: a pattern, and the value or the unit of what it matches, if
 that states anything."""
-
-
-@cache
-def _shape(name: str) -> re.Pattern[str]:
-    return pattern(name, MONTH=_MONTH, FESTIVAL=_alternatives(set(_NUMBERS["festivals"])))
 
 
 def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_before: str) -> Quantity:

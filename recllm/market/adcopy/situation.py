@@ -19,16 +19,7 @@ from recllm.base.schema import Item, Occasion
 from recllm.market.adcopy.frames import Situation, capital, frame_file
 from recllm.market.adcopy.lexicon import fold, pattern
 from recllm.market.adcopy.names import shelf
-from recllm.market.adcopy.naming import (
-    Level,
-    Naming,
-    category_name,
-    goods_of,
-    is_shouted,
-    is_silent,
-    measures_zh,
-    naming,
-)
+from recllm.market.adcopy.naming import Naming, category_name, goods_of, is_shouted, is_silent, measures_zh, naming
 from recllm.market.adcopy.quantities import currency_of, day_in_words, format_money, last_day, rounded
 from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType, ThingFacts
 from recllm.text.domains import SHOP
@@ -75,7 +66,7 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
     slots = slots_of(request, facts, name, category)
     return Situation(
         occasions=frozenset(occasions_of(request, conditions)),
-        reasons=() if is_silent(goods) or name.level is Level.NONE else tuple(reasons_of(request)),
+        reasons=() if is_silent(goods) or (not name.name and name.level == "category") else tuple(reasons_of(request)),
         goods=goods,
         number=name.number,
         offer=offer.type.value if offer is not None else "",
@@ -138,8 +129,8 @@ def conditions_of(request: CopyRequest, name: Naming, goods: frozenset[str]) -> 
     is_on_order = offer is not None and offer.type in _ON_ORDER
     return {
         "in_stock": request.item.available,
-        "named": name.level in (Level.CLEAN, Level.TILL),
-        "clean_title": name.level is Level.CLEAN,
+        "named": name.level in ("clean", "till"),
+        "clean_title": name.level == "clean",
         "season_goods": day is not None and day.is_season_good,
         "due": 0.85 <= ratio <= 1.4,
         "overdue": 1.4 < ratio <= 3,
@@ -195,7 +186,7 @@ def item_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[s
     }
     if fold(facts.brand or "") in ("private", "national"):
         slots["brand"] = ""
-    if name.level in (Level.CLEAN, Level.TILL):
+    if name.level in ("clean", "till"):
         slots |= thing_slots("item", name, request)
     if day is not None:
         slots |= {"occasion": day.names["en"], "day": day_in_words(day.on, request.region, "EEEEdMMMM")}
@@ -230,7 +221,6 @@ def thing_slots(key: str, name: Naming, request: CopyRequest) -> dict[str, str]:
     article = "an" if pattern("naming.vowel_sound").match(called) else "a"
     forms = {
         "short": short,
-        "headline": capital(short),
         "the": f"the {called}" if name.has_article else called,
         "a": f"{article} {called}" if is_one else called,
         "more": f"another {short}" if is_one else f"more {short}",
@@ -336,7 +326,7 @@ def item_chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[s
         "desc": "".join(described[:1]),
         "desc2": "".join(described[1:2]),
     }
-    if name.level in (Level.CLEAN, Level.TILL) and name.short:
+    if name.level in ("clean", "till") and name.short:
         size = name.size.replace(" ", "").replace("*", "×")
         called = name.name + size if len(name.name + size) <= 16 else name.name
         measure = next((m for noun, m in measures_zh().items() if name.short.endswith(noun)), "")

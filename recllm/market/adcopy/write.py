@@ -37,7 +37,8 @@ _MOST_TRIED = 24
 """Texts that are checked for one that passes."""
 _REJECTED_SHOWN = 8
 """Texts that were stopped, of those that an `AdCopy` names."""
-_EXAMPLES = 3
+_EXAMPLES = _ANSWERS = 3
+"""Texts that a generator is shown, and those that it is asked for."""
 _MAX_ROUNDS = 12
 _LETTER = re.compile(rf"[^\W\d_]|[{HAN}]")
 _JOINT = re.compile(r"[-/&]")
@@ -157,7 +158,7 @@ def checked_copy(
         checks=answer.checks,
         facts_used={name: value for name, value in values.items() if value},
         template_version=f"{frame_file(request.language).version}:{frame.id}" if frame else "",
-        item_id=facts.item_id,
+        item_id=request.item.item_id,
         parts=request.limits.parts(text),
     )
 
@@ -277,7 +278,7 @@ def _generated(
     prompt = brief(request, situation, frame, tuned=getattr(generator, "tuned", False))
     copies: list[AdCopy] = []
     rejected: list[Rejected] = []
-    for n in (request.n_candidates, 1):
+    for n in (_ANSWERS, 1):
         if rejected:
             prompt = second_brief(prompt, *rejected[0], locale=request.locale)
         try:

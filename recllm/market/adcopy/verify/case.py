@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache, cached_property, lru_cache
 
 from recllm.market.adcopy.lexicon import (
-    HAN,
+    HAN_RUN,
     Reading,
     bases,
     fold,
@@ -31,7 +31,6 @@ from recllm.text.templates import Prompts, natural
 _CLAUSE = re.compile(r"[.,!?:;()…–—，。！？：；、（）\n]+")
 _AFTER_MONTH = pattern("quantities.after_month", MONTHS="|".join(rf"(?<={month}\.) " for month in word_class("months")))
 """Ends a sentence: "in late September. 20% off" is no date."""
-_HAN = re.compile(f"[{HAN}]")
 _LATIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 _IT = {"en": "it", "zh": "它"}
 """Stands for the name of a work where claims are looked for."""
@@ -57,11 +56,8 @@ class Case:
     text: str
     facts: FactSheet
     request: CopyRequest
-    statements: tuple[str, ...] = ()
-    """What is known of the customer, the occasion, the offer and the shop, as texts say it."""
-
-    names: tuple[str, ...] = ()
-    """How a text calls the item."""
+    slots: Mapping[str, str] = field(default_factory=dict)
+    """What is known of the item, the customer, the occasion, the offer and the shop, as texts say it."""
 
     @cached_property
     def reading(self) -> Reading:
@@ -81,10 +77,12 @@ class Case:
 
     @cached_property
     def personal_data(self) -> tuple[tuple[PersonalDataKind, str], ...]:
-        """What the text holds of it, also dressed up."""
+        """What the text holds of it, also dressed up; a name or a street of the item's own facts is the item's."""
         texts = dict.fromkeys((self.text, self.reading.folded))
         pieces = ((f.kind, text[f.start : f.end]) for text in texts for f in find_personal_data(text))
-        return tuple({(kind, fold(piece)): (kind, piece) for kind, piece in pieces}.values())
+        found = {(kind, fold(piece)): (kind, piece) for kind, piece in pieces}
+        may_be_named = (PersonalDataKind.NAME, PersonalDataKind.ADDRESS)
+        return tuple(found[key] for key in found if not (key[0] in may_be_named and key[1] in self.facts.folded))
 
     @cached_property
     def is_lowest_price(self) -> bool:
@@ -109,8 +107,8 @@ class Case:
 
     @cached_property
     def stated(self) -> frozenset[tuple[QuantityKind, Decimal | None, str]]:
-        """The quantities of `statements`, and the counts, shares and days of proofs; neither sets a price."""
-        stated = [q for text in self.statements for q in quantities(text)]
+        """The quantities of `slots`, and the counts, shares and days of proofs; neither sets a price."""
+        stated = [q for text in self.slots.values() for q in quantities(text)]
         counts = (q for q in (*stated, *self.evidence_quantities) if q.kind is not QuantityKind.MONEY)
         return frozenset((q.kind, q.value, q.unit) for q in counts)
 
@@ -188,7 +186,7 @@ class Case:
     def own_words(self) -> str:
         """The text without the item's own texts: what its writer chose to say about it."""
         is_name = re.compile("[^a-z]").search  # and no word such as basket
-        names = (text for text in self.statements if len(text) > 2 and is_name(text))
+        names = (text for text in self.slots.values() if len(text) > 2 and is_name(text))
         texts = {t for t in (*self.item_texts, *names) if len(t) > 1 or not t.isascii()}
         if not texts:
             return self.text
@@ -228,7 +226,7 @@ class Case:
             (joined if is_of_item else apart).update(clause_words & loose)
             pairs = {clause[i : i + 2] for i in range(len(clause) - 1)}
             is_of_item = bool(pairs & self.item_pairs) or any(word in clause for word in listed("zh", "pronouns"))
-            (joined if is_of_item else apart).update(_HAN.findall(clause))
+            (joined if is_of_item else apart).update("".join(HAN_RUN.findall(clause)))
             for word, is_apart in (
                 *self._english_things(clause, is_consumed),
                 *self._chinese_things(clause, is_consumed),
