@@ -125,6 +125,8 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"item": {**ITEM, "attributes": {"a": [1]}}}, "item.attributes.a is a text"),
     ({"offer": {"type": "gratis"}}, "offer.type must be 'percent', 'amount'"),
     ({"offer": {"type": "percent"}}, "needs a value above 0"),
+    ({"offer": {"type": "amount", "value": 0}}, "needs a value above 0"),
+    ({"offer": {"type": "percent", "value": 100}}, "percent offers lie between 0 and 100"),
     ({"offer": {**OFFER, "end": "2025-11-12"}}, "no time zone"),
     ({"offer": {**OFFER, "end": "soon"}}, "offer.end is a time"),
     ({"offer": {**OFFER, "ends": "x"}}, "offer has no field 'ends'"),

@@ -31,7 +31,6 @@ _LINK = re.compile(r"(?:(?<=[.?!]) [^.?!{}]*)?:? ?\{link\}")
 _PARTS_OF_EMAIL = {"subject": ("push", "title"), "body": ("wechat", "digest")}
 """What an e-mail takes from other channels where a frame has no words of its own for it; the rest is shared by many."""
 _WORD = re.compile("[a-z]{4,}")
-_LEAST_HAN = 2
 
 _OTHER_DAYS = (60.5, 120.5, 300.5)
 """Where the words for a time change besides the rows of the tables."""
@@ -125,7 +124,7 @@ class Situation:
             return not self.holds(value)
         if prefix == "kind":
             return not self.goods.isdisjoint(value.split("|"))
-        return any(condition in known for known in (self.conditions, self.slots, self.reasons, self.occasions))
+        return any(condition in facts for facts in (self.conditions, self.slots, self.reasons, self.occasions))
 
     def allows(self, frame: Frame, restricted: frozenset[str]) -> bool:
         reserved = self.goods & restricted
@@ -196,21 +195,18 @@ def read_frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
     for name, parts in channels.items():
         if missing := [slot.name for slot in channel_named(name).slots if slot.name not in parts]:
             raise ValueError(f"the frame {entry['id']} has no {missing[0]} for {name}")
-    if isinstance(entry["voice"], str):
-        fields["voice"] = (entry["voice"],)
     return Frame(**fields, channels=channels)
 
 
 @cache
 def frame_phrases(language: str) -> tuple[str, ...]:
-    """What the frames of a language say between their slots, folded: pieces of two words or three Chinese characters
-    at least, the longest first."""
+    """What frames say between slots, folded: two words or three Chinese characters at least, the longest first."""
     pieces: set[str] = set()
     for frame in frame_file(language).frames:
         for text in (t for parts in frame.channels.values() for variants in parts.values() for t in variants):
             for sentence in re.split(r"[\n.!?:;,，。：；！？、]", _SLOT.sub("\n", text)):
                 piece = fold(sentence).strip()
-                if len(piece.split()) > 1 or len(HAN_RUN.findall(piece)[:1] and piece) > _LEAST_HAN:
+                if len(piece.split()) > 1 or len(HAN_RUN.findall(piece)[:1] and piece) > 2:
                     pieces.add(piece)
     return tuple(sorted(pieces, key=len, reverse=True))
 
@@ -227,8 +223,7 @@ def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]
 
 
 def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) -> Iterator[Parts]:
-    """The texts of a frame on a channel that fit its limits, each once: those that say the least twice come first, and
-    `draw` decides the order of equals."""
+    """The texts of a frame that fit the channel, those that say the least twice first; `draw` orders equals."""
     filled = {name: _filled(variants, situation, frame) for name, variants in frame.channels[channel.name].items()}
     parts = {name: list(texts) for name, texts in filled.items()}
     tags = parts.pop("tags", None)

@@ -65,21 +65,21 @@ def parse(model: type[T], values: Any, *, owner: str, prefix: str = "") -> T:
 
 
 def _in_words(fault: ErrorDetails, model: Any, owner: str) -> str:
-    steps, given = [str(step)[:_LONGEST_EXCERPT] for step in fault["loc"]], fault["input"]
-    place = ".".join(steps)
+    steps, value = [str(step)[:_LONGEST_EXCERPT] for step in fault["loc"]], fault["input"]
+    path = ".".join(steps)
     if fault["type"] in _UNKNOWN:
         fields = model.__pydantic_fields__
         for step in steps[:-1]:
             annotation = fields[step].annotation if step in fields else None
             nested = (annotation, *get_args(annotation))
             fields = next((a.__pydantic_fields__ for a in nested if hasattr(a, "__pydantic_fields__")), {})
-        known = ", ".join(sorted(fields))
-        return f"{'.'.join(steps[:-1]) or owner} has no field {steps[-1]!r}; known: {known}"
-    if fault["type"] == "missing" or (steps and given is None):
-        return f"{place} is missing"
+        names = ", ".join(sorted(fields))
+        return f"{'.'.join(steps[:-1]) or owner} has no field {steps[-1]!r}; known: {names}"
+    if fault["type"] == "missing" or (steps and value is None):
+        return f"{path} is missing"
     if fault["type"] == "value_error":
-        return f"{place} {fault['ctx']['error']}".strip()
-    return f"{place or owner} {fault_in_words(fault, quoted=False)}, not {repr(given)[:_LONGEST_EXCERPT]}"
+        return f"{path} {fault['ctx']['error']}".strip()
+    return f"{path or owner} {fault_in_words(fault, quoted=False)}, not {repr(value)[:_LONGEST_EXCERPT]}"
 
 
 _UNBOUNDED = re.compile(r"(?<!\\)(?:\\\\)*[*+](?!\])|\{\d+,\}")

@@ -26,6 +26,7 @@ from babel.numbers import format_currency, get_currency_precision, is_currency
 from recllm.market.adcopy.lexicon import (
     Family,
     Reading,
+    any_of,
     fold,
     folded_pattern,
     pattern,
@@ -97,11 +98,6 @@ def currency_of(code: str | None) -> Currency | None:
     return CURRENCIES.get((code or "").upper())
 
 
-def _alternatives(texts: set[str]) -> str:
-    """One pattern for all texts, the longest first."""
-    return "|".join(re.escape(text) for text in sorted(texts, key=lambda t: (-len(t), t)))
-
-
 _NUMERALS = _NUMBERS["numerals"]
 _MONTHS = [month.lower() for month in word_class("months")]
 UNITS = {spelling: key for key, spellings in _NUMBERS["units"].items() for spelling in spellings}
@@ -122,8 +118,8 @@ _CONVERSIONS: Mapping[str, tuple[str, Decimal]] = {
 """Unit -> what it measures, and how many of that one's smallest unit it is."""
 
 _UNIT = folded_pattern(
-    rf"[ -]?((?:{_alternatives({u for u in UNITS if u.isascii()})})(?![a-z0-9])"
-    rf"|(?:{_alternatives({u for u in UNITS if not u.isascii()})}))"
+    rf"[ -]?((?:{any_of({u for u in UNITS if u.isascii()})})(?![a-z0-9])"
+    rf"|(?:{any_of({u for u in UNITS if not u.isascii()})}))"
 )
 _PHRASES = [p for p in table("neutral.en.toml")["phrases"] if p.split()[-1] not in _ENGLISH]
 """Without "for two", which may go on: "for two dollars"."""
@@ -134,15 +130,15 @@ _IDIOMS = folded_pattern(
         for idiom in sorted(_UNSTATING, key=len, reverse=True)
     )
 )
-_MONTH, _FESTIVAL = pattern("quantities.month").pattern, _alternatives(set(_NUMBERS["festivals"]))
+_MONTH, _FESTIVAL = pattern("quantities.month").pattern, any_of(_NUMBERS["festivals"])
 _NUMERAL = pattern(
     "quantities.numeral",
     HAN_NUMERAL="".join([*_DIGITS, *_POWERS, *_MYRIADS]),
-    NUMBER_WORD=_alternatives({*_ENGLISH, *_ENGLISH_SCALES}),
+    NUMBER_WORD=any_of({*_ENGLISH, *_ENGLISH_SCALES}),
 )
 _CODES = "|".join([*(code.lower() for code in CURRENCIES), "rmb"])
 _SIGNS = {s.casefold() for c in CURRENCIES.values() for signs in c.signs.values() for s in signs if not s.isalpha()}
-_SIGN = pattern("quantities.sign_before", SIGN=_alternatives(_SIGNS), CODE=_CODES)
+_SIGN = pattern("quantities.sign_before", SIGN=any_of(_SIGNS), CODE=_CODES)
 _MONEY_WORD = pattern("quantities.money_after", CODE=_CODES)
 _NEXT_WORD = folded_pattern(r"[ -]?([a-z]+)")
 
@@ -223,10 +219,8 @@ _ENGLISH_PARTS = {"third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "tenth": 10
 
 def _fraction_off(match: re.Match[str], *, left: bool = False) -> Decimal | None:
     """A reduction by a fraction in words, or where `left` to what is left of the price."""
-    named = match.groupdict()
-    top, bottom = named.get("top") or named.get("top_after"), named.get("bottom") or named.get("bottom_after")
-    if not top or not bottom:
-        return None
+    named = {name.removesuffix("_after"): text for name, text in match.groupdict().items() if text}
+    top, bottom = named["top"], named["bottom"]
     if top.isascii():
         parts = Fraction(_ENGLISH.get(top, 1), _ENGLISH_PARTS[bottom])
     else:
@@ -257,8 +251,7 @@ _SHAPES: tuple[tuple[str, QuantityKind, Callable[[re.Match[str]], str | Decimal 
     ("quantities.festival_date", QuantityKind.DATE, lambda m: _NUMBERS["festivals"][_first_group(m)]),
     ("quantities.code", QuantityKind.CODE, _model_number),
 )
-"""What is looked for before plain numbers, in this order: a pattern, and the value or the unit of what it matches, if
-that states anything."""
+"""What is looked for before plain numbers, in this order: a pattern, and the value or the unit of a match, if any."""
 
 
 def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_before: str) -> Quantity:

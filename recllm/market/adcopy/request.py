@@ -30,7 +30,7 @@ from recllm.base.schema import Item, Occasion, Reason, ReasonKind, exact_amount
 from recllm.base.words.sentences import LANGUAGES, language
 from recllm.market.adcopy.channels import Channel, channel_named
 from recllm.market.adcopy.frames import wording_days
-from recllm.market.adcopy.lexicon import ROLE_TOKEN, families, fold, limit, pattern, read, table, translation, words
+from recllm.market.adcopy.lexicon import families, fold, limit, pattern, read, table, translation, words
 from recllm.market.adcopy.packs import FilledText, Pack, parse
 from recllm.market.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.text.domains import Domain, domain_of, without_domain
@@ -38,9 +38,6 @@ from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.personal_data import without_personal_data
 from recllm.text.templates import Prompts
 
-_AMOUNTS = (QuantityKind.MONEY, QuantityKind.NUMBER)
-_CODE = pattern("injection.code")
-_HIDDEN = pattern("injection.hidden")
 _DIGITS_AS_LETTERS = translation("injection.digits_as_letters")
 
 Words = tuple[FilledText, ...]
@@ -313,7 +310,8 @@ class CopyRequest:
     @property
     def lowest_price(self) -> Decimal | None:
         """The lowest price of the past 30 days, where the proof of it is an amount."""
-        stated = [q.value for q in quantities(self.evidence.get("lowest_30d", "")) if q.kind in _AMOUNTS]
+        amounts = (QuantityKind.MONEY, QuantityKind.NUMBER)
+        stated = [q.value for q in quantities(self.evidence.get("lowest_30d", "")) if q.kind in amounts]
         return stated[0] if len(stated) == 1 else None
 
     @property
@@ -434,11 +432,10 @@ def _name(text: str, max_chars: int = TITLE_CHARS) -> str:
 
 
 def speaks_to_machines(text: str) -> bool:
-    """True for instructions, role tokens, code, links and hidden writing; `text` is as the catalogue holds it, and of a
-    very long one the beginning is read."""
+    """True for instructions, role tokens, code, links and hidden writing, in the beginning of a catalogue's text."""
     text = text[: limit("name_chars")]
-    folded = fold(text)
-    if _HIDDEN.search(text) or ROLE_TOKEN.search(folded) or _CODE.search(folded):
+    folded, shapes = fold(text), (pattern("reading.role_token"), pattern("injection.code"))
+    if pattern("injection.hidden").search(text) or any(shape.search(folded) for shape in shapes):
         return True
     readings = (read(text), read(folded.translate(_DIGITS_AS_LETTERS)))
     return any(family.find(reading) for family in families("instructions.toml") for reading in readings)

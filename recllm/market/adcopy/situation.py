@@ -18,8 +18,16 @@ from babel.dates import get_month_names
 from recllm.base.schema import Item, Occasion
 from recllm.market.adcopy.frames import Situation, capital, frame_file
 from recllm.market.adcopy.lexicon import fold, pattern
-from recllm.market.adcopy.names import shelf
-from recllm.market.adcopy.naming import Naming, category_name, goods_of, is_shouted, is_silent, measures_zh, naming
+from recllm.market.adcopy.naming import (
+    Naming,
+    category_name,
+    goods_of,
+    is_shouted,
+    is_silent,
+    measures_zh,
+    naming,
+    shelf,
+)
 from recllm.market.adcopy.quantities import currency_of, day_in_words, format_money, last_day, rounded
 from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType, ThingFacts
 from recllm.text.domains import SHOP
@@ -184,8 +192,6 @@ def item_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[s
         "words": described_in_english(facts),
         "author": next((value for key, value in facts.attributes.items() if fold(key) in ("author", "作者")), ""),
     }
-    if fold(facts.brand or "") in ("private", "national"):
-        slots["brand"] = ""
     if name.level in ("clean", "till"):
         slots |= thing_slots("item", name, request)
     if day is not None:

@@ -11,6 +11,7 @@ from functools import cache, cached_property, lru_cache
 from recllm.market.adcopy.lexicon import (
     HAN_RUN,
     Reading,
+    any_of,
     bases,
     fold,
     limit,
@@ -21,7 +22,7 @@ from recllm.market.adcopy.lexicon import (
     word_class,
     words,
 )
-from recllm.market.adcopy.names import OTHER_SHELF, name_and_size, shelf, written_out
+from recllm.market.adcopy.naming import OTHER_SHELF, name_and_size, shelf, written_out
 from recllm.market.adcopy.quantities import Deadline, Quantity, QuantityKind, deadlines, quantities
 from recllm.market.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.text.personal_data import PersonalDataKind, find_personal_data
@@ -45,8 +46,8 @@ def listed(language: str, name: str) -> frozenset[str]:
     return frozenset(str(table(f"surroundings.{language}.toml")[name]).split())
 
 
-_CHINESE_NAMES = map(fold, listed("zh", "things") | listed("zh", "food"))
-_CHINESE_THINGS = re.compile("|".join(sorted(_CHINESE_NAMES, key=len, reverse=True)))
+_CHINESE_NAMES = any_of(map(fold, listed("zh", "things") | listed("zh", "food")))
+_CHINESE_THINGS = re.compile(_CHINESE_NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +81,9 @@ class Case:
         """What the text holds of it, also dressed up; a name or a street of the item's own facts is the item's."""
         texts = dict.fromkeys((self.text, self.reading.folded))
         pieces = ((f.kind, text[f.start : f.end]) for text in texts for f in find_personal_data(text))
-        found = {(kind, fold(piece)): (kind, piece) for kind, piece in pieces}
+        folded = {(kind, fold(piece)): (kind, piece) for kind, piece in pieces}
         may_be_named = (PersonalDataKind.NAME, PersonalDataKind.ADDRESS)
-        return tuple(found[key] for key in found if not (key[0] in may_be_named and key[1] in self.facts.folded))
+        return tuple(folded[key] for key in folded if not (key[0] in may_be_named and key[1] in self.facts.folded))
 
     @cached_property
     def is_lowest_price(self) -> bool:
@@ -188,10 +189,7 @@ class Case:
         is_name = re.compile("[^a-z]").search  # and no word such as basket
         names = (text for text in self.slots.values() if len(text) > 2 and is_name(text))
         texts = {t for t in (*self.item_texts, *names) if len(t) > 1 or not t.isascii()}
-        if not texts:
-            return self.text
-        longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))
-        return re.sub(longest_first, " ", self.text, flags=re.IGNORECASE)
+        return re.sub(any_of(texts), " ", self.text, flags=re.IGNORECASE) if texts else self.text
 
     @cached_property
     def beside_work(self) -> Case:
@@ -318,17 +316,14 @@ def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
 
 def denials(facts: FactSheet) -> Iterator[str]:
     """What a text may say that the item lacks: "no cables", of wireless headphones."""
-    for entry in table("uses.toml")["without"]:
-        if any(thing in facts.words if thing.isascii() else thing in facts.folded for thing in entry["things"]):
-            for word in entry["words"]:
-                yield from (f"no {word}", f"without {word}") if word.isascii() else (f"没有{word}", f"没{word}")
+    for word in words_beside("without", facts.texts):
+        yield from (f"no {word}", f"without {word}") if word.isascii() else (f"没有{word}", f"没{word}")
 
 
 @lru_cache(maxsize=1024)
 def words_beside(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Words that an item of this title and these categories is none of, endings cut off. kind: "use" for what goes with
-    it without being part of it, coffee of a mug; "scene" for the scenes that it stands in, which claim nothing with it,
-    wick of a candle."""
+    """Words next to an item of these names, endings cut off. kind: "use" for what goes with it, coffee of a mug;
+    "scene" for where it stands, wick of a candle; "without" for what it lacks."""
     readings = [read(name) for name in names]
     of_names = {stem(word) for reading in readings for word in reading.words}
     return tuple(

@@ -14,6 +14,7 @@ from itertools import chain, product
 from recllm.market.adcopy.frames import frame_phrases
 from recllm.market.adcopy.lexicon import (
     HAN_RUN,
+    any_of,
     families,
     fold,
     limit,
@@ -25,7 +26,7 @@ from recllm.market.adcopy.lexicon import (
     word_class,
     words,
 )
-from recllm.market.adcopy.names import name_and_size
+from recllm.market.adcopy.naming import name_and_size
 from recllm.market.adcopy.quantities import (
     EACH,
     UNITS,
@@ -67,7 +68,6 @@ _SHAPES_OF_CLAIMS = (
 )
 """Pattern, what it speaks of, and the key of the proof that allows it."""
 _OTHER_GOODS = {"en": "claims.other_goods", "zh": "claims.other_goods_zh"}
-_ADDED = ("claims.added", "claims.added_zh")
 _OWNER = re.compile(r"['’]s$")
 _SENTENCE = re.compile(r"[.!?…:;\n]+|[\"“”(]")
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z'’-]*")
@@ -275,8 +275,8 @@ def is_price(quantity: Quantity, case: Case) -> bool:
     is_counted = any(fact.span == quantity.span for fact in facts.quantities)
     if is_counted and quantity.span.endswith("块") and not before.search(case.reading.folded):
         return True  # 60块: 块 counts pieces and yuan
-    known = currency_of(facts.currency)
-    spellings = (*chain(*known.signs.values()), *known.chinese_words, *known.words) if known else ()
+    currency = currency_of(facts.currency)
+    spellings = (*chain(*currency.signs.values()), *currency.chinese_words, *currency.words) if currency else ()
     sign = quantity.unit or ("元" if facts.currency == "CNY" else "")  # 到手36
     if sign not in map(fold, (facts.currency, *spellings)):
         return False
@@ -406,7 +406,8 @@ def proofs(case: Case) -> Iterator[Violation]:
     """G3: no claim without its proof: cures, certificates, awards, ranks, ratings, sales, urgency, materials, ..."""
     yield from unproven_comparisons(case)
     if not case.request.evidence.get("composition"):  # what was added or smells through stands among the facts
-        for match in (m for shape in _ADDED for m in pattern(shape).finditer(case.reading.squashed)):
+        shapes = (pattern("claims.added"), pattern("claims.added_zh"))
+        for match in (m for shape in shapes for m in shape.finditer(case.reading.squashed)):
             name = next(value for value in match.groups() if value)
             if not (stated_by_facts(name, case.facts) or used_with(name, case.facts)):
                 yield Violation(f"{match[0]!r} names {name!r}, which the facts do not hold", match[0], holds=True)
@@ -456,7 +457,7 @@ def unproven_deeds(case: Case) -> Iterator[Violation]:
             doing = pattern("claims.does", VERBS=verbs).finditer(text)
             acts = [m for m in doing if stem(m["subject"]) in of_item and stem(m["verb"]) not in names]
             measures = (q for q in case.quantities if q.kind is QuantityKind.NUMBER and q.unit and is_fact(q, case))
-            sizes = "|".join(re.escape(q.span.strip()) for q in measures) if acts else ""  # "holds 350 ml"
+            sizes = any_of(q.span.strip() for q in measures) if acts else ""  # "holds 350 ml"
             deeds = (
                 m[0]
                 for m in acts
@@ -508,8 +509,8 @@ def foreign_names(case: Case) -> Iterator[Violation]:
     """G4: no brand but the item's own, and no capitalised name inside a sentence that the facts do not hold."""
     yield from foreign_brands(case)
     yield from misspelt_brands(case)
-    known = {word for text in (*case.request.evidence.values(), *case.slots.values()) for word in words(text)}
-    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words | known)}
+    stated = {word for text in (*case.request.evidence.values(), *case.slots.values()) for word in words(text)}
+    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words | stated)}
     if case.request.limits.slots[0].each_line:  # lines of a search ad are in title case
         allowed |= stems(neutral_words() | {word for phrase in frame_phrases("en") for word in phrase.split()})
     if case.language == "en":

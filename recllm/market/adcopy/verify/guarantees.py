@@ -156,11 +156,11 @@ def review(
             else:
                 warnings.append(RuleWarning(guarantee=rule.guarantee, rule=name, span=phrase, message=message))
     checks: list[Check] = []
-    for name, guarantee in GUARANTEES.items():
-        violations = chain(guarantee(case.beside_work if name in _OF_CLAIMS else case), forbidden[name])
+    for name in dict.fromkeys((*GUARANTEES, *forbidden)):
+        violations = GUARANTEES[name](case.beside_work if name in _OF_CLAIMS else case) if name in GUARANTEES else ()
         faults = [
             Check(guarantee=name, passed=False, message=v.message, span=v.span, holds=v.holds, needs=v.needs)
-            for v in violations
+            for v in chain(violations, forbidden[name])
             if not (v.holds and name != "G14" and _is_of_full_title(v.span, case))
         ]
         checks += faults or [Check(guarantee=name, passed=True)]
@@ -211,13 +211,12 @@ def phrases_that_hold(case: Case) -> Iterator[str]:
         yield from str(table("offer_words.toml")[case.language][running.type]).split()
         if running.end is not None:
             yield from (phrase.span for phrase in case.deadlines if phrase.ends_on(running.end, case.request.now))
+            yield from matches(pattern("quantities.end_of_day"), case.reading.folded)
     for family in families("claims.toml"):
         if case.proves(family.evidence):
             yield from family.find(case.reading)
     yield from (fold(phrase) for phrase in case.request.free_words if _is_phrase(phrase))
-    unstating = [*_NEUTRAL_PHRASES, pattern("quantities.clock"), pattern("quantities.festival")]
-    if case.offer is not None and case.offer.end is not None:
-        unstating.append(pattern("quantities.end_of_day"))
+    unstating = (*_NEUTRAL_PHRASES, pattern("quantities.clock"), pattern("quantities.festival"))
     yield from (phrase for shape in unstating for phrase in matches(shape, case.reading.folded))
     yield from (phrase for phrase in frame_phrases(case.language) if phrase in case.reading.folded)
     for quantity in case.quantities:  # "45 cm tall", "weighs 250 g"
