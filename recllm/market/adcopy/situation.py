@@ -250,17 +250,17 @@ _OF_NUMBER = {
 def ago_english(key: str, ago: Ago | None) -> dict[str, str]:
     if ago is None or ago.days >= LONG_AGO_DAYS:
         return {}
-    (days, day), slots = ago, dict[str, str]()
+    days, day = ago
     if days < _RECENT_DAYS:
         when = "about a week ago" if days >= 4 else "a few days ago"
     elif days >= _YEAR_DAYS:
         when = f"last {_MONTHS[day.month]}"
     else:
         third = "" if days > _MONTH_DAYS else "early " if day.day <= 10 else "mid-" if day.day <= 20 else "late "
-        when, slots[f"{key}.since"] = f"in {third}{_MONTHS[day.month]}", f"since {third}{_MONTHS[day.month]}"
-    if row := _row(frame_file("en").tables["span"], days):
-        slots |= {f"{key}.span": row["span"], f"{key}.ago": f"{row['span']} ago"}
-    return {key: when, f"{key}.in": when, **slots}
+        when = f"in {third}{_MONTHS[day.month]}"
+    row = _row(frame_file("en").tables["span"], days)
+    spans = {f"{key}.span": row["span"], f"{key}.ago": f"{row['span']} ago"} if row else {}
+    return {key: when, f"{key}.in": when, **spans}
 
 
 def offer_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
