@@ -171,7 +171,7 @@ def injected(instructions: list[dict[str, str]]) -> list[dict[str, str]]:
             ]
             item = _carrying(payload, field)
             request = CopyRequest(
-                item=item, channel=channel, locale=locale, n_candidates=3, now=_MOMENT, person=PersonFacts(in_cart=True)
+                item=item, channel=channel, locale=locale, now=_MOMENT, person=PersonFacts(in_cart=True)
             )
             for copy in write_copy(request, generator=_Obedient(answers)):
                 if not copy.verified or fold(sign) in fold(copy.text):

@@ -15,8 +15,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from recllm.base.errors import DataError, RecllmError
 from recllm.market.adcopy.channels import channel_named
 from recllm.market.adcopy.packs import parse
@@ -47,10 +45,10 @@ _NOW = datetime(2000, 1, 1, tzinfo=UTC)
 class ApprovedText(StrictLine):
     """One text that the shop approved, and what it is for."""
 
-    item: SubmittedItem = Field(description="an object")
-    parts: dict[str, str] = Field(description="an object of texts")
-    channel: str = Field("email", description="a text")
-    locale: str = Field("en", description="a text")
+    item: SubmittedItem
+    parts: dict[str, str]
+    channel: str = "email"
+    locale: str = "en"
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def test_what_is_wrong_is_named_with_its_key(tmp_path: Path) -> None:
 
 def test_a_pack_that_does_not_parse(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text('name = "own"\n[[rule]]\nid = "x"\n')
-    with pytest.raises(DataError, match=r"words\.packs is wrong: .*own\.toml, rule x: citation is missing"):
+    with pytest.raises(DataError, match=r"words\.packs is wrong: .*own\.toml, rule x: guarantee is missing"):
         read_campaign(campaign(tmp_path, GOOD.replace('packs = ["cn"]', 'packs = ["own.toml"]')))
     with pytest.raises(DataError, match="no TOML"):
         read_campaign(campaign(tmp_path, GOOD + "\n[["))

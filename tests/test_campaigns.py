@@ -27,7 +27,7 @@ from recllm.base.errors import DataError, GenerationError, ModelError, NothingTo
 from recllm.base.policy import Policy
 from recllm.base.schema import Objective
 from recllm.doors.privacy.export import export_person
-from recllm.market.adcopy.packs import add_words, vocabulary_file
+from recllm.market.adcopy.packs import add_words
 from recllm.market.adcopy.write import write_copy
 from recllm.market.audiences.audience import audience_of_workspace
 from recllm.market.audiences.request import AudienceRequest
@@ -608,7 +608,7 @@ def test_what_the_shop_approved_is_no_longer_held(shop: Workspace) -> None:
     campaign = tea(shop)
     wording = campaign.plan.texts[0].text.replace("\n", "\nA crispy start.\n", 1)
     assert enter_edit(campaign, "t1", wording, by="Ann", at=NOW).warnings
-    add_words(vocabulary_file(shop.root), ["crispy"], by="Ann", at=NOW)
+    add_words(shop.root, ["crispy"], by="Ann", at=NOW)
     assert not enter_edit(tea(shop), "t1", wording, by="Ann", at=NOW).warnings
 
 

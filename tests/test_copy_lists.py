@@ -46,23 +46,22 @@ def test_every_pattern_and_limit_is_used() -> None:
 
 
 def test_a_vocabulary_grows_by_versions(tmp_path: Path) -> None:
-    file = tmp_path / "vocabulary.json"
-    assert approved_words(file) == frozenset()
-    add_words(file, ["toasty", " melt  away "], by="Ana", at=NOW)
-    again = add_words(file, ["Toasty", "外脆里嫩"], by="Bo", at=NOW + timedelta(days=1))
+    assert approved_words(tmp_path) == frozenset()
+    add_words(tmp_path, ["toasty", " melt  away "], by="Ana", at=NOW)
+    again = add_words(tmp_path, ["Toasty", "外脆里嫩"], by="Bo", at=NOW + timedelta(days=1))
     assert again == ("外脆里嫩",)
-    written = [(w.word, w.by, w.version) for w in read_vocabulary(file).words]
+    written = [(w.word, w.by, w.version) for w in read_vocabulary(tmp_path).words]
     assert written == [("toasty", "Ana", 1), ("melt away", "Ana", 1), ("外脆里嫩", "Bo", 2)]
-    assert add_words(file, ["toasty"], by="Bo", at=NOW) == () and read_vocabulary(file).version == 2
+    assert add_words(tmp_path, ["toasty"], by="Bo", at=NOW) == () and read_vocabulary(tmp_path).version == 2
 
 
 def test_a_damaged_vocabulary_is_named_and_a_bad_word_refused(tmp_path: Path) -> None:
     file = tmp_path / "vocabulary.json"
     for word in ("", "  ", "!!", "x" * 61):
         with pytest.raises(UsageError, match="is no word"):
-            add_words(file, [word], by="Ana", at=NOW)
+            add_words(tmp_path, [word], by="Ana", at=NOW)
     with pytest.raises(UsageError, match="--by"):
-        add_words(file, ["toasty"], by=" ", at=NOW)
+        add_words(tmp_path, ["toasty"], by=" ", at=NOW)
     assert not file.exists()
     for content, message in (
         ("{", "not JSON"),
@@ -72,7 +71,7 @@ def test_a_damaged_vocabulary_is_named_and_a_bad_word_refused(tmp_path: Path) ->
     ):
         file.write_text(content)
         with pytest.raises(DataError, match=message) as caught:
-            approved_words(file)
+            approved_words(tmp_path)
         assert str(file) in str(caught.value)
 
 

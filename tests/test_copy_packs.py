@@ -1,4 +1,4 @@
-"""Rule packs: every rule's own hit and miss, what allows a rule, and what a faulty pack is told."""
+"""Rule packs: what allows a rule, and what a faulty pack is told. Loading one tries every rule on its own examples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from tables import table
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import Item
-from recllm.market.adcopy.lexicon import read
 from recllm.market.adcopy.packs import load_pack, pack_named, pack_names
 from recllm.market.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.market.adcopy.verify.case import Case
@@ -46,11 +45,6 @@ def test_the_three_packs_are_there() -> None:
     assert all(len(pack_named(name).rules) >= 20 for name in pack_names())
 
 
-def test_a_rule_hits_and_misses() -> None:
-    assert [text for rule in RULES for text in rule.hit if not rule.find(read(text))] == []
-    assert [text for rule in RULES for text in rule.miss if rule.find(read(text))] == []
-
-
 def test_a_rule_says_where_it_comes_from() -> None:
     for rule in RULES:
         assert re.search(r"CFR|USC|FTC|UCPD|Directive|Regulation|法|条例|规定", rule.citation), rule
@@ -62,12 +56,6 @@ def test_dressed_up_words_are_found_and_plain_ones_are_no_absolute_terms() -> No
     dressed = ["国 家·级龙井绿茶。", "ＮＯ．1 的龙井绿茶。", "龙井绿茶，销量第①。", "国\u200b宴龙井绿茶。"]
     assert [text for text in plain if failed(case(text, TEE))] == []
     assert [text for text in dressed if "G3" not in failed(case(text, TEE))] == []
-
-
-def test_a_warning_keeps_no_text_back() -> None:
-    found = reviewed(case("最新款龙井绿茶。", TEE, names=("cn",)))
-    assert all(check.passed for check in found.checks)
-    assert [(w.rule, w.span, w.guarantee) for w in found.warnings] == [("cn/newest", "最新款", "G3")]
 
 
 def test_evidence_allows_a_rule() -> None:
@@ -129,13 +117,13 @@ miss = ["A cloud"]
 """
 
 
-def test_an_own_pack_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("guarantee", ["G3", "G13"])
+def test_an_own_pack_is_read(tmp_path: Path, guarantee: str) -> None:
     file = tmp_path / "own.toml"
-    file.write_text(GOOD)
+    file.write_text(GOOD.replace("G3", guarantee))
     own = load_pack(file)
-    checks = review("A loud green tea.", CopyRequest(item=GREEN_TEA, channel="email", now=NOW, packs=(own,))).checks
-    assert [(c.guarantee, c.span) for c in checks if not c.passed] == [("G3", "loud")]
-    assert "house law" in next(c.message for c in checks if not c.passed)
+    (fault,) = review("A loud green tea.", CopyRequest(item=GREEN_TEA, channel="email", now=NOW, packs=(own,))).failures
+    assert (fault.guarantee, fault.span) == (guarantee, "loud") and "house law" in fault.message
 
 
 @pytest.mark.parametrize(("old", "new", "said"), table("copy_packs", "a faulty pack names file and rule"))

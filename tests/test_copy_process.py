@@ -66,10 +66,10 @@ def test_a_voice_is_read_and_a_faulty_one_refused(tmp_path: Path) -> None:
     file.write_text('banned = ["cheap"]\nrequired = ["warm"]\naddress = "您"\nemoji = false\n')
     assert load_voice(file) == Voice(banned=("cheap",), required=("warm",), address="您", emoji=False)
     for text, problem in [
-        ("banned = 'x'", "banned is a list"),
-        ("banned = [' ']", "banned is a list"),
-        ("emoji = 'no'", "emoji is true or false"),
-        ("address = '他'", "address is"),
+        ("banned = 'x'", "banned must be a list"),
+        ("banned = [' ']", "banned.0 must not be empty"),
+        ("emoji = 'no'", "emoji must be true or false"),
+        ("address = '他'", "address must be"),
         ("mood = 'x'", "no field 'mood'"),
         ("= 1", "not TOML"),
     ]:
@@ -119,8 +119,6 @@ def test_an_offer_that_a_law_forbids_is_blocked() -> None:
     assert forbidden.verdict is CopyVerdict.BLOCKED
     assert any("98/6/EC" in check.message for check in forbidden.checks if not check.passed)
     assert proven.verified and "20% off" in proven.text
-    with pytest.raises(UsageError, match="unknown rule pack"):
-        pack_named("mars")
 
 
 def test_the_brands_voice_stops_a_model_and_chooses_frames() -> None:

@@ -215,13 +215,13 @@ def test_what_is_too_long_is_refused_with_the_length_that_is_taken() -> None:
     line = {"id": "a", "text": "x", "channel": "email", "locale": "en", "item": {"title": "Steel pan"}}
     item = {"title": "Steel pan"}
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"item": {"title": "1" * SIGNS}}, "item.title is a string of up to 1000 characters, not '11"),
-        ({"item": item | {"description": "1" * 20_001}}, "item.description is a string of up to 20000 characters"),
-        ({"item": item | {"attributes": {"a": "1" * 1_001}}}, "item.attributes is an object of short texts"),
-        ({"item": item | {"price": "9" * SIGNS}}, "item.price is a number, not '99"),
-        ({"id": "a" * 1_001}, "id is a string of up to 1000 characters"),
-        ({"known_brands": ["a"] * 1_001}, "known_brands is a list of up to 1000 names"),
-        ({"evidence": {"award": "a" * 1_001}}, "evidence is an object of short texts"),
+        ({"item": {"title": "1" * SIGNS}}, "item.title must have 1000 characters at most, not '11"),
+        ({"item": item | {"description": "1" * 20_001}}, "item.description must have 20000 characters at most"),
+        ({"item": item | {"attributes": {"a": "1" * 1_001}}}, "item.attributes.a must have 1000 characters at most"),
+        ({"item": item | {"price": "9" * SIGNS}}, "item.price must be 1000000000000 at most, not '99"),
+        ({"id": "a" * 1_001}, "id must have 1000 characters at most"),
+        ({"known_brands": ["a"] * 1_001}, "known_brands must have 1000 entries at most"),
+        ({"evidence": {"award": "a" * 1_001}}, "evidence.award must have 1000 characters at most"),
     ]
     for change, words in cases:
         with pytest.raises(DataError) as error:

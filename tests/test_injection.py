@@ -51,9 +51,7 @@ def request_of(payload: str, field: str, locale: str, channel: str) -> CopyReque
             voice = {"lines": (payload,)}
         case "voice words":
             voice = {"banned": (payload,)}
-    return CopyRequest(
-        item=Item(item_id="m", **item), channel=channel, locale=locale, voice=Voice(**voice), n_candidates=4, now=NOW
-    )
+    return CopyRequest(item=Item(item_id="m", **item), channel=channel, locale=locale, voice=Voice(**voice), now=NOW)
 
 
 def test_a_generator_that_obeys_gets_nothing_out() -> None:

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.base.errors import DataError, UsageError
+from recllm.base.errors import UsageError
 from recllm.base.schema import CopyVerdict, Item
-from recllm.market.adcopy.channels import Slot, channel_named, channels, septets, utf16, width
+from recllm.market.adcopy.channels import Slot, channel_named, channels, septets, width
 from recllm.market.adcopy.lexicon import bases, families, read, table
 from recllm.market.adcopy.quantities import quantities
 from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, Offer, OfferType, PersonFacts, Voice
@@ -228,14 +228,14 @@ def test_numbers_of_people_are_known_by_their_check_digits_also_dressed_up() -> 
 
 def test_lengths_are_counted_as_the_channel_counts() -> None:
     cases = [
-        (width, "a€好👍", 6), (width, "ＡＢ", 4), (width, "e\u0301", 1), (utf16, "a好👍", 4), (septets, "abc", 3),
+        (width, "a€好👍", 6), (width, "ＡＢ", 4), (width, "e\u0301", 1), (septets, "abc", 3),
         (septets, "a€", 3), (septets, "{}", 4), (septets, "£¥é", 3), (septets, "^\\~|[]", 12),
     ]  # fmt: skip
     assert [(count.__name__, text) for count, text, length in cases if count(text) != length] == []
     assert Slot(name="title", max=9, counter="codepoints").length_and_limit("a€好👍") == (4, 9)
     sms = Slot(name="text", max=160, counter="sms")  # one foreign character halves a short message
     assert sms.length_and_limit("a" * 160) == (160, 160)
-    assert sms.length_and_limit("a" * 70 + "’") == (71, 70)
+    assert sms.length_and_limit("a" * 70 + "’") == sms.length_and_limit("a好" * 34 + "a👍") == (71, 70)
     assert [sign for sign in "🀀🫿☕" if not is_emoji(sign)] == [sign for sign in "©®a好" if is_emoji(sign)] == []
 
 
@@ -273,21 +273,11 @@ def test_a_headline_alone_is_a_headline() -> None:
 
 def test_every_channel_says_where_its_limits_come_from() -> None:
     assert {"google_rsa", "email", "push", "sms_gsm", "xhs", "taobao_title", "wechat"} <= set(channels())
-    assert all(c.source and re.fullmatch(r"\d{4}-\d\d-\d\d", c.reviewed) for c in channels().values())
+    entries = table("channels.toml").values()
+    assert all(c["source"] and re.fullmatch(r"\d{4}-\d\d-\d\d", c["reviewed"]) for c in entries)
     for values in ({"channel": "fax", "locale": "en"}, {"channel": "push", "locale": "fr"}):
         with pytest.raises(UsageError, match=r"known|written"):
             judged("buns", **values)
-
-
-def test_impossible_offers_are_refused() -> None:
-    for values in (
-        {"type": OfferType.PERCENT, "value": None},
-        {"type": OfferType.PERCENT, "value": Decimal(100)},
-        {"type": OfferType.AMOUNT, "value": Decimal(0)},
-        {"type": OfferType.GIFT, "end": datetime(2025, 1, 1)},
-    ):
-        with pytest.raises(DataError):
-            Offer(**values)  # type: ignore[arg-type]
 
 
 def test_the_sheet_holds_the_values_of_the_item() -> None:

@@ -113,7 +113,7 @@ def check(
 ) -> Answer:
     """Check ad texts of any author: each passes, is held for a person, or is blocked. A workspace adds its approved
     words. Ends with 2 when a text does not pass or a line cannot be read, with 3 when there is nothing to check."""
-    from recllm.market.adcopy.packs import approved_words, vocabulary_file
+    from recllm.market.adcopy.packs import approved_words
     from recllm.market.adcopy.request import load_voice
     from recllm.market.adcopy.submissions import Submission, UnreadableLine, judge, read_submissions, reviews_document
     from recllm.shop.workspace.workspace import SETTINGS_FILE
@@ -138,7 +138,7 @@ def check(
             now=moment,
             packs=read_packs(pack),
             voice=brand_voice,
-            vocabulary=approved_words(vocabulary_file(workspace)),
+            vocabulary=approved_words(workspace),
             domain=domain,
         )
     )
@@ -164,17 +164,17 @@ def vocabulary(
     shop: Shop,
 ) -> Answer:
     """Approved words beyond the facts, which hold no text. Lists them with their approvals; or approves WORD..."""
-    from recllm.market.adcopy.packs import add_words, read_vocabulary, vocabulary_file
+    from recllm.market.adcopy.packs import add_words, read_vocabulary
 
     if words:
         if by is None:
             raise UsageError("words are approved by a person: give --by NAME")
-        added = add_words(vocabulary_file(shop.root), words, by=by, at=datetime.now(UTC))
-        version = read_vocabulary(vocabulary_file(shop.root)).version
+        added = add_words(shop.root, words, by=by, at=datetime.now(UTC))
+        version = read_vocabulary(shop.root).version
         repeated = len(words) - len(added)
         notes = [f"{repeated} of {len(words)} words were approved before"] if repeated else []
         return Answer({"version": version, "added": added}, [f"version {version}: {', '.join(added)}"], notes)
-    return Answer(read_vocabulary(vocabulary_file(shop.root)))
+    return Answer(read_vocabulary(shop.root))
 
 
 def read_packs(names: list[str] | None) -> tuple[Pack, ...]:

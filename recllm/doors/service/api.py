@@ -60,7 +60,7 @@ from recllm.doors.service.requests import (
     UsersRequest,
 )
 from recllm.market.adcopy.ads import write_ads
-from recllm.market.adcopy.packs import approved_words, vocabulary_file
+from recllm.market.adcopy.packs import approved_words
 from recllm.market.adcopy.submissions import judge, reviews_document, submission_of
 from recllm.market.experiments.effect import Treatment
 from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, feedback_report, reported_outcomes
@@ -217,7 +217,7 @@ def check(body: TextsRequest, caller: MayMarket) -> dict[str, Any]:
     # checked between two texts: the lengths of a text and its item are bounded, so one takes 50 ms or so at most
     deadline = time.monotonic() + caller.service.settings.deadline_seconds
     now, workspace = body.at or datetime.now(UTC), caller.shop.workspace
-    vocabulary = approved_words(vocabulary_file(workspace.root))
+    vocabulary = approved_words(workspace.root)
     domain = domain_of(workspace.locale())
     submissions = [submission_of(line, now=now, vocabulary=vocabulary, domain=domain) for line in body.texts]
     answers = []

@@ -6,10 +6,10 @@ What a customer only looked at is not said. Times are coarse, so that customers 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from recllm.base.schema import (
     is_confidential,
 )
 from recllm.market.adcopy.channels import channel_written_for
-from recllm.market.adcopy.packs import Pack, approved_words, vocabulary_file
+from recllm.market.adcopy.packs import Pack, approved_words
 from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts, ThingFacts, Voice
 from recllm.market.adcopy.write import write_copy
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
@@ -90,7 +90,7 @@ def write_ads(
     customer gets a text.
     """
     channel_written_for(channel)
-    vocabulary = approved_words(vocabulary_file(workspace.root))
+    vocabulary = approved_words(workspace.root)
     user_ids, gate = workspace.pseudonymiser().many(users), workspace.gate()
     for purpose in filter(None, (Purpose.PERSONALISATION, CHANNEL_PURPOSE.get(channel))):
         if not all(gate.permits_each(user_ids, purpose)):
@@ -113,14 +113,12 @@ def write_ads(
         workspace.policy,
         broad=recommender.broad_categories,
     )
-    of_slate: dict[int, list[tuple[int, PersonFacts]]] = defaultdict(list)
-    for (n, _), row, person in zip(choices, rows, facts, strict=True):
-        of_slate[n].append((row, person))
+    of_choices = zip(rows, facts, strict=True)
     texts: list[AdCopy] = []
     left_out: dict[str, str] = {}
-    for n, (slate, modelled) in enumerate(zip(slates, permitted, strict=True)):
+    for slate, modelled in zip(slates, permitted, strict=True):
         why = slate.degraded_reason or "there is no item to advertise"
-        for row, person in of_slate[n]:
+        for row, person in list(islice(of_choices, len(slate.items))):
             item = item_of(shop.items.row(row, named=True))
             if workspace.policy.is_sensitive((*item.category, item.title)):
                 why = "sensitive products are not advertised to single people; see sensitive_categories in [policy]"
@@ -313,10 +311,8 @@ def steady_rhythm(at: NDArray[np.int64], now: int) -> Mapping[str, object]:
     """times_bought, and every_days and waited of a steady buyer."""
     days = np.unique(at // DAY)
     gaps = np.diff(days)
-    if len(days) < STEADY_DAYS:
-        return {"times_bought": len(days)}
-    median = float(np.median(gaps))
-    low, high = np.quantile(gaps, (0.25, 0.75))
-    if high - median > STEADY_SPREAD * median or median - low > STEADY_SPREAD * median:
-        return {"times_bought": len(days)}
-    return {"times_bought": len(days), "every_days": median, "waited": (now - float(at.max())) / DAY / median}
+    if len(days) >= STEADY_DAYS:
+        low, median, high = np.quantile(gaps, (0.25, 0.5, 0.75)).tolist()
+        if max(high - median, median - low) <= STEADY_SPREAD * median:
+            return {"times_bought": len(days), "every_days": median, "waited": (now - float(at.max())) / DAY / median}
+    return {"times_bought": len(days)}

@@ -1,5 +1,5 @@
 """Where a text goes: the channels of `data/channels.toml` with their slots, limits and allowed characters, how they
-measure length (code points, display width, UTF-16 units, GSM 7-bit septets), and what is added when a text leaves.
+measure length (code points, display width, septets or UTF-16 units of SMS), and what is added when a text leaves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Slot:
     name: str
     max: int
     counter: str
-    """How length is measured: "codepoints", "width", "utf16" or "sms"."""
+    """How length is measured: "codepoints", "width" or "sms"."""
     lines: bool = False
     """True when the slot may hold several lines; only the last slot of a channel may."""
     each_line: bool = False
@@ -40,10 +40,9 @@ class Slot:
         """One foreign character turns a whole short message into UTF-16, which halves its limit."""
         if self.each_line and "\n" in text:
             return max(self.length_and_limit(line) for line in text.split("\n"))
-        if self.counter == "sms":
-            return (septets(text), self.max) if is_gsm7(text) else (utf16(text), _GSM["utf16"]["alone"])
-        count = {"codepoints": len, "width": width, "utf16": utf16}[self.counter]
-        return count(text), self.max
+        if self.counter == "sms" and not is_gsm7(text):
+            return len(text.encode("utf-16-le")) // 2, _GSM["utf16"]["alone"]
+        return {"codepoints": len, "width": width, "sms": septets}[self.counter](text), self.max
 
     def fits(self, text: str) -> bool:
         length, longest = self.length_and_limit(text)
@@ -54,10 +53,6 @@ class Slot:
 class Channel:
     name: str
     slots: tuple[Slot, ...]
-    source: str
-    """Where the limits come from."""
-    reviewed: str
-    """The day on which a person compared the limits with the source."""
     emoji: bool = True
     forbidden: str = ""
     """Characters that may not stand in a text."""
@@ -128,11 +123,6 @@ def width(text: str) -> int:
     """East Asian wide and full-width characters count 2, combining marks 0, all others 1."""
     wide = {"W", "F"}
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in wide else 1 for c in text)
-
-
-def utf16(text: str) -> int:
-    """UTF-16 units: characters beyond the basic plane, such as most emoji, count 2."""
-    return len(text.encode("utf-16-le")) // 2
 
 
 def is_gsm7(text: str) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from recllm.base.errors import PromptError
 from recllm.base.words.sentences import LANGUAGES
 from recllm.market.adcopy.channels import Channel, channel_named, is_gsm7
-from recllm.market.adcopy.lexicon import HAN, fold, word_class
+from recllm.market.adcopy.lexicon import HAN_RUN, fold, word_class
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts
 
@@ -31,8 +31,6 @@ _LINK = re.compile(r"(?:(?<=[.?!]) [^.?!{}]*)?:? ?\{link\}")
 _PARTS_OF_EMAIL = {"subject": ("push", "title"), "body": ("wechat", "digest")}
 """What an e-mail takes from other channels where a frame has no words of its own for it; the rest is shared by many."""
 _WORD = re.compile("[a-z]{4,}")
-_LEAST_HAN = 2
-_HAN_RUN = re.compile(f"[{HAN}]+")
 
 _OTHER_DAYS = (60.5, 120.5, 300.5)
 """Where the words for a time change besides the rows of the tables."""
@@ -51,10 +49,10 @@ _TERMS = (("until", "short_until"), ("code",), ("min_spend", "min"), ("excluded"
 _FACTS = {
     fact: kinds.split()
     for facts, kinds in {
-        "price single_price old_price saving was list cut": "price",
+        "price single_price old_price saving": "price",
         "pays pay": "pays",
         "rhythm gap": "rhythm",
-        "last since last_date lapsed away count times n": "last",
+        "last since last_date lapsed away count n": "last",
         "until Until offer.terms offer.short_terms offer.Short_terms": "until",
         "offer zhe off": "offer",
         "offer.line offer.sms": "offer until",
@@ -92,9 +90,6 @@ class Frame:
     channels: Mapping[str, Mapping[str, tuple[str, ...]]]
     """Channel -> part -> its variants."""
 
-    def __repr__(self) -> str:
-        return f"Frame({self.id})"
-
 
 @dataclass(frozen=True, eq=False)
 class FrameFile:
@@ -108,7 +103,7 @@ class FrameFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What holds for one text: the facts as words, and the conditions that frames ask for."""
+    """What holds for one text: the facts as words, and what else frames ask for."""
 
     occasions: frozenset[str]
     reasons: tuple[str, ...]
@@ -129,7 +124,7 @@ class Situation:
             return not self.holds(value)
         if prefix == "kind":
             return not self.goods.isdisjoint(value.split("|"))
-        return condition in self.conditions or condition in self.slots
+        return any(condition in facts for facts in (self.conditions, self.slots, self.reasons, self.occasions))
 
     def allows(self, frame: Frame, restricted: frozenset[str]) -> bool:
         reserved = self.goods & restricted
@@ -200,21 +195,18 @@ def read_frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
     for name, parts in channels.items():
         if missing := [slot.name for slot in channel_named(name).slots if slot.name not in parts]:
             raise ValueError(f"the frame {entry['id']} has no {missing[0]} for {name}")
-    if isinstance(entry["voice"], str):
-        fields["voice"] = (entry["voice"],)
     return Frame(**fields, channels=channels)
 
 
 @cache
 def frame_phrases(language: str) -> tuple[str, ...]:
-    """What the frames of a language say between their slots, folded: pieces of two words or three Chinese characters
-    at least, the longest first."""
+    """What frames say between slots, folded: two words or three Chinese characters at least, the longest first."""
     pieces: set[str] = set()
     for frame in frame_file(language).frames:
         for text in (t for parts in frame.channels.values() for variants in parts.values() for t in variants):
             for sentence in re.split(r"[\n.!?:;,，。：；！？、]", _SLOT.sub("\n", text)):
                 piece = fold(sentence).strip()
-                if len(piece.split()) > 1 or len(_HAN_RUN.findall(piece)[:1] and piece) > _LEAST_HAN:
+                if len(piece.split()) > 1 or len(HAN_RUN.findall(piece)[:1] and piece) > 2:
                     pieces.add(piece)
     return tuple(sorted(pieces, key=len, reverse=True))
 
@@ -231,8 +223,7 @@ def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]
 
 
 def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) -> Iterator[Parts]:
-    """The texts of a frame on a channel that fit its limits, each once: those that say the least twice come first, and
-    `draw` decides the order of equals."""
+    """The texts of a frame that fit the channel, those that say the least twice first; `draw` orders equals."""
     filled = {name: _filled(variants, situation, frame) for name, variants in frame.channels[channel.name].items()}
     parts = {name: list(texts) for name, texts in filled.items()}
     tags = parts.pop("tags", None)
@@ -359,5 +350,5 @@ def repeats_itself(text: Parts, language: str) -> bool:
 def content_stems(text: str, language: str) -> frozenset[str]:
     """Stems of the English words that say something, or pairs of Chinese characters."""
     if language == "zh":
-        return frozenset(run[n : n + 2] for run in _HAN_RUN.findall(text) for n in range(len(run) - 1))
+        return frozenset(run[n : n + 2] for run in HAN_RUN.findall(text) for n in range(len(run) - 1))
     return frozenset(stem(word) for word in _WORD.findall(fold(text)) if word not in word_class("function"))

@@ -21,6 +21,7 @@ from recllm.text.plurals import stem
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """The range of Chinese characters, as it stands inside the brackets of a pattern."""
+HAN_RUN = re.compile(f"[{HAN}]+")
 
 _UNSEEN_CATEGORIES = frozenset({"Cf", "Cc", "Co", "Cn", "Mn"})
 _SHORT = {code: nfkd[0] for code in range(0xFDF0, 0xFE00) if len(nfkd := unicodedata.normalize("NFKD", chr(code))) > 4}
@@ -69,6 +70,11 @@ def folded_pattern(text: str) -> re.Pattern[str]:
     return re.compile(text, re.ASCII)
 
 
+def any_of(texts: Iterable[str]) -> str:
+    """One pattern for all texts, the longest first."""
+    return "|".join(map(re.escape, sorted(set(texts), key=lambda text: (-len(text), text))))
+
+
 def translation(name: str) -> dict[int, str]:
     """A character map of `data/patterns.toml`: two strings, from and to."""
     group, _, key = name.partition(".")
@@ -76,13 +82,8 @@ def translation(name: str) -> dict[int, str]:
     return {ord(a): b for a, b in zip(source, target, strict=True)}
 
 
-ROLE_TOKEN = pattern("reading.role_token")
 _LOOKALIKES = translation("reading.signs") | translation("reading.lookalikes")
 _INVISIBLE = pattern("reading.invisible")
-_HAN_SPACE = pattern("reading.han_space")
-_DECORATION = pattern("reading.decoration")
-_SPELLED_OUT = pattern("reading.spelled_out")
-_SEPARATOR = pattern("reading.separator")
 _GAPS = dict.fromkeys(map(ord, " -_*·|/"))
 """What may stand between the letters of a phrase."""
 
@@ -102,7 +103,7 @@ class Reading:
 @lru_cache(maxsize=4096)
 def read(text: str) -> Reading:
     folded = fold(text)
-    squashed = _SPELLED_OUT.sub(lambda m: _SEPARATOR.sub("", m[0]), folded)
+    squashed = pattern("reading.spelled_out").sub(lambda m: pattern("reading.separator").sub("", m[0]), folded)
     return Reading(folded, squashed, tuple(_WORD.findall(squashed)))
 
 
@@ -112,7 +113,8 @@ def fold(text: str) -> str:
     text = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in _UNSEEN_CATEGORIES)
     text = unicodedata.normalize("NFC", text)
     text = _INVISIBLE.sub("", text).casefold().translate(_LOOKALIKES)
-    return _DECORATION.sub("", _HAN_SPACE.sub("", _SPACE.sub(" ", text)).strip())
+    text = pattern("reading.han_space").sub("", _SPACE.sub(" ", text)).strip()
+    return pattern("reading.decoration").sub("", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +187,6 @@ def bases(word: str) -> frozenset[str]:
 
 def _inflections(word: str) -> set[str]:
     """Plural, third person, past and present participle of an English word, by the rules of spelling."""
-    if len(word) < 2:
-        return set()
     if word.endswith("y") and word[-2] not in _VOWELS:
         return {word[:-1] + "ies", word[:-1] + "ied", word + "ing"}
     if word.endswith("e"):
@@ -262,8 +262,7 @@ def latin_pattern(phrases: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def chinese_pattern(phrases: Iterable[str]) -> re.Pattern[str] | None:
-    """Phrases that match anywhere, the longest first. What begins with a digit begins the number: 0元 is no part of
-    90元."""
+    """Phrases that match anywhere. What begins with a digit begins the number: 0元 is no part of 90元."""
     longest_first = sorted({fold(p) for p in phrases}, key=len, reverse=True)
     escaped = ((r"(?<![\d.])" if p[0].isdigit() else "") + re.escape(p) for p in longest_first)
     return re.compile("|".join(escaped)) if longest_first else None

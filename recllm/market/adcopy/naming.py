@@ -2,9 +2,10 @@
 
     naming("Fjellgard Barista Oat Drink 1 L", (), "en").name        # "Fjellgard Barista oat drink"
     goods_of(("Brook Down Jacket", "Clothing"))     # {"apparel", "clothing"}
+    written_out("GRAPES WHITE 18 LB")               # "white grapes 18 lb"
 
-A clean title is a name. A till's title is written out (`recllm.market.adcopy.names`), and is a name where each of its
-words is a word that people know; else its category stands for it, and else nothing is said of it.
+A clean title is a name. A till's title is written out, and is a name where each of its words is a word that people
+know; else its category stands for it, and else nothing is said of it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache, lru_cache
+from typing import Literal
 
 from recllm.market.adcopy.frames import frame_file
-from recllm.market.adcopy.lexicon import HAN, bases, fold, neutral_words, pattern, table, word_class
-from recllm.market.adcopy.names import name_and_size, shelf, written_out
+from recllm.market.adcopy.lexicon import HAN_RUN, any_of, bases, fold, neutral_words, pattern, table, word_class, words
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts, natural
 
@@ -26,24 +26,19 @@ _CLEAN_SHORT_CHARS = 30
 """Of a clean English title, which is its own name."""
 _NAME_CHARS = {"en": 40, "zh": 14}
 _WORD = re.compile(r"[^\W\d_]+(?:['’&-][^\W\d_]+)*")
-_HAN_NAME = re.compile(f"[{HAN}]")
 _LEAST_HEAD = 3
 """Characters of a Chinese title's first word that name a thing."""
 _SORTING = ("needs", "products", "supplies", "additives", "sundries", "items")
 _SEVERAL = (",", " and ", " & ")
 """Of waffles, pancakes and french toast it is not known which was bought."""
 _DANGLING = ("on", "in", "of", "with", "and", "for", "non")
-
-
-class Level(StrEnum):
-    CLEAN = "clean"
-    """The title is a name."""
-    TILL = "till"
-    """A till's title, written out."""
-    CATEGORY = "category"
-    """The category stands for a title that says nothing to a customer."""
-    NONE = "none"
-    """Nothing may be said of the item."""
+OTHER_SHELF = "other"
+"""The shelf of an item that no list knows."""
+_BRACKET = re.compile(r"(?<!\s)\s*\([^()]*\)")
+_LETTERS = re.compile(r"[^\W\d_]+")
+_FIRST_PART = re.compile(r" ?: ?| -+ ?|, ")
+_LEAST_LETTERS = 3
+"""Of a first part that names something: "ppk" does, "sv" does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +49,8 @@ class Naming:
     """The thing with one word before it at most; "" where none is known."""
     number: str = "singular"
     """singular, plural, mass or title (of a book or film)."""
-    level: Level = Level.NONE
+    level: Literal["clean", "till", "category"] = "category"
+    """clean: the title is a name. till: a till's title, written out. category: stands for a title that says nothing."""
     size: str = ""
     """The pack: "500 ml"."""
     has_article: bool = False
@@ -72,10 +68,10 @@ def naming(
 ) -> Naming:
     """title: as it may be shown (`sayable_facts`); "" where it may not. categories: from wide to
     narrow. titles: as `Domain.titles`. is_till: the title was written in capitals, as tills do."""
-    if language == "en" and _HAN_NAME.search(title):
+    if language == "en" and HAN_RUN.search(title):
         title = ""  # no check reads an English text around a Chinese name
     if titles != "goods":
-        return Naming(name=title, short=title, number="title", level=Level.CLEAN if title else Level.NONE)
+        return Naming(name=title, short=title, number="title", level="clean" if title else "category")
     if language == "zh":
         named = _chinese(title, categories, brand)
     else:
@@ -84,7 +80,7 @@ def naming(
         return named
     category = category_name(categories, language)
     number = _number(category) if language == "en" else "mass"
-    return Naming(name=category, short=category, number=number, level=Level.CATEGORY if category else Level.NONE)
+    return Naming(name=category, short=category, number=number)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -94,7 +90,7 @@ def category_name(categories: tuple[str, ...], language: str) -> str:
     for category in reversed(categories):
         name = written_out(category).strip()
         if language == "zh":
-            if _HAN_NAME.search(name) and len(name) <= _SHORT_CHARS["zh"] and name not in no_goods:
+            if HAN_RUN.search(name) and len(name) <= _SHORT_CHARS["zh"] and name not in no_goods:
                 return name
             continue
         words = [word for word in _small(name, known_only=False).split() if fold(word) not in _listed("jargon")]
@@ -146,7 +142,7 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
         small, short = (f"{name} {container[0].lower()}" for name in (small, short))
     elif pack and container:
         size = pack["pack"].lower()
-    return Naming(name=small, short=short, number=number, level=Level.CLEAN, size=size, has_article=True)
+    return Naming(name=small, short=short, number=number, level="clean", size=size, has_article=True)
 
 
 def _of_till(name: str, size: str, is_alone: bool) -> Naming:
@@ -163,12 +159,11 @@ def _of_till(name: str, size: str, is_alone: bool) -> Naming:
     number, short = _number(name), _short(name, None)
     for words_of_name in table("names.toml")["till"]["proper"]:  # named after something: Granny Smith apples
         name, short = (text.replace(words_of_name.lower(), words_of_name) for text in (name, short))
-    return Naming(name=name, short=short, number=number, level=Level.TILL, size=size, has_article=is_thing)
+    return Naming(name=name, short=short, number=number, level="till", size=size, has_article=is_thing)
 
 
 def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
-    """(the words up to the one that says what thing it is, without those of its design: "kneeling pad cup of tea",
-    "lunch bag spaceboy design"; whether there is one)."""
+    """(the words up to that for the thing, none of its design: "lunch bag spaceboy design"; whether there is one)."""
     heads = _stems("stays", "stays_alone", "used_up_alone")
     ends = [n for n, word in enumerate(words) if n and stem(word) in heads and words[n + 1 : n + 2] != ["of"]]
     if not ends:
@@ -221,8 +216,8 @@ def _listed(name: str) -> frozenset[str]:
 
 
 def _small(name: str, *, known_only: bool, brand: str | None = None) -> str:
-    """A name in title case as it stands inside a sentence: common words in small letters, but for the brand and "Z5".
-    Where people do not know a word, it and those before it may be a name: "Fjellgard Barista oat drink"."""
+    """A name in title case inside a sentence: common words in small letters, but for the brand and "Z5". An unknown
+    word, and those before it, may be a name: "Fjellgard Barista oat drink"."""
     words = name.split(" ")
     start = len(brand.split()) if brand and fold(name).startswith(fold(brand) + " ") else 0
     if known_only:
@@ -280,9 +275,9 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     nouns = (noun for noun in _nouns_zh() if noun in name)
     short = short or max(nouns, key=lambda noun: (len(noun), -name.find(noun)), default="")
     leaf = categories[-1] if categories else ""
-    if not short and leaf and _HAN_NAME.search(leaf) and len(leaf) <= _SHORT_CHARS["zh"] and leaf in name:
+    if not short and leaf and HAN_RUN.search(leaf) and len(leaf) <= _SHORT_CHARS["zh"] and leaf in name:
         short = leaf
-    if not _HAN_NAME.search(name):
+    if not HAN_RUN.search(name):
         return Naming()
     if short and len(name) > _NAME_CHARS["zh"]:
         at = name.find(short)
@@ -292,7 +287,7 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     short = short or (name if len(name) <= _SHORT_CHARS["zh"] and not name[-1].isascii() else "")
     if wearer := pattern("naming.wearer_zh").search(name):  # 针织开衫 女款
         name = f"{wearer[1]}{name[: wearer.start()]}"
-    return Naming(name=natural(name, {}), short=short, number="mass", level=Level.CLEAN, size=size.strip())
+    return Naming(name=natural(name, {}), short=short, number="mass", level="clean", size=size.strip())
 
 
 @cache
@@ -309,8 +304,7 @@ def _nouns_zh() -> tuple[str, ...]:
 
 
 def goods_of(names: Iterable[str]) -> frozenset[str]:
-    """The kinds that an item of this title and these categories is of, by the words of `data/goods.toml`: how it is
-    used (consumable, durable, apparel, gift, ...), its shelf, and what the law or taste binds (alcohol, fuel, ...)."""
+    """The kinds of an item by `data/goods.toml`: use (gift), shelf, what law or taste binds (fuel)."""
     texts = tuple(names)
     of_shelf, goods = shelf(texts), table("goods.toml")
     kinds = {of_shelf, *goods["shelves"].get(of_shelf, ()), *_kinds_in(" ".join(texts))}
@@ -347,3 +341,130 @@ def _stays(title: str, is_alone: bool = False) -> bool:
 def is_silent(goods: frozenset[str]) -> bool:
     """True for goods that no text is written for: medicine, tobacco, lines of a till that are no goods, ..."""
     return not goods.isdisjoint(table("goods.toml")["never"])
+
+
+@lru_cache(maxsize=1 << 14)
+def written_out(title: str) -> str:
+    """A title as running text. One in capitals loses brackets, what follows a dash or a colon, and words that only
+    sort; its adjectives come before the noun, its size stays. Any other is left as `natural` has it."""
+    text = natural(title, Prompts.load().short_forms)
+    if text == title or any(c.islower() for c in title) or not text.isascii():
+        return text
+    forms = table("names.toml")["forms"]
+    expanded = " ".join(_LETTERS.sub(lambda m: forms.get(m[0], m[0]), _BRACKET.sub(" ", text)).split()) or text
+    name, size = name_and_size(expanded)
+    name = pattern("titles.with").sub("", name).strip() or name
+    parts = [phrase for phrase in map(without_sorting_words, _FIRST_PART.split(name)) if phrase]
+    if len(parts) > 1 and parts[0] in table("names.toml")["words"]["adjectives"]:
+        parts[:2] = [" ".join(parts[:2])]
+    named = [phrase for phrase in parts if len("".join(_LETTERS.findall(phrase))) >= _LEAST_LETTERS]
+    if not named:
+        return text
+    name, tokens = named[0], named[0].split()
+    for n in (1, 2):  # "peppers red bell" -> "red bell peppers"
+        tail = " ".join(tokens[-n:])
+        if len(tokens) > n and tail in table("names.toml")["words"]["after_noun"]:
+            name = " ".join((tail, *tokens[:-n]))
+    # "waffles/french toast" -> "waffles and french toast", "sandwiches&handhelds" -> "sandwiches & handhelds"
+    things = pattern("titles.joined_by_and").sub(" & ", name).split("/")
+    are_listed = len(things) > 1 and all(pattern("titles.thing").fullmatch(thing) for thing in things)
+    name = f"{', '.join(things[:-1])} and {things[-1]}" if are_listed else "/".join(things)
+    return f"{name} {size}" if size else name
+
+
+def without_sorting_words(name: str) -> str:
+    """A name without the first and the last word that only sort the catalogue; "" where it is no more than one."""
+    leading, trailing = (table("names.toml")["words"][list_name] for list_name in ("leading", "trailing"))
+    name = pattern("titles.left_over").sub("", name).rstrip()
+    name = name.removeprefix(next((f"{word} " for word in leading if name.startswith(f"{word} ")), ""))
+    name = name.removesuffix(next((f" {word}" for word in trailing if name.endswith(f" {word}")), ""))
+    return "" if name in (*leading, *trailing) else name.rstrip(" &/-")
+
+
+@lru_cache(maxsize=1 << 14)
+def name_and_size(title: str) -> tuple[str, str]:
+    """A title without the size at its end, and that size; "" where it has none or is nothing else."""
+    if match := _HAN_SIZE.search(title):
+        return (title[: match.start()].rstrip(), match[0]) if match.start() else (title, "")
+    tokens = title.split()
+    start = len(tokens)
+    while start > 0 and _is_of_size(tokens[start - 1]):
+        start -= 1
+    while start < len(tokens) and not tokens[start].removeprefix(".")[:1].isdigit():
+        start += 1
+    end = start
+    while end > 0 and fold(tokens[end - 1]) in (*word_class("dangling"), "including"):  # "bottles including 2 l"
+        end -= 1
+    while any(token.endswith(",") for token in tokens[start:-1]):  # sun cream SPF 50, 100 ml
+        start = end = start + 1
+    name, size = " ".join(tokens[:end]).rstrip(" ,-"), " ".join(tokens[start:])
+    has_unit = any(word in _size_words() for word in _LETTERS.findall(fold(size)))
+    return (name, size) if size and has_unit and any(c.isalpha() for c in name) else (title, "")
+
+
+def is_size(name: str) -> bool:
+    """True for a size without a name."""
+    return all(map(_is_of_size, name.split()))
+
+
+def _is_of_size(token: str) -> bool:
+    """True for a number, a unit, or both in one: 18, oz, 12oz, 10/6.75, x8.2."""
+    parts = [token_part for token_part in re.split(r"[\d.,/x×-]+", fold(token).strip(".,")) if token_part]
+    return all(token_part in _size_words() for token_part in parts)
+
+
+@cache
+def _size_words() -> frozenset[str]:
+    spellings = (s for forms in table("numbers.toml")["units"].values() for s in forms)
+    return frozenset(s for s in spellings if s.isascii() and s.isalpha()) | frozenset(
+        table("names.toml")["words"]["of_size"]
+    )
+
+
+_UNITS = (unit for forms in table("numbers.toml")["units"].values() for unit in forms)
+_HAN_SIZE = pattern("titles.han_size", UNITS=any_of(unit for unit in _UNITS if not unit.isascii()))
+
+
+@lru_cache(maxsize=1 << 14)
+def shelf(names: tuple[str, ...]) -> str:
+    """The shelf of `data/shelves.toml` that the first of the names with a listed word belongs on."""
+    shelves, loose, first = _shelf_words()
+    for name in names:
+        phrases = pattern("titles.part_of_name").split(name)
+        parts = [words_in for phrase in phrases if (words_in := _listed_in(phrase))]
+        of_first = [shelves[word] for words_in in parts for word in words_in if shelves[word] in first]
+        if of_first:
+            return of_first[0]
+        if parts:
+            return shelves[([word for word in parts[0] if word not in loose] or parts[0])[-1]]
+    return OTHER_SHELF
+
+
+def _listed_in(phrase: str) -> list[tuple[str, ...]]:
+    """The words of shelves in a phrase of a name, in their order; a longer one hides those in it."""
+    shelves, _, _ = _shelf_words()
+    tokens, longest = _singular(phrase), max(map(len, shelves))
+    listed, start = [], 0
+    while start < len(tokens):
+        candidates = (tokens[start : start + length] for length in range(longest, 0, -1))
+        word = next((candidate for candidate in candidates if candidate in shelves), tokens[start : start + 1])
+        listed += [word] if shelves.get(word) else []
+        start += len(word)
+    return listed
+
+
+@cache
+def _shelf_words() -> tuple[Mapping[tuple[str, ...], str], frozenset[tuple[str, ...]], frozenset[str]]:
+    """Word -> its shelf, empty for what only hides others; the loose words; the shelves that come first."""
+    data = table("shelves.toml")
+    shelves = {_singular(word): "" for word in data["nothing"]}
+    for entry in data["shelf"]:
+        for word in entry["words"]:
+            shelves.setdefault(_singular(word), entry["name"])
+    first = frozenset(entry["name"] for entry in data["shelf"] if entry.get("first"))
+    return shelves, frozenset(map(_singular, data["loose"])), first
+
+
+def _singular(text: str) -> tuple[str, ...]:
+    """The words of a text without their plural: ("wine", "glass") of "wine glasses"; Chinese by the character."""
+    return tuple(map(stem, words(text)))

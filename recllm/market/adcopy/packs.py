@@ -8,8 +8,8 @@ of the same form, with the fields of `Rule`.
 The words beyond the facts that may stand in texts are a file of the workspace that only grows. Each addition is a
 version of it, with who approved the words and when:
 
-    add_words(vocabulary_file(workspace.root), ["toasty", "外脆里嫩"], by="Ana", at=datetime.now(UTC))
-    approved_words(vocabulary_file(workspace.root))     # frozenset({"toasty", "外脆里嫩"})
+    add_words(workspace.root, ["toasty", "外脆里嫩"], by="Ana", at=datetime.now(UTC))
+    approved_words(workspace.root)     # frozenset({"toasty", "外脆里嫩"})
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
-    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -36,70 +35,54 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
-from recllm.base.documents import json_value, plain, toml_table
+from recllm.base.documents import NOT_EMPTY, fault_in_words, json_value, plain, toml_table
 from recllm.base.errors import DataError, UsageError
 from recllm.base.files import lock_file, write_whole
-from recllm.market.adcopy.lexicon import Family, Reading, fold, folded_pattern, phrase_pattern, phrase_patterns, read
+from recllm.market.adcopy.lexicon import Family, fold, folded_pattern, phrase_pattern, phrase_patterns, read
 
 T = TypeVar("T")
 _LONGEST_EXCERPT = 200  # characters of a wrong value
 
-
-def _filled(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is empty")
-    return text
-
-
-FilledText = Annotated[str, AfterValidator(_filled)]
+FilledText = Annotated[str, StringConstraints(pattern=NOT_EMPTY)]
 """A text that is more than white space."""
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def parse(model: type[T], values: Any, *, owner: str, prefix: str = "") -> T:
-    """`values` as `model`, a pydantic class whose fields carry a description of what they take, such as "a number".
+    """`values` as `model`, a pydantic class.
 
     owner: what the outermost object is called in messages. Raises `DataError` that begins with `prefix` for the first
-    fault: a field that is missing, unknown or of another kind.
+    fault, unknown and missing fields before others.
     """
     try:
         return TypeAdapter(model).validate_python(values)
     except ValidationError as error:
-        raise DataError(prefix + _message(model, values, owner, error)) from None
+        faults, first = error.errors(include_url=False), (*_UNKNOWN, "missing")
+        fault = min(faults, key=lambda f: first.index(f["type"]) if f["type"] in first else len(first))
+        raise DataError(prefix + _in_words(fault, model, owner)) from None
 
 
-def _message(model: Any, values: Any, owner: str, error: ValidationError) -> str:
-    """The first fault in words, unknown and missing fields before others. Inside a list the list is named, inside an
-    object the entry."""
-    faults = error.errors(include_url=False)
-    unknown = [f for f in faults if f["type"] in ("extra_forbidden", "unexpected_keyword_argument")]
-    missing = sorted((f for f in faults if f["type"].startswith("missing")), key=lambda f: f["loc"])
-    fault = [*unknown, *missing, *faults][0]
-    location, kind = fault["loc"], fault["type"]
-    fields, path, described, value = model.__pydantic_fields__, [], None, values
-    for step in location:  # down to the last step that names a field
-        if step not in fields or step not in value:
-            break
-        path.append(str(step))
-        described, value = fields[step], value[step]
-        nested = (described.annotation, *get_args(described.annotation))
-        fields = next((a.__pydantic_fields__ for a in nested if hasattr(a, "__pydantic_fields__")), {})
-    name = ".".join(str(step)[:_LONGEST_EXCERPT] for step in location)
-    if unknown:
-        return f"{'.'.join(path) or owner} has no field {location[-1]!r}; known: {', '.join(sorted(fields))}"
-    if missing or (location and fault["input"] is None):
-        return f"{name} is missing"
-    if kind == "value_error" and not any(isinstance(step, int) for step in location[len(path) :]):
-        return f"{name} {fault['ctx']['error']}".strip()
-    excerpt = repr(value)[:_LONGEST_EXCERPT]
-    return f"{'.'.join(path) or owner} is {described.description if described else 'an object'}, not {excerpt}"
+def _in_words(fault: ErrorDetails, model: Any, owner: str) -> str:
+    steps, value = [str(step)[:_LONGEST_EXCERPT] for step in fault["loc"]], fault["input"]
+    path = ".".join(steps)
+    if fault["type"] in _UNKNOWN:
+        fields = model.__pydantic_fields__
+        for step in steps[:-1]:
+            annotation = fields[step].annotation if step in fields else None
+            nested = (annotation, *get_args(annotation))
+            fields = next((a.__pydantic_fields__ for a in nested if hasattr(a, "__pydantic_fields__")), {})
+        names = ", ".join(sorted(fields))
+        return f"{'.'.join(steps[:-1]) or owner} has no field {steps[-1]!r}; known: {names}"
+    if fault["type"] == "missing" or (steps and value is None):
+        return f"{path} is missing"
+    if fault["type"] == "value_error":
+        return f"{path} {fault['ctx']['error']}".strip()
+    return f"{path or owner} {fault_in_words(fault, quoted=False)}, not {repr(value)[:_LONGEST_EXCERPT]}"
 
 
 _UNBOUNDED = re.compile(r"(?<!\\)(?:\\\\)*[*+](?!\])|\{\d+,\}")
-
-
-_Text = Annotated[str, StringConstraints(pattern=r"\S"), Field(description="a text")]
-_Texts = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], Field(description="a list of texts")]
 
 
 class Rule(BaseModel):
@@ -107,27 +90,29 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: _Text
-    guarantee: Annotated[str, Field(pattern=r"^G(?:[1-9]|1[0-8])$", description="one of G1 to G18")]
+    id: FilledText
+    guarantee: str
     """The guarantee that a text breaks which breaks this rule."""
-    severity: Annotated[Literal["error", "warning"], Field(description="error or warning")]
-    citation: _Text
-    evidence: _Text
+    severity: Literal["error", "warning"]
+    citation: FilledText
+    evidence: FilledText
     """What allows the phrases: a key of the caller's evidence, "list_price" (the item has one), "offer.end" (an offer
     with an end runs), or "never"."""
-    reviewed: Annotated[date, Field(description="a day such as 2025-11-25")]
-    message: _Text
-    demands: _Text = ""
+    reviewed: date
+    message: FilledText
+    demands: FilledText = ""
     """A statement that meets the rule when it stands in the text; empty where there is none."""
-    languages: Annotated[tuple[Literal["en", "zh"], ...], Field(min_length=1, description="a list of en and zh")]
-    phrases: _Texts = ()
-    patterns: _Texts = ()
-    exceptions: _Texts = Field((), alias="not")
-    hit: _Texts
-    miss: _Texts
+    languages: Annotated[tuple[Literal["en", "zh"], ...], Field(min_length=1)]
+    phrases: tuple[FilledText, ...] = ()
+    patterns: tuple[FilledText, ...] = ()
+    exceptions: tuple[FilledText, ...] = Field((), alias="not")
+    hit: tuple[FilledText, ...]
+    miss: tuple[FilledText, ...]
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Rule:
+        if not re.fullmatch("G(?:[1-9]|1[0-8])", self.guarantee):
+            raise ValueError(f"guarantee is one of G1 to G18, not {self.guarantee[:_LONGEST_EXCERPT]!r}")
         if not (self.phrases or self.patterns):
             raise ValueError("has neither phrases nor patterns")
         if not (self.hit and self.miss):
@@ -146,10 +131,6 @@ class Rule(BaseModel):
         """The rule's phrases and patterns, as they are matched."""
         shapes = (*phrase_patterns(self.phrases), *map(folded_pattern, self.patterns))
         return Family(id=self.id, shapes=shapes, exceptions=phrase_pattern(self.exceptions))
-
-    def find(self, reading: Reading) -> list[str]:
-        """The phrases that the rule is about, as they stand in the folded text, each once."""
-        return self.family.find(reading)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,10 +177,10 @@ def load_pack(file: Path | Traversable, *, name: str = "") -> Pack:
         if rule.id in rules:
             raise DataError(f"{label}the id occurs twice")
         for text in rule.hit:
-            if not rule.find(read(text)):
+            if not rule.family.find(read(text)):
                 raise DataError(f"{label}its own hit {text!r} is not found; change the phrases, or the example")
         for text in rule.miss:
-            if phrases := rule.find(read(text)):
+            if phrases := rule.family.find(read(text)):
                 raise DataError(f"{label}its own miss {text!r} is found, by {phrases[0]!r}; add that to not")
         rules[rule.id] = rule
     return Pack(name=title, rules=tuple(rules.values()))
@@ -216,10 +197,10 @@ class ApprovedWord(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    word: FilledText = Field(description="a word")
-    by: FilledText = Field(description="a name")
-    at: AwareDatetime = Field(description="a time with its zone")
-    version: int = Field(ge=1, description="a number from 1 on")
+    word: FilledText
+    by: FilledText
+    at: AwareDatetime
+    version: int = Field(ge=1)
 
 
 class Vocabulary(BaseModel):
@@ -227,17 +208,14 @@ class Vocabulary(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: int = Field(default=0, ge=0, description="a number from 0 on")
+    version: int = Field(default=0, ge=0)
     """Of the last addition; 0 before the first."""
-    words: tuple[ApprovedWord, ...] = Field(default=(), description="a list of words")
+    words: tuple[ApprovedWord, ...] = ()
 
 
-def vocabulary_file(workspace_root: Path) -> Path:
-    return workspace_root / VOCABULARY
-
-
-def read_vocabulary(file: Path) -> Vocabulary:
+def read_vocabulary(workspace: Path) -> Vocabulary:
     """Empty where there is no file. Raises `DataError` that names the file and what in it is wrong."""
+    file = workspace / VOCABULARY
     try:
         values = json_value(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -249,12 +227,12 @@ def read_vocabulary(file: Path) -> Vocabulary:
     return parse(Vocabulary, values, owner="a vocabulary", prefix=f"{file}: ")
 
 
-def approved_words(file: Path) -> frozenset[str]:
+def approved_words(workspace: Path) -> frozenset[str]:
     """The approved words alone, as a request takes them. Raises `DataError` as `read_vocabulary` does."""
-    return frozenset(word.word for word in read_vocabulary(file).words)
+    return frozenset(word.word for word in read_vocabulary(workspace).words)
 
 
-def add_words(file: Path, words: Iterable[str], *, by: str, at: datetime) -> tuple[str, ...]:
+def add_words(workspace: Path, words: Iterable[str], *, by: str, at: datetime) -> tuple[str, ...]:
     """Approves words, and returns those that are new; others stay with the name that approved them first.
 
     Raises `UsageError` for a word that is none and for an empty name, `DataError` for a damaged file.
@@ -267,13 +245,13 @@ def add_words(file: Path, words: Iterable[str], *, by: str, at: datetime) -> tup
             raise UsageError(
                 f"{word!r} is no word of a text; give words or phrases of up to {_LONGEST_WORD} characters"
             )
-    with lock_file(file.with_name(f".{VOCABULARY}.lock")):
-        before = read_vocabulary(file)
+    with lock_file(workspace / f".{VOCABULARY}.lock"):
+        before = read_vocabulary(workspace)
         approved = {fold(word.word) for word in before.words}
         new = {fold(word): word for word in cleaned if fold(word) not in approved}
         if new:
             version = before.version + 1
             added = (ApprovedWord(word=word, by=by.strip(), at=at, version=version) for word in new.values())
             grown = Vocabulary(version=version, words=(*before.words, *added))
-            write_whole(file, json.dumps(plain(grown), ensure_ascii=False, indent=1) + "\n")
+            write_whole(workspace / VOCABULARY, json.dumps(plain(grown), ensure_ascii=False, indent=1) + "\n")
     return tuple(new.values())

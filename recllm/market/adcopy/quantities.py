@@ -4,9 +4,7 @@ All spellings count: ASCII, Chinese numerals (三十, 二〇一七), 百分之�
 折, which names what remains of a price: 八折 is 20 % off, 七五折 is 25 % off. The text is folded, see
 `recllm.market.adcopy.lexicon`. The patterns are linear: no nested repeats.
 
-And how amounts of money are written: decimals and grouping are Babel's, signs and words those of `data/numbers.toml`,
-since they decide what the checks accept. And the deadlines that a text gives by their distance from the day of
-sending: "today only", "this weekend", 今天最后一天. Their phrases are data, in `data/deadlines.toml`.
+And the deadlines that it gives by their distance from the day of sending: "today only", 今天最后一天.
 
     deadlines(read("Today only!"))[0].ends_on(offer.end, now)
 """
@@ -28,6 +26,7 @@ from babel.numbers import format_currency, get_currency_precision, is_currency
 from recllm.market.adcopy.lexicon import (
     Family,
     Reading,
+    any_of,
     fold,
     folded_pattern,
     pattern,
@@ -99,11 +98,6 @@ def currency_of(code: str | None) -> Currency | None:
     return CURRENCIES.get((code or "").upper())
 
 
-def _alternatives(texts: set[str]) -> str:
-    """One pattern for all texts, the longest first."""
-    return "|".join(re.escape(text) for text in sorted(texts, key=lambda t: (-len(t), t)))
-
-
 _NUMERALS = _NUMBERS["numerals"]
 _MONTHS = [month.lower() for month in word_class("months")]
 UNITS = {spelling: key for key, spellings in _NUMBERS["units"].items() for spelling in spellings}
@@ -124,8 +118,8 @@ _CONVERSIONS: Mapping[str, tuple[str, Decimal]] = {
 """Unit -> what it measures, and how many of that one's smallest unit it is."""
 
 _UNIT = folded_pattern(
-    rf"[ -]?((?:{_alternatives({u for u in UNITS if u.isascii()})})(?![a-z0-9])"
-    rf"|(?:{_alternatives({u for u in UNITS if not u.isascii()})}))"
+    rf"[ -]?((?:{any_of({u for u in UNITS if u.isascii()})})(?![a-z0-9])"
+    rf"|(?:{any_of({u for u in UNITS if not u.isascii()})}))"
 )
 _PHRASES = [p for p in table("neutral.en.toml")["phrases"] if p.split()[-1] not in _ENGLISH]
 """Without "for two", which may go on: "for two dollars"."""
@@ -136,15 +130,15 @@ _IDIOMS = folded_pattern(
         for idiom in sorted(_UNSTATING, key=len, reverse=True)
     )
 )
-_MONTH = pattern("quantities.month").pattern
+_MONTH, _FESTIVAL = pattern("quantities.month").pattern, any_of(_NUMBERS["festivals"])
 _NUMERAL = pattern(
     "quantities.numeral",
     HAN_NUMERAL="".join([*_DIGITS, *_POWERS, *_MYRIADS]),
-    NUMBER_WORD=_alternatives({*_ENGLISH, *_ENGLISH_SCALES}),
+    NUMBER_WORD=any_of({*_ENGLISH, *_ENGLISH_SCALES}),
 )
 _CODES = "|".join([*(code.lower() for code in CURRENCIES), "rmb"])
 _SIGNS = {s.casefold() for c in CURRENCIES.values() for signs in c.signs.values() for s in signs if not s.isalpha()}
-_SIGN = pattern("quantities.sign_before", SIGN=_alternatives(_SIGNS), CODE=_CODES)
+_SIGN = pattern("quantities.sign_before", SIGN=any_of(_SIGNS), CODE=_CODES)
 _MONEY_WORD = pattern("quantities.money_after", CODE=_CODES)
 _NEXT_WORD = folded_pattern(r"[ -]?([a-z]+)")
 
@@ -157,7 +151,7 @@ def quantities(text: str) -> tuple[Quantity, ...]:
     text = pattern("quantities.clock").sub(_blanks, _IDIOMS.sub(_blanks, unblanked))
     text = pattern("deadlines.days_left").sub(_blanks, text)
     for name, kind, read_match in _SHAPES:
-        for match in _shape(name).finditer(text):
+        for match in pattern(name, MONTH=_MONTH, FESTIVAL=_FESTIVAL).finditer(text):
             if (read := read_match(match)) is not None:  # and blanked, so that later patterns do not see it again
                 value, unit = (None, read) if isinstance(read, str) else (read, "")
                 stated.append(Quantity(kind=kind, value=value, unit=unit, span=match[0]))
@@ -225,10 +219,8 @@ _ENGLISH_PARTS = {"third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "tenth": 10
 
 def _fraction_off(match: re.Match[str], *, left: bool = False) -> Decimal | None:
     """A reduction by a fraction in words, or where `left` to what is left of the price."""
-    named = match.groupdict()
-    top, bottom = named.get("top") or named.get("top_after"), named.get("bottom") or named.get("bottom_after")
-    if not top or not bottom:
-        return None
+    named = {name.removesuffix("_after"): text for name, text in match.groupdict().items() if text}
+    top, bottom = named["top"], named["bottom"]
     if top.isascii():
         parts = Fraction(_ENGLISH.get(top, 1), _ENGLISH_PARTS[bottom])
     else:
@@ -259,13 +251,7 @@ _SHAPES: tuple[tuple[str, QuantityKind, Callable[[re.Match[str]], str | Decimal 
     ("quantities.festival_date", QuantityKind.DATE, lambda m: _NUMBERS["festivals"][_first_group(m)]),
     ("quantities.code", QuantityKind.CODE, _model_number),
 )
-"""What is looked for before plain numbers, in this order: a pattern, and the value or the unit of what it matches, if
-that states anything."""
-
-
-@cache
-def _shape(name: str) -> re.Pattern[str]:
-    return pattern(name, MONTH=_MONTH, FESTIVAL=_alternatives(set(_NUMBERS["festivals"])))
+"""What is looked for before plain numbers, in this order: a pattern, and the value or the unit of a match, if any."""
 
 
 def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_before: str) -> Quantity:

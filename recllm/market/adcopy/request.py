@@ -20,7 +20,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Strict
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from recllm.base.documents import toml_table
@@ -30,17 +30,7 @@ from recllm.base.schema import Item, Occasion, Reason, ReasonKind, exact_amount
 from recllm.base.words.sentences import LANGUAGES, language
 from recllm.market.adcopy.channels import Channel, channel_named
 from recllm.market.adcopy.frames import wording_days
-from recllm.market.adcopy.lexicon import (
-    ROLE_TOKEN,
-    families,
-    fold,
-    limit,
-    pattern,
-    read,
-    table,
-    translation,
-    words,
-)
+from recllm.market.adcopy.lexicon import families, fold, limit, pattern, read, table, translation, words
 from recllm.market.adcopy.packs import FilledText, Pack, parse
 from recllm.market.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.text.domains import Domain, domain_of, without_domain
@@ -48,13 +38,10 @@ from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.personal_data import without_personal_data
 from recllm.text.templates import Prompts
 
-_AMOUNTS = (QuantityKind.MONEY, QuantityKind.NUMBER)
-_CODE = pattern("injection.code")
-_HIDDEN = pattern("injection.hidden")
 _DIGITS_AS_LETTERS = translation("injection.digits_as_letters")
 
-Words = Annotated[tuple[FilledText, ...], Field(description="a list of words")]
-Flag = Annotated[bool, Field(description="true or false", strict=True)]
+Words = tuple[FilledText, ...]
+Flag = Annotated[bool, Strict()]
 
 
 class OfferType(StrEnum):
@@ -129,13 +116,11 @@ class Voice:
     """Stand in every text."""
     lines: Words = ()
     """Sentences in the brand's own words, whose words a text may hold."""
-    address: Annotated[Literal["您", "你"] | None, Field(description="您 or 你")] = None
+    address: Literal["您", "你"] | None = None
     """您 or 你 in Chinese texts: the other one is not used. None for either."""
     emoji: Flag = True
     exclamation: Flag = True
-    tone: Annotated[
-        Literal["plain", "warm", "playful", "premium"] | None, Field(description="plain, warm, playful or premium")
-    ] = None
+    tone: Literal["plain", "warm", "playful", "premium"] | None = None
     """Only frames of this voice; None for all."""
 
 
@@ -263,8 +248,6 @@ class CopyRequest:
     """The shop's name."""
     link: str = ""
     """Where the text leads to, as short as a text shows it: "shop.example/oat"."""
-    n_candidates: int = 3
-    """Texts that a generator is asked for."""
     seed: int = 0
     known_brands: frozenset[str] = frozenset()
     """The catalogue's brands: none but the item's own may be named."""
@@ -290,9 +273,8 @@ class CopyRequest:
         checked_locale(self.locale)
         if self.now.tzinfo is None:
             raise UsageError(f"now is {self.now}, which has no time zone; give an aware time")
-        for name in ("n_candidates", "variants"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; ask for at least 1")
+        if self.variants < 1:
+            raise UsageError(f"variants is {self.variants}; ask for at least 1")
         object.__setattr__(self, "list_price", exact_amount(self.list_price, "the list price"))
         longest = limit("name_chars")  # each check takes time by the length, and a longer one is never shown
         category = tuple(name[:longest] for name in self.item.category[-limit("max_levels") :])
@@ -328,7 +310,8 @@ class CopyRequest:
     @property
     def lowest_price(self) -> Decimal | None:
         """The lowest price of the past 30 days, where the proof of it is an amount."""
-        stated = [q.value for q in quantities(self.evidence.get("lowest_30d", "")) if q.kind in _AMOUNTS]
+        amounts = (QuantityKind.MONEY, QuantityKind.NUMBER)
+        stated = [q.value for q in quantities(self.evidence.get("lowest_30d", "")) if q.kind in amounts]
         return stated[0] if len(stated) == 1 else None
 
     @property
@@ -375,7 +358,6 @@ def reason_kind(reason: Reason | None, item_id: str) -> ReasonKind:
 class FactSheet:
     """The facts of one item. Only what stands here may be said; build it with `of`."""
 
-    item_id: str
     title: str
     brand: str | None = None
     category: tuple[str, ...] = ()
@@ -401,7 +383,6 @@ class FactSheet:
         }
         brand = _name(item.brand or "", longest)
         return cls(
-            item_id=item.item_id,
             title=_harmless(item.title),
             brand=None if not brand or fold(brand) in table("brands.toml")["no_names"] else brand,
             category=tuple(c for c in (_name(name) for name in item.category) if c),
@@ -420,8 +401,8 @@ class FactSheet:
     @cached_property
     def texts(self) -> tuple[str, ...]:
         """Every text of the sheet: title, brand, categories, attribute names and values."""
-        brand = (self.brand,) if self.brand else ()
-        return (self.title, *brand, *self.category, *self.attributes.keys(), *self.attributes.values())
+        attributes = chain(self.attributes, self.attributes.values())
+        return tuple(filter(None, (self.title, self.brand, *self.category, *attributes)))
 
     @cached_property
     def folded(self) -> str:
@@ -451,11 +432,10 @@ def _name(text: str, max_chars: int = TITLE_CHARS) -> str:
 
 
 def speaks_to_machines(text: str) -> bool:
-    """True for instructions, role tokens, code, links and hidden writing; `text` is as the catalogue holds it, and of a
-    very long one the beginning is read."""
+    """True for instructions, role tokens, code, links and hidden writing, in the beginning of a catalogue's text."""
     text = text[: limit("name_chars")]
-    folded = fold(text)
-    if _HIDDEN.search(text) or ROLE_TOKEN.search(folded) or _CODE.search(folded):
+    folded, shapes = fold(text), (pattern("reading.role_token"), pattern("injection.code"))
+    if pattern("injection.hidden").search(text) or any(shape.search(folded) for shape in shapes):
         return True
     readings = (read(text), read(folded.translate(_DIGITS_AS_LETTERS)))
     return any(family.find(reading) for family in families("instructions.toml") for reading in readings)

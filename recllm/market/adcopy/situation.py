@@ -18,9 +18,7 @@ from babel.dates import get_month_names
 from recllm.base.schema import Item, Occasion
 from recllm.market.adcopy.frames import Situation, capital, frame_file
 from recllm.market.adcopy.lexicon import fold, pattern
-from recllm.market.adcopy.names import shelf
 from recllm.market.adcopy.naming import (
-    Level,
     Naming,
     category_name,
     goods_of,
@@ -28,9 +26,10 @@ from recllm.market.adcopy.naming import (
     is_silent,
     measures_zh,
     naming,
+    shelf,
 )
 from recllm.market.adcopy.quantities import currency_of, day_in_words, format_money, last_day, rounded
-from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType, PersonFacts, ThingFacts
+from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType, ThingFacts
 from recllm.text.domains import SHOP
 from recllm.text.templates import quoted
 
@@ -71,11 +70,11 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
     category = category_name(facts.category, request.language)
     if offer is not None and offer.type not in _ON_ORDER and fold(offer.scope or "") != fold(category):
         category = ""  # "20% off clothing" is untrue where the offer is for base layers
-    conditions = conditions_of(request, facts, name, goods, category)
+    conditions = frozenset(condition for condition, holds in conditions_of(request, name, goods).items() if holds)
     slots = slots_of(request, facts, name, category)
     return Situation(
         occasions=frozenset(occasions_of(request, conditions)),
-        reasons=() if is_silent(goods) or name.level is Level.NONE else reasons_of(request),
+        reasons=() if is_silent(goods) or (not name.name and name.level == "category") else tuple(reasons_of(request)),
         goods=goods,
         number=name.number,
         offer=offer.type.value if offer is not None else "",
@@ -95,11 +94,11 @@ def occasions_of(request: CopyRequest, conditions: frozenset[str]) -> Iterator[s
         yield request.occasion.value
     elif request.person.in_cart:
         yield Occasion.ABANDONED.value
-    if conditions & {"due", "overdue", "due_soon", "due_now", "due_late", "bought_twice"}:
+    if conditions & {"due", "overdue", "due_soon", "bought_twice"}:
         yield Occasion.REPLENISH.value
 
 
-def reasons_of(request: CopyRequest) -> tuple[str, ...]:
+def reasons_of(request: CopyRequest) -> Iterator[str]:
     """Why this customer gets this item, the strongest first; "none" is always one."""
     person = request.person
     is_first = not person.times_bought
@@ -110,19 +109,17 @@ def reasons_of(request: CopyRequest) -> tuple[str, ...]:
         "first_purchase": person.first_order is not None,
         "bought_before": not is_first,
         "bought_last_year": person.bought_last_year,
-        "goes_with people_also_buy": person.with_item is not None and is_first,
-        "because": person.because is not None and is_first and is_near(request.item, person.because),
+        "goes_with": person.with_item is not None and is_first,
+        "people_also_buy": person.with_item is not None and is_first,
+        "because_bought": person.because is not None and is_first and is_near(request.item, person.because),
         "new_in_category": is_new,
         "new_in_brand": is_new and person.brand_bought > 0,
         "bought_in_category": person.category_bought >= FREQUENT,
         "bought_in_brand": person.brand_bought >= FREQUENT,
         "never_bought": is_first and person.category_bought > 0,
     }
-    return (*(() if request.is_sensitive else words_that_hold(holds)), "none")
-
-
-def words_that_hold(holds: Mapping[str, bool]) -> Iterator[str]:
-    return (word for words, is_so in holds.items() if is_so for word in words.split())
+    yield from (reason for reason, is_so in holds.items() if is_so and not request.is_sensitive)
+    yield "none"
 
 
 def is_near(item: Item, thing: ThingFacts) -> bool:
@@ -133,35 +130,16 @@ def is_near(item: Item, thing: ThingFacts) -> bool:
     return shelf((item.title, *paths[0])) == shelf((thing.title, *paths[1]))
 
 
-def conditions_of(
-    request: CopyRequest, facts: FactSheet, name: Naming, goods: frozenset[str], category: str
-) -> frozenset[str]:
-    """The conditions of frames that hold."""
-    day = request.day
-    holds = {
-        "in_stock": request.item.available,
-        "named": name.level in (Level.CLEAN, Level.TILL),
-        "clean_title": name.level is Level.CLEAN,
-        "till_title": name.level is not Level.CLEAN,
-        "category_ok": bool(category),
-        "giftable gift_item": not goods.isdisjoint({"gift", "toys", "books"}),
-        "treat": "snacks" in goods,
-        "arrived_30 new": request.occasion is Occasion.NEW_ARRIVAL,
-        "back": request.occasion is Occasion.BACK_IN_STOCK,
-        "old_price_proven": old_price_of(request, facts) is not None,
-        "season fest_near": day is not None,
-        "before_order_by": day is not None and day.days_left >= 1,
-        "season_goods": day is not None and day.is_season_good,
-        **conditions_of_person(request.person, FRESH_DAYS if "perishable" in goods else LATELY_DAYS),
-        **conditions_of_offer(request, facts),
-    }
-    return frozenset(words_that_hold(holds))
-
-
-def conditions_of_person(person: PersonFacts, lately_days: int) -> Mapping[str, bool]:
+def conditions_of(request: CopyRequest, name: Naming, goods: frozenset[str]) -> Mapping[str, bool]:
+    """Each condition of frames, and whether it holds; frames also name slots, reasons and occasions."""
+    person, day, offer = request.person, request.day, request.running_offer
     ratio, days = person.waited or 0.0, inf if person.last is None else person.last.days
+    is_on_order = offer is not None and offer.type in _ON_ORDER
     return {
-        "same_sku bought_before": person.times_bought > 0,
+        "in_stock": request.item.available,
+        "named": name.level in ("clean", "till"),
+        "clean_title": name.level == "clean",
+        "season_goods": day is not None and day.is_season_good,
         "due": 0.85 <= ratio <= 1.4,
         "overdue": 1.4 < ratio <= 3,
         "due_soon": 0.75 <= ratio < 0.95
@@ -171,47 +149,18 @@ def conditions_of_person(person: PersonFacts, lately_days: int) -> Mapping[str, 
         "due_late": 1.25 < ratio <= 2,
         "early": 0 < ratio < 0.75,
         "just_bought": days < _JUST_DAYS,
-        "lately": _JUST_DAYS <= days <= lately_days,
+        "lately": _JUST_DAYS <= days <= (FRESH_DAYS if "perishable" in goods else LATELY_DAYS),
         "bought_twice": person.waited is None and person.times_bought == 2,
         "frequent": person.times_bought >= FREQUENT,
-        "cart cart_any": person.in_cart,
-        "pair also": person.with_item is not None,
-        "fav_category": person.category_bought >= FREQUENT,
-        "fav_brand": person.brand_bought >= FREQUENT,
-        "never": person.times_bought == 0 and person.category_bought > 0,
-        "lapsed away": person.away is not None,
-        "first_order first": person.first_order is not None,
-        "last_year": person.bought_last_year,
-    }
-
-
-def conditions_of_offer(request: CopyRequest, facts: FactSheet) -> Mapping[str, bool]:
-    offer = request.running_offer
-    if offer is None:
-        return {}
-    is_on_order = offer.type in _ON_ORDER
-    return {
         "offer_on_order": is_on_order,
-        "offer_on_item offer_item": not is_on_order,
-        "offer_on_category": bool(offer.scope) and not is_on_order,
-        "offer_wide": bool(offer.scope) or is_on_order,
-        "no_strings": not (offer.code or offer.min_spend or offer.excluded),
-        "ends_known": offer.end is not None,
-        "undated": offer.end is None,
-        "offer_code": offer.type is OfferType.COUPON,
-        "pay_known": price_with_offer(request, facts) is not None,
+        "offer_wide": offer is not None and (bool(offer.scope) or is_on_order),
+        "no_strings": offer is not None and not (offer.code or offer.min_spend or offer.excluded),
     }
-
-
-def old_price_of(request: CopyRequest, facts: FactSheet) -> Decimal | None:
-    """The lowest price of the past 30 days, where it is proven and above the price."""
-    lowest, price = request.lowest_price, facts.price
-    return lowest if lowest is not None and price is not None and lowest > price else None
 
 
 def slots_of(request: CopyRequest, facts: FactSheet, name: Naming, category: str) -> dict[str, str]:
     """The facts in words, some of them empty."""
-    words, old_price = request.domain.words[request.language], old_price_of(request, facts)
+    words, lowest, price = request.domain.words[request.language], request.lowest_price, facts.price
     slots = {
         "shop": request.shop,
         "link": request.link,
@@ -221,13 +170,11 @@ def slots_of(request: CopyRequest, facts: FactSheet, name: Naming, category: str
         "done": words["bought"],
         "noun": words.get("product", ""),
     }
-    saving = None if old_price is None or facts.price is None else old_price - facts.price
     if request.language == "zh":
-        former = yuan_text(old_price, facts)
-        slots |= {"was": former, "list": former, "cut": yuan_text(saving, facts)}
         slots |= item_chinese(request, facts, name)
         return slots | person_chinese(request) | offer_chinese(request, facts)
-    slots |= {"old_price": money_text(old_price, facts), "saving": money_text(saving, facts)}
+    if lowest is not None and price is not None and lowest > price:
+        slots |= {"old_price": money_text(lowest, facts), "saving": money_text(lowest - price, facts)}
     if category:
         is_several = category.endswith("s") or " and " in category or " & " in category
         slots |= {"category.headline": category.title(), "category.is": "are" if is_several else "is"}
@@ -243,17 +190,14 @@ def item_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[s
         "price": f"{price} for a {name.size}" if price and is_box else price,
         "pack": "" if is_box else name.size,
         "words": described_in_english(facts),
-        "author": _attribute(facts, "author", "作者"),
-        "series": _attribute(facts, "series"),
+        "author": next((value for key, value in facts.attributes.items() if fold(key) in ("author", "作者")), ""),
     }
-    if fold(facts.brand or "") in ("private", "national"):
-        slots["brand"] = ""
-    if name.level in (Level.CLEAN, Level.TILL):
+    if name.level in ("clean", "till"):
         slots |= thing_slots("item", name, request)
     if day is not None:
-        slots |= dict.fromkeys(("occasion", "calendar"), day.names["en"])
-        slots["day"] = day_in_words(day.on, request.region, "EEEEdMMMM")
-        slots["order_by"] = f"by {day_in_words(request.order_by, request.region)}" if request.order_by else ""
+        slots |= {"occasion": day.names["en"], "day": day_in_words(day.on, request.region, "EEEEdMMMM")}
+        if request.order_by is not None and day.days_left >= 1:
+            slots["order_by"] = f"by {day_in_words(request.order_by, request.region)}"
         slots["season_last"] = f"last {_MONTHS[day.on.month]}" if request.person.bought_last_year else ""
     return slots
 
@@ -272,20 +216,17 @@ def person_english(request: CopyRequest) -> dict[str, str]:
     for key, named in _other_things(request):
         slots |= thing_slots(key, named, request) if named.name else {}
     if "with_item" in slots and (ago := ago_english("with_item", person.with_last)):
-        slots |= {slot: value for slot, value in ago.items() if "." in slot} | {"with_date": ago["with_item.in"]}
+        slots |= {slot: value for slot, value in ago.items() if "." in slot}
     return slots
 
 
 def thing_slots(key: str, name: Naming, request: CopyRequest) -> dict[str, str]:
     """What a text calls a thing, by article and number."""
-    called, short = name.name, name.short or name.name
-    if quotes := request.domain.words["en"]["name_quotes"]:
-        called, short = quoted(called, quotes), quoted(short, quotes)
+    called, short = (_marked(text, request) for text in (name.name, name.short or name.name))
     is_plural, is_one = name.number == "plural", name.number == "singular" and name.has_article
     article = "an" if pattern("naming.vowel_sound").match(called) else "a"
     forms = {
         "short": short,
-        "headline": capital(short),
         "the": f"the {called}" if name.has_article else called,
         "a": f"{article} {called}" if is_one else called,
         "more": f"another {short}" if is_one else f"more {short}",
@@ -309,17 +250,17 @@ _OF_NUMBER = {
 def ago_english(key: str, ago: Ago | None) -> dict[str, str]:
     if ago is None or ago.days >= LONG_AGO_DAYS:
         return {}
-    (days, day), slots = ago, dict[str, str]()
+    days, day = ago
     if days < _RECENT_DAYS:
         when = "about a week ago" if days >= 4 else "a few days ago"
     elif days >= _YEAR_DAYS:
         when = f"last {_MONTHS[day.month]}"
     else:
         third = "" if days > _MONTH_DAYS else "early " if day.day <= 10 else "mid-" if day.day <= 20 else "late "
-        when, slots[f"{key}.since"] = f"in {third}{_MONTHS[day.month]}", f"since {third}{_MONTHS[day.month]}"
-    if row := _row(frame_file("en").tables["span"], days):
-        slots |= {f"{key}_span": row["span"], f"{key}.span": row["span"], f"{key}.ago": f"{row['span']} ago"}
-    return {key: when, f"{key}.in": when, **slots}
+        when = f"in {third}{_MONTHS[day.month]}"
+    row = _row(frame_file("en").tables["span"], days)
+    spans = {f"{key}.span": row["span"], f"{key}.ago": f"{row['span']} ago"} if row else {}
+    return {key: when, f"{key}.in": when, **spans}
 
 
 def offer_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
@@ -391,7 +332,7 @@ def item_chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[s
         "desc": "".join(described[:1]),
         "desc2": "".join(described[1:2]),
     }
-    if name.level in (Level.CLEAN, Level.TILL) and name.short:
+    if name.level in ("clean", "till") and name.short:
         size = name.size.replace(" ", "").replace("*", "×")
         called = name.name + size if len(name.name + size) <= 16 else name.name
         measure = next((m for noun, m in measures_zh().items() if name.short.endswith(noun)), "")
@@ -400,12 +341,11 @@ def item_chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[s
         slots |= {"festival": day.names["zh"], "festival_date": day_in_words(day.on, "zh")}
         if request.order_by is not None:
             slots["ship"] = f"{day_in_words(request.order_by, 'zh')}前下单，节前送到"
-            slots["ship_promise"] = "y"
     return slots
 
 
 def _marked(name: str, request: CopyRequest) -> str:
-    marks = request.domain.words["zh"]["name_quotes"]
+    marks = request.domain.words[request.language]["name_quotes"]
     return quoted(name, marks) if marks else name
 
 
@@ -416,7 +356,7 @@ def person_chinese(request: CopyRequest) -> dict[str, str]:
         every = _row(frame_file("zh").tables["rhythm"], person.every_days) if person.every_days else {}
         slots |= {
             "n": str(person.times_bought) if 3 <= person.times_bought <= 9 else "",
-            "times": f"{person.times_bought}次",
+            "times": f"{person.times_bought}次",  # in no frame: grounds what others write
             "rhythm": every.get("say", ""),
             **ago_chinese(person.last, last="say", since="span"),
         }
@@ -492,10 +432,6 @@ def _other_things(request: CopyRequest) -> Iterator[tuple[str, Naming]]:
     for slot, thing in things.items():
         if thing is not None:
             yield slot, naming(thing.title, thing.category, request.language, brand=thing.brand, titles=titles)
-
-
-def _attribute(facts: FactSheet, *names: str) -> str:
-    return next((value for name, value in facts.attributes.items() if fold(name) in names), "")
 
 
 def described_in_english(facts: FactSheet) -> str:

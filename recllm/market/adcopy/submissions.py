@@ -52,7 +52,6 @@ def _category(value: object) -> object:
     return value.split(">") if isinstance(value, str) else value
 
 
-_SHORT, _NAMES = "a string of up to 1000 characters", "a list of up to 1000 names of up to 1000 characters"
 _BOUND = Field(max_length=1_000)
 
 Number = Annotated[Decimal, BeforeValidator(_number), Field(ge=-LARGEST, le=LARGEST, max_digits=20)]
@@ -70,17 +69,15 @@ class StrictLine(BaseModel):
 class SubmittedItem(StrictLine):
     """The item of a line."""
 
-    id: Short | None = Field(None, description=_SHORT)
-    title: Name = Field(description=_SHORT)
-    description: str | None = Field(None, max_length=20_000, description="a string of up to 20000 characters")
-    brand: Short | None = Field(None, description=_SHORT)
-    category: Annotated[tuple[Short, ...], BeforeValidator(_category)] | None = Field(
-        None, description=f'{_NAMES}, or a string such as "food > tea"'
-    )
-    price: Number | None = Field(None, description="a number")
-    list_price: Number | None = Field(None, description="a number")
-    currency: Short | None = Field(None, description=_SHORT)
-    attributes: Texts | None = Field(None, description="an object of short texts")
+    id: Short | None = None
+    title: Name
+    description: str | None = Field(None, max_length=20_000)
+    brand: Short | None = None
+    category: Annotated[Names, BeforeValidator(_category)] | None = None
+    price: Number | None = None
+    list_price: Number | None = None
+    currency: Short | None = None
+    attributes: Texts | None = None
 
     def item(self) -> Item:
         return Item(
@@ -96,22 +93,22 @@ class SubmittedItem(StrictLine):
 
 
 class _SubmittedOffer(StrictLine):
-    type: OfferType = Field(description=f"one of {', '.join(OfferType)}")
-    value: Number | None = Field(None, description="a number")
+    type: OfferType
+    value: Number | None = None
     start: Time | None = None
     end: Time | None = None
 
 
 class _SubmittedLine(StrictLine):
-    id: Name = Field(description=_SHORT)
-    text: str = Field(description="a string")
-    channel: Name = Field(description=_SHORT)
-    locale: Name = Field(description=_SHORT)
-    item: SubmittedItem = Field(description="an object")
-    offer: _SubmittedOffer | None = Field(None, description="an object with a type, or null")
-    packs: Names | None = Field(None, description=_NAMES)
-    known_brands: Names | None = Field(None, description=_NAMES)
-    evidence: Texts | None = Field(None, description="an object of short texts")
+    id: Name
+    text: str
+    channel: Name
+    locale: Name
+    item: SubmittedItem
+    offer: _SubmittedOffer | None = None
+    packs: Names | None = None
+    known_brands: Names | None = None
+    evidence: Texts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

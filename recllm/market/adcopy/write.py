@@ -21,7 +21,7 @@ from recllm.base.schema import AdCopy, Check, CopyVerdict, Generator
 from recllm.market.adcopy.channels import CALL_TO_ACTION, Channel, channel_written_for
 from recllm.market.adcopy.frames import Frame, Parts, Situation, frame_file, frames_for, texts_of
 from recllm.market.adcopy.lexicon import HAN, fold, pattern, table, word_class
-from recllm.market.adcopy.names import is_size, name_and_size, written_out
+from recllm.market.adcopy.naming import is_size, name_and_size, written_out
 from recllm.market.adcopy.quantities import QuantityKind
 from recllm.market.adcopy.request import CopyRequest, FactSheet
 from recllm.market.adcopy.situation import situation_of
@@ -37,11 +37,13 @@ _MOST_TRIED = 24
 """Texts that are checked for one that passes."""
 _REJECTED_SHOWN = 8
 """Texts that were stopped, of those that an `AdCopy` names."""
-_EXAMPLES = 3
+_EXAMPLES = _ANSWERS = 3
+"""Texts that a generator is shown, and those that it is asked for."""
 _MAX_ROUNDS = 12
 _LETTER = re.compile(rf"[^\W\d_]|[{HAN}]")
-_JOINT = re.compile(r"[-/&]")
-"""Joins the words of a compound: Grain-Free, sinus/allergy."""
+_JOINED_BEFORE = re.compile(r"(?:[A-Za-z0-9]*[-/&])+\Z")
+_JOINED_BEHIND = re.compile(r"\A(?:[-/&][A-Za-z0-9]*)+")
+"""The rest of a compound: Grain-Free, sinus/allergy."""
 _HANGING = pattern("titles.hanging", DANGLING="|".join(word_class("dangling")))
 _SAID = [
     "item",
@@ -157,7 +159,7 @@ def checked_copy(
         checks=answer.checks,
         facts_used={name: value for name, value in values.items() if value},
         template_version=f"{frame_file(request.language).version}:{frame.id}" if frame else "",
-        item_id=facts.item_id,
+        item_id=request.item.item_id,
         parts=request.limits.parts(text),
     )
 
@@ -227,21 +229,14 @@ def cleaned_name(name: str, facts: FactSheet, request: CopyRequest) -> str:
 def _without(name: str, start: int, end: int) -> str:
     """A name without a piece and without the compound that it is a part of, "Grain-Free"; empty where the piece was one
     of two names: "cold and flu"."""
-    while start > 0 and _JOINT.match(name[start - 1]):
-        start -= 1
-        while start > 0 and name[start - 1].isascii() and name[start - 1].isalnum():
-            start -= 1
-    while end < len(name) and _JOINT.match(name[end]):
-        end += 1
-        while end < len(name) and name[end].isascii() and name[end].isalnum():
-            end += 1
-    is_one_of_two = pattern("titles.joined").search(name[:start].rstrip()) is not None
-    return "" if is_one_of_two else f"{name[:start]} {name[end:]}"
+    left, right = _JOINED_BEFORE.sub("", name[:start]), _JOINED_BEHIND.sub("", name[end:])
+    is_one_of_two = pattern("titles.joined").search(left.rstrip()) is not None
+    return "" if is_one_of_two else f"{left} {right}"
 
 
 def unsayable_pieces(name: str, facts: FactSheet, request: CopyRequest) -> list[str] | None:
-    """The pieces of a seller's words that promise or claim something, or state a price; None for words that are not
-    used at all, since they hold personal data, foul language or leaks."""
+    """What a seller's words promise or claim, and prices; None for words that are not used at all: personal data, foul
+    language, leaks."""
     case = Case(text=name, facts=facts, request=request)
     if any(any(check(case)) for check in (form.personal_data, form.clean_language, form.leaks)):
         return None
@@ -265,8 +260,8 @@ def _generated(
     frame: Frame,
     generator: Generator,
 ) -> tuple[list[AdCopy], list[Rejected]]:
-    """(texts of the generator that pass, what was stopped and why). It gets one more try, with what was wrong. None of
-    sensitive or hostile items, of titles, and of medicines and the like."""
+    """(texts of the generator that pass, what was stopped and why), in two tries. None of sensitive or hostile items,
+    of titles, and of medicines and the like."""
     is_of_facts_alone = not request.domain.generated_lines or request.limits.title_only
     if is_of_facts_alone or request.is_sensitive or request.is_hostile or "sober" in situation.goods:
         return [], []
@@ -277,7 +272,7 @@ def _generated(
     prompt = brief(request, situation, frame, tuned=getattr(generator, "tuned", False))
     copies: list[AdCopy] = []
     rejected: list[Rejected] = []
-    for n in (request.n_candidates, 1):
+    for n in (_ANSWERS, 1):
         if rejected:
             prompt = second_brief(prompt, *rejected[0], locale=request.locale)
         try:
@@ -318,8 +313,8 @@ def _judged(
 
 
 def brief(request: CopyRequest, situation: Situation, frame: Frame | None, *, tuned: bool = False) -> str:
-    """The prompt of one text: its facts, the parts and their limits, a frame's words as its meaning, and examples. A
-    model that is tuned on the shop's texts gets the facts and the parts alone."""
+    """The prompt of one text: facts, parts with their limits, a frame's words as its meaning, examples. A model that is
+    tuned on the shop's texts gets facts and parts alone."""
     facts = {name: situation.slots[name] for name in _SAID if name in situation.slots}
     parts = {} if frame is None else {name: texts[0] for name, texts in frame.channels[request.channel].items()}
     voice = request.voice

@@ -19,7 +19,7 @@ from recllm.base.errors import PolicyError, RecllmError, UsageError
 from recllm.base.questions import SearchRequest
 from recllm.base.schema import Action, Occasion
 from recllm.market.adcopy.lexicon import fold, table
-from recllm.market.adcopy.names import name_and_size, written_out
+from recllm.market.adcopy.naming import name_and_size, written_out
 from recllm.market.audiences.contacts import first_channels
 from recllm.market.audiences.exclusions import minors
 from recllm.market.occasions.calendar import CalendarDay, ComingDay, profile_of, season_lifts, upcoming_days

@@ -21,7 +21,7 @@ from recllm.base.settings import Settings
 from recllm.base.words.sentences import section
 from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.channels import channel_named, complete
-from recllm.market.adcopy.packs import approved_words, vocabulary_file
+from recllm.market.adcopy.packs import approved_words
 from recllm.market.adcopy.request import CopyRequest, FactSheet, FestiveDay, PersonFacts, Voice
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify.guarantees import Review, review
@@ -63,7 +63,7 @@ def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[st
         rows, brands, states = reader.items(sorted(ids)), reader.brands(), reader.item_states()
     rows = rows.with_columns(available=on_offer(rows, int(moment.timestamp())))
     items = {row["item_id"]: item_of(row) for row in rows.to_dicts()}
-    vocabulary = approved_words(vocabulary_file(workspace.root))
+    vocabulary = approved_words(workspace.root)
     lowest = lowest_prices(states.filter(pl.col("item_id").is_in(sorted(ids))), moment)
     known_brands = frozenset(brands) | set(file.words.known_brands)
     domain, day = domain_of(workspace.locale()), festive_day(workspace.settings, file, moment)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache, cached_property, lru_cache
 
 from recllm.market.adcopy.lexicon import (
-    HAN,
+    HAN_RUN,
     Reading,
+    any_of,
     bases,
     fold,
     limit,
@@ -21,7 +22,7 @@ from recllm.market.adcopy.lexicon import (
     word_class,
     words,
 )
-from recllm.market.adcopy.names import OTHER_SHELF, name_and_size, shelf, written_out
+from recllm.market.adcopy.naming import OTHER_SHELF, name_and_size, shelf, written_out
 from recllm.market.adcopy.quantities import Deadline, Quantity, QuantityKind, deadlines, quantities
 from recllm.market.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.text.personal_data import PersonalDataKind, find_personal_data
@@ -31,7 +32,6 @@ from recllm.text.templates import Prompts, natural
 _CLAUSE = re.compile(r"[.,!?:;()…–—，。！？：；、（）\n]+")
 _AFTER_MONTH = pattern("quantities.after_month", MONTHS="|".join(rf"(?<={month}\.) " for month in word_class("months")))
 """Ends a sentence: "in late September. 20% off" is no date."""
-_HAN = re.compile(f"[{HAN}]")
 _LATIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 _IT = {"en": "it", "zh": "它"}
 """Stands for the name of a work where claims are looked for."""
@@ -46,8 +46,8 @@ def listed(language: str, name: str) -> frozenset[str]:
     return frozenset(str(table(f"surroundings.{language}.toml")[name]).split())
 
 
-_CHINESE_NAMES = map(fold, listed("zh", "things") | listed("zh", "food"))
-_CHINESE_THINGS = re.compile("|".join(sorted(_CHINESE_NAMES, key=len, reverse=True)))
+_CHINESE_NAMES = any_of(map(fold, listed("zh", "things") | listed("zh", "food")))
+_CHINESE_THINGS = re.compile(_CHINESE_NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +57,8 @@ class Case:
     text: str
     facts: FactSheet
     request: CopyRequest
-    statements: tuple[str, ...] = ()
-    """What is known of the customer, the occasion, the offer and the shop, as texts say it."""
-
-    names: tuple[str, ...] = ()
-    """How a text calls the item."""
+    slots: Mapping[str, str] = field(default_factory=dict)
+    """What is known of the item, the customer, the occasion, the offer and the shop, as texts say it."""
 
     @cached_property
     def reading(self) -> Reading:
@@ -81,10 +78,12 @@ class Case:
 
     @cached_property
     def personal_data(self) -> tuple[tuple[PersonalDataKind, str], ...]:
-        """What the text holds of it, also dressed up."""
+        """What the text holds of it, also dressed up; a name or a street of the item's own facts is the item's."""
         texts = dict.fromkeys((self.text, self.reading.folded))
         pieces = ((f.kind, text[f.start : f.end]) for text in texts for f in find_personal_data(text))
-        return tuple({(kind, fold(piece)): (kind, piece) for kind, piece in pieces}.values())
+        folded = {(kind, fold(piece)): (kind, piece) for kind, piece in pieces}
+        may_be_named = (PersonalDataKind.NAME, PersonalDataKind.ADDRESS)
+        return tuple(folded[key] for key in folded if not (key[0] in may_be_named and key[1] in self.facts.folded))
 
     @cached_property
     def is_lowest_price(self) -> bool:
@@ -109,8 +108,8 @@ class Case:
 
     @cached_property
     def stated(self) -> frozenset[tuple[QuantityKind, Decimal | None, str]]:
-        """The quantities of `statements`, and the counts, shares and days of proofs; neither sets a price."""
-        stated = [q for text in self.statements for q in quantities(text)]
+        """The quantities of `slots`, and the counts, shares and days of proofs; neither sets a price."""
+        stated = [q for text in self.slots.values() for q in quantities(text)]
         counts = (q for q in (*stated, *self.evidence_quantities) if q.kind is not QuantityKind.MONEY)
         return frozenset((q.kind, q.value, q.unit) for q in counts)
 
@@ -188,12 +187,9 @@ class Case:
     def own_words(self) -> str:
         """The text without the item's own texts: what its writer chose to say about it."""
         is_name = re.compile("[^a-z]").search  # and no word such as basket
-        names = (text for text in self.statements if len(text) > 2 and is_name(text))
+        names = (text for text in self.slots.values() if len(text) > 2 and is_name(text))
         texts = {t for t in (*self.item_texts, *names) if len(t) > 1 or not t.isascii()}
-        if not texts:
-            return self.text
-        longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))
-        return re.sub(longest_first, " ", self.text, flags=re.IGNORECASE)
+        return re.sub(any_of(texts), " ", self.text, flags=re.IGNORECASE) if texts else self.text
 
     @cached_property
     def beside_work(self) -> Case:
@@ -228,7 +224,7 @@ class Case:
             (joined if is_of_item else apart).update(clause_words & loose)
             pairs = {clause[i : i + 2] for i in range(len(clause) - 1)}
             is_of_item = bool(pairs & self.item_pairs) or any(word in clause for word in listed("zh", "pronouns"))
-            (joined if is_of_item else apart).update(_HAN.findall(clause))
+            (joined if is_of_item else apart).update("".join(HAN_RUN.findall(clause)))
             for word, is_apart in (
                 *self._english_things(clause, is_consumed),
                 *self._chinese_things(clause, is_consumed),
@@ -320,17 +316,14 @@ def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
 
 def denials(facts: FactSheet) -> Iterator[str]:
     """What a text may say that the item lacks: "no cables", of wireless headphones."""
-    for entry in table("uses.toml")["without"]:
-        if any(thing in facts.words if thing.isascii() else thing in facts.folded for thing in entry["things"]):
-            for word in entry["words"]:
-                yield from (f"no {word}", f"without {word}") if word.isascii() else (f"没有{word}", f"没{word}")
+    for word in words_beside("without", facts.texts):
+        yield from (f"no {word}", f"without {word}") if word.isascii() else (f"没有{word}", f"没{word}")
 
 
 @lru_cache(maxsize=1024)
 def words_beside(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Words that an item of this title and these categories is none of, endings cut off. kind: "use" for what goes with
-    it without being part of it, coffee of a mug; "scene" for the scenes that it stands in, which claim nothing with it,
-    wick of a candle."""
+    """Words next to an item of these names, endings cut off. kind: "use" for what goes with it, coffee of a mug;
+    "scene" for where it stands, wick of a candle; "without" for what it lacks."""
     readings = [read(name) for name in names]
     of_names = {stem(word) for reading in readings for word in reading.words}
     return tuple(

@@ -1,8 +1,5 @@
 """G1 to G5, G17: what is claimed is true: numbers, prices, offers, claims that need proof; the product is named, and
-nothing else is.
-
-Word lists know words; the patterns here know the shape around them: comparisons, praise by others, added ingredients.
-"""
+nothing else is."""
 
 from __future__ import annotations
 
@@ -12,11 +9,12 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from difflib import SequenceMatcher
 from functools import lru_cache
-from itertools import product
+from itertools import chain, product
 
 from recllm.market.adcopy.frames import frame_phrases
 from recllm.market.adcopy.lexicon import (
-    HAN,
+    HAN_RUN,
+    any_of,
     families,
     fold,
     limit,
@@ -28,7 +26,7 @@ from recllm.market.adcopy.lexicon import (
     word_class,
     words,
 )
-from recllm.market.adcopy.names import name_and_size
+from recllm.market.adcopy.naming import name_and_size
 from recllm.market.adcopy.quantities import (
     EACH,
     UNITS,
@@ -70,11 +68,9 @@ _SHAPES_OF_CLAIMS = (
 )
 """Pattern, what it speaks of, and the key of the proof that allows it."""
 _OTHER_GOODS = {"en": "claims.other_goods", "zh": "claims.other_goods_zh"}
-_ADDED = ("claims.added", "claims.added_zh")
 _OWNER = re.compile(r"['’]s$")
 _SENTENCE = re.compile(r"[.!?…:;\n]+|[\"“”(]")
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z'’-]*")
-_HAN_RUN = re.compile(rf"[{HAN}]+")
 _NEAR = 80  # characters next to a number, with the words that say what it is
 
 
@@ -155,11 +151,10 @@ def wrong_weekdays(case: Case) -> Iterator[Violation]:
         except ValueError:  # 29 February, or no day
             continue
         nearest = min(days, key=lambda d: abs((d - now.date()).days))
-        names = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-        named = match["en"][:3] if match["en"] else names["一二三四五六日".index(match["zh"].replace("天", "日"))]
-        if named != names[nearest.weekday()]:
-            right = WEEKDAYS[nearest.weekday()].capitalize()
-            yield Violation(f"{quantity.span.strip()!r} is a {right}, not {match[0].strip()!r}", quantity.span.strip())
+        right, span = WEEKDAYS[nearest.weekday()], quantity.span.strip()
+        named = match["en"] or WEEKDAYS["一二三四五六日".index(match["zh"].replace("天", "日"))]
+        if named[:3] != right[:3]:
+            yield Violation(f"{span!r} is a {right.capitalize()}, not {match[0].strip()!r}", span)
 
 
 _PROMISED = ("off", "off again", "threshold")
@@ -273,40 +268,32 @@ def is_reduction(quantity: Quantity, case: Case) -> bool:
 
 
 def is_price(quantity: Quantity, case: Case) -> bool:
-    facts, offer, value = case.facts, case.offer, quantity.value
+    facts, offer, value, role = case.facts, case.offer, quantity.value, quantity.role
     if facts.currency is None or value is None:
         return False
     before = pattern("claims.price_before_zh", SPAN=re.escape(quantity.span))
     is_counted = any(fact.span == quantity.span for fact in facts.quantities)
-    is_of_pieces = is_counted and quantity.span.endswith("块")
-    if is_of_pieces and not before.search(case.reading.folded):  # 60块: 块 counts pieces and yuan
-        return True
+    if is_counted and quantity.span.endswith("块") and not before.search(case.reading.folded):
+        return True  # 60块: 块 counts pieces and yuan
     currency = currency_of(facts.currency)
-    signs = (*currency.signs["en"], *currency.signs["zh"], *currency.chinese_words) if currency else ()
-    sign = quantity.unit
-    if not sign and facts.currency == "CNY":
-        sign = "元"  # 到手36
-    if sign not in {fold(s) for s in (facts.currency, *signs)} and not (currency and sign in currency.words):
+    spellings = (*chain(*currency.signs.values()), *currency.chinese_words, *currency.words) if currency else ()
+    sign = quantity.unit or ("元" if facts.currency == "CNY" else "")  # 到手36
+    if sign not in map(fold, (facts.currency, *spellings)):
         return False
     if offer is not None and value == offer.min_spend:
         return True
+    left = reduced_price(case)
     offered = offer.value if offer and offer.type in (OfferType.AMOUNT, OfferType.COUPON) else None
-    is_plain = quantity.role == "" or quantity.role.startswith("per ")
-    of_role = {"list": case.request.list_price, "off": offered}
-    amount = facts.price if is_plain else of_role.get(quantity.role)
-    amounts = [amount]
-    if quantity.role == "list" and reduced_price(case) is not None:
-        amounts.append(facts.price)  # "£77 instead of £110" while 30 % are off
-    if is_plain:
-        amounts += unit_prices(quantity.role.removeprefix("per "), case) if quantity.role else []
-        if amount is None:  # "a coupon worth 5 dollars": the offer's value, said without "off"
-            amounts.append(offered)
-        amounts += [reduced_price(case), case.saving if case.is_saving(quantity) else None]
+    amounts: list[Decimal | None] = []
+    if role == "list":  # "£77 instead of £110" while 30 % are off
+        amounts = [case.request.list_price, None if left is None else facts.price]
+    elif role == "off":  # 20 % of 5.00 are 1.00
+        amounts = [offered, case.saving, facts.price - left if facts.price is not None and left is not None else None]
+    elif not role or role.startswith("per "):
+        amounts = [facts.price, left, case.saving if case.is_saving(quantity) else None]
         amounts.append(case.request.list_price if case.tells_price and case.saving else None)
-    elif quantity.role == "off":
-        left = reduced_price(case)
-        amounts.append(facts.price - left if facts.price is not None and left is not None else None)
-        amounts.append(case.saving)  # 20 % of 5.00 are 1.00
+        amounts.append(offered if facts.price is None else None)  # "a coupon worth 5 dollars", said without "off"
+        amounts += unit_prices(role.removeprefix("per "), case) if role else []
     return any(a is not None and _agrees(quantity, rounded(a, facts.currency)) for a in amounts)
 
 
@@ -419,7 +406,8 @@ def proofs(case: Case) -> Iterator[Violation]:
     """G3: no claim without its proof: cures, certificates, awards, ranks, ratings, sales, urgency, materials, ..."""
     yield from unproven_comparisons(case)
     if not case.request.evidence.get("composition"):  # what was added or smells through stands among the facts
-        for match in (m for shape in _ADDED for m in pattern(shape).finditer(case.reading.squashed)):
+        shapes = (pattern("claims.added"), pattern("claims.added_zh"))
+        for match in (m for shape in shapes for m in shape.finditer(case.reading.squashed)):
             name = next(value for value in match.groups() if value)
             if not (stated_by_facts(name, case.facts) or used_with(name, case.facts)):
                 yield Violation(f"{match[0]!r} names {name!r}, which the facts do not hold", match[0], holds=True)
@@ -469,7 +457,7 @@ def unproven_deeds(case: Case) -> Iterator[Violation]:
             doing = pattern("claims.does", VERBS=verbs).finditer(text)
             acts = [m for m in doing if stem(m["subject"]) in of_item and stem(m["verb"]) not in names]
             measures = (q for q in case.quantities if q.kind is QuantityKind.NUMBER and q.unit and is_fact(q, case))
-            sizes = "|".join(re.escape(q.span.strip()) for q in measures) if acts else ""  # "holds 350 ml"
+            sizes = any_of(q.span.strip() for q in measures) if acts else ""  # "holds 350 ml"
             deeds = (
                 m[0]
                 for m in acts
@@ -510,7 +498,7 @@ def unproven_comparisons(case: Case) -> Iterator[Violation]:
     if case.language == "en":
         names = {re.escape(stem(w)) for w in title.words if w.isascii() and w.isalpha() and len(w) > 2}
     else:
-        names = {run[i : i + 2] for run in _HAN_RUN.findall(title.folded) for i in range(len(run) - 1)}
+        names = {run[i : i + 2] for run in HAN_RUN.findall(title.folded) for i in range(len(run) - 1)}
     if names and not case.request.evidence.get("comparison"):
         shape = pattern(_OTHER_GOODS[case.language], NAMES="|".join(sorted(names)))
         phrases = (p for p in matches(shape, case.reading.squashed) if p not in title.folded)
@@ -521,9 +509,8 @@ def foreign_names(case: Case) -> Iterator[Violation]:
     """G4: no brand but the item's own, and no capitalised name inside a sentence that the facts do not hold."""
     yield from foreign_brands(case)
     yield from misspelt_brands(case)
-    proven = {word for text in case.request.evidence.values() for word in words(text)}
-    stated = {word for text in case.statements for word in words(text)}
-    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words), *stems(proven), *stems(stated)}
+    stated = {word for text in (*case.request.evidence.values(), *case.slots.values()) for word in words(text)}
+    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words | stated)}
     if case.request.limits.slots[0].each_line:  # lines of a search ad are in title case
         allowed |= stems(neutral_words() | {word for phrase in frame_phrases("en") for word in phrase.split()})
     if case.language == "en":
@@ -538,7 +525,7 @@ def foreign_names(case: Case) -> Iterator[Violation]:
             yield Violation(f"{token!r} is a name that the facts do not hold", token, holds=True)
     for match in pattern("naming.work").finditer(case.reading.folded):
         title = match["name"].replace("〈", "《").replace("〉", "》")
-        if title not in case.facts.folded and not any(title in fold(text) for text in case.statements):
+        if title not in case.facts.folded and not any(title in fold(text) for text in case.slots.values()):
             yield Violation(f"{match[0]!r} is a title that the facts do not hold", match[0], holds=True)
     # Chinese writes names without capitals; what follows 来自 or 搭载 names a place, a maker or a part. The facts hold
     # it when they hold its first two characters.
@@ -566,8 +553,8 @@ def misspelt_brands(case: Case) -> Iterator[Violation]:
             if is_as_long and cutoff <= likeness.quick_ratio() and cutoff <= likeness.ratio():
                 yield Violation(f"{token!r} reads like {name!r}, written wrong", token, holds=True)
     for name in (fold(brand) for brand in brands):
-        if len(name) >= limit("misspelt_from_han") and _HAN_RUN.fullmatch(name):
-            for run in _HAN_RUN.findall(case.reading.folded):
+        if len(name) >= limit("misspelt_from_han") and HAN_RUN.fullmatch(name):
+            for run in HAN_RUN.findall(case.reading.folded):
                 for piece in (run[i : i + len(name)] for i in range(len(run) - len(name) + 1)):
                     is_near = sum(a != b for a, b in zip(piece, name, strict=True)) == 1
                     is_plain = any(piece[i : i + 2] in neutral_words() for i in range(len(piece) - 1))
@@ -615,7 +602,7 @@ def product_named(case: Case) -> Iterator[Violation]:
     is_about_order = offer is not None and offer.type in (OfferType.COUPON, OfferType.FREE_SHIPPING, OfferType.GIFT)
     if not case.facts.title or person.in_cart or person.away or person.first_order or is_about_order:
         return
-    han = "".join(_HAN_RUN.findall(fold(_first_part(case.facts))))
+    han = "".join(HAN_RUN.findall(fold(_first_part(case.facts))))
     if len(han) > 2 and han[-1] not in case.reading.folded:  # a name with another end: 保温壶 of a 保温杯
         ends = "".join(kind for kind in word_class("kinds_zh") if kind != han[-1])
         if match := re.search(f"{han[-3:-1]}[{ends}]", case.reading.folded):
@@ -635,10 +622,11 @@ def product_named(case: Case) -> Iterator[Violation]:
 def head_names(case: Case) -> list[str]:
     """What counts as naming: the title, the last and longest words of its spellings, and the narrowest category."""
     facts = case.facts
-    names = [facts.title, *facts.category[-1:], *synonyms(facts.title), *case.names]
+    called = (case.slots[slot] for slot in ("item.short", "item", "short", "category") if slot in case.slots)
+    names = [facts.title, *facts.category[-1:], *synonyms(facts.title), *called]
     brand = set(read(facts.brand or "").words)
     title = _first_part(facts)
-    han = "".join(_HAN_RUN.findall(fold(title))).removeprefix(fold(facts.brand or ""))
+    han = "".join(HAN_RUN.findall(fold(title))).removeprefix(fold(facts.brand or ""))
     latin = [w for w in read(title).words if len(w) > 2 and w.isalpha() and w.isascii() and w not in brand]
     names += [*latin[-2:], *sorted(latin, key=len)[-1:]]
     pairs = [han[i : i + 2] for i in range(len(han) - 1)]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from recllm.market.adcopy.channels import is_gsm7
 from recllm.market.adcopy.lexicon import (
-    HAN,
+    HAN_RUN,
     families,
     fold,
     limit,
@@ -30,7 +30,6 @@ _BREAKS_OFF = (
     pattern("form.open_clause_zh"),
 )
 _SENTENCE_END = re.compile(r"[.!?\n]")
-_HAN = re.compile(f"[{HAN}]")
 _CODE_OF_AMOUNT = re.compile(r"(?<![A-Za-z])[A-Z]{3} ?(?=\d)")  # 立减CHF 1.00: no edge of a word before it
 _LANGUAGES = {"en": "English", "zh": "Chinese"}
 FOREIGN = "texts are checked in English and Chinese, a person who reads this language decides"
@@ -93,8 +92,9 @@ def personal_data(case: Case) -> Iterator[Violation]:
         digits = re.sub(r"[ -]", "", match[0])
         if len(set(digits)) > 1 and luhn(digits):
             yield Violation("holds a card number", match[0])
-    for phrase in _personal_phrases(case, _OF_PEOPLE):
-        yield Violation("holds what identifies or locates a person", phrase)
+    for kind, phrase in case.personal_data:
+        if kind is not PersonalDataKind.HANDLE:
+            yield Violation("holds what identifies or locates a person", phrase)
     observed = [*matches(pattern("people.observed"), text)]
     watching = next(family for family in families("language.toml") if family.id == "watching")
     for phrase in dict.fromkeys((*observed, *watching.find(case.reading))):
@@ -103,17 +103,6 @@ def personal_data(case: Case) -> Iterator[Violation]:
         if is_look or not case.request.person.is_customer:
             yield Violation(f"{phrase!r} {watching.message}", phrase)
     yield from (v for v in _phrases("G8", case) if not v.message.endswith(watching.message))
-
-
-_OF_PEOPLE = frozenset(PersonalDataKind) - {PersonalDataKind.HANDLE}
-
-
-def _personal_phrases(case: Case, kinds: frozenset[PersonalDataKind]) -> Iterator[str]:
-    """Personal data of these kinds; a name or a street that the item's own facts hold is the item's."""
-    for kind, phrase in case.personal_data:
-        may_be_named = kind in (PersonalDataKind.NAME, PersonalDataKind.ADDRESS)
-        if kind in kinds and not (may_be_named and fold(phrase) in case.facts.folded):
-            yield phrase
 
 
 def clean_language(case: Case) -> Iterator[Violation]:
@@ -129,8 +118,9 @@ def leaks(case: Case) -> Iterator[Violation]:
     ):
         links = fold(case.request.link)
         yield from violations((m for m in matches(pattern(name), case.reading.folded) if m not in links), remark)
-    for phrase in _personal_phrases(case, frozenset({PersonalDataKind.HANDLE})):
-        yield Violation("is an address, a handle or a contact", phrase)
+    for kind, phrase in case.personal_data:
+        if kind is PersonalDataKind.HANDLE:
+            yield Violation("is an address, a handle or a contact", phrase)
     yield from violations(matches(pattern("reading.placeholder"), case.own_words), "was never filled in, or is mark-up")
     yield from _phrases("G10", case)
 
@@ -138,15 +128,14 @@ def leaks(case: Case) -> Iterator[Violation]:
 def _phrases(guarantee: str, case: Case) -> Iterator[Violation]:
     for family in families("language.toml"):
         if family.guarantee == guarantee:
-            remark = family.message or "must not be said"
-            yield from violations(family.find(case.reading), remark, holds=family.holds)
+            yield from violations(family.find(case.reading), family.message, holds=family.holds)
 
 
 def right_language(case: Case) -> Iterator[Violation]:
     """G11: the words without the product's own are in the locale's script and language."""
     text = case.own_words
     letters = sum(c.isalpha() for c in text)
-    han = "".join(_HAN.findall(text))
+    han = "".join(HAN_RUN.findall(text))
     if foreign := pattern("form.other_scripts").search(text):
         yield Violation(
             f"{foreign[0]!r} is of another script than {_LANGUAGES[case.language]}: {FOREIGN}", foreign[0], holds=True

@@ -8,8 +8,6 @@ rule pack warns, or it holds a word that nothing grounds. `pass`: neither.
 A word is grounded by the item's texts, by a number that is a fact, an offer that runs, a claim that is proven, proofs,
 the neutral words of the language (`data/neutral.*.toml`), the brand's own lines, and what the shop's people approved.
 English words count in their inflections and as compounds; Chinese is cut into the longest pieces that are grounded.
-
-The word lists, patterns and limits are data, in `adcopy/data/`.
 """
 
 from __future__ import annotations
@@ -26,6 +24,7 @@ from recllm.base.schema import Check, CopyVerdict
 from recllm.market.adcopy.frames import Situation, frame_phrases
 from recllm.market.adcopy.lexicon import (
     HAN,
+    HAN_RUN,
     Letters,
     bases,
     families,
@@ -68,7 +67,6 @@ GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
 _OF_CLAIMS = ("G1", "G2", "G3", "G4")
 """What the name of a work is not asked for: it is no number, offer, claim or name of the text's own."""
 _TOKEN = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+(?:['][^\W_{HAN}]+)*")
-_HAN_RUN = re.compile(rf"[{HAN}]+")
 _LONGEST_PIECE = 12
 """Characters of the longest piece that Chinese is cut into."""
 _SHORTEST_PART = 3
@@ -142,16 +140,14 @@ def review(
         too_long = f"the text has {len(text)} characters; no channel takes more than {limit('max_text')}"
         return Review((Check(guarantee="G6", passed=False, message=too_long),))
     facts = facts or FactSheet.of(request.item)
-    slots = (situation or situation_of(request, facts)).slots
-    names = tuple(slots[name] for name in ("item.short", "item", "short", "category") if name in slots)
-    case = Case(text=text, facts=facts, request=request, statements=tuple(slots.values()), names=names)
+    case = Case(text=text, facts=facts, request=request, slots=(situation or situation_of(request, facts)).slots)
     forbidden: dict[str, list[Violation]] = defaultdict(list)
     warnings: list[RuleWarning] = []
     for name, rule in ((f"{pack.name}/{rule.id}", rule) for pack in request.packs for rule in pack.rules):
         is_demand_met = rule.demands and fold(rule.demands) in case.reading.folded
         if case.language not in rule.languages or is_demand_met or case.proves(rule.evidence):
             continue
-        for phrase in rule.find(case.beside_work.reading):
+        for phrase in rule.family.find(case.beside_work.reading):
             needs = "" if rule.evidence == "never" else rule.evidence
             remedy = f"; needs {needs}" if needs else ""
             message = f"{phrase!r} {rule.message} ({rule.citation}{remedy})"
@@ -160,11 +156,11 @@ def review(
             else:
                 warnings.append(RuleWarning(guarantee=rule.guarantee, rule=name, span=phrase, message=message))
     checks: list[Check] = []
-    for name, guarantee in GUARANTEES.items():
-        violations = chain(guarantee(case.beside_work if name in _OF_CLAIMS else case), forbidden[name])
+    for name in dict.fromkeys((*GUARANTEES, *forbidden)):
+        violations = GUARANTEES[name](case.beside_work if name in _OF_CLAIMS else case) if name in GUARANTEES else ()
         faults = [
             Check(guarantee=name, passed=False, message=v.message, span=v.span, holds=v.holds, needs=v.needs)
-            for v in violations
+            for v in chain(violations, forbidden[name])
             if not (v.holds and name != "G14" and _is_of_full_title(v.span, case))
         ]
         checks += faults or [Check(guarantee=name, passed=True)]
@@ -215,13 +211,12 @@ def phrases_that_hold(case: Case) -> Iterator[str]:
         yield from str(table("offer_words.toml")[case.language][running.type]).split()
         if running.end is not None:
             yield from (phrase.span for phrase in case.deadlines if phrase.ends_on(running.end, case.request.now))
+            yield from matches(pattern("quantities.end_of_day"), case.reading.folded)
     for family in families("claims.toml"):
         if case.proves(family.evidence):
             yield from family.find(case.reading)
     yield from (fold(phrase) for phrase in case.request.free_words if _is_phrase(phrase))
-    unstating = [*_NEUTRAL_PHRASES, pattern("quantities.clock"), pattern("quantities.festival")]
-    if case.offer is not None and case.offer.end is not None:
-        unstating.append(pattern("quantities.end_of_day"))
+    unstating = (*_NEUTRAL_PHRASES, pattern("quantities.clock"), pattern("quantities.festival"))
     yield from (phrase for shape in unstating for phrase in matches(shape, case.reading.folded))
     yield from (phrase for phrase in frame_phrases(case.language) if phrase in case.reading.folded)
     for quantity in case.quantities:  # "45 cm tall", "weighs 250 g"
@@ -248,7 +243,7 @@ def _words(
         start, end = match.span()
         if all(grounded[start:end]):
             continue
-        if _HAN_RUN.match(match[0]):
+        if HAN_RUN.match(match[0]):
             yield from _left_over(match[0], start, grounded, grounds, apart)
             continue
         before, after = tokens[max(0, i - 1) : i], tokens[i + 1 : i + 2]
@@ -318,7 +313,7 @@ class _Grounds:
             *request.evidence.values(),
             *request.voice.lines,
             *request.voice.required,
-            *case.statements,
+            *case.slots.values(),
         )
         free = _grounds_of(frozenset(texts))
         return cls(
@@ -367,8 +362,8 @@ def _grounds_of(texts: frozenset[str]) -> _Grounds:
     pieces: set[str] = set()
     for text in texts:
         folded = fold(text)
-        latin |= {w.removesuffix("'s") for w in _TOKEN.findall(folded) if not _HAN_RUN.match(w)} | set(words(text))
-        for run in _HAN_RUN.findall(folded):
+        latin |= {w.removesuffix("'s") for w in _TOKEN.findall(folded) if not HAN_RUN.match(w)} | set(words(text))
+        for run in HAN_RUN.findall(folded):
             # pieces of two characters or more, and the last one, which names the kind: 龙井茶, 茶
             longest = min(len(run), _LONGEST_PIECE)
             pieces |= {run[i : i + n] for n in range(2, longest + 1) for i in range(len(run) - n + 1)}
