@@ -64,7 +64,8 @@ def open_delimited(
 ) -> RecordReader:
     """Settles delimiter and header from the first block. With `keeps_first` further columns of one name are numbered,
     "name (2)", and counted. Raises `IngestError` with the codes of the file stage."""
-    file, first = source.path.name, next((block.lines["text"] for block in blocks() if block.has_text), None)
+    file = source.path.name
+    first = next((block.lines["text"] for block in blocks() if block.has_text), None)
     if first is None:
         raise IngestError("E_EMPTY", f"{file} holds nothing but blank lines")
     if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'):
@@ -226,7 +227,8 @@ def quoted_records(
         if start < line:
             continue
         # one reader goes on as long as each record begins on a line with a quote and is good
-        reader = csv.reader((f"{texts[i]}\n" for i in range(start, len(texts))), delimiter=form.delimiter, strict=True)
+        following = (f"{texts[i]}\n" for i in range(start, len(texts)))
+        reader = csv.reader(following, delimiter=form.delimiter, strict=True)
         line, problem = start, None
         while problem is None and line < len(texts) and has_quote[line]:
             cells: list[str] = []

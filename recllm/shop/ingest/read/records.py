@@ -1,8 +1,7 @@
 """The result of every reader of files: columns of text, and the position of each row in its file.
 
-A text file comes as blocks of whole lines, each line with its number. Undecodable and overlong lines are set
-aside here, which bounds the memory. Cutting at the newline byte is safe: no
-accepted encoding uses it inside another character.
+A text file comes as blocks of whole lines, each line with its number. Overlong lines are set aside here, which bounds
+the memory. Cutting at the newline byte is safe: no accepted encoding uses it inside another character.
 """
 
 from __future__ import annotations
@@ -188,7 +187,8 @@ def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Ite
     for data, whole_lines in _spans(source, decoding.skip, newline, block_bytes):
         if not whole_lines:
             nothing = pl.DataFrame(schema={"line_no": pl.Int64, "text": pl.String})
-            yield LineBlock(lines=nothing, bad=(BadRecord(line_no, None, "E_TOO_LONG", too_long, shorten(data)),))
+            record = BadRecord(line_no, None, "E_TOO_LONG", too_long, shorten(data))
+            yield LineBlock(lines=nothing, bad=(record,))
             line_no += 1
             continue
         try:
