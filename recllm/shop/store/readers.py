@@ -304,8 +304,11 @@ class StoreReader:
         return None if last is None else datetime.fromtimestamp(last // 1_000_000, UTC)
 
     def step_seconds(self) -> int | None:
-        """Length of one step of a log that knows only the order of each person's events; None where it has times."""
-        return tables.step_seconds(self._connection)
+        """What a step counts in a log that knows only the order of each person's events, see `recllm.shop.data.order`;
+        None where the log has times, or nothing."""
+        meta = tables.meta.c
+        seconds = self._connection.scalar(sa.select(meta.value).where(meta.name == "order_step_seconds"))
+        return None if seconds is None else int(seconds)
 
     def first_shown(self) -> datetime | None:
         """When an item was first shown (UTC, whole seconds); None for never."""

@@ -379,13 +379,6 @@ def key_fingerprint(connection: Connection) -> str | None:
     return connection.scalar(select(meta.c.value).where(meta.c.name == "key_fingerprint"))
 
 
-def step_seconds(connection: Connection) -> int | None:
-    """What a step counts in a log that knows only the order of each person's events, see `recllm.shop.data.order`; None
-    where the log has times, or nothing."""
-    seconds = connection.scalar(select(meta.c.value).where(meta.c.name == "order_step_seconds"))
-    return None if seconds is None else int(seconds)
-
-
 def migrate(connection: Connection, key_fingerprint: str | None = None) -> None:
     """Brings the store to `SCHEMA_VERSION`. Where there are no tables they are made, for the key of `key_fingerprint`.
 

@@ -19,6 +19,7 @@ from recllm.base.errors import ConflictError, DataError, PolicyError, StoreError
 from recllm.base.files import safe_id
 from recllm.base.schema import ACTION_CODE, SESSION_PREFIX, Action, Table
 from recllm.shop.store import tables
+from recllm.shop.store.readers import StoreReader
 from recllm.shop.store.statements import Columns, KeyRing, conform, insert_new, lookup, upsert
 
 COLUMNS: Mapping[Table, Columns] = {
@@ -188,7 +189,7 @@ class Load:
 
     def has_times(self) -> bool:
         """False of a log, loaded by an earlier version, that knows only an order."""
-        return tables.step_seconds(self._connection) is None
+        return StoreReader(self._connection).step_seconds() is None
 
     # --- what is taken away or moved ---------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from recllm.base.errors import IngestError
 from recllm.shop.ingest.column_names import known_count
 from recllm.shop.ingest.read.records import (
+    LINES,
     MAX_COLUMNS,
     Blocks,
     Chunk,
@@ -144,7 +145,7 @@ def _chunks(blocks: Iterator[LineBlock], form: _CsvFormat) -> Iterator[Chunk]:
     """Cuts the header off, and carries a record that a block's end cuts over to the next block."""
     in_header = True
     following = next(blocks, None)
-    carried = following.lines.clear() if following else None
+    carried = pl.DataFrame(schema=LINES)
     while following is not None:
         block, following = following, next(blocks, None)
         lines = pl.concat([carried, block.lines])

@@ -22,6 +22,7 @@ from recllm.shop.ingest.read.source import MAX_CELL_BYTES, MAX_ROW_BYTES, Decodi
 
 MAX_COLUMNS = 1000
 RAW_BYTES = 2048
+LINES = {"line_no": pl.Int64, "text": pl.String}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class LineBlock:
     """Consecutive lines of a file, and those that were set aside."""
 
     lines: pl.DataFrame
-    """line_no, and text without the newline."""
+    """`LINES`, the text without its newline."""
     bad: tuple[BadRecord, ...] = ()
 
     @property
@@ -186,9 +187,8 @@ def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Ite
     line_no = 1
     for data, whole_lines in _spans(source, decoding.skip, newline, block_bytes):
         if not whole_lines:
-            nothing = pl.DataFrame(schema={"line_no": pl.Int64, "text": pl.String})
             record = BadRecord(line_no, None, "E_TOO_LONG", too_long, shorten(data))
-            yield LineBlock(lines=nothing, bad=(record,))
+            yield LineBlock(lines=pl.DataFrame(schema=LINES), bad=(record,))
             line_no += 1
             continue
         try:
@@ -200,7 +200,8 @@ def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Ite
         lines = texts.to_frame().with_row_index("line_no", line_no).cast({"line_no": pl.Int64})
         line_no += lines.height
         is_long = texts.str.len_bytes() >= MAX_ROW_BYTES
-        bad = tuple(bad_line(*line, "E_TOO_LONG", too_long) for line in lines.filter(is_long).iter_rows())
+        long_lines = lines.filter(is_long).iter_rows()
+        bad = tuple(bad_line(number, line, "E_TOO_LONG", too_long) for number, line in long_lines)
         yield LineBlock(lines=lines.filter(~is_long), bad=bad)
 
 
