@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 from sqlalchemy import Row, select, text
 
 from recllm.base.messages import CampaignMessage
+from recllm.base.schema import IngestReport
 from recllm.shop.ingest.workspace_load import add_events
 from recllm.shop.store import tables
 from recllm.shop.store.database import Store
 from recllm.shop.workspace.workspace import Workspace, recording_time
+
+
+def refused_rows(report: IngestReport) -> list[dict[str, Any]]:
+    """What the quarantine file of a load holds."""
+    file = report.quarantine_file
+    return [] if file is None else [json.loads(line) for line in Path(file).read_text("utf-8").splitlines()]
 
 
 class StoreView:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 from dirty_inputs import CODES, INPUTS, Case, rendered
-from store_view import view
+from store_view import refused_rows, view
 
 import recllm.shop.ingest
 from recllm.base.errors import IngestError
@@ -35,7 +34,7 @@ class Loaded:
     store: Store
 
     def items(self, column: str) -> list[Any]:
-        return self.store.items()[column].to_list()
+        return view(self.store).items()[column].to_list()
 
     def events(self, column: str) -> list[Any]:
         return sorted(view(self.store).events()[column].to_list())
@@ -140,16 +139,14 @@ def assert_handled(case: Case, folder: Path, store: Store) -> None:
         return
     report = load()
     assert report.read == report.accepted + report.duplicates + report.quarantined, case.name
-    assert quarantined(report.quarantine_file) == {int(no): code for no, code in case.quarantined.items()}, case.name
+    assert quarantined(report) == {int(no): code for no, code in case.quarantined.items()}, case.name
     assert (report.accepted, report.duplicates) == (case.accepted, case.duplicates), case.name
     assert dict(report.warnings) == expected_warnings(case, report.warnings), case.name
     assert CHECKS.get(case.name, lambda _: True)(Loaded(report, store)), case.name
 
 
-def quarantined(file: str | None) -> dict[int, str]:
-    if file is None:
-        return {}
-    rows = [json.loads(line) for line in Path(file).read_text("utf-8").splitlines()]
+def quarantined(report: IngestReport) -> dict[int, str]:
+    rows = refused_rows(report)
     names = set(["file", "sha256", "line_no", "record_no", "column", "code", "message", "raw", "fields", "user"])
     assert all(names == set(row) for row in rows)
     return {row["line_no"]: row["code"] for row in rows}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import json
 import random
 import shutil
 import tempfile
@@ -17,7 +16,7 @@ import pytest
 from dirty import Style, plant
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from store_view import view
+from store_view import refused_rows, view
 
 from recllm.base.errors import DataError
 from recllm.base.policy import Policy
@@ -96,7 +95,7 @@ def test_planted_defects_are_found_exactly(n: int, seed: int, delimiter: str, ne
         path.write_bytes(found.text.encode())
         options = IngestOptions(now=NOW, tz="UTC", delimiter=delimiter, decimal=decimal, block_bytes=block)
         report = dry(path, options=options, folder=Path(folder))
-        lines = [json.loads(line) for line in Path(report.quarantine_file or "").read_text("utf-8").splitlines()]
+        lines = refused_rows(report)
     assert report.read == n == report.accepted + report.duplicates + report.quarantined
     assert {line["line_no"]: line["code"] for line in lines} == dict(found.codes)
     assert report.accepted == len(found.clean)
@@ -141,9 +140,8 @@ def test_any_text_behind_a_header_keeps_the_account(data: list[list[str]], block
         options = IngestOptions(now=NOW, tz="UTC", delimiter=",", decimal=".", block_bytes=block)
         report = dry(path, options=options, folder=Path(folder))
         assert report.read == report.accepted + report.duplicates + report.quarantined
-        written = Path(report.quarantine_file).read_text("utf-8").splitlines() if report.quarantine_file else []
-        assert len(written) == report.quarantined
-        numbers = [json.loads(line)["record_no"] for line in written]
+        numbers = [row["record_no"] for row in refused_rows(report)]
+        assert len(numbers) == report.quarantined
         assert numbers == sorted(set(numbers))
 
 

@@ -272,10 +272,10 @@ def test_the_history_of_a_few_is_that_of_the_dataset(store: Store, monkeypatch: 
     stop_clock(monkeypatch, datetime.fromtimestamp(86_400 + 2 * 3_600, UTC))
     door = gate(store, True, Policy(event_days=1))
     few = ["u3", "u20", "u5", "nobody", "u5"]
-    histories = door.histories(few, TRAINING)
-    assert histories.users.rows() == [("u20", "u20"), ("u5", "u5")]
-    assert histories.users.columns == ["user_id", "age"]
-    whole, part = door.dataset(TRAINING), Dataset.construct(histories.events, histories.users)
+    users, written = door.histories(few, TRAINING)
+    assert users.rows() == [("u20", "u20"), ("u5", "u5")]
+    assert users.columns == ["user_id", "age"]
+    whole, part = door.dataset(TRAINING), Dataset.construct(written, users)
     for user in ("u5", "u20"):
         theirs = whole.events.rows(whole.user_rows([user]))
         events = part.events.rows(part.user_rows([user]))
@@ -284,20 +284,20 @@ def test_the_history_of_a_few_is_that_of_the_dataset(store: Store, monkeypatch: 
     with store.read() as reader:
         everything = reader.events(("quantity", "price", "basket_id"))
     expected = everything.filter(pl.col("user_id").is_in(["u5", "u20"]), pl.col("timestamp").dt.hour() > 1)
-    assert histories.events.equals(expected), "the order of writing, which decides between events of one instant"
-    assert door.histories([], TRAINING).events.height == 0
+    assert written.equals(expected), "the order of writing, which decides between events of one instant"
+    assert door.histories([], TRAINING)[1].height == 0
     assert_rows_are_frames(door, few)
 
 
 def assert_rows_are_frames(door: PolicyGate, user_ids: list[str]) -> None:
     """What an answer reads as rows is what is read as tables, on any catalogue."""
-    frames, rows = door.histories(user_ids, TRAINING), door.stored_histories(user_ids, TRAINING)
+    (users, written), rows = door.histories(user_ids, TRAINING), door.stored_histories(user_ids, TRAINING)
     assert [person.permitted for person in rows] == door.permits_each(user_ids, TRAINING)
-    basics = dict(zip(frames.users["user_id"], frames.users["age"], strict=True))
+    basics = dict(users.rows())
     assert [json.loads(p.basics) for p in rows] == [{"age": basics[u]} if u in basics else {} for u in user_ids]
     items = pl.DataFrame({"item_id": ["i4", "i0", "i2", "i1"], "title": "T"})
-    shop = Dataset.construct(frames.events.clear(), items=items, as_of=86_400)
-    expected = shop.pack(frames.events, [*basics, ""]).rows(
+    shop = Dataset.construct(written.clear(), items=items, as_of=86_400)
+    expected = shop.pack(written, [*basics, ""]).rows(
         np.array([list(basics).index(u) if u in basics else len(basics) for u in user_ids])
     )
     events = shop.pack_rows([person.events for person in rows])

@@ -92,7 +92,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.client = self.running.enter_context(serving(self.folder))
         if not self.people:
             with Workspace.open(self.folder) as shop:
-                self.items = set(shop.store().items()["item_id"])
+                self.items = set(shop.gate().catalogue()["item_id"])
             for name in PEOPLE[:3]:
                 export = self.ask("POST", "/v1/users/export", {"user_id": name})
                 events = Counter((event["item_id"], event["event"]) for event in export["events"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Command
 from exports import EXPORTS, Export, first_export, workbook_of
-from store_view import view
+from store_view import refused_rows, view
 
 from recllm.base.errors import IngestError, UsageError
 from recllm.base.schema import Purpose, Table
@@ -226,7 +226,7 @@ def test_an_answer_that_means_nothing_is_set_aside_and_counts_as_neither(tmp_pat
     with Workspace.create(tmp_path / "shop", currency="USD", consent_default=True) as shop:
         users, consent = load_export(shop, tmp_path / "customers.csv")[1]
         assert (users.accepted, consent.read, consent.accepted, consent.codes) == (42, 41, 40, {"E_GRANTED": 1})
-        line = json.loads(Path(str(consent.quarantine_file)).read_text("utf-8"))
+        (line,) = refused_rows(consent)
         assert (line["line_no"], "p41@example.com" in line["raw"]) == (43, True)
 
 

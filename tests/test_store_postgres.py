@@ -104,7 +104,7 @@ def test_the_schema_is_recllm_unless_named(postgres_server: PostgresServer) -> N
     opened = Store.open(url, create=True)
     put(opened, "items", items(("i1", "Tea")))
     opened.close()
-    assert Store.open(f"{url}?schema=recllm").items().height == 1
+    assert view(Store.open(f"{url}?schema=recllm")).items().height == 1
     for bad in ("pg_shop", "Shop", "a-b", 'x"; DROP SCHEMA recllm', "a&schema=b"):
         assert "is not a name such as" in refusal(Store.open, f"{url}?schema={bad}", create=True)
 
@@ -253,12 +253,12 @@ def test_a_workspace_keeps_its_rows_in_postgresql(url: str, tmp_path: Path) -> N
     with Workspace.create(tmp_path / "shop", store=url) as made:
         put(made.store(), "items", items(("i1", "Tea")))
     with Workspace.open(tmp_path / "shop") as opened:
-        assert opened.settings.store == url and opened.store().items()["title"].to_list() == ["Tea"]
+        assert opened.settings.store == url and view(opened.store()).items()["title"].to_list() == ["Tea"]
     assert not (tmp_path / "shop" / "store.sqlite").exists()
     message = refusal(Workspace.create, tmp_path / "other", store=url)
     assert "belongs to another workspace" in message and not (tmp_path / "other" / SETTINGS_FILE).exists()
     with Workspace.create(tmp_path / "third", store=url + "_3") as third:
-        assert third.store().items().height == 0
+        assert view(third.store()).items().height == 0
 
 
 def test_two_folders_with_one_key_share_a_store(url: str, tmp_path: Path, one_key: None) -> None:
@@ -267,7 +267,7 @@ def test_two_folders_with_one_key_share_a_store(url: str, tmp_path: Path, one_ke
         Workspace.create(tmp_path / "s", store=url) as second,
     ):
         put(first.store(), "items", items(("i1", "Tea")))
-        assert second.store().items().height == 1
+        assert view(second.store()).items().height == 1
 
 
 def test_no_password_is_written_or_said(

@@ -235,7 +235,7 @@ class AgreedPeople:
         in_state = in_order[nearest] == digests if len(in_order) else np.zeros(len(ids), bool)
         new = [ids[n] for n in np.flatnonzero(~in_state)]
         if new:
-            earlier = gate.histories(new, Purpose.PERSONALISATION).events
+            _, earlier = gate.histories(new, Purpose.PERSONALISATION)
             written = pl.concat([written.filter(~pl.col(USER_COLUMN).is_in(new)), earlier], how="vertical_relaxed")
         state_rows = np.where(in_state, order[nearest], -1) if len(in_order) else np.full(len(ids), -1)
         return cls(shop, state, users, digests, state_rows, written, gate.oldest_event())
@@ -281,11 +281,11 @@ def person_profile(
     name = user_id if by_pseudonym else workspace.pseudonymiser().one(user_id)
     if not gate.permits(name, Purpose.PERSONALISATION):
         raise PolicyError(NOT_AGREED)
-    read = gate.histories([name], Purpose.PERSONALISATION)
-    if not len(read.users):
+    users, events = gate.histories([name], Purpose.PERSONALISATION)
+    if not len(users):
         raise UnknownIdError(UNKNOWN_PERSON)
-    items = gate.catalogue(read.events["item_id"].unique())
-    data = Dataset.construct(read.events, read.users, items, as_of=present(workspace))
+    items = gate.catalogue(events["item_id"].unique())
+    data = Dataset.construct(events, users, items, as_of=present(workspace))
     data = replace(data, step_seconds=gate.step_seconds())
     profile = build_profile(data, 0)
     return profile, user_texts(profile, data.items, workspace.locale(locale))

@@ -257,10 +257,7 @@ def per_group(group: NDArray[np.int32], value: NDArray[Any]) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class GroupStatistics:
-    """How one grouping sells, float32 (n_items,) each, the value of the item's group.
-
-    The windows are those of `CollaborativeSettings`.
-    """
+    """How one grouping sells, float32 (n_items,) each, the value of the item's group."""
 
     buyers_56: Floats
     """Mean per user of log(1 + purchases in `GROUP_WINDOW_DAYS`) of the group's items."""

@@ -95,14 +95,7 @@ def ingest_file(
         folder = None if quarantine_dir is None else Path(quarantine_dir)
         if folder is not None:
             sweep_drafts(folder)
-        quarantine = QuarantineDraft(
-            folder=folder,
-            load_id=load_id,
-            source=source,
-            draft=draft,
-            namespace=options.namespace,
-            is_masked=policy.mask_quarantine,
-        )
+        quarantine = QuarantineDraft(folder=folder, load_id=load_id, sha256=source.sha256, draft=draft, state=state)
         merged = None
         if column_map.keep != "all":
             merged = MostCommon(REQUIRED[table][0], of_variants=column_map.keep == "variants")
@@ -136,10 +129,8 @@ def stored_ids(store: Store, table: Table) -> frozenset[str]:
     """Items with a title, people with basics."""
     with store.read() as reader:
         if table is Table.ITEMS:
-            items = reader.items()
-            return frozenset(items.filter(pl.col("title").is_not_null())["item_id"])
-        users = reader.users()
-        return frozenset(users.filter(pl.col("basics") != "{}")["user_id"])
+            return frozenset(reader.items().filter(pl.col("title").is_not_null())["item_id"])
+        return frozenset(reader.users().filter(pl.col("basics") != "{}")["user_id"])
 
 
 def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnMap) -> RecordReader:
@@ -281,17 +272,15 @@ class QuarantineDraft:
     """The file of refused rows of one load. It holds raw ids: only the owner may read it.
 
     Lines go to a hidden draft, which gets its name when the load is committed, or refused for too many bad rows; an
-    exception that ends `draft` before `publish`, or the next load, removes it. With no folder nothing is written. With
-    `is_masked` placeholders replace the personal data in cells and messages.
+    exception that ends `draft` before `publish`, or the next load, removes it. With no folder nothing is written. Ids
+    are written without the namespace.
     """
 
     folder: Path | None
     load_id: str
-    source: SourceFile
+    sha256: str
     draft: ExitStack
-    namespace: str | None
-    """Of the file's ids, which are written without it."""
-    is_masked: bool
+    state: LoadState
     stream: IO[bytes] | None = None
 
     @property
@@ -302,11 +291,11 @@ class QuarantineDraft:
         """record_no: number of the record in its file, from 1, a header included."""
         if self.folder is None:
             return
-        line: dict[str, Any] = {"file": self.source.path.name, "sha256": self.source.sha256}
-        if self.namespace is not None:
-            line["namespace"] = self.namespace
+        line: dict[str, Any] = {"file": self.state.file, "sha256": self.sha256}
+        if self.state.options.namespace is not None:
+            line["namespace"] = self.state.options.namespace
         line |= {"line_no": record.line_no, "record_no": record_no} | asdict(record)
-        if self.is_masked:
+        if self.state.policy.mask_quarantine:
             line |= {name: line[name] and scrub(line[name])[0] for name in ("raw", "message", "user")}
             if record.fields is not None:
                 line["fields"] = {name: cell and scrub(cell)[0] for name, cell in record.fields.items()}

@@ -44,8 +44,6 @@ _KNOWN = files("recllm.shop.ingest") / "known"
 
 
 class ConsentColumns(_Part):
-    """Columns of consent."""
-
     columns: Mapping[str, Purpose] = {}
     timestamp: str | Mapping[str, str] | None = None
     nothing: Names = ()
@@ -64,18 +62,12 @@ class SourceWords(_Part):
     gives_nothing: str | None = None
 
 
-class FileSource(_Part):
+class FileSource(SourceWords):
     name: str
-    title: str
     signature: tuple[Names, ...]
-    """Columns of such a file: of each entry one of its names."""
-    caveats: tuple[str, ...] = ()
     encodings: Names = ()
-    """Of such files that are not UTF-8."""
     languages: Mapping[str, Mapping[str, Names]] = {}
     """Language -> name of a column in the maps -> its names in that language."""
-    gives_nothing: str | None = None
-    """Why no table can be made of it."""
     zh: SourceWords | None = None
     consent: ConsentColumns | None = None
     items: ColumnMap | None = None
@@ -133,18 +125,13 @@ class FileSource(_Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recognised:
+    """A kind that a file is, or almost is."""
+
     source: FileSource
+    missing: tuple[str, ...] = ()
+    """Names of its signature that the file lacks; empty where it is of this kind."""
     encoding: str | None = None
     """Of a file that is not UTF-8."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NearKind:
-    """A kind that a file almost is."""
-
-    source: FileSource
-    missing: tuple[str, ...]
-    """Names of its signature that the file lacks; empty where it is of this kind."""
 
 
 @cache
@@ -190,7 +177,10 @@ def consent_map(consent: ConsentColumns, people: ColumnMap, column: str, *, with
         constants["timestamp"] = now
     else:
         columns["timestamp"], defaults["timestamp"] = (at,), now
-    silent = {"column": name, "empty": True, "in": consent.nothing, "reason": "nothing was said"}
+    reject = list(people.reject)
+    if consent.says.get(name) != "no":
+        silent = {"column": name, "empty": True, "in": consent.nothing, "reason": "nothing was said"}
+        reject.append(RejectRule.model_validate(silent))
     return people.model_copy(
         update={
             "table": Table.CONSENT,
@@ -203,10 +193,7 @@ def consent_map(consent: ConsentColumns, people: ColumnMap, column: str, *, with
             "values": {},
             **{key: {} for key in ("joins", "totals", "paths", "attributes", "basics")},
             "returns": (),
-            "reject": (
-                *people.reject,
-                *([] if consent.says.get(name) == "no" else [RejectRule.model_validate(silent)]),
-            ),
+            "reject": tuple(reject),
         }
     )
 
@@ -259,8 +246,8 @@ def recognise_by_encoding(
 def recognise(columns: Sequence[str], file: str) -> Recognised:
     """The kind with the longest signature that the columns have. Raises `IngestError` E_SOURCE for none, with the
     nearest three and their missing columns."""
-    if fitting := [kind.source for kind in best_readings(columns) if not kind.missing]:
-        return Recognised(source=max(fitting, key=lambda source: len(source.signature)))
+    if fitting := [kind for kind in best_readings(columns) if not kind.missing]:
+        return max(fitting, key=lambda kind: len(kind.source.signature))
     listed = "; ".join(f"{k.source.title} (missing: {', '.join(k.missing[:5])})" for k in nearest_kinds(columns))
     raise IngestError(
         "E_SOURCE",
@@ -269,18 +256,18 @@ def recognise(columns: Sequence[str], file: str) -> Recognised:
     )
 
 
-def nearest_kinds(columns: Sequence[str], n: int = 3) -> list[NearKind]:
+def nearest_kinds(columns: Sequence[str], n: int = 3) -> list[Recognised]:
     """The kinds with the smallest missing share of their signature, the nearest first."""
     return sorted(best_readings(columns), key=lambda kind: len(kind.missing) / len(kind.source.signature))[:n]
 
 
-def best_readings(columns: Sequence[str]) -> list[NearKind]:
+def best_readings(columns: Sequence[str]) -> list[Recognised]:
     """Each known kind, in the language with the fewest missing columns, by name."""
     kinds = []
     for source in known_sources().values():
-        readings: list[NearKind] = []
+        readings: list[Recognised] = []
         for renames in ({}, *source.translations(columns)):
             missing = source.missing([renames.get(column, column) for column in columns])
-            readings.append(NearKind(source=source.of_file(columns, renames), missing=tuple(missing)))
+            readings.append(Recognised(source=source.of_file(columns, renames), missing=tuple(missing)))
         kinds.append(min(readings, key=lambda kind: len(kind.missing)))
     return kinds

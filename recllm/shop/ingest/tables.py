@@ -221,7 +221,7 @@ def category_path(text: str) -> list[str]:
     if text.startswith("["):
         try:
             names = json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             names = None
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
             return [name.strip() for name in names if name.strip()]
@@ -249,7 +249,7 @@ def item_prices(batch: FieldBatch) -> pl.Series:
 def plain_object(text: str) -> str | None:
     try:
         values = json.loads(text, parse_float=str, parse_int=str)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     if not isinstance(values, dict) or any(isinstance(value, dict | list) for value in values.values()):
         return None

@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import polars as pl
 from sqlalchemy import (
     Connection,
     Engine,
@@ -147,10 +146,6 @@ class Store:
         """One read transaction: all frames of the reader show the same moment."""
         with self._reading() as connection:
             yield StoreReader(connection)
-
-    def items(self, item_ids: Iterable[str] | None = None) -> pl.DataFrame:
-        with self.read() as reader:
-            return reader.items(item_ids)
 
     @property
     def is_file(self) -> bool:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+import polars as pl
 import sqlalchemy as sa
 
 from recllm.base.messages import ARRIVED, CampaignMessage, MessageEvent, MessageEventKind
 from recllm.shop.store import tables
+from recllm.shop.store.statements import insert_new, lookup
 
 
 def add_messages(connection: sa.Connection, messages: Sequence[CampaignMessage]) -> None:
     """Keeps the messages that are not there yet. Those of people whom the store does not know are left out."""
     user = tables.users.c
-    users = keys_of(connection, user.user_id, user.user_key, (m.user_id for m in messages))
+    names = pl.Series([m.user_id for m in messages], dtype=pl.String).unique()
+    users = dict(lookup(connection, user.user_id, user.user_key, names).iter_rows())
     rows = [
         {
             **{name: getattr(m, name) for name in _PLAIN_COLUMNS},
@@ -24,9 +27,7 @@ def add_messages(connection: sa.Connection, messages: Sequence[CampaignMessage])
         for m in messages
         if m.user_id in users
     ]
-    if rows:
-        statement = tables.insert_of(connection)(tables.messages)
-        connection.execute(statement.on_conflict_do_nothing(index_elements=["message_id"]), rows)
+    insert_new(connection, tables.messages, pl.DataFrame(rows, infer_schema_length=None), key=["message_id"])
 
 
 def read_messages(connection: sa.Connection, message_ids: Iterable[str]) -> dict[str, CampaignMessage]:
@@ -57,10 +58,8 @@ def messages_of(connection: sa.Connection, user_id: str) -> list[tuple[CampaignM
 
 def sent_messages(connection: sa.Connection) -> list[tuple[str, str, str, int]]:
     """(pseudonym, campaign, channel, epoch microseconds of the first export) of every message."""
-    m, u = tables.messages.c, tables.users.c
-    query = sa.select(u.user_id, m.campaign_id, m.channel, m.exported_at).join_from(
-        tables.messages, tables.users, u.user_key == m.user_key
-    )
+    m = tables.messages.c
+    query = tables.of_users(tables.messages, m.campaign_id, m.channel, m.exported_at)
     return [tuple(row) for row in connection.execute(query)]
 
 
@@ -74,7 +73,8 @@ def known_events(connection: sa.Connection, source: str, event_ids: Iterable[str
 def add_events(connection: sa.Connection, source: str, events: Sequence[MessageEvent], received_at: datetime) -> int:
     """Keeps new events of a provider and returns their number. Events of unknown messages are left out."""
     m = tables.messages.c
-    numbers = keys_of(connection, m.message_id, m.message_no, (event.message_id for event in events))
+    ids = pl.Series([event.message_id for event in events], dtype=pl.String).unique()
+    numbers = dict(lookup(connection, m.message_id, m.message_no, ids).iter_rows())
     rows = [
         {
             "source": source,
@@ -87,23 +87,16 @@ def add_events(connection: sa.Connection, source: str, events: Sequence[MessageE
         for event in events
         if event.message_id in numbers
     ]
-    statement = tables.insert_of(connection)(tables.message_events)
-    statement = statement.on_conflict_do_nothing(index_elements=["source", "event_id"])
-    # row by row: only so both drivers count what was inserted
-    counting = {"preserve_rowcount": True}
-    return sum(connection.execute(statement, row, execution_options=counting).rowcount for row in rows)
+    return insert_new(connection, tables.message_events, pl.DataFrame(rows), key=["source", "event_id"])
 
 
 def campaign_events(connection: sa.Connection, campaign_id: str) -> set[tuple[str, str, MessageEventKind]]:
     """(pseudonym, channel, kind) of all events of a campaign's messages."""
-    m, u, e = tables.messages.c, tables.users.c, tables.message_events.c
-    query = (
-        sa.select(u.user_id, m.channel, e.kind)
-        .join_from(tables.message_events, tables.messages, e.message_no == m.message_no)
-        .join(tables.users, u.user_key == m.user_key)
-        .where(m.campaign_id == campaign_id)
-        .distinct()
+    m, e = tables.messages.c, tables.message_events.c
+    query = tables.of_users(tables.messages, m.channel, e.kind).join(
+        tables.message_events, e.message_no == m.message_no
     )
+    query = query.where(m.campaign_id == campaign_id).distinct()
     return {(user_id, channel, MessageEventKind(kind)) for user_id, channel, kind in connection.execute(query)}
 
 
@@ -114,9 +107,8 @@ def bounced_at(connection: sa.Connection, channel: str) -> dict[str, datetime]:
     bounce = sa.func.max(sa.case((e.kind == MessageEventKind.BOUNCED.value, e.at)))
     arrival = sa.func.max(sa.case((e.kind.in_(sorted(kind.value for kind in ARRIVED)), e.at)))
     query = (
-        sa.select(u.user_id, bounce)
-        .join_from(tables.message_events, tables.messages, e.message_no == m.message_no)
-        .join(tables.users, u.user_key == m.user_key)
+        tables.of_users(tables.messages, bounce)
+        .join(tables.message_events, e.message_no == m.message_no)
         .where(m.channel == channel)
         .group_by(u.user_id)
         .having(bounce.is_not(None), sa.or_(arrival.is_(None), bounce >= arrival))
@@ -127,18 +119,9 @@ def bounced_at(connection: sa.Connection, channel: str) -> dict[str, datetime]:
 _PLAIN_COLUMNS = ("message_id", "campaign_id", "channel", "text_id", "variant", "item_id", "request_id")
 
 
-_MESSAGES = sa.select(tables.messages, tables.users.c.user_id).join_from(
-    tables.messages, tables.users, tables.users.c.user_key == tables.messages.c.user_key
-)
+_MESSAGES = tables.of_users(tables.messages, tables.messages)
 
 
 def message_of_row(row: sa.RowMapping) -> CampaignMessage:
     fields = {name: row[name] for name in ("user_id", *_PLAIN_COLUMNS)}
     return CampaignMessage(**fields, exported_at=tables.moment(row["exported_at"]))
-
-
-def keys_of(
-    connection: sa.Connection, name: sa.ColumnElement[str], key: sa.ColumnElement[int], names: Iterable[str]
-) -> dict[str, int]:
-    query = sa.select(name, key)
-    return {row[0]: row[1] for some in tables.among(name, names) for row in connection.execute(query.where(some))}

@@ -245,9 +245,7 @@ class StoreReader:
         dated later; refusals count whatever their date.
         """
         c, u = tables.consent.c, tables.users.c
-        query = sa.select(u.user_id, c.purpose, c.granted, c.at).join_from(
-            tables.consent, tables.users, u.user_key == c.user_key
-        )
+        query = tables.of_users(tables.consent, c.purpose, c.granted, c.at)
         if purpose is not None:
             query = query.where(c.purpose == purpose)
         if granted_until is not None:
@@ -256,32 +254,28 @@ class StoreReader:
 
     def restrictions(self, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
         """user_id and at (UTC) of the people whose data may be used for nothing: all, or among these."""
-        r, u = tables.restrictions.c, tables.users.c
-        query = sa.select(u.user_id, r.at).join_from(tables.restrictions, tables.users, u.user_key == r.user_key)
-        return self._frame(query, (u.user_id, user_ids))
+        query = tables.of_users(tables.restrictions, tables.restrictions.c.at)
+        return self._frame(query, (tables.users.c.user_id, user_ids))
 
     def first_loaded(self, user_ids: Iterable[str]) -> dict[str, tuple[int, datetime]]:
         """Pseudonym -> number and time of the load with the person's first event, which may be deleted by age."""
         u, load, names = tables.users.c, tables.loads.c, list(user_ids)
         first: dict[str, tuple[int, datetime]] = {}
         for table in (tables.events, tables.first_loads):
-            query = (
-                sa.select(u.user_id, sa.func.min(load.load_no), sa.func.min(load.committed_at).label("committed_at"))
-                .join_from(tables.users, table, table.c.user_key == u.user_key)
-                .join(tables.loads, load.load_no == table.c.load_no)
-                .group_by(u.user_id)
-            )
+            first_of_all = sa.func.min(load.load_no), sa.func.min(load.committed_at).label("committed_at")
+            query = tables.of_users(table, *first_of_all).join(tables.loads, load.load_no == table.c.load_no)
+            query = query.group_by(u.user_id)
             for user_id, number, at in self._frame(query, (u.user_id, names)).iter_rows():
                 first[user_id] = min(first.get(user_id, (number, at)), (number, at))
         return first
 
     def joined_sessions(self, session_ids: Iterable[str] | None = None, user_id: str | None = None) -> dict[str, str]:
         """Session -> person, of the sessions that were joined to one: all, these, or those of a person."""
-        s, u = tables.sessions.c, tables.users.c
-        query = sa.select(s.session_id, u.user_id).join_from(tables.sessions, tables.users, u.user_key == s.user_key)
+        session = tables.sessions.c.session_id
+        query = tables.of_users(tables.sessions, session)
         if user_id is not None:
-            query = query.where(u.user_id == user_id)
-        return dict(self._frame(query, (s.session_id, session_ids)).iter_rows())
+            query = query.where(tables.users.c.user_id == user_id)
+        return {name: person for person, name in self._frame(query, (session, session_ids)).iter_rows()}
 
     def marks(self) -> Marks:
         """The present position; what is written later has higher numbers."""
@@ -310,8 +304,11 @@ class StoreReader:
         return None if last is None else datetime.fromtimestamp(last // 1_000_000, UTC)
 
     def step_seconds(self) -> int | None:
-        """Length of one step of a log that knows only the order of each person's events; None where it has times."""
-        return tables.step_seconds(self._connection)
+        """What a step counts in a log that knows only the order of each person's events, see `recllm.shop.data.order`;
+        None where the log has times, or nothing."""
+        meta = tables.meta.c
+        seconds = self._connection.scalar(sa.select(meta.value).where(meta.name == "order_step_seconds"))
+        return None if seconds is None else int(seconds)
 
     def first_shown(self) -> datetime | None:
         """When an item was first shown (UTC, whole seconds); None for never."""

@@ -88,12 +88,8 @@ items = Table(
     metadata,
     Column("item_key", _Key, primary_key=True),
     Column("item_id", _Id, nullable=False, unique=True),
-    Column("title", Text),
-    Column("category", Text),
-    Column("brand", Text),
-    Column("description", Text),
-    Column("price", String),
-    Column("currency", String),
+    *(Column(name, Text) for name in ("title", "category", "brand", "description")),
+    *(Column(name, String) for name in ("price", "currency")),
     Column("available", Boolean, nullable=False),
     Column("attributes", Text),
     Column("pending", Boolean, nullable=False),
@@ -116,6 +112,8 @@ item_states = Table(
 )
 """Prices and availability, as of each load of items that changed one of the two."""
 
+SHOWN_FOR = ("experiment", "variant", "campaign_id", "template")
+
 events = Table(
     "events",
     metadata,
@@ -137,16 +135,11 @@ events = Table(
     Column("load_no", BigInteger, nullable=False),
     # of a showing: its probability, and what it was for
     Column("propensity", Double),
-    Column("experiment", String),
-    Column("variant", String),
-    Column("campaign_id", String),
-    Column("template", String),
+    *(Column(name, String) for name in SHOWN_FOR),
 )
 
 events_by_key = Index("events_by_key", events.c.event_key, unique=True)
 """Keeps events once. Older stores have a constraint instead, which cannot be dropped for a first load."""
-
-SHOWN_FOR = ("experiment", "variant", "campaign_id", "template")
 
 events_by_user = Index(
     "events_by_user",
@@ -302,6 +295,11 @@ def among(column: ColumnElement[Any], values: Iterable[Any]) -> Iterator[ColumnE
         yield column.in_(distinct[start : start + IN_KEYS])
 
 
+def of_users(table: Table, *columns: Any) -> Any:
+    """A query of the person's pseudonym and of columns, of the rows of a table with keys of people."""
+    return select(users.c.user_id, *columns).join_from(table, users, users.c.user_key == table.c.user_key)
+
+
 def insert_of(connection: Connection) -> Any:
     """The `insert` of the database's dialect, which knows conflicts."""
     return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
@@ -379,13 +377,6 @@ def version(connection: Connection) -> int | None:
 def key_fingerprint(connection: Connection) -> str | None:
     """Of the store's pseudonym key; None for a store without one."""
     return connection.scalar(select(meta.c.value).where(meta.c.name == "key_fingerprint"))
-
-
-def step_seconds(connection: Connection) -> int | None:
-    """What a step counts in a log that knows only the order of each person's events, see `recllm.shop.data.order`; None
-    where the log has times, or nothing."""
-    seconds = connection.scalar(select(meta.c.value).where(meta.c.name == "order_step_seconds"))
-    return None if seconds is None else int(seconds)
 
 
 def migrate(connection: Connection, key_fingerprint: str | None = None) -> None:

@@ -19,6 +19,7 @@ from recllm.base.errors import ConflictError, DataError, PolicyError, StoreError
 from recllm.base.files import safe_id
 from recllm.base.schema import ACTION_CODE, SESSION_PREFIX, Action, Table
 from recllm.shop.store import tables
+from recllm.shop.store.readers import StoreReader
 from recllm.shop.store.statements import Columns, KeyRing, conform, insert_new, lookup, upsert
 
 COLUMNS: Mapping[Table, Columns] = {
@@ -103,8 +104,6 @@ class Load:
         new = sa.insert(record).values(named | {"counts": "{}", "committed_at": tables.now()})
         self._load_no = int(connection.execute(new.returning(record.c.load_no)).scalar_one())
         self._last_event_no = self._newest_event_no()
-        self._last_at: int | None = None
-        """Of the latest of the events that the load added, epoch microseconds."""
         # for a first load, one sort at its end is faster than an insertion for each event; a server would block readers
         # until then
         is_first = table is Table.EVENTS and not self._last_event_no and connection.dialect.name == "sqlite"
@@ -190,7 +189,7 @@ class Load:
 
     def has_times(self) -> bool:
         """False of a log, loaded by an earlier version, that knows only an order."""
-        return tables.step_seconds(self._connection) is None
+        return StoreReader(self._connection).step_seconds() is None
 
     # --- what is taken away or moved ---------------------------------------------------------------------------------
 
@@ -286,7 +285,6 @@ class Load:
             connection.execute(old.values(event_key=secrets.token_bytes(16)))
         if moved:
             connection.execute(sa.insert(tables.events), moved)
-            self._note_latest(pl.Series([row["at"] for row in moved]))
         first = tables.first_loads
         if (number := connection.scalar(sa.select(first.c.load_no).where(first.c.user_key == key))) is not None:
             insert_new(connection, first, pl.DataFrame({"user_key": [person], "load_no": [number]}), key=["user_key"])
@@ -318,8 +316,10 @@ class Load:
             index.create(self._connection)
         if self._table is Table.ITEMS:
             tables.record_item_states(self._connection, self._load_no)
-        record, counts = tables.loads, json.dumps(self._counts, sort_keys=True)
-        values = {"counts": counts, "committed_at": tables.now(), "last_at": self._last_at}
+        record, event = tables.loads, tables.events.c
+        counts = json.dumps(self._counts, sort_keys=True)
+        added = sa.select(sa.func.max(event.at)).where(event.event_no > self._last_event_no)
+        values = {"counts": counts, "committed_at": tables.now(), "last_at": added.scalar_subquery()}
         self._connection.execute(sa.update(record).where(record.c.load_no == self._load_no).values(values))
 
     def _write_events(self, frame: pl.DataFrame, *, are_distinct: bool) -> tuple[int, list[int]]:
@@ -345,11 +345,9 @@ class Load:
         )
         accepted = insert_new(connection, tables.events, rows, key=key)
         if accepted == frame.height:
-            self._note_latest(first["at"])
             return accepted, []
         new_keys = connection.scalars(sa.select(event.event_key).where(event.event_no > last_no)).all()
         new = first.join(pl.DataFrame({"event_key": pl.Series(new_keys, dtype=pl.Binary)}), on="event_key", how="semi")
-        self._note_latest(new["at"])
         # a conflict is a row whose content differs from what the store now has under its key
         earlier = frame.select(pl.col("event_key").unique()).join(new, on="event_key", how="anti")["event_key"].sort()
         stored = lookup(connection, event.event_key, event.payload_hash, earlier)
@@ -363,21 +361,14 @@ class Load:
         self._items.take_back(new["item_id"])
         return accepted, conflicts
 
-    def _note_latest(self, at: pl.Series) -> None:
-        """Notes the latest time among added events; epoch microseconds."""
-        times = [time for time in (self._last_at, at.max()) if isinstance(time, int)]
-        self._last_at = max(times, default=None)
-
     def _of_people(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Events of sessions that were joined to a person become that person's."""
-        session, user = tables.sessions.c, tables.users.c
         ids = frame["user_id"].filter(frame["user_id"].str.starts_with(SESSION_PREFIX))
-        query = sa.select(session.session_id, user.user_id)
-        query = query.join_from(tables.sessions, tables.users, user.user_key == session.user_key)
+        query = tables.of_users(tables.sessions, tables.sessions.c.session_id)
         person: dict[str, str] = {}
-        for some_sessions in tables.among(session.session_id, ids):
+        for some_sessions in tables.among(tables.sessions.c.session_id, ids):
             rows = self._connection.execute(query.where(some_sessions))
-            person |= {session_id: user_id for session_id, user_id in rows}
+            person |= {session_id: user_id for user_id, session_id in rows}
         return frame.with_columns(pl.col("user_id").replace(person)) if person else frame
 
     def _newest_event_no(self) -> int:
@@ -419,7 +410,7 @@ def bury(connection: sa.Connection, user_ids: Sequence[str], time: datetime) -> 
     """
     user, session, at = tables.users.c, tables.sessions.c, tables.microseconds(time)
     everyone = list(dict.fromkeys(user_ids))
-    joined = sa.select(session.session_id).join_from(tables.sessions, tables.users, user.user_key == session.user_key)
+    joined = tables.of_users(tables.sessions, session.session_id).with_only_columns(session.session_id)
     for some_people in tables.among(user.user_id, user_ids):
         everyone += connection.scalars(joined.where(some_people)).all()
         keys = connection.scalars(sa.select(user.user_key).where(some_people)).all()

@@ -12,10 +12,7 @@ gets a limited number of sizes: over n pairs of groups that differ in one custom
 `noise * sqrt(2 / n)`, 11 customers after the whole budget. A guess about one is right in 52 of 100 cases
 (`eval/attack.py`).
 
-Exact figures: the owner of the machine (command line, Python), callers who may read single customers' data anyway, and
-every caller of a shop with fewer customers than `policy.small_shop`.
-
-Not covered: lists of customers and predictions about one, which need the scope `people` and are audited.
+Who sees exact figures, lists and predictions stands in CONTRIBUTING.md.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -160,17 +159,6 @@ def make_key_file(path: Path) -> None:
             write_whole(path, secrets.token_hex(32) + "\n", mode=PRIVATE, overwrite=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryFrames:
-    """Events and basics of people who agreed to a purpose."""
-
-    events: pl.DataFrame
-    """user_id, item_id, event, timestamp (UTC), quantity, price, basket_id, in the order of writing: as
-    `Dataset.construct` takes them."""
-    users: pl.DataFrame
-    """user_id and one text column per basic, ordered by id. People who are unknown or did not agree have no row."""
-
-
 class PolicyGate:
     """Checks consent for each purpose. Consent is read on every call, so a withdrawal takes effect immediately.
 
@@ -251,12 +239,13 @@ class PolicyGate:
         with self._store.read() as reader:
             return reader.step_seconds()
 
-    def histories(self, user_ids: Sequence[str], purpose: Purpose) -> HistoryFrames:
-        """What `dataset` has of these people, read by key: the time depends on their own events only."""
+    def histories(self, user_ids: Sequence[str], purpose: Purpose) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """What `dataset` has of these people as users and events, see `people`, read by key: the time depends on their
+        own events only."""
         with self._store.read() as reader:
             people = self._allowed(reader, purpose, user_ids)
             events = reader.events(_DETAILS, since=self.oldest_event(), user_ids=people["user_id"])
-        return HistoryFrames(events=events, users=with_basics(people))
+        return with_basics(people), events
 
     def stored_histories(
         self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None
@@ -278,8 +267,11 @@ class PolicyGate:
             ]
 
     def people(self, purpose: Purpose, *, after_event: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Everyone who agreed to the purpose, as in `HistoryFrames`, and their events after the event of that number,
-        see `StoreReader.marks`."""
+        """Everyone who agreed to the purpose, and their events after the event of that number, see `StoreReader.marks`.
+
+        Users: user_id and one text column per basic, ordered by id. Events: user_id, item_id, event, timestamp (UTC),
+        quantity, price, basket_id, in the order of writing, as `Dataset.construct` takes them.
+        """
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
             events = reader.events(_DETAILS, since=self.oldest_event(), after_event=after_event)
@@ -296,9 +288,7 @@ class PolicyGate:
         schema = {"user_id": pl.String, "campaign_id": pl.String, "channel": pl.String, "exported_at": pl.Int64}
         frame = pl.DataFrame(self._store.sent_messages(), schema=schema, orient="row")
         frame = frame.with_columns(pl.col("exported_at") // 1_000_000)
-        return frame.filter(
-            pl.col("user_id").is_in(pl.Series(self.permitted_users(purpose), dtype=pl.String).implode())
-        )
+        return frame.filter(pl.col("user_id").is_in(self.permitted_users(purpose)))
 
     def catalogue(self, item_ids: Iterable[str] | None = None, *, after_load: int | None = None) -> pl.DataFrame:
         """Items in the columns of `Dataset.items`, ordered by id; see `StoreReader.items`."""
@@ -330,11 +320,9 @@ class PolicyGate:
         if user_ids is None and not sessions:
             people = people.filter(~is_session)
         people = people.join(latest, on="user_id", how="left", maintain_order="left")
-        default = (
-            pl.when(is_session)
-            .then(self._without_decision(purpose, True))
-            .otherwise(self._without_decision(purpose, False))
-        )
+        of_person = self._without_decision(purpose, False)
+        of_session = self._without_decision(purpose, True)
+        default = pl.when(is_session).then(of_session).otherwise(of_person)
         return people.filter(pl.col("granted").fill_null(default)).drop("granted")
 
     def _without_decision(self, purpose: Purpose, is_session: bool) -> bool:

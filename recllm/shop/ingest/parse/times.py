@@ -174,9 +174,9 @@ def parse_times(column: pl.Series, form: TimeFormat, *, file: str, now: datetime
     or has no zone and none was given (E_NAIVE_TZ)."""
     text = column.str.strip_chars()
     if form.kind == "epoch":
-        times = _epoch(text, form, file)
+        times = epoch_times(text, form, file)
     elif form.kind == "pattern":
-        times = _pattern(text, form, file)
+        times = pattern_times(text, form, file)
     elif form.kind == "excel":
         days = text.cast(pl.Float64, strict=False).fill_nan(None)
         days = days.set(~days.is_between(1, 200_000).fill_null(False), None)
@@ -204,7 +204,7 @@ def parse_times(column: pl.Series, form: TimeFormat, *, file: str, now: datetime
     return replace(times, status=status)
 
 
-def _epoch(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
+def epoch_times(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
     number = text.str.extract(r"^(\d+)(?:\.\d*)?$")
     digits = number.str.len_chars().fill_null(0).to_numpy()
     other_units = {10, 13, 16} - {form.epoch_digits}
@@ -228,7 +228,7 @@ def without_zone(clock: pl.Series) -> ParsedTimes:
     )
 
 
-def _pattern(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
+def pattern_times(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
     pattern = form.pattern
     if "%H" not in pattern and "%I" not in pattern:
         text, pattern = text + " 00:00:00", pattern + " %H:%M:%S"

@@ -19,10 +19,19 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import IngestError
 from recllm.shop.ingest.column_names import known_count
-from recllm.shop.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, shorten, unique_columns
+from recllm.shop.ingest.read.records import (
+    LINES,
+    MAX_COLUMNS,
+    Blocks,
+    Chunk,
+    LineBlock,
+    RecordReader,
+    bad_line,
+    shorten,
+    unique_columns,
+)
 from recllm.shop.ingest.read.source import DELIMITERS, HEADER_ROWS, MAX_CELL_BYTES, MAX_ROW_BYTES, SourceFile
 
-_QUOTE, _RETURN = ord('"'), ord("\r")
 _SAMPLE_BYTES = 64 << 10
 _MAX_RECORD_LINES = 1000
 _WIDE = 12
@@ -56,13 +65,14 @@ def open_delimited(
 ) -> RecordReader:
     """Settles delimiter and header from the first block. With `keeps_first` further columns of one name are numbered,
     "name (2)", and counted. Raises `IngestError` with the codes of the file stage."""
-    file, first = source.path.name, next((b for b in blocks() if b.text.strip()), None)
+    file = source.path.name
+    first = next((block.lines["text"] for block in blocks() if block.has_text), None)
     if first is None:
         raise IngestError("E_EMPTY", f"{file} holds nothing but blank lines")
     if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'):
         raise IngestError("E_DELIMITER", f"the delimiter must be one ASCII character and no quote, not {delimiter!r}")
-    cut = first.text[:_SAMPLE_BYTES].rfind(b"\n") + 1
-    sample = first.text[: cut or first.text.index(b"\n") + 1].decode("utf-8")
+    n_lines = int(((first.str.len_bytes() + 1).cum_sum() <= _SAMPLE_BYTES).sum())
+    sample = "".join(f"{line}\n" for line in first.head(max(1, n_lines)))
     delimiter = delimiter or sniff_delimiter(sample, file)
     text = io.StringIO(sample)  # a line ends with "\n": a lone carriage return is part of a cell
     if has_quotes:
@@ -134,30 +144,29 @@ def sniff_delimiter(sample: str, file: str) -> str:
 def _chunks(blocks: Iterator[LineBlock], form: _CsvFormat) -> Iterator[Chunk]:
     """Cuts the header off, and carries a record that a block's end cuts over to the next block."""
     in_header = True
-    carried: LineBlock | None = None
     following = next(blocks, None)
+    carried = pl.DataFrame(schema=LINES)
     while following is not None:
-        block, following = following.after(carried), next(blocks, None)
-        if in_header and block.text.strip():
-            header, below = block.split(form.header_lines)
-            block, in_header = replace(below, bad=header.bad), False
-        chunk, n_lines = _parse(block, form, last=following is None)
-        carried = block.split(n_lines)[1] if n_lines < block.n_lines else None
-        yield chunk
+        block, following = following, next(blocks, None)
+        lines = pl.concat([carried, block.lines])
+        if in_header and block.has_text:
+            lines, in_header = lines[form.header_lines :], False
+        chunk, n_lines = _parse(lines, form, last=following is None)
+        carried = lines[n_lines:]
+        yield replace(chunk, bad=chunk.bad + block.bad)
 
 
-def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, int]:
-    """(the records of a block, the number of their lines; later lines belong to a record of the next block)."""
-    quoted, problems, end = quoted_records(block, form, last=last)
-    covered = np.zeros(block.n_lines, bool)
+def _parse(lines: pl.DataFrame, form: _CsvFormat, *, last: bool) -> tuple[Chunk, int]:
+    """(the records of some lines, the number of their lines; later ones belong to a record of the next block)."""
+    line_no, text = lines["line_no"].to_numpy(), lines["text"]
+    quoted, problems, end = quoted_records(text, line_no, form, last=last)
+    covered = np.zeros(len(text), bool)
     covered[list(problems)] = True
     for start, n, _ in quoted:
         covered[start : start + n] = True
-    # a blank line has only delimiters and a carriage return
-    length = block.ends - block.starts
-    width = block.count(ord(form.delimiter)) + 1
-    ends_in_return = (length > 0) & (block.codes[block.ends - 1] == _RETURN)
-    blank = (length - ends_in_return == width - 1) & ~covered
+    bare = text.str.strip_suffix("\r")
+    width = text.str.count_matches(form.delimiter, literal=True).to_numpy() + 1
+    blank = (bare.str.strip_chars(form.delimiter) == "").to_numpy() & ~covered
     unquoted = ~covered & ~blank
     unquoted[end:] = False
     fast = unquoted & (width == len(form.columns))
@@ -166,11 +175,14 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
     schema = dict.fromkeys(form.columns, pl.String)
     frame = pl.DataFrame([cells for _, _, cells in quoted], schema=schema, orient="row")
     if fast.any():
-        text = block.text if fast.all() else block.codes[np.repeat(fast, length + 1)].tobytes()
-        if b"\r" in text:
-            text = text.replace(b"\r\n", b"\n")
+        joined = bare.filter(pl.Series(fast)).str.join("\n")[0]
         plain = pl.read_csv(
-            text, has_header=False, separator=form.delimiter, quote_char=None, infer_schema=False, schema=schema
+            joined.encode(),
+            has_header=False,
+            separator=form.delimiter,
+            quote_char=None,
+            infer_schema=False,
+            schema=schema,
         )
         frame = pl.concat([plain, frame])
     starts, counts = (np.array([record[column] for record in quoted], np.int64) for column in (0, 1))
@@ -179,7 +191,8 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
     if quoted:
         order = np.argsort(line, kind="stable")
         frame, line, n_lines = frame[order], line[order], n_lines[order]
-    bad_rows = rows_to_refuse(frame, block.ends[line + n_lines - 1] - block.starts[line], form)
+    starts = np.concatenate([[0], (text.str.len_bytes() + 1).cum_sum()])
+    bad_rows = rows_to_refuse(frame, starts[line + n_lines] - starts[line] - 1, form)
     if bad_rows:
         problems |= {int(line[row]): problem for row, problem in bad_rows.items()}
         good = np.ones(len(line), bool)
@@ -187,9 +200,9 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
         frame, line, n_lines = frame.filter(pl.Series(good)), line[good], n_lines[good]
     chunk = Chunk(
         frame=frame,
-        line_no=block.line_no[line],
-        raw=lambda row: shorten(block.raw(int(line[row]), int(n_lines[row]))),
-        bad=tuple(block.bad_line(i, None, *problem) for i, problem in problems.items()) + block.bad,
+        line_no=line_no[line],
+        raw=lambda row: shorten("\n".join(text[int(line[row]) : int(line[row] + n_lines[row])]).encode()),
+        bad=tuple(bad_line(int(line_no[i]), text[i], *problem) for i, problem in problems.items()),
         blank_lines=int(blank[:end].sum()),
         keeps_fields=True,
     )
@@ -201,7 +214,7 @@ def field_count(width: int, form: _CsvFormat) -> _Problem:
 
 
 def quoted_records(
-    block: LineBlock, form: _CsvFormat, *, last: bool
+    text: pl.Series, line_no: NDArray[np.int64], form: _CsvFormat, *, last: bool
 ) -> tuple[list[tuple[int, int, list[str | None]]], dict[int, _Problem], int]:
     """Records that begin on a line with a quote, each as (its first line, its number of lines, its cells).
 
@@ -209,16 +222,16 @@ def quoted_records(
     """
     records: list[tuple[int, int, list[str | None]]] = []
     problems: dict[int, _Problem] = {}
-    has_quote = ((block.count(_QUOTE) > 0) & form.has_quotes).tolist()
-    line = 0
+    has_quote = (text.str.contains('"', literal=True) & form.has_quotes).to_list()
+    texts, line = text.to_list() if any(has_quote) else [], 0
     for start in np.flatnonzero(has_quote).tolist():
         if start < line:
             continue
         # one reader goes on as long as each record begins on a line with a quote and is good
-        text = (block.raw(i).decode("utf-8") for i in range(start, block.n_lines))
-        reader = csv.reader(text, delimiter=form.delimiter, strict=True)
+        following = (f"{texts[i]}\n" for i in range(start, len(texts)))
+        reader = csv.reader(following, delimiter=form.delimiter, strict=True)
         line, problem = start, None
-        while problem is None and line < block.n_lines and has_quote[line]:
+        while problem is None and line < len(texts) and has_quote[line]:
             cells: list[str] = []
             error = ""
             try:
@@ -229,10 +242,10 @@ def quoted_records(
             if n_lines > _MAX_RECORD_LINES:
                 raise IngestError(
                     "E_QUOTE",
-                    f"{form.source.path.name}: the quote opened on line {block.line_no[line]} is still open "
+                    f"{form.source.path.name}: the quote opened on line {line_no[line]} is still open "
                     f"{_MAX_RECORD_LINES:,} lines later; close it, or double it inside a text",
                 )
-            problem = record_problem(block, line, cells, n_lines, error, form)
+            problem = record_problem(texts[line : line + n_lines], cells, error, form)
             if problem == _OPEN and not last:
                 return records, problems, line
             if problem is None:
@@ -241,12 +254,11 @@ def quoted_records(
             else:
                 problems[line] = problem
                 line += 1  # what a bad record swallowed is read again
-    return records, problems, block.n_lines
+    return records, problems, len(text)
 
 
-def record_problem(
-    block: LineBlock, line: int, cells: list[str], n_lines: int, error: str, form: _CsvFormat
-) -> _Problem | None:
+def record_problem(texts: list[str], cells: list[str], error: str, form: _CsvFormat) -> _Problem | None:
+    """texts: the lines that the record takes."""
     if "field larger" in error:
         return "E_TOO_LONG", f"a cell is longer than {MAX_CELL_BYTES:,} bytes"
     if "unexpected end" in error:
@@ -254,20 +266,20 @@ def record_problem(
     if error:
         return "E_QUOTE", "something other than a delimiter follows a closing quote"
     if len(cells) != len(form.columns):
-        if n_lines > 1:
-            return "E_QUOTE", f"a quote swallowed {n_lines - 1} further lines"
+        if len(texts) > 1:
+            return "E_QUOTE", f"a quote swallowed {len(texts) - 1} further lines"
         return field_count(len(cells), form)
-    if n_lines > 1 and len(form.columns) > 3 and swallows_rows(block, line, n_lines, form):
+    if len(texts) > 1 and len(form.columns) > 3 and swallows_rows(texts, form):
         return "E_QUOTE", "a quote seems to have swallowed whole rows"
     return None
 
 
-def swallows_rows(block: LineBlock, line: int, n_lines: int, form: _CsvFormat) -> bool:
+def swallows_rows(texts: list[str], form: _CsvFormat) -> bool:
     """Whether the lines of a quoted record are rows rather than a text of several lines: the first and another one have
     a row's number of cells if the open quote is a plain character. In a wide table the delimiters of one line inside
     the text are enough."""
     width, delimiter = len(form.columns), form.delimiter
-    lines = [block.raw(i).decode("utf-8").rstrip("\r\n").replace("\r", " ") for i in range(line, line + n_lines)]
+    lines = [text.rstrip("\r").replace("\r", " ") for text in texts]
     *closed, open_cell = next(csv.reader(lines[:1], delimiter=delimiter))
     if len(closed) + 1 + open_cell.count(delimiter) == width:
         return any(len(next(csv.reader([text], delimiter=delimiter), ())) == width for text in lines[1:])

@@ -1,8 +1,7 @@
 """The result of every reader of files: columns of text, and the position of each row in its file.
 
-A text file comes as blocks of whole lines in UTF-8, each line with its number. Undecodable and overlong lines are set
-aside here, which bounds the memory. Cutting at the newline byte is safe: no
-accepted encoding uses it inside another character.
+A text file comes as blocks of whole lines, each line with its number. Overlong lines are set aside here, which bounds
+the memory. Cutting at the newline byte is safe: no accepted encoding uses it inside another character.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -23,6 +22,7 @@ from recllm.shop.ingest.read.source import MAX_CELL_BYTES, MAX_ROW_BYTES, Decodi
 
 MAX_COLUMNS = 1000
 RAW_BYTES = 2048
+LINES = {"line_no": pl.Int64, "text": pl.String}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,59 +155,22 @@ def shorten(raw: bytes) -> str:
     return raw[:RAW_BYTES].rstrip(b"\r\n").decode("utf-8", errors="backslashreplace")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LineBlock:
-    """`text` is UTF-8, every line ending in a newline byte. `line_no` has one entry per line of `text`."""
+    """Consecutive lines of a file, and those that were set aside."""
 
-    text: bytes
-    line_no: NDArray[np.int64]
+    lines: pl.DataFrame
+    """`LINES`, the text without its newline."""
     bad: tuple[BadRecord, ...] = ()
 
     @property
-    def n_lines(self) -> int:
-        return len(self.line_no)
+    def has_text(self) -> bool:
+        """Whether one of the lines is not blank."""
+        return (self.lines["text"].str.strip_chars(" \t\r\v\f") != "").any()
 
-    @cached_property
-    def codes(self) -> NDArray[np.uint8]:
-        return np.frombuffer(self.text, np.uint8)
 
-    @cached_property
-    def ends(self) -> NDArray[np.int64]:
-        """Position of each line's newline in `text`."""
-        return np.flatnonzero(self.codes == ord("\n"))
-
-    @cached_property
-    def starts(self) -> NDArray[np.int64]:
-        """Position of each line's first byte in `text`."""
-        return np.concatenate([[0], self.ends[:-1] + 1]).astype(np.int64) if self.n_lines else self.ends
-
-    def raw(self, line: int, n_lines: int = 1) -> bytes:
-        """One line or several, with their newlines."""
-        return self.text[self.starts[line] : self.ends[line + n_lines - 1] + 1]
-
-    def bad_line(self, line: int, column: str | None, code: str, message: str) -> BadRecord:
-        return BadRecord(int(self.line_no[line]), column, code, message, shorten(self.raw(line)))
-
-    def count(self, byte: int) -> NDArray[np.int64]:
-        """Occurrences of this byte per line, (n_lines,)."""
-        lines = np.searchsorted(self.ends, np.flatnonzero(self.codes == byte))
-        return np.bincount(lines, minlength=self.n_lines)
-
-    def split(self, n_lines: int) -> tuple[LineBlock, LineBlock]:
-        """The first lines, with all that were set aside, and the others."""
-        cut = int(self.ends[n_lines - 1]) + 1 if n_lines else 0
-        head = replace(self, text=self.text[:cut], line_no=self.line_no[:n_lines])
-        return head, LineBlock(text=self.text[cut:], line_no=self.line_no[n_lines:])
-
-    def after(self, before: LineBlock | None) -> LineBlock:
-        """This block behind the lines of another one."""
-        if before is None:
-            return self
-        return LineBlock(
-            text=before.text + self.text,
-            line_no=np.concatenate([before.line_no, self.line_no]),
-            bad=before.bad + self.bad,
-        )
+def bad_line(line_no: int, text: str, code: str, message: str) -> BadRecord:
+    return BadRecord(line_no, None, code, message, shorten(text.encode()))
 
 
 Blocks = Callable[[], Iterator[LineBlock]]
@@ -224,24 +187,22 @@ def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Ite
     line_no = 1
     for data, whole_lines in _spans(source, decoding.skip, newline, block_bytes):
         if not whole_lines:
-            bad_line = BadRecord(line_no, None, "E_TOO_LONG", too_long, shorten(data))
+            record = BadRecord(line_no, None, "E_TOO_LONG", too_long, shorten(data))
+            yield LineBlock(lines=pl.DataFrame(schema=LINES), bad=(record,))
             line_no += 1
-            yield LineBlock(text=b"", line_no=np.empty(0, np.int64), bad=(bad_line,))
             continue
         try:
-            text = data if decoding.encoding == "utf-8" else data.decode(decoding.encoding).encode("utf-8")
+            text = data.decode(decoding.encoding)
         except UnicodeDecodeError as error:  # the file was changed since the probe read it
             raise IngestError("E_ENCODING", f"{source.path.name}: a bad byte behind line {line_no:,}") from error
-        text = text.replace(b"\r", b"\n") if newline == b"\r" else text
-        block = LineBlock(text=text, line_no=line_no + np.arange(text.count(b"\n"), dtype=np.int64))
-        line_no += block.n_lines + len(block.bad)
-        if len(block.text) > MAX_ROW_BYTES:
-            # lines above the limit that came complete within one block
-            fits = block.ends + 1 - block.starts <= MAX_ROW_BYTES
-            bad = [block.bad_line(line, None, "E_TOO_LONG", too_long) for line in np.flatnonzero(~fits).tolist()]
-            text = b"".join(block.raw(line) for line in np.flatnonzero(fits).tolist())
-            block = LineBlock(text=text, line_no=block.line_no[fits], bad=(*block.bad, *bad))
-        yield block
+        text = text.replace("\r", "\n") if newline == b"\r" else text
+        texts = pl.Series([text.removesuffix("\n")]).str.split("\n").explode().alias("text")
+        lines = texts.to_frame().with_row_index("line_no", line_no).cast({"line_no": pl.Int64})
+        line_no += lines.height
+        is_long = texts.str.len_bytes() >= MAX_ROW_BYTES
+        long_lines = lines.filter(is_long).iter_rows()
+        bad = tuple(bad_line(number, line, "E_TOO_LONG", too_long) for number, line in long_lines)
+        yield LineBlock(lines=lines.filter(~is_long), bad=bad)
 
 
 def _spans(source: SourceFile, skip: int, newline: bytes, block_bytes: int) -> Iterator[tuple[bytes, bool]]:
