@@ -921,7 +921,7 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     shop.close()
     place = ("-w", str(folder / "shop"))
     small = partial(UpliftSettings, min_leaf_rows=8)
-    monkeypatch.setattr("recllm.market.propensity.uplift.UpliftSettings", small)
+    monkeypatch.setattr("recllm.market.propensity.effects.UpliftSettings", small)
     code, out, error = command("uplift", "--campaign", str(file.source), "--save", "first", *place, "--json")
     assert code == 0, error
     found = json.loads(out)

@@ -338,7 +338,7 @@ def uplift(
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.open_campaign import open_campaign
     from recllm.market.campaigns.outcome import campaign_trial
-    from recllm.market.propensity.uplift import uplift_document, uplift_workspace
+    from recllm.market.propensity.effects import uplift_document, uplift_workspace
 
     table_of_trial: Any = trial
     source = ""

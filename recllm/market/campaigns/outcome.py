@@ -209,7 +209,7 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate) -> CampaignOutcom
 
 
 def campaign_trial(campaign: OpenCampaign) -> tuple[datetime, pl.DataFrame]:
-    """What `propensity.uplift.uplift_workspace` learns from: when the first message left, and a table of user_id
+    """What `propensity.effects.uplift_workspace` learns from: when the first message left, and a table of user_id
     (pseudonyms), treated and outcome, both 0 or 1.
 
     Treated are the people whose message left; the others were held out of the same exports at random. The outcome is a

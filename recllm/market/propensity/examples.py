@@ -72,6 +72,10 @@ class Cohort:
         """1 for who buys what counts with start <= time < end, (n_users,)."""
         return (np.diff(self.purchases(start, end).indptr) > 0).astype(np.float64)
 
+    def left(self, start: int, end: int) -> NDArray[np.float64]:
+        """1 for who buys nothing that counts then, (n_users,)."""
+        return 1 - self.bought(start, end)
+
     def with_history(self, at: int) -> Mask:
         """Who has done anything before a time, (n_users,)."""
         return np.asarray(np.diff(self.dataset.before(at).events.indptr) > 0)

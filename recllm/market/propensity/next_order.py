@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.market.propensity.examples import Cohort, Examples
+from recllm.market.propensity.features import count, money
 from recllm.market.propensity.model import Values
 from recllm.shop.data.dataset import DAY, utc
 from recllm.shop.data.rhythm import KNOWN_DAYS, ShoppingDays
@@ -34,6 +35,12 @@ def days_until(cohort: Cohort, start: int, end: int) -> Values:
     days = np.full(cohort.dataset.n_users, np.inf)
     np.minimum.at(days, purchases.user, (purchases.at - start) / DAY)
     return days
+
+
+def spent(cohort: Cohort, start: int, end: int) -> Values:
+    """Money, (n_users,)."""
+    purchases = cohort.purchases(start, end)
+    return count(purchases.user, cohort.dataset.n_users, money(purchases))
 
 
 def order_days(cohort: Cohort, now: int) -> ShoppingDays:
