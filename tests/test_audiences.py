@@ -23,7 +23,7 @@ from recllm.base.stats.intervals import ratios
 from recllm.doors.cli.options import write_people
 from recllm.learn.features.candidates import explicit
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
-from recllm.market.audiences.audience import Audience, audience_document, find_audience
+from recllm.market.audiences.audience import Audience, audience_document, audience_target, find_audience
 from recllm.market.audiences.exclusions import Consents, first_only, youngest_age
 from recllm.market.audiences.probabilities import (
     UserScores,
@@ -35,10 +35,8 @@ from recllm.market.audiences.probabilities import (
 )
 from recllm.market.audiences.reasons import distinguishing_traits, enough_people
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions
-from recllm.market.audiences.selection import draws, select
-from recllm.market.audiences.targets import audience_target
-from recllm.market.campaigns.suggestions import fitting_items
-from recllm.market.experiments.effect import in_global_holdout
+from recllm.market.audiences.selection import draws, globally_held_out, select
+from recllm.market.campaigns.reach import fitting_items
 from recllm.recommend.recommender.people import Histories
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
@@ -246,7 +244,7 @@ def test_each_exclusion_is_counted_and_obeyed(trained: Recommender) -> None:
 
 def test_the_global_holdout_is_in_no_audience(trained: Recommender) -> None:
     ids = trained.dataset.users["user_id"].to_list()
-    held_out = {name for name in ids if in_global_holdout(name, 0.4, "2025")}
+    held_out = set(np.array(ids)[globally_held_out(ids, 0.4, "2025")].tolist())
     everybody = audience(trained, items=["tea3"], explain=False)
     found = audience(
         trained, items=["tea3"], exclusions=Exclusions(holdout_share=0.4, holdout_salt="2025"), explain=False

@@ -41,7 +41,7 @@ from recllm.market.adcopy.channels import channel_named
 from recllm.market.audiences.audience import aim
 from recllm.market.campaigns.drafts import CampaignAct, CampaignStage, history, note, open_by_id
 from recllm.market.campaigns.folder import CampaignText, CheckNote, Decision, TextStatus
-from recllm.market.campaigns.open_campaign import OpenCampaign, approve_texts, enter_edit, reject_texts, take_back
+from recllm.market.campaigns.open_campaign import OpenCampaign, decide, enter_edit
 from recllm.market.campaigns.texts import GROUNDING, check_notes, copy_request, message
 from recllm.shop.workspace.keys import Scope
 
@@ -299,7 +299,7 @@ def typed_wording(form: ConsoleForm, channel: str) -> str:
 
 
 @router.post("/campaign/{campaign_id}/decide")
-def decide(visit: TheVisit, form: TheForm, campaign_id: str, query: TheQuery) -> Response:
+def decide_texts(visit: TheVisit, form: TheForm, campaign_id: str, query: TheQuery) -> Response:
     """Approve, change, reject or take back, by the name of the person who decides."""
     visit.require(Scope.MARKETING)
     act, by = form.text("act"), actor_name(visit, form)
@@ -323,12 +323,11 @@ def decide(visit: TheVisit, form: TheForm, campaign_id: str, query: TheQuery) ->
             if not wording:
                 raise WordedError(visit.say("campaigns.no_wording"))
             enter_edit(campaign, text_ids[0], wording, **common)
-        elif act in ("undo", "undo_last"):
-            take_back(campaign, text_ids, **common)
         elif act == "reject":
-            reject_texts(campaign, text_ids, why=form.text("why"), **common)
+            decide(campaign, TextStatus.REJECTED, text_ids, why=form.text("why"), **common)
         else:
-            approve_texts(campaign, text_ids, **common)
+            is_undo = act in ("undo", "undo_last")
+            decide(campaign, TextStatus.DRAFT if is_undo else TextStatus.APPROVED, text_ids, **common)
 
     done = visit.attempt(write)
     _remember_name(visit, by)
@@ -365,14 +364,16 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
 
 
 def review_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any]:
-    from recllm.market.campaigns.export import export_forecast
+    from recllm.market.campaigns.export import reachable_people
 
-    plan, forecast, lines = campaign.plan, export_forecast(campaign), message_lines(visit, campaign)
+    plan, lines = campaign.plan, message_lines(visit, campaign)
+    reached, held_out, dropped = reachable_people(campaign, campaign.states)
+    channels = Counter(person.channel for person in reached)
     buyers = expected_hits([person.probability for person in plan.addressed])
     cost, addressed = campaign.file.limits.cost, len(plan.addressed)
     return {
-        "forecast": forecast,
-        "dropped": excluded_table(visit, left_out(forecast.dropped)) if forecast.dropped else None,
+        "forecast": {"reached": len(reached), "held_out": len(held_out), "channels": channels},
+        "dropped": excluded_table(visit, left_out(dropped)) if dropped else None,
         "approved": [line for line in lines if line.verdict is MessageVerdict.APPROVED],
         "n_messages": len(lines),
         "tones": TONES,
@@ -383,7 +384,7 @@ def review_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any]:
         "is_thin": buyers.value * MANY_MESSAGES_FOR_AN_ORDER < addressed,
         "smallest": smallest_difference(buyers.value / max(1, addressed), addressed, len(plan.held_out)),
         "window": campaign.window,
-        "cost": None if cost is None else cost * forecast.reached,
+        "cost": None if cost is None else cost * len(reached),
     }
 
 

@@ -308,16 +308,17 @@ def order_plan(
 @operation(router, "POST", "/v1/campaigns/{campaign_id}/decisions", "campaigns", marketing=True)
 def campaign_decide(campaign_id: OneCampaign, body: TextDecision, caller: MayMarket) -> dict[str, Any]:
     """Approve, edit or reject texts; answers with the campaign as it is then. All of the texts or none."""
-    from recllm.market.campaigns.open_campaign import approve_texts, enter_edit, reject_texts
+    from recllm.market.campaigns.folder import TextStatus
+    from recllm.market.campaigns.open_campaign import decide, enter_edit
 
     opened_campaign = open_by_id(caller.shop.workspace, campaign_id)
     common: dict[str, Any] = {"by": caller.name, "at": datetime.now(UTC), "revision": body.revision}
     if body.text is not None:
         enter_edit(opened_campaign, body.text_ids[0], body.text, **common)
     elif body.decision == "approve":
-        approve_texts(opened_campaign, body.text_ids, **common)
+        decide(opened_campaign, TextStatus.APPROVED, body.text_ids, **common)
     else:
-        reject_texts(opened_campaign, body.text_ids, why=body.why, **common)
+        decide(opened_campaign, TextStatus.REJECTED, body.text_ids, why=body.why, **common)
     caller.audit(AuditAction.CAMPAIGN_DECIDED, campaign=campaign_id, texts=len(body.text_ids))
     return _campaign(caller, campaign_id)
 

@@ -12,9 +12,6 @@ as of one horizon ago, when the answer is known, and a line is fitted through it
 
 The order of people stays what it is. The model has learned from that window, so a line steeper than no change is not
 believed.
-
-People may also be ordered by how alike they are to a list of seeds: by the cosine of a person's vector with the mean of
-theirs, which is never given as a probability of buying.
 """
 
 from __future__ import annotations
@@ -44,19 +41,14 @@ if TYPE_CHECKING:
 
 MAX_EXPLICIT_ITEMS = 50
 """Up to this number of items, every person is scored on every item."""
-
 USERS_PER_BLOCK = 256
 """People at once."""
-
 CALIBRATION_USERS = 1_000
 """People that the calibration of a set asks about at most, drawn by a fixed seed."""
-
 MIN_CALIBRATION_USERS = 50
 """With fewer people who bought before that window nothing is changed."""
-
 LISTED_OFFERS = 30
 """Best items of each person that are known, for offers that spread over the catalogue."""
-
 Line = tuple[float, float]
 """a and b of the module's formula."""
 UNCHANGED: Line = (0.0, 1.0)
@@ -220,9 +212,7 @@ def is_left_out(histories: Events, pairs: Pairs, n_items: int, as_of: int, rules
 
 def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer]) -> CollaborativeStatistics:
     """The same population for scores of `items` alone: what it knows of other items' buyers is left out.
-
-    Scores of `items` stay what they are, because a pair's features look these tables up at the pair's own item.
-    """
+    Scores of `items` stay what they are, because a pair's features look these tables up at the pair's own item."""
     mask = np.zeros(population.n_items, bool)
     mask[items] = True
 

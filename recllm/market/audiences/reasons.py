@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 USERS_PER_BLOCK = 64
 """People whose shortened histories are scored together."""
-
 MIN_PEOPLE = 5
 """People of the group that must share a trait, and lack it, for it to be named."""
 DAYS = 91
@@ -173,9 +172,7 @@ def distinguishing_traits(
 
 def _trait_counts(dataset: Dataset, people: pl.DataFrame, policy: Policy) -> pl.DataFrame:
     """Columns kind, name, inside, outside, n_inside, n_outside: how many people have each trait, and of how many.
-
-    people: user (row) and member (whether in the group). A basic is compared among the people who stated it.
-    """
+    people: user (row) and member (whether in the group). A basic is compared among the people who stated it."""
     inside, outside = (column.sum().cast(pl.Int64) for column in (pl.col("member"), ~pl.col("member")))
     rows = [
         (row, name, f"{name} = {value}")

@@ -31,7 +31,6 @@ from recllm.base.files import lock_file, safe_id, sweep_drafts, write_whole
 from recllm.market.adcopy.request import PersonFacts
 
 Entry = TypeVar("Entry")
-
 _file_form = with_config(ConfigDict(extra="forbid", validate_by_name=True))
 """Of dataclasses that are written to files: an unknown key is refused."""
 
@@ -136,7 +135,7 @@ class CampaignPlan:
     converts: tuple[str, ...]
     """The actions that convert: purchases, or in a log with hardly any what the model learned from."""
     group: tuple[Mapping[str, Any], ...]
-    """What sets the audience apart; see `recllm.market.audiences.reasons`."""
+    """What sets the audience apart; see `audiences.reasons`."""
     notes: tuple[str, ...]
     texts: tuple[CampaignText, ...]
     people: tuple[PlannedPerson, ...]
@@ -197,9 +196,6 @@ class ExportEntry:
     """Of earlier versions: the number of decisions before the export."""
 
 
-# --- the folder ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class CampaignFolder:
     """The folder of one campaign with its files, whether they exist or not."""
@@ -256,10 +252,7 @@ class CampaignFolder:
             ) from error
 
     def revision(self, digest: str) -> str:
-        """16 hex digits over all that is known of the campaign: its file, by the digest, its plan and its logs.
-
-        A decision names the revision that it is about. Under the lock.
-        """
+        """16 hex digits over the campaign's file, by its digest, its plan and its logs. Under the lock."""
         parts = [digest.encode()]
         for file in (self.plan, self.decisions, self.exports):
             parts.append(sha256(file.read_bytes()).digest() if file.exists() else b"")
@@ -350,9 +343,6 @@ def first_fault(error: ValidationError) -> str:
     """Where it is, and what is wrong."""
     first = error.errors(include_url=False)[0]
     return f"{'.'.join(map(str, first['loc']))} {fault_in_words(first, quoted=False)}".strip()
-
-
-# --- logs ------------------------------------------------------------------------------------------------------------
 
 
 def append(log: Path, entries: Sequence[Mapping[str, Any]]) -> None:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from recllm.recommend.recommender.saved_model import Model
 
 Values = NDArray[np.float64]
-
 MAX_REQUESTS = 2_000
 """Logged slates that an estimate uses at most: more take minutes, and narrow its interval little."""
 
@@ -69,9 +68,8 @@ def estimate_value(
 ) -> ValueEstimate:
     """From n shown items, (n,) each.
 
-    rewards: any finite number, such as 1 for a click. propensities: the probability with which the log's ranking showed
-    this item at this position. target_probabilities: that of the other ranking, 0 or 1 where it does not draw. people:
-    any numbering; rows of one person depend on each other. outside_support: as in `ValueEstimate`.
+    rewards: such as 1 for a click. propensities: the probability with which the log's ranking showed this item at this
+    position. target_probabilities: that of the other ranking, 0 or 1 where it does not draw. people: any numbering.
 
     Raises `DataError` for numbers that cannot be, and when the log holds nothing that the target would show.
     """
@@ -113,9 +111,6 @@ def ratio_interval(numerators: Values, denominators: Values, level: float = LEVE
     error = np.std(numerators - value * denominators, ddof=1) / np.sqrt(n) / denominators.mean()
     reach = float(stdtrit(n - 1, (1 + level) / 2) * error)
     return Interval(float(value) - reach, float(value) + reach)
-
-
-# --- a model, on a workspace's log ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,14 +43,10 @@ ARRIVAL_PURCHASES = 3
 """Purchases in an item's type within `INTEREST_DAYS` that make it one that the person likes."""
 WELCOME_DAYS = 7.0
 """A person who bought for the first time within these days, and never since, is welcomed."""
-
 PAST_WEEKS = 8
 """Weeks on which the chances are measured."""
-
 MIN_GRADED = 200
 """Past cases of an occasion from which on their chances differ by grade."""
-
-
 Cases: TypeAlias = pl.DataFrame
 """People for whom a day is an occasion. user and item: rows of the dataset, item null where there is none to speak of;
 a person may have several. strength: of several items of a person the one with the largest comes first. chance: of the

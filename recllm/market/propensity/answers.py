@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-
 EVERYDAY = ("buy", "leave", "next-order", "value")
 """Kinds of predictions that need nothing but the log."""
 
@@ -35,12 +33,12 @@ def predict_workspace(
 
     datasets: people to learn from and people to predict, where they were read already.
     Everybody who is known and has not agreed to personalisation is counted among those left out, but for `REDEEM`.
-    Raises `PolicyError` without anyone to learn from, and what `recllm.market.propensity.predict.predict` raises.
+    Raises `PolicyError` without anyone to learn from, and what `predict` raises.
     """
+    from recllm.base.questions import PredictionKind
     from recllm.market.propensity.coupons import Coupons
     from recllm.market.propensity.examples import Cohort
     from recllm.market.propensity.predict import predict
-    from recllm.market.propensity.question import PredictionKind
 
     if isinstance(request.coupons, Path):
         coupons = Coupons.read(request.coupons, workspace.pseudonymiser().many)
@@ -65,11 +63,9 @@ def predict_workspace(
 
 def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
     """Who buys, who leaves, who is worth how much and who orders when, of everybody, each learned as it is asked for.
-
-    A kind that this log does not allow is left out, and the log of the process says why.
-    """
+    A kind that this log does not allow is left out, and the log of the process says why."""
+    from recllm.base.questions import PredictionKind
     from recllm.market.propensity.prediction import PredictionRequest
-    from recllm.market.propensity.question import PredictionKind
 
     if workspace.gate().step_seconds() is not None:
         logger.warning("no predictions: the log knows only an order, and no days")
@@ -90,8 +86,8 @@ def datasets_of(workspace: Workspace) -> tuple[Dataset, Dataset]:
 
 
 def people_learned_from(workspace: Workspace) -> Dataset:
-    """People who agreed to model training; of more than `scorer.learn_people` a sample, see
-    `recllm.shop.data.people_sample`. Raises `UsageError` for a log of steps."""
+    """People who agreed to model training; of more than `scorer.learn_people` a sample (`data.people_sample`).
+    Raises `UsageError` for a log of steps."""
     gate = workspace.gate()
     refuse_steps(gate.step_seconds(), "predictions of a person's next days")
     return gate.dataset(Purpose.MODEL_TRAINING, people_limit=workspace.settings.scorer.learn_people)

@@ -39,13 +39,12 @@ from recllm.market.propensity.answers import datasets_of
 from recllm.market.propensity.examples import Cohort
 from recllm.market.propensity.features import FeatureTable, Floats
 from recllm.market.propensity.model import Values, people_folds, varying
-from recllm.market.propensity.prediction import QiniCurve, qini_curve
+from recllm.market.propensity.prediction import qini_curve
 from recllm.market.propensity.trial import Trial, read_trial
 from recllm.shop.data.dataset import Dataset, utc
 from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
 FOLDER = "effects"
 RECORD = "effects.json"
 FORMAT = 2
@@ -369,24 +368,6 @@ def effects_of(workspace: Workspace, name: str, dataset: Dataset) -> EffectsOf:
     return lambda user_rows: model.predict(Cohort(dataset).features(dataset.as_of).rows(user_rows))
 
 
-# --- a workspace's trial ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpliftEstimate:
-    """The answer."""
-
-    start: datetime
-    as_of: datetime
-    people: tuple[tuple[str, float, float, float], ...]
-    """(user_id, uplift, low, high), most moved first; uplift in [-1, 1] is the change of the probability of the
-    outcome, which lies between low and high at 95 %."""
-    curve: QiniCurve
-    """On the trial's people, each by a model of other people."""
-    effects: LearnedEffects
-    """What can be saved, and asked of anyone."""
-
-
 def uplift_workspace(
     workspace: Workspace,
     trial: Path | pl.DataFrame,
@@ -396,14 +377,15 @@ def uplift_workspace(
     seed: int = 0,
     source: str = "",
     save: str | None = None,
-) -> UpliftEstimate:
-    """Everybody's uplift, learned from a trial's CSV, or its table with pseudonyms, as `read_trial` gives it; rows of
-    people who may not be learned from are dropped.
+    ids: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What `recllm uplift --json` prints: everybody's uplift, in [-1, 1] and with 95 % between low and high, most moved
+    first, and the curve on the trial's people, each by a model of others. It is learned from a trial's CSV, or its
+    table with pseudonyms, as `read_trial` gives it, without people who may not be learned from.
 
-    start: before the first treatment; later events of people are not used; without a zone it is UTC. randomised: the
-    shop's word that who was treated was drawn at random, with one probability for everybody. source: the name of a
-    table in the saved effects. save: the name under which the effects are saved in the workspace; those of the same
-    name are replaced.
+    start: before the first treatment, UTC without a zone; later events of people are not used. randomised: as of
+    `Trial.construct`. source: the name of a table in the saved effects. save: the name under which the effects are
+    saved in the workspace, instead of earlier ones. ids: pseudonym -> the shop's own id, where it is known.
 
     Raises `PolicyError` for what is no trial (see `Trial.construct`), `NothingToDo` without anyone to predict,
     `UsageError` for a name that cannot be, and what `read_trial` raises.
@@ -433,34 +415,27 @@ def uplift_workspace(
     settings = UpliftSettings(seed=seed)
     effects, held_out = fit_effects(randomised_trial, settings, start=utc(at).isoformat(), source=source)
     uplift = effects.predict(cohort.features(ask.as_of).rows(user_rows))
-    ids = cohort.user_ids(user_rows)
     if folder is not None:
         save_effects(effects, folder)
         clear_taint(folder.parent, folder.name)
     seconds = time.perf_counter() - started
-    logger.info("uplift: %d people, a trial of %d, %.1f s", len(ids), len(randomised_trial), seconds)
+    logger.info("uplift: %d people, a trial of %d, %.1f s", len(user_rows), len(randomised_trial), seconds)
     of_trial = randomised_trial.treated, randomised_trial.outcome, randomised_trial.propensity
-    columns = (uplift.effect, uplift.low, uplift.high)
-    return UpliftEstimate(
-        start=utc(at),
-        as_of=utc(ask.as_of),
-        people=tuple((ids[n], *(float(c[n]) for c in columns)) for n in cohort.descending(user_rows, uplift.effect)),
-        curve=qini_curve(held_out.expected, *of_trial),
-        effects=effects,
-    )
-
-
-def uplift_document(estimate: UpliftEstimate, ids: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What `--json` prints. ids: pseudonym -> the shop's own id, where it is known."""
-    ids, curve, source = ids or {}, estimate.curve, estimate.effects.source
+    curve, names, ids = qini_curve(held_out.expected, *of_trial), cohort.user_ids(user_rows), ids or {}
+    people = [
+        {
+            "user_id": ids.get(names[n], names[n]),
+            "uplift": float(uplift.effect[n]),
+            "low": float(uplift.low[n]),
+            "high": float(uplift.high[n]),
+        }
+        for n in cohort.descending(user_rows, uplift.effect)
+    ]
     return {
-        "start": plain(estimate.start),
-        "as_of": plain(estimate.as_of),
-        "trial": {"people": source.people, "treated": source.treated, "effect": curve.effect},
+        "start": plain(utc(at)),
+        "as_of": plain(utc(ask.as_of)),
+        "trial": {"people": effects.source.people, "treated": effects.source.treated, "effect": curve.effect},
         "qini": curve.qini,
         "auuc": curve.auuc,
-        "people": [
-            {"user_id": ids.get(name, name), "uplift": uplift, "low": low, "high": high}
-            for name, uplift, low, high in estimate.people
-        ],
+        "people": people,
     }

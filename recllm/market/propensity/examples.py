@@ -24,13 +24,10 @@ from recllm.shop.data.catalogue import SENSITIVE_TARGET, in_category, known_rows
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 
 Mask = NDArray[np.bool_]
-
 MIN_PEOPLE = 50
 MIN_PEOPLE_OF_A_CLASS = 20
 """Fewer people with, or without, the outcome teach nothing that could be checked."""
-
 MAX_WINDOWS = 12
-
 _COLUMNS = ("label", "person", "window", "cut", "known_at")
 """Arrays of `Examples`."""
 

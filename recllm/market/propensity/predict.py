@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import DataError, NothingToDo, UsageError
 from recllm.base.policy import Policy
+from recllm.base.questions import PredictionKind
 from recllm.base.schema import Reason
 from recllm.market.propensity.coupons import DECREASING, INCREASING, Coupons, coupon_features
 from recllm.market.propensity.examples import (
@@ -44,38 +45,33 @@ from recllm.market.propensity.features import FeatureTable, Floats
 from recllm.market.propensity.model import (
     MIN_SPEND,
     Backtest,
+    OrderDates,
     PropensitySettings,
     SpendModel,
     backtest,
+    days_until,
     fit_propensity,
+    order_days,
+    spent,
 )
-from recllm.market.propensity.next_order import OrderDates, days_until, order_days, spent
 from recllm.market.propensity.prediction import Prediction, PredictionRequest, UserPrediction, quality
-from recllm.market.propensity.question import PredictionKind
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.text.templates import Prompts
 
 Score = Callable[[Floats], NDArray[np.float64]]
 """A score, (n,), of rows of the table's values, on a scale where differences mean something: logit or log."""
-
 GENERAL = "general"
-
 MAX_REASONS = 3
 """Of a person."""
 MIN_EFFECT = 0.1
 """Smaller changes of the logit are nothing clear."""
 BACKGROUND_PEOPLE = 8
 """People whose values are put in place of the person's own."""
-
 _ROWS = 60_000
 """Rows scored at once."""
-
-
 VALIDATION_SHARE = 0.25
 """The latest campaigns that hold this share of all mailings are the window on which the model is checked."""
-
 logger = logging.getLogger(__name__)
-
 ACTIVE_DAYS = 91
 
 
@@ -111,9 +107,7 @@ def reasons_of(
     outcome: str = "chance",
 ) -> list[tuple[Reason, ...]]:
     """The reasons of each row of `table`, which `score` is given the values of; nothing without `explain`.
-
-    others: `background`. names: the people's features, for the words. outcome: what rises or falls: chance or spend.
-    """
+    others: `background`. names: the people's features, for the words. outcome: what rises or falls: chance or spend."""
     if not request.explain or not len(table):
         return [()] * len(table)
     groups, deltas = group_deltas(score, table, others.values)
@@ -225,9 +219,6 @@ def predict_outcome(request: PredictionRequest, learn: Cohort, ask: Cohort) -> P
     return prediction_of(request, ask, rows, rank_by, columns, check, as_of=now, active_days=active_days, **about)
 
 
-# --- redeem ----------------------------------------------------------------------------------------------------------
-
-
 def redeem_settings(settings: PropensitySettings) -> PropensitySettings:
     """Small trees and a stronger hold on what is known beforehand: a shop has few campaigns, and few redeem."""
     return replace(
@@ -294,9 +285,7 @@ def campaign_features(cohort: Cohort, coupons: Coupons, mailing: Mailing) -> Fea
 
 def predict_redeem(request: PredictionRequest, learn: Cohort, ask: Cohort) -> Prediction:
     """The people who were mailed the request's campaign, the latest when None.
-
-    Raises `UsageError` for an unknown campaign, `DataError` when too few campaigns were over before its mailing.
-    """
+    Raises `UsageError` for an unknown campaign, `DataError` when too few campaigns were over before its mailing."""
     tables = request.coupons
     coupons = tables if isinstance(tables, Coupons) else Coupons.read(Path(tables or ""))
     starts, every = list(coupons.starts()), mailings(coupons, request.horizon_days)
@@ -339,9 +328,6 @@ def usable(cohort: Cohort, past: Sequence[Mailing]) -> list[Mailing]:
     events = cohort.dataset.events
     first = int(events.at.min()) if len(events) else 0
     return [mailing for mailing in past if mailing.at > first]
-
-
-# --- reasons ---------------------------------------------------------------------------------------------------------
 
 
 def background(learned: Examples) -> FeatureTable:
