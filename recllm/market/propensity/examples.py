@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,9 +138,6 @@ class Examples:
     def rows(self, which: NDArray[np.generic]) -> Examples:
         """These rows only: a mask or row numbers."""
         return Examples(self.features.rows(which), **{name: getattr(self, name)[which] for name in _COLUMNS})
-
-    def with_label(self, label: NDArray[np.generic]) -> Examples:
-        return replace(self, label=np.asarray(label, np.float64))
 
     def check(self, as_of: int) -> Examples:
         """Itself. Raises `DataError` ("leakage") when a label was not known at `as_of`."""

@@ -189,7 +189,8 @@ def predict_outcome(request: PredictionRequest, learn: Cohort, ask: Cohort) -> P
             outcome, binary_of = spent, partial(np.less, MIN_SPEND)
     eligible: Eligible = active_within(active_days) if active_days else Cohort.with_history
     examples = past_examples(learn, cuts(data, horizon), horizon, outcome, eligible)
-    binary = examples if binary_of is None else examples.with_label(binary_of(examples.label))
+    label = examples.label if binary_of is None else binary_of(examples.label).astype(np.float64)
+    binary = replace(examples, label=label)
     check, model = backtest(binary, data.as_of, settings), fit_propensity(binary, data.as_of, settings)
     now = ask.dataset.as_of
     has_past = eligible(ask, now)
