@@ -348,22 +348,6 @@ def test_floor_and_nobody(trained: Recommender) -> None:
         assert empty.size == 0 and empty.expected_conversions == 0 and accounted(empty)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"size": -1},
-        {"budget": 5.0},
-        {"budget": 5.0, "cost": 0.0},
-        {"holdout": 1.0},
-        {"margin": float("nan")},
-        {"cost": float("inf")},
-    ],
-)
-def test_wrong_cuts_are_told(wrong: dict[str, float]) -> None:
-    with pytest.raises(UsageError):
-        AudienceLimits(**wrong)  # type: ignore[arg-type]
-
-
 @settings(max_examples=30, deadline=None)
 @given(
     order=st.lists(st.sampled_from([0.0, 0.1, 0.5, 2.0]), max_size=40),
@@ -409,15 +393,18 @@ def test_wrong_use_is_told(trained: Recommender) -> None:
 
 
 def test_a_request_says_at_once_what_is_wrong_in_it() -> None:
-    wrong = ({}, {"items": ["a"], "category": "b"}, {"seeds": ["u"], "text": "x"}, {"items": []}, {"text": " "})
-    for target in wrong:
-        with pytest.raises(UsageError):
-            AudienceRequest(**target)  # type: ignore[arg-type]
+    nan, two_targets = float("nan"), ({"items": ["a"], "category": "b"}, {"seeds": ["u"], "text": "x"})
+    budgets = ({"budget": 5.0}, {"budget": 5.0, "cost": 0.0})
+    for kind, wrong in {
+        AudienceRequest: ({}, *two_targets, {"items": []}, {"text": " "}),
+        AudienceLimits: ({"size": -1}, *budgets, {"holdout": 1.0}, {"margin": nan}, {"cost": float("inf")}),
+        Exclusions: ({"bought_days": 0.0}, {"frequency_cap": 0}, {"frequency_days": nan}),
+    }.items():
+        for fields in wrong:
+            with pytest.raises(UsageError):
+                kind(**fields)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="likeness"):
         AudienceRequest(seeds=["u"], limits=AudienceLimits(margin=1.0))
-    for rule in ({"bought_days": 0.0}, {"frequency_cap": 0}, {"frequency_days": float("nan")}):
-        with pytest.raises(UsageError):
-            Exclusions(**rule)  # type: ignore[arg-type]
 
 
 def test_a_recommender_that_reads_people_by_key_is_refused(trained: Recommender) -> None:

@@ -3,11 +3,12 @@ text), and whom it could reach: its audience before anything is planned."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from enum import StrEnum
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -209,8 +210,7 @@ def suggest(workspace: Workspace, recommender: Callable[[], Recommender] | None 
         cases = cases.sort(pl.col("chance").fill_null(0.0), "user", descending=[True, False])
         rows, counts = np.unique(cases["item"].drop_nulls().to_numpy(), return_counts=True)
         by_people = item_ids.gather(rows[np.argsort(-counts, kind="stable")]).to_list()
-        columns = cases["user"], cases["item"].fill_null(-1), cases["chance"].fill_null(np.nan)
-        people = suggested_people(shop, days, *(column.to_numpy() for column in columns))
+        people = suggested_people(shop, days, *(cases[column].to_list() for column in ("user", "item", "chance")))
         suggestions.append(OccasionSuggestion(occasion=occasion, people=people, item_ids=tuple(by_people)))
     of_now = sorted((s for s in suggestions if s.people), key=lambda s: -len(s.people))
     return [*coming_days(workspace, shop, reachable, days, recommender), *of_now]
@@ -230,7 +230,8 @@ def coming_days(
     if not coming_now:
         return []
     since = np.where(reachable, days.since, np.inf)
-    people = suggested_people(shop, days, np.argsort(since, kind="stable")[: int((since <= BUYER_DAYS).sum())])
+    latest = np.argsort(since, kind="stable")[: int((since <= BUYER_DAYS).sum())]
+    people = suggested_people(shop, days, latest.tolist())
     suggestions: list[OccasionSuggestion] = []
     by_text: Recommender | None = None
     for coming in coming_now:
@@ -257,21 +258,21 @@ def customers_of(workspace: Workspace, shop: Shop) -> tuple[NDArray[np.bool_], S
 def suggested_people(
     shop: Shop,
     days: ShoppingDays,
-    user_rows: NDArray[np.integer],
-    items: NDArray[np.integer] | None = None,
-    chance: NDArray[np.floating] | None = None,
+    user_rows: Sequence[int],
+    items: Sequence[int | None] = (),
+    chances: Sequence[float | None] = (),
 ) -> tuple[SuggestedPerson, ...]:
-    """items: rows of the catalogue, -1 for none."""
+    """items: rows of the catalogue."""
     ids, item_ids = shop.dataset.users[USER_COLUMN].to_list(), shop.dataset.items["item_id"]
     return tuple(
         SuggestedPerson(
             user_id=ids[user],
-            item_id=None if items is None or items[n] < 0 else item_ids[int(items[n])],
+            item_id=None if item is None else item_ids[item],
             days_since=finite(days.since[user]),
             usual_days=finite(days.usual_gap[user]),
-            probability=None if chance is None else finite(chance[n]),
+            probability=chance,
         )
-        for n, user in enumerate(user_rows.tolist())
+        for user, item, chance in zip_longest(user_rows, items, chances)
     )
 
 
