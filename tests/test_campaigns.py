@@ -34,13 +34,7 @@ from recllm.market.audiences.request import AudienceRequest
 from recllm.market.audiences.selection import globally_held_out
 from recllm.market.campaigns.export import CampaignExport, export_campaign
 from recllm.market.campaigns.file import CampaignFile, read_campaign
-from recllm.market.campaigns.folder import (
-    CampaignFolder,
-    CampaignPlan,
-    TextStatus,
-    read_log,
-    read_plan,
-)
+from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, TextStatus, read_log, read_plan
 from recllm.market.campaigns.open_campaign import (
     AUTO,
     OpenCampaign,

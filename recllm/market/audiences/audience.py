@@ -25,7 +25,7 @@ from recllm.market.audiences.probabilities import UserScores, likeness, target_p
 from recllm.market.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
 from recllm.market.audiences.request import AudienceRequest, Exclusions, OfferChoice
 from recllm.market.audiences.selection import Selection, check_floor, select
-from recllm.market.propensity.effects import EffectsOf
+from recllm.market.propensity.effects import EffectsOf, effects_of
 from recllm.shop.data.catalogue import (
     CATEGORY_SEPARATOR,
     SENSITIVE_TARGET,
@@ -35,15 +35,15 @@ from recllm.shop.data.catalogue import (
     sensitive_items,
 )
 from recllm.shop.data.dataset import USER_COLUMN, utc
+from recllm.shop.workspace.figures import FigureGate
+from recllm.shop.workspace.privacy import PolicyGate
+from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.batches import encode_unique
 from recllm.text.items import item_texts
 from recllm.text.templates import Prompts
 
 if TYPE_CHECKING:
     from recllm.recommend.recommender.recommender import Recommender
-    from recllm.shop.workspace.figures import FigureGate
-    from recllm.shop.workspace.privacy import PolicyGate
-    from recllm.shop.workspace.workspace import Workspace
 
 
 SUMMED_FLOORS = 4  # least reported size with sums and traits, in floors: a smaller group may be empty behind its noise
@@ -261,9 +261,6 @@ def audience_of_workspace(
     customers without consent to personalisation count among the excluded. figures: None for the owner of the machine.
     Raises `UsageError` for a channel without consent records.
     """
-    from recllm.market.propensity.effects import effects_of
-    from recllm.shop.workspace.figures import FigureGate
-
     gate, name, holdout = workspace.gate(), request.choice.effects, workspace.settings.experiments
     of_holdout = {"holdout_share": holdout.holdout_share, "holdout_salt": holdout.holdout_salt}
     exclusions = request.exclusions.model_copy(update=of_holdout)

@@ -9,17 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.base.errors import PolicyError, UsageError
-from recllm.market.audiences.probabilities import OfferTable
-
-if TYPE_CHECKING:
-    from recllm.market.audiences.probabilities import UserScores
-    from recllm.market.audiences.request import AudienceLimits
+from recllm.market.audiences.probabilities import OfferTable, UserScores
+from recllm.market.audiences.request import AudienceLimits
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,7 +45,7 @@ from recllm.market.occasions.detect import Shop
 from recllm.market.propensity.effects import effects_of
 from recllm.recommend.recommender.search import VECTORS, search
 from recllm.shop.data.catalogue import SENSITIVE_TARGET, in_category, sensitive_items
-from recllm.shop.data.dataset import USER_COLUMN, utc
+from recllm.shop.data.dataset import USER_COLUMN, Dataset, utc
 from recllm.shop.data.rhythm import ShoppingDays
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
@@ -54,7 +54,6 @@ from recllm.text.word_index import WordIndex
 
 if TYPE_CHECKING:
     from recllm.recommend.recommender.recommender import Recommender
-    from recllm.shop.data.dataset import Dataset
 
 THEME_WEIGHT = 3.0
 """Of the nearest by meaning against those by words: a campaign's text is a theme more often than a name, such as "a

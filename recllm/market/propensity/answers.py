@@ -9,17 +9,17 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from recllm.base.errors import DataError, NothingToDo, PolicyError
+from recllm.base.questions import PredictionKind
 from recllm.base.schema import Purpose
+from recllm.market.propensity.coupons import Coupons
+from recllm.market.propensity.examples import Cohort
+from recllm.market.propensity.predict import predict
+from recllm.market.propensity.prediction import Prediction, PredictionRequest
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.data.order import refuse_steps
-from recllm.shop.workspace.workspace import present
-
-if TYPE_CHECKING:
-    from recllm.market.propensity.prediction import Prediction, PredictionRequest
-    from recllm.shop.workspace.workspace import Workspace
+from recllm.shop.workspace.workspace import Workspace, present
 
 logger = logging.getLogger(__name__)
 EVERYDAY = ("buy", "leave", "next-order", "value")
@@ -35,11 +35,6 @@ def predict_workspace(
     Everybody who is known and has not agreed to personalisation is counted among those left out, but for `REDEEM`.
     Raises `PolicyError` without anyone to learn from, and what `predict` raises.
     """
-    from recllm.base.questions import PredictionKind
-    from recllm.market.propensity.coupons import Coupons
-    from recllm.market.propensity.examples import Cohort
-    from recllm.market.propensity.predict import predict
-
     if isinstance(request.coupons, Path):
         coupons = Coupons.read(request.coupons, workspace.pseudonymiser().many)
         request = request.model_copy(update={"coupons": coupons})
@@ -64,9 +59,6 @@ def predict_workspace(
 def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
     """Who buys, who leaves, who is worth how much and who orders when, of everybody, each learned as it is asked for.
     A kind that this log does not allow is left out, and the log of the process says why."""
-    from recllm.base.questions import PredictionKind
-    from recllm.market.propensity.prediction import PredictionRequest
-
     if workspace.gate().step_seconds() is not None:
         logger.warning("no predictions: the log knows only an order, and no days")
         return

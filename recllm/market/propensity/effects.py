@@ -41,6 +41,7 @@ from recllm.market.propensity.features import FeatureTable, Floats
 from recllm.market.propensity.model import Values, people_folds, varying
 from recllm.market.propensity.prediction import qini_curve
 from recllm.market.propensity.trial import Trial, read_trial
+from recllm.recommend.recommender.registry import clear_taint, taints
 from recllm.shop.data.dataset import Dataset, utc
 from recllm.shop.workspace.workspace import Workspace
 
@@ -345,8 +346,6 @@ def effect_names(workspace: Workspace) -> list[str]:
 def saved_effects(workspace: Workspace, name: str) -> LearnedEffects:
     """Raises `UsageError` for a name under which nothing was saved, `ModelError` for damaged files, and for what was
     learned from people who were erased, once its time is over."""
-    from recllm.recommend.recommender.registry import taints
-
     folder, names = effects_folder(workspace, name), effect_names(workspace)
     if name not in names:
         listed = f"there are: {', '.join(names)}" if names else "there are none yet"
@@ -390,8 +389,6 @@ def uplift_workspace(
     Raises `PolicyError` for what is no trial (see `Trial.construct`), `NothingToDo` without anyone to predict,
     `UsageError` for a name that cannot be, and what `read_trial` raises.
     """
-    from recllm.recommend.recommender.registry import clear_taint
-
     started = time.perf_counter()
     folder = None if save is None else effects_folder(workspace, save)
     table = read_trial(trial, workspace.pseudonymiser().many) if isinstance(trial, Path) else trial
