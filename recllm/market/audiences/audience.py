@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,7 @@ from recllm.market.audiences.reasons import AudienceTrait, distinguishing_traits
 from recllm.market.audiences.request import AudienceRequest, Exclusions, OfferChoice
 from recllm.market.audiences.selection import Selection, check_floor, select
 from recllm.market.propensity.effects import EffectsOf, effects_of
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.catalogue import (
     CATEGORY_SEPARATOR,
     SENSITIVE_TARGET,
@@ -41,10 +42,6 @@ from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.batches import encode_unique
 from recllm.text.items import item_texts
 from recllm.text.templates import Prompts
-
-if TYPE_CHECKING:
-    from recllm.recommend.recommender.recommender import Recommender
-
 
 SUMMED_FLOORS = 4  # least reported size with sums and traits, in floors: a smaller group may be empty behind its noise
 MAX_LISTED_ITEMS = 100

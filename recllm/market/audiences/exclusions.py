@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,8 @@ from recllm.market.audiences.people_match import RuleMatch
 from recllm.market.audiences.request import Exclusions
 from recllm.market.audiences.selection import globally_held_out
 from recllm.recommend.recommender.people import DatasetPeople
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, utc
-
-if TYPE_CHECKING:
-    from recllm.recommend.recommender.recommender import Recommender
 
 Mask = NDArray[np.bool_]
 Consents = Callable[[Sequence[str]], Sequence[bool]]

@@ -29,15 +29,15 @@ from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.market.audiences.request import LeftOut
 from recllm.market.propensity.effects import PersonEffects
+from recllm.recommend.recommender.ranking import UserInputs
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.saved_model import Model
 from recllm.shop.data.dataset import DAY, Events
 from recllm.shop.data.interactions import Floats, Pairs, Tally, of_actions, padded, user_vectors
 from recllm.text.encoder.hardware import map_blocks
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
-
-    from recllm.recommend.recommender.recommender import Recommender
-    from recllm.recommend.recommender.saved_model import Model
 
 MAX_EXPLICIT_ITEMS = 50
 """Up to this number of items, every person is scored on every item."""
@@ -147,8 +147,6 @@ def independent_probabilities(
 ) -> UserScores:
     """The same before the calibration of the set. Raises `NotFittedError` without a trained model, `UsageError` for a
     margin that no item has."""
-    from recllm.recommend.recommender.ranking import UserInputs
-
     trained_model(recommender)
     data, population = recommender.dataset, restricted_to(recommender.population, items)
     ranker = replace(recommender.ranker, population=population)

@@ -1,7 +1,7 @@
 """From everybody's score to the people who are addressed: order, limits, holdout, group floor.
 
-The list is walked from the highest score down. A hash of the campaign and the id says who is held out; the others are
-addressed until the size or the budget is reached. So who is held out changes neither with the day nor with the size.
+A hash of the campaign and the id says who is held out, whatever the day and the size; the others are addressed from
+the highest score down until the size or the budget is reached.
 """
 
 from __future__ import annotations

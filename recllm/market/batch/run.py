@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from recllm.base.documents import json_text, json_value
 from recllm.base.errors import NotFittedError, PolicyError, RecllmError, UsageError
@@ -35,15 +36,11 @@ from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Purpose, SlateStatus
 from recllm.market.experiments.slates import list_experiments, recommend_in_experiments
 from recllm.recommend.recommender.people import AgreedPeople, StorePeople
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import open_recommender, usable_version
 from recllm.recommend.recommender.shop_states import newest_state
 from recllm.shop.data.dataset import USER_COLUMN, utc
 from recllm.shop.workspace.workspace import Workspace, present
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from recllm.recommend.recommender.recommender import Recommender
 
 PLAN = "plan.json"
 DONE = "done.json"

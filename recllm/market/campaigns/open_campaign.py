@@ -226,8 +226,8 @@ def decide(
     why: str = "",
     revision: str | None = None,
 ) -> None:
-    """A person approves these texts, rejects them, so that they do not leave, or makes drafts of them, which undoes the
-    last decision about each: it waits again, and a change of its words is put back. All or none.
+    """A person approves these texts, rejects them, or makes drafts of them again, which undoes the last decision about
+    each and puts a change of its words back. All or none.
 
     revision: what the person saw; see `CampaignFolder.revision`. Raises `PolicyError` for approval of a text that fails
     a check or was rejected or withdrawn, `UsageError` for an unknown one or an empty name, `ConflictError` for another

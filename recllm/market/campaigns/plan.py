@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,14 +36,12 @@ from recllm.market.campaigns.reach import (
 )
 from recllm.market.campaigns.texts import SILENCES, CampaignWriter, Silence, TextKey, catalogue_at, public_keys
 from recllm.market.propensity.effects import saved_effects
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
-
-if TYPE_CHECKING:
-    from recllm.recommend.recommender.recommender import Recommender
 
 URL_VARIABLE = "RECLLM_LLM_URL"
 """Where the operator's text server is, e.g. http://localhost:8000/v1#model."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from enum import StrEnum
 from itertools import zip_longest
-from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -43,6 +42,7 @@ from recllm.market.occasions.calendar import CalendarDay, ComingDay, profile_of,
 from recllm.market.occasions.day import cases_of, lacking, open_shop_at, shop_of_people
 from recllm.market.occasions.detect import Shop
 from recllm.market.propensity.effects import effects_of
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.search import VECTORS, search
 from recllm.shop.data.catalogue import SENSITIVE_TARGET, in_category, sensitive_items
 from recllm.shop.data.dataset import USER_COLUMN, Dataset, utc
@@ -51,9 +51,6 @@ from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
 from recllm.text.encoder.batches import encode_unique
 from recllm.text.word_index import WordIndex
-
-if TYPE_CHECKING:
-    from recllm.recommend.recommender.recommender import Recommender
 
 THEME_WEIGHT = 3.0
 """Of the nearest by meaning against those by words: a campaign's text is a theme more often than a name, such as "a

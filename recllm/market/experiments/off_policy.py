@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -30,13 +29,11 @@ from recllm.base.schema import Encoder, Purpose, Recommendation
 from recllm.base.stats.intervals import LEVEL, Interval
 from recllm.market.experiments.feedback import showings_with_answers
 from recllm.market.experiments.slates import ANSWER_COLUMNS, Metric
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.saved_model import Model
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import JUST_BEFORE
 from recllm.shop.workspace.workspace import Workspace
-
-if TYPE_CHECKING:
-    from recllm.recommend.recommender.recommender import Recommender
-    from recllm.recommend.recommender.saved_model import Model
 
 Values = NDArray[np.float64]
 MAX_REQUESTS = 2_000
@@ -166,8 +163,6 @@ def estimate_model(
     request_ids = request_ids.sample(min(MAX_REQUESTS, len(request_ids)), seed=0)
     usable = usable.filter(pl.col("request_id").is_in(request_ids.implode()))
     usable = usable.sort("timestamp", "request_id", "position")
-
-    from recllm.recommend.recommender.recommender import Recommender
 
     # all customers, with the statistics of the time of the first showing
     everybody, locale = workspace.gate().dataset(Purpose.PERSONALISATION), workspace.settings.locale

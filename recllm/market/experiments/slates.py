@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -38,14 +38,12 @@ from recllm.market.experiments.effect import (
     variant_of,
 )
 from recllm.market.experiments.feedback import showings_with_answers
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import versions
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import JUST_BEFORE
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
-
-if TYPE_CHECKING:
-    from recllm.recommend.recommender.recommender import Recommender
 
 GLOBAL_HOLDOUT = "global holdout"
 HELD_OUT = "held out"

@@ -296,8 +296,7 @@ def _goes_with(shop: Shop, people: list[int]) -> pl.DataFrame:
 
 
 def replenish(shop: Shop, model: ReplenishmentModel) -> Cases:
-    """What is due again. Of several items of a person that one comes first which they are likelier to buy now than
-    the others who buy it repeatedly: everybody's daily bread needs no message."""
+    """What is due again, first what a person is likelier to buy now than the others who buy it repeatedly."""
     is_due = (pl.col("since_over_median") >= DUE_SHARE) & (pl.col("gap_median") >= DUE_INTERVAL_DAYS)
     pairs = repurchase_pairs(shop.dataset, shop.now).filter(is_due, shop.is_offered)
     chance = pl.Series("chance", model.probability(pairs), pl.Float64)

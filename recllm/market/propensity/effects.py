@@ -120,8 +120,8 @@ def grow_effects(
     settings: UpliftSettings,
     rng: np.random.Generator,
 ) -> EffectTrees:
-    """Trees of these rows over the features that vary in the trial: an X-learner of each group's half, outcome models
-    and all, so that the errors of these are among the groups' differences."""
+    """Trees of these rows over the features that vary in the trial. Each group has outcome models of its own, so that
+    their errors are among the groups' differences."""
     values, treated, outcome = trial.features.values, trial.treated, trial.outcome
     used = values[:, varying(values)]
     weights = 1 / np.where(treated, trial.propensity, 1 - trial.propensity)
@@ -380,7 +380,7 @@ def uplift_workspace(
 ) -> dict[str, Any]:
     """What `recllm uplift --json` prints: everybody's uplift, in [-1, 1] and with 95 % between low and high, most moved
     first, and the curve on the trial's people, each by a model of others. It is learned from a trial's CSV, or its
-    table with pseudonyms, as `read_trial` gives it, without people who may not be learned from.
+    table with pseudonyms, without people who may not be learned from.
 
     start: before the first treatment, UTC without a zone; later events of people are not used. randomised: as of
     `Trial.construct`. source: the name of a table in the saved effects. save: the name under which the effects are

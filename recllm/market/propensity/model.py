@@ -11,8 +11,8 @@ fitted to rows that neither had seen, every row once, in folds of people (stacki
 Spend: trees with a Tweedie deviance (Jorgensen 1987), which takes people who spend nothing and people who spend a lot
 at once, scaled so that over held-out people the sum is right.
 
-The next order, by a person's usual gap between days with an order: a gap divided by its person's usual gap is a ratio
-that people have in common. Of the shop's ratios those count that the person has not outlived yet:
+The next order, by a person's usual gap between days with an order: a gap divided by the usual one is a ratio that
+people have in common. Of the shop's ratios those count that the person has not outlived:
 
     ratio > days since the last order / usual gap
     days ahead = ratio * usual gap - days since the last order
