@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
@@ -206,7 +206,7 @@ CONDITIONS: tuple[str, ...] = (
 
 def _tag(value: object) -> str | None:
     """Which of the models a rule is: a group by its key, a condition by its name."""
-    names = value if isinstance(value, Mapping) else ()
+    names: Collection[object] = value if isinstance(value, Mapping) else ()
     if isinstance(value, _Rule):
         names = [field.alias or name for name, field in type(value).model_fields.items()]
     return next((name for name in (*GROUPS, "condition") if name in names), None)
@@ -334,10 +334,10 @@ def children(rule: Any) -> tuple[Any, ...]:
     match rule:
         case AllRule(all=inner) | AnyRule(any=inner) | {"all": [*inner]} | {"any": [*inner]}:
             return tuple(inner)
-        case NotRule(negated=inner):
-            return (inner,)
-        case {"not": inner} if not rule.keys() & {"all", "any"}:
-            return (inner,)
+        case NotRule(negated=only):
+            return (only,)
+        case {"not": only} if not rule.keys() & {"all", "any"}:
+            return (only,)
         case _:
             return ()
 

@@ -381,7 +381,8 @@ def count_reachable(
     """Counted in a moment, without scores. figures: what the caller may learn of groups. Raises `UsageError` for an
     unknown item or an empty category, `PolicyError` for a sensitive target."""
     section, gate = file.target, workspace.gate()
-    items, rules, having = np.zeros(0, np.int64), exclusions_of(file, workspace), None
+    items, rules = np.zeros(0, np.int64), exclusions_of(file, workspace)
+    having: NDArray[np.int64] | None = None
     if section.occasion is not None:
         target, (having, _) = occasion_target(workspace, recommender, section.occasion)
         items = target.items
