@@ -264,8 +264,8 @@ def suggested_people(
         SuggestedPerson(
             user_id=ids[user],
             item_id=None if item is None else item_ids[item],
-            days_since=finite(days.since[user]),
-            usual_days=finite(days.usual_gap[user]),
+            days_since=finite(float(days.since[user])),
+            usual_days=finite(float(days.usual_gap[user])),
             probability=chance,
         )
         for user, item, chance in zip_longest(user_rows, items, chances)
@@ -273,7 +273,7 @@ def suggested_people(
 
 
 def finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return value if np.isfinite(value) else None
 
 
 def audience_of(
