@@ -527,7 +527,8 @@ with faults.Workspace.open(root) as shop:
         step.do()
         faults.publish_recommender(shop, faults.load_model(shop.models_dir), faults.ToyEncoder())
         text = faults.open_campaign(shop, file).plan.texts[int(name) % 2]
-        faults.decide(faults.open_campaign(shop, file), TextStatus.APPROVED, [text.id], by=name, at=datetime.now(UTC))
+        opened, approved = faults.open_campaign(shop, file), faults.TextStatus.APPROVED
+        faults.decide(opened, approved, [text.id], by=name, at=datetime.now(UTC))
 """
 
 
