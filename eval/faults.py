@@ -46,8 +46,8 @@ from recllm.doors.privacy.rotation import resume_rotation, rotate_key  # noqa: E
 from recllm.doors.service.api import join_session  # noqa: E402
 from recllm.market.campaigns.export import export_campaign  # noqa: E402
 from recllm.market.campaigns.file import CampaignFile, read_campaign  # noqa: E402
-from recllm.market.campaigns.folder import CampaignFolder, read_log, read_plan  # noqa: E402
-from recllm.market.campaigns.open_campaign import approve_texts, open_campaign  # noqa: E402
+from recllm.market.campaigns.folder import CampaignFolder, TextStatus, read_log, read_plan  # noqa: E402
+from recllm.market.campaigns.open_campaign import decide, open_campaign  # noqa: E402
 from recllm.market.campaigns.plan import plan_campaign  # noqa: E402
 from recllm.recommend.recommender import registry  # noqa: E402
 from recllm.recommend.recommender.saved_model import load_model  # noqa: E402
@@ -425,7 +425,7 @@ class Campaign(Operation):
     def approve(self, shop: Workspace, file: CampaignFile) -> list[str]:
         campaign = open_campaign(shop, file)
         texts = [text.id for text in campaign.plan.texts]
-        approve_texts(campaign, texts, by="Ann", at=datetime.now(UTC))
+        decide(campaign, TextStatus.APPROVED, texts, by="Ann", at=datetime.now(UTC))
         return texts
 
     def export(self, shop: Workspace, file: CampaignFile) -> int:

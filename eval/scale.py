@@ -147,7 +147,7 @@ def refresh_state(folder: Path) -> dict[str, Any]:
 
 def everybody(folder: Path, shards: int, workers: int, only: int | None) -> dict[str, Any]:
     """only: work on so many of the shards."""
-    from recllm.market.batch.run import PLAN, BatchRun, run_batch, worked_shards
+    from recllm.market.experiments.batch import PLAN, BatchRun, run_batch, worked_shards
     from recllm.shop.workspace.workspace import Workspace
 
     out = folder / "slates"

@@ -31,8 +31,15 @@ from inputs import finish, say, script_parser
 from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.write import TEMPLATE
 from recllm.market.campaigns.file import CampaignFile, read_campaign
-from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, CampaignText, PlannedPerson, publish
-from recllm.market.campaigns.open_campaign import approve_texts, open_campaign
+from recllm.market.campaigns.folder import (
+    CampaignFolder,
+    CampaignPlan,
+    CampaignText,
+    PlannedPerson,
+    TextStatus,
+    publish,
+)
+from recllm.market.campaigns.open_campaign import decide, open_campaign
 from recllm.market.campaigns.texts import facts_of
 from recllm.market.sending.addresses import read_addresses
 from recllm.market.sending.mail import MailServer
@@ -73,7 +80,7 @@ def make_shop(folder: Path, n_people: int) -> None:
         item = item_of(reader.items(["tea"]).row(0, named=True))
     campaign = read_campaign(file)
     publish(CampaignFolder.of(shop.root, "letter"), plan_of(shop, campaign, users, item), replace=False)
-    approve_texts(open_campaign(shop, campaign), ["t1"], by="the benchmark", at=datetime.now(UTC))
+    decide(open_campaign(shop, campaign), TextStatus.APPROVED, ["t1"], by="the benchmark", at=datetime.now(UTC))
     shop.close()
 
 

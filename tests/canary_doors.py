@@ -28,7 +28,7 @@ from waiting import until
 from recllm.doors.console.loads import receive_upload
 from recllm.doors.privacy.backup import back_up
 from recllm.doors.privacy.erasure import erase_people
-from recllm.market.batch.run import BatchRun, run_batch
+from recllm.market.experiments.batch import BatchRun, run_batch
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.webhooks import WebhookScheme, add_source
 from recllm.shop.workspace.workspace import Workspace

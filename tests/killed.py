@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from recllm.market.batch.run import BatchRun, ShardOutcome
+from recllm.market.experiments.batch import BatchRun, ShardOutcome
 
 
 def work(_: BatchRun, shard: int) -> ShardOutcome:

@@ -23,7 +23,7 @@ from recllm.base.stats.intervals import ratios
 from recllm.doors.cli.options import write_people
 from recllm.learn.features.candidates import explicit
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
-from recllm.market.audiences.audience import Audience, audience_document, find_audience
+from recllm.market.audiences.audience import Audience, audience_document, audience_target, find_audience
 from recllm.market.audiences.exclusions import Consents, first_only, youngest_age
 from recllm.market.audiences.probabilities import (
     UserScores,
@@ -35,10 +35,8 @@ from recllm.market.audiences.probabilities import (
 )
 from recllm.market.audiences.reasons import distinguishing_traits, enough_people
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions
-from recllm.market.audiences.selection import draws, select
-from recllm.market.audiences.targets import audience_target
-from recllm.market.campaigns.suggestions import fitting_items
-from recllm.market.experiments.effect import in_global_holdout
+from recllm.market.audiences.selection import draws, globally_held_out, select
+from recllm.market.campaigns.reach import fitting_items
 from recllm.recommend.recommender.people import Histories
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
@@ -246,7 +244,7 @@ def test_each_exclusion_is_counted_and_obeyed(trained: Recommender) -> None:
 
 def test_the_global_holdout_is_in_no_audience(trained: Recommender) -> None:
     ids = trained.dataset.users["user_id"].to_list()
-    held_out = {name for name in ids if in_global_holdout(name, 0.4, "2025")}
+    held_out = set(np.array(ids)[globally_held_out(ids, 0.4, "2025")].tolist())
     everybody = audience(trained, items=["tea3"], explain=False)
     found = audience(
         trained, items=["tea3"], exclusions=Exclusions(holdout_share=0.4, holdout_salt="2025"), explain=False
@@ -350,22 +348,6 @@ def test_floor_and_nobody(trained: Recommender) -> None:
         assert empty.size == 0 and empty.expected_conversions == 0 and accounted(empty)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"size": -1},
-        {"budget": 5.0},
-        {"budget": 5.0, "cost": 0.0},
-        {"holdout": 1.0},
-        {"margin": float("nan")},
-        {"cost": float("inf")},
-    ],
-)
-def test_wrong_cuts_are_told(wrong: dict[str, float]) -> None:
-    with pytest.raises(UsageError):
-        AudienceLimits(**wrong)  # type: ignore[arg-type]
-
-
 @settings(max_examples=30, deadline=None)
 @given(
     order=st.lists(st.sampled_from([0.0, 0.1, 0.5, 2.0]), max_size=40),
@@ -411,15 +393,18 @@ def test_wrong_use_is_told(trained: Recommender) -> None:
 
 
 def test_a_request_says_at_once_what_is_wrong_in_it() -> None:
-    wrong = ({}, {"items": ["a"], "category": "b"}, {"seeds": ["u"], "text": "x"}, {"items": []}, {"text": " "})
-    for target in wrong:
-        with pytest.raises(UsageError):
-            AudienceRequest(**target)  # type: ignore[arg-type]
+    nan, two_targets = float("nan"), ({"items": ["a"], "category": "b"}, {"seeds": ["u"], "text": "x"})
+    budgets = ({"budget": 5.0}, {"budget": 5.0, "cost": 0.0})
+    for kind, wrong in {
+        AudienceRequest: ({}, *two_targets, {"items": []}, {"text": " "}),
+        AudienceLimits: ({"size": -1}, *budgets, {"holdout": 1.0}, {"margin": nan}, {"cost": float("inf")}),
+        Exclusions: ({"bought_days": 0.0}, {"frequency_cap": 0}, {"frequency_days": nan}),
+    }.items():
+        for fields in wrong:
+            with pytest.raises(UsageError):
+                kind(**fields)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="likeness"):
         AudienceRequest(seeds=["u"], limits=AudienceLimits(margin=1.0))
-    for rule in ({"bought_days": 0.0}, {"frequency_cap": 0}, {"frequency_days": float("nan")}):
-        with pytest.raises(UsageError):
-            Exclusions(**rule)  # type: ignore[arg-type]
 
 
 def test_a_recommender_that_reads_people_by_key_is_refused(trained: Recommender) -> None:

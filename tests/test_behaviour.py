@@ -22,8 +22,7 @@ from recllm.doors.cli.options import write_people
 from recllm.market.propensity.coupons import Coupons, coupon_features
 from recllm.market.propensity.examples import Cohort, Examples, cuts, past_examples
 from recllm.market.propensity.features import FeatureTable, person_features, target_features
-from recllm.market.propensity.model import calibrate, fit_propensity, normal_scores, people_folds
-from recllm.market.propensity.next_order import OrderDates, covered
+from recllm.market.propensity.model import OrderDates, calibrate, covered, fit_propensity, normal_scores, people_folds
 from recllm.market.propensity.predict import group_deltas, mailings, predict, redeem_examples
 from recllm.market.propensity.prediction import (
     Prediction,

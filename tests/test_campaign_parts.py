@@ -22,14 +22,7 @@ from recllm.market.audiences.audience import counts_in_words
 from recllm.market.campaigns.file import CampaignFile, read_campaign
 from recllm.market.campaigns.folder import PlannedPerson, append, read_log
 from recllm.market.campaigns.open_campaign import is_quiet, send_window
-from recllm.market.campaigns.outcome import (
-    OTHERS,
-    CampaignOutcome,
-    GroupFigures,
-    SegmentFigures,
-    conclusions,
-    divided,
-)
+from recllm.market.campaigns.outcome import OTHERS, CampaignOutcome, GroupFigures, SegmentFigures, conclusions, divided
 
 GOOD = """\
 id = "spring"

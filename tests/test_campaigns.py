@@ -31,29 +31,21 @@ from recllm.market.adcopy.packs import add_words
 from recllm.market.adcopy.write import write_copy
 from recllm.market.audiences.audience import audience_of_workspace
 from recllm.market.audiences.request import AudienceRequest
+from recllm.market.audiences.selection import globally_held_out
 from recllm.market.campaigns.export import CampaignExport, export_campaign
 from recllm.market.campaigns.file import CampaignFile, read_campaign
-from recllm.market.campaigns.folder import (
-    CampaignFolder,
-    CampaignPlan,
-    TextStatus,
-    read_log,
-    read_plan,
-)
+from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, TextStatus, read_log, read_plan
 from recllm.market.campaigns.open_campaign import (
     AUTO,
     OpenCampaign,
-    approve_texts,
+    decide,
     enter_edit,
     open_campaign,
     preview_document,
-    reject_texts,
 )
 from recllm.market.campaigns.outcome import campaign_outcome, campaign_trial
 from recllm.market.campaigns.plan import plan_campaign
-from recllm.market.campaigns.reach import count_reachable
-from recllm.market.campaigns.suggestions import MOST_ITEMS, words_that_name
-from recllm.market.experiments.effect import in_global_holdout
+from recllm.market.campaigns.reach import MOST_ITEMS, count_reachable, words_that_name
 from recllm.market.propensity.effects import UpliftSettings
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.record import record_events
@@ -162,7 +154,7 @@ def tea(shop: Workspace, clock: datetime = NOW) -> OpenCampaign:
 
 def approved(shop: Workspace) -> OpenCampaign:
     campaign = tea(shop)
-    approve_texts(campaign, [t.id for t in campaign.plan.texts], by="Ann", at=NOW)
+    decide(campaign, TextStatus.APPROVED, [t.id for t in campaign.plan.texts], by="Ann", at=NOW)
     return campaign
 
 
@@ -175,7 +167,7 @@ def went_out(shop: Workspace, file: CampaignFile) -> tuple[OpenCampaign, Campaig
     """From the plan to the files."""
     plan = plan_campaign(shop, file)
     campaign = open_campaign(shop, file, clock=NOW)
-    approve_texts(campaign, [t.id for t in plan.texts], by="Ann", at=NOW)
+    decide(campaign, TextStatus.APPROVED, [t.id for t in plan.texts], by="Ann", at=NOW)
     return campaign, export_campaign(campaign, shop.root.parent / "out", clock=NOW)
 
 
@@ -208,7 +200,8 @@ def test_the_global_holdout_gets_no_campaign(folder: Path) -> None:
         approved(shop)
     add_settings(folder / "shop", '[experiments]\nholdout_share = 0.1\nholdout_salt = "2025"')
     with Workspace.open(folder / "shop") as shop:
-        held_back = {p.user_id for p in before.people if in_global_holdout(p.user_id, 0.1, "2025")}
+        names = np.array([p.user_id for p in before.people])
+        held_back = set(names[globally_held_out(names, 0.1, "2025")].tolist())
         export = export_campaign(tea(shop), folder / "out", clock=NOW)
         assert export.dropped["global_holdout"] == len(held_back & {p.user_id for p in before.addressed}) > 0
         assert not held_back & set(export.people)
@@ -285,7 +278,7 @@ def test_a_decision_about_a_plan_that_was_replaced_is_refused(shop: Workspace, f
     (folder / "tea.toml").write_text(TEA.replace("most_items = 4", "most_items = 3"))
     plan_campaign(shop, read_campaign(folder / "tea.toml"), replace=True)
     with pytest.raises(UsageError, match="was planned again meanwhile"):
-        approve_texts(opened, ["t1"], by="Ann", at=NOW)
+        decide(opened, TextStatus.APPROVED, ["t1"], by="Ann", at=NOW)
     with pytest.raises(UsageError, match="was planned again meanwhile"):
         export_campaign(opened, folder / "out", clock=NOW)
     assert {s.action for s in tea(shop).states.values()} == {TextStatus.DRAFT}
@@ -417,7 +410,7 @@ def test_plan_approval_and_export_live_at_the_same_time(shop: Workspace, folder:
     plan = plan_campaign(shop, file, now=today)
     campaign = open_campaign(shop, file, clock=today)
     assert plan.as_of == plan.send == campaign.moment.isoformat() == today.isoformat()
-    approve_texts(campaign, [t.id for t in plan.texts], by="Ann", at=today)
+    decide(campaign, TextStatus.APPROVED, [t.id for t in plan.texts], by="Ann", at=today)
     done = export_campaign(campaign, folder / "out", clock=today)
     assert done.window.start == today
     shown = view(shop.store()).events().filter(pl.col("event") == "shown")["timestamp"]
@@ -541,7 +534,7 @@ def test_a_campaign_of_an_earlier_version_opens(
     files.decisions.write_text(json.dumps(approval) + "\n")
     campaign = open_campaign(shop, read_campaign(file.source), clock=NOW)
     assert campaign.plan == plan and campaign.states["t1"].action is TextStatus.APPROVED
-    approve_texts(campaign, ["t2"], by="Bob", at=NOW)
+    decide(campaign, TextStatus.APPROVED, ["t2"], by="Bob", at=NOW)
     assert [line["by"] for line in read_log(files.decisions)] == ["Ann", "Bob"]
 
 
@@ -558,16 +551,16 @@ def test_nothing_is_approved_without_a_person(shop: Workspace) -> None:
     with pytest.raises(PolicyError, match="no text of 'tea' is approved"):
         export_campaign(campaign, shop.root / "out")
     with pytest.raises(UsageError, match="--by"):
-        approve_texts(campaign, ["t1"], by=" ", at=NOW)
-    approve_texts(campaign, ["t1"], by="Ann", at=NOW)
+        decide(campaign, TextStatus.APPROVED, ["t1"], by=" ", at=NOW)
+    decide(campaign, TextStatus.APPROVED, ["t1"], by="Ann", at=NOW)
     state = campaign.states["t1"]
     assert (state.action, state.by, state.at) == (TextStatus.APPROVED, "Ann", "2025-01-01T12:00:00+00:00")
-    reject_texts(campaign, ["t1"], by="Bob", at=NOW, why="too plain")
+    decide(campaign, TextStatus.REJECTED, ["t1"], by="Bob", at=NOW, why="too plain")
     with pytest.raises(PolicyError, match="too plain"):
-        approve_texts(campaign, ["t1", "t2"], by="Ann", at=NOW)
+        decide(campaign, TextStatus.APPROVED, ["t1", "t2"], by="Ann", at=NOW)
     assert campaign.states["t2"].action is TextStatus.DRAFT, "all or none"
     with pytest.raises(UsageError, match="no text 't99999'"):
-        approve_texts(campaign, ["t99999"], by="Ann", at=NOW)
+        decide(campaign, TextStatus.APPROVED, ["t99999"], by="Ann", at=NOW)
     assert [e["action"] for e in read_log(campaign.folder.decisions)] == ["approved", "rejected"]
 
 
@@ -577,10 +570,10 @@ def test_an_edit_is_checked_at_once(shop: Workspace) -> None:
     state = enter_edit(campaign, name, wording.replace("20%", "30%"), by="Ann", at=NOW)
     assert state.action is TextStatus.EDITED and "G1" in {d.rule for d in state.failures}
     with pytest.raises(PolicyError, match="fails G1"):
-        approve_texts(campaign, [name], by="Ann", at=NOW)
+        decide(campaign, TextStatus.APPROVED, [name], by="Ann", at=NOW)
     good = enter_edit(campaign, name, wording.replace("20% off", "20% off now"), by="Ann", at=NOW)
     assert not good.failures and "off now" in good.text
-    approve_texts(campaign, [name], by="Bob", at=NOW)
+    decide(campaign, TextStatus.APPROVED, [name], by="Bob", at=NOW)
     assert "off now" in campaign.states[name].text and campaign.states[name].by == "Bob"
 
 
@@ -593,7 +586,7 @@ def test_a_held_text_is_a_persons_to_approve_and_never_autos(shop: Workspace, fo
     assert not state.failures and [note.span for note in state.warnings if note.rule == "grounding"] == ["crispy"]
     document = next(d for d in preview_document(campaign)["texts"] if d["id"] == "t1")
     assert (document["verdict"], document["verified"], document["ungrounded"]) == ("person", False, ["crispy"])
-    approve_texts(campaign, ["t1"], by="Ann", at=NOW)
+    decide(campaign, TextStatus.APPROVED, ["t1"], by="Ann", at=NOW)
     assert campaign.states["t1"].action is TextStatus.APPROVED and name in campaign.states["t1"].text
     # a campaign that says auto takes the shop's own line, which passes, instead of one that nobody looked at
     file = changed(folder, ("variants = 1", "auto = true"), name="nobody")
@@ -635,7 +628,7 @@ def test_auto_approves_what_nobody_doubts(shop: Workspace, folder: Path) -> None
         assert (state.action is TextStatus.APPROVED) == (not of[name].warnings)
         assert state.by == (AUTO if state.action is TextStatus.APPROVED else "")
     warned = [t.id for t in plan.texts if t.warnings]
-    approve_texts(campaign, warned, by="Ann", at=NOW)
+    decide(campaign, TextStatus.APPROVED, warned, by="Ann", at=NOW)
     assert {campaign.states[name].by for name in warned} == {"Ann"}
 
 
@@ -743,7 +736,7 @@ PERSONAL = "personalisation"
 def test_too_few_are_not_exported(shop: Workspace) -> None:
     campaign = tea(shop)
     most = max(campaign.plan.texts, key=lambda t: t.people)
-    approve_texts(campaign, [most.id], by="Ann", at=NOW)
+    decide(campaign, TextStatus.APPROVED, [most.id], by="Ann", at=NOW)
     assert 0 < most.people < 50
     with pytest.raises(PolicyError, match="smaller than 50"):
         export_campaign(campaign, shop.root / "out")
@@ -901,7 +894,7 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     campaign = open_campaign(shop, file, clock=NOW)
     with pytest.raises(NothingToDo, match="not exported yet"):
         campaign_trial(campaign)
-    approve_texts(campaign, [t.id for t in plan.texts], by="Ann", at=NOW)
+    decide(campaign, TextStatus.APPROVED, [t.id for t in plan.texts], by="Ann", at=NOW)
     done = export_campaign(campaign, folder / "out", clock=NOW)
     with pytest.raises(NothingToDo, match="window"):
         campaign_trial(campaign)
@@ -921,7 +914,7 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     shop.close()
     place = ("-w", str(folder / "shop"))
     small = partial(UpliftSettings, min_leaf_rows=8)
-    monkeypatch.setattr("recllm.market.propensity.uplift.UpliftSettings", small)
+    monkeypatch.setattr("recllm.market.propensity.effects.UpliftSettings", small)
     code, out, error = command("uplift", "--campaign", str(file.source), "--save", "first", *place, "--json")
     assert code == 0, error
     found = json.loads(out)

@@ -43,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def uplift(monkeypatch: pytest.MonkeyPatch, run: Command, place: Path) -> Command:
-    monkeypatch.setattr("recllm.market.propensity.uplift.UpliftSettings", partial(UpliftSettings, forest_groups=6))
+    monkeypatch.setattr("recllm.market.propensity.effects.UpliftSettings", partial(UpliftSettings, forest_groups=6))
 
     def call(trial: str, *arguments: str) -> tuple[int, str, str]:
         where = ("--start", BEGIN, "-w", str(place / "shop"), *arguments)

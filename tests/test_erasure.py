@@ -633,7 +633,7 @@ def test_a_full_disk_says_what_was_erased_and_what_was_not(visited: Path, monkey
     names = [record.name for record in REGISTRY.records if record.forget is not None]
     for target, n_done in {
         "recllm.shop.store.database.Store.bury": 0,
-        "recllm.market.campaigns.forget.write_whole": 2,
+        "recllm.market.campaigns.drafts.write_whole": 2,
         "recllm.shop.store.writers.Load.erase_users": 1 + names.index("store"),
         "recllm.doors.privacy.certificate.write_whole": len(names) + 2,
     }.items():

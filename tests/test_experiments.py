@@ -17,6 +17,7 @@ from scipy.stats import chisquare, norm
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.stats.intervals import Interval
+from recllm.market.audiences.selection import globally_held_out
 from recllm.market.experiments.effect import (
     CONCENTRATION,
     MIN_PEOPLE,
@@ -29,7 +30,6 @@ from recllm.market.experiments.effect import (
     analyse,
     check_sample_ratio,
     estimate_effect,
-    in_global_holdout,
     people_values,
     variant_of,
 )
@@ -65,16 +65,15 @@ def test_the_draw_is_pinned() -> None:
 
 
 def test_the_global_holdout_grows_and_is_independent_of_experiments() -> None:
-    small = {person for person in PEOPLE if in_global_holdout(person, 0.05, "a")}
-    large = {person for person in PEOPLE if in_global_holdout(person, 0.10, "a")}
-    other = {person for person in PEOPLE if in_global_holdout(person, 0.10, "b")}
+    draws = ((0.05, "a"), (0.10, "a"), (0.10, "b"))
+    small, large, other = (set(np.array(PEOPLE)[globally_held_out(PEOPLE, *draw)].tolist()) for draw in draws)
     assert small < large and abs(len(large) / len(PEOPLE) - 0.1) < 0.01
     assert len(large & other) / len(large) < 0.15
     share = np.mean([variant_of(experiment(), person).name == "v0" for person in large])
     assert abs(share - 0.5) < 4 * 0.5 / sqrt(len(large))
-    assert not in_global_holdout("a", 0.0, "") and in_global_holdout("a", 1.0, "")
+    assert not globally_held_out(PEOPLE, 0.0, "").any() and globally_held_out(PEOPLE, 1.0, "").all()
     with pytest.raises(UsageError, match="share"):
-        in_global_holdout("a", 1.5, "")
+        globally_held_out(PEOPLE, 1.5, "")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from recllm.base.errors import ModelError, RecllmError, StoreError
 from recllm.base.files import sweep_drafts, whole_file
 from recllm.base.schema import Purpose
 from recllm.market.campaigns.folder import CampaignFolder, TextStatus, read_log, read_plan
-from recllm.market.campaigns.open_campaign import approve_texts, open_campaign, reject_texts
+from recllm.market.campaigns.open_campaign import decide, open_campaign
 from recllm.market.experiments.feedback import feedback_report
 from recllm.recommend.recommender import registry
 from recllm.recommend.recommender.saved_model import load_model
@@ -418,9 +418,11 @@ def test_logs_of_a_campaign_and_of_what_was_shown_stay_sane_while_the_clock_jump
     file = campaign.file(shop.root, "c")
     clock.to(FAR)
     texts = campaign.plan(shop, file)
-    approve_texts(open_campaign(shop, file), texts, by="Ann", at=FAR)
+    decide(open_campaign(shop, file), TextStatus.APPROVED, texts, by="Ann", at=FAR)
     clock.back(hours=1)
-    reject_texts(open_campaign(shop, file), texts[:1], by="Bob", at=datetime.now(UTC) - timedelta(hours=1))
+    decide(
+        open_campaign(shop, file), TextStatus.REJECTED, texts[:1], by="Bob", at=datetime.now(UTC) - timedelta(hours=1)
+    )
     states = open_campaign(shop, file).states
     assert states[texts[0]].action is TextStatus.REJECTED, "the last word counts, whatever its date"
     with CampaignFolder.of(shop.root, "c").locked():
@@ -525,7 +527,8 @@ with faults.Workspace.open(root) as shop:
         step.do()
         faults.publish_recommender(shop, faults.load_model(shop.models_dir), faults.ToyEncoder())
         text = faults.open_campaign(shop, file).plan.texts[int(name) % 2]
-        faults.approve_texts(faults.open_campaign(shop, file), [text.id], by=name, at=datetime.now(UTC))
+        opened, approved = faults.open_campaign(shop, file), faults.TextStatus.APPROVED
+        faults.decide(opened, approved, [text.id], by=name, at=datetime.now(UTC))
 """
 
 

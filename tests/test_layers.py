@@ -196,7 +196,7 @@ LIGHT = {
     "recllm.base.settings": "torch numpy polars scipy sqlalchemy",
     "recllm.text.encoder": "torch transformers huggingface_hub sqlite3",
     "recllm.market.audiences.audience": "torch transformers sklearn scipy datasets",
-    "recllm.market.propensity.predict, recllm.market.propensity.uplift": "torch transformers sklearn scipy datasets",
+    "recllm.market.propensity.predict, recllm.market.propensity.effects": "torch transformers sklearn scipy datasets",
     "recllm.market.adcopy.submissions": "torch numpy polars transformers",
 }
 """Modules -> what they need only once something is fitted or read."""

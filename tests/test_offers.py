@@ -15,12 +15,11 @@ from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Action, Intent, NoteKind, Objective, ReasonKind
 from recllm.base.settings import OfferSettings, ScorerTrainingSettings
 from recllm.learn.features.together import bought_together, cart_weights
-from recllm.market.audiences.audience import eligible_pool, find_audience
+from recllm.market.audiences.audience import audience_target, eligible_pool, find_audience
 from recllm.market.audiences.exclusions import ExclusionReason
 from recllm.market.audiences.probabilities import OfferTable, independent_probabilities
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
 from recllm.market.audiences.selection import spread_offers
-from recllm.market.audiences.targets import audience_target
 from recllm.market.propensity.effects import PersonEffects
 from recllm.recommend.recommender.intent_items import fitting_items, shops_weekly
 from recllm.recommend.recommender.recommender import Recommender

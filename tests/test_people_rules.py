@@ -429,13 +429,6 @@ def test_a_file_holds_a_rule_and_says_what_is_wrong_in_it() -> None:
     assert rule == parse_rule({"any": [{"condition": "spent", "at_least": 99.5, "days": 30}]})
     with pytest.raises(DataError, match=r"a\.toml: target\.people .*any\[0\]\.days must be above 0"):
         parse_campaign(FILE.replace("days = 30", "days = 0").encode(), Path("a.toml"))
-    table = (
-        '[[target.people.all]]\ncondition = "bought"\n[[target.people.all]]\nnot = { condition = "bought", days = 7 }\n'
-    )
-    file = FILE.replace('[target.people]\nany = [{ condition = "spent", at_least = 99.5, days = 30 }]\n', table)
-    assert parse_campaign(file.encode(), Path("a.toml")).target.people == parse_rule(
-        {"all": [BOUGHT, {"not": {"condition": "bought", "days": 7}}]}
-    )
 
 
 def test_a_rule_comes_from_json_or_a_file(tmp_path: Path) -> None:

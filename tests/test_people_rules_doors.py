@@ -153,7 +153,7 @@ def test_a_campaign_counts_whom_its_rule_leaves_out(folder: Path) -> None:
         assert (reach.reachable, reach.excluded["people_rule"]) == (len(emailed), PEOPLE - 4 - len(emailed))
         assert list(reach.rule.values()) == [16, 17, 8, 36, None]  # the last is one person
         noisy = count_reachable(shop, recommender, file, FigureGate(shop, "key:1"))
-        assert noisy.excluded.keys() > reach.excluded.keys() and list(noisy.channels) == CAMPAIGN["channels"]
+        assert noisy.excluded.keys() > reach.excluded.keys()
         broken = CAMPAIGN | {"target": {"items": ["tea1"], "people": {"any": []}}}
         with pytest.raises(DataError, match="any must not be empty"):
             change_campaign(shop, "tea", broken, revision=revision_of(shop, "tea"), by="Ann", at=datetime.now(UTC))

@@ -19,7 +19,7 @@ from recllm.base.settings import ScorerTrainingSettings
 from recllm.doors.privacy.erasure import erase_people
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.sampled_people import COUNTED, sample_statistics
-from recllm.market.batch.run import shard_numbers
+from recllm.market.experiments.batch import shard_numbers
 from recllm.recommend.evaluation.retrain import retrain, served_model
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current, taints

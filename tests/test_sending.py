@@ -26,7 +26,8 @@ from recllm.base.schema import Purpose
 from recllm.doors.privacy.erasure import erase_people
 from recllm.market.campaigns.export import export_campaign
 from recllm.market.campaigns.file import read_campaign
-from recllm.market.campaigns.open_campaign import OpenCampaign, approve_texts, open_campaign
+from recllm.market.campaigns.folder import TextStatus
+from recllm.market.campaigns.open_campaign import OpenCampaign, decide, open_campaign
 from recllm.market.campaigns.outcome import campaign_outcome
 from recllm.market.campaigns.plan import plan_campaign
 from recllm.market.sending.addresses import read_addresses
@@ -74,7 +75,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory, key: None) -> Path:
     made = loaded(folder, tables, currency="USD", policy=Policy(small_shop=0, group_floor=5))
     with Workspace.open(train(made, **QUICKLY)) as shop:
         plan = plan_campaign(shop, read_campaign(folder / "letter.toml"))
-        approve_texts(opened(shop), [t.id for t in plan.texts], by="Ann", at=datetime.now(UTC))
+        decide(opened(shop), TextStatus.APPROVED, [t.id for t in plan.texts], by="Ann", at=datetime.now(UTC))
     lines = ["Customer,Mail", *(f"{raw},{raw}@home.example" for raw in data.users["user_id"]), "stranger,no address"]
     (folder / "customers.csv").write_text("\n".join(lines).replace("Customer", "customer_id"))
     return folder

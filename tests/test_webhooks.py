@@ -40,7 +40,8 @@ from recllm.base.service_settings import ServiceSettings
 from recllm.doors.service.webhooks import message_events
 from recllm.market.campaigns.export import export_campaign, undeliverable
 from recllm.market.campaigns.file import read_campaign
-from recllm.market.campaigns.open_campaign import OpenCampaign, approve_texts, open_campaign
+from recllm.market.campaigns.folder import TextStatus
+from recllm.market.campaigns.open_campaign import OpenCampaign, decide, open_campaign
 from recllm.market.campaigns.outcome import campaign_outcome
 from recllm.market.experiments.feedback import feedback_report
 from recllm.market.sending.reports import record_reports
@@ -665,7 +666,9 @@ def spring(tmp_path_factory: pytest.TempPathFactory) -> Path:
         plan_tea(folder, LIGHT, Policy(group_floor=5, small_shop=0))
         with Workspace.open(folder / "shop") as workspace:
             campaign = open_campaign(workspace, read_campaign(folder / "tea.toml"))
-            approve_texts(campaign, [text.id for text in campaign.plan.texts], by="Ann", at=datetime.now(UTC))
+            decide(
+                campaign, TextStatus.APPROVED, [text.id for text in campaign.plan.texts], by="Ann", at=datetime.now(UTC)
+            )
     return folder
 
 

@@ -125,3 +125,30 @@ class SearchRequest(ItemsQuestion):
         if not self.query.strip():
             raise UsageError("the query is empty; give words to look for")
         return self
+
+
+class PredictionKind(StrEnum):
+    """What can be predicted of a person."""
+
+    BUY = "buy"
+    LEAVE = "leave"
+    REDEEM = "redeem"
+    NEXT_ORDER = "next-order"
+    VALUE = "value"
+
+
+class PredictionQuestion(Question):
+    """What people will do within a horizon."""
+
+    kind: PredictionKind
+    """buy, leave, redeem, next-order or value."""
+    horizon_days: Annotated[int, Field(ge=1)] = 28
+    """Days to look ahead."""
+    items: Ids = ()
+    """Only purchases of these item ids count; all when empty."""
+    category: str | None = None
+    """Only purchases of this category count: a name, or a path "a > b"."""
+    active_days: Annotated[int, Field(ge=1)] | None = None
+    """leave: who bought within this many days is active; 91 when left out."""
+    explain: bool = True
+    """Whether each person gets the reasons."""

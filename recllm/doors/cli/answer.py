@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from recllm.base.documents import count_text, plain
 from recllm.base.errors import NothingToDo, RecllmError, UsageError
-from recllm.base.questions import RecommendRequest, ReportBy, SearchRequest
+from recllm.base.questions import PredictionKind, PredictionQuestion, RecommendRequest, ReportBy, SearchRequest
 from recllm.base.schema import NoteKind
 from recllm.doors.cli.options import (
     MAX_LISTED,
@@ -44,11 +44,10 @@ from recllm.doors.cli.options import (
     write_people,
 )
 from recllm.market.audiences.request import AudienceQuestion
-from recllm.market.propensity.question import PredictionKind, PredictionQuestion
 
 if TYPE_CHECKING:
     from recllm.base.schema import Slate
-    from recllm.market.campaigns.suggestions import OccasionSuggestion
+    from recllm.market.campaigns.reach import OccasionSuggestion
     from recllm.shop.workspace.workspace import Workspace
 
 COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
@@ -98,7 +97,7 @@ def slates_of_everybody(shop: Workspace, question: SlateOptions, folder: Path) -
     """Shard by shard, in this process or in several; a Parquet file for each."""
     from tqdm import tqdm
 
-    from recllm.market.batch.run import BatchRun, run_batch
+    from recllm.market.experiments.batch import BatchRun, run_batch
     from recllm.shop.workspace.figures import LISTS_TELL
 
     options = {"explain": False} | stated_options(question)
@@ -336,7 +335,7 @@ def uplift(
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.open_campaign import open_campaign
     from recllm.market.campaigns.outcome import campaign_trial
-    from recllm.market.propensity.uplift import uplift_document, uplift_workspace
+    from recllm.market.propensity.effects import uplift_workspace
 
     table_of_trial: Any = trial
     source = ""
@@ -347,8 +346,7 @@ def uplift(
         randomised, source = True, opened_campaign.plan.campaign_id
     assert start is not None  # noqa: S101 - a trial of people has it, and a campaign says it
     how: dict[str, Any] = {"start": start, "randomised": randomised}
-    estimate = uplift_workspace(shop, table_of_trial, **how, source=source, save=save)
-    document = uplift_document(estimate, pseudonyms)
+    document = uplift_workspace(shop, table_of_trial, **how, source=source, save=save, ids=pseudonyms)
     write_people(csv, document["people"])
     kept_as = f"kept as {save}: recllm audience --with objective=uplift --with effects={save}"
     return Answer(document, notes=[kept_as] if save else [])
@@ -366,7 +364,7 @@ def occasions(
 ) -> Answer:
     """Whom to write to on a day, and about what: days of the calendar that come, due again, left in the cart, cheaper,
     back, new, long away, just come."""
-    from recllm.market.campaigns.suggestions import coming_days, customers_of
+    from recllm.market.campaigns.reach import coming_days, customers_of
     from recllm.market.occasions.day import find_occasions, moment_of, open_shop_at
     from recllm.recommend.recommender.shop_recommender import open_recommender
 
@@ -375,7 +373,7 @@ def occasions(
     except ValueError:
         raise UsageError(f"--on takes a day such as 2026-03-01, not {on!r}") from None
     names = ids_by_pseudonym(shop, ids)
-    day_shop = open_shop_at(shop, moment_of(shop, day, None)[1])
+    day_shop = open_shop_at(shop, moment_of(shop, day)[1])
     listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note, shop=day_shop)
     days = coming_days(shop, day_shop, *customers_of(shop, day_shop), lambda: open_recommender(shop, everybody=True))
     write_audit(shop, "people_listed", what="occasions", people=len(listed.people))
@@ -396,7 +394,7 @@ def occasions(
 
 def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[str]:
     """The days of the calendar, each with who and what."""
-    from recllm.market.campaigns.suggestions import goods_note
+    from recllm.market.campaigns.reach import goods_note
     from recllm.market.occasions.calendar import profile_of
 
     for line in days:

@@ -176,7 +176,7 @@ def _decide(
     campaign: OpenCampaign, text_ids: list[str], *, by: str, all_clear: bool, reject: bool, edit: str | None, why: str
 ) -> None:
     from recllm.market.campaigns.folder import TextStatus
-    from recllm.market.campaigns.open_campaign import approve_texts, enter_edit, reject_texts
+    from recllm.market.campaigns.open_campaign import decide, enter_edit
 
     clock = datetime.now(UTC)
     if edit is not None:
@@ -187,10 +187,8 @@ def _decide(
         for name, state in campaign.states.items():
             if state.action in waiting and not (state.failures or state.warnings) and name not in text_ids:
                 text_ids = [*text_ids, name]
-    if reject:
-        reject_texts(campaign, text_ids, by=by, at=clock, why=why)
-    else:
-        approve_texts(campaign, text_ids, by=by, at=clock)
+    action = TextStatus.REJECTED if reject else TextStatus.APPROVED
+    decide(campaign, action, text_ids, by=by, at=clock, why=why if reject else "")
 
 
 def _left_to_do(outcome: SendOutcome) -> Iterator[str]:

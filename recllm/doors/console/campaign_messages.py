@@ -31,7 +31,7 @@ from recllm.doors.service.jobs import ENDED, JobState
 from recllm.market.adcopy.channels import channel_named
 from recllm.market.campaigns.drafts import CampaignStage, open_by_id
 from recllm.market.campaigns.folder import CampaignText, CheckNote, Decision, TextStatus
-from recllm.market.campaigns.open_campaign import OpenCampaign, approve_texts, enter_edit, reject_texts, take_back
+from recllm.market.campaigns.open_campaign import OpenCampaign, decide, enter_edit
 from recllm.market.campaigns.texts import GROUNDING, check_notes, copy_request, message
 from recllm.shop.workspace.keys import Scope
 
@@ -282,7 +282,7 @@ def typed_wording(form: ConsoleForm, channel: str) -> str:
 
 
 @router.post("/campaign/{campaign_id}/decide")
-def decide(visit: TheVisit, form: TheForm, campaign_id: str, query: TheQuery) -> Response:
+def decide_texts(visit: TheVisit, form: TheForm, campaign_id: str, query: TheQuery) -> Response:
     """Approve, change, reject or take back, by the name of the person who decides."""
     visit.require(Scope.MARKETING)
     act, by = form.text("act"), actor_name(visit, form)
@@ -305,12 +305,11 @@ def decide(visit: TheVisit, form: TheForm, campaign_id: str, query: TheQuery) ->
             if not wording:
                 raise WordedError(visit.say("campaigns.no_wording"))
             enter_edit(campaign, text_ids[0], wording, **common)
-        elif act in ("undo", "undo_last"):
-            take_back(campaign, text_ids, **common)
         elif act == "reject":
-            reject_texts(campaign, text_ids, why=form.text("why"), **common)
+            decide(campaign, TextStatus.REJECTED, text_ids, why=form.text("why"), **common)
         else:
-            approve_texts(campaign, text_ids, **common)
+            is_undo = act in ("undo", "undo_last")
+            decide(campaign, TextStatus.DRAFT if is_undo else TextStatus.APPROVED, text_ids, **common)
     except REFUSALS as error:
         return show_messages(visit, campaign_id, refused_state(visit, error, PageState()), query, wording=wording)
     fields = {name: str(value) for name, value in query.model_dump(exclude_defaults=True).items()}

@@ -8,6 +8,7 @@ import io
 import os
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +36,7 @@ from recllm.doors.console.pages import REFUSALS, PageRoute, TheForm, TheVisit, V
 from recllm.doors.service.jobs import ENDED, Progress
 from recllm.market.audiences.audience import aim
 from recllm.market.campaigns.drafts import CampaignAct, history, note, open_by_id
-from recllm.market.campaigns.export import EMAIL, export_campaign, export_forecast
+from recllm.market.campaigns.export import EMAIL, export_campaign, reachable_people
 from recllm.market.campaigns.open_campaign import OpenCampaign
 from recllm.market.sending.addresses import read_addresses
 from recllm.market.sending.mail import SERVER_VARIABLE, MailServer
@@ -57,12 +58,14 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
     campaign: OpenCampaign | None = values["campaign"]
     if campaign is None:
         return visit.page("campaign_review.html.j2", section="campaigns", status=state.status, **values)
-    plan, forecast, lines = campaign.plan, export_forecast(campaign), message_lines(visit, campaign)
+    plan, lines = campaign.plan, message_lines(visit, campaign)
+    reached, held_out, dropped = reachable_people(campaign, campaign.states)
+    channels = Counter(person.channel for person in reached)
     buyers = expected_hits([person.probability for person in plan.addressed])
     cost, addressed = campaign.file.limits.cost, len(plan.addressed)
     values |= {
-        "forecast": forecast,
-        "dropped": excluded_table(visit, left_out(forecast.dropped)) if forecast.dropped else None,
+        "forecast": {"reached": len(reached), "held_out": len(held_out), "channels": channels},
+        "dropped": excluded_table(visit, left_out(dropped)) if dropped else None,
         "approved": [line for line in lines if line.verdict is MessageVerdict.APPROVED],
         "n_messages": len(lines),
         "tones": TONES,
@@ -73,7 +76,7 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
         "is_thin": buyers.value * MANY_MESSAGES_FOR_AN_ORDER < addressed,
         "smallest": smallest_difference(buyers.value / max(1, addressed), addressed, len(plan.held_out)),
         "window": campaign.window,
-        "cost": None if cost is None else cost * forecast.reached,
+        "cost": None if cost is None else cost * len(reached),
         "send": send_values(visit, campaign),
     }
     return visit.page("campaign_review.html.j2", section="campaigns", status=state.status, **values)

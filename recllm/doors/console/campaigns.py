@@ -62,7 +62,7 @@ from recllm.market.campaigns.drafts import (
     stage_of,
 )
 from recllm.market.campaigns.open_campaign import OpenCampaign
-from recllm.market.campaigns.suggestions import BUYER_DAYS, send_time
+from recllm.market.campaigns.reach import BUYER_DAYS, send_time
 from recllm.market.occasions.calendar import CalendarDay, ComingDay, days_of, nearest_date
 from recllm.shop.workspace.keys import Scope
 

@@ -19,7 +19,7 @@ from recllm.base.errors import RecllmError
 from recllm.base.schema import Action, Purpose, Table
 from recllm.doors.service.live import LiveShop
 from recllm.doors.service.oidc import SignInRequest
-from recllm.market.campaigns.suggestions import OccasionSuggestion, suggest
+from recllm.market.campaigns.reach import OccasionSuggestion, suggest
 from recllm.market.experiments.feedback import ShownOutcome, shown_outcomes
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.console_sessions import ConsoleSession

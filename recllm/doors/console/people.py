@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from recllm.base.documents import json_text
 from recllm.base.errors import RecllmError, UnknownIdError
+from recllm.base.questions import PredictionKind
 from recllm.base.schema import ACTIONS, Action, Occasion, Profile, Purpose, SlateStatus, Table
 from recllm.base.words.sentences import LANGUAGES
 from recllm.doors.console.home import suggestion_title, suggestion_words
@@ -26,10 +27,9 @@ from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
 from recllm.doors.privacy.registry import restrict_person
 from recllm.doors.service.jobs import ENDED, JobState, Progress
-from recllm.market.campaigns.suggestions import SuggestedPerson
+from recllm.market.campaigns.reach import SuggestedPerson
 from recllm.market.occasions.calendar import CalendarDay
 from recllm.market.propensity.prediction import PredictionRequest
-from recllm.market.propensity.question import PredictionKind
 from recllm.recommend.recommender.leave_one_out import UserHistory
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.two_lists import SlateLists, slate_lists

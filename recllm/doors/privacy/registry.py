@@ -21,8 +21,8 @@ from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Intent, Purpose
 from recllm.doors.privacy.certificate import CERTIFICATE_FILES
 from recllm.market.adcopy.packs import VOCABULARY
+from recllm.market.campaigns.drafts import CAMPAIGNS
 from recllm.market.campaigns.drafts import FILES as CAMPAIGN_FILES
-from recllm.market.campaigns.forget import CAMPAIGNS
 from recllm.market.experiments.effect import variant_of
 from recllm.market.experiments.slates import list_experiments
 from recllm.market.occasions.day import MODEL_FILE

@@ -68,7 +68,7 @@ from recllm.market.campaigns.drafts import (
     stage_of,
 )
 from recllm.market.campaigns.export import export_campaign
-from recllm.market.campaigns.open_campaign import approve_texts, enter_edit, preview_document, reject_texts
+from recllm.market.campaigns.open_campaign import enter_edit, preview_document
 from recllm.market.campaigns.outcome import campaign_outcome
 from recllm.market.campaigns.plan import plan_campaign
 from recllm.market.occasions.day import find_occasions
@@ -303,9 +303,9 @@ def campaign_decide(campaign_id: OneCampaign, body: TextDecision, caller: MayMar
     if body.text is not None:
         enter_edit(opened_campaign, body.text_ids[0], body.text, **common)
     elif body.decision == "approve":
-        approve_texts(opened_campaign, body.text_ids, **common)
+        decide(opened_campaign, TextStatus.APPROVED, body.text_ids, **common)
     else:
-        reject_texts(opened_campaign, body.text_ids, why=body.why, **common)
+        decide(opened_campaign, TextStatus.REJECTED, body.text_ids, why=body.why, **common)
     caller.audit(AuditAction.CAMPAIGN_DECIDED, campaign=campaign_id, texts=len(body.text_ids))
     return _campaign(caller, campaign_id)
 

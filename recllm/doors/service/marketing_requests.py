@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, model_validator
 
+from recllm.base.questions import PredictionQuestion
 from recllm.doors.service.requests import (
     Condition,
     Id,
@@ -22,7 +23,6 @@ from recllm.doors.service.requests import (
 )
 from recllm.market.audiences.request import AudienceQuestion
 from recllm.market.campaigns.drafts import CampaignSummary
-from recllm.market.propensity.question import PredictionQuestion
 
 MAX_LISTED_IDS = 100_000
 

@@ -1,42 +1,123 @@
-"""Audiences: everybody's probability, exclusions, the cut, the reasons, and the traits of the group."""
+"""Audiences: what they are for (items, a category, the catalogue, or a text that stands for an item the shop does not
+have yet), everybody's probability, exclusions, the cut, the reasons, and the traits of the group."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.documents import plain
-from recllm.base.errors import UsageError
+from recllm.base.errors import PolicyError, UsageError
 from recllm.base.schema import Action, Intent, Objective, Reason
 from recllm.base.words.sentences import section
 from recllm.market.audiences.contacts import agreement
-from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
+from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only, included
 from recllm.market.audiences.people_match import RuleMatch, match_people
 from recllm.market.audiences.people_rule import rule_words
 from recllm.market.audiences.probabilities import UserScores, likeness, target_probabilities, trained_model
 from recllm.market.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
 from recllm.market.audiences.request import AudienceRequest, Exclusions, OfferChoice
 from recllm.market.audiences.selection import Selection, check_floor, select
-from recllm.market.audiences.targets import AudienceTarget, audience_target
-from recllm.market.propensity.effects import EffectsOf
+from recllm.market.propensity.effects import EffectsOf, effects_of
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.data.catalogue import (
+    CATEGORY_SEPARATOR,
+    SENSITIVE_TARGET,
+    catalogue_rows,
+    in_category,
+    on_offer,
+    sensitive_items,
+)
 from recllm.shop.data.dataset import USER_COLUMN, utc
+from recllm.shop.workspace.figures import FigureGate
+from recllm.shop.workspace.privacy import PolicyGate
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder.batches import encode_unique
+from recllm.text.items import item_texts
 from recllm.text.templates import Prompts
-
-if TYPE_CHECKING:
-    from recllm.recommend.recommender.recommender import Recommender
-    from recllm.shop.workspace.figures import FigureGate
-    from recllm.shop.workspace.privacy import PolicyGate
-    from recllm.shop.workspace.workspace import Workspace
-
 
 SUMMED_FLOORS = 4  # least reported size with sums and traits, in floors: a smaller group may be empty behind its noise
 MAX_LISTED_ITEMS = 100
 """A document lists no more items of a wide category."""
+TEXT_ITEM = "text of the campaign"
+"""Id of the item that a text stands for; it is in no catalogue."""
+
+
+@dataclass(frozen=True, eq=False)
+class AudienceTarget:
+    """The items whose purchase counts."""
+
+    name: str
+    """The campaign's, where the caller gives it none."""
+    items: NDArray[np.int64]
+    """Rows of the catalogue, ascending."""
+    notes: tuple[str, ...] = ()
+    is_personal: bool = False
+    """A customer's probability is that of the item that suits them best, else of at least one item."""
+
+
+def audience_target(
+    recommender: Recommender, items: Sequence[str] | None = None, category: str | None = None, text: str | None = None
+) -> tuple[Recommender, AudienceTarget]:
+    """The target of one of the three, a text possibly with its category, or of the whole catalogue, and the recommender
+    that knows its items.
+
+    Raises `UsageError` for an unknown item or a category without any, `PolicyError` when all are of a sensitive one.
+    """
+    if text is not None:
+        return text_target(recommender, text, category)
+    catalogue, ids = recommender.dataset.items, list(dict.fromkeys(items or ()))
+    if items is None and category is None:
+        rows = np.flatnonzero(recommender.dataset.item_index.on_offer(recommender.dataset.as_of))
+    elif category is not None:
+        rows = np.flatnonzero(in_category(catalogue, category) & on_offer(catalogue, recommender.dataset.as_of))
+        if not len(rows):
+            raise UsageError(f"no item on offer in the category {category!r}; write a name, or a path as 'a > b'")
+    else:
+        rows = catalogue_rows(recommender.dataset, ids)
+    sensitive = sensitive_items(catalogue[rows.tolist()], recommender.policy)
+    if sensitive.all():
+        raise PolicyError(SENSITIVE_TARGET)
+    notes = (f"{int(sensitive.sum())} items of a sensitive category are left out",) if sensitive.any() else ()
+    name = "catalogue" if category is None else category
+    if category is None and items is not None:
+        # every set has its own name, also of many items
+        digest = hashlib.sha256("\0".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
+        name = ",".join(ids) if len(ids) <= 3 else f"{len(ids)} items {digest[:8]}"
+    return recommender, AudienceTarget(name, np.sort(rows[~sensitive]), notes)
+
+
+def text_target(recommender: Recommender, text: str, category: str | None = None) -> tuple[Recommender, AudienceTarget]:
+    """A recommender whose catalogue has one more item, which never sold and is called `text`, and that item.
+
+    category: the item's path, "a > b > c"; that of the item nearest in text when None. Without a category the order of
+    people would be worse than chance, as everything that is known of an item without sales is how its kind sells.
+    Raises `PolicyError` for a sensitive text or category.
+    """
+    items, notes = recommender.dataset.items, []
+    path = [] if category is None else [name.strip() for name in category.split(CATEGORY_SEPARATOR.strip())]
+    categorised = np.flatnonzero(items["category"].list.len().fill_null(0).to_numpy() > 0)
+    if category is None and len(categorised):
+        vectors, _ = encode_unique(recommender.encoder, [text], kind="query")
+        nearest = categorised[int(np.argmax(recommender.item_vectors[categorised] @ vectors[0]))]
+        path = items["category"][int(nearest)].to_list()
+        notes.append(f"taken to be of the category {CATEGORY_SEPARATOR.join(path)!r}, that of the nearest item")
+    if recommender.policy.is_sensitive((*path, text)):
+        raise PolicyError(SENSITIVE_TARGET)
+    row = {"item_id": [TEXT_ITEM], "title": [text.strip()], "category": [path or None], "available": [True]}
+    item = pl.DataFrame(row, schema={name: items.schema[name] for name in row})
+    extended = pl.concat([items, item], how="diagonal")
+    vectors, _ = encode_unique(recommender.encoder, item_texts(extended[-1:], recommender.text_locale))
+    notes.append("the text stands for an item that never sold: trust the order of people more than the probabilities")
+    target = AudienceTarget(text.strip(), np.array([items.height]), tuple(notes))
+    return recommender.with_items(replace(recommender.dataset, items=extended), vectors), target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +145,13 @@ class RuleCount:
 
     words: str
     people: int | None
-    """None for fewer than the policy's floor, or without budget; see `recllm.shop.workspace.figures`."""
+    """None for fewer than the policy's floor, or without budget; see `workspace.figures`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audience:
     """Every known customer is a member, in the holdout, or counted among the excluded.
-
-    For callers without exact figures the counts are rounded and need not add up; see `recllm.shop.workspace.figures`.
-    """
+    For callers without exact figures the counts are rounded and need not add up; see `workspace.figures`."""
 
     campaign_id: str
     as_of: datetime
@@ -176,19 +255,16 @@ def audience_of_workspace(
     """`find_audience`, which lists the errors, for a workspace. recommender: of all people.
 
     Customers who did not agree to the request's channel, or belong to the global holdout, are left out too. Known
-    customers without consent to personalisation count among the excluded. figures: what the caller may learn of groups;
-    None for the owner of the machine. Raises `UsageError` for a channel without consent records.
+    customers without consent to personalisation count among the excluded. figures: None for the owner of the machine.
+    Raises `UsageError` for a channel without consent records.
     """
-    from recllm.market.propensity.effects import effects_of
-    from recllm.shop.workspace.figures import FigureGate
-
     gate, name, holdout = workspace.gate(), request.choice.effects, workspace.settings.experiments
     of_holdout = {"holdout_share": holdout.holdout_share, "holdout_salt": holdout.holdout_salt}
     exclusions = request.exclusions.model_copy(update=of_holdout)
     return find_audience(
         recommender,
         request.model_copy(update={"exclusions": exclusions}),
-        agreed=agreement(gate, request.channel),
+        agreed=agreement(gate, [request.channel]) if request.channel else None,
         gate=gate,
         effects=None if name is None else effects_of(workspace, name, recommender.dataset),
         figures=figures or FigureGate(workspace),
@@ -226,12 +302,9 @@ def eligible_pool(
     choice = choice or OfferChoice()
     items = np.zeros(0, np.int64) if target is None else target.items
     match = rule_match(recommender, exclusions, gate)
-    masks = exclusion_masks(recommender, items, person_rules(exclusions, target), agreed, seeds, match)
-    if only_for is not None:
-        others = np.ones(recommender.dataset.n_users, bool)
-        others[only_for[0]] = False
-        masks = first_only(masks | {ExclusionReason.NO_OCCASION: others})
-    user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
+    rules, with_target = person_rules(exclusions, target), None if only_for is None else only_for[0]
+    masks = exclusion_masks(recommender, items, rules, agreed, seeds, match, with_target)
+    user_rows = included(masks)
     scored = np.arange(recommender.dataset.n_users) if score_all else user_rows
     of_pool = user_rows if score_all else np.arange(len(user_rows))
     if target is None:
@@ -261,14 +334,17 @@ def eligible_pool(
                 late[ExclusionReason.NOT_MOVED] = of_people.low <= 0
         if late:
             late = first_only(late)
-            remaining = np.flatnonzero(~np.logical_or.reduce(list(late.values())))
+            remaining = included(late)
             for reason, mask in late.items():
                 masks[reason] = np.bincount(user_rows[mask], minlength=recommender.dataset.n_users) > 0
             user_rows, scores = user_rows[remaining], scores.rows(remaining)
     user_ids = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
     excluded = {reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()}
     visible = ~masks[ExclusionReason.NO_CONSENT]
-    rule = rule_counts(recommender, match, visible) if match else ()
+    currencies = recommender.dataset.items["currency"].drop_nulls().unique()
+    locale, currency = recommender.locale, currencies[0] if len(currencies) == 1 else None
+    counts = match.counts(visible) if match else {}
+    rule = tuple(RuleCount(words=rule_words(node, locale, currency), people=n) for node, n in counts.items())
     return EligiblePool(target, user_rows, user_ids, scores, excluded, rule)
 
 
@@ -277,16 +353,6 @@ def rule_match(recommender: Recommender, exclusions: Exclusions, gate: PolicyGat
     if exclusions.people is None:
         return None
     return match_people(exclusions.people, recommender.dataset, recommender.policy, gate)
-
-
-def rule_counts(recommender: Recommender, match: RuleMatch, visible: NDArray[np.bool_]) -> tuple[RuleCount, ...]:
-    """visible: who may be looked at, (n_users,)."""
-    currencies = recommender.dataset.items["currency"].drop_nulls().unique()
-    currency = currencies[0] if len(currencies) == 1 else None
-    return tuple(
-        RuleCount(words=rule_words(rule, recommender.locale, currency), people=n)
-        for rule, n in match.counts(visible).items()
-    )
 
 
 def build_audience(

@@ -12,14 +12,13 @@ CHANNEL_PURPOSE = {"email": Purpose.EMAIL, "push": Purpose.PUSH, "sms_gsm": Purp
 """What a person must have agreed to besides personalisation before a text of this channel is written for them."""
 
 
-def agreement(gate: PolicyGate, channel: str | None) -> Callable[[Sequence[str]], Sequence[bool]] | None:
-    """Who agreed to a channel, as decided at each call; None without a channel. Raises `UsageError` for a channel
-    without consent records."""
-    if channel is None:
-        return None
-    if channel not in CHANNEL_PURPOSE:
-        raise UsageError(f"there is no consent for the channel {channel!r}; take one of {', '.join(CHANNEL_PURPOSE)}")
-    return lambda ids: gate.permits_each(ids, CHANNEL_PURPOSE[channel])
+def agreement(gate: PolicyGate, channels: Sequence[str]) -> Callable[[Sequence[str]], Sequence[bool]]:
+    """Who agreed to one of the channels, as decided at each call. Raises `UsageError` for a channel without consent
+    records."""
+    for name in channels:
+        if name not in CHANNEL_PURPOSE:
+            raise UsageError(f"there is no consent for the channel {name!r}; take one of {', '.join(CHANNEL_PURPOSE)}")
+    return lambda ids: [channel is not None for channel in first_channels(gate, ids, channels)]
 
 
 def first_channels(gate: PolicyGate, ids: Sequence[str], channels: Sequence[str]) -> list[str | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,12 @@ from recllm.market.audiences.people_match import RuleMatch
 from recllm.market.audiences.request import Exclusions
 from recllm.market.audiences.selection import globally_held_out
 from recllm.recommend.recommender.people import DatasetPeople
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, utc
-
-if TYPE_CHECKING:
-    from recllm.recommend.recommender.recommender import Recommender
 
 Mask = NDArray[np.bool_]
 Consents = Callable[[Sequence[str]], Sequence[bool]]
 """Whether each of the dataset's ids agreed to a channel."""
-
 Key = TypeVar("Key")
 
 
@@ -61,12 +58,13 @@ def exclusion_masks(
     agreed: Consents | None = None,
     seeds: Collection[str] = (),
     match: RuleMatch | None = None,
+    only_for: NDArray[np.integer] | None = None,
 ) -> dict[ExclusionReason, Mask]:
     """Reason -> who it holds for, (n_users,) each; a person stands under the first that holds alone.
 
     items: rows of the target's items. agreed: to the channel; personalisation people must have agreed to anyway.
-    match: of the rule over people, where there is one. Raises `UsageError` for a recommender that reads people by key
-    and so has none in its dataset.
+    match: of the rule over people, where there is one. only_for: rows of the only people with the occasion. Raises
+    `UsageError` for a recommender that reads people by key and so has none in its dataset.
     """
     if not isinstance(recommender.people, DatasetPeople):
         raise UsageError("this recommender reads people one by one; open it with everybody=True to find an audience")
@@ -107,7 +105,14 @@ def exclusion_masks(
         occasions = np.unique(np.stack([e.user[recent].astype(np.int64), e.at[recent]]), axis=1)
         counts = np.bincount(occasions[0], minlength=data.n_users)
         masks[ExclusionReason.CAPPED] = counts >= exclusions.frequency_cap
+    if only_for is not None:
+        masks[ExclusionReason.NO_OCCASION] = ~np.isin(np.arange(data.n_users), only_for)
     return first_only(masks)
+
+
+def included(masks: Mapping[Key, Mask]) -> NDArray[np.int64]:
+    """Rows of the people for whom no reason holds, ascending."""
+    return np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
 
 
 def first_only(masks: Mapping[Key, Mask]) -> dict[Key, Mask]:
@@ -148,9 +153,7 @@ def minors(data: Dataset, adult_age: int) -> Mask:
 
 def youngest_age(name: str, value: str, year: int) -> int | None:
     """The lowest age that a basic allows, e.g. 13 for age "13-17", 0 for "under 18"; None when it is about no age.
-
-    year: the present one, from which a year of birth counts; the birthday may still be to come.
-    """
+    year: the present one, from which a year of birth counts; the birthday may still be to come."""
     name, value = name.casefold(), value.casefold()
     if _BORN.search(name):
         years = [int(y) for y in _YEAR.findall(value)]

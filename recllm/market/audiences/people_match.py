@@ -41,7 +41,6 @@ from recllm.shop.data.interactions import visits
 from recllm.shop.workspace.privacy import PolicyGate
 
 Mask = NDArray[np.bool_]
-
 ACTION_OF = {
     "bought": Action.PURCHASE,
     "viewed": Action.VIEW,
@@ -99,13 +98,13 @@ def match_people(rule: PeopleRule, dataset: Dataset, policy: Policy, gate: Polic
     return RuleMatch(rule, masks)
 
 
+@dataclass(frozen=True, eq=False)
 class _PeopleFacts:
-    """What conditions ask of one dataset, each thing computed once."""
+    """What conditions ask of one dataset."""
 
-    def __init__(self, dataset: Dataset, policy: Policy, gate: PolicyGate | None) -> None:
-        self.dataset, self.policy, self._gate = dataset, policy, gate
-        self._deeds: dict[Action, Events] = {}
-        self._items: dict[tuple[str | None, str | None, str | None], Mask] = {}
+    dataset: Dataset
+    policy: Policy
+    workspace_gate: PolicyGate | None
 
     def mask(self, rule: PeopleRule) -> Mask:
         """Who meets a condition, (n_users,)."""
@@ -136,15 +135,12 @@ class _PeopleFacts:
 
     def deeds_of(self, action: Action, rule: DeedRule | SpentRule | None, days: float | None) -> Events:
         """The events of an action on the rule's items, all without a rule, within the last days."""
-        if action not in self._deeds:
-            self._deeds[action] = self.dataset.events.of(action)
-        deeds = self._deeds[action]
-        keep_deeds = np.ones(len(deeds.user), bool)
+        deeds = self.dataset.events.of(action)
         if days is not None:
-            keep_deeds = deeds.at >= self.dataset.as_of - days * DAY
-        if rule is not None and (items := self._item_mask(rule.item, rule.category, rule.brand)) is not None:
-            keep_deeds = keep_deeds & items[deeds.item]
-        return deeds if keep_deeds.all() else deeds.select(keep_deeds)
+            deeds = deeds.select(deeds.at >= self.dataset.as_of - days * DAY)
+        if rule is not None and (rule.item, rule.category, rule.brand) != (None, None, None):
+            deeds = deeds.select(self._item_mask(rule.item, rule.category, rule.brand)[deeds.item])
+        return deeds
 
     def _order_age(self, *, last: bool) -> NDArray[np.float64]:
         """Days since each user's last or first order, (n_users,); NaN, which nothing equals, without one."""
@@ -156,36 +152,29 @@ class _PeopleFacts:
         days[orders.user[edge]] = (self.dataset.as_of - orders.at[edge]) / DAY
         return days
 
-    def _item_mask(self, item: str | None, category: str | None, brand: str | None) -> Mask | None:
-        """Which items are meant, (n_items,), those of a sensitive category left out; None for all.
-
-        Raises `UsageError` for none, `PolicyError` where all are of a sensitive category.
-        """
-        key = (item, category, brand)
-        if key == (None, None, None):
-            return None
-        if key not in self._items:
-            if self.policy.is_sensitive((category or "",)):
-                raise PolicyError(SENSITIVE_TARGET)
-            mask = np.zeros(self.dataset.n_items, bool)
-            if item is not None:
-                mask[known_rows(self.dataset, [item])] = True
-            elif category is not None:
-                mask = self._of_category(category)
-            elif brand is not None:
-                brands = self.dataset.items["brand"]
-                is_brand = brands.str.strip_chars().str.to_lowercase() == brand.strip().lower()
-                mask = np.array(is_brand.fill_null(False).to_numpy())
-                if not mask.any():
-                    listed = brands.drop_nulls().unique()
-                    raise UsageError(f"no item is of the brand {brand!r}; {_near(brand, listed)}")
-            rows = np.flatnonzero(mask)
-            sensitive = sensitive_items(self.dataset.items[rows.tolist()], self.policy)
-            if sensitive.all():
-                raise PolicyError(SENSITIVE_TARGET)
-            mask[rows[sensitive]] = False
-            self._items[key] = mask
-        return self._items[key]
+    def _item_mask(self, item: str | None, category: str | None, brand: str | None) -> Mask:
+        """Which items are meant, (n_items,), those of a sensitive category left out.
+        Raises `UsageError` for none, `PolicyError` where all are of a sensitive category."""
+        if self.policy.is_sensitive((category or "",)):
+            raise PolicyError(SENSITIVE_TARGET)
+        mask = np.zeros(self.dataset.n_items, bool)
+        if item is not None:
+            mask[known_rows(self.dataset, [item])] = True
+        elif category is not None:
+            mask = self._of_category(category)
+        elif brand is not None:
+            brands = self.dataset.items["brand"]
+            is_brand = brands.str.strip_chars().str.to_lowercase() == brand.strip().lower()
+            mask = np.array(is_brand.fill_null(False).to_numpy())
+            if not mask.any():
+                listed = brands.drop_nulls().unique()
+                raise UsageError(f"no item is of the brand {brand!r}; {_near(brand, listed)}")
+        rows = np.flatnonzero(mask)
+        sensitive = sensitive_items(self.dataset.items[rows.tolist()], self.policy)
+        if sensitive.all():
+            raise PolicyError(SENSITIVE_TARGET)
+        mask[rows[sensitive]] = False
+        return mask
 
     def _of_category(self, category: str) -> Mask:
         mask = in_category(self.dataset.items, category)
@@ -218,9 +207,9 @@ class _PeopleFacts:
 
     @property
     def gate(self) -> PolicyGate:
-        if self._gate is None:
+        if self.workspace_gate is None:
             raise UsageError("only a workspace knows consent for channels and messages: ask there, or leave it out")
-        return self._gate
+        return self.workspace_gate
 
     def _reached(self, rule: ReachedRule) -> Mask:
         messages = self.gate.messages(Purpose.PERSONALISATION)

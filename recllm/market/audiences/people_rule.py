@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
@@ -40,6 +40,7 @@ from recllm.base.errors import UsageError
 
 MAX_DEPTH = 5
 """Groups (all, any, not) around a condition."""
+TOO_DEEP = f"the rule over people is nested deeper than {MAX_DEPTH} groups; write it with fewer"
 MAX_CONDITIONS = 50
 MAX_DAYS = 36_500
 
@@ -55,7 +56,6 @@ Days = Annotated[float, BeforeValidator(_number), Field(gt=0, le=MAX_DAYS, allow
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Money = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1e12, allow_inf_nan=False)]
 Times = Annotated[int, Field(ge=1, le=1_000_000)]
-
 Deed = Literal["bought", "viewed", "carted", "favourited", "clicked", "dismissed", "returned"]
 """What a person did with an item."""
 RuleChannel = Literal["email", "push", "sms_gsm"]
@@ -206,19 +206,10 @@ CONDITIONS: tuple[str, ...] = (
 
 def _tag(value: object) -> str | None:
     """Which of the models a rule is: a group by its key, a condition by its name."""
-    match value:
-        case AllRule():
-            return "all"
-        case AnyRule():
-            return "any"
-        case NotRule():
-            return "not"
-        case BaseModel():
-            return "condition"
-        case Mapping():
-            return next((name for name in (*GROUPS, "condition") if name in value), None)
-        case _:
-            return None
+    names: Collection[object] = value if isinstance(value, Mapping) else ()
+    if isinstance(value, _Rule):
+        names = [field.alias or name for name, field in type(value).model_fields.items()]
+    return next((name for name in (*GROUPS, "condition") if name in names), None)
 
 
 PeopleRule: TypeAlias = Annotated[
@@ -241,9 +232,6 @@ def _check_bounds(low: float | None, high: float | None, name: str) -> None:
         raise ValueError(f"give at_least, {name} or both")
     if low is not None and high is not None and (low > high or (name == "below" and low == high)):
         raise ValueError(f"the range is empty: at_least is {low:g} and {name} is {high:g}")
-
-
-# --- read and written -------------------------------------------------------------------------------------------------
 
 
 def parse_rule(value: object) -> PeopleRule:
@@ -283,7 +271,7 @@ def read_rule(text: str) -> PeopleRule:
             return parse_rule(toml_table(source) if is_toml else json.loads(source))
         except ValueError as error:
             raise UsageError(f"the rule over people is no {'TOML' if is_toml else 'JSON'}: {error}") from None
-    raise UsageError(_too_deep())
+    raise UsageError(TOO_DEEP)
 
 
 def _validated(value: object) -> object:
@@ -309,11 +297,7 @@ def check_size(rule: object) -> None:
             raise UsageError(f"the rule over people has more than {MAX_CONDITIONS} conditions; write it with fewer")
         if not level:
             return
-    raise UsageError(_too_deep())
-
-
-def _too_deep() -> str:
-    return f"the rule over people is nested deeper than {MAX_DEPTH} groups; write it with fewer"
+    raise UsageError(TOO_DEEP)
 
 
 def _fault(error: ValidationError) -> str:
@@ -348,16 +332,12 @@ def _path(location: tuple[int | str, ...]) -> str:
 def children(rule: Any) -> tuple[Any, ...]:
     """What a group holds, of a rule or of its document; nothing of a condition."""
     match rule:
-        case AllRule():
-            return rule.all
-        case AnyRule():
-            return rule.any
-        case NotRule():
-            return (rule.negated,)
-        case {"all": [*inner]} | {"any": [*inner]}:
+        case AllRule(all=inner) | AnyRule(any=inner) | {"all": [*inner]} | {"any": [*inner]}:
             return tuple(inner)
-        case {"not": inner} if not rule.keys() & {"all", "any"}:
-            return (inner,)
+        case NotRule(negated=only):
+            return (only,)
+        case {"not": only} if not rule.keys() & {"all", "any"}:
+            return (only,)
         case _:
             return ()
 
@@ -375,14 +355,9 @@ def conditions_of(rule: PeopleRule) -> Iterator[PeopleRule]:
     yield from conditions
 
 
-# --- in words ---------------------------------------------------------------------------------------------------------
-
-
 def rule_words(rule: PeopleRule, locale: str, currency: str | None = None) -> str:
     """The rule as one line. currency: of the amounts, e.g. "EUR"; without one they are bare numbers.
-
-    A name or an inner group of more than some thousand characters is cut.
-    """
+    A name or an inner group of more than some thousand characters is cut."""
     from recllm.text.templates import Prompts
 
     def rendered(name: str, /, **values: object) -> str:

@@ -12,9 +12,6 @@ as of one horizon ago, when the answer is known, and a line is fitted through it
 
 The order of people stays what it is. The model has learned from that window, so a line steeper than no change is not
 believed.
-
-People may also be ordered by how alike they are to a list of seeds: by the cosine of a person's vector with the mean of
-theirs, which is never given as a probability of buying.
 """
 
 from __future__ import annotations
@@ -32,6 +29,9 @@ from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.market.audiences.request import LeftOut
 from recllm.market.propensity.effects import PersonEffects
+from recllm.recommend.recommender.ranking import UserInputs
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.saved_model import Model
 from recllm.shop.data.dataset import DAY, Events
 from recllm.shop.data.interactions import Floats, Pairs, Tally, of_actions, padded, user_vectors
 from recllm.text.encoder.hardware import map_blocks
@@ -39,24 +39,16 @@ from recllm.text.encoder.hardware import map_blocks
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from recllm.recommend.recommender.recommender import Recommender
-    from recllm.recommend.recommender.saved_model import Model
-
 MAX_EXPLICIT_ITEMS = 50
 """Up to this number of items, every person is scored on every item."""
-
 USERS_PER_BLOCK = 256
 """People at once."""
-
 CALIBRATION_USERS = 1_000
 """People that the calibration of a set asks about at most, drawn by a fixed seed."""
-
 MIN_CALIBRATION_USERS = 50
 """With fewer people who bought before that window nothing is changed."""
-
 LISTED_OFFERS = 30
 """Best items of each person that are known, for offers that spread over the catalogue."""
-
 Line = tuple[float, float]
 """a and b of the module's formula."""
 UNCHANGED: Line = (0.0, 1.0)
@@ -155,8 +147,6 @@ def independent_probabilities(
 ) -> UserScores:
     """The same before the calibration of the set. Raises `NotFittedError` without a trained model, `UsageError` for a
     margin that no item has."""
-    from recllm.recommend.recommender.ranking import UserInputs
-
     trained_model(recommender)
     data, population = recommender.dataset, restricted_to(recommender.population, items)
     ranker = replace(recommender.ranker, population=population)
@@ -220,9 +210,7 @@ def is_left_out(histories: Events, pairs: Pairs, n_items: int, as_of: int, rules
 
 def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer]) -> CollaborativeStatistics:
     """The same population for scores of `items` alone: what it knows of other items' buyers is left out.
-
-    Scores of `items` stay what they are, because a pair's features look these tables up at the pair's own item.
-    """
+    Scores of `items` stay what they are, because a pair's features look these tables up at the pair's own item."""
     mask = np.zeros(population.n_items, bool)
     mask[items] = True
 

@@ -1,7 +1,7 @@
 """Why each person of an audience: leave-one-out on the served score, many people in one pass.
 
-The same evidence, deltas and sentences as `Recommender.reasons` with a spread of 1; basics are tried only for a person
-with fewer lines than are tried for an item, because each leaves another text to encode.
+The same evidence, deltas and sentences as `Recommender.reasons` with a spread of 1, but for basics of people with many
+lines.
 
 What sets a group apart from other people: shares of basics and of categories bought, as ratios with intervals.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -36,17 +36,15 @@ from recllm.recommend.recommender.leave_one_out import (
     lacking,
     units_of,
 )
+from recllm.recommend.recommender.ranking import UserInputs
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.catalogue import CATEGORY_SEPARATOR
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.data.interactions import Pairs
 from recllm.text.encoder.hardware import map_blocks
 
-if TYPE_CHECKING:
-    from recllm.recommend.recommender.recommender import Recommender
-
 USERS_PER_BLOCK = 64
 """People whose shortened histories are scored together."""
-
 MIN_PEOPLE = 5
 """People of the group that must share a trait, and lack it, for it to be named."""
 DAYS = 91
@@ -60,8 +58,6 @@ def reasons_for(
     recommender: Recommender, user_rows: NDArray[np.integer], items: NDArray[np.integer]
 ) -> list[tuple[Reason, ...]]:
     """The clearest reasons of person n for item n, (n,) rows each; an item of -1 has none."""
-    from recllm.recommend.recommender.ranking import UserInputs
-
     data = recommender.dataset
     population = restricted_to(recommender.population, np.unique(items[items >= 0]))
     ranker = replace(recommender.ranker, population=population)
@@ -173,9 +169,7 @@ def distinguishing_traits(
 
 def _trait_counts(dataset: Dataset, people: pl.DataFrame, policy: Policy) -> pl.DataFrame:
     """Columns kind, name, inside, outside, n_inside, n_outside: how many people have each trait, and of how many.
-
-    people: user (row) and member (whether in the group). A basic is compared among the people who stated it.
-    """
+    people: user (row) and member (whether in the group). A basic is compared among the people who stated it."""
     inside, outside = (column.sum().cast(pl.Int64) for column in (pl.col("member"), ~pl.col("member")))
     rows = [
         (row, name, f"{name} = {value}")

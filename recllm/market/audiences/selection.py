@@ -1,7 +1,7 @@
 """From everybody's score to the people who are addressed: order, limits, holdout, group floor.
 
-The list is walked from the highest score down. A hash of the campaign and the id says who is held out; the others are
-addressed until the size or the budget is reached. So who is held out changes neither with the day nor with the size.
+A hash of the campaign and the id says who is held out, whatever the day and the size; the others are addressed from
+the highest score down until the size or the budget is reached.
 """
 
 from __future__ import annotations
@@ -9,17 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.base.errors import PolicyError, UsageError
-from recllm.market.audiences.probabilities import OfferTable
-
-if TYPE_CHECKING:
-    from recllm.market.audiences.probabilities import UserScores
-    from recllm.market.audiences.request import AudienceLimits
+from recllm.market.audiences.probabilities import OfferTable, UserScores
+from recllm.market.audiences.request import AudienceLimits
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +32,8 @@ class Selection:
 
 def select(scores: UserScores, user_ids: Sequence[str], campaign: str, limits: AudienceLimits) -> Selection:
     """user_ids: of the people of `scores`, for the draws alone: ties are broken by a hash, never by the id itself.
-
-    Raises `UsageError` for a margin without probabilities.
-    """
-    order = ranked(scores, user_ids, campaign, limits.salt)
+    Raises `UsageError` for a margin without probabilities."""
+    order = np.lexsort((draws(user_ids, campaign, f"{limits.salt}\0order"), -scores.score))
     profitable = order
     if limits.margin is not None:
         profitable = order[(scores.gains() * limits.margin > (limits.cost or 0.0))[order]]
@@ -54,11 +48,6 @@ def select(scores: UserScores, user_ids: Sequence[str], campaign: str, limits: A
         beyond_limit=len(profitable) - end,
         unprofitable=len(order) - len(profitable),
     )
-
-
-def ranked(scores: UserScores, user_ids: Sequence[str], campaign: str, salt: str) -> NDArray[np.int64]:
-    """Positions by score, highest first; ties in the order of a draw."""
-    return np.lexsort((draws(user_ids, campaign, f"{salt}\0order"), -scores.score))
 
 
 def globally_held_out(ids: Sequence[str], share: float, salt: str) -> NDArray[np.bool_]:
@@ -92,14 +81,9 @@ def check_floor(n: int, floor: int) -> None:
         )
 
 
-# --- offers that spread over the catalogue ----------------------------------------------------------------------------
-
-
 def spread_offers(offers: OfferTable, order: NDArray[np.integer], spread: float) -> NDArray[np.int64]:
     """The item of each person of the table, (n,), -1 for none; people outside of `order` keep their best.
-
-    order: rows of the table, those who choose first first. spread: in [0, 1].
-    """
+    order: rows of the table, those who choose first first. spread: in [0, 1]."""
     column = np.where(offers.item[:, 0] >= 0, 0, -1) if offers.item.shape[1] else np.full(len(offers.item), -1)
     n_offered = np.zeros(int(offers.item.max(initial=-1)) + 1, np.int64)
     for person in order.tolist() if spread else ():

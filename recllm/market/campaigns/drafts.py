@@ -3,16 +3,22 @@
 campaign-files/ID.toml              the campaign's file, from the fields that a screen or a request gave
 campaign-files/ID.history.jsonl     who made, changed, planned and exported it, and when
 
-Decisions about texts are in the campaign's own folder, see `recllm.market.campaigns.folder`. Fields that name
+Decisions about texts are in the campaign's own folder, see `campaigns.folder`. Fields that name
 files or models of this machine are refused: the sender of fields is not the operator of the machine.
+
+People leave plans and logs, get other pseudonyms, and are exported; texts, decisions and figures stay. A damaged file
+stops nothing: the pseudonyms in it are changed byte by byte. It still counts as not read, because the damage may hide
+another one.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -20,25 +26,37 @@ from typing import Any
 import tomli_w
 
 from recllm.base.documents import plain
-from recllm.base.errors import ConflictError, UnknownIdError, UsageError
-from recllm.base.files import PRIVATE, safe_id, write_whole
+from recllm.base.errors import ConflictError, DataError, UnknownIdError, UsageError
+from recllm.base.files import PRIVATE, check_plain, safe_id, write_whole
+from recllm.base.schema import SESSION_PREFIX
 from recllm.market.adcopy.packs import pack_names
 from recllm.market.campaigns.file import SERVER, CampaignFile, parse_campaign
 from recllm.market.campaigns.folder import (
     CampaignFolder,
     CampaignPlan,
     Decision,
+    ExportEntry,
     append,
+    json_lines,
     read_entries,
     read_log,
     read_plan,
 )
 from recllm.market.campaigns.open_campaign import OpenCampaign, open_campaign
+from recllm.shop.workspace import personal_records as records
+from recllm.shop.workspace.privacy import PERSON_PREFIX
+from recllm.shop.workspace.store_records import unnamed
 from recllm.shop.workspace.workspace import Workspace
 
 FILES = "campaign-files"
 GENERATORS = ("template", "smollm2", SERVER)
 """What may write the texts of a campaign that comes as fields."""
+_LEFTOVER = re.compile(r"\.(.+)\.(?:part|old)")
+"""Of a publication that was stopped; `CampaignFolder.locked` puts it right."""
+_PSEUDONYM = re.compile(rf"(?:{PERSON_PREFIX}|{SESSION_PREFIX})(?:[A-Z2-7]{{26}}|\w+)".encode())
+"""Also in the middle of damage."""
+IsLeaving = Callable[[str], bool]
+"""Whether the person of a pseudonym leaves."""
 
 
 class CampaignStage(StrEnum):
@@ -74,14 +92,9 @@ class CampaignSummary:
     texts: int
 
 
-# --- a file from fields ----------------------------------------------------------------------------------------------
-
-
 def campaign_of_fields(fields: Mapping[str, Any]) -> tuple[CampaignFile, bytes]:
     """The campaign that fields describe, named as the keys of a campaign's file, and its file in bytes.
-
-    Raises `UsageError` or `DataError` for what is wrong in them, and for a field that names a file or a model here.
-    """
+    Raises `UsageError` or `DataError` for what is wrong in them, and for a field that names a file or a model here."""
     try:
         table = without_nulls(fields)
         content = tomli_w.dumps(table).encode()
@@ -100,13 +113,11 @@ def campaign_of_fields(fields: Mapping[str, Any]) -> tuple[CampaignFile, bytes]:
     return parse_campaign(content, Path("campaign.toml")), content
 
 
-def without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
-    def without(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return without_nulls(value)
-        return [without(member) for member in value] if isinstance(value, list) else value
-
-    return {name: without(value) for name, value in fields.items() if value is not None}
+def without_nulls(value: Any) -> Any:
+    """Of a document, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return [without_nulls(member) for member in value] if isinstance(value, list) else value
 
 
 def create_campaign(workspace: Workspace, fields: Mapping[str, Any], *, by: str, at: datetime) -> str:
@@ -141,9 +152,6 @@ def change_campaign(
         folder.check_free(replace=True)
         write_whole(file_path(workspace, campaign_id), content, mode=PRIVATE)
         add_note(workspace, campaign_id, CampaignAct.CHANGED, by=by, at=at)
-
-
-# --- read ------------------------------------------------------------------------------------------------------------
 
 
 def file_path(workspace: Workspace, campaign_id: str) -> Path:
@@ -211,9 +219,6 @@ def campaign_stage(folder: CampaignFolder, planned: CampaignPlan | None, file: C
     return CampaignStage.PLANNED
 
 
-# --- who did what ----------------------------------------------------------------------------------------------------
-
-
 def note(workspace: Workspace, campaign_id: str, act: CampaignAct, *, by: str, at: datetime, **counts: int) -> None:
     """Adds a line to the campaign's history."""
     with CampaignFolder.of(workspace.root, campaign_id).locked():
@@ -238,3 +243,120 @@ def history_path(workspace: Workspace, campaign_id: str) -> Path:
 def add_note(workspace: Workspace, campaign_id: str, act: CampaignAct, *, by: str, at: datetime, **counts: int) -> None:
     entry = {"at": at.isoformat(timespec="seconds"), "by": by, "action": act.value, **counts}
     append(history_path(workspace, campaign_id), [entry])
+
+
+def all_campaigns(workspace: Workspace) -> list[CampaignFolder]:
+    """Every campaign, planned or not, whatever its id."""
+    folder = workspace.root / "campaigns"
+    names = [path.name for path in folder.glob("*") if path.is_dir()]
+    ids = {match[1] if (match := _LEFTOVER.fullmatch(name)) else name for name in names}
+    return [CampaignFolder(folder / campaign_id) for campaign_id in sorted(ids)]
+
+
+def take_out(campaigns: Iterable[CampaignFolder], is_leaving: IsLeaving) -> records.Removed:
+    removed = records.Removed(files={"campaign_people": 0, "campaign_exports": 0})
+    for campaign in campaigns:
+        with campaign.locked():
+            for file in sorted(campaign.path.glob("*")):
+                removed = removed.plus(take_out_of_file(file, is_leaving))
+    return removed
+
+
+def take_out_of_file(file: Path, is_leaving: IsLeaving) -> records.Removed:
+    kind, name, n_removed, is_whole = f"campaign_{file.stem}", f"campaigns/{file.parent.name}/{file.name}", 0, True
+    try:
+        check_plain(file)
+        content = remaining = file.read_bytes()
+    except OSError:
+        return records.Removed(unread=(name,))
+    try:
+        if file.name in ("people.jsonl", "outbox.jsonl"):
+            lines = content.splitlines(keepends=True)
+            remaining = b"".join(line for line in lines if not is_leaving(json.loads(line)["user_id"]))
+            n_removed = len(lines) - len(remaining.splitlines())
+        elif file.name == "exports.jsonl":
+            entries, n_leaving = read_log(file), 0
+            for entry in entries:
+                for users in ("reached", "held"):
+                    staying = [user for user in entry[users] if not is_leaving(user)]
+                    n_leaving += len(entry[users]) - len(staying)
+                    entry[users] = staying
+                entry["texts"] = {user: text for user, text in entry["texts"].items() if not is_leaving(user)}
+            n_removed = n_leaving
+            remaining = json_lines(entries).encode() if n_removed else content
+    except (DataError, ValueError, KeyError, TypeError):
+        is_whole = False
+    remaining = with_names(remaining, lambda pseudonym: "erased" if is_leaving(pseudonym) else None)
+    if remaining != content:
+        write_whole(file, remaining)
+    is_exported = file.name == "exports.jsonl" and remaining != content
+    return records.Removed(
+        files={kind: n_removed} if n_removed else {},
+        exported_in=(file.parent.name,) if is_exported else (),
+        unread=() if is_whole else (name,),
+    )
+
+
+def with_names(content: bytes, name_of: Callable[[str], str | None]) -> bytes:
+    """The content with other pseudonyms, whatever its form."""
+    return _PSEUDONYM.sub(lambda match: (name_of(match[0].decode()) or match[0].decode()).encode(), content)
+
+
+def outdated_people(workspace: Workspace, clock: datetime, dry_run: bool) -> records.Removed:
+    """Takes everybody out of campaigns that were planned and exported long ago."""
+    days, old = workspace.settings.retention.campaigns, []
+    for campaign in all_campaigns(workspace) if days is not None else ():
+        dated = [path for path in (campaign.plan, campaign.exports) if path.exists()] or [campaign.people]
+        is_old = campaign.people.is_file() and min(records.age(p, clock) for p in dated) > timedelta(days=days or 0)
+        old += [campaign] if is_old else []
+    if dry_run:
+        return records.Removed(files={"campaign_people": sum(c.people.read_bytes().count(b"\n") for c in old)})
+    removed = take_out(old, lambda name: True)
+    return records.Removed(files={"campaign_people": sum(removed.files.values())}, unread=removed.unread)
+
+
+def rename_people(workspace: Workspace, renamed: records.Renamed) -> None:
+    for campaign in all_campaigns(workspace):
+        with campaign.locked():
+            for file in (path for path in sorted(campaign.path.glob("*")) if path.is_file()):
+                content = file.read_bytes()
+                names = renamed({name.decode() for name in _PSEUDONYM.findall(content)})
+                if names:
+                    write_whole(file, with_names(content, names.get))
+
+
+def export_campaigns(workspace: Workspace, person: records.ExportedPerson) -> dict[str, Any]:
+    """Each campaign that planned for the person: what for, with which text, and when it left."""
+    lines: list[dict[str, Any]] = []
+    for folder in all_campaigns(workspace):
+        if not folder.plan.exists():
+            continue
+        try:
+            plan = read_plan(folder)
+            with folder.locked():
+                exports = read_entries(folder.exports, ExportEntry)
+        except DataError as error:
+            lines.append({"campaign_id": folder.path.name, "problem": str(error)})
+            continue
+        texts = {text.id: text.text for text in plan.texts}
+        for planned in plan.people:
+            if planned.user_id == person.name:
+                exported_at = [entry.at for entry in exports if person.name in entry.reached]
+                text = {"text": texts.get(planned.text_id), "exported_at": exported_at}
+                campaign = {"campaign_id": plan.campaign_id, "planned_as_of": plan.as_of}
+                lines.append(campaign | unnamed(plain(planned)) | text)
+    return {"campaigns": lines}
+
+
+CAMPAIGNS = records.PersonalRecords(
+    name="campaigns",
+    files=("campaigns",),
+    in_backup=True,
+    leftovers=("campaigns/.*.lock", "campaigns/.*.send", "campaigns/.*.part", "campaigns/.*.old"),
+    locked=lambda file: CampaignFolder(file.parent).locked(),
+    forget=lambda workspace, people: take_out(all_campaigns(workspace), people.subjects.__contains__),
+    rename=rename_people,
+    export=export_campaigns,
+    counts=lambda shop: [records.StoredCount("campaigns", len(all_campaigns(shop)), shop.settings.retention.campaigns)],
+    outdated=outdated_people,
+)

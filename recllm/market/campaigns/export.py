@@ -43,7 +43,6 @@ WITHDRAWN, SUPPRESSED, UNAPPROVED = "consent_withdrawn", "suppression_list", "te
 BOUNCED = "address_bounced"
 EMAIL = "email"
 ERASED = "erased"
-
 _logger = logging.getLogger(__name__)
 
 
@@ -95,13 +94,12 @@ def export_campaign(
             raise PolicyError(
                 f"{plan.campaign_id!r} was exported to files, and may have been sent with them; plan another campaign"
             )
-
-        def leaves_so(person: PlannedPerson) -> bool:
-            return (person.channel == EMAIL) if folder is None else not (sends_mail and person.channel == EMAIL)
-
-        sends_mail = any(entry.sends for entry in entries)
-        reached, dropped = reachable_people(campaign, list(filter(leaves_so, plan.addressed)), states)
-        held_out, _ = reachable_people(campaign, list(filter(leaves_so, plan.held_out)), states)
+        if folder is None:
+            leaving = [person for person in plan.people if person.channel == EMAIL]
+        else:
+            sent_here = {EMAIL for entry in entries if entry.sends}
+            leaving = [person for person in plan.people if person.channel not in sent_here]
+        reached, held_out, dropped = reachable_people(campaign, states, leaving)
         if not reached:
             counts = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
             raise NothingToDo(f"the campaign {plan.campaign_id!r} has no customers left to reach: {counts}")
@@ -138,32 +136,13 @@ def export_campaign(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportForecast:
-    """Whom an export would reach, were it made now."""
-
-    reached: int
-    held_out: int
-    dropped: Mapping[str, int]
-    """Reason -> people of the plan who would not be reached."""
-    channels: Mapping[str, int]
-    """People by channel."""
-
-
-def export_forecast(campaign: OpenCampaign) -> ExportForecast:
-    """What `export_campaign` would do now, by the same questions; nothing is written."""
-    states = campaign.states
-    reached, dropped = reachable_people(campaign, campaign.plan.addressed, states)
-    held_out, _ = reachable_people(campaign, campaign.plan.held_out, states)
-    channels = Counter(person.channel for person in reached)
-    return ExportForecast(reached=len(reached), held_out=len(held_out), dropped=dropped, channels=channels)
-
-
 def reachable_people(
-    campaign: OpenCampaign, people: Sequence[PlannedPerson], states: States
-) -> tuple[list[PlannedPerson], dict[str, int]]:
-    """Who may be reached at this moment, and how many may not for which reason. The same is asked of those held out, so
-    that both sides of the comparison lose the same kind of people."""
+    campaign: OpenCampaign, states: States, people: Sequence[PlannedPerson] | None = None
+) -> tuple[list[PlannedPerson], list[PlannedPerson], dict[str, int]]:
+    """Whom an export made now would reach, who of those held out would be reached alike, and how many others of the
+    plan would not, for which reason. The same is asked of both, so that both sides of the comparison lose the same kind
+    of people. people: of the plan, all of them when None."""
+    people = campaign.plan.people if people is None else people
     workspace, channels = campaign.workspace, campaign.file.personal_channels
     gate, names = workspace.gate(), [p.user_id for p in people]
     personal, stored = gate.permits_each(names, Purpose.PERSONALISATION), gate.knows_each(names)
@@ -172,7 +151,7 @@ def reachable_people(
     never = set(workspace.pseudonymiser().many(campaign.file.limits.suppressed_ids()))
     holdout = workspace.settings.experiments
     held_back = globally_held_out(names, holdout.holdout_share, holdout.holdout_salt)  # it may have grown
-    reachable, dropped = [], Counter[str]()
+    reachable, dropped = list[PlannedPerson](), Counter[str]()
     for n, person in enumerate(people):
         reasons = {
             ERASED: not stored[n],
@@ -182,11 +161,13 @@ def reachable_people(
             BOUNCED: person.user_id in bounced[person.channel],
             UNAPPROVED: states[person.text_id].action is not TextStatus.APPROVED,
         }
-        if reason := next((reason for reason, holds in reasons.items() if holds), None):
-            dropped[reason] += 1
-        else:
+        reason = next((reason for reason, holds in reasons.items() if holds), None)
+        if reason is None:
             reachable.append(person)
-    return reachable, dict(dropped)
+        elif not person.held_out:
+            dropped[reason] += 1
+    reached, held_out = ([p for p in reachable if p.held_out is side] for side in (False, True))
+    return reached, held_out, dict(dropped)
 
 
 def undeliverable(workspace: Workspace, channel: str) -> set[str]:

@@ -65,11 +65,8 @@ from recllm.market.audiences.request import AudienceCut, AudienceLimits, LeftOut
 from recllm.market.occasions.calendar import CalendarDay
 
 _logger = logging.getLogger(__name__)
-
 SERVER = "server"
 """Names the operator's text server in a campaign's file."""
-
-
 OWN_WORDS = {
     "tuple_type": "must be a list of texts, not {input!r}",
     "model_type": "must be a table; write [{key}]",

@@ -33,7 +33,6 @@ from recllm.base.files import lock_file, safe_id, sweep_drafts, write_whole
 from recllm.market.adcopy.request import PersonFacts
 
 Entry = TypeVar("Entry")
-
 _file_form = with_config(ConfigDict(extra="forbid", validate_by_name=True))
 """Of dataclasses that are written to files: an unknown key is refused."""
 
@@ -138,7 +137,7 @@ class CampaignPlan:
     converts: tuple[str, ...]
     """The actions that convert: purchases, or in a log with hardly any what the model learned from."""
     group: tuple[Mapping[str, Any], ...]
-    """What sets the audience apart; see `recllm.market.audiences.reasons`."""
+    """What sets the audience apart; see `audiences.reasons`."""
     notes: tuple[str, ...]
     texts: tuple[CampaignText, ...]
     people: tuple[PlannedPerson, ...]
@@ -199,9 +198,6 @@ class ExportEntry:
     """Its messages are sent from here, see `recllm.market.sending`; else files were written."""
     decisions: int | None = None
     """Of earlier versions: the number of decisions before the export."""
-
-
-# --- the folder ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -265,10 +261,7 @@ class CampaignFolder:
             ) from error
 
     def revision(self, digest: str) -> str:
-        """16 hex digits over all that is known of the campaign: its file, by the digest, its plan and its logs.
-
-        A decision names the revision that it is about. Under the lock.
-        """
+        """16 hex digits over the campaign's file, by its digest, its plan and its logs. Under the lock."""
         parts = [digest.encode()]
         for file in (self.plan, self.decisions, self.exports):
             parts.append(sha256(file.read_bytes()).digest() if file.exists() else b"")
@@ -359,9 +352,6 @@ def first_fault(error: ValidationError) -> str:
     """Where it is, and what is wrong."""
     first = error.errors(include_url=False)[0]
     return f"{'.'.join(map(str, first['loc']))} {fault_in_words(first, quoted=False)}".strip()
-
-
-# --- logs ------------------------------------------------------------------------------------------------------------
 
 
 def append(log: Path, entries: Sequence[Mapping[str, Any]]) -> None:

@@ -52,10 +52,8 @@ from recllm.shop.workspace.workspace import Workspace, present
 
 CHECKER = "recllm"
 """Who withdraws texts."""
-
 AUTO = "campaign (auto)"
 """Who approved a text that no person looked at."""
-
 _logger = logging.getLogger(__name__)
 
 
@@ -72,9 +70,7 @@ def send_window(
     moment: datetime, quiet: tuple[time, time] | None, zone: str | None, offer_end: datetime | None
 ) -> SendWindow | None:
     """The first stretch from `moment` on in which messages may leave; None when the offer ends before it begins.
-
-    quiet: two local times of the zone between which no message leaves. zone: IANA name; UTC when None.
-    """
+    quiet: two local times of the zone between which no message leaves. zone: IANA name; UTC when None."""
     if quiet is None:
         start, end = moment, None
     else:
@@ -138,9 +134,7 @@ def open_campaign(
     workspace: Workspace, file: CampaignFile, *, clock: datetime | None = None, recheck: bool = True
 ) -> OpenCampaign:
     """recheck: withdraw what no longer holds; a report only looks back and needs none.
-
-    Raises `UsageError` where nothing was planned, or the file is another one than was planned.
-    """
+    Raises `UsageError` where nothing was planned, or the file is another one than was planned."""
     folder = CampaignFolder.of(workspace.root, file.id)
     plan = read_plan(folder)
     if plan.digest != file.digest:
@@ -152,7 +146,7 @@ def open_campaign(
     campaign = OpenCampaign(workspace, file, folder, plan, catalogue, moment)
     if recheck:
         at = clock or datetime.now(UTC)
-        decide(campaign, (), lambda states: withdrawals_of(campaign, states, at), by=CHECKER)
+        log_decisions(campaign, (), lambda states: withdrawals_of(campaign, states, at), by=CHECKER)
     return campaign
 
 
@@ -174,12 +168,8 @@ def withdrawals_of(campaign: OpenCampaign, states: States, at: datetime) -> list
 def enter_edit(
     campaign: OpenCampaign, text_id: str, wording: str, *, by: str, at: datetime, revision: str | None = None
 ) -> Decision:
-    """A person's own wording for a text, checked under the facts of now; it is logged even where it fails.
-
-    revision: what the person saw; see `CampaignFolder.revision`.
-
-    Raises `UsageError` for an unknown text, or one about an item that is gone.
-    """
+    """A person's own wording for a text, checked under the facts of now; it is logged even where it fails. revision and
+    errors as in `decide`, and `UsageError` for an item that is gone."""
     text = next((text for text in campaign.plan.texts if text.id == text_id), None)
     if text is None:
         raise UsageError(f"the campaign has no text {text_id!r}; see recllm campaign approve FILE")
@@ -190,7 +180,7 @@ def enter_edit(
     failures, warnings = check_notes(wording, request, campaign.file, text.generator)
     (blank,) = decisions_for(TextStatus.EDITED, [text_id], by=by, at=at)
     edited = replace(blank, text=wording, failures=failures, warnings=warnings, facts=campaign.facts(text))
-    decide(campaign, [text_id], lambda _: [edited], by=by, revision=revision)
+    log_decisions(campaign, [text_id], lambda _: [edited], by=by, revision=revision)
     return campaign.states[text_id]
 
 
@@ -202,9 +192,6 @@ def change_in_words(was: TextFacts, now: TextFacts) -> str:
         before, after = (f"{f.price} {f.currency or ''}".strip() if f.price else "none" for f in (was, now))
         return f"the price changed from {before} to {after}"
     return "" if was.title == now.title else f"the item is now called {now.title!r}"
-
-
-# --- decisions -------------------------------------------------------------------------------------------------------
 
 
 States = Mapping[str, Decision]
@@ -232,25 +219,42 @@ def wording_of(text: CampaignText | Decision) -> dict[str, Any]:
     return {name: getattr(text, name) for name in ("text", "failures", "warnings", "facts")}
 
 
-def approve_texts(
-    campaign: OpenCampaign, text_ids: Sequence[str], *, by: str, at: datetime, revision: str | None = None
+def decide(
+    campaign: OpenCampaign,
+    action: TextStatus,
+    text_ids: Sequence[str],
+    *,
+    by: str,
+    at: datetime,
+    why: str = "",
+    revision: str | None = None,
 ) -> None:
-    """A person approves these texts, all or none.
+    """A person approves these texts, rejects them, or makes drafts of them again, which undoes the last decision about
+    each and puts a change of its words back. All or none.
 
-    revision: what the person saw; see `CampaignFolder.revision`. Raises `PolicyError` for a text that fails a check or
-    was rejected or withdrawn, `UsageError` for an unknown one or an empty name, `ConflictError` for another revision.
+    revision: what the person saw; see `CampaignFolder.revision`. Raises `PolicyError` for approval of a text that fails
+    a check or was rejected or withdrawn, `UsageError` for an unknown one or an empty name, `ConflictError` for another
+    revision.
     """
+    of_plan = {text.id: text for text in campaign.plan.texts}
 
-    def approvals(states: States) -> list[Decision]:
-        for name in text_ids:
+    def decisions(states: States) -> list[Decision]:
+        decided = decisions_for(action, text_ids, by=by, at=at, why=why)
+        for n, name in enumerate(text_ids):
             state = states[name]
-            if state.action in (TextStatus.REJECTED, TextStatus.WITHDRAWN):
-                raise PolicyError(f"{name} was {state.action} ({state.why or 'no reason given'}); edit it first")
-            if faults := faults_of(state, by):
-                raise PolicyError(f"{name} cannot be approved: it {faults[0]}; edit it, or reject it")
-        return decisions_for(TextStatus.APPROVED, text_ids, by=by, at=at)
+            if action is TextStatus.APPROVED:
+                if state.action in (TextStatus.REJECTED, TextStatus.WITHDRAWN):
+                    raise PolicyError(f"{name} was {state.action} ({state.why or 'no reason given'}); edit it first")
+                if faults := faults_of(state, by):
+                    raise PolicyError(f"{name} cannot be approved: it {faults[0]}; edit it, or reject it")
+            elif action is TextStatus.DRAFT and state.action is TextStatus.EDITED:
+                entries = read_entries(campaign.folder.decisions, Decision)
+                edits = [entry for entry in entries if entry.text_id == name and entry.action is TextStatus.EDITED]
+                before = edits[-2] if len(edits) > 1 else of_plan[name]
+                decided[n] = replace(decided[n], action=TextStatus.EDITED, **wording_of(before))
+        return decided
 
-    decide(campaign, text_ids, approvals, by=by, revision=revision)
+    log_decisions(campaign, text_ids, decisions, by=by, revision=revision)
 
 
 def auto_approvals(plan: CampaignPlan, *, at: datetime) -> list[Decision]:
@@ -259,43 +263,7 @@ def auto_approvals(plan: CampaignPlan, *, at: datetime) -> list[Decision]:
     return decisions_for(TextStatus.APPROVED, text_ids, by=AUTO, at=at)
 
 
-def reject_texts(
-    campaign: OpenCampaign,
-    text_ids: Sequence[str],
-    *,
-    by: str,
-    at: datetime,
-    why: str = "",
-    revision: str | None = None,
-) -> None:
-    """A person says no; the texts do not leave. revision and errors as in `approve_texts`."""
-    rejections = decisions_for(TextStatus.REJECTED, text_ids, by=by, at=at, why=why)
-    decide(campaign, text_ids, lambda _: rejections, by=by, revision=revision)
-
-
-def take_back(
-    campaign: OpenCampaign, text_ids: Sequence[str], *, by: str, at: datetime, revision: str | None = None
-) -> None:
-    """Undoes the last decision about each of these texts: it waits again, and a change of its words is put back.
-
-    revision and errors as in `approve_texts`.
-    """
-    of_plan = {text.id: text for text in campaign.plan.texts}
-
-    def earlier(states: States) -> list[Decision]:
-        entries = read_entries(campaign.folder.decisions, Decision)
-        decisions = decisions_for(TextStatus.DRAFT, text_ids, by=by, at=at)
-        for n, name in enumerate(text_ids):
-            if states[name].action is TextStatus.EDITED:
-                edits = [entry for entry in entries if entry.text_id == name and entry.action is TextStatus.EDITED]
-                before = edits[-2] if len(edits) > 1 else of_plan[name]
-                decisions[n] = replace(decisions[n], action=TextStatus.EDITED, **wording_of(before))
-        return decisions
-
-    decide(campaign, text_ids, earlier, by=by, revision=revision)
-
-
-def decide(
+def log_decisions(
     campaign: OpenCampaign,
     text_ids: Sequence[str],
     new_decisions: Callable[[States], Sequence[Decision]],
@@ -304,9 +272,7 @@ def decide(
     revision: str | None = None,
 ) -> None:
     """Logs what `new_decisions` makes of the states as they are under the lock.
-
-    Raises `UsageError` for an unknown one of `text_ids` or an empty name, `ConflictError` for another revision.
-    """
+    Raises `UsageError` for an unknown one of `text_ids` or an empty name, `ConflictError` for another revision."""
     if not by.strip():
         raise UsageError("say who decides: --by NAME")
     with campaign.folder.locked():
@@ -333,16 +299,12 @@ def faults_of(text: CampaignText | Decision, by: str | None) -> list[str]:
     return [fault.message for fault in approvable(checks, warnings=len(text.warnings), by=by, auto=by is None)]
 
 
-# --- as a document ---------------------------------------------------------------------------------------------------
-
 SAMPLE = 12
 """People shown on a preview, spread over the list."""
-
 OF_THE_PLAN = (
     *("campaign_id", "goal", "note", "as_of", "offer", "expected_conversions", "converts", "horizon_days"),
     *("window_days", "cost", "model_version", "excluded", "group", "notes"),
 )
-
 OF_A_PERSON = ("user_id", "probability", "item_id", "kind", "channel", "text_id")
 
 

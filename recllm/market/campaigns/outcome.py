@@ -2,7 +2,7 @@
 
 Only the holdout, which a hash drew, shows an effect. The rest of the shop is shown as well, as what it is: other
 people. No group below the policy's floor is reported, and callers without exact figures get noise that is small
-compared with the intervals: see `recllm.shop.workspace.figures`.
+compared with the intervals: see `workspace.figures`.
 """
 
 from __future__ import annotations
@@ -122,11 +122,6 @@ class WindowActions:
     gate: FigureGate
     """What the reader may learn of groups."""
 
-    @property
-    def part_floor(self) -> int:
-        """Fewest people of a part that is reported."""
-        return max(1, self.gate.workspace.policy.group_floor)
-
     def rows(self, people: People) -> NDArray[np.int64]:
         """Row of each person, -1 for who has not agreed to be counted: the dataset does not hold them."""
         return self.data.user_rows([p.user_id for p in people])
@@ -134,7 +129,7 @@ class WindowActions:
     def figures(self, rows: NDArray[np.int64], *, addressed: bool = True, is_part: bool = False) -> GroupFigures | None:
         """None for fewer people than the floor. is_part: of a campaign's people, which has the floor of parts."""
         n, gate = len(rows), self.gate
-        if n < (self.part_floor if is_part else gate.floor):
+        if n < (gate.part_floor if is_part else gate.floor):
             return None
         people, hits, unsubscribed = gate.people(n, "people") or 0, self.converted[rows].sum(), self.unsubscribed[rows]
         error = float(self.revenue[rows].std()) / n**0.5
@@ -148,6 +143,20 @@ class WindowActions:
             revenue_per_person=mean,
             unsubscribed=gate.count(int(unsubscribed.sum()), "unsubscribed", n) if addressed else None,
         )
+
+    def effect(
+        self,
+        figures: GroupFigures | None,
+        control: GroupFigures | None,
+        rows: NDArray[np.int64],
+        control_rows: NDArray[np.int64],
+    ) -> ConfidenceInterval | None:
+        """The difference of the two rates as they are reported."""
+        if figures is None or control is None:
+            return None
+        hits, control_hits = (int(self.converted[people].sum()) for people in (rows, control_rows))
+        exact = difference(hits, len(rows), control_hits, len(control_rows))
+        return self.gate.moved(exact, figures.rate.value - control.rate.value)
 
 
 def campaign_outcome(campaign: OpenCampaign, gate: FigureGate) -> CampaignOutcome:
@@ -169,7 +178,7 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate) -> CampaignOutcom
     held_out = [p for p in countable if p.user_id in held_out_names]
     rows, control_rows = actions.rows(reached), actions.rows(held_out)
     others = np.setdiff1d(np.arange(actions.data.n_users), every_row)
-    parts = divided(reached, held_out, campaign.catalogue.items, actions.part_floor)
+    parts = divided(reached, held_out, campaign.catalogue.items, gate.part_floor)
     reports = workspace.store().campaign_message_events(plan.campaign_id)
     messages_sent = {(p.user_id, p.channel) for p in reached}
     counts = Counter(kind for name, channel, kind in reports if (name, channel) in messages_sent)
@@ -200,7 +209,7 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate) -> CampaignOutcom
         reached=figures,
         held_out=control,
         other_people=None if plan.own_items else actions.figures(others, addressed=False),  # they have no item
-        effect=rate_effect(gate, figures, control, actions.converted[rows], actions.converted[control_rows]),
+        effect=actions.effect(figures, control, rows, control_rows),
         revenue_effect=revenue_effect,
         segments=segments_of(actions, parts),
         words=(),
@@ -209,7 +218,7 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate) -> CampaignOutcom
 
 
 def campaign_trial(campaign: OpenCampaign) -> tuple[datetime, pl.DataFrame]:
-    """What `propensity.uplift.uplift_workspace` learns from: when the first message left, and a table of user_id
+    """What `propensity.effects.uplift_workspace` learns from: when the first message left, and a table of user_id
     (pseudonyms), treated and outcome, both 0 or 1.
 
     Treated are the people whose message left; the others were held out of the same exports at random. The outcome is a
@@ -268,21 +277,6 @@ def window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate:
     )
 
 
-def rate_effect(
-    gate: FigureGate,
-    figures: GroupFigures | None,
-    control: GroupFigures | None,
-    converted: NDArray[np.bool_],
-    control_converted: NDArray[np.bool_],
-) -> ConfidenceInterval | None:
-    """The difference of the two rates as they are reported. converted: of the people of each group."""
-    if figures is None or control is None:
-        return None
-    hits, control_hits = int(converted.sum()), int(control_converted.sum())
-    exact = difference(hits, len(converted), control_hits, len(control_converted))
-    return gate.moved(exact, figures.rate.value - control.rate.value)
-
-
 def segments_of(
     actions: WindowActions, parts_by_way: Mapping[str, Mapping[str, BothSides]]
 ) -> tuple[SegmentFigures, ...]:
@@ -298,12 +292,9 @@ def segments_of(
         for name, (group, control) in figures.items():
             if group is not None:
                 control = control if is_comparable else None
-                effect = rate_effect(actions.gate, group, control, *(actions.converted[side] for side in rows[name]))
+                effect = actions.effect(group, control, *rows[name])
                 segments.append(SegmentFigures(by=by, name=name, reached=group, held_out=control, effect=effect))
     return tuple(segments)
-
-
-# --- segments --------------------------------------------------------------------------------------------------------
 
 
 def divided(
@@ -345,9 +336,6 @@ def merged_parts(parts: Mapping[str, BothSides], floor: int) -> dict[str, BothSi
     if small:
         merged[OTHERS] = ([p for n in small for p in parts[n][0]], [p for n in small for p in parts[n][1]])
     return merged
-
-
-# --- in words --------------------------------------------------------------------------------------------------------
 
 
 def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,22 +36,17 @@ from recllm.market.campaigns.reach import (
 )
 from recllm.market.campaigns.texts import SILENCES, CampaignWriter, Silence, TextKey, catalogue_at, public_keys
 from recllm.market.propensity.effects import saved_effects
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
 
-if TYPE_CHECKING:
-    from recllm.recommend.recommender.recommender import Recommender
-
 URL_VARIABLE = "RECLLM_LLM_URL"
 """Where the operator's text server is, e.g. http://localhost:8000/v1#model."""
-
 LANGUAGE_BASICS = ("language", "locale", "lang", "语言")
 """Basics that say which of a campaign's locales a person reads."""
-
-
 _logger = logging.getLogger(__name__)
 
 
@@ -68,13 +62,11 @@ def plan_campaign(
 ) -> CampaignPlan:
     """Plans a campaign, and publishes the plan in the workspace.
 
-    generator: instead of the one that the file names. now: the clock. What the file alone shows to be wrong is found
-    before anything is loaded.
+    generator: instead of the one that the file names. now: the clock.
 
     Raises `UsageError` or `DataError` for a campaign that cannot be (a taken id, an offer that does not run when texts
     go out, an item that is gone), `NotFittedError` without a trained model, `PolicyError` for a sensitive target or a
-    group under the floor, and `NothingToDo` with the counts when a campaign would reach no customers. Then nothing is
-    published.
+    group under the floor, and `NothingToDo` with the counts when no customers would be reached; then without a plan.
     """
     tell = progress or (lambda _: None)
     if "locales" not in file.model_fields_set:
@@ -288,9 +280,7 @@ class Draw:
 
     def with_products(self, first: Mapping[int, int]) -> dict[int, Recipient | Silence]:
         """Each person with the first product of their list about which a text can go out, or why none can.
-
-        first: position in the pool -> row of the product that is tried first.
-        """
+        first: position in the pool -> row of the product that is tried first."""
         if not first:
             return {}
         item_ids, ways = self.recommender.dataset.items["item_id"], self.ways(list(first))
@@ -340,9 +330,7 @@ class Draw:
 
     def ways(self, positions: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Position in the pool -> channel and locale of a person's text.
-
-        It is the first of the campaign's locales in a language that the person named; the first one without a name.
-        """
+        It is the first of the campaign's locales in a language that the person named; the first one without a name."""
         channels, locales = self.file.personal_channels, self.file.locales
         names = [self.pool.user_ids[at] for at in positions]
         users = self.recommender.dataset.users[self.pool.user_rows[positions].tolist()]
@@ -364,9 +352,7 @@ class Draw:
         self, pairs: Sequence[tuple[int, int]], reasons: Sequence[Sequence[Reason]] | None = None
     ) -> list[PersonFacts]:
         """What may be said of people about products.
-
-        pairs: position in the pool and row of the product. reasons: of each; None where they are not known.
-        """
+        pairs: position in the pool and row of the product. reasons: of each; None where they are not known."""
         if not pairs:
             return []
         positions, items = zip(*pairs, strict=True)
@@ -386,10 +372,7 @@ class Draw:
     def candidates(
         self, pairs: Sequence[tuple[int, int]], ways: Mapping[int, tuple[str, str]]
     ) -> Iterator[tuple[int, Recipient]]:
-        """The people with products.
-
-        pairs: as of `facts`. ways: as of `ways`.
-        """
+        """The people with products. pairs, ways: as of the methods `facts` and `ways`."""
         if not pairs:
             return
         recommender, offers = self.recommender, self.pool.scores.offers

@@ -33,8 +33,6 @@ from recllm.shop.data.catalogue import on_offer
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.domains import SHOP, domain_of, in_domain
 
-# --- what texts are about --------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
@@ -81,9 +79,7 @@ def festive_day(settings: Settings, file: CampaignFile, moment: datetime) -> Fes
 
 def lowest_prices(states: pl.DataFrame, moment: datetime) -> dict[str, Decimal]:
     """The lowest price that held within `PRICE_DAYS` days before a moment; of items that had a price by then alone.
-
-    states: as `StoreReader.item_states`, in the order of time.
-    """
+    states: as `StoreReader.item_states`, in the order of time."""
     start = moment - timedelta(days=PRICE_DAYS)
     lowest = {}
     for (item_id,), of_item in states.filter(pl.col("price").is_not_null(), pl.col("at") <= moment).group_by("item_id"):
@@ -111,9 +107,6 @@ def facts_of(item: Item | None, file: CampaignFile) -> TextFacts:
     )
 
 
-# --- checks ----------------------------------------------------------------------------------------------------------
-
-
 def message(file: CampaignFile, text: str, channel: str, locale: str, generator: str) -> str:
     """A text as it leaves, with what the law adds on its channel; the words of a model are marked as such."""
     return complete(text, channel=channel, locale=locale, sender=file.sender, generated=generator != TEMPLATE)
@@ -121,9 +114,7 @@ def message(file: CampaignFile, text: str, channel: str, locale: str, generator:
 
 def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | CampaignText, now: datetime) -> CopyRequest:
     """What decides a text of the campaign, but for the reason and who writes.
-
-    Its proofs are those of the file, and the lowest price of 30 days by the store's history.
-    """
+    Its proofs are those of the file, and the lowest price of 30 days by the store's history."""
     lowest = catalogue.lowest.get(text.item_id)
     of_history = {} if lowest is None else {"lowest_30d": f"{lowest}"}
     return CopyRequest(
@@ -164,22 +155,17 @@ DAY_RULE = "day"
 def check_notes(
     text: str, request: CopyRequest, file: CampaignFile, generator: str, *, is_verified: bool = False
 ) -> tuple[tuple[CheckNote, ...], tuple[CheckNote, ...]]:
-    """What blocks a text, and what holds it for a person, under the facts of the request's item; a text with neither
-    passes.
-
-    What holds it includes each word that nothing grounds, and each slot of the finished message which is longer than
-    the channel's limit: a second short message is a second price, which a person should agree to.
-
-    is_verified: it was written for this request, and passed under what may be said of its item.
-    """
+    """What blocks a text, and what holds it for a person, under the facts of the request's item. What holds it includes
+    each word that nothing grounds, and each slot of the finished message which is longer than the channel's limit: a
+    second short message is a second price. is_verified: it was written for this request, and passed under what may be
+    said of its item."""
     answer = Review(()) if is_verified else review(text, request)
     if answer.verdict is not CopyVerdict.PASS:  # the shop's own texts name a till's title as it is written out
         written_out = review(text, request, facts=sayable_facts(request))
         answer = written_out if written_out.verdict is CopyVerdict.PASS else answer
-    blocking = [check for check in answer.failures if not check.holds]
-    failures = tuple(CheckNote(rule=c.guarantee, message=c.message, span=c.span) for c in blocking)
-    holding = [check for check in answer.failures if check.holds]
-    warnings = [CheckNote(rule=c.guarantee, message=c.message, span=c.span) for c in holding]
+    failed = [(CheckNote(rule=c.guarantee, message=c.message, span=c.span), c.holds) for c in answer.failures]
+    failures = tuple(note for note, holds in failed if not holds)
+    warnings = [note for note, holds in failed if holds]
     warnings += [CheckNote(rule=w.rule, message=w.message, span=w.span) for w in answer.warnings]
     warnings += [
         CheckNote(rule=GROUNDING, message=f"no fact and no approved word grounds {word!r}", span=word)

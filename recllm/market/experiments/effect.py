@@ -43,7 +43,7 @@ from numpy.typing import ArrayLike, NDArray
 from recllm.base.documents import FrozenModel, Share, Text, plain
 from recllm.base.errors import DataError, UsageError
 from recllm.base.stats.intervals import Interval
-from recllm.market.audiences.selection import draws, globally_held_out
+from recllm.market.audiences.selection import draws
 
 WEIGHT_TOLERANCE = 1e-9
 """Weights such as three times 1/3 may miss 1 by this."""
@@ -143,14 +143,8 @@ def variant_of(experiment: Experiment, pseudonym: str) -> Variant:
     return experiment.variants[-1]  # the weights may add up to a little less than 1
 
 
-def in_global_holdout(pseudonym: str, share: float, salt: str) -> bool:
-    """Whether one person gets no experiment and nothing personal; see `globally_held_out`, which says the errors."""
-    return bool(globally_held_out([pseudonym], share, salt)[0])
-
-
 CONCENTRATION = 1_000.0
 """Of the Dirichlet: with two equal variants shares of .5 +- .016 are expected when something is wrong."""
-
 RATIO_ALPHA = 0.01
 """Chance of a false alarm over the whole life of an experiment."""
 
@@ -192,18 +186,12 @@ def check_sample_ratio(
     return SampleRatio(log_e_value=log_e, p_value=p_value, verdict=verdict)
 
 
-# --- the difference of two variants -----------------------------------------------------------------------------------
-
-
 Values = NDArray[np.float64]
-
 ALPHA = 0.05
 """Chance that an always-valid interval ever misses the truth."""
-
 PLANNED_PEOPLE = 5_000
 """Of both variants together: where the always-valid interval is narrowest against the fixed one. It is at most a tenth
 wider between half and six times as many."""
-
 MIN_PEOPLE = 50
 """Of each variant: with fewer the sums of people are too far from normal, and nothing is said."""
 
@@ -247,9 +235,7 @@ def always_valid_multiplier(people: int, planned_people: int = PLANNED_PEOPLE, a
 
 def people_values(numerators: ArrayLike, denominators: ArrayLike = 1.0, covariates: ArrayLike = 0.0) -> Values:
     """(people, 3), one row per person; people who did nothing count with 0. A single number stands for everybody.
-
-    Raises `DataError` for numbers that are not finite, a negative denominator, or arrays of different lengths.
-    """
+    Raises `DataError` for numbers that are not finite, a negative denominator, or arrays of different lengths."""
     columns = [np.asarray(values, np.float64) for values in (numerators, denominators, covariates)]
     shape = columns[0].shape
     if len(shape) != 1 or any(column.shape not in ((), shape) for column in columns):
@@ -316,9 +302,6 @@ def ratio_of(values: Values) -> float:
 def linearised(values: Values) -> Values:
     """What each person adds to the error of the ratio, (people,)."""
     return np.asarray((values[:, 0] - ratio_of(values) * values[:, 1]) / values[:, 1].mean())
-
-
-# --- a whole experiment -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

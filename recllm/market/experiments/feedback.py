@@ -37,9 +37,7 @@ RETURN_DAYS = 28.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownOutcome:
     """The answers to the shown (person, item, request) triples of one group.
-
-    Intervals allow for people who were shown many items: the person is what varies.
-    """
+    Intervals allow for people who were shown many items: the person is what varies."""
 
     name: str
     """The model's version, the campaign's id, "experiment: variant", the template or the day; "none" where the showing

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -30,16 +29,13 @@ from recllm.base.schema import Encoder, Purpose, Recommendation
 from recllm.base.stats.intervals import LEVEL, Interval
 from recllm.market.experiments.feedback import showings_with_answers
 from recllm.market.experiments.slates import ANSWER_COLUMNS, Metric
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.saved_model import Model
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import JUST_BEFORE
 from recllm.shop.workspace.workspace import Workspace
 
-if TYPE_CHECKING:
-    from recllm.recommend.recommender.recommender import Recommender
-    from recllm.recommend.recommender.saved_model import Model
-
 Values = NDArray[np.float64]
-
 MAX_REQUESTS = 2_000
 """Logged slates that an estimate uses at most: more take minutes, and narrow its interval little."""
 
@@ -69,9 +65,8 @@ def estimate_value(
 ) -> ValueEstimate:
     """From n shown items, (n,) each.
 
-    rewards: any finite number, such as 1 for a click. propensities: the probability with which the log's ranking showed
-    this item at this position. target_probabilities: that of the other ranking, 0 or 1 where it does not draw. people:
-    any numbering; rows of one person depend on each other. outside_support: as in `ValueEstimate`.
+    rewards: such as 1 for a click. propensities: the probability with which the log's ranking showed this item at this
+    position. target_probabilities: that of the other ranking, 0 or 1 where it does not draw. people: any numbering.
 
     Raises `DataError` for numbers that cannot be, and when the log holds nothing that the target would show.
     """
@@ -113,9 +108,6 @@ def ratio_interval(numerators: Values, denominators: Values, level: float = LEVE
     error = np.std(numerators - value * denominators, ddof=1) / np.sqrt(n) / denominators.mean()
     reach = float(stdtrit(n - 1, (1 + level) / 2) * error)
     return Interval(float(value) - reach, float(value) + reach)
-
-
-# --- a model, on a workspace's log ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +163,6 @@ def estimate_model(
     request_ids = request_ids.sample(min(MAX_REQUESTS, len(request_ids)), seed=0)
     usable = usable.filter(pl.col("request_id").is_in(request_ids.implode()))
     usable = usable.sort("timestamp", "request_id", "position")
-
-    from recllm.recommend.recommender.recommender import Recommender
 
     # all customers, with the statistics of the time of the first showing
     everybody, locale = workspace.gate().dataset(Purpose.PERSONALISATION), workspace.settings.locale

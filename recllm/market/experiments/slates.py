@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,6 +24,7 @@ from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, Usage
 from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Action, Purpose, Slate, SlateStatus
 from recllm.base.stats.intervals import Interval
+from recllm.market.audiences.selection import globally_held_out
 from recllm.market.experiments.effect import (
     Effect,
     Experiment,
@@ -33,19 +34,16 @@ from recllm.market.experiments.effect import (
     Variant,
     Verdict,
     analyse,
-    in_global_holdout,
     people_values,
     variant_of,
 )
 from recllm.market.experiments.feedback import showings_with_answers
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import versions
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import JUST_BEFORE
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
-
-if TYPE_CHECKING:
-    from recllm.recommend.recommender.recommender import Recommender
 
 GLOBAL_HOLDOUT = "global holdout"
 HELD_OUT = "held out"
@@ -177,9 +175,6 @@ def _save(workspace: Workspace, experiment: Experiment) -> Experiment:
     return replace(experiment, revision=experiment.revision + 1)
 
 
-# --- slates ----------------------------------------------------------------------------------------------------------
-
-
 def recommend_in_experiments(
     workspace: Workspace,
     request: RecommendRequest,
@@ -202,10 +197,9 @@ def recommend_in_experiments(
     held_out = Variant(HELD_OUT, 1.0, Treatment(personal=False))
     groups: dict[Variant | None, list[int]] = {}
     names = request.users if by_pseudonym else workspace.pseudonymiser().many(request.users)
+    is_held_out = globally_held_out(names, settings.holdout_share, settings.holdout_salt)
     for position, name in enumerate(names):
-        variant = variant_of(running, name) if running else None
-        if settings.holdout_share and in_global_holdout(name, settings.holdout_share, settings.holdout_salt):
-            variant = held_out
+        variant = held_out if is_held_out[position] else variant_of(running, name) if running else None
         groups.setdefault(variant, []).append(position)
     slates: dict[int, Slate] = {}
     for variant, positions in groups.items():
@@ -229,9 +223,6 @@ def recommend_in_experiments(
                 slate = replace(slate, experiment=experiment, variant=variant.name if variant else None)
             slates[position] = slate
     return [slates[position] for position in range(len(request.users))]
-
-
-# --- results ----------------------------------------------------------------------------------------------------------
 
 
 def experiment_outcome(workspace: Workspace, name: str) -> ExperimentOutcome:

@@ -51,18 +51,23 @@ class CalendarDay(StrEnum):
     DOUBLE_12 = "double_12"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class DayProfile:
     """What is known of a day."""
 
-    names: Mapping[str, str]
-    """Language -> name."""
+    english: str
+    chinese: str
     date_in: Callable[[int, str], date]
     """(year, country) -> date."""
     write_before: int
     """Days before it that its messages go out."""
     about: str = ""
     """Goods that people buy for it, in the language of the shops that have it; "" where it is about offers."""
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Language -> name."""
+        return {"en": self.english, "zh": self.chinese}
 
     @property
     def is_sale(self) -> bool:
@@ -77,8 +82,6 @@ class ComingDay:
     day: CalendarDay
     on: date
 
-
-# --- dates -----------------------------------------------------------------------------------------------------------
 
 _SOUTHERN = frozenset(["AR", "AU", "BR", "CL", "NZ", "PE", "PY", "UY", "ZA"])
 """Countries with the summer in December."""
@@ -149,62 +152,49 @@ def summer(year: int, country: str) -> date:
     return date(year, 12, 21) if country in _SOUTHERN else date(year, 6, 21)
 
 
-def _day(
-    english: str,
-    chinese: str,
-    date_in: Callable[[int, str], date],
-    write_before: int,
-    about: str = "",
-) -> DayProfile:
-    names = {"en": english, "zh": chinese}
-    return DayProfile(names=names, date_in=date_in, write_before=write_before, about=about)
-
-
 WESTERN_DAYS: Mapping[CalendarDay, DayProfile] = {
-    CalendarDay.CHRISTMAS: _day(
+    CalendarDay.CHRISTMAS: DayProfile(
         "Christmas", "圣诞", _fixed(12, 25), 18, "Christmas gifts, decorations, wrapping paper, cookies"
     ),
-    CalendarDay.BLACK_FRIDAY: _day("Black Friday", "黑色星期五", black_friday, 2),
-    CalendarDay.VALENTINES: _day(
+    CalendarDay.BLACK_FRIDAY: DayProfile("Black Friday", "黑色星期五", black_friday, 2),
+    CalendarDay.VALENTINES: DayProfile(
         "Valentine's Day", "情人节", _fixed(2, 14), 10, "Valentine's Day chocolate, candy, flowers and cards"
     ),
-    CalendarDay.MOTHERS_DAY: _day(
+    CalendarDay.MOTHERS_DAY: DayProfile(
         "Mother's Day", "母亲节", mothers_day, 10, "Mother's Day gifts, flowers, cards, jewellery, skin care"
     ),
-    CalendarDay.EASTER: _day("Easter", "复活节", easter_sunday, 10, "Easter eggs, chocolate bunnies, candy"),
-    CalendarDay.BACK_TO_SCHOOL: _day(
+    CalendarDay.EASTER: DayProfile("Easter", "复活节", easter_sunday, 10, "Easter eggs, chocolate bunnies, candy"),
+    CalendarDay.BACK_TO_SCHOOL: DayProfile(
         "back to school",
         "开学",
         back_to_school,
         14,
         "back to school pens, notebooks, school bags, lunch boxes",
     ),
-    CalendarDay.SUMMER: _day("summer", "夏天", summer, 10, "summer barbecue, picnic, ice cream, iced tea, sun cream"),
+    CalendarDay.SUMMER: DayProfile(
+        "summer", "夏天", summer, 10, "summer barbecue, picnic, ice cream, iced tea, sun cream"
+    ),
 }
 CHINESE_DAYS: Mapping[CalendarDay, DayProfile] = {
-    CalendarDay.NEW_YEAR_GOODS: _day("New Year shopping festival", "年货节", _lunar(12, 8), 2),
-    CalendarDay.SPRING_FESTIVAL: _day(
+    CalendarDay.NEW_YEAR_GOODS: DayProfile("New Year shopping festival", "年货节", _lunar(12, 8), 2),
+    CalendarDay.SPRING_FESTIVAL: DayProfile(
         "Chinese New Year", "春节", _lunar(1, 1), 14, "春节年货 礼盒 坚果 糖果 茶叶 春联"
     ),
-    CalendarDay.LANTERN: _day("Lantern Festival", "元宵节", _lunar(1, 15), 5, "元宵 汤圆 灯笼"),
-    CalendarDay.WOMENS_DAY: _day("Women's Day", "妇女节", _fixed(3, 8), 6, "女士礼物 护肤 美妆 鲜花 丝巾"),
-    CalendarDay.MOTHERS_DAY: _day("Mother's Day", "母亲节", mothers_day, 8, "母亲节礼物 鲜花 护肤 丝巾 茶具"),
-    CalendarDay.DRAGON_BOAT: _day("Dragon Boat Festival", "端午", _lunar(5, 5), 8, "端午 粽子 咸鸭蛋 艾草 香囊"),
-    CalendarDay.MID_YEAR: _day("618", "618", _fixed(6, 18), 3),
-    CalendarDay.QIXI: _day("Qixi", "七夕", _lunar(7, 7), 7, "七夕礼物 巧克力 鲜花 首饰 香水"),
-    CalendarDay.BACK_TO_SCHOOL: _day("back to school", "开学", _fixed(9, 1), 12, "开学 文具 书包 笔记本 台灯"),
-    CalendarDay.MID_AUTUMN: _day("Mid-Autumn Festival", "中秋", _lunar(8, 15), 12, "中秋 月饼 茶叶 礼盒"),
-    CalendarDay.NATIONAL_DAY: _day("National Day", "国庆", _fixed(10, 1), 7, "国庆假期 旅行 户外 行李箱 露营"),
-    CalendarDay.DOUBLE_11: _day("Singles' Day", "双11", _fixed(11, 11), 3),
-    CalendarDay.DOUBLE_12: _day("Double 12", "双12", _fixed(12, 12), 2),
+    CalendarDay.LANTERN: DayProfile("Lantern Festival", "元宵节", _lunar(1, 15), 5, "元宵 汤圆 灯笼"),
+    CalendarDay.WOMENS_DAY: DayProfile("Women's Day", "妇女节", _fixed(3, 8), 6, "女士礼物 护肤 美妆 鲜花 丝巾"),
+    CalendarDay.MOTHERS_DAY: DayProfile("Mother's Day", "母亲节", mothers_day, 8, "母亲节礼物 鲜花 护肤 丝巾 茶具"),
+    CalendarDay.DRAGON_BOAT: DayProfile("Dragon Boat Festival", "端午", _lunar(5, 5), 8, "端午 粽子 咸鸭蛋 艾草 香囊"),
+    CalendarDay.MID_YEAR: DayProfile("618", "618", _fixed(6, 18), 3),
+    CalendarDay.QIXI: DayProfile("Qixi", "七夕", _lunar(7, 7), 7, "七夕礼物 巧克力 鲜花 首饰 香水"),
+    CalendarDay.BACK_TO_SCHOOL: DayProfile("back to school", "开学", _fixed(9, 1), 12, "开学 文具 书包 笔记本 台灯"),
+    CalendarDay.MID_AUTUMN: DayProfile("Mid-Autumn Festival", "中秋", _lunar(8, 15), 12, "中秋 月饼 茶叶 礼盒"),
+    CalendarDay.NATIONAL_DAY: DayProfile("National Day", "国庆", _fixed(10, 1), 7, "国庆假期 旅行 户外 行李箱 露营"),
+    CalendarDay.DOUBLE_11: DayProfile("Singles' Day", "双11", _fixed(11, 11), 3),
+    CalendarDay.DOUBLE_12: DayProfile("Double 12", "双12", _fixed(12, 12), 2),
 }
 """年货节 begins on the eighth of the last month, three weeks before the Spring Festival."""
-
 SEASONS = (CalendarDay.BACK_TO_SCHOOL, CalendarDay.SUMMER)
 """What is bought for them goes on to be bought after their date."""
-
-
-# --- the days of a shop ----------------------------------------------------------------------------------------------
 
 
 def country_of(settings: Settings) -> str:
@@ -243,9 +233,6 @@ def upcoming_days(settings: Settings, today: date, within: int = DAYS_AHEAD) -> 
         for day, on in sorted(dates.items(), key=lambda pair: pair[1])
         if 0 < (on - today).days <= within
     ]
-
-
-# --- the goods of a day -----------------------------------------------------------------------------------------------
 
 
 SEASON_DAYS = 14

@@ -36,10 +36,8 @@ from recllm.text.templates import Prompts
 MODEL_FILE = "replenishment.json"
 """In the workspace's folder."""
 MAX_AGE_DAYS = 28.0  # a model that is older than this by the log is learned again
-
 MAX_DAYS_AHEAD = 7
 """Further ahead nothing can be found in the log."""
-
 Progress = Callable[[str], None]
 
 
@@ -82,7 +80,6 @@ def find_occasions(
     size: int | None = None,
     explain: bool = True,
     locale: str | None = None,
-    now: datetime | None = None,
     progress: Progress | None = None,
     shop: Shop | None = None,
 ) -> OccasionList:
@@ -97,14 +94,13 @@ def find_occasions(
     be learned.
     """
     settings = workspace.settings.occasions
-    day, as_of = moment_of(workspace, on, now)
+    day, as_of = moment_of(workspace, on)
     shop = shop or open_shop_at(workspace, as_of)
     cases, missing = cases_of(workspace, shop, settings.order, progress)
     missing |= {occasion: why for occasion, why in lacking(shop).items() if occasion in settings.order}
     data, gate = shop.dataset, workspace.gate()
     ids = data.users[USER_COLUMN].to_list()
-    for channel in settings.channels:
-        agreement(gate, channel)  # refuses one without consent records
+    agreement(gate, settings.channels)  # refuses a channel without consent records
     channels = first_channels(gate, ids, settings.channels)
     holdout = workspace.settings.experiments
     sent = gate.messages(Purpose.PERSONALISATION)
@@ -159,10 +155,7 @@ def cases_of(
     workspace: Workspace, shop: Shop, occasions: Sequence[Occasion], progress: Progress | None = None
 ) -> tuple[dict[Occasion, Cases], dict[Occasion, str]]:
     """The cases of each of these occasions, the strongest of each person, with their chances; and why an occasion could
-    not be looked for.
-
-    Raises `DataError` where replenishment alone is asked for and cannot be learned.
-    """
+    not be looked for, or `DataError` where replenishment alone is asked for."""
     cases, missing = dict[Occasion, Cases](), dict[Occasion, str]()
     for occasion in occasions:
         if occasion is not Occasion.REPLENISH:
@@ -194,9 +187,7 @@ def shop_of_people(workspace: Workspace, dataset: Dataset) -> Shop:
 
 def replenishment_model(workspace: Workspace, as_of: int, progress: Progress | None = None) -> ReplenishmentModel:
     """The workspace's, learned now if it is missing or older than `MAX_AGE_DAYS`.
-
-    Raises `DataError` where there is too little to learn from.
-    """
+    Raises `DataError` where there is too little to learn from."""
     file = workspace.root / MODEL_FILE
     if file.exists():
         model = ReplenishmentModel.read(file)
@@ -210,10 +201,10 @@ def replenishment_model(workspace: Workspace, as_of: int, progress: Progress | N
     return model
 
 
-def moment_of(workspace: Workspace, on: date | None, now: datetime | None) -> tuple[date, int]:
+def moment_of(workspace: Workspace, on: date | None) -> tuple[date, int]:
     """The day, and the time before which things are taken into account: the day's beginning, for today the present."""
     zone = ZoneInfo(workspace.settings.timezone or "UTC")
-    moment = present(workspace, now)
+    moment = present(workspace)
     today = utc(moment).astimezone(zone).date()
     if on is None or on == today:
         return today, moment
@@ -223,9 +214,6 @@ def moment_of(workspace: Workspace, on: date | None, now: datetime | None) -> tu
             "ask for an earlier day, or load the events since"
         )
     return on, int(datetime.combine(on, time(), zone).timestamp())
-
-
-# --- the cases of a day ----------------------------------------------------------------------------------------------
 
 
 def lacking(shop: Shop) -> dict[Occasion, str]:

@@ -43,14 +43,10 @@ ARRIVAL_PURCHASES = 3
 """Purchases in an item's type within `INTEREST_DAYS` that make it one that the person likes."""
 WELCOME_DAYS = 7.0
 """A person who bought for the first time within these days, and never since, is welcomed."""
-
 PAST_WEEKS = 8
 """Weeks on which the chances are measured."""
-
 MIN_GRADED = 200
 """Past cases of an occasion from which on their chances differ by grade."""
-
-
 Cases: TypeAlias = pl.DataFrame
 """People for whom a day is an occasion. user and item: rows of the dataset, item null where there is none to speak of;
 a person may have several. strength: of several items of a person the one with the largest comes first. chance: of the
@@ -300,8 +296,7 @@ def _goes_with(shop: Shop, people: list[int]) -> pl.DataFrame:
 
 
 def replenish(shop: Shop, model: ReplenishmentModel) -> Cases:
-    """What is due again. Of several items of a person that one comes first which they are likelier to buy now than
-    the others who buy it repeatedly: everybody's daily bread needs no message."""
+    """What is due again, first what a person is likelier to buy now than the others who buy it repeatedly."""
     is_due = (pl.col("since_over_median") >= DUE_SHARE) & (pl.col("gap_median") >= DUE_INTERVAL_DAYS)
     pairs = repurchase_pairs(shop.dataset, shop.now).filter(is_due, shop.is_offered)
     chance = pl.Series("chance", model.probability(pairs), pl.Float64)

@@ -31,21 +31,15 @@ from recllm.shop.data.dataset import DAY, Dataset, utc
 
 HORIZON_DAYS = 7
 """Days ahead that a repurchase is asked about."""
-
 MIN_DAYS = 2
 """Purchase days of a pair from which on a gap is known."""
-
 WINDOWS = (7, 14, 28, 56, 91, 182)
 """Days within which purchases are counted."""
-
 PRIOR_DAYS = 60
 """Days of one person with an item that everybody's knowledge of it counts as."""
-
 _WIDTH = 1 << 20
 """More than there are days in any log: two numbers in one, the second of them a day or a gap."""
-
 PAIR = ("user", "item")
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -137,9 +131,6 @@ def purchase_days(dataset: Dataset, as_of: int) -> pl.DataFrame:
 def name_codes(items: pl.DataFrame) -> Ints:
     """A number for the title of each item, -1 without one; (n_items,)."""
     return items["title"].rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
-
-
-# --- features --------------------------------------------------------------------------------------------------------
 
 
 def at_least(column: str, value: float) -> pl.Expr:
@@ -299,9 +290,6 @@ def figures_among(days: pl.DataFrame, pairs: pl.DataFrame, code: Ints, name: str
     return [pl.Series(f"{name}_{key}", np.where(of_pair >= 0, column, np.nan)) for key, column in columns.items()]
 
 
-# --- the model --------------------------------------------------------------------------------------------------------
-
-
 TREES = BoostingSettings(rounds=150, learning_rate=0.06, leaves=40, min_leaf_rows=200, l2=10.0)
 COLUMN_SHARE = 0.35
 """Share of the columns that a split may choose from."""
@@ -311,7 +299,6 @@ MAX_ROWS = 600_000
 """Pairs of a person and an item in all these weeks at most, drawn at random."""
 MIN_REPURCHASES = 200
 """Fewer of them in all weeks teach nothing that could be checked."""
-
 logger = logging.getLogger(__name__)
 
 

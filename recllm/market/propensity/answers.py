@@ -9,21 +9,19 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from recllm.base.errors import DataError, NothingToDo, PolicyError
+from recllm.base.questions import PredictionKind
 from recllm.base.schema import Purpose
+from recllm.market.propensity.coupons import Coupons
+from recllm.market.propensity.examples import Cohort
+from recllm.market.propensity.predict import predict
+from recllm.market.propensity.prediction import Prediction, PredictionRequest
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.data.order import refuse_steps
-from recllm.shop.workspace.workspace import present
-
-if TYPE_CHECKING:
-    from recllm.market.propensity.prediction import Prediction, PredictionRequest
-    from recllm.shop.workspace.workspace import Workspace
+from recllm.shop.workspace.workspace import Workspace, present
 
 logger = logging.getLogger(__name__)
-
-
 EVERYDAY = ("buy", "leave", "next-order", "value")
 """Kinds of predictions that need nothing but the log."""
 
@@ -35,13 +33,8 @@ def predict_workspace(
 
     datasets: people to learn from and people to predict, where they were read already.
     Everybody who is known and has not agreed to personalisation is counted among those left out, but for `REDEEM`.
-    Raises `PolicyError` without anyone to learn from, and what `recllm.market.propensity.predict.predict` raises.
+    Raises `PolicyError` without anyone to learn from, and what `predict` raises.
     """
-    from recllm.market.propensity.coupons import Coupons
-    from recllm.market.propensity.examples import Cohort
-    from recllm.market.propensity.predict import predict
-    from recllm.market.propensity.question import PredictionKind
-
     if isinstance(request.coupons, Path):
         coupons = Coupons.read(request.coupons, workspace.pseudonymiser().many)
         request = request.model_copy(update={"coupons": coupons})
@@ -65,12 +58,7 @@ def predict_workspace(
 
 def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
     """Who buys, who leaves, who is worth how much and who orders when, of everybody, each learned as it is asked for.
-
-    A kind that this log does not allow is left out, and the log of the process says why.
-    """
-    from recllm.market.propensity.prediction import PredictionRequest
-    from recllm.market.propensity.question import PredictionKind
-
+    A kind that this log does not allow is left out, and the log of the process says why."""
     if workspace.gate().step_seconds() is not None:
         logger.warning("no predictions: the log knows only an order, and no days")
         return
@@ -90,8 +78,8 @@ def datasets_of(workspace: Workspace) -> tuple[Dataset, Dataset]:
 
 
 def people_learned_from(workspace: Workspace) -> Dataset:
-    """People who agreed to model training; of more than `scorer.learn_people` a sample, see
-    `recllm.shop.data.people_sample`. Raises `UsageError` for a log of steps."""
+    """People who agreed to model training; of more than `scorer.learn_people` a sample (`data.people_sample`).
+    Raises `UsageError` for a log of steps."""
     gate = workspace.gate()
     refuse_steps(gate.step_seconds(), "predictions of a person's next days")
     return gate.dataset(Purpose.MODEL_TRAINING, people_limit=workspace.settings.scorer.learn_people)

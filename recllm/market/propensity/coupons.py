@@ -33,8 +33,6 @@ NEEDED = {
     "redemptions": ("user_id", "campaign_id", "timestamp"),
     "uses": ("user_id", "timestamp"),
 }
-
-
 USE_COLUMNS = (
     *("coupon_uses", "coupon_uses_91", "coupon_uses_28", "coupon_trips", "coupon_trips_91", "coupon_amount"),
     *("coupon_trip_share", "coupon_line_share", "days_since_coupon"),
@@ -47,7 +45,6 @@ INCREASING = (
 )
 """With these a probability to redeem may only rise, other things equal."""
 DECREASING = ("days_since_redeemed", "days_since_coupon")
-
 PRIOR_RATE, PRIOR_MAILINGS = 0.12, 1.0
 """A person's rate of redeeming starts from the rate of a typical campaign, as if after one mailing."""
 
@@ -107,9 +104,7 @@ def read_texts(
     pseudonyms: Callable[[Sequence[str]], list[str]] | None = None,
 ) -> pl.DataFrame:
     """A CSV (UTF-8), every column as text. pseudonyms: the shop's own ids of users to those of the dataset.
-
-    Raises `UsageError` for a file that cannot be read.
-    """
+    Raises `UsageError` for a file that cannot be read."""
     try:
         table = pl.read_csv(file, infer_schema=False, encoding="utf8")
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError) as error:
@@ -129,11 +124,11 @@ def _checked(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     ids = {"user_id", "campaign_id", "item_id", "coupon_id", "kind"} & set(frame.columns)
     frame = frame.with_columns(pl.col(sorted(ids)).cast(pl.String))
     if "timestamp" in NEEDED[name]:
-        frame = frame.with_columns(_seconds(name, frame["timestamp"]).alias("at"))
+        frame = frame.with_columns(epoch_seconds(name, frame["timestamp"]).alias("at"))
     if name == "mailings":
         if "kind" not in frame.columns:
             frame = frame.with_columns(kind=pl.lit(None, pl.String))
-        end = _seconds(name, frame["end"]) if "end" in frame.columns else pl.lit(None, pl.Int64)
+        end = epoch_seconds(name, frame["end"]) if "end" in frame.columns else pl.lit(None, pl.Int64)
         frame = frame.with_columns(end.alias("end"))
     if name == "uses":
         amount = pl.col("amount").cast(pl.Float64) if "amount" in frame.columns else pl.lit(1.0)
@@ -141,9 +136,8 @@ def _checked(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     return frame
 
 
-def _seconds(name: str, column: pl.Series) -> pl.Series:
-    """Epoch seconds of aware times, of whole numbers as they are, and of ISO dates and times as text: a zone in the
-    text counts, none means UTC."""
+def epoch_seconds(name: str, column: pl.Series) -> pl.Series:
+    """Epoch seconds of aware times, whole numbers as they are, and ISO texts, where no zone means UTC."""
     if column.dtype.is_integer():
         return column.cast(pl.Int64)
     if column.dtype == pl.String:
@@ -179,8 +173,7 @@ def coupon_features(dataset: Dataset, coupons: Coupons, campaign: str, at: int) 
 
 
 def _of_people(frame: pl.DataFrame, past: Dataset) -> pl.DataFrame:
-    """A coupon table's rows that belong to people of a dataset, with `user`, the row of each person, and `age`, in days
-    before its time."""
+    """A coupon table's rows of people of a dataset, with `user`, their row, and `age` in days before its time."""
     users = pl.Series(past.user_rows(frame["user_id"]))
     return frame.with_columns(user=users, age=(past.as_of - pl.col("at")) / DAY).filter(pl.col("user") >= 0)
 

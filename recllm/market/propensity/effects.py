@@ -1,4 +1,5 @@
 """The effect of a treatment on each person, with intervals, learned from a trial; and effects that a workspace keeps.
+A trial's people are learned from as of its start, and everybody's effect is predicted as of now.
 
 score      mu + 1[group] / e · (outcome - mu), of the treated less that of the others: its mean over people is the mean
            effect, whatever mu is, as long as e, the probability of the group, is right (Robins et al. 1994); mu is a
@@ -16,27 +17,35 @@ effects/NAME/effects.json holds the trees, their columns, scales and where the e
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.documents import plain
-from recllm.base.errors import DataError, ModelError, UsageError
+from recllm.base.errors import DataError, ModelError, NothingToDo, UsageError
 from recllm.base.files import PRIVATE, safe_id, write_whole
 from recllm.base.stats.intervals import normal_quantile
 from recllm.base.stats.probabilities import sigmoid
 from recllm.learn.models.trees import BoostedTrees, BoostingSettings, grow_trees
+from recllm.market.propensity.answers import datasets_of
 from recllm.market.propensity.examples import Cohort
 from recllm.market.propensity.features import FeatureTable, Floats
 from recllm.market.propensity.model import Values, people_folds, varying
-from recllm.market.propensity.trial import Trial
-from recllm.shop.data.dataset import Dataset
+from recllm.market.propensity.prediction import qini_curve
+from recllm.market.propensity.trial import Trial, read_trial
+from recllm.recommend.recommender.registry import clear_taint, taints
+from recllm.shop.data.dataset import Dataset, utc
 from recllm.shop.workspace.workspace import Workspace
 
+logger = logging.getLogger(__name__)
 FOLDER = "effects"
 RECORD = "effects.json"
 FORMAT = 2
@@ -111,8 +120,8 @@ def grow_effects(
     settings: UpliftSettings,
     rng: np.random.Generator,
 ) -> EffectTrees:
-    """Trees of these rows over the features that vary in the trial: an X-learner of each group's half, outcome models
-    and all, so that the errors of these are among the groups' differences."""
+    """Trees of these rows over the features that vary in the trial. Each group has outcome models of its own, so that
+    their errors are among the groups' differences."""
     values, treated, outcome = trial.features.values, trial.treated, trial.outcome
     used = values[:, varying(values)]
     weights = 1 / np.where(treated, trial.propensity, 1 - trial.propensity)
@@ -337,8 +346,6 @@ def effect_names(workspace: Workspace) -> list[str]:
 def saved_effects(workspace: Workspace, name: str) -> LearnedEffects:
     """Raises `UsageError` for a name under which nothing was saved, `ModelError` for damaged files, and for what was
     learned from people who were erased, once its time is over."""
-    from recllm.recommend.recommender.registry import taints
-
     folder, names = effects_folder(workspace, name), effect_names(workspace)
     if name not in names:
         listed = f"there are: {', '.join(names)}" if names else "there are none yet"
@@ -358,3 +365,74 @@ def effects_of(workspace: Workspace, name: str, dataset: Dataset) -> EffectsOf:
     """The effects of people of a dataset, as of its time. Raises as `saved_effects` does."""
     model = saved_effects(workspace, name)
     return lambda user_rows: model.predict(Cohort(dataset).features(dataset.as_of).rows(user_rows))
+
+
+def uplift_workspace(
+    workspace: Workspace,
+    trial: Path | pl.DataFrame,
+    *,
+    start: datetime,
+    randomised: bool = False,
+    seed: int = 0,
+    source: str = "",
+    save: str | None = None,
+    ids: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What `recllm uplift --json` prints: everybody's uplift, in [-1, 1] and with 95 % between low and high, most moved
+    first, and the curve on the trial's people, each by a model of others. It is learned from a trial's CSV, or its
+    table with pseudonyms, without people who may not be learned from.
+
+    start: before the first treatment, UTC without a zone; later events of people are not used. randomised: as of
+    `Trial.construct`. source: the name of a table in the saved effects. save: the name under which the effects are
+    saved in the workspace, instead of earlier ones. ids: pseudonym -> the shop's own id, where it is known.
+
+    Raises `PolicyError` for what is no trial (see `Trial.construct`), `NothingToDo` without anyone to predict,
+    `UsageError` for a name that cannot be, and what `read_trial` raises.
+    """
+    started = time.perf_counter()
+    folder = None if save is None else effects_folder(workspace, save)
+    table = read_trial(trial, workspace.pseudonymiser().many) if isinstance(trial, Path) else trial
+    source = source or (trial.name if isinstance(trial, Path) else "a table")
+    learn, ask = datasets_of(workspace)
+    at = int((start if start.tzinfo else start.replace(tzinfo=UTC)).timestamp())
+    rows = learn.user_rows(table["user_id"])
+    table = table.filter(pl.Series(rows >= 0, dtype=pl.Boolean))
+    randomised_trial = Trial.construct(
+        Cohort(learn).features(at).rows(rows[rows >= 0]),
+        table["treated"].to_numpy() > 0,
+        table["outcome"].to_numpy(),
+        randomised=randomised,
+        propensity=table["propensity"].to_numpy() if "propensity" in table.columns else None,
+        seed=seed,
+    )
+    cohort = Cohort(ask)
+    user_rows = np.flatnonzero(cohort.with_history(ask.as_of))
+    if not len(user_rows):
+        raise NothingToDo("no one to predict: no customer has a past that counts")
+    settings = UpliftSettings(seed=seed)
+    effects, held_out = fit_effects(randomised_trial, settings, start=utc(at).isoformat(), source=source)
+    uplift = effects.predict(cohort.features(ask.as_of).rows(user_rows))
+    if folder is not None:
+        save_effects(effects, folder)
+        clear_taint(folder.parent, folder.name)
+    seconds = time.perf_counter() - started
+    logger.info("uplift: %d people, a trial of %d, %.1f s", len(user_rows), len(randomised_trial), seconds)
+    of_trial = randomised_trial.treated, randomised_trial.outcome, randomised_trial.propensity
+    curve, names, ids = qini_curve(held_out.expected, *of_trial), cohort.user_ids(user_rows), ids or {}
+    people = [
+        {
+            "user_id": ids.get(names[n], names[n]),
+            "uplift": float(uplift.effect[n]),
+            "low": float(uplift.low[n]),
+            "high": float(uplift.high[n]),
+        }
+        for n in cohort.descending(user_rows, uplift.effect)
+    ]
+    return {
+        "start": plain(utc(at)),
+        "as_of": plain(utc(ask.as_of)),
+        "trial": {"people": effects.source.people, "treated": effects.source.treated, "effect": curve.effect},
+        "qini": curve.qini,
+        "auuc": curve.auuc,
+        "people": people,
+    }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +24,10 @@ from recllm.shop.data.catalogue import SENSITIVE_TARGET, in_category, known_rows
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 
 Mask = NDArray[np.bool_]
-
 MIN_PEOPLE = 50
 MIN_PEOPLE_OF_A_CLASS = 20
 """Fewer people with, or without, the outcome teach nothing that could be checked."""
-
 MAX_WINDOWS = 12
-
 _COLUMNS = ("label", "person", "window", "cut", "known_at")
 """Arrays of `Examples`."""
 
@@ -71,6 +68,10 @@ class Cohort:
     def bought(self, start: int, end: int) -> NDArray[np.float64]:
         """1 for who buys what counts with start <= time < end, (n_users,)."""
         return (np.diff(self.purchases(start, end).indptr) > 0).astype(np.float64)
+
+    def left(self, start: int, end: int) -> NDArray[np.float64]:
+        """1 for who buys nothing that counts then, (n_users,)."""
+        return 1 - self.bought(start, end)
 
     def with_history(self, at: int) -> Mask:
         """Who has done anything before a time, (n_users,)."""
@@ -137,9 +138,6 @@ class Examples:
     def rows(self, which: NDArray[np.generic]) -> Examples:
         """These rows only: a mask or row numbers."""
         return Examples(self.features.rows(which), **{name: getattr(self, name)[which] for name in _COLUMNS})
-
-    def with_label(self, label: NDArray[np.generic]) -> Examples:
-        return replace(self, label=np.asarray(label, np.float64))
 
     def check(self, as_of: int) -> Examples:
         """Itself. Raises `DataError` ("leakage") when a label was not known at `as_of`."""

@@ -24,11 +24,9 @@ from recllm.shop.data.interactions import of_actions
 from recllm.shop.data.rhythm import ShoppingDays
 
 Floats = NDArray[np.float32]
-
 Column = NDArray[np.float64]
 Columns = dict[str, Column]
 Ints = NDArray[np.int64]
-
 WINDOWS = (7, 14, 28, 56, 91, 182)
 """Days of the windows in which trips are counted."""
 

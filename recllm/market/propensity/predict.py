@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import DataError, NothingToDo, UsageError
 from recllm.base.policy import Policy
+from recllm.base.questions import PredictionKind
 from recllm.base.schema import Reason
 from recllm.market.propensity.coupons import DECREASING, INCREASING, Coupons, coupon_features
 from recllm.market.propensity.examples import (
@@ -41,35 +42,36 @@ from recllm.market.propensity.examples import (
     past_examples,
 )
 from recllm.market.propensity.features import FeatureTable, Floats
-from recllm.market.propensity.model import Backtest, PropensitySettings, backtest, fit_propensity
-from recllm.market.propensity.next_order import OrderDates, days_until, order_days
+from recllm.market.propensity.model import (
+    MIN_SPEND,
+    Backtest,
+    OrderDates,
+    PropensitySettings,
+    SpendModel,
+    backtest,
+    days_until,
+    fit_propensity,
+    order_days,
+    spent,
+)
 from recllm.market.propensity.prediction import Prediction, PredictionRequest, UserPrediction, quality
-from recllm.market.propensity.question import PredictionKind
-from recllm.market.propensity.value import MIN_SPEND, SpendModel, spent
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.text.templates import Prompts
 
 Score = Callable[[Floats], NDArray[np.float64]]
 """A score, (n,), of rows of the table's values, on a scale where differences mean something: logit or log."""
-
 GENERAL = "general"
-
 MAX_REASONS = 3
 """Of a person."""
 MIN_EFFECT = 0.1
 """Smaller changes of the logit are nothing clear."""
 BACKGROUND_PEOPLE = 8
 """People whose values are put in place of the person's own."""
-
 _ROWS = 60_000
 """Rows scored at once."""
-
-
 VALIDATION_SHARE = 0.25
 """The latest campaigns that hold this share of all mailings are the window on which the model is checked."""
-
 logger = logging.getLogger(__name__)
-
 ACTIVE_DAYS = 91
 
 
@@ -86,24 +88,13 @@ def predict(
     horizons or without what is asked about, too few people, or an outcome that always or never happened; `NothingToDo`
     for no one to predict; `PolicyError` for a target of a sensitive category.
     """
-    started = time.perf_counter()
-    prediction = learn_prediction(request, learn, policy=policy)(ask)
+    started, policy = time.perf_counter(), policy or Policy()
+    cohorts = (Cohort.of(dataset, request, policy) for dataset in (learn, ask))
+    predicted = predict_redeem if request.kind is PredictionKind.REDEEM else predict_outcome
+    prediction = predicted(request, *cohorts)
     seconds = time.perf_counter() - started
     logger.info("%s: %d people predicted, %.1f s", request.kind, len(prediction.people), seconds)
     return prediction
-
-
-def learn_prediction(
-    request: PredictionRequest, learn: Dataset, *, policy: Policy | None = None
-) -> Callable[[Dataset], Prediction]:
-    """Learns once and predicts people, as of their dataset's own time, some at a time. Raises what `predict` raises,
-    `NothingToDo` where people are asked about."""
-    policy = policy or Policy()
-    cohort = Cohort.of(learn, request, policy)
-    # what redeeming is learned from hangs on who is asked about
-    is_redeem = request.kind is PredictionKind.REDEEM
-    answer = partial(predict_redeem, request, cohort) if is_redeem else learn_outcome(request, cohort)
-    return lambda ask: answer(Cohort.of(ask, request, policy))
 
 
 def reasons_of(
@@ -116,9 +107,7 @@ def reasons_of(
     outcome: str = "chance",
 ) -> list[tuple[Reason, ...]]:
     """The reasons of each row of `table`, which `score` is given the values of; nothing without `explain`.
-
-    others: `background`. names: the people's features, for the words. outcome: what rises or falls: chance or spend.
-    """
+    others: `background`. names: the people's features, for the words. outcome: what rises or falls: chance or spend."""
     if not request.explain or not len(table):
         return [()] * len(table)
     groups, deltas = group_deltas(score, table, others.values)
@@ -182,71 +171,53 @@ def prediction_of(
     )
 
 
-def learn_outcome(request: PredictionRequest, learn: Cohort) -> Callable[[Cohort], Prediction]:
+def predict_outcome(request: PredictionRequest, learn: Cohort, ask: Cohort) -> Prediction:
     """Of every kind but redeem. Raises `DataError` also for the value of a log without prices."""
-
-    def left(cohort: Cohort, start: int, end: int) -> NDArray[np.float64]:
-        return 1 - cohort.bought(start, end)
-
     data, horizon = learn.dataset, request.horizon_days
     settings = PropensitySettings(seed=request.seed)
     outcome: Outcome = Cohort.bought
     binary_of: Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None = None
-    days = 0
+    active_days = 0
     match request.kind:
         case PredictionKind.LEAVE:
-            outcome, days = left, request.active_days or ACTIVE_DAYS
+            outcome, active_days = Cohort.left, request.active_days or ACTIVE_DAYS
         case PredictionKind.NEXT_ORDER:
             outcome, binary_of = days_until, np.isfinite
         case PredictionKind.VALUE:
             if not np.isfinite(data.events.price).any():
                 raise DataError("the log has no prices, so spend cannot be predicted; load events with a price column")
             outcome, binary_of = spent, partial(np.less, MIN_SPEND)
-    eligible: Eligible = active_within(days) if days else Cohort.with_history
+    eligible: Eligible = active_within(active_days) if active_days else Cohort.with_history
     examples = past_examples(learn, cuts(data, horizon), horizon, outcome, eligible)
-    binary = examples if binary_of is None else examples.with_label(binary_of(examples.label))
-    check = backtest(binary, data.as_of, settings)
-    model = fit_propensity(binary, data.as_of, settings)
-    earlier = examples.rows(~check.inside)
-    validation, others = examples.rows(check.inside), background(examples)
-    figures: dict[str, float] = {}
-    dates: OrderDates | None = None
-    spend: SpendModel | None = None
+    label = examples.label if binary_of is None else binary_of(examples.label).astype(np.float64)
+    binary = replace(examples, label=label)
+    check, model = backtest(binary, data.as_of, settings), fit_propensity(binary, data.as_of, settings)
+    now = ask.dataset.as_of
+    has_past = eligible(ask, now)
+    rows, missing = np.flatnonzero(has_past), int((~has_past).sum())
+    if not len(rows):
+        raise NothingToDo(f"no one to predict: of {missing:,} people none has a past that counts")
+    table, others, figures = ask.features(now).rows(rows), background(examples), dict[str, float]()
+    probability = model.probability(table)
+    rank_by, columns = probability, {"probability": probability.tolist()}
+    explained = partial(reasons_of, request, ask.dataset)
+    if request.kind is PredictionKind.VALUE:
+        figures = SpendModel.fit(examples.rows(~check.inside), request.seed).figures(examples.rows(check.inside))
+        spend = SpendModel.fit(examples, request.seed)
+        rank_by = spend.value(table)
+        columns["value"] = rank_by.tolist()
+        columns["reasons"] = explained(spend.log_value, table, others, table, "spend")
+    else:
+        columns["reasons"] = explained(model.logit, model.inputs(table), model.inputs(others), table)
     if request.kind is PredictionKind.NEXT_ORDER:
         latest = examples.rows(examples.window == 0)
         past = order_days(learn, int(latest.cut[0]))
         figures = OrderDates.learn(past).figures(past, latest, horizon)
         dates = OrderDates.learn(order_days(learn, data.as_of))
-    elif request.kind is PredictionKind.VALUE:
-        figures = SpendModel.fit(earlier, request.seed).figures(validation)
-        spend = SpendModel.fit(examples, request.seed)
-
-    def answer(ask: Cohort) -> Prediction:
-        now = ask.dataset.as_of
-        has_past = eligible(ask, now)
-        rows, missing = np.flatnonzero(has_past), int((~has_past).sum())
-        if not len(rows):
-            raise NothingToDo(f"no one to predict: of {missing:,} people none has a past that counts")
-        table, explained = ask.features(now).rows(rows), partial(reasons_of, request, ask.dataset)
-        probability = model.probability(table)
-        rank_by, columns = probability, {"probability": probability.tolist()}
-        if dates is not None:
-            rank_by, by_field = dates.answers(order_days(ask, now), rows, horizon, now)
-            columns |= by_field
-        if spend is None:
-            columns["reasons"] = explained(model.logit, model.inputs(table), model.inputs(others), table)
-        else:
-            rank_by = spend.value(table)
-            columns["value"] = rank_by.tolist()
-            columns["reasons"] = explained(spend.log_value, table, others, table, "spend")
-        left_out = {"no_past": missing} if missing else {}
-        about: dict[str, Any] = {"figures": figures, "left_out": left_out, "active_days": days}
-        return prediction_of(request, ask, rows, rank_by, columns, check, as_of=now, **about)
-
-    return answer
-
-
-# --- redeem ----------------------------------------------------------------------------------------------------------
+        rank_by, by_field = dates.answers(order_days(ask, now), rows, horizon, now)
+        columns |= by_field
+    about: dict[str, Any] = {"figures": figures, "left_out": {"no_past": missing} if missing else {}}
+    return prediction_of(request, ask, rows, rank_by, columns, check, as_of=now, active_days=active_days, **about)
 
 
 def redeem_settings(settings: PropensitySettings) -> PropensitySettings:
@@ -315,9 +286,7 @@ def campaign_features(cohort: Cohort, coupons: Coupons, mailing: Mailing) -> Fea
 
 def predict_redeem(request: PredictionRequest, learn: Cohort, ask: Cohort) -> Prediction:
     """The people who were mailed the request's campaign, the latest when None.
-
-    Raises `UsageError` for an unknown campaign, `DataError` when too few campaigns were over before its mailing.
-    """
+    Raises `UsageError` for an unknown campaign, `DataError` when too few campaigns were over before its mailing."""
     tables = request.coupons
     coupons = tables if isinstance(tables, Coupons) else Coupons.read(Path(tables or ""))
     starts, every = list(coupons.starts()), mailings(coupons, request.horizon_days)
@@ -360,9 +329,6 @@ def usable(cohort: Cohort, past: Sequence[Mailing]) -> list[Mailing]:
     events = cohort.dataset.events
     first = int(events.at.min()) if len(events) else 0
     return [mailing for mailing in past if mailing.at > first]
-
-
-# --- reasons ---------------------------------------------------------------------------------------------------------
 
 
 def background(learned: Examples) -> FeatureTable:

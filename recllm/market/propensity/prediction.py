@@ -25,15 +25,14 @@ from pydantic import InstanceOf, model_validator
 
 from recllm.base.documents import plain
 from recllm.base.errors import UsageError
+from recllm.base.questions import PredictionKind, PredictionQuestion
 from recllm.base.schema import Reason
 from recllm.base.stats.intervals import share
 from recllm.base.stats.probabilities import auc, calibration_error, mass_bins
 from recllm.market.propensity.coupons import Coupons
-from recllm.market.propensity.question import PredictionKind, PredictionQuestion
 
 Values = NDArray[np.float64]
 Labels = NDArray[np.float64] | NDArray[np.bool_]
-
 BINS = 10
 SHARES = np.linspace(0, 1, 101)
 
@@ -132,9 +131,6 @@ def true_qini(uplift: Values, truth: Values) -> QiniCurve:
 def curve_of(gains: Values) -> QiniCurve:
     area = float(np.trapezoid(gains, SHARES))
     return QiniCurve(qini=area - float(gains[-1]) / 2, auuc=area, effect=float(gains[-1]))
-
-
-# --- requests and answers ---------------------------------------------------------------------------------------------
 
 
 class PredictionRequest(PredictionQuestion):

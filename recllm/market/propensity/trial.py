@@ -1,8 +1,6 @@
 """Trials, from which effects are learned: people who were treated or not, their features beforehand, their outcomes.
 
-An effect can be read off data only when who is treated does not depend on what is to come: drawn at random (a trial),
-or by known chances (propensities). Nothing here guesses propensities: campaigns that a shop mailed to whom it liked, as
-those of Complete Journey, are refused.
+Who is treated was drawn at random or by known chances (propensities), which nothing here guesses: see `NOT_RANDOMISED`.
 """
 
 from __future__ import annotations
@@ -27,7 +25,6 @@ MIN_PEOPLE_OF_A_GROUP = 100
 MIN_OUTCOMES = 20
 MIN_PROPENSITY = 0.02
 """A propensity nearer to 0 or 1 leaves no one to compare with."""
-
 NOT_RANDOMISED = (
     "uplift needs a trial: who was treated must have been drawn at random (declare randomised) or by known chances "
     "(give the propensities). Among people chosen by a rule, treated and others differ already, and the difference "
@@ -106,10 +103,9 @@ class Trial:
 def check_assignment(features: FeatureTable, treated: NDArray[np.bool_], propensity: Values, *, seed: int = 0) -> float:
     """The AUC with which features tell who was treated, over and above the propensities; near .5 in a true trial.
 
-    A classifier (`propensity.model`) is cross-fitted on the treatment; its scores are compared with those for
-    treatments drawn again by the propensities. Raises `PolicyError` when the treated are separated by more than chance:
-    more than four standard errors, and at least .02, above what the propensities alone would give. The error names the
-    feature that the classifier's trees gain most by.
+    The scores of a cross-fitted classifier are compared with those for treatments drawn again by the propensities.
+    Raises `PolicyError`, which names the clearest feature, when the AUC is above what these give by more than chance:
+    by four standard errors, and at least .02.
     """
     settings = PropensitySettings(rounds=60, leaves=6, folds=3, seed=seed)
     score = cross_fitted(features, treated.astype(np.float64), np.arange(len(treated)), settings).mean(axis=1)
@@ -128,9 +124,7 @@ def check_assignment(features: FeatureTable, treated: NDArray[np.bool_], propens
 
 def read_trial(file: Path, pseudonyms: Callable[[Sequence[str]], list[str]] | None = None) -> pl.DataFrame:
     """The table of a trial in a CSV, read as `read_texts` does.
-
-    Raises `DataError` for an empty one, a missing column, a person twice, or a value that is no number.
-    """
+    Raises `DataError` for an empty one, a missing column, a person twice, or a value that is no number."""
     table = read_texts(file, pseudonyms)
     missing = [name for name in NEEDED if name not in table.columns]
     if missing or not table.height:

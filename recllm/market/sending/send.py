@@ -95,7 +95,7 @@ def send_campaign(
         while queue and (window.end is None or clock() < window.end):
             batch = [queue.popleft() for _ in range(min(len(queue), BATCH, max(1, per_minute // 6)))]
             states = text_states(campaign)
-            reachable, _ = reachable_people(campaign, batch, states)
+            reachable, _, _ = reachable_people(campaign, states, batch)
             mails = [
                 mail_of(campaign, texts[m.text_id], states[m.text_id].text, server, addresses[m.user_id], m)
                 for m in messages_of(campaign, reachable, clock()).values()
@@ -113,7 +113,7 @@ def send_campaign(
 def outcome_of(
     campaign: OpenCampaign, server: MailServer, outbox: Outbox, waiting: int, no_address: int
 ) -> SendOutcome:
-    _, dropped = reachable_people(campaign, campaign.plan.addressed, text_states(campaign))
+    *_, dropped = reachable_people(campaign, text_states(campaign))
     leaving = {entry.user_id for entry in outbox.entries(MessageState.LEAVING)}
     unsure = [person for person in campaign.plan.addressed if person.user_id in leaving]
     messages = messages_of(campaign, unsure, datetime.now(UTC)).values()

@@ -21,12 +21,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from recllm.base.documents import json_text, json_value
 from recllm.base.errors import NotFittedError, PolicyError, RecllmError, UsageError
@@ -35,15 +36,11 @@ from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Purpose, SlateStatus
 from recllm.market.experiments.slates import list_experiments, recommend_in_experiments
 from recllm.recommend.recommender.people import AgreedPeople, StorePeople
+from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import open_recommender, usable_version
 from recllm.recommend.recommender.shop_states import newest_state
 from recllm.shop.data.dataset import USER_COLUMN, utc
 from recllm.shop.workspace.workspace import Workspace, present
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from recllm.recommend.recommender.recommender import Recommender
 
 PLAN = "plan.json"
 DONE = "done.json"
@@ -158,7 +155,6 @@ def shard_numbers(pseudonyms: Sequence[str], shards: int) -> NDArray[np.int64]:
 
 PEOPLE_AT_ONCE = 512
 """People of a shard who are ranked together."""
-
 COLUMNS: Mapping[str, Any] = {
     "user_id": pl.String,
     "rank": pl.Int32,
@@ -201,18 +197,12 @@ class ShardWorker:
     def slates(self, shard: int) -> tuple[pl.DataFrame, int]:
         """Slates of everybody of a shard who may be served, by the variant that is theirs, as `COLUMNS`; and the number
         of people."""
-        recommender = self._shard(shard, self.run.version)
-        experiments = list_experiments(self.shop)
+        recommender_of: Callable[[str | None], Recommender] = cache(
+            lambda version: self._shard(shard, version or self.run.version)
+        )
+        recommender, experiments = recommender_of(None), list_experiments(self.shop)
         users = recommender.dataset.users[USER_COLUMN].to_list()
         rng = np.random.default_rng([self.run.seed, shard])
-        of_version = {self.run.version: recommender}
-
-        def recommender_of(version: str | None) -> Recommender:
-            version = version or self.run.version
-            if version not in of_version:
-                of_version[version] = self._shard(shard, version)
-            return of_version[version]
-
         rows: list[tuple[Any, ...]] = []
         for start in range(0, len(users), PEOPLE_AT_ONCE):
             request = slates_request(self.options, users[start : start + PEOPLE_AT_ONCE])
@@ -332,8 +322,7 @@ def worked_shards(run: BatchRun, shards: Sequence[int], workers: int) -> Iterato
 
 
 def share_cores(workers: int) -> None:
-    """Gives each process its share of the machine's cores as threads. The libraries read these variables when they are
-    imported, which is later."""
+    """Gives each process its share of the machine's cores, in variables that libraries read when they are imported."""
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
         os.environ.setdefault(name, threads)
@@ -344,10 +333,8 @@ def run_batch(
 ) -> BatchResult:
     """Work on the shards without a file, and write `DONE` when all have one.
 
-    A shard that fails is in `BatchResult.failed`; the others are done all the same, unless a process is killed, and the
-    next run tries it again.
-    workers: processes at once; one works in this process. progress: called for each shard as it ends. Raises
-    `UsageError` for no worker.
+    The next run tries a failed shard again. workers: processes at once; one works in this process. progress: called for
+    each shard as it ends. Raises `UsageError` for no worker.
     """
     if workers < 1:
         raise UsageError(f"workers is {workers}; give at least 1")

@@ -1,1 +1,0 @@
-"""Slates, audiences, texts and predictions for everybody, shard by shard, in one process or several."""
