@@ -14,10 +14,10 @@ from threading import Lock
 import polars as pl
 
 from recllm.base.errors import NothingToDo
+from recllm.base.questions import PredictionKind
 from recllm.base.schema import Purpose, Table
 from recllm.market.propensity.answers import predict_workspace
 from recllm.market.propensity.prediction import Prediction, PredictionRequest
-from recllm.market.propensity.question import PredictionKind
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender

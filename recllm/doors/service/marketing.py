@@ -68,7 +68,8 @@ from recllm.market.campaigns.drafts import (
     stage_of,
 )
 from recllm.market.campaigns.export import export_campaign
-from recllm.market.campaigns.open_campaign import enter_edit, preview_document
+from recllm.market.campaigns.folder import TextStatus
+from recllm.market.campaigns.open_campaign import decide, enter_edit, preview_document
 from recllm.market.campaigns.outcome import campaign_outcome
 from recllm.market.campaigns.plan import plan_campaign
 from recllm.market.occasions.day import find_occasions
