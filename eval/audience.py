@@ -23,13 +23,11 @@ from recllm.base.stats import probabilities
 from recllm.base.stats.intervals import paired_bootstraps
 from recllm.learn.features.candidates import explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics, ask
-from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.learn.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.learn.training.windows import PastWindows, window_starts
 from recllm.market.audiences.probabilities import USERS_PER_BLOCK, restricted_to
 from recllm.recommend.evaluation.protocols import EvaluationWindow
 from recllm.recommend.evaluation.systems import TrainingRecipe, advised_recipe
-from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.data.interactions import merged_lines, visits
@@ -104,14 +102,11 @@ def figures(
 
 def item_probabilities(trained: Recommender, items: Table, people: Table) -> Table:
     """Probability that each of `people` buys each of `items`, float32 (n, n_items)."""
-    data = trained.dataset
     ranker = replace(trained.ranker, population=restricted_to(trained.population, items))
 
     def score(block: slice) -> Table:
         rows = people[block]
-        basics = basics_vectors(trained.encoder, basics_of(data.users[rows.tolist()]), trained.text_locale)
-        users = UserInputs(data.events.rows(rows), data.as_of, rows, basics)
-        return ranker.score(users, explicit(len(rows), items)).probability.reshape(len(rows), -1)
+        return ranker.score(trained.inputs_of(rows), explicit(len(rows), items)).probability.reshape(len(rows), -1)
 
     return np.concatenate(map_blocks(score, len(people), USERS_PER_BLOCK))
 

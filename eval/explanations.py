@@ -31,7 +31,8 @@ from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.base.stats.intervals import paired_bootstraps
 from recllm.recommend.evaluation.protocols import EvaluationWindow
-from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory, counterfactual, deltas, lacking, units_of
+from recllm.recommend.recommender.histories import UserHistory
+from recllm.recommend.recommender.leave_one_out import Evidence, counterfactual, deltas, lacking, units_of
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import Events
@@ -155,9 +156,8 @@ def case(recommender: Recommender, row: int, item: int, scores: NDArray[np.float
 
 def scored(recommender: Recommender, case: Case, sets: Sequence[Sequence[Evidence]]) -> NDArray[np.float32]:
     """The item's score without each set of units."""
-    histories, basics = lacking(case.person, sets)
     ones = Pairs(np.arange(len(sets) + 1), np.full(len(sets), case.item, np.int32))
-    return recommender.explainer().scores_of(case.person)(histories, basics, ones)
+    return recommender.explainer().logits(lacking(case.person, sets), ones)
 
 
 # --- gates -----------------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def deletion(recommender: Recommender, cases: Sequence[Case], rng: np.random.Gen
         tried = rng.permutation(np.flatnonzero(np.isfinite(case.deltas)))
         orders = dict(zip(stays, (heavy, rng.permutation(len(case.units)), tried, heavy[::-1]), strict=True))
         sets = [[case.units[int(n)] for n in order[:step]] for order in orders.values() for step in range(1, STEPS + 1)]
-        ranks = recommender.explainer().positions(case.person, case.item, SHORT)(*lacking(case.person, [[], *sets]))
+        ranks = recommender.explainer().positions(case.item, SHORT)(lacking(case.person, [[], *sets]))
         if ranks[0] <= SHORT:
             for number, name in enumerate(stays):
                 stays[name].append(float((ranks[1 + STEPS * number : 1 + STEPS * (number + 1)] <= SHORT).mean()))
@@ -222,8 +222,8 @@ def necessity(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]
     """Counterfactual sets for the first 5, each ranked once more by the serving code without these events."""
     emitted, true, sizes, n_ranked = 0, 0, [], 0
     for case in cases:
-        ranks = recommender.explainer().positions(case.person, case.item, SHORT)
-        if int(ranks(case.person.events, [case.person.basics])[0]) > SHORT:
+        ranks = recommender.explainer().positions(case.item, SHORT)
+        if int(ranks(lacking(case.person, [()]))[0]) > SHORT:
             continue
         n_ranked += 1
         removed = counterfactual(case.person, case.units, case.deltas, ranks, k=SHORT)
@@ -243,8 +243,7 @@ def shown_without(recommender: Recommender, case: Case, units: Sequence[Evidence
     """Whether the served ranking still puts the item among the first 5 names without these units."""
     from recllm.text.items import item_names
 
-    histories, basics = lacking(case.person, [units])
-    listed = recommender.explainer().lists_of(case.person, SHORT + 100)(histories, basics).item[0]
+    listed = recommender.explainer().ranked(lacking(case.person, [units]), SHORT + 100).item[0]
     listed = listed[listed >= 0]
     names = item_names(recommender.dataset.items[listed.tolist()], recommender.locale)
     first = list(dict.fromkeys(names))[:SHORT]
@@ -272,7 +271,7 @@ def heaviest(recommender: Recommender, case: Case, person: UserHistory) -> Evide
     units = units_of(person)
     tried_units = {unit for unit, w in zip(case.units, case.deltas, strict=True) if np.isfinite(w)}
     tried = np.array([[unit in tried_units] for unit in units])
-    values = deltas(person, units, np.array([case.item]), tried, recommender.explainer().scores_of(case.person))[:, 0]
+    values = deltas(person, units, np.array([case.item]), tried, recommender.explainer().logits)[:, 0]
     return units[int(np.nanargmax(values))]
 
 
@@ -300,8 +299,7 @@ def _planted_hit(
     events = Events(np.array([0, n]), items, at, bought, ones, ones, np.arange(n, dtype=np.int32))
     person = UserHistory(events, {})
     units = units_of(person)
-    score = recommender.explainer().scores_of(person)
-    values = deltas(person, units, two[:1], np.ones((len(units), 1), bool), score)[:, 0]
+    values = deltas(person, units, two[:1], np.ones((len(units), 1), bool), recommender.explainer().logits)[:, 0]
     return units[int(np.argmax(values))].item in two[1:]
 
 

@@ -33,7 +33,6 @@ from published import BENCHMARKS
 
 from recllm.base.schema import Action
 from recllm.base.stats.probabilities import calibration_error
-from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.market.occasions.replenishment import (
     HORIZON_DAYS,
     TREES,
@@ -44,7 +43,6 @@ from recllm.market.occasions.replenishment import (
 from recllm.market.propensity.predict import predict
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.recommend.evaluation.systems import advised_recipe
-from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import Pairs
@@ -150,15 +148,13 @@ def scorer(
     scores = []
     for pairs, start in zip(weeks, starts, strict=True):
         people, row = np.unique(pairs["user"].to_numpy(), return_inverse=True)
-        now, score = dataset.before(start), np.empty(len(pairs))
+        now, score = recommender.with_people(dataset.before(start), recommender.population.pool), np.empty(len(pairs))
         for block in range(0, len(people), 256):
             chosen = people[block : block + 256]
             inside = np.flatnonzero((row >= block) & (row < block + 256))
             indptr = np.searchsorted(row[inside] - block, np.arange(len(chosen) + 1)).astype(np.int64)
-            basics = basics_vectors(encoder, basics_of(now.users[chosen.tolist()]), recommender.text_locale)
-            users = UserInputs(now.events.rows(chosen), start, chosen, basics)
             asked = Pairs(indptr, pairs["item"].to_numpy()[inside].astype(np.int32))
-            score[inside] = recommender.ranker.score(users, asked).logit
+            score[inside] = recommender.ranker.score(now.inputs_of(chosen), asked).logit
         scores.append(score)
     return np.concatenate(scores)
 

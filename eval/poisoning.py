@@ -34,7 +34,6 @@ from numpy.typing import NDArray
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features.candidates import explicit
-from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.recommend.evaluation.benchmarks import CJ_NOTE
 from recllm.recommend.evaluation.systems import advised_recipe
 from recllm.recommend.recommender.ranking import UserInputs
@@ -73,8 +72,7 @@ class Shop:
 
     @cached_property
     def people(self) -> UserInputs:
-        basics = basics_vectors(self.trained.encoder, basics_of(self.log.users))
-        return UserInputs(self.log.events, self.log.as_of, np.arange(self.log.n_users), basics)
+        return self.trained.inputs_of(np.arange(self.log.n_users))
 
     @cached_property
     def newcomers(self) -> UserInputs:

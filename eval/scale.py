@@ -191,19 +191,16 @@ def answers(folder: Path) -> dict[str, Any]:
 
 def top(folder: Path) -> dict[str, Any]:
     """The best K of the whole catalogue for everybody, in one process that is warm."""
-    from recllm.learn.features.item_vectors import basics_of, basics_vectors
-    from recllm.recommend.recommender.ranking import UserInputs
     from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.workspace.workspace import Workspace
 
     with closing(Workspace.open(folder / "shop")) as shop:
         recommender = open_recommender(shop, everybody=True).warm()
         data, rows = recommender.dataset, np.arange(recommender.dataset.n_users)
-        basics = basics_vectors(recommender.encoder, basics_of(data.users))
-        few = rows[:64]
-        recommender.ranker.rank(UserInputs(data.events.rows(few), data.as_of, few, basics[few]), K)
+        everybody = recommender.inputs_of(rows)
+        recommender.ranker.rank(recommender.inputs_of(rows[:64]), K)
         began, cpu = time.perf_counter(), time.process_time()
-        recommender.ranker.rank(UserInputs(data.events, data.as_of, rows, basics), K)
+        recommender.ranker.rank(everybody, K)
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     return {"people": len(rows), "items": data.n_items, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
 

@@ -39,7 +39,7 @@ from recllm.market.audiences.selection import draws, select
 from recllm.market.audiences.targets import audience_target
 from recllm.market.campaigns.suggestions import fitting_items
 from recllm.market.experiments.effect import in_global_holdout
-from recllm.recommend.recommender.people import Histories
+from recllm.recommend.recommender.histories import Histories
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.catalogue import in_category

@@ -30,9 +30,10 @@ from recllm.learn.features.sampled_people import sample_statistics
 from recllm.learn.features.together import bought_together, cart_weights
 from recllm.learn.models.scorer import ItemProjections
 from recllm.recommend.recommender.explanation import Explainer, Explanation, spreads
+from recllm.recommend.recommender.histories import Histories, UserHistory
 from recllm.recommend.recommender.intent_items import PERSONAL_INTENTS, FittingItems, fitting_items
-from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory, broad_categories
-from recllm.recommend.recommender.people import DatasetPeople, Histories, People, PeopleLacking
+from recllm.recommend.recommender.leave_one_out import Evidence, broad_categories
+from recllm.recommend.recommender.people import DatasetPeople, People, PeopleLacking
 from recllm.recommend.recommender.ranking import LIST_DEPTH, NAMESAKES, ItemRanker, Ranked, UserInputs, item_margins
 from recllm.recommend.recommender.slate_writer import SlateWriter, slate_depth
 from recllm.shop.data.catalogue import allowed_items, catalogue_rows, known_rows, sensitive_items
@@ -277,7 +278,7 @@ class Recommender:
             ranked, best = self._best(of_group, writer, allowed_to_group)
             spreads = self._spreads(of_group, request, ranked) if request.explain else np.ones(len(group))
             for n, position in enumerate(positions[group].tolist()):
-                person = UserHistory(of_group.events.rows(np.array([n])), of_group.basics[n], int(of_group.rows[n]))
+                person = of_group.person(n)
                 causes, remark = ({}, None) if fitting is None else fitting.of_offers(int(group[n]))
                 slates[position] = writer.personal(
                     position, person, ranked.row(n), best[n], spreads[n], rng, causes=causes, remark=remark
@@ -305,7 +306,7 @@ class Recommender:
             self.locale,
             self.item_vectors,
             self.population.facets.type,
-            logits=lambda histories, pairs: self.ranker.score(self._inputs(histories), pairs).logit,
+            logits=lambda histories, pairs: self.ranker.score(self.inputs(histories), pairs).logit,
             ranked=ranked,
             broad=self.broad_categories,
         )
@@ -322,7 +323,7 @@ class Recommender:
             raise PolicyError("this person has not agreed to personalisation; there is nothing to explain")
         if not histories.has_evidence[0]:
             raise UnknownIdError("nothing to explain: nothing is known of this person; check the id, or load events")
-        return UserHistory(histories.events, histories.basics[0], int(histories.rows[0]))
+        return histories.person(0)
 
     def fitting(
         self, intent: Intent, histories: Events, cart: NDArray[np.integer] | None = None
@@ -432,7 +433,7 @@ class Recommender:
         weight = request.popularity_weight
         by_margin = request.objective is Objective.MARGIN
         return self.ranker.rank(
-            self._inputs(histories),
+            self.inputs(histories),
             k,
             items=np.flatnonzero(allowed) if request.allow is not None or request.intent in PERSONAL_INTENTS else None,
             allowed=allowed,
@@ -443,9 +444,14 @@ class Recommender:
             margins=self.margins if by_margin else None,
         )
 
-    def _inputs(self, histories: Histories) -> UserInputs:
+    def inputs(self, histories: Histories) -> UserInputs:
+        """What the ranker reads of these users."""
         basics = basics_vectors(self.encoder, histories.basics, self.text_locale)
         return UserInputs(histories.events, self.dataset.as_of, histories.rows, basics)
+
+    def inputs_of(self, rows: Ints) -> UserInputs:
+        """The same of users of the dataset, by their rows."""
+        return self.inputs(DatasetPeople(self.dataset).of_rows(rows))
 
     def _best(self, histories: Histories, writer: SlateWriter, allowed: NDArray[np.bool_]) -> tuple[Ranked, list[Ints]]:
         """A ranking, and the columns in it of each user's first items, of each name only the best: `k`, and where the

@@ -44,8 +44,8 @@ from recllm.base.schema import (
 from recllm.base.settings import OfferSettings
 from recllm.learn.features.candidates import POPULAR, served_by
 from recllm.recommend.recommender.explanation import Explainer
+from recllm.recommend.recommender.histories import UserHistory
 from recllm.recommend.recommender.intent_items import Remark, shops_weekly
-from recllm.recommend.recommender.leave_one_out import UserHistory
 from recllm.recommend.recommender.ranking import NAMESAKES, Ranked
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.shop.data.interactions import Ints

@@ -88,9 +88,9 @@ class Events:
         return Events(indptr, *(column[mask] for column in self.columns()))
 
     def rows(self, users: NDArray[np.integer]) -> Events:
-        """The events of these users, one run each in the order given (a user may be repeated)."""
+        """The events of these users, one run each in the order given (a user may be repeated); an empty one for -1."""
         starts, ends = self.indptr[users], self.indptr[np.asarray(users) + 1]
-        lengths = ends - starts
+        lengths = np.maximum(ends - starts, 0)  # of -1 the end is the first event
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         index = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - starts, lengths)
         return Events(indptr, *(column[index] for column in self.columns()))
