@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-from inputs import default_encoder, finish, say, script_parser, window_of
+from inputs import advised, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 from peers.trees import BoostSettings, TreeExamples, boost
 
@@ -27,7 +27,7 @@ from recllm.learn.features.pair_features import FEATURE_NAMES, pair_cosine, pair
 from recllm.learn.training.windows import PastWindows, window_starts
 from recllm.market.audiences.probabilities import USERS_PER_BLOCK, restricted_to
 from recllm.recommend.evaluation.protocols import EvaluationWindow
-from recllm.recommend.evaluation.systems import TrainingRecipe, advised_recipe
+from recllm.recommend.evaluation.systems import TrainingRecipe
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.data.interactions import merged_lines, visits
@@ -42,9 +42,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=300)
     args = parser.parse_args()
     window = window_of("cj-next28", args, validation=args.validation)
-    encoder = default_encoder(args)
-    recipe = advised_recipe(window.fit_on, encoder, seed=args.seed)
-    trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests, progress=say)
+    trained, recipe = advised(window.fit_on, args, say)
     people = np.flatnonzero(np.diff(window.fit_on.events.of("purchase").indptr))
     items, source = drawn(window.fit_on, args.items, args.seed)
     record = {

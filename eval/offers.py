@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 import numpy as np
-from inputs import default_encoder, finish, say, script_parser, window_of
+from inputs import advised, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
 from recllm.base.schema import Action, Intent, Objective
@@ -25,7 +25,6 @@ from recllm.base.stats.ranking import average, ndcg
 from recllm.market.audiences.probabilities import independent_probabilities
 from recllm.market.audiences.selection import spread_offers
 from recllm.recommend.evaluation.protocols import EvaluationWindow
-from recllm.recommend.evaluation.systems import advised_recipe
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.catalogue import allowed_items
 from recllm.shop.data.dataset import DAY
@@ -64,9 +63,8 @@ def main() -> None:
 
 
 def measure(window: EvaluationWindow, args: argparse.Namespace) -> dict[str, Any]:
-    past, encoder = window.fit_on, default_encoder(args)
-    recipe = advised_recipe(past, encoder, seed=args.seed)
-    recommender = Recommender(past, encoder).fit(recipe.training, interests=recipe.interests).warm()
+    past = window.fit_on
+    recommender, _ = advised(past, args)
     purchases, n_items = past.events.of(Action.PURCHASE), past.n_items
     buyer = np.repeat(np.arange(past.n_users), np.diff(purchases.indptr))
     shoppers = np.unique(buyer[purchases.at >= past.as_of - 28 * DAY])

@@ -65,9 +65,9 @@ def ease_scores(
     return scores
 
 
-def fit(past: Dataset, l2: float, items: int, step: int = 512) -> ItemWeights:
+def fit(past: Dataset, l2: float, items: int) -> ItemWeights:
     """With G = X'X and P = (G + l2 I)^-1, weight = -P / diag(P) by columns, and 0 on the diagonal."""
-    from scipy.linalg import lapack
+    from scipy.linalg import inv
 
     sold = buyers(past, None)
     rows = np.sort(np.argsort(-sold, kind="stable")[:items])
@@ -75,16 +75,9 @@ def fit(past: Dataset, l2: float, items: int, step: int = 512) -> ItemWeights:
     if not len(rows):
         return ItemWeights(rows, np.zeros((0, 0), np.float32))
     x = purchase_matrix(past, np.arange(past.n_users), None)[:, rows].sign()
-    gram = np.asfortranarray((x.T @ x).toarray(), dtype=np.float32)
+    gram = np.asarray((x.T @ x).toarray(), np.float32)
     gram[np.diag_indices(len(rows))] += l2
-    factor, _ = lapack.spotrf(gram, lower=1, overwrite_a=1)
-    lower, _ = lapack.spotri(factor, lower=1, overwrite_c=1)
-    weight = lower.T
-    for start in range(0, len(weight), step):  # the other half of the symmetric matrix, in place, a few rows at a time
-        end = start + step
-        corner = np.triu(weight[start:end, start:end])
-        weight[start:end, start:end] = corner + np.triu(corner, 1).T
-        weight[end:, start:end] = weight[start:end, end:].T
+    weight = inv(gram, overwrite_a=True, assume_a="pos")
     weight /= -weight.diagonal().copy()
     np.fill_diagonal(weight, 0)
     return ItemWeights(rows, weight)

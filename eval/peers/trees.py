@@ -216,7 +216,7 @@ def tree_ranker(fitted: Callable[[Dataset], Forest], args: TreeSettings) -> Rank
             cosine = pair_cosine(users, pairs)
             score = forest.predict(_columns(pair_features(users, pairs), cosine))
             unmasked[part] = _top(score, pairs, query.k)
-            new = users.owned.find(pairs.user, pairs.item) == len(users.owned.keys)
+            new = ~users.owned.occurs(pairs.user, pairs.item)
             masked[part] = _top(score[new], pairs.select(new), query.k)
         return RankedLists(unmasked), RankedLists(masked)
 

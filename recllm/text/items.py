@@ -91,6 +91,11 @@ class ItemNames:
         """The name of each row."""
         return item_names(self._items[list(rows)], self._locale)
 
+    def first(self, rows: Sequence[int]) -> list[int]:
+        """Positions of the rows whose name none before them has."""
+        first = {name: position for position, name in reversed(list(enumerate(self.of(rows))))}
+        return sorted(first.values())
+
 
 def item_name(title: str | None, path: Sequence[str | None], locale: str) -> str:
     names = (name_as_told(without_exact_data(text), TITLE_CHARS, locale) for text in (title, *reversed(path)) if text)

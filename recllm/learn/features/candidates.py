@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.learn.features.collaborative import PURCHASE_HALF_LIFE_DAYS, UserBatch
-from recllm.shop.data.interactions import Floats, Ints, Pairs, WeightedSums, decay
+from recllm.learn.features.collaborative import UserBatch
+from recllm.shop.data.interactions import Floats, Ints, Pairs, WeightedSums
 
 OWN_HISTORY = "own_history"
 NEIGHBOURS = "neighbours"
@@ -109,8 +109,7 @@ def candidates(
         keys.append(user * n_items + rows.astype(np.int64))
         bits.append(np.full(len(rows), BIT[source]))
 
-    ends = np.searchsorted(users.owned.keys, np.arange(users.n + 1) * n_items)
-    habit = users.owned.total(decay(users.purchases.at, users.as_of, PURCHASE_HALF_LIFE_DAYS))
+    ends = users.owned.starts(users.n)
     closed = np.zeros(n_items, bool) if allowed is None else ~np.asarray(allowed, bool)
     shut = closed.copy()
     n_hidden = settings.short_history + (0 if banned is None else int(np.diff(banned[0]).max(initial=0)))
@@ -122,7 +121,7 @@ def candidates(
         n_habits = min(int((~shut[own_items]).sum()), settings.own_history) if repeats else 0
         divisor = 2 if habits_lead and 0 < settings.habit_items <= n_habits else 1
         if repeats:
-            add(user, OWN_HISTORY, _best(own_items, habit[span], shut, settings.own_history // divisor))
+            add(user, OWN_HISTORY, _best(own_items, users.habits[span], shut, settings.own_history // divisor))
         shut[own_items] = True
         for name, rows, score in proposals:
             add(user, name, _best(rows, score, shut, getattr(settings, name) // divisor))

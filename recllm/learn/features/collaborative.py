@@ -39,6 +39,7 @@ from recllm.shop.data.interactions import (
     WeightedSums,
     decay,
     distinct,
+    enlarged,
     matrix,
     merged_lines,
     of_actions,
@@ -208,7 +209,7 @@ class CollaborativeStatistics:
         items: `Dataset.items`, those of the statistics first. vectors: unit rows of the further ones, (n_new, dim).
         Raises `DataError` when the number of vectors does not fit.
         """
-        n_new, n_items = len(vectors), items.height
+        n_new, n_items, n_pool = len(vectors), items.height, len(self.pool)
         if self.n_items + n_new != n_items:
             raise DataError(f"vectors: {n_new} rows for {n_items - self.n_items} new items; encode each of them once")
         facets, stats, prior = self.facets.with_new_items(items), self.stats, PRIOR_BUYERS
@@ -229,23 +230,13 @@ class CollaborativeStatistics:
             figures[-1] = without_group
             return longer(column, figures[codes[self.n_items :]])
 
-        def wider(rows: Any, n_columns: int, n_rows: int | None = None) -> Any:
-            """A sparse matrix with further empty columns, and rows; its values are not copied."""
-            from scipy.sparse import csr_matrix
-
-            n_rows = n_rows or rows.shape[0]
-            larger = csr_matrix((n_rows, n_columns), dtype=rows.dtype)
-            larger.data, larger.indices = rows.data, rows.indices
-            larger.indptr = np.pad(rows.indptr, (0, n_rows - rows.shape[0]), mode="edge")
-            return larger
-
         groups = {}
         for name, sales in self.group_statistics.items():
             groups[name] = GroupStatistics(
                 buyers_56=of_group(name, sales.buyers_56, 0),
                 arrivals=of_group(name, sales.arrivals, 0),
                 arrival_rate=of_group(name, sales.arrival_rate, mean_arrival),
-                votes=None if sales.votes is None else wider(sales.votes, size_of(getattr(facets, name))),
+                votes=None if sales.votes is None else enlarged(sales.votes, n_pool, size_of(getattr(facets, name))),
             )
         never_sold = {f.name: longer(getattr(stats, f.name)) for f in fields(ItemStatistics)}
         never_sold |= {
@@ -262,11 +253,11 @@ class CollaborativeStatistics:
             item_vectors=np.concatenate([self.item_vectors, np.asarray(vectors, np.float32)]),
             facets=facets,
             stats=ItemStatistics(**never_sold),
-            profiles=wider(self.profiles, n_items),
-            recent=wider(self.recent, n_items),
-            decayed=wider(self.decayed, n_items),
-            item_item=wider(self.item_item, n_items, n_items),
-            carts=None if self.carts is None else (wider(self.carts[0], n_items, n_items), longer(self.carts[1])),
+            profiles=enlarged(self.profiles, n_pool, n_items),
+            recent=enlarged(self.recent, n_pool, n_items),
+            decayed=enlarged(self.decayed, n_pool, n_items),
+            item_item=enlarged(self.item_item, n_items, n_items),
+            carts=None if self.carts is None else (enlarged(self.carts[0], n_items, n_items), longer(self.carts[1])),
             arrived=arrived,
             group_statistics=groups,
             interests=None if self.interests is None else self.interests.with_new_items(vectors),
@@ -351,6 +342,11 @@ class UserBatch:
     @property
     def n(self) -> int:
         return len(self.histories.indptr) - 1
+
+    @cached_property
+    def habits(self) -> Floats:
+        """Of each of `owned`, its purchases, decayed with a half-life of `PURCHASE_HALF_LIFE_DAYS`."""
+        return self.owned.total(decay(self.purchases.at, self.as_of, PURCHASE_HALF_LIFE_DAYS))
 
     @cached_property
     def neighbour_recent(self) -> WeightedSums:

@@ -26,7 +26,7 @@ from recllm.base.schema import Action
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features.collaborative import ease
 from recllm.shop.data.dataset import Events
-from recllm.shop.data.interactions import Ints, distinct, visits, within_limits
+from recllm.shop.data.interactions import Ints, Tally, distinct, visits, within_limits
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -58,9 +58,7 @@ def bought_together(
     from scipy.sparse import csr_matrix
 
     limits = limits or CollaborativeSettings()
-    buyers = np.zeros(n_items, np.int64)
-    for _, events in log.parts():
-        buyers += _buyers(events, n_items, limits)
+    buyers = _buyers(log, n_items, limits)
     # items with too few buyers cannot go with anything
     rows = np.argsort(-buyers, kind="stable")[:TOGETHER_ITEMS]
     rows = np.sort(rows[buyers[rows] >= min_people])
@@ -113,9 +111,7 @@ def cart_weights(
     from scipy.sparse import csr_matrix
 
     limits = limits or CollaborativeSettings()
-    buyers = np.zeros(n_items, np.int64)
-    for _, events in log.parts():
-        buyers += _buyers(events, n_items, limits)
+    buyers = _buyers(log, n_items, limits)
     rows = np.sort(np.argsort(-buyers, kind="stable")[:CART_ITEMS])
     rows = rows[buyers[rows] >= min_people]
     n, column = len(rows), np.full(n_items, -1)
@@ -161,11 +157,13 @@ def _people_of_pairs(
     return np.bincount(trips.pairs_of_people(number, n_pairs)[1], minlength=n_pairs)
 
 
-def _buyers(events: Events, n_items: int, limits: CollaborativeSettings) -> Ints:
+def _buyers(log: Events, n_items: int, limits: CollaborativeSettings) -> Ints:
     """People who bought each item, (n_items,)."""
-    purchases = _purchases(events, limits)
-    bought = distinct(purchases.user.astype(np.int64) * n_items + purchases.item)
-    return np.bincount(bought % max(n_items, 1), minlength=n_items)
+    buyers = np.zeros(n_items, np.int64)
+    for _, events in log.parts():
+        purchases = _purchases(events, limits)
+        buyers += np.bincount(Tally.of(purchases.user, purchases.item, n_items).key, minlength=n_items)
+    return buyers
 
 
 def _counts_of_trips(events: Events, column: Ints, n: int, limits: CollaborativeSettings) -> tuple[NDArray[Any], ...]:

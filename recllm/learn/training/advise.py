@@ -15,7 +15,7 @@ from recllm.base.errors import DataError
 from recllm.base.schema import Action
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.models.sequence import SequenceArguments
-from recllm.learn.training.lora.examples import LoraArguments
+from recllm.learn.training.lora.examples import LoraArguments, is_stepwise
 from recllm.learn.training.windows import choose_target, window_starts
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import merged_lines, of_actions
@@ -161,8 +161,6 @@ def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
     e, purchases = dataset.events, merged_lines(of_actions(dataset.events, (Action.PURCHASE,)))
     pairs = len(np.unique(purchases.user.astype(np.int64) * max(dataset.n_items, 1) + purchases.item))
     once = sorted({text for text in texts if text.strip()})
-    times, horizon = np.unique(e.at), HORIZON_DAYS * DAY
-    by_order = dataset.step_seconds is not None or (len(times) > 1 and bool((np.diff(times) % horizon == 0).all()))
     return Survey(
         people=dataset.n_users,
         buyers=int((np.diff(purchases.indptr) > 0).sum()),
@@ -173,7 +171,7 @@ def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
         repeats=1 - pairs / len(purchases) if len(purchases) else 0.0,
         largest_person=float(np.diff(e.indptr).max() / len(e)) if len(e) else 0.0,
         span_days=float((e.at.max() - e.at.min()) / DAY) if len(e) else 0.0,
-        by_order=by_order,
+        by_order=dataset.step_seconds is not None or is_stepwise(e, HORIZON_DAYS),
         distinct_texts=len(once),
         cjk=sum(bool(_CJK.search(text)) for text in once) / max(len(once), 1),
     )

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.schema import Action
 from recllm.recommend.evaluation.protocols import EvaluationQuery, RankedLists, Ranker
-from recllm.shop.data.dataset import DAY, Dataset, Events
+from recllm.shop.data.dataset import DAY, Dataset, Events, rows_of_ids
 from recllm.shop.data.interactions import decay, matrix
 
 if TYPE_CHECKING:
@@ -55,9 +56,8 @@ def _rows_of_users(last: EvaluationQuery, query: EvaluationQuery) -> NDArray[np.
     same = query.dataset is last.dataset and query.fit_on is last.fit_on and query.k == last.k
     if not same or not np.array_equal(query.items, last.items):
         return None
-    order = np.argsort(last.users)
-    rows = order[np.minimum(np.searchsorted(last.users, query.users, sorter=order), len(order) - 1)]
-    return rows if np.array_equal(last.users[rows], query.users) else None
+    rows = rows_of_ids(pl.Series(last.users), query.users)
+    return rows if (rows >= 0).all() else None
 
 
 def offered_items(query: EvaluationQuery) -> Items:

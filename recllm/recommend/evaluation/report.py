@@ -183,8 +183,7 @@ def _about(
 
 
 def measure(lists: RankedLists, segment: Slice, k: int) -> tuple[dict[str, Values], dict[str, float]]:
-    """Values per person, and figures of a slice: means, those over all lists and their probabilities, and what the
-    system gave."""
+    """Values per person, and figures of a slice: means, and those over all lists and their probabilities."""
     items = lists.items
     values = {f"{name}@{k}": metric(items, segment.truth, k) for name, metric in PER_PERSON.items()}
     figures = {name: ranking.average(value) for name, value in values.items()}
@@ -197,7 +196,6 @@ def measure(lists: RankedLists, segment: Slice, k: int) -> tuple[dict[str, Value
         figures["accuracy@0.5"] = probabilities.accuracy(probability, bought)
         figures[f"probability@{k}"] = float(probability.mean()) if len(probability) else float("nan")
         figures[f"ece@{k}"] = probabilities.calibration_error(probability, bought)
-        figures |= lists.figures
     return values, figures
 
 

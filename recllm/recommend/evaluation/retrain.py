@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.base.errors import DataError, PolicyError
+from recllm.base.errors import DataError
 from recllm.base.files import lock_file
 from recllm.base.schema import Action, Encoder, Purpose
 from recllm.base.settings import (
@@ -56,7 +56,7 @@ from recllm.recommend.recommender.shop_recommender import (
     usable_version,
 )
 from recllm.recommend.recommender.shop_states import forget_in_states
-from recllm.recommend.recommender.train import train_workspace, tune_workspace
+from recllm.recommend.recommender.train import learned_from, train_workspace, tune_workspace
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.shop.workspace.workspace import Workspace, log_end, present
 
@@ -281,20 +281,15 @@ def served_model(
     """What `retrain` looks at; its `checks` alone train nothing and change nothing. Raises as `retrain` does."""
     from recllm.recommend.recommender.saved_model import load_model
 
-    model, policy_gate = load_model(workspace.models_dir), workspace.gate()
+    model = load_model(workspace.models_dir)
     as_of, people_limit = present(workspace, now), _people_limit(model, workspace.settings)
-    data = policy_gate.dataset(Purpose.MODEL_TRAINING, people_limit=people_limit).before(as_of)
-    if not len(data.events):
-        raise PolicyError(
-            "no customer of this workspace has agreed to model training; load a consent table, "
-            "or make the workspace with --consent-default granted"
-        )
+    data = learned_from(workspace, people_limit).before(as_of)
     return ServedModel(
         model=model,
         encoder=encoder or model_encoder(workspace, model),
         locale=workspace.settings.locale,
         data=data,
-        measured=data.users["user_id"].is_in(policy_gate.permitted_users(Purpose.ANALYTICS)).to_numpy(),
+        measured=data.users["user_id"].is_in(workspace.gate().permitted_users(Purpose.ANALYTICS)).to_numpy(),
         as_of=as_of,
         until=int(datetime.fromisoformat(model.training["until"]).timestamp()),
         end=window_end(data, as_of, is_replayed=log_end(workspace, now) == as_of),

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from recllm.base.schema import ACTION_CODE, Action, Profile
 from recllm.learn.profiles.profile import build_profile
-from recllm.shop.data.dataset import OPEN_CART, USER_COLUMN, Dataset, Events
-from recllm.shop.data.interactions import Ints
+from recllm.shop.data.dataset import OPEN_CART, USER_COLUMN, Dataset, Events, row_starts
+from recllm.shop.data.interactions import Ints, Tally
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,18 +48,11 @@ class Histories:
 
     def dismissed(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Compressed rows of what each user dismissed and did not buy since: (indptr, item)."""
-        events, n = self.events, len(self.events.indptr) - 1
-        if not (events.action == ACTION_CODE[Action.DISMISS]).any():
-            return np.zeros(n + 1, np.int64), events.item[:0]
-        pair = pl.DataFrame({"user": events.user, "item": events.item, "at": events.at, "action": events.action})
-        latest = pair.group_by("user", "item").agg(
-            no=pl.col("at").filter(pl.col("action") == ACTION_CODE[Action.DISMISS]).max(),
-            yes=pl.col("at").filter(pl.col("action") == ACTION_CODE[Action.PURCHASE]).max(),
-        )
-        hidden = latest.filter(pl.col("no").is_not_null() & (pl.col("yes").is_null() | (pl.col("yes") <= pl.col("no"))))
-        hidden = hidden.sort("user", "item")
-        counts = np.bincount(hidden["user"].to_numpy(), minlength=n)
-        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), hidden["item"].to_numpy()
+        dismissals = self.events.of(Action.DISMISS)
+        tally = Tally.of(dismissals.user, dismissals.item, int(self.events.item.max(initial=-1)) + 1)
+        is_hidden = tally.last(self.events.of(Action.PURCHASE)) <= tally.largest(dismissals.at)
+        starts = row_starts(np.bincount(tally.user[is_hidden], minlength=self.events.n_users))
+        return starts, tally.key[is_hidden].astype(np.int32)
 
     def select(self, users: NDArray[np.integer]) -> Histories:
         """These users, in the order given."""

@@ -26,7 +26,7 @@ from recllm.base.policy import Policy
 from recllm.base.schema import ACTION_CODE, BROWSING, Action, HistoryLine, Profile, Reason, ReasonKind
 from recllm.recommend.recommender.histories import Histories, UserHistory
 from recllm.shop.data.catalogue import known_rows
-from recllm.shop.data.dataset import Dataset
+from recllm.shop.data.dataset import Dataset, row_starts
 from recllm.shop.data.interactions import Pairs
 from recllm.text.items import item_names, reason_text
 
@@ -126,7 +126,7 @@ def deltas(
     versions = lacking(person, [(), *((units[int(u)],) for u in used)])
     order = np.argsort(item_rows, kind="stable")
     picks = [order, *(order[tried[u][order]] for u in used)]
-    indptr = np.concatenate([[0], np.cumsum([len(p) for p in picks])]).astype(np.int64)
+    indptr = row_starts([len(p) for p in picks])
     items = np.asarray(item_rows)[np.concatenate(picks)].astype(np.int32)
     logit = score(versions, Pairs(indptr, items))
     full = np.zeros(len(item_rows), np.float32)

@@ -18,7 +18,7 @@ from recllm.base.schema import Profile, Purpose
 from recllm.learn.features.item_vectors import basics_of
 from recllm.recommend.recommender.histories import Histories
 from recllm.recommend.recommender.leave_one_out import Evidence, lacking
-from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events, utc
+from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events, rows_of_ids, utc
 from recllm.shop.data.interactions import Ints, merge
 
 if TYPE_CHECKING:
@@ -153,15 +153,12 @@ class AgreedPeople:
     def read(cls, gate: PolicyGate, shop: Dataset, state: PeopleState) -> AgreedPeople:
         users, written = gate.people(Purpose.PERSONALISATION, after_event=state.event_no)
         ids = users[USER_COLUMN].to_list()
-        digests, order = state.digest(ids), np.argsort(state.digests)
-        in_order = state.digests[order]
-        nearest = np.minimum(np.searchsorted(in_order, digests), max(len(in_order) - 1, 0))
-        in_state = in_order[nearest] == digests if len(in_order) else np.zeros(len(ids), bool)
-        new = [ids[n] for n in np.flatnonzero(~in_state)]
+        digests = state.digest(ids)
+        state_rows = rows_of_ids(pl.Series(state.digests), digests)
+        new = [ids[n] for n in np.flatnonzero(state_rows < 0)]
         if new:
             earlier = gate.histories(new, Purpose.PERSONALISATION).events
             written = pl.concat([written.filter(~pl.col(USER_COLUMN).is_in(new)), earlier], how="vertical_relaxed")
-        state_rows = np.where(in_state, order[nearest], -1) if len(in_order) else np.full(len(ids), -1)
         return cls(shop, state, users, digests, state_rows, written, gate.oldest_event())
 
     def dataset(self, rows: Ints | None = None) -> tuple[Dataset, Ints]:
@@ -174,9 +171,7 @@ class AgreedPeople:
             written = written.filter(pl.col(USER_COLUMN).is_in(users[USER_COLUMN].implode()))
         if len(written):
             events = merge(events, self.shop.pack(written, ids))
-        row_of_digest = dict(zip(digests.tolist(), range(len(ids)), strict=True))
-        pool_digests = self.state.digests[self.state.arrays["pool"]].tolist()
-        pool = np.array([row_of_digest.get(digest, -1) for digest in pool_digests], np.int64)
+        pool = rows_of_ids(pl.Series(digests), self.state.digests[self.state.arrays["pool"]])
         if self.oldest is not None:
             events = events.select(events.at >= int(self.oldest.timestamp()))
         return replace(self.shop, users=users, events=events).before(self.shop.as_of), pool

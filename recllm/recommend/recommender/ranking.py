@@ -234,7 +234,7 @@ class ItemRanker:
         if projections is None or not projections.fit(scorer, population.item_vectors):
             projections = ItemProjections(scorer, population.item_vectors)
         projected, row = projections.of(pairs.item)
-        _, mlp, logit = score_in_chunks(scorer.score, users, projected, pairs.user, row, cosine, features)
+        mlp, logit = score_in_chunks(scorer.score, users, projected, pairs.user, row, cosine, features)
         return ScoredPairs(cosine, mlp, logit + completes_cart(batch, pairs), scorer.probability(logit))
 
     def value(
@@ -268,8 +268,8 @@ class ItemRanker:
         """How likely anybody who shops here buys the item of each pair: of what a user never bought, anybody to whom it
         is new, too. A rate of some days is taken for that of the horizon in proportion."""
         stats, window_days = self.population.stats, WINDOW_DAYS
-        is_new = batch.owned.find(pairs.user, pairs.item) == len(batch.owned.keys)
-        rate = np.where(is_new, stats.first_buying_rate[pairs.item], stats.buying_rate[pairs.item])
+        is_owned = batch.owned.occurs(pairs.user, pairs.item)
+        rate = np.where(is_owned, stats.buying_rate[pairs.item], stats.first_buying_rate[pairs.item])
         return np.asarray(rate * (self.horizon_days or window_days) / window_days, np.float32)
 
     def _top(
@@ -317,7 +317,7 @@ def completes_cart(batch: UserBatch, pairs: Pairs) -> Floats:
 def _open(pairs: Candidates, users: UserBatch, hidden: Runs | None, repeats: bool) -> NDArray[np.bool_]:
     is_open = np.ones(len(pairs.item), bool)
     if not repeats:
-        is_open &= users.owned.find(pairs.user, pairs.item) == len(users.owned.keys)
+        is_open &= ~users.owned.occurs(pairs.user, pairs.item)
     if hidden is not None:
         n_items = users.owned.n_keys
         banned = np.repeat(np.arange(users.n), np.diff(hidden[0])) * n_items + hidden[1]

@@ -127,9 +127,7 @@ class Recommender:
         stored = self.model.interests if self.model else None
         ids = self.dataset.items["item_id"].to_list()
         interests = None if stored is None else stored.bind(ids, self.item_vectors)
-        if self.dataset.sample is not None:
-            return sample_statistics(self.dataset, self.item_vectors, settings, basics, interests)
-        return CollaborativeStatistics.fit(self.dataset, self.item_vectors, settings, basics, interests)
+        return sample_statistics(self.dataset, self.item_vectors, settings, basics, interests)
 
     @property
     def index(self) -> CatalogueIndex | None:
