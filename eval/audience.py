@@ -140,9 +140,6 @@ def calibration(p: Table, label: Table, tie: Table) -> dict[str, float]:
     }
 
 
-# --- peers -----------------------------------------------------------------------------------------------------------
-
-
 def past_buyers(sold: Events, items: Table, people: Table, as_of: int) -> tuple[Table, Table, Table]:
     """Of each person and item 1 / (1 + days since the last time), and how many times, (n, n_items); trips (n, 1)."""
     drawn = np.isin(sold.item, items)

@@ -105,8 +105,6 @@ GOALS = {
     "planted_truth": ">= .9",
 }
 
-# --- pairs -----------------------------------------------------------------------------------------------------------
-
 
 def held_out(
     recommender: Recommender, window: EvaluationWindow, n: int, rng: np.random.Generator
@@ -158,9 +156,6 @@ def scored(recommender: Recommender, case: Case, sets: Sequence[Sequence[Evidenc
     """The item's score without each set of units."""
     ones = Pairs(np.arange(len(sets) + 1), np.full(len(sets), case.item, np.int32))
     return recommender.explainer().logits(lacking(case.person, sets), ones)
-
-
-# --- gates -----------------------------------------------------------------------------------------------------------
 
 
 def comprehensiveness(

@@ -233,9 +233,6 @@ def difference(worth: list[tuple[str, int, float, float]], rng: np.random.Genera
     }
 
 
-# --- worse models ----------------------------------------------------------------------------------------------------
-
-
 def worse_models(folder: Path, seed: int) -> tuple[int, int]:
     """How many worse models went before the gate, and how many it refused."""
     from recllm.recommend.evaluation import retrain as job

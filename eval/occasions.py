@@ -118,9 +118,6 @@ def column(table: pl.DataFrame, name: str) -> Values:
     return np.nan_to_num(table[name].cast(pl.Float64).to_numpy())
 
 
-# --- systems ---------------------------------------------------------------------------------------------------------
-
-
 def lightgbm(past: Dataset, start: int, table: pl.DataFrame, seed: int) -> Values:
     """Boosted trees on `PLAIN`, of the same eight weeks."""
     import lightgbm as library
@@ -153,9 +150,6 @@ def scorer(
             score[inside] = recommender.ranker.score(now.inputs_of(chosen), asked).logit
         scores.append(score)
     return np.concatenate(scores)
-
-
-# --- figures ---------------------------------------------------------------------------------------------------------
 
 
 def rank_figures(score: Values, label: Values, person: NDArray[np.int64], first: int, seed: int) -> dict[str, Any]:

@@ -298,9 +298,6 @@ def _means(slots: list[dict[str, int]]) -> dict[str, float]:
     return {name: float(np.mean([each[name] for each in slots])) for name in LISTS}
 
 
-# --- all of it --------------------------------------------------------------------------------------------------------
-
-
 def measure(*, n_targets: int = 3, seed: int = 0) -> dict[str, Any]:
     """`poison_lift`, the worst of all attacks, targets and lists; `poison_lift_default`, the worst in the lists that a
     shop shows if it asks for nothing else; `lift_over_real_buyers`, the worst against as many real customers; and all

@@ -120,9 +120,6 @@ def boost(examples: TreeExamples, settings: BoostSettings) -> Forest:
     return Forest(lightgbm.train(parameters, data, num_boost_round=settings.rounds), examples.population)
 
 
-# --- items that were sold before -----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class ArrivalSettings(BoostSettings):
     rounds: int = 150
@@ -247,9 +244,6 @@ def _top(score: NDArray[np.float64], pairs: Candidates, k: int) -> NDArray[np.in
     top = position < k
     lists[user[top], position[top]] = pairs.item[order][top]
     return lists
-
-
-# --- items that never sold -----------------------------------------------------------------------------------------
 
 
 def arrival_examples(past: Dataset, vectors: Floats, settings: ArrivalSettings) -> TreeExamples:

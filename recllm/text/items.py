@@ -120,9 +120,6 @@ def attribute_pairs(text: str | None, title: str) -> list[tuple[str, str]]:
     return [(name, value) for name, value in pairs if name and value and value not in title][:ATTRIBUTES]
 
 
-# --- the price in words ---------------------------------------------------------------------------------------------
-
-
 def price_texts(items: pl.DataFrame, locale: str = "en", *, n_last: int | None = None) -> list[str]:
     """The price of each item, or of the last `n_last`, against its kind, such as "low price for frozen pizza"; never
     empty.
@@ -173,8 +170,6 @@ def price_bands(items: pl.DataFrame) -> pl.DataFrame:
     group = pl.when(pl.col("small") | pl.col("price").is_null()).then(None).otherwise(pl.col("path").list.last())
     return frame.select(band=band, group=group)
 
-
-# --- the sentences of explanations: one template per kind of evidence, filled with evidence that exists ---------------
 
 _NAMES = {"title", "category"}
 """Facts that are written as names; a brand and a person's own answers keep their spelling."""

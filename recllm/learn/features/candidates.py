@@ -127,18 +127,14 @@ def candidates(
             add(user, name, _best(rows, score, shut, getattr(settings, name) // divisor))
         add(user, POPULAR, _first(population.popular, shut, settings.popular))
         shut[own_items], shut[hidden] = closed[own_items], closed[hidden]
-    return _union(np.concatenate(keys), np.concatenate(bits), users.n, n_items)
-
-
-def _union(keys: Ints, bits: NDArray[np.uint16], n: int, n_items: int) -> Candidates:
-    """keys: user * n_items + item of each proposal, bits: its source."""
-    order = np.argsort(keys, kind="stable")
-    keys, bits = keys[order], bits[order]
-    first = np.flatnonzero(np.diff(keys, prepend=-1))
-    merged = np.bitwise_or.reduceat(bits, first) if len(first) else bits
-    keys = keys[first]
-    indptr = np.searchsorted(keys, np.arange(n + 1) * n_items).astype(np.int64)
-    return Candidates(indptr, (keys % n_items).astype(np.int32), merged.astype(np.uint16))
+    every, source = np.concatenate(keys), np.concatenate(bits)
+    order = np.argsort(every, kind="stable")
+    every, source = every[order], source[order]
+    first = np.flatnonzero(np.diff(every, prepend=-1))
+    merged = np.bitwise_or.reduceat(source, first) if len(first) else source
+    every = every[first]
+    indptr = np.searchsorted(every, np.arange(users.n + 1) * n_items).astype(np.int64)
+    return Candidates(indptr, (every % n_items).astype(np.int32), merged.astype(np.uint16))
 
 
 def _proposals(

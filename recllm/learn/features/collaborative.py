@@ -157,7 +157,10 @@ class CollaborativeStatistics:
             )
         facets = facets or ItemGroups.of(dataset.items)
         n_items, as_of = dataset.n_items, dataset.as_of
-        parts = [(start, _counting_purchases(events, settings)) for start, events in dataset.events.parts()]
+        parts = [
+            (start, within_limits(merged_lines(of_actions(events, settings.target)), settings))
+            for start, events in dataset.events.parts()
+        ]
 
         sums = _ItemSums.of(Events.nothing(), n_items, as_of, settings)
         for _, purchases in parts:
@@ -462,12 +465,7 @@ def _neighbours(
             similarity[blank] = likeness * population.influence
         in_pool = np.flatnonzero(own_row[rows] >= 0)
         similarity[in_pool, own_row[rows][in_pool]] = 0
-        if k < pool:
-            best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        else:
-            best = np.tile(np.arange(pool), (len(similarity), 1))
-        weight = np.take_along_axis(similarity, best, 1)
-        weight /= np.maximum(weight.sum(1, keepdims=True), 1e-9)
+        best, weight = _nearest(similarity, k)
         parts.append(csr_matrix((weight.ravel(), best.ravel(), k * np.arange(len(best) + 1)), shape=similarity.shape))
     if len(parts) == 1:
         return parts[0]
@@ -491,12 +489,18 @@ def _with_bounded_influence(profiles: Any, settings: CollaborativeSettings) -> A
         rows = sample[start : start + 256]
         similarity = np.asarray((profiles[rows] @ by_item).toarray())
         similarity[np.arange(len(rows)), rows] = 0
-        best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        weight = np.take_along_axis(similarity, best, 1)
-        weight /= np.maximum(weight.sum(1, keepdims=True), 1e-9)
+        best, weight = _nearest(similarity, k)
         weights += np.bincount(best.ravel(), weight.ravel(), minlength=n)
     excess = weights / max(float(weights.mean()), 1e-12) / settings.neighbour_influence
     return _divided(profiles, np.maximum(excess, 1.0))
+
+
+def _nearest(similarity: Floats, k: int) -> tuple[Ints, Floats]:
+    """The k nearest of each row, and their weights, which sum to 1, (n, k) each."""
+    n, n_all = similarity.shape
+    best = np.argpartition(-similarity, k - 1, axis=1)[:, :k] if k < n_all else np.tile(np.arange(n_all), (n, 1))
+    weight = np.take_along_axis(similarity, best, 1)
+    return best, weight / np.maximum(weight.sum(1, keepdims=True), 1e-9)
 
 
 def _similarity(population: CollaborativeStatistics, profile: Any) -> Floats:
@@ -508,10 +512,6 @@ def _similarity(population: CollaborativeStatistics, profile: Any) -> Floats:
     # one person, or versions of one: a table of their items is nearly full
     table = profile.data[:, None] if profile.shape[0] == 1 else np.ascontiguousarray(profile[:, used].toarray().T)
     return np.asarray((buyers[used].T @ table).T)
-
-
-def _counting_purchases(events: Events, settings: CollaborativeSettings) -> Events:
-    return within_limits(merged_lines(of_actions(events, settings.target)), settings)
 
 
 def ease(gram: Floats, rows: Ints, n_items: int, ridge: float) -> Any:
@@ -612,7 +612,10 @@ def _item_stats(sums: _ItemSums, dataset: Dataset, facets: ItemGroups) -> ItemSt
     short, lately, long, ever, short_before = sums.buyers.astype(np.float32)
     sold, repeat_buyers = first < NEVER, sums.repeat_buyers
     mean = repeat_buyers.sum() / max(ever.sum(), 1)
-    log_price, now = _prices(sums, dataset)
+    # what was paid, else what the catalogue says; and how far the window of prices is from it
+    usual, now = np.where(sums.n_paid > 0, sums.log_paid / np.maximum(sums.n_paid, 1), np.nan)
+    listed = np.log1p(dataset.items["price"].cast(pl.Float64).fill_null(np.nan).to_numpy())
+    usual = np.where(np.isnan(usual), listed, usual)
     type_lately = per_group(facets.type, lately)
     n_lately, had_it = sums.n_lately, sums.earlier_buyers / max(sums.n_buyers, 1)
     return ItemStatistics(
@@ -624,18 +627,10 @@ def _item_stats(sums: _ItemSums, dataset: Dataset, facets: ItemGroups) -> ItemSt
         ((repeat_buyers + prior * mean) / (ever + prior)).astype(np.float32),
         np.where(sold, (as_of - sums.last) / DAY, 0).astype(np.float32),
         np.where(sold, (as_of - first) / DAY, 0).astype(np.float32),
-        log_price,
-        now,
+        usual.astype(np.float32),
+        np.nan_to_num(now - usual).astype(np.float32),
         np.where(type_lately > 0, lately / np.maximum(type_lately, 1), 0).astype(np.float32),
         type_lately,
         (lately / max(n_lately, 1)).astype(np.float32),
         (sums.first_buyers / (n_lately * (1 - had_it) + 1)).astype(np.float32),
     )
-
-
-def _prices(sums: _ItemSums, dataset: Dataset) -> tuple[Floats, Floats]:
-    """Log(1 + price) per item from what was paid, else from the catalogue; and how far the window is from it."""
-    usual, now = np.where(sums.n_paid > 0, sums.log_paid / np.maximum(sums.n_paid, 1), np.nan)
-    listed = np.log1p(dataset.items["price"].cast(pl.Float64).fill_null(np.nan).to_numpy())
-    usual = np.where(np.isnan(usual), listed, usual)
-    return usual.astype(np.float32), np.nan_to_num(now - usual).astype(np.float32)

@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.schema import ACTION_CODE, Action, Encoder
-from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events
+from recllm.shop.data.dataset import USER_COLUMN, Dataset
 from recllm.shop.data.interactions import Floats
 from recllm.text.encoder.batches import distinct, encode_once
 from recllm.text.items import basics_text, item_texts, price_texts
@@ -99,7 +99,11 @@ def _prices(dataset: Dataset, before: int | None = None) -> NDArray[np.float64]:
     """Catalogue price, else the median unit price paid (before a time), else NaN; float64 (n_items,)."""
     counts = pl.DataFrame(schema={"item": pl.Int32, "price": pl.Float32, "len": pl.UInt32})
     for _, events in dataset.events.parts():
-        counts = pl.concat([counts, _paid_prices(events, before)]).group_by("item", "price").agg(pl.col("len").sum())
+        paid = (events.action == ACTION_CODE[Action.PURCHASE]) & np.isfinite(events.price) & (events.price > 0)
+        if before is not None:
+            paid &= events.at < before
+        lines = pl.DataFrame({"item": events.item[paid], "price": events.price[paid]}).group_by("item", "price").len()
+        counts = pl.concat([counts, lines]).group_by("item", "price").agg(pl.col("len").sum())
     # of an even number of lines the median is the mean of the two in the middle
     upto, n = pl.col("len").cum_sum().over("item"), pl.col("len").sum().over("item")
     counts = counts.sort("item", "price").with_columns(upto=upto, n=n)
@@ -109,11 +113,3 @@ def _prices(dataset: Dataset, before: int | None = None) -> NDArray[np.float64]:
     prices[median["item"].to_numpy()] = median["price"].to_numpy()
     listed = dataset.items["price"].fill_null(np.nan).to_numpy()
     return np.where(np.isfinite(listed), listed, prices)
-
-
-def _paid_prices(events: Events, before: int | None) -> pl.DataFrame:
-    """Lines of each item at each price: item, price, len."""
-    paid = (events.action == ACTION_CODE[Action.PURCHASE]) & np.isfinite(events.price) & (events.price > 0)
-    if before is not None:
-        paid &= events.at < before
-    return pl.DataFrame({"item": events.item[paid], "price": events.price[paid]}).group_by("item", "price").len()

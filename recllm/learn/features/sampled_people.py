@@ -18,7 +18,6 @@ from recllm.learn.models.sequence import SequenceModel
 from recllm.shop.data.catalogue import ItemGroups
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.data.interactions import Floats, enlarged
-from recllm.shop.data.people_sample import PeopleSample
 
 COUNTED = ("buyers_7", "buyers_28", "buyers_91", "buyers_ever", "buyers_7_before", "type_buyers_28")
 """The statistics of items that are numbers of people."""
@@ -38,8 +37,11 @@ def sample_statistics(
     rows.
     """
     settings, sample = settings or CollaborativeSettings(), dataset.sample
-    if sample is not None:
-        settings = sample_settings(settings, sample)
+    if sample is not None:  # what is counted is then near to what is counted over all: as large a share are neighbours
+        n_pool, n_all = (min(settings.neighbour_pool, n) for n in (sample.people, sample.of_people))
+        neighbours = max(1, round(settings.neighbours * n_pool / max(n_all, 1)))
+        ridge = settings.item_item_l2 / sample.scale
+        settings = settings.model_copy(update={"item_item_l2": ridge, "neighbours": neighbours})
     population = CollaborativeStatistics.fit(dataset, item_vectors, settings, basics, interests, facets)
     if sample is None:
         return population
@@ -66,11 +68,3 @@ def sample_statistics(
         group_statistics=groups,
         pool_basics=None if basics is None else np.pad(basics, ((0, n_all - n_pool), (0, 0))),
     )
-
-
-def sample_settings(settings: CollaborativeSettings, sample: PeopleSample) -> CollaborativeSettings:
-    """By which to count over a sample, so that what is counted is near to what is counted over all: the ridge of what
-    goes with what is as much smaller as the sample, and of a smaller pool as large a share are neighbours."""
-    n_pool, n_all = (min(settings.neighbour_pool, n) for n in (sample.people, sample.of_people))
-    neighbours = max(1, round(settings.neighbours * n_pool / max(n_all, 1)))
-    return settings.model_copy(update={"item_item_l2": settings.item_item_l2 / sample.scale, "neighbours": neighbours})

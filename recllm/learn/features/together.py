@@ -130,7 +130,9 @@ def cart_weights(
     number[pairs] = np.arange(len(pairs))
     people = np.zeros(len(pairs), np.int64)
     for _, events in log.parts():
-        people += _people_of_pairs(events, column, number, len(pairs), limits)
+        lines = _TripLines.of(_purchases(events, limits), column, n)
+        people += np.bincount(lines.pairs_of_people(number, len(pairs))[1], minlength=len(pairs))
+        del lines  # before those of the next part are made
     shared = people[pair] >= min_people
     cells = (weights.row[shared], weights.col[shared])
     return csr_matrix((weights.data[shared], cells), shape=(n_items, n_items)), share
@@ -147,14 +149,6 @@ def _products_of_trips(
     weight = (np.maximum(trips.size, 1) * n_trips) ** -0.25  # on both sides of the product
     lines = csr_matrix((weight[trips.trip].astype(np.float32), (trips.trip, trips.item)), (len(trips.size), n))
     return np.asarray((lines.T @ lines).toarray(), np.float32), float((weight**2).sum())
-
-
-def _people_of_pairs(
-    events: Events, column: Ints, number: NDArray[np.int32], n_pairs: int, limits: CollaborativeSettings
-) -> Ints:
-    """People with each pair on a trip, (n_pairs,). number: as of `_squares_of_people`."""
-    trips = _TripLines.of(_purchases(events, limits), column, math.isqrt(len(number)))
-    return np.bincount(trips.pairs_of_people(number, n_pairs)[1], minlength=n_pairs)
 
 
 def _buyers(log: Events, n_items: int, limits: CollaborativeSettings) -> Ints:
@@ -224,7 +218,9 @@ class _TripLines:
     def of(cls, purchases: Events, column: Ints, n: int) -> _TripLines:
         """column: (n_items,), one of n, -1 for an item that is not looked at."""
         sold = purchases.select(column[purchases.item] >= 0)
-        trips = _trips(sold)
+        # a trip is a person's basket, or where it is unknown what they bought at one time
+        ordinal = np.where(sold.basket >= 0, sold.basket.astype(np.int64), 2**31 + visits(sold)[0])
+        trips = np.unique(sold.user.astype(np.int64) * 2**33 + ordinal, return_inverse=True)[1]
         trip, item = np.divmod(distinct(trips * n + column[sold.item]), n)
         owner = np.zeros(int(trips.max(initial=-1)) + 1, np.int64)
         owner[trips] = sold.user
@@ -250,11 +246,3 @@ class _TripLines:
             at = np.repeat(np.arange(low, high), mates[low:high])
             later = at + 1 + np.arange(len(at)) - np.repeat(ends[low:high] - ends[low], mates[low:high])
             yield at, self.item[at], self.item[later]
-
-
-def _trips(purchases: Events) -> Ints:
-    """Number of each purchase's trip: a person's basket, or where it is unknown what they bought at one time."""
-    ordinal = np.where(purchases.basket >= 0, purchases.basket.astype(np.int64), 2**31 + visits(purchases)[0])
-    _, codes = np.unique(ordinal, return_inverse=True)
-    n_codes = int(codes.max(initial=-1)) + 1
-    return np.asarray(np.unique(purchases.user.astype(np.int64) * max(n_codes, 1) + codes, return_inverse=True)[1])

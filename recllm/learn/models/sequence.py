@@ -227,10 +227,7 @@ class SequenceModel:
 
         item_vectors: the encoder's, of the further items, (n_new, text_dim).
         """
-        n_new, weights = len(item_vectors), dict(self.weights)
-        for name in ("residual.weight", "bias.weight", "known"):
-            weights[name] = np.zeros((n_new, *weights[name].shape[1:]), weights[name].dtype)
-        further = SequenceModel.of(replace(self.config, n_items=n_new), weights, item_vectors, self.target)
+        further = self.stored(()).bind([""] * len(item_vectors), item_vectors)
         return replace(
             self,
             read=np.concatenate([self.read, further.read]),

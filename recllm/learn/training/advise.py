@@ -135,6 +135,12 @@ def advise(
         mode = "scorer" if lora is None else "lora and scorer"
     else:
         choices.append(Choice("mode", mode, "the log cannot be learned from"))
+    # for Complete Journey's 1.47 million events the scorer took 150 s; for 300,000 the sequence model took 320 s
+    work = survey.distinct_texts * TEXT_WORK
+    if training is not None:
+        work += survey.events * (1 if interests is None else 1 + SEQUENCE_WORK)
+    limits = {1_200_000: TrainingTime.MINUTE, 15_000_000: TrainingTime.MINUTES, 54_000_000: TrainingTime.HOUR}
+    time = next((time for limit, time in limits.items() if work < limit), TrainingTime.HOURS)
     return Advice(
         mode=mode,
         encoder=reader.value,
@@ -144,7 +150,7 @@ def advise(
         choices=tuple(choices),
         missing=tuple(missing),
         notes=tuple(_notes(survey)),
-        time=_time(survey, training, interests, lora),
+        time=time if lora is None or time is TrainingTime.HOURS else TrainingTime.HOUR,
         survey=survey,
     )
 
@@ -297,18 +303,3 @@ def _notes(survey: Survey) -> list[str]:
         ),
     )
     return [note for applies, note in notes if applies]
-
-
-def _time(
-    survey: Survey,
-    training: ScorerTrainingSettings | None,
-    interests: SequenceArguments | None,
-    lora: LoraArguments | None,
-) -> TrainingTime:
-    """For Complete Journey's 1.47 million events the scorer took 150 s; for 300,000 the sequence model took 320 s."""
-    work = survey.distinct_texts * TEXT_WORK
-    if training is not None:
-        work += survey.events * (1 if interests is None else 1 + SEQUENCE_WORK)
-    limits = {1_200_000: TrainingTime.MINUTE, 15_000_000: TrainingTime.MINUTES, 54_000_000: TrainingTime.HOUR}
-    time = next((time for limit, time in limits.items() if work < limit), TrainingTime.HOURS)
-    return time if lora is None or time is TrainingTime.HOURS else TrainingTime.HOUR

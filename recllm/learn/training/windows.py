@@ -116,16 +116,6 @@ class Window(Pairs):
         """Row of each pair's item in `item_vectors`, (n_pairs,)."""
         return np.searchsorted(self.vector_items, self.item)
 
-    @cached_property
-    def has_positive(self) -> NDArray[np.bool_]:
-        """Users who bought any of their items, (n,)."""
-        return self._any(self.label)
-
-    @cached_property
-    def has_discovery(self) -> NDArray[np.bool_]:
-        """Users who bought any of their items that was new to them, (n,)."""
-        return self._any(self.label & ~self.bought_before)
-
     @property
     def is_of_new_items(self) -> bool:
         return not self.features[:, FEATURE_NAMES.index(SALES)].any()
@@ -135,12 +125,16 @@ class Window(Pairs):
         """Users who bought something: only their lists can be right or wrong."""
         return int((self.bought.sizes > 0).sum())
 
-    def buyers_among(self, users: Ints) -> tuple[int, int]:
-        """Users of these who bought any of their items, and any that was new to them."""
-        return int(self.has_positive[users].sum()), int(self.has_discovery[users].sum())
+    @cached_property
+    def has_positive(self) -> NDArray[np.bool_]:
+        """Users who bought any of their items, and any that was new to them, (2, n)."""
+        masks = (self.label, self.label & ~self.bought_before)
+        return np.stack([np.diff(row_starts(mask)[self.indptr]) > 0 for mask in masks])
 
-    def _any(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return np.asarray(np.diff(row_starts(mask)[self.indptr]) > 0)
+    def buyers_among(self, users: Ints) -> tuple[int, int]:
+        """How many of these users are of either kind of `has_positive`."""
+        buyers, discoverers = self.has_positive[:, users].sum(axis=1).tolist()
+        return buyers, discoverers
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,32 +32,23 @@ Score = Callable[[NDArray[np.int64]], Scores]
 BLOCK = 256
 
 
-# --- ranking -------------------------------------------------------------------------------------------------------
-
-
 def one_pass_for_both_masks(rank_both: Callable[[EvaluationQuery], Sequence[RankedLists]]) -> Ranker:
     """`rank_both` lists what each user may be offered with, and without, what the user bought before. It is asked again
     only for a query that differs from the last one in more than the mask, or by other users than the last one's."""
     last: list[Any] = []  # a query and its two answers
 
     def rank(query: EvaluationQuery) -> RankedLists:
-        rows = _rows_of_users(last[0], query) if last else None
-        if rows is None:
+        rows = np.full(len(query.users), -1)  # of its users in the last query
+        is_known = bool(last) and query.dataset is last[0].dataset and query.fit_on is last[0].fit_on
+        if is_known and query.k == last[0].k and np.array_equal(query.items, last[0].items):
+            rows = rows_of_ids(pl.Series(last[0].users), query.users)
+        if not last or (rows < 0).any():
             last[:] = [query, rank_both(query)]
             rows = np.arange(len(query.users))
         lists = last[1][query.mask_seen]
         return RankedLists(lists.items[rows], None if lists.probabilities is None else lists.probabilities[rows])
 
     return rank
-
-
-def _rows_of_users(last: EvaluationQuery, query: EvaluationQuery) -> NDArray[np.int64] | None:
-    """Where the users of `query` stand in `last`; None where its lists do not answer the query."""
-    same = query.dataset is last.dataset and query.fit_on is last.fit_on and query.k == last.k
-    if not same or not np.array_equal(query.items, last.items):
-        return None
-    rows = rows_of_ids(pl.Series(last.users), query.users)
-    return rows if (rows >= 0).all() else None
 
 
 def offered_items(query: EvaluationQuery) -> Items:
@@ -111,9 +102,6 @@ def top_k(scores: Scores, k: int) -> NDArray[np.int64]:
     return columns
 
 
-# --- purchases -----------------------------------------------------------------------------------------------------
-
-
 def buyers(dataset: Dataset, days: float | None) -> NDArray[np.int64]:
     """People who bought each item, ever or in the last `days` before the dataset's `as_of`, (n_items,)."""
     e = _purchase_events(dataset, days)
@@ -161,9 +149,6 @@ def nearest_users(profiles: csr_array, fit_profiles: csr_array, fit_users: NDArr
     return csr_array(similar)
 
 
-# --- by what was bought --------------------------------------------------------------------------------------------
-
-
 def random_order(seed: int = 0) -> Ranker:
     """Any items, each as likely as the other; a user's draw depends on the seed and the user's row only."""
 
@@ -207,9 +192,6 @@ def user_knn(
         return np.asarray((similar @ recent).toarray())
 
     return score
-
-
-# --- by text -------------------------------------------------------------------------------------------------------
 
 
 def zero_shot(vectors: NDArray[np.float32]) -> Ranker:

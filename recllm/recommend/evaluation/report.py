@@ -149,6 +149,10 @@ def evaluate(
         logger.info("%s: %.1f s; %s %s", name, spent[name], main, summary, extra={"scores": scores.get(name, {})})
     best = best_peers(scores, k)
     differences = tuple(system_differences(values, best, k, seed, draws))
+    sizes = {
+        s.name: {"users": len(s.users), "items": len(s.items), "pairs": len(s.truth.item), "masked": s.mask_seen}
+        for s in window.slices
+    }
     source = provenance()
     return Report(
         protocol=window.protocol,
@@ -158,28 +162,19 @@ def evaluate(
         seconds=time.perf_counter() - began,
         systems=scores,
         differences=differences,
-        extra={"best_peers": best, **_about(window, systems, k, lengths), "system_seconds": spent, **source},
-    )
-
-
-def _about(
-    window: EvaluationWindow,
-    systems: Mapping[str, System],
-    k: int,
-    lengths: list[int],
-) -> dict[str, Any]:
-    return {
-        "note": window.note,
-        "notes": [system.note for system in systems.values() if system.note],
-        "k": k,
-        "ks": lengths,
-        "window": {"as_of": utc(window.dataset.as_of).isoformat(), "until": utc(window.until).isoformat()},
-        "slices": {
-            s.name: {"users": len(s.users), "items": len(s.items), "pairs": len(s.truth.item), "masked": s.mask_seen}
-            for s in window.slices
+        extra={
+            "best_peers": best,
+            "note": window.note,
+            "notes": [system.note for system in systems.values() if system.note],
+            "k": k,
+            "ks": lengths,
+            "window": {"as_of": utc(window.dataset.as_of).isoformat(), "until": utc(window.until).isoformat()},
+            "slices": sizes,
+            "settings": {name: dict(system.settings) for name, system in systems.items() if system.settings},
+            "system_seconds": spent,
+            **source,
         },
-        "settings": {name: dict(system.settings) for name, system in systems.items() if system.settings},
-    }
+    )
 
 
 def measure(lists: RankedLists, segment: Slice, k: int) -> tuple[dict[str, Values], dict[str, float]]:
@@ -197,9 +192,6 @@ def measure(lists: RankedLists, segment: Slice, k: int) -> tuple[dict[str, Value
         figures[f"probability@{k}"] = float(probability.mean()) if len(probability) else float("nan")
         figures[f"ece@{k}"] = probabilities.calibration_error(probability, bought)
     return values, figures
-
-
-# --- ours and the peers ----------------------------------------------------------------------------------------------
 
 
 def best_peers(scores: Mapping[str, Mapping[str, Mapping[str, float]]], k: int) -> dict[str, str]:

@@ -185,7 +185,10 @@ def retrain_gated(
     report = RetrainReport(outcome=RetrainOutcome.NOT_DUE, parent=version, checks=checks)
     due = [check.kind.value for check in checks if check.verdict is CheckVerdict.DUE]
     tell(f"due by {', '.join(due)}" if due else "no check asks for a retraining")
-    is_early = served.end - max(served.until, last_window_end(workspace)) < served.settings.min_days * DAY
+    gates = [decision.gate for decision in decisions(workspace.models_dir)]
+    gates += [manifest.lineage and manifest.lineage.gate for manifest in versions(workspace.models_dir)]
+    judged_until = [int(datetime.fromisoformat(gate.window_end).timestamp()) for gate in gates if gate is not None]
+    is_early = served.end - max(served.until, *judged_until) < served.settings.min_days * DAY
     if if_due and (not due or is_early) and taint is None:
         return replace(report, outcome=RetrainOutcome.TOO_EARLY) if due else report
     tuned = None
@@ -385,13 +388,6 @@ def window_end(dataset: Dataset, as_of: int, *, is_replayed: bool) -> int:
         raise DataError("the log has no purchases, so nothing can be judged: load purchases")
     end = (int(at.max()) // DAY + 1) * DAY
     return end if is_replayed else min(end, as_of // DAY * DAY)
-
-
-def last_window_end(workspace: Workspace) -> int:
-    """The latest end, in epoch seconds, of a window on which a challenger was judged; 0 before the first one."""
-    judged = [d.gate.window_end for d in decisions(workspace.models_dir) if d.gate is not None]
-    judged += [m.lineage.gate.window_end for m in versions(workspace.models_dir) if m.lineage and m.lineage.gate]
-    return max((int(datetime.fromisoformat(end).timestamp()) for end in judged), default=0)
 
 
 def model_history(workspace: Workspace) -> ModelHistory:

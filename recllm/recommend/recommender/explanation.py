@@ -21,7 +21,6 @@ from recllm.base.schema import Reason
 from recllm.recommend.recommender.histories import Histories, UserHistory
 from recllm.recommend.recommender.leave_one_out import (
     EVIDENCE_PER_ITEM,
-    Counterfactual,
     Evidence,
     PositionOf,
     ReasonWriter,
@@ -119,6 +118,12 @@ class Explainer:
         before = int(position(lacking(person, [()]))[0])
         nameable = [unit for unit, may_be_named in zip(units, named, strict=True) if may_be_named]
         lost = counterfactual(person, nameable, unit_deltas[named, 0], position, k=k)
+        sentence, removed = None, () if lost is None else tuple(self._evidence_name(unit) for unit in lost.units)
+        if lost is not None:
+            listed = k + NAMESAKES
+            after = lost.after if lost.after <= listed else None
+            facts = {"titles": list(removed), "before": lost.before, "after": after, "listed": listed}
+            sentence = reason_text("counterfactual", self.locale, **facts)
         order = np.argsort(-unit_deltas[:, 0], kind="stable")
         contributions = [
             writer.contribution(units[n], float(unit_deltas[n, 0]), column, profile)
@@ -136,8 +141,8 @@ class Explainer:
             reasons=writer.reasons(units, unit_deltas[:, 0], column, profile, self.spread(person)),
             contributions=tuple(reason for reason in contributions if reason is not None),
             withheld=float(np.nansum(unit_deltas[~named, 0])),
-            counterfactual=None if lost is None else self._sentence(lost, k),
-            without=() if lost is None else tuple(self._evidence_name(unit) for unit in lost.units),
+            counterfactual=sentence,
+            without=removed,
             after=None if lost is None else lost.after,
         )
 
@@ -170,16 +175,6 @@ class Explainer:
 
     def _evidence_name(self, unit: Evidence) -> str:
         return unit.name.replace("_", " ") if unit.kind == "I" else self._title(unit.item)
-
-    def _sentence(self, lost: Counterfactual, k: int) -> str:
-        return reason_text(
-            "counterfactual",
-            self.locale,
-            titles=[self._evidence_name(unit) for unit in lost.units],
-            before=lost.before,
-            after=lost.after if lost.after <= k + NAMESAKES else None,
-            listed=k + NAMESAKES,
-        )
 
 
 def spreads(ranked: Ranked) -> NDArray[np.float64]:

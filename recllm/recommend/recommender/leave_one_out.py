@@ -314,18 +314,11 @@ def counterfactual(
     if before > k or not len(gone):
         return None
     removed, after = prefixes[gone[0]], int(positions[gone[0]])
-    return Counterfactual(*_needed(person, removed, before, after, position, k))
-
-
-def _needed(
-    person: UserHistory, removed: tuple[Evidence, ...], before: int, after: int, position: PositionOf, k: int
-) -> tuple[tuple[Evidence, ...], int, int]:
-    """The set without the units that can be put back, lightest first, while the item stays away."""
-    while len(removed) > 1:
+    while len(removed) > 1:  # those that can be put back go back, lightest first, while the item stays away
         fewer = [removed[:n] + removed[n + 1 :] for n in reversed(range(len(removed)))]
         positions = position(lacking(person, fewer))
         still = np.flatnonzero(positions > k)
         if not len(still):
             break
         removed, after = fewer[still[0]], int(positions[still[0]])
-    return removed, before, after
+    return Counterfactual(removed, before, after)

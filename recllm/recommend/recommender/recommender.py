@@ -111,8 +111,6 @@ class Recommender:
         trained = self.model.version or "trained" if self.model else "no model"
         return f"Recommender({self.dataset.n_users} people, {self.dataset.n_items} items, {trained})"
 
-    # --- what is computed once ---------------------------------------------------------------------------------------
-
     @cached_property
     def item_vectors(self) -> FloatArray:
         """Unit rows, (n_items, dim)."""
@@ -180,8 +178,6 @@ class Recommender:
         _ = (self.item_vectors, self.population, self.ranker)
         return self
 
-    # --- learn -------------------------------------------------------------------------------------------------------
-
     def fit(
         self,
         arguments: ScorerTrainingSettings | None = None,
@@ -202,20 +198,12 @@ class Recommender:
 
         arguments = arguments or ScorerTrainingSettings()
         dataset = self.dataset.sampled(arguments.learn_people)
+        settings = {"interests": interests, "collaborative": collaborative, "candidates": candidates}
         model, vectors = fit_model(
-            dataset,
-            self.encoder,
-            arguments,
-            locale=self.text_locale,
-            interests=interests,
-            collaborative=collaborative,
-            candidates=candidates,
-            progress=progress,
+            dataset, self.encoder, arguments, locale=self.text_locale, progress=progress, **settings
         )
         # vectors hold the prices that people paid
         return self._copy(model=model, population=None, item_vectors=vectors if dataset is self.dataset else None)
-
-    # --- answer ------------------------------------------------------------------------------------------------------
 
     def recommend(
         self,
@@ -400,22 +388,11 @@ class Recommender:
         shop = replace(self.dataset, items=items)
         return self._copy(dataset=shop, people=self.people.at(shop))
 
-    # --- ranking -----------------------------------------------------------------------------------------------------
-
     def _copy(self, **changes: Any) -> Recommender:
         """With other arguments; what is computed already is kept unless it is among the changes."""
-        arguments: dict[str, Any] = {
-            "dataset": self.dataset,
-            "encoder": self.encoder,
-            "model": self.model,
-            "policy": self.policy,
-            "locale": self.locale,
-            "offers": self.offers,
-            "pseudonyms": self._pseudonyms,
-            "permits": self._permits,
-            "people": self.people,
-            "text_locale": self.text_locale,
-        }
+        names = ("dataset", "encoder", "model", "policy", "locale", "offers", "people", "text_locale")
+        arguments = {name: getattr(self, name) for name in names}
+        arguments |= {"pseudonyms": self._pseudonyms, "permits": self._permits}
         computed = {name: vars(self)[name] for name in ("item_vectors", "population") if name in vars(self)}
         copied = Recommender(**(arguments | computed | changes))
         copied._projections = self._projections

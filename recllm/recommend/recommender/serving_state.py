@@ -63,9 +63,6 @@ class CatalogueState:
     """Number of the last load of items that it knows."""
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
-
-
 def save_state(
     folder: Path,
     dataset: Dataset,
@@ -179,9 +176,6 @@ def _csr_arrays(name: str, matrix: csr_matrix) -> Arrays:
         f"{name}.indptr": matrix.indptr,
         f"{name}.shape": np.array(matrix.shape, np.int64),
     }
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
 
 
 def map_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:

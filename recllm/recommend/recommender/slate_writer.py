@@ -141,7 +141,10 @@ class SlateWriter:
         item_ids = self.dataset.item_ids(rows)
         titles = self.names.of(rows.tolist())
         parts = self._parts(person, rows)
-        headings = self._headings(person, parts)
+        is_weekly = self.dataset.step_seconds is None and shops_weekly(person.events.of(Action.PURCHASE))
+        variables = {intent: {"weekly": is_weekly} if intent is Intent.REMIND else {} for intent in {*parts} - {None}}
+        prompts = Prompts.load()
+        headings = {intent: prompts.render(f"slate.part_{intent}", self.locale, **v) for intent, v in variables.items()}
         return tuple(
             Recommendation(
                 rank=n + 1,
@@ -201,12 +204,6 @@ class SlateWriter:
         if intent in (Intent.CROSS_SELL, Intent.WIN_BACK):
             return [intent if bought or intent is Intent.CROSS_SELL else None] * len(rows)
         return [(Intent.REMIND if row in bought else Intent.DISCOVER) if bought else None for row in rows.tolist()]
-
-    def _headings(self, person: UserHistory, parts: list[Intent | None]) -> dict[Intent | None, str]:
-        is_weekly = self.dataset.step_seconds is None and shops_weekly(person.events.of(Action.PURCHASE))
-        variables = {intent: {"weekly": is_weekly} if intent is Intent.REMIND else {} for intent in {*parts} - {None}}
-        prompts = Prompts.load()
-        return {intent: prompts.render(f"slate.part_{intent}", self.locale, **v) for intent, v in variables.items()}
 
     def _goes_with(self, cause: int, person: UserHistory) -> Reason:
         """The purchase, or the item in the cart, that an offer goes with."""

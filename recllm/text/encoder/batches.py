@@ -55,8 +55,10 @@ class Tokens:
         if kind not in ("query", "document"):
             raise UsageError(f'kind must be "query" or "document", not {kind!r}.')
         prompt = self.prompts.get(kind, "")
-        rows = []
-        for encoding in self.tokenizer.encode_batch_fast([prompt + text for text in self._clean(texts)]):
+        # a lone surrogate (half of a broken emoji) is valid in a Python string and cannot be handed to Rust
+        cleaned = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        rows, cleaned = [], [text.lower() for text in cleaned] if self.lower_case else cleaned
+        for encoding in self.tokenizer.encode_batch_fast([prompt + text for text in cleaned]):
             ids: list[int] = encoding.ids
             if len(ids) > self.limit:
                 # the first tokens, and the closing special token where the tokenizer puts one last
@@ -64,11 +66,6 @@ class Tokens:
                 ids = [*ids[: self.limit - 1], last]
             rows.append(ids)
         return rows
-
-    def _clean(self, texts: Sequence[str]) -> list[str]:
-        # A lone surrogate (half of a broken emoji) is valid in a Python string and cannot be handed to Rust.
-        cleaned = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        return [text.lower() for text in cleaned] if self.lower_case else cleaned
 
 
 def plan_batches(lengths: IntArray, budget: int = BATCH_TOKENS) -> Iterator[IntArray]:

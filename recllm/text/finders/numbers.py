@@ -141,9 +141,6 @@ def is_article_number(digits: str) -> bool:
     return n_digits in (8, 12, 13, 14) and (sum(map(int, digits[::-2])) + 3 * sum(map(int, digits[-2::-2]))) % 10 == 0
 
 
-# --- phones -----------------------------------------------------------------------------------------------------------
-
-
 def phones(text: str) -> Iterator[Span]:
     """The shape that begins first, and of several the first in the list; each number is judged by its surroundings."""
     if not SEVEN_DIGITS.search(text):

@@ -39,7 +39,6 @@ from recllm.learn.training.lora.examples import (
     SCALE,
     LoraArguments,
     Questions,
-    asked_texts,
     hold_out,
     judge,
     past_questions,
@@ -104,7 +103,8 @@ def tune_encoder(
     judged, learned = hold_out(past_questions(dataset, args), args.seed)
     trained = HuggingFaceEncoder(plain.weights, prompts=plain.prompts, device=device, progress=False)
     spec = AdapterSpec.of(trained.model, plain.weights.name, plain.base_hash, args.rank, args.top_layers)
-    text_numbers = asked_texts(judged, text_of)
+    asked = [np.union1d(group.offered, group.history.indices) for group in judged]
+    text_numbers = np.unique(text_of[np.concatenate(asked)])  # of the texts that ranking these questions reads
 
     def quality(encoder: Encoder) -> dict[str, float]:
         vectors = np.zeros((len(texts), encoder.dim), np.float32)
