@@ -10,7 +10,6 @@ moves to the tuning window.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -174,19 +173,14 @@ def boosted(trained: Recommender, recipe: TrainingRecipe, items: Table, people: 
     crowd = CollaborativeStatistics.fit(past, trained.item_vectors, model.population)
     joined = (np.concatenate(column) for column in zip(*parts, strict=True))
     forest = boost(TreeExamples(*joined, (*FEATURE_NAMES, "pair_cosine"), crowd), BoostSettings(seed=seed))
-    return by_blocks(people, 64, lambda rows: _predicted(forest, past, crowd, items, rows))
 
+    def score(block: slice) -> Table:
+        rows = people[block]
+        users, pairs = ask(crowd, past.events.rows(rows), past.as_of, user_rows=rows), explicit(len(rows), items)
+        features = np.column_stack([pair_features(users, pairs, narrow=True), pair_cosine(users, pairs)])
+        return forest.predict(features).reshape(len(rows), -1)
 
-def _predicted(forest: Any, past: Dataset, crowd: CollaborativeStatistics, items: Table, rows: Table) -> Table:
-    users = ask(crowd, past.events.rows(rows), past.as_of, user_rows=rows)
-    pairs = explicit(len(rows), items)
-    cosine = pair_cosine(users, pairs)
-    features = np.column_stack([pair_features(users, pairs, narrow=True), cosine])
-    return forest.predict(features).reshape(len(rows), -1)
-
-
-def by_blocks(people: Table, size: int, score: Callable[[Table], Table]) -> Table:
-    return np.concatenate([score(people[start : start + size]) for start in range(0, len(people), size)])
+    return np.concatenate(map_blocks(score, len(people), 64))
 
 
 if __name__ == "__main__":

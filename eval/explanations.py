@@ -272,7 +272,7 @@ def heaviest(recommender: Recommender, case: Case, person: UserHistory) -> Evide
 
 def planted(recommender: Recommender, n: int, rng: np.random.Generator) -> dict[str, Any]:
     """Made-up people: 20 purchases of other departments, and two of one product type among them."""
-    dataset, facets = recommender.dataset, recommender.population.facets
+    facets = recommender.population.facets
     sold = recommender.population.stats.buyers_ever > 5
     sizes = np.bincount(facets.type[sold & (facets.type >= 0)], minlength=facets.type.max() + 1)
     hits = 0
@@ -280,22 +280,16 @@ def planted(recommender: Recommender, n: int, rng: np.random.Generator) -> dict[
         two = rng.choice(np.flatnonzero(sold & (facets.type == kind)), 3, replace=False)
         elsewhere = np.flatnonzero(sold & (facets.department != facets.department[two[0]]))
         others = rng.choice(elsewhere, 20, replace=False)
-        hits += _planted_hit(recommender, two, others, dataset.as_of, rng)
+        items = rng.permutation(np.concatenate([two[1:], others])).astype(np.int32)
+        at = np.sort(recommender.dataset.as_of - rng.integers(1, 90, len(items)) * 86_400)
+        bought, ones = np.full(len(items), ACTION_CODE[Action.PURCHASE], np.uint8), np.ones(len(items), np.float32)
+        baskets = np.arange(len(items), dtype=np.int32)
+        person = UserHistory(Events(np.array([0, len(items)]), items, at, bought, ones, ones, baskets), {})
+        units = units_of(person)
+        tried = np.ones((len(units), 1), bool)
+        values = deltas(person, units, two[:1], tried, recommender.explainer().logits)[:, 0]
+        hits += units[int(np.argmax(values))].item in two[1:]
     return {"people": n, "share": round(hits / n, 4)}
-
-
-def _planted_hit(
-    recommender: Recommender, two: NDArray[np.int64], others: NDArray[np.int64], as_of: int, rng: np.random.Generator
-) -> bool:
-    items = rng.permutation(np.concatenate([two[1:], others])).astype(np.int32)
-    at = np.sort(as_of - rng.integers(1, 90, len(items)) * 86_400)
-    n, ones = len(items), np.ones(len(items), np.float32)
-    bought = np.full(n, ACTION_CODE[Action.PURCHASE], np.uint8)
-    events = Events(np.array([0, n]), items, at, bought, ones, ones, np.arange(n, dtype=np.int32))
-    person = UserHistory(events, {})
-    units = units_of(person)
-    values = deltas(person, units, two[:1], np.ones((len(units), 1), bool), recommender.explainer().logits)[:, 0]
-    return units[int(np.argmax(values))].item in two[1:]
 
 
 if __name__ == "__main__":

@@ -101,7 +101,8 @@ class Shop:
 
     def slots(self, log: Dataset, target: int, unseen: NDArray[np.bool_] | None = None) -> dict[str, int]:
         """Lists of honest people that show the target when the crowd is that of `log`; not of those in `unseen`."""
-        again = self.counted_anew(log)
+        trained = self.trained
+        again = Recommender(log, trained.encoder, model=trained.model, item_vectors=trained.item_vectors)
         counts, owners = {}, self.owners(self.log, target)
         for name, users in (("people", self.people), ("newcomers", self.newcomers)):
             batch = users.batch(again.population)
@@ -113,11 +114,6 @@ class Shop:
                 counts["default"] = int(((logit >= self.last_logits["default"]) & counts_for).sum())
                 counts["discover"] = int(((logit >= self.last_logits["discover"]) & counts_for & ~owners).sum())
         return counts
-
-    def counted_anew(self, log: Dataset) -> Recommender:
-        """The same model over another log."""
-        trained = self.trained
-        return Recommender(log, trained.encoder, model=trained.model, item_vectors=trained.item_vectors)
 
     def with_fakes(self, accounts: FakeAccounts) -> Dataset:
         """The honest log with further accounts behind its people."""

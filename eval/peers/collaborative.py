@@ -1,4 +1,6 @@
-"""Peers that learn from who bought what: EASE, ALS and TIFU-KNN."""
+"""Peers that learn from who bought what: EASE (Steck 2019, "Embarrassingly Shallow Autoencoders for Sparse Data"), ALS
+(Hu, Koren, Volinsky 2008) by the library implicit, and TIFU-KNN (Hu et al. 2020, "Modeling Personalized Item Frequency
+Information for Next-basket Recommendation")."""
 
 from __future__ import annotations
 
@@ -19,9 +21,6 @@ from recllm.shop.data.interactions import merged_lines, visits
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array, csr_matrix
-
-
-# --- EASE: Steck 2019, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW ----------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +82,6 @@ def fit(past: Dataset, l2: float, items: int) -> ItemWeights:
     return ItemWeights(rows, weight)
 
 
-# --- the library implicit: ALS (Hu, Koren, Volinsky 2008) ----------------------------------------------------------
-
-
 ALS = {"factors": 128, "regularization": 0.01, "alpha": 1.0, "iterations": 15}
 """Its settings, where the caller gives no others."""
 
@@ -124,9 +120,6 @@ def _counts(dataset: Dataset, users: NDArray[np.int64], half_life_days: float | 
     counts = purchase_matrix(dataset, users, half_life_days)
     columns, ends = counts.indices.astype(np.int32), counts.indptr.astype(np.int32)
     return csr_matrix((counts.data, columns, ends), shape=counts.shape)
-
-
-# --- TIFU-KNN: Hu et al. 2020, "Modeling Personalized Item Frequency Information for Next-basket Recommendation" ----
 
 
 def tifu_knn(

@@ -14,12 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.base.schema import ACTION_CODE, BROWSING, Action
-from recllm.learn.features.collaborative import (
-    LONG_WINDOW_DAYS,
-    SHORT_WINDOW_DAYS,
-    WINDOW_DAYS,
-    UserBatch,
-)
+from recllm.learn.features.collaborative import LONG_WINDOW_DAYS, SHORT_WINDOW_DAYS, WINDOW_DAYS, UserBatch
 from recllm.learn.features.group_features import (
     GROUP_FEATURES,
     LIFT_LIMIT,

@@ -69,9 +69,12 @@ def bought_together(
     column[rows] = np.arange(n)
     n_lines, companions, joint = np.zeros(n, np.int64), np.zeros(n), np.zeros(n * n, np.int64)
     for _, events in log.parts():
-        of_trips = _counts_of_trips(events, column, n, limits)
-        for total, count in zip((n_lines, companions, joint), of_trips, strict=True):
-            total += count
+        trips = _TripLines.of(_purchases(events, limits), column, n)
+        for _row, first, second in trips.pairs():
+            joint += np.bincount(first * n + second, minlength=n * n)
+        n_lines += np.bincount(trips.item, minlength=n)
+        companions += np.bincount(trips.item, trips.size[trips.trip] - 1, minlength=n)
+        del trips  # before those of the next part are made
     chance = n_lines[None, :] / np.maximum(n_lines.sum() - n_lines, 1)[:, None]  # another line with a is of b
     observed, expected = joint.reshape(n, n), companions[:, None] * chance
     observed = observed + observed.T
@@ -158,16 +161,6 @@ def _buyers(log: Events, n_items: int, limits: CollaborativeSettings) -> Ints:
         purchases = _purchases(events, limits)
         buyers += np.bincount(Tally.of(purchases.user, purchases.item, n_items).key, minlength=n_items)
     return buyers
-
-
-def _counts_of_trips(events: Events, column: Ints, n: int, limits: CollaborativeSettings) -> tuple[NDArray[Any], ...]:
-    """Lines of each item, other lines on the same trips, (n,) each, and trips with each two items, the lower first,
-    (n * n,). column: see `_TripLines.of`."""
-    trips, joint = _TripLines.of(_purchases(events, limits), column, n), np.zeros(n * n, np.int64)
-    for _row, first, second in trips.pairs():
-        joint += np.bincount(first * n + second, minlength=n * n)
-    companions = np.bincount(trips.item, trips.size[trips.trip] - 1, minlength=n)
-    return np.bincount(trips.item, minlength=n), companions, joint.astype(np.int32)
 
 
 def _squares_of_people(

@@ -20,7 +20,6 @@ from recllm.learn.training.windows import choose_target, window_starts
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import merged_lines, of_actions
 from recllm.shop.data.order import HORIZON_DAYS
-from recllm.text.encoder.hardware import has_gpu
 from recllm.text.encoder.loading import DEFAULT_ENCODER
 from recllm.text.encoder.onnx import is_onnx_folder
 
@@ -116,7 +115,11 @@ def advise(
     far ahead the shop wants to look, when it knows. Never raises for a small or strange log: the advice says what is
     missing and what is left.
     """
-    survey, gpu = look(dataset, texts), has_gpu() if gpu is None else gpu
+    survey = look(dataset, texts)
+    if gpu is None:
+        import torch
+
+        gpu = torch.cuda.is_available()
     reader = _encoder(survey, encoder)
     training, choices, missing = _training(dataset, survey, horizon_days, seed)
     interests, sequence = _interests(survey, training)

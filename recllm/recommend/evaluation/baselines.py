@@ -133,22 +133,6 @@ def unit_rows(rows: csr_array) -> csr_array:
     return scaled
 
 
-def nearest_users(profiles: csr_array, fit_profiles: csr_array, fit_users: NDArray[np.int64], count: int) -> csr_array:
-    """Similarities to the `count` nearest people, the rest 0, sparse (len(profiles), len(fit_profiles)).
-
-    fit_users: the row of each profile's own user in `fit_profiles`, who is no neighbour; -1 for none.
-    """
-    from scipy.sparse import csr_array
-
-    similar = (profiles @ fit_profiles.T).toarray()
-    rows = np.flatnonzero(fit_users >= 0)
-    similar[rows, fit_users[rows]] = 0.0
-    if count < similar.shape[1]:
-        limit = np.partition(similar, similar.shape[1] - count, axis=1)[:, similar.shape[1] - count]
-        similar[similar < limit[:, None]] = 0.0
-    return csr_array(similar)
-
-
 def random_order(seed: int = 0) -> Ranker:
     """Any items, each as likely as the other; a user's draw depends on the seed and the user's row only."""
 
@@ -182,14 +166,21 @@ def user_knn(
     Similarity is the cosine of log(1 + decayed counts) over each person's whole history; the `neighbours` nearest,
     without the user, vote with their similarity for each item they bought in the last `days`.
     """
+    from scipy.sparse import csr_array
+
     everyone = np.arange(query.fit_on.n_users)
     fit_profiles = unit_rows(purchase_matrix(query.fit_on, everyone, half_life_days).log1p())
     profiles = unit_rows(purchase_matrix(query.dataset, query.users, half_life_days).log1p())
     recent = purchase_matrix(query.fit_on, everyone, None, days)[:, items].sign()
 
     def score(block: NDArray[np.int64]) -> Scores:
-        similar = nearest_users(profiles[block], fit_profiles, query.fit_users[block], neighbours)
-        return np.asarray((similar @ recent).toarray())
+        similar, own = (profiles[block] @ fit_profiles.T).toarray(), query.fit_users[block]
+        rows = np.flatnonzero(own >= 0)
+        similar[rows, own[rows]] = 0.0
+        if neighbours < similar.shape[1]:
+            limit = np.partition(similar, -neighbours, axis=1)[:, -neighbours]
+            similar[similar < limit[:, None]] = 0.0
+        return np.asarray((csr_array(similar) @ recent).toarray())
 
     return score
 

@@ -21,12 +21,7 @@ from numpy.typing import NDArray
 from recllm.base.errors import DataError
 from recllm.base.files import lock_file
 from recllm.base.schema import Action, Encoder, Purpose
-from recllm.base.settings import (
-    CollaborativeSettings,
-    RetrainingSettings,
-    ScorerTrainingSettings,
-    Settings,
-)
+from recllm.base.settings import CollaborativeSettings, RetrainingSettings, ScorerTrainingSettings, Settings
 from recllm.learn.models.sequence import SequenceArguments
 from recllm.recommend.recommender.lineage import (
     CheckKind,
@@ -50,11 +45,7 @@ from recllm.recommend.recommender.registry import (
     taints,
     versions,
 )
-from recllm.recommend.recommender.shop_recommender import (
-    model_encoder,
-    publish_recommender,
-    usable_version,
-)
+from recllm.recommend.recommender.shop_recommender import model_encoder, publish_recommender, usable_version
 from recllm.recommend.recommender.shop_states import forget_in_states
 from recllm.recommend.recommender.train import learned_from, train_workspace, tune_workspace
 from recllm.shop.data.dataset import DAY, Dataset, utc
@@ -188,7 +179,7 @@ def retrain_gated(
     gates = [decision.gate for decision in decisions(workspace.models_dir)]
     gates += [manifest.lineage and manifest.lineage.gate for manifest in versions(workspace.models_dir)]
     judged_until = [int(datetime.fromisoformat(gate.window_end).timestamp()) for gate in gates if gate is not None]
-    is_early = served.end - max(served.until, *judged_until) < served.settings.min_days * DAY
+    is_early = served.end - max([served.until, *judged_until]) < served.settings.min_days * DAY
     if if_due and (not due or is_early) and taint is None:
         return replace(report, outcome=RetrainOutcome.TOO_EARLY) if due else report
     tuned = None

@@ -118,11 +118,11 @@ class Explainer:
         before = int(position(lacking(person, [()]))[0])
         nameable = [unit for unit, may_be_named in zip(units, named, strict=True) if may_be_named]
         lost = counterfactual(person, nameable, unit_deltas[named, 0], position, k=k)
-        sentence, removed = None, () if lost is None else tuple(self._evidence_name(unit) for unit in lost.units)
+        removed, sentence = list[str](), None
         if lost is not None:
-            listed = k + NAMESAKES
-            after = lost.after if lost.after <= listed else None
-            facts = {"titles": list(removed), "before": lost.before, "after": after, "listed": listed}
+            removed = [self._title(u.item) if u.kind != "I" else u.name.replace("_", " ") for u in lost.units]
+            listed, after = k + NAMESAKES, lost.after if lost.after <= k + NAMESAKES else None
+            facts = {"titles": removed, "before": lost.before, "after": after, "listed": listed}
             sentence = reason_text("counterfactual", self.locale, **facts)
         order = np.argsort(-unit_deltas[:, 0], kind="stable")
         contributions = [
@@ -142,7 +142,7 @@ class Explainer:
             contributions=tuple(reason for reason in contributions if reason is not None),
             withheld=float(np.nansum(unit_deltas[~named, 0])),
             counterfactual=sentence,
-            without=removed,
+            without=tuple(removed),
             after=None if lost is None else lost.after,
         )
 
@@ -172,9 +172,6 @@ class Explainer:
 
     def _title(self, row: int) -> str:
         return item_names(self.dataset.items[[row]], self.locale)[0]
-
-    def _evidence_name(self, unit: Evidence) -> str:
-        return unit.name.replace("_", " ") if unit.kind == "I" else self._title(unit.item)
 
 
 def spreads(ranked: Ranked) -> NDArray[np.float64]:

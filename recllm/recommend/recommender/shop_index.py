@@ -16,13 +16,7 @@ from functools import lru_cache
 from recllm.base.errors import ModelError, NotFittedError, NothingToDo, RecllmError
 from recllm.base.files import lock_file, sync_folder
 from recllm.base.service_settings import IndexKind
-from recllm.learn.features.item_index.catalogue import (
-    ABOUT,
-    CatalogueIndex,
-    IndexPlace,
-    ItemIndex,
-    vectors_fingerprint,
-)
+from recllm.learn.features.item_index.catalogue import ABOUT, CatalogueIndex, IndexPlace, ItemIndex, vectors_fingerprint
 from recllm.recommend.recommender.registry import current, open_version
 from recllm.recommend.recommender.saved_model import Model, read_model
 from recllm.recommend.recommender.serving_state import CatalogueState, open_catalogue_state

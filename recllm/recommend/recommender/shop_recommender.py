@@ -28,12 +28,7 @@ from recllm.recommend.recommender.registry import (
     serving,
 )
 from recllm.recommend.recommender.saved_model import Model, lineage_of, load_model, save_model
-from recllm.recommend.recommender.serving_state import (
-    CatalogueState,
-    open_catalogue_state,
-    population_of,
-    together_of,
-)
+from recllm.recommend.recommender.serving_state import CatalogueState, open_catalogue_state, population_of, together_of
 from recllm.recommend.recommender.shop_index import bring_index_along, catalogue_index
 from recllm.recommend.recommender.shop_states import (
     forget_in_states,

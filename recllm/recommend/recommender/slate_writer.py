@@ -118,11 +118,8 @@ class SlateWriter:
         by_chance = probabilities == sorted(probabilities, reverse=True)
         by_cart = request.basket and request.objective is Objective.PROBABILITY
         if not by_chance and not by_cart and not request.explore_share:
-            notes.append(
-                slate_note(
-                    NoteKind.BY_MARGIN if request.objective is Objective.MARGIN else NoteKind.BY_LIFT, self.locale
-                )
-            )
+            kind = NoteKind.BY_MARGIN if request.objective is Objective.MARGIN else NoteKind.BY_LIFT
+            notes.append(slate_note(kind, self.locale))
         if remark is not None:
             days = remark[1] if self.dataset.step_seconds is None else None
             notes.append(slate_note(remark[0], self.locale, days=days))

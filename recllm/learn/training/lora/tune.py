@@ -34,15 +34,7 @@ from recllm.base.errors import DataError, ModelError
 from recllm.base.files import write_whole
 from recllm.base.schema import Encoder
 from recllm.base.settings import LoraSettings
-from recllm.learn.training.lora.examples import (
-    ALONE,
-    SCALE,
-    LoraArguments,
-    Questions,
-    hold_out,
-    judge,
-    past_questions,
-)
+from recllm.learn.training.lora.examples import ALONE, SCALE, LoraArguments, Questions, hold_out, judge, past_questions
 from recllm.learn.training.lora.run_folder import CHECKPOINTS, METRICS, any_process, finish_run, training_run
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.data.interactions import Ints
