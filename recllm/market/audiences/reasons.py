@@ -58,7 +58,7 @@ LEVEL = 0.95
 
 
 def reasons_for(
-    recommender: Recommender, user_rows: NDArray[np.integer], items: NDArray[np.integer]
+    recommender: Recommender, user_rows: NDArray[np.int64], items: NDArray[np.integer]
 ) -> list[tuple[Reason, ...]]:
     """The clearest reasons of person n for item n, (n,) rows each; an item of -1 has none."""
     data, everybody = recommender.dataset, DatasetPeople(recommender.dataset)

@@ -177,7 +177,7 @@ def retrain_gated(
     due = [check.kind.value for check in checks if check.verdict is CheckVerdict.DUE]
     tell(f"due by {', '.join(due)}" if due else "no check asks for a retraining")
     gates = [decision.gate for decision in decisions(workspace.models_dir)]
-    gates += [manifest.lineage and manifest.lineage.gate for manifest in versions(workspace.models_dir)]
+    gates += [manifest.lineage.gate for manifest in versions(workspace.models_dir) if manifest.lineage]
     judged_until = [int(datetime.fromisoformat(gate.window_end).timestamp()) for gate in gates if gate is not None]
     is_early = served.end - max([served.until, *judged_until]) < served.settings.min_days * DAY
     if if_due and (not due or is_early) and taint is None:

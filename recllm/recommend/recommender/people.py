@@ -55,8 +55,8 @@ class DatasetPeople:
 
     def of_rows(self, rows: Ints) -> Histories:
         """What is known of the users in these rows; -1 for an unknown one."""
-        events, known = self.dataset.events.rows(rows), rows[rows >= 0].tolist()
-        basics = dict(zip(known, basics_of(self.dataset.users[known]), strict=True))
+        events, users = self.dataset.events.rows(rows), rows[rows >= 0].tolist()
+        basics = dict(zip(users, basics_of(self.dataset.users[users]), strict=True))
         events = events.select(events.at < self.dataset.as_of)
         return Histories(events, [basics.get(row, {}) for row in rows.tolist()], rows)
 

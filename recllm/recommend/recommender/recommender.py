@@ -198,7 +198,7 @@ class Recommender:
 
         arguments = arguments or ScorerTrainingSettings()
         dataset = self.dataset.sampled(arguments.learn_people)
-        settings = {"interests": interests, "collaborative": collaborative, "candidates": candidates}
+        settings: dict[str, Any] = {"interests": interests, "collaborative": collaborative, "candidates": candidates}
         model, vectors = fit_model(
             dataset, self.encoder, arguments, locale=self.text_locale, progress=progress, **settings
         )

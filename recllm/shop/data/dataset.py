@@ -46,7 +46,7 @@ ITEM_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 an item is off sale."""
 
 
-def row_starts(lengths: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int64]:
+def row_starts(lengths: NDArray[Any] | Sequence[int]) -> NDArray[np.int64]:
     """Where each of n compressed rows of these lengths begins, and last where they end, (n + 1,)."""
     return np.append(0, np.cumsum(lengths, dtype=np.int64))
 
@@ -329,7 +329,7 @@ class Dataset:
         """Row of each id, -1 where unknown."""
         return rows_of_ids(self.users["user_id"], user_ids)
 
-    def item_ids(self, rows: NDArray[np.integer] | Sequence[int]) -> list[str]:
+    def item_ids(self, rows: NDArray[np.integer] | list[int]) -> list[str]:
         """The id of each row of `items`."""
         return self.items["item_id"].gather(rows).to_list()
 

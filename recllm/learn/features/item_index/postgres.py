@@ -38,12 +38,12 @@ class PostgresIndex:
         self._engine, self._fingerprint = engine, fingerprint
 
     @classmethod
-    def build(cls, place: IndexPlace, vectors: Floats, folder: Path) -> PostgresIndex:
+    def build(cls, where: IndexPlace, vectors: Floats, folder: Path) -> PostgresIndex:
         """Raises `ModelError` without pgvector 0.8 on the server."""
-        dim, fingerprint = vectors.shape[1], place.fingerprint
+        dim, fingerprint = vectors.shape[1], where.fingerprint
         if dim > MAX_DIM:
             raise ModelError(f"pgvector's graph takes {MAX_DIM} dimensions, not {dim}; use item_index.kind=faiss")
-        engine = open_engine(place.server())
+        engine = open_engine(where.server())
         with _explained(), engine.begin() as connection:
             _require_extension(connection)
             for statement in (
@@ -64,9 +64,9 @@ class PostgresIndex:
         return cls(engine, fingerprint)
 
     @classmethod
-    def open(cls, place: IndexPlace) -> PostgresIndex:
+    def open(cls, where: IndexPlace) -> PostgresIndex:
         """Raises `ModelError` where the tables are missing, or were made of other vectors."""
-        index = cls(open_engine(place.server()), place.fingerprint)
+        index = cls(open_engine(where.server()), where.fingerprint)
         with _explained(), index._engine.begin() as connection:
             index._check(connection)
         return index

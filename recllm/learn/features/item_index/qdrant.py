@@ -36,8 +36,8 @@ class QdrantIndex:
         self._client, self._name, self._models = client, name, _qdrant().models
 
     @classmethod
-    def build(cls, place: IndexPlace, vectors: Floats, folder: Path) -> QdrantIndex:
-        index = cls.at(place)
+    def build(cls, where: IndexPlace, vectors: Floats, folder: Path) -> QdrantIndex:
+        index = cls.at(where)
         client, models = index._client, index._models
         with _explained():
             if client.collection_exists(index._name):  # of a build that was killed, or of the same vectors
@@ -48,23 +48,23 @@ class QdrantIndex:
                 block = vectors[start : start + BATCH]
                 points = models.Batch(ids=list(range(start, start + len(block))), vectors=block.tolist())
                 client.upsert(index._name, points=points, wait=True)
-            earlier = re.compile(rf"{re.escape(place.collection)}(-[0-9a-f]{{16}})?")
+            earlier = re.compile(rf"{re.escape(where.collection)}(-[0-9a-f]{{16}})?")
             for described in client.get_collections().collections:
                 if described.name != index._name and earlier.fullmatch(described.name):
                     client.delete_collection(described.name)
         return index
 
     @classmethod
-    def at(cls, place: IndexPlace) -> QdrantIndex:
-        return cls(connect(place.server()), f"{place.collection}-{place.fingerprint[:16]}")
+    def at(cls, where: IndexPlace) -> QdrantIndex:
+        return cls(connect(where.server()), f"{where.collection}-{where.fingerprint[:16]}")
 
     @classmethod
-    def open(cls, place: IndexPlace) -> QdrantIndex:
+    def open(cls, where: IndexPlace) -> QdrantIndex:
         """Raises `ModelError` where there is no such collection, or it is not complete."""
-        index = cls.at(place)
+        index = cls.at(where)
         with _explained():
             exists = index._client.collection_exists(index._name)
-            if not exists or index._client.count(index._name, exact=True).count != place.n_rows:
+            if not exists or index._client.count(index._name, exact=True).count != where.n_rows:
                 index.close()
                 raise ModelError(f"Qdrant has no item index of this model and encoder; {REMEDY}")
         return index

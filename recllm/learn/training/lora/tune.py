@@ -95,8 +95,8 @@ def tune_encoder(
     judged, learned = hold_out(past_questions(dataset, args), args.seed)
     trained = HuggingFaceEncoder(plain.weights, prompts=plain.prompts, device=device, progress=False)
     spec = AdapterSpec.of(trained.model, plain.weights.name, plain.base_hash, args.rank, args.top_layers)
-    asked = [np.union1d(group.offered, group.history.indices) for group in judged]
-    text_numbers = np.unique(text_of[np.concatenate(asked)])  # of the texts that ranking these questions reads
+    ranked = [np.union1d(group.offered, group.history.indices) for group in judged]
+    text_numbers = np.unique(text_of[np.concatenate(ranked)])  # of the texts that ranking these questions reads
 
     def quality(encoder: Encoder) -> dict[str, float]:
         vectors = np.zeros((len(texts), encoder.dim), np.float32)
