@@ -73,9 +73,6 @@ def main() -> None:
     finish(record | {"protocol": "attack", "seed": args.seed}, args.output)
 
 
-# --- requests ---------------------------------------------------------------------------------------------------------
-
-
 def scopes(args: argparse.Namespace) -> dict[str, Any]:
     from hostile_callers import ask_everything
     from service_world import build_shop
@@ -124,8 +121,6 @@ def artefacts() -> dict[str, Any]:
         "effects": {outcome.name: outcome.effects for outcome in outcomes if outcome.effects},
     }
 
-
-# --- what takes long --------------------------------------------------------------------------------------------------
 
 SLOW_SECONDS = 0.05
 """Of processor time, for one text at one door, above what an ordinary text takes there."""
@@ -204,16 +199,10 @@ def _wait_of_a_caller(address: str) -> float | None:
     return None
 
 
-# --- figures of groups ------------------------------------------------------------------------------------------------
-
-
 def figures(args: argparse.Namespace) -> dict[str, Any]:
     from figure_attack import measure
 
     return measure(args.seed)
-
-
-# --- what stays of a person -------------------------------------------------------------------------------------------
 
 
 def canaries(args: argparse.Namespace) -> dict[str, Any]:
@@ -234,8 +223,6 @@ def canaries(args: argparse.Namespace) -> dict[str, Any]:
     n_files = sum(marks.files for marks in shops.values())
     return {"canaries_outside": n_outside, "files": n_files, "shops": {at: asdict(of) for at, of in shops.items()}}
 
-
-# --- kills of a serving process ---------------------------------------------------------------------------------------
 
 KILLS, SENDERS, BATCH, BEFORE_A_KILL = 10, 4, 40, 1_700
 """Kills, callers that send at once, events of a request, and events that are acknowledged before each kill."""

@@ -10,12 +10,11 @@ moves to the tuning window.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-from inputs import default_encoder, finish, say, script_parser, window_of
+from inputs import advised, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 from peers.trees import BoostSettings, TreeExamples, boost
 
@@ -23,13 +22,11 @@ from recllm.base.stats import probabilities
 from recllm.base.stats.intervals import paired_bootstraps
 from recllm.learn.features.candidates import explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics, ask
-from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.learn.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.learn.training.windows import PastWindows, window_starts
 from recllm.market.audiences.probabilities import USERS_PER_BLOCK, restricted_to
 from recllm.recommend.evaluation.protocols import EvaluationWindow
-from recllm.recommend.evaluation.systems import TrainingRecipe, advised_recipe
-from recllm.recommend.recommender.ranking import UserInputs
+from recllm.recommend.evaluation.systems import TrainingRecipe
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.data.interactions import merged_lines, visits
@@ -44,9 +41,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=300)
     args = parser.parse_args()
     window = window_of("cj-next28", args, validation=args.validation)
-    encoder = default_encoder(args)
-    recipe = advised_recipe(window.fit_on, encoder, seed=args.seed)
-    trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests, progress=say)
+    trained, recipe = advised(window.fit_on, args, say)
     people = np.flatnonzero(np.diff(window.fit_on.events.of("purchase").indptr))
     items, source = drawn(window.fit_on, args.items, args.seed)
     record = {
@@ -104,14 +99,11 @@ def figures(
 
 def item_probabilities(trained: Recommender, items: Table, people: Table) -> Table:
     """Probability that each of `people` buys each of `items`, float32 (n, n_items)."""
-    data = trained.dataset
     ranker = replace(trained.ranker, population=restricted_to(trained.population, items))
 
     def score(block: slice) -> Table:
         rows = people[block]
-        basics = basics_vectors(trained.encoder, basics_of(data.users[rows.tolist()]), trained.text_locale)
-        users = UserInputs(data.events.rows(rows), data.as_of, rows, basics)
-        return ranker.score(users, explicit(len(rows), items)).probability.reshape(len(rows), -1)
+        return ranker.score(trained.inputs_of(rows), explicit(len(rows), items)).probability.reshape(len(rows), -1)
 
     return np.concatenate(map_blocks(score, len(people), USERS_PER_BLOCK))
 
@@ -145,9 +137,6 @@ def calibration(p: Table, label: Table, tie: Table) -> dict[str, float]:
         "takings_over_expected": label.sum() / p.sum(dtype=np.float64),
         f"takings_over_expected@{K}": label[top].sum() / p[top].sum(dtype=np.float64),
     }
-
-
-# --- peers -----------------------------------------------------------------------------------------------------------
 
 
 def past_buyers(sold: Events, items: Table, people: Table, as_of: int) -> tuple[Table, Table, Table]:
@@ -184,19 +173,14 @@ def boosted(trained: Recommender, recipe: TrainingRecipe, items: Table, people: 
     crowd = CollaborativeStatistics.fit(past, trained.item_vectors, model.population)
     joined = (np.concatenate(column) for column in zip(*parts, strict=True))
     forest = boost(TreeExamples(*joined, (*FEATURE_NAMES, "pair_cosine"), crowd), BoostSettings(seed=seed))
-    return by_blocks(people, 64, lambda rows: _predicted(forest, past, crowd, items, rows))
 
+    def score(block: slice) -> Table:
+        rows = people[block]
+        users, pairs = ask(crowd, past.events.rows(rows), past.as_of, user_rows=rows), explicit(len(rows), items)
+        features = np.column_stack([pair_features(users, pairs, narrow=True), pair_cosine(users, pairs)])
+        return forest.predict(features).reshape(len(rows), -1)
 
-def _predicted(forest: Any, past: Dataset, crowd: CollaborativeStatistics, items: Table, rows: Table) -> Table:
-    users = ask(crowd, past.events.rows(rows), past.as_of, user_rows=rows)
-    pairs = explicit(len(rows), items)
-    cosine = pair_cosine(users, pairs)
-    features = np.column_stack([pair_features(users, pairs, narrow=True), cosine])
-    return forest.predict(features).reshape(len(rows), -1)
-
-
-def by_blocks(people: Table, size: int, score: Callable[[Table], Table]) -> Table:
-    return np.concatenate([score(people[start : start + size]) for start in range(0, len(people), size)])
+    return np.concatenate(map_blocks(score, len(people), 64))
 
 
 if __name__ == "__main__":

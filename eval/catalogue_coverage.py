@@ -7,13 +7,12 @@ stands beside coverage of the catalogue, the Gini index of how often items are s
 
 from __future__ import annotations
 
-from inputs import default_encoder, script_parser, window_of
+from inputs import advised, finish_report, script_parser, window_of
 from published import BENCHMARKS
 
 from recllm.recommend.evaluation.protocols import OURS
 from recllm.recommend.evaluation.report import evaluate
-from recllm.recommend.evaluation.systems import advised_recipe, served_system
-from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.evaluation.systems import served_system
 
 COLUMNS = ("ndcg", "recall", "coverage", "gini")
 
@@ -24,18 +23,15 @@ def main() -> None:
     parser.add_argument("protocol", nargs="?", default="cj-next28", choices=sorted(BENCHMARKS))
     parser.add_argument("--weights", default="0,0.05,0.1,0.2,0.4,0.8", help="with commas; 0 comes first")
     args = parser.parse_args()
-    window, encoder = window_of(args.protocol, args, validation=True), default_encoder(args)
-    recipe, k = advised_recipe(window.fit_on, encoder, seed=args.seed), BENCHMARKS[args.protocol].k
-    trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests).warm()
+    window, k = window_of(args.protocol, args, validation=True), BENCHMARKS[args.protocol].k
+    trained, recipe = advised(window.fit_on, args)
     systems = {
         f"{OURS}-less-popular-{w:g}" if w else OURS: served_system(trained, popularity_weight=w)
         for w in map(float, args.weights.split(","))
     }
     report = evaluate(window, systems, k=k, seed=args.seed)
     report.extra["training"] = recipe.settings()
-    print(report.table([f"{name}@{k}" for name in COLUMNS]))
-    if args.output:
-        report.write(args.output)
+    finish_report(report, args.output, [f"{name}@{k}" for name in COLUMNS])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import numpy as np
-from cj_redeem import Values, boosted
+from cj_redeem import Values, peers
 from inputs import finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
@@ -39,7 +39,8 @@ def main() -> None:
     label = bought(window, rows)
     say("%d rows to learn from, %d people, %.3f buy", len(train), len(rows), label.mean())
     ours = fit_propensity(train, past.as_of, PropensitySettings(seed=args.seed)).probability(test)
-    scores = {"recllm": ours, **peers(train, test, args.seed)}
+    scores = {"recllm": ours, **peers(train, test, SINGLE, PLAIN, args.seed)}
+    scores["days since last purchase"] *= -1
     systems = {
         name: {"ALL": {"auc": auc(score, label), "lift@10%": lift(score, label, 0.1)}} for name, score in scores.items()
     }
@@ -75,13 +76,6 @@ def bought(window: EvaluationWindow, rows: NDArray[np.int64]) -> Values:
     for name in ("ALL", "COLD"):
         buys[window.slice(name).users] = 1
     return buys[rows]
-
-
-def peers(train: Examples, test: FeatureTable, seed: int) -> dict[str, Values]:
-    single = {name: np.nan_to_num(test.column(c).astype(np.float64)) for name, c in SINGLE.items()}
-    single["days since last purchase"] *= -1
-    columns = [train.features.names.index(name) for name in PLAIN]
-    return single | boosted(train.features.values[:, columns], train.label, test.values[:, columns], seed)
 
 
 if __name__ == "__main__":

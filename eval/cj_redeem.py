@@ -10,7 +10,7 @@ recency, frequency, spend, past redemptions, coupon use and affinity to the camp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,6 +25,7 @@ from recllm.base.stats.intervals import bootstrap
 from recllm.base.stats.probabilities import auc
 from recllm.market.propensity.coupons import Coupons
 from recllm.market.propensity.examples import Cohort, Examples
+from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.model import PropensitySettings, fit_propensity
 from recllm.market.propensity.predict import mailings, redeem_examples, redeem_settings, usable
 from recllm.market.propensity.prediction import lift, quality
@@ -49,7 +50,7 @@ def main() -> None:
     train, test, campaigns = tables(data, coupons, cut, end)
     say("%d rows to learn from, %d to judge", len(train), len(test))
     ours = fit_propensity(train, cut, redeem_settings(PropensitySettings(seed=args.seed))).probability(test.features)
-    scores = {"recllm": ours, **peers(train, test, args.seed)}
+    scores = {"recllm": ours, **peers(train, test.features, SINGLE, PLAIN, args.seed)}
     systems = {name: {"ALL": figures(score, test.label, campaigns)} for name, score in scores.items()}
     systems["recllm"]["ALL"]["ece"] = quality(ours, test.label).ece
     best = max((name for name in systems if name != "recllm"), key=lambda name: systems[name]["ALL"]["auc"])
@@ -155,22 +156,19 @@ def gaps(ours: Values, peer: Values, test: Examples, campaigns: NDArray[np.int64
     }
 
 
-def peers(train: Examples, test: Examples, seed: int) -> dict[str, Values]:
-    single = {name: np.nan_to_num(test.features.column(c).astype(np.float64)) for name, c in SINGLE.items()}
-    columns = [train.features.names.index(name) for name in PLAIN]
-    x, y, x_test = train.features.values[:, columns], train.label, test.features.values[:, columns]
-    return single | boosted(x, y, x_test, seed)
-
-
-def boosted(x: Any, y: Values, x_test: Any, seed: int) -> dict[str, Values]:
-    """LightGBM with modest settings, not tuned."""
+def peers(
+    train: Examples, test: FeatureTable, single: Mapping[str, str], plain: Sequence[str], seed: int
+) -> dict[str, Values]:
+    """The columns of `single`, and LightGBM with modest settings, not tuned, on those of `plain`."""
     from lightgbm import LGBMClassifier
 
+    scores = {name: np.nan_to_num(test.column(c).astype(np.float64)) for name, c in single.items()}
+    columns = [train.features.names.index(name) for name in plain]
     light = LGBMClassifier(
         n_estimators=150, learning_rate=0.04, num_leaves=7, min_child_samples=30, reg_lambda=5.0,
         random_state=seed, n_jobs=1, deterministic=True, verbose=-1,
-    ).fit(x, y)  # fmt: skip
-    return {"lightgbm": light.predict_proba(x_test)[:, 1]}
+    ).fit(train.features.values[:, columns], train.label)  # fmt: skip
+    return scores | {"lightgbm": light.predict_proba(test.values[:, columns])[:, 1]}
 
 
 if __name__ == "__main__":

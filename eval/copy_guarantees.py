@@ -107,9 +107,6 @@ def passes(case: Case) -> bool:
     return judge(case.submission).verified
 
 
-# --- numbers -------------------------------------------------------------------------------------------------------
-
-
 def mutants(cases: list[Case], n: int, rng: random.Random) -> Iterator[Case]:
     """`n` good texts with one number changed: a digit replaced, added or taken away, never into another fact."""
     numbered = [case for case in cases if _NUMBER.search(case.values["text"])]
@@ -140,9 +137,6 @@ def _facts(case: Case) -> set[Decimal]:
     """Every number that the item, its offer or the good text itself may state."""
     facts = json.dumps([case.values["item"], case.values["offer"]], ensure_ascii=False)
     return {Decimal(n.replace(",", "")) for n in _NUMBER.findall(facts)}
-
-
-# --- injections ----------------------------------------------------------------------------------------------------
 
 
 class _Obedient:
@@ -189,9 +183,6 @@ def _carrying(payload: str, field: str) -> Item:
     poisoned = {"title": payload, "brand": payload, "category": ("Kitchen", payload), "attribute": {"note": payload}}
     values["attributes" if field == "attribute" else field] = poisoned[field]
     return Item(item_id="m", price=Decimal(8), currency="USD", **values)
-
-
-# --- report --------------------------------------------------------------------------------------------------------
 
 
 def figures(bad: list[Case], good: list[Case], mutated: list[Case]) -> dict[str, Any]:

@@ -82,9 +82,6 @@ COPYBOOK_CHANNELS = {"sms": "sms_gsm", "search": "google_rsa", "横幅": "banner
 COPYBOOK_CHANNELS |= {"淘宝京东标题": "taobao_title", "小红书": "xhs", "短信": "sms_cn"}
 
 
-# --- shops ------------------------------------------------------------------------------------------------------------
-
-
 def open_shop(name: str, folder: Path, data: Path, seed: int) -> Workspace:
     """The shop's workspace with a trained model, made where there is none."""
     if not (folder / SETTINGS_FILE).exists():
@@ -151,9 +148,6 @@ def simulated(shop: Mapping[str, Any], rng: np.random.Generator) -> tuple[pl.Dat
     return items, pl.DataFrame(
         rows, schema=dict(zip(names, (*[pl.String] * 3, pl.Datetime("us", "UTC")), strict=True)), orient="row"
     )
-
-
-# --- texts ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -286,9 +280,6 @@ def make_sheets(args: argparse.Namespace) -> None:
         sources = {str(n): [t.source, t.channel] for n, t in enumerate(texts, 1)}
         key["sheets"][language] = {"sha256": file_hash(sheet), "texts": sources}
     (args.output / "key.json").write_text(json_text(key, indent=1), "utf-8")
-
-
-# --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
 def judge(args: argparse.Namespace) -> dict[str, Any]:

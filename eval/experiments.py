@@ -74,9 +74,6 @@ def main() -> None:
     finish(record, args.output)
 
 
-# --- experiments ------------------------------------------------------------------------------------------------------
-
-
 def two_variants(name: str) -> Experiment:
     return Experiment(name=name, variants=(Variant("a", 0.5), Variant("b", 0.5)), metric=METRICS[0])
 
@@ -193,9 +190,6 @@ def median_day(days: list[int], runs: int) -> int | None:
     return sorted(days)[half - 1] if len(days) >= half else None
 
 
-# --- off-policy -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class SlateWorld:
     """Slates of people, one to three of each, before anything is shown."""
@@ -258,9 +252,6 @@ def off_policy(runs: int, seed: int) -> dict[str, Any]:
             "effective_sample_size_of_the_last": answer.effective_sample_size,
         } | dict(zip(columns, np.mean(rows, axis=0).tolist(), strict=True))
     return figures
-
-
-# --- Open Bandit ------------------------------------------------------------------------------------------------------
 
 
 def open_bandit(wheel: Path) -> dict[str, Any]:

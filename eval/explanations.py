@@ -31,7 +31,8 @@ from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.base.stats.intervals import paired_bootstraps
 from recllm.recommend.evaluation.protocols import EvaluationWindow
-from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory, counterfactual, deltas, lacking, units_of
+from recllm.recommend.recommender.histories import UserHistory
+from recllm.recommend.recommender.leave_one_out import Evidence, counterfactual, deltas, lacking, units_of
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import Events
@@ -104,8 +105,6 @@ GOALS = {
     "planted_truth": ">= .9",
 }
 
-# --- pairs -----------------------------------------------------------------------------------------------------------
-
 
 def held_out(
     recommender: Recommender, window: EvaluationWindow, n: int, rng: np.random.Generator
@@ -155,12 +154,8 @@ def case(recommender: Recommender, row: int, item: int, scores: NDArray[np.float
 
 def scored(recommender: Recommender, case: Case, sets: Sequence[Sequence[Evidence]]) -> NDArray[np.float32]:
     """The item's score without each set of units."""
-    histories, basics = lacking(case.person, sets)
     ones = Pairs(np.arange(len(sets) + 1), np.full(len(sets), case.item, np.int32))
-    return recommender.explainer().scores_of(case.person)(histories, basics, ones)
-
-
-# --- gates -----------------------------------------------------------------------------------------------------------
+    return recommender.explainer().logits(lacking(case.person, sets), ones)
 
 
 def comprehensiveness(
@@ -208,7 +203,7 @@ def deletion(recommender: Recommender, cases: Sequence[Case], rng: np.random.Gen
         tried = rng.permutation(np.flatnonzero(np.isfinite(case.deltas)))
         orders = dict(zip(stays, (heavy, rng.permutation(len(case.units)), tried, heavy[::-1]), strict=True))
         sets = [[case.units[int(n)] for n in order[:step]] for order in orders.values() for step in range(1, STEPS + 1)]
-        ranks = recommender.explainer().positions(case.person, case.item, SHORT)(*lacking(case.person, [[], *sets]))
+        ranks = recommender.explainer().positions(case.item, SHORT)(lacking(case.person, [[], *sets]))
         if ranks[0] <= SHORT:
             for number, name in enumerate(stays):
                 stays[name].append(float((ranks[1 + STEPS * number : 1 + STEPS * (number + 1)] <= SHORT).mean()))
@@ -222,8 +217,8 @@ def necessity(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]
     """Counterfactual sets for the first 5, each ranked once more by the serving code without these events."""
     emitted, true, sizes, n_ranked = 0, 0, [], 0
     for case in cases:
-        ranks = recommender.explainer().positions(case.person, case.item, SHORT)
-        if int(ranks(case.person.events, [case.person.basics])[0]) > SHORT:
+        ranks = recommender.explainer().positions(case.item, SHORT)
+        if int(ranks(lacking(case.person, [()]))[0]) > SHORT:
             continue
         n_ranked += 1
         removed = counterfactual(case.person, case.units, case.deltas, ranks, k=SHORT)
@@ -243,8 +238,7 @@ def shown_without(recommender: Recommender, case: Case, units: Sequence[Evidence
     """Whether the served ranking still puts the item among the first 5 names without these units."""
     from recllm.text.items import item_names
 
-    histories, basics = lacking(case.person, [units])
-    listed = recommender.explainer().lists_of(case.person, SHORT + 100)(histories, basics).item[0]
+    listed = recommender.explainer().ranked(lacking(case.person, [units]), SHORT + 100).item[0]
     listed = listed[listed >= 0]
     names = item_names(recommender.dataset.items[listed.tolist()], recommender.locale)
     first = list(dict.fromkeys(names))[:SHORT]
@@ -272,13 +266,13 @@ def heaviest(recommender: Recommender, case: Case, person: UserHistory) -> Evide
     units = units_of(person)
     tried_units = {unit for unit, w in zip(case.units, case.deltas, strict=True) if np.isfinite(w)}
     tried = np.array([[unit in tried_units] for unit in units])
-    values = deltas(person, units, np.array([case.item]), tried, recommender.explainer().scores_of(case.person))[:, 0]
+    values = deltas(person, units, np.array([case.item]), tried, recommender.explainer().logits)[:, 0]
     return units[int(np.nanargmax(values))]
 
 
 def planted(recommender: Recommender, n: int, rng: np.random.Generator) -> dict[str, Any]:
     """Made-up people: 20 purchases of other departments, and two of one product type among them."""
-    dataset, facets = recommender.dataset, recommender.population.facets
+    facets = recommender.population.facets
     sold = recommender.population.stats.buyers_ever > 5
     sizes = np.bincount(facets.type[sold & (facets.type >= 0)], minlength=facets.type.max() + 1)
     hits = 0
@@ -286,23 +280,16 @@ def planted(recommender: Recommender, n: int, rng: np.random.Generator) -> dict[
         two = rng.choice(np.flatnonzero(sold & (facets.type == kind)), 3, replace=False)
         elsewhere = np.flatnonzero(sold & (facets.department != facets.department[two[0]]))
         others = rng.choice(elsewhere, 20, replace=False)
-        hits += _planted_hit(recommender, two, others, dataset.as_of, rng)
+        items = rng.permutation(np.concatenate([two[1:], others])).astype(np.int32)
+        at = np.sort(recommender.dataset.as_of - rng.integers(1, 90, len(items)) * 86_400)
+        bought, ones = np.full(len(items), ACTION_CODE[Action.PURCHASE], np.uint8), np.ones(len(items), np.float32)
+        baskets = np.arange(len(items), dtype=np.int32)
+        person = UserHistory(Events(np.array([0, len(items)]), items, at, bought, ones, ones, baskets), {})
+        units = units_of(person)
+        tried = np.ones((len(units), 1), bool)
+        values = deltas(person, units, two[:1], tried, recommender.explainer().logits)[:, 0]
+        hits += units[int(np.argmax(values))].item in two[1:]
     return {"people": n, "share": round(hits / n, 4)}
-
-
-def _planted_hit(
-    recommender: Recommender, two: NDArray[np.int64], others: NDArray[np.int64], as_of: int, rng: np.random.Generator
-) -> bool:
-    items = rng.permutation(np.concatenate([two[1:], others])).astype(np.int32)
-    at = np.sort(as_of - rng.integers(1, 90, len(items)) * 86_400)
-    n, ones = len(items), np.ones(len(items), np.float32)
-    bought = np.full(n, ACTION_CODE[Action.PURCHASE], np.uint8)
-    events = Events(np.array([0, n]), items, at, bought, ones, ones, np.arange(n, dtype=np.int32))
-    person = UserHistory(events, {})
-    units = units_of(person)
-    score = recommender.explainer().scores_of(person)
-    values = deltas(person, units, two[:1], np.ones((len(units), 1), bool), score)[:, 0]
-    return units[int(np.argmax(values))].item in two[1:]
 
 
 if __name__ == "__main__":

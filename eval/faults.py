@@ -79,9 +79,6 @@ opt_out = "https://example.com/stop"
 """
 
 
-# --- a tiny shop ------------------------------------------------------------------------------------------------------
-
-
 def make_shop(folder: Path, *, store: str | None = None, train: bool = True) -> Path:
     """A workspace whose even people buy tea and whose odd people buy tools; train: with a published model."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,9 +126,6 @@ def view(shop: Workspace, user_id: str) -> None:
     """An event of a person, which nothing may keep where the person was erased."""
     row = {"user_id": user_id, "item_id": "tea-1", "event": "view", "timestamp": LAST_DAY}
     add_events(shop, [row], source="faults")
-
-
-# --- operations -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -669,9 +663,6 @@ OPERATIONS: Mapping[str, type[Operation]] = {
 ON_A_SERVER = ("load", "feedback", "erasure")
 
 
-# --- the child --------------------------------------------------------------------------------------------------------
-
-
 def work_until_killed() -> None:
     """Each line of standard input names an operation, a workspace and the number of a round: a worker is forked, does
     steps and tells of each, until it is killed. The imports happen once."""
@@ -705,9 +696,6 @@ def _do(step: Step) -> None:
 
 def _tell(**event: Any) -> None:
     os.write(1, json.dumps(event).encode() + b"\n")
-
-
-# --- the parent -------------------------------------------------------------------------------------------------------
 
 
 @dataclass

@@ -79,9 +79,6 @@ def _judged(guesses: dict[str, Any]) -> dict[str, Any]:
     return guesses | {"right": right, "share_right": round(right / n, 3), "isolated": isolated}
 
 
-# --- the shop --------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _shop(
     folder: Path, rng: np.random.Generator
@@ -168,9 +165,6 @@ def _questions(facts: dict[str, Any], target: str) -> dict[str, tuple[dict[str, 
         "spent": (rich, facts["spent"][target] >= facts["median"], 0.5),
         "bought": ({"condition": "bought", "item": facts["item"]}, target in facts["buyers"], max(share, 1 - share)),
     }
-
-
-# --- attacks ---------------------------------------------------------------------------------------------------------
 
 
 def _targets(facts: dict[str, Any], n: int, rng: np.random.Generator) -> list[str]:

@@ -11,12 +11,11 @@ import json
 import os
 import sys
 import tempfile
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from inputs import HERE, RESULTS, finish, in_new_process, load_average, peak_mib, script_parser
+from inputs import HERE, RESULTS, finish, in_new_process, load_average, peak_mib, script_parser, timed
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 
@@ -30,17 +29,9 @@ def load(file: str, table: str, mapping: str, folder: Path) -> dict[str, Any]:
     from recllm.shop.workspace.privacy import Pseudonymiser
 
     store = Store.open(folder / "store.sqlite", create=True)
-    wall, cpu = time.perf_counter(), time.process_time()
-    report = ingest_file(
-        file,
-        table,
-        store=store,
-        pseudonymiser=Pseudonymiser(b"measure measure measure"),
-        policy=Policy(),
-        mapping=load_map(mapping),
-        quarantine_dir=folder,
-    )
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    pseudonymiser, columns = Pseudonymiser(b"measure measure measure"), load_map(mapping)
+    options = {"pseudonymiser": pseudonymiser, "policy": Policy(), "mapping": columns, "quarantine_dir": folder}
+    wall, cpu, report = timed(lambda: ingest_file(file, table, store=store, **options))
     lines = Path(report.quarantine_file).read_text("utf-8").splitlines() if report.quarantine_file else []
     return {
         "rows": report.read,

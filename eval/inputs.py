@@ -11,17 +11,22 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from published import BENCHMARKS
 
 from recllm.base.schema import Encoder
 from recllm.recommend.evaluation.protocols import EvaluationWindow
-from recllm.recommend.evaluation.report import provenance, write_record
+from recllm.recommend.evaluation.report import Report, provenance, write_record
 from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
+
+if TYPE_CHECKING:
+    from recllm.recommend.evaluation.systems import TrainingRecipe
+    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.shop.data.dataset import Dataset
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -69,6 +74,17 @@ def default_encoder(args: argparse.Namespace) -> Encoder:
     return load_encoder(DEFAULT_ENCODER, cache_dir=args.cache)
 
 
+def advised(
+    past: Dataset, args: argparse.Namespace, progress: Callable[[str], None] | None = None
+) -> tuple[Recommender, TrainingRecipe]:
+    """What `recllm advise` proposes for a log, trained and warm."""
+    from recllm.recommend.evaluation.systems import advised_recipe, fit_recipe
+
+    encoder = default_encoder(args)
+    recipe = advised_recipe(past, encoder, seed=args.seed)
+    return fit_recipe(past, encoder, recipe, progress).warm(), recipe
+
+
 def peer_settings(protocol: str) -> Mapping[str, Mapping[str, Any]]:
     """By system, as keywords."""
     settings: Mapping[str, Mapping[str, Any]] = tomllib.loads(PEERS.read_text("utf-8")).get(protocol, {})
@@ -95,12 +111,30 @@ def finish(record: Mapping[str, Any], output: Path | None) -> None:
         write_record(finished, output)
 
 
+def finish_report(report: Report, output: Path | None, columns: Sequence[str] = ()) -> None:
+    """Prints the table, and writes the whole."""
+    print(report.table(columns))
+    if output:
+        report.write(output)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Seconds by the clock and of the processor, and the result."""
+    began, processor = time.perf_counter(), time.process_time()
+    result = work()
+    return time.perf_counter() - began, time.process_time() - processor, result
+
+
+def of_child() -> dict[str, str]:
+    """The environment of a process that imports what this one does."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join((str(HERE.parent), *sys.path))}
+
+
 def in_new_process(script: str, *arguments: str, threads: int | None = None, task: Any = None) -> dict[str, Any]:
     """Runs a script of this folder and returns the JSON of its last line. task: goes to its standard input as JSON."""
     count = {} if threads is None else {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(HERE.parent), *sys.path))} | count
     command = [sys.executable, str(HERE / script), *arguments]
-    process = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True, env=of_child() | count)
     if process.returncode:
         sys.exit(f"{script} {' '.join(arguments)} ended with {process.returncode}")
     line = process.stdout.splitlines()[-1]

@@ -17,7 +17,6 @@ learned at all; `refused` counts those that it refused.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -33,7 +32,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import polars as pl
-from inputs import HERE, finish, load_average, say, script_parser, show_progress
+from inputs import finish, load_average, of_child, say, script_parser, show_progress
 from serve import server
 from simulated_shop import Customers, ServedSlate, ShopLog, replay
 
@@ -157,10 +156,8 @@ def one_seed(seed: int, args: Any) -> dict[str, Any]:
 
 
 def recllm(*arguments: str) -> str:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(HERE.parent), *sys.path))}
-    done = subprocess.run(
-        [sys.executable, "-m", "recllm", *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "recllm", *arguments]
+    done = subprocess.run(command, env=of_child(), capture_output=True, text=True, check=False)
     if done.returncode not in (0, 3):
         sys.exit(f"recllm {' '.join(arguments)} ended with {done.returncode}: {done.stderr[-2000:]}")
     return done.stdout
@@ -234,9 +231,6 @@ def difference(worth: list[tuple[str, int, float, float]], rng: np.random.Genera
         "high": round(float(high), 5),
         "by_week": {str(week): round(value, 5) for week, value in by_week.iter_rows()},
     }
-
-
-# --- worse models ----------------------------------------------------------------------------------------------------
 
 
 def worse_models(folder: Path, seed: int) -> tuple[int, int]:

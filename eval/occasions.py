@@ -21,19 +21,19 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import polars as pl
-from inputs import default_encoder, finish, say, script_parser
+from inputs import advised, finish, say, script_parser
 from numpy.typing import NDArray
 from published import BENCHMARKS
 
 from recllm.base.schema import Action
 from recllm.base.stats.probabilities import calibration_error
-from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.market.occasions.replenishment import (
     HORIZON_DAYS,
     TREES,
@@ -43,9 +43,7 @@ from recllm.market.occasions.replenishment import (
 )
 from recllm.market.propensity.predict import predict
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
-from recllm.recommend.evaluation.systems import advised_recipe
-from recllm.recommend.recommender.ranking import UserInputs
-from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.evaluation.benchmarks import with_quantity
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import Pairs
 
@@ -77,9 +75,7 @@ def main() -> None:
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     protocol, day = LOGS[name]
-    log = BENCHMARKS[protocol].read(args.data)
-    dataset = log if isinstance(log, Dataset) else log.dataset()
-    dataset = replace(dataset, events=dataset.events.select(dataset.events.quantity > 0))
+    dataset = with_quantity(BENCHMARKS[protocol].log(args.data))
     starts = [int(day.timestamp()) + week * HORIZON_DAYS * DAY for week in range(2)]
     past = dataset.before(starts[0])
     weeks = [repurchase_pairs(dataset, start) for start in starts]
@@ -122,9 +118,6 @@ def column(table: pl.DataFrame, name: str) -> Values:
     return np.nan_to_num(table[name].cast(pl.Float64).to_numpy())
 
 
-# --- systems ---------------------------------------------------------------------------------------------------------
-
-
 def lightgbm(past: Dataset, start: int, table: pl.DataFrame, seed: int) -> Values:
     """Boosted trees on `PLAIN`, of the same eight weeks."""
     import lightgbm as library
@@ -144,26 +137,19 @@ def scorer(
     dataset: Dataset, past: Dataset, weeks: list[pl.DataFrame], starts: list[int], args: argparse.Namespace
 ) -> Values:
     """The trained score of each pair. Of the second week the histories are new, the statistics of all are not."""
-    encoder = default_encoder(args)
-    recipe = advised_recipe(past, encoder, seed=args.seed)
-    recommender = Recommender(past, encoder).fit(recipe.training, interests=recipe.interests).warm()
+    recommender, _ = advised(past, args)
     scores = []
     for pairs, start in zip(weeks, starts, strict=True):
         people, row = np.unique(pairs["user"].to_numpy(), return_inverse=True)
-        now, score = dataset.before(start), np.empty(len(pairs))
+        now, score = recommender.with_people(dataset.before(start), recommender.population.pool), np.empty(len(pairs))
         for block in range(0, len(people), 256):
             chosen = people[block : block + 256]
             inside = np.flatnonzero((row >= block) & (row < block + 256))
             indptr = np.searchsorted(row[inside] - block, np.arange(len(chosen) + 1)).astype(np.int64)
-            basics = basics_vectors(encoder, basics_of(now.users[chosen.tolist()]), recommender.text_locale)
-            users = UserInputs(now.events.rows(chosen), start, chosen, basics)
             asked = Pairs(indptr, pairs["item"].to_numpy()[inside].astype(np.int32))
-            score[inside] = recommender.ranker.score(users, asked).logit
+            score[inside] = recommender.ranker.score(now.inputs_of(chosen), asked).logit
         scores.append(score)
     return np.concatenate(scores)
-
-
-# --- figures ---------------------------------------------------------------------------------------------------------
 
 
 def rank_figures(score: Values, label: Values, person: NDArray[np.int64], first: int, seed: int) -> dict[str, Any]:
@@ -171,17 +157,19 @@ def rank_figures(score: Values, label: Values, person: NDArray[np.int64], first:
     order = np.argsort(-score, kind="stable")
     label, person = label[order], person[order]
     exact = _weighted(label, np.ones(len(label)), first)
-    people, row = np.unique(person, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    drawn = [
-        _weighted(label, rng.multinomial(len(people), np.full(len(people), 1 / len(people)))[row].astype(float), first)
-        for _ in range(BOOTSTRAPS)
-    ]
+    drawn = [_weighted(label, weight, first) for weight in drawn_weights(person, seed)]
     return {name: round(float(exact[name]), 5) for name in exact} | {
         f"{name}_{end}": round(float(np.quantile([figures[name] for figures in drawn], share)), 5)
         for name in exact
         for end, share in (("low", 0.025), ("high", 0.975))
     }
+
+
+def drawn_weights(person: NDArray[np.int64], seed: int) -> Iterator[Values]:
+    """How often each pair counts in a bootstrap over people, (n,) each."""
+    people, row = np.unique(person, return_inverse=True)
+    rng, shares = np.random.default_rng(seed), np.full(len(people), 1 / len(people))
+    return (rng.multinomial(len(people), shares)[row].astype(float) for _ in range(BOOTSTRAPS))
 
 
 def _weighted(label: Values, weight: Values, first: int) -> dict[str, float]:
@@ -199,19 +187,13 @@ def _weighted(label: Values, weight: Values, first: int) -> dict[str, float]:
 
 def differences(ours: Values, theirs: Values, label: Values, person: NDArray[np.int64], seed: int) -> dict[str, Any]:
     """recllm less a peer, in average precision, with the paired 95 % interval over people."""
-    people, row = np.unique(person, return_inverse=True)
     orders = [np.argsort(-score, kind="stable") for score in (ours, theirs)]
 
     def difference(weight: Values) -> float:
         precision = [_weighted(label[order], weight[order], 1)["average_precision"] for order in orders]
         return precision[0] - precision[1]
 
-    rng = np.random.default_rng(seed)
-    draws = [
-        difference(rng.multinomial(len(people), np.full(len(people), 1 / len(people)))[row].astype(float))
-        for _ in range(BOOTSTRAPS)
-    ]
-    low, high = np.quantile(draws, (0.025, 0.975))
+    low, high = np.quantile([difference(weight) for weight in drawn_weights(person, seed)], (0.025, 0.975))
     value = difference(np.ones(len(label)))
     return {"average_precision": round(value, 5), "low": round(float(low), 5), "high": round(float(high), 5)}
 

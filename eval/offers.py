@@ -15,19 +15,16 @@ import time
 from typing import Any
 
 import numpy as np
-from inputs import default_encoder, finish, say, script_parser, window_of
+from inputs import advised, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
 from recllm.base.schema import Action, Intent, Objective
 from recllm.base.settings import OfferSettings
 from recllm.base.stats.intervals import paired_bootstraps
 from recllm.base.stats.ranking import average, ndcg
-from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.market.audiences.probabilities import independent_probabilities
 from recllm.market.audiences.selection import spread_offers
 from recllm.recommend.evaluation.protocols import EvaluationWindow
-from recllm.recommend.evaluation.systems import advised_recipe
-from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.catalogue import allowed_items
 from recllm.shop.data.dataset import DAY
@@ -66,9 +63,8 @@ def main() -> None:
 
 
 def measure(window: EvaluationWindow, args: argparse.Namespace) -> dict[str, Any]:
-    past, encoder = window.fit_on, default_encoder(args)
-    recipe = advised_recipe(past, encoder, seed=args.seed)
-    recommender = Recommender(past, encoder).fit(recipe.training, interests=recipe.interests).warm()
+    past = window.fit_on
+    recommender, _ = advised(past, args)
     purchases, n_items = past.events.of(Action.PURCHASE), past.n_items
     buyer = np.repeat(np.arange(past.n_users), np.diff(purchases.indptr))
     shoppers = np.unique(buyer[purchases.at >= past.as_of - 28 * DAY])
@@ -79,12 +75,7 @@ def measure(window: EvaluationWindow, args: argparse.Namespace) -> dict[str, Any
         judged, buying = fitted_rows(window, part.users), fitted_rows(window, whole.users)
         people = np.union1d(shoppers, judged)
         bought = pairs_of(np.repeat(buying, whole.truth.sizes), whole.truth.item, n_items)
-        inputs = UserInputs(
-            past.events.rows(people),
-            past.as_of,
-            people,
-            basics_vectors(encoder, basics_of(past.users[people]), recommender.text_locale),
-        )
+        inputs = recommender.inputs_of(people)
         allowed = np.isin(np.arange(n_items), part.items)
         offered_to, judged_rows = np.searchsorted(people, shoppers), np.searchsorted(people, judged)
         gains: dict[str, NDArray[np.float64]] = {}

@@ -34,7 +34,6 @@ from numpy.typing import NDArray
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features.candidates import explicit
-from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.recommend.evaluation.benchmarks import CJ_NOTE
 from recllm.recommend.evaluation.systems import advised_recipe
 from recllm.recommend.recommender.ranking import UserInputs
@@ -73,8 +72,7 @@ class Shop:
 
     @cached_property
     def people(self) -> UserInputs:
-        basics = basics_vectors(self.trained.encoder, basics_of(self.log.users))
-        return UserInputs(self.log.events, self.log.as_of, np.arange(self.log.n_users), basics)
+        return self.trained.inputs_of(np.arange(self.log.n_users))
 
     @cached_property
     def newcomers(self) -> UserInputs:
@@ -103,7 +101,8 @@ class Shop:
 
     def slots(self, log: Dataset, target: int, unseen: NDArray[np.bool_] | None = None) -> dict[str, int]:
         """Lists of honest people that show the target when the crowd is that of `log`; not of those in `unseen`."""
-        again = self.counted_anew(log)
+        trained = self.trained
+        again = Recommender(log, trained.encoder, model=trained.model, item_vectors=trained.item_vectors)
         counts, owners = {}, self.owners(self.log, target)
         for name, users in (("people", self.people), ("newcomers", self.newcomers)):
             batch = users.batch(again.population)
@@ -115,11 +114,6 @@ class Shop:
                 counts["default"] = int(((logit >= self.last_logits["default"]) & counts_for).sum())
                 counts["discover"] = int(((logit >= self.last_logits["discover"]) & counts_for & ~owners).sum())
         return counts
-
-    def counted_anew(self, log: Dataset) -> Recommender:
-        """The same model over another log."""
-        trained = self.trained
-        return Recommender(log, trained.encoder, model=trained.model, item_vectors=trained.item_vectors)
 
     def with_fakes(self, accounts: FakeAccounts) -> Dataset:
         """The honest log with further accounts behind its people."""
@@ -298,9 +292,6 @@ def lifts(shop: Shop, n_targets: int, seed: int) -> dict[str, Any]:
 
 def _means(slots: list[dict[str, int]]) -> dict[str, float]:
     return {name: float(np.mean([each[name] for each in slots])) for name in LISTS}
-
-
-# --- all of it --------------------------------------------------------------------------------------------------------
 
 
 def measure(*, n_targets: int = 3, seed: int = 0) -> dict[str, Any]:

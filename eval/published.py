@@ -99,6 +99,11 @@ class Benchmark:
         """The tables, from `data / folder` or from the package."""
         return complete_journey() if self.folder is None else read_folder(data / self.folder)
 
+    def log(self, data: Path) -> Dataset:
+        """The whole log."""
+        tables = self.read(data)
+        return tables if isinstance(tables, Dataset) else tables.dataset()
+
     def window(self, data: LogTables | Dataset, *, validation: bool = False) -> EvaluationWindow:
         """The window to report on, or the one to tune on, of what `read` returns."""
         if self.by_time:

@@ -167,24 +167,23 @@ def occasions() -> str:
     return f"{table(header, rows)}\n\n{source('occasions')}, seed {load('occasions')['seed']}."
 
 
-def own_offers() -> str:
-    columns = ("share_of_people", "bought", "others", "natural_lift", "items_offered")
+def of_offers(part: str, columns: Sequence[str], header: Sequence[str]) -> str:
     rows = [
         (f"{name}, {what}", *(cell(figures[column]) for column in columns))
         for name, window in load("offers")["windows"].items()
-        for what, figures in window["own_items"].items()
+        for what, figures in window[part].items()
     ]
-    return table(("window, intent, order", "to whom any fits", *columns[1:]), rows)
+    return table(header, rows)
+
+
+def own_offers() -> str:
+    columns = ("share_of_people", "bought", "others", "natural_lift", "items_offered")
+    return of_offers("own_items", columns, ("window, intent, order", "to whom any fits", *columns[1:]))
 
 
 def spread() -> str:
     columns = ("items", "largest_share", "probability", "given_up", "bought", "natural_lift")
-    rows = [
-        (f"{name}, {what}", *(cell(figures[column]) for column in columns))
-        for name, window in load("offers")["windows"].items()
-        for what, figures in window["spread"].items()
-    ]
-    return table(("window, among, spread", *columns), rows)
+    return of_offers("spread", columns, ("window, among, spread", *columns))
 
 
 def false_alarms(figures: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from inputs import peer_settings, say, script_parser, window_of
+from inputs import finish_report, peer_settings, say, script_parser, window_of
 from peers import PEERS
 from published import BENCHMARKS
 
@@ -43,9 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     say("prepared in %.1f s", time.perf_counter() - began)
     k = args.k or BENCHMARKS[args.protocol].k
     report = evaluate(window, systems, k=k, seed=args.seed)
-    print(report.table())
-    if args.output:
-        report.write(args.output)
+    finish_report(report, args.output)
 
 
 if __name__ == "__main__":

@@ -29,12 +29,13 @@ import tempfile
 import time
 from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from inputs import finish, finished_parts, in_new_process, peak_mib, script_parser
+from inputs import finish, finished_parts, in_new_process, peak_mib, script_parser, timed
 
 SIZES = (1, 10)
 SHIFT_DAYS = 3
@@ -111,9 +112,8 @@ def ingest(folder: Path, file: str) -> dict[str, Any]:
     from recllm.shop.workspace.workspace import Workspace
 
     with closing(Workspace.open(folder / "shop")) as shop:
-        began, cpu = time.perf_counter(), time.process_time()
-        report = load_file(shop, folder / file, "events", mapping="complete-journey-transactions")
-        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        mapping = "complete-journey-transactions"
+        seconds, cpu, report = timed(lambda: load_file(shop, folder / file, "events", mapping=mapping))
     return {
         "rows": report.read,
         "seconds": round(seconds, 1),
@@ -139,10 +139,8 @@ def refresh_state(folder: Path) -> dict[str, Any]:
     from recllm.recommend.recommender.shop_recommender import refresh
     from recllm.shop.workspace.workspace import Workspace
 
-    began = time.perf_counter()
     with closing(Workspace.open(folder / "shop")) as shop:
-        refresh(shop)
-    return {"seconds": round(time.perf_counter() - began, 1)}
+        return {"seconds": round(timed(lambda: refresh(shop))[0], 1)}
 
 
 def everybody(folder: Path, shards: int, workers: int, only: int | None) -> dict[str, Any]:
@@ -157,12 +155,15 @@ def everybody(folder: Path, shards: int, workers: int, only: int | None) -> dict
             shutil.copy(folder / PLAN, out / PLAN)
         run = BatchRun.plan(shop, out, {"k": K, "explain": False}, shards=shards)
         if only is not None:
-            began = time.perf_counter()
-            outcomes = list(worked_shards(run, range(only), workers))
+            seconds, _, outcomes = timed(lambda: list(worked_shards(run, range(only), workers)))
             assert not any(outcome.error for outcome in outcomes), outcomes
-            seconds = round(time.perf_counter() - began, 1)
             shutil.copy(out / PLAN, folder / PLAN)
-            return {"people": sum(o.people for o in outcomes), "seconds": seconds, "shards": only, "of": shards}
+            return {
+                "people": sum(o.people for o in outcomes),
+                "seconds": round(seconds, 1),
+                "shards": only,
+                "of": shards,
+            }
         result = run_batch(run, workers=workers)
     assert not result.failed, result.failed
     shutil.copy(out / PLAN, folder / PLAN)
@@ -177,34 +178,23 @@ def answers(folder: Path) -> dict[str, Any]:
 
     with closing(Workspace.open(folder / "shop")) as shop:
         people = shop.gate().permitted_users(Purpose.PERSONALISATION)
-        began = time.perf_counter()
-        recommender = open_recommender(shop).by_pseudonym().warm()
-        opened = time.perf_counter() - began
+        opened, _, recommender = timed(lambda: open_recommender(shop).by_pseudonym().warm())
         chosen = np.random.default_rng(0).permutation(sorted(people))[: ANSWERS + 10].tolist()
-        times = []
-        for person in chosen:
-            began = time.perf_counter()
-            recommender.recommend(person, k=10)
-            times.append(time.perf_counter() - began)
+        times = [timed(partial(recommender.recommend, person, k=10))[0] for person in chosen]
     return {"open_s": round(opened, 2), "answer_ms": round(1000 * float(np.median(times[10:])), 1)}
 
 
 def top(folder: Path) -> dict[str, Any]:
     """The best K of the whole catalogue for everybody, in one process that is warm."""
-    from recllm.learn.features.item_vectors import basics_of, basics_vectors
-    from recllm.recommend.recommender.ranking import UserInputs
     from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.workspace.workspace import Workspace
 
     with closing(Workspace.open(folder / "shop")) as shop:
         recommender = open_recommender(shop, everybody=True).warm()
         data, rows = recommender.dataset, np.arange(recommender.dataset.n_users)
-        basics = basics_vectors(recommender.encoder, basics_of(data.users))
-        few = rows[:64]
-        recommender.ranker.rank(UserInputs(data.events.rows(few), data.as_of, few, basics[few]), K)
-        began, cpu = time.perf_counter(), time.process_time()
-        recommender.ranker.rank(UserInputs(data.events, data.as_of, rows, basics), K)
-        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        everybody = recommender.inputs_of(rows)
+        recommender.ranker.rank(recommender.inputs_of(rows[:64]), K)
+        seconds, cpu, _ = timed(lambda: recommender.ranker.rank(everybody, K))
     return {"people": len(rows), "items": data.n_items, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
 
 

@@ -9,7 +9,6 @@ same person's ALS factors of `implicit`, which reads no history and gives no rea
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import socket
 import subprocess
@@ -23,7 +22,7 @@ from typing import Any
 
 import httpx2
 import numpy as np
-from inputs import HERE, finish, load_average, say, script_parser
+from inputs import HERE, finish, load_average, of_child, say, script_parser
 
 from recllm.recommend.recommender.registry import current, promote
 from recllm.recommend.recommender.saved_model import load_model
@@ -87,8 +86,7 @@ def server(command: list[str]) -> Iterator[tuple[str, subprocess.Popen[bytes], f
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started = time.perf_counter()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(HERE.parent), *sys.path))}
-    process = subprocess.Popen([*command, "--port", str(port)], env=environment)
+    process = subprocess.Popen([*command, "--port", str(port)], env=of_child())
     address = f"http://127.0.0.1:{port}"
     try:
         with httpx2.Client(trust_env=False) as client:

@@ -30,7 +30,6 @@ from recllm.recommend.evaluation.protocols import ALL, NEW, OURS, EvaluationWind
 from recllm.recommend.evaluation.report import best_peers, evaluate
 from recllm.recommend.evaluation.systems import TrainingRecipe, advised_recipe, fit_recipe, make_systems, served_system
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.shop.data.dataset import Dataset
 
 LOGS = ("cj-next28", "or-next28")
 SIMPLE = ("popular-recent", "personal-frequency", "user-knn", "tifu-knn", "slrc", "bm25")
@@ -113,8 +112,7 @@ def measure(args: Namespace, log: str, people: int, seed: int) -> dict[str, Any]
 def cut(args: Namespace, log: str, people: int, seed: int) -> EvaluationWindow:
     """The window of a protocol, of a few people who bought before it."""
     benchmark, rng = BENCHMARKS[log], np.random.default_rng([seed, people])
-    data = benchmark.read(args.data)
-    dataset = data if isinstance(data, Dataset) else data.dataset()
+    dataset = benchmark.log(args.data)
     known = benchmark.window(dataset).fit_on
     ids = known.users["user_id"].filter(np.diff(known.events.indptr) > 0)
     users = np.sort(dataset.user_rows(ids.gather(rng.permutation(len(ids))[:people])))

@@ -16,12 +16,12 @@ import json
 import random
 import shutil
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from inputs import HERE, finish, finished_parts, in_new_process, script_parser
+from inputs import HERE, finish, finished_parts, in_new_process, script_parser, timed
 
 AUDIT_ENTRIES, AUDIT_CHANGES = 60, 1_000
 PEOPLE = 1_000
@@ -93,13 +93,11 @@ def erase(folder: Path | None) -> dict[str, Any]:
                 names = reader.users()["user_id"].to_list()
             rng = np.random.default_rng(0)
             chosen = [names[n] for n in rng.permutation(len(names))]
-            started = time.perf_counter()
-            export_person(shop, chosen[0], by_pseudonym=True)
-            spent["export_one_s"] = round(time.perf_counter() - started, 2)
+            spent["export_one_s"] = round(timed(lambda: export_person(shop, chosen[0], by_pseudonym=True))[0], 2)
             for name, some in (("erase_one_s", chosen[:1]), ("erase_1000_s", chosen[1 : PEOPLE + 1])):
-                started = time.perf_counter()
-                certificate = erase_people(shop, some, actor="eval", by_pseudonym=True)
-                spent[name] = round(time.perf_counter() - started, 2)
+                erasing = partial(erase_people, shop, some, actor="eval", by_pseudonym=True)
+                seconds, _, certificate = timed(erasing)
+                spent[name] = round(seconds, 2)
                 spent[f"{name.removesuffix('_s')}_rows"] = sum(certificate.rows.values())
     return spent
 
@@ -117,9 +115,7 @@ def replace_model(folder: Path | None) -> dict[str, Any]:
             with shop.store().read() as reader:
                 name = reader.users()["user_id"][0]
             erase_people(shop, [name], actor="eval", by_pseudonym=True)
-            started = time.perf_counter()
-            report = retrain(shop, needed=(), if_due=True)
-            seconds = time.perf_counter() - started
+            seconds, _, report = timed(lambda: retrain(shop, needed=(), if_due=True))
             is_replaced = serving(shop.models_dir) == report.challenger and not taints(shop.models_dir)
     reasons = [] if report.gate is None else sorted(report.gate.reasons)
     done = {"replace_model_done": is_replaced, "replace_outcome": report.outcome, "replace_gate": reasons}

@@ -93,9 +93,6 @@ def pair_of(table: pl.DataFrame, arm: str) -> Trial:
     return Trial.construct(FeatureTable.of(groups, len(table)), treated, outcome, randomised=True)
 
 
-# --- ordering people -------------------------------------------------------------------------------------------------
-
-
 def systems() -> dict[str, Score]:
     names: dict[str, Score] = {"X-learner": effects, "response": response, "lightgbm, two models": two_models}
     return names | ({"causalml X-learner": causalml_x} if find_spec("causalml") else {})
@@ -207,9 +204,6 @@ def told(values: Values) -> dict[str, float]:
 
 def spread(of_splits: Values) -> dict[str, float]:
     return {"sd_over_splits": float(of_splits.std(ddof=1)), "share_above_0": float((of_splits > 0).mean())}
-
-
-# --- intervals ---------------------------------------------------------------------------------------------------
 
 
 def simulate(name: str, rng: np.random.Generator, n: int = 6_000) -> tuple[Trial, Values]:

@@ -85,12 +85,6 @@ def test_masked_lists_hold_nothing_that_was_bought_and_may_be_short(shop: Datase
         assert set(dan) == {"milk", "bread", "tea"}
 
 
-def test_only_offered_items_are_ranked(shop: Dataset) -> None:
-    for system in SIMPLE:
-        lists = names(shop, system(ask(shop, "ann", "cat", k=4, items=["tea", "drill"])))
-        assert [set(row) for row in lists] == [{"tea", "drill"}] * 2
-
-
 def test_neighbours_vote_without_the_person(shop: Dataset) -> None:
     # ann's nearest is bob, cat's is dan
     lists = names(shop, rank_by(b.user_knn, days=100, neighbours=1)(ask(shop, "ann", "cat", k=1, mask_seen=True)))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 import pytest
 
 from recllm.base.errors import UsageError
-from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory, counterfactual, lacking, units_of
+from recllm.recommend.recommender.histories import Histories, UserHistory
+from recllm.recommend.recommender.leave_one_out import Evidence, counterfactual, lacking, units_of
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.shop.data.dataset import Dataset, Events
+from recllm.shop.data.dataset import Dataset
 from recllm.text.encoder.toy import ToyEncoder
 
 ITEMS = pl.DataFrame(
@@ -44,10 +45,10 @@ def worth() -> np.ndarray:
 def place_by_sum(least: float) -> object:
     """First place while the history's weights sum up to `least` at least; then as much lower as is missing."""
 
-    def place(histories: Events, basics: Sequence[Mapping[str, str]]) -> np.ndarray:
+    def place(versions: Histories) -> np.ndarray:
         named = {ROW[name]: value for name, value in WEIGHT.items()}
-        totals = np.array([1.0 if "age" in b else 0.0 for b in basics])
-        np.add.at(totals, histories.user, [named[int(i)] for i in histories.item])
+        totals = np.array([1.0 if "age" in b else 0.0 for b in versions.basics])
+        np.add.at(totals, versions.events.user, [named[int(i)] for i in versions.events.item])
         return np.where(totals >= least, 1, 1 + (least - totals)).astype(np.int64)
 
     return place
@@ -63,11 +64,11 @@ def test_each_version_lacks_the_units_of_its_set() -> None:
         next(u for u in UNITS if (u.item, u.name) == key)
         for key in ((ROW["tea"], ""), (ROW["hammer"], ""), (-1, "age"))
     )
-    histories, basics = lacking(ANN, [(), (tea, age), (seen, tea)])
-    left = [{int(i) for i in histories.item[histories.user == v]} for v in range(3)]
+    versions = lacking(ANN, [(), (tea, age), (seen, tea)])
+    left = [{int(i) for i in versions.events.item[versions.events.user == v]} for v in range(3)]
     whole = {ROW[n] for n in ("tea", "mug", "hammer", "pills")}
     assert left == [whole, whole - {ROW["tea"]}, whole - {ROW["tea"], ROW["hammer"]}]
-    assert basics == [{"age": "35-44"}, {}, {"age": "35-44"}]
+    assert versions.basics == [{"age": "35-44"}, {}, {"age": "35-44"}]
 
 
 def test_one_piece_is_enough_where_one_is() -> None:
@@ -77,9 +78,9 @@ def test_one_piece_is_enough_where_one_is() -> None:
 
 
 def test_pieces_that_were_not_needed_are_put_back() -> None:
-    def only_mug(histories: Events, basics: Sequence[Mapping[str, str]]) -> np.ndarray:
-        has = np.zeros(len(basics), bool)
-        has[np.unique(histories.user[histories.item == ROW["mug"]])] = True
+    def only_mug(versions: Histories) -> np.ndarray:
+        has = np.zeros(len(versions.basics), bool)
+        has[np.unique(versions.events.user[versions.events.item == ROW["mug"]])] = True
         return np.where(has, 2, 40).astype(np.int64)
 
     found = counterfactual(ANN, UNITS, worth(), only_mug, k=5)
@@ -88,8 +89,8 @@ def test_pieces_that_were_not_needed_are_put_back() -> None:
 
 
 def test_nothing_is_said_where_nothing_helps_or_the_item_is_not_shown() -> None:
-    stays = counterfactual(ANN, UNITS, worth(), lambda histories, basics: np.ones(len(basics), np.int64), k=5)
-    absent = counterfactual(ANN, UNITS, worth(), lambda histories, basics: np.full(len(basics), 9), k=5)
+    stays = counterfactual(ANN, UNITS, worth(), lambda versions: np.ones(len(versions.basics), np.int64), k=5)
+    absent = counterfactual(ANN, UNITS, worth(), lambda versions: np.full(len(versions.basics), 9), k=5)
     assert stays is None and absent is None
 
 
@@ -102,7 +103,7 @@ def test_the_explained_place_is_the_slate_s(recommender: Recommender) -> None:
     slate = recommender.recommend("ann", k=6)[0]
     for item in slate.items:
         person, column = recommender.person("ann"), ROW[item.item_id]
-        assert recommender.explainer().positions(person, column, 6)(person.events, [person.basics]) == [item.rank]
+        assert recommender.explainer().positions(column, 6)(lacking(person, [()])) == [item.rank]
 
 
 def test_what_the_sentence_says_is_true(recommender: Recommender) -> None:
@@ -111,7 +112,7 @@ def test_what_the_sentence_says_is_true(recommender: Recommender) -> None:
     titles = dict(zip(SHOP.items["title"].to_list(), SHOP.items["item_id"].to_list(), strict=True))
     ann = recommender.person("ann")
     gone = [u for u in UNITS if u.item >= 0 and u.item in {ROW[titles[t]] for t in found.without if t in titles}]
-    after = recommender.explainer().positions(ann, ROW["mug"], 3)(*lacking(ann, [gone]))
+    after = recommender.explainer().positions(ROW["mug"], 3)(lacking(ann, [gone]))
     assert int(after[0]) == found.after and found.after > 3
     assert str(found.after) in found.counterfactual and str(found.rank) in found.counterfactual
 

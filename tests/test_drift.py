@@ -13,9 +13,9 @@ from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import RetrainingSettings
 from recllm.recommend.evaluation.drift import (
     age_check,
+    check_of,
     data_drift,
     objections,
-    verdict,
 )
 from recllm.recommend.recommender.lineage import (
     CheckFigure,
@@ -51,7 +51,8 @@ def test_what_came_since_is_counted() -> None:
 
 def test_nothing_to_compare_with_concludes_nothing() -> None:
     assert drift_of(shop(people=20), 0)["new_events"].value is None
-    assert verdict({"new_events": CheckFigure(value=None)}) is CheckVerdict.UNKNOWN
+    unknown = check_of(CheckKind.DATA_DRIFT, {"new_events": CheckFigure(value=None)})
+    assert unknown.verdict is CheckVerdict.UNKNOWN
 
 
 def test_age_is_counted_from_the_end_of_what_was_learned() -> None:
@@ -69,7 +70,7 @@ def comparison(low: float, high: float, *, people: int = 500, slice: str = "ALL"
 
 def calibration(ece: float) -> RetrainCheck:
     figure = CheckFigure(value=ece, low=ece - 0.01, high=ece + 0.01, upper_limit=0.05, is_beyond=ece > 0.06)
-    return RetrainCheck(kind=CheckKind.CALIBRATION, verdict=verdict({"ece": figure}), figures={"ece": figure})
+    return check_of(CheckKind.CALIBRATION, {"ece": figure})
 
 
 GOOD = (calibration(0.01), calibration(0.01))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tiny_encoders import edit_json, make_model, make_sentence_model, write_json
 
 from recllm.base.errors import ModelError, UsageError
-from recllm.text.encoder.batches import encode_unique
+from recllm.text.encoder.batches import encode_once
 from recllm.text.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
 from recllm.text.encoder.toy import ToyEncoder
 
@@ -200,12 +200,11 @@ def test_spoilt_module_folder_is_refused(tmp_path: Path) -> None:
 
 @given(st.lists(st.text(max_size=8)))
 @settings(max_examples=50, deadline=None)
-def test_encode_unique_is_encode_with_less_work(texts: list[str]) -> None:
+def test_encode_once_is_encode_with_less_work(texts: list[str]) -> None:
     encoder = Counting()
-    vectors, inverse = encode_unique(encoder, texts)
+    vectors = encode_once(encoder, texts)
     assert encoder.seen == list(dict.fromkeys(texts))
-    assert inverse.shape == (len(texts),) and inverse.dtype == np.int64
-    np.testing.assert_array_equal(vectors[inverse], ToyEncoder().encode(texts))
+    np.testing.assert_array_equal(vectors, ToyEncoder().encode(texts))
 
 
 @pytest.mark.parametrize("dim", [1, 7, 64, 384])

@@ -421,14 +421,12 @@ def test_accuracy_is_counted_over_the_listed_pairs() -> None:
     lists = np.stack([first, np.full(len(first), -1, np.int32)], axis=1)
 
     def sure(p: float) -> System:
-        told = {"own_figure": 1.5}
-        return System(rank=lambda question: RankedLists(lists, np.full(lists.shape, p, np.float32), told), note="why")
+        return System(rank=lambda question: RankedLists(lists, np.full(lists.shape, p, np.float32)), note="why")
 
     report = evaluate(window, {"recllm": sure(0.9), "timid": sure(0.1)}, k=2, draws=10)
     assert report.systems["recllm"]["ALL"]["accuracy@0.5"] == 1
     assert report.systems["timid"]["ALL"]["accuracy@0.5"] == 0
     assert report.systems["timid"]["ALL"]["ece@2"] == pytest.approx(0.9)
-    assert report.systems["timid"]["ALL"]["own_figure"] == 1.5
     assert report.extra["notes"] == ["why", "why"]
 
 

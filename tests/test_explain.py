@@ -1,22 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import polars as pl
 import pytest
 
 from recllm.base.policy import Policy
 from recllm.learn.profiles.profile import build_profile
-from recllm.recommend.recommender.leave_one_out import (
-    ReasonWriter,
-    UserHistory,
-    broad_categories,
-    choose,
-    deltas,
-    units_of,
-)
-from recllm.shop.data.dataset import Dataset, Events
+from recllm.recommend.recommender.histories import Histories, UserHistory
+from recllm.recommend.recommender.leave_one_out import ReasonWriter, broad_categories, choose, deltas, units_of
+from recllm.shop.data.dataset import Dataset
 from recllm.shop.data.interactions import Pairs
 
 ITEMS = pl.DataFrame(
@@ -42,13 +34,11 @@ WORTH = {"tea": 3.0, "milk": 1.0, "mug": 0.5, "soap": 9.0}
 AGE_WORTH = 0.25
 
 
-def additive(histories: Events, basics: Sequence[Mapping[str, str]], pairs: Pairs) -> np.ndarray:
+def additive(versions: Histories, pairs: Pairs) -> np.ndarray:
     """A model whose truth is known: each item in the history adds its own worth, whatever is scored."""
-    owner = histories.user
-    value = np.zeros(len(histories.indptr) - 1)
+    owner, value = versions.events.user, np.array([AGE_WORTH * ("age" in basics) for basics in versions.basics])
     for name, worth in WORTH.items():
-        value += [worth * bool((histories.item[owner == v] == ROW[name]).any()) for v in range(len(value))]
-    value += [AGE_WORTH * ("age" in b) for b in basics]
+        value += [worth * bool((versions.events.item[owner == v] == ROW[name]).any()) for v in range(len(value))]
     return np.repeat(value, np.diff(pairs.indptr)).astype(np.float32)
 
 

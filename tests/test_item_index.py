@@ -18,8 +18,7 @@ from postgres_server import DATABASE, PASSWORD, ROLE
 
 from recllm.base.errors import MissingExtraError, ModelError, UsageError
 from recllm.learn.features.item_index import catalogue as rules
-from recllm.learn.features.item_index.catalogue import ABOUT, CatalogueIndex, vectors_fingerprint
-from recllm.recommend.recommender.shop_index import IndexPlace
+from recllm.learn.features.item_index.catalogue import ABOUT, CatalogueIndex, IndexPlace, vectors_fingerprint
 
 KINDS = ("faiss", "pgvector", "qdrant")
 MODULES = {"faiss": "faiss", "qdrant": "qdrant_client", "pgvector": "psycopg"}

@@ -17,7 +17,8 @@ from recllm.base.schema import Action, Intent, NoteKind, Objective, ServedBy, Sl
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.recommend.recommender import ranking
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.recommend.recommender.saved_model import load_model, publish_model
+from recllm.recommend.recommender.registry import publish
+from recllm.recommend.recommender.saved_model import load_model, save_model
 from recllm.shop.data.dataset import Dataset
 from recllm.text.encoder.cache import CachedEncoder
 from recllm.text.encoder.toy import ToyEncoder
@@ -229,7 +230,7 @@ def test_a_dismissed_item_is_gone_and_comes_back_when_bought(trained: Recommende
 
 
 def test_a_published_model_answers_as_before(trained: Recommender, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    version = publish_model(trained.model, tmp_path)
+    version = publish(tmp_path, lambda folder: save_model(trained.model, folder))
     again = Recommender(trained.dataset, trained.encoder, model=load_model(tmp_path))
     one, two = (r.recommend("u03", k=5)[0] for r in (trained, again))
     assert two.model_version == version

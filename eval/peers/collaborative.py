@@ -1,4 +1,6 @@
-"""Peers that learn from who bought what: EASE, ALS and TIFU-KNN."""
+"""Peers that learn from who bought what: EASE (Steck 2019, "Embarrassingly Shallow Autoencoders for Sparse Data"), ALS
+(Hu, Koren, Volinsky 2008) by the library implicit, and TIFU-KNN (Hu et al. 2020, "Modeling Personalized Item Frequency
+Information for Next-basket Recommendation")."""
 
 from __future__ import annotations
 
@@ -19,9 +21,6 @@ from recllm.shop.data.interactions import merged_lines, visits
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array, csr_matrix
-
-
-# --- EASE: Steck 2019, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW ----------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +64,9 @@ def ease_scores(
     return scores
 
 
-def fit(past: Dataset, l2: float, items: int, step: int = 512) -> ItemWeights:
+def fit(past: Dataset, l2: float, items: int) -> ItemWeights:
     """With G = X'X and P = (G + l2 I)^-1, weight = -P / diag(P) by columns, and 0 on the diagonal."""
-    from scipy.linalg import lapack
+    from scipy.linalg import inv
 
     sold = buyers(past, None)
     rows = np.sort(np.argsort(-sold, kind="stable")[:items])
@@ -75,22 +74,12 @@ def fit(past: Dataset, l2: float, items: int, step: int = 512) -> ItemWeights:
     if not len(rows):
         return ItemWeights(rows, np.zeros((0, 0), np.float32))
     x = purchase_matrix(past, np.arange(past.n_users), None)[:, rows].sign()
-    gram = np.asfortranarray((x.T @ x).toarray(), dtype=np.float32)
+    gram = np.asarray((x.T @ x).toarray(), np.float32)
     gram[np.diag_indices(len(rows))] += l2
-    factor, _ = lapack.spotrf(gram, lower=1, overwrite_a=1)
-    lower, _ = lapack.spotri(factor, lower=1, overwrite_c=1)
-    weight = lower.T
-    for start in range(0, len(weight), step):  # the other half of the symmetric matrix, in place, a few rows at a time
-        end = start + step
-        corner = np.triu(weight[start:end, start:end])
-        weight[start:end, start:end] = corner + np.triu(corner, 1).T
-        weight[end:, start:end] = weight[start:end, end:].T
+    weight = inv(gram, overwrite_a=True, assume_a="pos")
     weight /= -weight.diagonal().copy()
     np.fill_diagonal(weight, 0)
     return ItemWeights(rows, weight)
-
-
-# --- the library implicit: ALS (Hu, Koren, Volinsky 2008) ----------------------------------------------------------
 
 
 ALS = {"factors": 128, "regularization": 0.01, "alpha": 1.0, "iterations": 15}
@@ -131,9 +120,6 @@ def _counts(dataset: Dataset, users: NDArray[np.int64], half_life_days: float | 
     counts = purchase_matrix(dataset, users, half_life_days)
     columns, ends = counts.indices.astype(np.int32), counts.indptr.astype(np.int32)
     return csr_matrix((counts.data, columns, ends), shape=counts.shape)
-
-
-# --- TIFU-KNN: Hu et al. 2020, "Modeling Personalized Item Frequency Information for Next-basket Recommendation" ----
 
 
 def tifu_knn(

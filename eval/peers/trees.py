@@ -120,9 +120,6 @@ def boost(examples: TreeExamples, settings: BoostSettings) -> Forest:
     return Forest(lightgbm.train(parameters, data, num_boost_round=settings.rounds), examples.population)
 
 
-# --- items that were sold before -----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class ArrivalSettings(BoostSettings):
     rounds: int = 150
@@ -216,7 +213,7 @@ def tree_ranker(fitted: Callable[[Dataset], Forest], args: TreeSettings) -> Rank
             cosine = pair_cosine(users, pairs)
             score = forest.predict(_columns(pair_features(users, pairs), cosine))
             unmasked[part] = _top(score, pairs, query.k)
-            new = users.owned.find(pairs.user, pairs.item) == len(users.owned.keys)
+            new = ~users.owned.occurs(pairs.user, pairs.item)
             masked[part] = _top(score[new], pairs.select(new), query.k)
         return RankedLists(unmasked), RankedLists(masked)
 
@@ -247,9 +244,6 @@ def _top(score: NDArray[np.float64], pairs: Candidates, k: int) -> NDArray[np.in
     top = position < k
     lists[user[top], position[top]] = pairs.item[order][top]
     return lists
-
-
-# --- items that never sold -----------------------------------------------------------------------------------------
 
 
 def arrival_examples(past: Dataset, vectors: Floats, settings: ArrivalSettings) -> TreeExamples:

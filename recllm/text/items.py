@@ -91,6 +91,11 @@ class ItemNames:
         """The name of each row."""
         return item_names(self._items[list(rows)], self._locale)
 
+    def first(self, rows: Sequence[int]) -> list[int]:
+        """Positions of the rows whose name none before them has."""
+        first = {name: position for position, name in reversed(list(enumerate(self.of(rows))))}
+        return sorted(first.values())
+
 
 def item_name(title: str | None, path: Sequence[str | None], locale: str) -> str:
     names = (name_as_told(without_exact_data(text), TITLE_CHARS, locale) for text in (title, *reversed(path)) if text)
@@ -113,9 +118,6 @@ def attribute_pairs(text: str | None, title: str) -> list[tuple[str, str]]:
         if value is not None and not name.lower().endswith(CODES) and not is_confidential(name)
     ]
     return [(name, value) for name, value in pairs if name and value and value not in title][:ATTRIBUTES]
-
-
-# --- the price in words ---------------------------------------------------------------------------------------------
 
 
 def price_texts(items: pl.DataFrame, locale: str = "en", *, n_last: int | None = None) -> list[str]:
@@ -168,8 +170,6 @@ def price_bands(items: pl.DataFrame) -> pl.DataFrame:
     group = pl.when(pl.col("small") | pl.col("price").is_null()).then(None).otherwise(pl.col("path").list.last())
     return frame.select(band=band, group=group)
 
-
-# --- the sentences of explanations: one template per kind of evidence, filled with evidence that exists ---------------
 
 _NAMES = {"title", "category"}
 """Facts that are written as names; a brand and a person's own answers keep their spelling."""

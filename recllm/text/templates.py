@@ -327,8 +327,6 @@ def harmless_value(value: Any, template: Template, variable: str) -> Any:
     raise PromptError(f"{template.file}: {variable} is a {kind}; give text, numbers, lists or mappings of these")
 
 
-# --- running text --------------------------------------------------------------------------------------------------
-
 _SMALL = re.compile(r"[a-zà-öø-ÿ]")
 _SHOUTED_WORD = re.compile(r"[A-ZÀ-ÖØ-Þ]{4}")
 _SHOUTED_AMOUNT = re.compile(r"\d\s?[A-Z]")

@@ -30,7 +30,7 @@ from recllm.doors.service.jobs import ENDED, JobState, Progress
 from recllm.market.campaigns.reach import SuggestedPerson
 from recllm.market.occasions.calendar import CalendarDay
 from recllm.market.propensity.prediction import PredictionRequest
-from recllm.recommend.recommender.leave_one_out import UserHistory
+from recllm.recommend.recommender.histories import UserHistory
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.two_lists import SlateLists, slate_lists
 from recllm.shop.data.dataset import utc

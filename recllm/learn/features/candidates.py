@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.learn.features.collaborative import PURCHASE_HALF_LIFE_DAYS, UserBatch
-from recllm.shop.data.interactions import Floats, Ints, Pairs, WeightedSums, decay
+from recllm.learn.features.collaborative import UserBatch
+from recllm.shop.data.interactions import Floats, Ints, Pairs, WeightedSums
 
 OWN_HISTORY = "own_history"
 NEIGHBOURS = "neighbours"
@@ -109,8 +109,7 @@ def candidates(
         keys.append(user * n_items + rows.astype(np.int64))
         bits.append(np.full(len(rows), BIT[source]))
 
-    ends = np.searchsorted(users.owned.keys, np.arange(users.n + 1) * n_items)
-    habit = users.owned.total(decay(users.purchases.at, users.as_of, PURCHASE_HALF_LIFE_DAYS))
+    ends = users.owned.starts(users.n)
     closed = np.zeros(n_items, bool) if allowed is None else ~np.asarray(allowed, bool)
     shut = closed.copy()
     n_hidden = settings.short_history + (0 if banned is None else int(np.diff(banned[0]).max(initial=0)))
@@ -122,24 +121,20 @@ def candidates(
         n_habits = min(int((~shut[own_items]).sum()), settings.own_history) if repeats else 0
         divisor = 2 if habits_lead and 0 < settings.habit_items <= n_habits else 1
         if repeats:
-            add(user, OWN_HISTORY, _best(own_items, habit[span], shut, settings.own_history // divisor))
+            add(user, OWN_HISTORY, _best(own_items, users.habits[span], shut, settings.own_history // divisor))
         shut[own_items] = True
         for name, rows, score in proposals:
             add(user, name, _best(rows, score, shut, getattr(settings, name) // divisor))
         add(user, POPULAR, _first(population.popular, shut, settings.popular))
         shut[own_items], shut[hidden] = closed[own_items], closed[hidden]
-    return _union(np.concatenate(keys), np.concatenate(bits), users.n, n_items)
-
-
-def _union(keys: Ints, bits: NDArray[np.uint16], n: int, n_items: int) -> Candidates:
-    """keys: user * n_items + item of each proposal, bits: its source."""
-    order = np.argsort(keys, kind="stable")
-    keys, bits = keys[order], bits[order]
-    first = np.flatnonzero(np.diff(keys, prepend=-1))
-    merged = np.bitwise_or.reduceat(bits, first) if len(first) else bits
-    keys = keys[first]
-    indptr = np.searchsorted(keys, np.arange(n + 1) * n_items).astype(np.int64)
-    return Candidates(indptr, (keys % n_items).astype(np.int32), merged.astype(np.uint16))
+    every, source = np.concatenate(keys), np.concatenate(bits)
+    order = np.argsort(every, kind="stable")
+    every, source = every[order], source[order]
+    first = np.flatnonzero(np.diff(every, prepend=-1))
+    merged = np.bitwise_or.reduceat(source, first) if len(first) else source
+    every = every[first]
+    indptr = np.searchsorted(every, np.arange(users.n + 1) * n_items).astype(np.int64)
+    return Candidates(indptr, (every % n_items).astype(np.int32), merged.astype(np.uint16))
 
 
 def _proposals(

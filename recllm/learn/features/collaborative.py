@@ -39,6 +39,7 @@ from recllm.shop.data.interactions import (
     WeightedSums,
     decay,
     distinct,
+    enlarged,
     matrix,
     merged_lines,
     of_actions,
@@ -156,7 +157,10 @@ class CollaborativeStatistics:
             )
         facets = facets or ItemGroups.of(dataset.items)
         n_items, as_of = dataset.n_items, dataset.as_of
-        parts = [(start, _counting_purchases(events, settings)) for start, events in dataset.events.parts()]
+        parts = [
+            (start, within_limits(merged_lines(of_actions(events, settings.target)), settings))
+            for start, events in dataset.events.parts()
+        ]
 
         sums = _ItemSums.of(Events.nothing(), n_items, as_of, settings)
         for _, purchases in parts:
@@ -208,7 +212,7 @@ class CollaborativeStatistics:
         items: `Dataset.items`, those of the statistics first. vectors: unit rows of the further ones, (n_new, dim).
         Raises `DataError` when the number of vectors does not fit.
         """
-        n_new, n_items = len(vectors), items.height
+        n_new, n_items, n_pool = len(vectors), items.height, len(self.pool)
         if self.n_items + n_new != n_items:
             raise DataError(f"vectors: {n_new} rows for {n_items - self.n_items} new items; encode each of them once")
         facets, stats, prior = self.facets.with_new_items(items), self.stats, PRIOR_BUYERS
@@ -229,23 +233,13 @@ class CollaborativeStatistics:
             figures[-1] = without_group
             return longer(column, figures[codes[self.n_items :]])
 
-        def wider(rows: Any, n_columns: int, n_rows: int | None = None) -> Any:
-            """A sparse matrix with further empty columns, and rows; its values are not copied."""
-            from scipy.sparse import csr_matrix
-
-            n_rows = n_rows or rows.shape[0]
-            larger = csr_matrix((n_rows, n_columns), dtype=rows.dtype)
-            larger.data, larger.indices = rows.data, rows.indices
-            larger.indptr = np.pad(rows.indptr, (0, n_rows - rows.shape[0]), mode="edge")
-            return larger
-
         groups = {}
         for name, sales in self.group_statistics.items():
             groups[name] = GroupStatistics(
                 buyers_56=of_group(name, sales.buyers_56, 0),
                 arrivals=of_group(name, sales.arrivals, 0),
                 arrival_rate=of_group(name, sales.arrival_rate, mean_arrival),
-                votes=None if sales.votes is None else wider(sales.votes, size_of(getattr(facets, name))),
+                votes=None if sales.votes is None else enlarged(sales.votes, n_pool, size_of(getattr(facets, name))),
             )
         never_sold = {f.name: longer(getattr(stats, f.name)) for f in fields(ItemStatistics)}
         never_sold |= {
@@ -262,11 +256,11 @@ class CollaborativeStatistics:
             item_vectors=np.concatenate([self.item_vectors, np.asarray(vectors, np.float32)]),
             facets=facets,
             stats=ItemStatistics(**never_sold),
-            profiles=wider(self.profiles, n_items),
-            recent=wider(self.recent, n_items),
-            decayed=wider(self.decayed, n_items),
-            item_item=wider(self.item_item, n_items, n_items),
-            carts=None if self.carts is None else (wider(self.carts[0], n_items, n_items), longer(self.carts[1])),
+            profiles=enlarged(self.profiles, n_pool, n_items),
+            recent=enlarged(self.recent, n_pool, n_items),
+            decayed=enlarged(self.decayed, n_pool, n_items),
+            item_item=enlarged(self.item_item, n_items, n_items),
+            carts=None if self.carts is None else (enlarged(self.carts[0], n_items, n_items), longer(self.carts[1])),
             arrived=arrived,
             group_statistics=groups,
             interests=None if self.interests is None else self.interests.with_new_items(vectors),
@@ -351,6 +345,11 @@ class UserBatch:
     @property
     def n(self) -> int:
         return len(self.histories.indptr) - 1
+
+    @cached_property
+    def habits(self) -> Floats:
+        """Of each of `owned`, its purchases, decayed with a half-life of `PURCHASE_HALF_LIFE_DAYS`."""
+        return self.owned.total(decay(self.purchases.at, self.as_of, PURCHASE_HALF_LIFE_DAYS))
 
     @cached_property
     def neighbour_recent(self) -> WeightedSums:
@@ -466,12 +465,7 @@ def _neighbours(
             similarity[blank] = likeness * population.influence
         in_pool = np.flatnonzero(own_row[rows] >= 0)
         similarity[in_pool, own_row[rows][in_pool]] = 0
-        if k < pool:
-            best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        else:
-            best = np.tile(np.arange(pool), (len(similarity), 1))
-        weight = np.take_along_axis(similarity, best, 1)
-        weight /= np.maximum(weight.sum(1, keepdims=True), 1e-9)
+        best, weight = _nearest(similarity, k)
         parts.append(csr_matrix((weight.ravel(), best.ravel(), k * np.arange(len(best) + 1)), shape=similarity.shape))
     if len(parts) == 1:
         return parts[0]
@@ -495,12 +489,18 @@ def _with_bounded_influence(profiles: Any, settings: CollaborativeSettings) -> A
         rows = sample[start : start + 256]
         similarity = np.asarray((profiles[rows] @ by_item).toarray())
         similarity[np.arange(len(rows)), rows] = 0
-        best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        weight = np.take_along_axis(similarity, best, 1)
-        weight /= np.maximum(weight.sum(1, keepdims=True), 1e-9)
+        best, weight = _nearest(similarity, k)
         weights += np.bincount(best.ravel(), weight.ravel(), minlength=n)
     excess = weights / max(float(weights.mean()), 1e-12) / settings.neighbour_influence
     return _divided(profiles, np.maximum(excess, 1.0))
+
+
+def _nearest(similarity: Floats, k: int) -> tuple[Ints, Floats]:
+    """The k nearest of each row, and their weights, which sum to 1, (n, k) each."""
+    n, n_all = similarity.shape
+    best = np.argpartition(-similarity, k - 1, axis=1)[:, :k] if k < n_all else np.tile(np.arange(n_all), (n, 1))
+    weight = np.take_along_axis(similarity, best, 1)
+    return best, weight / np.maximum(weight.sum(1, keepdims=True), 1e-9)
 
 
 def _similarity(population: CollaborativeStatistics, profile: Any) -> Floats:
@@ -512,10 +512,6 @@ def _similarity(population: CollaborativeStatistics, profile: Any) -> Floats:
     # one person, or versions of one: a table of their items is nearly full
     table = profile.data[:, None] if profile.shape[0] == 1 else np.ascontiguousarray(profile[:, used].toarray().T)
     return np.asarray((buyers[used].T @ table).T)
-
-
-def _counting_purchases(events: Events, settings: CollaborativeSettings) -> Events:
-    return within_limits(merged_lines(of_actions(events, settings.target)), settings)
 
 
 def ease(gram: Floats, rows: Ints, n_items: int, ridge: float) -> Any:
@@ -616,7 +612,10 @@ def _item_stats(sums: _ItemSums, dataset: Dataset, facets: ItemGroups) -> ItemSt
     short, lately, long, ever, short_before = sums.buyers.astype(np.float32)
     sold, repeat_buyers = first < NEVER, sums.repeat_buyers
     mean = repeat_buyers.sum() / max(ever.sum(), 1)
-    log_price, now = _prices(sums, dataset)
+    # what was paid, else what the catalogue says; and how far the window of prices is from it
+    usual, now = np.where(sums.n_paid > 0, sums.log_paid / np.maximum(sums.n_paid, 1), np.nan)
+    listed = np.log1p(dataset.items["price"].cast(pl.Float64).fill_null(np.nan).to_numpy())
+    usual = np.where(np.isnan(usual), listed, usual)
     type_lately = per_group(facets.type, lately)
     n_lately, had_it = sums.n_lately, sums.earlier_buyers / max(sums.n_buyers, 1)
     return ItemStatistics(
@@ -628,18 +627,10 @@ def _item_stats(sums: _ItemSums, dataset: Dataset, facets: ItemGroups) -> ItemSt
         ((repeat_buyers + prior * mean) / (ever + prior)).astype(np.float32),
         np.where(sold, (as_of - sums.last) / DAY, 0).astype(np.float32),
         np.where(sold, (as_of - first) / DAY, 0).astype(np.float32),
-        log_price,
-        now,
+        usual.astype(np.float32),
+        np.nan_to_num(now - usual).astype(np.float32),
         np.where(type_lately > 0, lately / np.maximum(type_lately, 1), 0).astype(np.float32),
         type_lately,
         (lately / max(n_lately, 1)).astype(np.float32),
         (sums.first_buyers / (n_lately * (1 - had_it) + 1)).astype(np.float32),
     )
-
-
-def _prices(sums: _ItemSums, dataset: Dataset) -> tuple[Floats, Floats]:
-    """Log(1 + price) per item from what was paid, else from the catalogue; and how far the window is from it."""
-    usual, now = np.where(sums.n_paid > 0, sums.log_paid / np.maximum(sums.n_paid, 1), np.nan)
-    listed = np.log1p(dataset.items["price"].cast(pl.Float64).fill_null(np.nan).to_numpy())
-    usual = np.where(np.isnan(usual), listed, usual)
-    return usual.astype(np.float32), np.nan_to_num(now - usual).astype(np.float32)

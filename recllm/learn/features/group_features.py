@@ -204,9 +204,7 @@ def _own_columns(
         late = overdue(account.days, interval, account.times, OVERDUE_LIMITS)
         columns["type_overdue"] = padded(late, 0)[row]
     if "type_loyalty" in names and name == "type":
-        owned, purchases = users.owned, users.purchases
-        own_weight = owned.total(decay(purchases.at, users.as_of, PURCHASE_HALF_LIFE_DAYS))
-        own_weight = padded(own_weight, 0)[owned.find(pairs.user, pairs.item)]
+        own_weight = padded(users.habits, 0)[users.owned.find(pairs.user, pairs.item)]
         type_weight = account.weight[row]
         loyalty = np.clip(own_weight / np.maximum(type_weight, 1e-9), 0, 1)
         columns["type_loyalty"] = loyalty * (type_weight > 0)

@@ -17,9 +17,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.schema import ACTION_CODE, Action, Encoder
-from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events
+from recllm.shop.data.dataset import USER_COLUMN, Dataset
 from recllm.shop.data.interactions import Floats
-from recllm.text.encoder.batches import distinct, encode_unique
+from recllm.text.encoder.batches import distinct, encode_once
 from recllm.text.items import basics_text, item_texts, price_texts
 
 PRICE_WEIGHT = 0.25
@@ -34,13 +34,11 @@ def item_vectors(encoder: Encoder, dataset: Dataset, locale: str = "en") -> Floa
 def new_item_vectors(encoder: Encoder, items: pl.DataFrame, n_new: int, locale: str = "en") -> Floats:
     """Unit vectors of the last `n_new` items, (n_new, dim); `items` is the whole catalogue, whose prices say what is
     dear."""
-    vectors, rows = encode_unique(encoder, item_texts(items.tail(n_new), locale))
-    vectors = vectors[rows]
+    vectors = encode_once(encoder, item_texts(items.tail(n_new), locale))
     priced = items["price"].tail(n_new).fill_null(np.nan).is_finite().to_numpy()
     if not priced.any():
         return vectors
-    price_vectors, rows = encode_unique(encoder, price_texts(items, locale, n_last=n_new))
-    vectors[priced] += PRICE_WEIGHT * price_vectors[rows[priced]]
+    vectors[priced] += PRICE_WEIGHT * encode_once(encoder, price_texts(items, locale, n_last=n_new))[priced]
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
@@ -54,8 +52,7 @@ class DatedItemVectors:
         self._encoder, self._dataset, self._locale = encoder, dataset, locale
         self._price_vectors: dict[str, Floats] = {}
         self._lock = Lock()  # windows of the past are prepared in threads
-        vectors, rows = encode_unique(encoder, item_texts(dataset.items, locale))
-        self._unpriced = vectors[rows]
+        self._unpriced = encode_once(encoder, item_texts(dataset.items, locale))
         self._latest_prices = _prices(dataset)
         self.latest: Floats = self._with_prices(self._latest_prices)
         """Unit rows of all items as of today, (n_items, dim)."""
@@ -84,14 +81,12 @@ def basics_vectors(encoder: Encoder, basics: Sequence[Mapping[str, str]], locale
 
     Equal basics are put into words once: that takes longest.
     """
-    answers = [tuple(person.items()) for person in basics]
-    row_of = {stated: row for row, stated in enumerate(dict.fromkeys(answers))}
-    texts = [basics_text(dict(stated), locale) for stated in row_of]
-    user_vectors = np.zeros((len(texts), encoder.dim), np.float32)
+    answers, row_of_user = distinct([tuple(person.items()) for person in basics])
+    texts = [basics_text(dict(stated), locale) for stated in answers]
+    vectors = np.zeros((len(texts), encoder.dim), np.float32)
     if stated_rows := [row for row, text in enumerate(texts) if text]:
-        vectors, inverse = encode_unique(encoder, [texts[row] for row in stated_rows], kind="query")
-        user_vectors[stated_rows] = vectors[inverse]
-    return user_vectors[[row_of[stated] for stated in answers]]
+        vectors[stated_rows] = encode_once(encoder, [texts[row] for row in stated_rows], kind="query")
+    return vectors[row_of_user]
 
 
 def basics_of(users: pl.DataFrame) -> list[dict[str, str]]:
@@ -104,7 +99,11 @@ def _prices(dataset: Dataset, before: int | None = None) -> NDArray[np.float64]:
     """Catalogue price, else the median unit price paid (before a time), else NaN; float64 (n_items,)."""
     counts = pl.DataFrame(schema={"item": pl.Int32, "price": pl.Float32, "len": pl.UInt32})
     for _, events in dataset.events.parts():
-        counts = pl.concat([counts, _paid_prices(events, before)]).group_by("item", "price").agg(pl.col("len").sum())
+        paid = (events.action == ACTION_CODE[Action.PURCHASE]) & np.isfinite(events.price) & (events.price > 0)
+        if before is not None:
+            paid &= events.at < before
+        lines = pl.DataFrame({"item": events.item[paid], "price": events.price[paid]}).group_by("item", "price").len()
+        counts = pl.concat([counts, lines]).group_by("item", "price").agg(pl.col("len").sum())
     # of an even number of lines the median is the mean of the two in the middle
     upto, n = pl.col("len").cum_sum().over("item"), pl.col("len").sum().over("item")
     counts = counts.sort("item", "price").with_columns(upto=upto, n=n)
@@ -114,11 +113,3 @@ def _prices(dataset: Dataset, before: int | None = None) -> NDArray[np.float64]:
     prices[median["item"].to_numpy()] = median["price"].to_numpy()
     listed = dataset.items["price"].fill_null(np.nan).to_numpy()
     return np.where(np.isfinite(listed), listed, prices)
-
-
-def _paid_prices(events: Events, before: int | None) -> pl.DataFrame:
-    """Lines of each item at each price: item, price, len."""
-    paid = (events.action == ACTION_CODE[Action.PURCHASE]) & np.isfinite(events.price) & (events.price > 0)
-    if before is not None:
-        paid &= events.at < before
-    return pl.DataFrame({"item": events.item[paid], "price": events.price[paid]}).group_by("item", "price").len()

@@ -14,13 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.base.schema import ACTION_CODE, BROWSING, Action
-from recllm.learn.features.collaborative import (
-    LONG_WINDOW_DAYS,
-    PURCHASE_HALF_LIFE_DAYS,
-    SHORT_WINDOW_DAYS,
-    WINDOW_DAYS,
-    UserBatch,
-)
+from recllm.learn.features.collaborative import LONG_WINDOW_DAYS, SHORT_WINDOW_DAYS, WINDOW_DAYS, UserBatch
 from recllm.learn.features.group_features import (
     GROUP_FEATURES,
     LIFT_LIMIT,
@@ -322,9 +316,8 @@ def _person(users: UserBatch, p: Pairs) -> Columns:
 def _text(users: UserBatch, p: Pairs) -> Columns:
     """Texts of the person's heaviest items against the item's; the item itself is left out."""
     population = users.population
-    owned, vectors = users.owned, population.item_vectors
-    weight = owned.total(decay(users.purchases.at, users.as_of, PURCHASE_HALF_LIFE_DAYS))
-    ends = np.searchsorted(owned.keys, np.arange(users.n + 1) * population.n_items)
+    owned, vectors, weight = users.owned, population.item_vectors, users.habits
+    ends = owned.starts(users.n)
     nearest, mean = np.zeros(len(p.item), np.float32), np.zeros(len(p.item), np.float32)
     is_first = np.zeros(len(p.item) + 1, bool)
     is_first[p.indptr] = True

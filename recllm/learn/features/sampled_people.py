@@ -9,7 +9,6 @@ days, prices and means per person stay as they are counted: they do not grow wit
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -18,8 +17,7 @@ from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.models.sequence import SequenceModel
 from recllm.shop.data.catalogue import ItemGroups
 from recllm.shop.data.dataset import Dataset
-from recllm.shop.data.interactions import Floats
-from recllm.shop.data.people_sample import PeopleSample
+from recllm.shop.data.interactions import Floats, enlarged
 
 COUNTED = ("buyers_7", "buyers_28", "buyers_91", "buyers_ever", "buyers_7_before", "type_buyers_28")
 """The statistics of items that are numbers of people."""
@@ -39,26 +37,22 @@ def sample_statistics(
     rows.
     """
     settings, sample = settings or CollaborativeSettings(), dataset.sample
-    if sample is not None:
-        settings = sample_settings(settings, sample)
+    if sample is not None:  # what is counted is then near to what is counted over all: as large a share are neighbours
+        n_pool, n_all = (min(settings.neighbour_pool, n) for n in (sample.people, sample.of_people))
+        neighbours = max(1, round(settings.neighbours * n_pool / max(n_all, 1)))
+        ridge = settings.item_item_l2 / sample.scale
+        settings = settings.model_copy(update={"item_item_l2": ridge, "neighbours": neighbours})
     population = CollaborativeStatistics.fit(dataset, item_vectors, settings, basics, interests, facets)
     if sample is None:
         return population
     factor, stats, n_pool = np.float32(sample.scale), population.stats, len(population.pool)
     n_all = max(n_pool, min(population.settings.neighbour_pool, round(n_pool * sample.scale)))
 
-    def longer(rows: Any) -> Any:
-        """A sparse matrix with empty rows behind its own."""
-        from scipy.sparse import csr_matrix
-
-        indptr = np.pad(rows.indptr, (0, n_all - n_pool), mode="edge")
-        return csr_matrix((rows.data, rows.indices, indptr), shape=(n_all, rows.shape[1]))
-
     groups = {
         name: replace(
             sales,
             arrival_rate=sales.arrival_rate * factor,
-            votes=None if sales.votes is None else longer(sales.votes),
+            votes=None if sales.votes is None else enlarged(sales.votes, n_all, sales.votes.shape[1]),
         )
         for name, sales in population.group_statistics.items()
     }
@@ -67,18 +61,10 @@ def sample_statistics(
         population,
         stats=replace(stats, **{name: getattr(stats, name) * factor for name in COUNTED}),
         pool=np.pad(population.pool, (0, n_all - n_pool), constant_values=-1),
-        profiles=longer(population.profiles),
-        recent=longer(population.recent),
-        decayed=longer(population.decayed),
+        profiles=enlarged(population.profiles, n_all, dataset.n_items),
+        recent=enlarged(population.recent, n_all, dataset.n_items),
+        decayed=enlarged(population.decayed, n_all, dataset.n_items),
         arrived=replace(population.arrived, got=population.arrived.got * factor),
         group_statistics=groups,
         pool_basics=None if basics is None else np.pad(basics, ((0, n_all - n_pool), (0, 0))),
     )
-
-
-def sample_settings(settings: CollaborativeSettings, sample: PeopleSample) -> CollaborativeSettings:
-    """By which to count over a sample, so that what is counted is near to what is counted over all: the ridge of what
-    goes with what is as much smaller as the sample, and of a smaller pool as large a share are neighbours."""
-    n_pool, n_all = (min(settings.neighbour_pool, n) for n in (sample.people, sample.of_people))
-    neighbours = max(1, round(settings.neighbours * n_pool / max(n_all, 1)))
-    return settings.model_copy(update={"item_item_l2": settings.item_item_l2 / sample.scale, "neighbours": neighbours})

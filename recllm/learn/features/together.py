@@ -26,7 +26,7 @@ from recllm.base.schema import Action
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features.collaborative import ease
 from recllm.shop.data.dataset import Events
-from recllm.shop.data.interactions import Ints, distinct, visits, within_limits
+from recllm.shop.data.interactions import Ints, Tally, distinct, visits, within_limits
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -58,9 +58,7 @@ def bought_together(
     from scipy.sparse import csr_matrix
 
     limits = limits or CollaborativeSettings()
-    buyers = np.zeros(n_items, np.int64)
-    for _, events in log.parts():
-        buyers += _buyers(events, n_items, limits)
+    buyers = _buyers(log, n_items, limits)
     # items with too few buyers cannot go with anything
     rows = np.argsort(-buyers, kind="stable")[:TOGETHER_ITEMS]
     rows = np.sort(rows[buyers[rows] >= min_people])
@@ -71,9 +69,12 @@ def bought_together(
     column[rows] = np.arange(n)
     n_lines, companions, joint = np.zeros(n, np.int64), np.zeros(n), np.zeros(n * n, np.int64)
     for _, events in log.parts():
-        of_trips = _counts_of_trips(events, column, n, limits)
-        for total, count in zip((n_lines, companions, joint), of_trips, strict=True):
-            total += count
+        trips = _TripLines.of(_purchases(events, limits), column, n)
+        for _row, first, second in trips.pairs():
+            joint += np.bincount(first * n + second, minlength=n * n)
+        n_lines += np.bincount(trips.item, minlength=n)
+        companions += np.bincount(trips.item, trips.size[trips.trip] - 1, minlength=n)
+        del trips  # before those of the next part are made
     chance = n_lines[None, :] / np.maximum(n_lines.sum() - n_lines, 1)[:, None]  # another line with a is of b
     observed, expected = joint.reshape(n, n), companions[:, None] * chance
     observed = observed + observed.T
@@ -113,9 +114,7 @@ def cart_weights(
     from scipy.sparse import csr_matrix
 
     limits = limits or CollaborativeSettings()
-    buyers = np.zeros(n_items, np.int64)
-    for _, events in log.parts():
-        buyers += _buyers(events, n_items, limits)
+    buyers = _buyers(log, n_items, limits)
     rows = np.sort(np.argsort(-buyers, kind="stable")[:CART_ITEMS])
     rows = rows[buyers[rows] >= min_people]
     n, column = len(rows), np.full(n_items, -1)
@@ -134,7 +133,9 @@ def cart_weights(
     number[pairs] = np.arange(len(pairs))
     people = np.zeros(len(pairs), np.int64)
     for _, events in log.parts():
-        people += _people_of_pairs(events, column, number, len(pairs), limits)
+        lines = _TripLines.of(_purchases(events, limits), column, n)
+        people += np.bincount(lines.pairs_of_people(number, len(pairs))[1], minlength=len(pairs))
+        del lines  # before those of the next part are made
     shared = people[pair] >= min_people
     cells = (weights.row[shared], weights.col[shared])
     return csr_matrix((weights.data[shared], cells), shape=(n_items, n_items)), share
@@ -153,29 +154,13 @@ def _products_of_trips(
     return np.asarray((lines.T @ lines).toarray(), np.float32), float((weight**2).sum())
 
 
-def _people_of_pairs(
-    events: Events, column: Ints, number: NDArray[np.int32], n_pairs: int, limits: CollaborativeSettings
-) -> Ints:
-    """People with each pair on a trip, (n_pairs,). number: as of `_squares_of_people`."""
-    trips = _TripLines.of(_purchases(events, limits), column, math.isqrt(len(number)))
-    return np.bincount(trips.pairs_of_people(number, n_pairs)[1], minlength=n_pairs)
-
-
-def _buyers(events: Events, n_items: int, limits: CollaborativeSettings) -> Ints:
+def _buyers(log: Events, n_items: int, limits: CollaborativeSettings) -> Ints:
     """People who bought each item, (n_items,)."""
-    purchases = _purchases(events, limits)
-    bought = distinct(purchases.user.astype(np.int64) * n_items + purchases.item)
-    return np.bincount(bought % max(n_items, 1), minlength=n_items)
-
-
-def _counts_of_trips(events: Events, column: Ints, n: int, limits: CollaborativeSettings) -> tuple[NDArray[Any], ...]:
-    """Lines of each item, other lines on the same trips, (n,) each, and trips with each two items, the lower first,
-    (n * n,). column: see `_TripLines.of`."""
-    trips, joint = _TripLines.of(_purchases(events, limits), column, n), np.zeros(n * n, np.int64)
-    for _row, first, second in trips.pairs():
-        joint += np.bincount(first * n + second, minlength=n * n)
-    companions = np.bincount(trips.item, trips.size[trips.trip] - 1, minlength=n)
-    return np.bincount(trips.item, minlength=n), companions, joint.astype(np.int32)
+    buyers = np.zeros(n_items, np.int64)
+    for _, events in log.parts():
+        purchases = _purchases(events, limits)
+        buyers += np.bincount(Tally.of(purchases.user, purchases.item, n_items).key, minlength=n_items)
+    return buyers
 
 
 def _squares_of_people(
@@ -226,7 +211,9 @@ class _TripLines:
     def of(cls, purchases: Events, column: Ints, n: int) -> _TripLines:
         """column: (n_items,), one of n, -1 for an item that is not looked at."""
         sold = purchases.select(column[purchases.item] >= 0)
-        trips = _trips(sold)
+        # a trip is a person's basket, or where it is unknown what they bought at one time
+        ordinal = np.where(sold.basket >= 0, sold.basket.astype(np.int64), 2**31 + visits(sold)[0])
+        trips = np.unique(sold.user.astype(np.int64) * 2**33 + ordinal, return_inverse=True)[1]
         trip, item = np.divmod(distinct(trips * n + column[sold.item]), n)
         owner = np.zeros(int(trips.max(initial=-1)) + 1, np.int64)
         owner[trips] = sold.user
@@ -252,11 +239,3 @@ class _TripLines:
             at = np.repeat(np.arange(low, high), mates[low:high])
             later = at + 1 + np.arange(len(at)) - np.repeat(ends[low:high] - ends[low], mates[low:high])
             yield at, self.item[at], self.item[later]
-
-
-def _trips(purchases: Events) -> Ints:
-    """Number of each purchase's trip: a person's basket, or where it is unknown what they bought at one time."""
-    ordinal = np.where(purchases.basket >= 0, purchases.basket.astype(np.int64), 2**31 + visits(purchases)[0])
-    _, codes = np.unique(ordinal, return_inverse=True)
-    n_codes = int(codes.max(initial=-1)) + 1
-    return np.asarray(np.unique(purchases.user.astype(np.int64) * max(n_codes, 1) + codes, return_inverse=True)[1])

@@ -91,11 +91,10 @@ class ScorerConfig:
 
 
 class Score(NamedTuple):
-    """Of each pair, all float32 (n_pairs,), arrays or tensors: logit = a * cosine + mlp."""
+    """Of each pair, float32 (n_pairs,) each: logit = a * cosine + mlp."""
 
-    cosine: Any
-    mlp: Any
-    logit: Any
+    mlp: Floats
+    logit: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +160,7 @@ class Scorer:
             # the linear score is the whole logit, so what the cosine adds elsewhere is taken off here
             linear = features[rows][:, [columns[name] for name in config.newcomer_features]] @ w["newcomer"][:-1]
             mlp[rows] = linear + w["newcomer"][-1] - cosine_part[rows]
-        return Score(cosine, mlp, np.asarray(cosine_part + mlp, np.float32))
+        return Score(mlp, np.asarray(cosine_part + mlp, np.float32))
 
     def probability(self, logit: Floats) -> Floats:
         """Calibrated probability in (0, 1) that the user buys the item within the training horizon."""
@@ -346,8 +345,8 @@ def score_in_chunks(
     mlp, logit = np.zeros(len(item), np.float32), np.zeros(len(item), np.float32)
     for start in range(0, len(item), CHUNK_PAIRS):
         chunk = slice(start, start + CHUNK_PAIRS)
-        _, mlp[chunk], logit[chunk] = score(users, items, user[chunk], item[chunk], cosine[chunk], features[chunk])
-    return Score(cosine, mlp, logit)
+        mlp[chunk], logit[chunk] = score(users, items, user[chunk], item[chunk], cosine[chunk], features[chunk])
+    return Score(mlp, logit)
 
 
 def save_scorer(scorer: Scorer, folder: Path) -> None:

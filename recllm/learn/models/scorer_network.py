@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recllm.learn.models.scorer import STANDARDISED_LIMIT, Score, Scorer, ScorerConfig
+from recllm.learn.models.scorer import STANDARDISED_LIMIT, Scorer, ScorerConfig
 
 
 class ScorerNetwork(nn.Module):
@@ -154,12 +154,6 @@ class ScorerNetwork(nn.Module):
             hidden.addmm_(x, of_x.T).addmm_(both, of_both.T)
             scores.append(nn.Sequential(*further)(hidden).squeeze(1))
         return torch.stack(scores)
-
-    def forward(
-        self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, cosine: Tensor, features: Tensor
-    ) -> Score:
-        mlp = self.each_head(users, items, user, item, cosine, features).mean(dim=0)
-        return Score(cosine, mlp, self.cosine_weight * cosine + mlp)
 
     def frozen(self) -> Scorer:
         return Scorer(self.config, {name: value.numpy().copy() for name, value in self.state_dict().items()})

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.documents import Count, CountOrZero, Flag, FrozenModel, Share
@@ -24,7 +25,7 @@ from recllm.base.errors import ModelError
 from recllm.base.schema import ACTION_CODE, BROWSING, Action
 from recllm.base.settings import Dropout, LearningRate, Seed
 from recllm.learn.models.scorer import gelu, open_part, write_part
-from recllm.shop.data.dataset import DAY, Events
+from recllm.shop.data.dataset import DAY, Events, rows_of_ids
 from recllm.shop.data.interactions import Floats, Ints, Pairs, merged_lines, of_actions, unit
 from recllm.text.encoder.hardware import map_blocks
 
@@ -166,8 +167,7 @@ class SequenceWeights:
 
     def bind(self, item_ids: Sequence[str], item_vectors: Floats) -> SequenceModel:
         """The model for the catalogue of today: an item that it has not seen stands on its text alone."""
-        row_of = {item: row for row, item in enumerate(self.item_ids)}
-        rows = np.array([row_of.get(item, -1) for item in item_ids], np.int64)
+        rows = rows_of_ids(pl.Series(self.item_ids, dtype=pl.String), item_ids)
         weights = dict(self.weights)
         for name in ("residual.weight", "bias.weight", "known"):
             moved = weights[name][np.maximum(rows, 0)]
@@ -227,10 +227,7 @@ class SequenceModel:
 
         item_vectors: the encoder's, of the further items, (n_new, text_dim).
         """
-        n_new, weights = len(item_vectors), dict(self.weights)
-        for name in ("residual.weight", "bias.weight", "known"):
-            weights[name] = np.zeros((n_new, *weights[name].shape[1:]), weights[name].dtype)
-        further = SequenceModel.of(replace(self.config, n_items=n_new), weights, item_vectors, self.target)
+        further = self.stored(()).bind([""] * len(item_vectors), item_vectors)
         return replace(
             self,
             read=np.concatenate([self.read, further.read]),

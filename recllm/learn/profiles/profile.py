@@ -134,7 +134,7 @@ def _history(dataset: Dataset, lines: list[_Line]) -> tuple[HistoryLine, ...]:
             days_since=line.days_since if is_timed else None,
             interval_days=line.interval_days if is_timed else None,
         )
-        for line, item_id in zip(lines, dataset.items["item_id"].gather([line.item for line in lines]), strict=True)
+        for line, item_id in zip(lines, dataset.item_ids([line.item for line in lines]), strict=True)
     )
 
 

@@ -15,12 +15,11 @@ from recllm.base.errors import DataError
 from recllm.base.schema import Action
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.models.sequence import SequenceArguments
-from recllm.learn.training.lora.examples import LoraArguments
+from recllm.learn.training.lora.examples import LoraArguments, is_stepwise
 from recllm.learn.training.windows import choose_target, window_starts
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import merged_lines, of_actions
 from recllm.shop.data.order import HORIZON_DAYS
-from recllm.text.encoder.hardware import has_gpu
 from recllm.text.encoder.loading import DEFAULT_ENCODER
 from recllm.text.encoder.onnx import is_onnx_folder
 
@@ -116,7 +115,11 @@ def advise(
     far ahead the shop wants to look, when it knows. Never raises for a small or strange log: the advice says what is
     missing and what is left.
     """
-    survey, gpu = look(dataset, texts), has_gpu() if gpu is None else gpu
+    survey = look(dataset, texts)
+    if gpu is None:
+        import torch
+
+        gpu = torch.cuda.is_available()
     reader = _encoder(survey, encoder)
     training, choices, missing = _training(dataset, survey, horizon_days, seed)
     interests, sequence = _interests(survey, training)
@@ -135,6 +138,12 @@ def advise(
         mode = "scorer" if lora is None else "lora and scorer"
     else:
         choices.append(Choice("mode", mode, "the log cannot be learned from"))
+    # for Complete Journey's 1.47 million events the scorer took 150 s; for 300,000 the sequence model took 320 s
+    work = survey.distinct_texts * TEXT_WORK
+    if training is not None:
+        work += survey.events * (1 if interests is None else 1 + SEQUENCE_WORK)
+    limits = {1_200_000: TrainingTime.MINUTE, 15_000_000: TrainingTime.MINUTES, 54_000_000: TrainingTime.HOUR}
+    time = next((time for limit, time in limits.items() if work < limit), TrainingTime.HOURS)
     return Advice(
         mode=mode,
         encoder=reader.value,
@@ -144,7 +153,7 @@ def advise(
         choices=tuple(choices),
         missing=tuple(missing),
         notes=tuple(_notes(survey)),
-        time=_time(survey, training, interests, lora),
+        time=time if lora is None or time is TrainingTime.HOURS else TrainingTime.HOUR,
         survey=survey,
     )
 
@@ -161,8 +170,6 @@ def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
     e, purchases = dataset.events, merged_lines(of_actions(dataset.events, (Action.PURCHASE,)))
     pairs = len(np.unique(purchases.user.astype(np.int64) * max(dataset.n_items, 1) + purchases.item))
     once = sorted({text for text in texts if text.strip()})
-    times, horizon = np.unique(e.at), HORIZON_DAYS * DAY
-    by_order = dataset.step_seconds is not None or (len(times) > 1 and bool((np.diff(times) % horizon == 0).all()))
     return Survey(
         people=dataset.n_users,
         buyers=int((np.diff(purchases.indptr) > 0).sum()),
@@ -173,7 +180,7 @@ def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
         repeats=1 - pairs / len(purchases) if len(purchases) else 0.0,
         largest_person=float(np.diff(e.indptr).max() / len(e)) if len(e) else 0.0,
         span_days=float((e.at.max() - e.at.min()) / DAY) if len(e) else 0.0,
-        by_order=by_order,
+        by_order=dataset.step_seconds is not None or is_stepwise(e, HORIZON_DAYS),
         distinct_texts=len(once),
         cjk=sum(bool(_CJK.search(text)) for text in once) / max(len(once), 1),
     )
@@ -299,18 +306,3 @@ def _notes(survey: Survey) -> list[str]:
         ),
     )
     return [note for applies, note in notes if applies]
-
-
-def _time(
-    survey: Survey,
-    training: ScorerTrainingSettings | None,
-    interests: SequenceArguments | None,
-    lora: LoraArguments | None,
-) -> TrainingTime:
-    """For Complete Journey's 1.47 million events the scorer took 150 s; for 300,000 the sequence model took 320 s."""
-    work = survey.distinct_texts * TEXT_WORK
-    if training is not None:
-        work += survey.events * (1 if interests is None else 1 + SEQUENCE_WORK)
-    limits = {1_200_000: TrainingTime.MINUTE, 15_000_000: TrainingTime.MINUTES, 54_000_000: TrainingTime.HOUR}
-    time = next((time for limit, time in limits.items() if work < limit), TrainingTime.HOURS)
-    return time if lora is None or time is TrainingTime.HOURS else TrainingTime.HOUR

@@ -23,7 +23,7 @@ from recllm.learn.features.collaborative import CollaborativeStatistics, ask
 from recllm.learn.features.pair_features import FEATURE_NAMES, SALES, pair_cosine, pair_features
 from recllm.learn.features.sampled_people import sample_statistics
 from recllm.shop.data.catalogue import ItemGroups
-from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.dataset import DAY, Dataset, row_starts
 from recllm.shop.data.interactions import Floats, Ints, Pairs, Tally, of_actions
 
 if TYPE_CHECKING:
@@ -116,16 +116,6 @@ class Window(Pairs):
         """Row of each pair's item in `item_vectors`, (n_pairs,)."""
         return np.searchsorted(self.vector_items, self.item)
 
-    @cached_property
-    def has_positive(self) -> NDArray[np.bool_]:
-        """Users who bought any of their items, (n,)."""
-        return self._any(self.label)
-
-    @cached_property
-    def has_discovery(self) -> NDArray[np.bool_]:
-        """Users who bought any of their items that was new to them, (n,)."""
-        return self._any(self.label & ~self.bought_before)
-
     @property
     def is_of_new_items(self) -> bool:
         return not self.features[:, FEATURE_NAMES.index(SALES)].any()
@@ -135,12 +125,16 @@ class Window(Pairs):
         """Users who bought something: only their lists can be right or wrong."""
         return int((self.bought.sizes > 0).sum())
 
-    def buyers_among(self, users: Ints) -> tuple[int, int]:
-        """Users of these who bought any of their items, and any that was new to them."""
-        return int(self.has_positive[users].sum()), int(self.has_discovery[users].sum())
+    @cached_property
+    def has_positive(self) -> NDArray[np.bool_]:
+        """Users who bought any of their items, and any that was new to them, (2, n)."""
+        masks = (self.label, self.label & ~self.bought_before)
+        return np.stack([np.diff(row_starts(mask)[self.indptr]) > 0 for mask in masks])
 
-    def _any(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return np.asarray(np.diff(np.concatenate([[0], np.cumsum(mask)])[self.indptr]) > 0)
+    def buyers_among(self, users: Ints) -> tuple[int, int]:
+        """How many of these users are of either kind of `has_positive`."""
+        buyers, discoverers = self.has_positive[:, users].sum(axis=1).tolist()
+        return buyers, discoverers
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,8 +246,8 @@ class PastWindows:
                 pairs = candidates(state, self.candidates, allowed=allowed)
             else:
                 pairs = explicit(len(block), items)
-            label = truth.find(block[pairs.user], pairs.item) < len(truth.keys)
-            bought_before = state.owned.find(pairs.user, pairs.item) < len(state.owned.keys)
+            label = truth.occurs(block[pairs.user], pairs.item)
+            bought_before = state.owned.occurs(pairs.user, pairs.item)
             correction = np.zeros(len(label), np.float32)
             if negatives is not None:
                 sample, correction = sample_negatives(pairs, label, bought_before, negatives, rng)
@@ -262,14 +256,14 @@ class PastWindows:
             features = pair_features(state, pairs, narrow=True)
             cosine = pair_cosine(state, pairs)
             of_block = slice(*np.searchsorted(buyer, [start, start + len(block)]))
-            is_new = state.owned.find(buyer[of_block] - start, bought[of_block]) == len(state.owned.keys)
+            is_new = ~state.owned.occurs(buyer[of_block] - start, bought[of_block])
             per_pair = (pairs.item, label, bought_before, correction, features, cosine)
             parts.append((np.diff(pairs.indptr), *per_pair, state.vectors.user, is_new))
         columns = (np.concatenate(column) for column in zip(*parts, strict=True))
         lengths, item, label, bought_before, correction, features, cosine, user_vectors, is_new = columns
         vector_items = np.unique(item).astype(np.int64)
         return Window(
-            indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            indptr=row_starts(lengths),
             item=item,
             as_of=population.as_of,
             label=label,

@@ -39,7 +39,7 @@ from recllm.shop.data.dataset import USER_COLUMN, utc
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace
-from recllm.text.encoder.batches import encode_unique
+from recllm.text.encoder.batches import encode_once
 from recllm.text.items import item_texts
 from recllm.text.templates import Prompts
 
@@ -105,7 +105,7 @@ def text_target(recommender: Recommender, text: str, category: str | None = None
     path = [] if category is None else [name.strip() for name in category.split(CATEGORY_SEPARATOR.strip())]
     categorised = np.flatnonzero(items["category"].list.len().fill_null(0).to_numpy() > 0)
     if category is None and len(categorised):
-        vectors, _ = encode_unique(recommender.encoder, [text], kind="query")
+        vectors = encode_once(recommender.encoder, [text], kind="query")
         nearest = categorised[int(np.argmax(recommender.item_vectors[categorised] @ vectors[0]))]
         path = items["category"][int(nearest)].to_list()
         notes.append(f"taken to be of the category {CATEGORY_SEPARATOR.join(path)!r}, that of the nearest item")
@@ -114,7 +114,7 @@ def text_target(recommender: Recommender, text: str, category: str | None = None
     row = {"item_id": [TEXT_ITEM], "title": [text.strip()], "category": [path or None], "available": [True]}
     item = pl.DataFrame(row, schema={name: items.schema[name] for name in row})
     extended = pl.concat([items, item], how="diagonal")
-    vectors, _ = encode_unique(recommender.encoder, item_texts(extended[-1:], recommender.text_locale))
+    vectors = encode_once(recommender.encoder, item_texts(extended[-1:], recommender.text_locale))
     notes.append("the text stands for an item that never sold: trust the order of people more than the probabilities")
     target = AudienceTarget(text.strip(), np.array([items.height]), tuple(notes))
     return recommender.with_items(replace(recommender.dataset, items=extended), vectors), target

@@ -171,7 +171,7 @@ def independent_probabilities(
         else:
             pairs = candidates(batch, ranker.candidates, allowed=allowed, repeats=intent is not Intent.DISCOVER)
         if intent is Intent.DISCOVER:
-            pairs = pairs.select(batch.owned.find(pairs.user, pairs.item) == len(batch.owned.keys))
+            pairs = pairs.select(~batch.owned.occurs(pairs.user, pairs.item))
         if personal is not None:
             pairs = pairs.select(~is_left_out(batch.histories, pairs, data.n_items, data.as_of, personal))
         scored = ranker.score_batch(batch, pairs)

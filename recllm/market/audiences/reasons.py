@@ -14,7 +14,7 @@ the group have it or lack it, unless all have it. Sensitive categories are never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,21 +25,21 @@ from numpy.typing import NDArray
 from recllm.base.policy import Policy
 from recllm.base.schema import Action, Reason
 from recllm.base.stats.intervals import ratios
-from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.learn.features.item_vectors import basics_of
 from recllm.market.audiences.probabilities import restricted_to
+from recllm.recommend.recommender.histories import Histories, UserHistory
 from recllm.recommend.recommender.leave_one_out import (
     EVIDENCE_PER_ITEM,
     Evidence,
     ReasonWriter,
-    UserHistory,
     choose,
     lacking,
     units_of,
 )
-from recllm.recommend.recommender.ranking import UserInputs
+from recllm.recommend.recommender.people import DatasetPeople
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.catalogue import CATEGORY_SEPARATOR
-from recllm.shop.data.dataset import DAY, Dataset, Events
+from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import Pairs
 from recllm.text.encoder.hardware import map_blocks
 
@@ -55,10 +55,10 @@ LEVEL = 0.95
 
 
 def reasons_for(
-    recommender: Recommender, user_rows: NDArray[np.integer], items: NDArray[np.integer]
+    recommender: Recommender, user_rows: NDArray[np.int64], items: NDArray[np.integer]
 ) -> list[tuple[Reason, ...]]:
     """The clearest reasons of person n for item n, (n,) rows each; an item of -1 has none."""
-    data = recommender.dataset
+    data, everybody = recommender.dataset, DatasetPeople(recommender.dataset)
     population = restricted_to(recommender.population, np.unique(items[items >= 0]))
     ranker = replace(recommender.ranker, population=population)
     speaker = ReasonWriter(data.items, recommender.policy, recommender.locale, recommender.broad_categories)
@@ -68,30 +68,16 @@ def reasons_for(
     def explain(block: slice) -> None:
         positions = with_item[block]
         rows, targets = user_rows[positions], items[positions]
+        histories = everybody.of_rows(rows)
+        people = [histories.person(n) for n in range(len(rows))]
         # of each person and item: the evidence to leave out; the whole person first, then one version without each
-        units: list[list[Evidence]] = []
-        histories: list[Events] = []
-        basics: list[Mapping[str, str]] = []
-        people = [
-            UserHistory(data.events.rows(np.array([row])), answers)
-            for row, answers in zip(rows, basics_of(data.users[rows.tolist()]), strict=True)
+        units = [_units(recommender, person, item) for person, item in zip(people, targets, strict=True)]
+        versions = [
+            lacking(person, [(), *((unit,) for unit in tried)]) for person, tried in zip(people, units, strict=True)
         ]
-        for person, item in zip(people, targets, strict=True):
-            units.append(_units(recommender, person, item))
-            histories.append(person.events)
-            basics.append(person.basics)
-            if units[-1]:
-                shortened, fewer_answers = lacking(person, [(unit,) for unit in units[-1]])
-                histories.append(shortened)
-                basics += fewer_answers
         sizes = np.array([len(tried) + 1 for tried in units])
         repeated = np.repeat(targets, sizes).astype(np.int32)
-        users = UserInputs(
-            Events.concat(histories),
-            data.as_of,
-            np.repeat(rows, sizes),  # so that no one is their own neighbour
-            basics_vectors(recommender.encoder, basics, recommender.text_locale),
-        )
+        users = recommender.inputs(Histories.concat(versions))
         scored = ranker.score(users, Pairs(np.arange(len(repeated) + 1, dtype=np.int64), repeated))
         logits = np.split(scored.logit, np.cumsum(sizes)[:-1])
         for position, item, person, tried, logit in zip(positions, targets, people, units, logits, strict=True):

@@ -49,7 +49,7 @@ from recllm.shop.data.dataset import USER_COLUMN, Dataset, utc
 from recllm.shop.data.rhythm import ShoppingDays
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
-from recllm.text.encoder.batches import encode_unique
+from recllm.text.encoder.batches import encode_once
 from recllm.text.word_index import WordIndex
 
 THEME_WEIGHT = 3.0
@@ -140,7 +140,7 @@ def fitting_items(recommender: Recommender, text: str, category: str | None, *, 
         raise PolicyError(SENSITIVE_TARGET)
     data = recommender.dataset
     query = words_that_name(text)
-    vectors, _ = encode_unique(recommender.encoder, [query], kind="query")
+    vectors = encode_once(recommender.encoder, [query], kind="query")
     exclude: tuple[str, ...] = ()
     if category is not None:
         outside = ~np.asarray(in_category(data.items, category))

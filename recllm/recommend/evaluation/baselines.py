@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.schema import Action
 from recllm.recommend.evaluation.protocols import EvaluationQuery, RankedLists, Ranker
-from recllm.shop.data.dataset import DAY, Dataset, Events
+from recllm.shop.data.dataset import DAY, Dataset, Events, rows_of_ids
 from recllm.shop.data.interactions import decay, matrix
 
 if TYPE_CHECKING:
@@ -31,33 +32,23 @@ Score = Callable[[NDArray[np.int64]], Scores]
 BLOCK = 256
 
 
-# --- ranking -------------------------------------------------------------------------------------------------------
-
-
 def one_pass_for_both_masks(rank_both: Callable[[EvaluationQuery], Sequence[RankedLists]]) -> Ranker:
     """`rank_both` lists what each user may be offered with, and without, what the user bought before. It is asked again
     only for a query that differs from the last one in more than the mask, or by other users than the last one's."""
     last: list[Any] = []  # a query and its two answers
 
     def rank(query: EvaluationQuery) -> RankedLists:
-        rows = _rows_of_users(last[0], query) if last else None
-        if rows is None:
+        rows = np.full(len(query.users), -1)  # of its users in the last query
+        is_known = bool(last) and query.dataset is last[0].dataset and query.fit_on is last[0].fit_on
+        if is_known and query.k == last[0].k and np.array_equal(query.items, last[0].items):
+            rows = rows_of_ids(pl.Series(last[0].users), query.users)
+        if not last or (rows < 0).any():
             last[:] = [query, rank_both(query)]
             rows = np.arange(len(query.users))
         lists = last[1][query.mask_seen]
         return RankedLists(lists.items[rows], None if lists.probabilities is None else lists.probabilities[rows])
 
     return rank
-
-
-def _rows_of_users(last: EvaluationQuery, query: EvaluationQuery) -> NDArray[np.int64] | None:
-    """Where the users of `query` stand in `last`; None where its lists do not answer the query."""
-    same = query.dataset is last.dataset and query.fit_on is last.fit_on and query.k == last.k
-    if not same or not np.array_equal(query.items, last.items):
-        return None
-    order = np.argsort(last.users)
-    rows = order[np.minimum(np.searchsorted(last.users, query.users, sorter=order), len(order) - 1)]
-    return rows if np.array_equal(last.users[rows], query.users) else None
 
 
 def offered_items(query: EvaluationQuery) -> Items:
@@ -111,9 +102,6 @@ def top_k(scores: Scores, k: int) -> NDArray[np.int64]:
     return columns
 
 
-# --- purchases -----------------------------------------------------------------------------------------------------
-
-
 def buyers(dataset: Dataset, days: float | None) -> NDArray[np.int64]:
     """People who bought each item, ever or in the last `days` before the dataset's `as_of`, (n_items,)."""
     e = _purchase_events(dataset, days)
@@ -143,25 +131,6 @@ def unit_rows(rows: csr_array) -> csr_array:
     scaled = rows.copy()
     scaled.data = scaled.data / np.repeat(np.maximum(length, 1e-12), np.diff(rows.indptr)).astype(rows.dtype)
     return scaled
-
-
-def nearest_users(profiles: csr_array, fit_profiles: csr_array, fit_users: NDArray[np.int64], count: int) -> csr_array:
-    """Similarities to the `count` nearest people, the rest 0, sparse (len(profiles), len(fit_profiles)).
-
-    fit_users: the row of each profile's own user in `fit_profiles`, who is no neighbour; -1 for none.
-    """
-    from scipy.sparse import csr_array
-
-    similar = (profiles @ fit_profiles.T).toarray()
-    rows = np.flatnonzero(fit_users >= 0)
-    similar[rows, fit_users[rows]] = 0.0
-    if count < similar.shape[1]:
-        limit = np.partition(similar, similar.shape[1] - count, axis=1)[:, similar.shape[1] - count]
-        similar[similar < limit[:, None]] = 0.0
-    return csr_array(similar)
-
-
-# --- by what was bought --------------------------------------------------------------------------------------------
 
 
 def random_order(seed: int = 0) -> Ranker:
@@ -197,19 +166,23 @@ def user_knn(
     Similarity is the cosine of log(1 + decayed counts) over each person's whole history; the `neighbours` nearest,
     without the user, vote with their similarity for each item they bought in the last `days`.
     """
+    from scipy.sparse import csr_array
+
     everyone = np.arange(query.fit_on.n_users)
     fit_profiles = unit_rows(purchase_matrix(query.fit_on, everyone, half_life_days).log1p())
     profiles = unit_rows(purchase_matrix(query.dataset, query.users, half_life_days).log1p())
     recent = purchase_matrix(query.fit_on, everyone, None, days)[:, items].sign()
 
     def score(block: NDArray[np.int64]) -> Scores:
-        similar = nearest_users(profiles[block], fit_profiles, query.fit_users[block], neighbours)
-        return np.asarray((similar @ recent).toarray())
+        similar, fit = (profiles[block] @ fit_profiles.T).toarray(), query.fit_users[block]
+        rows = np.flatnonzero(fit >= 0)
+        similar[rows, fit[rows]] = 0.0
+        if neighbours < similar.shape[1]:
+            limit = np.partition(similar, -neighbours, axis=1)[:, -neighbours]
+            similar[similar < limit[:, None]] = 0.0
+        return np.asarray((csr_array(similar) @ recent).toarray())
 
     return score
-
-
-# --- by text -------------------------------------------------------------------------------------------------------
 
 
 def zero_shot(vectors: NDArray[np.float32]) -> Ranker:

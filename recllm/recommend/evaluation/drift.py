@@ -9,7 +9,6 @@ never saw. Its probabilities may not be off by more than the limit and by more t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -58,19 +57,19 @@ CALIBRATION_DRAWS = 200
 Users = NDArray[np.int64]
 
 
-def verdict(figures: Mapping[str, CheckFigure]) -> CheckVerdict:
+def check_of(kind: CheckKind, figures: dict[str, CheckFigure], people: int | None = None) -> RetrainCheck:
     """DUE where any figure is beyond its limits, UNKNOWN where none could be measured."""
-    if any(figure.is_beyond for figure in figures.values()):
-        return CheckVerdict.DUE
     measured = any(figure.value is not None for figure in figures.values())
-    return CheckVerdict.NOT_DUE if measured else CheckVerdict.UNKNOWN
+    verdict = CheckVerdict.NOT_DUE if measured else CheckVerdict.UNKNOWN
+    if any(figure.is_beyond for figure in figures.values()):
+        verdict = CheckVerdict.DUE
+    return RetrainCheck(kind=kind, verdict=verdict, figures=figures, people=people)
 
 
 def age_check(trained_until: int, as_of: int, settings: RetrainingSettings) -> RetrainCheck:
     """Days from the end of what the model learned from to the present, both in epoch seconds."""
     days = (as_of - trained_until) / DAY
-    figures = {"days": _above(days, settings.max_age_days)}
-    return RetrainCheck(kind=CheckKind.AGE, verdict=verdict(figures), figures=figures)
+    return check_of(CheckKind.AGE, {"days": _above(days, settings.max_age_days)})
 
 
 def data_drift(dataset: Dataset, trained_until: int, end: int, settings: RetrainingSettings) -> RetrainCheck:
@@ -81,12 +80,13 @@ def data_drift(dataset: Dataset, trained_until: int, end: int, settings: Retrain
     """
     acted = dataset.events.select(dataset.events.action != ACTION_CODE[Action.SHOWN])
     before, since = _between(acted, 0, trained_until), _between(acted, trained_until, end)
-    new_items = share_of_new_items(acted, trained_until, end, settings.window_days * DAY)
+    recent = _between(acted, max(trained_until, end - settings.window_days * DAY), end).of(Action.PURCHASE).item
+    share = float((~np.isin(recent, before.of(Action.PURCHASE).item)).mean()) if len(recent) else None
     figures = {
         "new_events": _above(len(since) / len(before) if len(before) else None, MAX_NEW_EVENTS),
-        "new_items": _above(new_items, MAX_NEW_ITEMS),
+        "new_items": _above(0.0 if end <= trained_until else share, MAX_NEW_ITEMS),
     }
-    return RetrainCheck(kind=CheckKind.DATA_DRIFT, verdict=verdict(figures), figures=figures)
+    return check_of(CheckKind.DATA_DRIFT, figures)
 
 
 def calibration_check(
@@ -113,10 +113,8 @@ def calibration_check(
     if model is not None and horizon_end <= end and len(rows) >= MIN_PEOPLE:
         bought = dataset.between(start, horizon_end).rows(rows)
         lists = top_lists(recommender, rows)
-        listed, label = (
-            lists.items >= 0,
-            hits(lists.items, Truth.from_pairs(bought.user, bought.item, len(rows)), LIST_LENGTH),
-        )
+        truth = Truth.from_pairs(bought.user, bought.item, len(rows))
+        listed, label = lists.items >= 0, hits(lists.items, truth, LIST_LENGTH)
         if lists.probabilities is not None and label.any():
             probability = lists.probabilities.astype(np.float64)
 
@@ -127,7 +125,7 @@ def calibration_check(
             interval, limit = bootstrap(error, len(rows), draws=CALIBRATION_DRAWS, seed=seed), settings.max_ece
             value, low, high = interval.value, interval.low, interval.high
             figures["ece"] = CheckFigure(value=value, low=low, high=high, upper_limit=limit, is_beyond=low > limit)
-    return RetrainCheck(kind=CheckKind.CALIBRATION, verdict=verdict(figures), figures=figures, people=len(rows))
+    return check_of(CheckKind.CALIBRATION, figures, len(rows))
 
 
 def top_lists(recommender: Recommender, rows: Users) -> RankedLists:
@@ -153,15 +151,6 @@ def _above(value: float | None, limit: float) -> CheckFigure:
 
 def _between(events: Events, start: int, end: int) -> Events:
     return events.select((events.at >= start) & (events.at < end))
-
-
-def share_of_new_items(events: Events, trained_until: int, end: int, length: int) -> float | None:
-    """Of the purchases since `trained_until`, of the last `length` seconds at most; 0 where nothing came after."""
-    if end <= trained_until:
-        return 0.0
-    sold = _between(events, 0, trained_until).of(Action.PURCHASE).item
-    recent = _between(events, max(trained_until, end - length), end).of(Action.PURCHASE).item
-    return float((~np.isin(recent, sold)).mean()) if len(recent) else None
 
 
 K = 20

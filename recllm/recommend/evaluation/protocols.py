@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,13 +77,11 @@ class RankedLists(NamedTuple):
     """Item rows (len(users), k), best first, -1 where a list is shorter."""
     probabilities: NDArray[np.float32] | None = None
     """That the user buys each item, NaN where the item is -1; a system that gives them is also measured by them."""
-    figures: Mapping[str, float] = MappingProxyType({})
-    """What else the system knows of itself, such as its accuracy on pairs that it held out."""
 
     def top(self, k: int) -> RankedLists:
         """The first k of each list."""
         probabilities = None if self.probabilities is None else self.probabilities[:, :k]
-        return RankedLists(self.items[:, :k], probabilities, self.figures)
+        return RankedLists(self.items[:, :k], probabilities)
 
 
 Ranker = Callable[[EvaluationQuery], RankedLists]

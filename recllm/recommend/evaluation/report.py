@@ -149,6 +149,10 @@ def evaluate(
         logger.info("%s: %.1f s; %s %s", name, spent[name], main, summary, extra={"scores": scores.get(name, {})})
     best = best_peers(scores, k)
     differences = tuple(system_differences(values, best, k, seed, draws))
+    sizes = {
+        s.name: {"users": len(s.users), "items": len(s.items), "pairs": len(s.truth.item), "masked": s.mask_seen}
+        for s in window.slices
+    }
     source = provenance()
     return Report(
         protocol=window.protocol,
@@ -158,33 +162,23 @@ def evaluate(
         seconds=time.perf_counter() - began,
         systems=scores,
         differences=differences,
-        extra={"best_peers": best, **_about(window, systems, k, lengths), "system_seconds": spent, **source},
+        extra={
+            "best_peers": best,
+            "note": window.note,
+            "notes": [system.note for system in systems.values() if system.note],
+            "k": k,
+            "ks": lengths,
+            "window": {"as_of": utc(window.dataset.as_of).isoformat(), "until": utc(window.until).isoformat()},
+            "slices": sizes,
+            "settings": {name: dict(system.settings) for name, system in systems.items() if system.settings},
+            "system_seconds": spent,
+            **source,
+        },
     )
 
 
-def _about(
-    window: EvaluationWindow,
-    systems: Mapping[str, System],
-    k: int,
-    lengths: list[int],
-) -> dict[str, Any]:
-    return {
-        "note": window.note,
-        "notes": [system.note for system in systems.values() if system.note],
-        "k": k,
-        "ks": lengths,
-        "window": {"as_of": utc(window.dataset.as_of).isoformat(), "until": utc(window.until).isoformat()},
-        "slices": {
-            s.name: {"users": len(s.users), "items": len(s.items), "pairs": len(s.truth.item), "masked": s.mask_seen}
-            for s in window.slices
-        },
-        "settings": {name: dict(system.settings) for name, system in systems.items() if system.settings},
-    }
-
-
 def measure(lists: RankedLists, segment: Slice, k: int) -> tuple[dict[str, Values], dict[str, float]]:
-    """Values per person, and figures of a slice: means, those over all lists and their probabilities, and what the
-    system gave."""
+    """Values per person, and figures of a slice: means, and those over all lists and their probabilities."""
     items = lists.items
     values = {f"{name}@{k}": metric(items, segment.truth, k) for name, metric in PER_PERSON.items()}
     figures = {name: ranking.average(value) for name, value in values.items()}
@@ -197,11 +191,7 @@ def measure(lists: RankedLists, segment: Slice, k: int) -> tuple[dict[str, Value
         figures["accuracy@0.5"] = probabilities.accuracy(probability, bought)
         figures[f"probability@{k}"] = float(probability.mean()) if len(probability) else float("nan")
         figures[f"ece@{k}"] = probabilities.calibration_error(probability, bought)
-        figures |= lists.figures
     return values, figures
-
-
-# --- ours and the peers ----------------------------------------------------------------------------------------------
 
 
 def best_peers(scores: Mapping[str, Mapping[str, Mapping[str, float]]], k: int) -> dict[str, str]:

@@ -18,15 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.base.errors import DataError, PolicyError
+from recllm.base.errors import DataError
 from recllm.base.files import lock_file
 from recllm.base.schema import Action, Encoder, Purpose
-from recllm.base.settings import (
-    CollaborativeSettings,
-    RetrainingSettings,
-    ScorerTrainingSettings,
-    Settings,
-)
+from recllm.base.settings import CollaborativeSettings, RetrainingSettings, ScorerTrainingSettings, Settings
 from recllm.learn.models.sequence import SequenceArguments
 from recllm.recommend.recommender.lineage import (
     CheckKind,
@@ -50,13 +45,9 @@ from recllm.recommend.recommender.registry import (
     taints,
     versions,
 )
-from recllm.recommend.recommender.shop_recommender import (
-    model_encoder,
-    publish_recommender,
-    usable_version,
-)
+from recllm.recommend.recommender.shop_recommender import model_encoder, publish_recommender, usable_version
 from recllm.recommend.recommender.shop_states import forget_in_states
-from recllm.recommend.recommender.train import train_workspace, tune_workspace
+from recllm.recommend.recommender.train import learned_from, train_workspace, tune_workspace
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.shop.workspace.workspace import Workspace, log_end, present
 
@@ -185,7 +176,10 @@ def retrain_gated(
     report = RetrainReport(outcome=RetrainOutcome.NOT_DUE, parent=version, checks=checks)
     due = [check.kind.value for check in checks if check.verdict is CheckVerdict.DUE]
     tell(f"due by {', '.join(due)}" if due else "no check asks for a retraining")
-    is_early = served.end - max(served.until, last_window_end(workspace)) < served.settings.min_days * DAY
+    gates = [decision.gate for decision in decisions(workspace.models_dir)]
+    gates += [manifest.lineage.gate for manifest in versions(workspace.models_dir) if manifest.lineage]
+    judged_until = [int(datetime.fromisoformat(gate.window_end).timestamp()) for gate in gates if gate is not None]
+    is_early = served.end - max([served.until, *judged_until]) < served.settings.min_days * DAY
     if if_due and (not due or is_early) and taint is None:
         return replace(report, outcome=RetrainOutcome.TOO_EARLY) if due else report
     tuned = None
@@ -281,20 +275,15 @@ def served_model(
     """What `retrain` looks at; its `checks` alone train nothing and change nothing. Raises as `retrain` does."""
     from recllm.recommend.recommender.saved_model import load_model
 
-    model, policy_gate = load_model(workspace.models_dir), workspace.gate()
+    model = load_model(workspace.models_dir)
     as_of, people_limit = present(workspace, now), _people_limit(model, workspace.settings)
-    data = policy_gate.dataset(Purpose.MODEL_TRAINING, people_limit=people_limit).before(as_of)
-    if not len(data.events):
-        raise PolicyError(
-            "no customer of this workspace has agreed to model training; load a consent table, "
-            "or make the workspace with --consent-default granted"
-        )
+    data = learned_from(workspace, people_limit).before(as_of)
     return ServedModel(
         model=model,
         encoder=encoder or model_encoder(workspace, model),
         locale=workspace.settings.locale,
         data=data,
-        measured=data.users["user_id"].is_in(policy_gate.permitted_users(Purpose.ANALYTICS)).to_numpy(),
+        measured=data.users["user_id"].is_in(workspace.gate().permitted_users(Purpose.ANALYTICS)).to_numpy(),
         as_of=as_of,
         until=int(datetime.fromisoformat(model.training["until"]).timestamp()),
         end=window_end(data, as_of, is_replayed=log_end(workspace, now) == as_of),
@@ -390,13 +379,6 @@ def window_end(dataset: Dataset, as_of: int, *, is_replayed: bool) -> int:
         raise DataError("the log has no purchases, so nothing can be judged: load purchases")
     end = (int(at.max()) // DAY + 1) * DAY
     return end if is_replayed else min(end, as_of // DAY * DAY)
-
-
-def last_window_end(workspace: Workspace) -> int:
-    """The latest end, in epoch seconds, of a window on which a challenger was judged; 0 before the first one."""
-    judged = [d.gate.window_end for d in decisions(workspace.models_dir) if d.gate is not None]
-    judged += [m.lineage.gate.window_end for m in versions(workspace.models_dir) if m.lineage and m.lineage.gate]
-    return max((int(datetime.fromisoformat(end).timestamp()) for end in judged), default=0)
 
 
 def model_history(workspace: Workspace) -> ModelHistory:

@@ -16,8 +16,6 @@ from recllm.recommend.evaluation.report import Report, evaluate
 from recllm.recommend.evaluation.systems import BASELINES, TrainingRecipe, check_systems, systems_for
 from recllm.recommend.recommender.shop_recommender import workspace_encoder
 from recllm.recommend.recommender.train import settings_in_use
-from recllm.shop.data.dataset import Dataset
-from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.items import item_texts
 
@@ -51,7 +49,15 @@ def evaluate_workspace(
         raise UsageError("the lengths of lists are whole numbers from 1, such as --k 5,10,20")
     names = ("recllm", *(BASELINES if "all" in baselines else baselines))
     check_systems(names)
-    log, settings, encoder = _evaluable(workspace.gate()), workspace.settings, encoder or workspace_encoder(workspace)
+    settings, encoder, gate = workspace.settings, encoder or workspace_encoder(workspace), workspace.gate()
+    data, learned = gate.dataset(Purpose.ANALYTICS), gate.permitted_users(Purpose.MODEL_TRAINING)
+    rows = np.flatnonzero(data.users["user_id"].is_in(learned).to_numpy())
+    data = replace(data, users=data.users[rows], events=data.events.rows(rows))
+    if not len(data.events):
+        raise PolicyError("no customer of this workspace has agreed both to analytics and to model training")
+    # an item that only the others' events know is not known here
+    listed = data.items["title"].is_not_null() | data.items["available"]
+    log = data.with_items(listed.to_numpy() | (np.bincount(data.events.item, minlength=data.n_items) > 0))
     if split == "time":
         if log.step_seconds is not None:
             raise UsageError("the log of this workspace knows only an order; measure it with --split leave-one-out")
@@ -74,15 +80,3 @@ def evaluate_workspace(
     tell(f"{len(past.events):,} events to learn from, {past.n_items:,} items; their texts are encoded")
     systems = systems_for(window, names, lambda: encoder, recipe=recipe, seed=seed, progress=tell)
     return evaluate(window, systems, k=max(ks), ks=ks, seed=seed)
-
-
-def _evaluable(gate: PolicyGate) -> Dataset:
-    """The people who agreed to analytics, because they are measured, and to training, because they are learned from."""
-    data, agreed = gate.dataset(Purpose.ANALYTICS), gate.permitted_users(Purpose.MODEL_TRAINING)
-    rows = np.flatnonzero(data.users["user_id"].is_in(agreed).to_numpy())
-    data = replace(data, users=data.users[rows], events=data.events.rows(rows))
-    if not len(data.events):
-        raise PolicyError("no customer of this workspace has agreed both to analytics and to model training")
-    # an item that only the others' events know is not known here
-    listed = data.items["title"].is_not_null() | data.items["available"]
-    return data.with_items(listed.to_numpy() | (np.bincount(data.events.item, minlength=data.n_items) > 0))

@@ -1,10 +1,6 @@
 """Systems by name: `recllm` and its variants, and simple ones that it is compared with. A caller may add others.
 
-recllm is trained on what the window lets it see, then asked through serving code:
-
-window, encoder = cj_next28(complete_journey()), load_encoder()
-ours = learned_system(encoder, advised_recipe(window.fit_on, encoder, tuned=False))
-report = evaluate(window, {"recllm": ours, **make_systems(["popular"])})
+recllm is trained on what the window lets it see, then asked through serving code.
 """
 
 from __future__ import annotations
@@ -42,10 +38,7 @@ from recllm.recommend.evaluation.protocols import (
 from recllm.shop.data.dataset import OPEN_CART, Dataset, Events
 
 if TYPE_CHECKING:
-    from recllm.base.settings import (
-        CollaborativeSettings,
-        ScorerTrainingSettings,
-    )
+    from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
     from recllm.learn.models.sequence import SequenceArguments
     from recllm.learn.training.lora.examples import LoraArguments
     from recllm.recommend.recommender.ranking import UserInputs

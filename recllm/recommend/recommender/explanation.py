@@ -8,7 +8,7 @@ Every number is a score or a list of the served model, computed again for a shor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,23 +18,21 @@ from pydantic import Field
 
 from recllm.base.policy import Policy
 from recllm.base.schema import Reason
+from recllm.recommend.recommender.histories import Histories, UserHistory
 from recllm.recommend.recommender.leave_one_out import (
     EVIDENCE_PER_ITEM,
-    Counterfactual,
     Evidence,
     PositionOf,
     ReasonWriter,
-    Score,
-    UserHistory,
     choose,
     counterfactual,
     deltas,
+    lacking,
     units_of,
 )
-from recllm.recommend.recommender.people import Histories
 from recllm.recommend.recommender.ranking import LIST_DEPTH, NAMESAKES, Ranked
 from recllm.shop.data.catalogue import on_offer
-from recllm.shop.data.dataset import OPEN_CART, Dataset, Events
+from recllm.shop.data.dataset import OPEN_CART, Dataset
 from recllm.shop.data.interactions import Pairs
 from recllm.text.items import item_names, reason_text
 
@@ -92,19 +90,11 @@ class Explainer:
         tried = choose(units, item_rows, self.item_vectors, self.item_type, EVIDENCE_PER_ITEM)
         cart = set(person.events.item[person.events.basket == OPEN_CART].tolist())  # what orders the list before all
         tried[[unit.kind == "H" and unit.item in cart for unit in units]] = True
-        return units, deltas(person, units, item_rows, tried, self.scores_of(person))
-
-    def scores_of(self, person: UserHistory) -> Score:
-        """The served score for versions of one person, who is never their own neighbour."""
-        return lambda events, basics, pairs: self.logits(_versions(events, basics, person), pairs)
-
-    def lists_of(self, person: UserHistory, k: int) -> Callable[[Events, Sequence[Mapping[str, str]]], Ranked]:
-        """The served ranking, first `k` of each, for versions of one person, who is never their own neighbour."""
-        return lambda events, basics: self.ranked(_versions(events, basics, person), k)
+        return units, deltas(person, units, item_rows, tried, self.logits)
 
     def spread(self, person: UserHistory) -> float:
         """How far apart the person's scores lie; see `spreads`."""
-        return float(spreads(self.lists_of(person, LIST_DEPTH)(person.events, [person.basics]))[0])
+        return float(spreads(self.ranked(lacking(person, [()]), LIST_DEPTH))[0])
 
     def reasons(self, person: UserHistory, item_rows: NDArray[np.integer], spread: float) -> list[tuple[Reason, ...]]:
         """What moves the score of each of these items, clearest first."""
@@ -124,10 +114,16 @@ class Explainer:
         units, unit_deltas = self.evidence(person, np.array([column]))
         writer, profile = self._writer(), person.profile(self.dataset)
         named = np.array([not writer.sensitive(unit) for unit in units], bool)
-        position = self.positions(person, column, k)
-        before = int(position(person.events, [person.basics])[0])
+        position = self.positions(column, k)
+        before = int(position(lacking(person, [()]))[0])
         nameable = [unit for unit, may_be_named in zip(units, named, strict=True) if may_be_named]
         lost = counterfactual(person, nameable, unit_deltas[named, 0], position, k=k)
+        removed, sentence = list[str](), None
+        if lost is not None:
+            removed = [self._title(u.item) if u.kind != "I" else u.name.replace("_", " ") for u in lost.units]
+            listed, after = k + NAMESAKES, lost.after if lost.after <= k + NAMESAKES else None
+            facts = {"titles": removed, "before": lost.before, "after": after, "listed": listed}
+            sentence = reason_text("counterfactual", self.locale, **facts)
         order = np.argsort(-unit_deltas[:, 0], kind="stable")
         contributions = [
             writer.contribution(units[n], float(unit_deltas[n, 0]), column, profile)
@@ -145,20 +141,20 @@ class Explainer:
             reasons=writer.reasons(units, unit_deltas[:, 0], column, profile, self.spread(person)),
             contributions=tuple(reason for reason in contributions if reason is not None),
             withheld=float(np.nansum(unit_deltas[~named, 0])),
-            counterfactual=None if lost is None else self._sentence(lost, k),
-            without=() if lost is None else tuple(self._evidence_name(unit) for unit in lost.units),
+            counterfactual=sentence,
+            without=tuple(removed),
             after=None if lost is None else lost.after,
         )
 
-    def positions(self, person: UserHistory, item: int, k: int) -> PositionOf:
-        """The item's position in the lists of versions of the person, counting each name once as slates do.
+    def positions(self, item: int, k: int) -> PositionOf:
+        """The item's position in the lists of versions of a person, counting each name once as slates do.
 
         A list holds `k` + `NAMESAKES` items; an item that is not in it gets the position after the last.
         """
-        ranking, name = self.lists_of(person, k + NAMESAKES), self._title(item)
+        name = self._title(item)
 
-        def position(histories: Events, basics: Sequence[Mapping[str, str]]) -> NDArray[np.int64]:
-            lists = ranking(histories, basics).item
+        def position(versions: Histories) -> NDArray[np.int64]:
+            lists = self.ranked(versions, k + NAMESAKES).item
             listed = np.unique(lists)
             names = item_names(self.dataset.items[np.maximum(listed, 0).tolist()], self.locale)
             name_of = dict(zip(listed.tolist(), names, strict=True))
@@ -177,19 +173,6 @@ class Explainer:
     def _title(self, row: int) -> str:
         return item_names(self.dataset.items[[row]], self.locale)[0]
 
-    def _evidence_name(self, unit: Evidence) -> str:
-        return unit.name.replace("_", " ") if unit.kind == "I" else self._title(unit.item)
-
-    def _sentence(self, lost: Counterfactual, k: int) -> str:
-        return reason_text(
-            "counterfactual",
-            self.locale,
-            titles=[self._evidence_name(unit) for unit in lost.units],
-            before=lost.before,
-            after=lost.after if lost.after <= k + NAMESAKES else None,
-            listed=k + NAMESAKES,
-        )
-
 
 def spreads(ranked: Ranked) -> NDArray[np.float64]:
     """How far apart each user's scores lie in a list that nothing filters, in logits, at least 1, (n,); see
@@ -198,8 +181,3 @@ def spreads(ranked: Ranked) -> NDArray[np.float64]:
         return np.ones(len(ranked.mlp))
     logits = ranked.logit[:, :LIST_DEPTH]
     return np.asarray(np.maximum(np.nanmax(logits, axis=1) - np.nanmin(logits, axis=1), 1.0), np.float64)
-
-
-def _versions(events: Events, basics: Sequence[Mapping[str, str]], person: UserHistory) -> Histories:
-    n = len(basics)
-    return Histories(np.ones(n, bool), events, basics, np.full(n, person.row))

@@ -123,9 +123,7 @@ def _lapsed(purchases: Events, returns: Events, as_of: int, settings: OfferSetti
     bought = Tally.of(purchases.user, purchases.item, n_items)
     until = as_of - settings.win_back_days * DAY
     last = bought.largest(purchases.at)
-    returned = np.full(len(bought.keys) + 1, np.iinfo(np.int64).min)
-    np.maximum.at(returned, bought.find(returns.user, returns.item), returns.at)
-    fits = (bought.total() >= WIN_BACK_PURCHASES) & (last < until) & (returned[:-1] < last)
+    fits = (bought.total() >= WIN_BACK_PURCHASES) & (last < until) & (bought.last(returns) < last)
     latest = np.full(n, np.iinfo(np.int64).min)
     np.maximum.at(latest, purchases.user, purchases.at)
     counts = np.bincount(bought.user[fits], minlength=n)

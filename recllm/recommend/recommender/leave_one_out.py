@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from recllm.base.errors import UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import ACTION_CODE, BROWSING, Action, HistoryLine, Profile, Reason, ReasonKind
-from recllm.learn.profiles.profile import build_profile
+from recllm.recommend.recommender.histories import Histories, UserHistory
 from recllm.shop.data.catalogue import known_rows
-from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events
+from recllm.shop.data.dataset import Dataset, row_starts
 from recllm.shop.data.interactions import Pairs
 from recllm.text.items import item_names, reason_text
 
@@ -74,27 +74,8 @@ class Evidence:
         return cls(kind, name=name) if kind == "I" else cls(kind, int(known_rows(dataset, [name])[0]))
 
 
-@dataclass(frozen=True, eq=False)
-class UserHistory:
-    """What is known of one person. events: `Events` of a single row; basics: name -> value."""
-
-    events: Events
-    basics: Mapping[str, str]
-    row: int = -1
-    """Who they are in `CollaborativeStatistics.pool`, so that a person is not their own neighbour; -1 for none."""
-
-    def of_items(self, items: NDArray[np.integer] | Sequence[int]) -> UserHistory:
-        """Only what they did with these items."""
-        return replace(self, events=self.events.select(np.isin(self.events.item, items)))
-
-    def profile(self, dataset: Dataset, pseudonym: str = "") -> Profile:
-        """The profile as of the dataset's time."""
-        users = pl.DataFrame({USER_COLUMN: [pseudonym], **{name: [value] for name, value in self.basics.items()}})
-        return build_profile(replace(dataset, users=users, events=self.events), 0)
-
-
-Score = Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]
-"""(histories of n versions, basics of each, pairs) -> logit of each pair: the served model."""
+Score = Callable[[Histories, Pairs], NDArray[np.float32]]
+"""(n versions of a person, pairs) -> logit of each pair: the served model."""
 
 
 def units_of(person: UserHistory) -> list[Evidence]:
@@ -109,8 +90,8 @@ def units_of(person: UserHistory) -> list[Evidence]:
     ]
 
 
-def lacking(person: UserHistory, sets: Sequence[Sequence[Evidence]]) -> tuple[Events, list[Mapping[str, str]]]:
-    """One version of the person per set of units, each lacking all units of its set."""
+def lacking(person: UserHistory, sets: Sequence[Sequence[Evidence]]) -> Histories:
+    """One version of the person per set of units, each lacking all units of its set; none is its own neighbour."""
     many = person.events.rows(np.zeros(len(sets), np.int64))
     browsing, bought = (np.isin(many.action, codes) for codes in (_BROWSING_CODES, _BOUGHT_CODES))
     # one number for a version, a kind and an item
@@ -123,7 +104,8 @@ def lacking(person: UserHistory, sets: Sequence[Sequence[Evidence]]) -> tuple[Ev
     ]
     shortened = many.select(~((browsing | bought) & np.isin(line, removed)))
     hidden = [{unit.name for unit in units if unit.kind == "I"} for units in sets]
-    return shortened, [{n: v for n, v in person.basics.items() if n not in names} for names in hidden]
+    basics = [{n: v for n, v in person.basics.items() if n not in names} for names in hidden]
+    return Histories(shortened, basics, np.full(len(sets), person.row))
 
 
 def deltas(
@@ -141,13 +123,12 @@ def deltas(
     used = np.flatnonzero(tried.any(1))
     if not len(used) or not len(item_rows):
         return unit_deltas
-    histories, basics = lacking(person, [(units[int(u)],) for u in used])
-    complete = person.events.rows(np.zeros(1, np.int64))
+    versions = lacking(person, [(), *((units[int(u)],) for u in used)])
     order = np.argsort(item_rows, kind="stable")
     picks = [order, *(order[tried[u][order]] for u in used)]
-    indptr = np.concatenate([[0], np.cumsum([len(p) for p in picks])]).astype(np.int64)
+    indptr = row_starts([len(p) for p in picks])
     items = np.asarray(item_rows)[np.concatenate(picks)].astype(np.int32)
-    logit = score(Events.concat([complete, histories]), [person.basics, *basics], Pairs(indptr, items))
+    logit = score(versions, Pairs(indptr, items))
     full = np.zeros(len(item_rows), np.float32)
     full[order] = logit[: indptr[1]]
     for version, (unit, pick) in enumerate(zip(used, picks[1:], strict=True), 1):
@@ -214,7 +195,7 @@ class ReasonWriter:
         lines = _lines(profile)
         ranked = np.argsort(-np.nan_to_num(unit_deltas, nan=-np.inf), kind="stable")
         clearest: list[Reason] = []
-        withheld = 0.0
+        withheld = 0.0  # delta of the strongest clear evidence that may not be named
         for number in ranked[: len(units)]:
             delta = float(unit_deltas[number])
             if len(clearest) == MAX_REASONS or not delta > MIN_EFFECT * spread:
@@ -223,12 +204,8 @@ class ReasonWriter:
                 withheld = withheld or delta
             else:
                 clearest.append(self._reason(units[number], delta, item_row, lines, profile))
-        return tuple(clearest) or (self._nothing_to_name(withheld),)
-
-    def _nothing_to_name(self, withheld: float) -> Reason:
-        """withheld: delta of the strongest clear evidence that may not be named; 0 when nothing was clear."""
         kind = "withheld" if withheld else "general"
-        return Reason(evidence_id=kind, delta=withheld, text=self._say(kind))
+        return tuple(clearest) or (Reason(evidence_id=kind, delta=withheld, text=self._say(kind)),)
 
     def _say(self, kind: str, **facts: object) -> str:
         return reason_text(kind, self.locale, **facts)
@@ -295,8 +272,8 @@ def _lines(profile: Profile) -> dict[tuple[str, str], HistoryLine]:
 
 # --- counterfactuals --------------------------------------------------------------------------------------------------
 
-PositionOf = Callable[[Events, Sequence[Mapping[str, str]]], NDArray[np.int64]]
-"""(histories of n versions, basics of each) -> the item's position in each version's list, from 1, int64 (n,)."""
+PositionOf = Callable[[Histories], NDArray[np.int64]]
+"""n versions of a person -> the item's position in each version's list, from 1, int64 (n,)."""
 
 MOST = 8
 """Pieces taken out at most: a longer list explains nothing."""
@@ -332,23 +309,16 @@ def counterfactual(
     """
     heaviest = [units[int(n)] for n in np.argsort(-np.nan_to_num(deltas, nan=-np.inf), kind="stable") if deltas[n] > 0]
     prefixes = [tuple(heaviest[:n]) for n in range(min(MOST, len(heaviest)) + 1)]
-    positions = position(*lacking(person, prefixes))
+    positions = position(lacking(person, prefixes))
     before, gone = int(positions[0]), np.flatnonzero(positions > k)
     if before > k or not len(gone):
         return None
     removed, after = prefixes[gone[0]], int(positions[gone[0]])
-    return Counterfactual(*_needed(person, removed, before, after, position, k))
-
-
-def _needed(
-    person: UserHistory, removed: tuple[Evidence, ...], before: int, after: int, position: PositionOf, k: int
-) -> tuple[tuple[Evidence, ...], int, int]:
-    """The set without the units that can be put back, lightest first, while the item stays away."""
-    while len(removed) > 1:
+    while len(removed) > 1:  # those that can be put back go back, lightest first, while the item stays away
         fewer = [removed[:n] + removed[n + 1 :] for n in reversed(range(len(removed)))]
-        positions = position(*lacking(person, fewer))
+        positions = position(lacking(person, fewer))
         still = np.flatnonzero(positions > k)
         if not len(still):
             break
         removed, after = fewer[still[0]], int(positions[still[0]])
-    return removed, before, after
+    return Counterfactual(removed, before, after)

@@ -234,7 +234,7 @@ class ItemRanker:
         if projections is None or not projections.fit(scorer, population.item_vectors):
             projections = ItemProjections(scorer, population.item_vectors)
         projected, row = projections.of(pairs.item)
-        _, mlp, logit = score_in_chunks(scorer.score, users, projected, pairs.user, row, cosine, features)
+        mlp, logit = score_in_chunks(scorer.score, users, projected, pairs.user, row, cosine, features)
         return ScoredPairs(cosine, mlp, logit + completes_cart(batch, pairs), scorer.probability(logit))
 
     def value(
@@ -250,12 +250,15 @@ class ItemRanker:
 
         By lift the chance p less that of people in general, g; of what is new alone (`discover`) p * (1 - g), that the
         person buys it and another would not: there p - g is mostly the estimate of g, and its first items were bought
-        less.
+        less. General is how likely anybody who shops here buys the item: of what a user never bought, anybody to whom
+        it is new, too. A rate of some days is taken for that of the horizon in proportion.
         """
         factor = np.ones(len(pairs.item), np.float32)
         offset = np.zeros(len(pairs.item), np.float32)
         if objective is Objective.LIFT:
-            general = self._chance_in_general(batch, pairs)
+            stats, is_owned = self.population.stats, batch.owned.occurs(pairs.user, pairs.item)
+            rate = np.where(is_owned, stats.buying_rate[pairs.item], stats.first_buying_rate[pairs.item])
+            general = np.asarray(rate * (self.horizon_days or WINDOW_DAYS) / WINDOW_DAYS, np.float32)
             if discover:
                 factor = 1 - np.minimum(general, 1)
             else:
@@ -263,14 +266,6 @@ class ItemRanker:
         elif objective is Objective.MARGIN and margins is not None:
             factor = np.asarray(margins[pairs.item], np.float32)
         return PairValue(factor, offset)
-
-    def _chance_in_general(self, batch: UserBatch, pairs: Pairs) -> Floats:
-        """How likely anybody who shops here buys the item of each pair: of what a user never bought, anybody to whom it
-        is new, too. A rate of some days is taken for that of the horizon in proportion."""
-        stats, window_days = self.population.stats, WINDOW_DAYS
-        is_new = batch.owned.find(pairs.user, pairs.item) == len(batch.owned.keys)
-        rate = np.where(is_new, stats.first_buying_rate[pairs.item], stats.buying_rate[pairs.item])
-        return np.asarray(rate * (self.horizon_days or window_days) / window_days, np.float32)
 
     def _top(
         self,
@@ -317,7 +312,7 @@ def completes_cart(batch: UserBatch, pairs: Pairs) -> Floats:
 def _open(pairs: Candidates, users: UserBatch, hidden: Runs | None, repeats: bool) -> NDArray[np.bool_]:
     is_open = np.ones(len(pairs.item), bool)
     if not repeats:
-        is_open &= users.owned.find(pairs.user, pairs.item) == len(users.owned.keys)
+        is_open &= ~users.owned.occurs(pairs.user, pairs.item)
     if hidden is not None:
         n_items = users.owned.n_keys
         banned = np.repeat(np.arange(users.n), np.diff(hidden[0])) * n_items + hidden[1]

@@ -30,9 +30,10 @@ from recllm.learn.features.sampled_people import sample_statistics
 from recllm.learn.features.together import bought_together, cart_weights
 from recllm.learn.models.scorer import ItemProjections
 from recllm.recommend.recommender.explanation import Explainer, Explanation, spreads
+from recllm.recommend.recommender.histories import Histories, UserHistory
 from recllm.recommend.recommender.intent_items import PERSONAL_INTENTS, FittingItems, fitting_items
-from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory, broad_categories
-from recllm.recommend.recommender.people import DatasetPeople, Histories, People, PeopleLacking
+from recllm.recommend.recommender.leave_one_out import Evidence, broad_categories
+from recllm.recommend.recommender.people import DatasetPeople, People, PeopleLacking
 from recllm.recommend.recommender.ranking import LIST_DEPTH, NAMESAKES, ItemRanker, Ranked, UserInputs, item_margins
 from recllm.recommend.recommender.slate_writer import SlateWriter, slate_depth
 from recllm.shop.data.catalogue import allowed_items, catalogue_rows, known_rows, sensitive_items
@@ -110,8 +111,6 @@ class Recommender:
         trained = self.model.version or "trained" if self.model else "no model"
         return f"Recommender({self.dataset.n_users} people, {self.dataset.n_items} items, {trained})"
 
-    # --- what is computed once ---------------------------------------------------------------------------------------
-
     @cached_property
     def item_vectors(self) -> FloatArray:
         """Unit rows, (n_items, dim)."""
@@ -126,9 +125,7 @@ class Recommender:
         stored = self.model.interests if self.model else None
         ids = self.dataset.items["item_id"].to_list()
         interests = None if stored is None else stored.bind(ids, self.item_vectors)
-        if self.dataset.sample is not None:
-            return sample_statistics(self.dataset, self.item_vectors, settings, basics, interests)
-        return CollaborativeStatistics.fit(self.dataset, self.item_vectors, settings, basics, interests)
+        return sample_statistics(self.dataset, self.item_vectors, settings, basics, interests)
 
     @property
     def index(self) -> CatalogueIndex | None:
@@ -181,8 +178,6 @@ class Recommender:
         _ = (self.item_vectors, self.population, self.ranker)
         return self
 
-    # --- learn -------------------------------------------------------------------------------------------------------
-
     def fit(
         self,
         arguments: ScorerTrainingSettings | None = None,
@@ -203,20 +198,12 @@ class Recommender:
 
         arguments = arguments or ScorerTrainingSettings()
         dataset = self.dataset.sampled(arguments.learn_people)
+        settings: dict[str, Any] = {"interests": interests, "collaborative": collaborative, "candidates": candidates}
         model, vectors = fit_model(
-            dataset,
-            self.encoder,
-            arguments,
-            locale=self.text_locale,
-            interests=interests,
-            collaborative=collaborative,
-            candidates=candidates,
-            progress=progress,
+            dataset, self.encoder, arguments, locale=self.text_locale, progress=progress, **settings
         )
         # vectors hold the prices that people paid
         return self._copy(model=model, population=None, item_vectors=vectors if dataset is self.dataset else None)
-
-    # --- answer ------------------------------------------------------------------------------------------------------
 
     def recommend(
         self,
@@ -277,7 +264,7 @@ class Recommender:
             ranked, best = self._best(of_group, writer, allowed_to_group)
             spreads = self._spreads(of_group, request, ranked) if request.explain else np.ones(len(group))
             for n, position in enumerate(positions[group].tolist()):
-                person = UserHistory(of_group.events.rows(np.array([n])), of_group.basics[n], int(of_group.rows[n]))
+                person = of_group.person(n)
                 causes, remark = ({}, None) if fitting is None else fitting.of_offers(int(group[n]))
                 slates[position] = writer.personal(
                     position, person, ranked.row(n), best[n], spreads[n], rng, causes=causes, remark=remark
@@ -305,7 +292,7 @@ class Recommender:
             self.locale,
             self.item_vectors,
             self.population.facets.type,
-            logits=lambda histories, pairs: self.ranker.score(self._inputs(histories), pairs).logit,
+            logits=lambda histories, pairs: self.ranker.score(self.inputs(histories), pairs).logit,
             ranked=ranked,
             broad=self.broad_categories,
         )
@@ -322,7 +309,7 @@ class Recommender:
             raise PolicyError("this person has not agreed to personalisation; there is nothing to explain")
         if not histories.has_evidence[0]:
             raise UnknownIdError("nothing to explain: nothing is known of this person; check the id, or load events")
-        return UserHistory(histories.events, histories.basics[0], int(histories.rows[0]))
+        return histories.person(0)
 
     def fitting(
         self, intent: Intent, histories: Events, cart: NDArray[np.integer] | None = None
@@ -401,22 +388,11 @@ class Recommender:
         shop = replace(self.dataset, items=items)
         return self._copy(dataset=shop, people=self.people.at(shop))
 
-    # --- ranking -----------------------------------------------------------------------------------------------------
-
     def _copy(self, **changes: Any) -> Recommender:
         """With other arguments; what is computed already is kept unless it is among the changes."""
-        arguments: dict[str, Any] = {
-            "dataset": self.dataset,
-            "encoder": self.encoder,
-            "model": self.model,
-            "policy": self.policy,
-            "locale": self.locale,
-            "offers": self.offers,
-            "pseudonyms": self._pseudonyms,
-            "permits": self._permits,
-            "people": self.people,
-            "text_locale": self.text_locale,
-        }
+        names = ("dataset", "encoder", "model", "policy", "locale", "offers", "people", "text_locale")
+        arguments = {name: getattr(self, name) for name in names}
+        arguments |= {"pseudonyms": self._pseudonyms, "permits": self._permits}
         computed = {name: vars(self)[name] for name in ("item_vectors", "population") if name in vars(self)}
         copied = Recommender(**(arguments | computed | changes))
         copied._projections = self._projections
@@ -432,7 +408,7 @@ class Recommender:
         weight = request.popularity_weight
         by_margin = request.objective is Objective.MARGIN
         return self.ranker.rank(
-            self._inputs(histories),
+            self.inputs(histories),
             k,
             items=np.flatnonzero(allowed) if request.allow is not None or request.intent in PERSONAL_INTENTS else None,
             allowed=allowed,
@@ -443,9 +419,14 @@ class Recommender:
             margins=self.margins if by_margin else None,
         )
 
-    def _inputs(self, histories: Histories) -> UserInputs:
+    def inputs(self, histories: Histories) -> UserInputs:
+        """What the ranker reads of these users."""
         basics = basics_vectors(self.encoder, histories.basics, self.text_locale)
         return UserInputs(histories.events, self.dataset.as_of, histories.rows, basics)
+
+    def inputs_of(self, rows: Ints) -> UserInputs:
+        """The same of users of the dataset, by their rows."""
+        return self.inputs(DatasetPeople(self.dataset).of_rows(rows))
 
     def _best(self, histories: Histories, writer: SlateWriter, allowed: NDArray[np.bool_]) -> tuple[Ranked, list[Ints]]:
         """A ranking, and the columns in it of each user's first items, of each name only the best: `k`, and where the

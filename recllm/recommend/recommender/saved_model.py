@@ -18,7 +18,7 @@ from recllm.learn.features.item_vectors import DatedItemVectors, basics_of, basi
 from recllm.learn.models.scorer import Scorer, load_scorer, save_scorer
 from recllm.learn.models.sequence import SequenceWeights, load_sequence_model, save_sequence_model
 from recllm.recommend.recommender.lineage import GateReport, Lineage, Origin, RetrainCheck
-from recllm.recommend.recommender.registry import current, open_version, publish
+from recllm.recommend.recommender.registry import current, open_version
 from recllm.shop.data.dataset import Dataset, utc
 
 if TYPE_CHECKING:
@@ -179,17 +179,6 @@ def stored_record(folder: Path) -> dict[str, Any]:
         return dict(json_value((folder / MODEL_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}
-
-
-def publish_model(
-    model: Model,
-    models_dir: Path,
-    *,
-    lineage: Lineage | None = None,
-    version: str | None = None,
-) -> str:
-    """Publish as the current version, whole or not at all; returns its name. See `registry.publish`."""
-    return publish(models_dir, lambda folder: save_model(model, folder), lineage=lineage, version=version)
 
 
 def load_model(models_dir: Path, version: str | None = None) -> Model:

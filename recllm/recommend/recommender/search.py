@@ -22,7 +22,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.questions import RecommendRequest, SearchRequest
-from recllm.base.schema import Note, NoteKind, Reason, Recommendation, Slate, SlateStatus
+from recllm.base.schema import NoteKind, Recommendation, Slate, SlateStatus
+from recllm.recommend.recommender.slate_writer import slate_note
 from recllm.shop.data.catalogue import allowed_items, catalogue_rows
 from recllm.text.items import item_names
 from recllm.text.templates import Prompts
@@ -85,21 +86,16 @@ def search(
     relevance = np.where(allowed, index.scores(request.query), 0.0)
     # in tenths of the best: how well words fit is no finer than that, and among equals the third list decides
     relevance = np.round(relevance / max(float(relevance.max(initial=0.0)), 1e-9), 1)
-    cosine = np.full(data.n_items, -1.0, np.float32)
-    if query_vector is not None:
-        nearest_rows = None
-        if recommender.index is not None:  # twice as many as are taken: of equal ones those that more people bought
-            nearest_rows = recommender.index.nearest(query_vector[None], 2 * VECTOR_CANDIDATES, allowed)
-        if nearest_rows is None:
-            cosine = np.where(allowed, recommender.item_vectors @ query_vector, np.float32(-1.0))
-        else:
-            cosine[nearest_rows[0]] = recommender.item_vectors[nearest_rows[0]] @ query_vector
+    cosine = np.full(data.n_items, -np.inf, np.float32)
+    if query_vector is not None:  # twice as many as are taken: of equal ones those that more people bought
+        cosine = cosines(recommender, query_vector, 2 * VECTOR_CANDIDATES, allowed)
     named = _named(data.items, request.query) & allowed
     by_words = _best(relevance, WORD_CANDIDATES, recommender, MIN_WORDS - 1e-9)
     by_vector = _best(cosine, VECTOR_CANDIDATES, recommender, MIN_COSINE)
     rows = np.unique(np.concatenate([np.flatnonzero(named), by_words, by_vector]))
     people = recommender if request.user is not None else recommender.for_nobody()
-    slate = _scored(people, request, data.items["item_id"].gather(rows).to_list())
+    item_ids = data.item_ids(rows)
+    slate = _slate_of(people, request, item_ids, explain=False, popularity_weight=0.0)
     scored = data.item_rows(item.item_id for item in slate.items)
     is_personal = slate.status in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY)
     weight = PERSON_WEIGHT if is_personal else POPULARITY_WEIGHT
@@ -113,12 +109,13 @@ def search(
         fused[member] += list_weight / (RANK_CONSTANT + _ranks(value[scored[member]]))
     order = np.lexsort((scored, -fused, ~named[scored]))
     if not request.same_names:
-        names = recommender.names.of(scored[order].tolist())
-        first = {name: position for position, name in reversed(list(enumerate(names)))}
-        order = order[np.array(sorted(first.values()), np.int64)]
+        order = order[recommender.names.first(scored[order].tolist())]
     order = order[: request.k]
     sources = {EXACT: np.flatnonzero(named), WORDS: by_words, VECTORS: by_vector}
-    reasons = _reasons(people, request, [slate.items[n].item_id for n in order]) if is_personal else {}
+    reasons = {}
+    if is_personal and request.explain and len(order):
+        explained = _slate_of(people, request, [slate.items[n].item_id for n in order])
+        reasons = {item.item_id: item.reasons for item in explained.items}
     items = tuple(
         replace(
             slate.items[n],
@@ -152,28 +149,13 @@ def _ranks(values: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     return np.searchsorted(ascending, -values, side="left") + 1
 
 
-def _scored(recommender: Recommender, request: SearchRequest, item_ids: list[str]) -> Slate:
+def _slate_of(recommender: Recommender, request: SearchRequest, item_ids: list[str], **options: Any) -> Slate:
     """All of these items, by the person's score or by popularity."""
+    users, allow = (request.user or "",), tuple(item_ids)
     item_request = RecommendRequest(
-        users=(request.user or "",),
-        k=max(1, len(item_ids)),
-        allow=tuple(item_ids),
-        basket=request.basket,
-        same_names=True,
-        explain=False,
-        popularity_weight=0.0,
+        users=users, k=max(1, len(allow)), allow=allow, basket=request.basket, same_names=True, **options
     )
-    (slate,) = recommender.recommend(item_request)
-    return slate
-
-
-def _reasons(recommender: Recommender, request: SearchRequest, item_ids: list[str]) -> dict[str, tuple[Reason, ...]]:
-    if not request.explain or not item_ids:
-        return {}
-    item_request = RecommendRequest(
-        users=(request.user or "",), k=len(item_ids), allow=tuple(item_ids), basket=request.basket, same_names=True
-    )
-    return {item.item_id: item.reasons for item in recommender.recommend(item_request)[0].items}
+    return recommender.recommend(item_request)[0]
 
 
 def _answer(
@@ -181,12 +163,9 @@ def _answer(
 ) -> Slate:
     prompts, notes = Prompts.load(), []
     if len(items) < request.k:
-        numbers = {"shown": len(items), "k": request.k}
-        notes.append(
-            Note(kind=NoteKind.FEW_FIT, numbers=numbers, text=prompts.render("slate.few_fit", locale, **numbers))
-        )
+        notes.append(slate_note(NoteKind.FEW_FIT, locale, shown=len(items), k=request.k))
     if words_only:
-        notes.append(Note(kind=NoteKind.WORDS_ONLY, text=prompts.render("slate.words_only", locale)))
+        notes.append(slate_note(NoteKind.WORDS_ONLY, locale))
     words = [note.text for note in notes]
     if slate.status is SlateStatus.TEXT_ONLY:
         words.insert(0, prompts.render("slate.text_only", locale))
@@ -200,18 +179,23 @@ def similar_items(recommender: Recommender, item_id: str, k: int) -> list[tuple[
 
     Raises `UnknownIdError` for an unknown item.
     """
-    dataset, vectors = recommender.dataset, recommender.item_vectors
+    dataset = recommender.dataset
     row = int(catalogue_rows(dataset, [item_id])[0])
-    allowed, nearest_rows = allowed_items(dataset), None
-    if recommender.index is not None:
-        nearest_rows = recommender.index.nearest(vectors[row][None], k + 1, allowed)
-    if nearest_rows is None:
-        cosine = np.where(allowed, vectors @ vectors[row], -np.inf)
-    else:
-        cosine = np.full(len(vectors), -np.inf)
-        cosine[nearest_rows[0]] = vectors[nearest_rows[0]] @ vectors[row]
+    cosine = cosines(recommender, recommender.item_vectors[row], k + 1, allowed_items(dataset))
     cosine[row] = -np.inf
     best = np.argsort(-cosine, kind="stable")[:k]
     best = best[np.isfinite(cosine[best])]
     items = dataset.items[best.tolist()]
     return list(zip(items["item_id"], item_names(items, recommender.locale), cosine[best].tolist(), strict=True))
+
+
+def cosines(recommender: Recommender, vector: FloatArray, k: int, allowed: NDArray[np.bool_]) -> FloatArray:
+    """Cosine of each item with a unit vector, (n_items,), -inf of one that is not allowed; with an item index, also of
+    those that are hardly among the `k` nearest."""
+    vectors, index = recommender.item_vectors, recommender.index
+    rows = None if index is None else index.nearest(vector[None], k, allowed)
+    if rows is None:
+        return np.where(allowed, vectors @ vector, np.float32(-np.inf))
+    cosine = np.full(len(vectors), -np.inf, np.float32)
+    cosine[rows[0]] = vectors[rows[0]] @ vector
+    return cosine

@@ -35,6 +35,7 @@ from recllm.learn.models.sequence import SequenceModel, SequenceWeights
 from recllm.recommend.recommender.people import Arrays, PeopleState, digest
 from recllm.shop.data.catalogue import GROUPINGS, VOTED, GroupStatistics, ItemGroups, NewItems
 from recllm.shop.data.dataset import ITEM_SCHEMA, Dataset, Events
+from recllm.shop.data.interactions import enlarged
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -60,9 +61,6 @@ class CatalogueState:
     """Language of the item texts behind the vectors."""
     item_load: int
     """Number of the last load of items that it knows."""
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
 
 
 def save_state(
@@ -180,9 +178,6 @@ def _csr_arrays(name: str, matrix: csr_matrix) -> Arrays:
     }
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
 def map_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
     """The arrays of a safetensors file as views of the mapped file, and its metadata.
 
@@ -287,13 +282,9 @@ def population_of(
 
 def together_of(catalogue: CatalogueState, n_items: int) -> csr_matrix | None:
     """What is bought together, (n_items, n_items), further items behind those of the state; None of an older state."""
-    from scipy.sparse import csr_matrix
-
     if "together.shape" not in catalogue.arrays:
         return None
-    stored = _csr(catalogue.arrays, "together")
-    indptr = np.pad(stored.indptr, (0, n_items - stored.shape[0]), mode="edge")
-    return csr_matrix((stored.data, stored.indices, indptr), shape=(n_items, n_items))
+    return enlarged(_csr(catalogue.arrays, "together"), n_items, n_items)
 
 
 def _csr(arrays: Arrays, name: str) -> csr_matrix:

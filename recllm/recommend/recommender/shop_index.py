@@ -12,22 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
-from pathlib import Path
-from typing import Any
 
-from recllm.base.errors import ModelError, NotFittedError, NothingToDo, RecllmError, UsageError
+from recllm.base.errors import ModelError, NotFittedError, NothingToDo, RecllmError
 from recllm.base.files import lock_file, sync_folder
 from recllm.base.service_settings import IndexKind
-from recllm.learn.features.item_index.catalogue import (
-    ABOUT,
-    CatalogueIndex,
-    Floats,
-    ItemIndex,
-    check_about,
-    vectors_fingerprint,
-    write_about,
-)
+from recllm.learn.features.item_index.catalogue import ABOUT, CatalogueIndex, IndexPlace, ItemIndex, vectors_fingerprint
 from recllm.recommend.recommender.registry import current, open_version
 from recllm.recommend.recommender.saved_model import Model, read_model
 from recllm.recommend.recommender.serving_state import CatalogueState, open_catalogue_state
@@ -35,13 +24,6 @@ from recllm.recommend.recommender.shop_states import newest_state
 from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-CLASSES = {
-    "faiss": ("faiss_lists", "FaissIndex"),
-    "pgvector": ("postgres", "PostgresIndex"),
-    "qdrant": ("qdrant", "QdrantIndex"),
-}
-"""Kind -> module and class, which is imported when it is needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,71 +38,18 @@ class IndexReport:
     """Of its files; 0 for one in a server."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexPlace:
-    """Where the index of some vectors is; None of `url` for one without a server, or whose server is not set."""
-
-    kind: IndexKind
-    folder: Path
-    url: str | None
-    """Of its server, maybe with a password."""
-    collection: str
-    fingerprint: str
-    n_rows: int
-
-    @classmethod
-    def of(cls, workspace: Workspace, kind: IndexKind, model: Model, catalogue: CatalogueState) -> IndexPlace:
-        settings = workspace.settings.item_index
-        urls = {"pgvector": workspace.postgres_url(), "qdrant": settings.qdrant_url}
-        fingerprint = vectors_fingerprint(model.encoder_fingerprint, catalogue.name, catalogue.locale)
-        return cls(
-            kind=kind,
-            folder=workspace.cache_dir / "item-index" / kind,
-            url=urls.get(kind),
-            collection=settings.qdrant_collection,
-            fingerprint=fingerprint,
-            n_rows=catalogue.items.height,
-        )
-
-    @property
-    def about(self) -> dict[str, str | int]:
-        return {"kind": self.kind, "fingerprint": self.fingerprint, "n_rows": self.n_rows}
-
-    def server(self) -> str:
-        """Raises `UsageError` where the settings do not name it."""
-        if self.url is None:
-            where = "store, in PostgreSQL" if self.kind == "pgvector" else "item_index.qdrant_url"
-            raise UsageError(f"the kind {self.kind} needs a server; set {where}")
-        return self.url
-
-    def build(self, vectors: Floats, folder: Path) -> ItemIndex:
-        """A new index; what of it is no server's lies in `folder`."""
-        index: ItemIndex
-        if self.kind == "faiss":
-            index = self._class.build(vectors, folder)
-        elif self.kind == "pgvector":
-            index = self._class.build(self.server(), vectors, self.fingerprint)
-        else:
-            index = self._class.build(self.server(), self.collection, vectors, self.fingerprint)
-        write_about(folder, self.about, [path.name for path in folder.iterdir()])
-        return index
-
-    def open(self) -> ItemIndex:
-        """Raises `ModelError` for an index of other vectors, and a missing or damaged one."""
-        check_about(self.folder, self.about)
-        index: ItemIndex
-        if self.kind == "faiss":
-            index = self._class.open(self.folder)
-        elif self.kind == "pgvector":
-            index = self._class.open(self.server(), self.fingerprint)
-        else:
-            index = self._class.open(self.server(), self.collection, self.fingerprint, self.n_rows)
-        return index
-
-    @property
-    def _class(self) -> Any:
-        module, name = CLASSES[self.kind]
-        return getattr(import_module(f"recllm.learn.features.item_index.{module}"), name)
+def index_place(workspace: Workspace, kind: IndexKind, model: Model, catalogue: CatalogueState) -> IndexPlace:
+    """Where the index of a state's items is."""
+    settings = workspace.settings.item_index
+    urls = {"pgvector": workspace.postgres_url(), "qdrant": settings.qdrant_url}
+    return IndexPlace(
+        kind=kind,
+        folder=workspace.cache_dir / "item-index" / kind,
+        url=urls.get(kind),
+        collection=settings.qdrant_collection,
+        fingerprint=vectors_fingerprint(model.encoder_fingerprint, catalogue.name, catalogue.locale),
+        n_rows=catalogue.items.height,
+    )
 
 
 def build_index(
@@ -147,7 +76,7 @@ def build_index(
         raise ModelError(f"model {version} has no serving state; run: recllm refresh -w {workspace.root}")
     catalogue = open_catalogue_state(state)
     vectors = catalogue.arrays["item_vectors"]
-    target = IndexPlace.of(workspace, kind, model, catalogue)
+    target = index_place(workspace, kind, model, catalogue)
     folder = target.folder
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock_file(folder.parent / ".lock"):
@@ -189,7 +118,7 @@ def catalogue_index(workspace: Workspace, model: Model, catalogue: CatalogueStat
     kind = workspace.settings.item_index.kind
     if kind == "exact":
         return None
-    target = IndexPlace.of(workspace, kind, model, catalogue)
+    target = index_place(workspace, kind, model, catalogue)
 
     def opened() -> ItemIndex:
         try:

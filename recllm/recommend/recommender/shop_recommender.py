@@ -24,15 +24,11 @@ from recllm.recommend.recommender.registry import (
     mark_tainted,
     new_version,
     note_refresh,
+    publish,
     serving,
 )
-from recllm.recommend.recommender.saved_model import Model, lineage_of, load_model, publish_model
-from recllm.recommend.recommender.serving_state import (
-    CatalogueState,
-    open_catalogue_state,
-    population_of,
-    together_of,
-)
+from recllm.recommend.recommender.saved_model import Model, lineage_of, load_model, save_model
+from recllm.recommend.recommender.serving_state import CatalogueState, open_catalogue_state, population_of, together_of
 from recllm.recommend.recommender.shop_index import bring_index_along, catalogue_index
 from recllm.recommend.recommender.shop_states import (
     forget_in_states,
@@ -161,14 +157,7 @@ def _current_items(workspace: Workspace, catalogue: CatalogueState) -> pl.DataFr
     columns = catalogue.items.columns
     if item_load > catalogue.item_load:
         changed = workspace.gate().catalogue(after_load=catalogue.item_load).select(columns)
-        rows = catalogue.items.select("item_id").with_row_index("row")
-        described = pl.concat(
-            [
-                catalogue.items.with_row_index("row").join(changed, on="item_id", how="anti"),
-                rows.join(changed, on="item_id", how="inner"),
-            ]
-        )
-        described = described.sort("row").drop("row")
+        described = catalogue.items.update(changed, on="item_id", include_nulls=True)
     else:  # an older copy of the store than the state was made from
         changed = workspace.gate().catalogue().select(columns)
         described = _described(catalogue.items, changed)
@@ -215,7 +204,8 @@ def publish_recommender(
         else:
             named = replace(model, version=version)
             last_load = write_state(workspace, named, encoder, now=now, progress=progress)
-        publish_model(model, folder, lineage=lineage.model_copy(update={"last_load": last_load}), version=version)
+        lineage = lineage.model_copy(update={"last_load": last_load})
+        publish(folder, lambda draft: save_model(model, draft), version=version, lineage=lineage)
     finally:
         if serving(folder) != version:
             remove_states(workspace, version)

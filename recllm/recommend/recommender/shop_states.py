@@ -25,12 +25,7 @@ from recllm.recommend.recommender.people import PeopleState
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import explained, serving
 from recllm.recommend.recommender.saved_model import Model
-from recllm.recommend.recommender.serving_state import (
-    PEOPLE_STATE,
-    open_people_state,
-    save_state,
-    without_people,
-)
+from recllm.recommend.recommender.serving_state import PEOPLE_STATE, open_people_state, save_state, without_people
 from recllm.shop.workspace.workspace import Workspace, present
 
 BASICS_TEXTS = 20_000

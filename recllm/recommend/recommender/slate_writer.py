@@ -44,8 +44,8 @@ from recllm.base.schema import (
 from recllm.base.settings import OfferSettings
 from recllm.learn.features.candidates import POPULAR, served_by
 from recllm.recommend.recommender.explanation import Explainer
+from recllm.recommend.recommender.histories import UserHistory
 from recllm.recommend.recommender.intent_items import Remark, shops_weekly
-from recllm.recommend.recommender.leave_one_out import UserHistory
 from recllm.recommend.recommender.ranking import NAMESAKES, Ranked
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.shop.data.interactions import Ints
@@ -105,7 +105,7 @@ class SlateWriter:
         drawn_from: tuple[str, ...] = ()
         propensities = np.ones(len(best))
         if request.explore_share:
-            drawn_from = tuple(self.dataset.items["item_id"].gather(ranked.item[best].astype(np.int64)).to_list())
+            drawn_from = tuple(self.dataset.item_ids(ranked.item[best].astype(np.int64)))
             best, propensities = explore(best, request.k, request.explore_share, request.explore_pool, rng)
         rows = ranked.item[best].astype(np.int64)
         reasons = [()] * len(best) if self.explainer is None else self.explainer.reasons(person, rows, spread)
@@ -118,10 +118,11 @@ class SlateWriter:
         by_chance = probabilities == sorted(probabilities, reverse=True)
         by_cart = request.basket and request.objective is Objective.PROBABILITY
         if not by_chance and not by_cart and not request.explore_share:
-            notes.append(self._note(NoteKind.BY_MARGIN if request.objective is Objective.MARGIN else NoteKind.BY_LIFT))
+            kind = NoteKind.BY_MARGIN if request.objective is Objective.MARGIN else NoteKind.BY_LIFT
+            notes.append(slate_note(kind, self.locale))
         if remark is not None:
             days = remark[1] if self.dataset.step_seconds is None else None
-            notes.append(self._note(remark[0], days=days))
+            notes.append(slate_note(remark[0], self.locale, days=days))
         status = SlateStatus.PERSONAL if self.model else SlateStatus.TEXT_ONLY
         return replace(self._slate(position, items, status, notes), ranked=drawn_from)
 
@@ -134,10 +135,13 @@ class SlateWriter:
         reasons: Sequence[tuple[Reason, ...]],
     ) -> tuple[Recommendation, ...]:
         rows = ranked.item[best].astype(np.int64)
-        item_ids = self.dataset.items["item_id"].gather(rows).to_list()
+        item_ids = self.dataset.item_ids(rows)
         titles = self.names.of(rows.tolist())
         parts = self._parts(person, rows)
-        headings = self._headings(person, parts)
+        is_weekly = self.dataset.step_seconds is None and shops_weekly(person.events.of(Action.PURCHASE))
+        variables = {intent: {"weekly": is_weekly} if intent is Intent.REMIND else {} for intent in {*parts} - {None}}
+        prompts = Prompts.load()
+        headings = {intent: prompts.render(f"slate.part_{intent}", self.locale, **v) for intent, v in variables.items()}
         return tuple(
             Recommendation(
                 rank=n + 1,
@@ -162,9 +166,7 @@ class SlateWriter:
         size = slate_depth(self.request)
         if self.request.same_names:
             return np.arange(min(size, len(items)))
-        names = self.names.of(items.tolist())
-        first = {name: position for position, name in reversed(list(enumerate(names)))}
-        return np.array(sorted(first.values())[:size], np.int64)
+        return np.array(self.names.first(items.tolist())[:size], np.int64)
 
     def popular(self, position: int, order: Ints, status: SlateStatus) -> Slate:
         """order: rows of the items that may be shown, those that more people bought lately first."""
@@ -174,7 +176,7 @@ class SlateWriter:
             depth *= 4
             rows = order[:depth][self.first_of_names(order[:depth])][:k]
         reason = Reason(evidence_id="general", delta=0.0, text=reason_text("popular", self.locale, category=None))
-        item_ids = self.dataset.items["item_id"].gather(rows).to_list()
+        item_ids = self.dataset.item_ids(rows)
         titles = self.names.of(rows.tolist())
         items = tuple(
             Recommendation(
@@ -200,12 +202,6 @@ class SlateWriter:
             return [intent if bought or intent is Intent.CROSS_SELL else None] * len(rows)
         return [(Intent.REMIND if row in bought else Intent.DISCOVER) if bought else None for row in rows.tolist()]
 
-    def _headings(self, person: UserHistory, parts: list[Intent | None]) -> dict[Intent | None, str]:
-        is_weekly = self.dataset.step_seconds is None and shops_weekly(person.events.of(Action.PURCHASE))
-        variables = {intent: {"weekly": is_weekly} if intent is Intent.REMIND else {} for intent in {*parts} - {None}}
-        prompts = Prompts.load()
-        return {intent: prompts.render(f"slate.part_{intent}", self.locale, **v) for intent, v in variables.items()}
-
     def _goes_with(self, cause: int, person: UserHistory) -> Reason:
         """The purchase, or the item in the cart, that an offer goes with."""
         events, item_id = person.events, self.dataset.items["item_id"][cause]
@@ -217,13 +213,9 @@ class SlateWriter:
         text = reason_text("goes_with", self.locale, title=title, days_since=days_since, in_cart=in_cart)
         return Reason(evidence_id=f"B:{item_id}", delta=0.0, text=text, kind=ReasonKind.TOGETHER)
 
-    def _note(self, kind: NoteKind, **numbers: float | None) -> Note:
-        text = Prompts.load().render(f"slate.{kind}", self.locale, **numbers)
-        return Note(kind=kind, numbers={n: value for n, value in numbers.items() if value is not None}, text=text)
-
     def _slate(self, position: int, items: tuple[Recommendation, ...], status: SlateStatus, notes: list[Note]) -> Slate:
         if len(items) < self.request.k:
-            notes = [*notes, self._note(NoteKind.SHORT, shown=len(items), k=self.request.k)]
+            notes = [*notes, slate_note(NoteKind.SHORT, self.locale, shown=len(items), k=self.request.k)]
         words = [] if status is SlateStatus.PERSONAL else [Prompts.load().render(f"slate.{status}", self.locale)]
         words += [note.text for note in notes if note.kind in WHY_SHORT]
         return Slate(
@@ -238,6 +230,12 @@ class SlateWriter:
             notes=tuple(notes),
             degraded_reason="; ".join(words) or None,
         )
+
+
+def slate_note(kind: NoteKind, locale: str, **numbers: float | None) -> Note:
+    """What is said of a slate, in words."""
+    text = Prompts.load().render(f"slate.{kind}", locale, **numbers)
+    return Note(kind=kind, numbers={n: value for n, value in numbers.items() if value is not None}, text=text)
 
 
 def stratum(position: int, k: int, n_ranked: int, pool: int) -> range:

@@ -91,7 +91,8 @@ def train_workspace(
 
     started, tell, erased = time.monotonic(), progress or logger.info, workspace.store().tombstones()
     people_limit = arguments.get("learn_people", workspace.settings.scorer.learn_people)
-    data = _training_data(workspace, people_limit)
+    data, end = learned_from(workspace, people_limit), log_end(workspace)
+    data = data if end is None or end >= data.as_of else data.before(end)  # a clock that ran ahead wrote the rest
     base, locale = encoder or workspace_encoder(workspace), workspace.settings.locale
     if data.sample is not None:
         tell(f"{data.sample.people:,} of {data.sample.of_people:,} people are learned from (scorer.learn_people)")
@@ -121,17 +122,15 @@ def train_workspace(
     )
 
 
-def _training_data(workspace: Workspace, people_limit: int | None = None) -> Dataset:
-    """Of the people who agreed to model training, of more than the limit a sample."""
-    gate, purpose = workspace.gate(), Purpose.MODEL_TRAINING
-    data = gate.dataset(purpose, people_limit=people_limit)
+def learned_from(workspace: Workspace, people_limit: int | None = None) -> Dataset:
+    """The people who agreed to model training, of more than the limit a sample. Raises `PolicyError` without any."""
+    data = workspace.gate().dataset(Purpose.MODEL_TRAINING, people_limit=people_limit)
     if not len(data.events):
         raise PolicyError(
             "no customer of this workspace has agreed to model training; load a consent table, "
             "or make the workspace with --consent-default granted"
         )
-    end = log_end(workspace)
-    return data if end is None or end >= data.as_of else data.before(end)  # a clock that ran ahead wrote the rest
+    return data
 
 
 def tune_workspace(

@@ -8,7 +8,6 @@ import numpy as np
 
 from recllm.base.schema import Action, Recommendation, SlateStatus
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.shop.data.dataset import Events
 from recllm.text.items import item_names
 
 SHOWN_ITEMS = 6
@@ -41,7 +40,8 @@ def slate_lists(recommender: Recommender, name: str, *, explain: bool = True) ->
         popular = new.items[: 2 * SHOWN_ITEMS]
         return SlateLists(status=new.status, weekly=(), new=popular, request_ids=(new.request_id,), model_version=None)
     (everything,) = recommender.recommend(name, k=LIST_ITEMS, explain=False)
-    bought = bought_names(recommender, recommender.people.histories([name]).events)
+    rows = np.unique(recommender.people.histories([name]).events.of(Action.PURCHASE).item)
+    bought = set(item_names(recommender.dataset.items[rows.tolist()], recommender.locale))
     repeated = [item.item_id for item in everything.items if item.title in bought][:SHOWN_ITEMS]
     # another item of a name that they bought is nothing new to them
     unknown = [item.item_id for item in new.items if item.title not in bought][:SHOWN_ITEMS]
@@ -59,9 +59,3 @@ def slate_lists(recommender: Recommender, name: str, *, explain: bool = True) ->
         request_ids=request_ids,
         model_version=new.model_version,
     )
-
-
-def bought_names(recommender: Recommender, events: Events) -> set[str]:
-    """Names of what was bought in some events."""
-    rows = np.unique(events.of(Action.PURCHASE).item)
-    return set(item_names(recommender.dataset.items[rows.tolist()], recommender.locale))

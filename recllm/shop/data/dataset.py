@@ -46,6 +46,11 @@ ITEM_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 an item is off sale."""
 
 
+def row_starts(lengths: NDArray[Any] | Sequence[int]) -> NDArray[np.int64]:
+    """Where each of n compressed rows of these lengths begins, and last where they end, (n + 1,)."""
+    return np.append(0, np.cumsum(lengths, dtype=np.int64))
+
+
 @dataclass(frozen=True, eq=False)
 class Events:
     """Events in compressed-row form: those of user u are rows indptr[u]:indptr[u + 1], ascending in time.
@@ -84,14 +89,13 @@ class Events:
 
     def select(self, mask: NDArray[np.bool_]) -> Events:
         """The events where `mask`, shape (n,), is true; users keep their rows."""
-        indptr = np.concatenate([[0], np.cumsum(mask)])[self.indptr].astype(np.int64)
-        return Events(indptr, *(column[mask] for column in self.columns()))
+        return Events(row_starts(mask)[self.indptr], *(column[mask] for column in self.columns()))
 
     def rows(self, users: NDArray[np.integer]) -> Events:
-        """The events of these users, one run each in the order given (a user may be repeated)."""
+        """The events of these users, one run each in the order given (a user may be repeated); an empty one for -1."""
         starts, ends = self.indptr[users], self.indptr[np.asarray(users) + 1]
-        lengths = ends - starts
-        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        lengths = np.maximum(ends - starts, 0)  # of -1 the end is the first event
+        indptr = row_starts(lengths)
         index = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - starts, lengths)
         return Events(indptr, *(column[index] for column in self.columns()))
 
@@ -118,7 +122,7 @@ class Events:
         if basket_id is not None:
             basket = np.where(basket_id.is_null().to_numpy(), -1, basket_id.rank("dense").fill_null(0).to_numpy())
         order = np.lexsort((item, at, user))
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=n_users))]).astype(np.int64)
+        indptr = row_starts(np.bincount(user, minlength=n_users))
         columns = zip((item, at, action, quantity, price, basket), EVENT_DTYPES, strict=True)
         return cls(indptr, *(column.astype(dtype, copy=False)[order] for column, dtype in columns))
 
@@ -132,7 +136,7 @@ class Events:
             raise UsageError("there are no events to put together; give one part or several")
         lengths = np.concatenate([np.diff(events.indptr) for events in parts])
         columns = (np.concatenate(column) for column in zip(*(events.columns() for events in parts), strict=True))
-        return cls(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), *columns)
+        return cls(row_starts(lengths), *columns)
 
     def columns(self) -> tuple[NDArray[Any], ...]:
         """Every array but `indptr`, in the order of the fields."""
@@ -325,6 +329,10 @@ class Dataset:
         """Row of each id, -1 where unknown."""
         return rows_of_ids(self.users["user_id"], user_ids)
 
+    def item_ids(self, rows: NDArray[np.integer] | list[int]) -> list[str]:
+        """The id of each row of `items`."""
+        return self.items["item_id"].gather(rows).to_list()
+
     def item_rows(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
         """Row of each id, -1 where unknown."""
         return self.item_index.rows(item_ids)
@@ -458,7 +466,8 @@ def finite_numbers(column: pl.Series, name: str, dtype: pl.DataType, *, nan: boo
     return numbers
 
 
-def rows_of_ids(ids: pl.Series, sought: Iterable[str]) -> NDArray[np.int64]:
-    left = pl.DataFrame({"id": pl.Series(sought, dtype=pl.String)})
+def rows_of_ids(ids: pl.Series, sought: Iterable[Any]) -> NDArray[np.int64]:
+    """Row of each of the sought in a column of distinct ids or numbers, -1 where it is not."""
+    left = pl.DataFrame({"id": pl.Series(sought, dtype=ids.dtype)})
     right = pl.DataFrame({"id": ids, "row": np.arange(len(ids), dtype=np.int64)})
     return left.join(right, on="id", how="left", maintain_order="left")["row"].fill_null(-1).to_numpy()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recllm.base.schema import ACTION_CODE, BROWSING, Action
 from recllm.base.settings import CollaborativeSettings
-from recllm.shop.data.dataset import DAY, Events
+from recllm.shop.data.dataset import DAY, Events, row_starts
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -38,8 +38,7 @@ class Pairs:
 
     def select(self, mask: NDArray[np.bool_]) -> Pairs:
         """The pairs where `mask`, (n_pairs,), is true."""
-        before = np.concatenate([[0], np.cumsum(mask)])
-        return Pairs(before[self.indptr].astype(np.int64), self.item[mask])
+        return Pairs(row_starts(mask)[self.indptr], self.item[mask])
 
 
 def decay(at: Ints, as_of: int, half_life_days: float) -> NDArray[np.float64]:
@@ -116,7 +115,7 @@ def visits(events: Events) -> tuple[Ints, Ints]:
     """
     is_new = np.ones(len(events), bool)
     is_new[1:] = (np.diff(events.user) != 0) | (np.diff(events.at) != 0)
-    running = np.concatenate([[0], np.cumsum(is_new)])
+    running = row_starts(is_new)
     ordinal = running[1:] - 1 - running[events.indptr[:-1]][events.user]
     return ordinal.astype(np.int64), (running[events.indptr[1:]] - running[events.indptr[:-1]]).astype(np.int64)
 
@@ -176,6 +175,20 @@ class Tally:
     def smallest(self, value: NDArray[Any]) -> NDArray[Any]:
         return -self.largest(-value)
 
+    def occurs(self, user: NDArray[np.integer], key: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Whether each (person, key) pair is among the events, (n,)."""
+        return self.find(user, key) < len(self.keys)
+
+    def starts(self, n_users: int) -> Ints:
+        """Row of the first key of each person, and last the number of keys, (n_users + 1,)."""
+        return np.searchsorted(self.keys, np.arange(n_users + 1) * self.n_keys)
+
+    def last(self, events: Events) -> Ints:
+        """When the last of these events of each person and item was; long before all times where there is none."""
+        latest = np.full(len(self.keys) + 1, np.iinfo(np.int64).min)
+        np.maximum.at(latest, self.find(events.user, events.item), events.at)
+        return latest[:-1]
+
     def find(self, user: NDArray[np.integer], key: NDArray[np.integer]) -> Ints:
         """Row of each (person, key) pair; `len(keys)`, where `padded` has its default, when it does not occur."""
         sought = user.astype(np.int64) * self.n_keys + key
@@ -199,6 +212,16 @@ def distinct(numbers: NDArray[Any]) -> NDArray[Any]:
 def padded(column: NDArray[Any], default: float) -> Floats:
     """A tally's column with the default of absent pairs appended, for indexing by `Tally.find`."""
     return np.append(column, default).astype(np.float32)
+
+
+def enlarged(rows: Any, n_rows: int, n_columns: int) -> Any:
+    """A sparse matrix with further rows and columns, which are empty; its values are not copied."""
+    from scipy.sparse import csr_matrix
+
+    larger = csr_matrix((n_rows, n_columns), dtype=rows.dtype)
+    larger.data, larger.indices = rows.data, rows.indices
+    larger.indptr = np.pad(rows.indptr, (0, n_rows - rows.shape[0]), mode="edge")
+    return larger
 
 
 def matrix(events: Events, n_items: int, weight: NDArray[np.float64]) -> Any:

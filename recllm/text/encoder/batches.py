@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
     from recllm.base.schema import Encoder, FloatArray, IntArray, TextKind
 
+Anything = TypeVar("Anything", bound=Hashable)
+"""Texts, and answers that make texts."""
 BATCH_TOKENS = 2048
 """Tokens of one batch, padding included."""
 
 
-def distinct(texts: Sequence[str]) -> tuple[list[str], IntArray]:
+def distinct(texts: Sequence[Anything]) -> tuple[list[Anything], IntArray]:
     """The distinct texts in order of first appearance, and each text's position among them, shape (len(texts),)."""
-    position: dict[str, int] = {}
+    position: dict[Anything, int] = {}
     inverse = np.fromiter((position.setdefault(text, len(position)) for text in texts), np.int64, count=len(texts))
     return list(position), inverse
 
 
-def encode_unique(
-    encoder: Encoder, texts: Sequence[str], *, kind: TextKind = "document"
-) -> tuple[FloatArray, IntArray]:
-    """Vectors of the distinct texts, (n_distinct, dim) float32 unit rows, and each text's row, (len(texts),) int64."""
+def encode_once(encoder: Encoder, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
+    """Unit rows of the texts, (len(texts), dim) float32; each distinct text is encoded once."""
     texts_once, inverse = distinct(texts)
-    return encoder.encode(texts_once, kind=kind), inverse
+    return encoder.encode(texts_once, kind=kind)[inverse]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,8 +55,10 @@ class Tokens:
         if kind not in ("query", "document"):
             raise UsageError(f'kind must be "query" or "document", not {kind!r}.')
         prompt = self.prompts.get(kind, "")
-        rows = []
-        for encoding in self.tokenizer.encode_batch_fast([prompt + text for text in self._clean(texts)]):
+        # a lone surrogate (half of a broken emoji) is valid in a Python string and cannot be handed to Rust
+        cleaned = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        rows, cleaned = [], [text.lower() for text in cleaned] if self.lower_case else cleaned
+        for encoding in self.tokenizer.encode_batch_fast([prompt + text for text in cleaned]):
             ids: list[int] = encoding.ids
             if len(ids) > self.limit:
                 # the first tokens, and the closing special token where the tokenizer puts one last
@@ -64,11 +66,6 @@ class Tokens:
                 ids = [*ids[: self.limit - 1], last]
             rows.append(ids)
         return rows
-
-    def _clean(self, texts: Sequence[str]) -> list[str]:
-        # A lone surrogate (half of a broken emoji) is valid in a Python string and cannot be handed to Rust.
-        cleaned = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        return [text.lower() for text in cleaned] if self.lower_case else cleaned
 
 
 def plan_batches(lengths: IntArray, budget: int = BATCH_TOKENS) -> Iterator[IntArray]:

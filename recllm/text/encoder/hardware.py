@@ -12,13 +12,6 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def has_gpu() -> bool:
-    """Whether torch finds one, in about a second."""
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

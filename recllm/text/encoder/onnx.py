@@ -174,9 +174,6 @@ def _extra(name: str) -> Any:
         raise MissingExtraError(name, "onnx") from error
 
 
-# --- export -----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxExport:
     """What an export wrote."""

@@ -45,16 +45,12 @@ class ToyEncoder:
         once, inverse = distinct(texts)
         rows = np.zeros((len(once), self.dim), np.float32)
         for row, text in enumerate(once):
-            for feature, weight in _features(_words(text)[:_MAX_WORDS]):
+            for feature, weight in _features(_WORD.findall(text.lower())[:_MAX_WORDS]):
                 rows[row] += weight * _signs(feature, self.dim)
             norm = float(np.linalg.norm(rows[row]))
             # No words, or (nearly impossible) words that cancel out: still a unit vector, the same each time.
             rows[row] = rows[row] / norm if norm > 0 else _signs("", self.dim) / np.float32(np.sqrt(self.dim))
         return rows[inverse]
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
 
 
 def _features(words: Sequence[str]) -> Iterator[tuple[str, float]]:

@@ -18,6 +18,7 @@ from recllm.text.finders.patterns import (
     may_match,
     pattern,
     reads_like_title,
+    text_after,
     word_set,
 )
 
@@ -122,7 +123,7 @@ def _is_street(text: str, match: re.Match[str]) -> bool:
     """True for "12 Baker Street" before a comma, a small letter or the end; "28 Inch Carbon Road Bike" is a thing."""
     if names_goods(match["street"]) or pattern("address.famous").search(" ".join(match[0].split()[1:])):
         return False
-    after = text[match.end() : match.end() + 40]
+    after = text_after(match, 40)
     if has_words("address.titled", after):
         return False
     return pattern("address.after_street").match(after) is not None
@@ -157,7 +158,7 @@ def chinese_addresses(text: str) -> Iterator[Span]:
             if not regions and not _near(label_ends, start) and reads_like_title(text):
                 continue
             if is_enough and (is_counted or regions):
-                continuation = pattern("address.chinese_more").match(text[match.end() : match.end() + 60])
+                continuation = pattern("address.chinese_more").match(text_after(match, 60))
                 end = match.end() + (continuation.end() if continuation else 0)
                 is_covered[start:end] = b"\1" * (end - start)
                 yield start, end

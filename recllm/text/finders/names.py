@@ -17,6 +17,8 @@ from recllm.text.finders.patterns import (
     matches,
     pattern,
     reads_like_title,
+    text_after,
+    text_before,
     word_set,
 )
 
@@ -57,9 +59,15 @@ def common_surname_signs() -> frozenset[str]:
 
 
 def is_no_chinese_name(name: str) -> bool:
-    if any(name.startswith(word) or name.endswith(word) for word in word_set("name.no_chinese_names")):
-        return True
-    return not word_set("introduced.no_chinese").isdisjoint((name, name[:2], name[:3]))
+    return begins_or_ends_otherwise(name) or not word_set("introduced.no_chinese").isdisjoint(
+        (name, name[:2], name[:3])
+    )
+
+
+def begins_or_ends_otherwise(name: str) -> bool:
+    """True for a piece that begins or ends with a word of no name."""
+    words = tuple(word_set("name.no_chinese_names"))
+    return name.startswith(words) or name.endswith(words)
 
 
 def surname(name: str) -> int:
@@ -147,14 +155,14 @@ def latin_names(text: str) -> Iterator[Span]:
     for match in matches("name.salutation", text):
         words = match["name"].replace("’", "'").lower().split()
         brands = entry("name.brands").get(match["title"].lower(), "")
-        salutation = pattern("name.spoken_before").search(text[max(0, match.start() - 24) : match.start()])
+        salutation = pattern("name.spoken_before").search(text_before(match, 24))
         if words[0].removesuffix("'s") in brands.split() and not (salutation and "ear" in salutation[0]):
             continue
-        after = text[match.end() : match.end() + 14]
+        after = text_after(match, 14)
         if reads_like_title(text) and not salutation and not re.search(entry("name.spoken_after"), after):
             continue
         is_known = has_known_name(words) and len(words) < 4
-        is_begun = re.search(r"(?:^|[.!?;\n] ?)$", text[max(0, match.start() - 2) : match.start()]) is not None
+        is_begun = re.search(r"(?:^|[.!?;\n] ?)$", text_before(match, 2)) is not None
         if match["title"] in _TITLES_OF_PEOPLE and len(words) < 5:
             yield match.start(), match.start() + len(match[0].rstrip())
             continue
@@ -233,8 +241,11 @@ def chinese_names(text: str) -> Iterator[Span]:
     for name in ("name.han_name", "name.han_sent") if has_field else ("name.han_sent",):
         for match in matches(name, text):
             value = match["name"]
-            is_name = not any(value.startswith(w) or value.endswith(w) for w in word_set("name.no_chinese_names"))
-            if is_name and surname(value) and (len(value) < 4 or "·" in value or surname(value) == 2):
+            if (
+                not begins_or_ends_otherwise(value)
+                and surname(value)
+                and (len(value) < 4 or "·" in value or surname(value) == 2)
+            ):
                 yield match.span("name")
     for match in matches("name.chinese_label", text):
         name, is_firm = match["name"], match["label"] in word_set("name.firm_chinese_labels")
@@ -248,9 +259,7 @@ def chinese_names(text: str) -> Iterator[Span]:
         has_colon = match["colon"].strip() not in ("", "为", "是")
         if size > longest and has_colon and is_firm and surname(name):
             size = 3 if longest == 3 else 4
-        is_name = not any(
-            name[:size].startswith(word) or name[:size].endswith(word) for word in word_set("name.no_chinese_names")
-        )
+        is_name = not begins_or_ends_otherwise(name[:size])
         may_be = bool(surname(name)) or (is_firm and (has_colon or "·" in name))
         if is_name and 2 <= size <= (12 if "·" in name else 4) and may_be and (is_firm or has_colon):
             yield match.start("name"), match.start("name") + size

@@ -18,6 +18,8 @@ from recllm.text.finders.patterns import (
     has_words,
     n_digits,
     pattern,
+    text_after,
+    text_before,
     word_set,
 )
 
@@ -69,15 +71,15 @@ def cards(text: str) -> Iterator[Span]:
         sizes = [n for n in range(len(signs), 0, -1) if may_be_card("".join(signs[:n]), is_whole=n == len(signs))]
         if not sizes:
             continue
-        before = text[max(0, match.start() - 28) : match.start()]
+        before = text_before(match, 28)
         # A number of an order that another word follows is complete: "for order 123, card 4111...".
         begin = match.start() - len(_TOLD.split(before)[-1])
         is_labelled = has_label(text, match.start(), "card.label", against="phone.not_label")
         is_other = has_label(text, match.start(), "phone.not_label", reach=match.start() - begin)
         is_other = is_other and not has_words("card.told", before)
-        if not is_labelled and text[match.end() : match.end() + 1].isalpha() and text[match.end()].isascii():
+        if not is_labelled and text_after(match, 1).isalpha() and text[match.end()].isascii():
             continue
-        around = before + " " + text[match.end() : match.end() + 28]
+        around = before + " " + text_after(match, 28)
         is_told = not is_other and has_words("card.context", around)
         for n in sizes:
             if is_card(signs[:n], is_labelled, is_other, is_told, is_whole=n == len(signs)):
@@ -139,9 +141,6 @@ def is_article_number(digits: str) -> bool:
     return n_digits in (8, 12, 13, 14) and (sum(map(int, digits[::-2])) + 3 * sum(map(int, digits[-2::-2]))) % 10 == 0
 
 
-# --- phones -----------------------------------------------------------------------------------------------------------
-
-
 def phones(text: str) -> Iterator[Span]:
     """The shape that begins first, and of several the first in the list; each number is judged by its surroundings."""
     if not SEVEN_DIGITS.search(text):
@@ -157,7 +156,7 @@ def phones(text: str) -> Iterator[Span]:
         digits = _NO_DIGIT.sub("", number)
         if len(set(digits)) == 1 or not _is_number(named, digits, number) or pattern("phone.date").search(number):
             continue
-        before, after = text[max(0, match.start() - 12) : match.start()], text[end : end + 40]
+        before, after = text_before(match, 12), text[end : end + 40]
         is_inch = after.startswith('"') and len(digits) < 9
         if pattern("phone.price_before").search(before[-8:]):
             continue
@@ -172,7 +171,7 @@ def phones(text: str) -> Iterator[Span]:
             continue
         if "plus" not in named and before[-1:] == ":" and before[-2:-1].isdigit():  # 00:00-2024.06.18
             continue
-        words_before = text[max(0, match.start() - 48) : match.start()]
+        words_before = text_before(match, 48)
         has_letters = A_LETTER.search(words_before) is not None or A_LETTER.search(after) is not None
         # a word for a number of orders or articles, in the same clause
         clause = _CLAUSE.split(text[max(0, match.start() - (10 if "plus" in named else 28)) : match.start()])[-1]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from ipaddress import AddressValueError, IPv6Address
 
-from recllm.text.finders.patterns import Span, matches, pattern, word_set
+from recllm.text.finders.patterns import Span, matches, pattern, text_after, text_before, word_set
 
 
 def emails(text: str) -> Iterator[Span]:
@@ -25,14 +25,14 @@ def hidden_emails(text: str) -> Iterator[Span]:
     """Those whose signs are in words, in brackets, or other signs."""
     for match in pattern("email.spoken").finditer(text):
         last = match["local"].split()[-1].lower()
-        is_labelled = pattern("email.label").search(text[max(0, match.start() - 20) : match.start()]) is not None
+        is_labelled = pattern("email.label").search(text_before(match, 20)) is not None
         has_sign = re.search(r"[\d._+-]| dot | punkt | punto | point ", match["local"].lower()) is not None
         is_host_spelled = match["dot"] != "."
         if last not in word_set("email.no_locals") and (is_labelled or has_sign or is_host_spelled):
             yield match.span()
     for match in pattern("email.stand_in").finditer(text):
-        explanation = pattern("email.stand_in_told").search(text[match.end() : match.end() + 20])
-        if explanation or pattern("email.label").search(text[max(0, match.start() - 20) : match.start()]):
+        explanation = pattern("email.stand_in_told").search(text_after(match, 20))
+        if explanation or pattern("email.label").search(text_before(match, 20)):
             yield match.span()
     for name in ("email.spelled", "email.disguised", *(("email.local",) if "@" in text else ())):
         for match in pattern(name).finditer(text):
@@ -57,7 +57,7 @@ def handles(text: str) -> Iterator[Span]:
         group = next(name for name in ("name", "name_zh", "number") if match[name])
         value = match[group].rstrip(".-")
         is_word = value.isalpha() and value[1:].islower() and group == "name"
-        if is_word and re.match(r" (?:[a-z]{3}|[A-Z] )", text[match.end() : match.end() + 4]):  # discord: teal purple
+        if is_word and re.match(r" (?:[a-z]{3}|[A-Z] )", text_after(match, 4)):  # discord: teal purple
             continue
         if value.lower() not in word_set("handle.no_handles") and not (is_word and match[0].lower().startswith("line")):
             yield match.start(group), match.start(group) + len(value)
@@ -81,7 +81,7 @@ def ip_addresses(text: str) -> Iterator[Span]:
         except AddressValueError:
             continue
         groups = [group for group in address.split(":") if group]
-        before = text[max(0, match.start() - 24) : match.start()]
+        before = text_before(match, 24)
         if (
             (len(groups) > 1 and any(len(group) > 2 for group in groups))
             or address == "::1"
@@ -92,16 +92,16 @@ def ip_addresses(text: str) -> Iterator[Span]:
         parts = [int(piece) for piece in match[0].split(".")]
         if is_of_every_network(parts):
             continue
-        before = text[max(0, match.start() - 24) : match.start()]
+        before = text_before(match, 24)
         label = max((match.end() for match in pattern("ip.label").finditer(before)), default=0)
         version = pattern("ip.version").search(before)
-        is_version = pattern("ip.version_after").search(text[match.end() : match.end() + 14]) is not None
+        is_version = pattern("ip.version_after").search(text_after(match, 14)) is not None
         if label and (version is None or label > version.end() - len(version[0]) + 3):
             is_version = False
         elif (version and parts[0] < 100) or max(parts) < 10:
             is_version = True
         elif parts[0] < _MAX_VERSION:  # a field of a line of a log is none of a version
-            is_version = not pattern("ip.field").search(text[max(0, match.start() - 2) : match.start()])
+            is_version = not pattern("ip.field").search(text_before(match, 2))
         if not is_version:
             yield match.span()
     for match in pattern("ip.hidden").finditer(text) if not text.isalnum() else ():

@@ -156,6 +156,16 @@ def n_digits(text: str) -> int:
     return len(A_DIGIT.findall(text))
 
 
+def text_before(match: re.Match[str], n: int) -> str:
+    """The last n characters before a match."""
+    return match.string[max(0, match.start() - n) : match.start()]
+
+
+def text_after(match: re.Match[str], n: int) -> str:
+    """The first n characters behind a match."""
+    return match.string[match.end() : match.end() + n]
+
+
 def is_han(sign: str) -> bool:
     return "\u3400" <= sign <= "\u9fff" or "\uf900" <= sign <= "\ufaff"
 

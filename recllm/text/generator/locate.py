@@ -124,16 +124,11 @@ def unpacked(file: Path, cache_dir: Path) -> Path:
     except OSError as error:
         raise GenerationError(f"{file} cannot be read: {error}") from error
     folder = cache_dir / f"{file.stem}-{digest[:12]}"
-    if not (folder / "source.json").is_file():
-        if importlib.util.find_spec("gguf") is None:
-            raise MissingExtraError("gguf", "gguf")
-        _unpack(file, folder, digest)
-    return folder
-
-
-def _unpack(file: Path, folder: Path, digest: str) -> None:
-    """Writes a new folder and renames it, so that a folder is whole or absent."""
-    with drafts_folder(folder.parent) as draft:
+    if (folder / "source.json").is_file():
+        return folder
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingExtraError("gguf", "gguf")
+    with drafts_folder(folder.parent) as draft:  # a folder is whole or absent
         try:
             _convert(file, draft)
             (draft / "source.json").write_text(json.dumps({"file": file.name, "sha256": digest}), encoding="utf-8")
@@ -143,6 +138,7 @@ def _unpack(file: Path, folder: Path, digest: str) -> None:
         except Exception as error:  # the libraries raise whatever a broken file led to
             if not (folder / "source.json").is_file():  # else another process was faster, with the same content
                 raise ModelError(f"{file} cannot be unpacked to {folder}: {first_line(error)}") from error
+    return folder
 
 
 def _convert(file: Path, folder: Path) -> None:

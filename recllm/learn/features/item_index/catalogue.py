@@ -11,7 +11,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -20,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.base.documents import json_value
-from recllm.base.errors import ModelError, RecllmError
+from recllm.base.errors import ModelError, RecllmError, UsageError
 from recllm.base.files import write_whole
+from recllm.base.service_settings import IndexKind
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -115,29 +118,69 @@ def vectors_fingerprint(encoder_fingerprint: str, state: str, locale: str) -> st
     return hashlib.sha256(json.dumps([encoder_fingerprint, state, locale]).encode()).hexdigest()
 
 
-def write_about(folder: Path, about: Mapping[str, Any], files: Iterable[str]) -> None:
-    """Write what the folder of an index says of it, last of all: a folder without it is not complete."""
-    digests = {name: _sha256(folder / name) for name in files}
-    write_whole(folder / ABOUT, json.dumps({"format": FORMAT, **about, "files": digests}, indent=1) + "\n")
+CLASSES = {
+    "faiss": ("faiss_lists", "FaissIndex"),
+    "pgvector": ("postgres", "PostgresIndex"),
+    "qdrant": ("qdrant", "QdrantIndex"),
+}
+"""Kind -> module and class, which is imported when it is needed."""
 
 
-def check_about(folder: Path, about: Mapping[str, Any]) -> None:
-    """Raises `ModelError` for the folder of another index, one of an older recllm, and where a file is missing or was
-    changed. about: as for `write_about`."""
-    try:
-        record = json_value((folder / ABOUT).read_text("utf-8"))
-        digests = {str(name): str(digest) for name, digest in record["files"].items()}
-        is_same = all(record[name] == value for name, value in {"format": FORMAT, **about}.items())
-    except FileNotFoundError as error:
-        raise ModelError(f"there is no item index in {folder}; {REMEDY}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{folder / ABOUT} is damaged ({error}); {REMEDY}") from error
-    if not is_same:
-        raise ModelError(f"{folder}: the item index holds vectors of another model or encoder; {REMEDY}")
-    for name, digest in digests.items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file() or _sha256(path) != digest:
-            raise ModelError(f"{path}: a file of the item index is missing or was changed; {REMEDY}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexPlace:
+    """Where the index of some vectors is; None of `url` for one without a server, or whose server is not set."""
+
+    kind: IndexKind
+    folder: Path
+    url: str | None
+    """Of its server, maybe with a password."""
+    collection: str
+    fingerprint: str
+    n_rows: int
+
+    def server(self) -> str:
+        """Raises `UsageError` where the settings do not name it."""
+        if self.url is None:
+            where = "store, in PostgreSQL" if self.kind == "pgvector" else "item_index.qdrant_url"
+            raise UsageError(f"the kind {self.kind} needs a server; set {where}")
+        return self.url
+
+    def build(self, vectors: Floats, folder: Path) -> ItemIndex:
+        """A new index; what of it is no server's lies in `folder`, and last of all what says that it is complete."""
+        index: ItemIndex = self._class.build(self, vectors, folder)
+        digests = {path.name: _sha256(path) for path in folder.iterdir()}
+        write_whole(folder / ABOUT, json.dumps({**self._about, "files": digests}, indent=1) + "\n")
+        return index
+
+    def open(self) -> ItemIndex:
+        """Raises `ModelError` for an index of other vectors, one of an older recllm, and where a file is missing or was
+        changed."""
+        folder = self.folder
+        try:
+            record = json_value((folder / ABOUT).read_text("utf-8"))
+            digests = {str(name): str(digest) for name, digest in record["files"].items()}
+            is_same = all(record[name] == value for name, value in self._about.items())
+        except FileNotFoundError as error:
+            raise ModelError(f"there is no item index in {folder}; {REMEDY}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{folder / ABOUT} is damaged ({error}); {REMEDY}") from error
+        if not is_same:
+            raise ModelError(f"{folder}: the item index holds vectors of another model or encoder; {REMEDY}")
+        for name, digest in digests.items():
+            path = folder / name
+            if Path(name).name != name or not path.is_file() or _sha256(path) != digest:
+                raise ModelError(f"{path}: a file of the item index is missing or was changed; {REMEDY}")
+        index: ItemIndex = self._class.open(self)
+        return index
+
+    @property
+    def _about(self) -> dict[str, str | int]:
+        return {"format": FORMAT, "kind": self.kind, "fingerprint": self.fingerprint, "n_rows": self.n_rows}
+
+    @property
+    def _class(self) -> Any:
+        module, name = CLASSES[self.kind]
+        return getattr(import_module(f"recllm.learn.features.item_index.{module}"), name)
 
 
 def _sha256(path: Path) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from recllm.base.errors import MissingExtraError, ModelError
-from recllm.learn.features.item_index.catalogue import REMEDY, Floats, Ints
+from recllm.learn.features.item_index.catalogue import REMEDY, Floats, IndexPlace, Ints
 
 MAX_DIM = 2_000
 """Dimensions that a graph of pgvector takes."""
@@ -37,12 +38,12 @@ class PostgresIndex:
         self._engine, self._fingerprint = engine, fingerprint
 
     @classmethod
-    def build(cls, url: str, vectors: Floats, fingerprint: str) -> PostgresIndex:
+    def build(cls, where: IndexPlace, vectors: Floats, folder: Path) -> PostgresIndex:
         """Raises `ModelError` without pgvector 0.8 on the server."""
-        dim = vectors.shape[1]
+        dim, fingerprint = vectors.shape[1], where.fingerprint
         if dim > MAX_DIM:
             raise ModelError(f"pgvector's graph takes {MAX_DIM} dimensions, not {dim}; use item_index.kind=faiss")
-        engine = open_engine(url)
+        engine = open_engine(where.server())
         with _explained(), engine.begin() as connection:
             _require_extension(connection)
             for statement in (
@@ -63,9 +64,9 @@ class PostgresIndex:
         return cls(engine, fingerprint)
 
     @classmethod
-    def open(cls, url: str, fingerprint: str) -> PostgresIndex:
+    def open(cls, where: IndexPlace) -> PostgresIndex:
         """Raises `ModelError` where the tables are missing, or were made of other vectors."""
-        index = cls(open_engine(url), fingerprint)
+        index = cls(open_engine(where.server()), where.fingerprint)
         with _explained(), index._engine.begin() as connection:
             index._check(connection)
         return index

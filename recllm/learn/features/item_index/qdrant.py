@@ -11,12 +11,13 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recllm.base.errors import MissingExtraError, ModelError
-from recllm.learn.features.item_index.catalogue import REMEDY, Floats, Ints
+from recllm.learn.features.item_index.catalogue import REMEDY, Floats, IndexPlace, Ints
 
 KEY_VARIABLE = "RECLLM_QDRANT_KEY"
 """Environment variable of the server's API key."""
@@ -35,9 +36,8 @@ class QdrantIndex:
         self._client, self._name, self._models = client, name, _qdrant().models
 
     @classmethod
-    def build(cls, url: str, collection: str, vectors: Floats, fingerprint: str) -> QdrantIndex:
-        """collection: the beginning of its name."""
-        index = cls(connect(url), _name(collection, fingerprint))
+    def build(cls, where: IndexPlace, vectors: Floats, folder: Path) -> QdrantIndex:
+        index = cls.at(where)
         client, models = index._client, index._models
         with _explained():
             if client.collection_exists(index._name):  # of a build that was killed, or of the same vectors
@@ -48,19 +48,23 @@ class QdrantIndex:
                 block = vectors[start : start + BATCH]
                 points = models.Batch(ids=list(range(start, start + len(block))), vectors=block.tolist())
                 client.upsert(index._name, points=points, wait=True)
-            earlier = re.compile(rf"{re.escape(collection)}(-[0-9a-f]{{16}})?")
+            earlier = re.compile(rf"{re.escape(where.collection)}(-[0-9a-f]{{16}})?")
             for described in client.get_collections().collections:
                 if described.name != index._name and earlier.fullmatch(described.name):
                     client.delete_collection(described.name)
         return index
 
     @classmethod
-    def open(cls, url: str, collection: str, fingerprint: str, n_rows: int) -> QdrantIndex:
+    def at(cls, where: IndexPlace) -> QdrantIndex:
+        return cls(connect(where.server()), f"{where.collection}-{where.fingerprint[:16]}")
+
+    @classmethod
+    def open(cls, where: IndexPlace) -> QdrantIndex:
         """Raises `ModelError` where there is no such collection, or it is not complete."""
-        index = cls(connect(url), _name(collection, fingerprint))
+        index = cls.at(where)
         with _explained():
             exists = index._client.collection_exists(index._name)
-            if not exists or index._client.count(index._name, exact=True).count != n_rows:
+            if not exists or index._client.count(index._name, exact=True).count != where.n_rows:
                 index.close()
                 raise ModelError(f"Qdrant has no item index of this model and encoder; {REMEDY}")
         return index
@@ -76,10 +80,6 @@ class QdrantIndex:
 
     def close(self) -> None:
         self._client.close()
-
-
-def _name(collection: str, fingerprint: str) -> str:
-    return f"{collection}-{fingerprint[:16]}"
 
 
 def connect(url: str) -> Any:

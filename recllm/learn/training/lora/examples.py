@@ -192,11 +192,6 @@ def hold_out(questions: Sequence[Questions], seed: int) -> tuple[list[Questions]
     return [group.rows(np.sort(users)) for group, users in zip(judged, drawn, strict=True)], learned
 
 
-def asked_texts(questions: Sequence[Questions], text_of: Ints) -> Ints:
-    """Ascending numbers of the texts that ranking these questions reads. text_of: text number of each item."""
-    return np.unique(text_of[np.concatenate([np.union1d(g.offered, g.history.indices) for g in questions])])
-
-
 def judge(questions: Sequence[Questions], vectors: Floats, text_of: Ints) -> dict[str, float]:
     """ndcg@20 of each kind of question by text alone, and "goal", their sum.
 

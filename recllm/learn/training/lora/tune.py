@@ -34,16 +34,7 @@ from recllm.base.errors import DataError, ModelError
 from recllm.base.files import write_whole
 from recllm.base.schema import Encoder
 from recllm.base.settings import LoraSettings
-from recllm.learn.training.lora.examples import (
-    ALONE,
-    SCALE,
-    LoraArguments,
-    Questions,
-    asked_texts,
-    hold_out,
-    judge,
-    past_questions,
-)
+from recllm.learn.training.lora.examples import ALONE, SCALE, LoraArguments, Questions, hold_out, judge, past_questions
 from recllm.learn.training.lora.run_folder import CHECKPOINTS, METRICS, any_process, finish_run, training_run
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.data.interactions import Ints
@@ -104,7 +95,8 @@ def tune_encoder(
     judged, learned = hold_out(past_questions(dataset, args), args.seed)
     trained = HuggingFaceEncoder(plain.weights, prompts=plain.prompts, device=device, progress=False)
     spec = AdapterSpec.of(trained.model, plain.weights.name, plain.base_hash, args.rank, args.top_layers)
-    text_numbers = asked_texts(judged, text_of)
+    ranked = [np.union1d(group.offered, group.history.indices) for group in judged]
+    text_numbers = np.unique(text_of[np.concatenate(ranked)])  # of the texts that ranking these questions reads
 
     def quality(encoder: Encoder) -> dict[str, float]:
         vectors = np.zeros((len(texts), encoder.dim), np.float32)
