@@ -212,13 +212,7 @@ def webhooks(
         return Answer({"providers": list(map(_source_row, read_webhooks(shop).sources.values()))})
     if provider not in set(WebhookScheme):
         raise UsageError(f"--provider is one of {', '.join(WebhookScheme)}, not {provider!r}")
-    text = None
-    if secret_file is not None:  # an option would be in the list of processes, and in the shell's history
-        try:
-            content = sys.stdin.read() if str(secret_file) == "-" else secret_file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{secret_file}: cannot be read as a secret: {type(error).__name__}") from None
-        text = "".join(line.strip() for line in content.splitlines() if not line.startswith("-----"))
+    text = None if secret_file is None else _read_secret(secret_file)
     entry, secret = add_source(shop, add, WebhookScheme(provider), text)
     path = f"/webhooks/{shop.root.resolve().name}/{add}"
     document = {"name": add, "provider": provider, "path": path, "secret_id": secret.fingerprint}
@@ -228,6 +222,15 @@ def webhooks(
         for earlier in entry.secrets[:-1]
     )
     return Answer(document, [secret.text if text is None else path], [f"let it post to {path}", *rotations])
+
+
+def _read_secret(file: Path) -> str:
+    """From a file or standard input: an option would be in the list of processes, and in the shell's history."""
+    try:
+        content = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read as a secret: {type(error).__name__}") from None
+    return "".join(line.strip() for line in content.splitlines() if not line.startswith("-----"))
 
 
 def _source_row(source: WebhookSource) -> dict[str, Any]:

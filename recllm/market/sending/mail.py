@@ -101,6 +101,14 @@ class Mail:
     """RFC 5322, lines ended by CRLF."""
 
 
+def unsubscribe_url(campaign: OpenCampaign, message_id: str) -> str:
+    """The address that ends the messages of one customer, where the campaign's `opt_out` is the page of the service,
+    .../unsubscribe/SHOP; else `opt_out` itself. A message's id cannot be guessed without the workspace's key."""
+    link, page = campaign.file.sender.opt_out, f"{UNSUBSCRIBE_PATH}/{campaign.workspace.root.name}"
+    is_page = link.startswith("http") and urlsplit(link).path.rstrip("/").endswith(page)
+    return f"{link.rstrip('/')}/{message_id}" if is_page else link
+
+
 def mail_of(
     campaign: OpenCampaign,
     text: CampaignText,
@@ -111,19 +119,11 @@ def mail_of(
 ) -> Mail:
     """A text as a mail with a plain and an HTML part (RFC 5322). wording: the approved one. message: None for a test.
 
-    Where the campaign's `opt_out` is the page of the service, .../unsubscribe/SHOP, the mail has an address of its own
-    there, with the headers of RFC 8058. The message's id cannot be guessed without the workspace's key.
+    The headers of RFC 8058 are there where `unsubscribe_url` is a page for this message.
     """
     file, item = campaign.file, campaign.catalogue.items.get(text.item_id)
-    unsubscribe = file.sender.opt_out
     message_id = message.message_id if message else f"test-{uuid4().hex}"
-    path = urlsplit(unsubscribe).path.rstrip("/")
-    if (
-        message
-        and unsubscribe.startswith("http")
-        and path.endswith(f"{UNSUBSCRIBE_PATH}/{campaign.workspace.root.name}")
-    ):
-        unsubscribe = f"{unsubscribe.rstrip('/')}/{message_id}"
+    unsubscribe = unsubscribe_url(campaign, message_id) if message else file.sender.opt_out
     parts, shop = channel_named(text.channel).parts(wording), file.sender.name
     sender, is_generated = replace(file.sender, opt_out=unsubscribe), text.generator != TEMPLATE
     finished = complete(wording, channel=text.channel, locale=text.locale, sender=sender, generated=is_generated)
@@ -139,19 +139,10 @@ def mail_of(
     step = ["", f"{button}: {link}"] if button else []
     lines = [parts["headline"], "", parts["body"], *step, "", "-- ", *added]
     mail.set_content("\n".join(lines) + "\n", cte="quoted-printable")
-    html = template().render(
-        language=language(text.locale),
-        **parts,
-        paragraphs=parts["body"].split("\n"),
-        button=button,
-        link=link,
-        picture=picture if picture.startswith("https://") else "",
-        title=item.title if item else "",
-        added=[line for line in added if unsubscribe not in line],
-        unsubscribe=unsubscribe,
-        unsubscribe_words=_UNSUBSCRIBE[language(text.locale)],
-        shop=shop,
-    )
+    values = parts | {"button": button, "link": link, "shop": shop, "title": item.title if item else ""}
+    values |= {"picture": picture if picture.startswith("https://") else "", "unsubscribe": unsubscribe}
+    added = [line for line in added if unsubscribe not in line]
+    html = template(language(text.locale)).render(values, paragraphs=parts["body"].split("\n"), added=added)
     mail.add_alternative(html, subtype="html", cte="quoted-printable")
     # written here, as `EmailMessage` encodes what is longer than a line and cannot be folded
     heads = [f"Message-ID: {server.header_id(message_id)}", f"List-Unsubscribe: <{unsubscribe}>"]
@@ -163,6 +154,7 @@ def mail_of(
 
 
 @cache
-def template() -> Template:
+def template(language: str) -> Template:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {"language": language, "unsubscribe_words": _UNSUBSCRIBE[language]}
     return environment.from_string((files("recllm.market.sending") / "mail.html").read_text(encoding="utf-8"))

@@ -174,9 +174,9 @@ def user_knn(
     recent = purchase_matrix(query.fit_on, everyone, None, days)[:, items].sign()
 
     def score(block: NDArray[np.int64]) -> Scores:
-        similar, fit = (profiles[block] @ fit_profiles.T).toarray(), query.fit_users[block]
-        rows = np.flatnonzero(fit >= 0)
-        similar[rows, fit[rows]] = 0.0
+        similar, own_rows = (profiles[block] @ fit_profiles.T).toarray(), query.fit_users[block]
+        rows = np.flatnonzero(own_rows >= 0)
+        similar[rows, own_rows[rows]] = 0.0
         if neighbours < similar.shape[1]:
             limit = np.partition(similar, -neighbours, axis=1)[:, -neighbours]
             similar[similar < limit[:, None]] = 0.0

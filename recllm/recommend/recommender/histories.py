@@ -65,12 +65,11 @@ class Histories:
         return UserHistory(self.events.rows(np.array([n])), self.basics[n], int(self.rows[n]))
 
     @classmethod
-    def concat(cls, parts: Sequence[Histories]) -> Histories:
-        """The users of all parts, of which there is one at least, one after another."""
-        basics = [stated for part in parts for stated in part.basics]
-        return cls(
-            Events.concat([part.events for part in parts]), basics, np.concatenate([part.rows for part in parts])
-        )
+    def concat(cls, groups: Sequence[Histories]) -> Histories:
+        """The users of all groups, of which there is one at least, one after another."""
+        basics = [stated for group in groups for stated in group.basics]
+        rows = np.concatenate([group.rows for group in groups])
+        return cls(Events.concat([group.events for group in groups]), basics, rows)
 
 
 @dataclass(frozen=True, eq=False)
