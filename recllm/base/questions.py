@@ -71,7 +71,8 @@ class RecommendRequest(SlateQuestion):
     same_names: bool = False
     """Whether several items of one name may be shown; otherwise only the best of them."""
     popularity_weight: Annotated[float, Field(ge=0, le=1)] | None = None
-    """0 ranks by score alone, 1 relative to popularity; None takes the policy's. Of the objective probability."""
+    """0 ranks by score alone, 1 relative to popularity; None takes the policy's.
+    Of the objective probability."""
     personal: bool = True
     """False shows what is popular now, whatever is known of the user: for comparison."""
     explore_share: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -201,7 +201,8 @@ def group_grant(line: str) -> tuple[str, list[str]]:
 
 
 def _secure_url(url: str, example: str) -> str:
-    """A URL that names a place and nothing else. Raises `ValueError`, also for http that leaves this machine."""
+    """A URL that names a place and nothing else.
+    Raises `ValueError`, also for http that leaves this machine."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port

@@ -158,7 +158,8 @@ class ScorerTrainingSettings(FrozenModel):
 
 
 class LoraSettings(FrozenModel):
-    """A fine-tuning run of the encoder. Names follow `transformers.TrainingArguments` where the meaning is the same."""
+    """A fine-tuning run of the encoder.
+    Names follow `transformers.TrainingArguments` where the meaning is the same."""
 
     section: ClassVar[str] = "lora"
 

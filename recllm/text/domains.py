@@ -117,7 +117,8 @@ def _check_words(words: Mapping[str, str], usual: Mapping[str, str], where: str)
 
 
 def read_domain(file: Path, base_of: Callable[[str], Domain]) -> Domain:
-    """Reads a file. base_of: name -> `Domain`. Raises `PromptError` that names the file and what is wrong in it."""
+    """Reads a file. base_of: name -> `Domain`.
+    Raises `PromptError` that names the file and what is wrong in it."""
     try:
         if file.stat().st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES:,} bytes")

@@ -193,7 +193,8 @@ class Prompts:
         raise PromptError(f"unknown locale {locale!r}; there are: {locales or 'none'}")
 
     def of_domain(self, domain: str) -> Mapping[tuple[str, str], Template]:
-        """All templates as a domain words them. Raises `PromptError` for an unknown domain, or a fault in its file."""
+        """All templates as a domain words them.
+        Raises `PromptError` for an unknown domain, or a fault in its file."""
         if domain == SHOP:
             return self.templates
         if domain not in self._reworded:

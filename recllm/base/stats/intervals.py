@@ -153,7 +153,8 @@ def paired_bootstraps(
 def _percentiles(
     data: NDArray[Any], figure: Any, draws: int, level: float, seed: int | np.random.Generator, **options: Any
 ) -> Any:
-    """Redraws the last axis of `data`. The draws of a seed are those of `Generator.integers`, one after the other."""
+    """Redraws the last axis of `data`.
+    The draws of a seed are those of `Generator.integers`, one after the other."""
     from scipy.stats import bootstrap as scipy_bootstrap
 
     return scipy_bootstrap(

@@ -163,7 +163,8 @@ def vocabulary(
     *,
     shop: Shop,
 ) -> Answer:
-    """Approved words beyond the facts, which hold no text. Lists them with their approvals; or approves WORD..."""
+    """Approved words beyond the facts, which hold no text.
+    Lists them with their approvals; or approves WORD..."""
     from recllm.market.adcopy.packs import add_words, read_vocabulary
 
     if words:

@@ -94,7 +94,8 @@ def stated_options(question: Question) -> dict[str, Any]:
 
 
 def open_shop(workspace: Path) -> Workspace:
-    """The workspace of `-w`; a stopped rotation of its key is finished first. Imports here keep help instant."""
+    """The workspace of `-w`; a stopped rotation of its key is finished first.
+    Imports here keep help instant."""
     from recllm.shop.workspace.workspace import Workspace, is_being_rotated
 
     if is_being_rotated(workspace):
@@ -304,7 +305,8 @@ def read_settings(options: Sequence[str]) -> dict[str, Any]:
 
 
 def read_pairs(options: Sequence[str] | None, flag: str) -> dict[str, str]:
-    """Options such as "tz=UTC" by name, several with commas. Raises `UsageError` for one without a name or a value."""
+    """Options such as "tz=UTC" by name, several with commas.
+    Raises `UsageError` for one without a name or a value."""
     texts = [text for option in options or () for text in re.split(r",(?=\w+=)", option)]
     pairs = dict(text.partition("=")[::2] for text in texts)
     if "" in pairs or "" in pairs.values():

@@ -417,7 +417,8 @@ def local_path(text: str) -> str:
 
 
 def from_here(request: Request) -> bool:
-    """Whether the browser says that this site sends the request. It may say nothing of one that changes nothing."""
+    """Whether the browser says that this site sends the request.
+    It may say nothing of one that changes nothing."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is None and origin is None:
         return request.method in SAFE_METHODS

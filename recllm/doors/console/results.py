@@ -85,7 +85,8 @@ def verdict_of(outcome: CampaignOutcome) -> CampaignVerdict:
 @router.get("/campaign/{campaign_id}")
 @slow
 def campaign_page(visit: TheVisit, campaign_id: str) -> Response:
-    """What one campaign brought: sentences, figures and a picture. Raises `UnknownIdError` for one not sent yet."""
+    """What one campaign brought: sentences, figures and a picture.
+    Raises `UnknownIdError` for one not sent yet."""
     file = campaign_file(visit.workspace, campaign_id)
     if stage_of(visit.workspace, campaign_id) is not CampaignStage.EXPORTED:
         raise UnknownIdError("this campaign has not gone out yet")

@@ -159,7 +159,8 @@ def _plausible(times: Sequence[datetime | None]) -> list[bool]:
 
 @operation(router, "POST", "/v1/items", "events", answer=LoadAnswer)
 def items(body: ItemsRequest, caller: MaySend) -> dict[str, int]:
-    """New or changed items: all of the request or none. They are in force when answered: the next slate knows them."""
+    """New or changed items: all of the request or none.
+    They are in force when answered: the next slate knows them."""
     done = add_items(caller.shop.workspace, [item.item() for item in body.items], source="service")
     caller.shop.update()
     return _account(done)
@@ -257,7 +258,8 @@ def experiments(caller: MayMarket) -> dict[str, Any]:
 
 @operation(router, "POST", "/v1/experiments", "loop")
 def start(body: ExperimentRequest, caller: MayMarket) -> dict[str, Any]:
-    """Start an experiment on slates: people are split at random, from now on. The first variant is the control."""
+    """Start an experiment on slates: people are split at random, from now on.
+    The first variant is the control."""
     variants = {v.name: (v.weight, Treatment.model_validate(v.treatment)) for v in body.variants}
     if len(variants) < len(body.variants):
         raise UsageError("two variants have one name; give each its own")

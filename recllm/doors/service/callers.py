@@ -53,7 +53,8 @@ class Capacity:
         """Requests that have no worker yet."""
 
     async def run(self, answer: Callable[[], T]) -> T:
-        """The answer, computed in a thread. Raises `OverloadError` when too many wait, or it waited too long."""
+        """The answer, computed in a thread.
+        Raises `OverloadError` when too many wait, or it waited too long."""
         settings = self._settings
         if self.n_waiting >= settings.waiting and self._workers.available_tokens <= 0:
             raise OverloadError("too many requests are waiting; try again in a second", status=429, retry_seconds=1)

@@ -66,7 +66,8 @@ class LearnedPrediction:
 
 
 class Everybody:
-    """One workspace's people as marketing reads them. Each is made by the first who asks; others wait for it."""
+    """One workspace's people as marketing reads them.
+    Each is made by the first who asks; others wait for it."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace

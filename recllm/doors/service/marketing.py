@@ -278,7 +278,8 @@ def campaign_plan(campaign_id: OneCampaign, body: PlanOrder, caller: MayMarket) 
 def order_plan(
     service: Service, shop: LiveShop, campaign_id: str, *, by: str, revision: str, replace: bool = False
 ) -> Job:
-    """Plans a campaign in the background. Raises `ConflictError`, and `OverloadError` when too many jobs wait."""
+    """Plans a campaign in the background.
+    Raises `ConflictError`, and `OverloadError` when too many jobs wait."""
 
     def planned(progress: Any) -> dict[str, Any]:
         progress("opening the workspace")

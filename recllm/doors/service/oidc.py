@@ -246,7 +246,8 @@ class OidcClient:
         )
 
     def _endpoint(self, document: Mapping[str, Any], name: str) -> str | None:
-        """An address of the document; None where it has none. Only a provider on this machine may do without https."""
+        """An address of the document; None where it has none.
+        Only a provider on this machine may do without https."""
         url = document.get(name)
         if url is None:
             return None
@@ -342,7 +343,8 @@ def signing_keys(document: Mapping[str, Any]) -> Any:
 
 
 def connect_provider(settings: OidcSettings) -> OidcClient:
-    """The client of settings with an issuer. Raises `UsageError` for incomplete ones, and `MissingExtraError`."""
+    """The client of settings with an issuer.
+    Raises `UsageError` for incomplete ones, and `MissingExtraError`."""
     for package in ("joserfc", "authlib"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "oidc")

@@ -27,7 +27,8 @@ PRICE_WEIGHT = 0.25
 
 
 def item_vectors(encoder: Encoder, dataset: Dataset, locale: str = "en") -> Floats:
-    """Unit vectors of all items, (n_items, dim). An item without a catalogue price takes the median price paid."""
+    """Unit vectors of all items, (n_items, dim).
+    An item without a catalogue price takes the median price paid."""
     return DatedItemVectors(encoder, dataset, locale).latest
 
 

@@ -104,7 +104,8 @@ def channel_named(name: str) -> Channel:
 
 
 def channel_written_for(name: str) -> Channel:
-    """A channel for which texts to persons are written. Raises `UsageError` with the names of these for another one."""
+    """A channel for which texts to persons are written.
+    Raises `UsageError` with the names of these for another one."""
     channel = channels().get(name)
     if channel is None or channel.segment_only:
         written = ", ".join(key for key, channel in channels().items() if not channel.segment_only)

@@ -102,7 +102,8 @@ class DeedRule(_OfItems):
 
 
 class SpentRule(_OfItems, _Bounded):
-    """People who spent this much on the items. Purchases without a price count as 0; returns are not subtracted."""
+    """People who spent this much on the items.
+    Purchases without a price count as 0; returns are not subtracted."""
 
     condition: Literal["spent"]
     at_least: Money | None = None
@@ -235,7 +236,8 @@ def _check_bounds(low: float | None, high: float | None, name: str) -> None:
 
 
 def parse_rule(value: object) -> PeopleRule:
-    """A rule from what a TOML or JSON document holds. Raises `UsageError` that says where in it what is wrong."""
+    """A rule from what a TOML or JSON document holds.
+    Raises `UsageError` that says where in it what is wrong."""
     check_size(value)
     try:
         rule: PeopleRule = RULE.validate_python(value)
@@ -260,7 +262,8 @@ def rule_document(rule: PeopleRule) -> dict[str, Any]:
 
 
 def read_rule(text: str) -> PeopleRule:
-    """A rule from JSON, or from the file of this name, TOML or JSON. Raises `UsageError` for what cannot be read."""
+    """A rule from JSON, or from the file of this name, TOML or JSON.
+    Raises `UsageError` for what cannot be read."""
     try:
         source = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -301,7 +304,8 @@ def check_size(rule: object) -> None:
 
 
 def _fault(error: ValidationError) -> str:
-    """What is wrong and where, e.g. "all[0].days must be a number". What was given is not repeated: it may be an id."""
+    """What is wrong and where, e.g. "all[0].days must be a number".
+    What was given is not repeated: it may be an id."""
     faults = error.errors(include_url=False)
     # a list whose members are wrong counts as too short as well
     fault = next((fault for fault in faults if fault["type"] != "too_short"), faults[0])

@@ -207,7 +207,8 @@ def stage_of(workspace: Workspace, campaign_id: str) -> CampaignStage:
 
 
 def open_by_id(workspace: Workspace, campaign_id: str, *, recheck: bool = True) -> OpenCampaign:
-    """`open_campaign` for one whose file lies in the workspace. Raises `UnknownIdError`, and what that one raises."""
+    """`open_campaign` for one whose file lies in the workspace.
+    Raises `UnknownIdError`, and what that one raises."""
     return open_campaign(workspace, campaign_file(workspace, campaign_id), recheck=recheck)
 
 

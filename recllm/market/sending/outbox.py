@@ -40,7 +40,8 @@ class OutboxEntry:
     """A pseudonym."""
     state: MessageState
     code: str = ""
-    """The server's reply code, with its enhanced code: "550 5.1.1". Never its words, which may hold an address."""
+    """The server's reply code, with its enhanced code: "550 5.1.1".
+    Never its words, which may hold an address."""
     at: str = ""
     """ISO 8601, UTC."""
 
@@ -84,7 +85,8 @@ class Outbox:
         return [entry for entry in self._entries.values() if entry.state is state]
 
     def record(self, user_ids: Iterable[str], state: MessageState, code: str = "") -> None:
-        """`LEAVING` is on the disk on return. People whom an erasure took out since the last call are left out."""
+        """`LEAVING` is on the disk on return.
+        People whom an erasure took out since the last call are left out."""
         file, at = self._folder.outbox, datetime.now(UTC).isoformat(timespec="milliseconds")
         with self._folder.locked():
             erased: set[str] = set()

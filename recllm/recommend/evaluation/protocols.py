@@ -48,7 +48,8 @@ class EvaluationQuery:
     dataset: Dataset
     """Holds the histories of `users`."""
     fit_on: Dataset
-    """What may be counted or learned from. It has the item rows of `dataset`, and mostly it is the same object."""
+    """What may be counted or learned from.
+    It has the item rows of `dataset`, and mostly it is the same object."""
     users: NDArray[np.int64]
     """Rows of `dataset.users`."""
     fit_users: NDArray[np.int64]

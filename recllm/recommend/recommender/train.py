@@ -123,7 +123,8 @@ def train_workspace(
 
 
 def learned_from(workspace: Workspace, people_limit: int | None = None) -> Dataset:
-    """The people who agreed to model training, of more than the limit a sample. Raises `PolicyError` without any."""
+    """The people who agreed to model training, of more than the limit a sample.
+    Raises `PolicyError` without any."""
     data = workspace.gate().dataset(Purpose.MODEL_TRAINING, people_limit=people_limit)
     if not len(data.events):
         raise PolicyError(

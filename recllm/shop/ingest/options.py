@@ -88,7 +88,8 @@ class IngestOptions(ReadOptions):
 
 
 def read_options(values: Mapping[str, str]) -> dict[str, str]:
-    """Options of a command line, checked. Raises `UsageError` for an unknown one or a value that it does not take."""
+    """Options of a command line, checked.
+    Raises `UsageError` for an unknown one or a value that it does not take."""
     names = {*ReadOptions.model_fields, "namespace"} - {"likely_tz"}
     for name in values.keys() - names:
         raise UsageError(f"--read {name}: no such option; known: {', '.join(sorted(names))}")

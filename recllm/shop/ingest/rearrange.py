@@ -198,7 +198,8 @@ def with_parents(reader: RecordReader, rule: ParentRows, file: str, *, optional:
 
 
 def with_carried_cells(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:
-    """The reader with `carry`, `nothing` and `text_marks` of the map applied. Raises `IngestError` E_MISSING_COLUMN."""
+    """The reader with `carry`, `nothing` and `text_marks` of the map applied.
+    Raises `IngestError` E_MISSING_COLUMN."""
     carry, nothing = column_map.carry, list(column_map.nothing)
     by_normal = {normal(column): column for column in reader.columns}
     names = [] if carry is None else [carry.by, *carry.columns]

@@ -108,7 +108,8 @@ class Occurrences:
 
 
 def with_event_keys(events: pl.DataFrame, occurrences: Occurrences) -> pl.DataFrame:
-    """`events` with event_key (16 bytes) and payload_hash (int64). Its event_id, where there is one, is the key."""
+    """`events` with event_key (16 bytes) and payload_hash (int64).
+    Its event_id, where there is one, is the key."""
     texts = {c: pl.col(c).cast(pl.String).fill_null("") if c in events.columns else pl.lit("") for c in _CONTENT}
     if "is_timed" in events.columns:
         texts["at"] = pl.when(pl.col("is_timed") | pl.col("event_id").is_null()).then(texts["at"]).otherwise(pl.lit(""))

@@ -192,7 +192,8 @@ class Store:
             return reader.counts()["users"]
 
     def take_over(self, path: Path) -> None:
-        """Fills this empty store with the rows of a SQLite file; all or nothing. Raises `StoreError` if it has rows."""
+        """Fills this empty store with the rows of a SQLite file; all or nothing.
+        Raises `StoreError` if it has rows."""
         with (
             contextlib.closing(Store.open(path)) as source,
             source._engine.connect() as connection,

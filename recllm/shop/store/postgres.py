@@ -94,7 +94,8 @@ def _begin(connection: sa.Connection) -> None:
 
 
 def make_schema(connection: sa.Connection) -> None:
-    """Makes the schema of the store where there is none. Raises `StoreError` when the database is not in UTF-8."""
+    """Makes the schema of the store where there is none.
+    Raises `StoreError` when the database is not in UTF-8."""
     schema = connection.get_execution_options()["recllm_schema"]
     if (encoding := connection.scalar(sa.text("SHOW server_encoding"))) != "UTF8":
         raise StoreError(f"the database is in {encoding}; make one with: createdb --encoding=UTF8 --template=template0")
@@ -111,7 +112,8 @@ def staging_table(table: sa.Table) -> sa.Table:
 
 
 def stage(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> sa.Select[Any]:
-    """Copies rows of `table` to a temporary table, in the place of earlier ones. Returns a query of them, in order."""
+    """Copies rows of `table` to a temporary table, in the place of earlier ones.
+    Returns a query of them, in order."""
     staged = staging_table(table)  # one for a whole load: each that is made, and dropped, takes locks until its end
     connection.execute(sa.schema.CreateTable(staged, if_not_exists=True))
     connection.exec_driver_sql(f"TRUNCATE {staged.fullname}")

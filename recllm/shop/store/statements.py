@@ -18,7 +18,8 @@ _RING_LIMIT = 1_000_000  # ids remembered during a load, about 100 MB
 
 
 class KeyRing:
-    """Integer keys of the ids that a load meets: the first columns of `table`. An unknown id gets a row of `bare`."""
+    """Integer keys of the ids that a load meets: the first columns of `table`.
+    An unknown id gets a row of `bare`."""
 
     def __init__(self, connection: sa.Connection, table: sa.Table, bare: Mapping[str, object]) -> None:
         self._connection, self._table, self._bare = connection, table, bare

@@ -85,7 +85,8 @@ def begin_session(
 
 
 def find_session(workspace: Workspace, token: str, *, is_used: bool) -> ConsoleSession | None:
-    """The session of a token, unless it is over. is_used: notes the use. Raises `StoreError` for an unreadable file."""
+    """The session of a token, unless it is over. is_used: notes the use.
+    Raises `StoreError` for an unreadable file."""
     if not _TOKEN.fullmatch(token):
         return None
     path = _folder(workspace) / _session_id(workspace, token)

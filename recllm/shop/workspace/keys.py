@@ -83,7 +83,8 @@ def list_keys(workspace: Workspace) -> list[ApiKey]:
 
 
 def revoke_key(workspace: Workspace, key_id: str) -> None:
-    """The key is refused from now on. Raises `UnknownIdError` for an unknown one; a revoked one stays revoked."""
+    """The key is refused from now on.
+    Raises `UnknownIdError` for an unknown one; a revoked one stays revoked."""
     if not workspace.store().revoke_api_key(key_id, datetime.now(UTC).replace(microsecond=0)):
         raise UnknownIdError(f"no key {key_id!r}; see recllm keys")
 

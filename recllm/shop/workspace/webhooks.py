@@ -102,7 +102,8 @@ class Webhooks:
 
 
 def read_webhooks(workspace: Workspace) -> Webhooks:
-    """As they are now; none without the file. Raises `StoreError` for a damaged file, or one that others may read."""
+    """As they are now; none without the file.
+    Raises `StoreError` for a damaged file, or one that others may read."""
     path = workspace.webhooks_path
     try:
         if os.name == "posix" and path.stat().st_mode & 0o077:

@@ -264,7 +264,8 @@ class Workspace:
         return fingerprint_of(keys, self.settings.tenant, folding=self.folds_addresses)
 
     def keys(self) -> tuple[bytes, ...]:
-        """The pseudonym keys, the newest last; never shown, logged or kept elsewhere. Raises as `pseudonymiser`."""
+        """The pseudonym keys, the newest last; never shown, logged or kept elsewhere.
+        Raises as `pseudonymiser`."""
         keys = self._next_keys or find_keys(self.key_path)
         if self.fingerprint_under(keys) != self._key_fingerprint:
             raise StoreError(
@@ -285,7 +286,8 @@ class Workspace:
         return tuple(hmac.digest(key, text, "sha256") for key in self.keys())
 
     def session_pseudonymiser(self) -> Pseudonymiser:
-        """Ids of anonymous sessions to pseudonyms that are never a person's. Raises what `pseudonymiser` raises."""
+        """Ids of anonymous sessions to pseudonyms that are never a person's.
+        Raises what `pseudonymiser` raises."""
         return self.pseudonymiser().of_sessions()
 
     def close(self) -> None:

@@ -38,7 +38,8 @@ NEVER = np.iinfo(np.int64).max
 
 
 class LoraArguments(LoraSettings):
-    """A fine-tuning run of the encoder. Names follow `transformers.TrainingArguments` where the meaning is the same."""
+    """A fine-tuning run of the encoder.
+    Names follow `transformers.TrainingArguments` where the meaning is the same."""
 
     section: ClassVar[str] = ""
 
@@ -94,7 +95,8 @@ class Questions:
 
 
 def past_questions(dataset: Dataset, args: LoraArguments) -> list[Questions]:
-    """The questions of all past windows, latest first. Raises `DataError` when there is too little to learn from."""
+    """The questions of all past windows, latest first.
+    Raises `DataError` when there is too little to learn from."""
     events = of_actions(dataset.events, (Action.PURCHASE,))
     if not len(events):
         raise DataError(f"the log has no purchases to fine-tune on; {ALONE}")

@@ -144,7 +144,8 @@ def trainable(encoder: Encoder) -> HuggingFaceEncoder:
 
 
 def usable_device(device: str | None) -> str:
-    """The device, by default the fastest. Raises `ModelError` for a GPU where there is none, or one among several."""
+    """The device, by default the fastest.
+    Raises `ModelError` for a GPU where there is none, or one among several."""
     if device not in (None, "cpu", "cuda"):
         raise ModelError(f"device {device!r}: give cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs")
     if device == "cuda" and not torch.cuda.is_available():

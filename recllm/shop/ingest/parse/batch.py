@@ -315,7 +315,8 @@ def is_missing(ids: pl.Series) -> pl.Series:
 
 
 def clean_texts(column: pl.Series, notes: Counter[str]) -> pl.Series:
-    """Without invisible characters and outer spaces; null where empty. Counts texts with such characters in `notes`."""
+    """Without invisible characters and outer spaces; null where empty.
+    Counts texts with such characters in `notes`."""
     clean = column
     if column.str.contains(_NOT_PLAIN_TEXT).any():
         clean = column.str.replace_all(UNSEEN_IN_TEXT, "")
