@@ -161,7 +161,7 @@ def test_a_campaign_leaves_by_files_or_from_here_but_not_both(shop: Workspace, f
     opened(shop).folder.exports.unlink()
     export_campaign(opened(shop), folder / "files")
     inbox = Inbox()
-    with pytest.raises(PolicyError, match="was exported to files"):
+    with pytest.raises(PolicyError, match="were exported to a file"):
         sent(shop, inbox)
     assert not inbox.mails
 
@@ -225,6 +225,25 @@ def test_the_command_sends_a_test_then_the_campaign(
         assert code == 0 and json.loads(printed)["sent"] == N and len(inbox.mails) == 1 + N
 
 
+def test_a_file_with_two_columns_of_addresses_is_not_guessed(shop: Workspace) -> None:
+    file = shop.root.parent / "people.csv"
+    file.write_text("user_id,contact,account_manager\nu00,a@home.example,m@shop.example\nu02,,m@shop.example\n")
+    with pytest.raises(UsageError, match="contact, account_manager"):
+        read_addresses(shop, file)
+    file.write_text("user_id,email,account_manager\nu00,a@home.example,m@shop.example\nu02,,m@shop.example\n")
+    assert set(read_addresses(shop, file).values()) == {"a@home.example"}
+
+
+def test_nothing_leaves_for_people_who_left_the_plan_meanwhile(shop: Workspace) -> None:
+    """Erased, or under other pseudonyms by a rotation of the key."""
+    campaign = opened(shop)
+    first, second, *_ = (p.user_id for p in campaign.plan.addressed)
+    outbox = Outbox(campaign.folder)
+    erase_people(shop, [first], actor="test", by_pseudonym=True)
+    assert outbox.record([first, second], MessageState.LEAVING) == [second]
+    assert first not in campaign_log(shop)
+
+
 def test_one_click_unsubscribes_at_once(folder: Path) -> None:
     inbox = Inbox()
     with Workspace.open(folder / "shop") as shop:
@@ -255,10 +274,10 @@ def test_the_console_sends_a_test_then_the_campaign(folder: Path, monkeypatch: p
         assert "First, send one message to yourself" in client.get(f"{path}/review").text
         page = client.post(f"{path}/test", data={"to": "ana@leaf.example"})
         assert "The test is on its way." in page.text and len(inbox.mails) == 1
-        page = client.post(f"{path}/send", data={"confirmed": "yes"})
+        page = client.post("/campaigns/send", data={"confirmed": "yes", "campaign": "letter"})
         assert page.status_code == 422 and "Choose the file" in page.text
         with (folder / "customers.csv").open("rb") as file:
-            client.post(f"{path}/send", data={"confirmed": "yes"}, files={"addresses": file})
+            client.post("/campaigns/send", data={"confirmed": "yes", "campaign": "letter"}, files={"addresses": file})
         until(lambda: "Go on sending" in client.get(f"{path}/review").text)
         page = client.get(f"{path}/review")
         assert f"<dt>Sent</dt><dd>{N}</dd>" in page.text and inbox.received.total() == N + 1
@@ -283,8 +302,8 @@ def test_addresses_are_read_from_the_shops_own_file(shop: Workspace, lines: list
 
 def test_files_without_addresses_and_servers_that_are_none_are_refused(shop: Workspace) -> None:
     file = shop.root.parent / "people.csv"
-    for text, problem in (("a,b\n1,x@home.example\n", "no column holds the customers' ids"),
-                          ("user_id,b\nu00,x\n", "no column holds e-mail addresses")):  # fmt: skip
+    for text, problem in (("a,b\n1,x@home.example\n", "call the column with the customers' ids user_id"),
+                          ("user_id,b\nu00,x\n", "customers' e-mail addresses email")):  # fmt: skip
         file.write_text(text)
         with pytest.raises(UsageError, match=problem):
             read_addresses(shop, file)

@@ -453,7 +453,7 @@ class AmazonKey:
     """A key of SNS with a certificate, as its hosts show it."""
 
     private: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
-    url: str = "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0123.pem"
+    url: str = "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0123456789abcdef0123456789abcdef.pem"
 
     def certificate(self) -> bytes:
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sns.amazonaws.com")])
@@ -485,6 +485,7 @@ def test_ses_reports_by_sns_and_nothing_else_is_asked(door: Door, monkeypatch: p
         return key.certificate()
 
     certificate_host = sns.fetched
+    sns.certificate_of.cache_clear()
     monkeypatch.setattr(sns, "fetched", fetched)
     add_source(door.shop, "ses", WebhookScheme.SES, "arn:aws:sns:eu-west-1:1:shop")
     first, second = (message.message_id for message in door.messages[:2])
@@ -510,6 +511,7 @@ def test_ses_reports_by_sns_and_nothing_else_is_asked(door: Door, monkeypatch: p
         good | {"Message": event("Complaint", second)},
         good | {"TopicArn": "arn:aws:sns:eu-west-1:1:other"},
         good | {"SignatureVersion": "3"},
+        good | {"SigningCertURL": "https://sns.eu-west-1.amazonaws.com/?Action=GetEndpointAttributes"},
         good | {"Timestamp": "2025-01-01T00:00:00.000Z"},
     ):
         assert post(forged).status_code == 401, forged

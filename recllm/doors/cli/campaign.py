@@ -138,6 +138,7 @@ def send(
         raise UsageError("whom to send to: --addresses FILE with your customers' ids and e-mail addresses")
     by_customer = read_addresses(shop, addresses)
     answered = {None: None, "sent": MessageState.SENT, "again": MessageState.DEFERRED}[unanswered]
+    write_audit(shop, "campaign_sent", campaign=campaign.plan.campaign_id)  # before: some may leave though a run fails
     with tqdm(unit=" e-mails", disable=None) as bar:
 
         def progress(n_done: int, n_all: int) -> None:
@@ -147,7 +148,6 @@ def send(
         outcome = send_campaign(
             campaign, server, by_customer, per_minute=per_minute, unanswered=answered, progress=progress
         )
-    write_audit(shop, "campaign_sent", campaign=campaign.plan.campaign_id, sent=outcome.sent)
     return Answer(outcome, notes=list(_left_to_do(outcome)))
 
 

@@ -28,6 +28,7 @@ from recllm.base.errors import RecllmError
 from recllm.base.words.sentences import LANGUAGES, language_of
 from recllm.base.words.words import Words
 from recllm.doors.console import (
+    campaign_review,
     campaigns,
     data,
     home,
@@ -220,7 +221,7 @@ def mount_console(app: FastAPI) -> None:
         RecentEntries(TYPED_SECONDS, MAX_TYPED),
     )
     state.loads.start()
-    service.body_limits[data.UPLOAD_PATH] = MAX_UPLOAD_BYTES
+    service.body_limits.update({data.UPLOAD_PATH: MAX_UPLOAD_BYTES, campaign_review.SEND_PATH: MAX_UPLOAD_BYTES})
     for shop in service.shops.values():
         sweep_uploads(shop.workspace)
         end_outdated_sessions(shop.workspace)

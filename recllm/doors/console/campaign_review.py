@@ -37,6 +37,7 @@ from recllm.doors.service.jobs import ENDED, Progress
 from recllm.market.audiences.audience import aim
 from recllm.market.campaigns.drafts import CampaignAct, history, note, open_by_id
 from recllm.market.campaigns.export import EMAIL, export_campaign, reachable_people
+from recllm.market.campaigns.folder import ExportEntry, read_entries
 from recllm.market.campaigns.open_campaign import OpenCampaign
 from recllm.market.sending.addresses import read_addresses
 from recllm.market.sending.mail import SERVER_VARIABLE, MailServer
@@ -140,6 +141,8 @@ def act_lines(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 # --- e-mails that leave from here -------------------------------------------------------------------------------------
 
+SEND_PATH = "/campaigns/send"
+"""Of the form with the addresses, which may be larger than others."""
 MAX_ADDRESS_BYTES = 200_000_000
 PER_MINUTE = 600
 """Messages in a minute; the command line can set another pace."""
@@ -155,7 +158,7 @@ def send_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any]:
         "job": job,
         "is_sending": job is not None and job.state not in ENDED,
         "counts": counts,
-        "has_begun": any(counts.values()),
+        "has_begun": any(entry.sends for entry in read_entries(campaign.folder.exports, ExportEntry)),
         "has_server": bool(os.environ.get(SERVER_VARIABLE)),
         "has_email": any(person.channel == EMAIL for person in campaign.plan.addressed),
     }
@@ -183,19 +186,20 @@ def test_message(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     return visit.back(page_path(campaign_id, CampaignStep.REVIEW), "test_sent")
 
 
-@router.post("/campaign/{campaign_id}/send")
+@router.post(SEND_PATH.removeprefix("/campaigns"))
 @slow
-def send(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
+def send(visit: TheVisit, form: TheForm) -> Response:
     """Begin or go on with sending, in the background. The addresses are kept only as long as it runs."""
     visit.require(Scope.MARKETING)
     visit.require(Scope.PEOPLE)
+    campaign_id = form.text("campaign")
     upload, unanswered = form.get("addresses"), UNANSWERED.get(form.text("unanswered"))
     content = form.file("addresses", MAX_ADDRESS_BYTES)
     name = (upload.filename if isinstance(upload, UploadFile) else None) or ""
     try:
-        server, running = mail_server(visit), visit.state.sending.open_job(visit.shop.name, campaign_id)
-        if running is not None:
-            raise WordedError(visit.say("sending.is_running"))
+        server = mail_server(visit)
+        if form.text("confirmed") != "yes":
+            raise WordedError(visit.say("campaigns.confirm_first"))
         if not content or len(content) > MAX_ADDRESS_BYTES:
             raise WordedError(visit.say("sending.no_file"))
         with tempfile.TemporaryDirectory() as folder:
@@ -215,9 +219,11 @@ def send(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
             progress=lambda n, n_all: tell(f"{n} {n_all}"),
         )
 
+    if visit.state.sending.submit_alone(visit.shop.name, campaign_id, work) is None:
+        refusal = WordedError(visit.say("sending.is_running"))
+        return show_review(visit, campaign_id, refused_state(visit, refusal, PageState()))
     note(visit.workspace, campaign_id, CampaignAct.EXPORTED, by=actor_name(visit), at=datetime.now(UTC))
     visit.remember("send_campaign", subject=None, file=campaign_id)
-    visit.state.sending.submit(visit.shop.name, campaign_id, work)
     return visit.back(page_path(campaign_id, CampaignStep.REVIEW))
 
 

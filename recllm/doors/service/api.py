@@ -79,7 +79,7 @@ from recllm.recommend.recommender.search import similar_items
 from recllm.shop.ingest.workspace_load import add_consent, add_events, add_items, add_users
 from recllm.shop.workspace.audit import AuditAction, AuditCheck, AuditEntry, read_audit, verify_audit
 from recllm.shop.workspace.keys import Scope
-from recllm.shop.workspace.workspace import recording_time
+from recllm.shop.workspace.workspace import Workspace, recording_time
 from recllm.text.domains import domain_of
 
 CLOCK_SKEW_SECONDS = 300.0  # an event may be so far ahead of this machine's clock
@@ -351,16 +351,13 @@ class AuditLog:
     entries: tuple[AuditEntry, ...]
 
 
-@operation(router, "POST", "/v1/sessions/join", "events", answer=SessionJoin)
-def session_join(body: SessionJoinRequest, caller: MaySend) -> SessionJoin:
-    """An anonymous session's events become those of a person, whose next answer knows them.
+def join_session(workspace: Workspace, session_id: str, user_id: str) -> SessionJoin:
+    """Makes the present and later events of an anonymous session those of a person; may be repeated.
 
-    Again for the same person it changes nothing; a session of another person is a conflict. Where the person refused
-    personalisation nothing is joined: the session's events stay unjoined, and the session counts as having refused.
+    Raises `ConflictError` for a session that belongs to another person.
     """
-    workspace = caller.shop.workspace
-    session = workspace.session_pseudonymiser().one(body.session_id)
-    person = workspace.pseudonymiser().one(body.user_id)
+    session = workspace.session_pseudonymiser().one(session_id)
+    person = workspace.pseudonymiser().one(user_id)
     if workspace.store().tombstones([session, person]):
         return SessionJoin(joined=False, events=0)
     with workspace.store().read() as reader:
@@ -370,7 +367,18 @@ def session_join(body: SessionJoinRequest, caller: MaySend) -> SessionJoin:
         add_consent(workspace, [refusal], source="session", by_pseudonym=True)
         return SessionJoin(joined=False, events=0)
     with workspace.store().load(Table.EVENTS, load_id=uuid.uuid4().hex, source="session") as load:
-        return SessionJoin(joined=True, events=load.join_session(session, person))
+        n_events = load.join_session(session, person)
+    return SessionJoin(joined=True, events=n_events)
+
+
+@operation(router, "POST", "/v1/sessions/join", "events", answer=SessionJoin)
+def session_join(body: SessionJoinRequest, caller: MaySend) -> SessionJoin:
+    """An anonymous session's events become those of a person, whose next answer knows them.
+
+    Again for the same person it changes nothing; a session of another person is a conflict. Where the person refused
+    personalisation nothing is joined: the session's events stay unjoined, and the session counts as having refused.
+    """
+    return join_session(caller.shop.workspace, body.session_id, body.user_id)
 
 
 @operation(router, "POST", "/v1/users/erase", "privacy", answer=ErasureCertificate, marketing=True)

@@ -98,7 +98,7 @@ def create_app(
         app.include_router(operations.router)
     agents = agent_server(app) if find_spec("mcp") else None
     if agents:
-        app.mount("/mcp", mcp_app(agents))
+        app.mount("/mcp", mcp_app(agents), name="mcp")
     if loopback_only:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_HOSTS))
     app.add_middleware(RequestMiddleware, service=service, https_only=https_only)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -69,14 +69,15 @@ def export_campaign(
     ids: Mapping[str, str] | None = None,
     clock: datetime | None = None,
     revision: str | None = None,
+    addresses: Collection[str] = (),
 ) -> CampaignExport:
     """Writes ID-CHANNEL.csv files into `folder`, and logs whom they reach; who is held out is in none of them.
 
-    folder: None for e-mails that `recllm.market.sending` sends. They are in no file from then on, and a campaign whose
-    files may have been sent is not sent. ids: pseudonym -> the shop's own id, where it is known. revision: what the
-    caller saw, see `CampaignFolder.revision`. Raises `PolicyError` when no text is approved, or fewer people than the
-    policy's floor are left, `NothingToDo` with the counts for none, or when the offer is over, `ConflictError` for
-    another revision.
+    folder: None for e-mails that `recllm.market.sending` sends to people with one of the `addresses`, by pseudonym, and
+    records when they have left. They are in no file from then on, and people who were in one are not sent to.
+    ids: pseudonym -> the shop's own id, where it is known. revision: what the caller saw, see
+    `CampaignFolder.revision`. Raises `PolicyError` when no text is approved, or fewer people than the policy's floor
+    are left, `NothingToDo` with the counts for none, or when the offer is over, `ConflictError` for another revision.
     """
     plan = campaign.plan
     with campaign.folder.locked():  # no text is withdrawn between this look and the log of exports
@@ -90,12 +91,15 @@ def export_campaign(
                 f"the offer of {plan.campaign_id!r} ends before the quiet hours do; nothing can be sent in time"
             )
         entries = read_entries(campaign.folder.exports, ExportEntry)
-        if folder is None and not all(entry.sends for entry in entries):
-            raise PolicyError(
-                f"{plan.campaign_id!r} was exported to files, and may have been sent with them; plan another campaign"
-            )
         if folder is None:
-            leaving = [person for person in plan.people if person.channel == EMAIL]
+            emails = [person for person in plan.people if person.channel == EMAIL]
+            in_files = {name for entry in entries if not entry.sends for name in entry.reached}
+            if any(person.user_id in in_files for person in emails):
+                raise PolicyError(
+                    f"the e-mails of {plan.campaign_id!r} were exported to a file, and may have been sent with it; "
+                    "plan another campaign"
+                )
+            leaving = [person for person in emails if person.user_id in addresses]
         else:
             sent_here = {EMAIL for entry in entries if entry.sends}
             leaving = [person for person in plan.people if person.channel not in sent_here]
@@ -120,8 +124,8 @@ def export_campaign(
             "dropped": dropped,
             "sends": folder is None,
         }
-        # before the line that says they are recorded: a repeated export records them, and none twice
-        record_shown(campaign, [p for p in reached if p.user_id not in before], messages, at)
+        if folder:  # before the line that says they are recorded: a repeated export records them, and none twice
+            record_shown(campaign, [p for p in reached if p.user_id not in before], messages, at)
         if folder or not before.issuperset(messages):
             append(campaign.folder.exports, [entry])
     _logger.info("exported %d people, %d held out, %d dropped", len(reached), len(held_out), sum(dropped.values()))

@@ -184,7 +184,12 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate) -> CampaignOutcom
     counts = Counter(kind for name, channel, kind in reports if (name, channel) in messages_sent)
     arrived = {(name, channel) for name, channel, kind in reports if kind in ARRIVED}
     reporting = {channel for _, channel, kind in reports if kind is MessageEventKind.DELIVERED}
-    n_not_delivered = sum(channel in reporting for _, channel in messages_sent - arrived)
+    sent_from_here = {name for entry in exports if entry.sends for name in entry.reached}
+    taken = {(name, channel) for name, channel, kind in reports if kind is MessageEventKind.PROCESSED}
+    n_not_delivered = sum(
+        channel in reporting or (name in sent_from_here and (name, channel) not in taken)
+        for name, channel in messages_sent - arrived
+    )
     figures, control, revenue_effect = actions.figures(rows), actions.figures(control_rows), None
     if figures and control:
         exact = mean_difference(actions.revenue[rows], actions.revenue[control_rows])

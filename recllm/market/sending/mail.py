@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -11,7 +12,7 @@ from email.policy import SMTP
 from email.utils import format_datetime
 from functools import cache
 from importlib.resources import files
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 from uuid import uuid4
 
 from jinja2 import Environment, Template
@@ -30,6 +31,9 @@ UNSUBSCRIBE_PATH = "/unsubscribe"
 """Of the service: POST /unsubscribe/SHOP/MESSAGE ends the messages of the channel at once, without a question."""
 SERVER_VARIABLE = "RECLLM_SMTP"
 """Environment variable with the URL of the mail server."""
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_{|}~-]+"
+MAILBOX = rf"^{_ATOM}(?:\.{_ATOM})*@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z0-9-]{{2,63}}$"
+"""An address as mail servers take it: ASCII, no quotes, a name of atoms and a domain."""
 PROVIDER_HEADERS: Mapping[str, str] = {
     "postmarkapp.com": "X-PM-Metadata-recllm_message_id: ID",
     "mailgun.org": 'X-Mailgun-Variables: {"recllm_message_id": "ID"}',
@@ -37,6 +41,7 @@ PROVIDER_HEADERS: Mapping[str, str] = {
     "sendgrid.net": 'X-SMTPAPI: {"unique_args": {"recllm_message_id": "ID"}}',
 }
 """End of a server's name -> the header by which its reports name the message."""
+_URL_SIGNS = "%:/?#[]@!$&'()*+,;=~"
 _UNSUBSCRIBE = {"en": "Unsubscribe", "zh": "退订"}
 
 
@@ -48,7 +53,7 @@ class MailServer:
     port: int
     is_tls: bool
     user: str | None
-    password: str | None
+    password: str | None = field(repr=False)
     sender: str
     """The address that mails come from."""
 
@@ -66,7 +71,7 @@ class MailServer:
             raise UsageError(f"no mail server is named; {example}")
         user = unquote(parts.username) if parts.username else None
         sender = parse_qs(parts.query).get("from", [user or ""])[0]
-        if "@" not in sender:
+        if not re.fullmatch(MAILBOX, sender):
             raise UsageError(f"the mail server's URL has no address that mails come from; {example}")
         is_tls = parts.scheme == "smtps"
         return cls(
@@ -104,8 +109,8 @@ class Mail:
 def unsubscribe_url(campaign: OpenCampaign, message_id: str) -> str:
     """The address that ends the messages of one customer, where the campaign's `opt_out` is the page of the service,
     .../unsubscribe/SHOP; else `opt_out` itself. A message's id cannot be guessed without the workspace's key."""
-    link, page = campaign.file.sender.opt_out, f"{UNSUBSCRIBE_PATH}/{campaign.workspace.root.name}"
-    is_page = link.startswith("http") and urlsplit(link).path.rstrip("/").endswith(page)
+    link, page = campaign.file.sender.opt_out, f"{UNSUBSCRIBE_PATH}/{campaign.workspace.root.resolve().name}"
+    is_page = link.startswith("http") and unquote(urlsplit(link).path).rstrip("/").endswith(page)
     return f"{link.rstrip('/')}/{message_id}" if is_page else link
 
 
@@ -132,9 +137,9 @@ def mail_of(
     button = parts.get(CALL_TO_ACTION) if link else None
     picture = item.attributes.get(IMAGE, "") if item else ""
     mail = EmailMessage(policy=SMTP)
-    mail["From"] = Address(shop, addr_spec=server.sender)
+    mail["From"] = Address(" ".join(shop.split()), addr_spec=server.sender)
     mail["To"] = Address(addr_spec=address)
-    mail["Subject"] = parts["subject"]
+    mail["Subject"] = " ".join(parts["subject"].split())  # a header is one line, also for U+2028
     mail["Date"] = format_datetime(datetime.now(UTC))
     step = ["", f"{button}: {link}"] if button else []
     lines = [parts["headline"], "", parts["body"], *step, "", "-- ", *added]
@@ -145,7 +150,10 @@ def mail_of(
     html = template(language(text.locale)).render(values, paragraphs=parts["body"].split("\n"), added=added)
     mail.add_alternative(html, subtype="html", cte="quoted-printable")
     # written here, as `EmailMessage` encodes what is longer than a line and cannot be folded
-    heads = [f"Message-ID: {server.header_id(message_id)}", f"List-Unsubscribe: <{unsubscribe}>"]
+    heads = [
+        f"Message-ID: {server.header_id(message_id)}",
+        f"List-Unsubscribe: <{quote(unsubscribe, safe=_URL_SIGNS)}>",
+    ]
     if unsubscribe != file.sender.opt_out:
         heads.append("List-Unsubscribe-Post: List-Unsubscribe=One-Click")
     heads += [head.replace("ID", message_id) for host, head in PROVIDER_HEADERS.items() if server.host.endswith(host)]

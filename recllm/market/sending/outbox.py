@@ -49,13 +49,16 @@ class OutboxEntry:
 class Outbox:
     """The states of a campaign's messages, read once and written at each change.
 
-    An erasure or a rotation of the key rewrites the file in the meantime. What it took out is not written again.
+    An erasure or a rotation of the key rewrites the file and the plan's people in the meantime. Nothing is written, and
+    so nothing is sent, of people who are not in the plan any more.
     """
 
     def __init__(self, folder: CampaignFolder) -> None:
         """Raises `DataError` for a damaged file. A line that a killed process left unfinished is removed."""
         self._folder = folder
+        self._planned: set[str] | None = None  # the people of the plan, where it was rewritten since
         with folder.locked():
+            self._plan_version = version_of(folder.people)
             self._read()
 
     def _read(self) -> None:
@@ -69,7 +72,10 @@ class Outbox:
             entries = [OutboxEntry(**values | {"state": MessageState(values["state"])}) for values in fields]
             self._entries = {entry.user_id: entry for entry in entries}
         except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{file}: damaged; put back the file from a backup") from error
+            raise DataError(
+                f"{file}: damaged; look into the mail server's log before you send again, as an older copy of the file "
+                "does not know what has left since"
+            ) from error
         self._version = version_of(file)
 
     def entry(self, user_id: str) -> OutboxEntry | None:
@@ -84,20 +90,19 @@ class Outbox:
         """The last lines of the people whose message is in the state."""
         return [entry for entry in self._entries.values() if entry.state is state]
 
-    def record(self, user_ids: Iterable[str], state: MessageState, code: str = "") -> None:
-        """`LEAVING` is on the disk on return.
-        People whom an erasure took out since the last call are left out."""
+    def record(self, user_ids: Iterable[str], state: MessageState, code: str = "") -> list[str]:
+        """Returns the people whose line was written, those who are still in the plan. `LEAVING` is on the disk then."""
         file, at = self._folder.outbox, datetime.now(UTC).isoformat(timespec="milliseconds")
         with self._folder.locked():
-            erased: set[str] = set()
             if version_of(file) != self._version:
-                before = set(self._entries)
                 self._read()
-                erased = before - set(self._entries)
+            if version_of(self._folder.people) != self._plan_version:
+                self._plan_version = version_of(self._folder.people)
+                self._planned = {json_value(line)["user_id"] for line in self._folder.people.read_bytes().splitlines()}
             entries = [
                 OutboxEntry(user_id=user_id, state=state, code=code, at=at)
                 for user_id in user_ids
-                if user_id not in erased
+                if self._planned is None or user_id in self._planned
             ]
             with file.open("ab") as log:
                 log.write("".join(json.dumps(asdict(entry)) + "\n" for entry in entries).encode())
@@ -106,6 +111,7 @@ class Outbox:
                     os.fsync(log.fileno())
             self._version = version_of(file)
             self._entries |= {entry.user_id: entry for entry in entries}
+        return [entry.user_id for entry in entries]
 
 
 def version_of(file: Path) -> tuple[int, ...]:

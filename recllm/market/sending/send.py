@@ -10,19 +10,19 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from recllm.base.errors import DeliveryError, MissingExtraError, NothingToDo, PolicyError
+from recllm.base.errors import DeliveryError, MissingExtraError, NothingToDo, PolicyError, UsageError
 from recllm.base.files import lock_file
 from recllm.base.messages import MessageEvent, MessageEventKind
-from recllm.market.campaigns.export import EMAIL, export_campaign, messages_of, reachable_people
+from recllm.market.campaigns.export import EMAIL, export_campaign, messages_of, reachable_people, record_shown
 from recllm.market.campaigns.folder import PlannedPerson, TextStatus
-from recllm.market.campaigns.open_campaign import OpenCampaign, text_states
-from recllm.market.sending.mail import Mail, MailServer, mail_of
+from recllm.market.campaigns.open_campaign import OpenCampaign
+from recllm.market.sending.mail import MAILBOX, Mail, MailServer, mail_of
 from recllm.market.sending.outbox import FINAL, MessageState, Outbox
 from recllm.market.sending.reports import record_reports
 
@@ -34,13 +34,15 @@ SOURCE = "smtp"
 CONNECTIONS = 4
 BATCH = 100
 """Messages between two looks at consent; many servers take no more on one connection."""
-TIMEOUT_SECONDS = 30.0
-"""For one answer of the server."""
+TIMEOUT_SECONDS, BODY_SECONDS = 30.0, 600.0
+"""For an answer of the server, and for that to a message, by RFC 5321."""
 RECONNECT_SECONDS = (1.0, 5.0, 20.0)
 """Waits after a lost connection, until one brings something."""
 _ENHANCED_CODE = re.compile(r"\s*([245]\.\d{1,3}\.\d{1,3})\b")
-_ADDRESS_CODES = re.compile(r"55[013]$|\d{3} 5\.(?:1\.\d+|2\.1)$")
-"""Refusals that are about the address itself, by RFC 3463 and RFC 5321."""
+_ADDRESS_CODES = re.compile(r"\d{3} 5\.(?:1\.\d+|2\.1)$")
+"""Refusals that are about the address itself, by RFC 3463. Others may be about the sender."""
+_POLICY_CODE = re.compile(r"\d{3} 5\.7\.")
+"""The server refuses the sender, or its own policy the message: what is mended there can be sent again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,34 +88,32 @@ def send_campaign(
             raise NothingToDo(f"messages of {plan.campaign_id!r} may leave {when}; nothing was sent")
         if unanswered is not None:
             outbox.record([entry.user_id for entry in outbox.entries(MessageState.LEAVING)], unanswered)
-        reached = set(export_campaign(campaign, None, clock=now).people)
+        reached = set(export_campaign(campaign, None, clock=now, addresses=addresses.keys()).people)
         people = [p for p in plan.addressed if p.user_id in reached]
-        with_address = [p for p in people if p.user_id in addresses]
-        queue = deque(p for p in with_address if outbox.state(p.user_id) not in FINAL)
+        queue = deque(p for p in people if outbox.state(p.user_id) not in FINAL)
         count_answers(campaign, outbox, people, now)
-        pace, n_all, texts = Pace(per_minute), len(queue), {text.id: text for text in plan.texts}
+        pace, n_all, n_late, texts = Pace(per_minute), len(queue), 0, {text.id: text for text in plan.texts}
         while queue and (window.end is None or clock() < window.end):
             batch = [queue.popleft() for _ in range(min(len(queue), BATCH, max(1, per_minute // 6)))]
-            states = text_states(campaign)
+            states = campaign.states
             reachable, _, _ = reachable_people(campaign, states, batch)
             mails = [
                 mail_of(campaign, texts[m.text_id], states[m.text_id].text, server, addresses[m.user_id], m)
                 for m in messages_of(campaign, reachable, clock()).values()
             ]
             try:
-                deliver(server, mails, outbox, pace)
+                n_late += deliver(server, mails, outbox, pace, lambda: window.end is not None and clock() >= window.end)
             finally:
                 count_answers(campaign, outbox, batch, clock())
             if progress is not None:
                 progress(n_all - len(queue), n_all)
-        n_without = len(people) - len(with_address)
-        return outcome_of(campaign, server, outbox, waiting=len(queue), no_address=n_without)
+        return outcome_of(campaign, server, outbox, addresses.keys(), len(queue) + n_late)
 
 
 def outcome_of(
-    campaign: OpenCampaign, server: MailServer, outbox: Outbox, waiting: int, no_address: int
+    campaign: OpenCampaign, server: MailServer, outbox: Outbox, addresses: Collection[str], waiting: int
 ) -> SendOutcome:
-    *_, dropped = reachable_people(campaign, text_states(campaign))
+    *_, dropped = reachable_people(campaign, campaign.states)
     leaving = {entry.user_id for entry in outbox.entries(MessageState.LEAVING)}
     unsure = [person for person in campaign.plan.addressed if person.user_id in leaving]
     messages = messages_of(campaign, unsure, datetime.now(UTC)).values()
@@ -123,7 +123,7 @@ def outcome_of(
         refused=len(outbox.entries(MessageState.REFUSED)),
         unanswered=tuple(server.header_id(message.message_id) for message in messages),
         waiting=waiting,
-        no_address=no_address,
+        no_address=sum(p.channel == EMAIL and p.user_id not in addresses for p in campaign.plan.addressed),
         dropped=dropped,
     )
 
@@ -132,8 +132,10 @@ def send_test(campaign: OpenCampaign, server: MailServer, address: str) -> str:
     """Sends the first approved e-mail of the campaign to an address of the shop's own, and returns the id of its text.
 
     Nothing is recorded, and its link to unsubscribe is the campaign's own. Raises `PolicyError` where no e-mail is
-    approved, `DeliveryError` where the server does not take it.
+    approved, `UsageError` for what is no address, `DeliveryError` where the server does not take it.
     """
+    if not re.fullmatch(MAILBOX, address):
+        raise UsageError(f"{address!r} is no e-mail address")
     states, emails = campaign.states, [text for text in campaign.plan.texts if text.channel == EMAIL]
     text = next((text for text in emails if states[text.id].action is TextStatus.APPROVED), None)
     if text is None:
@@ -168,16 +170,18 @@ class Pace:
         await asyncio.sleep(at - now)
 
 
-def deliver(server: MailServer, mails: Sequence[Mail], outbox: Outbox, pace: Pace) -> None:
-    """Hands mails to the server and records what becomes of each. A lost connection is made again; mails that had not
-    begun to leave are tried again. Raises `DeliveryError` when no connection brings anything, or the server takes
-    nothing from this sender."""
+def deliver(server: MailServer, mails: Sequence[Mail], outbox: Outbox, pace: Pace, is_late: Callable[[], bool]) -> int:
+    """Hands mails to the server and records the answer to each; returns how many were left as it became late.
+
+    A lost connection is made again, and mails that had not begun to leave are tried again. Raises `DeliveryError` when
+    no connection brings anything, or the server takes nothing from this sender.
+    """
     smtp = import_smtp()
     queue, waits = deque(mails), iter(RECONNECT_SECONDS)
-    while queue:
+    while queue and not is_late():
         n_before = len(queue)
         try:
-            asyncio.run(_connections(server, queue, outbox, pace))
+            asyncio.run(_connections(server, queue, outbox, pace, is_late))
         except (smtp.SMTPException, OSError) as error:
             if isinstance(error, smtp.SMTPNotSupported) or getattr(error, "code", 0) >= 500:
                 raise DeliveryError(f"the mail server {server} takes nothing from {server.sender}: {error}") from error
@@ -189,14 +193,16 @@ def deliver(server: MailServer, mails: Sequence[Mail], outbox: Outbox, pace: Pac
                     f"the mail server {server} cannot be reached: {error}; what has not left is sent by the next run"
                 ) from error
             time.sleep(wait)
+    return len(queue)
 
 
-async def _connections(server: MailServer, queue: deque[Mail], outbox: Outbox, pace: Pace) -> None:
+async def _connections(
+    server: MailServer, queue: deque[Mail], outbox: Outbox, pace: Pace, is_late: Callable[[], bool]
+) -> None:
     """Empties the queue over several connections, or raises the error of one after all have ended. When it is
     interrupted, each connection ends the message that it is at."""
-    tasks = [
-        asyncio.ensure_future(_connection(server, queue, outbox, pace)) for _ in range(min(CONNECTIONS, len(queue)))
-    ]
+    n_connections = range(min(CONNECTIONS, len(queue)))
+    tasks = [asyncio.ensure_future(_connection(server, queue, outbox, pace, is_late)) for _ in n_connections]
     try:
         await asyncio.wait(tasks)
     except asyncio.CancelledError:
@@ -207,12 +213,14 @@ async def _connections(server: MailServer, queue: deque[Mail], outbox: Outbox, p
         raise error
 
 
-async def _connection(server: MailServer, queue: deque[Mail], outbox: Outbox, pace: Pace) -> None:
+async def _connection(
+    server: MailServer, queue: deque[Mail], outbox: Outbox, pace: Pace, is_late: Callable[[], bool]
+) -> None:
     smtp_errors = import_smtp()
     async with connection(server) as smtp:
         while queue:
             await pace.turn()
-            if not queue:
+            if not queue or is_late():
                 return
             mail = queue.popleft()
             try:
@@ -225,11 +233,14 @@ async def _connection(server: MailServer, queue: deque[Mail], outbox: Outbox, pa
             except BaseException:
                 queue.appendleft(mail)  # not a word of it has left
                 raise
-            outbox.record([mail.user_id], MessageState.LEAVING)
+            if not outbox.record([mail.user_id], MessageState.LEAVING):
+                await smtp.rset()  # erased, or under another pseudonym since
+                continue
             try:
-                await smtp.data(mail.content)
+                await smtp.data(mail.content, timeout=BODY_SECONDS)
             except smtp_errors.SMTPDataError as refusal:
                 outbox.record([mail.user_id], *answer_of(refusal.code, refusal.message))
+                await smtp.rset()
             else:
                 outbox.record([mail.user_id], MessageState.SENT)
 
@@ -259,8 +270,10 @@ def import_smtp() -> ModuleType:
 def answer_of(code: int, words: str) -> tuple[MessageState, str]:
     """A refusal as a state, and its codes without the server's words, which may hold an address."""
     enhanced = _ENHANCED_CODE.match(words)
-    state = MessageState.DEFERRED if code < 500 else MessageState.REFUSED
-    return state, f"{code} {enhanced[1]}" if enhanced else str(code)
+    codes = f"{code} {enhanced[1]}" if enhanced else str(code)
+    if code < 300:  # of a message: taken, though by another code than most servers give
+        return MessageState.SENT, codes
+    return MessageState.DEFERRED if code < 500 or _POLICY_CODE.match(codes) else MessageState.REFUSED, codes
 
 
 def count_answers(campaign: OpenCampaign, outbox: Outbox, people: Sequence[PlannedPerson], at: datetime) -> None:
@@ -284,3 +297,4 @@ def count_answers(campaign: OpenCampaign, outbox: Outbox, people: Sequence[Plann
                 )
             )
     record_reports(campaign.workspace, SOURCE, events)
+    record_shown(campaign, [p for p in people if outbox.state(p.user_id) is MessageState.SENT], messages, at)

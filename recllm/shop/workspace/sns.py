@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 from recllm.base.errors import MissingExtraError
 
 HOST = re.compile(r"sns\.[a-z0-9-]{1,40}\.amazonaws\.com(?:\.cn)?")
+CERTIFICATE = re.compile(rf"https://{HOST.pattern}/SimpleNotificationService-[0-9a-f]{{32}}\.pem")
+"""Addresses of certificates: others on these hosts can answer what a stranger wrote."""
 MAX_BYTES = 64 << 10
 TIMEOUT_SECONDS = 5.0
 SIGNED = {
@@ -25,8 +27,9 @@ SIGNED = {
 }
 
 
-def signed_message(body: bytes) -> Mapping[str, str] | None:
-    """The message of a body, where its signature holds; None otherwise. Raises `MissingExtraError`."""
+def signed_message(body: bytes, topics: Collection[str]) -> Mapping[str, str] | None:
+    """The message of a body of one of the topics, where its signature holds; None otherwise.
+    Raises `MissingExtraError`."""
     try:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
@@ -37,10 +40,12 @@ def signed_message(body: bytes) -> Mapping[str, str] | None:
         raise MissingExtraError("cryptography", "serve") from error
     try:
         message: dict[str, Any] = json.loads(body)
+        if message["TopicArn"] not in topics or not CERTIFICATE.fullmatch(message["SigningCertURL"]):
+            return None
         names = [name for name in SIGNED[message["Type"]] if name in message]
         content = "".join(f"{name}\n{message[name]}\n" for name in names).encode()
         algorithm = {"1": SHA1(), "2": SHA256()}[message["SignatureVersion"]]  # noqa: S303 - what Amazon signs by default
-        certificate = fetched(message["SigningCertURL"])
+        certificate = certificate_of(message["SigningCertURL"])
         key = load_pem_x509_certificate(certificate).public_key()
         if not isinstance(key, RSAPublicKey):
             return None
@@ -59,6 +64,10 @@ def confirm(message: Mapping[str, str]) -> bool:
 
 
 @lru_cache(maxsize=16)
+def certificate_of(url: str) -> bytes:
+    return fetched(url)
+
+
 def fetched(url: str) -> bytes:
     """What an address of Amazon SNS answers. Raises `LookupError` for another address, or without an answer."""
     import httpx2
