@@ -1,6 +1,4 @@
-"""From a shop's own files to something to send: what was read, customers with recommendations, a first campaign with
-its texts, how good the model is, and what to do next. `recllm.doors.start.demo` does the same with a public log.
-"""
+"""From a shop's own files to something to send; `doors.start.demo` does it with a public log."""
 
 from __future__ import annotations
 
@@ -25,6 +23,7 @@ from recllm.base.schema import Action, Purpose, Slate, Table
 from recllm.base.words.sentences import language_of
 from recllm.base.words.words import Words
 from recllm.doors.start.files import Answers, ShopFile, answers_of, columns_of_consent, read_files, shop_settings
+from recllm.market.adcopy.naming import goods_of
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.campaigns.drafts import campaign_file, create_campaign, file_path
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, read_plan
@@ -104,7 +103,7 @@ def start_shop(
     generator: str,
     at_terminal: bool,
 ) -> dict[str, Any]:
-    """`run_start` for files as they are, with what they say of the shop where nothing else states it.
+    """`run_start` with what the files say of the shop where nothing else states it.
 
     options: basis, contact and sender, empty where they are not stated. at_terminal: whether questions can be asked.
     Raises what `read_files`, `answers_of` and `run_start` do.
@@ -135,18 +134,16 @@ def run_start(
     **settings: Any,
 ) -> dict[str, Any]:
     """Reads the files into a workspace at `folder`, learns, recommends, measures and drafts a campaign. Returns the
-    record of it, of which report.html is the page. A second run reads what is new and learns again; a campaign that is
-    there stays.
+    record of which report.html is the page. A second run reads what is new and learns again; a campaign stays.
 
-    answers: what consent rests on, and who writes. locale: language of the page and texts; a new workspace keeps it,
-    another one keeps its own. where: a condition on the recommended items. note: a sentence at the top of the page.
-    settings: fields of `Settings`; None states nothing. What cannot be done yet, for lack of consent or of a long
-    enough log, is said on the page. Raises `IngestError` for a file that is refused, and `UsageError` for a column that
-    no file has, and for a workspace with other settings or answers than these.
+    locale: of the page and texts; a new workspace keeps it. where: a condition on the recommended items. note: a
+    sentence at the top of the page. settings: fields of `Settings`; None states nothing.
+    Raises `IngestError` for a file that is refused, and `UsageError` for a column that no file has, and for a workspace
+    with other settings or answers than these.
     """
     check_columns(files, answers)
     stated = {name: value for name, value in settings.items() if value is not None}
-    channel = "sms_gsm" if any(file.known_by_phone for file in files) else "email"
+    channel = answers.channel(files)
     stated |= answers.settings(CHANNEL_PURPOSE[channel])
     language = {} if locale is None else {"locale": locale}
     workspace = Workspace.create(folder, exist_ok=True, **stated, **language)
@@ -169,13 +166,15 @@ def run_start(
         run.problems["currency"] = run.words.say("start.mend.currency")
     plan = None
     serving = open_recommender(workspace, locale=locale, encoder=encoder, everybody=True).by_pseudonym()
-    if contact and model_version is not None and answers.sender is not None:
+    if channel == "sms_gsm" and (currency == "CNY" or (currency is None and language_of(page_locale) == "zh")):
+        run.problems["sms"] = run.words.say("start.mend.sms")
+    elif contact and model_version is not None and answers.sender is not None:
         with run.step("campaign", DataError, PolicyError, UsageError, NothingToDo, problem="campaign"):
             plan = draft_campaign(run, answers, channel, generator)
     with run.step("slates"):
         texts = {} if plan is None else {person.user_id: person.text_id for person in plan.addressed}
         people = typical_people(serving, run.words, texts or contact)
-        slates = [serving.recommend(person["user_id"], k=6, where=where)[0] for person in people]
+        slates = [slate_of_goods(serving, person["user_id"], where) for person in people]
     record = {
         "workspace": str(folder),
         "report": str(folder / "report.html"),
@@ -189,7 +188,7 @@ def run_start(
         "seconds": round(time.monotonic() - run.started, 2),
         "files": [
             {
-                "file": file.path.name,
+                "file": file.name,
                 "encoding": file.recognised.encoding,
                 "columns": file.map_words(run.words),
                 **plain(file.source.words(page_locale)),
@@ -223,8 +222,8 @@ def run_start(
 def check_columns(files: Sequence[ShopFile], answers: Answers) -> None:
     """Raises `UsageError` for a column of the answers that no file has."""
     for name in answers.columns:
-        if not any(name in file.columns for file in files):
-            listed = ", ".join(column for file in files for column in file.source.agreements) or "none"
+        if not any(name in file.columns and file.people is not None for file in files):
+            listed = ", ".join(columns_of_consent(files)) or "none"
             option = "--basis" if name == answers.basis else "--contact"
             raise UsageError(f"{option} {name!r}: no file has such a column; columns of consent: {listed}")
 
@@ -233,9 +232,9 @@ def load_files(run: Run, files: Sequence[ShopFile], answers: Answers, locale: st
     """Loads each file; the report of each table."""
     loads: list[dict[str, Any]] = []
     for file in files:
-        with run.step("read", file=file.path.name, kind=file.source.words(locale).title):
+        with run.step("read", file=file.name, kind=file.source.words(locale).title):
             reports = file.with_columns(answers.contact).load(run.workspace, answers)
-        loads += [{**plain(report), "file": file.path.name} for report in reports]
+        loads += [{**plain(report), "file": file.name} for report in reports]
     return loads
 
 
@@ -247,8 +246,7 @@ def reachable(workspace: Workspace, channel: str) -> set[str]:
 
 
 def draft_campaign(run: Run, answers: Answers, channel: str, generator: str) -> CampaignPlan:
-    """The plan of the workspace's first campaign, which is made where there is none: what each customer may want next.
-    Raises what `plan_campaign` does."""
+    """The first campaign's plan, made where there is none. Raises what `plan_campaign` does."""
     workspace = run.workspace
     if not file_path(workspace, CAMPAIGN).is_file():
         fields = {
@@ -269,8 +267,7 @@ def draft_campaign(run: Run, answers: Answers, channel: str, generator: str) -> 
 
 
 def campaign_card(plan: CampaignPlan, n_reachable: int) -> dict[str, Any]:
-    """Numbers of a campaign's customers and texts, and some texts, those of different products first. Texts of the same
-    words count once."""
+    """Numbers of a campaign, and some texts, of different products first."""
     used = [text for text in plan.texts if text.people]
     readers: Counter[tuple[str, str]] = Counter()
     for text in used:
@@ -309,9 +306,15 @@ def shop_figures(data: Dataset) -> dict[str, Any]:
     }
 
 
+def slate_of_goods(serving: Recommender, user_id: str, where: str | None, exclude: Sequence[str] = ()) -> Slate:
+    """Six recommendations, without lines of a till such as a carrier bag."""
+    (slate,) = serving.recommend(user_id, k=6, where=where, exclude=exclude)
+    no_goods = [item.item_id for item in slate.items if "no_goods" in goods_of([item.title])]
+    return slate_of_goods(serving, user_id, where, [*exclude, *no_goods]) if no_goods else slate
+
+
 def typical_people(serving: Recommender, page_words: Words, names: Collection[str]) -> list[dict[str, str]]:
-    """A heavy buyer, one in the middle and a light one of these customers, or of all where `names` is empty, by
-    pseudonym; none where no customers may be served personally."""
+    """A heavy, a median and a light buyer of these, or of all, by pseudonym."""
     counts = np.diff(serving.dataset.events.of(Action.PURCHASE).indptr)
     ids = serving.dataset.users["user_id"]
     buyers = np.flatnonzero((counts > 0) & (ids.is_in(list(names)).to_numpy() if names else True))
@@ -409,8 +412,7 @@ def start_page(record: Mapping[str, Any]) -> str:
 
 
 def verdict(evaluation: Mapping[str, Any], page_words: Words) -> str:
-    """The lists compared with the best simple way, in a sentence: better or worse only where the interval of the
-    difference excludes zero."""
+    """Better or worse than the best simple way only where the interval excludes zero."""
     peers = {name: slices["ALL"][METRIC] for name, slices in evaluation["systems"].items() if name != OURS}
     best = max(peers, key=lambda name: peers[name], default=None)
     gap = gaps(evaluation).get(best or "")
