@@ -104,6 +104,13 @@ def test_an_items_file(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("states", "taken"), [("在售停售", "状态"), ("新品旧款", "库存")])
+def test_what_is_on_sale_is_said_by_a_status_before_the_stock(states: str, taken: str, tmp_path: Path) -> None:
+    rows = [f"{code},茶 {n},{n},{states[n % 4 // 2 * 2 :][:2]}" for n, (code, *_) in enumerate(GOODS)]
+    file = written(tmp_path, "\n".join(["商品编码,商品名称,库存,状态", *rows]))
+    assert suggest_map(file).columns["available"] == taken
+
+
 def test_people_and_consent(tmp_path: Path) -> None:
     people = "kontakt,Kiez,city,religion\n" + "".join(f"p{n}@example.com,x,Ulm,none\n" for n in range(9))
     suggestion = suggest_map(written(tmp_path, people))

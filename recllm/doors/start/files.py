@@ -76,7 +76,7 @@ class Answers:
         return next(agreed, "sms_gsm" if any(map(_BY_PHONE.search, ids)) else "email")
 
     def settings(self, channel: Purpose) -> dict[str, Any]:
-        """The settings of a workspace that follow. channel: on which customers are written to where `ALL` may be."""
+        """Settings of a workspace. channel: on which `ALL` may be written to."""
         by_interest, to_all = self.basis == INTEREST, self.contact == (ALL,)
         of_use = frozenset() if by_interest else USE
         explicit = Policy().explicit_purposes | of_use | (CONTACT - {channel} if to_all else CONTACT)
@@ -91,7 +91,7 @@ def answers_of(
     *,
     at_terminal: bool,
 ) -> Answers:
-    """The answers, from options, else from those of an earlier start, else by asking at a terminal.
+    """From options, else from those of an earlier start, else by asking at a terminal.
 
     options: basis, contact and sender where stated. before: earlier answers.
     Raises `UsageError`, in the shop's language, with the options that are missing.
@@ -113,7 +113,7 @@ def answers_of(
 
 
 def sender_of(stated: str | Mapping[str, str] | None, words: Words) -> Sender | None:
-    """The sender in "NAME; ADDRESS; LINK OR MAILBOX TO STOP". Raises `UsageError` for a text of another form."""
+    """The sender in "NAME; ADDRESS; LINK OR MAILBOX TO STOP". Raises `UsageError` for another form."""
     if stated is None or isinstance(stated, Mapping):
         return None if stated is None else Sender(**stated)
     cells = [cell.strip() for cell in stated.replace("；", ";").split(";")]
@@ -167,7 +167,7 @@ class ShopFile:
     sample: pl.DataFrame = field(default_factory=pl.DataFrame)
     """The first rows, as text."""
     reading: IngestOptions = field(default_factory=IngestOptions)
-    """Its encoding, and the sheet of a workbook."""
+    """Encoding, and sheet of a workbook."""
 
     @property
     def name(self) -> str:
@@ -183,7 +183,7 @@ class ShopFile:
         return self.recognised.source
 
     def with_columns(self, names: Sequence[str]) -> ShopFile:
-        """The file with these among its columns of agreement to be written to, where it has them."""
+        """With these among its columns of agreement to be written to."""
         if self.people is None:
             return self
         consent = self.source.consent or ConsentColumns(columns={})
@@ -198,7 +198,7 @@ class ShopFile:
         return replace(self, recognised=replace(self.recognised, source=source))
 
     def load(self, workspace: Workspace, answers: Answers) -> list[IngestReport]:
-        """Reads all tables, with the consent that the answers name; the report of each."""
+        """Reads all tables, with the consent of the answers; the report of each."""
         consent, reports = self.source.consent or ConsentColumns(columns={}), list[IngestReport]()
         contact = [name for name in answers.contact if normal(name) in map(normal, consent.columns)]
         read = self.reading.model_dump(include={"encoding", "sheet"})
@@ -349,7 +349,7 @@ def columns_of_consent(files: Sequence[ShopFile]) -> list[str]:
 
 
 def shop_settings(files: Sequence[ShopFile]) -> Mapping[str, str]:
-    """Currency, timezone and locale of the shop, as far as its files say them; else the zone of this machine."""
+    """Of the shop, as far as its files say; else the zone of this machine."""
     logs = [file.source.events for file in files if file.source.events is not None]
     currency = next(filter(None, map(file_currency, files)), None)
     zones = (zone for events in logs for zone in (events.read.tz, events.read.likely_tz) if zone)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 BASELINES = ("random", "popular", "popular-recent", "personal-frequency", "zero-shot")
 CAMPAIGN = "first-campaign"
 HOLDOUT = 0.1
-"""Share of the first campaign's customers who get no message, so that its effect can be measured."""
+"""Share of customers who get no message, so that the effect can be measured."""
 SIZE = 1_000
 """Maximum number of customers of the first campaign."""
 SHOWN_TEXTS = 30
@@ -69,7 +69,7 @@ class Run:
 
     @contextmanager
     def step(self, text: str, *errors: type[Exception], problem: str = "", **values: Any) -> Iterator[None]:
-        """Prints the name of a step when it begins. text: a key of the words. errors: are noted as this problem."""
+        """Prints the name of a step. text: a key of the words. errors: are noted as this problem."""
         seconds = time.monotonic() - self.started
         sys.stderr.write(f"{seconds:6.1f} s  {self.words.say(f'start.step_{text}', **values)}\n")
         try:
@@ -79,7 +79,7 @@ class Run:
 
 
 Learn = Callable[[Run, "Encoder"], tuple["str | None", "Report | None"]]
-"""Trains and measures: the model's version and its evaluation, None for what could not be done."""
+"""The model's version and its evaluation, None for what could not be done."""
 
 
 def learn_and_measure(run: Run, encoder: Encoder) -> tuple[str | None, Report | None]:
@@ -105,7 +105,7 @@ def start_shop(
 ) -> dict[str, Any]:
     """`run_start` with what the files say of the shop where nothing else states it.
 
-    options: basis, contact and sender, empty where they are not stated. at_terminal: whether questions can be asked.
+    options: basis, contact and sender, or empty. at_terminal: whether questions can be asked.
     Raises what `read_files`, `answers_of` and `run_start` do.
     """
     before: dict[str, Any] = {}
@@ -137,9 +137,8 @@ def run_start(
     record of which report.html is the page. A second run reads what is new and learns again; a campaign stays.
 
     locale: of the page and texts; a new workspace keeps it. where: a condition on the recommended items. note: a
-    sentence at the top of the page. settings: fields of `Settings`; None states nothing.
-    Raises `IngestError` for a file that is refused, and `UsageError` for a column that no file has, and for a workspace
-    with other settings or answers than these.
+    sentence at the top of the page. settings: fields of `Settings`; None states nothing. Raises `IngestError` for a
+    refused file, and `UsageError` for a column that no file has, or a workspace with other answers.
     """
     check_columns(files, answers)
     stated = {name: value for name, value in settings.items() if value is not None}
@@ -239,7 +238,7 @@ def load_files(run: Run, files: Sequence[ShopFile], answers: Answers, locale: st
 
 
 def reachable(workspace: Workspace, channel: str) -> set[str]:
-    """Customers who may be written to on the channel, with recommendations, by pseudonym."""
+    """Customers who may be written to on the channel, by pseudonym."""
     gate = workspace.gate()
     may_be_used = set(gate.permitted_users(Purpose.PERSONALISATION))
     return may_be_used & set(gate.permitted_users(CHANNEL_PURPOSE[channel]))
@@ -350,7 +349,7 @@ def next_steps(run: Run, files: Sequence[ShopFile]) -> list[dict[str, str]]:
 def person_cards(
     people: Sequence[Mapping[str, str]], slates: Sequence[Slate], plan: CampaignPlan | None, data: Dataset
 ) -> list[dict[str, Any]]:
-    """Each customer with recommendations and their prices, and the text that the first campaign has for them."""
+    """Each customer with recommendations, prices, and their text of the first campaign."""
     texts = {} if plan is None else {text.id: text for text in plan.texts}
     text_of = {} if plan is None else {person.user_id: texts.get(person.text_id) for person in plan.addressed}
     cards = []
@@ -364,13 +363,13 @@ def person_cards(
 
 
 def words_of(locale: str, currency: str | None = None, timezone: str | None = None) -> Words:
-    """The words for a locale of `Workspace.locale`: "zh@media" is Chinese with a media service's words."""
+    """The words for a locale: "zh@media" is Chinese with a media service's words."""
     name = language_of(locale)
     return Words(name, currency, timezone, Prompts.load().domain(domain_of(locale)).words[name])
 
 
 def terminal_lines(record: Mapping[str, Any]) -> list[str]:
-    """The last lines of the command: what the files are, what is missing and what mends it, and what can be sent."""
+    """The last lines of the command: the files, what is missing and mends it, what can be sent."""
     page_words, campaign = words_of(record["locale"]), record["campaign"]
     lines = []
     for file in record["files"]:
@@ -386,7 +385,7 @@ def terminal_lines(record: Mapping[str, Any]) -> list[str]:
 
 
 def start_page(record: Mapping[str, Any]) -> str:
-    """The page of the record that `recllm start --json` prints: one file with no script and nothing from elsewhere."""
+    """The page of the record: one file with no script and nothing from elsewhere."""
     page_words = words_of(record["locale"], record["currency"], record["timezone"])
     evaluation = record["evaluation"]
     environment = Environment(
@@ -428,7 +427,7 @@ def gaps(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def bars(evaluation: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Systems with their figure for all people, the best first; none of too few people."""
+    """Systems with their figure, the best first; none of too few people."""
     if evaluation["slices"]["ALL"]["users"] < FEWEST_MEASURED:
         return []
     figures = [(name, slices["ALL"][METRIC]) for name, slices in evaluation["systems"].items()]

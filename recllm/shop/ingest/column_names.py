@@ -33,8 +33,9 @@ FIELDS: Mapping[Table, tuple[str, ...]] = {
 
 _TABLE = tomllib.loads((resources.files("recllm.shop.ingest") / "column_names.toml").read_text(encoding="utf-8"))
 ALIASES: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in _TABLE["aliases"].items()}
-WEAKER_ALIASES: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in _TABLE["weaker"].items()}
-"""They count only without one of `ALIASES`: a bookshop has a category and a genre."""
+OUTSIDE_SHOPS: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in _TABLE["outside_shops"].items()}
+"""Names of media, news and education. They count only without a name of `ALIASES`: a bookshop's file has a category and
+a genre, a brand and a publisher."""
 BASICS: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in _TABLE["basics"].items()}
 """Facts about a person that are kept without a map, under these names."""
 SPECIAL_CATEGORIES: tuple[str, ...] = tuple(_TABLE["special_categories"])
@@ -62,15 +63,16 @@ def columns_of(field: str, by_normal: Mapping[str, str]) -> list[str]:
 
 
 def named_so(field: str, by_normal: Mapping[str, str]) -> list[str]:
-    """The columns with a name of the field, else a weaker one. Keys are normalised."""
-    for names in (candidates(field), weaker_names(field)):
+    """The columns with a name of the field: a shop's, or else another business's. Keys are normalised."""
+    for names in (candidates(field), outside_shops(field)):
         if columns := [column for name, column in by_normal.items() if name in names]:
             return columns
     return []
 
 
-def weaker_names(field: str) -> frozenset[str]:
-    return frozenset(normal(n) for n in WEAKER_ALIASES.get(field, ()))
+def outside_shops(field: str) -> frozenset[str]:
+    """The normalised names of a field in media, news and education."""
+    return frozenset(normal(n) for n in OUTSIDE_SHOPS.get(field, ()))
 
 
 def known_count(names: Iterable[str]) -> int:
@@ -81,10 +83,10 @@ def known_count(names: Iterable[str]) -> int:
 def nearest(field: str, columns: Iterable[str]) -> list[str]:
     """Up to three columns that may have been meant."""
     by_normal = {normal(column): column for column in columns}
-    names = sorted(candidates(field) | weaker_names(field), key=lambda name: (name != normal(field), name))
+    names = sorted(candidates(field) | outside_shops(field), key=lambda name: (name != normal(field), name))
     close = chain.from_iterable(difflib.get_close_matches(name, by_normal, n=3, cutoff=0.6) for name in names)
     return [by_normal[name] for name in dict.fromkeys(close)][:3]
 
 
 _SPECIAL = frozenset(normal(n) for n in SPECIAL_CATEGORIES)
-_KNOWN = frozenset(n for field in (*ALIASES, *BASICS) for n in candidates(field) | weaker_names(field))
+_KNOWN = frozenset(n for field in (*ALIASES, *BASICS) for n in candidates(field) | outside_shops(field))

@@ -128,14 +128,15 @@ class ColumnLook:
         times, is_number = look_like_times(cells), number.is_not_null()
         money = is_number & cells.str.contains(_MONEY) & ~times
         is_fraction = cells.str.contains(r"^[+-]?\d*[.,]\d+$")
-        answers = [text.replace(" ", "_") for text in (*YES, *NO, *_CONSENT_WORDS)]
+        answers = [text.replace(" ", "_") for text in (*YES, *NO)]
         kinds = {
             "times": times,
             "mail addresses": cells.str.contains(r"^[^@\s]+@[^@\s]+\.[^@\s]+$"),
             "phone numbers": cells.str.contains(r"^(\+?86)?1[3-9]\d{9}$|^\+[1-9][\d ()-]{8,}$"),
             "amounts of money": money,
             "numbers": is_number,
-            "yes or no": key.is_in(answers),
+            "yes or no": key.is_in([*answers, *_CONSENT_WORDS]),
+            "states of sale": key.is_in([text for text in answers if len(text.encode()) > 5]),
             "texts of several words": cells.str.contains(r"\S\s+\S|\p{Han}{4}") & ~times & ~is_number,
             "words or ids": cells.str.contains(r"^\S{1,64}$") & ~times & ~money & ~is_fraction,
             "small numbers": cells.str.contains(r"^[+-]?\d{1,3}(\.0+)?$"),
@@ -152,7 +153,7 @@ class ColumnLook:
 
     def __str__(self) -> str:
         """The kinds of values, the commonest first, for a message."""
-        shares = [f"{share:.0%} {name}" for name, share in list(self.shares.items())[:8] if share >= 0.05][:2]
+        shares = [f"{share:.0%} {name}" for name, share in list(self.shares.items())[:9] if share >= 0.05][:2]
         return f"{', '.join(shares) or 'nothing that is known'}; {self.distinct:,} different"
 
 
@@ -307,6 +308,8 @@ class _ColumnFinder:
         self.reasons: dict[str, str] = {}
         self.doubts: list[str] = []
         self._columns: dict[str, str] = {}
+        if table is Table.ITEMS and (columns := self._open(_is("states of sale"))):
+            self._take("available", columns[0], "its values say what is on sale")
         self._by_names()
         for name, fits, reason in _BY_VALUES[table]:
             if name not in self._columns and (columns := self._open(fits)):
@@ -329,7 +332,7 @@ class _ColumnFinder:
 
     def _by_names(self) -> None:
         names = {normal(column): column for column in self.looks}
-        fields = [name for name in FIELDS[self.table] if name not in _NOT_MAPPED]
+        fields = [name for name in FIELDS[self.table] if name not in {*_NOT_MAPPED, *self._columns}]
         for name in fields:
             fits = _FITS.get(name, bool)
             aliases = sorted(named_so(name, names), key=lambda column: normal(column) != normal(name))

@@ -39,18 +39,14 @@ EVENT_NAMES: Mapping[Action, tuple[str, ...]] = {
 ACTION_OF_NAME = {name: action.value for action, names in EVENT_NAMES.items() for name in names}
 _OPTIONAL_IDS = ("event_id", "basket_id", "request_id", "model_version")
 
-YES = frozenset(
-    {
-        "true", "yes", "y", "1", "t", "in stock", "in_stock", "instock", "available", "on", "是", "有", "有货", "在售",
-        "出售中", "销售中", "上架", "已上架",
-    }
-)  # fmt: skip
-NO = frozenset(
-    {
-        "false", "no", "n", "0", "f", "out of stock", "out_of_stock", "outofstock", "unavailable", "sold out", "off",
-        "否", "无", "缺货", "下架", "已下架", "仓库中", "售罄", "已售罄", "停售", "已停售", "停产",
-    }
-)  # fmt: skip
+YES = frozenset({
+    "true", "yes", "y", "1", "t", "in stock", "in_stock", "instock", "available", "on", "是", "有", "有货", "在售",
+    "出售中", "销售中", "上架", "已上架",
+})  # fmt: skip
+NO = frozenset({
+    "false", "no", "n", "0", "f", "out of stock", "out_of_stock", "outofstock", "unavailable", "sold out", "off",
+    "否", "无", "缺货", "下架", "已下架", "仓库中", "售罄", "已售罄", "停售", "已停售", "停产",
+})  # fmt: skip
 GRANTED = YES | {
     "granted", "grant", "given", "opt-in", "opt_in", "optin", "opted in", "accepted", "subscribed", "ja", "oui", "si",
     "sí", "同意", "已同意", "愿意", "接收", "接受", "已订阅",
