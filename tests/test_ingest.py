@@ -217,7 +217,7 @@ def test_above_the_limit_nothing_is_kept_and_the_quarantine_is_named(shop: Shop,
     with pytest.raises(IngestError) as refusal:
         shop.load(csv(row(1, quantity="x"), row(2, quantity="x"), row(3, price="y")))
     files = list(shop.quarantine.iterdir())
-    assert refusal.value.code == "E_REJECT_LIMIT"
+    assert refusal.value.code == "E_REJECT_LIMIT" and "E_NUMBER 3: not a number" in refusal.value.message
     assert [str(f) for f in files] == [refusal.value.message.rsplit("see ", 1)[1]]
     assert len(files[0].read_text().splitlines()) == 3
     assert view(store).counts()["events"] == 0
@@ -260,18 +260,7 @@ def test_a_store_that_fails_takes_the_quarantine_with_it(shop: Shop, monkeypatch
     assert list(shop.quarantine.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("options", "code"),
-    [
-        ({"encoding": "klingon"}, "E_ENCODING"),
-        ({"encoding": "hex"}, "E_ENCODING"),
-        ({"encoding": "utf-7"}, "E_ENCODING"),
-        ({"delimiter": "ab"}, "E_DELIMITER"),
-        ({"tz": "Mars/Base"}, "E_NAIVE_TZ"),
-        ({"ts_format": "nonsense"}, "E_TIMESTAMP"),
-        ({"ts_format": "epoch"}, "E_TIMESTAMP"),
-    ],
-)
+@pytest.mark.parametrize(("options", "code"), table("ingest", "wrong options"))
 def test_wrong_options_have_their_line(shop: Shop, options: dict[str, str], code: str) -> None:
     text = csv(row(1, item_id="é")).replace("é".encode(), b"\xe9") if code == "E_ENCODING" else csv()
     with pytest.raises(IngestError) as refusal:
@@ -450,16 +439,7 @@ def test_a_wrong_map_is_refused(text: str) -> None:
         parse_map(text, "m")
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("tabel = 'events'", "map m: tabel is unknown; known: table, read, columns"),
-        ("[read]\nspeed = 'fast'", "read.speed is unknown; known: encoding, delimiter"),
-        ("[[reject]]\ncolumn = 'a'\nvalues = ['b']", "reject.0.values is unknown; known: column, in"),
-        ("[columns]\nuser_id = 5", "columns.user_id has to be a name or a list of names, not 5"),
-        ("[[reject]]\ncolumn = 'a'", "reject.0 takes column and one of in, not_in, matches, empty"),
-    ],
-)
+@pytest.mark.parametrize(("text", "words"), table("ingest", "what a wrong map says"))
 def test_a_wrong_map_says_where_and_what_is_known(text: str, words: str) -> None:
     with pytest.raises(IngestError, match=re.escape(words)):
         parse_map(text, "m")
@@ -577,16 +557,7 @@ def test_a_wrong_option_is_named(wrong: dict[str, object]) -> None:
         IngestOptions(**wrong)
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        "Kundennummer;Artikelnummer;Bestelldatum;Menge;Einzelpreis;Bestellnummer",
-        "code client;code article;date de commande;quantité;prix unitaire;numéro commande",
-        "id_cliente;codigo_producto;fecha_pedido;cantidad;precio_unitario;numero_pedido",
-        "Klantnummer;Artikelnr;Besteldatum;Aantal;Stukprijs;Bestelnr",
-        "codice cliente;codice articolo;data ordine;quantità;prezzo unitario;numero ordine",
-    ],
-)
+@pytest.mark.parametrize("header", table("ingest", "headers of other languages"))
 def test_headers_of_other_languages_are_known(header: str, shop: Shop, store: Store) -> None:
     lines_of = [f"k{n};a{n};{n + 13}.03.2025 10:00;2;3,50;b{n}" for n in range(15)]
     report = shop.load("\n".join([header, *lines_of]).encode(), tz="UTC")

@@ -73,6 +73,11 @@ def test_an_orders_file_with_names_that_are_nearly_known(tmp_path: Path) -> None
     assert suggestion.columns["item_id"] == "product_codes" and suggestion.columns["price"] == "Unit Price"
     assert "no column says what was done: every row counts as a purchase" in suggestion.notes
     assert parse_map(suggestion.toml(), "suggested").read.tz == "Europe/Paris"
+    lines = [line.rsplit(",", 2) for line in orders(f"{header},").replace("Line Sum,", "Paid").splitlines()]
+    file = written(tmp_path, "\n".join(f"{head},{total}" for head, _, total in lines))
+    suggestion = suggest_map(file, IngestOptions(tz="Europe/Paris"))
+    assert parse_map(suggestion.toml(), "suggested").totals["price"].total == "Paid"
+    assert suggestion.column_map().reject == parse_map(suggestion.toml(), "suggested").reject
 
 
 def test_names_are_not_believed_against_the_values(tmp_path: Path) -> None:
@@ -99,6 +104,13 @@ def test_an_items_file(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("states", "taken"), [("在售停售", "状态"), ("新品旧款", "库存")])
+def test_what_is_on_sale_is_said_by_a_status_before_the_stock(states: str, taken: str, tmp_path: Path) -> None:
+    rows = [f"{code},茶 {n},{n},{states[n % 4 // 2 * 2 :][:2]}" for n, (code, *_) in enumerate(GOODS)]
+    file = written(tmp_path, "\n".join(["商品编码,商品名称,库存,状态", *rows]))
+    assert suggest_map(file).columns["available"] == taken
+
+
 def test_people_and_consent(tmp_path: Path) -> None:
     people = "kontakt,Kiez,city,religion\n" + "".join(f"p{n}@example.com,x,Ulm,none\n" for n in range(9))
     suggestion = suggest_map(written(tmp_path, people))
@@ -112,9 +124,16 @@ def test_people_and_consent(tmp_path: Path) -> None:
     assert suggestion.columns == {"user_id": "wer", "purpose": "was", "granted": "ja", "timestamp": "seit"}
 
 
-def test_a_list_of_people_is_no_catalogue(tmp_path: Path) -> None:
-    people = "customer_id,name,city\n" + "".join(f"{n:05d},Ann Smith {n},Ulm\n" for n in range(9))
-    assert suggest_map(written(tmp_path, people)).table is Table.USERS
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("customer_id,name,city", "0000{n},Ann Smith {n},Ulm"),
+        ("手机号,昵称,储值余额", "1351000000{n}\t,铲屎官 {n},{n}.50"),
+    ],
+)
+def test_a_list_of_people_is_no_catalogue(header: str, row: str, tmp_path: Path) -> None:
+    suggestion = suggest_map(written(tmp_path, "\n".join([header, *(row.format(n=n) for n in range(9))])))
+    assert (suggestion.table, suggestion.columns) == (Table.USERS, {"user_id": header.split(",")[0]})
 
 
 def test_a_file_that_nothing_can_be_said_of(tmp_path: Path) -> None:

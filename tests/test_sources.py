@@ -11,6 +11,7 @@ import pytest
 from conftest import Command
 from exports import EXPORTS, Export, first_export, workbook_of
 from store_view import refused_rows, view
+from tables import table
 
 from recllm.base.errors import IngestError, UsageError
 from recllm.base.schema import Purpose, Table
@@ -186,21 +187,7 @@ def test_refusals_are_always_taken_in_and_agreements_only_when_said_so(default: 
     assert not wrong
 
 
-NO = (
-    "no",
-    "No ",
-    "FALSE",
-    "0",
-    "n",
-    "Unsubscribed",
-    "NOT_SUBSCRIBED",
-    "not subscribed",
-    "opted out",
-    "Nein",
-    "non",
-    "退订",
-)
-NOT_SAID = ("", "  ", "yes", "TRUE", "1", "Subscribed", "ja", "oui", "Sí")
+NO, NOT_SAID = table("sources", "no"), table("sources", "not said")
 
 
 def test_what_a_refusal_is_in_the_words_of_a_system(tmp_path: Path) -> None:

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xlsxwriter
 from conftest import Command
 from exports import first_export
+from tables import table
 
 from recllm.base.errors import UsageError
 from recllm.base.schema import Purpose, Table
 from recllm.doors.start.files import Answers, answers_of, columns_of_consent, read_files, shop_settings
 from recllm.doors.start.shop import reachable, run_start, start_page, terminal_lines, verdict, words_of
+from recllm.market.adcopy.channels import Sender
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.shop.workspace.workspace import Workspace
 
 EVIL = "<script>alert(1)</script>"
@@ -24,49 +28,7 @@ LOCALES = ("en", "zh")
 
 
 def record(locale: str = "en") -> dict[str, Any]:
-    item = {
-        "rank": 1,
-        "title": EVIL,
-        "price": 9.5,
-        "probability": 0.25,
-        "reasons": [{"text": "You bought it.", "evidence_id": "B:tea"}],
-    }
-    slate = {"items": [item], "degraded_reason": EVIL, "notes": [{"text": "a note"}]}
-    person = {"label": "A", "about": "x", "slate": slate, "text": "Buy tea.\nNow."}
-    text = {"text": EVIL, "title": EVIL, "people": 3}
-    campaign = {
-        "id": "first-campaign",
-        "goal": EVIL,
-        "people": 50,
-        "held_out": 5,
-        "silent": 7,
-        "sendable": 22,
-        "messages": 45,
-        "waiting": 1,
-        "blocked": 0,
-        "texts": [text] * 8,
-    }
-    values = {"ndcg@20": 0.3, "recall@20": 0.2, "hr@20": 0.8}
-    gap = {"peer": "popular", "slice": "ALL", "metric": "ndcg@20", "mean": 0.1, "low": 0.05, "high": 0.15}
-    return {
-        "note": EVIL, "locale": locale, "currency": "EUR", "timezone": "Europe/Berlin", "command": "recllm start",
-        "workspace": "shop", "report": "shop/report.html", "seconds": 12.4, "made_at": "2025-03-01T10:00:00+00:00",
-        "horizon_days": 28, "problems": {"evaluation": EVIL}, "contact": 44, "campaign": campaign,
-        "shop": {"users": 1234, "items": 30, "events": 4, "days": 20,
-                 "first": "2025-01-01T00:00:00+00:00", "last": "2025-01-20T00:00:00+00:00"},
-        "files": [{"file": EVIL, "title": EVIL, "caveats": [EVIL], "gives_nothing": None, "encoding": "cp1252",
-                   "columns": [EVIL]}],
-        "loads": [{"table": "events", "file": "log.csv", "read": 3, "accepted": 1, "duplicates": 1, "quarantined": 1,
-                   "codes": {"E_NO_USER": 1}}],
-        "people": [person],
-        "evaluation": {
-            "slices": {"ALL": {"users": 44}, "NEW": {"users": 3}},
-            "systems": {"recllm": {"ALL": values, "NEW": values}, "popular": {"ALL": {"ndcg@20": 0.2}}},
-            "differences": [gap],
-        },
-        "next": [{"text": EVIL, "command": "recllm serve -w shop"}],
-        "provenance": {"model": None, "encoder": "toy", "generator": "template", "seed": "0"},
-    }  # fmt: skip
+    return table("start", "record") | {"locale": locale}
 
 
 @pytest.mark.parametrize("locale", LOCALES)
@@ -190,6 +152,67 @@ def test_answers_decide_who_is_used_and_who_is_reached(
         for purpose in (Purpose.PERSONALISATION, Purpose.MODEL_TRAINING, Purpose.ANALYTICS):
             assert {names[name] for name in shop.gate().permitted_users(purpose)} == used, purpose
         assert {names[name] for name in reachable(shop, "email")} == reached
+
+
+BOUGHT = """date,customer,sku,title,pcs,sum paid
+2025-01-01 10:00,{},tea,Green tea,2,8.50
+2025-01-02 10:00,{},tea,Green tea,2,8.50
+2025-01-03 10:00,{},tea,Green tea,2,8.50
+2025-01-04 10:00,{},tea,Green tea,-1,-4.25
+"""
+
+
+@pytest.mark.parametrize(
+    ("ids", "people", "encoding", "reached", "refusal"), table("start", "agreement counts for those who bought")
+)
+def test_agreement_counts_for_those_who_bought(
+    ids: list[str], people: str, encoding: str, reached: str, refusal: str, tmp_path: Path
+) -> None:
+    texts = {"log": BOUGHT.format(*ids), "people": people, "items": "sku,title,newsletter text\ntea,Green tea,Hot!\n"}
+    paths = [tmp_path / f"{name}.csv" for name in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        path.write_text(text, encoding=encoding)
+    if refusal:
+        with pytest.raises(UsageError, match=refusal):
+            read_files(paths, words_of("en"))
+        return
+    files = read_files(paths, words_of("en"))
+    answers = Answers(basis="interest", contact=tuple(columns_of_consent(files)))
+    channel = answers.channel(files)
+    assert channel == ("email" if "@" in reached else "sms_gsm"), "agreement to one is none to the other"
+    with Workspace.create(tmp_path / "shop", **answers.settings(CHANNEL_PURPOSE[channel]), timezone="UTC") as shop:
+        for file in files:
+            file.load(shop, answers)
+        assert reachable(shop, channel) == {shop.pseudonymiser().one(reached)}
+        with shop.store().read() as reader:
+            events = reader.events(("price",))
+        assert set(events["price"]) == {4.25} and set(events["event"]) == {"purchase", "return"}
+
+
+def test_a_workbook_of_a_chinese_shop_and_its_text_messages(tmp_path: Path) -> None:
+    orders = [[f"会员{n % 9}", f"2025-01-{n:02d} 10:00", f"A{n % 2 + 1}"] for n in range(1, 28)]
+    goods = [["A1", "龙井", "在售"], ["A2", "手提袋", "在售"], ["A3", "金骏眉", "停售"]]
+    tables = {
+        "会员": [["会员号", "是否接收短信"], *([f"会员{n}", "是"] for n in range(9))],
+        "商品": [["商品编码", "商品名称", "状态"], *goods],
+        "消费": [["会员号", "消费时间", "商品编码"], *orders],
+    }
+    with xlsxwriter.Workbook(tmp_path / "shop.xlsx") as book:
+        for name, rows in tables.items():
+            sheet = book.add_worksheet(name)
+            for n, row in enumerate(rows):
+                sheet.write_row(n, 0, row)
+    files = read_files([tmp_path / "shop.xlsx"], words_of("en"))
+    settings = {**shop_settings(files), "encoder": "toy"}
+    assert settings["locale"] == "zh" and not settings["timezone"].endswith("UTC")
+    answers = Answers(
+        basis="interest", contact=("是否接收短信",), sender=Sender(name="茶", address="1", opt_out="a@b.cn")
+    )
+    page = run_start(tmp_path / "shop", files, answers, **settings)
+    assert (page["contact"], page["campaign"]) == (9, None)
+    assert "运营商" in start_page(page) and settings["timezone"] in start_page(page)
+    assert (page["files"][0]["title"], page["files"][0]["file"]) == ("普通文件：顾客资料", "shop.xlsx, 会员")
+    assert {item["title"] for slate in page["slates"] for item in slate["items"]} == {"龙井"}, "no bag"
 
 
 def test_plain_files_are_read_by_a_suggested_map(tmp_path: Path) -> None:

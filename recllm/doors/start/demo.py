@@ -1,4 +1,4 @@
-"""The demonstration: `recllm.doors.start.shop` on the Complete Journey log, a public log of a grocery shop.
+"""The demonstration on the Complete Journey log, a public log of a grocery shop.
 
 The data are simulated from real shopping patterns, according to their package. The demonstration's workspace grants
 every consent; a real one denies it by default.

@@ -1,13 +1,13 @@
-"""What a shop gives `recllm start`: answers about consent and sender, asked once, and files, known or plain with a
-suggested map."""
+"""What a shop gives `recllm start`: answers, and files, known or plain."""
 
 from __future__ import annotations
 
 import os
 import re
 import zoneinfo
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,29 @@ import polars as pl
 from recllm.base.errors import IngestError, NothingToDo, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import IngestReport, Purpose, Table
+from recllm.base.words.sentences import LANGUAGES
 from recllm.base.words.words import Words
 from recllm.market.adcopy.channels import Sender
-from recllm.shop.ingest.column_names import normal
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE
+from recllm.shop.ingest.column_names import is_special, normal
+from recllm.shop.ingest.file_schema import find_columns
 from recllm.shop.ingest.load import open_records
-from recllm.shop.ingest.options import ColumnMap, IngestOptions
-from recllm.shop.ingest.read.source import probe
+from recllm.shop.ingest.options import ColumnMap, IngestOptions, RejectRule
+from recllm.shop.ingest.read.source import is_western, probe
+from recllm.shop.ingest.read.workbook import read_apart
+from recllm.shop.ingest.rearrange import rearranged
 from recllm.shop.ingest.sources import (
     ConsentColumns,
     FileSource,
     Recognised,
-    consent_maps,
+    SourceWords,
+    consent_map,
     nearest_kinds,
     recognise_file,
 )
 from recllm.shop.ingest.suggest import Suggestion, suggest_map
 from recllm.shop.ingest.workspace_load import load_export, load_file
+from recllm.shop.workspace.privacy import fold_address
 from recllm.shop.workspace.workspace import Workspace
 
 INTEREST = "interest"
@@ -60,8 +67,16 @@ class Answers:
         named = (self.basis, *self.contact)
         return tuple(dict.fromkeys(name for name in named if name not in (INTEREST, ALL, NONE)))
 
+    def channel(self, files: Sequence[ShopFile]) -> str:
+        """Of the agreement named, else of the customers' ids."""
+        agreements = [pair for file in files for pair in file.with_columns(self.contact).source.agreements.items()]
+        purposes = {purpose for column, purpose in agreements if normal(column) in map(normal, self.contact)}
+        ids = [name for file in files if file.people is not None for name in file.people.columns["user_id"]]
+        agreed = (channel for channel, purpose in CHANNEL_PURPOSE.items() if purpose in purposes)
+        return next(agreed, "sms_gsm" if any(map(_BY_PHONE.search, ids)) else "email")
+
     def settings(self, channel: Purpose) -> dict[str, Any]:
-        """The settings of a workspace that follow. channel: on which customers are written to where `ALL` may be."""
+        """Settings of a workspace. channel: on which `ALL` may be written to."""
         by_interest, to_all = self.basis == INTEREST, self.contact == (ALL,)
         of_use = frozenset() if by_interest else USE
         explicit = Policy().explicit_purposes | of_use | (CONTACT - {channel} if to_all else CONTACT)
@@ -76,11 +91,10 @@ def answers_of(
     *,
     at_terminal: bool,
 ) -> Answers:
-    """The answers, from options, else from those of an earlier start, else by asking at a terminal.
+    """From options, else from those of an earlier start, else by asking at a terminal.
 
-    options: basis, contact and sender as options say them, without those that are not stated. before: the document of
-    earlier answers. columns: of consent in the files, to choose from. Raises `UsageError`, in the shop's language,
-    with the options that are missing.
+    options: basis, contact and sender where stated. before: earlier answers.
+    Raises `UsageError`, in the shop's language, with the options that are missing.
     """
     values = {**(before or {}), **options}
     if at_terminal:
@@ -99,7 +113,7 @@ def answers_of(
 
 
 def sender_of(stated: str | Mapping[str, str] | None, words: Words) -> Sender | None:
-    """The sender in "NAME; ADDRESS; LINK OR MAILBOX TO STOP". Raises `UsageError` for a text of another form."""
+    """The sender in "NAME; ADDRESS; LINK OR MAILBOX TO STOP". Raises `UsageError` for another form."""
     if stated is None or isinstance(stated, Mapping):
         return None if stated is None else Sender(**stated)
     cells = [cell.strip() for cell in stated.replace("；", ";").split(";")]
@@ -133,7 +147,11 @@ def asked(values: Mapping[str, Any], columns: Sequence[str], words: Words) -> It
         yield "sender", typer.prompt(words.say("start.ask.sender"), err=True)
 
 
-_AGREES = re.compile(r"newsletter|marketing|opt_?in|consent|subscri|mailing|werbung|einwillig|订阅|同意|营销", re.I)
+_AGREES = re.compile(
+    r"newsletter|marketing|opt_?in|consent|subscri|mailing|werbung|einwillig|订阅|同意|营销|愿意|接收(?![人方地])|短信",
+    re.I,
+)
+_ANSWER = r"^[01]$|[^\d.,\s+-]"  # other numbers count messages
 _BY_PHONE = re.compile(r"sms|phone|mobile|短信|手机|电话", re.I)
 
 
@@ -148,19 +166,26 @@ class ShopFile:
     columns: tuple[str, ...] = ()
     sample: pl.DataFrame = field(default_factory=pl.DataFrame)
     """The first rows, as text."""
+    reading: IngestOptions = field(default_factory=IngestOptions)
+    """Encoding, and sheet of a workbook."""
+
+    @property
+    def name(self) -> str:
+        return self.path.name + (f", {sheet}" if (sheet := self.reading.sheet) else "")
+
+    @property
+    def people(self) -> ColumnMap | None:
+        """The map of its customers; None for a catalogue."""
+        return self.source.users or people_of(self.source.events)
 
     @property
     def source(self) -> FileSource:
         return self.recognised.source
 
-    @property
-    def known_by_phone(self) -> bool:
-        """Whether customers are known by their numbers."""
-        names = (name for column_map in self.source.maps.values() for name in column_map.columns.get("user_id", ()))
-        return any(_BY_PHONE.search(name) for name in names)
-
     def with_columns(self, names: Sequence[str]) -> ShopFile:
-        """The file with these among its columns of agreement to be written to, where it has them."""
+        """With these among its columns of agreement to be written to."""
+        if self.people is None:
+            return self
         consent = self.source.consent or ConsentColumns(columns={})
         purposes = {
             column: Purpose.SMS if _BY_PHONE.search(column) else Purpose.EMAIL
@@ -168,108 +193,181 @@ class ShopFile:
             if normal(column) in map(normal, names) and column not in consent.columns
         }
         consent = consent.model_copy(update={"columns": {**consent.columns, **purposes}})
-        users = self.source.users or people_of(self.source.events)
-        source = self.source.model_copy(update={"consent": consent, "users": users if purposes else self.source.users})
+        users = self.people if purposes else self.source.users
+        source = self.source.model_copy(update={"consent": consent, "users": users})
         return replace(self, recognised=replace(self.recognised, source=source))
 
     def load(self, workspace: Workspace, answers: Answers) -> list[IngestReport]:
-        """Reads all tables, with the consent that the answers name; the report of each."""
+        """Reads all tables, with the consent of the answers; the report of each."""
         consent, reports = self.source.consent or ConsentColumns(columns={}), list[IngestReport]()
         contact = [name for name in answers.contact if normal(name) in map(normal, consent.columns)]
+        read = self.reading.model_dump(include={"encoding", "sheet"})
+        load = partial(load_file, workspace, self.path, Table.CONSENT, **read)
         if self.suggestion is not None and self.suggestion.table is Table.CONSENT:
-            reports.append(load_file(workspace, self.path, Table.CONSENT, mapping=self.suggestion.column_map()))
-        if normal(answers.basis) in map(normal, self.columns):
-            users = self.source.users or people_of(self.source.events)
+            reports.append(load(mapping=self.suggestion.column_map()))
+        if self.people is not None and normal(answers.basis) in map(normal, self.columns):
             for purpose in sorted(USE):
                 of_basis = consent.model_copy(update={"columns": {answers.basis: purpose}})
-                source = self.source.model_copy(update={"consent": of_basis, "users": users})
-                (column_map,) = consent_maps(source, [answers.basis])
-                encoding = self.recognised.encoding
-                reports.append(load_file(workspace, self.path, Table.CONSENT, mapping=column_map, encoding=encoding))
-        reports += load_export(workspace, self.path, recognised=self.recognised, consent_from=contact)[1]
-        return reports
+                reports.append(load(mapping=consent_map(of_basis, self.people, answers.basis, with_yes=True)))
+        return reports + load_export(workspace, self.path, recognised=self.recognised, consent_from=contact, **read)[1]
 
     def map_words(self, words: Words) -> list[str]:
         """The suggested map: "customer: customer_email"."""
         if self.suggestion is None:
             return []
-        of_fields = [(words.say(f"field.{name}"), column) for name, column in self.suggestion.columns.items()]
+        columns = dict(self.suggestion.columns)
+        if self.suggestion.price_is_total:
+            columns["price"] += f" / {columns['quantity']}"
+        of_fields = [(words.say(f"field.{name}"), column) for name, column in columns.items()]
         of_basics = [(words.basic(name), column) for name, column in self.suggestion.basics.items()]
         return [f"{name}: {column}" for name, column in of_fields + of_basics]
 
 
 def people_of(events: ColumnMap | None) -> ColumnMap | None:
-    """The map of the people of a log."""
-    if events is None:
+    """Of a log with a column of their ids."""
+    if events is None or "user_id" not in events.columns:
         return None
     columns = {"user_id": events.columns["user_id"]}
-    return ColumnMap(table=Table.USERS, keep="most_common", only_new=True, columns=columns)
+    reject = tuple(rule for rule in events.reject if rule.column in columns["user_id"])
+    return ColumnMap(table=Table.USERS, keep="most_common", only_new=True, columns=columns, reject=reject)
 
 
 def read_files(paths: Sequence[Path], words: Words) -> list[ShopFile]:
-    """What each file is, products before orders. Raises `IngestError` for a file that cannot be read, and `UsageError`
-    for one that is of no known kind and has no columns to map."""
-    return sorted((read_file(path, words) for path in paths), key=lambda file: Table.EVENTS in file.source.maps)
+    """What each file or sheet is, products before orders. Raises `IngestError` for a file that cannot be read, and
+    `UsageError` for one whose columns do not say what it is, or whose ids the orders lack."""
+    files: list[ShopFile] = []
+    for path in paths:
+        try:
+            files.append(read_file(path, words, IngestOptions()))
+        except IngestError as error:
+            if error.code != "E_SHEET":
+                raise
+            sheets, _ = read_apart(path, None)
+            files += [read_file(path, words, IngestOptions(sheet=sheet)) for sheet in sheets]
+    logs = [file for file in files if Table.EVENTS in file.source.maps]
+    others = [file for file in files if Table.EVENTS not in file.source.maps]
+    if buyers := {user for log in logs for user in user_ids(log, log.source.maps[Table.EVENTS])}:
+        others = [known_as_buyers(file, buyers, words) for file in others]
+    return others + logs
 
 
-def read_file(path: Path, words: Words) -> ShopFile:
-    options, suggestion = IngestOptions(), None
+def user_ids(file: ShopFile, column_map: ColumnMap) -> set[str]:
+    """Whom the rows of a file name, as a load reads them."""
+    reader = rearranged(open_records(probe(file.path), file.reading, column_map), column_map, file.name)
+    schema = find_columns(reader.columns, column_map.table or Table.USERS, column_map, file.name)
+    return {user for chunk in reader.chunks() for user in ids_in(schema.fields(chunk.frame)["user_id"])}
+
+
+def ids_in(cells: pl.Series) -> set[str]:
+    return {fold_address(text) for text in cells.str.strip_chars().str.strip_suffix(".0").unique() if text}
+
+
+def known_as_buyers(file: ShopFile, buyers: Set[str], words: Words) -> ShopFile:
+    """People by the ids of the orders: by others their consent would count for strangers. Raises `UsageError` where no
+    column has them."""
+    suggestion = file.suggestion
+    of_people = suggestion.column_map() if suggestion and suggestion.table is Table.CONSENT else file.people
+    if of_people is None or not (ids := user_ids(file, of_people)):
+        return file
+    (column, *_), n_needed = of_people.columns["user_id"], 1.0
+    if suggestion is not None:
+        plain = {user for user in buyers if len(user) > 4 or not user.isdigit()}  # no counts
+        ids_of = {name: ids_in(file.sample[name]) for name in file.columns if not is_special(name)}
+        shared = {name: len(texts & plain) for name, texts in ids_of.items()}
+        best = max(shared, key=lambda name: shared[name])
+        n, n_cells = len(ids_of[best]), file.sample[best].count()
+        if 2 * n > n_cells and shared[best] > max(2 * shared[column], 0.5 * min(n, len(buyers))):
+            suggestion = replace(suggestion, columns={**suggestion.columns, "user_id": best})
+            return plain_file(file.path, suggestion, file.reading)
+        n_needed = 0.1 * min(len(ids), len(buyers))
+    are_addresses = all(2 * sum("@" in user for user in users) > len(users) for users in (ids, buyers))
+    if len(ids & buyers) < n_needed and not are_addresses:
+        raise UsageError(words.say("start.strangers", file=file.name, column=column))
+    return file
+
+
+def read_file(path: Path, words: Words, options: IngestOptions) -> ShopFile:
     try:
         recognised = recognise_file(path, options)
     except IngestError as error:
+        if error.code == "E_ENCODING":
+            if options.encoding is None and is_western(probe(path)):
+                return read_file(path, words, options.model_copy(update={"encoding": "cp1252"}))
+            raise UsageError(f"{path.name}: {words.say('code.E_ENCODING')}") from error
         if error.code != "E_SOURCE":
             raise
-        reader = open_records(probe(path), options, ColumnMap())
-        if not nearest_kinds(reader.columns, 1)[0].missing:  # known, and nothing can be made of it
+        columns = open_records(probe(path), options, ColumnMap()).columns
+        if not nearest_kinds(columns, 1)[0].missing:  # known, and nothing can be made of it
             raise
         try:
             suggestion = suggest_map(path, options)
         except NothingToDo as problem:
-            raise UsageError(words.say("start.unclear_file", file=path.name, why=problem)) from error
-        recognised = Recognised(source=plain_source(path, suggestion, reader.columns, words))
+            name = options.sheet or path.name
+            raise UsageError(words.say("start.unclear_file", file=name, why=problem)) from error
+        return plain_file(path, suggestion, options)
+    return opened(path, recognised, options)
+
+
+def opened(path: Path, recognised: Recognised, options: IngestOptions) -> ShopFile:
+    """A file with its first rows."""
     options = options.model_copy(update={"encoding": recognised.encoding})
     reader = open_records(probe(path), options, ColumnMap(doubled="first"))
     sample = next((chunk.frame for chunk in reader.chunks() if chunk.frame.height), pl.DataFrame())
-    file = ShopFile(
-        path=path, recognised=recognised, suggestion=suggestion, columns=tuple(reader.columns), sample=sample
-    )
-    if suggestion is None or suggestion.table is Table.CONSENT:
-        return file
-    filled = {*suggestion.columns.values(), *suggestion.basics.values()}
-    return file.with_columns([name for name in file.columns if _AGREES.search(name) and name not in filled])
+    return ShopFile(path=path, recognised=recognised, columns=reader.columns, sample=sample, reading=options)
 
 
-def plain_source(path: Path, suggestion: Suggestion, columns: Sequence[str], words: Words) -> FileSource:
-    """A plain file as a kind of its own; a log that names its products gives the catalogue too."""
+def plain_file(path: Path, suggestion: Suggestion, options: IngestOptions) -> ShopFile:
+    """A log that names its products gives the catalogue too."""
     maps: dict[str, Any] = {}
     if suggestion.table is not Table.CONSENT:
         maps[suggestion.table.value] = suggestion.column_map()
     if suggestion.table is Table.EVENTS:
         try:
-            products = suggest_map(path, table=Table.ITEMS).column_map()
+            products = suggest_map(path, options, table=Table.ITEMS).column_map()
         except NothingToDo:
             pass
         else:
-            maps["items"] = products.model_copy(update={"keep": "most_common", "only_new": True})
-    table = words.say(f"table.{suggestion.table}")
-    return FileSource(name="plain", title=words.say("start.plain_file", table=table), signature=(), **maps)
+            columns = {n: c for n, c in products.columns.items() if n != "price" or not suggestion.price_is_total}
+            pieces = suggestion.columns.get("quantity")
+            returns = (RejectRule.model_validate({"column": pieces, "matches": "^-"}),) if pieces else ()
+            update = {"columns": columns, "reject": returns}
+            maps["items"] = products.model_copy(update={**update, "keep": "most_common", "only_new": True})
+    words, table = map(Words, LANGUAGES), f"table.{suggestion.table}"
+    title, chinese = (language.say("start.plain_file", table=language.say(table)) for language in words)
+    source = FileSource(name="plain", title=title, zh=SourceWords(title=chinese), signature=(), **maps)
+    file = replace(opened(path, Recognised(source=source, encoding=options.encoding), options), suggestion=suggestion)
+    if suggestion.table is Table.CONSENT:
+        return file
+    filled = {*suggestion.columns.values(), *suggestion.basics.values()}
+    named_so = [name for name in file.columns if _AGREES.search(name) and name not in filled]
+    return file.with_columns([name for name in named_so if file.sample[name].str.contains(_ANSWER).any()])
 
 
 def columns_of_consent(files: Sequence[ShopFile]) -> list[str]:
-    """The columns of all files that say who agreed to be written to, those of customers' files before those of
-    orders."""
+    """The columns of agreement to be written to, those of orders last."""
     return list(dict.fromkeys(column for file in files for column in file.source.agreements))
 
 
 def shop_settings(files: Sequence[ShopFile]) -> Mapping[str, str]:
-    """Currency, timezone and locale of the shop, as far as its files say them; else the zone of this machine."""
+    """Of the shop, as far as its files say; else the zone of this machine."""
     logs = [file.source.events for file in files if file.source.events is not None]
     currency = next(filter(None, map(file_currency, files)), None)
     zones = (zone for events in logs for zone in (events.read.tz, events.read.likely_tz) if zone)
     of_machine = os.environ.get("TZ", "") or str(Path("/etc/localtime").resolve()).rpartition("zoneinfo/")[2]
     of_machine = of_machine if of_machine in zoneinfo.available_timezones() else "UTC"
-    settings = {"currency": currency, "timezone": next(zones, None) or of_machine}
-    return {name: text for name, text in settings.items() if text} | ({"locale": "zh"} if currency == "CNY" else {})
+    is_chinese = currency == "CNY" or any(map(is_chinese_catalogue, files))
+    zone = next(zones, None) or of_machine
+    zone = "Asia/Shanghai" if is_chinese and zone.endswith("UTC") else zone
+    settings = {"currency": currency, "timezone": zone, "locale": "zh" if is_chinese else None}
+    return {name: text for name, text in settings.items() if text}
+
+
+def is_chinese_catalogue(file: ShopFile) -> bool:
+    """Whether most titles have Han and no kana."""
+    names = file.source.items.columns.get("title", ()) if file.source.items else ()
+    titles = [text for name in names if name in file.columns for text in file.sample[name].drop_nulls()]
+    chinese = [title for title in titles if re.fullmatch(r"[^ぁ-ヾ]*[一-鿿][^ぁ-ヾ]*", title)]
+    return 2 * len(chinese) > len(titles)
 
 
 def file_currency(file: ShopFile) -> str | None:

@@ -1,6 +1,4 @@
-"""From a shop's own files to something to send: what was read, customers with recommendations, a first campaign with
-its texts, how good the model is, and what to do next. `recllm.doors.start.demo` does the same with a public log.
-"""
+"""From a shop's own files to something to send; `doors.start.demo` does it with a public log."""
 
 from __future__ import annotations
 
@@ -25,6 +23,7 @@ from recllm.base.schema import Action, Encoder, Purpose, Slate, Table
 from recllm.base.words.sentences import language_of
 from recllm.base.words.words import Words
 from recllm.doors.start.files import Answers, ShopFile, answers_of, columns_of_consent, read_files, shop_settings
+from recllm.market.adcopy.naming import goods_of
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.campaigns.drafts import campaign_file, create_campaign, file_path
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, read_plan
@@ -42,7 +41,7 @@ from recllm.text.templates import Prompts
 BASELINES = ("random", "popular", "popular-recent", "personal-frequency", "zero-shot")
 CAMPAIGN = "first-campaign"
 HOLDOUT = 0.1
-"""Share of the first campaign's customers who get no message, so that its effect can be measured."""
+"""Share of customers who get no message, so that the effect can be measured."""
 SIZE = 1_000
 """Maximum number of customers of the first campaign."""
 SHOWN_TEXTS = 30
@@ -67,7 +66,7 @@ class Run:
 
     @contextmanager
     def step(self, text: str, *errors: type[Exception], problem: str = "", **values: Any) -> Iterator[None]:
-        """Prints the name of a step when it begins. text: a key of the words. errors: are noted as this problem."""
+        """Prints the name of a step. text: a key of the words. errors: are noted as this problem."""
         seconds = time.monotonic() - self.started
         sys.stderr.write(f"{seconds:6.1f} s  {self.words.say(f'start.step_{text}', **values)}\n")
         try:
@@ -77,7 +76,7 @@ class Run:
 
 
 Learn = Callable[[Run, Encoder], tuple[str | None, Report | None]]
-"""Trains and measures: the model's version and its evaluation, None for what could not be done."""
+"""The model's version and its evaluation, None for what could not be done."""
 
 
 def learn_and_measure(run: Run, encoder: Encoder) -> tuple[str | None, Report | None]:
@@ -101,9 +100,9 @@ def start_shop(
     generator: str,
     at_terminal: bool,
 ) -> dict[str, Any]:
-    """`run_start` for files as they are, with what they say of the shop where nothing else states it.
+    """`run_start` with what the files say of the shop where nothing else states it.
 
-    options: basis, contact and sender, empty where they are not stated. at_terminal: whether questions can be asked.
+    options: basis, contact and sender, or empty. at_terminal: whether questions can be asked.
     Raises what `read_files`, `answers_of` and `run_start` do.
     """
     before: dict[str, Any] = {}
@@ -132,18 +131,15 @@ def run_start(
     **settings: Any,
 ) -> dict[str, Any]:
     """Reads the files into a workspace at `folder`, learns, recommends, measures and drafts a campaign. Returns the
-    record of it, of which report.html is the page. A second run reads what is new and learns again; a campaign that is
-    there stays.
+    record of which report.html is the page. A second run reads what is new and learns again; a campaign stays.
 
-    answers: what consent rests on, and who writes. locale: language of the page and texts; a new workspace keeps it,
-    another one keeps its own. where: a condition on the recommended items. note: a sentence at the top of the page.
-    settings: fields of `Settings`; None states nothing. What cannot be done yet, for lack of consent or of a long
-    enough log, is said on the page. Raises `IngestError` for a file that is refused, and `UsageError` for a column that
-    no file has, and for a workspace with other settings or answers than these.
+    locale: of the page and texts; a new workspace keeps it. where: a condition on the recommended items. note: a
+    sentence at the top of the page. settings: fields of `Settings`; None states nothing. Raises `IngestError` for a
+    refused file, and `UsageError` for a column that no file has, or a workspace with other answers.
     """
     check_columns(files, answers)
     stated = {name: value for name, value in settings.items() if value is not None}
-    channel = "sms_gsm" if any(file.known_by_phone for file in files) else "email"
+    channel = answers.channel(files)
     stated |= answers.settings(CHANNEL_PURPOSE[channel])
     language = {} if locale is None else {"locale": locale}
     workspace = Workspace.create(folder, exist_ok=True, **stated, **language)
@@ -158,9 +154,9 @@ def run_start(
     run = Run(workspace, words_of(page_locale, currency, timezone), seed)
     loads: list[dict[str, Any]] = []
     for file in files:
-        with run.step("read", file=file.path.name, kind=file.source.words(page_locale).title):
+        with run.step("read", file=file.name, kind=file.source.words(page_locale).title):
             reports = file.with_columns(answers.contact).load(workspace, answers)
-        loads += [{**plain(report), "file": file.path.name} for report in reports]
+        loads += [{**plain(report), "file": file.name} for report in reports]
     encoder = workspace_encoder(workspace)
     model_version, evaluation = learn(run, encoder)
     contact = reachable(workspace, channel)
@@ -170,13 +166,15 @@ def run_start(
         run.problems["currency"] = run.words.say("start.mend.currency")
     plan = None
     serving = open_recommender(workspace, locale=locale, encoder=encoder, everybody=True).by_pseudonym()
-    if contact and model_version is not None and answers.sender is not None:
+    if channel == "sms_gsm" and (currency == "CNY" or (currency is None and language_of(page_locale) == "zh")):
+        run.problems["sms"] = run.words.say("start.mend.sms")
+    elif contact and model_version is not None and answers.sender is not None:
         with run.step("campaign", DataError, PolicyError, UsageError, NothingToDo, problem="campaign"):
             plan = draft_campaign(run, answers, channel, generator)
     with run.step("slates"):
         texts = {} if plan is None else {person.user_id: person.text_id for person in plan.addressed}
         people = typical_people(serving, run.words, texts or contact)
-        slates = [serving.recommend(person["user_id"], k=6, where=where)[0] for person in people]
+        slates = [slate_of_goods(serving, person["user_id"], where) for person in people]
     record = {
         "workspace": str(folder),
         "report": str(folder / "report.html"),
@@ -190,7 +188,7 @@ def run_start(
         "seconds": round(time.monotonic() - run.started, 2),
         "files": [
             {
-                "file": file.path.name,
+                "file": file.name,
                 "encoding": file.recognised.encoding,
                 "columns": file.map_words(run.words),
                 **plain(file.source.words(page_locale)),
@@ -224,22 +222,21 @@ def run_start(
 def check_columns(files: Sequence[ShopFile], answers: Answers) -> None:
     """Raises `UsageError` for a column of the answers that no file has."""
     for name in answers.columns:
-        if not any(name in file.columns for file in files):
-            listed = ", ".join(column for file in files for column in file.source.agreements) or "none"
+        if not any(name in file.columns and file.people is not None for file in files):
+            listed = ", ".join(columns_of_consent(files)) or "none"
             option = "--basis" if name == answers.basis else "--contact"
             raise UsageError(f"{option} {name!r}: no file has such a column; columns of consent: {listed}")
 
 
 def reachable(workspace: Workspace, channel: str) -> set[str]:
-    """Customers who may be written to on the channel, with recommendations, by pseudonym."""
+    """Customers who may be written to on the channel, by pseudonym."""
     gate = workspace.gate()
     may_be_used = set(gate.permitted_users(Purpose.PERSONALISATION))
     return may_be_used & set(gate.permitted_users(CHANNEL_PURPOSE[channel]))
 
 
 def draft_campaign(run: Run, answers: Answers, channel: str, generator: str) -> CampaignPlan:
-    """The plan of the workspace's first campaign, which is made where there is none: what each customer may want next.
-    Raises what `plan_campaign` does."""
+    """The first campaign's plan, made where there is none. Raises what `plan_campaign` does."""
     workspace = run.workspace
     if not file_path(workspace, CAMPAIGN).is_file():
         fields = {
@@ -260,8 +257,7 @@ def draft_campaign(run: Run, answers: Answers, channel: str, generator: str) -> 
 
 
 def campaign_card(plan: CampaignPlan, n_reachable: int) -> dict[str, Any]:
-    """Numbers of a campaign's customers and texts, and some texts, those of different products first. Texts of the same
-    words count once."""
+    """Numbers of a campaign, and some texts, of different products first."""
     used = [text for text in plan.texts if text.people]
     readers: Counter[tuple[str, str]] = Counter()
     for text in used:
@@ -300,9 +296,15 @@ def shop_figures(data: Dataset) -> dict[str, Any]:
     }
 
 
+def slate_of_goods(serving: Recommender, user_id: str, where: str | None, exclude: Sequence[str] = ()) -> Slate:
+    """Six recommendations, without lines of a till such as a carrier bag."""
+    (slate,) = serving.recommend(user_id, k=6, where=where, exclude=exclude)
+    no_goods = [item.item_id for item in slate.items if "no_goods" in goods_of([item.title])]
+    return slate_of_goods(serving, user_id, where, [*exclude, *no_goods]) if no_goods else slate
+
+
 def typical_people(serving: Recommender, page_words: Words, names: Collection[str]) -> list[dict[str, str]]:
-    """A heavy buyer, one in the middle and a light one of these customers, or of all where `names` is empty, by
-    pseudonym; none where no customers may be served personally."""
+    """A heavy, a median and a light buyer of these, or of all, by pseudonym."""
     counts = np.diff(serving.dataset.events.of(Action.PURCHASE).indptr)
     ids = serving.dataset.users["user_id"]
     buyers = np.flatnonzero((counts > 0) & (ids.is_in(list(names)).to_numpy() if names else True))
@@ -338,7 +340,7 @@ def next_steps(run: Run, files: Sequence[ShopFile]) -> list[dict[str, str]]:
 def person_cards(
     people: Sequence[Mapping[str, str]], slates: Sequence[Slate], plan: CampaignPlan | None, data: Dataset
 ) -> list[dict[str, Any]]:
-    """Each customer with recommendations and their prices, and the text that the first campaign has for them."""
+    """Each customer with recommendations, prices, and their text of the first campaign."""
     texts = {} if plan is None else {text.id: text for text in plan.texts}
     text_of = {} if plan is None else {person.user_id: texts.get(person.text_id) for person in plan.addressed}
     cards = []
@@ -352,13 +354,13 @@ def person_cards(
 
 
 def words_of(locale: str, currency: str | None = None, timezone: str | None = None) -> Words:
-    """The words for a locale of `Workspace.locale`: "zh@media" is Chinese with a media service's words."""
+    """The words for a locale: "zh@media" is Chinese with a media service's words."""
     name = language_of(locale)
     return Words(name, currency, timezone, Prompts.load().domain(domain_of(locale)).words[name])
 
 
 def terminal_lines(record: Mapping[str, Any]) -> list[str]:
-    """The last lines of the command: what the files are, what is missing and what mends it, and what can be sent."""
+    """The last lines of the command: the files, what is missing and mends it, what can be sent."""
     page_words, campaign = words_of(record["locale"]), record["campaign"]
     lines = []
     for file in record["files"]:
@@ -374,7 +376,7 @@ def terminal_lines(record: Mapping[str, Any]) -> list[str]:
 
 
 def start_page(record: Mapping[str, Any]) -> str:
-    """The page of a record of `run_start`: one file with no script and nothing from elsewhere."""
+    """The page of the record: one file with no script and nothing from elsewhere."""
     page_words = words_of(record["locale"], record["currency"], record["timezone"])
     evaluation = record["evaluation"]
     environment = Environment(
@@ -400,8 +402,7 @@ def start_page(record: Mapping[str, Any]) -> str:
 
 
 def verdict(evaluation: Mapping[str, Any], page_words: Words) -> str:
-    """The lists compared with the best simple way, in a sentence: better or worse only where the interval of the
-    difference excludes zero."""
+    """Better or worse than the best simple way only where the interval excludes zero."""
     peers = {name: slices["ALL"][METRIC] for name, slices in evaluation["systems"].items() if name != OURS}
     best = max(peers, key=lambda name: peers[name], default=None)
     gap = gaps(evaluation).get(best or "")
@@ -417,7 +418,7 @@ def gaps(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def bars(evaluation: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Systems with their figure for all people, the best first; none of too few people."""
+    """Systems with their figure, the best first; none of too few people."""
     if evaluation["slices"]["ALL"]["users"] < FEWEST_MEASURED:
         return []
     figures = [(name, slices["ALL"][METRIC]) for name, slices in evaluation["systems"].items()]

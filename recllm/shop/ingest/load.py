@@ -23,6 +23,7 @@ from recllm.base.errors import IngestError, StoreError
 from recllm.base.files import PRIVATE, sweep_drafts, whole_file
 from recllm.base.policy import Policy
 from recllm.base.schema import IngestReport, Table
+from recllm.base.words.sentences import sentences
 from recllm.shop.ingest.column_names import REQUIRED
 from recllm.shop.ingest.file_schema import FileSchema, settle_schema
 from recllm.shop.ingest.options import ColumnMap, IngestOptions
@@ -198,7 +199,9 @@ class RowStage:
         n_left_out = sum(self.codes[code] for code in _LEFT_OUT)
         n_meant, n_bad = self.read - n_left_out, self.codes.total() - n_left_out
         if n_bad > policy.reject_limit * n_meant:
-            codes = ", ".join(f"{code} {count:,}" for code, count in self.codes.most_common(4))
+            words = sentences("en", "console")
+            counts = self.codes.most_common(4)
+            codes = "; ".join(f"{code} {n:,}: {words.get(f'code.{code}', '')}" for code, n in counts)
             file, limit = self.quarantine.publish(), f"{policy.reject_limit:.0%}"
             why = f"{n_bad:,} of {n_meant:,} rows are bad, more than the limit of {limit} ({codes})"
             see = f"; see {file}" if file else ""

@@ -1,14 +1,13 @@
-"""A file before it is loaded: its first rows, and a map where it is of no known kind: which table it is, and which
-column fills which field, by names and by values.
+"""A file before it is loaded: its first rows, and a map where it is of no known kind.
 
-Names come first: those that a field is known under, then very similar ones, unless the values contradict them. What is
-still open is decided by what the values are like. Columns that name specially protected data of people are never taken.
-Equal files give equal maps.
+Names come first, then very similar ones, unless the values contradict them; what is still open is decided by what the
+values are like. Columns of specially protected data are never taken.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +30,7 @@ from recllm.shop.ingest.column_names import (
     normal,
 )
 from recllm.shop.ingest.load import open_records
-from recllm.shop.ingest.options import BLOCK_BYTES, ColumnMap, IngestOptions, ReadOptions
+from recllm.shop.ingest.options import BLOCK_BYTES, ColumnMap, IngestOptions, LineTotal, ReadOptions
 from recllm.shop.ingest.parse.numbers import parse_numbers
 from recllm.shop.ingest.parse.times import look_like_times
 from recllm.shop.ingest.read.records import RecordReader, filled
@@ -47,6 +46,8 @@ _SIMILAR = 0.85
 _NOT_MAPPED = frozenset({"attributes", "request_id", "position", "model_version", "event_id"})
 """Fields that values cannot reveal."""
 _CONSENT_WORDS = ("granted", "denied", "subscribed", "unsubscribed")
+_TOTAL = re.compile(r"\bsum|total|paid|金额|合计|总价|小计|实付|实收|montant|importe|totaal", re.I)
+"""Names of the price of a line."""
 _MONEY = r"[.,](\d\d|[1-9])\D*$|^\s*[$€£¥￥]|[$€£¥￥元]\s*$"
 _NUMBER_WORDS = {"timestamp": "times", "price": "amounts of money", "quantity": "numbers", "value": "numbers"}
 
@@ -62,8 +63,7 @@ class FilePreview:
     """Estimated rows of the file, by the length of the first ones."""
 
     def likely_table(self) -> Table:
-        """The table whose required fields the columns fill best; of equal ones that with more fields. A file with both
-        a person and an item is a log, even without a usual name for the time."""
+        """The table whose required fields are filled best; with a person and an item, a log."""
 
         def filled(table: Table) -> tuple[bool, int, int]:
             fills = proposed_columns(self.columns, table)
@@ -124,18 +124,19 @@ class ColumnLook:
     def of(cls, cells: pl.Series, event_names: Iterable[str]) -> ColumnLook:
         """cells: the filled ones, at least one."""
         key = cells.str.to_lowercase().str.replace_all(r"[\s\-]+", "_")
-        by_point, by_comma = (parse_numbers(cells, decimal, money=True) for decimal in (".", ","))
-        number = by_comma if by_point.null_count() > by_comma.null_count() else by_point
+        number = numbers_of(cells)
         times, is_number = look_like_times(cells), number.is_not_null()
         money = is_number & cells.str.contains(_MONEY) & ~times
         is_fraction = cells.str.contains(r"^[+-]?\d*[.,]\d+$")
-        answers = [text.replace(" ", "_") for text in (*YES, *NO, *_CONSENT_WORDS)]
+        answers = [text.replace(" ", "_") for text in (*YES, *NO)]
         kinds = {
             "times": times,
             "mail addresses": cells.str.contains(r"^[^@\s]+@[^@\s]+\.[^@\s]+$"),
+            "phone numbers": cells.str.contains(r"^(\+?86)?1[3-9]\d{9}$|^\+[1-9][\d ()-]{8,}$"),
             "amounts of money": money,
             "numbers": is_number,
-            "yes or no": key.is_in(answers),
+            "yes or no": key.is_in([*answers, *_CONSENT_WORDS]),
+            "states of sale": key.is_in([text for text in answers if len(text.encode()) > 5]),
             "texts of several words": cells.str.contains(r"\S\s+\S|\p{Han}{4}") & ~times & ~is_number,
             "words or ids": cells.str.contains(r"^\S{1,64}$") & ~times & ~money & ~is_fraction,
             "small numbers": cells.str.contains(r"^[+-]?\d{1,3}(\.0+)?$"),
@@ -152,8 +153,14 @@ class ColumnLook:
 
     def __str__(self) -> str:
         """The kinds of values, the commonest first, for a message."""
-        shares = [f"{share:.0%} {name}" for name, share in list(self.shares.items())[:7] if share >= 0.05][:2]
+        shares = [f"{share:.0%} {name}" for name, share in list(self.shares.items())[:9] if share >= 0.05][:2]
         return f"{', '.join(shares) or 'nothing that is known'}; {self.distinct:,} different"
+
+
+def numbers_of(cells: pl.Series) -> pl.Series:
+    """The numbers, with the decimal sign that reads more of them."""
+    by_point, by_comma = (parse_numbers(cells, decimal, money=True) for decimal in (".", ","))
+    return by_comma if by_point.null_count() > by_comma.null_count() else by_point
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,26 +178,40 @@ class Suggestion:
     read: ReadOptions = field(default_factory=ReadOptions)
     translations: tuple[str, ...] = ()
     """Unknown values of the column of events."""
+    price_is_total: bool = False
+    """Whether the column of the price holds the sum of a line."""
 
     def column_map(self) -> ColumnMap:
+        """Rows without a customer, as of a till, are no mistakes."""
+        columns: dict[str, Any] = {name: (column,) for name, column in self.columns.items()}
+        reject: Any = [{"column": name, "empty": True, "reason": "no customer"} for name in columns.get("user_id", ())]
+        per = self.columns.get("quantity", "")
+        totals = {"price": LineTotal(total=columns.pop("price")[0], per=per)} if self.price_is_total else {}
         return ColumnMap(
             table=self.table,
             read=self.read,
-            columns={name: (column,) for name, column in self.columns.items()},
+            columns=columns,
+            totals=totals,
             basics={name: (column,) for name, column in self.basics.items()},
+            reject=reject,
         )
 
     def toml(self) -> str:
         """The map as a file, with the reasons as comments."""
         lines = [f"# {note}" for note in self.notes]
         lines += ["", f'table = "{self.table}"']
-        read = self.read.model_dump(exclude_none=True)
-        sections: dict[str, Mapping[str, Any]] = {"read": read, "columns": self.columns, "basics": self.basics}
+        stated = self.column_map().model_dump(exclude_defaults=True)
+        plain = {name: text for name, text in self.columns.items() if name in stated["columns"]}
+        sections = {"read": stated.get("read", {}), "columns": plain, "basics": self.basics}
         for section, entries in sections.items():
             lines += ["", f"[{section}]"] if entries else []
             for name, text in entries.items():
                 why = f"  # because {self.reasons[name]}" if name in self.reasons else ""
                 lines.append(tomli_w.dumps({name: text}).strip() + why)
+        if self.price_is_total:
+            lines += ["", tomli_w.dumps({"totals": stated["totals"]}).strip()]
+        for rule in stated.get("reject", ()):
+            lines += ["", "[[reject]]", tomli_w.dumps(rule).strip()]
         if self.translations:
             lines += ["", "# say what these mean, and take the # away:", "# [values.event]"]
             lines += [f"# {tomli_w.dumps({text: 'purchase'}).strip()}" for text in self.translations]
@@ -251,12 +272,14 @@ _FITS: Mapping[str, _Fit] = {
 """What the values of a column must be like before its name is believed."""
 
 _MAILS = ("user_id", _is("mail addresses"), "its values are mail addresses")
+_PHONES = ("user_id", _is("phone numbers"), "its values are phone numbers")
 _TIMES = ("timestamp", _FITS["timestamp"], "its values are times")
 _BY_VALUES: Mapping[Table, Sequence[tuple[str, _Fit, str]]] = {
     Table.EVENTS: (
         _TIMES,
         ("event", lambda o: o.shares["events"] >= 0.5 and o.distinct <= 12, "most of its values name what was done"),
         _MAILS,
+        _PHONES,
         (
             "quantity",
             lambda look: look.mostly("small numbers") and look.shares["ones"] >= 0.3 and look.distinct > 1,
@@ -264,12 +287,13 @@ _BY_VALUES: Mapping[Table, Sequence[tuple[str, _Fit, str]]] = {
         ),
     ),
     Table.ITEMS: (("price", is_amount, "its values are amounts of money"),),
-    Table.USERS: (_MAILS,),
+    Table.USERS: (_MAILS, _PHONES),
     Table.CONSENT: (
         ("purpose", _FITS["purpose"], "its values are purposes"),
         ("granted", _FITS["granted"], "its values are yes or no"),
         _TIMES,
         _MAILS,
+        _PHONES,
         ("user_id", lambda o: o.mostly("words or ids") and o.distinct > 2, "it is the first column of ids"),
     ),
 }
@@ -284,6 +308,8 @@ class _ColumnFinder:
         self.reasons: dict[str, str] = {}
         self.doubts: list[str] = []
         self._columns: dict[str, str] = {}
+        if table is Table.ITEMS and (columns := self._open(_is("states of sale"))):
+            self._take("available", columns[0], "its values say what is on sale")
         self._by_names()
         for name, fits, reason in _BY_VALUES[table]:
             if name not in self._columns and (columns := self._open(fits)):
@@ -293,6 +319,7 @@ class _ColumnFinder:
             self._people_and_products()
         elif table is Table.ITEMS:
             self._products()
+        self.price_is_total = {"item_id", "quantity", "price"} <= {*self._columns} and self._are_totals()
         self.fills = {name: self._columns[name] for name in FIELDS[table] if name in self._columns}
 
     def _take(self, name: str, column: str, reason: str) -> None:
@@ -305,7 +332,7 @@ class _ColumnFinder:
 
     def _by_names(self) -> None:
         names = {normal(column): column for column in self.looks}
-        fields = [name for name in FIELDS[self.table] if name not in _NOT_MAPPED]
+        fields = [name for name in FIELDS[self.table] if name not in {*_NOT_MAPPED, *self._columns}]
         for name in fields:
             fits = _FITS.get(name, bool)
             aliases = sorted(named_so(name, names), key=lambda column: normal(column) != normal(name))
@@ -341,10 +368,21 @@ class _ColumnFinder:
         if ids and not {"user_id", "item_id"} <= {*fills}:
             self.doubts.append(f"unclear which of {', '.join(ids)} is the person and which the product")
 
+    def _are_totals(self) -> bool:
+        """Whether prices grow with the pieces; by the name where no rows show it."""
+        price, n = (numbers_of(self.frame[self._columns[name]]).abs() for name in ("price", "quantity"))
+        rows = pl.DataFrame({"item": self.frame[self._columns["item_id"]], "price": price, "n": n})
+        of_one = pl.col("price").filter(pl.col("n") == 1).median().over("item")
+        grow = rows.with_columns(grows=pl.col("price") > of_one * pl.col("n").sqrt()).filter(pl.col("n") > 1)
+        votes = grow["grows"].drop_nulls()
+        return 2 * int(votes.sum()) > len(votes) if len(votes) else bool(_TOTAL.search(self._columns["price"]))
+
     def _products(self) -> None:
         """Only of a file with amounts of money and without people: a list of people has ids and names as well."""
         n, fills = self.frame.height, self._columns
-        if any(o.mostly("mail addresses") or normal(c) in candidates("user_id") for c, o in self.looks.items()):
+        if any(o.mostly("mail addresses") or o.mostly("phone numbers") for o in self.looks.values()):
+            return
+        if not candidates("user_id").isdisjoint(map(normal, self.looks)):
             return
         ids = self._open(lambda look: look.mostly("words or ids") and look.distinct == n)
         if "item_id" not in fills and "price" in fills and ids:
@@ -392,4 +430,5 @@ def suggestion_of(finder: _ColumnFinder, looks: Mapping[str, ColumnLook], option
         basics=basics,
         read=ReadOptions(**options.model_dump(include={*ReadOptions.model_fields}, exclude_none=True)),
         translations=tuple(translations),
+        price_is_total=finder.price_is_total,
     )

@@ -39,22 +39,22 @@ EVENT_NAMES: Mapping[Action, tuple[str, ...]] = {
 ACTION_OF_NAME = {name: action.value for action, names in EVENT_NAMES.items() for name in names}
 _OPTIONAL_IDS = ("event_id", "basket_id", "request_id", "model_version")
 
-YES = frozenset(
-    {"true", "yes", "y", "1", "t", "in stock", "in_stock", "instock", "available", "on", "是", "有", "有货", "在售"}
-)
-NO = frozenset(
-    {
-        "false", "no", "n", "0", "f", "out of stock", "out_of_stock", "outofstock", "unavailable", "sold out", "off",
-        "否", "无", "缺货", "下架", "售罄",
-    }
-)  # fmt: skip
+YES = frozenset({
+    "true", "yes", "y", "1", "t", "in stock", "in_stock", "instock", "available", "on", "是", "有", "有货", "在售",
+    "出售中", "销售中", "上架", "已上架",
+})  # fmt: skip
+NO = frozenset({
+    "false", "no", "n", "0", "f", "out of stock", "out_of_stock", "outofstock", "unavailable", "sold out", "off",
+    "否", "无", "缺货", "下架", "已下架", "仓库中", "售罄", "已售罄", "停售", "已停售", "停产",
+})  # fmt: skip
 GRANTED = YES | {
     "granted", "grant", "given", "opt-in", "opt_in", "optin", "opted in", "accepted", "subscribed", "ja", "oui", "si",
-    "sí", "同意", "已同意", "已订阅",
+    "sí", "同意", "已同意", "愿意", "接收", "接受", "已订阅",
 }  # fmt: skip
 DENIED = NO | {
     "denied", "deny", "refused", "withdrawn", "revoked", "opt-out", "opt_out", "optout", "opted out", "rejected",
-    "unsubscribed", "not subscribed", "not_subscribed", "nein", "non", "不同意", "拒绝", "撤回", "退订", "已退订",
+    "unsubscribed", "not subscribed", "not_subscribed", "nein", "non", "不同意", "不愿意", "不接收", "不接受",
+    "拒绝", "撤回", "退订", "已退订",
 }  # fmt: skip
 
 
@@ -120,11 +120,11 @@ def signed_quantities(batch: FieldBatch, event: pl.Series) -> tuple[pl.Series, p
 def event_prices(batch: FieldBatch, quantity: pl.Series) -> pl.Series:
     if batch.has(LINE_TOTAL):
         price = batch.number(LINE_TOTAL, money=True) / quantity.set(quantity == 0, None)
-        price = price.set(price == 0, 0.0)  # no minus zero from a return of something free
     elif batch.has("price"):
         price = batch.number("price", money=True)
     else:
         return batch.constant(None, pl.Float64)
+    price = price.zip_with(quantity >= 0, price.abs())  # of returns, with or without a sign
     batch.check_prices(price)
     if batch.load.schema.is_foreign:
         batch.load.notes["W_FOREIGN_PRICE"] += int((price.is_not_null() & batch.good()).sum())

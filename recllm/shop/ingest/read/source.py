@@ -187,6 +187,8 @@ _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "
 _GB_FAMILY = {"gb2312", "gbk", "cp936", "gb18030", "euc_cn", "hz"}
 _LATIN = "[À-ÖØ-öø-ÿŒœŠšŽžŸ]"
 _TYPOGRAPHIC = "–—‘’“”…•€£™®©°²³¼½¾«»¿¡·×±§ºª´\u00a0"
+_NOT_WESTERN = r"[šžŠŽþðýÞÐÝ]|õ(?!e)|[ìùò](?=[a-z])|[A-Za-z][¹³¼¾¿£¥¶±][a-z]"
+"""Letters of the east of Europe, as cp1252 reads them."""
 _SUGGESTED = ("gb18030", "cp1252", "latin-1", "big5", "shift_jis")
 
 
@@ -234,6 +236,13 @@ def find_decoding(source: SourceFile, options: IngestOptions, column_map: Column
         f"{file} is not UTF-8: first bad byte at offset {source.first_bad:,}. Say which encoding it has "
         f"(--read encoding={' | '.join(able) or 'NAME'} would decode its beginning)",
     )
+
+
+def is_western(source: SourceFile) -> bool:
+    """Whether a file that is not UTF-8 is plainly of Western Europe, in cp1252."""
+    text = source.head.decode("cp1252", errors="ignore")
+    is_plain = not text.isascii() and reads_as(text, "cp1252") and not re.search(_NOT_WESTERN, text)
+    return is_plain and _first_bad(source, "cp1252") is None
 
 
 def header_is_known(head: str, column_map: ColumnMap) -> bool:
