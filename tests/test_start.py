@@ -191,7 +191,7 @@ def test_agreement_counts_for_those_who_bought(
 
 def test_a_workbook_of_a_chinese_shop_and_its_text_messages(tmp_path: Path) -> None:
     orders = [[f"会员{n % 9}", f"2025-01-{n:02d} 10:00", f"A{n % 2 + 1}"] for n in range(1, 28)]
-    goods = [["A1", "龙井", "在售"], ["A2", "手提袋", "在售"], ["A3", "金骏眉", "停售"]]
+    goods = [["A1", "龙井", "在售"], ["A2", "礼盒包装费", "在售"], ["A3", "金骏眉", "停售"]]
     tables = {
         "会员": [["会员号", "是否接收短信"], *([f"会员{n}", "是"] for n in range(9))],
         "商品": [["商品编码", "商品名称", "状态"], *goods],

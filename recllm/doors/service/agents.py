@@ -171,6 +171,6 @@ def json_references(text: str) -> list[str]:
 def without_people(answer: Any) -> Any:
     """The answer without ids of customers, and without lists of them."""
     if isinstance(answer, dict):
-        kept = {name: value for name, value in answer.items() if name not in PEOPLE or isinstance(value, int)}
-        return {name: without_people(value) for name, value in kept.items()}
+        of_others = {name: value for name, value in answer.items() if name not in PEOPLE or isinstance(value, int)}
+        return {name: without_people(value) for name, value in of_others.items()}
     return [without_people(value) for value in answer] if isinstance(answer, list) else answer

@@ -185,9 +185,9 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate) -> CampaignOutcom
     arrived = {(name, channel) for name, channel, kind in reports if kind in ARRIVED}
     reporting = {channel for _, channel, kind in reports if kind is MessageEventKind.DELIVERED}
     sent_from_here = {name for entry in exports if entry.sends for name in entry.reached}
-    taken = {(name, channel) for name, channel, kind in reports if kind is MessageEventKind.PROCESSED}
+    handed_over = {(name, channel) for name, channel, kind in reports if kind is MessageEventKind.PROCESSED}
     n_not_delivered = sum(
-        channel in reporting or (name in sent_from_here and (name, channel) not in taken)
+        channel in reporting or (name in sent_from_here and (name, channel) not in handed_over)
         for name, channel in messages_sent - arrived
     )
     figures, control, revenue_effect = actions.figures(rows), actions.figures(control_rows), None
