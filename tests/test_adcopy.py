@@ -297,38 +297,8 @@ def test_a_sensitive_item_tells_nothing_of_the_customer() -> None:
 
 
 def test_names_that_people_say() -> None:
-    cases = [
-        ("Fjellgard Barista Oat Drink 1 l", (), "Fjellgard", "en", "Fjellgard Barista oat drink", "Barista oat drink"),
-        ("Brook Down Jacket – Slate M", (), None, "en", "brook down jacket", "brook down jacket"),
-        ("Merino Base Layer Men's", (), "Woolf", "en", "men's Merino Base Layer", "Merino Base Layer"),
-        ("Energy Gel Blackcurrant", (), None, "en", "Blackcurrant Energy Gel", "Blackcurrant Energy Gel"),
-        ("Organic Royal Gala Apple", (), None, "en", "Organic Royal gala apple", "Organic Royal gala apple"),
-        ("Peanut and Cocoa Bars, Box of 12", (), None, "en", "peanut and cocoa bars", "peanut and cocoa bars"),
-        (
-            "Expedition Meal: Lentil Dal 160 g",
-            (),
-            None,
-            "en",
-            "Lentil Dal expedition meal",
-            "Lentil Dal expedition meal",
-        ),
-        ("Rucksack Rain Cover M", (), None, "en", "rucksack rain cover", "rucksack rain cover"),
-        ("豆腐猫砂 6L*4袋", ("宠物", "猫砂"), None, "zh", "豆腐猫砂", "猫砂"),
-        ("成猫粮 鸡肉味 2kg", ("宠物", "猫粮"), None, "zh", "成猫粮鸡肉味", "猫粮"),
-        ("FLUID MILK WHITE ONLY", (), None, "en", "milk", "milk"),
-        ("POTATOES RUSSET (BULK&BAG)", (), None, "en", "russet potatoes", "russet potatoes"),
-        ("SOFT DRINKS 12/18&15PK CAN CAR", ("GROCERY", "SOFT DRINKS"), None, "en", "soft drinks", "soft drinks"),
-        ("NOODLES DRY", (), None, "en", "dry noodles", "dry noodles"),
-        ("LUNCH BAG SPACEBOY DESIGN", (), None, "en", "lunch bag", "lunch bag"),
-        ("DAIRY CASE TEA WITH SUGAR OR S 64 OZ", ("GROCERY", "TEAS"), None, "en", "tea", "tea"),
-        ("SW GDS:DONUTS", (), None, "en", "", ""),
-        ("PLSTC CTLRYTBLCLTHSTTHPKSST", (), None, "en", "", ""),
-        ("HT海天酱油1.9l", ("调味品",), "海天", "zh", "海天酱油", "酱油"),
-        ("秋冬款内搭莫代尔吊带背心女修身纯棉磨毛女式打底衫", (), None, "zh", "代尔吊带背心", "背心"),
-        ("2025新款夏季韩版宽松显瘦百搭亚麻阔腿裤", ("裤装",), None, "zh", "亚麻阔腿裤", "阔腿裤"),
-    ]
-    for title, category, brand, language, name, short in cases:
-        named = naming(title, category, language, brand=brand)
+    for title, category, brand, language, name, short in table("adcopy", "names that people say"):
+        named = naming(title, tuple(category), language, brand=brand)
         assert (named.name, named.short) == (name, short), title
     numbers = {title: naming(title, (), "en").number for title in ("Kestrel 2 Tent", "Torran boots", "Oat milk")}
     assert numbers == {"Kestrel 2 Tent": "singular", "Torran boots": "plural", "Oat milk": "mass"}
@@ -360,14 +330,15 @@ def test_kinds_of_goods() -> None:
     ]
     for title, expected in kinds:
         assert expected <= goods_of((title,)), (title, goods_of((title,)))
-    stays = [
-        ("SMALL POPCORN HOLDER",),
-        ("GARDENERS KNEELING PAD CUP OF TEA",),
-        ("玻璃泡茶杯 400ml", "茶具", "茶杯"),
-        ("手冲咖啡壶 600ml", "咖啡", "器具"),
-    ]
-    assert [title for title in stays if "consumable" in goods_of(title) or "durable" not in goods_of(title)] == []
-    assert is_silent(goods_of(("Aspirin 24 tablets",))) and not is_silent(goods_of(("Blue mug",)))
+    for kinds, wanted in (({"durable"}, True), ({"consumable"}, False)):
+        for names in table("adcopy", "things that stay"):
+            assert kinds.isdisjoint(goods_of(names)) is not wanted, (names, goods_of(names))
+    used_up = table("adcopy", "things that are used up")
+    assert [names for names in used_up if "consumable" not in goods_of(names) or "durable" in goods_of(names)] == []
+    silent = {names[0]: is_silent(goods_of(names)) for names in table("adcopy", "of which nothing is said")}
+    assert set(silent.values()) == {True}, silent
+    spoken = {names[0]: is_silent(goods_of(names)) for names in table("adcopy", "harmless compounds")}
+    assert set(spoken.values()) == {False}, spoken
 
 
 ANSWER = "title: Oat drink for the next order\nbody: You buy it about every two weeks. It is £1.95 today."

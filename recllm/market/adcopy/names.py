@@ -73,6 +73,9 @@ def name_and_size(title: str) -> tuple[str, str]:
         start -= 1
     while start < len(tokens) and not tokens[start].removeprefix(".")[:1].isdigit():
         start += 1
+    is_cut = 0 < start < len(tokens)
+    if is_cut and fold(tokens[start - 1]).rstrip(".") in table("names.toml")["words"]["numbered"]:
+        start += 1  # SPF 15 50 ml
     end = start
     while end > 0 and fold(tokens[end - 1]) in (*word_class("dangling"), "including"):  # "bottles including 2 l"
         end -= 1

@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 
 from recllm.market.adcopy.frames import frame_file
 from recllm.market.adcopy.lexicon import HAN, bases, fold, neutral_words, pattern, table, word_class
-from recllm.market.adcopy.names import name_and_size, shelf, written_out
+from recllm.market.adcopy.names import OTHER_SHELF, name_and_size, shelf, written_out
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts, natural
 
@@ -27,6 +27,8 @@ _CLEAN_SHORT_CHARS = 30
 _NAME_CHARS = {"en": 40, "zh": 14}
 _WORD = re.compile(r"[^\W\d_]+(?:['’&-][^\W\d_]+)*")
 _HAN_NAME = re.compile(f"[{HAN}]")
+_MOST_PARTS = 3
+"""Of a Chinese name that a person wrote, as 茶叶罐 锡制; a name of more was cut into its words."""
 _LEAST_HEAD = 3
 """Characters of a Chinese title's first word that name a thing."""
 _SORTING = ("needs", "products", "supplies", "additives", "sundries", "items")
@@ -72,6 +74,7 @@ def naming(
 ) -> Naming:
     """title: as it may be shown (`sayable_facts`); "" where it may not. categories: from wide to
     narrow. titles: as `Domain.titles`. is_till: the title was written in capitals, as tills do."""
+    title = pattern("naming.pictures").sub("", title).strip()
     if language == "en" and _HAN_NAME.search(title):
         title = ""  # no check reads an English text around a Chinese name
     if titles != "goods":
@@ -94,7 +97,8 @@ def category_name(categories: tuple[str, ...], language: str) -> str:
     for category in reversed(categories):
         name = written_out(category).strip()
         if language == "zh":
-            if _HAN_NAME.search(name) and len(name) <= _SHORT_CHARS["zh"] and name not in no_goods:
+            is_short = len(name) <= _SHORT_CHARS["zh"] and "/" not in name
+            if _HAN_NAME.search(name) and is_short and name not in no_goods:
                 return name
             continue
         words = [word for word in _small(name, known_only=False).split() if fold(word) not in _listed("jargon")]
@@ -132,7 +136,10 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
     if len(words) > 1 and last_word.lower() in flavours and stem(words[-1].lower()) in map(stem, flavoured):
         name = " ".join([last_word, *words])
     wearer = pattern("naming.wearer").search(name)
-    small = _small(name[: wearer.start()] if wearer else name, known_only=True, brand=brand)
+    small = name[: wearer.start()] if wearer else name
+    things = _stems("stays", "stays_alone", "used_up_alone")
+    if shelf((small,)) != OTHER_SHELF or any(stem(word.lower()) in things for word in small.split(" ")):
+        small = _small(small, known_only=True, brand=brand)  # Night Shift Espresso is a name of its own
     if len(small) > _NAME_CHARS["en"]:
         small = pattern("naming.cut").split(small)[0].strip()
         if len(small) > _NAME_CHARS["en"]:
@@ -233,7 +240,9 @@ def _small(name: str, *, known_only: bool, brand: str | None = None) -> str:
             is_half = len(words) - start < 2 or start == 1  # "Merino Base layer", "Inflatable camp pillow"
             if is_half and not follows_number:
                 return name
-    return " ".join([*words[:start], *(word.lower() if word.istitle() else word for word in words[start:])])
+    capital = (*table("names.toml")["words"]["capital"], *table("names.toml")["demonyms"].values())
+    small = (word.lower() if word.istitle() and word.lower() not in capital else word for word in words[start:])
+    return " ".join([*words[:start], *small])
 
 
 def _short(name: str, brand: str | None, longest: int = _SHORT_CHARS["en"]) -> str:
@@ -274,9 +283,12 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     for word in table("names.toml")["till"]["praise_zh"]:
         name = name.replace(word, "")
     name = name.strip(" -_/|·,，")
+    while len(name) > _NAME_CHARS["zh"] and " " in name:  # 麦富迪 全价成犬粮 中大型犬通用
+        name = name.rsplit(" ", 1)[0]
     head = name.split(" ")[0]
     short = next((noun for noun in _nouns_zh() if head.endswith(noun) and (len(noun) > 1 or len(head) == 1)), "")
-    short = short or (head if _LEAST_HEAD <= len(head) <= _SHORT_CHARS["zh"] and head.isalpha() else "")
+    is_thing = head.isalpha() and head[-1] != "色"
+    short = short or (head if _LEAST_HEAD <= len(head) <= _SHORT_CHARS["zh"] and is_thing else "")
     nouns = (noun for noun in _nouns_zh() if noun in name)
     short = short or max(nouns, key=lambda noun: (len(noun), -name.find(noun)), default="")
     leaf = categories[-1] if categories else ""
@@ -292,7 +304,9 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     short = short or (name if len(name) <= _SHORT_CHARS["zh"] and not name[-1].isascii() else "")
     if wearer := pattern("naming.wearer_zh").search(name):  # 针织开衫 女款
         name = f"{wearer[1]}{name[: wearer.start()]}"
-    return Naming(name=natural(name, {}), short=short, number="mass", level=Level.CLEAN, size=size.strip())
+    if len(name.split(" ")) > _MOST_PARTS:
+        name = natural(name, {})
+    return Naming(name=name, short=short, number="mass", level=Level.CLEAN, size=size.strip())
 
 
 @cache
@@ -313,18 +327,20 @@ def goods_of(names: Iterable[str]) -> frozenset[str]:
     used (consumable, durable, apparel, gift, ...), its shelf, and what the law or taste binds (alcohol, fuel, ...)."""
     texts = tuple(names)
     of_shelf, goods = shelf(texts), table("goods.toml")
-    kinds = {of_shelf, *goods["shelves"].get(of_shelf, ()), *_kinds_in(" ".join(texts))}
+    of_the_shelf = goods["shelves"].get(of_shelf, ())
+    kinds = {of_shelf, *of_the_shelf, *_kinds_in(" / ".join(texts))}
     if not kinds.isdisjoint(goods["consumed"]):
         kinds = kinds - {"durable", "apparel"} | {"consumable"}
-    is_of_consumed = not _kinds_in(" ".join(texts[1:])).isdisjoint(goods["consumed"]) and not _stays(texts[-1])
-    if texts and _stays(texts[0], is_alone=len(texts) == 1) and not is_of_consumed:
+    is_of_consumed = not _kinds_in(" / ".join(texts[1:])).isdisjoint(goods["consumed"]) and not _stays(texts[-1])
+    stays = "durable" in of_the_shelf or (bool(texts) and _stays(texts[0], is_alone=len(texts) == 1))
+    if stays and not is_of_consumed:
         kinds = kinds - {"consumable", *goods["consumed"]} | {"durable"}
     return frozenset(kinds)
 
 
 @lru_cache(maxsize=1 << 14)
 def _kinds_in(text: str) -> frozenset[str]:
-    reading = fold(text)
+    reading = pattern("naming.other_kind").sub(" ", fold(text))
     tokens = {stem(word) for word in _WORD.findall(reading)}
     return frozenset(
         kind
@@ -336,12 +352,18 @@ def _kinds_in(text: str) -> frozenset[str]:
 @lru_cache(maxsize=1 << 14)
 def _stays(title: str, is_alone: bool = False) -> bool:
     """True for a thing that stays, whatever it is for: a popcorn holder, a hot water bottle."""
-    name = pattern("naming.thing_end").split(name_and_size(written_out(title))[0])[0]
-    words = _WORD.findall(fold(name))
-    words = [word for word in words if not word.isascii()] or (_to_its_head(words)[0] if is_alone else words)
-    heads = _stems("stays", *(("stays_alone",) if is_alone else ()))
-    ends = tuple(word for word in table("goods.toml")["stays"] if not word.isascii())
-    return bool(words) and (stem(words[-1]) in heads or words[-1].endswith(ends))
+    goods, title = table("goods.toml"), pattern("naming.used_up").sub("", title)
+    ends = tuple(word for word in goods["stays"] if not word.isascii())
+    for word in reversed([word for word in _WORD.findall(title) if not word.isascii()]):  # 紫砂壶 西施: a model follows
+        if pattern("naming.set_zh").sub("", word).endswith(ends):
+            return True
+        if _kinds_in(word) or shelf((word,)) != OTHER_SHELF:
+            return False
+    words = _WORD.findall(fold(pattern("naming.thing_end").split(name_and_size(written_out(title))[0])[0]))
+    words = _to_its_head(words)[0] if is_alone else words
+    while len(words) > 1 and words[-1] in goods["finish"]:
+        words = words[:-1]
+    return bool(words) and stem(words[-1]) in _stems("stays", *(("stays_alone",) if is_alone else ()))
 
 
 def is_silent(goods: frozenset[str]) -> bool:

@@ -9,6 +9,7 @@ text with instructions, code or reversed writing counts as empty.
 from __future__ import annotations
 
 import html
+import re
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from recllm.base.documents import toml_table
 from recllm.base.errors import DataError, PromptError, UsageError
 from recllm.base.policy import Policy
-from recllm.base.schema import Item, Occasion, Reason, ReasonKind, exact_amount
+from recllm.base.schema import VARIANT_PRICES, Item, Occasion, Reason, ReasonKind, exact_amount
 from recllm.base.words.sentences import LANGUAGES, language
 from recllm.market.adcopy.channels import Channel, channel_named
 from recllm.market.adcopy.frames import wording_days
@@ -179,6 +180,8 @@ class PersonFacts:
     """What a text may say of the customer and the item; the defaults say nothing."""
 
     times_bought: int = 0
+    is_repurchased: bool | None = None
+    """Whether customers of the shop come back for such an item; None where too little is known."""
     every_days: float | None = None
     """Median days between purchases, of a steady buyer alone: at least three, the middle half of the gaps within a
     third of the median."""
@@ -381,6 +384,8 @@ class FactSheet:
     category: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
     price: Decimal | None = None
+    price_from: Decimal | None = None
+    """The lowest of the variants' prices, where these differ."""
     currency: str | None = None
     description: str = ""
     """Grounds words; no claim is proven by it."""
@@ -398,6 +403,7 @@ class FactSheet:
         attributes = {
             _name(name, longest): _harmless(value, longest)
             for name, value in list(item.attributes.items())[: limit("max_attributes")]
+            if name != VARIANT_PRICES
         }
         brand = _name(item.brand or "", longest)
         return cls(
@@ -407,6 +413,7 @@ class FactSheet:
             category=tuple(c for c in (_name(name) for name in item.category) if c),
             attributes={name: value for name, value in attributes.items() if name and value},
             price=item.price if item.price is None or item.price > 0 else None,
+            price_from=lowest_variant_price(item),
             currency=item.currency,
             description=_harmless(
                 without_personal_data((item.description or "")[: limit("description_read")]), longest_description
@@ -438,6 +445,13 @@ class FactSheet:
         """The quantities that the texts state: sizes, counts, shares. Prices are never taken from a text."""
         counts = (f"{value} {name}" for name, value in self.attributes.items() if value.isdigit())  # pieces = 50
         return tuple(q for text in (*self.texts, *counts) for q in quantities(text))
+
+
+def lowest_variant_price(item: Item) -> Decimal | None:
+    """Of an item whose variants have several prices; None for any other, and where one of them cannot be read."""
+    texts = item.attributes.get(VARIANT_PRICES, "").replace(",", ".").split("\n")
+    are_read = item.price is None and all(re.fullmatch(r"\d+(?:\.\d{1,2})?", text) for text in texts)
+    return min(map(Decimal, texts)) if are_read else None
 
 
 def _harmless(text: str, max_chars: int = TITLE_CHARS) -> str:

@@ -17,7 +17,7 @@ from babel.dates import get_month_names
 
 from recllm.base.schema import Item, Occasion
 from recllm.market.adcopy.frames import Situation, capital, frame_file
-from recllm.market.adcopy.lexicon import fold, pattern
+from recllm.market.adcopy.lexicon import fold, pattern, table
 from recllm.market.adcopy.names import shelf
 from recllm.market.adcopy.naming import (
     Level,
@@ -46,6 +46,8 @@ _MONTH_DAYS, _YEAR_DAYS = 120, 300
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"\{([\w.]+)\}")
 _MONTHS = get_month_names("wide", locale="en")
+_USED_UP = frozenset({"consumable", "refill"})
+"""Kinds of goods that are bought again."""
 _ON_ORDER = (OfferType.FREE_SHIPPING, OfferType.GIFT, OfferType.COUPON)
 """Offers on a whole order."""
 
@@ -75,7 +77,7 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
     slots = slots_of(request, facts, name, category)
     return Situation(
         occasions=frozenset(occasions_of(request, conditions)),
-        reasons=() if is_silent(goods) or name.level is Level.NONE else reasons_of(request),
+        reasons=() if is_silent(goods) or name.level is Level.NONE else reasons_of(request, goods),
         goods=goods,
         number=name.number,
         offer=offer.type.value if offer is not None else "",
@@ -99,16 +101,19 @@ def occasions_of(request: CopyRequest, conditions: frozenset[str]) -> Iterator[s
         yield Occasion.REPLENISH.value
 
 
-def reasons_of(request: CopyRequest) -> tuple[str, ...]:
+def reasons_of(request: CopyRequest, goods: frozenset[str]) -> tuple[str, ...]:
     """Why this customer gets this item, the strongest first; "none" is always one."""
     person = request.person
     is_first = not person.times_bought
+    is_reminder = request.day is None and request.occasion in (None, Occasion.REPLENISH)
+    is_everyday = person.is_repurchased is None and not goods.isdisjoint(table("goods.toml")["consumed"])
+    is_used_up = person.times_bought > 1 or person.is_repurchased or is_everyday or goods.isdisjoint(_USED_UP)
     is_new = request.occasion is Occasion.NEW_ARRIVAL and person.category_bought > 0
     holds = {
         "in_cart": person.in_cart,
         "lapsed": person.away is not None,
         "first_purchase": person.first_order is not None,
-        "bought_before": not is_first,
+        "bought_before": not is_first and (is_used_up or not is_reminder),
         "bought_last_year": person.bought_last_year,
         "goes_with people_also_buy": person.with_item is not None and is_first,
         "because": person.because is not None and is_first and is_near(request.item, person.because),
@@ -237,7 +242,8 @@ def slots_of(request: CopyRequest, facts: FactSheet, name: Naming, category: str
 
 def item_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
     day, is_box = request.day, " of " in name.size
-    price = money_text(facts.price, facts)
+    price, lowest = money_text(facts.price, facts), money_text(facts.price_from, facts)
+    price = price or (f"from {lowest}" if lowest else "")
     slots = {
         "basket": "cart" if request.region == "US" else "basket",
         "price": f"{price} for a {name.size}" if price and is_box else price,
@@ -382,18 +388,19 @@ def worded_offer(form: str, offer_slots: Mapping[str, str]) -> str:
 
 def item_chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
     day, by_voice = request.day, frame_file("zh").tables["you"]
-    values = facts.attributes.values()
+    values, lowest = facts.attributes.values(), yuan_text(facts.price_from, facts)
     described = [v for v in values if not v.isascii() and len(v) <= 10 and v not in facts.title]
     slots = {
         **{f"you@{voice}": request.voice.address or you for voice, you in by_voice.items()},
         "you": request.voice.address or "您",
-        "price": yuan_text(facts.price, facts),
+        "price": yuan_text(facts.price, facts) or (f"{lowest}起" if lowest else ""),
         "desc": "".join(described[:1]),
         "desc2": "".join(described[1:2]),
     }
     if name.level in (Level.CLEAN, Level.TILL) and name.short:
         size = name.size.replace(" ", "").replace("*", "×")
-        called = name.name + size if len(name.name + size) <= 16 else name.name
+        sized = f"{name.name} {size}" if " " in name.name and size else name.name + size
+        called = sized if len(sized) <= 16 else name.name
         measure = next((m for noun, m in measures_zh().items() if name.short.endswith(noun)), "")
         slots |= {"item": _marked(called, request), "short": name.short, "mw": measure, "spec": size}
     if day is not None:

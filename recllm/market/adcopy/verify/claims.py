@@ -298,6 +298,8 @@ def is_price(quantity: Quantity, case: Case) -> bool:
     if quantity.role == "list" and reduced_price(case) is not None:
         amounts.append(facts.price)  # "£77 instead of £110" while 30 % are off
     if is_plain:
+        begins = pattern("claims.price_from", SPAN=re.escape(quantity.span)).search(case.reading.folded)
+        amounts.append(facts.price_from if begins else None)
         amounts += unit_prices(quantity.role.removeprefix("per "), case) if quantity.role else []
         if amount is None:  # "a coupon worth 5 dollars": the offer's value, said without "off"
             amounts.append(offered)
