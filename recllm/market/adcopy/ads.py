@@ -34,6 +34,7 @@ from recllm.base.schema import (
     is_confidential,
 )
 from recllm.market.adcopy.channels import channel_written_for
+from recllm.market.adcopy.naming import goods_of, is_silent
 from recllm.market.adcopy.packs import Pack, approved_words, vocabulary_file
 from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts, ThingFacts, Voice
 from recllm.market.adcopy.write import write_copy
@@ -196,7 +197,7 @@ def item_of(row: Mapping[str, Any]) -> Item:
         currency=row["currency"],
         available=bool(row["available"]) and not row.get("pending"),
         available_until=row.get("available_until"),
-        attributes={k: value for k, value in stated.items() if k == VARIANT_PRICES or not is_confidential(k)},
+        attributes={k: text for k, text in stated.items() if k == VARIANT_PRICES or not is_confidential(k)},
     )
 
 
@@ -210,8 +211,7 @@ AWAY_DAYS, AWAY_GAPS = 60.0, 2.0
 """A customer stayed away for these days, and these many usual gaps."""
 FIRST_ORDER_DAYS = 21.0
 LEAST_EXPECTED, RARE_SHARE = 2.5, 0.25
-"""An item is not bought again where the shop's mean lets expect these buyers back, and less than this share of them
-came."""
+"""Buyers expected back by the shop's mean, and the share of these that is too few."""
 CLEAR_DELTA = 0.2
 """Least fall of the logit without a purchase, for it to be given as the reason."""
 
@@ -251,9 +251,8 @@ def customer_facts(
 
 
 def repurchased(stats: ItemStatistics, category: NDArray[np.int64]) -> list[bool | None]:
-    """Of each item whether customers come back for it: True where one did, for it or for another item of its category,
-    False where far fewer did than elsewhere in the shop, else None. category: its code, (n_items,), below 0 for none.
-    """
+    """Of each item, whether customers come back for it, or for others of its category; None where unknown.
+    category: its code, (n_items,), below 0 for none."""
     mean, buyers = stats.mean_repeat_rate, stats.buyers_ever.astype(np.float64)
     returned = np.rint(stats.repeat_rate * (buyers + PRIOR_BUYERS) - mean * PRIOR_BUYERS)
     code = np.maximum(category, 0)
@@ -297,8 +296,9 @@ def _facts(
         if row < 0:
             return None
         title, category, brand = catalogue.select("title", "category", "brand").row(row)
-        is_sensitive = policy.is_sensitive((*(category or ()), title or ""))
-        return None if is_sensitive else ThingFacts(title or "", tuple(category or ()), brand)
+        names = (title or "", *(category or ()))
+        is_unsaid = policy.is_sensitive(names) or is_silent(goods_of(names))
+        return None if is_unsaid else ThingFacts(title or "", tuple(category or ()), brand)
 
     facts: dict[str, Any] = {}
     days = np.unique(when // DAY)

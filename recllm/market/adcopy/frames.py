@@ -302,8 +302,6 @@ def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> dict
     for variant in variants:
         if "link" not in slots:
             variant = _LINK.sub("", variant)
-        if slots.get("price", "").startswith("from ") and pattern("frames.no_from").search(variant):
-            continue
         names = _SLOT.findall(variant)
         values = [slots.get(f"{name}@{voice}") or slot_text(name, slots) for name in names]
         if all(values) and not _tautological(names, slots):
@@ -313,6 +311,8 @@ def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> dict
                 runs_on = piece[:1].isdigit() and re.search("[A-Za-z]$", text)  # "Nike 8折", not "Nike8折"
                 text += f" {piece}" if runs_on else piece
             text = pattern("frames.begins_with_from").sub("From", text.strip())
+            if pattern("frames.no_from").search(text):
+                continue
             texts[text] = {fact for name in names for fact in _FACTS.get(name, _FACTS.get(name.partition(".")[0], ()))}
     return texts
 

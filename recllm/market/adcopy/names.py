@@ -65,16 +65,17 @@ def without_sorting_words(name: str) -> str:
 @lru_cache(maxsize=1 << 14)
 def name_and_size(title: str) -> tuple[str, str]:
     """A title without the size at its end, and that size; "" where it has none or is nothing else."""
-    if match := _HAN_SIZE.search(title):
-        return (title[: match.start()].rstrip(), match[0]) if match.start() else (title, "")
+    if match := _HAN_SIZE.search(title) or pattern("titles.count").search(title):
+        size = match[0].strip(" ()")
+        return (title[: match.start()].rstrip(), "" if size.isdigit() else size) if match.start() else (title, "")
     tokens = title.split()
     start = len(tokens)
     while start > 0 and _is_of_size(tokens[start - 1]):
         start -= 1
     while start < len(tokens) and not tokens[start].removeprefix(".")[:1].isdigit():
         start += 1
-    is_cut = 0 < start < len(tokens)
-    if is_cut and fold(tokens[start - 1]).rstrip(".") in table("names.toml")["words"]["numbered"]:
+    numbered = table("names.toml")["words"]["numbered"]
+    if 0 < start < len(tokens) and fold(tokens[start - 1]).rstrip(".") in numbered:
         start += 1  # SPF 15 50 ml
     end = start
     while end > 0 and fold(tokens[end - 1]) in (*word_class("dangling"), "including"):  # "bottles including 2 l"

@@ -27,8 +27,6 @@ _CLEAN_SHORT_CHARS = 30
 _NAME_CHARS = {"en": 40, "zh": 14}
 _WORD = re.compile(r"[^\W\d_]+(?:['’&-][^\W\d_]+)*")
 _HAN_NAME = re.compile(f"[{HAN}]")
-_MOST_PARTS = 3
-"""Of a Chinese name that a person wrote, as 茶叶罐 锡制; a name of more was cut into its words."""
 _LEAST_HEAD = 3
 """Characters of a Chinese title's first word that name a thing."""
 _SORTING = ("needs", "products", "supplies", "additives", "sundries", "items")
@@ -137,9 +135,10 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
         name = " ".join([last_word, *words])
     wearer = pattern("naming.wearer").search(name)
     small = name[: wearer.start()] if wearer else name
-    things = _stems("stays", "stays_alone", "used_up_alone")
-    if shelf((small,)) != OTHER_SHELF or any(stem(word.lower()) in things for word in small.split(" ")):
-        small = _small(small, known_only=True, brand=brand)  # Night Shift Espresso is a name of its own
+    things = _stems("tools", "stays", "stays_alone", "used_up_alone")
+    is_thing = shelf((small,)) != OTHER_SHELF or any(stem(word.lower()) in things for word in small.split(" "))
+    if is_thing and not pattern("naming.shade").search(small):
+        small = _small(small, known_only=True, brand=brand)
     if len(small) > _NAME_CHARS["en"]:
         small = pattern("naming.cut").split(small)[0].strip()
         if len(small) > _NAME_CHARS["en"]:
@@ -176,7 +175,7 @@ def _of_till(name: str, size: str, is_alone: bool) -> Naming:
 def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
     """(the words up to the one that says what thing it is, without those of its design: "kneeling pad cup of tea",
     "lunch bag spaceboy design"; whether there is one)."""
-    heads = _stems("stays", "stays_alone", "used_up_alone")
+    heads = _stems("tools", "stays", "stays_alone", "used_up_alone")
     ends = [n for n, word in enumerate(words) if n and stem(word) in heads and words[n + 1 : n + 2] != ["of"]]
     if not ends:
         return list(words), False
@@ -240,7 +239,7 @@ def _small(name: str, *, known_only: bool, brand: str | None = None) -> str:
             is_half = len(words) - start < 2 or start == 1  # "Merino Base layer", "Inflatable camp pillow"
             if is_half and not follows_number:
                 return name
-    capital = (*table("names.toml")["words"]["capital"], *table("names.toml")["demonyms"].values())
+    capital = table("names.toml")["words"]["capital"]
     small = (word.lower() if word.istitle() and word.lower() not in capital else word for word in words[start:])
     return " ".join([*words[:start], *small])
 
@@ -287,8 +286,7 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
         name = name.rsplit(" ", 1)[0]
     head = name.split(" ")[0]
     short = next((noun for noun in _nouns_zh() if head.endswith(noun) and (len(noun) > 1 or len(head) == 1)), "")
-    is_thing = head.isalpha() and head[-1] != "色"
-    short = short or (head if _LEAST_HEAD <= len(head) <= _SHORT_CHARS["zh"] and is_thing else "")
+    short = short or (head if _LEAST_HEAD <= len(head) <= _SHORT_CHARS["zh"] and head.isalpha() else "")
     nouns = (noun for noun in _nouns_zh() if noun in name)
     short = short or max(nouns, key=lambda noun: (len(noun), -name.find(noun)), default="")
     leaf = categories[-1] if categories else ""
@@ -304,8 +302,7 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     short = short or (name if len(name) <= _SHORT_CHARS["zh"] and not name[-1].isascii() else "")
     if wearer := pattern("naming.wearer_zh").search(name):  # 针织开衫 女款
         name = f"{wearer[1]}{name[: wearer.start()]}"
-    if len(name.split(" ")) > _MOST_PARTS:
-        name = natural(name, {})
+    name = natural(name, {}) if name.count(" ") > 2 else name  # cut into words
     return Naming(name=name, short=short, number="mass", level=Level.CLEAN, size=size.strip())
 
 
@@ -327,13 +324,12 @@ def goods_of(names: Iterable[str]) -> frozenset[str]:
     used (consumable, durable, apparel, gift, ...), its shelf, and what the law or taste binds (alcohol, fuel, ...)."""
     texts = tuple(names)
     of_shelf, goods = shelf(texts), table("goods.toml")
-    of_the_shelf = goods["shelves"].get(of_shelf, ())
-    kinds = {of_shelf, *of_the_shelf, *_kinds_in(" / ".join(texts))}
+    kinds = {of_shelf, *goods["shelves"].get(of_shelf, ()), *_kinds_in(" / ".join(texts))}
+    is_durable = "durable" in kinds or (bool(texts) and _stays(texts[0], is_alone=len(texts) == 1))
     if not kinds.isdisjoint(goods["consumed"]):
         kinds = kinds - {"durable", "apparel"} | {"consumable"}
     is_of_consumed = not _kinds_in(" / ".join(texts[1:])).isdisjoint(goods["consumed"]) and not _stays(texts[-1])
-    stays = "durable" in of_the_shelf or (bool(texts) and _stays(texts[0], is_alone=len(texts) == 1))
-    if stays and not is_of_consumed:
+    if is_durable and not (is_of_consumed and not _stays(texts[0], "tools")):
         kinds = kinds - {"consumable", *goods["consumed"]} | {"durable"}
     return frozenset(kinds)
 
@@ -350,20 +346,21 @@ def _kinds_in(text: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=1 << 14)
-def _stays(title: str, is_alone: bool = False) -> bool:
+def _stays(title: str, *lists: str, is_alone: bool = False) -> bool:
     """True for a thing that stays, whatever it is for: a popcorn holder, a hot water bottle."""
     goods, title = table("goods.toml"), pattern("naming.used_up").sub("", title)
-    ends = tuple(word for word in goods["stays"] if not word.isascii())
-    for word in reversed([word for word in _WORD.findall(title) if not word.isascii()]):  # 紫砂壶 西施: a model follows
+    lists = lists or ("tools", "stays", *(("stays_alone",) if is_alone else ()))
+    ends = tuple(word for name in lists for word in goods[name] if not word.isascii())
+    han = [word for word in _WORD.findall(title) if not word.isascii()]
+    for word in reversed(han):  # 紫砂壶 西施
         if pattern("naming.set_zh").sub("", word).endswith(ends):
             return True
         if _kinds_in(word) or shelf((word,)) != OTHER_SHELF:
             return False
     words = _WORD.findall(fold(pattern("naming.thing_end").split(name_and_size(written_out(title))[0])[0]))
     words = _to_its_head(words)[0] if is_alone else words
-    while len(words) > 1 and words[-1] in goods["finish"]:
-        words = words[:-1]
-    return bool(words) and stem(words[-1]) in _stems("stays", *(("stays_alone",) if is_alone else ()))
+    words = [word for word in words if word not in goods["finish"]] or words
+    return bool(words) and stem(words[-1]) in _stems(*lists)
 
 
 def is_silent(goods: frozenset[str]) -> bool:

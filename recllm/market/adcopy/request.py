@@ -181,7 +181,7 @@ class PersonFacts:
 
     times_bought: int = 0
     is_repurchased: bool | None = None
-    """Whether customers of the shop come back for such an item; None where too little is known."""
+    """Whether customers come back for such an item; None where unknown."""
     every_days: float | None = None
     """Median days between purchases, of a steady buyer alone: at least three, the middle half of the gaps within a
     third of the median."""
@@ -448,7 +448,7 @@ class FactSheet:
 
 
 def lowest_variant_price(item: Item) -> Decimal | None:
-    """Of an item whose variants have several prices; None for any other, and where one of them cannot be read."""
+    """None where the variants have one price, and where one cannot be read."""
     texts = item.attributes.get(VARIANT_PRICES, "").replace(",", ".").split("\n")
     are_read = item.price is None and all(re.fullmatch(r"\d+(?:\.\d{1,2})?", text) for text in texts)
     return min(map(Decimal, texts)) if are_read else None

@@ -39,15 +39,13 @@ SOON_DAYS = (1.5, 7)
 FREQUENT = 3
 """Purchases of a category or brand within a year that make it a favourite."""
 LONG_AGO_DAYS = 400
-LATELY_DAYS, FRESH_DAYS = 60, 20
-"""After that, asking whether coffee, or milk, is used up is silly."""
-_RECENT_DAYS, _JUST_DAYS = 10, 9
+LATELY_DAYS = {"perishable": (9, 20), "care": (28, 90), "": (9, 60)}
+"""Kind of goods -> first and last day of asking whether they are used up."""
+_RECENT_DAYS = 10
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"\{([\w.]+)\}")
 _MONTHS = get_month_names("wide", locale="en")
-_USED_UP = frozenset({"consumable", "refill"})
-"""Kinds of goods that are bought again."""
 _ON_ORDER = (OfferType.FREE_SHIPPING, OfferType.GIFT, OfferType.COUPON)
 """Offers on a whole order."""
 
@@ -106,14 +104,15 @@ def reasons_of(request: CopyRequest, goods: frozenset[str]) -> tuple[str, ...]:
     person = request.person
     is_first = not person.times_bought
     is_reminder = request.day is None and request.occasion in (None, Occasion.REPLENISH)
-    is_everyday = person.is_repurchased is None and not goods.isdisjoint(table("goods.toml")["consumed"])
-    is_used_up = person.times_bought > 1 or person.is_repurchased or is_everyday or goods.isdisjoint(_USED_UP)
+    comes_back, everyday = person.is_repurchased, table("goods.toml")["consumed"]
+    is_used_up = not goods.isdisjoint(everyday) if comes_back is None else comes_back
+    is_due = is_used_up or not is_reminder or goods.isdisjoint({"consumable", "refill"})
     is_new = request.occasion is Occasion.NEW_ARRIVAL and person.category_bought > 0
     holds = {
         "in_cart": person.in_cart,
         "lapsed": person.away is not None,
         "first_purchase": person.first_order is not None,
-        "bought_before": not is_first and (is_used_up or not is_reminder),
+        "bought_before": person.times_bought > 1 or (not is_first and is_due),
         "bought_last_year": person.bought_last_year,
         "goes_with people_also_buy": person.with_item is not None and is_first,
         "because": person.because is not None and is_first and is_near(request.item, person.because),
@@ -132,6 +131,9 @@ def words_that_hold(holds: Mapping[str, bool]) -> Iterator[str]:
 
 def is_near(item: Item, thing: ThingFacts) -> bool:
     """Whether a customer sees why one led to the other: a light after a light, no cat litter after milk."""
+    animals = [goods_of((title,)) & {"cat", "dog"} for title in (item.title, thing.title)]
+    if all(animals) and not animals[0] & animals[1]:
+        return False
     paths = (item.category[:1], thing.category[:1])
     if all(paths):
         return paths[0] == paths[1]
@@ -143,6 +145,7 @@ def conditions_of(
 ) -> frozenset[str]:
     """The conditions of frames that hold."""
     day = request.day
+    kind = next((kind for kind in LATELY_DAYS if kind in goods), "")
     holds = {
         "in_stock": request.item.available,
         "named": name.level in (Level.CLEAN, Level.TILL),
@@ -157,13 +160,13 @@ def conditions_of(
         "season fest_near": day is not None,
         "before_order_by": day is not None and day.days_left >= 1,
         "season_goods": day is not None and day.is_season_good,
-        **conditions_of_person(request.person, FRESH_DAYS if "perishable" in goods else LATELY_DAYS),
+        **conditions_of_person(request.person, *LATELY_DAYS[kind]),
         **conditions_of_offer(request, facts),
     }
     return frozenset(words_that_hold(holds))
 
 
-def conditions_of_person(person: PersonFacts, lately_days: int) -> Mapping[str, bool]:
+def conditions_of_person(person: PersonFacts, first_day: int, last_day: int) -> Mapping[str, bool]:
     ratio, days = person.waited or 0.0, inf if person.last is None else person.last.days
     return {
         "same_sku bought_before": person.times_bought > 0,
@@ -175,8 +178,8 @@ def conditions_of_person(person: PersonFacts, lately_days: int) -> Mapping[str, 
         "due_now": 0.95 <= ratio <= 1.25,
         "due_late": 1.25 < ratio <= 2,
         "early": 0 < ratio < 0.75,
-        "just_bought": days < _JUST_DAYS,
-        "lately": _JUST_DAYS <= days <= lately_days,
+        "just_bought": days < first_day,
+        "lately": first_day <= days <= last_day,
         "bought_twice": person.waited is None and person.times_bought == 2,
         "frequent": person.times_bought >= FREQUENT,
         "cart cart_any": person.in_cart,
