@@ -7,7 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import product
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,8 +19,9 @@ from tables import table
 from recllm.base.errors import GenerationError, UsageError
 from recllm.base.schema import AdCopy, Item, Occasion, Reason, ReasonKind
 from recllm.market.adcopy import situation as situations
+from recllm.market.adcopy.ads import repurchased
 from recllm.market.adcopy.channels import channels
-from recllm.market.adcopy.frames import Situation, frame_file, frames_for, slot_text, texts_of
+from recllm.market.adcopy.frames import _LINK, Situation, frame_file, frames_for, slot_text, texts_of
 from recllm.market.adcopy.naming import goods_of, is_silent, naming
 from recllm.market.adcopy.packs import pack_named
 from recllm.market.adcopy.quantities import format_money, renderings
@@ -204,12 +207,26 @@ def test_what_a_customer_bought_lately_is_left_alone() -> None:
     early = replace(DUE, every_days=24, last=Ago.of(12, TODAY), waited=0.5)
     assert write(SOY, person=early, channel="email", locale="zh") == ()
     assert write(SOY, person=replace(early, waited=None, every_days=None), channel="email", locale="zh")
+    cream = Item(item_id="x", title="Night Cream 50 ml", category=("Face care",))
+    cases = [(OAT, 15, None, True), (OAT, 15, False, False), (cream, 30, None, False), (cream, 30, True, True)]
+    for item, days, comes_back, is_asked in [*cases, (cream, 13, True, False)]:
+        once = PersonFacts(times_bought=1, last=Ago.of(days, TODAY), is_repurchased=comes_back)
+        assert bool(write(item, person=once)) is is_asked, (item.title, days, comes_back)
+
+
+def test_goods_are_bought_again_by_the_purchases_of_the_shop() -> None:
+    buyers, returned = np.array([14.0, 5, 20, 3, 0, 30]), np.array([0.0, 0, 8, 0, 0, 12])
+    mean = returned.sum() / buyers.sum()
+    stats = SimpleNamespace(mean_repeat_rate=mean, buyers_ever=buyers, repeat_rate=(returned + 3 * mean) / (buyers + 3))
+    assert repurchased(stats, np.array([-1, -2, 1, 1, 2, 2])) == [False, None, True, True, True, True]  # type: ignore[arg-type]
 
 
 def test_a_reason_that_says_nothing_to_a_customer_is_left_out() -> None:
     for title, category, is_said in (("Lumora lamp", ("Outdoor",), True), ("Milk", ("Dairy",), False)):
         person = PersonFacts(because=ThingFacts(title, category))
         assert ("because" in situation(TENT, person=person).reasons) is is_said, title
+    lead = PersonFacts(because=ThingFacts("狗狗牵引绳", ("日用品",)))
+    assert "because" not in situation(Item(item_id="x", title="猫砂盆", category=("日用品",)), person=lead).reasons
 
 
 def test_a_locked_screen_says_no_number_of_purchases() -> None:
@@ -221,6 +238,19 @@ def test_a_locked_screen_says_no_number_of_purchases() -> None:
 def test_short_messages_lead_somewhere() -> None:
     for copy in write(SOY, person=DUE, channel="sms_gsm", locale="zh", link="s.example", variants=5):
         assert "s.example" in copy.text
+    texts = (text for f in frame_file("zh").frames for text in f.channels.get("sms_gsm", {}).get("text", ()))
+    assert [text for text in texts if re.search("点开|点链接|点进|这里", _LINK.sub("", text))] == []  # nothing to tap
+
+
+HABIT = re.compile(r"you (?:often|usually)|your (?:old )?usual\b|\{you\}常|常[买囤用]的|买惯|老样子", re.IGNORECASE)
+COUNTED = {"rhythm", "frequent", "fav_category", "fav_brand", "bought_in_category", "bought_in_brand"}
+
+
+def test_words_of_habit_follow_from_a_count() -> None:
+    for frame in (*frame_file("en").frames, *frame_file("zh").frames):
+        texts = (text for parts in frame.channels.values() for variants in parts.values() for text in variants)
+        habits = [text for text in texts if HABIT.search(text) and not re.search(r"\{(?:rhythm|gap)\}", text)]
+        assert not habits or not COUNTED.isdisjoint({*frame.when, frame.reason}), (frame.id, habits)
 
 
 def test_a_thing_has_an_article_and_goods_have_none() -> None:
@@ -268,6 +298,10 @@ def test_some_goods_get_no_text() -> None:
 def test_a_price_without_a_currency_is_not_told() -> None:
     for copy in write(Item(item_id="x", title="Barista Oat Drink", price=Decimal("3.50")), person=DUE, variants=5):
         assert "3.5" not in copy.text
+    varied = Item(item_id="x", title="Oat Drink", currency="GBP", attributes={"variant_prices": "9\n11.50"})
+    texts = [copy.text for copy in write(varied, person=DUE, channel="email", variants=30)]
+    assert any("From £9 today" in text for text in texts) and not any(re.search("(?<![Ff]rom )£", t) for t in texts)
+    assert not review("Oat drink\n£9 today.", request_for(varied)).verified
 
 
 def test_a_former_price_is_told_with_its_proof_alone() -> None:
@@ -320,25 +354,14 @@ def test_an_item_that_was_bought_is_advertised_for_no_other_reason() -> None:
 
 
 def test_kinds_of_goods() -> None:
-    kinds = [
-        ("Kestrel 2 Tent", {"durable"}),
-        ("Brook Down Jacket", {"apparel"}),
-        ("HAMBURGER BUNS", {"consumable"}),
-        ("Dog food 12 kg", {"consumable", "pet_food"}),
-        ("Sauvignon wine", {"alcohol"}),
-        ("混合猫砂6L", {"consumable", "litter"}),
-    ]
-    for title, expected in kinds:
-        assert expected <= goods_of((title,)), (title, goods_of((title,)))
-    for kinds, wanted in (({"durable"}, True), ({"consumable"}, False)):
-        for names in table("adcopy", "things that stay"):
-            assert kinds.isdisjoint(goods_of(names)) is not wanted, (names, goods_of(names))
-    used_up = table("adcopy", "things that are used up")
-    assert [names for names in used_up if "consumable" not in goods_of(names) or "durable" in goods_of(names)] == []
-    silent = {names[0]: is_silent(goods_of(names)) for names in table("adcopy", "of which nothing is said")}
-    assert set(silent.values()) == {True}, silent
-    spoken = {names[0]: is_silent(goods_of(names)) for names in table("adcopy", "harmless compounds")}
-    assert set(spoken.values()) == {False}, spoken
+    for title, expected in table("adcopy", "kinds of goods"):
+        assert goods_of((title,)).issuperset(expected), (title, goods_of((title,)))
+    for names in table("adcopy", "things that stay"):
+        assert {"consumable", "durable"} & goods_of(names) == {"durable"}, (names, goods_of(names))
+    for names in table("adcopy", "things that are used up"):
+        assert {"consumable", "durable"} & goods_of(names) == {"consumable"}, (names, goods_of(names))
+    for name, wanted in (("of which nothing is said", True), ("harmless compounds", False)):
+        assert [names for names in table("adcopy", name) if is_silent(goods_of(names)) is not wanted] == []
 
 
 ANSWER = "title: Oat drink for the next order\nbody: You buy it about every two weeks. It is £1.95 today."

@@ -219,7 +219,7 @@ COST_NAMES = ("cost", "cost_price", "purchase_price", "成本", "成本价", "�
 IMAGE = "image"
 """Attribute with the address or the file name of an item's picture."""
 VARIANT_IDS, VARIANT_NAMES, VARIANT_PRICES = "variant_ids", "variant_names", "variant_prices"
-"""Attributes with the names by which orders know a product's variants, and their prices, one a line."""
+"""Attributes with the names of a product's variants in orders, and with their prices, one a line."""
 
 
 def is_confidential(attribute: str) -> bool:

@@ -251,7 +251,7 @@ def customer_facts(
 
 
 def repurchased(stats: ItemStatistics, category: NDArray[np.int64]) -> list[bool | None]:
-    """Of each item, whether customers come back for it, or for others of its category; None where unknown.
+    """Whether customers come back for each item, or for others of its category; None where unknown.
     category: its code, (n_items,), below 0 for none."""
     mean, buyers = stats.mean_repeat_rate, stats.buyers_ever.astype(np.float64)
     returned = np.rint(stats.repeat_rate * (buyers + PRIOR_BUYERS) - mean * PRIOR_BUYERS)

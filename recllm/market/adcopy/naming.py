@@ -135,8 +135,7 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
         name = " ".join([last_word, *words])
     wearer = pattern("naming.wearer").search(name)
     small = name[: wearer.start()] if wearer else name
-    things = _stems("tools", "stays", "stays_alone", "used_up_alone")
-    is_thing = shelf((small,)) != OTHER_SHELF or any(stem(word.lower()) in things for word in small.split(" "))
+    is_thing = shelf((small,)) != OTHER_SHELF or any(stem(w.lower()) in _stems() for w in small.split(" "))
     if is_thing and not pattern("naming.shade").search(small):
         small = _small(small, known_only=True, brand=brand)
     if len(small) > _NAME_CHARS["en"]:
@@ -175,7 +174,7 @@ def _of_till(name: str, size: str, is_alone: bool) -> Naming:
 def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
     """(the words up to the one that says what thing it is, without those of its design: "kneeling pad cup of tea",
     "lunch bag spaceboy design"; whether there is one)."""
-    heads = _stems("tools", "stays", "stays_alone", "used_up_alone")
+    heads = _stems()
     ends = [n for n, word in enumerate(words) if n and stem(word) in heads and words[n + 1 : n + 2] != ["of"]]
     if not ends:
         return list(words), False
@@ -186,6 +185,7 @@ def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
 
 @cache
 def _stems(*lists: str) -> frozenset[str]:
+    lists = lists or ("tools", "stays", "stays_alone", "used_up_alone")
     return frozenset(stem(word) for name in lists for word in table("goods.toml")[name] if word.isascii())
 
 
@@ -262,7 +262,7 @@ def _number(name: str) -> str:
     words = _WORD.findall(name.split(" with ")[0].split(" for ")[0].split(" in ")[0])
     if not words:
         return "singular"
-    head = words[-1].lower()
+    head = ([word for word in words if word not in table("goods.toml")["finish"]] or words)[-1].lower()
     if " and " in name or " & " in name or (head != stem(head)):
         return "plural"
     return "mass" if head in _listed("mass") else "singular"
@@ -302,7 +302,7 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     short = short or (name if len(name) <= _SHORT_CHARS["zh"] and not name[-1].isascii() else "")
     if wearer := pattern("naming.wearer_zh").search(name):  # 针织开衫 女款
         name = f"{wearer[1]}{name[: wearer.start()]}"
-    name = natural(name, {}) if name.count(" ") > 2 else name  # cut into words
+    name = natural(name, {}) if name.count(" ") > 2 else name  # word-cut
     return Naming(name=name, short=short, number="mass", level=Level.CLEAN, size=size.strip())
 
 

@@ -448,7 +448,7 @@ class FactSheet:
 
 
 def lowest_variant_price(item: Item) -> Decimal | None:
-    """None where the variants have one price, and where one cannot be read."""
+    """None where the variants have one price, or one cannot be read."""
     texts = item.attributes.get(VARIANT_PRICES, "").replace(",", ".").split("\n")
     are_read = item.price is None and all(re.fullmatch(r"\d+(?:\.\d{1,2})?", text) for text in texts)
     return min(map(Decimal, texts)) if are_read else None
