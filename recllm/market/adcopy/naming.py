@@ -282,8 +282,10 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     for word in table("names.toml")["till"]["praise_zh"]:
         name = name.replace(word, "")
     name = name.strip(" -_/|·,，")
-    while len(name) > _NAME_CHARS["zh"] and " " in name:  # 麦富迪 全价成犬粮 中大型犬通用
-        name = name.rsplit(" ", 1)[0]
+    is_cut = title.count(" ") > 3  # into words
+    first, _, last = name.rpartition(" ")
+    if not is_cut and len(name) > _NAME_CHARS["zh"] and not any(noun in last for noun in _nouns_zh()):
+        name = first or name  # 麦富迪 全价成犬粮 中大型犬通用
     head = name.split(" ")[0]
     short = next((noun for noun in _nouns_zh() if head.endswith(noun) and (len(noun) > 1 or len(head) == 1)), "")
     short = short or (head if _LEAST_HEAD <= len(head) <= _SHORT_CHARS["zh"] and head.isalpha() else "")
@@ -302,7 +304,7 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     short = short or (name if len(name) <= _SHORT_CHARS["zh"] and not name[-1].isascii() else "")
     if wearer := pattern("naming.wearer_zh").search(name):  # 针织开衫 女款
         name = f"{wearer[1]}{name[: wearer.start()]}"
-    name = natural(name, {}) if name.count(" ") > 2 else name  # word-cut
+    name = natural(name, {}) if is_cut else name
     return Naming(name=name, short=short, number="mass", level=Level.CLEAN, size=size.strip())
 
 

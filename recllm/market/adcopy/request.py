@@ -406,6 +406,8 @@ class FactSheet:
             if name != VARIANT_PRICES
         }
         brand = _name(item.brand or "", longest)
+        prices = item.attributes.get(VARIANT_PRICES, "").replace(",", ".").split("\n")
+        are_read = item.price is None and all(re.fullmatch(r"\d+(?:\.\d{1,2})?", price) for price in prices)
         return cls(
             item_id=item.item_id,
             title=_harmless(item.title),
@@ -413,7 +415,7 @@ class FactSheet:
             category=tuple(c for c in (_name(name) for name in item.category) if c),
             attributes={name: value for name, value in attributes.items() if name and value},
             price=item.price if item.price is None or item.price > 0 else None,
-            price_from=lowest_variant_price(item),
+            price_from=min(map(Decimal, prices)) if are_read else None,
             currency=item.currency,
             description=_harmless(
                 without_personal_data((item.description or "")[: limit("description_read")]), longest_description
@@ -445,13 +447,6 @@ class FactSheet:
         """The quantities that the texts state: sizes, counts, shares. Prices are never taken from a text."""
         counts = (f"{value} {name}" for name, value in self.attributes.items() if value.isdigit())  # pieces = 50
         return tuple(q for text in (*self.texts, *counts) for q in quantities(text))
-
-
-def lowest_variant_price(item: Item) -> Decimal | None:
-    """None where the variants have one price, or one cannot be read."""
-    texts = item.attributes.get(VARIANT_PRICES, "").replace(",", ".").split("\n")
-    are_read = item.price is None and all(re.fullmatch(r"\d+(?:\.\d{1,2})?", text) for text in texts)
-    return min(map(Decimal, texts)) if are_read else None
 
 
 def _harmless(text: str, max_chars: int = TITLE_CHARS) -> str:

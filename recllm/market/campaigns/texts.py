@@ -22,7 +22,7 @@ from recllm.base.words.sentences import section
 from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.channels import channel_named, complete
 from recllm.market.adcopy.packs import approved_words, vocabulary_file
-from recllm.market.adcopy.request import CopyRequest, FactSheet, FestiveDay, PersonFacts, Voice, lowest_variant_price
+from recllm.market.adcopy.request import CopyRequest, FactSheet, FestiveDay, PersonFacts, Voice
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify.guarantees import Review, review
 from recllm.market.adcopy.write import TEMPLATE, sayable_facts, write_copy
@@ -104,7 +104,7 @@ def facts_of(item: Item | None, file: CampaignFile) -> TextFacts:
 
     return TextFacts(
         title=item.title,
-        price=amount(item.price or lowest_variant_price(item)),
+        price=amount(item.price or FactSheet.of(item).price_from),
         list_price=amount(file.list_prices.get(item.item_id)),
         currency=item.currency,
         available=item.available,
