@@ -261,7 +261,8 @@ def repurchased(stats: ItemStatistics, category: NDArray[np.int64]) -> list[bool
     for n_returned, n_buyers in ((returned, buyers), of_category):
         is_seen |= n_returned > 0
         is_rare |= (n_buyers * mean >= LEAST_EXPECTED) & (n_returned < RARE_SHARE * mean * n_buyers)
-    return np.select([is_rare, is_seen], [False, True], None).tolist()
+    by_counts = zip(is_rare.tolist(), is_seen.tolist(), strict=True)
+    return [False if rare else seen or None for rare, seen in by_counts]
 
 
 def _codes(keys: pl.Series) -> NDArray[np.int64]:
