@@ -251,7 +251,7 @@ def customer_facts(
 
 
 def repurchased(stats: ItemStatistics, category: NDArray[np.int64]) -> list[bool | None]:
-    """Whether customers come back for each item, or for others of its category; None where unknown.
+    """Whether customers come back for each item, or others of its category; None where unknown.
     category: its code, (n_items,), below 0 for none."""
     mean, buyers = stats.mean_repeat_rate, stats.buyers_ever.astype(np.float64)
     returned = np.rint(stats.repeat_rate * (buyers + PRIOR_BUYERS) - mean * PRIOR_BUYERS)
@@ -261,8 +261,8 @@ def repurchased(stats: ItemStatistics, category: NDArray[np.int64]) -> list[bool
     for n_returned, n_buyers in ((returned, buyers), of_category):
         is_seen |= n_returned > 0
         is_rare |= (n_buyers * mean >= LEAST_EXPECTED) & (n_returned < RARE_SHARE * mean * n_buyers)
-    by_counts = zip(is_rare.tolist(), is_seen.tolist(), strict=True)
-    return [False if rare else seen or None for rare, seen in by_counts]
+    pairs = zip(is_rare.tolist(), is_seen.tolist(), strict=True)
+    return [False if few else one or None for few, one in pairs]
 
 
 def _codes(keys: pl.Series) -> NDArray[np.int64]:
