@@ -262,7 +262,7 @@ def repurchased(stats: ItemStatistics, category: NDArray[np.int64]) -> list[bool
         is_seen |= n_returned > 0
         is_rare |= (n_buyers * mean >= LEAST_EXPECTED) & (n_returned < RARE_SHARE * mean * n_buyers)
     pairs = zip(is_rare.tolist(), is_seen.tolist(), strict=True)
-    return [False if few else one or None for few, one in pairs]
+    return [False if rare else bought or None for rare, bought in pairs]
 
 
 def _codes(keys: pl.Series) -> NDArray[np.int64]:

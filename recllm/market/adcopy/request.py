@@ -181,7 +181,7 @@ class PersonFacts:
 
     times_bought: int = 0
     is_repurchased: bool | None = None
-    """Whether customers come back for such an item; None where unknown."""
+    """Whether customers come back for it; None where unknown."""
     every_days: float | None = None
     """Median days between purchases, of a steady buyer alone: at least three, the middle half of the gaps within a
     third of the median."""
