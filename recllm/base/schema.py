@@ -218,8 +218,8 @@ COST_NAMES = ("cost", "cost_price", "purchase_price", "成本", "成本价", "�
 """Attributes of an item that say what the shop earns by it, or pays for it: amounts for one."""
 IMAGE = "image"
 """Attribute with the address or the file name of an item's picture."""
-VARIANT_IDS, VARIANT_NAMES = "variant_ids", "variant_names"
-"""Attributes with the names by which orders know a product's variants, one a line."""
+VARIANT_IDS, VARIANT_NAMES, VARIANT_PRICES = "variant_ids", "variant_names", "variant_prices"
+"""Attributes with the names of a product's variants in orders, and with their prices, one a line."""
 
 
 def is_confidential(attribute: str) -> bool:

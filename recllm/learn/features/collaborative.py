@@ -96,6 +96,12 @@ class ItemStatistics:
     first_buying_rate: Floats
     """The same among those of them who had not bought it before; those are estimated by the share of all people."""
 
+    @property
+    def mean_repeat_rate(self) -> float:
+        """The shop's mean, towards which `repeat_rate` was shrunk by `PRIOR_BUYERS`."""
+        shrunk = float((self.repeat_rate.astype(np.float64) * (self.buyers_ever + PRIOR_BUYERS)).sum())
+        return shrunk / max(float(self.buyers_ever.sum()) + PRIOR_BUYERS * len(self.repeat_rate), 1e-12)
+
 
 @dataclass(frozen=True, eq=False)
 class CollaborativeStatistics:
@@ -215,10 +221,7 @@ class CollaborativeStatistics:
         n_new, n_items, n_pool = len(vectors), items.height, len(self.pool)
         if self.n_items + n_new != n_items:
             raise DataError(f"vectors: {n_new} rows for {n_items - self.n_items} new items; encode each of them once")
-        facets, stats, prior = self.facets.with_new_items(items), self.stats, PRIOR_BUYERS
-        # the shares of buyers who come back were drawn towards their mean, which is solved for here
-        shrunk = float((stats.repeat_rate.astype(np.float64) * (stats.buyers_ever + prior)).sum())
-        mean_repeat = shrunk / max(float(stats.buyers_ever.sum()) + prior * self.n_items, 1e-12)
+        facets, stats = self.facets.with_new_items(items), self.stats
         mean_arrival = self.arrived.got.sum() / max(self.arrived.judged.sum(), 1)
         listed = items["price"][self.n_items :].cast(pl.Float64).fill_null(np.nan).to_numpy()
 
@@ -243,7 +246,7 @@ class CollaborativeStatistics:
             )
         never_sold = {f.name: longer(getattr(stats, f.name)) for f in fields(ItemStatistics)}
         never_sold |= {
-            "repeat_rate": longer(stats.repeat_rate, mean_repeat),
+            "repeat_rate": longer(stats.repeat_rate, stats.mean_repeat_rate),
             "log_price": longer(stats.log_price, np.log1p(listed)),
             "type_buyers_28": of_group("type", stats.type_buyers_28, 0),
         }

@@ -21,6 +21,7 @@ from recllm.base.errors import NothingToDo, PolicyError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import (
     ACTION_CODE,
+    VARIANT_PRICES,
     Action,
     AdCopy,
     Generator,
@@ -33,11 +34,12 @@ from recllm.base.schema import (
     is_confidential,
 )
 from recllm.market.adcopy.channels import channel_written_for
+from recllm.market.adcopy.naming import goods_of, is_silent
 from recllm.market.adcopy.packs import Pack, approved_words
 from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts, ThingFacts, Voice
 from recllm.market.adcopy.write import write_copy
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
-from recllm.shop.data.catalogue import known_rows
+from recllm.shop.data.catalogue import PRIOR_BUYERS, known_rows
 from recllm.shop.data.dataset import DAY, Events, utc
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace
@@ -45,6 +47,7 @@ from recllm.shop.workspace.workspace import Workspace
 if TYPE_CHECKING:
     from scipy.sparse import csc_matrix, csr_matrix
 
+    from recllm.learn.features.collaborative import ItemStatistics
     from recllm.recommend.recommender.recommender import Recommender
 
 
@@ -111,6 +114,7 @@ def write_ads(
         [best.reasons for _, best in choices],
         recommender.together,
         workspace.policy,
+        recommender.population.stats,
         broad=recommender.broad_categories,
     )
     of_choices = zip(rows, facts, strict=True)
@@ -191,7 +195,7 @@ def item_of(row: Mapping[str, Any]) -> Item:
         currency=row["currency"],
         available=bool(row["available"]) and not row.get("pending"),
         available_until=row.get("available_until"),
-        attributes={name: value for name, value in stated.items() if not is_confidential(name)},
+        attributes={k: text for k, text in stated.items() if k == VARIANT_PRICES or not is_confidential(k)},
     )
 
 
@@ -204,6 +208,8 @@ YEAR_DAYS = 365.0
 AWAY_DAYS, AWAY_GAPS = 60.0, 2.0
 """A customer stayed away for these days, and these many usual gaps."""
 FIRST_ORDER_DAYS = 21.0
+LEAST_EXPECTED, RARE_SHARE = 2.5, 0.25
+"""Buyers expected back by the shop's mean, and the share of these that is too few."""
 CLEAR_DELTA = 0.2
 """Least fall of the logit without a purchase, for it to be given as the reason."""
 
@@ -216,14 +222,16 @@ def customer_facts(
     reasons: Sequence[Sequence[Reason]],
     together: csr_matrix | None,
     policy: Policy,
+    stats: ItemStatistics,
     occasion: Occasion | None = None,
     broad: Collection[tuple[str, ...]] = (),
 ) -> list[PersonFacts]:
     """For each customer (a run of `events`) and item (row of the catalogue, as `Dataset.items`).
 
     reasons: of each, the clearest first: a purchase named there may be named with the item where the two are bought
-    together more often than chance. together: see `recllm.learn.features.together`; None where it is not known. broad:
-    paths of categories that hold most of what is bought, and say nothing of a customer.
+    together more often than chance. together: see `recllm.learn.features.together`; None where it is not known.
+    stats: of the catalogue's items. broad: paths of categories that hold most of what is bought, and say nothing of a
+    customer.
     """
     keys = catalogue.select(
         title=pl.col("title").str.strip_chars().str.to_lowercase().replace("", None),
@@ -232,10 +240,27 @@ def customer_facts(
     )
     codes = {name: _codes(keys[name]) for name in keys.columns}
     goes_with = None if together is None else together.tocsc()
-    return [
+    is_repurchased = repurchased(stats, codes["category"])
+    facts = [
         _facts(events.rows(np.array([n])), catalogue, codes, as_of, int(item), of_user, goes_with, policy, occasion)
         for n, (item, of_user) in enumerate(zip(items, reasons, strict=True))
     ]
+    return [replace(f, is_repurchased=is_repurchased[item]) for f, item in zip(facts, items, strict=True)]
+
+
+def repurchased(stats: ItemStatistics, category: NDArray[np.int64]) -> list[bool | None]:
+    """Whether customers come back for each item, or others of its category; None where unknown.
+    category: its code, (n_items,), below 0 for none."""
+    mean, buyers = stats.mean_repeat_rate, stats.buyers_ever.astype(np.float64)
+    returned = np.rint(stats.repeat_rate * (buyers + PRIOR_BUYERS) - mean * PRIOR_BUYERS)
+    code = np.maximum(category, 0)
+    of_category = [np.where(code > 0, np.bincount(code, n)[code], 0) for n in (returned, buyers)]
+    is_seen, is_rare = np.zeros((2, len(code)), bool)
+    for n_returned, n_buyers in ((returned, buyers), of_category):
+        is_seen |= n_returned > 0
+        is_rare |= (n_buyers * mean >= LEAST_EXPECTED) & (n_returned < RARE_SHARE * mean * n_buyers)
+    pairs = zip(is_rare.tolist(), is_seen.tolist(), strict=True)
+    return [False if rare else bought or None for rare, bought in pairs]
 
 
 def _codes(keys: pl.Series) -> NDArray[np.int64]:
@@ -270,8 +295,9 @@ def _facts(
         if row < 0:
             return None
         title, category, brand = catalogue.select("title", "category", "brand").row(row)
-        is_sensitive = policy.is_sensitive((*(category or ()), title or ""))
-        return None if is_sensitive else ThingFacts(title or "", tuple(category or ()), brand)
+        names = (title or "", *(category or ()))
+        is_unsaid = policy.is_sensitive(names) or is_silent(goods_of(names))
+        return None if is_unsaid else ThingFacts(title or "", tuple(category or ()), brand)
 
     facts: dict[str, Any] = {}
     days = np.unique(when // DAY)

@@ -20,13 +20,13 @@ from typing import Any
 from recllm.base.errors import PromptError
 from recllm.base.words.sentences import LANGUAGES
 from recllm.market.adcopy.channels import Channel, channel_named, is_gsm7
-from recllm.market.adcopy.lexicon import HAN_RUN, fold, word_class
+from recllm.market.adcopy.lexicon import HAN_RUN, fold, pattern, word_class
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts
 
 ANY = "any"
 _SLOT = re.compile(r"\{([^{}]+)\}")
-_LINK = re.compile(r"(?:(?<=[.?!]) [^.?!{}]*)?:? ?\{link\}")
+_LINK = pattern("frames.link")
 """A link in a template, with the words that only lead to it."""
 _PARTS_OF_EMAIL = {"subject": ("push", "title"), "body": ("wechat", "digest")}
 """What an e-mail takes from other channels where a frame has no words of its own for it; the rest is shared by many."""
@@ -301,7 +301,9 @@ def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> dict
             for piece in chain.from_iterable(zip_longest(between, values, fillvalue="")):
                 runs_on = piece[:1].isdigit() and re.search("[A-Za-z]$", text)  # "Nike 8折", not "Nike8折"
                 text += f" {piece}" if runs_on else piece
-            text = text.strip()
+            text = pattern("frames.begins_with_from").sub("From", text.strip())
+            if pattern("frames.no_from").search(text):
+                continue
             texts[text] = {fact for name in names for fact in _FACTS.get(name, _FACTS.get(name.partition(".")[0], ()))}
     return texts
 

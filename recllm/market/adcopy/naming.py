@@ -68,6 +68,7 @@ def naming(
 ) -> Naming:
     """title: as it may be shown (`sayable_facts`); "" where it may not. categories: from wide to
     narrow. titles: as `Domain.titles`. is_till: the title was written in capitals, as tills do."""
+    title = pattern("naming.pictures").sub("", title).strip()
     if language == "en" and HAN_RUN.search(title):
         title = ""  # no check reads an English text around a Chinese name
     if titles != "goods":
@@ -90,7 +91,8 @@ def category_name(categories: tuple[str, ...], language: str) -> str:
     for category in reversed(categories):
         name = written_out(category).strip()
         if language == "zh":
-            if HAN_RUN.search(name) and len(name) <= _SHORT_CHARS["zh"] and name not in no_goods:
+            is_short = len(name) <= _SHORT_CHARS["zh"] and "/" not in name
+            if HAN_RUN.search(name) and is_short and name not in no_goods:
                 return name
             continue
         words = [word for word in _small(name, known_only=False).split() if fold(word) not in _listed("jargon")]
@@ -128,7 +130,10 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
     if len(words) > 1 and last_word.lower() in flavours and stem(words[-1].lower()) in map(stem, flavoured):
         name = " ".join([last_word, *words])
     wearer = pattern("naming.wearer").search(name)
-    small = _small(name[: wearer.start()] if wearer else name, known_only=True, brand=brand)
+    small = name[: wearer.start()] if wearer else name
+    is_thing = shelf((small,)) != OTHER_SHELF or any(stem(w.lower()) in _stems() for w in small.split(" "))
+    if is_thing and not pattern("naming.shade").search(small):
+        small = _small(small, known_only=True, brand=brand)
     if len(small) > _NAME_CHARS["en"]:
         small = pattern("naming.cut").split(small)[0].strip()
         if len(small) > _NAME_CHARS["en"]:
@@ -164,7 +169,7 @@ def _of_till(name: str, size: str, is_alone: bool) -> Naming:
 
 def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
     """(the words up to that for the thing, none of its design: "lunch bag spaceboy design"; whether there is one)."""
-    heads = _stems("stays", "stays_alone", "used_up_alone")
+    heads = _stems()
     ends = [n for n, word in enumerate(words) if n and stem(word) in heads and words[n + 1 : n + 2] != ["of"]]
     if not ends:
         return list(words), False
@@ -175,6 +180,7 @@ def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
 
 @cache
 def _stems(*lists: str) -> frozenset[str]:
+    lists = lists or ("tools", "stays", "stays_alone", "used_up_alone")
     return frozenset(stem(word) for name in lists for word in table("goods.toml")[name] if word.isascii())
 
 
@@ -228,7 +234,9 @@ def _small(name: str, *, known_only: bool, brand: str | None = None) -> str:
             is_half = len(words) - start < 2 or start == 1  # "Merino Base layer", "Inflatable camp pillow"
             if is_half and not follows_number:
                 return name
-    return " ".join([*words[:start], *(word.lower() if word.istitle() else word for word in words[start:])])
+    capital = table("names.toml")["words"]["capital"]
+    small = (word.lower() if word.istitle() and word.lower() not in capital else word for word in words[start:])
+    return " ".join([*words[:start], *small])
 
 
 def _short(name: str, brand: str | None, longest: int = _SHORT_CHARS["en"]) -> str:
@@ -249,7 +257,7 @@ def _number(name: str) -> str:
     words = _WORD.findall(name.split(" with ")[0].split(" for ")[0].split(" in ")[0])
     if not words:
         return "singular"
-    head = words[-1].lower()
+    head = ([word for word in words if word not in table("goods.toml")["finish"]] or words)[-1].lower()
     if " and " in name or " & " in name or (head != stem(head)):
         return "plural"
     return "mass" if head in _listed("mass") else "singular"
@@ -269,6 +277,10 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     for word in table("names.toml")["till"]["praise_zh"]:
         name = name.replace(word, "")
     name = name.strip(" -_/|·,，")
+    is_cut = title.count(" ") > 3  # into words
+    first, _, last = name.rpartition(" ")
+    if not is_cut and len(name) > _NAME_CHARS["zh"] and not any(noun in last for noun in _nouns_zh()):
+        name = first or name  # 麦富迪 全价成犬粮 中大型犬通用
     head = name.split(" ")[0]
     short = next((noun for noun in _nouns_zh() if head.endswith(noun) and (len(noun) > 1 or len(head) == 1)), "")
     short = short or (head if _LEAST_HEAD <= len(head) <= _SHORT_CHARS["zh"] and head.isalpha() else "")
@@ -287,7 +299,8 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     short = short or (name if len(name) <= _SHORT_CHARS["zh"] and not name[-1].isascii() else "")
     if wearer := pattern("naming.wearer_zh").search(name):  # 针织开衫 女款
         name = f"{wearer[1]}{name[: wearer.start()]}"
-    return Naming(name=natural(name, {}), short=short, number="mass", level="clean", size=size.strip())
+    name = natural(name, {}) if is_cut else name
+    return Naming(name=name, short=short, number="mass", level="clean", size=size.strip())
 
 
 @cache
@@ -307,18 +320,19 @@ def goods_of(names: Iterable[str]) -> frozenset[str]:
     """The kinds of an item by `data/goods.toml`: use (gift), shelf, what law or taste binds (fuel)."""
     texts = tuple(names)
     of_shelf, goods = shelf(texts), table("goods.toml")
-    kinds = {of_shelf, *goods["shelves"].get(of_shelf, ()), *_kinds_in(" ".join(texts))}
+    kinds = {of_shelf, *goods["shelves"].get(of_shelf, ()), *_kinds_in(" / ".join(texts))}
+    is_durable = "durable" in kinds or (bool(texts) and _stays(texts[0], is_alone=len(texts) == 1))
     if not kinds.isdisjoint(goods["consumed"]):
         kinds = kinds - {"durable", "apparel"} | {"consumable"}
-    is_of_consumed = not _kinds_in(" ".join(texts[1:])).isdisjoint(goods["consumed"]) and not _stays(texts[-1])
-    if texts and _stays(texts[0], is_alone=len(texts) == 1) and not is_of_consumed:
+    is_of_consumed = not _kinds_in(" / ".join(texts[1:])).isdisjoint(goods["consumed"]) and not _stays(texts[-1])
+    if is_durable and not (is_of_consumed and not _stays(texts[0], "tools")):
         kinds = kinds - {"consumable", *goods["consumed"]} | {"durable"}
     return frozenset(kinds)
 
 
 @lru_cache(maxsize=1 << 14)
 def _kinds_in(text: str) -> frozenset[str]:
-    reading = fold(text)
+    reading = pattern("naming.other_kind").sub(" ", fold(text))
     tokens = {stem(word) for word in _WORD.findall(reading)}
     return frozenset(
         kind
@@ -328,14 +342,21 @@ def _kinds_in(text: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=1 << 14)
-def _stays(title: str, is_alone: bool = False) -> bool:
+def _stays(title: str, *lists: str, is_alone: bool = False) -> bool:
     """True for a thing that stays, whatever it is for: a popcorn holder, a hot water bottle."""
-    name = pattern("naming.thing_end").split(name_and_size(written_out(title))[0])[0]
-    words = _WORD.findall(fold(name))
-    words = [word for word in words if not word.isascii()] or (_to_its_head(words)[0] if is_alone else words)
-    heads = _stems("stays", *(("stays_alone",) if is_alone else ()))
-    ends = tuple(word for word in table("goods.toml")["stays"] if not word.isascii())
-    return bool(words) and (stem(words[-1]) in heads or words[-1].endswith(ends))
+    goods, title = table("goods.toml"), pattern("naming.used_up").sub("", title)
+    lists = lists or ("tools", "stays", *(("stays_alone",) if is_alone else ()))
+    ends = tuple(word for name in lists for word in goods[name] if not word.isascii())
+    han = [word for word in _WORD.findall(title) if not word.isascii()]
+    for word in reversed(han):  # 紫砂壶 西施
+        if pattern("naming.set_zh").sub("", word).endswith(ends):
+            return True
+        if _kinds_in(word) or shelf((word,)) != OTHER_SHELF:
+            return False
+    words = _WORD.findall(fold(pattern("naming.thing_end").split(name_and_size(written_out(title))[0])[0]))
+    words = _to_its_head(words)[0] if is_alone else words
+    words = [word for word in words if word not in goods["finish"]] or words
+    return bool(words) and stem(words[-1]) in _stems(*lists)
 
 
 def is_silent(goods: frozenset[str]) -> bool:
@@ -384,14 +405,18 @@ def without_sorting_words(name: str) -> str:
 @lru_cache(maxsize=1 << 14)
 def name_and_size(title: str) -> tuple[str, str]:
     """A title without the size at its end, and that size; "" where it has none or is nothing else."""
-    if match := _HAN_SIZE.search(title):
-        return (title[: match.start()].rstrip(), match[0]) if match.start() else (title, "")
+    if match := _HAN_SIZE.search(title) or pattern("titles.count").search(title):
+        size = match[0].strip(" ()")
+        return (title[: match.start()].rstrip(), "" if size.isdigit() else size) if match.start() else (title, "")
     tokens = title.split()
     start = len(tokens)
     while start > 0 and _is_of_size(tokens[start - 1]):
         start -= 1
     while start < len(tokens) and not tokens[start].removeprefix(".")[:1].isdigit():
         start += 1
+    numbered = table("names.toml")["words"]["numbered"]
+    if 0 < start < len(tokens) and fold(tokens[start - 1]).rstrip(".") in numbered:
+        start += 1  # SPF 15 50 ml
     end = start
     while end > 0 and fold(tokens[end - 1]) in (*word_class("dangling"), "including"):  # "bottles including 2 l"
         end -= 1

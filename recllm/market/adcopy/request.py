@@ -9,6 +9,7 @@ text with instructions, code or reversed writing counts as empty.
 from __future__ import annotations
 
 import html
+import re
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from recllm.base.documents import toml_table
 from recllm.base.errors import DataError, PromptError, UsageError
 from recllm.base.policy import Policy
-from recllm.base.schema import Item, Occasion, Reason, ReasonKind, exact_amount
+from recllm.base.schema import VARIANT_PRICES, Item, Occasion, Reason, ReasonKind, exact_amount
 from recllm.base.words.sentences import LANGUAGES, language
 from recllm.market.adcopy.channels import Channel, channel_named
 from recllm.market.adcopy.frames import wording_days
@@ -164,6 +165,8 @@ class PersonFacts:
     """What a text may say of the customer and the item; the defaults say nothing."""
 
     times_bought: int = 0
+    is_repurchased: bool | None = None
+    """Whether customers come back for it; None where unknown."""
     every_days: float | None = None
     """Median days between purchases, of a steady buyer alone: at least three, the middle half of the gaps within a
     third of the median."""
@@ -363,6 +366,8 @@ class FactSheet:
     category: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
     price: Decimal | None = None
+    price_from: Decimal | None = None
+    """The lowest of the variants' prices, where these differ."""
     currency: str | None = None
     description: str = ""
     """Grounds words; no claim is proven by it."""
@@ -380,14 +385,18 @@ class FactSheet:
         attributes = {
             _name(name, longest): _harmless(value, longest)
             for name, value in list(item.attributes.items())[: limit("max_attributes")]
+            if name != VARIANT_PRICES
         }
         brand = _name(item.brand or "", longest)
+        prices = item.attributes.get(VARIANT_PRICES, "").replace(",", ".").split("\n")
+        are_read = item.price is None and all(re.fullmatch(r"\d+(?:\.\d{1,2})?", price) for price in prices)
         return cls(
             title=_harmless(item.title),
             brand=None if not brand or fold(brand) in table("brands.toml")["no_names"] else brand,
             category=tuple(c for c in (_name(name) for name in item.category) if c),
             attributes={name: value for name, value in attributes.items() if name and value},
             price=item.price if item.price is None or item.price > 0 else None,
+            price_from=min(map(Decimal, prices)) if are_read else None,
             currency=item.currency,
             description=_harmless(
                 without_personal_data((item.description or "")[: limit("description_read")]), longest_description

@@ -17,7 +17,7 @@ from babel.dates import get_month_names
 
 from recllm.base.schema import Item, Occasion
 from recllm.market.adcopy.frames import Situation, capital, frame_file
-from recllm.market.adcopy.lexicon import fold, pattern
+from recllm.market.adcopy.lexicon import fold, pattern, table
 from recllm.market.adcopy.naming import (
     Naming,
     category_name,
@@ -38,9 +38,9 @@ SOON_DAYS = (1.5, 7)
 FREQUENT = 3
 """Purchases of a category or brand within a year that make it a favourite."""
 LONG_AGO_DAYS = 400
-LATELY_DAYS, FRESH_DAYS = 60, 20
-"""After that, asking whether coffee, or milk, is used up is silly."""
-_RECENT_DAYS, _JUST_DAYS = 10, 9
+LATELY_DAYS = {"perishable": (9, 20), "care": (28, 90), "": (9, 60)}
+"""Kind of goods -> first and last day of asking whether they are used up."""
+_RECENT_DAYS = 10
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"\{([\w.]+)\}")
@@ -74,7 +74,9 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
     slots = slots_of(request, facts, name, category)
     return Situation(
         occasions=frozenset(occasions_of(request, conditions)),
-        reasons=() if is_silent(goods) or (not name.name and name.level == "category") else tuple(reasons_of(request)),
+        reasons=()
+        if is_silent(goods) or (not name.name and name.level == "category")
+        else tuple(reasons_of(request, goods)),
         goods=goods,
         number=name.number,
         offer=offer.type.value if offer is not None else "",
@@ -98,16 +100,20 @@ def occasions_of(request: CopyRequest, conditions: frozenset[str]) -> Iterator[s
         yield Occasion.REPLENISH.value
 
 
-def reasons_of(request: CopyRequest) -> Iterator[str]:
+def reasons_of(request: CopyRequest, goods: frozenset[str]) -> Iterator[str]:
     """Why this customer gets this item, the strongest first; "none" is always one."""
     person = request.person
     is_first = not person.times_bought
+    is_reminder = request.day is None and request.occasion in (None, Occasion.REPLENISH)
+    comes_back, everyday = person.is_repurchased, table("goods.toml")["consumed"]
+    is_used_up = not goods.isdisjoint(everyday) if comes_back is None else comes_back
+    is_due = is_used_up or not is_reminder or goods.isdisjoint({"consumable", "refill"})
     is_new = request.occasion is Occasion.NEW_ARRIVAL and person.category_bought > 0
     holds = {
         "in_cart": person.in_cart,
         "lapsed": person.away is not None,
         "first_purchase": person.first_order is not None,
-        "bought_before": not is_first,
+        "bought_before": person.times_bought > 1 or (not is_first and is_due),
         "bought_last_year": person.bought_last_year,
         "goes_with": person.with_item is not None and is_first,
         "people_also_buy": person.with_item is not None and is_first,
@@ -124,6 +130,9 @@ def reasons_of(request: CopyRequest) -> Iterator[str]:
 
 def is_near(item: Item, thing: ThingFacts) -> bool:
     """Whether a customer sees why one led to the other: a light after a light, no cat litter after milk."""
+    animals = [goods_of((title,)) & {"cat", "dog"} for title in (item.title, thing.title)]
+    if all(animals) and not animals[0] & animals[1]:
+        return False
     paths = (item.category[:1], thing.category[:1])
     if all(paths):
         return paths[0] == paths[1]
@@ -133,6 +142,7 @@ def is_near(item: Item, thing: ThingFacts) -> bool:
 def conditions_of(request: CopyRequest, name: Naming, goods: frozenset[str]) -> Mapping[str, bool]:
     """Each condition of frames, and whether it holds; frames also name slots, reasons and occasions."""
     person, day, offer = request.person, request.day, request.running_offer
+    first_day, last_day = LATELY_DAYS[next((kind for kind in LATELY_DAYS if kind in goods), "")]
     ratio, days = person.waited or 0.0, inf if person.last is None else person.last.days
     is_on_order = offer is not None and offer.type in _ON_ORDER
     return {
@@ -148,8 +158,8 @@ def conditions_of(request: CopyRequest, name: Naming, goods: frozenset[str]) -> 
         "due_now": 0.95 <= ratio <= 1.25,
         "due_late": 1.25 < ratio <= 2,
         "early": 0 < ratio < 0.75,
-        "just_bought": days < _JUST_DAYS,
-        "lately": _JUST_DAYS <= days <= (FRESH_DAYS if "perishable" in goods else LATELY_DAYS),
+        "just_bought": days < first_day,
+        "lately": first_day <= days <= last_day,
         "bought_twice": person.waited is None and person.times_bought == 2,
         "frequent": person.times_bought >= FREQUENT,
         "offer_on_order": is_on_order,
@@ -184,7 +194,8 @@ def slots_of(request: CopyRequest, facts: FactSheet, name: Naming, category: str
 
 def item_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
     day, is_box = request.day, " of " in name.size
-    price = money_text(facts.price, facts)
+    price, lowest = money_text(facts.price, facts), money_text(facts.price_from, facts)
+    price = price or (f"from {lowest}" if lowest else "")
     slots = {
         "basket": "cart" if request.region == "US" else "basket",
         "price": f"{price} for a {name.size}" if price and is_box else price,
@@ -323,18 +334,19 @@ def worded_offer(form: str, offer_slots: Mapping[str, str]) -> str:
 
 def item_chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
     day, by_voice = request.day, frame_file("zh").tables["you"]
-    values = facts.attributes.values()
+    values, lowest = facts.attributes.values(), yuan_text(facts.price_from, facts)
     described = [v for v in values if not v.isascii() and len(v) <= 10 and v not in facts.title]
     slots = {
         **{f"you@{voice}": request.voice.address or you for voice, you in by_voice.items()},
         "you": request.voice.address or "您",
-        "price": yuan_text(facts.price, facts),
+        "price": yuan_text(facts.price, facts) or (f"{lowest}起" if lowest else ""),
         "desc": "".join(described[:1]),
         "desc2": "".join(described[1:2]),
     }
     if name.level in ("clean", "till") and name.short:
         size = name.size.replace(" ", "").replace("*", "×")
-        called = name.name + size if len(name.name + size) <= 16 else name.name
+        sized = f"{name.name} {size}" if " " in name.name and size else name.name + size
+        called = sized if len(sized) <= 16 else name.name
         measure = next((m for noun, m in measures_zh().items() if name.short.endswith(noun)), "")
         slots |= {"item": _marked(called, request), "short": name.short, "mw": measure, "spec": size}
     if day is not None:

@@ -365,6 +365,7 @@ class Draw:
             reasons or [()] * len(pairs),
             recommender.together,
             recommender.policy,
+            recommender.population.stats,
             self.file.target.occasion,
             recommender.broad_categories,
         )

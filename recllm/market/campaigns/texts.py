@@ -100,7 +100,7 @@ def facts_of(item: Item | None, file: CampaignFile) -> TextFacts:
 
     return TextFacts(
         title=item.title,
-        price=amount(item.price),
+        price=amount(item.price or FactSheet.of(item).price_from),
         list_price=amount(file.list_prices.get(item.item_id)),
         currency=item.currency,
         available=item.available,

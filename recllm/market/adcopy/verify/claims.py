@@ -290,7 +290,9 @@ def is_price(quantity: Quantity, case: Case) -> bool:
     elif role == "off":  # 20 % of 5.00 are 1.00
         amounts = [offered, case.saving, facts.price - left if facts.price is not None and left is not None else None]
     elif not role or role.startswith("per "):
+        begins = pattern("claims.price_from", SPAN=re.escape(quantity.span)).search(case.reading.folded)
         amounts = [facts.price, left, case.saving if case.is_saving(quantity) else None]
+        amounts.append(facts.price_from if begins else None)
         amounts.append(case.request.list_price if case.tells_price and case.saving else None)
         amounts.append(offered if facts.price is None else None)  # "a coupon worth 5 dollars", said without "off"
         amounts += unit_prices(role.removeprefix("per "), case) if role else []
