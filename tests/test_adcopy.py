@@ -229,6 +229,11 @@ def test_a_reason_that_says_nothing_to_a_customer_is_left_out() -> None:
     for title, category, is_said in (("Lumora lamp", ("Outdoor",), True), ("Milk", ("Dairy",), False)):
         person = PersonFacts(because=ThingFacts(title, category))
         assert ("because_bought" in situation(TENT, person=person).reasons) is is_said, title
+    bottle = Item(item_id="x", title="Hot water bottle", category=("Home",))
+    for reason, thing in (("because_bought", "because"), ("goes_with", "with_item")):
+        for title, is_said in (("Chocolate hot water bottle", False), ("Wool blanket", True)):
+            person = PersonFacts(**{thing: ThingFacts(title, ("Home",))})
+            assert (reason in situation(bottle, person=person).reasons) is is_said, (reason, title)
     lead = PersonFacts(because=ThingFacts("狗狗牵引绳", ("日用品",)))
     tray = Item(item_id="x", title="猫砂盆", category=("日用品",))
     assert "because_bought" not in situation(tray, person=lead).reasons

@@ -40,6 +40,8 @@ FREQUENT = 3
 LONG_AGO_DAYS = 400
 LATELY_DAYS = {"perishable": (9, 20), "care": (28, 90), "": (9, 60)}
 """Kind of goods -> first and last day of asking whether they are used up."""
+_THING_OF_REASON = {"because_bought": "because", "goes_with": "with_item", "people_also_buy": "with_item"}
+"""Reason -> slot of the other thing that it names."""
 _RECENT_DAYS = 10
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
@@ -72,11 +74,12 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
         category = ""  # "20% off clothing" is untrue where the offer is for base layers
     conditions = frozenset(condition for condition, holds in conditions_of(request, name, goods).items() if holds)
     slots = slots_of(request, facts, name, category)
+    # "hot water bottle, to go with your hot water bottle": by their names in a text, two goods are one
+    alike = {slot for slot in ("because", "with_item") if have_one_name(slots.get("item", ""), slots.get(slot, ""))}
+    reasons = tuple(reason for reason in reasons_of(request, goods) if _THING_OF_REASON.get(reason) not in alike)
     return Situation(
         occasions=frozenset(occasions_of(request, conditions)),
-        reasons=()
-        if is_silent(goods) or (not name.name and name.level == "category")
-        else tuple(reasons_of(request, goods)),
+        reasons=() if is_silent(goods) or (not name.name and name.level == "category") else reasons,
         goods=goods,
         number=name.number,
         offer=offer.type.value if offer is not None else "",
@@ -85,6 +88,12 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
         slots={key: value for key, value in slots.items() if value},
         voice=request.voice.tone or "",
     )
+
+
+def have_one_name(name: str, other: str) -> bool:
+    """Whether one name is the other's, or a piece of it."""
+    name, other = fold(name), fold(other)
+    return bool(name and other) and (name in other or other in name)
 
 
 def occasions_of(request: CopyRequest, conditions: frozenset[str]) -> Iterator[str]:
