@@ -98,7 +98,7 @@ def test_frames_name_known_slots_channels_and_parts(monkeypatch: pytest.MonkeyPa
             with_item=thing,
             with_last=Ago.of(20, TODAY),
             first_order=thing,
-            because=ThingFacts(item.title, item.category),
+            because=ThingFacts(thing.title, item.category),
             away=Ago.of(90, TODAY),
             category_bought=3,
             brand_bought=3,
