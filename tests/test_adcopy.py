@@ -92,7 +92,7 @@ def test_frames_name_known_slots_channels_and_parts(monkeypatch: pytest.MonkeyPa
     day = FestiveDay(key="christmas", names={"en": "Christmas", "zh": "圣诞"}, on=TODAY, days_left=5)
     faults = []
     for language, item in (("en", OAT), ("zh", SOY)):
-        thing = ThingFacts("Soap" if language == "en" else "酱油")
+        thing = ThingFacts("Soap" if language == "en" else "香皂")
         person = replace(
             DUE,
             with_item=thing,

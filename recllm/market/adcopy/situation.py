@@ -90,10 +90,10 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
     )
 
 
-def have_one_name(name: str, other: str) -> bool:
-    """Whether one name is the other's, or a piece of it."""
-    name, other = fold(name), fold(other)
-    return bool(name and other) and (name in other or other in name)
+def have_one_name(*names: str) -> bool:
+    """Whether one of two names is the other's, or a piece of it."""
+    short, long = sorted(map(fold, names), key=len)
+    return bool(short) and short in long
 
 
 def occasions_of(request: CopyRequest, conditions: frozenset[str]) -> Iterator[str]:
