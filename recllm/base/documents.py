@@ -338,7 +338,8 @@ def guarded(cell: str | None) -> str:
 
 
 def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A header and one line per row, in UTF-8. The caller passes text from outside through `guarded`."""
+    """A header and one line per row, in UTF-8.
+    The caller passes text from outside through `guarded`."""
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)

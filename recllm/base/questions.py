@@ -64,7 +64,8 @@ class SlateQuestion(ItemsQuestion):
 
 
 class RecommendRequest(SlateQuestion):
-    """Whom to recommend to, how many items, and which. Raises `UsageError` for a value out of its range."""
+    """Whom to recommend to, how many items, and which.
+    Raises `UsageError` for a value out of its range."""
 
     users: Ids
     """The caller's ids, one slate each."""

@@ -44,7 +44,8 @@ class ServiceSettings(FrozenModel):
     max_body_mib: Positive = 4.0
     """Larger requests are refused with 413."""
     requests_per_minute: Count | None = None
-    """Of one key, or without keys of all callers; None for no limit. Above it requests are refused with 429."""
+    """Of one key, or without keys of all callers; None for no limit.
+    Above it requests are refused with 429."""
     load_encoder: Flag | None = None
     """Load the text encoder right after the start: the first new item and the first search do not wait for it; it takes
     some hundred MiB. None: where slates have processes of their own. In one process it costs a sixth of the rate."""

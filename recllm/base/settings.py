@@ -74,7 +74,8 @@ class CollaborativeSettings(FrozenModel):
     """Maximum number of a customer's events of a day (UTC) that count for others, the earliest first. Their own history
     stays complete. No household of Complete Journey has more than 182."""
     person_item_day_events: Count = 3
-    """Maximum number of these of one kind on one item. Only 1 in 10,000 honest days has more."""
+    """Maximum number of these of one kind on one item.
+    Only 1 in 10,000 honest days has more."""
     neighbour_influence: Positive = 1.0
     """Maximum weight of a customer in the neighbourhoods of all others, in average customers: accounts made to resemble
     all others would otherwise push an item everywhere."""
@@ -114,7 +115,8 @@ class OfferSettings(FrozenModel):
     win_back_days: Days = 42.0
     """Days without a purchase after which a customer has stopped buying, or stopped buying an item."""
     spread: Share = 0.1
-    """How far a campaign that picks its items spreads over them; 0 for no spread. See `audiences.selection`."""
+    """How far a campaign that picks its items spreads over them; 0 for no spread.
+    See `audiences.selection`."""
 
 
 class ScorerTrainingSettings(FrozenModel):
@@ -150,7 +152,8 @@ class ScorerTrainingSettings(FrozenModel):
     epochs: Count = 3
     """Rounds, with an evaluation after each: one pass over all windows, or more in a small log; see `min_steps`."""
     min_steps: CountOrZero = 250
-    """Minimum number of steps of all rounds together; 0 for one pass a round. At most 60 with few people."""
+    """Minimum number of steps of all rounds together; 0 for one pass a round.
+    At most 60 with few people."""
     batch_size: Count = 64
     """Users of a step."""
     learning_rate: LearningRate = 2e-3

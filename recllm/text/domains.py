@@ -73,7 +73,8 @@ class DomainFile(FrozenModel):
 
 
 class Domain:
-    """A domain with all that it takes over from the one that it is based on. Build it with `read_domain`."""
+    """A domain with all that it takes over from the one that it is based on.
+    Build it with `read_domain`."""
 
     def __init__(self, file: Path, content: DomainFile, base: Domain | None, digest: str) -> None:
         self.name, self.file, self.digest = file.stem, file, digest

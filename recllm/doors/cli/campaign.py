@@ -93,7 +93,8 @@ def export(
     shop: Shop,
     ids: Ids,
 ) -> Answer:
-    """Write the approved texts for customers who agree now. Two lists show who is on only one of them."""
+    """Write the approved texts for customers who agree now.
+    Two lists show who is on only one of them."""
     from recllm.market.campaigns.export import export_campaign
     from recllm.shop.workspace.figures import LISTS_TELL
 

@@ -113,7 +113,8 @@ def write_audit(shop: Workspace, action: str, /, *, subject: str | None = None, 
 
 
 def read_ids(file: Path | None) -> list[str]:
-    """One id per line, in UTF-8; blank lines are skipped. Raises `UsageError` for an unreadable file."""
+    """One id per line, in UTF-8; blank lines are skipped.
+    Raises `UsageError` for an unreadable file."""
     if file is None:
         return []
     try:

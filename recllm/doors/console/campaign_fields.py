@@ -484,7 +484,8 @@ class TypedRule:
         return self
 
     def document(self) -> dict[str, Any] | None:
-        """The rule as a file holds it; None for none. Raises `UsageError` where a condition is not complete."""
+        """The rule as a file holds it; None for none.
+        Raises `UsageError` where a condition is not complete."""
         documents = [condition.document for condition in self.conditions]
         return rule_document(parse_rule({self.join: documents})) if documents else None
 

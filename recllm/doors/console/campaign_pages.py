@@ -160,7 +160,8 @@ def mended(fields: dict[str, Any], now: datetime) -> dict[str, Any]:
 
 
 def count_cell(visit: Visit, n: int | None, *, is_estimate: bool = False) -> TableCell:
-    """A number of people; the page names the floor where it is below. None: no figure, or no budget."""
+    """A number of people; the page names the floor where it is below.
+    None: no figure, or no budget."""
     floor = visit.figures.floor
     if n is None and not is_estimate:
         return TableCell(value=None, text=visit.say("items.untold", floor=floor))
@@ -290,7 +291,8 @@ def sentence(visit: Visit, rule: PeopleRule | None) -> str:
 
 
 def changed_fields(visit: Visit, campaign_id: str, typed: Mapping[str, str], step: CampaignStep) -> dict[str, Any]:
-    """The campaign's fields with what was typed on a page. Raises `UnknownIdError` for an unknown campaign."""
+    """The campaign's fields with what was typed on a page.
+    Raises `UnknownIdError` for an unknown campaign."""
     campaign_file(visit.workspace, campaign_id)
     fields = fields_of_file(file_path(visit.workspace, campaign_id).read_bytes())
     changed = with_typed(fields, typed, step, visit.workspace.settings.timezone)
@@ -298,7 +300,8 @@ def changed_fields(visit: Visit, campaign_id: str, typed: Mapping[str, str], ste
 
 
 def refused_state(visit: Visit, error: RecllmError, state: PageState) -> PageState:
-    """The page's state with why a form was refused. Raises an `UnknownIdError`: then there is no page."""
+    """The page's state with why a form was refused.
+    Raises an `UnknownIdError`: then there is no page."""
     if isinstance(error, UnknownIdError):
         raise error
     if isinstance(error, ConflictError):  # another person changed the same thing meanwhile

@@ -111,7 +111,8 @@ def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
 
 
 def ids_by_pseudonym(visit: Visit, content: bytes) -> dict[str, str]:
-    """Pseudonym -> the shop's own id, of a file with one id a line. Raises `UsageError` for another file."""
+    """Pseudonym -> the shop's own id, of a file with one id a line.
+    Raises `UsageError` for another file."""
     if len(content) > MAX_IDS_BYTES:
         raise WordedError(visit.say("campaigns.file_too_large"))
     try:
@@ -189,7 +190,8 @@ def test_message(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
 @router.post(SEND_PATH.removeprefix("/campaigns"))
 @slow
 def send(visit: TheVisit, form: TheForm) -> Response:
-    """Begin or go on with sending, in the background. The addresses are kept only as long as it runs."""
+    """Begin or go on with sending, in the background.
+    The addresses are kept only as long as it runs."""
     visit.require(Scope.MARKETING)
     visit.require(Scope.PEOPLE)
     campaign_id = form.text("campaign")

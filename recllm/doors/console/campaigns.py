@@ -247,7 +247,8 @@ def step_of_campaign(visit: TheVisit, campaign_id: str, step: CampaignStep, quer
 def step_page(
     visit: Visit, campaign_id: str, step: CampaignStep, state: PageState, query: MessageQuery | None = None
 ) -> Response:
-    """One of a campaign's pages with what is typed. Raises `UnknownIdError` for an unknown campaign."""
+    """One of a campaign's pages with what is typed.
+    Raises `UnknownIdError` for an unknown campaign."""
     if step is CampaignStep.PEOPLE:
         return show_people(visit, campaign_id, state)
     if step is CampaignStep.MESSAGES:

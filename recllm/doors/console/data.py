@@ -245,7 +245,8 @@ def start_load(
     *,
     is_export: bool = False,
 ) -> Job:
-    """Begin to check or load an upload. Raises `UsageError` while another load of the shop runs."""
+    """Begin to check or load an upload.
+    Raises `UsageError` while another load of the shop runs."""
     load = FileLoad(
         workspace=visit.workspace,
         upload=file,

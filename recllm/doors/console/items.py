@@ -109,7 +109,8 @@ def item_page(visit: TheVisit, item_id: str) -> Response:
 
 @router.get("/picture/{item_id:path}")
 def picture_of(visit: TheVisit, item_id: str) -> Response:
-    """The picture of a product, else the drawing of its category. Raises `UnknownIdError` for no product."""
+    """The picture of a product, else the drawing of its category.
+    Raises `UnknownIdError` for no product."""
     items = visit.workspace.gate().catalogue([item_id])
     if items.is_empty():
         raise UnknownIdError(f"there is no product {item_id[:80]!r}")

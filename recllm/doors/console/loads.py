@@ -106,7 +106,8 @@ class FileLoad:
 
 
 def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Path:
-    """Copy a stream to the workspace's uploads, whole or not at all. Raises `UsageError` for an empty file."""
+    """Copy a stream to the workspace's uploads, whole or not at all.
+    Raises `UsageError` for an empty file."""
     sweep_uploads(workspace)
     folder = _uploads_folder(workspace)
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -85,7 +85,8 @@ def agent_server(app: FastAPI) -> Server[Any]:
 
 
 def mcp_app(server: Server[Any]) -> Starlette:
-    """The server by HTTP, without sessions: each request has its own key. Hosts are the service's matter."""
+    """The server by HTTP, without sessions: each request has its own key.
+    Hosts are the service's matter."""
     from mcp.server.transport_security import TransportSecuritySettings
 
     hosts = TransportSecuritySettings(enable_dns_rebinding_protection=False)

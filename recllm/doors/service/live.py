@@ -109,7 +109,8 @@ class LiveShop:
         return self._opened[0].version if self._opened else None
 
     def recommender(self) -> Recommender:
-        """What answers now, at the present of this moment. Raises `StoreError` as long as nothing is open."""
+        """What answers now, at the present of this moment.
+        Raises `StoreError` as long as nothing is open."""
         if self._opened is None:
             raise StoreError(self.problem or f"the shop {self.name} is being opened; try again in a few seconds")
         return self._opened[1].at(present(self.workspace))

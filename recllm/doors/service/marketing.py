@@ -354,7 +354,8 @@ async def job(job_id: str, caller: MayMarket, service: TheService) -> Response:
 
 @router.post("/v1/jobs/{job_id}/cancel", response_model=None, responses={200: {"model": Job}}, tags=["campaigns"])
 async def job_cancel(job_id: str, caller: MayMarket, service: TheService) -> Response:
-    """Cancel a job: one that waits at once, one that runs before its next step. Nothing half done is kept."""
+    """Cancel a job: one that waits at once, one that runs before its next step.
+    Nothing half done is kept."""
     return document_answer(json_text(service.background.cancel(caller.shop.name, job_id)))
 
 

@@ -124,7 +124,8 @@ _KEY_ID = re.compile(r"rk_([0-9a-f]{12})_")
 
 
 class RefusalLog:
-    """Logs each kind of refusal (caller, operation, status) once a minute. The metrics count all of them."""
+    """Logs each kind of refusal (caller, operation, status) once a minute.
+    The metrics count all of them."""
 
     def __init__(self) -> None:
         self._logged: set[tuple[str, str, str, int]] = set()

@@ -227,7 +227,8 @@ class EventIn(ServiceRequest):
     `timestamp` included."""
     user_id: UserId | None = None
     session_id: SessionId | None = None
-    """Instead of `user_id`: of an anonymous visitor. Once the session was joined to a person it is theirs."""
+    """Instead of `user_id`: of an anonymous visitor.
+    Once the session was joined to a person it is theirs."""
     item_id: Id
     event: Action
     timestamp: AwareDatetime | None = None

@@ -113,7 +113,8 @@ def answers_of(
 
 
 def sender_of(stated: str | Mapping[str, str] | None, words: Words) -> Sender | None:
-    """The sender in "NAME; ADDRESS; LINK OR MAILBOX TO STOP". Raises `UsageError` for another form."""
+    """The sender in "NAME; ADDRESS; LINK OR MAILBOX TO STOP".
+    Raises `UsageError` for another form."""
     if stated is None or isinstance(stated, Mapping):
         return None if stated is None else Sender(**stated)
     cells = [cell.strip() for cell in stated.replace("；", ";").split(";")]

@@ -74,9 +74,11 @@ class ScorerConfig:
     newcomer_features: tuple[str, ...] = ()
     """What a linear score reads of a user without any history. Needs `history`."""
     history: str | None = None
-    """Name of the feature that is 0 for a user without any history. Needs `newcomer_features`."""
+    """Name of the feature that is 0 for a user without any history.
+    Needs `newcomer_features`."""
     heads: int = 2
-    """MLPs, each with its own projection and start. Their mean is the score, so less of it is chance."""
+    """MLPs, each with its own projection and start.
+    Their mean is the score, so less of it is chance."""
     projection: int = 32
     """Length of the projected vectors that a head reads."""
     hidden: tuple[int, ...] = (96, 96)

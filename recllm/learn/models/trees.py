@@ -76,7 +76,8 @@ class BoostedTrees:
 
     @classmethod
     def read(cls, file: Path) -> tuple[BoostedTrees, dict[str, Any]]:
-        """The trees and the record of a file that `save` wrote. Raises `ModelError` for any other."""
+        """The trees and the record of a file that `save` wrote.
+        Raises `ModelError` for any other."""
         try:
             document = json.loads(file.read_text("utf-8"))
             if document["format"] != FORMAT:

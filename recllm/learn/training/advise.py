@@ -164,7 +164,8 @@ def advised_interests(dataset: Dataset, training: ScorerTrainingSettings) -> Seq
 
 
 def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
-    """The counts that the rules read. Raises `DataError` unless there is a text, maybe empty, for each item."""
+    """The counts that the rules read.
+    Raises `DataError` unless there is a text, maybe empty, for each item."""
     if len(texts) != dataset.n_items:
         raise DataError(f"{len(texts)} texts for {dataset.n_items} items; give one per item, empty where there is none")
     e, purchases = dataset.events, merged_lines(of_actions(dataset.events, (Action.PURCHASE,)))

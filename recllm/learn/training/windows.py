@@ -150,7 +150,8 @@ class PastWindows:
     collaborative: CollaborativeSettings
     candidates: CandidateCounts
     vectors_before: Callable[[int], Floats] | None = None
-    """Item vectors as they were known before a time (epoch seconds). None: `item_vectors` hold at all times."""
+    """Item vectors as they were known before a time (epoch seconds).
+    None: `item_vectors` hold at all times."""
     users_per_window: int = USERS_PER_WINDOW
     new_users_per_window: int = NEW_USERS_PER_WINDOW
     negatives: tuple[int, int] = (REPEAT_NEGATIVES, DISCOVERY_NEGATIVES)

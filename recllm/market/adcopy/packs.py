@@ -228,7 +228,8 @@ def read_vocabulary(workspace: Path) -> Vocabulary:
 
 
 def approved_words(workspace: Path) -> frozenset[str]:
-    """The approved words alone, as a request takes them. Raises `DataError` as `read_vocabulary` does."""
+    """The approved words alone, as a request takes them.
+    Raises `DataError` as `read_vocabulary` does."""
     return frozenset(word.word for word in read_vocabulary(workspace).words)
 
 

@@ -73,7 +73,8 @@ class Offer:
     gift: str | None = None
     """What is given, such as "tote bag"."""
     scope: str | None = None
-    """What it is for, as a text says it: "hair care". None for the item, or for the whole order."""
+    """What it is for, as a text says it: "hair care".
+    None for the item, or for the whole order."""
     excluded: str | None = None
     """What it is not for, as a text says it: "gift cards"."""
 
@@ -231,7 +232,8 @@ class FestiveDay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyRequest:
-    """Everything that decides a text but the generator. Raises `UsageError` or `DataError` for a wrong value."""
+    """Everything that decides a text but the generator.
+    Raises `UsageError` or `DataError` for a wrong value."""
 
     item: Item
     channel: str
@@ -425,7 +427,8 @@ class FactSheet:
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
-        """The quantities that the texts state: sizes, counts, shares. Prices are never taken from a text."""
+        """The quantities that the texts state: sizes, counts, shares.
+        Prices are never taken from a text."""
         counts = (f"{value} {name}" for name, value in self.attributes.items() if value.isdigit())  # pieces = 50
         return tuple(q for text in (*self.texts, *counts) for q in quantities(text))
 

@@ -349,7 +349,8 @@ def eligible_pool(
 
 
 def rule_match(recommender: Recommender, exclusions: Exclusions, gate: PolicyGate | None = None) -> RuleMatch | None:
-    """Who meets the rule over people; None without a rule. Raises what `match_people` raises."""
+    """Who meets the rule over people; None without a rule.
+    Raises what `match_people` raises."""
     if exclusions.people is None:
         return None
     return match_people(exclusions.people, recommender.dataset, recommender.policy, gate)

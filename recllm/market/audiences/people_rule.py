@@ -289,7 +289,8 @@ RuleField: TypeAlias = Annotated[PeopleRule, BeforeValidator(_validated)]
 
 
 def check_size(rule: object) -> None:
-    """Of a rule or its document, before anything descends into it. Raises `UsageError` where it is too large."""
+    """Of a rule or its document, before anything descends into it.
+    Raises `UsageError` where it is too large."""
     level, n_conditions = [rule], 0
     for _ in range(MAX_DEPTH + 1):
         below = [children(node) for node in level]

@@ -47,7 +47,8 @@ class AudienceCut(Question):
 
 
 class AudienceLimits(AudienceCut):
-    """How many people are addressed and how many are held out. Raises `UsageError` for values that cannot be."""
+    """How many people are addressed and how many are held out.
+    Raises `UsageError` for values that cannot be."""
 
     salt: Annotated[str, StringConstraints(max_length=100)] = ""
     """Of the draw of the holdout."""
@@ -75,7 +76,8 @@ class LeftOut(Question):
 
 
 class Exclusions(LeftOut):
-    """Who is left out whatever their probability. Raises `UsageError` for values that cannot be."""
+    """Who is left out whatever their probability.
+    Raises `UsageError` for values that cannot be."""
 
     suppressed: Ids = ()
     """Never contact these: the caller's own ids; unknown ones are ignored."""

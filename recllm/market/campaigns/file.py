@@ -307,7 +307,8 @@ class LimitsSection(AudienceCut, LeftOut, _Section):
         return start, end
 
     def suppressed_ids(self) -> list[str]:
-        """The shop's own ids of `suppress`, in UTF-8. Raises `UsageError` when the file cannot be read."""
+        """The shop's own ids of `suppress`, in UTF-8.
+        Raises `UsageError` when the file cannot be read."""
         if self.suppress is None:
             return []
         try:

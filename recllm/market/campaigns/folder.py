@@ -361,7 +361,8 @@ def append(log: Path, entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_log(log: Path) -> list[dict[str, Any]]:
-    """The lines of a log, oldest first; none without the file. Raises `DataError` for a damaged line."""
+    """The lines of a log, oldest first; none without the file.
+    Raises `DataError` for a damaged line."""
     entries: list[dict[str, Any]] = []
     for number, line in enumerate(log.read_bytes().splitlines() if log.exists() else (), start=1):
         try:

@@ -65,7 +65,8 @@ class PredictionQuality:
 
 
 def quality(probability: Values, label: Values) -> PredictionQuality:
-    """probability: (n,) in [0, 1]; label: (n,) of 0 and 1. AUC and lift are left out when there is one class."""
+    """probability: (n,) in [0, 1]; label: (n,) of 0 and 1.
+    AUC and lift are left out when there is one class."""
     positive = label > 0
     mixed = bool(positive.any() and not positive.all())
     return PredictionQuality(

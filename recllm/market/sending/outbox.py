@@ -54,7 +54,8 @@ class Outbox:
     """
 
     def __init__(self, folder: CampaignFolder) -> None:
-        """Raises `DataError` for a damaged file. A line that a killed process left unfinished is removed."""
+        """Raises `DataError` for a damaged file.
+        A line that a killed process left unfinished is removed."""
         self._folder = folder
         self._planned: set[str] | None = None  # the people of the plan, where it was rewritten since
         with folder.locked():

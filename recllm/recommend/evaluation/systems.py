@@ -179,7 +179,8 @@ class TrainingRecipe:
 
 
 def advised_recipe(past: Dataset, encoder: Encoder, *, seed: int = 0) -> TrainingRecipe:
-    """What `recllm advise` proposes for this log. Raises `DataError` for one that is too small to learn from."""
+    """What `recllm advise` proposes for this log.
+    Raises `DataError` for one that is too small to learn from."""
     from recllm.learn.training.advise import advise
     from recllm.text.items import item_texts
 

@@ -67,7 +67,8 @@ class Evidence:
 
     @classmethod
     def parse(cls, evidence_id: str, dataset: Dataset) -> Evidence:
-        """From the form of `Reason.evidence_id`. Raises `UsageError` for another form, or an unknown item."""
+        """From the form of `Reason.evidence_id`.
+        Raises `UsageError` for another form, or an unknown item."""
         kind, _, name = evidence_id.partition(":")
         if kind not in ("B", "H", "I") or not name:
             raise UsageError(f"evidence is B:<item id>, H:<item id> or I:<name>, not {evidence_id[:80]!r}")

@@ -58,7 +58,8 @@ class CheckFigure(FrozenModel):
 
 
 class RetrainCheck(FrozenModel):
-    """One question to the log and the serving model. DUE where any figure is beyond its limits."""
+    """One question to the log and the serving model.
+    DUE where any figure is beyond its limits."""
 
     kind: CheckKind
     verdict: CheckVerdict

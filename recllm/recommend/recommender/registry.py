@@ -342,7 +342,8 @@ def rollback(models_dir: Path) -> str:
 
 
 def decisions(models_dir: Path) -> list[VersionDecision]:
-    """What was decided, oldest first. A line that cannot be read, as a power cut may leave one, is left out."""
+    """What was decided, oldest first.
+    A line that cannot be read, as a power cut may leave one, is left out."""
     try:
         lines = (models_dir / DECISIONS).read_text("utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -455,7 +456,8 @@ def _seal(draft: Path, version: str, lineage: Lineage | None) -> None:
 
 
 def _files(folder: Path) -> list[str]:
-    """Path of each file with "/", in order. Raises `ModelError` for what no version may hold."""
+    """Path of each file with "/", in order.
+    Raises `ModelError` for what no version may hold."""
     names = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_dir() or path.is_file()):

@@ -250,7 +250,8 @@ def population_of(
     settings: CollaborativeSettings,
     sequence: SequenceWeights | None,
 ) -> CollaborativeStatistics:
-    """The collaborative statistics of a state. The pool counts by digests, see `PeopleState.digest`."""
+    """The collaborative statistics of a state.
+    The pool counts by digests, see `PeopleState.digest`."""
     arrays, of_people, interests = catalogue.arrays, people.arrays, None
     if sequence is not None:
         read, vectors, bias = (arrays[f"sequence.{name}"] for name in ("read", "vectors", "bias"))

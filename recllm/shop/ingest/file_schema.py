@@ -54,7 +54,8 @@ _NUMBER_FIELDS = ("quantity", "value", *_MONEY_FIELDS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSchema:
-    """The source of each field, and the formats of the file's values. Column names are the file's own."""
+    """The source of each field, and the formats of the file's values.
+    Column names are the file's own."""
 
     table: Table
     columns: Mapping[str, str]

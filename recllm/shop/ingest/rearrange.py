@@ -43,7 +43,8 @@ def rearranged(reader: RecordReader, column_map: ColumnMap, file: str) -> Record
 
 
 def renamed(reader: RecordReader, renames: Mapping[str, str]) -> RecordReader:
-    """Columns under the names by which the map knows them. A name that another column has is not given again."""
+    """Columns under the names by which the map knows them.
+    A name that another column has is not given again."""
     names: dict[str, str] = {}
     for column in reader.columns:
         name = renames.get(column, column)

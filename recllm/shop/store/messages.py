@@ -14,7 +14,8 @@ from recllm.shop.store.statements import insert_new, lookup
 
 
 def add_messages(connection: sa.Connection, messages: Sequence[CampaignMessage]) -> None:
-    """Keeps the messages that are not there yet. Those of people whom the store does not know are left out."""
+    """Keeps the messages that are not there yet.
+    Those of people whom the store does not know are left out."""
     user = tables.users.c
     names = pl.Series([m.user_id for m in messages], dtype=pl.String).unique()
     users = dict(lookup(connection, user.user_id, user.user_key, names).iter_rows())
@@ -71,7 +72,8 @@ def known_events(connection: sa.Connection, source: str, event_ids: Iterable[str
 
 
 def add_events(connection: sa.Connection, source: str, events: Sequence[MessageEvent], received_at: datetime) -> int:
-    """Keeps new events of a provider and returns their number. Events of unknown messages are left out."""
+    """Keeps new events of a provider and returns their number.
+    Events of unknown messages are left out."""
     m = tables.messages.c
     ids = pl.Series([event.message_id for event in events], dtype=pl.String).unique()
     numbers = dict(lookup(connection, m.message_id, m.message_no, ids).iter_rows())

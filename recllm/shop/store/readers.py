@@ -98,7 +98,8 @@ _ALWAYS = 2**62
 
 
 class StoreReader:
-    """One consistent view of the store: all frames belong to the same moment. Get one from `Store.read`."""
+    """One consistent view of the store: all frames belong to the same moment.
+    Get one from `Store.read`."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection

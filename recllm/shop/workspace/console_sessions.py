@@ -102,7 +102,8 @@ def find_session(workspace: Workspace, token: str, *, is_used: bool) -> ConsoleS
 
 
 def list_sessions(workspace: Workspace) -> list[ConsoleSession]:
-    """All current ones, the latest first; others are removed. Raises `StoreError` as `find_session`."""
+    """All current ones, the latest first; others are removed.
+    Raises `StoreError` as `find_session`."""
     paths = [path for path in _folder(workspace).glob("*") if _SESSION_ID.fullmatch(path.name)]
     sessions = [session for path in paths if (session := _read(workspace, path)) is not None]
     return sorted(sessions, key=lambda session: session.begun_at, reverse=True)

@@ -58,7 +58,8 @@ class ApiKey:
 
 
 def create_key(workspace: Workspace, name: str, scopes: Iterable[Scope | str]) -> tuple[ApiKey, str]:
-    """A new key and its text, which is not kept. Raises `UsageError` for no name, or an unknown scope."""
+    """A new key and its text, which is not kept.
+    Raises `UsageError` for no name, or an unknown scope."""
     if not name.strip() or len(name) > 100 or not name.isprintable():
         raise UsageError("a key needs a name of 1 to 100 characters, that of its user, e.g. --name web-shop")
     try:

@@ -82,7 +82,8 @@ Renamed = Callable[[Collection[str]], Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonalRecords:
-    """One place where something about people is kept. A field that is left out means: nothing to do."""
+    """One place where something about people is kept.
+    A field that is left out means: nothing to do."""
 
     name: str
     files: tuple[str, ...] = ()

@@ -185,7 +185,8 @@ class PolicyGate:
         return {Purpose(purpose): (granted, at) for purpose, granted, at in rows}
 
     def permits_each(self, user_ids: Sequence[str], purpose: Purpose) -> list[bool]:
-        """`permits` for many people at once, in order. Only these people's decisions are read."""
+        """`permits` for many people at once, in order.
+        Only these people's decisions are read."""
         with self._store.read() as reader:
             decided = dict(self._latest(reader, purpose, user_ids).iter_rows())
         defaults = {is_session: self._without_decision(purpose, is_session) for is_session in (False, True)}

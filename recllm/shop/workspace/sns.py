@@ -69,7 +69,8 @@ def certificate_of(url: str) -> bytes:
 
 
 def fetched(url: str) -> bytes:
-    """What an address of Amazon SNS answers. Raises `LookupError` for another address, or without an answer."""
+    """What an address of Amazon SNS answers.
+    Raises `LookupError` for another address, or without an answer."""
     import httpx2
 
     parts = urlsplit(url)

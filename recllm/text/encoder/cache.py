@@ -62,7 +62,8 @@ CREATE INDEX IF NOT EXISTS vector_used ON vector (used);
 
 
 class CachedEncoder:
-    """The same encoder, asking the disk first. A vector read back is bit for bit the one computed."""
+    """The same encoder, asking the disk first.
+    A vector read back is bit for bit the one computed."""
 
     def __init__(self, encoder: Encoder, directory: str | Path, *, progress: bool = False) -> None:
         self.encoder = encoder

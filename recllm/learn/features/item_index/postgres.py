@@ -92,7 +92,8 @@ class PostgresIndex:
 
 
 def open_engine(url: str) -> sa.Engine:
-    """An engine of a URL as `store` in the settings has it. Raises `MissingExtraError` without psycopg."""
+    """An engine of a URL as `store` in the settings has it.
+    Raises `MissingExtraError` without psycopg."""
     address = sa.make_url(url)
     query = dict(address.query)
     schema = query.pop("schema", "recllm")

@@ -103,7 +103,8 @@ class DecimalEvidence:
         return bool(self.counts["."]) != bool(self.counts[","])
 
     def decide(self, file: str) -> Decimal:
-        """The separator; a few odd rows are left to the row stage. Raises `IngestError` E_NUMBER_FORMAT."""
+        """The separator; a few odd rows are left to the row stage.
+        Raises `IngestError` E_NUMBER_FORMAT."""
         point, comma = self.counts["."], self.counts[","]
         if point or comma:
             if min(point, comma) > 0.05 * (point + comma):

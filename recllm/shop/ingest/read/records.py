@@ -178,7 +178,8 @@ Blocks = Callable[[], Iterator[LineBlock]]
 
 
 def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Iterator[LineBlock]:
-    """All lines of the text, in blocks of about `block_bytes`. Raises `IngestError` E_ENCODING."""
+    """All lines of the text, in blocks of about `block_bytes`.
+    Raises `IngestError` E_ENCODING."""
     newline = "\n".encode(decoding.encoding)
     if newline == b"\n" and b"\n" not in source.head and b"\r" in source.head[:-1]:
         newline = b"\r"  # as old Mac software wrote it
