@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_artefacts import ARTEFACTS, SECRET, World, look_at
+from hostile_artefacts import ARTEFACTS, SECRET, SLOW, World, look_at
 from hostile_watch import NEVER_ENDS, look
 from service_world import listening
 from waiting import until
@@ -28,7 +28,7 @@ from recllm.base.documents import MAX_NESTING, guarded, json_value, toml_table
 from recllm.base.errors import ModelError
 from recllm.doors.service import transport
 
-IN_TESTS = [name for name, item in ARTEFACTS.items() if not item.slow]
+IN_TESTS = [name for name in ARTEFACTS if name not in SLOW]
 
 
 @pytest.fixture(scope="module")
