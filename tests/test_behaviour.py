@@ -49,15 +49,14 @@ def data() -> Dataset:
 @pytest.fixture(scope="module")
 def answers(data: Dataset) -> dict[PredictionKind, Prediction]:
     kinds = (PredictionKind.BUY, PredictionKind.LEAVE, PredictionKind.NEXT_ORDER, PredictionKind.VALUE)
-    return {kind: ask(kind, data) for kind in kinds} | {
-        PredictionKind.REDEEM: ask(PredictionKind.REDEEM, data, coupons=coupons(data))
-    }
+    redeem = ask(PredictionKind.REDEEM, data, coupons=coupons(data))
+    return {kind: ask(kind, data) for kind in kinds} | {PredictionKind.REDEEM: redeem}
 
 
 def ask(kind: PredictionKind, learn: Dataset, asked: Dataset | None = None, **request: Any) -> Prediction:
     """The prediction of everybody of `asked`, of the people learned from when None."""
-    arguments = {name: request.pop(name) for name in ("policy", "settings", "reason_settings") if name in request}
-    return predict(PredictionRequest(kind=kind, **request), learn, asked or learn, **arguments)
+    policy = request.pop("policy", None)
+    return predict(PredictionRequest(kind=kind, **request), learn, asked or learn, policy=policy)
 
 
 def person(*rows: tuple[float, str, float]) -> Dataset:
