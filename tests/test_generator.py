@@ -97,8 +97,7 @@ def test_a_server_is_asked_as_openai_is(server: Server, monkeypatch: pytest.Monk
     generator = HttpGenerator(server.url, model="m")
     assert generator.generate("[system]\nBe short.\n[user]\nGo", n=2, max_tokens=9, seed=4) == ["One.", "Two."]
     path, headers, body = server.requests[0]
-    assert path == "/v1/chat/completions"
-    assert headers["Authorization"] == "Bearer sk-canary"
+    assert (path, headers["Authorization"]) == ("/v1/chat/completions", "Bearer sk-canary")
     assert body["messages"] == [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Go"}]
     assert (body["model"], body["n"], body["max_tokens"], body["seed"]) == ("m", 2, 9, 4)
     assert "canary" not in repr(generator)
@@ -110,10 +109,6 @@ def test_a_server_is_asked_as_openai_is(server: Server, monkeypatch: pytest.Monk
 def test_a_server_that_ignores_n_is_asked_again(server: Server) -> None:
     server.answer = lambda handler, body: chat(f"Text {body['seed']}.")(handler, body)
     assert HttpGenerator(server.url).generate("p", n=3, seed=7) == ["Text 7.", "Text 8.", "Text 9."]
-
-
-def redirect(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
-    send(handler, 302, b"", Location="http://169.254.169.254/latest")
 
 
 def hang(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
@@ -133,7 +128,7 @@ def drip(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        redirect,
+        lambda h, _: send(h, 302, b"", Location="http://169.254.169.254/latest"),
         hang,
         drip,
         lambda h, _: send(h, 500, b"secret upstream words"),
@@ -196,8 +191,7 @@ def test_a_server_that_is_down(server: Server) -> None:
 def test_words_and_addresses() -> None:
     assert find_generator("template") is None
     found = find_generator("http://localhost:8000/v1#qwen")
-    assert isinstance(found, HttpGenerator)
-    assert found.name == "qwen"
+    assert isinstance(found, HttpGenerator) and found.name == "qwen"
     for url in ("ftp://x/v1", "file:///etc/passwd", "localhost:8000", "http://user:pw@host/v1", "http://"):
         with pytest.raises(UsageError):
             HttpGenerator(url)
