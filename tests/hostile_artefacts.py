@@ -757,16 +757,8 @@ Kind("models", _roll_back).add(
 )
 
 
-SOUND_TREE: dict[str, object] = {
-    "num_leaves": 3,
-    "num_cat": 0,
-    "split_feature": "0 0",
-    "threshold": "0.5 -1.5",
-    "decision_type": "10 10",
-    "left_child": "1 -1",
-    "right_child": "-2 -3",
-    "leaf_value": "0.0 0.1 0.2",
-}
+SOUND_TREE: dict[str, object] = {"num_leaves": 3, "num_cat": 0, "split_feature": "0 0", "threshold": "0.5 -1.5"}
+SOUND_TREE |= {"decision_type": "10 10", "left_child": "1 -1", "right_child": "-2 -3", "leaf_value": "0.0 0.1 0.2"}
 """As LightGBM writes it."""
 
 BAD_TREES: dict[str, dict[str, object]] = {
