@@ -166,24 +166,20 @@ class _Handler(BaseHTTPRequestHandler):
     provider: Provider
 
     def do_GET(self) -> None:
-        self._respond("GET", urlsplit(self.path).query)
-
-    def do_POST(self) -> None:
-        self._respond("POST", self.rfile.read(int(self.headers["Content-Length"])).decode())
-
-    def _respond(self, method: str, text: str) -> None:
-        path = urlsplit(self.path).path
-        parameters = {name: values[0] for name, values in parse_qs(text).items()}
+        path, body = urlsplit(self.path).path, self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        parameters = {name: values[0] for name, values in parse_qs(body or urlsplit(self.path).query).items()}
         self.provider.requests.append((path, parameters))
         if self.provider.delay:
             self.provider.closing.wait(self.provider.delay)
-        status, body, location = self.provider.answer(method, path, parameters, self.headers)
+        status, content, location = self.provider.answer(self.command, path, parameters, self.headers)
         self.send_response(status)
         if location:
             self.send_header("Location", location)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(content)
+
+    do_POST = do_GET  # noqa: N815 - what the server calls
 
     def log_message(self, *_: Any) -> None:
         pass
