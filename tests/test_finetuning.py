@@ -6,6 +6,7 @@ import errno
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
@@ -70,10 +71,8 @@ def test_an_adapter_is_saved_loaded_and_merged(tmp_path: Path, model_type: str, 
     assert np.allclose(fresh, before, atol=1e-6), "a fresh adapter changes nothing"
     changed = encoder.encode(TEXTS)
     loaded = load_encoder(base, adapter=tmp_path / "adapter")
-    assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    ]
+    files = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors"}
     assert np.allclose(loaded.encode(TEXTS), changed, atol=1e-5)
     assert not np.allclose(changed, before, atol=1e-2)
     assert loaded.name.startswith("tiny+lora-") and loaded.fingerprint != load_encoder(base).fingerprint
@@ -272,9 +271,7 @@ def test_one_seed_gives_one_run_and_leaves_the_callers_random_state_alone(tmp_pa
 
 
 def test_a_full_disk_is_named(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     with monkeypatch.context() as patch, pytest.raises(ModelError, match=r"No space left on device.*run this again"):
         patch.setattr(tune, "save_adapter", full)
         tune_encoder(DATA, folder, QUICK, tmp_path)
