@@ -136,9 +136,8 @@ class Case:
 
     def shop(self) -> Path:
         """An empty workspace."""
-        with Workspace.create(
-            self.folder / "shop", consent_default=True, currency="EUR", timezone="UTC", encoder="toy"
-        ) as shop:
+        settings = {"consent_default": True, "currency": "EUR", "timezone": "UTC", "encoder": "toy"}
+        with Workspace.create(self.folder / "shop", **settings) as shop:
             shop.store()
         return self.folder / "shop"
 
@@ -166,20 +165,14 @@ def pickled(case: Case) -> bytes:
 
 def as_bytes(content: Content, case: Case) -> bytes:
     """Of a text the bytes, in which MARK is what running code would make."""
-    if callable(content):
-        return content(case)
-    return (
-        content if isinstance(content, bytes) else content.replace("MARK", case.mark).encode("utf-8", "surrogatepass")
-    )
+    if isinstance(content, str):
+        return content.replace("MARK", case.mark).encode("utf-8", "surrogatepass")
+    return content if isinstance(content, bytes) else content(case)
 
 
 def put(name: str, content: Content) -> Spoil:
     """One file has this content."""
-
-    def spoil(case: Case, folder: Path) -> None:
-        (folder / name).write_bytes(as_bytes(content, case))
-
-    return spoil
+    return lambda case, folder: (folder / name).write_bytes(as_bytes(content, case))
 
 
 def edit(name: str, **values: Any) -> Spoil:
@@ -202,6 +195,10 @@ def link(name: str) -> Spoil:
     return replaced(name, lambda case, folder: (folder / name).symlink_to(case.secret_file))
 
 
+def pipe(name: str) -> Spoil:
+    return replaced(name, lambda _, folder: os.mkfifo(folder / name))
+
+
 def hard_link(name: str) -> Spoil:
     return replaced(name, lambda case, folder: (folder / name).hardlink_to(case.secret_file))
 
@@ -213,16 +210,12 @@ class Artefact:
     inert: bool
     """Whether it may be read, as data without effect; others have to be refused."""
 
-    @property
-    def slow(self) -> bool:
-        """Whether it takes seconds to make or to read: the measurement looks at it, the tests do not."""
-        return self.name in SLOW
-
 
 SLOW = frozenset({
     "table: a quoted cell of 50 MB", "table: long texts repeated in few bytes",
     "encoder: weights with many names", "encoder: weights with length of 90 MB", "table: a cell of 50 MB",
 })  # fmt: skip
+"""They take seconds to make or to read: the measurement looks at them, the tests do not."""
 
 ARTEFACTS: dict[str, Artefact] = {}
 
@@ -280,25 +273,26 @@ def safetensors(header: bytes, body: bytes = b"", size: int | None = None) -> by
     return struct.pack("<Q", len(header) if size is None else size) + header + body
 
 
-def _tensor(start: int, end: int, shape: list[int], kind: str = "F32") -> str:
-    return json.dumps({"dtype": kind, "shape": shape, "data_offsets": [start, end]})
+def _tensors(*named: tuple[str, int, int, list[int]], size: int = 8, kind: str = "F32") -> bytes:
+    """named: (name, start, end, shape); size: bytes that follow."""
+    header = ",".join(
+        f'"{name}":{json.dumps({"dtype": kind, "shape": shape, "data_offsets": [start, end]})}'
+        for name, start, end, shape in named
+    )
+    return safetensors(f"{{{header}}}".encode(), bytes(size))
 
 
 HEADERS: dict[str, Callable[[], bytes]] = {
     "length of 2^63": lambda: safetensors(b"{}", size=1 << 63),
     "length of all bits": lambda: safetensors(b"{}", size=(1 << 64) - 1),
     "length of 90 MB": lambda: safetensors(b"{}" + b" " * 90_000_000),
-    "many names": lambda: safetensors(
-        ("{" + ",".join(f'"t{n}":{_tensor(0, 0, [0])}' for n in range(50_000)) + "}").encode()
-    ),
-    "overlapping offsets": lambda: safetensors(
-        f'{{"a":{_tensor(0, 8, [2])},"b":{_tensor(4, 12, [2])}}}'.encode(), bytes(12)
-    ),
-    "offsets outside": lambda: safetensors(f'{{"a":{_tensor(0, 1 << 40, [1 << 38])}}}'.encode(), bytes(8)),
-    "negative offsets": lambda: safetensors(f'{{"a":{_tensor(-8, 0, [2])}}}'.encode(), bytes(8)),
-    "a name twice": lambda: safetensors(f'{{"a":{_tensor(0, 8, [2])},"a":{_tensor(0, 8, [2])}}}'.encode(), bytes(8)),
-    "a type that is none": lambda: safetensors(f'{{"a":{_tensor(0, 8, [2], "__reduce__")}}}'.encode(), bytes(8)),
-    "a shape that overflows": lambda: safetensors(f'{{"a":{_tensor(0, 8, [1 << 40, 1 << 40])}}}'.encode(), bytes(8)),
+    "many names": lambda: _tensors(*((f"t{n}", 0, 0, [0]) for n in range(50_000)), size=0),
+    "overlapping offsets": lambda: _tensors(("a", 0, 8, [2]), ("b", 4, 12, [2]), size=12),
+    "offsets outside": lambda: _tensors(("a", 0, 1 << 40, [1 << 38])),
+    "negative offsets": lambda: _tensors(("a", -8, 0, [2])),
+    "a name twice": lambda: _tensors(("a", 0, 8, [2]), ("a", 0, 8, [2])),
+    "a type that is none": lambda: _tensors(("a", 0, 8, [2]), kind="__reduce__"),
+    "a shape that overflows": lambda: _tensors(("a", 0, 8, [1 << 40, 1 << 40])),
     "deep nesting": lambda: safetensors(DEEP_JSON.encode()),
     "no JSON": lambda: safetensors(b"cos\nsystem\n(S'true'\ntR."),
 }
@@ -347,6 +341,7 @@ def _code(case: Case, folder: Path) -> None:
 _config = partial(edit, "config.json")
 _tokenizer = partial(edit, "tokenizer_config.json")
 SLOW_SPLIT = {"type": "Split", "pattern": {"Regex": "(a|aa)+$|(x+x+)+y"}, "behavior": "Isolated", "invert": False}
+FETCHED = {"base_model_name_or_path": "evil/model", "auto_mapping": {"parent_library": "evil"}}
 SYSTEM_CALL = "{{ lipsum.__globals__['os'].system('touch MARK') }}"
 
 encoders = Kind("encoder", _sound_encoder)
@@ -382,12 +377,8 @@ encoders.add(
         "a tokenizer with code": _tokenizer(auto_map={"AutoTokenizer": ["evil.T", None]}),
         "a tokenizer that is a pickle": put("tokenizer.json", pickled),
         "a deep tokenizer": put("tokenizer.json", DEEP_JSON),
-        "a pipe in place of weights": replaced(
-            "model.safetensors", lambda _, folder: os.mkfifo(folder / "model.safetensors")
-        ),
-        "an adapter in place of a model": put(
-            "adapter_config.json", '{"base_model_name_or_path": "evil/model", "peft_type": "LORA"}'
-        ),
+        "a pipe in place of weights": pipe("model.safetensors"),
+        "an adapter in place of a model": put("adapter_config.json", json.dumps(FETCHED | {"peft_type": "LORA"})),
     }
 )
 encoders.add(
@@ -437,7 +428,6 @@ def _other_base(_: Case, folder: Path) -> None:
 
 
 _lora = partial(edit, "adapter_config.json")
-FETCHED = {"base_model_name_or_path": "evil/model", "auto_mapping": {"parent_library": "evil"}}
 adapters = Kind("adapter", _sound_adapter)
 adapters.add(
     {
@@ -607,17 +597,13 @@ def _gguf_pair(key: str, value: str) -> bytes:
     return _gguf_text(key) + struct.pack("<I", 8) + _gguf_text(value)
 
 
-def _with_template(case: Case) -> bytes:
-    return gguf(
-        _gguf_pair("general.architecture", "llama"),
-        _gguf_pair("tokenizer.ggml.model", "gpt2"),
-        _gguf_pair("tokenizer.chat_template", SYSTEM_CALL.replace("MARK", case.mark)),
-    )
-
-
 LLAMA = _gguf_pair("general.architecture", "llama")
 for _name, _content in {
-    "a template that runs code": _with_template,
+    "a template that runs code": lambda case: gguf(
+        LLAMA,
+        _gguf_pair("tokenizer.ggml.model", "gpt2"),
+        _gguf_pair("tokenizer.chat_template", SYSTEM_CALL.replace("MARK", case.mark)),
+    ),
     "a pickle": pickled,
     "a pickle behind the magic": lambda case: b"GGUF" + pickled(case),
     "endless pairs": gguf(_gguf_pair("a", "b"), n_pairs=1 << 62),
@@ -651,13 +637,20 @@ def _seal(folder: Path) -> None:
     path.write_text(json.dumps({**body, "sha256": digest}, indent=1, sort_keys=True) + "\n")
 
 
-def _recommend(shop: Path) -> Door:
+def _opened(shop: Path, work: Callable[[Workspace], object]) -> Door:
     def door() -> object:
         with Workspace.open(shop) as workspace:
-            recommender = open_recommender(workspace)
-            return recommender.recommend(workspace.pseudonymiser().one("u01"), k=3)[0].degraded_reason
+            return work(workspace)
 
     return door
+
+
+def _recommend(shop: Path) -> Door:
+    def work(workspace: Workspace) -> object:
+        user = workspace.pseudonymiser().one("u01")
+        return open_recommender(workspace).recommend(user, k=3)[0].degraded_reason
+
+    return _opened(shop, work)
 
 
 def _sound_version(case: Case) -> tuple[Path, Door]:
@@ -764,16 +757,8 @@ Kind("models", _roll_back).add(
 )
 
 
-SOUND_TREE: dict[str, object] = {
-    "num_leaves": 3,
-    "num_cat": 0,
-    "split_feature": "0 0",
-    "threshold": "0.5 -1.5",
-    "decision_type": "10 10",
-    "left_child": "1 -1",
-    "right_child": "-2 -3",
-    "leaf_value": "0.0 0.1 0.2",
-}
+SOUND_TREE: dict[str, object] = {"num_leaves": 3, "num_cat": 0, "split_feature": "0 0", "threshold": "0.5 -1.5"}
+SOUND_TREE |= {"decision_type": "10 10", "left_child": "1 -1", "right_child": "-2 -3", "leaf_value": "0.0 0.1 0.2"}
 """As LightGBM writes it."""
 
 BAD_TREES: dict[str, dict[str, object]] = {
@@ -835,18 +820,14 @@ Kind("trees", _sound_trees).add(
 
 
 def _load(shop: Path, file: Path, **options: Any) -> Door:
-    def door() -> object:
-        with Workspace.open(shop) as workspace:
-            return load_file(workspace, file, "items", **options).codes
-
-    return door
+    return _opened(shop, lambda workspace: load_file(workspace, file, "items", **options).codes)
 
 
-def _tables(files: Mapping[str, tuple[str, Content]], *, inert: bool = False, **options: Any) -> None:
-    """Name of an artefact -> name and content of its file."""
-    for name, (file, content) in files.items():
+def _tables(file: str, contents: Mapping[str, Content], *, inert: bool = False, **options: Any) -> None:
+    """Name of an artefact -> content of its file."""
+    for name, content in contents.items():
 
-        def make(case: Case, file: str = file, content: Content = content) -> Door:
+        def make(case: Case, content: Content = content) -> Door:
             return _load(case.shop(), case.file(f"in/{file}", content), **options)
 
         _add(f"table: {name}", make, inert=inert)
@@ -908,64 +889,58 @@ def _pickle_in_a_cell(case: Case) -> bytes:
 
 HEAD = b"item_id,title\n"
 PRICED = b"item_id,title,price,currency\na,b,"
-PICKLES = ("items.csv", "items.json", "items.txt", "items.parquet", "items.csv.gz", "items.arrow", "items.npy")
+for _name in ("csv", "json", "txt", "parquet", "csv.gz", "arrow", "npy"):
+    _tables(f"items.{_name}", {f"a pickle named items.{_name}": pickled})
 _tables(
+    "items.csv",
     {
-        **{f"a pickle named {name}": (name, pickled) for name in PICKLES},
-        "a compressed pickle": ("items.csv.gz", lambda case: gzip.compress(pickled(case))),
-        "objects of numpy": ("items.npy", _numpy_objects),
-        "objects of numpy named .csv": ("items.csv", _numpy_objects),
-        "an archive that leaves its folder": ("items.zip", _zip("../../../outside/mark", "/etc/evil")),
-        "an archive named .csv": ("items.csv", _zip("../../../outside/mark")),
-        "an archive named .gz": ("items.csv.gz", _zip("../../../outside/mark")),
-        "a tape archive with a link": ("items.tar.gz", _tar_gz),
-        "a tape archive named .csv.gz": ("items.csv.gz", _tar_gz),
-        "a workbook with macros": ("items.csv", _zip("[Content_Types].xml", "xl/vbaProject.bin")),
-        "a workbook that unpacks to much": ("items.csv", lambda _: _zip("xl/sheet1.xml", size=30_000_000)),
-        "an old workbook": ("items.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(2000)),
-        "zeros that unpack to a gigabyte": ("items.csv.gz", lambda _: gzip.compress(bytes(1 << 20)) * 1_000),
-        "lines that unpack to a gigabyte": (
-            "items.csv.gz",
-            lambda _: gzip.compress(HEAD) + gzip.compress(b"a,b\n" * (1 << 18)) * 1_000,
-        ),
-        "gzip in gzip": ("items.csv.gz", lambda _: gzip.compress(gzip.compress(gzip.compress(bytes(1 << 24))))),
-        "gzip cut off": ("items.csv.gz", lambda _: gzip.compress(HEAD * 1000)[:40]),
-        "a quoted cell of 50 MB": ("items.csv", lambda _: HEAD + b'a,"' + b"x\n" * 25_000_000 + b'"\nb,c\n'),
-        "a header of ten million columns": (
-            "items.csv",
-            lambda _: b"item_id,title" + b",c" * 10_000_000 + b"\na,b\n",
-        ),
-        "a row of ten million fields": ("items.csv", lambda _: HEAD + b"a" + b",b" * 10_000_000 + b"\nc,d\n"),
-        "zero bytes": ("items.csv", HEAD + b"a\0,b\n"),
-        "no text at all": ("items.csv", bytes(range(256)) * 100),
-        "columns that nest": ("items.parquet", _parquet(lambda pa: pa.table({"item_id": ["a"], "title": [["b"]]}))),
-        "bytes in a column": (
-            "items.parquet",
-            _parquet(lambda pa: pa.table({"item_id": ["a"], "title": [b"\x80\x04."]})),
-        ),
-        "twenty million rows in few bytes": ("items.parquet", _parquet(lambda pa: _repeated(pa, "a", 20_000_000))),
-        "long texts repeated in few bytes": (
-            "items.parquet",
-            _parquet(lambda pa: _repeated(pa, "a" * 1_000_000, 60_000)),
-        ),
-        "a foot of other bytes": ("items.parquet", _damaged_parquet(60, 40)),
-        "a foot of endless length": ("items.parquet", _damaged_parquet(8, 4)),
-    }
+        "objects of numpy named .csv": _numpy_objects,
+        "an archive named .csv": _zip("../../../outside/mark"),
+        "a workbook with macros": _zip("[Content_Types].xml", "xl/vbaProject.bin"),
+        "a workbook that unpacks to much": lambda _: _zip("xl/sheet1.xml", size=30_000_000),
+        "an old workbook": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(2000),
+        "a quoted cell of 50 MB": lambda _: HEAD + b'a,"' + b"x\n" * 25_000_000 + b'"\nb,c\n',
+        "a header of ten million columns": lambda _: b"item_id,title" + b",c" * 10_000_000 + b"\na,b\n",
+        "a row of ten million fields": lambda _: HEAD + b"a" + b",b" * 10_000_000 + b"\nc,d\n",
+        "zero bytes": HEAD + b"a\0,b\n",
+        "no text at all": bytes(range(256)) * 100,
+    },
 )
-_tables({"a column map that never ends": ("items.csv", HEAD + b"a,b\n")}, mapping="(" * 10)
 _tables(
+    "items.csv.gz",
     {
-        "a cell of 50 MB": ("items.csv", lambda _: HEAD + b"a," + b"x" * 50_000_000 + b"\nb,c\n"),
-        "a number of a million digits": ("items.csv", PRICED + MILLION_DIGITS.encode() + b",EUR\nc,d,1,EUR\n"),
-        "a number of sixty thousand digits": (
-            "items.csv",
-            PRICED + b"9" * 60_000 + b",EUR\nc,d,1e999999999,EUR\ne,f,1,EUR\n",
-        ),
-        "an attribute nested deeply": (
-            "items.csv",
-            b"item_id,title,attributes\na,b," + b"[" * 30_000 + b"]" * 30_000 + b"\nc,d,{}\n",
-        ),
-        "a pickle in a cell": ("items.csv", _pickle_in_a_cell),
+        "a compressed pickle": lambda case: gzip.compress(pickled(case)),
+        "an archive named .gz": _zip("../../../outside/mark"),
+        "a tape archive named .csv.gz": _tar_gz,
+        "zeros that unpack to a gigabyte": lambda _: gzip.compress(bytes(1 << 20)) * 1_000,
+        "lines that unpack to a gigabyte": lambda _: gzip.compress(HEAD) + gzip.compress(b"a,b\n" * (1 << 18)) * 1_000,
+        "gzip in gzip": lambda _: gzip.compress(gzip.compress(gzip.compress(bytes(1 << 24)))),
+        "gzip cut off": lambda _: gzip.compress(HEAD * 1000)[:40],
+    },
+)
+_tables(
+    "items.parquet",
+    {
+        "columns that nest": _parquet(lambda pa: pa.table({"item_id": ["a"], "title": [["b"]]})),
+        "bytes in a column": _parquet(lambda pa: pa.table({"item_id": ["a"], "title": [b"\x80\x04."]})),
+        "twenty million rows in few bytes": _parquet(lambda pa: _repeated(pa, "a", 20_000_000)),
+        "long texts repeated in few bytes": _parquet(lambda pa: _repeated(pa, "a" * 1_000_000, 60_000)),
+        "a foot of other bytes": _damaged_parquet(60, 40),
+        "a foot of endless length": _damaged_parquet(8, 4),
+    },
+)
+_tables("items.npy", {"objects of numpy": _numpy_objects})
+_tables("items.zip", {"an archive that leaves its folder": _zip("../../../outside/mark", "/etc/evil")})
+_tables("items.tar.gz", {"a tape archive with a link": _tar_gz})
+_tables("items.csv", {"a column map that never ends": HEAD + b"a,b\n"}, mapping="(" * 10)
+_tables(
+    "items.csv",
+    {
+        "a cell of 50 MB": lambda _: HEAD + b"a," + b"x" * 50_000_000 + b"\nb,c\n",
+        "a number of a million digits": PRICED + MILLION_DIGITS.encode() + b",EUR\nc,d,1,EUR\n",
+        "a number of sixty thousand digits": PRICED + b"9" * 60_000 + b",EUR\nc,d,1e999999999,EUR\ne,f,1,EUR\n",
+        "an attribute nested deeply": b"item_id,title,attributes\na,b," + b"[" * 30_000 + b"]" * 30_000 + b"\nc,d,{}\n",
+        "a pickle in a cell": _pickle_in_a_cell,
     },
     inert=True,
 )
@@ -987,15 +962,14 @@ def _odd_ids(case: Case) -> Door:
     shop, file = case.shop(), case.folder / "items.csv"
     pl.DataFrame({"item_id": ids, "title": ids}).write_csv(file)
 
-    def door() -> object:
-        with Workspace.open(shop) as workspace:
-            load_file(workspace, file, "items")
-            with workspace.store().read() as reader:
-                kept = set(reader.items()["item_id"])
+    def work(workspace: Workspace) -> object:
+        load_file(workspace, file, "items")
+        with workspace.store().read() as reader:
+            kept = set(reader.items()["item_id"])
         assert kept == set(ids)
         return len(kept)
 
-    return door
+    return _opened(shop, work)
 
 
 _add("table: ids that are statements, paths and formulas", _odd_ids, inert=True)
@@ -1066,17 +1040,13 @@ def _naming(name: str, *, limits: str = "", words: str = "", make: Spoil = lambd
     _add(f"campaign: {name}", prepare)
 
 
-def _pack_outside(case: Case, folder: Path) -> None:
-    (case.outside / "evil.toml").write_text(f"name = '{SECRET}'\nx = 1")
-
-
 for _name, _values in table("hostile_artefacts", "campaigns that name files"):
     _naming(_name, **_values)
-IDS_FILE = 'suppress = "never.txt"'
+IDS_FILE, EVIL_PACK = 'suppress = "never.txt"', f"name = '{SECRET}'\nx = 1"
 _naming("a list of ids that is a link", limits=IDS_FILE, make=link("never.txt"))
-_naming("a list of ids that is a pipe", limits=IDS_FILE, make=lambda _, folder: os.mkfifo(folder / "never.txt"))
+_naming("a list of ids that is a pipe", limits=IDS_FILE, make=pipe("never.txt"))
 _naming("a list of ids that is a pickle", limits=IDS_FILE, make=put("never.txt", pickled))
-_naming("a pack outside", words='packs = ["OUTSIDE/evil.toml"]', make=_pack_outside)
+_naming("a pack outside", words='packs = ["OUTSIDE/evil.toml"]', make=put("../../outside/evil.toml", EVIL_PACK))
 
 
 def _planned(read: Callable[[CampaignFolder], object]) -> Kind:
@@ -1095,15 +1065,6 @@ def _lock(folder: CampaignFolder) -> object:
         return "locked"
 
 
-def _linked(make: Callable[[CampaignFolder, Case], object]) -> Spoil:
-    return lambda case, path: make(CampaignFolder.of(case.folder / "shop", path.name), case)
-
-
-def _hard_linked_log(folder: CampaignFolder, case: Case) -> None:
-    (case.outside / "log").write_bytes(b"")
-    folder.exports.hardlink_to(case.outside / "log")
-
-
 _planned(read_plan).add(
     {
         "a plan that is a pickle": put("plan.json", pickled),
@@ -1119,15 +1080,15 @@ _planned(lambda folder: list(read_log(folder.decisions))).add(
 )
 _planned(lambda folder: append(folder.exports, [{"at": "now"}])).add(
     {
-        "a log that is a link": _linked(lambda folder, case: folder.exports.symlink_to(case.mark)),
-        "a log that is a hard link": _linked(_hard_linked_log),
+        "a log that is a link": lambda case, folder: (folder / "exports.jsonl").symlink_to(case.mark),
+        "a log that is a hard link": hard_link("exports.jsonl"),
     },
     inert=True,
 )
 _planned(_lock).add(
     {
         "a lock that is a link": link("../.spring.lock"),
-        "an old plan that is a link": _linked(lambda folder, case: folder.aside("old").symlink_to(case.outside)),
+        "an old plan that is a link": lambda case, folder: (folder / "../.spring.old").symlink_to(case.outside),
     },
     inert=True,
 )
@@ -1141,23 +1102,18 @@ def _linked_uploads(case: Case) -> Door:
     os.utime(case.outside / "work", (0, 0))
     (shop / "uploads").symlink_to(case.outside)
 
-    def door() -> object:
-        with Workspace.open(shop) as workspace:
-            sweep_uploads(workspace)
-
-    return door
+    return _opened(shop, sweep_uploads)
 
 
 def _upload(file: str, case: Case) -> Door:
     shop = case.shop()
 
-    def door() -> object:
-        with Workspace.open(shop) as workspace:
-            upload = receive_upload(workspace, io.BytesIO(b"item_id,title\na,b\n"), file)
-            assert upload.resolve().is_relative_to(shop.resolve())
-            return upload.name
+    def work(workspace: Workspace) -> object:
+        upload = receive_upload(workspace, io.BytesIO(HEAD + b"a,b\n"), file)
+        assert upload.resolve().is_relative_to(shop.resolve())
+        return upload.name
 
-    return door
+    return _opened(shop, work)
 
 
 _add("upload: a folder of uploads that is a link", _linked_uploads, inert=True)

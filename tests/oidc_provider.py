@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote_plus, urlencode, urlsplit
 
 from joserfc import jwt
-from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
+from joserfc.jwk import KeySet, RSAKey
 
 CLIENT_ID = "recllm-console"
 CLIENT_SECRET = "s3cret-of-the-client/+%&:"
@@ -26,6 +26,7 @@ CLIENT_SECRET = "s3cret-of-the-client/+%&:"
 REDIRECT_URI = "http://localhost/sign-in/oidc"
 
 Claims = dict[str, Any]
+ANNA: Claims = {"sub": "subject-4711", "email": "anna@shop.example", "email_verified": True, "groups": ["crm"]}
 
 
 @cache
@@ -36,7 +37,7 @@ def rsa_key() -> RSAKey:
 
 @cache
 def stranger_key() -> RSAKey:
-    """Somebody else's, by the same name."""
+    """Of another provider, by the same name."""
     return RSAKey.generate_key(2048, {"kid": "rsa-1"})
 
 
@@ -45,14 +46,7 @@ class Provider:
     """Who signs in is `person`; `forge` may put another token in the place of the genuine one."""
 
     issuer: str = ""
-    person: Claims = field(
-        default_factory=lambda: {
-            "sub": "subject-4711",
-            "email": "anna@shop.example",
-            "email_verified": True,
-            "groups": ["crm"],
-        }
-    )
+    person: Claims = field(default_factory=lambda: dict(ANNA))
     profile: Claims | None = None
     """What the user info endpoint answers; None: discovery announces none."""
     key: Any = field(default_factory=rsa_key)
@@ -172,24 +166,20 @@ class _Handler(BaseHTTPRequestHandler):
     provider: Provider
 
     def do_GET(self) -> None:
-        self._respond("GET", urlsplit(self.path).query)
-
-    def do_POST(self) -> None:
-        self._respond("POST", self.rfile.read(int(self.headers["Content-Length"])).decode())
-
-    def _respond(self, method: str, text: str) -> None:
-        path = urlsplit(self.path).path
-        parameters = {name: values[0] for name, values in parse_qs(text).items()}
+        path, body = urlsplit(self.path).path, self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        parameters = {name: values[0] for name, values in parse_qs(body or urlsplit(self.path).query).items()}
         self.provider.requests.append((path, parameters))
         if self.provider.delay:
             self.provider.closing.wait(self.provider.delay)
-        status, body, location = self.provider.answer(method, path, parameters, self.headers)
+        status, content, location = self.provider.answer(self.command, path, parameters, self.headers)
         self.send_response(status)
         if location:
             self.send_header("Location", location)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(content)
+
+    do_POST = do_GET  # noqa: N815 - what the server calls
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -211,14 +201,3 @@ def running_provider(**options: Any) -> Iterator[Provider]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-KEYS: dict[str, Callable[[], Any]] = {
-    "RS256": lambda: RSAKey.generate_key(2048, {"kid": "k"}),
-    "PS384": lambda: RSAKey.generate_key(2048, {"kid": "k"}),
-    "ES256": lambda: ECKey.generate_key("P-256", {"kid": "k"}),
-    "ES512": lambda: ECKey.generate_key("P-521", {"kid": "k"}),
-    "EdDSA": lambda: OKPKey.generate_key("Ed25519", {"kid": "k"}),
-    "Ed25519": lambda: OKPKey.generate_key("Ed25519", {"kid": "k"}),
-}
-"""Algorithm -> a new key for it."""

@@ -9,6 +9,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from waiting import at_once
@@ -28,6 +29,12 @@ def publish(models: Path, version: str) -> str:
     return artifacts.publish(models, write, version=version)
 
 
+def assert_only(models: Path, version: str) -> None:
+    assert artifacts.current(models) == version
+    assert [p.name for p in (models / "versions").iterdir()] == [version]
+    artifacts.open_version(models)
+
+
 def test_a_published_version_serves_and_opens(tmp_path: Path) -> None:
     assert artifacts.current(tmp_path) is None
     version = artifacts.publish(tmp_path, write)
@@ -38,14 +45,10 @@ def test_a_published_version_serves_and_opens(tmp_path: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert set(manifest["files"]) == {"config.json", "encoder/weights.safetensors"}
     assert [m.version for m in artifacts.versions(tmp_path)] == [version]
-
-
-def test_versions_never_change(tmp_path: Path) -> None:
-    publish(tmp_path, "v1")
-    before = (tmp_path / "versions" / "v1" / "manifest.json").read_bytes()
-    with pytest.raises(ModelError, match="v1 exists"):
-        publish(tmp_path, "v1")
-    assert (tmp_path / "versions" / "v1" / "manifest.json").read_bytes() == before
+    before = (folder / "manifest.json").read_bytes()
+    with pytest.raises(ModelError, match=f"{version} exists"):
+        publish(tmp_path, version)
+    assert (folder / "manifest.json").read_bytes() == before, "versions never change"
 
 
 def test_no_model_yet(tmp_path: Path) -> None:
@@ -65,23 +68,18 @@ def _link(folder: Path) -> None:
     (folder / "link.json").symlink_to("/etc/hostname")
 
 
-@pytest.mark.parametrize(
-    ("fill", "message"),
-    [
-        *(
-            (_odd_type(n), "refused")
-            for n in ("m.pkl", "m.bin", "m.pt", "m.joblib", "m.npy", "m.py", "m", "m.JSON.exe")
-        ),
+def test_what_may_not_be_published(tmp_path: Path) -> None:
+    publish(tmp_path, "v1")
+    names = ("m.pkl", "m.bin", "m.pt", "m.joblib", "m.npy", "m.py", "m", "m.JSON.exe")
+    for fill, message in (
+        *((_odd_type(name), "refused") for name in names),
         (_link, "link"),
         (lambda folder: None, "no files"),
         (_odd_type("manifest.json"), "is written by the publication"),
-    ],
-)
-def test_what_may_not_be_published(tmp_path: Path, fill, message: str) -> None:
-    publish(tmp_path, "v1")
-    with pytest.raises(ModelError, match=message):
-        artifacts.publish(tmp_path, fill, version="v2")
-    _assert_only(tmp_path, "v1")
+    ):
+        with pytest.raises(ModelError, match=message):
+            artifacts.publish(tmp_path, fill, version="v2")
+        assert_only(tmp_path, "v1")
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
@@ -95,7 +93,7 @@ def test_a_writer_that_fails_or_has_no_space_changes_nothing(tmp_path: Path, fau
     words = r"cannot publish model version v2 .*No space left" if is_told else "^$"
     with pytest.raises(ModelError if is_told else KeyboardInterrupt, match=words):
         artifacts.publish(tmp_path, fail, version="v2")
-    _assert_only(tmp_path, "v1")
+    assert_only(tmp_path, "v1")
 
 
 @pytest.mark.parametrize("version", ["../v", "a/b", "..", "v1.tmp", "x" * 65])
@@ -105,13 +103,7 @@ def test_unsafe_names_of_versions(tmp_path: Path, version: str) -> None:
         publish(tmp_path, version)
     with pytest.raises((UsageError, ModelError)):
         artifacts.open_version(tmp_path, version)
-    _assert_only(tmp_path, "v1")
-
-
-def _assert_only(models: Path, version: str) -> None:
-    assert artifacts.current(models) == version
-    assert [p.name for p in (models / "versions").iterdir()] == [version]
-    artifacts.open_version(models)
+    assert_only(tmp_path, "v1")
 
 
 @pytest.mark.parametrize("name", ["config.json", "encoder/weights.safetensors", "manifest.json"])
@@ -135,15 +127,11 @@ def test_one_flipped_bit_is_refused_and_the_old_version_still_opens(tmp_path: Pa
 def test_files_that_come_or_go_after_publication(tmp_path: Path) -> None:
     publish(tmp_path, "v1")
     folder = tmp_path / "versions" / "v1"
-    extra = folder / "extra.json"
-    extra.write_text("{}")
-    with pytest.raises(ModelError, match=r"extra.json is missing or was added"):
-        artifacts.open_version(tmp_path)
-    extra.unlink()
-    (folder / "extra.pkl").write_bytes(b"x")
-    with pytest.raises(ModelError, match="refused"):
-        artifacts.open_version(tmp_path)
-    (folder / "extra.pkl").unlink()
+    for name, message in (("extra.json", r"extra.json is missing or was added"), ("extra.pkl", "refused")):
+        (folder / name).write_text("{}")
+        with pytest.raises(ModelError, match=message):
+            artifacts.open_version(tmp_path)
+        (folder / name).unlink()
     (folder / "config.json").unlink()
     with pytest.raises(ModelError, match=r"config.json is missing"):
         artifacts.open_version(tmp_path)
@@ -198,32 +186,18 @@ def test_publishers_at_once_take_turns_and_readers_never_see_half(tmp_path: Path
     assert len(artifacts.versions(tmp_path)) == 25
 
 
-def lineage(parent: str | None, *, verdict: GateVerdict | None = None, origin: Origin = Origin.RETRAINED) -> Lineage:
+def lineage(parent: str | None, verdict: GateVerdict | None = None) -> Lineage:
     """Of a version that the gate let pass or refused, or never saw."""
     reasons = (GateReason.WORSE,) if verdict is GateVerdict.REFUSED else (GateReason.NOT_WORSE,)
-    gate = verdict and GateReport(
-        verdict=verdict,
-        reasons=reasons,
-        window_start="2025-03-01T00:00:00+00:00",
-        window_end="2025-03-29T00:00:00+00:00",
-        comparisons=(),
-        serving_seen_days=0.0,
-    )
-    return Lineage(
-        origin=origin,
-        parent=parent,
-        data_hash="abc",
-        people=3,
-        items=4,
-        events=5,
-        trained_from="2025-01-01T00:00:00+00:00",
-        trained_until="2025-03-01T00:00:00+00:00",
-        gate=gate,
-    )
+    begin, until, end = (f"2025-{day}T00:00:00+00:00" for day in ("01-01", "03-01", "03-29"))
+    window: dict[str, Any] = {"window_start": until, "window_end": end, "comparisons": (), "serving_seen_days": 0.0}
+    gate = verdict and GateReport(verdict=verdict, reasons=reasons, **window)
+    trained: dict[str, Any] = {"people": 3, "items": 4, "events": 5, "trained_from": begin, "trained_until": until}
+    return Lineage(origin=Origin.RETRAINED, parent=parent, data_hash="abc", gate=gate, **trained)
 
 
 def publish_with(models: Path, version: str, parent: str | None, verdict: GateVerdict | None = None) -> str:
-    return artifacts.publish(models, write, version=version, lineage=lineage(parent, verdict=verdict))
+    return artifacts.publish(models, write, version=version, lineage=lineage(parent, verdict))
 
 
 def test_a_refused_version_is_kept_and_does_not_serve(tmp_path: Path) -> None:
@@ -233,7 +207,7 @@ def test_a_refused_version_is_kept_and_does_not_serve(tmp_path: Path) -> None:
     assert artifacts.current(tmp_path) == "v3"
     manifests = {m.version: m for m in artifacts.versions(tmp_path)}
     assert [m.is_refused for m in manifests.values()] == [False, True, False]
-    assert manifests["v2"].lineage == lineage("v1", verdict=GateVerdict.REFUSED), "the manifest seals it"
+    assert manifests["v2"].lineage == lineage("v1", GateVerdict.REFUSED), "the manifest seals it"
     with pytest.raises(UsageError, match=r"v2 was refused \(worse\).*--force"):
         artifacts.promote(tmp_path, "v2")
     assert artifacts.rollback(tmp_path) == "v1", "a refused version is passed over"

@@ -6,6 +6,7 @@ import csv
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -37,6 +38,7 @@ from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.rhythm import ShoppingDays
 
 CUT = START + 120 * DAY
+TEA_IS_SENSITIVE = Policy(sensitive_categories=["tea"])
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +49,14 @@ def data() -> Dataset:
 @pytest.fixture(scope="module")
 def answers(data: Dataset) -> dict[PredictionKind, Prediction]:
     kinds = (PredictionKind.BUY, PredictionKind.LEAVE, PredictionKind.NEXT_ORDER, PredictionKind.VALUE)
-    return {kind: ask(kind, data) for kind in kinds} | {
-        PredictionKind.REDEEM: ask(PredictionKind.REDEEM, data, coupons=coupons(data))
-    }
+    redeem = ask(PredictionKind.REDEEM, data, coupons=coupons(data))
+    return {kind: ask(kind, data) for kind in kinds} | {PredictionKind.REDEEM: redeem}
 
 
-def ask(kind: PredictionKind, learn: Dataset, asked: Dataset | None = None, **request) -> Prediction:  # type: ignore[no-untyped-def]
+def ask(kind: PredictionKind, learn: Dataset, asked: Dataset | None = None, **request: Any) -> Prediction:
     """The prediction of everybody of `asked`, of the people learned from when None."""
-    arguments = {name: request.pop(name) for name in ("policy", "settings", "reason_settings") if name in request}
-    return predict(PredictionRequest(kind=kind, **request), learn, asked or learn, **arguments)
+    policy = request.pop("policy", None)
+    return predict(PredictionRequest(kind=kind, **request), learn, asked or learn, policy=policy)
 
 
 def person(*rows: tuple[float, str, float]) -> Dataset:
@@ -72,26 +73,11 @@ def test_the_numbers_of_one_person() -> None:
     rows = [(0.5, "purchase", 4.0), (10.5, "purchase", 6.0), (30.5, "purchase", 2.0), (31, "view", 0.0)]
     table = person_features(person(*rows), START + 40 * DAY)
     expected = {
-        "days_since": 9.5,
-        "trips": 3,
-        "trips_14": 1,
-        "trips_28": 1,
-        "trips_56": 3,
-        "tenure": 39.5,
-        "spend": 12,
-        "spend_28": 2,
-        "last_trip_spend": 2,
-        "gap_mean": 15,
-        "gap_median": 15,
-        "gap_max": 20,
-        "gap_last": 20,
-        "since_over_median": 9.5 / 15,
-        "browsed_28": 1,
-        "days_since_browsing": 9,
-        "items_91": 3,
-        "repeats_91": 0,
-        "trend_trips": np.log(2) - np.log(3),
-    }
+        "days_since": 9.5, "trips": 3, "trips_14": 1, "trips_28": 1, "trips_56": 3, "tenure": 39.5,
+        "spend": 12, "spend_28": 2, "last_trip_spend": 2, "gap_mean": 15, "gap_median": 15, "gap_max": 20,
+        "gap_last": 20, "since_over_median": 9.5 / 15, "browsed_28": 1, "days_since_browsing": 9,
+        "items_91": 3, "repeats_91": 0, "trend_trips": np.log(2) - np.log(3),
+    }  # fmt: skip
     assert {name: table.column(name)[0] for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
@@ -241,11 +227,8 @@ def test_a_target_is_what_counts(data: Dataset) -> None:
 
 
 def test_the_same_question_has_the_same_answer(data: Dataset, answers: dict[PredictionKind, Prediction]) -> None:
+    """With rows in another order and other ids, the same people get the same chances, but for what draws by row."""
     assert ask(PredictionKind.BUY, data) == answers[PredictionKind.BUY]
-
-
-def test_the_names_of_people_do_not_matter(data: Dataset, answers: dict[PredictionKind, Prediction]) -> None:
-    """Rows in another order, with other ids: the same people get the same chances, but for what draws by row."""
     turned = data.n_users - 1 - np.arange(data.n_users)
     names = pl.Series("user_id", [f"z{n:03}" for n in range(data.n_users)])
     users = data.users[turned.tolist()].with_columns(names)
@@ -270,12 +253,6 @@ def test_reasons_are_told_in_both_languages(data: Dataset, answers: dict[Predict
     assert any("lowers the chance." in text for text in said)
     found = ask(PredictionKind.BUY, data, locale="zh")
     assert any("可能性" in reason.text for reason in found.people[0].reasons)
-
-
-def test_a_sensitive_target_is_refused(data: Dataset) -> None:
-    policy = Policy(sensitive_categories=["tea"])
-    with pytest.raises(PolicyError):
-        ask(PredictionKind.BUY, data, category="food > tea", policy=policy)
 
 
 def test_auc_and_lift_of_a_case_to_count() -> None:
@@ -321,55 +298,41 @@ def test_who_never_ordered_has_no_date() -> None:
     assert np.isinf(OrderDates.learn(ShoppingDays.of(np.array([0]), np.array([DAY]), 2, 8 * DAY)).days(past)).all()
 
 
-def test_a_horizon_of_nothing_and_one_longer_than_the_log(data: Dataset) -> None:
-    with pytest.raises(UsageError, match="horizon_days must be 1 or more"):
-        ask(PredictionKind.BUY, data, horizon_days=0)
-    with pytest.raises(DataError, match="spans"):
-        ask(PredictionKind.BUY, data, horizon_days=DAYS)
-
-
-def test_too_few_people_and_one_outcome_only(data: Dataset) -> None:
-    few = shop(people=20)
-    with pytest.raises(DataError, match="people with a past"):
-        ask(PredictionKind.BUY, few)
-    with pytest.raises(DataError, match="60 people are too few"):
-        ask(PredictionKind.VALUE, shop(people=60), few)
+def test_what_cannot_be_predicted_says_why(data: Dataset) -> None:
+    every, few = coupons(data), shop(people=20)
+    empty = replace(data, events=data.events.select(np.zeros(len(data.events), bool)))
     loyal = replace(data, events=data.events.select(data.events.user % 2 == 0))
-    with pytest.raises(DataError, match="at least 20 of each"):
-        ask(PredictionKind.BUY, loyal)
-
-
-def test_nobody_to_ask_and_no_prices(data: Dataset) -> None:
-    nobody = replace(data, events=data.events.select(np.zeros(len(data.events), bool)))
-    with pytest.raises(NothingToDo):
-        ask(PredictionKind.BUY, data, nobody)
-    with pytest.raises(DataError, match="empty"):
-        ask(PredictionKind.BUY, nobody, data)
     unpriced = replace(data, events=replace(data.events, price=np.full(len(data.events), np.nan, np.float32)))
-    with pytest.raises(DataError, match="no prices"):
-        ask(PredictionKind.VALUE, unpriced)
-
-
-def test_redeem_without_tables_or_campaign_or_past(data: Dataset) -> None:
-    every = coupons(data)
-    with pytest.raises(UsageError, match="coupon tables"):
-        ask(PredictionKind.REDEEM, data)
-    with pytest.raises(UsageError, match="no mailing"):
-        ask(PredictionKind.REDEEM, data, coupons=every, campaign="c9")
-    with pytest.raises(DataError, match="no campaign was over"):
-        ask(PredictionKind.REDEEM, data, coupons=every, campaign="c0")
+    cases: list[tuple[PredictionKind, Dataset, dict[str, Any], type[Exception], str]] = [
+        (PredictionKind.BUY, data, {"horizon_days": 0}, UsageError, "horizon_days must be 1 or more"),
+        (PredictionKind.BUY, data, {"horizon_days": DAYS}, DataError, "spans"),
+        (PredictionKind.BUY, few, {}, DataError, "people with a past"),
+        (PredictionKind.VALUE, shop(people=60), {"asked": few}, DataError, "60 people are too few"),
+        (PredictionKind.BUY, loyal, {}, DataError, "at least 20 of each"),
+        (PredictionKind.BUY, data, {"asked": empty}, NothingToDo, "no one to predict"),
+        (PredictionKind.BUY, empty, {"asked": data}, DataError, "empty"),
+        (PredictionKind.VALUE, unpriced, {}, DataError, "no prices"),
+        (PredictionKind.REDEEM, data, {}, UsageError, "coupon tables"),
+        (PredictionKind.REDEEM, data, {"coupons": every, "campaign": "c9"}, UsageError, "no mailing"),
+        (PredictionKind.REDEEM, data, {"coupons": every, "campaign": "c0"}, DataError, "no campaign was over"),
+        (PredictionKind.BUY, data, {"category": "food > tea", "policy": TEA_IS_SENSITIVE}, PolicyError, "sensitive"),
+    ]
+    for kind, learn, options, error, words in cases:
+        with pytest.raises(error, match=words):
+            ask(kind, learn, **options)
 
 
 def test_coupon_tables_are_checked() -> None:
     good = pl.DataFrame({"user_id": ["a"], "campaign_id": ["c"], "timestamp": [START]})
     products = pl.DataFrame({"campaign_id": ["c"], "item_id": ["i"]})
-    with pytest.raises(DataError, match="missing column timestamp"):
-        Coupons.construct(good.drop("timestamp"), products, good)
-    for timestamp, words in ((pl.lit("soon"), "no time such as"), (pl.lit(1.5), "no time with a zone")):
+    for mailed, words in (
+        (good.drop("timestamp"), "missing column timestamp"),
+        (good.with_columns(timestamp=pl.lit("soon")), "no time such as"),
+        (good.with_columns(timestamp=pl.lit(1.5)), "no time with a zone"),
+        (good.head(0), "empty"),
+    ):
         with pytest.raises(DataError, match=words):
-            Coupons.construct(good.with_columns(timestamp=timestamp), products, good)
-    with pytest.raises(DataError, match="empty"):
-        Coupons.construct(good.head(0), products, good)
+            Coupons.construct(mailed, products, good)
 
 
 def test_coupon_tables_are_read_from_a_folder(tmp_path: Path) -> None:
@@ -388,11 +351,8 @@ def test_coupon_tables_are_read_from_a_folder(tmp_path: Path) -> None:
 
 
 def test_the_contract_and_a_csv_without_traps(answers: dict[PredictionKind, Prediction], tmp_path: Path) -> None:
-    for kind, extra in (
-        (PredictionKind.BUY, set()),
-        (PredictionKind.VALUE, {"value"}),
-        (PredictionKind.NEXT_ORDER, {"date", "earliest", "latest"}),
-    ):
+    extras = {PredictionKind.BUY: set(), PredictionKind.VALUE: {"value"}}
+    for kind, extra in (extras | {PredictionKind.NEXT_ORDER: {"date", "earliest", "latest"}}).items():
         whole = prediction_document(answers[kind])
         assert {"kind", "horizon_days", "as_of", "people", "calibration"} <= set(whole) and whole["kind"] == kind
         assert set(whole["people"][0]) == {"user_id", "probability", "reasons"} | extra

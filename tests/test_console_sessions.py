@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from service_world import HERE, app_of, listening, make_key
+from service_world import app_of, listening, make_key
 from shop_world import add_settings
 from test_console_browser import driver, errors, faults, find, resize, text_of  # noqa: F401
-from test_oidc import is_in, serving
+from test_oidc import another_browser, is_in, serving, session_files
 from waiting import until
 
 from recllm.base.errors import StoreError
@@ -49,23 +49,14 @@ def sign_in(client: TestClient, key: str, **fields: str) -> Any:
     return client.post("/sign-in", data={"key": key, **fields})
 
 
-def browser(of: TestClient) -> TestClient:
-    """Another browser at the same console."""
-    return TestClient(of.app, base_url="http://localhost", headers=HERE, follow_redirects=False)
-
-
 @contextmanager
 def browsers(folder: Path, *keys: str) -> Iterator[list[TestClient]]:
     """One browser for each key, signed in, all at one console."""
     with serving(folder) as first:
-        clients = [first, *(browser(first) for _ in keys[1:])]
+        clients = [first, *(another_browser(first) for _ in keys[1:])]
         for client, key in zip(clients, keys, strict=True):
             assert sign_in(client, key).status_code == 303
         yield clients
-
-
-def files_of(folder: Path) -> list[Path]:
-    return sorted((folder / SESSIONS).iterdir())
 
 
 def change(path: Path, **values: object) -> None:
@@ -87,7 +78,7 @@ def test_a_copied_cookie_is_of_no_use_after_signing_out(folder: Path) -> None:
         there.cookies.update(here.cookies)
         assert is_in(here) and is_in(there)
         answer = here.post("/sign-out")
-        assert answer.status_code == 303 and files_of(folder) == []
+        assert answer.status_code == 303 and session_files(folder) == []
         assert not is_in(here) and not is_in(there)
 
 
@@ -95,21 +86,29 @@ def test_signing_in_anew_ends_the_session_before(folder: Path) -> None:
     anna, bert = make_key(folder, Scope.CONSOLE), make_key(folder, Scope.CONSOLE, name="Bert")
     with browsers(folder, anna) as (client,):
         for key in (anna, bert):
-            (before,), token = files_of(folder), client.cookies[session_cookie(folder.name)]
+            (before,), token = session_files(folder), client.cookies[session_cookie(folder.name)]
             sign_in(client, key)
-            (after,) = files_of(folder)
+            (after,) = session_files(folder)
             assert after != before and client.cookies[session_cookie(folder.name)] != token and is_in(client)
-            other = browser(client)
+            other = another_browser(client)
             other.cookies.set(session_cookie(folder.name), token)
             assert not is_in(other)
             failed = sign_in(client, "rk_wrong")
             assert failed.status_code == 401 and is_in(client)  # a try that failed ends nothing
 
 
-def test_a_session_ends_when_nothing_is_done(folder: Path) -> None:
+def test_a_session_ends_at_its_time_and_when_nothing_is_done(folder: Path) -> None:
     add_settings(folder, "[console]\nidle_minutes = 20")
-    with browsers(folder, make_key(folder, Scope.CONSOLE)) as (client,):
-        (path,) = files_of(folder)
+    key = make_key(folder, Scope.CONSOLE)
+    with browsers(folder, key) as (client,):
+        (path,) = session_files(folder)
+        content = json.loads(path.read_bytes())
+        assert content["end"] - content["begun_at"] == 12 * 3_600
+        assert is_in(client)
+        change(path, end=time.time() - 1)
+        assert not is_in(client) and not path.exists()
+        sign_in(client, key)
+        (path,) = session_files(folder)
         leave_unused(path, 19 * 60)
         assert is_in(client) and time.time() - path.stat().st_mtime < 60  # that was a use
         leave_unused(path, 15 * 60)
@@ -117,16 +116,6 @@ def test_a_session_ends_when_nothing_is_done(folder: Path) -> None:
             assert client.get(way, headers=headers).status_code == 200
             assert time.time() - path.stat().st_mtime > 14 * 60, way  # a page that waits by itself is none
         leave_unused(path, 21 * 60)
-        assert not is_in(client) and not path.exists()
-
-
-def test_a_session_ends_at_its_time_whatever_is_done(folder: Path) -> None:
-    with browsers(folder, make_key(folder, Scope.CONSOLE)) as (client,):
-        (path,) = files_of(folder)
-        content = json.loads(path.read_bytes())
-        assert content["end"] - content["begun_at"] == 12 * 3_600
-        assert is_in(client)
-        change(path, end=time.time() - 1)
         assert not is_in(client) and not path.exists()
 
 
@@ -139,8 +128,7 @@ def end(client: TestClient, way: str) -> int:
 
 
 def test_people_see_their_sessions_and_end_them(folder: Path) -> None:
-    anna = make_key(folder, Scope.CONSOLE)
-    bert = make_key(folder, Scope.CONSOLE, name="Bert")
+    anna, bert = make_key(folder, Scope.CONSOLE), make_key(folder, Scope.CONSOLE, name="Bert")
     chief = make_key(folder, Scope.CONSOLE, Scope.ADMIN, name="Chief")
     with browsers(folder, anna, anna, anna, bert, chief) as (first, second, third, of_bert, of_chief):
         rows = first.get("/settings", params={"csv": "sessions"}).text.splitlines()
@@ -169,7 +157,7 @@ def test_sessions_are_ended_by_who_has_just_signed_in(folder: Path) -> None:
     anna = make_key(folder, Scope.CONSOLE)
     with browsers(folder, anna, anna) as (first, second):
         (way,) = ends_of(first)
-        for path in files_of(folder):
+        for path in session_files(folder):
             change(path, begun_at=time.time() - FRESH_SECONDS - 1)
         page = first.get("/settings").text
         assert not ends_of(first) and '<a href="/sign-in?after=/settings">Sign in again</a>' in page
@@ -185,7 +173,7 @@ def test_what_is_kept_of_a_session_opens_nothing(folder: Path) -> None:
     key = make_key(folder, Scope.CONSOLE)
     with browsers(folder, key) as (client,):
         token = client.cookies[session_cookie(folder.name)]
-        (path,) = files_of(folder)
+        (path,) = session_files(folder)
         assert path.parent.stat().st_mode & 0o777 == 0o700 and path.stat().st_mode & 0o777 == 0o600
         secret = key[-32:]  # it may hold any sign of base64, an underline too
         for file in (file for file in folder.rglob("*") if file.is_file()):
@@ -217,9 +205,9 @@ def test_sessions_go_by_age_and_into_no_backup(folder: Path, tmp_path: Path) -> 
         change(folder / SESSIONS / old.session_id, end=time.time() - 1)
         (folder / SESSIONS / ".x.0123.999999999.draft").write_text("{")  # of a process that was killed
         apply_retention(shop, actor="test", dry_run=True)
-        assert len(files_of(folder)) == 3
+        assert len(session_files(folder)) == 3
         apply_retention(shop, actor="test")
-        assert [path.name for path in files_of(folder)] == [new.session_id]
+        assert [path.name for path in session_files(folder)] == [new.session_id]
         back_up(shop, tmp_path / "backup", actor="test")
         with tarfile.open(tmp_path / "backup") as archive:
             assert not [name for name in archive.getnames() if SESSIONS in name or new.session_id in name]

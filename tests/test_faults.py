@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import faults
 import pytest
@@ -70,9 +71,8 @@ def shop(folder: Path) -> Iterator[Workspace]:
 
 @pytest.fixture(scope="module")
 def child() -> Iterator[Any]:
-    worker = faults.Child()
-    yield worker
-    worker.close()
+    with closing(faults.Child()) as worker:
+        yield worker
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -89,11 +89,8 @@ def test_a_kill_at_any_moment_loses_nothing_and_leaves_nothing_half_done(
 @pytest.mark.parametrize("operation", ["load", "feedback"])
 def test_a_server_that_dies_or_stops_loses_nothing_either(operation: str, postgres_server: PostgresServer) -> None:
     """The child, the server's process behind it, and the server itself, in turn."""
-    worker = faults.Child()
-    try:
+    with closing(faults.Child()) as worker:
         account = faults.measure_operation(operation, 3, worker, server=postgres_server)
-    finally:
-        worker.close()
     assert account.losses == []
     assert account.told and set(account.by_fault) == {"child", "backend", "fast", "immediate"}
 
@@ -136,12 +133,9 @@ def test_a_stopped_export_is_repeated_and_everybody_was_shown_it_once(
     def showings() -> int:
         return int(faults.query(shop, "SELECT count(*) FROM events WHERE campaign_id = 'c'")[0][0])
 
-    def stop(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
     for part in ("append", "write_lists", "record_shown"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(f"recllm.market.campaigns.export.{part}", stop)
+            patch.setattr(f"recllm.market.campaigns.export.{part}", Mock(side_effect=KeyboardInterrupt))
             campaign.export(shop, file)
     reached = campaign.export(shop, file)
     assert showings() == reached > 0
@@ -179,6 +173,10 @@ def contents(shop: Workspace) -> dict[str, Any]:
     pointer = (shop.models_dir / registry.POINTER).read_bytes()
     of_models = sorted(path.name for path in (shop.root / "serving").iterdir())
     return {"rows": rows, "campaigns": decided, "models": (versions, pointer), "states": of_models}
+
+
+def files_of(root: Path, *, leave_out: str = "") -> list[Path]:
+    return [path for path in sorted(root.rglob("*")) if "sqlite-" not in path.name and path.name != leave_out]
 
 
 def prepared(root: Path) -> None:
@@ -296,7 +294,7 @@ def test_a_read_only_disk_refuses_in_words_and_changes_nothing(
         prepared(root)
         with Workspace.open(root) as shop:
             before = contents(shop)
-            files, names = sorted(root.rglob("*")), list(operations(shop))
+            files, names = files_of(root), list(operations(shop))
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
         for name in names:
             with Workspace.open(root) as shop, pytest.raises(RecllmError) as caught:
@@ -306,9 +304,7 @@ def test_a_read_only_disk_refuses_in_words_and_changes_nothing(
         assert code == 1 and "may be written" in err and "Traceback" not in err
         assert command("models", "-w", str(root))[0] == 0
         subprocess.run(["mount", "-o", "remount,rw", str(tmp_path / "disk")], check=True)
-        assert [path for path in sorted(root.rglob("*")) if "sqlite-" not in path.name] == [
-            path for path in files if "sqlite-" not in path.name
-        ]
+        assert files_of(root) == files
         with Workspace.open(root) as shop:
             assert contents(shop) == before
             for do in operations(shop).values():
@@ -321,13 +317,11 @@ class Clock:
     offset = timedelta()
 
     def back(self, **by: float) -> None:
+        """By nothing: the clock is right."""
         self.offset = -timedelta(**by)
 
     def to(self, moment: datetime) -> None:
         self.offset = moment - datetime.now(UTC)
-
-    def right(self) -> None:
-        self.offset = timedelta()
 
 
 @pytest.fixture
@@ -357,7 +351,7 @@ def test_versions_stand_in_the_order_of_their_publication_whatever_the_clock_say
     shop: Workspace, clock: Clock
 ) -> None:
     order = [str(registry.current(shop.models_dir))]
-    for jump in (lambda: clock.back(hours=1), lambda: clock.to(FAR), clock.right, lambda: clock.back(days=400)):
+    for jump in (lambda: clock.back(hours=1), lambda: clock.to(FAR), clock.back, lambda: clock.back(days=400)):
         jump()
         order.append(publish_again(shop))
         (slate,) = open_recommender(shop).recommend("u02", k=3)
@@ -375,7 +369,7 @@ def test_an_event_of_a_clock_that_ran_ahead_does_not_make_the_rest_history(shop:
     clock.to(FAR)
     add_events(shop, [view | {"timestamp": FAR}], source="test")
     assert present(shop) >= int(FAR.timestamp())
-    clock.right()
+    clock.back()
     assert before <= present(shop) < before + 3_600 and (log_end(shop) or 0) <= before + 1
     slate = open_recommender(shop).recommend("u02", k=3)[0]
     assert slate.as_of < datetime.now(UTC) + timedelta(hours=1) and slate.items
@@ -389,7 +383,7 @@ def test_what_a_clock_that_ran_ahead_wrote_is_not_learned_from(shop: Workspace, 
     clock.to(FAR)
     row = {"user_id": "u02", "item_id": "tea-1", "event": "purchase", "timestamp": FAR}
     add_events(shop, [row], source="test")
-    clock.right()
+    clock.back()
     trained = train_workspace(shop, encoder=ToyEncoder(), n_windows=2, epochs=1, min_steps=20)
     until = datetime.fromisoformat(load_model(shop.models_dir).training["until"])
     assert trained.rows == PEOPLE_EVENTS and until < datetime.now(UTC)
@@ -406,7 +400,7 @@ def test_retention_by_a_clock_that_ran_ahead_deletes_nothing(folder: Path, clock
         assert len(shop.gate().dataset(Purpose.ANALYTICS).events) == 0 < before
         refresh(shop)
         assert open_recommender(shop).recommend("u02", k=3)[0].items
-        clock.right()
+        clock.back()
         assert len(shop.gate().dataset(Purpose.ANALYTICS).events) == before
         refresh(shop)
         assert len(open_recommender(shop, everybody=True).dataset.events) == before
@@ -420,17 +414,17 @@ def test_logs_of_a_campaign_and_of_what_was_shown_stay_sane_while_the_clock_jump
     texts = campaign.plan(shop, file)
     decide(open_campaign(shop, file), TextStatus.APPROVED, texts, by="Ann", at=FAR)
     clock.back(hours=1)
-    decide(
-        open_campaign(shop, file), TextStatus.REJECTED, texts[:1], by="Bob", at=datetime.now(UTC) - timedelta(hours=1)
-    )
+    earlier = datetime.now(UTC) + clock.offset
+    decide(open_campaign(shop, file), TextStatus.REJECTED, texts[:1], by="Bob", at=earlier)
     states = open_campaign(shop, file).states
     assert states[texts[0]].action is TextStatus.REJECTED, "the last word counts, whatever its date"
-    with CampaignFolder.of(shop.root, "c").locked():
-        assert len(list(read_log(CampaignFolder.of(shop.root, "c").decisions))) == len(texts) + 1
-    clock.right()
+    files = CampaignFolder.of(shop.root, "c")
+    with files.locked():
+        assert len(list(read_log(files.decisions))) == len(texts) + 1
+    clock.back()
     assert campaign.export(shop, file) > 0
     recommender = open_recommender(shop)
-    for jump in (clock.right, lambda: clock.to(FAR), lambda: clock.back(hours=1)):
+    for jump in (clock.back, lambda: clock.to(FAR), lambda: clock.back(hours=1)):
         jump()
         slates = recommender.recommend(["u02", "u03"], k=2)
         assert record_shown(shop, slates) == 4
@@ -439,7 +433,7 @@ def test_logs_of_a_campaign_and_of_what_was_shown_stay_sane_while_the_clock_jump
             for s in slates
         ]
         add_events(shop, [row | {"timestamp": datetime.now(UTC) + clock.offset} for row in answers], source="test")
-    clock.right()
+    clock.back()
     for outcome in feedback_report(shop):
         assert 0 <= outcome.clicked <= outcome.showings and 0 <= outcome.ctr.low <= outcome.ctr.high <= 1
 
@@ -462,10 +456,9 @@ def page_of(store: Path, name: str, leaf: bytes) -> int:
 
 def zero_a_page(store: Path) -> None:
     content = bytearray(store.read_bytes())
-    start = page_of(store, "events", b"\x0d")
-    content[start : start + 4096] = bytes(4096)
-    start = page_of(store, "events_by_user", b"\x0a")
-    content[start : start + 4096] = bytes(4096)
+    for name, leaf in (("events", b"\x0d"), ("events_by_user", b"\x0a")):
+        start = page_of(store, name, leaf)
+        content[start : start + 4096] = bytes(4096)
     store.write_bytes(content)
 
 
@@ -495,11 +488,8 @@ def test_a_damaged_store_is_told_with_the_remedy_and_nothing_is_served_from_it(
     whole = store.read_bytes()
     damage(store)
     with Workspace.open(folder) as shop:
-        for do in (
-            lambda: shop.gate().dataset(Purpose.ANALYTICS),
-            lambda: open_recommender(shop, recompute=True),
-            lambda: refresh(shop),
-        ):
+        serve = partial(open_recommender, shop, recompute=True)
+        for do in (lambda: shop.gate().dataset(Purpose.ANALYTICS), serve, partial(refresh, shop)):
             with pytest.raises(StoreError, match="is damaged; put a backup in its place") as caught:
                 do()
             assert "\n" not in str(caught.value) and "Green" not in str(caught.value)
@@ -540,17 +530,9 @@ def test_two_processes_load_publish_and_decide_at_once(folder: Path) -> None:
     assert len(texts) > 1
     environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
     places = [str(HERE.parent / "eval"), str(HERE)]
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITER, name, str(folder), *places],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for name in ("1", "2")
-    ]
+    pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    commands = [[sys.executable, "-c", WRITER, name, str(folder), *places] for name in ("1", "2")]
+    writers = [subprocess.Popen(command, text=True, env=environment, **pipes) for command in commands]
     for writer in writers:
         assert writer.stdout and writer.stdout.readline() == "ready\n"
     said = at_once(*(lambda writer=writer: writer.communicate("go\n")[1] for writer in writers))
@@ -581,7 +563,7 @@ def test_both_sides_give_up_what_nobody_answers_within_a_minute(postgres_server:
 def test_no_memory_in_the_middle_of_a_training_leaves_the_serving_model(
     shop: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, state = registry.current(shop.models_dir), sorted(shop.root.rglob("*"))
+    before, files = registry.current(shop.models_dir), files_of(shop.root, leave_out=".lock")
 
     def out_of_memory(line: str) -> None:
         if line.startswith("epoch"):
@@ -594,7 +576,6 @@ def test_no_memory_in_the_middle_of_a_training_leaves_the_serving_model(
         patch.setattr("recllm.recommend.recommender.shop_states.save_state", lambda *_, **__: out_of_memory("epoch"))
         train_workspace(shop, **arguments)
     assert registry.current(shop.models_dir) == before
-    unchanged = [path for path in sorted(shop.root.rglob("*")) if "sqlite-" not in path.name and path.name != ".lock"]
-    assert unchanged == [path for path in state if "sqlite-" not in path.name and path.name != ".lock"]
+    assert files_of(shop.root, leave_out=".lock") == files
     trained = train_workspace(shop, **arguments)
     assert open_recommender(shop).recommend("u02", k=1)[0].model_version == trained.model_version

@@ -6,6 +6,7 @@ import errno
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
@@ -48,44 +49,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
+def save_shaken(encoder: HuggingFaceEncoder, top_layers: int | None, place: Path) -> np.ndarray:
+    """Gives the encoder an adapter of random weights, and saves it. Returns the vectors with a fresh one."""
+    spec = AdapterSpec.of(encoder.model, encoder.weights.name, encoder.base_hash, 8, top_layers)
+    encoder.model = attach(encoder.model, spec)
+    fresh, generator = encoder.encode(TEXTS), torch.Generator().manual_seed(3)
+    for parameter in encoder.model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    save_adapter(adapter_state(encoder.model), spec, place)
+    return fresh
+
+
 @pytest.mark.parametrize("top_layers", [1, None])
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_an_adapter_is_saved_loaded_and_merged(tmp_path: Path, model_type: str, top_layers: int | None) -> None:
     base = make_model(tmp_path / "tiny", model_type)
     encoder = HuggingFaceEncoder(find_weights(base))
     before = encoder.encode(TEXTS)
-    spec = AdapterSpec.of(encoder.model, encoder.weights.name, encoder.base_hash, 8, top_layers)
-    encoder.model = attach(encoder.model, spec)
-    assert np.allclose(encoder.encode(TEXTS), before, atol=1e-6)  # a fresh adapter changes nothing
-    _shake(encoder.model)
+    fresh = save_shaken(encoder, top_layers, tmp_path / "adapter")
+    assert np.allclose(fresh, before, atol=1e-6), "a fresh adapter changes nothing"
     changed = encoder.encode(TEXTS)
-    save_adapter(adapter_state(encoder.model), spec, tmp_path / "adapter")
-
     loaded = load_encoder(base, adapter=tmp_path / "adapter")
-    assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    ]
+    files = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors"}
     assert np.allclose(loaded.encode(TEXTS), changed, atol=1e-5)
     assert not np.allclose(changed, before, atol=1e-2)
     assert loaded.name.startswith("tiny+lora-") and loaded.fingerprint != load_encoder(base).fingerprint
 
 
-def _shake(model: torch.nn.Module) -> None:
-    generator = torch.Generator().manual_seed(3)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
-
-
 @pytest.fixture(scope="module")
 def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    encoder = HuggingFaceEncoder(find_weights(folder))
-    spec = AdapterSpec.of(encoder.model, encoder.weights.name, encoder.base_hash, 8, 1)
-    model = attach(encoder.model, spec)
-    _shake(model)
     place = tmp_path_factory.mktemp("adapter")
-    save_adapter(adapter_state(model), spec, place)
+    save_shaken(HuggingFaceEncoder(find_weights(folder)), 1, place)
     return place
 
 
@@ -275,9 +271,7 @@ def test_one_seed_gives_one_run_and_leaves_the_callers_random_state_alone(tmp_pa
 
 
 def test_a_full_disk_is_named(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     with monkeypatch.context() as patch, pytest.raises(ModelError, match=r"No space left on device.*run this again"):
         patch.setattr(tune, "save_adapter", full)
         tune_encoder(DATA, folder, QUICK, tmp_path)

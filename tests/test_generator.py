@@ -13,10 +13,8 @@ from typing import Any
 
 import httpx2
 import pytest
-import torch
-from tiny_encoders import make_letters_model
+from tiny_encoders import make_causal, make_letters_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from recllm.base.errors import GenerationError, ModelError, UsageError
 from recllm.base.schema import Generator
@@ -28,19 +26,12 @@ from recllm.text.generator.locate import find_generator
 
 def test_marks_open_turns() -> None:
     prompt = "[system]\nBe short.\n[user]\nHi [user] there\n[assistant]\nHo\n[user]\nProduct: [system]"
-    assert messages(prompt) == [
-        Message("system", "Be short."),
-        Message("user", "Hi [user] there"),
-        Message("assistant", "Ho"),
-        Message("user", "Product: [system]"),
-    ]
+    turns = [("system", "Be short."), ("user", "Hi [user] there"), ("assistant", "Ho"), ("user", "Product: [system]")]
+    assert messages(prompt) == [Message(role, text) for role, text in turns]
     assert messages(" Say hello. ") == [Message("user", "Say hello.")]
-
-
-@pytest.mark.parametrize("prompt", ["x\n[user]\ny", "[user]\nx\n[assistant]\ny"])
-def test_a_conversation_without_a_question_is_refused(prompt: str) -> None:
-    with pytest.raises(GenerationError):
-        messages(prompt)
+    for without_a_question in ("x\n[user]\ny", "[user]\nx\n[assistant]\ny"):
+        with pytest.raises(GenerationError):
+            messages(without_a_question)
 
 
 def test_chatml_and_control_tokens() -> None:
@@ -106,26 +97,18 @@ def test_a_server_is_asked_as_openai_is(server: Server, monkeypatch: pytest.Monk
     generator = HttpGenerator(server.url, model="m")
     assert generator.generate("[system]\nBe short.\n[user]\nGo", n=2, max_tokens=9, seed=4) == ["One.", "Two."]
     path, headers, body = server.requests[0]
-    assert path == "/v1/chat/completions"
-    assert headers["Authorization"] == "Bearer sk-canary"
+    assert (path, headers["Authorization"]) == ("/v1/chat/completions", "Bearer sk-canary")
     assert body["messages"] == [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Go"}]
     assert (body["model"], body["n"], body["max_tokens"], body["seed"]) == ("m", 2, 9, 4)
     assert "canary" not in repr(generator)
-
-
-def test_no_key_is_sent_where_none_is_set(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RECLLM_LLM_KEY", raising=False)
+    monkeypatch.delenv("RECLLM_LLM_KEY")
     HttpGenerator(server.url).generate("p")
-    assert "Authorization" not in server.requests[0][1]
+    assert "Authorization" not in server.requests[1][1]
 
 
 def test_a_server_that_ignores_n_is_asked_again(server: Server) -> None:
     server.answer = lambda handler, body: chat(f"Text {body['seed']}.")(handler, body)
     assert HttpGenerator(server.url).generate("p", n=3, seed=7) == ["Text 7.", "Text 8.", "Text 9."]
-
-
-def redirect(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
-    send(handler, 302, b"", Location="http://169.254.169.254/latest")
 
 
 def hang(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
@@ -145,7 +128,7 @@ def drip(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        redirect,
+        lambda h, _: send(h, 302, b"", Location="http://169.254.169.254/latest"),
         hang,
         drip,
         lambda h, _: send(h, 500, b"secret upstream words"),
@@ -205,19 +188,13 @@ def test_a_server_that_is_down(server: Server) -> None:
         HttpGenerator(server.url).generate("p")
 
 
-@pytest.mark.parametrize(
-    "url", ["ftp://x/v1", "file:///etc/passwd", "localhost:8000", "http://user:pw@host/v1", "http://"]
-)
-def test_addresses_that_are_none(url: str) -> None:
-    with pytest.raises(UsageError):
-        HttpGenerator(url)
-
-
 def test_words_and_addresses() -> None:
     assert find_generator("template") is None
     found = find_generator("http://localhost:8000/v1#qwen")
-    assert isinstance(found, HttpGenerator)
-    assert found.name == "qwen"
+    assert isinstance(found, HttpGenerator) and found.name == "qwen"
+    for url in ("ftp://x/v1", "file:///etc/passwd", "localhost:8000", "http://user:pw@host/v1", "http://"):
+        with pytest.raises(UsageError):
+            HttpGenerator(url)
 
 
 def test_an_error_lists_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,18 +211,18 @@ def test_without_the_package_the_command_is_named(tmp_path: Path, monkeypatch: p
         find_generator("smollm2", tmp_path)
 
 
+SOUND = {"model.safetensors": "x", "config.json": "{}"}
+
+
 @pytest.mark.parametrize(
     ("files", "why"),
     [
         ({"config.json": "{}"}, "safetensors"),
         ({"pytorch_model.bin": "x", "config.json": "{}"}, "safetensors"),
         ({"model.safetensors": "x"}, "config.json"),
-        ({"model.safetensors": "x", "config.json": '{"auto_map": {}}'}, "auto_map"),
-        (
-            {"model.safetensors": "x", "config.json": "{}", "tokenizer_config.json": '{"a": [{"auto_map": 1}]}'},
-            "auto_map",
-        ),
-        ({"model.safetensors": "x", "config.json": "{"}, "as JSON"),
+        (SOUND | {"config.json": '{"auto_map": {}}'}, "auto_map"),
+        (SOUND | {"tokenizer_config.json": '{"a": [{"auto_map": 1}]}'}, "auto_map"),
+        (SOUND | {"config.json": "{"}, "as JSON"),
     ],
 )
 def test_unsafe_folders_are_refused(tmp_path: Path, files: dict[str, str], why: str) -> None:
@@ -286,7 +263,6 @@ WRITINGS = [
 @pytest.fixture(scope="session")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A causal model with random weights over a byte-level vocabulary: any text at all is as likely as another."""
-    folder = tmp_path_factory.mktemp("noise")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -295,21 +271,9 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.train_from_iterator(
         WRITINGS * 5, trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, special_tokens=special)
     )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1])
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast) + 7,  # larger than the tokenizer, as many models' are
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=1024,
-        eos_token_id=fast.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    larger = tokenizer.get_vocab_size() + 7  # than the tokenizer's, as in many models
+    sizes = {"num_hidden_layers": 1, "max_position_embeddings": 1024}
+    return make_causal(tmp_path_factory.mktemp("noise"), tokenizer, special, vocabulary=larger, **sizes)
 
 
 def test_noise_writes_no_digit_and_no_sign(noise: Path) -> None:

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from hostile_artefacts import ARTEFACTS, SECRET, World, look_at
+from hostile_artefacts import ARTEFACTS, SECRET, SLOW, World, look_at
 from hostile_watch import NEVER_ENDS, look
 from service_world import listening
 from waiting import until
@@ -28,7 +29,7 @@ from recllm.base.documents import MAX_NESTING, guarded, json_value, toml_table
 from recllm.base.errors import ModelError
 from recllm.doors.service import transport
 
-IN_TESTS = [name for name, item in ARTEFACTS.items() if not item.slow]
+IN_TESTS = [name for name in ARTEFACTS if name not in SLOW]
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +58,6 @@ def _write(path: Path) -> object:
     return "written"
 
 
-def _take(size: int) -> object:
-    return bytearray(size)[-1:]
-
-
 def test_the_watch_sees_what_it_looks_for(tmp_path: Path) -> None:
     """A look that sees nothing would find all artefacts harmless."""
     inside, outside = tmp_path / "case", tmp_path / "outside"
@@ -68,9 +65,6 @@ def test_the_watch_sees_what_it_looks_for(tmp_path: Path) -> None:
     outside.mkdir()
     (outside / "kept.txt").write_text("as it was")
     marked = pickle.dumps(socket.socketpair)
-
-    def refuse() -> object:
-        raise ModelError(f"it says {SECRET}")
 
     def effects(door: object) -> str:
         outcome = look("a", inside, SECRET, door, inert=True)  # type: ignore[arg-type]
@@ -88,8 +82,8 @@ def test_the_watch_sees_what_it_looks_for(tmp_path: Path) -> None:
     with socket.socket() as line:
         assert "connect" in effects(lambda: line.connect(("127.0.0.1", 9)))
     assert "ZeroDivisionError" in effects(lambda: 1 // 0)
-    assert "outside" in effects(refuse)
-    assert "MiB" in effects(lambda: _take(700 << 20))
+    assert "outside" in effects(Mock(side_effect=ModelError(f"it says {SECRET}")))
+    assert "MiB" in effects(lambda: bytearray(700 << 20)[-1:])
     assert look("a", inside, SECRET, lambda: _write(inside / "own"), inert=True).effects == ()
     assert look("a", inside, SECRET, lambda: "read", inert=False).effects == ("it was accepted: read",)
 
@@ -122,11 +116,9 @@ def answered(line: socket.socket, request: bytes = b"GET / HTTP/1.1\r\nHost: loc
 
 def has_ended(line: socket.socket) -> bool:
     line.settimeout(NEVER_ENDS)
-    try:
+    with suppress(ConnectionError):
         while line.recv(1_000):
             pass
-    except ConnectionError:
-        pass
     return True
 
 

@@ -93,14 +93,12 @@ def hostile_texts(size: int) -> dict[str, str]:
     rng = random.Random(25)
     seeds = {sign: sign for sign in (*SINGLE, *PIECES)}
     for n in range(120):
-        seed = "".join(rng.choice(PIECES) for _ in range(rng.randint(2, 5)))
-        seeds[f"mixed {n}"] = seed
+        seeds[f"mixed {n}"] = "".join(rng.choice(PIECES) for _ in range(rng.randint(2, 5)))
     texts = {repr(name): (seed * (size // len(seed) + 1))[:size] for name, seed in seeds.items()}
     for n, phrases in enumerate(listed_phrases()):
         rng = random.Random(n)
         separator = rng.choice([" ", "", ". ", ", ", " the ", "\n"])
-        text = separator.join(rng.choice(phrases) for _ in range(size))[:size]
-        texts[f"list {n}"] = text
+        texts[f"list {n}"] = separator.join(rng.choice(phrases) for _ in range(size))[:size]
     rng = random.Random(26)
     for name in rng.sample(sorted(texts), 500 - len(texts)):
         texts[f"{name} and an end"] = texts[name][:-1] + rng.choice("\x00! a1\n")
@@ -212,8 +210,8 @@ def test_personal_data_are_found_far_into_a_long_text_and_in_time_by_its_length(
 
 
 def test_what_is_too_long_is_refused_with_the_length_that_is_taken() -> None:
-    line = {"id": "a", "text": "x", "channel": "email", "locale": "en", "item": {"title": "Steel pan"}}
-    item = {"title": "Steel pan"}
+    line = line_of("x")
+    item = line["item"]
     cases: list[tuple[dict[str, Any], str]] = [
         ({"item": {"title": "1" * SIGNS}}, "item.title must have 1000 characters at most, not '11"),
         ({"item": item | {"description": "1" * 20_001}}, "item.description must have 20000 characters at most"),

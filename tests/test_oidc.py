@@ -21,10 +21,9 @@ import pytest
 import service_world
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
-from joserfc.jwk import RSAKey
-from oidc_provider import CLIENT_ID, CLIENT_SECRET, KEYS, REDIRECT_URI, Claims, Provider, running_provider, stranger_key
+from joserfc.jwk import ECKey, OKPKey, RSAKey
+from oidc_provider import CLIENT_ID, CLIENT_SECRET, REDIRECT_URI, Claims, Provider, running_provider, stranger_key
 from service_world import make_key
 from tables import table
 
@@ -86,9 +85,18 @@ serving = partial(service_world.serving, console=True, waits=False, follow_redir
 
 
 @pytest.fixture
-def client(tmp_path: Path, provider: Provider) -> Iterator[TestClient]:
-    with serving(make_shop(tmp_path / "shop", provider)) as client:
+def folder(tmp_path: Path, provider: Provider) -> Path:
+    return make_shop(tmp_path / "shop", provider)
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[TestClient]:
+    with serving(folder) as client:
         yield client
+
+
+def another_browser(of: TestClient) -> TestClient:
+    return TestClient(of.app, base_url="http://localhost", headers=service_world.HERE, follow_redirects=False)
 
 
 def link(client: TestClient, after: str = "/settings") -> str:
@@ -127,11 +135,6 @@ def problem(answer: Any) -> str:
     return html.unescape(match[1]) if match else ""
 
 
-def posted(client: TestClient, path: str, **fields: Any) -> Any:
-    """The answer to a form of the console."""
-    return client.post(path, data=fields)
-
-
 def test_somebody_signs_in_and_out(client: TestClient, provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
     answer = sign_in(client)
     assert answer.status_code == 200, answer.text
@@ -142,33 +145,37 @@ def test_somebody_signs_in_and_out(client: TestClient, provider: Provider, caplo
     assert "anna@shop.example" in client.get("/settings").text
     (_, query), *_ = [entry for entry in provider.requests if entry[0] == "/authorize"]
     assert query["code_challenge_method"] == "S256" and query["scope"] == "openid email profile"
-    assert posted(client, "/sign-out").status_code == 303 and not is_in(client)
+    assert client.post("/sign-out").status_code == 303 and not is_in(client)
 
 
 def test_every_asymmetric_signature_that_is_announced(client: TestClient, provider: Provider) -> None:
-    for algorithm, key in KEYS.items():
-        provider.key, provider.algorithm, provider.announced = key(), algorithm, [algorithm, "none", "HS256"]
+    kinds = {"RS256": (RSAKey, 2048), "PS384": (RSAKey, 2048), "ES256": (ECKey, "P-256"), "ES512": (ECKey, "P-521")}
+    for algorithm, (kind, size) in (kinds | dict.fromkeys(("EdDSA", "Ed25519"), (OKPKey, "Ed25519"))).items():
+        provider.key, provider.algorithm = kind.generate_key(size, {"kid": "k"}), algorithm
+        provider.announced = [algorithm, "none", "HS256"]
         client.cookies.clear()
         assert sign_in(client).status_code == 200 and is_in(client), algorithm
 
 
+def encoded(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+
 def part(value: Any) -> str:
-    """A part of a token that nobody signed."""
-    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+    """A part of a token that has no signature."""
+    return encoded(json.dumps(value).encode())
 
 
 def by_secret(provider: Provider, claims: Claims, secret: bytes) -> str:
-    """Signed with HS256 by what somebody else knows too."""
+    """Signed with HS256 by what others know too."""
     signed = f"{part({'alg': 'HS256', 'kid': provider.key.kid})}.{part(claims)}"
-    signature = base64.urlsafe_b64encode(hmac.digest(secret, signed.encode(), "sha256")).decode().rstrip("=")
-    return f"{signed}.{signature}"
+    return f"{signed}.{encoded(hmac.digest(secret, signed.encode(), 'sha256'))}"
 
 
 def critical(provider: Provider, claims: Claims) -> str:
     """With a header that whoever does not understand it has to refuse."""
     signed = f"{part({'alg': 'RS256', 'kid': provider.key.kid, 'crit': ['new'], 'new': 1})}.{part(claims)}"
-    signature = provider.key.private_key.sign(signed.encode(), PKCS1v15(), SHA256())
-    return f"{signed}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+    return f"{signed}.{encoded(provider.key.private_key.sign(signed.encode(), PKCS1v15(), SHA256()))}"
 
 
 def swapped_payload(provider: Provider, claims: Claims) -> str:
@@ -176,26 +183,16 @@ def swapped_payload(provider: Provider, claims: Claims) -> str:
     return f"{header}.{part(claims | {'groups': ['it']})}.{signature}"
 
 
-def pem(provider: Provider) -> bytes:
-    return bytes(provider.key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-
-
-def with_own_key(provider: Provider, claims: Claims) -> str:
-    """The key that proves the token stands in the token."""
-    key = stranger_key()
-    return provider.sign(claims, key=key, jwk=key.as_dict(private=False))
-
-
 FORGERIES: dict[str, Any] = {
     "another key": lambda p, c: p.sign(c, key=stranger_key()),
-    "a key of the token's own": with_own_key,
+    "a key of the token's own": lambda p, c: p.sign(c, key=stranger_key(), jwk=stranger_key().as_dict(private=False)),
     "a key from elsewhere": lambda p, c: p.sign(c, key=stranger_key(), jku="https://evil.example/keys"),
     "an unknown key": lambda p, c: p.sign(c, key=RSAKey.generate_key(2048, {"kid": "rsa-2"})),
     "other claims": swapped_payload,
     "no signature": lambda p, c: f"{part({'alg': 'none'})}.{part(c)}.",
     "no signature, with a key": lambda p, c: f"{part({'alg': 'none', 'kid': p.key.kid})}.{part(c)}.",
     "none in capitals": lambda p, c: f"{part({'alg': 'NONE'})}.{part(c)}.",
-    "the public key as a secret": lambda p, c: by_secret(p, c, pem(p)),
+    "the public key as a secret": lambda p, c: by_secret(p, c, p.key.as_pem(private=False)),
     "the public number as a secret": lambda p, c: by_secret(p, c, p.key.as_dict(private=False)["n"].encode()),
     "the client's secret": lambda p, c: by_secret(p, c, CLIENT_SECRET.encode()),
     "an algorithm that is not announced": lambda p, c: p.sign(c, algorithm="PS256"),
@@ -287,7 +284,7 @@ def refusals(provider: Provider) -> Iterator[tuple[str, dict[str, Any], int, str
     yield "the code is refused", {"token_error": "invalid_grant"}, 502, unfit, "status 400, invalid_grant"
 
 
-SHARED_KEY = {"kty": "oct", "kid": "rsa-1", "k": base64.urlsafe_b64encode(b"k" * 32).decode().rstrip("=")}
+SHARED_KEY = {"kty": "oct", "kid": "rsa-1", "k": encoded(b"k" * 32)}
 
 
 def test_what_proves_nothing_is_refused_in_words_and_lets_nobody_in(
@@ -356,7 +353,7 @@ def test_a_state_that_was_never_given_out(client: TestClient, provider: Provider
     assert client.get("/sign-in/oidc").headers["location"] == "/sign-in"
 
 
-def test_a_sign_in_that_took_too_long(client: TestClient, monkeypatch: pytest.MonkeyPatch, provider: Provider) -> None:
+def test_a_sign_in_that_took_too_long(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     way = begin(client)
     monkeypatch.setattr("recllm.doors.console.memory.monotonic", lambda: time.monotonic() + 601)
     assert client.get(way).status_code == 400 and not is_in(client)
@@ -412,22 +409,10 @@ def test_another_site_sends_nobody_away(client: TestClient, provider: Provider) 
     assert client.get("/sign-in/oidc/000000000000").status_code == 404
 
 
-def test_every_sign_in_has_its_own_secrets(client: TestClient, provider: Provider) -> None:
-    for _ in range(2):
-        begin(client)
-    first, second = (query for path, query in provider.requests if path == "/authorize")
-    for name in ("state", "nonce", "code_challenge"):
-        assert first[name] != second[name] and len(first[name]) >= 43
-
-
 def test_domains_subjects_and_groups_let_somebody_in(tmp_path: Path, provider: Provider) -> None:
     provider.person["email"] = "Anna@SHOP.example"
-    for allowed in (
-        {},
-        {"allowed_subjects": ["other", "subject-4711"]},
-        {"allowed_groups": ["crm"]},
-        {"allowed_domains": ["shop.example"]},
-    ):
+    ways = ("allowed_subjects", ["other", "subject-4711"]), ("allowed_groups", ["crm"])
+    for allowed in ({}, *({name: values} for name, values in (*ways, ("allowed_domains", ["shop.example"])))):
         folder = make_shop(tmp_path / "-".join(["shop", *allowed]), provider, **{"allowed_domains": []} | allowed)
         with serving(folder) as client:
             assert sign_in(client).status_code == (200 if allowed else 403), allowed
@@ -477,7 +462,9 @@ def test_what_is_done_needs_the_scope(tmp_path: Path, provider: Provider) -> Non
         for groups, status in (([], 403), (["it"], 200), ([], 403)):  # who left the group: from the next sign-in on
             provider.person["groups"] = groups
             sign_in(client)
-            assert posted(client, "/settings/keys", name="web", scope=["console", "admin"]).status_code == status
+            assert (
+                client.post("/settings/keys", data={"name": "web", "scope": ["console", "admin"]}).status_code == status
+            )
     (line,) = (folder / HISTORY_FILE).read_text("utf-8").splitlines()
     assert json.loads(line)["by"] == "anna@shop.example" and json.loads(line)["act"] == "make_key"
 
@@ -543,28 +530,28 @@ def to_provider_and_back(answer: Any, client: TestClient, provider: Provider) ->
     return client.get(returned(answer))
 
 
-def test_a_session_goes_on_while_the_directory_confirms_it(tmp_path: Path, provider: Provider) -> None:
-    folder = make_shop(tmp_path / "shop", provider)
-    with serving(folder) as client:
-        sign_in(client)
-        token = client.cookies[session_cookie("shop")]
-        before = change_session(folder, proven_at=31 * 60, begun_at=31 * 60)
-        # what cannot be led away waits
-        for path, headers in (("/settings", {"hx-request": "true"}), ("/settings?csv=sessions", {})):
-            assert client.get(path, headers=headers).status_code == 200
-        assert client.post("/settings/sessions/end").status_code == 303
-        answer = to_provider_and_back(client.get("/settings?page=1"), client, provider)
-        assert answer.status_code == 200 and 'content="0; url=/settings?page=1"' in answer.text
-        (_, query) = [entry for entry in provider.requests if entry[0] == "/authorize"][-1]
-        assert "prompt" not in query  # who is signed in there is asked nothing
-        after = change_session(folder)
-        assert {name: after[name] for name in ("begun_at", "end")} == {
-            name: before[name] for name in ("begun_at", "end")
-        }
-        assert after["proven_at"] > time.time() - 60 and client.get("/settings").status_code == 200
-        new, _ = client.cookies[session_cookie("shop")], client.cookies.clear()
-        client.cookies.set(session_cookie("shop"), token)
-        assert new != token and not is_in(client)  # the token until then is of no use
+def test_a_session_goes_on_while_the_directory_confirms_it(
+    client: TestClient, folder: Path, provider: Provider
+) -> None:
+    sign_in(client)
+    token = client.cookies[session_cookie("shop")]
+    before = change_session(folder, proven_at=31 * 60, begun_at=31 * 60)
+    # what cannot be led away waits
+    for path, headers in (("/settings", {"hx-request": "true"}), ("/settings?csv=sessions", {})):
+        assert client.get(path, headers=headers).status_code == 200
+    assert client.post("/settings/sessions/end").status_code == 303
+    first_tab = client.get("/settings?page=1")
+    assert is_in(client)  # tabs that open together ask once
+    answer = to_provider_and_back(first_tab, client, provider)
+    assert answer.status_code == 200 and 'content="0; url=/settings?page=1"' in answer.text
+    (_, query) = [entry for entry in provider.requests if entry[0] == "/authorize"][-1]
+    assert "prompt" not in query  # who is signed in there is asked nothing
+    after = change_session(folder)
+    assert (after["begun_at"], after["end"]) == (before["begun_at"], before["end"])
+    assert after["proven_at"] > time.time() - 60 and is_in(client)
+    new, _ = client.cookies[session_cookie("shop")], client.cookies.clear()
+    client.cookies.set(session_cookie("shop"), token)
+    assert new != token and not is_in(client)  # the token until then is of no use
 
 
 def test_who_left_the_directory_is_out(tmp_path: Path, provider: Provider) -> None:
@@ -589,51 +576,38 @@ def test_who_left_the_directory_is_out(tmp_path: Path, provider: Provider) -> No
             assert client.get("/settings").headers["location"] == "/sign-in?after=/settings"
 
 
-def test_who_the_directory_does_not_confirm_is_out_in_the_end(tmp_path: Path, provider: Provider) -> None:
-    folder = make_shop(tmp_path / "shop", provider)
-    with serving(folder) as client:
-        sign_in(client)
-        change_session(folder, proven_at=31 * 60)
-        provider.answers["/.well-known/openid-configuration"] = lambda: (500, b"")
-        assert is_in(client)  # it does not answer: that may be over soon
-        n_asked = len(provider.requests)
-        assert is_in(client) and len(provider.requests) == n_asked  # and nobody waits for it at each page
-        change_session(folder, proven_at=61 * 60)
-        assert client.get("/settings").headers["location"] == "/sign-in?after=/settings"
+def test_who_the_directory_does_not_confirm_is_out_in_the_end(
+    client: TestClient, folder: Path, provider: Provider
+) -> None:
+    sign_in(client)
+    change_session(folder, proven_at=31 * 60)
+    provider.answers["/.well-known/openid-configuration"] = lambda: (500, b"")
+    assert is_in(client)  # it does not answer: that may be over soon
+    n_asked = len(provider.requests)
+    assert is_in(client) and len(provider.requests) == n_asked  # and no page waits for it
+    change_session(folder, proven_at=61 * 60)
+    assert client.get("/settings").headers["location"] == "/sign-in?after=/settings"
 
 
-def test_tabs_that_open_together_ask_once(tmp_path: Path, provider: Provider) -> None:
-    folder = make_shop(tmp_path / "shop", provider)
-    with serving(folder) as client:
-        sign_in(client)
-        change_session(folder, proven_at=31 * 60)
-        first, second = client.get("/settings"), client.get("/settings")
-        assert first.status_code == 303 and second.status_code == 200
-        assert to_provider_and_back(first, client, provider).status_code == 200 and is_in(client)
-
-
-def test_somebody_else_does_not_go_on_with_a_session(
-    tmp_path: Path, provider: Provider, caplog: pytest.LogCaptureFixture
+def test_another_person_does_not_go_on_with_a_session(
+    client: TestClient, folder: Path, provider: Provider, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Who comes back may be another person, under the address of the first one even, and did not ask to be let in."""
-    folder = make_shop(tmp_path / "shop", provider)
-    with serving(folder) as client:
-        sign_in(client)
-        change_session(folder, proven_at=31 * 60)
-        provider.person["sub"] = "subject-0815"
-        assert to_provider_and_back(client.get("/settings"), client, provider).status_code == 401
-        assert "another person is signed in there" in causes(caplog)
-        assert session_files(folder) == [] and not is_in(client)
-        assert sign_in(client).status_code == 200 and is_in(client)
+    sign_in(client)
+    change_session(folder, proven_at=31 * 60)
+    provider.person["sub"] = "subject-0815"
+    assert to_provider_and_back(client.get("/settings"), client, provider).status_code == 401
+    assert "another person is signed in there" in causes(caplog)
+    assert session_files(folder) == [] and not is_in(client)
+    assert sign_in(client).status_code == 200 and is_in(client)
 
 
-def test_an_address_that_another_person_has_now(tmp_path: Path, provider: Provider) -> None:
+def test_an_address_that_another_person_has_now(folder: Path, provider: Provider) -> None:
     """People are known by issuer and subject: who got somebody's address got nothing else of theirs."""
-    folder = make_shop(tmp_path / "shop", provider)
     with serving(folder) as first:
         sign_in(first)
         provider.person["sub"] = "subject-0815"
-        second = TestClient(first.app, base_url="http://localhost", headers=service_world.HERE, follow_redirects=False)
+        second = another_browser(first)
         sign_in(second)
         assert len(session_files(folder)) == 2
         for client in (first, second):
@@ -644,9 +618,9 @@ def test_an_address_that_another_person_has_now(tmp_path: Path, provider: Provid
             assert second.post(f"/settings/sessions/{path.name}/end").status_code == 404
         assert second.post("/settings/sessions/end").status_code == 404 and is_in(first)
         provider.person["sub"] = "subject-4711"
-        third = TestClient(first.app, base_url="http://localhost", headers=service_world.HERE, follow_redirects=False)
+        third = another_browser(first)
         sign_in(third)
-        assert posted(third, "/settings/sessions/end").status_code == 303
+        assert third.post("/settings/sessions/end").status_code == 303
         assert is_in(second) and is_in(third) and not is_in(first)
     with Workspace.open(folder) as shop:  # and the audit log tells which of them it was
         entries = [entry.details for entry in read_audit(shop) if entry.action == AuditAction.SIGNED_IN]
@@ -655,27 +629,23 @@ def test_an_address_that_another_person_has_now(tmp_path: Path, provider: Provid
     ]
 
 
-def test_who_is_in_and_comes_by_the_button_proves_it_anew(client: TestClient, provider: Provider) -> None:
+def test_a_second_sign_in_has_its_own_secrets_and_is_proved_again(client: TestClient, provider: Provider) -> None:
     for _ in range(2):
         assert sign_in(client).status_code == 200
-    queries = [query for path, query in provider.requests if path == "/authorize"]
-    assert [query.get("prompt") for query in queries] == [None, "login"]
+    first, second = (query for path, query in provider.requests if path == "/authorize")
+    assert (first.get("prompt"), second.get("prompt")) == (None, "login")
+    for name in ("state", "nonce", "code_challenge"):
+        assert first[name] != second[name] and len(first[name]) >= 43
 
 
-def test_what_another_version_wrote_of_somebody_lets_nobody_in(tmp_path: Path, provider: Provider) -> None:
-    folder = make_shop(tmp_path / "shop", provider)
-    with serving(folder) as client:
-        for person in (
-            {},
-            {"subject": "subject-4711"},
-            {"groups": None},
-            {"issuer": provider.issuer, "groups": ["crm"]},
-        ):
-            sign_in(client)
-            (path,) = session_files(folder)
-            path.write_text(json.dumps(json.loads(path.read_bytes()) | {"person": person}), "utf-8")
-            assert client.get("/settings").status_code == 303
-            path.unlink()
+def test_a_session_of_another_version_lets_no_one_in(client: TestClient, folder: Path, provider: Provider) -> None:
+    issued = {"issuer": provider.issuer, "groups": ["crm"]}
+    for person in ({}, {"subject": "subject-4711"}, {"groups": None}, issued):
+        sign_in(client)
+        (path,) = session_files(folder)
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | {"person": person}), "utf-8")
+        assert client.get("/settings").status_code == 303
+        path.unlink()
 
 
 def test_a_providers_tokens_go_nowhere(tmp_path: Path, provider: Provider) -> None:
@@ -688,19 +658,18 @@ def test_a_providers_tokens_go_nowhere(tmp_path: Path, provider: Provider) -> No
         answers.append(client.get(returned(answers[0])))
         answers += [client.get("/settings"), client.get("/settings?csv=sessions")]
         assert answers[2].status_code == 200
-        answers.append(posted(client, "/sign-out"))
+        answers.append(client.post("/sign-out"))
         sign_in(client)  # a session that lasts
         heard = "".join(f"{answer.headers.multi_items()}{answer.text}" for answer in answers)
         kept = "".join(f"{cookie.value}" for cookie in client.cookies.jar)
         kept += "".join(cookie for answer in answers for cookie in answer.headers.get_list("set-cookie"))
         assert "anna@" not in kept and "subject-" not in kept  # nothing of a person either
-        heard += kept
-        by_browser = {text for path, query in provider.requests if path == "/authorize" for text in (query["nonce"],)}
+        by_browser = {query["nonce"] for path, query in provider.requests if path == "/authorize"}
         codes = {form["code"] for path, form in provider.requests if path == "/token"}
         tokens = set(provider.issued) - by_browser - codes
         assert len(tokens) == 2 * 3 and "/me" in [path for path, _ in provider.requests]
         for secret in (*tokens, CLIENT_SECRET):  # ID token, access token, verifier
-            assert secret not in heard
+            assert secret not in heard + kept
         files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
         assert len(session_files(folder)) == 1
         for secret in (*tokens, *by_browser, *codes, CLIENT_SECRET):
@@ -717,13 +686,9 @@ def test_the_user_info_tells_what_the_token_does_not(tmp_path: Path, provider: P
         n_asked = len(provider.requests)
         assert sign_in(client).status_code == 200
         assert "/me" not in [path for path, _ in provider.requests[n_asked:]]
-
-
-def test_an_address_is_verified_where_it_stands(tmp_path: Path, provider: Provider) -> None:
-    folder = make_shop(tmp_path / "shop", provider, group_scopes=["crm = events"])
-    claims: Claims = {"sub": "subject-4711"}
-    ours, verified = {"email": "chief@shop.example"}, {"email": "x@evil.example", "email_verified": True}
-    with serving(folder) as client:
+        # an address is verified where it stands
+        claims, ours = {"sub": "subject-4711"}, {"email": "chief@shop.example"}
+        verified = {"email": "x@evil.example", "email_verified": True}
         provider.person, provider.profile = claims | ours, claims | verified  # groups are lacking, so it is asked
         assert sign_in(client).status_code == 403
         provider.person, provider.profile = claims | {"email_verified": True}, claims | ours
@@ -745,9 +710,9 @@ TROUBLES: dict[str, tuple[int, bytes]] = {
 
 
 def test_a_provider_in_trouble_is_told_and_keys_go_on(
-    client: TestClient, provider: Provider, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    client: TestClient, provider: Provider, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    key = make_key(tmp_path / "shop", Scope.CONSOLE)
+    key = make_key(folder, Scope.CONSOLE)
     for path in ("/.well-known/openid-configuration", "/token", "/keys"):
         for name, trouble in TROUBLES.items():
             provider.answers, before = {path: lambda trouble=trouble: trouble}, causes(caplog)
@@ -761,11 +726,11 @@ def test_a_provider_in_trouble_is_told_and_keys_go_on(
 
 def test_a_provider_that_is_down_or_slow(tmp_path: Path, provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
     provider.delay = 60
-    with running_provider() as down:
-        folder = make_shop(tmp_path / "down", down)
+    with running_provider() as stopped:
+        down = make_shop(tmp_path / "down", stopped)
     slow = make_shop(tmp_path / "slow", provider, timeout_seconds=0.2)
-    for place, words in ((folder, "ConnectError"), (slow, "within 0.2 s|ReadTimeout")):
-        with serving(place) as client:
+    for folder, words in ((down, "ConnectError"), (slow, "within 0.2 s|ReadTimeout")):
+        with serving(folder) as client:
             answer = client.get(link(client))
             assert answer.status_code == 502 and "does not answer" in problem(answer)
             assert re.search(words, causes(caplog))
@@ -796,10 +761,10 @@ def test_one_sign_in_for_several_shops(tmp_path: Path, provider: Provider) -> No
         page = client.get("/settings").text
         assert "<option selected>tea</option><option>tools</option>" in page and "hardware-shop" not in page
         assert signed_in_scopes(client, tea) == {"console"} and signed_in_scopes(client, third) == set()
-        assert posted(client, "/shop", shop="tools").status_code == 303
+        assert client.post("/shop", data={"shop": "tools"}).status_code == 303
         sign_in(client)
         assert "<option selected>tools</option>" in client.get("/settings").text  # the shop that was looked at
-        assert posted(client, "/sign-out").status_code == 303
+        assert client.post("/sign-out").status_code == 303
         assert not is_in(client) and signed_in_scopes(client, tea) == set()
 
 
@@ -822,11 +787,11 @@ def test_a_person_of_one_shop_and_a_key_of_another(tmp_path: Path, provider: Pro
     text = make_key(tools, Scope.CONSOLE, name="Bert")
     with serving(tea, tools) as client:
         sign_in(client)
-        assert posted(client, "/sign-in", key=text).status_code == 303
+        assert client.post("/sign-in", data={"key": text}).status_code == 303
         page = client.get("/settings").text
         assert "<option>tea</option><option selected>tools</option>" in page and ">Bert</span>" in page
-        posted(client, "/shop", shop="tea")
-        posted(client, "/sign-out")
+        client.post("/shop", data={"shop": "tea"})
+        client.post("/sign-out")
         assert ">Bert</span>" in client.get("/settings").text  # the key's session goes on
 
 

@@ -9,10 +9,11 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
@@ -119,16 +120,10 @@ def test_four_times_of_what_fits_is_refused_or_answered_and_nothing_is_lost(
         assert again.json()["duplicates"] == 22
 
 
-def refusal(purpose: str, user: str = "u00") -> dict[str, Any]:
-    return {"user_id": user, "purpose": purpose, "granted": False}
-
-
 def test_a_generator_without_which_there_is_no_text_is_told_as_502(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise GenerationError("the generator in /some/folder failed")
-
+    fail = Mock(side_effect=GenerationError("the generator in /some/folder failed"))
     with serving(folder) as client:
         with monkeypatch.context() as patch:
             patch.setattr(api, "write_ads", fail)
@@ -148,19 +143,15 @@ def _replaced(file: Path, content: bytes) -> Mend:
     return lambda: file.write_bytes(whole)
 
 
-def _moved(path: Path) -> Mend:
-    aside = path.with_name("aside")
-    path.rename(aside)
-    return lambda: aside.rename(path)
-
-
 def truncate_weights(shop: Path, version: str) -> Mend:
     weights = shop / "models" / "versions" / version / "scorer.safetensors"
     return _replaced(weights, weights.read_bytes()[:-100])
 
 
 def remove_the_folder(shop: Path, version: str) -> Mend:
-    return _moved(shop / "models" / "versions" / version)
+    path = shop / "models" / "versions" / version
+    aside = path.rename(path.with_name("aside"))
+    return lambda: aside.rename(path)
 
 
 def leave_it_half_written(shop: Path, version: str) -> Mend:
@@ -269,23 +260,17 @@ def test_no_answer_mixes_two_versions(folder: Path) -> None:
     assert all(answer["items"] == expected[answer["model_version"]] for answer in answers)
 
 
+HALF, PLAIN = {"weight": 0.5}, {"treatment": {"personal": False}}
 WRITES: tuple[tuple[str, str, Any], ...] = (
     ("POST", "/v1/events", view("w-1")),
     ("POST", "/v1/items", {"items": [{"item_id": "w", "title": "Green tea w", "description": "tea " * 4_000}]}),
     ("POST", "/v1/users", {"users": [{"user_id": "w", "basics": {"age": "x" * 900}}]}),
-    ("POST", "/v1/consent", {"consent": [refusal("email", "u02")]}),
+    ("POST", "/v1/consent", {"consent": [{"user_id": "u02", "purpose": "email", "granted": False}]}),
     ("POST", "/v1/sessions/join", {"session_id": "w-1", "user_id": "u02"}),
     ("POST", "/v1/users/erase", {"user_id": "u03"}),
     ("DELETE", "/v1/items/tools-3", None),
     ("POST", "/v1/recommend", {"user_id": "u05", "record": True}),
-    (
-        "POST",
-        "/v1/experiments",
-        {
-            "name": "w",
-            "variants": [{"name": "a", "weight": 0.5}, {"name": "b", "weight": 0.5, "treatment": {"personal": False}}],
-        },
-    ),
+    ("POST", "/v1/experiments", {"name": "w", "variants": [HALF | {"name": "a"}, HALF | {"name": "b"} | PLAIN]}),
 )
 
 
@@ -303,34 +288,13 @@ def written_alike(client: TestClient) -> None:
         assert client.request(verb, path, json=body).status_code in (200, 204), path
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[TestClient, str], None]]:
-    """What sets a PRAGMA on every connection of a service's store from then on."""
-    listeners: list[tuple[sa.Engine, Any]] = []
-
-    def set_pragma(client: TestClient, pragma: str) -> None:
-        (shop,) = client.app.state.service.shops.values()  # type: ignore[attr-defined]
-        engine = shop.workspace.store()._engine
-
-        def listener(connection: Any, _record: object) -> None:
-            connection.execute(pragma)
-
-        sa.event.listen(engine, "connect", listener)
-        listeners.append((engine, listener))
-        engine.dispose()
-
-    yield set_pragma
-    for engine, listener in listeners:
-        sa.event.remove(engine, "connect", listener)
-        engine.dispose()
-
-
-def test_while_the_store_is_locked_writes_are_refused_and_readers_go_on(
-    folder: Path, impatient: Callable[[TestClient, str], None]
-) -> None:
+def test_while_the_store_is_locked_writes_are_refused_and_readers_go_on(folder: Path) -> None:
     before = counts(folder)
     with serving(folder) as client:
-        impatient(client, "PRAGMA busy_timeout=20")
+        (shop,) = client.app.state.service.shops.values()
+        engine = shop.workspace.store()._engine
+        sa.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout=20"))
+        engine.dispose()  # new connections do not wait
         with closing(sqlite3.connect(folder / "store.sqlite", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             refused_alike(client, folder)
@@ -377,17 +341,11 @@ def test_a_disk_that_refuses_is_503_and_a_bug_is_500(folder: Path, monkeypatch: 
         (ConnectionResetError("a bug"), 500, "internal"),
     ]
 
-    def raises(error: OSError) -> Callable[..., None]:
-        def work(*_: Any, **__: Any) -> None:
-            raise error
-
-        return work
-
     with serving(folder, console=True) as client:
         for error, status, kind in errors:
             with monkeypatch.context() as patch:
-                patch.setattr("recllm.doors.service.api.person_profile", raises(error))
-                patch.setattr("recllm.doors.console.people.person_values", raises(error))
+                patch.setattr("recllm.doors.service.api.person_profile", Mock(side_effect=error))
+                patch.setattr("recllm.doors.console.people.person_values", Mock(side_effect=error))
                 answer = client.post("/v1/users/profile", json={"user_id": "u00"})
                 page = client.get("/people/u1_AAAAAAAAAAAAAAAAAAAAAAAAAA")
             assert (answer.status_code, answer.json()["error"]["type"], page.status_code) == (status, kind, status)

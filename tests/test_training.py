@@ -131,15 +131,18 @@ def test_a_window_knows_nothing_of_what_comes_after_it() -> None:
         assert np.array_equal(getattr(one, name), getattr(two, name)), name
 
 
+def _past(data: Dataset, basics: np.ndarray | None = None, **options: Any) -> PastWindows:
+    settings = CollaborativeSettings(), CandidateCounts()
+    return PastWindows(data, vectors(data), basics, QUICK, *settings, **options)
+
+
 def _window(data: Dataset, start: int) -> Window:
-    population, settings = CollaborativeSettings(), CandidateCounts()
-    past = PastWindows(data, vectors(data), None, QUICK, population, settings)
+    past = _past(data)
     return past.window(past.population(start))[0]
 
 
 def test_judges_are_other_people_with_whole_lists() -> None:
-    population, settings = CollaborativeSettings(), CandidateCounts()
-    past = PastWindows(DATA, vectors(DATA), None, QUICK, population, settings, negatives=(1, 1))
+    past = _past(DATA, negatives=(1, 1))
     learned, judges = past.window(past.population(DATA.as_of - 14 * DAY), n_validation=5)
     assert judges is not None and (learned.n, judges.n) == (35, 5)
     assert not judges.correction.any() and learned.correction.any()
@@ -149,8 +152,7 @@ def test_judges_are_other_people_with_whole_lists() -> None:
 def test_people_with_basics_are_shown_once_more_without_their_history() -> None:
     basics = np.zeros((DATA.n_users, 8), np.float32)
     basics[:10, 0] = 1
-    settings = CollaborativeSettings(), CandidateCounts()
-    past = PastWindows(DATA, vectors(DATA), basics, QUICK, *settings, new_users_per_window=8)
+    past = _past(DATA, basics, new_users_per_window=8)
     crowd = past.population(DATA.as_of - 14 * DAY)
     newcomers, learned = past.new_users(crowd), past.window(crowd)[0]
     assert newcomers is not None and newcomers.n == 8
@@ -188,22 +190,16 @@ def test_too_few_purchases_let_stronger_browsing_stand_in_and_say_so() -> None:
     assert Action.VIEW in viewed.population.target
 
 
-def test_a_log_too_small_says_what_is_missing() -> None:
+def test_what_cannot_be_learned_from_says_what_is_missing() -> None:
     with pytest.raises(DataError, match=r"0 purchases .* needs 200"):
         fit_scorer(DATA.before(0), vectors(DATA), None, QUICK)
     with pytest.raises(DataError, match=r"spans 9\d days; .*horizon_days=90 needs 135.*pass horizon_days=3\d"):
         fit_scorer(DATA, vectors(DATA), None, QUICK.model_copy(update={"horizon_days": 90}))
-
-
-def test_a_log_in_which_nothing_recurs_says_so() -> None:
     rows = [(f"u{i % 20}", f"i{i}", i * DAY) for i in range(300)]
     events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
-    data = Dataset.construct(events)
+    data = Dataset.construct(events)  # nothing recurs
     with pytest.raises(DataError, match="nothing to learn"):
         fit_scorer(data, np.eye(data.n_items, 8, dtype=np.float32), None, QUICK)
-
-
-def test_vectors_of_another_catalogue_are_refused() -> None:
     with pytest.raises(DataError, match="item_vectors"):
         fit_scorer(DATA, vectors(DATA)[1:], None, QUICK)
 
@@ -273,22 +269,11 @@ def test_sampled_negatives_stand_for_all_of_them() -> None:
 
 def _calibrated(logit: np.ndarray, label: np.ndarray, correction: np.ndarray) -> list[float]:
     n = len(logit)
-    nothing = Truth(np.array([0, 0]), np.zeros(0, np.int32))
-    window = Window(
-        indptr=np.array([0, n]),
-        item=np.zeros(n, np.int32),
-        as_of=0,
-        label=label,
-        bought_before=label,
-        correction=correction,
-        features=logit[:, None],
-        cosine=logit,
-        user_vectors=logit[:1, None],
-        bought=nothing,
-        discovered=nothing,
-        vector_items=np.array([0]),
-        item_vectors=logit[:1, None],
-    )
+    taken = dict.fromkeys(("bought", "discovered"), Truth(np.array([0, 0]), np.zeros(0, np.int32)))
+    vectors = dict.fromkeys(("user_vectors", "item_vectors"), logit[:1, None])
+    pairs: dict[str, Any] = {"indptr": np.array([0, n]), "item": np.zeros(n, np.int32), "bought_before": label}
+    pairs |= {"label": label, "correction": correction, "features": logit[:, None], "cosine": logit}
+    window = Window(as_of=0, vector_items=np.array([0]), **pairs, **taken, **vectors)
     return list(calibrate(logit, window, 10.0).tolist())
 
 
@@ -335,6 +320,8 @@ def test_item_vectors_of_a_past_window_know_only_the_prices_paid_before_it() -> 
     assert np.array_equal(dated.before(start), item_vectors(ToyEncoder(), data.before(start)))
     assert not np.allclose(dated.before(start)[late], dated.latest[late])
     assert np.array_equal(dated.before(data.as_of), dated.latest)
+    priced = DatedItemVectors(ToyEncoder(), DATA)
+    assert priced.before(DATA.as_of - 28 * DAY) is priced.latest, "catalogue prices hold at all times"
 
     settings = CollaborativeSettings(), CandidateCounts()
     past = PastWindows(data, dated.latest, None, QUICK, *settings, dated.before)
@@ -358,8 +345,3 @@ def test_a_recommender_learns_from_the_vectors_of_the_time_and_encodes_each_text
     assert fitted.model is not None
     known_all_along = fit_scorer(data, item_vectors(ToyEncoder(), data), None, QUICK).scorer.weights
     assert any(not np.array_equal(fitted.model.scorer.weights[name], known_all_along[name]) for name in known_all_along)
-
-
-def test_catalogue_prices_hold_at_all_times() -> None:
-    dated = DatedItemVectors(ToyEncoder(), DATA)
-    assert dated.before(DATA.as_of - 28 * DAY) is dated.latest

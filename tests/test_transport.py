@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx2
 import pytest
@@ -69,11 +70,8 @@ def test_no_answer_of_the_service_is_rendered_by_a_browser(folder: Path) -> None
 
 
 def test_a_failure_has_the_headers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError
-
     Workspace.create(tmp_path / "shop", encoder="toy").close()
-    monkeypatch.setattr(api, "generate_latest", fail)
+    monkeypatch.setattr(api, "generate_latest", Mock(side_effect=RuntimeError))
     with serving(tmp_path / "shop", base="https://localhost") as client:
         answer = client.get("/metrics")
         assert answer.status_code == 500 and answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -164,19 +162,6 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert tls_context(both, None).minimum_version == ssl.TLSVersion.TLSv1_2
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[uvicorn.Config]:
-    """How servers were started, which then answer nobody."""
-    configs: list[uvicorn.Config] = []
-
-    def run(server: uvicorn.Server) -> None:
-        configs.append(server.config)
-        server.started = True
-
-    monkeypatch.setattr(uvicorn.Server, "run", run)
-    return configs
-
-
 def serve(folder: Path, host: str, **settings: object) -> tuple[str, RecllmError | None]:
     """What is said at the start, and why there is none."""
     options = [word for name, value in settings.items() for word in ("--set", f"service.{name}={value}")]
@@ -187,7 +172,14 @@ def serve(folder: Path, host: str, **settings: object) -> tuple[str, RecllmError
     return result.output, result.exception
 
 
-def test_others_are_not_answered_without_tls(folder: Path, tmp_path: Path, started: list[uvicorn.Config]) -> None:
+def test_others_are_not_answered_without_tls(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[uvicorn.Config] = []
+
+    def run(server: uvicorn.Server) -> None:
+        started.append(server.config)
+        server.started = True
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
     _, error = serve(folder, EVERYBODY)
     assert isinstance(error, PolicyError) and "service.certificate" in str(error) and "trusted_proxies" in str(error)
     certificate, key = make_certificate(tmp_path)

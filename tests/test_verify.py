@@ -32,9 +32,8 @@ NOW = datetime(2025, 11, 1, 9, tzinfo=UTC)
 """A Saturday."""
 CASES = tomllib.loads((Path(__file__).parent / "data" / "ad_texts.toml").read_text("utf-8"))
 VERDICTS = ("pass", "person", "blocked")
-TWENTY_OFF = Offer(
-    type=OfferType.PERCENT, value=Decimal(20), start=NOW - timedelta(days=1), end=NOW + timedelta(days=9)
-)
+NINE_DAYS = timedelta(days=9)
+TWENTY_OFF = Offer(type=OfferType.PERCENT, value=Decimal(20), start=NOW - timedelta(days=1), end=NOW + NINE_DAYS)
 
 
 def item_named(name: str) -> Item:
@@ -93,21 +92,14 @@ def test_every_text_is_judged_as_its_table_says() -> None:
     wrong = []
     for row in CASES["table"]:
         item, values = item_named(row["item"]), known(row)
-        expectations = [
-            key for key in row if key in (*VERDICTS, "clean", "grounded") or key.startswith(("fails", "holds"))
-        ]
+        plain = (*VERDICTS, "clean", "grounded")
+        expectations = [key for key in row if key in plain or key.startswith(("fails", "holds"))]
         assert expectations, row
         for expected, text in ((key, text) for key in expectations for text in row[key]):
             answer = judged(text, item, **values)
             if not agrees(answer, expected):
                 wrong.append((row["says"], text, expected, answer.verdict.value, failed(answer), answer.ungrounded))
     assert wrong == []
-
-
-def test_one_passed_check_per_guarantee() -> None:
-    checks = judged("Soft sandwich buns.", channel="push").checks
-    assert [c.guarantee for c in checks] == list(GUARANTEES)
-    assert all(check.passed for check in checks)
 
 
 def test_messages_name_the_fact_and_what_would_be_right() -> None:
@@ -180,9 +172,8 @@ def test_facts_state_words_and_go_with_others() -> None:
 
 def test_more_words_of_another_language_than_english_ones_are_foreign() -> None:
     assert is_foreign("un pain pour vous") and is_foreign("le pain et le vin")
-    assert not is_foreign("bread pour friends") and not is_foreign(
-        "la vie en rose et le vin, with your friends and my tea"
-    )
+    assert not is_foreign("bread pour friends")
+    assert not is_foreign("la vie en rose et le vin, with your friends and my tea")
 
 
 def test_the_own_title_of_an_item_breaks_no_rule_of_form() -> None:
@@ -204,12 +195,10 @@ def test_numbers_are_read_from_words() -> None:
     assert {text: [q.value for q in quantities(text)] for text in values} == values
 
 
-FILES = {"offers.toml": "G2", "claims.toml": "G3", "language.toml": ""}
-LISTS = [(FILES[file], *pair) for file in FILES for pair in zip(families(file), table(file)["family"], strict=True)]
-
-
 def test_each_family_finds_what_it_lists_and_its_guarantee_fails() -> None:
-    for guarantee, family, lists in LISTS:
+    files = {"offers.toml": "G2", "claims.toml": "G3", "language.toml": ""}
+    rows = [(files[file], *pair) for file in files for pair in zip(families(file), table(file)["family"], strict=True)]
+    for guarantee, family, lists in rows:
         if not guarantee and family.guarantee not in ("G8", "G9", "G10"):
             continue
         assert [text for text in lists["hit"] if not family.find(read(text))] == [], family.id
@@ -258,7 +247,10 @@ def test_limits_and_characters_of_a_channel() -> None:
         assert any(why in fault for fault in faults), (channel, text, faults)
 
 
-def test_the_longest_text_that_is_read() -> None:
+def test_one_check_per_guarantee_of_a_text_that_is_not_too_long_to_be_read() -> None:
+    checks = judged("Soft sandwich buns.", channel="push").checks
+    assert [c.guarantee for c in checks] == list(GUARANTEES)
+    assert all(check.passed for check in checks)
     assert failed(judged("a" * 1_100)) > {"G5"}
     for size in (1_101, 500_000):
         assert [check.guarantee for check in judged("a" * size).checks] == ["G6"]
