@@ -57,11 +57,8 @@ def named(dataset: Dataset) -> Dataset:
 
 @pytest.fixture(scope="module")
 def trained() -> Recommender:
-    policy = Policy(group_floor=FLOOR)
-    world = named(shop(people=PEOPLE))
-    return Recommender(world, ToyEncoder(), policy=policy).fit(
-        ScorerTrainingSettings(n_windows=3, epochs=2, min_steps=100)
-    )
+    training = ScorerTrainingSettings(n_windows=3, epochs=2, min_steps=100)
+    return Recommender(named(shop(people=PEOPLE)), ToyEncoder(), policy=Policy(group_floor=FLOOR)).fit(training)
 
 
 def like(recommender: Recommender, dataset: Dataset | None = None, **changed) -> Recommender:  # type: ignore[no-untyped-def]
@@ -105,19 +102,16 @@ def test_a_probability_is_the_one_of_the_slate(trained: Recommender) -> None:
 
 
 def test_of_several_items_at_least_one(trained: Recommender) -> None:
-    rows, people = trained.dataset.item_rows(["tea1", "tea2", "tool4"]), np.arange(PEOPLE)
-    data = trained.dataset
+    data, people = trained.dataset, np.arange(PEOPLE)
+    rows = data.item_rows(["tea1", "tea2", "tool4"])
     users = UserInputs(data.events, data.as_of, people, basics_vectors(trained.encoder, basics_of(data.users)))
     single = trained.ranker.score(users, explicit(PEOPLE, rows)).probability.reshape(PEOPLE, -1)
-    assert independent_probabilities(trained, rows, people).probability == pytest.approx(
-        1 - np.prod(1 - single, axis=1), abs=1e-5
-    )
+    found = independent_probabilities(trained, rows, people)
+    assert found.probability == pytest.approx(1 - np.prod(1 - single, axis=1), abs=1e-5)
     alone = target_probabilities(trained, rows[1:2], people)
     assert alone.probability == pytest.approx(single[:, 1], abs=1e-6)
-    best = independent_probabilities(trained, rows, people).best_item
-    assert all(
-        trained.dataset.items["item_id"][int(i)].startswith("tea") == even(f"u{n:02}") for n, i in enumerate(best)
-    )
+    best = data.items["item_id"].gather(found.best_item).to_list()
+    assert [name.startswith("tea") for name in best] == [even(name) for name in data.users["user_id"]]
 
 
 def test_sets_are_set_right_by_the_window_before() -> None:
@@ -183,9 +177,8 @@ def test_the_group_is_told_apart(trained: Recommender) -> None:
     found = audience(trained, items=["tea3"], limits=AudienceLimits(size=25, holdout=0), explain=False)
     told = {d.name: d for d in found.group}
     assert told["home = country"].share == 1 and told["home = country"].low > 1
-    assert told["food > tea"].lift == pytest.approx(
-        told["food > tea"].share / told["food > tea"].share_of_rest, rel=0.2
-    )
+    tea = told["food > tea"]
+    assert tea.lift == pytest.approx(tea.share / tea.share_of_rest, rel=0.2)
     assert "home = town" not in told and "home > tools" not in told
 
 
@@ -228,13 +221,9 @@ def test_each_exclusion_is_counted_and_obeyed(trained: Recommender) -> None:
         for item in (0, 1):
             busy = busy.with_event(rows["u06"], item, data.as_of - hour * 3600, Action.SHOWN)
     shop_now = like(trained, busy, permits=lambda names: [name != "u08" for name in names])
-    found = audience(
-        shop_now,
-        items=["tea3"],
-        exclusions=Exclusions(suppressed=["u10", "nobody"], frequency_cap=2),
-        explain=False,
-        agreed=lambda names: [n != "u12" for n in names],
-    )
+    limited = Exclusions(suppressed=["u10", "nobody"], frequency_cap=2)
+    request = {"items": ["tea3"], "exclusions": limited, "explain": False}
+    found = audience(shop_now, agreed=lambda names: [n != "u12" for n in names], **request)
     assert found.excluded == {"no_consent": 2, "suppression_list": 1, "minor": 2, "returned": 1, "frequency_cap": 1}
     assert accounted(found)
     assert not {"u00", "u02", "u04", "u06", "u08", "u10", "u12"} & {*ids(found), *found.holdout}
@@ -245,14 +234,13 @@ def test_each_exclusion_is_counted_and_obeyed(trained: Recommender) -> None:
 def test_the_global_holdout_is_in_no_audience(trained: Recommender) -> None:
     ids = trained.dataset.users["user_id"].to_list()
     held_out = set(np.array(ids)[globally_held_out(ids, 0.4, "2025")].tolist())
-    everybody = audience(trained, items=["tea3"], explain=False)
-    found = audience(
-        trained, items=["tea3"], exclusions=Exclusions(holdout_share=0.4, holdout_salt="2025"), explain=False
+    before, found = (
+        audience(trained, items=["tea3"], exclusions=exclusions, explain=False)
+        for exclusions in (Exclusions(), Exclusions(holdout_share=0.4, holdout_salt="2025"))
     )
     assert 20 <= len(held_out) <= 45
-    counts = sum(n for reason, n in found.excluded.items() if reason != "beyond_the_cut")
-    before = sum(n for reason, n in everybody.excluded.items() if reason != "beyond_the_cut")
-    assert 0 < found.excluded["global_holdout"] <= len(held_out) and counts - before == found.excluded["global_holdout"]
+    few, many = (sum(n for why, n in a.excluded.items() if why != "beyond_the_cut") for a in (before, found))
+    assert 0 < found.excluded["global_holdout"] <= len(held_out) and many - few == found.excluded["global_holdout"]
     assert not held_out & {*(person.user_id for person in found.people), *found.holdout} and accounted(found)
     with pytest.raises(UsageError, match=r"holdout_share must be 1 at most, not 1\.5"):
         Exclusions(holdout_share=1.5)
@@ -286,10 +274,8 @@ def test_bought_recently(trained: Recommender) -> None:
 
 def test_a_person_stands_under_the_first_reason() -> None:
     one, two = np.array([True, True, False]), np.array([True, False, True])
-    assert {k: v.tolist() for k, v in first_only({"a": one, "b": two}).items()} == {
-        "a": [True, True, False],
-        "b": [False, False, True],
-    }
+    first = first_only({"a": one, "b": two})
+    assert (first["a"] == one).all() and first["b"].tolist() == [False, False, True] and len(first) == 2
 
 
 @pytest.mark.parametrize(("name", "value", "age"), table("audiences", "ages"))

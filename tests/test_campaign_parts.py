@@ -87,14 +87,11 @@ def test_a_pack_that_does_not_parse(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("refused", ["sms", "sms_cn"])
 def test_a_refused_channel_is_told_those_that_a_campaign_takes(tmp_path: Path, refused: str) -> None:
+    sender = '\n[sender]\nname = "Tea House"\naddress = "Riga"\nopt_out = "https://tea.example/stop"\n'
+
     def reading(channels: str) -> CampaignFile:
-        changed = GOOD.replace('channels = ["push"]', f"channels = {channels}")
-        return read_campaign(
-            campaign(
-                tmp_path,
-                f'{changed}\n[sender]\nname = "Tea House"\naddress = "Riga"\nopt_out = "https://tea.example/stop"\n',
-            )
-        )
+        text = GOOD.replace('channels = ["push"]', f"channels = {channels}") + sender
+        return read_campaign(campaign(tmp_path, text))
 
     with pytest.raises(DataError) as error:
         reading(f'["{refused}"]')
@@ -126,8 +123,7 @@ def test_an_offer_that_ends_in_the_night_is_over() -> None:
 
 @given(
     st.datetimes(datetime(2024, 1, 1), datetime(2026, 12, 31)),
-    st.times().map(lambda t: t.replace(second=0, microsecond=0)),
-    st.times().map(lambda t: t.replace(second=0, microsecond=0)),
+    *[st.times().map(lambda t: t.replace(second=0, microsecond=0))] * 2,
     st.sampled_from(["Europe/Berlin", "America/New_York", "Asia/Shanghai", "Australia/Lord_Howe"]),
 )
 def test_no_message_leaves_in_quiet_hours(moment: datetime, start: time, end: time, zone: str) -> None:
@@ -137,8 +133,8 @@ def test_no_message_leaves_in_quiet_hours(moment: datetime, start: time, end: ti
     found = send_window(at, (start, end), zone, None)
     assert found is not None and found.end is not None and at <= found.start < found.end
     assert found.end - found.start <= timedelta(hours=25)
-    leapt = found.start.astimezone(ZoneInfo(zone)).utcoffset() != at.astimezone(ZoneInfo(zone)).utcoffset()
-    assert leapt or not is_quiet(found.start.astimezone(ZoneInfo(zone)).time(), start, end)
+    local = found.start.astimezone(ZoneInfo(zone))
+    assert local.utcoffset() != at.astimezone(ZoneInfo(zone)).utcoffset() or not is_quiet(local.time(), start, end)
 
 
 def test_intervals_are_the_published_ones() -> None:
@@ -170,17 +166,8 @@ def test_money_by_bootstrap() -> None:
 
 
 def person(n: int, kind: str, held: bool = False) -> PlannedPerson:
-    return PlannedPerson(
-        user_id=f"u{n}",
-        held_out=held,
-        probability=n / 1000,
-        item_id="tea",
-        kind=kind,
-        channel="push",
-        locale="en",
-        variant=0,
-        text_id="t1",
-    )
+    text = {"item_id": "tea", "kind": kind, "channel": "push", "locale": "en", "variant": 0, "text_id": "t1"}
+    return PlannedPerson(user_id=f"u{n}", held_out=held, probability=n / 1000, **text)
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 90), min_size=1), st.integers(2, 50))
@@ -206,21 +193,15 @@ def test_both_sides_are_divided_alike() -> None:
 
 
 def test_counts_are_told_with_their_reasons() -> None:
-    assert counts_in_words({"beyond_the_cut": 1200, "seed": None}) == (
-        "beyond size or budget (1,200), given as an example (few)"
-    )
+    words = "beyond size or budget (1,200), given as an example (few)"
+    assert counts_in_words({"beyond_the_cut": 1200, "seed": None}) == words
 
 
 def outcome() -> CampaignOutcome:
-    arm = GroupFigures(
-        people=200, converted=30, rate=share(30, 200), revenue=99.5, revenue_per_person=0.4975, unsubscribed=2
-    )
-    gap = difference(30, 200, 9, 120)
-    rows = [
-        SegmentFigures(by=by, name=name, reached=arm, held_out=arm, effect=gap)
-        for by, name in (("variant", "1"), ("item", "<i>"))
-    ]
-    start = datetime(2025, 1, 1, tzinfo=UTC)
+    money = {"revenue": 99.5, "revenue_per_person": 0.4975}
+    arm = GroupFigures(people=200, converted=30, rate=share(30, 200), unsubscribed=2, **money)
+    gap, start = difference(30, 200, 9, 120), datetime(2025, 1, 1, tzinfo=UTC)
+    segment = SegmentFigures(by="item", name="<i>", reached=arm, held_out=arm, effect=gap)
     return CampaignOutcome(
         campaign_id="spring",
         goal="<b>",
@@ -242,19 +223,16 @@ def outcome() -> CampaignOutcome:
         other_people=arm,
         effect=gap,
         revenue_effect=gap,
-        segments=tuple(rows),
+        segments=(segment,),
         words=(),
     )
 
 
 def test_a_report_of_a_log_without_purchases_tells_of_no_buying() -> None:
     for locale, buying, converting in (("en", ("buy", "bought"), "convert"), ("zh", ("购买", "买得"), "转化")):
-        words = {}
-        for actions in (("purchase",), ("view", "cart")):
-            told = replace(outcome(), converts=actions)
-            words[actions] = " ".join(conclusions(told, 50, locale))
-        assert not any(word in words["view", "cart"] for word in buying) and converting in words["view", "cart"]
-        assert any(word in words["purchase",] for word in buying) and converting not in words["purchase",]
+        for actions, is_buying in ((("purchase",), True), (("view", "cart"), False)):
+            words = " ".join(conclusions(replace(outcome(), converts=actions), 50, locale))
+            assert any(word in words for word in buying) is is_buying is (converting not in words)
 
 
 def test_every_conclusion_can_be_said() -> None:
@@ -283,9 +261,10 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\x1e", "\n", "\r\n"])
 def test_no_character_of_a_text_ends_a_line_of_a_log(tmp_path: Path, letter: str) -> None:
-    append(tmp_path / "log.jsonl", [{"text": f"new{letter}line"}])
-    append(tmp_path / "log.jsonl", [{"text": "next"}])
-    assert [entry["text"] for entry in read_log(tmp_path / "log.jsonl")] == [f"new{letter}line", "next"]
+    texts = [f"new{letter}line", "next"]
+    for text in texts:
+        append(tmp_path / "log.jsonl", [{"text": text}])
+    assert [entry["text"] for entry in read_log(tmp_path / "log.jsonl")] == texts
 
 
 def test_an_append_that_fails_leaves_the_log_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,11 +91,7 @@ def test_what_a_window_asks(shop: Dataset) -> None:
     assert {ids[int(i)] for i in window.slice("ALL").items} == {"milk", "tea"}
     assert {ids[int(i)] for i in window.slice("COLD").items} == {"new"}
     assert [window.slice(s).mask_seen for s in ("ALL", "NEW", "COLD")] == [False, True, False]
-
-
-def test_a_system_sees_nothing_from_the_window(shop: Dataset) -> None:
-    window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy")
-    for one in window.slices:
+    for one in window.slices:  # a system sees nothing from the window
         question = window.query(one, 5)
         assert question.dataset.events.at.max() < CUT == question.as_of
         assert question.fit_on.events.at.max() < CUT
@@ -136,11 +132,9 @@ def test_people_whose_history_is_hidden(shop: Dataset) -> None:
     window = next_purchases(replace(shop, users=told), start=CUT, end=70 * DAY, protocol="toy")
     assert found(window, "NOHISTORY") == {"bob": {"tea"}}  # ann and cat told nothing
     asked, bob = window.query(window.slice("NOHISTORY"), 2), int(shop.user_rows(["bob"])[0])
-    assert asked.fit_users.tolist() == [-1]
+    assert asked.fit_users.tolist() == [-1] and not asked.mask_seen
     assert asked.hidden_users is not None and asked.hidden_users.tolist() == [bob]
-    assert np.diff(asked.dataset.events.indptr)[bob] == 0
-    assert np.diff(asked.fit_on.events.indptr)[bob] == 1
-    assert not asked.mask_seen
+    assert [np.diff(data.events.indptr)[bob] for data in (asked.dataset, asked.fit_on)] == [0, 1]
     assert window.query(window.slice("ALL"), 2).hidden_users is None
 
 
@@ -242,10 +236,8 @@ def test_the_time_line_of_an_order_is_that_of_the_train_part(tmp_path: Path) -> 
     rows += [("bob", "b", 0, "train"), ("bob", "c", 1, "train"), ("bob", "a", 2, "train")]
     rows += [("cat", "a", 0, "context"), ("cat", "d", 1, "test")]
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "order", "split"], orient="row")
-    published = pl.DataFrame(
-        {"split": ["test"], "row": [0], "user_id": ["ann"], "history": [["a", "b", "c"]], "target": ["d"]}
-    )
-    tables = read_folder(write(tmp_path, frame, eval_rows=published))
+    row = {"split": "test", "row": 0, "user_id": "ann", "history": ["a", "b", "c"], "target": "d"}
+    tables = read_folder(write(tmp_path, frame, eval_rows=pl.DataFrame([row])))
     steps = tables.interactions.with_columns((pl.col("timestamp") - ORDER_EPOCH) // (HORIZON_DAYS * DAY))
     assert dict(steps.group_by("user_id", maintain_order=True).agg("timestamp").iter_rows()) == {
         "ann": [1, 2, 3, 4], "bob": [0, 1, 2], "cat": [3, 4],
@@ -277,10 +269,8 @@ def test_folders_that_cannot_be_used(ordered: Path, tmp_path: Path) -> None:
 
 
 def test_event_names_of_public_logs(tmp_path: Path) -> None:
-    rows = log(("a", "x", 1), ("a", "x", 2), ("a", "y", 3)).with_columns(
-        event=pl.Series(["click", "collect", "alipay"])
-    )
-    dataset = read_folder(write(tmp_path, rows)).dataset()
+    rows, names = log(("a", "x", 1), ("a", "x", 2), ("a", "y", 3)), ["click", "collect", "alipay"]
+    dataset = read_folder(write(tmp_path, rows.with_columns(event=pl.Series(names)))).dataset()
     assert [len(dataset.events.of(a)) for a in (Action.VIEW, Action.FAVOURITE, Action.PURCHASE)] == [1, 1, 1]
 
 
@@ -338,10 +328,8 @@ def test_report(shop: Dataset, tmp_path: Path) -> None:
     report.write(tmp_path / "deep" / "toy.json")
     read = json.loads((tmp_path / "deep" / "toy.json").read_text())
     assert {"protocol", "commit", "data_hash", "seed", "seconds", "systems", "differences"} <= set(read)
-    assert read["protocol"] == "toy"
-    assert read["systems"]["recllm"]["ALL"]["ndcg@2"] == 1.0
-    assert "COLD" in read["systems"]["random"]
-    assert "COLD" not in read["systems"]["popular"]
+    assert read["protocol"] == "toy" and read["systems"]["recllm"]["ALL"]["ndcg@2"] == 1.0
+    assert "COLD" in read["systems"]["random"] and "COLD" not in read["systems"]["popular"]
     assert all(set(d) == {"ours", "peer", "slice", "metric", "mean", "low", "high"} for d in read["differences"])
     compared = {(d["peer"], d["slice"]) for d in read["differences"]}
     assert {pair for pair in compared if pair[1] in ("ALL", "NEW", "COLD")} == {
@@ -357,9 +345,7 @@ def test_the_best_peer_of_each_slice_comes_first(shop: Dataset) -> None:
     systems = {"recllm": perfect, "recllm-frozen": perfect, "also": perfect, **make_systems(["popular"])}
     report = evaluate(window, systems, k=2, draws=20)
     assert set(report.extra["best_peers"].values()) == {"also"}
-    first = {}
-    for gap in report.differences:
-        first.setdefault(gap.slice, gap)
+    first = {gap.slice: gap for gap in reversed(report.differences)}
     assert {(gap.peer, gap.mean) for gap in first.values()} == {("also", 0.0)}
     assert {d.peer for d in report.differences} == {"also", "popular", "recllm-frozen"}
     assert set(first) == set(report.systems["recllm"])
@@ -424,8 +410,7 @@ def test_accuracy_is_counted_over_the_listed_pairs() -> None:
         return System(rank=lambda question: RankedLists(lists, np.full(lists.shape, p, np.float32)), note="why")
 
     report = evaluate(window, {"recllm": sure(0.9), "timid": sure(0.1)}, k=2, draws=10)
-    assert report.systems["recllm"]["ALL"]["accuracy@0.5"] == 1
-    assert report.systems["timid"]["ALL"]["accuracy@0.5"] == 0
+    assert [report.systems[name]["ALL"]["accuracy@0.5"] for name in ("recllm", "timid")] == [1, 0]
     assert report.systems["timid"]["ALL"]["ece@2"] == pytest.approx(0.9)
     assert report.extra["notes"] == ["why", "why"]
 
@@ -438,18 +423,13 @@ def test_the_encoder_is_loaded_only_for_systems_that_need_it() -> None:
         return ToyEncoder()
 
     window = time_split(world(), test_days=28)
-    assert list(evaluate(window, systems_for(window, ["popular"], encoder)).systems) == ["popular"]
-    assert not loaded
-    assert list(evaluate(window, systems_for(window, ["zero-shot"], encoder)).systems) == ["zero-shot"]
-    assert len(loaded) == 1
+    for system, n_loaded in (("popular", 0), ("zero-shot", 1)):
+        assert list(evaluate(window, systems_for(window, [system], encoder)).systems) == [system]
+        assert len(loaded) == n_loaded
 
 
 def test_a_missing_library_is_named_before_anything_is_encoded_or_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    window = time_split(world(), test_days=28)
-
-    def encoder() -> ToyEncoder:
-        raise AssertionError("nothing may be encoded")
-
+    window, encoder = time_split(world(), test_days=28), lambda: pytest.fail("nothing may be encoded")
     monkeypatch.setitem(sys.modules, "implicit", None)
     with pytest.raises(MissingExtraError, match=r"implicit is not installed.*recllm\[bench\]"):
         systems_for(window, ["recllm", "popular", "als"], encoder, further=PEERS)

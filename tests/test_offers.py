@@ -27,7 +27,6 @@ from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.text.encoder.toy import ToyEncoder
 
 PEOPLE, FLOOR = 80, 5
-PASTA, SAUCE = ("pasta0", "pasta1"), ("sauce0", "sauce1")
 KINDS = ("pasta", "sauce", "soap", "tea", "beer")
 
 
@@ -58,10 +57,8 @@ def world(people: int = PEOPLE, weeks: int = 16) -> Dataset:
 
 @pytest.fixture(scope="module")
 def trained() -> Recommender:
-    policy = Policy(group_floor=FLOOR)
-    return Recommender(world(), ToyEncoder(), policy=policy).fit(
-        ScorerTrainingSettings(n_windows=2, epochs=2, min_steps=60)
-    )
+    training = ScorerTrainingSettings(n_windows=2, epochs=2, min_steps=60)
+    return Recommender(world(), ToyEncoder(), policy=Policy(group_floor=FLOOR)).fit(training)
 
 
 def pairs_of(recommender: Recommender) -> set[tuple[str, str]]:
@@ -121,22 +118,16 @@ def naive_z(events: Events, n_items: int, people: int, z_least: float) -> np.nda
 @given(st.integers(0, 10_000))
 def test_it_is_what_the_formula_says(seed: int) -> None:
     rng, n_items = np.random.default_rng(seed), 6
-    runs = []
+    runs, popularity = [], np.array([5, 5, 3, 2, 2, 1]) / 18
     for _ in range(12):
         at = np.sort(rng.integers(0, 6, 14)) * DAY + START
-        runs.append(
-            [
-                (int(i), int(t))
-                for i, t in zip(rng.choice(n_items, 14, p=np.array([5, 5, 3, 2, 2, 1]) / 18), at, strict=True)
-            ]
-        )
+        runs.append(list(zip(rng.choice(n_items, 14, p=popularity).tolist(), at.tolist(), strict=True)))
     events = history(*runs)
     found = bought_together(events, n_items, np.arange(n_items), min_people=2, min_z=1e-9).toarray()
     expected = naive_z(events, n_items, 2, 1e-9)
     ours = found > 0  # pairs that could not pass if each trip were another person's are not looked at
     assert np.allclose(found[ours], expected[ours], rtol=1e-4)
-    observed = sum(1 for row in range(n_items) for col in range(n_items) if expected[row, col] > 0)
-    assert ours.sum() <= observed
+    assert ours.sum() <= (expected > 0).sum()
 
 
 def test_nothing_goes_together_where_nobody_buys() -> None:
@@ -156,17 +147,11 @@ def named(recommender: Recommender, rows: np.ndarray) -> list[str]:
 
 
 def test_an_offer_goes_with_a_late_purchase_and_says_with_which(trained: Recommender) -> None:
-    both, old, complete, none = (
-        [("pasta0", 3.0), ("soap1", 2.0)],
-        [("pasta0", 30.0)],
-        [("pasta0", 3.0), ("sauce0", 3.0)],
-        [("soap1", 1.0)],
-    )
-    found = fitting(trained, Intent.CROSS_SELL, both, old, complete, none)
+    both, complete = [("pasta0", 3.0), ("soap1", 2.0)], [("pasta0", 3.0), ("sauce0", 3.0)]
+    found = fitting(trained, Intent.CROSS_SELL, both, [("pasta0", 30.0)], complete, [("soap1", 1.0)])
     assert named(trained, found.of(0)) == ["sauce0"]
-    assert found.of_offers(0)[0] == dict(
-        zip(*(trained.dataset.item_rows([n]).tolist() for n in ("sauce0", "pasta0")), strict=True)
-    )
+    sauce, pasta = trained.dataset.item_rows(["sauce0", "pasta0"]).tolist()
+    assert found.of_offers(0)[0] == {sauce: pasta}
     assert [len(found.of(n)) for n in range(4)] == [1, 0, 0, 0]
     kinds = [None if remark is None else remark[0] for remark in found.remarks]
     assert kinds == [None, NoteKind.NO_RECENT_PURCHASE, NoteKind.NOTHING_GOES_WITH, NoteKind.NOTHING_GOES_WITH]
@@ -190,9 +175,8 @@ def test_to_win_back_is_what_was_bought_repeatedly_and_no_more(trained: Recommen
     loyal = [("tea1", 90.0), ("tea1", 3.0)]
     found = fitting(trained, Intent.WIN_BACK, gone, shops_on, loyal)
     assert [named(trained, found.of(n)) for n in range(3)] == [["tea1"], ["tea1"], []]
-    assert found.remarks[0] is None
-    assert found.remarks[1] == (NoteKind.STILL_BUYS, pytest.approx(1.0))
-    assert found.remarks[2] == (NoteKind.NOTHING_TO_WIN_BACK, 42.0)
+    remarks = [None, (NoteKind.STILL_BUYS, pytest.approx(1.0)), (NoteKind.NOTHING_TO_WIN_BACK, 42.0)]
+    assert list(found.remarks) == remarks
 
 
 def test_what_was_sent_back_is_not_won_back() -> None:
@@ -225,16 +209,13 @@ def test_a_slate_of_an_intent_holds_it_and_says_why(trained: Recommender) -> Non
             assert item.item_id not in late and (reason.evidence_id[2:], item.item_id) in pairs_of(trained)
             assert reason.text.startswith("You bought “Pasta") or reason.text.startswith("You bought “Sauce")
     empty = next(slate for slate in slates if not slate.items)
-    assert "14 days" in (empty.degraded_reason or "") and empty.notes[0].kind in (
-        NoteKind.NO_RECENT_PURCHASE,
-        NoteKind.NOTHING_GOES_WITH,
-    )
+    assert "14 days" in (empty.degraded_reason or "")
+    assert empty.notes[0].kind in (NoteKind.NO_RECENT_PURCHASE, NoteKind.NOTHING_GOES_WITH)
 
 
 def test_a_cart_of_somebody_unknown_gets_what_goes_with_it(trained: Recommender) -> None:
-    (slate,) = trained.for_nobody().recommend(
-        RecommendRequest(users=("",), basket=("pasta0",), intent=Intent.CROSS_SELL)
-    )
+    request = RecommendRequest(users=("",), basket=("pasta0",), intent=Intent.CROSS_SELL)
+    (slate,) = trained.for_nobody().recommend(request)
     assert [item.item_id for item in slate.items] == ["sauce0"]
     assert slate.items[0].reasons[0].text == "“Pasta number 0” is in your cart; others buy the two together."
     (chinese,) = trained.in_language("zh").for_nobody().recommend("", basket=("pasta0",), intent=Intent.CROSS_SELL)
@@ -305,14 +286,13 @@ def test_by_lift_comes_first_who_is_more_likely_than_others(trained: Recommender
 
 @pytest.mark.parametrize("intent", [Intent.DISCOVER, Intent.REMIND])
 def test_an_audience_of_an_intent_leaves_out_whom_nothing_fits(trained: Recommender, intent: Intent) -> None:
-    pool = eligible_pool(
-        trained, audience_target(trained, ["tea0", "tea1"])[1], Exclusions(), choice=OfferChoice(intent=intent)
-    )
+    target = audience_target(trained, ["tea0", "tea1"])[1]
+    pool = eligible_pool(trained, target, Exclusions(), choice=OfferChoice(intent=intent))
     left_out = pool.excluded.get(ExclusionReason.NO_OFFER, 0)
     assert left_out + len(pool.user_rows) == PEOPLE and left_out > 0
     for user, item in zip(pool.user_rows, pool.scores.best_item, strict=True):
         owns = item in trained.dataset.events.rows(np.array([user])).item
-        assert owns is (intent is Intent.REMIND) or owns == (intent is Intent.REMIND)
+        assert owns == (intent is Intent.REMIND)
 
 
 def effects_by_row(rows: np.ndarray) -> PersonEffects:
@@ -331,10 +311,8 @@ def test_an_audience_by_uplift_is_whom_a_treatment_moves(trained: Recommender) -
     assert best.expected_extra == pytest.approx(sum(rows / 100 - 0.2))
     assert best.people[0].effect == pytest.approx((PEOPLE - 1) / 100 - 0.2)
     assert best.people[0].effect_low == pytest.approx(best.people[0].effect - 0.2)  # type: ignore[operator]
-    sure = request.model_copy(
-        update={"choice": choice.model_copy(update={"sure": True}), "limits": AudienceLimits(holdout=0)}
-    )
-    members = find_audience(trained, sure, effects=effects_by_row)
+    changes = {"choice": choice.model_copy(update={"sure": True}), "limits": AudienceLimits(holdout=0)}
+    members = find_audience(trained, request.model_copy(update=changes), effects=effects_by_row)
     assert members.size == PEOPLE - 41 and members.excluded[ExclusionReason.NOT_MOVED] == 41
     paying = request.model_copy(update={"limits": AudienceLimits(cost=1.0, margin=2.0, holdout=0)})
     assert find_audience(trained, paying, effects=effects_by_row).size == PEOPLE - 71  # effect * 2 > 1
@@ -363,9 +341,7 @@ def offers(n: int, m: int, seed: int, objective: Objective = Objective.LIFT) -> 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.integers(1, 40),
-    st.integers(1, 8),
-    st.integers(0, 1000),
+    *(st.integers(1, 40), st.integers(1, 8), st.integers(0, 1000)),
     st.sampled_from([Objective.LIFT, Objective.PROBABILITY]),
 )
 def test_without_spread_everybody_gets_their_best_and_the_first_always_does(

@@ -54,23 +54,13 @@ def world() -> Dataset:
             at = 1_700_000_000 + int(rng.integers(0, 12)) * 10 * DAY
             rows.append((f"u{user:02}", f"i{item}", at, kind, float(rng.integers(1, 3)), [2.1, 3.0, None][item % 3]))
     events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "event", "quantity", "price"], orient="row")
-    items = pl.DataFrame(
-        {
-            "item_id": [f"i{n}" for n in range(6)],
-            "title": [f"Thing {n}" for n in range(6)],
-            "category": [["food", "tea"], ["food", "coffee"], ["home"], ["food", "tea"], None, ["home", "tools"]],
-            "brand": ["Leaf", "Leaf", "Iron", None, "Iron", "Öl"],
-        }
-    )
+    tea, coffee, home, tools = ["food", "tea"], ["food", "coffee"], ["home"], ["home", "tools"]
+    items = {"item_id": [f"i{n}" for n in range(6)], "title": [f"Thing {n}" for n in range(6)]}
+    items |= {"category": [tea, coffee, home, tea, None, tools], "brand": ["Leaf", "Leaf", "Iron", None, "Iron", "Öl"]}
     ages = ["35-44", "18", " 65+ ", "under 18", None, "unknown", "45-54", "41.5"]
-    users = pl.DataFrame(
-        {
-            "user_id": [f"u{n:02}" for n in range(30)],
-            "age": [ages[n % len(ages)] for n in range(30)],
-            "home": [("Town", "country", None)[n % 3] for n in range(30)],
-        }
-    )
-    return Dataset.construct(events, users, items, as_of=1_700_000_000 + 120 * DAY)
+    users = [(f"u{n:02}", ages[n % len(ages)], ("Town", "country", None)[n % 3]) for n in range(30)]
+    known = pl.DataFrame(users, schema=["user_id", "age", "home"], orient="row")
+    return Dataset.construct(events, known, pl.DataFrame(items), as_of=1_700_000_000 + 120 * DAY)
 
 
 WORLD = world()
@@ -82,11 +72,6 @@ def agreed(channel: str, ids: Sequence[str]) -> list[bool]:
     return [int(name[1:]) % (2 + CHANNELS.index(channel)) == 0 for name in ids]
 
 
-def messages() -> pl.DataFrame:
-    rows = [(name, campaign, channel, WORLD.as_of - days * DAY) for name, campaign, channel, days in MESSAGES]
-    return pl.DataFrame(rows, schema=["user_id", "campaign_id", "channel", "exported_at"], orient="row")
-
-
 class Gate:
     """What rules ask of a workspace."""
 
@@ -94,7 +79,8 @@ class Gate:
         return agreed(next(name for name, needed in CHANNEL_PURPOSE.items() if needed is purpose), ids)
 
     def messages(self, purpose: Purpose) -> pl.DataFrame:
-        return messages()
+        rows = [(name, campaign, channel, WORLD.as_of - days * DAY) for name, campaign, channel, days in MESSAGES]
+        return pl.DataFrame(rows, schema=["user_id", "campaign_id", "channel", "exported_at"], orient="row")
 
 
 def people(rule: Any) -> np.ndarray:
@@ -133,21 +119,15 @@ def meets(rule: dict[str, Any], user: int) -> bool:
     if condition == "orders":
         return low <= len(times) <= high
     if condition in ("last_order", "first_order"):
-        if not times:
-            return False
-        at = max(times) if condition == "last_order" else min(times)
-        return low <= (WORLD.as_of - at) / DAY <= high
+        at = (max if condition == "last_order" else min)(times, default=np.nan)
+        return bool(low <= (WORLD.as_of - at) / DAY <= high)
     return len(times) >= rule.get("at_least", 1)
 
 
 def lines_of(user: int, action: Action) -> list[tuple[int, int, float, float]]:
     e = WORLD.events
-    rows = range(int(e.indptr[user]), int(e.indptr[user + 1]))
-    return [
-        (int(e.item[n]), int(e.at[n]), float(e.quantity[n]), float(e.price[n]))
-        for n in rows
-        if e.action[n] == ACTION_CODE[action]
-    ]
+    theirs = np.flatnonzero((e.user == user) & (e.action == ACTION_CODE[action]))
+    return list(zip(*(column[theirs].tolist() for column in (e.item, e.at, e.quantity, e.price)), strict=True))
 
 
 def fits(rule: dict[str, Any], line: tuple[int, int, float, float]) -> bool:
@@ -301,9 +281,8 @@ def test_a_wrong_rule_says_where_and_what() -> None:
 
 def test_the_limits_themselves_are_allowed() -> None:
     assert parse_rule(nested(MAX_DEPTH))
-    assert (
-        len(list(conditions_of(parse_rule({"any": [{"condition": "bought", "days": n + 1} for n in range(50)]})))) == 50
-    )
+    many = {"any": [{"condition": "bought", "days": n + 1} for n in range(50)]}
+    assert len(list(conditions_of(parse_rule(many)))) == 50
     deep = NotRule(negated=parse_rule(nested(MAX_DEPTH)))
     with pytest.raises(UsageError, match="deeper"):
         Exclusions(people=deep)
@@ -340,10 +319,8 @@ def test_contacts_are_asked_of_a_workspace_only() -> None:
 
 
 def test_nobody_is_picked_by_sensitive_products() -> None:
-    items = WORLD.items.with_columns(
-        pl.Series("title", ["Pregnancy test" if n == "i0" else "Tea" for n in WORLD.items["item_id"]])
-    )
-    data = replace(WORLD, items=items)
+    titles = ["Pregnancy test" if name == "i0" else "Tea" for name in WORLD.items["item_id"]]
+    data = replace(WORLD, items=WORLD.items.with_columns(pl.Series("title", titles)))
     with pytest.raises(PolicyError):
         match_people(parse_rule({"condition": "bought", "item": "i0"}), data, POLICY)
     # of a category with others beside it, only the others count
@@ -389,9 +366,8 @@ def test_a_rule_in_words() -> None:
     rule = parse_rule({"all": [coffee, {"not": {"condition": "reached", "days": 14}}]})
     assert rule_words(rule, "en") == "bought “coffee” in the last 90 days and not reached in the last 14 days"
     assert rule_words(rule, "zh") == "最近 90 天内购买过“coffee”，且最近 14 天内未被联系"
-    mixed = {
-        "all": [{"any": [coffee, {"condition": "viewed", "item": "SKU", "at_least": 3}]}, {"not": {"all": [coffee]}}]
-    }
+    viewed = {"condition": "viewed", "item": "SKU", "at_least": 3}
+    mixed = {"all": [{"any": [coffee, viewed]}, {"not": {"all": [coffee]}}]}
     words = "(bought “coffee” in the last 90 days or viewed the item SKU at least 3 times) and did not buy “coffee”"
     assert rule_words(parse_rule(mixed), "en").startswith(words)
     spent = parse_rule({"condition": "spent", "at_least": 1_000, "below": 2_000.5})
@@ -433,10 +409,8 @@ def test_a_file_holds_a_rule_and_says_what_is_wrong_in_it() -> None:
 
 def test_a_rule_comes_from_json_or_a_file(tmp_path: Path) -> None:
     rule = {"all": [{"condition": "basic", "name": "年龄", "at_least": 30}]}
-    for name, text in {
-        "r.json": json.dumps(rule),
-        "r.toml": '[[all]]\ncondition="basic"\nname="年龄"\nat_least=30',
-    }.items():
+    toml = '[[all]]\ncondition="basic"\nname="年龄"\nat_least=30'
+    for name, text in (("r.json", json.dumps(rule)), ("r.toml", toml)):
         (tmp_path / name).write_text(text, "utf-8")
         assert read_rule(str(tmp_path / name)) == parse_rule(rule)
     for text, words in {

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event as sa_event
-from store_view import events, put
+from store_view import events, put, view
 
 from recllm.base.errors import StoreError, UsageError
 from recllm.base.policy import Policy
@@ -61,14 +61,9 @@ def test_a_pseudonym_is_the_documented_hmac() -> None:
 
 
 def test_key_domain_and_tenant_each_separate_people() -> None:
-    base = Pseudonymiser(KEY, domain="training", tenant="a").one("7")
-    others = [
-        Pseudonymiser(b"x" * 32, domain="training", tenant="a").one("7"),
-        Pseudonymiser(KEY, domain="exports", tenant="a").one("7"),
-        Pseudonymiser(KEY, domain="training", tenant="b").one("7"),
-        Pseudonymiser(KEY, domain="ingb", tenant="atrain").one("7"),
-    ]
-    assert len({base, *others}) == 5
+    spaces = [(KEY, "training", "a"), (b"x" * 32, "training", "a")]
+    spaces += [(KEY, "exports", "a"), (KEY, "training", "b"), (KEY, "ingb", "atrain")]
+    assert len({Pseudonymiser(key, domain=domain, tenant=tenant).one("7") for key, domain, tenant in spaces}) == 5
     assert Pseudonymiser(KEY, domain="b", tenant="a").one("c") != Pseudonymiser(KEY, domain="", tenant="a").one("bc")
 
 
@@ -156,12 +151,10 @@ def test_no_raw_id_reaches_any_file(tmp_path: Path) -> None:
     files = open_files | _files(workspace.root)
     assert any(pseudonyms[0].encode() in content for content in files.values()), "the scan must be able to find ids"
     for path, content in files.items():
-        for needle in ("zzcanary", "customer-00"):
-            assert needle.encode() not in content, path
-            assert needle.encode("utf-16-le") not in content, path
+        needles = [n.encode(code) for n in ("zzcanary", "customer-00") for code in ("utf-8", "utf-16-le")]
         if path.name != "key":
-            assert key not in content, path
-            assert bytes.fromhex(key.decode()) not in content, path
+            needles += [key, bytes.fromhex(key.decode())]
+        assert not [needle for needle in needles if needle in content], path
 
 
 def _files(root: Path) -> dict[Path, bytes]:
@@ -208,8 +201,7 @@ def test_what_claims_the_future_is_dated_by_the_clock_and_a_refusal_ends_grants_
         (history,) = asked.stored_histories([person], EMAIL)
         assert {asked.permits(person, EMAIL), history.permitted} == {expected}, dated
         assert (person in asked.permitted_users(EMAIL)) is expected
-    with store.read() as reader:
-        stored = reader.consent("email", [person])
+    stored = view(store).consent("email", [person])
     assert stored["granted"].sum() == len({at for at, yes in dated if yes}), "what was agreed to stays on record"
 
 
@@ -262,9 +254,8 @@ def stop_clock(monkeypatch: pytest.MonkeyPatch, at: datetime) -> None:
 
 def test_the_history_of_a_few_is_that_of_the_dataset(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     people = [f"u{n}" for n in range(30)]
-    put(
-        store, "users", pl.DataFrame({"user_id": people, "basics": [json.dumps({"age": user}) for user in people]}), "u"
-    )
+    basics = [json.dumps({"age": user}) for user in people]
+    put(store, "users", pl.DataFrame({"user_id": people, "basics": basics}), "u")
     with store.load("events", load_id="e", source="test") as load:
         for hour in (3, 1, 2):
             load.write(bought(*((u, f"i{hour * n % 7}") for n, u in enumerate(people)), at=hour * 3_600_000_000))
@@ -273,16 +264,14 @@ def test_the_history_of_a_few_is_that_of_the_dataset(store: Store, monkeypatch: 
     door = gate(store, True, Policy(event_days=1))
     few = ["u3", "u20", "u5", "nobody", "u5"]
     users, written = door.histories(few, TRAINING)
-    assert users.rows() == [("u20", "u20"), ("u5", "u5")]
-    assert users.columns == ["user_id", "age"]
+    assert users.to_dicts() == [{"user_id": "u20", "age": "u20"}, {"user_id": "u5", "age": "u5"}]
     whole, part = door.dataset(TRAINING), Dataset.construct(written, users)
     for user in ("u5", "u20"):
         theirs = whole.events.rows(whole.user_rows([user]))
         events = part.events.rows(part.user_rows([user]))
         assert part.items["item_id"].gather(events.item).equals(whole.items["item_id"].gather(theirs.item))
         assert events.at.tolist() == theirs.at.tolist() == [2 * 3_600, 3 * 3_600]
-    with store.read() as reader:
-        everything = reader.events(("quantity", "price", "basket_id"))
+    everything = view(store).events(("quantity", "price", "basket_id"))
     expected = everything.filter(pl.col("user_id").is_in(["u5", "u20"]), pl.col("timestamp").dt.hour() > 1)
     assert written.equals(expected), "the order of writing, which decides between events of one instant"
     assert door.histories([], TRAINING)[1].height == 0
@@ -297,9 +286,8 @@ def assert_rows_are_frames(door: PolicyGate, user_ids: list[str]) -> None:
     assert [json.loads(p.basics) for p in rows] == [{"age": basics[u]} if u in basics else {} for u in user_ids]
     items = pl.DataFrame({"item_id": ["i4", "i0", "i2", "i1"], "title": "T"})
     shop = Dataset.construct(written.clear(), items=items, as_of=86_400)
-    expected = shop.pack(written, [*basics, ""]).rows(
-        np.array([list(basics).index(u) if u in basics else len(basics) for u in user_ids])
-    )
+    places = [list(basics).index(u) if u in basics else len(basics) for u in user_ids]
+    expected = shop.pack(written, [*basics, ""]).rows(np.array(places))
     events = shop.pack_rows([person.events for person in rows])
     assert len(events)
     for name in ("indptr", "item", "at", "action", "quantity", "price"):
@@ -316,23 +304,14 @@ def test_the_events_of_others_cost_nothing(store: Store) -> None:
 
 
 def test_people_who_refused_leave_no_trace_in_a_dataset(store: Store) -> None:
-    put(
-        store,
-        "items",
-        pl.DataFrame({"item_id": ["known"], "title": ["Tea"], "available": [True], "price": ["2.50"]}),
-        "i",
-    )
+    item = {"item_id": ["known"], "title": ["Tea"], "available": [True], "price": ["2.50"]}
+    put(store, "items", pl.DataFrame(item), "i")
     put(store, "users", pl.DataFrame({"user_id": ["yes", "no"], "basics": ['{"age":"35-44"}', '{"secret":"x"}']}), "u")
-    put(
-        store,
-        "events",
-        bought(("yes", "known"), ("yes", "hers"), ("no", "known"), ("no", "his"), ("stranger", "known")),
-        "e",
-    )
+    pairs = [("yes", "known"), ("yes", "hers"), ("no", "known"), ("no", "his"), ("stranger", "known")]
+    put(store, "events", bought(*pairs), "e")
     decide(store, ("yes", TRAINING, True, 1))
     data = gate(store).dataset(TRAINING)
-    assert data.users.rows() == [("yes", "35-44")]
-    assert data.users.columns == ["user_id", "age"]
+    assert data.users.to_dicts() == [{"user_id": "yes", "age": "35-44"}]
     assert set(data.items["item_id"]) == {"known", "hers"}, "an item that only he touched would tell of him"
     assert len(data.events) == 2
 
@@ -344,13 +323,10 @@ def test_a_dataset_carries_what_the_store_knows(store: Store) -> None:
     put(store, "events", bought(("u1", "i1"), at=9_000_000).with_columns(price=2.0, basket_id=pl.lit("b")), "e2")
     data = gate(store, True).dataset(TRAINING)
     rows = {row["item_id"]: row for row in data.items.to_dicts()}
-    assert rows["i1"]["price"] == 2.5
-    assert rows["i1"]["category"] == ["Food", "Tea"]
-    assert (rows["i1"]["attributes"], rows["i1"]["available"]) == ('{"size":"1 kg"}', True)
+    known = {"price": 2.5, "category": ["Food", "Tea"], "attributes": '{"size":"1 kg"}', "available": True}
+    assert {name: rows["i1"][name] for name in known} == known
     assert (rows["pending"]["title"], rows["pending"]["available"]) == (None, False)
-    assert data.events.at.tolist() == [5, 5, 9]
-    assert data.events.price.tolist()[-1] == 2.0
-    assert data.as_of == 10
+    assert (data.events.at.tolist(), data.events.price.tolist()[-1], data.as_of) == ([5, 5, 9], 2.0, 10)
     cut = gate(store, True).dataset(TRAINING).before(9)
     assert (len(cut.events), cut.as_of) == (2, 9)
 
@@ -364,19 +340,14 @@ def test_old_events_stay_behind_the_gate(store: Store, monkeypatch: pytest.Monke
     assert len(gate(store, True).dataset(TRAINING).events) == 2
 
 
-decisions = st.lists(
-    st.tuples(
-        st.integers(0, 4),
-        st.sampled_from([TRAINING, EMAIL, THIRD_PARTY]),
-        st.booleans(),
-        st.integers(0, 4),
-    ),
-    max_size=25,
-)
+PURPOSES = (TRAINING, EMAIL, THIRD_PARTY)
+decisions = st.tuples(st.integers(0, 4), st.sampled_from(PURPOSES), st.booleans(), st.integers(0, 4))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(decisions=decisions, default=st.booleans(), buyers=st.lists(st.integers(0, 5), max_size=8))
+@given(
+    decisions=st.lists(decisions, max_size=25), default=st.booleans(), buyers=st.lists(st.integers(0, 5), max_size=8)
+)
 def test_no_row_of_someone_without_the_purpose(
     tmp_path_factory: pytest.TempPathFactory,
     decisions: list[tuple[int, Purpose, bool, int]],
@@ -387,7 +358,7 @@ def test_no_row_of_someone_without_the_purpose(
     put(store, "events", bought(*[(f"u{n}", f"item of u{n}") for n in buyers]), "e")
     decide(store, *[(f"u{n}", purpose, granted, at) for n, purpose, granted, at in decisions])
     people = {f"u{n}" for n in buyers} | {f"u{n}" for n, *_ in decisions}
-    for purpose in (TRAINING, EMAIL, THIRD_PARTY):
+    for purpose in PURPOSES:
         may = {user for user in people if _may(user, purpose, decisions, default)}
         asked = gate(store, default)
         assert {u for u in people if asked.permits(u, purpose)} == may

@@ -25,7 +25,7 @@ from conftest import Command
 from postgres_server import PostgresServer
 from shop_world import add_settings
 from sqlalchemy import delete, insert, select, text
-from store_view import view
+from store_view import add_feedback, view
 
 from recllm.base.errors import DataError, PolicyError, StoreError, UsageError
 from recllm.base.schema import Purpose
@@ -80,7 +80,7 @@ def test_who_is_restricted_is_kept_and_used_for_nothing(opened: Workspace) -> No
         assert not gate.stored_histories([ann], purpose)[0].events
     after = export_person(opened, "ann")
     assert after["events"] == before["events"] and after["restricted_since"]
-    add_events(opened, [{"user_id": "ann", "item_id": "tea", "event": "view", "timestamp": PAST}], source="test")
+    add_feedback(opened, "ann", "tea", "view", timestamp=PAST)
     assert len(export_person(opened, "ann")["events"]) == len(before["events"]) + 1, "it is kept all the same"
     assert store.restrict(ann, None) and not store.restrict(ann, None)
     assert gate.permits(ann, Purpose.PERSONALISATION)
@@ -148,9 +148,8 @@ def test_any_change_of_the_log_is_seen(empty: Workspace, statement: str, problem
 def test_a_change_of_the_anchor_is_seen(empty: Workspace) -> None:
     fill(empty)
     anchor = empty.root / ANCHOR
-    whole = anchor.read_text()
+    record = json.loads(anchor.read_text())
     change(empty, "DELETE FROM audit WHERE entry_no > 10")
-    record = json.loads(whole)
     for forged in (record | {"entries": 10}, record | {"signature": "0" * 64}, {}, []):
         anchor.write_text(json.dumps(forged))
         assert verify_audit(empty).problem
@@ -224,8 +223,8 @@ def test_another_key_renames_everybody_one_to_one(shop: Path) -> None:
         assert set(after.values()).isdisjoint(before.values()) and facts(new, "ann") == ann
         assert new.pseudonymiser().successor(before["ann"]) == after["ann"]
         assert view(new.store()).users().height == n_users and verify_audit(new).problem is None
-        late = {"user_id": "bob", "item_id": "tea", "event": "view", "timestamp": PAST}
-        assert add_events(new, [late], source="test").erased == [0], "a tombstone is renamed as well"
+        late = add_feedback(new, "bob", "tea", "view", timestamp=PAST)
+        assert late.erased == [0], "a tombstone is renamed as well"
         assert open_recommender(new).recommend("ann", k=2)[0].items
         rotate_key(new, actor="test")
     with Workspace.open(shop) as newest:
@@ -234,13 +233,12 @@ def test_another_key_renames_everybody_one_to_one(shop: Path) -> None:
 
 
 def test_a_process_that_holds_the_old_key_writes_nothing_any_more(shop: Path) -> None:
-    event = {"user_id": "ann", "item_id": "tea", "event": "view", "timestamp": PAST}
     with Workspace.open(shop) as service, Workspace.open(shop) as officer:
-        add_events(service, [event], source="test")
-        pseudonym = service.pseudonymiser().one("ann")
+        add_feedback(service, "ann", "tea", "view", timestamp=PAST)
+        event = {"user_id": service.pseudonymiser().one("ann"), "item_id": "tea", "event": "view", "timestamp": PAST}
         rotate_key(officer, actor="test")
         with pytest.raises(StoreError, match=r"start this again|not the one"):
-            add_events(service, [event | {"user_id": pseudonym}], source="test", by_pseudonym=True)
+            add_events(service, [event], source="test", by_pseudonym=True)
 
 
 @pytest.mark.parametrize(
@@ -261,8 +259,7 @@ def test_a_rotation_that_was_stopped_is_old_or_new(shop: Path, stage: str, monke
                 patch.setattr(stage, stopped)
             with pytest.raises(KeyboardInterrupt):
                 rotate_key(old, actor="test")
-    is_old = stage.endswith("rename_users")
-    if not is_old:
+    if not (is_old := stage.endswith("rename_users")):
         with pytest.raises(StoreError, match="being exchanged"):
             Workspace.open(shop)
     with resume_rotation(shop) as resumed:
@@ -273,12 +270,11 @@ def test_a_rotation_that_was_stopped_is_old_or_new(shop: Path, stage: str, monke
 
 def test_a_lost_key_is_told_and_there_is_a_way_on(shop: Path, run: Command) -> None:
     (shop / "key").unlink()
-    code, _, errors = run("privacy", "export", "-u", "ann", "-w", str(shop))
-    assert code == 1 and "restore the file" in errors
-    (shop / "key").write_text("another key of enough length")
-    (shop / "key").chmod(0o600)
-    code, _, errors = run("privacy", "export", "-u", "ann", "-w", str(shop))
-    assert code == 1 and "rotate-key --lost" in errors
+    for remedy in ("restore the file", "rotate-key --lost"):
+        code, _, errors = run("privacy", "export", "-u", "ann", "-w", str(shop))
+        assert code == 1 and remedy in errors
+        (shop / "key").write_text("another key of enough length")
+        (shop / "key").chmod(0o600)
     code, _, errors = run("privacy", "rotate-key", "--lost", "-w", str(shop))
     assert code == 2 and "tombstones do not keep out" in errors
     assert run("privacy", "rotate-key", "--lost", "--yes", "-w", str(shop))[0] == 0
@@ -300,11 +296,10 @@ def test_a_lost_key_is_told_and_there_is_a_way_on(shop: Path, run: Command) -> N
         assert verify_audit(new).problem is None
 
 
-def test_a_key_in_the_environment_is_its_owners_to_change(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Workspace.open(shop) as opened:
-        monkeypatch.setenv(KEY_VARIABLE, (shop / "key").read_text())
-        with pytest.raises(UsageError, match="put it into a file"):
-            rotate_key(opened, actor="test")
+def test_a_key_in_the_environment_is_its_owners_to_change(opened: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, (opened.root / "key").read_text())
+    with pytest.raises(UsageError, match="put it into a file"):
+        rotate_key(opened, actor="test")
 
 
 def test_pseudonyms_of_many_keys_stay_apart() -> None:
@@ -330,16 +325,12 @@ def test_a_backup_comes_back_as_it_was(opened: Workspace, tmp_path: Path, passph
     if passphrase is not None:
         content = (tmp_path / "b").read_bytes()
         assert b"workspace.toml" not in content and b"Green tea" not in content
-        assert "backup.json" in names_by_age_alone(content, passphrase)
-
-
-def names_by_age_alone(content: bytes, passphrase: str) -> list[str]:
-    """The members of an encrypted backup, as other programs for the format open it."""
-    begin = content.index(b"\n", content.index(b"END AGE")) + 1
-    key = pyrage.passphrase.decrypt(content[:begin], passphrase).decode()
-    plain = pyrage.decrypt(content[begin:], [pyrage.x25519.Identity.from_str(key)])
-    with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
-        return tar.getnames()
+        # as other programs for the format open it
+        begin = content.index(b"\n", content.index(b"END AGE")) + 1
+        key = pyrage.passphrase.decrypt(content[:begin], passphrase).decode()
+        plain = pyrage.decrypt(content[begin:], [pyrage.x25519.Identity.from_str(key)])
+        with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
+            assert "backup.json" in tar.getnames()
 
 
 def test_a_damaged_backup_changes_nothing(opened: Workspace, tmp_path: Path) -> None:
@@ -368,17 +359,13 @@ def test_a_damaged_backup_changes_nothing(opened: Workspace, tmp_path: Path) -> 
         with pytest.raises(DataError, match=r"encrypted|decrypted"):
             restore(sealed, tmp_path / "new", actor="test", passphrase=wrong)
     for name in ("../outside", "/etc/passwd", "a/../../b"):
-        assert_refused_member(tmp_path, name)
-
-
-def assert_refused_member(folder: Path, name: str) -> None:
-    with tarfile.open(folder / "evil", "w") as tar:
-        member = tarfile.TarInfo(name)
-        member.size = 4
-        tar.addfile(member, io.BytesIO(b"evil"))
-    with pytest.raises(DataError, match="which no backup has"):
-        read_backup(folder / "evil", folder / "target", None)
-    assert not (folder / "outside").exists()
+        with tarfile.open(tmp_path / "evil", "w") as tar:
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            tar.addfile(member, io.BytesIO(b"evil"))
+        with pytest.raises(DataError, match="which no backup has"):
+            read_backup(tmp_path / "evil", tmp_path / "target", None)
+        assert not (tmp_path / "outside").exists()
 
 
 def test_wrong_wishes_of_backups_are_told(opened: Workspace, tmp_path: Path) -> None:
@@ -417,8 +404,8 @@ def test_a_backup_goes_from_one_database_to_the_other(
     restore(tmp_path / "b", tmp_path / "pg", actor="test", key_file=opened.root / "key", store=url)
     with Workspace.open(tmp_path / "pg") as there:
         assert facts(there, "ann") == facts(opened, "ann") and not (tmp_path / "pg" / "store.sqlite").exists()
-        new = {"user_id": "new", "item_id": "tea", "event": "view", "timestamp": PAST}
-        assert add_events(there, [new], source="test").accepted == 1, "numbers go on behind the highest"
+        new = add_feedback(there, "new", "tea", "view", timestamp=PAST)
+        assert new.accepted == 1, "numbers go on behind the highest"
         back_up(there, tmp_path / "c", actor="test")
         with pytest.raises(StoreError, match="has rows"):
             restore(tmp_path / "b", tmp_path / "pg2", actor="test", key_file=opened.root / "key", store=url)
@@ -453,8 +440,7 @@ def test_what_people_decided_since_a_backup_stays_in_force(shop: Path, tmp_path:
         entries = [(entry.number, entry.action) for entry in read_audit(again)]
         assert entries[: len(log)] == log and entries[len(log)][1] is AuditAction.RESTORED
         assert verify_audit(again).problem is None
-    (beside,) = shop.parent.glob("*.before-*")
-    with Workspace.open(shop) as again:
+        (beside,) = shop.parent.glob("*.before-*")
         certificate = erase_people(again, ["ann"], actor="test")
         assert certificate.beside == (beside.name,)
         assert read_certificate(again, again.root / CERTIFICATES / f"{certificate.certificate_id}.json") == certificate

@@ -34,8 +34,8 @@ from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, create_key, 
 from recllm.shop.workspace.workspace import Workspace
 
 
-def shown(client: TestClient, user: str | None = "u00", **body: Any) -> list[str]:
-    answer = client.post("/v1/recommend", json={"user_id": user, "k": 20, **body})
+def shown(client: TestClient, user: str | None = "u00", headers: Any = None, **body: Any) -> list[str]:
+    answer = client.post("/v1/recommend", json={"user_id": user, "k": 20, **body}, headers=headers)
     assert answer.status_code == 200, answer.text
     return [item["item_id"] for item in answer.json()["items"]]
 
@@ -55,16 +55,14 @@ def test_a_slate_is_the_librarys(folder: Path, client: TestClient) -> None:
     answer = client.post("/v1/recommend", json={"user_id": "u00", "k": 4, "explain": True}).json()
     with Workspace.open(folder) as shop:
         (slate,) = open_recommender(shop).recommend("u00", k=4)
-    expected = plain(slate) | {"request_id": answer["request_id"]}
-    assert answer == expected
+    assert answer == plain(slate) | {"request_id": answer["request_id"]}
     assert answer["status"] == "personal" and answer["model_version"] and answer["items"][0]["reasons"]
     assert all(item["item_id"].startswith("tea") for item in answer["items"])
 
 
 def test_filters_reach_the_slate(client: TestClient) -> None:
-    assert set(shown(client, where="price < 5", repeats=True)) <= {
-        f"{n}-{i}" for n in ("tea", "tools") for i in range(3)
-    }
+    cheap = {f"{kind}-{n}" for kind in ("tea", "tools") for n in range(3)}
+    assert set(shown(client, where="price < 5", repeats=True)) <= cheap
     again, new = set(shown(client, intent="remind")), set(shown(client, intent="discover"))
     assert again and new and not again & new
     first = shown(client)[0]
@@ -97,10 +95,7 @@ def test_similar_items_are_of_the_same_kind(client: TestClient) -> None:
 def test_texts_that_anyone_wrote_are_checked(client: TestClient) -> None:
     item = {"id": "tea-3", "title": "Green tea 3", "price": "5.00", "currency": "EUR"}
     line = {"channel": "push", "locale": "en", "item": item, "packs": []}
-    texts = [
-        {"id": "good", "text": "Green tea 3, €5.00.", **line},
-        {"id": "bad", "text": "Green tea 3, €4.00.", **line},
-    ]
+    texts = [line | {"id": f"{price}", "text": f"Green tea 3, €{price}.00."} for price in (5, 4)]
     answer = client.post("/v1/copy/check", json={"texts": texts}).json()
     assert [r["verdict"] for r in answer["results"]] == ["pass", "blocked"]
     assert (answer["held"], answer["blocked"], answer["unreadable"]) == (0, 1, [])
@@ -128,8 +123,7 @@ def test_people_and_their_consent_come_in(client: TestClient) -> None:
     assert client.post("/v1/users/profile", json={"user_id": "told"}).status_code == 403  # told.0 is somebody else
     assert client.post("/v1/consent", json={"consent": [again]}).json()["accepted"] == 1
     assert client.post("/v1/users/profile", json={"user_id": "told"}).status_code == 200
-    wrong = [refusal | {"purpose": "everything"}]
-    assert client.post("/v1/consent", json={"consent": wrong}).status_code == 422
+    assert client.post("/v1/consent", json={"consent": [refusal | {"purpose": "everything"}]}).status_code == 422
     ahead = again | {"timestamp": (datetime.now(UTC) + timedelta(seconds=250)).isoformat()}
     for together in ([ahead, refusal], [refusal, ahead]):
         assert client.post("/v1/consent", json={"consent": together}).json()["accepted"] == 2
@@ -209,9 +203,8 @@ def test_a_withdrawal_acts_in_the_next_answer(folder: Path, client: TestClient) 
         refusal = "u04,personalisation,false,2025-06-01T12:00:00Z"
         load_lines(shop, "consent", ["user_id,purpose,granted,timestamp", refusal])
     answer = client.post("/v1/recommend", json={"user_id": "u04", "k": 3, "explain": True}).json()
-    assert answer["status"] == "no_consent" and {r["evidence_id"] for i in answer["items"] for r in i["reasons"]} == {
-        "general"
-    }
+    assert answer["status"] == "no_consent"
+    assert {reason["evidence_id"] for item in answer["items"] for reason in item["reasons"]} == {"general"}
     refused = client.post("/v1/explain", json={"user_id": "u04", "item_id": "tea-1"})
     assert refused.status_code == 403 and refused.json()["error"]["type"] == "PolicyError"
     assert client.post("/v1/copy", json={"user_id": "u04"}).status_code == 403
@@ -223,8 +216,7 @@ def test_a_shop_without_a_model_answers_by_texts(tmp_path: Path) -> None:
     with serving(loaded(tmp_path, {"items": items, "events": events}, service=FAST)) as client:
         answer = client.post("/v1/recommend", json={"user_id": "ann", "k": 1, "repeats": False}).json()
         assert answer["status"] == "text_only" and answer["items"][0]["item_id"] == "b"
-        bought = {"user_id": "bob", "item_id": "c", "event": "purchase"}
-        client.post("/v1/events", json={"events": [bought]})
+        client.post("/v1/events", json={"events": [{"user_id": "bob", "item_id": "c", "event": "purchase"}]})
         until(lambda: client.post("/v1/recommend", json={"user_id": "bob"}).json()["status"] == "text_only")
 
 
@@ -276,19 +268,18 @@ def test_two_shops_in_one_process_are_strictly_apart(
     with serving(folder, tmp_path / "other") as client:
         assert client.post("/v1/recommend", json={"user_id": "u00"}).status_code == 400
         of_other = {"X-Shop": "other"}
-        assert "only-here" in [
-            i["item_id"] for i in client.get("/v1/items/tea-1/similar?k=20", headers=of_other).json()["items"]
-        ]
+        similar = client.get("/v1/items/tea-1/similar?k=20", headers=of_other).json()
+        assert "only-here" in [item["item_id"] for item in similar["items"]]
         assert client.get("/v1/items/only-here/similar", headers={"X-Shop": "shop"}).status_code == 404
-        key = make_key(folder, "recommend", "events")
-        gone = shown_with(client, {"X-API-Key": key})[0]
+        key = {"X-API-Key": make_key(folder, "recommend", "events")}
+        gone = shown(client, headers=key)[0]
         event = {"user_id": "u00", "item_id": gone, "event": "dismiss"}
-        assert client.post("/v1/events", json={"events": [event]}, headers={"X-API-Key": key}).status_code == 200
-        assert gone not in shown_with(client, {"X-API-Key": key})
-        assert client.post("/v1/recommend", json={}, headers={"X-API-Key": key, **of_other}).status_code == 401
-        assert client.post("/v1/recommend", json={}, headers=of_other).status_code == 401
+        assert client.post("/v1/events", json={"events": [event]}, headers=key).status_code == 200
+        assert gone not in shown(client, headers=key)
+        for headers in (key | of_other, of_other):
+            assert client.post("/v1/recommend", json={}, headers=headers).status_code == 401
         key_of_other = {"X-API-Key": make_key(tmp_path / "other", "recommend", "metrics")}
-        assert gone in shown_with(client, key_of_other)
+        assert gone in shown(client, headers=key_of_other)
         assert "recllm_slates" in client.get("/metrics", headers=key_of_other).text
         assert 'operation="events"' not in client.get("/metrics", headers=key_of_other).text  # only the first shop's
 
@@ -298,14 +289,9 @@ def test_two_shops_in_one_process_are_strictly_apart(
             return authenticate(workspace, text)
 
         monkeypatch.setattr("recllm.doors.service.callers.authenticate", broken)  # one shop's trouble is no other's
-        assert client.post("/v1/recommend", json={}, headers={"X-API-Key": key}).status_code == 503
-        assert client.post("/v1/recommend", json={}, headers={"X-API-Key": key, **of_other}).status_code == 401
-        assert shown_with(client, key_of_other)
-
-
-def shown_with(client: TestClient, headers: dict[str, str]) -> list[str]:
-    answer = client.post("/v1/recommend", json={"user_id": "u00", "k": 20}, headers=headers)
-    return [item["item_id"] for item in answer.json()["items"]]
+        for headers, status in ((key, 503), (key | of_other, 401)):
+            assert client.post("/v1/recommend", json={}, headers=headers).status_code == status
+        assert shown(client, headers=key_of_other)
 
 
 def test_a_wrong_request_is_told_what_is_wrong(client: TestClient) -> None:
@@ -396,17 +382,15 @@ def test_whoever_has_no_valid_key_is_one_caller(folder: Path) -> None:
         guesses = [{"X-API-Key": f"rk_{n:012}_{'a' * 43}"} for n in range(7)]
         statuses = [client.post("/v1/recommend", json={}, headers=guess).status_code for guess in guesses]
         assert statuses == [401] * 5 + [429] * 2
-        answer = client.post("/v1/recommend", json={}, headers={"X-API-Key": key})
-        assert answer.status_code == 200
+        assert client.post("/v1/recommend", json={}, headers={"X-API-Key": key}).status_code == 200
 
 
 def test_the_description_of_the_interface_is_complete(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     operations = [(path, verb, op) for path, verbs in document["paths"].items() for verb, op in verbs.items()]
     assert len(operations) >= 9
-    assert all(op.get("description") and op["operationId"] for _, _, op in operations)
     for path, verb, operation in operations:
-        assert operation.get("description"), f"{verb} {path} has no description"
+        assert operation.get("description") and operation["operationId"], f"{verb} {path} has no description"
         if "requestBody" in operation and not path.startswith("/webhooks/"):  # there the body is a provider's
             name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
             schema = document["components"]["schemas"][name]
@@ -427,10 +411,8 @@ def test_a_taken_port_is_told_before_anything_is_opened(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         result = CliRunner().invoke(command_line, ["serve", "-w", str(tmp_path / "none"), "--port", port])
-    assert isinstance(result.exception, UsageError) and "Address already in use; give another --port" in str(
-        result.exception
-    )
-    assert not result.output
+    assert isinstance(result.exception, UsageError) and not result.output
+    assert "Address already in use; give another --port" in str(result.exception)
 
 
 def test_keys_by_command(folder: Path) -> None:

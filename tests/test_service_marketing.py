@@ -33,7 +33,6 @@ from recllm.shop.workspace.workspace import Workspace
 
 PEOPLE = 240
 FAST = ServiceSettings(watch_seconds=0.05, marketing_seconds=0.0)
-EXACT = Policy(small_shop=0)
 CAMPAIGN = service_world.CAMPAIGN | {
     "target": {"category": "food > tea", "most_items": 3},
     "offer": {"type": "percent", "value": 10},
@@ -47,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shop with a published model."""
     data = world(people=PEOPLE)
     files = {"items": item_lines(data), "events": purchase_lines(data, data.users["user_id"].to_list())}
-    settings = {"currency": "USD", "timezone": "UTC", "service": FAST, "policy": EXACT}
+    settings = {"currency": "USD", "timezone": "UTC", "service": FAST, "policy": Policy(small_shop=0)}
     return train(loaded(tmp_path_factory.mktemp("marketing"), files, **settings))
 
 
@@ -98,8 +97,7 @@ def test_a_query_is_answered_by_its_words_in_the_persons_order(client: TestClien
 
 def test_whoever_refused_gets_the_querys_own_order(client: TestClient) -> None:
     load_encoder(client)
-    refusal = {"user_id": "u00", "purpose": "personalisation", "granted": False}
-    ask(client, "/v1/consent", {"consent": [refusal]})
+    ask(client, "/v1/consent", {"consent": [{"user_id": "u00", "purpose": "personalisation", "granted": False}]})
     answer = ask(client, "/v1/search", {"query": "tea", "user_id": "u00", "k": 20})
     assert answer["status"] == "no_consent" and all(item["probability"] is None for item in answer["items"])
     assert [item["item_id"] for item in answer["items"]] == found(client, "tea")
@@ -152,8 +150,7 @@ def test_an_audience_by_lift_and_by_effects_that_nobody_told(client: TestClient)
         ({"effects": "spring"}, "belong to the objective uplift"),
         ({"objective": "margin"}, "attribute margin"),
     ):
-        refused = client.post("/v1/audience", json=query | wrong)
-        assert refused.status_code == 422 and words in refused.json()["error"]["message"], refused.text
+        assert words in ask(client, "/v1/audience", query | wrong, 422)["error"]["message"]
 
 
 def test_few_who_are_left_out_are_not_counted_and_small_groups_are_refused(client: TestClient) -> None:
@@ -165,11 +162,9 @@ def test_few_who_are_left_out_are_not_counted_and_small_groups_are_refused(clien
     withdrawn = [{"user_id": user, "purpose": "email", "granted": False} for user in drinkers[:30]]
     ask(client, "/v1/consent", {"consent": withdrawn})
     answer = ask(client, "/v1/audience", query | {"channel": "email"})
-    assert answer["excluded"]["no_consent"] is None and not {p["user_id"] for p in answer["people"]} & set(
-        drinkers[:30]
-    )
-    refused = client.post("/v1/audience", json=query | {"size": 10})
-    assert refused.status_code == 403 and "smaller than 50" in refused.json()["error"]["message"]
+    assert answer["excluded"]["no_consent"] is None
+    assert not {p["user_id"] for p in answer["people"]} & set(drinkers[:30])
+    assert "smaller than 50" in ask(client, "/v1/audience", query | {"size": 10}, 403)["error"]["message"]
     for wrong in ({"items": ["tea1"], "where": "price < 4"}, {}, {"items": ["nothing"]}, {"where": "price > 1000"}):
         assert client.post("/v1/audience", json=wrong).status_code in (404, 422), wrong
 
@@ -186,8 +181,7 @@ def test_a_prediction_is_learned_once_and_knows_who_withdrew(
     assert ask(client, "/v1/predict", query | {"limit": 3})["people"] == first["people"][:3] and len(calls) == 1
     (exported,) = client.post("/v1/users/export", json={"user_id": likely}).json()["inferred"]["predictions"]
     assert exported["kind"] == "buy" and exported["probability"] == first["people"][0]["probability"]
-    refusal = {"user_id": likely, "purpose": "personalisation", "granted": False}
-    ask(client, "/v1/consent", {"consent": [refusal]})
+    ask(client, "/v1/consent", {"consent": [{"user_id": likely, "purpose": "personalisation", "granted": False}]})
     inferred = client.post("/v1/users/export", json={"user_id": likely}).json()["inferred"]
     assert inferred["status"] == "not_agreed" and not (inferred["predictions"] or inferred["profile"])
     second = ask(client, "/v1/predict", query)
@@ -205,8 +199,8 @@ def test_a_wrong_prediction_is_told(client: TestClient) -> None:
     assert client.post("/v1/predict", json={"kind": "buy", "items": ["nothing"]}).status_code == 404
     mailing = {"user_id": "u00", "campaign_id": "c1", "timestamp": "2024-01-01T00:00:00Z"}
     coupons = {"mailings": [mailing], "products": [{"campaign_id": "c1", "item_id": "tea1"}], "redemptions": []}
-    answer = client.post("/v1/predict", json={"kind": "redeem", "coupons": coupons})
-    assert answer.status_code == 422 and "there is nothing to learn from" in answer.json()["error"]["message"]
+    refused = ask(client, "/v1/predict", {"kind": "redeem", "coupons": coupons}, 422)
+    assert "there is nothing to learn from" in refused["error"]["message"]
 
 
 def test_a_long_learning_keeps_no_visitor_waiting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,26 +229,38 @@ def test_a_long_learning_keeps_no_visitor_waiting(folder: Path, monkeypatch: pyt
         assert answers == [403]
 
 
-def planned(client: TestClient, revision: str, campaign_id: str = "tea", **body: Any) -> dict[str, Any]:
+def finished(client: TestClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The job that was ordered, at its end."""
+    address = f"/v1/jobs/{ask(client, path, body, 202)['job_id']}"
+    until(lambda: client.get(address).json()["state"] not in ("queued", "running"))
+    return client.get(address).json()
+
+
+def planned(client: TestClient, revision: str, **body: Any) -> dict[str, Any]:
     """The campaign after its plan is made."""
-    job = ask(client, f"/v1/campaigns/{campaign_id}/plan", {"revision": revision, **body}, 202)
-    until(lambda: client.get(f"/v1/jobs/{job['job_id']}").json()["state"] not in ("queued", "running"))
-    job = client.get(f"/v1/jobs/{job['job_id']}").json()
+    job = finished(client, "/v1/campaigns/tea/plan", {"revision": revision, **body})
     assert job["state"] == "done" and job["step"] >= 2, job
-    return client.get(f"/v1/campaigns/{campaign_id}").json()
+    return client.get("/v1/campaigns/tea").json()
+
+
+def drafted(client: TestClient, **fields: Any) -> str:
+    """The revision of a new draft."""
+    return ask(client, "/v1/campaigns", {"campaign": CAMPAIGN | fields}, 201)["revision"]
 
 
 def decide(client: TestClient, campaign: dict[str, Any], status: int = 200, **body: Any) -> Any:
-    return ask(
-        client, f"/v1/campaigns/{campaign['campaign_id']}/decisions", {"revision": campaign["revision"], **body}, status
-    )
+    return ask(client, "/v1/campaigns/tea/decisions", {"revision": campaign["revision"], **body}, status)
+
+
+def emailed(sent: dict[str, Any]) -> list[dict[str, str]]:
+    """The rows of an export."""
+    return list(csv.DictReader(io.StringIO(sent["files"]["tea-email.csv"])))
 
 
 def test_a_campaign_goes_from_a_draft_to_a_report(client: TestClient) -> None:
-    fields = CAMPAIGN | {"limits": {"size": 100, "holdout": 0.1}}
-    draft = ask(client, "/v1/campaigns", {"campaign": fields}, 201)
+    revision = drafted(client, limits={"size": 100, "holdout": 0.1})
     assert client.get("/v1/campaigns/tea").json()["stage"] == "draft"
-    campaign = planned(client, draft["revision"])
+    campaign = planned(client, revision)
     assert campaign["stage"] == "planned" and campaign["holdout"] > 0
     silent = [int(note.split()[0]) for note in campaign["notes"] if "nothing to say to them" in note]
     assert campaign["size"] + sum(silent) == 100, "each is counted"
@@ -268,20 +274,16 @@ def test_a_campaign_goes_from_a_draft_to_a_report(client: TestClient) -> None:
     assert rejected["texts"][0]["why"] == "wrong price"
     approved = decide(client, rejected, decision="approve", text_ids=names[1:])
     of_rejected = rejected["texts"][0]["people"]
-    order = {"revision": approved["revision"], "ids": everyone()}
-    sent = ask(client, "/v1/campaigns/tea/export", order)
-    rows = list(csv.DictReader(io.StringIO(sent["files"]["tea-email.csv"])))
-    assert (
-        len(rows) == sent["reached"] == campaign["size"] - of_rejected
-        and sent["dropped"].get("text_not_approved", 0) == of_rejected
-    )
+    sent = ask(client, "/v1/campaigns/tea/export", {"revision": approved["revision"], "ids": everyone()})
+    rows = emailed(sent)
+    assert len(rows) == sent["reached"] == campaign["size"] - of_rejected
+    assert sent["dropped"].get("text_not_approved", 0) == of_rejected
     assert {row["user_id"] for row in rows} <= set(everyone()) and names[0] not in {row["text_id"] for row in rows}
-    report = client.get("/v1/campaigns/tea/report")
-    assert report.status_code == 200 and report.json()["campaign_id"] == "tea"
-    acts = [(line["action"], line["by"]) for line in client.get("/v1/campaigns/tea").json()["history"]]
-    by = "this machine"
-    assert acts[:5] == [(act, by) for act in ("created", "planned", "edited", "rejected", "approved")]
-    assert acts[-1] == ("exported", by)
+    assert client.get("/v1/campaigns/tea/report").json()["campaign_id"] == "tea"
+    history = client.get("/v1/campaigns/tea").json()["history"]
+    acts = [line["action"] for line in history]
+    assert acts[:5] == ["created", "planned", "edited", "rejected", "approved"] and acts[-1] == "exported"
+    assert {line["by"] for line in (*history[:5], history[-1])} == {"this machine"}
     (listed,) = client.get("/v1/campaigns").json()["campaigns"]
     assert listed["stage"] == "exported" and listed["addressed"] == campaign["size"]
     change = {"revision": sent["revision"], "campaign": CAMPAIGN}
@@ -289,9 +291,9 @@ def test_a_campaign_goes_from_a_draft_to_a_report(client: TestClient) -> None:
 
 
 def test_every_write_names_the_revision_that_was_read(client: TestClient) -> None:
-    first = ask(client, "/v1/campaigns", {"campaign": CAMPAIGN}, 201)["revision"]
-    taken = client.post("/v1/campaigns", json={"campaign": CAMPAIGN})
-    assert taken.status_code == 409 and taken.json()["error"]["type"] == "ConflictError"
+    first = drafted(client)
+    taken = ask(client, "/v1/campaigns", {"campaign": CAMPAIGN}, 409)
+    assert taken["error"]["type"] == "ConflictError"
     change = {"revision": first, "campaign": CAMPAIGN | {"goal": "more tea"}}
     second = client.put("/v1/campaigns/tea", json=change).json()["revision"]
     assert second != first and client.put("/v1/campaigns/tea", json=change).status_code == 409
@@ -303,20 +305,19 @@ def test_every_write_names_the_revision_that_was_read(client: TestClient) -> Non
     assert client.get("/v1/campaigns/tea").json()["counts"] == {"draft": len(names)}
     approved = decide(client, campaign, decision="approve", text_ids=names)
     decide(client, campaign, 409, decision="reject", text_ids=names)
-    stale = client.post("/v1/campaigns/tea/export", json={"revision": campaign["revision"]})
-    assert stale.status_code == 409
+    ask(client, "/v1/campaigns/tea/export", {"revision": campaign["revision"]}, 409)
     # a changed file makes the plan count no more
     change = {"revision": approved["revision"], "campaign": CAMPAIGN}
     assert client.put("/v1/campaigns/tea", json=change).status_code == 200
     now = client.get("/v1/campaigns/tea").json()
     assert now["stage"] == "draft" and "texts" not in now
-    again = client.post("/v1/campaigns/tea/export", json={"revision": now["revision"]})
-    assert again.status_code == 422 and "was changed after" in again.json()["error"]["message"]
+    again = ask(client, "/v1/campaigns/tea/export", {"revision": now["revision"]}, 422)
+    assert "was changed after" in again["error"]["message"]
     assert planned(client, now["revision"], replace=True)["stage"] == "planned"
 
 
 def test_a_price_that_changes_between_reading_and_deciding_is_a_conflict(client: TestClient) -> None:
-    campaign = planned(client, ask(client, "/v1/campaigns", {"campaign": CAMPAIGN}, 201)["revision"])
+    campaign = planned(client, drafted(client))
     item = campaign["texts"][0]["item_id"]
     changed = {"item_id": item, "title": f"Green tea {item[3:]}", "category": "food > tea", "price": 77}
     ask(client, "/v1/items", {"items": [changed]})
@@ -326,21 +327,20 @@ def test_a_price_that_changes_between_reading_and_deciding_is_a_conflict(client:
 
 
 def test_nobody_who_withdrew_or_was_erased_since_is_exported(client: TestClient) -> None:
-    campaign = planned(client, ask(client, "/v1/campaigns", {"campaign": CAMPAIGN}, 201)["revision"])
+    campaign = planned(client, drafted(client))
     campaign = decide(client, campaign, decision="approve", text_ids=[t["id"] for t in campaign["texts"]])
     order = {"revision": campaign["revision"], "ids": everyone()}
     first = ask(client, "/v1/campaigns/tea/export", order)
-    reached = [row["user_id"] for row in csv.DictReader(io.StringIO(first["files"]["tea-email.csv"]))]
-    refusal = {"user_id": reached[0], "purpose": "email", "granted": False}
-    ask(client, "/v1/consent", {"consent": [refusal]})
+    reached = [row["user_id"] for row in emailed(first)]
+    ask(client, "/v1/consent", {"consent": [{"user_id": reached[0], "purpose": "email", "granted": False}]})
     assert client.post("/v1/users/erase", json={"user_id": reached[1]}).status_code == 200
-    assert client.post("/v1/campaigns/tea/export", json=order | {"revision": first["revision"]}).status_code == 409
+    ask(client, "/v1/campaigns/tea/export", order | {"revision": first["revision"]}, 409)
     now = client.get("/v1/campaigns/tea").json()["revision"]
     second = ask(client, "/v1/campaigns/tea/export", order | {"revision": now})
     (message,) = client.post("/v1/users/export", json={"user_id": reached[2]}).json()["messages"]
     assert message["campaign_id"] == "tea" and message["channel"] == "email"
-    again = {row["user_id"] for row in csv.DictReader(io.StringIO(second["files"]["tea-email.csv"]))}
-    assert again == set(reached[2:]) and second["dropped"] == {"consent_withdrawn": 1}
+    assert {row["user_id"] for row in emailed(second)} == set(reached[2:])
+    assert second["dropped"] == {"consent_withdrawn": 1}
 
 
 def test_a_wrong_campaign_is_told_what_is_wrong(client: TestClient) -> None:
@@ -367,12 +367,8 @@ def test_campaigns_that_do_not_exist_are_not_found(client: TestClient) -> None:
 
 
 def test_a_plan_that_cannot_be_made_says_why(client: TestClient) -> None:
-    ask(client, "/v1/campaigns", {"campaign": CAMPAIGN | {"limits": {"size": 5}}}, 201)
-    revision = client.get("/v1/campaigns/tea").json()["revision"]
-    job = ask(client, "/v1/campaigns/tea/plan", {"revision": revision}, 202)
-    until(lambda: client.get(f"/v1/jobs/{job['job_id']}").json()["state"] == "failed")
-    job = client.get(f"/v1/jobs/{job['job_id']}").json()
-    assert job["error_type"] == "PolicyError" and "smaller than 50" in job["error"]
+    job = finished(client, "/v1/campaigns/tea/plan", {"revision": drafted(client, limits={"size": 5})})
+    assert job["state"] == "failed" and job["error_type"] == "PolicyError" and "smaller than 50" in job["error"]
     assert client.get("/v1/campaigns/tea").json()["stage"] == "draft"
 
 
@@ -423,8 +419,7 @@ def test_a_session_has_a_history_and_joins_one_person(client: TestClient) -> Non
     join = {"session_id": "v1", "user_id": "newcomer"}
     assert ask(client, "/v1/sessions/join", join) == {"joined": True, "events": 2}
     assert ask(client, "/v1/sessions/join", join) == {"joined": True, "events": 0}
-    other = client.post("/v1/sessions/join", json=join | {"user_id": "u00"})
-    assert other.status_code == 409 and other.json()["error"]["type"] == "ConflictError"
+    assert ask(client, "/v1/sessions/join", join | {"user_id": "u00"}, 409)["error"]["type"] == "ConflictError"
     answer = ask(client, "/v1/recommend", {"user_id": "newcomer", "k": 5})
     assert answer["status"] == "personal" and answer["items"][0]["item_id"].startswith("tool")
     ask(client, "/v1/events", viewed("v1", "tea1"))  # late events, too, are the person's
@@ -595,17 +590,14 @@ def test_a_key_without_the_scope_people_gets_rounded_figures_and_no_customer(
 def test_the_occasions_of_a_day_are_listed_in_the_background(client: TestClient) -> None:
     """Over HTTP as from the command line: each person once, with the reason and the channel."""
     ids = everyone()
-    job = ask(client, "/v1/occasions", {"limit": 25, "ids": ids}, 202)
-    assert job["about"] == "occasions"
-    until(lambda: client.get(f"/v1/jobs/{job['job_id']}").json()["state"] == JobState.DONE)
-    listed = client.get(f"/v1/jobs/{job['job_id']}").json()["result"]
-    people = listed["people"]
-    assert 0 < len(people) <= 25 and sum(listed["counts"].values()) == len(people)
+    job = finished(client, "/v1/occasions", {"limit": 25, "ids": ids})
+    assert job["about"] == "occasions" and job["state"] == JobState.DONE
+    people = job["result"]["people"]
+    assert 0 < len(people) <= 25 and sum(job["result"]["counts"].values()) == len(people)
     assert len({person["user_id"] for person in people}) == len(people)
     assert all(person["user_id"] in ids and person["reasons"] and person["channel"] for person in people)
 
 
 def test_a_day_beyond_the_log_has_no_occasions(client: TestClient) -> None:
-    job = ask(client, "/v1/occasions", {"on": "2090-01-01"}, 202)
-    until(lambda: client.get(f"/v1/jobs/{job['job_id']}").json()["state"] == JobState.FAILED)
-    assert "2090-01-01" in client.get(f"/v1/jobs/{job['job_id']}").json()["error"]
+    job = finished(client, "/v1/occasions", {"on": "2090-01-01"})
+    assert job["state"] == JobState.FAILED and "2090-01-01" in job["error"]

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -36,9 +37,8 @@ def url(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture
 def store(url: str) -> Iterator[Store]:
-    opened = Store.open(url, create=True)
-    yield opened
-    opened.close()
+    with closing(Store.open(url, create=True)) as opened:
+        yield opened
 
 
 def with_password(url: str, password: str = PASSWORD) -> str:
@@ -141,8 +141,6 @@ def test_each_fault_at_the_door_names_its_remedy(
     assert "postgresql+psycopg://shop@127.0.0.1" in refusal(Store.open, with_password(url) + "x")
     monkeypatch.delenv("PGPASSWORD")
     assert "refuses the user or the password" in refusal(Store.open, url)
-    Store.open(with_password(url)).close()
-    Store.open(f"{url}&password={quote(PASSWORD, safe='')}").close()
     for secret_url in (with_password(url), f"{url}&password={quote(PASSWORD, safe='')}"):
         opened = Store.open(secret_url)
         assert PASSWORD not in repr(opened) + repr(opened._engine)

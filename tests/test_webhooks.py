@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import hmac
 import json
 import logging
@@ -13,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from service_world import serving
 from standardwebhooks import Webhook
 from store_view import campaign_message, view
-from test_campaigns import LIGHT, plan_tea
+from test_campaigns import LIGHT, plan_tea, rows_of
 from waiting import at_once
 
 from recllm.base.errors import StoreError, UnknownIdError, UsageError
@@ -62,6 +62,7 @@ from recllm.shop.workspace.webhooks import (
 from recllm.shop.workspace.workspace import Workspace
 
 HOUR = timedelta(hours=1)
+FILES = ("tea-email.csv", "tea-push.csv")
 
 
 def sign(secrets: Sequence[WebhookSecret], call_id: str, at: datetime, body: bytes) -> dict[str, str]:
@@ -145,10 +146,9 @@ def sent(shop: Path) -> tuple[CampaignMessage, ...]:
     """Messages of a campaign to the two people of the shop, by e-mail and push."""
     with Workspace.open(shop) as workspace:
         people = workspace.pseudonymiser().many(["ann", "bob"])
+        left = datetime.now(UTC) - HOUR
         messages = tuple(
-            campaign_message(
-                number, user, channel, "tea", message_id=f"m1_{user}{channel}", exported_at=datetime.now(UTC) - HOUR
-            )
+            campaign_message(number, user, channel, "tea", message_id=f"m1_{user}{channel}", exported_at=left)
             for number, user in enumerate(people)
             for channel in ("email", "push")
         )
@@ -227,20 +227,13 @@ def test_a_refusal_says_nothing_of_its_reason(door: Door) -> None:
     body = standard_body("message.opened", door.messages[0], datetime.now(UTC))
     right = sign([door.secret], "call", datetime.now(UTC), body)
     stale = sign([door.secret], "call", datetime.now(UTC) - HOUR, body)
-    cases = [
-        ("/webhooks/shop/mail", stale),
-        ("/webhooks/shop/mail", {}),
-        ("/webhooks/shop/mail", right | {"webhook-signature": "v1,=?&"}),
-        ("/webhooks/shop/mail", right | {"webhook-timestamp": "1e9"}),
-        ("/webhooks/shop/nobody", right),
-        ("/webhooks/elsewhere/mail", right),
-        ("/webhooks/shop/grid", right),
-    ]
-    answers = [door.client.post(path, content=body, headers=headers) for path, headers in cases]
-    assert {answer.status_code for answer in answers} == {401}
-    assert {(e["type"], e["message"]) for e in (a.json()["error"] for a in answers)} == {
-        ("http", "no valid signature of now")
-    }
+    wrong = (stale, {}, right | {"webhook-signature": "v1,=?&"}, right | {"webhook-timestamp": "1e9"})
+    cases = [("shop/mail", headers) for headers in wrong]
+    cases += [(path, right) for path in ("shop/nobody", "elsewhere/mail", "shop/grid")]
+    for path, headers in cases:
+        answer = door.client.post(f"/webhooks/{path}", content=body, headers=headers)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["type"], error["message"]) == (401, "http", "no valid signature of now")
     assert door.kinds() == []
 
 
@@ -328,19 +321,18 @@ def test_a_hard_bounce_is_trouble_of_the_address_until_something_arrives(door: D
     assert undeliverable(door.shop, "email") == set(), "she agreed anew, with an address"
 
 
+OPEN = {"event": "open", "sg_event_id": "e"}
 HOSTILE: Mapping[str, Any] = {
     "numbers": [0, 1e308, 10**4_000, -1, float("nan"), float("-inf")],
     "nulls": [None, [], {}, [[]], ""],
     "wrong types": [{"event": ["open"], "sg_event_id": {"a": 1}, "recllm_message_id": 7, "timestamp": []}],
     "an unknown event": [{"event": "teleported", "sg_event_id": "e", "recllm_message_id": "m1_a"}],
-    "an unknown message": [
-        {"event": "open", "sg_event_id": "e", "recllm_message_id": "m1_" + "A" * 26, "timestamp": 1}
-    ],
-    "no message": [{"event": "open", "sg_event_id": "e", "email": "ann@example.com", "timestamp": 1}],
-    "a long id": [{"event": "open", "sg_event_id": "e" * 1_000_000, "recllm_message_id": "m1_a"}],
-    "a long message": [{"event": "open", "sg_event_id": "e", "recllm_message_id": "m" * 1_000_000}],
-    "a zero byte": [{"event": "open", "sg_event_id": "e\0", "recllm_message_id": "m\0"}],
-    "half a letter": [{"event": "open", "sg_event_id": "e\ud800", "recllm_message_id": "m\ud800"}],
+    "an unknown message": [OPEN | {"recllm_message_id": "m1_" + "A" * 26, "timestamp": 1}],
+    "no message": [OPEN | {"email": "ann@example.com", "timestamp": 1}],
+    "a long id": [OPEN | {"sg_event_id": "e" * 1_000_000, "recllm_message_id": "m1_a"}],
+    "a long message": [OPEN | {"recllm_message_id": "m" * 1_000_000}],
+    "a zero byte": [OPEN | {"sg_event_id": "e\0", "recllm_message_id": "m\0"}],
+    "half a letter": [OPEN | {"sg_event_id": "e\ud800", "recllm_message_id": "m\ud800"}],
 }
 
 
@@ -358,9 +350,8 @@ def test_what_has_another_form_is_ignored(door: Door) -> None:
 
 def test_a_time_that_is_none_is_that_of_the_request(door: Door) -> None:
     for number, seconds in enumerate([10**30, -5, 1.5e300, "now", None, True, [1], 2**63]):
-        assert door.sendgrid(entry("open", door.messages[0], number, timestamp=seconds)).json()["accepted"] == 1, (
-            seconds
-        )
+        answer = door.sendgrid(entry("open", door.messages[0], number, timestamp=seconds))
+        assert answer.json()["accepted"] == 1, seconds
 
 
 def test_what_is_no_json_is_refused(door: Door) -> None:
@@ -469,12 +460,8 @@ class AmazonKey:
         message |= {"Message": text, "Timestamp": at} | more
         content = "".join(f"{name}\n{message[name]}\n" for name in sorted(message)).encode()
         signature = self.private.sign(content, padding.PKCS1v15(), hashes.SHA256())
-        signed = {
-            "SignatureVersion": "2",
-            "Signature": base64.b64encode(signature).decode(),
-            "SigningCertURL": self.url,
-        }
-        return message | signed
+        signed = {"SignatureVersion": "2", "Signature": base64.b64encode(signature).decode()}
+        return message | signed | {"SigningCertURL": self.url}
 
 
 def test_ses_reports_by_sns_and_nothing_else_is_asked(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,11 +486,11 @@ def test_ses_reports_by_sns_and_nothing_else_is_asked(door: Door, monkeypatch: p
     place = "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription"
     begun = key.message("SubscriptionConfirmation", "You have chosen to subscribe", 1, SubscribeURL=place, Token="t")
     assert post(begun).status_code == 200 and asked[-1] == place
-    post(key.message("Notification", event("Delivery", first), 2))
+    delivery = event("Delivery", first)
+    post(key.message("Notification", delivery, 2))
     post(key.message("Notification", event("Bounce", second, bounce={"bounceType": "Permanent"}), 3, Subject="x"))
     post(key.message("Notification", event("Bounce", second, bounce={"bounceType": "Transient"}), 4))
-    again = post(key.message("Notification", event("Delivery", first), 2)).json()
-    assert again["duplicates"] == 1
+    assert post(key.message("Notification", delivery, 2)).json()["duplicates"] == 1
     assert door.kinds() == [("sns2", "delivered"), ("sns3", "bounced"), ("sns4", "blocked")]
     good = key.message("Notification", event("Complaint", first), 5)
     for forged in (
@@ -515,12 +502,8 @@ def test_ses_reports_by_sns_and_nothing_else_is_asked(door: Door, monkeypatch: p
         good | {"Timestamp": "2025-01-01T00:00:00.000Z"},
     ):
         assert post(forged).status_code == 401, forged
-    for host in (
-        "sns.evil.example",
-        "127.0.0.1",
-        "sns.a.amazonaws.com@evil.example",
-        "sns.a.amazonaws.com.evil.example",
-    ):
+    amazon = "sns.a.amazonaws.com"
+    for host in ("sns.evil.example", "127.0.0.1", f"{amazon}@evil.example", f"{amazon}.evil.example"):
         with pytest.raises(LookupError, match="no address of Amazon"):
             certificate_host(f"https://{host}/x.pem")
 
@@ -613,18 +596,13 @@ def test_secrets_lie_as_private_as_the_key(shop: Path) -> None:
 
 
 def test_what_cannot_be_a_secret_is_refused_and_not_repeated(shop: Path) -> None:
-    rsa_like = base64.b64encode(b"no key").decode()
-    other_curve = ec.generate_private_key(ec.SECP384R1()).public_key()
-    form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    p384 = base64.b64encode(other_curve.public_bytes(*form)).decode()
-    short = "whsec_" + base64.b64encode(bytes(10)).decode()
+    p384 = SendGridKey(ec.generate_private_key(ec.SECP384R1())).public_text
+    wrong = {
+        WebhookScheme.STANDARD: (secret_of(bytes(10)).text, "whsec_?"),
+        WebhookScheme.SENDGRID: (base64.b64encode(b"no key").decode(), p384),
+    }
     with Workspace.open(shop) as workspace:
-        for scheme, text in (
-            (WebhookScheme.STANDARD, short),
-            (WebhookScheme.STANDARD, "whsec_?"),
-            (WebhookScheme.SENDGRID, rsa_like),
-            (WebhookScheme.SENDGRID, p384),
-        ):
+        for scheme, text in ((scheme, text) for scheme, texts in wrong.items() for text in texts):
             with pytest.raises(UsageError) as caught:
                 add_source(workspace, "mail", scheme, text)
             assert text not in str(caught.value)
@@ -668,9 +646,8 @@ def spring(tmp_path_factory: pytest.TempPathFactory) -> Path:
         plan_tea(folder, LIGHT, Policy(group_floor=5, small_shop=0))
         with Workspace.open(folder / "shop") as workspace:
             campaign = open_campaign(workspace, read_campaign(folder / "tea.toml"))
-            decide(
-                campaign, TextStatus.APPROVED, [text.id for text in campaign.plan.texts], by="Ann", at=datetime.now(UTC)
-            )
+            texts = [text.id for text in campaign.plan.texts]
+            decide(campaign, TextStatus.APPROVED, texts, by="Ann", at=datetime.now(UTC))
     return folder
 
 
@@ -682,29 +659,19 @@ def campaign(spring: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         yield open_campaign(workspace, read_campaign(folder / "tea.toml"))
 
 
-def rows_of(folder: Path, channel: str) -> list[dict[str, str]]:
-    with (folder / f"tea-{channel}.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def of_export(campaign: OpenCampaign, channel: str, folder: Path) -> list[MessageEvent]:
-    """One delivery of each exported message of a channel, a second after another."""
-    start = datetime.now(UTC) - HOUR
+def delivered(file: Path) -> list[MessageEvent]:
+    """One delivery of each message of an exported file, a second after another."""
+    report, start = partial(MessageEvent, kind=MessageEventKind.DELIVERED), datetime.now(UTC) - HOUR
     return [
-        MessageEvent(
-            event_id=f"{channel}-{n}",
-            message_id=row["recllm_message_id"],
-            kind=MessageEventKind.DELIVERED,
-            at=start + timedelta(seconds=n),
-        )
-        for n, row in enumerate(rows_of(folder, channel))
+        report(event_id=f"{file.stem}-{n}", message_id=row["recllm_message_id"], at=start + timedelta(seconds=n))
+        for n, row in enumerate(rows_of(str(file)))
     ]
 
 
 def test_what_is_exported_is_recognised_again(campaign: OpenCampaign, tmp_path: Path) -> None:
     shop = campaign.workspace
     export_campaign(campaign, tmp_path / "first")
-    rows = [row for channel in ("email", "push") for row in rows_of(tmp_path / "first", channel)]
+    rows = [row for file in FILES for row in rows_of(str(tmp_path / "first" / file))]
     ids = [row["recllm_message_id"] for row in rows]
     assert len(set(ids)) == len(rows) == 60 and all(re.fullmatch(r"m1_[A-Z2-7]{26}", name) for name in ids)
     messages, planned = shop.store().messages(ids), {p.user_id: p for p in campaign.plan.people}
@@ -716,7 +683,7 @@ def test_what_is_exported_is_recognised_again(campaign: OpenCampaign, tmp_path: 
         assert (message.item_id, message.variant, message.text_id) == (person.item_id, person.variant, person.text_id)
         assert row["user_id"][3:] not in message.message_id
     export_campaign(campaign, tmp_path / "again")
-    again = [row["recllm_message_id"] for channel in ("email", "push") for row in rows_of(tmp_path / "again", channel)]
+    again = [row["recllm_message_id"] for file in FILES for row in rows_of(str(tmp_path / "again" / file))]
     assert again == ids, "the same message has the same id"
     assert {m.exported_at for m in shop.store().messages(ids).values()} == {m.exported_at for m in messages.values()}
 
@@ -724,7 +691,7 @@ def test_what_is_exported_is_recognised_again(campaign: OpenCampaign, tmp_path: 
 def test_a_click_belongs_to_the_showing_of_its_export(campaign: OpenCampaign, tmp_path: Path) -> None:
     shop = campaign.workspace
     export_campaign(campaign, tmp_path)
-    (first, *_) = of_export(campaign, "email", tmp_path)
+    (first, *_) = delivered(tmp_path / FILES[0])
     record_reports(shop, "mail", [replace(first, kind=MessageEventKind.CLICKED, event_id="c")])
     (outcome,) = feedback_report(shop, by=ReportBy.CAMPAIGN)
     assert (outcome.showings, outcome.clicked) == (60, 1)
@@ -733,19 +700,14 @@ def test_a_click_belongs_to_the_showing_of_its_export(campaign: OpenCampaign, tm
 def test_who_unsubscribed_or_bounced_is_not_exported_again(campaign: OpenCampaign, tmp_path: Path) -> None:
     shop = campaign.workspace
     export_campaign(campaign, tmp_path / "first")
-    email = of_export(campaign, "email", tmp_path / "first")
-    reports = [
-        replace(email[0], kind=MessageEventKind.UNSUBSCRIBED),
-        replace(email[1], kind=MessageEventKind.COMPLAINED),
-        replace(email[2], kind=MessageEventKind.BOUNCED),
-        replace(email[3], kind=MessageEventKind.BLOCKED),
-    ]
+    kinds = ("unsubscribed", "complained", "bounced", "blocked")
+    email = zip(delivered(tmp_path / "first" / FILES[0]), kinds, strict=False)
+    reports = [replace(event, kind=MessageEventKind(kind)) for event, kind in email]
     assert record_reports(shop, "mail", reports).accepted == 4
     done = export_campaign(campaign, tmp_path / "again")
     assert done.dropped == {"consent_withdrawn": 2, "address_bounced": 1} and done.reached == 57
-    people = {row["user_id"] for row in rows_of(tmp_path / "first", "email")[:4]}
-    left = people & {row["user_id"] for row in rows_of(tmp_path / "again", "email")}
-    assert left == {rows_of(tmp_path / "first", "email")[3]["user_id"]}
+    first, again = ([row["user_id"] for row in rows_of(str(tmp_path / n / FILES[0]))] for n in ("first", "again"))
+    assert set(first[:4]) & set(again) == {first[3]}
 
 
 def test_who_is_reached_and_whose_message_is_not_known_to_have_arrived(campaign: OpenCampaign, tmp_path: Path) -> None:
@@ -753,7 +715,7 @@ def test_who_is_reached_and_whose_message_is_not_known_to_have_arrived(campaign:
     done = export_campaign(campaign, tmp_path)
     before = campaign_outcome(campaign, FigureGate(shop))
     assert before.reached and before.reached.people == 60 and not before.messages and before.not_delivered == 0
-    email, push = (of_export(campaign, channel, tmp_path) for channel in ("email", "push"))
+    email, push = (delivered(tmp_path / file) for file in FILES)
     assert len(push) + len(email) == 60
     record_reports(shop, "mail", [*email[6:], replace(email[0], kind=MessageEventKind.BOUNCED, event_id="b")])
     record_reports(shop, "mail", [replace(email[7], kind=MessageEventKind.OPENED, event_id="o")])
