@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +229,10 @@ def test_plain_files_are_read_by_a_suggested_map(tmp_path: Path) -> None:
     assert orders.map_words(english)[:2] == ["Person's number: customer_email", "Item's number: sku"]
     assert set(orders.source.maps) == {Table.ITEMS, Table.EVENTS}, "a log that names its products gives the catalogue"
     assert columns_of_consent([customers, orders]) == ["newsletter"], "what says no more than yes or no is no consent"
+    channels = {"SMS ads": Purpose.SMS, "愿意接收公众号消息": Purpose.PUSH, "newsletter": Purpose.EMAIL}
+    for column, purpose in channels.items():
+        consent = replace(customers, columns=(*customers.columns, column)).with_columns([column]).source.consent
+        assert consent and consent.columns[column] is purpose, "agreement to one channel is none to another"
     assert shop_settings([customers, orders])["currency"] == "EUR"
     answers = Answers(basis="interest", contact=("newsletter",))
     with Workspace.create(tmp_path / "shop", **answers.settings(Purpose.EMAIL), timezone="UTC", currency="EUR") as shop:

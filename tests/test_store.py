@@ -44,9 +44,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def store(url: str) -> Iterator[Store]:
-    opened = Store.open(url, create=True)
-    yield opened
-    opened.close()
+    with closing(Store.open(url, create=True)) as opened:
+        yield opened
+
+
+def users(*ids: str, basics: str = "{}") -> pl.DataFrame:
+    return pl.DataFrame({"user_id": ids, "basics": [basics] * len(ids)})
 
 
 @with_copies
@@ -160,9 +163,9 @@ def test_people_and_products_are_replaced_by_later_rows(store: Store) -> None:
     written = put(store, "items", items(*rows), "b")
     assert (written.accepted, written.duplicates) == (5, 2)
     assert view(store).items()["title"].to_list() == ["Tea", "Mug", "Pot"]
-    put(store, "users", pl.DataFrame({"user_id": ["u1"], "basics": ['{"a":"1"}']}), "c")
-    assert put(store, "users", pl.DataFrame({"user_id": ["u1"], "basics": ['{"a":"2"}']}), "d").accepted == 1
-    assert view(store).users().rows() == [("u1", '{"a":"2"}')]
+    for load_id, basics in (("c", '{"a":"1"}'), ("d", '{"a":"2"}')):
+        assert put(store, "users", users("u1", basics=basics), load_id).accepted == 1
+        assert view(store).users().rows() == [("u1", basics)]
 
 
 @with_copies
@@ -227,14 +230,11 @@ def test_unknown_items_wait_for_the_catalogue(store: Store) -> None:
 
 
 def test_consent_keeps_every_decision_and_orders_them(store: Store) -> None:
-    frame = pl.DataFrame(
-        {"user_id": ["u1"] * 3, "purpose": ["email"] * 3, "granted": [True, False, True], "at": [5, 5, 4]}
-    )
-    assert put(store, "consent", frame).accepted == 3
+    columns = {"user_id": ["u1"] * 3, "purpose": ["email"] * 3, "granted": [True, False, True], "at": [5, 5, 4]}
+    assert put(store, "consent", pl.DataFrame(columns)).accepted == 3
     assert view(store).consent()["granted"].to_list() == [True, True, False]
-    with store.read() as reader:
-        assert reader.consent("email", ["u1"])["granted"].to_list() == [True, True, False]
-        assert reader.consent("sms", ["u1"]).height == reader.consent("email", ["u2"]).height == 0
+    assert view(store).consent("email", ["u1"])["granted"].to_list() == [True, True, False]
+    assert view(store).consent("sms", ["u1"]).height == view(store).consent("email", ["u2"]).height == 0
 
 
 def test_a_refusal_ends_grants_that_lie_ahead_of_the_clock_and_no_others(
@@ -252,9 +252,9 @@ def test_a_refusal_ends_grants_that_lie_ahead_of_the_clock_and_no_others(
     decide(*ahead, ("u2", "email", True, clock - 1))
     clock -= 1_000
     decide(("u1", "email", False, None), ("u2", "sms", False, clock + 5_000), ("u3", "email", False, None))
-    with store.read() as reader:
-        last = {(user, purpose): (granted, at) for user, purpose, granted, at in reader.consent().iter_rows()}
-        assert reader.consent()["granted"].sum() == 4
+    stored = view(store).consent()
+    last = {(user, purpose): (granted, at) for user, purpose, granted, at in stored.iter_rows()}
+    assert stored["granted"].sum() == 4
     now = datetime.fromtimestamp(clock / 1_000_000, UTC)
     assert last["u1", "email"] == last["u2", "sms"] == last["u3", "email"] == (False, now)
     assert last["u1", "sms"][0] and last["u2", "email"][0]
@@ -402,10 +402,8 @@ KINDS = st.sampled_from(["delivered", "opened", "clicked", "bounced", "blocked",
 def test_an_address_has_trouble_after_its_last_bounce(store: Store, reports: list[Any], data: st.DataObject) -> None:
     """Whatever the order in which it is told; of one instant the bounce counts."""
     user = uuid.uuid4().hex
-    put(store, "users", pl.DataFrame({"user_id": [user], "basics": ["{}"]}), user)
-    store.add_messages(
-        [replace(campaign_message(1, user), message_id=user), replace(campaign_message(2, user), message_id=f"{user}2")]
-    )
+    put(store, "users", users(user), user)
+    store.add_messages([campaign_message(n, user, message_id=name) for n, name in enumerate((user, f"{user}2"), 1)])
     batch = [
         replace(told(f"{user}{n}", 1, kind, second), message_id=user if first else f"{user}2")
         for n, (kind, second, first) in enumerate(reports)
@@ -420,7 +418,7 @@ def test_an_address_has_trouble_after_its_last_bounce(store: Store, reports: lis
 
 
 def test_nothing_of_an_erased_persons_messages_stays(store: Store) -> None:
-    put(store, "users", pl.DataFrame({"user_id": ["u1", "u2"], "basics": ["{}"] * 2}))
+    put(store, "users", users("u1", "u2"))
     store.add_messages([campaign_message(1), campaign_message(2, user="u2"), campaign_message(3)])
     reports = [told("a", 1, "bounced"), told("b", 2, "opened"), told("c", 3, "opened", 2), told("d", 3, "delivered")]
     assert store.add_message_events("mail", reports, moment(5)) == 4
@@ -431,7 +429,7 @@ def test_nothing_of_an_erased_persons_messages_stays(store: Store) -> None:
     assert (rows["messages"], rows["message_events"], rows["users"]) == (2, 3, 1)
     assert store.messages_of("u1") == [] and set(store.messages(["m1", "m2", "m3"])) == {"m2"}
     assert store.known_message_events("mail", "abcd") == {"b"} and store.bounced_at("email") == {}
-    put(store, "users", pl.DataFrame({"user_id": ["u3"], "basics": ["{}"]}), "new")  # keys may be given again
+    put(store, "users", users("u3"), "new")  # keys may be given again
     assert store.messages_of("u3") == []
 
 
@@ -486,27 +484,25 @@ def test_an_older_store_walks_the_steps_in_one_transaction(store: Store, monkeyp
     put(store, "items", items(("i1", "Tea")))
     now = SCHEMA_VERSION
 
-    def columns() -> set[str]:
+    def state() -> tuple[int | None, set[str]]:
+        """The version, and the new columns that are there."""
         with store._engine.connect() as connection:
-            return {column["name"] for column in inspect(connection).get_columns("items")}
-
-    def version() -> int | None:
-        with store._engine.connect() as connection:
-            return tables.version(connection)
+            columns = {column["name"] for column in inspect(connection).get_columns("items")}
+            return tables.version(connection), columns & {"colour", "weight"}
 
     monkeypatch.setattr(tables, "SCHEMA_VERSION", now + 2)
     monkeypatch.setattr(tables, "STEPS", {now: (colour,), now + 1: (fail,)})
     with pytest.raises(RuntimeError), writing(store._engine) as connection:
         tables.migrate(connection)
-    assert (version(), columns() & {"colour", "weight"}) == (now, set())
+    assert state() == (now, set())
     monkeypatch.setattr(tables, "STEPS", {now: (colour,)})
     with pytest.raises(StoreError, match=f"cannot bring to {now + 2}"), writing(store._engine) as connection:
         tables.migrate(connection)
-    assert (version(), columns() & {"colour", "weight"}) == (now, set())
+    assert state() == (now, set())
     monkeypatch.setattr(tables, "SCHEMA_VERSION", now + 1)
     with writing(store._engine) as connection:
         tables.migrate(connection)
-    assert (version(), "colour" in columns()) == (now + 1, True)
+    assert state() == (now + 1, {"colour"})
     with store._engine.connect() as connection:
         assert connection.execute(text("SELECT item_id, title, colour FROM items")).all() == [("i1", "Tea", None)]
 
@@ -517,15 +513,9 @@ def indexes(store: Store) -> set[str | None]:
         return {index["name"] for index in inspect(connection).get_indexes("events") if not index["unique"]}
 
 
-def make_version_8(connection: Connection) -> None:
-    newer = ("item_states", "tombstones", "restrictions", "first_loads", "audit", "group_sizes")
-    for table in newer:
-        connection.execute(text(f"DROP TABLE {table}"))
-    connection.execute(text("UPDATE meta SET value = '8' WHERE name = 'schema_version'"))
-
-
 def make_version_7(connection: Connection) -> None:
-    make_version_8(connection)
+    for table in ("item_states", "tombstones", "restrictions", "first_loads", "audit", "group_sizes"):
+        connection.execute(text(f"DROP TABLE {table}"))
     connection.execute(text("DROP INDEX items_by_load"))
     connection.execute(text("ALTER TABLE items DROP COLUMN load_no"))
     connection.execute(text("UPDATE meta SET value = '7' WHERE name = 'schema_version'"))
@@ -562,9 +552,8 @@ def test_a_store_of_version_1_is_brought_up_to_date(store: Store, url: str) -> N
         of_loads = {index["name"] for index in inspect(connection).get_indexes("loads")}
         (index,) = [i for i in inspect(connection).get_indexes("events") if i["name"] == "events_by_user"]
     needed = {column.name for column in readers._HISTORY.selected_columns} - {"item_id"}
-    assert needed | {"user_key", "event_no", "item_key"} == set(index["column_names"]), (
-        "a history needs the index alone"
-    )
+    needed |= {"user_key", "event_no", "item_key"}
+    assert needed == set(index["column_names"]), "a history needs the index alone"
     assert index["column_names"][:2] == ["user_key", "event_no"]
     assert {"loads_by_table", "loads_by_last_at"} <= of_loads and opened.api_keys() == []
     assert put(opened, "events", events([7]), "new").accepted == 1
@@ -585,11 +574,9 @@ def test_a_first_load_leaves_the_index_of_people(store: Store) -> None:
 @pytest.mark.parametrize("start", ["nothing", "version 1"])
 def test_of_many_starters_one_makes_or_migrates_the_store(url: str, start: str) -> None:
     if start == "version 1":
-        with Store.open(url, create=True).load("events", load_id="a", source="test") as load:
-            load.write(events([1]))
-        older = Store.open(url)
-        make_version_1(older)
-        older.close()
+        with closing(Store.open(url, create=True)) as older:
+            put(older, "events", events([1]))
+            make_version_1(older)
 
     def open_store() -> int | None:
         with closing(Store.open(url, create=start == "nothing")) as opened, opened._engine.connect() as connection:
@@ -649,7 +636,7 @@ def test_a_reader_keeps_its_moment_while_a_load_is_committed(store: Store) -> No
         with store.read() as later:
             assert later.events(()).height == later.events((), user_ids=["u1"]).height == 500
             put(store, "events", events([1_000]), "b")
-            put(store, "users", pl.DataFrame({"user_id": ["u1"], "basics": ['{"a":"1"}']}), "c")
+            put(store, "users", users("u1", basics='{"a":"1"}'), "c")
             assert (later.counts()["events"], later.users()["basics"].to_list()) == (500, ["{}"])
         assert (empty.events().height, empty.counts()["users"], empty.last_event()) == (0, 0, None)
     assert view(store).counts()["events"] == 501

@@ -154,6 +154,7 @@ _AGREES = re.compile(
 )
 _ANSWER = r"^[01]$|[^\d.,\s+-]"  # other numbers count messages
 _BY_PHONE = re.compile(r"sms|phone|mobile|短信|手机|电话", re.I)
+_SIGNS = {Purpose.SMS: _BY_PHONE, Purpose.PUSH: re.compile(r"push|wechat|公众号|微信|站内|推送", re.I)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +169,6 @@ class ShopFile:
     sample: pl.DataFrame = field(default_factory=pl.DataFrame)
     """The first rows, as text."""
     reading: IngestOptions = field(default_factory=IngestOptions)
-    """Encoding, and sheet of a workbook."""
 
     @property
     def name(self) -> str:
@@ -189,7 +189,7 @@ class ShopFile:
             return self
         consent = self.source.consent or ConsentColumns(columns={})
         purposes = {
-            column: Purpose.SMS if _BY_PHONE.search(column) else Purpose.EMAIL
+            column: next((purpose for purpose, sign in _SIGNS.items() if sign.search(column)), Purpose.EMAIL)
             for column in self.columns
             if normal(column) in map(normal, names) and column not in consent.columns
         }
