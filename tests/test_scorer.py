@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from recllm.base.errors import ModelError
 from recllm.learn.models.scorer import PARTS, Score, ScorerConfig, counting_score, gelu, load_scorer, save_scorer
 from recllm.learn.models.scorer_network import ScorerNetwork
+from recllm.learn.models.trees import BoostingSettings, grow_trees
 
 SHAPE = ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,))
 
@@ -59,17 +61,24 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert again.probability(np.float32(2.0)) == pytest.approx(1 / (1 + np.exp(1.0)))
 
 
-def test_counting_is_a_share_of_the_served_score_and_of_its_file(tmp_path: Path) -> None:
+def test_counting_and_trees_are_the_served_score_and_its_file(tmp_path: Path) -> None:
     names = ("count_120", "buyers_28", "buyers_91", "views", "times", "text_nearest")
     learned = ScorerNetwork(replace(SHAPE, features=names)).eval().frozen()
     rng, index = np.random.default_rng(0), np.arange(4)
     cosine, features = rng.random(4, np.float32), rng.random((4, 6), np.float32)
     users, items = (learned.project(rng.standard_normal((4, 6)).astype(np.float32)) for _ in range(2))
-    pairs = (users, items, index, index, cosine, features)
-    save_scorer(learned.with_counting(0.25, -2.0, 9.0), tmp_path)
-    served = load_scorer(tmp_path).score(*pairs)
-    expected = 0.75 * learned.score(*pairs).logit + 0.25 * (counting_score(features, names, 9.0) - 2)
+    rows = rng.random((200, 6))
+    trees = grow_trees(rows, (rows[:, 0] > 0.5).astype(float), BoostingSettings(rounds=9), names=names)
+    save_scorer(learned.with_counting(trees, -2.0, 9.0), tmp_path)
+    served = load_scorer(tmp_path).score(users, items, index, index, cosine, features)
+    expected = counting_score(features, names, 9.0) - 2 + trees.score(features)
     np.testing.assert_allclose(served.logit, expected, rtol=1e-5)
+    assert np.ptp(trees.score(features)) > 0.1
+    for text in (b"", b"Tree=0\nnum_leaves=2\n"):
+        weights = load_file(tmp_path / "scorer.safetensors") | {"trees": np.frombuffer(text, np.uint8)}
+        save_file(weights, tmp_path / "scorer.safetensors")
+        with pytest.raises(ModelError, match="train again"):
+            load_scorer(tmp_path)
 
 
 def test_gelu_is_that_of_torch() -> None:

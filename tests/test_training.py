@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
@@ -20,8 +20,9 @@ from recllm.learn.features.collaborative import CollaborativeStatistics, ask
 from recllm.learn.features.item_vectors import DatedItemVectors, item_vectors
 from recllm.learn.features.pair_features import FEATURE_NAMES
 from recllm.learn.models.scorer import counting_score, sales
+from recllm.learn.models.trees import BoostingSettings, grow_trees
 from recllm.learn.training import scorer as training
-from recllm.learn.training.scorer import calibrate, counting_share, fit_scorer, level, listwise
+from recllm.learn.training.scorer import calibrate, fit_scorer, level, listwise
 from recllm.learn.training.windows import PastWindows, Window, sample_negatives, window_starts
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset
@@ -38,28 +39,20 @@ def test_a_shop_of_favourites_is_learned() -> None:
     data = shop(people=120)  # 24 to judge by: of 8 the verdict hangs on one of them
     fitted = fit_scorer(data, vectors(data), None, QUICK.model_copy(update={"min_steps": 250}))
     assert fitted.metrics["ndcg@20_all"] > 0.85  # .58 before training
-    assert [h["epoch"] for h in fitted.history] == [1, 2, 3][: len(fitted.history)]
-    assert fitted.population.target == (Action.PURCHASE,)
-    assert not fitted.notes and 0 < fitted.metrics["counting_share"] < 1
+    assert fitted.population.target == (Action.PURCHASE,) and not fitted.notes and fitted.scorer.trees is not None
 
 
 def test_a_small_shop_learns_from_all_and_is_judged_by_users_that_the_judged_scorer_has_not_seen() -> None:
-    learned: list[tuple[set[int], int]] = []
-    real = training.learn
-
-    def learn(windows: list[Window], *arguments: Any) -> Any:
-        learned.append(({w.as_of for w in windows}, max(w.n for w in windows)))
-        return real(windows, *arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "learn", learn)
+    with patch.object(training, "grow_trees", wraps=training.grow_trees) as grown:
         fit_scorer(DATA, vectors(DATA), None, QUICK)
-        short = fit_scorer(DATA, vectors(DATA), None, QUICK.model_copy(update={"n_windows": 1}))
-        patch.setattr(training, "SMALL_SHOP", 1)
-        large = fit_scorer(DATA, vectors(DATA), None, QUICK)
-    assert len(learned) == 4 and short.metrics["counting_share"] > 0.5 and "counting" not in large.scorer.weights
-    (judged, _), (served, users) = learned[:2]
-    assert served - judged == {DATA.as_of - 14 * DAY} and users > 30  # of 40 users, of whom a fifth judged before
+        fit_scorer(DATA, vectors(DATA), None, QUICK.model_copy(update={"n_windows": 1}))
+        with patch.object(training, "SMALL_SHOP", 1):
+            large = fit_scorer(DATA, vectors(DATA), None, QUICK)
+    judged, served, alone, once_more = (len(call.args[0]) for call in grown.call_args_list)
+    latest = _window(DATA, DATA.as_of - 14 * DAY)
+    assert served - judged == len(latest.item) and latest.n > 30  # of 40 users, of whom a fifth judged before
+    assert alone == once_more < len(latest.item)  # of one window a fifth of the users judge
+    assert large.scorer.trees is None and [h["epoch"] for h in large.history] == [1, 2, 3][: len(large.history)]
 
 
 def test_counting_orders_by_what_was_bought_then_by_what_sells_and_reads_texts_of_what_is_new() -> None:
@@ -74,39 +67,35 @@ def test_counting_orders_by_what_was_bought_then_by_what_sells_and_reads_texts_o
     assert [list(rows)[row] for row in order] == ["often", "once", "viewed", "alike", "seller", "nothing"]
 
 
-@pytest.mark.parametrize(("learned_is_right", "expected"), [(True, (0.0, 0.3)), (False, (0.7, 1.0))])
-def test_the_share_of_counting_is_what_the_window_asks_for(
-    learned_is_right: bool, expected: tuple[float, float]
-) -> None:
-    window = _window(DATA, DATA.as_of - 14 * DAY)
-    logit = np.where(window.label, 0.3, -0.3) * (1 if learned_is_right else -1)
-    share, level, best_seller = counting_share(logit.astype(np.float32), window, np.random.default_rng(0))
-    assert expected[0] <= share <= expected[1] and np.isfinite(level) and best_seller > 0
+def test_trees_correct_a_known_score_and_say_little_where_it_is_right() -> None:
+    values, drawn = np.random.default_rng(0).random((2, 2_000, 2))
+    known = 6 * values[:, 0] - 3
+    label = (drawn[:, 0] < 1 / (1 + np.exp(-known))).astype(float)
+    alone, right, wrong = (
+        grow_trees(values, label, BoostingSettings(), offset=offset).score(values) for offset in (None, known, -known)
+    )
+    assert 4 * right.std() < alone.std() < wrong.std()
 
 
-def test_one_seed_gives_one_model_and_leaves_the_callers_random_state_alone() -> None:
+@pytest.mark.parametrize("small_shop", [1, 1_000])
+def test_a_seed_gives_one_model_in_two_threads_and_leaves_the_callers_random_state_alone(small_shop: int) -> None:
     torch.manual_seed(5)
-    before = torch.random.get_rng_state()
-    first = fit_scorer(DATA, vectors(DATA), None, QUICK).scorer.weights
-    assert torch.equal(before, torch.random.get_rng_state())
-    torch.manual_seed(6)
-    second = fit_scorer(DATA, vectors(DATA), None, QUICK).scorer.weights
-    assert all(np.array_equal(first[name], second[name]) for name in first)
-    other = fit_scorer(DATA, vectors(DATA), None, QUICK.model_copy(update={"seed": 1})).scorer.weights
-    assert not np.array_equal(first["projection.weight"], other["projection.weight"])
-
-
-def test_two_threads_cut_the_windows_and_learn_the_same_again_and_again() -> None:
-    alone = fit_scorer(DATA, vectors(DATA), None, QUICK).scorer.weights
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        first, second = (fit_scorer(DATA, vectors(DATA), None, QUICK).scorer.weights for _ in range(2))
-    finally:
-        torch.set_num_threads(threads)
-    for name, value in first.items():
-        assert np.array_equal(value, second[name]), name
-        assert np.allclose(value, alone[name], atol=1e-4), name
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    with patch.object(training, "SMALL_SHOP", small_shop):
+        alone, other = (fit_scorer(DATA, vectors(DATA), None, QUICK.model_copy(update={"seed": n})) for n in (0, 1))
+        assert torch.equal(before, torch.get_rng_state())
+        torch.manual_seed(6)
+        torch.set_num_threads(2)
+        try:
+            first, second = (fit_scorer(DATA, vectors(DATA), None, QUICK).scorer for _ in range(2))
+        finally:
+            torch.set_num_threads(threads)
+    for name, value in first.weights.items():
+        assert np.array_equal(value, second.weights[name]), name
+        assert np.allclose(value, alone.scorer.weights[name], atol=1e-4), name
+    assert not np.array_equal(first.weights["projection.weight"], other.scorer.weights["projection.weight"])
+    texts = [scorer.trees and scorer.trees.text() for scorer in (first, second, other.scorer)]
+    assert texts[0] == texts[1] and (small_shop == 1 or texts[0] != texts[2])
 
 
 def test_the_parts_of_a_batch_sum_to_its_loss_and_gradient() -> None:
@@ -191,17 +180,17 @@ def test_too_few_purchases_let_stronger_browsing_stand_in_and_say_so() -> None:
 
 
 def test_what_cannot_be_learned_from_says_what_is_missing() -> None:
-    with pytest.raises(DataError, match=r"0 purchases .* needs 200"):
-        fit_scorer(DATA.before(0), vectors(DATA), None, QUICK)
-    with pytest.raises(DataError, match=r"spans 9\d days; .*horizon_days=90 needs 135.*pass horizon_days=3\d"):
-        fit_scorer(DATA, vectors(DATA), None, QUICK.model_copy(update={"horizon_days": 90}))
     rows = [(f"u{i % 20}", f"i{i}", i * DAY) for i in range(300)]
-    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
-    data = Dataset.construct(events)  # nothing recurs
-    with pytest.raises(DataError, match="nothing to learn"):
-        fit_scorer(data, np.eye(data.n_items, 8, dtype=np.float32), None, QUICK)
-    with pytest.raises(DataError, match="item_vectors"):
-        fit_scorer(DATA, vectors(DATA)[1:], None, QUICK)
+    once = Dataset.construct(pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row"))
+    far = QUICK.model_copy(update={"horizon_days": 90})
+    for data, of_items, args, says in (
+        (DATA.before(0), vectors(DATA), QUICK, r"0 purchases .* needs 200"),
+        (DATA, vectors(DATA), far, r"spans 9\d days; .*horizon_days=90 needs 135.*pass horizon_days=3\d"),
+        (once, np.eye(once.n_items, 8, dtype=np.float32), QUICK, "nothing to learn"),
+        (DATA, vectors(DATA)[1:], QUICK, "item_vectors"),
+    ):
+        with pytest.raises(DataError, match=says):
+            fit_scorer(data, of_items, None, args)
 
 
 def test_windows_stand_back_to_back_and_keep_half_of_the_log_before_them() -> None:
@@ -227,7 +216,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(monkeypatch: pytest
     network, history, _ = training.learn([window], args, window, said.append)
     assert len(history) == 1 and "not finite" in said[-1]
     assert all(torch.isfinite(v).all() for v in network.state_dict().values())
-    calls.append(1)
+    monkeypatch.setattr(training, "SMALL_SHOP", 1)
     with pytest.raises(DataError, match="not finite"):
         fit_scorer(DATA, vectors(DATA), None, args)
 

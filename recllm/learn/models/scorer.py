@@ -1,6 +1,6 @@
 """f(User, Item) = a * cosine + MLP: the learned score, its file, and how it is computed without torch.
 
-In a small shop a share of the score is what counting says, as large as past windows ask for.
+In a small shop the score of items that sold is what counting says, corrected by boosted trees over the pair features.
 
 The MLP reads small learned projections of both vectors, their product, and the standardised pair features. Vectors are
 projected once per user and once per item; only the small remainder is computed per pair. Training happens in
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from recllm.base.documents import json_value
 from recllm.base.errors import ModelError
 from recllm.base.stats.probabilities import sigmoid
+from recllm.learn.models.trees import BoostedTrees
 from recllm.shop.data.interactions import distinct
 
 PART = "scorer"
@@ -88,7 +89,7 @@ class ScorerConfig:
     parts: tuple[str, ...] = PARTS
     """Some of `PARTS`; with the cosine alone there is no MLP."""
     counts: bool = False
-    """Whether counting is part of the score of items that sold, see `Scorer.with_counting`."""
+    """Whether counting and trees score the items that sold, see `Scorer.with_counting`."""
     seed: int = 0
 
 
@@ -110,11 +111,12 @@ class Scorer:
     config: ScorerConfig
     weights: Mapping[str, NDArray[Any]]
     """By the names of `ScorerNetwork`'s state."""
+    trees: BoostedTrees | None = None
 
-    def with_counting(self, share: float, level: float, best_seller: float) -> Scorer:
-        """The scorer whose logit of an item that sold is (1 - share) * logit + share * (`counting_score` + level)."""
-        counting = np.array([share, level, best_seller], np.float32)
-        return Scorer(replace(self.config, counts=True), {**self.weights, "counting": counting})
+    def with_counting(self, trees: BoostedTrees, level: float, best_seller: float) -> Scorer:
+        """The scorer whose logit of an item that sold is `counting_score` + level + what `trees` say of the pair."""
+        counting = np.array([level, best_seller], np.float32)
+        return Scorer(replace(self.config, counts=True), {**self.weights, "counting": counting}, trees)
 
     @property
     def width(self) -> int:
@@ -144,12 +146,14 @@ class Scorer:
         rows = np.flatnonzero(~never_sold & ~no_history)
         if len(rows):
             sold = [columns[name] for name in config.sold_features or config.features]
-            x = _standardised(features[rows][:, sold], w["mean"][sold], w["scale"][sold])
-            mlp[rows] = self._heads("mlps", 0, users, items, user[rows], item[rows], x)
-            if config.counts:
-                share, level, best_seller = w["counting"].tolist()
+            x = features[rows][:, sold]
+            if self.trees is None:
+                x = _standardised(x, w["mean"][sold], w["scale"][sold])
+                mlp[rows] = self._heads("mlps", 0, users, items, user[rows], item[rows], x)
+            else:
+                level, best_seller = w["counting"].tolist()
                 counting = counting_score(features[rows], config.features, best_seller) + level
-                mlp[rows] += share * (counting - mlp[rows] - cosine_part[rows])
+                mlp[rows] = counting + self.trees.score(x) - cosine_part[rows]
         rows = np.flatnonzero(never_sold)
         if len(rows) and config.sales and config.learned_arrivals:
             x = _standardised(features[rows], w["arrival_mean"], w["arrival_scale"])
@@ -353,7 +357,8 @@ def score_in_chunks(
 
 def save_scorer(scorer: Scorer, folder: Path) -> None:
     """Write `scorer.safetensors` and `scorer.json` into an existing folder."""
-    write_part(folder, PART, scorer.weights, asdict(scorer.config), indent=2)
+    text = {} if scorer.trees is None else {"trees": np.frombuffer(scorer.trees.text().encode(), np.uint8)}
+    write_part(folder, PART, {**scorer.weights, **text}, asdict(scorer.config), indent=2)
 
 
 def load_scorer(folder: Path) -> Scorer:
@@ -361,11 +366,13 @@ def load_scorer(folder: Path) -> Scorer:
     with open_part(folder, PART, "a scorer") as (record, weights):
         listed = ("features", "sold_features", "newcomer_features", "hidden", "parts")
         config = ScorerConfig(**(record | {name: tuple(record[name]) for name in listed}))
+        text = weights.pop("trees").tobytes().decode() if config.counts else ""
+        trees = BoostedTrees.parse(text, config.sold_features or config.features) if config.counts else None
         expected = weight_shapes(config)
         if {name: value.shape for name, value in weights.items()} != expected:
             odd = sorted({*expected} ^ {*weights}) or [n for n in expected if weights[n].shape != expected[n]]
             raise ValueError(f"{PART}.safetensors and {PART}.json disagree about {odd[0]}")
-    return Scorer(config, weights)
+    return Scorer(config, weights, trees)
 
 
 def write_part(
@@ -405,7 +412,7 @@ def weight_shapes(config: ScorerConfig) -> dict[str, tuple[int, ...]]:
     n, width = len(config.features), config.heads * config.projection
     shapes: dict[str, tuple[int, ...]] = {"cosine_weight": (), "platt": (2,), "mean": (n,), "scale": (n,)}
     shapes |= {"arrival_mean": (n,), "arrival_scale": (n,), "newcomer": (len(config.newcomer_features) + 1,)}
-    shapes |= {"counting": (3,)} if config.counts else {}
+    shapes |= {"counting": (2,)} if config.counts else {}
     kinds = [("projection", "mlps", len(config.sold_features or config.features))]
     if config.sales and config.learned_arrivals:
         kinds.append(("arrival_projection", "arrival_mlps", n))

@@ -98,14 +98,16 @@ def grow_trees(
     names: Sequence[str] = (),
     objective: str = "binary",
     weights: NDArray[np.float64] | None = None,
+    offset: NDArray[np.float64] | None = None,
     column_share: float = 1.0,
     directions: Sequence[int] = (),
 ) -> BoostedTrees:
     """Trees of rows, (n, n_features), NaN where unknown; the same for the same seed.
 
     Columns that do not vary are never asked. objective: LightGBM's binary (the score is a logit), tweedie (a log) or
-    regression (a mean). column_share: that a split may choose from. directions: of each column 1 where the score may
-    only rise with it, -1 where it may only fall, else 0.
+    regression (a mean). offset: a score of each row that is known already, which the trees correct; `score` leaves it
+    out. column_share: that a split may choose from. directions: of each column 1 where the score may only rise with it,
+    -1 where it may only fall, else 0.
     """
     from lightgbm import Dataset, train
 
@@ -125,7 +127,7 @@ def grow_trees(
         "seed": settings.seed,
         **({"monotone_constraints": list(directions)} if any(directions) else {}),
     }
-    data = Dataset(values, target, weight=weights, params=parameters)
+    data = Dataset(values, target, weight=weights, init_score=offset, params=parameters)
     names = names or [f"c{n}" for n in range(values.shape[1])]
     return BoostedTrees(tuple(names), train(parameters, data, settings.rounds))
 

@@ -28,7 +28,8 @@ from recllm.learn.models.scorer import Scorer, ScorerConfig, counting_score, sal
 from recllm.learn.models.scorer_network import ScorerNetwork
 from recllm.learn.models.sequence import SequenceArguments, SequenceModel
 from recllm.learn.models.sequence_network import learn_sequence_model
-from recllm.learn.training.windows import PastWindows, Window, choose_target, list_quality, ndcg_of_users, window_starts
+from recllm.learn.models.trees import BoostingSettings, grow_trees
+from recllm.learn.training.windows import PastWindows, Window, choose_target, list_quality, window_starts
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.shop.data.interactions import Floats, Ints, within_limits
 from recllm.text.encoder.hardware import workers
@@ -48,12 +49,11 @@ VALIDATION_USERS = 300
 each round whether to go on, and calibrate the probability."""
 MIN_VALIDATION_USERS = 30  # with fewer buyers the last round is used, and the metrics are called rough
 SMALL_SHOP = 1_000
-"""Below this number of people counting is a part of the score. Where there are several windows, all users of the latest
-one judge a scorer that has learned from those before, and a second one learns from all: a fifth says nothing."""
-SMALL_SHOP_STEPS = 60  # in place of `min_steps`: more learned a small log by heart (`eval/LOG.md`)
-COUNTING_SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the score; of equal ones the first is taken
-COUNTING_PRIOR = 100.0  # users of windows as strong as the pull of the share towards counting alone
-SHARE_DRAWS = 200
+"""Below this number of people counting scores what sold, corrected by trees (`eval/LOG.md`). Where there are several
+windows, all users of the latest one judge trees that have learned from those before, and others learn from all: a fifth
+says nothing."""
+TREES, TREE_COLUMNS = BoostingSettings(rounds=200, learning_rate=0.01), 0.2
+"""Small steps, each with a share of the features at a split: the mean of many, where few would be chance."""
 MIN_GAIN = 0.005  # of the summed NDCG; 300 users show no smaller difference than chance makes
 CALIBRATION_PRIOR = 10.0  # outcomes as strong as the pull of the probability's slope towards 1
 COLD_START_PRIOR = 1.0  # pull of the ranking for new users towards popularity
@@ -73,8 +73,8 @@ class FittedScorer:
     population: CollaborativeSettings
     candidates: CandidateCounts
     metrics: dict[str, float]
-    """NDCG@20 of the validation users of the latest window, after the epoch whose weights these are, and the share of
-    counting. The same users chose both and calibrated the probability, so the figures are somewhat too good."""
+    """NDCG@20 of the validation users of the latest window, after the epoch whose weights these are. The same users
+    chose it and calibrated the probability, so the figures are somewhat too good."""
     history: tuple[dict[str, float], ...]
     """One entry per epoch."""
     notes: tuple[str, ...] = ()
@@ -118,8 +118,8 @@ def fit_scorer(
     past = PastWindows(dataset, vectors, basics, args, population, settings, vectors_before)
     starts = window_starts(dataset, target, args)
     snapshots = _sequence_models(past, starts, interests, tell)
-    is_small = dataset.n_users < SMALL_SHOP
-    all_judge = is_small and len(starts) > 1
+    counts = args.timed and dataset.n_users < SMALL_SHOP
+    all_judge = counts and len(starts) > 1
     windows, validation, new_users = _windows(past, starts, snapshots, tell, all_judge)
     if not windows:
         raise DataError(
@@ -129,62 +129,57 @@ def fit_scorer(
     validation = validation or windows[0]
     if (n_buyers := validation.n_buyers) < MIN_VALIDATION_USERS:
         notes = (*notes, f"too few validation users ({n_buyers}): the metrics are rough, and the last round was used")
+    history, best = list[dict[str, float]](), {}
     # products as small as those of a small shop cost more waiting threads than work
-    with threadpool_limits(1 if is_small else None, user_api="blas"):
-        judged, history, best, scorer = _learned(windows, args, validation, tell, new_users, all_judge)
-        logit, share = predict(judged, validation), 0.0
-        if args.timed and is_small:
-            share, level, best_seller = counting_share(logit, validation, np.random.default_rng(args.seed))
-            learned_from = sum(w.n for w in windows if not w.is_of_new_items)
-            share = 1 - (1 - share) * learned_from / (learned_from + COUNTING_PRIOR)
-            judged, scorer = (of.with_counting(share, level, best_seller) for of in (judged, scorer))
-            logit = predict(judged, validation)
-    metrics = history[best] | list_quality(logit, validation) | {"counting_share": share}
+    with threadpool_limits(1 if counts else None, user_api="blas"):
+        if counts:
+            judged, scorer = _counting(windows, args, validation, tell, new_users)
+        else:
+            network, history, number = learn(windows, args, validation, tell, new_users)
+            judged = scorer = network.frozen()
+            best = history[number]
+        logit = predict(judged, validation)
+    metrics = best | list_quality(logit, validation)
     scorer.weights["platt"][:] = calibrate(logit, validation, CALIBRATION_PRIOR)
     return FittedScorer(scorer, population, settings, metrics, tuple(history), notes, snapshots[-1])
 
 
-def _learned(
-    windows: list[Window],
-    args: ScorerTrainingSettings,
-    validation: Window,
-    tell: Progress,
-    new_users: Sequence[Window],
-    all_judge: bool,
-) -> tuple[Scorer, list[dict[str, float]], int, Scorer]:
-    """The scorer that `validation` judges, its history and best round, and the scorer to serve.
+def _counting(
+    windows: list[Window], args: ScorerTrainingSettings, validation: Window, tell: Progress, new_users: Sequence[Window]
+) -> tuple[Scorer, Scorer]:
+    """Counting with the trees that `validation` judges, and with those to serve, which have learned from it, too.
 
-    They are the same unless all users judge: then the scorer to serve has learned from them, too.
+    The trees begin with what counting says, so that they change nothing where few users show nothing. Items that never
+    sold have the network.
     """
-    older = [w for w in windows if w.as_of < validation.as_of]
-    if not (all_judge and older):
-        network, history, best = learn(windows, args, validation, tell, new_users)
-        return network.frozen(), history, best, network.frozen()
-    args = args.model_copy(update={"min_steps": min(args.min_steps, SMALL_SHOP_STEPS)})
-    network, history, best = learn(older, args, validation, tell, [w for w in new_users if w.as_of < validation.as_of])
-    tell("again, with the latest window")
-    served, _, _ = learn(windows, args.model_copy(update={"epochs": best + 1}), None, tell, new_users)
-    return network.frozen(), history, best, served.frozen()
-
-
-def counting_share(logit: Floats, window: Window, rng: np.random.Generator) -> tuple[float, float, float]:
-    """How much of the score counting is to be, its level, and the best seller that it compares with.
-
-    The share is the mean of those that are best for the users of the window, drawn with repeats (bagging, Breiman
-    1996): where the window says nothing, it is one half.
-    """
-    columns = {name: window.features[:, FEATURE_NAMES.index(name)] for name in ("buyers_28", "buyers_91")}
-    best_seller = float(sales(*(np.expm1(column) for column in columns.values())).max())
-    counting = counting_score(window.features, FEATURE_NAMES, best_seller)
+    arrivals, sold = ([w for w in windows if w.is_of_new_items == is_new] for is_new in (True, False))
+    network = _untrained(windows, args, new_users)
+    if arrivals:
+        network, _, _ = learn(arrivals, args.model_copy(update={"min_steps": 0}), None, tell, new_users)
+    columns = [validation.features[:, FEATURE_NAMES.index(name)] for name in ("buyers_28", "buyers_91")]
+    best_seller = float(sales(*map(np.expm1, columns)).max())
+    counting = counting_score(validation.features, FEATURE_NAMES, best_seller) + validation.correction
     # exp(logit) is an expected number of purchases
-    level = float(np.log(max(window.label.sum(), 1) / np.exp(counting + window.correction, dtype=np.float64).sum()))
-    shares, quality = np.array(COUNTING_SHARES), np.zeros((len(COUNTING_SHARES), window.n))
-    for share, of_users in zip(shares, quality, strict=True):
-        for ndcg_of_list in ndcg_of_users((1 - share) * logit + share * (counting + level), window).values():
-            of_users += np.nan_to_num(ndcg_of_list)
-    draws = rng.integers(window.n, size=(SHARE_DRAWS, window.n))
-    best = [int(np.argmax(quality[:, users].sum(axis=1))) for users in draws]
-    return float(shares[best].mean()), level, best_seller
+    level = float(np.log(max(validation.label.sum(), 1) / np.exp(counting, dtype=np.float64).sum()))
+    names = network.config.sold_features
+
+    def corrected(learned: list[Window]) -> Scorer:
+        features, label, correction = (
+            np.concatenate([getattr(w, name) for w in learned]) for name in ("features", "label", "correction")
+        )
+        trees = grow_trees(
+            features[:, [FEATURE_NAMES.index(name) for name in names]],
+            label.astype(np.float64),
+            replace(TREES, seed=args.seed),
+            names=names,
+            weights=np.exp(correction, dtype=np.float64),
+            offset=counting_score(features, FEATURE_NAMES, best_seller).astype(np.float64) + level,
+            column_share=TREE_COLUMNS,
+        )
+        return network.frozen().with_counting(trees, level, best_seller)
+
+    sold = sold or windows
+    return corrected([w for w in sold if w.as_of < validation.as_of] or sold), corrected(sold)
 
 
 def _sequence_models(

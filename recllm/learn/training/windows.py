@@ -287,14 +287,8 @@ class PastWindows:
 
 
 def list_quality(logit: Floats, window: Window) -> dict[str, float]:
-    """Mean of `ndcg_of_users` over the users with anything to find; 0 without any."""
-    figures = ndcg_of_users(logit, window)
-    return {f"ndcg@20_{name}": float(np.nan_to_num(average(per_user))) for name, per_user in figures.items()}
-
-
-def ndcg_of_users(logit: Floats, window: Window) -> dict[str, NDArray[np.float64]]:
-    """NDCG@20 of each user, (n_users,), over the window's candidates in the order of these scores, (n_pairs,), against
-    everything that they bought ("all"), and what of it is new to them ("new"); NaN without anything to find."""
+    """Mean NDCG@20 over users, of the window's candidates in the order of these scores, (n_pairs,), against everything
+    that a user bought ("all") and what of it is new to the user ("new"), where there is any; else 0."""
     k, figures = 20, {}
     new_logit = np.where(window.bought_before, -np.inf, logit)
     for name, score, truth in (("all", logit, window.bought), ("new", new_logit, window.discovered)):
@@ -303,7 +297,7 @@ def ndcg_of_users(logit: Floats, window: Window) -> dict[str, NDArray[np.float64
         listed = (rank < k) & np.isfinite(score[order])
         lists = np.full((window.n, k), -1, np.int32)
         lists[window.user[listed], rank[listed]] = window.item[order[listed]]
-        figures[name] = ndcg(lists, truth, k)
+        figures[f"ndcg@20_{name}"] = float(np.nan_to_num(average(ndcg(lists, truth, k))))
     return figures
 
 
