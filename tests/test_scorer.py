@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
 
 from recllm.base.errors import ModelError
 from recllm.learn.models.scorer import PARTS, Score, ScorerConfig, counting_score, gelu, load_scorer, save_scorer
 from recllm.learn.models.scorer_network import ScorerNetwork
-from recllm.learn.models.trees import BoostingSettings, grow_trees
+from recllm.learn.models.trees import BoostingSettings, grow_trees, score_by_paths
 
 SHAPE = ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,))
 
@@ -70,15 +69,15 @@ def test_counting_and_trees_are_the_served_score_and_its_file(tmp_path: Path) ->
     rows = rng.random((200, 6))
     trees = grow_trees(rows, (rows[:, 0] > 0.5).astype(float), BoostingSettings(rounds=9), names=names)
     save_scorer(learned.with_counting(trees, -2.0, 9.0), tmp_path)
-    served = load_scorer(tmp_path).score(users, items, index, index, cosine, features)
+    served = load_scorer(tmp_path)
     expected = counting_score(features, names, 9.0) - 2 + trees.score(features)
-    np.testing.assert_allclose(served.logit, expected, rtol=1e-5)
-    assert np.ptp(trees.score(features)) > 0.1
-    for text in (b"", b"Tree=0\nnum_leaves=2\n"):
-        weights = load_file(tmp_path / "scorer.safetensors") | {"trees": np.frombuffer(text, np.uint8)}
-        save_file(weights, tmp_path / "scorer.safetensors")
-        with pytest.raises(ModelError, match="train again"):
-            load_scorer(tmp_path)
+    np.testing.assert_allclose(served.score(users, items, index, index, cosine, features).logit, expected, rtol=1e-5)
+    np.testing.assert_allclose(score_by_paths(served.weights, rows.repeat(2, axis=0)), trees.score(rows).repeat(2))
+    assert np.ptp(trees.score(rows)) > 0.1
+    served.weights["tree_columns"][0] = 6
+    save_scorer(served, tmp_path)
+    with pytest.raises(ModelError, match="train again"):
+        load_scorer(tmp_path)
 
 
 def test_gelu_is_that_of_torch() -> None:

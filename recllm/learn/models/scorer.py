@@ -24,11 +24,14 @@ from numpy.typing import NDArray
 from recllm.base.documents import json_value
 from recllm.base.errors import ModelError
 from recllm.base.stats.probabilities import sigmoid
-from recllm.learn.models.trees import BoostedTrees
+from recllm.learn.models.trees import BoostedTrees, path_shapes, score_by_paths
 from recllm.shop.data.interactions import distinct
 
 PART = "scorer"
 """Name of its two files."""
+
+TREES = (200, 8)
+"""Number of trees that correct counting, and leaves of one."""
 
 PARTS = ("cosine", "vectors", "features")
 """What the score is made of; a part can be left out to see what it is worth."""
@@ -111,12 +114,11 @@ class Scorer:
     config: ScorerConfig
     weights: Mapping[str, NDArray[Any]]
     """By the names of `ScorerNetwork`'s state."""
-    trees: BoostedTrees | None = None
 
     def with_counting(self, trees: BoostedTrees, level: float, best_seller: float) -> Scorer:
         """The scorer whose logit of an item that sold is `counting_score` + level + what `trees` say of the pair."""
-        counting = np.array([level, best_seller], np.float32)
-        return Scorer(replace(self.config, counts=True), {**self.weights, "counting": counting}, trees)
+        counting = {"counting": np.array([level, best_seller], np.float32)}
+        return Scorer(replace(self.config, counts=True), {**self.weights, **counting, **trees.paths(*TREES)})
 
     @property
     def width(self) -> int:
@@ -147,13 +149,13 @@ class Scorer:
         if len(rows):
             sold = [columns[name] for name in config.sold_features or config.features]
             x = features[rows][:, sold]
-            if self.trees is None:
-                x = _standardised(x, w["mean"][sold], w["scale"][sold])
-                mlp[rows] = self._heads("mlps", 0, users, items, user[rows], item[rows], x)
-            else:
+            if config.counts:
                 level, best_seller = w["counting"].tolist()
                 counting = counting_score(features[rows], config.features, best_seller) + level
-                mlp[rows] = counting + self.trees.score(x) - cosine_part[rows]
+                mlp[rows] = counting + score_by_paths(w, x) - cosine_part[rows]
+            else:
+                x = _standardised(x, w["mean"][sold], w["scale"][sold])
+                mlp[rows] = self._heads("mlps", 0, users, items, user[rows], item[rows], x)
         rows = np.flatnonzero(never_sold)
         if len(rows) and config.sales and config.learned_arrivals:
             x = _standardised(features[rows], w["arrival_mean"], w["arrival_scale"])
@@ -357,8 +359,7 @@ def score_in_chunks(
 
 def save_scorer(scorer: Scorer, folder: Path) -> None:
     """Write `scorer.safetensors` and `scorer.json` into an existing folder."""
-    text = {} if scorer.trees is None else {"trees": np.frombuffer(scorer.trees.text().encode(), np.uint8)}
-    write_part(folder, PART, {**scorer.weights, **text}, asdict(scorer.config), indent=2)
+    write_part(folder, PART, scorer.weights, asdict(scorer.config), indent=2)
 
 
 def load_scorer(folder: Path) -> Scorer:
@@ -366,13 +367,14 @@ def load_scorer(folder: Path) -> Scorer:
     with open_part(folder, PART, "a scorer") as (record, weights):
         listed = ("features", "sold_features", "newcomer_features", "hidden", "parts")
         config = ScorerConfig(**(record | {name: tuple(record[name]) for name in listed}))
-        text = weights.pop("trees").tobytes().decode() if config.counts else ""
-        trees = BoostedTrees.parse(text, config.sold_features or config.features) if config.counts else None
         expected = weight_shapes(config)
         if {name: value.shape for name, value in weights.items()} != expected:
             odd = sorted({*expected} ^ {*weights}) or [n for n in expected if weights[n].shape != expected[n]]
             raise ValueError(f"{PART}.safetensors and {PART}.json disagree about {odd[0]}")
-    return Scorer(config, weights, trees)
+        n_sold = len(config.sold_features or config.features)
+        if config.counts and not np.isin(weights["tree_columns"], np.arange(n_sold)).all():
+            raise ValueError("a tree asks what is not there")
+    return Scorer(config, weights)
 
 
 def write_part(
@@ -412,7 +414,7 @@ def weight_shapes(config: ScorerConfig) -> dict[str, tuple[int, ...]]:
     n, width = len(config.features), config.heads * config.projection
     shapes: dict[str, tuple[int, ...]] = {"cosine_weight": (), "platt": (2,), "mean": (n,), "scale": (n,)}
     shapes |= {"arrival_mean": (n,), "arrival_scale": (n,), "newcomer": (len(config.newcomer_features) + 1,)}
-    shapes |= {"counting": (2,)} if config.counts else {}
+    shapes |= {"counting": (2,), **path_shapes(*TREES)} if config.counts else {}
     kinds = [("projection", "mlps", len(config.sold_features or config.features))]
     if config.sales and config.learned_arrivals:
         kinds.append(("arrival_projection", "arrival_mlps", n))

@@ -24,7 +24,7 @@ from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.base.stats.probabilities import log_odds, logistic_line
 from recllm.learn.features.candidates import CandidateCounts
 from recllm.learn.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
-from recllm.learn.models.scorer import Scorer, ScorerConfig, counting_score, sales, score_in_chunks
+from recllm.learn.models.scorer import TREES, Scorer, ScorerConfig, counting_score, sales, score_in_chunks
 from recllm.learn.models.scorer_network import ScorerNetwork
 from recllm.learn.models.sequence import SequenceArguments, SequenceModel
 from recllm.learn.models.sequence_network import learn_sequence_model
@@ -52,7 +52,7 @@ SMALL_SHOP = 1_000
 """Below this number of people counting scores what sold, corrected by trees (`eval/LOG.md`). Where there are several
 windows, all users of the latest one judge trees that have learned from those before, and others learn from all: a fifth
 says nothing."""
-TREES, TREE_COLUMNS = BoostingSettings(rounds=200, learning_rate=0.01), 0.2
+TREE_STEPS, TREE_COLUMNS = BoostingSettings(rounds=TREES[0], leaves=TREES[1], learning_rate=0.01), 0.2
 """Small steps, each with a share of the features at a split: the mean of many, where few would be chance."""
 MIN_GAIN = 0.005  # of the summed NDCG; 300 users show no smaller difference than chance makes
 CALIBRATION_PRIOR = 10.0  # outcomes as strong as the pull of the probability's slope towards 1
@@ -170,7 +170,7 @@ def _counting(
         trees = grow_trees(
             features[:, [FEATURE_NAMES.index(name) for name in names]],
             label.astype(np.float64),
-            replace(TREES, seed=args.seed),
+            replace(TREE_STEPS, seed=args.seed),
             names=names,
             weights=np.exp(correction, dtype=np.float64),
             offset=counting_score(features, FEATURE_NAMES, best_seller).astype(np.float64) + level,
