@@ -71,10 +71,11 @@ class BoostedTrees:
 
         return cls(tuple(names), Booster(model_str=checked_text(text, len(names))))
 
-    def paths(self, n_trees: int, n_leaves: int) -> dict[str, NDArray[Any]]:
+    def paths(self, n_trees: int, n_leaves: int) -> dict[str, NDArray[np.float32]]:
         """What `score_by_paths` reads, of at most `n_trees` of `n_leaves`: column and threshold of each inner node, the
-        way to each leaf (1 where it turns left at a node, -1 right, 0 where it passes none) and its value."""
-        paths: dict[str, NDArray[Any]] = {n: np.zeros(shape) for n, shape in path_shapes(n_trees, n_leaves).items()}
+        way to each leaf (1 where it turns left at a node, -1 right, 0 where it passes none) and its value. Float32, as
+        are the rows, so thresholds are rounded down."""
+        paths = {name: np.zeros(shape, np.float32) for name, shape in path_shapes(n_trees, n_leaves).items()}
 
         def walk(tree: int, node: Mapping[str, Any], way: NDArray[np.float64]) -> None:
             if "leaf_value" in node:
@@ -82,7 +83,9 @@ class BoostedTrees:
                 paths["tree_paths"][tree, :, leaf], paths["tree_values"][tree, leaf] = way, node["leaf_value"]
                 return
             at = (tree, node["split_index"])
-            paths["tree_columns"][at], paths["tree_thresholds"][at] = node["split_feature"], node["threshold"]
+            threshold = np.float32(node["threshold"])
+            lower = threshold if threshold <= node["threshold"] else np.nextafter(threshold, np.float32(-np.inf))
+            paths["tree_columns"][at], paths["tree_thresholds"][at] = node["split_feature"], lower
             turn = np.arange(n_leaves - 1) == node["split_index"]
             walk(tree, node["left_child"], way + turn)
             walk(tree, node["right_child"], way - turn)
@@ -118,9 +121,9 @@ def path_shapes(n_trees: int, n_leaves: int) -> dict[str, tuple[int, ...]]:
     return {"tree_columns": nodes, "tree_thresholds": nodes, "tree_paths": (*nodes, n_leaves), "tree_values": leaves}
 
 
-def score_by_paths(paths: Mapping[str, NDArray[Any]], values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """What `BoostedTrees.score` says of rows whose values are all known; importing LightGBM takes a second."""
-    ways, column = paths["tree_paths"].astype(np.float32), paths["tree_columns"].astype(np.int64)
+def score_by_paths(paths: Mapping[str, NDArray[Any]], values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What `BoostedTrees.score` says of float32 rows, all known; importing LightGBM takes a second."""
+    ways, column = paths["tree_paths"], paths["tree_columns"].astype(np.int64)
     n_turns, scores = np.abs(ways).sum(axis=1)[:, :, None], np.empty(len(values))
     for start in range(0, len(values), ROWS_OF_A_BLOCK):
         rows = slice(start, start + ROWS_OF_A_BLOCK)
