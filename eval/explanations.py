@@ -263,7 +263,7 @@ def shuffled(person: UserHistory, rng: np.random.Generator) -> UserHistory:
 
 
 def heaviest(recommender: Recommender, case: Case, person: UserHistory) -> Evidence:
-    units = units_of(person)
+    units = units_of(person, recommender.dataset.items["item_id"])
     tried_units = {unit for unit, w in zip(case.units, case.deltas, strict=True) if np.isfinite(w)}
     tried = np.array([[unit in tried_units] for unit in units])
     values = deltas(person, units, np.array([case.item]), tried, recommender.explainer().logits)[:, 0]
@@ -285,7 +285,7 @@ def planted(recommender: Recommender, n: int, rng: np.random.Generator) -> dict[
         bought, ones = np.full(len(items), ACTION_CODE[Action.PURCHASE], np.uint8), np.ones(len(items), np.float32)
         baskets = np.arange(len(items), dtype=np.int32)
         person = UserHistory(Events(np.array([0, len(items)]), items, at, bought, ones, ones, baskets), {})
-        units = units_of(person)
+        units = units_of(person, recommender.dataset.items["item_id"])
         tried = np.ones((len(units), 1), bool)
         values = deltas(person, units, two[:1], tried, recommender.explainer().logits)[:, 0]
         hits += units[int(np.argmax(values))].item in two[1:]

@@ -33,7 +33,7 @@ LOG = pl.DataFrame(
 SHOP = Dataset.construct(LOG, pl.DataFrame({"user_id": ["ann"], "age": ["35-44"]}), ITEMS)
 ROW = dict(zip(SHOP.items["item_id"].to_list(), range(SHOP.n_items), strict=True))
 ANN = UserHistory(SHOP.events.rows(SHOP.user_rows(["ann"])), {"age": "35-44"})
-UNITS = units_of(ANN)
+UNITS = units_of(ANN, SHOP.items["item_id"])
 WEIGHT = {"tea": 5, "mug": 3, "pills": 2, "hammer": -1}
 
 

@@ -91,7 +91,7 @@ def reasons_for(
 
 def _units(recommender: Recommender, person: UserHistory, item: int) -> list[Evidence]:
     """What is tried for an item: of all evidence what is nearest to it."""
-    units, limit = units_of(person), EVIDENCE_PER_ITEM
+    units, limit = units_of(person, recommender.dataset.items["item_id"]), EVIDENCE_PER_ITEM
     if sum(unit.kind != "I" for unit in units) >= limit:
         units = [unit for unit in units if unit.kind != "I"]
     types = recommender.population.facets.type

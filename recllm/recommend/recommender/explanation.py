@@ -27,6 +27,7 @@ from recllm.recommend.recommender.leave_one_out import (
     choose,
     counterfactual,
     deltas,
+    heaviest_first,
     lacking,
     units_of,
 )
@@ -86,7 +87,7 @@ class Explainer:
         self, person: UserHistory, item_rows: NDArray[np.integer]
     ) -> tuple[list[Evidence], NDArray[np.float32]]:
         """The person's pieces of evidence, and their measured worth for these items, (n_units, n_items)."""
-        units = units_of(person)
+        units = units_of(person, self.dataset.items["item_id"])
         tried = choose(units, item_rows, self.item_vectors, self.item_type, EVIDENCE_PER_ITEM)
         cart = set(person.events.item[person.events.basket == OPEN_CART].tolist())  # what orders the list before all
         tried[[unit.kind == "H" and unit.item in cart for unit in units]] = True
@@ -124,10 +125,9 @@ class Explainer:
             listed, after = k + NAMESAKES, lost.after if lost.after <= k + NAMESAKES else None
             facts = {"titles": removed, "before": lost.before, "after": after, "listed": listed}
             sentence = reason_text("counterfactual", self.locale, **facts)
-        order = np.argsort(-unit_deltas[:, 0], kind="stable")
         contributions = [
             writer.contribution(units[n], float(unit_deltas[n, 0]), column, profile)
-            for n in order
+            for n in heaviest_first(unit_deltas[:, 0])
             if named[n] and np.isfinite(unit_deltas[n, 0])
         ]
         available = bool(on_offer(self.dataset.items, self.dataset.as_of)[column])

@@ -37,6 +37,8 @@ EVIDENCE_PER_ITEM = 8  # lines of the history left out, one at a time, per recom
 MAX_REASONS = 2  # per item
 MIN_EFFECT = 0.05
 """A line is named only when leaving it out costs more than this share of the range of the user's scores."""
+ROUNDING = 1e-4
+"""Deltas that lie no further apart are equal: their last digits depend on the order of the items."""
 SAME_ITEM, SAME_TYPE = 100.0, 2.0
 """Head start of a unit that is the shown item itself, or of its narrowest category, when units are chosen for trial."""
 
@@ -79,14 +81,15 @@ Score = Callable[[Histories, Pairs], NDArray[np.float32]]
 """(n versions of a person, pairs) -> logit of each pair: the served model."""
 
 
-def units_of(person: UserHistory) -> list[Evidence]:
-    """All evidence there is about a person, purchases first, then browsing, then basics that are no place."""
+def units_of(person: UserHistory, item_ids: pl.Series) -> list[Evidence]:
+    """All evidence there is about a person, purchases first, then browsing, then basics that are no place. Items are in
+    the order of their ids, as a refresh may change their rows."""
     e = person.events
     bought = np.unique(e.item[np.isin(e.action, _BOUGHT_CODES)])
     browsed = np.unique(e.item[np.isin(e.action, _BROWSING_CODES)])
     return [
-        *(Evidence("B", int(i)) for i in bought),
-        *(Evidence("H", int(i)) for i in browsed),
+        *(Evidence("B", row) for row in sorted(bought.tolist(), key=item_ids.__getitem__)),
+        *(Evidence("H", row) for row in sorted(browsed.tolist(), key=item_ids.__getitem__)),
         *(Evidence("I", name=n) for n, v in person.basics.items() if v and n.casefold() not in PLACES),
     ]
 
@@ -135,6 +138,13 @@ def deltas(
     for version, (unit, pick) in enumerate(zip(used, picks[1:], strict=True), 1):
         unit_deltas[unit, pick] = full[pick] - logit[indptr[version] : indptr[version + 1]]
     return unit_deltas
+
+
+def heaviest_first(unit_deltas: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Numbers of the units, (n_units,), the largest delta first and NaN last; equal ones stay in their order."""
+    order = np.argsort(-unit_deltas, kind="stable")
+    level = np.cumsum(~(np.diff(unit_deltas[order], prepend=np.inf) >= -ROUNDING))
+    return order[np.lexsort((order, level))]
 
 
 def choose(
@@ -194,10 +204,9 @@ class ReasonWriter:
         unit_deltas: (n_units,), NaN where not tried. spread: range of the person's scores, in logits, above 0.
         """
         lines = _lines(profile)
-        ranked = np.argsort(-np.nan_to_num(unit_deltas, nan=-np.inf), kind="stable")
         clearest: list[Reason] = []
         withheld = 0.0  # delta of the strongest clear evidence that may not be named
-        for number in ranked[: len(units)]:
+        for number in heaviest_first(unit_deltas):
             delta = float(unit_deltas[number])
             if len(clearest) == MAX_REASONS or not delta > MIN_EFFECT * spread:
                 break
@@ -308,7 +317,7 @@ def counterfactual(
     deltas: (n_units,), NaN where not tried; only units above 0 are taken out. None when the item is not among the first
     `k` as it is, or still is without the `MOST` heaviest units.
     """
-    heaviest = [units[int(n)] for n in np.argsort(-np.nan_to_num(deltas, nan=-np.inf), kind="stable") if deltas[n] > 0]
+    heaviest = [units[int(n)] for n in heaviest_first(deltas) if deltas[n] > 0]
     prefixes = [tuple(heaviest[:n]) for n in range(min(MOST, len(heaviest)) + 1)]
     positions = position(lacking(person, prefixes))
     before, gone = int(positions[0]), np.flatnonzero(positions > k)
