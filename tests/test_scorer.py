@@ -9,9 +9,18 @@ import pytest
 import torch
 
 from recllm.base.errors import ModelError
-from recllm.learn.models.scorer import PARTS, Score, ScorerConfig, counting_score, gelu, load_scorer, save_scorer
+from recllm.learn.models.scorer import (
+    PARTS,
+    Score,
+    Scorer,
+    ScorerConfig,
+    counting_score,
+    gelu,
+    load_scorer,
+    save_scorer,
+)
 from recllm.learn.models.scorer_network import ScorerNetwork
-from recllm.learn.models.trees import BoostingSettings, grow_trees, score_by_paths
+from recllm.learn.models.trees import BoostingSettings, grow_trees, score_by_splits
 
 SHAPE = ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,))
 
@@ -72,13 +81,21 @@ def test_counting_and_trees_are_the_served_score_and_its_file(tmp_path: Path) ->
     served = load_scorer(tmp_path)
     expected = counting_score(features, names, 9.0) - 2 + trees.score(features)
     np.testing.assert_allclose(served.score(users, items, index, index, cosine, features).logit, expected, rtol=1e-5)
-    scored = score_by_paths(served.weights, rows.repeat(2, axis=0))
+    scored = score_by_splits(served.weights, rows.repeat(2, axis=0))
     np.testing.assert_allclose(scored, trees.score(rows).repeat(2), rtol=1e-5)
     assert np.ptp(trees.score(rows)) > 0.1
-    served.weights["tree_columns"][0] = 6
+    served.weights["tree_splits"][1, 0, 0] = 6
     save_scorer(served, tmp_path)
-    with pytest.raises(ModelError, match="train again"):
+    with pytest.raises(ModelError, match=r"a tree asks what is not there.*train again"):
         load_scorer(tmp_path)
+    # a model from before the trees: counting is a share
+    of_before = {**learned.weights, "counting": np.array([0.25, -2, 9], np.float32)}
+    save_scorer(Scorer(replace(learned.config, counts=True), of_before), tmp_path)
+    record = json.loads((tmp_path / "scorer.json").read_text())
+    (tmp_path / "scorer.json").write_text(json.dumps({n: v for n, v in record.items() if n != "trees"}))
+    alone, shared = (of.score(users, items, index, index, cosine, features) for of in (learned, load_scorer(tmp_path)))
+    expected = 0.75 * alone.logit + 0.25 * (counting_score(features, names, 9.0) - 2)
+    np.testing.assert_allclose(shared.logit, expected, rtol=1e-5)
 
 
 def test_gelu_is_that_of_torch() -> None:

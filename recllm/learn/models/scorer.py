@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from recllm.base.documents import json_value
 from recllm.base.errors import ModelError
 from recllm.base.stats.probabilities import sigmoid
-from recllm.learn.models.trees import BoostedTrees, path_shapes, score_by_paths
+from recllm.learn.models.trees import BoostedTrees, score_by_splits
 from recllm.shop.data.interactions import distinct
 
 PART = "scorer"
@@ -92,7 +92,9 @@ class ScorerConfig:
     parts: tuple[str, ...] = PARTS
     """Some of `PARTS`; with the cosine alone there is no MLP."""
     counts: bool = False
-    """Whether counting and trees score the items that sold, see `Scorer.with_counting`."""
+    """Whether counting is part of the score of items that sold."""
+    trees: bool = False
+    """Whether trees correct counting, see `Scorer.with_counting`; in older models it is a share of the score."""
     seed: int = 0
 
 
@@ -117,8 +119,9 @@ class Scorer:
 
     def with_counting(self, trees: BoostedTrees, level: float, best_seller: float) -> Scorer:
         """The scorer whose logit of an item that sold is `counting_score` + level + what `trees` say of the pair."""
-        counting = {"counting": np.array([level, best_seller], np.float32)}
-        return Scorer(replace(self.config, counts=True), {**self.weights, **counting, **trees.paths(*TREES)})
+        counting = {"counting": np.array([1, level, best_seller], np.float32)}
+        config = replace(self.config, counts=True, trees=True)
+        return Scorer(config, {**self.weights, **counting, **trees.splits(*TREES)})
 
     @property
     def width(self) -> int:
@@ -149,13 +152,15 @@ class Scorer:
         if len(rows):
             sold = [columns[name] for name in config.sold_features or config.features]
             x = features[rows][:, sold]
+            if not config.trees:
+                standardised = _standardised(x, w["mean"][sold], w["scale"][sold])
+                mlp[rows] = self._heads("mlps", 0, users, items, user[rows], item[rows], standardised)
             if config.counts:
-                level, best_seller = w["counting"].tolist()
+                share, level, best_seller = w["counting"].tolist()
                 counting = counting_score(features[rows], config.features, best_seller) + level
-                mlp[rows] = counting + score_by_paths(w, x) - cosine_part[rows]
-            else:
-                x = _standardised(x, w["mean"][sold], w["scale"][sold])
-                mlp[rows] = self._heads("mlps", 0, users, items, user[rows], item[rows], x)
+                mlp[rows] += share * (counting - mlp[rows] - cosine_part[rows])
+            if config.trees:
+                mlp[rows] += score_by_splits(w, x)
         rows = np.flatnonzero(never_sold)
         if len(rows) and config.sales and config.learned_arrivals:
             x = _standardised(features[rows], w["arrival_mean"], w["arrival_scale"])
@@ -372,7 +377,7 @@ def load_scorer(folder: Path) -> Scorer:
             odd = sorted({*expected} ^ {*weights}) or [n for n in expected if weights[n].shape != expected[n]]
             raise ValueError(f"{PART}.safetensors and {PART}.json disagree about {odd[0]}")
         n_sold = len(config.sold_features or config.features)
-        if config.counts and not np.isin(weights["tree_columns"], np.arange(n_sold)).all():
+        if config.trees and not np.isin(weights["tree_splits"][1], np.arange(n_sold)).all():
             raise ValueError("a tree asks what is not there")
     return Scorer(config, weights)
 
@@ -414,7 +419,8 @@ def weight_shapes(config: ScorerConfig) -> dict[str, tuple[int, ...]]:
     n, width = len(config.features), config.heads * config.projection
     shapes: dict[str, tuple[int, ...]] = {"cosine_weight": (), "platt": (2,), "mean": (n,), "scale": (n,)}
     shapes |= {"arrival_mean": (n,), "arrival_scale": (n,), "newcomer": (len(config.newcomer_features) + 1,)}
-    shapes |= {"counting": (2,), **path_shapes(*TREES)} if config.counts else {}
+    shapes |= {"counting": (3,)} if config.counts else {}
+    shapes |= {"tree_splits": (3, TREES[1] - 1, TREES[0]), "tree_values": TREES} if config.trees else {}
     kinds = [("projection", "mlps", len(config.sold_features or config.features))]
     if config.sales and config.learned_arrivals:
         kinds.append(("arrival_projection", "arrival_mlps", n))

@@ -23,8 +23,6 @@ from recllm.text.encoder.hardware import default_threads
 FORMAT = 2
 ROWS_OF_A_THREAD = 20_000
 """Of fewer rows a second thread waits longer than it helps."""
-ROWS_OF_A_BLOCK = 256
-"""Scored at once by numpy, so that what they make stays in the cache."""
 INNER = ("split_feature", "decision_type", "left_child", "right_child")
 """Whole numbers that LightGBM keeps of each inner node; a child below 0 is the leaf ~child."""
 KINDS = (0, 2, 4, 6, 8, 10)
@@ -71,28 +69,22 @@ class BoostedTrees:
 
         return cls(tuple(names), Booster(model_str=checked_text(text, len(names))))
 
-    def paths(self, n_trees: int, n_leaves: int) -> dict[str, NDArray[np.float32]]:
-        """What `score_by_paths` reads, of at most `n_trees` of `n_leaves`: column and threshold of each inner node, the
-        way to each leaf (1 where it turns left at a node, -1 right, 0 where it passes none) and its value. Float32, as
-        are the rows, so thresholds are rounded down."""
-        paths = {name: np.zeros(shape, np.float32) for name, shape in path_shapes(n_trees, n_leaves).items()}
-
-        def walk(tree: int, node: Mapping[str, Any], way: NDArray[np.float64]) -> None:
-            if "leaf_value" in node:
-                leaf = node.get("leaf_index", 0)
-                paths["tree_paths"][tree, :, leaf], paths["tree_values"][tree, leaf] = way, node["leaf_value"]
-                return
-            at = (tree, node["split_index"])
-            threshold = np.float32(node["threshold"])
-            lower = threshold if threshold <= node["threshold"] else np.nextafter(threshold, np.float32(-np.inf))
-            paths["tree_columns"][at], paths["tree_thresholds"][at] = node["split_feature"], lower
-            turn = np.arange(n_leaves - 1) == node["split_index"]
-            walk(tree, node["left_child"], way + turn)
-            walk(tree, node["right_child"], way - turn)
-
-        for number, tree in enumerate(self.booster.dump_model()["tree_info"]):
-            walk(number, tree["tree_structure"], np.zeros(n_leaves - 1))
-        return paths
+    def splits(self, n_trees: int, n_leaves: int) -> dict[str, NDArray[np.float32]]:
+        """What `score_by_splits` reads, of at most `n_trees` of `n_leaves`: of each split the leaf that it divides (-1
+        where there is no split), the column and the threshold, and the leaves' values. What is not above the threshold
+        stays in the leaf, the rest goes to a new one. Float32, as are the rows, so thresholds are rounded down."""
+        splits, values = np.zeros((3, n_leaves - 1, n_trees), np.float32), np.zeros((n_trees, n_leaves), np.float32)
+        splits[0] = -1
+        for number, tree in enumerate(checked_trees(self.booster.model_to_string(), len(self.names))):
+            left, threshold = tree["left_child"], tree["threshold"].astype(np.float32)
+            leaf = ~left
+            for split in np.flatnonzero(left >= 0)[::-1]:
+                leaf[split] = leaf[left[split]]
+            below = np.nextafter(threshold, np.float32(-np.inf))
+            lower = np.where(threshold > tree["threshold"], below, threshold)
+            splits[:, : len(left), number] = leaf, tree["split_feature"], lower
+            values[number, : len(left) + 1] = tree["leaf_value"]
+        return {"tree_splits": splits, "tree_values": values}
 
     def save(self, file: Path, record: Mapping[str, Any]) -> None:
         """Writes the trees whole, as JSON, with a record that `read` gives back."""
@@ -115,22 +107,13 @@ class BoostedTrees:
             ) from error
 
 
-def path_shapes(n_trees: int, n_leaves: int) -> dict[str, tuple[int, ...]]:
-    """Of each array of `BoostedTrees.paths`."""
-    nodes, leaves = (n_trees, n_leaves - 1), (n_trees, n_leaves)
-    return {"tree_columns": nodes, "tree_thresholds": nodes, "tree_paths": (*nodes, n_leaves), "tree_values": leaves}
-
-
-def score_by_paths(paths: Mapping[str, NDArray[Any]], values: NDArray[np.float32]) -> NDArray[np.float64]:
+def score_by_splits(splits: Mapping[str, NDArray[Any]], values: NDArray[np.float32]) -> NDArray[np.float64]:
     """What `BoostedTrees.score` says of float32 rows, all known; importing LightGBM takes a second."""
-    ways, column = paths["tree_paths"], paths["tree_columns"].astype(np.int64)
-    n_turns, scores = np.abs(ways).sum(axis=1)[:, :, None], np.empty(len(values))
-    for start in range(0, len(values), ROWS_OF_A_BLOCK):
-        rows = slice(start, start + ROWS_OF_A_BLOCK)
-        is_left = values[rows].T[column] <= paths["tree_thresholds"][:, :, None]
-        arrived = ways.swapaxes(1, 2) @ np.where(is_left, np.float32(1), np.float32(-1)) == n_turns
-        scores[rows] = np.einsum("tln,tl->n", arrived, paths["tree_values"])
-    return scores
+    leaf = np.zeros((len(splits["tree_values"]), len(values)), np.intp)
+    for number, (divided, column, threshold) in enumerate(splits["tree_splits"].swapaxes(0, 1)[..., None], 1):
+        is_above = values.T[column[:, 0].astype(np.intp)] > threshold
+        leaf[(leaf == divided) & is_above] = number
+    return np.asarray(np.take_along_axis(splits["tree_values"], leaf, axis=1).sum(axis=0, dtype=np.float64))
 
 
 def grow_trees(
@@ -176,11 +159,7 @@ def grow_trees(
 
 
 def checked_text(text: str, n_columns: int) -> str:
-    """The trees of a text of LightGBM's, written again. Raises `ValueError` or `KeyError` for trees that LightGBM could
-    not walk, or that read other columns than the first `n_columns`."""
-    trees = [_checked_tree(tree, n_columns) for tree in text.split("Tree=")[1:]]
-    if not trees:
-        raise ValueError("there is no tree")
+    """The trees of a text of LightGBM's, written again. Raises what `checked_trees` raises."""
     head = {
         "version": "v4",
         "num_class": 1,
@@ -191,7 +170,10 @@ def checked_text(text: str, n_columns: int) -> str:
         "feature_infos": " ".join(["none"] * n_columns),
     }
     blocks = ["\n".join(["tree", *_lines(head)])]
-    blocks += ["\n".join([f"Tree={number}", *_lines(tree), ""]) for number, tree in enumerate(trees)]
+    for number, tree in enumerate(checked_trees(text, n_columns)):
+        lists = {name: " ".join(map(repr, column.tolist())) for name, column in tree.items()}
+        fields = {"Tree": number, "num_leaves": len(tree["leaf_value"]), "num_cat": 0, **lists}
+        blocks.append("\n".join([*_lines(fields), ""]))
     return "\n\n".join([*blocks, "end of trees\n"])
 
 
@@ -199,22 +181,27 @@ def _lines(fields: Mapping[str, object]) -> list[str]:
     return [f"{name}={value}" for name, value in fields.items()]
 
 
-def _checked_tree(text: str, n_columns: int) -> dict[str, object]:
-    fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-    inner = {name: np.array(fields[name].split(), np.int64) for name in INNER}
-    threshold, value = (np.array(fields[name].split(), np.float64) for name in ("threshold", "leaf_value"))
-    number = np.arange(len(threshold))
-    if any(len(numbers) != len(number) for numbers in inner.values()) or len(value) != len(number) + 1:
-        raise ValueError("the lists of a tree do not fit each other")
-    for name in ("left_child", "right_child"):
-        child = inner[name]
-        if not np.where(child < 0, ~child < len(value), (child > number) & (child < len(number))).all():
-            raise ValueError("a branch leads back, or out of its tree")
-    column = inner["split_feature"]
-    if not ((column >= 0) & (column < n_columns) & np.isin(inner["decision_type"], KINDS)).all():
-        raise ValueError("a tree asks what is not there")
-    if np.isnan(threshold).any() or not np.isfinite(value).all():
-        raise ValueError("a value is no number")
-    numbers = inner | {"threshold": threshold, "leaf_value": value}
-    lists = {name: " ".join(map(repr, column.tolist())) for name, column in numbers.items()}
-    return {"num_leaves": len(value), "num_cat": 0, **lists}
+def checked_trees(text: str, n_columns: int) -> list[dict[str, NDArray[Any]]]:
+    """The lists of each tree of a text of LightGBM's. Raises `ValueError` or `KeyError` for trees that LightGBM could
+    not walk, or that read other columns than the first `n_columns`."""
+    trees = []
+    for tree in text.split("Tree=")[1:]:
+        fields = dict(line.split("=", 1) for line in tree.splitlines() if "=" in line)
+        inner = {name: np.array(fields[name].split(), np.int64) for name in INNER}
+        threshold, value = (np.array(fields[name].split(), np.float64) for name in ("threshold", "leaf_value"))
+        number = np.arange(len(threshold))
+        if any(len(numbers) != len(number) for numbers in inner.values()) or len(value) != len(number) + 1:
+            raise ValueError("the lists of a tree do not fit each other")
+        for name in ("left_child", "right_child"):
+            child = inner[name]
+            if not np.where(child < 0, ~child < len(value), (child > number) & (child < len(number))).all():
+                raise ValueError("a branch leads back, or out of its tree")
+        column = inner["split_feature"]
+        if not ((column >= 0) & (column < n_columns) & np.isin(inner["decision_type"], KINDS)).all():
+            raise ValueError("a tree asks what is not there")
+        if np.isnan(threshold).any() or not np.isfinite(value).all():
+            raise ValueError("a value is no number")
+        trees.append({**inner, "threshold": threshold, "leaf_value": value})
+    if not trees:
+        raise ValueError("there is no tree")
+    return trees
