@@ -96,7 +96,10 @@ def test_evaluation_and_training_use_every_section_that_is_set(folder: Path, fit
     assert fits[2][2]["interests"].epochs == 30
 
 
-def test_without_a_terminal_each_step_is_a_line(folder: Path, fits: Fits, command: Command) -> None:
+def test_without_a_terminal_each_step_is_a_line(
+    folder: Path, fits: Fits, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scorer, "SMALL_SHOP", 1)
     for n, line in enumerate((("train",), ("evaluate", "--test-days", "14", "--baselines", "popular")), 1):
         code, out, err = command(*line, "-w", str(folder), "--json")
         assert code == 0 and out.count("\n") == 1

@@ -152,8 +152,7 @@ class ScorerTrainingSettings(FrozenModel):
     epochs: Count = 3
     """Rounds, with an evaluation after each: one pass over all windows, or more in a small log; see `min_steps`."""
     min_steps: CountOrZero = 250
-    """Minimum number of steps of all rounds together; 0 for one pass a round.
-    At most 60 with few people."""
+    """Minimum number of steps of all rounds together; 0 for one pass a round."""
     batch_size: Count = 64
     """Users of a step."""
     learning_rate: LearningRate = 2e-3

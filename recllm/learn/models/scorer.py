@@ -1,7 +1,5 @@
 """f(User, Item) = a * cosine + MLP: the learned score, its file, and how it is computed without torch.
 
-In a small shop the score of items that sold is what counting says, corrected by boosted trees over the pair features.
-
 The MLP reads small learned projections of both vectors, their product, and the standardised pair features. Vectors are
 projected once per user and once per item; only the small remainder is computed per pair. Training happens in
 `recllm.learn.models.scorer_network`, whose weights these are.
@@ -40,13 +38,13 @@ STANDARDISED_LIMIT = 6.0
 """Standardised features are clipped to this many standard deviations: further out nothing was learned."""
 
 CHUNK_PAIRS = 8_192
-"""Pairs scored at once: so few fit the cache, and their memory is used again, which halves the time."""
+"""Pairs scored at once: so few fit the cache, which halves the time."""
 
 HEADS_BLOCK = 256
-"""Pairs that go through the heads at once: what they make of so few stays in the cache of a core."""
+"""Pairs that go through the heads at once, in the cache of a core."""
 
 GELU_BLOCK = 16_384
-"""Numbers that go through the steps of the GELU at once: so few stay in the cache, which takes a fifth of the time."""
+"""Numbers that go through the steps of the GELU at once: in the cache it takes a fifth of the time."""
 
 POPULAR_WEIGHT = 0.03
 """Of the best seller, and of a view, where a purchase of today counts 1 (`counting_score`)."""
@@ -74,7 +72,7 @@ class ScorerConfig:
     """Name of the feature that is 0 for an item that never sold. With it, such items have heads of their own, which
     read all features."""
     learned_arrivals: bool = True
-    """False where there were no new items to learn from: the cosine alone then speaks for items that never sold."""
+    """False where there were no new items to learn from: the cosine alone then scores items that never sold."""
     newcomer_features: tuple[str, ...] = ()
     """What a linear score reads of a user without any history. Needs `history`."""
     history: str | None = None
@@ -94,7 +92,7 @@ class ScorerConfig:
     counts: bool = False
     """Whether counting is part of the score of items that sold."""
     trees: bool = False
-    """Whether trees correct counting, see `Scorer.with_counting`; in older models it is a share of the score."""
+    """Whether trees correct counting, as in a small shop; in older models counting is a share of the score."""
     seed: int = 0
 
 
@@ -118,7 +116,7 @@ class Scorer:
     """By the names of `ScorerNetwork`'s state."""
 
     def with_counting(self, trees: BoostedTrees, level: float, best_seller: float) -> Scorer:
-        """The scorer whose logit of an item that sold is `counting_score` + level + what `trees` say of the pair."""
+        """The scorer whose logit of an item that sold is `counting_score` + level + the trees' score."""
         counting = {"counting": np.array([1, level, best_seller], np.float32)}
         config = replace(self.config, counts=True, trees=True)
         return Scorer(config, {**self.weights, **counting, **trees.splits(*TREES)})
@@ -130,11 +128,8 @@ class Scorer:
 
     def project(self, vectors: Floats) -> Floats:
         """What the heads read of encoder vectors (n, dim): (n, width)."""
-        w = self.weights
-        projections = [w["projection.weight"]]
-        if "arrival_projection.weight" in w:
-            projections.append(w["arrival_projection.weight"])
-        return np.concatenate([vectors @ projection.T for projection in projections], axis=1)
+        names = [name for name in ("projection.weight", "arrival_projection.weight") if name in self.weights]
+        return np.concatenate([vectors @ self.weights[name].T for name in names], axis=1)
 
     def score(self, users: Floats, items: Floats, user: Ints, item: Ints, cosine: Floats, features: Floats) -> Score:
         """Score pairs.
@@ -249,15 +244,15 @@ PROJECTED_TOGETHER = 64
 class ItemProjections:
     """`Scorer.project` of a catalogue's items, each computed when it is first scored, and kept.
 
-    It grows to 4 bytes times the width of a projection for each item that was ever a candidate. Threads may share it.
+    It grows by 4 bytes times the width for each item that was ever a candidate. Threads may share it.
     """
 
     def __init__(self, scorer: Scorer, vectors: Floats) -> None:
         self.scorer = scorer
         self.vectors = vectors
         """Of the encoder, (n_items, dim)."""
-        # side by side in the order of their coming: a table of all items takes all of its memory as soon as a few of
-        # them, which lie all over it, are written
+        # in the order of their coming: a table of all items takes all of its memory as soon as a few, which lie all
+        # over it, are written
         self._projected = np.empty((0, scorer.width), np.float32)
         self._n_projected = 0
         self._row = np.full(len(vectors), -1, np.int32)
@@ -324,9 +319,8 @@ def gelu(x: Floats, out: Floats | None = None) -> Floats:
     """x * Phi(x), Phi the normal distribution function; element by element. out: where to write it, may be `x`.
 
     Phi is by the error function of Abramowitz and Stegun, "Handbook of Mathematical Functions", 7.1.28, at most 1e-6
-    off; it takes neither an exponential nor a branch, which are what numpy is slow at. scipy has it, too, but importing
-    `scipy.special` takes a tenth of the time in which a new process answers. As Phi(x) is 1 - Phi(-x), the product is
-    max(x, 0) - |x| * Phi(-|x|), and max(x, 0) is half of x + |x|.
+    off, without an exponential or a branch; importing `scipy.special` would take a tenth of a new process's time. As
+    Phi(x) is 1 - Phi(-x), the product is max(x, 0) - |x| * Phi(-|x|), and max(x, 0) is half of x + |x|.
     """
     x = np.ascontiguousarray(x, np.float32)
     out = np.empty_like(x) if out is None else out
@@ -364,7 +358,7 @@ def score_in_chunks(
 
 def save_scorer(scorer: Scorer, folder: Path) -> None:
     """Write `scorer.safetensors` and `scorer.json` into an existing folder."""
-    write_part(folder, PART, scorer.weights, asdict(scorer.config), indent=2)
+    write_part(folder, PART, scorer.weights, asdict(scorer.config))
 
 
 def load_scorer(folder: Path) -> Scorer:
@@ -376,27 +370,20 @@ def load_scorer(folder: Path) -> Scorer:
         if {name: value.shape for name, value in weights.items()} != expected:
             odd = sorted({*expected} ^ {*weights}) or [n for n in expected if weights[n].shape != expected[n]]
             raise ValueError(f"{PART}.safetensors and {PART}.json disagree about {odd[0]}")
-        n_sold = len(config.sold_features or config.features)
-        if config.trees and not np.isin(weights["tree_splits"][1], np.arange(n_sold)).all():
+        columns = np.arange(len(config.sold_features or config.features))
+        if config.trees and not np.isin(weights["tree_splits"][1], columns).all():
             raise ValueError("a tree asks what is not there")
     return Scorer(config, weights)
 
 
-def write_part(
-    folder: Path,
-    name: str,
-    weights: Mapping[str, NDArray[Any]],
-    record: Mapping[str, Any],
-    *,
-    indent: int | None = None,
-) -> None:
+def write_part(folder: Path, name: str, weights: Mapping[str, NDArray[Any]], record: Mapping[str, Any]) -> None:
     """A part of a model as `name`.safetensors and `name`.json."""
     from safetensors.numpy import save
 
     # written here: what the library writes by itself fails with an error of its own on a full disk
     content = save({key: np.array(value, order="C") for key, value in weights.items()})
     (folder / f"{name}.safetensors").write_bytes(content)
-    text = json.dumps(record, indent=indent, ensure_ascii=False)
+    text = json.dumps(record, indent=2, ensure_ascii=False)
     (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 

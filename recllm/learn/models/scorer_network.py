@@ -38,7 +38,7 @@ class ScorerNetwork(nn.Module):
         with torch.random.fork_rng(devices=[]):  # layers draw weights from the caller's random state; ours are seeded
             width = config.heads * config.projection
             arrival_heads = config.heads if config.sales and config.learned_arrivals else 0
-            self._sold = [config.features.index(name) for name in config.sold_features or config.features]
+            self._sold = torch.tensor([config.features.index(n) for n in config.sold_features or config.features])
             self.projection = nn.Linear(config.dim, width, bias=False)
             self.mlps = nn.ModuleList(_mlp(config, len(self._sold)) for _ in range(config.heads))
             self.arrival_projection = nn.Linear(config.dim, width, bias=False) if arrival_heads else None
@@ -92,7 +92,7 @@ class ScorerNetwork(nn.Module):
         scores = torch.zeros(n_heads, len(features))
         rows = torch.nonzero(~never_sold & ~no_history).squeeze(1)
         if len(rows):
-            x = features.index_select(1, self._sold_columns).index_select(0, rows)
+            x = features.index_select(1, self._sold).index_select(0, rows)
             sold = self._of_sold(users, items, user[rows], item[rows], x)
             scores = scores.index_copy(1, rows, sold)
         rows = torch.nonzero(never_sold).squeeze(1)
@@ -101,7 +101,7 @@ class ScorerNetwork(nn.Module):
             arrivals = self._heads(self.arrival_mlps, n_heads, users, items, user[rows], item[rows], x)
             scores = scores.index_copy(1, rows, arrivals)
         elif len(rows):
-            # no head has seen such an item, what one says is chance: the cosine, at the level of what hardly sells
+            # no head has seen such an item: the cosine, at the level of what hardly sells
             logit = self.newcomer[-1] + cosine[rows]
             scores = scores.index_copy(1, rows, (logit - self.cosine_weight * cosine[rows]).expand(n_heads, -1))
         rows = torch.nonzero(no_history).squeeze(1)
@@ -118,13 +118,9 @@ class ScorerNetwork(nn.Module):
 
     def _of_sold(self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, features: Tensor) -> Tensor:
         """features: all of them, or those of `sold_features` alone."""
-        x = features if len(self._sold) == features.shape[1] else features.index_select(1, self._sold_columns)
+        x = features if len(self._sold) == features.shape[1] else features.index_select(1, self._sold)
         x = _standardised(x, self.mean[self._sold], self.scale[self._sold])
         return self._heads(self.mlps, 0, users, items, user, item, x)
-
-    @property
-    def _sold_columns(self) -> Tensor:
-        return torch.tensor(self._sold)
 
     def _heads(
         self,

@@ -72,17 +72,14 @@ class BoostedTrees:
     def splits(self, n_trees: int, n_leaves: int) -> dict[str, NDArray[np.float32]]:
         """What `score_by_splits` reads, of at most `n_trees` of `n_leaves`: of each split the leaf that it divides (-1
         where there is no split), the column and the threshold, and the leaves' values. What is not above the threshold
-        stays in the leaf, the rest goes to a new one. Float32, as are the rows, so thresholds are rounded down."""
+        stays in the leaf, the rest goes to a new one."""
         splits, values = np.zeros((3, n_leaves - 1, n_trees), np.float32), np.zeros((n_trees, n_leaves), np.float32)
         splits[0] = -1
         for number, tree in enumerate(checked_trees(self.booster.model_to_string(), len(self.names))):
-            left, threshold = tree["left_child"], tree["threshold"].astype(np.float32)
-            leaf = ~left
+            left, leaf = tree["left_child"], ~tree["left_child"]
             for split in np.flatnonzero(left >= 0)[::-1]:
                 leaf[split] = leaf[left[split]]
-            below = np.nextafter(threshold, np.float32(-np.inf))
-            lower = np.where(threshold > tree["threshold"], below, threshold)
-            splits[:, : len(left), number] = leaf, tree["split_feature"], lower
+            splits[:, : len(left), number] = leaf, tree["split_feature"], tree["threshold"]
             values[number, : len(left) + 1] = tree["leaf_value"]
         return {"tree_splits": splits, "tree_values": values}
 
@@ -131,9 +128,9 @@ def grow_trees(
     """Trees of rows, (n, n_features), NaN where unknown; the same for the same seed.
 
     Columns that do not vary are never asked. objective: LightGBM's binary (the score is a logit), tweedie (a log) or
-    regression (a mean). offset: a score of each row that is known already, which the trees correct; `score` leaves it
-    out. column_share: that a split may choose from. directions: of each column 1 where the score may only rise with it,
-    -1 where it may only fall, else 0.
+    regression (a mean). offset: a known score of each row, which the trees correct and `score` leaves out.
+    column_share: that a split may choose from. directions: of each column 1 where the score may only rise with it, -1
+    where it may only fall, else 0.
     """
     from lightgbm import Dataset, train
 
@@ -169,21 +166,17 @@ def checked_text(text: str, n_columns: int) -> str:
         "feature_names": " ".join(f"c{n}" for n in range(n_columns)),
         "feature_infos": " ".join(["none"] * n_columns),
     }
-    blocks = ["\n".join(["tree", *_lines(head)])]
+    sections: list[dict[str, object]] = [head]
     for number, tree in enumerate(checked_trees(text, n_columns)):
         lists = {name: " ".join(map(repr, column.tolist())) for name, column in tree.items()}
-        fields = {"Tree": number, "num_leaves": len(tree["leaf_value"]), "num_cat": 0, **lists}
-        blocks.append("\n".join([*_lines(fields), ""]))
-    return "\n\n".join([*blocks, "end of trees\n"])
-
-
-def _lines(fields: Mapping[str, object]) -> list[str]:
-    return [f"{name}={value}" for name, value in fields.items()]
+        sections.append({"Tree": number, "num_leaves": len(tree["leaf_value"]), "num_cat": 0, **lists})
+    blocks = ["\n".join(f"{name}={value}" for name, value in section.items()) for section in sections]
+    return "tree\n" + "\n\n".join([blocks[0], *(f"{block}\n" for block in blocks[1:]), "end of trees\n"])
 
 
 def checked_trees(text: str, n_columns: int) -> list[dict[str, NDArray[Any]]]:
-    """The lists of each tree of a text of LightGBM's. Raises `ValueError` or `KeyError` for trees that LightGBM could
-    not walk, or that read other columns than the first `n_columns`."""
+    """The lists of each tree of a text. Raises `ValueError` or `KeyError` for trees that LightGBM could not walk, or
+    that read other columns than the first `n_columns`."""
     trees = []
     for tree in text.split("Tree=")[1:]:
         fields = dict(line.split("=", 1) for line in tree.splitlines() if "=" in line)
@@ -192,10 +185,9 @@ def checked_trees(text: str, n_columns: int) -> list[dict[str, NDArray[Any]]]:
         number = np.arange(len(threshold))
         if any(len(numbers) != len(number) for numbers in inner.values()) or len(value) != len(number) + 1:
             raise ValueError("the lists of a tree do not fit each other")
-        for name in ("left_child", "right_child"):
-            child = inner[name]
-            if not np.where(child < 0, ~child < len(value), (child > number) & (child < len(number))).all():
-                raise ValueError("a branch leads back, or out of its tree")
+        child = np.stack([inner["left_child"], inner["right_child"]])
+        if not np.where(child < 0, ~child < len(value), (child > number) & (child < len(number))).all():
+            raise ValueError("a branch leads back, or out of its tree")
         column = inner["split_feature"]
         if not ((column >= 0) & (column < n_columns) & np.isin(inner["decision_type"], KINDS)).all():
             raise ValueError("a tree asks what is not there")

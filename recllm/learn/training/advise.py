@@ -16,7 +16,7 @@ from recllm.base.schema import Action
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.models.sequence import SequenceArguments
 from recllm.learn.training.lora.examples import LoraArguments, is_stepwise
-from recllm.learn.training.windows import choose_target, window_starts
+from recllm.learn.training.windows import SMALL_SHOP, choose_target, window_starts
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import merged_lines, of_actions
 from recllm.shop.data.order import HORIZON_DAYS
@@ -234,7 +234,9 @@ def _training(
     else:
         args = args.model_copy(update={"n_windows": len(starts)})
         windows = f"of {base.n_windows} at most, {len(starts)} leave half of the log before them"
-    rounds = f"rounds with an evaluation after each; they repeat until {args.min_steps} steps are done"
+    rounds = (
+        f"with {SMALL_SHOP:,} people or more rounds repeat until {args.min_steps} steps are done; each is evaluated"
+    )
     choices = [
         Choice("collaborative.target", list(target), notes[0] if notes else "there are enough purchases"),
         Choice("scorer.horizon_days", horizon, horizon_rule),

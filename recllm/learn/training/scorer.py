@@ -29,7 +29,7 @@ from recllm.learn.models.scorer_network import ScorerNetwork
 from recllm.learn.models.sequence import SequenceArguments, SequenceModel
 from recllm.learn.models.sequence_network import learn_sequence_model
 from recllm.learn.models.trees import BoostingSettings, grow_trees
-from recllm.learn.training.windows import PastWindows, Window, choose_target, list_quality, window_starts
+from recllm.learn.training.windows import SMALL_SHOP, PastWindows, Window, choose_target, list_quality, window_starts
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.shop.data.interactions import Floats, Ints, within_limits
 from recllm.text.encoder.hardware import workers
@@ -48,12 +48,8 @@ VALIDATION_USERS = 300
 """Users, at most a fifth of all, who are not learned from in the latest window: their whole candidate lists say after
 each round whether to go on, and calibrate the probability."""
 MIN_VALIDATION_USERS = 30  # with fewer buyers the last round is used, and the metrics are called rough
-SMALL_SHOP = 1_000
-"""Below this number of people counting scores what sold, corrected by trees (`eval/LOG.md`). Where there are several
-windows, all users of the latest one judge trees that have learned from those before, and others learn from all: a fifth
-says nothing."""
 TREE_STEPS, TREE_COLUMNS = BoostingSettings(rounds=TREES[0], leaves=TREES[1], learning_rate=0.01), 0.2
-"""Small steps, each with a share of the features at a split: the mean of many, where few would be chance."""
+"""Small steps, each split by a share of the features: the mean of many, where few would be chance."""
 MIN_GAIN = 0.005  # of the summed NDCG; 300 users show no smaller difference than chance makes
 CALIBRATION_PRIOR = 10.0  # outcomes as strong as the pull of the probability's slope towards 1
 COLD_START_PRIOR = 1.0  # pull of the ranking for new users towards popularity
@@ -62,7 +58,7 @@ Progress = Callable[[str], None]
 logger = logging.getLogger(__name__)
 
 STANDARDISED_ROWS = 7
-"""Mean and spread of the features are taken over every seventh pair: enough of them, and a seventh of the memory."""
+"""Mean and spread of the features are those of every seventh pair: a seventh of the memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +71,6 @@ class FittedScorer:
     metrics: dict[str, float]
     """NDCG@20 of the validation users of the latest window, after the epoch whose weights these are. The same users
     chose it and calibrated the probability, so the figures are somewhat too good."""
-    history: tuple[dict[str, float], ...]
-    """One entry per epoch."""
     notes: tuple[str, ...] = ()
     """What a reader of the figures should know, e.g. that browsing stood in for purchases."""
     interests: SequenceModel | None = None
@@ -102,11 +96,10 @@ def fit_scorer(
     limits of a day (`within_limits`). Where they are a sample of people, counts are scaled to all people.
 
     item_vectors: unit rows (n_items, dim). basics: Emb(I) of the dataset's users, (n_users, dim), or None.
-    interests: with it the sequence model is learned too, and its score is one of the scorer's features.
+    interests: of the sequence model, if any, whose score is one of the scorer's features.
     vectors_before: item vectors as of a past time, such as `DatedItemVectors.before`; without it `item_vectors` hold
-    for the past as well, which is right where nothing in them was learned later than the catalogue. progress: gets a
-    line a step; without it the lines are logged. Raises `DataError` when the log is too short or holds too few actions
-    to learn from; the message says what is missing.
+    for the past as well. progress: gets a line a step; without it the lines are logged. Raises `DataError` when the log
+    is too short or holds too few actions to learn from; the message says what is missing.
     """
     args, settings = args or ScorerTrainingSettings(), settings or CandidateCounts()
     tell = progress or logger.info
@@ -129,33 +122,28 @@ def fit_scorer(
     validation = validation or windows[0]
     if (n_buyers := validation.n_buyers) < MIN_VALIDATION_USERS:
         notes = (*notes, f"too few validation users ({n_buyers}): the metrics are rough, and the last round was used")
-    history, best = list[dict[str, float]](), {}
-    # products as small as those of a small shop cost more waiting threads than work
-    with threadpool_limits(1 if counts else None, user_api="blas"):
-        if counts:
-            judged, scorer = _counting(windows, args, validation, tell, new_users)
-        else:
-            network, history, number = learn(windows, args, validation, tell, new_users)
-            judged = scorer = network.frozen()
-            best = history[number]
-        logit = predict(judged, validation)
-    metrics = best | list_quality(logit, validation)
+    metrics: dict[str, float] = {}
+    if counts:
+        judged, scorer = _counting(windows, args, validation, tell, new_users)
+    else:
+        network, metrics = learn(windows, args, validation, tell, new_users)
+        judged = scorer = network.frozen()
+    logit = predict(judged, validation)
+    metrics |= list_quality(logit, validation)
+    tell(", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     scorer.weights["platt"][:] = calibrate(logit, validation, CALIBRATION_PRIOR)
-    return FittedScorer(scorer, population, settings, metrics, tuple(history), notes, snapshots[-1])
+    return FittedScorer(scorer, population, settings, metrics, notes, snapshots[-1])
 
 
 def _counting(
     windows: list[Window], args: ScorerTrainingSettings, validation: Window, tell: Progress, new_users: Sequence[Window]
 ) -> tuple[Scorer, Scorer]:
-    """Counting with the trees that `validation` judges, and with those to serve, which have learned from it, too.
-
-    The trees begin with what counting says, so that they change nothing where few users show nothing. Items that never
-    sold have the network.
-    """
+    """Counting with the trees that `validation` judges, and with those to serve, which have learned from it, too. Items
+    that never sold have the network."""
     arrivals, sold = ([w for w in windows if w.is_of_new_items == is_new] for is_new in (True, False))
     network = _untrained(windows, args, new_users)
     if arrivals:
-        network, _, _ = learn(arrivals, args.model_copy(update={"min_steps": 0}), None, tell, new_users)
+        network, _ = learn(arrivals, args.model_copy(update={"min_steps": 0}), None, tell, new_users)
     columns = [validation.features[:, FEATURE_NAMES.index(name)] for name in ("buyers_28", "buyers_91")]
     best_seller = float(sales(*map(np.expm1, columns)).max())
     counting = counting_score(validation.features, FEATURE_NAMES, best_seller) + validation.correction
@@ -222,10 +210,8 @@ def _windows(
         new_items = past.new_items(population) if number < len(new_item_starts) else None
         if number >= len(starts):
             return None, new_items, None, None
-        n_validation = 0
-        if number == 0:
-            n_validation = SMALL_SHOP if all_judge else VALIDATION_USERS
-        window, validation = past.window(population, n_validation=n_validation, overlap=all_judge)
+        judges = SMALL_SHOP if all_judge else VALIDATION_USERS
+        window, validation = past.window(population, n_validation=0 if number else judges, overlap=all_judge)
         return window, new_items, past.new_users(population) if args.timed else None, validation
 
     parts = []
@@ -245,8 +231,8 @@ def learn(
     validation: Window | None,
     tell: Progress,
     new_users: Sequence[Window] = (),
-) -> tuple[ScorerNetwork, list[dict[str, float]], int]:
-    """Train from scratch; the network with the weights of the best round, the metrics of all, and which it is.
+) -> tuple[ScorerNetwork, dict[str, float]]:
+    """Train from scratch; the network with the weights of the best round, and its metrics.
 
     validation: None for the last round. new_users: windows of users without their history. A loss that is not finite
     ends training with the last good state.
@@ -254,7 +240,7 @@ def learn(
     network = _untrained(windows, args, new_users)
     rng = np.random.default_rng(args.seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=WEIGHT_DECAY)
-    # only windows of items that sold make up for a small log: those of new items are learned once a round
+    # only windows of items that sold are repeated for a small log
     sold_windows = [w for w in windows if not w.is_of_new_items]
     n_batches, n_sold = (sum(-(-w.n // args.batch_size) for w in of) for of in (windows, sold_windows))
     passes = max(1, -(-args.min_steps // max(args.epochs * n_sold, 1)))
@@ -278,7 +264,7 @@ def learn(
         quality = list_quality(predict(network.frozen(), validation), validation) if validation else {}
         history.append({"epoch": epoch + 1.0, "loss": float(loss), **quality})
         tell(", ".join(f"{name} {value:.4g}" for name, value in history[-1].items()))
-        # later rounds have the lower learning rate: only a clearly better earlier one is preferred to them
+        # an earlier round, of a higher learning rate, must be clearly better
         goals = [metrics.get("ndcg@20_all", 0) + metrics.get("ndcg@20_new", 0) for metrics in history]
         says_little = validation is None or validation.n_buyers < MIN_VALIDATION_USERS
         if best < 0 or says_little or goals[epoch] > goals[best] - MIN_GAIN:
@@ -288,11 +274,11 @@ def learn(
     if not history:
         raise DataError("the first epoch's loss is not finite: look for NaN or huge values in the vectors and prices")
     network.load_state_dict(weights)
-    return network, history, best
+    return network, history[best]
 
 
 def _untrained(windows: list[Window], args: ScorerTrainingSettings, new_users: Sequence[Window]) -> ScorerNetwork:
-    """A network with random MLPs that knows the features' spread, and what to offer to users without a history."""
+    """A network with random MLPs, the features' spread, and what to offer to users without a history."""
     timed, new_items = args.timed and "features" in args.parts, any(w.is_of_new_items for w in windows)
     config = ScorerConfig(
         dim=windows[0].item_vectors.shape[1],
@@ -320,7 +306,7 @@ def _epoch(
     rng: np.random.Generator,
     pool: ThreadPoolExecutor,
 ) -> float:
-    """One pass over all windows' users in random batches; the mean loss, nan as soon as a step's is not finite."""
+    """One pass over all windows' users in random batches; the mean loss, nan once a step's is not finite."""
     network.train()
     orders = [rng.permutation(w.n) for w in windows]
     batches = [(i, start) for i, w in enumerate(windows) for start in range(0, w.n, args.batch_size)]
@@ -344,7 +330,7 @@ def _epoch(
 
 @contextmanager
 def _halves_at_once() -> Iterator[ThreadPoolExecutor]:
-    """Threads for the two halves of a batch, one core each: products this small gain little from two. The gradients of
+    """Threads for the two halves of a batch, one core each: small products gain little from two. The gradients of
     two halves sum to the same in either order, so the number of threads changes nothing.
     """
     threads = torch.get_num_threads()

@@ -29,6 +29,9 @@ from recllm.shop.data.interactions import Floats, Ints, Pairs, Tally, of_actions
 if TYPE_CHECKING:
     from recllm.learn.models.sequence import SequenceModel
 
+SMALL_SHOP = 1_000
+"""Below this number of people counting scores what sold, corrected by trees (`eval/LOG.md`). Of several windows
+the latest, with all its users, judges trees of the others, as a fifth says nothing; trees that serve have all."""
 USERS_PER_WINDOW = 4_000  # users drawn per window: beyond that its cost stays the same
 REPEAT_NEGATIVES = 60  # per user, from what they bought before and did not buy in the window
 DISCOVERY_NEGATIVES = 90  # per user, from the candidates that are new to them

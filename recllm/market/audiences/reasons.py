@@ -70,7 +70,7 @@ def reasons_for(
         rows, targets = user_rows[positions], items[positions]
         histories = everybody.of_rows(rows)
         people = [histories.person(n) for n in range(len(rows))]
-        # of each person and item: the evidence to leave out; the whole person first, then one version without each
+        # of each person and item: the whole person first, then one version without each piece of evidence
         units = [_units(recommender, person, item) for person, item in zip(people, targets, strict=True)]
         versions = [
             lacking(person, [(), *((unit,) for unit in tried)]) for person, tried in zip(people, units, strict=True)

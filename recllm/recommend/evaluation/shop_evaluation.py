@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +32,6 @@ def evaluate_workspace(
     ks: Sequence[int] = (20,),
     encoder: Encoder | None = None,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Measure `recllm`, trained on what came before as `recllm train` would, and baselines.
 
@@ -42,7 +41,6 @@ def evaluate_workspace(
     baselines stands for every one. ks: lengths of the lists; the longest is the one that systems are compared at.
     Raises `UsageError` when the test days do not fit into the log; `DataError` for a past that is too small.
     """
-    tell = progress or logger.info
     if split not in ("time", "leave-one-out"):
         raise UsageError(f"unknown split {split!r}; give time or leave-one-out")
     if not ks or min(ks) < 1:
@@ -77,6 +75,6 @@ def evaluate_workspace(
         collaborative=settings.collaborative,
         locale=settings.locale,
     )
-    tell(f"{len(past.events):,} events to learn from, {past.n_items:,} items; their texts are encoded")
-    systems = systems_for(window, names, lambda: encoder, recipe=recipe, seed=seed, progress=tell)
+    logger.info(f"{len(past.events):,} events to learn from, {past.n_items:,} items; their texts are encoded")
+    systems = systems_for(window, names, lambda: encoder, recipe=recipe, seed=seed, progress=logger.info)
     return evaluate(window, systems, k=max(ks), ks=ks, seed=seed)

@@ -36,11 +36,11 @@ _MAX_ITEMS = 2**32
 EVIDENCE_PER_ITEM = 8  # lines of the history left out, one at a time, per recommended item: those nearest to it
 MAX_REASONS = 2  # per item
 MIN_EFFECT = 0.05
-"""A line is named only when leaving it out costs more than this share of the range of the user's scores."""
+"""A line is named only when leaving it out costs more than this share of the user's range of scores."""
 ROUNDING = 1e-4
-"""Deltas that lie no further apart are equal: their last digits depend on the order of the items."""
+"""Deltas no further apart are equal: their last digits depend on the order of items."""
 SAME_ITEM, SAME_TYPE = 100.0, 2.0
-"""Head start of a unit that is the shown item itself, or of its narrowest category, when units are chosen for trial."""
+"""Head start of a unit that is the shown item itself, or of its narrowest category."""
 
 
 PLACES = frozenset({"city", "region", "state", "province", "zip", "postcode", "postal_code", "country", "address"})
@@ -85,13 +85,11 @@ def units_of(person: UserHistory, item_ids: pl.Series) -> list[Evidence]:
     """All evidence there is about a person, purchases first, then browsing, then basics that are no place. Items are in
     the order of their ids, as a refresh may change their rows."""
     e = person.events
-    bought = np.unique(e.item[np.isin(e.action, _BOUGHT_CODES)])
-    browsed = np.unique(e.item[np.isin(e.action, _BROWSING_CODES)])
-    return [
-        *(Evidence("B", row) for row in sorted(bought.tolist(), key=item_ids.__getitem__)),
-        *(Evidence("H", row) for row in sorted(browsed.tolist(), key=item_ids.__getitem__)),
-        *(Evidence("I", name=n) for n, v in person.basics.items() if v and n.casefold() not in PLACES),
-    ]
+    units = []
+    for kind, codes in (("B", _BOUGHT_CODES), ("H", _BROWSING_CODES)):
+        rows = np.unique(e.item[np.isin(e.action, codes)]).tolist()
+        units += [Evidence(kind, row) for row in sorted(rows, key=item_ids.__getitem__)]
+    return units + [Evidence("I", name=n) for n, v in person.basics.items() if v and n.casefold() not in PLACES]
 
 
 def lacking(person: UserHistory, sets: Sequence[Sequence[Evidence]]) -> Histories:
@@ -141,7 +139,7 @@ def deltas(
 
 
 def heaviest_first(unit_deltas: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Numbers of the units, (n_units,), the largest delta first and NaN last; equal ones stay in their order."""
+    """Numbers of the units, (n_units,), largest delta first and NaN last; equal ones stay in order."""
     order = np.argsort(-unit_deltas, kind="stable")
     level = np.cumsum(~(np.diff(unit_deltas[order], prepend=np.inf) >= -ROUNDING))
     return order[np.lexsort((order, level))]
@@ -158,21 +156,17 @@ def choose(
 
     Basics are always tried.
     """
-    rows = np.array([u.item for u in units], np.int64)
-    similarity = np.full((len(units), len(item_rows)), -np.inf, np.float32)
-    has_item = rows >= 0
-    similarity[has_item] = item_vectors[rows[has_item]] @ item_vectors[item_rows].T
+    rows = np.array([u.item for u in units if u.item >= 0], np.int64)
     types = np.asarray(item_type)
-    same_type = (types[rows[has_item]][:, None] == types[item_rows][None, :]) & (types[item_rows] >= 0)
-    similarity[has_item] += SAME_TYPE * same_type + SAME_ITEM * (
-        rows[has_item][:, None] == np.asarray(item_rows)[None, :]
+    same_type = (types[rows][:, None] == types[item_rows]) & (types[item_rows] >= 0)
+    similarity = np.full((len(units), len(item_rows)), np.inf, np.float32)
+    similarity[[u.item >= 0 for u in units]] = (
+        item_vectors[rows] @ item_vectors[item_rows].T
+        + SAME_TYPE * same_type
+        + SAME_ITEM * (rows[:, None] == np.asarray(item_rows))
     )
-    if has_item.sum() > tried:
-        cut = np.partition(similarity, len(units) - tried, axis=0)[len(units) - tried]
-        nearest = (similarity >= cut) & has_item[:, None]
-    else:
-        nearest = np.repeat(has_item[:, None], len(item_rows), axis=1)
-    return np.asarray(nearest | ~has_item[:, None])
+    last = max(len(rows) - tried, 0)
+    return np.asarray(similarity >= np.sort(similarity, axis=0)[last : last + 1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,8 +274,6 @@ def _lines(profile: Profile) -> dict[tuple[str, str], HistoryLine]:
     return heaviest
 
 
-# --- counterfactuals --------------------------------------------------------------------------------------------------
-
 PositionOf = Callable[[Histories], NDArray[np.int64]]
 """n versions of a person -> the item's position in each version's list, from 1, int64 (n,)."""
 
@@ -314,7 +306,7 @@ def counterfactual(
     provider-side interpretability with counterfactual explanations"; Tran et al. 2021, "Counterfactual explanations for
     neural recommenders"; here for any model that can rank a shortened history.
 
-    deltas: (n_units,), NaN where not tried; only units above 0 are taken out. None when the item is not among the first
+    deltas: (n_units,), NaN where not tried; only those above 0 are taken out. None when the item is not among the first
     `k` as it is, or still is without the `MOST` heaviest units.
     """
     heaviest = [units[int(n)] for n in heaviest_first(deltas) if deltas[n] > 0]
@@ -324,7 +316,7 @@ def counterfactual(
     if before > k or not len(gone):
         return None
     removed, after = prefixes[gone[0]], int(positions[gone[0]])
-    while len(removed) > 1:  # those that can be put back go back, lightest first, while the item stays away
+    while len(removed) > 1:  # what can go back goes back, lightest first, while the item stays away
         fewer = [removed[:n] + removed[n + 1 :] for n in reversed(range(len(removed)))]
         positions = position(lacking(person, fewer))
         still = np.flatnonzero(positions > k)
