@@ -22,6 +22,7 @@ from retrain_world import PEOPLE, grow, log, make_shop, mixed_up, tenth
 
 from recllm.base.errors import NotFittedError, StoreError
 from recllm.base.files import lock_file
+from recllm.learn.models.scorer import load_scorer
 from recllm.learn.training import scorer
 from recllm.market.experiments.effect import Treatment
 from recllm.market.experiments.slates import start_experiment, stop_experiment
@@ -42,8 +43,15 @@ Train = Callable[..., Model]
 
 @pytest.fixture(scope="module", autouse=True)
 def learned_alone() -> Iterator[None]:
-    """Counting would make up for what a challenger has learned wrong."""
+    """Counting would make up for what a challenger has learned wrong; `counted` brings it back."""
     with patch.object(scorer, "SMALL_SHOP", 1):
+        yield
+
+
+@pytest.fixture
+def counted() -> Iterator[None]:
+    """The shop is small: counting and trees."""
+    with patch.object(scorer, "SMALL_SHOP", 1_000):
         yield
 
 
@@ -161,6 +169,18 @@ def test_a_worse_challenger_is_refused(request: pytest.FixtureRequest, kind: str
     assert done.report.outcome is RetrainOutcome.REFUSED and done.report.gate is not None
     assert set(done.report.gate.reasons) & {GateReason.WORSE, GateReason.MISCALIBRATED}, "not for want of people"
     assert serving(done.root) == done.first
+
+
+@pytest.mark.usefixtures("counted")
+def test_trees_of_a_small_shop_pass_the_gate_and_those_of_a_mixed_up_log_do_not(shop: Path) -> None:
+    good = retrained(shop, job.train_challenger, WIDE)
+    assert good.report.outcome is RetrainOutcome.PROMOTED and serving(shop) == good.report.challenger
+    assert load_scorer(shop / "models" / "versions" / str(serving(shop))).config.trees
+    grow(shop, log(range(26, 32)))
+    bad = retrained(shop, changed_log(mixed_up, 0))
+    assert bad.report.outcome is RetrainOutcome.REFUSED and bad.report.gate is not None
+    assert set(bad.report.gate.reasons) & {GateReason.WORSE, GateReason.MISCALIBRATED}
+    assert serving(shop) == bad.first == good.report.challenger
 
 
 def test_a_better_challenger_serves(worse: Retrained, tmp_path: Path) -> None:
