@@ -160,9 +160,7 @@ def test_rotation_and_restore_keep_the_rule(files: tuple[Path, Path], tmp_path: 
         assert len(names) == 1 + is_older and all(shop.gate().knows_each(sorted(names)))
 
 
-def test_who_is_erased_by_another_spelling_is_gone_and_stays_away(
-    run: Command, files: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_who_is_erased_by_another_spelling_stays_away(run: Command, files: tuple[Path, Path], tmp_path: Path) -> None:
     with Workspace.create(tmp_path / "shop", currency="USD", timezone="UTC") as shop:
         load(shop, *files)
         bad = tmp_path / "bad.csv"

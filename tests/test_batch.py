@@ -162,9 +162,7 @@ def test_a_refresh_in_the_middle_changes_no_shard(shop: Workspace, tmp_path: Pat
         assert failed.error is not None and "is gone; begin again" in failed.error
 
 
-def test_a_process_that_is_killed_leaves_shards_to_the_next_run(
-    shop: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_run_ends_what_was_killed(shop: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = plan(shop, tmp_path / "out")
     with monkeypatch.context() as patch:
         patch.setattr(batch, "work_on", killed.work)

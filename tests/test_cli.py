@@ -9,6 +9,8 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from email.message import Message
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from conftest import Command
 from shop_world import EVENTS_CSV, ITEMS_CSV
 from typer.main import get_command
 
+from recllm.doors.cli import doctor
+from recllm.doors.cli.doctor import CheckState, check_installation
 from recllm.doors.cli.main import MOVED, app
 from recllm.doors.cli.options import document_lines
 from recllm.shop.ingest import describe
@@ -210,7 +214,7 @@ def _write(path: Path, text: str) -> Path:
         (("evaluate", "--test-days", "900"), 2, "900"),
     ],
 )
-def test_each_fault_has_its_line_and_code_and_changes_nothing(
+def test_a_fault_has_its_line_and_code(
     run: Command, shop: Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     def rows() -> list[tuple[str]]:
@@ -233,9 +237,7 @@ def test_each_fault_has_its_line_and_code_and_changes_nothing(
     ],
     ids=["corrupt store", "no workspace", "another key"],
 )
-def test_a_spoilt_workspace_is_told_in_one_line(
-    run: Command, shop: Path, spoil: Callable[[Path], object], words: str
-) -> None:
+def test_a_spoilt_workspace_is_named(run: Command, shop: Path, spoil: Callable[[Path], object], words: str) -> None:
     spoil(shop)
     code, out, err = run("recommend", "-u", "ann", "-w", "shop")
     assert code == 1 and not out
@@ -257,9 +259,7 @@ def test_a_document_is_printed_with_all_that_it_says() -> None:
     assert len(lines) == 6 + 1 + 20 + 1 and lines[-1].startswith("  ... and 1 more; --csv")
 
 
-def test_the_log_goes_to_standard_error_with_its_fields(
-    run: Command, shop: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_log_goes_to_stderr_with_its_fields(run: Command, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def described(store: object) -> dict[str, int]:
         logging.getLogger("recllm.shop.ingest.workspace_load").info("described", extra={"tables": 4})
         return {"items": 4}
@@ -297,3 +297,47 @@ def test_what_went_answers_with_what_does_the_same(run: Command) -> None:
         if code != 2 or f"recllm {new}" not in err or not named <= options:
             wrong.append((old, new, code, err, named - options))
     assert not wrong
+
+
+def states(folder: Path | None = None) -> dict[str, CheckState]:
+    return {check.name: check.state for check in check_installation(folder)}
+
+
+def test_an_extra_that_lacks_something_says_what_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    extras = Message()
+    for extra in ("there", "absent", "old", "dev"):
+        extras["Provides-Extra"] = extra
+    requirements = [
+        "numpy>=1",
+        'numpy>=1; extra == "there"',
+        'no-such-package>=2; extra == "absent"',
+        'numpy>=999; extra == "old"',
+        'tzdata>=1; platform_system == "Windows" and extra == "there"',
+    ]
+    monkeypatch.setattr(metadata, "requires", lambda _: requirements)
+    monkeypatch.setattr(metadata, "metadata", lambda _: extras)
+    checks = {check.name: check for check in doctor.check_extras()}
+    assert set(checks) == {"extra there", "extra absent", "extra old"}
+    assert checks["extra there"].state is CheckState.GOOD
+    assert "lacks no-such-package; pip install 'recllm[absent]'" in checks["extra absent"].what
+    assert "numpy >=999 (found" in checks["extra old"].what and checks["extra old"].state is CheckState.MISSING
+
+
+def test_a_workspace_is_looked_at(shop: Path, run: Command) -> None:
+    assert states(shop)["workspace"] is CheckState.GOOD
+    assert states(shop)["model"] is CheckState.MISSING
+    code, out, _ = run("doctor", "-w", "shop", "--json")
+    assert code == 0 and {check["name"] for check in json.loads(out)["checks"]} > {"versions", "audit log"}
+    (shop / "key").chmod(0o644)
+    code, out, errors = run("doctor", "-w", "shop")
+    assert code == 1 and "chmod 600" in out and "not well: workspace" in errors
+
+
+def test_nothing_is_fetched_to_find_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recllm.text.encoder.loading.package", lambda *_: None)
+    monkeypatch.setattr("recllm.text.encoder.loading.hub_cache", lambda *_: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("something was fetched"))
+    monkeypatch.setattr("recllm.text.generator.locate.smollm2_file", lambda: None)
+    found = {check.name: check for check in check_installation()}
+    assert found["encoder"].state is CheckState.MISSING and "recllm[demo]" in found["encoder"].what
+    assert found["generator"].state is CheckState.MISSING

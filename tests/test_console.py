@@ -29,6 +29,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from service_world import HERE, LAST_DAY, PEOPLE, counts, make_key
 from shop_world import load_lines
+from sqlalchemy import text as sql
 from test_artifacts import lineage
 from waiting import until
 
@@ -43,6 +44,7 @@ from recllm.doors.console.loads import UPLOADS, find_upload, receive_upload, swe
 from recllm.doors.console.pages import HISTORY_FILE, local_path
 from recllm.doors.console.session import session_cookie, session_visitor
 from recllm.doors.console.tables import day_chart
+from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
 from recllm.market.propensity.answers import predict_workspace
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
@@ -50,9 +52,11 @@ from recllm.recommend.recommender.lineage import GateComparison, GateReason, Gat
 from recllm.recommend.recommender.registry import current, publish, versions
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.suggest import preview_file, proposed_columns
+from recllm.shop.store.connections import writing
 from recllm.shop.store.readers import StoreReader
+from recllm.shop.workspace.audit import AuditAction, read_audit
 from recllm.shop.workspace.console_sessions import begin_session, find_session
-from recllm.shop.workspace.keys import Scope, key_in_force, revoke_key
+from recllm.shop.workspace.keys import Scope, create_key, key_in_force, revoke_key
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.items import item_texts
@@ -316,9 +320,7 @@ def test_a_log_that_is_too_small_is_said_to_be(client: TestClient) -> None:
     assert text.count("This log does not allow it") >= 2 and "at least 50 are needed" in text
 
 
-def test_the_shops_own_id_stays_out_of_addresses_and_logs(
-    looking: TestClient, trained: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_own_id_in_addresses_and_logs(looking: TestClient, trained: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     address = find_person(looking)
     with Workspace.open(trained) as shop:
@@ -821,9 +823,7 @@ def test_a_small_group_is_not_told(folder: Path) -> None:
         assert "fewer than 1,000" in Page(client.get("/items").text).text
 
 
-def test_pages_that_show_no_list_of_people_read_no_list_of_people(
-    looking: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pages_without_people_read_none(looking: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Workspace.open(folder) as shop:
         name = shop.pseudonymiser().one("u01")
         held = export_person(shop, "u01")
@@ -901,7 +901,7 @@ def test_an_empty_shop_says_what_to_do(tmp_path: Path) -> None:
         assert client.get("/language/xx").status_code == 404
 
 
-def test_a_failure_says_what_to_do_and_nothing_of_this_machine(
+def test_a_page_that_fails(
     looking: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_: object) -> None:
@@ -944,3 +944,52 @@ def test_the_navigation_is_the_list_of_sections(looking: TestClient) -> None:
 def test_settings_tell_value_and_origin(looking: TestClient) -> None:
     page = Page(looking.get("/settings").text).text
     assert "consent_default" in page and "workspace.toml" in page and "group_floor" in page and "default: 50" in page
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_tells_what_is_held_and_what_has_to_go(client: TestClient, folder: Path, language: str) -> None:
+    client.cookies.set("recllm-language", language)
+    with Workspace.open(folder) as shop:
+        erase_people(shop, ["u02"], actor="key:1")
+        pseudonym = shop.pseudonymiser().one("u02")
+    page = client.get("/privacy")
+    assert page.status_code == 200 and "key:1" in page.text and pseudonym in page.text
+    words = {
+        "en": ("What the shop holds of people", "Models that have to go", "erased"),
+        "zh": ("已发布的模型", "删除"),
+    }
+    if f'lang="{language}' in page.text:
+        assert all(line in page.text for line in words[language])
+    stored, log, tainted = (client.get(f"/privacy?csv={table}").text for table in ("stored", "audit", "tainted"))
+    assert "tombstones,1," in stored and "people,23," in stored
+    assert "erased" in log and tainted.count("\n") >= 2
+
+
+def test_a_log_that_was_changed_is_told(client: TestClient, folder: Path) -> None:
+    with Workspace.open(folder) as shop:
+        erase_people(shop, ["u02"], actor="key:1")
+        with writing(shop.store()._engine) as connection:
+            connection.execute(sql("DELETE FROM audit WHERE entry_no = 1"))
+    assert "entry 1 is missing" in client.get("/privacy").text
+
+
+def test_a_person_is_restricted_on_their_page(client: TestClient, folder: Path) -> None:
+    with Workspace.open(folder) as shop:
+        name = shop.pseudonymiser().one("u01")
+        for act, is_permitted in (("yes", False), ("no", True)):
+            client.get(f"/people/{name}")
+            answer = client.post(f"/people/{name}/restrict", data={"restricted": act}, follow_redirects=False)
+            assert answer.status_code == 303
+            assert shop.gate().permits(name, Purpose.PERSONALISATION) is is_permitted
+        actions = [entry.action for entry in read_audit(shop, subjects=frozenset({name}))]
+        shown = AuditAction.PERSON_SHOWN
+        assert actions == [shown, AuditAction.RESTRICTED, shown, AuditAction.RESTRICTION_LIFTED]
+
+
+def test_the_page_is_for_who_may_see_people(folder: Path) -> None:
+    with Workspace.open(folder) as shop:
+        key = create_key(shop, "looker", ["console"])[1]
+    with serving(folder) as client:
+        client.post("/sign-in", data={"key": key})
+        assert client.get("/").status_code == 200
+        assert client.get("/privacy").status_code == 403

@@ -145,7 +145,7 @@ def test_somebody_may_know_better_and_come_back(looking: TestClient) -> None:
         ("zh", "Shopify：商品：缺少 Vendor, Variant Price", "其中没有可载入的内容：每个订单一行"),
     ],
 )
-def test_of_an_unknown_file_the_nearest_kinds_are_told(
+def test_an_unknown_file_tells_the_nearest_kinds(
     looking: TestClient, language: str, unknown: str, nothing: str
 ) -> None:
     looking.cookies.set("recllm-language", language)
@@ -163,9 +163,7 @@ def test_every_field_that_a_file_can_fill_has_a_name() -> None:
     assert all(fields <= set(sentences(language)) for language in LANGUAGES)
 
 
-def test_what_went_in_before_a_table_is_refused_stays_and_is_told(
-    client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_went_in_before_a_refusal_stays(client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_file = loads.load_file
 
     def refusing(*arguments: Any, **options: Any) -> Any:

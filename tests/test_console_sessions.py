@@ -320,9 +320,7 @@ def test_every_try_to_sign_in_is_logged(folder: Path, caplog: pytest.LogCaptureF
     assert entry.details["way"] == "key" and entry.details["session"] == vars(lines[2])["session"]
 
 
-def test_many_failures_fill_no_log(
-    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failures_fill_no_log(folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recllm.doors.console.app.FAILURES_A_MINUTE", 2)
     key = make_key(folder, Scope.CONSOLE)
     with serving(folder) as client:

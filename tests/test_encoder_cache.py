@@ -185,7 +185,7 @@ def test_where_nothing_can_be_kept_the_encoder_still_works(tmp_path: Path, expec
         np.testing.assert_array_equal(CachedEncoder(ToyEncoder(), tmp_path / "file").encode(WORDS), expected)
 
 
-def test_a_lock_held_by_another_costs_the_cache_and_not_the_call(
+def test_a_held_lock_costs_only_the_cache(
     tmp_path: Path, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recllm.text.encoder.cache._PATIENCE", 0.05)

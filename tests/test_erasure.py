@@ -451,7 +451,7 @@ def through_every_state(folder: Path) -> None:
         (folder / "report.html").write_text(canary("profile"))
 
 
-def test_every_file_of_a_workspace_belongs_to_one_place_and_people_only_to_a_place_that_forgets(
+def test_every_file_lies_in_one_place_that_forgets(
     visited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     through_every_state(visited)
@@ -621,9 +621,7 @@ def test_a_full_disk_says_what_was_erased_and_what_was_not(visited: Path, monkey
         assert apply_retention(shop, actor="test").finished_erasures == 4 and hits(visited) == []
 
 
-def test_a_key_is_exchanged_though_a_campaign_is_damaged_and_an_erasure_was_stopped(
-    visited: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_is_exchanged_in_spite_of_damage(visited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exports = visited / "campaigns" / "tea" / "exports.jsonl"
     exports.write_bytes(exports.read_bytes()[5:])
     with Workspace.open(visited) as shop:

@@ -77,9 +77,7 @@ def child() -> Iterator[Any]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("operation", sorted(faults.OPERATIONS))
-def test_a_kill_at_any_moment_loses_nothing_and_leaves_nothing_half_done(
-    operation: str, child: Any, tiny_shop: Path
-) -> None:
+def test_a_kill_loses_nothing_and_leaves_nothing_half_done(operation: str, child: Any, tiny_shop: Path) -> None:
     account = faults.measure_operation(operation, 3, child, shop=tiny_shop)
     assert account.losses == []
     assert account.inside and account.acknowledged, "no kill landed in a step, or nothing was ever done"
@@ -123,9 +121,7 @@ def the_state(shop: Workspace) -> Path:
     return states(shop, registry.current(shop.models_dir))[-1]
 
 
-def test_a_stopped_export_is_repeated_and_everybody_was_shown_it_once(
-    shop: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_export_is_repeated_and_shown_once(shop: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     file = campaign.file(shop.root, "c")
     campaign.plan(shop, file)
     campaign.approve(shop, file)
@@ -248,9 +244,7 @@ def refused_and_unchanged(root: Path, names: list[str], *, all_refused: bool) ->
 
 
 @pytest.mark.parametrize("kind", ["a small disk", "a limit on files"])
-def test_a_full_disk_refuses_in_words_changes_nothing_and_all_goes_on_once_there_is_space(
-    kind: str, tiny_shop: Path, tmp_path: Path
-) -> None:
+def test_a_full_disk_refuses_in_words_and_changes_nothing(kind: str, tiny_shop: Path, tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", 16) if kind == "a small disk" else nullcontext():
         disk = tmp_path / "disk"
         root = Path(shutil.copytree(tiny_shop, disk / "copy")) / "shop"
@@ -286,9 +280,7 @@ def test_a_failed_publication_leaves_no_version_behind(shop: Workspace, monkeypa
     assert open_recommender(shop).recommend("u02", k=1)[0].model_version == before[0]
 
 
-def test_a_read_only_disk_refuses_in_words_and_changes_nothing(
-    tiny_shop: Path, tmp_path: Path, command: Command
-) -> None:
+def test_a_read_only_disk_changes_nothing(tiny_shop: Path, tmp_path: Path, command: Command) -> None:
     with mounted(tmp_path / "disk", 16):
         root = Path(shutil.copytree(tiny_shop, tmp_path / "disk" / "copy")) / "shop"
         prepared(root)
@@ -347,9 +339,7 @@ FAR = datetime(2040, 1, 1, tzinfo=UTC)
 PEOPLE_EVENTS = faults.PEOPLE * 28
 
 
-def test_versions_stand_in_the_order_of_their_publication_whatever_the_clock_says(
-    shop: Workspace, clock: Clock
-) -> None:
+def test_versions_stand_in_their_order_whatever_the_clock_says(shop: Workspace, clock: Clock) -> None:
     order = [str(registry.current(shop.models_dir))]
     for jump in (lambda: clock.back(hours=1), lambda: clock.to(FAR), clock.back, lambda: clock.back(days=400)):
         jump()
@@ -406,9 +396,7 @@ def test_retention_by_a_clock_that_ran_ahead_deletes_nothing(folder: Path, clock
         assert len(open_recommender(shop, everybody=True).dataset.events) == before
 
 
-def test_logs_of_a_campaign_and_of_what_was_shown_stay_sane_while_the_clock_jumps(
-    shop: Workspace, clock: Clock
-) -> None:
+def test_logs_stay_sane_while_the_clock_jumps(shop: Workspace, clock: Clock) -> None:
     file = campaign.file(shop.root, "c")
     clock.to(FAR)
     texts = campaign.plan(shop, file)
@@ -479,9 +467,7 @@ def spoil_a_text(store: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [zero_a_page, spoil_the_schema, spoil_a_text])
-def test_a_damaged_store_is_told_with_the_remedy_and_nothing_is_served_from_it(
-    folder: Path, damage: Callable[[Path], None], command: Command
-) -> None:
+def test_a_damaged_store_serves_nothing(folder: Path, damage: Callable[[Path], None], command: Command) -> None:
     store = folder / "store.sqlite"
     with closing(sqlite3.connect(store)) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -560,9 +546,7 @@ def test_both_sides_give_up_what_nobody_answers_within_a_minute(postgres_server:
         assert driver.info.get_parameters()["tcp_user_timeout"] == "5000"
 
 
-def test_no_memory_in_the_middle_of_a_training_leaves_the_serving_model(
-    shop: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_memory_in_a_training_leaves_the_serving_model(shop: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     before, files = registry.current(shop.models_dir), files_of(shop.root, leave_out=".lock")
 
     def out_of_memory(line: str) -> None:

@@ -128,9 +128,7 @@ def test_nothing_at_or_after_the_time_can_enter(run: list[tuple[int, int]], late
 
 @settings(max_examples=25, deadline=None)
 @given(lines, lines)
-def test_a_person_is_scored_alike_alone_or_in_company(
-    first: list[tuple[int, int]], second: list[tuple[int, int]]
-) -> None:
+def test_a_score_is_alike_alone_or_in_company(first: list[tuple[int, int]], second: list[tuple[int, int]]) -> None:
     def timed(run: list[tuple[int, int]]) -> list[tuple[int, int]]:
         return sorted(((i, NOW - d * DAY) for i, d in run), key=lambda pair: (pair[1], pair[0]))
 

@@ -130,10 +130,7 @@ def test_what_was_shown_in_an_experiment_is_compared(folder: Path) -> None:
         assert groups["e: popular"]["clicked"] == 0 and datetime.now(UTC) - now < timedelta(hours=1)
 
 
-def test_revenue_counts_all_that_a_person_bought_after_the_first_showing(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_revenue_counts_all_bought_after_the_first_showing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # what people bought before would take its part out, and the lot decides how much that is
     monkeypatch.setattr("recllm.market.experiments.slates.COVARIATE_DAYS", 0)
     with Workspace.open(folder) as shop:
@@ -216,10 +213,7 @@ ROUNDS = 6
 """How often each user gets a slate."""
 
 
-def test_the_log_of_exploring_slates_tells_what_another_ranking_would_bring(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_exploring_slates_tell_what_another_ranking_brings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_settings(folder, "[experiments]\nexplore_share = 0.5\nexplore_pool = 8")
     rng = np.random.default_rng(3)
     worth_of_shown = []

@@ -287,7 +287,7 @@ def refusals(provider: Provider) -> Iterator[tuple[str, dict[str, Any], int, str
 SHARED_KEY = {"kty": "oct", "kid": "rsa-1", "k": encoded(b"k" * 32)}
 
 
-def test_what_proves_nothing_is_refused_in_words_and_lets_nobody_in(
+def test_what_proves_nothing_is_refused(
     client: TestClient, provider: Provider, caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong = {}
@@ -530,9 +530,7 @@ def to_provider_and_back(answer: Any, client: TestClient, provider: Provider) ->
     return client.get(returned(answer))
 
 
-def test_a_session_goes_on_while_the_directory_confirms_it(
-    client: TestClient, folder: Path, provider: Provider
-) -> None:
+def test_a_session_goes_on_while_it_is_confirmed(client: TestClient, folder: Path, provider: Provider) -> None:
     sign_in(client)
     token = client.cookies[session_cookie("shop")]
     before = change_session(folder, proven_at=31 * 60, begun_at=31 * 60)
@@ -576,9 +574,7 @@ def test_who_left_the_directory_is_out(tmp_path: Path, provider: Provider) -> No
             assert client.get("/settings").headers["location"] == "/sign-in?after=/settings"
 
 
-def test_who_the_directory_does_not_confirm_is_out_in_the_end(
-    client: TestClient, folder: Path, provider: Provider
-) -> None:
+def test_who_is_not_confirmed_is_out_in_the_end(client: TestClient, folder: Path, provider: Provider) -> None:
     sign_in(client)
     change_session(folder, proven_at=31 * 60)
     provider.answers["/.well-known/openid-configuration"] = lambda: (500, b"")
@@ -589,7 +585,7 @@ def test_who_the_directory_does_not_confirm_is_out_in_the_end(
     assert client.get("/settings").headers["location"] == "/sign-in?after=/settings"
 
 
-def test_another_person_does_not_go_on_with_a_session(
+def test_a_session_is_of_one_person(
     client: TestClient, folder: Path, provider: Provider, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Who comes back may be another person, under the address of the first one even, and did not ask to be let in."""
@@ -709,7 +705,7 @@ TROUBLES: dict[str, tuple[int, bytes]] = {
 }
 
 
-def test_a_provider_in_trouble_is_told_and_keys_go_on(
+def test_a_provider_in_trouble(
     client: TestClient, provider: Provider, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = make_key(folder, Scope.CONSOLE)

@@ -104,9 +104,7 @@ def test_served_without_torch(exported: Path) -> None:
 
 
 @BERT
-def test_an_export_that_differs_is_refused_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
-) -> None:
+def test_an_export_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     original = load_encoder(make_model(tmp_path / "m"), device="cpu")
     real = type(original).encode
     monkeypatch.setattr(type(original), "encode", lambda self, texts, **k: -real(self, texts, **k))

@@ -179,7 +179,7 @@ SECOND = 1_000_000
     )
 )
 @example([(True, 0, 0), (True, 0, -400), (True, 0, -400), *[(True, 0, 100)] * 3, (False, 0, 100)])  # twice of one time
-def test_what_claims_the_future_is_dated_by_the_clock_and_a_refusal_ends_grants_ahead_of_it(
+def test_what_claims_the_future_is_dated_by_the_clock(
     store: Store, monkeypatch: pytest.MonkeyPatch, decisions: list[tuple[bool, int | None, int]]
 ) -> None:
     """The oracle: a decision is as old as it says, and never younger than its acceptance; one that is refused when

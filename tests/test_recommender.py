@@ -246,7 +246,7 @@ def test_another_encoder_is_refused_and_an_earlier_precision_of_it_is_not(traine
 
 
 @pytest.mark.parametrize("min_effect", [0.05, 0.1, 0.2])
-def test_every_slate_gives_the_reasons_of_explain(
+def test_a_slate_gives_the_reasons_of_explain(
     trained: Recommender, min_effect: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is clear is told by the person's own list, whatever was asked for and however short the slate is."""

@@ -105,9 +105,7 @@ def test_the_log_tells_who_did_what_to_whom(empty: Workspace) -> None:
     assert abs(entry.at - datetime.now(UTC)) < timedelta(minutes=5)
 
 
-def test_the_log_of_one_person_is_read_without_that_of_others(
-    empty: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_log_of_one_person_is_read_alone(empty: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(empty)
     audit(empty, "key:1", AuditAction.LOADED, source='"subject":"u1_3"')
     entries_read: list[int] = []
@@ -157,9 +155,7 @@ def test_a_change_of_the_anchor_is_seen(empty: Workspace) -> None:
     assert "is missing" in str(verify_audit(empty).problem)
 
 
-def test_a_writer_that_was_stopped_before_the_anchor_did_no_harm(
-    empty: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_writer_stopped_before_the_anchor_did_no_harm(empty: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(empty)
     with monkeypatch.context() as patch:
         patch.setattr("recllm.shop.workspace.audit._anchor", lambda *_: None)
@@ -396,9 +392,7 @@ def test_a_backup_of_an_older_key_is_brought_to_the_newest(shop: Path, tmp_path:
         assert restored.pseudonymiser().one("ann") == name and facts(restored, "ann") == ann
 
 
-def test_a_backup_goes_from_one_database_to_the_other(
-    opened: Workspace, tmp_path: Path, postgres_server: PostgresServer
-) -> None:
+def test_a_backup_goes_to_another_database(opened: Workspace, tmp_path: Path, postgres_server: PostgresServer) -> None:
     back_up(opened, tmp_path / "b", actor="test")
     url = postgres_server.url()
     restore(tmp_path / "b", tmp_path / "pg", actor="test", key_file=opened.root / "key", store=url)
@@ -447,9 +441,7 @@ def test_what_people_decided_since_a_backup_stays_in_force(shop: Path, tmp_path:
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3])
-def test_a_restore_that_was_stopped_between_two_names_is_completed(
-    shop: Path, tmp_path: Path, nth: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_restore_is_completed(shop: Path, tmp_path: Path, nth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with Workspace.open(shop) as opened:
         back_up(opened, tmp_path / "b", actor="test")
         gone = opened.pseudonymiser().one("ann")

@@ -214,9 +214,7 @@ class FailingEncoder(ToyEncoder):
 
 
 @pytest.mark.parametrize("error", [ModelError("not here"), OSError("no network"), RuntimeError("out of memory")])
-def test_a_failed_load_of_the_encoder_is_tried_again_after_a_pause(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_encoder_is_tried_again_after_a_pause(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     monkeypatch.setattr("recllm.doors.service.finder.time", clock)
     finder, encoder = Finder(), FailingEncoder()

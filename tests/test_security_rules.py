@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pyrage
 import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from packaging.version import Version
 from source_trees import SOURCES, tree
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -197,3 +199,15 @@ def test_every_page_of_somebody_signed_in_has_a_way_out() -> None:
         text = path.read_text(encoding="utf-8")
         is_page = text.startswith('{% extends "frame.html.j2" %}')
         assert is_page or path == TEMPLATES / "frame.html.j2" or not re.search(r"<html|<body|<!doctype", text, re.I)
+
+
+FLOORS = {
+    "transformers": "5.5.0",  # CVE-2026-4372, CVE-2026-5241: remote code in spite of trust_remote_code=False
+    "torch": "2.10",  # CVE-2026-24747, CVE-2025-32434
+    "jinja2": "3.1.6",  # CVE-2025-27516: sandbox escape through |attr
+}
+
+
+@pytest.mark.parametrize(("package", "floor"), FLOORS.items())
+def test_floor(package: str, floor: str) -> None:
+    assert Version(importlib.metadata.version(package)) >= Version(floor)

@@ -259,9 +259,7 @@ def test_the_store_holds_no_secret(folder: Path) -> None:
     assert not any(secret in path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-def test_two_shops_in_one_process_are_strictly_apart(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_shops_in_one_process_are_apart(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(folder, tmp_path / "other")
     with Workspace.open(tmp_path / "other") as shop:
         load_lines(shop, "items", ["item_id,title,price", "only-here,Green tea 50,3"])
@@ -439,9 +437,7 @@ def test_a_real_server_answers_and_stops_when_told(folder: Path) -> None:
     assert "no shop has a key" in said and "u01" not in said and "Traceback" not in said
 
 
-def test_the_encoder_of_a_model_is_opened_once_however_often_items_change(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_encoder_of_a_model_is_opened_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str | None] = []
     real = shop_recommender.model_encoder
 

@@ -68,9 +68,7 @@ def of_shop(client: TestClient) -> dict[str, Any]:
     return dict(client.get("/readyz").json()["shops"]["shop"])
 
 
-def test_four_times_of_what_fits_is_refused_or_answered_and_nothing_is_lost(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_four_times_of_what_fits_is_refused_or_answered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers are held by slow answers, four requests may wait, and 24 come."""
     release, slow, answers = threading.Event(), threading.Semaphore(0), []
     recommend = LiveShop.slate
@@ -120,9 +118,7 @@ def test_four_times_of_what_fits_is_refused_or_answered_and_nothing_is_lost(
         assert again.json()["duplicates"] == 22
 
 
-def test_a_generator_without_which_there_is_no_text_is_told_as_502(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_generator_that_is_gone_is_told_as_502(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail = Mock(side_effect=GenerationError("the generator in /some/folder failed"))
     with serving(folder) as client:
         with monkeypatch.context() as patch:

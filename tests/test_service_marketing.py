@@ -169,9 +169,7 @@ def test_few_who_are_left_out_are_not_counted_and_small_groups_are_refused(clien
         assert client.post("/v1/audience", json=wrong).status_code in (404, 422), wrong
 
 
-def test_a_prediction_is_learned_once_and_knows_who_withdrew(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prediction_is_learned_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     learn, calls = everybody.predict_workspace, []
     monkeypatch.setattr(everybody, "predict_workspace", lambda *a: (calls.append(a), learn(*a))[1])
     query = {"kind": "buy", "horizon_days": 7, "items": ["tea0", "tea1"], "limit": 500, "ids": everyone()}
@@ -533,9 +531,7 @@ def test_an_offer_ends_while_the_service_runs(client: TestClient) -> None:
     assert client.post("/v1/copy", json={"user_id": "u00", "item_id": "tea1"}).status_code == 404
 
 
-def test_the_work_for_a_figure_does_not_depend_on_who_is_in_the_group(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_work_for_a_figure_does_not_show_who_is_in_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time of an answer would show it."""
     calls: list[tuple[int, ...]] = []
     for name in ("target_probabilities", "likeness", "reasons_for"):
@@ -561,9 +557,7 @@ def test_the_work_for_a_figure_does_not_depend_on_who_is_in_the_group(
         assert known["notes"] == unknown["notes"] and known["campaign_id"] == unknown["campaign_id"]
 
 
-def test_a_key_without_the_scope_people_gets_rounded_figures_and_no_customer(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_without_the_scope_people_gets_rounded_figures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recllm.shop.workspace.figures.SIZE_BUDGET", 60.0)
     body = {"items": ["tea2"], "size": 60, "people": {"condition": "orders", "at_least": 1}}
     with serving(folder, settings=FAST) as client:

@@ -69,9 +69,7 @@ def test_slates_in_processes_of_their_own(folder: Path) -> None:
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
-def test_a_process_that_cannot_open_the_model_is_not_asked(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_without_a_model_is_not_asked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recllm.doors.service.live.RESTART_SECONDS", 0.0)
     version = str(current(folder / "models"))
     scorer = folder / "models" / "versions" / version / "scorer.safetensors"

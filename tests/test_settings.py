@@ -185,9 +185,7 @@ def test_every_setting_is_read_by_some_room() -> None:
     assert not unread
 
 
-def test_what_can_no_longer_be_set_is_accepted_where_it_says_what_holds(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_can_no_longer_be_set_may_say_what_holds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     gone = retired_settings()
     assert not [(s, n) for s, table in gone.items() for n in table if (s, n) in NAMES]
     caplog.set_level("WARNING")

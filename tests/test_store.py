@@ -237,9 +237,7 @@ def test_consent_keeps_every_decision_and_orders_them(store: Store) -> None:
     assert view(store).consent("sms", ["u1"]).height == view(store).consent("email", ["u2"]).height == 0
 
 
-def test_a_refusal_ends_grants_that_lie_ahead_of_the_clock_and_no_others(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusal_ends_grants_ahead_of_the_clock_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """As an older version wrote them, or before the clock was set back."""
     clock = 2_000_000_000_000_000
     monkeypatch.setattr("recllm.shop.store.tables.now", lambda: clock)

@@ -123,7 +123,7 @@ def test_a_schema_made_beforehand_needs_no_right_to_make_one(postgres_server: Po
     assert "no tables" in refusal(Store.open, strange), "tables that a user may not read are none of theirs"
 
 
-def test_each_fault_at_the_door_names_its_remedy(
+def test_each_fault_names_its_remedy(
     postgres_server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Store.open(url, create=True).close()
