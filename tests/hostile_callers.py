@@ -33,8 +33,10 @@ ROUTES = """
 open       GET     /livez /readyz /openapi.json /static/ /sign-in /sign-in/oidc /sign-in/oidc/{provider}
 open       GET     /language/{name}
 open       POST    /sign-in
-open       GET     /unsubscribe/{shop_name}/{message_id}
+open       GET     /unsubscribe/{shop_name}/{message_id} /recllm.js /recllm.d.ts
 open       POST    /unsubscribe/{shop_name}/{message_id}
+open       OPTIONS /v1/page/{name}
+page       POST    /v1/page/consent /v1/page/events /v1/page/list
 signature  POST    /webhooks/{shop_name}/{source_name}
 recommend  GET     /v1/items/{item_id}/similar
 recommend  POST    /v1/recommend /v1/explain /v1/search /v1/users/profile
@@ -77,8 +79,9 @@ privacy    GET     /privacy /people/{name}/export.json /people/{name}/erase
 privacy    POST    /people/{name}/restrict /people/{name}/erase
 admin      POST    /settings/keys /settings/keys/{key_id}/revoke /models/version/{version}/promote
 """
-"""Scope, verb, paths. Pages need the scope console besides; a signature stands in for a key."""
+"""Scope, verb, paths. Pages need the scope console besides; a signature stands in for a key, page for a public one."""
 SCOPES = ("recommend", "events", "marketing", "people", "privacy", "metrics", "console", "admin")
+SITE = "https://www.shop.example"
 PROVIDER = "https://login.shop.example"
 OIDC = f"""
 [oidc]
@@ -234,9 +237,11 @@ def _with_keys(shop: Workspace, other: Workspace) -> list[Caller]:
     revoked, text_of_revoked = create_key(shop, "revoked", SCOPES)
     revoke_key(shop, revoked.key_id)
     text = create_key(shop, "all", SCOPES)[1]
+    public = caller("a publishable key", create_key(shop, "pages", [SITE])[1], scopes=["page"])
     return [
         *(caller(f"a key of {scope}", create_key(shop, scope, [scope])[1], scopes=[scope]) for scope in SCOPES),
         caller("a key of two", create_key(shop, "crm", ["marketing", "people"])[1], scopes=["marketing", "people"]),
+        replace(public, headers=dict(public.headers) | {"Origin": SITE}),
         caller("a revoked key", text_of_revoked),
         caller("a key of another shop", create_key(other, "all", SCOPES)[1]),
         caller("a key for another shop", text, of=other),

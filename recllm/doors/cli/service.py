@@ -162,7 +162,10 @@ def keys(
     ],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="recommend, events, marketing, people, privacy, metrics, console or admin; may be repeated."),
+        typer.Option(
+            help="recommend, events, marketing, people, privacy, metrics, console or admin; or an origin of the shop's "
+            "pages, such as https://shop.example, for a publishable key; may be repeated."
+        ),
     ],
     revoke: Annotated[str | None, typer.Option(metavar="KEY", help="Refuse this key from now on; its id in the list.")],
     shop: Shop,
@@ -174,9 +177,12 @@ def keys(
         raise UsageError("--create NAME needs --scope SCOPE; --revoke KEY stands alone")
     if create is not None:
         key, text = create_key(shop, create, scope or [])
-        scopes = sorted(key.scopes)
+        scopes = sorted(key.scopes | key.origins)
         write_audit(shop, "key_made", key=key.key_id, scopes=scopes)
         document = {"key_id": key.key_id, "name": key.name, "scopes": scopes, "key": text}
+        if key.origins:
+            line = f'<script src="https://SERVICE/recllm.js" data-key="{text}" defer></script>'
+            return Answer(document, [line], ["put this line into the head of each page; SERVICE is the host of recllm"])
         return Answer(document, [text], ["send it as X-API-Key; it cannot be shown again"])
     if revoke is not None:
         revoke_key(shop, revoke)

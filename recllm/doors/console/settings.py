@@ -43,7 +43,7 @@ def make_key(visit: TheVisit, form: TheForm) -> Response:
         key, text = create_key(visit.workspace, name, scopes)
     except UsageError as error:
         return _page(visit, problem=visit.problem_text(error), typed=name, status=422)
-    visit.remember("make_key", key=key.key_id, scopes=" ".join(sorted(key.scopes)))
+    visit.remember("make_key", key=key.key_id, scopes=" ".join(sorted(key.scopes | key.origins)))
     return _page(visit, key_text=text)
 
 
@@ -132,7 +132,7 @@ def keys_table(visit: Visit, keys: Sequence[ApiKey]) -> ConsoleTable:
 
     def row(key: ApiKey) -> TableRow:
         scopes = sorted(key.scopes)
-        words = visit.say("people.comma").join(visit.say(f"scope.{scope}") for scope in scopes)
+        words = visit.say("people.comma").join([*(visit.say(f"scope.{s}") for s in scopes), *sorted(key.origins)])
         tag, tone = (visit.say("settings.yours"), "good") if visit.actor == f"key:{key.key_id}" else ("", "")
         if key.revoked_at:
             tag, tone = visit.say("settings.revoked"), "bad"

@@ -76,6 +76,7 @@ from recllm.market.experiments.slates import (
 from recllm.recommend.recommender.explanation import Explanation
 from recllm.recommend.recommender.people import person_profile
 from recllm.recommend.recommender.search import similar_items
+from recllm.shop.ingest.sessions import session_pseudonyms
 from recllm.shop.ingest.workspace_load import add_consent, add_events, add_items, add_users
 from recllm.shop.workspace.audit import AuditAction, AuditCheck, AuditEntry, read_audit, verify_audit
 from recllm.shop.workspace.keys import Scope
@@ -103,10 +104,8 @@ async def recommend(body: SlateRequest, caller: MayAsk, service: TheService) -> 
     `status` says what the slate was made from: personal, text_only, unknown_user, no_consent.
     """
     shop = caller.shop
-
     if body.record:
         require(caller, Scope.EVENTS)
-
     status, document = await service.slate_capacity.run(partial(service.slates.answer, shop, body))
     service.metrics[shop.name].slates.labels(status.value).inc()
     return document_answer(document)
@@ -360,9 +359,8 @@ def join_session(workspace: Workspace, session_id: str, user_id: str) -> Session
     person = workspace.pseudonymiser().one(user_id)
     if workspace.store().tombstones([session, person]):
         return SessionJoin(joined=False, events=0)
-    with workspace.store().read() as reader:
-        owner = reader.joined_sessions([session]).get(session)
-    if owner is None and not workspace.gate().permits(person, Purpose.PERSONALISATION):
+    is_joined = session_pseudonyms(workspace, [session_id]) != [session]
+    if not is_joined and not workspace.gate().permits(person, Purpose.PERSONALISATION):
         refusal = (session, Purpose.PERSONALISATION, False, None)
         add_consent(workspace, [refusal], source="session", by_pseudonym=True)
         return SessionJoin(joined=False, events=0)

@@ -23,16 +23,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 import recllm
 from recllm.base.errors import RecllmError
 from recllm.base.service_settings import ServiceSettings
-from recllm.doors.service import api, marketing, unsubscribe, webhooks
+from recllm.doors.service import api, marketing, pages, unsubscribe, webhooks
 from recllm.doors.service.agents import agent_server, mcp_app
-from recllm.doors.service.callers import (
-    Capacity,
-    RateLimit,
-    RequestMiddleware,
-    Service,
-    ShopMetrics,
-    answer_headers,
-)
+from recllm.doors.service.callers import Capacity, RateLimit, RequestMiddleware, Service, ShopMetrics, answer_headers
 from recllm.doors.service.jobs import Background
 from recllm.doors.service.live import LiveShop, SlateProcesses
 from recllm.doors.service.refusals import disk_refused, error_answer, refused
@@ -69,6 +62,7 @@ def create_app(
         Capacity(settings.model_copy(update={"workers": 1, "waiting": MARKETING_WAITING, "deadline_seconds": 120.0})),
         Background(MARKETING_WAITING),
         RateLimit(settings.requests_per_minute),
+        RateLimit(pages.REQUESTS_PER_MINUTE),
         {name: ShopMetrics() for name in ("", *(shop.name for shop in shops))},
         is_private=loopback_only,
     )
@@ -94,7 +88,7 @@ def create_app(
         description="Recommendations with true reasons, checked ad text, events and items.",
     )
     app.state.service = service
-    for operations in (api, marketing, webhooks, unsubscribe):
+    for operations in (api, marketing, webhooks, unsubscribe, pages):
         app.include_router(operations.router)
     agents = agent_server(app) if find_spec("mcp") else None
     if agents:

@@ -25,10 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from recllm.base.documents import json_text
-from recllm.base.errors import (
-    RecllmError,
-    StoreError,
-)
+from recllm.base.errors import RecllmError, StoreError
 from recllm.base.service_settings import ServiceSettings
 from recllm.doors.service.jobs import Background
 from recllm.doors.service.live import LiveShop, SlateProcesses
@@ -137,6 +134,8 @@ class Service:
     """For answers that take seconds, so that the shop's site does not wait for them."""
     background: Background
     rate: RateLimit
+    page_rate: RateLimit
+    """Of each address from which pages ask."""
     metrics: dict[str, ShopMetrics]
     """By the name of the shop; "" for requests that belong to none."""
     is_private: bool
@@ -192,7 +191,7 @@ def _service(request: Request) -> Service:
 TheService = Annotated[Service, Depends(_service)]
 
 
-def identify(service: Service, key_text: str | None, shop_name: str | None) -> Caller:
+def identify(service: Service, key_text: str | None, shop_name: str | None, is_page: bool) -> Caller:
     """The caller. Raises `HTTPException` without a valid key, and `StoreError` where keys cannot be read."""
     named = {name: shop for name, shop in service.shops.items() if shop_name in (None, name)}
     unreadable: StoreError | None = None
@@ -203,7 +202,8 @@ def identify(service: Service, key_text: str | None, shop_name: str | None) -> C
                 # a directory closes a shop as a key does
                 is_open = is_open and shop.workspace.settings.oidc.issuer is None and not list_keys(shop.workspace)
             elif shop.name in named and (key := authenticate(shop.workspace, key_text)):
-                service.rate.count(key.key_id)
+                if not is_page:  # of a page each visitor's address is counted
+                    service.rate.count(key.key_id)
                 return Caller(service, shop, key)
         except StoreError as error:  # one shop's trouble is no other's
             if key_text is None or shop.name in named:
@@ -308,6 +308,7 @@ ANSWER_HEADERS: Mapping[str, str] = {
 """Of every answer without headers of its own: a browser that is led to it renders nothing."""
 HTTPS_ONLY = "max-age=31536000; includeSubDomains"
 """A year."""
+PAGE_PATH = "/v1/page/"
 ANYHOW = ("/livez", "/readyz")
 """Paths for the operator, which are answered by http in any case."""
 
@@ -353,8 +354,9 @@ class RequestMiddleware:
                 error = HTTPException(HTTPStatus.FORBIDDEN, "this service is asked by https alone")
                 await (await refused(Request(scope), error))(scope, receive, counted_send)
                 return
-            if scope["path"].startswith(("/v1/", "/metrics")):
-                asking = partial(identify, self._service, headers.get("x-api-key"), headers.get("x-shop"))
+            is_page = scope["path"].startswith(PAGE_PATH)  # its preflight bears no key
+            if scope["path"].startswith(("/v1/", "/metrics")) and not (is_page and scope["method"] == "OPTIONS"):
+                asking = partial(identify, self._service, headers.get("x-api-key"), headers.get("x-shop"), is_page)
                 try:
                     caller = await anyio.to_thread.run_sync(asking)
                 except (HTTPException, RecllmError) as error:

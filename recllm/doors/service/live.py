@@ -17,7 +17,7 @@ import logging
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date
@@ -41,6 +41,7 @@ from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender, usable_version, with_current_offer
 from recllm.recommend.recommender.shop_states import newest_state
 from recllm.shop.data.dataset import utc
+from recllm.shop.ingest.sessions import session_pseudonyms
 from recllm.shop.ingest.workspace_load import record_shown
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, call_overrides, overridden, present
@@ -127,17 +128,9 @@ class LiveShop:
 
     def visitor(self, user_id: str | None, session_id: str | None) -> tuple[Recommender, str]:
         """The recommender that knows a visitor, and the id to ask it with; "" for one without an id."""
-
-        def session_pseudonyms(session_ids: Sequence[str]) -> list[str]:
-            """Of sessions, or of the people to whom they were joined."""
-            names = self.workspace.session_pseudonymiser().many(session_ids)
-            with self.workspace.store().read() as reader:
-                person = reader.joined_sessions(names)
-            return [person.get(name, name) for name in names]
-
         recommender = self.recommender()
         if session_id is not None:
-            return recommender.for_ids(session_pseudonyms), session_id
+            return recommender.for_ids(lambda ids: session_pseudonyms(self.workspace, ids)), session_id
         return (recommender, user_id) if user_id is not None else (recommender.for_nobody(), "")
 
     def slate(self, body: SlateRequest) -> Slate:

@@ -120,7 +120,7 @@ UNKNOWN = "nobody"
 MAX_KINDS = 1_000
 """Kinds that are logged in a minute at most."""
 
-_KEY_ID = re.compile(r"rk_([0-9a-f]{12})_")
+_KEY_ID = re.compile(r"[rp]k_([0-9a-f]{12})_")
 
 
 class RefusalLog:

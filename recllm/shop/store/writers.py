@@ -117,8 +117,8 @@ class Load:
         index.drop(self._connection)
         self._dropped.append(index)
 
-    def write(self, frame: pl.DataFrame, *, are_distinct: bool = False) -> WriteResult:
-        """Writes one frame of the load's table, with the columns of `COLUMNS`.
+    def write(self, frame: pl.DataFrame, *, table: Table | None = None, are_distinct: bool = False) -> WriteResult:
+        """Writes one frame of the load's table, or of another one, with the columns of `COLUMNS`.
 
         Events: the first of several equal keys counts; unknown items become pending. Users and items are inserted or
         replaced: the same content again is a duplicate, and an item is no longer pending. Consent: decisions are
@@ -127,8 +127,8 @@ class Load:
 
         Raises `DataError` for a missing column or a wrong type, `StoreError` when the database fails.
         """
-        connection = self._connection
-        frame = conform(frame, COLUMNS[self._table], str(self._table))
+        connection, table = self._connection, table or self._table
+        frame = conform(frame, COLUMNS[table], str(table))
         conflicts: list[int] = []
         is_erased = (
             self._is_erased(frame["user_id"])
@@ -136,7 +136,7 @@ class Load:
             else pl.repeat(False, frame.height, eager=True)
         )
         rows_kept, frame = (~is_erased).arg_true(), frame.filter(~is_erased)
-        match self._table:
+        match table:
             case Table.EVENTS:
                 if are_distinct and self._may_drop_key:
                     self._drop(tables.events_by_key)

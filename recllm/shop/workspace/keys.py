@@ -1,7 +1,8 @@
 """API keys: who may call the service of a workspace, and for what.
 
 A key is `rk_<key id>_<secret>`. The store keeps the id, the scopes and a SHA-256 of the secret, which has 256 random
-bits. A key is shown once, when it is made.
+bits. A key is shown once, when it is made. A publishable key, `pk_...`, stands in the shop's pages for all to read: it
+has origins and no scope; see `recllm.doors.service.pages`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any
 from recllm.base.errors import UnknownIdError, UsageError
 from recllm.shop.workspace.workspace import Workspace
 
-_KEY = re.compile(r"rk_(?P<key_id>[0-9a-f]{12})_(?P<secret>[A-Za-z0-9_-]{43})")
+_KEY = re.compile(r"[rp]k_(?P<key_id>[0-9a-f]{12})_(?P<secret>[A-Za-z0-9_-]{43})")
+_ORIGIN = re.compile(r"(https://[a-z0-9.-]+|http://(localhost|127\.0\.0\.1))(:(?!(443|80)$)[0-9]{2,5})?")
+"""As a browser names the site of a page: without a path, and without the usual port."""
 
 
 class Scope(StrEnum):
@@ -50,6 +53,8 @@ class ApiKey:
     """Who uses it, in the shop's own words."""
     scopes: frozenset[Scope]
     created_at: datetime
+    origins: frozenset[str] = frozenset()
+    """Sites whose pages may use the key, exactly as browsers name them; a publishable key has some, others none."""
     revoked_at: datetime | None = None
 
     def allows(self, scope: Scope) -> bool:
@@ -58,24 +63,25 @@ class ApiKey:
 
 
 def create_key(workspace: Workspace, name: str, scopes: Iterable[Scope | str]) -> tuple[ApiKey, str]:
-    """A new key and its text, which is not kept.
-    Raises `UsageError` for no name, or an unknown scope."""
+    """A new key and its text, which is not kept. scopes: or origins, of a publishable key. Raises `UsageError` for no
+    name, an unknown scope, or scopes of a publishable key."""
     if not name.strip() or len(name) > 100 or not name.isprintable():
         raise UsageError("a key needs a name of 1 to 100 characters, that of its user, e.g. --name web-shop")
+    names = frozenset(map(str, scopes))
+    origins = frozenset(filter(_ORIGIN.fullmatch, names))
     try:
-        granted = frozenset(Scope(scope) for scope in scopes)
+        granted = frozenset(Scope(scope) for scope in names - origins)
     except ValueError as error:
-        raise UsageError(f"{error}; scopes are {', '.join(Scope)}") from None
-    if not granted:
-        raise UsageError(f"a key needs a scope: {', '.join(Scope)}")
+        raise UsageError(f"{error}; scopes are {', '.join(Scope)}, or an origin like https://shop.example") from None
+    if bool(granted) is bool(origins):
+        raise UsageError(f"a key needs a scope: {', '.join(Scope)}; or origins alone, which make it publishable")
     secret = secrets.token_urlsafe(32)
     now = datetime.now(UTC).replace(microsecond=0)
-    key = ApiKey(key_id=secrets.token_hex(6), name=name.strip(), scopes=granted, created_at=now)
-    scope_names = " ".join(sorted(granted))
+    key = ApiKey(key_id=secrets.token_hex(6), name=name.strip(), scopes=granted, created_at=now, origins=origins)
     workspace.store().add_api_key(
-        key_id=key.key_id, name=key.name, scopes=scope_names, sha256=_sha256(secret), created_at=now
+        key_id=key.key_id, name=key.name, scopes=" ".join(sorted(names)), sha256=_sha256(secret), created_at=now
     )
-    return key, f"rk_{key.key_id}_{secret}"
+    return key, f"{'p' if origins else 'r'}k_{key.key_id}_{secret}"
 
 
 def list_keys(workspace: Workspace) -> list[ApiKey]:
@@ -110,9 +116,10 @@ def key_in_force(workspace: Workspace, key_id: str) -> ApiKey | None:
 
 
 def _key(row: Mapping[str, Any]) -> ApiKey:
-    scopes = frozenset(Scope(scope) for scope in row["scopes"].split())
+    origins = frozenset(filter(_ORIGIN.fullmatch, row["scopes"].split()))
+    scopes = frozenset(Scope(scope) for scope in row["scopes"].split() if scope not in origins)
     times = {name: row[name] for name in ("created_at", "revoked_at")}
-    return ApiKey(key_id=row["key_id"], name=row["name"], scopes=scopes, **times)
+    return ApiKey(key_id=row["key_id"], name=row["name"], scopes=scopes, origins=origins, **times)
 
 
 def _sha256(secret: str) -> str:
