@@ -10,6 +10,7 @@ from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,9 +18,10 @@ from scripted import ScriptedGenerator
 from tables import table
 
 from recllm.base.errors import GenerationError, UsageError
+from recllm.base.policy import Policy
 from recllm.base.schema import AdCopy, Item, Occasion, Reason, ReasonKind
 from recllm.market.adcopy import situation as situations
-from recllm.market.adcopy.ads import repurchased
+from recllm.market.adcopy.ads import customer_facts, repurchased
 from recllm.market.adcopy.channels import channels
 from recllm.market.adcopy.frames import _LINK, Situation, frame_file, frames_for, slot_text, texts_of
 from recllm.market.adcopy.naming import goods_of, is_silent, naming
@@ -38,6 +40,7 @@ from recllm.market.adcopy.request import (
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify.guarantees import review
 from recllm.market.adcopy.write import sayable_facts, write_copy
+from recllm.shop.data.dataset import DAY, Dataset
 from recllm.text.generator.chat import messages
 
 NOW = datetime(2025, 10, 8, 9, tzinfo=UTC)
@@ -338,6 +341,28 @@ def test_a_sensitive_item_tells_nothing_of_the_customer() -> None:
     strips = Item(item_id="x", title="Test strips", category=("Pharmacy",), price=Decimal(9), currency="GBP")
     texts = [copy.text for channel in WRITTEN for copy in write(strips, person=DUE, channel=channel, variants=5)]
     assert not any(word in text for text in texts for word in ("You buy", "bought", "two weeks"))
+
+
+def test_an_adult_animal_is_nothing_sensitive() -> None:
+    for is_sensitive, texts in ((False, table("adcopy", "adult and harmless")), (True, table("adcopy", "adult"))):
+        assert [text for text in texts if Policy().is_sensitive((text,)) is not is_sensitive] == []
+
+
+def test_a_category_of_several_animals_says_nothing_of_another_one() -> None:
+    titles = {"canary": "Canary Seed", "budgie": "Budgie Seed", "cage": "Canary Cage", "dog": "Dog Biscuits"}
+    paths = [["Birds"], ["Birds"], ["Birds"], ["Dogs"]]
+    items = pl.DataFrame({"item_id": [*titles], "title": [*titles.values()], "category": paths})
+    bought = [("ann", item, n * DAY) for n in range(3) for item in ("canary", "dog")]
+    events = pl.DataFrame(bought, schema=["user_id", "item_id", "timestamp"], orient="row")
+    data = Dataset.construct(events.with_columns(event=pl.lit("purchase")), items=items)
+    stats = SimpleNamespace(mean_repeat_rate=0.0, buyers_ever=np.zeros(4), repeat_rate=np.zeros(4))
+    for item, n in (("canary", 3), ("cage", 3), ("budgie", 0), ("dog", 3)):
+        (row,), log = data.item_rows([item]).tolist(), (data.events, data.items, data.as_of)
+        (facts,) = customer_facts(*log, [row], [[]], None, Policy(), stats)  # type: ignore[arg-type]
+        assert facts.category_bought == n, item
+    budgie = Item(item_id="budgie", title="Budgie Seed", category=("Birds",))
+    person = PersonFacts(because=ThingFacts("Canary Seed", ("Birds",)))
+    assert "because_bought" not in situation(budgie, person=person).reasons
 
 
 def test_names_that_people_say() -> None:

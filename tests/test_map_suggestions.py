@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Command
+from tables import table
 
 from recllm.base.errors import NothingToDo
 from recllm.base.schema import Table
@@ -134,6 +135,14 @@ def test_people_and_consent(tmp_path: Path) -> None:
 def test_a_list_of_people_is_no_catalogue(header: str, row: str, tmp_path: Path) -> None:
     suggestion = suggest_map(written(tmp_path, "\n".join([header, *(row.format(n=n) for n in range(9))])))
     assert (suggestion.table, suggestion.columns) == (Table.USERS, {"user_id": header.split(",")[0]})
+
+
+@pytest.mark.parametrize("language", table("map_suggestions", "tills"))
+def test_names_that_tills_use(language: str, tmp_path: Path) -> None:
+    for header, row, fills in table("map_suggestions", "tills")[language]:
+        rows = [row.format(n=n, day=f"2025-03-{n:02d} 10:00", pieces=n % 3 + 1) for n in range(10, 28)]
+        suggestion = suggest_map(written(tmp_path, "\n".join([header, *rows])))
+        assert {field: suggestion.columns.get(field) for field in fills} == fills, header
 
 
 def test_a_file_that_nothing_can_be_said_of(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import xlsxwriter
 from conftest import Command
@@ -17,10 +18,12 @@ from tables import table
 
 from recllm.base.errors import UsageError
 from recllm.base.schema import Purpose, Table
+from recllm.base.words.sentences import sentences
 from recllm.doors.start.files import Answers, answers_of, columns_of_consent, read_files, shop_settings
-from recllm.doors.start.shop import reachable, run_start, start_page, terminal_lines, verdict, words_of
+from recllm.doors.start.shop import reachable, run_start, start_page, start_shop, terminal_lines, verdict, words_of
 from recllm.market.adcopy.channels import Sender
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
+from recllm.shop.ingest.read.source import likely_encoding, probe
 from recllm.shop.workspace.workspace import Workspace
 
 EVIL = "<script>alert(1)</script>"
@@ -173,8 +176,9 @@ def test_agreement_counts_for_those_who_bought(
     for path, text in zip(paths, texts.values(), strict=True):
         path.write_text(text, encoding=encoding)
     if refusal:
-        with pytest.raises(UsageError, match=refusal):
-            read_files(paths, words_of("en"))
+        with pytest.raises(UsageError, match=refusal) as error:
+            start_shop(tmp_path / "shop", paths, {}, {}, generator="template", at_terminal=False)
+        assert "--" not in str(error.value), "no option that the command lacks"
         return
     files = read_files(paths, words_of("en"))
     answers = Answers(basis="interest", contact=tuple(columns_of_consent(files)))
@@ -187,6 +191,75 @@ def test_agreement_counts_for_those_who_bought(
         with shop.store().read() as reader:
             events = reader.events(("price",))
         assert set(events["price"]) == {4.25} and set(events["event"]) == {"purchase", "return"}
+
+
+def test_agreement_counts_with_an_address_and_a_refusal_without(tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text(
+        "member_no,E-mail,Handy,newsletter,SMS ads\nK1,k1@a.eu,,yes,yes\nK2,,0171 2345678,Yes,YES\n"
+        "K3,,,no,No\nK4,,0171 9876543,Unsubscribed,OPT-OUT\nK5, ,,,\n"
+    )
+    (file,) = read_files([tmp_path / "people.csv"], words_of("en"))
+    answers = Answers(basis="interest", contact=("newsletter", "SMS ads"))
+    with Workspace.create(tmp_path / "shop", **answers.settings(Purpose.EMAIL), timezone="UTC") as shop:
+        file.with_columns(answers.contact).load(shop, answers)
+        names = shop.pseudonymiser()
+        for channel, user in (("email", "K1"), ("sms_gsm", "K2")):
+            assert reachable(shop, channel) == {names.one(user)}
+        with shop.store().read() as reader:
+            denied = reader.consent().filter(~pl.col("granted"))
+        assert sorted(denied["user_id"]) == sorted(names.many(["K3", "K3", "K4", "K4"]))
+
+
+@pytest.mark.parametrize(("text", "encoding", "likely"), table("start", "encodings"))
+def test_an_encoding_is_taken_where_it_is_plain(text: str, encoding: str, likely: str | None, tmp_path: Path) -> None:
+    (tmp_path / "file.csv").write_text(text * 5, encoding)
+    assert likely_encoding(probe(tmp_path / "file.csv")) == likely
+
+
+def test_a_remedy_is_no_option_of_another_command(tmp_path: Path) -> None:
+    orders = "customer_id,sku,order_date\nann,tea,{}\nbob,tea,{}\n"
+    answers = {"basis": "interest", "contact": ["none"]}
+    for locale, remedy in (
+        ("en", "write the dates in the file as 2025-04-03"),
+        ("zh", "请把文件里的日期写成 2025-04-03"),
+    ):
+        (tmp_path / "orders.csv").write_text(orders.format("03/04/2025", "04/05/2025"))
+        with pytest.raises(UsageError, match=f"dates like.*{remedy}") as error:
+            settings = {"locale": locale, "encoder": "toy"}
+            start_shop(
+                tmp_path / locale, [tmp_path / "orders.csv"], answers, settings, generator="template", at_terminal=False
+            )
+        assert "--" not in str(error.value)
+    codes = [name.removeprefix("start.remedy.") for name in sentences("en") if name.startswith("start.remedy.")]
+    assert len(codes) == 6 and all(words_of("zh").has(f"start.remedy.{code}") for code in codes)
+
+
+CATALOGUE = "SKU,Art.No,Name,Price\nw-1,1004,Dog food,10.00\nw-2,1007,Cat food,12.00\nw-3,1010,Hay,5.00\n"
+
+
+@pytest.mark.parametrize(("log", "ids"), table("start", "ids of products and orders"))
+def test_products_and_orders_go_together_by_the_ids_that_both_have(
+    log: str, ids: tuple[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "products.csv").write_text(CATALOGUE)
+    (tmp_path / "orders.csv").write_text(log)
+    products, orders = read_files([tmp_path / "products.csv", tmp_path / "orders.csv"], words_of("en"))
+    maps = products.source.maps[Table.ITEMS], orders.source.maps[Table.EVENTS]
+    assert [column_map.columns.get("item_id", ("",)) for column_map in maps] == [(name,) for name in ids]
+    if "items" in orders.source.maps:
+        assert orders.source.maps[Table.ITEMS].columns.get("item_id", ()) == ((ids[1],) if ids[1] else ())
+
+
+def test_tests_are_no_purchases(tmp_path: Path) -> None:
+    marks = table("start", "tests")
+    rows = [f'ann,tea,Green tea,2025-01-{n:02d} 10:00,"{cell}"' for n, cell in enumerate(marks, 1)]
+    (tmp_path / "orders.csv").write_text("\n".join(["customer_id,sku,title,order_date,remark", *rows]))
+    (orders,) = read_files([tmp_path / "orders.csv"], words_of("en"))
+    with Workspace.create(tmp_path / "shop", timezone="UTC") as shop:
+        reports = orders.load(shop, Answers(basis="interest", contact=("none",)))
+    (events,) = (report for report in reports if report.table is Table.EVENTS)
+    n_tests = sum(marks.values())
+    assert (events.accepted, events.codes) == (len(marks) - n_tests, {"E_MAP_REJECT": n_tests})
 
 
 def test_a_workbook_of_a_chinese_shop_and_its_text_messages(tmp_path: Path) -> None:
@@ -210,7 +283,11 @@ def test_a_workbook_of_a_chinese_shop_and_its_text_messages(tmp_path: Path) -> N
     )
     page = run_start(tmp_path / "shop", files, answers, **settings)
     assert (page["contact"], page["campaign"]) == (9, None)
-    assert "运营商" in start_page(page) and settings["timezone"] in start_page(page)
+    assert (
+        "运营商" in start_page(page)
+        and "【店名】商品名" in start_page(page)
+        and settings["timezone"] in start_page(page)
+    )
     assert (page["files"][0]["title"], page["files"][0]["file"]) == ("普通文件：顾客资料", "shop.xlsx, 会员")
     assert {item["title"] for slate in page["slates"] for item in slate["items"]} == {"龙井"}, "no bag"
 

@@ -41,39 +41,7 @@ RETIRED_FILE = Path(__file__).with_name("retired_settings.toml")
 logger = logging.getLogger(__name__)
 
 
-EXPECTED: Mapping[str, str] = {
-    "missing": "is missing",
-    "extra_forbidden": "is unknown there; leave it out",
-    "string_type": "must be a text",
-    "string_pattern_mismatch": "must fit the pattern {pattern}",
-    "string_too_long": "must have {max_length} characters at most",
-    "tuple_type": "must be a list",
-    "too_short": "must not be empty",
-    "too_long": "must have {max_length} entries at most",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "decimal_type": "must be a number",
-    "decimal_parsing": "must be a number",
-    "decimal_max_digits": "must have {max_digits} digits at most",
-    "finite_number": "must be a number",
-    "greater_than": "must be above {gt}",
-    "greater_than_equal": "must be {ge} or more",
-    "less_than": "must be below {lt}",
-    "less_than_equal": "must be {le} at most",
-    "literal_error": "must be {expected}",
-    "enum": "must be {expected}",
-    "dict_type": "must be a table",
-    "model_type": "must be a table",
-    "date_from_datetime_inexact": "must be a date without a time",
-    "date_from_datetime_parsing": "must be a date such as 2026-12-24",
-    "datetime_from_date_parsing": "must be a time such as 2026-12-24T09:00:00+00:00",
-    "timezone_aware": "must have a time zone",
-    "people_rule": "is wrong: {message}",
-}
+EXPECTED: Mapping[str, str] = tomllib.loads(Path(__file__).with_name("faults.toml").read_text("utf-8"))
 """pydantic's kinds of errors in words."""
 NOT_EMPTY = r"\S"
 """The pattern of a text that is more than white space."""

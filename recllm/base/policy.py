@@ -11,29 +11,19 @@ import unicodedata
 from collections.abc import Iterable
 from datetime import timedelta
 from functools import cache, lru_cache
+from importlib.resources import files
 from typing import ClassVar
 
 from pydantic import field_validator
 
-from recllm.base.documents import Count, CountOrZero, Flag, FrozenModel, Share, Weight
+from recllm.base.documents import Count, CountOrZero, Flag, FrozenModel, Share, Weight, toml_table
 from recllm.base.schema import Purpose
 
 EARLIEST_YEAR = 1990  # events before it are bad rows: such times are broken clocks and empty dates
 FUTURE_HOURS = 24  # an event may lie so far ahead of the clock: shops' clocks are not ours
 
-_SENSITIVE = """adult, alcohol, baby, beers, cigarette, cigarettes, cigars, contracept*, condom*, diabet*,
-family planning, fertility, gambling, health, hemorrhoid*, haemorrhoid*, incontinence, liquor, liquors, lingerie,
-medical, medicine, medication, pharmacy, pregnancy, sexual, smoking, tobacco, vaping, weight loss, whisky, wines, hiv,
-std test, std tests, sti test, sti tests, chlamydia, gonorrh*, syphilis, herpes, hepatitis, cancer, tumor*, tumour*,
-chemotherap*, leukemia, leukaemia, depression, depressive, antidepress*, anxiety, bipolar, schizophren*, psychosis,
-psychotic, psychiatr*, ptsd, adhd, autis*, dementia, alzheimer*, parkinson*, epilep*, multiple sclerosis, suicid*,
-self-harm, anorexi*, bulimi*, eating disorder*, obesity, addiction*, alcoholi*, methadone, opioid*, insulin,
-blood pressure, blood sugar, hypertension, asthma*, arthrit*, psoria*, eczema, insomnia, migraine*, crohn*, stoma,
-colostomy, dialysis, erectile, impoten*, viagra, prostat*, menopaus*, abortion*, miscarriage*, infertil*, ivf,
-paternity test*, gay, lesbian*, transgender, lgbt*, 计生, 成人用品, 医药, 药品, 烟草, 酒类, 孕妇, 抑郁, 焦虑症, 躁郁,
-精神分裂, 精神病, 艾滋, 性病, 梅毒, 淋病, 疱疹, 肝炎, 乙肝, 癌, 肿瘤, 白血病, 化疗, 糖尿病, 血糖, 血压, 哮喘, 癫痫,
-痴呆, 帕金森, 自闭症, 多动症, 厌食症, 肥胖症, 失眠, 关节炎, 牛皮癣, 湿疹, 痔疮, 前列腺, 阳痿, 早泄, 壮阳, 避孕, 验孕,
-流产, 不孕, 不育, 更年期, 失禁, 戒毒, 戒酒, 戒烟, 减肥, 同性恋""".replace("\n", " ").split(", ")
+_SENSITIVE = toml_table((files("recllm.base") / "sensitive.toml").read_text("utf-8"))
+_ADULT = {name: re.compile(pattern) for name, pattern in _SENSITIVE["adult"].items()}
 
 
 class Policy(FrozenModel):
@@ -54,7 +44,7 @@ class Policy(FrozenModel):
     """Days for which a caller's budget of group sizes lasts."""
     small_shop: CountOrZero = 1_000
     """Below this number of customers, sizes and campaign results are exact and have no floor; 0 never."""
-    sensitive_categories: frozenset[str] = frozenset(_SENSITIVE)
+    sensitive_categories: frozenset[str] = frozenset(_SENSITIVE["categories"])
     """Never named to a person as a reason, nor a campaign's target. Matched as whole words, in any case, against the
     category path, the title and a campaign's text; "diabet*" stands for all words that begin so."""
 
@@ -88,7 +78,9 @@ class Policy(FrozenModel):
 
 @lru_cache(maxsize=1 << 12)  # the same products are looked at again and again
 def _names_any(words: frozenset[str], text: str) -> bool:
-    return _any_of(words).search(unicodedata.normalize("NFKC", text).casefold()) is not None
+    text = _ADULT["people"].sub(" ", unicodedata.normalize("NFKC", text).casefold())
+    text = _ADULT["grown"].sub(" ", text) if _ADULT["animals"].search(text) else text
+    return _any_of(words).search(text) is not None
 
 
 @cache

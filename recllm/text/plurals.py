@@ -6,19 +6,11 @@ a check that used it would take the name of an item as proof of what the item is
 
 from __future__ import annotations
 
-_IRREGULAR = """
-aches ache, atlas atlas, atlases atlas, axes axe, beanies beanie, birdies birdie, bonuses bonus, bookshelves bookshelf,
-booties bootie, brownies brownie, buses bus, caches cache, cactuses cactus, calories calorie, calves calf, canoes canoe,
-canvas canvas, canvases canvas, children child, christmas christmas, cookies cookie, crocuses crocus, feet foot,
-foodies foodie, freebies freebie, gases gas, goodies goodie, halves half, headaches headache, hoodies hoodie,
-horseshoes horseshoe, knives knife, leaves leaf, lens lens, lenses lens, loaves loaf, magpies magpie, men man,
-menus menu, mice mouse, mousses mousse, moustaches moustache, movies movie, news news, niches niche, onesies onesie,
-pixies pixie, prairies prairie, quiches quiche, quizzes quiz, scarves scarf, selfies selfie, shelves shelf, shoes shoe,
-smoothies smoothie, snowshoes snowshoe, sweeties sweetie, teeth tooth, thieves thief, veggies veggie, viruses virus,
-wives wife, wolves wolf, women woman, zombies zombie
-"""
-"""Plurals that follow no rule below, and singulars that look like a plural, each with the singular."""
-_SINGULARS = dict(pair.split() for pair in _IRREGULAR.split(","))
+import tomllib
+from importlib.resources import files
+
+_SINGULARS: dict[str, str] = tomllib.loads((files("recllm.text") / "data" / "plurals.toml").read_text("utf-8"))
+"""Of plurals that follow no rule below, and of singulars that look like a plural."""
 
 
 def stem(word: str) -> str:

@@ -23,8 +23,8 @@ from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.shop.ingest.column_names import is_special, normal
 from recllm.shop.ingest.file_schema import find_columns
 from recllm.shop.ingest.load import open_records
-from recllm.shop.ingest.options import ColumnMap, IngestOptions, RejectRule
-from recllm.shop.ingest.read.source import is_western, probe
+from recllm.shop.ingest.options import ColumnMap, IngestOptions, RejectRule, test_rules
+from recllm.shop.ingest.read.source import likely_encoding, probe
 from recllm.shop.ingest.read.workbook import read_apart
 from recllm.shop.ingest.rearrange import rearranged
 from recllm.shop.ingest.sources import (
@@ -154,6 +154,11 @@ _AGREES = re.compile(
 )
 _ANSWER = r"^[01]$|[^\d.,\s+-]"  # other numbers count messages
 _BY_PHONE = re.compile(r"sms|phone|mobile|短信|手机|电话", re.I)
+_ADDRESSES = {
+    Purpose.EMAIL: r"^[^@\s]+@[^@\s]+$",
+    Purpose.SMS: r"^(?:\+|00?[1-9]|1[3-9]\d)[\d ()/-]{7,}$",
+}
+"""Channel -> what its addresses are like."""
 _SIGNS = {Purpose.SMS: _BY_PHONE, Purpose.PUSH: re.compile(r"push|wechat|公众号|微信|站内|推送", re.I)}
 
 
@@ -193,10 +198,26 @@ class ShopFile:
             for column in self.columns
             if normal(column) in map(normal, names) and column not in consent.columns
         }
-        consent = consent.model_copy(update={"columns": {**consent.columns, **purposes}})
+        columns = {**consent.columns, **purposes}
+        addresses = {purpose: self.addresses(purpose) for purpose in columns.values()}
+        consent = consent.model_copy(update={"columns": columns, "addresses": addresses})
         users = self.people if purposes else self.source.users
         source = self.source.model_copy(update={"consent": consent, "users": users})
         return replace(self, recognised=replace(self.recognised, source=source))
+
+    def addresses(self, purpose: Purpose) -> tuple[str, ...]:
+        """Columns with addresses of a channel; none if customers are known by one."""
+        shape, cells = _ADDRESSES.get(purpose, r"\b\B"), [column.str.strip_chars() for column in self.sample]
+        columns = tuple(c.name for c in cells if 2 * c.str.contains(shape).sum() > (c != "").sum())
+        ids = self.people.columns["user_id"] if self.people else ()
+        return () if {*ids} & {*columns} else columns
+
+    def known_by(self, field: str, column: str) -> ShopFile:
+        """By the ids of this column, for a file without a known kind."""
+        if self.suggestion is None or self.suggestion.columns.get(field) == column:
+            return self
+        suggestion = replace(self.suggestion, columns={**self.suggestion.columns, field: column})
+        return plain_file(self.path, suggestion, self.reading)
 
     def load(self, workspace: Workspace, answers: Answers) -> list[IngestReport]:
         """Reads all tables, with the consent of the answers; the report of each."""
@@ -234,8 +255,8 @@ def people_of(events: ColumnMap | None) -> ColumnMap | None:
 
 
 def read_files(paths: Sequence[Path], words: Words) -> list[ShopFile]:
-    """What each file or sheet is, products before orders. Raises `IngestError` for a file that cannot be read, and
-    `UsageError` for one whose columns do not say what it is, or whose ids the orders lack."""
+    """What each file or sheet is, products before orders. Raises `IngestError` for an unreadable file, and `UsageError`
+    for one whose columns do not say what it is, or whose ids the orders lack."""
     files: list[ShopFile] = []
     for path in paths:
         try:
@@ -247,16 +268,20 @@ def read_files(paths: Sequence[Path], words: Words) -> list[ShopFile]:
             files += [read_file(path, words, IngestOptions(sheet=sheet)) for sheet in sheets]
     logs = [file for file in files if Table.EVENTS in file.source.maps]
     others = [file for file in files if Table.EVENTS not in file.source.maps]
-    if buyers := {user for log in logs for user in user_ids(log, log.source.maps[Table.EVENTS])}:
+    if buyers := {user for log in logs for user in ids_by_map(log, log.source.maps[Table.EVENTS], "user_id")}:
         others = [known_as_buyers(file, buyers, words) for file in others]
+    for n, file in enumerate(others):
+        for m, log in enumerate(logs) if Table.ITEMS in file.source.maps else ():
+            if file.suggestion or log.suggestion:
+                others[n], logs[m] = joined_by_products(others[n], log)
     return others + logs
 
 
-def user_ids(file: ShopFile, column_map: ColumnMap) -> set[str]:
-    """Whom the rows of a file name, as a load reads them."""
+def ids_by_map(file: ShopFile, column_map: ColumnMap, field: str) -> set[str]:
+    """Whom or what the rows name, as a load reads them."""
     reader = rearranged(open_records(probe(file.path), file.reading, column_map), column_map, file.name)
     schema = find_columns(reader.columns, column_map.table or Table.USERS, column_map, file.name)
-    return {user for chunk in reader.chunks() for user in ids_in(schema.fields(chunk.frame)["user_id"])}
+    return {text for chunk in reader.chunks() for text in ids_in(schema.fields(chunk.frame)[field])}
 
 
 def ids_in(cells: pl.Series) -> set[str]:
@@ -264,11 +289,11 @@ def ids_in(cells: pl.Series) -> set[str]:
 
 
 def known_as_buyers(file: ShopFile, buyers: Set[str], words: Words) -> ShopFile:
-    """People by the ids of the orders: by others their consent would count for strangers. Raises `UsageError` where no
-    column has them."""
+    """People by the ids of the orders: by others their consent would count for strangers.
+    Raises `UsageError` where no column has them."""
     suggestion = file.suggestion
     of_people = suggestion.column_map() if suggestion and suggestion.table is Table.CONSENT else file.people
-    if of_people is None or not (ids := user_ids(file, of_people)):
+    if of_people is None or not (ids := ids_by_map(file, of_people, "user_id")):
         return file
     (column, *_), n_needed = of_people.columns["user_id"], 1.0
     if suggestion is not None:
@@ -278,8 +303,7 @@ def known_as_buyers(file: ShopFile, buyers: Set[str], words: Words) -> ShopFile:
         best = max(shared, key=lambda name: shared[name])
         n, n_cells = len(ids_of[best]), file.sample[best].count()
         if 2 * n > n_cells and shared[best] > max(2 * shared[column], 0.5 * min(n, len(buyers))):
-            suggestion = replace(suggestion, columns={**suggestion.columns, "user_id": best})
-            return plain_file(file.path, suggestion, file.reading)
+            return file.known_by("user_id", best)
         n_needed = 0.1 * min(len(ids), len(buyers))
     are_addresses = all(2 * sum("@" in user for user in users) > len(users) for users in (ids, buyers))
     if len(ids & buyers) < n_needed and not are_addresses:
@@ -287,14 +311,32 @@ def known_as_buyers(file: ShopFile, buyers: Set[str], words: Words) -> ShopFile:
     return file
 
 
+def joined_by_products(products: ShopFile, log: ShopFile) -> tuple[ShopFile, ShopFile]:
+    """Both by the columns with most ids in common, if those called so have few."""
+
+    def ids_of(file: ShopFile, table: Table) -> dict[str, set[str]]:
+        if file.suggestion is None:
+            return {"": ids_by_map(file, file.source.maps[table], "item_id")}
+        columns = {name: c for name, c in file.suggestion.columns.items() if name not in ("item_id", "title")}
+        free = [name for name in file.columns if name not in columns.values()]
+        return {name: {id_ for id_ in ids_in(file.sample[name]) if len(id_) > 2} for name in free}
+
+    items, sales = ids_of(products, Table.ITEMS), ids_of(log, Table.EVENTS)
+    items = {name: ids for name, ids in items.items() if not name or len(ids) > 0.9 * len(products.sample)}
+    shared: dict[tuple[str, ...], int] = {(i, s): len(items[i] & sales[s]) for i in items for s in sales}
+    by_name = tuple(file.suggestion.columns["item_id"] if file.suggestion else "" for file in (products, log))
+    best = max(shared, key=lambda pair: shared[pair], default=by_name)
+    if shared.get(best, 0) > max(2 * shared.get(by_name, 0), 0.5 * len(sales[best[1]]), 1):
+        return products.known_by("item_id", best[0]), log.known_by("item_id", best[1])
+    return products, log
+
+
 def read_file(path: Path, words: Words, options: IngestOptions) -> ShopFile:
     try:
         recognised = recognise_file(path, options)
     except IngestError as error:
-        if error.code == "E_ENCODING":
-            if options.encoding is None and is_western(probe(path)):
-                return read_file(path, words, options.model_copy(update={"encoding": "cp1252"}))
-            raise UsageError(f"{path.name}: {words.say('code.E_ENCODING')}") from error
+        if error.code == "E_ENCODING" and options.encoding is None and (encoding := likely_encoding(probe(path))):
+            return read_file(path, words, options.model_copy(update={"encoding": encoding}))
         if error.code != "E_SOURCE":
             raise
         columns = open_records(probe(path), options, ColumnMap()).columns
@@ -320,8 +362,11 @@ def opened(path: Path, recognised: Recognised, options: IngestOptions) -> ShopFi
 def plain_file(path: Path, suggestion: Suggestion, options: IngestOptions) -> ShopFile:
     """A log that names its products gives the catalogue too."""
     maps: dict[str, Any] = {}
+    tests = test_rules(open_records(probe(path), options, ColumnMap(doubled="first")).columns)
     if suggestion.table is not Table.CONSENT:
-        maps[suggestion.table.value] = suggestion.column_map()
+        column_map = suggestion.column_map()
+        update: dict[str, Any] = {"reject": (*column_map.reject, *tests)}
+        maps[suggestion.table.value] = column_map.model_copy(update=update)
     if suggestion.table is Table.EVENTS:
         try:
             products = suggest_map(path, options, table=Table.ITEMS).column_map()
@@ -329,9 +374,10 @@ def plain_file(path: Path, suggestion: Suggestion, options: IngestOptions) -> Sh
             pass
         else:
             columns = {n: c for n, c in products.columns.items() if n != "price" or not suggestion.price_is_total}
+            columns["item_id"] = (suggestion.columns["item_id"],)
             pieces = suggestion.columns.get("quantity")
             returns = (RejectRule.model_validate({"column": pieces, "matches": "^-"}),) if pieces else ()
-            update = {"columns": columns, "reject": returns}
+            update = {"columns": columns, "reject": (*returns, *tests)}
             maps["items"] = products.model_copy(update={**update, "keep": "most_common", "only_new": True})
     words, table = map(Words, LANGUAGES), f"table.{suggestion.table}"
     title, chinese = (language.say("start.plain_file", table=language.say(table)) for language in words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from recllm.base.documents import json_text, plain
-from recllm.base.errors import DataError, NothingToDo, PolicyError, UsageError
+from recllm.base.errors import DataError, IngestError, NothingToDo, PolicyError, UsageError
 from recllm.base.files import write_whole
 from recllm.base.schema import Action, Encoder, Purpose, Slate, Table
 from recllm.base.words.sentences import language_of
@@ -108,13 +109,20 @@ def start_shop(
     before: dict[str, Any] = {}
     with suppress(OSError, ValueError):  # the record of the start before in this workspace
         before = dict(json.loads((folder / "report.json").read_text("utf-8")))
-    files = read_files(paths, words_of(settings.get("locale") or before.get("locale") or "en"))
-    settings = settings if (folder / SETTINGS_FILE).exists() else {**shop_settings(files), **settings}
-    words = words_of(before.get("locale") or settings.get("locale") or "en")
-    stated = {name: value for name, value in options.items() if value}
-    columns = columns_of_consent(files)
-    answers = answers_of(stated, before.get("answers"), columns, words, at_terminal=at_terminal)
-    return run_start(folder, files, answers, generator=generator, **settings)
+    words = words_of(settings.get("locale") or before.get("locale") or "en")
+    try:
+        files = read_files(paths, words)
+        settings = settings if (folder / SETTINGS_FILE).exists() else {**shop_settings(files), **settings}
+        words = words_of(before.get("locale") or settings.get("locale") or "en")
+        stated, columns = {name: value for name, value in options.items() if value}, columns_of_consent(files)
+        answers = answers_of(stated, before.get("answers"), columns, words, at_terminal=at_terminal)
+        return run_start(folder, files, answers, generator=generator, **settings)
+    except IngestError as error:  # its remedy may be another command's option
+        clauses = re.split(r"; |\. ", error.message)
+        facts = [text for text in clauses if not re.search(r"(?<!\w)--[a-z]", text)]
+        if facts == clauses or not words.has(f"start.remedy.{error.code}"):
+            raise
+        raise UsageError(f"{'; '.join(facts)}: {words.say(f'start.remedy.{error.code}')}") from error
 
 
 def run_start(

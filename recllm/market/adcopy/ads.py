@@ -34,7 +34,7 @@ from recllm.base.schema import (
     is_confidential,
 )
 from recllm.market.adcopy.channels import channel_written_for
-from recllm.market.adcopy.naming import goods_of, is_silent
+from recllm.market.adcopy.naming import animals_in, goods_of, is_silent
 from recllm.market.adcopy.packs import Pack, approved_words
 from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts, ThingFacts, Voice
 from recllm.market.adcopy.write import write_copy
@@ -238,7 +238,12 @@ def customer_facts(
         category=pl.col("category").list.join("\x1f").replace(dict.fromkeys(["", *map("\x1f".join, broad)])),
         brand=pl.col("brand").str.to_lowercase(),
     )
-    codes = {name: _codes(keys[name]) for name in keys.columns}
+    animals = (" ".join(sorted(animals_in(title))) for title in keys["title"].fill_null(""))
+    keys = keys.with_columns(animals=pl.Series([*animals], dtype=pl.String))
+    of_several = pl.col("animals").replace("", None).drop_nulls().n_unique().over("category") > 1
+    of_animal = pl.concat_str("category", "animals", separator="\x1f")
+    keys = keys.with_columns(category=pl.when(of_several).then(of_animal).otherwise("category"))
+    codes = {name: _codes(keys[name]) for name in ("title", "category", "brand")}
     goes_with = None if together is None else together.tocsc()
     is_repurchased = repurchased(stats, codes["category"])
     facts = [

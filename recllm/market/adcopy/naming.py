@@ -137,7 +137,7 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
     if len(small) > _NAME_CHARS["en"]:
         small = pattern("naming.cut").split(small)[0].strip()
         if len(small) > _NAME_CHARS["en"]:
-            cut = small[: _NAME_CHARS["en"] + 1].rsplit(" ", 1)[0]
+            cut = small[: _NAME_CHARS["en"] + 1].rsplit(" ", 1)[0].removesuffix(" &").removesuffix(" and")
             small = cut if " " in cut else small[: _NAME_CHARS["en"]]
     short = _short(_small(short_name, known_only=True, brand=brand) or small, brand, _CLEAN_SHORT_CHARS)
     small = f"{wearer['wearer'].lower()} {small}" if wearer else small
@@ -276,7 +276,7 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     name = pattern("naming.season").sub("", name)
     for word in table("names.toml")["till"]["praise_zh"]:
         name = name.replace(word, "")
-    name = name.strip(" -_/|·,，")
+    name = name.strip(" -_/|·,，?？!！")
     is_cut = title.count(" ") > 3  # into words
     first, _, last = name.rpartition(" ")
     if not is_cut and len(name) > _NAME_CHARS["zh"] and not any(noun in last for noun in _nouns_zh()):
@@ -312,7 +312,7 @@ def measures_zh() -> Mapping[str, str]:
 @cache
 def _nouns_zh() -> tuple[str, ...]:
     words = {word for shelf in table("shelves.toml")["shelf"] for word in shelf["words"] if not word.isascii()}
-    nouns = {*measures_zh(), *(word for word in words if len(word) > 1)}
+    nouns = {*measures_zh(), *(word for word in words if len(word) > 1)} - _listed("no_goods")
     return tuple(sorted(nouns, key=lambda noun: (-len(noun), noun)))
 
 
@@ -357,6 +357,11 @@ def _stays(title: str, *lists: str, is_alone: bool = False) -> bool:
     words = _to_its_head(words)[0] if is_alone else words
     words = [word for word in words if word not in goods["finish"]] or words
     return bool(words) and stem(words[-1]) in _stems(*lists)
+
+
+def animals_in(title: str) -> frozenset[str]:
+    """The animals that a thing is for."""
+    return _kinds_in(title) & frozenset(table("goods.toml")["animals"])
 
 
 def is_silent(goods: frozenset[str]) -> bool:

@@ -20,6 +20,7 @@ from recllm.market.adcopy.frames import Situation, capital, frame_file
 from recllm.market.adcopy.lexicon import fold, pattern, table
 from recllm.market.adcopy.naming import (
     Naming,
+    animals_in,
     category_name,
     goods_of,
     is_shouted,
@@ -139,7 +140,7 @@ def reasons_of(request: CopyRequest, goods: frozenset[str]) -> Iterator[str]:
 
 def is_near(item: Item, thing: ThingFacts) -> bool:
     """Whether a customer sees why one led to the other: a light after a light, no cat litter after milk."""
-    animals = [goods_of((title,)) & {"cat", "dog"} for title in (item.title, thing.title)]
+    animals = [animals_in(title) for title in (item.title, thing.title)]
     if all(animals) and not animals[0] & animals[1]:
         return False
     paths = (item.category[:1], thing.category[:1])

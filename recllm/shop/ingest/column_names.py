@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from itertools import chain
+from typing import Any
 
 from recllm.base.schema import Table
 
@@ -32,14 +33,12 @@ FIELDS: Mapping[Table, tuple[str, ...]] = {
 }  # fmt: skip
 
 _TABLE = tomllib.loads((resources.files("recllm.shop.ingest") / "column_names.toml").read_text(encoding="utf-8"))
-ALIASES: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in _TABLE["aliases"].items()}
-OUTSIDE_SHOPS: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in _TABLE["outside_shops"].items()}
-"""Names of media, news and education. They count only without a name of `ALIASES`: a bookshop's file has a category and
-a genre, a brand and a publisher."""
 BASICS: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in _TABLE["basics"].items()}
 """Facts about a person that are kept without a map, under these names."""
-SPECIAL_CATEGORIES: tuple[str, ...] = tuple(_TABLE["special_categories"])
-"""Columns that the law protects specially. They are refused unless the map declares them."""
+VALUES: Mapping[str, Any] = _TABLE["values"]
+"""Words in cells: yes, no, granted, denied, and event, by action."""
+TEST: str = _TABLE["test"]
+"""Pattern of cells of `NOTES` that call an order or a product a test."""
 
 
 def normal(name: str) -> str:
@@ -48,12 +47,14 @@ def normal(name: str) -> str:
 
 
 def is_special(name: str) -> bool:
+    """True for what the law protects specially; refused unless the map declares it."""
     return normal(name) in _SPECIAL
 
 
 def candidates(field: str) -> frozenset[str]:
     """The normalised names of a field or basic."""
-    return frozenset(normal(n) for n in (field, *ALIASES.get(field, ()), *BASICS.get(field, ())))
+    names = (field, *_TABLE["aliases"].get(field, ()), *BASICS.get(field, ()))
+    return frozenset(map(normal, names))
 
 
 def columns_of(field: str, by_normal: Mapping[str, str]) -> list[str]:
@@ -71,8 +72,8 @@ def named_so(field: str, by_normal: Mapping[str, str]) -> list[str]:
 
 
 def outside_shops(field: str) -> frozenset[str]:
-    """The normalised names of a field in media, news and education."""
-    return frozenset(normal(n) for n in OUTSIDE_SHOPS.get(field, ()))
+    """The normalised names of a field in media, news, education and tills."""
+    return frozenset(map(normal, _TABLE["outside_shops"].get(field, ())))
 
 
 def known_count(names: Iterable[str]) -> int:
@@ -88,5 +89,6 @@ def nearest(field: str, columns: Iterable[str]) -> list[str]:
     return [by_normal[name] for name in dict.fromkeys(close)][:3]
 
 
-_SPECIAL = frozenset(normal(n) for n in SPECIAL_CATEGORIES)
-_KNOWN = frozenset(n for field in (*ALIASES, *BASICS) for n in candidates(field) | outside_shops(field))
+NOTES = frozenset(map(normal, _TABLE["notes"]))
+_SPECIAL = frozenset(map(normal, _TABLE["special_categories"]))
+_KNOWN = frozenset(n for field in (*_TABLE["aliases"], *BASICS) for n in candidates(field) | outside_shops(field))

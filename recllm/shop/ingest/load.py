@@ -99,7 +99,7 @@ def ingest_file(
         quarantine = QuarantineDraft(folder=folder, load_id=load_id, sha256=source.sha256, draft=draft, state=state)
         merged = None
         if column_map.keep != "all":
-            merged = MostCommon(REQUIRED[table][0], of_variants=column_map.keep == "variants")
+            merged = MostCommon(REQUIRED[table][0], column_map.keep)
         known_ids = stored_ids(store, table) if column_map.only_new else frozenset()
         rows = RowStage(state=state, quarantine=quarantine, reader=reader, merged=merged, known_ids=known_ids)
         try:

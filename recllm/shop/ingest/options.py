@@ -6,7 +6,7 @@ A column map is a TOML file that says how one shop's file expresses a table; `co
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -28,7 +28,7 @@ from pydantic import (
 from recllm.base.documents import toml_table
 from recllm.base.errors import IngestError, UsageError
 from recllm.base.schema import Action, Table
-from recllm.shop.ingest.column_names import FIELDS
+from recllm.shop.ingest.column_names import FIELDS, NOTES, TEST, normal
 
 BLOCK_BYTES = 4 << 20
 _MAPS = files("recllm.shop.ingest") / "maps"
@@ -209,6 +209,12 @@ class RejectRule(RowRule):
     reason: str = "left out by the map"
 
 
+def test_rules(columns: Iterable[str]) -> tuple[RejectRule, ...]:
+    """Leave out the rows that one of these columns calls a test."""
+    rules = ({"column": name, "matches": TEST, "reason": "a test"} for name in columns if normal(name) in NOTES)
+    return tuple(map(RejectRule.model_validate, rules))
+
+
 class CarriedColumns(_Part):
     """Cells that only the first of consecutive rows with the same `by` has."""
 
@@ -299,7 +305,7 @@ class ColumnMap(_Part):
     text_marks: StrictBool = False
     optional: StrictBool = False
     special: Names = ()
-    keep: Literal["all", "most_common", "variants"] = "all"
+    keep: Literal["all", "most_common", "variants", "names"] = "all"
 
     @property
     def built_fields(self) -> frozenset[str]:
@@ -308,10 +314,9 @@ class ColumnMap(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.keep == "most_common" and self.table not in {Table.ITEMS, Table.USERS}:
-            raise ValueError('keep = "most_common" is for items and users')
-        if self.keep == "variants" and self.table is not Table.ITEMS:
-            raise ValueError('keep = "variants" is for items')
+        tables = (Table.ITEMS, Table.USERS) if self.keep == "most_common" else (Table.ITEMS,)
+        if self.keep != "all" and self.table not in tables:
+            raise ValueError(f'keep = "{self.keep}" is for {" and ".join(tables)}')
         if self.only_new and self.keep != "most_common":
             raise ValueError('only_new goes with keep = "most_common"')
         if self.table is not None:

@@ -1,24 +1,4 @@
-"""Exports of shop systems that are known without a map: recognition by columns, their tables and caveats.
-
-A source is a TOML file in `known/`:
-
-title = "Shopify: orders"
-signature = ["Name", "Lineitem name"]   # columns that such a file always has; a list within it: one of these
-caveats = ["..."]                       # limits of the data
-encodings = ["cp1252"]                  # tried where a file is not UTF-8 and its header fits in one of them
-gives_nothing = "..."                   # why no table can be made of this kind, and which export to use
-[languages.de]                          # names of columns in another language of the system
-Type = "Typ"                            # or a list, as in a signature
-[consent]                               # refusals are always taken in, agreements only with --consent-from
-columns = { "Accepts Marketing" = "email" }
-timestamp = "Created at"                # time of the decision, or { column = "Created at" }; else the time of the load
-nothing = ["never asked"]               # answers that are no decision
-says = { "Unsubscribed at" = "no" }     # columns of times: what a time means; with "no" all people of the file refused
-[events]                                # the maps of its tables, see `recllm/shop/ingest/column_map.toml`
-columns = { user_id = "Email" }
-[zh]                                    # title, caveats and gives_nothing in Chinese
-title = "..."
-"""
+"""Exports that are known without a map, each a TOML file in `known/`; `source.toml` shows its parts."""
 
 from __future__ import annotations
 
@@ -34,10 +14,11 @@ from recllm.base.documents import toml_table
 from recllm.base.errors import IngestError, UsageError
 from recllm.base.schema import Purpose, Table
 from recllm.base.words.sentences import language
-from recllm.shop.ingest.column_names import normal
+from recllm.shop.ingest.column_names import NOTES, normal
 from recllm.shop.ingest.load import open_records
-from recllm.shop.ingest.options import ColumnMap, IngestOptions, Names, RejectRule, _Part
+from recllm.shop.ingest.options import ColumnMap, IngestOptions, Names, RejectRule, _Part, test_rules
 from recllm.shop.ingest.read.source import SourceFile, find_decoding, probe, reads_as
+from recllm.shop.ingest.tables import DENIED
 
 ORDER = (Table.ITEMS, Table.USERS, Table.EVENTS)
 _KNOWN = files("recllm.shop.ingest") / "known"
@@ -48,6 +29,8 @@ class ConsentColumns(_Part):
     timestamp: str | Mapping[str, str] | None = None
     nothing: Names = ()
     says: Mapping[str, Literal["yes", "no"]] = {}
+    addresses: Mapping[Purpose, Names] = {}
+    """Purpose -> columns of addresses; an agreement counts where one is filled."""
 
     def time_column(self, column: str) -> str | None:
         """The column with the time of another column's answer."""
@@ -146,13 +129,15 @@ def known_sources() -> Mapping[str, FileSource]:
                 table[kind] = {"table": kind, "optional": True, "doubled": "first", **table[kind]}
                 if kind != Table.EVENTS and Table.EVENTS in table:  # a catalogue says more of a product than an order
                     table[kind] = {"keep": "most_common", "only_new": True, **table[kind]}
+                if kind != Table.USERS:
+                    table[kind]["reject"] = [*table[kind].get("reject", ()), *test_rules(NOTES)]
             sources[name] = FileSource(name=name, **table)
     return sources
 
 
 def consent_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[ColumnMap]:
-    """The maps of the consent table, one for each column of consent: all decisions for the columns of `consent_from`,
-    and refusals for the others. Raises `UsageError` for one that is no such column."""
+    """The maps of the consent table: for each column of `consent_from` all decisions, for the others refusals.
+    Raises `UsageError` for one that is no column of consent."""
     consent = source.consent or ConsentColumns()
     columns = {normal(name): name for name in consent.columns}
     for column in consent_from:
@@ -181,6 +166,10 @@ def consent_map(consent: ConsentColumns, people: ColumnMap, column: str, *, with
     if consent.says.get(name) != "no":
         silent = {"column": name, "empty": True, "in": consent.nothing, "reason": "nothing was said"}
         reject.append(RejectRule.model_validate(silent))
+    if addresses := consent.addresses.get(consent.columns[column]):  # a refusal needs none
+        refusals = [form(word) for word in DENIED for form in (str, str.upper, str.title, str.capitalize)]
+        agrees = {"column": name, "not_in": refusals, "unless": addresses, "reason": "no address"}
+        reject.append(RejectRule.model_validate(agrees))
     return people.model_copy(
         update={
             "table": Table.CONSENT,
@@ -199,8 +188,7 @@ def consent_map(consent: ConsentColumns, people: ColumnMap, column: str, *, with
 
 
 def recognise_file(path: Path, options: IngestOptions) -> Recognised:
-    """Recognises a file by its header. Raises `IngestError` as reading and `recognise` do, and E_SOURCE for a kind
-    without tables."""
+    """By the header. Raises `IngestError` as reading and `recognise` do, and E_SOURCE for a kind without tables."""
     sources = known_sources().values()
     names = {name for source in sources for names in source.signature for name in names}
     names |= {
@@ -228,8 +216,8 @@ def recognise_file(path: Path, options: IngestOptions) -> Recognised:
 def recognise_by_encoding(
     file: SourceFile, options: IngestOptions, header: ColumnMap, error: IngestError
 ) -> Recognised:
-    """The kind of a file that is not UTF-8, by an encoding of that kind. Raises `error` where there is none, and for a
-    text that is not plausible in that encoding."""
+    """The kind of a file that is not UTF-8, by an encoding of that kind. Raises `error` where there is none in which
+    the text is plausible."""
     for encoding in sorted({encoding for source in known_sources().values() for encoding in source.encodings}):
         if not reads_as(file.head.decode(encoding, errors="replace"), encoding):
             continue

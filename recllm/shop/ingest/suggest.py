@@ -220,9 +220,7 @@ class Suggestion:
 
 def suggest_map(path: Path, options: IngestOptions | None = None, *, table: Table | None = None) -> Suggestion:
     """A map for the file, of the table that it seems to be, or of the given one.
-
-    Raises `NothingToDo`, with what the columns hold, where no table fits; `IngestError` for an unreadable file.
-    """
+    Raises `NothingToDo`, with what the columns hold, where no table fits; `IngestError` for an unreadable file."""
     options = options or IngestOptions()
     sample, _ = head(open_records(probe(path), options, ColumnMap()), SAMPLE_ROWS)
     frame = sample.select(map(filled, sample.columns))
@@ -265,6 +263,7 @@ _FITS: Mapping[str, _Fit] = {
     **dict.fromkeys(("price", "quantity", "value"), _is("numbers")),
     "currency": lambda look: look.mostly("words or ids") and look.length == 3,
     "granted": _is("yes or no"),
+    "title": lambda look: not look.mostly("numbers"),
     "available": lambda look: look.mostly("yes or no") or look.mostly("numbers"),
     "purpose": _is("purposes"),
     **dict.fromkeys(("user_id", "item_id"), lambda look: look.shares["times"] < 0.5),
@@ -336,6 +335,8 @@ class _ColumnFinder:
         for name in fields:
             fits = _FITS.get(name, bool)
             aliases = sorted(named_so(name, names), key=lambda column: normal(column) != normal(name))
+            if name == "available":  # before the stock
+                aliases.sort(key=lambda column: not self.looks[column].mostly("yes or no"))
             columns = [column for column in aliases if column not in self._columns.values()]
             if columns and not fits(self.looks[columns[0]]):
                 kind = _NUMBER_WORDS.get(name, "such values")
@@ -382,7 +383,7 @@ class _ColumnFinder:
         n, fills = self.frame.height, self._columns
         if any(o.mostly("mail addresses") or o.mostly("phone numbers") for o in self.looks.values()):
             return
-        if not candidates("user_id").isdisjoint(map(normal, self.looks)):
+        if named_so("user_id", {normal(column): column for column in self.looks}):
             return
         ids = self._open(lambda look: look.mostly("words or ids") and look.distinct == n)
         if "item_id" not in fills and "price" in fills and ids:

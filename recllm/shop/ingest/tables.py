@@ -17,45 +17,16 @@ import numpy as np
 import polars as pl
 
 from recllm.base.schema import Action, Purpose, Table
+from recllm.shop.ingest.column_names import VALUES
 from recllm.shop.ingest.file_schema import LINE_TOTAL
 from recllm.shop.ingest.parse.batch import FieldBatch, clean_texts, null_if_empty
 from recllm.shop.ingest.parse.numbers import parse_numbers, undressed
 from recllm.shop.ingest.parse.times import NO_OFFSET
 
-EVENT_NAMES: Mapping[Action, tuple[str, ...]] = {
-    Action.PURCHASE: (
-        "purchase", "purchased", "buy", "bought", "order", "ordered", "transaction", "sale", "pay", "paid", "购买",
-        "下单", "支付", "付款", "成交",
-    ),
-    Action.VIEW: ("view", "viewed", "pv", "page_view", "pageview", "detail", "browse", "product_view", "浏览", "查看"),
-    Action.CART: ("cart", "add_to_cart", "addtocart", "add_cart", "basket", "add_to_basket", "加购", "购物车"),
-    Action.FAVOURITE: ("favourite", "favorite", "fav", "wishlist", "like", "collect", "收藏", "喜欢"),
-    Action.RETURN: ("return", "returned", "refund", "refunded", "退货", "退款"),
-    Action.SHOWN: ("shown", "impression", "exposure", "展示", "曝光"),
-    Action.CLICK: ("click", "clicked", "点击"),
-    Action.DISMISS: ("dismiss", "dismissed", "hide", "not_interested", "不感兴趣"),
-    Action.RATING: ("rating", "rate", "rated", "stars", "评分", "打分"),
-}  # fmt: skip
-ACTION_OF_NAME = {name: action.value for action, names in EVENT_NAMES.items() for name in names}
+ACTION_OF_NAME = {name: action for action, names in VALUES["event"].items() for name in names}
 _OPTIONAL_IDS = ("event_id", "basket_id", "request_id", "model_version")
-
-YES = frozenset({
-    "true", "yes", "y", "1", "t", "in stock", "in_stock", "instock", "available", "on", "是", "有", "有货", "在售",
-    "出售中", "销售中", "上架", "已上架",
-})  # fmt: skip
-NO = frozenset({
-    "false", "no", "n", "0", "f", "out of stock", "out_of_stock", "outofstock", "unavailable", "sold out", "off",
-    "否", "无", "缺货", "下架", "已下架", "仓库中", "售罄", "已售罄", "停售", "已停售", "停产",
-})  # fmt: skip
-GRANTED = YES | {
-    "granted", "grant", "given", "opt-in", "opt_in", "optin", "opted in", "accepted", "subscribed", "ja", "oui", "si",
-    "sí", "同意", "已同意", "愿意", "接收", "接受", "已订阅",
-}  # fmt: skip
-DENIED = NO | {
-    "denied", "deny", "refused", "withdrawn", "revoked", "opt-out", "opt_out", "optout", "opted out", "rejected",
-    "unsubscribed", "not subscribed", "not_subscribed", "nein", "non", "不同意", "不愿意", "不接收", "不接受",
-    "拒绝", "撤回", "退订", "已退订",
-}  # fmt: skip
+YES, NO = frozenset(VALUES["yes"]), frozenset(VALUES["no"])
+GRANTED, DENIED = YES.union(VALUES["granted"]), NO.union(VALUES["denied"])
 
 
 def build_events(batch: FieldBatch) -> pl.DataFrame:

@@ -71,11 +71,10 @@ class MostCommon:
     """Items or users of a log: one row per id, every field its most common value. The memory is that of the distinct
     pairs of id and value."""
 
-    def __init__(self, key: str, *, of_variants: bool = False) -> None:
-        """of_variants: the rows of an id are variants of one product. It has their shortest title, a price where theirs
-        is one, is available where one of them is, and has all of their attributes."""
-        self._key = key
-        self._of_variants = of_variants
+    def __init__(self, key: str, keep: str = "most_common") -> None:
+        """keep: as in a map. A product has its variants' shortest title, their price if it is one, is available where
+        one is, and has all attributes. "names": an only `variant` stands behind the title."""
+        self._key, self._keep = key, keep
         self._schema: dict[str, pl.DataType] = {}
         self._counts: dict[str, pl.DataFrame] = {}
         self._n_rows = 0
@@ -95,13 +94,27 @@ class MostCommon:
         """One row per id in the order of their first rows; of equally common values the first."""
         if not self._schema:
             return pl.DataFrame()
-        merged = self._counts[self._key].sort("first").select(self._key)
+        if self._keep == "names":
+            key, titles = pl.col(self._key), self._counts["title"].sort("first")
+            ids = titles.unique(self._key, keep="first", maintain_order=True)
+            product_ids = ids.select(key.first().over("title"))[self._key]
+            for column, counts in self._counts.items():
+                pairs = counts.with_columns(key.replace(ids[self._key], product_ids))
+                group = pairs.group_by(list(dict.fromkeys([self._key, column])))
+                self._counts[column] = group.agg(pl.min("first"), pl.sum("rows"))
+        merged = self._counts[self._key].sort("first").select(self._key, "rows")
         for column in self._schema:
             if column != self._key:
                 commonest = self._counts[column].sort(["rows", "first"], descending=[True, False])
-                commonest = self._of_product(commonest, column) if self._of_variants else commonest
+                commonest = commonest if self._keep == "most_common" else self._of_product(commonest, column)
                 commonest = commonest.unique(self._key, keep="first", maintain_order=True).select(self._key, column)
                 merged = merged.join(commonest, on=self._key, how="left", maintain_order="left")
+        if self._keep == "names":
+            size = pl.col("attributes").str.json_path_match("$.variant").fill_null("")
+            is_unsaid = (pl.col("rows") == 1) & ~pl.col("title").str.contains(size, literal=True)
+            merged = merged.with_columns(
+                title=pl.when(is_unsaid).then(pl.format("{} {}", "title", size)).otherwise("title")
+            )
         return merged.select(pl.col(column).cast(dtype) for column, dtype in self._schema.items())
 
     def _of_product(self, values: pl.DataFrame, column: str) -> pl.DataFrame:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import polars as pl
 
 from recllm.base.errors import IngestError
+from recllm.shop.ingest.column_names import VALUES
 
 Decimal = Literal[".", ","]
 
-_CURRENCY_TOKENS: dict[str, str] = {
-    "US$": "USD", "CN¥": "CNY", "RMB": "CNY", "CNY": "CNY", "人民币": "CNY", "元": "CNY", "块": "CNY", "¥": "¥",
-    "JPY": "JPY", "円": "JPY", "$": "$", "USD": "USD", "€": "EUR", "EUR": "EUR", "£": "GBP", "GBP": "GBP",
-    "₹": "INR", "INR": "INR", "₩": "KRW", "KRW": "KRW", "₽": "RUB", "RUB": "RUB", "zł": "PLN", "PLN": "PLN",
-    "kr.": "kr", "kr": "kr", "SEK": "SEK", "NOK": "NOK", "DKK": "DKK", "CHF": "CHF", "Fr.": "CHF", "A$": "AUD",
-    "AUD": "AUD", "CAD": "CAD", "C$": "CAD", "HKD": "HKD", "HK$": "HKD", "R$": "BRL", "BRL": "BRL", "MXN": "MXN",
-}  # fmt: skip
+_CURRENCY_TOKENS: Mapping[str, str] = VALUES["currency"]
 """Sign or code -> currency. "$", "¥" and "kr" are shared by several."""
 
 _SHARED = {"$": {"USD", "AUD", "CAD", "HKD", "MXN"}, "¥": {"CNY", "JPY"}, "kr": {"SEK", "NOK", "DKK"}}

@@ -238,11 +238,18 @@ def find_decoding(source: SourceFile, options: IngestOptions, column_map: Column
     )
 
 
-def is_western(source: SourceFile) -> bool:
-    """Whether a file that is not UTF-8 is plainly of Western Europe, in cp1252."""
-    text = source.head.decode("cp1252", errors="ignore")
-    is_plain = not text.isascii() and reads_as(text, "cp1252") and not re.search(_NOT_WESTERN, text)
-    return is_plain and _first_bad(source, "cp1252") is None
+def likely_encoding(source: SourceFile) -> str | None:
+    """gb18030 or cp1252, for a file that is plainly of China or Western Europe; else None."""
+    for encoding in ("gb18030", "cp1252"):
+        text = source.head.decode(encoding, errors="ignore")
+        if encoding == "gb18030":  # Korean has the bytes of the first half of these Han alone
+            n_late = sum(sign.encode("gb2312", errors="ignore") > b"\xc8\xff" for sign in text)
+            is_plain = common_han_share(text) > 0.9 and 5 * n_late > sum(sign > "\x7f" for sign in text)
+        else:
+            is_plain = not text.isascii() and reads_as(text, encoding) and not re.search(_NOT_WESTERN, text)
+        if is_plain and _first_bad(source, encoding) is None:
+            return encoding
+    return None
 
 
 def header_is_known(head: str, column_map: ColumnMap) -> bool:
