@@ -14,6 +14,7 @@ columns = { "Accepts Marketing" = "email" }
 timestamp = "Created at"                # time of the decision, or { column = "Created at" }; else the time of the load
 nothing = ["never asked"]               # answers that are no decision
 says = { "Unsubscribed at" = "no" }     # columns of times: what a time means; with "no" all people of the file refused
+[posted]                                # the same as its webhooks say it, see `recllm/shop/ingest/posted.py`
 [events]                                # the maps of its tables, see `recllm/shop/ingest/column_map.toml`
 columns = { user_id = "Email" }
 [zh]                                    # title, caveats and gives_nothing in Chinese
@@ -37,6 +38,7 @@ from recllm.base.words.sentences import language
 from recllm.shop.ingest.column_names import normal
 from recllm.shop.ingest.load import open_records
 from recllm.shop.ingest.options import ColumnMap, IngestOptions, Names, RejectRule, _Part
+from recllm.shop.ingest.posted import Posted
 from recllm.shop.ingest.read.source import SourceFile, find_decoding, probe, reads_as
 
 ORDER = (Table.ITEMS, Table.USERS, Table.EVENTS)
@@ -70,6 +72,7 @@ class FileSource(SourceWords):
     """Language -> name of a column in the maps -> its names in that language."""
     zh: SourceWords | None = None
     consent: ConsentColumns | None = None
+    posted: Posted = Posted()
     items: ColumnMap | None = None
     users: ColumnMap | None = None
     events: ColumnMap | None = None
