@@ -27,7 +27,10 @@ from recllm.doors.cli.options import (
     write_audit,
 )
 
-File = Annotated[Path, typer.Argument(help="CSV, TSV, Parquet or .xlsx; text files may be gzipped.")]
+File = Annotated[Path | None, typer.Argument(help="CSV, TSV, Parquet or .xlsx; text files may be gzipped.")]
+Sql = Annotated[str | None, typer.Option(metavar="URL", help="A database, or env:NAME for its URL.")]
+QueryFile = Annotated[Path | None, typer.Option("--query", exists=True, dir_okay=False, help="Of --sql: a SELECT.")]
+Since = Annotated[str | None, typer.Option(help="Of --sql: a column that grows, for new rows alone.")]
 TableName = Annotated[
     str | None,
     typer.Option("--table", help="users, items, events or consent; exports of known shop systems need none."),
@@ -60,6 +63,9 @@ def ingest(
     workspace: WorkspaceDir,
     map: Map,
     read: Read,
+    sql: Sql,
+    query: QueryFile,
+    since: Since,
     table: TableName = None,
     consent_from: ConsentFrom = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file, and keep nothing of it.")] = False,
@@ -71,16 +77,24 @@ def ingest(
 
     Without --table the file says itself what it is, by its columns: an export of Shopify, for example."""
     from recllm.shop.ingest.options import read_options
+    from recllm.shop.ingest.query import query_rows, read_query
 
-    reading = read_options(read_pairs(read, "--read"))
-    if suggest:
+    reading: dict[str, Any] = dict(read_options(read_pairs(read, "--read")))
+    if (file is None) == ((sql, query, since) == (None, None, None)) or (suggest and file is None):
+        raise UsageError("give a file, or --sql with --query; --suggest takes a file")
+    if suggest and file is not None:
         return suggestion_for(file, reading, table, None if map is None else Path(map), workspace)
     if map is not None and table is None:
         raise UsageError("--map says how columns are called; say with --table which table the file is")
     if table is not None and consent_from:
         raise UsageError("--consent-from is for exports of known shop systems; leave --table out")
+    reading["dry_run"] = dry_run
+    if file is None:
+        source = read_query(sql, query, since, table, map)
+        with open_shop(workspace) as shop, query_rows(shop, source, dry_run=dry_run) as rows:
+            return load(shop, rows, table, map, consent_from or (), **reading)
     with open_shop(workspace) as shop:
-        return load(shop, file, table, map, consent_from or (), dry_run=dry_run, **reading)
+        return load(shop, file, table, map, consent_from or (), **reading)
 
 
 def load(
@@ -190,13 +204,8 @@ def suggestion_for(
                 stream.write(text)
         except FileExistsError:
             raise UsageError(f"{write} is there already; name another file, or remove it") from None
-    document = {
-        "table": suggestion.table,
-        "columns": suggestion.columns,
-        "basics": suggestion.basics,
-        "reasons": suggestion.reasons,
-        "notes": suggestion.notes,
-    }
+    names = ("table", "columns", "basics", "reasons", "notes")
+    document = {name: getattr(suggestion, name) for name in names}
     if write is None:
         return Answer(document | {"map": text}, [*document_lines(plain(document)), "", text.rstrip()])
     remark = f"wrote {write}; load with: recllm ingest {file.name} --table {suggestion.table} --map {write}"

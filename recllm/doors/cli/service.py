@@ -195,7 +195,7 @@ def webhooks(
     *,
     add: Annotated[str | None, typer.Option(metavar="NAME", help="Accept its reports. Again: adds a second secret.")],
     provider: Annotated[
-        str, typer.Option(help="Of --add: standard (Standard Webhooks), sendgrid, ses, resend, mailgun or postmark.")
+        str, typer.Option(help="Of --add: standard, sendgrid, ses, resend, mailgun, postmark, woocommerce or shopify.")
     ] = "standard",
     secret_file: Annotated[
         Path | None,
@@ -207,7 +207,7 @@ def webhooks(
     ] = None,
     shop: Shop,
 ) -> Answer:
-    """Services that report on messages: a list of them, without secrets, or a change."""
+    """Services that report on messages, or a shop's system: a list, without secrets, or a change."""
     from recllm.shop.workspace.webhooks import WebhookScheme, add_source, read_webhooks, remove_webhook
 
     if remove is not None:

@@ -31,6 +31,8 @@ from recllm.base.messages import MessageEvent, MessageEventKind
 from recllm.doors.service.callers import ERRORS, TheService, document_answer
 from recllm.doors.service.live import LiveShop
 from recllm.market.sending.reports import ReportAnswer, record_reports
+from recllm.shop.ingest.deliveries import take_delivery
+from recllm.shop.ingest.posted import document_of, moment_of, value_at
 from recllm.shop.workspace.webhooks import SignedCall, WebhookScheme, WebhookSource, read_webhooks, verify
 
 TOLERANCE_SECONDS = 300.0  # a signed request may be so old, or so far ahead of this machine's clock
@@ -49,8 +51,6 @@ EXAMPLE: Mapping[str, Any] = {
 }
 
 _EVENT_ID = re.compile(r"[!-~]{1,200}")
-_MAX_SECONDS = 2**33
-"""Of a time in epoch seconds: the year 2242."""
 
 Kind = MessageEventKind
 
@@ -158,6 +158,7 @@ FORMS: Mapping[WebhookScheme, ReportForm] = {
         only={Kind.UNSUBSCRIBED: {"SuppressSending": True, "SuppressionReason": "ManualSuppression"}},
     ),
 }
+NOTHING: Mapping[str, int] = dict.fromkeys(ReportAnswer.model_fields, 0)
 MACHINE_OPENED = "sg_machine_open"
 """Of SendGrid: a mail program fetched the picture; a person may not have looked."""
 
@@ -176,12 +177,15 @@ MACHINE_OPENED = "sg_machine_open"
     },
 )
 async def receive(shop_name: str, source_name: str, request: Request, service: TheService) -> Response:
-    """Takes reports on messages, signed as the provider signs. No API key is needed.
+    """Takes reports on messages, or changes in a shop, signed by their sender. No API key is needed.
 
     Each event counts once by its id, in whatever order. An unsubscription and a complaint withdraw consent to the
     message's channel at once.
     """
     body = await request.body()
+    if re.fullmatch(rb"webhook_id=[0-9]{1,20}", body):  # WooCommerce tries an address, unsigned
+        service.rate.count("")
+        return document_answer(json_text(NOTHING))
 
     def proof() -> tuple[LiveShop, WebhookSource, SignedCall]:
         shop = service.shops.get(shop_name)
@@ -200,6 +204,9 @@ async def receive(shop_name: str, source_name: str, request: Request, service: T
     request.state.shop_name = shop.name
 
     def account() -> ReportAnswer:
+        if source.scheme not in FORMS:
+            outcome = take_delivery(shop.workspace, source, body)
+            return ReportAnswer.model_validate({**NOTHING, outcome: 1})
         reports, n_ignored = message_events(source.scheme, body, call)
         done = record_reports(shop.workspace, source.name, reports)
         return done.model_copy(update={"ignored": done.ignored + n_ignored})
@@ -212,15 +219,11 @@ async def receive(shop_name: str, source_name: str, request: Request, service: T
 
 def message_events(scheme: WebhookScheme, body: bytes, call: SignedCall) -> tuple[list[MessageEvent], int]:
     """Events of a body, and the number of its other entries. Raises `DataError` for no JSON."""
-    try:
-        # a bad letter or endless number in an unused field must not spoil a whole batch
-        document = json.loads(body.decode(errors="replace"), parse_int=_integer)
-    except (ValueError, RecursionError):
-        raise DataError("the body is not JSON") from None
+    document = document_of(body)
     if scheme is WebhookScheme.SES:  # what SNS carries is a text; of a confirmed subscription, none of JSON
         try:
-            document = json.loads(document["Message"], parse_int=_integer)
-        except (ValueError, LookupError, TypeError, RecursionError):
+            document = document_of(document["Message"].encode())
+        except (DataError, LookupError, TypeError, AttributeError):
             return [], 1
     entries = document if scheme is WebhookScheme.SENDGRID and isinstance(document, list) else [document]
     events = [event_of(entry, FORMS[scheme], call) for entry in entries]
@@ -240,37 +243,13 @@ def event_of(entry: Any, form: ReportForm, call: SignedCall) -> MessageEvent | N
         is_soft = any(value_at(entry, key) in values for key, values in form.soft.items())
         is_hard = all(value_at(entry, key) in values for key, values in form.hard.items())
         kind = Kind.BOUNCED if is_hard and not is_soft else Kind.BLOCKED
-    event_id = value_at(entry, form.event_id) if form.event_id else call.call_id or digest_of(entry)
+    digest = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
+    event_id = value_at(entry, form.event_id) if form.event_id else call.call_id or digest
     message_id = value_at(entry, form.message_id)
+    if isinstance(message_id, list):  # a tag of SES has a list of values
+        (message_id,) = message_id if len(message_id) == 1 else [None]
     if not all(isinstance(name, str) and _EVENT_ID.fullmatch(name) for name in (event_id, message_id)):
         return None
-    times = (_moment(value_at(entry, key)) for key in form.at)
+    times = (moment_of(value_at(entry, key)) for key in form.at)
     at = next((time for time in times if time is not None), call.sent_at)
     return MessageEvent(event_id=event_id, message_id=message_id, kind=kind, at=at)
-
-
-def value_at(entry: Any, path: str) -> Any:
-    """None where the path leads nowhere."""
-    for key in path.split("."):
-        entry = entry.get(key) if isinstance(entry, dict) else None
-    return entry[0] if isinstance(entry, list) and len(entry) == 1 else entry  # a tag of SES has a list of values
-
-
-def digest_of(entry: Any) -> str:
-    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
-
-
-def _integer(digits: str) -> int | None:
-    """None for more digits than a time in any unit has; Python takes long for very many."""
-    return int(digits) if len(digits) <= 20 else None
-
-
-def _moment(value: Any) -> datetime | None:
-    """Of epoch seconds, or an ISO 8601 time with its zone; None for anything else."""
-    try:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value, UTC) if 0 < value < _MAX_SECONDS else None
-        at = datetime.fromisoformat(value) if isinstance(value, str) and len(value) < 64 else None
-        return None if at is None or at.tzinfo is None else at.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None

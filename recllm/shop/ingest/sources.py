@@ -17,6 +17,7 @@ from recllm.base.words.sentences import language
 from recllm.shop.ingest.column_names import NOTES, normal
 from recllm.shop.ingest.load import open_records
 from recllm.shop.ingest.options import ColumnMap, IngestOptions, Names, RejectRule, _Part, test_rules
+from recllm.shop.ingest.posted import Posted
 from recllm.shop.ingest.read.source import SourceFile, find_decoding, probe, reads_as
 from recllm.shop.ingest.tables import DENIED
 
@@ -53,6 +54,7 @@ class FileSource(SourceWords):
     """Language -> name of a column in the maps -> its names in that language."""
     zh: SourceWords | None = None
     consent: ConsentColumns | None = None
+    posted: Posted = Posted()
     items: ColumnMap | None = None
     users: ColumnMap | None = None
     events: ColumnMap | None = None

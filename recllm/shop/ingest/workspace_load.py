@@ -20,6 +20,7 @@ from recllm.shop.store.writers import COLUMNS
 from recllm.shop.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
+    from recllm.base.policy import Policy
     from recllm.shop.ingest.options import ColumnMap
     from recllm.shop.ingest.sources import FileSource, Recognised
 
@@ -40,14 +41,14 @@ def load_file(
     table: str,
     *,
     mapping: str | ColumnMap | None = None,
+    policy: Policy | None = None,
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> IngestReport:
     """Reads one file into the workspace. mapping: a column map, or the name or path of one. options: fields of
-    `IngestOptions`; the settings are the default.
-
-    Raises `UsageError` for an unknown table, `IngestError` when the file or the load is refused.
+    `IngestOptions`. For these and the policy the settings are the default. Raises `UsageError` for an unknown table,
+    `IngestError` when the file or the load is refused.
     """
     from recllm.shop.ingest.load import ingest_file
     from recllm.shop.ingest.options import ColumnMap, IngestOptions, load_map
@@ -67,7 +68,7 @@ def load_file(
         table,
         store=workspace.store(),
         pseudonymiser=workspace.pseudonymiser(),
-        policy=workspace.policy,
+        policy=policy or workspace.policy,
         mapping=column_map,
         options=IngestOptions(**values),
         quarantine_dir=workspace.quarantine_dir,
@@ -200,19 +201,11 @@ def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> An
 
 def shown_events(slates: Iterable[Slate]) -> pl.DataFrame:
     """One `shown` event per recommendation, `FEEDBACK_SCHEMA`; people's ids are those of the slates."""
+    of_slate = ("user_id", "request_id", "model_version", "experiment", "variant")
     rows = [
-        {
-            "user_id": slate.user_id,
-            "item_id": item.item_id,
-            "event": Action.SHOWN.value,
-            "timestamp": slate.as_of,
-            "request_id": slate.request_id,
-            "position": item.rank,
-            "model_version": slate.model_version,
-            "propensity": item.propensity,
-            "experiment": slate.experiment,
-            "variant": slate.variant,
-        }
+        {name: getattr(slate, name) for name in of_slate}
+        | {"item_id": item.item_id, "position": item.rank, "propensity": item.propensity}
+        | {"event": Action.SHOWN.value, "timestamp": slate.as_of}
         for slate in slates
         for item in slate.items
     ]

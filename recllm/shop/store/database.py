@@ -28,7 +28,7 @@ from sqlalchemy import (
 from recllm.base.errors import StoreError
 from recllm.base.schema import Table
 from recllm.shop.store import messages as sent
-from recllm.shop.store import postgres, tables, writers
+from recllm.shop.store import postgres, sources, tables, writers
 from recllm.shop.store.connections import explained, open_engine, store_url, watch_file, without_password, writing
 from recllm.shop.store.readers import StoreReader
 from recllm.shop.store.writers import Load
@@ -336,6 +336,10 @@ class Store:
     add_message_events = _method(sent.add_events, writes=True)
     campaign_message_events = _method(sent.campaign_events)
     bounced_at = _method(sent.bounced_at)
+    deliveries = _method(sources.deliveries)
+    keep_delivery = _method(sources.keep_delivery, writes=True)
+    read_mark = _method(sources.read_mark)
+    keep_mark = _method(sources.keep_mark, writes=True)
 
     # --- experiments, explored slates, sizes of groups ----------------------------------------------------------------
 

@@ -11,6 +11,7 @@ Mailgun                  HMAC-SHA256 over `timestamp` and a token, in hex; it st
                          cover
 SES                      by Amazon SNS, see `sns`; the topic's ARN takes the place of a secret
 Postmark                 no signature: a password in the address that it posts to
+Shopify, WooCommerce     HMAC-SHA256 over the body in base64, of no time
 
 Where the raw body is what was signed, nothing is parsed before its signature holds.
 """
@@ -61,9 +62,13 @@ class WebhookScheme(StrEnum):
     """Amazon SES; what is kept is the ARN of the topic that it reports to."""
     POSTMARK = "postmark"
     """What is kept is a password."""
+    SHOPIFY = "shopify"
+    SHOPIFY_CONSENT = "shopify+consent"
+    """Agreements count as well as refusals."""
+    WOOCOMMERCE = "woocommerce"
 
 
-SHARED = frozenset({WebhookScheme.STANDARD, WebhookScheme.POSTMARK})
+SHARED = frozenset({WebhookScheme.STANDARD, WebhookScheme.POSTMARK, WebhookScheme.WOOCOMMERCE})
 """Their secret may be made here; the others make it themselves."""
 
 
@@ -208,6 +213,8 @@ def public_key(text: str) -> EllipticCurvePublicKey:
 
 SVIX_HEADERS: Mapping[WebhookScheme, str] = {WebhookScheme.STANDARD: "webhook", WebhookScheme.RESEND: "svix"}
 """Schemes of Standard Webhooks -> with what the names of its headers begin."""
+SHOP_HEADERS = {"shopify": "x-shopify-hmac-sha256", "woocommerce": "x-wc-webhook-signature"}
+"""Shop system -> header of its signature."""
 SENDGRID_TIMESTAMP = "x-twilio-email-event-webhook-timestamp"
 SENDGRID_SIGNATURE = "x-twilio-email-event-webhook-signature"
 RETRIES = timedelta(hours=9)
@@ -239,6 +246,11 @@ def verify(
         kind, _, credentials = headers.get("authorization", "").partition(" ")
         password = from_base64(credentials if kind.lower() == "basic" else "").partition(b":")[2]
         holds = any([hmac.compare_digest(secret.text.encode(), password) for secret in source.secrets])
+        return SignedCall(call_id=None, sent_at=now) if holds else None
+    if (header := SHOP_HEADERS.get(source.scheme.partition("+")[0])) is not None:
+        signature = from_base64(headers.get(header, ""))
+        expected = [hmac.digest(secret.text.encode(), body, hashlib.sha256) for secret in source.secrets]
+        holds = any([hmac.compare_digest(mac, signature) for mac in expected])
         return SignedCall(call_id=None, sent_at=now) if holds else None
     call_id = None
     if source.scheme is WebhookScheme.MAILGUN:
