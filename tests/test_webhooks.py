@@ -37,7 +37,7 @@ from recllm.base.policy import Policy
 from recllm.base.questions import ReportBy
 from recllm.base.schema import Purpose
 from recllm.base.service_settings import ServiceSettings
-from recllm.doors.service.webhooks import FORMS, message_events
+from recllm.doors.service.report_forms import FORMS, message_events
 from recllm.market.campaigns.export import export_campaign, undeliverable
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.folder import TextStatus
