@@ -33,7 +33,8 @@ ROUTES = """
 open       GET     /livez /readyz /openapi.json /static/ /sign-in /sign-in/oidc /sign-in/oidc/{provider}
 open       GET     /language/{name}
 open       POST    /sign-in
-open       GET     /unsubscribe/{shop_name}/{message_id} /recllm.js /recllm.d.ts
+open       GET     /unsubscribe/{shop_name}/{message_id} /c/{shop_name}/{click} /recllm.js /recllm.d.ts
+open       HEAD    /c/{shop_name}/{click}
 open       POST    /unsubscribe/{shop_name}/{message_id}
 open       OPTIONS /v1/page/{name}
 page       POST    /v1/page/consent /v1/page/events /v1/page/list
