@@ -473,6 +473,7 @@ def test_the_console_sends_a_test_then_the_campaign(folder: Path, monkeypatch: p
         until(lambda: "Go on sending" in client.get(f"{path}/review").text)
         page = client.get(f"{path}/review")
         assert f"<dt>Sent</dt><dd>{N}</dd>" in page.text and inbox.received.total() == N + 1
+        assert f"<dt>Taken by the service</dt><dd>{N}</dd>" in client.get("/results/campaign/letter").text
 
 
 @pytest.mark.parametrize(
