@@ -112,9 +112,7 @@ def export(
 def send(
     file: OneFile,
     shop: Shop,
-    addresses: Annotated[
-        Path | None, typer.Option(help="Your file of customers, with their ids and addresses or phones.")
-    ] = None,
+    addresses: Annotated[Path | None, typer.Option(help="File of customers with their ids and addresses.")] = None,
     test: Annotated[str, typer.Option(metavar="ADDRESS", help="Send one text to this address instead.")] = "",
     per_minute: Annotated[int, typer.Option(min=1, help="Most messages in a minute.")] = 600,
     unanswered: Annotated[

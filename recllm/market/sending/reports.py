@@ -10,7 +10,7 @@ bounced                      leaves the person out of the channel's exports unti
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -50,12 +50,10 @@ def record_reports(workspace: Workspace, source: str, reports: Sequence[MessageE
     store, now = workspace.store(), datetime.now(UTC)
     latest = utc(present(workspace, now) - 1)  # in a replayed log at its end, like the exports
     messages = store.messages(report.message_id for report in reports)
+    clicked = store.known_message_events(CLICK_SOURCE, messages)
     if source == CLICK_SOURCE:
-        agreed = workspace.gate().permits_each([m.user_id for m in messages.values()], Purpose.ANALYTICS)
-        messages = {name: messages[name] for name, is_counted in zip(messages, agreed, strict=True) if is_counted}
+        messages = to_analysed(workspace, messages)
         clicked = reported_clicks(store.messages_of, {m.user_id for m in messages.values()})
-    else:
-        clicked = store.known_message_events(CLICK_SOURCE, messages)
     of_messages = {report.event_id: report for report in reversed(reports) if report.message_id in messages}
     duplicates = store.known_message_events(source, of_messages)
     new = [
@@ -83,6 +81,12 @@ def record_reports(workspace: Workspace, source: str, reports: Sequence[MessageE
     ignored = sum(report.message_id not in messages for report in reports)
     logger.info("%d events of messages counted, %d ignored", accepted, ignored, extra={"source": source})
     return ReportAnswer(accepted=accepted, duplicates=len(reports) - ignored - accepted, ignored=ignored)
+
+
+def to_analysed(workspace: Workspace, messages: Mapping[str, CampaignMessage]) -> dict[str, CampaignMessage]:
+    """Those to customers who agree to analytics."""
+    agreed = workspace.gate().permits_each([m.user_id for m in messages.values()], Purpose.ANALYTICS)
+    return {name: messages[name] for name, is_counted in zip(messages, agreed, strict=True) if is_counted}
 
 
 def reported_clicks(
