@@ -56,7 +56,7 @@ from recllm.shop.workspace.privacy import KEY_VARIABLE
 from recllm.shop.workspace.webhooks import WebhookScheme, add_source
 from recllm.shop.workspace.workspace import Workspace
 
-PEOPLE, N = 120, 37
+PEOPLE, N = 120, 33
 """All customers of the shop, and those that the campaign addresses."""
 LETTER = """\
 id = "letter"
