@@ -31,5 +31,6 @@ python eval/attack.py -o "$results/attack.json"
 recllm start --demo -w "$tuned/demo"
 python eval/serve.py -w "$tuned/demo" -o "$results/serve.json"
 python eval/send.py -o "$results/send.json"
+python eval/walk.py -o "$results/walk.json"
 python eval/scale.py --model "$tuned/demo/models" -o "$results/scale.json"
 python eval/results_page.py

@@ -109,7 +109,9 @@ def read_retail(data: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     return pl.read_parquet(folder / "items.parquet").select("item_id", "title", "price"), events
 
 
-def simulated(shop: Mapping[str, Any], rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:
+def simulated(
+    shop: Mapping[str, Any], rng: np.random.Generator, n_people: int = PEOPLE
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Items and a year's events of a made shop: some goods are bought in a rhythm of the customer's own, durables once,
     often with what goes with them; some customers stay away, some leave a cart."""
     products, end = shop["products"], datetime(2025, 11, 20, 18, tzinfo=UTC)
@@ -122,7 +124,7 @@ def simulated(shop: Mapping[str, Any], rng: np.random.Generator) -> tuple[pl.Dat
     rows: list[tuple[str, str, str, datetime]] = []
     once = [n for n, product in enumerate(products) if not product[4]]
     again = [n for n, product in enumerate(products) if product[4]]
-    for user in range(PEOPLE):
+    for user in range(n_people):
         first = float(rng.uniform(20, DAYS))
         last = float(rng.choice([0, 0, 0, 0, 60]))
         trips: dict[int, set[int]] = defaultdict(set)

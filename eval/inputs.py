@@ -130,6 +130,15 @@ def of_child() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join((str(HERE.parent), *sys.path))}
 
 
+def recllm(*arguments: str) -> str:
+    """What a command prints; where it fails, the script ends."""
+    command = [sys.executable, "-m", "recllm", *arguments]
+    done = subprocess.run(command, env=of_child(), capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 3):
+        sys.exit(f"recllm {' '.join(arguments)} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
 def in_new_process(script: str, *arguments: str, threads: int | None = None, task: Any = None) -> dict[str, Any]:
     """Runs a script of this folder and returns the JSON of its last line. task: goes to its standard input as JSON."""
     count = {} if threads is None else {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

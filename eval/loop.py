@@ -17,7 +17,6 @@ learned at all; `refused` counts those that it refused.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import polars as pl
-from inputs import finish, load_average, of_child, say, script_parser, show_progress
+from inputs import finish, load_average, recllm, say, script_parser, show_progress
 from serve import server
 from simulated_shop import Customers, ServedSlate, ShopLog, replay
 
@@ -153,14 +152,6 @@ def one_seed(seed: int, args: Any) -> dict[str, Any]:
         "worse_models": worse,
         "refused": refused,
     }
-
-
-def recllm(*arguments: str) -> str:
-    command = [sys.executable, "-m", "recllm", *arguments]
-    done = subprocess.run(command, env=of_child(), capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 3):
-        sys.exit(f"recllm {' '.join(arguments)} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return done.stdout
 
 
 def models(folder: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ ROUTES = """
 open       GET     /livez /readyz /openapi.json /static/ /sign-in /sign-in/oidc /sign-in/oidc/{provider}
 open       GET     /language/{name}
 open       POST    /sign-in
-open       GET     /unsubscribe/{shop_name}/{message_id} /recllm.js /recllm.d.ts
+open       GET     /unsubscribe/{shop_name}/{message_id} /c/{shop_name}/{click} /recllm.js /recllm.d.ts
 open       POST    /unsubscribe/{shop_name}/{message_id}
 open       OPTIONS /v1/page/{name}
 page       POST    /v1/page/consent /v1/page/events /v1/page/list
@@ -133,7 +133,12 @@ def ask_everything(folder: Path, *, every: int = 1, paths: str = "") -> Verdicts
     with Workspace.open(folder) as shop, Workspace.open(other) as other_shop:
         browsers = _browsers(shop, other_shop)
         with_keys = [*_with_keys(shop, other_shop), Caller("the cookie of a session", browsers[0].headers)]
-        values = {"name": shop.pseudonymiser().one("u05"), "item_id": "tea-1", "shop_name": folder.name, "step": "goal"}
+        values = {
+            "name": shop.pseudonymiser().one("u05"),
+            "item_id": "tea-1",
+            "shop_name": folder.name,
+            "step": "people",
+        }
         values["version"] = str(current(shop.models_dir))
     table = {(path, verb): scope for scope, verb, *paths in map(str.split, ROUTES.split("\n")[1:-1]) for path in paths}
     settings = ServiceSettings(watch_seconds=0.1, requests_per_minute=1_000_000)

@@ -54,7 +54,8 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.content = self.rfile.read(int(self.headers["Content-Length"]))
+                body = json.loads(self.content) if "json" in self.headers["Content-Type"] else {}
                 outer.requests.append((self.path, dict(self.headers), body))
                 outer.answer(self, body)
 

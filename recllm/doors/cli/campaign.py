@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -113,41 +112,40 @@ def export(
 def send(
     file: OneFile,
     shop: Shop,
-    addresses: Annotated[
-        Path | None, typer.Option(help="Your file of customers, with their ids and e-mail addresses.")
-    ] = None,
+    addresses: Annotated[Path | None, typer.Option(help="File of customers with their ids and addresses.")] = None,
     test: Annotated[str, typer.Option(metavar="ADDRESS", help="Send one text to this address instead.")] = "",
     per_minute: Annotated[int, typer.Option(min=1, help="Most messages in a minute.")] = 600,
     unanswered: Annotated[
-        Literal["sent", "again"] | None,
-        typer.Option(help="What your mail server's log says of messages that it gave no answer for."),
-    ] = None,
+        str,
+        typer.Option(metavar="sent|again|ID,...", help="Messages without an answer: all, none or these were sent."),
+    ] = "",
 ) -> Answer:
-    """Send the approved e-mails to customers who agree now, each once; run it again to go on."""
+    """Send the approved messages to customers who agree now, each once; run it again to go on."""
     from tqdm import tqdm
 
-    from recllm.market.sending.addresses import read_addresses
-    from recllm.market.sending.mail import SERVER_VARIABLE, MailServer
+    from recllm.market.sending.addresses import campaign_addresses
     from recllm.market.sending.outbox import MessageState
-    from recllm.market.sending.send import send_campaign, send_test
+    from recllm.market.sending.send import send_campaign, send_test, servers_of
 
-    server, campaign = MailServer.of(os.environ.get(SERVER_VARIABLE, "")), _open_campaign(shop, file)
+    campaign = _open_campaign(shop, file)
+    servers = servers_of(campaign)
     if test:
-        text_id = send_test(campaign, server, test)
+        text_id = send_test(campaign, servers, test)
         return Answer({"test": text_id}, [f"the text {text_id} was sent to {test}"])
     if addresses is None:
-        raise UsageError("whom to send to: --addresses FILE with your customers' ids and e-mail addresses")
-    by_customer = read_addresses(shop, addresses)
-    answered = {None: None, "sent": MessageState.SENT, "again": MessageState.DEFERRED}[unanswered]
+        raise UsageError("whom to send to: --addresses FILE with your customers' ids and e-mail addresses or phones")
+    by_customer = campaign_addresses(campaign, servers, addresses)
+    states = {"": None, "sent": MessageState.SENT, "again": MessageState.DEFERRED}
+    answered = states.get(unanswered, unanswered.split(","))
     write_audit(shop, "campaign_sent", campaign=campaign.plan.campaign_id)  # before: some may leave though a run fails
-    with tqdm(unit=" e-mails", disable=None) as bar:
+    with tqdm(unit=" messages", disable=None) as bar:
 
         def progress(n_done: int, n_all: int) -> None:
             bar.total = n_all
             bar.update(n_done - bar.n)
 
         outcome = send_campaign(
-            campaign, server, by_customer, per_minute=per_minute, unanswered=answered, progress=progress
+            campaign, servers, by_customer, per_minute=per_minute, unanswered=answered, progress=progress
         )
     return Answer(outcome, notes=list(_left_to_do(outcome)))
 
@@ -196,8 +194,8 @@ def _left_to_do(outcome: SendOutcome) -> Iterator[str]:
     if outcome.unanswered:
         yield (
             f"{count_text(len(outcome.unanswered), 'message')} may have left, as the server's answer is missing, and "
-            "will not be sent again. Look for their Message-ID in its log, then give --unanswered sent or again: "
-            + ", ".join(outcome.unanswered[:5])
+            "will not be sent again. Look for their ids in its log, then give --unanswered with those that it has, or "
+            "sent for all, or again for none: " + ", ".join(outcome.unanswered[:5])
         )
     if n_left := outcome.deferred + outcome.waiting:
         yield f"{count_text(n_left, 'message')} could not leave yet; run this again later"

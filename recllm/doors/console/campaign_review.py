@@ -1,11 +1,10 @@
 """The last page of a campaign: what may be expected, what goes when, and how it leaves.
 
-It leaves by lists for another service, or by e-mail from here: a test, then the sending in the background."""
+It leaves by lists for another service, or from here: a test, then the sending in the background."""
 
 from __future__ import annotations
 
 import io
-import os
 import tempfile
 import zipfile
 from collections import Counter
@@ -36,13 +35,12 @@ from recllm.doors.console.pages import REFUSALS, PageRoute, TheForm, TheVisit, V
 from recllm.doors.service.jobs import ENDED, Progress
 from recllm.market.audiences.audience import aim
 from recllm.market.campaigns.drafts import CampaignAct, history, note, open_by_id
-from recllm.market.campaigns.export import EMAIL, export_campaign, reachable_people
+from recllm.market.campaigns.export import export_campaign, reachable_people
 from recllm.market.campaigns.folder import ExportEntry, read_entries
 from recllm.market.campaigns.open_campaign import OpenCampaign
-from recllm.market.sending.addresses import read_addresses
-from recllm.market.sending.mail import SERVER_VARIABLE, MailServer
+from recllm.market.sending.addresses import campaign_addresses
 from recllm.market.sending.outbox import MessageState, Outbox
-from recllm.market.sending.send import send_campaign, send_test
+from recllm.market.sending.send import Server, is_set_up, send_campaign, send_test, servers_of
 from recllm.shop.workspace.keys import Scope
 
 router = APIRouter(prefix="/campaigns", route_class=PageRoute)
@@ -140,7 +138,7 @@ def act_lines(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return acts
 
 
-# --- e-mails that leave from here -------------------------------------------------------------------------------------
+# --- messages that leave from here ------------------------------------------------------------------------------------
 
 SEND_PATH = "/campaigns/send"
 """Of the form with the addresses, which may be larger than others."""
@@ -160,8 +158,7 @@ def send_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any]:
         "is_sending": job is not None and job.state not in ENDED,
         "counts": counts,
         "has_begun": any(entry.sends for entry in read_entries(campaign.folder.exports, ExportEntry)),
-        "has_server": bool(os.environ.get(SERVER_VARIABLE)),
-        "has_email": any(person.channel == EMAIL for person in campaign.plan.addressed),
+        "channels": list(filter(is_set_up, campaign.file.personal_channels)),
     }
 
 
@@ -181,7 +178,8 @@ def test_message(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     visit.require(Scope.MARKETING)
     visit.require(Scope.PEOPLE)
     try:
-        send_test(open_by_id(visit.workspace, campaign_id), mail_server(visit), form.text("to"))
+        campaign = open_by_id(visit.workspace, campaign_id)
+        send_test(campaign, servers_here(visit, campaign), form.text("to"))
     except REFUSALS as error:
         return show_review(visit, campaign_id, refused_state(visit, error, PageState()))
     return visit.back(page_path(campaign_id, CampaignStep.REVIEW), "test_sent")
@@ -199,7 +197,8 @@ def send(visit: TheVisit, form: TheForm) -> Response:
     content = form.file("addresses", MAX_ADDRESS_BYTES)
     name = (upload.filename if isinstance(upload, UploadFile) else None) or ""
     try:
-        server = mail_server(visit)
+        campaign = open_by_id(visit.workspace, campaign_id)
+        servers = servers_here(visit, campaign)
         if form.text("confirmed") != "yes":
             raise WordedError(visit.say("campaigns.confirm_first"))
         if not content or len(content) > MAX_ADDRESS_BYTES:
@@ -207,14 +206,14 @@ def send(visit: TheVisit, form: TheForm) -> Response:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"addresses.{'xlsx' if name.lower().endswith('.xlsx') else 'csv'}"
             file.write_bytes(content)
-            addresses = read_addresses(visit.workspace, file)
+            addresses = campaign_addresses(campaign, servers, file)
     except REFUSALS as error:
         return show_review(visit, campaign_id, refused_state(visit, error, PageState()))
 
     def work(tell: Progress) -> None:
         send_campaign(
             open_by_id(visit.workspace, campaign_id),
-            server,
+            servers,
             addresses,
             per_minute=PER_MINUTE,
             unanswered=unanswered,
@@ -239,7 +238,7 @@ def stop(visit: TheVisit, campaign_id: str) -> Response:
     return visit.back(page_path(campaign_id, CampaignStep.REVIEW))
 
 
-def mail_server(visit: Visit) -> MailServer:
-    if not os.environ.get(SERVER_VARIABLE):
+def servers_here(visit: Visit, campaign: OpenCampaign) -> dict[str, Server]:
+    if not any(map(is_set_up, campaign.file.personal_channels)):
         raise WordedError(visit.say("sending.no_server"))
-    return MailServer.of(os.environ[SERVER_VARIABLE])
+    return servers_of(campaign)

@@ -73,9 +73,9 @@ def export_campaign(
 ) -> CampaignExport:
     """Writes ID-CHANNEL.csv files into `folder`, and logs whom they reach; who is held out is in none of them.
 
-    folder: None for e-mails that `recllm.market.sending` sends to people with one of the `addresses`, by pseudonym, and
-    records when they have left. They are in no file from then on, and people who were in one are not sent to.
-    ids: pseudonym -> the shop's own id, where it is known. revision: what the caller saw, see
+    folder: None for messages that `recllm.market.sending` sends to people with one of the `addresses`, by pseudonym.
+    It records them when they have left. Their channel is in no file from then on, and a channel that was in a file is
+    not sent from here. ids: pseudonym -> the shop's own id, where it is known. revision: what the caller saw, see
     `CampaignFolder.revision`. Raises `PolicyError` when no text is approved, or fewer people than the policy's floor
     are left, `NothingToDo` with the counts for none, or when the offer is over, `ConflictError` for another revision.
     """
@@ -91,18 +91,17 @@ def export_campaign(
                 f"the offer of {plan.campaign_id!r} ends before the quiet hours do; nothing can be sent in time"
             )
         entries = read_entries(campaign.folder.exports, ExportEntry)
+        gone = {name for entry in entries if entry.sends is (folder is not None) for name in entry.reached}
+        gone_channels = {person.channel for person in plan.people if person.user_id in gone}
         if folder is None:
-            emails = [person for person in plan.people if person.channel == EMAIL]
-            in_files = {name for entry in entries if not entry.sends for name in entry.reached}
-            if any(person.user_id in in_files for person in emails):
+            leaving = [person for person in plan.people if person.user_id in addresses]
+            if in_files := sorted(gone_channels & {person.channel for person in leaving}):
                 raise PolicyError(
-                    f"the e-mails of {plan.campaign_id!r} were exported to a file, and may have been sent with it; "
-                    "plan another campaign"
+                    f"messages of {plan.campaign_id!r} by {', '.join(in_files)} were exported to a file, and may have "
+                    "been sent with it; plan another campaign"
                 )
-            leaving = [person for person in emails if person.user_id in addresses]
         else:
-            sent_here = {EMAIL for entry in entries if entry.sends}
-            leaving = [person for person in plan.people if person.channel not in sent_here]
+            leaving = [person for person in plan.people if person.channel not in gone_channels]
         reached, held_out, dropped = reachable_people(campaign, states, leaving)
         if not reached:
             counts = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from recllm.base.errors import IngestError, UsageError
+from recllm.market.campaigns.open_campaign import OpenCampaign
 from recllm.market.sending.mail import MAILBOX
 from recllm.shop.ingest.column_names import columns_of, normal
 from recllm.shop.ingest.load import open_records
@@ -15,12 +18,81 @@ from recllm.shop.ingest.read.source import probe
 from recllm.shop.ingest.sources import recognise_file
 from recllm.shop.workspace.workspace import Workspace
 
-_ADDRESS_NAMES = {"email", "emailaddress", "mail", "emailadresse", "邮箱", "邮箱地址", "电子邮箱", "电子邮件"}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressForm:
+    """What an address of a channel looks like, and where a file has it."""
+
+    pattern: str
+    plural: str
+    """As errors call them."""
+    name: str
+    """Of a column that certainly holds them."""
+    others: frozenset[str]
+    """Further names, as of `normal`."""
+    left_out: str = ""
+    """Pattern of signs that people write between digits."""
+    is_known_by_form: bool = True
+    """Whether a column is found by its cells, too."""
 
 
-def read_addresses(workspace: Workspace, file: Path) -> dict[str, str]:
-    """Pseudonym -> e-mail address, of a table with a customer's id and address in each row. Cells that are no address
-    are left out; of several for one customer the last counts.
+FORMS: Mapping[str, AddressForm] = {
+    "email": AddressForm(
+        pattern=MAILBOX,
+        plural="e-mail addresses",
+        name="email",
+        others=frozenset({"emailaddress", "mail", "emailadresse", "邮箱", "邮箱地址", "电子邮箱", "电子邮件"}),
+    ),
+    "sms_gsm": AddressForm(
+        pattern=r"^\+[1-9][0-9]{6,14}$",
+        plural="phone numbers (+ and country first)",
+        name="phone",
+        others=frozenset(
+            {"phonenumber", "mobile", "mobilephone", "mobilenumber", "telephone", "tel", "sms", "whatsapp", "telefon"}
+            | {"handynummer", "手机", "手机号", "手机号码", "电话", "电话号码", "联系电话"}
+        ),
+        left_out=r"[\s().'\-]",
+    ),
+    "push": AddressForm(
+        pattern=r"^[!-~]{1,512}$",
+        plural="names in the service that you push with",
+        name="push_token",
+        others=frozenset({"token", "devicetoken", "openid", "externaluserid", "外部联系人", "推送标识"}),
+        is_known_by_form=False,
+    ),
+}
+"""Channel -> the form of its addresses: RFC 5321, E.164, and the name of a device or contact in a service."""
+
+
+def address_in(form: AddressForm, cell: pl.Expr) -> pl.Expr:
+    """The address in a cell as it is sent to; null for what is none."""
+    address = cell.str.strip_chars()
+    if form.left_out:
+        address = address.str.normalize("NFKC").str.replace_all(form.left_out, "").str.replace("^00", "+")
+    return pl.when(address.str.contains(form.pattern)).then(address)
+
+
+def as_address(channel: str, text: str) -> str | None:
+    """As `address_in`, of one text."""
+    address: str | None = pl.select(address_in(FORMS[channel], pl.lit(text))).item()
+    return address
+
+
+def campaign_addresses(campaign: OpenCampaign, channels: Collection[str], file: Path) -> dict[str, str]:
+    """Pseudonym -> address of the people of the campaign, each on their channel. Raises as `read_addresses`."""
+    channel_of = {person.user_id: person.channel for person in campaign.plan.people}
+    return {
+        user_id: address
+        for channel in channels
+        if channel in channel_of.values()
+        for user_id, address in read_addresses(campaign.workspace, file, channel).items()
+        if channel_of.get(user_id) == channel
+    }
+
+
+def read_addresses(workspace: Workspace, file: Path, channel: str = "email") -> dict[str, str]:
+    """Pseudonym -> address on the channel, of a table with a customer's id and address in each row. Cells that are no
+    address are left out; of several for one customer the last counts.
 
     The id is the column that the file's kind uses for customers, else one with a known name such as `user_id`; the
     address is in a column with a known name such as `email`, or the only one with addresses. Raises `UsageError` where
@@ -44,15 +116,16 @@ def read_addresses(workspace: Workspace, file: Path) -> dict[str, str]:
         raise UsageError(
             f"{file}: call the column with the customers' ids user_id, and no other one; there are: {listed}"
         )
-    cells = pl.concat([chunk.frame.select(pl.all().str.strip_chars()) for chunk in records.chunks()])
-    counts = cells.select(pl.all().str.contains(MAILBOX).sum()).row(0, named=True)
-    columns = [column for column, n in counts.items() if n]
-    columns = [column for column in columns if normal(column) in _ADDRESS_NAMES] or columns
+    form, cells = FORMS[channel], pl.concat([chunk.frame for chunk in records.chunks()])
+    addresses = cells.select(address_in(form, pl.all()).name.keep())
+    columns = [column.name for column in addresses if column.null_count() < len(column)]
+    named = [column for column in columns if normal(column) in {normal(form.name), *form.others}]
+    columns = named or (columns if form.is_known_by_form else [])
     if len(columns) != 1:
         listed = f"; these could be meant: {', '.join(columns)}" if columns else ""
         raise UsageError(
-            f"{file}: call the column with the customers' e-mail addresses email, and no other one{listed}"
+            f"{file}: call the column with the customers' {form.plural} {form.name}, and no other one{listed}"
         )
-    pairs = cells.select(pl.col(id_columns[0]).replace("", None).alias("user_id"), pl.col(columns[0]).alias("address"))
-    pairs = pairs.filter(pl.col("user_id").is_not_null(), pl.col("address").str.contains(MAILBOX))
+    user_ids = cells[id_columns[0]].str.strip_chars().replace("", None)
+    pairs = pl.DataFrame({"user_id": user_ids, "address": addresses[columns[0]]}).drop_nulls()
     return dict(zip(workspace.pseudonymiser().many(pairs["user_id"].to_list()), pairs["address"], strict=True))

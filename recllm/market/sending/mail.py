@@ -26,6 +26,7 @@ from recllm.market.adcopy.channels import CALL_TO_ACTION, channel_named, complet
 from recllm.market.adcopy.write import TEMPLATE
 from recllm.market.campaigns.folder import CampaignText
 from recllm.market.campaigns.open_campaign import OpenCampaign
+from recllm.market.sending.clicks import CLICK_PATH, click_token
 
 UNSUBSCRIBE_PATH = "/unsubscribe"
 """Of the service: POST /unsubscribe/SHOP/MESSAGE ends the messages of the channel at once, without a question."""
@@ -84,7 +85,7 @@ class MailServer:
         )
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"the mail server {self.host}:{self.port}"
 
     def header_id(self, message_id: str) -> str:
         """The header Message-ID, by which the server's log names a mail."""
@@ -101,17 +102,37 @@ class Mail:
     """One message to one address, ready to be handed over."""
 
     user_id: str
-    address: str
-    content: bytes
-    """RFC 5322, lines ended by CRLF."""
+    message_id: str
+    address: str = field(repr=False)
+    content: bytes = field(repr=False)
+    """Of an e-mail by RFC 5322, lines ended by CRLF."""
 
 
 def unsubscribe_url(campaign: OpenCampaign, message_id: str) -> str:
-    """The address that ends the messages of one customer, where the campaign's `opt_out` is the page of the service,
-    .../unsubscribe/SHOP; else `opt_out` itself. A message's id cannot be guessed without the workspace's key."""
+    """The address that ends the messages of one customer, where the campaign's `opt_out` is the page of the service;
+    else `opt_out` itself. A message's id cannot be guessed without the workspace's key."""
+    link = campaign.file.sender.opt_out
+    return f"{link.rstrip('/')}/{message_id}" if service_of(campaign) else link
+
+
+def link_of(campaign: OpenCampaign, message_id: str | None = None) -> str:
+    """Where the messages lead to; "" without a link. message_id: through the service, where the campaign names it."""
+    link = campaign.file.words.link or ""
+    link = link if "://" in link or not link else f"https://{link}"
+    service = service_of(campaign)
+    if message_id is None or service is None or not link.startswith(("http://", "https://")):
+        return link
+    host, shop_name = service
+    return f"{host}{CLICK_PATH}/{shop_name}/{click_token(campaign.workspace, message_id, link)}"
+
+
+def service_of(campaign: OpenCampaign) -> tuple[str, str] | None:
+    """The public address of the service and the shop's name there, of an `opt_out` .../unsubscribe/SHOP; else None."""
     link, page = campaign.file.sender.opt_out, f"{UNSUBSCRIBE_PATH}/{campaign.workspace.root.resolve().name}"
-    is_page = link.startswith("http") and unquote(urlsplit(link).path).rstrip("/").endswith(page)
-    return f"{link.rstrip('/')}/{message_id}" if is_page else link
+    if not link.startswith("http") or not unquote(urlsplit(link).path).rstrip("/").endswith(page):
+        return None
+    host, _, shop_name = link.rstrip("/").rpartition(f"{UNSUBSCRIBE_PATH}/")
+    return host, shop_name
 
 
 def mail_of(
@@ -133,7 +154,7 @@ def mail_of(
     sender, is_generated = replace(file.sender, opt_out=unsubscribe), text.generator != TEMPLATE
     finished = complete(wording, channel=text.channel, locale=text.locale, sender=sender, generated=is_generated)
     added = [line for line in finished[len(wording) :].split("\n") if line]
-    link = file.words.link and (file.words.link if "://" in file.words.link else f"https://{file.words.link}")
+    link = link_of(campaign, message.message_id if message else None)
     button = parts.get(CALL_TO_ACTION) if link else None
     picture = item.attributes.get(IMAGE, "") if item else ""
     mail = EmailMessage(policy=SMTP)
@@ -158,7 +179,7 @@ def mail_of(
         heads.append("List-Unsubscribe-Post: List-Unsubscribe=One-Click")
     heads += [head.replace("ID", message_id) for host, head in PROVIDER_HEADERS.items() if server.host.endswith(host)]
     content = "".join(f"{head}\r\n" for head in heads).encode("ascii") + mail.as_bytes()
-    return Mail(user_id=message.user_id if message else "", address=address, content=content)
+    return Mail(user_id=message.user_id if message else "", message_id=message_id, address=address, content=content)
 
 
 @cache
