@@ -179,5 +179,5 @@ def test_who_is_erased_by_another_spelling_stays_away(run: Command, files: tuple
         load(shop, *files)
         assert not shop.gate().knows_each([name])[0], "who is sent again, in any spelling, is kept out"
     (tmp_path / "ids.txt").write_text("Ann@x.de\nann@X.de\n", "utf-8")
-    code, out, _ = run("describe", "--ids", "ids.txt", "-w", "shop", "--json")
+    code, out, _ = run("explain", "--ids", "ids.txt", "-w", "shop", "--json")
     assert code == 0 and len({line["pseudonym"] for line in json.loads(out)}) == 1

@@ -114,14 +114,14 @@ def test_looking_is_not_recording(run: Command, shop: Path) -> None:
         ("explain", "-u", "nobody123", "-i", "tea"),
         ("copy", "-u", "nobody123", "--channel", "push"),
         ("copy", "--user", f"@{ids}", "--channel", "email"),
-        ("describe", "nobody123"),
+        ("explain", "-u", "nobody123"),
         ("audience", "--item", "tea", "--with", f"suppressed=@{ids}"),
         ("audience", "--with", f"seeds=@{ids}"),
         ("predict", "buy", "--ids", str(ids)),
         ("occasions",),
         ("feedback", "report"),
-        ("describe",),
-        ("describe", "--ids", str(ids)),
+        ("explain",),
+        ("explain", "--ids", str(ids)),
         ("privacy", "export", "-u", "nobody123"),
     ]
     for look in looks:
@@ -154,7 +154,7 @@ def test_consent_is_asked_for_by_default(run: Command, tmp_path: Path) -> None:
     ann, bob = document(run("recommend", "-u", "ann", "-u", "bob", "-k", "1", "-w", "shop", "--json")[1])
     assert ann["items"][0]["served_by"] == ["popular"] and "consent" in ann["degraded_reason"]
     assert bob["items"][0]["served_by"] != ["popular"]
-    for refused in (("copy", "-u", "ann"), ("train",), ("describe", "ann")):
+    for refused in (("copy", "-u", "ann"), ("train",), ("explain", "-u", "ann")):
         code, _, err = run(*refused, "-w", "shop")
         assert code == 4 and err.count("\n") == 1 and "agreed" in err
 
@@ -209,7 +209,7 @@ def _write(path: Path, text: str) -> Path:
         (("copy", "-u", "ann", "--item", "nothing"), 2, "nothing"),
         (("copy", "-u", "ann", "--channel", "fax"), 2, "fax"),
         (("copy", "-u", "ann", "--generator", "http://127.0.0.1:9"), 0, "template"),
-        (("describe", "zoe"), 2, "known"),
+        (("explain", "-u", "zoe"), 2, "known"),
         (("train",), 2, "training needs"),
         (("evaluate", "--test-days", "900"), 2, "900"),
     ],
@@ -266,8 +266,8 @@ def test_the_log_goes_to_stderr_with_its_fields(run: Command, shop: Path, monkey
 
     monkeypatch.setattr(describe, "describe", described)
     monkeypatch.setattr(logging.getLogger(), "handlers", list(logging.getLogger().handlers))
-    assert run("describe", "-w", "shop", "--json")[2] == ""
-    code, out, err = run("-v", "describe", "-w", "shop", "--json")
+    assert run("explain", "-w", "shop", "--json")[2] == ""
+    code, out, err = run("-v", "explain", "-w", "shop", "--json")
     assert code == 0 and document(out) == {"items": 4} and "recllm.shop.ingest.workspace_load described tables=4" in err
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO ", err), "times are UTC and say so"
 

@@ -479,7 +479,7 @@ def test_a_damaged_store_serves_nothing(folder: Path, damage: Callable[[Path], N
             with pytest.raises(StoreError, match="is damaged; put a backup in its place") as caught:
                 do()
             assert "\n" not in str(caught.value) and "Green" not in str(caught.value)
-    code, out, err = command("describe", "-w", str(folder))
+    code, out, err = command("explain", "-w", str(folder))
     assert code == 1 and not out and "is damaged" in err
     assert command("models", "-w", str(folder))[0] == 0, "what needs no store goes on"
     store.write_bytes(whole)

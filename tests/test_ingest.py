@@ -582,9 +582,9 @@ def test_two_shops_that_count_alike_are_kept_apart(run: Command, tmp_path: Path)
         if options:
             assert json.loads(run(*load, "items", f"{name}.csv", *options)[1])["accepted"] == 8
         assert json.loads(run(*load, "events", f"{name}-events.csv", *options)[1])["accepted"] == 8
-    counts = json.loads(run("describe", "-w", "shop", "--json")[1])
+    counts = json.loads(run("explain", "-w", "shop", "--json")[1])
     assert [counts[table]["rows"] for table in ("items", "users", "events")] == [16, 2, 16]
-    code, out, _ = run("describe", "second:7", "-w", "shop")
+    code, out, _ = run("explain", "-u", "second:7", "-w", "shop")
     assert code == 0 and "Hammer" in out and "Tea" not in out
     code, _, err = run(*load, "events", "a-events.csv", "--read", "namespace=a b")
     assert code == 2 and "namespace" in err

@@ -110,12 +110,12 @@ def test_a_workspace_keeps_that_its_log_knows_only_an_order(stepped: Path, run: 
         with pytest.raises(UsageError, match="only an order"):
             predict_workspace(shop, PredictionRequest(kind=PredictionKind.BUY))
         assert list(everyday_predictions(shop)) == []
-    code, out, _ = run("describe", "-w", "shop", "--json")
+    code, out, _ = run("explain", "-w", "shop", "--json")
     told = json.loads(out)["events"]
     assert code == 0 and (told["first"], told["last"], told["step_days"]) == (None, None, 28)
     code, out, _ = run("recommend", "-u", "u01", "-k", "3", "-w", "shop", "--json")
     assert code == 0 and " ago" not in out
-    code, out, _ = run("describe", "u01", "-w", "shop")
+    code, out, _ = run("explain", "-u", "u01", "-w", "shop")
     assert code == 0 and "tea" in out and "ago" not in out
     code, _, err = run("ingest", "events.csv", "--table", "events", "-w", "shop")
     assert code == 2 and "E_ORDER_LOG" in err and "knows only an order" in err

@@ -518,7 +518,7 @@ def test_an_anonymous_visitor_has_the_same_rights(run: Command, shop: Path) -> N
 
 
 def test_rights_by_command(run: Command, shop: Path, tmp_path: Path) -> None:
-    assert run("describe", "ann", "-w", "shop")[0] == 0
+    assert run("explain", "-u", "ann", "-w", "shop")[0] == 0
     assert "restricted since" in run("privacy", "restrict", "-u", "ann", "-w", "shop")[1]
     assert "not restricted" in run("privacy", "restrict", "-u", "ann", "--lift", "-w", "shop")[1]
     assert run("privacy", "erase", "-u", "ann", "-w", "shop")[0] == 2

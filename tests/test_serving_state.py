@@ -386,7 +386,7 @@ def test_the_light_door_imports_neither_torch_nor_transformers(tmp_path: Path) -
         ["recommend", "--user", "u01", "--user", "told", "--user", "nobody", "--where", "price < 9"],
         ["explain", "--user", "u00", "--item", "tea-1"],
         ["copy", "--user", "u00", "--channel", "push"],
-        ["describe", "u00"],
+        ["explain", "-u", "u00"],
     )
     argument = json.dumps([[*command, "-w", str(real.root)] for command in commands])
     done = subprocess.run([sys.executable, "-c", LIGHT, argument], capture_output=True, text=True)

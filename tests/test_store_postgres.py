@@ -275,7 +275,7 @@ def test_no_password_is_written_or_said(
     secret = quote(PASSWORD, safe="")
     texts = []
     for wrong in (with_password(url), f"{url}&password={secret}", with_password(url) + "#/@x"):
-        texts += run("init", "-w", "shop", "--store", wrong)[1:] + run("describe", "--set", f"store={wrong}")[1:]
+        texts += run("init", "-w", "shop", "--store", wrong)[1:] + run("explain", "--set", f"store={wrong}")[1:]
         with pytest.raises(UsageError, match="holds a password") as caught:
             Workspace.create(tmp_path / "shop", store=wrong)
         texts.append(str(caught.value))
@@ -286,14 +286,14 @@ def test_no_password_is_written_or_said(
     assert code == 0 and json.loads(made[0])["settings"]["store"] == url
     code, *shown = run("settings", "-w", "shop")
     assert code == 0 and f"store = {url}  (RECLLM_STORE_URL; default none)" in shown[0]
-    texts += [*made, *shown, *run("-v", "describe", "-w", "shop")[1:]]
+    texts += [*made, *shown, *run("-v", "explain", "-w", "shop")[1:]]
     with Workspace.open(tmp_path / "shop") as opened:
         texts += [repr(opened), repr(opened.settings), repr(opened.store()), str(opened.__dict__)]
     monkeypatch.setenv("RECLLM_STORE_URL", with_password(url, "a wrong one"))
-    code, _, said = run("describe", "-w", "shop")
+    code, _, said = run("explain", "-w", "shop")
     assert code == 1 and "refuses the user or the password" in said
     monkeypatch.delenv("RECLLM_STORE_URL")
-    code, _, said_without = run("describe", "-w", "shop")
+    code, _, said_without = run("explain", "-w", "shop")
     assert code == 1 and "refuses the user or the password" in said_without
     texts += [said, said_without, caplog.text, *(p.read_text() for p in (tmp_path / "shop").rglob("*") if p.is_file())]
     assert not [t for t in texts if PASSWORD in t or secret in t or "a wrong one" in t or "a%20wrong" in t]

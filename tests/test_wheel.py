@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+DEPLOY = ROOT / "recllm" / "deploy"
 SHOP = """user_id,item_id,event,timestamp,quantity,price
 ann,tea,purchase,2025-03-01T10:00:00Z,1,3.20
 ann,milk,purchase,2025-03-08T10:00:00Z,2,1.10
@@ -74,3 +75,6 @@ def test_first_steps_from_an_empty_folder(python: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["read"], report["accepted"]) == (3, 3)
+    assert run(python, tmp_path, "deploy", "server").returncode == 0
+    written = {path.relative_to(tmp_path / "server") for path in (tmp_path / "server").rglob("*")}
+    assert written == {path.relative_to(DEPLOY) for path in DEPLOY.rglob("*")}, "hidden files too"

@@ -16,6 +16,7 @@ from recllm.base.documents import count_text, plain
 from recllm.base.errors import NothingToDo, RecllmError, UsageError
 from recllm.base.questions import PredictionKind, PredictionQuestion, RecommendRequest, ReportBy, SearchRequest
 from recllm.base.schema import NoteKind
+from recllm.doors.cli.data import describe
 from recllm.doors.cli.options import (
     MAX_LISTED,
     Answer,
@@ -31,7 +32,6 @@ from recllm.doors.cli.options import (
     Out,
     ReasonLocale,
     Shop,
-    User,
     Users,
     WorkspaceDir,
     document_lines,
@@ -168,11 +168,23 @@ class ExplainOptions(Answering):
 def explain(
     question: Annotated[ExplainOptions, Options(())],
     *,
-    user: User,
-    item: Annotated[str, typer.Option("--item", "-i", help="The item's id.")],
+    user: Annotated[str | None, typer.Option("--user", "-u", help="The person's id; the whole shop when left out.")],
+    item: Annotated[str | None, typer.Option("--item", "-i", help="The item's id; the person alone when left out.")],
+    ids: Annotated[Path | None, typer.Option(help="A file of your ids: prints the pseudonym of each, for a join.")],
     shop: Shop,
 ) -> Answer:
-    """One item for one customer: what each piece of evidence adds, and without which it would not be shown."""
+    """One item for one customer: what each piece of evidence adds, and without which it would not be shown.
+
+    Without --item what is known of the customer: User = (I, B, H), as numbers and as the text that models read.
+    Without --user what the workspace holds, in counts.
+
+    --ids prints two columns, id and pseudonym. An id that a spreadsheet would take for a formula has a quote before it;
+    --json has it as it is.
+    """
+    if item is None:
+        return describe(shop, user, ids, question.locale)
+    if user is None:
+        raise UsageError("an item is explained for one customer; give --user ID")
     from recllm.recommend.recommender.shop_recommender import open_recommender
 
     recommender = open_recommender(shop, version=question.model, locale=question.locale)

@@ -314,12 +314,3 @@ def report_experiment(
             progress=lambda n: bar.update(n - bar.n) and None,
         )
     return Answer(outcome)
-
-
-def stop_experiment(name: Name, *, shop: Shop) -> Answer:
-    """End an experiment: all customers get the active model again."""
-    from recllm.market.experiments.slates import stop_experiment as stop
-
-    stored = stop(shop, name)
-    write_audit(shop, "experiment_stopped", experiment=name)
-    return Answer(stored.document())

@@ -133,18 +133,8 @@ def load(
     return Answer(document, lines, problem=problem)
 
 
-def describe(
-    *,
-    user: Annotated[str | None, typer.Argument(help="A person's id; the whole workspace when left out.")],
-    shop: Shop,
-    ids: Annotated[Path | None, typer.Option(help="A file of your ids: prints the pseudonym of each, for a join.")],
-    locale: Annotated[str | None, typer.Option(help="en or zh.")],
-) -> Answer:
-    """What the workspace holds, in counts; or a person: User = (I, B, H), as numbers and as the text that models read.
-
-    --ids prints two columns, id and pseudonym. An id that a spreadsheet would take for a formula has a quote before it;
-    --json has it as it is.
-    """
+def describe(shop: Shop, user: str | None, ids: Path | None, locale: str | None) -> Answer:
+    """What is known of a person; without one the pseudonym of each id of a file, or the counts of the workspace."""
     from recllm.recommend.recommender.people import person_profile
     from recllm.shop.ingest.describe import describe as describe_store
 

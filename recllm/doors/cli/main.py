@@ -20,6 +20,7 @@ from recllm.doors.cli import (
     answer,
     campaign,
     data,
+    deploy,
     learn,
     rights,
     service,
@@ -29,10 +30,10 @@ from recllm.doors.cli.options import Answer, add_command, as_command
 from recllm.text.log_lines import log_to_stderr, warn_in_this_form
 
 COMMANDS = (
-    *(data.init, data.ingest, data.describe),
+    *(data.init, data.ingest),
     *(learn.advise, learn.train, learn.retrain, learn.evaluate, answer.recommend, answer.explain),
     *(answer.audience, answer.predict, answer.uplift, learn.refresh),
-    *(show.start, show.doctor, show.settings),
+    *(show.start, show.doctor, show.settings, deploy.deploy),
     answer.search,
     answer.occasions,
     *(service.serve, service.mcp, service.keys, service.webhooks, learn.models),
