@@ -38,6 +38,7 @@ from recllm.market.adcopy.frames import wording_days
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignText
 from recllm.market.campaigns.plan import plan_campaign
+from recllm.market.campaigns.texts import message
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import utc
@@ -189,7 +190,7 @@ def campaign_of(shop: Mapping[str, Any], name: str, workspace: Workspace, prices
 
 
 def shop_texts(name: str, workspace: Workspace, rng: random.Random) -> list[SheetText]:
-    """The texts of 30 customers, as `MAILINGS` shares them out, and of public channels."""
+    """The texts of 30 customers, as `MAILINGS` says, and of public channels; short messages as they leave."""
     shop, recommender = SHOPS[name], open_recommender(workspace, everybody=True)
     catalogue = workspace.gate().catalogue()
     priced = catalogue.filter(pl.col("price").is_not_null()).select("item_id", pl.col("price").cast(pl.String))
@@ -207,15 +208,16 @@ def shop_texts(name: str, workspace: Workspace, rng: random.Random) -> list[Shee
             say("%s: %s: %s", name, mailing, problem)
             continue
         texts = {text.id: text for text in plan.texts}
-        people = list(plan.addressed)
-        rng.shuffle(people)
+        people = rng.sample(plan.addressed, len(plan.addressed))
         drawn = [person for person in people if person.user_id not in taken][:n]
         taken |= {person.user_id for person in drawn}
         chosen = [texts[person.text_id] for person in drawn]
         for channel in file.public_channels:
             of_channel = [text for text in plan.texts if text.channel == channel]
             chosen += rng.sample(of_channel, min(1, len(of_channel)))
-        sheet += [SheetText(f"{name}/{mailing}", t.channel, day, t.text, facts_line(t, plan.offer)) for t in chosen]
+        for t in chosen:
+            words = message(file, t.text, t.channel, t.locale, "template") if t.channel.startswith("sms") else t.text
+            sheet.append(SheetText(f"{name}/{mailing}", t.channel, day, words, facts_line(t, plan.offer)))
     return sheet
 
 
@@ -327,9 +329,7 @@ def main() -> None:
     parser = script_parser(__doc__, "seed", "data")
     parser.add_argument("step", choices=("sheet", "judge"))
     parser.add_argument("--shops", type=Path, help="folder of the shops' workspaces")
-    parser.add_argument(
-        "--round", type=Path, default=HERE / "copy_readers", help="folder of key.json and NAME.LANGUAGE.json"
-    )
+    parser.add_argument("--round", type=Path, default=HERE / "copy_readers", help="key.json and NAME.LANGUAGE.json")
     args = parser.parse_args()
     if args.step == "sheet":
         make_sheets(args)

@@ -95,21 +95,22 @@ def test_frames_name_known_slots_channels_and_parts(monkeypatch: pytest.MonkeyPa
     day = FestiveDay(key="christmas", names={"en": "Christmas", "zh": "圣诞"}, on=TODAY, days_left=5)
     faults = []
     for language, item in (("en", OAT), ("zh", SOY)):
-        thing = ThingFacts("Soap" if language == "en" else "香皂")
+        thing = ThingFacts("Soap" if language == "en" else "香皂", item.category)
         person = replace(
             DUE,
             with_item=thing,
             with_last=Ago.of(20, TODAY),
             first_order=thing,
-            because=ThingFacts(thing.title, item.category),
+            because=thing,
             away=Ago.of(90, TODAY),
             category_bought=3,
             brand_bought=3,
             bought_last_year=True,
-            in_cart=True,
         )
-        new, people = Occasion.NEW_ARRIVAL, (person, replace(person, times_bought=0))
-        reasons = {r for p in people for r in situation(item, locale=language, person=p, occasion=new).reasons}
+        people = (person, replace(person, times_bought=0), replace(person, in_cart=True))
+        reasons = {
+            r for p in people for r in situation(item, locale=language, person=p, occasion=Occasion.NEW_ARRIVAL).reasons
+        }
         known: dict[str, str] = {}
         for kind, least in product(OfferType, (None, Decimal(9))):
             offer = replace(OFFER, type=kind, value=Decimal(5), code="A", min_spend=least, gift="bag", scope="all")

@@ -594,7 +594,7 @@ def test_a_held_text_is_a_persons_to_approve_and_never_autos(shop: Workspace, fo
 
 def test_a_second_short_message_needs_a_person(shop: Workspace, folder: Path) -> None:
     """The law's words do not fit into one short message beside the text."""
-    long = ('address = "1 Market Street"', 'address = "1 Market Street, Springfield, Illinois 62704, United States"')
+    long = ('"Leaf & Iron"', '"Leaf & Iron, Tea and Ironware of Springfield since 1862, Wholesale and Retail"')
     file = changed(folder, ('"email", "push"', '"sms_gsm"'), ("variants = 1", "auto = true"), long)
     plan = plan_campaign(shop, file, now=NOW)
     long_ones = {t.id for t in plan.texts if any("where 160 fit" in note.message for note in t.warnings)}

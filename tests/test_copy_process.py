@@ -47,7 +47,8 @@ def test_code_adds_the_mandatory_parts() -> None:
 
 def test_parts_stand_in_one_line_where_there_is_one() -> None:
     sms = complete("Sandwich buns.", channel="sms_gsm", locale="en", sender=SHOP)
-    assert sms == "Sandwich buns. Hearth Ltd, 1 Elm Street. Reply STOP to opt out."
+    assert sms == "Hearth Ltd: Sandwich buns. Reply STOP to opt out."
+    assert complete("龙井", channel="sms_gsm", locale="zh", sender=SHOP) == "【Hearth Ltd】龙井 回T退订"
     assert complete("Buns\nBuns.", channel="push", locale="en", sender=SHOP) == "Buns\nBuns."
 
 

@@ -144,7 +144,7 @@ class Sender:
 
     name: str
     address: str = ""
-    """Postal address; needed for e-mail and short messages."""
+    """Postal address; needed for e-mail."""
     opt_out: str = ""
     """Link (http, https or mailto) or mailbox that ends the messages; needed for e-mail."""
 
@@ -159,8 +159,8 @@ class Sender:
 def complete(text: str, *, channel: str, locale: str, sender: Sender, generated: bool = False) -> str:
     """`text` with the parts that its channel needs, in the channel's order; `generated`: a model wrote words of it.
 
-    E-mail gets one part a line, other channels all in one line. Raises `UsageError` for an unknown channel, and when
-    the sender lacks what a part states.
+    E-mail gets one part a line. A short message begins with the sender's name, and all is one line. Raises
+    `UsageError` for an unknown channel, and when the sender lacks what a part states.
     """
     needed = (*channel_named(channel).added, *(("ai_label",) if generated else ()))
     folded, parts = fold(text), []
@@ -173,7 +173,10 @@ def complete(text: str, *, channel: str, locale: str, sender: Sender, generated:
         return text
     if channel_named(channel).slots[-1].lines:
         return "\n".join([text, "", *parts])
-    return " ".join([text.rstrip(), *(f"{sentence}." for sentence in parts)])
+    is_chinese = language(locale) == "zh"
+    signature = [words for words in parts if words.endswith((":", "】"))]
+    endings = [words if is_chinese else f"{words}." for words in parts if words not in signature]
+    return ("" if is_chinese else " ").join([*signature, " ".join([text.rstrip(), *endings])])
 
 
 def _words(name: str, locale: str, sender: Sender) -> str:
@@ -181,6 +184,6 @@ def _words(name: str, locale: str, sender: Sender) -> str:
     for field in ("name", "address", "opt_out"):
         value = getattr(sender, field).strip()
         if f"{{{field}}}" in template and not value:
-            raise UsageError(f"the part {name} states the sender's {field}; give Sender({field}=...)")
+            raise UsageError(f"a text of this channel states the sender's {field}; name it under [sender]")
         template = template.replace(f"{{{field}}}", value)
     return template

@@ -224,7 +224,7 @@ def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]
 
 def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) -> Iterator[Parts]:
     """The texts of a frame that fit the channel, those that say the least twice first; `draw` orders equals."""
-    filled = {name: _filled(variants, situation, frame) for name, variants in frame.channels[channel.name].items()}
+    filled = {name: _filled(variants, situation) for name, variants in frame.channels[channel.name].items()}
     parts = {name: list(texts) for name, texts in filled.items()}
     tags = parts.pop("tags", None)
     limits = {slot.name: slot for slot in channel.slots}
@@ -269,6 +269,8 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         n_words_twice = (len(words) - len(set(words))) // (3 if situation.language == "zh" else 1)
         n_twice = (len(stated) - len(set(stated))) * 10 + n_words_twice
         n_twice -= 2 * ("pays" in stated)  # what an offer comes to is what a customer looks for
+        heads = [content_stems(text.get(name, ""), situation.language) for name in ("preheader", "subject")]
+        n_twice += 5 * bool(heads[0] and heads[0] <= heads[1])
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
         joined = fold(" ".join(text.values()))
@@ -285,16 +287,15 @@ def _rotated(texts: Sequence[str], draw: int) -> list[str]:
     return [*texts[start:], *texts[:start]]
 
 
-def _filled(variants: Sequence[str], situation: Situation, frame: Frame) -> dict[str, set[str]]:
+def _filled(variants: Sequence[str], situation: Situation) -> dict[str, set[str]]:
     """The variants that have a value for each slot, filled -> the facts that they state."""
-    voice = situation.voice or frame.voice[0]
     slots = situation.slots
     texts: dict[str, set[str]] = {}
     for variant in variants:
         if "link" not in slots:
             variant = _LINK.sub("", variant)
         names = _SLOT.findall(variant)
-        values = [slots.get(f"{name}@{voice}") or slot_text(name, slots) for name in names]
+        values = [slot_text(name, slots) for name in names]
         if all(values) and not _tautological(names, slots):
             between = _SLOT.split(variant)[::2]
             text = ""

@@ -21,7 +21,7 @@ from recllm.market.adcopy.lexicon import HAN_RUN, any_of, bases, fold, neutral_w
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts, natural
 
-_SHORT_CHARS = {"en": 22, "zh": 7}
+_SHORT_CHARS = {"en": 24, "zh": 7}
 _CLEAN_SHORT_CHARS = 30
 """Of a clean English title, which is its own name."""
 _NAME_CHARS = {"en": 40, "zh": 14}
@@ -73,10 +73,8 @@ def naming(
         title = ""  # no check reads an English text around a Chinese name
     if titles != "goods":
         return Naming(name=title, short=title, number="title", level="clean" if title else "category")
-    if language == "zh":
-        named = _chinese(title, categories, brand)
-    else:
-        named = _english(title, brand, is_till or is_shouted(title), not categories)
+    is_till = is_till or is_shouted(title)
+    named = _chinese(title, categories, brand) if language == "zh" else _english(title, brand, is_till, not categories)
     if named.name or not categories:
         return named
     category = category_name(categories, language)
@@ -164,7 +162,8 @@ def _of_till(name: str, size: str, is_alone: bool) -> Naming:
     number, short = _number(name), _short(name, None)
     for words_of_name in table("names.toml")["till"]["proper"]:  # named after something: Granny Smith apples
         name, short = (text.replace(words_of_name.lower(), words_of_name) for text in (name, short))
-    return Naming(name=name, short=short, number=number, level="till", size=size, has_article=is_thing)
+    has_article = is_thing or (is_alone and number == "singular")
+    return Naming(name=name, short=short, number=number, level="till", size=size, has_article=has_article)
 
 
 def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
@@ -297,8 +296,8 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     if len(name) > _NAME_CHARS["zh"]:
         return Naming()
     short = short or (name if len(name) <= _SHORT_CHARS["zh"] and not name[-1].isascii() else "")
-    if wearer := pattern("naming.wearer_zh").search(name):  # 针织开衫 女款
-        name = f"{wearer[1]}{name[: wearer.start()]}"
+    if variety := pattern("naming.variety_zh").search(name):  # 针织开衫 女款, 成猫粮 鸡肉味
+        name = f"{variety[2]}{variety[1]}"
     name = natural(name, {}) if is_cut else name
     return Naming(name=name, short=short, number="mass", level="clean", size=size.strip())
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from babel.dates import get_month_names
 
-from recllm.base.schema import Item, Occasion
-from recllm.market.adcopy.frames import Situation, capital, frame_file
+from recllm.base.schema import Occasion
+from recllm.market.adcopy.frames import Situation, capital, content_stems, frame_file
 from recllm.market.adcopy.lexicon import fold, pattern, table
 from recllm.market.adcopy.naming import (
+    OTHER_SHELF,
     Naming,
     animals_in,
     category_name,
@@ -32,6 +33,7 @@ from recllm.market.adcopy.naming import (
 from recllm.market.adcopy.quantities import currency_of, day_in_words, format_money, last_day, rounded
 from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType, ThingFacts
 from recllm.text.domains import SHOP
+from recllm.text.plurals import stem
 from recllm.text.templates import quoted
 
 SOON_DAYS = (1.5, 7)
@@ -43,6 +45,8 @@ LATELY_DAYS = {"perishable": (9, 20), "care": (28, 90), "": (9, 60)}
 """Kind of goods -> first and last day of asking whether they are used up."""
 _THING_OF_REASON = {"because_bought": "because", "goes_with": "with_item", "people_also_buy": "with_item"}
 """Reason -> slot of the other thing that it names."""
+_KEPT = {"durable", "apparel", "one_off"}
+"""Kinds of goods that one purchase is enough of."""
 _RECENT_DAYS = 10
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
@@ -75,9 +79,8 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
         category = ""  # "20% off clothing" is untrue where the offer is for base layers
     conditions = frozenset(condition for condition, holds in conditions_of(request, name, goods).items() if holds)
     slots = slots_of(request, facts, name, category)
-    # "hot water bottle, to go with your hot water bottle": by their names in a text, two goods are one
-    alike = {slot for slot in ("because", "with_item") if have_one_name(slots.get("item", ""), slots.get(slot, ""))}
-    reasons = tuple(reason for reason in reasons_of(request, goods) if _THING_OF_REASON.get(reason) not in alike)
+    unrelated = {slot for slot in ("because", "with_item") if not is_relation_seen(request, slot, slots)}
+    reasons = tuple(reason for reason in reasons_of(request, goods) if _THING_OF_REASON.get(reason) not in unrelated)
     return Situation(
         occasions=frozenset(occasions_of(request, conditions)),
         reasons=() if is_silent(goods) or (not name.name and name.level == "category") else reasons,
@@ -91,10 +94,26 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
     )
 
 
-def have_one_name(*names: str) -> bool:
-    """Whether one of two names is the other's, or a piece of it."""
-    short, long = sorted(map(fold, names), key=len)
-    return bool(short) and short in long
+def is_relation_seen(request: CopyRequest, slot: str, slots: Mapping[str, str]) -> bool:
+    """Whether a customer sees why a purchase led to the item: a light after a light, no cat litter after milk.
+    What is bought together may be of two categories. Without these the two share a word or a shelf: not the home's."""
+    thing: ThingFacts | None = getattr(request.person, slot)
+    if thing is None or request.domain.name != SHOP:
+        return True
+    names = [slots.get("item", ""), slots.get(slot, "")]
+    shorts = [slots.get("item.short", names[0]), slots.get(f"{slot}.short", names[1])]
+    short, long = sorted(map(fold, shorts if slot == "with_item" else names), key=len)
+    if short and short in long:  # "hot water bottle, to go with your hot water bottle"
+        return False
+    texts = [(request.item.title, *request.item.category[:1]), (thing.title, *thing.category[:1])]
+    animals = [animals_in(text[0]) for text in texts]
+    if all(animals) and not animals[0] & animals[1]:
+        return False
+    if request.item.category and thing.category:
+        return slot == "with_item" or texts[0][1] == texts[1][1]
+    colours = frozenset(map(stem, table("goods.toml")["finish"]))  # and materials: a black frame, a black doormat
+    first, second = (content_stems(name, request.language) - colours for name in names)
+    return not first.isdisjoint(second) or shelf(texts[0]) == shelf(texts[1]) not in ("home", OTHER_SHELF)
 
 
 def occasions_of(request: CopyRequest, conditions: frozenset[str]) -> Iterator[str]:
@@ -111,13 +130,17 @@ def occasions_of(request: CopyRequest, conditions: frozenset[str]) -> Iterator[s
 
 
 def reasons_of(request: CopyRequest, goods: frozenset[str]) -> Iterator[str]:
-    """Why this customer gets this item, the strongest first; "none" is always one."""
+    """Why this customer gets this item, the strongest first, and "none"; no reason for one that they have."""
     person = request.person
     is_first = not person.times_bought
     is_reminder = request.day is None and request.occasion in (None, Occasion.REPLENISH)
     comes_back, everyday = person.is_repurchased, table("goods.toml")["consumed"]
     is_used_up = not goods.isdisjoint(everyday) if comes_back is None else comes_back
     is_due = is_used_up or not is_reminder or goods.isdisjoint({"consumable", "refill"})
+    is_had = person.times_bought == 1 and not (is_used_up or person.in_cart or person.bought_last_year)
+    is_on_item = request.running_offer is None or request.running_offer.type not in _ON_ORDER
+    if is_had and is_on_item and "works" not in goods and not goods.isdisjoint(_KEPT):
+        return  # a jacket that hangs in the wardrobe is no news
     is_new = request.occasion is Occasion.NEW_ARRIVAL and person.category_bought > 0
     holds = {
         "in_cart": person.in_cart,
@@ -127,26 +150,16 @@ def reasons_of(request: CopyRequest, goods: frozenset[str]) -> Iterator[str]:
         "bought_last_year": person.bought_last_year,
         "goes_with": person.with_item is not None and is_first,
         "people_also_buy": person.with_item is not None and is_first,
-        "because_bought": person.because is not None and is_first and is_near(request.item, person.because),
+        "because_bought": person.because is not None and is_first,
         "new_in_category": is_new,
         "new_in_brand": is_new and person.brand_bought > 0,
         "bought_in_category": person.category_bought >= FREQUENT,
         "bought_in_brand": person.brand_bought >= FREQUENT,
         "never_bought": is_first and person.category_bought > 0,
     }
-    yield from (reason for reason, is_so in holds.items() if is_so and not request.is_sensitive)
+    reasons = [reason for reason, is_so in holds.items() if is_so and not request.is_sensitive]
+    yield from reasons[:1] if person.in_cart else reasons  # of what lies in the cart nothing else is said
     yield "none"
-
-
-def is_near(item: Item, thing: ThingFacts) -> bool:
-    """Whether a customer sees why one led to the other: a light after a light, no cat litter after milk."""
-    animals = [animals_in(title) for title in (item.title, thing.title)]
-    if all(animals) and not animals[0] & animals[1]:
-        return False
-    paths = (item.category[:1], thing.category[:1])
-    if all(paths):
-        return paths[0] == paths[1]
-    return shelf((item.title, *paths[0])) == shelf((thing.title, *paths[1]))
 
 
 def conditions_of(request: CopyRequest, name: Naming, goods: frozenset[str]) -> Mapping[str, bool]:
@@ -312,18 +325,19 @@ def offer_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[
     forms, short = frame_file("en").tables["offer"][offer.type], {**stated, "until": short_until}
     on, line = worded_offer(forms["on"], stated), worded_offer(forms["line"], stated)
     in_words = worded_offer("[{until}][, code {code}][, on orders from {min_spend}][; {excluded} excluded]", stated)
-    short_terms = worded_offer("[{until}][, code {code}][, from {min_spend}]", short).lstrip(", ")
+    short_terms = worded_offer("[{until}][, code {code}][, on orders from {min_spend}]", short).lstrip(", ")
     return terms | {
         "offer": on,
         "offer.short": worded_offer(forms["short"], stated),
         "offer.on": on,
+        "offer.order": f"{value} off your order" if value and request.running_offer.type is OfferType.COUPON else "",
         "offer.with": worded_offer(forms["with"], stated),
         "offer.line": capital(line),
         "offer.line.low": line,
-        "offer.sms": capital(worded_offer(forms["line"].replace("on orders from", "from"), short)),
+        "offer.sms": capital(worded_offer(forms["line"], short)),
         "offer.terms": capital(in_words.lstrip(",; ")),
         "offer.terms.low": in_words.lstrip(",; "),
-        "offer.short_terms": short_terms if len(short_terms) <= 38 else "",
+        "offer.short_terms": short_terms,
         "short_until": short_until,
         "single_price": money_text(facts.price, facts) if offer.type is OfferType.BOGO else "",
         "pays": money_text(price_with_offer(request, facts), facts),
@@ -343,12 +357,10 @@ def worded_offer(form: str, offer_slots: Mapping[str, str]) -> str:
 
 
 def item_chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
-    day, by_voice = request.day, frame_file("zh").tables["you"]
-    values, lowest = facts.attributes.values(), yuan_text(facts.price_from, facts)
+    day, values, lowest = request.day, facts.attributes.values(), yuan_text(facts.price_from, facts)
     described = [v for v in values if not v.isascii() and len(v) <= 10 and v not in facts.title]
     slots = {
-        **{f"you@{voice}": request.voice.address or you for voice, you in by_voice.items()},
-        "you": request.voice.address or "您",
+        "you": request.voice.address or frame_file("zh").tables["you"][request.voice.tone or "plain"],
         "price": yuan_text(facts.price, facts) or (f"{lowest}起" if lowest else ""),
         "desc": "".join(described[:1]),
         "desc2": "".join(described[1:2]),
