@@ -7,20 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tables import table
 
 from recllm.base.errors import UsageError
 from recllm.base.schema import Encoder
 from recllm.text.encoder.toy import ToyEncoder
 
-TEXTS = [
-    "red running shoes",
-    "",
-    "garden sofa with four cushions, weatherproof, grey, delivered in two parcels to your door",
-    "milk",
-    "2014 秋装 新款 打底衫",
-    "red running shoes",
-    "odd \ud83d surrogate, \x00 and \u200b",
-]
+TEXTS = table("encoder", "texts")
 
 
 def check_encoder(encoder: Encoder, *, near: float = 1e-5, refuses_kinds: bool = True) -> None:

@@ -347,29 +347,16 @@ SYSTEM_CALL = "{{ lipsum.__globals__['os'].system('touch MARK') }}"
 encoders = Kind("encoder", _sound_encoder)
 encoders.add(
     {
+        **{name: _config(**change) for name, change in table("hostile_artefacts", "settings of an encoder").items()},
         **headers("model.safetensors", "weights with {}", without="nothing"),
         "weights that are a pickle": put("model.safetensors", pickled),
         **{
             f"{name} alone": _only(name)
             for name in ("pytorch_model.bin", "model.pt", "weights.pkl", "model.ckpt", "model.joblib")
         },
-        "auto_map": _config(auto_map={"AutoModel": "modeling_evil.EvilModel"}),
-        "auto_map below": _config(vision={"inner": [{"auto_map": {"AutoConfig": "evil--x.Y"}}]}),
-        "trust_remote_code": _config(trust_remote_code=True),
-        "attention from a hub": _config(_attn_implementation_internal="evil/kernel"),
-        "attention by another name": _config(attn_implementation="evil/kernel"),
-        "attention by a private name": _config(_attn_implementation="evil/kernel"),
-        "a model to fetch": _config(backbone_name_or_path="evil/model"),
-        "a model to fetch below": _config(decoder={"_name_or_path": "evil/model"}),
-        "a type of model that runs code": _config(model_type="lightglue"),
-        "custom pipelines": _config(custom_pipelines={"x": {"impl": "evil.X"}}),
         "deep settings": put("config.json", DEEP_JSON),
         "large settings": put("config.json", lambda _: b'{"a":"' + b"x" * (5 << 20) + b'"}'),
         "a number of a million digits": put("config.json", '{"hidden_size":' + MILLION_DIGITS + "}"),
-        "a billion layers": _config(num_hidden_layers=1_000_000_000),
-        "a trillion words": _config(vocab_size=10**12),
-        "a trillion positions": _config(max_position_embeddings=10**12),
-        "vectors of a billion numbers": _config(hidden_size=10**9),
         "a settings file that is a link": link("config.json"),
         "a module of one's own": _module("evil.Evil", ""),
         "a module of the library that is none": _module("sentence_transformers.models.os.system", ""),
@@ -560,15 +547,11 @@ def _sound_generator(case: Case) -> tuple[Path, Door]:
 generators = Kind("generator", _sound_generator)
 generators.add(
     {
+        **{name: _config(**change) for name, change in table("hostile_artefacts", "settings of a generator").items()},
         "weights that are a pickle": put("model.safetensors", pickled),
         "pytorch_model.bin alone": _only("pytorch_model.bin"),
-        "auto_map": _config(auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"}),
-        "attention from a hub": _config(attn_implementation="evil/kernel"),
-        "a model to fetch": _config(draft={"_name_or_path": "evil/model"}),
-        "a model to fetch by another name": _config(text_encoder_name_or_path="evil/model"),
         "a tokenizer with code": _tokenizer(auto_map={"AutoTokenizer": ["evil.T", None]}),
         "deep settings": put("config.json", DEEP_JSON),
-        "a billion layers": _config(num_hidden_layers=1_000_000_000),
         "a settings file that is a link": link("config.json"),
         **{
             f"weights with {name}": headers("model.safetensors")[name]
@@ -762,20 +745,11 @@ SOUND_TREE |= {"decision_type": "10 10", "left_child": "1 -1", "right_child": "-
 """As LightGBM writes it."""
 
 BAD_TREES: dict[str, dict[str, object]] = {
-    "a node that is its own child": {"left_child": "0 -1"},
-    "a branch that leads back": {"right_child": "-2 0"},
+    **table("hostile_artefacts", "bad trees"),
     "a child far outside": {"right_child": f"{1 << 40} -3"},
     "a child in the memory before": {"right_child": f"{-(1 << 40)} -3"},
     "a child beyond all numbers": {"right_child": f"{1 << 70} -3"},
-    "a column outside": {"split_feature": "7 0"},
-    "a column before the first": {"split_feature": "-5 0"},
-    "categories that are nowhere": {"decision_type": "1 1", "num_cat": 1},
-    "lists of other lengths": {"leaf_value": "0.0 0.1"},
-    "lists of texts": {"left_child": "a b"},
-    "fractions in place of numbers of nodes": {"left_child": "1.5 -1"},
-    "values that are no numbers": {"leaf_value": "nan 0.1 0.2"},
     "no leaf": {name: "" for name in SOUND_TREE},
-    "a field twice": {"leaf_value": "0.0 0.1 0.2\nright_child=9 9"},
 }
 
 
@@ -981,17 +955,12 @@ def _mapped(text: str, case: Case) -> Door:
 
 
 TABLES: dict[str, str] = {
+    **table("hostile_artefacts", "tables of TOML"),
     "deep": "x = " + "[" * DEEP + "]" * DEEP,
     "deep tables": "x = " + "{a = " * DEEP + "1" + "}" * DEEP,
     "deep names": ".".join(["a"] * 20_000) + " = 1",
     "deep headers": "[" + ".".join(["a"] * 20_000) + "]",
     "a huge number": "x = " + "9" * 100_000,
-    "a huge date": "x = 99999-99-99T99:99:99Z",
-    "a name twice": "x = 1\nx = 2",
-    "a table twice": "[x]\n[x]",
-    "a zero byte": "x = 'a\0b'",
-    "no TOML": "x = ",
-    "a pickle": "cos\nsystem\n(S'true'\ntR.",
 }
 """TOML that lies in wait for its reader."""
 
@@ -1117,16 +1086,7 @@ def _upload(file: str, case: Case) -> Door:
 
 
 _add("upload: a folder of uploads that is a link", _linked_uploads, inert=True)
-for _name, _file in {
-    "a name that leaves the folder": "../../../outside/mark",
-    "a name with turned strokes": "..\\..\\outside\\mark",
-    "an absolute name": "/etc/evil.csv",
-    "a name of a device": "CON",
-    "a name with a zero byte": "a\0.csv",
-    "a long name": "x" * 100_000 + ".csv",
-    "half a character in a name": "\ud800.csv",
-    "only dots": "....",
-}.items():
+for _name, _file in (table("hostile_artefacts", "names of uploads") | {"a long name": "x" * 100_000 + ".csv"}).items():
     _add(f"upload: {_name}", partial(_upload, _file), inert=True)
 
 

@@ -20,18 +20,8 @@ ODD = (
 )
 """Texts in the place of a value."""
 VALUES = (
-    *ODD,
-    None,
-    True,
-    -1,
-    0.5,
-    1e308,
-    10**400,
-    float("nan"),
-    [],
-    {},
-    [[]] * 2_000,
-    json.loads("[" * 60 + "]" * 60),
+    *(*ODD, None, True, -1, 0.5, 1e308, 10**400, float("nan")),
+    *([], {}, [[]] * 2_000, json.loads("[" * 60 + "]" * 60)),
 )
 """JSON in the place of a value; Python writes NaN, which is no JSON."""
 KINDS = ("text/plain", "multipart/form-data", "multipart/form-data; boundary=x", "application/xml", "a", "")

@@ -16,18 +16,8 @@ START = 1_700_006_400  # a midnight (UTC)
 KINDS = ("green tea", "steel hammer", "cotton shirt", "running shoe")
 ITEMS_PER_KIND = 15
 PEOPLE = 100
-SETTINGS = {
-    "scorer": {
-        "horizon_days": 14,
-        "n_windows": 3,
-        "epochs": 2,
-        "heads": 1,
-        "hidden": [16],
-        "projection": 8,
-        "min_steps": 80,
-    },
-    "retraining": {"window_days": 14},
-}
+SCORER = {"horizon_days": 14, "n_windows": 3, "epochs": 2, "heads": 1, "hidden": [16], "projection": 8, "min_steps": 80}
+SETTINGS = {"scorer": SCORER, "retraining": {"window_days": 14}}
 
 
 def log(weeks: range, people: int = PEOPLE, seed: int = 0) -> pl.DataFrame:

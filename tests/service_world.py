@@ -150,11 +150,7 @@ def listening(app: Any, door: socket.socket | None = None, **options: Any) -> It
 
 @contextmanager
 def serving(
-    *folders: Path,
-    base: str = "http://localhost",
-    waits: bool = True,
-    follow_redirects: bool = True,
-    **options: Any,
+    *folders: Path, base: str = "http://localhost", waits: bool = True, follow_redirects: bool = True, **options: Any
 ) -> Iterator[TestClient]:
     """waits: until the shops are open. options: of `app_of`."""
     client_options: dict[str, Any] = {"raise_server_exceptions": False, "follow_redirects": follow_redirects}

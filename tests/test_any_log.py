@@ -12,6 +12,7 @@ import pytest
 from conftest import Command
 from public_logs import column_split, read_folder
 from shop_world import loaded
+from tables import table
 from test_order_logs import ordered, steps
 
 from recllm.base.errors import DataError
@@ -93,11 +94,6 @@ def test_a_workspace_is_measured_by_leaving_one_out(tmp_path: Path, run: Command
     document = json.loads(out)
     assert document["slices"]["MASKED"]["users"] == 40
     assert {"hr@5", "hr@10"} <= set(document["systems"]["recllm"]["MASKED"]) and document["k"] == 10
-    for options, words in (
-        (("--k", "five"), "give lengths of lists"),
-        (("--k", "0"), "whole numbers from 1"),
-        (("--split", "column"), "unknown split 'column'"),
-        (("--baselines", "magic"), "unknown system 'magic'"),
-    ):
+    for options, words in table("any_log", "wrong measurements"):
         code, _, err = run(*measuring, *options)
         assert code == 2 and words in err, (options, err)

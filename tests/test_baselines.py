@@ -32,12 +32,7 @@ TITLES = {
 CATEGORY = {i: ["tools"] if i in ("screw", "nail", "drill") else ["food"] for i in TITLES}
 
 
-SIMPLE = (
-    b.random_order(),
-    rank_by(b.popular),
-    rank_by(b.personal_frequency),
-    rank_by(b.user_knn, days=100),
-)
+SIMPLE = (b.random_order(), rank_by(b.popular), rank_by(b.personal_frequency), rank_by(b.user_knn, days=100))
 
 
 @pytest.fixture

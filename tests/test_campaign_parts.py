@@ -202,30 +202,12 @@ def outcome() -> CampaignOutcome:
     arm = GroupFigures(people=200, converted=30, rate=share(30, 200), unsubscribed=2, **money)
     gap, start = difference(30, 200, 9, 120), datetime(2025, 1, 1, tzinfo=UTC)
     segment = SegmentFigures(by="item", name="<i>", reached=arm, held_out=arm, effect=gap)
-    return CampaignOutcome(
-        campaign_id="spring",
-        goal="<b>",
-        note="a note",
-        start=start,
-        end=start + timedelta(days=7),
-        until=start + timedelta(days=9),
-        planned=210,
-        planned_held_out=120,
-        dropped={"consent_withdrawn": 10},
-        not_counted=0,
-        not_delivered=0,
-        messages={},
-        horizon_days=28,
-        expected_conversions=31.5,
-        converts=("purchase",),
-        reached=arm,
-        held_out=arm,
-        other_people=arm,
-        effect=gap,
-        revenue_effect=gap,
-        segments=(segment,),
-        words=(),
-    )
+    counts = {"planned": 210, "planned_held_out": 120, "dropped": {"consent_withdrawn": 10}, "not_counted": 0}
+    counts |= {"not_delivered": 0, "messages": {}, "horizon_days": 28, "expected_conversions": 31.5}
+    arms = {"reached": arm, "held_out": arm, "other_people": arm, "effect": gap, "revenue_effect": gap}
+    said = {"campaign_id": "spring", "goal": "<b>", "note": "a note", "words": (), "converts": ("purchase",)}
+    end, until = start + timedelta(days=7), start + timedelta(days=9)
+    return CampaignOutcome(start=start, end=end, until=until, segments=(segment,), **said, **counts, **arms)  # type: ignore[arg-type]
 
 
 def test_a_report_of_a_log_without_purchases_tells_of_no_buying() -> None:

@@ -14,6 +14,7 @@ from behaviour_world import DAYS, START, coupons, shop
 from conftest import Command
 from shop_world import item_lines, loaded, purchase_lines, train
 from shop_world import shop as world
+from tables import table
 
 from recllm.base.policy import Policy
 from recllm.market.propensity.effects import UpliftSettings, saved_effects
@@ -88,24 +89,6 @@ def test_redeem(run: Command, place: Path) -> None:
     assert "campaign c4" in found["notes"][0] and found["people"][0]["probability"] > 0.5
 
 
-UNOPENED = {
-    ("churn",): "'buy', 'leave', 'redeem', 'next-order' or 'value'",
-    ("buy", "--horizon", "0"): "horizon_days must be 1 or more",
-    ("redeem",): "needs coupon tables",
-    ("buy", "--with", "active_days=9"): "not for the kind buy",
-    ("leave", "--with", "active_days=0"): "active_days",
-    ("leave", "--category", "food"): "any purchase",
-    ("buy", "--category", "food", "--item", "i1"): "category",
-}
-"""Arguments -> what is wrong with them, which is said before a workspace is opened."""
-UNREAD = {
-    ("redeem", "--coupons", "nowhere"): "no coupon table",
-    ("buy", "--item", "nothing"): "no item 'nothing'",
-    ("buy", "--category", "garden"): "no item in the category",
-}
-"""The same of what is said before the log is read."""
-
-
 def test_wrong_use_is_told_early(run: Command, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_reading(*_: object) -> None:
         raise AssertionError("the log was read")
@@ -113,11 +96,11 @@ def test_wrong_use_is_told_early(run: Command, place: Path, tmp_path: Path, monk
     assert "spans 200 days" in run("predict", "buy", "--horizon", "150", "-w", str(place / "shop"))[2]
     monkeypatch.setattr("recllm.shop.workspace.privacy.PolicyGate.dataset", no_reading)
     wrong = {}
-    for folder, cases in ((tmp_path / "nowhere", UNOPENED), (place / "shop", UNREAD)):
-        for arguments, words in cases.items():
+    for folder, when in ((tmp_path / "nowhere", "a workspace is opened"), (place / "shop", "the log is read")):
+        for arguments, words in table("cli_people", f"said before {when}"):
             code, _, said = run("predict", *arguments, "-w", str(folder))
             if code != 2 or words not in said or said.count("\n") != 1:
-                wrong[arguments] = (code, said)
+                wrong[words] = (code, said)
     assert wrong == {}
 
 
@@ -180,17 +163,7 @@ def test_whom_a_treatment_moves(
     assert [row["user_id"] for row in rows] == [one["user_id"] for one in found["people"]]
 
 
-@pytest.mark.parametrize(
-    ("trial", "flag", "code", "words"),
-    [
-        ("lot.csv", (), 4, "drawn at random"),
-        ("chosen.csv", ("--randomised",), 4, "not drawn as declared"),
-        ("ids.txt", ("--randomised",), 2, "missing column"),
-        ("lot.csv", ("--randomised", "--save", "a/b"), 2, "safe name"),
-        ("lot.csv", ("--randomised", "--campaign", "c.toml"), 2, "give a trial's table, or --campaign"),
-        ("nothing.csv", ("--randomised",), 2, "cannot be read"),
-    ],
-)
+@pytest.mark.parametrize(("trial", "flag", "code", "words"), table("cli_people", "what is no trial"))
 def test_what_is_no_trial_is_refused(uplift: Command, trial: str, flag: tuple[str, ...], code: int, words: str) -> None:
     found, out, said = uplift(trial, *flag)
     assert found == code and words in said and out == "" and said.count("\n") == 1

@@ -11,6 +11,7 @@ import pytest
 from exports import Export, first_export
 from fastapi.testclient import TestClient
 from service_world import counts, serving
+from tables import table
 from waiting import until
 
 from recllm.base.errors import IngestError
@@ -80,13 +81,7 @@ def refusers(folder: Path, purpose: str) -> set[str]:
     return {person for person, is_refused in zip(people, refusals, strict=True) if is_refused}
 
 
-ORDERS_TOLD = (
-    {"en": "This is Shopify: orders.", "zh": "这是Shopify：订单。"},
-    {"en": "Recognised by its columns: Name", "zh": "依据这些列识别：Name"},
-    {"en": "one who ordered with two addresses", "zh": "用两个地址下单的人算两位"},
-    {"en": "Accepts Marketing: ", "zh": "Accepts Marketing："},
-    {"en": "Nothing is chosen for you", "zh": "系统不会替您选"},
-)
+ORDERS_TOLD = table("console_exports", "orders told")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -14,32 +14,15 @@ import pytest
 from conftest import Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import table
 
 from recllm.base.errors import RecllmError
 from recllm.base.schema import AdCopy, CopyVerdict
 from recllm.doors.cli import adtext
 from recllm.market.adcopy.submissions import Submission, UnreadableLine, read_submissions, submission_of
 
-ITEM = {
-    "title": "Honey sandwich buns",
-    "brand": "Hearth",
-    "category": "Bakery > Bread",
-    "price": 2.49,
-    "list_price": None,
-    "currency": "USD",
-    "attributes": {"pack": "8 count"},
-}
-LINE: dict[str, Any] = {
-    "id": "a",
-    "text": "Honey sandwich buns from Hearth, $2.49.",
-    "channel": "push",
-    "locale": "en",
-    "item": ITEM,
-    "offer": None,
-    "packs": ["us_ftc", "eu"],
-    "known_brands": ["Oak Valley"],
-    "evidence": {},
-}
+LINE: dict[str, Any] = table("copy_check", "sound line")
+ITEM = LINE["item"]
 OFFER = {"type": "percent", "value": 20, "start": "2025-11-01T00:00:00Z", "end": "2025-11-12T00:00:00Z"}
 
 
@@ -108,32 +91,9 @@ def test_chinese(run: Command) -> None:
     assert "第九条" in "".join(f["message"] for f in json.loads(out)["results"][0]["failures"])
 
 
-BAD_VALUES: list[tuple[dict[str, Any], str]] = [
-    ({"channel": "fax"}, "unknown channel 'fax'"),
-    ({"locale": "fr"}, "unknown locale 'fr'"),
-    ({"packs": ["uk"]}, "unknown rule pack 'uk'"),
-    ({"packs": "eu"}, "packs must be a list"),
-    ({"text": None}, "text is missing"),
-    ({"text": 5}, "text must be a text, not 5"),
-    ({"id": " "}, "id must not be empty"),
-    ({"item": None}, "item is missing"),
-    ({"item": {**ITEM, "price": "cheap"}}, "item.price must be a number"),
-    ({"item": {**ITEM, "price": True}}, "item.price must be a number"),
-    ({"item": {**ITEM, "price": "NaN"}}, "item.price must be a number"),
-    ({"item": {**ITEM, "colour": "red"}}, "item has no field 'colour'"),
-    ({"item": {**ITEM, "category": 3}}, "item.category must be a list"),
-    ({"item": {**ITEM, "attributes": {"a": [1]}}}, "item.attributes.a is a text"),
-    ({"offer": {"type": "gratis"}}, "offer.type must be 'percent', 'amount'"),
-    ({"offer": {"type": "percent"}}, "needs a value above 0"),
-    ({"offer": {"type": "amount", "value": 0}}, "needs a value above 0"),
-    ({"offer": {"type": "percent", "value": 100}}, "percent offers lie between 0 and 100"),
-    ({"offer": {**OFFER, "end": "2025-11-12"}}, "no time zone"),
-    ({"offer": {**OFFER, "end": "soon"}}, "offer.end is a time"),
-    ({"offer": {**OFFER, "ends": "x"}}, "offer has no field 'ends'"),
-    ({"mood": "x"}, "the line has no field 'mood'"),
-    ({"evidence": []}, "evidence must be a table"),
-    ({"known_brands": [1]}, "known_brands.0 must be a text"),
-]
+BAD_VALUES: list[tuple[dict[str, Any], str]] = table("copy_check", "bad values")
+for _field, _sound in (("item", ITEM), ("offer", OFFER)):
+    BAD_VALUES += [({_field: _sound | change}, words) for change, words in table("copy_check", f"bad {_field}s")]
 
 
 def test_a_bad_line_is_named_and_the_others_are_judged(run: Command) -> None:

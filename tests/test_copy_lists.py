@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Command
+from tables import table
 
 from recllm.base.errors import DataError, UsageError
 from recllm.market.adcopy import lexicon
@@ -63,12 +64,7 @@ def test_a_damaged_vocabulary_is_named_and_a_bad_word_refused(tmp_path: Path) ->
     with pytest.raises(UsageError, match="--by"):
         add_words(tmp_path, ["toasty"], by=" ", at=NOW)
     assert not file.exists()
-    for content, message in (
-        ("{", "not JSON"),
-        ("[]", "is an object"),
-        ('{"version": 1, "words": [{"word": "a"}]}', "is missing"),
-        ('{"version": 0, "words": [], "mood": 1}', "no field 'mood'"),
-    ):
+    for content, message in table("copy_lists", "damaged vocabularies"):
         file.write_text(content)
         with pytest.raises(DataError, match=message) as caught:
             approved_words(tmp_path)

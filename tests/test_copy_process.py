@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from scripted import ScriptedGenerator
+from tables import table
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import AdCopy, Check, CopyVerdict, Item
@@ -131,15 +132,6 @@ def test_the_brands_voice_stops_a_model_and_chooses_frames() -> None:
 
 def test_only_a_person_or_auto_approves_what_may_leave() -> None:
     passed, failed = Check(guarantee="G1", passed=True), Check(guarantee="G1", passed=False, message="no")
-    for checks, warnings, by, auto, is_approved in [
-        ([passed], 0, "ann", False, True),
-        ([passed], 2, "ann", False, True),
-        ([passed], 0, None, False, False),
-        ([passed], 0, " ", False, False),
-        ([passed], 0, None, True, True),
-        ([passed], 1, None, True, False),
-        ([passed], 1, "ann", True, True),
-        ([passed, failed], 0, "ann", False, False),
-        ([passed, failed], 0, None, True, False),
-    ]:
+    for names, warnings, by, auto, is_approved in table("copy_process", "who approves"):
+        checks = [{"passed": passed, "failed": failed}[name] for name in names]
         assert (list(approvable(checks, warnings=warnings, by=by, auto=auto)) == []) is is_approved, (warnings, by)

@@ -20,6 +20,7 @@ from conftest import Command
 from domain_cases import rendered
 from scripted import ScriptedGenerator
 from service_world import serving
+from tables import table
 
 from recllm.base.errors import IngestError, PromptError, StoreError, UsageError
 from recllm.base.schema import Action, AdCopy, CopyVerdict, Item, ReasonKind, Table
@@ -111,14 +112,7 @@ def test_the_encoders_text_of_an_item_is_that_of_its_domain_only_when_asked() ->
 
 
 def test_titles_are_quoted_and_written_as_works_are() -> None:
-    for locale, title, category, expected in (
-        ("zh@media", "流浪地球", None, "您看过《流浪地球》。"),
-        ("zh@media", "《流浪地球》", None, "您看过《流浪地球》。"),
-        ("zh@education", "《论语》导读", None, "您报名过《〈论语〉导读》。"),
-        ("zh@news", "大桥通车", None, "您读过“大桥通车”。"),
-        ("en@media", "TRON", "IMAX", "You watched “TRON”, also in IMAX."),
-        ("en", "GREEN TEA", None, "You bought “green tea”."),
-    ):
+    for locale, title, category, expected in table("domains", "titles of works"):
         assert reason_text("bought_similar", locale, title=title, category=category) == expected
 
 
@@ -161,12 +155,7 @@ def test_a_chinese_name_in_a_name_has_single_marks() -> None:
 
 def test_claims_around_the_name_of_a_film_are_claims() -> None:
     made = request("media", "en", "Free Willy")
-    for text, guarantee in (
-        ("“Free Willy”\nFree Willy, free for you this week.", "G3"),
-        ("“Free Willy”\nTake a look at Free Willy: 50% off.", "G2"),
-        ("“Free Willy”\nTake a look at Free Willy for $2.", "G1"),
-        ("“Free Willy”\nPut Free Willy into your basket.", "G14"),
-    ):
+    for text, guarantee in table("domains", "claims around a name"):
         failed = {c.guarantee for c in review(text, replace(made, channel="push")).checks if not c.passed}
         assert guarantee in failed, text
 
@@ -219,9 +208,9 @@ SCHOOL = (
 
 def loaded(folder: Path, domain: str, locale: str = "en", **files: str) -> Workspace:
     workspace = Workspace.create(folder / "w", domain=domain, locale=locale, consent_default=True, encoder="toy")
-    for table, text in files.items():
-        (folder / f"{table}.csv").write_text(text, encoding="utf-8")
-        report = load_file(workspace, folder / f"{table}.csv", table)
+    for name, text in files.items():
+        (folder / f"{name}.csv").write_text(text, encoding="utf-8")
+        report = load_file(workspace, folder / f"{name}.csv", name)
         assert not report.quarantined
     return workspace
 
@@ -360,21 +349,8 @@ def test_two_shops_may_call_their_words_the_same_and_each_may_change_them(tmp_pa
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ('[en.words]\nbougt = "x"', r"gym\.toml: \[en\.words\] bougt is a word of no template"),
-        ('[en.words]\nlooked_at = "saw"', "must hold as many %s as"),
-        ('[en.words]\nlooked_at = "saw %s %d"', "must hold as many %s as"),
-        ('[zh.words]\nquotes = "《"', "must be two marks"),
+        *table("domains", "faulty files of words"),
         (f'[en.words]\nbuy = "{"x" * 90}"', "not a"),
-        ('[en.templates]\n"explanation.none" = "x"', r"\[en\.templates\] explanation\.none is the name of no template"),
-        ('[en.templates]\n"explanation.general" = "{{ title }}"', "uses title without listing it"),
-        ('[en.templates]\n"explanation.general" = "{{ domain.__class__ }}"', "uses domain.__class__"),
-        ('[en.templates]\n"explanation.general" = "{{ domain }}"', "a word that no domain has"),
-        ('[en.templates]\n"explanation.general" = "{% include \'x\' %}"', "must not include"),
-        ('[en.templates]\n"explanation.general" = "{{ "', "line 1"),
-        ("colour = 1", "unknown setting domain.colour"),
-        ("[events]\nbuy = ['x']", "is not"),
-        ('based_on = "../gym"', "there is no domain"),
-        ("[[", "is no domain"),
         ("#" * (1 << 20) + "x", "it has more than"),
     ],
 )

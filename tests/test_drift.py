@@ -11,12 +11,7 @@ from shop_world import shop
 
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import RetrainingSettings
-from recllm.recommend.evaluation.drift import (
-    age_check,
-    check_of,
-    data_drift,
-    objections,
-)
+from recllm.recommend.evaluation.drift import age_check, check_of, data_drift, objections
 from recllm.recommend.recommender.lineage import (
     CheckFigure,
     CheckKind,

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as parts
+from tables import table
 from tiny_encoders import ARCHITECTURES, POSITIONS, edit_json, make_model, make_sentence_model, write_json
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -292,13 +293,7 @@ def test_current_layout_of_sentence_transformers(tmp_path: Path) -> None:
     np.testing.assert_allclose(load_encoder(tmp_path / "new", device="cpu").encode(TEXTS), expected, atol=1e-5)
 
 
-LAYOUTS: dict[str, dict[str, Any]] = {
-    "two poolings": {"pooling": ["cls", "max"]},
-    "weighted mean": {"pooling": "weightedmean"},
-    "dense": {"pooling": "mean", "dense": 7},
-    "dense behind two poolings, layer norm": {"pooling": ["mean", "max"], "dense": 16, "norm": True},
-    "cut vectors": {"pooling": "mean", "dense": 24, "truncate_dim": 9},
-}
+LAYOUTS: dict[str, dict[str, Any]] = table("encoder", "layouts")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -32,13 +32,7 @@ from recllm.recommend.evaluation.protocols import (
     time_split,
 )
 from recllm.recommend.evaluation.report import SystemDifference, evaluate, write_record
-from recllm.recommend.evaluation.systems import (
-    TrainingRecipe,
-    learned_system,
-    make_systems,
-    served_system,
-    systems_for,
-)
+from recllm.recommend.evaluation.systems import TrainingRecipe, learned_system, make_systems, served_system, systems_for
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.order import HORIZON_DAYS

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import table
 
 from recllm.base.schema import Action
 from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
@@ -19,21 +20,7 @@ from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import Floats, merged_lines, of_actions
 
 START = 1_600_000_000
-ITEMS = pl.DataFrame(
-    {
-        "item_id": ["milk", "oat", "rye", "bun", "new"],
-        "title": ["milk", "oat milk", "rye bread", "bun", "new milk"],
-        "category": [["food", "dairy", "milk"], ["food", "dairy", "milk"], ["food", "bread"], ["food", "bread"], None],
-        "brand": ["A", "B", "A", None, "A"],
-        "attributes": [
-            '{"manufacturer_id": "7"}',
-            '{"maker": "7", "size": "1 l"}',
-            '{"厂家": "9"}',
-            None,
-            '{"x": "7"}',
-        ],
-    }
-)
+ITEMS = pl.DataFrame(table("facets", "items"))
 
 
 def shop(rows: list[tuple[str, str, float]], items: pl.DataFrame = ITEMS) -> Dataset:

@@ -165,9 +165,6 @@ def test_a_lock_that_is_not_free_says_so(tmp_path: Path) -> None:
         with lock_file(path, wait_seconds=0):
             pass
 
-    with (
-        lock_file(path),
-        pytest.raises(StoreError, match=r"\.lock is locked by another process; wait"),
-    ):
+    with lock_file(path), pytest.raises(StoreError, match=r"\.lock is locked by another process; wait"):
         at_once(impatient)
     impatient()  # it is free again

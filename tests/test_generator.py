@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tables import table
 from tiny_encoders import make_causal, make_letters_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -212,20 +213,7 @@ def test_without_the_package_the_command_is_named(tmp_path: Path, monkeypatch: p
         find_generator("smollm2", tmp_path)
 
 
-SOUND = {"model.safetensors": "x", "config.json": "{}"}
-
-
-@pytest.mark.parametrize(
-    ("files", "why"),
-    [
-        ({"config.json": "{}"}, "safetensors"),
-        ({"pytorch_model.bin": "x", "config.json": "{}"}, "safetensors"),
-        ({"model.safetensors": "x"}, "config.json"),
-        (SOUND | {"config.json": '{"auto_map": {}}'}, "auto_map"),
-        (SOUND | {"tokenizer_config.json": '{"a": [{"auto_map": 1}]}'}, "auto_map"),
-        (SOUND | {"config.json": "{"}, "as JSON"),
-    ],
-)
+@pytest.mark.parametrize(("files", "why"), table("generator", "unsafe folders"))
 def test_unsafe_folders_are_refused(tmp_path: Path, files: dict[str, str], why: str) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)

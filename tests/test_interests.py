@@ -27,14 +27,7 @@ from recllm.shop.data.interactions import unit
 
 TARGET = (Action.PURCHASE,)
 SMALL = SequenceArguments(
-    dim=16,
-    epochs=30,
-    patience=30,
-    negatives=32,
-    later_epochs=2,
-    dropout=0.1,
-    batch_size=16,
-    learning_rate=1e-2,
+    dim=16, epochs=30, patience=30, negatives=32, later_epochs=2, dropout=0.1, batch_size=16, learning_rate=1e-2
 )
 STEP = 10 * DAY
 

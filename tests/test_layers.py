@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from source_trees import PACKAGE, trees
+from tables import table
 
 README = PACKAGE.parent / "README.md"
 
@@ -166,18 +167,7 @@ def foreign_code(tree: ast.Module) -> Iterator[int]:
             yield node.lineno
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import pickle",
-        "from joblib import load",
-        "eval('1')",
-        "torch.load(path)",
-        "f(trust_remote_code=True)",
-        "f(allow_pickle=x)",
-        "run('ls', shell=True)",
-    ],
-)
+@pytest.mark.parametrize("code", table("layers", "foreign code"))
 def test_what_can_run_foreign_code_is_seen(code: str) -> None:
     assert list(foreign_code(ast.parse(code))) == [1]
     assert not list(foreign_code(ast.parse("f(allow_pickle=False, shell=False); np.load(path)")))

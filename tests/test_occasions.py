@@ -14,6 +14,7 @@ import pytest
 from conftest import Command
 from polars.testing import assert_frame_equal
 from shop_world import QUICKLY, load_lines, loaded, log_of
+from tables import table
 
 from recllm.base.errors import DataError, ModelError
 from recllm.base.policy import Policy
@@ -355,42 +356,15 @@ def test_saved_trees_say_what_the_learner_says(tmp_path: Path) -> None:
             BoostedTrees.read(tmp_path / "broken")
 
 
-DATES = {
-    ("en-GB", None): {"mothers_day": ("2025-03-30", "2026-03-15"), "easter": ("2025-04-20", "2026-04-05")},
-    ("en-US", None): {
-        "mothers_day": ("2025-05-11", "2026-05-10"),
-        "black_friday": ("2025-11-28", "2026-11-27"),
-        "back_to_school": ("2025-08-25", "2026-08-31"),
-    },
-    ("en", "Europe/Paris"): {"mothers_day": ("2025-05-25", "2026-05-31")},  # in 2012 Whit Sunday was in its way
-    ("en", "Europe/Madrid"): {"mothers_day": ("2025-05-04", "2026-05-03")},
-    ("en-AU", None): {"summer": ("2025-12-21", "2026-12-21"), "valentines": ("2025-02-14", "2026-02-14")},
-    ("zh", None): {
-        "new_year_goods": ("2025-01-07", "2026-01-26"),
-        "spring_festival": ("2025-01-29", "2026-02-17"),
-        "lantern": ("2025-02-12", "2026-03-03"),
-        "womens_day": ("2025-03-08", "2026-03-08"),
-        "dragon_boat": ("2025-05-31", "2026-06-19"),
-        "618": ("2025-06-18", "2026-06-18"),
-        "qixi": ("2025-08-29", "2026-08-19"),
-        "mid_autumn": ("2025-10-06", "2026-09-25"),
-        "national_day": ("2025-10-01", "2026-10-01"),
-        "double_11": ("2025-11-11", "2026-11-11"),
-        "double_12": ("2025-12-12", "2026-12-12"),
-    },
-}
-"""(locale, time zone) -> day -> its dates in 2025 and 2026."""
-
-
 def test_days_have_their_dates_in_each_country() -> None:
-    for (locale, zone), days in DATES.items():
+    for locale, zone, days in table("occasions", "dates in 2025 and 2026"):
         settings = Settings(locale=locale, timezone=zone)
         dates = {
-            day: tuple(profile.date_in(year, country_of(settings)).isoformat() for year in (2025, 2026))
+            day: [profile.date_in(year, country_of(settings)).isoformat() for year in (2025, 2026)]
             for day, profile in days_of(settings).items()
         }
         assert {day: dates[CalendarDay(day)] for day in days} == days, locale
-    assert mothers_day(2012, "FR") == date(2012, 6, 3)
+    assert mothers_day(2012, "FR") == date(2012, 6, 3)  # Whit Sunday was in its way
     assert CalendarDay.DOUBLE_11 in days_of(Settings(currency="SGD")) and CalendarDay.QIXI not in days_of(Settings())
     assert [c.day for c in upcoming_days(Settings(), date(2025, 12, 1))] == ["christmas"]
     chinese = upcoming_days(Settings(locale="zh"), date(2026, 1, 10))
@@ -546,17 +520,7 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
         assert abs((reach.reachable or 0) + sum(n or 0 for n in reach.excluded.values()) - 160) <= 6 * 3
 
 
-@pytest.mark.parametrize(
-    ("target", "limits", "message"),
-    [
-        ('occasion = "birthday"', "", "target.occasion is one of replenish, abandoned"),
-        ('occasion = "replenish"\nmost_items = 3', "", "an occasion gives each person their own"),
-        ('occasion = "replenish"', "bought_days = 7", "an occasion says itself who bought what"),
-        ('occasion = "replenish"\ncategory = "tea"', "", "give one of the four"),
-        ('occasion = "replenish"\nday = "christmas"', "", "an occasion gives each person their own"),
-        ('day = "whitsun"', "", "target.day"),
-    ],
-)
+@pytest.mark.parametrize(("target", "limits", "message"), table("occasions", "campaigns that cannot be"))
 def test_campaigns_that_cannot_be(tmp_path: Path, target: str, limits: str, message: str) -> None:
     file = tmp_path / "c.toml"
     file.write_text(f'id = "c"\nchannels = ["push"]\n[target]\n{target}\n[limits]\n{limits}\n')

@@ -224,36 +224,24 @@ def at_time(**seconds: int) -> Any:
 
 
 WRONG_CLAIMS: dict[str, Any] = {
-    "another issuer": having(iss="https://evil.example"),
+    **{name: having(**claims) for name, claims in table("oidc", "wrong claims").items()},
     "an issuer with a slash more": lambda claims: claims | {"iss": claims["iss"] + "/"},
     "issuers": lambda claims: claims | {"iss": [claims["iss"]]},
     "no issuer": without("iss"),
-    "another audience": having(aud="other"),
-    "other audiences": having(aud=["other", "another"]),
     "no audience": without("aud"),
-    "an empty audience": having(aud=[]),
     "an audience that begins alike": having(aud=CLIENT_ID + "-2"),
     "several audiences, nobody authorised": having(aud=[CLIENT_ID, "other"]),
     "somebody else authorised": having(aud=[CLIENT_ID, "other"], azp="other"),
-    "authorised for somebody else": having(azp="other"),
     "expired": at_time(exp=-120),
     "no end": without("exp"),
-    "an end in words": having(exp="9999999999"),
-    "an end of nothing": having(exp=None),
-    "an end of true": having(exp=True),
     "not yet": at_time(nbf=600),
     "issued in the future": at_time(iat=3_600),
     "issued before it began": at_time(iat=-3_600),
     "no time of issue": without("iat"),
-    "a time of issue in words": having(iat="yesterday"),
     "no nonce": without("nonce"),
     "another nonce": having(nonce="0" * 43),
-    "an empty nonce": having(nonce=""),
     "nonces": lambda claims: claims | {"nonce": [claims["nonce"]]},
     "no subject": without("sub"),
-    "an empty subject": having(sub=""),
-    "a subject that is a number": having(sub=4711),
-    "a subject with a line break": having(sub="a\nb"),
     "a long subject": having(sub="s" * 256),
     "another access token": having(at_hash="0" * 22),
 }
@@ -431,19 +419,10 @@ def signed_in_scopes(client: TestClient, folder: Path) -> set[str]:
 def test_groups_give_scopes(tmp_path: Path, provider: Provider) -> None:
     grants = ["crm = events marketing", "cn=it,dc=shop = admin", "everybody=privacy"]
     folder = make_shop(tmp_path / "shop", provider, group_scopes=grants, groups_claim="roles")
-    for roles, scopes in (
-        (["crm"], {"console", "events", "marketing"}),
-        ("crm", {"console", "events", "marketing"}),
-        (["cn=it,dc=shop", "other", 7, None], {"console", "admin"}),
-        (["everybody", "crm"], {"console", "events", "marketing", "privacy"}),
-        ([], {"console"}),
-        (None, {"console"}),
-        ({"crm": True}, {"console"}),
-        (["crm "], {"console"}),
-    ):
+    for roles, scopes in table("oidc", "groups give scopes"):
         provider.person |= {"roles": roles, "groups": ["cn=it,dc=shop"]}  # the claim is the one of the settings
         with serving(folder) as client:
-            assert sign_in(client).status_code == 200 and signed_in_scopes(client, folder) == scopes
+            assert sign_in(client).status_code == 200 and signed_in_scopes(client, folder) == set(scopes)
 
 
 def test_who_may_not_look_is_told_so(tmp_path: Path, provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
@@ -471,13 +450,7 @@ def test_what_is_done_needs_the_scope(tmp_path: Path, provider: Provider) -> Non
 
 def test_the_history_names_people_as_the_settings_say(tmp_path: Path, provider: Provider) -> None:
     usual = dict(provider.person)
-    for name, person, by in (
-        ("subject", {}, "subject-4711"),
-        ("email", {}, "anna@shop.example"),
-        ("email", {"email_verified": False}, "subject-4711"),
-        ("email", {"email": None}, "subject-4711"),
-        ("email", {"email": "<b>@shop.example"}, "<b>@shop.example"),
-    ):
+    for name, person, by in table("oidc", "names in the history"):
         provider.person = usual | person
         folder = tmp_path / name
         if not folder.exists():

@@ -16,12 +16,7 @@ from recllm.text.encoder.folder import file_hash
 from recllm.text.encoder.hardware import default_threads
 from recllm.text.encoder.huggingface import HuggingFaceEncoder
 from recllm.text.encoder.loading import load_encoder
-from recllm.text.encoder.onnx import (
-    RECORD,
-    OnnxEncoder,
-    export_onnx,
-    read_record,
-)
+from recllm.text.encoder.onnx import RECORD, OnnxEncoder, export_onnx, read_record
 
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnx", reason="the extra onnx is not installed")

@@ -14,6 +14,7 @@ import httpx2
 import polars as pl
 import pytest
 from store_view import refused_rows
+from tables import table
 
 from recllm.base.policy import Policy
 from recllm.base.schema import Item
@@ -110,15 +111,7 @@ def test_cutting_leaves_no_empty_brackets() -> None:
     assert without_personal_data("Steel  pan ( ) 28 cm") == "Steel  pan ( ) 28 cm"
 
 
-HOSTILE = (
-    "a@", "a.", "1 ", "12 ", "+1 ", "(0", "01-", "f:", "1.1.", "Aa ", "Mr. Aa ", "name: ",
-    "https://a.b/users/", "https://a:", "a at b dot ", "市", "路1号", "1栋2单元", "地址：", "收件人：", "王先生",
-    "京A1", "村1组", "住在", "DE89 ", "plate: A", "1 Aa Aa ", "12 rue de ", "4111 ", "138 ",
-    "call me at ", "u/", "\u200b1", "微信号", "Regards,\n", "A. ", "my wife Aa ", "A. de la ", "Aa 1, ",
-    "a,b\n1,", "1[.]", "1 . ", "a a @ ", "a*a.", "one ", "4 one ", "我同事王", "给王", "1-", "C/ Aa ", "Aa Aa, ",
-    "flat 1, a/f, ", "happy birthday Aa ", "1·", "Regards,\nAnn\n", "this is Ann Baker, ", "Best, Ann Baker. ",
-    "signed by Ann Baker, ", "5 BÏÏÏÏÏÏÏÏÏÏ", "Contact: Ann Baker\n", "01/02/03 ", "Baker Street 12, ",
-)  # fmt: skip
+HOSTILE = table("personal_data", "hostile")
 
 
 def seconds(text: str) -> float:
@@ -195,15 +188,7 @@ def pan(**changed: object) -> CopyRequest:
     return CopyRequest(item=item, channel="push", now=NOW)
 
 
-@pytest.mark.parametrize(
-    ("phrase", "guarantee"),
-    [
-        ("020 7946 0958", "G8"),
-        ("o'connor@firm.ie", "G8"),
-        ("12 Baker Street", "G8"),
-        ("twitch.tv/janedoe", "G10"),
-    ],
-)
+@pytest.mark.parametrize(("phrase", "guarantee"), table("personal_data", "contacts that are stopped"))
 def test_the_verifier_stops_a_contact(phrase: str, guarantee: str) -> None:
     failures = review(f"Steel pan\nA steel pan, ask {phrase}.", pan()).failures
     assert guarantee in {check.guarantee for check in failures}

@@ -168,8 +168,7 @@ def test_an_encoding_that_a_source_says_is_tried_for_its_files_alone(shop: Works
 
 
 @pytest.mark.parametrize(
-    ("text", "day"),
-    [("May-01-24", "2024-05-01"), ("1 September 2024", "2024-09-01"), ("Dec 31, 2023", "2023-12-31")],
+    ("text", "day"), [("May-01-24", "2024-05-01"), ("1 September 2024", "2024-09-01"), ("Dec 31, 2023", "2023-12-31")]
 )
 def test_months_by_name(shop: Workspace, text: str, day: str) -> None:
     load(shop, f'Customer ID,SKU,Date\nu,a,"{text}"\nu,b,Jan-02-24 13:00\n', "events", "[read]\n")

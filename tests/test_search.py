@@ -14,6 +14,7 @@ from conftest import Command
 from hypothesis import given
 from hypothesis import strategies as st
 from shop_world import shop as world
+from tables import table
 from waiting import until
 
 from recllm.base.errors import ModelError, UsageError
@@ -26,29 +27,10 @@ from recllm.shop.data.dataset import Dataset
 from recllm.text.encoder.toy import ToyEncoder
 from recllm.text.word_index import WordIndex, terms_of
 
-ITEMS = pl.DataFrame(
-    {
-        "item_id": ["milk", "choc", "cat", "treat", "cha", "tv"],
-        "title": ["Fluid milk white", "Chocolate milk", "Dry cat food", "Treats for cats", "西湖龙井绿茶", None],
-        "category": [["dairy"], ["dairy"], ["pets", "cat food"], ["pets"], ["食品", "茶叶"], ["home", "televisions"]],
-        "brand": ["Acme", None, "Whisk", "Whisk", None, "Sonic"],
-    }
-)
+ITEMS = pl.DataFrame(table("search", "items"))
 
 
-@pytest.mark.parametrize(
-    ("text", "terms"),
-    [
-        ("Dry CAT-Food, 3.5 LB", ["dry", "cat", "food", "3", "5", "lb"]),
-        ("berries eggs glasses bus dishes gas", ["berry", "egg", "glass", "bus", "dish", "gas"]),
-        ("西湖龙井", ["西湖", "湖龙", "龙井"]),
-        ("茶", ["茶"]),
-        ("ＡＢ茶叶x", ["ab", "茶叶", "x"]),
-        ("抹茶アイス", ["抹茶", "茶ア", "アイ", "イス"]),
-        ("a_b \u200b!?", ["a", "b"]),
-        ("", []),
-    ],
-)
+@pytest.mark.parametrize(("text", "terms"), table("search", "terms"))
 def test_terms(text: str, terms: list[str]) -> None:
     assert terms_of(text) == terms
 

@@ -144,12 +144,7 @@ def test_an_audience_by_lift_and_by_effects_that_nobody_told(client: TestClient)
     assert scores == sorted(scores, reverse=True) and max(scores) < 1
     new = ask(client, "/v1/audience", {"items": ["tea1"], "intent": "discover", "holdout": 0, "explain_first": 0})
     assert "no_fitting_offer" in new["excluded"]
-    for wrong, words in (
-        ({"objective": "uplift"}, "recllm uplift"),
-        ({"objective": "uplift", "effects": "spring"}, "no effects 'spring'"),
-        ({"effects": "spring"}, "belong to the objective uplift"),
-        ({"objective": "margin"}, "attribute margin"),
-    ):
+    for wrong, words in table("service_marketing", "wrong objectives"):
         assert words in ask(client, "/v1/audience", query | wrong, 422)["error"]["message"]
 
 

@@ -40,44 +40,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
 
 def other_value(section: str, name: str) -> Any:
     """A value that the field takes and that is not its default."""
-    special = {
-        ("", "currency"): "EUR",
-        ("", "timezone"): "Asia/Shanghai",
-        ("", "encoder"): "toy",
-        ("", "locale"): "zh-CN",
-        ("", "domain"): "media",
-        ("", "sequence_model"): False,
-        ("service", "load_encoder"): True,
-        ("", "tenant"): "123",
-        ("policy", "explicit_purposes"): ["sms", "email"],
-        ("policy", "session_purposes"): ["analytics"],
-        ("lora", "device"): "cpu",
-        ("privacy", "delta"): 0.001,
-        ("privacy", "total_delta"): 0.01,
-        ("scorer", "parts"): ["cosine"],
-        ("collaborative", "target"): ["purchase", "cart"],
-        ("retraining", "when_uncertain"): "promote",
-        ("experiments", "holdout_salt"): "2025",
-        ("service", "certificate"): "/etc/ssl/shop.crt",
-        ("service", "certificate_key"): "/etc/ssl/shop.key",
-        ("service", "trusted_proxies"): ["10.0.0.7", "10.1.0.0/24"],
-        ("oidc", "issuer"): "https://login.shop.example/realms/shop",
-        ("oidc", "client_id"): "4711",
-        ("oidc", "secret_variable"): "SHOP_SECRET",
-        ("oidc", "redirect_uri"): "https://console.shop.example/sign-in/oidc",
-        ("oidc", "scopes"): ["openid", "groups"],
-        ("oidc", "allowed_domains"): ["shop.example", "tea.shop.example"],
-        ("oidc", "groups_claim"): "roles",
-        ("oidc", "base_scopes"): ["console", "events"],
-        ("oidc", "group_scopes"): ["crm = events marketing", "it = admin"],
-        ("oidc", "history_name"): "subject",
-        ("item_index", "kind"): "faiss",
-        ("item_index", "qdrant_url"): "https://qdrant.shop.example",
-        ("item_index", "qdrant_collection"): "items",
-        ("occasions", "order"): ["win_back"],
-    }
-    if (section, name) in special:
-        return special[section, name]
+    special = table("settings", "values that are not the default")
+    if f"{section}.{name}" in special:
+        return special[f"{section}.{name}"]
     model = sections()[section]
     default = model.model_fields[name].default
     if isinstance(default, bool):
@@ -205,10 +170,7 @@ def test_what_can_no_longer_be_set_may_say_what_holds(tmp_path: Path, caplog: py
             "[scorer]\ndropout = 0.1",
             r"scorer\.dropout: it is no longer a setting, .* its last default, 0\.0, not 0\.1; remove it",
         ),
-        (
-            "[search]\nwords = 5",
-            r"search\.words: it is no longer a setting, .* its last default, 300, not 5",
-        ),
+        ("[search]\nwords = 5", r"search\.words: it is no longer a setting, .* its last default, 300, not 5"),
         ("[search]\nword = 5", "unknown setting search"),
         ("[serch]\n", "unknown setting serch"),
     ):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -319,22 +320,6 @@ def test_the_price_after_the_offer_may_be_said(cents: int, percent: int, wrong: 
     assert verdict(left, None) == ("pass" if left == price else "blocked")
 
 
-TITLES: dict[str, list[tuple[str, str | None, tuple[str, ...], str | None, str | None]]] = {
-    "en": [
-        ("Sandwich buns 12 oz", "Hearth", ("Bakery", "Bread"), "2.49", "USD"),
-        ("SFT DRNKS 12/18&15PK CAN CAR", None, ("GROCERY", "SOFT DRINKS"), "4.99", "USD"),
-        ("Women's running shoes size 8", "Acme", ("Shoes", "Running"), "59", "EUR"),
-        ("FLUID MILK WHITE ONLY", "PRIVATE", ("GROCERY",), "1.99", "USD"),
-        ("Bananas 40 lb", None, ("Produce",), None, None),
-        ("Cordless drill 18 V, 2 batteries", "Voltic", ("Home", "Tools"), "129.95", "GBP"),
-    ],
-    "zh": [
-        ("纯棉长袖衬衫 2条装", "青禾", ("女装", "衬衫"), "129", "CNY"),
-        ("明前龙井绿茶 250克", "山里人", ("茶叶",), "168", "CNY"),
-        ("iPhone 手机壳 磨砂", None, ("数码", "配件"), "19.9", "CNY"),
-        ("儿童雨衣 连体", None, ("童装",), None, None),
-    ],
-}
 OFFERS = (
     None,
     TWENTY_OFF,
@@ -348,9 +333,9 @@ OFFERS = (
 
 @pytest.mark.parametrize("locale", ["en", "zh"])
 def test_the_shops_own_texts_pass(locale: str) -> None:
-    for title, brand, category, price, currency in TITLES[locale]:
+    for title, brand, category, price, currency in tables.table("verify", f"titles in {locale}"):
         amount = Decimal(price) if price else None
-        item = Item(item_id=title, title=title, brand=brand, category=category, price=amount, currency=currency)
+        item = Item(item_id=title, title=title, brand=brand, category=tuple(category), price=amount, currency=currency)
         people = (PersonFacts(), PersonFacts(times_bought=3, last=Ago.of(20, NOW.date())), PersonFacts(in_cart=True))
         for (person, channel), offer in zip(product(people, ("email", "push", "sms_gsm")), OFFERS * 9, strict=False):
             request = request_for(item, channel=channel, locale=locale, person=person, offer=offer, variants=4)
