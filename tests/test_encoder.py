@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,27 +165,19 @@ def with_module(kind: str, weights: str) -> Callable[[Path], None]:
     return spoil
 
 
+set_module = partial(set_key, "sentence_bert_config.json")
 SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {  # those with code or names of other models: hostile_artefacts
     "a pickle alone": (only_pickled("model.bin"), "Pickled files can run code"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no \\*.safetensors"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
     "auto_map in tokenizer": (set_key("tokenizer_config.json", auto_map={}), "auto_map"),
-    "auto_map in sentence config": (set_key("sentence_bert_config.json", auto_map={}), "auto_map"),
-    "trust in module settings": (
-        set_key("sentence_bert_config.json", model_args={"trust_remote_code": True}),
-        "trust_remote_code",
-    ),
+    "auto_map in sentence config": (set_module(auto_map={}), "auto_map"),
+    "trust in module settings": (set_module(model_args={"trust_remote_code": True}), "trust_remote_code"),
     "unknown architecture": (set_key("config.json", model_type="gpt2"), "not one of the supported"),
     "module of another package": (with_type("evil.Pooling"), "not supported"),
     "pickled dense module": (with_module("Dense", "pytorch_model.bin"), "only there as pytorch_model.bin"),
-    "kernel in module settings": (
-        set_key("sentence_bert_config.json", model_args={"attn_implementation": "evil/kernel"}),
-        "attn_implementation",
-    ),
-    "tokenizer from elsewhere": (
-        set_key("sentence_bert_config.json", tokenizer_name_or_path="evil/model"),
-        "tokenizer_name_or_path",
-    ),
+    "kernel in module settings": (set_module(model_args={"attn_implementation": "evil/kernel"}), "attn_implementation"),
+    "tokenizer from elsewhere": (set_module(tokenizer_name_or_path="evil/model"), "tokenizer_name_or_path"),
     "no pooling module": (module("Transformer", ""), "must begin with"),
     "absolute path": (module("Pooling", "/etc"), "leaves the folder"),
     "config is a list": (lambda folder: write_json(folder / "config.json", []), "should hold"),

@@ -82,19 +82,6 @@ def test_people_are_split_by_lot_and_each_gets_the_treatment_of_their_variant(fo
         assert client.get("/v1/experiments/never").status_code == 404
 
 
-def test_a_variant_may_have_another_model_and_each_slate_names_its_own(folder: Path) -> None:
-    with Workspace.open(folder) as shop:
-        older = current(shop.models_dir)
-        newer = publish_again(shop)
-        assert older and newer != older
-        variants = {"new": (0.5, Treatment()), "old": (0.5, Treatment(model=older))}
-        start_experiment(shop, "old or new", variants)
-    with serving(folder) as client:
-        until(lambda: {s["variant"] for s in slates(client).values()} == {"new", "old"})
-        for slate in slates(client).values():
-            assert slate["model_version"] == {"new": newer, "old": older}[str(slate["variant"])]
-
-
 def test_a_variant_whose_model_is_damaged_is_not_served_under_its_name(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         older = current(shop.models_dir)
@@ -196,12 +183,15 @@ def test_wrong_experiments_are_refused_and_change_nothing(shop: Workspace) -> No
         experiment_outcome(shop, "never")
 
 
-def test_rolling_back_the_serving_model_ends_no_experiment(folder: Path) -> None:
+def test_each_slate_names_the_model_of_its_variant_and_a_rollback_ends_no_experiment(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         older, newer = current(shop.models_dir), publish_again(shop)
+        assert older and newer != older
         start_experiment(shop, "e", {"new": (0.5, Treatment(model=newer)), "old": (0.5, Treatment(model=older))})
     with serving(folder) as client:
         until(lambda: {s["variant"] for s in slates(client).values()} == {"new", "old"})
+        for slate in slates(client).values():
+            assert slate["model_version"] == {"new": newer, "old": older}[str(slate["variant"])]
         rollback(folder / "models")
         until(lambda: client.get("/readyz").json()["shops"]["shop"]["model_version"] == older)
         until(lambda: {s["model_version"] for s in slates(client).values()} == {newer, older})
