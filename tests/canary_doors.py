@@ -36,21 +36,8 @@ from recllm.shop.workspace.workspace import Workspace
 ADDRESS = "zzcanary.ann@shop.example"
 """Id of a second person, as it stands in rows that could not be read."""
 IN_ROWS = (
-    *(
-        "{}",
-        "({})",
-        "{}.",
-        "?e={}&b=1",
-        "/u/{}/",
-        "'{}'",
-        "<{}>",
-        "mailto:{}",
-        "Ann <{}>",
-        "{} (home)",
-        "e={};",
-        "x|{}",
-    ),
-    *("zzcanary.ann%40shop.example", "zzcanary.ann&#64;shop.example", "zzcanary.ann@SHOP.example"),
+    *("{}", "({})", "{}.", "?e={}&b=1", "/u/{}/", "'{}'", "<{}>", "mailto:{}", "Ann <{}>", "{} (home)", "e={};"),
+    *("x|{}", "zzcanary.ann%40shop.example", "zzcanary.ann&#64;shop.example", "zzcanary.ann@SHOP.example"),
 )
 """Forms of the address there, each with the mark."""
 ODD_IDS = (".spring", "..spring", "spring.tmp")

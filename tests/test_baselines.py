@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import table
 
 from recllm.base.errors import UsageError
 from recllm.recommend.evaluation import baselines as b
@@ -17,18 +18,9 @@ from recllm.shop.data.dataset import DAY, Dataset
 
 NOW = 100 * DAY
 
-LOG = [  # person, item, days ago
-    ("ann", "milk", 1), ("ann", "milk", 8), ("ann", "bread", 40), ("ann", "bread", 41), ("ann", "bread", 42),
-    ("bob", "milk", 2), ("bob", "bread", 3), ("bob", "tea", 4),
-    ("cat", "screw", 5), ("cat", "nail", 50),
-    ("dan", "screw", 6), ("dan", "drill", 6), ("dan", "nail", 60),
-    ("eve", "tea", 90),
-]  # fmt: skip
+LOG = table("baselines", "person, item, days ago")
 
-TITLES = {
-    "milk": "fresh milk", "bread": "white bread", "tea": "green tea", "cake": "white cake",
-    "screw": "steel screw", "nail": "steel nail", "drill": "steel drill bit",
-}  # fmt: skip
+TITLES = table("baselines", "titles")
 CATEGORY = {i: ["tools"] if i in ("screw", "nail", "drill") else ["food"] for i in TITLES}
 
 

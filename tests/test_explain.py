@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 import pytest
+from tables import table
 
 from recllm.base.errors import UsageError
 from recllm.base.policy import Policy
@@ -26,21 +27,8 @@ from recllm.shop.data.dataset import Dataset
 from recllm.shop.data.interactions import Pairs
 from recllm.text.encoder.toy import ToyEncoder
 
-ITEMS = pl.DataFrame(
-    {
-        "item_id": ["tea", "mug", "milk", "soap"],
-        "title": ["Green tea", "Blue mug", "Oat milk", "Olive soap"],
-        "category": [["food", "drinks"], ["home", "kitchen"], ["food", "drinks"], ["home", "pharmacy"]],
-    }
-)
-LOG = pl.DataFrame(
-    {
-        "user_id": ["ann"] * 5,
-        "item_id": ["tea", "tea", "mug", "milk", "soap"],
-        "event": ["purchase", "purchase", "view", "purchase", "purchase"],
-        "timestamp": [0, 86_400 * 10, 86_400 * 11, 86_400 * 12, 86_400 * 13],
-    }
-)
+ITEMS = pl.DataFrame(table("explain", "items"))
+LOG = pl.DataFrame(table("explain", "log"))
 DATA = Dataset.construct(LOG, pl.DataFrame({"user_id": ["ann"], "age": ["35-44"]}), ITEMS, as_of=86_400 * 20)
 ROW = dict(zip(DATA.items["item_id"].to_list(), range(4), strict=True))
 ANN = UserHistory(DATA.events, {"age": "35-44"})

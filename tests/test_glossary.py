@@ -12,16 +12,10 @@ from source_trees import trees
 
 ROOT = Path(__file__).resolve().parents[1]
 
-VAGUE = frozenset(
-    re.findall(
-        r"\w+",
-        """
-        found told asked own given made kept wanted known said whole place places rest more one other here
-        there fresh held chosen again few most least mine near much seen taken spoken opened shown worth
-        counted
-        """,
-    )
-)
+VAGUE = frozenset(re.findall(r"\w+", """
+    found told asked own given made kept wanted known said whole place places rest more one other here there fresh held
+    chosen again few most least mine near much seen taken spoken opened shown worth counted
+"""))  # fmt: skip
 """Words that name no thing: never a variable, an argument or a field."""
 
 

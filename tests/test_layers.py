@@ -58,15 +58,8 @@ STORE_CALLS = {
 }
 """Module -> its calls of `Workspace.store`, which pass the policy gate. The numbers may only fall."""
 
-BANNED_CALLS = {
-    ("torch", "load"),
-    ("joblib", "load"),
-    ("yaml", "load"),
-    ("pickle", "load"),
-    ("pickle", "loads"),
-    ("pickle", "dump"),
-    ("pickle", "dumps"),
-}
+BANNED_CALLS = {(module, "load") for module in ("torch", "joblib", "yaml", "pickle")}
+BANNED_CALLS |= {("pickle", name) for name in ("loads", "dump", "dumps")}
 
 
 def name_of(path: Path) -> str:

@@ -114,19 +114,8 @@ def told(cases: Cases, dataset: Dataset) -> dict[str, str | None]:
 
 
 def test_what_was_left_in_the_cart_or_looked_at_twice() -> None:
-    data = log(
-        ("ann", "tea", 1, "cart"),
-        ("bob", "tea", 1, "view"),  # once
-        ("cid", "tea", 1.1, "view"),
-        ("cid", "tea", 1, "view"),
-        ("dan", "tea", 1.1, "cart"),
-        ("dan", "tea", 1),  # and bought it
-        ("eve", "tea", 9, "cart"),  # long ago
-        ("fay", "tea", 0.01, "cart"),  # still there
-        ("gus", "tea", 1.2, "view"),
-        ("gus", "tea", 1.1, "view"),
-        ("gus", "mug", 1.3, "cart"),  # the cart speaks louder
-    )
+    # bob looked once, dan bought it, eve put it there long ago, fay is still there; the cart of gus speaks louder
+    data = log(*table("occasions", "carts and looks"))
     assert told(abandoned(shop_of(data)), data) == {"ann": "tea", "cid": "tea", "gus": "mug"}
 
 

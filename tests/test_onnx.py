@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contracts_encoder import TEXTS, check_encoder
+from tables import table
 from tiny_encoders import edit_json, make_model, make_sentence_model
 
 from recllm.base.errors import MissingExtraError, ModelError, UsageError
@@ -20,14 +21,7 @@ from recllm.text.encoder.onnx import RECORD, OnnxEncoder, export_onnx, read_reco
 
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
-REAL = [
-    "red running shoes",
-    "garden sofa with four cushions",
-    "milk",
-    "the milk and a sofa",
-    "running with the red shoes, and milk",
-    "秋装 新款 打底衫",
-]
+REAL = table("onnx", "texts")
 
 
 BERT = pytest.mark.parametrize("pair", ["bert"], indirect=True)

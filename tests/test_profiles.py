@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import table
 
 from recllm.base.errors import DataError
 from recllm.base.schema import Action, HistoryLine, Profile
@@ -18,14 +19,7 @@ from recllm.learn.profiles.profile import build_profile
 from recllm.shop.data.dataset import DAY, Dataset
 
 NOW = 100 * DAY
-ITEMS = pl.DataFrame(
-    {
-        "item_id": ["tea", "cup", "pan", "rug"],
-        "title": ["Green tea", "Cup", "Pan", "Rug"],
-        "category": [["food", "tea"], ["home", "kitchen"], ["home", "kitchen"], ["home"]],
-        "brand": ["Leaf", "Clay", None, ""],
-    }
-)
+ITEMS = pl.DataFrame(table("profiles", "items"))
 FIELDS = ("user_id", "item_id", "timestamp", "event", "quantity", "price", "basket_id")
 
 
@@ -205,14 +199,14 @@ def alone(dataset: Dataset, row: int) -> Dataset:
 def test_profiles_of_a_large_random_world_agree_with_plain_counting() -> None:
     rng = np.random.default_rng(5)
     n = 3_000
-    table = [
+    log = [
         event(["tea", "cup", "pan", "rug"][i], float(d), user_id=f"u{u}", price=1.0)
         for i, d, u in zip(rng.integers(0, 4, n), rng.integers(0, 100, n), rng.integers(0, 30, n), strict=True)
     ]
-    dataset = world(table, {"user_id": [f"u{i}" for i in range(30)]})
+    dataset = world(log, {"user_id": [f"u{i}" for i in range(30)]})
     for row, profile in enumerate(build_profiles(dataset, range(30))):
         assert profile == build_profile(dataset, row) == build_profile(alone(dataset, row), 0), "to the last bit"
-        mine = [e for e in table if e["user_id"] == f"u{row}"]
+        mine = [e for e in log if e["user_id"] == f"u{row}"]
         for line in profile.purchases:
             days = sorted({e["timestamp"] // DAY for e in mine if e["item_id"] == line.item_id})
             assert line.count == len(days)

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 from store_view import view
+from tables import table
 
 from recllm.base.errors import IngestError
 from recllm.base.schema import IngestReport
@@ -78,15 +79,7 @@ def test_a_product_may_list_its_variants(shop: Workspace) -> None:
     assert found == {"a": ("shared", '{"group": "P"}'), "b": (None, "{}"), "P": ("shared", "{}")}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        '[parents]\nkeys = { a = "" }',
-        '[parents]\nkeys = { a = "" }\nlists = "b"\nmatches = "sku="',
-        'footer = "("',
-        '[lines]\ncolumns = "["\nseparator = "|"\nnames = {}',
-    ],
-)
+@pytest.mark.parametrize("text", table("rearranged_files", "wrong parts of a map"))
 def test_wrong_parts_of_a_map_are_told(text: str) -> None:
     with pytest.raises(IngestError, match=r"takes one of|has to have one group|is not a pattern"):
         parse_map(text, "m")

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from shop_world import shop
+from tables import table
 
 from recllm.base.errors import PolicyError, UsageError
 from recllm.base.policy import Policy
@@ -185,15 +186,7 @@ def test_what_was_shown_is_no_history(trained: Recommender) -> None:
     assert shown.recommend("blank", k=2)[0].status is SlateStatus.UNKNOWN_USER
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"k": 0}, "k must be 1 or more"),
-        ({"where": "colour = 'red'"}, "cannot be read"),
-        ({"where": "price"}, "not a condition"),
-        ({"exclude": ["nothing"]}, "no item 'nothing'"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "words"), table("recommender", "wrong use"))
 def test_wrong_use_is_told(trained: Recommender, arguments: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         trained.recommend("u00", **arguments)  # type: ignore[arg-type]
@@ -253,14 +246,7 @@ def test_a_slate_gives_the_reasons_of_explain(
     monkeypatch.setattr("recllm.recommend.recommender.leave_one_out.MIN_EFFECT", min_effect)
     strict = Recommender(trained.dataset, trained.encoder, model=trained.model)
     for user in ("u00", "u01", "told"):
-        for options in (
-            {},
-            {"k": 3},
-            {"k": 24},
-            {"where": "price < 30"},
-            {"allow": ["tea1", "tea5", "tea9"]},
-            {"allow": ["tool1"]},
-        ):
+        for options in table("recommender", "slates that say why"):
             for shown in strict.recommend(user, **options)[0].items:
                 explained = strict.explain(user, shown.item_id).reasons
                 assert [r.evidence_id for r in shown.reasons] == [r.evidence_id for r in explained]

@@ -165,15 +165,7 @@ def test_what_can_no_longer_be_set_may_say_what_holds(tmp_path: Path, caplog: py
     )
     with Workspace.open(tmp_path) as opened:
         assert opened.settings == Settings(scorer={"epochs": 4})
-    for lines, says in (
-        (
-            "[scorer]\ndropout = 0.1",
-            r"scorer\.dropout: it is no longer a setting, .* its last default, 0\.0, not 0\.1; remove it",
-        ),
-        ("[search]\nwords = 5", r"search\.words: it is no longer a setting, .* its last default, 300, not 5"),
-        ("[search]\nword = 5", "unknown setting search"),
-        ("[serch]\n", "unknown setting serch"),
-    ):
+    for lines, says in table("settings", "what is no setting any more"):
         file.write_text(f"{whole}\n{lines}\n")
         with pytest.raises(StoreError, match=says):
             Workspace.open(tmp_path)

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, inspect, text
 from store_view import campaign_message, dump, events, items, put, view
+from tables import table as cases_of
 from waiting import at_once
 
 from recllm.base.errors import ConflictError, DataError, StoreError, UnknownIdError, UsageError
@@ -170,20 +171,8 @@ def test_people_and_products_are_replaced_by_later_rows(store: Store) -> None:
 
 @with_copies
 def test_item_details_survive(store: Store) -> None:
-    frame = pl.DataFrame(
-        {
-            "item_id": ["i1"],
-            "title": ["跑鞋"],
-            "category": ['["Sport","Shoes"]'],
-            "brand": ["NA"],
-            "description": ["light"],
-            "price": ["1299.90"],
-            "currency": ["CNY"],
-            "available": [False],
-            "attributes": ['{"size":"42"}'],
-            "available_until": pl.Series([1_700_000_000_000_000], dtype=pl.Int64),
-        }
-    )
+    until = pl.Series([1_700_000_000_000_000], dtype=pl.Int64)
+    frame = pl.DataFrame(cases_of("store", "details of an item")).with_columns(available_until=until)
     put(store, "items", frame)
     expected = ("i1", "跑鞋", ["Sport", "Shoes"], "NA", "light", "1299.90", "CNY", False, '{"size":"42"}', False)
     expected = (*expected, datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC))

@@ -117,12 +117,7 @@ def test_versions_follow_the_words() -> None:
 
 
 def test_a_faulty_template_is_refused_when_it_is_used() -> None:
-    for source, message in (
-        ("{{ name }} {{ age }}", "uses age without listing it"),
-        ("{{ name ", "line 1 of its text"),
-        ("{% include 'secret.txt' %}", "must not include"),
-        ("{% from 'x' import y %}", "must not include"),
-    ):
+    for source, message in table("text", "faulty templates"):
         with pytest.raises(PromptError, match=message) as caught:
             hello(source).render({"name": "Ann"})
         assert "hello.en.txt" in str(caught.value)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tables import table
 
 from recllm.base.errors import DataError, ModelError, PolicyError, UsageError
 from recllm.market.propensity.effects import (
@@ -204,14 +205,8 @@ def test_groups_and_outcomes_and_propensities_are_checked() -> None:
 def test_files_that_are_no_trials(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         read_trial(tmp_path / "nothing.csv")
-    head, file = "user_id,treated,outcome\n", tmp_path / "t.csv"
-    for text, words in (
-        (head, "has no rows"),
-        ("user_id,treated\na,1\n", "missing column outcome"),
-        (head + "a,1,\n", "must be numbers"),
-        (head + "a,2,0\n", "treated is 0 or 1"),
-        (head + "a,1,0\na,0,0\n", "stands in it once"),
-    ):
+    file = tmp_path / "t.csv"
+    for text, words in table("uplift", "files that are no trials"):
         file.write_text(text)
         with pytest.raises(DataError, match=words):
             read_trial(file)

@@ -127,18 +127,10 @@ def test_messages_name_the_fact_and_what_would_be_right() -> None:
 
 
 def test_a_plural_says_what_its_singular_says_and_a_word_of_its_family_does_not() -> None:
-    cases = [
-        ("Kitchen knife", "Kitchen knives for you.", set()),
-        ("Kitchen knives", "A kitchen knife for you.", set()),
-        ("6 dish set", "6 dishes for you.", set()),
-        ("Steel watch", "The watches protect your skin.", {"G3"}),
-        ("Linen dress", "Dresses protect skin.", {"G3"}),
-        ("Nature Valley oat bars", "Natural oat bars from Nature Valley.", {"G3"}),
-        ("Effects pedal", "An effective pedal.", {"G3"}),
-    ]
+    cases = tables.table("verify", "families of words")
     items = [replace(BUNS, title=title, brand=None, description=None) for title, _, _ in cases]
     answers = [failed(judged(text, item)) for item, (_, text, _) in zip(items, cases, strict=True)]
-    assert answers == [expected for _, _, expected in cases]
+    assert answers == [set(expected) for _, _, expected in cases]
 
 
 def test_inflections_and_stems_follow_the_rules_of_spelling() -> None:
@@ -230,20 +222,7 @@ def test_lengths_are_counted_as_the_channel_counts() -> None:
 
 
 def test_limits_and_characters_of_a_channel() -> None:
-    cases = [
-        ("google_rsa", "Sandwich buns for a long and lazy lunch\nSoft buns.", "headline"),
-        ("google_rsa", f"Sandwich buns\n{'soft ' * 18}buns.", "description"),
-        ("google_rsa", "Sandwich buns\nSoft buns 🍞.", "🍞"),
-        ("push", f"Sandwich buns\n{'Soft buns, good day. ' * 7}", "body"),
-        ("email", "Sandwich buns\n\nSoft buns.", "preheader is empty"),
-        ("sms_gsm", "Soft sandwich buns – " * 4 + "ok", "text"),
-        ("taobao_title", "Sandwich buns <b>", "<"),
-        ("push", "Sandwich buns\nSoft buns with", "breaks off"),
-        ("push", "Sandwich buns\nSoft\u202e buns.", "202E"),
-        ("push", "Sandwich buns\nSoft \ufffd buns.", "broken"),
-        ("push", "", "empty"),
-    ]
-    for channel, text, why in cases:
+    for channel, text, why in tables.table("verify", "limits of channels"):
         faults = [c.message + c.span for c in judged(text, channel=channel).failures if c.guarantee == "G6"]
         assert any(why in fault for fault in faults), (channel, text, faults)
 
