@@ -18,11 +18,21 @@ LIMITS: dict[str, float] = tomllib.loads((ROOT / "tests" / "limits.toml").read_t
 DIALECT = re.compile(r"\b(nobody|somebody|whoever|told|tells|so many|beside|anew|what became of)\b", re.IGNORECASE)
 IMPORT = re.compile(r"\s*(from|import) ")
 """Left out of the mean length: the layers are part of the names."""
-DELIVERY = """
-market/sending doors/service/agents.py doors/service/unsubscribe.py doors/service/clicks.py doors/service/pages.py
-doors/service/report_forms.py doors/cli/deploy.py shop/workspace/sns.py shop/ingest/sessions.py shop/ingest/query.py
-shop/ingest/posted.py shop/ingest/deliveries.py shop/store/sources.py
-""".split()
+DELIVERY = (
+    "market/sending",
+    "doors/service/agents.py",
+    "doors/service/unsubscribe.py",
+    "doors/service/clicks.py",
+    "doors/service/pages.py",
+    "doors/service/report_forms.py",
+    "doors/cli/deploy.py",
+    "shop/workspace/sns.py",
+    "shop/ingest/sessions.py",
+    "shop/ingest/query.py",
+    "shop/ingest/posted.py",
+    "shop/ingest/deliveries.py",
+    "shop/store/sources.py",
+)
 """What leaves and reports back: new, and counted apart until it is whole."""
 SLACK = 0.02
 """Share that a number may lie below its limit before the limit has to follow."""
