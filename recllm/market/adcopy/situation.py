@@ -330,7 +330,7 @@ def offer_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[
         "offer": on,
         "offer.short": worded_offer(forms["short"], stated),
         "offer.on": on,
-        "offer.order": f"{value} off your order" if value and request.running_offer.type is OfferType.COUPON else "",
+        "offer.order": f"{value} off your order" if value and offer.type is OfferType.COUPON else "",
         "offer.with": worded_offer(forms["with"], stated),
         "offer.line": capital(line),
         "offer.line.low": line,
