@@ -548,6 +548,7 @@ def test_both_sides_give_up_what_nobody_answers_within_a_minute(postgres_server:
 
 def test_no_memory_in_a_training_leaves_the_serving_model(shop: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     before, files = registry.current(shop.models_dir), files_of(shop.root, leave_out=".lock")
+    monkeypatch.setattr("recllm.learn.training.scorer.SMALL_SHOP", 1)
 
     def out_of_memory(line: str) -> None:
         if line.startswith("epoch"):

@@ -144,7 +144,8 @@ def _sweep(workspace: Workspace, folder: Path | None, n_others: int) -> None:
     process left, which holds everybody's history; and files of older versions of recllm."""
     parent = workspace.root / "serving"
     sweep_drafts(parent)
-    others = sorted(set(states(workspace)) - {folder}, key=lambda path: int(path.suffix[1:]))
+    of_version = "" if folder is None else folder.stem  # two models may have been counted within a second
+    others = sorted(set(states(workspace)) - {folder}, key=lambda path: (int(path.suffix[1:]), path.stem == of_version))
     consent_load = None if folder is None or not n_others else _consent_load(folder)
     current = [path for path in others if n_others and _consent_load(path) == consent_load]
     for outdated in set(others) - set(current[len(current) - n_others :] if n_others else ()):
