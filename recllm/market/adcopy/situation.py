@@ -137,7 +137,7 @@ def reasons_of(request: CopyRequest, goods: frozenset[str]) -> Iterator[str]:
     comes_back, everyday = person.is_repurchased, table("goods.toml")["consumed"]
     is_used_up = not goods.isdisjoint(everyday) if comes_back is None else comes_back
     is_due = is_used_up or not is_reminder or goods.isdisjoint({"consumable", "refill"})
-    is_had = person.times_bought == 1 and not (is_used_up or person.in_cart or person.bought_last_year)
+    is_had = person.times_bought == 1 and not (is_used_up or person.bought_last_year)
     is_on_item = request.running_offer is None or request.running_offer.type not in _ON_ORDER
     if is_had and is_on_item and "works" not in goods and not goods.isdisjoint(_KEPT):
         return  # a jacket that hangs in the wardrobe is no news
