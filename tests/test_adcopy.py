@@ -243,6 +243,31 @@ def test_a_reason_that_says_nothing_to_a_customer_is_left_out() -> None:
     assert "because_bought" not in situation(tray, person=lead).reasons
 
 
+def test_without_categories_a_reason_shares_a_word_or_a_shelf() -> None:
+    for title, other, is_said in (
+        ("Silk fan", "Glass tealight holder", False),
+        ("Black record frame", "Black doormat", False),
+        ("Toadstool night light", "Toadstool money box", True),
+        ("Camping stove", "Sleeping bag", True),
+    ):
+        item = Item(item_id="x", title=title, price=Decimal(5), currency="GBP")
+        for reason, thing in (("because_bought", "because"), ("people_also_buy", "with_item")):
+            person = PersonFacts(**{thing: ThingFacts(other)})
+            assert (reason in situation(item, person=person).reasons) is is_said, (reason, title)
+
+
+def test_one_of_what_stays_is_enough_and_a_cart_is_spoken_of_as_a_cart() -> None:
+    once, order = PersonFacts(times_bought=1, last=Ago.of(55, TODAY)), replace(OFFER, type=OfferType.COUPON, code="A5")
+    assert write(TENT, person=once, offer=OFFER, channel="email") == ()
+    assert write(TENT, person=replace(once, in_cart=True), channel="email") == ()
+    assert write(TENT, person=once, offer=order, channel="email", shop="Fells")
+    assert write(TENT, person=replace(once, times_bought=2), offer=OFFER, channel="email")
+    cart = PersonFacts(in_cart=True, category_bought=5)
+    for offer in (None, OFFER):
+        assert "basket" in write(TENT, person=cart, offer=offer, channel="email")[0].text
+    assert write(OAT, person=replace(DUE, in_cart=True), occasion=Occasion.REPLENISH, channel="email") == ()
+
+
 def test_a_locked_screen_says_no_number_of_purchases() -> None:
     frames = [*frame_file("en").frames, *frame_file("zh").frames]
     lines = [text for f in frames for texts in f.channels.get("push", {}).values() for text in texts]
@@ -385,7 +410,7 @@ def test_an_offer_is_said_of_the_category_only_if_it_is_for_the_category() -> No
 
 
 def test_an_item_that_was_bought_is_advertised_for_no_other_reason() -> None:
-    bought = replace(TOGETHER, times_bought=1, last=Ago.of(18, TODAY), because=TOGETHER.with_item)
+    bought = replace(TOGETHER, times_bought=2, last=Ago.of(18, TODAY), because=TOGETHER.with_item)
     assert not {"goes_with", "people_also_buy", "because_bought"} & set(situation(TENT, person=bought).reasons)
 
 

@@ -163,19 +163,19 @@ def complete(text: str, *, channel: str, locale: str, sender: Sender, generated:
     `UsageError` for an unknown channel, and when the sender lacks what a part states.
     """
     needed = (*channel_named(channel).added, *(("ai_label",) if generated else ()))
-    folded, parts = fold(text), []
+    folded, parts = fold(text), {}
     for name in needed:
         shape = table("mandatory.toml")[name]["pattern"]
         is_there = folded_pattern(shape).search(folded) if shape else fold(_words(name, locale, sender)) in folded
         if not is_there:
-            parts.append(_words(name, locale, sender))
+            parts[name] = _words(name, locale, sender)
     if not parts:
         return text
     if channel_named(channel).slots[-1].lines:
-        return "\n".join([text, "", *parts])
+        return "\n".join([text, "", *parts.values()])
     is_chinese = language(locale) == "zh"
-    signature = [words for words in parts if words.endswith((":", "】"))]
-    endings = [words if is_chinese else f"{words}." for words in parts if words not in signature]
+    signature = [parts.pop(name) for name in tuple(parts) if table("mandatory.toml")[name].get("begins")]
+    endings = [words if is_chinese else f"{words}." for words in parts.values()]
     return ("" if is_chinese else " ").join([*signature, " ".join([text.rstrip(), *endings])])
 
 

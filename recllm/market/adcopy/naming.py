@@ -129,7 +129,7 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
         name = " ".join([last_word, *words])
     wearer = pattern("naming.wearer").search(name)
     small = name[: wearer.start()] if wearer else name
-    is_thing = shelf((small,)) != OTHER_SHELF or any(stem(w.lower()) in _stems() for w in small.split(" "))
+    is_thing = shelf((small,)) != OTHER_SHELF or any(stem(w.lower()) in stems_of_goods() for w in small.split(" "))
     if is_thing and not pattern("naming.shade").search(small):
         small = _small(small, known_only=True, brand=brand)
     if len(small) > _NAME_CHARS["en"]:
@@ -168,7 +168,7 @@ def _of_till(name: str, size: str, is_alone: bool) -> Naming:
 
 def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
     """(the words up to that for the thing, none of its design: "lunch bag spaceboy design"; whether there is one)."""
-    heads = _stems()
+    heads = stems_of_goods()
     ends = [n for n, word in enumerate(words) if n and stem(word) in heads and words[n + 1 : n + 2] != ["of"]]
     if not ends:
         return list(words), False
@@ -178,7 +178,8 @@ def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
 
 
 @cache
-def _stems(*lists: str) -> frozenset[str]:
+def stems_of_goods(*lists: str) -> frozenset[str]:
+    """Of the English words of lists of `data/goods.toml`; of those for things that end a name without any."""
     lists = lists or ("tools", "stays", "stays_alone", "used_up_alone")
     return frozenset(stem(word) for name in lists for word in table("goods.toml")[name] if word.isascii())
 
@@ -355,7 +356,7 @@ def _stays(title: str, *lists: str, is_alone: bool = False) -> bool:
     words = _WORD.findall(fold(pattern("naming.thing_end").split(name_and_size(written_out(title))[0])[0]))
     words = _to_its_head(words)[0] if is_alone else words
     words = [word for word in words if word not in goods["finish"]] or words
-    return bool(words) and stem(words[-1]) in _stems(*lists)
+    return bool(words) and stem(words[-1]) in stems_of_goods(*lists)
 
 
 def animals_in(title: str) -> frozenset[str]:

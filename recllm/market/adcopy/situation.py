@@ -29,11 +29,11 @@ from recllm.market.adcopy.naming import (
     measures_zh,
     naming,
     shelf,
+    stems_of_goods,
 )
 from recllm.market.adcopy.quantities import currency_of, day_in_words, format_money, last_day, rounded
 from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, OfferType, ThingFacts
 from recllm.text.domains import SHOP
-from recllm.text.plurals import stem
 from recllm.text.templates import quoted
 
 SOON_DAYS = (1.5, 7)
@@ -79,7 +79,7 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
         category = ""  # "20% off clothing" is untrue where the offer is for base layers
     conditions = frozenset(condition for condition, holds in conditions_of(request, name, goods).items() if holds)
     slots = slots_of(request, facts, name, category)
-    unrelated = {slot for slot in ("because", "with_item") if not is_relation_seen(request, slot, slots)}
+    unrelated = {slot for slot in ("because", "with_item") if not is_related(request, slot, slots)}
     reasons = tuple(reason for reason in reasons_of(request, goods) if _THING_OF_REASON.get(reason) not in unrelated)
     return Situation(
         occasions=frozenset(occasions_of(request, conditions)),
@@ -94,7 +94,7 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
     )
 
 
-def is_relation_seen(request: CopyRequest, slot: str, slots: Mapping[str, str]) -> bool:
+def is_related(request: CopyRequest, slot: str, slots: Mapping[str, str]) -> bool:
     """Whether a customer sees why a purchase led to the item: a light after a light, no cat litter after milk.
     What is bought together may be of two categories. Without these the two share a word or a shelf: not the home's."""
     thing: ThingFacts | None = getattr(request.person, slot)
@@ -111,8 +111,8 @@ def is_relation_seen(request: CopyRequest, slot: str, slots: Mapping[str, str]) 
         return False
     if request.item.category and thing.category:
         return slot == "with_item" or texts[0][1] == texts[1][1]
-    colours = frozenset(map(stem, table("goods.toml")["finish"]))  # and materials: a black frame, a black doormat
-    first, second = (content_stems(name, request.language) - colours for name in names)
+    finish = stems_of_goods("finish")  # a black frame, a black doormat
+    first, second = (content_stems(name, request.language) - finish for name in names)
     return not first.isdisjoint(second) or shelf(texts[0]) == shelf(texts[1]) not in ("home", OTHER_SHELF)
 
 
