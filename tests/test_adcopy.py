@@ -268,6 +268,13 @@ def test_one_of_what_stays_is_enough_and_a_cart_is_spoken_of_as_a_cart() -> None
     assert write(OAT, person=replace(DUE, in_cart=True), occasion=Occasion.REPLENISH, channel="email") == ()
 
 
+def test_what_a_mail_shows_next_to_its_subject_says_something_else() -> None:
+    day = FestiveDay(key="christmas", names={"en": "Christmas"}, on=TODAY, days_left=5, is_season_good=True)
+    for seed in range(6):
+        (copy,) = write(TENT, person=PersonFacts(category_bought=3), day=day, channel="email", seed=seed)
+        assert not all("Kestrel" in copy.parts[part] for part in ("subject", "preheader")), seed
+
+
 def test_a_locked_screen_says_no_number_of_purchases() -> None:
     frames = [*frame_file("en").frames, *frame_file("zh").frames]
     lines = [text for f in frames for texts in f.channels.get("push", {}).values() for text in texts]
