@@ -89,10 +89,10 @@ def write_state(
 
 
 def _named(workspace: Workspace, draft: Path, version: str) -> Path:
-    """Gives a complete state its name, whose number no earlier state of the version had."""
+    """Gives a complete state its name, with a higher number than all others: some are written within a second."""
     while True:
-        newest = newest_state(workspace, version)
-        number = max(int(time.time()), 0 if newest is None else 1 + int(newest.suffix[1:]))
+        numbers = [int(path.suffix[1:]) for path in states(workspace)]
+        number = max(int(time.time()), 1 + max(numbers, default=0))
         folder = workspace.root / "serving" / f"{version}.{number}"
         try:
             draft.rename(folder)
@@ -144,8 +144,7 @@ def _sweep(workspace: Workspace, folder: Path | None, n_others: int) -> None:
     process left, which holds everybody's history; and files of older versions of recllm."""
     parent = workspace.root / "serving"
     sweep_drafts(parent)
-    of_version = "" if folder is None else folder.stem  # two models may have been counted within a second
-    others = sorted(set(states(workspace)) - {folder}, key=lambda path: (int(path.suffix[1:]), path.stem == of_version))
+    others = sorted(set(states(workspace)) - {folder}, key=lambda path: int(path.suffix[1:]))
     consent_load = None if folder is None or not n_others else _consent_load(folder)
     current = [path for path in others if n_others and _consent_load(path) == consent_load]
     for outdated in set(others) - set(current[len(current) - n_others :] if n_others else ()):
