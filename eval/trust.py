@@ -81,7 +81,7 @@ def demonstration(folder: Path | None) -> Path:
 
 def erase(folder: Path | None) -> dict[str, Any]:
     from recllm.doors.privacy.erasure import erase_people
-    from recllm.doors.privacy.export import export_person
+    from recllm.doors.privacy.registry import export_person
     from recllm.shop.workspace.workspace import Workspace
 
     spent = {}

@@ -18,7 +18,7 @@ from store_view import view
 from recllm.base.errors import StoreError
 from recllm.base.schema import Purpose
 from recllm.doors.privacy.backup import back_up, restore
-from recllm.doors.privacy.export import export_person
+from recllm.doors.privacy.registry import export_person
 from recllm.doors.privacy.rotation import rotate_key
 from recllm.shop.ingest.workspace_load import load_export, load_file
 from recllm.shop.workspace import workspace as workspace_module

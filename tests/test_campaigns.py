@@ -27,7 +27,7 @@ from tables import table
 from recllm.base.errors import DataError, GenerationError, NothingToDo, PolicyError, RecllmError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import Objective
-from recllm.doors.privacy.export import export_person
+from recllm.doors.privacy.registry import export_person
 from recllm.market.adcopy.packs import add_words
 from recllm.market.adcopy.write import write_copy
 from recllm.market.audiences.audience import audience_of_workspace

@@ -33,8 +33,7 @@ from recllm.base.schema import Purpose
 from recllm.doors.privacy.backup import back_up, read_backup, restore
 from recllm.doors.privacy.certificate import read_certificate
 from recllm.doors.privacy.erasure import apply_retention, erase_people
-from recllm.doors.privacy.export import export_person
-from recllm.doors.privacy.registry import REGISTRY
+from recllm.doors.privacy.registry import REGISTRY, export_person
 from recllm.doors.privacy.rotation import resume_rotation, rotate_key
 from recllm.market.experiments.effect import Treatment
 from recllm.market.experiments.slates import start_experiment

@@ -8,6 +8,7 @@ a person are not stored: an export makes them.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from recllm.base.documents import plain
-from recllm.base.errors import ModelError, StoreError
+from recllm.base.errors import ModelError, StoreError, UnknownIdError
 from recllm.base.files import lock_file
 from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Intent, Purpose
@@ -47,6 +48,10 @@ _PAGES = ("report.json", "report.html")
 SLATE_ITEMS = 10
 EARLIER_MODEL_FILE = "replenishment.safetensors"
 """Of an earlier version: no longer read."""
+
+
+EXPORT_FORMAT = 3
+"""Of the document of an export; it grows when a part changes its form."""
 
 
 class InferenceStatus(StrEnum):
@@ -251,3 +256,34 @@ REGISTRY = records.RecordRegistry(
         ),
     ),
 )
+
+
+def export_person(
+    workspace: Workspace,
+    user_id: str,
+    *,
+    by_pseudonym: bool = False,
+    recommender: Any = None,
+    predictions: Iterable[Any] = (),
+) -> dict[str, Any]:
+    """What the person gave, what was done with it and what was inferred; no consent is needed, as it is theirs.
+
+    by_pseudonym: the id is the pseudonym. recommender: the workspace's `Recommender`, where one is open. predictions:
+    `Prediction` of all people, by pseudonym, as none is stored; read only where the person agreed to personalisation.
+    Staff, other people and the shop's own figures are left out. Raises `UnknownIdError` for an unknown person.
+    """
+    name = user_id if by_pseudonym else workspace.pseudonymiser().one(user_id)
+    with workspace.store().read() as reader:
+        if not len(reader.users([name])):
+            raise UnknownIdError("unknown user; check the id")
+    names = frozenset({name} if by_pseudonym else workspace.pseudonymiser().each(user_id))
+    person = records.ExportedPerson(name, names, recommender, predictions)
+    document: dict[str, Any] = {"format": EXPORT_FORMAT, "user_id": user_id, "pseudonym": name}
+    for record in REGISTRY.records:
+        document |= {} if record.export is None else record.export(workspace, person)
+    gate = workspace.gate()
+    document["processing"] = {
+        "purposes": {purpose.value: gate.permits(name, purpose) for purpose in Purpose},
+        "kept_days": workspace.settings.retention.model_dump(),  # None: until erased
+    }
+    return document
