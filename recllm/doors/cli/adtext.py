@@ -40,8 +40,6 @@ VoiceFile = Annotated[Path | None, typer.Option("--voice", help="The brand's voi
 
 
 class CopyOptions(AdQuestion):
-    """What `recllm copy` asks."""
-
     item_id: str | None = None
     """The item; each person's best one otherwise."""
     generator: str | None = None

@@ -1,4 +1,4 @@
-"""Commands that answer: recommendations and feedback, audiences, predictions, effects of treatments, occasions."""
+"""Commands that answer questions about customers and items."""
 
 from __future__ import annotations
 
@@ -23,14 +23,10 @@ from recllm.doors.cli.options import (
     Answering,
     Batching,
     Csv,
-    Everybody,
-    Explain,
     Ids,
     InLanguage,
     Json,
     Options,
-    Out,
-    ReasonLocale,
     Shop,
     Users,
     WorkspaceDir,
@@ -50,12 +46,8 @@ if TYPE_CHECKING:
     from recllm.market.campaigns.reach import OccasionSuggestion
     from recllm.shop.workspace.workspace import Workspace
 
-COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
-
 
 class SlateOptions(RecommendRequest, Answering, Batching):
-    """What `recllm recommend` asks."""
-
     users: tuple[str, ...] = ()
 
 
@@ -63,8 +55,13 @@ def recommend(
     question: Annotated[SlateOptions, Options(("k", "where", "intent", "objective", "explain"))],
     *,
     user: Users,
-    everybody: Everybody,
-    folder: Out,
+    everybody: Annotated[
+        bool,
+        typer.Option("--everybody", help="Answer for all customers with consent, in shards, into files of --out."),
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of --everybody; the same folder resumes a run.")
+    ],
     shop: Shop,
     record: Annotated[bool, typer.Option(help="Record the items as shown, for feedback and reports.")] = False,
 ) -> Answer:
@@ -139,8 +136,6 @@ def _slate_lines(slate: Slate) -> Iterator[str]:
 
 
 class SearchOptions(SearchRequest, Answering):
-    """What `recllm search` asks."""
-
     query: str = "-"  # the argument takes its place
 
 
@@ -159,8 +154,6 @@ def search(
 
 
 class ExplainOptions(Answering):
-    """What `recllm explain` asks."""
-
     k: Annotated[int, Field(ge=1)] = 10
     """Length of the list that the item would leave."""
 
@@ -211,8 +204,6 @@ def report(
 
 
 class AudienceOptions(AudienceQuestion, Answering):
-    """What `recllm audience` asks."""
-
     explain: bool = True
     """Give each person's reasons."""
 
@@ -283,8 +274,6 @@ def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
 
 
 class PredictionOptions(PredictionQuestion, InLanguage):
-    """What `recllm predict` asks."""
-
     kind: PredictionKind = PredictionKind.BUY
     campaign: str | None = None
     """redeem: its id; the latest when left out."""
@@ -296,7 +285,12 @@ def predict(
     question: Annotated[PredictionOptions, Options(("horizon_days", "items", "category"))],
     *,
     kind: Annotated[str, typer.Argument(metavar="KIND", help="buy, leave, redeem, next-order or value.")],
-    coupons: Annotated[Path | None, typer.Option(help=f"redeem: {COUPONS}.")],
+    coupons: Annotated[
+        Path | None,
+        typer.Option(
+            help="redeem: a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv."
+        ),
+    ],
     workspace: WorkspaceDir,
     csv: Csv,
     ids: Ids,
@@ -369,10 +363,10 @@ def occasions(
     on: Annotated[str | None, typer.Option(metavar="DATE", help="The day, such as 2026-03-01; today when left out.")],
     shop: Shop,
     size: Annotated[int | None, typer.Option(min=0, help="People at most.")],
-    explain: Explain,
+    explain: Annotated[bool, typer.Option(help="Give reasons.")] = True,
     csv: Csv,
     ids: Ids,
-    locale: ReasonLocale,
+    locale: Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")],
 ) -> Answer:
     """Whom to write to on a day, and about what: days of the calendar that come, due again, left in the cart, cheaper,
     back, new, long away, just come."""

@@ -1,4 +1,4 @@
-"""Commands about campaigns (plan, texts, decisions, export, results) and about experiments on slates."""
+"""Commands about campaigns, and about experiments on slates."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def plan(
     progress = note if sys.stderr.isatty() else None
     planned = plan_campaign(shop, read_campaign(file), replace=replace, progress=progress)
     write_audit(shop, "campaign_planned", campaign=planned.campaign_id, people=len(planned.people))
-    people = [{k: v for k, v in _fields(p).items() if k != "held_out"} for p in planned.addressed]
+    people = [{k: v for k, v in plain(p).items() if k != "held_out"} for p in planned.addressed]
     counts = {"size": len(people), "holdout_share": planned.holdout, "holdout": len(planned.held_out)}
-    return Answer({**_fields(planned), **counts, "people": people}, _plan_lines(planned))
+    return Answer({**plain(planned), **counts, "people": people}, _plan_lines(planned))
 
 
 def approve(
@@ -99,7 +99,7 @@ def export(
 
     done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, ids))
     write_audit(shop, "campaign_exported", campaign=done.campaign_id, reached=done.reached)
-    document = {"held" if name == "held_out" else name: value for name, value in _fields(done).items()}
+    document = {"held" if name == "held_out" else name: value for name, value in plain(done).items()}
     del document["people"]
     notes = []
     if done.reached and ids is None:
@@ -199,10 +199,6 @@ def _left_to_do(outcome: SendOutcome) -> Iterator[str]:
         )
     if n_left := outcome.deferred + outcome.waiting:
         yield f"{count_text(n_left, 'message')} could not leave yet; run this again later"
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def _people(n: int) -> str:

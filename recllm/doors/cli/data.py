@@ -6,19 +6,17 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from recllm.base.documents import guarded, plain
 from recllm.base.errors import IngestError, NothingToDo, UsageError
-from recllm.base.settings import sections
+from recllm.base.settings import Settings, sections
 from recllm.doors.cli.options import (
     Answer,
-    ConsentDefault,
-    ConsentFrom,
+    Options,
     Shop,
-    ShopSettings,
     WorkspaceDir,
     document_lines,
     open_shop,
@@ -48,7 +46,16 @@ Read = Annotated[
 ]
 
 
-def init(settings: ShopSettings, *, workspace: WorkspaceDir, consent_default: ConsentDefault = "denied") -> Answer:
+def init(
+    settings: Annotated[
+        Settings, Options(("currency", "timezone", "locale", "domain", "encoder", "store"), others=False)
+    ],
+    *,
+    workspace: WorkspaceDir,
+    consent_default: Annotated[
+        Literal["granted", "denied"] | None, typer.Option(help="Consent of customers without a decision.")
+    ] = "denied",
+) -> Answer:
     """Make a workspace: settings, an empty store and the key of the pseudonyms."""
     from recllm.shop.workspace.workspace import Workspace
 
@@ -67,7 +74,10 @@ def ingest(
     query: QueryFile,
     since: Since,
     table: TableName = None,
-    consent_from: ConsentFrom = None,
+    consent_from: Annotated[
+        list[str] | None,
+        typer.Option(help="Consent column of a known export: also take in agreements; may be repeated."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file, and keep nothing of it.")] = False,
     suggest: Annotated[
         bool, typer.Option("--suggest", help="Propose a column map, written to --map, and read nothing.")

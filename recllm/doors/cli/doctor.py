@@ -1,4 +1,4 @@
-"""What this installation can do, and what is missing for what: versions, extras, weights, a workspace."""
+"""What this installation can do, and what is missing for what."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "accelera
 
 
 class CheckState(StrEnum):
-    """Result of a check."""
-
     GOOD = "good"
     MISSING = "missing"
     """Something optional is missing."""
@@ -32,8 +30,6 @@ GOOD, MISSING = CheckState.GOOD, CheckState.MISSING
 
 @dataclass(frozen=True, slots=True)
 class InstallationCheck:
-    """The result of one check."""
-
     name: str
     state: CheckState
     what: str
@@ -41,7 +37,7 @@ class InstallationCheck:
 
 
 def check_installation(workspace: Path | None = None) -> Iterator[InstallationCheck]:
-    """Checks one by one, the quick ones first. workspace: its folder, to be checked as well. Nothing is changed."""
+    """The quick checks first. workspace: a folder to check as well."""
     named = {name: version_of(name) for name in LIBRARIES}
     versions = ", ".join(f"{name} {version}" for name, version in named.items() if version is not None)
     system = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"

@@ -1,4 +1,4 @@
-"""Commands that train and measure: advice, training, evaluation, the published models, an encoder for fast serving."""
+"""Commands that train, measure and publish models."""
 
 from __future__ import annotations
 

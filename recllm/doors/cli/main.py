@@ -26,7 +26,7 @@ from recllm.doors.cli import (
     service,
     show,
 )
-from recllm.doors.cli.options import Answer, add_command, as_command
+from recllm.doors.cli.options import Answer, as_command
 from recllm.text.log_lines import log_to_stderr, warn_in_this_form
 
 COMMANDS = (
@@ -104,14 +104,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for function in COMMANDS:
-    add_command(app, function)
+    app.command()(as_command(function))
 for name, (words, commands) in GROUPS.items():
     group = typer.Typer(help=words, no_args_is_help=True)
     if name == "copy":  # it is a command as well
         group = typer.Typer(invoke_without_command=True)
         group.callback()(as_command(adtext.copy))
     for command_name, command in commands.items():
-        add_command(group, command, command_name)
+        group.command(command_name)(as_command(command))
     app.add_typer(group, name=name)
 
 
@@ -132,7 +132,6 @@ def _options(
 
 
 def main() -> None:
-    """Entry point of the `recllm` command."""
     warn_in_this_form()
     try:
         app()

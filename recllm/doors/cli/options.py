@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel, Field
@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from recllm.base.documents import Question, allows_none, guarded, json_text, plain, write_csv
 from recllm.base.errors import UsageError
-from recllm.base.settings import Settings, merged, sections
+from recllm.base.settings import merged, sections
 
 WorkspaceDir = Annotated[Path, typer.Option("-w", "--workspace", help="The workspace folder.")]
 if TYPE_CHECKING:
@@ -33,15 +33,8 @@ else:
 AnyWorkspace = Annotated[Path | None, typer.Option("-w", "--workspace", help="The workspace folder, if there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
-Explain = Annotated[bool, typer.Option(help="Give reasons.")]
 Csv = Annotated[Path | None, typer.Option(help="Also write the people to this CSV.")]
 Ids = Annotated[Path | None, typer.Option(help="A file of your ids, which replace their pseudonyms.")]
-Everybody = Annotated[
-    bool,
-    typer.Option("--everybody", help="Answer for all customers with consent, in shards, into files of --out."),
-]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of --everybody; the same folder resumes a run.")]
-ReasonLocale = Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")]
 User = Annotated[str, typer.Option("--user", "-u", help="The person's id.")]
 Users = Annotated[
     list[str] | None,
@@ -57,7 +50,7 @@ SetOptions = Annotated[
 ]
 
 DEFAULT_WORKSPACE = Path("shop")
-DEFAULTS: Mapping[Any, Any] = {WorkspaceDir: DEFAULT_WORKSPACE, Json: False, Seed: 0, Explain: True, Everybody: False}
+DEFAULTS: Mapping[Any, Any] = {WorkspaceDir: DEFAULT_WORKSPACE, Json: False, Seed: 0}
 """Defaults of shared options. Any other option that may be None is None by default."""
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -148,18 +141,6 @@ class Options:
     """Whether there is --with."""
 
 
-SHOP_SETTINGS = Options(("currency", "timezone", "locale", "domain", "encoder", "store"), others=False)
-"""What a shop decides when its workspace is made."""
-ShopSettings = Annotated[Settings, SHOP_SETTINGS]
-ConsentFrom = Annotated[
-    list[str] | None,
-    typer.Option(help="Consent column of a known export: also take in agreements; may be repeated."),
-]
-ConsentDefault = Annotated[
-    Literal["granted", "denied"] | None, typer.Option(help="Consent of customers without a decision.")
-]
-
-
 FLAGS: Mapping[str, tuple[str, ...]] = {
     "k": ("--k", "-k"),
     "items": ("--item", "-i"),
@@ -168,11 +149,6 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
     "user": ("--user", "-u"),
 }
 """Options with another name than their field."""
-
-
-def add_command(app: typer.Typer, function: Callable[..., Any], name: str | None = None) -> None:
-    """Add a function as a command; see `as_command`."""
-    app.command(name)(as_command(function))
 
 
 @dataclass(frozen=True)
@@ -396,7 +372,6 @@ def table(rows: Iterable[Iterable[Any]], header: Sequence[str]) -> list[str]:
 
 
 def _cell(value: Any) -> str:
-    """A value in a line: an interval behind its value, records by their texts, or as names with values."""
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1_000 else f"{value:,.2f}"
     if isinstance(value, int) and not isinstance(value, bool):

@@ -47,7 +47,7 @@ def export(
     """All stored and inferred data of one person, as JSON."""
     from tqdm import tqdm
 
-    from recllm.doors.privacy.export import export_person
+    from recllm.doors.privacy.registry import export_person
     from recllm.market.propensity.answers import EVERYDAY, everyday_predictions
 
     predicted: Iterable[Prediction] = ()
@@ -107,7 +107,6 @@ def without_people(certificate: ErasureCertificate) -> list[str]:
 
 
 def remedies(certificate: ErasureCertificate) -> list[str]:
-    """What is left to do after an erasure."""
     lines = ["recllm retrain --if-due replaces the model that serves"] if certificate.models else []
     if certificate.exported_in:
         campaigns = ", ".join(certificate.exported_in)

@@ -1,4 +1,4 @@
-"""Commands that show: what can be set and what holds, the texts that ship with the package, the demonstration."""
+"""Commands that show settings and the installation, and the one that starts a shop."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any
 from recllm.base.errors import MissingExtraError, UsageError
 from recllm.base.schema import Encoder, Purpose
 from recllm.doors.start.files import ALL, INTEREST, Answers, ShopFile
-from recllm.doors.start.shop import BASELINES, Run, run_start
+from recllm.doors.start.shop import BASELINES, SEED, Run, run_start
 from recllm.learn.features.item_vectors import basics_of, basics_vectors, item_vectors
 from recllm.market.adcopy.channels import Sender
 from recllm.recommend.evaluation.benchmarks import cj_next28
@@ -83,12 +83,12 @@ def learn_before_december(run: Run, encoder: Encoder) -> tuple[str, Report]:
         item_vectors(encoder, data)
         basics_vectors(encoder, basics_of(data.users))
         window = cj_next28(data)
-        settings = run.workspace.settings.scorer.model_copy(update={"seed": run.seed})
+        settings = run.workspace.settings.scorer.model_copy(update={"seed": SEED})
         recommender = Recommender(window.dataset, encoder).fit(settings)
         assert recommender.model is not None  # noqa: S101 - fit returned
         version = publish_recommender(run.workspace, recommender.model, encoder)
     with run.step("measure", days=28):
-        systems = make_systems(BASELINES, vectors=recommender.item_vectors, seed=run.seed)
+        systems = make_systems(BASELINES, vectors=recommender.item_vectors, seed=SEED)
         systems = {"recllm": served_system(recommender), **systems}
-        evaluation = evaluate(window.only(("ALL", "NEW")), systems, seed=run.seed)
+        evaluation = evaluate(window.only(("ALL", "NEW")), systems, seed=SEED)
     return version, evaluation

@@ -47,6 +47,7 @@ SIZE = 1_000
 """Maximum number of customers of the first campaign."""
 SHOWN_TEXTS = 30
 TEST_DAYS = 28
+SEED = 0
 LIST_LENGTH = 20
 METRIC = f"ndcg@{LIST_LENGTH}"
 OURS = "recllm"
@@ -60,7 +61,6 @@ class Run:
 
     workspace: Workspace
     words: Words
-    seed: int
     started: float = field(default_factory=time.monotonic)
     problems: dict[str, str] = field(default_factory=dict)
     """Part of the page -> why it could not be made."""
@@ -84,10 +84,10 @@ def learn_and_measure(run: Run, encoder: Encoder) -> tuple[str | None, Report | 
     """Trains on everything, and measures another training on the last `TEST_DAYS`."""
     version, evaluation = None, None
     with run.step("train", DataError, PolicyError, problem="model"):
-        version = train_workspace(run.workspace, encoder=encoder, seed=run.seed).model_version
+        version = train_workspace(run.workspace, encoder=encoder, seed=SEED).model_version
     with run.step("measure", DataError, PolicyError, UsageError, problem="evaluation", days=TEST_DAYS):
         evaluation = evaluate_workspace(
-            run.workspace, test_days=TEST_DAYS, baselines=BASELINES, encoder=encoder, seed=run.seed
+            run.workspace, test_days=TEST_DAYS, baselines=BASELINES, encoder=encoder, seed=SEED
         )
     return version, evaluation
 
@@ -132,7 +132,6 @@ def run_start(
     *,
     locale: str | None = None,
     generator: str = "template",
-    seed: int = 0,
     learn: Learn = learn_and_measure,
     where: str | None = None,
     note: str | None = None,
@@ -159,7 +158,7 @@ def run_start(
             raise UsageError(f"{folder} is a workspace with {name} = {setting!r}: change that in its workspace.toml")
     page_locale, currency = workspace.locale(locale), workspace.settings.currency
     timezone = workspace.settings.timezone
-    run = Run(workspace, words_of(page_locale, currency, timezone), seed)
+    run = Run(workspace, words_of(page_locale, currency, timezone))
     loads: list[dict[str, Any]] = []
     for file in files:
         with run.step("read", file=file.name, kind=file.source.words(page_locale).title):
@@ -219,7 +218,7 @@ def run_start(
             "model": model_version,
             "encoder": serving.encoder.name,
             "generator": generator,
-            "seed": str(seed),
+            "seed": str(SEED),
         },
     }
     (folder / "report.json").write_text(json_text(record, indent=1), encoding="utf-8")
@@ -257,7 +256,7 @@ def draft_campaign(run: Run, answers: Answers, channel: str, generator: str) -> 
             "words": {"generator": generator},
             "sender": plain(answers.sender),
         }
-        create_campaign(workspace, fields, by="recllm start", at=datetime.now(UTC))
+        create_campaign(workspace, fields, by="recllm start")
     folder = CampaignFolder.of(workspace.root, CAMPAIGN)
     if not folder.plan.exists():
         return plan_campaign(workspace, campaign_file(workspace, CAMPAIGN))
