@@ -42,8 +42,7 @@ from recllm.doors.console.loads import receive_upload
 from recllm.doors.privacy.backup import back_up, read_backup, restore
 from recllm.doors.privacy.certificate import read_certificate
 from recllm.doors.privacy.erasure import apply_retention, erase_people, finish_erasures
-from recllm.doors.privacy.export import export_person
-from recllm.doors.privacy.registry import REGISTRY
+from recllm.doors.privacy.registry import REGISTRY, export_person
 from recllm.doors.privacy.rotation import rotate_key
 from recllm.doors.start.files import Answers, read_files
 from recllm.doors.start.shop import run_start, words_of
@@ -520,7 +519,7 @@ def test_an_id_that_would_hide_a_campaign_is_refused(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         for campaign_id in (".spring", "spring.tmp", "..tea.part"):
             with pytest.raises(UsageError, match="take another id"):
-                create_campaign(shop, CAMPAIGN | {"id": campaign_id}, by="Ann", at=AT_NOON)
+                create_campaign(shop, CAMPAIGN | {"id": campaign_id}, by="Ann")
             (folder.parent / "campaign.toml").write_text(tomli_w.dumps(CAMPAIGN | {"id": campaign_id}))
             with pytest.raises(UsageError, match="take another id"):
                 plan_campaign(shop, read_campaign(folder.parent / "campaign.toml"))

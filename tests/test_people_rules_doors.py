@@ -146,7 +146,7 @@ def test_a_campaign_over_http_keeps_its_rule_and_says_it(client: TestClient, fol
 
 def test_a_campaign_counts_whom_its_rule_leaves_out(folder: Path) -> None:
     with Workspace.open(folder) as shop:
-        create_campaign(shop, CAMPAIGN, by="Ann", at=datetime.now(UTC))
+        create_campaign(shop, CAMPAIGN, by="Ann")
         recommender, file = open_recommender(shop, everybody=True), campaign_file(shop, "tea")
         reach = count_reachable(shop, recommender, file, FigureGate(shop))
         emailed = expected() - {2, 4}
@@ -156,7 +156,7 @@ def test_a_campaign_counts_whom_its_rule_leaves_out(folder: Path) -> None:
         assert noisy.excluded.keys() > reach.excluded.keys()
         broken = CAMPAIGN | {"target": {"items": ["tea1"], "people": {"any": []}}}
         with pytest.raises(DataError, match="any must not be empty"):
-            change_campaign(shop, "tea", broken, revision=revision_of(shop, "tea"), by="Ann", at=datetime.now(UTC))
+            change_campaign(shop, "tea", broken, revision=revision_of(shop, "tea"), by="Ann")
 
 
 def test_the_command_line_takes_json_and_files(command: Command, folder: Path, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ ADDRESS = "/campaigns/campaign/tea"
 
 def drafted(folder: Path, **target: Any) -> None:
     with Workspace.open(folder) as shop:
-        create_campaign(shop, CAMPAIGN | {"target": {"items": ["tea1"], **target}}, by="Ann", at=datetime.now(UTC))
+        create_campaign(shop, CAMPAIGN | {"target": {"items": ["tea1"], **target}}, by="Ann")
 
 
 def test_a_rule_is_built_saved_and_changed_without_scripts(client: TestClient, folder: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_rule_that_a_form_would_write_otherwise_stays_as_it_is(client: TestCli
     for n, rule in enumerate((RULE, {"not": {"not": {"condition": "bought", "category": "tea", "at_least": 1}}})):
         with Workspace.open(folder) as shop:
             fields = CAMPAIGN | {"id": f"deep{n}", "target": {"items": ["tea1"], "people": rule}}
-            create_campaign(shop, fields, by="Ann", at=datetime.now(UTC))
+            create_campaign(shop, fields, by="Ann")
         path = f"/campaigns/campaign/deep{n}/people"
         assert press(client, path, "Choose products", {"Customers at most": "9"}).status_code == 303
         with Workspace.open(folder) as shop:

@@ -286,7 +286,6 @@ frame_router = APIRouter()
 
 @frame_router.post("/shop")
 async def other_shop(visit: TheVisit, form: TheForm) -> Response:
-    """Look at another shop of this browser's."""
     name, answer = form.text("shop"), RedirectResponse("/", 303)
     if visit.signed_in is None or name not in visit.signed_in.shops:
         raise HTTPException(404)

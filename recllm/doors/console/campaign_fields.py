@@ -94,8 +94,6 @@ class FieldKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CampaignField:
-    """One field of a form."""
-
     path: str
     """Key in the campaign's file, with its table before a dot; the field's name in the form too."""
     kind: FieldKind

@@ -73,8 +73,6 @@ TONES = {
 
 
 class MessageSort(StrEnum):
-    """The order of the table."""
-
     PEOPLE = "people"
     VERDICT = "verdict"
     PRODUCT = "product"
@@ -177,7 +175,6 @@ def table_values(visit: Visit, campaign: OpenCampaign, query: MessageQuery) -> d
 
 
 def message_lines(visit: Visit, campaign: OpenCampaign, sort: MessageSort = MessageSort.PEOPLE) -> list[MessageLine]:
-    """All messages of a plan in an order."""
     states, floor, order = campaign.states, visit.figures.floor, list(MessageVerdict)
     lines = []
     for text in campaign.plan.texts:

@@ -235,7 +235,6 @@ def page_path(campaign_id: str, step: CampaignStep, **query: str) -> str:
 
 
 def campaign_values(visit: Visit, campaign_id: str, step: CampaignStep, state: PageState) -> dict[str, Any]:
-    """What every page of a campaign shows."""
     workspace = visit.workspace
     file, stage = campaign_file(workspace, campaign_id), stage_of(workspace, campaign_id)
     saved = field_texts(fields_of_file(file_path(workspace, campaign_id).read_bytes()), workspace.settings.timezone)
@@ -388,7 +387,6 @@ def count(visit: TheVisit, form: TheForm, campaign_id: str, act: Annotated[str, 
 
 
 def count_values(visit: Visit, audience: AudienceCount | None) -> dict[str, Any]:
-    """What the live count's part of the page needs."""
     reach = audience.reach if audience is not None else None
     excluded = [(reason, n) for reason, n in reach.excluded.items() if n is not None] if reach else []
     rules = list(reach.rule.items())[1:] if reach else []

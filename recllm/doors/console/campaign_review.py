@@ -9,7 +9,6 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -85,8 +84,7 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
 @slow
 def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Write the lists of one campaign and hand them over as one archive; logged as sent. Nothing of it stays here."""
-    visit.require(Scope.MARKETING)
-    visit.require(Scope.PEOPLE)
+    visit.require(Scope.MARKETING, Scope.PEOPLE)
     content = form.file("ids", MAX_IDS_BYTES)
 
     try:
@@ -100,7 +98,7 @@ def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
                 for name in done.files:
                     files.write(name, Path(name).name)
         counts = {"reached": done.reached, "held_out": done.held_out}
-        note(visit.workspace, campaign_id, CampaignAct.EXPORTED, by=actor_name(visit), at=datetime.now(UTC), **counts)
+        note(visit.workspace, campaign_id, CampaignAct.EXPORTED, by=actor_name(visit), **counts)
         visit.remember("export_campaign", subject=None, file=campaign_id, **counts)
     except REFUSALS as error:
         return show_review(visit, campaign_id, refused_state(visit, error, PageState()))
@@ -175,8 +173,7 @@ def sending(visit: TheVisit, campaign_id: str) -> Response:
 @slow
 def test_message(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Send one message to an address of the shop's own."""
-    visit.require(Scope.MARKETING)
-    visit.require(Scope.PEOPLE)
+    visit.require(Scope.MARKETING, Scope.PEOPLE)
     try:
         campaign = open_by_id(visit.workspace, campaign_id)
         send_test(campaign, servers_here(visit, campaign), form.text("to"))
@@ -190,8 +187,7 @@ def test_message(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
 def send(visit: TheVisit, form: TheForm) -> Response:
     """Begin or go on with sending, in the background.
     The addresses are kept only as long as it runs."""
-    visit.require(Scope.MARKETING)
-    visit.require(Scope.PEOPLE)
+    visit.require(Scope.MARKETING, Scope.PEOPLE)
     campaign_id = form.text("campaign")
     upload, unanswered = form.get("addresses"), UNANSWERED.get(form.text("unanswered"))
     content = form.file("addresses", MAX_ADDRESS_BYTES)
@@ -223,7 +219,7 @@ def send(visit: TheVisit, form: TheForm) -> Response:
     if visit.state.sending.submit_alone(visit.shop.name, campaign_id, work) is None:
         refusal = WordedError(visit.say("sending.is_running"))
         return show_review(visit, campaign_id, refused_state(visit, refusal, PageState()))
-    note(visit.workspace, campaign_id, CampaignAct.EXPORTED, by=actor_name(visit), at=datetime.now(UTC))
+    note(visit.workspace, campaign_id, CampaignAct.EXPORTED, by=actor_name(visit))
     visit.remember("send_campaign", subject=None, file=campaign_id)
     return visit.back(page_path(campaign_id, CampaignStep.REVIEW))
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from recllm.base.errors import ConflictError, UnknownIdError
+from recllm.base.errors import UnknownIdError
 from recllm.base.schema import Occasion
 from recllm.doors.console import campaign_messages, campaign_pages, campaign_review
 from recllm.doors.console.campaign_fields import (
@@ -49,6 +48,7 @@ from recllm.doors.console.items import categories, products
 from recllm.doors.console.pages import REFUSALS, ConsoleSection, PageRoute, TheForm, TheVisit, Visit
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.service.jobs import ENDED, JobState
+from recllm.doors.service.marketing import check_no_job
 from recllm.market.adcopy.request import OfferType
 from recllm.market.campaigns.drafts import (
     CampaignStage,
@@ -74,7 +74,6 @@ SHOWN_ITEMS = 20
 
 @router.get("")
 def index(visit: TheVisit, stage: Annotated[CampaignStage | None, Query()] = None) -> Response:
-    """All campaigns with their stage."""
     order = {CampaignStage.PLANNED: 0, CampaignStage.DRAFT: 1, CampaignStage.EXPORTED: 2}
     listed = sorted(list_campaigns(visit.workspace), key=lambda line: (order[line.stage], line.campaign_id))
     rows = [campaign_row(visit, line) for line in listed if stage in (None, line.stage)]
@@ -136,7 +135,6 @@ def _new_page(visit: Visit, state: PageState, item: str = "") -> Response:
 
 @router.post("")
 def create(visit: TheVisit, form: TheForm) -> Response:
-    """Keep a new campaign as a draft."""
     visit.require(Scope.MARKETING)
     typed, item = typed_texts(form, CampaignStep.OCCASION), form.text("item", 256)
 
@@ -144,7 +142,7 @@ def create(visit: TheVisit, form: TheForm) -> Response:
         base = {"target": {"items": [item]}} if item else day_fields(visit, typed["target.day"])
         fields = new_fields(visit, typed, base)
         check_fields(visit, fields)
-        campaign_id = create_campaign(visit.workspace, fields, by=actor_name(visit), at=datetime.now(UTC))
+        campaign_id = create_campaign(visit.workspace, fields, by=actor_name(visit))
     except REFUSALS as error:
         return _new_page(visit, refused_state(visit, error, PageState(typed=typed)), item)
     return visit.back(page_path(campaign_id, CampaignStep.PEOPLE), "campaign_saved")
@@ -168,7 +166,7 @@ def draft(visit: TheVisit, form: TheForm) -> Response:
         check_fields(visit, fields)
     except FieldProblemsError:
         return visit.back(form_page, "sender_first")
-    campaign_id = create_campaign(visit.workspace, fields, by=actor_name(visit), at=datetime.now(UTC))
+    campaign_id = create_campaign(visit.workspace, fields, by=actor_name(visit))
     if not visit.may(Scope.PEOPLE):
         return visit.back(page_path(campaign_id, CampaignStep.PEOPLE), "campaign_drafted")
     job = order(visit, campaign_id, revision_of(visit.workspace, campaign_id))
@@ -303,10 +301,9 @@ def save(visit: TheVisit, form: TheForm, campaign_id: str, step: CampaignStep) -
     try:
         changed = changed_fields(visit, campaign_id, typed, step)
         check_fields(visit, changed, step)
-        if visit.state.service.background.open_job(visit.shop.name, campaign_id) is not None:
-            raise ConflictError(visit.say("campaigns.is_planned_now"))
-        revision, by, at = form.text("revision"), actor_name(visit), datetime.now(UTC)
-        change_campaign(visit.workspace, campaign_id, changed, revision=revision, by=by, at=at)
+        check_no_job(visit.state.service, visit.shop, campaign_id)
+        revision, by = form.text("revision"), actor_name(visit)
+        change_campaign(visit.workspace, campaign_id, changed, revision=revision, by=by)
         job = order(visit, campaign_id, revision_of(visit.workspace, campaign_id)) if is_planned else None
     except REFUSALS as error:
         return step_page(visit, campaign_id, step, refused_state(visit, error, PageState(typed=typed)))
@@ -330,8 +327,7 @@ def find_products(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
 @router.post("/campaign/{campaign_id}/plan")
 def plan(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Choose the people and write the messages, in the background."""
-    visit.require(Scope.MARKETING)
-    visit.require(Scope.PEOPLE)
+    visit.require(Scope.MARKETING, Scope.PEOPLE)
     campaign_file(visit.workspace, campaign_id)
 
     try:
@@ -344,7 +340,6 @@ def plan(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
 
 @router.get("/campaign/{campaign_id}/plan/{job_id}")
 def plan_state(visit: TheVisit, campaign_id: str, job_id: str) -> Response:
-    """How far a plan is."""
     job = visit.state.service.background.job(visit.shop.name, job_id)
     if not visit.is_part:
         return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, job=job_id))
@@ -374,7 +369,7 @@ def clone(visit: TheVisit, campaign_id: str) -> Response:
     if isinstance(fields.get("offer"), dict):
         fields["offer"] = {name: value for name, value in fields["offer"].items() if name not in ("start", "end")}
     fields["id"] = free_id(visit, re.sub(r"-\d+$", "", campaign_id))
-    new_id = create_campaign(visit.workspace, fields, by=actor_name(visit), at=datetime.now(UTC))
+    new_id = create_campaign(visit.workspace, fields, by=actor_name(visit))
     return visit.back(page_path(new_id, CampaignStep.OCCASION), "campaign_cloned")
 
 

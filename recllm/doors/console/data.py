@@ -104,7 +104,6 @@ def quarantine_files(visit: Visit) -> list[dict[str, Any]]:
 
 @router.get("/quarantine/{name}")
 def quarantine_page(visit: TheVisit, name: str, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1) -> Response:
-    """The rows of one load that were set aside, each with its reason."""
     visit.require(Scope.EVENTS)
     path = visit.workspace.quarantine_dir / f"{name}.jsonl"
     if not QUARANTINE_NAME.fullmatch(name) or not path.is_file():
@@ -266,7 +265,6 @@ def start_load(
 
 @router.post("/upload/{upload_id}/discard")
 def discard(visit: TheVisit, upload_id: str) -> Response:
-    """Throw an upload away."""
     visit.require(Scope.EVENTS)
     remove_upload(visit.workspace, upload_id)
     return visit.back("/data", "discarded")
@@ -274,7 +272,6 @@ def discard(visit: TheVisit, upload_id: str) -> Response:
 
 @router.get("/load/{load_id}")
 def load_page(visit: TheVisit, load_id: str) -> Response:
-    """How far a load is, and its account."""
     job = visit.state.loads.job(visit.shop.name, load_id)
     template = "load_state.html.j2" if visit.is_part else "load.html.j2"
     values: dict[str, Any] = {
@@ -359,7 +356,6 @@ def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[st
 
 
 def first_rows_table(visit: Visit, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> ConsoleTable:
-    """The beginning of a file as it was read."""
     cells = [tuple(_shortened(row[name] or None) for name in columns) for row in rows]
     return visit.table("first-rows", cells, fields=columns)
 

@@ -77,7 +77,6 @@ def suggestion_title(visit: Visit, line: OccasionSuggestion) -> str:
 
 
 def suggestion_words(visit: Visit, line: OccasionSuggestion, people: int) -> str:
-    """Who, and which products."""
     if line.coming is None:
         path = f"suggestion.{line.occasion}.what"
     else:
@@ -93,7 +92,6 @@ ACTS = 8
 
 @router.get("/")
 def home_page(visit: TheVisit) -> Response:
-    """The four questions."""
     template = "home_figures.html.j2" if visit.is_part else "home.html.j2"
     figures = visit.state.figures.get(visit.shop)
     groups = {} if figures is None else {"all": figures.people} | {p.value: n for p, n in figures.agreed.items()}

@@ -48,8 +48,6 @@ FILE_ITEMS = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemLine:
-    """One item of a list."""
-
     item_id: str
     title: str
     category: str
@@ -84,7 +82,6 @@ def search(
 
 @router.get("/item/{item_id:path}")
 def item_page(visit: TheVisit, item_id: str) -> Response:
-    """One item."""
     recommender = visit.shop.recommender().in_language(visit.language)
     dataset = recommender.dataset
     row = int(known_rows(dataset, [item_id])[0])

@@ -49,7 +49,6 @@ METRICS = {"ndcg@20_all": "models.ndcg_all", "ndcg@20_new": "models.ndcg_new"}
 
 @router.get("/models")
 def index(visit: TheVisit) -> Response:
-    """All versions, newest first."""
     lines, problem, version = list[ModelRecord](), None, None
     decided = [(datetime.fromisoformat(d.at), d.kind, d.version) for d in decisions(visit.workspace.models_dir)][::-1]
     try:
@@ -136,8 +135,6 @@ SHARES = (Metric.CLICKS, Metric.CONVERSIONS, Metric.DISMISSALS)
 
 
 class VariantAdvice(StrEnum):
-    """What to do with a variant."""
-
     EMPTY = "empty"
     MISMATCH = "mismatch"
     FEW = "few"
@@ -188,7 +185,6 @@ def _days(stored: Experiment, at: datetime) -> int:
 
 
 def treatment_words(visit: Visit, treatment: Treatment) -> str:
-    """What people of a variant get, in words."""
     words = [visit.say("experiments.personal" if treatment.personal else "experiments.popular")]
     if treatment.model is not None:
         words.append(visit.say("experiments.with_model", version=treatment.model))
@@ -202,7 +198,6 @@ def treatment_words(visit: Visit, treatment: Treatment) -> str:
 @router.get("/experiments/experiment/{name:path}")
 @slow
 def experiment_page(visit: TheVisit, name: str) -> Response:
-    """What may be said of an experiment now."""
     return visit.page("experiment.html.j2", section="models", **experiment_values(visit, name))
 
 
@@ -303,7 +298,6 @@ def _value(visit: Visit, value: float, metric: Metric, *, signed: bool = False) 
 
 @router.post("/experiments/stop/{name:path}")
 def stop(visit: TheVisit, form: TheForm, name: str) -> Response:
-    """End an experiment: all customers get the active model again."""
     visit.require(Scope.MARKETING)
     revision = form.text("revision", 9)
 

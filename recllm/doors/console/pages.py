@@ -190,7 +190,6 @@ class Visit:
 
     @property
     def has_pictures(self) -> bool:
-        """Whether the shop has pictures of products."""
         return (self.workspace.root / FOLDER).is_dir()
 
     @property
@@ -210,13 +209,13 @@ class Visit:
         return self.say("problem.line", kind=words, message=str(error))
 
     def may(self, scope: str) -> bool:
-        """Whether the caller's key has a scope."""
         return self.signed_in is not None and self.signed_in.may(Scope(scope))
 
-    def require(self, scope: Scope) -> None:
-        """Raises `HTTPException` where the caller's key lacks the scope."""
-        if not self.may(scope):
-            raise HTTPException(403, self.say("error.scope", scope=scope.value))
+    def require(self, *scopes: Scope) -> None:
+        """Raises `HTTPException` where the caller's key lacks a scope."""
+        for scope in scopes:
+            if not self.may(scope):
+                raise HTTPException(403, self.say("error.scope", scope=scope.value))
 
     def require_person(self, name: str) -> None:
         """Raises `UnknownIdError` for a name that is no pseudonym of a person of this shop."""
@@ -225,9 +224,16 @@ class Visit:
 
     def page(self, template: str, *, status: int = 200, section: str = "", **values: Any) -> Response:
         """A page from a template, or a table of it as a file. section: its entry of the navigation."""
-        if self.wants_file and status == 200:
-            return self._file(next((t for t in tables_of(values) if t.name == self._file_name), None))
-        return HTMLResponse(self.render(template, section=section, **values), status)
+        if not self.wants_file or status != 200:
+            return HTMLResponse(self.render(template, section=section, **values), status)
+        table = next((table for table in tables_of(values) if table.name == self._file_name), None)
+        if table is None:
+            raise HTTPException(404)
+        if any(column.scope is not None and self.may(column.scope) for column in table.columns):
+            self.remember("download", file=table.name)  # ids of people leave
+        headers = {"Content-Disposition": f'attachment; filename="{table.name}.csv"'}
+        lines = csv_lines(table, self.may)
+        return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
     def render(self, template: str, **values: Any) -> str:
         words, notice = self.words, f"notice.{self.request.query_params.get('notice', '')}"
@@ -268,16 +274,6 @@ class Visit:
         left_out = ("page", "notice", FILE_FIELD)
         fields = [(name, text) for name, text in self.request.query_params.multi_items() if name not in left_out]
         return f"{quote(self.request.url.path)}?{urlencode([*fields, (FILE_FIELD, table.name)])}"
-
-    def _file(self, table: ConsoleTable | None) -> Response:
-        """Raises `HTTPException` for a table that the page does not have."""
-        if table is None:
-            raise HTTPException(404)
-        if any(column.scope is not None and self.may(column.scope) for column in table.columns):
-            self.remember("download", file=table.name)  # ids of people leave
-        headers = {"Content-Disposition": f'attachment; filename="{table.name}.csv"'}
-        lines = csv_lines(table, self.may)
-        return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
     def back(self, path: str, notice: str = "") -> Response:
         """To a page after something was done; notice: a key under `notice`."""
@@ -386,8 +382,6 @@ def _in_worker(page: Page) -> Callable[..., Any]:
 
 
 class ConsoleForm(FormData):
-    """What a form sent."""
-
     def text(self, name: str, limit: int = 1_000) -> str:
         """A field as text, at most `limit` characters; "" where it is missing or a file."""
         value = self.get(name, "")

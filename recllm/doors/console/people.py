@@ -24,8 +24,7 @@ from recllm.doors.console.home import suggestion_title, suggestion_words
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, slow
 from recllm.doors.console.tables import TableCell, TableRow
 from recllm.doors.privacy.erasure import erase_people
-from recllm.doors.privacy.export import export_person
-from recllm.doors.privacy.registry import restrict_person
+from recllm.doors.privacy.registry import export_person, restrict_person
 from recllm.doors.service.jobs import ENDED, JobState, Progress
 from recllm.market.campaigns.reach import SuggestedPerson
 from recllm.market.occasions.calendar import CalendarDay
@@ -66,7 +65,6 @@ PREDICTIONS_JOB = {language: f"predictions {language}" for language in LANGUAGES
 
 @router.get("")
 def index(visit: TheVisit) -> Response:
-    """Search for a person."""
     return _index(visit)
 
 
@@ -189,7 +187,6 @@ def predictions_part(visit: TheVisit, name: str) -> Response:
 
 @router.post("/{name}/consent")
 def decide(visit: TheVisit, form: TheForm, name: str) -> Response:
-    """Write down what the person decided for one purpose."""
     visit.require(Scope.EVENTS)
     purpose = form.text("purpose")
     if purpose not in set(Purpose):
@@ -254,7 +251,6 @@ def restrict(visit: TheVisit, form: TheForm, name: str) -> Response:
 
 @router.get("/{name}/erase")
 def erase_page(visit: TheVisit, name: str) -> Response:
-    """What an erasure would delete."""
     visit.require(Scope.PRIVACY)
     visit.require_person(name)
     with visit.workspace.store().read() as reader:
@@ -276,7 +272,6 @@ def erase_page(visit: TheVisit, name: str) -> Response:
 @router.post("/{name}/erase")
 @slow
 def erase(visit: TheVisit, name: str) -> Response:
-    """Delete everything that is stored of the person."""
     visit.require(Scope.PRIVACY)
     visit.require_person(name)
     certificate = erase_people(visit.workspace, [name], actor=visit.actor, by_pseudonym=True)

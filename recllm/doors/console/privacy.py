@@ -21,7 +21,6 @@ ENTRIES = 20
 
 @router.get("")
 def privacy_page(visit: TheVisit) -> Response:
-    """Everything that a privacy officer asks first."""
     visit.require(Scope.PRIVACY)
     # the table of the guide with the counts of this shop
     stored: list[TableRow] = [

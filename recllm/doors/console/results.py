@@ -40,7 +40,6 @@ TONES = {CampaignVerdict.WORKED: "good", CampaignVerdict.LOST: "bad", CampaignVe
 @router.get("")
 @slow
 def index(visit: TheVisit) -> Response:
-    """Every campaign that went out, with what it brought."""
     results = []
     sent = [line for line in list_campaigns(visit.workspace) if line.stage is CampaignStage.EXPORTED]
     for line in [line for line in sent if line.revision is not None][:LISTED_CAMPAIGNS]:

@@ -62,7 +62,6 @@ class SignedIn:
         return self.sessions.get(self.shop.name)
 
     def may(self, scope: Scope) -> bool:
-        """Whether what the scope allows may be done."""
         return self.visitor is None or self.visitor.allows(scope)
 
     @property
@@ -130,7 +129,7 @@ def session_visitor(workspace: Workspace, session: ConsoleSession) -> ApiKey | S
     visitor: ApiKey | StaffMember | None
     if session.person is None:
         visitor = key_in_force(workspace, session.key_id or "")
-    elif time.time() > session.proven_at + 2 * _confirm_seconds(workspace):
+    elif has_to_be_confirmed(workspace, session, periods=2):
         return None
     else:
         try:
@@ -141,14 +140,10 @@ def session_visitor(workspace: Workspace, session: ConsoleSession) -> ApiKey | S
     return visitor if visitor is not None and visitor.allows(Scope.CONSOLE) else None
 
 
-def has_to_be_confirmed(workspace: Workspace, session: ConsoleSession) -> bool:
-    """Whether the directory has to confirm again that it lets this person in."""
-    return session.person is not None and time.time() > session.proven_at + _confirm_seconds(workspace)
-
-
-def has_just_signed_in(session: ConsoleSession) -> bool:
-    """Whether the sign-in itself was lately; a confirmation by the directory does not count."""
-    return time.time() <= session.begun_at + FRESH_SECONDS
+def has_to_be_confirmed(workspace: Workspace, session: ConsoleSession, *, periods: int = 1) -> bool:
+    """Whether the directory did not confirm this person within these `oidc.confirm_minutes`."""
+    seconds = periods * workspace.settings.oidc.confirm_minutes * 60
+    return session.person is not None and time.time() > session.proven_at + seconds
 
 
 def is_same_visitor(session: ConsoleSession, another: ConsoleSession) -> bool:
@@ -166,13 +161,9 @@ def _subject(person: Mapping[str, Any]) -> tuple[str, str]:
     return str(person.get("issuer")), str(person.get("subject"))
 
 
-def _confirm_seconds(workspace: Workspace) -> float:
-    return workspace.settings.oidc.confirm_minutes * 60
-
-
 def read_cookies(request: Request) -> dict[str, str]:
     """The console's cookies by their plain names; over https those alone that came with the prefix."""
-    if not _is_https(request):
+    if request.url.scheme != "https":
         return dict(request.cookies)
     prefixed = {name: value for name, value in request.cookies.items() if name.startswith(HOST_PREFIX)}
     return {name.removeprefix(HOST_PREFIX): value for name, value in prefixed.items()}
@@ -188,14 +179,10 @@ def set_cookie(
     samesite: Literal["lax", "strict"] = "strict",
 ) -> None:
     """A cookie that no script reads and no other site sends; over https never without it."""
-    is_https = _is_https(request)
+    is_https = request.url.scheme == "https"
     written = f"{HOST_PREFIX}{name}" if is_https else name
     answer.set_cookie(written, value, max_age=max_age, httponly=True, samesite=samesite, secure=is_https)
 
 
 def drop_cookie(answer: Response, request: Request, name: str) -> None:
     set_cookie(answer, request, name, "", max_age=0)
-
-
-def _is_https(request: Request) -> bool:
-    return request.url.scheme == "https"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from recllm.base.errors import PolicyError, UnknownIdError, UsageError
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit
-from recllm.doors.console.session import has_just_signed_in, is_same_visitor, session_visitor
+from recllm.doors.console.session import FRESH_SECONDS, is_same_visitor, session_visitor
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.service.oidc import StaffMember
 from recllm.doors.service.setting_rows import setting_rows, setting_text
@@ -27,7 +28,6 @@ SIGN_IN_AGAIN = "/sign-in?after=/settings"
 
 @router.get("")
 def index(visit: TheVisit) -> Response:
-    """Every setting with its value and origin; the keys."""
     return _page(visit)
 
 
@@ -83,7 +83,8 @@ def end_sessions(visit: TheVisit, session_id: str = "") -> Response:
 
 
 def _may_end(visit: Visit) -> bool:
-    return visit.session is not None and has_just_signed_in(visit.session)
+    """Whether the visitor signed in lately; a confirmation by the directory does not count."""
+    return visit.session is not None and time.time() <= visit.session.begun_at + FRESH_SECONDS
 
 
 def _sessions(visit: Visit) -> list[tuple[ConsoleSession, ApiKey | StaffMember]]:

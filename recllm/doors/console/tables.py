@@ -45,8 +45,6 @@ class CellKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableColumn:
-    """One column."""
-
     name: str
     """Its heading in a file."""
     label: str = ""
@@ -111,7 +109,6 @@ class ConsoleTable:
     """Rows of the file where these are more than the page shows."""
 
     def cells(self, row: TableRow) -> list[tuple[TableColumn, TableCell]]:
-        """What the page shows of a row."""
         pairs = zip(self.columns, row, strict=True)
         return [(column, _cell(value)) for column, value in pairs if column.label]
 
@@ -129,7 +126,6 @@ def _cell(value: CellValue | TableCell) -> TableCell:
 
 
 def cell_text(words: Words, column: TableColumn, cell: TableCell) -> str:
-    """A cell as a page writes it."""
     if cell.text is not None:
         return cell.text
     value = cell.value

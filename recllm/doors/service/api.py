@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, Response
 from prometheus_client import generate_latest
 
 import recllm
@@ -24,8 +24,7 @@ from recllm.base.questions import ReportBy
 from recllm.base.schema import AdCopy, Purpose, Slate, Table
 from recllm.doors.privacy.certificate import ErasureCertificate
 from recllm.doors.privacy.erasure import erase_people
-from recllm.doors.privacy.export import export_person
-from recllm.doors.privacy.registry import restrict_person
+from recllm.doors.privacy.registry import export_person, restrict_person
 from recllm.doors.service.callers import (
     ERRORS,
     MayAsk,
@@ -87,14 +86,7 @@ CLOCK_SKEW_SECONDS = 300.0  # an event may be so far ahead of this machine's clo
 
 router = APIRouter(responses=ERRORS, route_class=JsonRoute)
 
-JSON_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": error["description"],
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}},
-    }
-    for status, error in ERRORS.items()
-}
-"""`ERRORS` of an operation whose success is no JSON."""
+PLAIN_TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
 @router.post("/v1/recommend", response_model=None, responses={200: {"model": Slate}}, tags=["recommend"])
@@ -314,7 +306,7 @@ async def readyz(service: TheService) -> Response:
     return JSONResponse(document, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-@router.get("/metrics", tags=["service"], response_class=PlainTextResponse, responses=JSON_ERRORS)
+@router.get("/metrics", tags=["service"], response_class=Response, responses={200: PLAIN_TEXT})
 def metrics(caller: MayMeasure, service: TheService) -> Response:
     """Metrics of the caller's shop, in the text format of Prometheus."""
     figures = service.metrics[caller.shop.name]

@@ -22,7 +22,6 @@ from recllm.base.questions import SearchRequest
 from recllm.base.schema import Slate
 from recllm.doors.service.callers import (
     ERRORS,
-    Caller,
     MayAsk,
     MayMarket,
     Service,
@@ -207,17 +206,15 @@ def campaigns(caller: MayMarket) -> dict[str, Any]:
 def campaign_create(body: NewCampaign, caller: MayMarket) -> dict[str, str]:
     """Keep a new campaign as a draft."""
     workspace = caller.shop.workspace
-    return _revised(caller.shop, create_campaign(workspace, body.campaign, by=caller.name, at=datetime.now(UTC)))
+    return _revised(caller.shop, create_campaign(workspace, body.campaign, by=caller.name))
 
 
 @operation(router, "PUT", "/v1/campaigns/{campaign_id}", "campaigns", answer=CampaignRevision, marketing=True)
 def campaign_change(campaign_id: OneCampaign, body: ChangedCampaign, caller: MayMarket) -> dict[str, str]:
     """Put other fields in the place of a campaign's, before it was exported; it then has to be planned again."""
     shop = caller.shop
-    _no_open_job(caller.service.background.open_job(shop.name, campaign_id))
-    change_campaign(
-        shop.workspace, campaign_id, body.campaign, revision=body.revision, by=caller.name, at=datetime.now(UTC)
-    )
+    check_no_job(caller.service, shop, campaign_id)
+    change_campaign(shop.workspace, campaign_id, body.campaign, revision=body.revision, by=caller.name)
     return _revised(shop, campaign_id)
 
 
@@ -227,11 +224,6 @@ def campaign(campaign_id: OneCampaign, caller: MayMarket) -> dict[str, Any]:
 
     Texts whose item changed its price or is gone, or whose offer ended, are withdrawn by this call.
     """
-    return _campaign(caller, campaign_id)
-
-
-def _campaign(caller: Caller, campaign_id: str) -> dict[str, Any]:
-    """With rounded numbers and without people for callers who may not see these."""
     workspace, shop, figures = caller.shop.workspace, caller.shop, caller.figures
 
     def counted(n: int | None, *question: object) -> int | None:
@@ -247,7 +239,7 @@ def _campaign(caller: Caller, campaign_id: str) -> dict[str, Any]:
         }
     if stage is not CampaignStage.DRAFT:
         preview = preview_document(open_by_id(workspace, campaign_id))
-        if not figures.is_exact:
+        if not figures.is_exact:  # rounded numbers, and no people
             preview["people"] = []
             preview |= {name: counted(preview[name], name) for name in ("size", "holdout")}
             preview["excluded"] = {name: counted(n, name) for name, n in preview["excluded"].items()}
@@ -288,12 +280,12 @@ def order_plan(
         addressed = campaign_plan.addressed
         held_out, texts = campaign_plan.held_out, campaign_plan.texts
         counts = {"addressed": len(addressed), "held_out": len(held_out), "texts": len(texts)}
-        note(shop.workspace, campaign_id, CampaignAct.PLANNED, by=by, at=datetime.now(UTC), **counts)
+        note(shop.workspace, campaign_id, CampaignAct.PLANNED, by=by, **counts)
         return {**counts, **_revised(shop, campaign_id)}
 
     if revision_of(shop.workspace, campaign_id) != revision:
         raise ConflictError(f"the campaign {campaign_id!r} was changed since you read it; read it again")
-    _no_open_job(service.background.open_job(shop.name, campaign_id))
+    check_no_job(service, shop, campaign_id)
     return service.background.submit(shop.name, campaign_id, planned)
 
 
@@ -309,7 +301,7 @@ def campaign_decide(campaign_id: OneCampaign, body: TextDecision, caller: MayMar
     else:
         decide(opened_campaign, TextStatus.REJECTED, body.text_ids, why=body.why, **common)
     caller.audit(AuditAction.CAMPAIGN_DECIDED, campaign=campaign_id, texts=len(body.text_ids))
-    return _campaign(caller, campaign_id)
+    return campaign(campaign_id, caller)
 
 
 @operation(router, "POST", "/v1/campaigns/{campaign_id}/export", "campaigns", marketing=True)
@@ -327,7 +319,7 @@ def campaign_export(campaign_id: OneCampaign, body: ExportOrder, caller: MayMark
         done = export_campaign(opened_campaign, Path(folder), ids=ids, revision=body.revision)
         files = {Path(file).name: Path(file).read_text(encoding="utf-8") for file in done.files}
     counts = {"reached": done.reached, "held_out": done.held_out}
-    note(shop.workspace, campaign_id, CampaignAct.EXPORTED, by=caller.name, at=datetime.now(UTC), **counts)
+    note(shop.workspace, campaign_id, CampaignAct.EXPORTED, by=caller.name, **counts)
     caller.audit(AuditAction.CAMPAIGN_EXPORTED, campaign=campaign_id, reached=done.reached)
     sending = {"dropped": done.dropped, "send_from": done.window.start, "send_until": done.window.end}
     return {**_revised(shop, campaign_id), **counts, **sending, "files": files}
@@ -359,8 +351,9 @@ async def job_cancel(job_id: str, caller: MayMarket, service: TheService) -> Res
     return document_answer(json_text(service.background.cancel(caller.shop.name, job_id)))
 
 
-def _no_open_job(job: Job | None) -> None:
-    if job is not None:
+def check_no_job(service: Service, shop: LiveShop, campaign_id: str) -> None:
+    """Raises `ConflictError` while the campaign is being planned."""
+    if job := service.background.open_job(shop.name, campaign_id):
         raise ConflictError(f"{job.about!r} is being planned, by the job {job.job_id}; wait for it, or cancel it")
 
 

@@ -8,7 +8,6 @@ followed and no proxy is used. What is raised and logged holds no token and noth
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import logging
@@ -264,21 +263,19 @@ class OidcClient:
         return str(url)
 
     async def _redeem(self, http: httpx2.AsyncClient, request: SignInRequest, code: str) -> dict[str, Any]:
-        """The tokens of a code."""
         form = {
             "grant_type": "authorization_code",
             "code": code,
             "redirect_uri": self._settings.redirect_uri,
             "code_verifier": request.verifier,
         }
-        headers = {}
+        auth = None
         if self._secret and request.metadata.secret_in_header:
-            pair = f"{quote_plus(self._client_id)}:{quote_plus(self._secret)}"
-            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+            auth = httpx2.BasicAuth(quote_plus(self._client_id), quote_plus(self._secret))
         else:
             form |= {"client_id": self._client_id} | ({"client_secret": self._secret} if self._secret else {})
         endpoint = request.metadata.token_endpoint
-        return await self._ask(http, "POST", endpoint, "the token", data=form, headers=headers)
+        return await self._ask(http, "POST", endpoint, "the token", data=form, auth=auth)
 
     def _verified(self, tokens: Mapping[str, Any], keys: Any, request: SignInRequest) -> dict[str, Any]:
         """Claims of an ID token of this client, this sign-in and one of these keys."""
@@ -395,8 +392,6 @@ class StaffIdentity:
 
 @dataclass(frozen=True, slots=True)
 class StaffMember:
-    """A person who is let in."""
-
     identity: StaffIdentity
     name: str
     """By which the history names them."""
@@ -407,7 +402,6 @@ class StaffMember:
 
 
 def groups_in_use(settings: OidcSettings) -> frozenset[str]:
-    """Groups that make a difference."""
     return frozenset(settings.allowed_groups) | {group for group, _ in map(group_grant, settings.group_scopes)}
 
 

@@ -18,7 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(member) for member in value] if isinstance(value, list) else value
 
 
-def create_campaign(workspace: Workspace, fields: Mapping[str, Any], *, by: str, at: datetime) -> str:
+def create_campaign(workspace: Workspace, fields: Mapping[str, Any], *, by: str) -> str:
     """Keeps a new campaign as a draft; returns its id. Raises as `campaign_of_fields`, and `ConflictError` for a taken
     id."""
     file, content = campaign_of_fields(fields)
@@ -132,12 +132,12 @@ def create_campaign(workspace: Workspace, fields: Mapping[str, Any], *, by: str,
         folder.check_free(replace=False)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         write_whole(path, content, mode=PRIVATE)
-        add_note(workspace, file.id, CampaignAct.CREATED, by=by, at=at)
+        add_note(workspace, file.id, CampaignAct.CREATED, by=by)
     return file.id
 
 
 def change_campaign(
-    workspace: Workspace, campaign_id: str, fields: Mapping[str, Any], *, revision: str, by: str, at: datetime
+    workspace: Workspace, campaign_id: str, fields: Mapping[str, Any], *, revision: str, by: str
 ) -> None:
     """Puts other fields in the place of a campaign's; a plan that was made counts no more.
 
@@ -151,7 +151,7 @@ def change_campaign(
         folder.check_revision(before.digest, revision)
         folder.check_free(replace=True)
         write_whole(file_path(workspace, campaign_id), content, mode=PRIVATE)
-        add_note(workspace, campaign_id, CampaignAct.CHANGED, by=by, at=at)
+        add_note(workspace, campaign_id, CampaignAct.CHANGED, by=by)
 
 
 def file_path(workspace: Workspace, campaign_id: str) -> Path:
@@ -221,10 +221,10 @@ def campaign_stage(folder: CampaignFolder, planned: CampaignPlan | None, file: C
     return CampaignStage.PLANNED
 
 
-def note(workspace: Workspace, campaign_id: str, act: CampaignAct, *, by: str, at: datetime, **counts: int) -> None:
+def note(workspace: Workspace, campaign_id: str, act: CampaignAct, *, by: str, **counts: int) -> None:
     """Adds a line to the campaign's history."""
     with CampaignFolder.of(workspace.root, campaign_id).locked():
-        add_note(workspace, campaign_id, act, by=by, at=at, **counts)
+        add_note(workspace, campaign_id, act, by=by, **counts)
 
 
 def history(workspace: Workspace, campaign_id: str) -> list[dict[str, Any]]:
@@ -242,8 +242,8 @@ def history_path(workspace: Workspace, campaign_id: str) -> Path:
     return workspace.root / FILES / f"{safe_id(campaign_id, 'a campaign')}.history.jsonl"
 
 
-def add_note(workspace: Workspace, campaign_id: str, act: CampaignAct, *, by: str, at: datetime, **counts: int) -> None:
-    entry = {"at": at.isoformat(timespec="seconds"), "by": by, "action": act.value, **counts}
+def add_note(workspace: Workspace, campaign_id: str, act: CampaignAct, *, by: str, **counts: int) -> None:
+    entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": by, "action": act.value, **counts}
     append(history_path(workspace, campaign_id), [entry])
 
 
