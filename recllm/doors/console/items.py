@@ -1,13 +1,23 @@
-"""Products: search, facts, buyers, similar ones; pickers; and the search over everything."""
+"""Products: search, facts, buyers, similar ones, pictures; pickers; and the search over everything.
+
+Pictures are files of the folder `images`, named after the product or by its attribute `image`. Nothing is fetched:
+`https://shop.example/tent.jpg?v=2` stands for `images/tent.jpg`. A file is read, and answered as a small picture of its
+own, so that no browser gets a byte of the file itself.
+"""
 
 from __future__ import annotations
 
 import difflib
+import io
+import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import polars as pl
@@ -16,8 +26,8 @@ from fastapi.responses import RedirectResponse, Response
 from numpy.typing import NDArray
 
 from recllm.base.errors import StoreError, UnknownIdError
-from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit
-from recllm.doors.console.pictures import FOLDER, picture_file, small_picture
+from recllm.base.schema import IMAGE
+from recllm.doors.console.pages import PICTURES, ConsoleSection, PageRoute, TheForm, TheVisit, Visit
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.learn.features.collaborative import LONG_WINDOW_DAYS, SHORT_WINDOW_DAYS, WINDOW_DAYS
 from recllm.market.adcopy.ads import item_of
@@ -44,6 +54,13 @@ NEAR_WORD = 0.75
 """Likeness, by `difflib`, from which a word is taken for another one."""
 FILE_ITEMS = 1_000
 """Items of a file that are read at once."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+FORMATS = ("JPEG", "PNG", "WEBP")
+PICTURE_SIZE = 480
+"""Width and height at most, in pixels."""
+MAX_BYTES, MAX_PIXELS = 30_000_000, 60_000_000
+"""Of a file; a larger one is not read."""
+KEPT_PICTURES = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +128,49 @@ def picture_of(visit: TheVisit, item_id: str) -> Response:
     items = visit.workspace.gate().catalogue([item_id])
     if items.is_empty():
         raise UnknownIdError(f"there is no product {item_id[:80]!r}")
-    file = picture_file(visit.workspace.root / FOLDER, item_id, items["attributes"][0])
+    file = picture_file(visit.workspace.root / PICTURES, item_id, items["attributes"][0])
     if content := file and small_picture(file):
         return Response(content, media_type="image/webp")
     drawing = visit.render("picture.html.j2", category=" > ".join(items["category"].to_list()[0] or ()))
     return Response(drawing.strip(), media_type="image/svg+xml")
+
+
+def picture_file(folder: Path, item_id: str, attributes: str | None) -> Path | None:
+    """The file of a product; None without one. attributes: a JSON object, whose `image` is an address or a name."""
+    address = str(json.loads(attributes or "{}").get(IMAGE, "")).replace("\n", ",").partition(",")[0].strip()
+    name = unquote(re.sub(r"[?#].*", "", address) if "://" in address else address).rpartition("/")[2]
+    for file_name in (name, *(f"{item_id}{suffix}" for suffix in SUFFIXES)):
+        is_plain = file_name.lower().endswith(SUFFIXES) and len(file_name.encode(errors="replace")) <= 255
+        if is_plain and not set(file_name) & set("/\\:\0"):
+            path = folder / file_name
+            if path.is_file() and not path.is_symlink():
+                return path
+    return None
+
+
+def small_picture(path: Path) -> bytes | None:
+    """A WebP of at most `PICTURE_SIZE` pixels a side; None for a file that is no picture, or too large."""
+    state = path.stat()
+    return _small_picture(path, state.st_mtime_ns) if state.st_size <= MAX_BYTES else None
+
+
+@lru_cache(maxsize=KEPT_PICTURES)
+def _small_picture(path: Path, _changed_at: int) -> bytes | None:
+    from PIL import Image, ImageOps
+
+    written = io.BytesIO()
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return None
+            image.draft("RGB", (PICTURE_SIZE, PICTURE_SIZE))  # JPEG: decoded at a fraction of its size
+            image.thumbnail((PICTURE_SIZE, PICTURE_SIZE))  # before it is turned, which copies it
+            upright = ImageOps.exif_transpose(image)
+            mode = "RGBA" if upright.has_transparency_data else "RGB"
+            upright.convert(mode).save(written, "WEBP", quality=80)
+    except Exception:  # formats and EXIF of a shop's own files fail in many ways
+        return None
+    return written.getvalue()
 
 
 def matching_rows(recommender: Recommender, query: str) -> tuple[Rows, list[str]]:
@@ -237,7 +292,6 @@ def products(visit: Visit, selected: Sequence[str], words: str) -> tuple[list[It
 
 @search_router.post("/search")
 def search_everything(visit: TheVisit, form: TheForm) -> Response:
-    """To the customer or product of a number, else the campaigns and products that the words find."""
     words = form.text("find", 256).strip()
     if not words:
         return visit.back("/")

@@ -38,7 +38,6 @@ from recllm.base.files import PRIVATE, lock_file
 from recllm.base.words.sentences import LANGUAGES
 from recllm.base.words.words import Words
 from recllm.doors.console.memory import FigureCache, PendingSignIn, RecentEntries
-from recllm.doors.console.pictures import FOLDER
 from recllm.doors.console.session import SignedIn
 from recllm.doors.console.tables import (
     ConsoleTable,
@@ -66,6 +65,8 @@ PSEUDONYM = re.compile(r"u1_[A-Z2-7]{26}")
 SAFE_METHODS = ("GET", "HEAD")
 FILE_FIELD = "csv"
 """Of an address: the name of the table of the page that is asked for as a file."""
+PICTURES = "images"
+"""Folder of a workspace with pictures of products."""
 SHAPES = 6
 """Drawings of `icons.html.j2` that stand in for pictures of products, one by category."""
 HISTORY_FILE = "console.jsonl"
@@ -190,7 +191,7 @@ class Visit:
 
     @property
     def has_pictures(self) -> bool:
-        return (self.workspace.root / FOLDER).is_dir()
+        return (self.workspace.root / PICTURES).is_dir()
 
     @property
     def is_part(self) -> bool:
@@ -201,7 +202,7 @@ class Visit:
         return self.words.say(path, **values)
 
     def problem_text(self, error: RecllmError) -> str:
-        """The kind of the problem in the visitor's language, and the message, which is English unless it is worded."""
+        """The kind of the problem in the visitor's language, and the message, in English unless it is worded."""
         if isinstance(error, WordedError):
             return str(error)
         kinds = (kind.__name__ for kind in type(error).__mro__)
@@ -237,25 +238,22 @@ class Visit:
 
     def render(self, template: str, **values: Any) -> str:
         words, notice = self.words, f"notice.{self.request.query_params.get('notice', '')}"
-        return (
-            environment()
-            .get_template(template)
-            .render(
-                visit=self,
-                say=words.say,
-                number=words.number,
-                percent=words.percent,
-                money=words.money,
-                moment=words.moment,
-                day=words.day,
-                cell_text=cell_text,
-                cell_remark=cell_remark,
-                languages=LANGUAGES,
-                version=recllm.__version__,
-                # by its key, so that a link can make the console say nothing of its own
-                notice=notice if words.has(notice) else None,
-                **values,
-            )
+        page = environment().get_template(template)
+        return page.render(
+            visit=self,
+            say=words.say,
+            number=words.number,
+            percent=words.percent,
+            money=words.money,
+            moment=words.moment,
+            day=words.day,
+            cell_text=cell_text,
+            cell_remark=cell_remark,
+            languages=LANGUAGES,
+            version=recllm.__version__,
+            # by its key, so that a link can make the console say nothing of its own
+            notice=notice if words.has(notice) else None,
+            **values,
         )
 
     @property
@@ -365,7 +363,7 @@ class PageRoute(APIRoute):
 
 
 def slow(page: Page) -> Page:
-    """Marks a page that takes seconds: it has the worker of marketing, so that the others do not wait for it."""
+    """Marks a page that takes seconds: it has the worker of marketing."""
     page.is_slow = True  # type: ignore[attr-defined]
     return page
 
