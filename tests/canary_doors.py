@@ -25,7 +25,7 @@ from standardwebhooks import Webhook
 from test_erasure import CAMPAIGN, WHO, through_every_door
 from waiting import until
 
-from recllm.doors.console.loads import receive_upload
+from recllm.doors.console.data import receive_upload
 from recllm.doors.privacy.backup import back_up
 from recllm.doors.privacy.erasure import erase_people
 from recllm.market.experiments.batch import BatchRun, run_batch

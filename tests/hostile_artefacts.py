@@ -40,7 +40,7 @@ from tiny_encoders import edit_json, make_letters_model, make_model, write_json
 
 from recllm.base.settings import read_settings_file
 from recllm.doors.console.campaign_fields import fields_of_file
-from recllm.doors.console.loads import receive_upload, sweep_uploads
+from recllm.doors.console.data import receive_upload, sweep_uploads
 from recllm.learn.models.trees import BoostedTrees
 from recllm.market.adcopy.packs import load_pack
 from recllm.market.adcopy.request import load_voice

@@ -40,7 +40,7 @@ from recllm.base.words.words import Words
 from recllm.doors.console import app as console_app
 from recllm.doors.console import models, people
 from recllm.doors.console.app import SECTIONS
-from recllm.doors.console.loads import UPLOADS, find_upload, receive_upload, sweep_uploads
+from recllm.doors.console.data import UPLOADS, find_upload, receive_upload, sweep_uploads
 from recllm.doors.console.pages import HISTORY_FILE, local_path
 from recllm.doors.console.session import session_cookie, session_visitor
 from recllm.doors.console.tables import day_chart

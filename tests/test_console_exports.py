@@ -17,8 +17,8 @@ from waiting import until
 from recllm.base.errors import IngestError
 from recllm.base.schema import Purpose, Table
 from recllm.base.words.sentences import LANGUAGES, sentences
-from recllm.doors.console import loads
-from recllm.doors.console.loads import UPLOADS
+from recllm.doors.console import data
+from recllm.doors.console.data import UPLOADS
 from recllm.shop.ingest.column_names import FIELDS
 from recllm.shop.workspace.workspace import Workspace
 
@@ -159,14 +159,14 @@ def test_every_field_that_a_file_can_fill_has_a_name() -> None:
 
 
 def test_what_went_in_before_a_refusal_stays(client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load_file = loads.load_file
+    load_file = data.load_file
 
     def refusing(*arguments: Any, **options: Any) -> Any:
         if arguments[2] is Table.EVENTS:
             raise IngestError("E_REJECT_LIMIT", "too many rows are bad")
         return load_file(*arguments, **options)
 
-    monkeypatch.setattr(loads, "load_file", refusing)
+    monkeypatch.setattr(data, "load_file", refusing)
     address, _ = upload_export(client, "shopify-orders")
     page = account(client, send(client, f"{address}/export", act="load"))
     assert "This file was not loaded" in page and "What is listed here was taken in and stays" in page

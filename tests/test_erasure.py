@@ -38,7 +38,7 @@ from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Purpose, SlateStatus
 from recllm.base.settings import ServiceSettings
 from recllm.doors.cli.rights import remedies
-from recllm.doors.console.loads import receive_upload
+from recllm.doors.console.data import receive_upload
 from recllm.doors.privacy.backup import back_up, read_backup, restore
 from recllm.doors.privacy.certificate import read_certificate
 from recllm.doors.privacy.erasure import apply_retention, erase_people, finish_erasures

@@ -32,7 +32,7 @@ WITHOUT_KEY = {"/livez", "/readyz", "/webhooks/{shop_name}/{source_name}"}
 """Whether it lives and is ready, for whoever runs it; and what a signature opens instead."""
 HASHES = {"sha256", "blake2b", "shake_128", "file_digest", "scrypt"}
 CIPHERS = {"AESGCM"}
-SHORT = {("loads.py", 9)}
+SHORT = {("data.py", 9)}
 """Bytes of what is random and shorter than 16: the nonce of one answer's content policy; the name of an uploaded file's
 folder, which is of use only to whoever may upload files."""
 

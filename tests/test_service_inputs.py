@@ -26,7 +26,7 @@ from waiting import at_once, until
 
 from recllm.base.service_settings import ServiceSettings
 from recllm.doors.console.app import OPERATION_NAMES
-from recllm.doors.console.loads import UPLOADS
+from recllm.doors.console.data import UPLOADS
 from recllm.doors.service.requests import MAX_DEPTH, MAX_DIGITS, read_json
 from recllm.shop.workspace.keys import Scope
 

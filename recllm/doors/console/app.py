@@ -40,7 +40,7 @@ from recllm.doors.console import (
     settings,
     sign_in,
 )
-from recllm.doors.console.loads import MOST_LOADS, sweep_uploads
+from recllm.doors.console.data import MOST_LOADS, sweep_uploads
 from recllm.doors.console.memory import (
     CONFIRM_SECONDS,
     MAX_PENDING,
@@ -79,16 +79,8 @@ from recllm.shop.workspace.keys import Scope
 
 logger = logging.getLogger(__name__)
 
-SECTIONS: tuple[ConsoleSection, ...] = (
-    home.SECTION,
-    campaigns.SECTION,
-    results.SECTION,
-    people.SECTION,
-    items.SECTION,
-    data.SECTION,
-    privacy.SECTION,
-    models.SECTION,
-    settings.SECTION,
+SECTIONS: tuple[ConsoleSection, ...] = tuple(
+    pages.SECTION for pages in (home, campaigns, results, people, items, data, privacy, models, settings)
 )
 """All pages, in the order of the navigation."""
 
@@ -154,7 +146,11 @@ class ConsoleMiddleware:
             signed_in = await anyio.to_thread.run_sync(identify)
         except RecllmError as error:
             problem = error
-        visit = Visit(request, self._state, cookies, signed_in, self._words(cookies, signed_in), nonce)
+        shop = signed_in.shop if signed_in else next(iter(self._state.service.shops.values()))
+        settings, name = shop.workspace.settings, cookies.get(LANGUAGE_COOKIE, "")
+        name = name if name in LANGUAGES else language_of(settings.locale)
+        words = Words(name, settings.currency, settings.timezone)
+        visit = Visit(request, self._state, cookies, signed_in, words, nonce)
         scope.setdefault("state", {}).update(visit=visit, actor=_actor(signed_in))
         answer = error_page(visit, problem) if problem is not None and not is_open else self._refusal(visit)
         if answer is None and not is_open:
@@ -169,12 +165,6 @@ class ConsoleMiddleware:
             if started:
                 raise
             await error_page(visit, error)(scope, receive, send_with_headers)
-
-    def _words(self, cookies: Mapping[str, str], signed_in: SignedIn | None) -> Words:
-        shop = signed_in.shop if signed_in else next(iter(self._state.service.shops.values()))
-        settings, name = shop.workspace.settings, cookies.get(LANGUAGE_COOKIE, "")
-        name = name if name in LANGUAGES else language_of(settings.locale)
-        return Words(name, settings.currency, settings.timezone)
 
     def _refusal(self, visit: Visit) -> Response | None:
         """An answer to requests of other sites, and to visitors who have to sign in first."""

@@ -1,31 +1,32 @@
-"""Data: loads, rows that were set aside and why, and a file's way in."""
+"""Data: loads, rows that were set aside and why, and a file's way in.
+
+An upload lies in a folder of its own in `uploads`, readable by its owner only. It is gone when it was loaded or after a
+day, and one that broke off leaves nothing.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 import re
+import secrets
+import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from starlette.datastructures import UploadFile
 
-from recllm.base.errors import IngestError, UnknownIdError, UsageError
-from recllm.base.schema import Table
-from recllm.doors.console.loads import (
-    LOAD,
-    FileLoad,
-    find_upload,
-    quarantine_name,
-    receive_upload,
-    remove_upload,
-)
+from recllm.base.errors import IngestError, StoreError, UnknownIdError, UsageError
+from recllm.base.files import PRIVATE, whole_file
+from recllm.base.schema import IngestReport, Table
 from recllm.doors.console.pages import (
     REFUSALS,
     ConsoleForm,
@@ -37,13 +38,14 @@ from recllm.doors.console.pages import (
     WordedError,
 )
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
-from recllm.doors.service.jobs import ENDED, Job
+from recllm.doors.service.jobs import ENDED, Job, Progress
 from recllm.shop.ingest.column_names import FIELDS, REQUIRED
 from recllm.shop.ingest.options import ColumnMap, IngestOptions
 from recllm.shop.ingest.sources import nearest_kinds, recognise_file
 from recllm.shop.ingest.suggest import FilePreview, basic_columns, preview_file, proposed_columns
-from recllm.shop.ingest.workspace_load import export_maps
+from recllm.shop.ingest.workspace_load import export_maps, load_file
 from recllm.shop.workspace.keys import Scope
+from recllm.shop.workspace.workspace import UPLOADS, Workspace
 
 router = APIRouter(prefix="/data", route_class=PageRoute)
 SECTION = ConsoleSection("data", "/data", router)
@@ -62,6 +64,12 @@ PROGRAM_SOURCES = ("served", "service", "console", "feedback")
 RARE_FIELDS = frozenset({"event_id", "currency", "value", "request_id", "position", "model_version", "attributes"})
 """Fields that few files have; they come last."""
 QUARANTINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
+DAY_SECONDS = 24 * 3_600
+BLOCK_BYTES = 1 << 20
+MOST_LOADS = 50
+"""Loads that may wait."""
+LOAD = "load"
+"""What the jobs are about."""
 
 
 @router.get("")
@@ -78,8 +86,7 @@ def index(visit: TheVisit) -> Response:
 
     def all_rows() -> Iterator[TableRow]:
         with visit.workspace.store().read() as reader:
-            everything = reader.loads(None, without_sources=PROGRAM_SOURCES).to_dicts()
-        return map(row, everything)
+            return map(row, reader.loads(None, without_sources=PROGRAM_SOURCES).to_dicts())
 
     return visit.page(
         "data.html.j2",
@@ -165,8 +172,7 @@ def upload(visit: TheVisit, form: TheForm) -> Response:
     file = form.get("file")
     if not isinstance(file, UploadFile) or not file.filename:
         raise WordedError(visit.say("data.no_file"))
-    name = file.filename
-    uploaded = receive_upload(visit.workspace, file.file, name)
+    uploaded = receive_upload(visit.workspace, file.file, file.filename)
     table = form.text("table")
     query = f"?table={table}" if table in set(Table) else ""
     return visit.back(f"{UPLOAD_PATH}/{uploaded.parent.name}{query}")
@@ -174,12 +180,9 @@ def upload(visit: TheVisit, form: TheForm) -> Response:
 
 @router.get("/upload/{upload_id}")
 def columns_page(visit: TheVisit, upload_id: str, table: str = "") -> Response:
-    """An export of a known system with its tables; else the columns that fill the fields. With the first rows."""
     visit.require(Scope.EVENTS)
-    if table not in set(Table):
-        export = export_values(visit, upload_id)
-        if export is not None:
-            return visit.page("export.html.j2", section="data", problem=None, **export)
+    if table not in set(Table) and (export := export_values(visit, upload_id)) is not None:
+        return visit.page("export.html.j2", section="data", problem=None, **export)
     values = upload_values(visit, upload_id, table, {})
     return visit.page("upload.html.j2", section="data", problem=None, **values)
 
@@ -274,13 +277,8 @@ def discard(visit: TheVisit, upload_id: str) -> Response:
 def load_page(visit: TheVisit, load_id: str) -> Response:
     job = visit.state.loads.job(visit.shop.name, load_id)
     template = "load_state.html.j2" if visit.is_part else "load.html.j2"
-    values: dict[str, Any] = {
-        "job": job,
-        "is_over": job.state in ENDED,
-        "load": job.result,
-        "quarantine_name": quarantine_name,
-    }
-    return visit.page(template, section="data", **values)
+    state = {"job": job, "is_over": job.state in ENDED, "load": job.result}
+    return visit.page(template, section="data", quarantine_name=quarantine_name, **state)
 
 
 @router.post("/load/{load_id}/cancel")
@@ -364,3 +362,134 @@ def _selected(form: ConsoleForm) -> Iterator[tuple[str, str]]:
     for name, value in form.multi_items():
         if name.startswith("field_") and isinstance(value, str) and value:
             yield name.removeprefix("field_"), value
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class FileLoad:
+    """What a job loads; the job changes it while pages read it."""
+
+    workspace: Workspace
+    upload: Path
+    """In a folder of its own, whose name is the upload's id."""
+    maps: Sequence[tuple[Table, ColumnMap]]
+    """What it goes into, in this order; several of an export that was recognised."""
+    options: Mapping[str, Any]
+    """How the file is written: of `load_file`."""
+    likely_rows: int
+    """About how many rows the file has; each table reads all of them."""
+    dry_run: bool
+    is_export: bool = False
+    """Whether its kind was recognised, so that its columns were not chosen."""
+    began: float = field(default_factory=time.monotonic)
+    """By the monotonic clock, seconds."""
+    rows: int = 0
+    """Read so far, of the table that is being loaded."""
+    reports: list[IngestReport] = field(default_factory=list)
+    """Of the tables that are done: of a load that ended early, what stays."""
+    error: IngestError | None = None
+    """Why the file was refused; None for other failures, which the job says."""
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return tuple(table for table, _ in self.maps)
+
+    @property
+    def problem(self) -> str:
+        """The message of the error without a path of this machine; "" for none."""
+        if self.error is None:
+            return ""
+        return self.error.message.removesuffix(f"; see {self.error.quarantine_file}")
+
+    @property
+    def share(self) -> float:
+        """About how much is read, in [0, 0.99]."""
+        share_of_table = min(1.0, self.rows / max(self.likely_rows, 1))
+        return min(0.99, (len(self.reports) + share_of_table) / len(self.tables))
+
+    @property
+    def again(self) -> str:
+        """The address where it can be tried again."""
+        table = "" if self.is_export else f"?table={self.tables[0]}"
+        return f"/data/upload/{self.upload.parent.name}{table}"
+
+    @property
+    def seconds_left(self) -> float | None:
+        """About how long it still takes; None at the beginning."""
+        passed = time.monotonic() - self.began
+        return None if self.share < 0.02 else passed * (1 - self.share) / self.share
+
+    def run(self, tell: Progress) -> FileLoad:
+        """Load the upload, table after table; returns itself. Raises what `load_file` does."""
+
+        def progress(rows: int) -> None:
+            self.rows = rows
+            tell("")  # where a job that is cancelled ends
+
+        common: dict[str, Any] = {"dry_run": self.dry_run, "progress": progress, **self.options}
+        try:
+            for table, column_map in self.maps:
+                self.rows = 0
+                self.reports.append(load_file(self.workspace, self.upload, table, mapping=column_map, **common))
+        except IngestError as error:
+            self.error = error
+            raise
+        if not self.dry_run:
+            remove_upload(self.workspace, self.upload.parent.name)
+        return self
+
+
+def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Path:
+    """Copy a stream to the workspace's uploads, whole or not at all.
+    Raises `UsageError` for an empty file."""
+    sweep_uploads(workspace)
+    folder = _uploads_folder(workspace)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    upload_id = secrets.token_urlsafe(9).replace("-", "x").replace("_", "y")
+    # the file's own name as far as it is safe in a path
+    safe = re.sub(r"[^\w.-]+", "_", name.replace("\\", "/").rsplit("/", 1)[-1], flags=re.ASCII)[-60:].lstrip("._-")
+    safe, draft = safe or "upload.csv", folder / f"{upload_id}.tmp"
+    draft.mkdir(mode=0o700)
+    try:
+        with whole_file(draft / safe, mode=PRIVATE) as target:
+            shutil.copyfileobj(stream, target, BLOCK_BYTES)
+        if not (draft / safe).stat().st_size:
+            raise UsageError("the file is empty; choose another one")
+        draft.rename(folder / upload_id)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return find_upload(workspace, upload_id)
+
+
+def find_upload(workspace: Workspace, upload_id: str) -> Path:
+    """Raises `UnknownIdError` for one that never was, or is gone."""
+    is_id = re.fullmatch(r"[A-Za-z0-9]{12}", upload_id) is not None
+    files = (workspace.root / UPLOADS / upload_id).glob("*") if is_id else ()
+    path = next((file for file in files if file.name != "upload.json"), None)  # of an earlier version
+    if path is None:
+        raise UnknownIdError("this upload is gone: it was loaded, or is older than a day; upload the file again")
+    return path
+
+
+def remove_upload(workspace: Workspace, upload_id: str) -> None:
+    shutil.rmtree(find_upload(workspace, upload_id).parent, ignore_errors=True)
+
+
+def sweep_uploads(workspace: Workspace) -> None:
+    """Remove uploads of more than a day ago and broken ones. Raises `StoreError` for a link."""
+    for folder in _uploads_folder(workspace).glob("*"):
+        if time.time() - folder.stat().st_mtime > DAY_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _uploads_folder(workspace: Workspace) -> Path:
+    """Raises `StoreError` for a link: what is swept would lie somewhere else."""
+    folder = workspace.root / UPLOADS
+    if folder.is_symlink():
+        raise StoreError(f"{folder} is a link; remove it, and the folder is made again")
+    return folder
+
+
+def quarantine_name(source: IngestReport | IngestError) -> str:
+    """Name of the list of rows that a load set aside; "" where there are none."""
+    return Path(source.quarantine_file).stem if source.quarantine_file else ""
