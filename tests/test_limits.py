@@ -21,8 +21,7 @@ IMPORT = re.compile(r"\s*(from|import) ")
 DELIVERY = (
     "market/sending",
     "doors/service/agents.py",
-    "doors/service/unsubscribe.py",
-    "doors/service/clicks.py",
+    "doors/service/message_links.py",
     "doors/service/pages.py",
     "doors/service/report_forms.py",
     "doors/cli/deploy.py",

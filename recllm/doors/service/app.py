@@ -23,7 +23,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 import recllm
 from recllm.base.errors import RecllmError
 from recllm.base.service_settings import ServiceSettings
-from recllm.doors.service import api, clicks, marketing, pages, unsubscribe, webhooks
+from recllm.doors.service import api, marketing, message_links, pages, webhooks
 from recllm.doors.service.agents import agent_server, mcp_app
 from recllm.doors.service.callers import Capacity, RateLimit, RequestMiddleware, Service, ShopMetrics, answer_headers
 from recllm.doors.service.jobs import Background
@@ -88,7 +88,7 @@ def create_app(
         description="Recommendations with true reasons, checked ad text, events and items.",
     )
     app.state.service = service
-    for operations in (api, marketing, webhooks, unsubscribe, clicks, pages):
+    for operations in (api, marketing, webhooks, message_links, pages):
         app.include_router(operations.router)
     agents = agent_server(app) if find_spec("mcp") else None
     if agents:
