@@ -131,10 +131,9 @@ def mcp(workspace: WorkspaceDir = DEFAULT_WORKSPACE) -> None:
 def check_exposure(host: str, is_loopback: bool, shops: Mapping[Path, Workspace], *, has_certificate: bool) -> None:
     """Raises `PolicyError` where others could reach a shop without a key, or send what nothing encrypts. shops: by
     their folders; the first one's settings are those of the connection."""
-    from recllm.shop.workspace.keys import list_keys
+    from recllm.shop.workspace.keys import is_unlocked
 
-    # a directory closes a shop as a key does
-    without_key = [f for f, shop in shops.items() if shop.settings.oidc.issuer is None and not list_keys(shop)]
+    without_key = [folder for folder, shop in shops.items() if is_unlocked(shop)]
     if is_loopback:
         if len(without_key) == len(shops):
             note("no shop has a key: only this machine is answered, and its users have full access")

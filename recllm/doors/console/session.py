@@ -26,7 +26,7 @@ from recllm.doors.service.callers import Service
 from recllm.doors.service.live import LiveShop
 from recllm.doors.service.oidc import StaffIdentity, StaffMember, staff_member
 from recllm.shop.workspace.console_sessions import ConsoleSession, find_session
-from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, key_in_force, list_keys
+from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, is_unlocked, key_in_force
 from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def identify_browser(service: Service, cookies: Mapping[str, str], *, is_used: b
     is_open, problem, n_read = service.is_private, None, 0
     for name, shop in shops.items():
         try:
-            is_open = is_open and shop.workspace.settings.oidc.issuer is None and not list_keys(shop.workspace)
+            is_open = is_open and is_unlocked(shop.workspace)
             token = cookies.get(session_cookie(name), "")
             session = find_session(shop.workspace, token, is_used=is_used) if token else None
             if session is not None and (visitor := session_visitor(shop.workspace, session)):

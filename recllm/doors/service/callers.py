@@ -1,4 +1,4 @@
-"""Who asks the service, for which shop, and what all operations share: capacity, metrics, scopes and answers."""
+"""Who asks the service, and what all operations share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from recllm.doors.service.refusals import REFUSALS, UNKNOWN, OverloadError, Refu
 from recllm.doors.service.requests import ErrorAnswer
 from recllm.shop.workspace.audit import AuditAction, audit, audit_each
 from recllm.shop.workspace.figures import FigureGate
-from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, list_keys
+from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, is_unlocked
 
 logger = logging.getLogger(__name__)
 
@@ -199,8 +199,7 @@ def identify(service: Service, key_text: str | None, shop_name: str | None, is_p
     for shop in service.shops.values():
         try:
             if key_text is None:
-                # a directory closes a shop as a key does
-                is_open = is_open and shop.workspace.settings.oidc.issuer is None and not list_keys(shop.workspace)
+                is_open = is_open and is_unlocked(shop.workspace)
             elif shop.name in named and (key := authenticate(shop.workspace, key_text)):
                 if not is_page:  # of a page each visitor's address is counted
                     service.rate.count(key.key_id)
@@ -251,18 +250,21 @@ MayErase = Annotated[Caller, Depends(Allowed(Scope.PRIVACY))]
 MayMeasure = Annotated[Caller, Depends(Allowed(Scope.METRICS))]
 
 
+DESCRIPTIONS = {
+    400: "Not readable as a request, or the shop is not named",
+    401: "No valid key of the shop",
+    403: "The key lacks the scope, or the person has not agreed",
+    404: "No such shop, item or person",
+    409: "Changed by another caller since, or its place is taken",
+    413: "Larger than `service.max_body_mib`",
+    422: "A field is wrong; the message names it",
+    429: "Too many requests; see Retry-After",
+    500: "Something failed here; the log has it under the request's id",
+    502: "The generator of texts failed",
+    503: "Not ready, or no worker was free in time",
+}
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorAnswer, "description": "Not readable as a request, or the shop is not named"},
-    401: {"model": ErrorAnswer, "description": "No valid key of the shop"},
-    403: {"model": ErrorAnswer, "description": "The key lacks the scope, or the person has not agreed"},
-    404: {"model": ErrorAnswer, "description": "No such shop, item or person"},
-    409: {"model": ErrorAnswer, "description": "Changed by another caller since, or its place is taken"},
-    413: {"model": ErrorAnswer, "description": "Larger than `service.max_body_mib`"},
-    422: {"model": ErrorAnswer, "description": "A field is wrong; the message names it"},
-    429: {"model": ErrorAnswer, "description": "Too many requests; see Retry-After"},
-    500: {"model": ErrorAnswer, "description": "Something failed here; the log has it under the request's id"},
-    502: {"model": ErrorAnswer, "description": "The generator of texts failed"},
-    503: {"model": ErrorAnswer, "description": "Not ready, or no worker was free in time"},
+    status: {"model": ErrorAnswer, "description": description} for status, description in DESCRIPTIONS.items()
 }
 
 

@@ -89,6 +89,11 @@ def list_keys(workspace: Workspace) -> list[ApiKey]:
     return [_key(row) for row in workspace.store().api_keys()]
 
 
+def is_unlocked(workspace: Workspace) -> bool:
+    """Whether no key was made, and no directory is set, which closes a shop as a key does."""
+    return workspace.settings.oidc.issuer is None and not list_keys(workspace)
+
+
 def revoke_key(workspace: Workspace, key_id: str) -> None:
     """The key is refused from now on.
     Raises `UnknownIdError` for an unknown one; a revoked one stays revoked."""
