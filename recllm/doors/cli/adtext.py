@@ -90,7 +90,6 @@ def copy(
 
 
 def texts_answer(texts: Sequence[AdCopy]) -> Answer:
-    """Texts, each with its channel, its author and its verdict."""
     lines = []
     for text in texts:
         failed = [c.guarantee for c in text.checks if not c.passed]

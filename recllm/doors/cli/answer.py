@@ -399,7 +399,6 @@ def occasions(
 
 
 def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[str]:
-    """The days of the calendar, each with who and what."""
     from recllm.market.campaigns.reach import goods_note
     from recllm.market.occasions.calendar import profile_of
 

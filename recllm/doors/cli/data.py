@@ -144,7 +144,6 @@ def load(
 
 
 def describe(shop: Shop, user: str | None, ids: Path | None, locale: str | None) -> Answer:
-    """What is known of a person; without one the pseudonym of each id of a file, or the counts of the workspace."""
     from recllm.recommend.recommender.people import person_profile
     from recllm.shop.ingest.describe import describe as describe_store
 

@@ -1,4 +1,4 @@
-"""The command that writes the files of recllm/deploy: how a server runs the service, its jobs and its alarms."""
+"""The command that writes the files of recllm/deploy."""
 
 from __future__ import annotations
 

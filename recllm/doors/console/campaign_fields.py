@@ -179,9 +179,6 @@ def fields_of_file(content: bytes) -> dict[str, Any]:
         raise UsageError(f"the file is no TOML in UTF-8: {error}") from error
 
 
-# --- from a file to a form -------------------------------------------------------------------------------------------
-
-
 def field_texts(fields: Mapping[str, Any], zone: str | None) -> dict[str, str]:
     """Path -> text of the field: lists one a line, ticks "yes" or "". zone: the shop's."""
     return {f.path: _text(f, _at(fields, f.path), zone) for step in FIELDS.values() for f in step}
@@ -235,9 +232,6 @@ def _text(field: CampaignField, value: Any, zone: str | None) -> str:
             return str(value)
         case _:
             return str(value)
-
-
-# --- from a form to a file -------------------------------------------------------------------------------------------
 
 
 class WrongFieldsError(UsageError):
@@ -343,8 +337,6 @@ def _pairs(text: str) -> dict[str, str]:
         pairs[key.strip()] = value.strip()
     return pairs
 
-
-# --- a rule over people ----------------------------------------------------------------------------------------------
 
 MODELS: Mapping[str, type[BaseModel]] = {
     "deed": DeedRule,

@@ -1,4 +1,4 @@
-"""The messages of a campaign: a table with filter and order, decisions by group, and one message as it will look."""
+"""The messages of a campaign: a table, decisions, and one message as it will look."""
 
 from __future__ import annotations
 

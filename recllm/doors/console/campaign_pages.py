@@ -1,5 +1,4 @@
-"""What the pages of a campaign share: its fields as they are typed, what is wrong in them, who acts; and the page of
-the people, counted as the rule is typed."""
+"""What the pages of a campaign share; and the page of the people, counted as the rule is typed."""
 
 from __future__ import annotations
 

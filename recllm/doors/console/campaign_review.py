@@ -1,6 +1,4 @@
-"""The last page of a campaign: what may be expected, what goes when, and how it leaves.
-
-It leaves by lists for another service, or from here: a test, then the sending in the background."""
+"""The last page of a campaign: what may be expected, what goes when, and how it leaves."""
 
 from __future__ import annotations
 
@@ -136,8 +134,6 @@ def act_lines(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return acts
 
 
-# --- messages that leave from here ------------------------------------------------------------------------------------
-
 SEND_PATH = "/campaigns/send"
 """Of the form with the addresses, which may be larger than others."""
 MAX_ADDRESS_BYTES = 200_000_000
@@ -147,7 +143,6 @@ UNANSWERED: Mapping[str, MessageState] = {"left": MessageState.SENT, "again": Me
 
 
 def send_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any]:
-    """What the card of sending shows: the states of the messages, and the job that sends them."""
     outbox = Outbox(campaign.folder) if campaign.folder.outbox.exists() else None
     counts = {state.value: len(outbox.entries(state)) if outbox else 0 for state in MessageState}
     job = visit.state.sending.latest_job(visit.shop.name, campaign.plan.campaign_id)

@@ -1,4 +1,4 @@
-"""Campaigns: the list, drafts, and the five pages of each: occasion, people, products, messages, review.
+"""Campaigns: the list, drafts, and the five pages of each.
 
 A page's form is kept as a draft as soon as it is sent. A form names the revision that its page showed; if the campaign
 was changed since, nothing is written, and the page comes back with what was typed.
@@ -199,7 +199,6 @@ def day_fields(visit: Visit, name: str) -> dict[str, Any]:
 
 
 def new_fields(visit: Visit, typed: Mapping[str, str], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The typed fields, the shop's channels and language, and an id out of the campaign's name."""
     settings, fields = visit.workspace.settings, dict(base or {})
     fields |= {"id": free_id(visit, typed["goal"]), "channels": list(settings.occasions.channels)}
     if settings.locale.startswith("zh"):
@@ -221,9 +220,6 @@ def last_sender(visit: Visit) -> dict[str, str]:
         if isinstance(sender, dict) and sender.get("name"):
             return {name: str(sender.get(name, "")) for name in ("name", "address", "opt_out")}
     return {}
-
-
-# --- the pages of one campaign ---------------------------------------------------------------------------------------
 
 
 @router.get("/campaign/{campaign_id}")
@@ -278,7 +274,6 @@ def occasion_values(visit: Visit, texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def items_table(visit: Visit, campaign: OpenCampaign) -> ConsoleTable:
-    """The items that most people get; the file has all of them."""
     counts = Counter(person.item_id for person in campaign.plan.addressed)
     items, plan_id = campaign.catalogue.items, campaign.plan.campaign_id
 

@@ -1,4 +1,4 @@
-"""Home: what should go out, to whom, may it, and what did yesterday bring; with rows of occasions and days."""
+"""Home: what should go out, to whom, may it, and what did yesterday bring."""
 
 from __future__ import annotations
 

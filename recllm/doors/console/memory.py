@@ -1,4 +1,4 @@
-"""What one console keeps in memory: sign-ins that have begun, typed texts, and the figures of each shop's first page.
+"""What one console keeps in memory.
 
 A restart forgets them. A typed text may be a customer's own id, which no file, cookie or address of the console holds.
 """
@@ -81,7 +81,7 @@ class RecentEntries(Generic[Entry]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingSignIn:
-    """What the console needs when a browser comes back from a provider, which sends no other cookie of the console."""
+    """A sign-in that has begun at a provider."""
 
     request: SignInRequest
     provider: str

@@ -1,4 +1,4 @@
-"""Models: versions, their training, figures and promotion. Experiments: variants, split and effects."""
+"""Models and experiments."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def confirm_page(visit: TheVisit, version: str) -> Response:
 
 @router.post("/models/version/{version}/promote")
 def promote_version(visit: TheVisit, form: TheForm, version: str) -> Response:
-    """Let a version serve. Every byte of it is verified first; one that the gate refused needs a further tick."""
+    """Let a version serve; one that the gate refused needs a further tick."""
     visit.require(Scope.ADMIN)
     _line_of(visit, version)
     previous = serving(visit.workspace.models_dir)
@@ -238,7 +238,6 @@ def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
 def compared(
     visit: Visit, stored: Experiment, look: ExperimentOutcome, comparison: VariantComparison
 ) -> dict[str, Any]:
-    """A variant against the control: what to do with it, its figures, and its own model."""
     assert look.report is not None  # noqa: S101 - it has this comparison
     fewest = min(look.people[name] or 0 for name in (stored.control.name, comparison.variant))
     if look.report.sample_ratio.verdict is RatioVerdict.MISMATCH:
@@ -261,7 +260,6 @@ def compared(
 
 
 def effect_table(visit: Visit, experiment: Experiment, comparison: VariantComparison) -> ConsoleTable:
-    """A variant and the control, with the range of the difference that holds at any look."""
     effects = [(Metric(experiment.metric), comparison.metric)]
     if experiment.guard and comparison.guard:
         effects.append((Metric(experiment.guard), comparison.guard))

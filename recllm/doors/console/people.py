@@ -1,4 +1,4 @@
-"""People: one person's profile, consent, history, recommendations with reasons, and what would be if.
+"""People: one person's data, and what is recommended to them.
 
 The shop's own id of a person comes in by a form only and becomes a pseudonym at once, which addresses and logs have.
 """
@@ -384,7 +384,6 @@ def categories_of(recommender: Recommender, lists: SlateLists) -> dict[str, str]
 
 
 def evidence_lines(visit: Visit, recommender: Recommender, profile: Profile) -> dict[str, list[dict[str, Any]]]:
-    """The heaviest lines of B and H whose items may be named."""
     lines_of = {}
     for kind, lines in (("B", profile.purchases), ("H", profile.browsing)):
         rows = recommender.dataset.item_rows([line.item_id for line in lines])

@@ -129,8 +129,6 @@ def _page(
 
 
 def keys_table(visit: Visit, keys: Sequence[ApiKey]) -> ConsoleTable:
-    """Who may do what; no key itself."""
-
     def row(key: ApiKey) -> TableRow:
         scopes = sorted(key.scopes)
         words = visit.say("people.comma").join([*(visit.say(f"scope.{s}") for s in scopes), *sorted(key.origins)])
@@ -149,8 +147,6 @@ def keys_table(visit: Visit, keys: Sequence[ApiKey]) -> ConsoleTable:
 
 
 def sessions_table(visit: Visit, sessions: Sequence[tuple[ConsoleSession, ApiKey | StaffMember]]) -> ConsoleTable:
-    """Who is signed in, since when, and when something was done last."""
-
     def row(session: ConsoleSession, visitor: ApiKey | StaffMember) -> TableRow:
         way = "directory" if isinstance(visitor, StaffMember) else "key"
         is_this = session.session_id == visit.browser

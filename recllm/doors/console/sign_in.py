@@ -274,7 +274,6 @@ def _log_success(visit: Visit, way: str, shop: LiveShop, session: ConsoleSession
 
 
 def _exchange_session(visit: Visit, shop: LiveShop, key: ApiKey) -> tuple[ConsoleSession, str]:
-    """A session of a key in the place of the one that this browser had."""
     session, token = begin_session(shop.workspace, key_id=key.key_id)
     _end_session_before(visit, shop)
     _audit(shop.workspace, f"key:{key.key_id}", session, "key")
@@ -288,7 +287,6 @@ def _end_session_before(visit: Visit, shop: LiveShop) -> None:
 
 
 def _end_sessions_of_staff(visit: Visit, pending: PendingSignIn) -> None:
-    """The provider, or the settings, do not let the person in whose sessions the browser had."""
     for name, session in pending.sessions.items():
         workspace = visit.state.service.shops[name].workspace
         if session.person is not None and provider_id(workspace.settings.oidc) == pending.provider:

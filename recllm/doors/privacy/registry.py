@@ -63,9 +63,6 @@ class InferenceStatus(StrEnum):
     """None can be opened; `problem` says why."""
 
 
-# --- what was learned ------------------------------------------------------------------------------------------------
-
-
 def mark_learned(workspace: Workspace, people: records.ErasedPeople) -> records.Removed:
     """Marks models and effects made after the first data of one of the people; needs their rows."""
     with workspace.store().read() as reader:
@@ -147,9 +144,6 @@ LEARNED = records.PersonalRecords(
     export=export_learned,
     outdated=remove_ended_models,
 )
-
-
-# --- who is served, and what is unfinished ---------------------------------------------------------------------------
 
 
 def restrict_person(workspace: Workspace, name: str, *, restricted: bool) -> bool:

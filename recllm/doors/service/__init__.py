@@ -1,1 +1,1 @@
-"""The workspace as a service: live recommenders, an HTTP interface with keys, and events that count at once."""
+"""The workspace as a service."""

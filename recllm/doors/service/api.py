@@ -1,5 +1,4 @@
-"""Operations for a shop's own site: recommend, explain, similar items, profiles, texts; data in;
-a person's rights, anonymous sessions, and items that leave the catalogue."""
+"""Operations for a shop's own site, and a person's rights."""
 
 from __future__ import annotations
 
@@ -315,9 +314,6 @@ def metrics(caller: MayMeasure, service: TheService) -> Response:
     figures.ready.set(caller.shop.ready)
     figures.swaps.set(caller.shop.n_swaps)
     return Response(generate_latest(figures.registry), media_type="text/plain")
-
-
-# --- the rights of a person, and what leaves --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What marketing asks of all people at once: a recommender that holds everybody, and predictions, both in memory."""
+"""What marketing asks of all people at once, in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs in the background: plans, lists and predictions that take minutes, one after the other."""
+"""Jobs in the background, one after the other."""
 
 from __future__ import annotations
 

@@ -261,7 +261,6 @@ RESTART_SECONDS = 5.0
 
 
 def default_processes() -> int:
-    """One for each core, four at most; none where there is one core."""
     cores = usable_cores()
     return 0 if cores == 1 else min(cores, MAX_PROCESSES)
 

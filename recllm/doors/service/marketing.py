@@ -1,4 +1,4 @@
-"""Operations for marketing: search, audiences, predictions, and campaigns from a draft to a report."""
+"""Operations for marketing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What marketing and search ask of the service, as pydantic models: ranges, units and examples of every field."""
+"""What marketing and search ask of the service."""
 
 from __future__ import annotations
 

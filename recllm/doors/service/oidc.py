@@ -1,5 +1,4 @@
-"""OpenID Connect as its client: the authorization code flow with PKCE, what of an ID token is checked, and who may
-look.
+"""OpenID Connect as its client: the authorization code flow with PKCE, and who may look.
 
 Discovery, keys and tokens are fetched for each sign-in and nothing is kept, so that a key which the provider takes back
 counts at once. What the provider answers is bounded in size and time; certificates are checked, redirects are not

@@ -155,9 +155,6 @@ async def script(request: Request) -> Response:
     return Response(content, media_type=kind, headers=headers)
 
 
-# --- what a page sends ------------------------------------------------------------------------------------------------
-
-
 VisitorId = Annotated[str, StringConstraints(pattern=f"^pv_{UUID}$")]
 """Of a visitor; 122 random bits."""
 EXAMPLE = {"visitor": "pv_6f1c2d4e-9a3b-4c5d-8e7f-0a1b2c3d4e5f"}

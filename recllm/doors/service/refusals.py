@@ -1,4 +1,4 @@
-"""What the service does not answer: the status and the words of each refusal, and what the log says of it."""
+"""What the service refuses: with which status and words, and what the log has of it."""
 
 from __future__ import annotations
 
@@ -102,16 +102,7 @@ async def disk_refused(request: Request, error: Exception) -> Response:
     return error_answer(request, HTTPStatus.SERVICE_UNAVAILABLE, "StoreError", CANNOT_ANSWER)
 
 
-REFUSALS = frozenset(
-    {
-        HTTPStatus.BAD_REQUEST,
-        HTTPStatus.UNAUTHORIZED,
-        HTTPStatus.FORBIDDEN,
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        HTTPStatus.TOO_MANY_REQUESTS,
-    }
-)
+REFUSALS = frozenset({400, 401, 403, 413, 422, 429})
 """What a check or a limit answers with."""
 SECONDS = 60.0
 """In which a kind has one line."""

@@ -259,14 +259,10 @@ class EventIn(ServiceRequest):
         return self.model_dump() | {"event": self.event.value} | timed
 
 
-class EventsRequest(
-    ServiceRequest,
-    json_schema_extra={
-        "examples": [
-            {"events": [{"event_id": "c-1", "user_id": "4711", "item_id": "tea-3", "event": "click"}]},
-        ]
-    },
-):
+EXAMPLE_EVENT = {"event_id": "c-1", "user_id": "4711", "item_id": "tea-3", "event": "click"}
+
+
+class EventsRequest(ServiceRequest, json_schema_extra={"examples": [{"events": [EXAMPLE_EVENT]}]}):
     """A batch of events."""
 
     events: Annotated[list[EventIn], Field(min_length=1, max_length=MAX_ROWS)]
@@ -322,33 +318,25 @@ class ConsentIn(ServiceRequest):
     """When it was made, with its time zone; now when left out."""
 
 
-class ConsentRequest(
-    ServiceRequest,
-    json_schema_extra={"examples": [{"consent": [{"user_id": "4711", "purpose": "email", "granted": False}]}]},
-):
+EXAMPLE_DECISION = {"user_id": "4711", "purpose": "email", "granted": False}
+
+
+class ConsentRequest(ServiceRequest, json_schema_extra={"examples": [{"consent": [EXAMPLE_DECISION]}]}):
     """Decisions of people."""
 
     consent: Annotated[list[ConsentIn], Field(min_length=1, max_length=MAX_ROWS)]
 
 
-class TextsRequest(
-    ServiceRequest,
-    json_schema_extra={
-        "examples": [
-            {
-                "texts": [
-                    {
-                        "id": "a1",
-                        "text": "Green tea. Now €3.50.",
-                        "channel": "push",
-                        "locale": "en",
-                        "item": {"id": "tea-3", "title": "Green tea", "price": "3.50", "currency": "EUR"},
-                    }
-                ]
-            }
-        ]
-    },
-):
+EXAMPLE_TEXT: dict[str, Any] = {
+    "id": "a1",
+    "text": "Green tea. Now €3.50.",
+    "channel": "push",
+    "locale": "en",
+    "item": {"id": "tea-3", "title": "Green tea", "price": "3.50", "currency": "EUR"},
+}
+
+
+class TextsRequest(ServiceRequest, json_schema_extra={"examples": [{"texts": [EXAMPLE_TEXT]}]}):
     """Ad texts that anyone wrote, each with what it is about; the fields of a line of `recllm copy check`."""
 
     texts: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=100)]
@@ -356,14 +344,10 @@ class TextsRequest(
     """The moment that offers are judged by; now when left out."""
 
 
-class ItemsRequest(
-    ServiceRequest,
-    json_schema_extra={
-        "examples": [
-            {"items": [{"item_id": "tea-9", "title": "Mint tea", "category": "food > tea", "price": 4.5}]},
-        ]
-    },
-):
+EXAMPLE_ITEM = {"item_id": "tea-9", "title": "Mint tea", "category": "food > tea", "price": 4.5}
+
+
+class ItemsRequest(ServiceRequest, json_schema_extra={"examples": [{"items": [EXAMPLE_ITEM]}]}):
     """Items of the catalogue, new or changed: what is sent replaces what is known of an item."""
 
     items: Annotated[list[ItemIn], Field(min_length=1, max_length=MAX_ROWS)]
@@ -404,20 +388,16 @@ class VariantIn(ServiceRequest):
     """What differs: model (a version), personal (false: what is popular), popularity_weight, explore_share."""
 
 
-class ExperimentRequest(
-    ServiceRequest,
-    json_schema_extra={
-        "examples": [
-            {
-                "name": "less of what everybody buys",
-                "variants": [
-                    {"name": "as before", "weight": 0.5},
-                    {"name": "by lift", "weight": 0.5, "treatment": {"popularity_weight": 0.5}},
-                ],
-            }
-        ]
-    },
-):
+EXAMPLE_EXPERIMENT: dict[str, Any] = {
+    "name": "less of what everybody buys",
+    "variants": [
+        {"name": "as before", "weight": 0.5},
+        {"name": "by lift", "weight": 0.5, "treatment": {"popularity_weight": 0.5}},
+    ],
+}
+
+
+class ExperimentRequest(ServiceRequest, json_schema_extra={"examples": [EXAMPLE_EXPERIMENT]}):
     """Variants of slates, compared on random groups of people."""
 
     name: Annotated[Id, StringConstraints(max_length=100)]

@@ -410,7 +410,6 @@ def shop_settings(files: Sequence[ShopFile]) -> Mapping[str, str]:
 
 
 def is_chinese_catalogue(file: ShopFile) -> bool:
-    """Whether most titles have Han and no kana."""
     names = file.source.items.columns.get("title", ()) if file.source.items else ()
     titles = [text for name in names if name in file.columns for text in file.sample[name].drop_nulls()]
     chinese = [title for title in titles if re.fullmatch(r"[^ぁ-ヾ]*[一-鿿][^ぁ-ヾ]*", title)]
@@ -418,7 +417,6 @@ def is_chinese_catalogue(file: ShopFile) -> bool:
 
 
 def file_currency(file: ShopFile) -> str | None:
-    """The commonest currency of a file of orders."""
     events = file.source.events
     if events is None or (stated := events.constants.get("currency")):
         return None if events is None else stated

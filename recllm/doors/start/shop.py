@@ -264,7 +264,6 @@ def draft_campaign(run: Run, answers: Answers, channel: str, generator: str) -> 
 
 
 def campaign_card(plan: CampaignPlan, n_reachable: int) -> dict[str, Any]:
-    """Numbers of a campaign, and some texts, of different products first."""
     used = [text for text in plan.texts if text.people]
     readers: Counter[tuple[str, str]] = Counter()
     for text in used:
@@ -290,7 +289,6 @@ def campaign_card(plan: CampaignPlan, n_reachable: int) -> dict[str, Any]:
 
 
 def shop_figures(data: Dataset) -> dict[str, Any]:
-    """Numbers of users, items on offer and events, and the days of the log."""
     events = data.events
     first, last = (utc(int(events.at.min())), utc(int(events.at.max()))) if len(events) else (None, None)
     return {
@@ -311,7 +309,6 @@ def slate_of_goods(serving: Recommender, user_id: str, where: str | None, exclud
 
 
 def typical_people(serving: Recommender, page_words: Words, names: Collection[str]) -> list[dict[str, str]]:
-    """A heavy, a median and a light buyer of these, or of all, by pseudonym."""
     counts = np.diff(serving.dataset.events.of(Action.PURCHASE).indptr)
     ids = serving.dataset.users["user_id"]
     buyers = np.flatnonzero((counts > 0) & (ids.is_in(list(names)).to_numpy() if names else True))
@@ -347,7 +344,6 @@ def next_steps(run: Run, files: Sequence[ShopFile]) -> list[dict[str, str]]:
 def person_cards(
     people: Sequence[Mapping[str, str]], slates: Sequence[Slate], plan: CampaignPlan | None, data: Dataset
 ) -> list[dict[str, Any]]:
-    """Each customer with recommendations, prices, and their text of the first campaign."""
     texts = {} if plan is None else {text.id: text for text in plan.texts}
     text_of = {} if plan is None else {person.user_id: texts.get(person.text_id) for person in plan.addressed}
     cards = []
