@@ -75,7 +75,7 @@ from recllm.doors.service.jobs import Background
 from recllm.doors.service.oidc import connect_provider, provider_id
 from recllm.doors.service.refusals import DISK_REFUSALS, STATUS, UNKNOWN, OverloadError
 from recllm.shop.workspace.console_sessions import end_outdated_sessions
-from recllm.shop.workspace.keys import Scope
+from recllm.shop.workspace.keys import ApiKey, Scope
 
 logger = logging.getLogger(__name__)
 
@@ -232,8 +232,8 @@ def _actor(signed_in: SignedIn | None) -> str:
     """Who it is, for the log of refusals, which names no person."""
     if signed_in is None:
         return UNKNOWN
-    if signed_in.key_id is not None:
-        return f"key:{signed_in.key_id}"
+    if isinstance(signed_in.visitor, ApiKey):
+        return f"key:{signed_in.visitor.key_id}"
     return "console:this machine" if signed_in.session is None else f"session:{signed_in.session.session_id[:8]}"
 
 

@@ -308,7 +308,7 @@ def decide_texts(visit: TheVisit, form: TheForm, campaign_id: str, query: TheQue
             is_undo = act in ("undo", "undo_last")
             decide(campaign, TextStatus.DRAFT if is_undo else TextStatus.APPROVED, text_ids, **common)
     except REFUSALS as error:
-        return show_messages(visit, campaign_id, refused_state(visit, error, PageState()), query, wording=wording)
+        return show_messages(visit, campaign_id, refused_state(visit, error), query, wording=wording)
     fields = {name: str(value) for name, value in query.model_dump(exclude_defaults=True).items()}
     return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, **fields), NOTICES[act])
 

@@ -6,8 +6,9 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -297,16 +298,16 @@ def changed_fields(visit: Visit, campaign_id: str, typed: Mapping[str, str], ste
     return mended(changed, visit.now)
 
 
-def refused_state(visit: Visit, error: RecllmError, state: PageState) -> PageState:
-    """The page's state with why a form was refused.
+def refused_state(visit: Visit, error: RecllmError, typed: Mapping[str, str] = MappingProxyType({})) -> PageState:
+    """Why a form was refused, with what was typed into it.
     Raises an `UnknownIdError`: then there is no page."""
     if isinstance(error, UnknownIdError):
         raise error
     if isinstance(error, ConflictError):  # another person changed the same thing meanwhile
-        return replace(state, conflict=True, status=409)
+        return PageState(typed=typed, conflict=True, status=409)
     english = error.english if isinstance(error, FieldProblemsError) else str(error)
     status = 403 if isinstance(error, PolicyError) else 422
-    return replace(state, problems=problems_of_error(visit, error), english=english, status=status)
+    return PageState(typed=typed, problems=problems_of_error(visit, error), english=english, status=status)
 
 
 def order(visit: Visit, campaign_id: str, revision: str) -> Job:

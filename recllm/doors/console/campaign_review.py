@@ -99,7 +99,7 @@ def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
         note(visit.workspace, campaign_id, CampaignAct.EXPORTED, by=actor_name(visit), **counts)
         visit.remember("export_campaign", subject=None, file=campaign_id, **counts)
     except REFUSALS as error:
-        return show_review(visit, campaign_id, refused_state(visit, error, PageState()))
+        return show_review(visit, campaign_id, refused_state(visit, error))
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(safe_id(campaign_id, 'a campaign'))}.zip"}
     return Response(archive.getvalue(), media_type="application/zip", headers=headers)
 
@@ -157,7 +157,6 @@ def send_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any]:
 
 @router.get("/campaign/{campaign_id}/sending")
 def sending(visit: TheVisit, campaign_id: str) -> Response:
-    """The card alone, while messages are being sent."""
     if not visit.is_part:
         return visit.back(page_path(campaign_id, CampaignStep.REVIEW))
     campaign = open_by_id(visit.workspace, campaign_id, recheck=False)
@@ -167,13 +166,12 @@ def sending(visit: TheVisit, campaign_id: str) -> Response:
 @router.post("/campaign/{campaign_id}/test")
 @slow
 def test_message(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
-    """Send one message to an address of the shop's own."""
     visit.require(Scope.MARKETING, Scope.PEOPLE)
     try:
         campaign = open_by_id(visit.workspace, campaign_id)
         send_test(campaign, servers_here(visit, campaign), form.text("to"))
     except REFUSALS as error:
-        return show_review(visit, campaign_id, refused_state(visit, error, PageState()))
+        return show_review(visit, campaign_id, refused_state(visit, error))
     return visit.back(page_path(campaign_id, CampaignStep.REVIEW), "test_sent")
 
 
@@ -199,7 +197,7 @@ def send(visit: TheVisit, form: TheForm) -> Response:
             file.write_bytes(content)
             addresses = campaign_addresses(campaign, servers, file)
     except REFUSALS as error:
-        return show_review(visit, campaign_id, refused_state(visit, error, PageState()))
+        return show_review(visit, campaign_id, refused_state(visit, error))
 
     def work(tell: Progress) -> None:
         send_campaign(
@@ -213,7 +211,7 @@ def send(visit: TheVisit, form: TheForm) -> Response:
 
     if visit.state.sending.submit_alone(visit.shop.name, campaign_id, work) is None:
         refusal = WordedError(visit.say("sending.is_running"))
-        return show_review(visit, campaign_id, refused_state(visit, refusal, PageState()))
+        return show_review(visit, campaign_id, refused_state(visit, refusal))
     note(visit.workspace, campaign_id, CampaignAct.EXPORTED, by=actor_name(visit))
     visit.remember("send_campaign", subject=None, file=campaign_id)
     return visit.back(page_path(campaign_id, CampaignStep.REVIEW))

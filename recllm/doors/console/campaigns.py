@@ -144,7 +144,7 @@ def create(visit: TheVisit, form: TheForm) -> Response:
         check_fields(visit, fields)
         campaign_id = create_campaign(visit.workspace, fields, by=actor_name(visit))
     except REFUSALS as error:
-        return _new_page(visit, refused_state(visit, error, PageState(typed=typed)), item)
+        return _new_page(visit, refused_state(visit, error, typed), item)
     return visit.back(page_path(campaign_id, CampaignStep.PEOPLE), "campaign_saved")
 
 
@@ -301,7 +301,7 @@ def save(visit: TheVisit, form: TheForm, campaign_id: str, step: CampaignStep) -
         change_campaign(visit.workspace, campaign_id, changed, revision=revision, by=by)
         job = order(visit, campaign_id, revision_of(visit.workspace, campaign_id)) if is_planned else None
     except REFUSALS as error:
-        return step_page(visit, campaign_id, step, refused_state(visit, error, PageState(typed=typed)))
+        return step_page(visit, campaign_id, step, refused_state(visit, error, typed))
     if job is not None:
         return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, job=job.job_id))
     steps = list(CampaignStep)
@@ -329,7 +329,7 @@ def plan(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
         check_fields(visit, fields_of_file(file_path(visit.workspace, campaign_id).read_bytes()))
         job = order(visit, campaign_id, form.text("revision"))
     except REFUSALS as error:
-        return step_page(visit, campaign_id, CampaignStep.MESSAGES, refused_state(visit, error, PageState()))
+        return step_page(visit, campaign_id, CampaignStep.MESSAGES, refused_state(visit, error))
     return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, job=job.job_id))
 
 

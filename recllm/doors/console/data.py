@@ -167,7 +167,6 @@ def quarantine_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 @router.post("/upload")
 def upload(visit: TheVisit, form: TheForm) -> Response:
-    """Take a file; the next page shows what it was taken for."""
     visit.require(Scope.EVENTS)
     file = form.get("file")
     if not isinstance(file, UploadFile) or not file.filename:
@@ -189,7 +188,6 @@ def columns_page(visit: TheVisit, upload_id: str, table: str = "") -> Response:
 
 @router.post("/upload/{upload_id}/load")
 def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
-    """Check a file, or load it, with the columns that were chosen."""
     visit.require(Scope.EVENTS)
     table = Table(form.text("table")) if form.text("table") in set(Table) else Table.EVENTS
 

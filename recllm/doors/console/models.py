@@ -154,7 +154,6 @@ TONES = {
 
 @router.get("/experiments")
 def experiments_page(visit: TheVisit) -> Response:
-    """All experiments, the running one first; what the global holdout is."""
     at = visit.now
     stored = list_experiments(visit.workspace)
     stored.sort(key=lambda e: (not e.is_running(at), -(e.started_at or at).timestamp()))

@@ -177,7 +177,6 @@ def predict(visit: TheVisit, name: str) -> Response:
 
 @router.get("/{name}/predictions")
 def predictions_part(visit: TheVisit, name: str) -> Response:
-    """What a person will do, while it is being computed: a part of their page."""
     if not visit.is_part:
         return visit.back(f"/people/{name}#predictions")
 
@@ -224,7 +223,6 @@ def feedback(visit: TheVisit, form: TheForm, name: str) -> Response:
 
 @router.get("/{name}/export.json")
 def export(visit: TheVisit, name: str) -> Response:
-    """Everything that is stored of the person, as a file to hand over."""
     visit.require(Scope.PRIVACY)
     visit.require_person(name)
     recommender = visit.shop.recommender() if visit.shop.ready else None

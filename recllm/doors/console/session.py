@@ -69,11 +69,6 @@ class SignedIn:
         """Who it is, for the history of what was done."""
         return "" if self.visitor is None else self.visitor.name
 
-    @property
-    def key_id(self) -> str | None:
-        """Of the key of the sign-in; None without one."""
-        return self.visitor.key_id if isinstance(self.visitor, ApiKey) else None
-
 
 def session_cookie(shop_name: str) -> str:
     """Name of the cookie of a shop's session, which does not say the shop's name."""

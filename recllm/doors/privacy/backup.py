@@ -435,8 +435,7 @@ def _opened(source: IO[bytes], passphrase: str | None, scratch: Path) -> Iterato
     """The bytes of a backup, decrypted. scratch: a folder with room for all of them."""
     head = source.readline(len(_KEY_BEGIN))
     if head == b"recllm encrypted backup 1\n":
-        remedy = "restore it with the version that wrote it"
-        raise DataError(f"the backup was encrypted before the age format; {remedy}")
+        raise DataError("the backup was encrypted before the age format; restore it with the version that wrote it")
     if head != _KEY_BEGIN:
         source.seek(0)
         yield source

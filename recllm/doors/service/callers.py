@@ -54,7 +54,7 @@ class Capacity:
         Raises `OverloadError` when too many wait, or it waited too long."""
         settings = self._settings
         if self.n_waiting >= settings.waiting and self._workers.available_tokens <= 0:
-            raise OverloadError("too many requests are waiting; try again in a second", status=429, retry_seconds=1)
+            raise OverloadError("too many requests are waiting; try again in a second", retry_seconds=1)
         self.n_waiting += 1
         try:
             with anyio.fail_after(settings.deadline_seconds):
@@ -90,9 +90,7 @@ class RateLimit:
         """One more request of a caller. Raises `OverloadError` when it is one too many."""
         if self._limit is not None and not self._limiter.hit(self._limit, caller):
             raise OverloadError(
-                f"more than {self._limit.amount} requests in a minute; wait, or raise service.requests_per_minute",
-                status=429,
-                retry_seconds=60,
+                f"more than {self._limit.amount} requests in a minute; wait, or raise service.requests_per_minute"
             )
 
 

@@ -87,7 +87,7 @@ class Background:
         """Raises `OverloadError` when too many wait. result: of the job, until the work returns another one."""
         with self._lock:
             if sum(job.state is JobState.QUEUED for job in self._jobs.values()) > self._max_waiting:
-                raise OverloadError("too many jobs are waiting; try again in a minute", status=429, retry_seconds=60)
+                raise OverloadError("too many jobs are waiting; try again in a minute")
             now, state = datetime.now(UTC), JobState.QUEUED
             job = Job(job_id=uuid.uuid4().hex, shop=shop, about=about, state=state, created_at=now, result=result)
             self._jobs[job.job_id] = job

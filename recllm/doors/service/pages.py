@@ -108,12 +108,8 @@ def count_request(request: Request) -> None:
             address = number.exploded[:19]  # its network: one caller has all of it
     try:
         service.page_rate.count(address)
-    except OverloadError as error:
-        raise OverloadError(
-            f"more than {REQUESTS_PER_MINUTE} requests in a minute from one address",
-            status=error.status,
-            retry_seconds=error.retry_seconds,
-        ) from None
+    except OverloadError:
+        raise OverloadError(f"more than {REQUESTS_PER_MINUTE} requests in a minute from one address") from None
 
 
 @router.options(PAGE_PATH + "{name}", include_in_schema=False)

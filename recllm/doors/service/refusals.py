@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 class OverloadError(RecllmError):
     """The service has no room for the request; `retry_seconds` later it may."""
 
-    def __init__(self, message: str, *, status: int, retry_seconds: int) -> None:
+    def __init__(self, message: str, *, status: int = 429, retry_seconds: int = 60) -> None:
         super().__init__(message)
         self.status = status
         self.retry_seconds = retry_seconds

@@ -325,7 +325,6 @@ def typical_people(serving: Recommender, page_words: Words, names: Collection[st
 
 
 def next_steps(run: Run, files: Sequence[ShopFile]) -> list[dict[str, str]]:
-    """What to do next: a sentence and a command each."""
     steps, folder = [("next_serve", f"recllm serve -w {run.workspace.root}")], run.workspace.root
     tables = {table for file in files for table in file.source.maps}
     if Table.EVENTS not in tables:
