@@ -266,7 +266,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-Operation = Callable[..., Any]
+Operation = TypeVar("Operation", bound=Callable[..., Any])
 
 
 def operation(
