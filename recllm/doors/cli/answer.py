@@ -24,7 +24,6 @@ from recllm.doors.cli.options import (
     Batching,
     Csv,
     Ids,
-    InLanguage,
     Json,
     Options,
     Shop,
@@ -273,8 +272,10 @@ def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
     yield from document_lines({name: document[name] for name in ("rule", "group", "people")})
 
 
-class PredictionOptions(PredictionQuestion, InLanguage):
+class PredictionOptions(PredictionQuestion):
     kind: PredictionKind = PredictionKind.BUY
+    locale: str | None = None
+    """Language of the reasons and texts: en or zh."""
     campaign: str | None = None
     """redeem: its id; the latest when left out."""
     seed: int = 0

@@ -27,7 +27,7 @@ from recllm.text.log_lines import LogFormatter
 
 @contextmanager
 def progress_lines() -> Iterator[None]:
-    """Without a terminal, which has bars: logs training and measuring on standard error, a line for each step."""
+    """Without a terminal, which has bars: logs each step of training and measuring on standard error."""
     package = logging.getLogger("recllm")
     if sys.stderr.isatty() or package.isEnabledFor(logging.INFO):  # -v shows them already
         yield

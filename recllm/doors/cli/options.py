@@ -56,16 +56,11 @@ DEFAULTS: Mapping[Any, Any] = {WorkspaceDir: DEFAULT_WORKSPACE, Json: False, See
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
-class InLanguage(Question):
-    """In which language."""
+class Answering(Question):
+    """By which model, and in which language."""
 
     locale: str | None = None
     """Language of the reasons and texts: en or zh."""
-
-
-class Answering(InLanguage):
-    """By which model, and in which language."""
-
     model: str | None = None
     """Another published version than the current one."""
 

@@ -325,10 +325,6 @@ def actor_name(visit: Visit, form: ConsoleForm | None = None) -> str:
     return "this machine" if form is None else form.text("by", 80).strip()
 
 
-OPENING = "everybody"
-"""Subject of the job that reads all people for the first time."""
-
-
 def show_people(visit: Visit, campaign_id: str, state: PageState) -> Response:
     values = campaign_values(visit, campaign_id, CampaignStep.PEOPLE, state)
     values |= people_values(visit, values, state)
@@ -409,7 +405,7 @@ def audience_count(visit: Visit, campaign_id: str, typed: Mapping[str, str]) -> 
     try:
         file, _ = campaign_of_fields(changed_fields(visit, campaign_id, typed, CampaignStep.PEOPLE))
         if not everybody.is_open:
-            background.submit_alone(visit.shop.name, OPENING, lambda _: everybody.recommender() and None)
+            background.submit_alone(visit.shop.name, "everybody", lambda _: everybody.recommender() and None)
             return AudienceCount(opening=True)
         reach = count_reachable(workspace, everybody.recommender(), file, visit.figures)
     except (UsageError, DataError, PolicyError) as error:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import StoreError, UnknownIdError
 from recllm.base.schema import IMAGE
-from recllm.doors.console.pages import PICTURES, ConsoleSection, PageRoute, TheForm, TheVisit, Visit
+from recllm.doors.console.pages import PICTURE_FOLDER, ConsoleSection, PageRoute, TheForm, TheVisit, Visit
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.learn.features.collaborative import LONG_WINDOW_DAYS, SHORT_WINDOW_DAYS, WINDOW_DAYS
 from recllm.market.adcopy.ads import item_of
@@ -128,7 +128,7 @@ def picture_of(visit: TheVisit, item_id: str) -> Response:
     items = visit.workspace.gate().catalogue([item_id])
     if items.is_empty():
         raise UnknownIdError(f"there is no product {item_id[:80]!r}")
-    file = picture_file(visit.workspace.root / PICTURES, item_id, items["attributes"][0])
+    file = picture_file(visit.workspace.root / PICTURE_FOLDER, item_id, items["attributes"][0])
     if content := file and small_picture(file):
         return Response(content, media_type="image/webp")
     drawing = visit.render("picture.html.j2", category=" > ".join(items["category"].to_list()[0] or ()))

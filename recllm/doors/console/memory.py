@@ -163,7 +163,7 @@ class FigureCache:
     was opened, which knows the goods of a day."""
 
     _figures: dict[str, tuple[tuple[int, int, bool], ShopFigures]] = field(default_factory=dict)
-    _running: set[str] = field(default_factory=set)
+    _threads: dict[str, threading.Thread] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def latest(self, shop: LiveShop) -> ShopFigures | None:
@@ -179,9 +179,10 @@ class FigureCache:
         latest = self._figures.get(shop.name)
         if latest is None or latest[0] != state:
             with self._lock:
-                if shop.name not in self._running:
-                    self._running.add(shop.name)
-                    threading.Thread(target=self._count, args=(shop, state, counts), daemon=True).start()
+                if shop.name not in self._threads or not self._threads[shop.name].is_alive():
+                    thread = threading.Thread(target=self._count, args=(shop, state, counts), daemon=True)
+                    thread.start()
+                    self._threads[shop.name] = thread
         return None if latest is None else latest[1]
 
     def _count(self, shop: LiveShop, state: tuple[int, int, bool], counts: Mapping[str, int]) -> None:
@@ -192,6 +193,3 @@ class FigureCache:
             self._figures[shop.name] = (state, replace(figures, suggestions=_suggestions(shop)))
         except Exception:  # the next visit tries again
             logger.exception("figures were not counted", extra={"shop": shop.name})
-        finally:
-            with self._lock:
-                self._running.discard(shop.name)

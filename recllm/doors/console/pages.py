@@ -65,7 +65,7 @@ PSEUDONYM = re.compile(r"u1_[A-Z2-7]{26}")
 SAFE_METHODS = ("GET", "HEAD")
 FILE_FIELD = "csv"
 """Of an address: the name of the table of the page that is asked for as a file."""
-PICTURES = "images"
+PICTURE_FOLDER = "images"
 """Folder of a workspace with pictures of products."""
 SHAPES = 6
 """Drawings of `icons.html.j2` that stand in for pictures of products, one by category."""
@@ -191,7 +191,7 @@ class Visit:
 
     @property
     def has_pictures(self) -> bool:
-        return (self.workspace.root / PICTURES).is_dir()
+        return (self.workspace.root / PICTURE_FOLDER).is_dir()
 
     @property
     def is_part(self) -> bool:

@@ -1,4 +1,4 @@
-"""Privacy: what is held of people, where, why and how long; models that have to go; the audit log."""
+"""Privacy: what is held of people, models that have to go, and the audit log."""
 
 from __future__ import annotations
 

@@ -69,7 +69,6 @@ READABLE_FORMATS = (1, 2)
 MANIFEST = "backup.json"
 SECRETS = ("key", "webhooks.json")
 
-_UNREADABLE = "the backup cannot be decrypted: wrong passphrase, or a changed or cut file"
 _KEY_BEGIN, _KEY_END = b"-----BEGIN AGE ENCRYPTED FILE-----\n", b"-----END AGE ENCRYPTED FILE-----\n"
 _KEY_LINES = 32
 MIN_WORK = 17
@@ -452,6 +451,7 @@ def _opened(source: IO[bytes], passphrase: str | None, scratch: Path) -> Iterato
             key = pyrage.x25519.Identity.from_str(pyrage.passphrase.decrypt(b"".join(lines), passphrase).decode())
             pyrage.decrypt_io(source, plain_file, [key])
         except (pyrage.DecryptError, pyrage.IdentityError, OSError) as error:
-            raise DataError(f"{_UNREADABLE} ({error})") from None
+            problem = "wrong passphrase, or a changed or cut file"
+            raise DataError(f"the backup cannot be decrypted: {problem} ({error})") from None
         plain_file.seek(0)
         yield plain_file

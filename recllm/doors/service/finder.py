@@ -1,4 +1,4 @@
-"""Search: the words of the newest catalogue, and the vectors of queries once their encoder is loaded."""
+"""Search: the words of the newest catalogue, and the vectors of queries."""
 
 from __future__ import annotations
 

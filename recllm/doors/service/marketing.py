@@ -81,14 +81,8 @@ from recllm.shop.workspace.keys import Scope
 
 router = APIRouter(responses=ERRORS, route_class=JsonRoute)
 
-TIMES = ("timestamp", "end")
-"""Fields of coupon tables that are times."""
-
 MAX_TARGET_ITEMS = 1_000
 """Items that a condition may select for an audience."""
-
-OCCASIONS = "occasions"
-"""What a job that lists a day's occasions is about."""
 
 OneCampaign = Annotated[CampaignId, PathParameter(description="The campaign's id.")]
 
@@ -178,12 +172,15 @@ def occasions(body: OccasionsQuery, caller: MayMarket) -> Job:
         caller.audit(AuditAction.PEOPLE_LISTED, what="occasions", people=len(document["people"]))
         return document
 
-    return caller.service.background.submit(shop.name, OCCASIONS, listed)
+    return caller.service.background.submit(shop.name, "occasions", listed)
 
 
 def _coupons(shop: LiveShop, body: CouponsIn) -> Coupons:
     def table(rows: Sequence[BaseModel], row_model: type[BaseModel]) -> pl.DataFrame:
-        types = {name: pl.Datetime("us", "UTC") if name in TIMES else pl.String for name in row_model.model_fields}
+        types = {
+            name: pl.Datetime("us", "UTC") if name in ("timestamp", "end") else pl.String
+            for name in row_model.model_fields
+        }
         frame = pl.DataFrame([row.model_dump() for row in rows], schema=types)
         if "user_id" in frame.columns:
             frame = frame.with_columns(
