@@ -21,7 +21,7 @@ from recllm.base.errors import GenerationError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import AdCopy, Item, Occasion, Reason, ReasonKind
 from recllm.market.adcopy import situation as situations
-from recllm.market.adcopy.ads import customer_facts, repurchased
+from recllm.market.adcopy.ads import customer_facts, item_codes, repurchased
 from recllm.market.adcopy.channels import channels
 from recllm.market.adcopy.frames import _LINK, Situation, frame_file, frames_for, slot_text, texts_of
 from recllm.market.adcopy.naming import goods_of, is_silent, naming
@@ -261,11 +261,32 @@ def test_one_of_what_stays_is_enough_and_a_cart_is_spoken_of_as_a_cart() -> None
     assert write(TENT, person=once, offer=OFFER, channel="email") == ()
     assert write(TENT, person=replace(once, in_cart=True), channel="email") == ()
     assert write(TENT, person=once, offer=order, channel="email", shop="Fells")
-    assert write(TENT, person=replace(once, times_bought=2), offer=OFFER, channel="email")
+    twice = replace(once, times_bought=2)
+    assert write(TENT, person=twice, offer=OFFER, channel="email")
+    assert write(TENT, person=replace(twice, last=Ago.of(14, TODAY)), offer=OFFER, channel="email") == ()
     cart = PersonFacts(in_cart=True, category_bought=5)
     for offer in (None, OFFER):
         assert "basket" in write(TENT, person=cart, offer=offer, channel="email")[0].text
     assert write(OAT, person=replace(DUE, in_cart=True), occasion=Occasion.REPLENISH, channel="email") == ()
+
+
+def test_what_is_due_by_its_words_is_not_due_in_a_few_days() -> None:
+    early = PersonFacts(times_bought=10, every_days=23, last=Ago.of(18.5, TODAY), waited=0.8)
+    assert {"due_now", "due_soon"} & situation(SOY, person=early, locale="zh").conditions == {"due_now"}
+    longer = replace(early, every_days=26, last=Ago.of(21, TODAY))
+    assert {"due_now", "due_soon"} & situation(SOY, person=longer, locale="zh").conditions == {"due_soon"}
+
+
+def test_names_leave_out_what_a_text_would_say_twice() -> None:
+    light = Item(item_id="x", title="Red toadstool night light", price=Decimal(5), currency="GBP")
+    slots = situation(light, person=PersonFacts(with_item=ThingFacts("Rabbit night light"))).slots
+    assert (slots["item.short"], slots["with_item.short"]) == ("red toadstool night light", "rabbit night light")
+    for title, name, measure in (
+        ("抽纸 3层*24包", "抽纸3层×24包", ""),
+        ("陶瓷茶壶套装 一壶四杯", "陶瓷茶壶套装", "套"),
+    ):
+        slots = situation(Item(item_id="x", title=title), locale="zh").slots
+        assert (slots["item"], slots.get("mw", "")) == (name, measure)
 
 
 def test_what_a_mail_shows_next_to_its_subject_says_something_else() -> None:
@@ -390,7 +411,7 @@ def test_a_category_of_several_animals_says_nothing_of_another_one() -> None:
     data = Dataset.construct(events.with_columns(event=pl.lit("purchase")), items=items)
     stats = SimpleNamespace(mean_repeat_rate=0.0, buyers_ever=np.zeros(4), repeat_rate=np.zeros(4))
     for item, n in (("canary", 3), ("cage", 3), ("budgie", 0), ("dog", 3)):
-        (row,), log = data.item_rows([item]).tolist(), (data.events, data.items, data.as_of)
+        (row,), log = data.item_rows([item]).tolist(), (data.events, data.items, item_codes(data.items), data.as_of)
         (facts,) = customer_facts(*log, [row], [[]], None, Policy(), stats)  # type: ignore[arg-type]
         assert facts.category_bought == n, item
     budgie = Item(item_id="budgie", title="Budgie Seed", category=("Birds",))

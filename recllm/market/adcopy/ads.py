@@ -109,13 +109,13 @@ def write_ads(
     facts = customer_facts(
         histories.rows(np.array([n for n, _ in choices], np.int64)),
         shop.items,
+        item_codes(shop.items, recommender.broad_categories),
         shop.as_of,
         rows,
         [best.reasons for _, best in choices],
         recommender.together,
         workspace.policy,
         recommender.population.stats,
-        broad=recommender.broad_categories,
     )
     of_choices = zip(rows, facts, strict=True)
     texts: list[AdCopy] = []
@@ -217,6 +217,7 @@ CLEAR_DELTA = 0.2
 def customer_facts(
     events: Events,
     catalogue: pl.DataFrame,
+    codes: Mapping[str, NDArray[np.int64]],
     as_of: int,
     items: Sequence[int],
     reasons: Sequence[Sequence[Reason]],
@@ -224,26 +225,13 @@ def customer_facts(
     policy: Policy,
     stats: ItemStatistics,
     occasion: Occasion | None = None,
-    broad: Collection[tuple[str, ...]] = (),
 ) -> list[PersonFacts]:
     """For each customer (a run of `events`) and item (row of the catalogue, as `Dataset.items`).
 
-    reasons: of each, the clearest first: a purchase named there may be named with the item where the two are bought
-    together more often than chance. together: see `recllm.learn.features.together`; None where it is not known.
-    stats: of the catalogue's items. broad: paths of categories that hold most of what is bought, and say nothing of a
-    customer.
+    codes: `item_codes` of the catalogue. reasons: of each, the clearest first: a purchase named there may be named with
+    the item where the two are bought together more often than chance. together: see `recllm.learn.features.together`;
+    None where it is not known. stats: of the catalogue's items.
     """
-    keys = catalogue.select(
-        title=pl.col("title").str.strip_chars().str.to_lowercase().replace("", None),
-        category=pl.col("category").list.join("\x1f").replace(dict.fromkeys(["", *map("\x1f".join, broad)])),
-        brand=pl.col("brand").str.to_lowercase(),
-    )
-    animals = (" ".join(sorted(animals_in(title))) for title in keys["title"].fill_null(""))
-    keys = keys.with_columns(animals=pl.Series([*animals], dtype=pl.String))
-    of_several = pl.col("animals").replace("", None).drop_nulls().n_unique().over("category") > 1
-    of_animal = pl.concat_str("category", "animals", separator="\x1f")
-    keys = keys.with_columns(category=pl.when(of_several).then(of_animal).otherwise("category"))
-    codes = {name: _codes(keys[name]) for name in ("title", "category", "brand")}
     goes_with = None if together is None else together.tocsc()
     is_repurchased = repurchased(stats, codes["category"])
     facts = [
@@ -251,6 +239,23 @@ def customer_facts(
         for n, (item, of_user) in enumerate(zip(items, reasons, strict=True))
     ]
     return [replace(f, is_repurchased=is_repurchased[item]) for f, item in zip(facts, items, strict=True)]
+
+
+def item_codes(catalogue: pl.DataFrame, broad: Collection[tuple[str, ...]] = ()) -> Mapping[str, NDArray[np.int64]]:
+    """By which items are one thing to a customer: the same title, the narrowest category, the brand; each (n,).
+    broad: paths of categories that hold most of what is bought, and say nothing of a customer."""
+    keys = catalogue.select(
+        title=pl.col("title").str.strip_chars().str.to_lowercase().replace("", None),
+        category=pl.col("category").list.join("\x1f").replace(dict.fromkeys(["", *map("\x1f".join, broad)])),
+        brand=pl.col("brand").str.to_lowercase(),
+    )
+    titles = keys["title"].drop_nulls().unique().to_list()
+    animals = {title: " ".join(sorted(animals_in(title))) for title in titles}
+    keys = keys.with_columns(animals=pl.col("title").replace_strict(animals, default="", return_dtype=pl.String))
+    of_several = pl.col("animals").replace("", None).drop_nulls().n_unique().over("category") > 1
+    of_animal = pl.concat_str("category", "animals", separator="\x1f")
+    keys = keys.with_columns(category=pl.when(of_several).then(of_animal).otherwise("category"))
+    return {name: _codes(keys[name]) for name in ("title", "category", "brand")}
 
 
 def repurchased(stats: ItemStatistics, category: NDArray[np.int64]) -> list[bool | None]:
@@ -287,7 +292,6 @@ def _facts(
     policy: Policy,
     occasion: Occasion | None,
 ) -> PersonFacts:
-    """codes: by which items are one thing to a customer: the same title, the narrowest category, the brand; (n,)."""
     is_purchase = history.action == ACTION_CODE[Action.PURCHASE]
     purchases, when = history.item[is_purchase], history.at[is_purchase]
     today = utc(now).date()
@@ -323,15 +327,16 @@ def _facts(
     carted = history.at[(history.action == ACTION_CODE[Action.CART]) & (history.item == item)]
     if len(carted) and now - carted.max() <= CART_DAYS * DAY and not (len(same) and same.max() > carted.max()):
         facts["in_cart"] = True
-    others = {f"B:{catalogue['item_id'][row]}": row for row in np.unique(purchases).tolist() if row != item}
+    rows = np.setdiff1d(purchases, [item])
+    others = {f"B:{name}": row for name, row in zip(catalogue["item_id"].gather(rows), rows.tolist(), strict=True)}
     named = [reason for reason in reasons if reason.evidence_id in others]
     facts["because"] = thing(next((others[r.evidence_id] for r in named if r.delta >= CLEAR_DELTA), -1))
     if together is not None:  # what goes best with the item, one that a reason names before others
         column = slice(*together.indptr[item : item + 2])
         strength = dict(zip(together.indices[column].tolist(), together.data[column].tolist(), strict=True))
-        rows = {others[reason.evidence_id] for reason in named}
+        of_reasons = {others[reason.evidence_id] for reason in named}
         usable = (row for row in others.values() if row in strength)
-        companion = max(usable, key=lambda row: (row in rows, strength[row]), default=-1)
+        companion = max(usable, key=lambda row: (row in of_reasons, strength[row]), default=-1)
         if (with_item := thing(companion)) is not None:
             facts |= {"with_item": with_item, "with_last": ago(int(when[purchases == companion].max()))}
     facts["bought_last_year"] = bool((np.abs((now - same) / DAY - YEAR_DAYS) <= 30).any())

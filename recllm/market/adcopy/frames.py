@@ -248,6 +248,11 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
     names = " ".join(value for slot, value in situation.slots.items() if slot in _NAMES)
     named = content_stems(names, situation.language)
     content = {text: content_stems(text, situation.language) - named for texts in fitting.values() for text in texts}
+    facts = {
+        (name, text): [fact for fact in filled[name][text] if name not in _HEADS or fact not in _TOLD_TWICE]
+        for name, texts in fitting.items()
+        for text in texts
+    }
     slots = situation.slots if situation.offer else {}
     terms = [wordings for names in _TERMS if (wordings := [fold(slots[name]) for name in names if name in slots])]
     ranked: list[tuple[int, Parts]] = []
@@ -259,12 +264,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
             text[name] = texts[position]
         if repeats_itself(text, situation.language):
             continue
-        stated = [
-            fact
-            for name, of_part in text.items()
-            for fact in filled[name][of_part]
-            if name not in _HEADS or fact not in _TOLD_TWICE
-        ]
+        stated = [fact for part in text.items() for fact in facts[part]]
         words = [word for name, of_part in text.items() if name != "button" for word in content[of_part]]
         n_words_twice = (len(words) - len(set(words))) // (3 if situation.language == "zh" else 1)
         n_twice = (len(stated) - len(set(stated))) * 10 + n_words_twice
@@ -273,8 +273,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         n_twice += 5 * bool(heads[0] and heads[0] <= heads[1])
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
-        joined = fold(" ".join(text.values()))
-        if all(any(wording in joined for wording in wordings) for wordings in terms):
+        if all(any(wording in fold(" ".join(text.values())) for wording in wordings) for wordings in terms):
             ranked.append((n_twice, text))
         else:
             incomplete.append(text)

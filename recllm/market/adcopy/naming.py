@@ -273,7 +273,7 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
         name, size = name_and_size(name)
     if not size and (match := pattern("naming.latin_size").search(name)) and match.start():
         name, size = name[: match.start()], pattern("naming.litre").sub("L", match[0].lower().replace("*", "×"))
-    name = pattern("naming.season").sub("", name)
+    name = pattern("naming.set_holds_zh").sub("", pattern("naming.season").sub("", name))
     for word in table("names.toml")["till"]["praise_zh"]:
         name = name.replace(word, "")
     name = name.strip(" -_/|·,，?？!！")
@@ -336,9 +336,19 @@ def _kinds_in(text: str) -> frozenset[str]:
     tokens = {stem(word) for word in _WORD.findall(reading)}
     return frozenset(
         kind
-        for kind, words in table("goods.toml")["words"].items()
-        if any((stem(w) in tokens if " " not in w else w in reading) if w.isascii() else w in reading for w in words)
+        for kind, (stems, phrases) in _words_of_kinds().items()
+        if not stems.isdisjoint(tokens) or any(phrase in reading for phrase in phrases)
     )
+
+
+@cache
+def _words_of_kinds() -> Mapping[str, tuple[frozenset[str], tuple[str, ...]]]:
+    """Kind of goods -> stems of the English words that name it, and phrases of both languages."""
+    kinds = {}
+    for kind, listed in table("goods.toml")["words"].items():
+        single = {word for word in listed if word.isascii() and " " not in word}
+        kinds[kind] = frozenset(map(stem, single)), tuple(word for word in listed if word not in single)
+    return kinds
 
 
 @lru_cache(maxsize=1 << 14)

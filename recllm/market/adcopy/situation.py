@@ -47,7 +47,8 @@ _THING_OF_REASON = {"because_bought": "because", "goes_with": "with_item", "peop
 """Reason -> slot of the other thing that it names."""
 _KEPT = {"durable", "apparel", "one_off"}
 """Kinds of goods that one purchase is enough of."""
-_RECENT_DAYS = 10
+_RECENT_DAYS, _REGRET_DAYS = 9, 40
+"""Days until a purchase has a date, and until one hears gladly that what one bought costs less."""
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"\{([\w.]+)\}")
@@ -138,9 +139,11 @@ def reasons_of(request: CopyRequest, goods: frozenset[str]) -> Iterator[str]:
     is_used_up = not goods.isdisjoint(everyday) if comes_back is None else comes_back
     is_due = is_used_up or not is_reminder or goods.isdisjoint({"consumable", "refill"})
     is_had = person.times_bought == 1 and not (is_used_up or person.bought_last_year)
-    is_on_item = request.running_offer is None or request.running_offer.type not in _ON_ORDER
-    if is_had and is_on_item and "works" not in goods and not goods.isdisjoint(_KEPT):
-        return  # a jacket that hangs in the wardrobe is no news
+    offer, is_kept = request.running_offer, "works" not in goods and not goods.isdisjoint(_KEPT)
+    is_on_order = offer is not None and offer.type in _ON_ORDER
+    is_regretted = offer is not None and person.last is not None and person.last.days <= _REGRET_DAYS
+    if is_kept and not is_on_order and (is_had or is_regretted):
+        return  # a jacket that hangs in the wardrobe is no news, and a lower price of it bad news
     is_new = request.occasion is Occasion.NEW_ARRIVAL and person.category_bought > 0
     holds = {
         "in_cart": person.in_cart,
@@ -167,20 +170,24 @@ def conditions_of(request: CopyRequest, name: Naming, goods: frozenset[str]) -> 
     person, day, offer = request.person, request.day, request.running_offer
     first_day, last_day = LATELY_DAYS[next((kind for kind in LATELY_DAYS if kind in goods), "")]
     ratio, days = person.waited or 0.0, inf if person.last is None else person.last.days
+    # "three weeks ago, and every three weeks": due by its words
+    rows = [_row(frame_file(request.language).tables["span"], n) for n in (days, person.every_days or inf) if n < inf]
+    is_in_words = len(rows) == 2 and rows[0] == rows[1] != {}
     is_on_order = offer is not None and offer.type in _ON_ORDER
     return {
         "in_stock": request.item.available,
         "named": name.level in ("clean", "till"),
         "clean_title": name.level == "clean",
         "season_goods": day is not None and day.is_season_good,
-        "due": 0.85 <= ratio <= 1.4,
+        "due": 0.85 <= ratio <= 1.4 or is_in_words,
         "overdue": 1.4 < ratio <= 3,
         "due_soon": 0.75 <= ratio < 0.95
+        and not is_in_words
         and person.every_days is not None
         and SOON_DAYS[0] <= person.every_days * (1 - ratio) <= SOON_DAYS[1],
-        "due_now": 0.95 <= ratio <= 1.25,
+        "due_now": 0.95 <= ratio <= 1.25 or is_in_words,
         "due_late": 1.25 < ratio <= 2,
-        "early": 0 < ratio < 0.75,
+        "early": 0 < ratio < 0.75 and not is_in_words,
         "just_bought": days < first_day,
         "lately": first_day <= days <= last_day,
         "bought_twice": person.waited is None and person.times_bought == 2,
@@ -211,8 +218,11 @@ def slots_of(request: CopyRequest, facts: FactSheet, name: Naming, category: str
     if category:
         is_several = category.endswith("s") or " and " in category or " & " in category
         slots |= {"category.headline": category.title(), "category.is": "are" if is_several else "is"}
-    slots |= item_english(request, facts, name)
-    return slots | person_english(request) | offer_english(request, facts, name)
+    slots |= item_english(request, facts, name) | person_english(request)
+    shorts = [slots.get(f"{thing}.short", "").split()[-1:] for thing in ("item", "with_item")]
+    if shorts[0] == shorts[1] != []:  # no "night light with your night light"
+        slots["item.short"] = slots["item"]
+    return slots | offer_english(request, facts, name)
 
 
 def item_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[str, str]:
@@ -286,7 +296,7 @@ def ago_english(key: str, ago: Ago | None) -> dict[str, str]:
         return {}
     days, day = ago
     if days < _RECENT_DAYS:
-        when = "about a week ago" if days >= 4 else "a few days ago"
+        when = "about a week ago" if days >= 6 else "a few days ago"
     elif days >= _YEAR_DAYS:
         when = f"last {_MONTHS[day.month]}"
     else:
@@ -370,7 +380,8 @@ def item_chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[s
         sized = f"{name.name} {size}" if " " in name.name and size else name.name + size
         called = sized if len(sized) <= 16 else name.name
         measure = next((m for noun, m in measures_zh().items() if name.short.endswith(noun)), "")
-        slots |= {"item": _marked(called, request), "short": name.short, "mw": measure, "spec": size}
+        slots |= {"item": _marked(called, request), "short": name.short, "spec": size}
+        slots |= {} if "×" in size else {"mw": measure}  # a case of boxes is no box
     if day is not None:
         slots |= {"festival": day.names["zh"], "festival_date": day_in_words(day.on, "zh")}
         if request.order_by is not None:

@@ -9,16 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recllm.base.documents import count_text, plain
 from recllm.base.errors import DataError, NotFittedError, NothingToDo, UsageError
 from recllm.base.schema import Generator, Intent, Reason, ReasonKind
 from recllm.base.words.sentences import language
 from recllm.learn.features.item_vectors import basics_of
-from recllm.market.adcopy.ads import customer_facts, generator_named, may_be_modelled
+from recllm.market.adcopy.ads import customer_facts, generator_named, item_codes, may_be_modelled
 from recllm.market.adcopy.request import PersonFacts, reason_kind
 from recllm.market.audiences.audience import EligiblePool, build_audience, counts_in_words
 from recllm.market.audiences.contacts import first_channels
@@ -360,6 +362,7 @@ class Draw:
         return customer_facts(
             data.events.rows(self.pool.user_rows[list(positions)]),
             data.items,
+            self.codes,
             data.as_of,
             items,
             reasons or [()] * len(pairs),
@@ -367,8 +370,12 @@ class Draw:
             recommender.policy,
             recommender.population.stats,
             self.file.target.occasion,
-            recommender.broad_categories,
         )
+
+    @cached_property
+    def codes(self) -> Mapping[str, NDArray[np.int64]]:
+        """See `item_codes`."""
+        return item_codes(self.recommender.dataset.items, self.recommender.broad_categories)
 
     def candidates(
         self, pairs: Sequence[tuple[int, int]], ways: Mapping[int, tuple[str, str]]
