@@ -304,15 +304,10 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
 
 
 @cache
-def measures_zh() -> Mapping[str, str]:
-    """Noun -> its measure word."""
-    return {noun: measure for measure, nouns in frame_file("zh").tables["measure"].items() for noun in nouns}
-
-
-@cache
 def _nouns_zh() -> tuple[str, ...]:
     words = {word for shelf in table("shelves.toml")["shelf"] for word in shelf["words"] if not word.isascii()}
-    nouns = {*measures_zh(), *(word for word in words if len(word) > 1)} - _listed("no_goods")
+    of_measures = {noun for nouns in frame_file("zh").tables["measure"].values() for noun in nouns}
+    nouns = (of_measures | {word for word in words if len(word) > 1}) - _listed("no_goods")
     return tuple(sorted(nouns, key=lambda noun: (-len(noun), noun)))
 
 
@@ -343,12 +338,10 @@ def _kinds_in(text: str) -> frozenset[str]:
 
 @cache
 def _words_of_kinds() -> Mapping[str, tuple[frozenset[str], tuple[str, ...]]]:
-    """Kind of goods -> stems of the English words that name it, and phrases of both languages."""
-    kinds = {}
-    for kind, listed in table("goods.toml")["words"].items():
-        single = {word for word in listed if word.isascii() and " " not in word}
-        kinds[kind] = frozenset(map(stem, single)), tuple(word for word in listed if word not in single)
-    return kinds
+    """Kind of goods -> stems of the English words that name it, and the phrases."""
+    kinds = table("goods.toml")["words"]
+    words = {kind: {w for w in listed if w.isascii() and " " not in w} for kind, listed in kinds.items()}
+    return {kind: (frozenset(map(stem, words[kind])), tuple({*listed} - words[kind])) for kind, listed in kinds.items()}
 
 
 @lru_cache(maxsize=1 << 14)
@@ -453,16 +446,13 @@ def _is_of_size(token: str) -> bool:
     return all(token_part in _size_words() for token_part in parts)
 
 
+_UNITS = [unit for forms in table("numbers.toml")["units"].values() for unit in forms]
+_HAN_SIZE = pattern("titles.han_size", UNITS=any_of(unit for unit in _UNITS if not unit.isascii()))
+
+
 @cache
 def _size_words() -> frozenset[str]:
-    spellings = (s for forms in table("numbers.toml")["units"].values() for s in forms)
-    return frozenset(s for s in spellings if s.isascii() and s.isalpha()) | frozenset(
-        table("names.toml")["words"]["of_size"]
-    )
-
-
-_UNITS = (unit for forms in table("numbers.toml")["units"].values() for unit in forms)
-_HAN_SIZE = pattern("titles.han_size", UNITS=any_of(unit for unit in _UNITS if not unit.isascii()))
+    return frozenset([*filter(str.isalpha, filter(str.isascii, _UNITS)), *table("names.toml")["words"]["of_size"]])
 
 
 @lru_cache(maxsize=1 << 14)

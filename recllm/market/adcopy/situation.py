@@ -26,7 +26,6 @@ from recllm.market.adcopy.naming import (
     goods_of,
     is_shouted,
     is_silent,
-    measures_zh,
     naming,
     shelf,
     stems_of_goods,
@@ -379,7 +378,8 @@ def item_chinese(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[s
         size = name.size.replace(" ", "").replace("*", "×")
         sized = f"{name.name} {size}" if " " in name.name and size else name.name + size
         called = sized if len(sized) <= 16 else name.name
-        measure = next((m for noun, m in measures_zh().items() if name.short.endswith(noun)), "")
+        measures = frame_file("zh").tables["measure"].items()
+        measure = next((word for word, nouns in measures if name.short.endswith(tuple(nouns))), "")
         slots |= {"item": _marked(called, request), "short": name.short, "spec": size}
         slots |= {} if "×" in size else {"mw": measure}  # a case of boxes is no box
     if day is not None:

@@ -188,8 +188,8 @@ class Case:
         """The text without the item's own texts: what its writer chose to say about it."""
         is_name = re.compile("[^a-z]").search  # and no word such as basket
         names = (text for text in self.slots.values() if len(text) > 2 and is_name(text))
-        own = self.text.lower()
-        texts = {t for t in (*self.item_texts, *names) if t.lower() in own and (len(t) > 1 or not t.isascii())}
+        lowered = self.text.lower()
+        texts = {t for t in (*self.item_texts, *names) if t.lower() in lowered and (len(t) > 1 or not t.isascii())}
         return re.sub(any_of(texts), " ", self.text, flags=re.IGNORECASE) if texts else self.text
 
     @cached_property
