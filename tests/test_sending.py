@@ -493,7 +493,10 @@ def test_addresses_are_read_from_the_shops_own_file(shop: Workspace, lines: list
     assert read_addresses(shop, file) == {shop.pseudonymiser().one(name): address}
 
 
-def test_files_without_addresses_and_servers_that_are_none_are_refused(shop: Workspace) -> None:
+def test_files_without_addresses_and_servers_that_are_none_are_refused(
+    shop: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recllm.market.sending.send.RECONNECT_SECONDS", (0.0,))
     file = shop.root.parent / "people.csv"
     two = "user_id,contact,account_manager\nu00,a@home.example,m@shop.example\nu02,,m@shop.example\n"
     for text, problem in (("a,b\n1,x@home.example\n", "call the column with the customers' ids user_id"),
