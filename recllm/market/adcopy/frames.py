@@ -264,7 +264,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
             text[name] = texts[position]
         if repeats_itself(text, situation.language):
             continue
-        stated = [fact for part in text.items() for fact in facts[part]]
+        stated = [fact for pair in text.items() for fact in facts[pair]]
         words = [word for name, of_part in text.items() if name != "button" for word in content[of_part]]
         n_words_twice = (len(words) - len(set(words))) // (3 if situation.language == "zh" else 1)
         n_twice = (len(stated) - len(set(stated))) * 10 + n_words_twice
