@@ -38,7 +38,6 @@ from recllm.market.adcopy.frames import wording_days
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignText
 from recllm.market.campaigns.plan import plan_campaign
-from recllm.market.campaigns.texts import message
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import utc
@@ -216,7 +215,7 @@ def shop_texts(name: str, workspace: Workspace, rng: random.Random) -> list[Shee
             of_channel = [text for text in plan.texts if text.channel == channel]
             chosen += rng.sample(of_channel, min(1, len(of_channel)))
         for t in chosen:
-            words = message(file, t.text, t.channel, t.locale, "template") if t.channel.startswith("sms") else t.text
+            words = file.message(t.text, t.channel, t.locale, "template") if t.channel.startswith("sms") else t.text
             sheet.append(SheetText(f"{name}/{mailing}", t.channel, day, words, facts_line(t, plan.offer)))
     return sheet
 

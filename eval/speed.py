@@ -127,7 +127,7 @@ def market(args: argparse.Namespace) -> dict[str, Any]:
     """Audiences of the workspace that `serve` trained, the crowd warm, reasons and all; a prediction with training."""
     from recllm.market.audiences.audience import find_audience
     from recllm.market.audiences.request import AudienceLimits, AudienceRequest
-    from recllm.market.propensity.answers import predict_workspace
+    from recllm.market.propensity.predict import predict_workspace
     from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
     from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.workspace.workspace import Workspace

@@ -23,7 +23,7 @@ from recllm.base.stats.intervals import ratios
 from recllm.doors.cli.options import write_people
 from recllm.learn.features.candidates import explicit
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
-from recllm.market.audiences.audience import Audience, audience_document, audience_target, find_audience
+from recllm.market.audiences.audience import Audience, audience_document, find_audience, text_target
 from recllm.market.audiences.exclusions import Consents, first_only, youngest_age
 from recllm.market.audiences.probabilities import (
     UserScores,
@@ -304,7 +304,7 @@ def test_a_text_about_health_is_sensitive_whatever_category_it_is_given(trained:
             with pytest.raises(PolicyError, match="sensitive"):
                 fitting_items(trained, text, category, limit=3)
         for text in plain:
-            assert audience_target(trained, text=text, category=category)[1].name == text
+            assert text_target(trained, text, category)[1].name == text
 
 
 def test_budget_and_worth(trained: Recommender) -> None:

@@ -20,7 +20,7 @@ from recllm.base.errors import NotFittedError, UsageError
 from recllm.base.schema import Purpose, SlateStatus
 from recllm.market.experiments import batch
 from recllm.market.experiments.batch import DONE, PLAN, BatchRun, run_batch, shard_numbers, work_on
-from recllm.market.propensity.answers import people_learned_from
+from recllm.market.propensity.predict import people_learned_from
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
 from recllm.shop.workspace.workspace import Workspace, overridden
 

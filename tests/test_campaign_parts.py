@@ -238,7 +238,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         read_campaign(campaign(tmp_path, text))
     first, second = sorted(str(error.value).splitlines())
-    assert "limits.holduot is unknown" in first and "offer.value is an amount above 0" in second
+    assert "limits.holduot is unknown" in first and "offer.value must be above 0" in second
 
 
 @pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\x1e", "\n", "\r\n"])

@@ -46,7 +46,7 @@ from recllm.doors.console.session import session_cookie, session_visitor
 from recllm.doors.console.tables import day_chart
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.registry import export_person
-from recllm.market.propensity.answers import predict_workspace
+from recllm.market.propensity.predict import predict_workspace
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.recommend.recommender.lineage import GateComparison, GateReason, GateReport, GateVerdict
 from recllm.recommend.recommender.registry import current, publish, versions

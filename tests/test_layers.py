@@ -49,7 +49,7 @@ STORE_CALLS = {
     "market/experiments/feedback.py": 1,
     "market/experiments/off_policy.py": 1,
     "market/experiments/slates.py": 2,
-    "market/propensity/answers.py": 1,
+    "market/propensity/predict.py": 1,
     "market/sending/reports.py": 1,
     "recommend/evaluation/retrain.py": 1,
     "recommend/recommender/shop_recommender.py": 3,

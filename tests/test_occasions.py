@@ -44,7 +44,6 @@ from recllm.market.occasions.detect import (
     DUE_SHARE,
     RULES,
     Cases,
-    ItemStates,
     Shop,
     abandoned,
     back_in_stock,
@@ -103,7 +102,7 @@ def shop_of(dataset: Dataset, *states: tuple[str, float, float | None, bool]) ->
     ]
     schema = {"item_id": pl.String, "at": pl.Datetime("us", "UTC"), "price": pl.String, "available": pl.Boolean}
     frame = pl.DataFrame(rows, schema, orient="row").sort("at")
-    return Shop.of(dataset, ItemStates.of(frame, dataset), OccasionSettings().price_drop, Policy())
+    return Shop.of(dataset, frame, OccasionSettings().price_drop, Policy())
 
 
 def told(cases: Cases, dataset: Dataset) -> dict[str, str | None]:

@@ -286,7 +286,7 @@ def test_by_lift_comes_first_who_is_more_likely_than_others(trained: Recommender
 
 @pytest.mark.parametrize("intent", [Intent.DISCOVER, Intent.REMIND])
 def test_an_audience_of_an_intent_leaves_out_whom_nothing_fits(trained: Recommender, intent: Intent) -> None:
-    target = audience_target(trained, ["tea0", "tea1"])[1]
+    target = audience_target(trained, ["tea0", "tea1"])
     pool = eligible_pool(trained, target, Exclusions(), choice=OfferChoice(intent=intent))
     left_out = pool.excluded.get(ExclusionReason.NO_OFFER, 0)
     assert left_out + len(pool.user_rows) == PEOPLE and left_out > 0

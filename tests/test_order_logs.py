@@ -20,7 +20,7 @@ from recllm.base.schema import Intent, Purpose
 from recllm.learn.profiles.profile import build_profile
 from recllm.learn.training.advise import advise
 from recllm.market.occasions.day import find_occasions
-from recllm.market.propensity.answers import everyday_predictions, predict_workspace
+from recllm.market.propensity.predict import everyday_predictions, predict_workspace
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset

@@ -341,6 +341,11 @@ class Settings(FrozenModel):
             values = {name: value for name, value in values.items() if not is_retired(str(name), value)}
         return handler(values)
 
+    @property
+    def zone(self) -> zoneinfo.ZoneInfo:
+        """That of `timezone`, else UTC."""
+        return zoneinfo.ZoneInfo(self.timezone or "UTC")
+
     @field_validator("timezone")
     @classmethod
     def _exists(cls, name: str | None) -> str | None:

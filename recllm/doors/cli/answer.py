@@ -297,7 +297,7 @@ def predict(
     ids: Ids,
 ) -> Answer:
     """What each customer will do within a horizon: a calibrated chance, a date or an amount, and why."""
-    from recllm.market.propensity.answers import predict_workspace
+    from recllm.market.propensity.predict import predict_workspace
     from recllm.market.propensity.prediction import PredictionRequest, prediction_document
 
     request = question.part(PredictionRequest, kind=kind, coupons=coupons, locale="en")

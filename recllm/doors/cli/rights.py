@@ -48,7 +48,7 @@ def export(
     from tqdm import tqdm
 
     from recllm.doors.privacy.registry import export_person
-    from recllm.market.propensity.answers import EVERYDAY, everyday_predictions
+    from recllm.market.propensity.predict import EVERYDAY, everyday_predictions
 
     predicted: Iterable[Prediction] = ()
     if predictions:

@@ -32,7 +32,7 @@ from recllm.market.adcopy.channels import channel_named
 from recllm.market.campaigns.drafts import CampaignStage, open_by_id
 from recllm.market.campaigns.folder import CampaignText, CheckNote, Decision, TextStatus
 from recllm.market.campaigns.open_campaign import OpenCampaign, decide, enter_edit
-from recllm.market.campaigns.texts import GROUNDING, check_notes, copy_request, message
+from recllm.market.campaigns.texts import GROUNDING, check_notes, copy_request
 from recllm.shop.workspace.keys import Scope
 
 router = APIRouter(prefix="/campaigns", route_class=PageRoute)
@@ -211,7 +211,7 @@ def preview(visit: Visit, campaign: OpenCampaign, line: MessageLine, wording: st
         failures, warnings = check_notes(wording, request, campaign.file, text.generator)
     marks = [(note.span, "bad") for note in failures] + [(note.span, "warn") for note in warnings]
     channel = channel_named(text.channel)
-    sent = channel.parts(message(campaign.file, words, text.channel, text.locale, text.generator))
+    sent = channel.parts(campaign.file.message(words, text.channel, text.locale, text.generator))
     written = {slot.name: content for slot, content in channel.split(words)}
     return {
         "line": line,

@@ -88,8 +88,8 @@ def check_fields(visit: Visit, fields: Mapping[str, Any], step: CampaignStep | N
         if fault := time_fault(file, send, now):
             times = {"now": now, "send": send, "start": file.offer and file.offer.start}
             at = {name: visit.words.moment(time) for name, time in times.items() if time}
-            path = "offer.end" if fault is TimeFault.OVER else "send"
-            problems[path] = visit.say(f"campaigns.invalid.{fault}", **at)
+            path = "offer.end" if fault[0] is TimeFault.OVER else "send"
+            problems[path] = visit.say(f"campaigns.invalid.{fault[0]}", **at)
     except (DataError, UsageError) as error:
         english, of_engine = str(error), problems_of_error(visit, error)
         problems = {path: what for path, what in of_engine.items() if path or not problems} | problems

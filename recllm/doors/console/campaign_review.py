@@ -71,7 +71,7 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
         "buyers": buyers,
         "is_thin": buyers.value * MANY_MESSAGES_FOR_AN_ORDER < addressed,
         "smallest": smallest_difference(buyers.value / max(1, addressed), addressed, len(plan.held_out)),
-        "window": campaign.window,
+        "window": campaign.window(),
         "cost": None if cost is None else cost * len(reached),
         "send": send_values(visit, campaign),
     }

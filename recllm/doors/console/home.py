@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -54,8 +53,7 @@ def days_left(visit: Visit, line: OccasionSuggestion) -> int | None:
     """From today to the day of the calendar."""
     if line.coming is None:
         return None
-    zone = ZoneInfo(visit.workspace.settings.timezone or "UTC")
-    return (line.coming.on - visit.now.astimezone(zone).date()).days
+    return (line.coming.on - visit.now.astimezone(visit.workspace.settings.zone).date()).days
 
 
 def day_name(visit: Visit, day: CalendarDay) -> str:

@@ -16,7 +16,7 @@ import polars as pl
 from recllm.base.errors import NothingToDo
 from recllm.base.questions import PredictionKind
 from recllm.base.schema import Purpose, Table
-from recllm.market.propensity.answers import predict_workspace
+from recllm.market.propensity.predict import predict_workspace
 from recllm.market.propensity.prediction import Prediction, PredictionRequest
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current

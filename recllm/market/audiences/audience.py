@@ -1,5 +1,4 @@
-"""Audiences: what they are for (items, a category, the catalogue, or a text that stands for an item the shop does not
-have yet), everybody's probability, exclusions, the cut, the reasons, and the traits of the group."""
+"""Audiences: what they are for, everybody's probability, exclusions, the cut, reasons, and the group's traits."""
 
 from __future__ import annotations
 
@@ -19,7 +18,6 @@ from recllm.base.schema import Action, Intent, Objective, Reason
 from recllm.base.words.sentences import section
 from recllm.market.audiences.contacts import agreement
 from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only, included
-from recllm.market.audiences.people_match import RuleMatch, match_people
 from recllm.market.audiences.people_rule import rule_words
 from recllm.market.audiences.probabilities import UserScores, likeness, target_probabilities, trained_model
 from recllm.market.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
@@ -32,7 +30,6 @@ from recllm.shop.data.catalogue import (
     SENSITIVE_TARGET,
     catalogue_rows,
     in_category,
-    on_offer,
     sensitive_items,
 )
 from recllm.shop.data.dataset import USER_COLUMN, utc
@@ -62,27 +59,28 @@ class AudienceTarget:
     is_personal: bool = False
     """A customer's probability is that of the item that suits them best, else of at least one item."""
 
+    @property
+    def common_items(self) -> NDArray[np.int64]:
+        """Items that leave out people who bought or returned one; see `probabilities.is_left_out` for personal ones."""
+        return self.items[:0] if self.is_personal else self.items
+
 
 def audience_target(
-    recommender: Recommender, items: Sequence[str] | None = None, category: str | None = None, text: str | None = None
-) -> tuple[Recommender, AudienceTarget]:
-    """The target of one of the three, a text possibly with its category, or of the whole catalogue, and the recommender
-    that knows its items.
-
-    Raises `UsageError` for an unknown item or a category without any, `PolicyError` when all are of a sensitive one.
-    """
-    if text is not None:
-        return text_target(recommender, text, category)
-    catalogue, ids = recommender.dataset.items, list(dict.fromkeys(items or ()))
+    recommender: Recommender, items: Sequence[str] | None = None, category: str | None = None
+) -> AudienceTarget:
+    """The target of items or a category, or of the whole catalogue. Raises `UsageError` for an unknown item or a
+    category without any, `PolicyError` when all are of a sensitive one."""
+    data, ids = recommender.dataset, list(dict.fromkeys(items or ()))
+    offered = data.item_index.on_offer(data.as_of)
     if items is None and category is None:
-        rows = np.flatnonzero(recommender.dataset.item_index.on_offer(recommender.dataset.as_of))
+        rows = np.flatnonzero(offered)
     elif category is not None:
-        rows = np.flatnonzero(in_category(catalogue, category) & on_offer(catalogue, recommender.dataset.as_of))
+        rows = np.flatnonzero(in_category(data.items, category) & offered)
         if not len(rows):
             raise UsageError(f"no item on offer in the category {category!r}; write a name, or a path as 'a > b'")
     else:
-        rows = catalogue_rows(recommender.dataset, ids)
-    sensitive = sensitive_items(catalogue[rows.tolist()], recommender.policy)
+        rows = catalogue_rows(data, ids)
+    sensitive = sensitive_items(data.items[rows.tolist()], recommender.policy)
     if sensitive.all():
         raise PolicyError(SENSITIVE_TARGET)
     notes = (f"{int(sensitive.sum())} items of a sensitive category are left out",) if sensitive.any() else ()
@@ -91,15 +89,14 @@ def audience_target(
         # every set has its own name, also of many items
         digest = hashlib.sha256("\0".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
         name = ",".join(ids) if len(ids) <= 3 else f"{len(ids)} items {digest[:8]}"
-    return recommender, AudienceTarget(name, np.sort(rows[~sensitive]), notes)
+    return AudienceTarget(name, np.sort(rows[~sensitive]), notes)
 
 
 def text_target(recommender: Recommender, text: str, category: str | None = None) -> tuple[Recommender, AudienceTarget]:
     """A recommender whose catalogue has one more item, which never sold and is called `text`, and that item.
 
-    category: the item's path, "a > b > c"; that of the item nearest in text when None. Without a category the order of
-    people would be worse than chance, as everything that is known of an item without sales is how its kind sells.
-    Raises `PolicyError` for a sensitive text or category.
+    category: the item's path, "a > b > c"; that of the item nearest in text when None, as all that is known of an item
+    without sales is how its kind sells. Raises `PolicyError` for a sensitive text or category.
     """
     items, notes = recommender.dataset.items, []
     path = [] if category is None else [name.strip() for name in category.split(CATEGORY_SEPARATOR.strip())]
@@ -171,12 +168,12 @@ class Audience:
     converts: tuple[Action, ...] = (Action.PURCHASE,)
     """The actions that convert: purchases, or in a log with hardly any what the model learned from."""
     expected_extra: float | None = None
-    """Sum of the effects of `people`: what the treatment is expected to add. None without effects."""
+    """Sum of the effects of `people`; None without effects."""
     notes: tuple[str, ...] = ()
     rule: tuple[RuleCount, ...] = ()
     """Of the people who agreed, how many meet the rule over people: all of it first, then each condition alone."""
     reported_size: int | None = None
-    """People addressed, as reported to a caller who does not get the list; None below the floor."""
+    """People addressed, for a caller who does not get the list; None below the floor."""
     reported_holdout: int | None = None
 
     @property
@@ -216,20 +213,20 @@ def find_audience(
     effects: EffectsOf | None = None,
     figures: FigureGate | None = None,
 ) -> Audience:
-    """The people to reach.
+    """The people to reach, of those who agreed to personalisation.
 
-    The people of the dataset are those who agreed to personalisation; agreed: who agreed to the request's channel too.
-    gate: for what conditions of the request's rule ask of a workspace. effects: of a treatment, for the objective
-    uplift. figures: what the caller may learn of groups; None for exact figures.
-
-    An audience that exclusions or limits leave empty is an answer, with the counts. Raises `UsageError` for an unknown
-    item, an empty category or unknown seeds, `NotFittedError` without a trained model, `PolicyError` for a sensitive
-    target or a group of fewer people than the policy's floor.
+    agreed: who agreed to the request's channel too. gate: see `match_people`. effects: for the objective uplift.
+    figures: what the caller may learn of groups; None for exact figures. Raises `UsageError` for an unknown item, an
+    empty category or unknown seeds, `NotFittedError` without a trained model, `PolicyError` for a sensitive target or a
+    group of fewer people than the policy's floor; an empty one is an answer.
     """
     target = None
     if request.seeds is None:
         trained_model(recommender)
-        recommender, target = audience_target(recommender, request.items, request.category, request.text)
+        if request.text is not None:
+            recommender, target = text_target(recommender, request.text, request.category)
+        else:
+            target = audience_target(recommender, request.items, request.category)
     is_reported = figures is not None and not figures.is_exact
     pool = eligible_pool(
         recommender,
@@ -254,9 +251,8 @@ def audience_of_workspace(
 ) -> Audience:
     """`find_audience`, which lists the errors, for a workspace. recommender: of all people.
 
-    Customers who did not agree to the request's channel, or belong to the global holdout, are left out too. Known
-    customers without consent to personalisation count among the excluded. figures: None for the owner of the machine.
-    Raises `UsageError` for a channel without consent records.
+    Customers who did not agree to the request's channel, or belong to the global holdout, are left out too. figures:
+    None for the owner of the machine. Raises `UsageError` for a channel without consent records.
     """
     gate, name, holdout = workspace.gate(), request.choice.effects, workspace.settings.experiments
     of_holdout = {"holdout_share": holdout.holdout_share, "holdout_salt": holdout.holdout_salt}
@@ -269,14 +265,6 @@ def audience_of_workspace(
         effects=None if name is None else effects_of(workspace, name, recommender.dataset),
         figures=figures or FigureGate(workspace),
     )
-
-
-def person_rules(exclusions: Exclusions, target: AudienceTarget | None) -> Exclusions:
-    """Those that leave out people whatever the item: where each has their own, the others leave out items instead; see
-    `probabilities.is_left_out`."""
-    if target is None or not target.is_personal:
-        return exclusions
-    return exclusions.model_copy(update={"bought_days": None, "returned": False})
 
 
 def eligible_pool(
@@ -299,13 +287,12 @@ def eligible_pool(
     Raises `NotFittedError` without a model, `UsageError` for likeness without seeds, a margin that no item has or the
     objective uplift without effects, and what `match_people` raises.
     """
-    choice = choice or OfferChoice()
+    choice, data = choice or OfferChoice(), recommender.dataset
     items = np.zeros(0, np.int64) if target is None else target.items
-    match = rule_match(recommender, exclusions, gate)
-    rules, with_target = person_rules(exclusions, target), None if only_for is None else only_for[0]
-    masks = exclusion_masks(recommender, items, rules, agreed, seeds, match, with_target)
+    common, with_target = items if target is None else target.common_items, None if only_for is None else only_for[0]
+    masks, match = exclusion_masks(recommender, common, exclusions, agreed, seeds, gate, with_target)
     user_rows = included(masks)
-    scored = np.arange(recommender.dataset.n_users) if score_all else user_rows
+    scored = np.arange(data.n_users) if score_all else user_rows
     of_pool = user_rows if score_all else np.arange(len(user_rows))
     if target is None:
         seed_rows = np.unique(recommender.user_rows(list(seeds)))
@@ -336,24 +323,16 @@ def eligible_pool(
             late = first_only(late)
             remaining = included(late)
             for reason, mask in late.items():
-                masks[reason] = np.bincount(user_rows[mask], minlength=recommender.dataset.n_users) > 0
+                masks[reason] = np.bincount(user_rows[mask], minlength=data.n_users) > 0
             user_rows, scores = user_rows[remaining], scores.rows(remaining)
-    user_ids = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
+    user_ids = data.users[USER_COLUMN].gather(user_rows).to_list()
     excluded = {reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()}
     visible = ~masks[ExclusionReason.NO_CONSENT]
-    currencies = recommender.dataset.items["currency"].drop_nulls().unique()
+    currencies = data.items["currency"].drop_nulls().unique()
     locale, currency = recommender.locale, currencies[0] if len(currencies) == 1 else None
     counts = match.counts(visible) if match else {}
     rule = tuple(RuleCount(words=rule_words(node, locale, currency), people=n) for node, n in counts.items())
     return EligiblePool(target, user_rows, user_ids, scores, excluded, rule)
-
-
-def rule_match(recommender: Recommender, exclusions: Exclusions, gate: PolicyGate | None = None) -> RuleMatch | None:
-    """Who meets the rule over people; None without a rule.
-    Raises what `match_people` raises."""
-    if exclusions.people is None:
-        return None
-    return match_people(exclusions.people, recommender.dataset, recommender.policy, gate)
 
 
 def build_audience(

@@ -9,7 +9,7 @@ from recllm.base.schema import Purpose
 from recllm.shop.workspace.privacy import PolicyGate
 
 CHANNEL_PURPOSE = {"email": Purpose.EMAIL, "push": Purpose.PUSH, "sms_gsm": Purpose.SMS}
-"""What a person must have agreed to besides personalisation before a text of this channel is written for them."""
+"""What a person must have agreed to, besides personalisation, for a text of this channel."""
 
 
 def agreement(gate: PolicyGate, channels: Sequence[str]) -> Callable[[Sequence[str]], Sequence[bool]]:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from recllm.base.errors import UsageError
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.learn.features.item_vectors import basics_of
-from recllm.market.audiences.people_match import RuleMatch
+from recllm.market.audiences.people_match import RuleMatch, match_people
 from recllm.market.audiences.request import Exclusions
 from recllm.market.audiences.selection import globally_held_out
 from recllm.recommend.recommender.people import DatasetPeople
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, utc
+from recllm.shop.workspace.privacy import PolicyGate
 
 Mask = NDArray[np.bool_]
 Consents = Callable[[Sequence[str]], Sequence[bool]]
@@ -27,7 +28,7 @@ Key = TypeVar("Key")
 
 
 class ExclusionReason(StrEnum):
-    """In the order in which they are looked at; the last four are found when people are scored and the list is cut."""
+    """In the order in which they are looked at; the last four are found when people are scored."""
 
     NO_CONSENT = "no_consent"
     SUPPRESSED = "suppression_list"
@@ -57,18 +58,19 @@ def exclusion_masks(
     exclusions: Exclusions,
     agreed: Consents | None = None,
     seeds: Collection[str] = (),
-    match: RuleMatch | None = None,
+    gate: PolicyGate | None = None,
     only_for: NDArray[np.integer] | None = None,
-) -> dict[ExclusionReason, Mask]:
-    """Reason -> who it holds for, (n_users,) each; a person stands under the first that holds alone.
+) -> tuple[dict[ExclusionReason, Mask], RuleMatch | None]:
+    """Reason -> who it holds for first, (n_users,) each; and who meets the rule over people, where there is one.
 
-    items: rows of the target's items. agreed: to the channel; personalisation people must have agreed to anyway.
-    match: of the rule over people, where there is one. only_for: rows of the only people with the occasion. Raises
+    items: rows of the target's items. agreed: to the channel; personalisation people must have agreed to anyway. gate:
+    as of `match_people`. only_for: rows of the only people with the occasion. Raises what `match_people` raises, and
     `UsageError` for a recommender that reads people by key and so has none in its dataset.
     """
     if not isinstance(recommender.people, DatasetPeople):
         raise UsageError("this recommender reads people one by one; open it with everybody=True to find an audience")
-    data, e = recommender.dataset, recommender.dataset.events
+    data = recommender.dataset
+    e = data.events
     refused = ~recommender.permitted()
     if agreed is not None:
         refused |= ~np.array(agreed(data.users[USER_COLUMN].to_list()), bool)
@@ -81,7 +83,9 @@ def exclusion_masks(
         ExclusionReason.SEED: _listed(recommender, seeds),
         ExclusionReason.UNKNOWN: ~acted & ~has_basics,
     }
-    if match is not None:
+    match = None
+    if exclusions.people is not None:
+        match = match_people(exclusions.people, data, recommender.policy, gate)
         masks[ExclusionReason.RULE] = ~match.people
     if exclusions.holdout_share > 0:
         ids = data.users[USER_COLUMN].to_list()
@@ -107,7 +111,7 @@ def exclusion_masks(
         masks[ExclusionReason.CAPPED] = counts >= exclusions.frequency_cap
     if only_for is not None:
         masks[ExclusionReason.NO_OCCASION] = ~np.isin(np.arange(data.n_users), only_for)
-    return first_only(masks)
+    return first_only(masks), match
 
 
 def included(masks: Mapping[Key, Mask]) -> NDArray[np.int64]:

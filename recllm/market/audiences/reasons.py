@@ -58,7 +58,8 @@ def reasons_for(
     recommender: Recommender, user_rows: NDArray[np.int64], items: NDArray[np.integer]
 ) -> list[tuple[Reason, ...]]:
     """The clearest reasons of person n for item n, (n,) rows each; an item of -1 has none."""
-    data, everybody = recommender.dataset, DatasetPeople(recommender.dataset)
+    data = recommender.dataset
+    everybody = DatasetPeople(data)
     population = restricted_to(recommender.population, np.unique(items[items >= 0]))
     ranker = replace(recommender.ranker, population=population)
     speaker = ReasonWriter(data.items, recommender.policy, recommender.locale, recommender.broad_categories)
@@ -70,7 +71,7 @@ def reasons_for(
         rows, targets = user_rows[positions], items[positions]
         histories = everybody.of_rows(rows)
         people = [histories.person(n) for n in range(len(rows))]
-        # of each person and item: the whole person first, then one version without each piece of evidence
+        # the whole person first, then one version without each piece of evidence
         units = [_units(recommender, person, item) for person, item in zip(people, targets, strict=True)]
         versions = [
             lacking(person, [(), *((unit,) for unit in tried)]) for person, tried in zip(people, units, strict=True)

@@ -47,8 +47,7 @@ class AudienceCut(Question):
 
 
 class AudienceLimits(AudienceCut):
-    """How many people are addressed and how many are held out.
-    Raises `UsageError` for values that cannot be."""
+    """As of one request."""
 
     salt: Annotated[str, StringConstraints(max_length=100)] = ""
     """Of the draw of the holdout."""
@@ -76,8 +75,7 @@ class LeftOut(Question):
 
 
 class Exclusions(LeftOut):
-    """Who is left out whatever their probability.
-    Raises `UsageError` for values that cannot be."""
+    """Who is left out whatever their probability."""
 
     suppressed: Ids = ()
     """Never contact these: the caller's own ids; unknown ones are ignored."""
@@ -150,7 +148,7 @@ class AudienceRequest(TargetQuestion):
     explain: bool = True
     """Give each person's reasons."""
     explain_first: int | None = None
-    """Give reasons to this many people only, the first, which is all that a screen shows; None for everybody."""
+    """Give reasons to this many people only, the first; None for everybody."""
 
     @model_validator(mode="after")
     def _target_fits(self) -> Self:

@@ -25,7 +25,7 @@ class Selection:
     addressed: NDArray[np.int64]
     holdout: NDArray[np.int64]
     beyond_limit: int = 0
-    """People who come after the last that size, budget or the competing campaigns allow."""
+    """People who come after the last that size or budget allow."""
     unprofitable: int = 0
     """People whose expected margin does not pay the contact."""
 

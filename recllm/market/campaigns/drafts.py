@@ -3,19 +3,16 @@
 campaign-files/ID.toml              the campaign's file, from the fields that a screen or a request gave
 campaign-files/ID.history.jsonl     who made, changed, planned and exported it, and when
 
-Decisions about texts are in the campaign's own folder, see `campaigns.folder`. Fields that name
-files or models of this machine are refused: the sender of fields is not the operator of the machine.
+Fields that name files or models of this machine are refused: the sender of fields is not the operator of the machine.
 
-People leave plans and logs, get other pseudonyms, and are exported; texts, decisions and figures stay. A damaged file
-stops nothing: the pseudonyms in it are changed byte by byte. It still counts as not read, because the damage may hide
-another one.
+A damaged file stops no erasure: the pseudonyms in it are changed byte by byte. It still counts as not read, because the
+damage may hide another one.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -33,7 +30,6 @@ from recllm.market.adcopy.packs import pack_names
 from recllm.market.campaigns.file import SERVER, CampaignFile, parse_campaign
 from recllm.market.campaigns.folder import (
     CampaignFolder,
-    CampaignPlan,
     Decision,
     ExportEntry,
     append,
@@ -56,7 +52,7 @@ _LEFTOVER = re.compile(r"\.(.+)\.(?:part|old)")
 _PSEUDONYM = re.compile(rf"(?:{PERSON_PREFIX}|{SESSION_PREFIX})(?:[A-Z2-7]{{26}}|\w+)".encode())
 """Also in the middle of damage."""
 IsLeaving = Callable[[str], bool]
-"""Whether the person of a pseudonym leaves."""
+"""Of a pseudonym."""
 
 
 class CampaignStage(StrEnum):
@@ -85,7 +81,7 @@ class CampaignSummary:
     goal: str
     stage: CampaignStage
     revision: str | None
-    """What a change names; None where the file lies elsewhere, and only the command line can go on."""
+    """What a change names; None where the file lies elsewhere."""
     addressed: int
     """People; 0 before the plan."""
     held_out: int
@@ -121,8 +117,7 @@ def without_nulls(value: Any) -> Any:
 
 
 def create_campaign(workspace: Workspace, fields: Mapping[str, Any], *, by: str) -> str:
-    """Keeps a new campaign as a draft; returns its id. Raises as `campaign_of_fields`, and `ConflictError` for a taken
-    id."""
+    """Keeps a draft; returns its id. Raises as `campaign_of_fields`, and `ConflictError` for a taken id."""
     file, content = campaign_of_fields(fields)
     folder = CampaignFolder.of(workspace.root, file.id)
     path = file_path(workspace, file.id)
@@ -132,18 +127,15 @@ def create_campaign(workspace: Workspace, fields: Mapping[str, Any], *, by: str)
         folder.check_free(replace=False)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         write_whole(path, content, mode=PRIVATE)
-        add_note(workspace, file.id, CampaignAct.CREATED, by=by)
+    note(workspace, file.id, CampaignAct.CREATED, by=by)
     return file.id
 
 
 def change_campaign(
     workspace: Workspace, campaign_id: str, fields: Mapping[str, Any], *, revision: str, by: str
 ) -> None:
-    """Puts other fields in the place of a campaign's; a plan that was made counts no more.
-
-    Raises as `campaign_of_fields`, `UnknownIdError`, `ConflictError` for another revision, and `PolicyError` once the
-    campaign was exported.
-    """
+    """Puts other fields in the place of a campaign's; a plan that was made counts no more. Raises as
+    `campaign_of_fields`, `UnknownIdError`, `ConflictError` for another revision, `PolicyError` once it was exported."""
     file, content = campaign_of_fields({**fields, "id": campaign_id})
     before = campaign_file(workspace, campaign_id)
     folder = CampaignFolder.of(workspace.root, file.id)
@@ -151,7 +143,7 @@ def change_campaign(
         folder.check_revision(before.digest, revision)
         folder.check_free(replace=True)
         write_whole(file_path(workspace, campaign_id), content, mode=PRIVATE)
-        add_note(workspace, campaign_id, CampaignAct.CHANGED, by=by)
+    note(workspace, campaign_id, CampaignAct.CHANGED, by=by)
 
 
 def file_path(workspace: Workspace, campaign_id: str) -> Path:
@@ -171,8 +163,7 @@ def campaign_file(workspace: Workspace, campaign_id: str) -> CampaignFile:
 
 
 def revision_of(workspace: Workspace, campaign_id: str) -> str:
-    """What a change of the campaign has to name.
-    Raises `UnknownIdError` as `campaign_file` does."""
+    """What a change of the campaign has to name. Raises `UnknownIdError` as `campaign_file` does."""
     folder, file = CampaignFolder.of(workspace.root, campaign_id), campaign_file(workspace, campaign_id)
     with folder.locked():
         return folder.revision(file.digest)
@@ -182,49 +173,43 @@ def list_campaigns(workspace: Workspace) -> list[CampaignSummary]:
     """All campaigns of the workspace, by id, those planned by the command line too."""
     files = {path.stem for path in (workspace.root / FILES).glob("*.toml")}
     folders = {p.name for p in (workspace.root / "campaigns").glob("*") if p.is_dir() and not p.name.startswith(".")}
-    summaries = []
-    for name in sorted(files | folders):
-        folder = CampaignFolder.of(workspace.root, name)
-        file = campaign_file(workspace, name) if name in files else None
-        planned = read_plan(folder) if folder.plan.exists() else None
-        counts = Counter(person.held_out for person in planned.people) if planned else Counter()
-        summary = CampaignSummary(
-            campaign_id=name,
-            goal=file.goal if file else planned.goal if planned else "",
-            stage=campaign_stage(folder, planned, file),
-            revision=revision_of(workspace, name) if file else None,
-            addressed=counts[False],
-            held_out=counts[True],
-            texts=len(planned.texts) if planned else 0,
-        )
-        summaries.append(summary)
-    return summaries
+    return [summary_of(workspace, name, is_here=name in files) for name in sorted(files | folders)]
+
+
+def summary_of(workspace: Workspace, campaign_id: str, *, is_here: bool = True) -> CampaignSummary:
+    """is_here: whether its file lies in the workspace. Raises `UnknownIdError` as `campaign_file` does."""
+    folder = CampaignFolder.of(workspace.root, campaign_id)
+    file = campaign_file(workspace, campaign_id) if is_here else None
+    plan = read_plan(folder) if folder.plan.exists() else None
+    stage = CampaignStage.EXPORTED if folder.exports.exists() else CampaignStage.PLANNED
+    if stage is CampaignStage.PLANNED and (plan is None or (file is not None and plan.digest != file.digest)):
+        stage = CampaignStage.DRAFT
+    return CampaignSummary(
+        campaign_id=campaign_id,
+        goal=file.goal if file else plan.goal if plan else "",
+        stage=stage,
+        revision=revision_of(workspace, campaign_id) if file else None,
+        addressed=len(plan.addressed) if plan else 0,
+        held_out=len(plan.held_out) if plan else 0,
+        texts=len(plan.texts) if plan else 0,
+    )
 
 
 def stage_of(workspace: Workspace, campaign_id: str) -> CampaignStage:
     """Raises `UnknownIdError` as `campaign_file` does."""
-    file, folder = campaign_file(workspace, campaign_id), CampaignFolder.of(workspace.root, campaign_id)
-    return campaign_stage(folder, read_plan(folder) if folder.plan.exists() else None, file)
+    return summary_of(workspace, campaign_id).stage
 
 
 def open_by_id(workspace: Workspace, campaign_id: str, *, recheck: bool = True) -> OpenCampaign:
-    """`open_campaign` for one whose file lies in the workspace.
-    Raises `UnknownIdError`, and what that one raises."""
+    """`open_campaign` for one whose file lies in the workspace; raises `UnknownIdError` too."""
     return open_campaign(workspace, campaign_file(workspace, campaign_id), recheck=recheck)
-
-
-def campaign_stage(folder: CampaignFolder, planned: CampaignPlan | None, file: CampaignFile | None) -> CampaignStage:
-    if folder.exports.exists():
-        return CampaignStage.EXPORTED
-    if planned is None or (file is not None and planned.digest != file.digest):
-        return CampaignStage.DRAFT
-    return CampaignStage.PLANNED
 
 
 def note(workspace: Workspace, campaign_id: str, act: CampaignAct, *, by: str, **counts: int) -> None:
     """Adds a line to the campaign's history."""
+    entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": by, "action": act.value, **counts}
     with CampaignFolder.of(workspace.root, campaign_id).locked():
-        add_note(workspace, campaign_id, act, by=by, **counts)
+        append(history_path(workspace, campaign_id), [entry])
 
 
 def history(workspace: Workspace, campaign_id: str) -> list[dict[str, Any]]:
@@ -234,17 +219,12 @@ def history(workspace: Workspace, campaign_id: str) -> list[dict[str, Any]]:
         acts = read_log(history_path(workspace, campaign_id))
         decisions = [plain(decision) for decision in read_entries(folder.decisions, Decision)]
     of_texts = [{name: d[name] for name in ("at", "by", "action", "text_id", "why")} for d in decisions]
-    # within one second in the order in which a campaign goes on: texts are decided about before they leave
+    # within one second texts are decided about before they leave
     return sorted([*acts, *of_texts], key=lambda line: (line["at"], line["action"] == CampaignAct.EXPORTED))
 
 
 def history_path(workspace: Workspace, campaign_id: str) -> Path:
-    return workspace.root / FILES / f"{safe_id(campaign_id, 'a campaign')}.history.jsonl"
-
-
-def add_note(workspace: Workspace, campaign_id: str, act: CampaignAct, *, by: str, **counts: int) -> None:
-    entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": by, "action": act.value, **counts}
-    append(history_path(workspace, campaign_id), [entry])
+    return file_path(workspace, campaign_id).with_suffix(".history.jsonl")
 
 
 def all_campaigns(workspace: Workspace) -> list[CampaignFolder]:

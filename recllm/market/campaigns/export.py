@@ -24,16 +24,8 @@ from recllm.market.adcopy.write import TEMPLATE
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.audiences.exclusions import ExclusionReason
 from recllm.market.audiences.selection import check_floor, globally_held_out
-from recllm.market.campaigns.folder import (
-    CampaignText,
-    ExportEntry,
-    PlannedPerson,
-    TextStatus,
-    append,
-    read_entries,
-)
+from recllm.market.campaigns.folder import CampaignText, ExportEntry, PlannedPerson, TextStatus, append, read_entries
 from recllm.market.campaigns.open_campaign import OpenCampaign, SendWindow, States, text_states
-from recllm.market.campaigns.texts import message
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import FEEDBACK_SCHEMA
 from recllm.shop.workspace.figures import FigureGate
@@ -55,7 +47,7 @@ class CampaignExport:
     """People in the files."""
     held_out: int
     dropped: Mapping[str, int]
-    """Reason -> people of the plan who are not in the files."""
+    """As of `ExportEntry`."""
     files: tuple[str, ...]
     window: SendWindow
     people: tuple[str, ...]
@@ -85,23 +77,23 @@ def export_campaign(
         states = text_states(campaign)
         if not any(state.action is TextStatus.APPROVED for state in states.values()):
             raise PolicyError(f"no text of {plan.campaign_id!r} is approved; see recllm campaign approve FILE")
-        window = campaign.window
+        window = campaign.window()
         if window is None:
             raise NothingToDo(
                 f"the offer of {plan.campaign_id!r} ends before the quiet hours do; nothing can be sent in time"
             )
         entries = read_entries(campaign.folder.exports, ExportEntry)
         gone = {name for entry in entries if entry.sends is (folder is not None) for name in entry.reached}
-        gone_channels = {person.channel for person in plan.people if person.user_id in gone}
+        gone_channels = {p.channel for p in plan.people if p.user_id in gone}
         if folder is None:
-            leaving = [person for person in plan.people if person.user_id in addresses]
-            if in_files := sorted(gone_channels & {person.channel for person in leaving}):
+            leaving = [p for p in plan.people if p.user_id in addresses]
+            if in_files := sorted(gone_channels & {p.channel for p in leaving}):
                 raise PolicyError(
                     f"messages of {plan.campaign_id!r} by {', '.join(in_files)} were exported to a file, and may have "
                     "been sent with it; plan another campaign"
                 )
         else:
-            leaving = [person for person in plan.people if person.channel not in gone_channels]
+            leaving = [p for p in plan.people if p.channel not in gone_channels]
         reached, held_out, dropped = reachable_people(campaign, states, leaving)
         if not reached:
             counts = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
@@ -142,9 +134,8 @@ def export_campaign(
 def reachable_people(
     campaign: OpenCampaign, states: States, people: Sequence[PlannedPerson] | None = None
 ) -> tuple[list[PlannedPerson], list[PlannedPerson], dict[str, int]]:
-    """Whom an export made now would reach, who of those held out would be reached alike, and how many others of the
-    plan would not, for which reason. The same is asked of both, so that both sides of the comparison lose the same kind
-    of people. people: of the plan, all of them when None."""
+    """Whom an export made now would reach, who of those held out would be reached alike, so that both sides of the
+    comparison lose the same kind of people, and reason -> how many others. people: all of the plan when None."""
     people = campaign.plan.people if people is None else people
     workspace, channels = campaign.workspace, campaign.file.personal_channels
     gate, names = workspace.gate(), [p.user_id for p in people]
@@ -198,9 +189,8 @@ def write_lists(
     start, end = ("" if at is None else at.isoformat(timespec="seconds") for at in (window.start, window.end))
 
     def row(text: CampaignText) -> dict[str, str]:
-        """Whose words they are, when they may leave, and the channel's parts with what the law adds."""
         wording, channel = states[text.id].text, channel_named(text.channel)
-        finished = message(campaign.file, wording, text.channel, text.locale, text.generator)
+        finished = campaign.file.message(wording, text.channel, text.locale, text.generator)
         # the call to action has a column of its own: the sending service makes a button of it
         call = channel.parts(wording).get(CALL_TO_ACTION, "")
         if call:

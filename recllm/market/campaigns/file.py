@@ -1,27 +1,5 @@
-"""A campaign as a shop writes it down: one TOML file, whose tables and keys are the classes and fields below.
-
-    id = "double11"
-    channels = ["email", "push"]
-    send = 2025-11-01T09:00:00+08:00
-    [target]
-    items = ["coat-1", "coat-2"]
-    [[target.people.all]]            # only people who meet every rule; see recllm.market.audiences.people_rule
-    condition = "bought"
-    days = 365
-    [offer]
-    type = "percent"
-    value = 20
-    end = 2025-11-12T00:00:00+08:00
-    [limits]
-    size = 500
-    suppress = "never.txt"
-    [words.evidence.lowest_30d]      # a proof for each item
-    coat-1 = "449 CNY"
-    [sender]
-    name = "Hearth"
-
-The operator sets where texts and the key of a text server go, in RECLLM_LLM_URL=http://localhost:8000/v1#model.
-"""
+"""A campaign as a shop writes it down: one TOML file, whose tables and keys are the classes and fields below; see the
+guide's Campaigns. Where texts and the key of a text server go is in the operator's variable RECLLM_LLM_URL."""
 
 from __future__ import annotations
 
@@ -32,10 +10,10 @@ import zoneinfo
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import date, datetime, time
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, NoReturn, Self
+from typing import Annotated, Any, NoReturn, Self
 
 from pydantic import (
     BaseModel,
@@ -59,6 +37,7 @@ from recllm.base.schema import Intent, Objective, Occasion
 from recllm.market.adcopy.channels import Sender, channel_written_for, complete
 from recllm.market.adcopy.packs import Pack, load_pack, pack_named, pack_names
 from recllm.market.adcopy.request import Offer, OfferType, Voice, checked_locale, load_voice
+from recllm.market.adcopy.write import TEMPLATE
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.audiences.people_rule import RuleField
 from recllm.market.audiences.request import AudienceCut, AudienceLimits, LeftOut, OfferChoice
@@ -92,16 +71,6 @@ def in_words(key: str = "") -> Iterator[None]:
         fail(f"is wrong: {error}", key)
 
 
-def positive_amount(value: object) -> Decimal:
-    """An exact amount above 0: a number, or a number as text."""
-    with suppress(InvalidOperation):
-        if isinstance(value, int | float | str | Decimal) and not isinstance(value, bool):
-            amount = Decimal(str(value))
-            if amount.is_finite() and amount > 0:
-                return amount
-    return fail(f"is an amount above 0, not {value}")
-
-
 def time_with_zone(value: object) -> datetime:
     if isinstance(value, str):
         with suppress(ValueError):
@@ -111,11 +80,9 @@ def time_with_zone(value: object) -> datetime:
     return fail(f"is a time with its zone, such as 2025-11-01T00:00:00+08:00, not {value}")
 
 
-def path_beside(name: str, info: ValidationInfo) -> Path:
+def path_beside(name: str, info: ValidationInfo[Any]) -> Path:
     """The file or folder of this name in the folder of a campaign's file or below, so that a campaign names no other
     file of the machine."""
-    if not info.context:
-        return Path(name)
     folder = info.context["folder"]
     try:
         is_inside = (folder / name).resolve().is_relative_to(folder.resolve())
@@ -140,7 +107,7 @@ def checked_proofs(value: object) -> object:
 
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 Texts = Annotated[tuple[Text, ...], Strict(False)]
-Amount = Annotated[Decimal, BeforeValidator(positive_amount)]
+Amount = Annotated[Decimal, Strict(False), Field(gt=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Moment = Annotated[datetime, BeforeValidator(time_with_zone)]
 FileBeside = Annotated[
@@ -151,9 +118,7 @@ FileBeside = Annotated[
 class _Section(BaseModel):
     """A table of the file: every value has its type, and no key is unknown."""
 
-    model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True
-    )
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
 class TargetSection(_Section):
@@ -167,7 +132,7 @@ class TargetSection(_Section):
     text: Text | None = None
     """Words such as "something for trail running": each person gets the one of the items that fit them best which suits
     the person."""
-    occasion: Occasion | None = None
+    occasion: Annotated[Occasion, Strict(False)] | None = None
     """The people who have this occasion when the campaign is planned, each for an item of their own."""
     day: Annotated[CalendarDay, Strict(False)] | None = None
     """A day of the calendar, such as christmas, that the texts name: the one nearest to `send`."""
@@ -176,26 +141,15 @@ class TargetSection(_Section):
     most_items: Annotated[int, Field(ge=1)] | None = None
     """Maximum number of items: those that suit most people; when None all, or 20 that fit the day."""
     intent: Annotated[Intent, Strict(False)] | None = None
-    """What an offer is to a person: mixed, discover, remind, cross_sell or win_back."""
+    """This and the next three: see `OfferChoice`."""
     objective: Annotated[Objective, Strict(False)] | None = None
-    """By what people and their items are chosen: probability, lift, margin or uplift. When None lift for a campaign
-    that picks its items, and probability for others."""
+    """When None lift for a campaign that picks its items, and probability for others."""
     effects: Text | None = None
-    """uplift: the name of the effects of a trial; see `recllm uplift --save`."""
     sure: bool = False
-    """uplift: only people whose effect is shown to be above 0."""
     spread: Annotated[float, Field(ge=0, le=1)] | None = None
-    """How far offers spread over the items, see `audiences.selection`; when None `offers.spread` for a campaign
-    that picks its items, and 0 for others."""
+    """How far offers spread over the items; when None `offers.spread` where the campaign picks them, else 0."""
     people: RuleField | None = None
     """Only people who meet this rule; see `recllm.market.audiences.people_rule`."""
-
-    @field_validator("occasion", mode="before")
-    @classmethod
-    def _named(cls, name: object) -> object:
-        if name is not None and name not in set(Occasion):
-            fail(f"is one of {', '.join(Occasion)}, not {name!r}")
-        return None if name is None else Occasion(str(name))
 
     @model_validator(mode="after")
     def _one_of_four(self) -> Self:
@@ -235,30 +189,22 @@ class TargetSection(_Section):
 
 
 class OfferSection(_Section):
-    """What is offered, and when: from `start` on, before `end`."""
+    """The fields of `Offer`, and former prices."""
 
-    type: str
-    """percent, amount, coupon, free_shipping, gift or bogo (buy one, get one free)."""
+    type: Annotated[OfferType, Strict(False)]
     value: Amount | None = None
-    """Per cent, or money in the item's currency."""
     start: Moment | None = None
     end: Moment | None = None
     code: Text | None = None
     min_spend: Amount | None = None
-    """Least value of an order."""
     gift: Text | None = None
-    """What is given, such as "tote bag"."""
     scope: Text | None = None
-    """What it is for, as a text says it, such as "hair care"; when None the item, or the whole order."""
     excluded: Text | None = None
-    """What it is not for, as a text says it, such as "gift cards"."""
     list_prices: Mapping[str, Amount] = {}
     """Item -> the price that the offer is compared with."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.type not in set(OfferType):
-            fail(f"is one of {', '.join(OfferType)}, not {self.type!r}", "type")
         if self.start and self.end and self.end <= self.start:
             fail(f"is not after the start: {self.end} and {self.start}", "end")
         with in_words("value"):
@@ -267,8 +213,7 @@ class OfferSection(_Section):
 
     @cached_property
     def offer(self) -> Offer:
-        of_offer = ("value", "start", "end", "code", "min_spend", "gift", "scope", "excluded")
-        return Offer(type=OfferType(self.type), **{name: getattr(self, name) for name in of_offer})
+        return Offer(**{name: value for name, value in self if name != "list_prices"})
 
 
 class LimitsSection(AudienceCut, LeftOut, _Section):
@@ -307,8 +252,7 @@ class LimitsSection(AudienceCut, LeftOut, _Section):
         return start, end
 
     def suppressed_ids(self) -> list[str]:
-        """The shop's own ids of `suppress`, in UTF-8.
-        Raises `UsageError` when the file cannot be read."""
+        """The shop's own ids. Raises `UsageError` when the file cannot be read."""
         if self.suppress is None:
             return []
         try:
@@ -329,9 +273,7 @@ class WordsSection(_Section):
     adapter: FileBeside | None = None
     """A folder of a tuned generator, in the folder of this file."""
     seed: Annotated[int, Field(ge=0)] = 0
-    packs: tuple[InstanceOf[Pack], ...] = Field(
-        default_factory=lambda: tuple(pack_named(name) for name in pack_names())
-    )
+    packs: tuple[InstanceOf[Pack], ...] = Field(default=[*pack_names()], validate_default=True)
     """Rule packs by name, or files in the folder of this one; all shipped ones by default."""
     voice: InstanceOf[Voice] | None = None
     """From a file in the folder of this one."""
@@ -378,13 +320,11 @@ class WordsSection(_Section):
 
 
 class SenderSection(_Section):
-    """Who sends, and how a person says no."""
+    """The fields of `Sender`."""
 
     name: Text
     address: str = ""
-    """Postal address; needed for e-mail and short messages."""
     opt_out: str = ""
-    """Link (http, https or mailto) or mailbox that ends the messages; needed for e-mail."""
 
     @field_validator("opt_out")
     @classmethod
@@ -439,7 +379,6 @@ class CampaignFile(_Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
-        """A message that must name its sender cannot go out without one: refused now, and not at its export."""
         with in_words("sender"):
             for name in self.channels:
                 complete("", channel=name, locale=self.locales[0], sender=self.sender)
@@ -470,6 +409,10 @@ class CampaignFile(_Section):
         """Those whose texts are for everybody: no list of people goes with them."""
         return tuple(c for c in self.channels if c not in CHANNEL_PURPOSE)
 
+    def message(self, text: str, channel: str, locale: str, generator: str) -> str:
+        """A text as it leaves, with what the law adds on its channel."""
+        return complete(text, channel=channel, locale=locale, sender=self.sender, generated=generator != TEMPLATE)
+
     def evidence_for(self, item_id: str) -> dict[str, str]:
         """The proofs that hold for an item."""
         proofs = {k: v if isinstance(v, str) else v.get(item_id, "") for k, v in self.words.evidence.items()}
@@ -498,8 +441,7 @@ def read_campaign(file: Path) -> CampaignFile:
 
 
 def parse_campaign(content: bytes, file: Path) -> CampaignFile:
-    """The campaign in the bytes of `file`, whose folder holds the files that it names. Raises as `read_campaign`
-    does."""
+    """The campaign in the bytes of `file`, in whose folder are the files that it names. Raises as `read_campaign`."""
     try:
         table = toml_table(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -34,10 +34,9 @@ from recllm.market.adcopy.request import PersonFacts
 
 Entry = TypeVar("Entry")
 _file_form = with_config(ConfigDict(extra="forbid", validate_by_name=True))
-"""Of dataclasses that are written to files: an unknown key is refused."""
+"""Of what is written to files: an unknown key is refused, also within."""
 
 
-@_file_form
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFacts:
     """The facts behind a text's claims; when one of them changes, the text is withdrawn."""
@@ -50,7 +49,6 @@ class TextFacts:
     available: bool = True
 
 
-@_file_form
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckNote:
     """What a check says about a text."""
@@ -61,10 +59,9 @@ class CheckNote:
     span: str = ""
 
 
-@_file_form
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignText:
-    """One text for customers with one item of whom the same may be said, on a channel and in a locale."""
+    """One text for all customers with one item of whom the same may be said."""
 
     id: str
     item_id: str
@@ -110,8 +107,7 @@ class PlannedPerson:
 @_file_form
 @dataclass(frozen=True, kw_only=True)
 class CampaignPlan:
-    """Whom a campaign addresses with which texts. People of the shop are about addressed +
-    held out + sum of `excluded`, whose numbers are those of `Audience.excluded`."""
+    """People of the shop are about addressed + held out + the sum of `excluded`, as of `Audience.excluded`."""
 
     campaign_id: str
     goal: str
@@ -135,7 +131,7 @@ class CampaignPlan:
     items: tuple[str, ...]
     """All items of the campaign: to take any of them is a conversion."""
     converts: tuple[str, ...]
-    """The actions that convert: purchases, or in a log with hardly any what the model learned from."""
+    """See `Audience.converts`."""
     group: tuple[Mapping[str, Any], ...]
     """What sets the audience apart; see `audiences.reasons`."""
     notes: tuple[str, ...]
@@ -200,49 +196,30 @@ class ExportEntry:
     """Of earlier versions: the number of decisions before the export."""
 
 
-@dataclass(frozen=True)
 class CampaignFolder:
     """The folder of one campaign with its files, whether they exist or not."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plan = path / "plan.json"
+        self.people = path / "people.jsonl"
+        self.decisions = path / "decisions.jsonl"
+        self.exports = path / "exports.jsonl"
+        self.outbox = path / "outbox.jsonl"
 
     @classmethod
     def of(cls, root: Path, campaign_id: str) -> CampaignFolder:
         """root: the workspace's folder."""
         return cls(root / "campaigns" / safe_id(campaign_id, "a campaign's id"))
 
-    @property
-    def plan(self) -> Path:
-        return self.path / "plan.json"
-
-    @property
-    def people(self) -> Path:
-        return self.path / "people.jsonl"
-
-    @property
-    def decisions(self) -> Path:
-        return self.path / "decisions.jsonl"
-
-    @property
-    def exports(self) -> Path:
-        return self.path / "exports.jsonl"
-
-    @property
-    def outbox(self) -> Path:
-        return self.path / "outbox.jsonl"
-
     def aside(self, suffix: str) -> Path:
-        """Next to the folder: the locks "lock" and "send"; "part", a plan until it is published; "old", while it is
-        replaced."""
+        """Next to the folder: the locks "lock" and "send"; "part", a new plan; "old", a replaced one."""
         return self.path.with_name(f".{self.path.name}.{suffix}")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Locks the campaign for reading and changes. Repairs what a stopped publication left.
-
-        Not to be nested. Raises `StoreError` when another process keeps the campaign for a minute, and when the disk
-        does not take what is written in the block.
-        """
+        """For reading and changes; not to be nested. Raises `StoreError` when another process keeps the campaign for a
+        minute, and when the disk does not take what is written in the block."""
         old, draft = self.aside("old"), self.aside("part")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -268,15 +245,14 @@ class CampaignFolder:
         return sha256(b"\0".join(parts)).hexdigest()[:16]
 
     def check_revision(self, digest: str, revision: str | None) -> None:
-        """Raises `ConflictError` for another revision than the present one; None is not asked. Under the lock."""
+        """Raises `ConflictError` for another revision than the present one. Under the lock."""
         if revision is not None and revision != self.revision(digest):
             raise ConflictError(
                 f"the campaign {self.path.name!r} was changed since you read it; read it again, then repeat this"
             )
 
     def check_free(self, *, replace: bool) -> None:
-        """Raises `UsageError` for an id that is taken or that no new campaign may have, `PolicyError` when its campaign
-        has been exported."""
+        """Raises `UsageError` for an id that no new campaign may have, `PolicyError` when its campaign was exported."""
         if self.path.name.startswith(".") or self.path.name.endswith(".tmp"):
             raise UsageError(
                 f"the campaign {self.path.name!r}: an id that begins with a dot or ends in .tmp is that of a file in "
@@ -378,7 +354,7 @@ def append_decisions(log: Path, decisions: Sequence[Decision]) -> None:
 
 
 def read_entries(log: Path, form: type[Entry]) -> list[Entry]:
-    """A log of decisions or exports; the errors are those of `read_log`, and `DataError` for another form."""
+    """A log of decisions or exports. Raises `DataError` as `read_log`, and for another form."""
     try:
         entries: list[Entry] = adapter_of(list[form]).validate_python(read_log(log))  # type: ignore[valid-type]
         return entries

@@ -1,7 +1,6 @@
 """A planned campaign laid open: its file, its plan, its items as they are now, and what was decided about its texts.
 
-To open a campaign for a decision or an export withdraws at once what no longer holds: a text whose item changed its
-price or is gone, or whose offer ended, is `withdrawn` before anybody can approve or export it.
+To open a campaign withdraws at once what no longer holds, before anybody can approve or export it.
 
 What has been decided about each text is read from a log that only grows (G18):
 
@@ -38,15 +37,7 @@ from recllm.market.campaigns.folder import (
     read_head,
     read_plan,
 )
-from recllm.market.campaigns.texts import (
-    GROUNDING,
-    Catalogue,
-    catalogue_at,
-    check_notes,
-    copy_request,
-    facts_of,
-    message,
-)
+from recllm.market.campaigns.texts import GROUNDING, Catalogue, catalogue_at, check_notes, copy_request, facts_of
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.workspace import Workspace, present
 
@@ -103,28 +94,18 @@ class OpenCampaign:
     plan: CampaignPlan
     catalogue: Catalogue
     moment: datetime
-    """When texts would leave, were they exported now: the present, or the time to send if that is later."""
+    """When texts would leave: the present, or the time to send if that is later."""
 
     @property
     def states(self) -> dict[str, Decision]:
         with self.folder.locked():
             return text_states(self)
 
-    @property
-    def revision(self) -> str:
-        """See `CampaignFolder.revision`."""
-        with self.folder.locked():
-            return self.folder.revision(self.file.digest)
-
-    @property
-    def window(self) -> SendWindow | None:
-        """When messages may leave; None where the offer ends before they may."""
-        return self.window_from(self.moment)
-
-    def window_from(self, moment: datetime) -> SendWindow | None:
+    def window(self, moment: datetime | None = None) -> SendWindow | None:
+        """When messages may leave, from the moment on; None where the offer ends before they may."""
         offer, limits = self.file.offer, self.file.limits
         zone = limits.timezone or self.workspace.settings.timezone
-        return send_window(moment, limits.quiet_hours, zone, offer.end if offer else None)
+        return send_window(moment or self.moment, limits.quiet_hours, zone, offer.end if offer else None)
 
     def facts(self, text: CampaignText) -> TextFacts:
         return facts_of(self.catalogue.items.get(text.item_id), self.file)
@@ -195,8 +176,7 @@ def change_in_words(was: TextFacts, now: TextFacts) -> str:
 
 
 States = Mapping[str, Decision]
-"""The state of each text, by its id: the last decision with its wording and the findings of the checks;
-for a draft that of the plan, without a name."""
+"""Text's id -> the last decision with its wording and the findings of the checks; for a draft that of the plan."""
 
 
 def text_states(campaign: OpenCampaign) -> dict[str, Decision]:
@@ -258,7 +238,7 @@ def decide(
 
 
 def auto_approvals(plan: CampaignPlan, *, at: datetime) -> list[Decision]:
-    """What a campaign that says `auto` approves of its new plan: texts with the verdict `pass`."""
+    """What a campaign that says `auto` approves: texts with the verdict `pass`."""
     text_ids = [text.id for text in plan.texts if not faults_of(text, None)]
     return decisions_for(TextStatus.APPROVED, text_ids, by=AUTO, at=at)
 
@@ -309,7 +289,7 @@ OF_A_PERSON = ("user_id", "probability", "item_id", "kind", "channel", "text_id"
 
 
 def preview_document(campaign: OpenCampaign) -> dict[str, Any]:
-    plan, quiet, window = campaign.plan, campaign.file.limits.quiet_hours, campaign.window
+    plan, quiet = campaign.plan, campaign.file.limits.quiet_hours
     texts, people = text_documents(campaign), plan.addressed
     sample = people[:: max(1, len(people) // SAMPLE)][:SAMPLE]
     items = [
@@ -327,7 +307,7 @@ def preview_document(campaign: OpenCampaign) -> dict[str, Any]:
         **{name: plain(getattr(plan, name)) for name in OF_THE_PLAN},
         "locale": campaign.workspace.settings.locale,
         "currency": campaign.workspace.settings.currency or "",
-        "window": None if window is None else {"start": plain(window.start), "end": plain(window.end)},
+        "window": plain(campaign.window()),
         "quiet": "{:%H:%M} – {:%H:%M}".format(*quiet) if quiet else "",
         "size": len(people),
         "holdout": len(plan.held_out),
@@ -364,7 +344,7 @@ def text_documents(campaign: OpenCampaign) -> list[dict[str, Any]]:
             "variant": text.variant + 1,
             "people": text.people,
             "text": state.text,
-            "message": message(campaign.file, state.text, text.channel, text.locale, text.generator),
+            "message": campaign.file.message(state.text, text.channel, text.locale, text.generator),
             "meta": {"generated": text.generator != TEMPLATE, "generator": text.generator},
             "verdict": verdict.value,
             "verified": verdict is CopyVerdict.PASS,

@@ -1,8 +1,7 @@
 """The outcome of a campaign: the people reached, their conversions, and the difference from the people held out.
 
-Only the holdout, which a hash drew, shows an effect. The rest of the shop is shown as well, as what it is: other
-people. No group below the policy's floor is reported, and callers without exact figures get noise that is small
-compared with the intervals: see `workspace.figures`.
+Only the holdout, which a hash drew, shows an effect. No group below the policy's floor is reported, and callers without
+exact figures get noise that is small compared with the intervals: see `workspace.figures`.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class GroupFigures:
     """Paid for the campaign's items, in the shop's currency."""
     revenue_per_person: float
     unsubscribed: int | None
-    """People who have since withdrawn their consent to the channel; None for groups that were not addressed."""
+    """People who have since withdrawn their consent; None for groups that were not addressed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +57,7 @@ class SegmentFigures:
     """One segment or variant."""
 
     by: str
-    """How the people were divided: channel, locale, reason, likelihood, category, item, variant or text."""
+    """channel, locale, reason, likelihood, category, item, variant or text."""
     name: str
     reached: GroupFigures
     held_out: GroupFigures | None = field(metadata={"json": "held"})
@@ -86,18 +85,16 @@ class CampaignOutcome:
     planned: int
     planned_held_out: int = field(metadata={"json": "planned_held"})
     dropped: Mapping[str, int]
-    """Reason -> people of the plan who were not reached."""
     not_counted: int
     """Their message left, and they have not agreed to be counted."""
     not_delivered: int
     """People reached whose message is not known to have arrived, on channels with reports of deliveries."""
     messages: Mapping[str, int | None]
-    """`MessageEventKind` -> people of whose message it was reported, None below the floor; empty without reports."""
+    """`MessageEventKind` -> people with such a report, None below the floor; empty without reports."""
     horizon_days: int
     expected_conversions: float
     """Within `horizon_days`, by the model, of those reached."""
     converts: tuple[str, ...]
-    """As `CampaignPlan.converts`."""
     reached: GroupFigures | None
     held_out: GroupFigures | None = field(metadata={"json": "held"})
     other_people: GroupFigures | None = field(metadata={"json": "rest"})
@@ -120,14 +117,13 @@ class WindowActions:
     revenue: NDArray[np.float64]
     unsubscribed: NDArray[np.bool_]
     gate: FigureGate
-    """What the reader may learn of groups."""
 
     def rows(self, people: People) -> NDArray[np.int64]:
-        """Row of each person, -1 for who has not agreed to be counted: the dataset does not hold them."""
+        """Row of each person, -1 for who has not agreed to be counted."""
         return self.data.user_rows([p.user_id for p in people])
 
     def figures(self, rows: NDArray[np.int64], *, addressed: bool = True, is_part: bool = False) -> GroupFigures | None:
-        """None for fewer people than the floor. is_part: of a campaign's people, which has the floor of parts."""
+        """None for fewer people than the floor, or that of parts."""
         n, gate = len(rows), self.gate
         if n < (gate.part_floor if is_part else gate.floor):
             return None
@@ -247,7 +243,7 @@ def campaign_trial(campaign: OpenCampaign) -> tuple[datetime, pl.DataFrame]:
             f"the campaign {plan.campaign_id!r} has no holdout, so its effect is unknown; set limits.holdout above 0 "
             "in the next one"
         )
-    names = [person.user_id for person in plan.people if person.user_id in sent | held_out]
+    names = [p.user_id for p in plan.people if p.user_id in sent | held_out]
     actions = window_actions(campaign, start, end, FigureGate(campaign.workspace))
     rows = actions.data.user_rows(names)
     converted = actions.converted[np.maximum(rows, 0)].astype(np.float64)
@@ -262,7 +258,7 @@ def window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate:
     events = of_actions(data.events, [Action(name) for name in plan.converts])
     events = events.select((events.at >= start.timestamp()) & (events.at < end.timestamp()))
     if plan.own_items:
-        item_of = {person.user_id: person.item_id for person in plan.people}
+        item_of = {p.user_id: p.item_id for p in plan.people}
         own_item = data.item_rows([item_of.get(name, "") for name in names])
         events = events.select(events.item == own_item[events.user])
     else:
@@ -285,10 +281,7 @@ def window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate:
 def segments_of(
     actions: WindowActions, parts_by_way: Mapping[str, Mapping[str, BothSides]]
 ) -> tuple[SegmentFigures, ...]:
-    """Every way to divide the people; a part below the floor is left out.
-
-    The parts of the holdout are reported only where all of them are large enough: subtraction would give a small one.
-    """
+    """The parts of the holdout are reported only where all are large enough: subtraction would give a small one."""
     segments = []
     for by, parts in parts_by_way.items():
         rows = {name: [actions.rows(people) for people in both] for name, both in parts.items()}
@@ -364,7 +357,7 @@ def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str,
         words.append(sentences["window_open"].format(**days))
     if outcome.not_counted:
         words.append(sentences["not_counted"].format(n=outcome.not_counted))
-    if any(segment.effect is not None for segment in outcome.segments):
+    if any(s.effect is not None for s in outcome.segments):
         words.append(sentences["many_segments"])
     if outcome.reached is not None and outcome.other_people is not None and effect is not None:
         words.append(sentences["other_people"])

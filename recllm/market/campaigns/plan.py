@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +29,8 @@ from recllm.market.audiences.selection import Selection, draws, select
 from recllm.market.campaigns.file import SERVER, CampaignFile
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish
 from recllm.market.campaigns.open_campaign import auto_approvals
-from recllm.market.campaigns.reach import (
-    CUSTOMERS_TRIED,
-    FEW_PRODUCTS,
-    PRODUCTS_TRIED,
-    campaign_pool,
-    first_items,
-)
-from recllm.market.campaigns.texts import SILENCES, CampaignWriter, Silence, TextKey, catalogue_at, public_keys
+from recllm.market.campaigns.reach import PRODUCTS_TRIED, campaign_pool, first_items
+from recllm.market.campaigns.texts import CampaignWriter, Silence, TextKey, catalogue_at
 from recllm.market.propensity.effects import saved_effects
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current
@@ -47,6 +41,10 @@ from recllm.shop.workspace.workspace import Workspace, present
 
 URL_VARIABLE = "RECLLM_LLM_URL"
 """Where the operator's text server is, e.g. http://localhost:8000/v1#model."""
+FEW_PRODUCTS = 3
+"""`PRODUCTS_TRIED` of a campaign for all customers; and where only a reason could carry a text."""
+CUSTOMERS_TRIED = 3
+"""For each one of a campaign's size, until there is something to say to as many."""
 LANGUAGE_BASICS = ("language", "locale", "lang", "语言")
 """Basics that say which of a campaign's locales a person reads."""
 _logger = logging.getLogger(__name__)
@@ -62,9 +60,7 @@ def plan_campaign(
     now: datetime | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> CampaignPlan:
-    """Plans a campaign, and publishes the plan in the workspace.
-
-    generator: instead of the one that the file names. now: the clock.
+    """Plans a campaign, and publishes the plan. generator: instead of the one that the file names. now: the clock.
 
     Raises `UsageError` or `DataError` for a campaign that cannot be (a taken id, an offer that does not run when texts
     go out, an item that is gone), `NotFittedError` without a trained model, `PolicyError` for a sensitive target or a
@@ -75,7 +71,8 @@ def plan_campaign(
         file = file.model_copy(update={"locales": (workspace.settings.locale,)})
     folder, moment = CampaignFolder.of(workspace.root, file.id), utc(present(workspace, now))
     send = file.send or moment
-    check_times(file, send, moment)
+    if fault := time_fault(file, send, moment):
+        raise DataError(f"{file.source}: {fault[1]}")
     with folder.locked():
         folder.check_free(replace=replace)
     if file.target.effects is not None:
@@ -112,29 +109,17 @@ class TimeFault(StrEnum):
     """The offer starts later."""
 
 
-def time_fault(file: CampaignFile, send: datetime, moment: datetime) -> TimeFault | None:
-    """What is wrong with going out at `send` in the present `moment`; None where nothing is."""
+def time_fault(file: CampaignFile, send: datetime, moment: datetime) -> tuple[TimeFault, str] | None:
+    """What is wrong with going out at `send` in the present `moment`, also in words; None where nothing is."""
+    offer, texts = file.offer, f"and texts go out at {send.isoformat()}"
     if send < moment:
-        return TimeFault.PAST
-    if file.offer is None or file.offer.runs(send):
-        return None
-    return TimeFault.OVER if file.offer.end is not None and file.offer.end <= send else TimeFault.EARLY
-
-
-def check_times(file: CampaignFile, send: datetime, moment: datetime) -> None:
-    """Raises `DataError` where texts would go out before `moment`, or while the offer does not run."""
-    fault, offer = time_fault(file, send, moment), file.offer
-    if fault is TimeFault.PAST:
-        raise DataError(f"{file.source}: send is {send.isoformat()}, and the present is {moment.isoformat()}")
-    if fault is None or offer is None:
-        return
-    over = fault is TimeFault.OVER
-    edge = offer.end if over else offer.start
-    remedy = "give it another end" if over else "set send to a time at or after it"
-    raise DataError(
-        f"{file.source}: the offer {'ended' if over else 'begins'} at {edge.isoformat() if edge else ''}, "
-        f"and texts go out at {send.isoformat()}; {remedy}"
-    )
+        return TimeFault.PAST, f"send is {send.isoformat()}, and the present is {moment.isoformat()}"
+    if offer and offer.end and offer.end <= send:
+        return TimeFault.OVER, f"the offer ended at {offer.end.isoformat()}, {texts}; give it another end"
+    if offer and offer.start and offer.start > send:
+        at = offer.start.isoformat()
+        return TimeFault.EARLY, f"the offer begins at {at}, {texts}; set send to a time at or after it"
+    return None
 
 
 def written_plan(
@@ -159,7 +144,7 @@ def written_plan(
     if not audience.people:
         counts, n_held_out = counts_in_words(audience.excluded), len(audience.holdout)
         raise NothingToDo(f"the campaign {file.id!r} reaches no customers: {counts}; held out: {n_held_out}")
-    addressed = [recipient for recipient in recipients if not recipient.held_out]
+    addressed = [r for r in recipients if not r.held_out]
     if not addressed:
         if silent[Silence.NO_PROOF]:
             item_id, missing = next(iter(writer.unproven.items()))
@@ -171,32 +156,29 @@ def written_plan(
             f"{file.source}: nothing can be said to these customers about these products: {counts_in_words(silences)}; "
             "name an offer, an occasion, or products that they have a reason to buy"
         )
-    keys = Counter(recipient.key for recipient in addressed)
-    keys.update(dict.fromkeys((recipient.key for recipient in recipients), 0))
-    keys.update(dict.fromkeys(public_keys((recipient.key.item_id for recipient in recipients), file), 0))
+    keys = Counter(r.key for r in addressed)
+    keys.update(dict.fromkeys((r.key for r in recipients), 0))
+    public = product({r.key.item_id for r in recipients}, file.public_channels, file.locales)
+    keys.update({TextKey(item, ReasonKind.GENERAL, channel, locale, False): 0 for item, channel, locale in public})
     texts, remarks = writer.texts(keys, generator=speaker)
-    if n_further := sum(recipient.is_further for recipient in addressed):
+    if n_further := sum(r.is_further for r in addressed):
         customers = count_text(n_further, "customer")
         remarks.append(f"{customers}: a product from further down their list, as nothing can be said about the first")
-    people, names = [], [recipient.user_id for recipient in recipients]
-    # a hash of campaign and pseudonym draws each person's variant: so variants can be compared
+    people, names = [], [r.user_id for r in recipients]
+    # a hash draws each person's variant, so that variants can be compared
     for recipient, draw in zip(recipients, draws(names, file.id, "variant"), strict=True):
         if variants := texts[recipient.key]:
-            text, share = variants[int(draw * len(variants))], 1 / len(variants)
+            text = variants[int(draw * len(variants))]
             person = PlannedPerson(
                 user_id=recipient.user_id,
                 held_out=recipient.held_out,
                 probability=recipient.probability,
-                item_id=text.item_id,
-                kind=text.kind,
-                channel=text.channel,
-                locale=text.locale,
-                variant=text.variant,
                 text_id=text.id,
-                propensity=share,
+                propensity=1 / len(variants),
+                **{name: getattr(text, name) for name in ("item_id", "kind", "channel", "locale", "variant")},
             )
             people.append(person)
-    readers, cost = Counter(person.text_id for person in people if not person.held_out), file.limits.cost
+    readers, cost = Counter(p.text_id for p in people if not p.held_out), file.limits.cost
     return CampaignPlan(
         campaign_id=file.id,
         goal=file.goal,
@@ -210,9 +192,9 @@ def written_plan(
         model_version=audience.model_version,
         holdout=file.limits.holdout,
         excluded={**audience.excluded, **silences},
-        expected_conversions=sum(recipient.probability for recipient in addressed),
+        expected_conversions=sum(r.probability for r in addressed),
         cost=None if cost is None else cost * len(addressed),
-        items=tuple(sorted({person.item_id for person in people})) if file.target.is_personal else audience.items,
+        items=tuple(sorted({p.item_id for p in people})) if file.target.is_personal else audience.items,
         own_items=file.target.is_personal,
         converts=tuple(action.value for action in audience.converts),
         group=tuple(plain(audience.group)),
@@ -250,10 +232,10 @@ class Draw:
     def drawn(self) -> tuple[Selection, list[Recipient], Counter[Silence]]:
         """The people, best first, those held out among them, and how many are drawn without a text.
 
-        Where the campaign has a size, the next customers replace those to whom nothing can be said; `CUSTOMERS_TRIED`
-        times as many are looked at.
+        Where the campaign has a size, the next customers replace those to whom nothing can be said.
         """
-        cut, limit = self.file.limits.cut, self.file.limits.cut.max_contacts
+        cut = self.file.limits.cut
+        limit = cut.max_contacts
         max_size = CUSTOMERS_TRIED * (limit or 0)
         results: dict[int, Recipient | Silence] = {}
         while True:
@@ -270,19 +252,15 @@ class Draw:
         if limit is not None and len(written) > limit:
             cut = cut.model_copy(update={"size": written[limit - 1], "budget": None})
             selection = select(self.pool.scores, self.pool.user_ids, self.file.id, cut)
-        is_held_out = dict.fromkeys(selection.addressed.tolist(), False)
-        is_held_out |= dict.fromkeys(selection.holdout.tolist(), True)
-        recipients, silent = [], Counter[Silence]()
-        for at in (at for at in first if at in is_held_out):
-            if isinstance(recipient := results[at], Silence):
-                silent[recipient] += 1
-            else:
-                recipients.append(replace(recipient, held_out=is_held_out[at]))
-        return selection, recipients, silent
+        held_out = set(selection.holdout.tolist())
+        drawn = held_out.union(selection.addressed.tolist())
+        tried = [(at, results[at]) for at in first if at in drawn]
+        recipients = [replace(r, held_out=at in held_out) for at, r in tried if isinstance(r, Recipient)]
+        return selection, recipients, Counter(silence for _, silence in tried if isinstance(silence, Silence))
 
     def with_products(self, first: Mapping[int, int]) -> dict[int, Recipient | Silence]:
-        """Each person with the first product of their list about which a text can go out, or why none can.
-        first: position in the pool -> row of the product that is tried first."""
+        """Each person with the first product of their list about which a text can go out, or why none can. first: the
+        row of the product that is tried first, by position in the pool."""
         if not first:
             return {}
         item_ids, ways = self.recommender.dataset.items["item_id"], self.ways(list(first))
@@ -292,14 +270,11 @@ class Draw:
             results[at] = silence or Silence.NOTHING_TO_SAY
         scored = self.promising_products(first, ways)
         pairs = [(at, item) for at, items in scored.items() for item in items]
-        for at, recipient in self.candidates(pairs, ways):
+        for at, recipient in self.candidates(pairs, ways, first):
             before, silence = results[at], self.writer.verdict(recipient.key)
             if isinstance(before, Recipient):
                 continue
-            is_further = recipient.key.item_id != item_ids[first[at]]
-            results[at] = replace(recipient, is_further=is_further)
-            if silence is not None:
-                results[at] = max(before, silence, key=SILENCES.index)
+            results[at] = recipient if silence is None else max(before, silence, key=list(Silence).index)
         return results
 
     def promising_products(self, first: Mapping[int, int], ways: Mapping[int, tuple[str, str]]) -> dict[int, list[int]]:
@@ -331,8 +306,7 @@ class Draw:
         return {at: scored.get(at, tried[at][:FEW_PRODUCTS]) for at in first}
 
     def ways(self, positions: Sequence[int]) -> dict[int, tuple[str, str]]:
-        """Position in the pool -> channel and locale of a person's text.
-        It is the first of the campaign's locales in a language that the person named; the first one without a name."""
+        """Position in the pool -> channel and locale of a person's text, as of `CampaignFile.locales`."""
         channels, locales = self.file.personal_channels, self.file.locales
         names = [self.pool.user_ids[at] for at in positions]
         users = self.recommender.dataset.users[self.pool.user_rows[positions].tolist()]
@@ -378,9 +352,9 @@ class Draw:
         return item_codes(self.recommender.dataset.items, self.recommender.broad_categories)
 
     def candidates(
-        self, pairs: Sequence[tuple[int, int]], ways: Mapping[int, tuple[str, str]]
+        self, pairs: Sequence[tuple[int, int]], ways: Mapping[int, tuple[str, str]], first: Mapping[int, int]
     ) -> Iterator[tuple[int, Recipient]]:
-        """The people with products. pairs, ways: as of the methods `facts` and `ways`."""
+        """pairs, ways, first: as of the methods `facts`, `ways` and `with_products`."""
         if not pairs:
             return
         recommender, offers = self.recommender, self.pool.scores.offers
@@ -396,7 +370,7 @@ class Draw:
         reasons = reasons_for(recommender, self.pool.user_rows[positions], items)
         item_ids = recommender.dataset.items["item_id"].gather(items).to_list()
         facts = self.facts(pairs, reasons)
-        for n, (at, _) in enumerate(pairs):
+        for n, (at, item) in enumerate(pairs):
             kind = reason_kind(reasons[n][0] if reasons[n] else None, item_ids[n])
             key = TextKey(item_ids[n], kind.value, *ways[at], modelled[n], facts[n])
-            yield at, Recipient(names[n], round(float(probabilities[n]), 6), key, is_further=False)
+            yield at, Recipient(names[n], round(float(probabilities[n]), 6), key, is_further=item != first[at])

@@ -1,20 +1,19 @@
-"""What a campaign can be about (occasions of now, coming days of the calendar with their goods, products that fit a
-text), and whom it could reach: its audience before anything is planned."""
+"""What a campaign can be about, and whom it could reach: its audience before anything is planned."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import date, datetime, time, timedelta
+from datetime import datetime, time, timedelta
 from enum import StrEnum
 from itertools import zip_longest
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.documents import plain
 from recllm.base.errors import DataError, NotFittedError, NothingToDo, PolicyError, RecllmError, UsageError
 from recllm.base.questions import SearchRequest
 from recllm.base.schema import Action, Objective, Occasion
@@ -27,8 +26,6 @@ from recllm.market.audiences.audience import (
     audience_target,
     build_audience,
     eligible_pool,
-    person_rules,
-    rule_match,
 )
 from recllm.market.audiences.contacts import agreement, first_channels
 from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, included, minors
@@ -53,10 +50,9 @@ from recllm.text.encoder.batches import encode_once
 from recllm.text.word_index import WordIndex
 
 THEME_WEIGHT = 3.0
-"""Of the nearest by meaning against those by words: a campaign's text is a theme more often than a name, such as "a
-winter breakfast"."""
+"""Of the nearest by meaning against those by words: a text is more often "a winter breakfast" than a name."""
 WIDER = 6
-"""Multiple of the wanted items that is searched, since items that differ in size alone count once."""
+"""Multiple of the wanted items that is searched: sizes of one item count once."""
 MOST_ITEMS = 8
 """Default number of items for a text: each person gets the one that suits them best."""
 MOST_GOODS = 20
@@ -65,14 +61,8 @@ BUYER_DAYS = 365
 """Messages for a day go to those who bought within these days."""
 SEND_AT = time(9)
 """By the shop's clock."""
-DAY_ITEMS = 20
-"""Items of a campaign for a day of the calendar that says no number."""
 PRODUCTS_TRIED = 10
 """For one customer, from the top of their list, until there is something to say about one."""
-FEW_PRODUCTS = 3
-"""The same of a campaign for all customers; and where only a reason could carry a text."""
-CUSTOMERS_TRIED = 3
-"""For each one of a campaign's size, until there is something to say to as many."""
 REACHABLE = "reachable"
 
 
@@ -118,21 +108,16 @@ def goods_note(n: int, source: GoodsSource, name: str) -> str:
     return f"no products are known to fit {name}"
 
 
-def send_time(workspace: Workspace, coming: ComingDay, order_by: date | None = None) -> datetime | None:
-    """When messages for a day go out: some days before it, a week before the last day to order at the latest; None for
-    now."""
-    zone = ZoneInfo(workspace.settings.timezone or "UTC")
+def send_time(workspace: Workspace, coming: ComingDay) -> datetime | None:
+    """When messages for a day go out: some days before it; None for now."""
     on = coming.on - timedelta(days=profile_of(coming.day, workspace.settings).write_before)
-    if order_by is not None:
-        on = min(on, order_by - timedelta(days=7))
-    send = datetime.combine(on, SEND_AT, zone)
+    send = datetime.combine(on, SEND_AT, workspace.settings.zone)
     return send if send > utc(present(workspace)) else None
 
 
 def fitting_items(recommender: Recommender, text: str, category: str | None, *, limit: int) -> list[str]:
     """Ids of the items on offer that fit the text best by meaning and by words, of one category where it is named. Of
-    things that differ in size alone the best one is there before any other has a second; what words alone find comes
-    last.
+    things that differ in size alone the best one is there before any other has a second.
 
     Raises `UsageError` where none fits, `PolicyError` for a sensitive text.
     """
@@ -184,18 +169,17 @@ class OccasionSuggestion:
     people: tuple[SuggestedPerson, ...]
     """The likeliest first."""
     item_ids: tuple[str, ...]
-    """What they would be written to about, the item of most people first; of a day its goods."""
+    """The item of most people first; of a day its goods."""
     coming: ComingDay | None = None
     """Of a day of the calendar."""
     source: GoodsSource = GoodsSource.NONE
-    """How the goods of the day are known."""
 
 
 def suggest(workspace: Workspace, recommender: Callable[[], Recommender] | None = None) -> list[OccasionSuggestion]:
     """The days of the calendar that come, the next one first, and the occasions of now, that of most customers first.
 
     People without a channel, and those who may be minors, are left out. Learns when things are due, where no model of
-    that is there yet, which takes minutes in a large shop. recommender: finds the goods of a day by their texts. Raises
+    that is there yet. recommender: finds the goods of a day by their texts. Raises
     `DataError` for a log without times.
     """
     shop = open_shop_at(workspace, present(workspace))
@@ -221,16 +205,13 @@ def coming_days(
 ) -> list[OccasionSuggestion]:
     """The days of the calendar that come, the next one first, with its goods and all who may be written to and bought
     within `BUYER_DAYS`, the latest buyers first. reachable, days: see `customers_of`; recommender: as of `suggest`."""
-    data, today = shop.dataset, utc(shop.now).astimezone(ZoneInfo(workspace.settings.timezone or "UTC")).date()
-    coming_now = upcoming_days(workspace.settings, today)
-    if not coming_now:
-        return []
+    data, today = shop.dataset, utc(shop.now).astimezone(workspace.settings.zone).date()
     since = np.where(reachable, days.since, np.inf)
     latest = np.argsort(since, kind="stable")[: int((since <= BUYER_DAYS).sum())]
     people = suggested_people(shop, days, latest.tolist())
     suggestions: list[OccasionSuggestion] = []
     by_text: Recommender | None = None
-    for coming in coming_now:
+    for coming in upcoming_days(workspace.settings, today):
         item_ids, source = goods_of_day(workspace, data, coming)
         if source is GoodsSource.NONE and recommender and profile_of(coming.day, workspace.settings).about:
             with suppress(RecllmError):  # without an encoder the shop chooses
@@ -264,16 +245,12 @@ def suggested_people(
         SuggestedPerson(
             user_id=ids[user],
             item_id=None if item is None else item_ids[item],
-            days_since=finite(float(days.since[user])),
-            usual_days=finite(float(days.usual_gap[user])),
+            days_since=plain(float(days.since[user])),
+            usual_days=plain(float(days.usual_gap[user])),
             probability=chance,
         )
         for user, item, chance in zip_longest(user_rows, items, chances)
     )
-
-
-def finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def audience_of(
@@ -289,34 +266,32 @@ def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Works
     """Everybody whom a campaign could reach."""
     if recommender.model is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
-    section, gate = file.target, workspace.gate()
+    section, gate, data = file.target, workspace.gate(), recommender.dataset
     rules, agreed = exclusions_of(file, workspace), agreement(gate, file.personal_channels)
     if section.occasion is not None:
         target, only_for = occasion_target(workspace, recommender, section.occasion)
         return eligible_pool(recommender, target, rules, agreed, gate=gate, only_for=only_for)
     limit, note, items = section.most_items, "", section.items
-    if section.picks_items and not section.is_personal:
-        limit = limit or DAY_ITEMS
-        day = festive_day(workspace.settings, file, file.send or utc(recommender.dataset.as_of))
-        if day is not None:
-            name, coming = day.names["en"], ComingDay(day=CalendarDay(day.key), on=day.on)
-            items, source = goods_of_day(workspace, recommender.dataset, coming, recommender)
-            if not items:
-                raise NothingToDo(f"no products are known to fit {name}; name items, a category or an intent")
-            note = goods_note(len(items), source, name)
+    day = festive_day(workspace.settings, file, file.send or utc(data.as_of))
+    if day is not None and section.picks_items and not section.is_personal:
+        name, coming = day.names["en"], ComingDay(day=CalendarDay(day.key), on=day.on)
+        items, source = goods_of_day(workspace, data, coming, recommender)
+        if not items:
+            raise NothingToDo(f"no products are known to fit {name}; name items, a category or an intent")
+        note = goods_note(len(items), source, name)
     elif section.text is not None:
         limit = limit or MOST_ITEMS
         items = tuple(fitting_items(recommender, section.text, section.category, limit=limit))
         note = f"{len(items)} items fit the text {section.text!r}"
-    _, target = audience_target(recommender, items, None if section.text else section.category)
-    offered = recommender.dataset.item_index.on_offer(recommender.dataset.as_of)[target.items]
+    target = audience_target(recommender, items, None if section.text else section.category)
+    offered = data.item_index.on_offer(data.as_of)[target.items]
     if not offered.all():
-        name = recommender.dataset.items["item_id"][int(target.items[~offered][0])]
+        name = data.items["item_id"][int(target.items[~offered][0])]
         raise UsageError(f"the item {name!r} of the campaign {file.id!r} is no longer on offer; take it out")
     target = replace(target, notes=(*target.notes, note) if note else target.notes, is_personal=section.is_personal)
     if limit is not None and len(target.items) > limit:
         target = narrowed(recommender, target, rules, agreed, file, workspace, limit)
-    effects = None if section.effects is None else effects_of(workspace, section.effects, recommender.dataset)
+    effects = None if section.effects is None else effects_of(workspace, section.effects, data)
     return eligible_pool(recommender, target, rules, agreed, gate=gate, choice=section.choice, effects=effects)
 
 
@@ -352,7 +327,7 @@ def exclusions_of(file: CampaignFile, workspace: Workspace) -> Exclusions:
     holdout = workspace.settings.experiments
     return file.limits.part(
         Exclusions,
-        # with an occasion each person has an item of their own, and others' do not matter
+        # with an occasion each person has an item of their own
         returned=file.limits.returned and file.target.occasion is None,
         suppressed=tuple(file.limits.suppressed_ids()),
         people=file.target.people,
@@ -363,8 +338,7 @@ def exclusions_of(file: CampaignFile, workspace: Workspace) -> Exclusions:
 
 @dataclass(frozen=True, kw_only=True)
 class ReachCount:
-    """How many people a campaign could reach, before the likeliest of them are chosen; see `workspace.figures`
-    for what a caller gets. All people of the shop are about reachable + sum of `excluded`."""
+    """How many people a campaign could reach. All people of the shop are about reachable + sum of `excluded`."""
 
     reachable: int | None
     excluded: Mapping[str, int | None]
@@ -387,14 +361,13 @@ def count_reachable(
         target, (having, _) = occasion_target(workspace, recommender, section.occasion)
         items = target.items
     elif section.text is None:
-        _, target = audience_target(recommender, section.items, section.category)
+        target = audience_target(recommender, section.items, section.category)
         if not section.picks_items:  # else which ones is not known before people are scored
             items = target.items
-    match = rule_match(recommender, rules, gate)
     agreed = agreement(gate, file.personal_channels)
-    masks = exclusion_masks(recommender, items, rules, agreed, match=match, only_for=having)
+    masks, match = exclusion_masks(recommender, items, rules, agreed, gate=gate, only_for=having)
     # all reasons: missing ones would say which groups are empty
-    excluded = {reason.value: int(masks[reason].sum()) if reason in masks else 0 for reason in ExclusionReason}
+    excluded = {r.value: int(masks[r].sum()) if r in masks else 0 for r in ExclusionReason}
     excluded[ExclusionReason.NO_CONSENT] += figures.unconsented(recommender.dataset.users[USER_COLUMN])
     visible = ~masks[ExclusionReason.NO_CONSENT]
     conditions = {} if match is None else match.counts(visible)
@@ -418,10 +391,8 @@ def narrowed(
     workspace: Workspace,
     limit: int,
 ) -> AudienceTarget:
-    """The `limit` items that suit most of the people who come first, each person by what the campaign chooses by: those
-    that suit people best before those further down their lists."""
-    match = rule_match(recommender, rules, workspace.gate())
-    masks = exclusion_masks(recommender, target.items, person_rules(rules, target), agreed, match=match)
+    """The `limit` items that suit most of the people who come first, each person by what the campaign chooses by."""
+    masks, _ = exclusion_masks(recommender, target.common_items, rules, agreed, gate=workspace.gate())
     user_rows, choice, personal = included(masks), file.target.choice, rules if target.is_personal else None
     objective = Objective.PROBABILITY if choice.objective is Objective.UPLIFT else choice.objective
     scores = independent_probabilities(

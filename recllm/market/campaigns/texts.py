@@ -1,5 +1,5 @@
 """The distinct texts of a campaign: one per item, what may be said of the customer, channel, locale and variant, each
-written once. What is said of customers is coarse, so that several share a text.
+written once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
 
 import polars as pl
 
@@ -20,12 +19,12 @@ from recllm.base.schema import AdCopy, CopyVerdict, Generator, Item, ReasonKind
 from recllm.base.settings import Settings
 from recllm.base.words.sentences import section
 from recllm.market.adcopy.ads import item_of
-from recllm.market.adcopy.channels import channel_named, complete
+from recllm.market.adcopy.channels import channel_named
 from recllm.market.adcopy.packs import approved_words
 from recllm.market.adcopy.request import CopyRequest, FactSheet, FestiveDay, PersonFacts, Voice
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify.guarantees import Review, review
-from recllm.market.adcopy.write import TEMPLATE, sayable_facts, write_copy
+from recllm.market.adcopy.write import sayable_facts, write_copy
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignText, CheckNote, TextFacts
 from recllm.market.occasions.calendar import SENSIBLE_DAYS, nearest_date, profile_of
@@ -70,7 +69,7 @@ def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[st
 
 def festive_day(settings: Settings, file: CampaignFile, moment: datetime) -> FestiveDay | None:
     """The campaign's day of the calendar, the nearest to a moment."""
-    day, today = file.target.day, moment.astimezone(ZoneInfo(settings.timezone or "UTC")).date()
+    day, today = file.target.day, moment.astimezone(settings.zone).date()
     if day is None:
         return None
     on = nearest_date(day, settings, today)
@@ -107,14 +106,8 @@ def facts_of(item: Item | None, file: CampaignFile) -> TextFacts:
     )
 
 
-def message(file: CampaignFile, text: str, channel: str, locale: str, generator: str) -> str:
-    """A text as it leaves, with what the law adds on its channel; the words of a model are marked as such."""
-    return complete(text, channel=channel, locale=locale, sender=file.sender, generated=generator != TEMPLATE)
-
-
 def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | CampaignText, now: datetime) -> CopyRequest:
-    """What decides a text of the campaign, but for the reason and who writes.
-    Its proofs are those of the file, and the lowest price of 30 days by the store's history."""
+    """What decides a text of the campaign, but for the reason and who writes."""
     lowest = catalogue.lowest.get(text.item_id)
     of_history = {} if lowest is None else {"lowest_30d": f"{lowest}"}
     return CopyRequest(
@@ -172,11 +165,10 @@ def check_notes(
         for word in dict.fromkeys(w.word for w in answer.ungrounded)
     ]
     if (day := request.day) is not None and not 0 <= day.days_left <= SENSIBLE_DAYS:
-        why = (
-            f"{day.names['en']} is on {day.on}, {abs(day.days_left)} days {'after' if day.days_left > 0 else 'before'}"
-        )
-        warnings.append(CheckNote(rule=DAY_RULE, message=f"{why} the text goes out; send it nearer to the day"))
-    finished = message(file, text, request.channel, request.locale, generator)
+        when = f"{abs(day.days_left)} days {'after' if day.days_left > 0 else 'before'} the text goes out"
+        remark = f"{day.names['en']} is on {day.on}, {when}; send it nearer to the day"
+        warnings.append(CheckNote(rule=DAY_RULE, message=remark))
+    finished = file.message(text, request.channel, request.locale, generator)
     for slot, words in channel_named(request.channel).split(finished):
         length, limit = slot.length_and_limit(words)
         if length > limit:
@@ -209,16 +201,6 @@ class Silence(StrEnum):
     """What is known of the customer carries none."""
     TEXT_BLOCKED = "text_blocked"
     """A check stops every one."""
-
-
-SILENCES = tuple(Silence)
-
-
-def public_keys(items: Iterable[str], file: CampaignFile) -> Iterator[TextKey]:
-    """The texts of public channels, which say nothing of a customer."""
-    for item in sorted(set(items)):
-        for channel in file.public_channels:
-            yield from (TextKey(item, ReasonKind.GENERAL, channel, locale, False) for locale in file.locales)
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +244,7 @@ class CampaignWriter:
         return self.silences[about]
 
     def verdict(self, key: TextKey) -> Silence | None:
-        """Why the text that `texts` would begin with, without a generative model, cannot go out; None where it can."""
+        """Why the first text, without a generative model, cannot go out; None where it can."""
         key = key._replace(kind=ReasonKind.GENERAL, modelled=False)  # they decide no word of it
         if key not in self.verdicts:
             request, facts = self.request(key)
@@ -284,8 +266,8 @@ class CampaignWriter:
     ) -> tuple[dict[TextKey, list[CampaignText]], list[str]]:
         """The variants of each key, the widest read first, and remarks.
 
-        A key has one for every two of its customers, so that a mailing does not repeat itself, at least as
-        many as the campaign compares, and at most `MOST_VARIANTS`. Where no text passes it is the one that fails.
+        A key has one for every two of its customers, at least as many as the campaign compares, and at most
+        `MOST_VARIANTS`. Where no text passes it is the one that fails.
         """
         texts: dict[TextKey, list[CampaignText]] = {}
         number, n_failed = 0, 0
@@ -323,11 +305,8 @@ class CampaignWriter:
                     people=0,
                 )
                 texts[key].append(text)
-        remarks = []
-        if n_failed:
-            n_texts = count_text(number, "text")
-            remarks.append(f"the generator failed at {n_failed} of {n_texts}; these are from templates")
-        return texts, remarks
+        of_all = f"{n_failed} of {count_text(number, 'text')}"
+        return texts, [f"the generator failed at {of_all}; these are from templates"] if n_failed else []
 
     def notes(self, copy: AdCopy, request: CopyRequest) -> tuple[tuple[CheckNote, ...], tuple[CheckNote, ...]]:
         """As `check_notes`."""
@@ -336,7 +315,7 @@ class CampaignWriter:
     def product_remarks(self) -> Iterator[str]:
         """Which products nothing is said of, and why."""
         why = section("campaigns.silent_item", "en")
-        for silence in SILENCES:
+        for silence in Silence:
             item_ids = [name for name, reason in self.silent_items.items() if reason is silence]
             titles = [repr(self.catalogue.items[name].title) for name in item_ids[:LISTED_TITLES]]
             if item_ids:

@@ -67,7 +67,7 @@ class BatchRun:
     as_of: datetime
     """The present of the whole run."""
     state: str | None = None
-    """Name of the version's serving state, also if it is refreshed meanwhile; None of a run that began without one."""
+    """Name of the version's serving state, also if it is refreshed meanwhile; None without one."""
     seed: int = 0
     """Of what slates explore."""
 
@@ -295,8 +295,7 @@ def work_on(run: BatchRun, shard: int) -> ShardOutcome:
 
 
 def worked_shards(run: BatchRun, shards: Sequence[int], workers: int) -> Iterator[ShardOutcome]:
-    """`work_on` for each shard, as they end: in this process, or with several workers in processes. A process that is
-    killed ends the others, and the shards that are left have failed; one worker leaves the fault to its own shard."""
+    """`work_on` for each shard, as they end: in this process, or with several workers in processes."""
     if workers == 1:
         yield from map(partial(work_on, run), shards)
         return
@@ -364,7 +363,7 @@ def run_batch(
         folder=run.folder,
         shards=run.shards,
         resumed=run.shards - len(missing),
-        people=sum(outcome.people for outcome in outcomes),
+        people=sum(o.people for o in outcomes),
         seconds=time.perf_counter() - began,
         failed=failed,
     )

@@ -97,13 +97,13 @@ class Experiment:
     """Grows with each change."""
 
     def __post_init__(self) -> None:
-        names = [variant.name for variant in self.variants]
+        names = [v.name for v in self.variants]
         for name in (self.name, *names):
             if not name.strip() or "\0" in name:
                 raise UsageError(f"experiment {self.name!r}: {name!r} is no name; give a text without NUL characters")
         if len(names) < 2 or len(set(names)) < len(names):
             raise UsageError(f"experiment {self.name!r}: variants {names}; give two or more of different names")
-        weights = [variant.weight for variant in self.variants]
+        weights = [v.weight for v in self.variants]
         # written so that NaN is refused as well
         if not all(0 < weight <= 1 for weight in weights) or not abs(math.fsum(weights) - 1) <= WEIGHT_TOLERANCE:
             raise UsageError(f"experiment {self.name!r}: weights {weights}; give positive shares that add up to 1")
@@ -129,11 +129,7 @@ class Experiment:
 
 
 def variant_of(experiment: Experiment, pseudonym: str) -> Variant:
-    """A person's variant, the same at every call and on every machine.
-
-    SHA-256 over the experiment's name and the pseudonym gives a number in [0, 1); the variants take turns on that line,
-    each as long as its weight.
-    """
+    """A person's variant, the same at every call and on every machine."""
     number = float(draws([pseudonym], experiment.name, "experiment")[0])
     end = 0.0
     for variant in experiment.variants:
@@ -174,7 +170,7 @@ def check_sample_ratio(
     """people: of each variant's name, how many different people were logged with it; a name left out has 0."""
     from scipy.special import gammaln
 
-    weights = {variant.name: variant.weight for variant in experiment.variants}
+    weights = {v.name: v.weight for v in experiment.variants}
     total = sum(people.values())
     log_e = float(gammaln(concentration) - gammaln(concentration + total))
     for name, weight in weights.items():
@@ -332,7 +328,7 @@ def analyse(
     `ALPHA` is divided by the number of comparisons (Bonferroni). While the sample ratio is a mismatch every verdict is
     `Verdict.UNDECIDED`.
     """
-    control, *names = (variant.name for variant in experiment.variants)
+    control, *names = (v.name for v in experiment.variants)
     sample_ratio = check_sample_ratio(experiment, {name: len(values) for name, values in metric.items()})
 
     def compared(values: Mapping[str, Values], name: str, *, higher_is_better: bool) -> Effect:

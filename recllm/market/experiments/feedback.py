@@ -145,7 +145,7 @@ WINDOWS = (1.0, 3.0, 7.0, 14.0, 28.0, 90.0, 365.0)
 def reported_outcomes(outcomes: Iterable[ShownOutcome], figures: FigureGate) -> tuple[ShownOutcome, ...]:
     """The groups with the figures that a caller gets; only the owner of the machine gets groups below the floor."""
     floor = 0 if figures.caller is None else figures.part_floor
-    return tuple(_reported(outcome, figures) for outcome in outcomes if outcome.people >= floor)
+    return tuple(_reported(o, figures) for o in outcomes if o.people >= floor)
 
 
 def _reported(outcome: ShownOutcome, figures: FigureGate) -> ShownOutcome:

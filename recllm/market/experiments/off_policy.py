@@ -112,7 +112,7 @@ def ratio_interval(numerators: Values, denominators: Values, level: float = LEVE
 
 @dataclass(frozen=True, kw_only=True)
 class OffPolicyReport:
-    """What a model's slates would have brought per item shown, and what the ranking that served brought."""
+    """Expected reward per shown item under another model, next to the logged one."""
 
     model_version: str
     metric: Metric

@@ -108,7 +108,7 @@ def find_experiment(workspace: Workspace, name: str) -> Experiment:
 
 def running_experiment(experiments: Sequence[Experiment], at: datetime) -> Experiment | None:
     """The one that runs at a time; None when none does."""
-    return next((experiment for experiment in experiments if experiment.is_running(at)), None)
+    return next((e for e in experiments if e.is_running(at)), None)
 
 
 def treatment_models(workspace: Workspace) -> set[str]:
@@ -279,7 +279,7 @@ def people_shown(events: pl.DataFrame, experiment: str) -> pl.DataFrame:
 
 
 def reported_experiment(outcome: ExperimentOutcome, figures: FigureGate) -> ExperimentOutcome:
-    """An outcome with the figures that a caller gets: no comparison while a variant is below the floor."""
+    """With the figures that a caller gets: no comparison while a variant is below the floor."""
     floor = 0 if figures.caller is None else figures.part_floor
     people = {name: n if n is not None and n >= floor else None for name, n in outcome.people.items()}
     report = outcome.report if None not in people.values() else None
@@ -299,10 +299,10 @@ def reported_experiment(outcome: ExperimentOutcome, figures: FigureGate) -> Expe
 
 def _reported_effect(effect: Effect, figures: FigureGate) -> Effect:
     """The same with noise on the treatment's value, and half of it on the control's."""
-    fixed, always = (interval.around(effect.difference) for interval in (effect.interval, effect.always_valid_interval))
+    fixed, always = (i.around(effect.difference) for i in (effect.interval, effect.always_valid_interval))
     difference = figures.interval(fixed, "effect").value
     control = figures.amount(effect.control, (fixed.high - fixed.low) / 4, "control")
-    fixed, always = (figures.moved(interval, difference) for interval in (fixed, always))
+    fixed, always = (figures.moved(i, difference) for i in (fixed, always))
     return replace(
         effect,
         control=control,

@@ -1,1 +1,1 @@
-"""Occasions: who should hear what on a day, and why; and who buys what again soon."""
+"""Occasions: who should hear what on a day, and who buys what again soon."""

@@ -206,7 +206,7 @@ def country_of(settings: Settings) -> str:
 
 
 def days_of(settings: Settings) -> Mapping[CalendarDay, DayProfile]:
-    """The days that a shop has: by its language, and Singles' Day in English where the country has it."""
+    """By the shop's language, and Singles' Day in English where the country has it."""
     if language(settings.locale) == "zh":
         return CHINESE_DAYS
     has_double_11 = country_of(settings) in ("CN", "HK", "MO", "MY", "SG", "TW")

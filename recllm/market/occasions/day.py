@@ -1,11 +1,10 @@
-"""Occasions of a workspace: whom to write to on a day, one message for each person, and the model of what is due."""
+"""Whom to write to on a day, one message for each person, and the model of what is due."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
@@ -16,16 +15,7 @@ from recllm.base.schema import ACTION_CODE, Action, Occasion, Purpose, Reason, R
 from recllm.market.audiences.contacts import agreement, first_channels
 from recllm.market.audiences.exclusions import first_only, minors
 from recllm.market.audiences.selection import globally_held_out
-from recllm.market.occasions.detect import (
-    RULES,
-    Cases,
-    ItemStates,
-    Shop,
-    best_of_each,
-    past_chances,
-    replenish,
-    with_items,
-)
+from recllm.market.occasions.detect import RULES, Cases, Shop, best_of_each, past_chances, replenish, with_items
 from recllm.market.occasions.replenishment import ReplenishmentModel, learn_replenishment
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, utc
 from recllm.shop.data.order import refuse_steps
@@ -46,7 +36,6 @@ class PersonOccasion:
     """One person's message of the day, and its reason."""
 
     user_id: str
-    """The dataset's: a pseudonym where the shop's ids are kept apart."""
     occasion: Occasion
     item_id: str | None
     title: str | None
@@ -86,9 +75,8 @@ def find_occasions(
     """The messages of a day: people, reasons and channels; one message for each person at most.
 
     on: None for today; an earlier day as of its morning. size: people at most. progress: gets each long step in words.
-    shop: of that moment, where it is open.
-    Left out are people without consent to personalisation or to any channel of `occasions.channels`, of the global
-    holdout, who are or may be minors, or who got a message within `occasions.contact_days`.
+    shop: of that moment, where it is open. Left out are people without consent to any of `occasions.channels`, of the
+    global holdout, who are or may be minors, or who got a message within `occasions.contact_days`.
 
     Raises `UsageError` for a day beyond the log's end, `DataError` where replenishment is the only occasion and cannot
     be learned.
@@ -181,8 +169,8 @@ def open_shop_at(workspace: Workspace, as_of: int) -> Shop:
 
 def shop_of_people(workspace: Workspace, dataset: Dataset) -> Shop:
     """What occasions are found in, with these people and every known state of the items."""
-    states = ItemStates.of(workspace.gate().item_states(), dataset)
-    return Shop.of(dataset, states, workspace.settings.occasions.price_drop, workspace.policy)
+    states, price_drop = workspace.gate().item_states(), workspace.settings.occasions.price_drop
+    return Shop.of(dataset, states, price_drop, workspace.policy)
 
 
 def replenishment_model(workspace: Workspace, as_of: int, progress: Progress | None = None) -> ReplenishmentModel:
@@ -202,8 +190,8 @@ def replenishment_model(workspace: Workspace, as_of: int, progress: Progress | N
 
 
 def moment_of(workspace: Workspace, on: date | None) -> tuple[date, int]:
-    """The day, and the time before which things are taken into account: the day's beginning, for today the present."""
-    zone = ZoneInfo(workspace.settings.timezone or "UTC")
+    """The day, and the time that is asked about: the day's beginning, for today the present."""
+    zone = workspace.settings.zone
     moment = present(workspace)
     today = utc(moment).astimezone(zone).date()
     if on is None or on == today:

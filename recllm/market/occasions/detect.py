@@ -113,9 +113,10 @@ class Shop:
     """(n_items,), items that may be named: on offer, and of no sensitive category."""
 
     @classmethod
-    def of(cls, dataset: Dataset, states: ItemStates, price_drop: float, policy: Policy) -> Shop:
+    def of(cls, dataset: Dataset, states: pl.DataFrame, price_drop: float, policy: Policy) -> Shop:
+        """states: as of `ItemStates.of`."""
         offered = dataset.item_index.on_offer(dataset.as_of) & ~sensitive_items(dataset.items, policy)
-        return cls(dataset=dataset, states=states, price_drop=price_drop, offered=offered)
+        return cls(dataset=dataset, states=ItemStates.of(states, dataset), price_drop=price_drop, offered=offered)
 
     def at(self, as_of: int) -> Shop:
         """The same shop at an earlier time. What is on offer now is taken to have been so then: of the past no
@@ -133,7 +134,7 @@ class Shop:
     def within(self, days: float, *actions: Action) -> pl.DataFrame:
         """user, item, at and action of the events of these kinds in the last days."""
         e = self.dataset.events
-        e = e.select(np.isin(e.action, [ACTION_CODE[action] for action in actions]) & (e.at >= self.now - days * DAY))
+        e = e.select(np.isin(e.action, [ACTION_CODE[a] for a in actions]) & (e.at >= self.now - days * DAY))
         columns = {
             "user": e.user.astype(np.int64),
             "item": e.item.astype(np.int64),
@@ -257,7 +258,7 @@ RULES: Mapping[Occasion, tuple[Rule, str]] = {
 """Of all occasions but replenishment, which is a model's; each with the column by which chances differ: more or less of
 it may make a purchase likelier."""
 ABOUT_ANYTHING = (Occasion.WIN_BACK, Occasion.WELCOME)
-"""Occasions whose chance is that of any purchase, and not of the item's; `with_items` gives them their items."""
+"""Occasions whose chance is that of any purchase, and not of the item's."""
 
 
 def with_items(shop: Shop, occasion: Occasion, cases: Cases) -> Cases:
@@ -296,7 +297,7 @@ def _goes_with(shop: Shop, people: list[int]) -> pl.DataFrame:
 
 
 def replenish(shop: Shop, model: ReplenishmentModel) -> Cases:
-    """What is due again, first what a person is likelier to buy now than the others who buy it repeatedly."""
+    """What is due again, first what a person is likelier to buy than its other repeat buyers."""
     is_due = (pl.col("since_over_median") >= DUE_SHARE) & (pl.col("gap_median") >= DUE_INTERVAL_DAYS)
     pairs = repurchase_pairs(shop.dataset, shop.now).filter(is_due, shop.is_offered)
     chance = pl.Series("chance", model.probability(pairs), pl.Float64)

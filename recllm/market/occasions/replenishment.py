@@ -179,7 +179,6 @@ def repeated_lately(pairs: pl.DataFrame, by: str) -> pl.DataFrame:
 
 
 def figures_of_person(days: pl.DataFrame, repeated: pl.DataFrame) -> pl.DataFrame:
-    """How often a person shops, and how much of what they buy repeatedly they bought lately."""
     age, lines = pl.col("age"), pl.col("lines")
     week = (pl.col("age") // 7).filter(pl.col("age") < 77).unique()
     people = days.group_by("user", "age").agg(lines=pl.len()).group_by("user")
@@ -199,7 +198,6 @@ def figures_of_person(days: pl.DataFrame, repeated: pl.DataFrame) -> pl.DataFram
 
 
 def figures_of_item(days: pl.DataFrame, once: pl.DataFrame) -> pl.DataFrame:
-    """How much everybody buys an item lately and repeatedly, and at which price against the usual one."""
     age, price = pl.col("age"), pl.col("price")
     prices = {"3": age < 3, "7": age < 7, "14": (age >= 7) & (age < 14), "28": age < 28}
     table = days.group_by("item").agg(

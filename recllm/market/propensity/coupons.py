@@ -173,7 +173,7 @@ def coupon_features(dataset: Dataset, coupons: Coupons, campaign: str, at: int) 
 
 
 def _of_people(frame: pl.DataFrame, past: Dataset) -> pl.DataFrame:
-    """A coupon table's rows of people of a dataset, with `user`, their row, and `age` in days before its time."""
+    """A coupon table's rows of people of a dataset, with `user`, their row, and `age` in days."""
     users = pl.Series(past.user_rows(frame["user_id"]))
     return frame.with_columns(user=users, age=(past.as_of - pl.col("at")) / DAY).filter(pl.col("user") >= 0)
 

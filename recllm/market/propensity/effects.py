@@ -35,10 +35,10 @@ from recllm.base.files import PRIVATE, safe_id, write_whole
 from recllm.base.stats.intervals import normal_quantile
 from recllm.base.stats.probabilities import sigmoid
 from recllm.learn.models.trees import BoostedTrees, BoostingSettings, grow_trees
-from recllm.market.propensity.answers import datasets_of
 from recllm.market.propensity.examples import Cohort
 from recllm.market.propensity.features import FeatureTable, Floats
 from recllm.market.propensity.model import Values, people_folds, varying
+from recllm.market.propensity.predict import datasets_of
 from recllm.market.propensity.prediction import qini_curve
 from recllm.market.propensity.trial import Trial, read_trial
 from recllm.recommend.recommender.registry import clear_taint, taints
@@ -53,9 +53,9 @@ EARLIER_TREES = "effects.safetensors"
 """Of format 1, which is not read any more."""
 EFFECT_FOLDS = 5
 HALVED_FOLDS = 2
-"""Folds whose people are predicted by learners of two halves of the others, too: that is what errors are scaled by."""
+"""Folds whose people are predicted by learners of two halves of the others, too, to scale the errors."""
 MIN_KEPT = 0.3
-"""Of the effects' differences a learner is taken to keep at least this share: estimates below it are noise."""
+"""A learner keeps at least this share of the effects' differences: estimates below it are noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +217,7 @@ class EffectSource:
     people: int
     treated: int
     effect: float
-    """Of the treatment on the mean of the trial's people, with the interval that holds it at 95 %."""
+    """On the mean of the trial's people, with the interval that holds it at 95 %."""
     effect_low: float
     effect_high: float
 
@@ -379,12 +379,11 @@ def uplift_workspace(
     ids: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What `recllm uplift --json` prints: everybody's uplift, in [-1, 1] and with 95 % between low and high, most moved
-    first, and the curve on the trial's people, each by a model of others. It is learned from a trial's CSV, or its
-    table with pseudonyms, without people who may not be learned from.
+    first, and the curve on the trial's people, each by a model of others.
 
-    start: before the first treatment, UTC without a zone; later events of people are not used. randomised: as of
-    `Trial.construct`. source: the name of a table in the saved effects. save: the name under which the effects are
-    saved in the workspace, instead of earlier ones. ids: pseudonym -> the shop's own id, where it is known.
+    trial: a CSV, or its table with pseudonyms. start: before the first treatment, UTC without a zone; later events of
+    people are not used. randomised: as of `Trial.construct`. source: the name of a table in the saved effects. save:
+    the name under which the effects are saved. ids: pseudonym -> the shop's own id, where it is known.
 
     Raises `PolicyError` for what is no trial (see `Trial.construct`), `NothingToDo` without anyone to predict,
     `UsageError` for a name that cannot be, and what `read_trial` raises.
@@ -397,7 +396,7 @@ def uplift_workspace(
     at = int((start if start.tzinfo else start.replace(tzinfo=UTC)).timestamp())
     rows = learn.user_rows(table["user_id"])
     table = table.filter(pl.Series(rows >= 0, dtype=pl.Boolean))
-    randomised_trial = Trial.construct(
+    trial_data = Trial.construct(
         Cohort(learn).features(at).rows(rows[rows >= 0]),
         table["treated"].to_numpy() > 0,
         table["outcome"].to_numpy(),
@@ -410,14 +409,14 @@ def uplift_workspace(
     if not len(user_rows):
         raise NothingToDo("no one to predict: no customer has a past that counts")
     settings = UpliftSettings(seed=seed)
-    effects, held_out = fit_effects(randomised_trial, settings, start=utc(at).isoformat(), source=source)
+    effects, held_out = fit_effects(trial_data, settings, start=utc(at).isoformat(), source=source)
     uplift = effects.predict(cohort.features(ask.as_of).rows(user_rows))
     if folder is not None:
         save_effects(effects, folder)
         clear_taint(folder.parent, folder.name)
     seconds = time.perf_counter() - started
-    logger.info("uplift: %d people, a trial of %d, %.1f s", len(user_rows), len(randomised_trial), seconds)
-    of_trial = randomised_trial.treated, randomised_trial.outcome, randomised_trial.propensity
+    logger.info("uplift: %d people, a trial of %d, %.1f s", len(user_rows), len(trial_data), seconds)
+    of_trial = trial_data.treated, trial_data.outcome, trial_data.propensity
     curve, names, ids = qini_curve(held_out.expected, *of_trial), cohort.user_ids(user_rows), ids or {}
     people = [
         {

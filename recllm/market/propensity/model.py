@@ -45,7 +45,7 @@ MAX_LOGIT = 12.0
 MIN_SPEND = 0.01
 """Money; less counts as no purchase."""
 ORDER_QUANTILES = (0.15, 0.5, 0.85)
-"""Of the earliest, the expected and the latest day: days are whole, so the interval holds four fifths of the orders."""
+"""Of the earliest, the expected and the latest day; see above."""
 CALIBRATION_START = np.array([0.5, 0.5, 0.0])
 """a, b, c before anything is known."""
 
@@ -59,7 +59,7 @@ class PropensitySettings(BoostingSettings):
     ridge: float = 0.005
     """Inverse strength of the logistic regression's penalty."""
     increasing: tuple[str, ...] = ()
-    """Features with which the trees' probability may only rise: what is known beforehand, where examples are few."""
+    """Features with which the trees' probability may only rise."""
     decreasing: tuple[str, ...] = ()
     """Features with which it may only fall."""
     folds: int = 3
@@ -311,7 +311,7 @@ class OrderDates:
     def answers(
         self, past: ShoppingDays, rows: NDArray[np.int64], horizon_days: int, now: int
     ) -> tuple[Values, dict[str, list[Any]]]:
-        """What the people of `rows` are ranked by, soonest highest, and their dates by field of `UserPrediction`."""
+        """What the people of `rows` are ranked by, and their dates by field of `UserPrediction`."""
         days, moment = self.days(past)[:, rows], utc(now)
         dates = [[(moment + timedelta(days=n)).date() if n <= horizon_days else None for n in c] for c in days.tolist()]
         # without a date those come first who ordered last

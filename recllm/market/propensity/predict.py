@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,20 +27,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.base.errors import DataError, NothingToDo, UsageError
+from recllm.base.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.questions import PredictionKind
-from recllm.base.schema import Reason
+from recllm.base.schema import Purpose, Reason
 from recllm.market.propensity.coupons import DECREASING, INCREASING, Coupons, coupon_features
-from recllm.market.propensity.examples import (
-    Cohort,
-    Eligible,
-    Examples,
-    Outcome,
-    active_within,
-    cuts,
-    past_examples,
-)
+from recllm.market.propensity.examples import Cohort, Eligible, Examples, Outcome, active_within, cuts, past_examples
 from recllm.market.propensity.features import FeatureTable, Floats
 from recllm.market.propensity.model import (
     MIN_SPEND,
@@ -56,6 +48,8 @@ from recllm.market.propensity.model import (
 )
 from recllm.market.propensity.prediction import Prediction, PredictionRequest, UserPrediction, quality
 from recllm.shop.data.dataset import DAY, Dataset, utc
+from recllm.shop.data.order import refuse_steps
+from recllm.shop.workspace.workspace import Workspace, present
 from recllm.text.templates import Prompts
 
 Score = Callable[[Floats], NDArray[np.float64]]
@@ -73,6 +67,8 @@ VALIDATION_SHARE = 0.25
 """The latest campaigns that hold this share of all mailings are the window on which the model is checked."""
 logger = logging.getLogger(__name__)
 ACTIVE_DAYS = 91
+EVERYDAY = ("buy", "leave", "next-order", "value")
+"""Kinds of predictions that need nothing but the log."""
 
 
 def predict(
@@ -95,6 +91,64 @@ def predict(
     seconds = time.perf_counter() - started
     logger.info("%s: %d people predicted, %.1f s", request.kind, len(prediction.people), seconds)
     return prediction
+
+
+def predict_workspace(
+    workspace: Workspace, request: PredictionRequest, *, datasets: tuple[Dataset, Dataset] | None = None
+) -> Prediction:
+    """Predict everybody of a workspace. Coupon tables (under the shop's ids) and the target are read before the log.
+
+    datasets: people to learn from and people to predict, where they were read already. Raises `PolicyError` without
+    anyone to learn from, and what `predict` raises.
+    """
+    if isinstance(request.coupons, Path):
+        coupons = Coupons.read(request.coupons, workspace.pseudonymiser().many)
+        request = request.model_copy(update={"coupons": coupons})
+    if request.targeted:
+        catalogue = workspace.gate().catalogue(request.items or None)
+        Cohort.of(Dataset.of_catalogue(catalogue, 0), request, workspace.policy)  # raises what is wrong with the target
+    learn, ask = datasets or datasets_of(workspace)
+    if not len(learn.events):
+        raise PolicyError(
+            "no customer of this workspace has agreed to model training; load a consent table, "
+            "or make the workspace with --consent-default granted"
+        )
+    request = request.model_copy(update={"locale": workspace.locale(request.locale)})
+    prediction = predict(request, learn, ask, policy=workspace.policy)
+    with workspace.store().read() as reader:
+        refused = reader.counts()["users"] - ask.n_users
+    if refused <= 0 or request.kind is PredictionKind.REDEEM:
+        return prediction
+    return replace(prediction, left_out={"no_consent": refused, **prediction.left_out})
+
+
+def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
+    """Those of `EVERYDAY`, each learned as it is asked for.
+    A kind that this log does not allow is left out, and the log of the process says why."""
+    if workspace.gate().step_seconds() is not None:
+        logger.warning("no predictions: the log knows only an order, and no days")
+        return
+    datasets = datasets_of(workspace)
+    for kind in map(PredictionKind, EVERYDAY):
+        request = PredictionRequest(kind=kind, locale=workspace.settings.locale)
+        try:
+            yield predict_workspace(workspace, request, datasets=datasets)
+        except (DataError, NothingToDo, PolicyError) as error:
+            logger.warning("no prediction of %s: %s", kind, error)
+
+
+def datasets_of(workspace: Workspace) -> tuple[Dataset, Dataset]:
+    """People to learn from, and people to predict, as of the present."""
+    ask = workspace.gate().dataset(Purpose.PERSONALISATION)
+    return people_learned_from(workspace), ask.before(present(workspace))
+
+
+def people_learned_from(workspace: Workspace) -> Dataset:
+    """People who agreed to model training; of more than `scorer.learn_people` a sample (`data.people_sample`).
+    Raises `UsageError` for a log of steps."""
+    gate = workspace.gate()
+    refuse_steps(gate.step_seconds(), "predictions of a person's next days")
+    return gate.dataset(Purpose.MODEL_TRAINING, people_limit=workspace.settings.scorer.learn_people)
 
 
 def reasons_of(
@@ -150,9 +204,8 @@ def prediction_of(
     n_campaigns: int = 0,
     **fields: Any,
 ) -> Prediction:
-    """The answer. rows: of those who are asked about, highest `rank_by` first in the answer. columns: fields of
-    `UserPrediction`. as_of: epoch seconds. active_days, n_campaigns: for the words about the prediction. fields:
-    further ones of `Prediction`."""
+    """rows: of those who are asked about, highest `rank_by` first in the answer. columns: fields of `UserPrediction`.
+    as_of: epoch seconds. active_days, n_campaigns: for the words. fields: further ones of `Prediction`."""
     horizon, prompts, ids = request.horizon_days, Prompts.load(), ask.user_ids(rows)
     day = None if check.cut is None else f"{utc(int(check.cut.min())):%Y-%m-%d}"
     people = (
@@ -259,7 +312,7 @@ def mailings(coupons: Coupons, horizon_days: int) -> list[Mailing]:
 
 def redeem_examples(cohort: Cohort, coupons: Coupons, past: Sequence[Mailing]) -> Examples:
     """The examples of these mailings, of people of the cohort; the latest have window 0."""
-    sizes = np.array([len(mailing.user_ids) for mailing in past])
+    sizes = np.array([len(m.user_ids) for m in past])
     mailed_later = np.cumsum(sizes[::-1])[::-1] - sizes
     windows = (mailed_later >= VALIDATION_SHARE * sizes.sum()).astype(np.int64)
     parts = []
@@ -291,7 +344,7 @@ def predict_redeem(request: PredictionRequest, learn: Cohort, ask: Cohort) -> Pr
     coupons = tables if isinstance(tables, Coupons) else Coupons.read(Path(tables or ""))
     starts, every = list(coupons.starts()), mailings(coupons, request.horizon_days)
     campaign = request.campaign or starts[-1]
-    of_campaign = [mailing for mailing in every if mailing.campaign == campaign]
+    of_campaign = [m for m in every if m.campaign == campaign]
     if not of_campaign:
         raise UsageError(f"no mailing of a campaign {campaign!r}; the latest are: {', '.join(starts[-10:])}")
     as_of = min(of_campaign[0].at, ask.dataset.as_of // DAY * DAY)
@@ -328,7 +381,7 @@ def usable(cohort: Cohort, past: Sequence[Mailing]) -> list[Mailing]:
     """The mailings with any event of the log before them: of the others nothing is known."""
     events = cohort.dataset.events
     first = int(events.at.min()) if len(events) else 0
-    return [mailing for mailing in past if mailing.at > first]
+    return [m for m in past if m.at > first]
 
 
 def background(learned: Examples) -> FeatureTable:

@@ -138,7 +138,7 @@ class PredictionRequest(PredictionQuestion):
     """Raises `UsageError` for a horizon below a day, and for what does not fit the kind."""
 
     coupons: Path | InstanceOf[Coupons] | None = None
-    """redeem alone, and needed there: the coupon tables or their folder, see `recllm.market.propensity.coupons`."""
+    """redeem alone, and needed there: the coupon tables or their folder."""
     campaign: str | None = None
     """redeem alone: its id; the latest when None."""
     locale: str = "en"
@@ -175,7 +175,6 @@ class UserPrediction:
     """One person."""
 
     user_id: str
-    """The dataset's: a pseudonym where the shop's ids are kept apart."""
     probability: float
     """Calibrated, in [0, 1], of the kind's event; for a value, of any purchase."""
     value: float | None = None

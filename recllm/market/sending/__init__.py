@@ -1,1 +1,1 @@
-"""Messages that leave: addresses from the shop's file, mails, and an outbox that lets each leave at most once."""
+"""Messages that leave, each at most once."""

@@ -80,7 +80,7 @@ def as_address(channel: str, text: str) -> str | None:
 
 def campaign_addresses(campaign: OpenCampaign, channels: Collection[str], file: Path) -> dict[str, str]:
     """Pseudonym -> address of the people of the campaign, each on their channel. Raises as `read_addresses`."""
-    channel_of = {person.user_id: person.channel for person in campaign.plan.people}
+    channel_of = {p.user_id: p.channel for p in campaign.plan.people}
     return {
         user_id: address
         for channel in channels

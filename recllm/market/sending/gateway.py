@@ -26,7 +26,6 @@ from recllm.base.service_settings import PLAIN_HTTP_HOSTS
 from recllm.market.adcopy.channels import channel_named
 from recllm.market.campaigns.folder import CampaignText
 from recllm.market.campaigns.open_campaign import OpenCampaign
-from recllm.market.campaigns.texts import message as finished_text
 from recllm.market.sending.mail import Mail, link_of, unsubscribe_url
 from recllm.market.sending.outbox import MessageState, Outbox
 from recllm.shop.workspace.webhooks import secret_bytes
@@ -83,7 +82,7 @@ def text_of(
     """A text as the body of a POST. wording: the approved one. message: None for a test."""
     file, facts, channel = campaign.file, campaign.facts(text), channel_named(text.channel)
     message_id = message.message_id if message else f"test-{uuid4().hex}"
-    finished = finished_text(file, wording, text.channel, text.locale, text.generator)
+    finished = file.message(wording, text.channel, text.locale, text.generator)
     data = {
         "recllm_message_id": message_id,
         "channel": text.channel,
@@ -117,12 +116,8 @@ def signed_headers(gateway: Gateway, mail: Mail) -> dict[str, str]:
 
 
 async def post_texts(gateway: Gateway, queue: deque[Mail], outbox: Outbox, turn: Callable[[], Awaitable[bool]]) -> None:
-    """Hands texts of the queue over, one after the other, and records the answers. turn: waits for the
-    time of the next one; False when there is none.
-
-    Raises `ConnectionError` where the gateway cannot be reached, or leaves a message without an answer, `DeliveryError`
-    where it takes nothing.
-    """
+    """As `send_mails`. Raises `ConnectionError` where the gateway cannot be reached, or leaves a message without an
+    answer, `DeliveryError` where it takes nothing."""
     import httpx2
 
     timeout = httpx2.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS)

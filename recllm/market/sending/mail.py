@@ -170,7 +170,7 @@ def mail_of(
     added = [line for line in added if unsubscribe not in line]
     html = template(language(text.locale)).render(values, paragraphs=parts["body"].split("\n"), added=added)
     mail.add_alternative(html, subtype="html", cte="quoted-printable")
-    # written here, as `EmailMessage` encodes what is longer than a line and cannot be folded
+    # written here, as `EmailMessage` encodes what is longer than a line
     heads = [
         f"Message-ID: {server.header_id(message_id)}",
         f"List-Unsubscribe: <{quote(unsubscribe, safe=_URL_SIGNS)}>",

@@ -92,7 +92,7 @@ class Outbox:
         return [entry for entry in self._entries.values() if entry.state is state]
 
     def record(self, user_ids: Iterable[str], state: MessageState, code: str = "") -> list[str]:
-        """Returns the people whose line was written, those who are still in the plan. `LEAVING` is on the disk then."""
+        """Returns the people who are still in the plan. `LEAVING` is on the disk then."""
         file, at = self._folder.outbox, datetime.now(UTC).isoformat(timespec="milliseconds")
         with self._folder.locked():
             if version_of(file) != self._version:

@@ -49,12 +49,12 @@ def record_reports(workspace: Workspace, source: str, reports: Sequence[MessageE
     """
     store, now = workspace.store(), datetime.now(UTC)
     latest = utc(present(workspace, now) - 1)  # in a replayed log at its end, like the exports
-    messages = store.messages(report.message_id for report in reports)
+    messages = store.messages(r.message_id for r in reports)
     clicked = store.known_message_events(CLICK_SOURCE, messages)
     if source == CLICK_SOURCE:
         messages = to_analysed(workspace, messages)
         clicked = reported_clicks(store.messages_of, {m.user_id for m in messages.values()})
-    of_messages = {report.event_id: report for report in reversed(reports) if report.message_id in messages}
+    of_messages = {r.event_id: r for r in reversed(reports) if r.message_id in messages}
     duplicates = store.known_message_events(source, of_messages)
     new = [
         replace(report, at=min(max(report.at, messages[report.message_id].exported_at), now))
@@ -78,7 +78,7 @@ def record_reports(workspace: Workspace, source: str, reports: Sequence[MessageE
     if clicks:
         add_events(workspace, clicks, source=of_source, by_pseudonym=True)
     accepted = store.add_message_events(source, new, now)
-    ignored = sum(report.message_id not in messages for report in reports)
+    ignored = sum(r.message_id not in messages for r in reports)
     logger.info("%d events of messages counted, %d ignored", accepted, ignored, extra={"source": source})
     return ReportAnswer(accepted=accepted, duplicates=len(reports) - ignored - accepted, ignored=ignored)
 

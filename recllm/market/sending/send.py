@@ -112,7 +112,7 @@ def send_campaign(
     folder, plan = campaign.folder, campaign.plan
     with lock_file(folder.aside("send"), wait_seconds=0.0):
         now, outbox = clock(), Outbox(folder)
-        window = campaign.window_from(max(now, campaign.moment))
+        window = campaign.window(max(now, campaign.moment))
         if window is None or window.start > now:
             when = f"from {window.start:%Y-%m-%d %H:%M %Z} on" if window else "no more, as the offer ends before then"
             raise NothingToDo(f"messages of {plan.campaign_id!r} may leave {when}; nothing was sent")
@@ -175,7 +175,7 @@ def settle(user_ids: Mapping[str, str], outbox: Outbox, unanswered: MessageState
 def unanswered_messages(campaign: OpenCampaign, servers: Mapping[str, Server], outbox: Outbox) -> dict[str, str]:
     """The id by which the server's log names a message that may have left -> the customer's pseudonym."""
     leaving = {entry.user_id for entry in outbox.entries(MessageState.LEAVING)}
-    unsure = [person for person in campaign.plan.addressed if person.user_id in leaving]
+    unsure = [p for p in campaign.plan.addressed if p.user_id in leaving]
     messages = messages_of(campaign, unsure, datetime.now(UTC)).values()
     return {
         server.header_id(m.message_id)
@@ -229,9 +229,6 @@ async def mail_test(server: MailServer, mail: Mail) -> None:
             await smtp.sendmail(server.sender, [mail.address], mail.content)
     except import_smtp().SMTPException as error:
         raise DeliveryError(f"{server} did not take the test message: {error}") from error
-
-
-# --- the server -------------------------------------------------------------------------------------------------------
 
 
 class Pace:
