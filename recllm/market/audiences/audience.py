@@ -289,7 +289,8 @@ def eligible_pool(
     """
     choice, data = choice or OfferChoice(), recommender.dataset
     items = np.zeros(0, np.int64) if target is None else target.items
-    common, with_target = items if target is None else target.common_items, None if only_for is None else only_for[0]
+    common = items if target is None else target.common_items
+    with_target = None if only_for is None else only_for[0]
     masks, match = exclusion_masks(recommender, common, exclusions, agreed, seeds, gate, with_target)
     user_rows = included(masks)
     scored = np.arange(data.n_users) if score_all else user_rows

@@ -164,7 +164,8 @@ def campaign_file(workspace: Workspace, campaign_id: str) -> CampaignFile:
 
 def revision_of(workspace: Workspace, campaign_id: str) -> str:
     """What a change of the campaign has to name. Raises `UnknownIdError` as `campaign_file` does."""
-    folder, file = CampaignFolder.of(workspace.root, campaign_id), campaign_file(workspace, campaign_id)
+    folder = CampaignFolder.of(workspace.root, campaign_id)
+    file = campaign_file(workspace, campaign_id)
     with folder.locked():
         return folder.revision(file.digest)
 

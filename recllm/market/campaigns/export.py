@@ -183,8 +183,7 @@ def write_lists(
     ids: Mapping[str, str],
 ) -> list[Path]:
     """One CSV per channel that has rows: UTF-8, and no cell that a spreadsheet takes for a formula. For people begins
-    each row with `user_id`, `request_id`, which a click can carry, and `recllm_message_id`, by which reports of the
-    service that sends know the message. messages: by pseudonym."""
+    each row with `user_id`, `request_id` and `recllm_message_id`, by which reports know it. messages: by pseudonym."""
     files, texts = [], {t.id: t for t in campaign.plan.texts}
     start, end = ("" if at is None else at.isoformat(timespec="seconds") for at in (window.start, window.end))
 

@@ -186,7 +186,8 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate) -> CampaignOutcom
         channel in reporting or (name in sent_from_here and (name, channel) not in handed_over)
         for name, channel in messages_sent - arrived
     )
-    figures, control, revenue_effect = actions.figures(rows), actions.figures(control_rows), None
+    figures, control = actions.figures(rows), actions.figures(control_rows)
+    revenue_effect = None
     if figures and control:
         exact = mean_difference(actions.revenue[rows], actions.revenue[control_rows])
         revenue_effect = gate.moved(exact, figures.revenue_per_person - control.revenue_per_person)
@@ -222,9 +223,8 @@ def campaign_trial(campaign: OpenCampaign) -> tuple[datetime, pl.DataFrame]:
     """What `propensity.effects.uplift_workspace` learns from: when the first message left, and a table of user_id
     (pseudonyms), treated and outcome, both 0 or 1.
 
-    Treated are the people whose message left; the others were held out of the same exports at random. The outcome is a
-    conversion within the campaign's window, of people who agreed to be counted. Raises `NothingToDo` before the first
-    export or while the window is open, `DataError` for a campaign without a holdout.
+    Treated are the people whose message left. The outcome is a conversion within the window, of people who agreed to be
+    counted. Raises `NothingToDo` before the first export or while the window is open, `DataError` without a holdout.
     """
     plan, exports = campaign.plan, read_entries(campaign.folder.exports, ExportEntry)
     if not exports:
@@ -254,7 +254,8 @@ def campaign_trial(campaign: OpenCampaign) -> tuple[datetime, pl.DataFrame]:
 def window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate: FigureGate) -> WindowActions:
     plan, policy = campaign.plan, campaign.workspace.gate()
     data = policy.dataset(Purpose.ANALYTICS)
-    names, items = data.users["user_id"].to_list(), data.item_rows(list(plan.items))
+    names = data.users["user_id"].to_list()
+    items = data.item_rows(list(plan.items))
     events = of_actions(data.events, [Action(name) for name in plan.converts])
     events = events.select((events.at >= start.timestamp()) & (events.at < end.timestamp()))
     if plan.own_items:

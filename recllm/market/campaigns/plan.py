@@ -62,9 +62,9 @@ def plan_campaign(
 ) -> CampaignPlan:
     """Plans a campaign, and publishes the plan. generator: instead of the one that the file names. now: the clock.
 
-    Raises `UsageError` or `DataError` for a campaign that cannot be (a taken id, an offer that does not run when texts
-    go out, an item that is gone), `NotFittedError` without a trained model, `PolicyError` for a sensitive target or a
-    group under the floor, and `NothingToDo` with the counts when no customers would be reached; then without a plan.
+    Raises `UsageError` or `DataError` for a campaign that cannot be, `NotFittedError` without a trained model,
+    `PolicyError` for a sensitive target or a group under the floor, and `NothingToDo` with the counts when no customers
+    would be reached; then without a plan.
     """
     tell = progress or (lambda _: None)
     if "locales" not in file.model_fields_set:
@@ -142,7 +142,8 @@ def written_plan(
     silences: dict[str, int | None] = {silence.value: n for silence, n in silent.items()}
     audience = build_audience(recommender, pool, selection, file.id, 0, figures=FigureGate(workspace))
     if not audience.people:
-        counts, n_held_out = counts_in_words(audience.excluded), len(audience.holdout)
+        counts = counts_in_words(audience.excluded)
+        n_held_out = len(audience.holdout)
         raise NothingToDo(f"the campaign {file.id!r} reaches no customers: {counts}; held out: {n_held_out}")
     addressed = [r for r in recipients if not r.held_out]
     if not addressed:
@@ -178,7 +179,8 @@ def written_plan(
                 **{name: getattr(text, name) for name in ("item_id", "kind", "channel", "locale", "variant")},
             )
             people.append(person)
-    readers, cost = Counter(p.text_id for p in people if not p.held_out), file.limits.cost
+    readers = Counter(p.text_id for p in people if not p.held_out)
+    cost = file.limits.cost
     return CampaignPlan(
         campaign_id=file.id,
         goal=file.goal,
@@ -263,7 +265,8 @@ class Draw:
         row of the product that is tried first, by position in the pool."""
         if not first:
             return {}
-        item_ids, ways = self.recommender.dataset.items["item_id"], self.ways(list(first))
+        item_ids = self.recommender.dataset.items["item_id"]
+        ways = self.ways(list(first))
         results: dict[int, Recipient | Silence] = {}
         for at, item in first.items():
             silence = self.writer.silence(item_ids[item], *ways[at])
@@ -283,7 +286,8 @@ class Draw:
         It is the first of which their history alone gives something to say, and the first of the list, of which a
         reason may. Products that get no text at all are passed over.
         """
-        item_ids, offers = self.recommender.dataset.items["item_id"], self.pool.scores.offers
+        item_ids = self.recommender.dataset.items["item_id"]
+        offers = self.pool.scores.offers
         limit = PRODUCTS_TRIED if self.file.limits.cut.max_contacts else FEW_PRODUCTS
         products: dict[int, Iterator[int]] = {}
         for at, item in first.items():

@@ -179,8 +179,7 @@ def suggest(workspace: Workspace, recommender: Callable[[], Recommender] | None 
     """The days of the calendar that come, the next one first, and the occasions of now, that of most customers first.
 
     People without a channel, and those who may be minors, are left out. Learns when things are due, where no model of
-    that is there yet. recommender: finds the goods of a day by their texts. Raises
-    `DataError` for a log without times.
+    that is there yet. recommender: finds the goods of a day by their texts. Raises `DataError` for a log without times.
     """
     shop = open_shop_at(workspace, present(workspace))
     item_ids, (reachable, days) = shop.dataset.items["item_id"], customers_of(workspace, shop)
@@ -205,7 +204,8 @@ def coming_days(
 ) -> list[OccasionSuggestion]:
     """The days of the calendar that come, the next one first, with its goods and all who may be written to and bought
     within `BUYER_DAYS`, the latest buyers first. reachable, days: see `customers_of`; recommender: as of `suggest`."""
-    data, today = shop.dataset, utc(shop.now).astimezone(workspace.settings.zone).date()
+    data = shop.dataset
+    today = utc(shop.now).astimezone(workspace.settings.zone).date()
     since = np.where(reachable, days.since, np.inf)
     latest = np.argsort(since, kind="stable")[: int((since <= BUYER_DAYS).sum())]
     people = suggested_people(shop, days, latest.tolist())

@@ -63,7 +63,8 @@ def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[st
     vocabulary = approved_words(workspace.root)
     lowest = lowest_prices(states.filter(pl.col("item_id").is_in(sorted(ids))), moment)
     known_brands = frozenset(brands) | set(file.words.known_brands)
-    domain, day = domain_of(workspace.locale()), festive_day(workspace.settings, file, moment)
+    domain = domain_of(workspace.locale())
+    day = festive_day(workspace.settings, file, moment)
     return Catalogue(items, lowest, known_brands, vocabulary, domain, day)
 
 
@@ -77,8 +78,7 @@ def festive_day(settings: Settings, file: CampaignFile, moment: datetime) -> Fes
 
 
 def lowest_prices(states: pl.DataFrame, moment: datetime) -> dict[str, Decimal]:
-    """The lowest price that held within `PRICE_DAYS` days before a moment; of items that had a price by then alone.
-    states: as `StoreReader.item_states`, in the order of time."""
+    """The lowest price within `PRICE_DAYS` days before a moment, of items that had one by then. states: by time."""
     start = moment - timedelta(days=PRICE_DAYS)
     lowest = {}
     for (item_id,), of_item in states.filter(pl.col("price").is_not_null(), pl.col("at") <= moment).group_by("item_id"):
@@ -148,10 +148,9 @@ DAY_RULE = "day"
 def check_notes(
     text: str, request: CopyRequest, file: CampaignFile, generator: str, *, is_verified: bool = False
 ) -> tuple[tuple[CheckNote, ...], tuple[CheckNote, ...]]:
-    """What blocks a text, and what holds it for a person, under the facts of the request's item. What holds it includes
-    each word that nothing grounds, and each slot of the finished message which is longer than the channel's limit: a
-    second short message is a second price. is_verified: it was written for this request, and passed under what may be
-    said of its item."""
+    """What blocks a text, and what holds it for a person, under the facts of the request's item: also each word that
+    nothing grounds, and each slot of the finished message over the channel's limit, as a second short message is a
+    second price. is_verified: it passed for this request."""
     answer = Review(()) if is_verified else review(text, request)
     if answer.verdict is not CopyVerdict.PASS:  # the shop's own texts name a till's title as it is written out
         written_out = review(text, request, facts=sayable_facts(request))

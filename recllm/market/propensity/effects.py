@@ -417,7 +417,8 @@ def uplift_workspace(
     seconds = time.perf_counter() - started
     logger.info("uplift: %d people, a trial of %d, %.1f s", len(user_rows), len(trial_data), seconds)
     of_trial = trial_data.treated, trial_data.outcome, trial_data.propensity
-    curve, names, ids = qini_curve(held_out.expected, *of_trial), cohort.user_ids(user_rows), ids or {}
+    curve = qini_curve(held_out.expected, *of_trial)
+    names, ids = cohort.user_ids(user_rows), ids or {}
     people = [
         {
             "user_id": ids.get(names[n], names[n]),
