@@ -273,6 +273,8 @@ def test_one_of_what_stays_is_enough_and_a_cart_is_spoken_of_as_a_cart() -> None
 def test_what_is_due_by_its_words_is_not_due_in_a_few_days() -> None:
     early = PersonFacts(times_bought=10, every_days=23, last=Ago.of(18.5, TODAY), waited=0.8)
     assert {"due_now", "due_soon"} & situation(SOY, person=early, locale="zh").conditions == {"due_now"}
+    rarely = replace(early, every_days=90, last=Ago.of(85, TODAY))
+    assert "bought_before" not in situation(MILK, person=rarely).reasons
     longer = replace(early, every_days=26, last=Ago.of(21, TODAY))
     assert {"due_now", "due_soon"} & situation(SOY, person=longer, locale="zh").conditions == {"due_soon"}
 

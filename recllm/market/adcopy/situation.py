@@ -49,6 +49,8 @@ _KEPT = {"durable", "apparel", "one_off"}
 _RECENT_DAYS, _REGRET_DAYS = 9, 40
 """Days until a purchase has a date, and until one hears gladly that what one bought costs less."""
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
+_PERISHABLE_DAYS = 45
+"""Most days between purchases of milk and the like of which a text speaks: "every three months" is no habit."""
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"\{([\w.]+)\}")
 _MONTHS = get_month_names("wide", locale="en")
@@ -144,12 +146,13 @@ def reasons_of(request: CopyRequest, goods: frozenset[str]) -> Iterator[str]:
     is_regretted = is_rare and person.last is not None and person.last.days <= _REGRET_DAYS
     if is_kept and not is_on_order and (is_had or is_regretted):
         return  # a jacket that hangs in the wardrobe is no news, and a lower price of it bad news
+    is_stale = "perishable" in goods and (person.every_days or 0) > _PERISHABLE_DAYS
     is_new = request.occasion is Occasion.NEW_ARRIVAL and person.category_bought > 0
     holds = {
         "in_cart": person.in_cart,
         "lapsed": person.away is not None,
         "first_purchase": person.first_order is not None,
-        "bought_before": person.times_bought > 1 or (not is_first and is_due),
+        "bought_before": (person.times_bought > 1 or (not is_first and is_due)) and not is_stale,
         "bought_last_year": person.bought_last_year,
         "goes_with": person.with_item is not None and is_first,
         "people_also_buy": person.with_item is not None and is_first,
