@@ -17,11 +17,9 @@ from typing import Any
 import pytest
 from conftest import Command
 from shop_world import EVENTS_CSV, ITEMS_CSV
-from typer.main import get_command
 
 from recllm.doors.cli import doctor
 from recllm.doors.cli.doctor import CheckState, check_installation
-from recllm.doors.cli.main import MOVED, app
 from recllm.doors.cli.options import document_lines
 from recllm.shop.ingest import describe
 
@@ -280,23 +278,6 @@ def test_the_shell_completes_commands(run: Command, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("COMP_WORDS", "recllm experiments ")
     monkeypatch.setenv("COMP_CWORD", "2")
     assert run()[1].split() == ["start", "report"]
-
-
-def test_what_went_answers_with_what_does_the_same(run: Command) -> None:
-    def command(words: list[str]) -> Any:
-        found = get_command(app)
-        for word in words:
-            found = getattr(found, "commands", {}).get(word, found)
-        return found
-
-    wrong = []
-    for old, new in MOVED.items():
-        code, _, err = run(*(f"{word}=x" if word.startswith("--") else word for word in old.split()))
-        options = {option for parameter in command(new.split()).params for option in parameter.opts}
-        named = {word for word in new.split() if word.startswith("-")}
-        if code != 2 or f"recllm {new}" not in err or not named <= options:
-            wrong.append((old, new, code, err, named - options))
-    assert not wrong
 
 
 def states(folder: Path | None = None) -> dict[str, CheckState]:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
-from importlib.resources import files
-from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from recllm import __version__
-from recllm.base.errors import RecllmError, UsageError
+from recllm.base.errors import RecllmError
 from recllm.doors.cli import (
     adtext,
     answer,
@@ -75,28 +71,9 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., Answer | None]
     ),
     "copy": (None, {"check": adtext.check, "vocabulary": adtext.vocabulary}),
 }
-MOVED: Mapping[str, str] = tomllib.loads((files("recllm.doors.cli") / "moved.toml").read_text(encoding="utf-8"))
-"""Commands and options of the release before -> what does the same now."""
-
-
-class Commands(TyperGroup):
-    """The commands; one of the release before answers with what does the same now."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        for old, new in MOVED.items():
-            words, _, option = old.partition(" --")
-            n_words = len(words.split())
-            is_command = " ".join(args[:n_words]) == words
-            if option and words in GROUPS:  # options of its own commands are others
-                is_command = is_command and not GROUPS[words][1].keys() & args[n_words : n_words + 1]
-            if is_command and (not option or any(arg.split("=")[0] == f"--{option}" for arg in args)):
-                raise UsageError(f"recllm {old}: it has another name now; use: recllm {new}")
-        return super().resolve_command(ctx, args)
-
 
 app = typer.Typer(
     name="recllm",
-    cls=Commands,
     help="Personal marketing from a shop's own logs: recommendations with true reasons, ad text with checked claims.",
     no_args_is_help=True,
     add_completion=True,
