@@ -117,13 +117,6 @@ def test_truth_joins_repeated_pairs_and_can_be_cut() -> None:
     assert cut.item.tolist() == [0, 4]
 
 
-def test_truth_restricted_to_some_items() -> None:
-    truth = Truth(np.array([0, 3, 4]), np.array([1, 4, 6, 6], np.int32))
-    left = truth.select(np.array([True, False, True, False]))
-    assert left.indptr.tolist() == [0, 2, 2]
-    assert left.item.tolist() == [1, 6]
-
-
 def test_calibration_error_by_hand() -> None:
     """Two bins: at .2 a half is true, at .8 three of four are."""
     p = np.array([0.2] * 4 + [0.8] * 4)

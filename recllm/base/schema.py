@@ -7,7 +7,7 @@ half open: *as of* t means events strictly before t. Money is in the shop's curr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    FloatArray = NDArray[np.float32]
-    IntArray = NDArray[np.int64]
 
 # --- what goes in --------------------------------------------------------------------------------------------------
 
@@ -449,6 +447,9 @@ class AdCopy:
 
 TextKind = Literal["query", "document"]
 
+Progress = Callable[[str], None]
+"""Gets a line for a step of a long task."""
+
 
 @runtime_checkable
 class Encoder(Protocol):
@@ -460,7 +461,7 @@ class Encoder(Protocol):
     """Hash over weights, tokenizer and pooling: equal fingerprints give equal vectors."""
     dim: int
 
-    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
+    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> NDArray[np.float32]:
         """Unit rows, shape (len(texts), dim), float32; shape (0, dim) for no texts."""
         ...
 

@@ -17,12 +17,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Ints32, Mask, Rows, Values
 from recllm.base.errors import UsageError
 
-Values = NDArray[np.float64]
-Rankings = NDArray[np.int32]
+Rankings = Ints32
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +31,11 @@ class Truth:
     The items of person u are item[indptr[u]:indptr[u + 1]], ascending, none twice.
     """
 
-    indptr: NDArray[np.int64]
-    item: NDArray[np.int32]
+    indptr: Ints
+    item: Ints32
 
     @classmethod
-    def from_pairs(cls, user: NDArray[np.integer], item: NDArray[np.integer], n_users: int) -> Truth:
+    def from_pairs(cls, user: Rows, item: Rows, n_users: int) -> Truth:
         """From one row per event: repeated pairs become one."""
         width = int(item.max()) + 1 if len(item) else 1
         pairs = np.unique(user.astype(np.int64) * width + item)
@@ -44,20 +43,15 @@ class Truth:
         return cls(indptr.astype(np.int64), (pairs % width).astype(np.int32))
 
     @property
-    def sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> Ints:
         return np.diff(self.indptr)
 
     @property
-    def user(self) -> NDArray[np.int64]:
+    def user(self) -> Ints:
         """Row of the person for each entry of `item`."""
         return np.repeat(np.arange(len(self.indptr) - 1), self.sizes)
 
-    def select(self, mask: NDArray[np.bool_]) -> Truth:
-        """The entries where `mask`, shape of `item`, is true; people keep their rows, some with nothing left."""
-        indptr = np.concatenate([[0], np.cumsum(mask)])[self.indptr].astype(np.int64)
-        return Truth(indptr, self.item[mask])
-
-    def rows(self, users: NDArray[np.integer]) -> Truth:
+    def rows(self, users: Rows) -> Truth:
         """The same for these people only, in the order given."""
         lengths = self.sizes[users]
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -65,12 +59,15 @@ class Truth:
         return Truth(indptr, self.item[take])
 
 
-def hits(lists: Rankings, truth: Truth, k: int | None = None) -> NDArray[np.bool_]:
+def hits(lists: Rankings, truth: Truth, k: int | None = None) -> Mask:
     """Which of the first k ranks are right, bool (n_users, min(k, width)).
 
     Raises `UsageError` for a k below 1, another number of people, or a list that names an item twice.
     """
-    return _positions(_checked(lists, len(truth.sizes), k), truth) >= 0
+    lists = _checked(lists, len(truth.sizes), k)
+    width = int(max(lists.max(initial=0), truth.item.max(initial=0))) + 1
+    pairs = np.arange(len(lists), dtype=np.int64)[:, None] * width + lists
+    return np.isin(pairs, truth.user * width + truth.item) & (lists >= 0)
 
 
 def ndcg(lists: Rankings, truth: Truth, k: int) -> Values:
@@ -82,7 +79,6 @@ def ndcg(lists: Rankings, truth: Truth, k: int) -> Values:
 
 
 def recall(lists: Rankings, truth: Truth, k: int) -> Values:
-    """Recall@k = hits / min(|truth|, k)."""
     findable = np.where(truth.sizes > 0, np.minimum(truth.sizes, k), np.nan)
     return np.asarray(hits(lists, truth, k).sum(axis=1) / findable)
 
@@ -140,17 +136,6 @@ def _checked(lists: Rankings, n_users: int, k: int | None) -> Rankings:
     return lists
 
 
-def _listed(lists: Rankings, k: int) -> NDArray[np.int32]:
+def _listed(lists: Rankings, k: int) -> Ints32:
     first = lists[:, :k]
     return first[first >= 0]
-
-
-def _positions(lists: Rankings, truth: Truth) -> NDArray[np.int64]:
-    """For each rank of each list, the entry of `truth.item` that it hits, -1 where none."""
-    width = int(max(lists.max(initial=0), truth.item.max(initial=0))) + 1
-    true_pairs = truth.user * width + truth.item
-    pairs = np.arange(len(lists), dtype=np.int64)[:, None] * width + np.maximum(lists, 0)
-    if not len(true_pairs):
-        return np.full(lists.shape, -1, dtype=np.int64)
-    at = np.minimum(np.searchsorted(true_pairs, pairs), len(true_pairs) - 1)
-    return np.where((true_pairs[at] == pairs) & (lists >= 0), at, -1)

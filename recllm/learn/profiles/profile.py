@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -30,6 +30,8 @@ from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 HALF_LIFE_DAYS = 120.0  # of a purchase
 BROWSING_HALF_LIFE_DAYS = 30.0  # of browsing, which shows a shorter-lived wish
 MAX_FAVOURITES = 8  # of categories, and of brands, per user
+Lines = list[tuple[int, HistoryLine]]
+"""Of a history, each with the row of its item."""
 
 
 def build_profile(dataset: Dataset, user_row: int) -> Profile:
@@ -44,57 +46,43 @@ def build_profile(dataset: Dataset, user_row: int) -> Profile:
     log = dataset.events.rows(np.array([user_row]))
     log = log.select(log.at < dataset.as_of)
     bought, browsed = log.of(Action.PURCHASE), log.select(np.isin(log.action, [ACTION_CODE[a] for a in BROWSING]))
-    purchases = _without_returns(_lines(bought, dataset.as_of, HALF_LIFE_DAYS), log.of(Action.RETURN))
-    items = dataset.items[[line.item for line in purchases]]
+    purchases = _without_returns(_lines(dataset, bought, HALF_LIFE_DAYS), log.of(Action.RETURN))
+    items = dataset.items[[item for item, _ in purchases]]
     basics = dataset.users.row(user_row, named=True)
     return Profile(
         user_id=basics.pop(USER_COLUMN),
         as_of=utc(dataset.as_of),
         basics={name: str(value) for name, value in basics.items() if value is not None and str(value).strip()},
         purchases=_history(dataset, purchases),
-        browsing=_history(dataset, _lines(browsed, dataset.as_of, BROWSING_HALF_LIFE_DAYS)),
+        browsing=_history(dataset, _lines(dataset, browsed, BROWSING_HALF_LIFE_DAYS)),
         favourite_categories=_favourites(purchases, items["category"].list.last()),
         favourite_brands=_favourites(purchases, items["brand"]),
         **_visits(bought, dataset),
     )
 
 
-@dataclass(slots=True)
-class _Line:
-    """Everything of one kind with one item."""
-
-    item: int
-    action: int
-    count: int
-    quantity: float
-    spent: float
-    weight: float
-    days_since: float
-    interval_days: float | None
-
-
-def _lines(events: Events, as_of: int, half_life_days: float) -> list[_Line]:
+def _lines(dataset: Dataset, events: Events, half_life_days: float) -> Lines:
     """A line for each item and action, in the order of the items."""
-    age, lines = (as_of - events.at) / DAY, []
+    age, lines = (dataset.as_of - events.at) / DAY, []
     rows_of: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for row, key in enumerate(zip(events.item.tolist(), events.action.tolist(), strict=True)):
         rows_of[key].append(row)
     decay = np.exp2(-age / half_life_days)
     spent = events.quantity.astype(np.float64) * np.nan_to_num(events.price.astype(np.float64))
-    for (item, action), rows in sorted(rows_of.items()):
+    item_ids = dataset.item_ids([item for item, _ in sorted(rows_of)])
+    for ((item, action), rows), item_id in zip(sorted(rows_of.items()), item_ids, strict=True):
         occasions = np.unique(events.at[rows], return_index=True)[1]
-        lines.append(
-            _Line(
-                item,
-                action,
-                len(occasions),
-                float(events.quantity[rows].sum(dtype=np.float64)),
-                float(spent[rows].sum()),
-                float(decay[rows][occasions].sum()),
-                float(age[rows[-1]]),
-                _interval(events.at[rows]),
-            )
+        line = HistoryLine(
+            item_id=item_id,
+            action=ACTIONS[action],
+            count=len(occasions),
+            quantity=float(events.quantity[rows].sum(dtype=np.float64)),
+            spent=float(spent[rows].sum()),
+            weight=float(decay[rows][occasions].sum()),
+            days_since=float(age[rows[-1]]),
+            interval_days=_interval(events.at[rows]),
         )
+        lines.append((item, line))
     return lines
 
 
@@ -104,44 +92,33 @@ def _interval(at: NDArray[np.integer]) -> float | None:
     return float(median(gaps)) if gaps else None
 
 
-def _without_returns(lines: list[_Line], returned: Events) -> list[_Line]:
+def _without_returns(lines: Lines, returned: Events) -> Lines:
     """Each return takes its share of the matching line; returns of what was never bought are ignored."""
     back: defaultdict[int, float] = defaultdict(float)
     for item, quantity in zip(returned.item.tolist(), returned.quantity.tolist(), strict=True):
         back[item] += abs(quantity)
     remaining = []
-    for line in lines:
-        left = min(max(1 - back[line.item] / max(line.quantity, 1e-9), 0.0), 1.0)
+    for item, line in lines:
+        left = min(max(1 - back[item] / max(line.quantity, 1e-9), 0.0), 1.0)
         if left > 1e-9:
-            line.count = int(np.ceil(line.count * left - 1e-6))
-            line.quantity, line.spent, line.weight = line.quantity * left, line.spent * left, line.weight * left
-            remaining.append(line)
+            shares: dict[str, Any] = {name: getattr(line, name) * left for name in ("quantity", "spent", "weight")}
+            line = replace(line, count=int(np.ceil(line.count * left - 1e-6)), **shares)
+            remaining.append((item, line))
     return remaining
 
 
-def _history(dataset: Dataset, lines: list[_Line]) -> tuple[HistoryLine, ...]:
+def _history(dataset: Dataset, lines: Lines) -> tuple[HistoryLine, ...]:
     """The lines, heaviest first; ties by the more recent, then by the item's row."""
-    lines = sorted(lines, key=lambda line: (-line.weight, line.days_since, line.item))
-    is_timed = dataset.step_seconds is None  # else how long ago, or how often, is not known
-    return tuple(
-        HistoryLine(
-            item_id=item_id,
-            action=ACTIONS[line.action],
-            count=line.count,
-            quantity=line.quantity,
-            spent=line.spent,
-            weight=line.weight,
-            days_since=line.days_since if is_timed else None,
-            interval_days=line.interval_days if is_timed else None,
-        )
-        for line, item_id in zip(lines, dataset.item_ids([line.item for line in lines]), strict=True)
-    )
+    lines = sorted(lines, key=lambda pair: (-pair[1].weight, pair[1].days_since or 0.0, pair[0]))
+    # in an order alone how long ago, or how often, is not known
+    unknown: dict[str, Any] = {} if dataset.step_seconds is None else {"days_since": None, "interval_days": None}
+    return tuple(replace(line, **unknown) for _, line in lines)
 
 
-def _favourites(lines: list[_Line], names: Iterable[str | None]) -> tuple[Share, ...]:
+def _favourites(lines: Lines, names: Iterable[str | None]) -> tuple[Share, ...]:
     """The heaviest names with their share of all the weight; ties in order of the name."""
     weights: defaultdict[str, float] = defaultdict(float)
-    for line, name in zip(lines, names, strict=True):
+    for (_, line), name in zip(lines, names, strict=True):
         weights[name or ""] += line.weight
     everything = sum(weights.values())
     weights.pop("", None)

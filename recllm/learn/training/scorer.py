@@ -8,18 +8,18 @@ learned from in the latest window, say when to stop and calibrate the probabilit
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from recllm.base.arrays import Floats, Ints, Values
 from recllm.base.errors import DataError
+from recllm.base.schema import Progress
 from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.base.stats.probabilities import log_odds, logistic_line
 from recllm.learn.features.candidates import CandidateCounts
@@ -31,8 +31,8 @@ from recllm.learn.models.sequence_network import learn_sequence_model
 from recllm.learn.models.trees import BoostingSettings, grow_trees
 from recllm.learn.training.windows import SMALL_SHOP, PastWindows, Window, choose_target, list_quality, window_starts
 from recllm.shop.data.dataset import DAY, Dataset, utc
-from recllm.shop.data.interactions import Floats, Ints, within_limits
-from recllm.text.encoder.hardware import workers
+from recllm.shop.data.interactions import within_limits
+from recllm.text.encoder.hardware import one_core_each, workers
 
 NEW_ITEM_WINDOWS = 6  # past windows whose new items, which never sold before, are learned
 DISCOVERY_WEIGHT = 1.0  # of the loss over items that are new to the user; the loss over all weighs 1
@@ -44,17 +44,14 @@ WARMUP_SHARE = 0.1  # of the steps, in which the learning rate rises
 FINAL_LEARNING_RATE_SHARE = 0.01  # left at the end of the cosine
 WEIGHT_DECAY = 1e-2
 MAX_GRAD_NORM = 5.0  # longer gradients are shortened to it
-VALIDATION_USERS = 300
-"""Users, at most a fifth of all, who are not learned from in the latest window: their whole candidate lists say after
-each round whether to go on, and calibrate the probability."""
-MIN_VALIDATION_USERS = 30  # with fewer buyers the last round is used, and the metrics are called rough
+VALIDATION_USERS = 300  # at most a fifth of all
+MIN_VALIDATION_USERS = 30
 TREE_STEPS, TREE_COLUMNS = BoostingSettings(rounds=TREES[0], leaves=TREES[1], learning_rate=0.01), 0.2
 """Small steps, each split by a share of the features: the mean of many, where few would be chance."""
 MIN_GAIN = 0.005  # of the summed NDCG; 300 users show no smaller difference than chance makes
 CALIBRATION_PRIOR = 10.0  # outcomes as strong as the pull of the probability's slope towards 1
 COLD_START_PRIOR = 1.0  # pull of the ranking for new users towards popularity
 
-Progress = Callable[[str], None]
 logger = logging.getLogger(__name__)
 
 STANDARDISED_ROWS = 7
@@ -98,8 +95,8 @@ def fit_scorer(
     item_vectors: unit rows (n_items, dim). basics: Emb(I) of the dataset's users, (n_users, dim), or None.
     interests: of the sequence model, if any, whose score is one of the scorer's features.
     vectors_before: item vectors as of a past time, such as `DatedItemVectors.before`; without it `item_vectors` hold
-    for the past as well. progress: gets a line a step; without it the lines are logged. Raises `DataError` when the log
-    is too short or holds too few actions to learn from; the message says what is missing.
+    for the past as well. Without `progress` lines are logged. Raises `DataError` when the log is too short or holds too
+    few actions to learn from.
     """
     args, settings = args or ScorerTrainingSettings(), settings or CandidateCounts()
     tell = progress or logger.info
@@ -255,7 +252,7 @@ def learn(
     history: list[dict[str, float]] = []
     weights, best = {name: value.clone() for name, value in network.state_dict().items()}, -1
     for epoch in range(args.epochs):
-        with _halves_at_once() as pool:
+        with one_core_each() as pool:
             of_passes = [windows, *[sold_windows] * (passes - 1)]
             loss = np.mean([_epoch(network, of, args, optimiser, schedule, rng, pool) for of in of_passes])
         if not np.isfinite(loss):
@@ -316,7 +313,7 @@ def _epoch(
         window, users = windows[i], orders[i][start : start + args.batch_size]
         buyers = window.buyers_among(users)
         optimiser.zero_grad()
-        # two halves, one core each; their gradients add up to the batch's
+        # two halves, one core each: their gradients sum to the same in either order
         halves = [piece for piece in np.array_split(users, 2) if len(piece)]
         loss = sum(pool.map(lambda piece, w=window, n=buyers: _add_gradient(network, w, args, n, piece), halves))
         if not np.isfinite(loss):
@@ -326,19 +323,6 @@ def _epoch(
         schedule.step()
         total += loss
     return total / max(len(batches), 1)
-
-
-@contextmanager
-def _halves_at_once() -> Iterator[ThreadPoolExecutor]:
-    """Threads for the two halves of a batch, one core each: small products gain little from two. The gradients of
-    two halves sum to the same in either order, so the number of threads changes nothing.
-    """
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(workers(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _add_gradient(
@@ -437,7 +421,7 @@ def calibrate(logit: Floats, window: Window, prior: float) -> Floats:
     return np.array([max(line[0], 0.05), line[1]], np.float32)
 
 
-def cold_start_weights(windows: Sequence[Window], prior: float) -> NDArray[np.float64]:
+def cold_start_weights(windows: Sequence[Window], prior: float) -> Values:
     """Weights of `NEWCOMER_FEATURES` and, last, the constant, (n + 1,), from windows of users without a history.
 
     prior: pull of each weight towards popularity, the first weight to 1 and the others to 0. Popularity alone without
@@ -454,12 +438,12 @@ def cold_start_weights(windows: Sequence[Window], prior: float) -> NDArray[np.fl
 
 
 def poisson(
-    x: NDArray[np.float64],
-    label: NDArray[np.float64],
-    log_weight: NDArray[np.float64],
-    start: NDArray[np.float64],
+    x: Values,
+    label: Values,
+    log_weight: Values,
+    start: Values,
     ridge: float,
-) -> NDArray[np.float64]:
+) -> Values:
     """Weights and, last, the constant that minimise sum(exp(z + log_weight)) - sum(label z) + ridge towards `start`,
     z = x w + b; the constant is free. x (n, d), label and log_weight (n,), start (d + 1,)."""
     from sklearn.linear_model import PoissonRegressor

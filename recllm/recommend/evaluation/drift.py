@@ -1,21 +1,19 @@
 """Does the serving model still fit its shop, and may a challenger take its place?
 
-data drift    the log grew, or its purchases go to items that the model does not know
-age           days since the end of what it learned from
-
 The gate lets a challenger serve by comparison: it and the serving model rank for the same people of a window that it
 never saw. Its probabilities may not be off by more than the limit and by more than those that serve.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Mask
 from recllm.base.errors import DataError
-from recllm.base.schema import ACTION_CODE, Action
+from recllm.base.schema import ACTION_CODE, Action, Encoder
 from recllm.base.settings import RetrainingSettings
 from recllm.base.stats.intervals import bootstrap
 from recllm.base.stats.probabilities import calibration_error
@@ -44,6 +42,9 @@ from recllm.recommend.recommender.lineage import (
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset, Events, utc
 
+if TYPE_CHECKING:
+    from recllm.recommend.recommender.saved_model import Model
+
 MAX_NEW_EVENTS = 0.2
 """As a share of those before. A choice: a log grown by a fifth moves the scorer more than another seed does."""
 MAX_NEW_ITEMS = 0.2  # share of recent purchases of items first sold since; a choice, as above
@@ -52,9 +53,45 @@ MIN_PEOPLE = 30  # on either side of a comparison; fewer show nothing
 
 LIST_LENGTH = 20
 CALIBRATION_DRAWS = 200
-"""Bootstrap draws for the interval of a calibration."""
 
-Users = NDArray[np.int64]
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ServedModel:
+    """The serving model and the log that it is held against."""
+
+    model: Model
+    encoder: Encoder
+    locale: str
+    data: Dataset
+    """Of the people who agreed to model training, of more than `scorer.learn_people` a sample, before the present."""
+    measured: Mask
+    """(n_users,), who of them agreed to analytics as well."""
+    as_of: int
+    """The present; this and the times below in epoch seconds."""
+    until: int
+    """The end of what the model learned from."""
+    end: int
+    """The end of the latest whole day of the log."""
+    settings: RetrainingSettings
+    seed: int
+
+    @property
+    def start(self) -> int:
+        """The start of the latest window."""
+        return self.end - self.settings.window_days * DAY
+
+    def checks(self) -> tuple[RetrainCheck, ...]:
+        """Whether the model is due."""
+        events = self.data.events
+        measured_log = replace(self.data, events=events.select(self.measured[events.user]))
+        return (
+            data_drift(measured_log, self.until, self.end, self.settings),
+            age_check(self.until, self.as_of, self.settings),
+        )
+
+    def at(self, moment: int, model: Model | None = None) -> Recommender:
+        """The model, or another one of the same encoder, as it would have served at a past moment."""
+        return Recommender(self.data.before(moment), self.encoder, model=model or self.model, locale=self.locale)
 
 
 def check_of(kind: CheckKind, figures: dict[str, CheckFigure], people: int | None = None) -> RetrainCheck:
@@ -89,46 +126,38 @@ def data_drift(dataset: Dataset, trained_until: int, end: int, settings: Retrain
     return check_of(CheckKind.DATA_DRIFT, figures)
 
 
-def calibration_check(
-    recommender: Recommender,
-    dataset: Dataset,
-    end: int,
-    users: NDArray[np.bool_],
-    settings: RetrainingSettings,
-    rng: np.random.Generator,
-    seed: int,
-) -> RetrainCheck:
+def calibration_check(recommender: Recommender, served: ServedModel) -> RetrainCheck:
     """The probabilities in users' lists as of the recommender's time against what they bought within its horizon.
 
-    dataset: the log with what came after, up to `end` (epoch seconds); a horizon that ends later cannot be judged.
-    users: (n_users,), who may be looked at; a sample of those with an event before is drawn, whether they bought
-    afterwards or not. ece: expected calibration error with a 95 % interval over people (bootstrap), beyond its limit
-    only where the whole interval is.
+    A horizon that ends after the log cannot be judged. Of the people who may be measured a sample of those with an
+    event before is drawn, whether they bought afterwards or not, the same for every model. ece: expected calibration
+    error with a 95 % interval over people (bootstrap), beyond its limit only where the whole interval is.
     """
     model, start = recommender.model, recommender.dataset.as_of
     horizon_end = start + (model.horizon_days if model else 0) * DAY
-    active = np.flatnonzero((np.diff(recommender.dataset.events.indptr) > 0) & users)
-    rows = np.sort(rng.permutation(active)[:SAMPLE_USERS]).astype(np.int64)
+    active = np.flatnonzero((np.diff(recommender.dataset.events.indptr) > 0) & served.measured)
+    rows = np.sort(np.random.default_rng([served.seed, 1]).permutation(active)[:SAMPLE_USERS]).astype(np.int64)
     figures = {"ece": CheckFigure(value=None)}
-    if model is not None and horizon_end <= end and len(rows) >= MIN_PEOPLE:
-        bought = dataset.between(start, horizon_end).rows(rows)
+    if model is not None and horizon_end <= served.end and len(rows) >= MIN_PEOPLE:
+        bought = served.data.between(start, horizon_end).rows(rows)
         lists = top_lists(recommender, rows)
         truth = Truth.from_pairs(bought.user, bought.item, len(rows))
         listed, label = lists.items >= 0, hits(lists.items, truth, LIST_LENGTH)
         if lists.probabilities is not None and label.any():
             probability = lists.probabilities.astype(np.float64)
 
-            def error(people: NDArray[np.int64]) -> float:
+            def error(people: Ints) -> float:
                 inside = listed[people]
                 return calibration_error(probability[people][inside], label[people][inside])
 
-            interval, limit = bootstrap(error, len(rows), draws=CALIBRATION_DRAWS, seed=seed), settings.max_ece
+            interval = bootstrap(error, len(rows), draws=CALIBRATION_DRAWS, seed=served.seed)
+            limit = served.settings.max_ece
             value, low, high = interval.value, interval.low, interval.high
             figures["ece"] = CheckFigure(value=value, low=low, high=high, upper_limit=limit, is_beyond=low > limit)
     return check_of(CheckKind.CALIBRATION, figures, len(rows))
 
 
-def top_lists(recommender: Recommender, rows: Users) -> RankedLists:
+def top_lists(recommender: Recommender, rows: Ints) -> RankedLists:
     """What the recommender would show these rows of its dataset's users, of the items sold before its time."""
     past = recommender.dataset
     sold = np.bincount(past.events.of(Action.PURCHASE).item, minlength=past.n_items) > 0
@@ -158,42 +187,29 @@ SERVING = "serving"
 """The serving model's name in the report."""
 
 
-def gate_window(dataset: Dataset, start: int, end: int, users: NDArray[np.bool_]) -> EvaluationWindow | None:
-    """Purchases with start <= at < end (epoch seconds) of these users, (n_users,), in ALL and NEW; None without any."""
-    days = (end - start) // DAY
+def gate_window(served: ServedModel) -> EvaluationWindow | None:
+    """What the people who may be measured bought in the latest window, in ALL and NEW; None without any."""
+    protocol = f"retrain-last{(served.end - served.start) // DAY}"
     try:
-        window = next_purchases(dataset, start=start, end=end, protocol=f"retrain-last{days}", slices=(ALL, NEW))
+        window = next_purchases(served.data, start=served.start, end=served.end, protocol=protocol, slices=(ALL, NEW))
     except DataError:
         return None
     parts = []
     for segment in window.slices:
-        rows = np.flatnonzero(users[segment.users])
+        rows = np.flatnonzero(served.measured[segment.users])
         parts += [replace(segment, users=segment.users[rows], truth=segment.truth.rows(rows))] if len(rows) else []
     return replace(window, slices=tuple(parts)) if parts else None
 
 
-def judge(
-    window: EvaluationWindow | None,
-    challenger: Recommender,
-    serving: Recommender,
-    calibrations: tuple[RetrainCheck, RetrainCheck],
-    *,
-    period: tuple[int, int],
-    serving_until: int,
-    settings: RetrainingSettings,
-    seed: int,
-) -> GateReport:
-    """The verdict on a challenger and why.
-
-    window: what both are asked; None where no one bought. challenger, serving: both models as of its start.
-    calibrations: of the challenger and of the serving model in it. period: its start and end, serving_until: the end of
-    what the serving model learned from; epoch seconds. seed: of the bootstrap.
-    """
-    start, end = period
+def judge(served: ServedModel, challenger: Recommender, serving: Recommender) -> GateReport:
+    """The verdict on a challenger and why. challenger, serving: both models as of the start of the latest window, in
+    which they are compared."""
+    window, settings = gate_window(served), served.settings
+    calibrations = calibration_check(challenger, served), calibration_check(serving, served)
     comparisons: tuple[GateComparison, ...] = ()
     if window is not None:
         systems = {OURS: served_system(challenger), SERVING: served_system(serving)}
-        report = evaluate(window, systems, k=K, seed=seed)
+        report = evaluate(window, systems, k=K, seed=served.seed)
         comparisons = tuple(gate_comparisons(report, window, settings))
     against, uncertain = objections(comparisons, calibrations)
     refused = (*against, *(uncertain if settings.when_uncertain == "keep" else ()))
@@ -201,10 +217,10 @@ def judge(
     return GateReport(
         verdict=GateVerdict.REFUSED if refused else GateVerdict.PASSED,
         reasons=refused or uncertain or (GateReason.BETTER if is_better else GateReason.NOT_WORSE,),
-        window_start=utc(start).isoformat(),
-        window_end=utc(end).isoformat(),
+        window_start=utc(served.start).isoformat(),
+        window_end=utc(served.end).isoformat(),
         comparisons=comparisons,
-        serving_seen_days=max(0, min(serving_until, end) - start) / DAY,
+        serving_seen_days=max(0, min(served.until, served.end) - served.start) / DAY,
         challenger_calibration=calibrations[0],
         serving_calibration=calibrations[1],
     )

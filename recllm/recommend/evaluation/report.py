@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from recllm.base.arrays import Values
 from recllm.base.files import write_whole
 from recllm.base.stats import probabilities, ranking
 from recllm.base.stats.intervals import paired_bootstraps
-from recllm.base.stats.ranking import Rankings, Truth, Values
+from recllm.base.stats.ranking import Rankings, Truth
 from recllm.recommend.evaluation.protocols import OURS, SLICES, EvaluationWindow, RankedLists, Slice, System
 from recllm.shop.data.dataset import utc
 from recllm.text.encoder.hardware import usable_cores

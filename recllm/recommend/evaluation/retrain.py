@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from recllm.base.errors import DataError
 from recllm.base.files import lock_file
-from recllm.base.schema import Action, Encoder, Purpose
-from recllm.base.settings import CollaborativeSettings, RetrainingSettings, ScorerTrainingSettings, Settings
+from recllm.base.schema import Action, Encoder, Progress, Purpose
+from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings, Settings
 from recllm.learn.models.sequence import SequenceArguments
 from recllm.recommend.recommender.lineage import (
     CheckKind,
@@ -53,8 +50,8 @@ from recllm.shop.workspace.workspace import Workspace, log_end, present
 
 if TYPE_CHECKING:
     from recllm.learn.training.lora.tune import TunedEncoder
+    from recllm.recommend.evaluation.drift import ServedModel
     from recllm.recommend.evaluation.systems import TrainingRecipe
-    from recllm.recommend.recommender.recommender import Recommender
     from recllm.recommend.recommender.saved_model import Model
 
 REFUSED_VERSIONS = 3  # refused versions that stay on the disk; of older ones the reasons stay
@@ -106,7 +103,7 @@ class ModelRecord:
     serving_since: str | None
     """ISO 8601, UTC; None for a version that does not serve, or was published before decisions were recorded."""
     metrics: dict[str, float]
-    """Of its validation users, see `recllm.recommend.recommender.saved_model.Model`."""
+    """Of its validation users, see `recllm.learn.training.scorer.FittedScorer`."""
     training: dict[str, Any]
     """People, items, events, span and notes of the training, where they are known."""
     lineage: Lineage | None
@@ -132,7 +129,7 @@ def retrain(
     if_due: bool = False,
     seed: int = 0,
     encoder: Encoder | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> RetrainReport:
     """Check the serving model, train a challenger, and let it serve if it is not worse.
 
@@ -164,7 +161,7 @@ def retrain(
 
 
 def retrain_gated(
-    workspace: Workspace, served: ServedModel, *, now: datetime | None, if_due: bool, tell: Callable[[str], None]
+    workspace: Workspace, served: ServedModel, *, now: datetime | None, if_due: bool, tell: Progress
 ) -> RetrainReport:
     """Checks, and where they ask for it a challenger and the gate."""
     from recllm.recommend.recommender.saved_model import lineage_of
@@ -208,7 +205,7 @@ def erasure_check(is_tainted: bool) -> RetrainCheck:
 
 
 def replace_ended(
-    workspace: Workspace, version: str, *, seed: int, encoder: Encoder | None, tell: Callable[[str], None]
+    workspace: Workspace, version: str, *, seed: int, encoder: Encoder | None, tell: Progress
 ) -> RetrainReport:
     """What `recllm train` makes serves in the place of a version whose use has ended."""
     tell(f"{version} may not be used any more, so there is nothing to compare with: a model is trained by itself")
@@ -219,60 +216,11 @@ def replace_ended(
     return RetrainReport(outcome=RetrainOutcome.PROMOTED, parent=version, checks=checks, challenger=challenger)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ServedModel:
-    """The serving model and the log that it is held against."""
-
-    model: Model
-    encoder: Encoder
-    locale: str
-    data: Dataset
-    """Of the people who agreed to model training, of more than `scorer.learn_people` a sample, before the present."""
-    measured: NDArray[np.bool_]
-    """(n_users,), who of them agreed to analytics as well."""
-    as_of: int
-    """The present; this and the times below in epoch seconds."""
-    until: int
-    """The end of what the model learned from."""
-    end: int
-    """The end of the latest whole day of the log."""
-    settings: RetrainingSettings
-    seed: int
-
-    @property
-    def start(self) -> int:
-        """The start of the latest window."""
-        return self.end - self.settings.window_days * DAY
-
-    def checks(self) -> tuple[RetrainCheck, ...]:
-        """Whether the model is due; see `recllm.recommend.evaluation.drift`."""
-        from recllm.recommend.evaluation.drift import age_check, data_drift
-
-        events = self.data.events
-        measured_log = replace(self.data, events=events.select(self.measured[events.user]))
-        return (
-            data_drift(measured_log, self.until, self.end, self.settings),
-            age_check(self.until, self.as_of, self.settings),
-        )
-
-    def at(self, moment: int, model: Model | None = None) -> Recommender:
-        """The model, or another one of the same encoder, as it would have served at a past moment."""
-        from recllm.recommend.recommender.recommender import Recommender
-
-        return Recommender(self.data.before(moment), self.encoder, model=model or self.model, locale=self.locale)
-
-    def calibration(self, recommender: Recommender) -> RetrainCheck:
-        """Of a recommender of the past, for the same sample of people whichever model it has."""
-        from recllm.recommend.evaluation.drift import calibration_check
-
-        rng = np.random.default_rng([self.seed, 1])
-        return calibration_check(recommender, self.data, self.end, self.measured, self.settings, rng, self.seed)
-
-
 def served_model(
     workspace: Workspace, *, now: datetime | None = None, seed: int = 0, encoder: Encoder | None = None
 ) -> ServedModel:
     """What `retrain` looks at; its `checks` alone train nothing and change nothing. Raises as `retrain` does."""
+    from recllm.recommend.evaluation.drift import ServedModel
     from recllm.recommend.recommender.saved_model import load_model
 
     model = load_model(workspace.models_dir)
@@ -304,11 +252,11 @@ def must_replace(gate: GateReport, taint: Taint) -> bool:
 
 
 def _challenger(
-    workspace: Workspace, served: ServedModel, tuned: TunedEncoder | None, tell: Callable[[str], None]
+    workspace: Workspace, served: ServedModel, tuned: TunedEncoder | None, tell: Progress
 ) -> tuple[Model, GateReport]:
     """A model trained on everything before the latest window, and what the gate says of it. tuned: another adapter of
     the encoder than that of the serving model; it saw the window, which the gate forgives."""
-    from recllm.recommend.evaluation.drift import gate_window, judge
+    from recllm.recommend.evaluation.drift import judge
 
     past, days = served.data.before(served.start), served.settings.window_days
     tell(f"a challenger learns from {len(past.events):,} events before {utc(served.start):%Y-%m-%d}")
@@ -317,21 +265,10 @@ def _challenger(
     challenger = replace(train_challenger(past, encoder, recipe, tell), adapter=adapter)
     tell(f"both are judged on the {days} days from {utc(served.start):%Y-%m-%d}")
     ours, theirs = replace(served, encoder=encoder).at(served.start, challenger), served.at(served.start)
-    gate = judge(
-        gate_window(served.data, served.start, served.end, served.measured),
-        ours,
-        theirs,
-        (served.calibration(ours), served.calibration(theirs)),
-        period=(served.start, served.end),
-        serving_until=served.until,
-        settings=served.settings,
-        seed=served.seed,
-    )
-    return challenger, gate
+    return challenger, judge(served, ours, theirs)
 
 
-def train_challenger(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Callable[[str], None]) -> Model:
-    """The recipe's model of a log."""
+def train_challenger(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Progress) -> Model:
     from recllm.recommend.evaluation.systems import fit_recipe
 
     fitted = fit_recipe(past, encoder, recipe, progress)
@@ -382,7 +319,6 @@ def window_end(dataset: Dataset, as_of: int, *, is_replayed: bool) -> int:
 
 
 def model_history(workspace: Workspace) -> ModelHistory:
-    """Every version on disk with its figures, where it comes from and since when it serves; and all decisions."""
     from recllm.recommend.recommender.saved_model import stored_record
 
     now_serving, log = serving(workspace.models_dir), decisions(workspace.models_dir)

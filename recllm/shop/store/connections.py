@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from recllm.base.errors import StoreError
@@ -38,15 +38,15 @@ def without_password(path_or_url: str | Path) -> str:
     if url.get_backend_name() == "sqlite":
         return str(url.database)
     query = {name: value for name, value in url.query.items() if name not in ("password", "sslpassword")}
-    return URL.create(url.drivername, url.username, None, url.host, url.port, url.database, query).render_as_string()
+    return sa.URL.create(url.drivername, url.username, None, url.host, url.port, url.database, query).render_as_string()
 
 
-def store_url(path_or_url: str | Path) -> URL:
+def store_url(path_or_url: str | Path) -> sa.URL:
     text = str(path_or_url)
     if "://" not in text:
-        return URL.create("sqlite", database=text)
+        return sa.URL.create("sqlite", database=text)
     try:
-        url = make_url(text)
+        url = sa.make_url(text)
     except (ArgumentError, ValueError):
         url = None
     if url is None or url.get_backend_name() not in ("sqlite", "postgresql"):
@@ -57,18 +57,18 @@ def store_url(path_or_url: str | Path) -> URL:
     return url
 
 
-def open_engine(url: URL, busy_seconds: float) -> Engine:
+def open_engine(url: sa.URL, busy_seconds: float) -> sa.Engine:
     """An engine whose every connection is durable: on SQLite WAL, synchronous=FULL, a bounded wait and cache."""
     if url.get_backend_name() == "postgresql":
         return postgres.open_engine(url, busy_seconds)
-    engine = create_engine(url, connect_args={"timeout": busy_seconds}, hide_parameters=True)
-    event.listen(engine, "connect", partial(prepare_connection, busy_seconds))
-    event.listen(engine, "begin", _begin)
+    engine = sa.create_engine(url, connect_args={"timeout": busy_seconds}, hide_parameters=True)
+    sa.event.listen(engine, "connect", partial(prepare_connection, busy_seconds))
+    sa.event.listen(engine, "begin", _begin)
     return engine
 
 
 @contextmanager
-def writing(engine: Engine, *, keep: bool = True) -> Iterator[Connection]:
+def writing(engine: sa.Engine, *, keep: bool = True) -> Iterator[sa.Connection]:
     """One transaction that holds the write lock from its start; committed at the end, rolled back by any exception.
 
     Without `keep` it is always rolled back.
@@ -80,7 +80,7 @@ def writing(engine: Engine, *, keep: bool = True) -> Iterator[Connection]:
 
 
 @contextmanager
-def explained(engine: Engine, where: str) -> Iterator[None]:
+def explained(engine: sa.Engine, where: str) -> Iterator[None]:
     """Turns a database error into a `StoreError` of one line: what, where, what to do."""
     try:
         yield
@@ -117,7 +117,7 @@ def prepare_connection(busy_seconds: float, connection: Any, _record: object) ->
     cursor.close()
 
 
-def watch_file(engine: Engine, file: Path) -> None:
+def watch_file(engine: sa.Engine, file: Path) -> None:
     """Refuses transactions while the file is gone, and on connections to another file than the present one.
 
     SQLite itself would continue in a deleted file: it acknowledges writes, which are lost at the end.
@@ -134,12 +134,11 @@ def watch_file(engine: Engine, file: Path) -> None:
             engine.dispose()  # the next transaction has connections to the new file
             raise StoreError(f"the store {file} was exchanged for another file; try again")
 
-    event.listen(engine, "do_connect", check)  # SQLite would make an empty file
-    event.listen(engine, "begin", check)
+    sa.event.listen(engine, "do_connect", check)  # SQLite would make an empty file
+    sa.event.listen(engine, "begin", check)
 
 
 def file_identity(file: Path) -> tuple[int, int] | None:
-    """Identity of the file under this name; None for none."""
     try:
         status = file.stat()
     except OSError:
@@ -147,6 +146,6 @@ def file_identity(file: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _begin(connection: Connection) -> None:
+def _begin(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get("recllm_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -12,18 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import (
-    Connection,
-    Engine,
-    bindparam,
-    delete,
-    false,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+import sqlalchemy as sa
 
 from recllm.base.errors import StoreError
 from recllm.base.schema import Table
@@ -40,7 +29,7 @@ _COPY_ROWS = 20_000
 
 
 def _method(
-    function: Callable[Concatenate[Connection, P], T], *, writes: bool = False
+    function: Callable[Concatenate[sa.Connection, P], T], *, writes: bool = False
 ) -> Callable[Concatenate[Store, P], T]:
     """A method of `Store` that calls the function in one transaction; what it writes is durable on return."""
 
@@ -57,7 +46,7 @@ class Store:
     User ids are pseudonyms here. Everything that learns from people or speaks to them reads through `PolicyGate`.
     """
 
-    def __init__(self, engine: Engine, where: str, key_fingerprint: str | None = None) -> None:
+    def __init__(self, engine: sa.Engine, where: str, key_fingerprint: str | None = None) -> None:
         self._engine = engine
         self._where = where
         self._key_fingerprint = key_fingerprint
@@ -112,12 +101,12 @@ class Store:
         return cls(engine, where, key_fingerprint)
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def _reading(self) -> Iterator[sa.Connection]:
         with explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
-    def _writing(self, *, keep: bool = True) -> Iterator[Connection]:
+    def _writing(self, *, keep: bool = True) -> Iterator[sa.Connection]:
         with explained(self._engine, self._where), writing(self._engine, keep=keep) as connection:
             yield connection
 
@@ -201,7 +190,7 @@ class Store:
             writing(self._engine) as target,
         ):
             with_rows = (tables.users, tables.items, tables.loads)
-            if any(target.scalar(select(func.count()).select_from(table)) for table in with_rows):
+            if any(target.scalar(sa.select(sa.func.count()).select_from(table)) for table in with_rows):
                 raise StoreError(f"the store {self._where} has rows; give an empty one, e.g. another ?schema=NAME")
             copy_tables(connection, target)
 
@@ -213,7 +202,7 @@ class Store:
     def tombstones(self, user_ids: Iterable[str] | None = None) -> dict[str, datetime]:
         """Pseudonym -> when it was erased: all, or among these."""
         stone = tables.tombstones.c
-        query = select(stone.user_id, stone.at)
+        query = sa.select(stone.user_id, stone.at)
         queries = [query] if user_ids is None else [query.where(c) for c in tables.among(stone.user_id, user_ids)]
         with self._reading() as connection:
             return {user_id: tables.moment(at) for query in queries for user_id, at in connection.execute(query)}
@@ -222,7 +211,7 @@ class Store:
         """Keeps what is sent about the person from now on; False where there was no tombstone."""
         of_person = tables.tombstones.c.user_id == user_id
         with self._writing() as connection:
-            return connection.execute(delete(tables.tombstones).where(of_person)).rowcount > 0
+            return connection.execute(sa.delete(tables.tombstones).where(of_person)).rowcount > 0
 
     def restrict(self, user_id: str, at: datetime | None) -> bool:
         """Uses the person's data for nothing from `at` on, or again as agreed where `at` is None.
@@ -252,12 +241,12 @@ class Store:
         """
         columns = tables.audit.c
         with self._writing() as connection:
-            query = select(columns.entry_no, columns.hash).order_by(columns.entry_no.desc()).limit(1)
+            query = sa.select(columns.entry_no, columns.hash).order_by(columns.entry_no.desc()).limit(1)
             last = connection.execute(query).one_or_none()
             number, digest = (0, "") if last is None else (last.entry_no, last.hash)
             for entry in entries:
                 number, digest = number + 1, hashed(digest, entry)
-                connection.execute(insert(tables.audit).values(entry_no=number, entry=entry, hash=digest))
+                connection.execute(sa.insert(tables.audit).values(entry_no=number, entry=entry, hash=digest))
             return number, digest
 
     def copy_audit(self, entries: Sequence[tuple[int, str, str]]) -> None:
@@ -265,7 +254,7 @@ class Store:
         rows = [{"entry_no": number, "entry": entry, "hash": digest} for number, entry, digest in entries]
         if rows:
             with self._writing() as connection:
-                connection.execute(insert(tables.audit), rows)
+                connection.execute(sa.insert(tables.audit), rows)
 
     def audit_entries(
         self, after: int | None = None, containing: Sequence[str] | None = None
@@ -273,10 +262,11 @@ class Store:
         """Number, entry and hash of the audit log's entries, the oldest first; after: from behind this number.
         containing: only entries with one of these texts."""
         columns = tables.audit.c
-        query = select(columns.entry_no, columns.entry, columns.hash)
+        query = sa.select(columns.entry_no, columns.entry, columns.hash)
         query = query if after is None else query.where(columns.entry_no > after)
         if containing is not None:
-            query = query.where(or_(false(), *(columns.entry.contains(text, autoescape=True) for text in containing)))
+            holding = [columns.entry.contains(text, autoescape=True) for text in containing]
+            query = query.where(sa.or_(sa.false(), *holding))
         with self._reading() as connection:
             return [tuple(row) for row in connection.execute(query.order_by(columns.entry_no))]
 
@@ -286,16 +276,15 @@ class Store:
         with self._writing() as connection:
             n_renamed = 0
             for column in (tables.users.c.user_id, tables.sessions.c.session_id, tables.tombstones.c.user_id):
-                ids = connection.scalars(select(column)).all()
-                statement = (
-                    update(column.table).where(column == bindparam("old")).values({column.name: bindparam("new")})
-                )
+                ids = connection.scalars(sa.select(column)).all()
+                of_name = sa.update(column.table).where(column == sa.bindparam("old"))
                 if ids:
-                    connection.execute(statement, [{"old": name, "new": renamed(name)} for name in ids])
+                    names = [{"old": name, "new": renamed(name)} for name in ids]
+                    connection.execute(of_name.values({column.name: sa.bindparam("new")}), names)
                 n_renamed += len(ids)
             is_fingerprint = tables.meta.c.name == "key_fingerprint"
-            connection.execute(delete(tables.meta).where(is_fingerprint))
-            connection.execute(insert(tables.meta).values(name="key_fingerprint", value=key_fingerprint))
+            connection.execute(sa.delete(tables.meta).where(is_fingerprint))
+            connection.execute(sa.insert(tables.meta).values(name="key_fingerprint", value=key_fingerprint))
             return n_renamed
 
     key_fingerprint = _method(tables.key_fingerprint)
@@ -304,12 +293,12 @@ class Store:
         """Keeps a new key of the service, without its secret."""
         row = {"key_id": key_id, "name": name, "scopes": scopes, "sha256": sha256}
         with self._writing() as connection:
-            connection.execute(insert(tables.api_keys).values(row | {"created_at": tables.microseconds(created_at)}))
+            connection.execute(sa.insert(tables.api_keys).values(row | {"created_at": tables.microseconds(created_at)}))
 
     def api_keys(self, key_id: str | None = None) -> list[dict[str, Any]]:
         """The columns of `tables.api_keys` of every key, the oldest first, or of one key; times as datetimes."""
         columns = tables.api_keys.c
-        query = select(tables.api_keys).order_by(columns.created_at, columns.key_id)
+        query = sa.select(tables.api_keys).order_by(columns.created_at, columns.key_id)
         if key_id is not None:
             query = query.where(columns.key_id == key_id)
         with self._reading() as connection:
@@ -321,8 +310,8 @@ class Store:
         """Revokes a key that is not revoked yet; False for an unknown one."""
         columns = tables.api_keys.c
         with self._writing() as connection:
-            exists = connection.scalar(select(columns.key_id).where(columns.key_id == key_id)) is not None
-            in_force = update(tables.api_keys).where(columns.key_id == key_id, columns.revoked_at.is_(None))
+            exists = connection.scalar(sa.select(columns.key_id).where(columns.key_id == key_id)) is not None
+            in_force = sa.update(tables.api_keys).where(columns.key_id == key_id, columns.revoked_at.is_(None))
             connection.execute(in_force.values(revoked_at=tables.microseconds(at)))
         return exists
 
@@ -346,20 +335,20 @@ class Store:
     def experiments(self) -> list[tuple[str, str, int]]:
         """Name, document (JSON) and revision of every experiment, ordered by name."""
         columns = tables.experiments.c
-        query = select(columns.name, columns.document, columns.revision).order_by(columns.name)
+        query = sa.select(columns.name, columns.document, columns.revision).order_by(columns.name)
         with self._reading() as connection:
             return [(row.name, row.document, row.revision) for row in connection.execute(query)]
 
     def save_experiment(self, name: str, document: str, revision: int) -> bool:
         """Saves an experiment read at `revision`, 0 for a new one, which grows by one. False, changing nothing, if it
         was changed since."""
-        columns = tables.experiments.c
+        table = tables.experiments
         with self._writing() as connection:
-            stored = connection.scalar(select(columns.revision).where(columns.name == name)) or 0
+            stored = connection.scalar(sa.select(table.c.revision).where(table.c.name == name)) or 0
             if stored != revision:
                 return False
             row = {"name": name, "document": document, "revision": revision + 1}
-            change = update(tables.experiments).where(columns.name == name) if stored else insert(tables.experiments)
+            change = sa.update(table).where(table.c.name == name) if stored else sa.insert(table)
             connection.execute(change.values(row))
         return True
 
@@ -376,7 +365,7 @@ class Store:
     def explored_slates(self, since: datetime) -> dict[str, list[str]]:
         """Candidates of the requests since a time, best first, by request."""
         columns = tables.explored_slates.c
-        query = select(columns.request_id, columns.ranked).where(columns.at >= tables.microseconds(since))
+        query = sa.select(columns.request_id, columns.ranked).where(columns.at >= tables.microseconds(since))
         with self._reading() as connection:
             return {row.request_id: json.loads(row.ranked) for row in connection.execute(query)}
 
@@ -398,8 +387,8 @@ class Store:
         """
         table = tables.group_sizes
         with self._writing() as connection:
-            connection.execute(delete(table).where(table.c.at < tables.microseconds(since)))
-            rows = connection.execute(select(table).where(table.c.caller == caller).order_by(table.c.at)).all()
+            connection.execute(sa.delete(table).where(table.c.at < tables.microseconds(since)))
+            rows = connection.execute(sa.select(table).where(table.c.caller == caller).order_by(table.c.at)).all()
             answers = {bytes(row.digest): row.people for row in rows if row.at >= tables.microseconds(answered_since)}
             paid_sizes = {digest: answers[digest] for digest in costs if digest in answers}
             spent = sum(row.cost for row in rows)
@@ -410,7 +399,7 @@ class Store:
                     charges.append(charge | {"people": sizes[digest]})
                     paid_sizes[digest], spent = sizes[digest], spent + cost
             if charges:
-                connection.execute(insert(table), charges)
+                connection.execute(sa.insert(table), charges)
         oldest = rows[0].at if rows else tables.microseconds(at)
         return paid_sizes, tables.moment(oldest)
 
@@ -418,13 +407,13 @@ class Store:
         self._engine.dispose()
 
 
-def copy_tables(source: Connection, target: Connection) -> None:
+def copy_tables(source: sa.Connection, target: sa.Connection) -> None:
     """Copies every row of every table; numbering continues behind the highest number."""
     for table in tables.metadata.sorted_tables:
-        target.execute(delete(table))
-        cursor = source.execution_options(yield_per=_COPY_ROWS).execute(select(table))
+        target.execute(sa.delete(table))
+        cursor = source.execution_options(yield_per=_COPY_ROWS).execute(sa.select(table))
         for rows in cursor.mappings().partitions():
-            target.execute(insert(table), [dict(row) for row in rows])
+            target.execute(sa.insert(table), [dict(row) for row in rows])
         (key, *others) = table.primary_key.columns
         if target.dialect.name == "postgresql" and not others and key.autoincrement != False:  # noqa: E712
             postgres.go_on_numbering(target, table, key)
