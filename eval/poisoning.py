@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 from inputs import default_encoder, finish, say, script_parser, window_of
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Floats, Ints, Mask, Rows
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features.candidates import explicit
@@ -39,7 +39,6 @@ from recllm.recommend.evaluation.systems import advised_recipe
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events
-from recllm.shop.data.interactions import Floats, Ints
 
 FAKE_SHARE = 0.01
 K = 20
@@ -95,11 +94,11 @@ class Shop:
         n_items = int((self.trained.population.stats.buyers_ever > 0).sum())
         return {name: len(logits) * K / n_items for name, logits in self.last_logits.items()}
 
-    def owners(self, log: Dataset, target: int) -> NDArray[np.bool_]:
+    def owners(self, log: Dataset, target: int) -> Mask:
         """Which of the honest people have the target, (n,)."""
         return np.isin(np.arange(self.log.n_users), log.events.user[log.events.item == target])
 
-    def slots(self, log: Dataset, target: int, unseen: NDArray[np.bool_] | None = None) -> dict[str, int]:
+    def slots(self, log: Dataset, target: int, unseen: Mask | None = None) -> dict[str, int]:
         """Lists of honest people that show the target when the crowd is that of `log`; not of those in `unseen`."""
         trained = self.trained
         again = Recommender(log, trained.encoder, model=trained.model, item_vectors=trained.item_vectors)
@@ -163,7 +162,7 @@ class Attacker:
     def _at(self, days: float) -> int:
         return int(self.as_of - days * DAY)
 
-    def _events(self, days: float, items: NDArray[np.integer], action: Action = Action.PURCHASE) -> Purchases:
+    def _events(self, days: float, items: Rows, action: Action = Action.PURCHASE) -> Purchases:
         return [(int(item), self._at(days), ACTION_CODE[action]) for item in items]
 
     def _target(self, days: float, action: Action = Action.PURCHASE) -> Purchases:
@@ -237,7 +236,7 @@ class Attacker:
         answers = {name: str(value) for name, value in stated.drop("len").row(0, named=True).items()}
         return FakeAccounts([self._target(self.rng.uniform(1, 7)) for _ in range(self.n)], answers)
 
-    def _with_target(self, users: NDArray[np.integer]) -> FakeAccounts:
+    def _with_target(self, users: Rows) -> FakeAccounts:
         bought = [event for day in (1, 3, 7, 14, 21) for event in self._target(day)]
         return FakeAccounts([self._history(int(user)) + bought for user in users])
 

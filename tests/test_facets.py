@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tables import table
 
+from recllm.base.arrays import Floats
 from recllm.base.schema import Action
 from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.learn.features.candidates import CandidateCounts, explicit
@@ -17,7 +18,7 @@ from recllm.learn.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pa
 from recllm.learn.training.windows import PastWindows
 from recllm.shop.data.catalogue import ItemGroups, NewItems, first_sales, size_of
 from recllm.shop.data.dataset import DAY, Dataset
-from recllm.shop.data.interactions import Floats, merged_lines, of_actions
+from recllm.shop.data.interactions import merged_lines, of_actions
 
 START = 1_600_000_000
 ITEMS = pl.DataFrame(table("facets", "items"))

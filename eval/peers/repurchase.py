@@ -17,16 +17,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from peers.collaborative import blended_with_nearest, ease_scores
+from recllm.base.arrays import Array, Floats, Ints
 from recllm.base.schema import Action
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.training.windows import window_starts
 from recllm.recommend.evaluation.baselines import Items, Score, rank_by, unit_rows
 from recllm.recommend.evaluation.protocols import EvaluationQuery, Ranker
 from recllm.shop.data.dataset import DAY, Dataset
-from recllm.shop.data.interactions import Floats, Ints, matrix, merged_lines
+from recllm.shop.data.interactions import matrix, merged_lines
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -51,7 +51,7 @@ class ReturnKernels:
     """The five numbers of each item's kernel, (5, n_items): logarithms of the weight, of the mean days of the
     exponential, of the mean days of the Gaussian and of its deviation beyond one day, and the logit of its share."""
 
-    numbers: NDArray[np.float32]
+    numbers: Floats
     horizon_days: int
 
     def expected(self, dataset: Dataset, users: Ints) -> csr_array:
@@ -137,7 +137,7 @@ def fit_returns(past: Dataset, args: ReturnSettings) -> ReturnKernels:
     return ReturnKernels((common[:, None] + interval + own).detach().numpy(), args.horizon_days)
 
 
-def log_intervals(past: Dataset, prior: float) -> NDArray[np.float32]:
+def log_intervals(past: Dataset, prior: float) -> Floats:
     """Mean logarithm of the days between a person's purchases of each item, (n_items,); the mean over all items counts
     as `prior` intervals more."""
     bought = merged_lines(past.events.of(Action.PURCHASE))
@@ -150,13 +150,13 @@ def log_intervals(past: Dataset, prior: float) -> NDArray[np.float32]:
     return np.asarray((total + prior * mean) / (count + prior), np.float32)
 
 
-def return_examples(past: Dataset, args: ReturnSettings) -> tuple[NDArray[Any], ...]:
+def return_examples(past: Dataset, args: ReturnSettings) -> tuple[Array, ...]:
     """Purchases before past windows, of people who came back for an earlier item in them.
 
     The pair of each event, its item and the days from it to the window's start, (n_events,); the run of each pair,
     which is a person in a window, and 1.0 where the pair was bought in the window, (n_pairs,).
     """
-    parts: list[tuple[NDArray[Any], ...]] = []
+    parts: list[tuple[Array, ...]] = []
     pairs = runs = 0
     training = ScorerTrainingSettings(horizon_days=args.horizon_days, n_windows=args.windows)
     for start in window_starts(past, (Action.PURCHASE,), training):

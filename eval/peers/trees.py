@@ -16,8 +16,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Floats, Ints, Ints32, Rows, Values
 from recllm.base.schema import Action
 from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.learn.features.candidates import CandidateCounts, Candidates, candidates
@@ -27,7 +27,7 @@ from recllm.learn.training.windows import PastWindows, window_starts
 from recllm.recommend.evaluation.baselines import BLOCK, Scores, one_pass_for_both_masks, rank_in_blocks
 from recllm.recommend.evaluation.protocols import COLD, EvaluationQuery, RankedLists, Ranker
 from recllm.shop.data.dataset import DAY, Dataset, Events
-from recllm.shop.data.interactions import Floats, Ints, decay, matrix, merged_lines, unit
+from recllm.shop.data.interactions import decay, matrix, merged_lines, unit
 
 COLUMNS: tuple[str, ...] = (
     "times",
@@ -88,7 +88,7 @@ class Forest:
     """A `lightgbm.Booster`."""
     population: CollaborativeStatistics
 
-    def predict(self, features: Floats) -> NDArray[np.float64]:
+    def predict(self, features: Floats) -> Values:
         return np.asarray(self.booster.predict(features, num_threads=1))
 
 
@@ -236,7 +236,7 @@ def _columns(features: Floats, cosine: Floats) -> Floats:
     return np.column_stack([features[:, [FEATURE_NAMES.index(name) for name in COLUMNS]], cosine])
 
 
-def _top(score: NDArray[np.float64], pairs: Candidates, k: int) -> NDArray[np.int32]:
+def _top(score: Values, pairs: Candidates, k: int) -> Ints32:
     """Best k of each run; ties go to the lower item row, whose order is that of a hash."""
     user, lists = pairs.user, np.full((len(pairs.indptr) - 1, k), -1, np.int32)
     order = np.lexsort((pairs.item, -score, user))
@@ -259,7 +259,7 @@ def rank_arrivals(forest: Forest, query: EvaluationQuery) -> RankedLists:
     """The k best of `query.items` for each user, `ARRIVAL_BLOCK` users at a time."""
     items, events = query.items, query.dataset.events
 
-    def score(block: NDArray[np.int64]) -> Scores:
+    def score(block: Ints) -> Scores:
         bought = merged_lines(events.rows(query.users[block]).of(Action.PURCHASE))
         user, item = np.repeat(np.arange(len(block)), len(items)), np.tile(items, len(block))
         features = _arrival_features(forest.population, bought, query.as_of, user, item)
@@ -268,7 +268,7 @@ def rank_arrivals(forest: Forest, query: EvaluationQuery) -> RankedLists:
     return rank_in_blocks(query, items, score, block=ARRIVAL_BLOCK)
 
 
-def _arrival_window(past: Dataset, start: int, vectors: Floats, settings: ArrivalSettings) -> tuple[NDArray[Any], ...]:
+def _arrival_window(past: Dataset, start: int, vectors: Floats, settings: ArrivalSettings) -> tuple[Array, ...]:
     """Features, label and weight of the pairs of one past window."""
     before = past.before(start)
     future = past.between(start, start + settings.horizon_days * DAY)
@@ -278,7 +278,7 @@ def _arrival_window(past: Dataset, start: int, vectors: Floats, settings: Arriva
     people, arrivals = np.unique(future.user), np.unique(future.item)
     rng, population = np.random.default_rng([settings.seed, start]), _arrival_population(before, vectors)
     nothing = np.zeros(0, np.float32)
-    parts: list[tuple[NDArray[Any], ...]] = [(np.zeros((0, len(ARRIVAL_COLUMNS)), np.float32), nothing, nothing)]
+    parts: list[tuple[Array, ...]] = [(np.zeros((0, len(ARRIVAL_COLUMNS)), np.float32), nothing, nothing)]
     for first in range(0, len(people), ARRIVAL_BLOCK):
         rows = people[first : first + ARRIVAL_BLOCK]
         # all that was bought, and each other arrival with the same chance
@@ -299,7 +299,7 @@ def _arrival_population(dataset: Dataset, vectors: Floats) -> CollaborativeStati
 
 
 def _arrival_features(
-    population: CollaborativeStatistics, bought: Events, as_of: int, user: Ints, item: NDArray[np.integer]
+    population: CollaborativeStatistics, bought: Events, as_of: int, user: Ints, item: Rows
 ) -> Floats:
     """(n_pairs, len(ARRIVAL_COLUMNS)); pairs stand person by person."""
     groups = (population.facets.type, population.facets.category)
@@ -309,7 +309,7 @@ def _arrival_features(
     return np.column_stack([*shares, _text(population.item_vectors, bought, user, item), *sales]).astype(np.float32)
 
 
-def _share(bought: Events, group: NDArray[np.int32], as_of: int) -> Floats:
+def _share(bought: Events, group: Ints32, as_of: int) -> Floats:
     """Share of each person's purchases, half-life 120 days, by group, (n_users, n_groups + 1); the last column, that of
     an unknown group, is 0."""
     grouped = bought.select(group[bought.item] >= 0)
@@ -318,7 +318,7 @@ def _share(bought: Events, group: NDArray[np.int32], as_of: int) -> Floats:
     return np.asarray(rows / np.maximum(rows.sum(axis=1, keepdims=True), 1e-9))
 
 
-def _text(vectors: Floats, bought: Events, user: Ints, item: NDArray[np.integer]) -> Floats:
+def _text(vectors: Floats, bought: Events, user: Ints, item: Rows) -> Floats:
     """Set scores of powers 8 and 16 and the mean's cosine, (n_pairs, 3); 0 for a person without purchases."""
     scores = np.zeros((len(user), 3), np.float32)
     ends = np.searchsorted(user, np.arange(len(bought.indptr)))

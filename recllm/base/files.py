@@ -100,7 +100,6 @@ def drafts_folder(parent: Path) -> Iterator[Path]:
 
 
 def _folder_of(draft: Path) -> Path:
-    """The folder that goes with a draft of `drafts_folder`."""
     return draft.with_suffix(".folder")
 
 

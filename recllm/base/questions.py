@@ -82,11 +82,6 @@ class RecommendRequest(SlateQuestion):
     explore_pool: Annotated[int, Field(ge=0)] = 20
     """From this many ranks after the first `k`."""
 
-    @property
-    def shows_repeats(self) -> bool:
-        """Whether items that the user bought before may be shown."""
-        return self.repeats and self.intent is not Intent.DISCOVER
-
 
 class AdQuestion(Question):
     """An ad text for a person."""

@@ -88,7 +88,6 @@ class Domain:
             for name in names
         }
         self.events: Mapping[str, Action] = {**(base.events if base else {}), **own_events}
-        """What logs call an event -> its action."""
         self.words: dict[str, dict[str, str]] = {}
         """Language -> name -> word."""
         self.bodies: dict[str, dict[str, tuple[Path, str]]] = {}

@@ -339,7 +339,6 @@ _CUT_WORDS = re.compile(rf"(?<=[{_CJK}])\s+(?=[{_CJK}0-9])|(?<=[0-9])\s+(?=[{_CJ
 
 @lru_cache(maxsize=1 << 16)  # catalogues repeat their categories and attributes
 def clean(text: str, max_chars: int) -> str:
-    """`text` as harmless running text."""
     return natural(neutralise(text, max_chars=max_chars), Prompts.load().short_forms)
 
 

@@ -21,8 +21,8 @@ from heapq import nsmallest
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Floats, Ints
 from recllm.text.plurals import stem
 
 if TYPE_CHECKING:  # ad text reads this room too, and does without tables
@@ -41,7 +41,6 @@ _RUNS = re.compile(rf"[{_SIGNS}]+|[^\W_{_SIGNS}]+")
 
 
 def terms_of(text: str) -> list[str]:
-    """The terms of a text, in order."""
     terms: list[str] = []
     for run in _RUNS.findall(unicodedata.normalize("NFKC", text).casefold()):
         if run[0] >= "\u3040" and re.match(rf"[{_SIGNS}]", run):
@@ -58,10 +57,9 @@ class WordIndex:
     rows: Mapping[str, int]
     """Distinct text -> its row."""
     columns: Mapping[str, int]
-    """Term -> its column."""
     counts: csr_matrix
     """(n_texts, n_terms), how often a text has a term."""
-    row_of_item: NDArray[np.int64]
+    row_of_item: Ints
     """(n_items,), the row of each item's text."""
 
     @classmethod
@@ -93,7 +91,7 @@ class WordIndex:
             counts = vstack([wide, added], format="csr")
         return WordIndex(rows, columns, counts, np.array([rows[text] for text in texts], np.int64))
 
-    def scores(self, query: str) -> NDArray[np.float32]:
+    def scores(self, query: str) -> Floats:
         """BM25 of each item, (n_items,), 0 where no term fits; of the query a term counts once."""
         columns = [column for term in dict.fromkeys(terms_of(query)) for column in self._columns(term)]
         if not columns:

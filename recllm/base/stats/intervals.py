@@ -9,11 +9,9 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Ints, Values
 from recllm.base.errors import UsageError
-
-Values = NDArray[np.float64]
 
 LEVEL = 0.95
 """Of every confidence interval, unless a function takes another."""
@@ -97,7 +95,7 @@ def smallest_difference(rate: float, n: int, control_n: int) -> float | None:
 
 
 def ratios(
-    hits: NDArray[Any], n: NDArray[Any], control_hits: NDArray[Any], control_n: NDArray[Any], level: float = LEVEL
+    hits: Array, n: Array, control_hits: Array, control_n: Array, level: float = LEVEL
 ) -> tuple[Values, Values, Values]:
     """Of the shares hits / n and control_hits / control_n, with the low and the high limits; half a hit is added to
     each cell. Source: Katz et al. 1978, the log ratio of two shares."""
@@ -119,7 +117,7 @@ def mean_difference(values: Values, control: Values) -> ConfidenceInterval:
 
 
 def bootstrap(
-    figure: Callable[[NDArray[np.int64]], float],
+    figure: Callable[[Ints], float],
     n: int,
     *,
     draws: int = 1000,
@@ -151,7 +149,7 @@ def paired_bootstraps(
 
 
 def _percentiles(
-    data: NDArray[Any], figure: Any, draws: int, level: float, seed: int | np.random.Generator, **options: Any
+    data: Array, figure: Any, draws: int, level: float, seed: int | np.random.Generator, **options: Any
 ) -> Any:
     """Redraws the last axis of `data`.
     The draws of a seed are those of `Generator.integers`, one after the other."""

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from recllm.base.arrays import Array, Ints, Mask, Values
 from recllm.base.errors import UsageError
 
-Values = NDArray[np.float64]
-Labels = NDArray[np.bool_]
+Labels = Mask
 
 STEPS = 100
 """Of Newton's method at most; a slope that the data do not bound ends there."""
 
 
-def sigmoid(logit: ArrayLike) -> NDArray[Any]:
+def sigmoid(logit: ArrayLike) -> Array:
     """1 / (1 + exp(-logit)), always within (0, 1) in double precision. It needs no scipy, whose import costs an answer
     of a new process a tenth of its time."""
     return np.asarray(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
 
 
-def log_odds(probability: ArrayLike) -> NDArray[Any]:
+def log_odds(probability: ArrayLike) -> Array:
     """log(p / (1 - p)), the inverse of `sigmoid`; finite for 0 and 1 too."""
     p = np.asarray(probability)
     return np.asarray(np.log(np.clip(p, 1e-9, 1 - 1e-9) / np.clip(1 - p, 1e-9, 1)))
@@ -30,7 +28,7 @@ def log_odds(probability: ArrayLike) -> NDArray[Any]:
 
 def logistic_line(
     logit: NDArray[np.floating],
-    target: NDArray[Any],
+    target: Array,
     weight: NDArray[np.floating] | float = 1.0,
     *,
     start: ArrayLike = (1.0, 0.0),
@@ -65,7 +63,7 @@ def accuracy(probability: NDArray[np.floating], label: Labels, threshold: float 
     return float(np.mean((probability >= threshold) == label.astype(bool))) if len(label) else float("nan")
 
 
-def mass_bins(values: NDArray[np.floating], bins: int) -> NDArray[np.int64]:
+def mass_bins(values: NDArray[np.floating], bins: int) -> Ints:
     """The bin of each value, (n,), among at most `bins` of equal mass, ascending; equal values share a bin."""
     ascending = np.sort(values)
     edges = np.unique(ascending[(np.arange(1, bins) * len(ascending)) // bins]) if len(values) else values
@@ -85,7 +83,7 @@ def calibration_error(probability: NDArray[np.floating], label: Labels, bins: in
     return float(np.abs(gap).sum() / len(label))
 
 
-def auc(score: NDArray[np.floating], label: NDArray[Any]) -> float:
+def auc(score: NDArray[np.floating], label: Array) -> float:
     """Chance that a random true label has a higher score than a random false one, ties half; NaN without both."""
     from scipy.stats import rankdata
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Floats, Ints, Mask, Rows
 from recllm.learn.features.collaborative import UserBatch
-from recllm.shop.data.interactions import Floats, Ints, Pairs, WeightedSums
+from recllm.shop.data.interactions import Pairs, WeightedSums
 
 OWN_HISTORY = "own_history"
 NEIGHBOURS = "neighbours"
@@ -69,7 +69,7 @@ class Candidates(Pairs):
     sources: NDArray[np.uint16]
     """One bit per entry of `SOURCES`, (n_pairs,)."""
 
-    def select(self, mask: NDArray[np.bool_]) -> Candidates:
+    def select(self, mask: Mask) -> Candidates:
         pairs = super().select(mask)
         return Candidates(pairs.indptr, pairs.item, self.sources[mask])
 
@@ -79,7 +79,7 @@ def served_by(sources: int) -> tuple[str, ...]:
     return tuple(name for name in SOURCES if int(sources) & int(BIT[name]))
 
 
-def explicit(n: int, items: NDArray[np.integer]) -> Candidates:
+def explicit(n: int, items: Rows) -> Candidates:
     """The same items for each of `n` people, named by no source."""
     rows = np.unique(items).astype(np.int32)
     indptr = np.arange(n + 1, dtype=np.int64) * len(rows)
@@ -90,8 +90,8 @@ def candidates(
     users: UserBatch,
     settings: CandidateCounts | None = None,
     *,
-    allowed: NDArray[np.bool_] | None = None,
-    banned: tuple[Ints, NDArray[np.integer]] | None = None,
+    allowed: Mask | None = None,
+    banned: tuple[Ints, Rows] | None = None,
     repeats: bool = True,
     habits_lead: bool = False,
 ) -> Candidates:
@@ -105,7 +105,7 @@ def candidates(
     settings, population, n_items = settings or CandidateCounts(), users.population, users.population.n_items
     keys, bits = [np.zeros(0, np.int64)], [np.zeros(0, np.uint16)]
 
-    def add(user: int, source: str, rows: NDArray[Any]) -> None:
+    def add(user: int, source: str, rows: Array) -> None:
         keys.append(user * n_items + rows.astype(np.int64))
         bits.append(np.full(len(rows), BIT[source]))
 
@@ -142,8 +142,8 @@ def _proposals(
     settings: CandidateCounts,
     n_own_items: Ints,
     n_hidden: int,
-    allowed: NDArray[np.bool_] | None,
-) -> Iterator[list[tuple[str, NDArray[Any], NDArray[Any]]]]:
+    allowed: Mask | None,
+) -> Iterator[list[tuple[str, Array, Array]]]:
     """What the scored sources would propose to each person: source, item rows and their scores, higher is better; 0 or
     less is never proposed. n_hidden: items at most that are hidden from a person besides those that are not allowed."""
     population = users.population
@@ -178,9 +178,7 @@ def _arriving(users: UserBatch) -> Floats:
     return np.asarray((share + 1e-3) * strength, np.float32)
 
 
-def _text_nearest(
-    users: UserBatch, which: NDArray[np.bool_], n: int, allowed: NDArray[np.bool_] | None
-) -> Iterator[tuple[NDArray[Any], Floats]]:
+def _text_nearest(users: UserBatch, which: Mask, n: int, allowed: Mask | None) -> Iterator[tuple[Array, Floats]]:
     """For each of these people, a few at a time, every item and its cosine with them, less its `text_centrality`.
 
     With an item index, of the allowed items alone those that may be among the `n` best.
@@ -203,7 +201,7 @@ def _text_nearest(
             yield from ((every, row) for row in scores)
 
 
-def _best(rows: NDArray[Any], score: NDArray[Any], shut: NDArray[np.bool_], k: int) -> NDArray[Any]:
+def _best(rows: Array, score: Array, shut: Mask, k: int) -> Array:
     """The `k` open rows with the highest positive scores; ties go to the lower row."""
     is_open = (score > 0) & ~shut[rows]
     if k <= 0 or not is_open.any():
@@ -216,7 +214,7 @@ def _best(rows: NDArray[Any], score: NDArray[Any], shut: NDArray[np.bool_], k: i
     return np.asarray(np.concatenate([above, np.sort(rows[score == limit])[: k - len(above)]]))
 
 
-def _first(ordered: NDArray[Any], shut: NDArray[np.bool_], k: int) -> NDArray[Any]:
+def _first(ordered: Array, shut: Mask, k: int) -> Array:
     """The first `k` open rows of an ordered list, walked in steps so that long lists stay cheap."""
     step = 4 * k + 1000
     for end in range(step, len(ordered) + step, step):

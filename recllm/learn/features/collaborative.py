@@ -1,8 +1,7 @@
 """Collaborative statistics: everything that is counted over all users before a time.
 
-`CollaborativeStatistics.fit` counts how items sell of late and ever, who buys like whom, what goes with what, and how
-groups of items sell. Pair features and candidates are pure functions of these statistics and of a batch of users
-(`UserBatch`), so serving, fresh feedback and explanations run the same code.
+Pair features and candidates are pure functions of these statistics and of a batch of users (`UserBatch`), so serving,
+fresh feedback and explanations run the same code.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Floats, Ints, Rows, Values
 from recllm.base.errors import DataError
 from recllm.base.settings import CollaborativeSettings
 from recllm.shop.data.catalogue import (
@@ -32,8 +31,6 @@ from recllm.shop.data.catalogue import (
 )
 from recllm.shop.data.dataset import DAY, OPEN_CART, Dataset, Events
 from recllm.shop.data.interactions import (
-    Floats,
-    Ints,
     Tally,
     UserVectors,
     WeightedSums,
@@ -124,7 +121,6 @@ class CollaborativeStatistics:
     """(n_items, n_items), at most `ITEM_ITEM_WEIGHTS` weights a row."""
     arrived: NewItems
     group_statistics: Mapping[str, GroupStatistics]
-    """Grouping -> how its groups sell."""
     pool_basics: Floats | None = None
     """Emb(I) of the pool, (n_pool, dim), zero rows where nothing is known: who is alike when nothing was bought yet."""
     interests: SequenceModel | None = None
@@ -225,7 +221,7 @@ class CollaborativeStatistics:
         mean_arrival = self.arrived.got.sum() / max(self.arrived.judged.sum(), 1)
         listed = items["price"][self.n_items :].cast(pl.Float64).fill_null(np.nan).to_numpy()
 
-        def longer(column: NDArray[Any], value: Any = 0) -> NDArray[Any]:
+        def longer(column: Array, value: Any = 0) -> Array:
             return np.concatenate([column, np.broadcast_to(np.asarray(value, column.dtype), n_new)])
 
         def of_group(name: str, column: Floats, without_group: float) -> Floats:
@@ -293,7 +289,7 @@ class CollaborativeStatistics:
     def text_centrality(self) -> Floats:
         """What is taken off the cosine of each item's text where items compete by it, (n_items,): its mean cosine with
         the catalogue times `text_centring`. It keeps a text that is near to all others from winning every list (Suzuki
-        et al. 2013, "Centering similarity measures to reduce hubs")."""
+        et al. 2013)."""
         return np.asarray(self.settings.text_centring * (self.item_vectors @ self.mean_vector))
 
     @cached_property
@@ -375,7 +371,7 @@ def ask(
     histories: Events,
     as_of: int,
     *,
-    user_rows: NDArray[np.integer] | None = None,
+    user_rows: Rows | None = None,
     basics: Floats | None = None,
 ) -> UserBatch:
     """Prepare people for scoring.
@@ -425,7 +421,7 @@ def _profile_rows(purchases: Events, n_items: int, as_of: int) -> Any:
     return _divided(rows, np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel()))
 
 
-def _divided(rows: Any, divisor: NDArray[Any]) -> Any:
+def _divided(rows: Any, divisor: Array) -> Any:
     """The rows, which are changed, each divided by a number."""
     rows.data *= np.repeat((1 / np.maximum(divisor, 1e-12)).astype(np.float32), np.diff(rows.indptr))
     return rows
@@ -442,7 +438,7 @@ def _bought(purchases: Events, n_items: int, as_of: int, half_life_days: float |
 def _neighbours(
     population: CollaborativeStatistics,
     profile: Any,
-    user_rows: NDArray[np.integer] | None,
+    user_rows: Rows | None,
     basics: Floats | None,
 ) -> Any:
     """Sparse (n, n_pool): cosine weights of each person's nearest people, summing to 1, blockwise.
@@ -555,9 +551,9 @@ class _ItemSums:
     """Of anything in the middle window."""
     n_paid: Ints
     """(2, n_items): lines with a price, ever and in the window of prices."""
-    log_paid: NDArray[np.float64]
+    log_paid: Values
     """(2, n_items): log(1 + price), summed over these."""
-    strength: NDArray[np.float64]
+    strength: Values
     """Purchases of each person as `_bought` has them, decayed by `item_item_half_life_days`."""
     n_owners: Ints
     """People of whom there is such a purchase."""
@@ -571,7 +567,6 @@ class _ItemSums:
         pairs = Tally.of(purchases.user, purchases.item, n_items)
 
         def buyers(days: float, until: float | None = None) -> Ints:
-            """From `days` to `until` days ago."""
             late = purchases.at >= as_of - days * DAY
             if until is not None:
                 late &= purchases.at < as_of - until * DAY

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Floats, Ints, Mask, Rows, Values
 from recllm.learn.features.collaborative import PURCHASE_HALF_LIFE_DAYS, UserBatch
 from recllm.shop.data.catalogue import FIRST_SALES_DAYS, GROUPINGS, VOTED, size_of
 from recllm.shop.data.dataset import DAY
-from recllm.shop.data.interactions import Floats, Ints, Pairs, Tally, WeightedSums, decay, distinct, padded
+from recllm.shop.data.interactions import Pairs, Tally, WeightedSums, decay, distinct, padded
 
 NEVER_DAYS = 730.0  # stands for the days since something that never happened
 LIFT_LIMIT = 4.0  # of log ratios of neighbours to all users
@@ -62,7 +61,7 @@ GROUP_FEATURES: Mapping[str, str] = (
 _OWN = ("times", "affinity", "days_since", "items", "early")
 """The measures of the person's own dealings."""
 
-Columns = dict[str, NDArray[Any]]
+Columns = dict[str, Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,28 +71,26 @@ class Dealings:
     tally: Tally
     """Of (person, group); the groups of one grouping follow those of another."""
     first_group: Mapping[str, int]
-    """Grouping -> number of its first group."""
     measures: Mapping[str, Floats]
     """`_OWN`, as features, of each person and group, and last of a group without any event, (n_keys + 1,)."""
     weight: Floats
     """Decayed occasions of each person and group, and last 0, (n_keys + 1,)."""
-    days: NDArray[np.float64]
+    days: Values
     """Since the last of them, (n_keys,)."""
-    spans: NDArray[np.float64]
+    spans: Values
     """From the first to the last, in days, (n_keys,)."""
     times: Ints
     """Distinct times, (n_keys,)."""
 
 
-def dealings(users: UserBatch, groupings: Sequence[str], item: NDArray[np.integer]) -> dict[str, Dealings]:
+def dealings(users: UserBatch, groupings: Sequence[str], item: Rows) -> dict[str, Dealings]:
     """Of each grouping, in the groups of these items; all share one account."""
     population, purchases, owned, as_of = users.population, users.purchases, users.owned, users.as_of
     arrived, facets = population.arrived, population.facets.each()
     sizes = [size_of(facets[name]) for name in groupings]
     first_group = dict(zip(groupings, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
 
-    def groups_of(item: NDArray[np.integer]) -> tuple[Ints, NDArray[np.bool_]]:
-        """Group of each item in each grouping, (n_groupings, n), and whether it has one."""
+    def groups_of(item: Rows) -> tuple[Ints, Mask]:
         codes = np.stack([facets[name][item] for name in groupings]).astype(np.int64)
         return codes + np.array(list(first_group.values()))[:, None], codes >= 0
 
@@ -101,7 +98,7 @@ def dealings(users: UserBatch, groupings: Sequence[str], item: NDArray[np.intege
     is_asked = np.zeros(sum(sizes) + 1, bool)  # of the last, nothing is asked
     is_asked[group[has_group]] = True
 
-    def in_each(column: NDArray[Any], which: NDArray[np.bool_]) -> NDArray[Any]:
+    def in_each(column: Array, which: Mask) -> Array:
         return np.broadcast_to(column, which.shape)[which]
 
     group, has_group = groups_of(purchases.item)
@@ -190,7 +187,7 @@ def _own_columns(
     users: UserBatch,
     pairs: Pairs,
     name: str,
-    group: NDArray[np.integer],
+    group: Rows,
     account: Dealings,
     names: Collection[str],
 ) -> Columns:
@@ -211,9 +208,7 @@ def _own_columns(
     return columns
 
 
-def overdue(
-    days: NDArray[Any], interval: NDArray[Any], times: NDArray[Any], limits: tuple[float, float]
-) -> NDArray[Any]:
+def overdue(days: Array, interval: Array, times: Array, limits: tuple[float, float]) -> Array:
     """Log of the days since over the mean interval, within the limits; 0 below two times."""
     ratio = np.log((days + 0.5) / (np.maximum(interval, 0) + 0.5))
     return np.where(times > 1, np.clip(ratio, *limits), 0)

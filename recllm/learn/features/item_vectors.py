@@ -3,8 +3,7 @@
     Item    = unit(Emb(category, title, brand, attributes, ...) + w * Emb(price in words)), w = PRICE_WEIGHT
     Emb(I)  = Emb(the person's basics as text)
 
-Each distinct text is encoded once. Emb(B) and Emb(H) need no text of their own: they are sums over the vectors of the
-items bought and browsed (`recllm.shop.data.interactions.user_parts`).
+Each distinct text is encoded once. For Emb(B) and Emb(H) see `recllm.shop.data.interactions.user_parts`.
 """
 
 from __future__ import annotations
@@ -14,11 +13,10 @@ from threading import Lock
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Floats, Values
 from recllm.base.schema import ACTION_CODE, Action, Encoder
 from recllm.shop.data.dataset import USER_COLUMN, Dataset
-from recllm.shop.data.interactions import Floats
 from recllm.text.encoder.batches import distinct, encode_once
 from recllm.text.items import basics_text, item_texts, price_texts
 
@@ -63,7 +61,7 @@ class DatedItemVectors:
         prices = _prices(self._dataset, before=time)
         return self.latest if np.array_equal(prices, self._latest_prices, equal_nan=True) else self._with_prices(prices)
 
-    def _with_prices(self, prices: NDArray[np.float64]) -> Floats:
+    def _with_prices(self, prices: Values) -> Floats:
         priced = np.isfinite(prices)
         if not priced.any():
             return self._unpriced
@@ -96,7 +94,7 @@ def basics_of(users: pl.DataFrame) -> list[dict[str, str]]:
     return [{name: str(value) for name, value in row.items() if value is not None} for row in rows]
 
 
-def _prices(dataset: Dataset, before: int | None = None) -> NDArray[np.float64]:
+def _prices(dataset: Dataset, before: int | None = None) -> Values:
     """Catalogue price, else the median unit price paid (before a time), else NaN; float64 (n_items,)."""
     counts = pl.DataFrame(schema={"item": pl.Int32, "price": pl.Float32, "len": pl.UInt32})
     for _, events in dataset.events.parts():

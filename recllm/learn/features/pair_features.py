@@ -8,11 +8,10 @@ A value that cannot be known (no price, no category, never bought) has the neutr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Floats, Ints, Values
 from recllm.base.schema import ACTION_CODE, BROWSING, Action
 from recllm.learn.features.collaborative import LONG_WINDOW_DAYS, SHORT_WINDOW_DAYS, WINDOW_DAYS, UserBatch
 from recllm.learn.features.group_features import (
@@ -20,6 +19,7 @@ from recllm.learn.features.group_features import (
     LIFT_LIMIT,
     NEVER_DAYS,
     OVERDUE_LIMITS,
+    Columns,
     dealings,
     group_columns,
     groupings_of,
@@ -27,7 +27,7 @@ from recllm.learn.features.group_features import (
 )
 from recllm.shop.data.catalogue import GROUPINGS
 from recllm.shop.data.dataset import DAY
-from recllm.shop.data.interactions import Floats, Ints, Pairs, Tally, decay, of_actions, padded, visits
+from recllm.shop.data.interactions import Pairs, Tally, decay, of_actions, padded, visits
 
 BROWSING_HALF_LIFE_DAYS = 14.0  # of an event in the features of views: such wishes are short-lived
 NOVELTY_WINDOW_DAYS = 56.0  # a user's share of first purchases is counted in it
@@ -143,8 +143,6 @@ TIMED = frozenset(
 )
 """Features that compare times of different people: they say nothing where a log knows only each person's order."""
 
-Columns = dict[str, NDArray[Any]]
-
 
 def pair_features(users: UserBatch, pairs: Pairs, *, narrow: bool = False) -> Floats:
     """Float32 (n_pairs, len(FEATURE_NAMES)), finite, in the order of `pairs`.
@@ -197,7 +195,6 @@ def _narrow_groups(users: UserBatch, pairs: Pairs, never_sold: Ints) -> tuple[Co
 
 
 def pair_cosine(users: UserBatch, pairs: Pairs) -> Floats:
-    """Cosine of each pair, (n_pairs,), person by person."""
     cosines = np.zeros(len(pairs.item), np.float32)
     for user, vector in enumerate(users.vectors.user):
         span = slice(pairs.indptr[user], pairs.indptr[user + 1])
@@ -205,7 +202,7 @@ def pair_cosine(users: UserBatch, pairs: Pairs) -> Floats:
     return cosines
 
 
-def _log(value: NDArray[Any]) -> NDArray[Any]:
+def _log(value: Array) -> Array:
     return np.asarray(np.log1p(np.maximum(value, 0)))
 
 
@@ -350,7 +347,7 @@ def _browsing(users: UserBatch, p: Pairs) -> Columns:
     weight = decay(views.at, users.as_of, BROWSING_HALF_LIFE_DAYS)
     days = (users.as_of - tally.largest(views.at)) / DAY
 
-    def last(action: Action) -> NDArray[np.float64]:
+    def last(action: Action) -> Values:
         which = views.action == ACTION_CODE[action]
         latest = np.full(len(tally.keys) + 1, -np.inf)
         np.maximum.at(latest, tally.group[which], views.at[which])

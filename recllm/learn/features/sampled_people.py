@@ -12,12 +12,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from recllm.base.arrays import Floats
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.models.sequence import SequenceModel
 from recllm.shop.data.catalogue import ItemGroups
 from recllm.shop.data.dataset import Dataset
-from recllm.shop.data.interactions import Floats, enlarged
+from recllm.shop.data.interactions import enlarged
 
 COUNTED = ("buyers_7", "buyers_28", "buyers_91", "buyers_ever", "buyers_7_before", "type_buyers_28")
 """The statistics of items that are numbers of people."""
@@ -31,11 +32,7 @@ def sample_statistics(
     interests: SequenceModel | None = None,
     facets: ItemGroups | None = None,
 ) -> CollaborativeStatistics:
-    """`CollaborativeStatistics.fit`, of a dataset that is a sample of people as if everybody had been counted.
-
-    Numbers of people grow; and the pool, to whose size they are held, becomes as large as theirs would be, with empty
-    rows.
-    """
+    """`CollaborativeStatistics.fit`; the pool becomes as large as that of everybody would be, with empty rows."""
     settings, sample = settings or CollaborativeSettings(), dataset.sample
     if sample is not None:  # what is counted is then near to what is counted over all: as large a share are neighbours
         n_pool, n_all = (min(settings.neighbour_pool, n) for n in (sample.people, sample.of_people))

@@ -17,16 +17,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Floats, Ints, Ints32, Rows, Values
 from recllm.base.schema import Action
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features.collaborative import ease
 from recllm.shop.data.dataset import Events
-from recllm.shop.data.interactions import Ints, Tally, distinct, visits, within_limits
+from recllm.shop.data.interactions import Tally, distinct, visits, within_limits
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -43,7 +43,7 @@ CART_RIDGE = 5.0
 def bought_together(
     log: Events,
     n_items: int,
-    kind: NDArray[np.integer],
+    kind: Rows,
     limits: CollaborativeSettings | None = None,
     *,
     min_people: int = 5,
@@ -92,7 +92,7 @@ def bought_together(
         for total, count in zip((people, squares, joint_squares, beside_a, beside_b), of_people, strict=True):
             total += count
 
-    def z_of(a: Ints, b: Ints, beside_a: NDArray[np.float64]) -> NDArray[np.float64]:
+    def z_of(a: Ints, b: Ints, beside_a: Values) -> Values:
         by_chance = chance[a, b]
         variance = joint_squares - 2 * by_chance * beside_a + by_chance**2 * squares[a]
         return np.asarray((observed[a, b] - expected[a, b]) / np.sqrt(np.maximum(variance, 1e-12)))
@@ -105,7 +105,7 @@ def bought_together(
 
 def cart_weights(
     log: Events, n_items: int, limits: CollaborativeSettings | None = None, *, min_people: int = 5
-) -> tuple[csr_matrix, NDArray[np.float32]]:
+) -> tuple[csr_matrix, Floats]:
     """What completes a cart, sparse float32 (n_items, n_items), and the share of trips with each item, (n_items,).
 
     The sum of the rows of a cart's items less the share is the order: without it all carts get the best sellers. EASE
@@ -141,9 +141,7 @@ def cart_weights(
     return csr_matrix((weights.data[shared], cells), shape=(n_items, n_items)), share
 
 
-def _products_of_trips(
-    events: Events, column: Ints, n: int, limits: CollaborativeSettings
-) -> tuple[NDArray[np.float32], float]:
+def _products_of_trips(events: Events, column: Ints, n: int, limits: CollaborativeSettings) -> tuple[Floats, float]:
     """Weight of the trips with each two items, (n, n), and of all."""
     from scipy.sparse import csr_matrix
 
@@ -155,7 +153,6 @@ def _products_of_trips(
 
 
 def _buyers(log: Events, n_items: int, limits: CollaborativeSettings) -> Ints:
-    """People who bought each item, (n_items,)."""
     buyers = np.zeros(n_items, np.int64)
     for _, events in log.parts():
         purchases = _purchases(events, limits)
@@ -167,9 +164,9 @@ def _squares_of_people(
     events: Events,
     column: Ints,
     pairs: tuple[Ints, Ints],
-    number: NDArray[np.int32],
+    number: Ints32,
     limits: CollaborativeSettings,
-) -> tuple[NDArray[Any], ...]:
+) -> tuple[Array, ...]:
     """What z sums over people: of each of the pairs (a, b) those with both on a trip, (n_pairs,); of each item the
     squared other lines, (n,); of each pair the squared trips with both, and these times the other lines of a, and of b,
     (n_pairs,) each. number: of the pair of two columns, -1 for none, (n * n,)."""
@@ -201,7 +198,6 @@ class _TripLines:
 
     trip: Ints
     item: Ints
-    """Column of the item."""
     size: Ints
     """Lines of each trip, (n_trips,)."""
     owner: Ints
@@ -219,7 +215,7 @@ class _TripLines:
         owner[trips] = sold.user
         return cls(trip, item, np.bincount(trip, minlength=len(owner)), owner)
 
-    def pairs_of_people(self, number: NDArray[np.int32], n_pairs: int) -> tuple[Ints, Ints, Ints]:
+    def pairs_of_people(self, number: Ints32, n_pairs: int) -> tuple[Ints, Ints, Ints]:
         """Person, pair and on how many trips, for each person's pairs. number: as of `_squares_of_people`."""
         n, keys = math.isqrt(len(number)), [np.zeros(0, np.int64)]
         for at, first, second in self.pairs():

@@ -1,8 +1,7 @@
 """f(User, Item) = a * cosine + MLP: the learned score, its file, and how it is computed without torch.
 
 The MLP reads small learned projections of both vectors, their product, and the standardised pair features. Vectors are
-projected once per user and once per item; only the small remainder is computed per pair. Training happens in
-`recllm.learn.models.scorer_network`, whose weights these are.
+projected once per user and once per item; only the small remainder is computed per pair.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Floats, Mask, Rows
 from recllm.base.documents import json_value
 from recllm.base.errors import ModelError
 from recllm.base.stats.probabilities import sigmoid
@@ -53,9 +52,6 @@ _ONE, _HALF = np.float32(1), np.float32(0.5)
 _ERF = (4.30638e-05, 2.765672e-04, 1.520143e-04, 9.2705272e-03, 4.22820123e-02, 7.05230784e-02)
 _GELU_POWERS = tuple(np.float32(c * 0.5 ** (power / 2)) for c, power in zip(_ERF, range(6, 0, -1), strict=True))
 """Of |x|, the sixth first; the error function is one of x / sqrt(2)."""
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +108,7 @@ class Scorer:
     """
 
     config: ScorerConfig
-    weights: Mapping[str, NDArray[Any]]
+    weights: Mapping[str, Array]
     """By the names of `ScorerNetwork`'s state."""
 
     def with_counting(self, trees: BoostedTrees, level: float, best_seller: float) -> Scorer:
@@ -131,7 +127,7 @@ class Scorer:
         names = [name for name in ("projection.weight", "arrival_projection.weight") if name in self.weights]
         return np.concatenate([vectors @ self.weights[name].T for name in names], axis=1)
 
-    def score(self, users: Floats, items: Floats, user: Ints, item: Ints, cosine: Floats, features: Floats) -> Score:
+    def score(self, users: Floats, items: Floats, user: Rows, item: Rows, cosine: Floats, features: Floats) -> Score:
         """Score pairs.
 
         users (n, width) and items (m, width) come from `project`; user and item (n_pairs,) index them. cosine
@@ -175,13 +171,13 @@ class Scorer:
         slope, intercept = self.weights["platt"]
         return np.asarray(sigmoid(slope * logit + intercept), np.float32)
 
-    def _is_zero(self, features: Floats, name: str | None) -> NDArray[np.bool_]:
+    def _is_zero(self, features: Floats, name: str | None) -> Mask:
         if name is None:
             return np.zeros(len(features), bool)
         return np.asarray(features[:, self.config.features.index(name)] <= 0)
 
     def _heads(
-        self, kind: str, first_slice: int, users: Floats, items: Floats, user: Ints, item: Ints, x: Floats
+        self, kind: str, first_slice: int, users: Floats, items: Floats, user: Rows, item: Rows, x: Floats
     ) -> Floats:
         """Mean over the heads of one kind, (n_pairs,). first_slice: which part of the projections the first reads.
 
@@ -262,7 +258,7 @@ class ItemProjections:
         """Whether they are of this very scorer and of these very vectors."""
         return self.scorer is scorer and self.vectors is vectors
 
-    def of(self, item: Ints) -> tuple[Floats, Ints]:
+    def of(self, item: Rows) -> tuple[Floats, Rows]:
         """Projections, (at least as many as there are distinct items, width), and the row of each item in them."""
         with self._lock:
             missing = distinct(item[self._row[item] < 0])
@@ -346,7 +342,7 @@ def gelu(x: Floats, out: Floats | None = None) -> Floats:
 
 
 def score_in_chunks(
-    score: Callable[..., Score], users: Floats, items: Floats, user: Ints, item: Ints, cosine: Floats, features: Floats
+    score: Callable[..., Score], users: Floats, items: Floats, user: Rows, item: Rows, cosine: Floats, features: Floats
 ) -> Score:
     """What `Scorer.score` gives for these pairs, `CHUNK_PAIRS` of them at a time."""
     mlp, logit = np.zeros(len(item), np.float32), np.zeros(len(item), np.float32)
@@ -376,7 +372,7 @@ def load_scorer(folder: Path) -> Scorer:
     return Scorer(config, weights)
 
 
-def write_part(folder: Path, name: str, weights: Mapping[str, NDArray[Any]], record: Mapping[str, Any]) -> None:
+def write_part(folder: Path, name: str, weights: Mapping[str, Array], record: Mapping[str, Any]) -> None:
     """A part of a model as `name`.safetensors and `name`.json."""
     from safetensors.numpy import save
 
@@ -388,7 +384,7 @@ def write_part(folder: Path, name: str, weights: Mapping[str, NDArray[Any]], rec
 
 
 @contextmanager
-def open_part(folder: Path, name: str, what: str) -> Iterator[tuple[dict[str, Any], dict[str, NDArray[Any]]]]:
+def open_part(folder: Path, name: str, what: str) -> Iterator[tuple[dict[str, Any], dict[str, Array]]]:
     """Record and weights that `write_part` wrote. Raises `ModelError` when a file is missing or damaged, and when the
     block finds that they do not fit each other."""
     from safetensors import SafetensorError

@@ -1,9 +1,5 @@
 """What a user turns to next, read from the sequence of what they bought: a causal transformer over item vectors.
 
-    past = dataset.before(cut)
-    snapshots = learn_sequence_model(dataset, item_vectors, basics, target, [cut], validation_start)
-    logit = snapshots[0].score(snapshots[0].users(histories, as_of, basics), pairs)
-
 Here it is at rest, in numpy: item vectors ready, users encoded on request, saved as safetensors. Training happens in
 `recllm.learn.models.sequence_network`.
 """
@@ -14,19 +10,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Floats, Ints, Ints32, Mask
 from recllm.base.documents import Count, CountOrZero, Flag, FrozenModel, Share
 from recllm.base.errors import ModelError
 from recllm.base.schema import ACTION_CODE, BROWSING, Action
 from recllm.base.settings import Dropout, LearningRate, Seed
 from recllm.learn.models.scorer import gelu, open_part, write_part
 from recllm.shop.data.dataset import DAY, Events, rows_of_ids
-from recllm.shop.data.interactions import Floats, Ints, Pairs, merged_lines, of_actions, unit
+from recllm.shop.data.interactions import Pairs, merged_lines, of_actions, unit
 from recllm.text.encoder.hardware import map_blocks
 
 PART = "interests"
@@ -42,9 +39,9 @@ USERS_AT_ONCE = 256
 class PaddedSequences(NamedTuple):
     """item (b, length), -1 is padding; action, gap the same shape. basics (b, dim) or None."""
 
-    item: NDArray[np.int64]
-    action: NDArray[np.int64]
-    gap: NDArray[np.int64]
+    item: Ints
+    action: Ints
+    gap: Ints
     basics: Floats | None
 
 
@@ -93,11 +90,11 @@ class Sequences:
     """
 
     indptr: Ints
-    item: NDArray[np.int32]
+    item: Ints32
     action: NDArray[np.int16]
     at: Ints
-    is_target: NDArray[np.bool_]
-    gap: NDArray[np.int64]
+    is_target: Mask
+    gap: Ints
 
     @classmethod
     def of(cls, events: Events, target: Iterable[Action], as_of: int) -> Sequences:
@@ -132,7 +129,7 @@ class Sequences:
         return PaddedSequences(item, action, np.where(inside, self.gap[safe], 0), basics)
 
 
-def gap_bucket(seconds: Ints) -> NDArray[np.int64]:
+def gap_bucket(seconds: Ints) -> Ints:
     """0 for the same moment, then 1 + log2 of the days, at most GAPS - 1."""
     days = np.maximum(seconds, 0) / DAY
     bucket = np.where(days > 0, 2 + np.floor(np.log2(np.maximum(days, 0.5))), 0)
@@ -160,7 +157,7 @@ class SequenceWeights:
     """What is stored: the network's weights and the ids that its item rows stand for."""
 
     config: SequenceConfig
-    weights: Mapping[str, NDArray[Any]]
+    weights: Mapping[str, Array]
     """By the names of `SequenceNetwork`'s state."""
     target: tuple[Action, ...]
     item_ids: tuple[str, ...]
@@ -179,7 +176,7 @@ class SequenceWeights:
 @dataclass(frozen=True, eq=False)
 class SequenceModel:
     config: SequenceConfig
-    weights: Mapping[str, NDArray[Any]]
+    weights: Mapping[str, Array]
     target: tuple[Action, ...]
     read: Floats
     """Items as the transformer reads them, (n_items, dim)."""
@@ -194,7 +191,7 @@ class SequenceModel:
     def of(
         cls,
         config: SequenceConfig,
-        weights: Mapping[str, NDArray[Any]],
+        weights: Mapping[str, Array],
         item_vectors: Floats,
         target: tuple[Action, ...],
     ) -> SequenceModel:
@@ -307,11 +304,11 @@ class SequenceModel:
             yield from (users[start : start + block] @ self.vectors.T) * self.scale + self.bias
 
 
-def _linear(x: Floats, weights: Mapping[str, NDArray[Any]], name: str) -> Floats:
+def _linear(x: Floats, weights: Mapping[str, Array], name: str) -> Floats:
     return np.asarray(x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"], np.float32)
 
 
-def _layer_norm(x: Floats, weights: Mapping[str, NDArray[Any]], name: str) -> Floats:
+def _layer_norm(x: Floats, weights: Mapping[str, Array], name: str) -> Floats:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
     return np.asarray(centred / np.sqrt(variance + 1e-5) * weights[f"{name}.weight"] + weights[f"{name}.bias"])

@@ -1,8 +1,7 @@
 """The sequence model as a torch module, and how it is learned by reading the log forward in time.
 
-The first part of the log is learned with a later part for validation; then each following part is learned on top. A
-snapshot is taken at each cut before anything after it is read, so that past windows can be scored by a model that does
-not know their answers.
+A snapshot is taken at each cut before anything after it is read, so that past windows can be scored by a model that
+does not know their answers.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recllm.base.schema import ACTION_CODE, Action
+from recllm.base.arrays import Floats, Ints
+from recllm.base.schema import ACTION_CODE, Action, Progress
 from recllm.learn.models.sequence import (
     GAPS,
     PaddedSequences,
@@ -30,7 +30,6 @@ from recllm.learn.models.sequence import (
     Sequences,
 )
 from recllm.shop.data.dataset import Dataset
-from recllm.shop.data.interactions import Floats, Ints
 from recllm.text.encoder.hardware import one_core_each
 
 EPOCHS_PER_EVALUATION = 2
@@ -227,14 +226,14 @@ def learn_sequence_model(
     cuts: Sequence[int],
     validation_start: int,
     args: SequenceArguments | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[SequenceModel] | None:
     """One model per cut (epoch seconds, ascending), each trained on events before its cut alone.
 
     item_vectors: unit rows (n_items, dim), or a function that gives them as they were known before a time. basics:
     Emb(I), (n_users, dim), or None. validation_start: what happens from here to the first cut says when to stop
-    learning what came before it, and is learned afterwards. progress: gets a line an evaluation; without it the lines
-    are logged. None when there are fewer than `args.min_examples` events to learn from before `validation_start`.
+    learning what came before it, and is learned afterwards. None when there are fewer than `args.min_examples` events
+    to learn from before that.
     """
     args, tell = args or SequenceArguments(), progress or logger.info
 
@@ -294,7 +293,7 @@ class SequenceLearner:
         for table, gradient in zip(self._tables, self._table_gradients, strict=True):
             table.grad = gradient
 
-    def learn_first(self, early: Ints, validation: Ints, tell: Callable[[str], None]) -> None:
+    def learn_first(self, early: Ints, validation: Ints, tell: Progress) -> None:
         """Learn until the validation users see no more gain; the network is left in the best state."""
         first = np.unique(self.baskets.user[validation], return_index=True)[1]  # the first basket of each user
         validation = validation[np.sort(self.rng.permutation(first)[:VALIDATION_USERS])]
@@ -342,9 +341,8 @@ class SequenceLearner:
     def _step(self, batch: _SequenceBatch, occurred: Ints, pool: ThreadPoolExecutor) -> float:
         """Sampled softmax over the batch's next items and uniform negatives among the items that occurred; the loss.
 
-        Two halves of the batch are computed at once, one core each: the products are too small for two cores to share
-        one. Their gradients sum to the same in either order, and with them come the random numbers of each, so that
-        the number of cores changes nothing.
+        Two halves of the batch are computed at once. Their gradients sum to the same in either order, and with them
+        come the random numbers of each, so that the number of cores changes nothing.
         """
         positives = self.sequences.item[self.baskets.draw(batch.baskets, self.rng)].astype(np.int64)
         negatives = self.rng.choice(occurred, min(self.args.negatives, len(occurred)), replace=False)
@@ -492,7 +490,6 @@ class _SequenceBatch(NamedTuple):
     """Position of the state that predicts it; 0 is before the first token."""
 
     def piece(self, rows: slice, inside: slice) -> _SequenceBatch:
-        """Some of the rows, and the baskets inside of them."""
         user, start, stop = self.user[rows], self.start[rows], self.stop[rows]
         row = self.row[inside] - rows.start
         return _SequenceBatch(user, start, stop, self.baskets[inside], row, self.column[inside])

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Floats, Values
 from recllm.base.errors import ModelError
 from recllm.base.files import PRIVATE, write_whole
 from recllm.text.encoder.hardware import default_threads
@@ -52,9 +53,8 @@ class BoostedTrees:
     names: tuple[str, ...]
     """Features, in the order of the columns."""
     booster: Any
-    """A `lightgbm.Booster`."""
 
-    def score(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    def score(self, values: NDArray[np.floating[Any]]) -> Values:
         """values: (n, n_features), NaN where unknown. (n,): what the objective of `grow_trees` says."""
         return np.asarray(self.booster.predict(values, raw_score=True, num_threads=default_threads()), np.float64)
 
@@ -69,7 +69,7 @@ class BoostedTrees:
 
         return cls(tuple(names), Booster(model_str=checked_text(text, len(names))))
 
-    def splits(self, n_trees: int, n_leaves: int) -> dict[str, NDArray[np.float32]]:
+    def splits(self, n_trees: int, n_leaves: int) -> dict[str, Floats]:
         """What `score_by_splits` reads, of at most `n_trees` of `n_leaves`: of each split the leaf that it divides (-1
         where there is no split), the column and the threshold, and the leaves' values. What is not above the threshold
         stays in the leaf, the rest goes to a new one."""
@@ -104,7 +104,7 @@ class BoostedTrees:
             ) from error
 
 
-def score_by_splits(splits: Mapping[str, NDArray[Any]], values: NDArray[np.float32]) -> NDArray[np.float64]:
+def score_by_splits(splits: Mapping[str, Array], values: Floats) -> Values:
     """What `BoostedTrees.score` says of float32 rows, all known; importing LightGBM takes a second."""
     leaf = np.zeros((len(splits["tree_values"]), len(values)), np.intp)
     for number, (divided, column, threshold) in enumerate(splits["tree_splits"].swapaxes(0, 1)[..., None], 1):
@@ -115,13 +115,13 @@ def score_by_splits(splits: Mapping[str, NDArray[Any]], values: NDArray[np.float
 
 def grow_trees(
     values: NDArray[np.floating[Any]],
-    target: NDArray[np.float64],
+    target: Values,
     settings: BoostingSettings,
     *,
     names: Sequence[str] = (),
     objective: str = "binary",
-    weights: NDArray[np.float64] | None = None,
-    offset: NDArray[np.float64] | None = None,
+    weights: Values | None = None,
+    offset: Values | None = None,
     column_share: float = 1.0,
     directions: Sequence[int] = (),
 ) -> BoostedTrees:
@@ -174,7 +174,7 @@ def checked_text(text: str, n_columns: int) -> str:
     return "tree\n" + "\n\n".join([blocks[0], *(f"{block}\n" for block in blocks[1:]), "end of trees\n"])
 
 
-def checked_trees(text: str, n_columns: int) -> list[dict[str, NDArray[Any]]]:
+def checked_trees(text: str, n_columns: int) -> list[dict[str, Array]]:
     """The lists of each tree of a text. Raises `ValueError` or `KeyError` for trees that LightGBM could not walk, or
     that read other columns than the first `n_columns`."""
     trees = []

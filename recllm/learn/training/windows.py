@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Floats, Ints, Mask
 from recllm.base.errors import DataError
 from recllm.base.schema import Action
 from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
@@ -24,14 +24,14 @@ from recllm.learn.features.pair_features import FEATURE_NAMES, SALES, pair_cosin
 from recllm.learn.features.sampled_people import sample_statistics
 from recllm.shop.data.catalogue import ItemGroups
 from recllm.shop.data.dataset import DAY, Dataset, row_starts
-from recllm.shop.data.interactions import Floats, Ints, Pairs, Tally, of_actions
+from recllm.shop.data.interactions import Pairs, Tally, of_actions
 
 if TYPE_CHECKING:
     from recllm.learn.models.sequence import SequenceModel
 
 SMALL_SHOP = 1_000
-"""Below this number of people counting scores what sold, corrected by trees (`eval/LOG.md`). Of several windows
-the latest, with all its users, judges trees of the others, as a fifth says nothing; trees that serve have all."""
+"""Below this number of people counting scores what sold, corrected by trees (`eval/LOG.md`), which all users of the
+latest window judge, as a fifth says nothing."""
 USERS_PER_WINDOW = 4_000  # users drawn per window: beyond that its cost stays the same
 REPEAT_NEGATIVES = 60  # per user, from what they bought before and did not buy in the window
 DISCOVERY_NEGATIVES = 90  # per user, from the candidates that are new to them
@@ -91,9 +91,9 @@ class Window(Pairs):
 
     as_of: int
     """Its start, epoch seconds."""
-    label: NDArray[np.bool_]
+    label: Mask
     """Bought in the window; (n_pairs,), as are all down to `cosine`."""
-    bought_before: NDArray[np.bool_]
+    bought_before: Mask
     correction: Floats
     """Log of how many candidates a sampled negative stands for."""
     features: Floats
@@ -129,7 +129,7 @@ class Window(Pairs):
         return int((self.bought.sizes > 0).sum())
 
     @cached_property
-    def has_positive(self) -> NDArray[np.bool_]:
+    def has_positive(self) -> Mask:
         """Users who bought any of their items, and any that was new to them, (2, n)."""
         masks = (self.label, self.label & ~self.bought_before)
         return np.stack([np.diff(row_starts(mask)[self.indptr]) > 0 for mask in masks])
@@ -226,7 +226,7 @@ class PastWindows:
         population: CollaborativeStatistics,
         users: Ints,
         truth: Tally,
-        allowed: NDArray[np.bool_],
+        allowed: Mask,
         negatives: tuple[int, int] | None,
         rng: np.random.Generator,
         *,
@@ -306,11 +306,11 @@ def list_quality(logit: Floats, window: Window) -> dict[str, float]:
 
 def sample_negatives(
     pairs: Candidates,
-    label: NDArray[np.bool_],
-    bought_before: NDArray[np.bool_],
+    label: Mask,
+    bought_before: Mask,
     negatives: tuple[int, int],
     rng: np.random.Generator,
-) -> tuple[NDArray[np.bool_], Floats]:
+) -> tuple[Mask, Floats]:
     """Mask of all positives and, per user, these numbers of negatives bought before and of new ones, (n_pairs,).
 
     Negatives are drawn uniformly; with the mask comes the log of how many each stands for, 0 for positives.

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints
 from recllm.base.errors import NothingToDo, PolicyError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import (
@@ -217,7 +217,7 @@ CLEAR_DELTA = 0.2
 def customer_facts(
     events: Events,
     catalogue: pl.DataFrame,
-    codes: Mapping[str, NDArray[np.int64]],
+    codes: Mapping[str, Ints],
     as_of: int,
     items: Sequence[int],
     reasons: Sequence[Sequence[Reason]],
@@ -241,7 +241,7 @@ def customer_facts(
     return [replace(f, is_repurchased=is_repurchased[item]) for f, item in zip(facts, items, strict=True)]
 
 
-def item_codes(catalogue: pl.DataFrame, broad: Collection[tuple[str, ...]] = ()) -> Mapping[str, NDArray[np.int64]]:
+def item_codes(catalogue: pl.DataFrame, broad: Collection[tuple[str, ...]] = ()) -> Mapping[str, Ints]:
     """By which items are one thing to a customer: the same title, the narrowest category, the brand; each (n,).
     broad: paths of categories that hold most of what is bought, and say nothing of a customer."""
     keys = catalogue.select(
@@ -258,7 +258,7 @@ def item_codes(catalogue: pl.DataFrame, broad: Collection[tuple[str, ...]] = ())
     return {name: _codes(keys[name]) for name in ("title", "category", "brand")}
 
 
-def repurchased(stats: ItemStatistics, category: NDArray[np.int64]) -> list[bool | None]:
+def repurchased(stats: ItemStatistics, category: Ints) -> list[bool | None]:
     """Whether customers come back for each item, or others of its category; None where unknown.
     category: its code, (n_items,), below 0 for none."""
     mean, buyers = stats.mean_repeat_rate, stats.buyers_ever.astype(np.float64)
@@ -273,7 +273,7 @@ def repurchased(stats: ItemStatistics, category: NDArray[np.int64]) -> list[bool
     return [False if rare else bought or None for rare, bought in pairs]
 
 
-def _codes(keys: pl.Series) -> NDArray[np.int64]:
+def _codes(keys: pl.Series) -> Ints:
     """One number for each key; a number of its own for each null."""
     codes = keys.rank("dense").cast(pl.Int64).fill_null(0).to_numpy().copy()
     missing = np.flatnonzero(codes == 0)
@@ -284,7 +284,7 @@ def _codes(keys: pl.Series) -> NDArray[np.int64]:
 def _facts(
     history: Events,
     catalogue: pl.DataFrame,
-    codes: Mapping[str, NDArray[np.int64]],
+    codes: Mapping[str, Ints],
     now: int,
     item: int,
     reasons: Sequence[Reason],
@@ -343,7 +343,7 @@ def _facts(
     return PersonFacts(**facts).coarse()
 
 
-def steady_rhythm(at: NDArray[np.int64], now: int) -> Mapping[str, object]:
+def steady_rhythm(at: Ints, now: int) -> Mapping[str, object]:
     """times_bought, and every_days and waited of a steady buyer."""
     days = np.unique(at // DAY)
     gaps = np.diff(days)

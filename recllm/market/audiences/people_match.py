@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Mask, Values
 from recllm.base.errors import PolicyError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import Action, Purpose
@@ -40,7 +40,6 @@ from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events
 from recllm.shop.data.interactions import visits
 from recllm.shop.workspace.privacy import PolicyGate
 
-Mask = NDArray[np.bool_]
 ACTION_OF = {
     "bought": Action.PURCHASE,
     "viewed": Action.VIEW,
@@ -142,7 +141,7 @@ class _PeopleFacts:
             deeds = deeds.select(self._item_mask(rule.item, rule.category, rule.brand)[deeds.item])
         return deeds
 
-    def _order_age(self, *, last: bool) -> NDArray[np.float64]:
+    def _order_age(self, *, last: bool) -> Values:
         """Days since each user's last or first order, (n_users,); NaN, which nothing equals, without one."""
         orders = self.deeds_of(Action.PURCHASE, None, None)
         edge = np.ones(len(orders.user), bool)

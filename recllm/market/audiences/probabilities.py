@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Floats, Ints, Mask, Rows, Values
 from recllm.base.errors import NotFittedError, UsageError
 from recllm.base.schema import Action, Intent, Objective
 from recllm.learn.features.candidates import candidates, explicit
@@ -33,7 +33,7 @@ from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.saved_model import Model
 from recllm.shop.data.dataset import DAY, Events
-from recllm.shop.data.interactions import Floats, Pairs, Tally, of_actions, padded, user_vectors
+from recllm.shop.data.interactions import Pairs, Tally, of_actions, padded, user_vectors
 from recllm.text.encoder.hardware import map_blocks
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ UNCHANGED: Line = (0.0, 1.0)
 class OfferTable:
     """The best items of n people by an objective, best first, (n, m) each; an item of -1, at the end, is none."""
 
-    item: NDArray[np.int64]
+    item: Ints
     offer_value: Floats
     """By the objective: of the chance its odds, p / (1 - p); of the others what a contact is expected to bring."""
     probability: Floats
     """Calibrated, in [0, 1]."""
 
-    def rows(self, people: NDArray[np.integer]) -> OfferTable:
+    def rows(self, people: Rows) -> OfferTable:
         """Of these people."""
         return OfferTable(self.item[people], self.offer_value[people], self.probability[people])
 
@@ -73,10 +73,10 @@ class OfferTable:
 class UserScores:
     """Of n people, for a target."""
 
-    score: NDArray[np.float64]
+    score: Values
     """(n,), who comes first: h of the module, which still differs where the probability rounds to 1; what the
     offer is worth by another objective; an effect; or a likeness."""
-    best_item: NDArray[np.int64]
+    best_item: Ints
     """(n,), row of the item of the target that suits them best, -1 for none."""
     probability: Floats | None
     """(n,), in [0, 1], of buying at least one item, or where each has items of their own, the offered one; None where
@@ -86,12 +86,12 @@ class UserScores:
     effects: PersonEffects | None = None
     """Where people are ordered by effect."""
 
-    def gains(self) -> NDArray[np.float64]:
+    def gains(self) -> Values:
         """What a contact changes, (n,): the effect where it is known, else the probability. Raises as `probabilities`
         does."""
         return self.probabilities().astype(np.float64) if self.effects is None else self.effects.effect
 
-    def rows(self, people: NDArray[np.integer]) -> UserScores:
+    def rows(self, people: Rows) -> UserScores:
         """Of these people."""
         probability = None if self.probability is None else self.probability[people]
         offers, effects = (None if table is None else table.rows(people) for table in (self.offers, self.effects))
@@ -113,8 +113,8 @@ def trained_model(recommender: Recommender) -> Model:
 
 def target_probabilities(
     recommender: Recommender,
-    items: NDArray[np.integer],
-    user_rows: NDArray[np.integer],
+    items: Rows,
+    user_rows: Rows,
     intent: Intent = Intent.MIXED,
     objective: Objective = Objective.PROBABILITY,
     *,
@@ -138,8 +138,8 @@ def target_probabilities(
 
 def independent_probabilities(
     recommender: Recommender,
-    items: NDArray[np.integer],
-    user_rows: NDArray[np.integer],
+    items: Rows,
+    user_rows: Rows,
     intent: Intent = Intent.MIXED,
     objective: Objective = Objective.PROBABILITY,
     *,
@@ -196,7 +196,7 @@ def independent_probabilities(
     return UserScores(by_value, listed.item[:, 0].copy(), np.asarray(-np.expm1(-rate), np.float32), listed)
 
 
-def is_left_out(histories: Events, pairs: Pairs, n_items: int, as_of: int, rules: LeftOut) -> NDArray[np.bool_]:
+def is_left_out(histories: Events, pairs: Pairs, n_items: int, as_of: int, rules: LeftOut) -> Mask:
     """Items that a person returned and did not buy since, or bought within `bought_days`, (n_pairs,)."""
     last = {}
     for action in (Action.PURCHASE, Action.RETURN):
@@ -208,7 +208,7 @@ def is_left_out(histories: Events, pairs: Pairs, n_items: int, as_of: int, rules
     return left_out if rules.bought_days is None else left_out | (bought >= as_of - rules.bought_days * DAY)
 
 
-def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer]) -> CollaborativeStatistics:
+def restricted_to(population: CollaborativeStatistics, items: Rows) -> CollaborativeStatistics:
     """The same population for scores of `items` alone: what it knows of other items' buyers is left out.
     Scores of `items` stay what they are, because a pair's features look these tables up at the pair's own item."""
     mask = np.zeros(population.n_items, bool)
@@ -224,7 +224,7 @@ def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer
     return replace(population, **tables)
 
 
-def calibration_line(recommender: Recommender, items: NDArray[np.integer]) -> Line:
+def calibration_line(recommender: Recommender, items: Rows) -> Line:
     """(a, b) from the window before the present; no change where the log does not reach back so far."""
     data, actions = recommender.dataset, recommender.population.settings.target
     start = data.as_of - trained_model(recommender).horizon_days * DAY
@@ -240,11 +240,11 @@ def calibration_line(recommender: Recommender, items: NDArray[np.integer]) -> Li
     return fit_line(independent_probabilities(earlier, items, user_rows).score, bought[user_rows])
 
 
-def fit_line(rate: NDArray[np.float64], bought: NDArray[np.bool_]) -> Line:
+def fit_line(rate: Values, bought: Mask) -> Line:
     """rate: h of each person, 0 or more; bought: whether they bought one, (n,) each."""
     from scipy.optimize import minimize
 
-    def loss(x: NDArray[np.float64]) -> float:
+    def loss(x: Values) -> float:
         h = calibrated_rate(rate, (x[0], float(np.exp(x[1]))))
         likelihood = np.where(bought, np.log(np.maximum(-np.expm1(-h), 1e-12)), -h)
         return float(-likelihood.sum() + x[0] ** 2 / 2 + x[1] ** 2)
@@ -253,21 +253,19 @@ def fit_line(rate: NDArray[np.float64], bought: NDArray[np.bool_]) -> Line:
     return float(x[0]), float(np.exp(x[1]))
 
 
-def calibrated_rate(rate: NDArray[np.float64], line: Line) -> NDArray[np.float64]:
+def calibrated_rate(rate: Values, line: Line) -> Values:
     """exp(a) * rate ^ b; 0 stays 0."""
     return np.asarray(np.exp(line[0]) * rate ** line[1])
 
 
-def likeness(
-    recommender: Recommender, seeds: NDArray[np.integer], user_rows: NDArray[np.integer]
-) -> tuple[NDArray[np.float64], str]:
+def likeness(recommender: Recommender, seeds: Rows, user_rows: Rows) -> tuple[Values, str]:
     """Cosine of each of `user_rows` with the mean of the `seeds`, rows of the dataset's users, (n,), and what it is, in
     words. Raises `UsageError` without seeds."""
     if not len(seeds):
         raise UsageError("none of the seeds is known here; check the ids, or the consent table")
     data = recommender.dataset
 
-    def vectors(block: NDArray[np.integer]) -> Floats:
+    def vectors(block: Rows) -> Floats:
         """Unit User vectors, (n, dim)."""
         basics = basics_vectors(recommender.encoder, basics_of(data.users[block.tolist()]), recommender.text_locale)
         return user_vectors(recommender.item_vectors, data.events.rows(block), data.as_of, basics)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Mask, Rows, Values
 from recllm.base.errors import DataError, PolicyError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import Action
@@ -23,7 +24,6 @@ from recllm.market.propensity.prediction import PredictionRequest
 from recllm.shop.data.catalogue import SENSITIVE_TARGET, in_category, known_rows, sensitive_items
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 
-Mask = NDArray[np.bool_]
 MIN_PEOPLE = 50
 MIN_PEOPLE_OF_A_CLASS = 20
 """Fewer people with, or without, the outcome teach nothing that could be checked."""
@@ -65,11 +65,11 @@ class Cohort:
         bought = self.dataset.between(start, end)
         return bought if self.target is None else bought.select(self.target[bought.item])
 
-    def bought(self, start: int, end: int) -> NDArray[np.float64]:
+    def bought(self, start: int, end: int) -> Values:
         """1 for who buys what counts with start <= time < end, (n_users,)."""
         return (np.diff(self.purchases(start, end).indptr) > 0).astype(np.float64)
 
-    def left(self, start: int, end: int) -> NDArray[np.float64]:
+    def left(self, start: int, end: int) -> Values:
         """1 for who buys nothing that counts then, (n_users,)."""
         return 1 - self.bought(start, end)
 
@@ -77,15 +77,15 @@ class Cohort:
         """Who has done anything before a time, (n_users,)."""
         return np.asarray(np.diff(self.dataset.before(at).events.indptr) > 0)
 
-    def user_rows(self, user_ids: list[str]) -> NDArray[np.int64]:
+    def user_rows(self, user_ids: list[str]) -> Ints:
         """Distinct rows of these ids, ascending; unknown ones are left out."""
         rows = self.dataset.user_rows(user_ids)
         return np.unique(rows[rows >= 0])
 
-    def user_ids(self, rows: NDArray[np.integer]) -> list[str]:
+    def user_ids(self, rows: Rows) -> list[str]:
         return list(self.dataset.users[USER_COLUMN].gather(rows).to_list())
 
-    def descending(self, rows: NDArray[np.integer], score: NDArray[np.floating]) -> NDArray[np.int64]:
+    def descending(self, rows: Rows, score: NDArray[np.floating]) -> Ints:
         """Positions in `rows`, highest score first; equal scores in the order of a hash of the id."""
         hashes = [
             hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -95,7 +95,7 @@ class Cohort:
         return np.asarray(np.lexsort((tie, -score)), np.int64)
 
 
-Outcome = Callable[[Cohort, int, int], NDArray[np.float64]]
+Outcome = Callable[[Cohort, int, int], Values]
 """What everybody did with start <= time < end, (n_users,)."""
 Eligible = Callable[[Cohort, int], Mask]
 """Who is asked about as of a time, (n_users,)."""
@@ -115,15 +115,15 @@ class Examples:
     """One row per person and window."""
 
     features: FeatureTable
-    label: NDArray[np.float64]
+    label: Values
     """(n,), above 0 for the outcome."""
-    person: NDArray[np.int64]
+    person: Ints
     """(n,), row of the dataset's users, so that one person can be kept together."""
-    window: NDArray[np.int64]
+    window: Ints
     """(n,), 0 the latest."""
-    cut: NDArray[np.int64]
+    cut: Ints
     """(n,), the features' time, epoch seconds."""
-    known_at: NDArray[np.int64]
+    known_at: Ints
     """(n,), when the label was known, epoch seconds."""
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Mask
 from recllm.base.errors import DataError, PolicyError
 from recllm.base.stats.probabilities import auc
 from recllm.market.propensity.coupons import read_texts
@@ -39,7 +40,7 @@ class Trial:
 
     features: FeatureTable
     """As of before the treatment."""
-    treated: NDArray[np.bool_]
+    treated: Mask
     """(n,)"""
     outcome: Values
     """(n,), 0 or 1."""
@@ -100,7 +101,7 @@ class Trial:
         return Trial(features=self.features.rows(which), **columns)
 
 
-def check_assignment(features: FeatureTable, treated: NDArray[np.bool_], propensity: Values, *, seed: int = 0) -> float:
+def check_assignment(features: FeatureTable, treated: Mask, propensity: Values, *, seed: int = 0) -> float:
     """The AUC with which features tell who was treated, over and above the propensities; near .5 in a true trial.
 
     The scores of a cross-fitted classifier are compared with those for treatments drawn again by the propensities.

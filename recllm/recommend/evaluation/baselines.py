@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Floats, Ints, Ints32
 from recllm.base.schema import Action
 from recllm.recommend.evaluation.protocols import EvaluationQuery, RankedLists, Ranker
 from recllm.shop.data.dataset import DAY, Dataset, Events, rows_of_ids
@@ -22,11 +22,11 @@ from recllm.shop.data.interactions import decay, matrix
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-Items = NDArray[np.int32]
-Scores = NDArray[np.float32]
+Items = Ints32
+Scores = Floats
 """(users of a block, items), higher is better; -inf keeps an item out."""
 
-Score = Callable[[NDArray[np.int64]], Scores]
+Score = Callable[[Ints], Scores]
 """Takes positions in `query.users`."""
 
 BLOCK = 256
@@ -81,7 +81,7 @@ def rank_in_blocks(query: EvaluationQuery, items: Items, score: Score, *, block:
     return RankedLists(lists)
 
 
-def top_k(scores: Scores, k: int) -> NDArray[np.int64]:
+def top_k(scores: Scores, k: int) -> Ints:
     """Columns of each row's k best, best first, of equal ones the earlier first; -1 where only -inf is left.
 
     The k-th largest of the maxima over stretches of columns is a lower bound of the k-th largest score, which spares
@@ -102,7 +102,7 @@ def top_k(scores: Scores, k: int) -> NDArray[np.int64]:
     return columns
 
 
-def buyers(dataset: Dataset, days: float | None) -> NDArray[np.int64]:
+def buyers(dataset: Dataset, days: float | None) -> Ints:
     """People who bought each item, ever or in the last `days` before the dataset's `as_of`, (n_items,)."""
     e = _purchase_events(dataset, days)
     pairs = np.unique(e.user.astype(np.int64) * dataset.n_items + e.item)
@@ -110,7 +110,7 @@ def buyers(dataset: Dataset, days: float | None) -> NDArray[np.int64]:
 
 
 def purchase_matrix(
-    dataset: Dataset, users: NDArray[np.int64], half_life_days: float | None, days: float | None = None
+    dataset: Dataset, users: Ints, half_life_days: float | None, days: float | None = None
 ) -> csr_array:
     """Purchase lines per user and item, float32 sparse (len(users), n_items), decayed when a half-life is given."""
     from scipy.sparse import csr_array
@@ -137,7 +137,7 @@ def random_order(seed: int = 0) -> Ranker:
     """Any items, each as likely as the other; a user's draw depends on the seed and the user's row only."""
 
     def rank(query: EvaluationQuery) -> RankedLists:
-        def score(block: NDArray[np.int64]) -> Scores:
+        def score(block: Ints) -> Scores:
             users, n = query.users[block], len(query.items)
             return np.stack([np.random.default_rng((seed, int(u))).random(n, np.float32) for u in users])
 
@@ -173,7 +173,7 @@ def user_knn(
     profiles = unit_rows(purchase_matrix(query.dataset, query.users, half_life_days).log1p())
     recent = purchase_matrix(query.fit_on, everyone, None, days)[:, items].sign()
 
-    def score(block: NDArray[np.int64]) -> Scores:
+    def score(block: Ints) -> Scores:
         similar, own_rows = (profiles[block] @ fit_profiles.T).toarray(), query.fit_users[block]
         rows = np.flatnonzero(own_rows >= 0)
         similar[rows, own_rows[rows]] = 0.0
@@ -185,7 +185,7 @@ def user_knn(
     return score
 
 
-def zero_shot(vectors: NDArray[np.float32]) -> Ranker:
+def zero_shot(vectors: Floats) -> Ranker:
     """Cosine of untrained text vectors (n_items, dim), unit rows, with the mean of what the user bought; no learning at
     all."""
 

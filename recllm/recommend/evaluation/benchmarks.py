@@ -58,8 +58,7 @@ def cj_next28(dataset: Dataset, *, validation: bool = False) -> EvaluationWindow
     """Complete Journey, four weeks from 2017-12-01 (validation: from 2017-11-03).
 
     Rows with quantity above 0 on products with a known product category, outside of the departments FUEL,
-    MISCELLANEOUS and COUPON. The category path of an item must be (department, product category, ...), cut at the
-    first unknown name. Local times stand in the log without a zone and are read as UTC.
+    MISCELLANEOUS and COUPON. The category path of an item must be (department, product category, ...).
     """
     path = dataset.items["category"]
     usable = (path.list.len().fill_null(0) >= 2) & ~path.list.first().is_in(CJ_LEFT_OUT).fill_null(True)

@@ -2,7 +2,6 @@
 
 An `EvaluationWindow` is one moment of a shop: what was known before it, which items could be offered, and slices of
 users with what they really bought afterwards. A system only ever sees an `EvaluationQuery`.
-Windows are cut here by time, or by leaving out each person's last purchase.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Floats, Ints, Ints32, Mask
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.stats.ranking import Truth
@@ -35,7 +34,6 @@ SLICES = {
 }
 
 TIME_SLICES = (ALL, NEW, COLD, NOHISTORY)
-"""The slices of a window of time."""
 
 N_HIDDEN_USERS = 200
 """Users in NOHISTORY at most, drawn with a fixed seed from those with basics and something to find."""
@@ -50,11 +48,11 @@ class EvaluationQuery:
     fit_on: Dataset
     """What may be counted or learned from.
     It has the item rows of `dataset`, and mostly it is the same object."""
-    users: NDArray[np.int64]
+    users: Ints
     """Rows of `dataset.users`."""
-    fit_users: NDArray[np.int64]
+    fit_users: Ints
     """Rows of the same users in `fit_on.users`, -1 for those who are not in it."""
-    items: NDArray[np.int32]
+    items: Ints32
     """Rows of the items that may be offered, ascending."""
     k: int
     mask_seen: bool
@@ -62,7 +60,7 @@ class EvaluationQuery:
     slice: str
     open_carts: bool = False
     """Each history is the cart of a visitor, who has not paid yet."""
-    hidden_users: NDArray[np.int64] | None = None
+    hidden_users: Ints | None = None
     """Where a user's history is hidden although `fit_on` holds it, the row there, -1 elsewhere; None where nothing is
     hidden. A system that finds a user by other means than `fit_users`, e.g. by basics, must leave that row out."""
 
@@ -74,13 +72,12 @@ class EvaluationQuery:
 class RankedLists(NamedTuple):
     """A system's answer to a query."""
 
-    items: NDArray[np.int32]
+    items: Ints32
     """Item rows (len(users), k), best first, -1 where a list is shorter."""
-    probabilities: NDArray[np.float32] | None = None
+    probabilities: Floats | None = None
     """That the user buys each item, NaN where the item is -1; a system that gives them is also measured by them."""
 
     def top(self, k: int) -> RankedLists:
-        """The first k of each list."""
         probabilities = None if self.probabilities is None else self.probabilities[:, :k]
         return RankedLists(self.items[:, :k], probabilities)
 
@@ -90,8 +87,6 @@ Ranker = Callable[[EvaluationQuery], RankedLists]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class System:
-    """A system in a comparison."""
-
     rank: Ranker
     slices: frozenset[str] | None = None
     """The slices on which it is measured, None for all."""
@@ -106,8 +101,8 @@ class Slice:
     """Users, what they can be offered and what they bought."""
 
     name: str
-    users: NDArray[np.int64]
-    items: NDArray[np.int32]
+    users: Ints
+    items: Ints32
     truth: Truth
     """One run per person of `users`, all non-empty."""
     mask_seen: bool
@@ -122,7 +117,7 @@ class EvaluationWindow:
     protocol: str
     dataset: Dataset
     fit_on: Dataset
-    fit_users: NDArray[np.int64] | None = None
+    fit_users: Ints | None = None
     """Row in `fit_on.users` of each person of `dataset.users`; None where both have the same rows."""
     slices: tuple[Slice, ...]
     until: int
@@ -193,9 +188,9 @@ def make_slices(
     *,
     past: Events,
     future: Events,
-    users: NDArray[np.bool_],
-    sold: NDArray[np.bool_],
-    offered: NDArray[np.bool_],
+    users: Mask,
+    sold: Mask,
+    offered: Mask,
     basics: pl.DataFrame | None = None,
 ) -> tuple[Slice, ...]:
     """The named slices of what happened in `future`, those without anybody left out.
@@ -276,7 +271,7 @@ def leave_one_out(dataset: Dataset, *, slices: Sequence[str] = (UNMASKED, MASKED
         np.maximum.at(learned_until, events.user[is_learned], events.at[is_learned])
         events = replace(events, at=events.at + (learned_until.max() - learned_until)[events.user])
 
-    def of_events(mask: NDArray[np.bool_]) -> Dataset:
+    def of_events(mask: Mask) -> Dataset:
         selected = events.select(mask)
         return replace(dataset, events=selected, as_of=int(selected.at.max()) + (step or 1))
 

@@ -14,11 +14,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Floats, Mask
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, MissingExtraError, UsageError
-from recllm.base.schema import ACTION_CODE, Action, Encoder
+from recllm.base.schema import ACTION_CODE, Action, Encoder, Progress
 from recllm.learn.features.candidates import CandidateCounts
 from recllm.recommend.evaluation import baselines
 from recllm.recommend.evaluation.baselines import one_pass_for_both_masks, rank_by
@@ -52,8 +52,6 @@ WARM = frozenset({ALL, NEW, MASKED, UNMASKED, NOHISTORY})
 
 @dataclass(frozen=True, kw_only=True)
 class SystemSpec:
-    """How a system is made."""
-
     make: Callable[..., Ranker]
     slices: frozenset[str] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -64,7 +62,6 @@ class SystemSpec:
     """`make` takes the vectors of the items first."""
     package: str = ""
     """What must be installed, by the extra bench, for one that a caller adds."""
-    note: str = ""
 
 
 SYSTEMS: Mapping[str, SystemSpec] = {
@@ -97,7 +94,7 @@ def check_systems(names: Iterable[str], further: Specs = MappingProxyType({})) -
 def make_systems(
     names: Iterable[str] = BASELINES,
     *,
-    vectors: NDArray[np.float32] | None = None,
+    vectors: Floats | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
     further: Specs = MappingProxyType({}),
@@ -117,7 +114,7 @@ def make_systems(
         keywords = {"seed": seed} if spec.seeded else {}
         keywords |= dict(spec.settings) | dict((settings or {}).get(name, {}))
         rank = spec.make(*([vectors] if spec.reads_vectors else []), **keywords)
-        systems[name] = System(rank=rank, slices=spec.slices, settings=keywords, note=spec.note)
+        systems[name] = System(rank=rank, slices=spec.slices, settings=keywords)
     return systems
 
 
@@ -130,11 +127,9 @@ def systems_for(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
     further: Specs = MappingProxyType({}),
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, System]:
     """Ours and others by name, ours first, each to learn from what the window lets it see.
-
-    recllm is what `recllm advise` proposes for the window's own past.
 
     encoder: called once, and only when a system needs it. recipe: what to train instead of the advised.
     settings: keywords of the others by name. further: systems besides, by name.
@@ -156,8 +151,6 @@ def systems_for(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingRecipe:
-    """What is trained."""
-
     training: ScorerTrainingSettings
     lora: LoraArguments | None = None
     """Fine-tune the encoder first; None leaves it frozen."""
@@ -190,11 +183,21 @@ def advised_recipe(past: Dataset, encoder: Encoder, *, seed: int = 0) -> Trainin
     return TrainingRecipe(training=advice.training, lora=advice.lora, interests=advice.interests)
 
 
-def learned_system(
-    encoder: Encoder, recipe: TrainingRecipe, *, progress: Callable[[str], None] | None = None
-) -> System:
+def learned_system(encoder: Encoder, recipe: TrainingRecipe, *, progress: Progress | None = None) -> System:
     """Trains at the first query of a window on `query.fit_on`, and keeps what it learned for the next ones."""
-    served = lru_cache(maxsize=1)(lambda past: _ranker(_trained(past, encoder, recipe, progress or logger.info)))
+
+    @lru_cache(maxsize=1)
+    def served(past: Dataset) -> Ranker:
+        from tempfile import TemporaryDirectory
+
+        from recllm.learn.training.lora.tune import tune_encoder
+
+        tell, tuned = progress or logger.info, encoder
+        if recipe.lora is not None:
+            with TemporaryDirectory() as run:  # the merged weights are in memory; the adapter is not needed again
+                tuned = tune_encoder(past, encoder, recipe.lora, run, tell).encoder
+        return _ranker(fit_recipe(past, tuned, recipe, tell))
+
     settings = {"encoder": encoder.name, **recipe.settings()}
     return System(rank=lambda query: served(query.fit_on)(query), settings=settings)
 
@@ -209,21 +212,7 @@ def served_system(recommender: Recommender, *, popularity_weight: float = 0.0) -
     return System(rank=_ranker(recommender, popularity_weight), settings=settings)
 
 
-def _trained(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Callable[[str], None]) -> Recommender:
-    from tempfile import TemporaryDirectory
-
-    from recllm.learn.training.lora.tune import tune_encoder
-
-    if recipe.lora is not None:
-        with TemporaryDirectory() as run:  # the merged weights are in memory; the adapter is not needed again
-            encoder = tune_encoder(past, encoder, recipe.lora, run, progress).encoder
-    return fit_recipe(past, encoder, recipe, progress)
-
-
-def fit_recipe(
-    past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Callable[[str], None] | None
-) -> Recommender:
-    """A recommender trained on a log by a recipe, with the encoder as it is."""
+def fit_recipe(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Progress | None) -> Recommender:
     from recllm.recommend.recommender.recommender import Recommender
 
     return Recommender(past, encoder, locale=recipe.locale).fit(
@@ -256,7 +245,7 @@ def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
         basics = basics_vectors(recommender.encoder, people, recommender.text_locale)
         return UserInputs(_histories(query), query.as_of, rows, basics)
 
-    def allowed(query: EvaluationQuery) -> NDArray[np.bool_]:
+    def allowed(query: EvaluationQuery) -> Mask:
         return np.isin(np.arange(query.dataset.n_items), query.items)
 
     @one_pass_for_both_masks

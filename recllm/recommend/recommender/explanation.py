@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
+from recllm.base.arrays import Floats, Ints, Rows, Values
 from recllm.base.policy import Policy
 from recllm.base.schema import Reason
 from recllm.recommend.recommender.histories import Histories, UserHistory
@@ -36,9 +36,6 @@ from recllm.shop.data.catalogue import on_offer
 from recllm.shop.data.dataset import OPEN_CART, Dataset
 from recllm.shop.data.interactions import Pairs
 from recllm.text.items import item_names, reason_text
-
-if TYPE_CHECKING:
-    from recllm.base.schema import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,19 +70,17 @@ class Explainer:
     dataset: Dataset
     policy: Policy
     locale: str
-    item_vectors: FloatArray
-    item_type: NDArray[np.integer]
+    item_vectors: Floats
+    item_type: Rows
     """Narrowest category of each item, (n_items,)."""
-    logits: Callable[[Histories, Pairs], NDArray[np.float32]]
+    logits: Callable[[Histories, Pairs], Floats]
     """The served score of pairs."""
     ranked: Callable[[Histories, int], Ranked]
     """The first items of the served ranking that nothing filters."""
     broad: frozenset[tuple[str, ...]] = frozenset()
     """As of `ReasonWriter`."""
 
-    def evidence(
-        self, person: UserHistory, item_rows: NDArray[np.integer]
-    ) -> tuple[list[Evidence], NDArray[np.float32]]:
+    def evidence(self, person: UserHistory, item_rows: Rows) -> tuple[list[Evidence], Floats]:
         """The person's pieces of evidence, and their measured worth for these items, (n_units, n_items)."""
         units = units_of(person, self.dataset.items["item_id"])
         tried = choose(units, item_rows, self.item_vectors, self.item_type, EVIDENCE_PER_ITEM)
@@ -97,7 +92,7 @@ class Explainer:
         """How far apart the person's scores lie; see `spreads`."""
         return float(spreads(self.ranked(lacking(person, [()]), LIST_DEPTH))[0])
 
-    def reasons(self, person: UserHistory, item_rows: NDArray[np.integer], spread: float) -> list[tuple[Reason, ...]]:
+    def reasons(self, person: UserHistory, item_rows: Rows, spread: float) -> list[tuple[Reason, ...]]:
         """What moves the score of each of these items, clearest first."""
         if not len(item_rows):
             return []
@@ -153,7 +148,7 @@ class Explainer:
         """
         name = self._title(item)
 
-        def position(versions: Histories) -> NDArray[np.int64]:
+        def position(versions: Histories) -> Ints:
             lists = self.ranked(versions, k + NAMESAKES).item
             listed = np.unique(lists)
             names = item_names(self.dataset.items[np.maximum(listed, 0).tolist()], self.locale)
@@ -174,7 +169,7 @@ class Explainer:
         return item_names(self.dataset.items[[row]], self.locale)[0]
 
 
-def spreads(ranked: Ranked) -> NDArray[np.float64]:
+def spreads(ranked: Ranked) -> Values:
     """How far apart each user's scores lie in a list that nothing filters, in logits, at least 1, (n,); see
     `leave_one_out.MIN_EFFECT`. 1 without a scorer: how often an item was bought says nothing of other items there."""
     if np.isnan(ranked.mlp).all():

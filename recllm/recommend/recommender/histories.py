@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Ints32, Mask, Rows
 from recllm.base.schema import ACTION_CODE, Action, Profile
 from recllm.learn.profiles.profile import build_profile
 from recllm.shop.data.dataset import OPEN_CART, USER_COLUMN, Dataset, Events, row_starts
-from recllm.shop.data.interactions import Ints, Tally
+from recllm.shop.data.interactions import Tally
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +25,11 @@ class Histories:
     """n times name -> value."""
     rows: Ints
     """Who they are among the neighbours, as `CollaborativeStatistics.pool` counts; -1 for none. (n,)."""
-    permitted: NDArray[np.bool_] | None = None
+    permitted: Mask | None = None
     """Who may be served personally, as decided when this was read, (n,); None where the source does not know."""
 
     @property
-    def has_evidence(self) -> NDArray[np.bool_]:
+    def has_evidence(self) -> Mask:
         """Of whom an event or a basic is known; what was only shown to a user is nothing that they did. (n,)"""
         acted = np.diff(self.events.select(self.events.action != ACTION_CODE[Action.SHOWN]).indptr) > 0
         stated = np.array([any(basics.values()) for basics in self.basics], bool)
@@ -46,7 +46,7 @@ class Histories:
         in_turn = Events.concat([self.events, cart]).rows(np.stack([np.arange(n), np.full(n, n)], axis=1).ravel())
         return replace(self, events=replace(in_turn, indptr=in_turn.indptr[::2]))
 
-    def dismissed(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    def dismissed(self) -> tuple[Ints, Ints32]:
         """Compressed rows of what each user dismissed and did not buy since: (indptr, item)."""
         dismissals = self.events.of(Action.DISMISS)
         tally = Tally.of(dismissals.user, dismissals.item, int(self.events.item.max(initial=-1)) + 1)
@@ -54,14 +54,13 @@ class Histories:
         starts = row_starts(np.bincount(tally.user[is_hidden], minlength=self.events.n_users))
         return starts, tally.key[is_hidden].astype(np.int32)
 
-    def select(self, users: NDArray[np.integer]) -> Histories:
+    def select(self, users: Rows) -> Histories:
         """These users, in the order given."""
         basics = [self.basics[int(n)] for n in users]
         permitted = None if self.permitted is None else self.permitted[users]
         return Histories(self.events.rows(users), basics, self.rows[users], permitted)
 
     def person(self, n: int) -> UserHistory:
-        """The user in this place."""
         return UserHistory(self.events.rows(np.array([n])), self.basics[n], int(self.rows[n]))
 
     @classmethod
@@ -81,11 +80,10 @@ class UserHistory:
     row: int = -1
     """Who they are in `CollaborativeStatistics.pool`, so that a person is not their own neighbour; -1 for none."""
 
-    def of_items(self, items: NDArray[np.integer] | Sequence[int]) -> UserHistory:
+    def of_items(self, items: Rows | Sequence[int]) -> UserHistory:
         """Only what they did with these items."""
         return replace(self, events=self.events.select(np.isin(self.events.item, items)))
 
     def profile(self, dataset: Dataset, pseudonym: str = "") -> Profile:
-        """The profile as of the dataset's time."""
         users = pl.DataFrame({USER_COLUMN: [pseudonym], **{name: [value] for name, value in self.basics.items()}})
         return build_profile(replace(dataset, users=users, events=self.events), 0)

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Mask, Rows
 from recllm.base.schema import Action, Intent, NoteKind
 from recllm.base.settings import OfferSettings
 from recllm.shop.data.dataset import DAY, Events
-from recllm.shop.data.interactions import Ints, Pairs, Tally, merged_lines
+from recllm.shop.data.interactions import Pairs, Tally, merged_lines
 from recllm.shop.data.rhythm import ShoppingDays
 
 if TYPE_CHECKING:
@@ -60,14 +60,14 @@ class FittingItems:
         pairs = zip(self.item[own_rows].tolist(), self.cause[own_rows].tolist(), strict=True)
         return {item: cause for item, cause in pairs if cause >= 0}, self.remarks[person]
 
-    def groups(self, allowed: NDArray[np.bool_]) -> Iterator[tuple[Ints, NDArray[np.bool_]]]:
+    def groups(self, allowed: Mask) -> Iterator[tuple[Ints, Mask]]:
         """Each person alone, with the items of theirs that are allowed, (n_items,)."""
         for person in range(len(self.remarks)):
             fits = np.zeros_like(allowed)
             fits[self.of(person)] = True
             yield np.array([person]), allowed & fits
 
-    def pairs(self, people: slice, allowed: NDArray[np.bool_]) -> Pairs:
+    def pairs(self, people: slice, allowed: Mask) -> Pairs:
         """The items of some of these people, numbered from the first of the slice, that are allowed, (n_items,)."""
         start, stop, _ = people.indices(len(self.remarks))
         own_rows = slice(self.indptr[start], self.indptr[stop])
@@ -81,8 +81,8 @@ def fitting_items(
     as_of: int,
     settings: OfferSettings,
     together: Callable[[], csr_matrix],
-    sensitive: Callable[[Ints], NDArray[np.bool_]],
-    cart: NDArray[np.integer] | None = None,
+    sensitive: Callable[[Ints], Mask],
+    cart: Rows | None = None,
 ) -> FittingItems | None:
     """What fits, of n people with these histories; None where the intent leaves nothing out person by person.
 
@@ -143,8 +143,8 @@ def _complements(
     as_of: int,
     settings: OfferSettings,
     together: csr_matrix,
-    sensitive: Callable[[Ints], NDArray[np.bool_]],
-    cart: NDArray[np.integer],
+    sensitive: Callable[[Ints], Mask],
+    cart: Rows,
 ) -> FittingItems:
     n, n_items = len(purchases.indptr) - 1, together.shape[0]
     late = purchases.select(purchases.at >= as_of - settings.cross_sell_days * DAY)

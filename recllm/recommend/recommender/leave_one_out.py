@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Floats, Ints, Mask, Rows
 from recllm.base.errors import UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import ACTION_CODE, BROWSING, Action, HistoryLine, Profile, Reason, ReasonKind
@@ -77,7 +78,7 @@ class Evidence:
         return cls(kind, name=name) if kind == "I" else cls(kind, int(known_rows(dataset, [name])[0]))
 
 
-Score = Callable[[Histories, Pairs], NDArray[np.float32]]
+Score = Callable[[Histories, Pairs], Floats]
 """(n versions of a person, pairs) -> logit of each pair: the served model."""
 
 
@@ -113,10 +114,10 @@ def lacking(person: UserHistory, sets: Sequence[Sequence[Evidence]]) -> Historie
 def deltas(
     person: UserHistory,
     units: Sequence[Evidence],
-    item_rows: NDArray[np.integer],
-    tried: NDArray[np.bool_],
+    item_rows: Rows,
+    tried: Mask,
     score: Score,
-) -> NDArray[np.float32]:
+) -> Floats:
     """Delta of each unit for each shown item, float32 (n_units, n_shown), NaN where not tried.
 
     tried: boolean (n_units, n_shown).
@@ -138,7 +139,7 @@ def deltas(
     return unit_deltas
 
 
-def heaviest_first(unit_deltas: NDArray[np.float32]) -> NDArray[np.int64]:
+def heaviest_first(unit_deltas: Floats) -> Ints:
     """Numbers of the units, (n_units,), largest delta first and NaN last; equal ones stay in order."""
     order = np.argsort(-unit_deltas, kind="stable")
     level = np.cumsum(~(np.diff(unit_deltas[order], prepend=np.inf) >= -ROUNDING))
@@ -147,11 +148,11 @@ def heaviest_first(unit_deltas: NDArray[np.float32]) -> NDArray[np.int64]:
 
 def choose(
     units: Sequence[Evidence],
-    item_rows: NDArray[np.integer],
-    item_vectors: NDArray[np.float32],
-    item_type: NDArray[np.integer],
+    item_rows: Rows,
+    item_vectors: Floats,
+    item_type: Rows,
     tried: int,
-) -> NDArray[np.bool_]:
+) -> Mask:
     """Which units to try for which item, boolean (n_units, n_shown): the item itself, its type, then by cosine.
 
     Basics are always tried.
@@ -171,7 +172,7 @@ def choose(
 
 @dataclass(frozen=True, eq=False)
 class ReasonWriter:
-    """Turns measured units into sentences. `items` are the dataset's, `names` what each is called."""
+    """Turns measured units into sentences. `items` are the dataset's."""
 
     items: pl.DataFrame
     policy: Policy
@@ -186,7 +187,7 @@ class ReasonWriter:
     def reasons(
         self,
         units: Sequence[Evidence],
-        unit_deltas: NDArray[np.float32],
+        unit_deltas: Floats,
         item_row: int,
         profile: Profile,
         spread: float,
@@ -274,7 +275,7 @@ def _lines(profile: Profile) -> dict[tuple[str, str], HistoryLine]:
     return heaviest
 
 
-PositionOf = Callable[[Histories], NDArray[np.int64]]
+PositionOf = Callable[[Histories], Ints]
 """n versions of a person -> the item's position in each version's list, from 1, int64 (n,)."""
 
 MOST = 8
@@ -293,7 +294,7 @@ class Counterfactual:
 def counterfactual(
     person: UserHistory,
     units: Sequence[Evidence],
-    deltas: NDArray[np.float32],
+    deltas: Floats,
     position: PositionOf,
     *,
     k: int,
@@ -302,9 +303,8 @@ def counterfactual(
 
     The pieces of evidence that weigh most are taken out one after the other until the item leaves the first `k` of a
     list that is really ranked again, candidates and all; then those that were not needed are put back. So the set is
-    small and proven, but not proven to be the smallest there is. Sources: Ghazimatin et al. 2020, "PRINCE:
-    provider-side interpretability with counterfactual explanations"; Tran et al. 2021, "Counterfactual explanations for
-    neural recommenders"; here for any model that can rank a shortened history.
+    small and proven, but not proven to be the smallest there is (as Ghazimatin et al. 2020 and Tran et al. 2021, here
+    for any model that can rank a shortened history).
 
     deltas: (n_units,), NaN where not tried; only those above 0 are taken out. None when the item is not among the first
     `k` as it is, or still is without the `MOST` heaviest units.

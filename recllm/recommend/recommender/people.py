@@ -7,26 +7,26 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Ints
 from recllm.base.errors import PolicyError, UnknownIdError
 from recllm.base.schema import Profile, Purpose
 from recllm.learn.features.item_vectors import basics_of
 from recllm.recommend.recommender.histories import Histories
 from recllm.recommend.recommender.leave_one_out import Evidence, lacking
 from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events, rows_of_ids, utc
-from recllm.shop.data.interactions import Ints, merge
+from recllm.shop.data.interactions import merge
 
 if TYPE_CHECKING:
     from recllm.shop.workspace.privacy import PolicyGate
     from recllm.shop.workspace.workspace import Workspace
     from recllm.text.items import UserTexts
 
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, Array]
 
 
 class People(Protocol):
@@ -139,7 +139,6 @@ class AgreedPeople:
     """The catalogue and the present; it may be without users."""
     state: PeopleState
     users: pl.DataFrame
-    """As `Dataset.users`."""
     digests: Ints
     """Of each of the users in the state, (n_users,)."""
     state_rows: Ints

@@ -7,12 +7,13 @@ two texts, less the item's `text_centrality`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Floats, Ints, Ints32, Mask, Rows
 from recllm.base.errors import ModelError, UsageError
 from recllm.base.schema import COST_NAMES, MARGIN_NAMES, Objective
 from recllm.learn.features.candidates import CandidateCounts, Candidates, candidates, explicit
@@ -20,7 +21,7 @@ from recllm.learn.features.collaborative import WINDOW_DAYS, CollaborativeStatis
 from recllm.learn.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
 from recllm.learn.models.scorer import ItemProjections, Scorer, counting_score, sales, score_in_chunks
 from recllm.shop.data.dataset import Events
-from recllm.shop.data.interactions import Floats, Ints, Pairs
+from recllm.shop.data.interactions import Pairs
 from recllm.text.encoder.hardware import map_blocks
 
 LIST_DEPTH = 110
@@ -31,7 +32,6 @@ NAMESAKES = 100
 """Items that are ranked besides those asked for, because several may share a name."""
 
 BLOCK_PAIRS = 2**18
-"""Pairs of a block of people."""
 
 USERS_AT_ONCE = 128
 """Users of a block, at most: what is computed of their pairs on the way stays in the cache."""
@@ -45,7 +45,7 @@ TEXT_CANDIDATES = 100
 """Nearest texts that are candidates where no scorer ranks."""
 
 
-Runs = tuple[Ints, NDArray[np.integer]]
+Runs = tuple[Ints, Rows]
 """Item rows of each user: (indptr, item)."""
 
 
@@ -77,7 +77,7 @@ class Ranked:
     sources: uint16 bits of `recllm.learn.features.candidates.SOURCES`; 0 where an explicit list was ranked.
     """
 
-    item: NDArray[np.int32]
+    item: Ints32
     logit: Floats
     cosine: Floats
     mlp: Floats
@@ -97,14 +97,13 @@ class UserInputs:
     """n runs."""
     as_of: int
     """Epoch seconds; events at or after it do not count."""
-    rows: NDArray[np.integer] | None = None
+    rows: Rows | None = None
     """Row of each in the dataset behind the statistics, so that a person is not their own neighbour; -1 for none."""
     basics: Floats | None = None
     """Emb(I), (n, dim)."""
 
     @property
     def n(self) -> int:
-        """Number of users."""
         return len(self.histories.indptr) - 1
 
     def batch(self, population: CollaborativeStatistics, rows_of_block: slice = slice(None)) -> UserBatch:
@@ -138,8 +137,8 @@ class ItemRanker:
         users: UserInputs,
         k: int,
         *,
-        items: NDArray[np.integer] | None = None,
-        allowed: NDArray[np.bool_] | None = None,
+        items: Rows | None = None,
+        allowed: Mask | None = None,
         banned: Runs | None = None,
         repeats: bool = True,
         popularity_weight: float = 0.0,
@@ -149,8 +148,7 @@ class ItemRanker:
     ) -> Ranked:
         """Top `k` for each user, of the whole catalogue or of `items`: new ones that never sold, or the caller's own.
 
-        When the sources propose fewer than `k` items of the catalogue, popular ones fill the list, so it is short only
-        when fewer than `k` items pass the filters, for which see `recllm.learn.features.candidates.candidates`.
+        Where the sources propose fewer than `k`, popular items that pass the filters of `candidates` fill the list.
         popularity_weight: items are ordered by logit - weight * log(1 + people who ever bought them), so that more
         of the catalogue is shown, at a price in accuracy (`eval/catalogue_coverage.py`); the scores in the answer stay
         what they were. 1 ranks by how much more the user buys an item than people in general do.
@@ -188,7 +186,7 @@ class ItemRanker:
         users: UserInputs,
         k: int,
         *,
-        allowed: NDArray[np.bool_] | None = None,
+        allowed: Mask | None = None,
         popularity_weight: float = 0.0,
     ) -> tuple[Ranked, Ranked]:
         """What `rank` gives with `repeats` and without, for one scoring: the sources propose the same new items."""
@@ -285,7 +283,7 @@ class ItemRanker:
         position = np.arange(len(order)) - pairs.indptr[user]
         in_list, at = order[position < k], (user[position < k], position[position < k])
 
-        def table(column: NDArray[Any], empty: float) -> NDArray[Any]:
+        def table(column: Array, empty: float) -> Array:
             padded = np.full((n, k), empty, column.dtype)
             padded[at] = column[in_list]
             return padded
@@ -309,7 +307,7 @@ def completes_cart(batch: UserBatch, pairs: Pairs) -> Floats:
     return np.asarray(CART_WEIGHT * np.maximum(lift, 0), np.float32)
 
 
-def _open(pairs: Candidates, users: UserBatch, hidden: Runs | None, repeats: bool) -> NDArray[np.bool_]:
+def _open(pairs: Candidates, users: UserBatch, hidden: Runs | None, repeats: bool) -> Mask:
     is_open = np.ones(len(pairs.item), bool)
     if not repeats:
         is_open &= ~users.owned.occurs(pairs.user, pairs.item)
@@ -327,7 +325,7 @@ def _stack(parts: list[Ranked], k: int) -> Ranked:
     return Ranked(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Ranked)))
 
 
-def item_margins(items: pl.DataFrame) -> NDArray[np.float32]:
+def item_margins(items: pl.DataFrame) -> Floats:
     """What the shop earns by each item, (n_items,): its attribute `margin`, else price less `cost`, NaN unknown.
 
     Raises `UsageError` where no item says it.

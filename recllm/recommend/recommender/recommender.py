@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Floats, Ints, Mask, Rows, Values
 from recllm.base.errors import ModelError, PolicyError, UnknownIdError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.questions import RecommendRequest
-from recllm.base.schema import Encoder, Intent, Objective, Slate, SlateStatus
+from recllm.base.schema import Encoder, Intent, Objective, Progress, Slate, SlateStatus
 from recllm.base.settings import CollaborativeSettings, OfferSettings, ScorerTrainingSettings
 from recllm.learn.features.candidates import CandidateCounts
 from recllm.learn.features.collaborative import CollaborativeStatistics
@@ -38,7 +38,6 @@ from recllm.recommend.recommender.ranking import LIST_DEPTH, NAMESAKES, ItemRank
 from recllm.recommend.recommender.slate_writer import SlateWriter, slate_depth
 from recllm.shop.data.catalogue import allowed_items, catalogue_rows, known_rows, sensitive_items
 from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events
-from recllm.shop.data.interactions import Ints
 from recllm.shop.data.order import refuse_steps
 from recllm.text.domains import domain_of, in_domain, without_domain
 from recllm.text.items import ItemNames
@@ -46,7 +45,6 @@ from recllm.text.items import ItemNames
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from recllm.base.schema import FloatArray
     from recllm.learn.features.item_index.catalogue import CatalogueIndex
     from recllm.learn.models.sequence import SequenceArguments
     from recllm.recommend.recommender.saved_model import Model
@@ -77,7 +75,7 @@ class Recommender:
         pseudonyms: Pseudonyms | None = None,
         permits: Permits | None = None,
         people: People | None = None,
-        item_vectors: FloatArray | None = None,
+        item_vectors: Floats | None = None,
         population: CollaborativeStatistics | None = None,
         together: csr_matrix | None = None,
         text_locale: str | None = None,
@@ -112,7 +110,7 @@ class Recommender:
         return f"Recommender({self.dataset.n_users} people, {self.dataset.n_items} items, {trained})"
 
     @cached_property
-    def item_vectors(self) -> FloatArray:
+    def item_vectors(self) -> Floats:
         """Unit rows, (n_items, dim)."""
         return item_vectors(self.encoder, self.dataset, self.text_locale)
 
@@ -164,13 +162,12 @@ class Recommender:
         return ItemRanker(scorer, self.population, self.model.candidates, projections, horizon_days)
 
     @cached_property
-    def margins(self) -> NDArray[np.float32]:
+    def margins(self) -> Floats:
         """See `item_margins`."""
         return item_margins(self.dataset.items)
 
     @cached_property
     def brands(self) -> frozenset[str]:
-        """Every brand of the catalogue."""
         return frozenset(self.dataset.items["brand"].drop_nulls().unique().to_list())
 
     def warm(self) -> Recommender:
@@ -185,7 +182,7 @@ class Recommender:
         interests: SequenceArguments | None = None,
         collaborative: CollaborativeSettings | None = None,
         candidates: CandidateCounts | None = None,
-        progress: Callable[[str], None] | None = None,
+        progress: Progress | None = None,
     ) -> Recommender:
         """A recommender with a scorer trained on the dataset, of more than `learn_people` people on a sample of them;
         this one stays as it is.
@@ -252,7 +249,7 @@ class Recommender:
         positions: Ints,
         histories: Histories,
         basket: Ints,
-        allowed: NDArray[np.bool_],
+        allowed: Mask,
         rng: np.random.Generator,
     ) -> dict[int, Slate]:
         """Slates by position in the request, of the users in these positions."""
@@ -311,18 +308,16 @@ class Recommender:
             raise UnknownIdError("nothing to explain: nothing is known of this person; check the id, or load events")
         return histories.person(0)
 
-    def fitting(
-        self, intent: Intent, histories: Events, cart: NDArray[np.integer] | None = None
-    ) -> FittingItems | None:
+    def fitting(self, intent: Intent, histories: Events, cart: Rows | None = None) -> FittingItems | None:
         """See `fitting_items`; raises what `together` raises, for offers that go with something."""
 
-        def sensitive(rows: Ints) -> NDArray[np.bool_]:
+        def sensitive(rows: Ints) -> Mask:
             return sensitive_items(self.dataset.items[rows.tolist()], self.policy)
 
         as_of = self.dataset.as_of
         return fitting_items(intent, histories, as_of, self.offers, lambda: self.together, sensitive, cart)
 
-    def _agreed(self, pseudonyms: Sequence[str]) -> tuple[NDArray[np.bool_], Histories]:
+    def _agreed(self, pseudonyms: Sequence[str]) -> tuple[Mask, Histories]:
         """Who may be served personally, (n,), and the histories of those alone."""
         histories = self.people.histories(pseudonyms)
         permitted = histories.permitted
@@ -365,11 +360,11 @@ class Recommender:
         self.warm()
         return self._copy(people=PeopleLacking(self.people, self._pseudonyms([user])[0], units))
 
-    def permitted(self) -> NDArray[np.bool_]:
+    def permitted(self) -> Mask:
         """Who of the dataset's users may be served personally, as decided now; (n_users,)."""
         return np.array(self._permits(self.dataset.users[USER_COLUMN].to_list()), bool)
 
-    def user_rows(self, users: Sequence[str]) -> NDArray[np.int64]:
+    def user_rows(self, users: Sequence[str]) -> Ints:
         """Row of each of the caller's ids in the dataset's users, -1 for an unknown one."""
         return self.dataset.user_rows(self._pseudonyms(users))
 
@@ -378,7 +373,7 @@ class Recommender:
         statistics."""
         return self._copy(dataset=dataset, people=None, population=replace(self.population, pool=pool))
 
-    def with_items(self, dataset: Dataset, vectors: FloatArray) -> Recommender:
+    def with_items(self, dataset: Dataset, vectors: Floats) -> Recommender:
         """This one's model over another dataset, which has its items first; vectors: those of further items, if any."""
         vectors = np.concatenate([self.item_vectors, vectors])
         return self._copy(dataset=dataset, people=None, population=None, item_vectors=vectors)
@@ -403,7 +398,7 @@ class Recommender:
             vars(copied).update({"margins": self.margins} if "margins" in vars(self) else {})
         return copied
 
-    def _ranked(self, histories: Histories, request: RecommendRequest, allowed: NDArray[np.bool_], k: int) -> Ranked:
+    def _ranked(self, histories: Histories, request: RecommendRequest, allowed: Mask, k: int) -> Ranked:
         """The first `k` items of each user."""
         weight = request.popularity_weight
         by_margin = request.objective is Objective.MARGIN
@@ -413,7 +408,7 @@ class Recommender:
             items=np.flatnonzero(allowed) if request.allow is not None or request.intent in PERSONAL_INTENTS else None,
             allowed=allowed,
             banned=histories.dismissed(),
-            repeats=request.shows_repeats,
+            repeats=request.repeats and request.intent is not Intent.DISCOVER,
             popularity_weight=self.policy.popularity_weight if weight is None else weight,
             objective=request.objective,
             margins=self.margins if by_margin else None,
@@ -428,7 +423,7 @@ class Recommender:
         """The same of users of the dataset, by their rows."""
         return self.inputs(DatasetPeople(self.dataset).of_rows(rows))
 
-    def _best(self, histories: Histories, writer: SlateWriter, allowed: NDArray[np.bool_]) -> tuple[Ranked, list[Ints]]:
+    def _best(self, histories: Histories, writer: SlateWriter, allowed: Mask) -> tuple[Ranked, list[Ints]]:
         """A ranking, and the columns in it of each user's first items, of each name only the best: `k`, and where the
         slate explores those of the pool.
 
@@ -456,11 +451,8 @@ class Recommender:
             buyers_28=self.population.stats.buyers_28,
         )
 
-    def _spreads(self, histories: Histories, request: RecommendRequest, ranked: Ranked) -> NDArray[np.float64]:
-        """Range of each user's scores in the list that nothing filters, in logits, at least 1; (n,).
-
-        It does not depend on what was asked for, so that one item has the same reasons wherever it is shown.
-        """
+    def _spreads(self, histories: Histories, request: RecommendRequest, ranked: Ranked) -> Values:
+        """Those of the list that nothing filters, so that one item has the same reasons wherever it is shown."""
         plain = RecommendRequest(users=request.users)
         names = ("k", "explain", "same_names", "explore_share", "explore_pool")
         as_plain = {name: getattr(plain, name) for name in names}

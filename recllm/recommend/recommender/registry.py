@@ -108,10 +108,9 @@ def publish(
     """Lets `write` fill an empty folder, seals it as a new version and makes that the serving one.
 
     A version whose lineage says that the gate refused it is kept and does not serve. One that passed the gate serves
-    only if its parent still does: it was compared with no other. Returns the version, by default the UTC time with a
-    random end. Raises `ModelError` for a version that exists, a file type outside `ALLOWED_SUFFIXES`, a link, no file
-    at all, or a full disk; `UsageError` for a version that is not a safe name. What else `write` raises goes through.
-    In each case the version that served still serves.
+    only if its parent still does: it was compared with no other. Returns the version. Raises `ModelError` for a version
+    that exists, a file type outside `ALLOWED_SUFFIXES`, a link, no file at all, or a full disk; `UsageError` for a
+    version that is not a safe name. What else `write` raises goes through. The version that served then still serves.
     """
     version = safe_id(version or new_version(), "model version")
     if version.endswith(".tmp"):

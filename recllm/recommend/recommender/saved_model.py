@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recllm.base.documents import json_value, without_retired
 from recllm.base.errors import ModelError, NotFittedError, UsageError
-from recllm.base.schema import Encoder
+from recllm.base.schema import Encoder, Progress
 from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.learn.features.candidates import CandidateCounts
 from recllm.learn.features.item_vectors import DatedItemVectors, basics_of, basics_vectors
@@ -22,7 +22,7 @@ from recllm.recommend.recommender.registry import current, open_version
 from recllm.shop.data.dataset import Dataset, utc
 
 if TYPE_CHECKING:
-    from recllm.base.schema import FloatArray
+    from recllm.base.arrays import Floats
     from recllm.learn.models.sequence import SequenceArguments
 
 MODEL_FILE = "model.json"
@@ -31,8 +31,7 @@ ADAPTER = "adapter"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
-    """A scorer with what is needed to serve it. metrics: of the validation users of the latest past
-    window, who also chose the epoch and calibrated the probability."""
+    """A scorer with what is needed to serve it. metrics: see `recllm.learn.training.scorer.FittedScorer`."""
 
     scorer: Scorer = field(repr=False)
     population: CollaborativeSettings
@@ -62,8 +61,8 @@ def fit_model(
     interests: SequenceArguments | None = None,
     collaborative: CollaborativeSettings | None = None,
     candidates: CandidateCounts | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> tuple[Model, FloatArray]:
+    progress: Progress | None = None,
+) -> tuple[Model, Floats]:
     """A scorer trained on all of the dataset, and the item vectors of its time, (n_items, dim). Arguments and errors as
     of `Recommender.fit`. locale: of the item texts."""
     from recllm.learn.training.scorer import fit_scorer

@@ -29,7 +29,7 @@ from recllm.text.items import item_names
 from recllm.text.templates import Prompts
 
 if TYPE_CHECKING:
-    from recllm.base.schema import FloatArray
+    from recllm.base.arrays import Floats, Ints, Mask
     from recllm.recommend.recommender.recommender import Recommender
     from recllm.shop.workspace.workspace import Workspace
     from recllm.text.word_index import WordIndex
@@ -44,8 +44,6 @@ RANK_CONSTANT = 20.0
 """c in 1 / (c + rank): the larger, the less the first places of one list count."""
 WORDS_WEIGHT, VECTORS_WEIGHT, PERSON_WEIGHT, POPULARITY_WEIGHT = 1.0, 0.3, 1.0, 0.5
 """Of the lists; popularity stands in for the user's score where there is no user or no consent."""
-
-Rows = NDArray[np.int64]
 
 
 def search_workspace(
@@ -71,7 +69,7 @@ def search(
     recommender: Recommender,
     index: WordIndex,
     request: SearchRequest,
-    query_vector: FloatArray | None,
+    query_vector: Floats | None,
     *,
     vectors_weight: float = VECTORS_WEIGHT,
 ) -> Slate:
@@ -129,22 +127,20 @@ def search(
     return _answer(slate, request, items, recommender.locale, words_only=query_vector is None)
 
 
-def _named(items: pl.DataFrame, query: str) -> NDArray[np.bool_]:
-    """Which items have the query as id or title, (n_items,)."""
+def _named(items: pl.DataFrame, query: str) -> Mask:
     text = unicodedata.normalize("NFC", query).strip()
     exact = (pl.col("item_id") == text) | (pl.col("title").str.to_lowercase() == text.lower())
     return items.select(exact.fill_null(False)).to_series().to_numpy()
 
 
-def _best(value: NDArray[np.floating[Any]], n: int, recommender: Recommender, minimum: float) -> Rows:
+def _best(value: NDArray[np.floating[Any]], n: int, recommender: Recommender, minimum: float) -> Ints:
     """Rows of the n highest values above `minimum`; of equal ones those that more people bought."""
     rows = np.flatnonzero(value > minimum)
     buyers = recommender.population.stats.buyers_ever[rows]
     return rows[np.lexsort((rows, -buyers, -value[rows]))[:n]]
 
 
-def _ranks(values: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """1 for the highest; equal values share the rank of the first of them."""
+def _ranks(values: NDArray[np.floating[Any]]) -> Ints:
     ascending = np.sort(-values)
     return np.searchsorted(ascending, -values, side="left") + 1
 
@@ -189,7 +185,7 @@ def similar_items(recommender: Recommender, item_id: str, k: int) -> list[tuple[
     return list(zip(items["item_id"], item_names(items, recommender.locale), cosine[best].tolist(), strict=True))
 
 
-def cosines(recommender: Recommender, vector: FloatArray, k: int, allowed: NDArray[np.bool_]) -> FloatArray:
+def cosines(recommender: Recommender, vector: Floats, k: int, allowed: Mask) -> Floats:
     """Cosine of each item with a unit vector, (n_items,), -inf of one that is not allowed; with an item index, also of
     those that are hardly among the `k` nearest."""
     vectors, index = recommender.item_vectors, recommender.index

@@ -24,8 +24,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Mask
 from recllm.base.documents import json_value
 from recllm.base.errors import ModelError
 from recllm.base.files import PRIVATE, whole_file
@@ -108,9 +108,7 @@ def save_state(
     _write_people(folder / PEOPLE_STATE, of_people, events, salt, event_no, consent_load)
 
 
-def without_people(
-    path: Path, state: PeopleState, keep: NDArray[np.bool_], *, event_no: int, consent_load: int
-) -> PeopleState:
+def without_people(path: Path, state: PeopleState, keep: Mask, *, event_no: int, consent_load: int) -> PeopleState:
     """The people's part without some users, written in its place: they are no neighbours any more, and have no
     history.
 

@@ -9,19 +9,19 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from recllm.base.errors import ModelError, NotFittedError, NothingToDo, RecllmError
 from recllm.base.files import lock_file, sync_folder
+from recllm.base.schema import Progress
 from recllm.base.service_settings import IndexKind
 from recllm.learn.features.item_index.catalogue import ABOUT, CatalogueIndex, IndexPlace, ItemIndex, vectors_fingerprint
 from recllm.recommend.recommender.registry import current, open_version
 from recllm.recommend.recommender.saved_model import Model, read_model
 from recllm.recommend.recommender.serving_state import CatalogueState, open_catalogue_state
 from recllm.recommend.recommender.shop_states import newest_state
-from recllm.shop.workspace.workspace import Workspace
+from recllm.shop.workspace.workspace import Workspace, store_location
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ class IndexReport:
 
 def index_place(workspace: Workspace, kind: IndexKind, model: Model, catalogue: CatalogueState) -> IndexPlace:
     """Where the index of a state's items is."""
-    settings = workspace.settings.item_index
-    urls = {"pgvector": workspace.postgres_url(), "qdrant": settings.qdrant_url}
+    settings, store = workspace.settings.item_index, store_location(workspace.root, workspace.settings)
+    urls = {"pgvector": store if isinstance(store, str) else None, "qdrant": settings.qdrant_url}
     return IndexPlace(
         kind=kind,
         folder=workspace.cache_dir / "item-index" / kind,
@@ -53,7 +53,7 @@ def index_place(workspace: Workspace, kind: IndexKind, model: Model, catalogue: 
 
 
 def build_index(
-    workspace: Workspace, kind: IndexKind | None = None, *, progress: Callable[[str], None] | None = None
+    workspace: Workspace, kind: IndexKind | None = None, *, progress: Progress | None = None
 ) -> IndexReport:
     """Build the index of the serving version's state.
 
@@ -102,7 +102,7 @@ def build_index(
     )
 
 
-def bring_index_along(workspace: Workspace, progress: Callable[[str], None] | None = None) -> None:
+def bring_index_along(workspace: Workspace, progress: Progress | None = None) -> None:
     """After a version began to serve: its index, where the settings name one. Without it all items are compared, so an
     index that cannot be built stops nothing."""
     if workspace.settings.item_index.kind == "exact":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from recllm.base.errors import ModelError
-from recllm.base.schema import Encoder, Purpose, Table
+from recllm.base.schema import Encoder, Progress, Purpose, Table
 from recllm.learn.features.item_vectors import new_item_vectors
 from recllm.recommend.recommender.lineage import Lineage, Origin
 from recllm.recommend.recommender.people import AgreedPeople, StorePeople
@@ -138,7 +138,6 @@ def _state_folder(workspace: Workspace, version: str, name: str | None, encoder:
 
 
 def model_encoder(workspace: Workspace, model: Model | None) -> Encoder:
-    """The workspace's encoder, with the adapter of the model if it has one."""
     from recllm.text.encoder.loading import with_adapter
 
     encoder = workspace_encoder(workspace)
@@ -186,7 +185,7 @@ def publish_recommender(
     lineage: Lineage | None = None,
     now: datetime | None = None,
     erased: Collection[str] | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> str:
     """Make a model the current one, with the serving state of the people who agreed to personalisation.
 
@@ -215,7 +214,7 @@ def publish_recommender(
     return version
 
 
-def refresh(workspace: Workspace, *, progress: Callable[[str], None] | None = None) -> str:
+def refresh(workspace: Workspace, *, progress: Progress | None = None) -> str:
     """Bring the serving state of the current model up to the present; returns the version, which stays as it is.
 
     Raises `NotFittedError` when nothing was trained.
@@ -230,7 +229,6 @@ def refresh(workspace: Workspace, *, progress: Callable[[str], None] | None = No
 
 
 def _erased(workspace: Workspace) -> set[str]:
-    """The pseudonyms of everybody who was erased."""
     return set(workspace.store().tombstones())
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from recllm.base.errors import ModelError
 from recllm.base.files import drafts_folder, sweep_drafts, sync_folder
-from recllm.base.schema import Encoder, Purpose, Table
+from recllm.base.schema import Encoder, Progress, Purpose, Table
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.recommend.recommender.people import PeopleState
 from recllm.recommend.recommender.recommender import Recommender
@@ -40,7 +39,6 @@ def states(workspace: Workspace, version: str | None = None) -> list[Path]:
 
 
 def newest_state(workspace: Workspace, version: str | None) -> Path | None:
-    """The state that a version serves from; None where it has none."""
     return next(reversed(states(workspace, version)), None) if version is not None else None
 
 
@@ -50,7 +48,7 @@ def write_state(
     encoder: Encoder,
     *,
     now: datetime | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Count what the customers did who agreed to personalisation, and keep it as the newest state of the model's
     version. Returns the number of the newest load of the store that is counted.
@@ -154,7 +152,6 @@ def _sweep(workspace: Workspace, folder: Path | None, n_others: int) -> None:
 
 
 def _consent_load(folder: Path) -> int:
-    """The load of consent that a state knows; -1 of a damaged one."""
     try:
         return open_people_state(folder / PEOPLE_STATE).consent_load
     except ModelError:

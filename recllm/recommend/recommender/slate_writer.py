@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Floats, Ints, Rows, Values
 from recllm.base.errors import UsageError
 from recllm.base.questions import RecommendRequest
 from recllm.base.schema import (
@@ -48,7 +48,6 @@ from recllm.recommend.recommender.histories import UserHistory
 from recllm.recommend.recommender.intent_items import Remark, shops_weekly
 from recllm.recommend.recommender.ranking import NAMESAKES, Ranked
 from recllm.shop.data.dataset import DAY, Dataset, utc
-from recllm.shop.data.interactions import Ints
 from recllm.text.items import ItemNames, reason_text
 from recllm.text.templates import Prompts
 
@@ -84,7 +83,7 @@ class SlateWriter:
     model: Model | None
     explainer: Explainer | None
     """None for slates without reasons."""
-    buyers_28: NDArray[np.float32]
+    buyers_28: Floats
     """People who bought each item in four weeks, (n_items,)."""
 
     def personal(
@@ -131,7 +130,7 @@ class SlateWriter:
         person: UserHistory,
         ranked: Ranked,
         best: Ints,
-        propensities: NDArray[np.float64],
+        propensities: Values,
         reasons: Sequence[tuple[Reason, ...]],
     ) -> tuple[Recommendation, ...]:
         rows = ranked.item[best].astype(np.int64)
@@ -161,7 +160,7 @@ class SlateWriter:
             for n, column in enumerate(best)
         )
 
-    def first_of_names(self, items: NDArray[np.integer]) -> Ints:
+    def first_of_names(self, items: Rows) -> Ints:
         """Positions of the first items, as many as `slate_depth`, of each name only the first."""
         size = slate_depth(self.request)
         if self.request.same_names:
@@ -243,9 +242,7 @@ def stratum(position: int, k: int, n_ranked: int, pool: int) -> range:
     return range(k + position, min(k + pool, n_ranked), k)
 
 
-def explore(
-    ranked_item_rows: NDArray[np.integer], k: int, share: float, pool: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def explore(ranked_item_rows: Rows, k: int, share: float, pool: int, rng: np.random.Generator) -> tuple[Ints, Values]:
     """The rows to show and the probability of each, both (min(k, n),), in the order of the positions.
 
     ranked_item_rows: (n,), best first, no row twice; n of k + pool and more fills every stratum. share: in [0, 1].

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recllm.base.errors import DataError, PolicyError, UsageError
-from recllm.base.schema import Encoder, Purpose
+from recllm.base.schema import Encoder, Progress, Purpose
 from recllm.base.settings import LoraSettings, ScorerTrainingSettings, Settings
 from recllm.learn.models.sequence import SequenceArguments
 from recllm.learn.training.lora.examples import LoraArguments
@@ -74,7 +74,7 @@ def train_workspace(
     *,
     seed: int = 0,
     encoder: Encoder | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
     lora: LoraSettings | None = None,
     tuned: TunedEncoder | None = None,
     **arguments: Any,
@@ -139,7 +139,7 @@ def tune_workspace(
     lora: LoraSettings | None = None,
     *,
     encoder: Encoder | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
     people_limit: int | None = None,
 ) -> TunedEncoder:
     """Fine-tune the encoder on people who agreed to training, in a folder of the cache.

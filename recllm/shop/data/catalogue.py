@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Floats, Ints, Ints32, Mask
 from recllm.base.errors import UnknownIdError, UsageError
 from recllm.base.policy import Policy
 from recllm.shop.data.dataset import DAY, Dataset, Events, ItemLookup
-from recllm.shop.data.interactions import Floats, Ints, Tally, matrix
+from recllm.shop.data.interactions import Tally, matrix
 
 COLUMNS = ("item_id", "title", "category", "brand", "price", "currency")
 
@@ -36,7 +36,7 @@ def allowed_items(
     allow: Iterable[str] | None = None,
     deny: Iterable[str] = (),
     where: str | None = None,
-) -> NDArray[np.bool_]:
+) -> Mask:
     """Boolean (n_items,): on offer at the dataset's time, and in the caller's lists.
 
     Raises `UsageError` for an unknown item id or a condition that cannot be read.
@@ -50,7 +50,7 @@ def allowed_items(
     return allowed & matching(dataset.items, where) if where else allowed
 
 
-def on_offer(items: pl.DataFrame, as_of: int) -> NDArray[np.bool_]:
+def on_offer(items: pl.DataFrame, as_of: int) -> Mask:
     """Which items are on sale at `as_of`, epoch seconds: available, and `available_until` is to come; (n_items,).
 
     Items that are only known from events, or were taken off the catalogue, are not available.
@@ -58,7 +58,7 @@ def on_offer(items: pl.DataFrame, as_of: int) -> NDArray[np.bool_]:
     return ItemLookup(items).on_offer(as_of)
 
 
-def catalogue_rows(dataset: Dataset, item_ids: Iterable[str]) -> NDArray[np.int64]:
+def catalogue_rows(dataset: Dataset, item_ids: Iterable[str]) -> Ints:
     """Row of each item of the catalogue, on offer or not.
 
     Raises `UnknownIdError` for an unknown id, and for an item that is only known from events or was taken off the
@@ -72,7 +72,7 @@ def catalogue_rows(dataset: Dataset, item_ids: Iterable[str]) -> NDArray[np.int6
     return rows
 
 
-def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
+def matching(items: pl.DataFrame, where: str) -> Mask:
     """Which items meet an SQL condition on `COLUMNS`; `category` is the path, "a > b > c". Unknown values do not.
 
     Only `_EXPRESSIONS` are accepted: a condition may come from outside, and SQL as such can read files. Raises
@@ -108,7 +108,7 @@ def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
     return fits.fill_null(False).to_numpy()
 
 
-def in_category(items: pl.DataFrame, category: str) -> NDArray[np.bool_]:
+def in_category(items: pl.DataFrame, category: str) -> Mask:
     """Which items' paths begin with "a > b", or for a single name hold it, in any case; boolean (n_items,)."""
     names = [name.strip().casefold() for name in category.split(CATEGORY_SEPARATOR.strip())]
     paths = items["category"].list.eval(pl.element().str.to_lowercase()).to_list()
@@ -117,7 +117,7 @@ def in_category(items: pl.DataFrame, category: str) -> NDArray[np.bool_]:
     return np.array([path is not None and path[: len(names)] == names for path in paths], bool)
 
 
-def sensitive_items(items: pl.DataFrame, policy: Policy) -> NDArray[np.bool_]:
+def sensitive_items(items: pl.DataFrame, policy: Policy) -> Mask:
     """Whose category path or title names something that the policy calls sensitive, boolean (n_items,)."""
     path = pl.col("category").list.join(CATEGORY_SEPARATOR).fill_null("")
     texts = items.select((path + CATEGORY_SEPARATOR + pl.col("title").fill_null("")).alias("text"))["text"]
@@ -131,7 +131,7 @@ def sensitive_items(items: pl.DataFrame, policy: Policy) -> NDArray[np.bool_]:
     return mask
 
 
-def known_rows(dataset: Dataset, item_ids: Iterable[str]) -> NDArray[np.int64]:
+def known_rows(dataset: Dataset, item_ids: Iterable[str]) -> Ints:
     """Row of each item. Raises `UnknownIdError` for an id that the catalogue does not have."""
     ids = list(item_ids)
     rows = dataset.item_rows(ids)
@@ -164,15 +164,15 @@ class ItemGroups:
     within the type or the category.
     """
 
-    type: NDArray[np.int32]
-    category: NDArray[np.int32]
-    department: NDArray[np.int32]
-    brand: NDArray[np.int32]
-    maker: NDArray[np.int32]
-    type_brand: NDArray[np.int32]
-    type_maker: NDArray[np.int32]
-    category_maker: NDArray[np.int32]
-    type_size: NDArray[np.int32]
+    type: Ints32
+    category: Ints32
+    department: Ints32
+    brand: Ints32
+    maker: Ints32
+    type_brand: Ints32
+    type_maker: Ints32
+    category_maker: Ints32
+    type_size: Ints32
 
     @classmethod
     def of(cls, items: pl.DataFrame) -> ItemGroups:
@@ -209,7 +209,7 @@ class ItemGroups:
             codes[name] = np.concatenate([own_codes, code_of[of_new]])
         return ItemGroups(**codes)
 
-    def each(self) -> dict[str, NDArray[np.int32]]:
+    def each(self) -> dict[str, Ints32]:
         """Grouping name -> codes."""
         return {name: getattr(self, name) for name in GROUPINGS}
 
@@ -227,14 +227,14 @@ def attribute_values(attributes: pl.Series, names: tuple[str, ...]) -> pl.Series
     return values
 
 
-def codes_of_names(names: pl.Series) -> NDArray[np.int32]:
+def codes_of_names(names: pl.Series) -> Ints32:
     """Of the names in order; where some are unknown, the known ones begin at 1."""
     stated = names.replace("", None)
     ranks = stated.rank("dense").cast(pl.Int32) - (0 if stated.has_nulls() else 1)
     return ranks.fill_null(-1).to_numpy()
 
 
-def codes_of_pairs(first: NDArray[np.int32], second: NDArray[np.int32]) -> NDArray[np.int32]:
+def codes_of_pairs(first: Ints32, second: Ints32) -> Ints32:
     """Codes of the pairs that occur; -1 where either is unknown."""
     stated = (first >= 0) & (second >= 0)
     pairs = first.astype(np.int64) * (int(second.max(initial=0)) + 1) + second
@@ -243,12 +243,12 @@ def codes_of_pairs(first: NDArray[np.int32], second: NDArray[np.int32]) -> NDArr
     return codes
 
 
-def size_of(group: NDArray[np.int32]) -> int:
+def size_of(group: Ints32) -> int:
     """Number of groups that the codes name."""
     return int(group.max(initial=-1)) + 1
 
 
-def per_group(group: NDArray[np.int32], value: NDArray[Any]) -> Floats:
+def per_group(group: Ints32, value: Array) -> Floats:
     """Sum of `value` over each item's group, (n_items,), 0 where the group is unknown."""
     in_group = group >= 0
     total = np.bincount(group[in_group], value[in_group], minlength=max(size_of(group), 1))
@@ -275,9 +275,9 @@ class NewItems:
 
     first: Ints
     """First sale, epoch seconds; `NEVER` for an item that never sold."""
-    judged: NDArray[np.bool_]
+    judged: Mask
     """New long enough ago, and long enough after the log began, to show how new items sell."""
-    young: NDArray[np.bool_]
+    young: Mask
     """First sold after the log's first `FIRST_SALES_DAYS`, so that the item was really new then."""
     got: Floats
     """Buyers of the judged items in their `FIRST_SALES_DAYS`; 0 for others."""
@@ -299,13 +299,13 @@ class NewItems:
         pairs = Tally.of(purchases.user[early], purchases.item[early], n_items)
         return np.asarray(np.bincount(pairs.key, minlength=n_items))
 
-    def rate(self, group: NDArray[np.int32], prior: float) -> Floats:
+    def rate(self, group: Ints32, prior: float) -> Floats:
         """Mean first buyers of the group's new items, (n_items,), towards the mean of all as if by `prior` items."""
         mean = self.got.sum() / max(self.judged.sum(), 1)
         total, count = per_group(group, self.got), self.count(group)
         return np.asarray((total + prior * mean) / (count + prior), np.float32)
 
-    def count(self, group: NDArray[np.int32]) -> Floats:
+    def count(self, group: Ints32) -> Floats:
         """New items of the group that could be judged, (n_items,)."""
         return per_group(group, self.judged.astype(np.float32))
 

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Floats, Ints, Ints32, Mask, Rows
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.shop.data.people_sample import PeopleSample, sampled_rows
@@ -46,7 +47,7 @@ ITEM_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 an item is off sale."""
 
 
-def row_starts(lengths: NDArray[Any] | Sequence[int]) -> NDArray[np.int64]:
+def row_starts(lengths: Array | Sequence[int]) -> Ints:
     """Where each of n compressed rows of these lengths begins, and last where they end, (n + 1,)."""
     return np.append(0, np.cumsum(lengths, dtype=np.int64))
 
@@ -60,13 +61,13 @@ class Events:
     equal numbers of one person are one basket. indptr: int64 (n_users + 1,).
     """
 
-    indptr: NDArray[np.int64]
-    item: NDArray[np.int32]
-    at: NDArray[np.int64]
+    indptr: Ints
+    item: Ints32
+    at: Ints
     action: NDArray[np.uint8]
-    quantity: NDArray[np.float32]
-    price: NDArray[np.float32]
-    basket: NDArray[np.int32]
+    quantity: Floats
+    price: Floats
+    basket: Ints32
 
     def __len__(self) -> int:
         return len(self.item)
@@ -83,15 +84,15 @@ class Events:
             yield first, Events(indptr, *(column[start:stop] for column in self.columns()))
 
     @property
-    def user(self) -> NDArray[np.int32]:
+    def user(self) -> Ints32:
         """Row of `Dataset.users` for each event, int32 (n,)."""
         return np.repeat(np.arange(len(self.indptr) - 1, dtype=np.int32), np.diff(self.indptr))
 
-    def select(self, mask: NDArray[np.bool_]) -> Events:
+    def select(self, mask: Mask) -> Events:
         """The events where `mask`, shape (n,), is true; users keep their rows."""
         return Events(row_starts(mask)[self.indptr], *(column[mask] for column in self.columns()))
 
-    def rows(self, users: NDArray[np.integer]) -> Events:
+    def rows(self, users: Rows) -> Events:
         """The events of these users, one run each in the order given (a user may be repeated); an empty one for -1."""
         starts, ends = self.indptr[users], self.indptr[np.asarray(users) + 1]
         lengths = np.maximum(ends - starts, 0)  # of -1 the end is the first event
@@ -101,16 +102,16 @@ class Events:
 
     @classmethod
     def nothing(cls, n_users: int = 0) -> Events:
-        columns: tuple[NDArray[Any], ...] = tuple(np.zeros(0, dtype) for dtype in EVENT_DTYPES)
+        columns: tuple[Array, ...] = tuple(np.zeros(0, dtype) for dtype in EVENT_DTYPES)
         return cls(np.zeros(n_users + 1, np.int64), *columns)
 
     @classmethod
     def of_rows(
         cls,
         n_users: int,
-        user: NDArray[np.integer],
-        item: NDArray[np.integer],
-        at: NDArray[np.int64],
+        user: Rows,
+        item: Rows,
+        at: Ints,
         action: NDArray[np.integer],
         quantity: NDArray[np.floating],
         price: NDArray[np.floating],
@@ -138,7 +139,7 @@ class Events:
         columns = (np.concatenate(column) for column in zip(*(events.columns() for events in parts), strict=True))
         return cls(row_starts(lengths), *columns)
 
-    def columns(self) -> tuple[NDArray[Any], ...]:
+    def columns(self) -> tuple[Array, ...]:
         """Every array but `indptr`, in the order of the fields."""
         return tuple(getattr(self, name.name) for name in fields(self)[1:])
 
@@ -150,7 +151,7 @@ EVENT_DTYPES = (np.int32, np.int64, np.uint8, np.float32, np.float32, np.int32)
 """Of the columns of `Events`, in the order of the fields."""
 
 
-def person_ranges(indptr: NDArray[np.int64], n_events: int) -> Iterator[tuple[int, int]]:
+def person_ranges(indptr: Ints, n_events: int) -> Iterator[tuple[int, int]]:
     """Rows of users, first and end, of parts of about `n_events` events of whole people."""
     first, n_users = 0, len(indptr) - 1
     while first < n_users:
@@ -171,19 +172,19 @@ class ItemLookup:
         return {item_id: row for row, item_id in enumerate(self.items["item_id"])}
 
     @cached_property
-    def available(self) -> NDArray[np.bool_]:
+    def available(self) -> Mask:
         """Which items are not off sale, (n_items,)."""
         return self.items["available"].to_numpy()
 
     @cached_property
-    def _until(self) -> NDArray[np.int64]:
+    def _until(self) -> Ints:
         until = self.items["available_until"].dt.epoch("us")
         return until.fill_null(np.iinfo(np.int64).max).to_numpy()
 
-    def on_offer(self, as_of: int) -> NDArray[np.bool_]:
+    def on_offer(self, as_of: int) -> Mask:
         return np.asarray(self.available & (self._until > as_of * 1_000_000))
 
-    def rows(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
+    def rows(self, item_ids: Iterable[str]) -> Ints:
         """(n,), -1 for an unknown id. Those of a column are joined, others looked up one by one."""
         if isinstance(item_ids, pl.Series):
             return rows_of_ids(self.items["item_id"], item_ids)
@@ -283,7 +284,6 @@ class Dataset:
         return replace(self, events=events, as_of=max(self.as_of, at + 1))
 
     def between(self, start: int, end: int, action: Action = Action.PURCHASE) -> Events:
-        """Events of one kind with start <= at < end."""
         e = self.events
         return e.select((e.at >= start) & (e.at < end) & (e.action == ACTION_CODE[action]))
 
@@ -318,22 +318,22 @@ class Dataset:
         basket_id = pl.Series(baskets, dtype=pl.String).filter(pl.Series(used))
         return Events.of_rows(len(runs), user[used], item[used], at[used], action, quantity, price, basket_id)
 
-    def with_items(self, keep: NDArray[np.bool_]) -> Dataset:
+    def with_items(self, keep: Mask) -> Dataset:
         """Only these items, shape (n_items,), and the events on them."""
         keep = np.asarray(keep, dtype=bool)
         number = np.cumsum(keep, dtype=np.int32) - 1
         e = self.events.select(keep[self.events.item])
         return replace(self, items=self.items.filter(pl.Series(keep)), events=replace(e, item=number[e.item]))
 
-    def user_rows(self, user_ids: Iterable[str]) -> NDArray[np.int64]:
+    def user_rows(self, user_ids: Iterable[str]) -> Ints:
         """Row of each id, -1 where unknown."""
         return rows_of_ids(self.users["user_id"], user_ids)
 
-    def item_ids(self, rows: NDArray[np.integer] | list[int]) -> list[str]:
+    def item_ids(self, rows: Rows | list[int]) -> list[str]:
         """The id of each row of `items`."""
         return self.items["item_id"].gather(rows).to_list()
 
-    def item_rows(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
+    def item_rows(self, item_ids: Iterable[str]) -> Ints:
         """Row of each id, -1 where unknown."""
         return self.item_index.rows(item_ids)
 
@@ -365,11 +365,10 @@ class Dataset:
 
 
 def utc(seconds: int) -> datetime:
-    """Epoch seconds as an aware UTC datetime."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def hash_order(item_ids: Iterable[str]) -> NDArray[np.int64]:
+def hash_order(item_ids: Iterable[str]) -> Ints:
     """The order of items in a `Dataset`, by a hash of their ids; positions, (n,)."""
     return np.argsort(
         [hashlib.blake2b(item_id.encode(), digest_size=8).digest() for item_id in item_ids], kind="stable"
@@ -397,7 +396,7 @@ def _ids(frame: pl.DataFrame, key: str, table: str) -> pl.Series:
     return _filled(column.cast(pl.String), f"{table}.{key}")
 
 
-def epoch_seconds(column: pl.Series) -> NDArray[np.int64]:
+def epoch_seconds(column: pl.Series) -> Ints:
     _filled(column, "events.timestamp")
     if isinstance(column.dtype, pl.Datetime):
         if column.dtype.time_zone is None:
@@ -435,9 +434,7 @@ def conformed_items(items: pl.DataFrame) -> pl.DataFrame:
     return items.select(columns).with_columns(pl.col("available").fill_null(True))
 
 
-def _pack(
-    events: pl.DataFrame, at: NDArray[np.int64], user: NDArray[np.int64], item: NDArray[np.int64], n_users: int
-) -> Events:
+def _pack(events: pl.DataFrame, at: Ints, user: Ints, item: Ints, n_users: int) -> Events:
     n = events.height
     action = np.full(n, ACTION_CODE[Action.PURCHASE], np.uint8)
     if "event" in events.columns:
@@ -466,7 +463,7 @@ def finite_numbers(column: pl.Series, name: str, dtype: pl.DataType, *, nan: boo
     return numbers
 
 
-def rows_of_ids(ids: pl.Series, sought: Iterable[Any]) -> NDArray[np.int64]:
+def rows_of_ids(ids: pl.Series, sought: Iterable[Any]) -> Ints:
     """Row of each of the sought in a column of distinct ids or numbers, -1 where it is not."""
     left = pl.DataFrame({"id": pl.Series(sought, dtype=ids.dtype)})
     right = pl.DataFrame({"id": ids, "row": np.arange(len(ids), dtype=np.int64)})

@@ -11,14 +11,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Floats, Ints, Ints32, Mask, Rows, Values
 from recllm.base.schema import ACTION_CODE, BROWSING, Action
 from recllm.base.settings import CollaborativeSettings
 from recllm.shop.data.dataset import DAY, Events, row_starts
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,19 +26,18 @@ class Pairs:
     """
 
     indptr: Ints
-    item: NDArray[np.int32]
+    item: Ints32
 
     @cached_property
     def user(self) -> Ints:
         """Row of the user of each pair, (n_pairs,)."""
         return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
 
-    def select(self, mask: NDArray[np.bool_]) -> Pairs:
-        """The pairs where `mask`, (n_pairs,), is true."""
+    def select(self, mask: Mask) -> Pairs:
         return Pairs(row_starts(mask)[self.indptr], self.item[mask])
 
 
-def decay(at: Ints, as_of: int, half_life_days: float) -> NDArray[np.float64]:
+def decay(at: Ints, as_of: int, half_life_days: float) -> Values:
     """Weight in (0, 1] of events at `at` (epoch seconds): halved every `half_life_days` before `as_of`."""
     age = np.maximum(as_of - at, 0) / DAY
     return np.asarray(np.exp2(-age / half_life_days))
@@ -87,7 +83,7 @@ def within_limits(events: Events, settings: CollaborativeSettings) -> Events:
     return events.select(within & (_ordinal(is_event, begins) < settings.person_day_events))
 
 
-def _ordinal(counts: NDArray[np.bool_], begins: NDArray[np.bool_]) -> Ints:
+def _ordinal(counts: Mask, begins: Mask) -> Ints:
     """Ordinal of each row's event in its group, (n,), by the rows of `counts`. begins: the first row of each group."""
     running = np.cumsum(counts)
     first = np.flatnonzero(begins)
@@ -133,7 +129,7 @@ class Tally:
     n_keys: int
 
     @classmethod
-    def of(cls, user: NDArray[np.integer], key: NDArray[np.integer], n_keys: int) -> Tally:
+    def of(cls, user: Rows, key: Rows, n_keys: int) -> Tally:
         row = user.astype(np.int64) * n_keys + key
         n_rows = int(row.max(initial=-1)) + 1
         if n_rows > DENSE_KEYS * len(row) or (len(row) and row.min() < 0):
@@ -163,19 +159,19 @@ class Tally:
         position[self.keys] = np.arange(len(self.keys))
         return position
 
-    def total(self, weight: NDArray[Any] | None = None) -> Floats:
+    def total(self, weight: Array | None = None) -> Floats:
         """Sum of `weight` (n_events,), or the number of events, per group."""
         return np.bincount(self.group, weight, minlength=len(self.keys)).astype(np.float32)
 
-    def largest(self, value: NDArray[Any]) -> NDArray[Any]:
+    def largest(self, value: Array) -> Array:
         maxima = np.full(len(self.keys), np.iinfo(np.int64).min)
         np.maximum.at(maxima, self.group, value)
         return maxima
 
-    def smallest(self, value: NDArray[Any]) -> NDArray[Any]:
+    def smallest(self, value: Array) -> Array:
         return -self.largest(-value)
 
-    def occurs(self, user: NDArray[np.integer], key: NDArray[np.integer]) -> NDArray[np.bool_]:
+    def occurs(self, user: Rows, key: Rows) -> Mask:
         """Whether each (person, key) pair is among the events, (n,)."""
         return self.find(user, key) < len(self.keys)
 
@@ -189,7 +185,7 @@ class Tally:
         np.maximum.at(latest, self.find(events.user, events.item), events.at)
         return latest[:-1]
 
-    def find(self, user: NDArray[np.integer], key: NDArray[np.integer]) -> Ints:
+    def find(self, user: Rows, key: Rows) -> Ints:
         """Row of each (person, key) pair; `len(keys)`, where `padded` has its default, when it does not occur."""
         sought = user.astype(np.int64) * self.n_keys + key
         if self._n_rows <= DENSE_KEYS * min(len(sought), len(self.group)):
@@ -201,7 +197,7 @@ class Tally:
         return np.where(occurs, position, len(self.keys)).astype(np.int64)
 
 
-def distinct(numbers: NDArray[Any]) -> NDArray[Any]:
+def distinct(numbers: Array) -> Array:
     """Each number once, ascending; ten times as fast as `np.unique` for a few whole numbers."""
     ordered = np.sort(numbers)
     is_first = np.ones(len(ordered), bool)
@@ -209,7 +205,7 @@ def distinct(numbers: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(ordered[is_first])
 
 
-def padded(column: NDArray[Any], default: float) -> Floats:
+def padded(column: Array, default: float) -> Floats:
     """A tally's column with the default of absent pairs appended, for indexing by `Tally.find`."""
     return np.append(column, default).astype(np.float32)
 
@@ -224,7 +220,7 @@ def enlarged(rows: Any, n_rows: int, n_columns: int) -> Any:
     return larger
 
 
-def matrix(events: Events, n_items: int, weight: NDArray[np.float64]) -> Any:
+def matrix(events: Events, n_items: int, weight: Values) -> Any:
     """Sparse float32 (n_users, n_items): summed `weight` of each person's events on each item."""
     from scipy.sparse import csr_matrix
 
@@ -234,7 +230,7 @@ def matrix(events: Events, n_items: int, weight: NDArray[np.float64]) -> Any:
     return rows
 
 
-def unit(rows: NDArray[Any]) -> Floats:
+def unit(rows: Array) -> Floats:
     """Rows scaled to length 1; a row of zeros stays zeros."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(length, 1e-12) * (length > 1e-9), dtype=np.float32)
@@ -306,7 +302,7 @@ class WeightedSums:
     def _product(self) -> Any:
         return self.weights @ self.rows
 
-    def of(self, user: int) -> tuple[NDArray[np.integer], Floats]:
+    def of(self, user: int) -> tuple[Rows, Floats]:
         """The columns in which a user has a sum, in no order, and the sums."""
         if self.weights.shape[0] == 1:
             columns = np.flatnonzero(self._single != 0)  # of booleans it is ten times as fast as of numbers
@@ -314,7 +310,7 @@ class WeightedSums:
         span = slice(self._product.indptr[user], self._product.indptr[user + 1])
         return self._product.indices[span], self._product.data[span]
 
-    def at(self, column: NDArray[np.integer], pairs: Pairs) -> Floats:
+    def at(self, column: Rows, pairs: Pairs) -> Floats:
         """The sum of each pair's user in a column of each pair, (n_pairs,); 0 for the column -1."""
         n, n_columns = self.weights.shape[0], self.rows.shape[1]
         if not len(column) or not n_columns:

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from recllm.base.arrays import Ints
 
 SALT = b"people learned from"
 RULE = "the first by a salted BLAKE2b hash of their pseudonyms"
@@ -36,7 +37,7 @@ class PeopleSample:
         return {**asdict(self), "rule": RULE}
 
 
-def sampled_rows(pseudonyms: Sequence[str], limit: int) -> NDArray[np.int64]:
+def sampled_rows(pseudonyms: Sequence[str], limit: int) -> Ints:
     """Rows of at most `limit` people, ascending, (n,)."""
     if len(pseudonyms) <= limit:
         return np.arange(len(pseudonyms))

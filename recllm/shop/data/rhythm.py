@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Mask, Rows, Values
 from recllm.shop.data.dataset import DAY
 from recllm.shop.data.interactions import distinct
 
@@ -23,7 +24,7 @@ KNOWN_DAYS, LAPSED_GAPS, LAPSED_DAYS, LOST_DAYS = 3, 3.0, 14.0, 182.0
 MAX_DAYS = 1 << 20
 """More than in any log, to put a person and a day in one number."""
 
-Days = NDArray[np.float64]
+Days = Values
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,20 +32,20 @@ class ShoppingDays:
     """Each day with a purchase once, people in runs, oldest first."""
 
     n_users: int
-    user: NDArray[np.int64]
+    user: Ints
     """(n_days,), person of each day."""
-    age: NDArray[np.int64]
+    age: Ints
     """(n_days,), whole days ago."""
 
     @classmethod
-    def of(cls, user: NDArray[np.integer], at: NDArray[np.integer], n_users: int, as_of: int) -> ShoppingDays:
+    def of(cls, user: Rows, at: NDArray[np.integer], n_users: int, as_of: int) -> ShoppingDays:
         """Of purchases before `as_of`, in any order. user: (n,), rows; at: (n,), epoch seconds."""
         age = (as_of - 1 - at.astype(np.int64)) // DAY
         days = distinct(user.astype(np.int64) * MAX_DAYS + MAX_DAYS - 1 - age)
         return cls(n_users, days // MAX_DAYS, MAX_DAYS - 1 - days % MAX_DAYS)
 
     @cached_property
-    def gaps(self) -> tuple[NDArray[np.int64], Days]:
+    def gaps(self) -> tuple[Ints, Days]:
         """Person and days of each gap, oldest first within a person."""
         follows = np.diff(self.user) == 0
         return self.user[1:][follows], -np.diff(self.age)[follows].astype(np.float64)
@@ -72,11 +73,11 @@ class ShoppingDays:
         return since
 
     @cached_property
-    def n_days(self) -> NDArray[np.int64]:
+    def n_days(self) -> Ints:
         return np.bincount(self.user, minlength=self.n_users)
 
     @property
-    def lapsed(self) -> NDArray[np.bool_]:
+    def lapsed(self) -> Mask:
         """(n_users,)"""
         since = self.since
         is_away = (since >= LAPSED_GAPS * self.usual_gap) & (since >= LAPSED_DAYS) & (since < LOST_DAYS)

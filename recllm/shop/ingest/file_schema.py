@@ -59,7 +59,6 @@ class FileSchema:
 
     table: Table
     columns: Mapping[str, str]
-    """Fields that are a plain column."""
     column_map: ColumnMap
     """The map, with the file's own names of columns."""
     basics: Mapping[str, str]
@@ -327,7 +326,6 @@ class ReadingEvidence:
     """Currency signs at prices."""
     currency_codes: Counter[str] = _field(default_factory=Counter)
     float_ids: dict[str, bool] = _field(default_factory=dict)
-    """By field: whether all ids end in ".0"."""
     n_rows: int = 0
 
     def add(self, fields: pl.DataFrame) -> None:

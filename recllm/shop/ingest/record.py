@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints
 from recllm.base.errors import DataError
 from recllm.base.schema import Action, Table
 from recllm.shop.store.database import Store
@@ -84,7 +85,7 @@ class Occurrences:
         self._runs: list[tuple[NDArray[np.uint64], NDArray[np.uint32]]] = []
         """Contents, ascending, and how often each occurred."""
 
-    def number(self, contents: NDArray[np.uint64]) -> NDArray[np.int64]:
+    def number(self, contents: NDArray[np.uint64]) -> Ints:
         """For each entry the number of earlier equal ones, in this and earlier calls; int64 (n,)."""
         if not len(contents):
             return np.zeros(0, np.int64)

@@ -66,7 +66,6 @@ class FileSource(SourceWords):
 
     @property
     def agreements(self) -> dict[str, Purpose]:
-        """Columns with agreements -> purpose."""
         consent = self.consent or ConsentColumns()
         return {name: purpose for name, purpose in consent.columns.items() if consent.says.get(name) != "no"}
 

@@ -169,7 +169,6 @@ class Suggestion:
 
     table: Table
     columns: Mapping[str, str]
-    """Field -> column of the file."""
     reasons: Mapping[str, str]
     """Field -> why, as the end of a sentence."""
     notes: tuple[str, ...] = ()

@@ -5,7 +5,8 @@ workspace's key: it shows a changed, removed, added or moved entry. Such a chain
 and hash of the last entry are signed in a file next to the store, `audit.json`.
 
 Lines for another system, out of reach of an attacker who can write the store, are JSON, `{"shop", "log", "number",
-"at", "actor", "action", "details", "hash"}`; `log` names the log among those of several shops. The subject is left out,
+"at", "actor", "action", "details", "hash"}`; `log` names the log among those of several shops, by the
+workspace's first key. The subject is left out,
 as it could not be erased there; the hash covers it. A line is the same whenever it is printed: what was cut or changed
 since differs from the lines that were collected.
 """
@@ -199,7 +200,7 @@ def signed_with_a_lost_key(entries: Sequence[tuple[int, str, str]], keys: Sequen
 
 def exported_lines(workspace: Workspace, after: int) -> Iterator[str]:
     """The entries behind a number as lines of JSON for another system."""
-    shop, log = workspace.root.name, _log_name(workspace)
+    shop, log = workspace.root.name, workspace.signing_keys("name of the audit log")[0].hex()[:12]
     for number, entry, digest in workspace.store().audit_entries(after):
         fields = {name: value for name, value in json.loads(entry).items() if name != "subject"}
         yield json.dumps({"shop": shop, "log": log, "number": number, **fields, "hash": digest})
@@ -211,11 +212,6 @@ def anchor_audit(workspace: Workspace) -> None:
         entries = workspace.store().audit_entries()
         number, _, digest = entries[-1] if entries else (0, "", "")
         _anchor(workspace, number, digest)
-
-
-def _log_name(workspace: Workspace) -> str:
-    """Name of the log among those of other shops, by the workspace's first key."""
-    return workspace.signing_keys("name of the audit log")[0].hex()[:12]
 
 
 def _anchor(workspace: Workspace, number: int, digest: str) -> None:

@@ -201,9 +201,8 @@ class PolicyGate:
     def dataset(self, purpose: Purpose, *, people_limit: int | None = None) -> Dataset:
         """Everything known of the people who agreed to the purpose: events, basics, the catalogue.
 
-        Products only known from events keep them, without a title and as not available. The policy's `event_days`
-        are counted back from the clock. people_limit: maximum number of people, see `data.people_sample`; of the
-        others only the number is read.
+        The policy's `event_days` are counted back from the clock. people_limit: maximum number of people, see
+        `data.people_sample`; of the others only the number is read.
         """
         return self.dataset_and_marks(purpose, people_limit=people_limit)[0]
 

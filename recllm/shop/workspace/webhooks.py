@@ -214,7 +214,6 @@ def public_key(text: str) -> EllipticCurvePublicKey:
 SVIX_HEADERS: Mapping[WebhookScheme, str] = {WebhookScheme.STANDARD: "webhook", WebhookScheme.RESEND: "svix"}
 """Schemes of Standard Webhooks -> with what the names of its headers begin."""
 SHOP_HEADERS = {"shopify": "x-shopify-hmac-sha256", "woocommerce": "x-wc-webhook-signature"}
-"""Shop system -> header of its signature."""
 SENDGRID_TIMESTAMP = "x-twilio-email-event-webhook-timestamp"
 SENDGRID_SIGNATURE = "x-twilio-email-event-webhook-signature"
 RETRIES = timedelta(hours=9)

@@ -242,11 +242,6 @@ class Workspace:
             self._store = Store.open(location, key_fingerprint=self._key_fingerprint)
         return self._store
 
-    def postgres_url(self) -> str | None:
-        """URL of the store's database, which may hold a password; None where the store is a file."""
-        location = store_location(self.root, self.settings)
-        return location if isinstance(location, str) else None
-
     def gate(self) -> PolicyGate:
         return PolicyGate(self.store(), self.policy, self.settings.consent_default)
 

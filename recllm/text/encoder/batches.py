@@ -14,22 +14,22 @@ from recllm.base.errors import UsageError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from recllm.base.schema import Encoder, FloatArray, IntArray, TextKind
+    from recllm.base.arrays import Floats, Ints
+    from recllm.base.schema import Encoder, TextKind
 
 Anything = TypeVar("Anything", bound=Hashable)
 """Texts, and answers that make texts."""
 BATCH_TOKENS = 2048
-"""Tokens of one batch, padding included."""
 
 
-def distinct(texts: Sequence[Anything]) -> tuple[list[Anything], IntArray]:
+def distinct(texts: Sequence[Anything]) -> tuple[list[Anything], Ints]:
     """The distinct texts in order of first appearance, and each text's position among them, shape (len(texts),)."""
     position: dict[Anything, int] = {}
     inverse = np.fromiter((position.setdefault(text, len(position)) for text in texts), np.int64, count=len(texts))
     return list(position), inverse
 
 
-def encode_once(encoder: Encoder, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
+def encode_once(encoder: Encoder, texts: Sequence[str], *, kind: TextKind = "document") -> Floats:
     """Unit rows of the texts, (len(texts), dim) float32; each distinct text is encoded once."""
     texts_once, inverse = distinct(texts)
     return encoder.encode(texts_once, kind=kind)[inverse]
@@ -68,7 +68,7 @@ class Tokens:
         return rows
 
 
-def plan_batches(lengths: IntArray, budget: int = BATCH_TOKENS) -> Iterator[IntArray]:
+def plan_batches(lengths: Ints, budget: int = BATCH_TOKENS) -> Iterator[Ints]:
     """Rows in batches, shortest texts first: at most `budget` tokens each with padding (one text may exceed it).
 
     A batch that is already worth its overhead (a quarter of the budget) ends where the length changes, so that large
@@ -96,10 +96,10 @@ class TokenEncoder(ABC):
         """How texts become token ids."""
 
     @abstractmethod
-    def forward(self, tokens: list[list[int]]) -> FloatArray:
+    def forward(self, tokens: list[list[int]]) -> Floats:
         """Unit rows of a batch, (len(tokens), dim) float32."""
 
-    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
+    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> Floats:
         """Unit rows, (len(texts), dim) float32. Each distinct text is computed once, in whatever order is fast.
 
         A text's vector does not depend on its neighbours beyond rounding (about 1e-6).

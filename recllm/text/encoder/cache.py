@@ -24,9 +24,8 @@ import numpy as np
 from recllm.text.encoder.batches import distinct, progress_bar
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from recllm.base.schema import Encoder, FloatArray, TextKind
+    from recllm.base.arrays import Floats, Mask
+    from recllm.base.schema import Encoder, TextKind
 
 CACHE_FILE = "embeddings.sqlite"
 QUERY_CACHE_FILE = "queries.sqlite"
@@ -77,7 +76,7 @@ class CachedEncoder:
         }
         self._progress = progress
 
-    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
+    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> Floats:
         """Unit rows, (len(texts), dim) float32: from disk where they are, else computed and written."""
         texts_once, inverse = distinct(texts)
         keys = vector_keys(self.fingerprint, texts_once, kind)
@@ -124,7 +123,7 @@ class _VectorFile:
         self._swept_on = 0
         """Day on which this object last deleted what was not used."""
 
-    def read(self, keys: Sequence[bytes], rows: FloatArray) -> NDArray[np.bool_]:
+    def read(self, keys: Sequence[bytes], rows: Floats) -> Mask:
         """Fill the rows whose keys are in the file; which ones, (len(keys),) bool."""
         hits = np.zeros(len(keys), bool)
         if not keys or not self.path.exists():
@@ -157,7 +156,7 @@ class _VectorFile:
                     db.executemany("DELETE FROM vector WHERE key = ?", [(key,) for key in broken])
         return hits
 
-    def write(self, keys: Sequence[bytes], rows: FloatArray) -> None:
+    def write(self, keys: Sequence[bytes], rows: Floats) -> None:
         with self._guarded("write"), self._opened() as db:
             blobs = [row.astype("<f4").tobytes() for row in rows]
             today = self._today()

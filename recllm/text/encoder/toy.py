@@ -14,7 +14,8 @@ from recllm.base.errors import UsageError
 from recllm.text.encoder.batches import distinct
 
 if TYPE_CHECKING:
-    from recllm.base.schema import FloatArray, TextKind
+    from recllm.base.arrays import Floats
+    from recllm.base.schema import TextKind
 
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")
 """A Chinese character, or a run of other letters and digits."""
@@ -40,7 +41,7 @@ class ToyEncoder:
         self.dim = dim
         self.fingerprint = hashlib.sha256(f"toy-1 {dim} {_MAX_WORDS + 2}".encode()).hexdigest()
 
-    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
+    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> Floats:
         """Unit rows, (len(texts), dim) float32. `kind` makes no difference."""
         once, inverse = distinct(texts)
         rows = np.zeros((len(once), self.dim), np.float32)
@@ -62,7 +63,7 @@ def _features(words: Sequence[str]) -> Iterator[tuple[str, float]]:
 
 
 @lru_cache(maxsize=100_000)
-def _signs(feature: str, dim: int) -> FloatArray:
+def _signs(feature: str, dim: int) -> Floats:
     """A vector of +1 and -1, (dim,) float32, fixed by the feature's hash; two features are nearly orthogonal."""
     digest = hashlib.shake_128(feature.encode("utf-8", "surrogatepass")).digest(-(-dim // 8))
     bits = np.unpackbits(np.frombuffer(digest, np.uint8))[:dim]

@@ -65,7 +65,6 @@ def is_no_chinese_name(name: str) -> bool:
 
 
 def begins_or_ends_otherwise(name: str) -> bool:
-    """True for a piece that begins or ends with a word of no name."""
     words = tuple(word_set("name.no_chinese_names"))
     return name.startswith(words) or name.endswith(words)
 

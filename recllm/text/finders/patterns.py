@@ -157,12 +157,10 @@ def n_digits(text: str) -> int:
 
 
 def text_before(match: re.Match[str], n: int) -> str:
-    """The last n characters before a match."""
     return match.string[max(0, match.start() - n) : match.start()]
 
 
 def text_after(match: re.Match[str], n: int) -> str:
-    """The first n characters behind a match."""
     return match.string[match.end() : match.end() + n]
 
 

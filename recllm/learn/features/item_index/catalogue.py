@@ -19,15 +19,12 @@ from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Floats, Ints, Mask
 from recllm.base.documents import json_value
 from recllm.base.errors import ModelError, RecllmError, UsageError
 from recllm.base.files import write_whole
 from recllm.base.service_settings import IndexKind
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 ABOUT = "index.json"
 FORMAT = 2
@@ -71,7 +68,7 @@ class CatalogueIndex:
         self._lock = Lock()
         self._complaint = ""
 
-    def nearest(self, queries: Floats, k: int, allowed: NDArray[np.bool_]) -> list[Ints] | None:
+    def nearest(self, queries: Floats, k: int, allowed: Mask) -> list[Ints] | None:
         """For each query, (n, dim), rows of allowed items, among which the `k` best probably are; never fewer than
         min(k, allowed items). None where all items are to be compared: without an index, or behind a narrow filter.
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from recllm.base.arrays import Floats, Ints
 from recllm.base.errors import MissingExtraError, ModelError
-from recllm.learn.features.item_index.catalogue import REMEDY, Floats, IndexPlace, Ints
+from recllm.learn.features.item_index.catalogue import REMEDY, IndexPlace
 
 LISTS = "lists.faiss"
 LISTS_PER_ROOT = 2.0

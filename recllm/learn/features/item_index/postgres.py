@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from recllm.base.arrays import Floats, Ints
 from recllm.base.errors import MissingExtraError, ModelError
-from recllm.learn.features.item_index.catalogue import REMEDY, Floats, IndexPlace, Ints
+from recllm.learn.features.item_index.catalogue import REMEDY, IndexPlace
 
 MAX_DIM = 2_000
 """Dimensions that a graph of pgvector takes."""

@@ -1,8 +1,5 @@
 """LoRA on a causal language model with a shop's approved copy: it learns how the shop opens a text.
 
-    tuned = tune_generator(learn, validation, folder, out)      # pairs of a prompt and the line that a person wrote
-    LocalGenerator(folder, adapter=tuned.folder)
-
 Only the line and its end are learned (completion-only loss); the prompt is read. The training is that of
 `transformers.Trainer`: after each epoch the lines held back give the perplexity exp(mean negative log likelihood per
 token), and the best epoch is the result.
@@ -15,7 +12,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -36,6 +33,7 @@ from transformers import (
 
 from recllm.base.documents import Count, CountOrZero
 from recllm.base.errors import DataError
+from recllm.base.schema import Progress
 from recllm.base.settings import CopywriterSettings, Rank, Seed
 from recllm.learn.training.lora.run_folder import CHECKPOINTS, METRICS, any_process, finish_run, training_run
 from recllm.text.encoder.adapters import AdapterSpec, adapter_state, attach, save_adapter
@@ -45,7 +43,6 @@ from recllm.text.generator.locate import RECORD
 
 MAX_TOKENS = 160  # longer examples are left out
 
-Progress = Callable[[str], None]
 NOT_LEARNED = -100
 """Label of a token that is read and not learned, as torch's cross-entropy has it."""
 
@@ -84,7 +81,6 @@ class TunedGenerator:
     perplexity: tuple[float, ...]
     """Of the held-back lines, before the first epoch and after each."""
     n_learned: int
-    """Lines learned from."""
     n_validation: int
     """Lines held back."""
     seconds: float

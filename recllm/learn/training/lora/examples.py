@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, Strict
 
+from recllm.base.arrays import Floats, Ints, Rows
 from recllm.base.documents import Count, CountOrZero
 from recllm.base.errors import DataError
 from recllm.base.schema import Action
 from recllm.base.settings import LoraSettings, Seed
 from recllm.base.stats.ranking import Truth, average, ndcg
 from recllm.shop.data.dataset import DAY, Dataset, Events
-from recllm.shop.data.interactions import Floats, Ints, Tally, decay, matrix, of_actions
+from recllm.shop.data.interactions import Tally, decay, matrix, of_actions
 
 HISTORY_ITEMS = 30  # heaviest distinct items of a user that count
 HALF_LIFE_DAYS = 60.0  # of an event of a user's history
@@ -83,7 +83,7 @@ class Questions:
         history, bought = self.history[users], self.bought[users]
         return Questions(self.start, self.kind, self.offered, history, bought, self.positives.rows(users))
 
-    def pairs(self, rng: np.random.Generator) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    def pairs(self, rng: np.random.Generator) -> tuple[Rows, Rows]:
         """Items that users had, drawn by their weights, and items that they then bought: (n_pairs,) each."""
         by_user = np.lexsort((rng.random(len(self.positives.item)), self.positives.user))
         rank = np.arange(len(by_user)) - np.repeat(self.positives.indptr[:-1], self.positives.sizes)
@@ -137,7 +137,6 @@ def is_stepwise(events: Events, horizon_days: int) -> bool:
 
 
 def window_questions(events: Events, n_items: int, start: int, args: LoraArguments) -> Iterator[Questions]:
-    """The questions of the window from `start` on, one group for each kind."""
     tally, past = Tally.of(events.user, events.item, n_items), events.select(events.at < start)
     first_bought, end = tally.smallest(events.at), start + args.horizon_days * DAY
     first_sold = np.full(n_items, NEVER)

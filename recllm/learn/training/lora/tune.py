@@ -1,8 +1,5 @@
 """From a log and an encoder to an encoder that knows what its people buy.
 
-tuned = tune_encoder(dataset, "sentence-transformers/all-MiniLM-L6-v2", LoraSettings(), run_folder)
-vectors = item_vectors(tuned.encoder, dataset)
-
 A LoRA adapter learns from pairs of items, one that a user had and one that the user then bought, by the in-batch
 softmax of `sentence_transformers`. The latest windows judge every `eval_steps` steps, and the best state is the result:
 the untuned encoder where no step is better.
@@ -27,17 +24,16 @@ from datasets import Dataset as Table
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.training_args import BatchSamplers, MultiDatasetBatchSamplers
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from torch import Tensor
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
+from recllm.base.arrays import Ints
 from recllm.base.errors import DataError, ModelError
 from recllm.base.files import write_whole
-from recllm.base.schema import Encoder
+from recllm.base.schema import Encoder, Progress
 from recllm.base.settings import LoraSettings
 from recllm.learn.training.lora.examples import ALONE, SCALE, LoraArguments, Questions, hold_out, judge, past_questions
 from recllm.learn.training.lora.run_folder import CHECKPOINTS, METRICS, any_process, finish_run, training_run
 from recllm.shop.data.dataset import Dataset
-from recllm.shop.data.interactions import Ints
 from recllm.text.encoder.adapters import AdapterSpec, adapter_state, attach, load_state, save_adapter, targets_of
 from recllm.text.encoder.batches import distinct
 from recllm.text.encoder.cache import CachedEncoder
@@ -49,15 +45,12 @@ ADAPTER, CONFIG = "adapter", "config.json"
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft")
 """Whose versions may move a result."""
 
-Progress = Callable[[str], None]
 Metrics = Mapping[str, float]
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TunedEncoder:
-    """The result of fine-tuning."""
-
     encoder: Encoder
     """The base with the adapter merged, behind the same cache as the base."""
     adapter: Path
@@ -115,7 +108,9 @@ def tune_encoder(
         history = [base_metrics, *trainer.metrics()]
         best = next(entry for entry in history if "goal" in entry and entry["step"] == trainer.state.best_global_step)
         if trainer.is_world_process_zero():
-            save_adapter(trainer.best_state(), spec, folder / ADAPTER)
+            # without a better evaluation than the base's the first state, which changes nothing
+            state = adapter_state(trainer.adapted) if trainer.state.best_global_step else trainer.first_state
+            save_adapter(state, spec, folder / ADAPTER)
             record: dict[str, Any] = {"data_hash": dataset.data_hash(), "base": spec.base, "base_hash": spec.base_hash}
             record |= {"arguments": args.model_dump(mode="json"), "seed": args.seed}
             record |= {"versions": {name: version(name) for name in LIBRARIES}}
@@ -228,11 +223,6 @@ class AdapterTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:
         load_state(self.adapted, Path(checkpoint_path))
-
-    def best_state(self) -> dict[str, Tensor]:
-        """Of the adapter; the first one, which changes nothing, where no evaluation was better than the base's."""
-        state: dict[str, Tensor] = adapter_state(self.adapted) if self.state.best_global_step else self.first_state
-        return state
 
     def metrics(self) -> list[dict[str, float]]:
         """The loss of each step, and the figures of each evaluation."""

@@ -16,8 +16,8 @@ from operator import or_
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Mask
 from recllm.base.errors import IngestError
 from recllm.base.policy import Policy
 from recllm.shop.ingest.file_schema import FLOAT_ID, FileSchema
@@ -163,7 +163,7 @@ class FieldBatch:
         self.fields = load.schema.fields(chunk.frame)
         self.load = load
         self.errors: list[BadRecord] = []
-        self.bad: NDArray[np.bool_] = np.zeros(chunk.frame.height, bool)
+        self.bad: Mask = np.zeros(chunk.frame.height, bool)
         self.chunk = chunk
 
     def has(self, field: str) -> bool:
@@ -188,7 +188,7 @@ class FieldBatch:
     def mark(
         self,
         field: str,
-        mask: pl.Series | NDArray[np.bool_],
+        mask: pl.Series | Mask,
         code: str,
         message: str,
         values: pl.Series | None = None,
@@ -269,7 +269,8 @@ class FieldBatch:
 
     def raw_user_ids(self) -> pl.Series:
         ids = self.ids("user_id")
-        self.mark("user_id", is_missing(ids), "E_NO_USER", "names no user", self.fields["user_id"])
+        missing = ids.is_null() | ids.str.to_lowercase().is_in(list(MISSING_IDS)).fill_null(False)
+        self.mark("user_id", missing, "E_NO_USER", "names no user", self.fields["user_id"])
         return self.in_namespace(ids)
 
     def pseudonyms(self, raw: pl.Series) -> pl.Series:
@@ -321,10 +322,6 @@ class FieldBatch:
             self.mark("timestamp", times.status == status, code, message, column)
         load.notes["W_DST_AMBIGUOUS"] += times.n_ambiguous
         return times
-
-
-def is_missing(ids: pl.Series) -> pl.Series:
-    return ids.is_null() | ids.str.to_lowercase().is_in(list(MISSING_IDS)).fill_null(False)
 
 
 def clean_texts(column: pl.Series, notes: Counter[str]) -> pl.Series:

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints
 from recllm.base.errors import IngestError
 from recllm.base.policy import EARLIEST_YEAR, FUTURE_HOURS
 
@@ -65,7 +66,7 @@ class TimeFormat:
 class ParsedTimes:
     """Arrays with one entry per row."""
 
-    at: NDArray[np.int64]
+    at: Ints
     """Epoch microseconds; 0 where not OK."""
     offset: NDArray[np.int16]
     """Minutes east of UTC as written, `NO_OFFSET` for none."""
@@ -314,5 +315,5 @@ def to_utc(clock: ParsedTimes, form: TimeFormat, file: str) -> ParsedTimes:
     return ParsedTimes(at=at, offset=offset, status=status, n_ambiguous=n_ambiguous)
 
 
-def _microseconds(times: pl.Series) -> NDArray[np.int64]:
+def _microseconds(times: pl.Series) -> Ints:
     return times.dt.epoch("us").fill_null(0).to_numpy().copy()

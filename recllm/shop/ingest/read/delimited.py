@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints
 from recllm.base.errors import IngestError
 from recllm.shop.ingest.column_names import known_count
 from recllm.shop.ingest.read.records import (
@@ -214,7 +214,7 @@ def field_count(width: int, form: _CsvFormat) -> _Problem:
 
 
 def quoted_records(
-    text: pl.Series, line_no: NDArray[np.int64], form: _CsvFormat, *, last: bool
+    text: pl.Series, line_no: Ints, form: _CsvFormat, *, last: bool
 ) -> tuple[list[tuple[int, int, list[str | None]]], dict[int, _Problem], int]:
     """Records that begin on a line with a quote, each as (its first line, its number of lines, its cells).
 
@@ -286,7 +286,7 @@ def swallows_rows(texts: list[str], form: _CsvFormat) -> bool:
     return width > _WIDE and any(text.count(delimiter) == width - 1 for text in lines[1:-1])
 
 
-def rows_to_refuse(frame: pl.DataFrame, record_bytes: NDArray[np.int64], form: _CsvFormat) -> dict[int, _Problem]:
+def rows_to_refuse(frame: pl.DataFrame, record_bytes: Ints, form: _CsvFormat) -> dict[int, _Problem]:
     """Rows that repeat the header, or are too long; record_bytes: (n,)."""
     problems = {}
     for row in (frame[form.columns[0]] == form.columns[0]).arg_true().to_list():

@@ -14,8 +14,8 @@ from itertools import count
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Mask, Rows
 from recllm.base.errors import IngestError
 from recllm.shop.ingest.parse.numbers import Decimal
 from recllm.shop.ingest.read.source import MAX_CELL_BYTES, MAX_ROW_BYTES, Decoding, SourceFile
@@ -47,7 +47,7 @@ class Chunk:
 
     frame: pl.DataFrame
     """One text column per header name, null where empty."""
-    line_no: NDArray[np.int64]
+    line_no: Ints
     raw: Callable[[int], str]
     """The text of one row, at most `RAW_BYTES`."""
     bad: tuple[BadRecord, ...] = ()
@@ -59,7 +59,7 @@ class Chunk:
     def n_records(self) -> int:
         return self.frame.height + len(self.bad)
 
-    def with_rows(self, rows: NDArray[np.integer], frame: pl.DataFrame) -> Chunk:
+    def with_rows(self, rows: Rows, frame: pl.DataFrame) -> Chunk:
         """The chunk with the rows of `frame`, each made from the row of this chunk in `rows`, (n,)."""
         return replace(self, frame=frame, line_no=self.line_no[rows], raw=lambda row: self.raw(int(rows[row])))
 
@@ -70,7 +70,7 @@ class Chunk:
             fields = {name: cell if cell is None else cell[:RAW_BYTES] for name, cell in cells.items()}
         return BadRecord(int(self.line_no[row]), column, code, message, self.raw(row), fields)
 
-    def positions(self, line_no: NDArray[np.int64]) -> NDArray[np.int64]:
+    def positions(self, line_no: Ints) -> Ints:
         """Number of the record of the chunk, from 0, that begins on each of these lines."""
         first_lines = np.sort([*self.line_no, *(record.line_no for record in self.bad)])
         return np.searchsorted(first_lines, line_no)
@@ -79,9 +79,9 @@ class Chunk:
 def chunk_of_table(
     frame: pl.DataFrame,
     rows: pl.DataFrame,
-    line_no: NDArray[np.int64],
-    good: NDArray[np.bool_],
-    long: NDArray[np.bool_],
+    line_no: Ints,
+    good: Mask,
+    long: Mask,
     *,
     blank_lines: int = 0,
 ) -> Chunk:

@@ -1,8 +1,8 @@
 """Workbooks (.xlsx): one sheet, every cell as text; dates as ISO 8601, whatever number stands for them.
 
-A sheet has at most 1,048,576 rows and is read whole, in a process of its own with a bound of memory. What is packed is
-bounded by the size of the file, as of other packed files. Formulas are not computed: a cell has the value that was
-saved with it. Numbers have 15 digits there, so an id that is longer is right only where the cell is text.
+A sheet has at most 1,048,576 rows and is read whole, in a process of its own with a bound of memory. Formulas are not
+computed: a cell has the value that was saved with it. Numbers have 15 digits there, so an id that is longer is right
+only where the cell is text.
 """
 
 from __future__ import annotations
