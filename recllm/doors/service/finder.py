@@ -9,10 +9,9 @@ from functools import lru_cache
 from threading import Lock, Thread
 from typing import Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Floats
 from recllm.base.errors import RecllmError
 from recllm.base.schema import Encoder
 from recllm.text.encoder.cache import CachedEncoder
@@ -58,13 +57,13 @@ class Finder:
                 self._items = items
             return self._index
 
-    def vector(self, encoder: Encoder, query: str) -> NDArray[np.float32] | None:
+    def vector(self, encoder: Encoder, query: str) -> Floats | None:
         """Unit (dim,); None as long as the encoder is not loaded, which the first query sets off."""
         self.warm(encoder)
         if self.vectors is not VectorState.READY or self._fingerprint != encoder.fingerprint:
             return None
         with self._encoding:
-            vector: NDArray[np.float32] = self._encode(query)
+            vector: Floats = self._encode(query)
         return vector
 
     def warm(self, encoder: Encoder) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Mask
 from recllm.base.documents import plain
 from recllm.base.errors import PolicyError, UsageError
 from recllm.base.schema import Action, Intent, Objective, Reason
@@ -53,14 +53,14 @@ class AudienceTarget:
 
     name: str
     """The campaign's, where the caller gives it none."""
-    items: NDArray[np.int64]
+    items: Ints
     """Rows of the catalogue, ascending."""
     notes: tuple[str, ...] = ()
     is_personal: bool = False
     """A customer's probability is that of the item that suits them best, else of at least one item."""
 
     @property
-    def common_items(self) -> NDArray[np.int64]:
+    def common_items(self) -> Ints:
         """Items that leave out people who bought or returned one; see `probabilities.is_left_out` for personal ones."""
         return self.items[:0] if self.is_personal else self.items
 
@@ -192,7 +192,7 @@ class EligiblePool:
     """The people who can be reached: those without a reason for exclusion."""
 
     target: AudienceTarget
-    user_rows: NDArray[np.int64]
+    user_rows: Ints
     """(n,), ascending."""
     user_ids: list[str]
     """(n,), the dataset's ids."""
@@ -277,7 +277,7 @@ def eligible_pool(
     *,
     choice: OfferChoice | None = None,
     effects: EffectsOf | None = None,
-    only_for: tuple[NDArray[np.int64], UserScores] | None = None,
+    only_for: tuple[Ints, UserScores] | None = None,
     score_all: bool = False,
 ) -> EligiblePool:
     """The customers without a reason for exclusion, with their probabilities; without a target all but the `seeds`,
@@ -310,7 +310,7 @@ def eligible_pool(
         personal = exclusions if target.is_personal else None
         scores = target_probabilities(recommender, items, scored, choice.intent, objective, personal=personal)
         scores = scores.rows(user_rows) if score_all else scores
-        late: dict[ExclusionReason, NDArray[np.bool_]] = {}
+        late: dict[ExclusionReason, Mask] = {}
         if target.is_personal or choice.intent is not Intent.MIXED or objective is Objective.MARGIN:
             late[ExclusionReason.NO_OFFER] = scores.best_item < 0
         if choice.objective is Objective.UPLIFT:
@@ -404,7 +404,7 @@ def as_reported(
     audience: Audience,
     recommender: Recommender,
     pool: EligiblePool,
-    reached: NDArray[np.int64],
+    reached: Ints,
     figures: FigureGate,
     question: object,
 ) -> Audience:

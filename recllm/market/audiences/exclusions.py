@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Mask, Rows
 from recllm.base.errors import UsageError
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.learn.features.item_vectors import basics_of
@@ -21,7 +21,6 @@ from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, utc
 from recllm.shop.workspace.privacy import PolicyGate
 
-Mask = NDArray[np.bool_]
 Consents = Callable[[Sequence[str]], Sequence[bool]]
 """Whether each of the dataset's ids agreed to a channel."""
 Key = TypeVar("Key")
@@ -54,12 +53,12 @@ class ExclusionReason(StrEnum):
 
 def exclusion_masks(
     recommender: Recommender,
-    items: NDArray[np.integer],
+    items: Rows,
     exclusions: Exclusions,
     agreed: Consents | None = None,
     seeds: Collection[str] = (),
     gate: PolicyGate | None = None,
-    only_for: NDArray[np.integer] | None = None,
+    only_for: Rows | None = None,
 ) -> tuple[dict[ExclusionReason, Mask], RuleMatch | None]:
     """Reason -> who it holds for first, (n_users,) each; and who meets the rule over people, where there is one.
 
@@ -114,7 +113,7 @@ def exclusion_masks(
     return first_only(masks), match
 
 
-def included(masks: Mapping[Key, Mask]) -> NDArray[np.int64]:
+def included(masks: Mapping[Key, Mask]) -> Ints:
     """Rows of the people for whom no reason holds, ascending."""
     return np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
 

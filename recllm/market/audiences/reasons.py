@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Array, Ints, Mask, Rows
 from recllm.base.policy import Policy
 from recllm.base.schema import Action, Reason
 from recllm.base.stats.intervals import ratios
@@ -54,9 +53,7 @@ LEVEL = 0.95
 """At which all intervals hold together."""
 
 
-def reasons_for(
-    recommender: Recommender, user_rows: NDArray[np.int64], items: NDArray[np.integer]
-) -> list[tuple[Reason, ...]]:
+def reasons_for(recommender: Recommender, user_rows: Ints, items: Rows) -> list[tuple[Reason, ...]]:
     """The clearest reasons of person n for item n, (n,) rows each; an item of -1 has none."""
     data = recommender.dataset
     everybody = DatasetPeople(data)
@@ -120,8 +117,8 @@ class AudienceTrait:
 
 def distinguishing_traits(
     dataset: Dataset,
-    group: NDArray[np.integer],
-    others: NDArray[np.integer],
+    group: Rows,
+    others: Rows,
     policy: Policy,
     noise: Callable[[str], float] = lambda trait: 0.0,
 ) -> tuple[AudienceTrait, ...]:
@@ -193,7 +190,7 @@ def _categories_bought(dataset: Dataset, policy: Policy) -> pl.DataFrame:
     return pairs.join(named, on="path").select("user", "name").unique()
 
 
-def enough_people(inside: NDArray[Any], outside: NDArray[Any], n_inside: NDArray[Any], floor: int) -> NDArray[np.bool_]:
+def enough_people(inside: Array, outside: Array, n_inside: Array, floor: int) -> Mask:
     """Which traits concern enough people. inside, outside: how many have them; n_inside: of how many in the group."""
     lacking = n_inside - inside
     common = (lacking == 0) | (lacking >= MIN_PEOPLE)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Mask, Rows, Values
 from recllm.base.errors import PolicyError, UsageError
 from recllm.market.audiences.probabilities import OfferTable, UserScores
 from recllm.market.audiences.request import AudienceLimits
@@ -22,8 +22,8 @@ from recllm.market.audiences.request import AudienceLimits
 class Selection:
     """Positions in the list of people that was cut, int64, best first."""
 
-    addressed: NDArray[np.int64]
-    holdout: NDArray[np.int64]
+    addressed: Ints
+    holdout: Ints
     beyond_limit: int = 0
     """People who come after the last that size or budget allow."""
     unprofitable: int = 0
@@ -50,7 +50,7 @@ def select(scores: UserScores, user_ids: Sequence[str], campaign: str, limits: A
     )
 
 
-def globally_held_out(ids: Sequence[str], share: float, salt: str) -> NDArray[np.bool_]:
+def globally_held_out(ids: Sequence[str], share: float, salt: str) -> Mask:
     """Who of some people is among the `share` who get nothing personal, to measure the whole by; (n,).
 
     share: in [0, 1]; who is held out at a smaller share is so at a larger one. salt: another one draws other people.
@@ -61,7 +61,7 @@ def globally_held_out(ids: Sequence[str], share: float, salt: str) -> NDArray[np
     return draws(ids, "global holdout", salt) < share
 
 
-def draws(ids: Sequence[str], campaign: str, salt: str = "") -> NDArray[np.float64]:
+def draws(ids: Sequence[str], campaign: str, salt: str = "") -> Values:
     """A number in [0, 1) for each id: the first 52 bits of SHA-256 over salt, campaign and id."""
     head = hashlib.sha256(f"{salt}\0{campaign}\0".encode())
     numbers = np.empty(len(ids))
@@ -81,7 +81,7 @@ def check_floor(n: int, floor: int) -> None:
         )
 
 
-def spread_offers(offers: OfferTable, order: NDArray[np.integer], spread: float) -> NDArray[np.int64]:
+def spread_offers(offers: OfferTable, order: Rows, spread: float) -> Ints:
     """The item of each person of the table, (n,), -1 for none; people outside of `order` keep their best.
     order: rows of the table, those who choose first first. spread: in [0, 1]."""
     column = np.where(offers.item[:, 0] >= 0, 0, -1) if offers.item.shape[1] else np.full(len(offers.item), -1)

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Mask, Values
 from recllm.base.errors import DataError, NothingToDo
 from recllm.base.messages import ARRIVED, MessageEventKind
 from recllm.base.schema import Action, Item, Purpose
@@ -113,16 +113,16 @@ class WindowActions:
     """What every person of the dataset did within the window, (n_users,) each."""
 
     data: Dataset
-    converted: NDArray[np.bool_]
-    revenue: NDArray[np.float64]
-    unsubscribed: NDArray[np.bool_]
+    converted: Mask
+    revenue: Values
+    unsubscribed: Mask
     gate: FigureGate
 
-    def rows(self, people: People) -> NDArray[np.int64]:
+    def rows(self, people: People) -> Ints:
         """Row of each person, -1 for who has not agreed to be counted."""
         return self.data.user_rows([p.user_id for p in people])
 
-    def figures(self, rows: NDArray[np.int64], *, addressed: bool = True, is_part: bool = False) -> GroupFigures | None:
+    def figures(self, rows: Ints, *, addressed: bool = True, is_part: bool = False) -> GroupFigures | None:
         """None for fewer people than the floor, or that of parts."""
         n, gate = len(rows), self.gate
         if n < (gate.part_floor if is_part else gate.floor):
@@ -144,8 +144,8 @@ class WindowActions:
         self,
         figures: GroupFigures | None,
         control: GroupFigures | None,
-        rows: NDArray[np.int64],
-        control_rows: NDArray[np.int64],
+        rows: Ints,
+        control_rows: Ints,
     ) -> ConfidenceInterval | None:
         """The difference of the two rates as they are reported."""
         if figures is None or control is None:

@@ -11,8 +11,8 @@ from itertools import zip_longest
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Mask
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, NotFittedError, NothingToDo, PolicyError, RecllmError, UsageError
 from recllm.base.questions import SearchRequest
@@ -198,7 +198,7 @@ def suggest(workspace: Workspace, recommender: Callable[[], Recommender] | None 
 def coming_days(
     workspace: Workspace,
     shop: Shop,
-    reachable: NDArray[np.bool_],
+    reachable: Mask,
     days: ShoppingDays,
     recommender: Callable[[], Recommender] | None = None,
 ) -> list[OccasionSuggestion]:
@@ -223,7 +223,7 @@ def coming_days(
     return [s for s in suggestions if s.people]
 
 
-def customers_of(workspace: Workspace, shop: Shop) -> tuple[NDArray[np.bool_], ShoppingDays]:
+def customers_of(workspace: Workspace, shop: Shop) -> tuple[Mask, ShoppingDays]:
     """Who agreed to a channel and is of age, (n_users,), and when each shops."""
     settings, data = workspace.settings.occasions, shop.dataset
     channels = first_channels(workspace.gate(), data.users[USER_COLUMN].to_list(), settings.channels)
@@ -295,9 +295,7 @@ def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Works
     return eligible_pool(recommender, target, rules, agreed, gate=gate, choice=section.choice, effects=effects)
 
 
-def offered_items(
-    file: CampaignFile, workspace: Workspace, scores: UserScores, positions: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def offered_items(file: CampaignFile, workspace: Workspace, scores: UserScores, positions: Ints) -> Ints:
     """Row of each person's item, -1 for none; those who come first choose first."""
     spread = file.target.spread
     if spread is None:
@@ -309,7 +307,7 @@ def offered_items(
 
 def occasion_target(
     workspace: Workspace, recommender: Recommender, occasion: Occasion
-) -> tuple[AudienceTarget, tuple[NDArray[np.int64], UserScores]]:
+) -> tuple[AudienceTarget, tuple[Ints, UserScores]]:
     """The items of an occasion, and its people with the item and the chance of each.
     Raises `DataError` where the shop has no data for it, `NothingToDo` where no one has it today."""
     shop = shop_of_people(workspace, recommender.dataset)
@@ -356,7 +354,7 @@ def count_reachable(
     unknown item or an empty category, `PolicyError` for a sensitive target."""
     section, gate = file.target, workspace.gate()
     items, rules = np.zeros(0, np.int64), exclusions_of(file, workspace)
-    having: NDArray[np.int64] | None = None
+    having: Ints | None = None
     if section.occasion is not None:
         target, (having, _) = occasion_target(workspace, recommender, section.occasion)
         items = target.items

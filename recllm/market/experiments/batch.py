@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints
 from recllm.base.documents import json_text, json_value
 from recllm.base.errors import NotFittedError, PolicyError, RecllmError, UsageError
 from recllm.base.files import PRIVATE, sweep_drafts, write_whole
@@ -146,7 +146,7 @@ def _read_plan(folder: Path) -> dict[str, Any] | None:
     return dict(plan)
 
 
-def shard_numbers(pseudonyms: Sequence[str], shards: int) -> NDArray[np.int64]:
+def shard_numbers(pseudonyms: Sequence[str], shards: int) -> Ints:
     """The shard of each person, int64 (n,) in [0, shards): by a hash, so that it never depends on who else is
     there."""
     hashes = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in pseudonyms)
@@ -179,9 +179,9 @@ class _OpenedVersion:
 
     recommender: Recommender
     people: AgreedPeople
-    shard_of: NDArray[np.int64]
+    shard_of: Ints
     """Of each of the people, (n,)."""
-    order: NDArray[np.int64]
+    order: Ints
     """Their rows by pseudonym, so that files do not hang on the order in the store; (n,)."""
 
 

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Rows
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, ModelError, NothingToDo, UsageError
 from recllm.base.files import PRIVATE, safe_id, write_whole
@@ -116,7 +116,7 @@ def person_scores(trial: Trial, settings: UpliftSettings) -> Values:
 
 def grow_effects(
     trial: Trial,
-    people: NDArray[np.int64],
+    people: Ints,
     settings: UpliftSettings,
     rng: np.random.Generator,
 ) -> EffectTrees:
@@ -126,7 +126,7 @@ def grow_effects(
     used = values[:, varying(values)]
     weights = 1 / np.where(treated, trial.propensity, 1 - trial.propensity)
 
-    def grown(rows: NDArray[np.int64], effect: Values) -> BoostedTrees:
+    def grown(rows: Ints, effect: Values) -> BoostedTrees:
         weight = weights[rows] / weights[rows].mean()
         return grow_trees(used[rows], effect, settings, objective="regression", weights=weight)
 
@@ -231,12 +231,12 @@ class PersonEffects:
     low: Values
     high: Values
 
-    def rows(self, people: NDArray[np.integer]) -> PersonEffects:
+    def rows(self, people: Rows) -> PersonEffects:
         """Of these people."""
         return PersonEffects(*(getattr(self, column.name)[people] for column in fields(self)))
 
 
-EffectsOf = Callable[[NDArray[np.integer]], PersonEffects]
+EffectsOf = Callable[[Rows], PersonEffects]
 """The effects of people, by their rows in the recommender's dataset."""
 
 
@@ -246,7 +246,7 @@ class LearnedEffects:
 
     names: tuple[str, ...]
     """All features that people are described by."""
-    columns: NDArray[np.int64]
+    columns: Ints
     """Those of them that the trees read."""
     trees: EffectTrees
     scale: float

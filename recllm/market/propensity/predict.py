@@ -27,6 +27,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Mask, Values
 from recllm.base.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.questions import PredictionKind
@@ -52,7 +53,7 @@ from recllm.shop.data.order import refuse_steps
 from recllm.shop.workspace.workspace import Workspace, present
 from recllm.text.templates import Prompts
 
-Score = Callable[[Floats], NDArray[np.float64]]
+Score = Callable[[Floats], Values]
 """A score, (n,), of rows of the table's values, on a scale where differences mean something: logit or log."""
 GENERAL = "general"
 MAX_REASONS = 3
@@ -174,7 +175,7 @@ def reasons_of(
     def render(template: str, /, **facts: object) -> str:
         return Prompts.load().render(f"behaviour.{template}", request.locale, **facts)
 
-    def of_one(deltas: NDArray[np.float64], features: Mapping[str, float]) -> tuple[Reason, ...]:
+    def of_one(deltas: Values, features: Mapping[str, float]) -> tuple[Reason, ...]:
         """The largest deltas of one person, largest first; at least one entry. features: the person's, by name."""
         order = [n for n in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[n]) >= MIN_EFFECT]
         reasons = []
@@ -194,7 +195,7 @@ def reasons_of(
 def prediction_of(
     request: PredictionRequest,
     ask: Cohort,
-    rows: NDArray[np.int64],
+    rows: Ints,
     rank_by: NDArray[np.floating],
     columns: Mapping[str, Sequence[Any]],
     check: Backtest,
@@ -229,7 +230,7 @@ def predict_outcome(request: PredictionRequest, learn: Cohort, ask: Cohort) -> P
     data, horizon = learn.dataset, request.horizon_days
     settings = PropensitySettings(seed=request.seed)
     outcome: Outcome = Cohort.bought
-    binary_of: Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None = None
+    binary_of: Callable[[Values], Mask] | None = None
     active_days = 0
     match request.kind:
         case PredictionKind.LEAVE:
@@ -390,7 +391,7 @@ def background(learned: Examples) -> FeatureTable:
     return learned.features.rows(np.sort(rows))
 
 
-def group_deltas(score: Score, features: FeatureTable, others: Floats) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+def group_deltas(score: Score, features: FeatureTable, others: Floats) -> tuple[tuple[str, ...], Values]:
     """The groups that a reason can name, and what each is worth to each person: (n, n_groups)."""
     groups = tuple(group for group in dict.fromkeys(features.groups) if group in _FACTS)
     scores, deltas = score(features.values), np.empty((len(features), len(groups)))
