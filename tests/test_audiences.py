@@ -36,7 +36,7 @@ from recllm.market.audiences.probabilities import (
 from recllm.market.audiences.reasons import distinguishing_traits, enough_people
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions
 from recllm.market.audiences.selection import draws, globally_held_out, select
-from recllm.market.campaigns.reach import fitting_items
+from recllm.market.occasions.suggest import fitting_items
 from recllm.recommend.recommender.histories import Histories
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender

@@ -46,7 +46,8 @@ from recllm.market.campaigns.open_campaign import (
 )
 from recllm.market.campaigns.outcome import campaign_outcome, campaign_trial
 from recllm.market.campaigns.plan import plan_campaign
-from recllm.market.campaigns.reach import MOST_ITEMS, count_reachable, words_that_name
+from recllm.market.campaigns.reach import MOST_ITEMS, count_reachable
+from recllm.market.occasions.suggest import words_that_name
 from recllm.market.propensity.effects import UpliftSettings
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.record import record_events
@@ -486,27 +487,6 @@ def test_a_text_that_a_check_stops_is_nobodys(shop: Workspace, folder: Path) -> 
     plan = plan_campaign(shop, changed(folder, (CATEGORY, 'items = ["tea0", "tea1"]'), packs, name="both"))
     assert {p.item_id for p in plan.people} == {"tea1"} and len(plan.addressed) == 60
     assert not any(text.failures for text in plan.texts) and sum(text.people for text in plan.texts) == 60
-
-
-def test_a_campaign_of_an_earlier_version_opens(
-    shop: Workspace, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its file learned from wordings, its plan had figures of spreading, and its logs were chained by hashes."""
-    file = changed(folder, ("variants = 1", 'variants = 1\nlearn_from = ["spring"]\nguard_limit = 0.1'))
-    assert "words.learn_from of a campaign's file has no effect any more" in caplog.text
-    plan = plan_campaign(shop, file, now=NOW)
-    files = open_campaign(shop, file, clock=NOW).folder
-    stored = json.loads(files.plan.read_text()) | {"spread": {"spread": 0.1, "people": 3}}
-    for text in stored["texts"]:
-        text["record"] = "0a"
-        text["person"] |= {"viewed": False, "asked_alert": False, "favourite_category": False}
-    files.plan.write_text(json.dumps(stored))
-    approval = {"at": "2025-01-01T12:00:00+00:00", "by": "Ann", "action": "approved", "text_id": "t1", "hash": "0a"}
-    files.decisions.write_text(json.dumps(approval) + "\n")
-    campaign = open_campaign(shop, read_campaign(file.source), clock=NOW)
-    assert campaign.plan == plan and campaign.states["t1"].action is TextStatus.APPROVED
-    decide(campaign, TextStatus.APPROVED, ["t2"], by="Bob", at=NOW)
-    assert [line["by"] for line in read_log(files.decisions)] == ["Ann", "Bob"]
 
 
 def test_a_generator_that_dies_leaves_templates(shop: Workspace, folder: Path) -> None:

@@ -42,7 +42,7 @@ from recllm.market.audiences.request import AudienceQuestion
 
 if TYPE_CHECKING:
     from recllm.base.schema import Slate
-    from recllm.market.campaigns.reach import OccasionSuggestion
+    from recllm.market.occasions.suggest import OccasionSuggestion
     from recllm.shop.workspace.workspace import Workspace
 
 
@@ -371,8 +371,8 @@ def occasions(
 ) -> Answer:
     """Whom to write to on a day, and about what: days of the calendar that come, due again, left in the cart, cheaper,
     back, new, long away, just come."""
-    from recllm.market.campaigns.reach import coming_days, customers_of
     from recllm.market.occasions.day import find_occasions, moment_of, open_shop_at
+    from recllm.market.occasions.suggest import coming_days, customers_of
     from recllm.recommend.recommender.shop_recommender import open_recommender
 
     try:
@@ -400,8 +400,8 @@ def occasions(
 
 
 def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[str]:
-    from recllm.market.campaigns.reach import goods_note
     from recllm.market.occasions.calendar import profile_of
+    from recllm.market.occasions.suggest import goods_note
 
     for line in days:
         if line.coming is None:

@@ -62,8 +62,8 @@ from recllm.market.campaigns.drafts import (
     stage_of,
 )
 from recllm.market.campaigns.open_campaign import OpenCampaign
-from recllm.market.campaigns.reach import BUYER_DAYS, send_time
 from recllm.market.occasions.calendar import CalendarDay, ComingDay, days_of, nearest_date
+from recllm.market.occasions.suggest import BUYER_DAYS, send_time
 from recllm.shop.workspace.keys import Scope
 
 router = APIRouter(prefix="/campaigns", route_class=PageRoute)

@@ -14,10 +14,10 @@ from recllm.doors.console.memory import ATTRIBUTION_DAYS, CHANNELS, CHART_DAYS, 
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, history
 from recllm.doors.console.tables import day_chart
 from recllm.market.campaigns.drafts import CampaignStage, list_campaigns
-from recllm.market.campaigns.reach import OccasionSuggestion
 from recllm.market.experiments.feedback import reported_outcomes
 from recllm.market.experiments.slates import list_experiments, running_experiment
 from recllm.market.occasions.calendar import CalendarDay, profile_of
+from recllm.market.occasions.suggest import OccasionSuggestion
 
 PICTURES = 3
 

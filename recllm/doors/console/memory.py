@@ -19,8 +19,8 @@ from recllm.base.errors import RecllmError
 from recllm.base.schema import Action, Purpose, Table
 from recllm.doors.service.live import LiveShop
 from recllm.doors.service.oidc import SignInRequest
-from recllm.market.campaigns.reach import OccasionSuggestion, suggest
 from recllm.market.experiments.feedback import ShownOutcome, shown_outcomes
+from recllm.market.occasions.suggest import OccasionSuggestion, suggest
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.console_sessions import ConsoleSession
 from recllm.shop.workspace.workspace import Workspace, present

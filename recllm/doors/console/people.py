@@ -26,8 +26,8 @@ from recllm.doors.console.tables import TableCell, TableRow
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.registry import export_person, restrict_person
 from recllm.doors.service.jobs import ENDED, JobState, Progress
-from recllm.market.campaigns.reach import SuggestedPerson
 from recllm.market.occasions.calendar import CalendarDay
+from recllm.market.occasions.suggest import SuggestedPerson
 from recllm.market.propensity.prediction import PredictionRequest
 from recllm.recommend.recommender.histories import UserHistory
 from recllm.recommend.recommender.recommender import Recommender

@@ -142,8 +142,7 @@ def reasons_of(request: CopyRequest, goods: frozenset[str]) -> Iterator[str]:
     is_had = person.times_bought == 1 and not (is_used_up or person.bought_last_year)
     offer, is_kept = request.running_offer, "works" not in goods and not goods.isdisjoint(_KEPT)
     is_on_order = offer is not None and offer.type in _ON_ORDER
-    is_rare = offer is not None and person.times_bought <= 2
-    is_regretted = is_rare and person.last is not None and person.last.days <= _REGRET_DAYS
+    is_regretted = bool(offer and person.last and person.times_bought <= 2 and person.last.days <= _REGRET_DAYS)
     if is_kept and not is_on_order and (is_had or is_regretted):
         return  # a jacket that hangs in the wardrobe is no news, and a lower price of it bad news
     is_stale = "perishable" in goods and (person.every_days or 0) > _PERISHABLE_DAYS

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import logging
 import zoneinfo
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -43,7 +42,6 @@ from recllm.market.audiences.people_rule import RuleField
 from recllm.market.audiences.request import AudienceCut, AudienceLimits, LeftOut, OfferChoice
 from recllm.market.occasions.calendar import CalendarDay
 
-_logger = logging.getLogger(__name__)
 SERVER = "server"
 """Names the operator's text server in a campaign's file."""
 OWN_WORDS = {
@@ -108,7 +106,6 @@ def checked_proofs(value: object) -> object:
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 Texts = Annotated[tuple[Text, ...], Strict(False)]
 Amount = Annotated[Decimal, Strict(False), Field(gt=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Moment = Annotated[datetime, BeforeValidator(time_with_zone)]
 FileBeside = Annotated[
     Path, BeforeValidator(lambda value, info: path_beside(value, info) if isinstance(value, str) else value)
@@ -346,7 +343,7 @@ class CampaignFile(_Section):
     names none is planned in the workspace's."""
     send: Moment | None = None
     """When texts go out; the present when None."""
-    window_days: Positive | None = None
+    window_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Days after sending within which a purchase counts; the model's horizon when None."""
     target: TargetSection
     offer_section: Annotated[OfferSection | None, Field(alias="offer")] = None
@@ -427,8 +424,6 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "words": WordsSection,
     "sender": SenderSection,
 }
-RETIRED_WORDS = ("learn_from", "guard_limit")
-"""Of earlier files."""
 
 
 def read_campaign(file: Path) -> CampaignFile:
@@ -448,9 +443,6 @@ def parse_campaign(content: bytes, file: Path) -> CampaignFile:
         raise DataError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except ValueError as error:
         raise DataError(f"{file}: no TOML: {error}") from error
-    for name in RETIRED_WORDS:
-        if isinstance(table.get("words"), dict) and table["words"].pop(name, None) is not None:
-            _logger.warning("words.%s of a campaign's file has no effect any more; take it out", name)
     outside = {"digest": hashlib.sha256(content).hexdigest(), "source": file}
     try:
         if key := next(iter(outside.keys() & table.keys()), None):

@@ -192,8 +192,6 @@ class ExportEntry:
     """Reason -> people of the plan who were not reached."""
     sends: bool = False
     """Its messages are sent from here, see `recllm.market.sending`; else files were written."""
-    decisions: int | None = None
-    """Of earlier versions: the number of decisions before the export."""
 
 
 class CampaignFolder:
@@ -306,11 +304,6 @@ def read_head(folder: CampaignFolder) -> CampaignPlan:
         raise UsageError(f"nothing is planned for {folder.path.name!r}; run: recllm campaign plan FILE")
     with undamaged(folder.plan):
         fields = json_value(folder.plan.read_bytes()) | {"people": []}
-        fields.pop("spread", None)  # of earlier versions, as are facts that no data gave
-        for text in fields["texts"]:
-            text.pop("record", None)
-            for name in ("asked_alert", "viewed", "favourite_category"):
-                text["person"].pop(name, None)
         head: CampaignPlan = adapter_of(CampaignPlan).validate_json(json.dumps(fields), strict=True)
     return head
 
@@ -342,8 +335,8 @@ def read_log(log: Path) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for number, line in enumerate(log.read_bytes().splitlines() if log.exists() else (), start=1):
         try:
-            entries.append({name: value for name, value in json_value(line).items() if name != "hash"})
-        except (ValueError, AttributeError) as error:
+            entries.append({**json_value(line)})
+        except (ValueError, TypeError) as error:
             raise DataError(f"{log}, line {number}: damaged; put back the file from a backup") from error
     return entries
 

@@ -352,7 +352,6 @@ class Draw:
 
     @cached_property
     def codes(self) -> Mapping[str, NDArray[np.int64]]:
-        """See `item_codes`."""
         return item_codes(self.recommender.dataset.items, self.recommender.broad_categories)
 
     def candidates(
