@@ -393,9 +393,8 @@ class Recommender:
         copied._projections = self._projections
         if "together" in vars(self) and copied.dataset.n_items == self.dataset.n_items:
             copied.together = self.together
-        if copied.dataset.items is self.dataset.items:
-            copied.names = self.names
-            vars(copied).update({"margins": self.margins} if "margins" in vars(self) else {})
+        if copied.dataset.items is self.dataset.items and "margins" in vars(self):
+            copied.margins = self.margins
         return copied
 
     def _ranked(self, histories: Histories, request: RecommendRequest, allowed: Mask, k: int) -> Ranked:
