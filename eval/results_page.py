@@ -70,8 +70,9 @@ def load(name: str) -> dict[str, Any]:
 
 def source(name: str) -> str:
     """Command and commit behind a file."""
-    command, commit = COMMANDS.get(name, f"eval/{name.replace('-', '_')}.py"), load(name).get("commit")
-    return f"`python {command}`" + (f", commit {commit[:7]}" if commit else "")
+    command, record = COMMANDS.get(name, f"eval/{name.replace('-', '_')}.py"), load(name)
+    commits = record.get("commits", [record["commit"]] if "commit" in record else [])  # of parts, or of the whole
+    return f"`python {command}`" + (f", commit {' and '.join(c[:7] for c in commits)}" if commits else "")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -242,7 +242,7 @@ def customer_facts(
 
 
 def item_codes(catalogue: pl.DataFrame, broad: Collection[tuple[str, ...]] = ()) -> Mapping[str, Ints]:
-    """By which items are one thing to a customer: the same title, the narrowest category, the brand; each (n,).
+    """What makes items one thing to a customer: title, narrowest category, brand; each (n,).
     broad: paths of categories that hold most of what is bought, and say nothing of a customer."""
     keys = catalogue.select(
         title=pl.col("title").str.strip_chars().str.to_lowercase().replace("", None),

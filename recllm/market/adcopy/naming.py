@@ -338,7 +338,7 @@ def _kinds_in(text: str) -> frozenset[str]:
 
 @cache
 def _words_of_kinds() -> Mapping[str, tuple[frozenset[str], tuple[str, ...]]]:
-    """Kind of goods -> stems of the English words that name it, and the phrases."""
+    """Kind of goods -> stems of English words, and phrases."""
     kinds = table("goods.toml")["words"]
     words = {kind: {w for w in listed if w.isascii() and " " not in w} for kind, listed in kinds.items()}
     return {kind: (frozenset(map(stem, words[kind])), tuple({*listed} - words[kind])) for kind, listed in kinds.items()}

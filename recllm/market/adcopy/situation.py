@@ -47,10 +47,10 @@ _THING_OF_REASON = {"because_bought": "because", "goes_with": "with_item", "peop
 _KEPT = {"durable", "apparel", "one_off"}
 """Kinds of goods that one purchase is enough of."""
 _RECENT_DAYS, _REGRET_DAYS = 9, 40
-"""Days until a purchase has a date, and until one hears gladly that what one bought costs less."""
+"""Days until a purchase has a date, and until its buyer may hear of a lower price."""
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
 _PERISHABLE_DAYS = 45
-"""Most days between purchases of milk and the like of which a text speaks: "every three months" is no habit."""
+"""The longest rhythm of milk and the like that a text speaks of."""
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"\{([\w.]+)\}")
 _MONTHS = get_month_names("wide", locale="en")
@@ -144,7 +144,7 @@ def reasons_of(request: CopyRequest, goods: frozenset[str]) -> Iterator[str]:
     is_on_order = offer is not None and offer.type in _ON_ORDER
     is_regretted = bool(offer and person.last and person.times_bought <= 2 and person.last.days <= _REGRET_DAYS)
     if is_kept and not is_on_order and (is_had or is_regretted):
-        return  # a jacket that hangs in the wardrobe is no news, and a lower price of it bad news
+        return  # a jacket in the wardrobe is no news, its lower price bad news
     is_stale = "perishable" in goods and (person.every_days or 0) > _PERISHABLE_DAYS
     is_new = request.occasion is Occasion.NEW_ARRIVAL and person.category_bought > 0
     holds = {
@@ -172,7 +172,7 @@ def conditions_of(request: CopyRequest, name: Naming, goods: frozenset[str]) -> 
     person, day, offer = request.person, request.day, request.running_offer
     first_day, last_day = LATELY_DAYS[next((kind for kind in LATELY_DAYS if kind in goods), "")]
     ratio, days = person.waited or 0.0, inf if person.last is None else person.last.days
-    # "three weeks ago, and every three weeks": due by its words
+    # "three weeks ago, every three weeks": due by its words
     rows = [_row(frame_file(request.language).tables["span"], n) for n in (days, person.every_days or inf) if n < inf]
     is_in_words = len(rows) == 2 and rows[0] == rows[1] != {}
     is_on_order = offer is not None and offer.type in _ON_ORDER

@@ -119,15 +119,14 @@ def without_nulls(value: Any) -> Any:
 def create_campaign(workspace: Workspace, fields: Mapping[str, Any], *, by: str) -> str:
     """Keeps a draft; returns its id. Raises as `campaign_of_fields`, and `ConflictError` for a taken id."""
     file, content = campaign_of_fields(fields)
-    folder = CampaignFolder.of(workspace.root, file.id)
-    path = file_path(workspace, file.id)
+    folder, path = CampaignFolder.of(workspace.root, file.id), file_path(workspace, file.id)
     with folder.locked():
         if folder.plan.exists() or path.exists():
             raise ConflictError(f"there is a campaign {file.id!r}; take another id, or change that one")
         folder.check_free(replace=False)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         write_whole(path, content, mode=PRIVATE)
-    note(workspace, file.id, CampaignAct.CREATED, by=by)
+        append(history_path(workspace, file.id), [act_line(CampaignAct.CREATED, by)])
     return file.id
 
 
@@ -137,13 +136,12 @@ def change_campaign(
     """Puts other fields in the place of a campaign's; a plan that was made counts no more. Raises as
     `campaign_of_fields`, `UnknownIdError`, `ConflictError` for another revision, `PolicyError` once it was exported."""
     file, content = campaign_of_fields({**fields, "id": campaign_id})
-    before = campaign_file(workspace, campaign_id)
-    folder = CampaignFolder.of(workspace.root, file.id)
+    before, folder = campaign_file(workspace, campaign_id), CampaignFolder.of(workspace.root, file.id)
     with folder.locked():
         folder.check_revision(before.digest, revision)
         folder.check_free(replace=True)
         write_whole(file_path(workspace, campaign_id), content, mode=PRIVATE)
-    note(workspace, campaign_id, CampaignAct.CHANGED, by=by)
+        append(history_path(workspace, campaign_id), [act_line(CampaignAct.CHANGED, by)])
 
 
 def file_path(workspace: Workspace, campaign_id: str) -> Path:
@@ -207,10 +205,13 @@ def open_by_id(workspace: Workspace, campaign_id: str, *, recheck: bool = True) 
 
 
 def note(workspace: Workspace, campaign_id: str, act: CampaignAct, *, by: str, **counts: int) -> None:
-    """Adds a line to the campaign's history."""
-    entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": by, "action": act.value, **counts}
+    """Adds a line to a campaign's history."""
     with CampaignFolder.of(workspace.root, campaign_id).locked():
-        append(history_path(workspace, campaign_id), [entry])
+        append(history_path(workspace, campaign_id), [act_line(act, by, **counts)])
+
+
+def act_line(act: CampaignAct, by: str, **counts: int) -> dict[str, Any]:
+    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": by, "action": act.value, **counts}
 
 
 def history(workspace: Workspace, campaign_id: str) -> list[dict[str, Any]]:

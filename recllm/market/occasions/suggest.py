@@ -1,4 +1,4 @@
-"""What a shop could write about: the occasions of today with their people, the days of the calendar that come with
+"""What a shop could write about: the occasions of today with their people, the coming days of the calendar with
 their goods."""
 
 from __future__ import annotations
