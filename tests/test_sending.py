@@ -9,9 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from base64 import b64encode
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +21,7 @@ import httpx2
 import pytest
 from conftest import Command
 from mail_server import Inbox, mail_server
+from sending_child import SECRET, addresses_of, opened, sent_to
 from service_world import app_of, listening, serving
 from shop_world import QUICKLY, item_lines, loaded, purchase_lines, train
 from shop_world import shop as world
@@ -39,7 +39,7 @@ from recllm.doors.privacy.erasure import erase_people
 from recllm.market.campaigns.export import export_campaign, messages_of
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.folder import TextStatus
-from recllm.market.campaigns.open_campaign import OpenCampaign, decide, open_campaign
+from recllm.market.campaigns.open_campaign import decide
 from recllm.market.campaigns.outcome import campaign_outcome
 from recllm.market.campaigns.plan import plan_campaign
 from recllm.market.sending.addresses import read_addresses
@@ -49,7 +49,7 @@ from recllm.market.sending.gateway import Gateway, signed_headers
 from recllm.market.sending.mail import Mail, MailServer
 from recllm.market.sending.outbox import MessageState, Outbox
 from recllm.market.sending.reports import record_reports
-from recllm.market.sending.send import SendOutcome, send_campaign
+from recllm.market.sending.send import SendOutcome
 from recllm.shop.ingest.workspace_load import add_consent
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.privacy import KEY_VARIABLE
@@ -79,7 +79,6 @@ opt_out = "https://mail.example/unsubscribe/shop"
 
 TEXTING = LETTER.replace("letter", "texting").replace('"email"', '"sms_gsm"')
 """The same by SMS."""
-SECRET = f"whsec_{b64encode(bytes(range(24))).decode()}"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -127,28 +126,9 @@ def gateway() -> Iterator[Server]:
     running.close()
 
 
-def opened(shop: Workspace, name: str = "letter") -> OpenCampaign:
-    return open_campaign(shop, read_campaign(shop.root.parent / f"{name}.toml"))
-
-
-def addresses_of(shop: Workspace, channel: str = "email") -> dict[str, str]:
-    return read_addresses(shop, shop.root.parent / "customers.csv", channel)
-
-
 def sent(shop: Workspace, inbox: Inbox, unanswered: MessageState | None = None) -> SendOutcome:
     with mail_server(inbox) as url:
         return sent_to(shop, url, unanswered=unanswered)
-
-
-def sent_to(
-    shop: Workspace, url: str, per_minute: int = 60_000, unanswered: MessageState | Collection[str] | None = None
-) -> SendOutcome:
-    """The letter by a mail server, the text by a gateway."""
-    name, channel, server = "letter", "email", MailServer.of(url) if url.startswith("smtp") else Gateway.of(url, SECRET)
-    if isinstance(server, Gateway):
-        name, channel = "texting", "sms_gsm"
-    addresses = addresses_of(shop, channel)
-    return send_campaign(opened(shop, name), {channel: server}, addresses, per_minute=per_minute, unanswered=unanswered)
 
 
 def expected(shop: Workspace) -> set[str]:

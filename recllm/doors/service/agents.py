@@ -53,19 +53,21 @@ def agent_server(app: FastAPI) -> Server[Any]:
     except ModuleNotFoundError as error:
         raise MissingExtraError("mcp", "mcp") from error
 
-    paths: Mapping[str, Any] = app.openapi()["paths"]
-    operations = {name: paths[path][method] for name, (method, path) in TOOLS.items()}
+    async def documented() -> Mapping[str, Any]:
+        """The API's document, written when an agent asks first: it takes longer than all else of a start."""
+        return await anyio.to_thread.run_sync(app.openapi)
 
     async def list_tools(context: ServerRequestContext[Any, Any], _: Any) -> ListToolsResult:
-        tools = [
-            mcp_types.Tool(
+        document, tools = await documented(), []
+        for name, (method, path) in TOOLS.items():
+            operation = document["paths"][path][method]
+            tool = mcp_types.Tool(
                 name=name,
                 description=operation["description"],
-                input_schema=input_schema(app.openapi(), operation),
+                input_schema=input_schema(document, operation),
                 annotations=mcp_types.ToolAnnotations(read_only_hint=name != "draft_campaign", destructive_hint=False),
             )
-            for name, operation in operations.items()
-        ]
+            tools.append(tool)
         return mcp_types.ListToolsResult(tools=tools)
 
     async def call_tool(context: ServerRequestContext[Any, Any], params: CallToolRequestParams) -> CallToolResult:
@@ -75,9 +77,9 @@ def agent_server(app: FastAPI) -> Server[Any]:
 
         if params.name not in TOOLS:
             return answer(f"there is no tool {params.name!r}; there are: {', '.join(TOOLS)}", is_error=True)
-        response = await ask(
-            app, *TOOLS[params.name], operations[params.name], dict(params.arguments or {}), key_of(context)
-        )
+        method, path = TOOLS[params.name]
+        operation = (await documented())["paths"][path][method]
+        response = await ask(app, method, path, operation, dict(params.arguments or {}), key_of(context))
         if response.is_success:
             return answer(json_text(without_people(response.json())), is_error=False)
         return answer(response.json()["error"]["message"], is_error=True)

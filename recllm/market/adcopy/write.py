@@ -33,7 +33,7 @@ from recllm.text.templates import Prompts
 
 TEMPLATE = "template"
 """What `AdCopy.generator` says of texts from frames."""
-_MOST_TRIED = 24
+_MOST_TRIED = 8
 """Texts that are checked for one that passes."""
 _REJECTED_SHOWN = 8
 """Texts that were stopped, of those that an `AdCopy` names."""
