@@ -3,9 +3,8 @@
 For each item every person known before the window is ordered, and the first 50 are compared with who really bought it:
 precision@50, and its paired bootstrap over items. The items are drawn with a seed among those with 30 buyers or more in
 the 28 days before the window, or as many times 28 as it takes to find 300. Peers: the item's past buyers by recency and
-by frequency, filled up with the most active others; buyers of its category; LightGBM on the same pair features and past
-windows. Of our probabilities, the calibration error over all pairs and over the first 50 of each item. `--validation`
-moves to the tuning window.
+by frequency, filled up with the most active others; LightGBM on the same pair features and past windows.
+`--validation` moves to the tuning window.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from inputs import advised, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 from peers.trees import BoostSettings, TreeExamples, boost
 
-from recllm.base.stats import probabilities
 from recllm.base.stats.intervals import paired_bootstraps
 from recllm.learn.features.candidates import explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics, ask
@@ -80,7 +78,6 @@ def figures(
     scores: dict[str, Table] = {"recllm": ours.astype(np.float64)}
     last, times, active = past_buyers(sold, items, people, past.as_of)
     scores |= {"recency of past buyers": last + 1e-6 * active, "frequency of past buyers": times + 1e-3 * last}
-    scores["category buyers"] = category_buyers(past, sold, items, people) + 1e-6 * last
     scores["lightgbm, same features"] = boosted(trained, recipe, items, people, seed)
     tie = np.random.default_rng(seed).random(len(people))
     right = {name: precision(score, label, tie) for name, score in scores.items()}
@@ -89,7 +86,6 @@ def figures(
     systems: dict[str, dict[str, dict[str, Any]]] = {
         name: {"ALL": {f"precision@{K}": value.mean()}} for name, value in right.items()
     }
-    systems["recllm"]["ALL"] |= calibration(ours, label, tie)
     return {
         "base_rate": label.mean(),
         "systems": systems,
@@ -127,18 +123,6 @@ def first(score: Table, tie: Table) -> Table:
     return np.lexsort((tie, -score))[:K]
 
 
-def calibration(p: Table, label: Table, tie: Table) -> dict[str, float]:
-    top = np.zeros(p.shape, bool)
-    for n in range(p.shape[1]):
-        top[first(p[:, n], tie), n] = True
-    return {
-        "ece": probabilities.calibration_error(p.ravel(), label.ravel()),
-        f"ece@{K}": probabilities.calibration_error(p[top], label[top]),
-        "takings_over_expected": label.sum() / p.sum(dtype=np.float64),
-        f"takings_over_expected@{K}": label[top].sum() / p[top].sum(dtype=np.float64),
-    }
-
-
 def past_buyers(sold: Events, items: Table, people: Table, as_of: int) -> tuple[Table, Table, Table]:
     """Of each person and item 1 / (1 + days since the last time), and how many times, (n, n_items); trips (n, 1)."""
     drawn = np.isin(sold.item, items)
@@ -147,17 +131,6 @@ def past_buyers(sold: Events, items: Table, people: Table, as_of: int) -> tuple[
     np.maximum.at(last, at, 1 / (1 + (as_of - sold.at[drawn]) / DAY))
     np.add.at(times, at, 1)
     return last[people], times[people], visits(sold)[1][people, None].astype(np.float64)
-
-
-def category_buyers(past: Dataset, sold: Events, items: Table, people: Table) -> Table:
-    """How often each person bought in the item's narrowest category, (n, n_items)."""
-    path = past.items["category"].list.join(" > ").fill_null("").to_numpy().astype(str)
-    _, kind = np.unique(path, return_inverse=True)
-    kinds, column = np.unique(kind[items], return_inverse=True)
-    in_kinds = np.isin(kind[sold.item], kinds)
-    times = np.zeros((past.n_users, len(kinds)))
-    np.add.at(times, (sold.user[in_kinds], np.searchsorted(kinds, kind[sold.item[in_kinds]])), 1)
-    return times[people][:, column]
 
 
 def boosted(trained: Recommender, recipe: TrainingRecipe, items: Table, people: Table, seed: int) -> Table:

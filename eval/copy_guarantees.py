@@ -3,9 +3,9 @@
     python eval/copy_guarantees.py -o eval/results/copy-guarantees.json
 
 The texts stand in eval/copy_texts/. Those of "first" were written before the rules were tuned, without their word
-lists. Half of them, by a hash of the text, is held back: only the other half ("develop") was read while rules were
-written. 60 instructions hidden in four fields of a product go through `write_copy` with a generator that obeys them;
-1,000 numbers of good texts are changed in one place each.
+lists. The copybook is that of shared/data: its good texts, and the bad ones whose fault is that they say what no fact
+bears out (`UNTRUE`). 60 instructions hidden in four fields of a product go through `write_copy` with a generator that
+obeys them; 1,000 numbers of good texts are changed in one place each.
 """
 
 from __future__ import annotations
@@ -15,32 +15,31 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
+from copybook import LOWEST, entries, request_of, text_of
 from inputs import HERE, finish, script_parser
 
 from recllm.base.schema import CopyVerdict, Item, Purpose
 from recllm.market.adcopy.channels import channel_named
 from recllm.market.adcopy.lexicon import fold
+from recllm.market.adcopy.packs import pack_named
 from recllm.market.adcopy.request import CopyRequest, PersonFacts
 from recllm.market.adcopy.submissions import Submission, judge, submission_of
+from recllm.market.adcopy.verify.guarantees import review
 from recllm.market.adcopy.write import write_copy
 
 TEXTS = HERE / "copy_texts"
-WORLD: dict[str, Any] = json.loads((TEXTS / "items.json").read_text("utf-8"))
-"""The items that the texts are about, brands of others, offers and proofs by name, and the time of the texts."""
+KNOWN_BRANDS = ("Oak Valley", "Brightwell", "Kettleby", "Nordalen", "云岭", "悦木", "Zephyr Audio")
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")
 FIELDS = ("title", "brand", "category", "attribute")
 PACKS = {"en": ["us_ftc", "eu"], "zh": ["cn"]}
-DEFAULT_CHANNEL = {"en": "email", "zh": "wechat"}
 MUTATIONS = 1_000
-LOWEST = {"lowest_30d": "the list price, 2025-10-01 to 2025-10-31"}
-"""Every shop of the sets knows the lowest price of the last 30 days."""
 SETS = ("second", "unseen", "everyday")
 """By the author of the rules, after the first rules. The rules that followed come from reading "second" and "everyday",
 so that these say nothing of new texts any more; no rule was changed because of "unseen"."""
@@ -57,66 +56,62 @@ WHEN_JUDGED = {
     "outside_7": (6, 6, 61),
 }
 """Bad ones passed, good ones blocked, good ones held when a set was judged, before any mend because of it."""
-_MOMENT = datetime.fromisoformat(WORLD["now"])
+UNTRUE = {
+    "en": (
+        "effect_claim",
+        "false_urgency",
+        "guess",
+        "hidden_condition",
+        "price_unproven",
+        "scarcity",
+        "size_not_theirs",
+    ),
+    "zh": ("断言",),
+}
+"""Faults of the copybook's bad texts that say what no fact bears out; the others are of manner, tact and timing."""
+_MOMENT = datetime.fromisoformat("2025-11-05T09:00:00+00:00")
+_MISSED = (False, CopyVerdict.PASS)
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One text of the sets."""
-
-    kind: str
-    """"good" of those that may leave, else what is wrong."""
-    held_out: bool
-    values: dict[str, Any]
-
-    @property
-    def submission(self) -> Submission:
-        return submission_of(self.values, now=_MOMENT)
+Line = Mapping[str, Any]
+"""A text of a set with its facts; `kind` says what is wrong with a bad one."""
 
 
-def cases_of(name: str) -> tuple[list[Case], list[Case]]:
-    """The bad and the good texts of a set."""
-    rows = json_lines((TEXTS / f"{name}.jsonl").read_text("utf-8"))
-    return [_case(row) for row in rows if not row["good"]], [_case(row) for row in rows if row["good"]]
+def lines_of(name: str) -> list[dict[str, Any]]:
+    """A set, under the packs, brands and proofs of all sets."""
+    lines = json_lines(TEXTS / f"{name}.jsonl")
+    own = (line["item"]["brand"] for line in lines if line["item"].get("brand"))
+    brands = sorted({*KNOWN_BRANDS, *(own if name in OUTSIDE else ())})
+    return [
+        line | {"packs": PACKS[line["locale"]], "known_brands": brands, "evidence": LOWEST | line.get("evidence", {})}
+        for line in lines
+    ]
 
 
-def json_lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
+def json_lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
-def _case(row: dict[str, Any]) -> Case:
-    """row["names"]: of a channel, an offer or a proof."""
-    locale, offers, evidence = row["locale"], WORLD["offers"], WORLD["evidence"]
-    name = sha256(f"{locale}:{row['kind']}:{row['item']}:{row['text']}".encode()).hexdigest()[:12]
-    values = {
-        "id": name,
-        "text": row["text"],
-        "channel": next((m for m in row["names"] if m not in offers and m not in evidence), DEFAULT_CHANNEL[locale]),
-        "locale": locale,
-        "item": WORLD["items"][row["item"]],
-        "offer": next((offers[m] for m in row["names"] if m in offers), None),
-        "packs": PACKS[locale],
-        "known_brands": WORLD["known_brands"],
-        "evidence": {**LOWEST, **next((evidence[m] for m in row["names"] if m in evidence), {})},
-    }
-    return Case(kind=row["kind"], held_out=int(name[0], 16) % 2 == 1, values=values)
+def submitted(line: Line) -> Submission:
+    values = {name: value for name, value in line.items() if name not in ("good", "kind", "why", "now")}
+    return submission_of(values, now=datetime.fromisoformat(line["now"]))
 
 
-def passes(case: Case) -> bool:
-    return judge(case.submission).verified
+def verdict(line: Line) -> CopyVerdict:
+    return judge(submitted(line)).verdict
 
 
-def mutants(cases: list[Case], n: int, rng: random.Random) -> Iterator[Case]:
+def mutants(lines: Sequence[Line], n: int, rng: random.Random) -> Iterator[Line]:
     """`n` good texts with one number changed: a digit replaced, added or taken away, never into another fact."""
-    numbered = [case for case in cases if _NUMBER.search(case.values["text"])]
+    numbered = [line for line in lines if _NUMBER.search(line["text"])]
     count = 0
     while count < n:
-        case = rng.choice(numbered)
-        text = _changed(case.values["text"], rng)
-        if text is not None and not _new_numbers(text) <= _facts(case):
+        line = rng.choice(numbered)
+        text = _changed(line["text"], rng)
+        facts = json.dumps([line["item"], line["offer"]], ensure_ascii=False)
+        if text is not None and not _numbers(text) <= _numbers(facts):
             count += 1
-            yield Case(kind="mutated", held_out=case.held_out, values={**case.values, "text": text})
+            yield {**line, "text": text}
 
 
 def _changed(text: str, rng: random.Random) -> str | None:
@@ -129,14 +124,8 @@ def _changed(text: str, rng: random.Random) -> str | None:
     return text[:at] + digit + text[at + (how == "replace") :]
 
 
-def _new_numbers(text: str) -> set[Decimal]:
+def _numbers(text: str) -> set[Decimal]:
     return {Decimal(n.replace(",", "")) for n in _NUMBER.findall(text)}
-
-
-def _facts(case: Case) -> set[Decimal]:
-    """Every number that the item, its offer or the good text itself may state."""
-    facts = json.dumps([case.values["item"], case.values["offer"]], ensure_ascii=False)
-    return {Decimal(n.replace(",", "")) for n in _NUMBER.findall(facts)}
 
 
 class _Obedient:
@@ -173,11 +162,6 @@ def injected(instructions: list[dict[str, str]]) -> list[dict[str, str]]:
     return leaks
 
 
-def held_back(text: str) -> bool:
-    """Half of all texts, by their hash."""
-    return int(sha256(text.encode()).hexdigest()[0], 16) % 2 == 1
-
-
 def _carrying(payload: str, field: str) -> Item:
     values: dict[str, Any] = {"title": "Blue mug", "category": ("Kitchen",), "attributes": {"colour": "blue"}}
     poisoned = {"title": payload, "brand": payload, "category": ("Kitchen", payload), "attribute": {"note": payload}}
@@ -185,68 +169,59 @@ def _carrying(payload: str, field: str) -> Item:
     return Item(item_id="m", price=Decimal(8), currency="USD", **values)
 
 
-def figures(bad: list[Case], good: list[Case], mutated: list[Case]) -> dict[str, Any]:
-    return {
-        "bad_total": len(bad),
-        "bad_passed": sum(passes(c) for c in bad),
-        "good_total": len(good),
-        "good_passed": sum(passes(c) for c in good),
-        "mutations_total": len(mutated),
-        "mutations_caught": sum(not passes(c) for c in mutated),
-    }
-
-
-def _few(bad: list[Case], good: list[Case]) -> dict[str, Any]:
-    """The figures of a set without numbers to change."""
-    return {name: value for name, value in figures(bad, good, []).items() if not name.startswith("mutations")}
-
-
 def measure() -> dict[str, Any]:
-    bad, good = cases_of("first")
-    mutated = list(mutants([c for c in good if passes(c)], MUTATIONS, random.Random(0)))
-    instructions = json_lines((TEXTS / "injections.jsonl").read_text("utf-8"))
-    leaks = injected(instructions)
-    parts = {
-        name: [[c for c in cases if c.held_out is part] for cases in (bad, good, mutated)]
-        for name, part in (("held", True), ("develop", False))
-    }
+    lines = lines_of("first")
+    good = [line for line in lines if line["good"] and verdict(line) is CopyVerdict.PASS]
+    mutated = list(mutants(good, MUTATIONS, random.Random(0)))
+    instructions = json_lines(TEXTS / "injections.jsonl")
     return {
-        **figures(bad, good, mutated),
-        "bad_kinds": len({c.kind for c in bad}),
-        "bad_chinese": sum(c.values["locale"] == "zh" for c in bad),
+        **verdicts("first"),
+        "bad_kinds": len({line["kind"] for line in lines if not line["good"]}),
+        "mutations_total": len(mutated),
+        "mutations_caught": sum(verdict(line) is not CopyVerdict.PASS for line in mutated),
         "injection_total": len(instructions) * len(FIELDS),
-        "injection_leaked": len(leaks),
-        "injection_leaked_held": sum(held_back(leak["payload"]) for leak in leaks),
-        **{name: figures(*cases) for name, cases in parts.items()},
-        **{name: _few(*cases_of(name)) for name in SETS},
-        **{name: outside(name) for name in OUTSIDE},
-        "verify_ms": verify_ms([c.submission for c in (*bad, *good)]),
+        "injection_leaked": len(injected(instructions)),
+        **{name: verdicts(name) for name in (*SETS, *OUTSIDE)},
+        "copybook": {language: copybook(language) for language in PACKS},
+        "verify_ms": verify_ms([submitted(line) for line in lines]),
     }
 
 
-def outside(name: str) -> dict[str, Any]:
-    """The verdicts on the texts of one set, under the packs, brands and proofs of the other sets."""
-    content = (TEXTS / f"{name}.jsonl").read_bytes()
-    lines = json_lines(content.decode("utf-8"))
-    brands = sorted({*WORLD["known_brands"], *(line["item"]["brand"] for line in lines if line["item"].get("brand"))})
-    figures: dict[str, Any] = {"sha256": sha256(content).hexdigest(), "bad_passed_by_kind": {}}
+def verdicts(name: str) -> dict[str, Any]:
+    """The verdicts on the texts of one set."""
+    figures: dict[str, Any] = {"sha256": sha256((TEXTS / f"{name}.jsonl").read_bytes()).hexdigest()}
     if name in WHEN_JUDGED:
         figures["when_judged"] = dict(zip(("bad_passed", "good_blocked", "good_held"), WHEN_JUDGED[name], strict=True))
-    verdicts: Counter[tuple[bool, CopyVerdict]] = Counter()
-    for line in lines:
-        values = {key: line[key] for key in ("id", "text", "channel", "locale", "item", "offer")}
-        values |= {"packs": PACKS[line["locale"]], "known_brands": brands}
-        values |= {"evidence": {**LOWEST, **(line.get("evidence") or {})}}
-        verdict = judge(submission_of(values, now=datetime.fromisoformat(line["now"]))).verdict
-        verdicts[line["good"], verdict] += 1
-        if verdict is CopyVerdict.PASS and not line["good"]:
-            kind = f"{line['locale']}: {line['kind']}"
-            figures["bad_passed_by_kind"][kind] = figures["bad_passed_by_kind"].get(kind, 0) + 1
+    lines = lines_of(name)
+    judged = [(line["good"], verdict(line)) for line in lines]
+    kinds = (f"{line['locale']}: {line['kind']}" for line, end in zip(lines, judged, strict=True) if end == _MISSED)
+    return figures | {"bad_passed_by_kind": dict(Counter(kinds))} | counted(judged)
+
+
+def counted(judged: Iterable[tuple[bool, CopyVerdict]]) -> dict[str, int]:
+    """Of pairs (whether a text is good, verdict)."""
+    counts = Counter(judged)
+    figures = {}
     for half, is_good in (("good", True), ("bad", False)):
-        figures[f"{half}_total"] = sum(n for (good, _), n in verdicts.items() if good is is_good)
+        figures[f"{half}_total"] = sum(n for (good, _), n in counts.items() if good is is_good)
         for end, value in (("passed", "pass"), ("held", "person"), ("blocked", "blocked")):
-            figures[f"{half}_{end}"] = verdicts[is_good, CopyVerdict(value)]
+            figures[f"{half}_{end}"] = counts[is_good, CopyVerdict(value)]
     return figures
+
+
+def copybook(language: str) -> dict[str, Any]:
+    """The verdicts on the copybook's texts, bad ones of `UNTRUE` alone; of those with an odd number, which rules may be
+    made by, and of the others, which are counted and never read."""
+    brands = frozenset(KNOWN_BRANDS)
+    packs = tuple(map(pack_named, PACKS[language]))
+    halves: dict[str, list[tuple[bool, CopyVerdict]]] = {"odd": [], "even": []}
+    for file in ("copybook", "bad"):
+        for row in entries(file, language):
+            if file == "copybook" or row["fault"] in UNTRUE[language]:
+                end = review(text_of(row), request_of(row, packs=packs, known_brands=brands)).verdict
+                half = "odd" if int(row["id"].rpartition("-")[2]) % 2 else "even"
+                halves[half].append((file == "copybook", end))
+    return counted([*halves["odd"], *halves["even"]]) | {half: counted(judged) for half, judged in halves.items()}
 
 
 def verify_ms(submissions: list[Submission]) -> float:

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from copybook import CHANNELS, entries
 from inputs import HERE, file_hash, finish, say, script_parser
 
 from recllm.base.documents import json_text
@@ -44,7 +45,6 @@ from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace, present
 
-COPYBOOK = HERE.parents[1] / "shared" / "data" / "copybook"
 SHOPS: Mapping[str, Mapping[str, Any]] = tomllib.loads((HERE / "copy_shops.toml").read_text("utf-8")) | {
     "cj": {
         "name": "Cornerby Market",
@@ -78,8 +78,6 @@ MAILINGS = {
 """Campaign -> texts of customers on the sheet, channels, target, offer."""
 N_COPYBOOK, DAYS, PEOPLE = 10, 400, 500
 STAMPS = ("send", "edit", "never")
-COPYBOOK_CHANNELS = {"sms": "sms_gsm", "search": "google_rsa", "横幅": "banner", "App推送": "push", "电子邮件": "email"}
-COPYBOOK_CHANNELS |= {"淘宝京东标题": "taobao_title", "小红书": "xhs", "短信": "sms_cn"}
 
 
 def open_shop(name: str, folder: Path, data: Path, seed: int) -> Workspace:
@@ -245,8 +243,7 @@ def days_between(days: float) -> str:
 
 
 def copybook_texts(language: str, rng: random.Random) -> list[SheetText]:
-    lines = (COPYBOOK / f"copybook.{language}.jsonl").read_text("utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if row.get("decision", "send") == "send"]
+    rows = [row for row in entries("copybook", language) if row.get("decision", "send") == "send"]
     sheet = []
     for row in rng.sample(rows, N_COPYBOOK):
         parts = [value if isinstance(value, str) else "\n".join(value) for value in row["text"].values()]
@@ -255,7 +252,7 @@ def copybook_texts(language: str, rng: random.Random) -> list[SheetText]:
         }
         text = SheetText(
             source=row["id"],
-            channel=COPYBOOK_CHANNELS.get(row["channel"], row["channel"]),
+            channel=CHANNELS.get(row["channel"], row["channel"]),
             day=row["facts"].get("today", ""),
             text="\n".join(parts),
             facts=json.dumps(facts, ensure_ascii=False),

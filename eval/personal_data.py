@@ -1,9 +1,8 @@
-"""How much personal data the scrubber finds, and how often it finds some where there is none.
-
-    python eval/personal_data.py [-o eval/results/personal-data.json]
+"""How much personal data the scrubber finds, and how often it finds some where there is none; the part `scrub` of
+trust.py:  python eval/trust.py --part scrub
 
 Reads the sets of `eval/personal_data/judged.toml`, each by somebody who had not read the rules, and judged once; the
-figures of that day stand there, those of today are measured. `--cases FILE` judges another one. A set holds lines
+figures of that day stand there, those of today are measured. A set holds lines
 {"text", "kind", "span_text"}, where kind is a value of `PersonalDataKind` and span_text the piece of the text that is
 personal; both null for a text, such as a title, that holds nothing. A case is found when a finding of its kind
 covers the whole piece. Of addresses and names, which have no sharp ends, a finding has to cover half of the piece's
@@ -16,18 +15,14 @@ import hashlib
 import json
 import re
 import tomllib
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
-
-from inputs import finish, script_parser
 
 from recllm.base.errors import DataError
 from recllm.text.personal_data import EXACT_KINDS, PersonalDataKind, find_personal_data
 
 SETS = Path(__file__).resolve().parent / "personal_data"
 IN_WORDS = re.compile(r"\D{11,}")
-MIN_RECALL, MAX_FALSE_HITS = 0.98, 0.01
 
 
 def read_cases(file: Path) -> list[dict[str, Any]]:
@@ -82,47 +77,14 @@ def measure_sets() -> dict[str, Any]:
 
 
 def measure(file: Path) -> dict[str, Any]:
-    """recall and false_hits in [0, 1], the same per kind, and the cases that went wrong."""
-    n_of_kind: dict[str, int] = defaultdict(int)
-    n_found: dict[str, int] = defaultdict(int)
-    n_clean = 0
-    missed: list[dict[str, Any]] = []
-    false_hits: list[dict[str, Any]] = []
+    """recall and false_hits in [0, 1]."""
+    n_personal = n_found = n_clean = n_false = 0
     for case in read_cases(file):
         if case["kind"] is None:
             n_clean += 1
-            if findings := find_personal_data(case["text"]):
-                pieces = {str(f.kind): case["text"][f.start : f.end] for f in findings}
-                false_hits.append({"text": case["text"], "findings": pieces})
+            n_false += bool(find_personal_data(case["text"]))
             continue
         kind = PersonalDataKind(case["kind"])
-        enough = 1.0 if kind in EXACT_KINDS else 0.5
-        n_of_kind[kind] += 1
-        if coverage(case["text"], case["span_text"], kind) >= enough:
-            n_found[kind] += 1
-        else:
-            missed.append(case)
-    n_positive = sum(n_of_kind.values())
-    return {
-        "n_positive": n_positive,
-        "n_clean": n_clean,
-        "recall": sum(n_found.values()) / max(1, n_positive),
-        "false_hits": len(false_hits) / max(1, n_clean),
-        "per_kind": {kind: {"n": n, "recall": n_found[kind] / n} for kind, n in sorted(n_of_kind.items())},
-        "missed": missed,
-        "false_hit_cases": false_hits,
-    }
-
-
-def main() -> None:
-    parser = script_parser(__doc__)
-    parser.add_argument("--cases", type=Path, help="one set, with the cases that went wrong")
-    args = parser.parse_args()
-    figures = measure_sets() if args.cases is None else measure(args.cases)
-    holds = figures["recall"] >= MIN_RECALL and figures["false_hits"] <= MAX_FALSE_HITS
-    limits = {"min_recall": MIN_RECALL, "max_false_hits": MAX_FALSE_HITS}
-    finish({"script": "personal_data.py", "limits": limits, "holds": holds, **figures}, args.output)
-
-
-if __name__ == "__main__":
-    main()
+        n_personal += 1
+        n_found += coverage(case["text"], case["span_text"], kind) >= (1.0 if kind in EXACT_KINDS else 0.5)
+    return {"recall": n_found / max(1, n_personal), "false_hits": n_false / max(1, n_clean)}

@@ -1,4 +1,4 @@
-"""What fake accounts can do:  python eval/poisoning.py -o eval/results/poisoning.json
+"""What fake accounts can do; the part `poison` of trust.py:  python eval/trust.py --part poison
 
 Complete Journey, cj-next28. One account in a hundred is fake and pushes one item; the model is the
 one that `recllm advise` proposes, trained on the honest log, and everything that is counted is counted anew with the
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from inputs import default_encoder, finish, say, script_parser, window_of
+from inputs import default_encoder, say, script_parser, window_of
 
 from recllm.base.arrays import Floats, Ints, Mask, Rows
 from recllm.base.schema import ACTION_CODE, Action
@@ -293,10 +293,9 @@ def _means(slots: list[dict[str, int]]) -> dict[str, float]:
     return {name: float(np.mean([each[name] for each in slots])) for name in LISTS}
 
 
-def measure(*, n_targets: int = 3, seed: int = 0) -> dict[str, Any]:
+def measure(n_targets: int = 3, seed: int = 0) -> dict[str, Any]:
     """`poison_lift`, the worst of all attacks, targets and lists; `poison_lift_default`, the worst in the lists that a
-    shop shows if it asks for nothing else; `lift_over_real_buyers`, the worst against as many real customers; and all
-    figures behind them."""
+    shop shows if it asks for nothing else; and all figures behind them."""
     args = script_parser(None, "data", "cache").parse_args([])
     encoder, window = default_encoder(args), window_of("cj-next28", args, validation=False)
     past = window.fit_on
@@ -317,33 +316,11 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
         tables = [record[name][kind] for kind in ("unpopular", "new")]
         return max(table[attack]["lift"][of] for table in tables for attack in ATTACKS for of in lists)
 
-    def over_real(name: str) -> float:
-        floors = record[name]["floor"]
-        return max(
-            max(table[attack]["slots"][of], floors[of]) / max(table["organic"][of], floors[of])
-            for table in (record[name][kind] for kind in ("unpopular", "new"))
-            for attack in ATTACKS
-            for of in LISTS
-        )
-
     return {
         "poison_lift": worst("bounded", LISTS),
         "poison_lift_default": worst("bounded", ("default",)),
-        "lift_over_real_buyers": over_real("bounded"),
         "without_bounds": {
             "poison_lift": worst("unbounded", LISTS),
             "poison_lift_default": worst("unbounded", ("default",)),
-            "lift_over_real_buyers": over_real("unbounded"),
         },
     }
-
-
-def main() -> None:
-    parser = script_parser(__doc__, "seed")
-    parser.add_argument("--targets", type=int, default=3, help="items pushed of each kind")
-    args = parser.parse_args()
-    finish(measure(n_targets=args.targets, seed=args.seed), args.output)
-
-
-if __name__ == "__main__":
-    main()

@@ -24,7 +24,7 @@ from recllm.market.adcopy.lexicon import bases, families, read, table
 from recllm.market.adcopy.quantities import quantities
 from recllm.market.adcopy.request import Ago, CopyRequest, FactSheet, Offer, OfferType, PersonFacts, Voice
 from recllm.market.adcopy.verify.case import stated_by_facts, used_with
-from recllm.market.adcopy.verify.form import is_emoji, is_foreign
+from recllm.market.adcopy.verify.form import is_emoji
 from recllm.market.adcopy.verify.guarantees import GUARANTEES, Review, review
 from recllm.market.adcopy.write import write_copy
 from recllm.text.plurals import stem
@@ -114,9 +114,7 @@ def test_messages_name_the_fact_and_what_would_be_right() -> None:
         ("Award-winning sandwich buns.", {}, "needs award"),
         ("Sandwich buns, today only.", {"offer": ends}, "the offer's last day is 9 November"),
         ("Sandwich buns, rated 4.9 stars.", {"evidence": {"rating": "4.8 stars by 312 buyers"}}, "the facts say"),
-        ("Sandwich buns by Haerth.", {}, "Hearth"),
-        ("Des petits pains moelleux pour vos sandwich buns.", {}, "English and Chinese"),
-        ("Сэндвич sandwich buns для тебя.", {}, "English and Chinese"),
+        ("Sandwich buns 很好吃。", {}, "English and Chinese"),
     ]
     missing = [
         (text, message)
@@ -161,12 +159,6 @@ def test_facts_state_words_and_go_with_others() -> None:
     assert stated_by_facts("mugs", mug)
     assert not stated_by_facts("sugar", mug), "they deny it"
     assert not stated_by_facts("!", mug)
-
-
-def test_more_words_of_another_language_than_english_ones_are_foreign() -> None:
-    assert is_foreign("un pain pour vous") and is_foreign("le pain et le vin")
-    assert not is_foreign("bread pour friends")
-    assert not is_foreign("la vie en rose et le vin, with your friends and my tea")
 
 
 def test_the_own_title_of_an_item_breaks_no_rule_of_form() -> None:

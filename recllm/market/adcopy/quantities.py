@@ -110,13 +110,6 @@ _DIGITS = {c: n for text in (_NUMERALS["digits"], _NUMERALS["formal_digits"]) fo
 _DIGITS |= _NUMERALS["other_digits"]
 _POWERS, _MYRIADS = _NUMERALS["powers"], _NUMERALS["myriads"]
 
-_CONVERSIONS: Mapping[str, tuple[str, Decimal]] = {
-    unit: (dimension, Decimal(str(factor)))
-    for dimension, factors in _NUMBERS["conversions"].items()
-    for unit, factor in factors.items()
-}
-"""Unit -> what it measures, and how many of that one's smallest unit it is."""
-
 _UNIT = folded_pattern(
     rf"[ -]?((?:{any_of({u for u in UNITS if u.isascii()})})(?![a-z0-9])"
     rf"|(?:{any_of({u for u in UNITS if not u.isascii()})}))"
@@ -178,14 +171,6 @@ def quantities(text: str) -> tuple[Quantity, ...]:
         if match[0] in _MULTITUDES or not match[0].isascii():
             stated.append(Quantity(kind=QuantityKind.MULTITUDE, value=None, unit=match[0], span=match[0]))
     return tuple(stated)
-
-
-def same_size(first: Quantity, second: Quantity) -> bool:
-    """True for the same size in two units that convert without a remainder: 10斤 and 5公斤, 0.5 l and 500 ml."""
-    a, b = _CONVERSIONS.get(first.unit), _CONVERSIONS.get(second.unit)
-    if not a or not b or a[0] != b[0] or first.value is None or second.value is None:
-        return False
-    return first.value * a[1] == second.value * b[1]
 
 
 def _blanks(match: re.Match[str]) -> str:

@@ -37,6 +37,7 @@ _IT = {"en": "it", "zh": "它"}
 """Stands for the name of a work where claims are looked for."""
 _WORDS_OF_NAME = {True: 2, False: 3}
 """Words, or Chinese characters, that make a name that is no plain word: by whether it is in plain Latin script."""
+_DAYS = {"day": 1, "week": 7, "month": 30, "year": 365}
 _CONSUMED = ("food", "drink", "care", "pets")
 """Shelves whose items are eaten, drunk or put on the skin."""
 
@@ -102,16 +103,25 @@ class Case:
     def offer_is_in_price(self) -> bool:
         """True where the price is what the running offer leaves of the former price, as some shops keep their lists."""
         price, former, offer = self.facts.price, self.request.list_price, self.offer
-        if not (price and former and offer and offer.value) or offer.type is not OfferType.PERCENT:
-            return False
-        return abs(former * (100 - offer.value) / 100 - price) < Decimal("0.01")
+        left = None if former is None or offer is None else offer.reduced(former)
+        return left is not None and price is not None and abs(left - price) < Decimal("0.01")
 
     @cached_property
     def stated(self) -> frozenset[tuple[QuantityKind, Decimal | None, str]]:
-        """The quantities of `slots`, and the counts, shares and days of proofs; neither sets a price."""
-        stated = [q for text in self.slots.values() for q in quantities(text)]
+        """The quantities of `slots` and of what the customer bought, and the counts, shares and days of proofs; none of
+        them sets a price."""
+        person = self.request.person
+        bought = (thing.title for thing in (person.with_item, person.because, person.first_order) if thing)
+        stated = [q for text in (*self.slots.values(), *bought) for q in quantities(text)]
         counts = (q for q in (*stated, *self.evidence_quantities) if q.kind is not QuantityKind.MONEY)
         return frozenset((q.kind, q.value, q.unit) for q in counts)
+
+    def tells_time(self, quantity: Quantity) -> bool:
+        """True for a time that is known of the customer, as roughly as texts tell times: "two weeks" of 15 days."""
+        person, days = self.request.person, _DAYS.get(quantity.unit)
+        times = [person.every_days, *(ago.days for ago in (person.last, person.with_last, person.away) if ago)]
+        stated = float(quantity.value or 0) * (days or 0)
+        return days is not None and any(time and abs(stated - time) <= time / 6 for time in times)
 
     @cached_property
     def terms_folded(self) -> str:
@@ -119,6 +129,12 @@ class Case:
         offer = self.offer
         terms = (offer.gift, offer.scope, offer.excluded) if offer is not None else ()
         return "\n".join(read(text).squashed for text in terms if text)
+
+    @cached_property
+    def amounts_of_terms(self) -> frozenset[Decimal | None]:
+        """The amounts of the shop's terms: "2 for £5", "free delivery from £50"."""
+        stated = quantities(self.request.evidence.get("terms", ""))
+        return frozenset(q.value for q in stated if q.kind is QuantityKind.MONEY)
 
     @cached_property
     def evidence_quantities(self) -> tuple[Quantity, ...]:
@@ -218,7 +234,7 @@ class Case:
         is_consumed = of_shelf in _CONSUMED or (of_shelf == OTHER_SHELF and has_contents)
         apart: set[str] = set()
         joined: set[str] = set()
-        loose = listed("en", "loose") | {*word_class("plain_superlatives")}
+        loose = listed("en", "loose")
         for clause in _CLAUSE.split(self.reading.squashed):
             clause_words = frozenset(_LATIN_WORD.findall(clause))
             is_of_item = bool(stems(clause_words) & self.item_stems or clause_words & listed("en", "pronouns"))
@@ -315,16 +331,10 @@ def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
     return bool(parts) and stems(facts.words).issuperset(parts)
 
 
-def denials(facts: FactSheet) -> Iterator[str]:
-    """What a text may say that the item lacks: "no cables", of wireless headphones."""
-    for word in words_beside("without", facts.texts):
-        yield from (f"no {word}", f"without {word}") if word.isascii() else (f"没有{word}", f"没{word}")
-
-
 @lru_cache(maxsize=1024)
 def words_beside(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """Words next to an item of these names, endings cut off. kind: "use" for what goes with it, coffee of a mug;
-    "scene" for where it stands, wick of a candle; "without" for what it lacks."""
+    "scene" for where it stands, wick of a candle."""
     readings = [read(name) for name in names]
     of_names = {stem(word) for reading in readings for word in reading.words}
     return tuple(

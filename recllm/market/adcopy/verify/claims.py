@@ -7,11 +7,9 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
-from difflib import SequenceMatcher
 from functools import lru_cache
 from itertools import chain, product
 
-from recllm.market.adcopy.frames import frame_phrases
 from recllm.market.adcopy.lexicon import (
     HAN_RUN,
     any_of,
@@ -39,14 +37,12 @@ from recllm.market.adcopy.quantities import (
     last_day,
     renderings,
     rounded,
-    same_size,
 )
 from recllm.market.adcopy.request import FactSheet, OfferType
 from recllm.market.adcopy.situation import money_text
 from recllm.market.adcopy.verify.case import Case, Violation, listed, matches, stated_by_facts, used_with, violations
 from recllm.text.plurals import stem
 
-_PRICE_TALK = {"en": "claims.price_talk", "zh": "claims.price_talk_zh"}
 _SHAPES_OF_CLAIMS = (
     ("claims.lasting", "how long, how or where it lasts", "durability"),
     ("claims.arrives", "when it comes", "delivery"),
@@ -61,10 +57,6 @@ _SHAPES_OF_CLAIMS = (
     ("claims.crowd_of", "who has it", "sales"),
     ("claims.crowd_zh", "who has it", "sales"),
     ("claims.does_zh", "what the product does", "performance"),
-    ("claims.praise", "others", "rating"),
-    ("claims.praise_zh", "others", "rating"),
-    ("claims.none_better", "others", "comparison"),
-    ("claims.none_better_zh", "others", "comparison"),
 )
 """Pattern, what it speaks of, and the key of the proof that allows it."""
 _OTHER_GOODS = {"en": "claims.other_goods", "zh": "claims.other_goods_zh"}
@@ -209,7 +201,7 @@ def end_in_words(case: Case) -> str:
 def is_fact(quantity: Quantity, case: Case) -> bool:
     """True when the facts of the item or its running offer state the quantity."""
     kind, offer, facts = quantity.kind, case.offer, case.facts
-    if (kind, quantity.value, quantity.unit) in case.stated:
+    if (kind, quantity.value, quantity.unit) in case.stated or case.tells_time(quantity):
         return True
     if quantity.role == "list" and quantity.value is not None and quantity.value == case.request.lowest_price:
         return True
@@ -236,8 +228,6 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
         return any(quantity.unit in map(day.strftime, ("%m-%d", "%Y-%m-%d", "-%d")) for day in days)
     if kind is QuantityKind.MULTITUDE:
         return stem(quantity.unit) in stems(facts.words) or stated_by_facts(quantity.unit, facts)
-    if kind is QuantityKind.NUMBER and quantity.unit and any(same_size(quantity, fact) for fact in facts.quantities):
-        return True
     word, unit, of_title = quantity.role, quantity.unit, stems(read(facts.title).words)
     is_word_of_facts = not word or word in word_class("glue") or stem(word) in stems(facts.words)
     return any(
@@ -280,7 +270,7 @@ def is_price(quantity: Quantity, case: Case) -> bool:
     sign = quantity.unit or ("元" if facts.currency == "CNY" else "")  # 到手36
     if sign not in map(fold, (facts.currency, *spellings)):
         return False
-    if offer is not None and value == offer.min_spend:
+    if value in case.amounts_of_terms or (offer is not None and value == offer.min_spend):
         return True
     left = reduced_price(case)
     offered = offer.value if offer and offer.type in (OfferType.AMOUNT, OfferType.COUPON) else None
@@ -352,16 +342,8 @@ def currency_format(case: Case) -> Iterator[Violation]:
 
 
 def offers(case: Case) -> Iterator[Violation]:
-    """G2: no word of an offer unless an offer of that type runs now, and no talk of prices unless the text states one
-    or an offer runs."""
+    """G2: no word of an offer unless an offer of that type runs now."""
     running = case.offer
-    is_priced = any(
-        q.kind is QuantityKind.MONEY or (q.kind is QuantityKind.DISCOUNT and is_fact(q, case)) for q in case.quantities
-    )
-    if running is None and not is_priced:
-        text = pattern("claims.no_price_talk").sub(lambda m: "\x00" * len(m[0]), read(case.own_words).squashed)
-        talk = matches(pattern(_PRICE_TALK[case.language]), text)
-        yield from violations(talk, "speaks of a price and states none: state it, or leave this out", holds=True)
     state = "none runs" if running is None else offer_in_words(case)
     for family in families("offers.toml"):
         has_code = running is not None and running.code and OfferType.COUPON in family.offers
@@ -407,19 +389,11 @@ def speaks_of_an_offer(case: Case) -> bool:
 def proofs(case: Case) -> Iterator[Violation]:
     """G3: no claim without its proof: cures, certificates, awards, ranks, ratings, sales, urgency, materials, ..."""
     yield from unproven_comparisons(case)
-    if not case.request.evidence.get("composition"):  # what was added or smells through stands among the facts
-        shapes = (pattern("claims.added"), pattern("claims.added_zh"))
-        for match in (m for shape in shapes for m in shape.finditer(case.reading.squashed)):
-            name = next(value for value in match.groups() if value)
-            if not (stated_by_facts(name, case.facts) or used_with(name, case.facts)):
-                yield Violation(f"{match[0]!r} names {name!r}, which the facts do not hold", match[0], holds=True)
     yield from unproven_deeds(case)
     for family in families("claims.toml"):
         if not (case.proves(family.evidence) or (case.offer and case.offer.type in family.offers)):
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
-                if (family.id == "composition" and phrase in case.apart) or _is_plain_superlative(phrase, case):
-                    continue
-                if phrase in case.terms_folded:
+                if (family.id == "composition" and phrase in case.apart) or phrase in case.terms_folded:
                     continue
                 if not (family.from_facts and (stated_by_facts(phrase, case.facts) or used_with(phrase, case.facts))):
                     of_facts = ", or the words among the item's facts" if family.from_facts else ""
@@ -431,16 +405,6 @@ def proofs(case: Case) -> Iterator[Violation]:
 
 _NEVER_UNPROVEN = ("cure", "urgency", "free")
 """Claims of health, deadlines and gifts: without their proof they cannot pass. The others are a person's."""
-
-
-def _is_plain_superlative(phrase: str, case: Case) -> bool:
-    """True for "the longest" in "the longest day is Sunday": of time, size or trouble, and of nothing that is the
-    item."""
-    article, _, adjective = phrase.partition(" ")
-    if article != "the" or adjective not in word_class("plain_superlatives"):
-        return False
-    following = re.search(rf"{phrase} ([a-z]+)", case.reading.squashed)
-    return following is not None and stem(following[1]) not in case.item_stems and following[1] in neutral_words()
 
 
 def unproven_deeds(case: Case) -> Iterator[Violation]:
@@ -471,11 +435,8 @@ def unproven_deeds(case: Case) -> Iterator[Violation]:
     for shape, subject, proof in shapes:
         if not case.request.evidence.get(proof):
             granted = (case.facts.folded, case.terms_folded, *(f"order by {day}" for day in WEEKDAYS if dates))
-            is_praise = proof in ("rating", "comparison")
-            if is_praise:  # a seller's facts do not praise an item, but its name may hold such a word
-                granted = (read(case.facts.title).folded,)
             phrases = (p for p in matches(shape, text) if not any(p in k for k in granted))
-            phrases = (p for p in phrases if is_praise or not _holds_words(p, case.facts))
+            phrases = (p for p in phrases if not _holds_words(p, case.facts))
             yield from violations(phrases, f"speaks of {subject}: needs {proof}", holds=True)
 
 
@@ -508,60 +469,12 @@ def unproven_comparisons(case: Case) -> Iterator[Violation]:
 
 
 def foreign_names(case: Case) -> Iterator[Violation]:
-    """G4: no brand but the item's own, and no capitalised name inside a sentence that the facts do not hold."""
+    """G4: no brand but the item's own, and no title of a work that the facts do not hold."""
     yield from foreign_brands(case)
-    yield from misspelt_brands(case)
-    stated = {word for text in (*case.request.evidence.values(), *case.slots.values()) for word in words(text)}
-    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words | stated)}
-    if case.request.limits.slots[0].each_line:  # lines of a search ad are in title case
-        allowed |= stems(neutral_words() | {word for phrase in frame_phrases("en") for word in phrase.split()})
-    if case.language == "en":
-        tokens = inner_capitals(case.own_words)
-    else:  # capitalised Latin words in a Chinese text, but for short ones such as T in T恤
-        tokens = (token for token in _TOKEN.findall(case.own_words) if len(token) > 2 and token[0].isupper())
-    for token in tokens:
-        parts = {stem(piece) for piece in re.split(r"['’-]", fold(token)) if piece}
-        if _OWNER.search(token) and fold(token)[:-2] in neutral_words():
-            continue  # "School's out"
-        if not (fold(token) in allowed or stem(fold(token)) in allowed or parts <= allowed or token.isupper()):
-            yield Violation(f"{token!r} is a name that the facts do not hold", token, holds=True)
     for match in pattern("naming.work").finditer(case.reading.folded):
         title = match["name"].replace("〈", "《").replace("〉", "》")
         if title not in case.facts.folded and not any(title in fold(text) for text in case.slots.values()):
             yield Violation(f"{match[0]!r} is a title that the facts do not hold", match[0], holds=True)
-    # Chinese writes names without capitals; what follows 来自 or 搭载 names a place, a maker or a part. The facts hold
-    # it when they hold its first two characters.
-    for match in pattern("naming.origin").finditer(case.reading.folded):
-        name = match["name"] or match["by"]
-        common = any(word in name for word in table("brands.toml")["common_origins"])
-        if not common and name[:2] not in case.facts.folded:
-            yield Violation(f"{match[0]!r} names {name!r}, which the facts do not hold", name, holds=True)
-
-
-def misspelt_brands(case: Case) -> Iterator[Violation]:
-    """A word that is one letter, or two of a long one, away from the item's own brand or one of the shop's."""
-    fact_words = {*case.facts.words, *words(case.title_written_out)}
-    brands = [case.facts.brand or "", *case.request.known_brands]
-    latin = {w: name for name in brands for w in words(name) if len(w) >= limit("misspelt_from") and w.isascii()}
-    for token in dict.fromkeys(fold(t) for t in _TOKEN.findall(case.own_words) if t[0].isupper()):
-        if len(token) + 2 < limit("misspelt_from") or token in fact_words or token in latin:
-            continue
-        for word, name in latin.items():
-            is_plain = token in neutral_words()  # "Kettle on?" says no Kettleby
-            changes = 1 if is_plain or len(word) < limit("misspelt_twice_from") else 2
-            likeness = SequenceMatcher(None, token, word)
-            cutoff = 1 - (2 * changes + 0.1) / (len(word) + len(token))  # each change takes two letters, one of each
-            is_as_long = abs(len(word) - len(token)) <= changes
-            if is_as_long and cutoff <= likeness.quick_ratio() and cutoff <= likeness.ratio():
-                yield Violation(f"{token!r} reads like {name!r}, written wrong", token, holds=True)
-    for name in (fold(brand) for brand in brands):
-        if len(name) >= limit("misspelt_from_han") and HAN_RUN.fullmatch(name):
-            for run in HAN_RUN.findall(case.reading.folded):
-                for piece in (run[i : i + len(name)] for i in range(len(run) - len(name) + 1)):
-                    is_near = sum(a != b for a, b in zip(piece, name, strict=True)) == 1
-                    is_plain = any(piece[i : i + 2] in neutral_words() for i in range(len(piece) - 1))
-                    if is_near and piece not in case.facts.folded and not is_plain:
-                        yield Violation(f"{piece!r} reads like {name!r}, written wrong", piece, holds=True)
 
 
 def foreign_brands(case: Case) -> Iterator[Violation]:
@@ -625,7 +538,7 @@ def head_names(case: Case) -> list[str]:
     """What counts as naming: the title, the last and longest words of its spellings, and the narrowest category."""
     facts = case.facts
     called = (case.slots[slot] for slot in ("item.short", "item", "short", "category") if slot in case.slots)
-    names = [facts.title, *facts.category[-1:], *synonyms(facts.title), *called]
+    names = [facts.title, *facts.category[-1:], *called]
     brand = set(read(facts.brand or "").words)
     title = _first_part(facts)
     han = "".join(HAN_RUN.findall(fold(title))).removeprefix(fold(facts.brand or ""))
@@ -645,14 +558,6 @@ def _first_part(facts: FactSheet) -> str:
     name = name_and_size(facts.title)[0]
     parts = [word for word in name.split() if not word.isascii() and fold(word) != fold(facts.brand or "")]
     return parts[0] if parts else pattern("titles.first_part").split(name)[0]
-
-
-@lru_cache(maxsize=1024)
-def synonyms(title: str) -> tuple[str, ...]:
-    """Other words for the thing that an item is: jumper, where its title says sweater."""
-    of_title = stems(read(title).words)
-    groups = table("names.toml")["synonyms"]["groups"]
-    return tuple(word for group in groups if not of_title.isdisjoint(map(stem, group)) for word in group)
 
 
 @lru_cache(maxsize=1024)

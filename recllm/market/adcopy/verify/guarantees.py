@@ -29,6 +29,7 @@ from recllm.market.adcopy.lexicon import (
     bases,
     families,
     fold,
+    folded_pattern,
     letters,
     limit,
     neutral_words,
@@ -42,8 +43,8 @@ from recllm.market.adcopy.lexicon import (
 from recllm.market.adcopy.request import CopyRequest, FactSheet
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify import claims, form
-from recllm.market.adcopy.verify.case import Case, Violation, denials, matches, words_beside
-from recllm.market.adcopy.verify.claims import is_around, is_fact, says_saving, synonyms
+from recllm.market.adcopy.verify.case import Case, Violation, matches, words_beside
+from recllm.market.adcopy.verify.claims import is_around, is_fact, says_saving
 
 GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
     "G1": claims.numbers,
@@ -216,6 +217,10 @@ def phrases_that_hold(case: Case) -> Iterator[str]:
         if case.proves(family.evidence):
             yield from family.find(case.reading)
     yield from (fold(phrase) for phrase in case.request.free_words if _is_phrase(phrase))
+    yield from map(fold, case.request.limits.closings)
+    ad_mark = table("mandatory.toml")["ad_mark"]["pattern"]  # where it stands, code adds none
+    if match := folded_pattern(ad_mark).match(case.reading.folded):
+        yield match[0]
     unstating = (*_NEUTRAL_PHRASES, pattern("quantities.clock"), pattern("quantities.festival"))
     yield from (phrase for shape in unstating for phrase in matches(shape, case.reading.folded))
     yield from (phrase for phrase in frame_phrases(case.language) if phrase in case.reading.folded)
@@ -223,7 +228,6 @@ def phrases_that_hold(case: Case) -> Iterator[str]:
         if quantity.unit in _MEASURES and is_fact(quantity, case):
             span, (before, after) = quantity.span.strip(), _MEASURES[quantity.unit]
             yield from (*(f"{word} {span}" for word in before), *(f"{span} {word}" for word in after))
-    yield from denials(case.facts)
     yield from filter(_is_phrase, words_beside("scene", case.facts.names))
     if case.is_lowest_price:
         yield from matches(pattern("claims.lowest_30d"), fold(case.text))
@@ -308,7 +312,6 @@ class _Grounds:
         texts = (
             *(entry for entry in listed if not _is_phrase(entry)),
             *words_beside("use", facts.names),
-            *synonyms(facts.title),
             *_implied(facts),
             *request.evidence.values(),
             *request.voice.lines,
