@@ -60,7 +60,6 @@ _SHAPES_OF_CLAIMS = (
 )
 """Pattern, what it speaks of, and the key of the proof that allows it."""
 _OTHER_GOODS = {"en": "claims.other_goods", "zh": "claims.other_goods_zh"}
-_OWNER = re.compile(r"['’]s$")
 _SENTENCE = re.compile(r"[.!?…:;\n]+|[\"“”(]")
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z'’-]*")
 _NEAR = 80  # characters next to a number, with the words that say what it is
@@ -500,12 +499,10 @@ def _brands(known_brands: frozenset[str]) -> Mapping[tuple[str, ...], str]:
 
 
 def inner_capitals(text: str) -> Iterator[str]:
-    """Capitalised words inside a sentence, none from a line written in title case; and an owner at its beginning."""
+    """Capitalised words inside a sentence, none from a line written in title case."""
     for sentence in _SENTENCE.split(text):
         tokens = _TOKEN.findall(sentence)
         inner = [t for t in tokens[1:] if t[0].isupper()]
-        if tokens and tokens[0][0].isupper() and _OWNER.search(tokens[0]):
-            yield tokens[0]
         if len(tokens) < 4 or len(inner) < limit("title_case_share") * (len(tokens) - 1):
             yield from inner if len(tokens) > 1 and len(inner) < len(tokens) - 1 else ()
 

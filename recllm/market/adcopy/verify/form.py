@@ -33,7 +33,7 @@ FOREIGN = "texts are checked in English and Chinese, a person who reads this lan
 
 
 def fits_channel(case: Case) -> Iterator[Violation]:
-    """G6: each slot is within its limit by the channel's counter, in its characters, and no slot breaks off."""
+    """G6: each slot is within its limit by the channel's counter, in its characters, and no paragraph breaks off."""
     channel = case.request.limits
     if not case.text.strip():
         yield Violation("the text is empty")
@@ -47,9 +47,9 @@ def fits_channel(case: Case) -> Iterator[Violation]:
             yield Violation(f"{slot.name} has {length} of {longest} allowed by {channel.name}", text)
         if not text.strip():
             yield Violation(f"{slot.name} is empty")
-    end = case.text.rstrip()
-    if any(shape.search(end) for shape in _BREAKS_OFF):
-        yield Violation("breaks off", end[-20:], holds=True)
+    for end in map(str.rstrip, case.text.split("\n\n")):  # a button follows in a paragraph of its own
+        if any(shape.search(end) for shape in _BREAKS_OFF):
+            yield Violation("breaks off", end[-20:], holds=True)
     for c in dict.fromkeys(case.text):
         invisible = c not in "\n\u200d" and unicodedata.category(c) in ("Cc", "Cf", "Co", "Cn", "Zl", "Zp")
         if c == "\ufffd":
