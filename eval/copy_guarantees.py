@@ -206,7 +206,7 @@ def counted(judged: Iterable[tuple[bool, CopyVerdict]]) -> dict[str, int]:
         figures[f"{half}_total"] = sum(n for (good, _), n in counts.items() if good is is_good)
         for end, value in (("passed", "pass"), ("held", "person"), ("blocked", "blocked")):
             figures[f"{half}_{end}"] = counts[is_good, CopyVerdict(value)]
-    return figures
+    return figures | {"bad_stopped": figures["bad_held"] + figures["bad_blocked"]}
 
 
 def copybook(language: str) -> dict[str, Any]:
