@@ -93,9 +93,14 @@ class Case:
         return price is not None and lowest is not None and price <= lowest
 
     @property
+    def former(self) -> Decimal | None:
+        """The former price; where no list price is known, the lowest one of 30 days by its proof."""
+        return self.request.list_price or self.request.lowest_price
+
+    @property
     def saving(self) -> Decimal | None:
         """What the former price lies above the price, where no offer changes it any more."""
-        price, former = self.facts.price, self.request.list_price
+        price, former = self.facts.price, self.former
         is_final = self.offer is None or self.offer_is_in_price
         return former - price if price and former and former > price and is_final else None
 
@@ -163,7 +168,7 @@ class Case:
     @cached_property
     def tells_former(self) -> bool:
         """Whether the text shows the former price as such, or next to the price: "£90 becomes £63"."""
-        stated = (QuantityKind.MONEY, self.request.list_price)
+        stated = (QuantityKind.MONEY, self.former)
         former = [q.role for q in self.quantities if (q.kind, q.value) == stated]
         return "list" in former or ("" in former and self.tells_price)
 
@@ -174,7 +179,7 @@ class Case:
 
     def is_saving(self, quantity: Quantity) -> bool:
         """True for what the former price lies above the price, as an amount or as a share to the nearest per cent."""
-        saving, former, value = self.saving, self.request.list_price, quantity.value
+        saving, former, value = self.saving, self.former, quantity.value
         if saving is None or not former or value is None:
             return False
         if quantity.kind is QuantityKind.DISCOUNT:

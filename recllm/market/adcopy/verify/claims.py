@@ -206,9 +206,8 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
         return True
     if kind in (QuantityKind.NUMBER, QuantityKind.PERCENT, QuantityKind.CODE) and quantity in facts.quantities:
         return True
-    if kind is QuantityKind.CODE and any(
-        quantity.unit in f.unit.split("-") for f in facts.quantities if f.kind is kind
-    ):
+    codes = [code for fact in facts.quantities if fact.kind is QuantityKind.CODE for code in fact.unit.split("-")]
+    if kind is QuantityKind.CODE and quantity.unit in codes:
         return True  # 3XL of M-3XL
     if kind is QuantityKind.MONEY:
         return is_price(quantity, case)
