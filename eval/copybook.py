@@ -89,7 +89,7 @@ def request_of(row: Mapping[str, Any], **conditions: Any) -> CopyRequest:
     shown = _AMOUNT.search(str(row["text"])) if "fault" in row else None  # bad texts are not to fail by their price
     price = amount(facts.pop("price", shown[0] if shown else None))
     called = facts.pop("item", "")
-    attributes = {"called": called} if called else {}
+    attributes: dict[str, Any] = {"called": called} if called else {}
     for name in DESCRIBING:
         value = facts.pop(name, ())
         attributes |= {v: v for v in value} if isinstance(value, list) else {name: str(value)} if value else {}
@@ -100,7 +100,7 @@ def request_of(row: Mapping[str, Any], **conditions: Any) -> CopyRequest:
     list_price = facts.pop("old_price", None) or facts.pop("seen_price", None)
     on, order_by, name = facts.pop("date", None), facts.pop("order_by", None), facts.pop("name", "")
     evidence = LOWEST | ({"lowest_30d": list_price} if facts.pop("old_price_proof", None) else {})
-    request = {
+    request: dict[str, Any] = {
         "item": Item(
             item_id=row["id"],
             title=title,
