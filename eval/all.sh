@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every figure of the README and of eval/results, one after the other; needs the extras bench, onnx, demo, gguf and serve.
+# Every figure of the README and of eval/results, one after the other; needs the extras bench, demo, gguf and serve.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 results=eval/results

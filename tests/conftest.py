@@ -45,7 +45,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 SLOW_FILES = """
 campaigns faults sources uplift retrain console_browser serving_state store batch erasure hostile service_marketing
-oidc service_processes console_campaigns_browser console_campaigns recommender training onnx webhooks rights
+oidc service_processes console_campaigns_browser console_campaigns recommender training webhooks rights
 cli_people transport ingest_properties service_inputs generator finetuning learning_jobs behaviour evaluation console
 exports_to_campaigns store_postgres loop encoder_cache service audiences wheel ranking worked_case
 """

@@ -59,7 +59,6 @@ from recllm.text.encoder.cache import CACHE_FILE, CachedEncoder
 from recllm.text.encoder.folder import HASH_FILE
 from recllm.text.encoder.huggingface import HuggingFaceEncoder
 from recllm.text.encoder.loading import find_weights, load_encoder
-from recllm.text.encoder.onnx import SCHEME
 from recllm.text.encoder.toy import ToyEncoder
 from recllm.text.generator.locate import find_generator
 from recllm.text.templates import Template
@@ -436,67 +435,6 @@ adapters.add(
         "of all modules": _lora(target_modules=".*"),
     }
 )
-
-
-def _onnx(name: str, model: Content, *, deep: str = "", **record: Any) -> None:
-    """A folder whose record agrees with every file in it."""
-
-    def make(case: Case) -> Door:
-        files = {
-            "model.onnx": as_bytes(model, case),
-            "tokenizer.json": (case.world.encoder / "tokenizer.json").read_bytes(),
-        }
-        for file, content in files.items():
-            case.file(f"onnx/{file}", content)
-        hashes = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-        values = {"scheme": SCHEME, "name": "m", "source": "s", "dim": 4, "pad": 0, "limit": 12, "lower_case": False}
-        values |= {"prompts": {}, "parity": {}, "files": hashes}
-        case.file("onnx/onnx.json", deep or json.dumps(values | record))
-        return _encode(case.folder / "onnx")
-
-    _add(f"onnx: {name}", make)
-
-
-def _graph(nodes: Callable[[Any], list[Any]], constants: Callable[[Any, Case], list[Any]]) -> Callable[[Case], bytes]:
-    def model(case: Case) -> bytes:
-        import onnx
-
-        kind, helper = onnx.TensorProto, onnx.helper
-        inputs = [helper.make_tensor_value_info(n, kind.INT64, ["b", "t"]) for n in ("input_ids", "attention_mask")]
-        outputs = [helper.make_tensor_value_info("unit", kind.FLOAT, None)]
-        graph = helper.make_graph(nodes(helper), "g", inputs, outputs, constants(onnx, case))
-        domains = [helper.make_opsetid("", 17), helper.make_opsetid("evil", 1)]
-        return bytes(helper.make_model(graph, opset_imports=domains, ir_version=8).SerializeToString())
-
-    return model
-
-
-def _external(location: str) -> Callable[[Case], bytes]:
-    """A graph with a constant that lies in another file."""
-
-    def constants(onnx: Any, case: Case) -> list[Any]:
-        (case.outside / "weights.bin").write_bytes(SECRET.encode()[:16])
-        tensor = onnx.TensorProto(name="c", data_type=onnx.TensorProto.FLOAT, dims=[1, 4])
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        where = location.replace("OUTSIDE", str(case.outside))
-        for key, value in {"location": where, "offset": "0", "length": "16"}.items():
-            tensor.external_data.add(key=key, value=value)
-        return [tensor]
-
-    return _graph(lambda helper: [helper.make_node("Identity", ["c"], ["unit"])], constants)
-
-
-_onnx("data outside", _external("../../outside/weights.bin"))
-_onnx("data at an absolute path", _external("OUTSIDE/weights.bin"))
-_onnx("data that the record does not name", _external("more.bin"))
-_onnx(
-    "an operator of one's own",
-    _graph(lambda h: [h.make_node("Run", ["input_ids"], ["unit"], domain="evil")], lambda *_: []),
-)
-_onnx("a model that is a pickle", pickled)
-_onnx("a record with a path", b"", files={"../../outside/secret.txt": "0" * 64})
-_onnx("a deep record", b"", deep=DEEP_JSON)
-_onnx("a record of other kinds", b"", files=[1, 2], prompts=3)
 
 
 def _sound_cache(case: Case) -> tuple[Path, Door]:

@@ -55,7 +55,7 @@ def test_an_artefact_leaves_no_mark(name: str, world: World, tmp_path: Path, mon
 def test_there_are_many_of_them() -> None:
     assert len(ARTEFACTS) >= 350
     kinds = {name.partition(":")[0] for name in ARTEFACTS}
-    assert {"encoder", "adapter", "onnx", "generator", "gguf", "version", "effects", "table", "campaign"} <= kinds
+    assert {"encoder", "adapter", "generator", "gguf", "version", "effects", "table", "campaign"} <= kinds
 
 
 def _write(path: Path) -> object:

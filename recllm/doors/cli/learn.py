@@ -15,7 +15,6 @@ from recllm.base.documents import plain
 from recllm.base.errors import NothingToDo, UsageError
 from recllm.doors.cli.options import (
     Answer,
-    AnyWorkspace,
     Seed,
     Shop,
     document_lines,
@@ -194,16 +193,3 @@ def refresh(
     report = build_index(shop, progress=note)
     in_use = f'it is in use while workspace.toml says so: kind = "{report.kind}" below [item_index]'
     return Answer(report, notes=[in_use])
-
-
-def export(
-    folder: Annotated[Path, typer.Argument(help="Where the exported encoder goes; an earlier export is replaced.")],
-    workspace: AnyWorkspace = None,
-    model: Annotated[str | None, typer.Option("--encoder", help="Hub id or folder; the default encoder else.")] = None,
-    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter to merge first.")] = None,
-) -> Answer:
-    """Write an encoder for onnxruntime (extra onnx): faster on a CPU, and without torch."""
-    from recllm.recommend.recommender.train import export_encoder
-
-    exported = export_encoder(folder, workspace=workspace, encoder=model, adapter=adapter)
-    return Answer(exported, notes=[f"open it with load_encoder({str(exported.folder)!r})"])

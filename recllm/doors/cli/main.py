@@ -36,7 +36,6 @@ COMMANDS = (
     *(rights.backup, rights.restore),
 )
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., Answer | None]]]] = {
-    "encoder": ("Encoders on disk.", {"export": learn.export}),
     "feedback": (
         "Events that answer recommendations.",
         {"report": answer.report},

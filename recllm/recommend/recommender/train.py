@@ -6,10 +6,9 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recllm.base.errors import DataError, PolicyError, UsageError
+from recllm.base.errors import DataError, PolicyError
 from recllm.base.schema import Encoder, Progress, Purpose
 from recllm.base.settings import LoraSettings, ScorerTrainingSettings, Settings
 from recllm.learn.models.sequence import SequenceArguments
@@ -21,7 +20,6 @@ from recllm.shop.workspace.workspace import Workspace, log_end
 if TYPE_CHECKING:
     from recllm.learn.training.advise import Advice
     from recllm.learn.training.lora.tune import TunedEncoder
-    from recllm.text.encoder.onnx import OnnxExport
 
 logger = logging.getLogger(__name__)
 
@@ -38,35 +36,6 @@ class Trained:
     """Of the validation users of the latest past window, who also chose the epoch and calibrated the probability."""
     notes: tuple[str, ...] = ()
     """What a shop that serves the model has to know."""
-
-
-def export_encoder(
-    folder: Path,
-    *,
-    workspace: Path | None = None,
-    encoder: str | None = None,
-    adapter: Path | None = None,
-) -> OnnxExport:
-    """An encoder, the workspace's or the named one, written for onnxruntime; see `recllm.text.encoder.onnx`.
-
-    With a workspace the vectors are compared on its item texts, else on a few examples. Raises `UsageError` for an
-    encoder that is no transformers model.
-    """
-    from recllm.text.encoder.huggingface import HuggingFaceEncoder
-    from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
-    from recllm.text.encoder.onnx import EXAMPLE_TEXTS, export_onnx
-    from recllm.text.items import item_texts
-
-    texts, name = list(EXAMPLE_TEXTS), encoder or DEFAULT_ENCODER
-    if workspace is not None:
-        with Workspace.open(str(workspace)) as shop:
-            name = encoder or shop.settings.encoder
-            items = shop.gate().dataset(Purpose.ANALYTICS).items
-            texts = item_texts(items, shop.settings.locale) or texts
-    loaded = load_encoder(name, adapter=adapter, device="cpu", progress=False)
-    if not isinstance(loaded, HuggingFaceEncoder):
-        raise UsageError(f"the encoder {name!r} is not a transformers model, so there is nothing to export")
-    return export_onnx(loaded, folder, texts=texts)
 
 
 def train_workspace(

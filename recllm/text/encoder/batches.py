@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -82,36 +81,6 @@ def plan_batches(lengths: Ints, budget: int = BATCH_TOKENS) -> Iterator[Ints]:
         if full or (sizes[end] > sizes[end - 1] and sizes[end - 1] * (end - start) >= budget // 4):
             yield order[start:end]
             start = end
-
-
-class TokenEncoder(ABC):
-    """An encoder whose model takes a batch of texts of about equal length as token ids."""
-
-    dim: int
-    progress: bool
-
-    @property
-    @abstractmethod
-    def tokens(self) -> Tokens:
-        """How texts become token ids."""
-
-    @abstractmethod
-    def forward(self, tokens: list[list[int]]) -> Floats:
-        """Unit rows of a batch, (len(tokens), dim) float32."""
-
-    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> Floats:
-        """Unit rows, (len(texts), dim) float32. Each distinct text is computed once, in whatever order is fast.
-
-        A text's vector does not depend on its neighbours beyond rounding (about 1e-6).
-        """
-        texts_once, inverse = distinct(texts)
-        rows = np.zeros((len(texts_once), self.dim), np.float32)
-        tokens = self.tokens.ids(texts_once, kind) if texts_once else []
-        with progress_bar(len(tokens), self.progress) as bar:
-            for batch in plan_batches(np.array([len(ids) for ids in tokens], np.int64)):
-                rows[batch] = self.forward([tokens[row] for row in batch])
-                bar.update(len(batch))
-        return rows[inverse]
 
 
 def progress_bar(total: int, visible: bool) -> Any:

