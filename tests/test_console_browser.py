@@ -15,7 +15,10 @@ import httpx2
 import pytest
 from console_world import SHOP_ID
 from service_world import app_of, listening
+from tables import table
 from waiting import until
+
+from recllm.doors.start.shop import start_page
 
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 PAGES = ("/", "/people", "/items", "/items/item/tea-1", "/items/item/bad-37", "/models", "/data")
@@ -97,6 +100,14 @@ def all_faults(driver: Any) -> list[str]:
     overflow = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
     wide = [f"{overflow} px wider than the window"] if overflow > 0 else []
     return [*map(str, faults(driver)), *map(str, errors(driver)), *wide]
+
+
+def test_the_first_page_fits_a_phone(driver: Any, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(start_page(table("start", "record") | {"locale": "en"}))
+    resize(driver, 360)
+    driver.get((tmp_path / "report.html").as_uri())
+    driver.execute_script("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= 360
 
 
 @pytest.mark.parametrize(("width", "language"), ROOM)
