@@ -293,7 +293,7 @@ def test_the_count_follows_what_is_typed(client: TestClient, folder: Path) -> No
 
     assert "24 customers could be reached" in count().replace("24customers", "24 customers")
     assert "bought it recently" in count(bought="60")
-    assert re.search(r"Most likely to buy, written to at most ?5\D", count(size="5"))
+    assert re.search(r"Most likely to buy, written to: about ?5\D", count(size="5"))
     assert "Type a whole number" in count(size="five")
     with Workspace.open(folder) as shop:
         assert campaign_file(shop, NAME).limits.bought_days is None  # nothing was written
