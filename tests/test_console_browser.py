@@ -159,7 +159,7 @@ def test_everything_works_without_scripts(driver: Any, address: str) -> None:
         find(driver, "#recommendations input[name=without]").click()
         find(driver, "#recommendations form[method=get] button").click()
         until(lambda: "without=" in driver.current_url)
-        assert "As if 1 things had never happened." in text_of(driver, "#recommendations")
+        assert "As if 1 thing had never happened." in text_of(driver, "#recommendations")
         find(driver, "#recommendations .notice a").click()
         until(lambda: "without=" not in driver.current_url)
         find(driver, "#recommendations details.dots summary").click()
