@@ -16,8 +16,7 @@ from recllm.text.templates import Prompts, domain_names
 PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
 SPEAKING = ("doors/console", "doors/service", "doors/start", "market/campaigns", "market/audiences")
 """The rooms that ask for sentences."""
-UNCOUNTED = re.compile(r"\{(?!floor|least|ours|name|title|file)\w+\} (more )?\w+s\b(?<! is)")
-"""A noun in the plural after a number that may be 1; {n:reader|readers} fits both."""
+UNCOUNTED = re.compile(r"\{(?!floor|least|ours|name|title|file)\w+\} (more )?\w+s\b(?<! is)")  # {n:day|days} fits 1
 ALIKE = {"start.way.recllm"}
 """Names that are the same in every language."""
 
