@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import ttest_ind
 from tables import table, wrongly_refused
 
 from recllm.base.errors import DataError, UsageError
-from recllm.base.stats.intervals import difference, mean_difference, share
+from recllm.base.stats.intervals import LEAST_COMPARED, difference, mean_difference, share
 from recllm.market.adcopy.channels import Sender
 from recllm.market.audiences.audience import counts_in_words
 from recllm.market.campaigns.file import CampaignFile, read_campaign
@@ -155,14 +156,12 @@ def test_a_difference_turned_round_is_its_mirror(n: int, m: int, data: st.DataOb
     assert np.allclose([gap.low, gap.high], [-back.high, -back.low])
 
 
-def test_money_by_bootstrap() -> None:
+def test_money_by_students_t() -> None:
     rng = np.random.default_rng(1)
-    ours, others = rng.normal(5, 2, 400), rng.normal(4, 2, 300)
-    found = mean_difference(ours, others)
-    error = 1.96 * 2 * (1 / 400 + 1 / 300) ** 0.5
-    assert found.low == pytest.approx(found.value - error, abs=0.04)
-    assert found.high == pytest.approx(found.value + error, abs=0.04)
-    assert mean_difference(ours, others) == found, "the same seed, the same interval"
+    for ours, others in ((rng.normal(5, 2, 400), rng.normal(4, 2, 300)), (np.repeat([9.5, 0.0], [8, 23]), np.zeros(2))):
+        found, published = mean_difference(ours, others), ttest_ind(ours, others).confidence_interval()
+        assert (found.low, found.high) == pytest.approx((published.low, published.high))
+    assert not found.excludes_zero, "two people who bought nothing show nothing"
 
 
 def person(n: int, kind: str, held: bool = False) -> PlannedPerson:
@@ -219,13 +218,20 @@ def test_a_report_of_a_log_without_purchases_tells_of_no_buying() -> None:
 
 def test_every_conclusion_can_be_said() -> None:
     whole = outcome()
+    less, none = difference(9, 120, 30, 200), difference(10, 100, 10, 100)
+    few = replace(whole.reached, people=LEAST_COMPARED - 1)
     cases = [
         (whole, "more often"),
-        (replace(whole, effect=difference(9, 120, 30, 200)), "less often"),
-        (replace(whole, effect=difference(10, 100, 10, 100)), "less than about"),
+        (replace(whole, effect=less, revenue_effect=less), "less often"),
+        (replace(whole, effect=none, revenue_effect=none), "less than about"),
+        (replace(whole, revenue_effect=less), "does not say the same"),
+        (replace(whole, revenue_effect=None), "more often"),
+        (replace(whole, until=whole.start + timedelta(days=1)), "The window is not over"),
+        (replace(whole, held_out=few), "the control group had fewer than 50 customers"),
+        (replace(whole, reached=few), "fewer than 50 customers were reached"),
         (replace(whole, effect=None, held_out=None), "the control group had fewer than 50 customers"),
         (replace(whole, effect=None, held_out=None, planned_held_out=0), "the campaign had no control group"),
-        (replace(whole, reached=None), "Fewer than 50 customers were reached"),
+        (replace(whole, reached=None), "fewer than 50 customers were reached"),
         (replace(whole, until=whole.start), "Nothing is known"),
     ]
     for found, sentence in cases:

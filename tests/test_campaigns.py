@@ -691,6 +691,9 @@ def test_what_it_brought(shop: Workspace) -> None:
     channels = {p.user_id: p.channel for p in campaign.plan.people}
     said(shop, [f"{raw_ids(shop)[name]},{channels[name]},false,{AFTER_2_DAYS}" for name in done.people[:4]])
     found = campaign_outcome(tea(shop), FigureGate(shop))
+    assert "The window is not over" in found.words[0] and (found.verdict, found.extra_sales) == ("unclear", None)
+    buy(shop, list(done.people[:1]), "tool1", day=60)  # the log goes on
+    found = campaign_outcome(tea(shop), FigureGate(shop))
     assert found.reached and found.held_out and found.effect and found.revenue_effect
     assert (found.reached.people, found.reached.converted, found.reached.revenue) == (60, 30, 90.0)
     assert (found.held_out.people, found.held_out.converted, found.reached.unsubscribed) == (len(held), 6, 4)
@@ -698,7 +701,7 @@ def test_what_it_brought(shop: Workspace) -> None:
     assert found.revenue_effect.value == pytest.approx(1.5 - 18 / len(held)) and found.revenue_effect.low > 0
     assert found.other_people and found.other_people.people == PEOPLE - 60 - len(held)
     assert "more often than the control group" in found.words[0]
-    assert any("The window is not over" in line for line in found.words)
+    assert found.verdict == "worked" and found.extra_sales and found.extra_sales.low > 0
 
 
 def test_honest_words_without_a_comparison(shop: Workspace, folder: Path) -> None:

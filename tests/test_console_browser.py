@@ -15,7 +15,10 @@ import httpx2
 import pytest
 from console_world import SHOP_ID
 from service_world import app_of, listening
+from tables import table
 from waiting import until
+
+from recllm.doors.start.shop import start_page
 
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 PAGES = ("/", "/people", "/items", "/items/item/tea-1", "/items/item/bad-37", "/models", "/data")
@@ -99,6 +102,14 @@ def all_faults(driver: Any) -> list[str]:
     return [*map(str, faults(driver)), *map(str, errors(driver)), *wide]
 
 
+def test_the_first_page_fits_a_phone(driver: Any, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(start_page(table("start", "record") | {"locale": "en"}))
+    resize(driver, 360)
+    driver.get((tmp_path / "report.html").as_uri())
+    driver.execute_script("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= 360
+
+
 @pytest.mark.parametrize(("width", "language"), ROOM)
 def test_every_page_is_for_everybody(driver: Any, address: str, width: int, language: str) -> None:
     resize(driver, width, dark=language == "zh")
@@ -148,7 +159,7 @@ def test_everything_works_without_scripts(driver: Any, address: str) -> None:
         find(driver, "#recommendations input[name=without]").click()
         find(driver, "#recommendations form[method=get] button").click()
         until(lambda: "without=" in driver.current_url)
-        assert "As if 1 things had never happened." in text_of(driver, "#recommendations")
+        assert "As if 1 thing had never happened." in text_of(driver, "#recommendations")
         find(driver, "#recommendations .notice a").click()
         until(lambda: "without=" not in driver.current_url)
         find(driver, "#recommendations details.dots summary").click()

@@ -109,6 +109,10 @@ def test_from_an_empty_list_to_an_export(client: TestClient, folder: Path) -> No
     label = next(entry.label for form in page.forms for entry in form.fields if entry.label.startswith("I have read"))
     said = re.search(r"(\d+) messages, (\d+) customers held back", label)
     assert said
+    assert "Too few to show any effect" in page.text and "The control group is too small" in page.text
+    mail = client.get(f"{ADDRESS}/messages?channel=email").text
+    button, added = re.findall(r'class="cta">([^<]+)<.*?class="xs muted">([^<]+)<', mail, re.DOTALL)[0]
+    assert "Unsubscribe" in added and "Unsubscribe" not in button
     files = {"ids": ("ids.txt", f"{SHOP_ID}\nu02\nu04\nu06\n".encode())}
     exported = press(client, f"{ADDRESS}/review", "Export", {label: True}, files=files)
     assert exported.status_code == 200 and exported.headers["content-type"] == "application/zip", exported.text
@@ -119,6 +123,7 @@ def test_from_an_empty_list_to_an_export(client: TestClient, folder: Path) -> No
     assert any(not row["user_id"].startswith("u1_") for row in rows)
     result = assert_harmless(client.get(f"/results/campaign/{NAME}").text)
     assert "Customers written to" in result.text and "against the control group" in result.text
+    assert "Cannot tell yet" in result.text and "Very likely between" not in result.text
     assert client.get(ADDRESS, follow_redirects=False).headers["location"] == f"/results/campaign/{NAME}"
     assert GOAL in assert_harmless(client.get("/results").text).text
     again = client.post(f"{ADDRESS}/export", data={"confirmed": "yes", "revision": "0" * 16})
@@ -288,7 +293,7 @@ def test_the_count_follows_what_is_typed(client: TestClient, folder: Path) -> No
 
     assert "24 customers could be reached" in count().replace("24customers", "24 customers")
     assert "bought it recently" in count(bought="60")
-    assert re.search(r"Most likely to buy, written to at most ?5\D", count(size="5"))
+    assert re.search(r"Most likely to buy, written to: about ?5\D", count(size="5"))
     assert "Type a whole number" in count(size="five")
     with Workspace.open(folder) as shop:
         assert campaign_file(shop, NAME).limits.bought_days is None  # nothing was written

@@ -53,7 +53,7 @@ def test_the_count_appears_while_one_types(driver: Any, address: str) -> None:  
     driver.get(f"{address}{ADDRESS}/people")
     errors(driver)
     type_into(driver, "#f-limits_size", "7")
-    until(lambda: "at most\n7" in text_of(driver, "#count"))
+    until(lambda: "about\n7" in text_of(driver, "#count"))
     assert "could be reached" in text_of(driver, "#count") and not errors(driver)
     assert find(driver, "#f-limits_size").get_attribute("value") == "7"  # what is typed stays
     find(driver, "#f-limits_size").send_keys("x")

@@ -16,6 +16,7 @@ from recllm.text.templates import Prompts, domain_names
 PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
 SPEAKING = ("doors/console", "doors/service", "doors/start", "market/campaigns", "market/audiences")
 """The rooms that ask for sentences."""
+UNCOUNTED = re.compile(r"\{(?!floor|least|ours|name|title|file)\w+\} (more )?\w+s\b(?<! is)")  # {n:day|days} fits 1
 ALIKE = {"start.way.recllm"}
 """Names that are the same in every language."""
 
@@ -38,6 +39,8 @@ def test_both_languages_say_the_same_with_the_same_places() -> None:
         assert text.strip() and chinese[path].strip(), path
         assert places(path, text) == places(path, chinese[path]), path
         assert (text == chinese[path]) == (path in ALIKE), path
+        assert not UNCOUNTED.search(text), path
+    assert words_of("en").say("start.readers", n=1) == "1 reader" and words_of("zh").say("start.readers", n=1)
 
 
 def test_prompts_of_both_languages_take_the_same_variables() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import hypot, sqrt
+from math import hypot, inf, sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -19,8 +19,9 @@ LEVEL = 0.95
 POWER = 0.8
 """Chance that a difference of the size of `smallest_difference` is found."""
 
-DRAWS = 2_000
-"""Of the groups of `mean_difference`."""
+LEAST_COMPARED = 30
+"""People in each of two groups, from which on their difference is reported. Simulated with 2 to 25 % of customers
+buying, `mean_difference` held the truth in as few as 60 of 100 cases with 2 people, in 93 or more from here on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +85,26 @@ def expected_hits(probabilities: Sequence[float]) -> ConfidenceInterval:
     return ConfidenceInterval(value, max(0.0, value - reach), min(float(len(chances)), value + reach))
 
 
-def smallest_difference(rate: float, n: int, control_n: int) -> float | None:
-    """Difference of two shares in (0, 1] that groups of n and control_n show with a chance of `POWER`; None without
-    people on both sides. rate: share of the control group. Source: Fleiss 1981, the normal approximation."""
-    if not n or not control_n:
+def smallest_difference(rate: float, n: int, control_n: int, minimum: int = LEAST_COMPARED) -> float | None:
+    """Difference of two shares in (0, 1) that groups of n and control_n show with a chance of `POWER`; None where one
+    has fewer than `minimum` people. rate: share of the control group. Source: Fleiss 1981, the normal approximation."""
+    if min(n, control_n) < minimum:
         return None
     rate = min(max(rate, 1 / (n + control_n)), 0.5)
     z = normal_quantile() + normal_quantile(2 * POWER - 1)
-    return min(1.0, z * sqrt(rate * (1 - rate) * (1 / n + 1 / control_n)))
+    return z * sqrt(rate * (1 - rate) * (1 / n + 1 / control_n))
+
+
+def mean_difference(values: Values, control: Values) -> ConfidenceInterval:
+    """mean(values) - mean(control), (n,) and (m,), at least one each, by Student's t with one variance for both groups:
+    a few people of whom none bought have none of their own."""
+    from scipy.special import stdtrit
+
+    n, m = len(values), len(control)
+    gap, degrees = float(values.mean() - control.mean()), n + m - 2
+    variance = (n * values.var() + m * control.var()) / max(1, degrees)
+    reach = float(stdtrit(degrees, (1 + LEVEL) / 2)) * sqrt(variance * (1 / n + 1 / m)) if degrees else inf
+    return ConfidenceInterval(gap, gap - reach, gap + reach)
 
 
 def ratios(
@@ -106,14 +119,6 @@ def ratios(
 
 
 # --- bootstraps: percentile intervals of what is redrawn with replacement (Efron 1979) --------------------------------
-
-
-def mean_difference(values: Values, control: Values) -> ConfidenceInterval:
-    """mean(values) - mean(control), (n,) and (m,), at least one each; each group is redrawn by itself."""
-    rng = np.random.default_rng(0)
-    means = [np.array([rng.choice(group, len(group)).mean() for _ in range(DRAWS)]) for group in (values, control)]
-    low, high = np.quantile(means[0] - means[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return ConfidenceInterval(float(values.mean() - control.mean()), float(low), float(high))
 
 
 def bootstrap(

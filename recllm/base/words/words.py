@@ -17,6 +17,14 @@ TAG: Mapping[str, str] = {"en": "en", "zh": "zh-Hans"}
 """What `lang` says of a page."""
 
 
+class Figure(str):
+    """A value as it is written; where a sentence has {n:reader|readers}, with the noun that fits its number."""
+
+    def __format__(self, nouns: str) -> str:
+        singular, _, plural = nouns.partition("|")
+        return f"{self!s} {singular if self == '1' else plural}" if nouns else str(self)
+
+
 @dataclass(frozen=True, slots=True)
 class Words:
     """One language with one shop's money, zone and domain."""
@@ -34,7 +42,8 @@ class Words:
     def say(self, path: str, /, **values: object) -> str:
         """A sentence with its values filled in. Raises `KeyError` for one that there is not."""
         texts = {
-            name: self.number(value) if isinstance(value, int | float) else value for name, value in values.items()
+            name: Figure(self.number(value) if isinstance(value, int | float) else value)
+            for name, value in values.items()
         }
         return sentences(self.language)[path].format_map({**self.domain, **texts})
 

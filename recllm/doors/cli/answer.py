@@ -16,6 +16,7 @@ from recllm.base.documents import count_text, plain
 from recllm.base.errors import NothingToDo, RecllmError, UsageError
 from recllm.base.questions import PredictionKind, PredictionQuestion, RecommendRequest, ReportBy, SearchRequest
 from recllm.base.schema import NoteKind
+from recllm.base.words.sentences import language_of
 from recllm.doors.cli.data import describe
 from recllm.doors.cli.options import (
     MAX_LISTED,
@@ -407,7 +408,7 @@ def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[
         if line.coming is None:
             continue
         profile = profile_of(line.coming.day, shop.settings)
-        goods = goods_note(len(line.item_ids), line.source, profile.names["en"])
+        name, people = profile.names[language_of(shop.settings.locale)], count_text(len(line.people), "customer")
+        goods = goods_note(len(line.item_ids), line.source, name)
         goods = "the day is about an offer" if profile.is_sale else goods
-        name, people = profile.names["en"], count_text(len(line.people), "customer")
         yield f'{name[:1].upper()}{name[1:]} on {line.coming.on}: {people}; {goods} (day = "{line.occasion}")'

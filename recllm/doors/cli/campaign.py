@@ -160,6 +160,8 @@ def report(file: OneFile, shop: Shop) -> Answer:
         "reached": outcome.reached,
         "held out": outcome.held_out,
         "the rest": outcome.other_people,
+        "verdict": outcome.verdict,
+        "extra sales": outcome.extra_sales,
     }
     return Answer(outcome, [*document_lines(plain(groups)), *outcome.words])
 

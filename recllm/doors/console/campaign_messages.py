@@ -211,11 +211,14 @@ def preview(visit: Visit, campaign: OpenCampaign, line: MessageLine, wording: st
         failures, warnings = check_notes(wording, request, campaign.file, text.generator)
     marks = [(note.span, "bad") for note in failures] + [(note.span, "warn") for note in warnings]
     channel = channel_named(text.channel)
-    sent = channel.parts(campaign.file.message(words, text.channel, text.locale, text.generator))
+    finished, added = campaign.file.message(words, text.channel, text.locale, text.generator), ""
+    if channel.slots[-1].lines:  # the law's part stands below the call to action, which ends the words
+        finished, added = words, finished[len(words) :].strip()
     written = {slot.name: content for slot, content in channel.split(words)}
     return {
         "line": line,
-        "parts": {name: marked(content, marks) for name, content in sent.items()},
+        "parts": {name: marked(content, marks) for name, content in channel.parts(finished).items()},
+        "added": added,
         "editable": [(slot.name, written.get(slot.name, ""), slot.lines) for slot in channel.slots],
         "failures": failures,
         "warnings": warnings,

@@ -16,7 +16,7 @@ from fastapi.responses import Response
 from starlette.datastructures import UploadFile
 
 from recllm.base.files import safe_id
-from recllm.base.stats.intervals import expected_hits, smallest_difference
+from recllm.base.stats.intervals import LEAST_COMPARED, expected_hits, smallest_difference
 from recllm.doors.console.campaign_fields import CampaignStep
 from recllm.doors.console.campaign_messages import TONES, MessageVerdict, message_lines
 from recllm.doors.console.campaign_pages import (
@@ -58,7 +58,8 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
     reached, held_out, dropped = reachable_people(campaign, campaign.states)
     channels = Counter(person.channel for person in reached)
     buyers = expected_hits([person.probability for person in plan.addressed])
-    cost, addressed = campaign.file.limits.cost, len(plan.addressed)
+    cost, addressed, held_out_count = campaign.file.limits.cost, len(plan.addressed), len(plan.held_out)
+    minimum = max(LEAST_COMPARED, visit.figures.floor)
     values |= {
         "forecast": {"reached": len(reached), "held_out": len(held_out), "channels": channels},
         "dropped": excluded_table(visit, left_out(dropped)) if dropped else None,
@@ -66,11 +67,12 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
         "n_messages": len(lines),
         "tones": TONES,
         "people": visit.figures.people(addressed, plan.campaign_id, "addressed") or 0,
-        "held_out": visit.figures.people(len(plan.held_out), plan.campaign_id, "held out") or 0,
+        "held_out": visit.figures.people(held_out_count, plan.campaign_id, "held out") or 0,
         "aim": aim(plan.converts),
         "buyers": buyers,
         "is_thin": buyers.value * MANY_MESSAGES_FOR_AN_ORDER < addressed,
-        "smallest": smallest_difference(buyers.value / max(1, addressed), addressed, len(plan.held_out)),
+        "smallest": smallest_difference(buyers.value / max(1, addressed), addressed, held_out_count, minimum),
+        "least_compared": minimum,
         "window": campaign.window(),
         "cost": None if cost is None else cost * len(reached),
         "send": send_values(visit, campaign),

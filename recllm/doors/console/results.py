@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
 from recllm.base.errors import RecllmError, UnknownIdError
-from recllm.base.stats.intervals import ConfidenceInterval
+from recllm.base.stats.intervals import LEAST_COMPARED
 from recllm.doors.console.campaign_pages import excluded_table, left_out
 from recllm.doors.console.campaign_review import act_lines
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, slow
@@ -22,63 +21,35 @@ router = APIRouter(prefix="/results", route_class=PageRoute)
 SECTION = ConsoleSection("results", "/results", router, is_main=True)
 
 LISTED_CAMPAIGNS = 30
-
-
-class CampaignVerdict(StrEnum):
-    """What may be said of a campaign's effect."""
-
-    WORKED = "worked"
-    """The whole range lies above zero."""
-    LOST = "lost"
-    """It lies below."""
-    UNCLEAR = "unclear"
-
-
-TONES = {CampaignVerdict.WORKED: "good", CampaignVerdict.LOST: "bad", CampaignVerdict.UNCLEAR: ""}
+TONES = {"worked": "good", "lost": "bad", "unclear": ""}
 
 
 @router.get("")
 @slow
 def index(visit: TheVisit) -> Response:
-    results = []
+    outcomes = []
     sent = [line for line in list_campaigns(visit.workspace) if line.stage is CampaignStage.EXPORTED]
     for line in [line for line in sent if line.revision is not None][:LISTED_CAMPAIGNS]:
         try:
-            outcome = outcome_of(visit, line.campaign_id)
+            outcomes.append(outcome_of(visit, line.campaign_id))
         except RecllmError:  # its own page says why
             continue
-        results.append((outcome, extra_sales(outcome), verdict_of(outcome)))
-    ends = [end for _, extra, _ in results if extra for end in (extra.low, extra.high, 0.0)]
-    low, high = min(ends, default=0.0), max(ends, default=1.0)
-
-    def bar(extra: ConfidenceInterval) -> dict[str, float]:
-        """Places of a range's ends, its value and zero, in per cent of the width from low to high."""
-        positions = {"low": extra.low, "high": extra.high, "value": extra.value, "zero": 0.0}
-        return {name: round(100 * (at - low) / ((high - low) or 1.0), 1) for name, at in positions.items()}
-
-    lines = [(*result, result[1] and bar(result[1])) for result in results]
-    return visit.page("results.html.j2", section="results", results=lines, tones=TONES)
+    sales = [outcome.extra_sales for outcome in outcomes if outcome.extra_sales]
+    ends = [end for extra in sales for end in (extra.low, extra.high, 0.0)]
+    return visit.page(
+        "results.html.j2",
+        section="results",
+        outcomes=outcomes,
+        low=min(ends, default=0.0),
+        high=max(ends, default=0.0),
+        tones=TONES,
+        least_compared=LEAST_COMPARED,
+    )
 
 
 def outcome_of(visit: Visit, campaign_id: str) -> CampaignOutcome:
     figures, campaign = visit.figures, open_by_id(visit.workspace, campaign_id, recheck=False)
     return visit.shop.once_a_day(figures, ("campaign", campaign_id), lambda: campaign_outcome(campaign, figures))
-
-
-def extra_sales(outcome: CampaignOutcome) -> ConfidenceInterval | None:
-    """Money of all customers written to, beyond what the control group paid; None without a comparison."""
-    effect, reached = outcome.revenue_effect, outcome.reached
-    if effect is None or reached is None:
-        return None
-    return ConfidenceInterval(*(reached.people * end for end in (effect.value, effect.low, effect.high)))
-
-
-def verdict_of(outcome: CampaignOutcome) -> CampaignVerdict:
-    """By the money, else by the share that converted."""
-    effect = outcome.revenue_effect or outcome.effect
-    if effect is None or effect.low <= 0 <= effect.high:
-        return CampaignVerdict.UNCLEAR
-    return CampaignVerdict.WORKED if effect.low > 0 else CampaignVerdict.LOST
 
 
 @router.get("/campaign/{campaign_id}")
@@ -100,15 +71,12 @@ def campaign_page(visit: TheVisit, campaign_id: str) -> Response:
         goal=file.goal or campaign_id,
         figures=outcome,
         aim=aim(outcome.converts),
-        extra=extra_sales(outcome),
-        verdict=verdict_of(outcome),
         tones=TONES,
         conclusion=words[0],
         remarks=words[1:],
         variants=segments_table(visit, "variants", variants, outcome) if variants else None,
         segments=segments_table(visit, "segments", others, outcome) if others else None,
         dropped=excluded_table(visit, left_out(outcome.dropped), name="dropped") if outcome.dropped else None,
-        days_left=max(0, (outcome.end - max(outcome.until, outcome.start)).days),
         acts=act_lines(history(visit.workspace, campaign_id)),
     )
 

@@ -182,5 +182,6 @@ def settings_table(visit: Visit, section: str, rows: Sequence[Mapping[str, Any]]
             row["range"],
         )
 
-    name, title = f"settings-{section or 'shop'}", section or visit.say("settings.shop")
-    return visit.table(name, [cells(row) for row in rows], of="settings", title=title)
+    name = section or "shop"
+    title = visit.say(f"settings.section.{name}") + (f" [{section}]" if section else "")
+    return visit.table(f"settings-{name}", [cells(row) for row in rows], of="settings", title=title)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,7 @@ from recllm.base.arrays import Ints, Mask, Values
 from recllm.base.errors import DataError, NothingToDo
 from recllm.base.messages import ARRIVED, MessageEventKind
 from recllm.base.schema import Action, Item, Purpose
-from recllm.base.stats.intervals import ConfidenceInterval, difference, mean_difference, share
+from recllm.base.stats.intervals import LEAST_COMPARED, ConfidenceInterval, difference, mean_difference, share
 from recllm.base.words.sentences import section
 from recllm.market.audiences.audience import aim
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
@@ -65,6 +66,21 @@ class SegmentFigures:
     effect: ConfidenceInterval | None
 
 
+class CampaignVerdict(StrEnum):
+    """What may be said of a campaign's effect."""
+
+    WORKED = "worked"
+    """More customers bought and, where money shows anything, more was paid: both intervals lie above zero."""
+    LOST = "lost"
+    """Both lie below."""
+    UNCLEAR = "unclear"
+    """Neither, or not known yet; the first of the outcome's words is the reason."""
+
+
+VERDICTS = {"more_often": CampaignVerdict.WORKED, "less_often": CampaignVerdict.LOST}
+"""`effect_shown` -> verdict, else `CampaignVerdict.UNCLEAR`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CampaignOutcome:
     """The outcome of a campaign. A group of too few people is None, and so is an effect without two groups.
@@ -102,7 +118,10 @@ class CampaignOutcome:
     effect: ConfidenceInterval | None
     """Share that converted, reached minus held out."""
     revenue_effect: ConfidenceInterval | None
-    """Revenue per person, reached minus held out."""
+    """Revenue per person, reached minus held out; None without revenue, or with fewer than `LEAST_COMPARED` people."""
+    extra_sales: ConfidenceInterval | None = None
+    """The same for all reached together; None while the verdict is not known, or money and share contradict."""
+    verdict: CampaignVerdict = CampaignVerdict.UNCLEAR
     segments: tuple[SegmentFigures, ...]
     words: tuple[str, ...]
     """What the figures say and what they do not, as sentences."""
@@ -188,7 +207,7 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate) -> CampaignOutcom
     )
     figures, control = actions.figures(rows), actions.figures(control_rows)
     revenue_effect = None
-    if figures and control:
+    if figures and control and min(len(rows), len(control_rows)) >= LEAST_COMPARED and actions.revenue.any():
         exact = mean_difference(actions.revenue[rows], actions.revenue[control_rows])
         revenue_effect = gate.moved(exact, figures.revenue_per_person - control.revenue_per_person)
     n_not_counted = sum(p.user_id in reached_names for p in plan.people) - len(reached)
@@ -216,7 +235,33 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate) -> CampaignOutcom
         segments=segments_of(actions, parts),
         words=(),
     )
-    return replace(outcome, words=conclusions(outcome, gate.floor, workspace.settings.locale))
+    finding, extra_sales = effect_shown(outcome), None
+    if figures and revenue_effect and finding in ("unclear", *VERDICTS):
+        ends = (revenue_effect.value, revenue_effect.low, revenue_effect.high)
+        extra_sales = ConfidenceInterval(*(figures.people * end for end in ends))
+    return replace(
+        outcome,
+        extra_sales=extra_sales,
+        verdict=VERDICTS.get(finding, CampaignVerdict.UNCLEAR),
+        words=conclusions(outcome, gate.floor, workspace.settings.locale),
+    )
+
+
+def effect_shown(outcome: CampaignOutcome) -> str:
+    """What can be said of the effect: a key of the sentences of conclusions."""
+    reached, held_out, effect = outcome.reached, outcome.held_out, outcome.effect
+    if outcome.until <= outcome.start:
+        return "window_unknown"
+    if reached is None or reached.people < LEAST_COMPARED:
+        return "few_reached"
+    if held_out is None or effect is None or held_out.people < LEAST_COMPARED:
+        return "few_held_out" if outcome.planned_held_out else "no_holdout"
+    if outcome.until < outcome.end:
+        return "window_open"
+    by_share, by_money = ((gap.low > 0) - (gap.high < 0) for gap in (effect, outcome.revenue_effect or effect))
+    if by_share != by_money:
+        return "contradicted"
+    return ("unclear", "more_often", "less_often")[by_share]
 
 
 def campaign_trial(campaign: OpenCampaign) -> tuple[datetime, pl.DataFrame]:
@@ -341,26 +386,21 @@ def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str,
     """What the figures say and what they do not. floor: the smallest group that is reported."""
     sentences = {**section("conclusion", locale), **section(f"conclusion.{aim(outcome.converts)}", locale)}
     days = {name: f"{getattr(outcome, name):%Y-%m-%d}" for name in ("start", "until", "end")}
-    effect = outcome.effect
-    if outcome.until <= outcome.start:
-        words = [sentences["window_unknown"].format(**days)]
-    elif outcome.reached is None:
-        words = [sentences["few_reached"].format(floor=floor)]
-    elif effect is None:
-        words = [sentences["few_held_out" if outcome.planned_held_out else "no_holdout"].format(floor=floor)]
-    else:
-        points = sentences["points"].format(value=100 * effect.value, low=100 * effect.low, high=100 * effect.high)
-        wide = 100 * max(effect.high - effect.value, effect.value - effect.low)
-        name = "more_often" if effect.value > 0 else "less_often"
-        words = [sentences[name if effect.excludes_zero else "unclear"].format(points=points, wide=wide)]
+    finding, effect = effect_shown(outcome), outcome.effect
+    values: dict[str, object] = {**days, "floor": max(floor, LEAST_COMPARED)}
+    if effect is not None:
+        ends = {name: 100 * getattr(effect, name) for name in ("value", "low", "high")}
+        values["points"] = sentences["points"].format(**ends)
+        values["wide"] = max(ends["high"] - ends["value"], ends["value"] - ends["low"])
+    words = [sentences[finding].format(**values)]
     # what makes them doubtful
-    if outcome.start < outcome.until < outcome.end:
+    if outcome.start < outcome.until < outcome.end and finding != "window_open":
         words.append(sentences["window_open"].format(**days))
     if outcome.not_counted:
         words.append(sentences["not_counted"].format(n=outcome.not_counted))
     if any(s.effect is not None for s in outcome.segments):
         words.append(sentences["many_segments"])
-    if outcome.reached is not None and outcome.other_people is not None and effect is not None:
+    if finding in ("contradicted", "unclear", *VERDICTS) and outcome.other_people is not None:
         words.append(sentences["other_people"])
     if outcome.not_delivered:
         words.append(sentences["not_delivered"].format(n=outcome.not_delivered))

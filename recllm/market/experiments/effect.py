@@ -38,8 +38,9 @@ from math import inf, log, sqrt
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from recllm.base.arrays import Values
 from recllm.base.documents import FrozenModel, Share, Text, plain
 from recllm.base.errors import DataError, UsageError
 from recllm.base.stats.intervals import Interval
@@ -182,7 +183,6 @@ def check_sample_ratio(
     return SampleRatio(log_e_value=log_e, p_value=p_value, verdict=verdict)
 
 
-Values = NDArray[np.float64]
 ALPHA = 0.05
 """Chance that an always-valid interval ever misses the truth."""
 PLANNED_PEOPLE = 5_000

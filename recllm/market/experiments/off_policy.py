@@ -21,8 +21,9 @@ from datetime import datetime
 
 import numpy as np
 import polars as pl
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from recllm.base.arrays import Values
 from recllm.base.errors import DataError, NothingToDo, UsageError
 from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Encoder, Purpose, Recommendation
@@ -35,7 +36,6 @@ from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import JUST_BEFORE
 from recllm.shop.workspace.workspace import Workspace
 
-Values = NDArray[np.float64]
 MAX_REQUESTS = 2_000
 """Logged slates that an estimate uses at most: more take minutes, and narrow its interval little."""
 

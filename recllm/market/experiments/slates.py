@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 from pydantic import TypeAdapter
 
+from recllm.base.arrays import Values
 from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
 from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Action, Purpose, Slate, SlateStatus
@@ -30,7 +31,6 @@ from recllm.market.experiments.effect import (
     Experiment,
     ExperimentReport,
     Treatment,
-    Values,
     Variant,
     Verdict,
     analyse,
