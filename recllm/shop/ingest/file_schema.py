@@ -186,6 +186,9 @@ def find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap, 
         )
         for kind in ("reject", "returns")
     }
+    for name, rule in reversed(column_map.composed.items()):  # one may be made of those before it
+        if header.find(name) in header.used:
+            header.used.update(column for source in rule.columns if (column := header.find(source)) is not None)
     return FileSchema(
         table=table,
         columns=plain,
@@ -291,7 +294,8 @@ def with_column(header: Header, rule: _Rule, column_map: ColumnMap, plain: Mappi
 def joined_columns(join: JoinedColumns) -> pl.Expr:
     first, *following = join.columns
     lead = pl.coalesce(map(filled, (first, *join.otherwise)))
-    joined = pl.concat_str([lead, *map(filled, following)], separator=join.separator, ignore_nulls=True)
+    parts = [lead, *map(filled, following)]
+    joined = pl.concat_str(parts, separator=join.separator, ignore_nulls=True) if following else lead
     return pl.coalesce([*map(filled, join.instead), joined])
 
 

@@ -22,7 +22,7 @@ import polars as pl
 from recllm.base.errors import IngestError, StoreError
 from recllm.base.files import PRIVATE, sweep_drafts, whole_file
 from recllm.base.policy import Policy
-from recllm.base.schema import IngestReport, Table
+from recllm.base.schema import VARIANT_IDS, VARIANT_NAMES, IngestReport, Table
 from recllm.base.words.sentences import sentences
 from recllm.shop.ingest.column_names import REQUIRED
 from recllm.shop.ingest.file_schema import FileSchema, settle_schema
@@ -99,7 +99,8 @@ def ingest_file(
         quarantine = QuarantineDraft(folder=folder, load_id=load_id, sha256=source.sha256, draft=draft, state=state)
         merged = None
         if column_map.keep != "all":
-            merged = MostCommon(REQUIRED[table][0], column_map.keep)
+            stored = {} if column_map.keep == "most_common" else stored_products(store)
+            merged = MostCommon(REQUIRED[table][0], column_map.keep, stored)
         known_ids = stored_ids(store, table) if column_map.only_new else frozenset()
         rows = RowStage(state=state, quarantine=quarantine, reader=reader, merged=merged, known_ids=known_ids)
         try:
@@ -132,6 +133,13 @@ def stored_ids(store: Store, table: Table) -> frozenset[str]:
         if table is Table.ITEMS:
             return frozenset(reader.items().filter(pl.col("title").is_not_null())["item_id"])
         return frozenset(reader.users().filter(pl.col("basics") != "{}")["user_id"])
+
+
+def stored_products(store: Store) -> dict[str, bool]:
+    """Items, and whether a catalogue named their variants."""
+    with store.read() as reader:
+        has_variants = pl.col("attributes").str.contains(f'"{VARIANT_IDS}"|"{VARIANT_NAMES}"').fill_null(False)
+        return dict(reader.items().select("item_id", has_variants).iter_rows())
 
 
 def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnMap) -> RecordReader:

@@ -145,6 +145,7 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
             "available": available.fill_null(True),
             "attributes": attributes,
             "available_until": offer_ends(batch),
+            "stock_stated": available.is_not_null().set(available.is_null(), None),
         }
     )
 
