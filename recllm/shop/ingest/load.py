@@ -154,11 +154,11 @@ def check_ids(rows: Sequence[pl.DataFrame], store: Store, file: str) -> None:
         stored = reader.items().select("item_id", "title")
     twins = names.join(stored.filter(pl.col("title").is_unique()), on="title")
     if 2 * twins.height > names.height >= LEAST_TWINS and names.join(stored, on="item_id").is_empty():
-        title, here, there = twins.select("title", "item_id", "item_id_right").row(0)
+        title, new_id, old_id = twins.select("title", "item_id", "item_id_right").row(0)
         raise IngestError(
             "E_OTHER_IDS",
-            f"{file}: the shop has {twins.height:,} of {names.height:,} products under other ids ({title!r}: {there}, "
-            f"here {here}), and would have each twice; nothing was kept. Give them the ids that orders name, "
+            f"{file}: the shop has {twins.height:,} of {names.height:,} products under other ids ({title!r}: {old_id}, "
+            f"here {new_id}), and would have each twice; nothing was kept. Give them the ids that orders name, "
             "or read both files into a new folder: recllm start PRODUCTS ORDERS",
         )
 
