@@ -163,6 +163,14 @@ def test_every_text_of_every_frame_that_holds_passes_the_check() -> None:
     assert faults == []
 
 
+def test_only_a_shop_that_states_its_stock_says_in_stock() -> None:
+    for stated in (True, False):
+        item = replace(SOY, stock_stated=stated)
+        last = PersonFacts(times_bought=2, last=Ago.of(25, TODAY))
+        texts = [copy.text for copy in write(item, locale="zh", person=last, variants=60)]
+        assert texts and any("有货" in text for text in texts) == stated
+
+
 def test_golden_texts() -> None:
     cases = [
         (OAT, {"person": DUE, "channel": "email"}, "You buy it about every two weeks."),

@@ -368,6 +368,22 @@ def test_items_keep_exact_prices_paths_and_attributes(shop: Shop, store: Store) 
     assert json.loads(rows[0]["attributes"]) == {"size": "5", "red": "true"}
 
 
+@pytest.mark.parametrize(
+    ("ids", "titles", "is_kept"),
+    [("pppppp", "abcdef", False), ("ppapp", "abcde", True), ("pppp", "abcd", True), ("ppppp", "abxyz", True)],
+)
+def test_a_catalogue_under_other_ids_is_refused(shop: Shop, store: Store, ids: str, titles: str, is_kept: bool) -> None:
+    shop.load("item_id,title\n" + "".join(f"a-{t},Tea {t}\n" for t in "abcdefgh"), "items")
+    text = "item_id,title\n" + "".join(f"{i}-{t},Tea {t}\n" for i, t in zip(ids, titles, strict=True))
+    if is_kept:
+        shop.load(text, "items")
+    else:
+        with pytest.raises(IngestError, match=r"E_OTHER_IDS: .*under other ids \('Tea a': a-a, here p-a\)"):
+            shop.load(text, "items")
+        assert view(store).items().height == 8
+        shop.load(text, "items", namespace="two")
+
+
 def test_an_empty_line_inside_a_text_is_no_blank_line(shop: Shop, store: Store) -> None:
     report = shop.load(item_rows('"j1","two\n\nlines",Home,Acme,1.00', ""), "items")
     assert report.warnings == {"W_BLANK_LINE": 1}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Command
+from store_view import view
 from tables import table
 
 from recllm.base.errors import NothingToDo
@@ -143,6 +144,22 @@ def test_names_that_tills_use(language: str, tmp_path: Path) -> None:
         rows = [row.format(n=n, day=f"2025-03-{n:02d} 10:00", pieces=n % 3 + 1) for n in range(10, 28)]
         suggestion = suggest_map(written(tmp_path, "\n".join([header, *rows])))
         assert {field: suggestion.columns.get(field) for field in fills} == fills, header
+
+
+@pytest.mark.parametrize("column", table("map_suggestions", "states"))
+def test_states_of_orders_that_are_no_purchases(column: str, tmp_path: Path) -> None:
+    states = table("map_suggestions", "states")[column]
+    text = [state for of_kind in states.values() for state in of_kind]
+    rows = [f"K{n % 7},X{n % 5},2024-05-01 10:{n:02d}:00,{text[n % len(text)]}" for n in range(48)]
+    file = written(tmp_path, "\n".join([f"customer_id,item_id,date,{column}", *rows]))
+    suggestion = suggest_map(file)
+    assert suggestion.states == {column: {n: sorted(states[n]) for n in ("returned", "left_out", "unclear")}}
+    assert "event" not in suggestion.columns and len(suggestion.notes) == 3
+    with Workspace.create(tmp_path / "shop", currency="EUR") as shop:
+        load_file(shop, file, "events", mapping=parse_map(suggestion.toml(), "suggested"), tz="UTC")
+        counts = dict(view(shop.store()).events()["event"].value_counts().iter_rows())
+    n_of = {kind: sum(row.rsplit(",", 1)[1] in of_kind for row in rows) for kind, of_kind in states.items()}
+    assert counts == {"return": n_of["returned"], "purchase": n_of["bought"] + n_of["unclear"]}
 
 
 def test_a_file_that_nothing_can_be_said_of(tmp_path: Path) -> None:

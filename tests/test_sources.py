@@ -282,3 +282,27 @@ def test_orders_change_nothing_that_the_catalogue_says(tmp_path: Path) -> None:
         assert (shirt["title"], shirt["category"]) == ("Linen shirt", ["Apparel", "Tops"])
         assert items.keys() == {"linen-shirt", "mug", "card", "old"}, "variants in orders are those of their product"
         assert set(view(shop.store()).events()["item_id"]) == {"linen-shirt", "mug"}
+
+
+@pytest.mark.parametrize(
+    ("system", "unsold", "title"),
+    [
+        ("shopify", {"card", "old"}, ("LS-S", "Linen shirt - S")),
+        ("woocommerce", {"0030", "D", "H", "P", "id:20"}, ("S-LI", "Linen shirt")),
+        ("youzan", {"MH", "PE", "XY-50"}, ("LJ-250", "明前龙井茶叶礼盒 250克")),
+    ],
+)
+def test_products_after_orders_join_the_items_of_the_orders(
+    system: str, unsold: set[str], title: tuple[str, str], tmp_path: Path
+) -> None:
+    with Workspace.create(tmp_path / "shop", currency="USD", timezone="Asia/Shanghai") as shop:
+        for source in ("orders", "products", "products"):
+            export = first_export(f"{system}-{source}")
+            (tmp_path / export.file_name).write_bytes(export.content)
+            _, reports = load_export(shop, tmp_path / export.file_name)
+        assert sum(report.accepted for report in reports) == 0, "a second time it is the same"
+        items = view(shop.store()).items()
+        sold = set(view(shop.store()).events()["item_id"])
+        assert set(items["item_id"]) == sold | unsold and not items["pending"].any()
+        assert title in set(items.select("item_id", "title").rows())
+        assert items.filter(items["item_id"].is_in(list(sold)))["category"].null_count() == 0

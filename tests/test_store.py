@@ -172,10 +172,10 @@ def test_people_and_products_are_replaced_by_later_rows(store: Store) -> None:
 @with_copies
 def test_item_details_survive(store: Store) -> None:
     until = pl.Series([1_700_000_000_000_000], dtype=pl.Int64)
-    frame = pl.DataFrame(cases_of("store", "details of an item")).with_columns(available_until=until)
+    frame = pl.DataFrame(cases_of("store", "details of an item")).with_columns(available_until=until, stock_stated=True)
     put(store, "items", frame)
     expected = ("i1", "跑鞋", ["Sport", "Shoes"], "NA", "light", "1299.90", "CNY", False, '{"size":"42"}', False)
-    expected = (*expected, datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC))
+    expected = (*expected, datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC), True)
     assert view(store).items().rows() == [expected]
 
 
@@ -504,7 +504,8 @@ def make_version_7(connection: Connection) -> None:
     for table in ("item_states", "tombstones", "restrictions", "first_loads", "audit", "group_sizes"):
         connection.execute(text(f"DROP TABLE {table}"))
     connection.execute(text("DROP INDEX items_by_load"))
-    connection.execute(text("ALTER TABLE items DROP COLUMN load_no"))
+    for column in ("load_no", "stock_stated"):
+        connection.execute(text(f"ALTER TABLE items DROP COLUMN {column}"))
     connection.execute(text("UPDATE meta SET value = '7' WHERE name = 'schema_version'"))
 
 

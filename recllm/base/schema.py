@@ -109,6 +109,8 @@ class Item:
     available: bool = True
     available_until: datetime | None = None
     """From then on it is off sale, whatever `available` says; None for no end."""
+    stock_stated: bool = True
+    """False where the shop gave no stock: texts do not call it in stock."""
     attributes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -289,7 +289,8 @@ class ItemIn(ServiceRequest):
     def item(self) -> Item:
         """As the library knows it."""
         names = tuple(name.strip() for name in (self.category or "").split(">") if name.strip())
-        return Item(**self.model_dump(exclude={"category"}), category=names)
+        is_stated = "available" in self.model_fields_set
+        return Item(**self.model_dump(exclude={"category"}), category=names, stock_stated=is_stated)
 
 
 class UserIn(ServiceRequest):

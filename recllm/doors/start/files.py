@@ -242,7 +242,11 @@ class ShopFile:
             columns["price"] += f" / {columns['quantity']}"
         of_fields = [(words.say(f"field.{name}"), column) for name, column in columns.items()]
         of_basics = [(words.basic(name), column) for name, column in self.suggestion.basics.items()]
-        return [f"{name}: {column}" for name, column in of_fields + of_basics]
+        lines = [f"{name}: {column}" for name, column in of_fields + of_basics]
+        for column, read_as in self.suggestion.states.items():
+            listed = {name: ", ".join(states) for name, states in read_as.items() if states}
+            lines += [words.say(f"start.state.{name}", column=column, states=text) for name, text in listed.items()]
+        return lines
 
 
 def people_of(events: ColumnMap | None) -> ColumnMap | None:

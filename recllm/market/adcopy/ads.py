@@ -195,6 +195,7 @@ def item_of(row: Mapping[str, Any]) -> Item:
         currency=row["currency"],
         available=bool(row["available"]) and not row.get("pending"),
         available_until=row.get("available_until"),
+        stock_stated=bool(row.get("stock_stated")),
         attributes={k: text for k, text in stated.items() if k == VARIANT_PRICES or not is_confidential(k)},
     )
 

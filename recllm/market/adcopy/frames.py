@@ -291,6 +291,8 @@ def _filled(variants: Sequence[str], situation: Situation) -> dict[str, set[str]
     slots = situation.slots
     texts: dict[str, set[str]] = {}
     for variant in variants:
+        if not situation.holds("stock_stated") and pattern("frames.in_stock").search(variant):
+            continue
         if "link" not in slots:
             variant = _LINK.sub("", variant)
         names = _SLOT.findall(variant)

@@ -178,6 +178,7 @@ def conditions_of(request: CopyRequest, name: Naming, goods: frozenset[str]) -> 
     is_on_order = offer is not None and offer.type in _ON_ORDER
     return {
         "in_stock": request.item.available,
+        "stock_stated": request.item.stock_stated,
         "named": name.level in ("clean", "till"),
         "clean_title": name.level == "clean",
         "season_goods": day is not None and day.is_season_good,

@@ -42,9 +42,10 @@ ITEM_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "available": pl.Boolean,
     "attributes": pl.String,
     "available_until": pl.Datetime("us", "UTC"),
+    "stock_stated": pl.Boolean,
 }
 """Columns of `Dataset.items`, null where missing; `attributes` is a JSON object of strings, from `available_until` on
-an item is off sale."""
+an item is off sale; `stock_stated` where `available` is the shop's own word."""
 
 
 def row_starts(lengths: Array | Sequence[int]) -> Ints:
@@ -347,8 +348,8 @@ class Dataset:
         digest = hashlib.sha256()
         for frame in (self.users[by_id.tolist()], self.items):
             for name in sorted(frame.columns):
-                if name == "available_until" and frame[name].null_count() == frame.height:
-                    continue  # as before this column was added
+                if name == "stock_stated" or (name == "available_until" and frame[name].null_count() == frame.height):
+                    continue  # as before these columns were added
                 digest.update(json.dumps([name, frame[name].to_list()], default=str).encode())
         e, row_of_user = self.events, np.argsort(by_id)
         lines = pl.DataFrame(

@@ -39,6 +39,12 @@ VALUES: Mapping[str, Any] = _TABLE["values"]
 """Words in cells: yes, no, granted, denied, and event, by action."""
 TEST: str = _TABLE["test"]
 """Pattern of cells of `NOTES` that call an order or a product a test."""
+STATES: Mapping[str, str] = {
+    name: rf"(?i)^\s*(?:{'|'.join(map(re.escape, words))})\s*$".replace("\\ ", "[ _-]?")
+    for name, words in _TABLE["order_states"].items()
+    if name != "columns"
+}
+"""Patterns of the states of orders: `returned`, `left_out` (cancelled or not paid) and `bought`."""
 
 
 def normal(name: str) -> str:
@@ -89,6 +95,7 @@ def nearest(field: str, columns: Iterable[str]) -> list[str]:
     return [by_normal[name] for name in dict.fromkeys(close)][:3]
 
 
+STATE_COLUMNS = frozenset(map(normal, _TABLE["order_states"]["columns"]))
 NOTES = frozenset(map(normal, _TABLE["notes"]))
 _SPECIAL = frozenset(map(normal, _TABLE["special_categories"]))
 _KNOWN = frozenset(n for field in (*_TABLE["aliases"], *BASICS) for n in candidates(field) | outside_shops(field))

@@ -31,6 +31,7 @@ from recllm.shop.ingest.column_names import (
 from recllm.shop.ingest.options import (
     ColumnMap,
     ColumnPath,
+    ComposedColumn,
     IngestOptions,
     JoinedColumns,
     LineTotal,
@@ -134,6 +135,12 @@ class Header:
         """Those of an optional map that are there."""
         return tuple(self.require(name, field) for name in names if self.has(name))
 
+    def use_sources(self, composed: Mapping[str, ComposedColumn]) -> None:
+        """Marks what the used ones of these columns are made of."""
+        for name, rule in reversed(composed.items()):  # one may be made of those before it
+            if self.find(name) in self.used:
+                self.used.update(filter(None, map(self.find, rule.columns)))
+
     def has(self, *names: str | None) -> bool:
         """False where a part of an optional map has to be left out."""
         return not self.optional or all(name is None or self.find(name) is not None for name in names)
@@ -186,6 +193,7 @@ def find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap, 
         )
         for kind in ("reject", "returns")
     }
+    header.use_sources(column_map.composed)
     return FileSchema(
         table=table,
         columns=plain,

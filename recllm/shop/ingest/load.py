@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +22,7 @@ import polars as pl
 from recllm.base.errors import IngestError, StoreError
 from recllm.base.files import PRIVATE, sweep_drafts, whole_file
 from recllm.base.policy import Policy
-from recllm.base.schema import IngestReport, Table
+from recllm.base.schema import VARIANT_IDS, VARIANT_NAMES, IngestReport, Table
 from recllm.base.words.sentences import sentences
 from recllm.shop.ingest.column_names import REQUIRED
 from recllm.shop.ingest.file_schema import FileSchema, settle_schema
@@ -45,6 +45,8 @@ _log = logging.getLogger(__name__)
 
 _ERASED = "E_ERASED_SUBJECT"
 """Rows of erased people, of which only the number is kept."""
+LEAST_TWINS = 5
+"""Products of a file from which on their titles say that the shop has them under other ids."""
 _LEFT_OUT = frozenset({"E_MAP_REJECT", _ERASED})
 """Codes of rows that are no mistakes: they do not count towards the reject limit."""
 
@@ -99,7 +101,8 @@ def ingest_file(
         quarantine = QuarantineDraft(folder=folder, load_id=load_id, sha256=source.sha256, draft=draft, state=state)
         merged = None
         if column_map.keep != "all":
-            merged = MostCommon(REQUIRED[table][0], column_map.keep)
+            stored = {} if column_map.keep == "most_common" else stored_products(store)
+            merged = MostCommon(REQUIRED[table][0], column_map.keep, stored)
         known_ids = stored_ids(store, table) if column_map.only_new else frozenset()
         rows = RowStage(state=state, quarantine=quarantine, reader=reader, merged=merged, known_ids=known_ids)
         try:
@@ -111,6 +114,8 @@ def ingest_file(
                         "a workspace of its own for times: recllm init",
                     )
                 rows.run(load, progress)
+                if column_map.keep != "most_common" and options.namespace is None:
+                    check_ids(rows.names, store, state.file)
                 quarantine_file = quarantine.publish()
                 load.counts({"read": rows.read, "quarantined": rows.codes.total()})
         except BaseException as error:
@@ -132,6 +137,30 @@ def stored_ids(store: Store, table: Table) -> frozenset[str]:
         if table is Table.ITEMS:
             return frozenset(reader.items().filter(pl.col("title").is_not_null())["item_id"])
         return frozenset(reader.users().filter(pl.col("basics") != "{}")["user_id"])
+
+
+def stored_products(store: Store) -> dict[str, bool]:
+    """Items, and whether a catalogue named their variants."""
+    with store.read() as reader:
+        has_variants = pl.col("attributes").str.contains(f'"{VARIANT_IDS}"|"{VARIANT_NAMES}"').fill_null(False)
+        return dict(reader.items().select("item_id", has_variants).iter_rows())
+
+
+def check_ids(rows: Sequence[pl.DataFrame], store: Store, file: str) -> None:
+    """Raises `IngestError` E_OTHER_IDS for a catalogue of which the store has most products, and all under other ids.
+    rows: item_id and title."""
+    names = pl.concat([pl.DataFrame(schema={"item_id": pl.String, "title": pl.String}), *rows])
+    with store.read() as reader:
+        stored = reader.items().select("item_id", "title")
+    twins = names.join(stored.filter(pl.col("title").is_unique()), on="title")
+    if 2 * twins.height > names.height >= LEAST_TWINS and names.join(stored, on="item_id").is_empty():
+        title, new_id, old_id = twins.select("title", "item_id", "item_id_right").row(0)
+        raise IngestError(
+            "E_OTHER_IDS",
+            f"{file}: the shop has {twins.height:,} of {names.height:,} products under other ids ({title!r}: {old_id}, "
+            f"here {new_id}), and would have each twice; nothing was kept. Give them the ids that orders name, "
+            "or read both files into a new folder: recllm start PRODUCTS ORDERS",
+        )
 
 
 def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnMap) -> RecordReader:
@@ -171,6 +200,8 @@ class RowStage:
     """Collects the good rows that become one per id; None where they go to the store as they are."""
     known_ids: frozenset[str] = frozenset()
     """Ids of `merged` that stay unchanged in the store."""
+    names: list[pl.DataFrame] = field(default_factory=list)
+    """item_id and title of the rows of a catalogue."""
     read: int = 0
     accepted: int = 0
     duplicates: int = 0
@@ -192,6 +223,7 @@ class RowStage:
             if self.known_ids:
                 rows = rows.filter(~rows[REQUIRED[self.state.schema.table][0]].is_in(list(self.known_ids)))
             if rows.height:
+                self._keep_names(rows)
                 result = load.write(rows)
                 self.accepted += result.accepted
                 self.codes[_ERASED] += len(result.erased)
@@ -206,6 +238,10 @@ class RowStage:
             why = f"{n_bad:,} of {n_meant:,} rows are bad, more than the limit of {limit} ({codes})"
             see = f"; see {file}" if file else ""
             raise IngestError("E_REJECT_LIMIT", f"{self.state.file}: {why}; nothing of it was kept{see}", file)
+
+    def _keep_names(self, rows: pl.DataFrame) -> None:
+        if self.state.schema.table is Table.ITEMS:
+            self.names.append(rows.select("item_id", "title"))
 
     def _parsed(self, chunks: Iterator[Chunk]) -> tuple[FieldBatch, pl.DataFrame, bool] | None:
         """The next chunk, its good rows as the store takes them, and whether no two events of the load can have one
@@ -229,6 +265,7 @@ class RowStage:
         if self.merged is not None:
             self.merged.add(good)
         elif good.height:
+            self._keep_names(good)
             positions = np.flatnonzero(~batch.bad)
             result = load.write(good, are_distinct=are_distinct)
             self.accepted += result.accepted

@@ -28,7 +28,7 @@ from pydantic import (
 from recllm.base.documents import toml_table
 from recllm.base.errors import IngestError, UsageError
 from recllm.base.schema import Action, Table
-from recllm.shop.ingest.column_names import FIELDS, NOTES, TEST, normal
+from recllm.shop.ingest.column_names import FIELDS, NOTES, STATES, TEST, normal
 
 BLOCK_BYTES = 4 << 20
 _MAPS = files("recllm.shop.ingest") / "maps"
@@ -166,13 +166,14 @@ class LineTotal(_Part):
 
 
 class RowRule(_Part):
-    """Rows whose column is empty, has one of `values` or none of `others`, matches `matches`, or equals another
-    column."""
+    """Rows whose column is empty, has one of `values` or none of `others`, matches `matches`, names this `state` of an
+    order, or equals another column."""
 
     column: str
     values: Names = Field((), alias="in")
     others: Names = Field((), alias="not_in")
     matches: SearchPattern | None = None
+    state: Literal["returned", "left_out", "bought"] | None = None
     empty: StrictBool = False
     unless: Names = ()
     """Columns: only rows in which all of them are empty."""
@@ -180,8 +181,8 @@ class RowRule(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.model_fields_set & {"values", "others", "matches", "empty", "equals"}:
-            raise ValueError("takes column and one of in, not_in, matches, empty, equals")
+        if not self.model_fields_set & {"values", "others", "matches", "state", "empty", "equals"}:
+            raise ValueError("takes column and one of in, not_in, matches, empty, equals, state")
         return self
 
     def holds(self, frame: pl.DataFrame) -> pl.Series:
@@ -194,8 +195,8 @@ class RowRule(_Part):
             holds = holds | column.is_in(list(self.values))
         if self.others:
             holds = holds | ~column.fill_null("").is_in(list(self.others))
-        if self.matches:
-            holds = holds | column.str.contains(self.matches)
+        for pattern in filter(None, (self.matches, self.state and STATES[self.state])):
+            holds = holds | column.str.contains(pattern)
         if self.equals:
             compared = frame[self.equals].str.strip_chars()
             numbers = column.cast(pl.Float64, strict=False) == compared.cast(pl.Float64, strict=False)

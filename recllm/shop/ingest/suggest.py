@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +24,8 @@ from recllm.shop.ingest.column_names import (
     BASICS,
     FIELDS,
     REQUIRED,
+    STATE_COLUMNS,
+    STATES,
     candidates,
     columns_of,
     is_special,
@@ -49,6 +52,11 @@ _CONSENT_WORDS = ("granted", "denied", "subscribed", "unsubscribed")
 _TOTAL = re.compile(r"\bsum|total|paid|金额|合计|总价|小计|实付|实收|montant|importe|totaal", re.I)
 """Names of the price of a line."""
 _MONEY = r"[.,](\d\d|[1-9])\D*$|^\s*[$€£¥￥]|[$€£¥￥元]\s*$"
+_READ_AS = {
+    "returned": "are read as returns",
+    "left_out": "are left out, as cancelled or not paid",
+    "unclear": "count as purchases; if they are none, name them in a rule of [[reject]] or [[returns]]",
+}
 _NUMBER_WORDS = {"timestamp": "times", "price": "amounts of money", "quantity": "numbers", "value": "numbers"}
 
 
@@ -179,11 +187,16 @@ class Suggestion:
     """Unknown values of the column of events."""
     price_is_total: bool = False
     """Whether the column of the price holds the sum of a line."""
+    states: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    """Column of the state of an order -> "returned", "left_out" or "unclear" -> its states in the first rows."""
 
     def column_map(self) -> ColumnMap:
         """Rows without a customer, as of a till, are no mistakes."""
         columns: dict[str, Any] = {name: (column,) for name, column in self.columns.items()}
         reject: Any = [{"column": name, "empty": True, "reason": "no customer"} for name in columns.get("user_id", ())]
+        for name in self.states:
+            reject.append({"column": name, "state": "left_out", "reason": "was cancelled or not paid"})
+        returns: Any = [{"column": name, "state": "returned"} for name in self.states]
         per = self.columns.get("quantity", "")
         totals = {"price": LineTotal(total=columns.pop("price")[0], per=per)} if self.price_is_total else {}
         return ColumnMap(
@@ -193,6 +206,7 @@ class Suggestion:
             totals=totals,
             basics={name: (column,) for name, column in self.basics.items()},
             reject=reject,
+            returns=returns,
         )
 
     def toml(self) -> str:
@@ -209,8 +223,9 @@ class Suggestion:
                 lines.append(tomli_w.dumps({name: text}).strip() + why)
         if self.price_is_total:
             lines += ["", tomli_w.dumps({"totals": stated["totals"]}).strip()]
-        for rule in stated.get("reject", ()):
-            lines += ["", "[[reject]]", tomli_w.dumps(rule).strip()]
+        for kind in ("reject", "returns"):
+            for rule in stated.get(kind, ()):
+                lines += ["", f"[[{kind}]]", tomli_w.dumps(rule).strip()]
         if self.translations:
             lines += ["", "# say what these mean, and take the # away:", "# [values.event]"]
             lines += [f"# {tomli_w.dumps({text: 'purchase'}).strip()}" for text in self.translations]
@@ -306,6 +321,7 @@ class _ColumnFinder:
         self.reasons: dict[str, str] = {}
         self.doubts: list[str] = []
         self._columns: dict[str, str] = {}
+        self.states = order_states(frame, looks) if table is Table.EVENTS else {}
         if table is Table.ITEMS and (columns := self._open(_is("states of sale"))):
             self._take("available", columns[0], "its values say what is on sale")
         self._by_names()
@@ -325,7 +341,7 @@ class _ColumnFinder:
 
     def _open(self, fits: _Fit) -> list[str]:
         """Columns that fill nothing yet and have such values, in the order of the file."""
-        filling = self._columns.values()
+        filling = {*self._columns.values(), *self.states}
         return [column for column, look in self.looks.items() if column not in filling and fits(look)]
 
     def _by_names(self) -> None:
@@ -396,6 +412,19 @@ class _ColumnFinder:
             self._take("description", texts[-1], "its values are long texts")
 
 
+def order_states(frame: pl.DataFrame, looks: Mapping[str, ColumnLook]) -> dict[str, dict[str, list[str]]]:
+    """`Suggestion.states`, without columns that rather say what was done."""
+    states = {}
+    for column in looks:
+        if normal(column) in STATE_COLUMNS:
+            values = frame[column].drop_nulls().unique().sort()
+            read_as = {name: values.filter(values.str.contains(pattern)).to_list() for name, pattern in STATES.items()}
+            read_as["unclear"] = values.filter(~values.is_in([*chain(*read_as.values())])).to_list()[:12]
+            if read_as["unclear"] != values.to_list() or looks[column].shares["events"] < 0.5:
+                states[column] = {name: read_as[name] for name in _READ_AS}
+    return states
+
+
 def suggestion_of(finder: _ColumnFinder, looks: Mapping[str, ColumnLook], options: IngestOptions) -> Suggestion:
     table, fills, notes = finder.table, finder.fills, [*finder.doubts]
     basics: dict[str, str] = {}
@@ -411,16 +440,19 @@ def suggestion_of(finder: _ColumnFinder, looks: Mapping[str, ColumnLook], option
         )
         notes.append(f"left out, since the law protects them specially: {', '.join(special)}{addition}")
     translations: list[str] = []
-    if table is Table.EVENTS and "event" not in fills:
+    if table is Table.EVENTS and "event" not in fills and not finder.states:
         notes.append("no column says what was done: every row counts as a purchase")
-    elif table is Table.EVENTS:
+    elif table is Table.EVENTS and "event" in fills:
         actions = {*options.event_names, *ACTION_OF_NAME}
         values = finder.frame[fills["event"]].drop_nulls().unique().sort().to_list()
         translations = [text for text in values if text.casefold() not in actions][:12]
         if translations:
             listed = ", ".join(translations)
             notes.append(f"rows with these in {fills['event']} are refused until the map translates them: {listed}")
-    if spare := [column for column in looks if column not in {*fills.values(), *basics.values(), *special}]:
+    for column, read_as in finder.states.items():
+        notes += [f"rows with these in {column} {_READ_AS[name]}: {', '.join(v)}" for name, v in read_as.items() if v]
+    filling = {*fills.values(), *basics.values(), *special, *finder.states}
+    if spare := [column for column in looks if column not in filling]:
         notes.append(f"fills nothing: {', '.join(spare)}")
     return Suggestion(
         table=table,
@@ -431,4 +463,5 @@ def suggestion_of(finder: _ColumnFinder, looks: Mapping[str, ColumnLook], option
         read=ReadOptions(**options.model_dump(include={*ReadOptions.model_fields}, exclude_none=True)),
         translations=tuple(translations),
         price_is_total=finder.price_is_total,
+        states=finder.states,
     )

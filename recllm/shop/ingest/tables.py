@@ -122,11 +122,7 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
         currency = batch.currency().fill_null(pl.lit(default, dtype=pl.String))
     else:
         currency = batch.constant(batch.load.schema.currency, pl.String)
-    pieces = batch.text("available").str.strip_chars().cast(pl.Float64, strict=False) > 0  # of a column of stock
-    stated = yes_or_no(batch.text("available"))
-    available = stated.zip_with(stated.is_not_null(), pieces)
-    unclear = available.is_null() & batch.text("available").is_not_null()
-    batch.mark("available", unclear, "E_AVAILABLE", "is neither yes nor no", batch.text("available"))
+    available = availability(batch)
     attributes = batch.text("attributes")
     if not batch.load.schema.column_map.attributes:  # else the map has built JSON objects
         objects = map_texts(attributes, plain_object)
@@ -145,8 +141,18 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
             "available": available.fill_null(True),
             "attributes": attributes,
             "available_until": offer_ends(batch),
+            "stock_stated": available.is_not_null().set(available.is_null(), None),
         }
     )
+
+
+def availability(batch: FieldBatch) -> pl.Series:
+    """Boolean, null where the file does not say: from a yes or no, or the pieces in stock."""
+    texts = null_if_empty(batch.text("available").str.strip_chars())
+    stated = yes_or_no(texts)
+    available = stated.zip_with(stated.is_not_null(), texts.cast(pl.Float64, strict=False) > 0)
+    batch.mark("available", available.is_null() & texts.is_not_null(), "E_AVAILABLE", "is neither yes nor no", texts)
+    return available
 
 
 def offer_ends(batch: FieldBatch) -> pl.Series:

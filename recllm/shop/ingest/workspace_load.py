@@ -185,6 +185,7 @@ def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> An
         [
             {
                 **{name: getattr(item, name) for name in ("item_id", "title", "brand", "description", "available")},
+                "stock_stated": item.stock_stated,
                 "category": json.dumps(item.category, ensure_ascii=False) if item.category else None,
                 "price": None if item.price is None else str(item.price),
                 "currency": item.currency or currency,

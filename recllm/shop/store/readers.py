@@ -211,7 +211,7 @@ class StoreReader:
 
         Columns: item_id, title, category (list), brand, description, price (decimal text), currency, available,
         attributes (a JSON object), pending (only seen in events so far, or taken off the catalogue), available_until
-        (UTC, or null).
+        (UTC, or null), stock_stated (null for no).
         """
         item = tables.items.c
         query = sa.select(*(column for column in item if column.name not in ("item_key", "load_no")))

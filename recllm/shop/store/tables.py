@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from recllm.base.errors import StoreError
 from recllm.shop.store import postgres
 
-SCHEMA_VERSION = 13
+SCHEMA_VERSION = 14
 IN_KEYS = 1_000
 """Keys of one IN list: a statement has a limited number of parameters."""
 
@@ -75,6 +75,7 @@ items = sa.Table(
     sa.Column("available_until", sa.BigInteger),  # epoch microseconds; null for no end
     # of the last load of items that changed it
     sa.Column("load_no", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("stock_stated", sa.Boolean),  # whether `available` is the shop's own word; null for no
 )
 items_by_load = sa.Index("items_by_load", items.c.load_no)
 """For what changed since a service read the catalogue."""
@@ -336,6 +337,7 @@ STEPS: Mapping[int, Sequence[Step]] = {
         group_sizes,
     ),
     12: ("DROP TABLE IF EXISTS outbox",),  # announcements of exports to other systems
+    13: ("ALTER TABLE items ADD COLUMN stock_stated BOOLEAN",),
 }
 """Version -> what makes a store of it one of the next version."""
 

@@ -53,6 +53,7 @@ COLUMNS: Mapping[Table, Columns] = {
         "currency?": pl.String,
         "attributes?": pl.String,  # a JSON object of strings
         "available_until?": pl.Int64,  # epoch microseconds, UTC
+        "stock_stated?": pl.Boolean,
     },
     # a decision without a time, or with one ahead of the clock, is dated by the clock
     Table.CONSENT: {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at?": pl.Int64},

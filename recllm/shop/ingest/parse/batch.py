@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import reduce
@@ -20,6 +21,7 @@ import polars as pl
 from recllm.base.arrays import Mask
 from recllm.base.errors import IngestError
 from recllm.base.policy import Policy
+from recllm.base.schema import VARIANT_IDS, VARIANT_NAMES
 from recllm.shop.ingest.file_schema import FLOAT_ID, FileSchema
 from recllm.shop.ingest.options import IngestOptions
 from recllm.shop.ingest.parse.numbers import parse_numbers
@@ -71,16 +73,27 @@ class MostCommon:
     """Items or users of a log: one row per id, every field its most common value. The memory is that of the distinct
     pairs of id and value."""
 
-    def __init__(self, key: str, keep: str = "most_common") -> None:
+    def __init__(self, key: str, keep: str = "most_common", stored: Mapping[str, bool] | None = None) -> None:
         """keep: as in a map. A product has its variants' shortest title, their price if it is one, is available where
-        one is, and has all attributes. "names": an only `variant` stands behind the title."""
-        self._key, self._keep = key, keep
+        one is, and has all attributes. "names": an only `variant` stands behind the title. stored: known items, and
+        whether they are such products: variants that orders made items, and the others of their product, stay so."""
+        self._key, self._keep, self._stored = key, keep, stored or {}
+        self._first_titles: dict[str, str] = {}
+        self._products: dict[str, str] = {}
+        """Title -> id of its first product."""
+        self._variants: dict[str, tuple[str, str, str]] = {}
+        """Key of a row -> product, id and title of the variant."""
+        self._apart: set[str] = set()
+        """Products whose variants are items of their own."""
         self._schema: dict[str, pl.DataType] = {}
         self._counts: dict[str, pl.DataFrame] = {}
         self._n_rows = 0
 
     def add(self, rows: pl.DataFrame) -> None:
         self._schema = dict(rows.schema)
+        if self._keep != "most_common":
+            cells = rows.select(self._key, "title", "attributes").iter_rows()
+            rows = rows.with_columns(pl.Series(self._key, [self._variant(*row) for row in cells], dtype=pl.String))
         numbered = rows.with_row_index("first", offset=self._n_rows).with_columns(rows=pl.lit(1, pl.UInt32))
         self._n_rows += rows.height
         for column in rows.columns:
@@ -94,12 +107,14 @@ class MostCommon:
         """One row per id in the order of their first rows; of equally common values the first."""
         if not self._schema:
             return pl.DataFrame()
-        if self._keep == "names":
-            key, titles = pl.col(self._key), self._counts["title"].sort("first")
-            ids = titles.unique(self._key, keep="first", maintain_order=True)
-            product_ids = ids.select(key.first().over("title"))[self._key]
+        own_titles: dict[str, str] = {}
+        if self._keep != "most_common":
+            ids = {}
+            for name, (product, variant, title) in self._variants.items():
+                ids[name] = variant if product in self._apart else product
+                own_titles |= {variant: title} if product in self._apart else {}
             for column, counts in self._counts.items():
-                pairs = counts.with_columns(key.replace(ids[self._key], product_ids))
+                pairs = counts.with_columns(pl.col(self._key).replace_strict(ids))
                 group = pairs.group_by(list(dict.fromkeys([self._key, column])))
                 self._counts[column] = group.agg(pl.min("first"), pl.sum("rows"))
         merged = self._counts[self._key].sort("first").select(self._key, "rows")
@@ -109,6 +124,8 @@ class MostCommon:
                 commonest = commonest if self._keep == "most_common" else self._of_product(commonest, column)
                 commonest = commonest.unique(self._key, keep="first", maintain_order=True).select(self._key, column)
                 merged = merged.join(commonest, on=self._key, how="left", maintain_order="left")
+        if own_titles:
+            merged = merged.with_columns(title=pl.col(self._key).replace_strict(own_titles, default=pl.col("title")))
         if self._keep == "names":
             size = pl.col("attributes").str.json_path_match("$.variant").fill_null("")
             is_unsaid = (pl.col("rows") == 1) & ~pl.col("title").str.contains(size, literal=True)
@@ -116,6 +133,20 @@ class MostCommon:
                 title=pl.when(is_unsaid).then(pl.format("{} {}", "title", size)).otherwise("title")
             )
         return merged.select(pl.col(column).cast(dtype) for column, dtype in self._schema.items())
+
+    def _variant(self, item_id: str, title: str, attributes: str) -> str:
+        """The key of a row until all are read: its product may be one item, or each of its variants."""
+        product, stated = item_id, json.loads(attributes)
+        if self._keep == "names":
+            product = self._products.setdefault(self._first_titles.setdefault(item_id, title), item_id)
+        names = [name for key in (VARIANT_IDS, VARIANT_NAMES) for name in stated.get(key, "").split("\n") if name]
+        sold = [name for name in names if name in self._stored and name not in (product, item_id)]
+        if sold and not self._stored.get(product):
+            self._apart.add(product)
+        variant = [*sold, *names, product][0]
+        key = f"{product}\n{variant}"
+        self._variants.setdefault(key, (product, variant, stated.get(VARIANT_NAMES, title)))
+        return key
 
     def _of_product(self, values: pl.DataFrame, column: str) -> pl.DataFrame:
         """The distinct values of each id in a column, with that of the product first."""
