@@ -455,6 +455,9 @@ def test_a_plan_says_why_nothing_can_be_said(shop: Workspace, folder: Path, monk
     silenced(monkeypatch, "tea1")
     with pytest.raises(NothingToDo, match=r"nothing known of them carries a text \(\d+\);"):
         plan_campaign(shop, changed(folder, (CATEGORY, 'items = ["tea1"]'), name="tea1"))
+    said(shop, ["tea2,Mooncake tea,food > tea,,4.50"], "items", "item_id,title,category,brand,price")
+    with pytest.raises(NothingToDo, match=r"their products are for another day \(\d+\);"):
+        plan_campaign(shop, changed(folder, (CATEGORY, 'items = ["tea2"]\nday = "easter"'), name="tea2"))
 
 
 def test_products_without_a_legal_proof_are_left_out_and_named(shop: Workspace, folder: Path) -> None:

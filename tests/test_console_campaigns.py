@@ -149,11 +149,15 @@ def test_today_drafts_a_whole_campaign(client: TestClient, folder: Path) -> None
     assert "/messages?job=" in of_day.headers["location"]
     with Workspace.open(folder) as shop:
         file = campaign_file(shop, "summer-21-jun-2025")
-        assert file.target.day == "summer" and file.target.items and file.target.people
+        assert file.target.day == "summer" and file.target.items == ("tea-9",) and file.target.people
         assert file.send == datetime(2025, 6, 11, 9, tzinfo=UTC)
     offer = send(client, "/campaigns/draft", occasion="black_friday")  # there is nothing to say without one
     assert offer.headers["location"].startswith("/campaigns/new?occasion=black_friday")
+    of_gifts = send(client, "/campaigns/draft", occasion="mothers_day")  # the shop has no gifts
+    assert of_gifts.headers["location"].endswith("/products?notice=goods_first")
     assert send(client, "/campaigns/draft", occasion="birthday").status_code == 404
+    days = list(Page(client.get("/campaigns/new").text).named("target.day")[0].options)
+    assert days[:3] == ["None", "summer (21 Jun 2025)", "back to school (1 Sept 2025)"] and len(days) < 7
 
 
 def test_every_page_in_both_languages(looking: TestClient) -> None:

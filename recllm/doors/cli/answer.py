@@ -373,7 +373,6 @@ def occasions(
     back, new, long away, just come."""
     from recllm.market.occasions.day import find_occasions, moment_of, open_shop_at
     from recllm.market.occasions.suggest import coming_days, customers_of
-    from recllm.recommend.recommender.shop_recommender import open_recommender
 
     try:
         day = None if on is None else datetime.strptime(on, "%Y-%m-%d").date()
@@ -382,7 +381,7 @@ def occasions(
     names = ids_by_pseudonym(shop, ids)
     day_shop = open_shop_at(shop, moment_of(shop, day)[1])
     listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note, shop=day_shop)
-    days = coming_days(shop, day_shop, *customers_of(shop, day_shop), lambda: open_recommender(shop, everybody=True))
+    days = coming_days(shop, day_shop, *customers_of(shop, day_shop))
     write_audit(shop, "people_listed", what="occasions", people=len(listed.people))
     document: dict[str, Any] = plain(listed)
     for person in document["people"]:
@@ -400,7 +399,7 @@ def occasions(
 
 
 def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[str]:
-    from recllm.market.occasions.calendar import profile_of
+    from recllm.market.occasions.calendar import is_sale, profile_of
     from recllm.market.occasions.suggest import goods_note
 
     for line in days:
@@ -408,6 +407,6 @@ def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[
             continue
         profile = profile_of(line.coming.day, shop.settings)
         goods = goods_note(len(line.item_ids), line.source, profile.names["en"])
-        goods = "the day is about an offer" if profile.is_sale else goods
+        goods = "the day is about an offer" if is_sale(line.coming.day) else goods
         name, people = profile.names["en"], count_text(len(line.people), "customer")
         yield f'{name[:1].upper()}{name[1:]} on {line.coming.on}: {people}; {goods} (day = "{line.occasion}")'

@@ -16,7 +16,7 @@ from recllm.doors.console.tables import day_chart
 from recllm.market.campaigns.drafts import CampaignStage, list_campaigns
 from recllm.market.experiments.feedback import reported_outcomes
 from recllm.market.experiments.slates import list_experiments, running_experiment
-from recllm.market.occasions.calendar import CalendarDay, profile_of
+from recllm.market.occasions.calendar import CalendarDay, is_sale, profile_of
 from recllm.market.occasions.suggest import OccasionSuggestion
 
 PICTURES = 3
@@ -60,11 +60,6 @@ def day_name(visit: Visit, day: CalendarDay) -> str:
     return profile_of(day, visit.workspace.settings).names[language(visit.language)]
 
 
-def is_sale(visit: Visit, day: CalendarDay) -> bool:
-    """Whether a campaign for the day needs an offer."""
-    return profile_of(day, visit.workspace.settings).is_sale
-
-
 def suggestion_title(visit: Visit, line: OccasionSuggestion) -> str:
     """ "Due again", or "Christmas in 24 days"."""
     if line.coming is None:
@@ -78,7 +73,7 @@ def suggestion_words(visit: Visit, line: OccasionSuggestion, people: int) -> str
     if line.coming is None:
         path = f"suggestion.{line.occasion}.what"
     else:
-        path = f"suggestion.day.{'sale' if is_sale(visit, line.coming.day) else line.source}"
+        path = f"suggestion.day.{'sale' if is_sale(line.coming.day) else line.source}"
     return visit.say(path, people=people, products=len(line.item_ids))
 
 

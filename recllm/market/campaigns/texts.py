@@ -27,7 +27,7 @@ from recllm.market.adcopy.verify.guarantees import Review, review
 from recllm.market.adcopy.write import sayable_facts, write_copy
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignText, CheckNote, TextFacts
-from recllm.market.occasions.calendar import SENSIBLE_DAYS, nearest_date, profile_of
+from recllm.market.occasions.calendar import SENSIBLE_DAYS, names_other_day, nearest_date, profile_of
 from recllm.shop.data.catalogue import on_offer
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.domains import SHOP, domain_of, in_domain
@@ -194,6 +194,8 @@ class Silence(StrEnum):
 
     NO_TEXT_FOR_PRODUCT = "no_text_for_product"
     """No text is written about such products, or their name cannot be used."""
+    OTHER_DAY = "other_day"
+    """They are named after another day than the campaign's."""
     NO_PROOF = "no_proof"
     """A law forbids the offer without a proof that is missing."""
     NOTHING_TO_SAY = "nothing_to_say"
@@ -236,7 +238,11 @@ class CampaignWriter:
         if about not in self.silences:
             key = TextKey(item_id, ReasonKind.GENERAL, channel, locale, modelled=False)
             self.silences[about] = None
-            if not situation_of(*self.request(key)).reasons:
+            item, day = self.catalogue.items[item_id], self.file.target.day
+            names = " > ".join([item.title, *item.category]).lower()
+            if day is not None and names_other_day(names, day):
+                self.silences[about] = Silence.OTHER_DAY
+            elif not situation_of(*self.request(key)).reasons:
                 self.silences[about] = Silence.NO_TEXT_FOR_PRODUCT
             elif self.file.offer is not None and self.verdict(key) is Silence.NO_PROOF:
                 self.silences[about] = Silence.NO_PROOF
