@@ -53,7 +53,7 @@ from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.record import record_events
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.privacy import KEY_VARIABLE
-from recllm.shop.workspace.workspace import Workspace
+from recllm.shop.workspace.workspace import Workspace, overridden
 from recllm.text.encoder.toy import ToyEncoder
 
 PEOPLE = 300
@@ -462,8 +462,16 @@ def test_a_plan_says_why_nothing_can_be_said(shop: Workspace, folder: Path, monk
 
 def test_products_without_a_legal_proof_are_left_out_and_named(shop: Workspace, folder: Path) -> None:
     items, eu = (CATEGORY, 'items = ["tea0", "tea1"]'), ('packs = ["us_ftc"]', 'packs = ["eu"]')
-    with pytest.raises(DataError, match=r"the offer cannot be stated for 'Green tea \d': .*needs lowest_30d"):
+    missing = r"the offer cannot be stated for 'Green tea \d', 'Green tea \d': .*needs lowest_30d"
+    with pytest.raises(DataError, match=missing) as refusal:
         plan_campaign(shop, changed(folder, items, eu))
+    assert set(refusal.value.keys) == {f"words.evidence.lowest_30d.tea{n}" for n in (0, 1)}
+    abroad = changed(folder, items, ('packs = ["us_ftc"]\n', ""), name="abroad")
+    with pytest.raises(DataError, match=missing):  # the time zone is Berlin's
+        plan_campaign(shop, abroad)
+    with overridden({"timezone": "Europe/London"}), Workspace.open(folder / "shop") as british:
+        texts = plan_campaign(british, abroad).texts
+    assert {t.item_id for t in texts} == {"tea0", "tea1"} and all("20% off" in t.text for t in texts)
     proof = ('packs = ["eu"]', 'packs = ["eu"]\n[words.evidence.lowest_30d]\ntea1 = "9 USD"')
     plan = plan_campaign(shop, changed(folder, items, eu, proof, name="proven"))
     assert {p.item_id for p in plan.people} == {"tea1"} and plan.silent_items == {"tea0": "no_proof"}

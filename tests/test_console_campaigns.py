@@ -257,6 +257,24 @@ def make_once(client: TestClient) -> None:
         written(client)
 
 
+def test_products_whose_lowest_price_a_law_asks_for_are_named_until_they_have_one(client: TestClient) -> None:
+    offer = {"Kind of offer": "Per cent off", "How much (per cent or money)": "20", "Offer ends": "2025-06-20T00:00"}
+    drafted(client, **offer, **{"Code": "TEA20", "On what": "all tea"})
+    refused = Page(written(client))
+    assert "could not be written" in refused.text and "the lowest price of the 30 days before" in refused.text
+    assert all(f"Green tea {n} (tea-{n})" in refused.text for n in (1, 2, 3)), refused.text
+    links = {link["href"] for link in refused.of("a")}
+    assert f"{ADDRESS}/occasion#f-words_evidence_lowest_30d" in links and "Write the messages" in refused.text
+    prices = {"Lowest price in the last 30 days, one product a line": "tea-1 = 3 EUR"}
+    assert press(client, f"{ADDRESS}/occasion", "Choose people", prices).status_code == 303
+    page = Page(written(client))
+    assert "20% off all tea" in page.text and "code TEA20" in page.text
+    for step in ("products", "messages", "review"):
+        words = Page(client.get(f"{ADDRESS}/{step}").text).text
+        assert "No customer gets a message about 2 products" in words and "Green tea 3 (tea-3)" in words, step
+    assert "got a message of another campaign" not in words
+
+
 def test_an_offer_that_starts_later_moves_the_messages_to_its_start(client: TestClient, folder: Path) -> None:
     offer = {"Kind of offer": "Free shipping", "Offer starts": "2025-06-02T00:00", "Offer ends": "2025-06-09T00:00"}
     drafted(client, **offer)

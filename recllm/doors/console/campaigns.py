@@ -258,7 +258,6 @@ def step_page(
         selected, listed = products(visit, values["texts_of_form"]["target.items"].splitlines(), state.words)
         values |= {"chosen": selected, "listed": listed, "categories": categories(visit), "words": state.words}
         values["planned_items"] = items_table(visit, values["campaign"]) if values["campaign"] else None
-        values["silent"] = products(visit, [*values["plan"].silent_items], "")[0] if values["plan"] else ()
     return visit.page(f"campaign_{step}.html.j2", section="campaigns", status=state.status, **values)
 
 
@@ -343,9 +342,10 @@ def plan_state(visit: TheVisit, campaign_id: str, job_id: str) -> Response:
     job = visit.state.service.background.job(visit.shop.name, job_id)
     if not visit.is_part:
         return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, job=job_id))
-    response = visit.page("campaign_job.html.j2", campaign_id=campaign_id, job=job, is_over=job.state in ENDED)
-    if job.state is JobState.DONE:
-        response.headers["HX-Redirect"] = page_path(campaign_id, CampaignStep.MESSAGES)
+    response = visit.page("campaign_job.html.j2", campaign_id=campaign_id, job=job, unproven=())
+    if job.state in ENDED:  # the whole page: with the messages, or why there are none and what to do
+        query = {} if job.state is JobState.DONE else {"job": job_id}
+        response.headers["HX-Redirect"] = page_path(campaign_id, CampaignStep.MESSAGES, **query)
     return response
 
 

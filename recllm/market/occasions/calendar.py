@@ -177,12 +177,18 @@ SEASONS = (CalendarDay.BACK_TO_SCHOOL, CalendarDay.SUMMER)
 """What is bought for them goes on to be bought after their date."""
 
 
-def country_of(settings: Settings) -> str:
-    """Two capitals: of the language's region, else of the time zone, else of the currency; "EU" of the euro."""
+def countries_of(settings: Settings) -> tuple[str, ...]:
+    """Two capitals each: of the language's region, the time zone and the currency, where they are set; "EU" of the
+    euro."""
     region = next((code for code in settings.locale.replace("_", "-").split("-")[1:] if len(code) == 2), "")
     territory = get_global("zone_territories").get(settings.timezone or "", "")
     territory = territory if territory.isalpha() else ""  # UTC is that of the world, 001
-    return region.upper() or territory or (settings.currency or "")[:2]
+    return tuple(filter(None, (region.upper(), territory, (settings.currency or "")[:2])))
+
+
+def country_of(settings: Settings) -> str:
+    """The first of `countries_of`; "" where none is known."""
+    return next(iter(countries_of(settings)), "")
 
 
 def days_of(settings: Settings) -> Mapping[CalendarDay, DayProfile]:
