@@ -33,7 +33,7 @@ from recllm.market.adcopy.write import write_copy
 from recllm.market.audiences.audience import audience_of_workspace
 from recllm.market.audiences.request import AudienceRequest
 from recllm.market.audiences.selection import globally_held_out
-from recllm.market.campaigns.export import CampaignExport, export_campaign
+from recllm.market.campaigns.export import CampaignExport, contacted_lately, export_campaign
 from recllm.market.campaigns.file import CampaignFile, read_campaign
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, TextStatus, read_log, read_plan
 from recllm.market.campaigns.open_campaign import (
@@ -401,6 +401,9 @@ def test_caps_that_leave_nobody(shop: Workspace, folder: Path) -> None:
     again = changed(folder, ("size = 60", "frequency_cap = 1"), ("holdout = 0.5", "holdout = 0"))
     plan = plan_campaign(shop, again)
     assert plan.excluded["frequency_cap"] == 60 and not set(done.people) & {p.user_id for p in plan.people}
+    file = changed(folder, name="further")
+    reached = set(done.people) & {p.user_id for p in plan_campaign(shop, file).addressed}
+    assert contacted_lately(open_campaign(shop, file)) == len(reached) > 0 == contacted_lately(tea(shop))
     (folder / "never.txt").write_text("\n".join(raw_ids(shop).values()))
     with pytest.raises(NothingToDo, match=r"never to contact \(300\)"):
         plan_campaign(shop, changed(folder, name="third"))
@@ -456,7 +459,7 @@ def test_a_plan_says_why_nothing_can_be_said(shop: Workspace, folder: Path, monk
     with pytest.raises(NothingToDo, match=r"nothing known of them carries a text \(\d+\);"):
         plan_campaign(shop, changed(folder, (CATEGORY, 'items = ["tea1"]'), name="tea1"))
     said(shop, ["tea2,Mooncake tea,food > tea,,4.50"], "items", "item_id,title,category,brand,price")
-    with pytest.raises(NothingToDo, match=r"their products are for another day \(\d+\);"):
+    with pytest.raises(NothingToDo, match=r"their products are named after another day \(\d+\);"):
         plan_campaign(shop, changed(folder, (CATEGORY, 'items = ["tea2"]\nday = "easter"'), name="tea2"))
 
 

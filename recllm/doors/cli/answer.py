@@ -389,7 +389,7 @@ def occasions(
     write_people(csv, document["people"])
     nothing = f"no one has an occasion on {listed.date}; {'; '.join(listed.notes) or 'nothing is due'}"
     problem = None if listed.people or days else NothingToDo(nothing)
-    lines = [*_day_lines(shop, days), *document_lines(document)]
+    lines = [*_day_lines(days), *document_lines(document)]
     document["days"] = [
         {"day": line.occasion, "on": line.coming and line.coming.on, "people": len(line.people)}
         | {"items": line.item_ids, "items_by": line.source}
@@ -398,15 +398,14 @@ def occasions(
     return Answer(document, lines, problem=problem)
 
 
-def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[str]:
-    from recllm.market.occasions.calendar import is_sale, profile_of
+def _day_lines(days: Sequence[OccasionSuggestion]) -> Iterator[str]:
+    from recllm.market.occasions.calendar import day_names, is_sale
     from recllm.market.occasions.suggest import goods_note
 
     for line in days:
         if line.coming is None:
             continue
-        profile = profile_of(line.coming.day, shop.settings)
-        goods = goods_note(len(line.item_ids), line.source, profile.names["en"])
+        name, people = day_names(line.coming.day)["en"], count_text(len(line.people), "customer")
+        goods = goods_note(len(line.item_ids), line.source, name)
         goods = "the day is about an offer" if is_sale(line.coming.day) else goods
-        name, people = profile.names["en"], count_text(len(line.people), "customer")
         yield f'{name[:1].upper()}{name[1:]} on {line.coming.on}: {people}; {goods} (day = "{line.occasion}")'

@@ -241,10 +241,6 @@ def campaign_values(visit: Visit, campaign_id: str, step: CampaignStep, state: P
     campaign = None
     if stage is not CampaignStage.DRAFT:
         campaign = open_by_id(workspace, campaign_id, recheck=stage is CampaignStage.PLANNED)
-    silent: dict[str, list[str]] = {}
-    if campaign is not None:
-        for item_id, name in named_products(visit, campaign.plan.silent_items).items():
-            silent.setdefault(campaign.plan.silent_items[item_id], []).append(name)
     return {
         "campaign_id": campaign_id,
         "file": file,
@@ -256,22 +252,16 @@ def campaign_values(visit: Visit, campaign_id: str, step: CampaignStep, state: P
         "has_old_plan": (workspace.root / "campaigns" / campaign_id / "plan.json").exists(),
         "revision": revision_of(workspace, campaign_id),
         **common_values(visit, state, step),
-        "silent": silent,
+        "silent": named_products(visit, campaign.plan.silent_items) if campaign else {},
         "day_warning": day_warning(visit, file, campaign.moment if campaign else file.send),
         "locked": stage is CampaignStage.EXPORTED or not visit.may(Scope.MARKETING),
     }
 
 
 def named_products(visit: Visit, item_ids: Iterable[str]) -> dict[str, str]:
-    """Id -> title with the id, of products that the catalogue has."""
+    """Id -> title and id, of those that the catalogue has."""
     items = visit.workspace.gate().catalogue(sorted(item_ids))
     return {item_id: f"{title} ({item_id})" for item_id, title in items.select("item_id", "title").iter_rows()}
-
-
-def unproven_products(visit: Visit, job: Job | None) -> list[str]:
-    """Of whose lowest price a plan that failed found nothing, with their ids."""
-    keys, start = job.keys if job is not None else (), "words.evidence.lowest_30d."
-    return [*named_products(visit, [key.removeprefix(start) for key in keys if key.startswith(start)]).values()]
 
 
 def day_warning(visit: Visit, file: CampaignFile, moment: datetime | None) -> str:

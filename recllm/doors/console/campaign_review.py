@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import polars as pl
 from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.datastructures import UploadFile
 
 from recllm.base.files import safe_id
-from recllm.base.schema import Purpose
 from recllm.base.stats.intervals import expected_hits, smallest_difference
 from recllm.doors.console.campaign_fields import CampaignStep
 from recllm.doors.console.campaign_messages import TONES, MessageVerdict, message_lines
@@ -34,15 +32,13 @@ from recllm.doors.console.pages import REFUSALS, PageRoute, TheForm, TheVisit, V
 from recllm.doors.service.jobs import ENDED, Progress
 from recllm.market.audiences.audience import aim
 from recllm.market.campaigns.drafts import CampaignAct, history, note, open_by_id
-from recllm.market.campaigns.export import export_campaign, reachable_people
+from recllm.market.campaigns.export import contacted_lately, export_campaign, reachable_people
 from recllm.market.campaigns.folder import ExportEntry, read_entries
 from recllm.market.campaigns.open_campaign import OpenCampaign
 from recllm.market.sending.addresses import campaign_addresses
 from recllm.market.sending.outbox import MessageState, Outbox
 from recllm.market.sending.send import Server, is_set_up, send_campaign, send_test, servers_of
-from recllm.shop.data.dataset import DAY
 from recllm.shop.workspace.keys import Scope
-from recllm.shop.workspace.workspace import present
 
 router = APIRouter(prefix="/campaigns", route_class=PageRoute)
 
@@ -81,14 +77,6 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
         "send": send_values(visit, campaign),
     }
     return visit.page("campaign_review.html.j2", section="campaigns", status=state.status, **values)
-
-
-def contacted_lately(campaign: OpenCampaign) -> int:
-    """People of the plan who got a message of another campaign within its `frequency_days`."""
-    workspace, start = campaign.workspace, campaign.file.limits.frequency_days * DAY
-    sent, name = workspace.gate().messages(Purpose.PERSONALISATION), campaign.plan.campaign_id
-    lately = sent.filter(pl.col("campaign_id") != name, pl.col("exported_at") >= present(workspace) - start)
-    return len({person.user_id for person in campaign.plan.addressed}.intersection(lately["user_id"]))
 
 
 @router.post("/campaign/{campaign_id}/export")

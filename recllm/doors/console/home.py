@@ -16,7 +16,7 @@ from recllm.doors.console.tables import day_chart
 from recllm.market.campaigns.drafts import CampaignStage, list_campaigns
 from recllm.market.experiments.feedback import reported_outcomes
 from recllm.market.experiments.slates import list_experiments, running_experiment
-from recllm.market.occasions.calendar import CalendarDay, is_sale, profile_of
+from recllm.market.occasions.calendar import CalendarDay, day_names, is_sale
 from recllm.market.occasions.suggest import OccasionSuggestion
 
 PICTURES = 3
@@ -57,7 +57,7 @@ def days_left(visit: Visit, line: OccasionSuggestion) -> int | None:
 
 
 def day_name(visit: Visit, day: CalendarDay) -> str:
-    return profile_of(day, visit.workspace.settings).names[language(visit.language)]
+    return day_names(day)[language(visit.language)]
 
 
 def suggestion_title(visit: Visit, line: OccasionSuggestion) -> str:

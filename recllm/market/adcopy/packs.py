@@ -142,8 +142,8 @@ class Pack:
 
     def in_countries(self, countries: Collection[str]) -> Pack:
         """The pack for a shop of these countries; all its rules where none is known."""
-        held = (rule for rule in self.rules if not (rule.countries and countries) or {*rule.countries} & {*countries})
-        return Pack(name=self.name, rules=tuple(held))
+        rules = (rule for rule in self.rules if not (rule.countries and countries) or {*rule.countries} & {*countries})
+        return Pack(name=self.name, rules=tuple(rules))
 
 
 _FOLDER = resources.files("recllm.market.adcopy") / "data" / "packs"

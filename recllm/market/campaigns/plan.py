@@ -149,12 +149,12 @@ def written_plan(
     if not addressed:
         if silent[Silence.NO_PROOF]:
             titles = ", ".join(repr(catalogue.items[item_id].title) for item_id in writer.unproven)
-            missing = next(iter(writer.unproven.values())).message
+            missing = next(iter(writer.unproven.values()))
             refusal = DataError(
-                f"{file.source}: the offer cannot be stated for {titles}: {missing}; give the proofs, or change the "
-                "offer or the products"
+                f"{file.source}: the offer cannot be stated for {titles}: {missing.message}; "
+                "give the proof, or change it"
             )
-            refusal.keys = tuple(f"words.evidence.{c.needs}.{item_id}" for item_id, c in writer.unproven.items())
+            refusal.keys = tuple(f"words.evidence.{missing.needs}.{item_id}" for item_id in writer.unproven)
             raise refusal
         raise NothingToDo(
             f"{file.source}: nothing can be said to these customers about these products: {counts_in_words(silences)}; "

@@ -27,7 +27,14 @@ from recllm.market.adcopy.verify.guarantees import Review, review
 from recllm.market.adcopy.write import sayable_facts, write_copy
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignText, CheckNote, TextFacts
-from recllm.market.occasions.calendar import SENSIBLE_DAYS, countries_of, names_other_day, nearest_date, profile_of
+from recllm.market.occasions.calendar import (
+    SENSIBLE_DAYS,
+    countries_of,
+    day_names,
+    is_of_other_day,
+    named_days,
+    nearest_date,
+)
 from recllm.shop.data.catalogue import on_offer
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.domains import SHOP, domain_of, in_domain
@@ -79,7 +86,7 @@ def festive_day(settings: Settings, file: CampaignFile, moment: datetime) -> Fes
     if day is None:
         return None
     on = nearest_date(day, settings, today)
-    return FestiveDay(key=day.value, names=profile_of(day, settings).names, on=on, days_left=(on - today).days)
+    return FestiveDay(key=day.value, names=day_names(day), on=on, days_left=(on - today).days)
 
 
 def lowest_prices(states: pl.DataFrame, moment: datetime) -> dict[str, Decimal]:
@@ -244,8 +251,8 @@ class CampaignWriter:
             key = TextKey(item_id, ReasonKind.GENERAL, channel, locale, modelled=False)
             self.silences[about] = None
             item, day = self.catalogue.items[item_id], self.file.target.day
-            names = " > ".join([item.title, *item.category]).lower()
-            if day is not None and names_other_day(names, day):
+            named = named_days(" > ".join([item.title, *item.category]).lower())
+            if day is not None and is_of_other_day(named, day):
                 self.silences[about] = Silence.OTHER_DAY
             elif not situation_of(*self.request(key)).reasons:
                 self.silences[about] = Silence.NO_TEXT_FOR_PRODUCT

@@ -58,17 +58,10 @@ class CalendarDay(StrEnum):
 class DayProfile:
     """What is known of a day."""
 
-    english: str
-    chinese: str
     date_in: Callable[[int, str], date]
     """(year, country) -> date."""
     write_before: int
     """Days before it that its messages go out."""
-
-    @property
-    def names(self) -> Mapping[str, str]:
-        """Language -> name."""
-        return {"en": self.english, "zh": self.chinese}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,28 +142,28 @@ def summer(year: int, country: str) -> date:
 
 
 WESTERN_DAYS: Mapping[CalendarDay, DayProfile] = {
-    CalendarDay.CHRISTMAS: DayProfile("Christmas", "圣诞", _fixed(12, 25), 18),
-    CalendarDay.BLACK_FRIDAY: DayProfile("Black Friday", "黑色星期五", black_friday, 2),
-    CalendarDay.VALENTINES: DayProfile("Valentine's Day", "情人节", _fixed(2, 14), 10),
-    CalendarDay.MOTHERS_DAY: DayProfile("Mother's Day", "母亲节", mothers_day, 10),
-    CalendarDay.EASTER: DayProfile("Easter", "复活节", easter_sunday, 10),
-    CalendarDay.BACK_TO_SCHOOL: DayProfile("back to school", "开学", back_to_school, 14),
-    CalendarDay.SUMMER: DayProfile("summer", "夏天", summer, 10),
+    CalendarDay.CHRISTMAS: DayProfile(_fixed(12, 25), 18),
+    CalendarDay.BLACK_FRIDAY: DayProfile(black_friday, 2),
+    CalendarDay.VALENTINES: DayProfile(_fixed(2, 14), 10),
+    CalendarDay.MOTHERS_DAY: DayProfile(mothers_day, 10),
+    CalendarDay.EASTER: DayProfile(easter_sunday, 10),
+    CalendarDay.BACK_TO_SCHOOL: DayProfile(back_to_school, 14),
+    CalendarDay.SUMMER: DayProfile(summer, 10),
 }
 CHINESE_DAYS: Mapping[CalendarDay, DayProfile] = {
-    CalendarDay.NEW_YEAR_GOODS: DayProfile("New Year shopping festival", "年货节", _lunar(12, 8), 2),
-    CalendarDay.SPRING_FESTIVAL: DayProfile("Chinese New Year", "春节", _lunar(1, 1), 14),
-    CalendarDay.LANTERN: DayProfile("Lantern Festival", "元宵节", _lunar(1, 15), 5),
-    CalendarDay.WOMENS_DAY: DayProfile("Women's Day", "妇女节", _fixed(3, 8), 6),
-    CalendarDay.MOTHERS_DAY: DayProfile("Mother's Day", "母亲节", mothers_day, 8),
-    CalendarDay.DRAGON_BOAT: DayProfile("Dragon Boat Festival", "端午", _lunar(5, 5), 8),
-    CalendarDay.MID_YEAR: DayProfile("618", "618", _fixed(6, 18), 3),
-    CalendarDay.QIXI: DayProfile("Qixi", "七夕", _lunar(7, 7), 7),
-    CalendarDay.BACK_TO_SCHOOL: DayProfile("back to school", "开学", _fixed(9, 1), 12),
-    CalendarDay.MID_AUTUMN: DayProfile("Mid-Autumn Festival", "中秋", _lunar(8, 15), 12),
-    CalendarDay.NATIONAL_DAY: DayProfile("National Day", "国庆", _fixed(10, 1), 7),
-    CalendarDay.DOUBLE_11: DayProfile("Singles' Day", "双11", _fixed(11, 11), 3),
-    CalendarDay.DOUBLE_12: DayProfile("Double 12", "双12", _fixed(12, 12), 2),
+    CalendarDay.NEW_YEAR_GOODS: DayProfile(_lunar(12, 8), 2),
+    CalendarDay.SPRING_FESTIVAL: DayProfile(_lunar(1, 1), 14),
+    CalendarDay.LANTERN: DayProfile(_lunar(1, 15), 5),
+    CalendarDay.WOMENS_DAY: DayProfile(_fixed(3, 8), 6),
+    CalendarDay.MOTHERS_DAY: DayProfile(mothers_day, 8),
+    CalendarDay.DRAGON_BOAT: DayProfile(_lunar(5, 5), 8),
+    CalendarDay.MID_YEAR: DayProfile(_fixed(6, 18), 3),
+    CalendarDay.QIXI: DayProfile(_lunar(7, 7), 7),
+    CalendarDay.BACK_TO_SCHOOL: DayProfile(_fixed(9, 1), 12),
+    CalendarDay.MID_AUTUMN: DayProfile(_lunar(8, 15), 12),
+    CalendarDay.NATIONAL_DAY: DayProfile(_fixed(10, 1), 7),
+    CalendarDay.DOUBLE_11: DayProfile(_fixed(11, 11), 3),
+    CalendarDay.DOUBLE_12: DayProfile(_fixed(12, 12), 2),
 }
 """年货节 begins on the eighth of the last month, three weeks before the Spring Festival."""
 SEASONS = (CalendarDay.BACK_TO_SCHOOL, CalendarDay.SUMMER)
@@ -178,8 +171,7 @@ SEASONS = (CalendarDay.BACK_TO_SCHOOL, CalendarDay.SUMMER)
 
 
 def countries_of(settings: Settings) -> tuple[str, ...]:
-    """Two capitals each: of the language's region, the time zone and the currency, where they are set; "EU" of the
-    euro."""
+    """Two capitals each: of the language's region, the time zone and the currency; "EU" of the euro."""
     region = next((code for code in settings.locale.replace("_", "-").split("-")[1:] if len(code) == 2), "")
     territory = get_global("zone_territories").get(settings.timezone or "", "")
     territory = territory if territory.isalpha() else ""  # UTC is that of the world, 001
@@ -207,10 +199,15 @@ def profile_of(day: CalendarDay, settings: Settings) -> DayProfile:
 
 @cache
 def day_words(kind: str) -> Mapping[str, re.Pattern[str]]:
-    """Day -> what finds words of its goods in titles and categories in small letters: "goods" that are of the day
-    alone, and "kinds" that people give or buy for it."""
+    """Day -> what finds its words of a kind, see data/days.toml, in a text in small letters."""
     days = table("days.toml").items()
     return {day: shape for day, words in days if (shape := phrase_pattern(words.get(kind, ())))}
+
+
+def day_names(day: CalendarDay) -> Mapping[str, str]:
+    """Language -> name."""
+    names: Mapping[str, str] = table("days.toml")[day]["name"]
+    return names
 
 
 def is_sale(day: CalendarDay) -> bool:
@@ -218,17 +215,14 @@ def is_sale(day: CalendarDay) -> bool:
     return day not in day_words("kinds")
 
 
-def names_day(text: str, day: CalendarDay) -> bool:
-    """Whether a title or category, in small letters, says that an item is for the day."""
-    return day in day_words("goods") and day_words("goods")[day].search(text) is not None
+def named_days(text: str, kind: str = "goods") -> set[str]:
+    """Those of whose words of a kind the text has one."""
+    return {day for day, shape in day_words(kind).items() if shape.search(text)}
 
 
-def names_other_day(text: str, day: CalendarDay) -> bool:
-    """Whether a title or category says that an item is for another day alone. Never for a day of offers, where goods
-    of any day are sold; and what names a season fits any day."""
-    if is_sale(day) or names_day(text, day):
-        return False
-    return any(shape.search(text) for name, shape in day_words("goods").items() if name not in SEASONS)
+def is_of_other_day(named: set[str], day: CalendarDay) -> bool:
+    """Whether an item that names these days is for none but others. A day of offers sells goods of all."""
+    return not is_sale(day) and day not in named and not named.issubset(SEASONS)
 
 
 def nearest_date(day: CalendarDay, settings: Settings, around: date) -> date:
@@ -262,8 +256,7 @@ _PRIOR = 20.0
 
 def season_lifts(dataset: Dataset, coming: ComingDay, settings: Settings) -> NDArray[np.float64]:
     """How much larger the share of each item's purchases, (n_items,), that lies before the day is than that of all
-    items, smoothed towards its category's; 0 for items that are none of the day's, and for all where the log holds no
-    such weeks of an earlier year, or no whole year.
+    items, smoothed towards its category's; 0 for items that are none of the day's, as all are without a whole year.
     """
     from scipy.special import pdtrc
 

@@ -17,6 +17,7 @@ from recllm.base.documents import plain
 from recllm.base.errors import PolicyError, UsageError
 from recllm.base.questions import SearchRequest
 from recllm.base.schema import Action, Occasion
+from recllm.base.words.sentences import section
 from recllm.market.adcopy.lexicon import fold, table
 from recllm.market.adcopy.naming import name_and_size, written_out
 from recllm.market.audiences.contacts import first_channels
@@ -24,9 +25,8 @@ from recllm.market.audiences.exclusions import minors
 from recllm.market.occasions.calendar import (
     CalendarDay,
     ComingDay,
-    day_words,
-    names_day,
-    names_other_day,
+    is_of_other_day,
+    named_days,
     profile_of,
     season_lifts,
     upcoming_days,
@@ -68,10 +68,10 @@ def goods_of_day(workspace: Workspace, dataset: Dataset, coming: ComingDay) -> t
     items = dataset.items
     titles = items["title"].fill_null("")
     texts = (titles + " > " + items["category"].list.join(" > ").fill_null("")).str.to_lowercase().to_list()
-    kinds = day_words("kinds").get(coming.day)
-    is_named = np.array([names_day(text, coming.day) for text in texts], bool)
-    is_of_kind = np.array([kinds is not None and kinds.search(text) is not None for text in texts], bool)
-    is_of_other = np.array([names_other_day(text, coming.day) for text in texts], bool)
+    named = [named_days(text) for text in texts]
+    is_of_kind = np.array([coming.day in named_days(text, "kinds") for text in texts], bool)
+    is_named = np.array([coming.day in days for days in named], bool)
+    is_of_other = np.array([is_of_other_day(days, coming.day) for days in named], bool)
     offered = dataset.item_index.on_offer(dataset.as_of) & ~sensitive_items(items, workspace.policy) & ~is_of_other
     lifts = season_lifts(dataset, coming, workspace.settings)
     n_bought = np.bincount(dataset.events.of(Action.PURCHASE).item, minlength=dataset.n_items)
@@ -87,11 +87,7 @@ def goods_of_day(workspace: Workspace, dataset: Dataset, coming: ComingDay) -> t
 
 def goods_note(n: int, source: GoodsSource, name: str) -> str:
     """How the n goods of a day were found, in words."""
-    if source is GoodsSource.SALES:
-        return f"{n} products sold more before {name} in earlier years, or are named after it"
-    if source is GoodsSource.TEXT:
-        return f"{n} products are gifts or the like; the log does not show what sells before {name}"
-    return f"no products are known to fit {name}"
+    return section("campaigns.goods", "en")[source].format(n=n, name=name)
 
 
 def send_time(workspace: Workspace, coming: ComingDay) -> datetime | None:
@@ -188,13 +184,12 @@ def coming_days(workspace: Workspace, shop: Shop, reachable: Mask, days: Shoppin
     since = np.where(reachable, days.since, np.inf)
     latest = np.argsort(since, kind="stable")[: int((since <= BUYER_DAYS).sum())]
     people = suggested_people(shop, days, latest.tolist())
-    suggestions: list[OccasionSuggestion] = []
-    for coming in upcoming_days(workspace.settings, today) if people else ():
-        item_ids, source = goods_of_day(workspace, shop.dataset, coming)
-        suggestions.append(
-            OccasionSuggestion(occasion=coming.day, people=people, item_ids=item_ids, coming=coming, source=source)
-        )
-    return suggestions
+    in_order = upcoming_days(workspace.settings, today) if people else []
+    goods = [(coming, *goods_of_day(workspace, shop.dataset, coming)) for coming in in_order]
+    return [
+        OccasionSuggestion(occasion=coming.day, people=people, item_ids=item_ids, coming=coming, source=source)
+        for coming, item_ids, source in goods
+    ]
 
 
 def customers_of(workspace: Workspace, shop: Shop) -> tuple[Mask, ShoppingDays]:
