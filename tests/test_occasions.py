@@ -407,7 +407,7 @@ def test_goods_of_a_day_are_named_after_it_or_gifts_and_never_everyday_goods(
 ) -> None:
     titles = "mince pies, panettone, hot cross buns, pitta, gift box, 新春礼盒, 中秋茶月礼盒, 龙井礼盒, easter tray"
     data = log(*(("u1", title, 3.0) for title in titles.split(", ")), items={"panettone": "Christmas"})
-    shop: Any = SimpleNamespace(settings=Settings(), policy=Policy(sensitive_categories=["easter tray"]))
+    shop: Any = SimpleNamespace(settings=Settings(), policy=Policy(sensitive_categories=frozenset(["easter tray"])))
     item_ids, found = goods_of_day(shop, data, ComingDay(day=CalendarDay(day), on=date(2025, 12, 25)))
     assert (sorted(item_ids), found) == (goods, source)
     is_refused = [is_of_other_day(named_days("easter tray"), CalendarDay(day)) for day in ("christmas", "black_friday")]
