@@ -21,13 +21,15 @@ HOSTILE = table("console_world", "hostile")
 
 
 def build_shop(folder: Path) -> Path:
-    """The shop of `service_world`, whose first person has an odd id and bought 40 more teas, with hostile titles."""
+    """The shop of `service_world`, whose first person has an odd id and bought 40 more teas, with hostile titles; one
+    tea is for the summer."""
     bad = [f"bad-{n}" for n in range(len(HOSTILE))]
     items = {"item_id": bad, "title": HOSTILE, "category": "food > tea", "price": 3.0}
+    summer = {"item_id": ["tea-9"], "title": ["Summer tea"], "category": "food > tea", "price": 11.0}
     events = {"user_id": SHOP_ID, "item_id": bad, "event": "purchase", "timestamp": LAST_DAY.isoformat(), "price": 3.0}
     view = events | {"item_id": ["tea-1"], "event": "view", "price": None}
     users = {"user_id": [SHOP_ID, "u01"], "age": ["35-44", "18-24"], "city": ["<b>Bern</b>", "Basel"]}
-    tables = {"items": pl.DataFrame(items), "users": pl.DataFrame(users)}
+    tables = {"items": pl.concat([pl.DataFrame(items), pl.DataFrame(summer)]), "users": pl.DataFrame(users)}
     tables["events"] = pl.concat([pl.DataFrame(events), pl.DataFrame(view)], how="vertical_relaxed")
     return service_world.build_shop(folder, first=SHOP_ID, more=tables)
 

@@ -33,7 +33,7 @@ from recllm.market.adcopy.write import write_copy
 from recllm.market.audiences.audience import audience_of_workspace
 from recllm.market.audiences.request import AudienceRequest
 from recllm.market.audiences.selection import globally_held_out
-from recllm.market.campaigns.export import CampaignExport, export_campaign
+from recllm.market.campaigns.export import CampaignExport, contacted_lately, export_campaign
 from recllm.market.campaigns.file import CampaignFile, read_campaign
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, TextStatus, read_log, read_plan
 from recllm.market.campaigns.open_campaign import (
@@ -53,7 +53,7 @@ from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.record import record_events
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.privacy import KEY_VARIABLE
-from recllm.shop.workspace.workspace import Workspace
+from recllm.shop.workspace.workspace import Workspace, overridden
 from recllm.text.encoder.toy import ToyEncoder
 
 PEOPLE = 300
@@ -401,6 +401,9 @@ def test_caps_that_leave_nobody(shop: Workspace, folder: Path) -> None:
     again = changed(folder, ("size = 60", "frequency_cap = 1"), ("holdout = 0.5", "holdout = 0"))
     plan = plan_campaign(shop, again)
     assert plan.excluded["frequency_cap"] == 60 and not set(done.people) & {p.user_id for p in plan.people}
+    file = changed(folder, name="further")
+    reached = set(done.people) & {p.user_id for p in plan_campaign(shop, file).addressed}
+    assert contacted_lately(open_campaign(shop, file)) == len(reached) > 0 == contacted_lately(tea(shop))
     (folder / "never.txt").write_text("\n".join(raw_ids(shop).values()))
     with pytest.raises(NothingToDo, match=r"never to contact \(300\)"):
         plan_campaign(shop, changed(folder, name="third"))
@@ -455,12 +458,23 @@ def test_a_plan_says_why_nothing_can_be_said(shop: Workspace, folder: Path, monk
     silenced(monkeypatch, "tea1")
     with pytest.raises(NothingToDo, match=r"nothing known of them carries a text \(\d+\);"):
         plan_campaign(shop, changed(folder, (CATEGORY, 'items = ["tea1"]'), name="tea1"))
+    said(shop, ["tea2,Mooncake tea,food > tea,,4.50"], "items", "item_id,title,category,brand,price")
+    with pytest.raises(NothingToDo, match=r"their products are named after another day \(\d+\);"):
+        plan_campaign(shop, changed(folder, (CATEGORY, 'items = ["tea2"]\nday = "easter"'), name="tea2"))
 
 
 def test_products_without_a_legal_proof_are_left_out_and_named(shop: Workspace, folder: Path) -> None:
     items, eu = (CATEGORY, 'items = ["tea0", "tea1"]'), ('packs = ["us_ftc"]', 'packs = ["eu"]')
-    with pytest.raises(DataError, match=r"the offer cannot be stated for 'Green tea \d': .*needs lowest_30d"):
+    missing = r"the offer cannot be stated for 'Green tea \d', 'Green tea \d': .*needs lowest_30d"
+    with pytest.raises(DataError, match=missing) as refusal:
         plan_campaign(shop, changed(folder, items, eu))
+    assert set(refusal.value.keys) == {f"words.evidence.lowest_30d.tea{n}" for n in (0, 1)}
+    abroad = changed(folder, items, ('packs = ["us_ftc"]\n', ""), name="abroad")
+    with pytest.raises(DataError, match=missing):  # the time zone is Berlin's
+        plan_campaign(shop, abroad)
+    with overridden({"timezone": "Europe/London"}), Workspace.open(folder / "shop") as british:
+        texts = plan_campaign(british, abroad).texts
+    assert {t.item_id for t in texts} == {"tea0", "tea1"} and all("20% off" in t.text for t in texts)
     proof = ('packs = ["eu"]', 'packs = ["eu"]\n[words.evidence.lowest_30d]\ntea1 = "9 USD"')
     plan = plan_campaign(shop, changed(folder, items, eu, proof, name="proven"))
     assert {p.item_id for p in plan.people} == {"tea1"} and plan.silent_items == {"tea0": "no_proof"}

@@ -154,11 +154,15 @@ def test_today_drafts_a_whole_campaign(client: TestClient, folder: Path) -> None
     assert "/messages?job=" in of_day.headers["location"]
     with Workspace.open(folder) as shop:
         file = campaign_file(shop, "summer-21-jun-2025")
-        assert file.target.day == "summer" and file.target.items and file.target.people
+        assert file.target.day == "summer" and file.target.items == ("tea-9",) and file.target.people
         assert file.send == datetime(2025, 6, 11, 9, tzinfo=UTC)
     offer = send(client, "/campaigns/draft", occasion="black_friday")  # there is nothing to say without one
     assert offer.headers["location"].startswith("/campaigns/new?occasion=black_friday")
+    of_gifts = send(client, "/campaigns/draft", occasion="mothers_day")  # the shop has no gifts
+    assert of_gifts.headers["location"].endswith("/products?notice=goods_first")
     assert send(client, "/campaigns/draft", occasion="birthday").status_code == 404
+    days = list(Page(client.get("/campaigns/new").text).named("target.day")[0].options)
+    assert days[:3] == ["None", "summer (21 Jun 2025)", "back to school (1 Sept 2025)"] and len(days) < 7
 
 
 def test_every_page_in_both_languages(looking: TestClient) -> None:
@@ -256,6 +260,24 @@ def make_once(client: TestClient) -> None:
     if "No campaigns yet" in client.get("/campaigns").text:
         drafted(client)
         written(client)
+
+
+def test_products_whose_lowest_price_a_law_asks_for_are_named_until_they_have_one(client: TestClient) -> None:
+    offer = {"Kind of offer": "Per cent off", "How much (per cent or money)": "20", "Offer ends": "2025-06-20T00:00"}
+    drafted(client, **offer, **{"Code": "TEA20", "On what": "all tea"})
+    refused = Page(written(client))
+    assert "could not be written" in refused.text and "the lowest price of the 30 days before" in refused.text
+    assert all(f"Green tea {n} (tea-{n})" in refused.text for n in (1, 2, 3)), refused.text
+    links = {link["href"] for link in refused.of("a")}
+    assert f"{ADDRESS}/occasion#f-words_evidence_lowest_30d" in links and "Write the messages" in refused.text
+    prices = {"Lowest price in the last 30 days, one product a line": "tea-1 = 3 EUR"}
+    assert press(client, f"{ADDRESS}/occasion", "Choose people", prices).status_code == 303
+    page = Page(written(client))
+    assert "20% off all tea" in page.text and "code TEA20" in page.text
+    for step in ("products", "messages", "review"):
+        words = Page(client.get(f"{ADDRESS}/{step}").text).text
+        assert "No customer gets a message about 2 products" in words and "Green tea 3 (tea-3)" in words, step
+    assert "got a message of another campaign" not in words
 
 
 def test_an_offer_that_starts_later_moves_the_messages_to_its_start(client: TestClient, folder: Path) -> None:

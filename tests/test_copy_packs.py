@@ -12,10 +12,12 @@ from tables import table
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import Item
+from recllm.base.settings import Settings
 from recllm.market.adcopy.packs import load_pack, pack_named, pack_names
 from recllm.market.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.market.adcopy.verify.case import Case
 from recllm.market.adcopy.verify.guarantees import Review, review
+from recllm.market.occasions.calendar import countries_of
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
 GREEN_TEA = Item(item_id="t", title="Green tea", price=Decimal(8), currency="EUR")
@@ -38,6 +40,19 @@ def reviewed(case: Case) -> Review:
 
 def failed(case: Case) -> set[str]:
     return {check.guarantee for check in reviewed(case).checks if not check.passed}
+
+
+def test_a_law_holds_in_its_countries_and_where_the_shop_states_none() -> None:
+    for settings, holds in (
+        ({"timezone": "Europe/London", "currency": "GBP"}, False),
+        ({"locale": "zh", "timezone": "Asia/Shanghai", "currency": "CNY"}, False),
+        ({"locale": "en-US", "timezone": "Europe/Berlin", "currency": "USD"}, True),
+        ({"locale": "en-GB", "currency": "EUR"}, True),
+        ({}, True),
+    ):
+        shipped, held = pack_named("eu"), pack_named("eu").in_countries(countries_of(Settings(**settings)))
+        left_out = {rule.id for rule in shipped.rules} - {rule.id for rule in held.rules}
+        assert left_out == (set() if holds else {"price-reduction"}), settings
 
 
 def test_the_three_packs_are_there() -> None:

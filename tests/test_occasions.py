@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -33,7 +35,9 @@ from recllm.market.occasions.calendar import (
     ComingDay,
     country_of,
     days_of,
+    is_of_other_day,
     mothers_day,
+    named_days,
     nearest_date,
     season_lifts,
     upcoming_days,
@@ -63,6 +67,7 @@ from recllm.market.occasions.replenishment import (
     learn_replenishment,
     repurchase_pairs,
 )
+from recllm.market.occasions.suggest import goods_of_day
 from recllm.market.propensity.model import PropensitySettings
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender
@@ -368,19 +373,45 @@ def test_every_day_of_a_frame_is_known_and_every_day_has_frames() -> None:
 
 
 def test_goods_of_a_day_sold_more_before_it_in_an_earlier_year() -> None:
-    """Wreaths sell before Christmas; soap was on offer then, and its kind was not; snow is bought on and on."""
+    """Wreaths sell before Christmas, and pies in four orders; soap was on offer then, and its kind was not; snow is
+    bought on and on; three of many cakes are chance."""
     noel = datetime(2024, 12, 25, tzinfo=UTC).timestamp()
     ago = (NOW - noel) / DAY
     rows = [(f"u{n}", "milk", float(day)) for day in range(0, 380, 2) for n in range(4)]
     rows += [(f"u{n}", "bar", float(day)) for day in range(0, 380, 4) for n in range(4)]
     rows += [(f"u{n}", "wreath", ago + n) for n in range(9)] + [(f"u{n}", "soap", ago + n) for n in range(9)]
-    rows += [(f"u{n}", "snow", ago - 12 + n) for n in range(24)]
+    rows += [(f"u{n}", "snow", ago - 12 + n) for n in range(24)] + [(f"u{n}", "pie", ago + n) for n in range(4)]
+    rows += [(f"u{n % 7}", "cake", ago + 3 * n % 99) for n in range(33)]
     kinds = {"milk": "food > milk", "wreath": "home > wreaths", "soap": "care > soap", "bar": "care > soap"}
-    data = log(*rows, items=kinds | {"snow": "home > snow"})
+    data = log(*rows, items=kinds | {name: f"home > {name}" for name in ("snow", "pie", "cake")})
     coming = ComingDay(day=CalendarDay.CHRISTMAS, on=date(2025, 12, 25))
     lifts = season_lifts(data, coming, Settings())
-    assert lifts is not None and data.items["item_id"].gather(np.flatnonzero(lifts)).to_list() == ["wreath"]
-    assert season_lifts(log(*(row for row in rows if row[2] < 300)), coming, Settings()) is None
+    assert data.items["item_id"].gather(np.flatnonzero(lifts)).to_list() == ["pie", "wreath"]
+    assert not season_lifts(log(*(row for row in rows if row[2] < 300)), coming, Settings()).any()
+
+
+@pytest.mark.parametrize(
+    ("day", "goods", "source"),
+    [
+        ("christmas", ["mince pies", "panettone"], "sales"),
+        ("easter", ["hot cross buns"], "sales"),
+        ("spring_festival", ["新春礼盒"], "sales"),
+        ("mid_autumn", ["中秋茶月礼盒"], "sales"),
+        ("valentines", ["gift box", "龙井礼盒"], "text"),
+        ("summer", [], "none"),
+        ("black_friday", [], "none"),
+    ],
+)
+def test_goods_of_a_day_are_named_after_it_or_gifts_and_never_everyday_goods(
+    day: str, goods: list[str], source: str
+) -> None:
+    titles = "mince pies, panettone, hot cross buns, pitta, gift box, 新春礼盒, 中秋茶月礼盒, 龙井礼盒, easter tray"
+    data = log(*(("u1", title, 3.0) for title in titles.split(", ")), items={"panettone": "Christmas"})
+    shop: Any = SimpleNamespace(settings=Settings(), policy=Policy(sensitive_categories=frozenset(["easter tray"])))
+    item_ids, found = goods_of_day(shop, data, ComingDay(day=CalendarDay(day), on=date(2025, 12, 25)))
+    assert (sorted(item_ids), found) == (goods, source)
+    is_refused = [is_of_other_day(named_days("easter tray"), CalendarDay(day)) for day in ("christmas", "black_friday")]
+    assert is_refused == [True, False], "a sale sells goods of any day"
 
 
 @pytest.fixture(scope="module")

@@ -374,7 +374,6 @@ def occasions(
     back, new, long away, just come."""
     from recllm.market.occasions.day import find_occasions, moment_of, open_shop_at
     from recllm.market.occasions.suggest import coming_days, customers_of
-    from recllm.recommend.recommender.shop_recommender import open_recommender
 
     try:
         day = None if on is None else datetime.strptime(on, "%Y-%m-%d").date()
@@ -383,7 +382,7 @@ def occasions(
     names = ids_by_pseudonym(shop, ids)
     day_shop = open_shop_at(shop, moment_of(shop, day)[1])
     listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note, shop=day_shop)
-    days = coming_days(shop, day_shop, *customers_of(shop, day_shop), lambda: open_recommender(shop, everybody=True))
+    days = coming_days(shop, day_shop, *customers_of(shop, day_shop))
     write_audit(shop, "people_listed", what="occasions", people=len(listed.people))
     document: dict[str, Any] = plain(listed)
     for person in document["people"]:
@@ -391,7 +390,7 @@ def occasions(
     write_people(csv, document["people"])
     nothing = f"no one has an occasion on {listed.date}; {'; '.join(listed.notes) or 'nothing is due'}"
     problem = None if listed.people or days else NothingToDo(nothing)
-    lines = [*_day_lines(shop, days), *document_lines(document)]
+    lines = [*_day_lines(days, language_of(shop.settings.locale)), *document_lines(document)]
     document["days"] = [
         {"day": line.occasion, "on": line.coming and line.coming.on, "people": len(line.people)}
         | {"items": line.item_ids, "items_by": line.source}
@@ -400,15 +399,14 @@ def occasions(
     return Answer(document, lines, problem=problem)
 
 
-def _day_lines(shop: Workspace, days: Sequence[OccasionSuggestion]) -> Iterator[str]:
-    from recllm.market.occasions.calendar import profile_of
+def _day_lines(days: Sequence[OccasionSuggestion], language: str) -> Iterator[str]:
+    from recllm.market.occasions.calendar import day_names, is_sale
     from recllm.market.occasions.suggest import goods_note
 
     for line in days:
         if line.coming is None:
             continue
-        profile = profile_of(line.coming.day, shop.settings)
-        name, people = profile.names[language_of(shop.settings.locale)], count_text(len(line.people), "customer")
-        goods = goods_note(len(line.item_ids), line.source, name)
-        goods = "the day is about an offer" if profile.is_sale else goods
+        name = day_names(line.coming.day)[language]
+        people, goods = count_text(len(line.people), "customer"), goods_note(len(line.item_ids), line.source, name)
+        goods = "the day is about an offer" if is_sale(line.coming.day) else goods
         yield f'{name[:1].upper()}{name[1:]} on {line.coming.on}: {people}; {goods} (day = "{line.occasion}")'

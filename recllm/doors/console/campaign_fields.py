@@ -124,7 +124,7 @@ TICKED = "limits.returned"
 """A box that is ticked unless the file says otherwise."""
 STEPS: Mapping[CampaignStep, Mapping[FieldKind, str]] = {
     CampaignStep.OCCASION: {
-        FieldKind.TEXT: "goal note sender.name sender.address sender.opt_out",
+        FieldKind.TEXT: "goal note offer.code offer.scope sender.name sender.address sender.opt_out",
         FieldKind.CHOICE: "target.occasion target.day offer.type",
         FieldKind.DATE: "target.order_by",
         FieldKind.AMOUNT: "offer.value",

@@ -23,6 +23,7 @@ from recllm.doors.console.campaign_pages import (
     PageState,
     actor_name,
     campaign_values,
+    named_products,
     page_path,
     refused_state,
 )
@@ -144,7 +145,8 @@ def show_messages(
         with suppress(UnknownIdError):
             job = background.job(visit.shop.name, query.job)
     values |= {"query": query, "job": job, "tones": TONES, "verdicts": list(MessageVerdict)}
-    values["finding"] = finding_text
+    unproven = [key.removeprefix("words.evidence.lowest_30d.") for key in job.keys] if job else []
+    values |= {"finding": finding_text, "unproven": named_products(visit, unproven)}
     values |= {"is_running": job is not None and job.state not in ENDED, "decider": typed_name(visit), "lines": None}
     if job is not None and job.state is JobState.DONE and values["stage"] is CampaignStage.PLANNED:
         values["job"] = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -252,9 +252,16 @@ def campaign_values(visit: Visit, campaign_id: str, step: CampaignStep, state: P
         "has_old_plan": (workspace.root / "campaigns" / campaign_id / "plan.json").exists(),
         "revision": revision_of(workspace, campaign_id),
         **common_values(visit, state, step),
+        "silent": named_products(visit, campaign.plan.silent_items) if campaign else {},
         "day_warning": day_warning(visit, file, campaign.moment if campaign else file.send),
         "locked": stage is CampaignStage.EXPORTED or not visit.may(Scope.MARKETING),
     }
+
+
+def named_products(visit: Visit, item_ids: Iterable[str]) -> dict[str, str]:
+    """Id -> title and id, of those that the catalogue has."""
+    items = visit.workspace.gate().catalogue(sorted(item_ids))
+    return {item_id: f"{title} ({item_id})" for item_id, title in items.select("item_id", "title").iter_rows()}
 
 
 def day_warning(visit: Visit, file: CampaignFile, moment: datetime | None) -> str:
@@ -271,6 +278,7 @@ def day_warning(visit: Visit, file: CampaignFile, moment: datetime | None) -> st
 def common_values(visit: Visit, state: PageState, step: CampaignStep) -> dict[str, Any]:
     return {
         "day_warning": "",
+        "silent": {},
         "step": step,
         "steps": list(CampaignStep),
         "step_of": STEP_OF,

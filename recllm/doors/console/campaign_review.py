@@ -32,7 +32,7 @@ from recllm.doors.console.pages import REFUSALS, PageRoute, TheForm, TheVisit, V
 from recllm.doors.service.jobs import ENDED, Progress
 from recllm.market.audiences.audience import aim
 from recllm.market.campaigns.drafts import CampaignAct, history, note, open_by_id
-from recllm.market.campaigns.export import export_campaign, reachable_people
+from recllm.market.campaigns.export import contacted_lately, export_campaign, reachable_people
 from recllm.market.campaigns.folder import ExportEntry, read_entries
 from recllm.market.campaigns.open_campaign import OpenCampaign
 from recllm.market.sending.addresses import campaign_addresses
@@ -74,6 +74,7 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
         "smallest": smallest_difference(buyers.value / max(1, addressed), addressed, held_out_count, minimum),
         "least_compared": minimum,
         "window": campaign.window(),
+        "lately": visit.figures.people(contacted_lately(campaign), plan.campaign_id, "contacted lately"),
         "cost": None if cost is None else cost * len(reached),
         "send": send_values(visit, campaign),
     }

@@ -43,7 +43,7 @@ from recllm.doors.console.campaign_pages import (
     show_people,
 )
 from recllm.doors.console.campaign_review import show_review
-from recllm.doors.console.home import day_name, is_sale, suggestion_rows
+from recllm.doors.console.home import day_name, suggestion_rows
 from recllm.doors.console.items import categories, products
 from recllm.doors.console.pages import REFUSALS, ConsoleSection, PageRoute, TheForm, TheVisit, Visit
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
@@ -62,7 +62,7 @@ from recllm.market.campaigns.drafts import (
     stage_of,
 )
 from recllm.market.campaigns.open_campaign import OpenCampaign
-from recllm.market.occasions.calendar import CalendarDay, ComingDay, days_of, nearest_date
+from recllm.market.occasions.calendar import CalendarDay, ComingDay, days_of, is_sale, nearest_date
 from recllm.market.occasions.suggest import BUYER_DAYS, send_time
 from recllm.shop.workspace.keys import Scope
 
@@ -115,7 +115,7 @@ def new_page(
     item: Annotated[str, Query(max_length=256)] = "",
 ) -> Response:
     typed = occasion_texts(visit, occasion) if occasion else {}
-    if isinstance(occasion, CalendarDay) and is_sale(visit, occasion):
+    if isinstance(occasion, CalendarDay) and is_sale(occasion):
         typed["offer.type"] = OfferType.PERCENT.value
     return _new_page(visit, PageState(typed=typed), item)
 
@@ -157,7 +157,7 @@ def draft(visit: TheVisit, form: TheForm) -> Response:
     if occasion is None:
         raise UnknownIdError("there is no such occasion; see Today")
     empty, form_page = field_texts({}, None), f"/campaigns/new?occasion={occasion.value}"
-    if isinstance(occasion, CalendarDay) and is_sale(visit, occasion):
+    if isinstance(occasion, CalendarDay) and is_sale(occasion):
         return visit.back(form_page, "offer_first")
     typed = {field.path: empty[field.path] for field in FIELDS[CampaignStep.OCCASION]} | occasion_texts(visit, occasion)
     typed |= {f"sender.{name}": text for name, text in last_sender(visit).items()}
@@ -167,6 +167,8 @@ def draft(visit: TheVisit, form: TheForm) -> Response:
     except FieldProblemsError:
         return visit.back(form_page, "sender_first")
     campaign_id = create_campaign(visit.workspace, fields, by=actor_name(visit))
+    if isinstance(occasion, CalendarDay) and "items" not in fields["target"]:
+        return visit.back(page_path(campaign_id, CampaignStep.PRODUCTS), "goods_first")
     if not visit.may(Scope.PEOPLE):
         return visit.back(page_path(campaign_id, CampaignStep.PEOPLE), "campaign_drafted")
     job = order(visit, campaign_id, revision_of(visit.workspace, campaign_id))
@@ -256,19 +258,21 @@ def step_page(
         selected, listed = products(visit, values["texts_of_form"]["target.items"].splitlines(), state.words)
         values |= {"chosen": selected, "listed": listed, "categories": categories(visit), "words": state.words}
         values["planned_items"] = items_table(visit, values["campaign"]) if values["campaign"] else None
-        values["silent"] = products(visit, [*values["plan"].silent_items], "")[0] if values["plan"] else ()
     return visit.page(f"campaign_{step}.html.j2", section="campaigns", status=state.status, **values)
 
 
 def occasion_values(visit: Visit, texts: Mapping[str, str]) -> dict[str, Any]:
     figures, settings = visit.state.figures.latest(visit.shop), visit.workspace.settings
-    today = visit.now.date()
+    today, picked = visit.now.date(), texts["target.day"]
+    known_days = {*days_of(settings), *map(CalendarDay, filter(None, [picked]))}
+    dated = sorted((nearest_date(day, settings, today), day) for day in known_days)
     return {
         "suggestions": {row["occasion"]: row for row in suggestion_rows(visit, figures)},
         "is_sender_known": bool(texts["sender.name"]),
         "days": {
-            day.value: f"{day_name(visit, day)} ({visit.words.calendar_day(nearest_date(day, settings, today))})"
-            for day in dict.fromkeys((*days_of(settings), *map(CalendarDay, filter(None, [texts["target.day"]]))))
+            day.value: f"{day_name(visit, day)} ({visit.words.calendar_day(on)})"
+            for on, day in dated
+            if on >= today or day == picked  # a past one only where the campaign has it
         },
     }
 
@@ -338,9 +342,10 @@ def plan_state(visit: TheVisit, campaign_id: str, job_id: str) -> Response:
     job = visit.state.service.background.job(visit.shop.name, job_id)
     if not visit.is_part:
         return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, job=job_id))
-    response = visit.page("campaign_job.html.j2", campaign_id=campaign_id, job=job, is_over=job.state in ENDED)
-    if job.state is JobState.DONE:
-        response.headers["HX-Redirect"] = page_path(campaign_id, CampaignStep.MESSAGES)
+    response = visit.page("campaign_job.html.j2", campaign_id=campaign_id, job=job, unproven={})
+    if job.state in ENDED:  # the whole page: with the messages, or why there are none and what to do
+        query = {} if job.state is JobState.DONE else {"job": job_id}
+        response.headers["HX-Redirect"] = page_path(campaign_id, CampaignStep.MESSAGES, **query)
     return response
 
 

@@ -16,7 +16,7 @@ from recllm.doors.console.tables import day_chart
 from recllm.market.campaigns.drafts import CampaignStage, list_campaigns
 from recllm.market.experiments.feedback import reported_outcomes
 from recllm.market.experiments.slates import list_experiments, running_experiment
-from recllm.market.occasions.calendar import CalendarDay, profile_of
+from recllm.market.occasions.calendar import CalendarDay, day_names, is_sale
 from recllm.market.occasions.suggest import OccasionSuggestion
 
 PICTURES = 3
@@ -57,12 +57,7 @@ def days_left(visit: Visit, line: OccasionSuggestion) -> int | None:
 
 
 def day_name(visit: Visit, day: CalendarDay) -> str:
-    return profile_of(day, visit.workspace.settings).names[language(visit.language)]
-
-
-def is_sale(visit: Visit, day: CalendarDay) -> bool:
-    """Whether a campaign for the day needs an offer."""
-    return profile_of(day, visit.workspace.settings).is_sale
+    return day_names(day)[language(visit.language)]
 
 
 def suggestion_title(visit: Visit, line: OccasionSuggestion) -> str:
@@ -78,7 +73,7 @@ def suggestion_words(visit: Visit, line: OccasionSuggestion, people: int) -> str
     if line.coming is None:
         path = f"suggestion.{line.occasion}.what"
     else:
-        path = f"suggestion.day.{'sale' if is_sale(visit, line.coming.day) else line.source}"
+        path = f"suggestion.day.{'sale' if is_sale(line.coming.day) else line.source}"
     return visit.say(path, people=people, products=len(line.item_ids))
 
 

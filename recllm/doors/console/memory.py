@@ -149,7 +149,7 @@ def shop_figures(workspace: Workspace, counts: Mapping[str, int]) -> ShopFigures
 def _suggestions(shop: LiveShop) -> tuple[OccasionSuggestion, ...]:
     """None of a log that has no times, or of a shop that has no events yet."""
     try:
-        return tuple(suggest(shop.workspace, shop.recommender if shop.ready else None))
+        return tuple(suggest(shop.workspace))
     except RecllmError as error:
         logger.info("no suggestions: %s", error)
     except Exception:  # the other figures do not depend on it
@@ -159,10 +159,9 @@ def _suggestions(shop: LiveShop) -> tuple[OccasionSuggestion, ...]:
 
 @dataclass(eq=False)
 class FigureCache:
-    """The last figures of each shop; newer ones are counted in a thread when the store has changed, or the recommender
-    was opened, which knows the goods of a day."""
+    """The last figures of each shop; newer ones are counted in a thread when the store has changed."""
 
-    _figures: dict[str, tuple[tuple[int, int, bool], ShopFigures]] = field(default_factory=dict)
+    _figures: dict[str, tuple[tuple[int, int], ShopFigures]] = field(default_factory=dict)
     _threads: dict[str, threading.Thread] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -175,7 +174,7 @@ class FigureCache:
         """The last figures, perhaps of a moment ago; None while the first ones are counted. Raises `StoreError`."""
         with shop.workspace.store().read() as reader:
             marks, counts = reader.marks(), reader.counts()
-        state = (marks.event_no, sum(marks.load_no.get(table, 0) for table in Table), shop.ready)
+        state = (marks.event_no, sum(marks.load_no.get(table, 0) for table in Table))
         latest = self._figures.get(shop.name)
         if latest is None or latest[0] != state:
             with self._lock:
@@ -185,7 +184,7 @@ class FigureCache:
                     self._threads[shop.name] = thread
         return None if latest is None else latest[1]
 
-    def _count(self, shop: LiveShop, state: tuple[int, int, bool], counts: Mapping[str, int]) -> None:
+    def _count(self, shop: LiveShop, state: tuple[int, int], counts: Mapping[str, int]) -> None:
         try:
             before = self._figures.get(shop.name)
             figures = shop_figures(shop.workspace, counts)

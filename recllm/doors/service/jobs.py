@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from threading import RLock, Thread
 from typing import Any
 
-from recllm.base.errors import RecllmError, UnknownIdError
+from recllm.base.errors import DataError, RecllmError, UnknownIdError
 from recllm.doors.service.refusals import OverloadError
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ class Job:
     error_type: str | None = None
     error: str | None = None
     """Why it failed, for people."""
+    keys: tuple[str, ...] = ()
+    """Those of `DataError`."""
     result: Any = None
     ended_at: datetime | None = None
 
@@ -154,6 +156,7 @@ class Background:
             ended = {"state": JobState.CANCELLED}
         except RecllmError as error:
             ended = {"state": JobState.FAILED, "error_type": type(error).__name__, "error": str(error)}
+            ended["keys"] = error.keys if isinstance(error, DataError) else ()
         except Exception:
             logger.exception("a job failed", extra={"job_id": job_id})
             ended = {"state": JobState.FAILED, "error_type": "internal", "error": "something failed; the log has more"}

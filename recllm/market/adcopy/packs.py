@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cache, cached_property
@@ -103,6 +103,8 @@ class Rule(BaseModel):
     demands: FilledText = ""
     """A statement that meets the rule when it stands in the text; empty where there is none."""
     languages: Annotated[tuple[Literal["en", "zh"], ...], Field(min_length=1)]
+    countries: tuple[FilledText, ...] = ()
+    """Two capitals each: where the law holds, for a rule that asks nothing elsewhere; empty for everywhere."""
     phrases: tuple[FilledText, ...] = ()
     patterns: tuple[FilledText, ...] = ()
     exceptions: tuple[FilledText, ...] = Field((), alias="not")
@@ -137,6 +139,11 @@ class Rule(BaseModel):
 class Pack:
     name: str
     rules: tuple[Rule, ...]
+
+    def in_countries(self, countries: Collection[str]) -> Pack:
+        """The pack for a shop of these countries; all its rules where none is known."""
+        rules = (rule for rule in self.rules if not (rule.countries and countries) or {*rule.countries} & {*countries})
+        return Pack(name=self.name, rules=tuple(rules))
 
 
 _FOLDER = resources.files("recllm.market.adcopy") / "data" / "packs"

@@ -26,7 +26,7 @@ from recllm.market.audiences.exclusions import ExclusionReason
 from recllm.market.audiences.selection import check_floor, globally_held_out
 from recllm.market.campaigns.folder import CampaignText, ExportEntry, PlannedPerson, TextStatus, append, read_entries
 from recllm.market.campaigns.open_campaign import OpenCampaign, SendWindow, States, text_states
-from recllm.shop.data.dataset import utc
+from recllm.shop.data.dataset import DAY, utc
 from recllm.shop.ingest.workspace_load import FEEDBACK_SCHEMA
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
@@ -162,6 +162,15 @@ def reachable_people(
             dropped[reason] += 1
     reached, held_out = ([p for p in reachable if p.held_out is side] for side in (False, True))
     return reached, held_out, dict(dropped)
+
+
+def contacted_lately(campaign: OpenCampaign) -> int:
+    """People of the plan who got a message of another campaign within its `frequency_days`."""
+    workspace, plan = campaign.workspace, campaign.plan
+    start = present(workspace) - campaign.file.limits.frequency_days * DAY
+    sent = workspace.gate().messages(Purpose.PERSONALISATION)
+    lately = sent.filter(pl.col("campaign_id") != plan.campaign_id, pl.col("exported_at") >= start)
+    return len({p.user_id for p in plan.addressed}.intersection(lately["user_id"]))
 
 
 def undeliverable(workspace: Workspace, channel: str) -> set[str]:

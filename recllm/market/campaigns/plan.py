@@ -148,11 +148,14 @@ def written_plan(
     addressed = [r for r in recipients if not r.held_out]
     if not addressed:
         if silent[Silence.NO_PROOF]:
-            item_id, missing = next(iter(writer.unproven.items()))
-            title = catalogue.items[item_id].title
-            raise DataError(
-                f"{file.source}: the offer cannot be stated for {title!r}: {missing}; give the proof, or change it"
+            titles = ", ".join(repr(catalogue.items[item_id].title) for item_id in writer.unproven)
+            missing = next(iter(writer.unproven.values()))
+            refusal = DataError(
+                f"{file.source}: the offer cannot be stated for {titles}: {missing.message}; "
+                "give the proof, or change it"
             )
+            refusal.keys = tuple(f"words.evidence.{missing.needs}.{item_id}" for item_id in writer.unproven)
+            raise refusal
         raise NothingToDo(
             f"{file.source}: nothing can be said to these customers about these products: {counts_in_words(silences)}; "
             "name an offer, an occasion, or products that they have a reason to buy"

@@ -64,7 +64,7 @@ def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Works
     day = festive_day(workspace.settings, file, file.send or utc(data.as_of))
     if day is not None and section.picks_items and not section.is_personal:
         name, coming = day.names["en"], ComingDay(day=CalendarDay(day.key), on=day.on)
-        items, source = goods_of_day(workspace, data, coming, recommender)
+        items, source = goods_of_day(workspace, data, coming)
         if not items:
             raise NothingToDo(f"no products are known to fit {name}; name items, a category or an intent")
         note = goods_note(len(items), source, name)

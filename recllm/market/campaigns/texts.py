@@ -15,19 +15,26 @@ from typing import NamedTuple
 import polars as pl
 
 from recllm.base.documents import count_text
-from recllm.base.schema import AdCopy, CopyVerdict, Generator, Item, ReasonKind
+from recllm.base.schema import AdCopy, Check, CopyVerdict, Generator, Item, ReasonKind
 from recllm.base.settings import Settings
 from recllm.base.words.sentences import section
 from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.channels import channel_named
-from recllm.market.adcopy.packs import approved_words
+from recllm.market.adcopy.packs import Pack, approved_words
 from recllm.market.adcopy.request import CopyRequest, FactSheet, FestiveDay, PersonFacts, Voice
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify.guarantees import Review, review
 from recllm.market.adcopy.write import sayable_facts, write_copy
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignText, CheckNote, TextFacts
-from recllm.market.occasions.calendar import SENSIBLE_DAYS, nearest_date, profile_of
+from recllm.market.occasions.calendar import (
+    SENSIBLE_DAYS,
+    countries_of,
+    day_names,
+    is_of_other_day,
+    named_days,
+    nearest_date,
+)
 from recllm.shop.data.catalogue import on_offer
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.domains import SHOP, domain_of, in_domain
@@ -47,6 +54,8 @@ class Catalogue:
     """Words beyond the facts that the shop's people approved."""
     domain: str = SHOP
     """The one that texts are written in."""
+    packs: tuple[Pack, ...] = ()
+    """Those that the campaign names, else all as they hold in the shop's country."""
     day: FestiveDay | None = None
     """That of the campaign, as of the moment."""
     day_items: frozenset[str] = frozenset()
@@ -64,8 +73,11 @@ def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[st
     lowest = lowest_prices(states.filter(pl.col("item_id").is_in(sorted(ids))), moment)
     known_brands = frozenset(brands) | set(file.words.known_brands)
     domain = domain_of(workspace.locale())
+    packs, countries = file.words.packs, countries_of(workspace.settings)
+    if "packs" not in file.words.model_fields_set:
+        packs = tuple(pack.in_countries(countries) for pack in packs)
     day = festive_day(workspace.settings, file, moment)
-    return Catalogue(items, lowest, known_brands, vocabulary, domain, day)
+    return Catalogue(items, lowest, known_brands, vocabulary, domain, packs, day)
 
 
 def festive_day(settings: Settings, file: CampaignFile, moment: datetime) -> FestiveDay | None:
@@ -74,7 +86,7 @@ def festive_day(settings: Settings, file: CampaignFile, moment: datetime) -> Fes
     if day is None:
         return None
     on = nearest_date(day, settings, today)
-    return FestiveDay(key=day.value, names=profile_of(day, settings).names, on=on, days_left=(on - today).days)
+    return FestiveDay(key=day.value, names=day_names(day), on=on, days_left=(on - today).days)
 
 
 def lowest_prices(states: pl.DataFrame, moment: datetime) -> dict[str, Decimal]:
@@ -126,7 +138,7 @@ def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | Campa
         offer=file.offer,
         list_price=file.list_prices.get(text.item_id),
         evidence=of_history | file.evidence_for(text.item_id),
-        packs=file.words.packs,
+        packs=catalogue.packs,
         voice=file.words.voice or Voice(),
         variants=file.words.variants,
         vocabulary=catalogue.vocabulary,
@@ -194,6 +206,8 @@ class Silence(StrEnum):
 
     NO_TEXT_FOR_PRODUCT = "no_text_for_product"
     """No text is written about such products, or their name cannot be used."""
+    OTHER_DAY = "other_day"
+    """They are named after another day than the campaign's."""
     NO_PROOF = "no_proof"
     """A law forbids the offer without a proof that is missing."""
     NOTHING_TO_SAY = "nothing_to_say"
@@ -215,8 +229,8 @@ class CampaignWriter:
     silences: dict[tuple[str, str, str], Silence | None] = field(default_factory=dict)
     """The same -> why no customer gets a text about it; None where some may."""
     verdicts: dict[TextKey, Silence | None] = field(default_factory=dict)
-    unproven: dict[str, str] = field(default_factory=dict)
-    """Product -> what a law asks for."""
+    unproven: dict[str, Check] = field(default_factory=dict)
+    """Product -> the check that asks for a proof."""
 
     @property
     def silent_items(self) -> dict[str, Silence]:
@@ -236,7 +250,11 @@ class CampaignWriter:
         if about not in self.silences:
             key = TextKey(item_id, ReasonKind.GENERAL, channel, locale, modelled=False)
             self.silences[about] = None
-            if not situation_of(*self.request(key)).reasons:
+            item, day = self.catalogue.items[item_id], self.file.target.day
+            named = named_days(" > ".join([item.title, *item.category]).lower())
+            if day is not None and is_of_other_day(named, day):
+                self.silences[about] = Silence.OTHER_DAY
+            elif not situation_of(*self.request(key)).reasons:
                 self.silences[about] = Silence.NO_TEXT_FOR_PRODUCT
             elif self.file.offer is not None and self.verdict(key) is Silence.NO_PROOF:
                 self.silences[about] = Silence.NO_PROOF
@@ -251,7 +269,7 @@ class CampaignWriter:
             silence = None if copies else Silence.NOTHING_TO_SAY
             for copy in copies:
                 failures, _ = self.notes(copy, request)
-                missing = next((check.message for check in copy.checks if check.needs), None)
+                missing = next((check for check in copy.checks if check.needs), None)
                 if failures and missing is not None and self.file.offer is not None:
                     silence = Silence.NO_PROOF
                     self.unproven.setdefault(key.item_id, missing)

@@ -5,10 +5,12 @@ upcoming_days(settings, date(2025, 12, 1))[0]      # ComingDay(christmas, 2025-1
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from recllm.base.schema import Action
 from recllm.base.settings import Settings
 from recllm.base.words.sentences import language
+from recllm.market.adcopy.lexicon import phrase_pattern, table
 from recllm.shop.data.dataset import DAY, Dataset, utc
 
 DAYS_AHEAD = 45
@@ -55,24 +58,10 @@ class CalendarDay(StrEnum):
 class DayProfile:
     """What is known of a day."""
 
-    english: str
-    chinese: str
     date_in: Callable[[int, str], date]
     """(year, country) -> date."""
     write_before: int
     """Days before it that its messages go out."""
-    about: str = ""
-    """Goods that people buy for it, in the language of the shops that have it; "" where it is about offers."""
-
-    @property
-    def names(self) -> Mapping[str, str]:
-        """Language -> name."""
-        return {"en": self.english, "zh": self.chinese}
-
-    @property
-    def is_sale(self) -> bool:
-        """Whether the day is about offers, so that there is nothing to say without one."""
-        return not self.about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,56 +142,45 @@ def summer(year: int, country: str) -> date:
 
 
 WESTERN_DAYS: Mapping[CalendarDay, DayProfile] = {
-    CalendarDay.CHRISTMAS: DayProfile(
-        "Christmas", "圣诞", _fixed(12, 25), 18, "Christmas gifts, decorations, wrapping paper, cookies"
-    ),
-    CalendarDay.BLACK_FRIDAY: DayProfile("Black Friday", "黑色星期五", black_friday, 2),
-    CalendarDay.VALENTINES: DayProfile(
-        "Valentine's Day", "情人节", _fixed(2, 14), 10, "Valentine's Day chocolate, candy, flowers and cards"
-    ),
-    CalendarDay.MOTHERS_DAY: DayProfile(
-        "Mother's Day", "母亲节", mothers_day, 10, "Mother's Day gifts, flowers, cards, jewellery, skin care"
-    ),
-    CalendarDay.EASTER: DayProfile("Easter", "复活节", easter_sunday, 10, "Easter eggs, chocolate bunnies, candy"),
-    CalendarDay.BACK_TO_SCHOOL: DayProfile(
-        "back to school",
-        "开学",
-        back_to_school,
-        14,
-        "back to school pens, notebooks, school bags, lunch boxes",
-    ),
-    CalendarDay.SUMMER: DayProfile(
-        "summer", "夏天", summer, 10, "summer barbecue, picnic, ice cream, iced tea, sun cream"
-    ),
+    CalendarDay.CHRISTMAS: DayProfile(_fixed(12, 25), 18),
+    CalendarDay.BLACK_FRIDAY: DayProfile(black_friday, 2),
+    CalendarDay.VALENTINES: DayProfile(_fixed(2, 14), 10),
+    CalendarDay.MOTHERS_DAY: DayProfile(mothers_day, 10),
+    CalendarDay.EASTER: DayProfile(easter_sunday, 10),
+    CalendarDay.BACK_TO_SCHOOL: DayProfile(back_to_school, 14),
+    CalendarDay.SUMMER: DayProfile(summer, 10),
 }
 CHINESE_DAYS: Mapping[CalendarDay, DayProfile] = {
-    CalendarDay.NEW_YEAR_GOODS: DayProfile("New Year shopping festival", "年货节", _lunar(12, 8), 2),
-    CalendarDay.SPRING_FESTIVAL: DayProfile(
-        "Chinese New Year", "春节", _lunar(1, 1), 14, "春节年货 礼盒 坚果 糖果 茶叶 春联"
-    ),
-    CalendarDay.LANTERN: DayProfile("Lantern Festival", "元宵节", _lunar(1, 15), 5, "元宵 汤圆 灯笼"),
-    CalendarDay.WOMENS_DAY: DayProfile("Women's Day", "妇女节", _fixed(3, 8), 6, "女士礼物 护肤 美妆 鲜花 丝巾"),
-    CalendarDay.MOTHERS_DAY: DayProfile("Mother's Day", "母亲节", mothers_day, 8, "母亲节礼物 鲜花 护肤 丝巾 茶具"),
-    CalendarDay.DRAGON_BOAT: DayProfile("Dragon Boat Festival", "端午", _lunar(5, 5), 8, "端午 粽子 咸鸭蛋 艾草 香囊"),
-    CalendarDay.MID_YEAR: DayProfile("618", "618", _fixed(6, 18), 3),
-    CalendarDay.QIXI: DayProfile("Qixi", "七夕", _lunar(7, 7), 7, "七夕礼物 巧克力 鲜花 首饰 香水"),
-    CalendarDay.BACK_TO_SCHOOL: DayProfile("back to school", "开学", _fixed(9, 1), 12, "开学 文具 书包 笔记本 台灯"),
-    CalendarDay.MID_AUTUMN: DayProfile("Mid-Autumn Festival", "中秋", _lunar(8, 15), 12, "中秋 月饼 茶叶 礼盒"),
-    CalendarDay.NATIONAL_DAY: DayProfile("National Day", "国庆", _fixed(10, 1), 7, "国庆假期 旅行 户外 行李箱 露营"),
-    CalendarDay.DOUBLE_11: DayProfile("Singles' Day", "双11", _fixed(11, 11), 3),
-    CalendarDay.DOUBLE_12: DayProfile("Double 12", "双12", _fixed(12, 12), 2),
+    CalendarDay.NEW_YEAR_GOODS: DayProfile(_lunar(12, 8), 2),
+    CalendarDay.SPRING_FESTIVAL: DayProfile(_lunar(1, 1), 14),
+    CalendarDay.LANTERN: DayProfile(_lunar(1, 15), 5),
+    CalendarDay.WOMENS_DAY: DayProfile(_fixed(3, 8), 6),
+    CalendarDay.MOTHERS_DAY: DayProfile(mothers_day, 8),
+    CalendarDay.DRAGON_BOAT: DayProfile(_lunar(5, 5), 8),
+    CalendarDay.MID_YEAR: DayProfile(_fixed(6, 18), 3),
+    CalendarDay.QIXI: DayProfile(_lunar(7, 7), 7),
+    CalendarDay.BACK_TO_SCHOOL: DayProfile(_fixed(9, 1), 12),
+    CalendarDay.MID_AUTUMN: DayProfile(_lunar(8, 15), 12),
+    CalendarDay.NATIONAL_DAY: DayProfile(_fixed(10, 1), 7),
+    CalendarDay.DOUBLE_11: DayProfile(_fixed(11, 11), 3),
+    CalendarDay.DOUBLE_12: DayProfile(_fixed(12, 12), 2),
 }
 """年货节 begins on the eighth of the last month, three weeks before the Spring Festival."""
 SEASONS = (CalendarDay.BACK_TO_SCHOOL, CalendarDay.SUMMER)
 """What is bought for them goes on to be bought after their date."""
 
 
-def country_of(settings: Settings) -> str:
-    """Two capitals: of the language's region, else of the time zone, else of the currency; "EU" of the euro."""
+def countries_of(settings: Settings) -> tuple[str, ...]:
+    """Two capitals each: of the language's region, the time zone and the currency; "EU" of the euro."""
     region = next((code for code in settings.locale.replace("_", "-").split("-")[1:] if len(code) == 2), "")
     territory = get_global("zone_territories").get(settings.timezone or "", "")
     territory = territory if territory.isalpha() else ""  # UTC is that of the world, 001
-    return region.upper() or territory or (settings.currency or "")[:2]
+    return tuple(filter(None, (region.upper(), territory, (settings.currency or "")[:2])))
+
+
+def country_of(settings: Settings) -> str:
+    """The first of `countries_of`; "" where none is known."""
+    return next(iter(countries_of(settings)), "")
 
 
 def days_of(settings: Settings) -> Mapping[CalendarDay, DayProfile]:
@@ -217,6 +195,34 @@ def days_of(settings: Settings) -> Mapping[CalendarDay, DayProfile]:
 def profile_of(day: CalendarDay, settings: Settings) -> DayProfile:
     """Of the shop's own days, else of the others'."""
     return days_of(settings).get(day) or {**WESTERN_DAYS, **CHINESE_DAYS}[day]
+
+
+@cache
+def day_words(kind: str) -> Mapping[str, re.Pattern[str]]:
+    """Day -> what finds its words of a kind, see data/days.toml, in a text in small letters."""
+    days = table("days.toml").items()
+    return {day: shape for day, words in days if (shape := phrase_pattern(words.get(kind, ())))}
+
+
+def day_names(day: CalendarDay) -> Mapping[str, str]:
+    """Language -> name."""
+    names: Mapping[str, str] = table("days.toml")[day]["name"]
+    return names
+
+
+def is_sale(day: CalendarDay) -> bool:
+    """Whether the day is about offers, so that there is nothing to say without one."""
+    return day not in day_words("kinds")
+
+
+def named_days(text: str, kind: str = "goods") -> set[str]:
+    """Those of whose words of a kind the text has one."""
+    return {day for day, shape in day_words(kind).items() if shape.search(text)}
+
+
+def is_of_other_day(named: set[str], day: CalendarDay) -> bool:
+    """Whether an item that names these days is for none but others. A day of offers sells goods of all."""
+    return not is_sale(day) and day not in named and not named.issubset(SEASONS)
 
 
 def nearest_date(day: CalendarDay, settings: Settings, around: date) -> date:
@@ -242,18 +248,21 @@ LEAST_YEAR_DAYS = 330
 LEAST_BOUGHT, LEAST_LIFT, LEAST_FALL = 8, 2.5, 1.5
 """Of an item of the day: purchases before it, their share against that of all items in the item's category as well,
 and purchases before against those after it. Without the last two, a promotion of those weeks would make one."""
+FEW_BOUGHT, BY_CHANCE = 2, 0.1
+"""Fewer purchases do where they are no chance: the expected number of the shop's items that would have them by it."""
 _PRIOR = 20.0
 """Purchases that the category's share counts for."""
 
 
-def season_lifts(dataset: Dataset, coming: ComingDay, settings: Settings) -> NDArray[np.float64] | None:
+def season_lifts(dataset: Dataset, coming: ComingDay, settings: Settings) -> NDArray[np.float64]:
     """How much larger the share of each item's purchases, (n_items,), that lies before the day is than that of all
-    items, smoothed towards its category's; 0 for items that are none of the day's. None where the log holds no such
-    weeks of an earlier year, or no whole year.
+    items, smoothed towards its category's; 0 for items that are none of the day's, as all are without a whole year.
     """
+    from scipy.special import pdtrc
+
     bought, profile = dataset.events.of(Action.PURCHASE), profile_of(coming.day, settings)
     if not len(bought) or np.ptp(bought.at) < LEAST_YEAR_DAYS * DAY:
-        return None
+        return np.zeros(dataset.n_items)
     first, weeks = int(bought.at.min()), SEASON_DAYS * DAY
     is_before, is_after = np.zeros(len(bought), bool), np.zeros(len(bought), bool)
     for year in range(utc(first).year, coming.on.year):
@@ -263,7 +272,7 @@ def season_lifts(dataset: Dataset, coming: ComingDay, settings: Settings) -> NDA
             is_before |= (bought.at >= end - weeks) & (bought.at < end)
             is_after |= (bought.at >= end) & (bought.at < end + weeks)
     if not is_before.any():
-        return None
+        return np.zeros(dataset.n_items)
     n_all, n_before, n_after = (
         np.bincount(bought.item[mask], minlength=dataset.n_items) for mask in (slice(None), is_before, is_after)
     )
@@ -273,7 +282,10 @@ def season_lifts(dataset: Dataset, coming: ComingDay, settings: Settings) -> NDA
     lift = (n_before + _PRIOR * of_group[group]) / (n_all + _PRIOR) / share
     has_category = dataset.items["category"].list.len().fill_null(0).to_numpy() > 0
     of_category = np.where(has_category, of_group[group] / share, np.inf)
-    is_of_day = (n_before >= LEAST_BOUGHT) & (np.minimum(lift, of_category) >= LEAST_LIFT)
+    # Poisson: as many purchases or more, where the item sells before the day as all items do
+    by_chance = (n_all > 0).sum() * pdtrc(np.maximum(n_before - 1, 0), n_all * share)
+    is_much = (n_before >= LEAST_BOUGHT) | ((n_before >= FEW_BOUGHT) & (by_chance <= BY_CHANCE))
+    is_of_day = is_much & (np.minimum(lift, of_category) >= LEAST_LIFT)
     if coming.day not in SEASONS:
         is_of_day &= n_before >= LEAST_FALL * n_after
     return np.where(is_of_day, lift, 0.0)

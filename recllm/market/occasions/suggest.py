@@ -3,8 +3,7 @@ their goods."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from enum import StrEnum
@@ -15,14 +14,24 @@ import polars as pl
 
 from recllm.base.arrays import Mask
 from recllm.base.documents import plain
-from recllm.base.errors import PolicyError, RecllmError, UsageError
+from recllm.base.errors import PolicyError, UsageError
 from recllm.base.questions import SearchRequest
 from recllm.base.schema import Action, Occasion
+from recllm.base.words.sentences import section
+from recllm.base.words.words import Figure
 from recllm.market.adcopy.lexicon import fold, table
 from recllm.market.adcopy.naming import name_and_size, written_out
 from recllm.market.audiences.contacts import first_channels
 from recllm.market.audiences.exclusions import minors
-from recllm.market.occasions.calendar import CalendarDay, ComingDay, profile_of, season_lifts, upcoming_days
+from recllm.market.occasions.calendar import (
+    CalendarDay,
+    ComingDay,
+    is_of_other_day,
+    named_days,
+    profile_of,
+    season_lifts,
+    upcoming_days,
+)
 from recllm.market.occasions.day import cases_of, open_shop_at
 from recllm.market.occasions.detect import Shop
 from recllm.recommend.recommender.recommender import Recommender
@@ -48,42 +57,38 @@ class GoodsSource(StrEnum):
     """How the goods of a day are known."""
 
     SALES = "sales"
-    """They sold more before the day in earlier years."""
+    """They sold more before the day in earlier years, or are named after it."""
     TEXT = "text"
-    """They fit the day by their names and descriptions: the log is shorter than a year."""
+    """They are gifts, or what else people buy for it, by their names or categories."""
     NONE = "none"
 
 
-def goods_of_day(
-    workspace: Workspace, dataset: Dataset, coming: ComingDay, recommender: Recommender | None = None
-) -> tuple[tuple[str, ...], GoodsSource]:
-    """Ids of goods on offer of no sensitive category, the strongest first; of those that differ in size alone that one.
-    recommender: finds goods by their texts where sales do not tell; None for sales alone."""
+def goods_of_day(workspace: Workspace, dataset: Dataset, coming: ComingDay) -> tuple[tuple[str, ...], GoodsSource]:
+    """Ids of goods on offer of no sensitive category that name no other day, the strongest first; of those that differ
+    in size alone that one. Everyday goods are none: where nothing is known of the day, the shop chooses."""
+    items = dataset.items
+    titles = items["title"].fill_null("")
+    texts = (titles + " > " + items["category"].list.join(" > ").fill_null("")).str.to_lowercase().to_list()
+    named = [named_days(text) for text in texts]
+    is_of_kind = np.array([coming.day in named_days(text, "kinds") for text in texts], bool)
+    is_named = np.array([coming.day in days for days in named], bool)
+    is_of_other = np.array([is_of_other_day(days, coming.day) for days in named], bool)
+    offered = dataset.item_index.on_offer(dataset.as_of) & ~sensitive_items(items, workspace.policy) & ~is_of_other
     lifts = season_lifts(dataset, coming, workspace.settings)
-    if lifts is not None:
-        offered = dataset.item_index.on_offer(dataset.as_of) & ~sensitive_items(dataset.items, workspace.policy)
-        order = np.argsort(-lifts, kind="stable")
-        rows = order[(lifts[order] > 0) & offered[order]].tolist()
-        titles = dataset.items["title"].gather(rows).to_list()
-        names = [name_and_size(written_out(title or ""))[0] for title in titles]
+    n_bought = np.bincount(dataset.events.of(Action.PURCHASE).item, minlength=dataset.n_items)
+    order = np.lexsort((-n_bought, -lifts))
+    for source, is_of_day in ((GoodsSource.SALES, is_named | (lifts > 0)), (GoodsSource.TEXT, is_of_kind)):
+        rows = order[(is_of_day & offered)[order]].tolist()
+        names = [name_and_size(written_out(title))[0] for title in titles.gather(rows)]
         kept_rows = [row for n, row in enumerate(rows) if names.index(names[n]) == n]
         if kept_rows:
-            item_ids = dataset.items["item_id"].gather(kept_rows[:MOST_GOODS]).to_list()
-            return tuple(item_ids), GoodsSource.SALES
-    about = profile_of(coming.day, workspace.settings).about
-    if recommender is not None and about:
-        with suppress(UsageError):
-            return tuple(fitting_items(recommender, about, None, limit=MOST_GOODS)), GoodsSource.TEXT
+            return tuple(items["item_id"].gather(kept_rows[:MOST_GOODS]).to_list()), source
     return (), GoodsSource.NONE
 
 
 def goods_note(n: int, source: GoodsSource, name: str) -> str:
     """How the n goods of a day were found, in words."""
-    if source is GoodsSource.SALES:
-        return f"{n} products sold more before {name} in earlier years"
-    if source is GoodsSource.TEXT:
-        return f"{n} products fit {name} by their descriptions; the log holds no earlier year"
-    return f"no products are known to fit {name}"
+    return section("campaigns.goods", "en")[source].format(n=Figure(n), name=name)
 
 
 def send_time(workspace: Workspace, coming: ComingDay) -> datetime | None:
@@ -153,11 +158,11 @@ class OccasionSuggestion:
     source: GoodsSource = GoodsSource.NONE
 
 
-def suggest(workspace: Workspace, recommender: Callable[[], Recommender] | None = None) -> list[OccasionSuggestion]:
+def suggest(workspace: Workspace) -> list[OccasionSuggestion]:
     """The days of the calendar that come, the next one first, and the occasions of now, that of most customers first.
 
     People without a channel, and those who may be minors, are left out. Learns when things are due, where no model of
-    that is there yet. recommender: finds the goods of a day by their texts. Raises `DataError` for a log without times.
+    that is there yet. Raises `DataError` for a log without times.
     """
     shop = open_shop_at(workspace, present(workspace))
     item_ids, (reachable, days) = shop.dataset.items["item_id"], customers_of(workspace, shop)
@@ -170,35 +175,22 @@ def suggest(workspace: Workspace, recommender: Callable[[], Recommender] | None 
         people = suggested_people(shop, days, *(cases[column].to_list() for column in ("user", "item", "chance")))
         suggestions.append(OccasionSuggestion(occasion=occasion, people=people, item_ids=tuple(by_people)))
     of_now = sorted((s for s in suggestions if s.people), key=lambda s: -len(s.people))
-    return [*coming_days(workspace, shop, reachable, days, recommender), *of_now]
+    return [*coming_days(workspace, shop, reachable, days), *of_now]
 
 
-def coming_days(
-    workspace: Workspace,
-    shop: Shop,
-    reachable: Mask,
-    days: ShoppingDays,
-    recommender: Callable[[], Recommender] | None = None,
-) -> list[OccasionSuggestion]:
+def coming_days(workspace: Workspace, shop: Shop, reachable: Mask, days: ShoppingDays) -> list[OccasionSuggestion]:
     """The days of the calendar that come, the next one first, with its goods and all who may be written to and bought
-    within `BUYER_DAYS`, the latest buyers first. reachable, days: see `customers_of`; recommender: as of `suggest`."""
-    data = shop.dataset
+    within `BUYER_DAYS`, the latest buyers first. reachable, days: see `customers_of`."""
     today = utc(shop.now).astimezone(workspace.settings.zone).date()
     since = np.where(reachable, days.since, np.inf)
     latest = np.argsort(since, kind="stable")[: int((since <= BUYER_DAYS).sum())]
     people = suggested_people(shop, days, latest.tolist())
-    suggestions: list[OccasionSuggestion] = []
-    by_text: Recommender | None = None
-    for coming in upcoming_days(workspace.settings, today):
-        item_ids, source = goods_of_day(workspace, data, coming)
-        if source is GoodsSource.NONE and recommender and profile_of(coming.day, workspace.settings).about:
-            with suppress(RecllmError):  # without an encoder the shop chooses
-                by_text = by_text or recommender()
-                item_ids, source = goods_of_day(workspace, data, coming, by_text)
-        suggestions.append(
-            OccasionSuggestion(occasion=coming.day, people=people, item_ids=item_ids, coming=coming, source=source)
-        )
-    return [s for s in suggestions if s.people]
+    in_order = upcoming_days(workspace.settings, today) if people else []
+    goods = [(coming, *goods_of_day(workspace, shop.dataset, coming)) for coming in in_order]
+    return [
+        OccasionSuggestion(occasion=coming.day, people=people, item_ids=item_ids, coming=coming, source=source)
+        for coming, item_ids, source in goods
+    ]
 
 
 def customers_of(workspace: Workspace, shop: Shop) -> tuple[Mask, ShoppingDays]:
