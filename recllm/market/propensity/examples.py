@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from recllm.base.arrays import Ints, Mask, Rows, Values
 from recllm.base.errors import DataError, PolicyError, UsageError
 from recllm.base.policy import Policy
-from recllm.base.schema import Action
 from recllm.market.propensity.features import FeatureTable, person_features, target_features
 from recllm.market.propensity.prediction import PredictionRequest
 from recllm.shop.data.catalogue import SENSITIVE_TARGET, in_category, known_rows, sensitive_items
@@ -101,15 +100,6 @@ Outcome = Callable[[Cohort, int, int], Values]
 """What everybody did with start <= time < end, (n_users,)."""
 Eligible = Callable[[Cohort, int], Mask]
 """Who is asked about as of a time, (n_users,)."""
-
-
-def active_within(days: int) -> Eligible:
-    """Who has bought anything within these days before a time."""
-
-    def active(cohort: Cohort, at: int) -> Mask:
-        return np.asarray(np.diff(cohort.dataset.between(at - days * DAY, at, Action.PURCHASE).indptr) > 0)
-
-    return active
 
 
 def order_days(cohort: Cohort, now: int) -> ShoppingDays:

@@ -161,11 +161,10 @@ class CountedModel:
     def fit(cls, examples: Examples, as_of: int, _: PropensitySettings) -> CountedModel:
         """Raises `DataError` for labels that were not known at `as_of`, or too few of them."""
         examples.check(as_of).check_classes("this prediction", TO_COUNT)
-        columns, groups = examples.features.names, examples.features.groups
         names, group = ("gap_median", "days_since"), "rhythm"
-        if "target" in groups:
+        if "target" in examples.features.groups:
             names, group = ("target_gap_median", "target_days_since"), "target"
-        gaps = examples.features.values[:, columns.index(names[0])]
+        gaps = examples.features.column(names[0])
         usual_gap = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else 1.0
         model = cls(names, group, usual_gap, np.empty((0, 2)), examples.label)
         return replace(model, cases=model.logs(model.inputs(examples.features).values))
