@@ -188,7 +188,7 @@ class CountedModel:
 
         alike = KDTree(self.cases).query(self.logs(inputs), min(ALIKE_CASES, len(self.cases)))[1]
         happened = self.label[alike].sum(axis=1) + self.label.mean()
-        return np.log(happened / (alike.shape[1] + 1 - happened))
+        return np.asarray(np.log(happened / (alike.shape[1] + 1 - happened)))
 
 
 def backtest(
