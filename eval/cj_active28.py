@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from recllm.base.stats.intervals import bootstrap
 from recllm.base.stats.probabilities import auc
-from recllm.market.propensity.examples import Cohort, Examples, active_within, past_examples
+from recllm.market.propensity.examples import Cohort, Examples, past_examples
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.model import PropensitySettings, fit_propensity
 from recllm.market.propensity.prediction import lift, quality
@@ -27,7 +27,6 @@ from recllm.shop.data.dataset import DAY
 
 PLAIN = ("days_since", "tenure", "trips", "trips_28", "trips_56", "trips_91", "spend", "spend_28", "spend_91")
 SINGLE = {"days since last purchase": "days_since", "number of baskets": "trips", "decayed baskets": "trips_decayed"}
-EVER = 10_000
 
 
 def main() -> None:
@@ -65,9 +64,8 @@ def tables(cohort: Cohort) -> tuple[Examples, FeatureTable, NDArray[np.int64]]:
     """What is learned from, who is predicted, and their rows. The windows end at the cut, not at the last event."""
     first, as_of = int(cohort.dataset.events.at.min()), cohort.dataset.as_of
     times = [as_of - n * 28 * DAY for n in range(1, 14) if as_of - (n + 1) * 28 * DAY >= first]
-    eligible = active_within(EVER)
-    rows = np.flatnonzero(eligible(cohort, as_of))
-    return past_examples(cohort, times, 28, Cohort.bought, eligible), cohort.features(as_of).rows(rows), rows
+    rows = np.flatnonzero(Cohort.with_history(cohort, as_of))
+    return past_examples(cohort, times, 28, Cohort.bought, Cohort.with_history), cohort.features(as_of).rows(rows), rows
 
 
 def bought(window: EvaluationWindow, rows: NDArray[np.int64]) -> Values:

@@ -71,7 +71,8 @@ def cases(title: str = "Blue Hour", category: str = "Harbour") -> Mapping[str, l
         "behaviour.target": grid(trips=(0, 1, 2), days=(None, *ages), target=(None, category)),
         "behaviour.coupons": grid(redeemed=(1,), mailed=(3,), used=(None, 1, 2)),
         "behaviour.affinity": grid(lines=(0, 1, 2)),
-        "behaviour.meaning": grid(kind=("buy", "leave", "redeem", "next-order", "value"), active=(28,)),
+        "behaviour.meaning": grid(kind=("buy", "leave", "redeem", "next-order", "value"), active=(None, 28)),
+        "behaviour.counted": [{"n": 30}],
         "behaviour.checked": [
             {"days": 28, "day": None, "campaigns": 0},
             {"days": 28, "day": "2025-01-05", "campaigns": 3},

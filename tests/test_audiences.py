@@ -26,8 +26,10 @@ from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.market.audiences.audience import Audience, audience_document, find_audience, text_target
 from recllm.market.audiences.exclusions import Consents, first_only, youngest_age
 from recllm.market.audiences.probabilities import (
+    UNCHANGED,
     UserScores,
     calibrated_rate,
+    calibration_line,
     fit_line,
     independent_probabilities,
     restricted_to,
@@ -133,6 +135,10 @@ def test_a_set_in_a_shop_expects_what_it_sees(trained: Recommender) -> None:
     right = target_probabilities(trained, rows, np.arange(PEOPLE))
     assert np.array_equal(np.argsort(raw.score, kind="stable"), np.argsort(right.score, kind="stable"))
     assert right.probabilities().sum() == pytest.approx(PEOPLE / 2, abs=6)
+    data = trained.dataset
+    for people, is_changed in ((30, True), (15, False)):
+        few = replace(data, users=data.users[:people], events=data.events.rows(np.arange(people)))
+        assert (calibration_line(like(trained, dataset=few), rows) != UNCHANGED) == is_changed
     single = independent_probabilities(trained, rows[:1], np.arange(PEOPLE))
     assert np.array_equal(target_probabilities(trained, rows[:1], np.arange(PEOPLE)).score, single.score)
 
@@ -165,7 +171,8 @@ def test_reasons_are_those_of_a_person_alone(trained: Recommender) -> None:
     same, row = 0, trained.dataset.item_rows(["tea3"])
     for person in people:
         plain = trained.explainer().reasons(trained.person(person.user_id), row, 1.0)[0]
-        assert person.reasons
+        assert "general" not in {r.evidence_id for r in person.reasons}
+        plain = [r for r in plain if r.evidence_id != "general"]
         if not any(r.evidence_id.startswith("I:") for r in plain):
             assert [r.evidence_id for r in person.reasons] == [r.evidence_id for r in plain]
             assert [r.delta for r in person.reasons] == pytest.approx([r.delta for r in plain], abs=1e-4)
@@ -209,7 +216,7 @@ def test_the_language_of_answers_moves_no_probability(trained: Recommender) -> N
     found, plain = (audience(r, items=["tea3"], limits=AudienceLimits(size=20)) for r in (chinese, trained))
     assert [p.probability for p in found.people] == [p.probability for p in plain.people]
     assert [[r.delta for r in p.reasons] for p in found.people] == [[r.delta for r in p.reasons] for p in plain.people]
-    assert [p.reasons[0].text for p in found.people] != [p.reasons[0].text for p in plain.people]
+    assert [[r.text for r in p.reasons] for p in found.people] != [[r.text for r in p.reasons] for p in plain.people]
 
 
 def test_each_exclusion_is_counted_and_obeyed(trained: Recommender) -> None:

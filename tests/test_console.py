@@ -312,12 +312,17 @@ def test_a_persons_page_says_what_they_will_do(client: TestClient, folder: Path)
     assert "Without their agreement nothing is read" in withdrawn and told not in withdrawn
 
 
-def test_a_log_that_is_too_small_is_said_to_be(client: TestClient) -> None:
+def test_a_log_that_is_too_small_is_said_to_be(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     address = find_person(client)
+    with monkeypatch.context() as larger:
+        larger.setattr("recllm.doors.console.people.TO_COUNT", (30, 5))
+        until(lambda: client.get("/") and "does not allow it" in client.get(address).text)
+        too_few = assert_harmless(client.get(address).text).text
     send(client, f"{address}/predictions")
     until(lambda: "Being computed" not in client.get(f"{address}/predictions", headers={"hx-request": "true"}).text)
-    text = assert_harmless(client.get(address).text).text
-    assert text.count("This log does not allow it") >= 2 and "at least 50 are needed" in text
+    for text, reason in ((too_few, "at least 30"), (assert_harmless(client.get(address).text).text, "at least 5")):
+        assert text.count("This log does not allow it") == 1 and reason in text
+        assert "Compute the predictions" not in text
 
 
 def test_no_own_id_in_addresses_and_logs(looking: TestClient, trained: Path, caplog: pytest.LogCaptureFixture) -> None:

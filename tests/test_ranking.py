@@ -174,6 +174,11 @@ def test_items_that_never_sold_can_be_ranked_by_their_text_and_kind(ranker: Item
         everybody = UserInputs(data.events, NOW, EVERYBODY)
         found = ItemRanker(fitted.scorer, crowd).rank(everybody, 2, items=np.array([24, 25]))
         assert (found.item[:, 0] == np.where(tea, 24, 25)).mean() > 0.9
+        blind = ItemRanker(
+            fitted.scorer, CollaborativeStatistics.fit(data, np.ones_like(v) / v.shape[1] ** 0.5, fitted.population)
+        )
+        found = blind.rank(everybody, 2, items=np.array([24, 25]))
+        assert (found.item[:, 0] == np.where(tea, 24, 25)).mean() > 0.9, "by what they bought of its kind"
 
 
 def test_a_model_of_other_features_is_refused(crowd: CollaborativeStatistics) -> None:

@@ -132,7 +132,8 @@ def _slate_lines(slate: Slate) -> Iterator[str]:
         chance = "" if item.probability is None else f"  {100 * item.probability:.1f} %"
         suffix = f"  {item.part_text}" if item.part_text else ""
         yield f"{item.rank:3}. {item.title}{chance}{suffix}  [{', '.join(item.served_by)}]"
-        yield from (f"       {r.text}" + (f" ({r.delta:+.2f})" if r.delta else "") for r in item.reasons)
+        clear = (r for r in item.reasons if r.evidence_id != "general" or slate.degraded_reason)
+        yield from (f"       {r.text}" + (f" ({r.delta:+.2f})" if r.delta else "") for r in clear)
 
 
 class SearchOptions(SearchRequest, Answering):

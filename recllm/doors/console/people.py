@@ -28,6 +28,7 @@ from recllm.doors.privacy.registry import export_person, restrict_person
 from recllm.doors.service.jobs import ENDED, JobState, Progress
 from recllm.market.occasions.calendar import CalendarDay
 from recllm.market.occasions.suggest import SuggestedPerson
+from recllm.market.propensity.examples import TO_COUNT
 from recllm.market.propensity.prediction import PredictionRequest
 from recllm.recommend.recommender.histories import UserHistory
 from recllm.recommend.recommender.recommender import Recommender
@@ -344,6 +345,9 @@ def prediction_values(visit: Visit, name: str) -> dict[str, Any]:
         return {"name": name, "may_predict": False}
     job = visit.state.service.background.latest_job(visit.shop.name, PREDICTIONS_JOB[visit.language])
     problems: Mapping[str, str] = job.result if job is not None and job.state is JobState.DONE else {}
+    figures = visit.state.figures.latest(visit.shop)
+    if figures is not None and figures.people < TO_COUNT[0]:
+        problems = dict.fromkeys(KINDS, f"{figures.people} customers; at least {TO_COUNT[0]} are needed")
     return {
         "name": name,
         "predictions": [prediction_line(visit, name, kind, problems.get(kind, "")) for kind in KINDS],
@@ -372,6 +376,7 @@ def prediction_line(visit: Visit, name: str, kind: PredictionKind, problem: str)
         "average": None if len(prediction.people) < floor or kind is PredictionKind.NEXT_ORDER else learned.mean,
         "error": prediction.figures.get("mae" if is_value else "mae_days"),
         "as_of": prediction.as_of,
+        "notes": prediction.notes,
     }
 
 

@@ -7,6 +7,7 @@ projected once per user and once per item; only the small remainder is computed 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -47,6 +48,12 @@ GELU_BLOCK = 16_384
 
 POPULAR_WEIGHT = 0.03
 """Of the best seller, and of a view, where a purchase of today counts 1 (`counting_score`)."""
+
+KIND_PRIOR = 0.3
+"""Purchases of a type that everybody is taken to have made, in `kind_score`."""
+
+PURCHASES_DECAYED = 120 / math.log(2) / 56
+"""Purchases decayed with a half-life of 120 days for each one in 56 days, of people who buy as ever."""
 
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 _ERF = (4.30638e-05, 2.765672e-04, 1.520143e-04, 9.2705272e-03, 4.22820123e-02, 7.05230784e-02)
@@ -157,8 +164,9 @@ class Scorer:
             x = _standardised(features[rows], w["arrival_mean"], w["arrival_scale"])
             mlp[rows] = self._heads("arrival_mlps", config.heads, users, items, user[rows], item[rows], x)
         elif len(rows):
-            # no head has seen such an item: the cosine alone, at the level of what hardly sells
-            mlp[rows] = w["newcomer"][-1] + cosine[rows] - cosine_part[rows]
+            # no head has seen such an item: its text and kind, at the level of what hardly sells
+            fitting = cosine[rows] + kind_score(features[rows], config.features)
+            mlp[rows] = w["newcomer"][-1] + fitting - cosine_part[rows]
         rows = np.flatnonzero(no_history)
         if len(rows):
             # the linear score is the whole logit, so what the cosine adds elsewhere is taken off here
@@ -304,6 +312,17 @@ def counting_score(features: Floats, names: Sequence[str], best_seller: float) -
     sold = sales(np.expm1(columns["buyers_28"]), np.expm1(columns["buyers_91"])) / max(best_seller, 1)
     counts = np.expm1(columns["count_120"]) + POPULAR_WEIGHT * (np.expm1(columns["views"]) + sold)
     return np.asarray(np.log(counts) + columns["text_nearest"] * (columns["times"] == 0), np.float32)
+
+
+def kind_score(features: Floats, names: Sequence[str]) -> Floats:
+    """Of items that never sold, (n_pairs,): log of what the person bought of the item's type over what people buy of
+    it, both with `KIND_PRIOR` purchases more; 0 of a type that never sold."""
+    if not {"type_times", "type_buyers"} <= set(names):
+        return np.zeros(len(features), np.float32)
+    purchases, people = (np.expm1(features[:, names.index(name)]) for name in ("type_times", "type_buyers"))
+    people = people / 100 * PURCHASES_DECAYED
+    score = np.log((purchases + KIND_PRIOR) / (people + KIND_PRIOR))
+    return np.where(people > 0, score, 0).astype(np.float32)
 
 
 def sales(buyers_28: Any, buyers_91: Any) -> Any:

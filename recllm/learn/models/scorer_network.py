@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recllm.learn.models.scorer import STANDARDISED_LIMIT, Scorer, ScorerConfig
+from recllm.learn.models.scorer import STANDARDISED_LIMIT, Scorer, ScorerConfig, kind_score
 
 
 class ScorerNetwork(nn.Module):
@@ -101,8 +101,9 @@ class ScorerNetwork(nn.Module):
             arrivals = self._heads(self.arrival_mlps, n_heads, users, items, user[rows], item[rows], x)
             scores = scores.index_copy(1, rows, arrivals)
         elif len(rows):
-            # no head has seen such an item: the cosine, at the level of what hardly sells
-            logit = self.newcomer[-1] + cosine[rows]
+            # no head has seen such an item: its text and kind, at the level of what hardly sells
+            kind = torch.from_numpy(kind_score(features[rows].numpy(), self.config.features))
+            logit = self.newcomer[-1] + cosine[rows] + kind
             scores = scores.index_copy(1, rows, (logit - self.cosine_weight * cosine[rows]).expand(n_heads, -1))
         rows = torch.nonzero(no_history).squeeze(1)
         if len(rows):

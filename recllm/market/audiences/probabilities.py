@@ -45,8 +45,8 @@ USERS_PER_BLOCK = 256
 """People at once."""
 CALIBRATION_USERS = 1_000
 """People that the calibration of a set asks about at most, drawn by a fixed seed."""
-MIN_CALIBRATION_USERS = 50
-"""With fewer people who bought before that window nothing is changed."""
+MIN_CALIBRATION_USERS = 20
+"""With fewer people who bought before that window nothing is changed; of few the prior decides most."""
 LISTED_OFFERS = 30
 """Best items of each person that are known, for offers that spread over the catalogue."""
 Line = tuple[float, float]

@@ -54,7 +54,7 @@ LEVEL = 0.95
 
 
 def reasons_for(recommender: Recommender, user_rows: Ints, items: Rows) -> list[tuple[Reason, ...]]:
-    """The clearest reasons of person n for item n, (n,) rows each; an item of -1 has none."""
+    """The clearest reasons of person n for item n, (n,) rows each; none where nothing is clear, or of an item of -1."""
     data = recommender.dataset
     everybody = DatasetPeople(data)
     population = restricted_to(recommender.population, np.unique(items[items >= 0]))
@@ -81,7 +81,8 @@ def reasons_for(recommender: Recommender, user_rows: Ints, items: Rows) -> list[
         for position, item, person, tried, logit in zip(positions, targets, people, units, logits, strict=True):
             deltas = np.asarray(logit[0] - logit[1:], np.float32)
             profile = person.of_items([unit.item for unit in tried]).profile(data)
-            reasons[position] = speaker.reasons(tried, deltas, int(item), profile, 1.0)
+            clearest = speaker.reasons(tried, deltas, int(item), profile, 1.0)
+            reasons[position] = tuple(reason for reason in clearest if reason.evidence_id != "general")
 
     map_blocks(explain, len(with_item), USERS_PER_BLOCK)
     return reasons

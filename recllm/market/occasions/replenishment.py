@@ -295,7 +295,7 @@ WEEKS = 8
 """Past weeks learned from."""
 MAX_ROWS = 600_000
 """Pairs of a person and an item in all these weeks at most, drawn at random."""
-MIN_REPURCHASES = 200
+MIN_REPURCHASES = 100
 """Fewer of them in all weeks teach nothing that could be checked."""
 logger = logging.getLogger(__name__)
 

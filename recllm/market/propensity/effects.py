@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recllm.base.arrays import Ints, Rows
+from recllm.base.arrays import Ints, Rows, Values
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, ModelError, NothingToDo, UsageError
 from recllm.base.files import PRIVATE, safe_id, write_whole
@@ -37,7 +37,7 @@ from recllm.base.stats.probabilities import sigmoid
 from recllm.learn.models.trees import BoostedTrees, BoostingSettings, grow_trees
 from recllm.market.propensity.examples import Cohort
 from recllm.market.propensity.features import FeatureTable, Floats
-from recllm.market.propensity.model import Values, people_folds, varying
+from recllm.market.propensity.model import people_folds, varying
 from recllm.market.propensity.predict import datasets_of
 from recllm.market.propensity.prediction import qini_curve
 from recllm.market.propensity.trial import Trial, read_trial

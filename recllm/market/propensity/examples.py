@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from recllm.base.arrays import Ints, Mask, Rows, Values
 from recllm.base.errors import DataError, PolicyError, UsageError
 from recllm.base.policy import Policy
-from recllm.base.schema import Action
 from recllm.market.propensity.features import FeatureTable, person_features, target_features
 from recllm.market.propensity.prediction import PredictionRequest
 from recllm.shop.data.catalogue import SENSITIVE_TARGET, in_category, known_rows, sensitive_items
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
+from recllm.shop.data.rhythm import LAPSED_GAPS, ShoppingDays
 
-MIN_PEOPLE = 50
-MIN_PEOPLE_OF_A_CLASS = 20
-"""Fewer people with, or without, the outcome teach nothing that could be checked."""
+TO_LEARN, TO_COUNT = (50, 20), (20, 5)
+"""Fewer people, and fewer of them with, or without, the outcome, teach nothing that could be checked."""
+ACTIVE_DAYS, AWAY_GAPS = 91, 2.0
+"""Usual gaps without an order after which leaving is asked about."""
 MAX_WINDOWS = 12
 _COLUMNS = ("label", "person", "window", "cut", "known_at")
 """Arrays of `Examples`."""
@@ -101,13 +102,24 @@ Eligible = Callable[[Cohort, int], Mask]
 """Who is asked about as of a time, (n_users,)."""
 
 
-def active_within(days: int) -> Eligible:
-    """Who has bought anything within these days before a time."""
+def order_days(cohort: Cohort, now: int) -> ShoppingDays:
+    """The days with an order before `now`, epoch seconds."""
+    orders = cohort.purchases(0, now)
+    return ShoppingDays.of(orders.user, orders.at, cohort.dataset.n_users, now)
 
-    def active(cohort: Cohort, at: int) -> Mask:
-        return np.asarray(np.diff(cohort.dataset.between(at - days * DAY, at, Action.PURCHASE).indptr) > 0)
 
-    return active
+def missed_after(horizon_days: int, active_days: int | None, usual_gap: float) -> Eligible:
+    """Who is active, and would have stayed away for `AWAY_GAPS` of their usual gaps, or more, after another horizon
+    without an order. active_days: `ACTIVE_DAYS` or `LAPSED_GAPS` usual gaps, whichever is longer, when None.
+    usual_gap: of people without one."""
+
+    def missed(cohort: Cohort, at: int) -> Mask:
+        past = order_days(cohort, at)
+        gap = np.where(np.isnan(past.usual_gap), usual_gap, past.usual_gap)
+        is_active = past.since < (active_days or np.maximum(ACTIVE_DAYS, LAPSED_GAPS * gap))
+        return np.asarray(is_active & (past.since + horizon_days >= AWAY_GAPS * gap))
+
+    return missed
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,23 +161,23 @@ class Examples:
             )
         return self
 
-    def shortage(self, what: str) -> str:
-        """Of people, or of those with or without the outcome, in words; empty where there are enough to learn from."""
+    def shortage(self, what: str, minimum: tuple[int, int] = TO_LEARN) -> str:
+        """Of people, or of those with or without the outcome, in words; empty where there are the `minimum` of both."""
         positive = self.label > 0
         groups = (slice(None), positive, ~positive)
         people, happened, failed = (len(np.unique(self.person[rows])) for rows in groups)
-        if people < MIN_PEOPLE:
-            return f"{what}: {people} people with a past to learn from; at least {MIN_PEOPLE} are needed"
-        if min(happened, failed) < MIN_PEOPLE_OF_A_CLASS:
+        if people < minimum[0]:
+            return f"{what}: {people} people with a past to learn from; at least {minimum[0]} are needed"
+        if min(happened, failed) < minimum[1]:
             return (
                 f"{what}: in the past windows it happened to {happened:,} people, and to {failed:,} it did not; "
-                f"at least {MIN_PEOPLE_OF_A_CLASS} of each are needed"
+                f"at least {minimum[1]} of each are needed"
             )
         return ""
 
-    def check_classes(self, what: str) -> Examples:
+    def check_classes(self, what: str, minimum: tuple[int, int] = TO_LEARN) -> Examples:
         """Itself. Raises `DataError` for too few people, or too few with or without the outcome."""
-        if shortage := self.shortage(what):
+        if shortage := self.shortage(what, minimum):
             raise DataError(shortage)
         return self
 

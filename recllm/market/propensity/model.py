@@ -17,28 +17,29 @@ people have in common. Of the shop's ratios those count that the person has not 
     ratio > days since the last order / usual gap
     days ahead = ratio * usual gap - days since the last order
 
-The date is the median of these days, none beyond the horizon; the interval goes from their 15th to their 85th
-percentile, which as whole days hold about 80 % of the orders.
+Ratios know only people who came back. So their share of days within the horizon is scaled to the probability of an
+order within it. The date is the median of the days, none where that lies beyond the horizon; the interval goes from
+their 15th to their 85th percentile, which as whole days hold about 80 % of the orders.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Ints, Values
 from recllm.base.errors import DataError
 from recllm.base.stats.probabilities import sigmoid
 from recllm.learn.models.trees import BoostedTrees, BoostingSettings, grow_trees
-from recllm.market.propensity.examples import Cohort, Examples
+from recllm.market.propensity.examples import TO_COUNT, TO_LEARN, Cohort, Examples
 from recllm.market.propensity.features import FeatureTable, Floats, count, money
 from recllm.shop.data.dataset import DAY, utc
 from recllm.shop.data.rhythm import KNOWN_DAYS, ShoppingDays
 
-Values = NDArray[np.float64]
 QUANTILES = 101
 """Quantiles that a column's ranks are read from."""
 MAX_LOGIT = 12.0
@@ -46,6 +47,10 @@ MIN_SPEND = 0.01
 """Money; less counts as no purchase."""
 ORDER_QUANTILES = (0.15, 0.5, 0.85)
 """Of the earliest, the expected and the latest day; see above."""
+ALIKE_CASES = 30
+"""Past cases that are counted for a person."""
+NEVER_DAYS = 1e6
+"""Since the last order of people without one."""
 CALIBRATION_START = np.array([0.5, 0.5, 0.0])
 """a, b, c before anything is known."""
 
@@ -138,19 +143,73 @@ class Backtest:
     """Of each of these rows, the latest window's; None where they are people of all windows."""
 
 
-def backtest(examples: Examples, as_of: int, settings: PropensitySettings) -> Backtest:
-    """The latest window by a model of the earlier ones; where these are too few, a third of the people by the others.
+@dataclass(frozen=True, eq=False)
+class CountedModel:
+    """Of shops where too few people order to learn from: the mean outcome of the past cases most alike in the usual gap
+    and the days since the last order."""
+
+    names: tuple[str, str]
+    """The columns of the two."""
+    group: str
+    usual_gap: float
+    """Days, of people whose own is not known."""
+    cases: Values
+    """(n, 2), logs of the two."""
+    label: Values
+
+    @classmethod
+    def fit(cls, examples: Examples, as_of: int, _: PropensitySettings) -> CountedModel:
+        """Raises `DataError` for labels that were not known at `as_of`, or too few of them."""
+        examples.check(as_of).check_classes("this prediction", TO_COUNT)
+        names, group = ("gap_median", "days_since"), "rhythm"
+        if "target" in examples.features.groups:
+            names, group = ("target_gap_median", "target_days_since"), "target"
+        gaps = examples.features.column(names[0])
+        usual_gap = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else 1.0
+        model = cls(names, group, usual_gap, np.empty((0, 2)), examples.label)
+        return replace(model, cases=model.logs(model.inputs(examples.features).values))
+
+    def inputs(self, features: FeatureTable) -> FeatureTable:
+        """The two columns."""
+        values = np.stack([features.column(name) for name in self.names], axis=1)
+        return FeatureTable(self.names, (self.group, self.group), values)
+
+    def logs(self, inputs: Floats) -> Values:
+        """(n, 2); who never ordered is far from who did."""
+        return np.log1p(np.where(np.isnan(inputs), [self.usual_gap, NEVER_DAYS], inputs).astype(np.float64))
+
+    def probability(self, features: FeatureTable) -> Values:
+        """In (0, 1), (n,)."""
+        return sigmoid(self.logit(self.inputs(features).values))
+
+    def logit(self, inputs: Floats) -> Values:
+        """(n,), of values as `inputs` gives them; they may have been mixed."""
+        from scipy.spatial import KDTree
+
+        alike = KDTree(self.cases).query(self.logs(inputs), min(ALIKE_CASES, len(self.cases)))[1]
+        happened = self.label[alike].sum(axis=1) + self.label.mean()
+        return np.asarray(np.log(happened / (alike.shape[1] + 1 - happened)))
+
+
+def backtest(
+    examples: Examples, as_of: int, settings: PropensitySettings, *, may_count: bool = False
+) -> tuple[Backtest, PropensityModel | CountedModel]:
+    """The latest window by a model of the earlier ones, where these are too few a third of the people by the others;
+    and the same model of all rows. may_count: whether it may count where there are too few to learn from.
     Raises what `fit_propensity` raises, and `DataError` when the other two thirds are too few as well."""
-    examples.check(as_of).check_classes("this prediction")
-    inside, is_latest = examples.window == 0, True
-    if examples.rows(~inside).shortage(""):
-        inside, is_latest = people_folds(examples.person, 3)[0], False
-        if examples.rows(~inside).shortage(""):
-            people = len(np.unique(examples.person))
-            raise DataError(f"{people} people are too few to learn from two thirds of them and check on the others")
-    model = fit_propensity(examples.rows(~inside), as_of, settings)
-    probability = model.probability(examples.features.rows(inside))
-    return Backtest(inside, probability, examples.label[inside], examples.cut[inside] if is_latest else None)
+    examples.check(as_of)
+    splits = ((examples.window == 0, True), (people_folds(examples.person, 3)[0], False))
+    fits = ((fit_propensity, TO_LEARN), (CountedModel.fit, TO_COUNT))[: 1 + may_count]
+    for fit_model, minimum in fits:
+        for inside, is_latest in splits:
+            if not examples.rows(~inside).shortage("", minimum):
+                model = fit_model(examples.rows(~inside), as_of, settings)
+                probability, cut = model.probability(examples.features.rows(inside)), examples.cut[inside]
+                check = Backtest(inside, probability, examples.label[inside], cut if is_latest else None)
+                return check, fit_model(examples, as_of, settings)
+    examples.check_classes("this prediction", minimum)
+    people = len(np.unique(examples.person))
+    raise DataError(f"{people} people are too few to learn from two thirds of them and check on the others")
 
 
 def cross_fitted(
@@ -276,12 +335,6 @@ def spent(cohort: Cohort, start: int, end: int) -> Values:
     return count(purchases.user, cohort.dataset.n_users, money(purchases))
 
 
-def order_days(cohort: Cohort, now: int) -> ShoppingDays:
-    """The days with an order before `now`, epoch seconds."""
-    orders = cohort.purchases(0, now)
-    return ShoppingDays.of(orders.user, orders.at, cohort.dataset.n_users, now)
-
-
 @dataclass(frozen=True, eq=False)
 class OrderDates:
     """How far gaps are from the usual ones, learned from the people of a shop."""
@@ -298,30 +351,37 @@ class OrderDates:
         ratios = (gap / past.usual_gap[owner])[is_known[owner]]
         return cls(np.sort(ratios), float(np.median(past.usual_gap[is_known])) if is_known.any() else np.inf)
 
-    def days(self, past: ShoppingDays) -> NDArray[np.float64]:
-        """Days ahead of each person's next order by `ORDER_QUANTILES`, (3, n_users); infinite where unknown."""
-        usual = np.where(past.n_days >= KNOWN_DAYS, past.usual_gap, self.usual_gap)
-        n, since, ratios = len(self.ratios), past.since, np.append(self.ratios, np.inf)
+    def days(self, past: ShoppingDays, rows: Ints, probability: Values, horizon_days: int) -> Values:
+        """Days ahead of the next order of the people of `rows` by `ORDER_QUANTILES`, (3, n); infinite where unknown or
+        beyond the horizon. probability: of an order within the horizon, (n,)."""
+        usual = np.where(past.n_days >= KNOWN_DAYS, past.usual_gap, self.usual_gap)[rows]
+        since, ratios = past.since[rows], np.append(self.ratios, np.inf)
+        quantiles = np.array(ORDER_QUANTILES)[:, None]
         with np.errstate(invalid="ignore"):  # infinite days by an infinite gap
             first = np.searchsorted(self.ratios, since / usual, side="right")
-            position = [first + ((n - first) * quantile).astype(np.int64) for quantile in ORDER_QUANTILES]
-            days = ratios[np.stack(position)] * usual - since - 0.5  # an order counts for the middle of its day
-        return np.nan_to_num(np.maximum(days, 0), nan=np.inf, posinf=np.inf)
+            end = np.searchsorted(self.ratios, (since + horizon_days + 0.5) / usual, side="right")
+            # of a person who comes within the horizon with less than a quantile's probability it is not read
+            share = np.minimum(quantiles / probability, 1)
+            days = ratios[first + ((end - first) * share).astype(np.int64)] * usual - since
+        days = np.nan_to_num(np.maximum(days - 0.5, 0), nan=np.inf)  # an order counts for the middle of its day
+        return np.where((quantiles <= probability) & (days <= horizon_days), days, np.inf)
 
     def answers(
-        self, past: ShoppingDays, rows: NDArray[np.int64], horizon_days: int, now: int
+        self, past: ShoppingDays, rows: Ints, probability: Values, horizon_days: int, now: int
     ) -> tuple[Values, dict[str, list[Any]]]:
         """What the people of `rows` are ranked by, and their dates by field of `UserPrediction`."""
-        days, moment = self.days(past)[:, rows], utc(now)
-        dates = [[(moment + timedelta(days=n)).date() if n <= horizon_days else None for n in c] for c in days.tolist()]
-        # without a date those come first who ordered last
-        soonest = np.where(np.isfinite(days[1]), -days[1], -1e6 - np.minimum(past.since[rows], 1e6))
+        days, moment = self.days(past, rows, probability, horizon_days), utc(now)
+        dates = [[(moment + timedelta(days=n)).date() if np.isfinite(n) else None for n in c] for c in days.tolist()]
+        # without a date those come first who are likeliest to order
+        soonest = np.where(np.isfinite(days[1]), -days[1], probability - 1e6)
         return soonest, dict(zip(("earliest", "date", "latest"), dates, strict=True))
 
-    def figures(self, past: ShoppingDays, validation: Examples, horizon_days: int) -> dict[str, float]:
+    def figures(
+        self, past: ShoppingDays, validation: Examples, probability: Values, horizon_days: int
+    ) -> dict[str, float]:
         """Of people who ordered within the horizon: days by which the date is off. within_80: how often an order fell
-        into the interval."""
-        days = self.days(past)[:, validation.person]
+        into the interval. probability: of each row of `validation`."""
+        days = self.days(past, validation.person, probability, horizon_days)
         came, horizon = np.isfinite(validation.label), float(horizon_days)
         off = np.abs(np.minimum(days[1], horizon) - validation.label)[came]
         return {"mae_days": float(off.mean()), "within_80": float(covered(days, validation, horizon).mean())}

@@ -1,7 +1,8 @@
 """Every kind of prediction: past windows are examples, a model gives the probability, and the latest window checks it.
 
 buy      at least one purchase (of some items) with as_of <= time < as_of + horizon; asked of everybody with any event.
-leave    no purchase at all in that time, asked of active people: those who bought within `active_days` before.
+leave    no purchase at all in that time, asked of active people who would then have missed their usual time, see
+         `missed_after`.
 next-order, value   the probability of buy, with the date of the next order or the money spent.
 redeem   at least one of a campaign's coupons, asked of who was mailed it; see `coupons`.
 
@@ -33,18 +34,27 @@ from recllm.base.policy import Policy
 from recllm.base.questions import PredictionKind
 from recllm.base.schema import Purpose, Reason
 from recllm.market.propensity.coupons import DECREASING, INCREASING, Coupons, coupon_features
-from recllm.market.propensity.examples import Cohort, Eligible, Examples, Outcome, active_within, cuts, past_examples
+from recllm.market.propensity.examples import (
+    Cohort,
+    Eligible,
+    Examples,
+    Outcome,
+    cuts,
+    missed_after,
+    order_days,
+    past_examples,
+)
 from recllm.market.propensity.features import FeatureTable, Floats
 from recllm.market.propensity.model import (
+    ALIKE_CASES,
     MIN_SPEND,
     Backtest,
+    CountedModel,
     OrderDates,
     PropensitySettings,
     SpendModel,
     backtest,
     days_until,
-    fit_propensity,
-    order_days,
     spent,
 )
 from recllm.market.propensity.prediction import Prediction, PredictionRequest, UserPrediction, quality
@@ -67,7 +77,6 @@ _ROWS = 60_000
 VALIDATION_SHARE = 0.25
 """The latest campaigns that hold this share of all mailings are the window on which the model is checked."""
 logger = logging.getLogger(__name__)
-ACTIVE_DAYS = 91
 EVERYDAY = ("buy", "leave", "next-order", "value")
 """Kinds of predictions that need nothing but the log."""
 
@@ -201,12 +210,11 @@ def prediction_of(
     check: Backtest,
     *,
     as_of: int,
-    active_days: int = 0,
     n_campaigns: int = 0,
     **fields: Any,
 ) -> Prediction:
     """rows: of those who are asked about, highest `rank_by` first in the answer. columns: fields of `UserPrediction`.
-    as_of: epoch seconds. active_days, n_campaigns: for the words. fields: further ones of `Prediction`."""
+    as_of: epoch seconds. n_campaigns: for the words. fields: further ones of `Prediction`."""
     horizon, prompts, ids = request.horizon_days, Prompts.load(), ask.user_ids(rows)
     day = None if check.cut is None else f"{utc(int(check.cut.min())):%Y-%m-%d}"
     people = (
@@ -217,7 +225,7 @@ def prediction_of(
         kind=request.kind,
         horizon_days=horizon,
         as_of=utc(as_of),
-        meaning=prompts.render("behaviour.meaning", request.locale, kind=str(request.kind), active=active_days),
+        meaning=prompts.render("behaviour.meaning", request.locale, kind=str(request.kind), active=request.active_days),
         people=tuple(people),
         quality=quality(check.probability, check.label),
         checked=prompts.render("behaviour.checked", request.locale, days=horizon, day=day, campaigns=n_campaigns),
@@ -231,21 +239,23 @@ def predict_outcome(request: PredictionRequest, learn: Cohort, ask: Cohort) -> P
     settings = PropensitySettings(seed=request.seed)
     outcome: Outcome = Cohort.bought
     binary_of: Callable[[Values], Mask] | None = None
-    active_days = 0
+    eligible: Eligible = Cohort.with_history
+    times = cuts(data, horizon)
     match request.kind:
         case PredictionKind.LEAVE:
-            outcome, active_days = Cohort.left, request.active_days or ACTIVE_DAYS
+            outcome = Cohort.left
+            usual_gap = OrderDates.learn(order_days(learn, times[0])).usual_gap
+            eligible = missed_after(horizon, request.active_days, usual_gap)
         case PredictionKind.NEXT_ORDER:
             outcome, binary_of = days_until, np.isfinite
         case PredictionKind.VALUE:
             if not np.isfinite(data.events.price).any():
                 raise DataError("the log has no prices, so spend cannot be predicted; load events with a price column")
             outcome, binary_of = spent, partial(np.less, MIN_SPEND)
-    eligible: Eligible = active_within(active_days) if active_days else Cohort.with_history
-    examples = past_examples(learn, cuts(data, horizon), horizon, outcome, eligible)
+    examples = past_examples(learn, times, horizon, outcome, eligible)
     label = examples.label if binary_of is None else binary_of(examples.label).astype(np.float64)
     binary = replace(examples, label=label)
-    check, model = backtest(binary, data.as_of, settings), fit_propensity(binary, data.as_of, settings)
+    check, model = backtest(binary, data.as_of, settings, may_count=True)
     now = ask.dataset.as_of
     has_past = eligible(ask, now)
     rows, missing = np.flatnonzero(has_past), int((~has_past).sum())
@@ -264,14 +274,18 @@ def predict_outcome(request: PredictionRequest, learn: Cohort, ask: Cohort) -> P
     else:
         columns["reasons"] = explained(model.logit, model.inputs(table), model.inputs(others), table)
     if request.kind is PredictionKind.NEXT_ORDER:
-        latest = examples.rows(examples.window == 0)
-        past = order_days(learn, int(latest.cut[0]))
-        figures = OrderDates.learn(past).figures(past, latest, horizon)
+        is_latest = examples.window == 0
+        latest, past = examples.rows(check.inside & is_latest), order_days(learn, times[0])
+        expected = check.probability[is_latest[check.inside]]
+        figures = OrderDates.learn(past).figures(past, latest, expected, horizon)
         dates = OrderDates.learn(order_days(learn, data.as_of))
-        rank_by, by_field = dates.answers(order_days(ask, now), rows, horizon, now)
+        rank_by, by_field = dates.answers(order_days(ask, now), rows, probability, horizon, now)
         columns |= by_field
-    about: dict[str, Any] = {"figures": figures, "left_out": {"no_past": missing} if missing else {}}
-    return prediction_of(request, ask, rows, rank_by, columns, check, as_of=now, active_days=active_days, **about)
+    reason = "not_away" if request.kind is PredictionKind.LEAVE else "no_past"
+    about: dict[str, Any] = {"figures": figures, "left_out": {reason: missing} if missing else {}}
+    if isinstance(model, CountedModel):
+        about["notes"] = (Prompts.load().render("behaviour.counted", request.locale, n=ALIKE_CASES),)
+    return prediction_of(request, ask, rows, rank_by, columns, check, as_of=now, **about)
 
 
 def redeem_settings(settings: PropensitySettings) -> PropensitySettings:
@@ -356,7 +370,7 @@ def predict_redeem(request: PredictionRequest, learn: Cohort, ask: Cohort) -> Pr
         raise DataError(f"no campaign was over before {utc(as_of):%Y-%m-%d}, so there is nothing to learn from")
     settings = redeem_settings(PropensitySettings(seed=request.seed))
     examples = redeem_examples(learn, coupons, past)
-    check, model = backtest(examples, as_of, settings), fit_propensity(examples, as_of, settings)
+    check, model = backtest(examples, as_of, settings)
     rows = ask.user_rows(list(user_ids))
     if not len(rows):
         raise NothingToDo("no one to predict: none of the people mailed is known and has agreed to personalisation")

@@ -13,12 +13,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.base.arrays import Mask
+from recllm.base.arrays import Mask, Values
 from recllm.base.errors import DataError, PolicyError
 from recllm.base.stats.probabilities import auc
 from recllm.market.propensity.coupons import read_texts
 from recllm.market.propensity.features import FeatureTable
-from recllm.market.propensity.model import PropensitySettings, Values, cross_fitted, fit_base_models
+from recllm.market.propensity.model import PropensitySettings, cross_fitted, fit_base_models
 
 NEEDED = ("user_id", "treated", "outcome")
 """Columns of a trial's table; `propensity` may be there too."""
