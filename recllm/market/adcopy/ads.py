@@ -211,6 +211,8 @@ AWAY_DAYS, AWAY_GAPS = 60.0, 2.0
 FIRST_ORDER_DAYS = 21.0
 LEAST_EXPECTED, RARE_SHARE = 2.5, 0.25
 """Buyers expected back by the shop's mean, and the share of these that is too few."""
+DEAR, DEAR_BUYERS = 3, 2
+"""Times the shop's median price, and buyers none of whom came back: one such purchase is enough."""
 CLEAR_DELTA = 0.2
 """Least fall of the logit without a purchase, for it to be given as the reason."""
 
@@ -260,13 +262,15 @@ def item_codes(catalogue: pl.DataFrame, broad: Collection[tuple[str, ...]] = ())
 
 
 def repurchased(stats: ItemStatistics, category: Ints) -> list[bool | None]:
-    """Whether customers come back for each item, or others of its category; None where unknown.
-    category: its code, (n_items,), below 0 for none."""
+    """Whether customers come back for each item, or others of its category, unless it is dear and was bought once by
+    each of its buyers; None where unknown. category: its code, (n_items,), below 0 for none."""
     mean, buyers = stats.mean_repeat_rate, stats.buyers_ever.astype(np.float64)
     returned = np.rint(stats.repeat_rate * (buyers + PRIOR_BUYERS) - mean * PRIOR_BUYERS)
     code = np.maximum(category, 0)
     of_category = [np.where(code > 0, np.bincount(code, n)[code], 0) for n in (returned, buyers)]
-    is_seen, is_rare = np.zeros((2, len(code)), bool)
+    known = stats.log_price[np.isfinite(stats.log_price)]
+    is_dear = stats.log_price > (np.median(known) + np.log(DEAR) if len(known) else np.inf)
+    is_seen, is_rare = np.zeros(len(code), bool), is_dear & (returned == 0) & (buyers >= DEAR_BUYERS)
     for n_returned, n_buyers in ((returned, buyers), of_category):
         is_seen |= n_returned > 0
         is_rare |= (n_buyers * mean >= LEAST_EXPECTED) & (n_returned < RARE_SHARE * mean * n_buyers)

@@ -222,8 +222,11 @@ def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]
     return sorted(usable, key=lambda f: (order[f.reason], -f.rank, ANY in f.occasion))
 
 
-def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) -> Iterator[Parts]:
-    """The texts of a frame that fit the channel, those that say the least twice first; `draw` orders equals."""
+def texts_of(
+    frame: Frame, situation: Situation, channel: Channel, draw: int, used: Mapping[str, int] | None = None
+) -> Iterator[Parts]:
+    """The texts of a frame that fit the channel, those that say the least twice first, also of what other texts say;
+    `draw` orders equals. used: a part's text -> texts of the campaign that have it."""
     filled = {name: _filled(variants, situation) for name, variants in frame.channels[channel.name].items()}
     parts = {name: list(texts) for name, texts in filled.items()}
     tags = parts.pop("tags", None)
@@ -255,6 +258,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
     }
     slots = situation.slots if situation.offer else {}
     terms = [wordings for names in _TERMS if (wordings := [fold(slots[name]) for name in names if name in slots])]
+    counts = {name: {text: (used or {}).get(text, 0) for text in texts} for name, texts in fitting.items()}
     ranked: list[tuple[int, Parts]] = []
     incomplete: list[Parts] = []
     for n in range(total):
@@ -271,6 +275,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int) ->
         n_twice -= 2 * ("pays" in stated)  # what an offer comes to is what a customer looks for
         heads = [content_stems(text.get(name, ""), situation.language) for name in ("preheader", "subject")]
         n_twice += 5 * bool(heads[0] and heads[0] <= heads[1])
+        n_twice += sum(4 * min(3, of_part[text[name]] - min(of_part.values())) for name, of_part in counts.items())
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
         if all(any(wording in fold(" ".join(text.values())) for wording in wordings) for wordings in terms):
@@ -297,7 +302,7 @@ def _filled(variants: Sequence[str], situation: Situation) -> dict[str, set[str]
             variant = _LINK.sub("", variant)
         names = _SLOT.findall(variant)
         values = [slot_text(name, slots) for name in names]
-        if all(values) and not _tautological(names, slots):
+        if all(values) and not _tautological(variant, slots):
             between = _SLOT.split(variant)[::2]
             text = ""
             for piece in chain.from_iterable(zip_longest(between, values, fillvalue="")):
@@ -323,18 +328,21 @@ def capital(text: str) -> str:
     return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
-def _tautological(names: Sequence[str], slots: Mapping[str, str]) -> bool:
-    """True where a variant would say one thing twice: the category of an item that is called by it."""
-    things = {name.partition(".")[0] for name in names}
+def _tautological(variant: str, slots: Mapping[str, str]) -> bool:
+    """True where a variant would say one thing twice: the category of an item that is called by it, or in one clause
+    the category of an item whose name holds it."""
+    things = {name.partition(".")[0] for name in _SLOT.findall(variant)}
     if {"rhythm", "since"} <= things and slots["rhythm"] == slots["since"]:
         return True  # "you buy it every three weeks, and three weeks have passed this time"
-    values = [
-        fold(slots[thing])
-        for thing in ("item", "category", "with_item", "because", "first_item", "brand")
-        if thing in things and thing in slots
-    ]
+    named = ("item", "short", "category", "with_item", "because", "first_item", "brand")
+    values = [fold(slots[thing]) for thing in named if thing in things and thing in slots]
     if len(set(values)) < len(values):
         return True
+    for clause in re.split("[，。：；？,.:;?]", variant):
+        if "{category" in clause and any(
+            fold(slots["category"]) in fold(slots[thing]) for thing in re.findall(r"{(item|short)\b", clause)
+        ):
+            return True  # "the tea gift box, a gift box"
     return {"item", "with_item"} <= things and fold(slots["with_item"]) in fold(slots["item"])
 
 

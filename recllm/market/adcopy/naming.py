@@ -109,13 +109,11 @@ def is_shouted(title: str) -> bool:
 
 @lru_cache(maxsize=1 << 14)
 def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Naming:
-    name, size = name_and_size(title)
     if is_till:
-        return _of_till(name, size, is_alone)
-    if variant := pattern("naming.variant").search(name):
-        last = fold(variant["variant"] or variant["size"]).split()
-        if set(last) & set(word_class("clothing_sizes")) or (variant["variant"] and len(last) == 1):
-            name = name[: variant.start()].rstrip(" ,-–—")
+        return _of_till(*name_and_size(title), is_alone)
+    title, options = name_and_options(title, brand)
+    name, size = name_and_size(title)
+    size = size or next(filter(None, (name_and_size(f"Title {option}")[1] for option in options)), "")
     if pack := pattern("naming.pack").search(title):  # no text says "12 pack"
         name, size = title[: pack.start()].rstrip(" ,"), ""
     kind, _, thing = name.partition(": ")
@@ -129,8 +127,7 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
         name = " ".join([last_word, *words])
     wearer = pattern("naming.wearer").search(name)
     small = name[: wearer.start()] if wearer else name
-    is_thing = shelf((small,)) != OTHER_SHELF or any(stem(w.lower()) in stems_of_goods() for w in small.split(" "))
-    if is_thing and not pattern("naming.shade").search(small):
+    if names_a_thing(small) and not pattern("naming.shade").search(small):
         small = _small(small, known_only=True, brand=brand)
     if len(small) > _NAME_CHARS["en"]:
         small = pattern("naming.cut").split(small)[0].strip()
@@ -146,6 +143,33 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
     elif pack and container:
         size = pack["pack"].lower()
     return Naming(name=small, short=short, number=number, level="clean", size=size, has_article=True)
+
+
+def name_and_options(title: str, brand: str | None = None) -> tuple[str, list[str]]:
+    """A clean title without the options of one variant at its end, and these: "Beans - 250 g / Ground". What follows a
+    dash may also be the name itself, behind a maker's or a kind's: "Loose Leaf Tea - Lapsang Souchong"."""
+    variant = pattern("naming.variant").search(title)
+    if variant is None or (head := title[: variant.start()].rstrip(" ,-–—")).casefold() == (brand or "").casefold():
+        return title, []
+    tail = next(filter(None, variant.groups()))
+    options, words = re.split(r"\s/\s", tail.strip(" /")), tail.split()
+    sizes_and_colours = {*word_class("clothing_sizes"), *table("goods.toml")["finish"]}
+    is_option = variant["bracket"] or not sizes_and_colours.isdisjoint(map(fold, words))
+    if variant["options"]:
+        is_option = len(options) > 1 or all(sizes_and_colours & {fold(option)} or is_size(option) for option in options)
+    elif variant["variant"]:
+        is_phrase = (
+            names_a_thing(head) and len(head.split()) > 1 and head.istitle() and not any(map(str.istitle, words[1:]))
+        )
+        is_option = is_option or is_phrase or len(words) == 1 or len(options) > 1 or tail[0].isdigit()
+        is_option = (
+            is_option or words[0].lower() == "for" or not {*map(stem, words)}.isdisjoint(map(stem, head.split()))
+        )
+    return (head, options) if is_option else (title, [])
+
+
+def names_a_thing(name: str) -> bool:
+    return shelf((name,)) != OTHER_SHELF or any(stem(word.lower()) in stems_of_goods() for word in name.split(" "))
 
 
 def _of_till(name: str, size: str, is_alone: bool) -> Naming:
@@ -258,7 +282,8 @@ def _number(name: str) -> str:
     if not words:
         return "singular"
     head = ([word for word in words if word not in table("goods.toml")["finish"]] or words)[-1].lower()
-    if " and " in name or " & " in name or (head != stem(head)):
+    _, joined, last = name.replace(" & ", " and ").rpartition(" and ")
+    if (joined and " " not in last) or head != stem(head):  # hat and scarf, but a walnut and raisin loaf
         return "plural"
     return "mass" if head in _listed("mass") else "singular"
 
@@ -281,12 +306,13 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     first, _, last = name.rpartition(" ")
     if not is_cut and len(name) > _NAME_CHARS["zh"] and not any(noun in last for noun in _nouns_zh()):
         name = first or name  # 麦富迪 全价成犬粮 中大型犬通用
-    head = name.split(" ")[0]
+    head, leaf = name.split(" ")[0], categories[-1] if categories else ""
     short = next((noun for noun in _nouns_zh() if head.endswith(noun) and (len(noun) > 1 or len(head) == 1)), "")
-    short = short or (head if _LEAST_HEAD <= len(head) <= _SHORT_CHARS["zh"] and head.isalpha() else "")
+    says_no_more = not leaf or short in leaf or leaf in short  # 红茶, for the 宜兴红茶 of the category 红茶
+    is_name = _LEAST_HEAD <= len(head) <= _SHORT_CHARS["zh"] and head.isalpha()
+    short = head if is_name and (says_no_more or not short) else short
     nouns = (noun for noun in _nouns_zh() if noun in name)
     short = short or max(nouns, key=lambda noun: (len(noun), -name.find(noun)), default="")
-    leaf = categories[-1] if categories else ""
     if not short and leaf and HAN_RUN.search(leaf) and len(leaf) <= _SHORT_CHARS["zh"] and leaf in name:
         short = leaf
     if not HAN_RUN.search(name):

@@ -16,7 +16,7 @@ from typing import Any
 from babel.dates import get_month_names
 
 from recllm.base.schema import Occasion
-from recllm.market.adcopy.frames import Situation, capital, content_stems, frame_file
+from recllm.market.adcopy.frames import KINDS, Situation, capital, content_stems, frame_file
 from recllm.market.adcopy.lexicon import fold, pattern, table
 from recllm.market.adcopy.naming import (
     OTHER_SHELF,
@@ -140,9 +140,12 @@ def reasons_of(request: CopyRequest, goods: frozenset[str]) -> Iterator[str]:
     is_used_up = not goods.isdisjoint(everyday) if comes_back is None else comes_back
     is_due = is_used_up or not is_reminder or goods.isdisjoint({"consumable", "refill"})
     is_had = person.times_bought == 1 and not (is_used_up or person.bought_last_year)
-    offer, is_kept = request.running_offer, "works" not in goods and not goods.isdisjoint(_KEPT)
+    # goods of no known kind are kept where customers do not come back, or this one bought lately
+    is_recent = person.last is not None and person.last.days <= _REGRET_DAYS
+    is_unknown = goods.isdisjoint(KINDS) and (comes_back is False or (comes_back is None and is_recent))
+    offer, is_kept = request.running_offer, "works" not in goods and (is_unknown or not goods.isdisjoint(_KEPT))
     is_on_order = offer is not None and offer.type in _ON_ORDER
-    is_regretted = bool(offer and person.last and person.times_bought <= 2 and person.last.days <= _REGRET_DAYS)
+    is_regretted = bool(offer and is_recent and person.times_bought <= 2)
     if is_kept and not is_on_order and (is_had or is_regretted):
         return  # a jacket in the wardrobe is no news, its lower price bad news
     is_stale = "perishable" in goods and (person.every_days or 0) > _PERISHABLE_DAYS
@@ -217,7 +220,7 @@ def slots_of(request: CopyRequest, facts: FactSheet, name: Naming, category: str
         slots |= item_chinese(request, facts, name)
         return slots | person_chinese(request) | offer_chinese(request, facts)
     if lowest is not None and price is not None and lowest > price:
-        slots |= {"old_price": money_text(lowest, facts), "saving": money_text(lowest - price, facts)}
+        slots["old_price"] = money_text(lowest, facts)
     if category:
         is_several = category.endswith("s") or " and " in category or " & " in category
         slots |= {"category.headline": category.title(), "category.is": "are" if is_several else "is"}

@@ -74,14 +74,18 @@ Rejected = tuple[str, tuple[Check, ...]]
 
 
 def write_copy(
-    request: CopyRequest, *, generator: Generator | None = None, facts: FactSheet | None = None
+    request: CopyRequest,
+    *,
+    generator: Generator | None = None,
+    facts: FactSheet | None = None,
+    used: Mapping[str, int] | None = None,
 ) -> tuple[AdCopy, ...]:
     """Up to `request.variants` texts that differ; none where no frame holds, as nothing is better than a silly text.
 
     The same arguments give the same texts. A text that passes is preferred to one that a person must judge; where all
     fail, the first of them is returned with what is wrong, such as an offer that a law forbids. A generator
     writes first, where it may: its texts that pass come before those of frames. `AdCopy.rejected` holds what was
-    stopped and why. facts: `sayable_facts` of the request, for several texts of one item.
+    stopped and why. facts: `sayable_facts` of the request, for several texts of one item. used: as `texts_of`.
 
     Raises `UsageError` for a channel that takes no text for a customer.
     """
@@ -97,7 +101,7 @@ def write_copy(
         copies, rejected = _generated(request, facts, situation, frames[0], generator)
     waiting: list[AdCopy] = []
     n_tried = 0
-    for frame, parts in candidate_texts(frames, situation, request):
+    for frame, parts in candidate_texts(frames, situation, request, used):
         if len(copies) >= request.variants or n_tried >= _MOST_TRIED + request.variants:
             break
         copy = checked_copy(request.limits.joined(parts), frame, facts, request, situation)
@@ -118,6 +122,7 @@ def candidate_texts(
     frames: Sequence[Frame],
     situation: Situation,
     request: CopyRequest,
+    used: Mapping[str, int] | None = None,
 ) -> Iterator[tuple[Frame, Parts]]:
     """Texts of the strongest frames first, one of each in turn; where each begins is drawn by the request's seed."""
     draw = int.from_bytes(
@@ -127,7 +132,7 @@ def candidate_texts(
         of_group = list(group)
         start = draw % len(of_group)
         frames_in_turn = (*of_group[start:], *of_group[:start])
-        sources = [(f, texts_of(f, situation, request.limits, draw // len(of_group))) for f in frames_in_turn]
+        sources = [(f, texts_of(f, situation, request.limits, draw // len(of_group), used)) for f in frames_in_turn]
         while sources:
             for frame, texts in tuple(sources):
                 if (parts := next(texts, None)) is not None:

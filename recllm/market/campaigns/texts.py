@@ -289,6 +289,7 @@ class CampaignWriter:
         texts: dict[TextKey, list[CampaignText]] = {}
         number, n_failed = 0, 0
         n_of_item: Counter[tuple[str, str]] = Counter()
+        used: Counter[str] = Counter()
         for key in sorted(keys, key=lambda k: (-keys[k], str(k))):
             texts[key] = []
             request, facts = self.request(key)
@@ -302,12 +303,14 @@ class CampaignWriter:
                     replace(request, variants=n_variants, seed=first_draw),
                     generator=generator if key.modelled else None,
                     facts=facts,
+                    used=used,
                 )
                 notes = [self.notes(copy, request) for copy in written]
                 if not any(failures for failures, _ in notes):
                     break
             for copy, (failures, warnings) in zip(written, notes, strict=True):
                 number += 1
+                used.update(copy.parts.values())
                 checks = [check for _, failed in copy.rejected for check in failed]
                 n_failed += any(check.guarantee == "G16" for check in checks)
                 text = CampaignText(
