@@ -816,9 +816,7 @@ def test_each_customer_gets_a_product_of_the_whole_shop_that_they_did_not_return
     later = {person.user_id: person.item_id for person in plan_campaign(shop, file, replace=True).people}
     assert name in later and later[name] != own[name]
     buy(shop, [name], later[name])
-    lately = changed(
-        folder, (CATEGORY, 'intent = "mixed"'), ("size = 60", "size = 110\nbought_days = 14"), name="lately"
-    )
+    lately = changed(folder, (CATEGORY, 'intent = "mixed"'), ("size = 60", "size = 110\nbought_days = 14"), name="lately")
     latest = {person.user_id: person.item_id for person in plan_campaign(shop, lately).people}
     assert latest.get(name) not in (own[name], later[name]) and len(latest) > 100
 

@@ -226,7 +226,8 @@ def texts_of(
     frame: Frame, situation: Situation, channel: Channel, draw: int, used: Mapping[str, int] | None = None
 ) -> Iterator[Parts]:
     """The texts of a frame that fit the channel, those that say the least twice first, also of what other texts say;
-    `draw` orders equals. used: a part's text -> texts of the campaign that have it."""
+    `draw` orders equals. used: a text, or its wording
+    (`wording_of`) -> texts of the campaign that have it."""
     filled = {name: _filled(variants, situation) for name, variants in frame.channels[channel.name].items()}
     parts = {name: list(texts) for name, texts in filled.items()}
     tags = parts.pop("tags", None)
@@ -258,7 +259,11 @@ def texts_of(
     }
     slots = situation.slots if situation.offer else {}
     terms = [wordings for names in _TERMS if (wordings := [fold(slots[name]) for name in names if name in slots])]
-    counts = {name: {text: (used or {}).get(text, 0) for text in texts} for name, texts in fitting.items()}
+    seen = used or {}
+    counts = {
+        name: {text: seen.get(text, 0) + seen.get(wording_of(text, situation), 0) if seen else 0 for text in texts}
+        for name, texts in fitting.items()
+    }
     ranked: list[tuple[int, Parts]] = []
     incomplete: list[Parts] = []
     for n in range(total):
@@ -284,6 +289,14 @@ def texts_of(
             incomplete.append(text)
     ranked.sort(key=lambda pair: pair[0])
     yield from [text for _, text in ranked] or incomplete
+
+
+def wording_of(text: str, situation: Situation) -> str:
+    """A text without the names in it, which texts about other items may share."""
+    for slot in filter(situation.slots.get, _NAMES):
+        name = situation.slots[slot]
+        text = text.replace(name, "_").replace(capital(name), "_")
+    return text
 
 
 def _rotated(texts: Sequence[str], draw: int) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -19,7 +20,7 @@ from typing import Any
 from recllm.base.errors import GenerationError
 from recllm.base.schema import AdCopy, Check, CopyVerdict, Generator
 from recllm.market.adcopy.channels import CALL_TO_ACTION, Channel, channel_written_for
-from recllm.market.adcopy.frames import Frame, Parts, Situation, frame_file, frames_for, texts_of
+from recllm.market.adcopy.frames import Frame, Parts, Situation, frame_file, frames_for, texts_of, wording_of
 from recllm.market.adcopy.lexicon import HAN, fold, pattern, table, word_class
 from recllm.market.adcopy.naming import is_size, name_and_size, written_out
 from recllm.market.adcopy.quantities import QuantityKind
@@ -78,14 +79,15 @@ def write_copy(
     *,
     generator: Generator | None = None,
     facts: FactSheet | None = None,
-    used: Mapping[str, int] | None = None,
+    used: Counter[str] | None = None,
 ) -> tuple[AdCopy, ...]:
     """Up to `request.variants` texts that differ; none where no frame holds, as nothing is better than a silly text.
 
     The same arguments give the same texts. A text that passes is preferred to one that a person must judge; where all
     fail, the first of them is returned with what is wrong, such as an offer that a law forbids. A generator
     writes first, where it may: its texts that pass come before those of frames. `AdCopy.rejected` holds what was
-    stopped and why. facts: `sayable_facts` of the request, for several texts of one item. used: as `texts_of`.
+    stopped and why. facts: `sayable_facts` of the request, for several texts of one item. used: as `texts_of`;
+    those of these texts are added.
 
     Raises `UsageError` for a channel that takes no text for a customer.
     """
@@ -115,7 +117,11 @@ def write_copy(
             rejected.append((copy.text, _failures(copy)))
     if not copies and waiting:
         copies = [min(waiting, key=lambda copy: copy.verdict is CopyVerdict.BLOCKED)]
-    return tuple(replace(copy, rejected=tuple(rejected[:_REJECTED_SHOWN])) for copy in copies[: request.variants])
+    copies = copies[: request.variants]
+    if used is not None:
+        texts = [text for copy in copies for text in copy.parts.values()]
+        used.update([*texts, *(wording_of(text, situation) for text in texts)])
+    return tuple(replace(copy, rejected=tuple(rejected[:_REJECTED_SHOWN])) for copy in copies)
 
 
 def candidate_texts(

@@ -310,7 +310,6 @@ class CampaignWriter:
                     break
             for copy, (failures, warnings) in zip(written, notes, strict=True):
                 number += 1
-                used.update(copy.parts.values())
                 checks = [check for _, failed in copy.rejected for check in failed]
                 n_failed += any(check.guarantee == "G16" for check in checks)
                 text = CampaignText(
