@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -34,6 +35,10 @@ _WORD = re.compile("[a-z]{4,}")
 
 _OTHER_DAYS = (60.5, 120.5, 300.5)
 """Where the words for a time change besides the rows of the tables."""
+
+_MOST_COMBINATIONS = 200
+"""Texts of a frame that are compared; each wording of a part is in several of them."""
+NONE_USED: Counter[str] = Counter()
 
 ORDINARY = frozenset({"consumable", "durable", "apparel", "one_off", "gift"})
 KINDS = ORDINARY | {"refill", "fuel", "gas", "chemical", "alcohol", "works"}
@@ -223,11 +228,10 @@ def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]
 
 
 def texts_of(
-    frame: Frame, situation: Situation, channel: Channel, draw: int, used: Mapping[str, int] | None = None
+    frame: Frame, situation: Situation, channel: Channel, draw: int, used: Counter[str] = NONE_USED
 ) -> Iterator[Parts]:
-    """The texts of a frame that fit the channel, those that say the least twice first, also of what other texts say;
-    `draw` orders equals. used: a text, or its wording
-    (`wording_of`) -> texts of the campaign that have it."""
+    """The texts of a frame that fit the channel, those that say the least twice first, in words that others lack;
+    `draw` orders equals. used: a part's text, or its `wording_of` -> texts of the campaign that have it."""
     filled = {name: _filled(variants, situation) for name, variants in frame.channels[channel.name].items()}
     parts = {name: list(texts) for name, texts in filled.items()}
     tags = parts.pop("tags", None)
@@ -259,14 +263,11 @@ def texts_of(
     }
     slots = situation.slots if situation.offer else {}
     terms = [wordings for names in _TERMS if (wordings := [fold(slots[name]) for name in names if name in slots])]
-    seen = used or {}
-    counts = {
-        name: {text: seen.get(text, 0) + seen.get(wording_of(text, situation), 0) if seen else 0 for text in texts}
-        for name, texts in fitting.items()
-    }
+    times_used = {text: used[text] + used[wording_of(text, situation)] for texts in fitting.values() for text in texts}
+    least_used = {name: min(times_used[text] for text in texts) for name, texts in fitting.items()}
     ranked: list[tuple[int, Parts]] = []
     incomplete: list[Parts] = []
-    for n in range(total):
+    for n in range(min(total, _MOST_COMBINATIONS)):
         combination, text = (draw + n * step) % total, {}
         for name, texts in fitting.items():
             combination, position = divmod(combination, len(texts))
@@ -280,7 +281,7 @@ def texts_of(
         n_twice -= 2 * ("pays" in stated)  # what an offer comes to is what a customer looks for
         heads = [content_stems(text.get(name, ""), situation.language) for name in ("preheader", "subject")]
         n_twice += 5 * bool(heads[0] and heads[0] <= heads[1])
-        n_twice += sum(4 * min(3, of_part[text[name]] - min(of_part.values())) for name, of_part in counts.items())
+        n_twice += sum(4 * min(3, times_used[text[name]] - least) for name, least in least_used.items())
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
         if all(any(wording in fold(" ".join(text.values())) for wording in wordings) for wordings in terms):

@@ -92,7 +92,7 @@ def write_copy(
     Raises `UsageError` for a channel that takes no text for a customer.
     """
     channel_written_for(request.channel)
-    facts = facts or sayable_facts(request)
+    facts, used = facts or sayable_facts(request), Counter() if used is None else used
     situation = situation_of(request, facts)
     frames = frames_for(situation, request.channel, request.language)
     if not frames:
@@ -118,9 +118,8 @@ def write_copy(
     if not copies and waiting:
         copies = [min(waiting, key=lambda copy: copy.verdict is CopyVerdict.BLOCKED)]
     copies = copies[: request.variants]
-    if used is not None:
-        texts = [text for copy in copies for text in copy.parts.values()]
-        used.update([*texts, *(wording_of(text, situation) for text in texts)])
+    for text in (text for copy in copies for text in copy.parts.values()):
+        used.update((text, wording_of(text, situation)))
     return tuple(replace(copy, rejected=tuple(rejected[:_REJECTED_SHOWN])) for copy in copies)
 
 
@@ -128,7 +127,7 @@ def candidate_texts(
     frames: Sequence[Frame],
     situation: Situation,
     request: CopyRequest,
-    used: Mapping[str, int] | None = None,
+    used: Counter[str],
 ) -> Iterator[tuple[Frame, Parts]]:
     """Texts of the strongest frames first, one of each in turn; where each begins is drawn by the request's seed."""
     draw = int.from_bytes(
