@@ -154,7 +154,7 @@ def test_every_text_of_every_frame_that_holds_passes_the_check() -> None:
             request = request_for(item, locale=locale, person=person, offer=offer, channel=channel, shop=shop)
             holds = situation_of(request, sayable_facts(request))
             for frame in frames_for(holds, channel, request.language):
-                for n, parts in enumerate(texts_of(frame, holds, request.limits, 0)):
+                for n, parts in enumerate(texts_of(frame, holds, request.limits, 0, Counter())):
                     if n == 3:
                         break
                     text = request.limits.joined(parts)
@@ -389,7 +389,7 @@ def test_a_thing_has_an_article_and_goods_have_none() -> None:
 def test_texts_that_state_a_fact_twice_come_last() -> None:
     holds = situation(SOY, person=DUE, channel="email", locale="zh")
     (frame,) = [frame for frame in frames_for(holds, "email", "zh") if frame.id == "R04"]
-    texts = list(texts_of(frame, holds, channels()["email"], 0))
+    texts = list(texts_of(frame, holds, channels()["email"], 0, Counter()))
     beyond_body = [" ".join(text for part, text in parts.items() if part not in ("body", "button")) for parts in texts]
     states_twice = [any(fact in text for fact in ("19.9元", "买过7次", "上次")) for text in beyond_body]
     assert states_twice == sorted(states_twice) and 0 < states_twice.count(False) < len(texts)

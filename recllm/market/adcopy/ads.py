@@ -268,8 +268,8 @@ def repurchased(stats: ItemStatistics, category: Ints) -> list[bool | None]:
     returned = np.rint(stats.repeat_rate * (buyers + PRIOR_BUYERS) - mean * PRIOR_BUYERS)
     code = np.maximum(category, 0)
     of_category = [np.where(code > 0, np.bincount(code, n)[code], 0) for n in (returned, buyers)]
-    known = stats.log_price[np.isfinite(stats.log_price)]
-    is_dear = stats.log_price > (np.median(known) + np.log(DEAR) if len(known) else np.inf)
+    prices = stats.log_price[np.isfinite(stats.log_price)]
+    is_dear = stats.log_price > (np.median(prices) + np.log(DEAR) if len(prices) else np.inf)
     is_seen, is_rare = np.zeros(len(code), bool), is_dear & (returned == 0) & (buyers >= DEAR_BUYERS)
     for n_returned, n_buyers in ((returned, buyers), of_category):
         is_seen |= n_returned > 0

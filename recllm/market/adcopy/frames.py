@@ -38,7 +38,6 @@ _OTHER_DAYS = (60.5, 120.5, 300.5)
 
 _MOST_COMBINATIONS = 200
 """Texts of a frame that are compared; each wording of a part is in several of them."""
-NONE_USED: Counter[str] = Counter()
 
 ORDINARY = frozenset({"consumable", "durable", "apparel", "one_off", "gift"})
 KINDS = ORDINARY | {"refill", "fuel", "gas", "chemical", "alcohol", "works"}
@@ -227,9 +226,7 @@ def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]
     return sorted(usable, key=lambda f: (order[f.reason], -f.rank, ANY in f.occasion))
 
 
-def texts_of(
-    frame: Frame, situation: Situation, channel: Channel, draw: int, used: Counter[str] = NONE_USED
-) -> Iterator[Parts]:
+def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, used: Counter[str]) -> Iterator[Parts]:
     """The texts of a frame that fit the channel, those that say the least twice first, in words that others lack;
     `draw` orders equals. used: a part's text, or its `wording_of` -> texts of the campaign that have it."""
     filled = {name: _filled(variants, situation) for name, variants in frame.channels[channel.name].items()}
@@ -281,7 +278,7 @@ def texts_of(
         n_twice -= 2 * ("pays" in stated)  # what an offer comes to is what a customer looks for
         heads = [content_stems(text.get(name, ""), situation.language) for name in ("preheader", "subject")]
         n_twice += 5 * bool(heads[0] and heads[0] <= heads[1])
-        n_twice += sum(4 * min(3, times_used[text[name]] - least) for name, least in least_used.items())
+        n_twice += sum(4 * min(3, times_used[text[name]] - lowest) for name, lowest in least_used.items())
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
         if all(any(wording in fold(" ".join(text.values())) for wording in wordings) for wordings in terms):
@@ -352,10 +349,9 @@ def _tautological(variant: str, slots: Mapping[str, str]) -> bool:
     values = [fold(slots[thing]) for thing in named if thing in things and thing in slots]
     if len(set(values)) < len(values):
         return True
-    for clause in re.split("[，。：；？,.:;?]", variant):
-        if "{category" in clause and any(
-            fold(slots["category"]) in fold(slots[thing]) for thing in re.findall(r"{(item|short)\b", clause)
-        ):
+    for clause in re.split("[，。：；？]|[,.:;?](?= |$)", variant):
+        names = re.findall(r"{(item|short)\b", clause) if "{category" in clause else ()
+        if any(fold(slots["category"]) in fold(slots[name]) for name in names):
             return True  # "the tea gift box, a gift box"
     return {"item", "with_item"} <= things and fold(slots["with_item"]) in fold(slots["item"])
 

@@ -18,6 +18,7 @@ from importlib import resources
 from typing import Any
 
 from recllm.text.plurals import stem
+from recllm.text.templates import Prompts
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """The range of Chinese characters, as it stands inside the brackets of a pattern."""
@@ -47,6 +48,26 @@ def neutral_words() -> frozenset[str]:
     """Words of both languages that claim nothing about a product, folded."""
     tables = (table(name) for name in ("neutral.en.toml", "neutral.zh.toml"))
     return frozenset(w for entry in tables for text in entry.values() if isinstance(text, str) for w in text.split())
+
+
+@lru_cache(maxsize=1 << 14)
+def is_known(word: str) -> bool:
+    """True for a word that people know."""
+    return len(word) > 1 and not bases(word).isdisjoint(_known_words())
+
+
+@cache
+def _known_words() -> frozenset[str]:
+    words = set(neutral_words())
+    for text in table("surroundings.en.toml").values():
+        words.update(str(text).split())
+    names = table("names.toml")
+    listed = [entry for shelf in table("shelves.toml")["shelf"] for entry in shelf["words"]]
+    listed += [*table("shelves.toml")["loose"], *names["words"]["after_noun"]]
+    listed += Prompts.load().short_forms.values()
+    listed += [names["till"]["known"], *names["till"]["flavours"]]
+    words.update(word for entry in listed for word in entry.lower().split())
+    return frozenset(word for word in words | set(map(stem, words)) if word.isascii())
 
 
 def limit(name: str) -> Any:

@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from typing import Literal
 
 from recllm.market.adcopy.frames import frame_file
-from recllm.market.adcopy.lexicon import HAN_RUN, any_of, bases, fold, neutral_words, pattern, table, word_class, words
+from recllm.market.adcopy.lexicon import HAN_RUN, any_of, fold, is_known, pattern, table, word_class, words
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts, natural
 
@@ -26,11 +26,7 @@ _CLEAN_SHORT_CHARS = 30
 """Of a clean English title, which is its own name."""
 _NAME_CHARS = {"en": 40, "zh": 14}
 _WORD = re.compile(r"[^\W\d_]+(?:['’&-][^\W\d_]+)*")
-_LEAST_HEAD = 3
-"""Characters of a Chinese title's first word that name a thing."""
 _SORTING = ("needs", "products", "supplies", "additives", "sundries", "items")
-_SEVERAL = (",", " and ", " & ")
-"""Of waffles, pancakes and french toast it is not known which was bought."""
 _DANGLING = ("on", "in", "of", "with", "and", "for", "non")
 OTHER_SHELF = "other"
 """The shelf of an item that no list knows."""
@@ -38,7 +34,7 @@ _BRACKET = re.compile(r"(?<!\s)\s*\([^()]*\)")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _FIRST_PART = re.compile(r" ?: ?| -+ ?|, ")
 _LEAST_LETTERS = 3
-"""Of a first part that names something: "ppk" does, "sv" does not."""
+"""Of a first part, or a Chinese title's first word, that names something: "ppk" does, "sv" does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,24 +143,20 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
 
 def name_and_options(title: str, brand: str | None = None) -> tuple[str, list[str]]:
     """A clean title without the options of one variant at its end, and these: "Beans - 250 g / Ground". What follows a
-    dash may also be the name itself, behind a maker's or a kind's: "Loose Leaf Tea - Lapsang Souchong"."""
-    variant = pattern("naming.variant").search(title)
-    if variant is None or (head := title[: variant.start()].rstrip(" ,-–—")).casefold() == (brand or "").casefold():
+    dash may also be the name, behind that of a maker or a kind: "Loose Leaf Tea - Lapsang Souchong"."""
+    match = pattern("naming.variant").search(title)
+    head = title[: match.start()].rstrip(" ,-–—") if match else title
+    if match is None or fold(head) == fold(brand or ""):
         return title, []
-    tail = next(filter(None, variant.groups()))
-    options, words = re.split(r"\s/\s", tail.strip(" /")), tail.split()
-    sizes_and_colours = {*word_class("clothing_sizes"), *table("goods.toml")["finish"]}
-    is_option = variant["bracket"] or not sizes_and_colours.isdisjoint(map(fold, words))
-    if variant["options"]:
-        is_option = len(options) > 1 or all(sizes_and_colours & {fold(option)} or is_size(option) for option in options)
-    elif variant["variant"]:
-        is_phrase = (
-            names_a_thing(head) and len(head.split()) > 1 and head.istitle() and not any(map(str.istitle, words[1:]))
-        )
-        is_option = is_option or is_phrase or len(words) == 1 or len(options) > 1 or tail[0].isdigit()
-        is_option = (
-            is_option or words[0].lower() == "for" or not {*map(stem, words)}.isdisjoint(map(stem, head.split()))
-        )
+    tail = next(filter(None, match.groups())).strip(" /")
+    options, words = re.split(r"\s/\s", tail), fold(tail).split()
+    is_option = bool(match["bracket"]) or len(options) > 1 or not set(words).isdisjoint(word_class("clothing_sizes"))
+    if match["options"]:
+        is_option = is_option or is_size(tail) or fold(tail) in table("goods.toml")["finish"]
+    elif match["variant"]:
+        of_kind = {"for", *map(stem, fold(head).split())}  # "for two", or the cake of "Whole cake"
+        is_phrase = " " in head and head.istitle() and names_a_thing(head) and not re.search(r"\s[A-Z]", tail)
+        is_option |= is_phrase or len(words) == 1 or tail[0].isdigit() or not of_kind.isdisjoint(map(stem, words))
     return (head, options) if is_option else (title, [])
 
 
@@ -180,7 +172,8 @@ def _of_till(name: str, size: str, is_alone: bool) -> Naming:
     words, is_thing = _to_its_head(words) if is_alone else (words, False)
     name = " ".join(words).strip(" &-/.,")
     name = table("names.toml")["till"]["say"].get(name, name)
-    is_none = fold(name) in _listed("no_goods") or any(sign in name for sign in _SEVERAL)
+    # of waffles, pancakes and french toast it is not known which was bought
+    is_none = fold(name) in _listed("no_goods") or any(sign in name for sign in (",", " and ", " & "))
     if is_none or not _is_sayable(name) or len(name) > _NAME_CHARS["en"]:
         return Naming()
     number, short = _number(name), _short(name, None)
@@ -215,27 +208,8 @@ def _is_sayable(name: str) -> bool:
     if is_cut or any(c in "-/." or c.isdigit() for c in name) or (words and words[-1].lower() in _SORTING):
         return False
     return bool(words) and all(
-        _is_known(piece) for word in words for piece in re.split(r"['’&-]", word.lower()) if piece not in ("", "s")
+        is_known(piece) for word in words for piece in re.split(r"['’&-]", word.lower()) if piece not in ("", "s")
     )
-
-
-@lru_cache(maxsize=1 << 14)
-def _is_known(word: str) -> bool:
-    return len(word) > 1 and (word in _known() or stem(word) in _known() or not bases(word).isdisjoint(_known()))
-
-
-@cache
-def _known() -> frozenset[str]:
-    words = set(neutral_words())
-    for text in table("surroundings.en.toml").values():
-        words.update(str(text).split())
-    names = table("names.toml")
-    listed = [entry for shelf in table("shelves.toml")["shelf"] for entry in shelf["words"]]
-    listed += [*table("shelves.toml")["loose"], *names["words"]["after_noun"]]
-    listed += Prompts.load().short_forms.values()
-    listed += [names["till"]["known"], *names["till"]["flavours"]]
-    words.update(word for entry in listed for word in entry.lower().split())
-    return frozenset(word for word in words | set(map(stem, words)) if word.isascii())
 
 
 @cache
@@ -251,7 +225,7 @@ def _small(name: str, *, known_only: bool, brand: str | None = None) -> str:
     words = name.split(" ")
     start = len(brand.split()) if brand and fold(name).startswith(fold(brand) + " ") else 0
     if known_only:
-        unknown = [n for n, word in enumerate(words) if n >= start and word.istitle() and not _is_known(word.lower())]
+        unknown = [n for n, word in enumerate(words) if n >= start and word.istitle() and not is_known(word.lower())]
         if unknown:
             start = unknown[-1] + 1
             follows_number = start > 1 and any(map(str.isdigit, words[start - 1]))
@@ -309,7 +283,7 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     head, leaf = name.split(" ")[0], categories[-1] if categories else ""
     short = next((noun for noun in _nouns_zh() if head.endswith(noun) and (len(noun) > 1 or len(head) == 1)), "")
     says_no_more = not leaf or short in leaf or leaf in short  # 红茶, for the 宜兴红茶 of the category 红茶
-    is_name = _LEAST_HEAD <= len(head) <= _SHORT_CHARS["zh"] and head.isalpha()
+    is_name = _LEAST_LETTERS <= len(head) <= _SHORT_CHARS["zh"] and head.isalpha()
     short = head if is_name and (says_no_more or not short) else short
     nouns = (noun for noun in _nouns_zh() if noun in name)
     short = short or max(nouns, key=lambda noun: (len(noun), -name.find(noun)), default="")

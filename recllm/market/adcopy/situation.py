@@ -352,7 +352,6 @@ def offer_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[
         "offer.line.low": line,
         "offer.sms": capital(worded_offer(forms["line"], short)),
         "offer.terms": capital(in_words.lstrip(",; ")),
-        "offer.terms.low": in_words.lstrip(",; "),
         "offer.short_terms": short_terms,
         "short_until": short_until,
         "single_price": money_text(facts.price, facts) if offer.type is OfferType.BOGO else "",

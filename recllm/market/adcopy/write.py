@@ -86,8 +86,8 @@ def write_copy(
     The same arguments give the same texts. A text that passes is preferred to one that a person must judge; where all
     fail, the first of them is returned with what is wrong, such as an offer that a law forbids. A generator
     writes first, where it may: its texts that pass come before those of frames. `AdCopy.rejected` holds what was
-    stopped and why. facts: `sayable_facts` of the request, for several texts of one item. used: as `texts_of`;
-    those of these texts are added.
+    stopped and why. facts: `sayable_facts` of the request, for several texts of one item.
+    used: as `texts_of`; these are added.
 
     Raises `UsageError` for a channel that takes no text for a customer.
     """
@@ -97,24 +97,17 @@ def write_copy(
     frames = frames_for(situation, request.channel, request.language)
     if not frames:
         return ()
-    rejected: list[Rejected] = []
-    copies: list[AdCopy] = []
-    if generator is not None:
-        copies, rejected = _generated(request, facts, situation, frames[0], generator)
+    copies, rejected = ([], []) if generator is None else _generated(request, facts, situation, frames[0], generator)
     waiting: list[AdCopy] = []
-    n_tried = 0
+    n_most = len(copies) + _MOST_TRIED + request.variants
     for frame, parts in candidate_texts(frames, situation, request, used):
-        if len(copies) >= request.variants or n_tried >= _MOST_TRIED + request.variants:
+        if len(copies) >= request.variants or len(copies) + len(waiting) >= n_most:
             break
         copy = checked_copy(request.limits.joined(parts), frame, facts, request, situation)
         if any(copy.text == written.text for written in copies):
             continue
-        n_tried += 1
-        if copy.verified:
-            copies.append(copy)
-        else:
-            waiting.append(copy)
-            rejected.append((copy.text, _failures(copy)))
+        (copies if copy.verified else waiting).append(copy)
+    rejected += [(copy.text, _failures(copy)) for copy in waiting]
     if not copies and waiting:
         copies = [min(waiting, key=lambda copy: copy.verdict is CopyVerdict.BLOCKED)]
     copies = copies[: request.variants]
