@@ -220,7 +220,7 @@ def slots_of(request: CopyRequest, facts: FactSheet, name: Naming, category: str
         slots |= item_chinese(request, facts, name)
         return slots | person_chinese(request) | offer_chinese(request, facts)
     if lowest is not None and price is not None and lowest > price:
-        slots["old_price"] = money_text(lowest, facts)
+        slots |= {"old_price": money_text(lowest, facts), "saving": money_text(lowest - price, facts)}
     if category:
         is_several = category.endswith("s") or " and " in category or " & " in category
         slots |= {"category.headline": category.title(), "category.is": "are" if is_several else "is"}
