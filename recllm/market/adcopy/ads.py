@@ -262,8 +262,8 @@ def item_codes(catalogue: pl.DataFrame, broad: Collection[tuple[str, ...]] = ())
 
 
 def repurchased(stats: ItemStatistics, category: Ints) -> list[bool | None]:
-    """Whether customers come back for each item, or others of its category, unless it is dear and was bought once by
-    each of its buyers; None where unknown. category: its code, (n_items,), below 0 for none."""
+    """Whether customers come back for each item, or others of its category unless it is dear and none came back for
+    itself; None where unknown. category: its code, (n_items,), below 0 for none."""
     mean, buyers = stats.mean_repeat_rate, stats.buyers_ever.astype(np.float64)
     returned = np.rint(stats.repeat_rate * (buyers + PRIOR_BUYERS) - mean * PRIOR_BUYERS)
     code = np.maximum(category, 0)

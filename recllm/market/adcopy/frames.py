@@ -340,8 +340,7 @@ def capital(text: str) -> str:
 
 
 def _tautological(variant: str, slots: Mapping[str, str]) -> bool:
-    """True where a variant would say one thing twice: the category of an item that is called by it, or in one clause
-    the category of an item whose name holds it."""
+    """True where a variant would say one thing twice, such as an item's category next to a name that holds it."""
     things = {name.partition(".")[0] for name in _SLOT.findall(variant)}
     if {"rhythm", "since"} <= things and slots["rhythm"] == slots["since"]:
         return True  # "you buy it every three weeks, and three weeks have passed this time"

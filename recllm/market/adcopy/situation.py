@@ -140,7 +140,7 @@ def reasons_of(request: CopyRequest, goods: frozenset[str]) -> Iterator[str]:
     is_used_up = not goods.isdisjoint(everyday) if comes_back is None else comes_back
     is_due = is_used_up or not is_reminder or goods.isdisjoint({"consumable", "refill"})
     is_had = person.times_bought == 1 and not (is_used_up or person.bought_last_year)
-    # goods of no known kind are kept where customers do not come back, or this one bought lately
+    # goods of no known kind
     is_recent = person.last is not None and person.last.days <= _REGRET_DAYS
     is_unknown = goods.isdisjoint(KINDS) and (comes_back is False or (comes_back is None and is_recent))
     offer, is_kept = request.running_offer, "works" not in goods and (is_unknown or not goods.isdisjoint(_KEPT))

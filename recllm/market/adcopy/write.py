@@ -99,20 +99,20 @@ def write_copy(
         return ()
     copies, rejected = ([], []) if generator is None else _generated(request, facts, situation, frames[0], generator)
     waiting: list[AdCopy] = []
-    n_most = len(copies) + _MOST_TRIED + request.variants
-    for frame, parts in candidate_texts(frames, situation, request, used):
-        if len(copies) >= request.variants or len(copies) + len(waiting) >= n_most:
+    for counts in (used, Counter[str]()) if used else (used,):  # unused words may be forbidden ones
+        n_most = len(copies) + len(waiting) + _MOST_TRIED + request.variants
+        for frame, parts in candidate_texts(frames, situation, request, counts):
+            if len(copies) >= request.variants or len(copies) + len(waiting) >= n_most:
+                break
+            copy = checked_copy(request.limits.joined(parts), frame, facts, request, situation)
+            if all(copy.text != written.text for written in copies):
+                (copies if copy.verified else waiting).append(copy)
+        if copies:
             break
-        copy = checked_copy(request.limits.joined(parts), frame, facts, request, situation)
-        if any(copy.text == written.text for written in copies):
-            continue
-        (copies if copy.verified else waiting).append(copy)
     rejected += [(copy.text, _failures(copy)) for copy in waiting]
-    if not copies and waiting:
-        copies = [min(waiting, key=lambda copy: copy.verdict is CopyVerdict.BLOCKED)]
-    copies = copies[: request.variants]
-    for text in (text for copy in copies for text in copy.parts.values()):
-        used.update((text, wording_of(text, situation)))
+    copies = copies[: request.variants] or sorted(waiting, key=lambda copy: copy.verdict is CopyVerdict.BLOCKED)[:1]
+    texts = {text for copy in (*copies, *waiting) for text in copy.parts.values()}
+    used.update([*texts, *(wording_of(text, situation) for text in texts)])
     return tuple(replace(copy, rejected=tuple(rejected[:_REJECTED_SHOWN])) for copy in copies)
 
 
