@@ -34,7 +34,7 @@ _BRACKET = re.compile(r"(?<!\s)\s*\([^()]*\)")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _FIRST_PART = re.compile(r" ?: ?| -+ ?|, ")
 _LEAST_LETTERS = 3
-"""Of a first part, or a Chinese title's first word, that names something: "ppk" does, "sv" does not."""
+"""Of a part of a title that names something: "ppk" does, "sv" does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +142,8 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
 
 
 def name_and_options(title: str, brand: str | None = None) -> tuple[str, list[str]]:
-    """A clean title without the options of one variant at its end, and these: "Beans - 250 g / Ground". What follows a
-    dash may also be the name, behind that of a maker or a kind: "Loose Leaf Tea - Lapsang Souchong"."""
+    """A title without the options at its end, and these: "Beans - 250 g / Ground". Behind a dash may also be a name:
+    "Loose Leaf Tea - Lapsang Souchong"."""
     match = pattern("naming.variant").search(title)
     head = title[: match.start()].rstrip(" ,-–—") if match else title
     if match is None or fold(head) == fold(brand or ""):
