@@ -227,7 +227,7 @@ def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]
 
 
 def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, used: Counter[str]) -> Iterator[Parts]:
-    """The texts of a frame that fit the channel, those that say the least twice first, in words that others lack;
+    """The texts of a frame that fit the channel, those that say the least twice first, in unused words;
     `draw` orders equals. used: a part's text, or its `wording_of` -> texts of the campaign that have it."""
     filled = {name: _filled(variants, situation) for name, variants in frame.channels[channel.name].items()}
     parts = {name: list(texts) for name, texts in filled.items()}
