@@ -318,8 +318,8 @@ def test_too_little_to_learn_from() -> None:
         learn_replenishment(log(("ann", "tea", 1), ("ann", "tea", 9)), SMALL, weeks=4)
     with pytest.raises(DataError, match="0 items were bought again"):
         learn_replenishment(log(("ann", "tea", 1), ("bob", "tea", 90)), SMALL, weeks=4)
-    few = log(*((f"u{n}", "tea", week * 7 + n % 5 + 1) for n in range(20) for week in range(14)))
-    assert learn_replenishment(few, SMALL, weeks=4).record["bought_again"] == 80
+    few = log(*((f"u{n}", "tea", week * 7 + n % 5 + 1) for n in range(30) for week in range(14)))
+    assert learn_replenishment(few, SMALL, weeks=4).record["bought_again"] == 120
 
 
 def test_saved_trees_say_what_the_learner_says(tmp_path: Path) -> None:
