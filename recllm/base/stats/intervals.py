@@ -85,7 +85,12 @@ def expected_hits(probabilities: Sequence[float]) -> ConfidenceInterval:
     return ConfidenceInterval(value, max(0.0, value - reach), min(float(len(chances)), value + reach))
 
 
-def smallest_difference(rate: float, n: int, control_n: int, minimum: int = LEAST_COMPARED) -> float | None:
+def smallest_difference(
+    rate: float,
+    n: int,
+    control_n: int,
+    minimum: int = LEAST_COMPARED,
+) -> float | None:
     """Difference of two shares in (0, 1) that groups of n and control_n show with a chance of `POWER`; None where one
     has fewer than `minimum` people. rate: share of the control group. Source: Fleiss 1981, the normal approximation."""
     if min(n, control_n) < minimum:

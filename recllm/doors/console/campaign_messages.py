@@ -200,7 +200,12 @@ def message_lines(visit: Visit, campaign: OpenCampaign, sort: MessageSort = Mess
     return sorted(lines, key=place)
 
 
-def preview(visit: Visit, campaign: OpenCampaign, line: MessageLine, wording: str | None) -> dict[str, Any]:
+def preview(
+    visit: Visit,
+    campaign: OpenCampaign,
+    line: MessageLine,
+    wording: str | None,
+) -> dict[str, Any]:
     """A message as it would leave, with what the checks say of it. wording: typed, not saved; None for the saved one.
 
     parts: name of each part -> its words, in which what the checks mean is marked. editable: name and words of each

@@ -234,7 +234,12 @@ def page_path(campaign_id: str, step: CampaignStep, **query: str) -> str:
     return f"/campaigns/campaign/{quote(campaign_id)}/{step}" + (f"?{fields}" if fields else "")
 
 
-def campaign_values(visit: Visit, campaign_id: str, step: CampaignStep, state: PageState) -> dict[str, Any]:
+def campaign_values(
+    visit: Visit,
+    campaign_id: str,
+    step: CampaignStep,
+    state: PageState,
+) -> dict[str, Any]:
     workspace = visit.workspace
     file, stage = campaign_file(workspace, campaign_id), stage_of(workspace, campaign_id)
     saved = field_texts(fields_of_file(file_path(workspace, campaign_id).read_bytes()), workspace.settings.timezone)
@@ -297,7 +302,12 @@ def sentence(visit: Visit, rule: PeopleRule | None) -> str:
     return rule_words(rule, visit.workspace.locale(visit.language), visit.workspace.settings.currency)
 
 
-def changed_fields(visit: Visit, campaign_id: str, typed: Mapping[str, str], step: CampaignStep) -> dict[str, Any]:
+def changed_fields(
+    visit: Visit,
+    campaign_id: str,
+    typed: Mapping[str, str],
+    step: CampaignStep,
+) -> dict[str, Any]:
     """The campaign's fields with what was typed on a page.
     Raises `UnknownIdError` for an unknown campaign."""
     campaign_file(visit.workspace, campaign_id)
@@ -375,7 +385,12 @@ def people_values(visit: Visit, values: Mapping[str, Any], state: PageState) -> 
 
 @router.post("/campaign/{campaign_id}/count")
 @slow
-def count(visit: TheVisit, form: TheForm, campaign_id: str, act: Annotated[str, Query(max_length=60)] = "") -> Response:
+def count(
+    visit: TheVisit,
+    form: TheForm,
+    campaign_id: str,
+    act: Annotated[str, Query(max_length=60)] = "",
+) -> Response:
     """How many people the fields could reach, as they are typed; nothing is written. act: see `TypedRule.after`."""
     visit.require(Scope.MARKETING)
     typed = typed_texts(form, CampaignStep.PEOPLE)

@@ -388,7 +388,13 @@ def parts_of_answer(answer: str, channel: Channel) -> Parts | None:
     return parts if all(parts.values()) else None
 
 
-def approvable(checks: Iterable[Check], *, warnings: int, by: str | None, auto: bool = False) -> Iterator[Violation]:
+def approvable(
+    checks: Iterable[Check],
+    *,
+    warnings: int,
+    by: str | None,
+    auto: bool = False,
+) -> Iterator[Violation]:
     """G18: a text is approved by a person, or by a campaign's `auto` when it passes; a blocked one never."""
     if failed := next((c for c in checks if not (c.passed or c.holds)), None):
         yield Violation(f"fails {failed.guarantee}: {failed.message}", failed.span)

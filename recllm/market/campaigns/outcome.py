@@ -141,7 +141,13 @@ class WindowActions:
         """Row of each person, -1 for who has not agreed to be counted."""
         return self.data.user_rows([p.user_id for p in people])
 
-    def figures(self, rows: Ints, *, addressed: bool = True, is_part: bool = False) -> GroupFigures | None:
+    def figures(
+        self,
+        rows: Ints,
+        *,
+        addressed: bool = True,
+        is_part: bool = False,
+    ) -> GroupFigures | None:
         """None for fewer people than the floor, or that of parts."""
         n, gate = len(rows), self.gate
         if n < (gate.part_floor if is_part else gate.floor):
@@ -296,7 +302,12 @@ def campaign_trial(campaign: OpenCampaign) -> tuple[datetime, pl.DataFrame]:
     return start, table.filter(pl.Series(rows >= 0))
 
 
-def window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate: FigureGate) -> WindowActions:
+def window_actions(
+    campaign: OpenCampaign,
+    start: datetime,
+    end: datetime,
+    gate: FigureGate,
+) -> WindowActions:
     plan, policy = campaign.plan, campaign.workspace.gate()
     data = policy.dataset(Purpose.ANALYTICS)
     names = data.users["user_id"].to_list()

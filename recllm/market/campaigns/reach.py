@@ -196,7 +196,12 @@ def narrowed(
     return replace(target, items=np.sort(target.items[top]), notes=(*target.notes, note))
 
 
-def first_items(file: CampaignFile, workspace: Workspace, pool: EligiblePool, selection: Selection) -> dict[int, int]:
+def first_items(
+    file: CampaignFile,
+    workspace: Workspace,
+    pool: EligiblePool,
+    selection: Selection,
+) -> dict[int, int]:
     """Position in the pool -> row of the first item to try, of all that were drawn, best first."""
     scores = pool.scores
     positions = np.concatenate([selection.addressed, selection.holdout])

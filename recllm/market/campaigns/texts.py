@@ -62,7 +62,12 @@ class Catalogue:
     """The goods of the day; needed to write, and not to check."""
 
 
-def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[str], moment: datetime) -> Catalogue:
+def catalogue_at(
+    workspace: Workspace,
+    file: CampaignFile,
+    item_ids: Iterable[str],
+    moment: datetime,
+) -> Catalogue:
     """As the store has it now, on offer at `moment`."""
     ids = set(item_ids)
     with workspace.store().read() as reader:  # by key: a catalogue has many more items than a campaign
@@ -118,7 +123,12 @@ def facts_of(item: Item | None, file: CampaignFile) -> TextFacts:
     )
 
 
-def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | CampaignText, now: datetime) -> CopyRequest:
+def copy_request(
+    file: CampaignFile,
+    catalogue: Catalogue,
+    text: TextKey | CampaignText,
+    now: datetime,
+) -> CopyRequest:
     """What decides a text of the campaign, but for the reason and who writes."""
     lowest = catalogue.lowest.get(text.item_id)
     of_history = {} if lowest is None else {"lowest_30d": f"{lowest}"}

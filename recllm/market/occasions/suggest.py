@@ -178,7 +178,12 @@ def suggest(workspace: Workspace) -> list[OccasionSuggestion]:
     return [*coming_days(workspace, shop, reachable, days), *of_now]
 
 
-def coming_days(workspace: Workspace, shop: Shop, reachable: Mask, days: ShoppingDays) -> list[OccasionSuggestion]:
+def coming_days(
+    workspace: Workspace,
+    shop: Shop,
+    reachable: Mask,
+    days: ShoppingDays,
+) -> list[OccasionSuggestion]:
     """The days of the calendar that come, the next one first, with its goods and all who may be written to and bought
     within `BUYER_DAYS`, the latest buyers first. reachable, days: see `customers_of`."""
     today = utc(shop.now).astimezone(workspace.settings.zone).date()

@@ -398,7 +398,12 @@ def settle_schema(
     )
 
 
-def file_currency(evidence: ReadingEvidence, table: Table, options: IngestOptions, file: str) -> str | None:
+def file_currency(
+    evidence: ReadingEvidence,
+    table: Table,
+    options: IngestOptions,
+    file: str,
+) -> str | None:
     signs = distinct_currencies(evidence.money)
     if len(signs) > 1 and not evidence.currency_codes:
         raise IngestError(

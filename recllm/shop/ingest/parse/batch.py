@@ -73,7 +73,12 @@ class MostCommon:
     """Items or users of a log: one row per id, every field its most common value. The memory is that of the distinct
     pairs of id and value."""
 
-    def __init__(self, key: str, keep: str = "most_common", stored: Mapping[str, bool] | None = None) -> None:
+    def __init__(
+        self,
+        key: str,
+        keep: str = "most_common",
+        stored: Mapping[str, bool] | None = None,
+    ) -> None:
         """keep: as in a map. A product has its variants' shortest title, their price if it is one, is available where
         one is, and has all attributes. "names": an only `variant` stands behind the title. stored: known items, and
         whether they are such products: variants that orders made items, and the others of their product, stay so."""
