@@ -137,7 +137,7 @@ class Header:
 
     def use_sources(self, composed: Mapping[str, ComposedColumn]) -> None:
         """Marks what the used ones of these columns are made of."""
-        for name, rule in reversed(composed.items()):  # one may be made of those before it
+        for name, rule in reversed(tuple(composed.items())):  # one may be made of those before it
             if self.find(name) in self.used:
                 self.used.update(filter(None, map(self.find, rule.columns)))
 
