@@ -166,8 +166,7 @@ def test_every_text_of_every_frame_that_holds_passes_the_check() -> None:
 
 def test_only_a_shop_that_states_its_stock_says_in_stock() -> None:
     for stated in (True, False):
-        item = replace(SOY, stock_stated=stated)
-        last = PersonFacts(times_bought=2, last=Ago.of(25, TODAY))
+        item, last = replace(SOY, stock_stated=stated), PersonFacts(times_bought=2, last=Ago.of(25, TODAY))
         texts = [copy.text for copy in write(item, locale="zh", person=last, variants=60)]
         assert texts and any("有货" in text for text in texts) == stated
 
@@ -475,12 +474,8 @@ def test_names_that_people_say() -> None:
     for title, category, brand, language, name, short in table("adcopy", "names that people say"):
         named = naming(title, tuple(category), language, brand=brand)
         assert (named.name, named.short) == (name, short), title
-    numbers = {
-        "Kestrel 2 Tent": "singular",
-        "Torran boots": "plural",
-        "Oat milk": "mass",
-        "Rye & Raisin Loaf": "singular",
-    }
+    numbers = {"Kestrel 2 Tent": "singular", "Torran boots": "plural", "Oat milk": "mass"}
+    numbers["Rye & Raisin Loaf"] = "singular"
     assert {title: naming(title, (), "en").number for title in numbers} == numbers
 
 

@@ -145,10 +145,14 @@ def well_formed(case: Case) -> Iterator[Violation]:
     text = case.own_words
     if run := pattern("form.repeated_character").search(text) or pattern("form.blanks").search(case.text):
         yield Violation("repeats characters", run[0][:20], holds=True)
-    for line in case.text.split("\n"):  # the parts of a text may say one thing in turn
+
+    def loops(line: str) -> bool:
         tokens = words(line)
-        if len(tokens) >= limit("loop_words") and len(set(tokens)) <= limit("least_distinct") * len(tokens):
-            yield Violation("repeats itself", line[:40], holds=True)
+        return len(tokens) >= limit("loop_words") and len(set(tokens)) <= limit("least_distinct") * len(tokens)
+
+    is_name = any(map(loops, (case.facts.title, *case.slots.values())))
+    for line in filter(loops, (text if is_name else case.text).split("\n")):  # parts may say one thing in turn
+        yield Violation("repeats itself", line[:40], holds=True)
     for disguised in matches(pattern("form.disguised"), case.text):
         if not any(disguised in text for text in (*case.item_texts, case.request.item.title)):
             yield Violation(f"{disguised!r} only looks like letters or digits: write them plainly", disguised)
