@@ -148,7 +148,7 @@ def well_formed(case: Case) -> Iterator[Violation]:
 
     def loops(line: str) -> bool:
         tokens = words(line)
-        return len(tokens) >= limit("loop_words") and len(set(tokens)) <= limit("least_distinct") * len(tokens)
+        return bool(len(tokens) >= limit("loop_words") and len(set(tokens)) <= limit("least_distinct") * len(tokens))
 
     is_name = any(map(loops, (case.facts.title, *case.slots.values())))
     for line in filter(loops, (text if is_name else case.text).split("\n")):  # parts may say one thing in turn
