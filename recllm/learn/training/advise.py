@@ -262,12 +262,7 @@ def _interests(survey: Survey, training: ScorerTrainingSettings | None) -> tuple
     return SequenceArguments(seed=training.seed), Choice("sequence_model", True, rule)
 
 
-def _against_lora(
-    survey: Survey,
-    gpu: bool,
-    encoder: str,
-    training: ScorerTrainingSettings | None,
-) -> str:
+def _against_lora(survey: Survey, gpu: bool, encoder: str, training: ScorerTrainingSettings | None) -> str:
     """The first reason against fine-tuning, empty where there is none."""
     if training is None:
         return "the log is too small to learn from"

@@ -275,13 +275,7 @@ def estimate_effect(
     return _effect(values[0], values[1], fixed_interval, always_valid, higher_is_better)
 
 
-def _effect(
-    control: float,
-    treatment: float,
-    fixed: Interval,
-    always: Interval,
-    higher_is_better: bool,
-) -> Effect:
+def _effect(control: float, treatment: float, fixed: Interval, always: Interval, higher_is_better: bool) -> Effect:
     difference = treatment - control
     verdict = Verdict.UNDECIDED
     if not always.holds(0.0):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import polars as pl
@@ -215,12 +215,13 @@ def is_sale(day: CalendarDay) -> bool:
     return day not in day_words("kinds")
 
 
-def named_days(text: str, kind: str = "goods") -> set[str]:
-    """Those of whose words of a kind the text has one."""
-    return {day for day, shape in day_words(kind).items() if shape.search(text)}
+@lru_cache(maxsize=1 << 18)
+def named_days(text: str) -> frozenset[str]:
+    """Those of whose goods the text, in small letters, names one; kept, as a catalogue is asked for each day."""
+    return frozenset(day for day, shape in day_words("goods").items() if shape.search(text))
 
 
-def is_of_other_day(named: set[str], day: CalendarDay) -> bool:
+def is_of_other_day(named: frozenset[str], day: CalendarDay) -> bool:
     """Whether an item that names these days is for none but others. A day of offers sells goods of all."""
     return not is_sale(day) and day not in named and not named.issubset(SEASONS)
 

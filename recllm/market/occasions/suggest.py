@@ -26,6 +26,7 @@ from recllm.market.audiences.exclusions import minors
 from recllm.market.occasions.calendar import (
     CalendarDay,
     ComingDay,
+    day_words,
     is_of_other_day,
     named_days,
     profile_of,
@@ -70,7 +71,8 @@ def goods_of_day(workspace: Workspace, dataset: Dataset, coming: ComingDay) -> t
     titles = items["title"].fill_null("")
     texts = (titles + " > " + items["category"].list.join(" > ").fill_null("")).str.to_lowercase().to_list()
     named = [named_days(text) for text in texts]
-    is_of_kind = np.array([coming.day in named_days(text, "kinds") for text in texts], bool)
+    kinds = day_words("kinds").get(coming.day)
+    is_of_kind = np.array([kinds is not None and kinds.search(text) is not None for text in texts], bool)
     is_named = np.array([coming.day in days for days in named], bool)
     is_of_other = np.array([is_of_other_day(days, coming.day) for days in named], bool)
     offered = dataset.item_index.on_offer(dataset.as_of) & ~sensitive_items(items, workspace.policy) & ~is_of_other

@@ -101,13 +101,7 @@ class Trial:
         return Trial(features=self.features.rows(which), **columns)
 
 
-def check_assignment(
-    features: FeatureTable,
-    treated: Mask,
-    propensity: Values,
-    *,
-    seed: int = 0,
-) -> float:
+def check_assignment(features: FeatureTable, treated: Mask, propensity: Values, *, seed: int = 0) -> float:
     """The AUC with which features tell who was treated, over and above the propensities; near .5 in a true trial.
 
     The scores of a cross-fitted classifier are compared with those for treatments drawn again by the propensities.
