@@ -40,5 +40,4 @@ def sent_to(
 
 if __name__ == "__main__":
     with Workspace.open(Path(sys.argv[1]) / "shop") as shop:
-        print("sending", flush=True)
         sent_to(shop, sys.argv[2], int(sys.argv[3]))
