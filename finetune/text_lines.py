@@ -15,9 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from recllm.base.documents import parsed
 from recllm.base.errors import DataError, RecllmError
 from recllm.market.adcopy.channels import channel_named
-from recllm.market.adcopy.packs import parse
 from recllm.market.adcopy.request import CopyRequest, checked_locale
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.submissions import StrictLine, SubmittedItem, filled_lines, json_object
@@ -62,7 +62,7 @@ def read_approved(file: Path) -> Iterator[ApprovedText]:
     """The texts of a file in UTF-8; blank lines are skipped. Raises `DataError` with file and line for a faulty one."""
     for where, values in read_json_lines(file):
         try:
-            entry = parse(ApprovedText, values, owner="an approved text")
+            entry = parsed(ApprovedText, values, owner="an approved text")
             checked_locale(entry.locale)
             channel_named(entry.channel)
         except RecllmError as error:

@@ -43,7 +43,7 @@ from recllm.doors.console.campaign_fields import fields_of_file
 from recllm.doors.console.data import receive_upload, sweep_uploads
 from recllm.learn.models.trees import BoostedTrees
 from recllm.market.adcopy.packs import load_pack
-from recllm.market.adcopy.request import load_voice
+from recllm.market.adcopy.request import VOICE_FILE, voice_of
 from recllm.market.audiences.people_rule import read_rule
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.folder import CampaignFolder, append, read_log, read_plan
@@ -923,7 +923,7 @@ READERS: dict[str, Callable[[Case, Path], Door]] = {
     "settings": lambda case, file: lambda: read_settings_file(file),
     "workspace": _workspace,
     "campaign": lambda case, file: lambda: read_campaign(file),
-    "voice": lambda case, file: lambda: load_voice(file),
+    "voice": lambda case, file: lambda: voice_of(file.rename(file.with_name(VOICE_FILE)).parent),
     "pack": lambda case, file: lambda: load_pack(file),
     "rule": lambda case, file: lambda: read_rule(str(file)),
     "uploaded campaign": lambda case, file: lambda: fields_of_file(file.read_bytes()),

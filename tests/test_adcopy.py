@@ -36,6 +36,7 @@ from recllm.market.adcopy.request import (
     OfferType,
     PersonFacts,
     ThingFacts,
+    Voice,
     reason_kind,
 )
 from recllm.market.adcopy.situation import situation_of
@@ -551,8 +552,8 @@ def test_an_answer_without_the_offer_is_stopped() -> None:
 def test_an_answer_that_a_rule_pack_doubts_is_stopped() -> None:
     answer = "title: Just launched: oat drink\nbody: You buy it about every two weeks."
     generator = ScriptedGenerator([answer], repeat=True)
-    packs, words = (pack_named("us_ftc"),), frozenset({"launched"})
-    (copy,) = write(person=DUE, generator=generator, packs=packs, vocabulary=words)
+    packs, voice = (pack_named("us_ftc"),), Voice(words=("launched",))
+    (copy,) = write(person=DUE, generator=generator, packs=packs, voice=voice)
     assert copy.generator == "template"
     assert [faults for _, faults in copy.rejected] == [(), ()], "no check fails, and a person has to look"
 

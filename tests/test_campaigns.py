@@ -28,7 +28,6 @@ from recllm.base.errors import DataError, GenerationError, NothingToDo, PolicyEr
 from recllm.base.policy import Policy
 from recllm.base.schema import Objective
 from recllm.doors.privacy.registry import export_person
-from recllm.market.adcopy.packs import add_words
 from recllm.market.adcopy.write import write_copy
 from recllm.market.audiences.audience import audience_of_workspace
 from recllm.market.audiences.request import AudienceRequest
@@ -296,7 +295,12 @@ def test_a_pasted_line_separator_in_a_wording_harms_nothing(shop: Workspace) -> 
 def test_damaged_files_of_a_campaign_are_named_with_the_field(shop: Workspace) -> None:
     campaign = tea(shop)
     for file, old, new, words in (
-        (campaign.folder.plan, '"horizon_days"', '"horizon"', r"plan.json: the plan is damaged: horizon(_days)? is "),
+        (
+            campaign.folder.plan,
+            '"horizon_days"',
+            '"horizon"',
+            r"plan.json: the plan is damaged: it has no field 'horizon'",
+        ),
         (campaign.folder.people, '"channel"', '"way"', r"people.jsonl: the plan is damaged: 0\.(channel|way) is "),
     ):
         content = file.read_text()
@@ -564,8 +568,8 @@ def test_a_held_text_is_a_persons_to_approve_and_never_autos(shop: Workspace, fo
         assert (states[planned.id].action is TextStatus.APPROVED) == (not planned.warnings and not planned.failures)
         assert "crispy" not in planned.text
     assert enter_edit(tea(shop), "t1", wording, by="Ann", at=NOW).warnings
-    add_words(shop.root, ["crispy"], by="Ann", at=NOW)
-    assert not enter_edit(tea(shop), "t1", wording, by="Ann", at=NOW).warnings, "the shop approved the word"
+    (shop.root / "voice.toml").write_text('words = ["crispy"]')
+    assert not enter_edit(tea(shop), "t1", wording, by="Ann", at=NOW).warnings, "the shop says the word"
 
 
 def test_a_second_short_message_needs_a_person(shop: Workspace, folder: Path) -> None:

@@ -160,15 +160,14 @@ def test_consent_is_asked_for_by_default(run: Command, tmp_path: Path) -> None:
 def test_variants_and_rules_of_the_shop(run: Command, shop: Path) -> None:
     ads = document(run("copy", "-u", "ann", "-w", "shop", "--variants", "3", "--pack", "us_ftc", "--json")[1])
     assert len({ad["text"] for ad in ads}) == len(ads) >= 2
-    voice = _write(shop.parent / "voice.toml", 'banned = ["match"]\n')
+    _write(shop / "voice.toml", 'banned = ["match"]\n')
     own = _write(
         shop.parent / "own.toml",
         'name = "own"\n[[rule]]\nid = "x"\nguarantee = "G3"\nseverity = "error"\ncitation = "house"\n'
         'evidence = "never"\nreviewed = "2025-11-25"\nmessage = "is not said"\nphrases = ["basket"]\n'
         'languages = ["en"]\nhit = ["A basket"]\nmiss = ["A bag"]\n',
     )
-    told = ("--with", f"voice={voice}", "--pack", str(own))
-    ad = document(run("copy", "-u", "ann", "-w", "shop", *told, "--json")[1])
+    ad = document(run("copy", "-u", "ann", "-w", "shop", "--pack", str(own), "--json")[1])
     assert "match" not in ad["text"] and "basket" not in ad["text"]
     assert run("copy", "-u", "ann", "-w", "shop", "--pack", "mars")[0] == 2
     for refused in ("sms", "sms_cn"):

@@ -91,6 +91,17 @@ def test_chinese(run: Command) -> None:
     assert "第九条" in "".join(f["message"] for f in json.loads(out)["results"][0]["failures"])
 
 
+def test_a_line_may_state_all_facts_of_a_text(run: Command) -> None:
+    facts = table("copy_check", "all facts")
+    texts, at = table("copy_check", "texts of all facts"), ("--json", "--at", "2025-12-01T00:00:00Z")
+    code, out, _ = run(*({**LINE, "id": text, "text": text, **facts} for text in texts), options=at)
+    assert code == 0, out
+    for text, fact in texts.items():
+        others = {name: value for name, value in facts.items() if name != fact}
+        code, _, _ = run({**LINE, "text": text, **others}, options=at)
+        assert code == 2, (text, "without", fact)
+
+
 BAD_VALUES: list[tuple[dict[str, Any], str]] = table("copy_check", "bad values")
 for _field, _sound in (("item", ITEM), ("offer", OFFER)):
     BAD_VALUES += [({_field: _sound | change}, words) for change, words in table("copy_check", f"bad {_field}s")]
@@ -165,7 +176,7 @@ def test_a_file_without_a_readable_line(run: Command) -> None:
 
 def test_own_packs_and_voice(run: Command, tmp_path: Path) -> None:
     (tmp_path / "voice.toml").write_text('banned = ["sandwich*"]\nexclamation = false\n')
-    code, out, _ = run(LINE, options=("--json", "--voice", "voice.toml"))
+    code, out, _ = run(LINE, options=("--json", "-w", "."))
     assert (code, json.loads(out)["results"][0]["failures"][0]["guarantee"]) == (2, "G14")
     (tmp_path / "own.toml").write_text("name = 1")
     assert "own.toml" in run(LINE, options=("--pack", "own.toml"))[2]

@@ -6,16 +6,12 @@ from __future__ import annotations
 import ast
 import json
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
 from conftest import Command
-from tables import table
 
-from recllm.base.errors import DataError, UsageError
 from recllm.market.adcopy import lexicon
-from recllm.market.adcopy.packs import add_words, approved_words, read_vocabulary
 
 NOW = datetime(2025, 11, 1, 9, tzinfo=UTC)
 ADCOPY = Path(lexicon.__file__).parent
@@ -46,32 +42,7 @@ def test_every_pattern_and_limit_is_used() -> None:
     assert [name for name in lexicon.table("limits.toml") if f'limit("{name}")' not in code] == []
 
 
-def test_a_vocabulary_grows_by_versions(tmp_path: Path) -> None:
-    assert approved_words(tmp_path) == frozenset()
-    add_words(tmp_path, ["toasty", " melt  away "], by="Ana", at=NOW)
-    again = add_words(tmp_path, ["Toasty", "外脆里嫩"], by="Bo", at=NOW + timedelta(days=1))
-    assert again == ("外脆里嫩",)
-    written = [(w.word, w.by, w.version) for w in read_vocabulary(tmp_path).words]
-    assert written == [("toasty", "Ana", 1), ("melt away", "Ana", 1), ("外脆里嫩", "Bo", 2)]
-    assert add_words(tmp_path, ["toasty"], by="Bo", at=NOW) == () and read_vocabulary(tmp_path).version == 2
-
-
-def test_a_damaged_vocabulary_is_named_and_a_bad_word_refused(tmp_path: Path) -> None:
-    file = tmp_path / "vocabulary.json"
-    for word in ("", "  ", "!!", "x" * 61):
-        with pytest.raises(UsageError, match="is no word"):
-            add_words(tmp_path, [word], by="Ana", at=NOW)
-    with pytest.raises(UsageError, match="--by"):
-        add_words(tmp_path, ["toasty"], by=" ", at=NOW)
-    assert not file.exists()
-    for content, message in table("copy_lists", "damaged vocabularies"):
-        file.write_text(content)
-        with pytest.raises(DataError, match=message) as caught:
-            approved_words(tmp_path)
-        assert str(file) in str(caught.value)
-
-
-def test_one_command_lets_a_word_pass(run: Command) -> None:
+def test_the_shops_voice_lets_a_word_pass(run: Command) -> None:
     item = {"title": "Sandwich buns", "description": "Glazed."}
     line = {"id": "a", "text": "Toasty sandwich buns.", "channel": "push", "locale": "en", "item": item, "packs": []}
     Path("texts.jsonl").write_text(json.dumps(line))
@@ -80,13 +51,10 @@ def test_one_command_lets_a_word_pass(run: Command) -> None:
     assert (code, result["verdict"], result["verified"]) == (2, "person", False)
     assert result["ungrounded"] == [{"word": "Toasty", "span": [0, 6]}]
     assert run("init")[0] == 0
-    assert run("copy", "vocabulary", "toasty", "--by", "Ana")[0] == 0
+    Path("shop/voice.toml").write_text('words = ["toasty"]')
     code, out, _ = run("copy", "check", "texts.jsonl", "--json")
     document = json.loads(out)
     assert (code, document["passed"], document["held"]) == (0, 1, 0)
-    code, out, _ = run("copy", "vocabulary", "--json")
-    (word,) = json.loads(out)["words"]
-    assert (code, word["word"], word["by"], word["version"]) == (0, "toasty", "Ana", 1)
-    Path("shop/vocabulary.json").write_text("{")
+    Path("shop/voice.toml").write_text("{")
     code, _, err = run("copy", "check", "texts.jsonl")
-    assert code == 2 and "vocabulary.json" in err
+    assert code == 2 and "voice.toml" in err

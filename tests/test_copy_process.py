@@ -17,7 +17,7 @@ from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import AdCopy, Check, CopyVerdict, Item
 from recllm.market.adcopy.channels import Sender, complete
 from recllm.market.adcopy.packs import pack_named
-from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice, load_voice
+from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice, voice_of
 from recllm.market.adcopy.write import approvable, write_copy
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
@@ -64,13 +64,14 @@ def test_a_sender_without_an_address_is_told() -> None:
 
 
 def test_a_voice_is_read_and_a_faulty_one_refused(tmp_path: Path) -> None:
+    assert voice_of(tmp_path) == Voice()
     file = tmp_path / "voice.toml"
     file.write_text('banned = ["cheap"]\nrequired = ["warm"]\naddress = "您"\nemoji = false\n')
-    assert load_voice(file) == Voice(banned=("cheap",), required=("warm",), address="您", emoji=False)
+    assert voice_of(tmp_path) == Voice(banned=("cheap",), required=("warm",), address="您", emoji=False)
     for text, problem in table("copy_process", "faulty voices"):
         file.write_text(text)
         with pytest.raises(DataError, match=problem):
-            load_voice(file)
+            voice_of(tmp_path)
 
 
 REQUEST = CopyRequest(

@@ -419,7 +419,7 @@ def test_the_export_holds_nobody_else(visited: Path) -> None:
 DRAFT = f"{'a' * 32}.{2**22 + 1}.draft"
 """The end of the name of what a killed process was writing."""
 LONG_IN_THE_MAKING = f"""
-webhooks.json .webhooks.lock vocabulary.json .vocabulary.json.lock console.jsonl privacy_budget.jsonl
+webhooks.json .webhooks.lock vocabulary.json .vocabulary.json.lock voice.toml console.jsonl privacy_budget.jsonl
 .privacy_budget.lock domains/media.toml replenishment.safetensors effects/x/effects.json effects/.lock
 cache/item-index/faiss/rows.npy cache/item-index/.faiss.7.new/rows cache/generators/x/weights cache/precision.json
 cache/training-probe.json copies/x.json certificates/x.json cache/lora/run/examples/e.arrow

@@ -569,7 +569,7 @@ def test_describe_a_store(shop: Shop, store: Store) -> None:
 
 @pytest.mark.parametrize("wrong", [{"bogus": 1}, {"decimal": ";"}, {"block_bytes": "many"}])
 def test_a_wrong_option_is_named(wrong: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match=f"option {next(iter(wrong))}: "):
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))}'?(;| must)"):
         IngestOptions(**wrong)
 
 

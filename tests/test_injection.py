@@ -26,7 +26,7 @@ NOW = datetime(2025, 6, 1, 12, tzinfo=UTC)
 PAYLOADS_EN = table("injection", "payloads en")
 PAYLOADS_ZH = table("injection", "payloads zh")
 PAYLOADS = [("en", *payload) for payload in PAYLOADS_EN] + [("zh", *payload) for payload in PAYLOADS_ZH]
-FIELDS = ("title", "brand", "category", "attribute", "attribute name", "description", "voice line", "voice words")
+FIELDS = ("title", "brand", "category", "attribute", "attribute name", "description", "voice words", "banned words")
 CHANNELS = ("push", "email", "sms_gsm", "wechat")
 
 
@@ -47,9 +47,9 @@ def request_of(payload: str, field: str, locale: str, channel: str) -> CopyReque
             item["attributes"] = {payload: "blue"}
         case "description":
             item[field] = f"{name}. {payload}"
-        case "voice line":
-            voice = {"lines": (payload,)}
         case "voice words":
+            voice = {"words": (payload,)}
+        case "banned words":
             voice = {"banned": (payload,)}
     return CopyRequest(item=Item(item_id="m", **item), channel=channel, locale=locale, voice=Voice(**voice), now=NOW)
 

@@ -76,7 +76,8 @@ def agrees(answer: Review, expected: str) -> bool:
 def known(row: dict[str, Any]) -> dict[str, Any]:
     """What a table of cases gives of a request besides the item."""
     values = {key: row[key] for key in ("locale", "channel", "evidence") if key in row}
-    values |= {key: frozenset(row[key]) for key in ("vocabulary", "known_brands") if key in row}
+    if "known_brands" in row:
+        values["known_brands"] = frozenset(row["known_brands"])
     if "now" in row:
         values["now"] = row["now"]
     if "list_price" in row:

@@ -20,12 +20,22 @@ from decimal import Decimal
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Strict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    Strict,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
-from recllm.base.errors import UsageError
+from recllm.base.errors import DataError, UsageError
 
 # types of fields: without `Strict` a field would take "3" for 3, and True for 1
 Flag = Annotated[bool, Strict()]
@@ -44,7 +54,10 @@ logger = logging.getLogger(__name__)
 EXPECTED: Mapping[str, str] = tomllib.loads(Path(__file__).with_name("faults.toml").read_text("utf-8"))
 """pydantic's kinds of errors in words."""
 NOT_EMPTY = r"\S"
-"""The pattern of a text that is more than white space."""
+FilledText = Annotated[str, StringConstraints(pattern=NOT_EMPTY)]
+"""A text that is more than white space."""
+T = TypeVar("T")
+_LONGEST_EXCERPT = 200  # characters of a wrong value
 
 
 def fault_in_words(fault: ErrorDetails, *, quoted: bool = True) -> str:
@@ -56,6 +69,49 @@ def fault_in_words(fault: ErrorDetails, *, quoted: bool = True) -> str:
     kind = "too_short" if bounds.get("pattern") == NOT_EMPTY else kind
     words = EXPECTED[kind].format(**bounds) if kind in EXPECTED else f"is wrong: {fault['msg']}"
     return f"{words}, not {fault['input']!r}" if quoted and kind not in ("missing", "extra_forbidden") else words
+
+
+def parsed(model: type[T], values: Any, *, owner: str, prefix: str = "") -> T:
+    """`values` as `model`, a pydantic class.
+
+    owner: what the outermost object is called in messages. Raises `DataError` that begins with `prefix` for the first
+    fault, unknown and missing fields before others.
+    """
+    try:
+        return TypeAdapter(model).validate_python(values)
+    except ValidationError as error:
+        raise DataError(prefix + first_fault(error, model, owner)) from None
+
+
+def first_fault(error: ValidationError, model: Any, owner: str = "it", *, quoted: bool = True) -> str:
+    """Where a document is wrong, and what would be right, such as "item.price must be a number, not 'cheap'".
+    quoted: with the value, which may be about a customer."""
+    first = ("extra_forbidden", "unexpected_keyword_argument", "missing")
+    faults = error.errors(include_url=False)
+    fault = min(faults, key=lambda f: first.index(f["type"]) if f["type"] in first else len(first))
+    steps, value = [str(step)[:_LONGEST_EXCERPT] for step in fault["loc"]], fault["input"]
+    path = ".".join(steps) or owner
+    if fault["type"] in first[:2]:
+        for step in steps[:-1]:
+            model = fields_of(model).get(step, model)
+        names = ", ".join(sorted(fields_of(model)))
+        return f"{'.'.join(steps[:-1]) or owner} has no field {steps[-1]!r}; known: {names}"
+    if fault["type"] == "missing" or (steps and value is None):
+        return f"{path} is missing"
+    if fault["type"] == "value_error":
+        return f"{path} {fault['ctx']['error']}"
+    excerpt = f", not {repr(value)[:_LONGEST_EXCERPT]}" if quoted else ""
+    return f"{path} {fault_in_words(fault, quoted=False)}{excerpt}"
+
+
+def fields_of(annotation: Any) -> dict[str, Any]:
+    """Field -> its type, of the first class of data in a type; empty where there is none."""
+    if hasattr(annotation, "__pydantic_fields__"):
+        fields = annotation.__pydantic_fields__.items()
+        return {field.alias or name: field.annotation for name, field in fields}
+    if dataclasses.is_dataclass(annotation):
+        return get_type_hints(annotation)
+    return next(filter(None, map(fields_of, get_args(annotation))), {})
 
 
 class Question(BaseModel):

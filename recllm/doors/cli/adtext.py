@@ -19,7 +19,6 @@ from recllm.doors.cli.options import (
     DEFAULT_WORKSPACE,
     Answer,
     Options,
-    Shop,
     Users,
     WorkspaceDir,
     note,
@@ -36,7 +35,6 @@ Packs = Annotated[
     list[str] | None,
     typer.Option("--pack", help="A rule pack: cn, eu, us_ftc, or a file of your own; may be repeated."),
 ]
-VoiceFile = Annotated[Path | None, typer.Option("--voice", help="The brand's voice, as TOML.")]
 
 
 class CopyOptions(AdQuestion):
@@ -48,8 +46,6 @@ class CopyOptions(AdQuestion):
     """A tuned generator's adapter (finetune/copywriter.py)."""
     variants: Annotated[int, Field(ge=1)] = 1
     """Texts that differ for each person, at most."""
-    voice: Path | None = None
-    """The brand's voice, as TOML."""
     seed: int = 0
     """Random seed."""
 
@@ -66,7 +62,6 @@ def copy(
     if context.invoked_subcommand:
         return None
     from recllm.market.adcopy.ads import write_ads
-    from recllm.market.adcopy.request import load_voice
     from recllm.recommend.recommender.shop_recommender import open_recommender
 
     asked_fields = ("item_id", "intent", "objective", "channel", "locale", "adapter", "seed", "variants")
@@ -78,7 +73,6 @@ def copy(
             people,
             generator=question.generator or "template",
             packs=read_packs(pack),
-            voice=load_voice(question.voice) if question.voice else None,
             **{name: getattr(question, name) for name in asked_fields},
         )
     for person, why in ads.left_out.items():
@@ -106,17 +100,14 @@ def check(
     workspace: WorkspaceDir,
     at: Annotated[str | None, typer.Option("--at", help="Time at which offers are judged; default: now.")],
     pack: Packs,
-    voice: VoiceFile,
 ) -> Answer:
-    """Check ad texts of any author: each passes, is held for a person, or is blocked. A workspace adds its approved
-    words. Ends with 2 when a text does not pass or a line cannot be read, with 3 when there is nothing to check."""
-    from recllm.market.adcopy.packs import approved_words
-    from recllm.market.adcopy.request import load_voice
+    """Check ad texts of any author: each passes, is held for a person, or is blocked. A workspace adds its
+    voice. Ends with 2 when a text does not pass or a line cannot be read, with 3 when there is nothing to check."""
+    from recllm.market.adcopy.request import voice_of
     from recllm.market.adcopy.submissions import Submission, UnreadableLine, judge, read_submissions, reviews_document
     from recllm.shop.workspace.workspace import SETTINGS_FILE
     from recllm.text.domains import SHOP, domain_of
 
-    brand_voice = load_voice(voice) if voice else None
     try:
         moment = datetime.fromisoformat(at) if at else datetime.now(UTC)
     except ValueError as error:
@@ -134,8 +125,7 @@ def check(
             file,
             now=moment,
             packs=read_packs(pack),
-            voice=brand_voice,
-            vocabulary=approved_words(workspace),
+            voice=voice_of(workspace),
             domain=domain,
         )
     )
@@ -152,27 +142,6 @@ def check(
     summary = f"{of_texts}; {counts}, {count_text(len(unreadable), 'line')} unreadable"
     lines = itertools.chain.from_iterable(itertools.starmap(_lines, reviews))
     return Answer(document, lines, [summary], typer.Exit(2) if passed < len(entries) else None)
-
-
-def vocabulary(
-    words: Annotated[list[str] | None, typer.Argument(metavar="WORD...", help="Words or phrases to approve.")] = None,
-    by: Annotated[str | None, typer.Option(help="Name of the person who approves the words.")] = None,
-    *,
-    shop: Shop,
-) -> Answer:
-    """Approved words beyond the facts, which hold no text.
-    Lists them with their approvals; or approves WORD..."""
-    from recllm.market.adcopy.packs import add_words, read_vocabulary
-
-    if words:
-        if by is None:
-            raise UsageError("words are approved by a person: give --by NAME")
-        added = add_words(shop.root, words, by=by, at=datetime.now(UTC))
-        version = read_vocabulary(shop.root).version
-        repeated = len(words) - len(added)
-        notes = [f"{repeated} of {len(words)} words were approved before"] if repeated else []
-        return Answer({"version": version, "added": added}, [f"version {version}: {', '.join(added)}"], notes)
-    return Answer(read_vocabulary(shop.root))
 
 
 def read_packs(names: list[str] | None) -> tuple[Pack, ...]:
@@ -194,8 +163,7 @@ def _lines(text_id: str, answer: Review) -> list[str]:
     doubts = [f"  look at {w.rule}: {w.message}" for w in answer.warnings]
     if answer.ungrounded:
         words = ", ".join(repr(word) for word in dict.fromkeys(w.word for w in answer.ungrounded))
-        remedy = "recllm copy vocabulary WORD... --by NAME"
-        doubts.append(f"  no fact and no approved word grounds {words}; approve them with: {remedy}")
+        doubts.append(f"  no fact grounds {words}; what the shop may say stands in voice.toml: words = [...]")
     return [f"{text_id}: {_VERDICTS[answer.verdict]}", *faults, *doubts]
 
 

@@ -68,7 +68,7 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., Answer | None]
             "report": campaign.report_experiment,
         },
     ),
-    "copy": (None, {"check": adtext.check, "vocabulary": adtext.vocabulary}),
+    "copy": (None, {"check": adtext.check}),
 }
 
 app = typer.Typer(

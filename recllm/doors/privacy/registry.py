@@ -21,7 +21,7 @@ from recllm.base.files import lock_file
 from recllm.base.questions import RecommendRequest
 from recllm.base.schema import Intent, Purpose
 from recllm.doors.privacy.certificate import CERTIFICATE_FILES
-from recllm.market.adcopy.packs import VOCABULARY
+from recllm.market.adcopy.request import VOICE_FILE
 from recllm.market.campaigns.drafts import CAMPAIGNS
 from recllm.market.campaigns.drafts import FILES as CAMPAIGN_FILES
 from recllm.market.experiments.effect import variant_of
@@ -42,7 +42,7 @@ from recllm.shop.workspace.workspace import NEXT_KEY, SETTINGS_FILE, SNAPSHOT, W
 from recllm.text.domains import FOLDER as DOMAINS
 from recllm.text.encoder.cache import CACHE_FILE, QUERY_CACHE_FILE
 
-OF_EARLIER_RELEASES = ("privacy_budget.jsonl", "effect")
+OF_EARLIER_RELEASES = ("privacy_budget.jsonl", "effect", "vocabulary.json")
 _PAGES = ("report.json", "report.html")
 """Of `recllm start`: slates, texts and a profile of some people, and the same for the eye."""
 SLATE_ITEMS = 10
@@ -233,7 +233,7 @@ REGISTRY = records.RecordRegistry(
         ),
         records.PersonalRecords(
             name="what the shop set and wrote",
-            files=(SETTINGS_FILE, VOCABULARY, DOMAINS, CAMPAIGN_FILES, "images", "console.jsonl", *OF_EARLIER_RELEASES),
+            files=(SETTINGS_FILE, VOICE_FILE, DOMAINS, CAMPAIGN_FILES, "images", "console.jsonl", *OF_EARLIER_RELEASES),
             in_backup=True,
             leftovers=(f"{CAMPAIGN_FILES}/.*.lock",),
         ),

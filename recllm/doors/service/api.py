@@ -58,7 +58,7 @@ from recllm.doors.service.requests import (
     UsersRequest,
 )
 from recllm.market.adcopy.ads import write_ads
-from recllm.market.adcopy.packs import approved_words
+from recllm.market.adcopy.request import voice_of
 from recllm.market.adcopy.submissions import judge, reviews_document, submission_of
 from recllm.market.experiments.effect import Treatment
 from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, feedback_report, reported_outcomes
@@ -203,14 +203,13 @@ def copy(body: CopyTextRequest, caller: MayMarket) -> AdCopy:
 
 @operation(router, "POST", "/v1/copy/check", "marketing")
 def check(body: TextsRequest, caller: MayMarket) -> dict[str, Any]:
-    """What the guarantees, rule packs and the shop's approved vocabulary say of ad texts that anyone wrote: a verdict
+    """What the guarantees, rule packs and the shop's voice say of ad texts that anyone wrote: a verdict
     for each (pass, person or blocked), why, and the words that nothing grounds."""
     # checked between two texts: the lengths of a text and its item are bounded, so one takes 50 ms or so at most
     deadline = time.monotonic() + caller.service.settings.deadline_seconds
     now, workspace = body.at or datetime.now(UTC), caller.shop.workspace
-    vocabulary = approved_words(workspace.root)
-    domain = domain_of(workspace.locale())
-    submissions = [submission_of(line, now=now, vocabulary=vocabulary, domain=domain) for line in body.texts]
+    voice, domain = voice_of(workspace.root), domain_of(workspace.locale())
+    submissions = [submission_of(line, now=now, voice=voice, domain=domain) for line in body.texts]
     answers = []
     for submission in submissions:
         if time.monotonic() > deadline:

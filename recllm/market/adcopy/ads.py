@@ -35,8 +35,8 @@ from recllm.base.schema import (
 )
 from recllm.market.adcopy.channels import channel_written_for
 from recllm.market.adcopy.naming import animals_in, goods_of, is_silent
-from recllm.market.adcopy.packs import Pack, approved_words
-from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts, ThingFacts, Voice
+from recllm.market.adcopy.packs import Pack
+from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts, ThingFacts, voice_of
 from recllm.market.adcopy.write import write_copy
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.shop.data.catalogue import PRIOR_BUYERS, known_rows
@@ -80,7 +80,6 @@ def write_ads(
     adapter: Path | None = None,
     seed: int = 0,
     packs: Sequence[Pack] = (),
-    voice: Voice | None = None,
     variants: int = 1,
 ) -> Ads:
     """A checked ad text for each customer, or up to `variants`, for `item_id` or for the first of the customer's best
@@ -93,7 +92,7 @@ def write_ads(
     customer gets a text.
     """
     channel_written_for(channel)
-    vocabulary = approved_words(workspace.root)
+    voice = voice_of(workspace.root)
     user_ids, gate = workspace.pseudonymiser().many(users), workspace.gate()
     for purpose in filter(None, (Purpose.PERSONALISATION, CHANNEL_PURPOSE.get(channel))):
         if not all(gate.permits_each(user_ids, purpose)):
@@ -138,9 +137,8 @@ def write_ads(
                 known_brands=frozenset(recommender.brands),
                 policy=workspace.policy,
                 packs=tuple(packs),
-                voice=voice or Voice(),
+                voice=voice,
                 variants=variants,
-                vocabulary=vocabulary,
             )
             written = write_copy(request, generator=model if modelled else None)
             if not written:

@@ -24,7 +24,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import ConfigDict, Strict
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from recllm.base.documents import toml_table
+from recllm.base.documents import FilledText, parsed, toml_table
 from recllm.base.errors import DataError, PromptError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.schema import VARIANT_PRICES, Item, Occasion, Reason, ReasonKind, exact_amount
@@ -32,7 +32,7 @@ from recllm.base.words.sentences import LANGUAGES, language
 from recllm.market.adcopy.channels import Channel, channel_named
 from recllm.market.adcopy.frames import wording_days
 from recllm.market.adcopy.lexicon import families, fold, limit, pattern, read, table, translation, words
-from recllm.market.adcopy.packs import FilledText, Pack, parse
+from recllm.market.adcopy.packs import Pack
 from recllm.market.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.text.domains import Domain, domain_of, without_domain
 from recllm.text.injection import TITLE_CHARS, neutralise
@@ -116,8 +116,8 @@ class Voice:
     """Stand in no text: whole words in Latin script, anywhere in Chinese; "*" stands for up to 20 letters."""
     required: Words = ()
     """Stand in every text."""
-    lines: Words = ()
-    """Sentences in the brand's own words, whose words a text may hold."""
+    words: Words = ()
+    """Words and phrases beyond the facts that a text may hold; several Latin words only together."""
     address: Literal["您", "你"] | None = None
     """您 or 你 in Chinese texts: the other one is not used. None for either."""
     emoji: Flag = True
@@ -126,13 +126,21 @@ class Voice:
     """Only frames of this voice; None for all."""
 
 
-def load_voice(file: Path) -> Voice:
-    """Reads a voice from TOML. Raises `DataError` with the file and the field that is wrong."""
+VOICE_FILE = "voice.toml"
+"""In a workspace's folder."""
+
+
+def voice_of(workspace: Path) -> Voice:
+    """How the shop speaks in all its texts; the defaults where the folder has no `voice.toml`.
+    Raises `DataError` with the file and the field that is wrong."""
+    file = workspace / VOICE_FILE
     try:
         values = toml_table(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Voice()
     except ValueError as error:
         raise DataError(f"{file}: no brand voice, since it is not TOML: {error}") from error
-    return parse(Voice, values, owner="a voice", prefix=f"{file}: ")
+    return parsed(Voice, values, owner="a voice", prefix=f"{file}: ")
 
 
 class Ago(NamedTuple):
@@ -270,8 +278,6 @@ class CopyRequest:
     """The brand's."""
     variants: int = 1
     """Most texts that differ."""
-    vocabulary: frozenset[str] = frozenset()
-    """Words beyond the facts that the shop's people approved; see `recllm.market.adcopy.packs`."""
 
     def __post_init__(self) -> None:
         channel_named(self.channel)
@@ -285,7 +291,6 @@ class CopyRequest:
         category = tuple(name[:longest] for name in self.item.category[-limit("max_levels") :])
         object.__setattr__(self, "item", replace(self.item, title=self.item.title[:longest], category=category))
         object.__setattr__(self, "known_brands", frozenset(self.known_brands))
-        object.__setattr__(self, "vocabulary", frozenset(self.vocabulary))
 
     @property
     def language(self) -> str:
@@ -304,8 +309,8 @@ class CopyRequest:
 
     @property
     def free_words(self) -> frozenset[str]:
-        """Words beyond the facts that a text may hold: those that people approved, and the domain's own."""
-        return self.vocabulary.union(self.domain.neutral[self.language])
+        """Words beyond the facts that a text may hold: the brand's and the domain's own."""
+        return frozenset((*self.domain.neutral[self.language], *self.voice.words, *self.voice.required))
 
     @property
     def limits(self) -> Channel:

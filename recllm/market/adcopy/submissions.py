@@ -1,10 +1,13 @@
 """Files of one JSON object a line: texts that anyone wrote, with what the checks say about each.
 
     {"id": "a1", "text": "...", "channel": "push", "locale": "en", "item": {"title": "...", "price": "2.49", ...},
-     "offer": {"type": "percent", "value": 20, "start": "...", "end": "..."}, "packs": ["us_ftc"],
-     "known_brands": ["Acme"], "evidence": {"award": "..."}}
+     "offer": {"type": "percent", "value": 20, "start": "...", "end": "...", "code": "TEA20"},
+     "person": {"times_bought": 3, "last": 15}, "day": {"name": "Christmas", "on": "2025-12-25"},
+     "shop": "Leaf & Iron", "link": "leaf.example/t", "packs": ["us_ftc"], "known_brands": ["Acme"],
+     "evidence": {"award": "..."}}
 
-`id`, `text`, `channel`, `locale` and `item.title` are needed; without `packs`, all of them are applied.
+`id`, `text`, `channel`, `locale` and `item.title` are needed; without `packs`, all of them are applied. `person` has
+the fields of `PersonFacts`, times (`last`, `with_last`, `away`) in days ago; `waited` follows from them.
 """
 
 from __future__ import annotations
@@ -13,19 +16,20 @@ import codecs
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from recllm.base.documents import json_value, plain
+from recllm.base.documents import FilledText, json_value, parsed, plain
 from recllm.base.errors import DataError, RecllmError
 from recllm.base.schema import CopyVerdict, Item
-from recllm.market.adcopy.packs import FilledText, Pack, pack_named, pack_names, parse
+from recllm.base.words.sentences import LANGUAGES
+from recllm.market.adcopy.packs import Pack, pack_named, pack_names
 from recllm.market.adcopy.quantities import LARGEST
-from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice
+from recllm.market.adcopy.request import Ago, CopyRequest, FestiveDay, Offer, OfferType, PersonFacts, Voice
 from recllm.market.adcopy.verify.guarantees import Review, review
 from recllm.text.domains import SHOP, in_domain
 
@@ -52,31 +56,30 @@ def _category(value: object) -> object:
     return value.split(">") if isinstance(value, str) else value
 
 
-_BOUND = Field(max_length=1_000)
+_MOST = Field(max_length=1_000)
 
 Number = Annotated[Decimal, BeforeValidator(_number), Field(ge=-LARGEST, le=LARGEST, max_digits=20)]
 Time = Annotated[datetime, BeforeValidator(_time)]
-Short = Annotated[str, _BOUND]
-Name = Annotated[FilledText, _BOUND]
-Names = Annotated[tuple[Short, ...], _BOUND]
-Texts = Annotated[dict[Short, Annotated[Short, BeforeValidator(_text_of)]], _BOUND]
+Days = Annotated[float, Field(ge=0, le=36_500)]
+Names = Annotated[tuple[str, ...], _MOST]
+Texts = Annotated[dict[str, Annotated[str, BeforeValidator(_text_of)]], _MOST]
 
 
 class StrictLine(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, str_max_length=1_000)
 
 
 class SubmittedItem(StrictLine):
     """The item of a line."""
 
-    id: Short | None = None
-    title: Name
+    id: str | None = None
+    title: FilledText
     description: str | None = Field(None, max_length=20_000)
-    brand: Short | None = None
+    brand: str | None = None
     category: Annotated[Names, BeforeValidator(_category)] | None = None
     price: Number | None = None
     list_price: Number | None = None
-    currency: Short | None = None
+    currency: str | None = None
     attributes: Texts | None = None
 
     def item(self) -> Item:
@@ -97,15 +100,37 @@ class _SubmittedOffer(StrictLine):
     value: Number | None = None
     start: Time | None = None
     end: Time | None = None
+    code: str | None = None
+    min_spend: Number | None = None
+    gift: str | None = None
+    scope: str | None = None
+    excluded: str | None = None
+
+
+class _SubmittedDay(StrictLine):
+    name: FilledText
+    on: date
+
+
+class _SubmittedTimes(StrictLine):
+    every_days: Days | None = None
+    last: Days | None = None
+    with_last: Days | None = None
+    away: Days | None = None
 
 
 class _SubmittedLine(StrictLine):
-    id: Name
-    text: str
-    channel: Name
-    locale: Name
+    id: FilledText
+    text: str = Field(max_length=1_000_000)
+    channel: FilledText
+    locale: FilledText
     item: SubmittedItem
     offer: _SubmittedOffer | None = None
+    person: PersonFacts = PersonFacts()
+    day: _SubmittedDay | None = None
+    order_by: date | None = None
+    shop: str = ""
+    link: str = ""
     packs: Names | None = None
     known_brands: Names | None = None
     evidence: Texts | None = None
@@ -173,30 +198,49 @@ def submission_of(
     now: datetime,
     packs: tuple[Pack, ...] = (),
     voice: Voice | None = None,
-    vocabulary: frozenset[str] = frozenset(),
     domain: str = SHOP,
 ) -> Submission:
     """One parsed line as a submission. Raises `DataError` or `UsageError` that names the field.
 
-    now: decides which offers run. packs: applied to every text, besides those that its line names. vocabulary: what the
-    shop's people approved. domain: what the texts of lines that name none are about.
+    now: decides which offers run. packs: applied to every text, besides those that its line names. domain: what the
+    texts of lines that name none are about.
     """
-    line = parse(_SubmittedLine, values, owner="the line")
+    today = now.date()
+    line = parsed(_SubmittedLine, {**values, **_with_times(values.get("person"), today)}, owner="the line")
     names = pack_names() if line.packs is None else line.packs
+    day = None
+    if line.day is not None:
+        called = dict.fromkeys(LANGUAGES, line.day.name)
+        day = FestiveDay(key="any", names=called, on=line.day.on, days_left=(line.day.on - today).days)
     request = CopyRequest(
         item=line.item.item(),
         channel=line.channel,
         now=now,
         locale=line.locale if "@" in line.locale else in_domain(line.locale, domain),
         known_brands=frozenset(line.known_brands or ()),
+        person=line.person,
+        day=day,
+        order_by=line.order_by,
+        shop=line.shop,
+        link=line.link,
         offer=None if line.offer is None else Offer(**dict(line.offer)),
         list_price=line.item.list_price,
         evidence=line.evidence or {},
         packs=(*(pack_named(name) for name in dict.fromkeys(names)), *packs),
         voice=voice or Voice(),
-        vocabulary=vocabulary,
     )
     return Submission(id=line.id, text=line.text, request=request)
+
+
+def _with_times(person: object, today: date) -> dict[str, Any]:
+    """The line's facts of the customer, with times as `PersonFacts` has them."""
+    if not isinstance(person, dict):
+        return {}
+    stated = {name: value for name, value in person.items() if name in _SubmittedTimes.model_fields}
+    times = parsed(_SubmittedTimes, stated, owner="person", prefix="person.")
+    last, every = times.last, times.every_days
+    ago = {name: Ago.of(days, today) for name, days in times if days is not None and name != "every_days"}
+    return {"person": {**person, **ago, "waited": last / every if last and every else None}}
 
 
 def judge(submission: Submission) -> Review:

@@ -97,7 +97,7 @@ def campaign_of_fields(fields: Mapping[str, Any]) -> tuple[CampaignFile, bytes]:
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError("the fields cannot be written as a campaign's file: a text is broken, or too deep") from error
     limits, words = (table.get(name) for name in ("limits", "words"))
-    for section, name in ((limits, "suppress"), (words, "adapter"), (words, "voice")):
+    for section, name in ((limits, "suppress"), (words, "adapter")):
         if isinstance(section, dict) and name in section:
             raise UsageError(f"{name} names a file of the machine that runs this; write it in a campaign's file there")
     if isinstance(words, dict):

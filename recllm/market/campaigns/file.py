@@ -35,7 +35,7 @@ from recllm.base.files import check_plain, safe_id
 from recllm.base.schema import Intent, Objective, Occasion
 from recllm.market.adcopy.channels import Sender, channel_written_for, complete
 from recllm.market.adcopy.packs import Pack, load_pack, pack_named, pack_names
-from recllm.market.adcopy.request import Offer, OfferType, Voice, checked_locale, load_voice
+from recllm.market.adcopy.request import Offer, OfferType, checked_locale
 from recllm.market.adcopy.write import TEMPLATE
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.audiences.people_rule import RuleField
@@ -272,8 +272,6 @@ class WordsSection(_Section):
     seed: Annotated[int, Field(ge=0)] = 0
     packs: tuple[InstanceOf[Pack], ...] = Field(default=[*pack_names()], validate_default=True)
     """Rule packs by name, or files in the folder of this one; all shipped ones by default."""
-    voice: InstanceOf[Voice] | None = None
-    """From a file in the folder of this one."""
     link: Text | None = None
     """Where messages lead to, as short as a text message shows it: shop.example/tents."""
     known_brands: Texts = ()
@@ -302,12 +300,6 @@ class WordsSection(_Section):
                 load_pack(existing_file(name, info)) if name.endswith(".toml") else pack_named(name)
                 for name in dict.fromkeys(names)
             )
-
-    @field_validator("voice", mode="before")
-    @classmethod
-    def _load_voice(cls, name: object, info: ValidationInfo) -> object:
-        with in_words():
-            return load_voice(existing_file(name, info)) if isinstance(name, str) else name
 
     @model_validator(mode="after")
     def _adapter_fits(self) -> Self:

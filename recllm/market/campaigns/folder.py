@@ -27,7 +27,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
-from recllm.base.documents import fault_in_words, json_value, plain
+from recllm.base.documents import first_fault, json_value, plain
 from recllm.base.errors import ConflictError, DataError, PolicyError, StoreError, UsageError
 from recllm.base.files import lock_file, safe_id, sweep_drafts, write_whole
 from recllm.market.adcopy.request import PersonFacts
@@ -313,14 +313,8 @@ def undamaged(file: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError) as error:
-        reason = first_fault(error) if isinstance(error, ValidationError) else str(error)
+        reason = first_fault(error, CampaignPlan, quoted=False) if isinstance(error, ValidationError) else str(error)
         raise DataError(f"{file}: the plan is damaged: {reason}; plan again with --replace") from error
-
-
-def first_fault(error: ValidationError) -> str:
-    """Where it is, and what is wrong."""
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc']))} {fault_in_words(first, quoted=False)}".strip()
 
 
 def append(log: Path, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -353,7 +347,7 @@ def read_entries(log: Path, form: type[Entry]) -> list[Entry]:
         return entries
     except ValidationError as error:
         raise DataError(
-            f"{log}, entry {first_fault(error)}; another version of recllm wrote it: use that one"
+            f"{log}, entry {first_fault(error, form, quoted=False)}; another version of recllm wrote it: use that one"
         ) from error
 
 

@@ -20,8 +20,8 @@ from recllm.base.settings import Settings
 from recllm.base.words.sentences import section
 from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.channels import channel_named
-from recllm.market.adcopy.packs import Pack, approved_words
-from recllm.market.adcopy.request import CopyRequest, FactSheet, FestiveDay, PersonFacts, Voice
+from recllm.market.adcopy.packs import Pack
+from recllm.market.adcopy.request import CopyRequest, FactSheet, FestiveDay, PersonFacts, Voice, voice_of
 from recllm.market.adcopy.situation import situation_of
 from recllm.market.adcopy.verify.guarantees import Review, review
 from recllm.market.adcopy.write import sayable_facts, write_copy
@@ -50,8 +50,8 @@ class Catalogue:
     """Lowest price of the 30 days before, of the items whose prices are known for so long."""
     brands: frozenset[str]
     """All of the shop's, and those that the campaign names."""
-    vocabulary: frozenset[str] = frozenset()
-    """Words beyond the facts that the shop's people approved."""
+    voice: Voice
+    """The shop's."""
     domain: str = SHOP
     """The one that texts are written in."""
     packs: tuple[Pack, ...] = ()
@@ -74,7 +74,6 @@ def catalogue_at(
         rows, brands, states = reader.items(sorted(ids)), reader.brands(), reader.item_states()
     rows = rows.with_columns(available=on_offer(rows, int(moment.timestamp())))
     items = {row["item_id"]: item_of(row) for row in rows.to_dicts()}
-    vocabulary = approved_words(workspace.root)
     lowest = lowest_prices(states.filter(pl.col("item_id").is_in(sorted(ids))), moment)
     known_brands = frozenset(brands) | set(file.words.known_brands)
     domain = domain_of(workspace.locale())
@@ -82,7 +81,7 @@ def catalogue_at(
     if "packs" not in file.words.model_fields_set:
         packs = tuple(pack.in_countries(countries) for pack in packs)
     day = festive_day(workspace.settings, file, moment)
-    return Catalogue(items, lowest, known_brands, vocabulary, domain, packs, day)
+    return Catalogue(items, lowest, known_brands, voice_of(workspace.root), domain, packs, day)
 
 
 def festive_day(settings: Settings, file: CampaignFile, moment: datetime) -> FestiveDay | None:
@@ -149,9 +148,8 @@ def copy_request(
         list_price=file.list_prices.get(text.item_id),
         evidence=of_history | file.evidence_for(text.item_id),
         packs=catalogue.packs,
-        voice=file.words.voice or Voice(),
+        voice=catalogue.voice,
         variants=file.words.variants,
-        vocabulary=catalogue.vocabulary,
     )
 
 

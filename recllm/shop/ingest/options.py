@@ -11,7 +11,7 @@ from datetime import datetime
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import polars as pl
 from pydantic import (
@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from recllm.base.documents import toml_table
+from recllm.base.documents import first_fault, toml_table
 from recllm.base.errors import IngestError, UsageError
 from recllm.base.schema import Action, Table
 from recllm.shop.ingest.column_names import FIELDS, NOTES, STATES, TEST, normal
@@ -83,8 +83,7 @@ class IngestOptions(ReadOptions):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise UsageError(f"option {first['loc'][0]}: {first['msg']}") from None
+            raise UsageError(first_fault(error, type(self), "reading")) from None
 
 
 def read_options(values: Mapping[str, str]) -> dict[str, str]:
@@ -350,19 +349,6 @@ def parse_map(text: str, name: str) -> ColumnMap:
     try:
         return ColumnMap.model_validate(toml_table(text))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where, why = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            section = ColumnMap.model_fields.get(str(first["loc"][0]))
-            model = _model_in(section.annotation if section else None) or ColumnMap
-            why = f"is unknown; known: {', '.join(f.alias or name for name, f in model.model_fields.items())}"
-        raise IngestError("E_MAP", f"map {name}: {where} {why}") from error
+        raise IngestError("E_MAP", f"map {name}: {first_fault(error, ColumnMap, 'a map')}") from error
     except ValueError as error:
         raise IngestError("E_MAP", f"map {name}: {error}") from error
-
-
-def _model_in(annotation: Any) -> type[_Part] | None:
-    """The class of a section's tables."""
-    if isinstance(annotation, type) and issubclass(annotation, _Part):
-        return annotation
-    return next(filter(None, map(_model_in, get_args(annotation))), None)

@@ -314,8 +314,6 @@ class _Grounds:
             *words_beside("use", facts.names),
             *_implied(facts),
             *request.evidence.values(),
-            *request.voice.lines,
-            *request.voice.required,
             *case.slots.values(),
         )
         free = _grounds_of(frozenset(texts))
