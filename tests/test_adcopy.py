@@ -138,6 +138,23 @@ def test_frames_name_known_slots_channels_and_parts(monkeypatch: pytest.MonkeyPa
     assert faults == []
 
 
+def test_each_kind_of_offer_gets_texts_that_tell_what_it_asks_for() -> None:
+    faults = []
+    terms = product(OfferType, (None, "FELLS9"), (None, Decimal(321)), (None, OFFER.end))
+    for (kind, code, minimum, end), (item, locale) in product(terms, ((TENT, "en-GB"), (SOY, "zh"))):
+        value = None if kind in (OfferType.FREE_SHIPPING, OfferType.GIFT, OfferType.BOGO) else Decimal(20)
+        offer = Offer(type=kind, value=value, code=code, min_spend=minimum, end=end, gift="bag")
+        for channel in ("email", "push", "sms_gsm", "social", "banner"):
+            shop = {"shop": "Fells", "evidence": {"lowest_30d": f"{item.price}"}}
+            copies = write(item, offer=offer, locale=locale, channel=channel, **shop)
+            terms_told = [f"{term}" in copy.text for copy in copies for term in (code, minimum) if term is not None]
+            if not (
+                all(terms_told) and all(c.verified for c in copies) and (copies or f"{kind}{code}" == "couponNone")
+            ):
+                faults.append((kind, code, minimum, end, locale, channel))
+    assert faults == []
+
+
 WITHOUT_A_FACT = {"en": "author words Words", "zh": "size drop_count gift_how from when desc desc2 off zhe mw"}
 """Slots whose fact comes from attributes that these items lack, or from data that a shop would have to give."""
 

@@ -48,8 +48,10 @@ _TOLD_TWICE = ("offer", "until")
 """Facts that the head of a text may state although another part does."""
 _NAMES = ("item", "item.short", "short", "category", "with_item", "because", "brand", "offer")
 """Slots whose words may come in every part."""
-_TERMS = (("until", "short_until"), ("code",), ("min_spend", "min"), ("excluded",))
-"""Slots of an offer's terms: all of them stand in a text where the frame's words allow it."""
+_CONDITIONS = (("code",), ("min_spend", "min"))
+"""Slots of what a customer has to do for an offer: no text leaves them out."""
+_TERMS = (("until", "short_until"), ("excluded",))
+"""Slots of an offer's other terms: all of them stand in a text where the frame's words allow it."""
 _FACTS = {
     fact: kinds.split()
     for facts, kinds in {
@@ -259,7 +261,10 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, us
         for text in texts
     }
     slots = situation.slots if situation.offer else {}
-    terms = [wordings for names in _TERMS if (wordings := [fold(slots[name]) for name in names if name in slots])]
+    conditions, terms = (
+        [wordings for names in of_offer if (wordings := [fold(slots[name]) for name in names if name in slots])]
+        for of_offer in (_CONDITIONS, _TERMS)
+    )
     times_used = {text: used[text] + used[wording_of(text, situation)] for texts in fitting.values() for text in texts}
     least_used = {name: min(times_used[text] for text in texts) for name, texts in fitting.items()}
     ranked: list[tuple[int, Parts]] = []
@@ -269,7 +274,9 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, us
         for name, texts in fitting.items():
             combination, position = divmod(combination, len(texts))
             text[name] = texts[position]
-        if repeats_itself(text, situation.language):
+        folded = fold(" ".join(text.values()))
+        tells_conditions = all(any(wording in folded for wording in wordings) for wordings in conditions)
+        if repeats_itself(text, situation.language) or not tells_conditions:
             continue
         stated = [fact for pair in text.items() for fact in facts[pair]]
         words = [word for name, of_part in text.items() if name != "button" for word in content[of_part]]
@@ -281,7 +288,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, us
         n_twice += sum(4 * min(3, times_used[text[name]] - lowest) for name, lowest in least_used.items())
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
-        if all(any(wording in fold(" ".join(text.values())) for wording in wordings) for wordings in terms):
+        if all(any(wording in folded for wording in wordings) for wordings in terms):
             ranked.append((n_twice, text))
         else:
             incomplete.append(text)

@@ -432,11 +432,11 @@ def offer_chinese(request: CopyRequest, facts: FactSheet) -> dict[str, str]:
     if offer is None:
         return {}
     zhe = (100 - offer.value) / 10 if offer.type is OfferType.PERCENT and offer.value else None
-    value = "" if offer.value is None else f"{offer.value.normalize():f}"
+    off = offer.value if offer.type in (OfferType.AMOUNT, OfferType.COUPON) else None
+    amounts = {"off": off, "min": offer.min_spend} if facts.currency == "CNY" else {}  # frames write 元 after them
     stated = {
         "zhe": "" if zhe is None else f"{zhe.normalize():f}",
-        "off": value if offer.type in (OfferType.AMOUNT, OfferType.COUPON) else "",
-        "min": "" if offer.min_spend is None else f"{offer.min_spend.normalize():f}",
+        **{name: f"{amount.normalize():f}" for name, amount in amounts.items() if amount is not None},
         "code": offer.code or "",
         "gift": offer.gift or "",
         "scope": offer.scope or "",
@@ -444,9 +444,8 @@ def offer_chinese(request: CopyRequest, facts: FactSheet) -> dict[str, str]:
         "pay": yuan_text(price_with_offer(request, facts), facts),
     }
     kind, forms = offer.type.value, frame_file("zh").tables["offer"]
-    form = forms.get(f"{kind}_min" if stated["min"] and f"{kind}_min" in forms else kind, "")
-    is_bogo = offer.type is OfferType.BOGO
-    return stated | {"offer": worded_offer(form, stated) or ("买一送一" if is_bogo else "")}
+    form = forms.get(f"{kind}_min" if offer.min_spend is not None and f"{kind}_min" in forms else kind, "")
+    return stated | {"offer": worded_offer(form, stated)}
 
 
 def price_with_offer(request: CopyRequest, facts: FactSheet) -> Decimal | None:

@@ -351,6 +351,13 @@ def offers(case: Case) -> Iterator[Violation]:
             promised = (p for p in phrases if not (p in family.goods and p in case.facts.folded))
             yield from violations((p for p in promised if not (case.tells_saving and says_saving(p))), remark)
     yield from false_deadlines(case)
+    if running is not None and speaks_of_an_offer(case):
+        needs, amounts = "the offer needs {}, and the text does not say so", [q.value for q in case.quantities]
+        if running.code and fold(running.code) not in case.reading.folded:
+            yield Violation(needs.format(f"the code {running.code}"), holds=True)
+        if running.min_spend and running.min_spend not in amounts:
+            minimum = money_text(running.min_spend, case.facts, case.language)
+            yield Violation(needs.format(f"an order of at least {minimum or running.min_spend}"), holds=True)
 
 
 def says_saving(phrase: str) -> bool:
