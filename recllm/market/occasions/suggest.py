@@ -37,12 +37,12 @@ from recllm.market.occasions.day import cases_of, open_shop_at
 from recllm.market.occasions.detect import Shop
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.search import VECTORS, search
-from recllm.shop.data.catalogue import SENSITIVE_TARGET, in_category, sensitive_items
+from recllm.shop.data.catalogue import SENSITIVE_TARGET, in_category, known_rows, sensitive_items
 from recllm.shop.data.dataset import USER_COLUMN, Dataset, utc
 from recllm.shop.data.rhythm import ShoppingDays
 from recllm.shop.workspace.workspace import Workspace, present
 from recllm.text.encoder.batches import encode_once
-from recllm.text.word_index import WordIndex
+from recllm.text.word_index import WordIndex, terms_of
 
 THEME_WEIGHT = 3.0
 """Of the nearest by meaning against those by words: a text is more often "a winter breakfast" than a name."""
@@ -101,8 +101,9 @@ def send_time(workspace: Workspace, coming: ComingDay) -> datetime | None:
 
 
 def fitting_items(recommender: Recommender, text: str, category: str | None, *, limit: int) -> list[str]:
-    """Ids of the items on offer that fit the text best by meaning and by words, of one category where it is named. Of
-    things that differ in size alone the best one is there before any other has a second.
+    """Ids of the items on offer that fit the text best by meaning and by words, of one category where it is named; only
+    of those that hold all of its words, where some do: no mask for "face cream". Of things that differ in size alone
+    the best one is there before any other has a second.
 
     Raises `UsageError` where none fits, `PolicyError` for a sensitive text.
     """
@@ -120,10 +121,16 @@ def fitting_items(recommender: Recommender, text: str, category: str | None, *, 
     if not slate.items:
         where = f" in the category {category!r}" if category else ""
         raise UsageError(f"no item on offer fits the text {text!r}{where}; name items or a category instead")
-    names = [name_and_size(written_out(item.title))[0] for item in slate.items]
+    rows = known_rows(data, [item.item_id for item in slate.items]).tolist()
+    categories = data.items["category"].gather(rows).to_list()
+    wanted = set(terms_of(query))
+    pairs = zip(slate.items, categories, strict=True)
+    holding = [item for item, names in pairs if wanted <= {*terms_of(" ".join((item.title, *(names or ()))))}]
+    items = holding or slate.items
+    names = [name_and_size(written_out(item.title))[0] for item in items]
     is_twin = [names.index(name) < position for position, name in enumerate(names)]
-    order = sorted(range(len(names)), key=lambda n: (VECTORS not in slate.items[n].served_by, is_twin[n]))
-    return [slate.items[n].item_id for n in order[:limit]]
+    order = sorted(range(len(names)), key=lambda n: (VECTORS not in items[n].served_by, is_twin[n]))
+    return [items[n].item_id for n in order[:limit]]
 
 
 def words_that_name(text: str) -> str:
