@@ -75,11 +75,7 @@ def agrees(answer: Review, expected: str) -> bool:
 
 def known(row: dict[str, Any]) -> dict[str, Any]:
     """What a table of cases gives of a request besides the item."""
-    values = {key: row[key] for key in ("locale", "channel", "evidence") if key in row}
-    if "known_brands" in row:
-        values["known_brands"] = frozenset(row["known_brands"])
-    if "now" in row:
-        values["now"] = row["now"]
+    values = {key: row[key] for key in ("locale", "channel", "evidence", "known_brands", "now") if key in row}
     if "list_price" in row:
         values["list_price"] = Decimal(row["list_price"])
     if offer := row.get("offer"):

@@ -53,7 +53,7 @@ class OfferType(StrEnum):
     FREE_SHIPPING = "free_shipping"
     GIFT = "gift"
     BOGO = "bogo"
-    """Buy one, get one free."""
+    """`count` for the price of one less, or for `value` together: buy one, get one free; 3 for 2; 3 for £10."""
     COUPON = "coupon"
     """A coupon exists; `value`, when given, is what it takes off, in the item's currency."""
 
@@ -67,6 +67,8 @@ class Offer:
     value: Decimal | None = None
     start: datetime | None = None
     end: datetime | None = None
+    count: int = 2
+    """Of an offer on several."""
     code: str | None = None
     min_spend: Decimal | None = None
     """Least value of an order, in the item's currency."""
@@ -86,6 +88,8 @@ class Offer:
             raise DataError(f"an offer of type {self.type} needs a value above 0, not {self.value}")
         if self.type is OfferType.PERCENT and self.value is not None and self.value >= 100:
             raise DataError(f"an offer of {self.value} % off is no price; percent offers lie between 0 and 100")
+        if self.count < 2:
+            raise DataError(f"an offer on several is for at least 2, not {self.count}")
         for name, moment in (("start", self.start), ("end", self.end)):
             if moment is not None and moment.tzinfo is None:
                 raise DataError(f"the offer's {name} {moment} has no time zone; give an aware time")

@@ -53,6 +53,7 @@ _PERISHABLE_DAYS = 45
 """The longest rhythm of milk and the like that a text speaks of."""
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"\{([\w.]+)\}")
+_NUMERALS = "零一二三四五六七八九"
 _MONTHS = get_month_names("wide", locale="en")
 _ON_ORDER = (OfferType.FREE_SHIPPING, OfferType.GIFT, OfferType.COUPON)
 """Offers on a whole order."""
@@ -320,8 +321,10 @@ def offer_english(request: CopyRequest, facts: FactSheet, name: Naming) -> dict[
     value = money_text(offer.value, facts)
     if offer.type is OfferType.PERCENT and offer.value is not None:
         value = f"{offer.value.normalize():f}%"
+    elif offer.type is OfferType.BOGO and not (value and offer.value):
+        value = "buy one, get one free" if offer.count == 2 else f"{offer.count} for {offer.count - 1}"
     elif offer.type is OfferType.BOGO:
-        value = "buy one, get one free"
+        value = f"{offer.count} for {value}"
     until = short_until = ""
     if offer.end is not None:
         word, day = "through" if request.region == "US" else "until", last_day(offer.end)
@@ -432,11 +435,13 @@ def offer_chinese(request: CopyRequest, facts: FactSheet) -> dict[str, str]:
     if offer is None:
         return {}
     zhe = (100 - offer.value) / 10 if offer.type is OfferType.PERCENT and offer.value else None
-    off = offer.value if offer.type in (OfferType.AMOUNT, OfferType.COUPON) else None
+    off = None if offer.type is OfferType.PERCENT else offer.value
     amounts = {"off": off, "min": offer.min_spend} if facts.currency == "CNY" else {}  # frames write 元 after them
     stated = {
         "zhe": "" if zhe is None else f"{zhe.normalize():f}",
         **{name: f"{amount.normalize():f}" for name, amount in amounts.items() if amount is not None},
+        "count": f"{offer.count}",
+        "paid": _NUMERALS[offer.count - 1] if offer.count <= len(_NUMERALS) else "",
         "code": offer.code or "",
         "gift": offer.gift or "",
         "scope": offer.scope or "",
@@ -444,6 +449,7 @@ def offer_chinese(request: CopyRequest, facts: FactSheet) -> dict[str, str]:
         "pay": yuan_text(price_with_offer(request, facts), facts),
     }
     kind, forms = offer.type.value, frame_file("zh").tables["offer"]
+    kind = "together" if offer.type is OfferType.BOGO and off is not None else kind
     form = forms.get(f"{kind}_min" if offer.min_spend is not None and f"{kind}_min" in forms else kind, "")
     return stated | {"offer": worded_offer(form, stated)}
 

@@ -100,6 +100,7 @@ class _SubmittedOffer(StrictLine):
     value: Number | None = None
     start: Time | None = None
     end: Time | None = None
+    count: int = 2
     code: str | None = None
     min_spend: Number | None = None
     gift: str | None = None

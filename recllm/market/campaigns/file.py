@@ -192,6 +192,7 @@ class OfferSection(_Section):
     value: Amount | None = None
     start: Moment | None = None
     end: Moment | None = None
+    count: int = 2
     code: Text | None = None
     min_spend: Amount | None = None
     gift: Text | None = None

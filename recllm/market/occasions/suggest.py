@@ -123,9 +123,9 @@ def fitting_items(recommender: Recommender, text: str, category: str | None, *, 
         raise UsageError(f"no item on offer fits the text {text!r}{where}; name items or a category instead")
     rows = known_rows(data, [item.item_id for item in slate.items]).tolist()
     categories = data.items["category"].gather(rows).to_list()
-    wanted = set(terms_of(query))
+    asked_terms = set(terms_of(query))
     pairs = zip(slate.items, categories, strict=True)
-    holding = [item for item, names in pairs if wanted <= {*terms_of(" ".join((item.title, *(names or ()))))}]
+    holding = [item for item, names in pairs if asked_terms <= {*terms_of(" ".join((item.title, *(names or ()))))}]
     items = holding or slate.items
     names = [name_and_size(written_out(item.title))[0] for item in items]
     is_twin = [names.index(name) < position for position, name in enumerate(names)]

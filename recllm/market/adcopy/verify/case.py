@@ -130,9 +130,9 @@ class Case:
 
     @cached_property
     def terms_folded(self) -> str:
-        """The offer's gift, scope and exclusions, folded, one a line."""
+        """The offer in words, its gift, scope and exclusions, folded, one a line."""
         offer = self.offer
-        terms = (offer.gift, offer.scope, offer.excluded) if offer is not None else ()
+        terms = (self.slots.get("offer"), offer.gift, offer.scope, offer.excluded) if offer is not None else ()
         return "\n".join(read(text).squashed for text in terms if text)
 
     @cached_property

@@ -182,8 +182,8 @@ def offer_in_words(case: Case) -> str:
     offer = case.offer
     if offer is None:
         return "no offer runs, leave it out"
-    if offer.value is None:
-        return f"the offer is {offer.type}"
+    if offer.value is None or offer.type is OfferType.BOGO:
+        return f"the offer is {case.slots.get('offer.short') or case.slots.get('offer') or offer.type}"
     value = f"{offer.value.normalize():f}"
     if offer.type is OfferType.PERCENT:
         return f"the offer is {value} % off"
@@ -268,7 +268,8 @@ def is_price(quantity: Quantity, case: Case) -> bool:
     sign = quantity.unit or ("元" if facts.currency == "CNY" else "")  # 到手36
     if sign not in map(fold, (facts.currency, *spellings)):
         return False
-    if value in case.amounts_of_terms or (offer is not None and value == offer.min_spend):
+    together = offer.value if offer is not None and offer.type is OfferType.BOGO else None
+    if value in case.amounts_of_terms or (offer is not None and value in (offer.min_spend, together)):
         return True
     left = reduced_price(case)
     offered = offer.value if offer and offer.type in (OfferType.AMOUNT, OfferType.COUPON) else None
@@ -345,7 +346,8 @@ def offers(case: Case) -> Iterator[Violation]:
     state = "none runs" if running is None else offer_in_words(case)
     for family in families("offers.toml"):
         has_code = running is not None and running.code and OfferType.COUPON in family.offers
-        if running is None or not (running.type in family.offers or has_code):
+        is_more = running is not None and family.id == "bogo" and (running.count > 2 or running.value is not None)
+        if running is None or is_more or not (running.type in family.offers or has_code):
             remark = f"promises an offer ({family.id}), and {state}"
             phrases = (p for p in family.find(case.reading) if p not in case.terms_folded)
             promised = (p for p in phrases if not (p in family.goods and p in case.facts.folded))
