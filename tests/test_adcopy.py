@@ -140,14 +140,18 @@ def test_frames_name_known_slots_channels_and_parts(monkeypatch: pytest.MonkeyPa
 
 def test_each_kind_of_offer_gets_texts_that_tell_what_it_asks_for() -> None:
     faults = []
+    goods = (TENT, "en-GB", "christmas", "Christmas"), (SOY, "zh", "double_12", "双12")
     terms = product(OfferType, (None, "FELLS9"), (None, Decimal(321)), (None, OFFER.end))
-    for (kind, code, minimum, end), (item, locale) in product(terms, ((TENT, "en-GB"), (SOY, "zh"))):
+    for (kind, code, minimum, end), (item, locale, key, name) in product(terms, goods):
         value = None if kind in (OfferType.FREE_SHIPPING, OfferType.GIFT, OfferType.BOGO) else Decimal(20)
         offer = Offer(type=kind, value=value, code=code, min_spend=minimum, end=end, gift="bag")
-        for channel in ("email", "push", "sms_gsm", "social", "banner"):
-            shop = {"shop": "Fells", "evidence": {"lowest_30d": f"{item.price}"}}
+        day = FestiveDay(key=key, names={"en": name, "zh": name}, on=TODAY, days_left=9) if minimum else None
+        for channel in ("email", "push", "sms_gsm") if day else ("email", "push", "sms_gsm", "social", "banner"):
+            shop = {"shop": "Fells", "evidence": {"lowest_30d": f"{item.price}"}, "day": day}
             copies = write(item, offer=offer, locale=locale, channel=channel, **shop)
-            terms_told = [f"{term}" in copy.text for copy in copies for term in (code, minimum) if term is not None]
+            terms_told = [
+                term in copy.text for copy in copies for term in (code or "", "321" * bool(day), name * bool(day))
+            ]
             is_written = bool(copies) or (kind is OfferType.COUPON and code is None)
             if not (is_written and all(terms_told) and all(copy.verified for copy in copies)):
                 faults.append((kind, code, minimum, end, locale, channel))

@@ -50,8 +50,8 @@ _NAMES = ("item", "item.short", "short", "category", "with_item", "because", "br
 """Slots whose words may come in every part."""
 _CONDITIONS = (("code",), ("min_spend", "min"))
 """Slots of what a customer has to do for an offer: no text leaves them out."""
-_TERMS = (("until", "short_until"), ("excluded",))
-"""Slots of an offer's other terms: all of them stand in a text where the frame's words allow it."""
+_TERMS = (("until", "short_until"), ("excluded",), ("occasion", "festival"))
+"""Slots of an offer's other terms and of its day: all stand in a text where the frame's words allow it."""
 _FACTS = {
     fact: kinds.split()
     for facts, kinds in {

@@ -130,10 +130,10 @@ class Case:
 
     @cached_property
     def terms_folded(self) -> str:
-        """The offer in words, its gift, scope and exclusions, folded, one a line."""
+        """The offer and its day in words, its gift, scope and exclusions, folded, one a line."""
         offer = self.offer
-        terms = (self.slots.get("offer"), offer.gift, offer.scope, offer.excluded) if offer is not None else ()
-        return "\n".join(read(text).squashed for text in terms if text)
+        texts = (*map(self.slots.get, ("offer", "occasion")), offer.gift, offer.scope, offer.excluded) if offer else ()
+        return "\n".join(read(text).squashed for text in texts if text)
 
     @cached_property
     def amounts_of_terms(self) -> frozenset[Decimal | None]:
