@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -113,7 +112,7 @@ def key() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory, key: None) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, key: None) -> Path:
     """A folder with a trained shop, the campaign's file, and its plan."""
     return plan_tea(tmp_path_factory.mktemp("campaigns"), TEA, Policy(small_shop=0))
 
@@ -126,12 +125,6 @@ def plan_tea(folder: Path, text: str, policy: Policy) -> Path:
     with Workspace.open(train(made, **QUICKLY)) as shop:
         plan_campaign(shop, read_campaign(folder / "tea.toml"))
     return folder
-
-
-@pytest.fixture
-def folder(planned: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
-    return Path(shutil.copytree(planned, tmp_path / "copy"))
 
 
 @pytest.fixture

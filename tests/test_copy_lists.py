@@ -55,6 +55,9 @@ def test_the_shops_voice_lets_a_word_pass(run: Command) -> None:
     code, out, _ = run("copy", "check", "texts.jsonl", "--json")
     document = json.loads(out)
     assert (code, document["passed"], document["held"]) == (0, 1, 0)
-    Path("shop/voice.toml").write_text("{")
-    code, _, err = run("copy", "check", "texts.jsonl")
-    assert code == 2 and "voice.toml" in err
+    sale = {**line, "text": "Sandwich buns, 20% off.", "offer": {"type": "percent", "value": 20}, "packs": None}
+    Path("texts.jsonl").write_text(json.dumps(sale))
+    settings = Path("shop/workspace.toml")
+    settings.write_text(settings.read_text().replace('locale = "en"', 'locale = "en-GB"'))
+    codes = [run("copy", "check", "texts.jsonl", "-w", folder)[0] for folder in ("shop", ".")]
+    assert codes == [0, 2], "a rule of the EU alone asks for the price of 30 days"

@@ -89,7 +89,7 @@ def key() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory, key: None) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, key: None) -> Path:
     """A folder with a trained shop, and a campaign whose texts are approved."""
     folder, data = tmp_path_factory.mktemp("sending"), world(people=PEOPLE)
     (folder / "letter.toml").write_text(LETTER)
@@ -104,11 +104,6 @@ def planned(tmp_path_factory: pytest.TempPathFactory, key: None) -> Path:
     lines = ["customer_id,Mail,Mobile", *names, "stranger,no address,123"]
     (folder / "customers.csv").write_text("\n".join(lines))
     return folder
-
-
-@pytest.fixture
-def folder(planned: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(planned, tmp_path / "copy"))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import Field
@@ -101,12 +101,16 @@ def check(
     at: Annotated[str | None, typer.Option("--at", help="Time at which offers are judged; default: now.")],
     pack: Packs,
 ) -> Answer:
-    """Check ad texts of any author: each passes, is held for a person, or is blocked. A workspace adds its
-    voice. Ends with 2 when a text does not pass or a line cannot be read, with 3 when there is nothing to check."""
+    """Check ad texts of any author: each passes, is held for a person, or is blocked.
+
+    A workspace adds its voice and the laws of its country. Ends with 2 when a text does not pass or a line cannot be
+    read, with 3 when there is nothing to check.
+    """
     from recllm.market.adcopy.request import voice_of
     from recllm.market.adcopy.submissions import Submission, UnreadableLine, judge, read_submissions, reviews_document
+    from recllm.market.occasions.calendar import countries_of
     from recllm.shop.workspace.workspace import SETTINGS_FILE
-    from recllm.text.domains import SHOP, domain_of
+    from recllm.text.domains import domain_of
 
     try:
         moment = datetime.fromisoformat(at) if at else datetime.now(UTC)
@@ -116,19 +120,11 @@ def check(
         raise UsageError(f"--at {at} has no time zone; add one, such as +00:00")
     if workspace != DEFAULT_WORKSPACE and not workspace.is_dir():
         raise UsageError(f"there is no workspace in {workspace}; leave -w out where there is none")
-    domain = SHOP
+    of_shop: dict[str, Any] = {"voice": voice_of(workspace)}
     if (workspace / SETTINGS_FILE).is_file():
         with open_shop(workspace) as shop:
-            domain = domain_of(shop.locale())
-    entries = list(
-        read_submissions(
-            file,
-            now=moment,
-            packs=read_packs(pack),
-            voice=voice_of(workspace),
-            domain=domain,
-        )
-    )
+            of_shop |= {"domain": domain_of(shop.locale()), "countries": countries_of(shop.settings)}
+    entries = list(read_submissions(file, now=moment, packs=read_packs(pack), **of_shop))
     reviews = [(entry.id, judge(entry)) for entry in entries if isinstance(entry, Submission)]
     unreadable = [entry for entry in entries if isinstance(entry, UnreadableLine)]
     for line in unreadable:

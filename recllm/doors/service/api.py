@@ -71,6 +71,7 @@ from recllm.market.experiments.slates import (
     start_experiment,
     stop_experiment,
 )
+from recllm.market.occasions.calendar import countries_of
 from recllm.recommend.recommender.explanation import Explanation
 from recllm.recommend.recommender.people import person_profile
 from recllm.recommend.recommender.search import similar_items
@@ -208,8 +209,14 @@ def check(body: TextsRequest, caller: MayMarket) -> dict[str, Any]:
     # checked between two texts: the lengths of a text and its item are bounded, so one takes 50 ms or so at most
     deadline = time.monotonic() + caller.service.settings.deadline_seconds
     now, workspace = body.at or datetime.now(UTC), caller.shop.workspace
-    voice, domain = voice_of(workspace.root), domain_of(workspace.locale())
-    submissions = [submission_of(line, now=now, voice=voice, domain=domain) for line in body.texts]
+    read = partial(
+        submission_of,
+        now=now,
+        voice=voice_of(workspace.root),
+        domain=domain_of(workspace.locale()),
+        countries=countries_of(workspace.settings),
+    )
+    submissions = list(map(read, body.texts))
     answers = []
     for submission in submissions:
         if time.monotonic() > deadline:

@@ -6,7 +6,8 @@
      "shop": "Leaf & Iron", "link": "leaf.example/t", "packs": ["us_ftc"], "known_brands": ["Acme"],
      "evidence": {"award": "..."}}
 
-`id`, `text`, `channel`, `locale` and `item.title` are needed; without `packs`, all of them are applied. `person` has
+`id`, `text`, `channel`, `locale` and `item.title` are needed; without `packs`, those of the shop's country
+are applied. `person` has
 the fields of `PersonFacts`, times (`last`, `with_last`, `away`) in days ago; `waited` follows from them.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import codecs
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -200,15 +201,17 @@ def submission_of(
     packs: tuple[Pack, ...] = (),
     voice: Voice | None = None,
     domain: str = SHOP,
+    countries: Collection[str] = (),
 ) -> Submission:
     """One parsed line as a submission. Raises `DataError` or `UsageError` that names the field.
 
     now: decides which offers run. packs: applied to every text, besides those that its line names. domain: what the
-    texts of lines that name none are about.
+    texts of lines that name none are about. countries: whose laws hold for lines that name no packs; all by default.
     """
     today = now.date()
     line = parsed(_SubmittedLine, {**values, **_with_times(values.get("person"), today)}, owner="the line")
-    names = pack_names() if line.packs is None else line.packs
+    laws = [pack_named(name) for name in dict.fromkeys(pack_names() if line.packs is None else line.packs)]
+    laws = [pack.in_countries(countries) for pack in laws] if line.packs is None else laws
     day = None
     if line.day is not None:
         called = dict.fromkeys(LANGUAGES, line.day.name)
@@ -227,7 +230,7 @@ def submission_of(
         offer=None if line.offer is None else Offer(**dict(line.offer)),
         list_price=line.item.list_price,
         evidence=line.evidence or {},
-        packs=(*(pack_named(name) for name in dict.fromkeys(names)), *packs),
+        packs=(*laws, *packs),
         voice=voice or Voice(),
     )
     return Submission(id=line.id, text=line.text, request=request)
