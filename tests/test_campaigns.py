@@ -288,13 +288,8 @@ def test_a_pasted_line_separator_in_a_wording_harms_nothing(shop: Workspace) -> 
 def test_damaged_files_of_a_campaign_are_named_with_the_field(shop: Workspace) -> None:
     campaign = tea(shop)
     for file, old, new, words in (
-        (
-            campaign.folder.plan,
-            '"horizon_days"',
-            '"horizon"',
-            r"plan.json: the plan is damaged: it has no field 'horizon'",
-        ),
-        (campaign.folder.people, '"channel"', '"way"', r"people.jsonl: the plan is damaged: 0\.(channel|way) is "),
+        (campaign.folder.plan, '"horizon_days"', '"horizon"', "plan.json: the plan is damaged: it has no field 'hori"),
+        (campaign.folder.people, '"channel"', '"way"', "people.jsonl: the plan is damaged: 0 has no field 'way'; plan"),
     ):
         content = file.read_text()
         file.write_text(content.replace(old, new, 1))

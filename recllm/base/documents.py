@@ -83,9 +83,9 @@ def parsed(model: type[T], values: Any, *, owner: str, prefix: str = "") -> T:
         raise DataError(prefix + first_fault(error, model, owner)) from None
 
 
-def first_fault(error: ValidationError, model: Any, owner: str = "it", *, quoted: bool = True) -> str:
+def first_fault(error: ValidationError, model: Any = None, owner: str = "it", *, quoted: bool = True) -> str:
     """Where a document is wrong, and what would be right, such as "item.price must be a number, not 'cheap'".
-    quoted: with the value, which may be about a customer."""
+    model: whose fields are named with an unknown one. quoted: with the value, which may be about a customer."""
     first = ("extra_forbidden", "unexpected_keyword_argument", "missing")
     faults = error.errors(include_url=False)
     fault = min(faults, key=lambda f: first.index(f["type"]) if f["type"] in first else len(first))
@@ -95,7 +95,7 @@ def first_fault(error: ValidationError, model: Any, owner: str = "it", *, quoted
         for step in steps[:-1]:
             model = fields_of(model).get(step, model)
         names = ", ".join(sorted(fields_of(model)))
-        return f"{'.'.join(steps[:-1]) or owner} has no field {steps[-1]!r}; known: {names}"
+        return f"{'.'.join(steps[:-1]) or owner} has no field {steps[-1]!r}{names and f'; known: {names}'}"
     if fault["type"] == "missing" or (steps and value is None):
         return f"{path} is missing"
     if fault["type"] == "value_error":

@@ -313,7 +313,7 @@ def undamaged(file: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError) as error:
-        reason = first_fault(error, CampaignPlan, quoted=False) if isinstance(error, ValidationError) else str(error)
+        reason = first_fault(error, quoted=False) if isinstance(error, ValidationError) else str(error)
         raise DataError(f"{file}: the plan is damaged: {reason}; plan again with --replace") from error
 
 
@@ -347,7 +347,7 @@ def read_entries(log: Path, form: type[Entry]) -> list[Entry]:
         return entries
     except ValidationError as error:
         raise DataError(
-            f"{log}, entry {first_fault(error, form, quoted=False)}; another version of recllm wrote it: use that one"
+            f"{log}, entry {first_fault(error, quoted=False)}; another version of recllm wrote it: use that one"
         ) from error
 
 
