@@ -180,7 +180,7 @@ def check_notes(
     warnings = [note for note, holds in failed if holds]
     warnings += [CheckNote(rule=w.rule, message=w.message, span=w.span) for w in answer.warnings]
     warnings += [
-        CheckNote(rule=GROUNDING, message=f"no fact and no approved word grounds {word!r}", span=word)
+        CheckNote(rule=GROUNDING, message=f"neither a fact nor the shop's voice holds {word!r}", span=word)
         for word in dict.fromkeys(w.word for w in answer.ungrounded)
     ]
     if (day := request.day) is not None and not 0 <= day.days_left <= SENSIBLE_DAYS:
