@@ -33,8 +33,6 @@ OTHER_SHELF = "other"
 _BRACKET = re.compile(r"(?<!\s)\s*\([^()]*\)")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _FIRST_PART = re.compile(r" ?: ?| -+ ?|, ")
-_LEAST_LETTERS = 3
-"""Of a part of a title that names something: "ppk" does, "sv" does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +67,7 @@ def naming(
         title = ""  # no check reads an English text around a Chinese name
     if titles != "goods":
         return Naming(name=title, short=title, number="title", level="clean" if title else "category")
-    is_till = is_till or is_shouted(title)
+    is_till = is_till or title.isupper()
     named = _chinese(title, categories, brand) if language == "zh" else _english(title, brand, is_till, not categories)
     if named.name or not categories:
         return named
@@ -96,11 +94,6 @@ def category_name(categories: tuple[str, ...], language: str) -> str:
         if len(name) <= _SHORT_CHARS["en"] and (is_clean or _is_sayable(name)) and fold(name) not in no_goods:
             return name
     return ""
-
-
-def is_shouted(title: str) -> bool:
-    """True for a title in capitals."""
-    return any(c.isupper() for c in title) and not any(c.islower() for c in title)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -130,6 +123,8 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
         if len(small) > _NAME_CHARS["en"]:
             cut = small[: _NAME_CHARS["en"] + 1].rsplit(" ", 1)[0].removesuffix(" &").removesuffix(" and")
             small = cut if " " in cut else small[: _NAME_CHARS["en"]]
+    if small.split(" ")[-1].lower() in table("names.toml")["words"]["pairs"]:  # a shop writes "boot" of a pair
+        small = f"{small}s"
     short = _short(_small(short_name, known_only=True, brand=brand) or small, brand, _CLEAN_SHORT_CHARS)
     small = f"{wearer['wearer'].lower()} {small}" if wearer else small
     number = _number(short or small)
@@ -242,20 +237,24 @@ def _short(name: str, brand: str | None, longest: int = _SHORT_CHARS["en"]) -> s
     if brand and fold(bare).startswith(fold(brand) + " "):
         bare = bare[len(brand) :].strip()
     bare = pattern("naming.thing_end").split(bare)[0].strip() or bare
+    kind, *variety = pattern("naming.dash").split(bare, maxsplit=1)
+    if variety and len(bare) > longest:  # the explorer map, not "Lake District NW"; Lapsang Souchong, not "tea"
+        is_description = any(is_known(word.lower()) or not word.isalpha() for word in variety[0].split())
+        bare = kind if is_description else variety[0]
     words = bare.split(" ")
     for n in (len(words), 3, 2, 1):
         short = " ".join(words[-n:])
         is_cut = n < len(words) and (" of " in bare or short.startswith(("and ", "& ", "or ")))
-        if len(short) <= longest and short[:1].isalpha() and not is_cut:
+        if len(short) <= longest and (short[:1].isalpha() or short == name) and not is_cut:
             return short
     return ""
 
 
 def _number(name: str) -> str:
+    name = pattern("naming.dash").split(name)[0]
     words = _WORD.findall(name.split(" with ")[0].split(" for ")[0].split(" in ")[0])
-    if not words:
-        return "singular"
-    head = ([word for word in words if word not in table("goods.toml")["finish"]] or words)[-1].lower()
+    no_heads = (*table("goods.toml")["finish"], *table("names.toml")["words"]["numbered"])
+    head = ([word for word in words if word.lower() not in no_heads] or words or [""])[-1].lower()
     _, joined, last = name.replace(" & ", " and ").rpartition(" and ")
     if (joined and " " not in last) or head != stem(head):  # hat and scarf, but a walnut and raisin loaf
         return "plural"
@@ -283,7 +282,7 @@ def _chinese(title: str, categories: tuple[str, ...], brand: str | None) -> Nami
     head, leaf = name.split(" ")[0], categories[-1] if categories else ""
     short = next((noun for noun in _nouns_zh() if head.endswith(noun) and (len(noun) > 1 or len(head) == 1)), "")
     says_no_more = not leaf or short in leaf or leaf in short  # 红茶, for the 宜兴红茶 of the category 红茶
-    is_name = _LEAST_LETTERS <= len(head) <= _SHORT_CHARS["zh"] and head.isalpha()
+    is_name = 2 < len(head) <= _SHORT_CHARS["zh"] and head.isalpha()
     short = head if is_name and (says_no_more or not short) else short
     nouns = (noun for noun in _nouns_zh() if noun in name)
     short = short or max(nouns, key=lambda noun: (len(noun), -name.find(noun)), default="")
@@ -386,7 +385,7 @@ def written_out(title: str) -> str:
     parts = [phrase for phrase in map(without_sorting_words, _FIRST_PART.split(name)) if phrase]
     if len(parts) > 1 and parts[0] in table("names.toml")["words"]["adjectives"]:
         parts[:2] = [" ".join(parts[:2])]
-    named = [phrase for phrase in parts if len("".join(_LETTERS.findall(phrase))) >= _LEAST_LETTERS]
+    named = [phrase for phrase in parts if len("".join(_LETTERS.findall(phrase))) > 2]  # "ppk", not "sv"
     if not named:
         return text
     name, tokens = named[0], named[0].split()

@@ -24,7 +24,6 @@ from recllm.market.adcopy.naming import (
     animals_in,
     category_name,
     goods_of,
-    is_shouted,
     is_silent,
     naming,
     shelf,
@@ -72,7 +71,7 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
         request.language,
         brand=facts.brand,
         titles=request.domain.titles,
-        is_till=is_shouted(item.title),
+        is_till=item.title.isupper(),
     )
     goods = goods_of((item.title, *item.category))
     if request.domain.name != SHOP:
