@@ -58,7 +58,7 @@ def cases(title: str = "Blue Hour", category: str = "Harbour") -> Mapping[str, l
         ],
         "behaviour.reason": grid(fact=("spring",), up=(True, False), what=("chance", "spend")),
         "behaviour.recency": grid(days=(None, *ages)),
-        "behaviour.frequency": grid(trips=(None, 1, 4)),
+        "behaviour.frequency": grid(month=(None, 1, 4), quarter=(None, 2), half=(3,)),
         "behaviour.spend": grid(spent=(12.5,), per_trip=(None, 4.0)),
         "behaviour.tenure": grid(days=(None, 40.0)),
         "behaviour.rhythm": grid(gap=(None, 1.0, 9.0), days=(None, *ages)),

@@ -24,7 +24,7 @@ from recllm.market.propensity.coupons import Coupons, coupon_features
 from recllm.market.propensity.examples import Cohort, Examples, cuts, past_examples
 from recllm.market.propensity.features import FeatureTable, person_features, target_features
 from recllm.market.propensity.model import OrderDates, calibrate, covered, fit_propensity, normal_scores, people_folds
-from recllm.market.propensity.predict import group_deltas, mailings, predict, redeem_examples
+from recllm.market.propensity.predict import group_deltas, mailings, predict, reasons_of, redeem_examples
 from recllm.market.propensity.prediction import (
     Prediction,
     PredictionKind,
@@ -255,11 +255,14 @@ def test_a_delta_is_what_the_score_loses() -> None:
 
 
 def test_reasons_are_told_in_both_languages(data: Dataset, answers: dict[PredictionKind, Prediction]) -> None:
-    said = [reason.text for one in answers[PredictionKind.BUY].people for reason in one.reasons]
-    assert any("purchases in the last 28 days: raises the chance." in text for text in said)
-    assert any("lowers the chance." in text for text in said)
-    found = ask(PredictionKind.BUY, data, locale="zh")
-    assert any("可能性" in reason.text for reason in found.people[0].reasons)
+    assert any("lowers the chance." in r.text for one in answers[PredictionKind.BUY].people for r in one.reasons)
+    names, groups = ("trips_28", "trips_182", "items_91", "areas"), ("frequency", "frequency", "breadth", "breadth")
+    one, others = (FeatureTable(names, groups, np.array([row], np.float32)) for row in ([0, 3, 0, 4], [0, 0, 0, 0]))
+    texts = {"en": "3 purchases in the last 182 days: raises the chance.", "zh": "近182天购买3次：提高可能性。"}
+    for locale, text in texts.items():  # and no "0 products: raises the chance"
+        request = PredictionRequest(kind=PredictionKind.BUY, locale=locale)
+        (reasons,) = reasons_of(request, data, lambda values: values[:, 1] + values[:, 3], one, others, one)
+        assert [reason.text for reason in reasons] == [text]
 
 
 def test_auc_and_lift_of_a_case_to_count() -> None:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ from recllm.shop.workspace.workspace import Workspace, present
 from recllm.text.templates import Prompts
 
 Score = Callable[[Floats], Values]
-"""A score, (n,), of rows of the table's values, on a scale where differences mean something: logit or log."""
+"""Score, (n,), of rows of the table's values: a logit or a log."""
 GENERAL = "general"
 MAX_REASONS = 3
 """Of a person."""
@@ -75,7 +76,7 @@ BACKGROUND_PEOPLE = 8
 _ROWS = 60_000
 """Rows scored at once."""
 VALIDATION_SHARE = 0.25
-"""The latest campaigns that hold this share of all mailings are the window on which the model is checked."""
+"""Share of all mailings, the latest, on which the model is checked."""
 logger = logging.getLogger(__name__)
 EVERYDAY = ("buy", "leave", "next-order", "value")
 """Kinds of predictions that need nothing but the log."""
@@ -116,7 +117,7 @@ def predict_workspace(
         request = request.model_copy(update={"coupons": coupons})
     if request.targeted:
         catalogue = workspace.gate().catalogue(request.items or None)
-        Cohort.of(Dataset.of_catalogue(catalogue, 0), request, workspace.policy)  # raises what is wrong with the target
+        Cohort.of(Dataset.of_catalogue(catalogue, 0), request, workspace.policy)  # checks the target
     learn, ask = datasets or datasets_of(workspace)
     if not len(learn.events):
         raise PolicyError(
@@ -175,6 +176,7 @@ def reasons_of(
     if not request.explain or not len(table):
         return [()] * len(table)
     groups, deltas = group_deltas(score, table, others.values)
+    is_leaving = request.kind is PredictionKind.LEAVE
     # what is asked about in words, e.g. a category; None for everything, or several items
     target = request.category
     if target is None and len(request.items) == 1:
@@ -184,19 +186,20 @@ def reasons_of(
     def render(template: str, /, **facts: object) -> str:
         return Prompts.load().render(f"behaviour.{template}", request.locale, **facts)
 
-    def of_one(deltas: Values, features: Mapping[str, float]) -> tuple[Reason, ...]:
-        """The largest deltas of one person, largest first; at least one entry. features: the person's, by name."""
-        order = [n for n in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[n]) >= MIN_EFFECT]
-        reasons = []
-        for number in order[:MAX_REASONS]:
-            group, delta = groups[number], float(deltas[number])
+    def of_one(deltas: Values, features: Mapping[str, float]) -> Iterator[Reason]:
+        """The largest deltas of one person, largest first. features: the person's, by name."""
+        order = (n for n in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[n]) >= MIN_EFFECT)
+        for group, delta in ((groups[n], float(deltas[n])) for n in order):
+            has_any = any(features.get(name, 0) > 0 for name in _FACTS[group].values())
+            if group in _DEEDS and not has_any and (delta > 0) != is_leaving:
+                continue  # a figure that the words do not name raises it
             fact = render(group, **group_facts(group, features, target))
             text = render("reason", fact=fact, up=delta > 0, what=outcome)
-            reasons.append(Reason(evidence_id=group, delta=delta, text=text))
-        return tuple(reasons) or (Reason(evidence_id=GENERAL, delta=0.0, text=render(GENERAL)),)
+            yield Reason(evidence_id=group, delta=delta, text=text)
 
+    general = (Reason(evidence_id=GENERAL, delta=0.0, text=render(GENERAL)),)
     return [
-        of_one(delta, dict(zip(names.names, map(float, row), strict=True)))
+        tuple(islice(of_one(delta, dict(zip(names.names, map(float, row), strict=True))), MAX_REASONS)) or general
         for delta, row in zip(deltas, names.values, strict=True)
     ]
 
@@ -289,7 +292,7 @@ def predict_outcome(request: PredictionRequest, learn: Cohort, ask: Cohort) -> P
 
 
 def redeem_settings(settings: PropensitySettings) -> PropensitySettings:
-    """Small trees and a stronger hold on what is known beforehand: a shop has few campaigns, and few redeem."""
+    """Small trees and a stronger prior: a shop has few campaigns, and few redeem."""
     return replace(
         settings,
         rounds=250,
@@ -431,7 +434,7 @@ def group_facts(group: str, features: Mapping[str, float], target: str | None) -
 
 _FACTS: Mapping[str, Mapping[str, str]] = {
     "recency": {"days": "days_since"},
-    "frequency": {"trips": "trips_28"},
+    "frequency": {"month": "trips_28", "quarter": "trips_91", "half": "trips_182"},
     "spend": {"spent": "spend_91", "per_trip": "spend_per_trip"},
     "tenure": {"days": "tenure"},
     "rhythm": {"gap": "gap_median", "days": "days_since"},
@@ -447,3 +450,5 @@ _FACTS: Mapping[str, Mapping[str, str]] = {
     "campaign": {},
 }
 """Variables of each group's template, and the feature that each is read from."""
+_DEEDS = ("frequency", "breadth", "browsing", "target", "affinity")
+"""Groups that count what a person did."""
