@@ -17,6 +17,7 @@ from scipy.stats import ttest_ind
 from tables import table, wrongly_refused
 
 from recllm.base.errors import DataError, UsageError
+from recllm.base.schema import Occasion
 from recllm.base.stats.intervals import LEAST_COMPARED, difference, mean_difference, share
 from recllm.market.adcopy.channels import Sender
 from recllm.market.audiences.audience import counts_in_words
@@ -66,6 +67,9 @@ def test_a_file_says_everything(tmp_path: Path) -> None:
     assert found.evidence_for("tea1") == {"award": "Tea of the Year 2025", "lowest_30d": "$4.50"}
     assert found.evidence_for("tea2") == {"award": "Tea of the Year 2025"}
     assert not found.words.auto, "a person approves, unless the file says otherwise"
+    lapsed = 'intent = "mixed"\npeople = {condition = "last_order", at_least = 180}'
+    found = read_campaign(campaign(tmp_path, GOOD.replace('items = ["tea1", "tea2"]', lapsed)))
+    assert found.target.text_occasion is Occasion.WIN_BACK
 
 
 def test_what_is_wrong_is_named_with_its_key(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from service_world import serving
 from tables import table
 
 from recllm.base.errors import IngestError, PromptError, StoreError, UsageError
-from recllm.base.schema import Action, AdCopy, CopyVerdict, Item, ReasonKind, Table
+from recllm.base.schema import Action, AdCopy, CopyVerdict, Item, Occasion, ReasonKind, Table
 from recllm.base.words.sentences import LANGUAGES
 from recllm.market.adcopy.lexicon import phrase_pattern, read
 from recllm.market.adcopy.request import Ago, CopyRequest, Offer, OfferType, PersonFacts, ThingFacts
@@ -259,6 +259,8 @@ def test_a_campaign_writes_in_the_domain_of_its_workspace(tmp_path: Path) -> Non
         key = TextKey("m1", ReasonKind.KNOWN, "push", locale, False, PEOPLE[0])
         copy = write_copy(copy_request(file, catalogue, key, NOW))[0]
         assert title in copy.text and copy.locale == locale
+    new, unknown = replace(catalogue, arrived=frozenset({"m1"})), key._replace(person=PersonFacts())
+    assert copy_request(file, new, unknown, NOW).occasion is Occasion.NEW_ARRIVAL
 
 
 def test_events_of_a_media_service_need_no_map_and_its_service_speaks_as_they_do(tmp_path: Path) -> None:

@@ -204,8 +204,8 @@ STEADY_SPREAD = 0.35
 """Most that the middle half of the gaps lies from their median, as a share of it."""
 CART_DAYS = 14.0
 YEAR_DAYS = 365.0
-AWAY_DAYS, AWAY_GAPS = 60.0, 2.0
-"""A customer stayed away for these days, and these many usual gaps."""
+AWAY_DAYS, AWAY_GAPS, LONGEST_GAP = 60.0, 2.0, 90.0
+"""A customer stayed away for these days, and these many usual gaps, none counted as longer."""
 FIRST_ORDER_DAYS = 21.0
 LEAST_EXPECTED, RARE_SHARE = 2.5, 0.25
 """Buyers expected back by the shop's mean, and the share of these that is too few."""
@@ -315,9 +315,10 @@ def _facts(
     days = np.unique(when // DAY)
     if occasion is Occasion.WELCOME and len(days) == 1 and now - when.max() <= FIRST_ORDER_DAYS * DAY:
         facts["first_order"] = thing(int(purchases[-1]))
-    elif occasion is Occasion.WIN_BACK and len(days) > 1:
+    elif occasion is Occasion.WIN_BACK and len(days):
         away = (now - int(when.max())) / DAY
-        if away >= AWAY_DAYS and away >= AWAY_GAPS * float(np.median(np.diff(days))):
+        usual_gap = min(LONGEST_GAP, float(np.median(np.diff(days)))) if len(days) > 1 else LONGEST_GAP
+        if away >= max(AWAY_DAYS, AWAY_GAPS * usual_gap):
             facts["away"] = ago(int(when.max()))
     is_same = codes["title"][purchases] == codes["title"][item]
     same = when[is_same]

@@ -30,7 +30,7 @@ _SLOT = re.compile(r"\{([^{}]+)\}")
 _LINK = pattern("frames.link")
 """A link in a template, with the words that only lead to it."""
 _PARTS_OF_EMAIL = {"subject": ("push", "title"), "body": ("wechat", "digest")}
-"""What an e-mail takes from other channels where a frame has no words of its own for it; the rest is shared by many."""
+"""What an e-mail takes from other channels where a frame has no words of its own."""
 _WORD = re.compile("[a-z]{4,}")
 
 _OTHER_DAYS = (60.5, 120.5, 300.5)

@@ -123,7 +123,7 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
         if len(small) > _NAME_CHARS["en"]:
             cut = small[: _NAME_CHARS["en"] + 1].rsplit(" ", 1)[0].removesuffix(" &").removesuffix(" and")
             small = cut if " " in cut else small[: _NAME_CHARS["en"]]
-    if small.split(" ")[-1].lower() in table("names.toml")["words"]["pairs"]:  # a shop writes "boot" of a pair
+    if small.split(" ")[-1].lower() in table("names.toml")["words"]["pairs"]:
         small = f"{small}s"
     short = _short(_small(short_name, known_only=True, brand=brand) or small, brand, _CLEAN_SHORT_CHARS)
     small = f"{wearer['wearer'].lower()} {small}" if wearer else small
@@ -238,9 +238,8 @@ def _short(name: str, brand: str | None, longest: int = _SHORT_CHARS["en"]) -> s
         bare = bare[len(brand) :].strip()
     bare = pattern("naming.thing_end").split(bare)[0].strip() or bare
     kind, *variety = pattern("naming.dash").split(bare, maxsplit=1)
-    if variety and len(bare) > longest:  # the explorer map, not "Lake District NW"; Lapsang Souchong, not "tea"
-        is_description = any(is_known(word.lower()) or not word.isalpha() for word in variety[0].split())
-        bare = kind if is_description else variety[0]
+    if variety and len(bare) > longest:  # no "Lake District NW" of a map
+        bare = kind if any(map(is_known, fold(variety[0]).split())) else variety[0]
     words = bare.split(" ")
     for n in (len(words), 3, 2, 1):
         short = " ".join(words[-n:])
@@ -367,7 +366,7 @@ def animals_in(title: str) -> frozenset[str]:
 
 
 def is_silent(goods: frozenset[str]) -> bool:
-    """True for goods that no text is written for: medicine, tobacco, lines of a till that are no goods, ..."""
+    """True for goods that no text is written for, such as medicine and tobacco."""
     return not goods.isdisjoint(table("goods.toml")["never"])
 
 

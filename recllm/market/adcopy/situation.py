@@ -156,11 +156,11 @@ def reasons_of(request: CopyRequest, goods: frozenset[str]) -> Iterator[str]:
         "first_purchase": person.first_order is not None,
         "bought_before": (person.times_bought > 1 or (not is_first and is_due)) and not is_stale,
         "bought_last_year": person.bought_last_year,
+        "new_in_category": is_new,
+        "new_in_brand": is_new and person.brand_bought > 0,
         "goes_with": person.with_item is not None and is_first,
         "people_also_buy": person.with_item is not None and is_first,
         "because_bought": person.because is not None and is_first,
-        "new_in_category": is_new,
-        "new_in_brand": is_new and person.brand_bought > 0,
         "bought_in_category": person.category_bought >= FREQUENT,
         "bought_in_brand": person.brand_bought >= FREQUENT,
         "never_bought": is_first and person.category_bought > 0,
@@ -490,7 +490,7 @@ def _other_things(request: CopyRequest) -> Iterator[tuple[str, Naming]]:
 
 
 def described_in_english(facts: FactSheet) -> str:
-    """What the catalogue says of the item in a few words, without sizes and colours, which the customer chooses."""
+    """What the catalogue says of the item in a few words; the customer chooses sizes and colours."""
     skipped = ("size", "colour", "color", "pack", "pack size", "author", "series", "尺码", "颜色", "规格")
     values = [v for name, v in facts.attributes.items() if fold(name) not in skipped and len(v) <= 24 and v.isascii()]
     values = [value for value in values if " " in value or any(c.isdigit() for c in value)]

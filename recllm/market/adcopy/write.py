@@ -188,20 +188,14 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
         attributes={k: v for k, v in facts.attributes.items() if unsayable_pieces(f"{k}: {v}", facts, bare) == []},
     )
     title = cleaned_name(facts.title, facts, bare)
-    if title and request.domain.titles == "goods":
-        title = _with_thing(title, sheet.category)
+    name, size = name_and_size(title)
+    if request.domain.titles == "goods" and fold(name) in table("names.toml")["words"]["qualities"]:
+        # "premium 56 oz" of the category ice cream -> "premium ice cream 56 oz"
+        thing = next((category for category in reversed(sheet.category) if fold(category) != fold(name)), "")
+        title = " ".join(filter(None, (name, pattern("titles.first_alternative").split(thing)[0].strip(), size)))
     if title:
         return replace(sheet, title=title)
     return replace(sheet, title=sheet.category[-1] if sheet.category else "", attributes={}, has_title=False)
-
-
-def _with_thing(title: str, categories: Sequence[str]) -> str:
-    """ "premium 56 oz" of the category ice cream -> "premium ice cream 56 oz"."""
-    name, size = name_and_size(title)
-    if fold(name) not in table("names.toml")["words"]["qualities"]:
-        return title
-    thing = next((category for category in reversed(categories) if fold(category) != fold(name)), "")
-    return " ".join(filter(None, (name, pattern("titles.first_alternative").split(thing)[0].strip(), size)))
 
 
 def cleaned_name(name: str, facts: FactSheet, request: CopyRequest) -> str:

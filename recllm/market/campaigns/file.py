@@ -33,12 +33,13 @@ from recllm.base.documents import fault_in_words, toml_table
 from recllm.base.errors import DataError, RecllmError, UsageError
 from recllm.base.files import check_plain, safe_id
 from recllm.base.schema import Intent, Objective, Occasion
+from recllm.market.adcopy.ads import AWAY_DAYS
 from recllm.market.adcopy.channels import Sender, channel_written_for, complete
 from recllm.market.adcopy.packs import Pack, load_pack, pack_named, pack_names
 from recllm.market.adcopy.request import Offer, OfferType, checked_locale
 from recllm.market.adcopy.write import TEMPLATE
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
-from recllm.market.audiences.people_rule import RuleField
+from recllm.market.audiences.people_rule import AllRule, OrderAgeRule, RuleField
 from recllm.market.audiences.request import AudienceCut, AudienceLimits, LeftOut, OfferChoice
 from recllm.market.occasions.calendar import CalendarDay
 
@@ -173,6 +174,14 @@ class TargetSection(_Section):
     def is_personal(self) -> bool:
         """Whether customers get the item of the whole catalogue that suits each of them."""
         return self.picks_items and self.intent is not None
+
+    @property
+    def text_occasion(self) -> Occasion | None:
+        """That of the texts: win-back also to customers who are chosen for an old last order."""
+        rules = self.people.all if isinstance(self.people, AllRule) else (self.people,)
+        last_orders = (rule for rule in rules if isinstance(rule, OrderAgeRule) and rule.condition == "last_order")
+        is_away = self.is_personal and any((rule.at_least or 0) >= AWAY_DAYS for rule in last_orders)
+        return Occasion.WIN_BACK if is_away else self.occasion
 
     @cached_property
     def choice(self) -> OfferChoice:

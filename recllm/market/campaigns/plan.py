@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from itertools import islice, product
+from itertools import compress, islice, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from recllm.base.documents import count_text, plain
 from recllm.base.errors import DataError, NotFittedError, NothingToDo, UsageError
 from recllm.base.schema import Generator, Intent, Reason, ReasonKind
 from recllm.base.words.sentences import language
+from recllm.learn.features.collaborative import NEW_ITEM_DAYS
 from recllm.learn.features.item_vectors import basics_of
 from recllm.market.adcopy.ads import customer_facts, generator_named, item_codes, may_be_modelled
 from recllm.market.adcopy.request import PersonFacts, reason_kind
@@ -137,6 +138,9 @@ def written_plan(
     catalogue = catalogue_at(workspace, file, item_ids, send)
     if file.target.intent is None:  # else a customer may get any item of the shop
         catalogue = replace(catalogue, day_items=frozenset(item_ids))
+    days_sold = recommender.population.stats.days_since_arrival[items]
+    arrived = catalogue.arrived.intersection(compress(item_ids, days_sold <= NEW_ITEM_DAYS))
+    catalogue = replace(catalogue, arrived=arrived)
     writer = CampaignWriter(workspace, file, catalogue, send)
     selection, recipients, silent = Draw(workspace, recommender, file, pool, writer, speaker).drawn()
     silences: dict[str, int | None] = {silence.value: n for silence, n in silent.items()}
@@ -350,7 +354,7 @@ class Draw:
             recommender.together,
             recommender.policy,
             recommender.population.stats,
-            self.file.target.occasion,
+            self.file.target.text_occasion,
         )
 
     @cached_property

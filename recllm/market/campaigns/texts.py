@@ -15,9 +15,10 @@ from typing import NamedTuple
 import polars as pl
 
 from recllm.base.documents import count_text
-from recllm.base.schema import AdCopy, Check, CopyVerdict, Generator, Item, ReasonKind
+from recllm.base.schema import AdCopy, Check, CopyVerdict, Generator, Item, Occasion, ReasonKind
 from recllm.base.settings import Settings
 from recllm.base.words.sentences import section
+from recllm.learn.features.collaborative import NEW_ITEM_DAYS
 from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.channels import channel_named
 from recllm.market.adcopy.packs import Pack
@@ -56,6 +57,8 @@ class Catalogue:
     """The one that texts are written in."""
     packs: tuple[Pack, ...] = ()
     """Those that the campaign names, else all as they hold in the shop's country."""
+    arrived: frozenset[str] = frozenset()
+    """Those that came within `NEW_ITEM_DAYS`, and not with the first load."""
     day: FestiveDay | None = None
     """That of the campaign, as of the moment."""
     day_items: frozenset[str] = frozenset()
@@ -74,6 +77,8 @@ def catalogue_at(
         rows, brands, states = reader.items(sorted(ids)), reader.brands(), reader.item_states()
     rows = rows.with_columns(available=on_offer(rows, int(moment.timestamp())))
     items = {row["item_id"]: item_of(row) for row in rows.to_dicts()}
+    first, start = states.group_by("item_id").agg(pl.col("at").min()), moment - timedelta(days=NEW_ITEM_DAYS)
+    arrived = first.filter(pl.col("at") > pl.col("at").min(), pl.col("at") >= start)["item_id"]
     lowest = lowest_prices(states.filter(pl.col("item_id").is_in(sorted(ids))), moment)
     known_brands = frozenset(brands) | set(file.words.known_brands)
     domain = domain_of(workspace.locale())
@@ -81,7 +86,8 @@ def catalogue_at(
     if "packs" not in file.words.model_fields_set:
         packs = tuple(pack.in_countries(countries) for pack in packs)
     day = festive_day(workspace.settings, file, moment)
-    return Catalogue(items, lowest, known_brands, voice_of(workspace.root), domain, packs, day)
+    voice = voice_of(workspace.root)
+    return Catalogue(items, lowest, known_brands, voice, domain, packs, frozenset(arrived), day)
 
 
 def festive_day(settings: Settings, file: CampaignFile, moment: datetime) -> FestiveDay | None:
@@ -131,6 +137,8 @@ def copy_request(
     """What decides a text of the campaign, but for the reason and who writes."""
     lowest = catalogue.lowest.get(text.item_id)
     of_history = {} if lowest is None else {"lowest_30d": f"{lowest}"}
+    is_known = text.person.times_bought or text.person.in_cart
+    is_new = text.item_id in catalogue.arrived and not is_known
     return CopyRequest(
         item=catalogue.items[text.item_id],
         channel=text.channel,
@@ -138,7 +146,7 @@ def copy_request(
         locale=in_domain(text.locale, catalogue.domain),
         seed=file.words.seed,
         known_brands=catalogue.brands,
-        occasion=file.target.occasion,
+        occasion=file.target.text_occasion or (Occasion.NEW_ARRIVAL if is_new else None),
         person=text.person,
         day=catalogue.day and replace(catalogue.day, is_season_good=text.item_id in catalogue.day_items),
         order_by=file.target.order_by,
@@ -172,7 +180,7 @@ def check_notes(
     nothing grounds, and each slot of the finished message over the channel's limit, as a second short message is a
     second price. is_verified: it passed for this request."""
     answer = Review(()) if is_verified else review(text, request)
-    if answer.verdict is not CopyVerdict.PASS:  # the shop's own texts name a till's title as it is written out
+    if answer.verdict is not CopyVerdict.PASS:  # the shop's own texts name a till's title written out
         written_out = review(text, request, facts=sayable_facts(request))
         answer = written_out if written_out.verdict is CopyVerdict.PASS else answer
     failed = [(CheckNote(rule=c.guarantee, message=c.message, span=c.span), c.holds) for c in answer.failures]

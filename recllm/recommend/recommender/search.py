@@ -82,12 +82,14 @@ def search(
     data = recommender.dataset
     allowed = allowed_items(data, None, request.exclude, request.where)
     relevance = np.where(allowed, index.scores(request.query), 0.0)
-    # in tenths of the best: how well words fit is no finer than that, and among equals the third list decides
+    # in tenths of the best: words fit no finer, and among equals the third list decides
     relevance = np.round(relevance / max(float(relevance.max(initial=0.0)), 1e-9), 1)
     cosine = np.full(data.n_items, -np.inf, np.float32)
     if query_vector is not None:  # twice as many as are taken: of equal ones those that more people bought
         cosine = cosines(recommender, query_vector, 2 * VECTOR_CANDIDATES, allowed)
-    named = _named(data.items, request.query) & allowed
+    query = unicodedata.normalize("NFC", request.query).strip()
+    exact = (pl.col("item_id") == query) | (pl.col("title").str.to_lowercase() == query.lower())
+    named = data.items.select(exact.fill_null(False)).to_series().to_numpy() & allowed
     by_words = _best(relevance, WORD_CANDIDATES, recommender, MIN_WORDS - 1e-9)
     by_vector = _best(cosine, VECTOR_CANDIDATES, recommender, MIN_COSINE)
     rows = np.unique(np.concatenate([np.flatnonzero(named), by_words, by_vector]))
@@ -125,12 +127,6 @@ def search(
         for position, n in enumerate(order)
     )
     return _answer(slate, request, items, recommender.locale, words_only=query_vector is None)
-
-
-def _named(items: pl.DataFrame, query: str) -> Mask:
-    text = unicodedata.normalize("NFC", query).strip()
-    exact = (pl.col("item_id") == text) | (pl.col("title").str.to_lowercase() == text.lower())
-    return items.select(exact.fill_null(False)).to_series().to_numpy()
 
 
 def _best(value: NDArray[np.floating[Any]], n: int, recommender: Recommender, minimum: float) -> Ints:
