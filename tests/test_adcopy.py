@@ -481,9 +481,8 @@ def test_a_category_of_several_animals_says_nothing_of_another_one() -> None:
         (row,), log = data.item_rows([item]).tolist(), (data.events, data.items, item_codes(data.items), data.as_of)
         (facts,) = customer_facts(*log, [row], [[]], None, Policy(), stats)  # type: ignore[arg-type]
         assert facts.category_bought == n, item
-    once, (*_, codes, _) = data.before(1).events, log
     values = [row], [[]], None, Policy(), stats, Occasion.WIN_BACK
-    (facts,) = customer_facts(once, data.items, codes, 181 * DAY, *values)  # type: ignore[arg-type]
+    (facts,) = customer_facts(data.before(1).events, *log[1:3], 181 * DAY, *values)  # type: ignore[arg-type]
     assert facts.away is not None
     budgie = Item(item_id="budgie", title="Budgie Seed", category=("Birds",))
     person = PersonFacts(because=ThingFacts("Canary Seed", ("Birds",)))

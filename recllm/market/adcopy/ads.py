@@ -156,8 +156,7 @@ def write_ads(
 
 
 def may_be_modelled(gate: PolicyGate, user_ids: Sequence[str], generator: Generator | None) -> list[bool]:
-    """For each person, whether the generator may write a text for them. Raises `UsageError` for a generator without a
-    purpose that people agree to."""
+    """Whether the generator may write for each person. Raises `UsageError` for one without a purpose."""
     if generator is None:
         return [False] * len(user_ids)
     purpose = getattr(generator, "purpose", None)
@@ -317,8 +316,8 @@ def _facts(
         facts["first_order"] = thing(int(purchases[-1]))
     elif occasion is Occasion.WIN_BACK and len(days):
         away = (now - int(when.max())) / DAY
-        usual_gap = min(LONGEST_GAP, float(np.median(np.diff(days)))) if len(days) > 1 else LONGEST_GAP
-        if away >= max(AWAY_DAYS, AWAY_GAPS * usual_gap):
+        gaps = np.diff(days) if len(days) > 1 else LONGEST_GAP
+        if away >= max(AWAY_DAYS, AWAY_GAPS * min(LONGEST_GAP, float(np.median(gaps)))):
             facts["away"] = ago(int(when.max()))
     is_same = codes["title"][purchases] == codes["title"][item]
     same = when[is_same]

@@ -218,8 +218,7 @@ def frame_phrases(language: str) -> tuple[str, ...]:
 
 
 def frames_for(situation: Situation, channel: str, language: str) -> list[Frame]:
-    """The frames that hold and have words for the channel: those of the strongest reason first, and of the highest
-    rank; those of an occasion before those of any day."""
+    """The frames that hold and have words for the channel, by reason, rank and occasion."""
     file = frame_file(language)
     usable = [f for f in file.frames if channel in f.channels and situation.allows(f, file.restricted)]
     if "any_day" not in situation.occasions:  # a day of the calendar: its own frames, else those of the offer alone
@@ -334,8 +333,7 @@ def _filled(variants: Sequence[str], situation: Situation) -> dict[str, set[str]
 
 
 def slot_text(name: str, slots: Mapping[str, str]) -> str:
-    """What stands in a slot: "Until" and "item.The" begin with the capital of "until" and "item.the", "item.Cap" with
-    that of "item"; "" where no fact is."""
+    """What stands in a slot, "" without a fact. "Until", "item.The" and "item.Cap" begin with a capital."""
     if name in slots:
         return slots[name]
     small = name.lower().removesuffix(".cap")
@@ -347,7 +345,7 @@ def capital(text: str) -> str:
 
 
 def _tautological(variant: str, slots: Mapping[str, str]) -> bool:
-    """True where a variant would say one thing twice, such as an item's category next to a name that holds it."""
+    """True for a variant that would say one thing twice, such as a category next to a name with it."""
     things = {name.partition(".")[0] for name in _SLOT.findall(variant)}
     if {"rhythm", "since"} <= things and slots["rhythm"] == slots["since"]:
         return True  # "you buy it every three weeks, and three weeks have passed this time"

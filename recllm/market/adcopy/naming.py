@@ -44,7 +44,7 @@ class Naming:
     number: str = "singular"
     """singular, plural, mass or title (of a book or film)."""
     level: Literal["clean", "till", "category"] = "category"
-    """clean: the title is a name. till: a till's title, written out. category: stands for a title that says nothing."""
+    """clean: the title is a name. till: a till's title, written out. category: the title says nothing."""
     size: str = ""
     """The pack: "500 ml"."""
     has_article: bool = False
@@ -60,8 +60,8 @@ def naming(
     titles: str = "goods",
     is_till: bool = False,
 ) -> Naming:
-    """title: as it may be shown (`sayable_facts`); "" where it may not. categories: from wide to
-    narrow. titles: as `Domain.titles`. is_till: the title was written in capitals, as tills do."""
+    """title: as of `sayable_facts`, or "". categories: from wide to narrow. titles: as `Domain.titles`.
+    is_till: the title was written in capitals, as tills do."""
     title = pattern("naming.pictures").sub("", title).strip()
     if language == "en" and HAN_RUN.search(title):
         title = ""  # no check reads an English text around a Chinese name
@@ -253,7 +253,8 @@ def _number(name: str) -> str:
     name = pattern("naming.dash").split(name)[0]
     words = _WORD.findall(name.split(" with ")[0].split(" for ")[0].split(" in ")[0])
     no_heads = (*table("goods.toml")["finish"], *table("names.toml")["words"]["numbered"])
-    head = ([word for word in words if word.lower() not in no_heads] or words or [""])[-1].lower()
+    heads = [word for word in words if word.lower() not in no_heads]
+    head = (heads or words or [""])[-1].lower()
     _, joined, last = name.replace(" & ", " and ").rpartition(" and ")
     if (joined and " " not in last) or head != stem(head):  # hat and scarf, but a walnut and raisin loaf
         return "plural"
@@ -400,7 +401,7 @@ def written_out(title: str) -> str:
 
 
 def without_sorting_words(name: str) -> str:
-    """A name without the first and the last word that only sort the catalogue; "" where it is no more than one."""
+    """A name without its first and last word that only sort the catalogue; "" where nothing is left."""
     leading, trailing = (table("names.toml")["words"][list_name] for list_name in ("leading", "trailing"))
     name = pattern("titles.left_over").sub("", name).rstrip()
     name = name.removeprefix(next((f"{word} " for word in leading if name.startswith(f"{word} ")), ""))

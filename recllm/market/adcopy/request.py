@@ -60,8 +60,7 @@ class OfferType(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """An offer and when it runs: from `start` on, before `end`; None leaves a side open. Raises `DataError` for a value
-    or a time that cannot be."""
+    """An offer, from `start` on, before `end`, each open if None. Raises `DataError` for a wrong value."""
 
     type: OfferType
     value: Decimal | None = None

@@ -98,7 +98,7 @@ def situation_of(request: CopyRequest, facts: FactSheet) -> Situation:
 
 def is_related(request: CopyRequest, slot: str, slots: Mapping[str, str]) -> bool:
     """Whether a customer sees why a purchase led to the item: a light after a light, no cat litter after milk.
-    What is bought together may be of two categories. Without these the two share a word or a shelf: not the home's."""
+    What is bought together may be of two categories. Without these the two share a word or a shelf."""
     thing: ThingFacts | None = getattr(request.person, slot)
     if thing is None or request.domain.name != SHOP:
         return True
@@ -468,7 +468,7 @@ def yuan_text(amount: Decimal | None, facts: FactSheet) -> str:
 
 
 def money_text(amount: Decimal | None, facts: FactSheet, language: str = "en") -> str:
-    """£10 and £7.50 in English, without cents where there are none; "" where the amount or its currency is unknown."""
+    """£10 and £7.50 in English; "" where the amount or its currency is unknown."""
     if amount is None or facts.currency is None or currency_of(facts.currency) is None:
         return ""
     text = format_money(amount, facts.currency, language)

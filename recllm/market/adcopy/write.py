@@ -122,7 +122,7 @@ def candidate_texts(
     request: CopyRequest,
     used: Counter[str],
 ) -> Iterator[tuple[Frame, Parts]]:
-    """Texts of the strongest frames first, one of each in turn; where each begins is drawn by the request's seed."""
+    """Texts of the strongest frames first, one of each in turn, from a start drawn by the seed."""
     draw = int.from_bytes(
         sha256(f"{request.seed}:{request.item.item_id}:{request.channel}".encode()).digest()[:4], "big"
     )
@@ -189,18 +189,19 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
     )
     title = cleaned_name(facts.title, facts, bare)
     name, size = name_and_size(title)
-    if request.domain.titles == "goods" and fold(name) in table("names.toml")["words"]["qualities"]:
+    qualities = table("names.toml")["words"]["qualities"]
+    if request.domain.titles == "goods" and fold(name) in qualities:
         # "premium 56 oz" of the category ice cream -> "premium ice cream 56 oz"
-        thing = next((category for category in reversed(sheet.category) if fold(category) != fold(name)), "")
-        title = " ".join(filter(None, (name, pattern("titles.first_alternative").split(thing)[0].strip(), size)))
+        things = (category for category in reversed(sheet.category) if fold(category) != fold(name))
+        thing = pattern("titles.first_alternative").split(next(things, ""))[0].strip()
+        title = " ".join(filter(None, (name, thing, size)))
     if title:
         return replace(sheet, title=title)
     return replace(sheet, title=sheet.category[-1] if sheet.category else "", attributes={}, has_title=False)
 
 
 def cleaned_name(name: str, facts: FactSheet, request: CopyRequest) -> str:
-    """`name` as running text without what the facts do not bear out; empty when it is hostile, nothing is left, or what
-    is left would name another thing."""
+    """`name` as running text without unproven words; "" if it is hostile or would name another thing."""
     if request.domain.titles != "goods":  # a name with a piece cut out is no name
         return name if unsayable_pieces(name, facts, request) == [] else ""
     for _ in range(_MAX_ROUNDS):
@@ -213,7 +214,7 @@ def cleaned_name(name: str, facts: FactSheet, request: CopyRequest) -> str:
         before = name
         for span in sorted(spans, key=len, reverse=True):
             shape = re.compile(re.escape(span.strip()), re.IGNORECASE)
-            # a span that is dressed up is cut out of the folded form; one in neither form went with a longer one
+            # a disguised span is cut out of the folded form; one in neither form went with a longer one
             form = next((text for text in (name, fold(name)) if shape.search(text)), None)
             if span.strip() == "free" and (denial := pattern("titles.free_of").search(name)):
                 name = f"{name[: denial.start()]} {name[denial.end() :]}"
@@ -224,8 +225,7 @@ def cleaned_name(name: str, facts: FactSheet, request: CopyRequest) -> str:
 
 
 def _without(name: str, start: int, end: int) -> str:
-    """A name without a piece and without the compound that it is a part of, "Grain-Free"; empty where the piece was one
-    of two names: "cold and flu"."""
+    """A name without a piece and its compound, "Grain-Free"; "" for one of two names: "cold and flu"."""
     left, right = _JOINED_BEFORE.sub("", name[:start]), _JOINED_BEHIND.sub("", name[end:])
     is_one_of_two = pattern("titles.joined").search(left.rstrip()) is not None
     return "" if is_one_of_two else f"{left} {right}"
@@ -338,7 +338,7 @@ def second_brief(first: str, text: str, faults: Sequence[Check], *, locale: str)
 
 
 def examples(language: str, channel: str, frame: Frame) -> list[list[list[str]]]:
-    """The parts of the texts of the copybook nearest to a frame: of its occasion and reason before others."""
+    """The parts of the copybook's texts nearest to a frame, by its occasion and reason."""
 
     def distance(entry: Mapping[str, Any]) -> int:
         return int(entry["occasion"] not in frame.occasion) + int(entry["reason"] != frame.reason)

@@ -179,9 +179,11 @@ class TargetSection(_Section):
     def text_occasion(self) -> Occasion | None:
         """That of the texts: win-back also to customers who are chosen for an old last order."""
         rules = self.people.all if isinstance(self.people, AllRule) else (self.people,)
-        last_orders = (rule for rule in rules if isinstance(rule, OrderAgeRule) and rule.condition == "last_order")
-        is_away = self.is_personal and any((rule.at_least or 0) >= AWAY_DAYS for rule in last_orders)
-        return Occasion.WIN_BACK if is_away else self.occasion
+        for rule in rules if self.is_personal else ():
+            match rule:
+                case OrderAgeRule(condition="last_order", at_least=float() as days) if days >= AWAY_DAYS:
+                    return Occasion.WIN_BACK
+        return self.occasion
 
     @cached_property
     def choice(self) -> OfferChoice:

@@ -111,7 +111,7 @@ class TimeFault(StrEnum):
 
 
 def time_fault(file: CampaignFile, send: datetime, moment: datetime) -> tuple[TimeFault, str] | None:
-    """What is wrong with going out at `send` in the present `moment`, also in words; None where nothing is."""
+    """Why nothing can go out at `send` in the present `moment`, also in words; None where it can."""
     offer, texts = file.offer, f"and texts go out at {send.isoformat()}"
     if send < moment:
         return TimeFault.PAST, f"send is {send.isoformat()}, and the present is {moment.isoformat()}"
@@ -339,7 +339,7 @@ class Draw:
         self, pairs: Sequence[tuple[int, int]], reasons: Sequence[Sequence[Reason]] | None = None
     ) -> list[PersonFacts]:
         """What may be said of people about products.
-        pairs: position in the pool and row of the product. reasons: of each; None where they are not known."""
+        pairs: position in the pool and row of the product. reasons: of each; None if unknown."""
         if not pairs:
             return []
         positions, items = zip(*pairs, strict=True)

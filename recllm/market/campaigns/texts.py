@@ -77,7 +77,8 @@ def catalogue_at(
         rows, brands, states = reader.items(sorted(ids)), reader.brands(), reader.item_states()
     rows = rows.with_columns(available=on_offer(rows, int(moment.timestamp())))
     items = {row["item_id"]: item_of(row) for row in rows.to_dicts()}
-    first, start = states.group_by("item_id").agg(pl.col("at").min()), moment - timedelta(days=NEW_ITEM_DAYS)
+    first = states.group_by("item_id").agg(pl.col("at").min())
+    start = moment - timedelta(days=NEW_ITEM_DAYS)
     arrived = first.filter(pl.col("at") > pl.col("at").min(), pl.col("at") >= start)["item_id"]
     lowest = lowest_prices(states.filter(pl.col("item_id").is_in(sorted(ids))), moment)
     known_brands = frozenset(brands) | set(file.words.known_brands)
@@ -139,6 +140,7 @@ def copy_request(
     of_history = {} if lowest is None else {"lowest_30d": f"{lowest}"}
     is_known = text.person.times_bought or text.person.in_cart
     is_new = text.item_id in catalogue.arrived and not is_known
+    new_arrival = Occasion.NEW_ARRIVAL if is_new else None
     return CopyRequest(
         item=catalogue.items[text.item_id],
         channel=text.channel,
@@ -146,7 +148,7 @@ def copy_request(
         locale=in_domain(text.locale, catalogue.domain),
         seed=file.words.seed,
         known_brands=catalogue.brands,
-        occasion=file.target.text_occasion or (Occasion.NEW_ARRIVAL if is_new else None),
+        occasion=file.target.text_occasion or new_arrival,
         person=text.person,
         day=catalogue.day and replace(catalogue.day, is_season_good=text.item_id in catalogue.day_items),
         order_by=file.target.order_by,

@@ -110,8 +110,7 @@ def of_each(
     n_users: int,
     **figures: pl.Expr,
 ) -> Columns:
-    """Figures of the rows of each user, (n_users,) each, NaN where unknown; those of a user without rows are what they
-    are of no rows, such as a count of 0."""
+    """Figures of the rows of each user, (n_users,) each: NaN where unknown, such as 0 of no rows."""
     nothing = rows.clear().select(**figures).row(0, named=True)
     people = pl.DataFrame({"user": np.arange(n_users)})
     table = people.join(rows.group_by("user").agg(**figures), on="user", how="left", maintain_order="left")

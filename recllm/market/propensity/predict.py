@@ -134,8 +134,7 @@ def predict_workspace(
 
 
 def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
-    """Those of `EVERYDAY`, each learned as it is asked for.
-    A kind that this log does not allow is left out, and the log of the process says why."""
+    """Those of `EVERYDAY`, each learned as it is asked for; logs why a kind is left out."""
     if workspace.gate().step_seconds() is not None:
         logger.warning("no predictions: the log knows only an order, and no days")
         return
@@ -171,14 +170,12 @@ def reasons_of(
     names: FeatureTable,
     outcome: str = "chance",
 ) -> list[tuple[Reason, ...]]:
-    """The reasons of each row of `table`, which `score` is given the values of; nothing without `explain`.
-    others: `background`. names: the people's features, for the words. outcome: what rises or falls: chance or spend."""
+    """The reasons of each row of `table`, whose values `score` reads; none without `explain`.
+    others: `background`. names: the people's features, for the words. outcome: chance or spend."""
     if not request.explain or not len(table):
         return [()] * len(table)
     groups, deltas = group_deltas(score, table, others.values)
-    is_leaving = request.kind is PredictionKind.LEAVE
-    # what is asked about in words, e.g. a category; None for everything, or several items
-    target = request.category
+    target = request.category  # in words; None for everything, or several items
     if target is None and len(request.items) == 1:
         row = int(dataset.item_rows(request.items)[0])
         target = str(dataset.items["title"][row] or request.items[0])
@@ -188,19 +185,21 @@ def reasons_of(
 
     def of_one(deltas: Values, features: Mapping[str, float]) -> Iterator[Reason]:
         """The largest deltas of one person, largest first. features: the person's, by name."""
-        order = (n for n in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[n]) >= MIN_EFFECT)
-        for group, delta in ((groups[n], float(deltas[n])) for n in order):
+        order = np.argsort(-np.abs(deltas), kind="stable")
+        for n in order[np.abs(deltas[order]) >= MIN_EFFECT]:
+            group, delta = groups[n], float(deltas[n])
             has_any = any(features.get(name, 0) > 0 for name in _FACTS[group].values())
-            if group in _DEEDS and not has_any and (delta > 0) != is_leaving:
-                continue  # a figure that the words do not name raises it
+            raises = (delta > 0) != (request.kind is PredictionKind.LEAVE)
+            if group in _DEEDS and raises and not has_any:
+                continue  # a figure that the words do not name does
             fact = render(group, **group_facts(group, features, target))
             text = render("reason", fact=fact, up=delta > 0, what=outcome)
             yield Reason(evidence_id=group, delta=delta, text=text)
 
     general = (Reason(evidence_id=GENERAL, delta=0.0, text=render(GENERAL)),)
     return [
-        tuple(islice(of_one(delta, dict(zip(names.names, map(float, row), strict=True))), MAX_REASONS)) or general
-        for delta, row in zip(deltas, names.values, strict=True)
+        tuple(islice(of_one(delta, dict(zip(names.names, row, strict=True))), MAX_REASONS)) or general
+        for delta, row in zip(deltas, names.values.tolist(), strict=True)
     ]
 
 
@@ -318,7 +317,7 @@ class Mailing:
 
 
 def mailings(coupons: Coupons, horizon_days: int) -> list[Mailing]:
-    """Every campaign and day on which it was mailed, earliest first; it ends with the horizon at the latest."""
+    """Every campaign and day of mailing, earliest first; it ends with the horizon at the latest."""
     day, horizon = pl.col("at") // DAY * DAY, horizon_days * DAY
     grouped = coupons.mailings.group_by("campaign_id", at=day).agg(
         pl.col("user_id").unique().sort(), pl.col("end").max()

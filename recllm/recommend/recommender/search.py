@@ -39,7 +39,7 @@ EXACT, WORDS, VECTORS = "exact", "words", "vectors"
 
 WORD_CANDIDATES, VECTOR_CANDIDATES = 300, 100
 MIN_WORDS, MIN_COSINE = 0.5, 0.3
-"""Below this share of the best score by words, and below this cosine, an item is no candidate of that list."""
+"""Least share of the best score by words, and least cosine, of a candidate of that list."""
 RANK_CONSTANT = 20.0
 """c in 1 / (c + rank): the larger, the less the first places of one list count."""
 WORDS_WEIGHT, VECTORS_WEIGHT, PERSON_WEIGHT, POPULARITY_WEIGHT = 1.0, 0.3, 1.0, 0.5
