@@ -13,6 +13,8 @@ import typer
 
 from recllm.base.documents import count_text, plain
 from recllm.base.errors import UsageError
+from recllm.base.words.sentences import section
+from recllm.base.words.words import Figure
 from recllm.doors.cli.options import (
     Answer,
     Ids,
@@ -94,14 +96,19 @@ def export(
 ) -> Answer:
     """Write the approved texts for customers who agree now.
     Two lists show who is on only one of them."""
-    from recllm.market.campaigns.export import export_campaign
+    from recllm.market.campaigns.export import export_campaign, written_lately
     from recllm.shop.workspace.figures import LISTS_TELL
 
-    done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, ids))
+    campaign = _open_campaign(shop, file)
+    done = export_campaign(campaign, output, ids=ids_by_pseudonym(shop, ids))
     write_audit(shop, "campaign_exported", campaign=done.campaign_id, reached=done.reached)
     document = {"held" if name == "held_out" else name: value for name, value in plain(done).items()}
     del document["people"]
     notes = []
+    if n_lately := written_lately(campaign):
+        days = Figure(f"{campaign.file.limits.frequency_days:g}")
+        addressed = Figure(len(campaign.plan.addressed))
+        notes.append(section("campaigns", "en")["lately"].format(n=n_lately, all=addressed, days=days))
     if done.reached and ids is None:
         notes.append(PSEUDONYMS_TELL_NOBODY)
     if done.files:
@@ -156,14 +163,18 @@ def report(file: OneFile, shop: Shop) -> Answer:
     from recllm.shop.workspace.figures import FigureGate
 
     outcome = campaign_outcome(_open_campaign(shop, file, recheck=False), FigureGate(shop))
-    groups = {
-        "reached": outcome.reached,
-        "held out": outcome.held_out,
-        "the rest": outcome.other_people,
-        "verdict": outcome.verdict,
-        "extra sales": outcome.extra_sales,
-    }
-    return Answer(outcome, [*document_lines(plain(groups)), *outcome.words])
+    lines: dict[str, Any] = {}
+    for name, group in (
+        ("reached", outcome.reached),
+        ("held out", outcome.held_out),
+        ("the rest", outcome.other_people),
+    ):
+        if group is not None:
+            ends = (f"{100 * end:.1f}%" for end in (group.rate.value, group.rate.low, group.rate.high))
+            shown = {**plain(group), "rate": "{} ({} to {})".format(*ends)}
+            lines[name] = shown if outcome.has_begun else {"people": group.people}
+    lines |= {"verdict": outcome.verdict, "extra sales": outcome.extra_sales}
+    return Answer(outcome, [*document_lines(plain(lines)), *outcome.words])
 
 
 def _open_campaign(shop: Shop, file: Path, *, recheck: bool = True) -> OpenCampaign:
@@ -210,13 +221,14 @@ def _people(n: int) -> str:
 def _plan_lines(planned: CampaignPlan) -> list[str]:
     from recllm.market.audiences.audience import aim, counts_in_words
 
-    n_blocked = sum(bool(t.failures) for t in planned.texts)
-    n_held = sum(bool(t.warnings) and not t.failures for t in planned.texts)
+    texts = planned.read_texts
+    n_blocked = sum(bool(t.failures) for t in texts)
+    n_held = sum(bool(t.warnings) and not t.failures for t in texts)
     return [
         f"{planned.campaign_id}: {_people(len(planned.addressed))}, {len(planned.held_out):,} held out; "
         f"{planned.expected_conversions:.1f} expected to {aim(planned.converts)} within {planned.horizon_days} days",
         f"  left out: {counts_in_words(planned.excluded) or 'no one'}",
-        f"  {count_text(len(planned.texts), 'text')}, {n_held} held for a person, {n_blocked} blocked; "
+        f"  {count_text(len(texts), 'text')}, {n_held} held for a person, {n_blocked} blocked; "
         "see recllm campaign approve",
         *document_lines(plain({"notes": planned.notes, "group": planned.group})),
     ]

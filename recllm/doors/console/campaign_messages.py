@@ -23,6 +23,8 @@ from recllm.doors.console.campaign_pages import (
     PageState,
     actor_name,
     campaign_values,
+    excluded_table,
+    left_out,
     named_products,
     page_path,
     refused_state,
@@ -147,6 +149,9 @@ def show_messages(
     values |= {"query": query, "job": job, "tones": TONES, "verdicts": list(MessageVerdict)}
     unproven = [key.removeprefix("words.evidence.lowest_30d.") for key in job.keys] if job else []
     values |= {"finding": finding_text, "unproven": named_products(visit, unproven)}
+    counts = job.left_out if job else {}
+    people = {name: n and visit.figures.people(n, campaign_id, name) for name, n in counts.items()}
+    values["reaches_none"] = excluded_table(visit, left_out(people)) if people else None
     values |= {"is_running": job is not None and job.state not in ENDED, "decider": typed_name(visit), "lines": None}
     if job is not None and job.state is JobState.DONE and values["stage"] is CampaignStage.PLANNED:
         values["job"] = None
@@ -179,7 +184,7 @@ def table_values(visit: Visit, campaign: OpenCampaign, query: MessageQuery) -> d
 def message_lines(visit: Visit, campaign: OpenCampaign, sort: MessageSort = MessageSort.PEOPLE) -> list[MessageLine]:
     states, floor, order = campaign.states, visit.figures.floor, list(MessageVerdict)
     lines = []
-    for text in campaign.plan.texts:
+    for text in campaign.plan.read_texts:
         item, words = campaign.catalogue.items.get(text.item_id), states[text.id].text
         lines.append(
             MessageLine(

@@ -7,6 +7,7 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,9 +33,9 @@ from recllm.doors.console.pages import REFUSALS, PageRoute, TheForm, TheVisit, V
 from recllm.doors.service.jobs import ENDED, Progress
 from recllm.market.audiences.audience import aim
 from recllm.market.campaigns.drafts import CampaignAct, history, note, open_by_id
-from recllm.market.campaigns.export import contacted_lately, export_campaign, reachable_people
+from recllm.market.campaigns.export import export_campaign, reachable_people, written_lately
 from recllm.market.campaigns.folder import ExportEntry, read_entries
-from recllm.market.campaigns.open_campaign import OpenCampaign
+from recllm.market.campaigns.open_campaign import DATA_DAYS, OpenCampaign, data_fault
 from recllm.market.sending.addresses import campaign_addresses
 from recllm.market.sending.outbox import MessageState, Outbox
 from recllm.market.sending.send import Server, is_set_up, send_campaign, send_test, servers_of
@@ -74,11 +75,20 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
         "smallest": smallest_difference(buyers.value / max(1, addressed), addressed, held_out_count, minimum),
         "least_compared": minimum,
         "window": campaign.window(),
-        "lately": visit.figures.people(contacted_lately(campaign), plan.campaign_id, "contacted lately"),
+        "outdated": outdated_words(visit, campaign),
+        "lately": visit.figures.people(written_lately(campaign), plan.campaign_id, "contacted lately"),
         "cost": None if cost is None else cost * len(reached),
         "send": send_values(visit, campaign),
     }
     return visit.page("campaign_review.html.j2", section="campaigns", status=state.status, **values)
+
+
+def outdated_words(visit: Visit, campaign: OpenCampaign) -> str:
+    """Why the messages may be untrue when they leave; "" where they are not."""
+    fault = data_fault(campaign.workspace, campaign.plan, campaign.moment)
+    times = {"end": campaign.plan.known_until or campaign.plan.as_of, "day": max(campaign.moment, datetime.now(UTC))}
+    days = {name: visit.words.day(datetime.fromisoformat(str(at))) for name, at in times.items()}
+    return visit.say(f"campaigns.outdated.{fault[0]}", **days, days=DATA_DAYS.days) if fault else ""
 
 
 @router.post("/campaign/{campaign_id}/export")
@@ -92,6 +102,8 @@ def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
         if form.text("confirmed") != "yes":
             raise WordedError(visit.say("campaigns.confirm_first"))
         campaign, archive = open_by_id(visit.workspace, campaign_id), io.BytesIO()
+        if words := outdated_words(visit, campaign):
+            raise WordedError(words)
         ids = ids_by_pseudonym(visit, content)
         with tempfile.TemporaryDirectory() as folder:
             done = export_campaign(campaign, Path(folder), ids=ids, revision=form.text("revision"))
@@ -191,6 +203,8 @@ def send(visit: TheVisit, form: TheForm) -> Response:
     try:
         campaign = open_by_id(visit.workspace, campaign_id)
         servers = servers_here(visit, campaign)
+        if words := outdated_words(visit, campaign):
+            raise WordedError(words)
         if form.text("confirmed") != "yes":
             raise WordedError(visit.say("campaigns.confirm_first"))
         if not content or len(content) > MAX_ADDRESS_BYTES:

@@ -27,13 +27,14 @@ def suggestion_rows(visit: Visit, figures: ShopFigures | None) -> list[dict[str,
 
     what: who and which products; "" for customers below the policy's floor, whose number, people, is None. days_left:
     until a day of the calendar. pictured: the products of most customers, with their categories."""
-    if figures is None or not figures.suggestions:
+    suggestions = current_suggestions(visit, figures)
+    if not suggestions:
         return []
-    pictured = {item_id for line in figures.suggestions for item_id in line.item_ids[:PICTURES]}
+    pictured = {item_id for line in suggestions for item_id in line.item_ids[:PICTURES]}
     items = visit.workspace.gate().catalogue(sorted(pictured))
     category = dict(zip(items["item_id"], items["category"].list.join(" > "), strict=True))
     rows = []
-    for line in figures.suggestions:
+    for line in suggestions:
         people = visit.figures.people(len(line.people), "suggestion", line.occasion)
         rows.append(
             {
@@ -47,6 +48,12 @@ def suggestion_rows(visit: Visit, figures: ShopFigures | None) -> list[dict[str,
             }
         )
     return sorted(rows, key=lambda row: row["people"] is None)
+
+
+def current_suggestions(visit: Visit, figures: ShopFigures | None) -> list[OccasionSuggestion]:
+    """Those that were found, without days that have come since then."""
+    found = (figures.suggestions if figures is not None else None) or ()
+    return [line for line in found if (days := days_left(visit, line)) is None or days > 0]
 
 
 def days_left(visit: Visit, line: OccasionSuggestion) -> int | None:

@@ -31,6 +31,7 @@ from recllm.base.documents import first_fault, json_value, plain
 from recllm.base.errors import ConflictError, DataError, PolicyError, StoreError, UsageError
 from recllm.base.files import lock_file, safe_id, sweep_drafts, write_whole
 from recllm.market.adcopy.request import PersonFacts
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 
 Entry = TypeVar("Entry")
 _file_form = with_config(ConfigDict(extra="forbid", validate_by_name=True))
@@ -115,6 +116,8 @@ class CampaignPlan:
     digest: str
     """SHA-256 of the campaign's file."""
     as_of: str
+    known_until: str = ""
+    """The log's end when it was planned; `as_of` where it is empty."""
     send: str
     offer: Mapping[str, Any] | None
     """type, value, start, end as JSON."""
@@ -150,6 +153,11 @@ class CampaignPlan:
     @property
     def held_out(self) -> tuple[PlannedPerson, ...]:
         return tuple(p for p in self.people if p.held_out)
+
+    @property
+    def read_texts(self) -> tuple[CampaignText, ...]:
+        """Without those that only people held out would get."""
+        return tuple(t for t in self.texts if t.people or t.channel not in CHANNEL_PURPOSE)
 
 
 class TextStatus(StrEnum):

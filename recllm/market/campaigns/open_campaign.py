@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
+from enum import StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -39,12 +40,15 @@ from recllm.market.campaigns.folder import (
 )
 from recllm.market.campaigns.texts import GROUNDING, Catalogue, catalogue_at, check_notes, copy_request, facts_of
 from recllm.shop.data.dataset import utc
-from recllm.shop.workspace.workspace import Workspace, present
+from recllm.shop.workspace.workspace import Workspace, log_end, present
 
 CHECKER = "recllm"
 """Who withdraws texts."""
 AUTO = "campaign (auto)"
 """Who approved a text that no person looked at."""
+DATA_DAYS, PAST_DAYS = timedelta(days=7), timedelta(days=180)
+"""Texts say how long ago customers bought: messages leave within these days after the last order that their plan knows.
+A log that ended longer ago than the second is a past one, which is replayed."""
 _logger = logging.getLogger(__name__)
 
 
@@ -173,6 +177,33 @@ def change_in_words(was: TextFacts, now: TextFacts) -> str:
         before, after = (f"{f.price} {f.currency or ''}".strip() if f.price else "none" for f in (was, now))
         return f"the price changed from {before} to {after}"
     return "" if was.title == now.title else f"the item is now called {now.title!r}"
+
+
+class DataFault(StrEnum):
+    """Why texts may be untrue when they leave."""
+
+    PLAN = "plan_outdated"
+    """Newer orders were loaded after the plan."""
+    LOG = "log_outdated"
+
+
+def data_fault(
+    workspace: Workspace, plan: CampaignPlan, leave: datetime, clock: datetime | None = None
+) -> tuple[DataFault, str] | None:
+    """What is wrong with messages of a plan that leave at a time, or now if that is later, also in words; None where
+    nothing is."""
+    now = clock or datetime.now(UTC)
+    known_until, end = datetime.fromisoformat(plan.known_until or plan.as_of), utc(log_end(workspace, now) or 0)
+    leave = max(leave, now)
+    if now - end > PAST_DAYS or leave - known_until <= DATA_DAYS:
+        return None
+    told = f"{plan.campaign_id!r} was planned on orders until {known_until:%Y-%m-%d}"
+    if known_until < end and leave - end <= DATA_DAYS:
+        return DataFault.PLAN, f"{told}, and new orders came in since: plan it again with --replace"
+    return DataFault.LOG, (
+        f"{told}, more than {DATA_DAYS.days} days before {leave:%Y-%m-%d}, when its messages would leave; load the "
+        "orders since then, and plan it again with --replace"
+    )
 
 
 States = Mapping[str, Decision]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections import Counter
@@ -28,7 +29,7 @@ from recllm.market.audiences.reasons import reasons_for
 from recllm.market.audiences.selection import Selection, draws, select
 from recllm.market.campaigns.file import SERVER, CampaignFile
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish
-from recllm.market.campaigns.open_campaign import auto_approvals
+from recllm.market.campaigns.open_campaign import auto_approvals, data_fault
 from recllm.market.campaigns.reach import PRODUCTS_TRIED, campaign_pool, first_items
 from recllm.market.campaigns.texts import CampaignWriter, Silence, TextKey, catalogue_at
 from recllm.market.propensity.effects import saved_effects
@@ -37,7 +38,7 @@ from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.figures import FigureGate
-from recllm.shop.workspace.workspace import Workspace, present
+from recllm.shop.workspace.workspace import Workspace, log_end, present
 
 URL_VARIABLE = "RECLLM_LLM_URL"
 """Where the operator's text server is, e.g. http://localhost:8000/v1#model."""
@@ -90,9 +91,12 @@ def plan_campaign(
     tell("opening the workspace")
     loaded = recommender or open_recommender(workspace, now=now, everybody=True)
     tell(f"finding people for {file.id}")
-    pool = campaign_pool(loaded, file, workspace)
+    pool, known_until = campaign_pool(loaded, file, workspace), log_end(workspace, now) or loaded.dataset.as_of
     tell(f"writing the texts of {file.id}")
     plan = written_plan(workspace, loaded, file, pool, send, speaker)
+    plan = dataclasses.replace(plan, known_until=plain(utc(known_until)))
+    if fault := data_fault(workspace, plan, send, now):
+        plan = dataclasses.replace(plan, notes=(*plan.notes, fault[1]))
     approvals = auto_approvals(plan, at=now or datetime.now(UTC)) if file.words.auto else []
     publish(folder, plan, replace=replace, decisions=approvals)
     _logger.info("planned %d people, %d held out, %d texts", len(plan.addressed), len(plan.held_out), len(plan.texts))
@@ -144,7 +148,9 @@ def written_plan(
     if not audience.people:
         counts = counts_in_words(audience.excluded)
         n_held_out = len(audience.holdout)
-        raise NothingToDo(f"the campaign {file.id!r} reaches no customers: {counts}; held out: {n_held_out}")
+        empty = NothingToDo(f"the campaign {file.id!r} reaches no customers: {counts}; held out: {n_held_out}")
+        empty.left_out = audience.excluded
+        raise empty
     addressed = [r for r in recipients if not r.held_out]
     if not addressed:
         if silent[Silence.NO_PROOF]:
@@ -156,10 +162,12 @@ def written_plan(
             )
             refusal.keys = tuple(f"words.evidence.{missing.needs}.{item_id}" for item_id in writer.unproven)
             raise refusal
-        raise NothingToDo(
+        empty = NothingToDo(
             f"{file.source}: nothing can be said to these customers about these products: {counts_in_words(silences)}; "
             "name an offer, an occasion, or products that they have a reason to buy"
         )
+        empty.left_out = {**audience.excluded, **silences}
+        raise empty
     keys = Counter(r.key for r in addressed)
     keys.update(dict.fromkeys((r.key for r in recipients), 0))
     public = product({r.key.item_id for r in recipients}, file.public_channels, file.locales)
@@ -344,7 +352,7 @@ class Draw:
             data.events.rows(self.pool.user_rows[list(positions)]),
             data.items,
             self.codes,
-            data.as_of,
+            max(data.as_of, int(self.writer.send.timestamp())),  # how long ago something was when the text is read
             items,
             reasons or [()] * len(pairs),
             recommender.together,

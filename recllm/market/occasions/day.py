@@ -86,21 +86,9 @@ def find_occasions(
     shop = shop or open_shop_at(workspace, as_of)
     cases, missing = cases_of(workspace, shop, settings.order, progress)
     missing |= {occasion: why for occasion, why in lacking(shop).items() if occasion in settings.order}
-    data, gate = shop.dataset, workspace.gate()
+    data = shop.dataset
     ids = data.users[USER_COLUMN].to_list()
-    agreement(gate, settings.channels)  # refuses a channel without consent records
-    channels = first_channels(gate, ids, settings.channels)
-    holdout = workspace.settings.experiments
-    sent = gate.messages(Purpose.PERSONALISATION)
-    recent = set(sent.filter(sent["exported_at"] >= as_of - settings.contact_days * DAY)["user_id"])
-    masks = first_only(
-        {
-            "no_channel": np.array([channel is None for channel in channels], bool),
-            "minor": minors(data, settings.adult_age),
-            "global_holdout": globally_held_out(ids, holdout.holdout_share, holdout.holdout_salt),
-            "contacted_lately": np.array([name in recent for name in ids], bool),
-        }
-    )
+    channels, masks = reachable_on(workspace, data)
     allowed = ~np.logical_or.reduce(list(masks.values()))
     with_case = np.zeros(data.n_users, bool)
     for of_occasion in cases.values():
@@ -137,6 +125,23 @@ def find_occasions(
         left_out=left_out,
         notes=tuple(f"{occasion}: {why}" for occasion, why in missing.items()),
     )
+
+
+def reachable_on(workspace: Workspace, data: Dataset) -> tuple[list[str | None], dict[str, NDArray[np.bool_]]]:
+    """Each person's channel, and why some get no message now: reason -> whom it holds for first, (n_users,)."""
+    settings, gate, holdout = workspace.settings.occasions, workspace.gate(), workspace.settings.experiments
+    ids = data.users[USER_COLUMN].to_list()
+    agreement(gate, settings.channels)  # refuses a channel without consent records
+    channels = first_channels(gate, ids, settings.channels)
+    sent = gate.messages(Purpose.PERSONALISATION)
+    recent = set(sent.filter(sent["exported_at"] >= data.as_of - settings.contact_days * DAY)["user_id"])
+    masks = {
+        "no_channel": np.array([channel is None for channel in channels], bool),
+        "minor": minors(data, settings.adult_age),
+        "global_holdout": globally_held_out(ids, holdout.holdout_share, holdout.holdout_salt),
+        "contacted_lately": np.array([name in recent for name in ids], bool),
+    }
+    return channels, first_only(masks)
 
 
 def cases_of(
