@@ -108,7 +108,8 @@ def export(
     if n_lately := written_lately(campaign):
         days = Figure(f"{campaign.file.limits.frequency_days:g}")
         addressed = Figure(len(campaign.plan.addressed))
-        notes.append(section("campaigns", "en")["lately"].format(n=n_lately, all=addressed, days=days))
+        sentence = section("campaigns", "en")["lately"]
+        notes.append(sentence.format(n=n_lately, all=addressed, days=days))
     if done.reached and ids is None:
         notes.append(PSEUDONYMS_TELL_NOBODY)
     if done.files:
@@ -163,18 +164,17 @@ def report(file: OneFile, shop: Shop) -> Answer:
     from recllm.shop.workspace.figures import FigureGate
 
     outcome = campaign_outcome(_open_campaign(shop, file, recheck=False), FigureGate(shop))
-    lines: dict[str, Any] = {}
-    for name, group in (
-        ("reached", outcome.reached),
-        ("held out", outcome.held_out),
-        ("the rest", outcome.other_people),
-    ):
-        if group is not None:
-            ends = (f"{100 * end:.1f}%" for end in (group.rate.value, group.rate.low, group.rate.high))
-            shown = {**plain(group), "rate": "{} ({} to {})".format(*ends)}
-            lines[name] = shown if outcome.has_begun else {"people": group.people}
-    lines |= {"verdict": outcome.verdict, "extra sales": outcome.extra_sales}
-    return Answer(outcome, [*document_lines(plain(lines)), *outcome.words])
+    groups = {
+        "reached": outcome.reached,
+        "held out": outcome.held_out,
+        "the rest": outcome.other_people,
+        "verdict": outcome.verdict,
+        "extra sales": outcome.extra_sales,
+    }
+    document = plain(groups)
+    for name in list(groups)[:3] if not outcome.has_begun else ():
+        document[name] = document[name] and {"people": document[name]["people"]}
+    return Answer(outcome, [*document_lines(document), *outcome.words])
 
 
 def _open_campaign(shop: Shop, file: Path, *, recheck: bool = True) -> OpenCampaign:

@@ -24,7 +24,6 @@ from recllm.doors.console.campaign_pages import (
     actor_name,
     campaign_values,
     excluded_table,
-    left_out,
     named_products,
     page_path,
     refused_state,
@@ -32,7 +31,7 @@ from recllm.doors.console.campaign_pages import (
 from recllm.doors.console.pages import REFUSALS, ConsoleForm, PageRoute, TheForm, TheVisit, Visit, WordedError
 from recllm.doors.service.jobs import ENDED, JobState
 from recllm.market.adcopy.channels import channel_named
-from recllm.market.campaigns.drafts import CampaignStage, open_by_id
+from recllm.market.campaigns.drafts import open_by_id
 from recllm.market.campaigns.folder import CampaignText, CheckNote, Decision, TextStatus
 from recllm.market.campaigns.open_campaign import OpenCampaign, decide, enter_edit
 from recllm.market.campaigns.texts import GROUNDING, check_notes, copy_request
@@ -151,9 +150,9 @@ def show_messages(
     values |= {"finding": finding_text, "unproven": named_products(visit, unproven)}
     counts = job.left_out if job else {}
     people = {name: n and visit.figures.people(n, campaign_id, name) for name, n in counts.items()}
-    values["reaches_none"] = excluded_table(visit, left_out(people)) if people else None
+    values["reaches_none"] = excluded_table(visit, people) if people else None
     values |= {"is_running": job is not None and job.state not in ENDED, "decider": typed_name(visit), "lines": None}
-    if job is not None and job.state is JobState.DONE and values["stage"] is CampaignStage.PLANNED:
+    if job is not None and job.state is JobState.DONE:
         values["job"] = None
     if campaign is not None:
         values |= table_values(visit, campaign, query)

@@ -7,7 +7,6 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +24,6 @@ from recllm.doors.console.campaign_pages import (
     actor_name,
     campaign_values,
     excluded_table,
-    left_out,
     page_path,
     refused_state,
 )
@@ -35,7 +33,7 @@ from recllm.market.audiences.audience import aim
 from recllm.market.campaigns.drafts import CampaignAct, history, note, open_by_id
 from recllm.market.campaigns.export import export_campaign, reachable_people, written_lately
 from recllm.market.campaigns.folder import ExportEntry, read_entries
-from recllm.market.campaigns.open_campaign import DATA_DAYS, OpenCampaign, data_fault
+from recllm.market.campaigns.open_campaign import OpenCampaign, late_departure
 from recllm.market.sending.addresses import campaign_addresses
 from recllm.market.sending.outbox import MessageState, Outbox
 from recllm.market.sending.send import Server, is_set_up, send_campaign, send_test, servers_of
@@ -63,7 +61,7 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
     minimum = max(LEAST_COMPARED, visit.figures.floor)
     values |= {
         "forecast": {"reached": len(reached), "held_out": len(held_out), "channels": channels},
-        "dropped": excluded_table(visit, left_out(dropped)) if dropped else None,
+        "dropped": excluded_table(visit, dropped) if dropped else None,
         "approved": [line for line in lines if line.verdict is MessageVerdict.APPROVED],
         "n_messages": len(lines),
         "tones": TONES,
@@ -85,10 +83,8 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
 
 def outdated_words(visit: Visit, campaign: OpenCampaign) -> str:
     """Why the messages may be untrue when they leave; "" where they are not."""
-    fault = data_fault(campaign.workspace, campaign.plan, campaign.moment)
-    times = {"end": campaign.plan.known_until or campaign.plan.as_of, "day": max(campaign.moment, datetime.now(UTC))}
-    days = {name: visit.words.day(datetime.fromisoformat(str(at))) for name, at in times.items()}
-    return visit.say(f"campaigns.outdated.{fault[0]}", **days, days=DATA_DAYS.days) if fault else ""
+    leave, end = late_departure(campaign), visit.words.day(campaign.plan.known_until)
+    return visit.say("campaigns.outdated", end=end, day=visit.words.day(leave)) if leave else ""
 
 
 @router.post("/campaign/{campaign_id}/export")

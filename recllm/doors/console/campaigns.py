@@ -342,7 +342,7 @@ def plan_state(visit: TheVisit, campaign_id: str, job_id: str) -> Response:
     job = visit.state.service.background.job(visit.shop.name, job_id)
     if not visit.is_part:
         return visit.back(page_path(campaign_id, CampaignStep.MESSAGES, job=job_id))
-    response = visit.page("campaign_job.html.j2", campaign_id=campaign_id, job=job, unproven={}, reaches_none=None)
+    response = visit.page("campaign_job.html.j2", campaign_id=campaign_id, job=job, unproven={})
     if job.state in ENDED:  # the whole page: with the messages, or why there are none and what to do
         query = {} if job.state is JobState.DONE else {"job": job_id}
         response.headers["HX-Redirect"] = page_path(campaign_id, CampaignStep.MESSAGES, **query)

@@ -27,9 +27,10 @@ def suggestion_rows(visit: Visit, figures: ShopFigures | None) -> list[dict[str,
 
     what: who and which products; "" for customers below the policy's floor, whose number, people, is None. days_left:
     until a day of the calendar. pictured: the products of most customers, with their categories."""
-    suggestions = current_suggestions(visit, figures)
-    if not suggestions:
+    if figures is None or not figures.suggestions:
         return []
+    # they were found some time ago: a day may have come since
+    suggestions = [line for line in figures.suggestions if (days := days_left(visit, line)) is None or days > 0]
     pictured = {item_id for line in suggestions for item_id in line.item_ids[:PICTURES]}
     items = visit.workspace.gate().catalogue(sorted(pictured))
     category = dict(zip(items["item_id"], items["category"].list.join(" > "), strict=True))
@@ -48,12 +49,6 @@ def suggestion_rows(visit: Visit, figures: ShopFigures | None) -> list[dict[str,
             }
         )
     return sorted(rows, key=lambda row: row["people"] is None)
-
-
-def current_suggestions(visit: Visit, figures: ShopFigures | None) -> list[OccasionSuggestion]:
-    """Those that were found, without days that have come since then."""
-    found = (figures.suggestions if figures is not None else None) or ()
-    return [line for line in found if (days := days_left(visit, line)) is None or days > 0]
 
 
 def days_left(visit: Visit, line: OccasionSuggestion) -> int | None:

@@ -17,14 +17,12 @@ from starlette.exceptions import HTTPException
 
 from recllm.base.documents import json_text
 from recllm.base.errors import RecllmError, UnknownIdError
-from recllm.base.files import safe_id
 from recllm.base.questions import PredictionKind
 from recllm.base.schema import ACTIONS, Action, Occasion, Profile, Purpose, SlateStatus, Table
 from recllm.base.words.sentences import LANGUAGES
-from recllm.doors.console.home import current_suggestions, suggestion_title, suggestion_words
+from recllm.doors.console.home import suggestion_rows, suggestion_title, suggestion_words
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, slow
 from recllm.doors.console.tables import TableCell, TableRow
-from recllm.doors.privacy.certificate import ErasureCertificate, read_certificate
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.registry import export_person, restrict_person
 from recllm.doors.service.jobs import ENDED, JobState, Progress
@@ -39,7 +37,7 @@ from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import add_consent, add_events
 from recllm.shop.workspace.audit import AuditAction, audit
 from recllm.shop.workspace.keys import Scope
-from recllm.shop.workspace.workspace import CERTIFICATES, recording_time
+from recllm.shop.workspace.workspace import recording_time
 from recllm.text.items import item_names
 
 router = APIRouter(prefix="/people", route_class=PageRoute)
@@ -67,24 +65,11 @@ PREDICTIONS_JOB = {language: f"predictions {language}" for language in LANGUAGES
 
 
 @router.get("")
-def index(visit: TheVisit, certificate: Annotated[str, Query(max_length=80)] = "") -> Response:
-    """certificate: of an erasure that has just been done."""
-    if not certificate:
-        return _index(visit)
-    visit.require(Scope.PRIVACY)
-    folder = visit.workspace.root / CERTIFICATES
-    file = folder / f"{safe_id(certificate, 'a certificate')}.json"
-    return _index(visit, certificate=read_certificate(visit.workspace, file))
+def index(visit: TheVisit) -> Response:
+    return _index(visit)
 
 
-def _index(
-    visit: Visit,
-    *,
-    typed: str = "",
-    problem: str | None = None,
-    status: int = 200,
-    certificate: ErasureCertificate | None = None,
-) -> Response:
+def _index(visit: Visit, *, typed: str = "", problem: str | None = None, status: int = 200, **added: Any) -> Response:
     with visit.workspace.store().read() as reader:
         loads = reader.marks().load_no
     figures = visit.state.figures.latest(visit.shop)
@@ -92,18 +77,11 @@ def _index(
         "has_people": not loads.keys().isdisjoint((Table.USERS, Table.EVENTS, Table.CONSENT)),
         "typed": typed,
         "problem": problem,
-        "certificate": certificate,
+        "certificate": None,
         "suggested": figures is not None and figures.suggestions is not None,
-        "suggestions": [
-            {
-                "occasion": line.occasion,
-                "title": suggestion_title(visit, line),
-                "people": len(line.people) if len(line.people) >= visit.workspace.policy.group_floor else None,
-            }
-            for line in current_suggestions(visit, figures)
-        ],
+        "suggestions": suggestion_rows(visit, figures),
     }
-    return visit.page("people.html.j2", status=status, section="people", **values)
+    return visit.page("people.html.j2", status=status, section="people", **values | added)
 
 
 @router.post("/search")
@@ -293,7 +271,7 @@ def erase(visit: TheVisit, name: str) -> Response:
     visit.state.typed.forget(name)
     visit.remember("erase", certificate=certificate.certificate_id)
     visit.shop.update()
-    return visit.back(f"/people?certificate={certificate.certificate_id}", "erased")
+    return _index(visit, certificate=certificate)
 
 
 def person_values(visit: Visit, name: str, without: Sequence[str], page: int) -> dict[str, Any]:

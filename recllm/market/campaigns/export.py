@@ -27,7 +27,7 @@ from recllm.market.audiences.exclusions import ExclusionReason
 from recllm.market.audiences.selection import check_floor, globally_held_out
 from recllm.market.campaigns.drafts import all_campaigns
 from recllm.market.campaigns.folder import CampaignText, ExportEntry, PlannedPerson, TextStatus, append, read_entries
-from recllm.market.campaigns.open_campaign import OpenCampaign, SendWindow, States, data_fault, text_states
+from recllm.market.campaigns.open_campaign import OpenCampaign, SendWindow, States, late_departure, text_states
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import FEEDBACK_SCHEMA
 from recllm.shop.workspace.figures import FigureGate
@@ -71,8 +71,8 @@ def export_campaign(
     It records them when they have left. Their channel is in no file from then on, and a channel that was in a file is
     not sent from here. ids: pseudonym -> the shop's own id, where it is known. revision: what the caller saw, see
     `CampaignFolder.revision`. Raises `PolicyError` when no text is approved, or fewer people than the policy's floor
-    are left, or the plan knows too few of the latest orders (`data_fault`), `NothingToDo` with the counts for none, or
-    when the offer is over, `ConflictError` for another revision.
+    are left, or it is too late for the plan (`late_departure`), `NothingToDo` with the counts for none, or when the
+    offer is over, `ConflictError` for another revision.
     """
     plan = campaign.plan
     with campaign.folder.locked():  # no text is withdrawn between this look and the log of exports
@@ -85,8 +85,11 @@ def export_campaign(
             raise NothingToDo(
                 f"the offer of {plan.campaign_id!r} ends before the quiet hours do; nothing can be sent in time"
             )
-        if fault := data_fault(campaign.workspace, plan, window.start, clock):
-            raise PolicyError(fault[1])
+        if leave := late_departure(campaign, clock):
+            raise PolicyError(
+                f"{plan.campaign_id!r} knows orders until {plan.known_until:%Y-%m-%d}, and would leave on "
+                f"{leave:%Y-%m-%d}, so its texts may be untrue; load newer orders, and plan it again with --replace"
+            )
         entries = read_entries(campaign.folder.exports, ExportEntry)
         gone = {name for entry in entries if entry.sends is (folder is not None) for name in entry.reached}
         gone_channels = {p.channel for p in plan.people if p.user_id in gone}
@@ -149,14 +152,14 @@ def reachable_people(
     bounced = {c: undeliverable(workspace, c) for c in channels}
     never = set(workspace.pseudonymiser().many(campaign.file.limits.suppressed_ids()))
     contacted = contacted_lately(campaign, workspace.settings.occasions.contact_days)
-    since = datetime.fromisoformat(campaign.plan.known_until or campaign.plan.as_of)
-    orders = gate.histories(names, Purpose.PERSONALISATION, since=since)[1].filter(event=Action.PURCHASE)
-    ordered, holdout = set(orders["user_id"]), workspace.settings.experiments
+    _, events = gate.histories(names, Purpose.PERSONALISATION, since=campaign.plan.known_until)
+    ordered = set(events.filter(event=Action.PURCHASE)["user_id"])
+    holdout = workspace.settings.experiments
     held_back = globally_held_out(names, holdout.holdout_share, holdout.holdout_salt)  # it may have grown
-    ready, read = {name for name, s in states.items() if s.action is TextStatus.APPROVED}, campaign.plan.read_texts
+    ready = {name for name, state in states.items() if state.action is TextStatus.APPROVED}
     # a text that only people held out would get waits for no approval
     drafts = {name for name, s in states.items() if s.action is TextStatus.DRAFT and not s.failures}
-    ready |= drafts.difference(text.id for text in read)
+    ready |= drafts.difference(text.id for text in campaign.plan.read_texts)
     reachable, dropped = list[PlannedPerson](), Counter[str]()
     for n, person in enumerate(people):
         reasons = {
@@ -179,16 +182,16 @@ def reachable_people(
 
 
 def contacted_lately(campaign: OpenCampaign, days: float) -> set[tuple[str, str]]:
-    """Pseudonym and channel of messages of other campaigns that left, or will leave, within `days` before or after the
-    time of this one."""
-    others = [folder for folder in all_campaigns(campaign.workspace) if folder.path != campaign.folder.path]
-    near_ids = [
+    """Pseudonym and channel of messages of other campaigns that leave within `days` of this one's."""
+    near_ids = {
         folder.path.name
-        for folder in others
+        for folder in all_campaigns(campaign.workspace)
         for entry in read_entries(folder.exports, ExportEntry)
         if abs(datetime.fromisoformat(entry.send_from) - campaign.moment) < timedelta(days=days)
-    ]
-    sent = campaign.workspace.gate().messages(Purpose.PERSONALISATION).filter(pl.col("campaign_id").is_in(near_ids))
+    }
+    near_ids.discard(campaign.plan.campaign_id)
+    sent = campaign.workspace.gate().messages(Purpose.PERSONALISATION)
+    sent = sent.filter(pl.col("campaign_id").is_in(sorted(near_ids)))
     return set(sent.select("user_id", "channel").iter_rows())
 
 

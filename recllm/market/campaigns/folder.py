@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from functools import cache
 from hashlib import sha256
@@ -116,8 +117,8 @@ class CampaignPlan:
     digest: str
     """SHA-256 of the campaign's file."""
     as_of: str
-    known_until: str = ""
-    """The log's end when it was planned; `as_of` where it is empty."""
+    log_end: str = ""
+    """When it was planned; `as_of` where it is empty."""
     send: str
     offer: Mapping[str, Any] | None
     """type, value, start, end as JSON."""
@@ -153,6 +154,11 @@ class CampaignPlan:
     @property
     def held_out(self) -> tuple[PlannedPerson, ...]:
         return tuple(p for p in self.people if p.held_out)
+
+    @property
+    def known_until(self) -> datetime:
+        """The time of the last order that it knows."""
+        return datetime.fromisoformat(self.log_end or self.as_of)
 
     @property
     def read_texts(self) -> tuple[CampaignText, ...]:

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
-from enum import StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -47,8 +46,8 @@ CHECKER = "recllm"
 AUTO = "campaign (auto)"
 """Who approved a text that no person looked at."""
 DATA_DAYS, PAST_DAYS = timedelta(days=7), timedelta(days=180)
-"""Texts say how long ago customers bought: messages leave within these days after the last order that their plan knows.
-A log that ended longer ago than the second is a past one, which is replayed."""
+"""Messages leave within the first after the last order that their plan knows.
+A log that ended longer ago than the second is replayed."""
 _logger = logging.getLogger(__name__)
 
 
@@ -179,31 +178,13 @@ def change_in_words(was: TextFacts, now: TextFacts) -> str:
     return "" if was.title == now.title else f"the item is now called {now.title!r}"
 
 
-class DataFault(StrEnum):
-    """Why texts may be untrue when they leave."""
-
-    PLAN = "plan_outdated"
-    """Newer orders were loaded after the plan."""
-    LOG = "log_outdated"
-
-
-def data_fault(
-    workspace: Workspace, plan: CampaignPlan, leave: datetime, clock: datetime | None = None
-) -> tuple[DataFault, str] | None:
-    """What is wrong with messages of a plan that leave at a time, or now if that is later, also in words; None where
-    nothing is."""
+def late_departure(campaign: OpenCampaign, clock: datetime | None = None) -> datetime | None:
+    """When messages would leave, where their plan knows too little by then; else None."""
     now = clock or datetime.now(UTC)
-    known_until, end = datetime.fromisoformat(plan.known_until or plan.as_of), utc(log_end(workspace, now) or 0)
-    leave = max(leave, now)
-    if now - end > PAST_DAYS or leave - known_until <= DATA_DAYS:
-        return None
-    told = f"{plan.campaign_id!r} was planned on orders until {known_until:%Y-%m-%d}"
-    if known_until < end and leave - end <= DATA_DAYS:
-        return DataFault.PLAN, f"{told}, and new orders came in since: plan it again with --replace"
-    return DataFault.LOG, (
-        f"{told}, more than {DATA_DAYS.days} days before {leave:%Y-%m-%d}, when its messages would leave; load the "
-        "orders since then, and plan it again with --replace"
-    )
+    leave = max(campaign.moment, now)
+    is_past = now - utc(log_end(campaign.workspace, now) or 0) > PAST_DAYS
+    is_late = leave - campaign.plan.known_until > DATA_DAYS
+    return leave if is_late and not is_past else None
 
 
 States = Mapping[str, Decision]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from collections import Counter
@@ -29,7 +28,7 @@ from recllm.market.audiences.reasons import reasons_for
 from recllm.market.audiences.selection import Selection, draws, select
 from recllm.market.campaigns.file import SERVER, CampaignFile
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish
-from recllm.market.campaigns.open_campaign import auto_approvals, data_fault
+from recllm.market.campaigns.open_campaign import auto_approvals
 from recllm.market.campaigns.reach import PRODUCTS_TRIED, campaign_pool, first_items
 from recllm.market.campaigns.texts import CampaignWriter, Silence, TextKey, catalogue_at
 from recllm.market.propensity.effects import saved_effects
@@ -91,12 +90,9 @@ def plan_campaign(
     tell("opening the workspace")
     loaded = recommender or open_recommender(workspace, now=now, everybody=True)
     tell(f"finding people for {file.id}")
-    pool, known_until = campaign_pool(loaded, file, workspace), log_end(workspace, now) or loaded.dataset.as_of
+    pool = campaign_pool(loaded, file, workspace)
     tell(f"writing the texts of {file.id}")
     plan = written_plan(workspace, loaded, file, pool, send, speaker)
-    plan = dataclasses.replace(plan, known_until=plain(utc(known_until)))
-    if fault := data_fault(workspace, plan, send, now):
-        plan = dataclasses.replace(plan, notes=(*plan.notes, fault[1]))
     approvals = auto_approvals(plan, at=now or datetime.now(UTC)) if file.words.auto else []
     publish(folder, plan, replace=replace, decisions=approvals)
     _logger.info("planned %d people, %d held out, %d texts", len(plan.addressed), len(plan.held_out), len(plan.texts))
@@ -134,10 +130,10 @@ def written_plan(
     send: datetime,
     speaker: Generator | None,
 ) -> CampaignPlan:
-    items, offers = pool.target.items, pool.scores.offers
+    items, offers, data = pool.target.items, pool.scores.offers, recommender.dataset
     if file.target.is_personal and offers is not None:
         items = np.unique(offers.item[offers.item >= 0])
-    item_ids = recommender.dataset.items["item_id"].gather(items).to_list()
+    item_ids = data.items["item_id"].gather(items).to_list()
     catalogue = catalogue_at(workspace, file, item_ids, send)
     if file.target.intent is None:  # else a customer may get any item of the shop
         catalogue = replace(catalogue, day_items=frozenset(item_ids))
@@ -198,6 +194,7 @@ def written_plan(
         note=file.note,
         digest=file.digest,
         as_of=plain(audience.as_of),
+        log_end=plain(utc(min(log_end(workspace) or data.as_of, data.as_of))),
         send=plain(send),
         offer=plain(file.offer),
         horizon_days=audience.horizon_days,
@@ -352,7 +349,7 @@ class Draw:
             data.events.rows(self.pool.user_rows[list(positions)]),
             data.items,
             self.codes,
-            max(data.as_of, int(self.writer.send.timestamp())),  # how long ago something was when the text is read
+            max(data.as_of, int(self.writer.send.timestamp())),  # when texts are read
             items,
             reasons or [()] * len(pairs),
             recommender.together,

@@ -128,8 +128,9 @@ def find_occasions(
 
 
 def reachable_on(workspace: Workspace, data: Dataset) -> tuple[list[str | None], dict[str, NDArray[np.bool_]]]:
-    """Each person's channel, and why some get no message now: reason -> whom it holds for first, (n_users,)."""
-    settings, gate, holdout = workspace.settings.occasions, workspace.gate(), workspace.settings.experiments
+    """Each person's channel, and reason -> who gets no message now, (n_users,), under the first one."""
+    settings, gate = workspace.settings.occasions, workspace.gate()
+    holdout = workspace.settings.experiments
     ids = data.users[USER_COLUMN].to_list()
     agreement(gate, settings.channels)  # refuses a channel without consent records
     channels = first_channels(gate, ids, settings.channels)

@@ -172,7 +172,8 @@ def suggest(workspace: Workspace) -> list[OccasionSuggestion]:
     that is there yet. Raises `DataError` for a log without times.
     """
     shop = open_shop_at(workspace, present(workspace))
-    item_ids, (reachable, lately, days) = shop.dataset.items["item_id"], customers_of(workspace, shop)
+    item_ids = shop.dataset.items["item_id"]
+    reachable, lately, days = customers_of(workspace, shop)
     suggestions = []
     for occasion, found_cases in cases_of(workspace, shop, tuple(Occasion))[0].items():
         cases = found_cases.filter((reachable & ~lately)[found_cases["user"].to_numpy()])
@@ -206,7 +207,7 @@ def coming_days(
 
 
 def customers_of(workspace: Workspace, shop: Shop) -> tuple[Mask, Mask, ShoppingDays]:
-    """Who may get a message, (n_users,), whom of them the last one was too short ago, and when each shops."""
+    """Who may get a message, (n_users,), who got one too lately for now, and when each shops."""
     data = shop.dataset
     _, masks = reachable_on(workspace, data)
     lately = masks.pop("contacted_lately")

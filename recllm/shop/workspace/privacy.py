@@ -242,8 +242,8 @@ class PolicyGate:
     def histories(
         self, user_ids: Sequence[str], purpose: Purpose, *, since: datetime | None = None
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """What `dataset` has of these people as users and events, from `since` on, see `people`, read by key: the time
-        depends on their own events only."""
+        """What `dataset` has of these people as users and events, see `people`, read by key: the time depends on their
+        own events only."""
         with self._store.read() as reader:
             people = self._allowed(reader, purpose, user_ids)
             first = max(filter(None, (self.oldest_event(), since)), default=None)
