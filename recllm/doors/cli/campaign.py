@@ -26,7 +26,6 @@ from recllm.doors.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from recllm.market.campaigns.folder import CampaignPlan
     from recllm.market.campaigns.open_campaign import OpenCampaign
     from recllm.market.sending.send import SendOutcome
 
@@ -43,6 +42,7 @@ def plan(
     replace: Annotated[bool, typer.Option(help="Plan again; refused once anything was exported.")] = False,
 ) -> Answer:
     """Choose the customers, one item each, and write the texts; all is kept in the workspace."""
+    from recllm.market.audiences.audience import aim, counts_in_words
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.plan import plan_campaign
 
@@ -51,7 +51,18 @@ def plan(
     write_audit(shop, "campaign_planned", campaign=planned.campaign_id, people=len(planned.people))
     people = [{k: v for k, v in plain(p).items() if k != "held_out"} for p in planned.addressed]
     counts = {"size": len(people), "holdout_share": planned.holdout, "holdout": len(planned.held_out)}
-    return Answer({**plain(planned), **counts, "people": people}, _plan_lines(planned))
+    texts = planned.read_texts
+    n_blocked = sum(bool(t.failures) for t in texts)
+    n_held = sum(bool(t.warnings) and not t.failures for t in texts)
+    lines = [
+        f"{planned.campaign_id}: {_people(len(people))}, {len(planned.held_out):,} held out; "
+        f"{planned.expected_conversions:.1f} expected to {aim(planned.converts)} within {planned.horizon_days} days",
+        f"  left out: {counts_in_words(planned.excluded) or 'no one'}",
+        f"  {count_text(len(texts), 'text')}, {n_held} held for a person, {n_blocked} blocked; "
+        "see recllm campaign approve",
+        *document_lines(plain({"notes": planned.notes, "group": planned.group})),
+    ]
+    return Answer({**plain(planned), **counts, "people": people}, lines)
 
 
 def approve(
@@ -172,7 +183,7 @@ def report(file: OneFile, shop: Shop) -> Answer:
         "extra sales": outcome.extra_sales,
     }
     document = plain(groups)
-    for name in list(groups)[:3] if not outcome.has_begun else ():
+    for name in list(groups)[:3] if outcome.until <= outcome.start else ():
         document[name] = document[name] and {"people": document[name]["people"]}
     return Answer(outcome, [*document_lines(document), *outcome.words])
 
@@ -216,22 +227,6 @@ def _left_to_do(outcome: SendOutcome) -> Iterator[str]:
 
 def _people(n: int) -> str:
     return count_text(n, "person", "people")
-
-
-def _plan_lines(planned: CampaignPlan) -> list[str]:
-    from recllm.market.audiences.audience import aim, counts_in_words
-
-    texts = planned.read_texts
-    n_blocked = sum(bool(t.failures) for t in texts)
-    n_held = sum(bool(t.warnings) and not t.failures for t in texts)
-    return [
-        f"{planned.campaign_id}: {_people(len(planned.addressed))}, {len(planned.held_out):,} held out; "
-        f"{planned.expected_conversions:.1f} expected to {aim(planned.converts)} within {planned.horizon_days} days",
-        f"  left out: {counts_in_words(planned.excluded) or 'no one'}",
-        f"  {count_text(len(texts), 'text')}, {n_held} held for a person, {n_blocked} blocked; "
-        "see recllm campaign approve",
-        *document_lines(plain({"notes": planned.notes, "group": planned.group})),
-    ]
 
 
 Name = Annotated[str, typer.Argument(help="The experiment's name.")]

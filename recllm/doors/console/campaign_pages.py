@@ -173,7 +173,7 @@ def count_cell(visit: Visit, n: int | None, *, is_estimate: bool = False) -> Tab
 def excluded_table(
     visit: Visit, excluded: Mapping[str, int | None], *, name: str = "left-out", is_estimate: bool = False
 ) -> ConsoleTable:
-    """excluded: reason -> people; the largest come first, those without a figure last."""
+    """excluded: reason -> people; the table begins with the largest."""
     rows = [
         (
             TableCell(value=reason, text=visit.words.label(f"left_out.{reason}", reason.replace("_", " "))),

@@ -82,7 +82,7 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
 
 
 def outdated_words(visit: Visit, campaign: OpenCampaign) -> str:
-    """Why the messages may be untrue when they leave; "" where they are not."""
+    """Why the messages may be untrue when they leave; or ""."""
     leave, end = late_departure(campaign), visit.words.day(campaign.plan.known_until)
     return visit.say("campaigns.outdated", end=end, day=visit.words.day(leave)) if leave else ""
 

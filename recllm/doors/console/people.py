@@ -107,7 +107,7 @@ def people_list(
     suggestions = None if figures is None else figures.suggestions
     line = next((line for line in suggestions or () if line.occasion is kind), None)
     people, is_small = line.people if line else (), line is None or len(line.people) < visit.figures.floor
-    start, title = (page - 1) * LISTED_PEOPLE, suggestion_title(visit, line) if line else visit.say("people.title")
+    start, title = (page - 1) * LISTED_PEOPLE, suggestion_title(visit, line) if line else visit.say("nav.people")
     shown_people = people[start : start + LISTED_PEOPLE]
     items = visit.workspace.gate().catalogue(sorted({person.item_id for person in shown_people if person.item_id}))
     titles = dict(zip(items["item_id"], item_names(items, visit.language), strict=True))

@@ -88,7 +88,7 @@ def export_campaign(
         if leave := late_departure(campaign, clock):
             raise PolicyError(
                 f"{plan.campaign_id!r} knows orders until {plan.known_until:%Y-%m-%d}, and would leave on "
-                f"{leave:%Y-%m-%d}, so its texts may be untrue; load newer orders, and plan it again with --replace"
+                f"{leave:%Y-%m-%d}: load newer orders, and plan it again with --replace"
             )
         entries = read_entries(campaign.folder.exports, ExportEntry)
         gone = {name for entry in entries if entry.sends is (folder is not None) for name in entry.reached}
@@ -196,9 +196,9 @@ def contacted_lately(campaign: OpenCampaign, days: float) -> set[tuple[str, str]
 
 
 def written_lately(campaign: OpenCampaign) -> int:
-    """People of the plan with a message of another campaign within its `frequency_days`."""
-    names = {user_id for user_id, _ in contacted_lately(campaign, campaign.file.limits.frequency_days)}
-    return len(names.intersection(p.user_id for p in campaign.plan.addressed))
+    """People of the plan with another message within its `frequency_days`."""
+    lately = dict(contacted_lately(campaign, campaign.file.limits.frequency_days))
+    return sum(person.user_id in lately for person in campaign.plan.addressed)
 
 
 def undeliverable(workspace: Workspace, channel: str) -> set[str]:

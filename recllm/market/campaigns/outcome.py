@@ -126,11 +126,6 @@ class CampaignOutcome:
     words: tuple[str, ...]
     """What the figures say and what they do not, as sentences."""
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether anything is known of the window."""
-        return self.until > self.start
-
 
 @dataclass(frozen=True, eq=False)
 class WindowActions:
@@ -261,7 +256,7 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate) -> CampaignOutcom
 def effect_shown(outcome: CampaignOutcome) -> str:
     """What can be said of the effect: a key of the sentences of conclusions."""
     reached, held_out, effect = outcome.reached, outcome.held_out, outcome.effect
-    if not outcome.has_begun:
+    if outcome.until <= outcome.start:
         return "window_unknown"
     if reached is None or reached.people < LEAST_COMPARED:
         return "few_reached"

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Mask
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import ACTION_CODE, Action, Occasion, Purpose, Reason, ReasonKind
 from recllm.market.audiences.contacts import agreement, first_channels
@@ -127,8 +128,8 @@ def find_occasions(
     )
 
 
-def reachable_on(workspace: Workspace, data: Dataset) -> tuple[list[str | None], dict[str, NDArray[np.bool_]]]:
-    """Each person's channel, and reason -> who gets no message now, (n_users,), under the first one."""
+def reachable_on(workspace: Workspace, data: Dataset) -> tuple[list[str | None], dict[str, Mask]]:
+    """Each person's channel, and reason -> who gets no message now, (n_users,)."""
     settings, gate = workspace.settings.occasions, workspace.gate()
     holdout = workspace.settings.experiments
     ids = data.users[USER_COLUMN].to_list()

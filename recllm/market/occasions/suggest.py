@@ -207,7 +207,7 @@ def coming_days(
 
 
 def customers_of(workspace: Workspace, shop: Shop) -> tuple[Mask, Mask, ShoppingDays]:
-    """Who may get a message, (n_users,), who got one too lately for now, and when each shops."""
+    """Who may get a message, (n_users,), who got one lately, and when each shops."""
     data = shop.dataset
     _, masks = reachable_on(workspace, data)
     lately = masks.pop("contacted_lately")
