@@ -157,7 +157,7 @@ def reachable_people(
     holdout = workspace.settings.experiments
     held_back = globally_held_out(names, holdout.holdout_share, holdout.holdout_salt)  # it may have grown
     ready = {name for name, state in states.items() if state.action is TextStatus.APPROVED}
-    # a text that only people held out would get waits for no approval
+    # a text that no one reads waits for no approval
     drafts = {name for name, s in states.items() if s.action is TextStatus.DRAFT and not s.failures}
     ready |= drafts.difference(text.id for text in campaign.plan.read_texts)
     reachable, dropped = list[PlannedPerson](), Counter[str]()

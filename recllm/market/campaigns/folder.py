@@ -162,7 +162,7 @@ class CampaignPlan:
 
     @property
     def read_texts(self) -> tuple[CampaignText, ...]:
-        """Without those that only people held out would get."""
+        """Those that someone gets, or everybody."""
         return tuple(t for t in self.texts if t.people or t.channel not in CHANNEL_PURPOSE)
 
 

@@ -349,7 +349,7 @@ class Draw:
             data.events.rows(self.pool.user_rows[list(positions)]),
             data.items,
             self.codes,
-            max(data.as_of, int(self.writer.send.timestamp())),  # when texts are read
+            max(data.as_of, int(self.writer.send.timestamp())),
             items,
             reasons or [()] * len(pairs),
             recommender.together,
