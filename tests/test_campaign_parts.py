@@ -80,6 +80,11 @@ def test_what_is_wrong_is_named_with_its_key(tmp_path: Path) -> None:
         file.write_text(GOOD.replace(old, new))
         cases[rf"(?m)^{re.escape(str(file))}: {key} .*{re.escape(words)}"] = partial(read_campaign, file)
     assert wrongly_refused(cases, DataError) == {}
+    text = GOOD.replace("value = 12.5", "value = 0").replace("holdout = 0.2", "holduot = 0.2")
+    with pytest.raises(DataError) as error:
+        read_campaign(campaign(tmp_path, text))
+    first, second = sorted(str(error.value).splitlines())
+    assert "limits.holduot is unknown" in first and "offer.value must be above 0" in second, "all at once"
 
 
 def test_a_pack_that_does_not_parse(tmp_path: Path) -> None:
@@ -241,14 +246,6 @@ def test_every_conclusion_can_be_said() -> None:
     for found, sentence in cases:
         assert sentence in conclusions(found, 50, "en")[0]
         assert "{" not in "".join(conclusions(found, 50, "zh-CN"))
-
-
-def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
-    text = GOOD.replace("value = 12.5", "value = 0").replace("holdout = 0.2", "holduot = 0.2")
-    with pytest.raises(DataError) as error:
-        read_campaign(campaign(tmp_path, text))
-    first, second = sorted(str(error.value).splitlines())
-    assert "limits.holduot is unknown" in first and "offer.value must be above 0" in second
 
 
 @pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\x1e", "\n", "\r\n"])

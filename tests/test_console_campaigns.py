@@ -382,7 +382,7 @@ def test_a_plan_that_cannot_be_says_why_and_keeps_the_draft(client: TestClient) 
     limits = {"Days after a purchase": "3000", "Customers at most": "2"}
     assert press(client, f"{ADDRESS}/people", "Choose products", limits).status_code == 303
     page = assert_harmless(written(client))
-    assert "could not be written" in page.text and "the draft is as it was" in page.text
+    assert "could not be written" in page.text and "No customer would get one" in page.text
     stale = send(client, f"{ADDRESS}/plan", revision="0" * 16)
     assert stale.status_code == 409 and "Another person changed" in stale.text
     assert client.get("/campaigns/campaign/none").status_code == 404
@@ -475,6 +475,7 @@ items = ["a", "b"]
 [offer]
 type = "percent"
 value = 12.5
+min_spend = 30
 [offer.list_prices]
 "a b" = 4.99
 [limits]
@@ -490,6 +491,7 @@ a = "3 EUR"
     fields = fields_of_file(content)
     texts = field_texts(fields, "Asia/Shanghai")
     assert texts["send"] == "2025-11-01T09:00" and texts["limits.holdout"] == "15" and texts["limits.returned"] == ""
+    assert texts["offer.min_spend"] == "30"
     same = fields
     for step in CampaignStep:
         same = with_typed(same, {f.path: texts[f.path] for f in FIELDS[step]}, step, "Asia/Shanghai")

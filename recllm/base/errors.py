@@ -20,6 +20,8 @@ The exit code is the one that the command line ends with.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class RecllmError(Exception):
     """Base of the tree. `exit_code` is what the command line returns."""
@@ -61,6 +63,8 @@ class IngestError(DataError):
 
 class NothingToDo(RecllmError):  # noqa: N818 - it is an outcome, not a fault
     exit_code = 3
+    left_out: Mapping[str, int | None] = {}
+    """Of a campaign that reaches no one: reason -> people."""
 
 
 class PolicyError(RecllmError):

@@ -26,7 +26,7 @@ def language_of(locale: str) -> str:
 
 @cache
 def sentences(name: str, file: str | None = None) -> Mapping[str, str]:
-    """Every sentence of one of `LANGUAGES` by its path: "people.title". file: those of one file alone, which is read in
+    """Every sentence of one of `LANGUAGES` by its path: "nav.people". file: those of one file alone, which is read in
     a fraction of the time."""
     folder = resources.files(__package__).joinpath(name)
     files = list(folder.iterdir()) if file is None else [folder.joinpath(f"{file}.toml")]

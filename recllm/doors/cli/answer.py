@@ -383,7 +383,8 @@ def occasions(
     names = ids_by_pseudonym(shop, ids)
     day_shop = open_shop_at(shop, moment_of(shop, day)[1])
     listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note, shop=day_shop)
-    days = coming_days(shop, day_shop, *customers_of(shop, day_shop))
+    reachable, _, shopping_days = customers_of(shop, day_shop)
+    days = coming_days(shop, day_shop, reachable, shopping_days)
     write_audit(shop, "people_listed", what="occasions", people=len(listed.people))
     document: dict[str, Any] = plain(listed)
     for person in document["people"]:

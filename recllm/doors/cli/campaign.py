@@ -13,6 +13,8 @@ import typer
 
 from recllm.base.documents import count_text, plain
 from recllm.base.errors import UsageError
+from recllm.base.words.sentences import section
+from recllm.base.words.words import Figure
 from recllm.doors.cli.options import (
     Answer,
     Ids,
@@ -24,7 +26,6 @@ from recllm.doors.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from recllm.market.campaigns.folder import CampaignPlan
     from recllm.market.campaigns.open_campaign import OpenCampaign
     from recllm.market.sending.send import SendOutcome
 
@@ -41,6 +42,7 @@ def plan(
     replace: Annotated[bool, typer.Option(help="Plan again; refused once anything was exported.")] = False,
 ) -> Answer:
     """Choose the customers, one item each, and write the texts; all is kept in the workspace."""
+    from recllm.market.audiences.audience import aim, counts_in_words
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.plan import plan_campaign
 
@@ -49,7 +51,18 @@ def plan(
     write_audit(shop, "campaign_planned", campaign=planned.campaign_id, people=len(planned.people))
     people = [{k: v for k, v in plain(p).items() if k != "held_out"} for p in planned.addressed]
     counts = {"size": len(people), "holdout_share": planned.holdout, "holdout": len(planned.held_out)}
-    return Answer({**plain(planned), **counts, "people": people}, _plan_lines(planned))
+    texts = planned.read_texts
+    n_blocked = sum(bool(t.failures) for t in texts)
+    n_held = sum(bool(t.warnings) and not t.failures for t in texts)
+    lines = [
+        f"{planned.campaign_id}: {_people(len(people))}, {len(planned.held_out):,} held out; "
+        f"{planned.expected_conversions:.1f} expected to {aim(planned.converts)} within {planned.horizon_days} days",
+        f"  left out: {counts_in_words(planned.excluded) or 'no one'}",
+        f"  {count_text(len(texts), 'text')}, {n_held} held for a person, {n_blocked} blocked; "
+        "see recllm campaign approve",
+        *document_lines(plain({"notes": planned.notes, "group": planned.group})),
+    ]
+    return Answer({**plain(planned), **counts, "people": people}, lines)
 
 
 def approve(
@@ -94,14 +107,20 @@ def export(
 ) -> Answer:
     """Write the approved texts for customers who agree now.
     Two lists show who is on only one of them."""
-    from recllm.market.campaigns.export import export_campaign
+    from recllm.market.campaigns.export import export_campaign, written_lately
     from recllm.shop.workspace.figures import LISTS_TELL
 
-    done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, ids))
+    campaign = _open_campaign(shop, file)
+    done = export_campaign(campaign, output, ids=ids_by_pseudonym(shop, ids))
     write_audit(shop, "campaign_exported", campaign=done.campaign_id, reached=done.reached)
     document = {"held" if name == "held_out" else name: value for name, value in plain(done).items()}
     del document["people"]
     notes = []
+    if n_lately := written_lately(campaign):
+        days = Figure(f"{campaign.file.limits.frequency_days:g}")
+        addressed = Figure(len(campaign.plan.addressed))
+        sentence = section("campaigns", "en")["lately"]
+        notes.append(sentence.format(n=n_lately, all=addressed, days=days))
     if done.reached and ids is None:
         notes.append(PSEUDONYMS_TELL_NOBODY)
     if done.files:
@@ -163,7 +182,10 @@ def report(file: OneFile, shop: Shop) -> Answer:
         "verdict": outcome.verdict,
         "extra sales": outcome.extra_sales,
     }
-    return Answer(outcome, [*document_lines(plain(groups)), *outcome.words])
+    document = plain(groups)
+    for name in list(groups)[:3] if outcome.until <= outcome.start else ():
+        document[name] = document[name] and {"people": document[name]["people"]}
+    return Answer(outcome, [*document_lines(document), *outcome.words])
 
 
 def _open_campaign(shop: Shop, file: Path, *, recheck: bool = True) -> OpenCampaign:
@@ -205,21 +227,6 @@ def _left_to_do(outcome: SendOutcome) -> Iterator[str]:
 
 def _people(n: int) -> str:
     return count_text(n, "person", "people")
-
-
-def _plan_lines(planned: CampaignPlan) -> list[str]:
-    from recllm.market.audiences.audience import aim, counts_in_words
-
-    n_blocked = sum(bool(t.failures) for t in planned.texts)
-    n_held = sum(bool(t.warnings) and not t.failures for t in planned.texts)
-    return [
-        f"{planned.campaign_id}: {_people(len(planned.addressed))}, {len(planned.held_out):,} held out; "
-        f"{planned.expected_conversions:.1f} expected to {aim(planned.converts)} within {planned.horizon_days} days",
-        f"  left out: {counts_in_words(planned.excluded) or 'no one'}",
-        f"  {count_text(len(planned.texts), 'text')}, {n_held} held for a person, {n_blocked} blocked; "
-        "see recllm campaign approve",
-        *document_lines(plain({"notes": planned.notes, "group": planned.group})),
-    ]
 
 
 Name = Annotated[str, typer.Argument(help="The experiment's name.")]

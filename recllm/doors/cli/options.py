@@ -348,6 +348,8 @@ def document_lines(document: Any) -> Iterator[str]:
             yield label
             yield from (f"  {line}" for line in document_lines(value))
         elif value not in (None, "", [], {}):
+            if name == "rate" and isinstance(value, dict):
+                value = {end: f"{100 * share:.1f}%" for end, share in value.items()}
             yield f"{label}: {_cell(value)}"
 
 

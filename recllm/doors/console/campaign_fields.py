@@ -127,7 +127,7 @@ STEPS: Mapping[CampaignStep, Mapping[FieldKind, str]] = {
         FieldKind.TEXT: "goal note offer.code offer.scope sender.name sender.address sender.opt_out",
         FieldKind.CHOICE: "target.occasion target.day offer.type",
         FieldKind.DATE: "target.order_by",
-        FieldKind.AMOUNT: "offer.value",
+        FieldKind.AMOUNT: "offer.value offer.min_spend",
         FieldKind.MOMENT: "offer.start offer.end",
         FieldKind.PRICES: "offer.list_prices",
         FieldKind.PAIRS: "words.evidence.lowest_30d",

@@ -23,6 +23,7 @@ from recllm.doors.console.campaign_pages import (
     PageState,
     actor_name,
     campaign_values,
+    excluded_table,
     named_products,
     page_path,
     refused_state,
@@ -30,7 +31,7 @@ from recllm.doors.console.campaign_pages import (
 from recllm.doors.console.pages import REFUSALS, ConsoleForm, PageRoute, TheForm, TheVisit, Visit, WordedError
 from recllm.doors.service.jobs import ENDED, JobState
 from recllm.market.adcopy.channels import channel_named
-from recllm.market.campaigns.drafts import CampaignStage, open_by_id
+from recllm.market.campaigns.drafts import open_by_id
 from recllm.market.campaigns.folder import CampaignText, CheckNote, Decision, TextStatus
 from recllm.market.campaigns.open_campaign import OpenCampaign, decide, enter_edit
 from recllm.market.campaigns.texts import GROUNDING, check_notes, copy_request
@@ -147,8 +148,11 @@ def show_messages(
     values |= {"query": query, "job": job, "tones": TONES, "verdicts": list(MessageVerdict)}
     unproven = [key.removeprefix("words.evidence.lowest_30d.") for key in job.keys] if job else []
     values |= {"finding": finding_text, "unproven": named_products(visit, unproven)}
+    counts = job.left_out if job else {}
+    people = {name: n and visit.figures.people(n, campaign_id, name) for name, n in counts.items()}
+    values["reaches_none"] = excluded_table(visit, people) if people else None
     values |= {"is_running": job is not None and job.state not in ENDED, "decider": typed_name(visit), "lines": None}
-    if job is not None and job.state is JobState.DONE and values["stage"] is CampaignStage.PLANNED:
+    if job is not None and job.state is JobState.DONE:
         values["job"] = None
     if campaign is not None:
         values |= table_values(visit, campaign, query)
@@ -179,7 +183,7 @@ def table_values(visit: Visit, campaign: OpenCampaign, query: MessageQuery) -> d
 def message_lines(visit: Visit, campaign: OpenCampaign, sort: MessageSort = MessageSort.PEOPLE) -> list[MessageLine]:
     states, floor, order = campaign.states, visit.figures.floor, list(MessageVerdict)
     lines = []
-    for text in campaign.plan.texts:
+    for text in campaign.plan.read_texts:
         item, words = campaign.catalogue.items.get(text.item_id), states[text.id].text
         lines.append(
             MessageLine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -171,22 +171,18 @@ def count_cell(visit: Visit, n: int | None, *, is_estimate: bool = False) -> Tab
 
 
 def excluded_table(
-    visit: Visit, excluded: Sequence[tuple[str, int | None]], *, name: str = "left-out", is_estimate: bool = False
+    visit: Visit, excluded: Mapping[str, int | None], *, name: str = "left-out", is_estimate: bool = False
 ) -> ConsoleTable:
-    """excluded: reason and people, in the order of the table."""
+    """excluded: reason -> people; the table begins with the largest."""
     rows = [
         (
             TableCell(value=reason, text=visit.words.label(f"left_out.{reason}", reason.replace("_", " "))),
             count_cell(visit, n, is_estimate=is_estimate),
         )
-        for reason, n in excluded
+        for reason, n in sorted(excluded.items(), key=lambda pair: -(pair[1] or 0))
+        if n != 0 or is_estimate
     ]
     return visit.table(name, rows, of="left-out")
-
-
-def left_out(excluded: Mapping[str, int | None]) -> list[tuple[str, int | None]]:
-    """Reason and people, the largest first, and those without a figure last."""
-    return sorted(((reason, n) for reason, n in excluded.items() if n != 0), key=lambda pair: -(pair[1] or 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -377,7 +373,7 @@ def people_values(visit: Visit, values: Mapping[str, Any], state: PageState) -> 
         "people": figures.people(len(plan.addressed), plan.campaign_id, "addressed") or 0,
         "held_out": figures.people(len(plan.held_out), plan.campaign_id, "held out") or 0,
         "channels": {n: k for n, c in channels.most_common() if (k := figures.people(c, plan.campaign_id, n))},
-        "excluded": excluded_table(visit, left_out(numbers)),
+        "excluded": excluded_table(visit, numbers),
         "traits": visit.table("traits", traits) if traits else None,
         "overlaps": overlaps(visit, campaign),
     }
@@ -407,7 +403,7 @@ def count(
 
 def count_values(visit: Visit, audience: AudienceCount | None) -> dict[str, Any]:
     reach = audience.reach if audience is not None else None
-    excluded = [(reason, n) for reason, n in reach.excluded.items() if n is not None] if reach else []
+    excluded = {reason: n for reason, n in reach.excluded.items() if n is not None} if reach else {}
     rules = list(reach.rule.items())[1:] if reach else []
     conditions = [(sentence(visit, rule), count_cell(visit, n, is_estimate=True)) for rule, n in rules]
     return {

@@ -24,7 +24,6 @@ from recllm.doors.console.campaign_pages import (
     actor_name,
     campaign_values,
     excluded_table,
-    left_out,
     page_path,
     refused_state,
 )
@@ -32,9 +31,9 @@ from recllm.doors.console.pages import REFUSALS, PageRoute, TheForm, TheVisit, V
 from recllm.doors.service.jobs import ENDED, Progress
 from recllm.market.audiences.audience import aim
 from recllm.market.campaigns.drafts import CampaignAct, history, note, open_by_id
-from recllm.market.campaigns.export import contacted_lately, export_campaign, reachable_people
+from recllm.market.campaigns.export import export_campaign, reachable_people, written_lately
 from recllm.market.campaigns.folder import ExportEntry, read_entries
-from recllm.market.campaigns.open_campaign import OpenCampaign
+from recllm.market.campaigns.open_campaign import OpenCampaign, late_departure
 from recllm.market.sending.addresses import campaign_addresses
 from recllm.market.sending.outbox import MessageState, Outbox
 from recllm.market.sending.send import Server, is_set_up, send_campaign, send_test, servers_of
@@ -62,7 +61,7 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
     minimum = max(LEAST_COMPARED, visit.figures.floor)
     values |= {
         "forecast": {"reached": len(reached), "held_out": len(held_out), "channels": channels},
-        "dropped": excluded_table(visit, left_out(dropped)) if dropped else None,
+        "dropped": excluded_table(visit, dropped) if dropped else None,
         "approved": [line for line in lines if line.verdict is MessageVerdict.APPROVED],
         "n_messages": len(lines),
         "tones": TONES,
@@ -74,11 +73,18 @@ def show_review(visit: Visit, campaign_id: str, state: PageState) -> Response:
         "smallest": smallest_difference(buyers.value / max(1, addressed), addressed, held_out_count, minimum),
         "least_compared": minimum,
         "window": campaign.window(),
-        "lately": visit.figures.people(contacted_lately(campaign), plan.campaign_id, "contacted lately"),
+        "outdated": outdated_words(visit, campaign),
+        "lately": visit.figures.people(written_lately(campaign), plan.campaign_id, "contacted lately"),
         "cost": None if cost is None else cost * len(reached),
         "send": send_values(visit, campaign),
     }
     return visit.page("campaign_review.html.j2", section="campaigns", status=state.status, **values)
+
+
+def outdated_words(visit: Visit, campaign: OpenCampaign) -> str:
+    """Why the messages may be untrue when they leave; or ""."""
+    leave, end = late_departure(campaign), visit.words.day(campaign.plan.known_until)
+    return visit.say("campaigns.outdated", end=end, day=visit.words.day(leave)) if leave else ""
 
 
 @router.post("/campaign/{campaign_id}/export")
@@ -92,6 +98,8 @@ def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
         if form.text("confirmed") != "yes":
             raise WordedError(visit.say("campaigns.confirm_first"))
         campaign, archive = open_by_id(visit.workspace, campaign_id), io.BytesIO()
+        if words := outdated_words(visit, campaign):
+            raise WordedError(words)
         ids = ids_by_pseudonym(visit, content)
         with tempfile.TemporaryDirectory() as folder:
             done = export_campaign(campaign, Path(folder), ids=ids, revision=form.text("revision"))
@@ -191,6 +199,8 @@ def send(visit: TheVisit, form: TheForm) -> Response:
     try:
         campaign = open_by_id(visit.workspace, campaign_id)
         servers = servers_here(visit, campaign)
+        if words := outdated_words(visit, campaign):
+            raise WordedError(words)
         if form.text("confirmed") != "yes":
             raise WordedError(visit.say("campaigns.confirm_first"))
         if not content or len(content) > MAX_ADDRESS_BYTES:

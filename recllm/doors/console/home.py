@@ -29,11 +29,13 @@ def suggestion_rows(visit: Visit, figures: ShopFigures | None) -> list[dict[str,
     until a day of the calendar. pictured: the products of most customers, with their categories."""
     if figures is None or not figures.suggestions:
         return []
-    pictured = {item_id for line in figures.suggestions for item_id in line.item_ids[:PICTURES]}
+    # a day may have come since then
+    suggestions = [line for line in figures.suggestions if (days := days_left(visit, line)) is None or days > 0]
+    pictured = {item_id for line in suggestions for item_id in line.item_ids[:PICTURES]}
     items = visit.workspace.gate().catalogue(sorted(pictured))
     category = dict(zip(items["item_id"], items["category"].list.join(" > "), strict=True))
     rows = []
-    for line in figures.suggestions:
+    for line in suggestions:
         people = visit.figures.people(len(line.people), "suggestion", line.occasion)
         rows.append(
             {

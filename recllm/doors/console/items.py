@@ -221,7 +221,7 @@ def item_lines(visit: Visit, recommender: Recommender, rows: Rows, *, with_buyer
 
 def items_table(visit: Visit, recommender: Recommender, rows: Rows, start: int) -> ConsoleTable:
     """`PAGE_ITEMS` items from `start` on; the file has all of the rows."""
-    floor = visit.say("items.few", floor=visit.workspace.policy.group_floor)
+    floor = visit.say("home.fewer", floor=visit.workspace.policy.group_floor)
 
     def row(line: ItemLine) -> TableRow:
         off_sale = "" if line.available else visit.say("items.no")

@@ -20,7 +20,7 @@ from recllm.base.errors import RecllmError, UnknownIdError
 from recllm.base.questions import PredictionKind
 from recllm.base.schema import ACTIONS, Action, Occasion, Profile, Purpose, SlateStatus, Table
 from recllm.base.words.sentences import LANGUAGES
-from recllm.doors.console.home import suggestion_title, suggestion_words
+from recllm.doors.console.home import suggestion_rows, suggestion_title, suggestion_words
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, slow
 from recllm.doors.console.tables import TableCell, TableRow
 from recllm.doors.privacy.erasure import erase_people
@@ -69,7 +69,7 @@ def index(visit: TheVisit) -> Response:
     return _index(visit)
 
 
-def _index(visit: Visit, *, typed: str = "", problem: str | None = None, status: int = 200) -> Response:
+def _index(visit: Visit, *, typed: str = "", problem: str | None = None, status: int = 200, **added: Any) -> Response:
     with visit.workspace.store().read() as reader:
         loads = reader.marks().load_no
     figures = visit.state.figures.latest(visit.shop)
@@ -77,17 +77,11 @@ def _index(visit: Visit, *, typed: str = "", problem: str | None = None, status:
         "has_people": not loads.keys().isdisjoint((Table.USERS, Table.EVENTS, Table.CONSENT)),
         "typed": typed,
         "problem": problem,
+        "certificate": None,
         "suggested": figures is not None and figures.suggestions is not None,
-        "suggestions": [
-            {
-                "occasion": line.occasion,
-                "title": suggestion_title(visit, line),
-                "people": len(line.people) if len(line.people) >= visit.workspace.policy.group_floor else None,
-            }
-            for line in (figures.suggestions if figures is not None else None) or ()
-        ],
+        "suggestions": suggestion_rows(visit, figures),
     }
-    return visit.page("people.html.j2", status=status, section="people", **values)
+    return visit.page("people.html.j2", status=status, section="people", **values | added)
 
 
 @router.post("/search")
@@ -113,7 +107,7 @@ def people_list(
     suggestions = None if figures is None else figures.suggestions
     line = next((line for line in suggestions or () if line.occasion is kind), None)
     people, is_small = line.people if line else (), line is None or len(line.people) < visit.figures.floor
-    start, title = (page - 1) * LISTED_PEOPLE, suggestion_title(visit, line) if line else visit.say("people.title")
+    start, title = (page - 1) * LISTED_PEOPLE, suggestion_title(visit, line) if line else visit.say("nav.people")
     shown_people = people[start : start + LISTED_PEOPLE]
     items = visit.workspace.gate().catalogue(sorted({person.item_id for person in shown_people if person.item_id}))
     titles = dict(zip(items["item_id"], item_names(items, visit.language), strict=True))
@@ -277,7 +271,7 @@ def erase(visit: TheVisit, name: str) -> Response:
     visit.state.typed.forget(name)
     visit.remember("erase", certificate=certificate.certificate_id)
     visit.shop.update()
-    return visit.back("/people", "erased")
+    return _index(visit, certificate=certificate)
 
 
 def person_values(visit: Visit, name: str, without: Sequence[str], page: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from recllm.base.errors import RecllmError, UnknownIdError
 from recllm.base.stats.intervals import LEAST_COMPARED
-from recllm.doors.console.campaign_pages import excluded_table, left_out
+from recllm.doors.console.campaign_pages import excluded_table
 from recllm.doors.console.campaign_review import act_lines
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, slow
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
@@ -76,7 +76,7 @@ def campaign_page(visit: TheVisit, campaign_id: str) -> Response:
         remarks=words[1:],
         variants=segments_table(visit, "variants", variants, outcome) if variants else None,
         segments=segments_table(visit, "segments", others, outcome) if others else None,
-        dropped=excluded_table(visit, left_out(outcome.dropped), name="dropped") if outcome.dropped else None,
+        dropped=excluded_table(visit, outcome.dropped, name="dropped") if outcome.dropped else None,
         acts=act_lines(history(visit.workspace, campaign_id)),
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from threading import RLock, Thread
 from typing import Any
 
-from recllm.base.errors import DataError, RecllmError, UnknownIdError
+from recllm.base.errors import DataError, NothingToDo, RecllmError, UnknownIdError
 from recllm.doors.service.refusals import OverloadError
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ class Job:
     """Why it failed, for people."""
     keys: tuple[str, ...] = ()
     """Those of `DataError`."""
+    left_out: Mapping[str, int | None] = field(default_factory=dict)
+    """Those of `NothingToDo`."""
     result: Any = None
     ended_at: datetime | None = None
 
@@ -157,6 +159,7 @@ class Background:
         except RecllmError as error:
             ended = {"state": JobState.FAILED, "error_type": type(error).__name__, "error": str(error)}
             ended["keys"] = error.keys if isinstance(error, DataError) else ()
+            ended["left_out"] = error.left_out if isinstance(error, NothingToDo) else {}
         except Exception:
             logger.exception("a job failed", extra={"job_id": job_id})
             ended = {"state": JobState.FAILED, "error_type": "internal", "error": "something failed; the log has more"}

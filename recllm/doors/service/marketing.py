@@ -275,7 +275,7 @@ def order_plan(
         recommender, file = shop.everybody.recommender(), campaign_file(shop.workspace, campaign_id)
         campaign_plan = plan_campaign(shop.workspace, file, replace=replace, recommender=recommender, progress=progress)
         addressed = campaign_plan.addressed
-        held_out, texts = campaign_plan.held_out, campaign_plan.texts
+        held_out, texts = campaign_plan.held_out, campaign_plan.read_texts
         counts = {"addressed": len(addressed), "held_out": len(held_out), "texts": len(texts)}
         note(shop.workspace, campaign_id, CampaignAct.PLANNED, by=by, **counts)
         return {**counts, **_revised(shop, campaign_id)}

@@ -190,7 +190,7 @@ def summary_of(workspace: Workspace, campaign_id: str, *, is_here: bool = True) 
         revision=revision_of(workspace, campaign_id) if file else None,
         addressed=len(plan.addressed) if plan else 0,
         held_out=len(plan.held_out) if plan else 0,
-        texts=len(plan.texts) if plan else 0,
+        texts=len(plan.read_texts) if plan else 0,
     )
 
 

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
@@ -21,18 +21,20 @@ from recllm.base.messages import CampaignMessage
 from recllm.base.schema import Action, Purpose
 from recllm.market.adcopy.channels import CALL_TO_ACTION, channel_named
 from recllm.market.adcopy.write import TEMPLATE
+from recllm.market.audiences.audience import counts_in_words
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.audiences.exclusions import ExclusionReason
 from recllm.market.audiences.selection import check_floor, globally_held_out
+from recllm.market.campaigns.drafts import all_campaigns
 from recllm.market.campaigns.folder import CampaignText, ExportEntry, PlannedPerson, TextStatus, append, read_entries
-from recllm.market.campaigns.open_campaign import OpenCampaign, SendWindow, States, text_states
-from recllm.shop.data.dataset import DAY, utc
+from recllm.market.campaigns.open_campaign import OpenCampaign, SendWindow, States, late_departure, text_states
+from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import FEEDBACK_SCHEMA
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
 
 WITHDRAWN, SUPPRESSED, UNAPPROVED = "consent_withdrawn", "suppression_list", "text_not_approved"
-BOUNCED = "address_bounced"
+BOUNCED, ORDERED, CONTACTED = "address_bounced", "ordered_since", "contacted_lately"
 EMAIL = "email"
 ERASED = "erased"
 _logger = logging.getLogger(__name__)
@@ -69,7 +71,8 @@ def export_campaign(
     It records them when they have left. Their channel is in no file from then on, and a channel that was in a file is
     not sent from here. ids: pseudonym -> the shop's own id, where it is known. revision: what the caller saw, see
     `CampaignFolder.revision`. Raises `PolicyError` when no text is approved, or fewer people than the policy's floor
-    are left, `NothingToDo` with the counts for none, or when the offer is over, `ConflictError` for another revision.
+    are left, or it is too late for the plan (`late_departure`), `NothingToDo` with the counts for none, or when the
+    offer is over, `ConflictError` for another revision.
     """
     plan = campaign.plan
     with campaign.folder.locked():  # no text is withdrawn between this look and the log of exports
@@ -81,6 +84,11 @@ def export_campaign(
         if window is None:
             raise NothingToDo(
                 f"the offer of {plan.campaign_id!r} ends before the quiet hours do; nothing can be sent in time"
+            )
+        if leave := late_departure(campaign, clock):
+            raise PolicyError(
+                f"{plan.campaign_id!r} knows orders until {plan.known_until:%Y-%m-%d}, and would leave on "
+                f"{leave:%Y-%m-%d}: load newer orders, and plan it again with --replace"
             )
         entries = read_entries(campaign.folder.exports, ExportEntry)
         gone = {name for entry in entries if entry.sends is (folder is not None) for name in entry.reached}
@@ -96,7 +104,7 @@ def export_campaign(
             leaving = [p for p in plan.people if p.channel not in gone_channels]
         reached, held_out, dropped = reachable_people(campaign, states, leaving)
         if not reached:
-            counts = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
+            counts = counts_in_words(dropped)
             raise NothingToDo(f"the campaign {plan.campaign_id!r} has no customers left to reach: {counts}")
         before = {name for entry in entries for name in entry.reached}
         group = {p.user_id for p in reached} | (set() if folder else before)  # sending goes on with the same group
@@ -143,8 +151,15 @@ def reachable_people(
     agreed = {c: gate.permits_each(names, CHANNEL_PURPOSE[c]) for c in channels}
     bounced = {c: undeliverable(workspace, c) for c in channels}
     never = set(workspace.pseudonymiser().many(campaign.file.limits.suppressed_ids()))
+    contacted = contacted_lately(campaign, workspace.settings.occasions.contact_days)
+    _, events = gate.histories(names, Purpose.PERSONALISATION, since=campaign.plan.known_until)
+    ordered = set(events.filter(event=Action.PURCHASE)["user_id"])
     holdout = workspace.settings.experiments
     held_back = globally_held_out(names, holdout.holdout_share, holdout.holdout_salt)  # it may have grown
+    ready = {name for name, state in states.items() if state.action is TextStatus.APPROVED}
+    # a text that no one reads waits for no approval
+    drafts = {name for name, s in states.items() if s.action is TextStatus.DRAFT and not s.failures}
+    ready |= drafts.difference(text.id for text in campaign.plan.read_texts)
     reachable, dropped = list[PlannedPerson](), Counter[str]()
     for n, person in enumerate(people):
         reasons = {
@@ -153,7 +168,9 @@ def reachable_people(
             SUPPRESSED: person.user_id in never,
             ExclusionReason.HELD_OUT.value: held_back[n],
             BOUNCED: person.user_id in bounced[person.channel],
-            UNAPPROVED: states[person.text_id].action is not TextStatus.APPROVED,
+            ORDERED: person.user_id in ordered,
+            CONTACTED: (person.user_id, person.channel) in contacted,
+            UNAPPROVED: person.text_id not in ready,
         }
         reason = next((reason for reason, holds in reasons.items() if holds), None)
         if reason is None:
@@ -164,13 +181,24 @@ def reachable_people(
     return reached, held_out, dict(dropped)
 
 
-def contacted_lately(campaign: OpenCampaign) -> int:
-    """People of the plan who got a message of another campaign within its `frequency_days`."""
-    workspace, plan = campaign.workspace, campaign.plan
-    start = present(workspace) - campaign.file.limits.frequency_days * DAY
-    sent = workspace.gate().messages(Purpose.PERSONALISATION)
-    lately = sent.filter(pl.col("campaign_id") != plan.campaign_id, pl.col("exported_at") >= start)
-    return len({p.user_id for p in plan.addressed}.intersection(lately["user_id"]))
+def contacted_lately(campaign: OpenCampaign, days: float) -> set[tuple[str, str]]:
+    """Pseudonym and channel of messages of other campaigns that leave within `days` of this one's."""
+    near_ids = {
+        folder.path.name
+        for folder in all_campaigns(campaign.workspace)
+        for entry in read_entries(folder.exports, ExportEntry)
+        if abs(datetime.fromisoformat(entry.send_from) - campaign.moment) < timedelta(days=days)
+    }
+    near_ids.discard(campaign.plan.campaign_id)
+    sent = campaign.workspace.gate().messages(Purpose.PERSONALISATION)
+    sent = sent.filter(pl.col("campaign_id").is_in(sorted(near_ids)))
+    return set(sent.select("user_id", "channel").iter_rows())
+
+
+def written_lately(campaign: OpenCampaign) -> int:
+    """People of the plan with another message within its `frequency_days`."""
+    lately = dict(contacted_lately(campaign, campaign.file.limits.frequency_days))
+    return sum(person.user_id in lately for person in campaign.plan.addressed)
 
 
 def undeliverable(workspace: Workspace, channel: str) -> set[str]:

@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from functools import cache
 from hashlib import sha256
@@ -31,6 +32,7 @@ from recllm.base.documents import first_fault, json_value, plain
 from recllm.base.errors import ConflictError, DataError, PolicyError, StoreError, UsageError
 from recllm.base.files import lock_file, safe_id, sweep_drafts, write_whole
 from recllm.market.adcopy.request import PersonFacts
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 
 Entry = TypeVar("Entry")
 _file_form = with_config(ConfigDict(extra="forbid", validate_by_name=True))
@@ -115,6 +117,8 @@ class CampaignPlan:
     digest: str
     """SHA-256 of the campaign's file."""
     as_of: str
+    log_end: str = ""
+    """When it was planned; `as_of` where it is empty."""
     send: str
     offer: Mapping[str, Any] | None
     """type, value, start, end as JSON."""
@@ -150,6 +154,16 @@ class CampaignPlan:
     @property
     def held_out(self) -> tuple[PlannedPerson, ...]:
         return tuple(p for p in self.people if p.held_out)
+
+    @property
+    def known_until(self) -> datetime:
+        """The time of the last order that it knows."""
+        return datetime.fromisoformat(self.log_end or self.as_of)
+
+    @property
+    def read_texts(self) -> tuple[CampaignText, ...]:
+        """Those that someone gets, or everybody."""
+        return tuple(t for t in self.texts if t.people or t.channel not in CHANNEL_PURPOSE)
 
 
 class TextStatus(StrEnum):

@@ -39,12 +39,15 @@ from recllm.market.campaigns.folder import (
 )
 from recllm.market.campaigns.texts import GROUNDING, Catalogue, catalogue_at, check_notes, copy_request, facts_of
 from recllm.shop.data.dataset import utc
-from recllm.shop.workspace.workspace import Workspace, present
+from recllm.shop.workspace.workspace import Workspace, log_end, present
 
 CHECKER = "recllm"
 """Who withdraws texts."""
 AUTO = "campaign (auto)"
 """Who approved a text that no person looked at."""
+DATA_DAYS, PAST_DAYS = timedelta(days=7), timedelta(days=180)
+"""Messages leave within the first after the last order that their plan knows.
+A log that ended longer ago than the second is replayed."""
 _logger = logging.getLogger(__name__)
 
 
@@ -173,6 +176,15 @@ def change_in_words(was: TextFacts, now: TextFacts) -> str:
         before, after = (f"{f.price} {f.currency or ''}".strip() if f.price else "none" for f in (was, now))
         return f"the price changed from {before} to {after}"
     return "" if was.title == now.title else f"the item is now called {now.title!r}"
+
+
+def late_departure(campaign: OpenCampaign, clock: datetime | None = None) -> datetime | None:
+    """When messages would leave, where their plan knows too little by then; else None."""
+    now = clock or datetime.now(UTC)
+    leave = max(campaign.moment, now)
+    is_past = now - utc(log_end(campaign.workspace, now) or 0) > PAST_DAYS
+    is_late = leave - campaign.plan.known_until > DATA_DAYS
+    return leave if is_late and not is_past else None
 
 
 States = Mapping[str, Decision]

@@ -38,7 +38,7 @@ from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.figures import FigureGate
-from recllm.shop.workspace.workspace import Workspace, present
+from recllm.shop.workspace.workspace import Workspace, log_end, present
 
 URL_VARIABLE = "RECLLM_LLM_URL"
 """Where the operator's text server is, e.g. http://localhost:8000/v1#model."""
@@ -131,10 +131,10 @@ def written_plan(
     send: datetime,
     speaker: Generator | None,
 ) -> CampaignPlan:
-    items, offers = pool.target.items, pool.scores.offers
+    items, offers, data = pool.target.items, pool.scores.offers, recommender.dataset
     if file.target.is_personal and offers is not None:
         items = np.unique(offers.item[offers.item >= 0])
-    item_ids = recommender.dataset.items["item_id"].gather(items).to_list()
+    item_ids = data.items["item_id"].gather(items).to_list()
     catalogue = catalogue_at(workspace, file, item_ids, send)
     if file.target.intent is None:  # else a customer may get any item of the shop
         catalogue = replace(catalogue, day_items=frozenset(item_ids))
@@ -148,7 +148,9 @@ def written_plan(
     if not audience.people:
         counts = counts_in_words(audience.excluded)
         n_held_out = len(audience.holdout)
-        raise NothingToDo(f"the campaign {file.id!r} reaches no customers: {counts}; held out: {n_held_out}")
+        empty = NothingToDo(f"the campaign {file.id!r} reaches no customers: {counts}; held out: {n_held_out}")
+        empty.left_out = audience.excluded
+        raise empty
     addressed = [r for r in recipients if not r.held_out]
     if not addressed:
         if silent[Silence.NO_PROOF]:
@@ -160,10 +162,12 @@ def written_plan(
             )
             refusal.keys = tuple(f"words.evidence.{missing.needs}.{item_id}" for item_id in writer.unproven)
             raise refusal
-        raise NothingToDo(
+        empty = NothingToDo(
             f"{file.source}: nothing can be said to these customers about these products: {counts_in_words(silences)}; "
             "name an offer, an occasion, or products that they have a reason to buy"
         )
+        empty.left_out = {**audience.excluded, **silences}
+        raise empty
     keys = Counter(r.key for r in addressed)
     keys.update(dict.fromkeys((r.key for r in recipients), 0))
     public = product({r.key.item_id for r in recipients}, file.public_channels, file.locales)
@@ -194,6 +198,7 @@ def written_plan(
         note=file.note,
         digest=file.digest,
         as_of=plain(audience.as_of),
+        log_end=plain(utc(min(log_end(workspace) or data.as_of, data.as_of))),
         send=plain(send),
         offer=plain(file.offer),
         horizon_days=audience.horizon_days,
@@ -348,7 +353,7 @@ class Draw:
             data.events.rows(self.pool.user_rows[list(positions)]),
             data.items,
             self.codes,
-            data.as_of,
+            max(data.as_of, int(self.writer.send.timestamp())),
             items,
             reasons or [()] * len(pairs),
             recommender.together,

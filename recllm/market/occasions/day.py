@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.arrays import Mask
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import ACTION_CODE, Action, Occasion, Purpose, Reason, ReasonKind
 from recllm.market.audiences.contacts import agreement, first_channels
@@ -86,21 +87,9 @@ def find_occasions(
     shop = shop or open_shop_at(workspace, as_of)
     cases, missing = cases_of(workspace, shop, settings.order, progress)
     missing |= {occasion: why for occasion, why in lacking(shop).items() if occasion in settings.order}
-    data, gate = shop.dataset, workspace.gate()
+    data = shop.dataset
     ids = data.users[USER_COLUMN].to_list()
-    agreement(gate, settings.channels)  # refuses a channel without consent records
-    channels = first_channels(gate, ids, settings.channels)
-    holdout = workspace.settings.experiments
-    sent = gate.messages(Purpose.PERSONALISATION)
-    recent = set(sent.filter(sent["exported_at"] >= as_of - settings.contact_days * DAY)["user_id"])
-    masks = first_only(
-        {
-            "no_channel": np.array([channel is None for channel in channels], bool),
-            "minor": minors(data, settings.adult_age),
-            "global_holdout": globally_held_out(ids, holdout.holdout_share, holdout.holdout_salt),
-            "contacted_lately": np.array([name in recent for name in ids], bool),
-        }
-    )
+    channels, masks = reachable_on(workspace, data)
     allowed = ~np.logical_or.reduce(list(masks.values()))
     with_case = np.zeros(data.n_users, bool)
     for of_occasion in cases.values():
@@ -137,6 +126,24 @@ def find_occasions(
         left_out=left_out,
         notes=tuple(f"{occasion}: {why}" for occasion, why in missing.items()),
     )
+
+
+def reachable_on(workspace: Workspace, data: Dataset) -> tuple[list[str | None], dict[str, Mask]]:
+    """Each person's channel, and reason -> who gets no message now, (n_users,)."""
+    settings, gate = workspace.settings.occasions, workspace.gate()
+    holdout = workspace.settings.experiments
+    ids = data.users[USER_COLUMN].to_list()
+    agreement(gate, settings.channels)  # refuses a channel without consent records
+    channels = first_channels(gate, ids, settings.channels)
+    sent = gate.messages(Purpose.PERSONALISATION)
+    recent = set(sent.filter(sent["exported_at"] >= data.as_of - settings.contact_days * DAY)["user_id"])
+    masks = {
+        "no_channel": np.array([channel is None for channel in channels], bool),
+        "minor": minors(data, settings.adult_age),
+        "global_holdout": globally_held_out(ids, holdout.holdout_share, holdout.holdout_salt),
+        "contacted_lately": np.array([name in recent for name in ids], bool),
+    }
+    return channels, first_only(masks)
 
 
 def cases_of(

@@ -21,8 +21,6 @@ from recllm.base.words.sentences import section
 from recllm.base.words.words import Figure
 from recllm.market.adcopy.lexicon import fold, table
 from recllm.market.adcopy.naming import name_and_size, written_out
-from recllm.market.audiences.contacts import first_channels
-from recllm.market.audiences.exclusions import minors
 from recllm.market.occasions.calendar import (
     CalendarDay,
     ComingDay,
@@ -33,7 +31,7 @@ from recllm.market.occasions.calendar import (
     season_lifts,
     upcoming_days,
 )
-from recllm.market.occasions.day import cases_of, open_shop_at
+from recllm.market.occasions.day import cases_of, open_shop_at, reachable_on
 from recllm.market.occasions.detect import Shop
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.search import VECTORS, search
@@ -170,14 +168,15 @@ class OccasionSuggestion:
 def suggest(workspace: Workspace) -> list[OccasionSuggestion]:
     """The days of the calendar that come, the next one first, and the occasions of now, that of most customers first.
 
-    People without a channel, and those who may be minors, are left out. Learns when things are due, where no model of
+    Who gets no message now is left out, see `reachable_on`. Learns when things are due, where no model of
     that is there yet. Raises `DataError` for a log without times.
     """
     shop = open_shop_at(workspace, present(workspace))
-    item_ids, (reachable, days) = shop.dataset.items["item_id"], customers_of(workspace, shop)
+    item_ids = shop.dataset.items["item_id"]
+    reachable, lately, days = customers_of(workspace, shop)
     suggestions = []
     for occasion, found_cases in cases_of(workspace, shop, tuple(Occasion))[0].items():
-        cases = found_cases.filter(reachable[found_cases["user"].to_numpy()])
+        cases = found_cases.filter((reachable & ~lately)[found_cases["user"].to_numpy()])
         cases = cases.sort(pl.col("chance").fill_null(0.0), "user", descending=[True, False])
         rows, counts = np.unique(cases["item"].drop_nulls().to_numpy(), return_counts=True)
         by_people = item_ids.gather(rows[np.argsort(-counts, kind="stable")]).to_list()
@@ -207,13 +206,14 @@ def coming_days(
     ]
 
 
-def customers_of(workspace: Workspace, shop: Shop) -> tuple[Mask, ShoppingDays]:
-    """Who agreed to a channel and is of age, (n_users,), and when each shops."""
-    settings, data = workspace.settings.occasions, shop.dataset
-    channels = first_channels(workspace.gate(), data.users[USER_COLUMN].to_list(), settings.channels)
-    reachable = np.array([channel is not None for channel in channels], bool) & ~minors(data, settings.adult_age)
+def customers_of(workspace: Workspace, shop: Shop) -> tuple[Mask, Mask, ShoppingDays]:
+    """Who may get a message, (n_users,), who got one lately, and when each shops."""
+    data = shop.dataset
+    _, masks = reachable_on(workspace, data)
+    lately = masks.pop("contacted_lately")
+    reachable = ~np.logical_or.reduce(list(masks.values()))
     bought = data.events.of(Action.PURCHASE)
-    return reachable, ShoppingDays.of(bought.user, bought.at, data.n_users, shop.now)
+    return reachable, lately, ShoppingDays.of(bought.user, bought.at, data.n_users, shop.now)
 
 
 def suggested_people(

@@ -239,12 +239,15 @@ class PolicyGate:
         with self._store.read() as reader:
             return reader.step_seconds()
 
-    def histories(self, user_ids: Sequence[str], purpose: Purpose) -> tuple[pl.DataFrame, pl.DataFrame]:
+    def histories(
+        self, user_ids: Sequence[str], purpose: Purpose, *, since: datetime | None = None
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
         """What `dataset` has of these people as users and events, see `people`, read by key: the time depends on their
         own events only."""
         with self._store.read() as reader:
             people = self._allowed(reader, purpose, user_ids)
-            events = reader.events(_DETAILS, since=self.oldest_event(), user_ids=people["user_id"])
+            first = max(filter(None, (self.oldest_event(), since)), default=None)
+            events = reader.events(_DETAILS, since=first, user_ids=people["user_id"])
         return with_basics(people), events
 
     def stored_histories(
