@@ -29,8 +29,8 @@ from recllm.recommend.recommender.shop_index import build_index
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
 from recllm.shop.workspace.workspace import Workspace, overridden
 
-KINDS = ("faiss", "pgvector", "qdrant")
-MODULES = {"faiss": "faiss", "qdrant": "qdrant_client", "pgvector": "psycopg"}
+KINDS = ("faiss", "pgvector")
+MODULES = {"faiss": "faiss", "pgvector": "psycopg"}
 DIM = 16
 MADE_BY = vectors_fingerprint("encoder", "v1", "en")
 
@@ -56,7 +56,6 @@ class Indexes:
             kind=kind,  # type: ignore[arg-type]
             folder=folder,
             url=url,
-            collection="items",
             fingerprint=MADE_BY,
             n_rows=0,
         )
@@ -86,13 +85,6 @@ def indexes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Indexes]
     if importlib.util.find_spec(MODULES[kind]) is None:
         pytest.skip(f"the extra of {kind} is not installed")
     url = request.getfixturevalue("pgvector_url") if kind == "pgvector" else None
-    if kind == "qdrant":  # the client's own server in memory, which outlives the indexes
-        import qdrant_client
-
-        url, client = "memory", qdrant_client.QdrantClient(":memory:")
-        patch = request.getfixturevalue("monkeypatch")
-        patch.setattr(client, "close", lambda: None)
-        patch.setattr("recllm.learn.features.item_index.qdrant.connect", lambda url: client)
     made = Indexes(kind, url, tmp_path / "index")
     yield made
     made.close()
@@ -257,43 +249,12 @@ def test_a_missing_extra_is_named(kind: str, tmp_path: Path, monkeypatch: pytest
         indexes.build(some_vectors(3))
 
 
-@pytest.mark.parametrize("kind", ["pgvector", "qdrant"])
-def test_a_server_that_is_not_there_is_one_clear_error(kind: str, tmp_path: Path) -> None:
-    pytest.importorskip(MODULES[kind])
+def test_a_server_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
     with pytest.raises(UsageError, match="needs a server; set"):
-        Indexes(kind, None, tmp_path / "index").build(some_vectors(3))
-    url = "postgresql://nobody@127.0.0.1:1/none" if kind == "pgvector" else "http://127.0.0.1:1"
+        Indexes("pgvector", None, tmp_path / "index").build(some_vectors(3))
     with pytest.raises(ModelError, match=r"cannot be used: .*check its server"):
-        Indexes(kind, url, tmp_path / "index").build(some_vectors(3))
-
-
-def test_a_collection_in_a_folder_outlives_its_process(tmp_path: Path) -> None:
-    """And takes the place of earlier ones, those of older recllm among them."""
-    client = pytest.importorskip("qdrant_client").QdrantClient(path=str(tmp_path / "qdrant"))
-    vectors = client_vectors(client)
-    client.close()
-    indexes = Indexes("qdrant", str(tmp_path / "qdrant"), tmp_path / "index")
-    indexes.build(vectors)
-    with pytest.raises(ModelError, match="already accessed"):
-        indexes.open()
-    indexes.close()
-    indexes.build(-vectors, vectors_fingerprint("encoder", "v2", "en"))
-    indexes.close()
-    opened = indexes.open()
-    names = {described.name for described in opened._client.get_collections().collections}
-    assert len(names) == 2 and "items-of-another-shop" in names
-    assert [rows.tolist() for rows in opened.candidates(-vectors, 1)] == [[0], [1]]
-    opened.close()
-
-
-def client_vectors(client: Any) -> Floats:
-    """Two vectors, after collections of an older recllm and of another workspace were made."""
-    from qdrant_client import models
-
-    for name in ("items", "items-of-another-shop"):
-        config = models.VectorParams(size=DIM, distance=models.Distance.DOT)
-        client.create_collection(name, vectors_config=config)
-    return some_vectors(2)
+        Indexes("pgvector", "postgresql://nobody@127.0.0.1:1/none", tmp_path / "index").build(some_vectors(3))
 
 
 FAISS = {"item_index": {"kind": "faiss"}}

@@ -12,8 +12,8 @@ from pydantic import BeforeValidator, Field, StringConstraints, field_validator
 from recllm.base.documents import Count, CountOrZero, Flag, FrozenModel, Positive, Share, Text, Weight
 
 IndexKind = Annotated[
-    Literal["exact", "faiss", "pgvector", "qdrant"],
-    BeforeValidator(lambda kind: "exact" if kind == "usearch" else kind),  # a kind that older workspaces name
+    Literal["exact", "faiss", "pgvector"],
+    BeforeValidator(lambda kind: "exact" if kind in ("usearch", "qdrant") else kind),  # of older workspaces
 ]
 
 ConsoleScope = Literal["console", "events", "marketing", "people", "privacy", "admin"]
@@ -80,18 +80,7 @@ class ItemIndexSettings(FrozenModel):
 
     kind: IndexKind = "exact"
     """exact compares all of them. `recllm refresh --index` builds the others: faiss in the workspace (extra faiss),
-    pgvector in the PostgreSQL of `store`, qdrant in a Qdrant server (extra qdrant). usearch, of older workspaces, means
-    exact."""
-    qdrant_url: Annotated[Text | None, Field(json_schema_extra={"expected": "a URL"})] = None
-    """The Qdrant server; its key is read from RECLLM_QDRANT_KEY. It receives the vectors of items and of queries,
-    which follow from a customer's history or words, and no id."""
-    qdrant_collection: Annotated[Text, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "recllm-items"
-    """Beginning of the collection's name; one for each workspace."""
-
-    @field_validator("qdrant_url")
-    @classmethod
-    def _is_server(cls, url: str | None) -> str | None:
-        return url if url is None else _secure_url(url, "https://qdrant.shop.example")
+    pgvector in the PostgreSQL of `store`. usearch and qdrant, of older workspaces, mean exact."""
 
 
 class ConsoleSettings(FrozenModel):

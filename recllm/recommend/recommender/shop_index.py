@@ -1,6 +1,6 @@
 """The item index of a workspace: built of the vectors of the serving version's state, and opened to serve.
 
-It lies in `cache/item-index/KIND`, as it can be built again; the vectors of pgvector and Qdrant lie in their server.
+It lies in `cache/item-index/KIND`, as it can be built again; the vectors of pgvector lie in its server.
 """
 
 from __future__ import annotations
@@ -40,13 +40,11 @@ class IndexReport:
 
 def index_place(workspace: Workspace, kind: IndexKind, model: Model, catalogue: CatalogueState) -> IndexPlace:
     """Where the index of a state's items is."""
-    settings, store = workspace.settings.item_index, store_location(workspace.root, workspace.settings)
-    urls = {"pgvector": store if isinstance(store, str) else None, "qdrant": settings.qdrant_url}
+    store = store_location(workspace.root, workspace.settings)
     return IndexPlace(
         kind=kind,
         folder=workspace.cache_dir / "item-index" / kind,
-        url=urls.get(kind),
-        collection=settings.qdrant_collection,
+        url=store if isinstance(store, str) else None,
         fingerprint=vectors_fingerprint(model.encoder_fingerprint, catalogue.name, catalogue.locale),
         n_rows=catalogue.items.height,
     )

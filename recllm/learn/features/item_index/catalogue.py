@@ -118,28 +118,25 @@ def vectors_fingerprint(encoder_fingerprint: str, state: str, locale: str) -> st
 CLASSES = {
     "faiss": ("faiss_lists", "FaissIndex"),
     "pgvector": ("postgres", "PostgresIndex"),
-    "qdrant": ("qdrant", "QdrantIndex"),
 }
 """Kind -> module and class, which is imported when it is needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexPlace:
-    """Where the index of some vectors is; None of `url` for one without a server, or whose server is not set."""
+    """Where the index of some vectors is."""
 
     kind: IndexKind
     folder: Path
     url: str | None
-    """Of its server, maybe with a password."""
-    collection: str
+    """Of the shop's database, maybe with a password; None for one in a file."""
     fingerprint: str
     n_rows: int
 
     def server(self) -> str:
         """Raises `UsageError` where the settings do not name it."""
         if self.url is None:
-            where = "store, in PostgreSQL" if self.kind == "pgvector" else "item_index.qdrant_url"
-            raise UsageError(f"the kind {self.kind} needs a server; set {where}")
+            raise UsageError(f"the kind {self.kind} needs a server; set store, in PostgreSQL")
         return self.url
 
     def build(self, vectors: Floats, folder: Path) -> ItemIndex:
