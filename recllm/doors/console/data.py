@@ -41,7 +41,7 @@ from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.service.jobs import ENDED, Job, Progress
 from recllm.shop.ingest.column_names import FIELDS, REQUIRED
 from recllm.shop.ingest.options import ColumnMap, IngestOptions
-from recllm.shop.ingest.sources import nearest_kinds, recognise_file
+from recllm.shop.ingest.sources import nearest_kinds, own_kinds, recognise_file
 from recllm.shop.ingest.suggest import FilePreview, basic_columns, preview_file, proposed_columns
 from recllm.shop.ingest.workspace_load import export_maps, load_file
 from recllm.shop.workspace.keys import Scope
@@ -216,7 +216,7 @@ def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
 
     file = find_upload(visit.workspace, upload_id)
     try:
-        recognised = recognise_file(file, IngestOptions())
+        recognised = recognise_file(file, IngestOptions(), own_kinds(visit.workspace.root))
         options = IngestOptions(**written_as(form), encoding=recognised.encoding)
         preview = preview_file(file, options)
         maps = export_maps(recognised.source, consent_from)
@@ -293,7 +293,7 @@ def export_values(
     """What the page of an export shows; None for a file of no known kind."""
     file = find_upload(visit.workspace, upload_id)
     try:
-        recognised = recognise_file(file, IngestOptions())
+        recognised = recognise_file(file, IngestOptions(), own_kinds(visit.workspace.root))
         options = IngestOptions(encoding=recognised.encoding)
         preview = preview_file(file, options)
     except IngestError:
@@ -323,7 +323,7 @@ def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[st
     except IngestError as error:
         return values | {"refused": error}
     taken_for = Table(table) if table in set(Table) else preview.likely_table()
-    nearest = nearest_kinds(preview.columns)
+    nearest = nearest_kinds(preview.columns, of_shop=own_kinds(visit.workspace.root))
     kinds = [kind.source.words(visit.language) for kind in nearest if not kind.missing]
     fills = proposed_columns(preview.columns, taken_for)
     return values | {
@@ -443,8 +443,8 @@ def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Path:
     folder = _uploads_folder(workspace)
     folder.mkdir(mode=0o700, exist_ok=True)
     upload_id = secrets.token_urlsafe(9).replace("-", "x").replace("_", "y")
-    # the file's own name as far as it is safe in a path
-    safe = re.sub(r"[^\w.-]+", "_", name.replace("\\", "/").rsplit("/", 1)[-1], flags=re.ASCII)[-60:].lstrip("._-")
+    # the file's own name as far as it is safe in a path, in any script
+    safe = re.sub(r"[^\w.-]+", "_", name.replace("\\", "/").rsplit("/", 1)[-1])[-60:].lstrip("._-")
     safe, draft = safe or "upload.csv", folder / f"{upload_id}.tmp"
     draft.mkdir(mode=0o700)
     try:

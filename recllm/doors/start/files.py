@@ -233,20 +233,21 @@ class ShopFile:
                 reports.append(load(mapping=consent_map(of_basis, self.people, answers.basis, with_yes=True)))
         return reports + load_export(workspace, self.path, recognised=self.recognised, consent_from=contact, **read)[1]
 
-    def map_words(self, words: Words) -> list[str]:
-        """The suggested map: "customer: customer_email"."""
-        if self.suggestion is None:
-            return []
-        columns = dict(self.suggestion.columns)
-        if self.suggestion.price_is_total:
-            columns["price"] += f" / {columns['quantity']}"
-        of_fields = [(words.say(f"field.{name}"), column) for name, column in columns.items()]
-        of_basics = [(words.basic(name), column) for name, column in self.suggestion.basics.items()]
-        lines = [f"{name}: {column}" for name, column in of_fields + of_basics]
-        for column, read_as in self.suggestion.states.items():
-            listed = {name: ", ".join(states) for name, states in read_as.items() if states}
-            lines += [words.say(f"start.state.{name}", column=column, states=text) for name, text in listed.items()]
-        return lines
+
+def map_words(suggestion: Suggestion, words: Words) -> tuple[str, ...]:
+    """A suggested map: "customer: customer_email"."""
+    columns = dict(suggestion.columns)
+    if suggestion.price_is_total:
+        columns["price"] += f" / {columns['quantity']}"
+    if suggestion.levels:
+        columns["category"] = " > ".join(suggestion.levels)
+    of_fields = [(words.say(f"field.{name}"), column) for name, column in columns.items()]
+    of_basics = [(words.basic(name), column) for name, column in suggestion.basics.items()]
+    lines = [f"{name}: {column}" for name, column in of_fields + of_basics]
+    for column, read_as in suggestion.states.items():
+        listed = {name: ", ".join(states) for name, states in read_as.items() if states}
+        lines += [words.say(f"start.state.{name}", column=column, states=text) for name, text in listed.items()]
+    return tuple(lines)
 
 
 def people_of(events: ColumnMap | None) -> ColumnMap | None:
@@ -366,7 +367,8 @@ def opened(path: Path, recognised: Recognised, options: IngestOptions) -> ShopFi
 def plain_file(path: Path, suggestion: Suggestion, options: IngestOptions) -> ShopFile:
     """A log that names its products gives the catalogue too."""
     maps: dict[str, Any] = {}
-    tests = test_rules(open_records(probe(path), options, ColumnMap(doubled="first")).columns)
+    columns = open_records(probe(path), options, ColumnMap(doubled="first")).columns
+    tests = test_rules(columns)
     if suggestion.table is not Table.CONSENT:
         column_map = suggestion.column_map()
         update: dict[str, Any] = {"reject": (*column_map.reject, *tests)}
@@ -377,15 +379,21 @@ def plain_file(path: Path, suggestion: Suggestion, options: IngestOptions) -> Sh
         except NothingToDo:
             pass
         else:
-            columns = {n: c for n, c in products.columns.items() if n != "price" or not suggestion.price_is_total}
-            columns["item_id"] = (suggestion.columns["item_id"],)
+            fills = {n: c for n, c in products.columns.items() if n != "price" or not suggestion.price_is_total}
+            fills["item_id"] = (suggestion.columns["item_id"],)
             pieces = suggestion.columns.get("quantity")
             returns = (RejectRule.model_validate({"column": pieces, "matches": "^-"}),) if pieces else ()
-            update = {"columns": columns, "reject": (*returns, *tests)}
+            update = {"columns": fills, "reject": (*returns, *tests)}
             maps["items"] = products.model_copy(update={**update, "keep": "most_common", "only_new": True})
-    words, table = map(Words, LANGUAGES), f"table.{suggestion.table}"
-    title, chinese = (language.say("start.plain_file", table=language.say(table)) for language in words)
-    source = FileSource(name="plain", title=title, zh=SourceWords(title=chinese), signature=(), **maps)
+    english, chinese = (
+        SourceWords(
+            title=words.say("start.plain_file", table=words.say(f"table.{suggestion.table}")),
+            caveats=map_words(suggestion, words),
+        )
+        for words in map(Words, LANGUAGES)
+    )
+    signature = tuple((name,) for name in columns)
+    source = FileSource(name="plain", signature=signature, zh=chinese, **dict(english), **maps)
     file = replace(opened(path, Recognised(source=source, encoding=options.encoding), options), suggestion=suggestion)
     if suggestion.table is Table.CONSENT:
         return file

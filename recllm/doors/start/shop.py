@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from recllm.base.documents import json_text, plain
 from recllm.base.errors import DataError, IngestError, NothingToDo, PolicyError, UsageError
 from recllm.base.files import write_whole
-from recllm.base.schema import Action, Encoder, Purpose, Slate, Table
+from recllm.base.schema import Action, Encoder, IngestReport, Purpose, Slate, Table
 from recllm.base.words.sentences import language_of
 from recllm.base.words.words import Words
 from recllm.doors.start.files import Answers, ShopFile, answers_of, columns_of_consent, read_files, shop_settings
@@ -35,7 +35,8 @@ from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import open_recommender, workspace_encoder
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import Dataset, utc
-from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace
+from recllm.shop.ingest.sources import keep_kinds
+from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace, present
 from recllm.text.domains import domain_of
 from recllm.text.templates import Prompts
 
@@ -159,11 +160,11 @@ def run_start(
     page_locale, currency = workspace.locale(locale), workspace.settings.currency
     timezone = workspace.settings.timezone
     run = Run(workspace, words_of(page_locale, currency, timezone))
-    loads: list[dict[str, Any]] = []
-    for file in files:
+    loads: list[tuple[ShopFile, list[IngestReport]]] = []
+    for file in (file.with_columns(answers.contact) for file in files):
         with run.step("read", file=file.name, kind=file.source.words(page_locale).title):
-            reports = file.with_columns(answers.contact).load(workspace, answers)
-        loads += [{**plain(report), "file": file.name} for report in reports]
+            loads.append((file, file.load(workspace, answers)))
+    keep_kinds(folder, [file.source for file, _ in loads if file.suggestion is not None and file.source.maps])
     encoder = workspace_encoder(workspace)
     model_version, evaluation = learn(run, encoder)
     contact = reachable(workspace, channel)
@@ -182,25 +183,29 @@ def run_start(
         texts = {} if plan is None else {person.user_id: person.text_id for person in plan.addressed}
         people = typical_people(serving, run.words, texts or contact)
         slates = [slate_of_goods(serving, person["user_id"], where) for person in people]
+    ended = utc(present(workspace))
+    days_ago = (datetime.now(UTC) - ended).days
     record = {
         "workspace": str(folder),
         "report": str(folder / "report.html"),
         "command": "recllm start",
         "note": note,
+        "ended": run.words.say("start.ended", last=run.words.day(ended), n=days_ago) if days_ago and not note else None,
         "answers": asdict(answers),
         "locale": page_locale,
         "currency": currency,
         "timezone": timezone,
-        "rows": sum(load["read"] for load in loads),
+        "rows": sum(load.read for _, reports in loads for load in reports),
         "seconds": round(time.monotonic() - run.started, 2),
         "files": [
             {
                 "file": file.name,
                 "encoding": file.recognised.encoding,
-                "columns": file.map_words(run.words),
+                "is_plain": file.suggestion is not None,
+                "unread": [c for c in file.columns if all(c in load.ignored_columns for load in reports)],
                 **plain(file.source.words(page_locale)),
             }
-            for file in files
+            for file, reports in loads
         ],
         "problems": run.problems,
         "evaluation": None if evaluation is None else evaluation.document(),
@@ -211,7 +216,7 @@ def run_start(
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "horizon_days": TEST_DAYS,
         "shop": shop_figures(serving.dataset),
-        "loads": loads,
+        "loads": [{**plain(load), "file": file.name} for file, reports in loads for load in reports],
         "people": person_cards(people, slates, plan, serving.dataset),
         "next": next_steps(run, files),
         "provenance": {
@@ -367,13 +372,16 @@ def terminal_lines(record: Mapping[str, Any]) -> list[str]:
     lines = []
     for file in record["files"]:
         lines.append(page_words.say("start.is_kind", file=file["file"], kind=file["title"]))
-        lines += [f"  {'; '.join(file['columns'])}"] if file["columns"] else []
+        if file["is_plain"]:
+            unread = [page_words.say("start.unread", columns=", ".join(file["unread"]))] if file["unread"] else []
+            lines.append(f"  {'; '.join([*file['caveats'], *unread])}")
     for name, problem in record["problems"].items():
         lines.append(page_words.say("start.not_yet", problem=page_words.say(f"start.problem.{name}")))
         lines += [f"  {text}" for text in dict.fromkeys((problem, page_words.say(f"start.mend.{name}")))]
     if campaign is not None:
         lines.append(page_words.say("start.sendable", n=campaign["sendable"], people=campaign["messages"]))
         lines.append(page_words.say("start.drafted", goal=campaign["goal"], workspace=record["workspace"]))
+    lines += [record["ended"]] if record["ended"] else []
     return [*lines, page_words.say("start.done", seconds=record["seconds"], report=record["report"])]
 
 

@@ -8,7 +8,7 @@ import tomllib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 from recllm.base.schema import Table
@@ -27,8 +27,8 @@ FIELDS: Mapping[Table, tuple[str, ...]] = {
         "request_id", "position", "model_version",
     ),
     Table.ITEMS: (
-        *REQUIRED[Table.ITEMS], "category", "brand", "description", "price", "currency", "available", "attributes",
-        "available_until",
+        *REQUIRED[Table.ITEMS], "category", "brand", "description", "price", "currency", "available", "stock",
+        "attributes", "available_until",
     ),
 }  # fmt: skip
 
@@ -75,6 +75,13 @@ def named_so(field: str, by_normal: Mapping[str, str]) -> list[str]:
         if columns := [column for name, column in by_normal.items() if name in names]:
             return columns
     return []
+
+
+def category_levels(by_normal: Mapping[str, str]) -> tuple[str, ...]:
+    """The columns of a category's path, the widest first; empty where one column says it alone, or none does."""
+    levels = ([by_normal[key] for key in map(normal, names) if key in by_normal] for names in _TABLE["category_levels"])
+    path = tuple(columns[0] for columns in takewhile(bool, levels))
+    return path if path[1:] or not columns_of("category", by_normal) else ()
 
 
 def outside_shops(field: str) -> frozenset[str]:

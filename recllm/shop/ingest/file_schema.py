@@ -21,7 +21,9 @@ from recllm.shop.ingest.column_names import (
     BASICS,
     FIELDS,
     REQUIRED,
+    STATE_COLUMNS,
     candidates,
+    category_levels,
     columns_of,
     is_special,
     named_so,
@@ -37,6 +39,7 @@ from recllm.shop.ingest.options import (
     LineTotal,
     RowRule,
     WrittenPath,
+    order_rules,
 )
 from recllm.shop.ingest.parse.numbers import Decimal, DecimalEvidence, currencies, distinct_currencies
 from recllm.shop.ingest.parse.times import TimeEvidence, TimeFormat, check_zone, declared_format
@@ -179,7 +182,7 @@ def find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap, 
     resolved = {
         "joins": present_joins(header, table, column_map),
         "totals": totals,
-        "paths": category_paths(header, column_map),
+        "paths": category_paths(header, table, column_map),
         "attributes": attributes,
     }
     column_map = column_map.model_copy(update=resolved)
@@ -218,9 +221,11 @@ def present_joins(header: Header, table: Table, column_map: ColumnMap) -> dict[s
     return joins
 
 
-def category_paths(header: Header, column_map: ColumnMap) -> dict[str, ColumnPath]:
-    paths: dict[str, ColumnPath] = {}
-    for field, path in column_map.paths.items():
+def category_paths(header: Header, table: Table, column_map: ColumnMap) -> dict[str, ColumnPath]:
+    paths, stated = dict[str, ColumnPath](), dict(column_map.paths)
+    if table is Table.ITEMS and "category" not in {*column_map.columns, *column_map.built_fields}:
+        stated["category"] = () if header.optional else category_levels(header.by_normal)
+    for field, path in stated.items():
         if not isinstance(path, WrittenPath):
             paths |= {field: names} if (names := header.require_all(path, field)) else {}
         elif header.has(path.column):
@@ -230,8 +235,9 @@ def category_paths(header: Header, column_map: ColumnMap) -> dict[str, ColumnPat
 
 def plain_columns(header: Header, table: Table, column_map: ColumnMap) -> dict[str, str]:
     plain: dict[str, str] = {}
+    mapped = {*column_map.columns, *column_map.built_fields}
     for field in FIELDS[table]:
-        if field in column_map.built_fields:
+        if field in column_map.built_fields or (field == "stock" and "available" in mapped and field not in mapped):
             continue
         names = column_map.columns.get(field, ())
         column = next((c for name in names if (c := header.find(name)) is not None), None)
@@ -367,6 +373,10 @@ def settle_schema(
     reader: RecordReader, table: Table, options: IngestOptions, column_map: ColumnMap, file: str
 ) -> FileSchema:
     """`options` include those of the map. Raises `IngestError`."""
+    if table is Table.EVENTS and not (column_map.reject or column_map.returns):
+        fills = {*chain.from_iterable(column_map.columns.values())}
+        states = [name for name in reader.columns if normal(name) in STATE_COLUMNS and name not in fills]
+        column_map = column_map.model_copy(update=order_rules(states))
     schema = find_columns(reader.columns, table, column_map, file)
     check_zone(options.tz)
     declared = declared_format(options.ts_format, options.tz) if options.ts_format else None

@@ -207,6 +207,7 @@ class RowStage:
     duplicates: int = 0
     codes: Counter[str] = field(default_factory=Counter)
     """Quarantined rows by code."""
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def run(self, load: Load, progress: Callable[[int], None] | None) -> None:
         """Raises `IngestError` E_REJECT_LIMIT."""
@@ -284,6 +285,7 @@ class RowStage:
             record_no = self.reader.header_records + self.read + 1 + position
             self.quarantine.add(record, record_no)
             self.codes[record.code] += 1
+            self.left_out[record.message] += record.code == "E_MAP_REJECT"
         self.read += chunk.n_records
 
     def report(self, load_id: str, quarantine_file: str | None, *, committed: bool) -> IngestReport:
@@ -300,8 +302,10 @@ class RowStage:
             quarantined=self.codes.total(),
             warnings={code: n for code, n in sorted(notes.items()) if n},
             quarantine_file=quarantine_file,
+            read_columns=tuple(name for name in self.reader.columns if name not in schema.ignored),
             ignored_columns=schema.ignored,
             codes={code: n for code, n in sorted(self.codes.items()) if n},
+            left_out={reason: n for reason, n in sorted(self.left_out.items()) if n},
             personal_data=dict(sorted(state.personal_data.items())),
             committed=committed,
         )

@@ -215,6 +215,15 @@ def test_rules(columns: Iterable[str]) -> tuple[RejectRule, ...]:
     return tuple(map(RejectRule.model_validate, rules))
 
 
+def order_rules(states: Iterable[str], user_columns: Iterable[str] = ()) -> dict[str, Any]:
+    """`reject` and `returns` of orders, by the words in columns of their states. Rows without a customer, as of a till,
+    are no mistakes."""
+    no_customer = [{"column": name, "empty": True, "reason": "no customer"} for name in user_columns]
+    left_out = [{"column": name, "state": "left_out", "reason": "was cancelled or not paid"} for name in states]
+    returns = tuple(RowRule(column=name, state="returned") for name in states)
+    return {"reject": tuple(map(RejectRule.model_validate, no_customer + left_out)), "returns": returns}
+
+
 class CarriedColumns(_Part):
     """Cells that only the first of consecutive rows with the same `by` has."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -10,8 +11,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from recllm.base.documents import toml_table
+from recllm.base.documents import json_text, toml_table
 from recllm.base.errors import IngestError, UsageError
+from recllm.base.files import write_whole
 from recllm.base.schema import Purpose, Table
 from recllm.base.words.sentences import language
 from recllm.shop.ingest.column_names import NOTES, normal
@@ -22,6 +24,8 @@ from recllm.shop.ingest.read.source import SourceFile, find_decoding, probe, rea
 from recllm.shop.ingest.tables import DENIED
 
 ORDER = (Table.ITEMS, Table.USERS, Table.EVENTS)
+OWN_KINDS = "file-kinds.json"
+"""File of a workspace: names of columns and rules, nothing about people."""
 _KNOWN = files("recllm.shop.ingest") / "known"
 
 
@@ -136,6 +140,26 @@ def known_sources() -> Mapping[str, FileSource]:
     return sources
 
 
+def own_kinds(folder: Path) -> list[FileSource]:
+    """The kinds of files that `recllm start` read into a workspace by maps of its own, the latest first."""
+    path = folder / OWN_KINDS
+    return [FileSource.model_validate(kind) for kind in json.loads(path.read_text("utf-8"))] if path.exists() else []
+
+
+def keep_kinds(folder: Path, kinds: Sequence[FileSource]) -> None:
+    """Later files with all columns of one of these are read as it was; of equal columns the latest counts."""
+    of_columns = {kind.signature: kind for kind in (*reversed(own_kinds(folder)), *kinds)}
+    dumps = [kind.model_dump(mode="json", by_alias=True, exclude_defaults=True) for kind in of_columns.values()]
+    write_whole(folder / OWN_KINDS, json_text(dumps[::-1], indent=1))
+
+
+def own_map(folder: Path, path: Path, table: Table, options: IngestOptions) -> ColumnMap:
+    """The map of one of `own_kinds` for a file with its columns; an empty one where there is none."""
+    kinds = [kind for kind in own_kinds(folder) if table in kind.maps]
+    columns = open_records(probe(path), options, ColumnMap()).columns if kinds else ()
+    return next((kind.maps[table] for kind in kinds if not kind.missing(columns)), ColumnMap())
+
+
 def consent_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[ColumnMap]:
     """The maps of the consent table: for each column of `consent_from` all decisions, for the others refusals.
     Raises `UsageError` for one that is no column of consent."""
@@ -188,9 +212,10 @@ def consent_map(consent: ConsentColumns, people: ColumnMap, column: str, *, with
     )
 
 
-def recognise_file(path: Path, options: IngestOptions) -> Recognised:
-    """By the header. Raises `IngestError` as reading and `recognise` do, and E_SOURCE for a kind without tables."""
-    sources = known_sources().values()
+def recognise_file(path: Path, options: IngestOptions, of_shop: Sequence[FileSource] = ()) -> Recognised:
+    """By the header. of_shop: `own_kinds`. Raises `IngestError` as reading and `recognise` do, and E_SOURCE for a kind
+    without tables."""
+    sources = [*of_shop, *known_sources().values()]
     names = {name for source in sources for names in source.signature for name in names}
     names |= {
         word for source in sources for table in source.languages.values() for words in table.values() for word in words
@@ -199,7 +224,7 @@ def recognise_file(path: Path, options: IngestOptions) -> Recognised:
     file = probe(path)
     try:
         records = open_records(file, options, header)
-        recognised = recognise(records.columns, path.name)
+        recognised = recognise(records.columns, path.name, of_shop)
         if "W_ENCODING" in records.warnings:  # a map of one table has fewer names
             recognised = replace(recognised, encoding=find_decoding(file, options, header).encoding)
     except IngestError as error:
@@ -232,10 +257,10 @@ def recognise_by_encoding(
     raise error
 
 
-def recognise(columns: Sequence[str], file: str) -> Recognised:
+def recognise(columns: Sequence[str], file: str, of_shop: Sequence[FileSource] = ()) -> Recognised:
     """The kind with the longest signature that the columns have. Raises `IngestError` E_SOURCE for none, with the
     nearest three and their missing columns."""
-    if fitting := [kind for kind in best_readings(columns) if not kind.missing]:
+    if fitting := [kind for kind in best_readings(columns, of_shop) if not kind.missing]:
         return max(fitting, key=lambda kind: len(kind.source.signature))
     listed = "; ".join(f"{k.source.title} (missing: {', '.join(k.missing[:5])})" for k in nearest_kinds(columns))
     raise IngestError(
@@ -245,15 +270,15 @@ def recognise(columns: Sequence[str], file: str) -> Recognised:
     )
 
 
-def nearest_kinds(columns: Sequence[str], n: int = 3) -> list[Recognised]:
+def nearest_kinds(columns: Sequence[str], n: int = 3, of_shop: Sequence[FileSource] = ()) -> list[Recognised]:
     """The kinds with the smallest missing share of their signature, the nearest first."""
-    return sorted(best_readings(columns), key=lambda kind: len(kind.missing) / len(kind.source.signature))[:n]
+    return sorted(best_readings(columns, of_shop), key=lambda kind: len(kind.missing) / len(kind.source.signature))[:n]
 
 
-def best_readings(columns: Sequence[str]) -> list[Recognised]:
-    """Each known kind, in the language with the fewest missing columns, by name."""
+def best_readings(columns: Sequence[str], of_shop: Sequence[FileSource] = ()) -> list[Recognised]:
+    """Each kind, in the language with the fewest missing columns: the shop's own, then the known ones by name."""
     kinds = []
-    for source in known_sources().values():
+    for source in (*of_shop, *known_sources().values()):
         readings: list[Recognised] = []
         for renames in ({}, *source.translations(columns)):
             missing = source.missing([renames.get(column, column) for column in columns])

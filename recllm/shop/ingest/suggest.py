@@ -27,13 +27,14 @@ from recllm.shop.ingest.column_names import (
     STATE_COLUMNS,
     STATES,
     candidates,
+    category_levels,
     columns_of,
     is_special,
     named_so,
     normal,
 )
 from recllm.shop.ingest.load import open_records
-from recllm.shop.ingest.options import BLOCK_BYTES, ColumnMap, IngestOptions, LineTotal, ReadOptions
+from recllm.shop.ingest.options import BLOCK_BYTES, ColumnMap, IngestOptions, LineTotal, ReadOptions, order_rules
 from recllm.shop.ingest.parse.numbers import parse_numbers
 from recllm.shop.ingest.parse.times import look_like_times
 from recllm.shop.ingest.read.records import RecordReader, filled
@@ -189,14 +190,12 @@ class Suggestion:
     """Whether the column of the price holds the sum of a line."""
     states: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     """Column of the state of an order -> "returned", "left_out" or "unclear" -> its states in the first rows."""
+    levels: tuple[str, ...] = ()
+    """Columns of the category, the widest first, where several hold it."""
 
     def column_map(self) -> ColumnMap:
-        """Rows without a customer, as of a till, are no mistakes."""
         columns: dict[str, Any] = {name: (column,) for name, column in self.columns.items()}
-        reject: Any = [{"column": name, "empty": True, "reason": "no customer"} for name in columns.get("user_id", ())]
-        for name in self.states:
-            reject.append({"column": name, "state": "left_out", "reason": "was cancelled or not paid"})
-        returns: Any = [{"column": name, "state": "returned"} for name in self.states]
+        rules = order_rules(self.states, columns.get("user_id", ()))
         per = self.columns.get("quantity", "")
         totals = {"price": LineTotal(total=columns.pop("price")[0], per=per)} if self.price_is_total else {}
         return ColumnMap(
@@ -204,9 +203,9 @@ class Suggestion:
             read=self.read,
             columns=columns,
             totals=totals,
+            paths={"category": self.levels} if self.levels else {},
             basics={name: (column,) for name, column in self.basics.items()},
-            reject=reject,
-            returns=returns,
+            **rules,
         )
 
     def toml(self) -> str:
@@ -221,8 +220,8 @@ class Suggestion:
             for name, text in entries.items():
                 why = f"  # because {self.reasons[name]}" if name in self.reasons else ""
                 lines.append(tomli_w.dumps({name: text}).strip() + why)
-        if self.price_is_total:
-            lines += ["", tomli_w.dumps({"totals": stated["totals"]}).strip()]
+        for built in (name for name in ("totals", "paths") if name in stated):
+            lines += ["", tomli_w.dumps({built: stated[built]}).strip()]
         for kind in ("reject", "returns"):
             for rule in stated.get(kind, ()):
                 lines += ["", f"[[{kind}]]", tomli_w.dumps(rule).strip()]
@@ -279,6 +278,7 @@ _FITS: Mapping[str, _Fit] = {
     "granted": _is("yes or no"),
     "title": lambda look: not look.mostly("numbers"),
     "available": lambda look: look.mostly("yes or no") or look.mostly("numbers"),
+    "stock": lambda look: look.distinct > 1 and (look.mostly("numbers") or look.mostly("yes or no")),
     "purpose": _is("purposes"),
     **dict.fromkeys(("user_id", "item_id"), lambda look: look.shares["times"] < 0.5),
 }
@@ -322,6 +322,8 @@ class _ColumnFinder:
         self.doubts: list[str] = []
         self._columns: dict[str, str] = {}
         self.states = order_states(frame, looks) if table is Table.EVENTS else {}
+        self.names = {normal(column): column for column in looks}
+        self.levels = category_levels(self.names) if table is Table.ITEMS else ()
         if table is Table.ITEMS and (columns := self._open(_is("states of sale"))):
             self._take("available", columns[0], "its values say what is on sale")
         self._by_names()
@@ -341,17 +343,15 @@ class _ColumnFinder:
 
     def _open(self, fits: _Fit) -> list[str]:
         """Columns that fill nothing yet and have such values, in the order of the file."""
-        filling = {*self._columns.values(), *self.states}
+        filling = {*self._columns.values(), *self.states, *self.levels}
         return [column for column, look in self.looks.items() if column not in filling and fits(look)]
 
     def _by_names(self) -> None:
-        names = {normal(column): column for column in self.looks}
-        fields = [name for name in FIELDS[self.table] if name not in {*_NOT_MAPPED, *self._columns}]
+        names, built = self.names, ("category",) if self.levels else ()
+        fields = [name for name in FIELDS[self.table] if name not in {*_NOT_MAPPED, *self._columns, *built}]
         for name in fields:
             fits = _FITS.get(name, bool)
             aliases = sorted(named_so(name, names), key=lambda column: normal(column) != normal(name))
-            if name == "available":  # before the stock
-                aliases.sort(key=lambda column: not self.looks[column].mostly("yes or no"))
             columns = [column for column in aliases if column not in self._columns.values()]
             if columns and not fits(self.looks[columns[0]]):
                 kind = _NUMBER_WORDS.get(name, "such values")
@@ -398,7 +398,7 @@ class _ColumnFinder:
         n, fills = self.frame.height, self._columns
         if any(o.mostly("mail addresses") or o.mostly("phone numbers") for o in self.looks.values()):
             return
-        if named_so("user_id", {normal(column): column for column in self.looks}):
+        if named_so("user_id", self.names):
             return
         ids = self._open(lambda look: look.mostly("words or ids") and look.distinct == n)
         if "item_id" not in fills and "price" in fills and ids:
@@ -430,10 +430,8 @@ def suggestion_of(finder: _ColumnFinder, looks: Mapping[str, ColumnLook], option
     basics: dict[str, str] = {}
     if table is Table.USERS:
         names = {normal(column): column for column in finder.looks if column not in fills.values()}
-        for basic in BASICS:
-            columns = [column for key, column in names.items() if key in candidates(basic)]
-            if len(columns) == 1:
-                basics[basic] = columns[0]
+        called_so = {basic: [names[key] for key in names if key in candidates(basic)] for basic in BASICS}
+        basics = {basic: columns[0] for basic, columns in called_so.items() if len(columns) == 1}
     if special := [column for column in looks if is_special(column)]:
         addition = (
             "; a file of people with them is refused until they are removed or declared" if table is Table.USERS else ""
@@ -451,7 +449,7 @@ def suggestion_of(finder: _ColumnFinder, looks: Mapping[str, ColumnLook], option
             notes.append(f"rows with these in {fills['event']} are refused until the map translates them: {listed}")
     for column, read_as in finder.states.items():
         notes += [f"rows with these in {column} {_READ_AS[name]}: {', '.join(v)}" for name, v in read_as.items() if v]
-    filling = {*fills.values(), *basics.values(), *special, *finder.states}
+    filling = {*fills.values(), *basics.values(), *special, *finder.states, *finder.levels}
     if spare := [column for column in looks if column not in filling]:
         notes.append(f"fills nothing: {', '.join(spare)}")
     return Suggestion(
@@ -464,4 +462,5 @@ def suggestion_of(finder: _ColumnFinder, looks: Mapping[str, ColumnLook], option
         translations=tuple(translations),
         price_is_total=finder.price_is_total,
         states=finder.states,
+        levels=finder.levels,
     )

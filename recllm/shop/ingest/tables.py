@@ -122,7 +122,8 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
         currency = batch.currency().fill_null(pl.lit(default, dtype=pl.String))
     else:
         currency = batch.constant(batch.load.schema.currency, pl.String)
-    available = availability(batch)
+    on_sale, in_stock = availability(batch, "available"), availability(batch, "stock")
+    available = on_sale.zip_with(on_sale.is_not_null(), in_stock) & in_stock.zip_with(in_stock.is_not_null(), on_sale)
     attributes = batch.text("attributes")
     if not batch.load.schema.column_map.attributes:  # else the map has built JSON objects
         objects = map_texts(attributes, plain_object)
@@ -146,12 +147,12 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
     )
 
 
-def availability(batch: FieldBatch) -> pl.Series:
-    """Boolean, null where the file does not say: from a yes or no, or the pieces in stock."""
-    texts = null_if_empty(batch.text("available").str.strip_chars())
+def availability(batch: FieldBatch, field: str) -> pl.Series:
+    """Boolean, null where the field does not say: from a yes or no, or a number of pieces."""
+    texts = null_if_empty(batch.text(field).str.strip_chars())
     stated = yes_or_no(texts)
     available = stated.zip_with(stated.is_not_null(), texts.cast(pl.Float64, strict=False) > 0)
-    batch.mark("available", available.is_null() & texts.is_not_null(), "E_AVAILABLE", "is neither yes nor no", texts)
+    batch.mark(field, available.is_null() & texts.is_not_null(), "E_AVAILABLE", "is neither yes nor no", texts)
     return available
 
 

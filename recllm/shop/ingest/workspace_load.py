@@ -46,21 +46,21 @@ def load_file(
     progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> IngestReport:
-    """Reads one file into the workspace. mapping: a column map, or the name or path of one. options: fields of
+    """Reads one file. mapping: a column map, its name or path; else as `recllm start` read such a file. options: of
     `IngestOptions`. For these and the policy the settings are the default. Raises `UsageError` for an unknown table,
-    `IngestError` when the file or the load is refused.
-    """
+    `IngestError` when the file or the load is refused."""
     from recllm.shop.ingest.load import ingest_file
-    from recllm.shop.ingest.options import ColumnMap, IngestOptions, load_map
+    from recllm.shop.ingest.options import IngestOptions, load_map
+    from recllm.shop.ingest.sources import own_map
 
     if table not in set(Table):
         raise UsageError(f"--table is one of {', '.join(Table)}, not {table!r}")
-    column_map = load_map(mapping) if isinstance(mapping, str) else mapping or ColumnMap()
+    mapping = mapping or own_map(workspace.root, file, Table(table), IngestOptions(**options))
+    column_map = load_map(mapping) if isinstance(mapping, str) else mapping
     if table == Table.EVENTS or (table == Table.ITEMS and column_map.only_new):  # of a log, which names variants
         products = {**products_of_variants(workspace), **column_map.values.get("item_id", {})}
         column_map = column_map.model_copy(update={"values": {**column_map.values, "item_id": products}})
-    settings = workspace.settings
-    values: dict[str, Any] = {"shop_tz": settings.timezone, "shop_currency": settings.currency}
+    values: dict[str, Any] = {"shop_tz": workspace.settings.timezone, "shop_currency": workspace.settings.currency}
     values["event_names"] = workspace.domain.events
     values |= {name: value for name, value in options.items() if value is not None}
     return ingest_file(
@@ -100,17 +100,17 @@ def load_export(
     progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> tuple[Recognised, list[IngestReport]]:
-    """Reads an export of a known shop system into all of its tables; see `recllm.shop.ingest.sources`.
+    """Reads an export of a known shop system, or one such as `recllm start` read, into all of its tables.
 
     consent_from: columns of consent whose agreements are taken in; refusals always are. Each table is loaded as a
     whole; if one is refused those before it stay, and the same file again adds the others. Raises `IngestError` for a
     file of no known kind, `UsageError` for a column that is not of consent.
     """
     from recllm.shop.ingest.options import IngestOptions
-    from recllm.shop.ingest.sources import recognise_file
+    from recllm.shop.ingest.sources import own_kinds, recognise_file
 
     reading = IngestOptions(**{name: value for name, value in options.items() if value is not None})
-    recognised = recognised or recognise_file(file, reading)
+    recognised = recognised or recognise_file(file, reading, own_kinds(workspace.root))
     options = {**options, "encoding": reading.encoding or recognised.encoding}
     load = partial(load_file, workspace, file, dry_run=dry_run, progress=progress, **options)
     maps = export_maps(recognised.source, consent_from)
