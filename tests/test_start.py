@@ -294,7 +294,7 @@ def test_a_workbook_of_a_chinese_shop_and_its_text_messages(tmp_path: Path) -> N
     with Workspace.open(tmp_path / "shop") as shop:
         assert load_export(shop, tmp_path / "later.csv")[1][0].accepted == 1, "as the start understood it"
         assert load_file(shop, tmp_path / "later.csv", "events").duplicates == 1
-    assert "数据到2025年1月27日为止" in terminal_lines(page)[-2]
+    assert "数据截至2025年1月27日" in terminal_lines(page)[-2]
     assert {item["title"] for slate in page["slates"] for item in slate["items"]} == {"龙井"}, "no bag"
 
 

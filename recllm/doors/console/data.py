@@ -1,7 +1,7 @@
 """Data: loads, rows that were set aside and why, and a file's way in.
 
-An upload lies in a folder of its own in `uploads`, readable by its owner only. It is gone when it was loaded or after a
-day, and one that broke off leaves nothing.
+An upload lies in a folder of its own, for its owner only. It is gone when it was loaded, after a day, or if it broke
+off.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _shortened(text: str | None) -> TableCell:
 
 
 def row_fields(row: Mapping[str, Any]) -> dict[str, str]:
-    """Field -> text of a row that was set aside; one field of all of it where its cells did not fit the columns."""
+    """Field -> text; one field of the whole row where its cells did not fit the columns."""
     parsed = row.get("fields")
     if parsed is None:
         with suppress(ValueError):
@@ -245,8 +245,7 @@ def start_load(
     *,
     is_export: bool = False,
 ) -> Job:
-    """Begin to check or load an upload.
-    Raises `UsageError` while another load of the shop runs."""
+    """Begin to check or load an upload. Raises `UsageError` while another load runs."""
     load = FileLoad(
         workspace=visit.workspace,
         upload=file,
@@ -315,7 +314,7 @@ def export_values(
 
 
 def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[str, str]) -> dict[str, Any]:
-    """What the page of the columns shows. selected: field -> column, where columns were chosen."""
+    """What the page of the columns shows. selected: field -> the chosen column."""
     file = find_upload(visit.workspace, upload_id)
     values: dict[str, Any] = {"upload": file, "refused": None, "timezone": visit.workspace.settings.timezone}
     try:
@@ -340,7 +339,7 @@ def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[st
         ],
         "rare_fields": RARE_FIELDS,
         "basics": basic_columns(preview.columns, fills) if taken_for is Table.USERS else {},
-        # the file's own kind, a kind that cannot be loaded, and the nearest ones with their missing columns
+        # its own kind, a kind that gives nothing, and the nearest ones with what is missing
         "export_kind": next((kind for kind in kinds if kind.gives_nothing is None), None),
         "useless_kind": next((kind for kind in kinds if kind.gives_nothing is not None), None),
         "nearest": [
@@ -437,8 +436,7 @@ class FileLoad:
 
 
 def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Path:
-    """Copy a stream to the workspace's uploads, whole or not at all.
-    Raises `UsageError` for an empty file."""
+    """Copy a stream to the uploads, whole or not at all. Raises `UsageError` for an empty one."""
     sweep_uploads(workspace)
     folder = _uploads_folder(workspace)
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -474,7 +472,7 @@ def remove_upload(workspace: Workspace, upload_id: str) -> None:
 
 
 def sweep_uploads(workspace: Workspace) -> None:
-    """Remove uploads of more than a day ago and broken ones. Raises `StoreError` for a link."""
+    """Remove broken uploads, and those of a day ago. Raises `StoreError` for a link."""
     for folder in _uploads_folder(workspace).glob("*"):
         if time.time() - folder.stat().st_mtime > DAY_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)

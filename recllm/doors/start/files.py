@@ -91,11 +91,8 @@ def answers_of(
     *,
     at_terminal: bool,
 ) -> Answers:
-    """From options, else from those of an earlier start, else by asking at a terminal.
-
-    options: basis, contact and sender where stated. before: earlier answers.
-    Raises `UsageError`, in the shop's language, with the options that are missing.
-    """
+    """From options (basis, contact and sender), else from an earlier start, else by asking at a terminal. Raises
+    `UsageError`, in the shop's language, with the options that are missing."""
     values = {**(before or {}), **options}
     if at_terminal:
         values |= asked(values, columns, words)
@@ -113,8 +110,7 @@ def answers_of(
 
 
 def sender_of(stated: str | Mapping[str, str] | None, words: Words) -> Sender | None:
-    """The sender in "NAME; ADDRESS; LINK OR MAILBOX TO STOP".
-    Raises `UsageError` for another form."""
+    """Of "NAME; ADDRESS; LINK OR MAILBOX TO STOP". Raises `UsageError` for another form."""
     if stated is None or isinstance(stated, Mapping):
         return None if stated is None else Sender(**stated)
     cells = [cell.strip() for cell in stated.replace("；", ";").split(";")]
@@ -234,8 +230,8 @@ class ShopFile:
         return reports + load_export(workspace, self.path, recognised=self.recognised, consent_from=contact, **read)[1]
 
 
-def map_words(suggestion: Suggestion, words: Words) -> tuple[str, ...]:
-    """A suggested map: "customer: customer_email"."""
+def plain_words(suggestion: Suggestion, words: Words) -> SourceWords:
+    """What a file of no known kind is, and how it is read: "customer: customer_email"."""
     columns = dict(suggestion.columns)
     if suggestion.price_is_total:
         columns["price"] += f" / {columns['quantity']}"
@@ -247,7 +243,8 @@ def map_words(suggestion: Suggestion, words: Words) -> tuple[str, ...]:
     for column, read_as in suggestion.states.items():
         listed = {name: ", ".join(states) for name, states in read_as.items() if states}
         lines += [words.say(f"start.state.{name}", column=column, states=text) for name, text in listed.items()]
-    return tuple(lines)
+    title = words.say("start.plain_file", table=words.say(f"table.{suggestion.table}"))
+    return SourceWords(title=title, caveats=tuple(lines))
 
 
 def people_of(events: ColumnMap | None) -> ColumnMap | None:
@@ -260,8 +257,8 @@ def people_of(events: ColumnMap | None) -> ColumnMap | None:
 
 
 def read_files(paths: Sequence[Path], words: Words) -> list[ShopFile]:
-    """What each file or sheet is, products before orders. Raises `IngestError` for an unreadable file, and `UsageError`
-    for one whose columns do not say what it is, or whose ids the orders lack."""
+    """Files and sheets, products before orders. Raises `IngestError` for an unreadable one, and `UsageError` where
+    columns do not say what it is, or orders lack its ids."""
     files: list[ShopFile] = []
     for path in paths:
         try:
@@ -294,8 +291,7 @@ def ids_in(cells: pl.Series) -> set[str]:
 
 
 def known_as_buyers(file: ShopFile, buyers: Set[str], words: Words) -> ShopFile:
-    """People by the ids of the orders: by others their consent would count for strangers.
-    Raises `UsageError` where no column has them."""
+    """People by the ids of the orders: by others their consent would count for strangers. Raises `UsageError`."""
     suggestion = file.suggestion
     of_people = suggestion.column_map() if suggestion and suggestion.table is Table.CONSENT else file.people
     if of_people is None or not (ids := ids_by_map(file, of_people, "user_id")):
@@ -385,15 +381,9 @@ def plain_file(path: Path, suggestion: Suggestion, options: IngestOptions) -> Sh
             returns = (RejectRule.model_validate({"column": pieces, "matches": "^-"}),) if pieces else ()
             update = {"columns": fills, "reject": (*returns, *tests)}
             maps["items"] = products.model_copy(update={**update, "keep": "most_common", "only_new": True})
-    english, chinese = (
-        SourceWords(
-            title=words.say("start.plain_file", table=words.say(f"table.{suggestion.table}")),
-            caveats=map_words(suggestion, words),
-        )
-        for words in map(Words, LANGUAGES)
-    )
-    signature = tuple((name,) for name in columns)
-    source = FileSource(name="plain", signature=signature, zh=chinese, **dict(english), **maps)
+    english, chinese = (plain_words(suggestion, Words(language)) for language in LANGUAGES)
+    maps |= {**dict(english), "zh": chinese, "signature": tuple((name,) for name in columns)}
+    source = FileSource(name="plain", **maps)
     file = replace(opened(path, Recognised(source=source, encoding=options.encoding), options), suggestion=suggestion)
     if suggestion.table is Table.CONSENT:
         return file

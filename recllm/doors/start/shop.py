@@ -68,7 +68,7 @@ class Run:
 
     @contextmanager
     def step(self, text: str, *errors: type[Exception], problem: str = "", **values: Any) -> Iterator[None]:
-        """Prints the name of a step. text: a key of the words. errors: are noted as this problem."""
+        """Prints a step's name. text: a key of the words. errors: noted as this problem."""
         seconds = time.monotonic() - self.started
         sys.stderr.write(f"{seconds:6.1f} s  {self.words.say(f'start.step_{text}', **values)}\n")
         try:
@@ -102,10 +102,9 @@ def start_shop(
     generator: str,
     at_terminal: bool,
 ) -> dict[str, Any]:
-    """`run_start` with what the files say of the shop where nothing else states it.
+    """`run_start`, with what the files say of the shop where nothing else does, and raises what it calls does.
 
     options: basis, contact and sender, or empty. at_terminal: whether questions can be asked.
-    Raises what `read_files`, `answers_of` and `run_start` do.
     """
     before: dict[str, Any] = {}
     with suppress(OSError, ValueError):  # the record of the start before in this workspace
@@ -141,9 +140,8 @@ def run_start(
     """Reads the files into a workspace at `folder`, learns, recommends, measures and drafts a campaign. Returns the
     record of which report.html is the page. A second run reads what is new and learns again; a campaign stays.
 
-    locale: of the page and texts; a new workspace keeps it. where: a condition on the recommended items. note: a
-    sentence at the top of the page. settings: fields of `Settings`; None states nothing. Raises `IngestError` for a
-    refused file, and `UsageError` for a column that no file has, or a workspace with other answers.
+    locale: of page and texts. where: a condition on the recommended items. note: at the top of the page. settings: of
+    `Settings`. Raises `IngestError` for a refused file, `UsageError` for an absent column, or other answers before.
     """
     check_columns(files, answers)
     stated = {name: value for name, value in settings.items() if value is not None}
@@ -164,7 +162,7 @@ def run_start(
     for file in (file.with_columns(answers.contact) for file in files):
         with run.step("read", file=file.name, kind=file.source.words(page_locale).title):
             loads.append((file, file.load(workspace, answers)))
-    keep_kinds(folder, [file.source for file, _ in loads if file.suggestion is not None and file.source.maps])
+    keep_kinds(folder, [file.source for file, _ in loads if file.suggestion and file.source.maps])
     encoder = workspace_encoder(workspace)
     model_version, evaluation = learn(run, encoder)
     contact = reachable(workspace, channel)
@@ -367,14 +365,14 @@ def words_of(locale: str, currency: str | None = None, timezone: str | None = No
 
 
 def terminal_lines(record: Mapping[str, Any]) -> list[str]:
-    """The last lines of the command: the files, what is missing and mends it, what can be sent."""
+    """The last lines: the files, what is missing and mends it, what can be sent."""
     page_words, campaign = words_of(record["locale"]), record["campaign"]
     lines = []
     for file in record["files"]:
         lines.append(page_words.say("start.is_kind", file=file["file"], kind=file["title"]))
         if file["is_plain"]:
-            unread = [page_words.say("start.unread", columns=", ".join(file["unread"]))] if file["unread"] else []
-            lines.append(f"  {'; '.join([*file['caveats'], *unread])}")
+            unread = page_words.say("start.unread", columns=", ".join(file["unread"]) or "–")
+            lines.append("  " + "; ".join([*file["caveats"], unread]))
     for name, problem in record["problems"].items():
         lines.append(page_words.say("start.not_yet", problem=page_words.say(f"start.problem.{name}")))
         lines += [f"  {text}" for text in dict.fromkeys((problem, page_words.say(f"start.mend.{name}")))]

@@ -48,7 +48,7 @@ STATES: Mapping[str, str] = {
 
 
 def normal(name: str) -> str:
-    """A column name without case, width, spaces and punctuation: "User Id", "user_id" and "ＵＳＥＲ-ID" are equal."""
+    """Without case, width, spaces and punctuation: "User Id" and "ＵＳＥＲ-ID" are equal."""
     return re.sub(r"[\s_\-./#:()\[\]'\"]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
@@ -70,7 +70,7 @@ def columns_of(field: str, by_normal: Mapping[str, str]) -> list[str]:
 
 
 def named_so(field: str, by_normal: Mapping[str, str]) -> list[str]:
-    """The columns with a name of the field: a shop's, or else another business's. Keys are normalised."""
+    """The columns with a shop's name of the field, or else another business's."""
     for names in (candidates(field), outside_shops(field)):
         if columns := [column for name, column in by_normal.items() if name in names]:
             return columns
@@ -78,8 +78,9 @@ def named_so(field: str, by_normal: Mapping[str, str]) -> list[str]:
 
 
 def category_levels(by_normal: Mapping[str, str]) -> tuple[str, ...]:
-    """The columns of a category's path, the widest first; empty where one column says it alone, or none does."""
-    levels = ([by_normal[key] for key in map(normal, names) if key in by_normal] for names in _TABLE["category_levels"])
+    """The columns of a category's path, the widest first; none where one column holds it."""
+    lists = _TABLE["category_levels"]
+    levels = ([by_normal[key] for key in map(normal, names) if key in by_normal] for names in lists)
     path = tuple(columns[0] for columns in takewhile(bool, levels))
     return path if path[1:] or not columns_of("category", by_normal) else ()
 

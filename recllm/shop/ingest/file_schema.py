@@ -1,6 +1,6 @@
 """The schema of a file, settled before its rows are loaded: the column of each field, and the formats of values.
 
-Only as much of the file is read as the decisions need; parsing finds later rows that contradict them.
+No more is read than that needs; parsing finds later rows that contradict it.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ _NUMBER_FIELDS = ("quantity", "value", *_MONEY_FIELDS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSchema:
-    """The source of each field, and the formats of the file's values.
-    Column names are the file's own."""
+    """The column of each field, by the file's own name, and the formats of values."""
 
     table: Table
     columns: Mapping[str, str]
@@ -112,7 +111,7 @@ class Header:
     """The columns of a file by their normalised names, and their use so far."""
 
     def __init__(self, columns: tuple[str, ...], file: str, *, optional: bool) -> None:
-        """optional: whether the parts of a map whose columns are not there are left out, and are no errors."""
+        """optional: whether parts of a map without their columns are left out, and no errors."""
         self.columns = columns
         self.file = file
         self.optional = optional
@@ -156,7 +155,7 @@ class Header:
         )
 
     def by_alias(self, field: str) -> str | None:
-        """The column with the field's own name if there is one, else the only one with another name of it."""
+        """The column with the field's own name, else the only one with another name of it."""
         columns = columns_of(field, self.by_normal)
         if len(columns) > 1:
             raise IngestError(
@@ -237,7 +236,9 @@ def plain_columns(header: Header, table: Table, column_map: ColumnMap) -> dict[s
     plain: dict[str, str] = {}
     mapped = {*column_map.columns, *column_map.built_fields}
     for field in FIELDS[table]:
-        if field in column_map.built_fields or (field == "stock" and "available" in mapped and field not in mapped):
+        if field in column_map.built_fields:
+            continue
+        if field == "stock" and "available" in mapped and field not in mapped:
             continue
         names = column_map.columns.get(field, ())
         column = next((c for name in names if (c := header.find(name)) is not None), None)
@@ -286,7 +287,7 @@ def columns_of_basics(header: Header, column_map: ColumnMap, plain: set[str]) ->
 
 
 def with_column(header: Header, rule: _Rule, column_map: ColumnMap, plain: Mapping[str, str]) -> _Rule:
-    """The rule with the file's name of its column, which the map may name otherwise, or by its field."""
+    """The rule with the file's name of its column; the map may name it otherwise, or its field."""
     column, key = header.find(rule.column), normal(rule.column)
     if column is None:
         fields = (field for field, names in column_map.columns.items() if key in {normal(name) for name in names})
@@ -375,7 +376,8 @@ def settle_schema(
     """`options` include those of the map. Raises `IngestError`."""
     if table is Table.EVENTS and not (column_map.reject or column_map.returns):
         fills = {*chain.from_iterable(column_map.columns.values())}
-        states = [name for name in reader.columns if normal(name) in STATE_COLUMNS and name not in fills]
+        others = [name for name in reader.columns if name not in fills]
+        states = [name for name in others if normal(name) in STATE_COLUMNS]
         column_map = column_map.model_copy(update=order_rules(states))
     schema = find_columns(reader.columns, table, column_map, file)
     check_zone(options.tz)

@@ -1,4 +1,4 @@
-"""Options and column maps of a file. Everything else is read from the file itself or refused, never guessed.
+"""Options and column maps of a file. All else is read from the file itself or refused, never guessed.
 
 A column map is a TOML file that says how one shop's file expresses a table; `column_map.toml` shows every part.
 """
@@ -87,8 +87,7 @@ class IngestOptions(ReadOptions):
 
 
 def read_options(values: Mapping[str, str]) -> dict[str, str]:
-    """Options of a command line, checked.
-    Raises `UsageError` for an unknown one or a value that it does not take."""
+    """Options of a command line. Raises `UsageError` for an unknown one or a wrong value."""
     names = {*ReadOptions.model_fields, "namespace"} - {"likely_tz"}
     for name in values.keys() - names:
         raise UsageError(f"--read {name}: no such option; known: {', '.join(sorted(names))}")
@@ -130,7 +129,7 @@ class JoinedColumns(_Part):
 
 
 class WrittenPath(_Part):
-    """One or several paths in one column: the one with the most names counts, of equals the first."""
+    """Paths in one column: the one with the most names counts, of equals the first."""
 
     column: str
     levels: str = Field(min_length=1)
@@ -165,8 +164,7 @@ class LineTotal(_Part):
 
 
 class RowRule(_Part):
-    """Rows whose column is empty, has one of `values` or none of `others`, matches `matches`, names this `state` of an
-    order, or equals another column."""
+    """Rows in which one of the conditions on the column holds."""
 
     column: str
     values: Names = Field((), alias="in")
@@ -216,10 +214,10 @@ def test_rules(columns: Iterable[str]) -> tuple[RejectRule, ...]:
 
 
 def order_rules(states: Iterable[str], user_columns: Iterable[str] = ()) -> dict[str, Any]:
-    """`reject` and `returns` of orders, by the words in columns of their states. Rows without a customer, as of a till,
-    are no mistakes."""
+    """Of a map. Rows without a customer, as of a till, are no mistakes."""
     no_customer = [{"column": name, "empty": True, "reason": "no customer"} for name in user_columns]
-    left_out = [{"column": name, "state": "left_out", "reason": "was cancelled or not paid"} for name in states]
+    why = "was cancelled or not paid"
+    left_out = [{"column": name, "state": "left_out", "reason": why} for name in states]
     returns = tuple(RowRule(column=name, state="returned") for name in states)
     return {"reject": tuple(map(RejectRule.model_validate, no_customer + left_out)), "returns": returns}
 

@@ -1,8 +1,7 @@
-"""Exports that are known without a map, each a TOML file in `known/`; `source.toml` shows its parts."""
+"""Exports known without a map, each a TOML file in `known/`; `source.toml` shows its parts."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,7 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from recllm.base.documents import json_text, toml_table
+from pydantic import TypeAdapter
+
+from recllm.base.documents import toml_table
 from recllm.base.errors import IngestError, UsageError
 from recllm.base.files import write_whole
 from recllm.base.schema import Purpose, Table
@@ -25,7 +26,7 @@ from recllm.shop.ingest.tables import DENIED
 
 ORDER = (Table.ITEMS, Table.USERS, Table.EVENTS)
 OWN_KINDS = "file-kinds.json"
-"""File of a workspace: names of columns and rules, nothing about people."""
+"""Of a workspace."""
 _KNOWN = files("recllm.shop.ingest") / "known"
 
 
@@ -100,7 +101,7 @@ class FileSource(SourceWords):
         return tables
 
     def of_file(self, columns: Sequence[str], renames: Mapping[str, str]) -> FileSource:
-        """The source for a file with these columns. renames: the file's names -> those of the maps."""
+        """For a file with these columns. renames: the file's names -> those of the maps."""
         maps = {table.value: m.model_copy(update={"renames": renames}) for table, m in self.maps.items()}
         consent = self.consent
         if consent is not None:
@@ -109,6 +110,9 @@ class FileSource(SourceWords):
             present = {name: purpose for name, purpose in of_consent.items() if normal(name) in map(normal, columns)}
             consent = consent.model_copy(update={"columns": present})
         return self.model_copy(update={**maps, "consent": consent})
+
+
+_KINDS = TypeAdapter(list[FileSource])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,28 +145,30 @@ def known_sources() -> Mapping[str, FileSource]:
 
 
 def own_kinds(folder: Path) -> list[FileSource]:
-    """The kinds of files that `recllm start` read into a workspace by maps of its own, the latest first."""
+    """Of files that `recllm start` read by its own maps. Raises `UsageError` for a damaged list."""
     path = folder / OWN_KINDS
-    return [FileSource.model_validate(kind) for kind in json.loads(path.read_text("utf-8"))] if path.exists() else []
+    try:
+        return _KINDS.validate_json(path.read_bytes()) if path.exists() else []
+    except ValueError:
+        raise UsageError(f"{path} is damaged; remove it, and run recllm start again") from None
 
 
 def keep_kinds(folder: Path, kinds: Sequence[FileSource]) -> None:
-    """Later files with all columns of one of these are read as it was; of equal columns the latest counts."""
-    of_columns = {kind.signature: kind for kind in (*reversed(own_kinds(folder)), *kinds)}
-    dumps = [kind.model_dump(mode="json", by_alias=True, exclude_defaults=True) for kind in of_columns.values()]
-    write_whole(folder / OWN_KINDS, json_text(dumps[::-1], indent=1))
+    """For later files with all columns of one; of equal columns the latest counts."""
+    of_columns = {kind.signature: kind for kind in (*own_kinds(folder), *kinds)}
+    dump = _KINDS.dump_json([*of_columns.values()], by_alias=True, exclude_defaults=True)
+    write_whole(folder / OWN_KINDS, dump)
 
 
 def own_map(folder: Path, path: Path, table: Table, options: IngestOptions) -> ColumnMap:
-    """The map of one of `own_kinds` for a file with its columns; an empty one where there is none."""
+    """Of one of `own_kinds` with the file's columns, else an empty one."""
     kinds = [kind for kind in own_kinds(folder) if table in kind.maps]
     columns = open_records(probe(path), options, ColumnMap()).columns if kinds else ()
     return next((kind.maps[table] for kind in kinds if not kind.missing(columns)), ColumnMap())
 
 
 def consent_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[ColumnMap]:
-    """The maps of the consent table: for each column of `consent_from` all decisions, for the others refusals.
-    Raises `UsageError` for one that is no column of consent."""
+    """Of all decisions in `consent_from`, and refusals in other columns. Raises `UsageError` for no such column."""
     consent = source.consent or ConsentColumns()
     columns = {normal(name): name for name in consent.columns}
     for column in consent_from:
@@ -213,8 +219,8 @@ def consent_map(consent: ConsentColumns, people: ColumnMap, column: str, *, with
 
 
 def recognise_file(path: Path, options: IngestOptions, of_shop: Sequence[FileSource] = ()) -> Recognised:
-    """By the header. of_shop: `own_kinds`. Raises `IngestError` as reading and `recognise` do, and E_SOURCE for a kind
-    without tables."""
+    """By the header. of_shop: `own_kinds`.
+    Raises `IngestError` as reading and `recognise` do, and E_SOURCE for a kind without tables."""
     sources = [*of_shop, *known_sources().values()]
     names = {name for source in sources for names in source.signature for name in names}
     names |= {
@@ -242,8 +248,7 @@ def recognise_file(path: Path, options: IngestOptions, of_shop: Sequence[FileSou
 def recognise_by_encoding(
     file: SourceFile, options: IngestOptions, header: ColumnMap, error: IngestError
 ) -> Recognised:
-    """The kind of a file that is not UTF-8, by an encoding of that kind. Raises `error` where there is none in which
-    the text is plausible."""
+    """By an encoding of the kind. Raises `error` where the text is plausible in none."""
     for encoding in sorted({encoding for source in known_sources().values() for encoding in source.encodings}):
         if not reads_as(file.head.decode(encoding, errors="replace"), encoding):
             continue
@@ -258,8 +263,7 @@ def recognise_by_encoding(
 
 
 def recognise(columns: Sequence[str], file: str, of_shop: Sequence[FileSource] = ()) -> Recognised:
-    """The kind with the longest signature that the columns have. Raises `IngestError` E_SOURCE for none, with the
-    nearest three and their missing columns."""
+    """The one with the longest signature. Raises E_SOURCE for none, with the three nearest."""
     if fitting := [kind for kind in best_readings(columns, of_shop) if not kind.missing]:
         return max(fitting, key=lambda kind: len(kind.source.signature))
     listed = "; ".join(f"{k.source.title} (missing: {', '.join(k.missing[:5])})" for k in nearest_kinds(columns))
@@ -276,7 +280,7 @@ def nearest_kinds(columns: Sequence[str], n: int = 3, of_shop: Sequence[FileSour
 
 
 def best_readings(columns: Sequence[str], of_shop: Sequence[FileSource] = ()) -> list[Recognised]:
-    """Each kind, in the language with the fewest missing columns: the shop's own, then the known ones by name."""
+    """Each kind, in the language with the fewest missing columns."""
     kinds = []
     for source in (*of_shop, *known_sources().values()):
         readings: list[Recognised] = []

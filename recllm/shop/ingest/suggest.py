@@ -1,7 +1,7 @@
 """A file before it is loaded: its first rows, and a map where it is of no known kind.
 
-Names come first, then very similar ones, unless the values contradict them; what is still open is decided by what the
-values are like. Columns of specially protected data are never taken.
+Names come first, then similar ones, unless values contradict them; values decide what is still open. Columns of
+specially protected data are never taken.
 """
 
 from __future__ import annotations
@@ -72,17 +72,15 @@ class FilePreview:
     """Estimated rows of the file, by the length of the first ones."""
 
     def likely_table(self) -> Table:
-        """The table whose required fields are filled best; with a person and an item, a log."""
+        """With the best filled required fields; with a person and an item, a log."""
 
-        def filled(table: Table) -> tuple[bool, int, int]:
-            fills = proposed_columns(self.columns, table)
-            required = sum(fills[field] is not None for field in REQUIRED[table])
-            return required == len(REQUIRED[table]), required, sum(column is not None for column in fills.values())
+        def rank(table: Table) -> tuple[bool, bool, int, int]:
+            fills = {name for name, column in proposed_columns(self.columns, table).items() if column is not None}
+            required = fills.intersection(REQUIRED[table])
+            is_log = table is Table.EVENTS and {"user_id", "item_id"} <= fills
+            return is_log, len(required) == len(REQUIRED[table]), len(required), len(fills)
 
-        of_log = proposed_columns(self.columns, Table.EVENTS)
-        if of_log["user_id"] is not None and of_log["item_id"] is not None:
-            return Table.EVENTS
-        return max((Table.CONSENT, Table.ITEMS, Table.USERS, Table.EVENTS), key=filled)
+        return max((Table.CONSENT, Table.ITEMS, Table.USERS, Table.EVENTS), key=rank)
 
 
 def preview_file(path: Path, options: IngestOptions | None = None) -> FilePreview:
@@ -105,15 +103,14 @@ def head(reader: RecordReader, n_rows: int) -> tuple[pl.DataFrame, int]:
 
 
 def proposed_columns(columns: Sequence[str], table: Table) -> dict[str, str | None]:
-    """Field -> the column that a load takes for it without a map; None for none, or several."""
+    """Field -> the column that a load takes without a map; None for none, or several."""
     by_normal = {normal(column): column for column in columns}
     named = {name: columns_of(name, by_normal) for name in FIELDS[table]}
     return {name: columns[0] if len(columns) == 1 else None for name, columns in named.items()}
 
 
 def basic_columns(columns: Sequence[str], fills: Mapping[str, str | None]) -> dict[str, bool]:
-    """Column -> whether a load keeps it as a basic without a map, for the columns that fill no field and that the law
-    does not protect specially."""
+    """Column that fills no field and is not protected -> whether a load keeps it as a basic."""
     names = frozenset().union(*(candidates(name) for name in BASICS))
     spare = (column for column in columns if column not in fills.values() and not is_special(column))
     return {column: normal(column) in names for column in spare}
@@ -189,7 +186,7 @@ class Suggestion:
     price_is_total: bool = False
     """Whether the column of the price holds the sum of a line."""
     states: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
-    """Column of the state of an order -> "returned", "left_out" or "unclear" -> its states in the first rows."""
+    """Column of orders' states -> "returned", "left_out" or "unclear" -> its first states."""
     levels: tuple[str, ...] = ()
     """Columns of the category, the widest first, where several hold it."""
 
@@ -210,21 +207,12 @@ class Suggestion:
 
     def toml(self) -> str:
         """The map as a file, with the reasons as comments."""
+        stated = self.column_map().model_dump(mode="json", exclude_defaults=True)
+        for section in {"columns", "basics"} & {*stated}:
+            stated[section] = {name: columns[0] for name, columns in stated[section].items()}
         lines = [f"# {note}" for note in self.notes]
-        lines += ["", f'table = "{self.table}"']
-        stated = self.column_map().model_dump(exclude_defaults=True)
-        plain = {name: text for name, text in self.columns.items() if name in stated["columns"]}
-        sections = {"read": stated.get("read", {}), "columns": plain, "basics": self.basics}
-        for section, entries in sections.items():
-            lines += ["", f"[{section}]"] if entries else []
-            for name, text in entries.items():
-                why = f"  # because {self.reasons[name]}" if name in self.reasons else ""
-                lines.append(tomli_w.dumps({name: text}).strip() + why)
-        for built in (name for name in ("totals", "paths") if name in stated):
-            lines += ["", tomli_w.dumps({built: stated[built]}).strip()]
-        for kind in ("reject", "returns"):
-            for rule in stated.get(kind, ()):
-                lines += ["", f"[[{kind}]]", tomli_w.dumps(rule).strip()]
+        lines += [f"# {name} = {self.columns[name]}, because {why}" for name, why in self.reasons.items()]
+        lines += ["", tomli_w.dumps(stated).strip()]
         if self.translations:
             lines += ["", "# say what these mean, and take the # away:", "# [values.event]"]
             lines += [f"# {tomli_w.dumps({text: 'purchase'}).strip()}" for text in self.translations]
@@ -232,8 +220,8 @@ class Suggestion:
 
 
 def suggest_map(path: Path, options: IngestOptions | None = None, *, table: Table | None = None) -> Suggestion:
-    """A map for the file, of the table that it seems to be, or of the given one.
-    Raises `NothingToDo`, with what the columns hold, where no table fits; `IngestError` for an unreadable file."""
+    """A map for the given or likely table. Raises `NothingToDo`, with what the columns hold, where no table fits, and
+    `IngestError` for an unreadable file."""
     options = options or IngestOptions()
     sample, _ = head(open_records(probe(path), options, ColumnMap()), SAMPLE_ROWS)
     frame = sample.select(map(filled, sample.columns))
@@ -310,11 +298,11 @@ _BY_VALUES: Mapping[Table, Sequence[tuple[str, _Fit, str]]] = {
         ("user_id", lambda o: o.mostly("words or ids") and o.distinct > 2, "it is the first column of ids"),
     ),
 }
-"""Fields of each table, what their values are like, and why the first such column is taken."""
+"""Fields, what their values are like, and why the first such column is taken."""
 
 
 class _ColumnFinder:
-    """Columns for the fields of a table: `fills`, with their reasons, and the doubts that are left."""
+    """Columns for the fields of a table: `fills`, with reasons, and the doubts left."""
 
     def __init__(self, frame: pl.DataFrame, looks: Mapping[str, ColumnLook], table: Table) -> None:
         self.frame, self.looks, self.table = frame, looks, table
@@ -348,7 +336,8 @@ class _ColumnFinder:
 
     def _by_names(self) -> None:
         names, built = self.names, ("category",) if self.levels else ()
-        fields = [name for name in FIELDS[self.table] if name not in {*_NOT_MAPPED, *self._columns, *built}]
+        without = {*_NOT_MAPPED, *self._columns, *built}
+        fields = [name for name in FIELDS[self.table] if name not in without]
         for name in fields:
             fits = _FITS.get(name, bool)
             aliases = sorted(named_so(name, names), key=lambda column: normal(column) != normal(name))
@@ -373,7 +362,7 @@ class _ColumnFinder:
                 self._take(name, column, f"its name is nearly {alias}")
 
     def _people_and_products(self) -> None:
-        """The only column of amounts is the price; the only other column of ids goes with the one that is known."""
+        """The only amounts are the price; the only other ids go with those that are known."""
         fills = self._columns
         if "price" not in fills and len(amounts := self._open(is_amount)) == 1:
             self._take("price", amounts[0], "its values are amounts of money")
@@ -394,7 +383,7 @@ class _ColumnFinder:
         return 2 * int(votes.sum()) > len(votes) if len(votes) else bool(_TOTAL.search(self._columns["price"]))
 
     def _products(self) -> None:
-        """Only of a file with amounts of money and without people: a list of people has ids and names as well."""
+        """Only of a file with amounts and without people: a list of people has ids and names, too."""
         n, fills = self.frame.height, self._columns
         if any(o.mostly("mail addresses") or o.mostly("phone numbers") for o in self.looks.values()):
             return

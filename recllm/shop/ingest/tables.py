@@ -1,6 +1,6 @@
 """Rows of the four tables: from fields of text to the frames that the store takes.
 
-Each builder gives one row per row of its batch; only those without an error are meant for the store.
+Each builder gives one row per row of its batch; those without an error are for the store.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
     else:
         currency = batch.constant(batch.load.schema.currency, pl.String)
     on_sale, in_stock = availability(batch, "available"), availability(batch, "stock")
-    available = on_sale.zip_with(on_sale.is_not_null(), in_stock) & in_stock.zip_with(in_stock.is_not_null(), on_sale)
+    available = on_sale.fill_null(in_stock) & in_stock.fill_null(on_sale)
     attributes = batch.text("attributes")
     if not batch.load.schema.column_map.attributes:  # else the map has built JSON objects
         objects = map_texts(attributes, plain_object)
@@ -157,8 +157,7 @@ def availability(batch: FieldBatch, field: str) -> pl.Series:
 
 
 def offer_ends(batch: FieldBatch) -> pl.Series:
-    """End of the offers, epoch microseconds in UTC, from ISO 8601; without a zone in that of the file or the shop. A
-    date counts until its end."""
+    """Epoch microseconds of ISO 8601 texts, in the zone of the file or shop; a date counts until its end."""
     texts = null_if_empty(batch.text("available_until").str.strip_chars())
     options = batch.load.options
     zone = ZoneInfo(options.tz or options.shop_tz or "UTC")
