@@ -106,10 +106,8 @@ def test_an_items_file(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("states", "taken", "n_on_sale"), [("在售停售", "状态", 5), ("新品旧款", None, 11)])
-def test_an_item_is_on_offer_where_its_status_and_its_stock_say_so(
-    states: str, taken: str | None, n_on_sale: int, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("states", "taken", "n_items"), [("在售停售", "状态", 5), ("新品旧款", None, 11)])
+def test_status_and_stock_say_what_is_on_offer(states: str, taken: str | None, n_items: int, tmp_path: Path) -> None:
     rows = [f"{code},茶 {n},{n},{states[n % 4 // 2 * 2 :][:2]},茶叶,红茶" for n, (code, *_) in enumerate(GOODS)]
     file = written(tmp_path, "\n".join(["商品编码,商品名称,库存,状态,一级类目,二级类目", *rows]))
     suggestion = suggest_map(file)
@@ -119,7 +117,7 @@ def test_an_item_is_on_offer_where_its_status_and_its_stock_say_so(
             load_file(shop, file, "items", mapping=mapping)
             items = view(shop.store()).items()
         assert items["category"].to_list() == [["茶叶", "红茶"]] * 12
-    assert items["available"].sum() == n_on_sale
+    assert items["available"].sum() == n_items
 
 
 def test_people_and_consent(tmp_path: Path) -> None:

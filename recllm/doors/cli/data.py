@@ -110,7 +110,7 @@ def ingest(
 def load(
     shop: Shop, file: Path, table: str | None, map: str | None, consent_from: Sequence[str], **reading: Any
 ) -> Answer:
-    """Reads a file, and says what was kept of it. reading: `dry_run`, and how the file is written."""
+    """Reads a file, and says what was kept. reading: `dry_run`, and how it is written."""
     from tqdm import tqdm
 
     from recllm.shop.ingest.workspace_load import load_export, load_file

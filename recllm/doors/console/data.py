@@ -416,7 +416,7 @@ class FileLoad:
         return None if self.share < 0.02 else passed * (1 - self.share) / self.share
 
     def run(self, tell: Progress) -> FileLoad:
-        """Load the upload, table after table; returns itself. Raises what `load_file` does."""
+        """Load table after table; returns itself. Raises what `load_file` does."""
 
         def progress(rows: int) -> None:
             self.rows = rows

@@ -1,4 +1,4 @@
-"""From a shop's own files to something to send; `doors.start.demo` does it with a public log."""
+"""From a shop's own files to something to send; `demo` does it with a public log."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def reachable(workspace: Workspace, channel: str) -> set[str]:
 
 
 def draft_campaign(run: Run, answers: Answers, channel: str, generator: str) -> CampaignPlan:
-    """The first campaign's plan, made where there is none. Raises what `plan_campaign` does."""
+    """The first campaign's plan, made where none is. Raises what `plan_campaign` does."""
     workspace = run.workspace
     if not file_path(workspace, CAMPAIGN).is_file():
         fields = {

@@ -1,4 +1,4 @@
-"""Names of columns: the fields of each table, their other names, and columns that are not taken in."""
+"""Names of columns: the fields of each table, other names, and columns not taken in."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ STATES: Mapping[str, str] = {
     for name, words in _TABLE["order_states"].items()
     if name != "columns"
 }
-"""Patterns of the states of orders: `returned`, `left_out` (cancelled or not paid) and `bought`."""
+"""Patterns of orders' states: `returned`, `left_out` (cancelled or not paid), `bought`."""
 
 
 def normal(name: str) -> str:

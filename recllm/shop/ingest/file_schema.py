@@ -82,7 +82,7 @@ class FileSchema:
         return self.columns.get(field, field)
 
     def fields(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The table's fields as text, one row per row of `frame`; unfilled fields are left out."""
+        """Fields as text, one row per row of `frame`; unfilled ones are left out."""
         columns = [pl.col(column).alias(field) for field, column in self.columns.items()]
         built = self.column_map
         columns += [pl.lit(text, dtype=pl.String).alias(field) for field, text in built.constants.items()]
@@ -165,7 +165,7 @@ class Header:
 
 
 def find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap, file: str) -> FileSchema:
-    """Raises `IngestError` for missing, doubled and special-category columns, or a map for another table."""
+    """Raises `IngestError` for missing, doubled and special columns, or a map for another table."""
     if column_map.table not in {None, table}:
         raise IngestError("E_MAP", f"the map is for {column_map.table}, not for {table}")
     header = Header(columns, file, optional=column_map.optional)
@@ -311,7 +311,7 @@ def joined_columns(join: JoinedColumns) -> pl.Expr:
 
 
 def json_lists(frame: pl.DataFrame, field: str, path: ColumnPath) -> pl.Series:
-    """JSON lists from the widest name on; a list of several columns ends at its first empty one."""
+    """JSON lists, the widest name first; that of several columns ends at an empty one."""
     columns = (path.column,) if isinstance(path, WrittenPath) else path
     rows = frame.select(pl.col(column).str.strip_chars() for column in columns).rows()
     if isinstance(path, WrittenPath):

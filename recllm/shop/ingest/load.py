@@ -69,8 +69,8 @@ def ingest_file(
     A bad row goes to `quarantine_dir`/<load_id>.jsonl. With `dry_run` the store stays unchanged. A file without rows
     gives read == 0 and W_NO_ROWS. `progress` is called with the rows read so far.
 
-    Raises `IngestError` for a refused file or load (for E_REJECT_LIMIT the quarantine file stays and is named), and
-    `StoreError` when the store cannot take it.
+    Raises `IngestError` for a refused file or load (for E_REJECT_LIMIT the quarantine file stays), and `StoreError`
+    when the store cannot take it.
     """
     started = time.monotonic()
     table = Table(table)

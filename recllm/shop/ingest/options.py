@@ -51,11 +51,11 @@ class ReadOptions(_Part):
     tz: str | None = None
     """Zone of times without one, e.g. "Europe/London"."""
     likely_tz: str | None = None
-    """Zone of such times where nothing states one: that of the system that writes the file."""
+    """The same where nothing states one: of the system that writes the file."""
     ts_format: str | None = None
     """"iso", "epoch", "excel" (serial day numbers) or a strptime pattern such as "%d.%m.%y %H:%M"."""
     date_order: Literal["dmy", "mdy"] | None = None
-    """Order of day and month in 03/04/2025; inferred when some day is above 12 and no row contradicts."""
+    """Of day and month in 03/04/2025; inferred when some day is above 12 and no row contradicts."""
     currency: str | None = None
     """ISO code of all prices, when no column has it."""
     sheet: str | None = None
@@ -70,7 +70,7 @@ class IngestOptions(ReadOptions):
     shop_currency: str | None = None
     """The shop's own currency: prices of events in another one are dropped."""
     event_names: Mapping[str, Action] = {}
-    """Names of events in the shop's domain, in addition to the usual ones: {"watch": Action.PURCHASE}."""
+    """Names of events in the shop's domain, besides the usual ones: {"watch": Action.PURCHASE}."""
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = None
     """Of a file of another shop: its people, items, baskets and events become NAMESPACE:ID."""
     block_bytes: int = BLOCK_BYTES

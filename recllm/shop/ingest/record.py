@@ -64,8 +64,7 @@ def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteRe
 
 
 def record_rows(rows: pl.DataFrame, table: Table, store: Store, *, source: str) -> WriteResult:
-    """Writes users, items or decisions of the program itself, in the columns of `recllm.shop.store.writers.COLUMNS`;
-    durable on return. source: their origin."""
+    """Writes users, items or decisions of the program itself, in the columns of `COLUMNS`; durable on return."""
     with store.load(table, load_id=uuid.uuid4().hex, source=source) as load:
         return load.write(rows)
 

@@ -92,7 +92,7 @@ class FileSource(SourceWords):
         return [column for column in columns if normal(renames.get(column, column)) in signature]
 
     def translations(self, columns: Sequence[str]) -> list[dict[str, str]]:
-        """For each language of the source: the file's columns -> their names in the maps."""
+        """For each language: the file's columns -> their names in the maps."""
         by_normal = {normal(column): column for column in reversed(columns)}
         tables = []
         for names in self.languages.values():

@@ -220,8 +220,8 @@ class Suggestion:
 
 
 def suggest_map(path: Path, options: IngestOptions | None = None, *, table: Table | None = None) -> Suggestion:
-    """A map for the given or likely table. Raises `NothingToDo`, with what the columns hold, where no table fits, and
-    `IngestError` for an unreadable file."""
+    """For the given or likely table. Raises `NothingToDo`, with what columns hold, where none fits, and `IngestError`
+    for an unreadable file."""
     options = options or IngestOptions()
     sample, _ = head(open_records(probe(path), options, ColumnMap()), SAMPLE_ROWS)
     frame = sample.select(map(filled, sample.columns))

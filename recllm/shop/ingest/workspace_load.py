@@ -1,4 +1,4 @@
-"""Data into a workspace: files, events, users, items, consent, and recorded recommendations."""
+"""Data into a workspace: files, events, users, items, consent, recommendations."""
 
 from __future__ import annotations
 

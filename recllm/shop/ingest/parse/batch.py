@@ -1,4 +1,4 @@
-"""The rows of one chunk on the way from text to values, and the state that the chunks of a load share.
+"""The rows of a chunk on the way from text to values, and what the chunks of a load share.
 
 A bad row is marked with its first error. Ids are opaque: trimmed and in NFC, and otherwise unchanged. Texts of
 products lose invisible characters only; other oddities are counted.
@@ -317,7 +317,7 @@ class FieldBatch:
         return self.in_namespace(ids)
 
     def number(self, field: str, *, money: bool = False) -> pl.Series:
-        """Float64, null where empty; other texts are marked. `money` allows currency signs around it."""
+        """Float64, null where empty; marks other texts. `money` allows currency signs."""
         column = null_if_empty(self.text(field).str.strip_chars())
         decimal = self.load.schema.decimal
         numbers = parse_numbers(column, decimal, money=money)
@@ -357,7 +357,7 @@ class FieldBatch:
 
 
 def clean_texts(column: pl.Series, notes: Counter[str]) -> pl.Series:
-    """Without invisible characters, counted in `notes`, and outer spaces; null where empty."""
+    """Without invisible characters, which `notes` count, and outer spaces; or null."""
     clean = column
     if column.str.contains(_NOT_PLAIN_TEXT).any():
         clean = column.str.replace_all(UNSEEN_IN_TEXT, "")

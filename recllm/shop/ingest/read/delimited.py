@@ -222,7 +222,7 @@ def quoted_records(
     for start in np.flatnonzero(has_quote).tolist():
         if start < line:
             continue
-        # one reader goes on as long as each record begins on a line with a quote and is good
+        # one reader goes on as long as records are good and begin on a line with a quote
         following = (f"{texts[i]}\n" for i in range(start, len(texts)))
         reader = csv.reader(following, delimiter=form.delimiter, strict=True)
         line, problem = start, None

@@ -30,13 +30,13 @@ class BadRecord:
     """A record that cannot be used, and why."""
 
     line_no: int
-    """Line on which it begins, from 1; a header is line 1. In Parquet the number of the row."""
+    """Line on which it begins, a header on 1. In Parquet the number of the row."""
     column: str | None
     code: str
     message: str
     raw: str
     fields: Mapping[str, str | None] | None = None
-    """Its cells by column name, where it had one for each column; None where `raw` has the names."""
+    """Its cells by column name, where each column had one; None where `raw` has names."""
     user: str | None = None
     """The raw id of the record's person, where its cell could be read."""
 

@@ -77,7 +77,7 @@ class SourceFile:
     first_nul: int | None = None
 
     def pieces(self, n_bytes: int) -> Iterator[bytes]:
-        """The text's bytes, at most `n_bytes` at a time; `IngestError` E_BOMB beyond the limits."""
+        """The text, at most `n_bytes` at a time; `IngestError` E_BOMB beyond the limits."""
         limit, total = unpacked_limit(self.path) if self.gzipped else MAX_FILE_BYTES, 0
         with cast(BinaryIO, gzip.open(self.path, "rb")) if self.gzipped else self.path.open("rb") as stream:
             while piece := stream.read(n_bytes):
@@ -236,7 +236,7 @@ def find_decoding(source: SourceFile, options: IngestOptions, column_map: Column
 
 
 def likely_encoding(source: SourceFile) -> str | None:
-    """gb18030 or cp1252, for a file that is plainly of China or Western Europe; else None."""
+    """gb18030 or cp1252, for a file plainly of China or Western Europe; else None."""
     for encoding in ("gb18030", "cp1252"):
         text = source.head.decode(encoding, errors="ignore")
         if encoding == "gb18030":  # Korean has the bytes of the first half of these Han alone
