@@ -291,7 +291,7 @@ def ids_in(cells: pl.Series) -> set[str]:
 
 
 def known_as_buyers(file: ShopFile, buyers: Set[str], words: Words) -> ShopFile:
-    """People by the ids of the orders: by others their consent would count for strangers. Raises `UsageError`."""
+    """By the ids of the orders: by others consent would count for strangers. Raises `UsageError`."""
     suggestion = file.suggestion
     of_people = suggestion.column_map() if suggestion and suggestion.table is Table.CONSENT else file.people
     if of_people is None or not (ids := ids_by_map(file, of_people, "user_id")):

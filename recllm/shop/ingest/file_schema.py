@@ -74,7 +74,7 @@ class FileSchema:
     float_ids: frozenset[str] = frozenset()
     """Fields whose ids all end in ".0"."""
     currency: str | None = None
-    """Currency of prices: as stated, the shop's own (events), or the file's most common one."""
+    """Of prices: as stated, the shop's own (events), or the file's most common one."""
     is_foreign: bool = False
     """Whether the signs at prices of events name another currency than `currency`."""
 

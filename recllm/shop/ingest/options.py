@@ -215,11 +215,13 @@ def test_rules(columns: Iterable[str]) -> tuple[RejectRule, ...]:
 
 def order_rules(states: Iterable[str], user_columns: Iterable[str] = ()) -> dict[str, Any]:
     """Of a map. Rows without a customer, as of a till, are no mistakes."""
-    no_customer = [{"column": name, "empty": True, "reason": "no customer"} for name in user_columns]
-    why = "was cancelled or not paid"
-    left_out = [{"column": name, "state": "left_out", "reason": why} for name in states]
-    returns = tuple(RowRule(column=name, state="returned") for name in states)
-    return {"reject": tuple(map(RejectRule.model_validate, no_customer + left_out)), "returns": returns}
+    left_out: list[Any] = [{"column": name, "empty": True, "reason": "no customer"} for name in user_columns]
+    returns: list[Any] = []
+    for name in states:
+        left_out.append({"column": name, "state": "left_out", "reason": "was cancelled or not paid"})
+        returns.append({"column": name, "state": "returned"})
+    rejected = tuple(map(RejectRule.model_validate, left_out))
+    return {"reject": rejected, "returns": tuple(map(RowRule.model_validate, returns))}
 
 
 class CarriedColumns(_Part):

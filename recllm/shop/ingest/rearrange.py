@@ -25,7 +25,7 @@ QUOTED_NUMBER = r"^['\x60](\d.*)$"
 
 
 def rearranged(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:
-    """The reader with the parts of the map that change its shape. Raises `IngestError` E_MISSING_COLUMN."""
+    """The reader in the shape that the map needs. Raises `IngestError` E_MISSING_COLUMN."""
     if column_map.renames:
         reader = renamed(reader, column_map.renames)
     if column_map.footer is not None:

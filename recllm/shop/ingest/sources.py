@@ -145,7 +145,7 @@ def known_sources() -> Mapping[str, FileSource]:
 
 
 def own_kinds(folder: Path) -> list[FileSource]:
-    """Of files that `recllm start` read by its own maps. Raises `UsageError` for a damaged list."""
+    """Files that `recllm start` read by maps. Raises `UsageError` for a damaged list."""
     path = folder / OWN_KINDS
     try:
         return _KINDS.validate_json(path.read_bytes()) if path.exists() else []

@@ -117,7 +117,7 @@ def load_export(
 
 
 def export_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[tuple[Table, ColumnMap]]:
-    """In the order of loading: events last. Raises `UsageError` for a column that is not of consent."""
+    """Events last. Raises `UsageError` for a column that is not of consent."""
     from recllm.shop.ingest.sources import consent_maps
 
     of_consent = [(Table.CONSENT, column_map) for column_map in consent_maps(source, consent_from)]
@@ -156,7 +156,7 @@ def add_consent(
     source: str,
     by_pseudonym: bool = False,
 ) -> Any:
-    """Appends decisions: id (the shop's own, or pseudonym), purpose, granted, and when (None for now)."""
+    """Appends decisions: id (own, or pseudonym), purpose, granted, when (None for now)."""
     user_ids, purposes, granted, times = (list(column) for column in zip(*decisions, strict=True))
     rows = pl.DataFrame(
         {

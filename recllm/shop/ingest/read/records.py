@@ -60,7 +60,7 @@ class Chunk:
         return self.frame.height + len(self.bad)
 
     def with_rows(self, rows: Rows, frame: pl.DataFrame) -> Chunk:
-        """The chunk with the rows of `frame`, each made from the row of this chunk in `rows`, (n,)."""
+        """With the rows of `frame`, each made from the row of this chunk in `rows`, (n,)."""
         return replace(self, frame=frame, line_no=self.line_no[rows], raw=lambda row: self.raw(int(rows[row])))
 
     def bad_row(self, row: int, column: str | None, code: str, message: str) -> BadRecord:
