@@ -669,10 +669,10 @@ def test_an_upload_that_breaks_off_leaves_nothing(folder: Path, monkeypatch: pyt
 
     with Workspace.open(folder) as shop:
         with pytest.raises(OSError, match="went away"):
-            receive_upload(shop, Broken(), "../../etc/pass wd.csv")  # type: ignore[arg-type]
+            receive_upload(shop, Broken(), "../../etc/订单 11月.csv")  # type: ignore[arg-type]
         assert not list((folder / UPLOADS).glob("*"))
-        file = receive_upload(shop, io.BytesIO(b"user_id\nann\n"), "../../etc/pass wd.csv")
-        assert file.name == "pass_wd.csv" and file.parent.parent == folder / UPLOADS
+        file = receive_upload(shop, io.BytesIO(b"user_id\nann\n"), "../../etc/订单 11月.csv")
+        assert file.name == "订单_11月.csv" and file.parent.parent == folder / UPLOADS
         assert file.stat().st_mode & 0o077 == 0
         with pytest.raises(UsageError):
             receive_upload(shop, io.BytesIO(b""), "x.csv")

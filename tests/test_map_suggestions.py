@@ -106,11 +106,18 @@ def test_an_items_file(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("states", "taken"), [("在售停售", "状态"), ("新品旧款", "库存")])
-def test_what_is_on_sale_is_said_by_a_status_before_the_stock(states: str, taken: str, tmp_path: Path) -> None:
-    rows = [f"{code},茶 {n},{n},{states[n % 4 // 2 * 2 :][:2]}" for n, (code, *_) in enumerate(GOODS)]
-    file = written(tmp_path, "\n".join(["商品编码,商品名称,库存,状态", *rows]))
-    assert suggest_map(file).columns["available"] == taken
+@pytest.mark.parametrize(("states", "taken", "n_items"), [("在售停售", "状态", 5), ("新品旧款", None, 11)])
+def test_status_and_stock_say_what_is_on_offer(states: str, taken: str | None, n_items: int, tmp_path: Path) -> None:
+    rows = [f"{code},茶 {n},{n},{states[n % 4 // 2 * 2 :][:2]},茶叶,红茶" for n, (code, *_) in enumerate(GOODS)]
+    file = written(tmp_path, "\n".join(["商品编码,商品名称,库存,状态,一级类目,二级类目", *rows]))
+    suggestion = suggest_map(file)
+    assert (suggestion.columns.get("available"), suggestion.columns["stock"]) == (taken, "库存")
+    for mapping in (None, parse_map(suggestion.toml(), "suggested")):
+        with Workspace.create(tmp_path / f"{mapping is None}") as shop:
+            load_file(shop, file, "items", mapping=mapping)
+            items = view(shop.store()).items()
+        assert items["category"].to_list() == [["茶叶", "红茶"]] * 12
+    assert items["available"].sum() == n_items
 
 
 def test_people_and_consent(tmp_path: Path) -> None:
@@ -155,11 +162,13 @@ def test_states_of_orders_that_are_no_purchases(column: str, tmp_path: Path) -> 
     suggestion = suggest_map(file)
     assert suggestion.states == {column: {n: sorted(states[n]) for n in ("returned", "left_out", "unclear")}}
     assert "event" not in suggestion.columns and len(suggestion.notes) == 3
-    with Workspace.create(tmp_path / "shop", currency="EUR") as shop:
-        load_file(shop, file, "events", mapping=parse_map(suggestion.toml(), "suggested"), tz="UTC")
-        counts = dict(view(shop.store()).events()["event"].value_counts().iter_rows())
     n_of = {kind: sum(row.rsplit(",", 1)[1] in of_kind for row in rows) for kind, of_kind in states.items()}
-    assert counts == {"return": n_of["returned"], "purchase": n_of["bought"] + n_of["unclear"]}
+    for mapping in (None, parse_map(suggestion.toml(), "suggested")):
+        with Workspace.create(tmp_path / f"{mapping is None}", currency="EUR") as shop:
+            report = load_file(shop, file, "events", mapping=mapping, tz="UTC")
+            counts = dict(view(shop.store()).events()["event"].value_counts().iter_rows())
+        assert counts == {"return": n_of["returned"], "purchase": n_of["bought"] + n_of["unclear"]}
+        assert report.left_out == {"was cancelled or not paid": n_of["left_out"]}
 
 
 def test_a_file_that_nothing_can_be_said_of(tmp_path: Path) -> None:

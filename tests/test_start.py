@@ -24,6 +24,7 @@ from recllm.doors.start.shop import reachable, run_start, start_page, start_shop
 from recllm.market.adcopy.channels import Sender
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.shop.ingest.read.source import likely_encoding, probe
+from recllm.shop.ingest.workspace_load import load_export, load_file
 from recllm.shop.workspace.workspace import Workspace
 
 EVIL = "<script>alert(1)</script>"
@@ -259,7 +260,7 @@ def test_tests_are_no_purchases(tmp_path: Path) -> None:
         reports = orders.load(shop, Answers(basis="interest", contact=("none",)))
     (events,) = (report for report in reports if report.table is Table.EVENTS)
     n_tests = sum(marks.values())
-    assert (events.accepted, events.codes) == (len(marks) - n_tests, {"E_MAP_REJECT": n_tests})
+    assert (events.accepted, events.left_out) == (len(marks) - n_tests, {"a test": n_tests})
 
 
 def test_a_workbook_of_a_chinese_shop_and_its_text_messages(tmp_path: Path) -> None:
@@ -289,6 +290,11 @@ def test_a_workbook_of_a_chinese_shop_and_its_text_messages(tmp_path: Path) -> N
         and settings["timezone"] in start_page(page)
     )
     assert (page["files"][0]["title"], page["files"][0]["file"]) == ("普通文件：顾客资料", "shop.xlsx, 会员")
+    (tmp_path / "later.csv").write_text("会员号,消费时间,商品编码\n会员1,2025-02-01 10:00,A1\n", "utf-8")
+    with Workspace.open(tmp_path / "shop") as shop:
+        assert load_export(shop, tmp_path / "later.csv")[1][0].accepted == 1, "as the start understood it"
+        assert load_file(shop, tmp_path / "later.csv", "events").duplicates == 1
+    assert "数据截至2025年1月27日" in terminal_lines(page)[-2]
     assert {item["title"] for slate in page["slates"] for item in slate["items"]} == {"龙井"}, "no bag"
 
 
@@ -303,7 +309,7 @@ def test_plain_files_are_read_by_a_suggested_map(tmp_path: Path) -> None:
     )
     english = words_of("en")
     customers, orders = read_files([tmp_path / "orders.csv", tmp_path / "customers.csv"], english)
-    assert orders.map_words(english)[:2] == ["Person's number: customer_email", "Item's number: sku"]
+    assert orders.source.caveats[:2] == ("Person's number: customer_email", "Item's number: sku")
     assert set(orders.source.maps) == {Table.ITEMS, Table.EVENTS}, "a log that names its products gives the catalogue"
     assert columns_of_consent([customers, orders]) == ["newsletter"], "what says no more than yes or no is no consent"
     channels = {"SMS ads": Purpose.SMS, "愿意接收公众号消息": Purpose.PUSH, "newsletter": Purpose.EMAIL}

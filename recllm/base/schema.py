@@ -135,9 +135,12 @@ class IngestReport:
     quarantined: int
     warnings: Mapping[str, int] = field(default_factory=dict)
     quarantine_file: str | None = None
+    read_columns: tuple[str, ...] = ()
     ignored_columns: tuple[str, ...] = ()
     codes: Mapping[str, int] = field(default_factory=dict)
     """Quarantined rows per code."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Reason of a map -> the rows that it left out; E_MAP_REJECT is their sum."""
     personal_data: Mapping[str, int] = field(default_factory=dict)
     """Accepted texts that hold personal data, per column of the file; W_PERSONAL_DATA is their sum."""
     committed: bool = True

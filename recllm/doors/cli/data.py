@@ -110,7 +110,7 @@ def ingest(
 def load(
     shop: Shop, file: Path, table: str | None, map: str | None, consent_from: Sequence[str], **reading: Any
 ) -> Answer:
-    """Reads a file, and says what was kept of it. reading: `dry_run`, and how the file is written."""
+    """Reads a file, and says what was kept. reading: `dry_run`, and how it is written."""
     from tqdm import tqdm
 
     from recllm.shop.ingest.workspace_load import load_export, load_file
@@ -168,10 +168,7 @@ def describe(shop: Shop, user: str | None, ids: Path | None, locale: str | None)
 def suggestion_for(
     file: Path, reading: Mapping[str, str], table: str | None, write: Path | None, workspace: Path
 ) -> Answer:
-    """A map for a file of no known kind: which table it is and which column fills which field, and why.
-
-    write: the file of the map, which must not be there yet. workspace: its domain names the events, where it is there.
-    """
+    """A map, and why. write: a new file for it. workspace: its domain names the events."""
     from recllm.base.schema import Table
     from recllm.shop.ingest.options import IngestOptions
     from recllm.shop.ingest.sources import recognise_file

@@ -1,7 +1,7 @@
 """Data: loads, rows that were set aside and why, and a file's way in.
 
-An upload lies in a folder of its own in `uploads`, readable by its owner only. It is gone when it was loaded or after a
-day, and one that broke off leaves nothing.
+An upload lies in a folder of its own, for its owner only. It is gone when it was loaded, after a day, or if it broke
+off.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.service.jobs import ENDED, Job, Progress
 from recllm.shop.ingest.column_names import FIELDS, REQUIRED
 from recllm.shop.ingest.options import ColumnMap, IngestOptions
-from recllm.shop.ingest.sources import nearest_kinds, recognise_file
+from recllm.shop.ingest.sources import nearest_kinds, own_kinds, recognise_file
 from recllm.shop.ingest.suggest import FilePreview, basic_columns, preview_file, proposed_columns
 from recllm.shop.ingest.workspace_load import export_maps, load_file
 from recllm.shop.workspace.keys import Scope
@@ -149,7 +149,7 @@ def _shortened(text: str | None) -> TableCell:
 
 
 def row_fields(row: Mapping[str, Any]) -> dict[str, str]:
-    """Field -> text of a row that was set aside; one field of all of it where its cells did not fit the columns."""
+    """Field -> text; one field of the whole row where its cells did not fit the columns."""
     parsed = row.get("fields")
     if parsed is None:
         with suppress(ValueError):
@@ -216,7 +216,7 @@ def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
 
     file = find_upload(visit.workspace, upload_id)
     try:
-        recognised = recognise_file(file, IngestOptions())
+        recognised = recognise_file(file, IngestOptions(), own_kinds(visit.workspace.root))
         options = IngestOptions(**written_as(form), encoding=recognised.encoding)
         preview = preview_file(file, options)
         maps = export_maps(recognised.source, consent_from)
@@ -245,8 +245,7 @@ def start_load(
     *,
     is_export: bool = False,
 ) -> Job:
-    """Begin to check or load an upload.
-    Raises `UsageError` while another load of the shop runs."""
+    """Begin to check or load an upload. Raises `UsageError` while another load runs."""
     load = FileLoad(
         workspace=visit.workspace,
         upload=file,
@@ -293,7 +292,7 @@ def export_values(
     """What the page of an export shows; None for a file of no known kind."""
     file = find_upload(visit.workspace, upload_id)
     try:
-        recognised = recognise_file(file, IngestOptions())
+        recognised = recognise_file(file, IngestOptions(), own_kinds(visit.workspace.root))
         options = IngestOptions(encoding=recognised.encoding)
         preview = preview_file(file, options)
     except IngestError:
@@ -315,7 +314,7 @@ def export_values(
 
 
 def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[str, str]) -> dict[str, Any]:
-    """What the page of the columns shows. selected: field -> column, where columns were chosen."""
+    """What the page of the columns shows. selected: field -> the chosen column."""
     file = find_upload(visit.workspace, upload_id)
     values: dict[str, Any] = {"upload": file, "refused": None, "timezone": visit.workspace.settings.timezone}
     try:
@@ -323,7 +322,7 @@ def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[st
     except IngestError as error:
         return values | {"refused": error}
     taken_for = Table(table) if table in set(Table) else preview.likely_table()
-    nearest = nearest_kinds(preview.columns)
+    nearest = nearest_kinds(preview.columns, of_shop=own_kinds(visit.workspace.root))
     kinds = [kind.source.words(visit.language) for kind in nearest if not kind.missing]
     fills = proposed_columns(preview.columns, taken_for)
     return values | {
@@ -340,7 +339,7 @@ def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[st
         ],
         "rare_fields": RARE_FIELDS,
         "basics": basic_columns(preview.columns, fills) if taken_for is Table.USERS else {},
-        # the file's own kind, a kind that cannot be loaded, and the nearest ones with their missing columns
+        # its own kind, a kind that gives nothing, and the nearest ones with what is missing
         "export_kind": next((kind for kind in kinds if kind.gives_nothing is None), None),
         "useless_kind": next((kind for kind in kinds if kind.gives_nothing is not None), None),
         "nearest": [
@@ -417,7 +416,7 @@ class FileLoad:
         return None if self.share < 0.02 else passed * (1 - self.share) / self.share
 
     def run(self, tell: Progress) -> FileLoad:
-        """Load the upload, table after table; returns itself. Raises what `load_file` does."""
+        """Load table after table; returns itself. Raises what `load_file` does."""
 
         def progress(rows: int) -> None:
             self.rows = rows
@@ -437,14 +436,13 @@ class FileLoad:
 
 
 def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Path:
-    """Copy a stream to the workspace's uploads, whole or not at all.
-    Raises `UsageError` for an empty file."""
+    """Copy a stream to the uploads, whole or not at all. Raises `UsageError` for an empty one."""
     sweep_uploads(workspace)
     folder = _uploads_folder(workspace)
     folder.mkdir(mode=0o700, exist_ok=True)
     upload_id = secrets.token_urlsafe(9).replace("-", "x").replace("_", "y")
-    # the file's own name as far as it is safe in a path
-    safe = re.sub(r"[^\w.-]+", "_", name.replace("\\", "/").rsplit("/", 1)[-1], flags=re.ASCII)[-60:].lstrip("._-")
+    # the file's own name as far as it is safe in a path, in any script
+    safe = re.sub(r"[^\w.-]+", "_", name.replace("\\", "/").rsplit("/", 1)[-1])[-60:].lstrip("._-")
     safe, draft = safe or "upload.csv", folder / f"{upload_id}.tmp"
     draft.mkdir(mode=0o700)
     try:
@@ -474,7 +472,7 @@ def remove_upload(workspace: Workspace, upload_id: str) -> None:
 
 
 def sweep_uploads(workspace: Workspace) -> None:
-    """Remove uploads of more than a day ago and broken ones. Raises `StoreError` for a link."""
+    """Remove broken uploads, and those of a day ago. Raises `StoreError` for a link."""
     for folder in _uploads_folder(workspace).glob("*"):
         if time.time() - folder.stat().st_mtime > DAY_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)

@@ -35,6 +35,7 @@ from recllm.recommend.recommender.registry import mark_tainted, remove_tainted, 
 from recllm.recommend.recommender.shop_recommender import open_recommender, tainted_until
 from recllm.recommend.recommender.shop_states import forget_in_states, remove_states
 from recllm.shop.ingest.quarantine import QUARANTINE, UPLOADED
+from recllm.shop.ingest.sources import OWN_KINDS
 from recllm.shop.workspace import personal_records as records
 from recllm.shop.workspace.console_sessions import SIGNED_IN
 from recllm.shop.workspace.store_records import AUDIT_LOG, STORE, unnamed
@@ -237,6 +238,7 @@ REGISTRY = records.RecordRegistry(
             in_backup=True,
             leftovers=(f"{CAMPAIGN_FILES}/.*.lock",),
         ),
+        records.PersonalRecords(name="how its files are read", files=(OWN_KINDS,), in_backup=True),
         records.PersonalRecords(name="secrets and locks", files=("key", NEXT_KEY, "webhooks.json", ".lock", ".*.lock")),
         records.PersonalRecords(
             name="what is computed of items",

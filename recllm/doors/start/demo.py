@@ -1,7 +1,6 @@
 """The demonstration on the Complete Journey log, a public log of a grocery shop.
 
-The data are simulated from real shopping patterns, according to their package. The demonstration's workspace grants
-every consent; a real one denies it by default.
+Its data are simulated from real patterns. This workspace grants every consent; a real one denies it by default.
 """
 
 from __future__ import annotations
@@ -40,10 +39,8 @@ NOTE = (
 
 
 def run_demo(folder: Path, *, generator: str = "template") -> dict[str, Any]:
-    """Runs the demonstration in a workspace at `folder`; returns what `run_start` does.
-
-    Raises `UsageError` when `folder` holds another workspace, `MissingExtraError` without the data's package.
-    """
+    """What `run_start` returns, in a workspace at `folder`. Raises `UsageError` when it holds another workspace, and
+    `MissingExtraError` without the data's package."""
     if (folder / SETTINGS_FILE).exists():
         with Workspace.open(folder) as shop:
             if shop.settings.tenant != "demo":

@@ -91,11 +91,8 @@ def answers_of(
     *,
     at_terminal: bool,
 ) -> Answers:
-    """From options, else from those of an earlier start, else by asking at a terminal.
-
-    options: basis, contact and sender where stated. before: earlier answers.
-    Raises `UsageError`, in the shop's language, with the options that are missing.
-    """
+    """From options (basis, contact and sender), else from an earlier start, else by asking at a terminal. Raises
+    `UsageError`, in the shop's language, with the options that are missing."""
     values = {**(before or {}), **options}
     if at_terminal:
         values |= asked(values, columns, words)
@@ -113,8 +110,7 @@ def answers_of(
 
 
 def sender_of(stated: str | Mapping[str, str] | None, words: Words) -> Sender | None:
-    """The sender in "NAME; ADDRESS; LINK OR MAILBOX TO STOP".
-    Raises `UsageError` for another form."""
+    """Of "NAME; ADDRESS; LINK OR MAILBOX TO STOP". Raises `UsageError` for another form."""
     if stated is None or isinstance(stated, Mapping):
         return None if stated is None else Sender(**stated)
     cells = [cell.strip() for cell in stated.replace("；", ";").split(";")]
@@ -233,20 +229,22 @@ class ShopFile:
                 reports.append(load(mapping=consent_map(of_basis, self.people, answers.basis, with_yes=True)))
         return reports + load_export(workspace, self.path, recognised=self.recognised, consent_from=contact, **read)[1]
 
-    def map_words(self, words: Words) -> list[str]:
-        """The suggested map: "customer: customer_email"."""
-        if self.suggestion is None:
-            return []
-        columns = dict(self.suggestion.columns)
-        if self.suggestion.price_is_total:
-            columns["price"] += f" / {columns['quantity']}"
-        of_fields = [(words.say(f"field.{name}"), column) for name, column in columns.items()]
-        of_basics = [(words.basic(name), column) for name, column in self.suggestion.basics.items()]
-        lines = [f"{name}: {column}" for name, column in of_fields + of_basics]
-        for column, read_as in self.suggestion.states.items():
-            listed = {name: ", ".join(states) for name, states in read_as.items() if states}
-            lines += [words.say(f"start.state.{name}", column=column, states=text) for name, text in listed.items()]
-        return lines
+
+def plain_words(suggestion: Suggestion, words: Words) -> SourceWords:
+    """What a file of no known kind is, and how it is read: "customer: customer_email"."""
+    columns = dict(suggestion.columns)
+    if suggestion.price_is_total:
+        columns["price"] += f" / {columns['quantity']}"
+    if suggestion.levels:
+        columns["category"] = " > ".join(suggestion.levels)
+    of_fields = [(words.say(f"field.{name}"), column) for name, column in columns.items()]
+    of_basics = [(words.basic(name), column) for name, column in suggestion.basics.items()]
+    lines = [f"{name}: {column}" for name, column in of_fields + of_basics]
+    for column, read_as in suggestion.states.items():
+        listed = {name: ", ".join(states) for name, states in read_as.items() if states}
+        lines += [words.say(f"start.state.{name}", column=column, states=text) for name, text in listed.items()]
+    title = words.say("start.plain_file", table=words.say(f"table.{suggestion.table}"))
+    return SourceWords(title=title, caveats=tuple(lines))
 
 
 def people_of(events: ColumnMap | None) -> ColumnMap | None:
@@ -259,8 +257,8 @@ def people_of(events: ColumnMap | None) -> ColumnMap | None:
 
 
 def read_files(paths: Sequence[Path], words: Words) -> list[ShopFile]:
-    """What each file or sheet is, products before orders. Raises `IngestError` for an unreadable file, and `UsageError`
-    for one whose columns do not say what it is, or whose ids the orders lack."""
+    """Files and sheets, products before orders. Raises `IngestError` for an unreadable one, and `UsageError` where
+    columns do not say what it is, or orders lack its ids."""
     files: list[ShopFile] = []
     for path in paths:
         try:
@@ -293,8 +291,7 @@ def ids_in(cells: pl.Series) -> set[str]:
 
 
 def known_as_buyers(file: ShopFile, buyers: Set[str], words: Words) -> ShopFile:
-    """People by the ids of the orders: by others their consent would count for strangers.
-    Raises `UsageError` where no column has them."""
+    """By the ids of the orders: by others consent would count for strangers. Raises `UsageError`."""
     suggestion = file.suggestion
     of_people = suggestion.column_map() if suggestion and suggestion.table is Table.CONSENT else file.people
     if of_people is None or not (ids := ids_by_map(file, of_people, "user_id")):
@@ -366,7 +363,8 @@ def opened(path: Path, recognised: Recognised, options: IngestOptions) -> ShopFi
 def plain_file(path: Path, suggestion: Suggestion, options: IngestOptions) -> ShopFile:
     """A log that names its products gives the catalogue too."""
     maps: dict[str, Any] = {}
-    tests = test_rules(open_records(probe(path), options, ColumnMap(doubled="first")).columns)
+    columns = open_records(probe(path), options, ColumnMap(doubled="first")).columns
+    tests = test_rules(columns)
     if suggestion.table is not Table.CONSENT:
         column_map = suggestion.column_map()
         update: dict[str, Any] = {"reject": (*column_map.reject, *tests)}
@@ -377,15 +375,15 @@ def plain_file(path: Path, suggestion: Suggestion, options: IngestOptions) -> Sh
         except NothingToDo:
             pass
         else:
-            columns = {n: c for n, c in products.columns.items() if n != "price" or not suggestion.price_is_total}
-            columns["item_id"] = (suggestion.columns["item_id"],)
+            fills = {n: c for n, c in products.columns.items() if n != "price" or not suggestion.price_is_total}
+            fills["item_id"] = (suggestion.columns["item_id"],)
             pieces = suggestion.columns.get("quantity")
             returns = (RejectRule.model_validate({"column": pieces, "matches": "^-"}),) if pieces else ()
-            update = {"columns": columns, "reject": (*returns, *tests)}
+            update = {"columns": fills, "reject": (*returns, *tests)}
             maps["items"] = products.model_copy(update={**update, "keep": "most_common", "only_new": True})
-    words, table = map(Words, LANGUAGES), f"table.{suggestion.table}"
-    title, chinese = (language.say("start.plain_file", table=language.say(table)) for language in words)
-    source = FileSource(name="plain", title=title, zh=SourceWords(title=chinese), signature=(), **maps)
+    english, chinese = (plain_words(suggestion, Words(language)) for language in LANGUAGES)
+    maps |= {**dict(english), "zh": chinese, "signature": tuple((name,) for name in columns)}
+    source = FileSource(name="plain", **maps)
     file = replace(opened(path, Recognised(source=source, encoding=options.encoding), options), suggestion=suggestion)
     if suggestion.table is Table.CONSENT:
         return file

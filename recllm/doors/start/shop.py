@@ -1,4 +1,4 @@
-"""From a shop's own files to something to send; `doors.start.demo` does it with a public log."""
+"""From a shop's own files to something to send; `demo` does it with a public log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from recllm.base.documents import json_text, plain
 from recllm.base.errors import DataError, IngestError, NothingToDo, PolicyError, UsageError
 from recllm.base.files import write_whole
-from recllm.base.schema import Action, Encoder, Purpose, Slate, Table
+from recllm.base.schema import Action, Encoder, IngestReport, Purpose, Slate, Table
 from recllm.base.words.sentences import language_of
 from recllm.base.words.words import Words
 from recllm.doors.start.files import Answers, ShopFile, answers_of, columns_of_consent, read_files, shop_settings
@@ -35,7 +35,8 @@ from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import open_recommender, workspace_encoder
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import Dataset, utc
-from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace
+from recllm.shop.ingest.sources import keep_kinds
+from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace, present
 from recllm.text.domains import domain_of
 from recllm.text.templates import Prompts
 
@@ -67,7 +68,7 @@ class Run:
 
     @contextmanager
     def step(self, text: str, *errors: type[Exception], problem: str = "", **values: Any) -> Iterator[None]:
-        """Prints the name of a step. text: a key of the words. errors: are noted as this problem."""
+        """Prints a step's name. text: a key of the words. errors: noted as this problem."""
         seconds = time.monotonic() - self.started
         sys.stderr.write(f"{seconds:6.1f} s  {self.words.say(f'start.step_{text}', **values)}\n")
         try:
@@ -101,10 +102,9 @@ def start_shop(
     generator: str,
     at_terminal: bool,
 ) -> dict[str, Any]:
-    """`run_start` with what the files say of the shop where nothing else states it.
+    """`run_start`, with what the files say of the shop where nothing else does, and raises what it calls does.
 
     options: basis, contact and sender, or empty. at_terminal: whether questions can be asked.
-    Raises what `read_files`, `answers_of` and `run_start` do.
     """
     before: dict[str, Any] = {}
     with suppress(OSError, ValueError):  # the record of the start before in this workspace
@@ -140,9 +140,8 @@ def run_start(
     """Reads the files into a workspace at `folder`, learns, recommends, measures and drafts a campaign. Returns the
     record of which report.html is the page. A second run reads what is new and learns again; a campaign stays.
 
-    locale: of the page and texts; a new workspace keeps it. where: a condition on the recommended items. note: a
-    sentence at the top of the page. settings: fields of `Settings`; None states nothing. Raises `IngestError` for a
-    refused file, and `UsageError` for a column that no file has, or a workspace with other answers.
+    locale: of page and texts. where: a condition on the recommended items. note: at the top of the page. settings: of
+    `Settings`. Raises `IngestError` for a refused file, `UsageError` for an absent column, or other answers before.
     """
     check_columns(files, answers)
     stated = {name: value for name, value in settings.items() if value is not None}
@@ -159,11 +158,11 @@ def run_start(
     page_locale, currency = workspace.locale(locale), workspace.settings.currency
     timezone = workspace.settings.timezone
     run = Run(workspace, words_of(page_locale, currency, timezone))
-    loads: list[dict[str, Any]] = []
-    for file in files:
+    loads: list[tuple[ShopFile, list[IngestReport]]] = []
+    for file in (file.with_columns(answers.contact) for file in files):
         with run.step("read", file=file.name, kind=file.source.words(page_locale).title):
-            reports = file.with_columns(answers.contact).load(workspace, answers)
-        loads += [{**plain(report), "file": file.name} for report in reports]
+            loads.append((file, file.load(workspace, answers)))
+    keep_kinds(folder, [file.source for file, _ in loads if file.suggestion and file.source.maps])
     encoder = workspace_encoder(workspace)
     model_version, evaluation = learn(run, encoder)
     contact = reachable(workspace, channel)
@@ -182,25 +181,29 @@ def run_start(
         texts = {} if plan is None else {person.user_id: person.text_id for person in plan.addressed}
         people = typical_people(serving, run.words, texts or contact)
         slates = [slate_of_goods(serving, person["user_id"], where) for person in people]
+    ended = utc(present(workspace))
+    days_ago = (datetime.now(UTC) - ended).days
     record = {
         "workspace": str(folder),
         "report": str(folder / "report.html"),
         "command": "recllm start",
         "note": note,
+        "ended": run.words.say("start.ended", last=run.words.day(ended), n=days_ago) if days_ago and not note else None,
         "answers": asdict(answers),
         "locale": page_locale,
         "currency": currency,
         "timezone": timezone,
-        "rows": sum(load["read"] for load in loads),
+        "rows": sum(load.read for _, reports in loads for load in reports),
         "seconds": round(time.monotonic() - run.started, 2),
         "files": [
             {
                 "file": file.name,
                 "encoding": file.recognised.encoding,
-                "columns": file.map_words(run.words),
+                "is_plain": file.suggestion is not None,
+                "unread": [c for c in file.columns if all(c in load.ignored_columns for load in reports)],
                 **plain(file.source.words(page_locale)),
             }
-            for file in files
+            for file, reports in loads
         ],
         "problems": run.problems,
         "evaluation": None if evaluation is None else evaluation.document(),
@@ -211,7 +214,7 @@ def run_start(
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "horizon_days": TEST_DAYS,
         "shop": shop_figures(serving.dataset),
-        "loads": loads,
+        "loads": [{**plain(load), "file": file.name} for file, reports in loads for load in reports],
         "people": person_cards(people, slates, plan, serving.dataset),
         "next": next_steps(run, files),
         "provenance": {
@@ -243,7 +246,7 @@ def reachable(workspace: Workspace, channel: str) -> set[str]:
 
 
 def draft_campaign(run: Run, answers: Answers, channel: str, generator: str) -> CampaignPlan:
-    """The first campaign's plan, made where there is none. Raises what `plan_campaign` does."""
+    """The first campaign's plan, made where none is. Raises what `plan_campaign` does."""
     workspace = run.workspace
     if not file_path(workspace, CAMPAIGN).is_file():
         fields = {
@@ -362,18 +365,21 @@ def words_of(locale: str, currency: str | None = None, timezone: str | None = No
 
 
 def terminal_lines(record: Mapping[str, Any]) -> list[str]:
-    """The last lines of the command: the files, what is missing and mends it, what can be sent."""
+    """The last lines: the files, what is missing and mends it, what can be sent."""
     page_words, campaign = words_of(record["locale"]), record["campaign"]
     lines = []
     for file in record["files"]:
         lines.append(page_words.say("start.is_kind", file=file["file"], kind=file["title"]))
-        lines += [f"  {'; '.join(file['columns'])}"] if file["columns"] else []
+        if file["is_plain"]:
+            unread = page_words.say("start.unread", columns=", ".join(file["unread"]) or "–")
+            lines.append("  " + "; ".join([*file["caveats"], unread]))
     for name, problem in record["problems"].items():
         lines.append(page_words.say("start.not_yet", problem=page_words.say(f"start.problem.{name}")))
         lines += [f"  {text}" for text in dict.fromkeys((problem, page_words.say(f"start.mend.{name}")))]
     if campaign is not None:
         lines.append(page_words.say("start.sendable", n=campaign["sendable"], people=campaign["messages"]))
         lines.append(page_words.say("start.drafted", goal=campaign["goal"], workspace=record["workspace"]))
+    lines += [record["ended"]] if record["ended"] else []
     return [*lines, page_words.say("start.done", seconds=record["seconds"], report=record["report"])]
 
 

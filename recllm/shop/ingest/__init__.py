@@ -1,1 +1,1 @@
-"""The only way in: files become rows of the store, and what cannot is quarantined with its place and reason."""
+"""The only way in: files become rows of the store, or are quarantined with place and reason."""

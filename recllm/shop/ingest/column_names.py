@@ -1,4 +1,4 @@
-"""Names of columns: the fields of each table, their other names, and columns that are not taken in."""
+"""Names of columns: the fields of each table, other names, and columns not taken in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tomllib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 from recllm.base.schema import Table
@@ -27,8 +27,8 @@ FIELDS: Mapping[Table, tuple[str, ...]] = {
         "request_id", "position", "model_version",
     ),
     Table.ITEMS: (
-        *REQUIRED[Table.ITEMS], "category", "brand", "description", "price", "currency", "available", "attributes",
-        "available_until",
+        *REQUIRED[Table.ITEMS], "category", "brand", "description", "price", "currency", "available", "stock",
+        "attributes", "available_until",
     ),
 }  # fmt: skip
 
@@ -44,11 +44,11 @@ STATES: Mapping[str, str] = {
     for name, words in _TABLE["order_states"].items()
     if name != "columns"
 }
-"""Patterns of the states of orders: `returned`, `left_out` (cancelled or not paid) and `bought`."""
+"""Patterns of orders' states: `returned`, `left_out` (cancelled or not paid), `bought`."""
 
 
 def normal(name: str) -> str:
-    """A column name without case, width, spaces and punctuation: "User Id", "user_id" and "ＵＳＥＲ-ID" are equal."""
+    """Without case, width, spaces and punctuation: "User Id" and "ＵＳＥＲ-ID" are equal."""
     return re.sub(r"[\s_\-./#:()\[\]'\"]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
@@ -70,11 +70,19 @@ def columns_of(field: str, by_normal: Mapping[str, str]) -> list[str]:
 
 
 def named_so(field: str, by_normal: Mapping[str, str]) -> list[str]:
-    """The columns with a name of the field: a shop's, or else another business's. Keys are normalised."""
+    """The columns with a shop's name of the field, or else another business's."""
     for names in (candidates(field), outside_shops(field)):
         if columns := [column for name, column in by_normal.items() if name in names]:
             return columns
     return []
+
+
+def category_levels(by_normal: Mapping[str, str]) -> tuple[str, ...]:
+    """The columns of a category's path, the widest first; none where one column holds it."""
+    lists = _TABLE["category_levels"]
+    levels = ([by_normal[key] for key in map(normal, names) if key in by_normal] for names in lists)
+    path = tuple(columns[0] for columns in takewhile(bool, levels))
+    return path if path[1:] or not columns_of("category", by_normal) else ()
 
 
 def outside_shops(field: str) -> frozenset[str]:

@@ -1,6 +1,6 @@
 """The schema of a file, settled before its rows are loaded: the column of each field, and the formats of values.
 
-Only as much of the file is read as the decisions need; parsing finds later rows that contradict them.
+No more is read than that needs; parsing finds later rows that contradict it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from recllm.shop.ingest.column_names import (
     BASICS,
     FIELDS,
     REQUIRED,
+    STATE_COLUMNS,
     candidates,
+    category_levels,
     columns_of,
     is_special,
     named_so,
@@ -37,6 +39,7 @@ from recllm.shop.ingest.options import (
     LineTotal,
     RowRule,
     WrittenPath,
+    order_rules,
 )
 from recllm.shop.ingest.parse.numbers import Decimal, DecimalEvidence, currencies, distinct_currencies
 from recllm.shop.ingest.parse.times import TimeEvidence, TimeFormat, check_zone, declared_format
@@ -55,8 +58,7 @@ _NUMBER_FIELDS = ("quantity", "value", *_MONEY_FIELDS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSchema:
-    """The source of each field, and the formats of the file's values.
-    Column names are the file's own."""
+    """The column of each field, by the file's own name, and the formats of values."""
 
     table: Table
     columns: Mapping[str, str]
@@ -72,7 +74,7 @@ class FileSchema:
     float_ids: frozenset[str] = frozenset()
     """Fields whose ids all end in ".0"."""
     currency: str | None = None
-    """Currency of prices: as stated, the shop's own (events), or the file's most common one."""
+    """Of prices: as stated, the shop's own (events), or the file's most common one."""
     is_foreign: bool = False
     """Whether the signs at prices of events name another currency than `currency`."""
 
@@ -80,7 +82,7 @@ class FileSchema:
         return self.columns.get(field, field)
 
     def fields(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The table's fields as text, one row per row of `frame`; unfilled fields are left out."""
+        """Fields as text, one row per row of `frame`; unfilled ones are left out."""
         columns = [pl.col(column).alias(field) for field, column in self.columns.items()]
         built = self.column_map
         columns += [pl.lit(text, dtype=pl.String).alias(field) for field, text in built.constants.items()]
@@ -109,7 +111,7 @@ class Header:
     """The columns of a file by their normalised names, and their use so far."""
 
     def __init__(self, columns: tuple[str, ...], file: str, *, optional: bool) -> None:
-        """optional: whether the parts of a map whose columns are not there are left out, and are no errors."""
+        """optional: whether parts of a map without their columns are left out, and no errors."""
         self.columns = columns
         self.file = file
         self.optional = optional
@@ -153,7 +155,7 @@ class Header:
         )
 
     def by_alias(self, field: str) -> str | None:
-        """The column with the field's own name if there is one, else the only one with another name of it."""
+        """The column with the field's own name, else the only one with another name of it."""
         columns = columns_of(field, self.by_normal)
         if len(columns) > 1:
             raise IngestError(
@@ -163,7 +165,7 @@ class Header:
 
 
 def find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap, file: str) -> FileSchema:
-    """Raises `IngestError` for missing, doubled and special-category columns, or a map for another table."""
+    """Raises `IngestError` for missing, doubled and special columns, or a map for another table."""
     if column_map.table not in {None, table}:
         raise IngestError("E_MAP", f"the map is for {column_map.table}, not for {table}")
     header = Header(columns, file, optional=column_map.optional)
@@ -179,7 +181,7 @@ def find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap, 
     resolved = {
         "joins": present_joins(header, table, column_map),
         "totals": totals,
-        "paths": category_paths(header, column_map),
+        "paths": category_paths(header, table, column_map),
         "attributes": attributes,
     }
     column_map = column_map.model_copy(update=resolved)
@@ -218,9 +220,11 @@ def present_joins(header: Header, table: Table, column_map: ColumnMap) -> dict[s
     return joins
 
 
-def category_paths(header: Header, column_map: ColumnMap) -> dict[str, ColumnPath]:
-    paths: dict[str, ColumnPath] = {}
-    for field, path in column_map.paths.items():
+def category_paths(header: Header, table: Table, column_map: ColumnMap) -> dict[str, ColumnPath]:
+    paths, stated = dict[str, ColumnPath](), dict(column_map.paths)
+    if table is Table.ITEMS and "category" not in {*column_map.columns, *column_map.built_fields}:
+        stated["category"] = () if header.optional else category_levels(header.by_normal)
+    for field, path in stated.items():
         if not isinstance(path, WrittenPath):
             paths |= {field: names} if (names := header.require_all(path, field)) else {}
         elif header.has(path.column):
@@ -230,8 +234,11 @@ def category_paths(header: Header, column_map: ColumnMap) -> dict[str, ColumnPat
 
 def plain_columns(header: Header, table: Table, column_map: ColumnMap) -> dict[str, str]:
     plain: dict[str, str] = {}
+    mapped = {*column_map.columns, *column_map.built_fields}
     for field in FIELDS[table]:
         if field in column_map.built_fields:
+            continue
+        if field == "stock" and "available" in mapped and field not in mapped:
             continue
         names = column_map.columns.get(field, ())
         column = next((c for name in names if (c := header.find(name)) is not None), None)
@@ -280,7 +287,7 @@ def columns_of_basics(header: Header, column_map: ColumnMap, plain: set[str]) ->
 
 
 def with_column(header: Header, rule: _Rule, column_map: ColumnMap, plain: Mapping[str, str]) -> _Rule:
-    """The rule with the file's name of its column, which the map may name otherwise, or by its field."""
+    """The rule with the file's name of its column; the map may name it otherwise, or its field."""
     column, key = header.find(rule.column), normal(rule.column)
     if column is None:
         fields = (field for field, names in column_map.columns.items() if key in {normal(name) for name in names})
@@ -304,7 +311,7 @@ def joined_columns(join: JoinedColumns) -> pl.Expr:
 
 
 def json_lists(frame: pl.DataFrame, field: str, path: ColumnPath) -> pl.Series:
-    """JSON lists from the widest name on; a list of several columns ends at its first empty one."""
+    """JSON lists, the widest name first; that of several columns ends at an empty one."""
     columns = (path.column,) if isinstance(path, WrittenPath) else path
     rows = frame.select(pl.col(column).str.strip_chars() for column in columns).rows()
     if isinstance(path, WrittenPath):
@@ -367,6 +374,11 @@ def settle_schema(
     reader: RecordReader, table: Table, options: IngestOptions, column_map: ColumnMap, file: str
 ) -> FileSchema:
     """`options` include those of the map. Raises `IngestError`."""
+    if table is Table.EVENTS and not (column_map.reject or column_map.returns):
+        fills = {*chain.from_iterable(column_map.columns.values())}
+        others = [name for name in reader.columns if name not in fills]
+        states = [name for name in others if normal(name) in STATE_COLUMNS]
+        column_map = column_map.model_copy(update=order_rules(states))
     schema = find_columns(reader.columns, table, column_map, file)
     check_zone(options.tz)
     declared = declared_format(options.ts_format, options.tz) if options.ts_format else None

@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 _ERASED = "E_ERASED_SUBJECT"
 """Rows of erased people, of which only the number is kept."""
 LEAST_TWINS = 5
-"""Products of a file from which on their titles say that the shop has them under other ids."""
+"""Products from which on their titles show that the shop has them under other ids."""
 _LEFT_OUT = frozenset({"E_MAP_REJECT", _ERASED})
 """Codes of rows that are no mistakes: they do not count towards the reject limit."""
 
@@ -66,12 +66,11 @@ def ingest_file(
 ) -> IngestReport:
     """Loads one file into one table, as a whole or not at all.
 
-    A bad row goes to `quarantine_dir`/<load_id>.jsonl with its line, code and message. With `dry_run` the report is the
-    same and the store is unchanged. A file with a header and no rows gives a report with read == 0 and W_NO_ROWS.
-    `progress` is called with the number of rows read so far.
+    A bad row goes to `quarantine_dir`/<load_id>.jsonl. With `dry_run` the store stays unchanged. A file without rows
+    gives read == 0 and W_NO_ROWS. `progress` is called with the rows read so far.
 
-    Raises `IngestError` when the file or the load is refused (then nothing of it is kept; for E_REJECT_LIMIT the
-    quarantine file stays and is named), `StoreError` when the store cannot take it.
+    Raises `IngestError` for a refused file or load (for E_REJECT_LIMIT the quarantine file stays), and `StoreError`
+    when the store cannot take it.
     """
     started = time.monotonic()
     table = Table(table)
@@ -147,8 +146,7 @@ def stored_products(store: Store) -> dict[str, bool]:
 
 
 def check_ids(rows: Sequence[pl.DataFrame], store: Store, file: str) -> None:
-    """Raises `IngestError` E_OTHER_IDS for a catalogue of which the store has most products, and all under other ids.
-    rows: item_id and title."""
+    """rows: item_id and title. Raises E_OTHER_IDS where the store has most, all by other ids."""
     names = pl.concat([pl.DataFrame(schema={"item_id": pl.String, "title": pl.String}), *rows])
     with store.read() as reader:
         stored = reader.items().select("item_id", "title")
@@ -164,7 +162,7 @@ def check_ids(rows: Sequence[pl.DataFrame], store: Store, file: str) -> None:
 
 
 def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnMap) -> RecordReader:
-    """The reader for a probed file. Raises `IngestError` for encoding, delimiter and header."""
+    """Of a probed file. Raises `IngestError` for encoding, delimiter and header."""
     keeps_first = column_map.doubled == "first"
     if source.kind is FileKind.PARQUET:
         return open_parquet(source.path)
@@ -179,8 +177,7 @@ def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnM
 
 
 def refusals_alone(reader: RecordReader, schema: FileSchema) -> RecordReader:
-    """The rows that do not say yes, without those that the map rejects. Unreadable lines are left to the other tables
-    of the file."""
+    """The rows that do not say yes and are not rejected; bad lines count in other tables."""
 
     def refusals(chunk: Chunk) -> Chunk:
         is_out = yes_or_no(chunk.frame[schema.columns["granted"]], GRANTED, DENIED).fill_null(False)
@@ -197,7 +194,7 @@ class RowStage:
     quarantine: QuarantineDraft
     reader: RecordReader
     merged: MostCommon | None
-    """Collects the good rows that become one per id; None where they go to the store as they are."""
+    """Collects good rows that become one per id; None where they go to the store as they are."""
     known_ids: frozenset[str] = frozenset()
     """Ids of `merged` that stay unchanged in the store."""
     names: list[pl.DataFrame] = field(default_factory=list)
@@ -207,6 +204,7 @@ class RowStage:
     duplicates: int = 0
     codes: Counter[str] = field(default_factory=Counter)
     """Quarantined rows by code."""
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def run(self, load: Load, progress: Callable[[int], None] | None) -> None:
         """Raises `IngestError` E_REJECT_LIMIT."""
@@ -244,8 +242,8 @@ class RowStage:
             self.names.append(rows.select("item_id", "title"))
 
     def _parsed(self, chunks: Iterator[Chunk]) -> tuple[FieldBatch, pl.DataFrame, bool] | None:
-        """The next chunk, its good rows as the store takes them, and whether no two events of the load can have one
-        key, because the file has no ids of events; None after the last."""
+        """The next chunk, its good rows for the store, and whether no two events of the load can have one key, as the
+        file has no ids of events; None after the last."""
         chunk = next(chunks, None)
         if chunk is None:
             return None
@@ -284,6 +282,7 @@ class RowStage:
             record_no = self.reader.header_records + self.read + 1 + position
             self.quarantine.add(record, record_no)
             self.codes[record.code] += 1
+            self.left_out[record.message] += record.code == "E_MAP_REJECT"
         self.read += chunk.n_records
 
     def report(self, load_id: str, quarantine_file: str | None, *, committed: bool) -> IngestReport:
@@ -300,8 +299,10 @@ class RowStage:
             quarantined=self.codes.total(),
             warnings={code: n for code, n in sorted(notes.items()) if n},
             quarantine_file=quarantine_file,
+            read_columns=tuple(name for name in self.reader.columns if name not in schema.ignored),
             ignored_columns=schema.ignored,
             codes={code: n for code, n in sorted(self.codes.items()) if n},
+            left_out={reason: n for reason, n in sorted(self.left_out.items()) if n},
             personal_data=dict(sorted(state.personal_data.items())),
             committed=committed,
         )
@@ -311,9 +312,8 @@ class RowStage:
 class QuarantineDraft:
     """The file of refused rows of one load. It holds raw ids: only the owner may read it.
 
-    Lines go to a hidden draft, which gets its name when the load is committed, or refused for too many bad rows; an
-    exception that ends `draft` before `publish`, or the next load, removes it. With no folder nothing is written. Ids
-    are written without the namespace.
+    Lines go to a hidden draft, which gets its name when the load is committed, or refused for too many bad rows; else
+    it goes with `draft`, or at the next load. With no folder nothing is written. Ids are without the namespace.
     """
 
     folder: Path | None

@@ -1,4 +1,4 @@
-"""Options and column maps of a file. Everything else is read from the file itself or refused, never guessed.
+"""Options and column maps of a file. All else is read from the file itself or refused, never guessed.
 
 A column map is a TOML file that says how one shop's file expresses a table; `column_map.toml` shows every part.
 """
@@ -51,11 +51,11 @@ class ReadOptions(_Part):
     tz: str | None = None
     """Zone of times without one, e.g. "Europe/London"."""
     likely_tz: str | None = None
-    """Zone of such times where nothing states one: that of the system that writes the file."""
+    """The same where nothing states one: of the system that writes the file."""
     ts_format: str | None = None
     """"iso", "epoch", "excel" (serial day numbers) or a strptime pattern such as "%d.%m.%y %H:%M"."""
     date_order: Literal["dmy", "mdy"] | None = None
-    """Order of day and month in 03/04/2025; inferred when some day is above 12 and no row contradicts."""
+    """Of day and month in 03/04/2025; inferred when some day is above 12 and no row contradicts."""
     currency: str | None = None
     """ISO code of all prices, when no column has it."""
     sheet: str | None = None
@@ -70,7 +70,7 @@ class IngestOptions(ReadOptions):
     shop_currency: str | None = None
     """The shop's own currency: prices of events in another one are dropped."""
     event_names: Mapping[str, Action] = {}
-    """Names of events in the shop's domain, in addition to the usual ones: {"watch": Action.PURCHASE}."""
+    """Names of events in the shop's domain, besides the usual ones: {"watch": Action.PURCHASE}."""
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = None
     """Of a file of another shop: its people, items, baskets and events become NAMESPACE:ID."""
     block_bytes: int = BLOCK_BYTES
@@ -87,8 +87,7 @@ class IngestOptions(ReadOptions):
 
 
 def read_options(values: Mapping[str, str]) -> dict[str, str]:
-    """Options of a command line, checked.
-    Raises `UsageError` for an unknown one or a value that it does not take."""
+    """Options of a command line. Raises `UsageError` for an unknown one or a wrong value."""
     names = {*ReadOptions.model_fields, "namespace"} - {"likely_tz"}
     for name in values.keys() - names:
         raise UsageError(f"--read {name}: no such option; known: {', '.join(sorted(names))}")
@@ -130,7 +129,7 @@ class JoinedColumns(_Part):
 
 
 class WrittenPath(_Part):
-    """One or several paths in one column: the one with the most names counts, of equals the first."""
+    """Paths in one column: the one with the most names counts, of equals the first."""
 
     column: str
     levels: str = Field(min_length=1)
@@ -165,8 +164,7 @@ class LineTotal(_Part):
 
 
 class RowRule(_Part):
-    """Rows whose column is empty, has one of `values` or none of `others`, matches `matches`, names this `state` of an
-    order, or equals another column."""
+    """Rows in which one of the conditions on the column holds."""
 
     column: str
     values: Names = Field((), alias="in")
@@ -213,6 +211,17 @@ def test_rules(columns: Iterable[str]) -> tuple[RejectRule, ...]:
     """Leave out the rows that one of these columns calls a test."""
     rules = ({"column": name, "matches": TEST, "reason": "a test"} for name in columns if normal(name) in NOTES)
     return tuple(map(RejectRule.model_validate, rules))
+
+
+def order_rules(states: Iterable[str], user_columns: Iterable[str] = ()) -> dict[str, Any]:
+    """Of a map. Rows without a customer, as of a till, are no mistakes."""
+    left_out: list[Any] = [{"column": name, "empty": True, "reason": "no customer"} for name in user_columns]
+    returns: list[Any] = []
+    for name in states:
+        left_out.append({"column": name, "state": "left_out", "reason": "was cancelled or not paid"})
+        returns.append({"column": name, "state": "returned"})
+    rejected = tuple(map(RejectRule.model_validate, left_out))
+    return {"reject": rejected, "returns": tuple(map(RowRule.model_validate, returns))}
 
 
 class CarriedColumns(_Part):

@@ -1,4 +1,4 @@
-"""Raw files: refused rows, and uploads that wait to be loaded; what of them is about a person."""
+"""Raw files about people: refused rows, and uploads that wait to be loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recllm.shop.workspace.workspace import UPLOADS, Workspace
 
 _FILES = "quarantine/*.jsonl"
 _PLACE = ("sha256", "line_no", "record_no", "code")
-"""What stays of a refused row after an erasure: its place in its file, and why it was refused."""
+"""What stays of a refused row after an erasure: its place, and why it was refused."""
 _EMPTY: dict[str, Any] = {"file": "erased", "column": None, "message": "", "raw": "", "fields": None, "user": None}
 
 
@@ -24,7 +24,7 @@ def _row(line: bytes) -> dict[str, Any]:
 
 
 def _forget(workspace: Workspace, people: ErasedPeople) -> Removed:
-    """Removes the texts of all refused rows: any of them may hold an id, in any spelling."""
+    """Removes the texts of all refused rows: any may hold an id, in any spelling."""
     n_removed, unread = 0, []
     for path in sorted(workspace.root.glob(_FILES)):
         try:

@@ -1,4 +1,4 @@
-"""Files of another shape than a row for each line of an order or each product, brought into that shape.
+"""Files brought into the shape of a row for each line of an order, or each product.
 
 A column map says so with `renames`, `footer`, `groups`, `lines`, `parents`, `carry`, `nothing`, `text_marks` and
 `composed`; see `ingest.options`.
@@ -25,8 +25,7 @@ QUOTED_NUMBER = r"^['\x60](\d.*)$"
 
 
 def rearranged(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:
-    """The reader with a row for each line of an order, variants with what they have from their product, and cells
-    without marks. Raises `IngestError` E_MISSING_COLUMN."""
+    """The reader in the shape that the map needs. Raises `IngestError` E_MISSING_COLUMN."""
     if column_map.renames:
         reader = renamed(reader, column_map.renames)
     if column_map.footer is not None:
@@ -43,8 +42,7 @@ def rearranged(reader: RecordReader, column_map: ColumnMap, file: str) -> Record
 
 
 def renamed(reader: RecordReader, renames: Mapping[str, str]) -> RecordReader:
-    """Columns under the names by which the map knows them.
-    A name that another column has is not given again."""
+    """Columns by the map's names for them; a name that another column has is not given again."""
     names: dict[str, str] = {}
     for column in reader.columns:
         name = renames.get(column, column)
@@ -54,8 +52,8 @@ def renamed(reader: RecordReader, renames: Mapping[str, str]) -> RecordReader:
 
 
 def with_groups(reader: RecordReader, rule: RepeatedColumns) -> RecordReader:
-    """A row for each number of the repeated columns under which something stands; a row without any stays one
-    row. Their names win over those of the other columns."""
+    """A row for each number of the repeated columns with anything; a row without any stays one. Their names win over
+    those of the other columns."""
     numbered: dict[int, dict[str, str]] = {}
     for column in reader.columns:
         if match := re.search(rule.columns, column):
@@ -80,7 +78,7 @@ def with_groups(reader: RecordReader, rule: RepeatedColumns) -> RecordReader:
 
 
 def unfolded_chunk(chunk: Chunk, long: pl.DataFrame, rows: pl.DataFrame, columns: list[str]) -> Chunk:
-    """The chunk with the rows of `long`, and of `rows` those of which none was made; both have the number `ROW`."""
+    """The rows of `long`, and of `rows` those of which none was made; both have `ROW`."""
     alone = rows.join(long, on=ROW, how="anti")
     long = pl.concat([long, alone], how="diagonal").sort(ROW, maintain_order=True)
     return chunk.with_rows(long[ROW].to_numpy(), long.select(columns))
@@ -89,8 +87,8 @@ def unfolded_chunk(chunk: Chunk, long: pl.DataFrame, rows: pl.DataFrame, columns
 def with_composed(
     reader: RecordReader, rules: Mapping[str, ComposedColumn], file: str, *, optional: bool
 ) -> RecordReader:
-    """The reader with the columns that the map composes of others; what is `optional` and has none of its columns is
-    left out, and a column of that name that the file has stays. Raises `IngestError` E_MISSING_COLUMN."""
+    """The reader with the columns that the map composes, except optional ones of absent columns, and names that the
+    file has. Raises `IngestError` E_MISSING_COLUMN."""
     by_normal = {normal(column): column for column in reader.columns}
     added: list[pl.Expr] = []
     for name, rule in rules.items():
@@ -116,7 +114,7 @@ def with_composed(
 
 
 def without_footer(reader: RecordReader, pattern: str) -> RecordReader:
-    """Lines of another width that the pattern matches are left out by the map, and are no mistakes."""
+    """Lines of another width that the pattern matches are left out, and no mistakes."""
 
     def named(record: BadRecord) -> BadRecord:
         is_footer = record.code == "E_FIELD_COUNT" and re.search(pattern, record.raw) is not None
@@ -126,8 +124,8 @@ def without_footer(reader: RecordReader, pattern: str) -> RecordReader:
 
 
 def with_lines(reader: RecordReader, lines: OrderLines, file: str) -> RecordReader:
-    """A row for each cell with a line of an order: the other columns as they are, and those of its parts. What has no
-    such cell stays one row, with empty parts."""
+    """A row for each cell with a line of an order, with the columns of its parts. A row without stays one, with empty
+    parts."""
     cells = [column for column in reader.columns if re.search(lines.columns, column)]
     if not cells:
         raise IngestError("E_MISSING_COLUMN", f"{file}: no column whose name is matched by {lines.columns}")
@@ -152,8 +150,8 @@ def with_lines(reader: RecordReader, lines: OrderLines, file: str) -> RecordRead
 
 
 def with_parents(reader: RecordReader, rule: ParentRows, file: str, *, optional: bool) -> RecordReader:
-    """Variants with the cells of their product where their own are empty, its key in a column, and its cells in columns
-    such as "Name of the product". The rows of products are read once before, and kept."""
+    """Variants with their product's cells where their own are empty, its key in a column, and its cells in columns such
+    as "Name of the product". The rows of products are read once before, and kept."""
     by_normal = {normal(column): column for column in reader.columns}
 
     def present(*names: str | None) -> list[str]:
@@ -199,8 +197,7 @@ def with_parents(reader: RecordReader, rule: ParentRows, file: str, *, optional:
 
 
 def with_carried_cells(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:
-    """The reader with `carry`, `nothing` and `text_marks` of the map applied.
-    Raises `IngestError` E_MISSING_COLUMN."""
+    """Applies `carry`, `nothing` and `text_marks`. Raises `IngestError` E_MISSING_COLUMN."""
     carry, nothing = column_map.carry, list(column_map.nothing)
     by_normal = {normal(column): column for column in reader.columns}
     names = [] if carry is None else [carry.by, *carry.columns]

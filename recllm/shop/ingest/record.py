@@ -1,8 +1,7 @@
-"""Events with their keys, so that a file sent twice counts once and two equal lines of one order count twice.
+"""Events with keys, so that a file sent twice counts once, and two equal lines of an order twice.
 
-The key of an event with an id is that of the id. Any other is made of its content (person, product, kind, time,
-basket, price, quantity and so on) and its number among the equal ones of the file. Hashes are BLAKE2b, stable across
-versions. The person enters as a pseudonym, so that raw ids cannot be tried out against the keys.
+The key of an event is that of its id, or else made of its content and its number among the equal ones of the file.
+Hashes are BLAKE2b. The person enters as a pseudonym, so that raw ids cannot be tried out against the keys.
 """
 
 from __future__ import annotations
@@ -41,10 +40,9 @@ _CONTENT = (
 def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteResult:
     """Appends events of the program itself, durable on return; the same events again are duplicates.
 
-    events: user_id (pseudonyms), item_id, event (value of an `Action`), timestamp (aware datetime), and where known
-    event_id, quantity (1 where null), price, basket_id, value, request_id, position, model_version. is_timed: False
-    where the time was filled in; an event with an id is then the same at any time. source: their origin. Raises
-    `DataError` for a missing column, an empty id, an unknown event or a naive time.
+    events: of `EVENT_TYPES`: user_id (pseudonyms), item_id, event (value of an `Action`), timestamp (aware), and where
+    known others, quantity being 1 where null. is_timed: False where the time was filled in; an event with an id is then
+    the same at any time. Raises `DataError` for a missing column, an empty id, an unknown event or a naive time.
     """
     for name in ("user_id", "item_id", "event", "timestamp"):
         if name not in events.columns or events[name].null_count():
@@ -66,18 +64,14 @@ def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteRe
 
 
 def record_rows(rows: pl.DataFrame, table: Table, store: Store, *, source: str) -> WriteResult:
-    """Writes users, items or decisions of the program itself, in the columns of `recllm.shop.store.writers.COLUMNS`;
-    durable on return. source: their origin."""
+    """Writes users, items or decisions of the program itself, in the columns of `COLUMNS`; durable on return."""
     with store.load(table, load_id=uuid.uuid4().hex, source=source) as load:
         return load.write(rows)
 
 
 class Occurrences:
-    """Counts equal contents over all chunks of a file, in 12 bytes per distinct content.
-
-    Contents are in sorted runs, each several times as long as the next; short ones are merged, so that a content is
-    moved only a few times.
-    """
+    """Counts equal contents over all chunks of a file, in 12 bytes per distinct content: in sorted runs, each several
+    times as long as the next, so that merging moves a content only a few times."""
 
     _GROWTH = 4
 
@@ -86,7 +80,7 @@ class Occurrences:
         """Contents, ascending, and how often each occurred."""
 
     def number(self, contents: NDArray[np.uint64]) -> Ints:
-        """For each entry the number of earlier equal ones, in this and earlier calls; int64 (n,)."""
+        """For each entry the number of equal ones before, in all calls; int64 (n,)."""
         if not len(contents):
             return np.zeros(0, np.int64)
         values, inverse, counts = np.unique(contents, return_inverse=True, return_counts=True)

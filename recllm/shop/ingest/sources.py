@@ -1,4 +1,4 @@
-"""Exports that are known without a map, each a TOML file in `known/`; `source.toml` shows its parts."""
+"""Exports known without a map, each a TOML file in `known/`; `source.toml` shows its parts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from recllm.base.documents import toml_table
 from recllm.base.errors import IngestError, UsageError
+from recllm.base.files import write_whole
 from recllm.base.schema import Purpose, Table
 from recllm.base.words.sentences import language
 from recllm.shop.ingest.column_names import NOTES, normal
@@ -22,6 +25,8 @@ from recllm.shop.ingest.read.source import SourceFile, find_decoding, probe, rea
 from recllm.shop.ingest.tables import DENIED
 
 ORDER = (Table.ITEMS, Table.USERS, Table.EVENTS)
+OWN_KINDS = "file-kinds.json"
+"""Of a workspace."""
 _KNOWN = files("recllm.shop.ingest") / "known"
 
 
@@ -87,7 +92,7 @@ class FileSource(SourceWords):
         return [column for column in columns if normal(renames.get(column, column)) in signature]
 
     def translations(self, columns: Sequence[str]) -> list[dict[str, str]]:
-        """For each language of the source: the file's columns -> their names in the maps."""
+        """For each language: the file's columns -> their names in the maps."""
         by_normal = {normal(column): column for column in reversed(columns)}
         tables = []
         for names in self.languages.values():
@@ -96,7 +101,7 @@ class FileSource(SourceWords):
         return tables
 
     def of_file(self, columns: Sequence[str], renames: Mapping[str, str]) -> FileSource:
-        """The source for a file with these columns. renames: the file's names -> those of the maps."""
+        """For a file with these columns. renames: the file's names -> those of the maps."""
         maps = {table.value: m.model_copy(update={"renames": renames}) for table, m in self.maps.items()}
         consent = self.consent
         if consent is not None:
@@ -105,6 +110,9 @@ class FileSource(SourceWords):
             present = {name: purpose for name, purpose in of_consent.items() if normal(name) in map(normal, columns)}
             consent = consent.model_copy(update={"columns": present})
         return self.model_copy(update={**maps, "consent": consent})
+
+
+_KINDS = TypeAdapter(list[FileSource])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +144,31 @@ def known_sources() -> Mapping[str, FileSource]:
     return sources
 
 
+def own_kinds(folder: Path) -> list[FileSource]:
+    """Files that `recllm start` read by maps. Raises `UsageError` for a damaged list."""
+    path = folder / OWN_KINDS
+    try:
+        return _KINDS.validate_json(path.read_bytes()) if path.exists() else []
+    except ValueError:
+        raise UsageError(f"{path} is damaged; remove it, and run recllm start again") from None
+
+
+def keep_kinds(folder: Path, kinds: Sequence[FileSource]) -> None:
+    """For later files with all columns of one; of equal columns the latest counts."""
+    of_columns = {kind.signature: kind for kind in (*own_kinds(folder), *kinds)}
+    dump = _KINDS.dump_json([*of_columns.values()], by_alias=True, exclude_defaults=True)
+    write_whole(folder / OWN_KINDS, dump)
+
+
+def own_map(folder: Path, path: Path, table: Table, options: IngestOptions) -> ColumnMap:
+    """Of one of `own_kinds` with the file's columns, else an empty one."""
+    kinds = [kind for kind in own_kinds(folder) if table in kind.maps]
+    columns = open_records(probe(path), options, ColumnMap()).columns if kinds else ()
+    return next((kind.maps[table] for kind in kinds if not kind.missing(columns)), ColumnMap())
+
+
 def consent_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[ColumnMap]:
-    """The maps of the consent table: for each column of `consent_from` all decisions, for the others refusals.
-    Raises `UsageError` for one that is no column of consent."""
+    """Of all decisions in `consent_from`, and refusals in other columns. Raises `UsageError` for no such column."""
     consent = source.consent or ConsentColumns()
     columns = {normal(name): name for name in consent.columns}
     for column in consent_from:
@@ -188,9 +218,10 @@ def consent_map(consent: ConsentColumns, people: ColumnMap, column: str, *, with
     )
 
 
-def recognise_file(path: Path, options: IngestOptions) -> Recognised:
-    """By the header. Raises `IngestError` as reading and `recognise` do, and E_SOURCE for a kind without tables."""
-    sources = known_sources().values()
+def recognise_file(path: Path, options: IngestOptions, of_shop: Sequence[FileSource] = ()) -> Recognised:
+    """By the header. of_shop: `own_kinds`.
+    Raises `IngestError` as reading and `recognise` do, and E_SOURCE for a kind without tables."""
+    sources = [*of_shop, *known_sources().values()]
     names = {name for source in sources for names in source.signature for name in names}
     names |= {
         word for source in sources for table in source.languages.values() for words in table.values() for word in words
@@ -199,7 +230,7 @@ def recognise_file(path: Path, options: IngestOptions) -> Recognised:
     file = probe(path)
     try:
         records = open_records(file, options, header)
-        recognised = recognise(records.columns, path.name)
+        recognised = recognise(records.columns, path.name, of_shop)
         if "W_ENCODING" in records.warnings:  # a map of one table has fewer names
             recognised = replace(recognised, encoding=find_decoding(file, options, header).encoding)
     except IngestError as error:
@@ -217,8 +248,7 @@ def recognise_file(path: Path, options: IngestOptions) -> Recognised:
 def recognise_by_encoding(
     file: SourceFile, options: IngestOptions, header: ColumnMap, error: IngestError
 ) -> Recognised:
-    """The kind of a file that is not UTF-8, by an encoding of that kind. Raises `error` where there is none in which
-    the text is plausible."""
+    """By an encoding of the kind. Raises `error` where the text is plausible in none."""
     for encoding in sorted({encoding for source in known_sources().values() for encoding in source.encodings}):
         if not reads_as(file.head.decode(encoding, errors="replace"), encoding):
             continue
@@ -232,10 +262,9 @@ def recognise_by_encoding(
     raise error
 
 
-def recognise(columns: Sequence[str], file: str) -> Recognised:
-    """The kind with the longest signature that the columns have. Raises `IngestError` E_SOURCE for none, with the
-    nearest three and their missing columns."""
-    if fitting := [kind for kind in best_readings(columns) if not kind.missing]:
+def recognise(columns: Sequence[str], file: str, of_shop: Sequence[FileSource] = ()) -> Recognised:
+    """The one with the longest signature. Raises E_SOURCE for none, with the three nearest."""
+    if fitting := [kind for kind in best_readings(columns, of_shop) if not kind.missing]:
         return max(fitting, key=lambda kind: len(kind.source.signature))
     listed = "; ".join(f"{k.source.title} (missing: {', '.join(k.missing[:5])})" for k in nearest_kinds(columns))
     raise IngestError(
@@ -245,15 +274,15 @@ def recognise(columns: Sequence[str], file: str) -> Recognised:
     )
 
 
-def nearest_kinds(columns: Sequence[str], n: int = 3) -> list[Recognised]:
+def nearest_kinds(columns: Sequence[str], n: int = 3, of_shop: Sequence[FileSource] = ()) -> list[Recognised]:
     """The kinds with the smallest missing share of their signature, the nearest first."""
-    return sorted(best_readings(columns), key=lambda kind: len(kind.missing) / len(kind.source.signature))[:n]
+    return sorted(best_readings(columns, of_shop), key=lambda kind: len(kind.missing) / len(kind.source.signature))[:n]
 
 
-def best_readings(columns: Sequence[str]) -> list[Recognised]:
-    """Each known kind, in the language with the fewest missing columns, by name."""
+def best_readings(columns: Sequence[str], of_shop: Sequence[FileSource] = ()) -> list[Recognised]:
+    """Each kind, in the language with the fewest missing columns."""
     kinds = []
-    for source in known_sources().values():
+    for source in (*of_shop, *known_sources().values()):
         readings: list[Recognised] = []
         for renames in ({}, *source.translations(columns)):
             missing = source.missing([renames.get(column, column) for column in columns])

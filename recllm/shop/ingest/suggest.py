@@ -1,7 +1,7 @@
 """A file before it is loaded: its first rows, and a map where it is of no known kind.
 
-Names come first, then very similar ones, unless the values contradict them; what is still open is decided by what the
-values are like. Columns of specially protected data are never taken.
+Names come first, then similar ones, unless values contradict them; values decide what is still open. Columns of
+specially protected data are never taken.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from recllm.shop.ingest.column_names import (
     STATE_COLUMNS,
     STATES,
     candidates,
+    category_levels,
     columns_of,
     is_special,
     named_so,
     normal,
 )
 from recllm.shop.ingest.load import open_records
-from recllm.shop.ingest.options import BLOCK_BYTES, ColumnMap, IngestOptions, LineTotal, ReadOptions
+from recllm.shop.ingest.options import BLOCK_BYTES, ColumnMap, IngestOptions, LineTotal, ReadOptions, order_rules
 from recllm.shop.ingest.parse.numbers import parse_numbers
 from recllm.shop.ingest.parse.times import look_like_times
 from recllm.shop.ingest.read.records import RecordReader, filled
@@ -71,17 +72,15 @@ class FilePreview:
     """Estimated rows of the file, by the length of the first ones."""
 
     def likely_table(self) -> Table:
-        """The table whose required fields are filled best; with a person and an item, a log."""
+        """With the best filled required fields; with a person and an item, a log."""
 
-        def filled(table: Table) -> tuple[bool, int, int]:
-            fills = proposed_columns(self.columns, table)
-            required = sum(fills[field] is not None for field in REQUIRED[table])
-            return required == len(REQUIRED[table]), required, sum(column is not None for column in fills.values())
+        def rank(table: Table) -> tuple[bool, bool, int, int]:
+            fills = {name for name, column in proposed_columns(self.columns, table).items() if column is not None}
+            required = fills.intersection(REQUIRED[table])
+            is_log = table is Table.EVENTS and {"user_id", "item_id"} <= fills
+            return is_log, len(required) == len(REQUIRED[table]), len(required), len(fills)
 
-        of_log = proposed_columns(self.columns, Table.EVENTS)
-        if of_log["user_id"] is not None and of_log["item_id"] is not None:
-            return Table.EVENTS
-        return max((Table.CONSENT, Table.ITEMS, Table.USERS, Table.EVENTS), key=filled)
+        return max((Table.CONSENT, Table.ITEMS, Table.USERS, Table.EVENTS), key=rank)
 
 
 def preview_file(path: Path, options: IngestOptions | None = None) -> FilePreview:
@@ -104,15 +103,14 @@ def head(reader: RecordReader, n_rows: int) -> tuple[pl.DataFrame, int]:
 
 
 def proposed_columns(columns: Sequence[str], table: Table) -> dict[str, str | None]:
-    """Field -> the column that a load takes for it without a map; None for none, or several."""
+    """Field -> the column that a load takes without a map; None for none, or several."""
     by_normal = {normal(column): column for column in columns}
     named = {name: columns_of(name, by_normal) for name in FIELDS[table]}
     return {name: columns[0] if len(columns) == 1 else None for name, columns in named.items()}
 
 
 def basic_columns(columns: Sequence[str], fills: Mapping[str, str | None]) -> dict[str, bool]:
-    """Column -> whether a load keeps it as a basic without a map, for the columns that fill no field and that the law
-    does not protect specially."""
+    """Column that fills no field and is not protected -> whether a load keeps it as a basic."""
     names = frozenset().union(*(candidates(name) for name in BASICS))
     spare = (column for column in columns if column not in fills.values() and not is_special(column))
     return {column: normal(column) in names for column in spare}
@@ -188,15 +186,13 @@ class Suggestion:
     price_is_total: bool = False
     """Whether the column of the price holds the sum of a line."""
     states: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
-    """Column of the state of an order -> "returned", "left_out" or "unclear" -> its states in the first rows."""
+    """Column of orders' states -> "returned", "left_out" or "unclear" -> its first states."""
+    levels: tuple[str, ...] = ()
+    """Columns of the category, the widest first, where several hold it."""
 
     def column_map(self) -> ColumnMap:
-        """Rows without a customer, as of a till, are no mistakes."""
         columns: dict[str, Any] = {name: (column,) for name, column in self.columns.items()}
-        reject: Any = [{"column": name, "empty": True, "reason": "no customer"} for name in columns.get("user_id", ())]
-        for name in self.states:
-            reject.append({"column": name, "state": "left_out", "reason": "was cancelled or not paid"})
-        returns: Any = [{"column": name, "state": "returned"} for name in self.states]
+        rules = order_rules(self.states, columns.get("user_id", ()))
         per = self.columns.get("quantity", "")
         totals = {"price": LineTotal(total=columns.pop("price")[0], per=per)} if self.price_is_total else {}
         return ColumnMap(
@@ -204,28 +200,19 @@ class Suggestion:
             read=self.read,
             columns=columns,
             totals=totals,
+            paths={"category": self.levels} if self.levels else {},
             basics={name: (column,) for name, column in self.basics.items()},
-            reject=reject,
-            returns=returns,
+            **rules,
         )
 
     def toml(self) -> str:
         """The map as a file, with the reasons as comments."""
+        stated = self.column_map().model_dump(mode="json", exclude_defaults=True)
+        for section in {"columns", "basics"} & {*stated}:
+            stated[section] = {name: columns[0] for name, columns in stated[section].items()}
         lines = [f"# {note}" for note in self.notes]
-        lines += ["", f'table = "{self.table}"']
-        stated = self.column_map().model_dump(exclude_defaults=True)
-        plain = {name: text for name, text in self.columns.items() if name in stated["columns"]}
-        sections = {"read": stated.get("read", {}), "columns": plain, "basics": self.basics}
-        for section, entries in sections.items():
-            lines += ["", f"[{section}]"] if entries else []
-            for name, text in entries.items():
-                why = f"  # because {self.reasons[name]}" if name in self.reasons else ""
-                lines.append(tomli_w.dumps({name: text}).strip() + why)
-        if self.price_is_total:
-            lines += ["", tomli_w.dumps({"totals": stated["totals"]}).strip()]
-        for kind in ("reject", "returns"):
-            for rule in stated.get(kind, ()):
-                lines += ["", f"[[{kind}]]", tomli_w.dumps(rule).strip()]
+        lines += [f"# {name} = {self.columns[name]}, because {why}" for name, why in self.reasons.items()]
+        lines += ["", tomli_w.dumps(stated).strip()]
         if self.translations:
             lines += ["", "# say what these mean, and take the # away:", "# [values.event]"]
             lines += [f"# {tomli_w.dumps({text: 'purchase'}).strip()}" for text in self.translations]
@@ -233,8 +220,8 @@ class Suggestion:
 
 
 def suggest_map(path: Path, options: IngestOptions | None = None, *, table: Table | None = None) -> Suggestion:
-    """A map for the file, of the table that it seems to be, or of the given one.
-    Raises `NothingToDo`, with what the columns hold, where no table fits; `IngestError` for an unreadable file."""
+    """For the given or likely table. Raises `NothingToDo`, with what columns hold, where none fits, and `IngestError`
+    for an unreadable file."""
     options = options or IngestOptions()
     sample, _ = head(open_records(probe(path), options, ColumnMap()), SAMPLE_ROWS)
     frame = sample.select(map(filled, sample.columns))
@@ -279,6 +266,7 @@ _FITS: Mapping[str, _Fit] = {
     "granted": _is("yes or no"),
     "title": lambda look: not look.mostly("numbers"),
     "available": lambda look: look.mostly("yes or no") or look.mostly("numbers"),
+    "stock": lambda look: look.distinct > 1 and (look.mostly("numbers") or look.mostly("yes or no")),
     "purpose": _is("purposes"),
     **dict.fromkeys(("user_id", "item_id"), lambda look: look.shares["times"] < 0.5),
 }
@@ -310,11 +298,11 @@ _BY_VALUES: Mapping[Table, Sequence[tuple[str, _Fit, str]]] = {
         ("user_id", lambda o: o.mostly("words or ids") and o.distinct > 2, "it is the first column of ids"),
     ),
 }
-"""Fields of each table, what their values are like, and why the first such column is taken."""
+"""Fields, what their values are like, and why the first such column is taken."""
 
 
 class _ColumnFinder:
-    """Columns for the fields of a table: `fills`, with their reasons, and the doubts that are left."""
+    """Columns for the fields of a table: `fills`, with reasons, and the doubts left."""
 
     def __init__(self, frame: pl.DataFrame, looks: Mapping[str, ColumnLook], table: Table) -> None:
         self.frame, self.looks, self.table = frame, looks, table
@@ -322,6 +310,8 @@ class _ColumnFinder:
         self.doubts: list[str] = []
         self._columns: dict[str, str] = {}
         self.states = order_states(frame, looks) if table is Table.EVENTS else {}
+        self.names = {normal(column): column for column in looks}
+        self.levels = category_levels(self.names) if table is Table.ITEMS else ()
         if table is Table.ITEMS and (columns := self._open(_is("states of sale"))):
             self._take("available", columns[0], "its values say what is on sale")
         self._by_names()
@@ -341,17 +331,16 @@ class _ColumnFinder:
 
     def _open(self, fits: _Fit) -> list[str]:
         """Columns that fill nothing yet and have such values, in the order of the file."""
-        filling = {*self._columns.values(), *self.states}
+        filling = {*self._columns.values(), *self.states, *self.levels}
         return [column for column, look in self.looks.items() if column not in filling and fits(look)]
 
     def _by_names(self) -> None:
-        names = {normal(column): column for column in self.looks}
-        fields = [name for name in FIELDS[self.table] if name not in {*_NOT_MAPPED, *self._columns}]
+        names, built = self.names, ("category",) if self.levels else ()
+        without = {*_NOT_MAPPED, *self._columns, *built}
+        fields = [name for name in FIELDS[self.table] if name not in without]
         for name in fields:
             fits = _FITS.get(name, bool)
             aliases = sorted(named_so(name, names), key=lambda column: normal(column) != normal(name))
-            if name == "available":  # before the stock
-                aliases.sort(key=lambda column: not self.looks[column].mostly("yes or no"))
             columns = [column for column in aliases if column not in self._columns.values()]
             if columns and not fits(self.looks[columns[0]]):
                 kind = _NUMBER_WORDS.get(name, "such values")
@@ -373,7 +362,7 @@ class _ColumnFinder:
                 self._take(name, column, f"its name is nearly {alias}")
 
     def _people_and_products(self) -> None:
-        """The only column of amounts is the price; the only other column of ids goes with the one that is known."""
+        """The only amounts are the price; the only other ids go with those that are known."""
         fills = self._columns
         if "price" not in fills and len(amounts := self._open(is_amount)) == 1:
             self._take("price", amounts[0], "its values are amounts of money")
@@ -394,11 +383,11 @@ class _ColumnFinder:
         return 2 * int(votes.sum()) > len(votes) if len(votes) else bool(_TOTAL.search(self._columns["price"]))
 
     def _products(self) -> None:
-        """Only of a file with amounts of money and without people: a list of people has ids and names as well."""
+        """Only of a file with amounts and without people: a list of people has ids and names, too."""
         n, fills = self.frame.height, self._columns
         if any(o.mostly("mail addresses") or o.mostly("phone numbers") for o in self.looks.values()):
             return
-        if named_so("user_id", {normal(column): column for column in self.looks}):
+        if named_so("user_id", self.names):
             return
         ids = self._open(lambda look: look.mostly("words or ids") and look.distinct == n)
         if "item_id" not in fills and "price" in fills and ids:
@@ -430,10 +419,8 @@ def suggestion_of(finder: _ColumnFinder, looks: Mapping[str, ColumnLook], option
     basics: dict[str, str] = {}
     if table is Table.USERS:
         names = {normal(column): column for column in finder.looks if column not in fills.values()}
-        for basic in BASICS:
-            columns = [column for key, column in names.items() if key in candidates(basic)]
-            if len(columns) == 1:
-                basics[basic] = columns[0]
+        called_so = {basic: [names[key] for key in names if key in candidates(basic)] for basic in BASICS}
+        basics = {basic: columns[0] for basic, columns in called_so.items() if len(columns) == 1}
     if special := [column for column in looks if is_special(column)]:
         addition = (
             "; a file of people with them is refused until they are removed or declared" if table is Table.USERS else ""
@@ -451,7 +438,7 @@ def suggestion_of(finder: _ColumnFinder, looks: Mapping[str, ColumnLook], option
             notes.append(f"rows with these in {fills['event']} are refused until the map translates them: {listed}")
     for column, read_as in finder.states.items():
         notes += [f"rows with these in {column} {_READ_AS[name]}: {', '.join(v)}" for name, v in read_as.items() if v]
-    filling = {*fills.values(), *basics.values(), *special, *finder.states}
+    filling = {*fills.values(), *basics.values(), *special, *finder.states, *finder.levels}
     if spare := [column for column in looks if column not in filling]:
         notes.append(f"fills nothing: {', '.join(spare)}")
     return Suggestion(
@@ -464,4 +451,5 @@ def suggestion_of(finder: _ColumnFinder, looks: Mapping[str, ColumnLook], option
         translations=tuple(translations),
         price_is_total=finder.price_is_total,
         states=finder.states,
+        levels=finder.levels,
     )

@@ -1,6 +1,6 @@
 """Rows of the four tables: from fields of text to the frames that the store takes.
 
-Each builder gives one row per row of its batch; only those without an error are meant for the store.
+Each builder gives one row per row of its batch; those without an error are for the store.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
         currency = batch.currency().fill_null(pl.lit(default, dtype=pl.String))
     else:
         currency = batch.constant(batch.load.schema.currency, pl.String)
-    available = availability(batch)
+    on_sale, in_stock = availability(batch, "available"), availability(batch, "stock")
+    available = on_sale.fill_null(in_stock) & in_stock.fill_null(on_sale)
     attributes = batch.text("attributes")
     if not batch.load.schema.column_map.attributes:  # else the map has built JSON objects
         objects = map_texts(attributes, plain_object)
@@ -146,18 +147,17 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
     )
 
 
-def availability(batch: FieldBatch) -> pl.Series:
-    """Boolean, null where the file does not say: from a yes or no, or the pieces in stock."""
-    texts = null_if_empty(batch.text("available").str.strip_chars())
+def availability(batch: FieldBatch, field: str) -> pl.Series:
+    """Boolean, null where the field does not say: from a yes or no, or a number of pieces."""
+    texts = null_if_empty(batch.text(field).str.strip_chars())
     stated = yes_or_no(texts)
     available = stated.zip_with(stated.is_not_null(), texts.cast(pl.Float64, strict=False) > 0)
-    batch.mark("available", available.is_null() & texts.is_not_null(), "E_AVAILABLE", "is neither yes nor no", texts)
+    batch.mark(field, available.is_null() & texts.is_not_null(), "E_AVAILABLE", "is neither yes nor no", texts)
     return available
 
 
 def offer_ends(batch: FieldBatch) -> pl.Series:
-    """End of the offers, epoch microseconds in UTC, from ISO 8601; without a zone in that of the file or the shop. A
-    date counts until its end."""
+    """Epoch microseconds of ISO 8601 texts, in the zone of the file or shop; a date counts until its end."""
     texts = null_if_empty(batch.text("available_until").str.strip_chars())
     options = batch.load.options
     zone = ZoneInfo(options.tz or options.shop_tz or "UTC")

@@ -1,4 +1,4 @@
-"""Data into a workspace: files, events, users, items, consent, and recorded recommendations."""
+"""Data into a workspace: files, events, users, items, consent, recommendations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from recllm.shop.ingest.sources import FileSource, Recognised
 
 JUST_BEFORE = timedelta(microseconds=1)
-"""A slate is shown this long before the present that it was made for, so that this present counts it and stays."""
+"""A slate is shown this long before its present, which then counts it and stays."""
 FEEDBACK_SCHEMA = {
     name: EVENT_TYPES[name]
     for name in (
@@ -46,21 +46,21 @@ def load_file(
     progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> IngestReport:
-    """Reads one file into the workspace. mapping: a column map, or the name or path of one. options: fields of
-    `IngestOptions`. For these and the policy the settings are the default. Raises `UsageError` for an unknown table,
-    `IngestError` when the file or the load is refused.
-    """
+    """Reads one file. mapping: a column map, its name or path; else as `recllm start` read such a file. options: of
+    `IngestOptions`. These and the policy default to the settings. Raises `UsageError` for an unknown table, and
+    `IngestError` for a refused file or load."""
     from recllm.shop.ingest.load import ingest_file
-    from recllm.shop.ingest.options import ColumnMap, IngestOptions, load_map
+    from recllm.shop.ingest.options import IngestOptions, load_map
+    from recllm.shop.ingest.sources import own_map
 
     if table not in set(Table):
         raise UsageError(f"--table is one of {', '.join(Table)}, not {table!r}")
-    column_map = load_map(mapping) if isinstance(mapping, str) else mapping or ColumnMap()
+    mapping = mapping or own_map(workspace.root, file, Table(table), IngestOptions(**options))
+    column_map = load_map(mapping) if isinstance(mapping, str) else mapping
     if table == Table.EVENTS or (table == Table.ITEMS and column_map.only_new):  # of a log, which names variants
         products = {**products_of_variants(workspace), **column_map.values.get("item_id", {})}
         column_map = column_map.model_copy(update={"values": {**column_map.values, "item_id": products}})
-    settings = workspace.settings
-    values: dict[str, Any] = {"shop_tz": settings.timezone, "shop_currency": settings.currency}
+    values: dict[str, Any] = {"shop_tz": workspace.settings.timezone, "shop_currency": workspace.settings.currency}
     values["event_names"] = workspace.domain.events
     values |= {name: value for name, value in options.items() if value is not None}
     return ingest_file(
@@ -78,7 +78,7 @@ def load_file(
 
 
 def products_of_variants(workspace: Workspace) -> dict[str, str]:
-    """The id of the product of each variant, by the variant's id and name in lower case, as the catalogue says them."""
+    """The product of each variant, by the variant's id and name in lower case."""
     with workspace.store().read() as reader:
         items = reader.items()
     items = items.filter(pl.col("attributes").str.contains(f'"{VARIANT_IDS}"|"{VARIANT_NAMES}"'))
@@ -100,17 +100,16 @@ def load_export(
     progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> tuple[Recognised, list[IngestReport]]:
-    """Reads an export of a known shop system into all of its tables; see `recllm.shop.ingest.sources`.
+    """Reads an export of a known shop system, or such as `recllm start` read, into its tables.
 
-    consent_from: columns of consent whose agreements are taken in; refusals always are. Each table is loaded as a
-    whole; if one is refused those before it stay, and the same file again adds the others. Raises `IngestError` for a
-    file of no known kind, `UsageError` for a column that is not of consent.
+    consent_from: columns of which agreements are taken in; refusals always are. If a table is refused those before it
+    stay. Raises `IngestError` for a file of no known kind, `UsageError` for a column that is not of consent.
     """
     from recllm.shop.ingest.options import IngestOptions
-    from recllm.shop.ingest.sources import recognise_file
+    from recllm.shop.ingest.sources import own_kinds, recognise_file
 
     reading = IngestOptions(**{name: value for name, value in options.items() if value is not None})
-    recognised = recognised or recognise_file(file, reading)
+    recognised = recognised or recognise_file(file, reading, own_kinds(workspace.root))
     options = {**options, "encoding": reading.encoding or recognised.encoding}
     load = partial(load_file, workspace, file, dry_run=dry_run, progress=progress, **options)
     maps = export_maps(recognised.source, consent_from)
@@ -118,8 +117,7 @@ def load_export(
 
 
 def export_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[tuple[Table, ColumnMap]]:
-    """The tables of a kind of export with their maps, in the order of loading: events last. Raises `UsageError` for a
-    column that is not of consent."""
+    """Events last. Raises `UsageError` for a column that is not of consent."""
     from recllm.shop.ingest.sources import consent_maps
 
     of_consent = [(Table.CONSENT, column_map) for column_map in consent_maps(source, consent_from)]
@@ -129,11 +127,8 @@ def export_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[tu
 def add_events(
     workspace: Workspace, rows: Sequence[Mapping[str, Any]], *, source: str, by_pseudonym: bool = False
 ) -> Any:
-    """Appends events of people, by the shop's own ids; durable on return.
-
-    rows: as for `ingest.record.record_events`, all with the same names. One with a `session_id` and no `user_id`
-    is of that anonymous session, or of its person. source: their origin. by_pseudonym: the ids are pseudonyms.
-    """
+    """Appends events by the shop's own ids, or pseudonyms; durable on return. rows: as for `record_events`, all with
+    the same names; one with a `session_id` and no `user_id` is of that session, or its person. source: their origin."""
     frame = pl.DataFrame(list(rows), schema={name: EVENT_TYPES[name] for name in rows[0]})
     if "session_id" in frame.columns and "user_id" not in frame.columns:
         frame = frame.with_columns(user_id=pl.lit(None, pl.String))
@@ -161,8 +156,7 @@ def add_consent(
     source: str,
     by_pseudonym: bool = False,
 ) -> Any:
-    """Appends decisions: the shop's own id, purpose, granted, and when (None for now). by_pseudonym: the ids are
-    pseudonyms."""
+    """Appends decisions: id (own, or pseudonym), purpose, granted, when (None for now)."""
     user_ids, purposes, granted, times = (list(column) for column in zip(*decisions, strict=True))
     rows = pl.DataFrame(
         {
@@ -201,7 +195,7 @@ def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> An
 
 
 def shown_events(slates: Iterable[Slate]) -> pl.DataFrame:
-    """One `shown` event per recommendation, `FEEDBACK_SCHEMA`; people's ids are those of the slates."""
+    """One `shown` event per recommendation, `FEEDBACK_SCHEMA`; ids are those of the slates."""
     of_slate = ("user_id", "request_id", "model_version", "experiment", "variant")
     rows = [
         {name: getattr(slate, name) for name in of_slate}
@@ -217,8 +211,7 @@ def record_shown(workspace: Workspace, slates: Sequence[Slate], *, names: Sequen
     """Records slates as shown, of people with consent to analytics; returns the number of events.
 
     The time is just before the slate's present, and never ahead of the clock, so that the present does not move. Each
-    slate counts once, however often it is recorded. names: pseudonyms of the slates' customers or sessions; None where
-    they follow from customers' ids.
+    slate counts once. names: pseudonyms of customers or sessions; None where they follow from customers' ids.
     """
     if names is None:
         names = workspace.pseudonymiser().many([s.user_id for s in slates])

@@ -1,7 +1,7 @@
-"""The rows of one chunk on the way from text to values, and the state that the chunks of a load share.
+"""The rows of a chunk on the way from text to values, and what the chunks of a load share.
 
-A bad row is marked with its first error; parsing goes on for the other rows. Ids are opaque: trimmed and in NFC, and
-otherwise unchanged. Texts of products lose invisible characters only; other oddities are counted.
+A bad row is marked with its first error. Ids are opaque: trimmed and in NFC, and otherwise unchanged. Texts of
+products lose invisible characters only; other oddities are counted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MISSING_IDS = frozenset(
 _NOT_PLAIN, _NOT_PLAIN_TEXT = r"[^!-~]", r"[^ -~]"
 _UNSEEN_IN_ID = rf"[\p{{Cc}}\p{{Cf}}\p{{Zl}}\p{{Zp}}{UNSEEN_LETTERS}]"
 UNSEEN_IN_TEXT = r"[[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]--[\n\t\u{200c}\u{200d}]]"
-"""Controls, zero-width, bidi and tag characters; joiners stay, emoji and several scripts need them."""
+"""Controls, zero-width, bidi and tag characters; joiners stay, as scripts need them."""
 _SEARCHED_CHARS = 4_000
 _HINTED_CHARS = 500
 """Above this length hints are slower than the search, and match nearly every text."""
@@ -70,8 +70,7 @@ class PseudonymCache:
 
 
 class MostCommon:
-    """Items or users of a log: one row per id, every field its most common value. The memory is that of the distinct
-    pairs of id and value."""
+    """Items or users of a log: one row per id, with the most common value of each field."""
 
     def __init__(
         self,
@@ -109,7 +108,7 @@ class MostCommon:
             self._counts[column] = pairs.group_by(group).agg(pl.min("first"), pl.sum("rows"))
 
     def rows(self) -> pl.DataFrame:
-        """One row per id in the order of their first rows; of equally common values the first."""
+        """One row per id in the order of the file; of equally common values the first."""
         if not self._schema:
             return pl.DataFrame()
         own_titles: dict[str, str] = {}
@@ -140,7 +139,7 @@ class MostCommon:
         return merged.select(pl.col(column).cast(dtype) for column, dtype in self._schema.items())
 
     def _variant(self, item_id: str, title: str, attributes: str) -> str:
-        """The key of a row until all are read: its product may be one item, or each of its variants."""
+        """A row's key until all are read: a product may be one item, or each variant."""
         product, stated = item_id, json.loads(attributes)
         if self._keep == "names":
             product = self._products.setdefault(self._first_titles.setdefault(item_id, title), item_id)
@@ -193,7 +192,7 @@ class LoadState:
 
 
 class FieldBatch:
-    """The fields of a chunk as text, methods that parse one of them, and the errors of the rows so far."""
+    """The fields of a chunk as text, their parsers, and the errors of rows so far."""
 
     def __init__(self, chunk: Chunk, load: LoadState) -> None:
         self.fields = load.schema.fields(chunk.frame)
@@ -234,8 +233,7 @@ class FieldBatch:
     ) -> None:
         """Marks the rows where `mask`; with `values` the message begins with the row's value in quotes.
 
-        column: the file's name of the column, where it is not that of the field. keep: False keeps only the position of
-        the row.
+        column: the file's name, where it is not that of the field. keep: False keeps only the row's position.
         """
         hits = (mask.fill_null(False).to_numpy() if isinstance(mask, pl.Series) else mask) & ~self.bad
         column = column or self.load.schema.column_of(field)
@@ -251,8 +249,7 @@ class FieldBatch:
         self.bad |= hits
 
     def count_personal_data(self, texts: pl.Series, column: str, *, label: str = "") -> None:
-        """Counts the texts of good rows with personal data. column: the file's name of it. label: what a lone number
-        is."""
+        """Of good rows. column: the file's name. label: what a lone number is."""
         distinct = texts.filter(self.good()).drop_nulls().str.slice(0, _SEARCHED_CHARS).value_counts(name="rows")
         candidates = (pl.lit(label) + pl.col(texts.name)).alias("text")
         is_long = pl.col("text").str.len_chars() > _HINTED_CHARS
@@ -320,7 +317,7 @@ class FieldBatch:
         return self.in_namespace(ids)
 
     def number(self, field: str, *, money: bool = False) -> pl.Series:
-        """Float64, null where empty; other texts are marked. `money` allows currency signs around it."""
+        """Float64, null where empty; marks other texts. `money` allows currency signs."""
         column = null_if_empty(self.text(field).str.strip_chars())
         decimal = self.load.schema.decimal
         numbers = parse_numbers(column, decimal, money=money)
@@ -341,8 +338,7 @@ class FieldBatch:
         return codes
 
     def times(self, may_lie_ahead: pl.Series | None = None) -> ParsedTimes:
-        """Only good rows may refuse the whole file. may_lie_ahead: boolean (n,), rows whose time may be in the
-        future."""
+        """Only good rows may refuse the file. may_lie_ahead: boolean (n,), of times in the future."""
         column, load = self.fields["timestamp"], self.load
         if load.schema.times is None:
             raise IngestError("E_MISSING_COLUMN", f"{load.file}: no column for the time")
@@ -361,8 +357,7 @@ class FieldBatch:
 
 
 def clean_texts(column: pl.Series, notes: Counter[str]) -> pl.Series:
-    """Without invisible characters and outer spaces; null where empty.
-    Counts texts with such characters in `notes`."""
+    """Without invisible characters, which `notes` count, and outer spaces; or null."""
     clean = column
     if column.str.contains(_NOT_PLAIN_TEXT).any():
         clean = column.str.replace_all(UNSEEN_IN_TEXT, "")

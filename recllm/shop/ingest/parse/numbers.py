@@ -1,4 +1,4 @@
-"""Numbers from text: separators, currency signs, full-width digits. The decimal separator is settled per file."""
+"""Numbers from text: separators, currency signs, full-width digits; one decimal sign per file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SPACES = r"[\s'’\u00a0\u202f\u2009]"
 
 
 def parse_numbers(column: pl.Series, decimal: Decimal, *, money: bool = False) -> pl.Series:
-    """Float64, null where the text is empty or no finite number. `money` allows currency signs around it."""
+    """Float64, null for no finite number. `money` allows currency signs around it."""
     if decimal == ".":
         quick = column.cast(pl.Float64, strict=False)
     else:

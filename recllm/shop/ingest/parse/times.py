@@ -280,7 +280,7 @@ def _by_parts(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
 
 
 def with_numbered_months(text: pl.Series) -> pl.Series:
-    """ISO dates for those with English names of months; years of two digits are of this century."""
+    """ISO dates for those with English months; years of two digits are of this century."""
     parts = text.str.extract_groups(_NAMED).struct.unnest()
     numbers = {name: f"{number:02}" for number, name in enumerate(_MONTHS, 1)}
     month = parts["2"].str.to_lowercase().replace_strict(numbers, default=None, return_dtype=pl.String)

@@ -1,9 +1,7 @@
 """CSV and its kin: the delimiter, the header, and blocks of lines into columns of text.
 
-Lines without a quote are split by a fast columnar parser; a record that begins on a line with a quote goes through the
-`csv` module in strict mode. A quote that is not closed properly loses only its line.
-
-Titles, filters and dates may be above the header, and a line of delimiters only is blank.
+A fast columnar parser splits lines without a quote; a record that begins on a line with one goes through `csv` in
+strict mode. A quote that is not closed properly loses only its line. Titles may be above the header.
 """
 
 from __future__ import annotations
@@ -64,7 +62,7 @@ def open_delimited(
     keeps_first: bool = False,
 ) -> RecordReader:
     """Settles delimiter and header from the first block. With `keeps_first` further columns of one name are numbered,
-    "name (2)", and counted. Raises `IngestError` with the codes of the file stage."""
+    "name (2)", and counted. Raises `IngestError`."""
     file = source.path.name
     first = next((block.lines["text"] for block in blocks() if block.has_text), None)
     if first is None:
@@ -75,10 +73,7 @@ def open_delimited(
     sample = "".join(f"{line}\n" for line in first.head(max(1, n_lines)))
     delimiter = delimiter or sniff_delimiter(sample, file)
     text = io.StringIO(sample)  # a line ends with "\n": a lone carriage return is part of a cell
-    if has_quotes:
-        reader = csv.reader(text, delimiter=delimiter)
-    else:
-        reader = csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    reader = csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE)
     top: list[tuple[list[str], int]] = []
     """The first records and the number of lines down to the end of each."""
     try:
@@ -104,8 +99,8 @@ def open_delimited(
 
 
 def header_row(top: Sequence[Sequence[str]]) -> int:
-    """Number of the header among the first records: the first, unless a later one has at least two known names, more
-    than the first has, and more cells than any above it."""
+    """Row of the header: the first, unless a later one has two known names, more than the first has, and more cells
+    than any above it."""
     n_cells = [sum(bool(cell.strip()) for cell in record) for record in top]
     n_known = [known_count(record) for record in top]
     best = max(range(len(top)), key=lambda row: (n_known[row], -row))
@@ -114,7 +109,7 @@ def header_row(top: Sequence[Sequence[str]]) -> int:
 
 
 def sniff_delimiter(sample: str, file: str) -> str:
-    """The delimiter that gives (nearly) every line the header's number of fields; "," where there is one column."""
+    """The one that gives nearly every line the header's number of fields; "," for one column."""
     candidates = []
     for delimiter in DELIMITERS:
         try:
@@ -142,7 +137,7 @@ def sniff_delimiter(sample: str, file: str) -> str:
 
 
 def _chunks(blocks: Iterator[LineBlock], form: _CsvFormat) -> Iterator[Chunk]:
-    """Cuts the header off, and carries a record that a block's end cuts over to the next block."""
+    """Without the header; a record that a block's end cuts goes to the next block."""
     in_header = True
     following = next(blocks, None)
     carried = pl.DataFrame(schema=LINES)
@@ -157,7 +152,7 @@ def _chunks(blocks: Iterator[LineBlock], form: _CsvFormat) -> Iterator[Chunk]:
 
 
 def _parse(lines: pl.DataFrame, form: _CsvFormat, *, last: bool) -> tuple[Chunk, int]:
-    """(the records of some lines, the number of their lines; later ones belong to a record of the next block)."""
+    """(the records of some lines, the number of lines that they take)."""
     line_no, text = lines["line_no"].to_numpy(), lines["text"]
     quoted, problems, end = quoted_records(text, line_no, form, last=last)
     covered = np.zeros(len(text), bool)
@@ -227,7 +222,7 @@ def quoted_records(
     for start in np.flatnonzero(has_quote).tolist():
         if start < line:
             continue
-        # one reader goes on as long as each record begins on a line with a quote and is good
+        # one reader goes on as long as records are good and begin on a line with a quote
         following = (f"{texts[i]}\n" for i in range(start, len(texts)))
         reader = csv.reader(following, delimiter=form.delimiter, strict=True)
         line, problem = start, None
@@ -275,9 +270,8 @@ def record_problem(texts: list[str], cells: list[str], error: str, form: _CsvFor
 
 
 def swallows_rows(texts: list[str], form: _CsvFormat) -> bool:
-    """Whether the lines of a quoted record are rows rather than a text of several lines: the first and another one have
-    a row's number of cells if the open quote is a plain character. In a wide table the delimiters of one line inside
-    the text are enough."""
+    """Whether the lines of a quoted record are rows and no text: the first and another one have a row's number of cells
+    if the open quote is a plain character. In a wide table the delimiters of one line inside are enough."""
     width, delimiter = len(form.columns), form.delimiter
     lines = [text.rstrip("\r").replace("\r", " ") for text in texts]
     *closed, open_cell = next(csv.reader(lines[:1], delimiter=delimiter))

@@ -1,7 +1,7 @@
-"""Parquet: every column as text, in slices, so that all formats go through the same parsers.
+"""Parquet: every column as text, in slices, for the parsers of all formats.
 
-A few bytes of such a file can stand for any number of rows and for texts of any length. As of other packed files, what
-it unpacks to is bounded by its own size, and a row whose text is too long is set aside before it is copied.
+A few bytes can stand for any number of rows and long texts: what the file unpacks to is bounded by its size,
+and a row whose text is too long is set aside before it is copied.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError,
 
 
 def open_parquet(path: Path) -> RecordReader:
-    """Raises `IngestError` E_NOT_TEXT for a damaged file and E_NESTED for columns that are not plain values."""
+    """Raises `IngestError` E_NOT_TEXT for a damaged file, E_NESTED for nested columns."""
     try:
         table = pl.scan_parquet(path, glob=False)
         schema = dict(table.collect_schema())
@@ -51,7 +51,7 @@ def _damaged(path: Path, error: BaseException) -> IngestError:
 
 
 def _chunks(path: Path, schema: dict[str, pl.DataType], n_rows: int) -> Iterator[Chunk]:
-    """Raises `IngestError` E_BOMB where the file stands for more text than it may, each cell counted as a byte more."""
+    """Raises `IngestError` E_BOMB for more text than there may be, each cell counted as a byte more."""
     limit, total = unpacked_limit(path), n_rows * len(schema)
     start, stop = 0, min(n_rows, FIRST_ROWS)  # few at first: by them most of what is too large is known
     table = pl.scan_parquet(path, glob=False)
@@ -63,7 +63,7 @@ def _chunks(path: Path, schema: dict[str, pl.DataType], n_rows: int) -> Iterator
             frame = table.slice(start, stop - start).collect()
         except _UNREADABLE as error:
             raise _damaged(path, error) from None
-        # equal texts are still one here, whatever their number; as columns of text each would be a copy
+        # equal texts are still one here; as columns of text each would be a copy
         sizes = pl.DataFrame({column.name: text_bytes(column) for column in frame}).fill_null(0)
         row_bytes = sizes.sum_horizontal().to_numpy().astype(np.int64)
         total += int(row_bytes.sum())

@@ -1,7 +1,7 @@
-"""The result of every reader of files: columns of text, and the position of each row in its file.
+"""The result of every reader: columns of text, and the position of each row in its file.
 
-A text file comes as blocks of whole lines, each line with its number. Overlong lines are set aside here, which bounds
-the memory. Cutting at the newline byte is safe: no accepted encoding uses it inside another character.
+A text file comes as blocks of numbered whole lines. Overlong ones are set aside here, which bounds the memory. Cutting
+at the newline byte is safe: no accepted encoding uses it inside another character.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ class BadRecord:
     """A record that cannot be used, and why."""
 
     line_no: int
-    """Line on which it begins, from 1; a header is line 1. In Parquet the number of the row."""
+    """Line on which it begins, a header on 1. In Parquet the number of the row."""
     column: str | None
     code: str
     message: str
     raw: str
     fields: Mapping[str, str | None] | None = None
-    """Its cells by column name, where it had one for each column; None where `raw` has the names."""
+    """Its cells by column name, where each column had one; None where `raw` has names."""
     user: str | None = None
     """The raw id of the record's person, where its cell could be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Some consecutive records of a file: `frame` and arrays with one entry per row of it, and the bad ones."""
+    """Consecutive records: `frame`, arrays with one entry per row of it, and the bad ones."""
 
     frame: pl.DataFrame
     """One text column per header name, null where empty."""
@@ -60,7 +60,7 @@ class Chunk:
         return self.frame.height + len(self.bad)
 
     def with_rows(self, rows: Rows, frame: pl.DataFrame) -> Chunk:
-        """The chunk with the rows of `frame`, each made from the row of this chunk in `rows`, (n,)."""
+        """With the rows of `frame`, each made from the row of this chunk in `rows`, (n,)."""
         return replace(self, frame=frame, line_no=self.line_no[rows], raw=lambda row: self.raw(int(rows[row])))
 
     def bad_row(self, row: int, column: str | None, code: str, message: str) -> BadRecord:
@@ -85,8 +85,8 @@ def chunk_of_table(
     *,
     blank_lines: int = 0,
 ) -> Chunk:
-    """Rows of a file that has no lines of text. rows: the `good` rows of `frame`, as text. long: rows that are refused
-    because a text is too long. Arrays: (frame.height,)."""
+    """Rows of a file without lines of text. rows: the `good` rows of `frame`, as text. long: rows with a text that is
+    too long. Arrays: (frame.height,)."""
     message = f"a cell is longer than {MAX_CELL_BYTES:,} bytes, or the row than {MAX_ROW_BYTES:,}"
     return Chunk(
         frame=rows,
@@ -120,12 +120,12 @@ class RecordReader:
     """Where the format says it (Parquet, workbooks)."""
 
     def mapped(self, function: Callable[[Chunk], Chunk], columns: Sequence[str] | None = None) -> RecordReader:
-        """The reader with another form of each chunk. columns: of the new chunks, where they differ."""
+        """With another form of each chunk. columns: of the new chunks, where they differ."""
         names = self.columns if columns is None else tuple(columns)
         return replace(self, columns=names, chunks=lambda: map(function, self.chunks()))
 
     def with_frames(self, function: Callable[[pl.DataFrame], pl.DataFrame], columns: Sequence[str]) -> RecordReader:
-        """The reader with another form of each frame, of as many rows. columns: of the new frames."""
+        """With another form of each frame, of as many rows. columns: of the new frames."""
         return self.mapped(lambda chunk: replace(chunk, frame=function(chunk.frame)), columns)
 
 
@@ -138,8 +138,7 @@ def filled(column: str) -> pl.Expr:
 def unique_columns(
     columns: Sequence[str], file: str, *, keeps_first: bool
 ) -> tuple[tuple[str, ...], Mapping[str, int]]:
-    """(the names, warnings). With `keeps_first` repeated names get a number and are counted; else raises `IngestError`
-    E_DUP_COLUMN."""
+    """(the names, warnings). keeps_first: numbers repeated names, else E_DUP_COLUMN is raised."""
     repeated = sorted({name for name in columns if columns.count(name) > 1})
     if repeated and not keeps_first:
         raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
@@ -178,8 +177,7 @@ Blocks = Callable[[], Iterator[LineBlock]]
 
 
 def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Iterator[LineBlock]:
-    """All lines of the text, in blocks of about `block_bytes`.
-    Raises `IngestError` E_ENCODING."""
+    """All lines, in blocks of about `block_bytes`. Raises `IngestError` E_ENCODING."""
     newline = "\n".encode(decoding.encoding)
     if newline == b"\n" and b"\n" not in source.head and b"\r" in source.head[:-1]:
         newline = b"\r"  # as old Mac software wrote it
@@ -207,7 +205,7 @@ def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Ite
 
 
 def _spans(source: SourceFile, skip: int, newline: bytes, block_bytes: int) -> Iterator[tuple[bytes, bool]]:
-    """(undecoded bytes, True) for whole lines of the file; (its first bytes, False) for a line too long to hold."""
+    """(undecoded bytes, True) for whole lines; (its first bytes, False) for a line too long."""
     tail, long_line = b"", b""
     for number, piece in enumerate(source.pieces(block_bytes)):
         data = tail + (piece if number else piece[skip:])
@@ -231,7 +229,7 @@ def _spans(source: SourceFile, skip: int, newline: bytes, block_bytes: int) -> I
 
 
 def behind_newline(data: bytes, newline: bytes, *, last: bool) -> int:
-    """Position behind the first or last newline on a character's border; 0 when there is none."""
+    """Position behind the first or last newline on a character's border; 0 for none."""
     at = data.rfind(newline) if last else data.find(newline)
     while at >= 0 and at % len(newline):
         at = data.rfind(newline, 0, at + len(newline) - 1) if last else data.find(newline, at + 1)

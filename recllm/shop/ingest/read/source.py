@@ -2,9 +2,8 @@
 
 The compressed size bounds what a `.gz` may unpack to, and every reading is streamed in pieces.
 
-Encodings in order: byte order mark, strict UTF-8, the declared encoding, strict GB18030, else refused. No detector is
-used: GBK text decodes as Big5 without an error. GB18030 is accepted only when more than 90 % of the non-ASCII
-characters are common Han or their punctuation and the header has known names.
+Encodings in order: byte order mark, strict UTF-8, the declared one, strict GB18030, else refused. GBK also decodes as
+Big5, so GB18030 needs a header with known names, and common Han for 90 % of the non-ASCII characters.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ DELIMITERS = (",", ";", "\t", "|")
 RATIO_FLOOR = 1 << 20
 """The ratio is checked above this size: a few kilobytes of zeros are harmless."""
 HEADER_ROWS = 20
-"""Rows that are searched for a header: exports have a title, a filter or a date above it."""
+"""Rows that are searched for a header: titles, filters or dates may be above it."""
 _PIECE_BYTES = 1 << 20
 _HEAD_BYTES = 64 << 10
 
@@ -78,7 +77,7 @@ class SourceFile:
     first_nul: int | None = None
 
     def pieces(self, n_bytes: int) -> Iterator[bytes]:
-        """The text's bytes, at most `n_bytes` at a time; `IngestError` E_BOMB beyond the limits."""
+        """The text, at most `n_bytes` at a time; `IngestError` E_BOMB beyond the limits."""
         limit, total = unpacked_limit(self.path) if self.gzipped else MAX_FILE_BYTES, 0
         with cast(BinaryIO, gzip.open(self.path, "rb")) if self.gzipped else self.path.open("rb") as stream:
             while piece := stream.read(n_bytes):
@@ -91,7 +90,7 @@ class SourceFile:
 
 
 def probe(path: str | Path) -> SourceFile:
-    """Reads the whole file once. Raises `IngestError` if it is no readable table of a known kind."""
+    """Reads the whole file once. Raises `IngestError` for no readable table."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -151,10 +150,8 @@ def probe_text(source: SourceFile) -> SourceFile:
 
 
 def undecodable_at(decoder: codecs.IncrementalDecoder, piece: bytes, offset: int, *, final: bool = False) -> int | None:
-    """File offset of the first byte of `piece` that cannot be decoded, None where all can.
-
-    `offset` is that of the piece; a character that its start cuts counts from where it began.
-    """
+    """File offset of the first byte of `piece`, at `offset`, that cannot be decoded; None where all can. A character
+    that its start cuts counts from where it began."""
     pending = len(decoder.getstate()[0])
     try:
         decoder.decode(piece, final)
@@ -239,7 +236,7 @@ def find_decoding(source: SourceFile, options: IngestOptions, column_map: Column
 
 
 def likely_encoding(source: SourceFile) -> str | None:
-    """gb18030 or cp1252, for a file that is plainly of China or Western Europe; else None."""
+    """gb18030 or cp1252, for a file plainly of China or Western Europe; else None."""
     for encoding in ("gb18030", "cp1252"):
         text = source.head.decode(encoding, errors="ignore")
         if encoding == "gb18030":  # Korean has the bytes of the first half of these Han alone
@@ -264,7 +261,7 @@ def header_is_known(head: str, column_map: ColumnMap) -> bool:
 
 
 def canonical_name(name: str) -> str:
-    """Python's name of a text encoding that keeps line ends findable; `IngestError` for any other."""
+    """Python's name of an encoding that keeps line ends findable; `IngestError` for others."""
     try:
         codec = codecs.lookup(name)
         usable = "a,\n".encode(codec.name) == b"a,\n"
@@ -278,7 +275,7 @@ def canonical_name(name: str) -> str:
 
 
 def _first_bad(source: SourceFile, encoding: str, skip: int = 0) -> int | None:
-    """Offset of the first byte that `encoding` cannot read, in one streamed pass; None when all can be read."""
+    """Offset of the first byte that `encoding` cannot read, in one pass; None where there is none."""
     decoder = codecs.getincrementaldecoder(encoding)()
     offset = 0
     for piece in source.pieces(1 << 20):
@@ -306,7 +303,7 @@ def reads_as(text: str, encoding: str) -> bool:
 
 
 def common_han_share(text: str) -> float:
-    """Share of the non-ASCII characters, in [0, 1], that are level-1 Han of GB 2312 or its punctuation; 0 for none."""
+    """Share of level-1 Han of GB 2312 and its punctuation among non-ASCII characters, in [0, 1]."""
     wide = "".join(c for c in text if ord(c) > 127)
     if not wide:
         return 0.0

@@ -1,8 +1,7 @@
-"""Workbooks (.xlsx): one sheet, every cell as text; dates as ISO 8601, whatever number stands for them.
+"""Workbooks (.xlsx): one sheet, every cell as text, dates as ISO 8601.
 
-A sheet has at most 1,048,576 rows and is read whole, in a process of its own with a bound of memory. Formulas are not
-computed: a cell has the value that was saved with it. Numbers have 15 digits there, so an id that is longer is right
-only where the cell is text.
+A sheet is read whole, in a process of its own with a bound of memory. Formulas are not computed: a cell has the value
+saved with it. Numbers have 15 digits there: a longer id is right only where the cell is text.
 """
 
 from __future__ import annotations
@@ -32,9 +31,8 @@ MAX_BYTES = 2 << 30
 
 
 def open_workbook(path: Path, sheet: str | None, *, keeps_first: bool = False) -> RecordReader:
-    """sheet: its name; None where only one holds anything. With `keeps_first` further columns of one name are numbered,
-    "name (2)", and counted. Raises `IngestError` E_SHEET where it is not clear which, E_BOMB for one that unpacks to
-    much, and E_NOT_TEXT for none."""
+    """sheet: its name; None where only one holds anything. keeps_first: as in `open_delimited`. Raises `IngestError`
+    E_SHEET where it is not clear which, E_BOMB for one that unpacks to much, and E_NOT_TEXT for none."""
     check_unpacked_size(path)
     names, stream = read_apart(path, sheet)
     if not names:
@@ -80,8 +78,7 @@ def check_unpacked_size(path: Path) -> None:
 
 
 def read_apart(path: Path, sheet: str | None) -> tuple[list[str], bytes]:
-    """(the sheets that hold anything, the cells of the chosen one), read by `workbook_child`: what a few bytes stand
-    for takes the memory of that process, and not of one that serves."""
+    """(the sheets that hold anything, the cells of the chosen one), in a child's memory."""
     max_bytes = min(MAX_BYTES, psutil.virtual_memory().total // 2)
     arguments = [sys.executable, "-P", workbook_child.__file__, str(path), sheet or "", str(max_bytes)]
     environment = {**os.environ, "POLARS_MAX_THREADS": "1"}

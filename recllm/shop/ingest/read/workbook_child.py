@@ -1,4 +1,4 @@
-"""Reads one workbook in a process of its own, whose memory is bounded; `recllm.shop.ingest.read.workbook` starts it.
+"""Reads one workbook in a process of its own with bounded memory, for `recllm.shop.ingest.read.workbook`.
 
     python -P workbook_child.py FILE SHEET MAX_BYTES
 
