@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import product
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,9 +21,9 @@ from tables import table
 
 from recllm.base.errors import GenerationError, UsageError
 from recllm.base.policy import Policy
-from recllm.base.schema import AdCopy, Item, Occasion, Reason, ReasonKind
+from recllm.base.schema import AdCopy, Intent, Item, Occasion, Reason, ReasonKind
 from recllm.market.adcopy import situation as situations
-from recllm.market.adcopy.ads import customer_facts, item_codes, repurchased
+from recllm.market.adcopy.ads import customer_facts
 from recllm.market.adcopy.channels import channels
 from recllm.market.adcopy.frames import _LINK, Situation, frame_file, frames_for, slot_text, texts_of
 from recllm.market.adcopy.naming import goods_of, is_silent, naming
@@ -40,9 +41,12 @@ from recllm.market.adcopy.request import (
     reason_kind,
 )
 from recllm.market.adcopy.situation import situation_of
+from recllm.market.adcopy.suitability import Suitability, item_codes, repurchased
 from recllm.market.adcopy.verify.guarantees import review
 from recllm.market.adcopy.write import sayable_facts, write_copy
+from recllm.shop.data.catalogue import ItemGroups
 from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.interactions import Pairs
 from recllm.text.generator.chat import messages
 
 NOW = datetime(2025, 10, 8, 9, tzinfo=UTC)
@@ -487,6 +491,23 @@ def test_a_category_of_several_animals_says_nothing_of_another_one() -> None:
     budgie = Item(item_id="budgie", title="Budgie Seed", category=("Birds",))
     person = PersonFacts(because=ThingFacts("Canary Seed", ("Birds",)))
     assert "because_bought" not in situation(budgie, person=person).reasons
+
+
+def test_what_a_customer_has_has_outgrown_or_would_not_wear_is_not_offered() -> None:
+    rows = table("adcopy", "what suits a customer")
+    columns = {name: [row[n] for row in rows] for n, name in enumerate(("item_id", "category", "price"))}
+    items = pl.DataFrame(columns).with_columns(title="item_id", category=pl.col("category").str.split(" > "))
+    bought = [("ann", title, int((500 - ago) * DAY), "purchase") for title, _, _, ago, _ in rows if ago is not None]
+    events = pl.DataFrame(bought, schema=["user_id", "item_id", "timestamp", "event"], orient="row")
+    data = Dataset.construct(events, items=items, as_of=int(500 * DAY))
+    none, prices = np.zeros(len(rows)), np.log1p(data.items["price"].to_numpy())
+    stats = SimpleNamespace(mean_repeat_rate=0.0, log_price=prices, buyers_ever=none, repeat_rate=none)
+    shop: Any = SimpleNamespace(dataset=data, locale="en")
+    shop.population = SimpleNamespace(stats=stats, facets=ItemGroups.of(data.items))
+    pairs = Pairs(np.array([0, len(rows)]), np.arange(len(rows), dtype=np.int32))
+    for mark, asked in {"offered": (), "gift": (Intent.MIXED, True), "remind": (Intent.REMIND,)}.items():
+        suited = set(data.items["item_id"].filter(~Suitability(shop, *asked).unsuited(data.events, pairs)))
+        assert suited == {title for title, *_, marks in rows if mark in marks}, mark
 
 
 def test_names_that_people_say() -> None:

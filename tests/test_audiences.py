@@ -23,6 +23,7 @@ from recllm.base.stats.intervals import ratios
 from recllm.doors.cli.options import write_people
 from recllm.learn.features.candidates import explicit
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.market.adcopy.suitability import Suitability
 from recllm.market.audiences.audience import Audience, audience_document, find_audience, text_target
 from recllm.market.audiences.exclusions import Consents, first_only, youngest_age
 from recllm.market.audiences.probabilities import (
@@ -277,6 +278,17 @@ def test_bought_recently(trained: Recommender) -> None:
     buyers = set(trained.dataset.users["user_id"].gather(np.unique(e.user[recent])).to_list()) - {"u00", "u02"}
     found = audience(trained, items=["tea3"], exclusions=Exclusions(bought_days=30), explain=False)
     assert found.excluded["bought_recently"] == len(buyers) > 3 and not buyers & set(ids(found))
+
+
+def test_those_whom_no_item_suits_are_left_out_and_a_note_names_what_is_sold_out(trained: Recommender) -> None:
+    is_tea = pl.col("item_id").str.starts_with("tea")
+    titles = pl.concat_str(pl.when(is_tea).then(pl.lit("Women's ")).otherwise(pl.lit("Men's ")), "title")
+    items = trained.dataset.items.with_columns(title=titles, available=pl.col("item_id") != "tea3")
+    other = like(trained, replace(trained.dataset, items=items))
+    request, unsuited = AudienceRequest(items=("tea3",), explain=False), Suitability(other).unsuited
+    found = find_audience(other, request, unsuited=unsuited)
+    assert found.excluded["unsuited"] == PEOPLE // 2 and all(map(even, ids(found))) and accounted(found)
+    assert found.notes == ('1 item not on offer now, sold out or withdrawn: "Women\'s Green tea 3"',)
 
 
 def test_a_person_stands_under_the_first_reason() -> None:

@@ -29,7 +29,6 @@ from recllm.base.schema import Objective
 from recllm.doors.cli.options import document_lines
 from recllm.doors.privacy.registry import export_person
 from recllm.market.adcopy.write import write_copy
-from recllm.market.audiences.audience import audience_of_workspace
 from recllm.market.audiences.request import AudienceRequest
 from recllm.market.audiences.selection import globally_held_out
 from recllm.market.campaigns.export import CampaignExport, export_campaign, reachable_people, written_lately
@@ -46,7 +45,7 @@ from recllm.market.campaigns.open_campaign import (
 )
 from recllm.market.campaigns.outcome import campaign_outcome, campaign_trial
 from recllm.market.campaigns.plan import plan_campaign
-from recllm.market.campaigns.reach import MOST_ITEMS, count_reachable
+from recllm.market.campaigns.reach import MOST_ITEMS, audience_of_workspace, count_reachable
 from recllm.market.occasions.suggest import words_that_name
 from recllm.market.propensity.effects import UpliftSettings
 from recllm.recommend.recommender.shop_recommender import open_recommender

@@ -20,7 +20,7 @@ from tables import table
 
 from recllm.base.errors import DataError, ModelError
 from recllm.base.policy import Policy
-from recllm.base.schema import Occasion, Purpose
+from recllm.base.schema import Action, Occasion, Purpose
 from recllm.base.settings import OccasionSettings, ScorerTrainingSettings, Settings
 from recllm.learn.models.trees import BoostedTrees, grow_trees
 from recllm.market.adcopy.frames import frame_file
@@ -288,6 +288,12 @@ def test_the_model_tells_the_weekly_from_the_monthly_buyers(tmp_path: Path) -> N
     cases = replenish(shop, model)
     assert (cases["chance"] >= DUE_PROBABILITY).all()
     assert (cases["days"] / cases["every"] >= DUE_SHARE).all() and len(cases)
+    (user, item), titles = cases.select("user", "item").row(0), data.items["title"].to_list()
+    titles[1 - item] = f"{titles[item]} 2 L"  # bought since
+    sized = replace(data, items=data.items.with_columns(title=pl.Series(titles)))
+    certain = SimpleNamespace(probability=lambda pairs: np.ones(len(pairs)))
+    due = replenish(shop_of(sized.with_event(user, 1 - item, NOW - 1, Action.PURCHASE)), certain)  # type: ignore[arg-type]
+    assert len(due) and (user, item) not in due.select("user", "item").rows()
 
 
 def test_learning_twice_gives_the_same_and_labels_come_from_after_the_features() -> None:

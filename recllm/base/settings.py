@@ -115,7 +115,7 @@ class OfferSettings(FrozenModel):
     win_back_days: Days = 42.0
     """Days without a purchase after which a customer has stopped buying, or stopped buying an item."""
     spread: Share = 0.1
-    """How far a campaign that picks its items spreads over them; 0 for no spread.
+    """How far a campaign that picks its items or has a day spreads over them; 0 for no spread.
     See `audiences.selection`."""
 
 

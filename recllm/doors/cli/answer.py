@@ -231,9 +231,9 @@ def audience(
     """Whom to reach for an item, a category or a text, why, who is left out, and what to expect.
 
     A rule over people (conditions under all, any and not) is JSON, or a file of TOML or JSON."""
-    from recllm.market.audiences.audience import audience_document, audience_of_workspace, counts_in_words
+    from recllm.market.audiences.audience import audience_document, counts_in_words
     from recllm.market.campaigns.file import read_campaign
-    from recllm.market.campaigns.reach import audience_of
+    from recllm.market.campaigns.reach import audience_of, audience_of_workspace
     from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.workspace.figures import LISTS_TELL
 

@@ -51,7 +51,7 @@ from recllm.doors.service.marketing_requests import (
     TextDecision,
 )
 from recllm.doors.service.requests import JsonRoute
-from recllm.market.audiences.audience import audience_document, audience_of_workspace
+from recllm.market.audiences.audience import audience_document
 from recllm.market.audiences.people_rule import rule_document, rule_words
 from recllm.market.campaigns.drafts import (
     CampaignAct,
@@ -71,6 +71,7 @@ from recllm.market.campaigns.folder import TextStatus
 from recllm.market.campaigns.open_campaign import decide, enter_edit, preview_document
 from recllm.market.campaigns.outcome import campaign_outcome
 from recllm.market.campaigns.plan import plan_campaign
+from recllm.market.campaigns.reach import audience_of_workspace
 from recllm.market.occasions.day import find_occasions
 from recllm.market.propensity.coupons import Coupons
 from recllm.market.propensity.prediction import PredictionRequest, prediction_document

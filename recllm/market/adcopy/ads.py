@@ -6,7 +6,7 @@ What a customer only looked at is not said. Times are coarse, so that customers 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
@@ -34,13 +34,15 @@ from recllm.base.schema import (
     is_confidential,
 )
 from recllm.market.adcopy.channels import channel_written_for
-from recllm.market.adcopy.naming import animals_in, goods_of, is_silent
+from recllm.market.adcopy.naming import goods_of, is_silent
 from recllm.market.adcopy.packs import Pack
 from recllm.market.adcopy.request import Ago, CopyRequest, PersonFacts, ThingFacts, voice_of
+from recllm.market.adcopy.suitability import Suitability, item_codes, repurchased
 from recllm.market.adcopy.write import write_copy
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
-from recllm.shop.data.catalogue import PRIOR_BUYERS, known_rows
+from recllm.shop.data.catalogue import known_rows
 from recllm.shop.data.dataset import DAY, Events, utc
+from recllm.shop.data.interactions import Pairs
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace
 
@@ -105,6 +107,8 @@ def write_ads(
     shop = recommender.dataset
     choices = [(n, best) for n, slate in enumerate(slates) for best in slate.items]
     rows = known_rows(shop, [best.item_id for _, best in choices]).tolist()
+    ends = np.concatenate([[0], np.cumsum([len(slate.items) for slate in slates])])
+    is_unsuited = Suitability(recommender, intent).unsuited(histories, Pairs(ends, np.array(rows, np.int32)))
     facts = customer_facts(
         histories.rows(np.array([n for n, _ in choices], np.int64)),
         shop.items,
@@ -116,13 +120,16 @@ def write_ads(
         workspace.policy,
         recommender.population.stats,
     )
-    of_choices = zip(rows, facts, strict=True)
+    of_choices = zip(rows, facts, is_unsuited.tolist(), strict=True)
     texts: list[AdCopy] = []
     left_out: dict[str, str] = {}
     for slate, modelled in zip(slates, permitted, strict=True):
         why = slate.degraded_reason or "there is no item to advertise"
-        for row, person in list(islice(of_choices, len(slate.items))):
+        for row, person, unsuited in list(islice(of_choices, len(slate.items))):
             item = item_of(shop.items.row(row, named=True))
+            if unsuited and item_id is None:
+                why = "they have the products that come first, or these are made for others than they buy for"
+                continue
             if workspace.policy.is_sensitive((*item.category, item.title)):
                 why = "sensitive products are not advertised to single people; see sensitive_categories in [policy]"
                 continue
@@ -206,10 +213,6 @@ YEAR_DAYS = 365.0
 AWAY_DAYS, AWAY_GAPS, LONGEST_GAP = 60.0, 2.0, 90.0
 """A customer stayed away for these days, and these many usual gaps, none counted as longer."""
 FIRST_ORDER_DAYS = 21.0
-LEAST_EXPECTED, RARE_SHARE = 2.5, 0.25
-"""Buyers expected back by the shop's mean, and the share of these that is too few."""
-DEAR, DEAR_BUYERS = 3, 2
-"""Times the shop's median price, and buyers none of whom came back: one such purchase is enough."""
 CLEAR_DELTA = 0.2
 """Least fall of the logit without a purchase, for it to be given as the reason."""
 
@@ -239,48 +242,6 @@ def customer_facts(
         for n, (item, of_user) in enumerate(zip(items, reasons, strict=True))
     ]
     return [replace(f, is_repurchased=is_repurchased[item]) for f, item in zip(facts, items, strict=True)]
-
-
-def item_codes(catalogue: pl.DataFrame, broad: Collection[tuple[str, ...]] = ()) -> Mapping[str, Ints]:
-    """What makes items one thing to a customer: title, narrowest category, brand; each (n,).
-    broad: paths of categories that hold most of what is bought, and say nothing of a customer."""
-    keys = catalogue.select(
-        title=pl.col("title").str.strip_chars().str.to_lowercase().replace("", None),
-        category=pl.col("category").list.join("\x1f").replace(dict.fromkeys(["", *map("\x1f".join, broad)])),
-        brand=pl.col("brand").str.to_lowercase(),
-    )
-    titles = keys["title"].drop_nulls().unique().to_list()
-    animals = {title: " ".join(sorted(animals_in(title))) for title in titles}
-    keys = keys.with_columns(animals=pl.col("title").replace_strict(animals, default="", return_dtype=pl.String))
-    of_several = pl.col("animals").replace("", None).drop_nulls().n_unique().over("category") > 1
-    of_animal = pl.concat_str("category", "animals", separator="\x1f")
-    keys = keys.with_columns(category=pl.when(of_several).then(of_animal).otherwise("category"))
-    return {name: _codes(keys[name]) for name in ("title", "category", "brand")}
-
-
-def repurchased(stats: ItemStatistics, category: Ints) -> list[bool | None]:
-    """Whether customers come back for each item, or others of its category unless it is dear and none came back for
-    itself; None where unknown. category: its code, (n_items,), below 0 for none."""
-    mean, buyers = stats.mean_repeat_rate, stats.buyers_ever.astype(np.float64)
-    returned = np.rint(stats.repeat_rate * (buyers + PRIOR_BUYERS) - mean * PRIOR_BUYERS)
-    code = np.maximum(category, 0)
-    of_category = [np.where(code > 0, np.bincount(code, n)[code], 0) for n in (returned, buyers)]
-    prices = stats.log_price[np.isfinite(stats.log_price)]
-    is_dear = stats.log_price > (np.median(prices) + np.log(DEAR) if len(prices) else np.inf)
-    is_seen, is_rare = np.zeros(len(code), bool), is_dear & (returned == 0) & (buyers >= DEAR_BUYERS)
-    for n_returned, n_buyers in ((returned, buyers), of_category):
-        is_seen |= n_returned > 0
-        is_rare |= (n_buyers * mean >= LEAST_EXPECTED) & (n_returned < RARE_SHARE * mean * n_buyers)
-    pairs = zip(is_rare.tolist(), is_seen.tolist(), strict=True)
-    return [False if rare else bought or None for rare, bought in pairs]
-
-
-def _codes(keys: pl.Series) -> Ints:
-    """One number for each key; a number of its own for each null."""
-    codes = keys.rank("dense").cast(pl.Int64).fill_null(0).to_numpy().copy()
-    missing = np.flatnonzero(codes == 0)
-    codes[missing] = -1 - missing
-    return codes
 
 
 def _facts(

@@ -21,7 +21,7 @@ from typing import Any
 from recllm.base.errors import PromptError
 from recllm.base.words.sentences import LANGUAGES
 from recllm.market.adcopy.channels import Channel, channel_named, is_gsm7
-from recllm.market.adcopy.lexicon import HAN_RUN, fold, pattern, word_class
+from recllm.market.adcopy.lexicon import HAN_RUN, fold, pattern, table, word_class
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts
 
@@ -40,6 +40,10 @@ _MOST_COMBINATIONS = 200
 """Texts of a frame that are compared; each wording of a part is in several of them."""
 
 ORDINARY = frozenset({"consumable", "durable", "apparel", "one_off", "gift"})
+_KEPT = {"durable", "apparel", "one_off"}
+"""Kinds of goods that one purchase is enough of."""
+REGRET_DAYS = 40
+"""For so long the buyer of a thing that stays needs no second one, and may hear of no lower price."""
 KINDS = ORDINARY | {"refill", "fuel", "gas", "chemical", "alcohol", "works"}
 """What goods are by their use."""
 
@@ -72,6 +76,17 @@ _FACTS = {
 
 Parts = Mapping[str, str]
 """Part of a channel -> its text."""
+
+
+def is_kept(goods: frozenset[str], comes_back: bool | None, is_recent: bool) -> bool:
+    """Whether goods stay; those of no known kind where customers do not come back for them, or may not have yet."""
+    is_unknown = goods.isdisjoint(KINDS) and (comes_back is False or (comes_back is None and is_recent))
+    return is_unknown or not goods.isdisjoint(_KEPT)
+
+
+def is_used_up(goods: frozenset[str], comes_back: bool | None) -> bool:
+    """Whether customers need more of goods: by the shop's purchases, else by their kind."""
+    return not goods.isdisjoint(table("goods.toml")["consumed"]) if comes_back is None else comes_back
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

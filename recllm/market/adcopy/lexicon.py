@@ -91,6 +91,16 @@ def folded_pattern(text: str) -> re.Pattern[str]:
     return re.compile(text, re.ASCII)
 
 
+WEARERS = ("women", "men", "children")
+
+
+@lru_cache(maxsize=1 << 14)
+def wearer_of(names: tuple[str, ...]) -> str:
+    """Which of `WEARERS` a thing of this title and these categories is made for; "" for all, for several and none."""
+    named = {match.lastgroup or "" for match in pattern("naming.wearers").finditer(" > ".join(names).lower())}
+    return named.pop() if len(named) == 1 and named <= set(WEARERS) else ""
+
+
 def any_of(texts: Iterable[str]) -> str:
     """One pattern for all texts, the longest first."""
     return "|".join(map(re.escape, sorted(set(texts), key=lambda text: (-len(text), text))))

@@ -16,8 +16,8 @@ from typing import Any
 from babel.dates import get_month_names
 
 from recllm.base.schema import Occasion
-from recllm.market.adcopy.frames import KINDS, Situation, capital, content_stems, frame_file
-from recllm.market.adcopy.lexicon import fold, pattern, table
+from recllm.market.adcopy.frames import REGRET_DAYS, Situation, capital, content_stems, frame_file, is_kept, is_used_up
+from recllm.market.adcopy.lexicon import fold, pattern, wearer_of
 from recllm.market.adcopy.naming import (
     OTHER_SHELF,
     Naming,
@@ -43,10 +43,8 @@ LATELY_DAYS = {"perishable": (9, 20), "care": (28, 90), "": (9, 60)}
 """Kind of goods -> first and last day of asking whether they are used up."""
 _THING_OF_REASON = {"because_bought": "because", "goes_with": "with_item", "people_also_buy": "with_item"}
 """Reason -> slot of the other thing that it names."""
-_KEPT = {"durable", "apparel", "one_off"}
-"""Kinds of goods that one purchase is enough of."""
-_RECENT_DAYS, _REGRET_DAYS = 9, 40
-"""Days until a purchase has a date, and until its buyer may hear of a lower price."""
+_RECENT_DAYS = 9
+"""Days until a purchase has a date."""
 _MONTH_DAYS, _YEAR_DAYS = 120, 300
 _PERISHABLE_DAYS = 45
 """The longest rhythm of milk and the like that a text speaks of."""
@@ -109,7 +107,8 @@ def is_related(request: CopyRequest, slot: str, slots: Mapping[str, str]) -> boo
         return False
     texts = [(request.item.title, *request.item.category[:1]), (thing.title, *thing.category[:1])]
     animals = [animals_in(text[0]) for text in texts]
-    if all(animals) and not animals[0] & animals[1]:
+    is_for_others = len({"", *map(wearer_of, texts)}) > 2
+    if is_for_others or (all(animals) and not animals[0] & animals[1]):
         return False
     if request.item.category and thing.category:
         return slot == "with_item" or texts[0][1] == texts[1][1]
@@ -136,17 +135,15 @@ def reasons_of(request: CopyRequest, goods: frozenset[str]) -> Iterator[str]:
     person = request.person
     is_first = not person.times_bought
     is_reminder = request.day is None and request.occasion in (None, Occasion.REPLENISH)
-    comes_back, everyday = person.is_repurchased, table("goods.toml")["consumed"]
-    is_used_up = not goods.isdisjoint(everyday) if comes_back is None else comes_back
-    is_due = is_used_up or not is_reminder or goods.isdisjoint({"consumable", "refill"})
-    is_had = person.times_bought == 1 and not (is_used_up or person.bought_last_year)
-    # goods of no known kind
-    is_recent = person.last is not None and person.last.days <= _REGRET_DAYS
-    is_unknown = goods.isdisjoint(KINDS) and (comes_back is False or (comes_back is None and is_recent))
-    offer, is_kept = request.running_offer, "works" not in goods and (is_unknown or not goods.isdisjoint(_KEPT))
+    is_consumed = is_used_up(goods, person.is_repurchased)
+    is_due = is_consumed or not is_reminder or goods.isdisjoint({"consumable", "refill"})
+    is_for_day = request.day is not None and "seasonal" in goods and person.bought_last_year
+    is_had = person.times_bought == 1 and not (is_consumed or is_for_day)
+    is_recent = person.last is not None and person.last.days <= REGRET_DAYS
+    offer, stays = request.running_offer, "works" not in goods and is_kept(goods, person.is_repurchased, is_recent)
     is_on_order = offer is not None and offer.type in _ON_ORDER
     is_regretted = bool(offer and is_recent and person.times_bought <= 2)
-    if is_kept and not is_on_order and (is_had or is_regretted):
+    if stays and not is_on_order and (is_had or is_regretted):
         return  # a jacket in the wardrobe is no news, its lower price bad news
     is_stale = "perishable" in goods and (person.every_days or 0) > _PERISHABLE_DAYS
     is_new = request.occasion is Occasion.NEW_ARRIVAL and person.category_bought > 0

@@ -12,18 +12,17 @@ import numpy as np
 import polars as pl
 
 from recllm.base.arrays import Ints, Mask
-from recllm.base.documents import plain
+from recllm.base.documents import count_text, plain
 from recllm.base.errors import PolicyError, UsageError
 from recllm.base.schema import Action, Intent, Objective, Reason
 from recllm.base.words.sentences import section
-from recllm.market.audiences.contacts import agreement
 from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only, included
 from recllm.market.audiences.people_rule import rule_words
-from recllm.market.audiences.probabilities import UserScores, likeness, target_probabilities, trained_model
+from recllm.market.audiences.probabilities import Unsuited, UserScores, likeness, target_probabilities, trained_model
 from recllm.market.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
 from recllm.market.audiences.request import AudienceRequest, Exclusions, OfferChoice
 from recllm.market.audiences.selection import Selection, check_floor, select
-from recllm.market.propensity.effects import EffectsOf, effects_of
+from recllm.market.propensity.effects import EffectsOf
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.catalogue import (
     CATEGORY_SEPARATOR,
@@ -35,7 +34,6 @@ from recllm.shop.data.catalogue import (
 from recllm.shop.data.dataset import USER_COLUMN, utc
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.privacy import PolicyGate
-from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.batches import encode_once
 from recllm.text.items import item_texts
 from recllm.text.templates import Prompts
@@ -83,13 +81,16 @@ def audience_target(
     sensitive = sensitive_items(data.items[rows.tolist()], recommender.policy)
     if sensitive.all():
         raise PolicyError(SENSITIVE_TARGET)
-    notes = (f"{int(sensitive.sum())} items of a sensitive category are left out",) if sensitive.any() else ()
+    notes = [f"{int(sensitive.sum())} items of a sensitive category are left out"] if sensitive.any() else []
+    if len(gone := rows[~(offered[rows] | sensitive)]):
+        titles = ", ".join(map(repr, data.items["title"].gather(gone[:3])))
+        notes.append(f"{count_text(len(gone), 'item')} not on offer now, sold out or withdrawn: {titles}")
     name = "catalogue" if category is None else category
     if category is None and items is not None:
         # every set has its own name, also of many items
         digest = hashlib.sha256("\0".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
         name = ",".join(ids) if len(ids) <= 3 else f"{len(ids)} items {digest[:8]}"
-    return AudienceTarget(name, np.sort(rows[~sensitive]), notes)
+    return AudienceTarget(name, np.sort(rows[~sensitive]), tuple(notes))
 
 
 def text_target(recommender: Recommender, text: str, category: str | None = None) -> tuple[Recommender, AudienceTarget]:
@@ -204,6 +205,16 @@ class EligiblePool:
     """As `Audience.rule`, also of few people."""
 
 
+def requested_target(recommender: Recommender, request: AudienceRequest) -> tuple[Recommender, AudienceTarget | None]:
+    """The target of a request, None for seeds, and the recommender that has its items."""
+    if request.seeds is not None:
+        return recommender, None
+    trained_model(recommender)
+    if request.text is not None:
+        return text_target(recommender, request.text, request.category)
+    return recommender, audience_target(recommender, request.items, request.category)
+
+
 def find_audience(
     recommender: Recommender,
     request: AudienceRequest,
@@ -212,21 +223,16 @@ def find_audience(
     gate: PolicyGate | None = None,
     effects: EffectsOf | None = None,
     figures: FigureGate | None = None,
+    unsuited: Unsuited | None = None,
 ) -> Audience:
     """The people to reach, of those who agreed to personalisation.
 
     agreed: who agreed to the request's channel too. gate: see `match_people`. effects: for the objective uplift.
-    figures: what the caller may learn of groups; None for exact figures. Raises `UsageError` for an unknown item, an
-    empty category or unknown seeds, `NotFittedError` without a trained model, `PolicyError` for a sensitive target or a
-    group of fewer people than the policy's floor; an empty one is an answer.
+    figures: what the caller may learn of groups; None for exact figures. unsuited: see `Unsuited`. Raises
+    `UsageError` for an unknown item, an empty category or unknown seeds, `NotFittedError` without a trained model,
+    `PolicyError` for a sensitive target or a group of fewer people than the policy's floor; an empty one is an answer.
     """
-    target = None
-    if request.seeds is None:
-        trained_model(recommender)
-        if request.text is not None:
-            recommender, target = text_target(recommender, request.text, request.category)
-        else:
-            target = audience_target(recommender, request.items, request.category)
+    recommender, target = requested_target(recommender, request)
     is_reported = figures is not None and not figures.is_exact
     pool = eligible_pool(
         recommender,
@@ -238,33 +244,13 @@ def find_audience(
         choice=request.choice,
         effects=effects,
         score_all=is_reported,
+        unsuited=unsuited,
     )
     name = request.campaign or pool.target.name
     question = plain(request.model_copy(update={"explain": True, "explain_first": None}))
     selection = select(pool.scores, pool.user_ids, name, request.limits)
     explain_first = request.explain_first if request.explain and request.seeds is None and not is_reported else 0
     return build_audience(recommender, pool, selection, name, explain_first, figures, question)
-
-
-def audience_of_workspace(
-    workspace: Workspace, recommender: Recommender, request: AudienceRequest, figures: FigureGate | None = None
-) -> Audience:
-    """`find_audience`, which lists the errors, for a workspace. recommender: of all people.
-
-    Customers who did not agree to the request's channel, or belong to the global holdout, are left out too. figures:
-    None for the owner of the machine. Raises `UsageError` for a channel without consent records.
-    """
-    gate, name, holdout = workspace.gate(), request.choice.effects, workspace.settings.experiments
-    of_holdout = {"holdout_share": holdout.holdout_share, "holdout_salt": holdout.holdout_salt}
-    exclusions = request.exclusions.model_copy(update=of_holdout)
-    return find_audience(
-        recommender,
-        request.model_copy(update={"exclusions": exclusions}),
-        agreed=agreement(gate, [request.channel]) if request.channel else None,
-        gate=gate,
-        effects=None if name is None else effects_of(workspace, name, recommender.dataset),
-        figures=figures or FigureGate(workspace),
-    )
 
 
 def eligible_pool(
@@ -279,6 +265,7 @@ def eligible_pool(
     effects: EffectsOf | None = None,
     only_for: tuple[Ints, UserScores] | None = None,
     score_all: bool = False,
+    unsuited: Unsuited | None = None,
 ) -> EligiblePool:
     """The customers without a reason for exclusion, with their probabilities; without a target all but the `seeds`,
     with their likeness to these. only_for: rows, ascending, of the only people with the target, and their scores.
@@ -308,11 +295,15 @@ def eligible_pool(
     else:
         objective = Objective.PROBABILITY if choice.objective is Objective.UPLIFT else choice.objective
         personal = exclusions if target.is_personal else None
-        scores = target_probabilities(recommender, items, scored, choice.intent, objective, personal=personal)
+        scores = target_probabilities(
+            recommender, items, scored, choice.intent, objective, personal=personal, unsuited=unsuited
+        )
         scores = scores.rows(user_rows) if score_all else scores
         late: dict[ExclusionReason, Mask] = {}
         if target.is_personal or choice.intent is not Intent.MIXED or objective is Objective.MARGIN:
             late[ExclusionReason.NO_OFFER] = scores.best_item < 0
+        elif unsuited is not None:  # of many new items none is proposed to anybody
+            late[ExclusionReason.UNSUITED] = (scores.best_item < 0) & (scores.best_item >= 0).any()
         if choice.objective is Objective.UPLIFT:
             if effects is None:
                 raise UsageError(f"the effects {choice.effects!r} are missing; give those of a trial")

@@ -27,7 +27,7 @@ Key = TypeVar("Key")
 
 
 class ExclusionReason(StrEnum):
-    """In the order in which they are looked at; the last four are found when people are scored."""
+    """In the order in which they are looked at; the last five are found when people are scored."""
 
     NO_CONSENT = "no_consent"
     SUPPRESSED = "suppression_list"
@@ -43,6 +43,8 @@ class ExclusionReason(StrEnum):
     BOUGHT = "bought_recently"
     RETURNED = "returned"
     CAPPED = "frequency_cap"
+    UNSUITED = "unsuited"
+    """They have the target's items, or these are made for others than they buy for."""
     NO_OFFER = "no_fitting_offer"
     """No item of the target is to them what the intent asks for."""
     NOT_MOVED = "no_effect_shown"

@@ -16,6 +16,7 @@ believed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,8 @@ MIN_CALIBRATION_USERS = 20
 """With fewer people who bought before that window nothing is changed; of few the prior decides most."""
 LISTED_OFFERS = 30
 """Best items of each person that are known, for offers that spread over the catalogue."""
+Unsuited = Callable[[Events, Pairs], Mask]
+"""Of pairs of people with these histories and items those that do not suit, (n_pairs,); see `adcopy.suitability`."""
 Line = tuple[float, float]
 """a and b of the module's formula."""
 UNCHANGED: Line = (0.0, 1.0)
@@ -119,13 +122,16 @@ def target_probabilities(
     objective: Objective = Objective.PROBABILITY,
     *,
     personal: LeftOut | None = None,
+    unsuited: Unsuited | None = None,
 ) -> UserScores:
     """The probability of at least one of `items` (rows of the catalogue), those of several calibrated as a set.
 
     personal, or another intent than mixed: that of the offered one, which is none that the rules `personal` leave out.
     Raises `NotFittedError` without a trained model.
     """
-    scores = independent_probabilities(recommender, items, user_rows, intent, objective, personal=personal)
+    scores = independent_probabilities(
+        recommender, items, user_rows, intent, objective, personal=personal, unsuited=unsuited
+    )
     if len(items) < 2 or not len(user_rows) or scores.probability is None:
         return scores
     if personal is not None or intent is not Intent.MIXED:
@@ -144,6 +150,7 @@ def independent_probabilities(
     objective: Objective = Objective.PROBABILITY,
     *,
     personal: LeftOut | None = None,
+    unsuited: Unsuited | None = None,
 ) -> UserScores:
     """The same before the calibration of the set. Raises `NotFittedError` without a trained model, `UsageError` for a
     margin that no item has."""
@@ -174,6 +181,8 @@ def independent_probabilities(
             pairs = pairs.select(~batch.owned.occurs(pairs.user, pairs.item))
         if personal is not None:
             pairs = pairs.select(~is_left_out(batch.histories, pairs, data.n_items, data.as_of, personal))
+        if unsuited is not None:
+            pairs = pairs.select(~unsuited(batch.histories, pairs))
         scored = ranker.score_batch(batch, pairs)
         pair_value = ranker.value(batch, pairs, objective, margins, discover=intent is Intent.DISCOVER)
         misses = np.log1p(-np.minimum(scored.probability.astype(np.float64), 1 - 1e-7))

@@ -21,8 +21,9 @@ from recllm.base.schema import Generator, Intent, Reason, ReasonKind
 from recllm.base.words.sentences import language
 from recllm.learn.features.collaborative import NEW_ITEM_DAYS
 from recllm.learn.features.item_vectors import basics_of
-from recllm.market.adcopy.ads import customer_facts, generator_named, item_codes, may_be_modelled
+from recllm.market.adcopy.ads import customer_facts, generator_named, may_be_modelled
 from recllm.market.adcopy.request import PersonFacts, reason_kind
+from recllm.market.adcopy.suitability import item_codes
 from recllm.market.audiences.audience import EligiblePool, build_audience, counts_in_words
 from recllm.market.audiences.contacts import first_channels
 from recllm.market.audiences.reasons import reasons_for

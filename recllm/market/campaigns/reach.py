@@ -11,6 +11,7 @@ import numpy as np
 from recllm.base.arrays import Ints
 from recllm.base.errors import DataError, NotFittedError, NothingToDo, UsageError
 from recllm.base.schema import Objective, Occasion
+from recllm.market.adcopy.suitability import Suitability
 from recllm.market.audiences.audience import (
     Audience,
     AudienceTarget,
@@ -18,12 +19,13 @@ from recllm.market.audiences.audience import (
     audience_target,
     build_audience,
     eligible_pool,
+    find_audience,
 )
 from recllm.market.audiences.contacts import agreement
 from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, included
 from recllm.market.audiences.people_rule import PeopleRule
-from recllm.market.audiences.probabilities import UserScores, independent_probabilities
-from recllm.market.audiences.request import Exclusions
+from recllm.market.audiences.probabilities import Unsuited, UserScores, independent_probabilities
+from recllm.market.audiences.request import AudienceRequest, Exclusions
 from recllm.market.audiences.selection import Selection, select, spread_offers
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.texts import festive_day
@@ -49,6 +51,28 @@ def audience_of(
     pool = campaign_pool(recommender, file, workspace)
     cut = select(pool.scores, pool.user_ids, file.id, file.limits.cut)
     return build_audience(recommender, pool, cut, file.id, None if explain else 0, figures=FigureGate(workspace))
+
+
+def audience_of_workspace(
+    workspace: Workspace, recommender: Recommender, request: AudienceRequest, figures: FigureGate | None = None
+) -> Audience:
+    """`find_audience`, which lists the errors, for a workspace. recommender: of all people.
+
+    Customers who did not agree to the request's channel, belong to the global holdout, or whom no item suits, are left
+    out too. figures: None for the owner of the machine. Raises `UsageError` for a channel without consent records.
+    """
+    gate, name, holdout = workspace.gate(), request.choice.effects, workspace.settings.experiments
+    of_holdout = {"holdout_share": holdout.holdout_share, "holdout_salt": holdout.holdout_salt}
+    exclusions = request.exclusions.model_copy(update=of_holdout)
+    return find_audience(
+        recommender,
+        request.model_copy(update={"exclusions": exclusions}),
+        agreed=agreement(gate, [request.channel]) if request.channel else None,
+        gate=gate,
+        effects=None if name is None else effects_of(workspace, name, recommender.dataset),
+        figures=figures or FigureGate(workspace),
+        unsuited=None if request.text else Suitability(recommender, request.choice.intent).unsuited,
+    )
 
 
 def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) -> EligiblePool:
@@ -81,14 +105,23 @@ def campaign_pool(recommender: Recommender, file: CampaignFile, workspace: Works
     if limit is not None and len(target.items) > limit:
         target = narrowed(recommender, target, rules, agreed, file, workspace, limit)
     effects = None if section.effects is None else effects_of(workspace, section.effects, data)
-    return eligible_pool(recommender, target, rules, agreed, gate=gate, choice=section.choice, effects=effects)
+    unsuited, choice = unsuited_of(recommender, file), section.choice
+    return eligible_pool(
+        recommender, target, rules, agreed, gate=gate, choice=choice, effects=effects, unsuited=unsuited
+    )
+
+
+def unsuited_of(recommender: Recommender, file: CampaignFile) -> Unsuited:
+    """What suits no customer; for a day of the calendar they also buy for others."""
+    return Suitability(recommender, file.target.choice.intent, gifts=file.target.day is not None).unsuited
 
 
 def offered_items(file: CampaignFile, workspace: Workspace, scores: UserScores, positions: Ints) -> Ints:
     """Row of each person's item, -1 for none; those who come first choose first."""
     spread = file.target.spread
     if spread is None:
-        spread = workspace.settings.offers.spread if file.target.picks_items else 0.0
+        is_wide = file.target.picks_items or file.target.day is not None
+        spread = workspace.settings.offers.spread if is_wide else 0.0
     if scores.offers is None or not spread:
         return scores.best_item[positions]
     return spread_offers(scores.offers, positions, spread)[positions]
@@ -182,8 +215,9 @@ def narrowed(
     masks, _ = exclusion_masks(recommender, target.common_items, rules, agreed, gate=workspace.gate())
     user_rows, choice, personal = included(masks), file.target.choice, rules if target.is_personal else None
     objective = Objective.PROBABILITY if choice.objective is Objective.UPLIFT else choice.objective
+    unsuited = unsuited_of(recommender, file)
     scores = independent_probabilities(
-        recommender, target.items, user_rows, choice.intent, objective, personal=personal
+        recommender, target.items, user_rows, choice.intent, objective, personal=personal, unsuited=unsuited
     )
     first = np.argsort(-scores.score, kind="stable")[: file.limits.cut.max_contacts]
     best = offered_items(file, workspace, scores, first)

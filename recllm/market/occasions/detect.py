@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from recllm.base.policy import Policy
 from recllm.base.schema import ACTION_CODE, Action, Occasion
 from recllm.learn.features.together import bought_together
+from recllm.market.adcopy.suitability import title_codes
 from recllm.market.occasions.replenishment import (
     HORIZON_DAYS,
     PAIR,
     ReplenishmentModel,
+    figures_among,
     name_codes,
     purchase_days,
     repurchase_pairs,
@@ -297,9 +299,13 @@ def _goes_with(shop: Shop, people: list[int]) -> pl.DataFrame:
 
 
 def replenish(shop: Shop, model: ReplenishmentModel) -> Cases:
-    """What is due again, first what a person is likelier to buy than its other repeat buyers."""
+    """What is due again, first what a person is likelier to buy than its other repeat buyers; not what they have since
+    bought in another size."""
     is_due = (pl.col("since_over_median") >= DUE_SHARE) & (pl.col("gap_median") >= DUE_INTERVAL_DAYS)
-    pairs = repurchase_pairs(shop.dataset, shop.now).filter(is_due, shop.is_offered)
+    pairs, days = repurchase_pairs(shop.dataset, shop.now), purchase_days(shop.dataset, shop.now)
+    line = title_codes(shop.dataset.items["title"], sizes=False)
+    pairs = pairs.with_columns(figures_among(days, pairs, line, "line"))
+    pairs = pairs.filter(is_due, shop.is_offered, pl.col("line_after") == 0)
     chance = pl.Series("chance", model.probability(pairs), pl.Float64)
     cases = pairs.with_columns(chance).select(
         *PAIR,
