@@ -1,8 +1,7 @@
-"""One contract for every kind of item index, and what a catalogue makes of it."""
+"""The item index, and what a catalogue makes of it."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import shutil
 import sys
@@ -15,10 +14,9 @@ import numpy as np
 import pytest
 from conftest import Command
 from numpy.typing import NDArray
-from postgres_server import DATABASE, PASSWORD, ROLE
 from shop_world import load_lines
 
-from recllm.base.errors import MissingExtraError, ModelError, NotFittedError, NothingToDo, UsageError
+from recllm.base.errors import MissingExtraError, ModelError, NotFittedError, NothingToDo
 from recllm.base.questions import SearchRequest
 from recllm.learn.features.item_index import catalogue as rules
 from recllm.learn.features.item_index.catalogue import ABOUT, CatalogueIndex, IndexPlace, vectors_fingerprint
@@ -29,8 +27,6 @@ from recllm.recommend.recommender.shop_index import build_index
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
 from recllm.shop.workspace.workspace import Workspace, overridden
 
-KINDS = ("faiss", "pgvector")
-MODULES = {"faiss": "faiss", "pgvector": "psycopg"}
 DIM = 16
 MADE_BY = vectors_fingerprint("encoder", "v1", "en")
 
@@ -49,16 +45,10 @@ def some_vectors(n: int, seed: int = 0) -> Floats:
 
 
 class Indexes:
-    """Builds and opens indexes of a kind; closes them at the end."""
+    """Builds and opens indexes; closes them at the end."""
 
-    def __init__(self, kind: str, url: str | None, folder: Path) -> None:
-        self.place = IndexPlace(
-            kind=kind,  # type: ignore[arg-type]
-            folder=folder,
-            url=url,
-            fingerprint=MADE_BY,
-            n_rows=0,
-        )
+    def __init__(self, folder: Path) -> None:
+        self.place = IndexPlace(kind="faiss", folder=folder, fingerprint=MADE_BY, n_rows=0)
         self._open = list[Any]()
 
     def build(self, vectors: Floats, fingerprint: str = MADE_BY) -> Any:
@@ -79,38 +69,12 @@ class Indexes:
             self._open.pop().close()
 
 
-@pytest.fixture(params=KINDS)
-def indexes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Indexes]:
-    kind = str(request.param)
-    if importlib.util.find_spec(MODULES[kind]) is None:
-        pytest.skip(f"the extra of {kind} is not installed")
-    url = request.getfixturevalue("pgvector_url") if kind == "pgvector" else None
-    made = Indexes(kind, url, tmp_path / "index")
+@pytest.fixture
+def indexes(tmp_path: Path) -> Iterator[Indexes]:
+    pytest.importorskip("faiss")
+    made = Indexes(tmp_path / "index")
     yield made
     made.close()
-
-
-@pytest.fixture(scope="session")
-def pgvector(postgres_server: Any) -> Any:
-    """A server that has the extension; it is made by its administrator, as a shop's would."""
-    with postgres_server.admin(DATABASE) as connection:
-        there = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'").fetchone()
-        if there is None:
-            pytest.skip("the PostgreSQL server has no pgvector: apt-get install postgresql-NN-pgvector")
-        connection.execute("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
-    return postgres_server
-
-
-@pytest.fixture
-def pgvector_url(pgvector: Any) -> str:
-    import psycopg
-
-    url = str(pgvector.url())
-    with psycopg.connect(
-        host="127.0.0.1", port=pgvector.port, user=ROLE, password=PASSWORD, dbname=DATABASE, autocommit=True
-    ) as connection:
-        connection.execute("CREATE SCHEMA " + url.rsplit("schema=", 1)[1])
-    return url
 
 
 @pytest.fixture
@@ -173,18 +137,14 @@ def test_items_behind_those_of_the_index_are_always_among_them(graph_for_all: No
 
 
 def test_an_index_of_something_else_is_refused(indexes: Indexes, tmp_path: Path) -> None:
-    """Also by a process that has it open, when its server holds another one."""
     vectors = some_vectors(60)
-    earlier = indexes.build(vectors)
+    indexes.build(vectors)
     for other in (("encoder 2", "v1", "en"), ("encoder", "v2", "en"), ("encoder", "v1", "zh")):
         with pytest.raises(ModelError, match="another model or encoder; build it again with: recllm refresh --index"):
             indexes.open(fingerprint=vectors_fingerprint(*other))
     with pytest.raises(ModelError, match="there is no item index"):
         indexes.open(folder=tmp_path / "nothing")
     indexes.build(-vectors, vectors_fingerprint("encoder", "v2", "en"))
-    if indexes.place.kind != "faiss":
-        with pytest.raises(ModelError):
-            list(earlier.candidates(vectors[:1], 5))
     (rows,) = indexes.open().candidates(-vectors[:1], 5)
     assert 0 in rows
 
@@ -238,23 +198,10 @@ def test_a_failed_server_is_asked_again(
     assert near is not None and near[0].tolist() == [1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_missing_extra_is_named(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == MODULES[kind]]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, MODULES[kind], None)
-    extra = "postgres" if kind == "pgvector" else kind
-    indexes = Indexes(kind, "postgresql://nobody@127.0.0.1:1/none", tmp_path / "index")
-    with pytest.raises(MissingExtraError, match=rf"pip install 'recllm\[{extra}\]'"):
-        indexes.build(some_vectors(3))
-
-
-def test_a_server_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
-    pytest.importorskip("psycopg")
-    with pytest.raises(UsageError, match="needs a server; set"):
-        Indexes("pgvector", None, tmp_path / "index").build(some_vectors(3))
-    with pytest.raises(ModelError, match=r"cannot be used: .*check its server"):
-        Indexes("pgvector", "postgresql://nobody@127.0.0.1:1/none", tmp_path / "index").build(some_vectors(3))
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'recllm\[faiss\]'"):
+        Indexes(tmp_path / "index").build(some_vectors(3))
 
 
 FAISS = {"item_index": {"kind": "faiss"}}
@@ -376,8 +323,6 @@ def test_the_command(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
     )
     code, _, err = run("refresh", "--index", "-w", "shop", "--set", "item_index.kind=annoy")
     assert code == 2 and "annoy" in err and "faiss" in err
-    code, _, err = run("refresh", "--index", "-w", "shop", "--set", "item_index.kind=pgvector")
-    assert code == 2 and "needs a server; set store" in err
     code, out, _ = run("search", "green tea", "-w", "shop", "--set", "item_index.kind=faiss")
     assert code == 0 and "Green tea" in out
 

@@ -84,8 +84,8 @@ def parsed(model: type[T], values: Any, *, owner: str, prefix: str = "") -> T:
 
 
 def first_fault(error: ValidationError, model: Any = None, owner: str = "it", *, quoted: bool = True) -> str:
-    """Where a document is wrong, and what would be right, such as "item.price must be a number, not 'cheap'".
-    model: whose fields are named with an unknown one. quoted: with the value, which may be about a customer."""
+    """Where a document is wrong: "item.price must be a number, not 'cheap'". model: names the known fields.
+    quoted: with the value, which may be about a customer."""
     first = ("extra_forbidden", "unexpected_keyword_argument", "missing")
     faults = error.errors(include_url=False)
     fault = min(faults, key=lambda f: first.index(f["type"]) if f["type"] in first else len(first))

@@ -12,8 +12,9 @@ from pydantic import BeforeValidator, Field, StringConstraints, field_validator
 from recllm.base.documents import Count, CountOrZero, Flag, FrozenModel, Positive, Share, Text, Weight
 
 IndexKind = Annotated[
-    Literal["exact", "faiss", "pgvector"],
-    BeforeValidator(lambda kind: "exact" if kind in ("usearch", "qdrant") else kind),  # of older workspaces
+    Literal["exact", "faiss"],
+    # of older workspaces
+    BeforeValidator(lambda kind: "exact" if kind in ("usearch", "qdrant", "pgvector") else kind),
 ]
 
 ConsoleScope = Literal["console", "events", "marketing", "people", "privacy", "admin"]
@@ -79,8 +80,8 @@ class ItemIndexSettings(FrozenModel):
     section: ClassVar[str] = "item_index"
 
     kind: IndexKind = "exact"
-    """exact compares all of them. `recllm refresh --index` builds the others: faiss in the workspace (extra faiss),
-    pgvector in the PostgreSQL of `store`. usearch and qdrant, of older workspaces, mean exact."""
+    """exact compares all of them; faiss (extra faiss) the candidates of an index that `recllm refresh --index`
+    builds. Other kinds, of older workspaces, mean exact."""
 
 
 class ConsoleSettings(FrozenModel):

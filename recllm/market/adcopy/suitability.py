@@ -1,5 +1,5 @@
-"""Which items do not suit a customer: things that they have and need once, sizes that another one has replaced, and
-what is made for others than they buy for."""
+"""Which items do not suit a customer: what they have and need once, sizes that another one has replaced, and things
+made for others than they buy for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from recllm.text.domains import SHOP, domain_of
 LEAST_EXPECTED, RARE_SHARE = 2.5, 0.25
 """Buyers expected back by the shop's mean, and the share of these that is too few."""
 DEAR, DEAR_BUYERS = 3, 2
-"""Times the shop's median price, and buyers none of whom came back: one such purchase is enough."""
+"""Times the shop's median price, and buyers none of whom came back: one purchase is enough."""
 DEAR_DAYS = 3 * 365
 """For so long the buyer of a dear thing that stays needs no other of its category."""
 
@@ -48,18 +48,24 @@ class Suitability:
     @cached_property
     def wearer(self) -> Ints:
         """For whom each item is made, (n_items,): 0 for all, else 1 and on as in `WEARERS`."""
-        texts = pl.Series([" > ".join(names) for names in self.names], dtype=pl.String).str.to_lowercase()
-        named = texts.str.contains(pattern("naming.wearers").pattern).arg_true()  # few of a large catalogue
-        codes, code_of = np.zeros(len(texts), np.int64), {name: n for n, name in enumerate(("", *WEARERS))}
-        codes[named] = [code_of[wearer_of(self.names[item])] for item in named]
+        texts = pl.Series(map(" > ".join, self.names), dtype=pl.String).str.to_lowercase()
+        # few of a large catalogue
+        named = texts.str.contains(pattern("naming.wearers").pattern).arg_true()
+        wearers = ("", *WEARERS)
+        codes = np.zeros(len(texts), np.int64)
+        codes[named] = [wearers.index(wearer_of(self.names[item])) for item in named]
         return codes
 
     @cached_property
     def codes(self) -> dict[str, Ints]:
         """Of each item its title, that without sizes, and its narrowest category, (n_items,) each; 0 for none."""
         titles = self.recommender.dataset.items["title"]
-        kind = self.recommender.population.facets.type.astype(np.int64) + 1
-        return {"title": title_codes(titles), "line": title_codes(titles, sizes=False), "category": kind}
+        category = self.recommender.population.facets.type
+        return {
+            "title": title_codes(titles),
+            "line": title_codes(titles, sizes=False),
+            "category": category.astype(np.int64) + 1,
+        }
 
     @cached_property
     def comes_back(self) -> list[bool | None]:
@@ -68,51 +74,72 @@ class Suitability:
     def unsuited(self, histories: Events, pairs: Pairs) -> Mask:
         """Pairs of n customers, whose histories these are, and items that do not suit them, (n_pairs,)."""
         bought = histories.of(Action.PURCHASE)
-        n, width = len(bought.indptr) - 1, len(WEARERS) + 1
         has_it = self.has_it(bought, pairs)
         if self.gifts:
             return has_it
-        of_wearer = bought.user.astype(np.int64) * width + self.wearer[bought.item]
-        counts = np.bincount(of_wearer, minlength=n * width).reshape(n, width)
-        wearer, n_adult = self.wearer[pairs.item], counts[:, 1:3].sum(axis=1)
+        counts = np.zeros((len(bought.indptr) - 1, len(WEARERS) + 1), np.int64)
+        np.add.at(counts, (bought.user, self.wearer[bought.item]), 1)
+        wearer = self.wearer[pairs.item]
+        buys_for_adults = counts[:, 1:3].any(axis=1)
         is_for_others = (wearer > 0) & (counts[pairs.user, wearer] == 0)
-        return np.asarray(has_it | (is_for_others & (n_adult[pairs.user] > 0)))
+        return np.asarray(has_it | (is_for_others & buys_for_adults[pairs.user]))
 
     def has_it(self, bought: Events, pairs: Pairs) -> Mask:
         """Pairs of an item that the customer has; a dear thing also stands for others of its category."""
-        user, item, code, n_keys = pairs.user, pairs.item, self.codes, len(self.names) + 1
-        of_title, of_line = (Tally.of(bought.user, code[name][bought.item], n_keys) for name in ("title", "line"))
-        row, row_of_line = of_title.find(user, code["title"][item]), of_line.find(user, code["line"][item])
-        first, last = (padded(at, 0)[row] for at in (of_title.smallest(bought.at), of_title.largest(bought.at)))
-        is_owned = (row < len(of_title.keys)) & (code["title"][item] > 0)
-        mask = is_owned & (code["line"][item] > 0) & (padded(of_line.largest(bought.at), 0)[row_of_line] > last)
-        if self.intent in (Intent.REMIND, Intent.WIN_BACK) or domain_of(self.recommender.locale) != SHOP:
+        user, item, n_keys = pairs.user, pairs.item, len(self.names) + 1
+        title, line, category = self.codes.values()
+        of_title = Tally.of(bought.user, title[bought.item], n_keys)
+        of_line = Tally.of(bought.user, line[bought.item], n_keys)
+        row = of_title.find(user, title[item])
+        first = padded(of_title.smallest(bought.at), 0)[row]
+        last = padded(of_title.largest(bought.at), 0)[row]
+        last_of_line = padded(of_line.largest(bought.at), 0)[of_line.find(user, line[item])]
+        is_owned = (row < len(of_title.keys)) & (title[item] > 0)
+        mask = is_owned & (line[item] > 0) & (last_of_line > last)
+        is_of_shop = domain_of(self.recommender.locale) == SHOP
+        if self.intent in (Intent.REMIND, Intent.WIN_BACK) or not is_of_shop:
             return mask
-        as_of, category = self.recommender.dataset.as_of, code["category"]
+        as_of = self.recommender.dataset.as_of
         dear = is_dear(self.recommender.population.stats) & (category > 0)
-        of_dear = bought.select(dear[bought.item] & (bought.at >= as_of - DEAR_DAYS * DAY))
-        has_alike = Tally.of(of_dear.user, category[of_dear.item], n_keys).occurs(user, category[item])
+        is_of_dear = dear[bought.item] & (bought.at >= as_of - DEAR_DAYS * DAY)
+        of_dear = bought.select(is_of_dear)
+        owned_kinds = Tally.of(of_dear.user, category[of_dear.item], n_keys)
+        has_alike = owned_kinds.occurs(user, category[item]) & dear[item] & ~is_owned
         is_once = is_owned & (last - first < DAY)
         is_recent = last >= as_of - REGRET_DAYS * DAY
-        for n in np.flatnonzero(~mask & (is_once | (has_alike & dear[item] & ~is_owned))).tolist():
-            about = self.names[item[n]], self.comes_back[item[n]]
-            mask[n] = is_enough(*about, is_once=bool(is_once[n]), is_recent=bool(is_recent[n]), gifts=self.gifts)
+        for n in np.flatnonzero(~mask & (is_once | has_alike)).tolist():
+            mask[n] = is_enough(
+                self.names[item[n]],
+                self.comes_back[item[n]],
+                is_once=bool(is_once[n]),
+                is_recent=bool(is_recent[n]),
+                gifts=self.gifts,
+            )
         return mask
 
 
 @lru_cache(maxsize=1 << 16)
-def is_enough(names: tuple[str, ...], comes_back: bool | None, *, is_once: bool, is_recent: bool, gifts: bool) -> bool:
-    """Whether a customer needs no item of this title and these categories: they bought it once, or another dear thing
-    of its category: of tents a household has one, and of coats several."""
+def is_enough(
+    names: tuple[str, ...],
+    comes_back: bool | None,
+    *,
+    is_once: bool,
+    is_recent: bool,
+    gifts: bool,
+) -> bool:
+    """Whether a customer needs no such item: they bought it once, or another dear thing of its category.
+    Of tents a household has one, and of coats several."""
     goods = goods_of(names)
     if not is_once:
         return "durable" in goods and "apparel" not in goods and not comes_back
-    is_for_day, is_needed = gifts and "seasonal" in goods, is_used_up(goods, comes_back) and not is_recent
-    return is_kept(goods, comes_back, is_recent) and not (is_for_day or is_needed)
+    is_for_day = gifts and "seasonal" in goods
+    is_needed = is_used_up(goods, comes_back) and not is_recent
+    stays = is_kept(goods, comes_back, is_recent)
+    return stays and not (is_for_day or is_needed)
 
 
 def title_codes(titles: pl.Series, *, sizes: bool = True) -> Ints:
-    """A number for each title, without its sizes if they make no difference, (n_items,); 0 for none."""
+    """A number for each title, if need be without sizes, (n_items,); 0 for none."""
     names = titles.str.to_lowercase()
     names = names if sizes else names.str.replace_all(pattern("naming.sizes_of_line").pattern, "")
     names = names.str.replace_all(r"\s+", " ").str.strip_chars().replace("", None)
@@ -129,10 +156,13 @@ def item_codes(catalogue: pl.DataFrame, broad: Collection[tuple[str, ...]] = ())
     )
     titles = keys["title"].drop_nulls().unique().to_list()
     animals = {title: " ".join(sorted(animals_in(title))) for title in titles}
-    keys = keys.with_columns(animals=pl.col("title").replace_strict(animals, default="", return_dtype=pl.String))
-    of_several = pl.col("animals").replace("", None).drop_nulls().n_unique().over("category") > 1
+    of_title = pl.col("title").replace_strict(animals, default="", return_dtype=pl.String)
+    keys = keys.with_columns(animals=of_title)
+    named = pl.col("animals").replace("", None).drop_nulls()
+    of_several = named.n_unique().over("category") > 1
     of_animal = pl.concat_str("category", "animals", separator="\x1f")
-    keys = keys.with_columns(category=pl.when(of_several).then(of_animal).otherwise("category"))
+    category = pl.when(of_several).then(of_animal).otherwise("category")
+    keys = keys.with_columns(category=category)
     return {name: _codes(keys[name]) for name in ("title", "category", "brand")}
 
 

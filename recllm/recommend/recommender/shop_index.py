@@ -1,6 +1,6 @@
 """The item index of a workspace: built of the vectors of the serving version's state, and opened to serve.
 
-It lies in `cache/item-index/KIND`, as it can be built again; the vectors of pgvector lie in its server.
+It lies in `cache/item-index/KIND`, as it can be built again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recllm.recommend.recommender.registry import current, open_version
 from recllm.recommend.recommender.saved_model import Model, read_model
 from recllm.recommend.recommender.serving_state import CatalogueState, open_catalogue_state
 from recllm.recommend.recommender.shop_states import newest_state
-from recllm.shop.workspace.workspace import Workspace, store_location
+from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +35,13 @@ class IndexReport:
     items: int
     seconds: float
     mib: float
-    """Of its files; 0 for one in a server."""
 
 
 def index_place(workspace: Workspace, kind: IndexKind, model: Model, catalogue: CatalogueState) -> IndexPlace:
     """Where the index of a state's items is."""
-    store = store_location(workspace.root, workspace.settings)
     return IndexPlace(
         kind=kind,
         folder=workspace.cache_dir / "item-index" / kind,
-        url=store if isinstance(store, str) else None,
         fingerprint=vectors_fingerprint(model.encoder_fingerprint, catalogue.name, catalogue.locale),
         n_rows=catalogue.items.height,
     )
@@ -56,8 +53,8 @@ def build_index(
     """Build the index of the serving version's state.
 
     kind: that of the settings when None. What serves meanwhile goes on with the index it has, or compares all items.
-    Raises `NothingToDo` for exact, which needs no index, `NotFittedError` when nothing was trained, `UsageError` and
-    `ModelError` where a server is missing or refuses, and `MissingExtraError`.
+    Raises `NothingToDo` for exact, which needs no index, `NotFittedError` when nothing was trained, and
+    `MissingExtraError`.
     """
     kind, started = kind or workspace.settings.item_index.kind, time.monotonic()
     if kind == "exact":
@@ -96,7 +93,7 @@ def build_index(
         model_version=version,
         items=len(vectors),
         seconds=time.monotonic() - started,
-        mib=0.0 if target.url else sum(path.stat().st_size for path in folder.iterdir()) / 2**20,
+        mib=sum(path.stat().st_size for path in folder.iterdir()) / 2**20,
     )
 
 

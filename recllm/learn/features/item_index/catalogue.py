@@ -13,22 +13,21 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from recllm.base.arrays import Floats, Ints, Mask
 from recllm.base.documents import json_value
-from recllm.base.errors import ModelError, RecllmError, UsageError
+from recllm.base.errors import ModelError, RecllmError
 from recllm.base.files import write_whole
 from recllm.base.service_settings import IndexKind
+from recllm.learn.features.item_index.faiss_lists import REMEDY, FaissIndex
 
 ABOUT = "index.json"
 FORMAT = 2
-REMEDY = "build it again with: recllm refresh --index"
 
 OVER_FETCH = 2
 """Times the candidates that are expected to be enough behind a filter."""
@@ -43,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class ItemIndex(Protocol):
-    """An index of any kind. It raises `ModelError` where its server refuses, or holds another index by now."""
+    """An index of any kind."""
 
     def candidates(self, queries: Floats, n: int) -> Iterable[Ints]:
         """For each query, (n_queries, dim), about `n` rows that are probably nearest by the inner product."""
@@ -115,33 +114,18 @@ def vectors_fingerprint(encoder_fingerprint: str, state: str, locale: str) -> st
     return hashlib.sha256(json.dumps([encoder_fingerprint, state, locale]).encode()).hexdigest()
 
 
-CLASSES = {
-    "faiss": ("faiss_lists", "FaissIndex"),
-    "pgvector": ("postgres", "PostgresIndex"),
-}
-"""Kind -> module and class, which is imported when it is needed."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexPlace:
     """Where the index of some vectors is."""
 
     kind: IndexKind
     folder: Path
-    url: str | None
-    """Of the shop's database, maybe with a password; None for one in a file."""
     fingerprint: str
     n_rows: int
 
-    def server(self) -> str:
-        """Raises `UsageError` where the settings do not name it."""
-        if self.url is None:
-            raise UsageError(f"the kind {self.kind} needs a server; set store, in PostgreSQL")
-        return self.url
-
     def build(self, vectors: Floats, folder: Path) -> ItemIndex:
-        """A new index; what of it is no server's lies in `folder`, and last of all what says that it is complete."""
-        index: ItemIndex = self._class.build(self, vectors, folder)
+        """A new index in `folder`; its last file says that it is complete."""
+        index = FaissIndex.build(vectors, folder)
         digests = {path.name: _sha256(path) for path in folder.iterdir()}
         write_whole(folder / ABOUT, json.dumps({**self._about, "files": digests}, indent=1) + "\n")
         return index
@@ -164,17 +148,11 @@ class IndexPlace:
             path = folder / name
             if Path(name).name != name or not path.is_file() or _sha256(path) != digest:
                 raise ModelError(f"{path}: a file of the item index is missing or was changed; {REMEDY}")
-        index: ItemIndex = self._class.open(self)
-        return index
+        return FaissIndex.open(folder)
 
     @property
     def _about(self) -> dict[str, str | int]:
         return {"format": FORMAT, "kind": self.kind, "fingerprint": self.fingerprint, "n_rows": self.n_rows}
-
-    @property
-    def _class(self) -> Any:
-        module, name = CLASSES[self.kind]
-        return getattr(import_module(f"recllm.learn.features.item_index.{module}"), name)
 
 
 def _sha256(path: Path) -> str:

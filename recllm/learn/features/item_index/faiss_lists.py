@@ -13,7 +13,6 @@ import numpy as np
 
 from recllm.base.arrays import Floats, Ints
 from recllm.base.errors import MissingExtraError, ModelError
-from recllm.learn.features.item_index.catalogue import REMEDY, IndexPlace
 
 LISTS = "lists.faiss"
 LISTS_PER_ROOT = 2.0
@@ -22,6 +21,7 @@ TRAINED_PER_LIST = 40
 """Items from which a centre is learned; FAISS warns below 39."""
 PROBED = 80
 """Lists that are read for a query."""
+REMEDY = "build it again with: recllm refresh --index"
 
 
 class FaissIndex:
@@ -32,7 +32,7 @@ class FaissIndex:
         self._parameters = _faiss().SearchParametersIVF(nprobe=PROBED)
 
     @classmethod
-    def build(cls, where: IndexPlace, vectors: Floats, folder: Path) -> FaissIndex:
+    def build(cls, vectors: Floats, folder: Path) -> FaissIndex:
         """Centres from a sample drawn by a fixed seed; then all items go into their lists, and these to a file."""
         faiss, n = _faiss(), len(vectors)
         n_lists = max(1, min(int(LISTS_PER_ROOT * n**0.5), n // TRAINED_PER_LIST))
@@ -45,12 +45,12 @@ class FaissIndex:
         return cls(lists)
 
     @classmethod
-    def open(cls, where: IndexPlace) -> FaissIndex:
+    def open(cls, folder: Path) -> FaissIndex:
         """Raises `ModelError` for a file that is no such index."""
         try:
-            return cls(_faiss().read_index(str(where.folder / LISTS)))
+            return cls(_faiss().read_index(str(folder / LISTS)))
         except RuntimeError as error:
-            raise ModelError(f"{where.folder / LISTS} is damaged ({error}); {REMEDY}") from error
+            raise ModelError(f"{folder / LISTS} is damaged ({error}); {REMEDY}") from error
 
     def candidates(self, queries: Floats, n: int) -> Iterable[Ints]:
         _, rows = self.lists.search(np.ascontiguousarray(queries, np.float32), n, params=self._parameters)
