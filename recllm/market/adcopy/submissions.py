@@ -7,8 +7,7 @@
      "evidence": {"award": "..."}}
 
 `id`, `text`, `channel`, `locale` and `item.title` are needed; without `packs`, those of the shop's country
-are applied. `person` has
-the fields of `PersonFacts`, times (`last`, `with_last`, `away`) in days ago; `waited` follows from them.
+are applied. `person` has the fields of `PersonFacts`, its times in days ago.
 """
 
 from __future__ import annotations
@@ -205,8 +204,8 @@ def submission_of(
 ) -> Submission:
     """One parsed line as a submission. Raises `DataError` or `UsageError` that names the field.
 
-    now: decides which offers run. packs: applied to every text, besides those that its line names. domain: what the
-    texts of lines that name none are about. countries: whose laws hold for lines that name no packs; all by default.
+    now: decides which offers run. packs: applied to every text, besides those that its line names. domain: of
+    lines that name none. countries: whose laws hold for lines without packs; all by default.
     """
     today = now.date()
     line = parsed(_SubmittedLine, {**values, **_with_times(values.get("person"), today)}, owner="the line")
