@@ -432,7 +432,8 @@ def offer_chinese(request: CopyRequest, facts: FactSheet) -> dict[str, str]:
         return {}
     zhe = (100 - offer.value) / 10 if offer.type is OfferType.PERCENT and offer.value else None
     off = None if offer.type is OfferType.PERCENT else offer.value
-    amounts = {"off": off, "min": offer.min_spend} if facts.currency == "CNY" else {}  # frames write 元 after them
+    # frames write 元 after them
+    amounts = {"off": off, "min": offer.min_spend} if facts.currency == "CNY" else {}
     stated = {
         "zhe": "" if zhe is None else f"{zhe.normalize():f}",
         **{name: f"{amount.normalize():f}" for name, amount in amounts.items() if amount is not None},

@@ -80,7 +80,7 @@ class Suitability:
         counts = np.zeros((len(bought.indptr) - 1, len(WEARERS) + 1), np.int64)
         np.add.at(counts, (bought.user, self.wearer[bought.item]), 1)
         wearer = self.wearer[pairs.item]
-        buys_for_adults = counts[:, 1:3].any(axis=1)
+        buys_for_adults = counts[:, 1:3].sum(axis=1) > 0
         is_for_others = (wearer > 0) & (counts[pairs.user, wearer] == 0)
         return np.asarray(has_it | (is_for_others & buys_for_adults[pairs.user]))
 
