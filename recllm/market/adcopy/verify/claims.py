@@ -346,8 +346,8 @@ def offers(case: Case) -> Iterator[Violation]:
     state = "none runs" if running is None else offer_in_words(case)
     for family in families("offers.toml"):
         has_code = running is not None and running.code and OfferType.COUPON in family.offers
-        is_bogo = running is not None and family.id == "bogo"
-        is_more = is_bogo and (running.count > 2 or running.value is not None)
+        several = running if family.id == "bogo" else None
+        is_more = several is not None and (several.count > 2 or several.value is not None)
         if running is None or is_more or not (running.type in family.offers or has_code):
             remark = f"promises an offer ({family.id}), and {state}"
             phrases = (p for p in family.find(case.reading) if p not in case.terms_folded)
