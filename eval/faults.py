@@ -31,6 +31,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent / "tests")]  # the server of the tests
@@ -56,7 +57,7 @@ from recllm.recommend.recommender.shop_recommender import open_recommender, publ
 from recllm.recommend.recommender.shop_states import states  # noqa: E402
 from recllm.shop.ingest.workspace_load import add_consent, add_events, add_users, load_file  # noqa: E402
 from recllm.shop.workspace.audit import verify_audit  # noqa: E402
-from recllm.shop.workspace.workspace import NEXT_KEY, Workspace, overridden, restore_drafts  # noqa: E402
+from recllm.shop.workspace.workspace import NEXT_KEY, Workspace, restore_drafts  # noqa: E402
 from recllm.text.encoder.toy import ToyEncoder  # noqa: E402
 
 HALF = (".draft", ".tmp", ".part")
@@ -401,10 +402,6 @@ def held_by_states(shop: Workspace, people: set[str]) -> list[str]:
     return problems + [f"a draft of everybody's histories stays: {name}" for name in left]
 
 
-WRITTEN_EACH_TIME = {"occasions": {"contact_days": 1e-6}}
-"""All campaigns reach the same people, one after the other."""
-
-
 class Campaign(Operation):
     """Plan, approval, export."""
 
@@ -427,10 +424,12 @@ class Campaign(Operation):
         return texts
 
     def export(self, shop: Workspace, file: CampaignFile) -> int:
-        return export_campaign(open_campaign(shop, file), shop.root.parent / "out").reached
+        # all campaigns of a round reach the same people, at once
+        with patch("recllm.market.campaigns.export.contacted_lately", return_value=set()):
+            return export_campaign(open_campaign(shop, file), shop.root.parent / "out").reached
 
     def steps(self, folder: Path, round_no: int) -> Iterator[Step]:
-        with overridden(WRITTEN_EACH_TIME), Workspace.open(folder) as shop:
+        with Workspace.open(folder) as shop:
             for n in count():
                 file = self.file(folder, f"c{round_no}x{n}")
                 for kind in self.targets:
@@ -439,7 +438,7 @@ class Campaign(Operation):
 
     def losses(self, folder: Path, traces: Traces) -> list[str]:
         problems: list[str] = []
-        with overridden(WRITTEN_EACH_TIME), Workspace.open(folder) as shop:
+        with Workspace.open(folder) as shop:
             names = dict.fromkeys([name for _, name, _ in traces.done] + ([traces.begun[1]] if traces.begun else []))
             for name in names:
                 done = {kind for kind, of_name, _ in traces.done if of_name == name}
