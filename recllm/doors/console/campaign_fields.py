@@ -124,10 +124,11 @@ TICKED = "limits.returned"
 """A box that is ticked unless the file says otherwise."""
 STEPS: Mapping[CampaignStep, Mapping[FieldKind, str]] = {
     CampaignStep.OCCASION: {
-        FieldKind.TEXT: "goal note offer.code offer.scope sender.name sender.address sender.opt_out",
+        FieldKind.TEXT: "goal note offer.code offer.scope offer.gift sender.name sender.address sender.opt_out",
         FieldKind.CHOICE: "target.occasion target.day offer.type",
         FieldKind.DATE: "target.order_by",
         FieldKind.AMOUNT: "offer.value offer.min_spend",
+        FieldKind.COUNT: "offer.count",
         FieldKind.MOMENT: "offer.start offer.end",
         FieldKind.PRICES: "offer.list_prices",
         FieldKind.PAIRS: "words.evidence.lowest_30d",
