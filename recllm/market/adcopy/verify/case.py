@@ -33,6 +33,8 @@ _CLAUSE = re.compile(r"[.,!?:;()…–—，。！？：；、（）\n]+")
 _AFTER_MONTH = pattern("quantities.after_month", MONTHS="|".join(rf"(?<={month}\.) " for month in word_class("months")))
 """Ends a sentence: "in late September. 20% off" is no date."""
 _LATIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
+_OF_OFFER = ("offer", "until", "pay")
+"""Slots in Chinese that name no thing."""
 _IT = {"en": "it", "zh": "它"}
 """Stands for the name of a work where claims are looked for."""
 _WORDS_OF_NAME = {True: 2, False: 3}
@@ -208,7 +210,8 @@ class Case:
     def own_words(self) -> str:
         """The text without the item's own texts: what its writer chose to say about it."""
         is_name = re.compile("[^a-z]").search  # and no word such as basket
-        names = (text for text in self.slots.values() if len(text) > 2 and is_name(text))
+        slots = {name: text for name, text in self.slots.items() if self.language == "en" or name not in _OF_OFFER}
+        names = (text for text in slots.values() if len(text) > 2 and is_name(text))
         lowered = self.text.lower()
         texts = {t for t in (*self.item_texts, *names) if t.lower() in lowered and (len(t) > 1 or not t.isascii())}
         return re.sub(any_of(texts), " ", self.text, flags=re.IGNORECASE) if texts else self.text
