@@ -63,9 +63,10 @@ _FACTS = {
         "pays pay": "pays",
         "rhythm gap": "rhythm",
         "last since last_date lapsed away count n": "last",
-        "until Until offer.terms offer.short_terms offer.Short_terms": "until",
+        "until Until": "until",
+        "offer.terms offer.short_terms offer.Short_terms": "until code",
         "offer zhe off": "offer",
-        "offer.line offer.sms": "offer until",
+        "offer.line offer.sms": "offer until code",
         "code": "code",
         "with_item because": "bought",
         "pack spec": "pack",
@@ -295,7 +296,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, us
         stated = [fact for pair in text.items() for fact in facts[pair]]
         words = [word for name, of_part in text.items() if name != "button" for word in content[of_part]]
         n_words_twice = (len(words) - len(set(words))) // (3 if situation.language == "zh" else 1)
-        n_twice = (len(stated) - len(set(stated))) * 10 + n_words_twice
+        n_twice = (len(stated) - len(set(stated))) * 13 + n_words_twice  # more than used words cost
         n_twice -= 2 * ("pays" in stated)  # what an offer comes to is what a customer looks for
         heads = [content_stems(text.get(name, ""), situation.language) for name in ("preheader", "subject")]
         n_twice += 5 * bool(heads[0] and heads[0] <= heads[1])
