@@ -110,7 +110,7 @@ def fit_scorer(
     snapshots = _sequence_models(past, starts, interests, tell)
     counts = args.timed and dataset.n_users < SMALL_SHOP
     all_judge = counts and len(starts) > 1
-    windows, validation, new_users = _windows(past, starts, snapshots, tell, all_judge)
+    windows, validation, new_users = training_windows(past, starts, snapshots, tell, all_judge)
     if not windows:
         raise DataError(
             f"in no window of {args.horizon_days} days did anybody buy a candidate item, so there is nothing to learn "
@@ -190,7 +190,7 @@ def _sequence_models(
     return [*reversed(snapshots[:-1]), snapshots[-1]]
 
 
-def _windows(
+def training_windows(
     past: PastWindows, starts: list[int], snapshots: Sequence[SequenceModel | None], tell: Progress, all_judge: bool
 ) -> tuple[list[Window], Window | None, list[Window]]:
     """What to learn from, latest first, the validation users of the latest window, and users without their history."""
