@@ -196,8 +196,6 @@ class SlateWorld:
 
     person: NDArray[np.int64]
     """(n,), whose slate it is."""
-    appeal: Values
-    """(n, ranks), what the log's ranking and the predictions know."""
     click_rates: Values
     """(n, ranks), which depend on the person too."""
     target: NDArray[np.int64]
@@ -211,7 +209,7 @@ class SlateWorld:
         liking = appeal * np.exp(rng.normal(0, 0.4, appeal.shape)) * np.where(np.arange(RANKS) < K, 2.0, 1.0)
         supports = [np.array([position, *stratum(position, K, RANKS, POOL)]) for position in range(K)]
         target = np.stack([support[liking[:, support].argmax(axis=1)] for support in supports], axis=1)
-        return cls(person, appeal, np.minimum(1.0, taste[:, None] * appeal), target)
+        return cls(person, np.minimum(1.0, taste[:, None] * appeal), target)
 
     def value(self) -> float:
         """Clicks per showing of the other ranking."""

@@ -139,11 +139,10 @@ def recllm(*arguments: str) -> str:
     return done.stdout
 
 
-def in_new_process(script: str, *arguments: str, threads: int | None = None, task: Any = None) -> dict[str, Any]:
-    """Runs a script of this folder and returns the JSON of its last line. task: goes to its standard input as JSON."""
-    count = {} if threads is None else {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+def in_new_process(script: str, *arguments: str) -> dict[str, Any]:
+    """Runs a script of this folder and returns the JSON of its last line."""
     command = [sys.executable, str(HERE / script), *arguments]
-    process = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True, env=of_child() | count)
+    process = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=of_child())
     if process.returncode:
         sys.exit(f"{script} {' '.join(arguments)} ended with {process.returncode}")
     line = process.stdout.splitlines()[-1]

@@ -56,10 +56,6 @@ COMMANDS = {
 OLD_AND_NEW_HASHES = {
     "cj-next28": ("6c15a6f2a77de6ac", "47136734fd61f6fe"),
     "cj-next28-validation": ("b62efd93e651c3c2", "e818dfd86002befd"),
-    "Complete Journey, the whole log": ("12b3550c78211233", "9c72a5def18b9b0f"),
-    "or-next28": ("67c32400f9ea729e", "b5cb81b44c54524b"),
-    "beauty-loo": ("490cb0d9acf1b51b", "7f45fde86bc6438d"),
-    "industrial-time": ("d06bf219d961066a", "b86f02681f1e327b"),
 }
 
 

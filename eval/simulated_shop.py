@@ -167,9 +167,6 @@ class ServedSlate:
     day: int
     """From the start, 0 the first."""
     household: str
-    experiment: str | None
-    variant: str | None
-    model_version: str | None
     status: str
     expected_clicks: float
     """Per item."""
@@ -182,7 +179,6 @@ def replay(
     days: Iterable[int],
     *,
     k: int = 10,
-    explain: bool = False,
     at_visit: Callable[[str, datetime], None] | None = None,
 ) -> Iterator[ServedSlate]:
     """Let the households come on these days of the replay, day after day; their slates count as shown.
@@ -199,7 +195,7 @@ def replay(
             at = rows["transaction_timestamp"][0]
             if at_visit is not None:
                 at_visit(str(household), at)
-            body = {"user_id": household, "k": k, "record": True, "explain": explain}
+            body = {"user_id": household, "k": k, "record": True, "explain": False}
             slate = service.post("/v1/recommend", json=body).raise_for_status().json()
             shown = [item["item_id"] for item in slate["items"]]
             expected = customers.expected_clicks(str(household), shown, at)
@@ -223,9 +219,6 @@ def replay(
             yield ServedSlate(
                 day=day,
                 household=str(household),
-                experiment=slate["experiment"],
-                variant=slate["variant"],
-                model_version=slate["model_version"],
                 status=slate["status"],
                 expected_clicks=expected,
                 clicks=sum(answer["event"] == "click" for answer in answers),

@@ -9,7 +9,7 @@ that was left out. It is compared with, on that log,
     own          training on its own past
     untrained    counting and texts, which a shop has before any training
     counting     each person's most frequent purchases
-    LOG alone    the scorer of one other log instead of all
+    LOG alone    the scorer of the most similar other log, with --each of each other log, instead of all
 
 all without a sequence model and without LoRA. Tmall's sample is only judged: it has 138 people to judge by, and each
 action counts as a purchase. `ahead` is the scorer of the others minus each system, with the 95 % interval of a paired
@@ -75,6 +75,7 @@ class Lessons:
 def main() -> None:
     parser = script_parser(__doc__, "data", "cache", "seed")
     parser.add_argument("--left", nargs="+", default=list(JUDGES), choices=JUDGES, help="the logs to leave out")
+    parser.add_argument("--each", action="store_true", help="the scorer of each other log alone as well")
     parser.add_argument("--people", type=int, default=USERS_PER_WINDOW, help="at most, of a window")
     parser.add_argument("--parts", type=Path, required=True, help="folder of the figures of finished logs")
     args = parser.parse_args()
@@ -119,7 +120,7 @@ def measure(left: str, args: Namespace, encoder: Encoder, lessons: Callable[[str
         "own": served(own),
         "untrained": served(None),
         "counting": make_systems([COUNTING], settings=peer_settings(left))[COUNTING],
-        **{f"{log} alone": learned_from(log) for log in others},
+        **{f"{log} alone": learned_from(log) for log in (others if args.each else [JUDGES[left]])},
     }
     report, metric = evaluate(window, systems, k=k, seed=args.seed), f"ndcg@{k}"
     gaps = [gap for gap in report.differences if gap.metric == metric]

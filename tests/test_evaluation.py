@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import inputs
 import numpy as np
@@ -410,16 +411,10 @@ def test_accuracy_is_counted_over_the_listed_pairs() -> None:
 
 
 def test_the_encoder_is_loaded_only_for_systems_that_need_it() -> None:
-    loaded = []
-
-    def encoder() -> ToyEncoder:
-        loaded.append(1)
-        return ToyEncoder()
-
-    window = time_split(world(), test_days=28)
+    window, encoder = time_split(world(), test_days=28), Mock(wraps=ToyEncoder)
     for system, n_loaded in (("popular", 0), ("zero-shot", 1)):
         assert list(evaluate(window, systems_for(window, [system], encoder)).systems) == [system]
-        assert len(loaded) == n_loaded
+        assert encoder.call_count == n_loaded
 
 
 def test_a_missing_library_is_named_before_anything_is_encoded_or_learned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
-import polars as pl
 import pytest
 from conftest import Command
 from retrain_world import PEOPLE, grow, log, make_shop, mixed_up, tenth
@@ -379,15 +378,8 @@ def test_consent_counts_at_each_step(shop: Path, monkeypatch: pytest.MonkeyPatch
     rows = ["u000,model_training,false,2020-01-01T00:00:00Z", "u001,analytics,false,2020-01-01T00:00:00Z"]
     (shop / "consent.csv").write_text("user_id,purpose,granted,at\n" + "\n".join(rows) + "\n")
     assert command("ingest", str(shop / "consent.csv"), "--table", "consent", "-w", str(shop))[0] == 0
-    logs: list[pl.Series] = []
-    real = job.train_challenger
-
-    def train(past: Dataset, *rest: Any) -> Model:
-        logs.append(past.users["user_id"])
-        return real(past, *rest)
-
-    monkeypatch.setattr(job, "train_challenger", train)
+    monkeypatch.setattr(job, "train_challenger", train := Mock(wraps=job.train_challenger))
     report = run_retrain(shop)
     assert report.gate is not None
-    assert len(logs[0]) == PEOPLE - 1, "who refused training is not learned from"
+    assert train.call_args_list[0].args[0].n_users == PEOPLE - 1, "who refused training is not learned from"
     assert report.gate.comparisons[0].people == PEOPLE - 2, "who refused analytics is not measured"

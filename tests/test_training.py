@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from base import learn_scorer, log_lessons
 from contracts_encoder import Counting
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from recllm.learn.models.scorer import counting_score, sales
 from recllm.learn.models.trees import BoostingSettings, grow_trees
 from recllm.learn.training import scorer as training
 from recllm.learn.training.scorer import calibrate, fit_scorer, level, listwise
-from recllm.learn.training.windows import PastWindows, Window, sample_negatives, window_starts
+from recllm.learn.training.windows import PastWindows, Window, list_quality, sample_negatives, window_starts
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import Pairs
@@ -41,6 +42,14 @@ def test_a_shop_of_favourites_is_learned() -> None:
     fitted = fit_scorer(data, vectors(data), None, QUICK.model_copy(update={"min_steps": 250}))
     assert fitted.metrics["ndcg@20_all"] > 0.85  # .58 before training
     assert fitted.population.target == (Action.PURCHASE,) and not fitted.notes and fitted.scorer.config.counts
+
+
+def test_one_scorer_of_two_logs_ranks_for_the_users_of_a_third() -> None:
+    """`finetune/base.py`."""
+    first, second, third = (log_lessons(shop(seed=n, people=60), ToyEncoder(), QUICK, 30) for n in (1, 2, 3))
+    assert {window.n for window in first.windows} == {30} and third.validation is not None
+    scorer = learn_scorer([first, second], QUICK, first.validation)
+    assert list_quality(training.predict(scorer, third.validation), third.validation)["ndcg@20_all"] > 0.6
 
 
 def test_a_small_shop_learns_from_all_and_is_judged_by_users_that_the_judged_scorer_has_not_seen() -> None:
@@ -204,7 +213,6 @@ def test_windows_stand_back_to_back_and_keep_half_of_the_log_before_them() -> No
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    args = QUICK.model_copy(update={"min_steps": 1})
     real, calls = training._epoch, []
 
     def breaks(*args: object) -> float:
@@ -214,12 +222,12 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(monkeypatch: pytest
     monkeypatch.setattr(training, "_epoch", breaks)
     said: list[str] = []
     window = _window(DATA, DATA.as_of - 14 * DAY)
-    network, metrics = training.learn([window], args, window, said.append)
+    network, metrics = training.learn([window], QUICK, window, said.append)
     assert metrics["epoch"] == 1 and "not finite" in said[-1]
     assert all(torch.isfinite(v).all() for v in network.state_dict().values())
     monkeypatch.setattr(training, "SMALL_SHOP", 1)
     with pytest.raises(DataError, match="not finite"):
-        fit_scorer(DATA, vectors(DATA), None, args)
+        fit_scorer(DATA, vectors(DATA), None, QUICK)
 
 
 @settings(max_examples=30, deadline=None)
@@ -318,14 +326,8 @@ def test_item_vectors_of_a_past_window_know_only_the_prices_paid_before_it() -> 
     window = past.window(past.population(start))[0]
     assert np.array_equal(window.item_vectors, dated.before(start)[window.vector_items])
 
-    times: list[int] = []
-
-    def before(time: int) -> np.ndarray:
-        times.append(time)
-        return dated.before(time)
-
-    fit_scorer(data, dated.latest, None, QUICK, vectors_before=before)
-    assert set(window_starts(data, (Action.PURCHASE,), QUICK)) <= set(times)
+    fit_scorer(data, dated.latest, None, QUICK, vectors_before=(before := Mock(wraps=dated.before)))
+    assert set(window_starts(data, (Action.PURCHASE,), QUICK)) <= {call.args[0] for call in before.call_args_list}
 
 
 def test_a_recommender_learns_from_the_vectors_of_the_time_and_encodes_each_text_once() -> None:

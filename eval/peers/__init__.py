@@ -23,4 +23,5 @@ PEERS = {
     "bm25": SystemSpec(make=bm25, slices=WARM | {COLD}, package="bm25s"),
     "lightgbm": SystemSpec(make=lightgbm, slices=WARM | {COLD}, seeded=True, reads_vectors=True),
     "sasrec": SystemSpec(make=sasrec, slices=WARM, seeded=True),
+    "sasrec-full": SystemSpec(make=partial(sasrec, full_softmax=True), slices=WARM, seeded=True),
 }

@@ -15,8 +15,8 @@ from recllm.recommend.evaluation.protocols import EvaluationQuery, Ranker
 from recllm.shop.data.dataset import DAY, Dataset
 
 
-def sasrec(*, horizon_days: int = 28, seed: int = 0, **settings: Any) -> Ranker:
-    """SASRec (Kang and McAuley 2018) with a sampled softmax: a causal transformer over item ids, without any text.
+def sasrec(*, horizon_days: int = 28, full_softmax: bool = False, seed: int = 0, **settings: Any) -> Ranker:
+    """SASRec (Kang and McAuley 2018) with a sampled softmax, or one over all items: a causal transformer over item ids.
 
     It is the sequence model of `models.sequence` with its text side switched off, trained on the whole past;
     the last `horizon_days` say when to stop. settings: fields of `SequenceArguments`. A user's history is read from
@@ -31,7 +31,8 @@ def sasrec(*, horizon_days: int = 28, seed: int = 0, **settings: Any) -> Ranker:
     def fitted(past: Dataset) -> SequenceModel:
         no_text = np.zeros((past.n_items, 1), np.float32)
         judge_from = past.as_of - horizon_days * DAY
-        learned = learn_sequence_model(past, no_text, None, (Action.PURCHASE,), [past.as_of], judge_from, args)
+        how = args.model_copy(update={"negatives": past.n_items}) if full_softmax else args
+        learned = learn_sequence_model(past, no_text, None, (Action.PURCHASE,), [past.as_of], judge_from, how)
         if learned is None:
             raise DataError("the log is too small for a sequence model")
         return learned[0]
