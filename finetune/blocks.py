@@ -74,33 +74,32 @@ def main() -> None:
 def measure(log: str, args: Namespace) -> dict[str, Any]:
     """Figures of a log with each number of blocks, the untuned encoder's first."""
     window, metric, ahead = validation_window(log, args), f"ndcg@{BENCHMARKS[log].k}", []
-    base = load_encoder(cache_dir=args.cache)
+    base, texts = load_encoder(cache_dir=args.cache), item_texts(window.dataset.items)
     rows, systems = [], dict[str, System]()
     for blocks in (0, *args.blocks):
         began, encoder, step = time.process_time(), base, 0
-        if blocks:
-            settings = LoraArguments(
-                top_layers=blocks,
-                max_steps=args.steps,
-                eval_steps=args.steps,
-                batch_size=args.pairs,
-                max_minutes=None,
-                device="cpu",
-                seed=args.seed,
-            )
-            with TemporaryDirectory() as folder:  # the merged weights are in memory
+        with TemporaryDirectory() as folder:  # an encoder reads its adapter when it is first asked
+            if blocks:
+                settings = LoraArguments(
+                    top_layers=blocks,
+                    max_steps=args.steps,
+                    eval_steps=args.steps,
+                    batch_size=args.pairs,
+                    max_minutes=None,
+                    device="cpu",
+                    seed=args.seed,
+                )
                 tuned = tune_encoder(window.fit_on, base, settings, folder, say)
                 encoder, step = tuned.encoder, int(tuned.metrics["step"])
-        seconds = round(time.process_time() - began)
-        texts = item_texts(window.dataset.items)
-        vectors = encode_once(encoder, texts)
-        system = System(rank=zero_shot(vectors))
+            vectors = encode_once(encoder, texts)
+            found = {"search": search(encoder, texts)} if log == SEARCHED else {}
+        system, seconds = System(rank=zero_shot(vectors)), round(time.process_time() - began)
         report = evaluate(window, {OURS: system, **systems}, k=BENCHMARKS[log].k, seed=args.seed)
         scores = {name: figures[metric] for name, figures in report.systems[OURS].items()}
-        row = {"log": log, "blocks": blocks, "best_step": step, "cpu_seconds": seconds, "metric": metric, **scores}
-        rows.append(row | ({"search": search(encoder, texts)} if log == SEARCHED else {}))
+        about = {"log": log, "blocks": blocks}
+        rows.append(about | {"best_step": step, "cpu_seconds": seconds, "metric": metric} | scores | found)
         ahead += [
-            {"log": log, "blocks": blocks, "of": d.peer, "slice": d.slice, "mean": d.mean, "low": d.low, "high": d.high}
+            about | {"of": d.peer, "slice": d.slice, "mean": d.mean, "low": d.low, "high": d.high}
             for d in report.differences
             if d.metric == metric
         ]
