@@ -2,11 +2,11 @@
 
     python finetune/blocks.py --parts DIR -o eval/results/lora-blocks.json
 
-The adapter learns by `recllm.learn.training.lora.tune` from the purchases before the validation window: pairs of an
-item that a customer had and one that the customer bought next. Then the purchases of the window are ranked by the
-cosine of an item's text with the mean of what the customer bought before: NEW and COLD of or-next28, MASKED of
-beauty-loo. `ahead` is the difference to the untuned encoder ("0 blocks") and to fewer blocks, with the 95 % interval of
-a paired bootstrap over people. `best_step` is 0 where the trainer's own judgement kept the untuned encoder.
+`recllm train --lora` learns from pairs of single items. Here the mean of a customer's last three to five texts is to be
+near to the text that the customer buys next for the first time, by the in-batch softmax, before the validation window.
+Then the purchases of the window are ranked by the cosine of an item's text with the mean of what the customer bought:
+NEW and COLD of or-next28, MASKED of beauty-loo. `ahead` is the difference to the untuned encoder ("0 blocks") and to
+fewer blocks, with the 95 % interval of a paired bootstrap over people.
 
 `search`, of or-next28 alone, whose titles end in their noun: the precision of the first ten texts for that noun, such
 as "mug", where at least eight texts end in it; these count as right. Each log's figures stay in --parts, so a run that
@@ -21,48 +21,53 @@ from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn.functional import cross_entropy, normalize
+from torch.nn.utils.rnn import pad_sequence
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "eval"))
 
 from inputs import finish, finished_parts, say, script_parser, window_of
 from published import BENCHMARKS
 
-from recllm.base.schema import Encoder
-from recllm.learn.training.lora.examples import LoraArguments
-from recllm.learn.training.lora.tune import tune_encoder
+from recllm.base.arrays import Ints
+from recllm.base.schema import Action
+from recllm.learn.training.lora.examples import SCALE
 from recllm.recommend.evaluation.baselines import zero_shot
 from recllm.recommend.evaluation.benchmarks import with_quantity
 from recllm.recommend.evaluation.protocols import COLD, MASKED, NEW, OURS, EvaluationWindow, System, next_purchases
 from recllm.recommend.evaluation.report import evaluate
-from recllm.text.encoder.batches import distinct, encode_once
-from recllm.text.encoder.loading import load_encoder
+from recllm.shop.data.dataset import Events
+from recllm.text.encoder.adapters import AdapterSpec, attach
+from recllm.text.encoder.batches import distinct, plan_batches
+from recllm.text.encoder.huggingface import HuggingFaceEncoder
+from recllm.text.encoder.loading import DEFAULT_ENCODER, find_weights
 from recllm.text.items import item_texts
 
 LOGS = ("or-next28", "beauty-loo")
-SEARCHED = "or-next28"
-LEAST_TEXTS, FOUND = 8, 10
-"""Texts that end in a searched word, at least; texts of an answer."""
+RANK, LEARNING_RATE, WARMUP_STEPS = 8, 3e-4, 15
+FEWEST, MOST = 3, 5
+"""Texts of a customer that are averaged."""
+SEARCHED, LEAST_TEXTS, FOUND = "or-next28", 8, 10
+"""Log; texts that end in a searched word, at least; texts of an answer."""
 
 
 def main() -> None:
-    parser = script_parser(__doc__, "data", "cache", "seed")
+    parser = script_parser(__doc__, "data", "seed")
     parser.add_argument("--logs", nargs="+", default=LOGS, choices=LOGS)
     parser.add_argument("--blocks", type=int, nargs="+", default=(2, 6), help="from the output; the encoder has 6")
     parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--pairs", type=int, default=64, help="pairs of a step")
+    parser.add_argument("--customers", type=int, default=64, help="of a step")
     parser.add_argument("--parts", type=Path, required=True, help="folder of the figures of finished logs")
     args = parser.parse_args()
     done = finished_parts(args.parts, args.logs, lambda log: measure(log, args))
     figures = {log: part["figures"] for log, part in done.items()}
     record = {
         "protocol": "lora-blocks",
-        "seed": args.seed,
-        "steps": args.steps,
-        "pairs": args.pairs,
+        **{name: getattr(args, name) for name in ("seed", "steps", "customers")},
         "data_hash": {log: of_log["data_hash"] for log, of_log in figures.items()},
         "rows": [row for of_log in figures.values() for row in of_log["rows"]],
         "ahead": [row for of_log in figures.values() for row in of_log["ahead"]],
@@ -73,35 +78,24 @@ def main() -> None:
 
 def measure(log: str, args: Namespace) -> dict[str, Any]:
     """Figures of a log with each number of blocks, the untuned encoder's first."""
-    window, metric, ahead = validation_window(log, args), f"ndcg@{BENCHMARKS[log].k}", []
-    base, texts = load_encoder(cache_dir=args.cache), item_texts(window.dataset.items)
-    rows, systems = [], dict[str, System]()
+    window, k = validation_window(log, args), BENCHMARKS[log].k
+    texts, text_of = distinct(item_texts(window.dataset.items))
+    rows, ahead, systems = [], [], dict[str, System]()
     for blocks in (0, *args.blocks):
-        began, encoder, step = time.process_time(), base, 0
-        with TemporaryDirectory() as folder:  # an encoder reads its adapter when it is first asked
-            if blocks:
-                settings = LoraArguments(
-                    top_layers=blocks,
-                    max_steps=args.steps,
-                    eval_steps=args.steps,
-                    batch_size=args.pairs,
-                    max_minutes=None,
-                    device="cpu",
-                    seed=args.seed,
-                )
-                tuned = tune_encoder(window.fit_on, base, settings, folder, say)
-                encoder, step = tuned.encoder, int(tuned.metrics["step"])
-            vectors = encode_once(encoder, texts)
-            found = {"search": search(encoder, texts)} if log == SEARCHED else {}
-        system, seconds = System(rank=zero_shot(vectors)), round(time.process_time() - began)
-        report = evaluate(window, {OURS: system, **systems}, k=BENCHMARKS[log].k, seed=args.seed)
-        scores = {name: figures[metric] for name, figures in report.systems[OURS].items()}
+        began, encoder = time.process_time(), HuggingFaceEncoder(find_weights(DEFAULT_ENCODER), device="cpu")
+        if blocks:
+            tune(encoder, texts, text_of, window.fit_on.events.of(Action.PURCHASE), blocks, args)
+        system = System(rank=zero_shot(encoder.encode(texts)[text_of]))
+        report = evaluate(window, {OURS: system, **systems}, k=k, seed=args.seed)
+        scores = {name: figures[f"ndcg@{k}"] for name, figures in report.systems[OURS].items()}
+        scores |= {"search": search(encoder, texts)} if log == SEARCHED else {}
         about = {"log": log, "blocks": blocks}
-        rows.append(about | {"best_step": step, "cpu_seconds": seconds, "metric": metric} | scores | found)
+        seconds = round(time.process_time() - began)
+        rows.append(about | {"metric": f"ndcg@{k}"} | scores | {"cpu_seconds": seconds})
         ahead += [
             about | {"of": d.peer, "slice": d.slice, "mean": d.mean, "low": d.low, "high": d.high}
             for d in report.differences
-            if d.metric == metric
+            if d.metric == f"ndcg@{k}"
         ]
         systems[f"{blocks} blocks"] = system
     return {"data_hash": window.data_hash, "rows": rows, "ahead": ahead}
@@ -118,14 +112,63 @@ def validation_window(log: str, args: Namespace) -> EvaluationWindow:
     )
 
 
-def search(encoder: Encoder, texts: Sequence[str]) -> float:
-    """Mean precision of the first ten distinct texts for each word, of as many as are right where these are fewer."""
-    texts, _ = distinct(texts)
+def tune(
+    encoder: HuggingFaceEncoder, texts: Sequence[str], text_of: Ints, events: Events, blocks: int, args: Namespace
+) -> None:
+    """Attaches an adapter to the encoder and learns it. text_of: row in `texts` of each item."""
+    spec = AdapterSpec.of(encoder.model, encoder.weights.name, encoder.base_hash, RANK, blocks)
+    encoder.model = attach(encoder.model.requires_grad_(False), spec, seed=args.seed)
+    parameters = [parameter for parameter in encoder.model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.0)
+    pace = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min((step + 1) / WARMUP_STEPS, max(0.05, 1 - step / args.steps))
+    )
+    tokens, text, rng = encoder.tokens.ids(texts, "document"), text_of[events.item], np.random.default_rng(args.seed)
+    begins = events.indptr[events.user]
+    first = np.unique(events.user * len(texts) + text, return_index=True)[1]  # events: a text that is new to its user
+    first = first[first - begins[first] >= FEWEST]
+    chance = 1 / np.bincount(events.user[first])[events.user[first]]  # each user is drawn as often
+    for step in range(args.steps):
+        drawn = rng.choice(first, args.customers, p=chance / chance.sum())
+        starts = np.maximum(begins[drawn], drawn - rng.integers(FEWEST, MOST + 1, args.customers))
+        histories = [text[start:end] for start, end in zip(starts, drawn, strict=True)]
+        needed, row = np.unique(np.concatenate([text[drawn], *histories]), return_inverse=True)
+        vectors = embed(encoder, [tokens[number] for number in needed])
+        of_users = np.split(row[len(drawn) :], np.cumsum(drawn - starts)[:-1])
+        users = torch.stack([vectors[rows].mean(dim=0) for rows in of_users])
+        logits = SCALE * normalize(users) @ vectors[row[: len(drawn)]].T
+        alike = (text[drawn] == text[drawn][:, None]) & ~np.eye(len(drawn), dtype=bool)
+        loss = cross_entropy(logits.masked_fill(torch.from_numpy(alike), -torch.inf), torch.arange(len(drawn)))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        pace.step()
+        if step % 20 == 19:
+            say("%d blocks, step %d: loss %.3f", blocks, step + 1, loss.item())
+
+
+def embed(encoder: HuggingFaceEncoder, tokens: list[list[int]]) -> torch.Tensor:
+    """Unit rows with a graph, (len(tokens), dim)."""
+    batches = list(plan_batches(np.array([len(ids) for ids in tokens])))
+    parts = []
+    for batch in batches:
+        ids = [torch.tensor(tokens[row]) for row in batch]
+        mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        padded = pad_sequence(ids, batch_first=True, padding_value=encoder.tokens.pad)
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = encoder.model(input_ids=padded, attention_mask=mask)[0]
+        parts.append(encoder.pooled(hidden, mask))
+    return torch.cat(parts)[np.argsort(np.concatenate(batches))]
+
+
+def search(encoder: HuggingFaceEncoder, texts: Sequence[str]) -> float:
+    """Mean precision of the first ten texts for each word, of as many as are right where these are fewer."""
     rows_of_word = defaultdict(list)
     for row, text in enumerate(texts):
         rows_of_word[text.lower().split()[-1]].append(row)
     words = {word: rows for word, rows in rows_of_word.items() if word.isalpha() and len(rows) >= LEAST_TEXTS}
-    nearness = encoder.encode(list(words), kind="query") @ encode_once(encoder, texts).T  # (n_words, n_texts)
+    nearness = encoder.encode(list(words), kind="query") @ encoder.encode(texts).T  # (n_words, n_texts)
     best = np.argsort(-nearness, axis=1, kind="stable")[:, :FOUND]
     right = [np.isin(line, rows).sum() / min(FOUND, len(rows)) for line, rows in zip(best, words.values(), strict=True)]
     return float(np.mean(right))
