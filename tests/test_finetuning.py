@@ -24,7 +24,7 @@ from transformers import AutoModel
 
 from recllm.base.errors import DataError, ModelError
 from recllm.base.schema import Action
-from recllm.base.settings import read_settings_file
+from recllm.base.settings import ScorerTrainingSettings, read_settings_file
 from recllm.doors.cli.main import main
 from recllm.learn.training.lora import tune
 from recllm.learn.training.lora.examples import (
@@ -38,7 +38,9 @@ from recllm.learn.training.lora.examples import (
     past_questions,
 )
 from recllm.learn.training.lora.tune import tune_encoder
+from recllm.recommend.evaluation.protocols import time_split
 from recllm.recommend.evaluation.retrain import retrain
+from recllm.recommend.evaluation.systems import TrainingRecipe, learned_system
 from recllm.recommend.recommender.saved_model import load_model
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.recommend.recommender.train import train_workspace
@@ -286,6 +288,12 @@ def test_a_full_disk_is_named(tmp_path: Path, folder: Path, monkeypatch: pytest.
         patch.setattr(tune, "save_adapter", full)
         tune_encoder(DATA, folder, QUICK, tmp_path)
     assert tune_encoder(DATA, folder, QUICK, tmp_path).history[-1]["step"] == 6
+
+
+def test_a_system_of_a_comparison_is_tuned_before_it_is_learned(folder: Path) -> None:
+    window, scorer = time_split(DATA, test_days=14), ScorerTrainingSettings(horizon_days=14, epochs=1, heads=1)
+    system = learned_system(load_encoder(folder), TrainingRecipe(training=scorer, lora=QUICK))
+    assert (system.rank(window.query(window.slice("ALL"), 3)).items >= 0).any()
 
 
 def test_an_infinite_loss_keeps_the_last_good_state(

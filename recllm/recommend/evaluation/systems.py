@@ -192,11 +192,10 @@ def learned_system(encoder: Encoder, recipe: TrainingRecipe, *, progress: Progre
 
         from recllm.learn.training.lora.tune import tune_encoder
 
-        tell, tuned = progress or logger.info, encoder
-        if recipe.lora is not None:
-            with TemporaryDirectory() as run:  # the merged weights are in memory; the adapter is not needed again
-                tuned = tune_encoder(past, encoder, recipe.lora, run, tell).encoder
-        return _ranker(fit_recipe(past, tuned, recipe, tell))
+        tell = progress or logger.info
+        with TemporaryDirectory() as run:  # an encoder reads its adapter when it is first asked
+            tuned = encoder if recipe.lora is None else tune_encoder(past, encoder, recipe.lora, run, tell).encoder
+            return _ranker(fit_recipe(past, tuned, recipe, tell))
 
     settings = {"encoder": encoder.name, **recipe.settings()}
     return System(rank=lambda query: served(query.fit_on)(query), settings=settings)
