@@ -3,8 +3,9 @@
     python finetune/base.py --left or-next28 industrial-time --parts DIR -o eval/results/base.json
 
 No base model is shipped: on Online Retail and Complete Journey it ranks worse than counting, and on no whole log as
-well as training on the log itself (eval/results/base.json). One log is left out at a time. The past windows of the other logs are learned together,
-and the scorer ranks for the customers of the log that was left out. It is compared with, on that log,
+well as training on the log itself (eval/results/base.json). One log is left out at a time. The past windows of the
+other logs are learned together, and the scorer ranks for the customers of the log that was left out. It is compared
+with, on that log,
 
     own          training on its own past
     untrained    counting and texts, which a shop has before any training
