@@ -837,7 +837,7 @@ def test_pages_without_people_read_none(looking: TestClient, folder: Path, monke
 
     until_counted(looking, "/")  # figures of Today are kept
     everything_read = []
-    for owner, method in ((PolicyGate, "permitted_users"), (people, "export_person")):
+    for owner, method in ((PolicyGate, "permitted_users"), (StoreReader, "counts"), (people, "export_person")):
         monkeypatch.setattr(owner, method, lambda *_, method=method, **__: everything_read.append(method))
     consent = StoreReader.consent
 

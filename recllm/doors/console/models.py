@@ -88,7 +88,7 @@ def confirm_page(visit: TheVisit, version: str) -> Response:
     line = _line_of(visit, version)
     now_serving = next((other_line for other_line in model_lines(visit) if other_line.serves), None)
     with visit.workspace.store().read() as reader:
-        people = reader.counts()["users"]
+        people = reader.n_customers()
     versions_shown = (now_serving, line)
 
     def metric_cell(version: ModelRecord | None, name: str) -> TableCell:

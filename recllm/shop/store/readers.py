@@ -328,12 +328,17 @@ class StoreReader:
     def counts(self) -> dict[str, int]:
         """Rows of each table, without sessions among the users, and `pending_items`: products that are only known from
         events."""
-        all_tables = (tables.users, tables.items, tables.events, tables.consent, tables.loads)
+        all_tables = (tables.items, tables.events, tables.consent, tables.loads)
         queries = {table.name: sa.select(sa.func.count()).select_from(table) for table in all_tables}
-        is_session = tables.users.c.user_id.startswith(SESSION_PREFIX, autoescape=True)
-        queries["users"] = queries["users"].where(~is_session)
         queries["pending_items"] = queries["items"].where(tables.items.c.pending)
-        return {name: int(self._connection.scalar(query) or 0) for name, query in queries.items()}
+        counts = {name: int(self._connection.scalar(query) or 0) for name, query in queries.items()}
+        return counts | {"users": self.n_customers()}
+
+    def n_customers(self) -> int:
+        """Rows of the users without sessions."""
+        is_session = tables.users.c.user_id.startswith(SESSION_PREFIX, autoescape=True)
+        query = sa.select(sa.func.count()).select_from(tables.users).where(~is_session)
+        return int(self._connection.scalar(query) or 0)
 
     def _frame(self, query: sa.Select[*tuple[Any, ...]], keys: Keys | None = None) -> pl.DataFrame:
         """The rows of a query. `keys`: only those whose column has one of these values; then the query's order holds

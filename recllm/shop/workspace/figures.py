@@ -89,7 +89,7 @@ class FigureGate:
     def is_small_shop(self) -> bool:
         """Whether the shop has too few customers for figures that hide one of them."""
         with self.workspace.store().read() as reader:
-            return reader.counts()["users"] < self.workspace.policy.small_shop
+            return reader.n_customers() < self.workspace.policy.small_shop
 
     @cached_property
     def is_exact(self) -> bool:
