@@ -55,7 +55,7 @@ _NAMES = ("item", "item.short", "short", "category", "with_item", "because", "br
 _CONDITIONS = (("code",), ("min_spend", "min"))
 """Slots of what a customer has to do for an offer: no text leaves them out."""
 _TERMS = (("until", "short_until"), ("excluded",), ("occasion", "festival"))
-"""Slots of an offer's other terms and of its day: all stand in a text where the frame's words allow it."""
+"""Slots of its other terms and its day: all stand in a text where the frame's words allow it."""
 _FACTS = {
     fact: kinds.split()
     for facts, kinds in {
@@ -259,9 +259,22 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, us
     fitting = {name: [text for text in texts if fits(name, text)] for name, texts in parts.items()}
     if not all(fitting.values()) or (tags is not None and len(tags) < 2):
         return
-    if "headlines" in fitting:  # a search ad shows its lines in any order, and takes all that there are
+    slots = situation.slots if situation.offer else {}
+
+    def states(text: Parts, of_offer: Sequence[Sequence[str]]) -> bool:
+        folded = fold(" ".join(text.values())) if slots else ""
+        stated_facts = (
+            any(fold(slots[name]) in folded for name in names if name in slots)
+            for names in of_offer
+            if any(name in slots for name in names)
+        )
+        return all(stated_facts)
+
+    if "headlines" in fitting:  # a search ad shows all of them, in any order
         headlines, descriptions = _rotated(fitting["headlines"], draw), _rotated(fitting["descriptions"], draw)
-        yield {"headlines": "\n".join(headlines[:15]), "descriptions": "\n".join(descriptions[:4])}
+        ad = {"headlines": "\n".join(headlines[:15]), "descriptions": "\n".join(descriptions[:4])}
+        if states(ad, _CONDITIONS):
+            yield ad
         return
     total = prod(map(len, fitting.values()))
     step = max(1, round(total * 0.618))
@@ -275,11 +288,6 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, us
         for name, texts in fitting.items()
         for text in texts
     }
-    slots = situation.slots if situation.offer else {}
-    conditions, terms = (
-        [wordings for names in of_offer if (wordings := [fold(slots[name]) for name in names if name in slots])]
-        for of_offer in (_CONDITIONS, _TERMS)
-    )
     times_used = {text: used[text] + used[wording_of(text, situation)] for texts in fitting.values() for text in texts}
     least_used = {name: min(times_used[text] for text in texts) for name, texts in fitting.items()}
     ranked: list[tuple[int, Parts]] = []
@@ -289,9 +297,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, us
         for name, texts in fitting.items():
             combination, position = divmod(combination, len(texts))
             text[name] = texts[position]
-        folded = fold(" ".join(text.values()))
-        tells_conditions = all(any(wording in folded for wording in wordings) for wordings in conditions)
-        if repeats_itself(text, situation.language) or not tells_conditions:
+        if repeats_itself(text, situation.language) or not states(text, _CONDITIONS):
             continue
         stated = [fact for pair in text.items() for fact in facts[pair]]
         words = [word for name, of_part in text.items() if name != "button" for word in content[of_part]]
@@ -303,7 +309,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, us
         n_twice += sum(4 * min(3, times_used[text[name]] - lowest) for name, lowest in least_used.items())
         if tags:
             text["note"] = f"{text['note']}\n{' '.join(tags)}"
-        if all(any(wording in folded for wording in wordings) for wordings in terms):
+        if states(text, _TERMS):
             ranked.append((n_twice, text))
         else:
             incomplete.append(text)

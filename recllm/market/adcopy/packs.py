@@ -17,12 +17,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recllm.base.documents import FilledText, parsed, toml_table
 from recllm.base.errors import DataError, UsageError
@@ -60,7 +55,7 @@ class Rule(BaseModel):
     @model_validator(mode="after")
     def _makes_sense(self) -> Rule:
         if not re.fullmatch("G(?:[1-9]|1[0-8])", self.guarantee):
-            raise ValueError(f"guarantee is one of G1 to G18, not {self.guarantee!r}")
+            raise ValueError(f"guarantee is one of G1 to G18, not {self.guarantee[:200]!r}")
         if not (self.phrases or self.patterns):
             raise ValueError("has neither phrases nor patterns")
         if not (self.hit and self.miss):

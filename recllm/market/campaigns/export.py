@@ -197,7 +197,8 @@ def contacted_lately(campaign: OpenCampaign, days: float) -> set[tuple[str, str]
 
 def written_lately(campaign: OpenCampaign) -> int:
     """People of the plan with another message within its `frequency_days`."""
-    lately = dict(contacted_lately(campaign, campaign.file.limits.frequency_days))
+    days = campaign.file.limits.frequency_days
+    lately = {user_id for user_id, _ in contacted_lately(campaign, days)}
     return sum(person.user_id in lately for person in campaign.plan.addressed)
 
 

@@ -203,7 +203,7 @@ class OfferSection(_Section):
     value: Amount | None = None
     start: Moment | None = None
     end: Moment | None = None
-    count: int = 2
+    count: Annotated[int, Field(ge=2)] = 2
     code: Text | None = None
     min_spend: Amount | None = None
     gift: Text | None = None
