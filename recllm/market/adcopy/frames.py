@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import sha256
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 from math import gcd, prod
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,12 @@ ANY = "any"
 _SLOT = re.compile(r"\{([^{}]+)\}")
 _LINK = pattern("frames.link")
 """A link in a template, with the words that only lead to it."""
-_PARTS_OF_EMAIL = {"subject": ("push", "title"), "body": ("wechat", "digest")}
-"""What an e-mail takes from other channels where a frame has no words of its own."""
 _WORD = re.compile("[a-z]{4,}")
 
 _OTHER_DAYS = (60.5, 120.5, 300.5)
 """Where the words for a time change besides the rows of the tables."""
 
-_MOST_COMBINATIONS = 200
+_MOST_COMBINATIONS = 300
 """Texts of a frame that are compared; each wording of a part is in several of them."""
 
 ORDINARY = frozenset({"consumable", "durable", "apparel", "one_off", "gift"})
@@ -48,7 +46,7 @@ KINDS = ORDINARY | {"refill", "fuel", "gas", "chemical", "alcohol", "works"}
 """What goods are by their use."""
 
 _HEADS = ("subject", "title")
-_TOLD_TWICE = ("offer", "until")
+_TOLD_TWICE = ("offer",)
 """Facts that the head of a text may state although another part does."""
 _NAMES = ("item", "item.short", "short", "category", "with_item", "because", "brand", "offer")
 """Slots whose words may come in every part."""
@@ -70,10 +68,13 @@ _FACTS = {
         "code": "code",
         "with_item because": "bought",
         "pack spec": "pack",
+        "item.more item.More": "more",
     }.items()
     for fact in facts.split()
 }
 """Slot, or what stands before its dot -> kinds of facts of which a text states each once."""
+_REASONS = {"rhythm", "last", "bought", "off"}
+"""Facts that say why a customer gets a mail."""
 
 Parts = Mapping[str, str]
 """Part of a channel -> its text."""
@@ -201,13 +202,10 @@ def read_frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
         occasion = "offer" if entry.get("offer") else entry["occasion"][0]
         return tuple(by_occasion.get(occasion, by_occasion["day"]))
 
-    if "email" in channels or ("push" in channels and "wechat" in channels):
-        email = channels.setdefault("email", {})
-        if "preheader" not in email and "push" in channels:
-            email["preheader"] = shared("preheader")
-        for slot, (channel, source) in _PARTS_OF_EMAIL.items():
-            if slot not in email and channel in channels:
-                email[slot] = channels[channel][source]
+    push = channels.get("push")
+    if push and ("email" in channels or "wechat" in channels):  # without words of its own it takes those of a push
+        email = {"subject": push["title"], "body": push["body"], **channels.get("email", {})}
+        channels["email"] = email if "preheader" in email else {**email, "preheader": shared("preheader")}
     for name, slot in (("email", "headline"), ("email", "button"), ("banner", "button")):
         if name in channels and slot not in channels[name]:
             channels[name][slot] = shared(slot)
@@ -282,13 +280,17 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, us
         step += 1
     names = " ".join(value for slot, value in situation.slots.items() if slot in _NAMES)
     named = content_stems(names, situation.language)
-    content = {text: content_stems(text, situation.language) - named for texts in fitting.values() for text in texts}
+    wordings = {text: wording_of(text, situation) for texts in fitting.values() for text in texts}
+    content = {
+        text: content_stems(text, situation.language) - named | word_pairs(wording, situation.language)
+        for text, wording in wordings.items()
+    }
     facts = {
         (name, text): [fact for fact in filled[name][text] if name not in _HEADS or fact not in _TOLD_TWICE]
         for name, texts in fitting.items()
         for text in texts
     }
-    times_used = {text: used[text] + used[wording_of(text, situation)] for texts in fitting.values() for text in texts}
+    times_used = {text: used[text] + used[wording] for text, wording in wordings.items()}
     least_used = {name: min(times_used[text] for text in texts) for name, texts in fitting.items()}
     ranked: list[tuple[int, Parts]] = []
     incomplete: list[Parts] = []
@@ -304,6 +306,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, us
         n_words_twice = (len(words) - len(set(words))) // (3 if situation.language == "zh" else 1)
         n_twice = (len(stated) - len(set(stated))) * 13 + n_words_twice  # more than used words cost
         n_twice -= 2 * ("pays" in stated)  # what an offer comes to is what a customer looks for
+        n_twice += 4 * ("preheader" in text and _REASONS.isdisjoint(stated))
         heads = [content_stems(text.get(name, ""), situation.language) for name in ("preheader", "subject")]
         n_twice += 5 * bool(heads[0] and heads[0] <= heads[1])
         n_twice += sum(4 * min(3, times_used[text[name]] - lowest) for name, lowest in least_used.items())
@@ -392,6 +395,13 @@ def repeats_itself(text: Parts, language: str) -> bool:
         body = content_stems(text.get("body", ""), language)
         return any(len(headline & line) >= 2 for line in lines) or bool(headline and headline <= body)
     return any(2 * len(headline & line) > min(len(headline), len(line)) for line in lines)
+
+
+@lru_cache(maxsize=1 << 14)
+def word_pairs(text: str, language: str) -> frozenset[str]:
+    """English words next to each other; none of Chinese, whose stems are pairs."""
+    words = re.findall("[a-z'_]+|[.,:;?]", text.lower()) if language == "en" else []
+    return frozenset(f"{a} {b}" for a, b in pairwise(words) if a > "_" < b and max(len(a), len(b)) > 3)
 
 
 @lru_cache(maxsize=1 << 14)

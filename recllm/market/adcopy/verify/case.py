@@ -209,7 +209,7 @@ class Case:
     @cached_property
     def own_words(self) -> str:
         """The text without the item's own texts: what its writer chose to say about it."""
-        is_name = re.compile("[^a-z]").search  # and no word such as basket
+        is_name = re.compile("[^a-z]").search if self.language == "en" else bool  # and no word such as basket
         slots = {name: text for name, text in self.slots.items() if self.language == "en" or name not in _OF_OFFER}
         names = (text for text in slots.values() if len(text) > 2 and is_name(text))
         lowered = self.text.lower()
