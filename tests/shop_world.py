@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,14 @@ ann,mug,view,2025-03-08T11:00:00Z,1,
 bob,hammer,purchase,2025-03-09T10:00:00Z,1,12.50
 ,tea,purchase,2025-03-09T10:00:00Z,1,3.20
 """
+
+
+def with_event(data: Dataset, user: int, item: int, at: int, action: Action) -> Dataset:
+    """With one more event of a known person on a known item; `as_of` moves past it if needed."""
+    e = data.events
+    start, end = e.indptr[user], e.indptr[user + 1]
+    position = start + np.searchsorted(e.at[start:end], at, side="right")
+    values = (item, at, ACTION_CODE[action], 1.0, np.nan, -1)
+    columns = (np.insert(column, position, value) for column, value in zip(e.columns(), values, strict=True))
+    events = Events(e.indptr + (np.arange(len(e.indptr)) > user), *columns)
+    return replace(data, events=events, as_of=max(data.as_of, at + 1))

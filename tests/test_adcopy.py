@@ -393,7 +393,7 @@ def test_words_of_habit_follow_from_a_count_and_a_price_of_now_from_its_fall() -
 
 def test_a_thing_has_an_article_and_goods_have_none() -> None:
     cases = [
-        ("RED TOADSTOOL LED NIGHT LIGHT", "the red toadstool LED night light", "another LED night light"),
+        ("RED TOADSTOOL LED NIGHT LIGHT", "the red toadstool LED night light", "another red toadstool LED night light"),
         ("FLUID MILK WHITE ONLY", "milk", "more milk"),
         ("Dry Bag Set of 3", "the dry bag set", "another dry bag set"),
         ("Oat and Date Bars, Box of 12", "the oat and date bars", "more oat and date bars"),

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shop_world import shop
+from shop_world import shop, with_event
 from tables import table
 
 from recllm.base.errors import NotFittedError, PolicyError, UsageError
@@ -224,10 +224,10 @@ def test_each_exclusion_is_counted_and_obeyed(trained: Recommender) -> None:
     data = trained.dataset
     rows = {name: int(data.user_rows([name])[0]) for name in ("u04", "u06", "u08")}
     tea = int(data.item_rows(["tea3"])[0])
-    busy = data.with_event(rows["u04"], tea, data.as_of - DAY, Action.RETURN)
+    busy = with_event(data, rows["u04"], tea, data.as_of - DAY, Action.RETURN)
     for hour in (1, 2):
         for item in (0, 1):
-            busy = busy.with_event(rows["u06"], item, data.as_of - hour * 3600, Action.SHOWN)
+            busy = with_event(busy, rows["u06"], item, data.as_of - hour * 3600, Action.SHOWN)
     shop_now = like(trained, busy, permits=lambda names: [name != "u08" for name in names])
     limited = Exclusions(suppressed=["u10", "nobody"], frequency_cap=2)
     request = {"items": ["tea3"], "exclusions": limited, "explain": False}

@@ -14,6 +14,7 @@ import pytest
 from behaviour_world import DAYS, START, coupons, shop
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shop_world import with_event
 
 from recllm.base.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.base.policy import Policy
@@ -92,14 +93,14 @@ def test_who_did_nothing_has_no_times_and_zero_counts() -> None:
 def test_no_event_at_or_after_the_cut_changes_a_row(data: Dataset, days: list[int], action: Action) -> None:
     later = data
     for day in days:
-        later = later.with_event(day % 20, day % 8, CUT + day * DAY, action)
+        later = with_event(later, day % 20, day % 8, CUT + day * DAY, action)
     wanted = np.arange(data.n_items) < 3
     for made in (person_features, lambda d, at: target_features(d, at, wanted)):
         assert np.array_equal(made(data, CUT).values, made(later, CUT).values, equal_nan=True)
 
 
 def test_an_event_before_the_cut_does_change_it(data: Dataset) -> None:
-    earlier = data.with_event(0, 0, CUT - 1, Action.PURCHASE)
+    earlier = with_event(data, 0, 0, CUT - 1, Action.PURCHASE)
     assert not np.array_equal(person_features(data, CUT).values, person_features(earlier, CUT).values, equal_nan=True)
 
 

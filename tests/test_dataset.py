@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shop_world import with_event
 from tables import table, wrongly_refused
 
 from recllm.base.errors import DataError, UsageError
@@ -54,7 +55,7 @@ def test_between_is_half_open_and_of_one_kind() -> None:
 def test_one_more_event_equals_building_with_it() -> None:
     data = Dataset.construct(EVENTS)
     bob, milk = int(data.user_rows(["bob"])[0]), int(data.item_rows(["milk"])[0])
-    longer = data.with_event(bob, milk, 60, Action.DISMISS)
+    longer = with_event(data, bob, milk, 60, Action.DISMISS)
     more = pl.DataFrame({"user_id": ["bob"], "item_id": ["milk"], "event": ["dismiss"], "timestamp": [60]})
     again = Dataset.construct(pl.concat([EVENTS, more], how="diagonal"))
     assert longer.as_of == again.as_of == 61

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from conftest import Command
 from polars.testing import assert_frame_equal
-from shop_world import QUICKLY, load_lines, loaded, log_of
+from shop_world import QUICKLY, load_lines, loaded, log_of, with_event
 from tables import table
 
 from recllm.base.errors import DataError, ModelError
@@ -292,7 +292,7 @@ def test_the_model_tells_the_weekly_from_the_monthly_buyers(tmp_path: Path) -> N
     titles[1 - item] = f"{titles[item]} 2 L"  # bought since
     sized = replace(data, items=data.items.with_columns(title=pl.Series(titles)))
     certain = SimpleNamespace(probability=lambda pairs: np.ones(len(pairs)))
-    due = replenish(shop_of(sized.with_event(user, 1 - item, NOW - 1, Action.PURCHASE)), certain)  # type: ignore[arg-type]
+    due = replenish(shop_of(with_event(sized, user, 1 - item, NOW - 1, Action.PURCHASE)), certain)  # type: ignore[arg-type]
     assert len(due) and (user, item) not in due.select("user", "item").rows()
 
 

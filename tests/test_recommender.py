@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from shop_world import shop
+from shop_world import shop, with_event
 from tables import table
 
 from recllm.base.errors import PolicyError, UsageError
@@ -178,7 +178,7 @@ def observed(recommender: Recommender, user: str, item: str, action: Action) -> 
     """One that knows of one more event."""
     data = recommender.dataset
     row, item_row = int(recommender.user_rows([user])[0]), int(data.item_rows([item])[0])
-    return recommender.with_people(data.with_event(row, item_row, data.as_of, action), recommender.population.pool)
+    return recommender.with_people(with_event(data, row, item_row, data.as_of, action), recommender.population.pool)
 
 
 def test_what_was_shown_is_no_history(trained: Recommender) -> None:

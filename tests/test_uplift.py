@@ -27,7 +27,7 @@ from recllm.market.propensity.effects import (
     shrinkage_bias,
 )
 from recllm.market.propensity.features import FeatureTable
-from recllm.market.propensity.prediction import QiniCurve, qini_curve, true_qini
+from recllm.market.propensity.prediction import SHARES, QiniCurve, cumulative, curve_of, qini_curve
 from recllm.market.propensity.trial import Trial, check_assignment, read_trial
 from recllm.shop.workspace.workspace import Workspace
 
@@ -53,6 +53,11 @@ def world(seed: int = 0, n: int = N, share: float = 0.5, tilt: float = 0.0) -> t
 
 def curve(uplift: np.ndarray, trial: Trial) -> QiniCurve:
     return qini_curve(uplift, trial.treated, trial.outcome, trial.propensity)
+
+
+def true_qini(uplift: np.ndarray, truth: np.ndarray) -> QiniCurve:
+    """From the true uplift of all, (n,)."""
+    return curve_of(cumulative(uplift, truth, SHARES) / len(truth))
 
 
 @pytest.mark.parametrize(("share", "tilt"), [(0.5, 0.0), (0.5, 0.3), (0.2, 0.0)])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from shop_world import with_event
 
 from recllm.base.errors import MissingExtraError, ModelError, NothingToDo
 from recllm.base.schema import Action, Encoder, Slate
@@ -65,7 +66,7 @@ def test_user_a(tmp_path: Path) -> None:
     assert (why["headphones"], why["jeans"], why["noodles"]) == ("B:phone", "B:shirt", "B:rice")
 
     data, rows = recommender.dataset, (recommender.user_rows(["A"]), recommender.dataset.item_rows(["headphones"]))
-    viewed = data.with_event(int(rows[0][0]), int(rows[1][0]), data.as_of, Action.VIEW)
+    viewed = with_event(data, int(rows[0][0]), int(rows[1][0]), data.as_of, Action.VIEW)
     keener = recommender.with_people(viewed, recommender.population.pool).recommend("A", k=1, repeats=False)
     assert keener[0].items[0].item_id == "headphones"
     (ad,) = write_ads(shop, recommender, ["A"], channel="email").texts

@@ -46,8 +46,7 @@ KINDS = ORDINARY | {"refill", "fuel", "gas", "chemical", "alcohol", "works"}
 """What goods are by their use."""
 
 _HEADS = ("subject", "title")
-_TOLD_TWICE = ("offer",)
-"""Facts that the head of a text may state although another part does."""
+"""Parts that may name an offer although another does."""
 _NAMES = ("item", "item.short", "short", "category", "with_item", "because", "brand", "offer")
 """Slots whose words may come in every part."""
 _CONDITIONS = (("code",), ("min_spend", "min"))
@@ -73,7 +72,7 @@ _FACTS = {
     for fact in facts.split()
 }
 """Slot, or what stands before its dot -> kinds of facts of which a text states each once."""
-_REASONS = {"rhythm", "last", "bought", "off"}
+_REASONS = {"rhythm", "last", "bought", "offer"}
 """Facts that say why a customer gets a mail."""
 
 Parts = Mapping[str, str]
@@ -286,7 +285,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, us
         for text, wording in wordings.items()
     }
     facts = {
-        (name, text): [fact for fact in filled[name][text] if name not in _HEADS or fact not in _TOLD_TWICE]
+        (name, text): [fact for fact in filled[name][text] if name not in _HEADS or fact != "offer"]
         for name, texts in fitting.items()
         for text in texts
     }

@@ -63,7 +63,7 @@ def _known_words() -> frozenset[str]:
         words.update(str(text).split())
     names = table("names.toml")
     listed = [entry for shelf in table("shelves.toml")["shelf"] for entry in shelf["words"]]
-    listed += [*table("shelves.toml")["loose"], *names["words"]["after_noun"]]
+    listed += [*table("shelves.toml")["loose"], *names["words"]["after_noun"], *table("goods.toml")["finish"]]
     listed += Prompts.load().short_forms.values()
     listed += [names["till"]["known"], *names["till"]["flavours"]]
     words.update(word for entry in listed for word in entry.lower().split())

@@ -21,9 +21,7 @@ from recllm.market.adcopy.lexicon import HAN_RUN, any_of, fold, is_known, patter
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts, natural
 
-_SHORT_CHARS = {"en": 24, "zh": 7}
-_CLEAN_SHORT_CHARS = 30
-"""Of a clean English title, which is its own name."""
+_SHORT_CHARS = {"en": 30, "zh": 7}
 _NAME_CHARS = {"en": 40, "zh": 14}
 _WORD = re.compile(r"[^\W\d_]+(?:['’&-][^\W\d_]+)*")
 _SORTING = ("needs", "products", "supplies", "additives", "sundries", "items")
@@ -125,7 +123,7 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
             small = cut if " " in cut else small[: _NAME_CHARS["en"]]
     if small.split(" ")[-1].lower() in table("names.toml")["words"]["pairs"]:
         small = f"{small}s"
-    short = _short(_small(short_name, known_only=True, brand=brand) or small, brand, _CLEAN_SHORT_CHARS)
+    short = _short(_small(short_name, known_only=True, brand=brand) or small, brand)
     small = f"{wearer['wearer'].lower()} {small}" if wearer else small
     number = _number(short or small)
     container = pattern("naming.container").match(pack["pack"]) if pack else None
@@ -185,7 +183,11 @@ def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
     if not ends:
         return list(words), False
     end = next(n for n in ends if n + 1 not in ends)
-    start = next((n for n in range(end - 1) if _is_sayable(" ".join(words[n : end + 1]))), end - 1)
+    starts = [n for n in range(end - 1) if "the" not in words[max(n - 1, 0) : n + 1]]
+    starts = [n for n in starts if _is_sayable(" ".join(words[n : end + 1]))]
+    # rather not behind an unknown word, whose phrase may go on: scottie dog
+    of_phrases = [n for n in starts if not n or words[n - 1].isdigit() or (is_known(words[n - 1]) and end - n > 1)]
+    start = min(of_phrases or starts, default=end - 1)
     return list(words[start : end + 1]), True
 
 
@@ -232,10 +234,9 @@ def _small(name: str, *, known_only: bool, brand: str | None = None) -> str:
     return " ".join([*words[:start], *small])
 
 
-def _short(name: str, brand: str | None, longest: int = _SHORT_CHARS["en"]) -> str:
-    bare = name
-    if brand and fold(bare).startswith(fold(brand) + " "):
-        bare = bare[len(brand) :].strip()
+def _short(name: str, brand: str | None) -> str:
+    longest = _SHORT_CHARS["en"]
+    bare = name[len(brand) :].strip() if brand and fold(name).startswith(fold(brand) + " ") else name
     bare = pattern("naming.thing_end").split(bare)[0].strip() or bare
     kind, *variety = pattern("naming.dash").split(bare, maxsplit=1)
     if variety and len(bare) > longest:  # no "Lake District NW" of a map

@@ -124,11 +124,6 @@ def qini_curve(uplift: Values, treated: NDArray[np.bool_], outcome: Values, prop
     return curve_of(np.nan_to_num(means[0] - means[1]) * SHARES)
 
 
-def true_qini(uplift: Values, truth: Values) -> QiniCurve:
-    """From the true uplift of all, (n,)."""
-    return curve_of(cumulative(uplift, truth, SHARES) / max(len(truth), 1))
-
-
 def curve_of(gains: Values) -> QiniCurve:
     area = float(np.trapezoid(gains, SHARES))
     return QiniCurve(qini=area - float(gains[-1]) / 2, auuc=area, effect=float(gains[-1]))

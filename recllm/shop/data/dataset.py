@@ -273,17 +273,6 @@ class Dataset:
         sample = PeopleSample(people=len(rows), of_people=of_people)
         return replace(self, users=self.users[rows.tolist()], events=self.events.rows(rows), sample=sample)
 
-    def with_event(self, user: int, item: int, at: int, action: Action) -> Dataset:
-        """With one more event of a known person on a known item; `as_of` moves past it if needed."""
-        e = self.events
-        start, end = e.indptr[user], e.indptr[user + 1]
-        position = start + np.searchsorted(e.at[start:end], at, side="right")
-
-        values = (item, at, ACTION_CODE[action], 1.0, np.nan, -1)
-        columns = (np.insert(column, position, value) for column, value in zip(e.columns(), values, strict=True))
-        events = Events(e.indptr + (np.arange(len(e.indptr)) > user), *columns)
-        return replace(self, events=events, as_of=max(self.as_of, at + 1))
-
     def between(self, start: int, end: int, action: Action = Action.PURCHASE) -> Events:
         e = self.events
         return e.select((e.at >= start) & (e.at < end) & (e.action == ACTION_CODE[action]))
