@@ -106,7 +106,7 @@ class CollaborativeSettings(FrozenModel):
 
 
 class OfferSettings(FrozenModel):
-    """Items of the intents, and the spread of a campaign over the catalogue."""
+    """Items of the intents, and the spread of a campaign over its items."""
 
     section: ClassVar[str] = "offers"
 
@@ -115,7 +115,7 @@ class OfferSettings(FrozenModel):
     win_back_days: Days = 42.0
     """Days without a purchase after which a customer has stopped buying, or stopped buying an item."""
     spread: Share = 0.1
-    """How far a campaign that picks its items or has a day spreads over them; 0 for no spread.
+    """How far a campaign spreads over its items; 0 for no spread.
     See `audiences.selection`."""
 
 

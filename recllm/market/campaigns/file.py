@@ -145,7 +145,7 @@ class TargetSection(_Section):
     effects: Text | None = None
     sure: bool = False
     spread: Annotated[float, Field(ge=0, le=1)] | None = None
-    """How far offers spread over the items; when None `offers.spread` where it picks them or has a day, else 0."""
+    """How far offers spread over the items; when None `offers.spread`."""
     people: RuleField | None = None
     """Only people who meet this rule; see `recllm.market.audiences.people_rule`."""
 

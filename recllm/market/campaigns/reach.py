@@ -118,10 +118,7 @@ def unsuited_of(recommender: Recommender, file: CampaignFile) -> Unsuited:
 
 def offered_items(file: CampaignFile, workspace: Workspace, scores: UserScores, positions: Ints) -> Ints:
     """Row of each person's item, -1 for none; those who come first choose first."""
-    spread = file.target.spread
-    if spread is None:
-        is_wide = file.target.picks_items or file.target.day is not None
-        spread = workspace.settings.offers.spread if is_wide else 0.0
+    spread = workspace.settings.offers.spread if file.target.spread is None else file.target.spread
     if scores.offers is None or not spread:
         return scores.best_item[positions]
     return spread_offers(scores.offers, positions, spread)[positions]
