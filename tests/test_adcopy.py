@@ -395,7 +395,7 @@ def test_a_thing_has_an_article_and_goods_have_none() -> None:
     cases = [
         ("RED TOADSTOOL LED NIGHT LIGHT", "the red toadstool LED night light", "another red toadstool LED night light"),
         ("FLUID MILK WHITE ONLY", "milk", "more milk"),
-        ("Dry Bag Set of 3", "the dry bag set", "another dry bag set"),
+        ("Dry Bag Set of 3", "the set of dry bags", "another set of dry bags"),
         ("Oat and Date Bars, Box of 12", "the oat and date bars", "more oat and date bars"),
     ]
     for title, the, more in cases:

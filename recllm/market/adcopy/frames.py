@@ -35,7 +35,7 @@ _OTHER_DAYS = (60.5, 120.5, 300.5)
 """Where the words for a time change besides the rows of the tables."""
 
 _MOST_COMBINATIONS = 300
-"""Texts of a frame that are compared; each wording of a part is in several of them."""
+"""Texts of a frame that are compared."""
 
 ORDINARY = frozenset({"consumable", "durable", "apparel", "one_off", "gift"})
 _KEPT = {"durable", "apparel", "one_off"}
@@ -45,8 +45,8 @@ REGRET_DAYS = 40
 KINDS = ORDINARY | {"refill", "fuel", "gas", "chemical", "alcohol", "works"}
 """What goods are by their use."""
 
-_HEADS = ("subject", "title")
-"""Parts that may name an offer although another does."""
+_TOLD_TWICE = {"subject": ("offer",), "title": ("offer",), "preheader": ("until", "code")}
+"""Part -> facts that another part may state, too."""
 _NAMES = ("item", "item.short", "short", "category", "with_item", "because", "brand", "offer")
 """Slots whose words may come in every part."""
 _CONDITIONS = (("code",), ("min_spend", "min"))
@@ -202,7 +202,7 @@ def read_frame(entry: Mapping[str, Any], tables: Mapping[str, Any]) -> Frame:
         return tuple(by_occasion.get(occasion, by_occasion["day"]))
 
     push = channels.get("push")
-    if push and ("email" in channels or "wechat" in channels):  # without words of its own it takes those of a push
+    if push and ("email" in channels or "wechat" in channels):  # its own words, else a push's
         email = {"subject": push["title"], "body": push["body"], **channels.get("email", {})}
         channels["email"] = email if "preheader" in email else {**email, "preheader": shared("preheader")}
     for name, slot in (("email", "headline"), ("email", "button"), ("banner", "button")):
@@ -285,7 +285,7 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, us
         for text, wording in wordings.items()
     }
     facts = {
-        (name, text): [fact for fact in filled[name][text] if name not in _HEADS or fact != "offer"]
+        (name, text): [fact for fact in filled[name][text] if fact not in _TOLD_TWICE.get(name, ())]
         for name, texts in fitting.items()
         for text in texts
     }
@@ -302,8 +302,8 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, us
             continue
         stated = [fact for pair in text.items() for fact in facts[pair]]
         words = [word for name, of_part in text.items() if name != "button" for word in content[of_part]]
-        n_words_twice = (len(words) - len(set(words))) // (3 if situation.language == "zh" else 1)
-        n_twice = (len(stated) - len(set(stated))) * 13 + n_words_twice  # more than used words cost
+        n_words_twice = (len(words) - len(set(words))) // (2 if situation.language == "zh" else 1)
+        n_twice = (len(stated) - len(set(stated))) * 60 + n_words_twice  # more than used words cost
         n_twice -= 2 * ("pays" in stated)  # what an offer comes to is what a customer looks for
         n_twice += 4 * ("preheader" in text and _REASONS.isdisjoint(stated))
         heads = [content_stems(text.get(name, ""), situation.language) for name in ("preheader", "subject")]
@@ -371,7 +371,8 @@ def capital(text: str) -> str:
 def _tautological(variant: str, slots: Mapping[str, str]) -> bool:
     """True for a variant that would say one thing twice, such as a category next to a name with it."""
     things = {name.partition(".")[0] for name in _SLOT.findall(variant)}
-    if {"rhythm", "since"} <= things and slots["rhythm"] == slots["since"]:
+    past = [slots[thing] for thing in ("since", "last") if thing in things]
+    if "rhythm" in things and any(slots["rhythm"] in time for time in past):
         return True  # "you buy it every three weeks, and three weeks have passed this time"
     named = ("item", "short", "category", "with_item", "because", "first_item", "brand")
     values = [fold(slots[thing]) for thing in named if thing in things and thing in slots]

@@ -25,7 +25,7 @@ _SHORT_CHARS = {"en": 30, "zh": 7}
 _NAME_CHARS = {"en": 40, "zh": 14}
 _WORD = re.compile(r"[^\W\d_]+(?:['’&-][^\W\d_]+)*")
 _SORTING = ("needs", "products", "supplies", "additives", "sundries", "items")
-_DANGLING = ("on", "in", "of", "with", "and", "for", "non")
+_DANGLING = ("on", "in", "of", "with", "and", "for", "non", "the")
 OTHER_SHELF = "other"
 """The shelf of an item that no list knows."""
 _BRACKET = re.compile(r"(?<!\s)\s*\([^()]*\)")
@@ -128,7 +128,8 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
     number = _number(short or small)
     container = pattern("naming.container").match(pack["pack"]) if pack else None
     if pack and container and number == "singular":  # the price is not of one gel
-        small, short = (f"{name} {container[0].lower()}" for name in (small, short))
+        holder, is_plain = container[0].lower(), all(map(is_known, small.lower().split(" ")))
+        small = short = f"{holder} of {small.lower()}s" if is_plain else f"{small} {holder}"
     elif pack and container:
         size = pack["pack"].lower()
     return Naming(name=small, short=short, number=number, level="clean", size=size, has_article=True)
@@ -183,9 +184,8 @@ def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
     if not ends:
         return list(words), False
     end = next(n for n in ends if n + 1 not in ends)
-    starts = [n for n in range(end - 1) if "the" not in words[max(n - 1, 0) : n + 1]]
-    starts = [n for n in starts if _is_sayable(" ".join(words[n : end + 1]))]
-    # rather not behind an unknown word, whose phrase may go on: scottie dog
+    starts = [n for n in range(end - 1) if _is_sayable(" ".join(words[n : end + 1]))]
+    # rather not behind an unknown word: scottie dog
     of_phrases = [n for n in starts if not n or words[n - 1].isdigit() or (is_known(words[n - 1]) and end - n > 1)]
     start = min(of_phrases or starts, default=end - 1)
     return list(words[start : end + 1]), True
