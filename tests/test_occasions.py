@@ -36,6 +36,7 @@ from recllm.market.occasions.calendar import (
     country_of,
     days_of,
     is_of_other_day,
+    is_out_of_season,
     mothers_day,
     named_days,
     nearest_date,
@@ -420,6 +421,14 @@ def test_goods_of_a_day_are_named_after_it_or_gifts_and_never_everyday_goods(
     assert (sorted(item_ids), found) == (goods, source)
     is_refused = [is_of_other_day(named_days("easter tray"), CalendarDay(day)) for day in ("christmas", "black_friday")]
     assert is_refused == [True, False], "a sale sells goods of any day"
+
+
+@pytest.mark.parametrize(
+    ("title", "on", "is_out"),
+    [("hot cross buns", "2025-12-02", True), ("hot cross buns", "2026-03-20", False), ("mug", "2025-12-02", False)],
+)
+def test_goods_of_a_far_day_are_out_of_season(title: str, on: str, is_out: bool) -> None:
+    assert is_out_of_season(named_days(title), Settings(), date.fromisoformat(on)) is is_out
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ _FACTS = {
     }.items()
     for fact in facts.split()
 }
-"""Slot, or what stands before its dot -> kinds of facts of which a text states each once."""
+"""Slot, or the part before its dot -> kinds of facts, each stated once."""
 _REASONS = {"rhythm", "last", "bought", "offer"}
 """Facts that say why a customer gets a mail."""
 

@@ -108,10 +108,10 @@ def _english(title: str, brand: str | None, is_till: bool, is_alone: bool) -> Na
     if thing and not thing.lower().startswith(("a ", "an ", "the ")):
         name = f"{thing} {kind.lower()}"
         short_name = f"{pattern('naming.thing_end').split(thing)[0]} {kind.lower()}"
-    *words, last_word = name.split(" ")
-    flavoured, flavours = (table("names.toml")["till"][entry] for entry in ("flavoured", "flavours"))
-    if len(words) > 1 and last_word.lower() in flavours and stem(words[-1].lower()) in map(stem, flavoured):
-        name = " ".join([last_word, *words])
+    flavoured, flavours = (any_of(table("names.toml")["till"][entry]) for entry in ("flavoured", "flavours"))
+    flavour = pattern("naming.flavour", FLAVOURED=flavoured, FLAVOURS=flavours).search(name)
+    if flavour and is_known(name.split(" ")[0].lower()):  # no brand
+        name = f"{flavour['flavour']} {flavour['thing']}"
     wearer = pattern("naming.wearer").search(name)
     small = name[: wearer.start()] if wearer else name
     if names_a_thing(small) and not pattern("naming.shade").search(small):
@@ -185,7 +185,7 @@ def _to_its_head(words: Sequence[str]) -> tuple[list[str], bool]:
         return list(words), False
     end = next(n for n in ends if n + 1 not in ends)
     starts = [n for n in range(end - 1) if _is_sayable(" ".join(words[n : end + 1]))]
-    # rather not behind an unknown word: scottie dog
+    # rather no rest of a phrase: scottie dog
     of_phrases = [n for n in starts if not n or words[n - 1].isdigit() or (is_known(words[n - 1]) and end - n > 1)]
     start = min(of_phrases or starts, default=end - 1)
     return list(words[start : end + 1]), True
@@ -241,21 +241,21 @@ def _short(name: str, brand: str | None) -> str:
     kind, *variety = pattern("naming.dash").split(bare, maxsplit=1)
     if variety and len(bare) > longest:  # no "Lake District NW" of a map
         bare = kind if any(map(is_known, fold(variety[0]).split())) else variety[0]
+    bare = bare if len(bare) <= longest else pattern("naming.quoted").sub("", bare)
     words = bare.split(" ")
     for n in (len(words), 3, 2, 1):
         short = " ".join(words[-n:])
-        is_cut = n < len(words) and (" of " in bare or short.startswith(("and ", "& ", "or ")))
+        is_cut = n < len(words) and (" of " in bare or short.lower().startswith(("and ", "& ", "or ", "free ")))
         if len(short) <= longest and (short[:1].isalpha() or short == name) and not is_cut:
             return short
     return ""
 
 
 def _number(name: str) -> str:
-    name = pattern("naming.dash").split(name)[0]
+    name = pattern("naming.quoted").sub("", pattern("naming.dash").split(name)[0])
     words = _WORD.findall(name.split(" with ")[0].split(" for ")[0].split(" in ")[0])
     no_heads = (*table("goods.toml")["finish"], *table("names.toml")["words"]["numbered"])
-    heads = [word for word in words if word.lower() not in no_heads]
-    head = (heads or words or [""])[-1].lower()
+    head = ([word for word in words if word.lower() not in no_heads] or words or [""])[-1].lower()
     _, joined, last = name.replace(" & ", " and ").rpartition(" and ")
     if (joined and " " not in last) or head != stem(head):  # hat and scarf, but a walnut and raisin loaf
         return "plural"
@@ -358,7 +358,7 @@ def _stays(title: str, *lists: str, is_alone: bool = False) -> bool:
             return False
     words = _WORD.findall(fold(pattern("naming.thing_end").split(name_and_size(written_out(title))[0])[0]))
     words = _to_its_head(words)[0] if is_alone else words
-    words = [word for word in words if word not in goods["finish"]] or words
+    words = [word for word in words if len(word) > 1 and word not in goods["finish"]] or words
     return bool(words) and stem(words[-1]) in stems_of_goods(*lists)
 
 
@@ -422,12 +422,12 @@ def name_and_size(title: str) -> tuple[str, str]:
         start -= 1
     while start < len(tokens) and not tokens[start].removeprefix(".")[:1].isdigit():
         start += 1
-    numbered = table("names.toml")["words"]["numbered"]
-    if 0 < start < len(tokens) and fold(tokens[start - 1]).rstrip(".") in numbered:
+    before = fold(tokens[start - 1]).rstrip(".") if 0 < start < len(tokens) else ""
+    if before in table("names.toml")["words"]["numbered"]:
         start += 1  # SPF 15 50 ml
     end = start
-    while end > 0 and fold(tokens[end - 1]) in (*word_class("dangling"), "including"):  # "bottles including 2 l"
-        end -= 1
+    while end > 0 and tokens[end - 1] != "Can" and fold(tokens[end - 1]) in (*word_class("dangling"), "including"):
+        end -= 1  # "bottles including 2 l"
     while any(token.endswith(",") for token in tokens[start:-1]):  # sun cream SPF 50, 100 ml
         start = end = start + 1
     name, size = " ".join(tokens[:end]).rstrip(" ,-"), " ".join(tokens[start:])

@@ -33,6 +33,7 @@ from recllm.market.occasions.calendar import (
     countries_of,
     day_names,
     is_of_other_day,
+    is_out_of_season,
     named_days,
     nearest_date,
 )
@@ -225,7 +226,7 @@ class Silence(StrEnum):
     NO_TEXT_FOR_PRODUCT = "no_text_for_product"
     """No text is written about such products, or their name cannot be used."""
     OTHER_DAY = "other_day"
-    """They are named after another day than the campaign's."""
+    """They are named after another day, or one that is not near."""
     NO_PROOF = "no_proof"
     """A law forbids the offer without a proof that is missing."""
     NOTHING_TO_SAY = "nothing_to_say"
@@ -270,7 +271,10 @@ class CampaignWriter:
             self.silences[about] = None
             item, day = self.catalogue.items[item_id], self.file.target.day
             named = named_days(" > ".join([item.title, *item.category]).lower())
+            settings = self.workspace.settings
             if day is not None and is_of_other_day(named, day):
+                self.silences[about] = Silence.OTHER_DAY
+            elif day is None and is_out_of_season(named, settings, self.send.astimezone(settings.zone).date()):
                 self.silences[about] = Silence.OTHER_DAY
             elif not situation_of(*self.request(key)).reasons:
                 self.silences[about] = Silence.NO_TEXT_FOR_PRODUCT

@@ -226,6 +226,12 @@ def is_of_other_day(named: frozenset[str], day: CalendarDay) -> bool:
     return not is_sale(day) and day not in named and not named.issubset(SEASONS)
 
 
+def is_out_of_season(named: frozenset[str], settings: Settings, today: date) -> bool:
+    """Whether an item that names these days is for days of which none comes soon: mooncakes in December."""
+    days = named & set(days_of(settings)) - set(SEASONS)
+    return bool(days) and days.isdisjoint(coming.day for coming in upcoming_days(settings, today, SENSIBLE_DAYS))
+
+
 def nearest_date(day: CalendarDay, settings: Settings, around: date) -> date:
     """The day's date that is nearest: of a day that is just past, the past one."""
     date_in, country = profile_of(day, settings).date_in, country_of(settings)

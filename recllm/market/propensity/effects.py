@@ -53,7 +53,7 @@ EARLIER_TREES = "effects.safetensors"
 """Of format 1, which is not read any more."""
 EFFECT_FOLDS = 5
 HALVED_FOLDS = 2
-"""Folds whose people are predicted by learners of two halves of the others, too, to scale the errors."""
+"""Folds predicted by learners of two halves of the others, too, to scale the errors."""
 MIN_KEPT = 0.3
 """A learner keeps at least this share of the effects' differences: estimates below it are noise."""
 
@@ -93,7 +93,7 @@ def effect_scores(means: Values, trial: Trial) -> Values:
 
 @dataclass(frozen=True, eq=False)
 class EffectTrees:
-    """Trees of the effect, by group: those of the people who were not treated, and those of the treated."""
+    """Trees of the effect by group: of people who were not treated, and of the treated."""
 
     groups: tuple[tuple[BoostedTrees, BoostedTrees], ...]
     share: float

@@ -25,7 +25,7 @@ from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 from recllm.shop.data.rhythm import LAPSED_GAPS, ShoppingDays
 
 TO_LEARN, TO_COUNT = (50, 20), (20, 5)
-"""Fewer people, and fewer of them with, or without, the outcome, teach nothing that could be checked."""
+"""Fewer people with, or without, the outcome teach nothing that could be checked."""
 ACTIVE_DAYS, AWAY_GAPS = 91, 2.0
 """Usual gaps without an order after which leaving is asked about."""
 MAX_WINDOWS = 12

@@ -107,7 +107,7 @@ class PropensityModel:
     groups: tuple[str, ...]
 
     def inputs(self, features: FeatureTable) -> FeatureTable:
-        """What the model reads of people: each used column, and its normal score, in the column's group."""
+        """What the model reads of people: each used column and its normal score, by group."""
         names, groups = ([labels[c] for c in self.base.columns] for labels in (self.names, self.groups))
         scores = [f"score of {name}" for name in names]
         return FeatureTable((*names, *scores), (*groups, *groups), self.base.inputs(features.values))
@@ -363,7 +363,7 @@ class OrderDates:
             # of a person who comes within the horizon with less than a quantile's probability it is not read
             share = np.minimum(quantiles / probability, 1)
             days = ratios[first + ((end - first) * share).astype(np.int64)] * usual - since
-        days = np.nan_to_num(np.maximum(days - 0.5, 0), nan=np.inf)  # an order counts for the middle of its day
+        days = np.nan_to_num(np.maximum(days - 0.5, 0), nan=np.inf)  # an order is at noon
         return np.where((quantiles <= probability) & (days <= horizon_days), days, np.inf)
 
     def answers(

@@ -61,7 +61,7 @@ FORMS: Mapping[str, AddressForm] = {
         is_known_by_form=False,
     ),
 }
-"""Channel -> the form of its addresses: RFC 5321, E.164, and the name of a device or contact in a service."""
+"""Channel -> form of its addresses: RFC 5321, E.164, the name of a device or contact."""
 
 
 def address_in(form: AddressForm, cell: pl.Expr) -> pl.Expr:

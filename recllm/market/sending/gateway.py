@@ -38,7 +38,7 @@ GATEWAY_VARIABLE, SECRET_VARIABLE = "RECLLM_GATEWAY", "RECLLM_GATEWAY_SECRET"
 TIMEOUT_SECONDS, CONNECT_SECONDS = 30.0, 10.0
 """For a whole answer, and for a connection to begin with."""
 IDLE_SECONDS = 2.0
-"""Servers close connections that are idle for longer, and a text that meets the end of one has no answer."""
+"""Servers close connections that are idle for longer."""
 MAX_ANSWER_BYTES = 64 << 10
 CLOSED = frozenset({401, 403, 404, 405})
 """Answers of a gateway that takes nothing from here, as are redirects: none of them is followed."""
@@ -164,7 +164,7 @@ async def posted(client: AsyncClient, gateway: Gateway, mail: Mail) -> int:
             client.stream("POST", gateway.url, content=mail.content, headers=headers) as response,
         ):
             status, n_bytes = response.status_code, 0
-            async for chunk in response.aiter_raw():  # to its end, so that the connection can be used again
+            async for chunk in response.aiter_raw():  # so that the connection can be used again
                 n_bytes += len(chunk)
                 if n_bytes > MAX_ANSWER_BYTES:
                     break

@@ -29,7 +29,7 @@ from recllm.market.campaigns.open_campaign import OpenCampaign
 from recllm.market.sending.clicks import CLICK_PATH, click_token
 
 UNSUBSCRIBE_PATH = "/unsubscribe"
-"""Of the service: POST /unsubscribe/SHOP/MESSAGE ends the messages of the channel at once, without a question."""
+"""Of the service: POST /unsubscribe/SHOP/MESSAGE ends the channel's messages at once."""
 SERVER_VARIABLE = "RECLLM_SMTP"
 """Environment variable with the URL of the mail server."""
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_{|}~-]+"
@@ -116,7 +116,7 @@ def unsubscribe_url(campaign: OpenCampaign, message_id: str) -> str:
 
 
 def link_of(campaign: OpenCampaign, message_id: str | None = None) -> str:
-    """Where the messages lead to; "" without a link. message_id: through the service, where the campaign names it."""
+    """Where the messages lead to; "" without a link. message_id: through the service."""
     link = campaign.file.words.link or ""
     link = link if "://" in link or not link else f"https://{link}"
     service = service_of(campaign)
@@ -127,7 +127,7 @@ def link_of(campaign: OpenCampaign, message_id: str | None = None) -> str:
 
 
 def service_of(campaign: OpenCampaign) -> tuple[str, str] | None:
-    """The public address of the service and the shop's name there, of an `opt_out` .../unsubscribe/SHOP; else None."""
+    """Address of the service and the shop's name there, of an `opt_out` .../unsubscribe/SHOP."""
     link, page = campaign.file.sender.opt_out, f"{UNSUBSCRIBE_PATH}/{campaign.workspace.root.resolve().name}"
     if not link.startswith("http") or not unquote(urlsplit(link).path).rstrip("/").endswith(page):
         return None

@@ -43,9 +43,9 @@ RECONNECT_SECONDS = (1.0, 5.0, 20.0)
 """Waits after a lost connection, until one brings something."""
 _ENHANCED_CODE = re.compile(r"\s*([245]\.\d{1,3}\.\d{1,3})\b")
 _ADDRESS_CODES = re.compile(r"410$|\d{3} 5\.(?:1\.\d+|2\.1)$")
-"""Refusals that are about the address itself, a gateway's and by RFC 3463. Others may be about the sender."""
+"""Refusals of the address itself, a gateway's and by RFC 3463."""
 _POLICY_CODE = re.compile(r"\d{3} 5\.7\.")
-"""The server refuses the sender, or its own policy the message: what is mended there can be sent again."""
+"""The server refuses the sender or the message by its policy: mended, it can be sent again."""
 
 
 @dataclass(frozen=True, kw_only=True)
