@@ -48,7 +48,7 @@ FILES = "campaign-files"
 GENERATORS = ("template", "smollm2", SERVER)
 """What may write the texts of a campaign that comes as fields."""
 _LEFTOVER = re.compile(r"\.(.+)\.(?:part|old)")
-"""Of a publication that was stopped; `CampaignFolder.locked` puts it right."""
+"""Of a stopped publication; `CampaignFolder.locked` puts it right."""
 _PSEUDONYM = re.compile(rf"(?:{PERSON_PREFIX}|{SESSION_PREFIX})(?:[A-Z2-7]{{26}}|\w+)".encode())
 """Also in the middle of damage."""
 IsLeaving = Callable[[str], bool]

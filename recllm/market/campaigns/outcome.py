@@ -70,7 +70,7 @@ class CampaignVerdict(StrEnum):
     """What may be said of a campaign's effect."""
 
     WORKED = "worked"
-    """More customers bought and, where money shows anything, more was paid: both intervals lie above zero."""
+    """More customers bought and, where money shows anything, more was paid: both intervals above zero."""
     LOST = "lost"
     """Both lie below."""
     UNCLEAR = "unclear"
@@ -102,7 +102,7 @@ class CampaignOutcome:
     planned_held_out: int = field(metadata={"json": "planned_held"})
     dropped: Mapping[str, int]
     not_counted: int
-    """Their message left, and they have not agreed to be counted."""
+    """They have not agreed to be counted."""
     not_delivered: int
     """People reached whose message is not known to have arrived, on channels with reports of deliveries."""
     messages: Mapping[str, int | None]

@@ -271,10 +271,8 @@ class CampaignWriter:
             self.silences[about] = None
             item, day = self.catalogue.items[item_id], self.file.target.day
             named = named_days(" > ".join([item.title, *item.category]).lower())
-            settings = self.workspace.settings
-            if day is not None and is_of_other_day(named, day):
-                self.silences[about] = Silence.OTHER_DAY
-            elif day is None and is_out_of_season(named, settings, self.send.astimezone(settings.zone).date()):
+            settings, today = self.workspace.settings, self.send.date()
+            if is_out_of_season(named, settings, today) if day is None else is_of_other_day(named, day):
                 self.silences[about] = Silence.OTHER_DAY
             elif not situation_of(*self.request(key)).reasons:
                 self.silences[about] = Silence.NO_TEXT_FOR_PRODUCT

@@ -84,7 +84,7 @@ class BaseModels:
     intercept: float
 
     def inputs(self, values: Floats) -> Floats:
-        """What the two read of rows of the table: the used columns, then their normal scores, (n, 2 n_columns)."""
+        """What both read of the table: the used columns, then their normal scores, (n, 2 n_columns)."""
         used = values[:, self.columns]
         return np.concatenate([used, normal_scores(used, self.quantiles).astype(np.float32)], axis=1)
 
@@ -145,7 +145,7 @@ class Backtest:
 
 @dataclass(frozen=True, eq=False)
 class CountedModel:
-    """Of shops where too few people order to learn from: the mean outcome of the past cases most alike in the usual gap
+    """Where too few people order to learn from: the mean outcome of the past cases most alike in the usual gap
     and the days since the last order."""
 
     names: tuple[str, str]
