@@ -529,6 +529,13 @@ def test_an_offer_is_said_of_the_category_only_if_it_is_for_the_category() -> No
         assert ("category" in slots) is is_said, scope
 
 
+def test_an_offer_that_saves_nothing_is_none_for_an_item() -> None:
+    together, reduced = Offer(type=OfferType.BOGO, value=Decimal(50)), Offer(type=OfferType.AMOUNT, value=Decimal(10))
+    assert [together.saves(Decimal(price)) for price in (20, 25, 30)] == [False, False, True]
+    assert [reduced.saves(Decimal(price)) for price in (9, 11)] == [False, True]
+    assert Offer(type=OfferType.BOGO).saves(Decimal(1)) and Offer(type=OfferType.FREE_SHIPPING).saves(Decimal(1))
+
+
 def test_kinds_of_goods() -> None:
     for title, expected in table("adcopy", "kinds of goods"):
         assert goods_of((title,)).issuperset(expected), (title, goods_of((title,)))

@@ -44,7 +44,7 @@ from recllm.market.campaigns.drafts import (
     file_path,
     open_by_id,
     revision_of,
-    stage_of,
+    summary_of,
 )
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import CampaignFolder, read_plan
@@ -237,7 +237,7 @@ def campaign_values(
     state: PageState,
 ) -> dict[str, Any]:
     workspace = visit.workspace
-    file, stage = campaign_file(workspace, campaign_id), stage_of(workspace, campaign_id)
+    file, stage = campaign_file(workspace, campaign_id), summary_of(workspace, campaign_id).stage
     saved = field_texts(fields_of_file(file_path(workspace, campaign_id).read_bytes()), workspace.settings.timezone)
     campaign = None
     if stage is not CampaignStage.DRAFT:

@@ -59,7 +59,7 @@ from recllm.market.campaigns.drafts import (
     file_path,
     list_campaigns,
     revision_of,
-    stage_of,
+    summary_of,
 )
 from recllm.market.campaigns.open_campaign import OpenCampaign
 from recllm.market.occasions.calendar import CalendarDay, ComingDay, days_of, is_sale, nearest_date
@@ -227,7 +227,7 @@ def last_sender(visit: Visit) -> dict[str, str]:
 @router.get("/campaign/{campaign_id}")
 def campaign_page(visit: TheVisit, campaign_id: str) -> Response:
     """The page that waits for a person."""
-    stage = stage_of(visit.workspace, campaign_id)
+    stage = summary_of(visit.workspace, campaign_id).stage
     if stage is CampaignStage.EXPORTED:
         return visit.back(f"/results/campaign/{quote(campaign_id)}")
     step = CampaignStep.PEOPLE if stage is CampaignStage.DRAFT else CampaignStep.MESSAGES

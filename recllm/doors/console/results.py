@@ -14,7 +14,7 @@ from recllm.doors.console.campaign_review import act_lines
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, slow
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.audiences.audience import aim
-from recllm.market.campaigns.drafts import CampaignStage, campaign_file, history, list_campaigns, open_by_id, stage_of
+from recllm.market.campaigns.drafts import CampaignStage, campaign_file, history, list_campaigns, open_by_id, summary_of
 from recllm.market.campaigns.outcome import CampaignOutcome, SegmentFigures, campaign_outcome, conclusions
 
 router = APIRouter(prefix="/results", route_class=PageRoute)
@@ -58,7 +58,7 @@ def campaign_page(visit: TheVisit, campaign_id: str) -> Response:
     """What one campaign brought: sentences, figures and a picture.
     Raises `UnknownIdError` for one not sent yet."""
     file = campaign_file(visit.workspace, campaign_id)
-    if stage_of(visit.workspace, campaign_id) is not CampaignStage.EXPORTED:
+    if summary_of(visit.workspace, campaign_id).stage is not CampaignStage.EXPORTED:
         raise UnknownIdError("this campaign has not gone out yet")
     outcome = outcome_of(visit, campaign_id)
     words = conclusions(outcome, visit.figures.floor, visit.language)

@@ -64,7 +64,7 @@ from recllm.market.campaigns.drafts import (
     note,
     open_by_id,
     revision_of,
-    stage_of,
+    summary_of,
 )
 from recllm.market.campaigns.export import export_campaign
 from recllm.market.campaigns.folder import TextStatus
@@ -227,7 +227,7 @@ def campaign(campaign_id: OneCampaign, caller: MayMarket) -> dict[str, Any]:
     def counted(n: int | None, *question: object) -> int | None:
         return None if n is None else figures.people(n, campaign_id, *question)
 
-    stage, file = stage_of(workspace, campaign_id), campaign_file(workspace, campaign_id)
+    stage, file = summary_of(workspace, campaign_id).stage, campaign_file(workspace, campaign_id)
     document: dict[str, Any] = {"campaign_id": campaign_id, "goal": file.goal, "note": file.note, "people_rule": None}
     if file.target.people is not None:
         settings = workspace.settings

@@ -102,6 +102,11 @@ class Offer:
         is_amount = self.type in (OfferType.AMOUNT, OfferType.COUPON) and self.value < price
         return price - self.value if is_amount else None
 
+    def saves(self, price: Decimal) -> bool:
+        """Whether it makes an item of this price cheaper, or is not on the price."""
+        n_items = {OfferType.BOGO: self.count, OfferType.AMOUNT: 1}.get(self.type)
+        return n_items is None or self.value is None or self.value < n_items * price
+
     def runs(self, now: datetime) -> bool:
         return (self.start is None or self.start <= now) and (self.end is None or now < self.end)
 

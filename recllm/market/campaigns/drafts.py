@@ -194,11 +194,6 @@ def summary_of(workspace: Workspace, campaign_id: str, *, is_here: bool = True) 
     )
 
 
-def stage_of(workspace: Workspace, campaign_id: str) -> CampaignStage:
-    """Raises `UnknownIdError` as `campaign_file` does."""
-    return summary_of(workspace, campaign_id).stage
-
-
 def open_by_id(workspace: Workspace, campaign_id: str, *, recheck: bool = True) -> OpenCampaign:
     """`open_campaign` for one whose file lies in the workspace; raises `UnknownIdError` too."""
     return open_campaign(workspace, campaign_file(workspace, campaign_id), recheck=recheck)

@@ -188,7 +188,7 @@ def late_departure(campaign: OpenCampaign, clock: datetime | None = None) -> dat
 
 
 States = Mapping[str, Decision]
-"""Text's id -> the last decision with its wording and the findings of the checks; for a draft that of the plan."""
+"""Text's id -> the last decision, with wording and findings; for a draft the plan's."""
 
 
 def text_states(campaign: OpenCampaign) -> dict[str, Decision]:
@@ -207,7 +207,7 @@ def text_states(campaign: OpenCampaign) -> dict[str, Decision]:
 
 
 def wording_of(text: CampaignText | Decision) -> dict[str, Any]:
-    """The wording that a decision is about, the findings of the checks, and their facts."""
+    """Wording, findings of the checks, and their facts."""
     return {name: getattr(text, name) for name in ("text", "failures", "warnings", "facts")}
 
 

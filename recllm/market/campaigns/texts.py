@@ -1,6 +1,4 @@
-"""The distinct texts of a campaign: one per item, what may be said of the customer, channel, locale and variant, each
-written once.
-"""
+"""The distinct texts of a campaign: one per item, customer facts, channel, locale and variant, each written once."""
 
 from __future__ import annotations
 
@@ -227,6 +225,8 @@ class Silence(StrEnum):
     """No text is written about such products, or their name cannot be used."""
     OTHER_DAY = "other_day"
     """They are named after another day, or one that is not near."""
+    NO_SAVING = "no_saving"
+    """The offer makes them no cheaper."""
     NO_PROOF = "no_proof"
     """A law forbids the offer without a proof that is missing."""
     NOTHING_TO_SAY = "nothing_to_say"
@@ -274,6 +274,8 @@ class CampaignWriter:
             settings, today = self.workspace.settings, self.send.date()
             if is_out_of_season(named, settings, today) if day is None else is_of_other_day(named, day):
                 self.silences[about] = Silence.OTHER_DAY
+            elif self.file.offer and item.price and not self.file.offer.saves(item.price):
+                self.silences[about] = Silence.NO_SAVING
             elif not situation_of(*self.request(key)).reasons:
                 self.silences[about] = Silence.NO_TEXT_FOR_PRODUCT
             elif self.file.offer is not None and self.verdict(key) is Silence.NO_PROOF:

@@ -52,7 +52,7 @@ def one_pass_for_both_masks(rank_both: Callable[[EvaluationQuery], Sequence[Rank
 
 
 def offered_items(query: EvaluationQuery) -> Items:
-    """The items that may be offered, best sellers of the last four weeks first: the order in which ties are broken."""
+    """The items that may be offered, best sellers of four weeks first: the order of ties."""
     sold = buyers(query.fit_on, 28.0)[query.items]
     return query.items[np.argsort(-sold, kind="stable")]
 

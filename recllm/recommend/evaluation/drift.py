@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from recllm.recommend.recommender.saved_model import Model
 
 MAX_NEW_EVENTS = 0.2
-"""As a share of those before. A choice: a log grown by a fifth moves the scorer more than another seed does."""
+"""As a share of those before: a log grown by a fifth moves the scorer more than another seed."""
 MAX_NEW_ITEMS = 0.2  # share of recent purchases of items first sold since; a choice, as above
 SAMPLE_USERS = 500  # users, drawn by the seed, whose lists show the calibration
 MIN_PEOPLE = 30  # on either side of a comparison; fewer show nothing

@@ -96,7 +96,7 @@ class Report:
     def _block(self, name: str, columns: list[str]) -> list[str]:
         rows = {s: scores[name] for s, scores in self.systems.items() if name in scores}
         measured = list(dict.fromkeys(m for scores in rows.values() for m in scores))
-        if not columns and len(self.extra.get("ks", ())) > 1:  # all figures of all lengths would fill no screen
+        if not columns and len(self.extra.get("ks", ())) > 1:  # all would fill no screen
             columns = [f"{metric}@{k}" for metric in ("ndcg", "recall", "hr") for k in self.extra["ks"]]
         columns = columns or measured
         width = [max(9, len(c) + 2) for c in columns]

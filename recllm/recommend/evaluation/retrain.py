@@ -65,7 +65,7 @@ class RetrainOutcome(StrEnum):
     NOT_DUE = "not_due"
     """No check asked for it, and nothing was trained."""
     TOO_EARLY = "too_early"
-    """A check asked for it, but the log grew by less than `min_days` since the last training; nothing was trained."""
+    """A check asked for it, but the log grew by less than `min_days` since the last training."""
     PROMOTED = "promoted"
     """The challenger serves."""
     REFUSED = "refused"

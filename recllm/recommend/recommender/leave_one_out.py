@@ -34,7 +34,7 @@ from recllm.text.items import item_names, reason_text
 _BROWSING_CODES = [ACTION_CODE[a] for a in BROWSING]
 _BOUGHT_CODES = [ACTION_CODE[Action.PURCHASE], ACTION_CODE[Action.RETURN]]
 _MAX_ITEMS = 2**32
-EVIDENCE_PER_ITEM = 8  # lines of the history left out, one at a time, per recommended item: those nearest to it
+EVIDENCE_PER_ITEM = 8  # lines of the history left out, one at a time: the nearest to the item
 MAX_REASONS = 2  # per item
 MIN_EFFECT = 0.05
 """A line is named only when leaving it out costs more than this share of the user's range of scores."""

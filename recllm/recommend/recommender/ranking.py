@@ -189,7 +189,7 @@ class ItemRanker:
         allowed: Mask | None = None,
         popularity_weight: float = 0.0,
     ) -> tuple[Ranked, Ranked]:
-        """What `rank` gives with `repeats` and without, for one scoring: the sources propose the same new items."""
+        """What `rank` gives with `repeats` and without, for one scoring."""
         wide = self._wide(k)
 
         def lists(rows: slice) -> tuple[Ranked, Ranked]:
