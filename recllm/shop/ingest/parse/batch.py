@@ -36,6 +36,8 @@ MAX_ID_BYTES = 256  # in UTF-8
 
 _CACHED_PEOPLE = 300_000
 
+_OWN_PSEUDONYM = "^u1_[A-Z2-7]{26}$"
+"""As exports hold where they may name no one."""
 _SCIENTIFIC_ID = r"^[+-]?(\d+(\.\d+)?[eE]\+\d+|\d\.\d+[eE]\d+)$"
 MISSING_IDS = frozenset(
     {"nan", "null", "none", "nil", "n/a", "na", "#n/a", "-", "--", "undefined", "unknown", "(null)", "\\n", "<na>"}
@@ -303,7 +305,8 @@ class FieldBatch:
     def raw_user_ids(self) -> pl.Series:
         ids = self.ids("user_id")
         missing = ids.is_null() | ids.str.to_lowercase().is_in(list(MISSING_IDS)).fill_null(False)
-        self.mark("user_id", missing, "E_NO_USER", "names no user", self.fields["user_id"])
+        missing |= ids.str.contains(_OWN_PSEUDONYM).fill_null(False)
+        self.mark("user_id", missing, "E_NO_USER", "is no id of the shop's", self.fields["user_id"])
         return self.in_namespace(ids)
 
     def pseudonyms(self, raw: pl.Series) -> pl.Series:
