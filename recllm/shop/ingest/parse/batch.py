@@ -37,7 +37,6 @@ MAX_ID_BYTES = 256  # in UTF-8
 _CACHED_PEOPLE = 300_000
 
 _OWN_PSEUDONYM = "^u1_[A-Z2-7]{26}$"
-"""As exports hold where they may name no one."""
 _SCIENTIFIC_ID = r"^[+-]?(\d+(\.\d+)?[eE]\+\d+|\d\.\d+[eE]\d+)$"
 MISSING_IDS = frozenset(
     {"nan", "null", "none", "nil", "n/a", "na", "#n/a", "-", "--", "undefined", "unknown", "(null)", "\\n", "<na>"}
