@@ -24,7 +24,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from starlette.datastructures import UploadFile
 
-from recllm.base.errors import IngestError, StoreError, UnknownIdError, UsageError
+from recllm.base.errors import IngestError, UnknownIdError, UsageError
 from recllm.base.files import PRIVATE, whole_file
 from recllm.base.schema import IngestReport, Table
 from recllm.doors.console.pages import (
@@ -44,6 +44,7 @@ from recllm.shop.ingest.options import ColumnMap, IngestOptions
 from recllm.shop.ingest.sources import nearest_kinds, own_kinds, recognise_file
 from recllm.shop.ingest.suggest import FilePreview, basic_columns, preview_file, proposed_columns
 from recllm.shop.ingest.workspace_load import export_maps, load_file
+from recllm.shop.workspace.console_sessions import own_folder
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import UPLOADS, Workspace
 
@@ -438,7 +439,7 @@ class FileLoad:
 def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Path:
     """Copy a stream to the uploads, whole or not at all. Raises `UsageError` for an empty one."""
     sweep_uploads(workspace)
-    folder = _uploads_folder(workspace)
+    folder = own_folder(workspace, UPLOADS)
     folder.mkdir(mode=0o700, exist_ok=True)
     upload_id = secrets.token_urlsafe(9).replace("-", "x").replace("_", "y")
     # the file's own name as far as it is safe in a path, in any script
@@ -473,17 +474,9 @@ def remove_upload(workspace: Workspace, upload_id: str) -> None:
 
 def sweep_uploads(workspace: Workspace) -> None:
     """Remove broken uploads, and those of a day ago. Raises `StoreError` for a link."""
-    for folder in _uploads_folder(workspace).glob("*"):
+    for folder in own_folder(workspace, UPLOADS).glob("*"):
         if time.time() - folder.stat().st_mtime > DAY_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _uploads_folder(workspace: Workspace) -> Path:
-    """Raises `StoreError` for a link: what is swept would lie somewhere else."""
-    folder = workspace.root / UPLOADS
-    if folder.is_symlink():
-        raise StoreError(f"{folder} is a link; remove it, and the folder is made again")
-    return folder
 
 
 def quarantine_name(source: IngestReport | IngestError) -> str:
