@@ -507,7 +507,7 @@ def test_the_command(workspace: Path, tmp_path: Path, command: Command) -> None:
         code, _, err = command("occasions", "-w", str(workspace), "--on", day)
         assert code == 2 and message in err
     code, out, _ = command("occasions", "-w", str(workspace))
-    assert code == 0 and "people" in out and "push" in out
+    assert code == 0 and "people" in out and "push" in out and "win back, welcome: anything" in out
     code, out, _ = command("occasions", "-w", str(workspace), "--locale", "zh", "--json")
     assert code == 0 and ("现价" in out or "通常每" in out)
 

@@ -57,6 +57,7 @@ def test_a_slate_is_the_librarys(folder: Path, client: TestClient) -> None:
         (slate,) = open_recommender(shop).recommend("u00", k=4)
     assert answer == plain(slate) | {"request_id": answer["request_id"]}
     assert answer["status"] == "personal" and answer["model_version"] and answer["items"][0]["reasons"]
+    assert answer["horizon_days"] > 0
     assert all(item["item_id"].startswith("tea") for item in answer["items"])
 
 

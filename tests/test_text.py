@@ -311,6 +311,7 @@ def test_a_reason_needs_its_own_facts_and_a_known_kind() -> None:
         reason_text("popular")
     with pytest.raises(PromptError, match="has no variable price"):
         reason_text("general", price=3)
+    assert "158 days ago" in reason("bought_before", "en", days_since=158.6), "as occasions count"
     with pytest.raises(PromptError, match="no reason of kind 'magic'; there are: basics, bought_before"):
         reason_text("magic")
 

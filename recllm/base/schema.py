@@ -306,7 +306,7 @@ class Recommendation:
     """cos(User, Item) in [-1, 1]; None where nothing personal was scored."""
     logit: float | None
     probability: float | None
-    """Calibrated probability in [0, 1] that the person buys the item within the model's horizon."""
+    """Calibrated probability in [0, 1] that the person buys the item within `Slate.horizon_days`."""
     mlp: float | None = None
     """logit - a * cosine: the part that the MLP adds."""
     propensity: float = 1.0
@@ -384,6 +384,7 @@ class Slate:
     as_of: datetime
     model_version: str | None
     items: tuple[Recommendation, ...]
+    horizon_days: int | None = None
     status: SlateStatus = SlateStatus.PERSONAL
     served_by: ServedBy = ServedBy.SCORER
     experiment: str | None = None
@@ -391,13 +392,13 @@ class Slate:
     variant: str | None = None
     """The user's variant in it."""
     propensity: float = 1.0
-    """Probability in (0, 1] of this slate, among those that exploration could have made of the same ranking."""
+    """Probability in (0, 1] of this slate, among those that exploration could make of the ranking."""
     ranked: tuple[str, ...] = ()
     """Where the slate explores: the items that it drew from, best first."""
     notes: tuple[Note, ...] = ()
     degraded_reason: str | None = None
-    """In words why the slate is not personal, or is shorter than asked; None when it is neither. For people to read:
-    code asks `status` and `notes`."""
+    """In words why the slate is not personal, or is shorter than asked; None when it is neither.
+    Code asks `status` and `notes`."""
 
 
 class CopyVerdict(StrEnum):

@@ -75,12 +75,11 @@ def recommend(
             raise UsageError("--everybody and --out DIR go together, without options about named people")
         return slates_of_everybody(shop, question, folder)
     request = question.part(RecommendRequest, users=tuple(read_user_ids(user)))
+    opening = partial(open_recommender, shop, locale=question.locale)
     if question.model is None:
-        opening = partial(open_recommender, shop, locale=question.locale)
         slates = recommend_in_experiments(shop, request, list_experiments(shop), lambda v: opening(version=v))
-    else:  # a model that is named answers, whatever experiment runs
-        recommender = open_recommender(shop, version=question.model, locale=question.locale)
-        slates = recommender.recommend(request)
+    else:  # a named model answers, whatever experiment runs
+        slates = opening(version=question.model).recommend(request)
     is_known = shop.gate().knows_each(shop.pseudonymiser().many(request.users))
     unknown = [user_id for user_id, yes in zip(request.users, is_known, strict=True) if not yes]
     if record:
@@ -129,7 +128,7 @@ def _slate_lines(slate: Slate) -> Iterator[str]:
     yield f"{slate.user_id} ({slate.degraded_reason or 'personal'}; request {slate.request_id})"
     yield from (f"  note: {note.text}" for note in slate.notes if note.kind is not NoteKind.SHORT)
     for item in slate.items:
-        chance = "" if item.probability is None else f"  {100 * item.probability:.1f} %"
+        chance = "" if item.probability is None else f"  {100 * item.probability:.1f} % in {slate.horizon_days} days"
         suffix = f"  {item.part_text}" if item.part_text else ""
         yield f"{item.rank:3}. {item.title}{chance}{suffix}  [{', '.join(item.served_by)}]"
         clear = (r for r in item.reasons if r.evidence_id != "general" or slate.degraded_reason)
@@ -393,6 +392,7 @@ def occasions(
     nothing = f"no one has an occasion on {listed.date}; {'; '.join(listed.notes) or 'nothing is due'}"
     problem = None if listed.people or days else NothingToDo(nothing)
     lines = [*_day_lines(days, language_of(shop.settings.locale)), *document_lines(document)]
+    lines += ["probability: of buying it in 7 days; win back, welcome: anything"] if listed.people else []
     document["days"] = [
         {"day": line.occasion, "on": line.coming and line.coming.on, "people": len(line.people)}
         | {"items": line.item_ids, "items_by": line.source}

@@ -217,11 +217,13 @@ class SlateWriter:
             notes = [*notes, slate_note(NoteKind.SHORT, self.locale, shown=len(items), k=self.request.k)]
         words = [] if status is SlateStatus.PERSONAL else [Prompts.load().render(f"slate.{status}", self.locale)]
         words += [note.text for note in notes if note.kind in WHY_SHORT]
+        model = self.model if status is SlateStatus.PERSONAL else None
         return Slate(
             user_id=self.request.users[position],
             request_id=uuid.uuid4().hex,
             as_of=utc(self.dataset.as_of),
-            model_version=self.model.version if self.model and status is SlateStatus.PERSONAL else None,
+            model_version=model.version if model else None,
+            horizon_days=model.horizon_days if model else None,
             items=items,
             status=status,
             served_by=SERVED_BY.get(status, ServedBy.POPULAR),
