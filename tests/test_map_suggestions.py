@@ -106,6 +106,19 @@ def test_an_items_file(tmp_path: Path) -> None:
     )
 
 
+def test_packs_are_products_and_sizes_to_wear_are_none(tmp_path: Path) -> None:
+    rows = "1,西湖龙井,50g,128\n2,西湖龙井,125g礼盒,298\n3,拖鞋,40-41码,25.9\n4,拖鞋,36-37码,25.9\n5,矿泉水 6L,6L,9\n"
+    file = written(tmp_path, f"商品编号,商品名称,规格,价格\n{rows}")
+    suggestion = suggest_map(file)
+    assert suggestion.columns["variant"] == "规格" and "规格" not in " ".join(suggestion.notes)
+    with Workspace.create(tmp_path / "shop", currency="CNY") as shop:
+        load_file(shop, file, "items", mapping=suggestion.column_map())
+        titles = ["西湖龙井 50g", "西湖龙井 125g礼盒", "拖鞋", "矿泉水 6L"]
+        assert shop.gate().catalogue()["title"].to_list() == titles
+        load_file(shop, written(tmp_path, "user_id,item_id,timestamp\na,4,2025-01-01\n"), "events", tz="UTC")
+        assert view(shop.store()).events()["item_id"].to_list() == ["3"]
+
+
 @pytest.mark.parametrize(("states", "taken", "n_items"), [("在售停售", "状态", 5), ("新品旧款", None, 11)])
 def test_status_and_stock_say_what_is_on_offer(states: str, taken: str | None, n_items: int, tmp_path: Path) -> None:
     rows = [f"{code},茶 {n},{n},{states[n % 4 // 2 * 2 :][:2]},茶叶,红茶" for n, (code, *_) in enumerate(GOODS)]

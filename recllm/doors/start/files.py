@@ -379,7 +379,7 @@ def plain_file(path: Path, suggestion: Suggestion, options: IngestOptions) -> Sh
             fills["item_id"] = (suggestion.columns["item_id"],)
             pieces = suggestion.columns.get("quantity")
             returns = (RejectRule.model_validate({"column": pieces, "matches": "^-"}),) if pieces else ()
-            update = {"columns": fills, "reject": (*returns, *tests)}
+            update = {"columns": fills, "reject": (*returns, *tests), "attributes": {}, "composed": {}}
             maps["items"] = products.model_copy(update={**update, "keep": "most_common", "only_new": True})
     english, chinese = (plain_words(suggestion, Words(language)) for language in LANGUAGES)
     maps |= {**dict(english), "zh": chinese, "signature": tuple((name,) for name in columns)}

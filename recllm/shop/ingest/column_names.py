@@ -39,6 +39,7 @@ VALUES: Mapping[str, Any] = _TABLE["values"]
 """Words in cells: yes, no, granted, denied, and event, by action."""
 TEST: str = _TABLE["test"]
 """Pattern of cells of `NOTES` that call an order or a product a test."""
+PACK: str = _TABLE["pack"]
 STATES: Mapping[str, str] = {
     name: rf"(?i)^\s*(?:{'|'.join(map(re.escape, words))})\s*$".replace("\\ ", "[ _-]?")
     for name, words in _TABLE["order_states"].items()

@@ -19,10 +19,11 @@ import polars as pl
 import tomli_w
 
 from recllm.base.errors import NothingToDo
-from recllm.base.schema import Purpose, Table
+from recllm.base.schema import VARIANT_IDS, VARIANT_PRICES, Purpose, Table
 from recllm.shop.ingest.column_names import (
     BASICS,
     FIELDS,
+    PACK,
     REQUIRED,
     STATE_COLUMNS,
     STATES,
@@ -46,7 +47,7 @@ SAMPLE_ROWS = 5_000
 _SURE = 0.95
 """Share of values from which on a rule holds."""
 _SIMILAR = 0.85
-"""Similarity, as difflib measures it, from which on a name is taken for another."""
+"""Similarity of difflib from which on a name is taken for another."""
 _NOT_MAPPED = frozenset({"attributes", "request_id", "position", "model_version", "event_id"})
 """Fields that values cannot reveal."""
 _CONSENT_WORDS = ("granted", "denied", "subscribed", "unsubscribed")
@@ -69,7 +70,7 @@ class FilePreview:
     rows: tuple[Mapping[str, str | None], ...]
     """The first rows by column; None where empty."""
     likely_rows: int
-    """Estimated rows of the file, by the length of the first ones."""
+    """Estimated rows, by the length of the first ones."""
 
     def likely_table(self) -> Table:
         """With the best filled required fields; with a person and an item, a log."""
@@ -84,7 +85,7 @@ class FilePreview:
 
 
 def preview_file(path: Path, options: IngestOptions | None = None) -> FilePreview:
-    """The head of a file. Raises `IngestError` for one that cannot be read at all."""
+    """The head of a file. Raises `IngestError` for an unreadable one."""
     reader = open_records(probe(path), options or IngestOptions(), ColumnMap())
     frame, n_first = head(reader, PREVIEW_ROWS)
     likely_rows = reader.n_rows or round(n_first * max(1.0, path.stat().st_size / BLOCK_BYTES))
@@ -92,7 +93,7 @@ def preview_file(path: Path, options: IngestOptions | None = None) -> FilePrevie
 
 
 def head(reader: RecordReader, n_rows: int) -> tuple[pl.DataFrame, int]:
-    """(the first rows of a file, the number of records in its first block that has any)."""
+    """(first rows of a file, number of records in its first filled block)."""
     frames, n_first, n_missing = [pl.DataFrame(schema=dict.fromkeys(reader.columns, pl.String))], 0, n_rows
     for chunk in reader.chunks():
         frames.append(chunk.frame.head(n_missing))
@@ -110,7 +111,7 @@ def proposed_columns(columns: Sequence[str], table: Table) -> dict[str, str | No
 
 
 def basic_columns(columns: Sequence[str], fills: Mapping[str, str | None]) -> dict[str, bool]:
-    """Column that fills no field and is not protected -> whether a load keeps it as a basic."""
+    """Unprotected column that fills no field -> whether a load keeps it as a basic."""
     names = frozenset().union(*(candidates(name) for name in BASICS))
     spare = (column for column in columns if column not in fills.values() and not is_special(column))
     return {column: normal(column) in names for column in spare}
@@ -124,7 +125,7 @@ class ColumnLook:
     length: float
     """Characters, at the median."""
     shares: Mapping[str, float]
-    """Kind of values -> share of the filled cells, in [0, 1]."""
+    """Kind of values -> share of filled cells, in [0, 1]."""
 
     @classmethod
     def of(cls, cells: pl.Series, event_names: Iterable[str]) -> ColumnLook:
@@ -158,13 +159,13 @@ class ColumnLook:
         return self.shares[kind] >= _SURE
 
     def __str__(self) -> str:
-        """The kinds of values, the commonest first, for a message."""
+        """Kinds of values, commonest first, for a message."""
         shares = [f"{share:.0%} {name}" for name, share in list(self.shares.items())[:9] if share >= 0.05][:2]
         return f"{', '.join(shares) or 'nothing that is known'}; {self.distinct:,} different"
 
 
 def numbers_of(cells: pl.Series) -> pl.Series:
-    """The numbers, with the decimal sign that reads more of them."""
+    """Numbers, with the decimal sign that reads more of them."""
     by_point, by_comma = (parse_numbers(cells, decimal, money=True) for decimal in (".", ","))
     return by_comma if by_point.null_count() > by_comma.null_count() else by_point
 
@@ -182,9 +183,9 @@ class Suggestion:
     basics: Mapping[str, str] = field(default_factory=dict)
     read: ReadOptions = field(default_factory=ReadOptions)
     translations: tuple[str, ...] = ()
-    """Unknown values of the column of events."""
+    """Unknown values of the event column."""
     price_is_total: bool = False
-    """Whether the column of the price holds the sum of a line."""
+    """Whether the price's column holds the sum of a line."""
     states: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     """Column of orders' states -> "returned", "left_out" or "unclear" -> its first states."""
     levels: tuple[str, ...] = ()
@@ -194,6 +195,12 @@ class Suggestion:
         columns: dict[str, Any] = {name: (column,) for name, column in self.columns.items()}
         rules = order_rules(self.states, columns.get("user_id", ()))
         per = self.columns.get("quantity", "")
+        if variant := columns.pop("variant", ()):
+            fills = {VARIANT_IDS: "item_id", VARIANT_PRICES: "price"}
+            named = {key: self.columns[name] for key, name in fills.items() if name in columns}
+            rules["attributes"] = {"variant": variant[0], "variant_pack": "pack", **named}
+            rules["composed"] = {"pack": {"columns": variant, "matches": PACK}}
+            rules["keep"] = "names"
         totals = {"price": LineTotal(total=columns.pop("price")[0], per=per)} if self.price_is_total else {}
         return ColumnMap(
             table=self.table,
@@ -255,10 +262,6 @@ def is_amount(look: ColumnLook) -> bool:
     return look.mostly("numbers") and look.shares["amounts of money"] >= 0.5
 
 
-def is_text(look: ColumnLook) -> bool:
-    return look.shares["texts of several words"] >= 0.3 and look.shares["mail addresses"] < 0.5
-
-
 _FITS: Mapping[str, _Fit] = {
     "timestamp": _is("times"),
     **dict.fromkeys(("price", "quantity", "value"), _is("numbers")),
@@ -302,7 +305,7 @@ _BY_VALUES: Mapping[Table, Sequence[tuple[str, _Fit, str]]] = {
 
 
 class _ColumnFinder:
-    """Columns for the fields of a table: `fills`, with reasons, and the doubts left."""
+    """Columns for a table's fields: `fills`, with reasons and doubts."""
 
     def __init__(self, frame: pl.DataFrame, looks: Mapping[str, ColumnLook], table: Table) -> None:
         self.frame, self.looks, self.table = frame, looks, table
@@ -312,6 +315,8 @@ class _ColumnFinder:
         self.states = order_states(frame, looks) if table is Table.EVENTS else {}
         self.names = {normal(column): column for column in looks}
         self.levels = category_levels(self.names) if table is Table.ITEMS else ()
+        has_variants = table is Table.ITEMS and not named_so("attributes", self.names)
+        self.fields = (*FIELDS[table], "variant") if has_variants else FIELDS[table]
         if table is Table.ITEMS and (columns := self._open(_is("states of sale"))):
             self._take("available", columns[0], "its values say what is on sale")
         self._by_names()
@@ -324,20 +329,20 @@ class _ColumnFinder:
         elif table is Table.ITEMS:
             self._products()
         self.price_is_total = {"item_id", "quantity", "price"} <= {*self._columns} and self._are_totals()
-        self.fills = {name: self._columns[name] for name in FIELDS[table] if name in self._columns}
+        self.fills = {name: self._columns[name] for name in self.fields if name in self._columns}
 
     def _take(self, name: str, column: str, reason: str) -> None:
         self._columns[name], self.reasons[name] = column, reason
 
     def _open(self, fits: _Fit) -> list[str]:
-        """Columns that fill nothing yet and have such values, in the order of the file."""
+        """Columns that fill nothing yet and hold such values, in order."""
         filling = {*self._columns.values(), *self.states, *self.levels}
         return [column for column, look in self.looks.items() if column not in filling and fits(look)]
 
     def _by_names(self) -> None:
         names, built = self.names, ("category",) if self.levels else ()
         without = {*_NOT_MAPPED, *self._columns, *built}
-        fields = [name for name in FIELDS[self.table] if name not in without]
+        fields = [name for name in self.fields if name not in without]
         for name in fields:
             fits = _FITS.get(name, bool)
             aliases = sorted(named_so(name, names), key=lambda column: normal(column) != normal(name))
@@ -383,7 +388,7 @@ class _ColumnFinder:
         return 2 * int(votes.sum()) > len(votes) if len(votes) else bool(_TOTAL.search(self._columns["price"]))
 
     def _products(self) -> None:
-        """Only of a file with amounts and without people: a list of people has ids and names, too."""
+        """Only where amounts and no people are: lists of people have ids and names, too."""
         n, fills = self.frame.height, self._columns
         if any(o.mostly("mail addresses") or o.mostly("phone numbers") for o in self.looks.values()):
             return
@@ -392,7 +397,8 @@ class _ColumnFinder:
         ids = self._open(lambda look: look.mostly("words or ids") and look.distinct == n)
         if "item_id" not in fills and "price" in fills and ids:
             self._take("item_id", ids[0], "its values are ids, and each row has one of its own")
-        texts = sorted(self._open(is_text), key=lambda column: self.looks[column].length)
+        texts = self._open(lambda o: o.shares["texts of several words"] >= 0.3 and o.shares["mail addresses"] < 0.5)
+        texts.sort(key=lambda column: self.looks[column].length)
         titles = [column for column in texts if self.looks[column].distinct > 0.5 * n]
         if "title" not in fills and "item_id" in fills and titles:
             self._take("title", titles[0], "its values are texts, of nearly each row another")

@@ -80,8 +80,9 @@ class MostCommon:
         stored: Mapping[str, bool] | None = None,
     ) -> None:
         """keep: as in a map. A product has its variants' shortest title, their price if it is one, is available where
-        one is, and has all attributes. "names": an only `variant` stands behind the title. stored: known items, and
-        whether they are such products: variants that orders made items, and the others of their product, stay so."""
+        one is, and has all attributes. "names": an only `variant` stands behind the title, a `variant_pack` is apart.
+        stored: known items, and whether they are such products: variants that orders made items, and others of their
+        product, stay so."""
         self._key, self._keep, self._stored = key, keep, stored or {}
         self._first_titles: dict[str, str] = {}
         self._products: dict[str, str] = {}
@@ -143,7 +144,8 @@ class MostCommon:
         """A row's key until all are read: a product may be one item, or each variant."""
         product, stated = item_id, json.loads(attributes)
         if self._keep == "names":
-            product = self._products.setdefault(self._first_titles.setdefault(item_id, title), item_id)
+            name = title + stated.get("variant_pack", "")
+            product = self._products.setdefault(self._first_titles.setdefault(item_id, name), item_id)
         names = [name for key in (VARIANT_IDS, VARIANT_NAMES) for name in stated.get(key, "").split("\n") if name]
         sold = [name for name in names if name in self._stored and name not in (product, item_id)]
         if sold and not self._stored.get(product):
