@@ -72,8 +72,6 @@ _FACTS = {
     for fact in facts.split()
 }
 """Slot, or the part before its dot -> kinds of facts, each stated once."""
-_REASONS = {"rhythm", "last", "bought", "offer"}
-"""Facts that say why a customer gets a mail."""
 
 Parts = Mapping[str, str]
 """Part of a channel -> its text."""
@@ -304,8 +302,8 @@ def texts_of(frame: Frame, situation: Situation, channel: Channel, draw: int, us
         words = [word for name, of_part in text.items() if name != "button" for word in content[of_part]]
         n_words_twice = (len(words) - len(set(words))) // (2 if situation.language == "zh" else 1)
         n_twice = (len(stated) - len(set(stated))) * 60 + n_words_twice  # more than used words cost
-        n_twice -= 2 * ("pays" in stated)  # what an offer comes to is what a customer looks for
-        n_twice += 4 * ("preheader" in text and _REASONS.isdisjoint(stated))
+        n_twice -= 2 * ("pays" in stated)  # what a customer looks for
+        n_twice += 4 * ("preheader" in text and not {"rhythm", "last", "bought", "offer"} & set(stated))
         heads = [content_stems(text.get(name, ""), situation.language) for name in ("preheader", "subject")]
         n_twice += 5 * bool(heads[0] and heads[0] <= heads[1])
         n_twice += sum(4 * min(3, times_used[text[name]] - lowest) for name, lowest in least_used.items())

@@ -51,8 +51,6 @@ _LEFTOVER = re.compile(r"\.(.+)\.(?:part|old)")
 """Of a stopped publication; `CampaignFolder.locked` puts it right."""
 _PSEUDONYM = re.compile(rf"(?:{PERSON_PREFIX}|{SESSION_PREFIX})(?:[A-Z2-7]{{26}}|\w+)".encode())
 """Also in the middle of damage."""
-IsLeaving = Callable[[str], bool]
-"""Of a pseudonym."""
 
 
 class CampaignStage(StrEnum):
@@ -232,7 +230,7 @@ def all_campaigns(workspace: Workspace) -> list[CampaignFolder]:
     return [CampaignFolder(folder / campaign_id) for campaign_id in sorted(ids)]
 
 
-def take_out(campaigns: Iterable[CampaignFolder], is_leaving: IsLeaving) -> records.Removed:
+def take_out(campaigns: Iterable[CampaignFolder], is_leaving: Callable[[str], bool]) -> records.Removed:
     removed = records.Removed(files={"campaign_people": 0, "campaign_exports": 0})
     for campaign in campaigns:
         with campaign.locked():
@@ -241,7 +239,7 @@ def take_out(campaigns: Iterable[CampaignFolder], is_leaving: IsLeaving) -> reco
     return removed
 
 
-def take_out_of_file(file: Path, is_leaving: IsLeaving) -> records.Removed:
+def take_out_of_file(file: Path, is_leaving: Callable[[str], bool]) -> records.Removed:
     kind, name, n_removed, is_whole = f"campaign_{file.stem}", f"campaigns/{file.parent.name}/{file.name}", 0, True
     try:
         check_plain(file)

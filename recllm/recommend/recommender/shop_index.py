@@ -75,7 +75,7 @@ def build_index(
     folder = target.folder
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock_file(folder.parent / ".lock"):
-        for leftover in folder.parent.glob(f".{kind}.*"):  # of builds that were killed: this one holds the lock
+        for leftover in folder.parent.glob(f".{kind}.*"):  # of killed builds
             shutil.rmtree(leftover)
         draft = folder.with_name(f".{kind}.{os.getpid()}.new")
         draft.mkdir(mode=0o700)
