@@ -149,10 +149,11 @@ def test_limits_that_were_hit_are_logged(folder: Path, caplog: pytest.LogCapture
         client.post("/v1/recommend", content=b'{"user_id": "' + b"x" * 2_000, headers=sent)
         client.post("/v1/recommend", json={"user_id": "null"}, headers=sent)
         client.post("/v1/recommend", content=b'{"user_id": "\xff"}', headers=sent)
-        client.post("/v1/recommend", json={"user_id": PERSON}, headers=sent)
+        for _ in range(4):  # a minute may end before
+            client.post("/v1/recommend", json={"user_id": PERSON}, headers=sent)
     key_id = key.split("_")[1]
     of_key = f"actor=key:{key_id} operation=recommend status="
-    assert refused(caplog) == [
+    assert list(dict.fromkeys(filter(None, refused(caplog)))) == [
         f"{of_key}413 shop=shop",
         f"{of_key}422 shop=shop",
         f"{of_key}400 shop=shop",
