@@ -92,10 +92,12 @@ def test_what_is_of_one_kind_is_bought_instead_and_goes_with_nothing(trained: Re
 def naive_z(events: Events, n_items: int, people: int, z_least: float) -> np.ndarray:
     """By the formula of the module, person by person and trip by trip."""
     trips: list[tuple[int, set[int]]] = []
+    buyers = [len(np.unique(events.user[events.item == item])) for item in range(n_items)]
+    looked_at = {item for item, n in enumerate(buyers) if n >= people}
     for user in range(len(events.indptr) - 1):
         part = slice(events.indptr[user], events.indptr[user + 1])
         for at in np.unique(events.at[part]):
-            trips.append((user, set(events.item[part][events.at[part] == at].tolist())))
+            trips.append((user, looked_at.intersection(events.item[part][events.at[part] == at].tolist())))
     lines = sum(len(items) for _, items in trips)
     count = np.array([sum(i in items for _, items in trips) for i in range(n_items)])
     z = np.zeros((n_items, n_items))
