@@ -148,7 +148,7 @@ def test_each_kind_of_offer_gets_texts_that_tell_what_it_asks_for() -> None:
     goods = (TENT, "en-GB", "christmas", "Christmas"), (SOY, "zh", "double_12", "双12")
     terms = product(OfferType, (None, "FELLS9"), (None, Decimal(321)), (None, OFFER.end))
     for (kind, code, minimum, end), (item, locale, key, name) in product(terms, goods):
-        value = None if kind in (OfferType.FREE_SHIPPING, OfferType.GIFT, OfferType.BOGO) else Decimal(20)
+        value = None if kind in (OfferType.FREE_SHIPPING, OfferType.GIFT, OfferType.BOGO) else Decimal(10)
         offer = Offer(type=kind, value=value, code=code, min_spend=minimum, end=end, gift="bag")
         day = FestiveDay(key=key, names={"en": name, "zh": name}, on=TODAY, days_left=9) if minimum else None
         for channel in ("email", "push", "sms_gsm") if day else ("email", "push", "sms_gsm", "social", "banner"):
@@ -533,7 +533,13 @@ def test_an_offer_that_saves_nothing_is_none_for_an_item() -> None:
     together, reduced = Offer(type=OfferType.BOGO, value=Decimal(50)), Offer(type=OfferType.AMOUNT, value=Decimal(10))
     assert [together.saves(Decimal(price)) for price in (20, 25, 30)] == [False, False, True]
     assert [reduced.saves(Decimal(price)) for price in (9, 11)] == [False, True]
-    assert Offer(type=OfferType.BOGO).saves(Decimal(1)) and Offer(type=OfferType.FREE_SHIPPING).saves(Decimal(1))
+    for offer in (
+        replace(reduced, min_spend=Decimal(40)),
+        Offer(type=OfferType.BOGO),
+        Offer(type=OfferType.FREE_SHIPPING),
+    ):
+        assert offer.saves(Decimal(1)), offer
+    assert write(TENT, offer=replace(reduced, value=Decimal(400))) == () != write(TENT, offer=reduced)
 
 
 def test_kinds_of_goods() -> None:

@@ -153,12 +153,9 @@ def test_limits_that_were_hit_are_logged(folder: Path, caplog: pytest.LogCapture
             client.post("/v1/recommend", json={"user_id": PERSON}, headers=sent)
     key_id = key.split("_")[1]
     of_key = f"actor=key:{key_id} operation=recommend status="
-    assert list(dict.fromkeys(filter(None, refused(caplog)))) == [
-        f"{of_key}413 shop=shop",
-        f"{of_key}422 shop=shop",
-        f"{of_key}400 shop=shop",
-        f"actor=nobody operation=unknown status=429 claimed_key={key_id}",
-    ]
+    lines = refused(caplog)
+    assert lines[:3] == [f"{of_key}{status} shop=shop" for status in (413, 422, 400)]
+    assert {*lines[3:]} - {""} == {f"actor=nobody operation=unknown status=429 claimed_key={key_id}"}
 
 
 def test_a_flood_is_a_line_a_minute(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

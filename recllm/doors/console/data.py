@@ -44,7 +44,6 @@ from recllm.shop.ingest.options import ColumnMap, IngestOptions
 from recllm.shop.ingest.sources import nearest_kinds, own_kinds, recognise_file
 from recllm.shop.ingest.suggest import FilePreview, basic_columns, preview_file, proposed_columns
 from recllm.shop.ingest.workspace_load import export_maps, load_file
-from recllm.shop.workspace.console_sessions import own_folder
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import UPLOADS, Workspace
 
@@ -439,7 +438,7 @@ class FileLoad:
 def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Path:
     """Copy a stream to the uploads, whole or not at all. Raises `UsageError` for an empty one."""
     sweep_uploads(workspace)
-    folder = own_folder(workspace, UPLOADS)
+    folder = workspace.folder(UPLOADS)
     folder.mkdir(mode=0o700, exist_ok=True)
     upload_id = secrets.token_urlsafe(9).replace("-", "x").replace("_", "y")
     # the file's own name as far as it is safe in a path, in any script
@@ -474,7 +473,7 @@ def remove_upload(workspace: Workspace, upload_id: str) -> None:
 
 def sweep_uploads(workspace: Workspace) -> None:
     """Remove broken uploads, and those of a day ago. Raises `StoreError` for a link."""
-    for folder in own_folder(workspace, UPLOADS).glob("*"):
+    for folder in workspace.folder(UPLOADS).glob("*"):
         if time.time() - folder.stat().st_mtime > DAY_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
 

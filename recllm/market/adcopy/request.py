@@ -103,9 +103,9 @@ class Offer:
         return price - self.value if is_amount else None
 
     def saves(self, price: Decimal) -> bool:
-        """Whether it makes an item of this price cheaper, or is not on the price."""
+        """Whether it makes an item of this price cheaper, or is for the whole order."""
         n_items = {OfferType.BOGO: self.count, OfferType.AMOUNT: 1}.get(self.type)
-        return n_items is None or self.value is None or self.value < n_items * price
+        return not (n_items and self.value and self.min_spend is None) or self.value < n_items * price
 
     def runs(self, now: datetime) -> bool:
         return (self.start is None or self.start <= now) and (self.end is None or now < self.end)

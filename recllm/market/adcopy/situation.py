@@ -141,6 +141,8 @@ def reasons_of(request: CopyRequest, goods: frozenset[str]) -> Iterator[str]:
     is_had = person.times_bought == 1 and not (is_consumed or is_for_day)
     is_recent = person.last is not None and person.last.days <= REGRET_DAYS
     offer, stays = request.running_offer, "works" not in goods and is_kept(goods, person.is_repurchased, is_recent)
+    if offer and request.item.price and not offer.saves(request.item.price):
+        return
     is_on_order = offer is not None and offer.type in _ON_ORDER
     is_regretted = bool(offer and is_recent and person.times_bought <= 2)
     if stays and not is_on_order and (is_had or is_regretted):

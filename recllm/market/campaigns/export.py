@@ -197,8 +197,7 @@ def contacted_lately(campaign: OpenCampaign, days: float) -> set[tuple[str, str]
 
 def written_lately(campaign: OpenCampaign) -> int:
     """People of the plan with another message within its `frequency_days`."""
-    days = campaign.file.limits.frequency_days
-    lately = {user_id for user_id, _ in contacted_lately(campaign, days)}
+    lately = {user_id for user_id, _ in contacted_lately(campaign, campaign.file.limits.frequency_days)}
     return sum(person.user_id in lately for person in campaign.plan.addressed)
 
 

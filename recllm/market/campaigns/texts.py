@@ -164,8 +164,10 @@ def copy_request(
 
 PRICE_DAYS = 30
 """Days before a reduction whose lowest price it is compared with: Directive 98/6/EC, Article 6a."""
-LISTED_TITLES = 5  # that a remark names
-MOST_VARIANTS = 8  # of one text, for customers of whom the same may be said
+LISTED_TITLES = 5
+"""Titles that a remark names."""
+MOST_VARIANTS = 8
+"""Wordings of one text, for customers of whom the same may be said."""
 GROUNDING = "grounding"
 """The rule of a word that nothing grounds, where findings name their rules."""
 DAY_RULE = "day"

@@ -228,8 +228,8 @@ def is_of_other_day(named: frozenset[str], day: CalendarDay) -> bool:
 
 def is_out_of_season(named: frozenset[str], settings: Settings, today: date) -> bool:
     """Whether an item that names these days is for days of which none comes soon: mooncakes in December."""
-    days = named & set(days_of(settings)) - set(SEASONS)
-    return bool(days) and days.isdisjoint(coming.day for coming in upcoming_days(settings, today, SENSIBLE_DAYS))
+    days, yesterday = named & set(days_of(settings)) - set(SEASONS), today - timedelta(days=1)
+    return bool(days) and days.isdisjoint(coming.day for coming in upcoming_days(settings, yesterday, SENSIBLE_DAYS))
 
 
 def nearest_date(day: CalendarDay, settings: Settings, around: date) -> date:

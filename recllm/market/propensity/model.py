@@ -363,7 +363,7 @@ class OrderDates:
             # of a person who comes within the horizon with less than a quantile's probability it is not read
             share = np.minimum(quantiles / probability, 1)
             days = ratios[first + ((end - first) * share).astype(np.int64)] * usual - since
-        days = np.nan_to_num(np.maximum(days - 0.5, 0), nan=np.inf)  # an order is at noon
+        days = np.nan_to_num(np.maximum(days - 0.5, 0), nan=np.inf)  # orders count for noon
         return np.where((quantiles <= probability) & (days <= horizon_days), days, np.inf)
 
     def answers(

@@ -233,7 +233,7 @@ LIBRARIES = ("recllm", "numpy", "scipy", "polars", "torch", "transformers", "lig
 
 
 def provenance() -> dict[str, Any]:
-    """What every record holds: the commit (None without a checkout), the machine, the versions of libraries."""
+    """In every record: commit (None without a checkout), machine, versions of libraries."""
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", "recllm")),

@@ -101,7 +101,7 @@ class ModelRecord:
     megabytes: float
     serves: bool
     serving_since: str | None
-    """ISO 8601, UTC; None for a version that does not serve, or was published before decisions were recorded."""
+    """ISO 8601, UTC; None for a version that does not serve, or is older than decisions."""
     metrics: dict[str, float]
     """Of its validation users, see `recllm.learn.training.scorer.FittedScorer`."""
     training: dict[str, Any]
@@ -219,7 +219,7 @@ def replace_ended(
 def served_model(
     workspace: Workspace, *, now: datetime | None = None, seed: int = 0, encoder: Encoder | None = None
 ) -> ServedModel:
-    """What `retrain` looks at; its `checks` alone train nothing and change nothing. Raises as `retrain` does."""
+    """What `retrain` looks at; its `checks` change nothing. Raises as `retrain` does."""
     from recllm.recommend.evaluation.drift import ServedModel
     from recllm.recommend.recommender.saved_model import load_model
 

@@ -26,7 +26,7 @@ class Histories:
     rows: Ints
     """Who they are among the neighbours, as `CollaborativeStatistics.pool` counts; -1 for none. (n,)."""
     permitted: Mask | None = None
-    """Who may be served personally, as decided when this was read, (n,); None where the source does not know."""
+    """Who may be served personally, when this was read, (n,); None where unknown."""
 
     @property
     def has_evidence(self) -> Mask:

@@ -256,7 +256,7 @@ class ReasonWriter:
         return self._say("bought_similar", title=title, category=common)
 
     def _common_category(self, first_row: int, second_row: int) -> str | None:
-        """The narrowest category name that both paths share; None where there is none, or it holds most of the shop."""
+        """The narrowest category that both paths share; None for none, or one that holds most of the shop."""
         one_path, other_path = (self._path(first_row), self._path(second_row))
         shared = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(one_path, other_path, strict=False))]
         return shared[-1] if shared and tuple(shared) not in self.broad else None

@@ -133,7 +133,7 @@ class StorePeople:
 
 @dataclass(frozen=True, eq=False)
 class AgreedPeople:
-    """Everybody who agreed to personalisation, with a state's histories and what they did since it was made."""
+    """All who agreed to personalisation, with a state's histories and what they did since."""
 
     shop: Dataset
     """The catalogue and the present; it may be without users."""

@@ -374,7 +374,7 @@ class Recommender:
         return self._copy(dataset=dataset, people=None, population=replace(self.population, pool=pool))
 
     def with_items(self, dataset: Dataset, vectors: Floats) -> Recommender:
-        """This one's model over another dataset, which has its items first; vectors: those of further items, if any."""
+        """This one's model over another dataset, which has its items first; vectors: of further items."""
         vectors = np.concatenate([self.item_vectors, vectors])
         return self._copy(dataset=dataset, people=None, population=None, item_vectors=vectors)
 

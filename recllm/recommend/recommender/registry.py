@@ -129,7 +129,7 @@ def publish(
                 else:
                     _point(models_dir, DecisionKind.PROMOTED, version)
             except BaseException:
-                if serving(models_dir) != version:
+                if serving(models_dir) != version:  # each try would leave another
                     shutil.rmtree(models_dir / "versions" / version, ignore_errors=True)
                 raise
     return version

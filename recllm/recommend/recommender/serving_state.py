@@ -207,7 +207,7 @@ def open_catalogue_state(folder: Path) -> CatalogueState:
             if int(metadata.get("items_crc32", -1)) not in (-1, _checksum(stream, 0)):
                 raise ValueError(f"the bytes of {ITEMS} are not those that were written")
         items = pl.read_ipc(folder / ITEMS)
-        later = [name for name in ITEM_SCHEMA if name not in items.columns]
+        later = [name for name in ITEM_SCHEMA if name not in items.columns]  # of an older version
         items = items.with_columns(pl.lit(None, dtype=ITEM_SCHEMA[name]).alias(name) for name in later)
         if len(items) != len(arrays["item_vectors"]):
             raise ValueError(f"{len(items)} items and {len(arrays['item_vectors'])} vectors")

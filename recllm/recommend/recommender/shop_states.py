@@ -87,7 +87,7 @@ def write_state(
 
 
 def _named(workspace: Workspace, draft: Path, version: str) -> Path:
-    """Gives a complete state its name, with a higher number than all others."""
+    """Names a complete state by a higher number than all others: two may come within a second."""
     while True:
         numbers = [int(path.suffix[1:]) for path in states(workspace)]
         number = max(int(time.time()), 1 + max(numbers, default=0))

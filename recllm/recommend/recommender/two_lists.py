@@ -34,7 +34,7 @@ class SlateLists:
 
 
 def slate_lists(recommender: Recommender, name: str, *, explain: bool = True) -> SlateLists:
-    """What the person may buy again, and what is new to them. explain: with reasons, which takes most of the time."""
+    """What the person may buy again, and what is new to them. explain: with reasons, which is slow."""
     (new,) = recommender.recommend(name, k=LIST_ITEMS, repeats=False, explain=False)
     if new.status not in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY):
         popular = new.items[: 2 * SHOWN_ITEMS]

@@ -68,7 +68,7 @@ def begin_session(
     confirmed: the user's previous session, whose end stays. Raises `StoreError` and `OSError` where it cannot be kept.
     """
     end_outdated_sessions(workspace)
-    now, token, folder = time.time(), secrets.token_urlsafe(32), own_folder(workspace)
+    now, token, folder = time.time(), secrets.token_urlsafe(32), workspace.folder(CONSOLE_SESSIONS)
     session = ConsoleSession(
         session_id=_session_id(workspace, token),
         key_id=key_id,
@@ -89,7 +89,7 @@ def find_session(workspace: Workspace, token: str, *, is_used: bool) -> ConsoleS
     Raises `StoreError` for an unreadable file."""
     if not _TOKEN.fullmatch(token):
         return None
-    path = own_folder(workspace) / _session_id(workspace, token)
+    path = workspace.folder(CONSOLE_SESSIONS) / _session_id(workspace, token)
     session = _read(workspace, path)
     if session is not None and is_used and time.time() - session.used_at > TOUCH_SECONDS:
         try:
@@ -104,7 +104,7 @@ def find_session(workspace: Workspace, token: str, *, is_used: bool) -> ConsoleS
 def list_sessions(workspace: Workspace) -> list[ConsoleSession]:
     """All current ones, the latest first; others are removed.
     Raises `StoreError` as `find_session`."""
-    paths = [path for path in own_folder(workspace).glob("*") if _SESSION_ID.fullmatch(path.name)]
+    paths = [path for path in workspace.folder(CONSOLE_SESSIONS).glob("*") if _SESSION_ID.fullmatch(path.name)]
     sessions = [session for path in paths if (session := _read(workspace, path)) is not None]
     return sorted(sessions, key=lambda session: session.begun_at, reverse=True)
 
@@ -113,7 +113,7 @@ def end_session(workspace: Workspace, session_id: str) -> bool:
     """Ends a session, also for copies of its token; False where there is none of this name."""
     if not _SESSION_ID.fullmatch(session_id):
         return False
-    folder = own_folder(workspace)
+    folder = workspace.folder(CONSOLE_SESSIONS)
     try:
         (folder / session_id).unlink()
     except FileNotFoundError:
@@ -125,7 +125,7 @@ def end_session(workspace: Workspace, session_id: str) -> bool:
 def end_outdated_sessions(workspace: Workspace) -> None:
     """Removes sessions that are over, and drafts."""
     list_sessions(workspace)
-    sweep_drafts(own_folder(workspace))
+    sweep_drafts(workspace.folder(CONSOLE_SESSIONS))
 
 
 def _outdated(workspace: Workspace, clock: datetime, dry_run: bool) -> Removed:
@@ -155,14 +155,6 @@ def _read(workspace: Workspace, path: Path) -> ConsoleSession | None:
             path.unlink()
         return None
     return session
-
-
-def own_folder(workspace: Workspace, name: str = CONSOLE_SESSIONS) -> Path:
-    """Raises `StoreError` for a link: it could sign others in, or sweep another folder."""
-    folder = workspace.root / name
-    if folder.is_symlink():
-        raise StoreError(f"{folder} is a link; remove it, and the folder is made again")
-    return folder
 
 
 def _session_id(workspace: Workspace, token: str) -> str:

@@ -231,6 +231,13 @@ class Workspace:
     def domain(self) -> Domain:
         return Prompts.load().domain(self._domain)
 
+    def folder(self, name: str) -> Path:
+        """Raises `StoreError` for a link: it could sign others in, or sweep another folder."""
+        folder = self.root / name
+        if folder.is_symlink():
+            raise StoreError(f"{folder} is a link; remove it, and the folder is made again")
+        return folder
+
     def locale(self, locale: str | None = None) -> str:
         """The locale of texts for people, "en@media": `locale`, or that of the settings, in this workspace's domain.
         Encoders read texts in the plain language of the settings: other words for an item need no new training."""

@@ -28,7 +28,7 @@ from recllm.shop.ingest.parse.numbers import parse_numbers
 from recllm.shop.ingest.parse.times import FUTURE, OK, ROW_ERRORS, ParsedTimes, parse_times
 from recllm.shop.ingest.read.records import BadRecord, Chunk
 from recllm.shop.ingest.record import Occurrences
-from recllm.shop.workspace.privacy import Pseudonymiser
+from recllm.shop.workspace.privacy import PERSON_PREFIX, Pseudonymiser
 from recllm.text.injection import UNSEEN_LETTERS
 from recllm.text.personal_data import find_personal_data, personal_data_hints
 
@@ -36,7 +36,6 @@ MAX_ID_BYTES = 256  # in UTF-8
 
 _CACHED_PEOPLE = 300_000
 
-_OWN_PSEUDONYM = "^u1_[A-Z2-7]{26}$"
 _SCIENTIFIC_ID = r"^[+-]?(\d+(\.\d+)?[eE]\+\d+|\d\.\d+[eE]\d+)$"
 MISSING_IDS = frozenset(
     {"nan", "null", "none", "nil", "n/a", "na", "#n/a", "-", "--", "undefined", "unknown", "(null)", "\\n", "<na>"}
@@ -306,7 +305,7 @@ class FieldBatch:
     def raw_user_ids(self) -> pl.Series:
         ids = self.ids("user_id")
         missing = ids.is_null() | ids.str.to_lowercase().is_in(list(MISSING_IDS)).fill_null(False)
-        missing |= ids.str.contains(_OWN_PSEUDONYM).fill_null(False)
+        missing |= ids.str.contains(rf"^{PERSON_PREFIX}[A-Z2-7]{{26}}$").fill_null(False)  # of an export
         self.mark("user_id", missing, "E_NO_USER", "is no id of the shop's", self.fields["user_id"])
         return self.in_namespace(ids)
 
