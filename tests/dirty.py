@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 
 Cells = dict[str, str]
 
+NO_USER = ("", "NaN", "null", "N/A", "-", "  ", f"u1_{26 * 'A'}")
 UNSEEN = "\u200b\u202e\u2066\ufe0f\u034f\u3164\u2800"
 DEFECTS: Mapping[str, tuple[str, Callable[[Cells, random.Random], None]]] = {
-    "no user": (
-        "E_NO_USER",
-        lambda c, r: c.update(user=r.choice(["", "NaN", "null", "N/A", "-", "  ", "u1_" + 26 * "A"])),
-    ),
+    "no user": ("E_NO_USER", lambda c, r: c.update(user=r.choice(NO_USER))),
     "no item": ("E_NO_ITEM", lambda c, r: c.update(item=r.choice(["", "   "]))),
     "unseen character": ("E_CTRL_CHAR", lambda c, r: c.update(item=c["item"] + r.choice(UNSEEN) + "x")),
     "overlong id": ("E_TOO_LONG", lambda c, r: c.update(item="z" * r.randint(257, 400))),

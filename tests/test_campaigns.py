@@ -9,6 +9,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,7 @@ from recllm.market.campaigns.open_campaign import (
 from recllm.market.campaigns.outcome import campaign_outcome, campaign_trial
 from recllm.market.campaigns.plan import plan_campaign
 from recllm.market.campaigns.reach import MOST_ITEMS, audience_of_workspace, count_reachable
+from recllm.market.campaigns.texts import CampaignWriter, Silence, catalogue_at
 from recllm.market.occasions.suggest import words_that_name
 from recllm.market.propensity.effects import UpliftSettings
 from recllm.recommend.recommender.shop_recommender import open_recommender
@@ -828,6 +830,23 @@ def test_an_intent_leaves_out_whom_nothing_fits(shop: Workspace, folder: Path) -
     bought = view(shop.store()).events().filter(pl.col("event") == "purchase").select("user_id", "item_id").unique()
     pairs = set(bought.iter_rows())
     assert plan.people and not any((p.user_id, p.item_id) in pairs for p in plan.people)
+    wide = changed(folder, ("most_items = 1", 'most_items = 4\nintent = "discover"'), name="wide")
+    largest = []
+    for spread in (0.0, 1.0):
+        with overridden({"offers": {"spread": spread}}), Workspace.open(folder / "shop") as varied:
+            people = plan_campaign(varied, wide, replace=True).people
+        largest.append(max(Counter(p.item_id for p in people).values()))
+    assert largest[1] < largest[0], "of a category, too, offers vary"
+
+
+def test_what_an_offer_makes_no_cheaper_and_goods_of_a_far_day_are_silent(shop: Workspace, folder: Path) -> None:
+    amount = ('"percent"\nvalue = 20', '"amount"\nvalue = 500')
+    for title, changes, why in (("Tea", [amount], Silence.NO_SAVING), ("Easter egg", [], Silence.OTHER_DAY)):
+        file = changed(folder, *changes)
+        catalogue = catalogue_at(shop, file, ["tea0"], NOW)
+        item = replace(catalogue.items["tea0"], title=title)
+        writer = CampaignWriter(shop, file, replace(catalogue, items={"tea0": item}), NOW)
+        assert writer.silence("tea0", "email", "en") is why
 
 
 def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(

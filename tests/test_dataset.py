@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shop_world import with_event
 from tables import table, wrongly_refused
 
 from recllm.base.errors import DataError, UsageError
@@ -50,16 +49,6 @@ def test_between_is_half_open_and_of_one_kind() -> None:
     window = Dataset.construct(EVENTS).between(20, 50)
     assert window.at.tolist() == [30]
     assert Dataset.construct(EVENTS).between(20, 50, Action.VIEW).at.tolist() == [20]
-
-
-def test_one_more_event_equals_building_with_it() -> None:
-    data = Dataset.construct(EVENTS)
-    bob, milk = int(data.user_rows(["bob"])[0]), int(data.item_rows(["milk"])[0])
-    longer = with_event(data, bob, milk, 60, Action.DISMISS)
-    more = pl.DataFrame({"user_id": ["bob"], "item_id": ["milk"], "event": ["dismiss"], "timestamp": [60]})
-    again = Dataset.construct(pl.concat([EVENTS, more], how="diagonal"))
-    assert longer.as_of == again.as_of == 61
-    assert longer.data_hash() == again.data_hash()
 
 
 def test_rows_may_repeat_people() -> None:
